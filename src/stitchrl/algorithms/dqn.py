@@ -1,0 +1,105 @@
+"""DQN: Q-learning with a target network (Mnih et al. 2015), run on a fixed log, where it is known to fail.
+
+    (1)  L_Q  = E[ (r + gamma (1 - terminated) max_{a' allowed} Qbar(s', a') - Q(s, a))^2 ]
+    (2)  Qbar <- Qbar + target_rate (Q - Qbar)
+
+The maximum in (1) asks for actions the log rarely or never took. Online, acting on an overestimate corrects it; on a
+fixed log nothing does, and the maximum prefers the errors that are too high (Fujimoto, Meger, Precup 2019). It is
+here to be seen: compare its claimed value with what it truly gets.
+
+Deviations: squared loss instead of the clipped error, Polyak averaging instead of periodic copies, as in the other
+algorithms here, so that only the maximum tells them apart.
+
+Metrics: loss/critic, q/data_mean, q/next_max_mean, policy/agreement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Bool, Float
+
+from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.losses import apply_gradients, polyak, td_loss
+from stitchrl.nn.distributions import mask_logits, take_action
+from stitchrl.nn.networks import Ensemble
+from stitchrl.nn.policy import ValueGreedyPolicy
+from stitchrl.nn.value import CriticValue
+from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+
+__all__ = ["DQN", "DQNState", "max_target"]
+
+
+class DQNState(NamedTuple):
+    """Everything a resume needs."""
+
+    critics: Ensemble
+    target_critics: Ensemble
+    critic_optimizer: PyTree
+
+
+def max_target(
+    reward: Float[Array, " B"],
+    discount: Float[Array, " B"],
+    next_q: Float[Array, "B A"],
+    next_action_mask: Bool[Array, "B A"],
+) -> Float[Array, " B"]:
+    """The target of equation (1): reward + discount * the best allowed next Q."""
+    return reward + discount * jnp.max(mask_logits(next_q, next_action_mask), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DQN(Algorithm):
+    """Naive Q-learning on a log: a demonstration of overestimation, not a way to a policy."""
+
+    needs: ClassVar[tuple[str, ...]] = (
+        "obs", "action", "reward", "next_obs", "terminated", "td_weight", "action_mask", "next_action_mask",
+    )  # fmt: skip
+    caution: ClassVar[str] = (
+        "Naive Q-learning takes the maximum over actions the log hardly tried, so its claims run away from the truth. "
+        "It is shown as a warning and is never selected."
+    )
+
+    gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
+    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
+    target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critic moves each update.")
+    hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
+
+    def init(self, key: Key, spec: Spec) -> DQNState:
+        critics = Ensemble(1, spec.observation_size, self.hidden_sizes, spec.num_actions, key=key)
+        optimizer = optax.adam(self.learning_rate).init(critics)
+        return DQNState(critics, jax.tree.map(jnp.copy, critics), optimizer)
+
+    def update(self, state: DQNState, batch: Batch, key: Key) -> tuple[DQNState, Metrics]:
+        del key
+        discount = self.gamma * (1.0 - batch["terminated"])
+        next_q = state.target_critics(batch["next_obs"])[0]
+        td_target = max_target(batch["reward"], discount, next_q, batch["next_action_mask"])
+
+        def loss(critics: Ensemble) -> tuple[Array, Array]:
+            q = critics(batch["obs"])
+            chosen = take_action(q[0], batch["action"])
+            return td_loss(chosen[None, :], td_target, batch["td_weight"]), q[0]
+
+        (loss_q, q), gradients = jax.value_and_grad(loss, has_aux=True)(state.critics)
+        critics, optimizer = apply_gradients(
+            optax.adam(self.learning_rate), gradients, state.critic_optimizer, state.critics
+        )
+        best = jnp.argmax(mask_logits(q, batch["action_mask"]), axis=-1)
+        metrics = {
+            "loss/critic": loss_q,
+            "q/data_mean": jnp.mean(take_action(q, batch["action"])),
+            "q/next_max_mean": jnp.mean(jnp.max(mask_logits(next_q, batch["next_action_mask"]), axis=-1)),
+            "policy/agreement": jnp.mean((best == batch["action"]).astype(jnp.float32)),
+        }
+        return DQNState(critics, polyak(state.target_critics, critics, self.target_rate), optimizer), metrics
+
+    def policy(self, state: DQNState) -> ValueGreedyPolicy:
+        return ValueGreedyPolicy(state.critics)
+
+    def value(self, state: DQNState) -> CriticValue:
+        return CriticValue(state.critics, self.policy(state))

@@ -1,0 +1,56 @@
+"""FilteredBC: behaviour cloning of the episodes with the highest returns ("%BC").
+
+    (1)  keep the episodes whose undiscounted return is at least the (1 - top_fraction) quantile
+    (2)  L = -E_kept[ log pi(a | s) ]
+
+Two definitions are in print: Chen et al. 2021 (decision-transformer repository) keep top episodes until a share of
+TIMESTEPS is reached; CORL keeps a share of EPISODES by discounted return. Here: a share of episodes, undiscounted.
+Deviation: every episode tied with the threshold is kept, so with a 0-or-1 outcome the filter keeps all successes,
+however small top_fraction is; no tie is broken by chance.
+
+Imitation cannot stitch: it never does better than its kept episodes' own actions. Metrics: as BC.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.behavior import BC, BCState
+from stitchrl.data.dataset import Dataset
+from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.types import Batch, Key, Metrics
+
+__all__ = ["FilteredBC"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FilteredBC(Algorithm):
+    """Behaviour cloning of the best episodes."""
+
+    needs: ClassVar[tuple[str, ...]] = BC.needs
+
+    top_fraction: float = setting(0.1, "(0, 1]", "Share of episodes kept; smaller is pickier and learns from less.")
+    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
+    hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
+
+    @property
+    def _bc(self) -> BC:
+        return BC(learning_rate=self.learning_rate, hidden_sizes=self.hidden_sizes)
+
+    def prepare(self, log: Dataset) -> Dataset:
+        returns = log.episode_returns()
+        threshold = np.quantile(returns, 1.0 - self.top_fraction, method="lower")
+        return log.select_episodes(np.flatnonzero(returns >= threshold))
+
+    def init(self, key: Key, spec: Spec) -> BCState:
+        return self._bc.init(key, spec)
+
+    def update(self, state: BCState, batch: Batch, key: Key) -> tuple[BCState, Metrics]:
+        return self._bc.update(state, batch, key)
+
+    def policy(self, state: BCState) -> CategoricalPolicy:
+        return self._bc.policy(state)

@@ -1,0 +1,224 @@
+"""Dataset: a log in columns, immutable, observations stored once, `terminated` apart from `truncated`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from stitchrl.data.schema import Schema
+from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.types import NumpyArray
+
+__all__ = ["Dataset"]
+
+NO_OBSERVATION = -1
+PER_TRANSITION = (
+    "observation_index",
+    "next_observation_index",
+    "action",
+    "reward",
+    "terminated",
+    "truncated",
+    "step",
+    "behavior_log_prob",
+    "behavior_probs",
+    "action_mask",
+    "source",
+    "weight",
+    "time",
+    "observation_id",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """A log of episodes, in columns. Build one with `st.read` or `Dataset.from_columns`; never edit its arrays.
+
+    N transitions, E episodes, M >= N stored observations of D numbers, A discrete actions. Rows are ordered by
+    episode, then step. The last observation of an episode is stored where the log has it.
+
+    Attributes:
+        observation_table: (M, D) float32, each observation once.
+        observation_index: (N,) row of the table seen before the action.
+        next_observation_index: (N,) row seen after it; -1 where the log does not have it.
+        action: (N,) int32 when discrete, (N, action size) float32 otherwise.
+        reward: (N,) float32, received after the action, in the log's own units.
+        terminated: (N,) the episode truly ended here: do not bootstrap.
+        truncated: (N,) the log was cut here: bootstrap, if the next observation is known.
+        step: (N,) int32, position in the episode, as logged.
+        episode_start: (E + 1,) first row of each episode, then N.
+        episode_id: (E,) the log's own identifiers.
+        schema: what the columns meant.
+        behavior_log_prob, behavior_probs, action_mask, source, weight, time, observation_id: optional, (N,) or
+            (N, A); None where the log has none.
+    """
+
+    observation_table: Float[NumpyArray, "M D"]
+    observation_index: Int[NumpyArray, " N"]
+    next_observation_index: Int[NumpyArray, " N"]
+    action: Shaped[NumpyArray, "N ..."]
+    reward: Float[NumpyArray, " N"]
+    terminated: Bool[NumpyArray, " N"]
+    truncated: Bool[NumpyArray, " N"]
+    step: Int[NumpyArray, " N"]
+    episode_start: Int[NumpyArray, " E_plus_1"]
+    episode_id: Shaped[NumpyArray, " E"]
+    schema: Schema
+    behavior_log_prob: Float[NumpyArray, " N"] | None = None
+    behavior_probs: Float[NumpyArray, "N A"] | None = None
+    action_mask: Bool[NumpyArray, "N A"] | None = None
+    source: Shaped[NumpyArray, " N"] | None = None
+    weight: Float[NumpyArray, " N"] | None = None
+    time: Shaped[NumpyArray, " N"] | None = None
+    observation_id: Shaped[NumpyArray, " N"] | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
+    # --- sizes -------------------------------------------------------------------------------------------------
+
+    @property
+    def num_transitions(self) -> int:
+        """Rows of the log."""
+        return len(self.reward)
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes of the log."""
+        return len(self.episode_id)
+
+    @property
+    def num_actions(self) -> int | None:
+        """Number of discrete actions; None when the action is continuous."""
+        return self.schema.num_actions
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers in one observation."""
+        return self.observation_table.shape[1]
+
+    # --- derived columns ---------------------------------------------------------------------------------------
+
+    @property
+    def observation(self) -> Float[NumpyArray, "N D"]:
+        """Observation before each action. A copy: N x D numbers."""
+        return self.observation_table[self.observation_index]
+
+    @property
+    def next_observation(self) -> Float[NumpyArray, "N D"]:
+        """Observation after each action; zeros where the log does not have it (see `can_bootstrap`)."""
+        found = self.next_observation_index != NO_OBSERVATION
+        return np.where(found[:, None], self.observation_table[self.next_observation_index], np.float32(0))
+
+    @cached_property
+    def can_bootstrap(self) -> Bool[NumpyArray, " N"]:
+        """(N,) False where the episode was cut and its next observation (or next mask) is unknown.
+
+        Such a row has no TD target; it has weight 0 in every TD loss and stays for imitation and statistics.
+        """
+        known = self.next_observation_index != NO_OBSERVATION
+        if self.action_mask is not None:
+            last = np.zeros(self.num_transitions, bool)
+            last[self.episode_start[1:] - 1] = True
+            known = known & ~last
+        return self.terminated | known
+
+    @cached_property
+    def next_action_mask(self) -> Bool[NumpyArray, "N A"] | None:
+        """(N, A) actions allowed after each action; all True after the last row of an episode."""
+        if self.action_mask is None:
+            return None
+        mask = np.ones_like(self.action_mask)
+        mask[:-1] = self.action_mask[1:]
+        mask[self.episode_start[1:] - 1] = True
+        return mask
+
+    @cached_property
+    def episode_lengths(self) -> Int[NumpyArray, " E"]:
+        """(E,) transitions in each episode."""
+        return np.diff(self.episode_start)
+
+    @cached_property
+    def episode_of_transition(self) -> Int[NumpyArray, " N"]:
+        """(N,) which episode each row belongs to, 0 to E - 1."""
+        return np.repeat(np.arange(self.num_episodes), self.episode_lengths)
+
+    @cached_property
+    def position(self) -> Int[NumpyArray, " N"]:
+        """(N,) 0-based position of each row in its episode, counted here and not read from `step`."""
+        return np.arange(self.num_transitions) - np.repeat(self.episode_start[:-1], self.episode_lengths)
+
+    def episode_returns(self, gamma: float = 1.0) -> Float[NumpyArray, " E"]:
+        """(E,) float64 sum of gamma**t * reward over each episode; gamma in [0, 1]."""
+        discounted = self.reward.astype(np.float64) * np.power(float(gamma), self.position)
+        return np.add.reduceat(discounted, self.episode_start[:-1])
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over every array and the roles: equal logs have equal hashes on every machine."""
+        digest = hashlib.sha256()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                plain = value if value.dtype.kind in "biuf" else value.astype(str)
+                digest.update(f"{field.name}:{plain.dtype.str}:{plain.shape};".encode())
+                digest.update(np.ascontiguousarray(plain).tobytes())
+        digest.update(repr(self.num_actions).encode())
+        return digest.hexdigest()
+
+    # --- parts -------------------------------------------------------------------------------------------------
+
+    def select_episodes(self, episodes: Sequence[int] | NumpyArray) -> Dataset:
+        """The log of the given episodes (positions 0 to E - 1), in the given order. The observation table is shared."""
+        episodes = np.asarray(episodes, dtype=np.int64)
+        lengths = self.episode_lengths[episodes]
+        start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        offset = np.repeat(self.episode_start[episodes] - start[:-1], lengths)
+        rows = np.arange(start[-1]) + offset
+        columns = {name: getattr(self, name) for name in PER_TRANSITION}
+        taken = {name: None if column is None else column[rows] for name, column in columns.items()}
+        return dataclasses.replace(self, **taken, episode_start=start, episode_id=self.episode_id[episodes])
+
+    def split(self, fractions: Sequence[float] = (0.5, 0.1, 0.4), *, seed: int = 0) -> tuple[Dataset, ...]:
+        """Parts by whole episodes, drawn at random; no episode is in two parts.
+
+        Args:
+            fractions: positive, summing to 1; one part each.
+            seed: the draw.
+
+        Raises:
+            ConfigurationError: fractions not positive or not summing to 1.
+            DataError: a part would be empty.
+        """
+        return tuple(self.select_episodes(part) for part in self.split_episodes(fractions, seed=seed))
+
+    def split_episodes(self, fractions: Sequence[float], *, seed: int = 0) -> tuple[Int[NumpyArray, " _"], ...]:
+        """The episode positions of each part of `split`, ascending."""
+        shares = np.asarray(fractions, float)
+        if (shares <= 0).any() or not np.isclose(shares.sum(), 1.0):
+            raise ConfigurationError(f"Split fractions must be positive and sum to 1; got {list(fractions)}.")
+        order = np.random.default_rng(seed).permutation(self.num_episodes)
+        cuts = np.round(np.cumsum(shares)[:-1] * self.num_episodes).astype(int)
+        parts = tuple(np.sort(part) for part in np.split(order, cuts))
+        if any(len(part) == 0 for part in parts):
+            raise DataError(
+                f"A log of {self.num_episodes} episodes cannot be split as {list(fractions)}: a part would be "
+                "empty. Bring more episodes or ask for fewer parts."
+            )
+        return parts
+
+    def __repr__(self) -> str:
+        optional = [n for n in PER_TRANSITION[7:] if getattr(self, n) is not None]
+        action = f"discrete, {self.num_actions}" if self.num_actions else f"continuous, {self.action.shape[1]}"
+        return (
+            f"Dataset({self.schema.name!r}: {self.num_episodes:,} episodes, {self.num_transitions:,} transitions, "
+            f"observation {self.observation_size}, action {action}; optional: {', '.join(optional) or 'none'})"
+        )

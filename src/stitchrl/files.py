@@ -1,0 +1,64 @@
+"""Writing without loss: every file is written beside its place and renamed when whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stitchrl.errors import RunDirectoryError
+
+__all__ = ["make_directory", "write_atomic", "write_json", "write_text"]
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` on a temporary neighbour, flush it to disk, and rename it over `path`.
+
+    A reader sees the old file or the whole new one, whatever happens in between.
+
+    Raises:
+        RunDirectoryError: the disk is full or the directory cannot be written; `path` is as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(beside)
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise RunDirectoryError(
+            f"{path} cannot be written: {error.strerror or error}. Free space or choose another --out; what was there is unchanged."
+        ) from None
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_atomic` does."""
+    write_atomic(path, lambda beside: _write(beside, text))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as `write_atomic` does; keys keep their order, NaN is refused."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents. Raises RunDirectoryError where that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise RunDirectoryError(
+            f"The output directory {str(path)!r} cannot be made or written: {(error.strerror or str(error)).lower()}. "
+            "Choose another --out."
+        ) from None
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

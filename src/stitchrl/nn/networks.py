@@ -1,0 +1,74 @@
+"""Multilayer perceptrons on batches, single and in ensembles. Arrays are the only leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from stitchrl.types import Array, Key
+
+__all__ = ["MLP", "Ensemble"]
+
+
+class MLP(eqx.Module):
+    """ReLU perceptron on the last axis; any leading axes are batch axes.
+
+    Weights are orthogonal with gain sqrt(2) (the last layer: `final_gain`), biases zero.
+    """
+
+    weights: tuple[Float[Array, "..."], ...]
+    biases: tuple[Float[Array, "..."], ...]
+
+    def __init__(
+        self, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key, final_gain: float = 1.0
+    ) -> None:
+        sizes = [in_size, *hidden_sizes, out_size]
+        keys = jax.random.split(key, len(sizes) - 1)
+        gains = [2.0**0.5] * len(hidden_sizes) + [final_gain]
+        self.weights = tuple(
+            gain * _orthogonal(k, a, b) for k, gain, a, b in zip(keys, gains, sizes[:-1], sizes[1:], strict=True)
+        )
+        self.biases = tuple(jnp.zeros(size, jnp.float32) for size in sizes[1:])
+
+    def hidden(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch width"]:
+        """Output of the last hidden layer, after its ReLU."""
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = _affine(x, weight, bias)
+            x = jax.nn.relu(x)
+        return x
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        return _affine(self.hidden(x), self.weights[-1], self.biases[-1])
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _orthogonal(key: Key, rows: int, columns: int) -> Float[Array, "rows columns"]:
+    """Compiled once a shape. Never under vmap: batched QR has been seen to hang XLA's CPU thread pool."""
+    return jax.nn.initializers.orthogonal()(key, (rows, columns), jnp.float32)
+
+
+def _affine(x: Array, weight: Array, bias: Array) -> Array:
+    product = x @ weight
+    return product + jnp.broadcast_to(bias, product.shape)
+
+
+class Ensemble(eqx.Module):
+    """C perceptrons of one shape evaluated as one batched network; members on axis 0."""
+
+    members: MLP
+
+    def __init__(
+        self, count: int, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key, final_gain: float = 1.0
+    ) -> None:
+        members = [
+            MLP(in_size, hidden_sizes, out_size, key=k, final_gain=final_gain) for k in jax.random.split(key, count)
+        ]
+        self.members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "C *batch out"]:
+        return jax.vmap(lambda member: member(x))(self.members)

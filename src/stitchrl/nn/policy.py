@@ -1,0 +1,104 @@
+"""What acts: policies over a discrete action space. Probabilities are renormalised under the action mask.
+
+Every policy has `probs`, `log_prob`, `mode`, `sample` and `greedy`. Classes are abstract or final.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from stitchrl.nn.distributions import mask_logits, masked_log_softmax, take_action
+from stitchrl.nn.networks import MLP, Ensemble
+from stitchrl.types import Array, Key
+
+__all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "StandardizedPolicy", "ValueGreedyPolicy"]
+
+
+class DiscretePolicy(eqx.Module):
+    """A policy over actions 0 to A - 1. Observations are (B, D), masks (B, A) with True for allowed."""
+
+    has_density: ClassVar[bool] = True
+    """True where `log_prob` is a real probability, so that weight-based estimators apply."""
+
+    @abstractmethod
+    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+        """(B, A) unnormalised log-probabilities, before masking."""
+
+    def log_probs(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+        """(B, A) log-probability of every action."""
+        return masked_log_softmax(self.logits(obs, action_mask=action_mask), action_mask)
+
+    def probs(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+        """(B, A) probability of every action; rows sum to 1."""
+        return jnp.exp(self.log_probs(obs, action_mask=action_mask))
+
+    def log_prob(
+        self, obs: Float[Array, "B D"], action: Int[Array, " B"], *, action_mask: Bool[Array, "B A"] | None = None
+    ) -> Float[Array, " B"]:
+        """(B,) log-probability of the given actions."""
+        return take_action(self.log_probs(obs, action_mask=action_mask), action)
+
+    def mode(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Int[Array, " B"]:
+        """(B,) most probable allowed action."""
+        return jnp.argmax(self.log_probs(obs, action_mask=action_mask), axis=-1)
+
+    def sample(
+        self, obs: Float[Array, "B D"], *, key: Key, action_mask: Bool[Array, "B A"] | None = None
+    ) -> Int[Array, " B"]:
+        """(B,) one action drawn a row."""
+        return jax.random.categorical(key, self.log_probs(obs, action_mask=action_mask), axis=-1)
+
+    def greedy(self) -> GreedyPolicy:
+        """The policy that always takes the mode of this one. Another object: evaluate the one you deploy."""
+        return GreedyPolicy(self)
+
+
+class CategoricalPolicy(DiscretePolicy):
+    """Softmax over the outputs of a network."""
+
+    network: MLP
+
+    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+        return self.network(obs)
+
+
+class ValueGreedyPolicy(DiscretePolicy):
+    """Takes the allowed action of highest mean value over the critics."""
+
+    critics: Ensemble
+
+    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+        return _point_mass(jnp.mean(self.critics(obs), axis=0), action_mask)
+
+
+class GreedyPolicy(DiscretePolicy):
+    """Takes the mode of another policy."""
+
+    policy: DiscretePolicy
+
+    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+        return _point_mass(self.policy.logits(obs, action_mask=action_mask), action_mask)
+
+
+class StandardizedPolicy(DiscretePolicy):
+    """Standardises raw observations, (obs - mean) / std, and hands them to a policy trained on such."""
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    policy: DiscretePolicy
+
+    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+        scaled = (obs - self.mean[None, :]) / self.std[None, :]
+        return self.policy.logits(scaled, action_mask=action_mask)
+
+
+def _point_mass(scores: Float[Array, "B A"], action_mask: Bool[Array, "B A"] | None) -> Float[Array, "B A"]:
+    """Logits of a distribution with all its mass on the best allowed action."""
+    best = jnp.argmax(mask_logits(scores, action_mask), axis=-1)
+    return jnp.where(jax.nn.one_hot(best, scores.shape[-1], dtype=bool), 0.0, -1e9).astype(jnp.float32)

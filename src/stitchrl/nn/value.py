@@ -1,0 +1,63 @@
+"""What claims: the value functions an algorithm ends with, for diagnosis and the "claimed value"."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from stitchrl.nn.distributions import take_action
+from stitchrl.nn.networks import Ensemble
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.types import Array
+
+__all__ = ["CriticValue", "DiscreteValue", "StandardizedValue"]
+
+
+class DiscreteValue(eqx.Module):
+    """Q and V in the log's reward units."""
+
+    @abstractmethod
+    def q_all(self, obs: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        """(B, A) claimed Q of every action."""
+
+    @abstractmethod
+    def v(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, " B"]:
+        """(B,) claimed value of acting as the policy does."""
+
+    def q(self, obs: Float[Array, "B D"], action: Int[Array, " B"]) -> Float[Array, " B"]:
+        """(B,) claimed Q of the given actions."""
+        return take_action(self.q_all(obs), action)
+
+
+class CriticValue(DiscreteValue):
+    """Mean over critics; V is the policy's expectation of Q."""
+
+    critics: Ensemble
+    policy: DiscretePolicy
+
+    def q_all(self, obs: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        return jnp.mean(self.critics(obs), axis=0)
+
+    def v(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, " B"]:
+        return jnp.sum(self.policy.probs(obs, action_mask=action_mask) * self.q_all(obs), axis=-1)
+
+
+class StandardizedValue(DiscreteValue):
+    """A value trained on standardised observations and scaled rewards, put back into raw units."""
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    reward_scale: Float[Array, ""]
+    value: DiscreteValue
+
+    def q_all(self, obs: Float[Array, "B D"]) -> Float[Array, "B A"]:
+        return self.value.q_all(self._scaled(obs)) / self.reward_scale
+
+    def v(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, " B"]:
+        return self.value.v(self._scaled(obs), action_mask=action_mask) / self.reward_scale
+
+    def _scaled(self, obs: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        return (obs - self.mean[None, :]) / self.std[None, :]

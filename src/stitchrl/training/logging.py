@@ -1,0 +1,112 @@
+"""What a person sees while something long runs: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["LoopMonitor", "ProgressDisplay"]
+
+LoopMonitor = Callable[[int, int, dict[str, list[float]]], None]
+"""Called between chunks with (updates done, updates in all, metric -> one number a member)."""
+FIRST_LINE_SECONDS = 2.0
+LINE_EVERY_SECONDS = 5.0
+
+
+class ProgressDisplay:
+    """One line a job. Use as a context manager; `track` gives the callback the training loop calls.
+
+    Args:
+        file: where to show it; standard error by default.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, *, file: TextIO | None = None, enabled: bool = True) -> None:
+        self._file = sys.stderr if file is None else file
+        self._enabled = enabled
+        self._live: Progress | None = None
+        if enabled and self._file.isatty():
+            self._live = Progress(
+                TextColumn("  {task.description:<26}"),
+                BarColumn(bar_width=26),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[rate]:>13}"),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=Console(file=self._file),
+            )
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def track(self, label: str, *, note_metric: str | None = None, unit: str = "upd/s") -> LoopMonitor:
+        """A callback that shows one job; `note_metric` is printed beside it, one number a seed."""
+        if not self._enabled:
+            return lambda done, total, metrics: None
+        return self._bar(label, note_metric, unit) if self._live is not None else self._lines(label, note_metric, unit)
+
+    def _bar(self, label: str, note_metric: str | None, unit: str) -> LoopMonitor:
+        live = self._live
+        assert live is not None
+        task = live.add_task(label, total=None, rate="compiling", note="")
+        clock = _Rate()
+
+        def show(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+            live.update(task, completed=done, total=total, rate=clock(done, unit), note=_note(note_metric, metrics))
+
+        return show
+
+    def _lines(self, label: str, note_metric: str | None, unit: str) -> LoopMonitor:
+        clock, started, printed = _Rate(), time.monotonic(), 0.0
+
+        def show(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+            nonlocal printed
+            rate, now = clock(done, unit), time.monotonic() - started
+            due = now >= FIRST_LINE_SECONDS if printed == 0.0 else now - printed >= LINE_EVERY_SECONDS
+            if due or done == total:
+                printed = now
+                left = f"eta {clock.seconds(total - done):.0f} s" if done < total else f"{now:.1f} s"
+                note = _note(note_metric, metrics)
+                print(f"  {label:<26} {done:>7,}/{total:,}  {rate:>13}  {left}  {note}".rstrip(), file=self._file, flush=True)
+
+        return show
+
+
+class _Rate:
+    """Units a second since the first report, so that compiling is not counted."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+        self._rate = 0.0
+
+    def __call__(self, done: int, unit: str) -> str:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (now, done)
+            return ""
+        seconds, first = now - self._start[0], self._start[1]
+        self._rate = (done - first) / seconds if seconds > 0 else 0.0
+        return f"{self._rate:,.0f} {unit}" if self._rate >= 10 else f"{self._rate:.1f} {unit}"
+
+    def seconds(self, remaining: int) -> float:
+        return remaining / self._rate if self._rate > 0 else 0.0
+
+
+def _note(name: str | None, metrics: dict[str, list[float]]) -> str:
+    if name is None or name not in metrics:
+        return ""
+    return f"{name} " + " ".join(f"{value:.3f}" for value in metrics[name])

@@ -1,0 +1,20 @@
+"""Names shared by every layer: array aliases and the small protocols between them. Imports nothing of stitchrl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+__all__ = ["Array", "Batch", "Key", "Metrics", "NumpyArray", "PyTree"]
+
+Array: TypeAlias = jax.Array
+NumpyArray: TypeAlias = np.ndarray
+Key: TypeAlias = jax.Array
+"""A typed JAX PRNG key. Always passed by keyword, never used twice."""
+Batch: TypeAlias = Mapping[str, jax.Array]
+"""Arrays of one sampled batch, the batch axis first; names as in the design (`obs`, `action`, ...)."""
+Metrics: TypeAlias = dict[str, jax.Array]
+PyTree: TypeAlias = Any
