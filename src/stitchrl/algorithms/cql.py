@@ -70,7 +70,7 @@ class CQL(Algorithm):
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 
     def init(self, key: Key, spec: Spec) -> CQLState:
-        critics = Ensemble(self.num_critics, spec.observation_size, self.hidden_sizes, spec.num_actions, key=key)
+        critics = Ensemble.create(self.num_critics, spec.observation_size, self.hidden_sizes, spec.num_actions, key=key)
         optimizer = optax.adam(self.learning_rate).init(critics)
         return CQLState(critics, jax.tree.map(jnp.copy, critics), optimizer)
 

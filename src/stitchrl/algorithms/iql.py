@@ -105,9 +105,9 @@ class IQL(Algorithm):
 
     def init(self, key: Key, spec: Spec) -> IQLState:
         v_key, a_key, q_key = jax.random.split(key, 3)
-        value = MLP(spec.observation_size, self.hidden_sizes, 1, key=v_key)
-        actor = MLP(spec.observation_size, self.hidden_sizes, spec.num_actions, key=a_key, final_gain=0.01)
-        critics = Ensemble(self.num_critics, spec.observation_size, self.hidden_sizes, spec.num_actions, key=q_key)
+        value = MLP.create(spec.observation_size, self.hidden_sizes, 1, key=v_key)
+        actor = MLP.create(spec.observation_size, self.hidden_sizes, spec.num_actions, key=a_key, final_gain=0.01)
+        critics = Ensemble.create(self.num_critics, spec.observation_size, self.hidden_sizes, spec.num_actions, key=q_key)
         return IQLState(
             value,
             actor,

@@ -24,16 +24,18 @@ class MLP(eqx.Module):
     weights: tuple[Float[Array, "..."], ...]
     biases: tuple[Float[Array, "..."], ...]
 
-    def __init__(
-        self, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key, final_gain: float = 1.0
-    ) -> None:
+    @classmethod
+    def create(
+        cls, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key, final_gain: float = 1.0
+    ) -> MLP:
+        """Fresh weights."""
         sizes = [in_size, *hidden_sizes, out_size]
         keys = jax.random.split(key, len(sizes) - 1)
         gains = [2.0**0.5] * len(hidden_sizes) + [final_gain]
-        self.weights = tuple(
+        weights = tuple(
             gain * _orthogonal(k, a, b) for k, gain, a, b in zip(keys, gains, sizes[:-1], sizes[1:], strict=True)
         )
-        self.biases = tuple(jnp.zeros(size, jnp.float32) for size in sizes[1:])
+        return cls(weights, tuple(jnp.zeros(size, jnp.float32) for size in sizes[1:]))
 
     def hidden(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch width"]:
         """Output of the last hidden layer, after its ReLU."""
@@ -62,13 +64,13 @@ class Ensemble(eqx.Module):
 
     members: MLP
 
-    def __init__(
-        self, count: int, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key, final_gain: float = 1.0
-    ) -> None:
-        members = [
-            MLP(in_size, hidden_sizes, out_size, key=k, final_gain=final_gain) for k in jax.random.split(key, count)
-        ]
-        self.members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    @classmethod
+    def create(
+        cls, count: int, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key
+    ) -> Ensemble:
+        """Fresh, independent members."""
+        members = [MLP.create(in_size, hidden_sizes, out_size, key=k) for k in jax.random.split(key, count)]
+        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "C *batch out"]:
         return jax.vmap(lambda member: member(x))(self.members)

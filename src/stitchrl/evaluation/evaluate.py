@@ -1,0 +1,315 @@
+"""`st.evaluate`: every estimate of a policy on a log, its gain over the behaviour, and the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.evaluation.base import Contributions, Episodes, Estimand, Estimate, PolicyLike
+from stitchrl.evaluation.doubly_robust import doubly_robust, weighted_doubly_robust
+from stitchrl.evaluation.evidence import Evidence, FitSettings, gather_evidence
+from stitchrl.evaluation.importance_sampling import (
+    cumulative_weights,
+    importance_sampling,
+    per_decision,
+    weighted,
+    weighted_per_decision,
+)
+from stitchrl.evaluation.intervals import Resampler, effective_sample_size, minus
+from stitchrl.evaluation.verdict import MAXIMUM_WEIGHT_SHARE, MINIMUM_ESS_SHARE, Verdict, decide
+from stitchrl.training.logging import LoopMonitor
+from stitchrl.types import NumpyArray
+
+__all__ = ["ESTIMATORS", "Evaluation", "evaluate", "evaluate_all"]
+
+Estimator = Callable[[Episodes, NumpyArray, Evidence, float], Contributions]
+ESTIMATORS: dict[str, Estimator] = {
+    "is": lambda episodes, weight, evidence, gamma: importance_sampling(episodes, weight),
+    "pdis": lambda episodes, weight, evidence, gamma: per_decision(episodes, weight),
+    "wis": lambda episodes, weight, evidence, gamma: weighted(episodes, weight),
+    "pdwis": lambda episodes, weight, evidence, gamma: weighted_per_decision(episodes, weight),
+    "dr": lambda episodes, weight, evidence, gamma: doubly_robust(episodes, weight, evidence.values, gamma),
+    "wdr": lambda episodes, weight, evidence, gamma: weighted_doubly_robust(episodes, weight, evidence.values, gamma),
+    "fqe": lambda episodes, weight, evidence, gamma: Contributions.average(evidence.refit.contributions),
+}
+"""Estimator name -> its per-episode contributions."""
+DEFAULT = ("wis", "pdwis", "wdr", "fqe")
+MODEL_BASED = ("dr", "wdr", "fqe")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        estimates: estimator -> value of the policy.
+        gain: estimator -> gain over the behaviour (or the baseline) on the same episodes, paired.
+        behavior: the behaviour's own value: the mean logged return.
+        verdict: GO, NO-GO or CANNOT TELL, with its checklist.
+        behavior_fitted: True where the behaviour's probabilities come from a model.
+        agreement: mean probability the policy gives the logged action.
+    """
+
+    estimates: dict[str, Estimate]
+    gain: dict[str, Estimate]
+    behavior: Estimate
+    verdict: Verdict
+    behavior_fitted: bool
+    agreement: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for JSON."""
+        return {
+            "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
+            "gain": {name: estimate.to_dict() for name, estimate in self.gain.items()},
+            "behavior": self.behavior.to_dict(),
+            "verdict": self.verdict.to_dict(),
+            "behavior_fitted": self.behavior_fitted,
+            "agreement": self.agreement,
+        }
+
+
+def evaluate(
+    policy: PolicyLike,
+    log: Dataset,
+    gamma: float | None = None,
+    horizon: int | None = None,
+    estimators: Sequence[str] = DEFAULT,
+    baseline: PolicyLike | None = None,
+    *,
+    fit_on: Dataset | None = None,
+    settings: FitSettings | None = None,
+    confidence: float = 0.95,
+    margin: float = 0.0,
+    audit_verdict: str = "not audited",
+    seed: int = 0,
+) -> Evaluation:
+    """Estimate how good a policy is from a log it did not learn from.
+
+    Args:
+        policy: anything with `probs(obs, action_mask=...)` giving (B, A) NumPy or JAX rows. Exactly this object is
+            judged: pass `policy.greedy()` if that is what will be deployed.
+        log: episodes the policy never saw.
+        gamma: discount; the log's own by default.
+        horizon: count only the first so many steps; None counts until terminated. FQE needs None.
+        estimators: names from `ESTIMATORS`.
+        baseline: what the gain is over; None is the behaviour, by its logged returns.
+        fit_on: other episodes for the fitted parts (Q, and the behaviour where propensities are missing), for
+            instance training and validation together; None fits on one half of `log` for the other, both ways.
+        settings: of those fits.
+        confidence: two-sided coverage the intervals aim at.
+        margin: the least gain worth having, in return units.
+        audit_verdict: of `st.audit(log)`; "not usable" rules out GO.
+        seed: of the fits and the bootstrap.
+
+    Raises:
+        ConfigurationError: an unknown estimator, or a number outside its range.
+        EvaluationError: a continuous log, or a policy whose `probs` are not probabilities.
+    """
+    settings = FitSettings(seed=seed) if settings is None else settings
+    policies = [policy] if baseline is None else [policy, baseline]
+    found = evaluate_all(
+        policies,
+        log,
+        gamma=gamma,
+        horizon=horizon,
+        estimators=estimators,
+        fit_on=fit_on,
+        settings=settings,
+        confidence=confidence,
+        margin=margin,
+        audit_verdict=audit_verdict,
+        over_last=baseline is not None,
+    )
+    return found[0]
+
+
+def evaluate_all(
+    policies: Sequence[PolicyLike],
+    log: Dataset,
+    *,
+    gamma: float | None = None,
+    horizon: int | None = None,
+    estimators: Sequence[str] = DEFAULT,
+    fit_on: Dataset | None = None,
+    settings: FitSettings | None = None,
+    confidence: float = 0.95,
+    margin: float = 0.0,
+    audit_verdict: str = "not audited",
+    over_last: bool = False,
+    monitors: Sequence[LoopMonitor] = (),
+) -> list[Evaluation]:
+    """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
+
+    Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains.
+    """
+    settings = FitSettings() if settings is None else settings
+    _check(log, gamma, estimators)
+    estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
+    evidence, behavior = gather_evidence(
+        policies, log, fit_on, gamma=estimand.gamma, settings=settings, monitors=monitors
+    )
+    episodes = Episodes.of(log, estimand)
+    resampler = Resampler(log.num_episodes, confidence=confidence, seed=settings.seed)
+    logged = Contributions.average(episodes.returns)
+    context = _Context(log, episodes, estimand, resampler, behavior.fitted)
+    drafts = [{name: context.draft(name, one) for name in estimators} for one in evidence]
+    baseline = {name: draft.contributions for name, draft in drafts[-1].items()} if over_last else None
+    called = "the baseline" if over_last else "the behaviour"
+    found = []
+    for one, draft in zip(evidence, drafts, strict=True):
+        gains = {
+            name: context.estimate(d, minus_this=logged if baseline is None else baseline[name])
+            for name, d in draft.items()
+        }
+        found.append(
+            Evaluation(
+                estimates={name: context.estimate(d) for name, d in draft.items()},
+                gain=gains,
+                behavior=context.behavior(logged),
+                verdict=decide(
+                    gains,
+                    episodes=log.num_episodes,
+                    audit_verdict=audit_verdict,
+                    margin=margin,
+                    behavior_fitted=behavior.fitted,
+                    baseline=called,
+                ),
+                behavior_fitted=behavior.fitted,
+                agreement=float(np.take_along_axis(one.probs, log.action[:, None].astype(np.int64), 1).mean()),
+            )
+        )
+    return found
+
+
+class _Draft(NamedTuple):
+    """An estimator's contributions and the health of its weights; contributions None: not applicable."""
+
+    name: str
+    contributions: Contributions | None
+    ess: float | None
+    max_weight_share: float | None
+    reasons: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Context:
+    """What the estimates on one log share."""
+
+    log: Dataset
+    episodes: Episodes
+    estimand: Estimand
+    resampler: Resampler
+    behavior_fitted: bool
+
+    def draft(self, name: str, evidence: Evidence) -> _Draft:
+        """Contributions and health of one estimator."""
+        assumptions = ["no unmeasured confounding", "every action of the policy has been tried in like states"]
+        if self.behavior_fitted:
+            assumptions.append("the fitted behaviour model is right")
+        cut = int((~self.episodes.terminated).sum())
+        if cut:
+            assumptions.append(f"{cut} cut episodes are like the others after the cut")
+        if name in MODEL_BASED and self.estimand.horizon is not None:
+            reason = f"{name} has no time in its Q and needs horizon=None; got {self.estimand.horizon}."
+            return _Draft(name, None, None, None, (reason,), tuple(assumptions))
+        weight = cumulative_weights(self.episodes, evidence.log_ratio)
+        if name == "fqe":
+            per_transition = evidence.refit.weights
+            per_episode = np.add.reduceat(np.abs(per_transition), self.log.episode_start[:-1])
+            # Marginal weights are a transition's; the effective share of transitions is put in episodes.
+            ess = effective_sample_size(per_transition) / self.log.num_transitions * self.log.num_episodes
+            assumptions.append("Q or the ratio of state visits is well fitted")
+        else:
+            per_episode = weight[:, -1]
+            ess = effective_sample_size(per_episode)
+        share = float(np.max(np.abs(per_episode)) / max(np.abs(per_episode).sum(), 1e-300))
+        contributions = None
+        reasons = self._weight_reasons(ess, share)
+        if ess > 0:
+            contributions = ESTIMATORS[name](self.episodes, weight, evidence, self.estimand.gamma)
+            reasons += self._range_reasons(contributions.value)
+        return _Draft(name, contributions, ess, share, reasons, tuple(assumptions))
+
+    def estimate(self, draft: _Draft, minus_this: Contributions | None = None) -> Estimate:
+        """The estimate of a draft, or its gain over `minus_this`."""
+        shared = {
+            "name": draft.name,
+            "confidence": self.resampler.confidence,
+            "estimand": self.estimand,
+            "ess": draft.ess,
+            "max_weight_share": draft.max_weight_share,
+            "healthy": not draft.reasons,
+            "reasons": draft.reasons,
+            "assumptions": draft.assumptions,
+            "weight_based": draft.name != "fqe",
+        }
+        if draft.contributions is None:
+            return Estimate(value=None, lower=None, upper=None, standard_error=None, **shared)
+        what = draft.contributions if minus_this is None else minus(draft.contributions, minus_this)
+        interval = self.resampler.interval(what)
+        return Estimate(
+            value=interval.value,
+            lower=interval.lower,
+            upper=interval.upper,
+            standard_error=interval.standard_error,
+            **shared,
+        )
+
+    def behavior(self, logged: Contributions) -> Estimate:
+        """The mean logged return."""
+        interval = self.resampler.interval(logged)
+        return Estimate(
+            "logged",
+            interval.value,
+            interval.lower,
+            interval.upper,
+            interval.standard_error,
+            self.resampler.confidence,
+            self.estimand,
+            assumptions=("episodes are independent",),
+        )
+
+    def _weight_reasons(self, ess: float, share: float) -> tuple[str, ...]:
+        reasons = []
+        if ess < MINIMUM_ESS_SHARE * self.log.num_episodes:
+            reasons.append(
+                f"ESS {ess:,.0f} is below {MINIMUM_ESS_SHARE:.0%} of {self.log.num_episodes:,} episodes: "
+                "too little of the log speaks about this policy."
+            )
+        if share > MAXIMUM_WEIGHT_SHARE:
+            reasons.append(f"One episode has {share:.1%} of all weight, above {MAXIMUM_WEIGHT_SHARE:.0%}.")
+        return tuple(reasons)
+
+    def _range_reasons(self, value: float) -> tuple[str, ...]:
+        """An estimate outside the returns ever seen is extrapolation."""
+        low, high = float(self.episodes.returns.min()), float(self.episodes.returns.max())
+        if low <= value <= high:
+            return ()
+        return (f"The value {value:.4g} is outside the returns seen, {low:.4g} to {high:.4g}.",)
+
+
+def _check(log: Dataset, gamma: float | None, estimators: Sequence[str]) -> None:
+    if log.num_actions is None:
+        raise EvaluationError("Evaluation needs discrete actions so far; this log's are continuous.")
+    if gamma is not None and not 0 <= gamma <= 1:
+        raise ConfigurationError(f"`gamma` must be in [0, 1]; got {gamma}.")
+    unknown = [name for name in estimators if name not in ESTIMATORS]
+    if unknown or not estimators:
+        raise ConfigurationError(
+            f"`estimators` must be names from {', '.join(ESTIMATORS)}; got {', '.join(unknown) or 'none'}."
+        )
+
+
+def agreement_matrix(log: Dataset, probs: Float[NumpyArray, "N A"]) -> Float[NumpyArray, "A A"]:
+    """(A, A) joint shares of logged action (row) and the policy's action (column); sums to 1."""
+    matrix = np.zeros((probs.shape[1], probs.shape[1]))
+    np.add.at(matrix, log.action, probs)
+    return matrix / max(len(probs), 1)
