@@ -58,6 +58,8 @@ class Algorithm(ABC):
 
     needs: ClassVar[tuple[str, ...]] = ("obs", "action", "action_mask")
     """Batch fields `update` reads."""
+    acts: ClassVar[str] = "as trained"
+    """How its policy is meant to act: "as trained", or "greedy" where the paper evaluates the mode."""
     caution: ClassVar[str] = ""
     """Set where the algorithm is kept as a warning: why it must not be deployed."""
 

@@ -81,6 +81,7 @@ class IQL(Algorithm):
     needs: ClassVar[tuple[str, ...]] = (
         "obs", "action", "reward", "next_obs", "terminated", "td_weight", "action_mask",
     )  # fmt: skip
+    acts: ClassVar[str] = "greedy"  # the official evaluation takes the actor's mode (temperature 0)
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     expectile: float = setting(0.7, "(0, 1)", "Larger is more optimistic; 0.7 suits dense rewards, 0.9 sparse ones.")

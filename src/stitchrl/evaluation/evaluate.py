@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.base import Contributions, Episodes, Estimand, Estimate, PolicyLike
 from stitchrl.evaluation.doubly_robust import doubly_robust, weighted_doubly_robust
 from stitchrl.evaluation.evidence import Evidence, FitSettings, gather_evidence
@@ -53,7 +53,7 @@ class Evaluation:
         behavior: the behaviour's own value: the mean logged return.
         verdict: GO, NO-GO or CANNOT TELL, with its checklist.
         behavior_fitted: True where the behaviour's probabilities come from a model.
-        agreement: mean probability the policy gives the logged action.
+        agreement: how the policy's decisions differ from the logged ones.
     """
 
     estimates: dict[str, Estimate]
@@ -61,7 +61,7 @@ class Evaluation:
     behavior: Estimate
     verdict: Verdict
     behavior_fitted: bool
-    agreement: float
+    agreement: Agreement
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -71,7 +71,7 @@ class Evaluation:
             "behavior": self.behavior.to_dict(),
             "verdict": self.verdict.to_dict(),
             "behavior_fitted": self.behavior_fitted,
-            "agreement": self.agreement,
+            "agreement": self.agreement.to_dict(),
         }
 
 
@@ -182,7 +182,7 @@ def evaluate_all(
                     baseline=called,
                 ),
                 behavior_fitted=behavior.fitted,
-                agreement=float(np.take_along_axis(one.probs, log.action[:, None].astype(np.int64), 1).mean()),
+                agreement=agreement(log, one.probs, behavior.log_prob, behavior.probs),
             )
         )
     return found
@@ -307,9 +307,3 @@ def _check(log: Dataset, gamma: float | None, estimators: Sequence[str]) -> None
             f"`estimators` must be names from {', '.join(ESTIMATORS)}; got {', '.join(unknown) or 'none'}."
         )
 
-
-def agreement_matrix(log: Dataset, probs: Float[NumpyArray, "N A"]) -> Float[NumpyArray, "A A"]:
-    """(A, A) joint shares of logged action (row) and the policy's action (column); sums to 1."""
-    matrix = np.zeros((probs.shape[1], probs.shape[1]))
-    np.add.at(matrix, log.action, probs)
-    return matrix / max(len(probs), 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from stitchrl.mdp.finite import FiniteEpisodes, FiniteMDP
 from stitchrl.types import NumpyArray
 
 __all__ = [
+    "ExactValues",
     "ICUSepsis",
     "compact_table",
     "demo_log",
@@ -148,6 +149,30 @@ def demo_log(
         action_mask=world.mask[state],
         observation_id=state,
     )
+
+
+class ExactValues:
+    """The truth about policies in this world, at gamma 1 and with the clinicians' actions as the mask."""
+
+    name = "exact values from the known ICU-Sepsis MDP (linear solve, gamma 1)"
+
+    def behavior(self) -> float:
+        """Of the clinicians: 0.7818 survival."""
+        world = icu_sepsis()
+        return world.mdp.policy_value(world.clinicians)
+
+    def table(self, policy: Any) -> Float[NumpyArray, "S A"]:
+        """(S, A) probabilities of a policy as it acts, mask included."""
+        world = icu_sepsis()
+        probs = np.zeros(world.clinicians.shape)
+        obs, mask = world.features[:DEATH].astype(np.float32), world.mask[:DEATH]
+        live = np.asarray(policy.probs(obs, action_mask=mask), np.float64)
+        probs[:DEATH] = live / live.sum(1, keepdims=True)
+        return probs
+
+    def value(self, policy: Any) -> float:
+        """Exact survival under a policy."""
+        return icu_sepsis().mdp.policy_value(self.table(policy))
 
 
 def log_table(log: Dataset) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.sample import Source
 from stitchrl.errors import StitchRLError
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
+from stitchrl.training.compilation import enable_compilation_cache
 from stitchrl.training.logging import LoopMonitor
 from stitchrl.types import Array, Key, PyTree
 
-__all__ = ["DivergenceError", "History", "Trained", "train"]
+__all__ = ["DivergenceError", "History", "Trained", "initial_state", "train"]
 
 History = list[dict[str, Any]]
 """One row a logged chunk and member: update, member, and each metric's mean over the chunk."""
@@ -76,15 +77,15 @@ def train(
         CheckpointError: the checkpoint is damaged or not of this algorithm.
         DivergenceError: a metric is not finite; the last good checkpoint stays.
     """
+    enable_compilation_cache()
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    init = partial(_init, algorithm, spec)
     history: History = []
     done = 0
     if checkpoint is not None and checkpoint.exists():
-        state, meta = load_checkpoint(checkpoint, jax.eval_shape(init, keys))
+        state, meta = load_checkpoint(checkpoint, initial_state(algorithm, spec, seeds, shapes_only=True))
         done, history = meta["update"], meta["history"]
     else:
-        state = init(keys)
+        state = initial_state(algorithm, spec, seeds)
 
     chunk = _compiled_chunk(algorithm, source.sample, batch_size)
     while done < updates:
@@ -105,10 +106,18 @@ def train(
     return Trained(state, history)
 
 
-def _init(algorithm: Algorithm, spec: Spec, keys: Key) -> PyTree:
-    """Fresh members, made one by one, so that each starts the same alone or among others."""
-    members = [algorithm.init(jax.random.fold_in(key, 0), spec) for key in keys]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+def initial_state(algorithm: Algorithm, spec: Spec, seeds: Sequence[int], *, shapes_only: bool = False) -> PyTree:
+    """Fresh members, made one by one, so that each starts the same alone or among others.
+
+    With `shapes_only` the leaves are shapes and dtypes, and nothing is computed.
+    """
+
+    def make() -> PyTree:
+        # Stream 0 of a seed's key makes the networks; update u draws from stream u + 1.
+        members = [algorithm.init(jax.random.fold_in(jax.random.key(seed), 0), spec) for seed in seeds]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+    return jax.eval_shape(make) if shapes_only else make()
 
 
 Chunk = Callable[[PyTree, PyTree, int, Key, int, int], tuple[PyTree, dict[str, Array]]]
@@ -119,7 +128,6 @@ def _compiled_chunk(algorithm: Algorithm, sample: Callable[..., Any], batch_size
     """(state, arrays, rows, keys, first update, end) -> (state, metric sums); one program for every chunk length."""
 
     def member_update(state: PyTree, arrays: PyTree, count: Array, key: Key, member: Array, update: Array) -> Any:
-        # Stream 0 of a seed's key made the networks; update u draws from stream u + 1.
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, update + 1))
         index = jax.random.randint(draw_key, (batch_size,), 0, count)
         return algorithm.update(state, sample(arrays, index, member), update_key)

@@ -1,0 +1,90 @@
+"""The bundle: a policy with its schema, guard and provenance, in one directory that loads without training code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from stitchrl.data.schema import Schema
+from stitchrl.deployment.guard import Guard
+from stitchrl.errors import CheckpointError
+from stitchrl.files import make_directory, write_json
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.saving import load_policy_file, save_policy_file
+from stitchrl.types import Key, NumpyArray
+
+__all__ = ["Bundle", "load_bundle", "save_bundle"]
+
+FORMAT_VERSION = 1
+POLICY, CARD = "policy.safetensors", "policy.json"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bundle:
+    """A policy ready to be asked. It takes raw observations, B rows of D numbers, as the log had them.
+
+    Attributes:
+        policy: scaling included.
+        schema: what the columns of the log meant.
+        guard: ranges of the training log.
+        provenance: where it comes from and what is known of it: algorithm, seed, form, log, estimates, verdict.
+    """
+
+    policy: DiscretePolicy
+    schema: Schema
+    guard: Guard
+    provenance: dict[str, Any]
+
+    has_density = True
+
+    def probs(
+        self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
+    ) -> Float[NumpyArray, "B A"]:
+        """(B, A) probabilities, as NumPy."""
+        return np.asarray(self.policy.probs(obs, action_mask=action_mask))
+
+    def mode(
+        self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
+    ) -> Int[NumpyArray, " B"]:
+        """(B,) most probable allowed action."""
+        return np.asarray(self.policy.mode(obs, action_mask=action_mask))
+
+    def sample(
+        self, obs: Float[NumpyArray, "B D"], *, key: Key, action_mask: Bool[NumpyArray, "B A"] | None = None
+    ) -> Int[NumpyArray, " B"]:
+        """(B,) one action drawn a row."""
+        return np.asarray(self.policy.sample(obs, key=key, action_mask=action_mask))
+
+
+def save_bundle(folder: Path, bundle: Bundle) -> None:
+    """Write a bundle: policy.safetensors, then policy.json, which makes it whole."""
+    make_directory(folder)
+    save_policy_file(folder / POLICY, bundle.policy)
+    card = {
+        "format": FORMAT_VERSION,
+        "schema": bundle.schema.to_dict(),
+        "guard": bundle.guard.to_dict(),
+        "provenance": bundle.provenance,
+    }
+    write_json(folder / CARD, card)
+
+
+def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
+    """`st.load_policy`: read a bundle. Raises CheckpointError where there is none, or it is damaged."""
+    where = Path(folder)
+    try:
+        card = json.loads((where / CARD).read_text(encoding="utf-8"))
+        if card["format"] != FORMAT_VERSION:
+            raise CheckpointError(f"The policy in {str(where)!r} must have format {FORMAT_VERSION}; got {card['format']}.")
+        schema, guard = Schema.from_dict(card["schema"]), Guard.from_dict(card["guard"])
+        provenance = card["provenance"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"There is no policy to load in {str(where)!r}: {error!r}.") from None
+    return Bundle(load_policy_file(where / POLICY), schema, guard, provenance)
+

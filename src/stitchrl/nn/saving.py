@@ -1,0 +1,84 @@
+"""Policies as a safetensors file with a JSON header. Loading builds only classes named here: it runs no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from stitchrl.errors import CheckpointError
+from stitchrl.files import write_atomic
+from stitchrl.nn.networks import MLP, Ensemble
+from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, StandardizedPolicy, ValueGreedyPolicy
+
+__all__ = ["load_policy_file", "save_policy_file"]
+
+FORMAT_VERSION = 1
+CLASSES: dict[str, type[eqx.Module]] = {
+    kind.__name__: kind
+    for kind in (MLP, Ensemble, CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy)
+}
+
+
+def save_policy_file(path: Path, policy: DiscretePolicy) -> None:
+    """Write a policy, atomically."""
+    arrays: dict[str, np.ndarray] = {}
+    structure = _encode(policy, "policy", arrays)
+    header = {"stitchrl": json.dumps({"format": FORMAT_VERSION, "policy": structure})}
+    write_atomic(path, lambda beside: save_file(arrays, beside, metadata=header))
+
+
+def load_policy_file(path: Path) -> DiscretePolicy:
+    """Read a policy written by `save_policy_file`.
+
+    Raises:
+        CheckpointError: missing, damaged, of another format, or naming a class that is not a policy's.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads((file.metadata() or {}).get("stitchrl", "null"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"The policy file {path} cannot be read: {error}.") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
+        seen = header.get("format") if isinstance(header, dict) else None
+        raise CheckpointError(f"The policy file {path} must have format {FORMAT_VERSION}; got {seen}.")
+    try:
+        policy = _decode(header["policy"], arrays)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"The policy file {path} does not describe a policy: {error!r}.") from None
+    if not isinstance(policy, DiscretePolicy):
+        raise CheckpointError(f"The policy file {path} holds a {type(policy).__name__}, not a policy.")
+    return policy
+
+
+def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, eqx.Module):
+        if type(value).__name__ not in CLASSES:
+            raise CheckpointError(f"A {type(value).__name__} cannot be saved; savable are {', '.join(CLASSES)}.")
+        fields = {
+            field.name: _encode(getattr(value, field.name), f"{name}.{field.name}", arrays)
+            for field in dataclasses.fields(value)
+        }
+        return {"class": type(value).__name__, "fields": fields}
+    if isinstance(value, tuple):
+        return [_encode(entry, f"{name}.{i}", arrays) for i, entry in enumerate(value)]
+    arrays[name] = np.ascontiguousarray(jax.device_get(value))
+    return name
+
+
+def _decode(content: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(content, dict):
+        kind = CLASSES[content["class"]]
+        return kind(**{name: _decode(entry, arrays) for name, entry in content["fields"].items()})
+    if isinstance(content, list):
+        return tuple(_decode(entry, arrays) for entry in content)
+    return jnp.asarray(arrays[content])

@@ -1,0 +1,535 @@
+"""The main job: a log file in, one directory out, a stage a file. A killed run continues with the same command.
+
+Stages, in order: audit.json, split.json, checkpoints/, ranking.json, estimates.json, verdict.json, report.html,
+policy/. Each is written whole or not at all; a stage whose file is there is not done again. Nothing that depends on
+the clock is in these files, so an interrupted run ends with the same content as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.behavior import BC
+from stitchrl.algorithms.cql import CQL
+from stitchrl.algorithms.dqn import DQN
+from stitchrl.algorithms.filtered_bc import FilteredBC
+from stitchrl.algorithms.iql import IQL
+from stitchrl.data.audit.audit import audit
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.read import read
+from stitchrl.data.readers.columns import dataset_from_columns
+from stitchrl.data.readers.parquet import table_columns
+from stitchrl.data.schema import Schema
+from stitchrl.data.transform import unit_return_scale
+from stitchrl.deployment.bundle import Bundle, save_bundle
+from stitchrl.deployment.guard import Guard
+from stitchrl.errors import ConfigurationError, RunDirectoryError
+from stitchrl.evaluation.base import Estimate, Estimand
+from stitchrl.evaluation.evaluate import evaluate_all
+from stitchrl.evaluation.evidence import FitSettings
+from stitchrl.evaluation.ranking import rank
+from stitchrl.evaluation.verdict import Line, Verdict, decide
+from stitchrl.files import make_directory, write_atomic, write_json, write_text
+from stitchrl.mdp.icu_sepsis import demo_log, log_table
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.value import DiscreteValue
+from stitchrl.report.render import render
+from stitchrl.report.report import build_report
+from stitchrl.training.fit import Run, fit
+from stitchrl.training.logging import ProgressDisplay
+
+__all__ = ["STAGES", "Pipeline", "PipelineSettings", "Truth", "default_algorithms"]
+
+STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
+PACKAGES = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "pyarrow")
+
+
+class Truth(Protocol):
+    """Exact values, where the world behind a log is known."""
+
+    name: str
+
+    def value(self, policy: Any) -> float:
+        """Exact expected return of a policy."""
+
+    def behavior(self) -> float:
+        """Exact expected return of the behaviour."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings:
+    """Everything that decides the numbers of a run, besides the log and the algorithms.
+
+    Attributes:
+        updates: gradient updates of each candidate, at least 1.
+        evaluation_updates: of the FQE and of a fitted behaviour, at least 1.
+        seeds: candidates of each algorithm, at least 1.
+        batch_size: transitions a batch, at least 1.
+        seed: of the split, the fits of the evaluation and the bootstrap.
+        fractions: train, validation, test, by episode.
+        confidence: two-sided, of every interval.
+        margin: the least gain worth having, in return units.
+    """
+
+    updates: int = 2000
+    evaluation_updates: int = 2000
+    seeds: int = 3
+    batch_size: int = 256
+    seed: int = 0
+    fractions: tuple[float, float, float] = (0.5, 0.1, 0.4)
+    confidence: float = 0.95
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+
+
+def default_algorithms(gamma: float) -> tuple[Algorithm, ...]:
+    """The candidates of a run: small networks, rewards scaled to unit spread of returns.
+
+    IQL's inverse temperature and CQL's weight are in those units. The mode of a mildly weighted IQL actor keeps to
+    actions the log supports well, so that what it gains can also be shown.
+    """
+    small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
+    value = small | {"gamma": gamma, "target_rate": 0.02}
+    return (
+        BC(**small),
+        FilteredBC(**small),
+        IQL(expectile=0.8, inverse_temperature=10.0, **value),
+        CQL(cql_weight=0.2, **value),
+        DQN(**value),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """One (algorithm, seed) as it would be deployed."""
+
+    algorithm: Algorithm
+    seed: int
+    policy: DiscretePolicy
+    value: DiscreteValue | None
+
+    @property
+    def label(self) -> str:
+        """As shown in tables, e.g. "IQL seed 1, greedy"."""
+        form = "" if self.algorithm.acts == "as trained" else f", {self.algorithm.acts}"
+        return f"{self.algorithm.name} seed {self.seed}{form}"
+
+    def claimed(self, log: Dataset) -> float | None:
+        """The value its own critics claim, over the first observations of a log; None without critics."""
+        if self.value is None:
+            return None
+        first = log.episode_start[:-1]
+        obs = log.observation_table[log.observation_index[first]]
+        mask = None if log.action_mask is None else log.action_mask[first]
+        q = np.asarray(self.value.q_all(obs), np.float64)
+        return float((np.asarray(self.policy.probs(obs, action_mask=mask)) * q).sum(1).mean())
+
+
+@dataclasses.dataclass(eq=False)
+class Pipeline:
+    """One run of the main job. `run` does every stage; each stage can also be asked for alone.
+
+    Args:
+        log_path: Parquet file.
+        out: the run directory.
+        schema: Schema or its TOML; by default the TOML beside the log.
+        algorithms: candidates; None is `default_algorithms`.
+        settings: numbers of the run.
+        truth: exact values, where known.
+        command: how the run was started, for the report.
+        say: called with one line a finished stage.
+        progress: show bars.
+    """
+
+    log_path: str | os.PathLike[str]
+    out: Path
+    schema: Schema | str | os.PathLike[str] | None = None
+    algorithms: Sequence[Algorithm] | None = None
+    settings: PipelineSettings = dataclasses.field(default_factory=PipelineSettings)
+    truth: Truth | None = None
+    command: str = ""
+    say: Callable[[str, str], None] = lambda stage, text: None
+    progress: bool = True
+
+    @cached_property
+    def log(self) -> Dataset:
+        """The whole log, checked."""
+        return read(self.log_path, self.schema)
+
+    @cached_property
+    def candidates_of(self) -> tuple[Algorithm, ...]:
+        """The algorithms, each once."""
+        chosen = self.algorithms if self.algorithms is not None else default_algorithms(self.log.schema.gamma)
+        names = [algorithm.name for algorithm in chosen]
+        if not chosen or len(set(names)) != len(names):
+            raise ConfigurationError(f"A run needs each algorithm once and at least one; got {', '.join(names) or 'none'}.")
+        return tuple(chosen)
+
+    def run(self, until: str = "bundle") -> dict[str, Any]:
+        """Do every stage up to and including `until`; returns the content of the last one."""
+        if until not in STAGES:
+            raise ConfigurationError(f"`until` must be a stage: {', '.join(STAGES)}; got {until!r}.")
+        self.claim()
+        content: dict[str, Any] = {}
+        timings: dict[str, float] = {}
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            started = time.monotonic()
+            content = getattr(self, f"{stage}_stage")()
+            timings[stage] = round(time.monotonic() - started, 3)
+        # Beside the results and not among them: the only file that tells the time.
+        write_json(self.out / "timings.json", timings)
+        return content
+
+    def claim(self) -> None:
+        """Take the directory for this run, or see that the run in it is this one.
+
+        Raises:
+            RunDirectoryError: it cannot be written, holds another run, or holds something else.
+        """
+        identity = self._identity()
+        file = self.out / "run.json"
+        if file.exists():
+            found = _load(file)
+            for key, value in identity.items():
+                if found.get(key) != value and key != "command":
+                    raise RunDirectoryError(_difference(str(self.out), key, found.get(key), value))
+            return
+        make_directory(self.out)
+        if any(not name.name.startswith(".") for name in self.out.iterdir()):
+            raise RunDirectoryError(
+                f"{str(self.out)!r} is not empty and holds no run of stitchrl. Choose another --out; nothing was changed."
+            )
+        write_json(file, identity)
+
+    def _identity(self) -> dict[str, Any]:
+        plain = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
+        return {
+            "name": self.log.schema.name,
+            "content_hash": self.log.content_hash,
+            "gamma": self.log.schema.gamma,
+            "algorithms": [
+                {
+                    "algorithm": algorithm.name,
+                    "settings": json.loads(json.dumps(dataclasses.asdict(algorithm))),
+                    "acts": algorithm.acts,
+                    "caution": algorithm.caution,
+                }
+                for algorithm in self.candidates_of
+            ],
+            **plain,
+            "seeds": list(range(self.settings.seeds)),
+            "truth": None if self.truth is None else self.truth.name,
+            "versions": versions,
+            "command": self.command,
+        }
+
+    # --- stages ------------------------------------------------------------------------------------------------
+
+    def audit_stage(self) -> dict[str, Any]:
+        """audit.json"""
+
+        def make() -> dict[str, Any]:
+            return audit(self.log).to_dict()
+
+        found = self._stage("audit.json", make)
+        n = found["numbers"]
+        self.say(
+            "audit",
+            f"{found['verdict']}: {n['episodes']:,} episodes, {n['transitions']:,} transitions, "
+            f"{len(found['findings'])} findings",
+        )
+        return found
+
+    def split_stage(self) -> dict[str, Any]:
+        """split.json: which episodes are in which part."""
+        names = ("train", "validation", "test")
+
+        def make() -> dict[str, Any]:
+            parts = self.log.split_episodes(self.settings.fractions, seed=self.settings.seed)
+            lengths = self.log.episode_lengths
+            return {
+                "by": "episode",
+                "seed": self.settings.seed,
+                "fractions": list(self.settings.fractions),
+                "parts": {
+                    name: {
+                        "episodes": len(part),
+                        "transitions": int(lengths[part].sum()),
+                        "positions": part.tolist(),
+                    }
+                    for name, part in zip(names, parts, strict=True)
+                },
+            }
+
+        found = self._stage("split.json", make)
+        self.say("split", ", ".join(f"{name} {found['parts'][name]['episodes']:,}" for name in names) + " episodes")
+        return found
+
+    @cached_property
+    def parts(self) -> dict[str, Dataset]:
+        """train, validation, test, and train + validation together."""
+        found = _load(self.out / "split.json")["parts"]
+        positions = {name: np.asarray(part["positions"]) for name, part in found.items()}
+        positions["train+validation"] = np.sort(np.concatenate([positions["train"], positions["validation"]]))
+        return {name: self.log.select_episodes(where) for name, where in positions.items()}
+
+    def train_stage(self) -> dict[str, Any]:
+        """checkpoints/ALGORITHM/: every seed of an algorithm in one program, resumable."""
+        runs = self.runs
+        self.say("train", f"{sum(len(run.seeds) for run in runs)} candidates: {', '.join(r.algorithm.name for r in runs)}")
+        return {"candidates": [candidate.label for candidate in self.candidates]}
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """One an algorithm, from its checkpoints where they are whole."""
+        train = self.parts["train"]
+        found = []
+        with ProgressDisplay(enabled=self.progress) as display:
+            for algorithm in self.candidates_of:
+                found.append(
+                    fit(
+                        algorithm,
+                        train,
+                        updates=self.settings.updates,
+                        seeds=self.settings.seeds,
+                        batch_size=self.settings.batch_size,
+                        out=self.out / "checkpoints" / algorithm.name,
+                        save_every_updates=500,
+                        reward_scale=unit_return_scale(train),
+                        callbacks=(display.track(f"{algorithm.name} x {self.settings.seeds}"),),
+                        progress=False,
+                    )
+                )
+        return found
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """Every (algorithm, seed) as it would be deployed."""
+        found = []
+        for run in self.runs:
+            for seed, policy, value in zip(run.seeds, run.policies, run.values, strict=True):
+                acting = policy.greedy() if run.algorithm.acts == "greedy" else policy
+                found.append(Candidate(run.algorithm, seed, acting, value))
+        return found
+
+    def select_stage(self) -> dict[str, Any]:
+        """ranking.json: every candidate's estimates on validation, and their order."""
+
+        def make() -> dict[str, Any]:
+            valid = self.parts["validation"]
+            with ProgressDisplay(enabled=self.progress) as display:
+                evaluations = evaluate_all(
+                    [candidate.policy for candidate in self.candidates],
+                    valid,
+                    fit_on=self.parts["train"],
+                    settings=self._fit_settings(),
+                    confidence=self.settings.confidence,
+                    margin=self.settings.margin,
+                    monitors=(display.track(f"FQE of {len(self.candidates)} policies"),),
+                )
+            order = rank([e.gain for e in evaluations], [not c.algorithm.caution for c in self.candidates])
+            return {
+                "part": "validation",
+                "behavior": evaluations[0].behavior.to_dict(),
+                "behavior_exact": None if self.truth is None else self.truth.behavior(),
+                "candidates": [
+                    self._describe(candidate, valid) | {"evaluation": evaluation.to_dict()}
+                    for candidate, evaluation in zip(self.candidates, evaluations, strict=True)
+                ],
+                "order": [row._asdict() for row in order],
+            }
+
+        found = self._stage("ranking.json", make)
+        best = found["order"][0]
+        candidate = found["candidates"][best["index"]]
+        gain = candidate["evaluation"]["gain"].get(best["estimator"])
+        text = "no estimate has an interval" if gain is None else f"validation gain {gain['value']:+.4f}, from {gain['lower']:+.4f}"
+        self.say("select", f"{candidate['label']}: {text}")
+        return found
+
+    def evaluate_stage(self) -> dict[str, Any]:
+        """estimates.json: the selected policy and the behaviour on test, and nothing else."""
+
+        def make() -> dict[str, Any]:
+            ranking, test = _load(self.out / "ranking.json"), self.parts["test"]
+            chosen = self.candidates[ranking["order"][0]["index"]]
+            with ProgressDisplay(enabled=self.progress) as display:
+                (evaluation,) = evaluate_all(
+                    [chosen.policy],
+                    test,
+                    fit_on=self.parts["train+validation"],
+                    settings=self._fit_settings(),
+                    confidence=self.settings.confidence,
+                    margin=self.settings.margin,
+                    audit_verdict=_load(self.out / "audit.json")["verdict"],
+                    monitors=(display.track("FQE of the selected policy"),),
+                )
+            overlap = evaluation.agreement
+            return {
+                "part": "test",
+                "selected": self._describe(chosen, test) | {"evaluation": evaluation.to_dict()},
+                "behavior": evaluation.behavior.to_dict(),
+                "behavior_exact": None if self.truth is None else self.truth.behavior(),
+                "disagreement": {
+                    "label": chosen.label,
+                    "agreement": overlap.policy,
+                    "agreement_behavior": overlap.behavior,
+                    "supported": overlap.supported,
+                    "matrix": overlap.matrix.tolist(),
+                    "action_names": [str(a) for a in range(test.num_actions or 0)],
+                },
+            }
+
+        found = self._stage("estimates.json", make)
+        fqe = found["selected"]["evaluation"]["gain"]["fqe"]
+        self.say("evaluate", f"{found['selected']['label']} on test: gain {fqe['value']:+.4f} [{fqe['lower']:+.4f}, {fqe['upper']:+.4f}]")
+        return found
+
+    def verdict_stage(self) -> dict[str, Any]:
+        """verdict.json: the rule applied to estimates.json and audit.json."""
+
+        def make() -> dict[str, Any]:
+            estimates = _load(self.out / "estimates.json")
+            evaluation = estimates["selected"]["evaluation"]
+            return decide(
+                {name: _estimate(gain) for name, gain in evaluation["gain"].items()},
+                episodes=_load(self.out / "split.json")["parts"]["test"]["episodes"],
+                audit_verdict=_load(self.out / "audit.json")["verdict"],
+                margin=self.settings.margin,
+                behavior_fitted=evaluation["behavior_fitted"],
+            ).to_dict()
+
+        found = self._stage("verdict.json", make)
+        self.say("verdict", found["decision"])
+        return found
+
+    def report_stage(self) -> dict[str, Any]:
+        """report.html: one file that opens offline."""
+        content = build_report(self.out)
+        file = self.out / "report.html"
+        if not file.exists():
+            write_text(file, render(content))
+        self.say("report", str(file))
+        return content
+
+    def bundle_stage(self) -> dict[str, Any]:
+        """policy/: the selected policy, to be loaded with `st.load_policy`."""
+        folder, verdict = self.out / "policy", _load(self.out / "verdict.json")
+        if not (folder / "policy.json").exists():
+            ranking = _load(self.out / "ranking.json")
+            chosen = self.candidates[ranking["order"][0]["index"]]
+            provenance = {
+                "algorithm": chosen.algorithm.name,
+                "settings": json.loads(json.dumps(dataclasses.asdict(chosen.algorithm))),
+                "seed": chosen.seed,
+                "acts": chosen.algorithm.acts,
+                "log": {"name": self.log.schema.name, "content_hash": self.log.content_hash},
+                "versions": _load(self.out / "run.json")["versions"],
+                "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},
+            }
+            bundle = Bundle(chosen.policy, self.log.schema, Guard.fit(self.parts["train"]), provenance)
+            save_bundle(folder, bundle)
+        self.say("bundle", f"{folder} ({verdict['decision']})")
+        return verdict
+
+    # --- help --------------------------------------------------------------------------------------------------
+
+    def _stage(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        file = self.out / name
+        if not file.exists():
+            write_json(file, make())
+        return _load(file)
+
+    def _fit_settings(self) -> FitSettings:
+        return FitSettings(
+            updates=self.settings.evaluation_updates, batch_size=self.settings.batch_size, seed=self.settings.seed
+        )
+
+    def _describe(self, candidate: Candidate, log: Dataset) -> dict[str, Any]:
+        return {
+            "label": candidate.label,
+            "algorithm": candidate.algorithm.name,
+            "seed": candidate.seed,
+            "acts": candidate.algorithm.acts,
+            "caution": bool(candidate.algorithm.caution),
+            "claimed": candidate.claimed(log),
+            "exact": None if self.truth is None else self.truth.value(candidate.policy),
+        }
+
+
+def write_demo_log(folder: Path, *, propensities: bool = True) -> Path:
+    """Write the embedded hospital log as an ordinary stays.parquet with stays.toml beside it; returns its path.
+
+    Files already there with the same content are left alone.
+
+    Raises:
+        RunDirectoryError: the folder cannot be written, or holds another stays.parquet.
+    """
+    make_directory(folder)
+    log = demo_log(propensities=propensities)
+    path = folder / "stays.parquet"
+    if path.exists():
+        if read(path).content_hash != read_back_hash(log):
+            raise RunDirectoryError(f"{path} is another log. Choose another --out; nothing was changed.")
+        return path
+    write_text(path.with_suffix(".toml"), log.schema.to_toml())
+    write_atomic(path, lambda beside: pq.write_table(log_table(log), beside, compression="zstd"))
+    return path
+
+
+def read_back_hash(log: Dataset) -> str:
+    """Content hash of a log after a round trip through its table."""
+    columns = table_columns(log_table(log), log.schema, "the log")
+    return dataset_from_columns(columns, log.schema).content_hash
+
+
+def stored_verdict(folder: Path) -> Verdict:
+    """The verdict of a finished run directory."""
+    content = _load(folder / "verdict.json")
+    lines = tuple(Line(**line) for line in content["lines"])
+    return Verdict(**(content | {"lines": lines, "caveats": tuple(content["caveats"])}))
+
+
+def _estimate(content: dict[str, Any]) -> Estimate:
+    tuples = {key: tuple(content[key]) for key in ("reasons", "assumptions")}
+    return Estimate(**(content | tuples | {"estimand": Estimand(**content["estimand"])}))
+
+
+def _difference(folder: str, key: str, found: Any, wanted: Any) -> str:
+    """One sentence naming what differs, down to the entry that does."""
+    while isinstance(found, dict) and isinstance(wanted, dict):
+        inner = next(k for k in [*wanted, *found] if found.get(k) != wanted.get(k))
+        key, found, wanted = f"{key}.{inner}", found.get(inner), wanted.get(inner)
+    if key == "content_hash":
+        return f"{folder!r} holds a run on another log. Choose another --out, or give the log it was started with."
+    if key == "algorithms" and isinstance(found, list):
+        found, wanted = (", ".join(entry["algorithm"] for entry in entries) for entries in (found, wanted))
+        if found == wanted:
+            found, wanted = "with other settings", "these"
+    return f"{folder!r} holds another run: its {key} is {found!r}, yours {wanted!r}. Choose another --out, or delete that one."
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RunDirectoryError(f"{path} is missing or damaged. Delete it to have its stage done again.") from None
+    return content

@@ -1,0 +1,337 @@
+"""Chart geometry: the report's numbers as percentages of a track, drawn as inline SVG by ``charts.html.j2``.
+
+Positions are percentages rather than units of a fixed drawing, so a chart takes the width it is given while
+its text and marks keep their size: one markup reads on a phone, on a desk screen and on paper.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "Axis",
+    "action_bars",
+    "claims_chart",
+    "fit_axis",
+    "forest_axis",
+    "forest_rows",
+    "heat_map",
+    "histogram",
+    "learning_panels",
+    "mark",
+    "number",
+    "span",
+]
+
+MAX_CURVE_POINTS = 200  # a panel is some 300 px wide: more points only add bytes
+MAX_NAMED_ACTIONS = 30  # beyond this the names of a heat map's axes would overlap
+MAX_CELLS = 2500  # keeps the file small when there are hundreds of actions
+LOG_SCALE_RATIO = 1000.0  # a curve spanning more than this is drawn on a log scale
+
+Json = Mapping[str, Any]
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number (null, NaN and infinities are not)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, decimals: int = 3, sign: bool = False) -> str:
+    """`value` with a true minus sign and thousands separators; a dash when there is none."""
+    if not is_number(value):
+        return "–"  # noqa: RUF001
+    text = f"{abs(value):,.{decimals}f}"
+    if float(text.replace(",", "")) == 0:
+        return text
+    return ("−" if value < 0 else "+" if sign else "") + text  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear scale from data units to percent of a track's width."""
+
+    lower: float
+    upper: float
+
+    def at(self, value: float) -> float:
+        """Percent of the track, held inside 0 to 100."""
+        share = 100.0 * (value - self.lower) / (self.upper - self.lower)
+        return round(min(100.0, max(0.0, share)), 2)
+
+    def side(self, value: float) -> str:
+        """``"left"`` or ``"right"`` where `value` lies off the axis, else ``""``."""
+        return "left" if value < self.lower else "right" if value > self.upper else ""
+
+    def ticks(self, count: int = 5, sign: bool = False) -> list[dict[str, Any]]:
+        """About `count` round positions (two at least), each with ``x`` (percent) and ``text``."""
+        rough = (self.upper - self.lower) / max(count, 1)
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(power * m for m in (1.0, 2.0, 2.5, 5.0, 10.0) if power * m >= rough * 0.999)
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+        if not math.isclose(step, round(step, decimals), rel_tol=1e-6):
+            decimals += 1
+        first = math.ceil(self.lower / step - 1e-9)
+        last = math.floor(self.upper / step + 1e-9)
+        if last <= first and count < 12:
+            return self.ticks(count + 1, sign)
+        values = [index * step for index in range(first, last + 1)]
+        return [{"x": self.at(value), "text": number(value, decimals, sign)} for value in values]
+
+
+def fit_axis(core: Iterable[Any], extra: Iterable[Any] = (), reach: float = 0.6, pad: float = 0.06) -> Axis:
+    """An axis that holds all of `core`, and of `extra` what lies within `reach` spans of it.
+
+    One claim of 3.0 must not squash fifteen estimates near 0.8: what is left out is drawn as an arrow
+    with its number.
+    """
+    held = [float(value) for value in core if is_number(value)]
+    others = [float(value) for value in extra if is_number(value)]
+    if not held or max(held) == min(held):
+        held, others = held + others, []
+    if not held:
+        held = [0.0, 1.0]
+    lower, upper = min(held), max(held)
+    span_ = upper - lower or max(abs(upper) * 0.1, 0.1)
+    near = [v for v in others if lower - reach * span_ <= v <= upper + reach * span_]
+    lower, upper = min([lower, *near]), max([upper, *near])
+    margin = pad * (upper - lower or span_)
+    return Axis(lower - margin, upper + margin)
+
+
+def mark(axis: Axis, value: Any, sign: bool = False, decimals: int = 3) -> dict[str, Any] | None:
+    """Where a point goes: ``x`` in percent, ``side`` when it lies off the axis, and its ``text``."""
+    if not is_number(value):
+        return None
+    return {"x": axis.at(value), "side": axis.side(value), "text": number(value, decimals, sign)}
+
+
+def span(axis: Axis, lower: Any, upper: Any) -> dict[str, Any] | None:
+    """Where an interval goes, with each end that lies off the axis marked as cut."""
+    if (
+        not (is_number(lower) and is_number(upper))
+        or axis.side(upper) == "left"
+        or axis.side(lower) == "right"
+    ):
+        return None
+    return {
+        "x1": axis.at(lower),
+        "x2": axis.at(upper),
+        "cut_left": axis.side(lower) == "left",
+        "cut_right": axis.side(upper) == "right",
+    }
+
+
+def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows gathered by algorithm, in order of first appearance; what all labels of a group share goes above."""
+    groups: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        group = groups.setdefault(row["algorithm"], {"caution": False, "rows": []})
+        group["caution"] = group["caution"] or row["caution"]
+        group["rows"].append(row)
+    for algorithm, group in groups.items():
+        rests = [row["label"].removeprefix(algorithm).strip(" ,") for row in group["rows"]]
+        heads = [f"seed {row['seed']}" for row in group["rows"]]
+        notes = {rest.removeprefix(head).strip(" ,") for rest, head in zip(rests, heads, strict=True)}
+        shared = len(notes) == 1 and all(
+            rest.startswith(head) for rest, head in zip(rests, heads, strict=True)
+        )
+        group |= {"algorithm": algorithm, "note": notes.pop() if shared else ""}
+        for row, rest, head in zip(group["rows"], rests, heads, strict=True):
+            row["short"] = head if shared else rest or row["label"]
+    return list(groups.values())
+
+
+def claims_chart(claims: Sequence[Json], behavior: Json) -> dict[str, Any]:
+    """The dot plot of claimed, estimated and exact values, one row a candidate, grouped by algorithm."""
+    reference = behavior["exact"] if is_number(behavior["exact"]) else behavior["validation"]["value"]
+    core: list[Any] = [reference, *(claim["exact"] for claim in claims)]
+    extra: list[Any] = [claim["claimed"] for claim in claims]
+    for claim in claims:
+        estimated = claim["estimated"] or {}
+        trusted = core if estimated.get("healthy") and not claim["caution"] else extra
+        trusted += [estimated.get("value"), estimated.get("lower"), estimated.get("upper")]
+    axis = fit_axis(core, extra)
+    rows = []
+    for claim in claims:
+        estimated = claim["estimated"] or {}
+        truth = claim["exact"] if is_number(claim["exact"]) else estimated.get("value")
+        known = is_number(claim["claimed"]) and is_number(truth)
+        rows.append(
+            {
+                **claim,
+                "claimed_mark": mark(axis, claim["claimed"]),
+                "estimated_mark": mark(axis, estimated.get("value")),
+                "interval": span(axis, estimated.get("lower"), estimated.get("upper")),
+                "healthy": bool(estimated.get("healthy")),
+                "exact_mark": mark(axis, claim["exact"]),
+                "excess": claim["claimed"] - truth if known else None,
+            }
+        )
+    excess = [row for row in rows if row["excess"] is not None]
+    return {
+        "ticks": axis.ticks(),
+        "groups": grouped(rows),
+        "behavior": mark(axis, reference),
+        "behavior_exact": is_number(behavior["exact"]),
+        "any_exact": any(is_number(claim["exact"]) for claim in claims),
+        "worst": max(excess, key=lambda row: row["excess"], default=None),
+    }
+
+
+def forest_axis(rows: Sequence[Json], margin: float) -> Axis:
+    """One axis for gains: zero, the margin, exact gains and healthy intervals always fit."""
+    core: list[Any] = [0.0, margin]
+    extra: list[Any] = []
+    for row in rows:
+        core.append(row["exact_gain"])
+        trusted = core if row["healthy"] and not row["caution"] else extra
+        trusted += [row["gain"]["value"], row["gain"]["lower"], row["gain"]["upper"]]
+    return fit_axis(core, extra)
+
+
+def forest_rows(rows: Sequence[Json], axis: Axis) -> list[dict[str, Any]]:
+    """The rows of a forest plot of gains, grouped by algorithm."""
+    placed = [
+        {
+            **row,
+            "mark": mark(axis, row["gain"]["value"], sign=True),
+            "interval": span(axis, row["gain"]["lower"], row["gain"]["upper"]),
+            "exact_mark": mark(axis, row["exact_gain"], sign=True),
+        }
+        for row in rows
+    ]
+    return grouped(placed)
+
+
+def histogram(content: Json, mean: Any = None, decimals: int = 3) -> dict[str, Any] | None:
+    """The bars of a histogram in percent of its box; null when it holds no bin or no count."""
+    edges, counts = content["edges"], content["counts"]
+    if not counts or not sum(counts) or edges[-1] <= edges[0]:
+        return None
+    axis, top, total = Axis(edges[0], edges[-1]), max(counts), sum(counts)
+    bars = []
+    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        x1, x2, share = axis.at(low), axis.at(high), count / total
+        bars.append(
+            {
+                "x": x1,
+                "width": round(x2 - x1, 2),
+                "height": round(100.0 * count / top, 2),
+                # labels fit only over wide bars, and a bar too low to see needs none
+                "label": f"{share:.0%}" if x2 - x1 >= 8 and share >= 0.005 else "",
+                "title": f"{number(low, 2)} to {number(high, 2)}: {count:,} ({share:.1%})",
+            }
+        )
+    return {"bars": bars, "ticks": axis.ticks(4), "mean": mark(axis, mean, decimals=decimals)}
+
+
+def action_bars(counts: Sequence[int], allowed: Sequence[float] | None, names: Sequence[str]) -> list[Json]:
+    """One row an action: its name, count, share of decisions, bar width and the share of rows allowing it."""
+    total, top = sum(counts) or 1, max(counts, default=0) or 1
+    return [
+        {
+            "name": names[action] if action < len(names) else f"action {action}",
+            "count": count,
+            "share": count / total,
+            "width": round(100.0 * count / top, 2),
+            "allowed": allowed[action] if allowed else None,
+        }
+        for action, count in enumerate(counts)
+    ]
+
+
+def learning_panels(learning: Sequence[Json]) -> list[dict[str, Any]]:
+    """Small multiples: one panel an algorithm and metric, one line a seed."""
+    return [
+        {
+            "algorithm": entry["algorithm"],
+            "caution": entry["caution"],
+            "panels": [_panel(curve) for curve in entry["curves"]],
+        }
+        for entry in learning
+    ]
+
+
+def _panel(curve: Json) -> dict[str, Any]:
+    updates = curve["updates"]
+    values = [v for seed in curve["seeds"] for v in seed["values"] if is_number(v)]
+    log = bool(values) and min(values) > 0 and max(values) / min(values) > LOG_SCALE_RATIO
+    scaled = [math.log10(v) for v in values] if log else values
+    across = Axis(updates[0], updates[-1]) if len(updates) > 1 and updates[-1] > updates[0] else Axis(0, 1)
+    up = fit_axis(scaled)
+    ticks = up.ticks(3)
+    if log:
+        powers = range(math.ceil(up.lower), math.floor(up.upper) + 1)
+        ticks = [{"x": up.at(p), "text": f"{10.0**p:g}"} for p in powers]
+    lines = [
+        {"seed": seed["seed"], "path": _path(updates, seed["values"], across, up, log)}
+        for seed in curve["seeds"]
+    ]
+    first, last = (f"{updates[0]:,}", f"{updates[-1]:,}") if updates else ("", "")
+    return {
+        "metric": curve["metric"],
+        "log": log,
+        "lines": lines,
+        "ticks": ticks,
+        "first": first,
+        "last": last,
+        "empty": not values,
+    }
+
+
+def _path(updates: Sequence[Any], values: Sequence[Any], across: Axis, up: Axis, log: bool) -> str:
+    """An SVG path in a 100 x 100 box; a missing value breaks the line."""
+    pairs = list(zip(updates, values, strict=True))
+    stride = max(1, math.ceil(len(pairs) / MAX_CURVE_POINTS))
+    kept = pairs[::stride] if not pairs or (len(pairs) - 1) % stride == 0 else [*pairs[::stride], pairs[-1]]
+    parts, pen = [], "M"
+    for update, value in kept:
+        if not is_number(value):
+            pen = "M"
+            continue
+        y = 100.0 - up.at(math.log10(value) if log else value)
+        parts.append(f"{pen}{across.at(update):g} {y:.2f}")
+        pen = "L"
+    return "".join(parts)
+
+
+def heat_map(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> dict[str, Any] | None:
+    """Cells of logged (rows) against policy (columns) actions, and the commonest disagreements."""
+    size = len(matrix)
+    named = [names[i] if i < len(names) else f"action {i}" for i in range(size)]
+    cells = [
+        (share, row, column)
+        for row, shares in enumerate(matrix)
+        for column, share in enumerate(shares)
+        if is_number(share) and share > 0
+    ]
+    if not cells:
+        return None
+    cells.sort(reverse=True)
+    top, step = cells[0][0], 100.0 / size
+    drawn = [
+        {
+            "x": round(column * step, 3),
+            "y": round(row * step, 3),
+            # square root: a few pairs hold most decisions, and the rest must stay visible
+            "strength": round(math.sqrt(share / top), 3),
+            "title": f"logged {named[row]}, policy {named[column]}: {share:.2%}",
+        }
+        for share, row, column in cells[:MAX_CELLS]
+        if share / top >= 1e-4
+    ]
+    labels = [{"at": round((i + 0.5) * step, 3), "text": named[i]} for i in range(size)]
+    return {
+        "size": size,
+        "step": round(step, 4),
+        "cells": drawn,
+        "labels": labels if size <= MAX_NAMED_ACTIONS else [],
+        "titles": size <= MAX_NAMED_ACTIONS,
+        "largest": top,
+        "disagreements": [
+            {"logged": named[row], "policy": named[column], "share": share}
+            for share, row, column in cells
+            if row != column
+        ][:6],
+    }
