@@ -11,6 +11,7 @@ network's V(s0) over episodes.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,36 @@ from stitchrl.algorithms.dqn import DQN
 from stitchrl.algorithms.iql import IQL
 from stitchrl.data.transform import unit_return_scale
 from stitchrl.evaluation.base import action_probabilities
-from stitchrl.evaluation.evidence import FitSettings, _fit_q
-from stitchrl.evaluation.fqe import refit
+from stitchrl.evaluation.evidence import FitSettings, fit_q
+from stitchrl.evaluation.fqe import FittedQ, refit
 from stitchrl.evaluation.intervals import effective_sample_size
 from stitchrl.mdp.icu_sepsis import DEATH, compact_table, demo_log, draw_log, icu_sepsis
 from stitchrl.training.fit import fit
+
+
+def on_every_pair(fitted_q: FittedQ, table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """psi (S, H), v (S,) and q (S, A) of a fitted Q, by asking it about a log that holds every pair once."""
+    pairs = icu_sepsis().clinicians.size
+    state, action = np.divmod(np.arange(pairs), table.shape[1])
+    live = state < DEATH
+    state, action = state[live].astype(np.int32), action[live].astype(np.int32)
+    everything = dataclasses.replace(
+        demo_log().select_episodes([0]),
+        **{name: None for name in ("behavior_log_prob", "behavior_probs", "action_mask", "observation_id")},
+        observation_index=state,
+        next_observation_index=state,
+        action=action,
+        reward=np.zeros(len(state), np.float32),
+        terminated=np.ones(len(state), bool),
+        truncated=np.zeros(len(state), bool),
+        step=np.zeros(len(state), np.int32),
+        episode_start=np.arange(len(state) + 1),
+        episode_id=np.arange(len(state)),
+    )
+    probs = table[state].astype(np.float32)
+    found = fitted_q.on(everything, probs, probs)
+    first = slice(None, None, table.shape[1])
+    return found["psi"][first], found["v"][first], found["q"].reshape(DEATH, table.shape[1])
 
 
 def main() -> None:
@@ -62,17 +88,24 @@ def main() -> None:
     exact = {name: world.mdp.policy_value(table) for name, table in tables.items()}
     clinicians = world.mdp.policy_value(world.clinicians)
     next_probs = [action_probabilities(policy, train)[1] for policy in policies.values()]
-    fits = _fit_q(train, next_probs, 1.0, FitSettings(updates=args.updates), ())
+    fits = fit_q(train, next_probs, len(policies), gamma=1.0, settings=FitSettings(updates=args.updates))
 
+    fitted_tables = {name: on_every_pair(f, tables[name]) for name, f in zip(tables, fits, strict=True)}
     rows: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for replicate in range(args.replicates):
         log = demo_log(compact_table(draw_log(args.stays, seed=20_000 + replicate)))
         returns, root = log.episode_returns(), np.sqrt(log.num_episodes)
         first = log.episode_start[:-1]
-        for (name, table), fitted_q in zip(tables.items(), fits, strict=True):
-            probs = table[log.observation_id].astype(np.float32)
-            following = np.append(probs[1:], probs[:1], axis=0)
-            fitted = fitted_q.on(log, probs, following)
+        state, following = log.observation_id, np.append(log.observation_id[1:], 0)
+        for name, table in tables.items():
+            psi, v, q = fitted_tables[name]
+            fitted = {
+                "q": q[state, log.action],
+                "v": v[state],
+                "next_v": v[following],
+                "psi": psi[state],
+                "next_psi": psi[following],
+            }
             ratio = table[log.observation_id, log.action] / world.clinicians[log.observation_id, log.action]
             ways = {
                 "refitted, with ratios": refit(log, fitted, ratio, gamma=1.0),

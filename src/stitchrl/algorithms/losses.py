@@ -40,5 +40,7 @@ def apply_gradients(
     optimizer: optax.GradientTransformation, gradients: Any, optimizer_state: Any, parameters: Any
 ) -> tuple[Any, Any]:
     """One optimiser step: (new parameters, new optimiser state)."""
-    changes, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
+    # Optax raises a Python float to an int32 count, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        changes, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
     return optax.apply_updates(parameters, changes), optimizer_state

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
-from stitchrl.types import NumpyArray
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.types import Array, NumpyArray
 
 __all__ = ["Contributions", "Episodes", "Estimand", "Estimate", "action_probabilities", "policy_probabilities"]
 
@@ -168,11 +169,14 @@ def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: Numpy
         raise EvaluationError(
             f"A policy over discrete actions needs `probs(obs, action_mask=...)`; {type(policy).__name__} has none."
         )
+    ask = _compiled_probs if isinstance(policy, DiscretePolicy) else _plain_probs
     parts = []
     for start in range(0, len(obs), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
+        # The last piece reaches back, so that every piece has one shape and compiles once.
+        first = max(0, min(start, len(obs) - ROWS_AT_ONCE))
+        rows = slice(first, first + ROWS_AT_ONCE)
         mask = None if action_mask is None else action_mask[rows]
-        parts.append(np.asarray(policy.probs(obs[rows], action_mask=mask), dtype=np.float32))
+        parts.append(np.asarray(ask(policy, obs[rows], mask), dtype=np.float32)[start - first :])
     probs = np.concatenate(parts)
     if probs.ndim != 2 or len(probs) != len(obs):
         raise EvaluationError(f"`probs` must give one row of probabilities an observation; got shape {probs.shape}.")
@@ -185,9 +189,16 @@ def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: Numpy
     return probs
 
 
-def action_probabilities(
-    policy: PolicyLike, log: Dataset, reduce: Callable[[NumpyArray], NumpyArray] = lambda p: p
-) -> tuple[NumpyArray, NumpyArray]:
+@jax.jit
+def _compiled_probs(policy: DiscretePolicy, obs: Array, action_mask: Array | None) -> Array:
+    return policy.probs(obs, action_mask=action_mask)
+
+
+def _plain_probs(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | None) -> Any:
+    return policy.probs(obs, action_mask=action_mask)
+
+
+def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, NumpyArray]:
     """A policy's probabilities at every logged state and at every next state, (N, A) each.
 
     The probabilities of a next state are those of the next row; where the episode's last next observation is stored,
@@ -203,4 +214,4 @@ def action_probabilities(
         obs = log.observation_table[log.next_observation_index[known]]
         mask = None if log.next_action_mask is None else log.next_action_mask[known]
         following[known] = policy_probabilities(policy, obs, mask)
-    return reduce(here), reduce(following)
+    return here, following

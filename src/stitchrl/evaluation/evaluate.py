@@ -21,7 +21,7 @@ from stitchrl.evaluation.importance_sampling import (
     weighted,
     weighted_per_decision,
 )
-from stitchrl.evaluation.intervals import Resampler, effective_sample_size, minus
+from stitchrl.evaluation.intervals import Interval, Resampler, effective_sample_size, minus
 from stitchrl.evaluation.verdict import MAXIMUM_WEIGHT_SHARE, MINIMUM_ESS_SHARE, Verdict, decide
 from stitchrl.training.logging import LoopMonitor
 from stitchrl.types import NumpyArray
@@ -162,19 +162,21 @@ def evaluate_all(
     drafts = [{name: context.draft(name, one) for name in estimators} for one in evidence]
     baseline = {name: draft.contributions for name, draft in drafts[-1].items()} if over_last else None
     called = "the baseline" if over_last else "the behaviour"
+    values = context.estimates([d for draft in drafts for d in draft.values()])
+    against = [logged if baseline is None else baseline[name] for name in estimators]
+    gains = context.estimates([d for draft in drafts for d in draft.values()], against * len(drafts))
+    (own,) = resampler.intervals([logged])
     found = []
-    for one, draft in zip(evidence, drafts, strict=True):
-        gains = {
-            name: context.estimate(d, minus_this=logged if baseline is None else baseline[name])
-            for name, d in draft.items()
-        }
+    for k, one in enumerate(evidence):
+        rows = slice(k * len(estimators), (k + 1) * len(estimators))
+        gain = dict(zip(estimators, gains[rows], strict=True))
         found.append(
             Evaluation(
-                estimates={name: context.estimate(d) for name, d in draft.items()},
-                gain=gains,
-                behavior=context.behavior(logged),
+                estimates=dict(zip(estimators, values[rows], strict=True)),
+                gain=gain,
+                behavior=context.behavior(own),
                 verdict=decide(
-                    gains,
+                    gain,
                     episodes=log.num_episodes,
                     audit_verdict=audit_verdict,
                     margin=margin,
@@ -238,34 +240,40 @@ class _Context:
             reasons += self._range_reasons(contributions.value)
         return _Draft(name, contributions, ess, share, reasons, tuple(assumptions))
 
-    def estimate(self, draft: _Draft, minus_this: Contributions | None = None) -> Estimate:
-        """The estimate of a draft, or its gain over `minus_this`."""
-        shared = {
-            "name": draft.name,
-            "confidence": self.resampler.confidence,
-            "estimand": self.estimand,
-            "ess": draft.ess,
-            "max_weight_share": draft.max_weight_share,
-            "healthy": not draft.reasons,
-            "reasons": draft.reasons,
-            "assumptions": draft.assumptions,
-            "weight_based": draft.name != "fqe",
-        }
-        if draft.contributions is None:
-            return Estimate(value=None, lower=None, upper=None, standard_error=None, **shared)
-        what = draft.contributions if minus_this is None else minus(draft.contributions, minus_this)
-        interval = self.resampler.interval(what)
-        return Estimate(
-            value=interval.value,
-            lower=interval.lower,
-            upper=interval.upper,
-            standard_error=interval.standard_error,
-            **shared,
-        )
+    def estimates(
+        self, drafts: Sequence[_Draft], minus_these: Sequence[Contributions | None] | None = None
+    ) -> list[Estimate]:
+        """The estimate of each draft, or its gain over the contributions beside it; one pass of resamples for all."""
+        others = [None] * len(drafts) if minus_these is None else minus_these
+        given = [
+            draft.contributions if other is None or draft.contributions is None else minus(draft.contributions, other)
+            for draft, other in zip(drafts, others, strict=True)
+        ]
+        intervals = iter(self.resampler.intervals([contributions for contributions in given if contributions is not None]))
+        found = []
+        for draft, contributions in zip(drafts, given, strict=True):
+            interval = None if contributions is None else next(intervals)
+            found.append(
+                Estimate(
+                    name=draft.name,
+                    value=None if interval is None else interval.value,
+                    lower=None if interval is None else interval.lower,
+                    upper=None if interval is None else interval.upper,
+                    standard_error=None if interval is None else interval.standard_error,
+                    confidence=self.resampler.confidence,
+                    estimand=self.estimand,
+                    ess=draft.ess,
+                    max_weight_share=draft.max_weight_share,
+                    healthy=not draft.reasons,
+                    reasons=draft.reasons,
+                    assumptions=draft.assumptions,
+                    weight_based=draft.name != "fqe",
+                )
+            )
+        return found
 
-    def behavior(self, logged: Contributions) -> Estimate:
+    def behavior(self, interval: Interval) -> Estimate:
         """The mean logged return."""
-        interval = self.resampler.interval(logged)
         return Estimate(
             "logged",
             interval.value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from stitchrl.training.logging import LoopMonitor
 from stitchrl.training.loop import train
 from stitchrl.types import NumpyArray
 
-__all__ = ["Evidence", "FitSettings", "gather_evidence"]
+__all__ = ["Evidence", "FitSettings", "fit_q", "gather_evidence"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,8 @@ def gather_evidence(
     """
     on_log = [action_probabilities(policy, log) for policy in policies]
     if fit_on is not None:
-        on_fit = [action_probabilities(policy, fit_on)[1] for policy in policies]
         behavior = _behavior(log, fit_on, settings)
+        on_fit = (action_probabilities(policy, fit_on)[1] for policy in policies)
         parts = _evidence_on_part(log, on_log, fit_on, on_fit, behavior.log_prob, gamma, settings, monitors)
         return parts, behavior
     halves = log.split_episodes((0.5, 0.5), seed=settings.seed) if log.num_episodes > 1 else (np.array([0]),) * 2
@@ -117,13 +117,13 @@ def _evidence_on_part(
     log: Dataset,
     on_log: list[tuple[NumpyArray, NumpyArray]],
     fit_on: Dataset,
-    next_on_fit: list[NumpyArray],
+    next_on_fit: Iterable[NumpyArray],
     behavior_log_prob: NumpyArray,
     gamma: float,
     settings: FitSettings,
     monitors: Sequence[LoopMonitor],
 ) -> list[Evidence]:
-    fits = _fit_q(fit_on, next_on_fit, gamma, settings, monitors)
+    fits = fit_q(fit_on, next_on_fit, len(on_log), gamma=gamma, settings=settings, monitors=monitors)
     found = []
     for fitted_q, (probs, next_probs) in zip(fits, on_log, strict=True):
         fitted = fitted_q.on(log, probs, next_probs)
@@ -135,10 +135,19 @@ def _evidence_on_part(
     return found
 
 
-def _fit_q(
-    log: Dataset, next_probs: list[NumpyArray], gamma: float, settings: FitSettings, monitors: Sequence[LoopMonitor]
+def fit_q(
+    log: Dataset,
+    next_probs: Iterable[NumpyArray],
+    count: int,
+    *,
+    gamma: float,
+    settings: FitSettings,
+    monitors: Sequence[LoopMonitor] = (),
 ) -> list[FittedQ]:
-    """FQE of every policy in one program; all members share one seed, so a policy's fit does not depend on its place."""
+    """FQE of every policy in one program; all members share one seed, so a policy's fit does not depend on its place.
+
+    `next_probs` yields, for each of `count` policies, its (N, A) probabilities at the next states of `log`.
+    """
     assert log.num_actions is not None
     scaling = Scaling.fit(log, reward_scale=unit_return_scale(log, gamma=gamma))
     algorithm = FQE(
@@ -149,14 +158,14 @@ def _fit_q(
     )
     trained = train(
         algorithm,
-        evaluation_source(log, scaling, np.stack(next_probs)),
+        evaluation_source(log, scaling, next_probs, count),
         Spec(log.observation_size, log.num_actions),
         updates=settings.updates,
-        seeds=[settings.seed] * len(next_probs),
+        seeds=[settings.seed] * count,
         batch_size=settings.batch_size,
         monitors=monitors,
     )
-    return [FittedQ(trained.member(k).critic, scaling, log.num_actions) for k in range(len(next_probs))]
+    return [FittedQ(trained.member(k).critic, scaling, log.num_actions) for k in range(count)]
 
 
 def _behavior(log: Dataset, fit_on: Dataset, settings: FitSettings) -> BehaviorProbabilities:

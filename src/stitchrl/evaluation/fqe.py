@@ -28,7 +28,7 @@ network, where the data cannot tell.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -105,11 +105,17 @@ def _q(critic: MLP, obs: Float[Array, "B D"], action: Int[Array, " B"], num_acti
     return critic(inputs)[:, 0]
 
 
-def evaluation_source(log: Dataset, scaling: Scaling, next_probs: Float[NumpyArray, "K N A"]) -> Source:
-    """Transitions of a log for the FQE of K policies at once, member k for policy k."""
+def evaluation_source(
+    log: Dataset, scaling: Scaling, next_probs: Iterable[Float[NumpyArray, "N A"]], count: int
+) -> Source:
+    """Transitions of a log for the FQE of `count` policies at once, member k for the k-th of `next_probs`."""
     source = transition_source(log, scaling)
-    cdf = np.cumsum(next_probs, axis=-1, dtype=np.float32)
-    cdf /= cdf[..., -1:]  # exactly 1 from the last possible action on: rounding never draws a forbidden one
+    assert log.num_actions is not None
+    # One array for all, filled in place: it is the largest of an evaluation.
+    cdf = np.empty((count, log.num_transitions, log.num_actions), np.float32)
+    for k, probs in enumerate(next_probs):
+        np.cumsum(probs, axis=-1, out=cdf[k])
+        cdf[k] /= cdf[k, :, -1:]  # exactly 1 from the last possible action on: rounding never draws a forbidden one
     arrays = source.arrays | {"next_cdf": jnp.asarray(cdf)}
     return Source(arrays, source.count, _sample_with_policy)
 
@@ -158,7 +164,7 @@ class FittedQ:
         return joined
 
 
-@partial(jax.jit)
+@jax.jit
 def _features(critic: MLP, obs: Array, next_obs: Array, action: Array, probs: Array, next_probs: Array) -> Any:
     def everything(rows: Array) -> tuple[Array, Array]:
         """phi (B, A, H + 1) and q (B, A) of every action; the first layer is shared between actions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.base import Contributions
 from stitchrl.types import NumpyArray
 
-__all__ = ["Interval", "Resampler", "minus"]
+__all__ = ["Interval", "Resampler", "effective_sample_size", "minus"]
 
 COUNTS_AT_ONCE = 2_000_000
 
@@ -42,27 +43,33 @@ class Resampler:
         self.episodes, self.resamples, self.confidence, self._seed = episodes, resamples, confidence, seed
 
     def interval(self, contributions: Contributions) -> Interval:
+        """Of one estimate; see `intervals`."""
+        return self.intervals([contributions])[0]
+
+    def intervals(self, estimates: Sequence[Contributions]) -> list[Interval]:
         """Percentile bootstrap of sum_k mean(numerator_k) / mean(denominator_k), ratios formed in each resample.
 
-        The quantiles are of resampled estimates; the standard error is the spread of the influence values.
-        Source: Efron and Tibshirani 1993, chapter 13.
+        All estimates see the same resamples. The quantiles are of resampled estimates; the standard error is the
+        spread of the influence values. Source: Efron and Tibshirani 1993, chapter 13.
         """
-        n, columns = contributions.numerator.shape
-        both = np.concatenate([contributions.numerator, contributions.denominator], axis=1)
-        rng, values = np.random.default_rng(self._seed), []
+        n, rng = self.episodes, np.random.default_rng(self._seed)
+        values: list[list[NumpyArray]] = [[] for _ in estimates]
         at_once = max(1, COUNTS_AT_ONCE // n)
         for start in range(0, self.resamples, at_once):
             rows = min(at_once, self.resamples - start)
             drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
-            counts = np.bincount(drawn.reshape(-1), minlength=rows * n).reshape(rows, n)
-            sums = counts.astype(np.float64) @ both
-            numerator, denominator = sums[:, :columns], sums[:, columns:]
-            ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-            values.append(ratio.sum(1))
+            counts = np.bincount(drawn.reshape(-1), minlength=rows * n).reshape(rows, n).astype(np.float64)
+            for found, estimate in zip(values, estimates, strict=True):
+                numerator, denominator = counts @ estimate.numerator, counts @ estimate.denominator
+                ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+                found.append(ratio.sum(1))
         tail = (1 - self.confidence) / 2
-        lower, upper = np.quantile(np.concatenate(values), [tail, 1 - tail])
-        error = float(contributions.influence.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-        return Interval(contributions.value, error, float(lower), float(upper))
+        intervals = []
+        for found, estimate in zip(values, estimates, strict=True):
+            lower, upper = np.quantile(np.concatenate(found), [tail, 1 - tail])
+            error = float(estimate.influence.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+            intervals.append(Interval(estimate.value, error, float(lower), float(upper)))
+        return intervals
 
 
 def minus(contributions: Contributions, other: Contributions) -> Contributions:

@@ -26,10 +26,12 @@ __all__ = [
 
 MAX_CURVE_POINTS = 200  # a panel is some 300 px wide: more points only add bytes
 MAX_NAMED_ACTIONS = 30  # beyond this the names of a heat map's axes would overlap
+MAX_LABEL = 24  # characters of a name beside a heat map
 MAX_CELLS = 2500  # keeps the file small when there are hundreds of actions
 LOG_SCALE_RATIO = 1000.0  # a curve spanning more than this is drawn on a log scale
 
 Json = Mapping[str, Any]
+Number = int | float  # JSON writes 1.0 as 1 as often as not
 
 
 def is_number(value: Any) -> bool:
@@ -51,15 +53,15 @@ def number(value: Any, decimals: int = 3, sign: bool = False) -> str:
 class Axis:
     """A linear scale from data units to percent of a track's width."""
 
-    lower: float
-    upper: float
+    lower: Number
+    upper: Number
 
-    def at(self, value: float) -> float:
+    def at(self, value: Number) -> float:
         """Percent of the track, held inside 0 to 100."""
         share = 100.0 * (value - self.lower) / (self.upper - self.lower)
         return round(min(100.0, max(0.0, share)), 2)
 
-    def side(self, value: float) -> str:
+    def side(self, value: Number) -> str:
         """``"left"`` or ``"right"`` where `value` lies off the axis, else ``""``."""
         return "left" if value < self.lower else "right" if value > self.upper else ""
 
@@ -67,7 +69,7 @@ class Axis:
         """About `count` round positions (two at least), each with ``x`` (percent) and ``text``."""
         rough = (self.upper - self.lower) / max(count, 1)
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * m for m in (1.0, 2.0, 2.5, 5.0, 10.0) if power * m >= rough * 0.999)
+        step = min((power * m for m in (1.0, 2.0, 2.5, 5.0, 10.0)), key=lambda s: abs(math.log(s / rough)))
         decimals = max(0, -math.floor(math.log10(step) + 1e-9))
         if not math.isclose(step, round(step, decimals), rel_tol=1e-6):
             decimals += 1
@@ -75,8 +77,16 @@ class Axis:
         last = math.floor(self.upper / step + 1e-9)
         if last <= first and count < 12:
             return self.ticks(count + 1, sign)
-        values = [index * step for index in range(first, last + 1)]
-        return [{"x": self.at(value), "text": number(value, decimals, sign)} for value in values]
+        several = last - first > 3
+        return [
+            # minor: its text gives way on a narrow screen; zero keeps its own
+            {
+                "x": self.at(index * step),
+                "text": number(index * step, decimals, sign),
+                "minor": several and index % 2 == 1,
+            }
+            for index in range(first, last + 1)
+        ]
 
 
 def fit_axis(core: Iterable[Any], extra: Iterable[Any] = (), reach: float = 0.6, pad: float = 0.06) -> Axis:
@@ -123,7 +133,7 @@ def span(axis: Axis, lower: Any, upper: Any) -> dict[str, Any] | None:
 
 
 def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows gathered by algorithm, in order of first appearance; what all labels of a group share goes above."""
+    """Rows gathered by algorithm, in order of appearance; what its labels share goes to the group."""
     groups: dict[str, dict[str, Any]] = {}
     for row in rows:
         group = groups.setdefault(row["algorithm"], {"caution": False, "rows": []})
@@ -179,7 +189,7 @@ def claims_chart(claims: Sequence[Json], behavior: Json) -> dict[str, Any]:
     }
 
 
-def forest_axis(rows: Sequence[Json], margin: float) -> Axis:
+def forest_axis(rows: Sequence[Json], margin: Number) -> Axis:
     """One axis for gains: zero, the margin, exact gains and healthy intervals always fit."""
     core: list[Any] = [0.0, margin]
     extra: list[Any] = []
@@ -226,12 +236,18 @@ def histogram(content: Json, mean: Any = None, decimals: int = 3) -> dict[str, A
     return {"bars": bars, "ticks": axis.ticks(4), "mean": mark(axis, mean, decimals=decimals)}
 
 
-def action_bars(counts: Sequence[int], allowed: Sequence[float] | None, names: Sequence[str]) -> list[Json]:
+def _name(names: Sequence[str], action: int) -> str:
+    """The action's name; a bare number, or none, becomes "action 7"."""
+    name = names[action] if action < len(names) else str(action)
+    return f"action {name}" if name.isdigit() else name
+
+
+def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: Sequence[str]) -> list[Json]:
     """One row an action: its name, count, share of decisions, bar width and the share of rows allowing it."""
     total, top = sum(counts) or 1, max(counts, default=0) or 1
     return [
         {
-            "name": names[action] if action < len(names) else f"action {action}",
+            "name": _name(names, action),
             "count": count,
             "share": count / total,
             "width": round(100.0 * count / top, 2),
@@ -296,10 +312,10 @@ def _path(updates: Sequence[Any], values: Sequence[Any], across: Axis, up: Axis,
     return "".join(parts)
 
 
-def heat_map(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> dict[str, Any] | None:
+def heat_map(matrix: Sequence[Sequence[Number]], names: Sequence[str]) -> dict[str, Any] | None:
     """Cells of logged (rows) against policy (columns) actions, and the commonest disagreements."""
     size = len(matrix)
-    named = [names[i] if i < len(names) else f"action {i}" for i in range(size)]
+    named = [_name(names, action) for action in range(size)]
     cells = [
         (share, row, column)
         for row, shares in enumerate(matrix)
@@ -321,12 +337,15 @@ def heat_map(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> dict[st
         for share, row, column in cells[:MAX_CELLS]
         if share / top >= 1e-4
     ]
-    labels = [{"at": round((i + 0.5) * step, 3), "text": named[i]} for i in range(size)]
+    texts = [name.removeprefix("action ") for name in named]
+    texts = [text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…" for text in texts]
+    labels = [{"at": round((i + 0.5) * step, 3), "text": text} for i, text in enumerate(texts)]
     return {
         "size": size,
         "step": round(step, 4),
         "cells": drawn,
         "labels": labels if size <= MAX_NAMED_ACTIONS else [],
+        "side": max(60, 12 + round(5.4 * max(map(len, texts)))),  # px: room for the longest label
         "titles": size <= MAX_NAMED_ACTIONS,
         "largest": top,
         "disagreements": [

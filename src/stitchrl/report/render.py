@@ -1,6 +1,6 @@
 """The report's plain numbers as one self-contained HTML page: no script, no network, no JAX."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ SECTIONS = (
     "provenance",
 )
 ESTIMATORS = {
-    "fqe": "fitted Q evaluation: trusts a fitted model, uses no weights",
+    "fqe": "fitted Q evaluation: trusts a fitted model of the value",
     "wdr": "weighted doubly robust: weights that correct a fitted model",
     "pdwis": "per-decision weighted importance sampling: weights only",
     "wis": "weighted importance sampling: weights only, whole episodes",
@@ -67,7 +67,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "value": charts.number,
         "gain": partial(charts.number, sign=True),
         "count": partial(charts.number, decimals=0),
@@ -75,8 +75,20 @@ def _environment() -> jinja2.Environment:
         "interval": _interval,
         "setting": _setting,
     }
+    environment.filters |= {name: _strict(function) for name, function in filters.items()}
     environment.globals["estimator_names"] = ESTIMATORS
     return environment
+
+
+def _strict(function: Callable[..., str]) -> Callable[..., str]:
+    """`function`, refusing a missing field: a dash stands for null only, never for a misspelt name."""
+
+    def filtered(value: Any, *args: Any, **kwargs: Any) -> str:
+        if isinstance(value, jinja2.Undefined):
+            str(value)  # StrictUndefined raises, naming the field
+        return function(value, *args, **kwargs)
+
+    return filtered
 
 
 def _percent(share: Any, decimals: int = 1) -> str:
@@ -88,7 +100,6 @@ def _interval(bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
     if not bounds or not (charts.is_number(bounds["lower"]) and charts.is_number(bounds["upper"])):
         return ""
     lower, upper = (charts.number(bounds[end], 3, sign) for end in ("lower", "upper"))
-    # no break inside an end; a line may break after the comma
     return f"[{lower}, {upper}]"
 
 
@@ -100,6 +111,8 @@ def _setting(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(_setting(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_setting(item)}" for name, item in value.items())
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
@@ -138,7 +151,7 @@ def _ends(gain: Mapping[str, Any]) -> list[Any]:
     return [gain["value"], gain["lower"], gain["upper"]]
 
 
-def _verdict_axis(axis: charts.Axis, primary: Mapping[str, Any], margin: float) -> dict[str, Any]:
+def _verdict_axis(axis: charts.Axis, primary: Mapping[str, Any], margin: int | float) -> dict[str, Any]:
     return {
         "ticks": axis.ticks(4, sign=True),
         "mark": charts.mark(axis, primary["value"], sign=True),
@@ -168,12 +181,12 @@ def _exact_gain(test: Sequence[Mapping[str, Any]], candidate: Any) -> float | No
 
 
 def _forest(
-    rows: Sequence[Mapping[str, Any]], margin: float, axis: charts.Axis | None = None
+    rows: Sequence[Mapping[str, Any]], margin: int | float, axis: charts.Axis | None = None
 ) -> dict[str, Any]:
     axis = axis or charts.forest_axis(rows, margin)
     return {
         "groups": charts.forest_rows(rows, axis),
-        "ticks": axis.ticks(4, sign=True),
+        "ticks": axis.ticks(5, sign=True),
         "zero": charts.mark(axis, 0.0),
         "margin": charts.mark(axis, margin, sign=True) if margin else None,
         "any_exact": any(charts.is_number(row["exact_gain"]) for row in rows),
@@ -182,8 +195,10 @@ def _forest(
     }
 
 
-def _forests(rows: Sequence[Mapping[str, Any]], margin: float, order: Sequence[str]) -> list[dict[str, Any]]:
-    """One panel an estimator. The first, which ranks, has its own axis; the others share one, to compare widths."""
+def _forests(
+    rows: Sequence[Mapping[str, Any]], margin: int | float, order: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One panel an estimator. The first, which ranks, has its own axis; the others share one."""
     first, rest = order[:1], [row for row in rows if row["estimator"] not in order[:1]]
     shared = charts.forest_axis(rest, margin)
     panels = []

@@ -1,0 +1,411 @@
+"""Estimators against exact worlds, hand-computed tables, limit identities, and their intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stitchrl as st
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.evaluation.base import Contributions, Episodes, Estimand
+from stitchrl.evaluation.doubly_robust import FittedValues, doubly_robust, weighted_doubly_robust
+from stitchrl.evaluation.evaluate import evaluate, evaluate_all
+from stitchrl.evaluation.evidence import FitSettings
+from stitchrl.evaluation.fqe import refit
+from stitchrl.evaluation.importance_sampling import (
+    cumulative_weights,
+    importance_sampling,
+    per_decision,
+    weighted,
+    weighted_per_decision,
+)
+from stitchrl.evaluation.intervals import Resampler, effective_sample_size, minus
+from stitchrl.mdp.finite import FiniteMDP
+
+UNDISCOUNTED = Estimand(1.0)
+QUICK = FitSettings(updates=300, hidden_sizes=(32,))
+
+
+def small_world() -> tuple[FiniteMDP, np.ndarray, np.ndarray]:
+    """Four live states and an end, two actions, random rewards; a behaviour and another policy."""
+    rng = np.random.default_rng(7)
+    transition = rng.dirichlet(np.ones(5) * 0.8, size=(5, 2))
+    transition[..., 4] += 0.3
+    transition /= transition.sum(-1, keepdims=True)
+    terminal = np.arange(5) == 4
+    initial = np.array([0.6, 0.2, 0.1, 0.1, 0.0])
+    reward = rng.normal(size=(5, 2, 5)).round(2)
+    behavior, policy = rng.dirichlet([3, 3], size=5), rng.dirichlet([2, 4], size=5)
+    return FiniteMDP(transition, reward, initial, terminal), behavior, policy
+
+
+def draw(world: FiniteMDP, behavior: np.ndarray, episodes: int, seed: int, **kwargs: Any) -> Dataset:
+    """A log of the small world: one-hot observations, propensities."""
+    e = world.draw(behavior, episodes, seed=seed, **kwargs)
+    return st.read(
+        {
+            "episode": e.episode,
+            "step": e.step,
+            "observation": np.eye(world.num_states, dtype=np.float32)[e.state],
+            "next_observation": np.eye(world.num_states, dtype=np.float32)[e.next_state],
+            "observation_id": e.state,
+            "action": e.action,
+            "reward": e.reward,
+            "terminated": e.terminated,
+            "truncated": e.truncated,
+            "behavior_probs": behavior[e.state],
+        },
+        st.Schema.infer(
+            ["episode", "step", "observation", "next_observation", "observation_id", "action", "reward"]
+            + ["terminated", "truncated", "behavior_probs"],
+            num_actions=2,
+            gamma=1.0,
+        ),
+    )
+
+
+class Table:
+    """A duck-typed NumPy policy: probabilities by one-hot state."""
+
+    def __init__(self, probs: np.ndarray) -> None:
+        self.table = probs
+
+    def probs(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
+        return self.table[np.asarray(obs).argmax(1)]
+
+
+def weights(log: Dataset, policy: np.ndarray, behavior: np.ndarray) -> tuple[Episodes, np.ndarray]:
+    state = log.observation_id
+    assert state is not None
+    log_ratio = np.log(policy[state, log.action]) - np.log(behavior[state, log.action])
+    episodes = Episodes.of(log, UNDISCOUNTED)
+    return episodes, cumulative_weights(episodes, log_ratio)
+
+
+def values(log: Dataset, q: np.ndarray, policy: np.ndarray) -> FittedValues:
+    state = log.observation_id
+    assert state is not None
+    v = (policy * q).sum(1)
+    following = log.next_observation.argmax(1)
+    return FittedValues(q[state, log.action], v[state], v[following], log.can_bootstrap)
+
+
+def by_hand() -> tuple[Episodes, np.ndarray]:
+    """Three episodes: two terminate (2 steps, 1 step), one is cut after its first step.
+
+    ratios  [2, .5] [3] [4]   rewards  [1, 2] [5] [7]   gamma .5
+    """
+    reward = np.array([[1.0, 2.0], [5.0, 0.0], [7.0, 0.0]])
+    valid = np.array([[True, True], [True, False], [True, False]])
+    episodes = Episodes(reward, valid, np.array([True, True, False]), np.zeros((3, 2), int), np.array([1.0, 0.5]))
+    return episodes, np.array([[2.0, 1.0], [3.0, 3.0], [4.0, 4.0]])
+
+
+def test_importance_sampling_by_hand() -> None:
+    episodes, weight = by_hand()
+    # is: (1 * (1 + .5 * 2) + 3 * 5 + 4 * 7) / 3
+    assert importance_sampling(episodes, weight).value == pytest.approx((2 + 15 + 28) / 3)
+    # pdis: (2 * 1 + .5 * 1 * 2 + 3 * 5 + 4 * 7) / 3
+    assert per_decision(episodes, weight).value == pytest.approx((3 + 15 + 28) / 3)
+    # wis: (2 + 15 + 28) / (1 + 3 + 4)
+    assert weighted(episodes, weight).value == pytest.approx(45 / 8)
+    # pdwis: step 0 (2 + 15 + 28) / 9; step 1: the terminated episode of weight 3 stays, the cut one leaves: .5 * 2 / 4
+    assert weighted_per_decision(episodes, weight).value == pytest.approx(45 / 9 + 1 / 4)
+
+
+def test_cumulative_weights_are_products_and_survive_long_episodes() -> None:
+    world, behavior, _ = small_world()
+    log = draw(world, behavior, 20, 0)
+    episodes = Episodes.of(log, UNDISCOUNTED)
+    weight = cumulative_weights(episodes, np.full(log.num_transitions, np.log(2.0)))
+    np.testing.assert_allclose(weight[:, -1], 2.0**log.episode_lengths)
+    long = Episodes(np.zeros((1, 1000)), np.ones((1, 1000), bool), np.array([True]), np.arange(1000)[None], np.ones(1000))
+    # 0.3 / 0.3 a thousand times: a product of probabilities would be 0 / 0.
+    assert cumulative_weights(long, np.log(np.full(1000, 0.3)) - np.log(np.full(1000, 0.3)))[0, -1] == pytest.approx(1.0)
+
+
+def test_behaviour_as_policy_gives_the_logged_mean() -> None:
+    world, behavior, _ = small_world()
+    log = draw(world, behavior, 300, 1)
+    episodes, weight = weights(log, behavior, behavior)
+    mean = log.episode_returns().mean()
+    for estimator in (importance_sampling, per_decision, weighted, weighted_per_decision):
+        assert estimator(episodes, weight).value == pytest.approx(mean, abs=1e-6)
+
+
+def test_zero_q_makes_doubly_robust_per_decision() -> None:
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 200, 2, max_steps=4)
+    episodes, weight = weights(log, policy, behavior)
+    nothing = values(log, np.zeros((5, 2)), policy)
+    assert doubly_robust(episodes, weight, nothing, 1.0).value == pytest.approx(per_decision(episodes, weight).value)
+    assert weighted_doubly_robust(episodes, weight, nothing, 1.0).value == pytest.approx(
+        weighted_per_decision(episodes, weight).value
+    )
+
+
+def test_exact_q_in_a_deterministic_world_makes_doubly_robust_the_model() -> None:
+    transition = np.zeros((3, 2, 3))
+    transition[0, 0, 1] = transition[0, 1, 2] = transition[1, :, 2] = transition[2, :, 2] = 1.0
+    reward = np.zeros((3, 2, 3))
+    reward[0, 0, 1], reward[0, 1, 2], reward[1, 0, 2], reward[1, 1, 2] = 1.0, 4.0, 2.0, -1.0
+    world = FiniteMDP(transition, reward, np.array([1.0, 0, 0]), np.array([False, False, True]))
+    behavior, policy = np.full((3, 2), 0.5), np.array([[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]])
+    log = draw(world, behavior, 50, 3)
+    episodes, weight = weights(log, policy, behavior)
+    fitted = values(log, world.action_values(policy), policy)
+    # .7 * (1 + .2 * 2 - .8) + .3 * 4
+    assert world.policy_value(policy) == pytest.approx(0.7 * 0.6 + 1.2)
+    for estimator in (doubly_robust, weighted_doubly_robust):
+        found = estimator(episodes, weight, fitted, 1.0)
+        assert found.value == pytest.approx(world.policy_value(policy), abs=1e-6)
+        assert found.influence.std() < 1e-5
+
+
+def test_unbiased_estimators_are_unbiased_and_normalised_ones_consistent() -> None:
+    world, behavior, policy = small_world()
+    truth, wrong_q = world.policy_value(policy), world.action_values(behavior) + 1.0
+    found: dict[str, list[float]] = {name: [] for name in ("is", "pdis", "dr", "wis", "pdwis", "wdr")}
+    for seed in range(150):
+        log = draw(world, behavior, 150, 1000 + seed)
+        episodes, weight = weights(log, policy, behavior)
+        fitted = values(log, wrong_q, policy)
+        found["is"].append(importance_sampling(episodes, weight).value)
+        found["pdis"].append(per_decision(episodes, weight).value)
+        found["dr"].append(doubly_robust(episodes, weight, fitted, 1.0).value)
+        found["wis"].append(weighted(episodes, weight).value)
+        found["pdwis"].append(weighted_per_decision(episodes, weight).value)
+        found["wdr"].append(weighted_doubly_robust(episodes, weight, fitted, 1.0).value)
+    for name, estimates in found.items():
+        error, spread = np.mean(estimates) - truth, np.std(estimates)
+        if name in ("is", "pdis", "dr"):
+            assert abs(error) < 4 * spread / np.sqrt(len(estimates)), name
+        assert abs(error) < 0.5 * spread, name
+    # A planted fault is seen: the behaviour's own value is far from the policy's on this scale.
+    assert abs(world.policy_value(behavior) - truth) > 4 * np.std(found["pdis"]) / np.sqrt(150)
+
+
+def tabular(log: Dataset, states: int) -> dict[str, np.ndarray]:
+    """A fitted Q of 0 with one-hot state features: the refit must do all the work."""
+    zeros = np.zeros(log.num_transitions)
+    one_hot = np.eye(states)
+    return {
+        "q": zeros,
+        "v": zeros,
+        "next_v": zeros,
+        "psi": one_hot[log.observation_id],
+        "next_psi": one_hot[log.next_observation.argmax(1)],
+    }
+
+
+def test_refit_solves_the_weighted_bellman_equation_of_the_log() -> None:
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 3000, 4)
+    state = log.observation_id
+    assert state is not None
+    ratio = policy[state, log.action] / behavior[state, log.action]
+    found = refit(log, tabular(log, 5), ratio, gamma=1.0)
+    # The same by counting: V(s) = sum ratio (r + V(s')) / sum ratio over visits of s.
+    matrix, target = np.eye(5), np.zeros(5)
+    for s in range(4):
+        rows = state == s
+        share = ratio[rows] / ratio[rows].sum()
+        target[s] = share @ log.reward[rows]
+        for following, w in zip(log.next_observation.argmax(1)[rows], share, strict=True):
+            matrix[s, following] -= w
+    matrix[4] = np.eye(5)[4]
+    value = np.linalg.solve(matrix, target)[state[log.episode_start[:-1]]].mean()
+    assert found.contributions.mean() == pytest.approx(value, abs=2e-3)
+    error = found.contributions.std() / np.sqrt(log.num_episodes)
+    assert abs(found.contributions.mean() - world.policy_value(policy)) < 4 * error
+
+
+def coverage(way: str, replicates: int, episodes: int) -> tuple[float, float]:
+    """Share of 95% intervals of the gain that hold the exact gain, and the mean of (estimate - exact) / SE."""
+    world, behavior, policy = small_world()
+    truth = world.policy_value(policy) - world.policy_value(behavior)
+    hits, z = [], []
+    for seed in range(replicates):
+        log = draw(world, behavior, episodes, 5000 + seed)
+        logged = Contributions.average(log.episode_returns())
+        state = log.observation_id
+        assert state is not None
+        if way == "refit":
+            ratio = policy[state, log.action] / behavior[state, log.action]
+            found = Contributions.average(refit(log, tabular(log, 5), ratio, gamma=1.0).contributions)
+        else:
+            padded, weight = weights(log, policy, behavior)
+            q = world.action_values(behavior)
+            found = {
+                "wis": lambda p=padded, w=weight: weighted(p, w),
+                "pdwis": lambda p=padded, w=weight: weighted_per_decision(p, w),
+                "wdr": lambda p=padded, w=weight, g=log: weighted_doubly_robust(p, w, values(g, q, policy), 1.0),
+            }[way]()
+        interval = Resampler(episodes, resamples=300, seed=seed).interval(minus(found, logged))
+        hits.append(interval.lower <= truth <= interval.upper)
+        z.append((interval.value - truth) / interval.standard_error)
+    return float(np.mean(hits)), float(np.mean(z))
+
+
+@pytest.mark.parametrize("way", ["wis", "pdwis", "wdr", "refit"])
+def test_intervals_of_the_gain_cover(way: str) -> None:
+    share, bias = coverage(way, 120, 300)
+    # Binomial spread of 120 draws at .95 is .02; a 20% interval, or a 90% one, would fail.
+    assert 0.88 <= share <= 1.0
+    assert abs(bias) < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["wis", "pdwis", "wdr", "refit"])
+def test_intervals_of_the_gain_cover_many(way: str) -> None:
+    share, _ = coverage(way, 1000, 600)
+    assert 0.925 <= share <= 0.975
+
+
+def test_self_normalised_intervals_do_not_see_the_scale_of_weights() -> None:
+    rng = np.random.default_rng(0)
+    weight, value = rng.exponential(size=(200, 1)), rng.normal(size=(200, 1))
+    resampler = Resampler(200, resamples=200)
+    one = resampler.interval(Contributions(weight * value, weight))
+    ten = resampler.interval(Contributions(10 * weight * value, 10 * weight))
+    assert one.lower == pytest.approx(ten.lower)
+    assert one.upper == pytest.approx(ten.upper)
+    # A fixed denominator would be wider: constant values have no spread at all when renormalised.
+    flat = resampler.interval(Contributions(weight * 3.0, weight))
+    assert flat.upper - flat.lower == pytest.approx(0.0, abs=1e-9)
+
+
+def test_standard_error_and_interval_of_a_plain_mean() -> None:
+    values_ = np.random.default_rng(1).normal(size=500)
+    found = Resampler(500, resamples=2000).interval(Contributions.average(values_))
+    error = values_.std(ddof=1) / np.sqrt(500)
+    assert found.standard_error == pytest.approx(error)
+    assert found.upper - found.lower == pytest.approx(2 * 1.96 * error, rel=0.08)
+
+
+def test_effective_sample_size() -> None:
+    assert effective_sample_size(np.ones(7)) == pytest.approx(7)
+    assert effective_sample_size(np.array([1.0, 0, 0, 0])) == pytest.approx(1)
+    assert effective_sample_size(np.array([3.0, 1.0])) == pytest.approx(16 / 10)
+    assert effective_sample_size(np.zeros(3)) == 0
+
+
+def test_evaluate_is_near_the_truth_with_and_without_propensities() -> None:
+    world, behavior, policy = small_world()
+    log, other = draw(world, behavior, 3000, 11), draw(world, behavior, 3000, 12)
+    truth = world.policy_value(policy)
+    names = ("is", "pdis", "wis", "pdwis", "dr", "wdr", "fqe")
+    known = evaluate(Table(policy), log, estimators=names, fit_on=other, settings=QUICK)
+    for name, estimate in known.estimates.items():
+        assert estimate.value is not None
+        assert estimate.standard_error is not None
+        assert abs(estimate.value - truth) < 4 * estimate.standard_error, name
+        assert known.gain[name].value == pytest.approx(estimate.value - known.behavior.value)
+    assert not known.behavior_fitted
+    bare = dataclasses.replace(log, behavior_log_prob=None, behavior_probs=None)
+    fitted = evaluate(Table(policy), bare, fit_on=other, settings=FitSettings(updates=1500, hidden_sizes=(32,)))
+    assert fitted.behavior_fitted
+    assert any("no propensities" in caveat for caveat in fitted.verdict.caveats)
+    assert any("fitted behaviour" in text for text in fitted.estimates["wis"].assumptions)
+    for name, estimate in fitted.estimates.items():
+        assert estimate.value is not None
+        assert abs(estimate.value - truth) < 0.15, name
+
+
+def test_cross_fitting_serves_each_half_by_the_other() -> None:
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 2000, 13)
+    found = evaluate(Table(policy), log, settings=QUICK)
+    for name, estimate in found.estimates.items():
+        assert estimate.value is not None
+        assert estimate.standard_error is not None
+        assert abs(estimate.value - world.policy_value(policy)) < 4.5 * estimate.standard_error, name
+    assert found.agreement.matrix.sum() == pytest.approx(1.0)
+    assert evaluate(Table(policy), log, settings=QUICK).to_dict() == found.to_dict()
+
+
+def test_a_policy_s_numbers_do_not_depend_on_its_company() -> None:
+    world, behavior, policy = small_world()
+    log, other = draw(world, behavior, 400, 14), draw(world, behavior, 400, 15)
+    alone = evaluate(Table(policy), log, fit_on=other, settings=QUICK)
+    together = evaluate_all([Table(behavior), Table(policy)], log, fit_on=other, settings=QUICK)[1]
+    for name in alone.estimates:
+        assert alone.estimates[name].value == pytest.approx(together.estimates[name].value, abs=1e-5)
+
+
+def test_a_baseline_policy_is_paired() -> None:
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 400, 16)
+    same = evaluate(Table(policy), log, baseline=Table(policy), settings=QUICK)
+    for gain in same.gain.values():
+        assert gain.value == pytest.approx(0.0, abs=1e-6)
+        assert gain.upper == pytest.approx(0.0, abs=1e-6)
+    assert same.verdict.decision == "CANNOT TELL"
+
+
+def test_a_finite_horizon_has_no_fqe_and_says_so() -> None:
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 400, 17)
+    found = evaluate(Table(policy), log, horizon=2, settings=QUICK)
+    assert found.estimates["fqe"].value is None
+    assert "horizon" in found.estimates["fqe"].reasons[0]
+    truth = 0.0
+    reach = world.initial.copy()
+    for _ in range(2):
+        truth += reach @ (policy * world.expected_reward).sum(1)
+        reach = np.einsum("s,sa,sat->t", reach, policy, world.transition) * ~world.terminal
+    estimate = found.estimates["wis"]
+    assert estimate.value is not None
+    assert estimate.standard_error is not None
+    assert abs(estimate.value - truth) < 4 * estimate.standard_error
+
+
+def test_a_policy_the_log_never_tried_is_called_unhealthy() -> None:
+    world, _, _ = small_world()
+    behavior, policy = np.tile([0.99, 0.01], (5, 1)), np.tile([0.0, 1.0], (5, 1))
+    log = draw(world, behavior, 500, 18)
+    found = evaluate(Table(policy), log, settings=QUICK)
+    assert not any(estimate.healthy for estimate in found.estimates.values())
+    assert found.verdict.decision == "CANNOT TELL"
+
+
+class Broken:
+    """Probabilities that are none."""
+
+    def __init__(self, row: list[float]) -> None:
+        self.row = np.array(row)
+
+    def probs(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
+        return np.tile(self.row, (len(obs), 1))
+
+
+@pytest.mark.parametrize("row", [[0.7, 0.7], [1.5, -0.5], [np.nan, 1.0]])
+def test_policies_that_are_no_probabilities_are_refused(row: list[float]) -> None:
+    world, behavior, _ = small_world()
+    with pytest.raises(EvaluationError, match="sum to 1"):
+        evaluate(Broken(row), draw(world, behavior, 20, 0), settings=QUICK)
+
+
+def test_wrong_arguments() -> None:
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 20, 0)
+    with pytest.raises(ConfigurationError, match="names from is, pdis"):
+        evaluate(Table(policy), log, estimators=("wis", "magic"))
+    with pytest.raises(ConfigurationError, match="gamma"):
+        evaluate(Table(policy), log, gamma=1.5)
+    with pytest.raises(ConfigurationError, match="confidence"):
+        evaluate(Table(policy), log, confidence=95.0, settings=QUICK)
+    with pytest.raises(EvaluationError, match="probs"):
+        evaluate(object(), log, settings=QUICK)
+    with pytest.raises(EvaluationError, match="horizon"):
+        evaluate(Table(policy), log, horizon=0, settings=QUICK)
+
+
+def test_mass_on_a_forbidden_action_is_refused() -> None:
+    log = st.demo_log().select_episodes(range(5))
+    with pytest.raises(EvaluationError, match="forbidden"):
+        evaluate(Broken([1 / 25] * 25), log, settings=QUICK)

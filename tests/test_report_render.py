@@ -1,0 +1,309 @@
+"""The report's page: whole, escaped, self-contained, honest about what is missing, and fit for a phone."""
+
+import ast
+import copy
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stitchrl.errors import DataError
+from stitchrl.report import charts
+from stitchrl.report import render as render_module
+from stitchrl.report.render import render
+
+FIXTURE = Path(__file__).parent / "fixtures" / "report.json"
+SECTIONS = ("verdict", "log", "claims", "gains", "learning", "disagreement", "reading", "made")
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(FIXTURE.read_text(encoding="utf-8"))
+    return content
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: tags must balance. Gathers tags, attributes, ids and visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    @property
+    def ids(self) -> list[str]:
+        return [value for _, attrs in self.tags if (value := attrs.get("id"))]
+
+
+def test_page_is_whole_and_holds_every_section(report: dict[str, Any]) -> None:
+    text = render(report)
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert all(section in page.ids for section in SECTIONS)
+    assert len(page.ids) == len(set(page.ids))
+    links = {str(attrs["href"])[1:] for tag, attrs in page.tags if tag == "a"}
+    assert links == set(SECTIONS)
+    assert len(text.encode()) < 1_000_000
+    assert render(report) == text
+
+
+def test_page_loads_nothing_and_runs_nothing(report: dict[str, Any]) -> None:
+    text = render(report)
+    page = Page(text)
+    assert not re.search(r"https?://|url\(|@import|javascript:", text)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attrs in page.tags:
+        assert "src" not in attrs
+        assert str(attrs.get("href", "#")).startswith("#")
+        assert not any(name.startswith("on") for name in attrs)
+    assert "default-src 'none'" in text
+
+
+def test_every_text_is_escaped(report: dict[str, Any]) -> None:
+    evil = "<script>alert('x')</script>\"&"
+
+    def poison(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {k: poison(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [poison(v, key) for v in value]
+        return value + evil if isinstance(value, str) and key != "decision" else value
+
+    text = render(poison(report))
+    assert "<script" not in text
+    assert html.escape("<script>", quote=False) in text
+    page = Page(text)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert evil in page.text
+
+
+def test_verdict_comes_first_with_its_numbers_and_caveats(report: dict[str, Any]) -> None:
+    text = Page(render(report)).text
+    verdict = report["verdict"]
+    for seen in (verdict["headline"], "+0.016", "[+0.008, +0.024]", "does not apply", *verdict["caveats"]):
+        assert seen in text
+    for line in verdict["lines"]:
+        assert line["rule"] in text
+        assert line["seen"] in text
+    assert text.index(verdict["caveats"][0]) < text.index("What is in the log")
+
+
+@pytest.mark.parametrize(("decision", "tone"), [("GO", "go"), ("NO-GO", "nogo"), ("CANNOT TELL", "unknown")])
+def test_decision_is_said_in_words_and_colour(report: dict[str, Any], decision: str, tone: str) -> None:
+    report["verdict"]["decision"] = decision
+    text = render(report)
+    assert f'class="verdict {tone}"' in text
+    assert decision in Page(text).text
+
+
+def test_cautioned_algorithms_are_labelled_wherever_they_appear(report: dict[str, Any]) -> None:
+    text = Page(render(report)).text
+    label = "warning example, never selected"
+    assert text.count(label) > 10
+    for claim in report["claims"]:
+        claim["caution"] = False
+    for row in (*report["estimates"]["validation"], *report["ranking"]):
+        row["caution"] = False
+    for entry in report["learning"]:
+        entry["caution"] = ""
+    assert label not in Page(render(report)).text
+
+
+def test_claims_that_run_off_do_not_squash_the_rest(report: dict[str, Any]) -> None:
+    chart = charts.claims_chart(report["claims"], report["behavior"])
+    rows = {row["label"]: row for group in chart["groups"] for row in group["rows"]}
+    off = rows["DQN seed 2, greedy"]["claimed_mark"]
+    assert (off["side"], off["text"]) == ("right", "3.041")
+    held = [row["exact_mark"]["x"] for row in rows.values()]
+    assert all(row["exact_mark"]["side"] == "" for row in rows.values())
+    assert max(held) - min(held) > 15
+    assert rows["IQL seed 0, greedy"]["claimed_mark"]["side"] == ""
+    assert chart["worst"]["label"] == "DQN seed 2, greedy"
+    assert "3.041" in Page(render(report)).text
+
+
+def test_missing_numbers_are_said_and_never_printed_as_none(report: dict[str, Any]) -> None:
+    report["behavior"]["exact"] = None
+    report["provenance"]["truth"] = None
+    report["verdict"]["primary"] = None
+    report["audit"]["findings"] = []
+    report["log"]["action_allowed_share"] = None
+    report["disagreement"]["agreement_behavior"] = None
+    for claim in report["claims"]:
+        claim |= {"claimed": None, "estimated": None, "exact": None}
+    for row in (*report["estimates"]["validation"], *report["estimates"]["test"]):
+        row |= {"value": None, "lower": None, "upper": None, "standard_error": None, "ess": None}
+        row |= {"max_weight_share": None, "exact": None, "exact_gain": None, "healthy": False}
+        row["gain"] = {"value": None, "lower": None, "upper": None}
+    for row in report["ranking"]:
+        row |= {"exact_gain": None, "estimator": None, "gain": {"value": None, "lower": None, "upper": None}}
+    text = Page(render(report)).text
+    for said in ("found nothing to report", "No primary estimate", "not known", "no claim", "not applicable"):
+        assert said in text
+    assert not re.search(r"\b(None|nan|inf|Undefined)\b", text)
+
+
+def test_empty_lists_are_said(report: dict[str, Any]) -> None:
+    report["verdict"] |= {"primary": None, "candidate": None, "lines": [], "caveats": []}
+    report |= {"claims": [], "ranking": [], "learning": [], "explain": []}
+    report["estimates"] = {"validation": [], "test": []}
+    report["disagreement"] |= {"matrix": [], "action_names": []}
+    report["log"] |= {"return_hist": {"edges": [0, 1], "counts": [0]}, "action_counts": []}
+    text = Page(render(report)).text
+    for said in ("No candidate was trained", "No curve was recorded", "Nothing to draw", "none was selected"):
+        assert said in text
+
+
+def test_an_interval_without_ends_is_not_drawn(report: dict[str, Any]) -> None:
+    report["verdict"]["primary"] |= {"lower": None, "upper": None}
+    assert "interval not given" in Page(render(report)).text
+
+
+def test_non_finite_numbers_are_dashes_and_break_curves(report: dict[str, Any]) -> None:
+    report["log"]["mean_return"] = math.nan
+    curve = report["learning"][0]["curves"][0]
+    curve["seeds"][0]["values"][5] = math.inf
+    path = charts.learning_panels(report["learning"])[0]["panels"][0]["lines"][0]["path"]
+    assert path.count("M") == 2
+    assert not re.search(r"\b(nan|inf)\b", Page(render(report)).text)
+
+
+def test_missing_section_and_field_are_named(report: dict[str, Any]) -> None:
+    broken = copy.deepcopy(report)
+    del broken["claims"]
+    with pytest.raises(DataError, match="`claims` is missing"):
+        render(broken)
+    broken = copy.deepcopy(report)
+    del broken["log"]["episodes"]
+    with pytest.raises(DataError, match="episodes"):
+        render(broken)
+    report["verdict"]["decision"] = "MAYBE"
+    with pytest.raises(DataError, match="MAYBE"):
+        render(report)
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "sign", "text"),
+    [
+        (0.0159, 3, True, "+0.016"),
+        (-0.0159, 3, False, "\N{MINUS SIGN}0.016"),
+        (-0.0001, 3, True, "0.000"),
+        (185235, 0, False, "185,235"),
+        (-1234.5, 1, True, "\N{MINUS SIGN}1,234.5"),
+        (None, 3, False, "\N{EN DASH}"),
+        (math.nan, 3, False, "\N{EN DASH}"),
+    ],
+)
+def test_numbers_are_written_one_way(value: Any, decimals: int, sign: bool, text: str) -> None:
+    assert charts.number(value, decimals, sign) == text
+
+
+@pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [], [-1e6, 1e6], [1e-9, 2e-9], [0.731, 0.829]])
+def test_axes_have_at_least_two_round_ticks_inside(values: list[float]) -> None:
+    ticks = charts.fit_axis(values).ticks()
+    assert 2 <= len(ticks) <= 12
+    assert all(0 <= tick["x"] <= 100 for tick in ticks)
+    assert len({tick["text"] for tick in ticks}) == len(ticks)
+
+
+def test_hundreds_of_actions_and_long_curves_stay_small(report: dict[str, Any]) -> None:
+    size = 300
+    share = 1 / size**2
+    report["disagreement"] |= {
+        "matrix": [[share] * size] * size,
+        "action_names": [f"a{i}" for i in range(size)],
+    }
+    report["log"]["action_counts"] = [1] * size
+    report["log"]["action_allowed_share"] = None
+    updates = list(range(1, 20_001))
+    curve = {"metric": "loss/critic", "updates": updates}
+    curve["seeds"] = [{"seed": seed, "values": [1 / u for u in updates]} for seed in range(4)]
+    report["learning"][2]["curves"] = [curve]
+    assert len(render(report).encode()) < 1_000_000
+    assert charts.learning_panels(report["learning"])[2]["panels"][0]["log"]
+
+
+def test_rendering_imports_no_jax_and_no_plotting_library() -> None:
+    for module in (charts, render_module):
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.split(".")[0] for name in names} <= {
+            "collections", "dataclasses", "functools", "jinja2", "math", "pathlib", "stitchrl", "typing"
+        }  # fmt: skip
+
+
+def chromium(tmp_path: Path, page: Path, *options: str) -> str:
+    """Runs headless Chromium on a local page and returns what it prints."""
+    assert CHROMIUM is not None
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=4000"
+    )
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri()]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on PATH")
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_page_never_scrolls_sideways(report: dict[str, Any], tmp_path: Path, width: int) -> None:
+    text = render(report).replace("<details>", "<details open>")
+    # a frame, because a window may refuse to be as narrow as a phone
+    frame = f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(text)}"></iframe>'
+    script = (
+        "<script>onload = () => {"
+        " const root = document.querySelector('iframe').contentDocument.documentElement;"
+        " document.title = `width ${root.clientWidth} needs ${root.scrollWidth} high ${root.scrollHeight}` }"
+        "</script>"
+    )
+    wrapper = tmp_path / "frame.html"
+    wrapper.write_text(f'<meta charset="utf-8"><body style="margin:0">{frame}{script}', encoding="utf-8")
+    measured = re.search(
+        r"<title>width (\d+) needs (\d+) high (\d+)</title>", chromium(tmp_path, wrapper, "--dump-dom")
+    )
+    assert measured is not None
+    client, needed, high = map(int, measured.groups())
+    assert client == width
+    assert needed <= width
+    assert high > 3000
+    if width == 320:
+        return  # the narrowest is only measured
+    picture = tmp_path / "page.png"
+    chromium(tmp_path, wrapper, f"--window-size={max(width, 600)},900", f"--screenshot={picture}")
+    assert picture.stat().st_size > 10_000

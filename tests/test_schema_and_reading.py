@@ -1,0 +1,525 @@
+"""Schemas from TOML; logs from Parquet, frames, tables and dicts: what is read, what is refused and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import stitchrl as st
+from stitchrl.data.schema import REQUIRED_ROLES, Schema
+from stitchrl.errors import DataError, SchemaError
+from worlds import full_columns, masks, next_observations, probabilities, tiny_columns, tiny_log
+
+COLUMNS = """
+[columns]
+episode = "stay"
+observation = ["heart", "lung"]
+action = "dose"
+reward = "outcome"
+terminated = "ended"
+"""
+
+
+def arrow_table(columns: dict[str, np.ndarray]) -> pa.Table:
+    return pa.table({name: pa.array(column.tolist()) for name, column in columns.items()})
+
+
+def write_parquet(path: Path, columns: dict[str, np.ndarray]) -> Path:
+    pq.write_table(arrow_table(columns), path)
+    return path
+
+
+# --- schema -------------------------------------------------------------------------------------------------
+
+
+def test_schema_loads_what_the_toml_says(tmp_path: Path) -> None:
+    file = tmp_path / "log.toml"
+    file.write_text(COLUMNS + '[action]\nkind = "discrete"\ncount = 4\n[task]\ngamma = 1\nname = "ward"\n')
+    schema = Schema.load(file)
+    assert schema.columns["observation"] == ("heart", "lung")
+    assert schema.columns["episode"] == "stay"
+    assert (schema.num_actions, schema.gamma, schema.name) == (4, 1.0, "ward")
+
+
+def test_schema_defaults_are_continuous_actions_and_gamma_099() -> None:
+    schema = Schema.from_dict({"columns": {role: role for role in REQUIRED_ROLES}})
+    assert (schema.num_actions, schema.gamma, schema.name) == (None, 0.99, "log")
+
+
+@pytest.mark.parametrize("num_actions", [None, 2, 25])
+def test_schema_round_trips_through_toml(tmp_path: Path, num_actions: int | None) -> None:
+    columns = {role: role for role in REQUIRED_ROLES} | {"observation": ("a b", 'c"d', "é")}
+    schema = Schema(columns, num_actions=num_actions, gamma=0.5, name='a "name" = 1')
+    file = tmp_path / "s.toml"
+    file.write_text(schema.to_toml(), encoding="utf-8")
+    assert Schema.load(file) == schema
+    assert Schema.from_dict(schema.to_dict()) == schema
+
+
+DISCRETE = COLUMNS + '[action]\nkind = "discrete"\n'
+SECTIONS = "has the sections [columns], [action], [task]; got "
+NO_NAME = "must be a name or a list of names; got "
+COUNT = "A discrete action needs `count`, the number of actions; got "
+GAMMA = "`gamma` of [task] must be a number in [0, 1]; got "
+
+BAD_TOML = {
+    "unknown section": (COLUMNS + "[colums]\n", SECTIONS + "'colums'."),
+    "section is no table": ("columns = 3\n", SECTIONS + "'columns'."),
+    "unknown role": (COLUMNS + 'obs = "x"\n', "[columns] of the schema knows episode, step, observation"),
+    "unknown role, named": (COLUMNS + 'obs = "x"\n', "got 'obs'."),
+    "unknown action key": (
+        COLUMNS + "[action]\nsize = 3\n",
+        "[action] of the schema knows kind, count; got 'size'.",
+    ),
+    "unknown task key": (
+        COLUMNS + "[task]\nsize = 3\n",
+        "[task] of the schema knows gamma, name; got 'size'.",
+    ),
+    "column is a number": (COLUMNS + "step = 3\n", "The column of 'step' " + NO_NAME + "3."),
+    "column list of numbers": (COLUMNS + "action_mask = [1, 2]\n", NO_NAME + "[1, 2]."),
+    "scalar role, two columns": (
+        COLUMNS + 'step = ["a", "b"]\n',
+        "The role 'step' takes one column; got 2: a, b. Only observation, next_observation",
+    ),
+    "unknown kind": (
+        COLUMNS + '[action]\nkind = "box"\n',
+        "`kind` of [action] must be discrete or continuous; got 'box'.",
+    ),
+    "no count": (DISCRETE, COUNT + "None."),
+    "count true": (DISCRETE + "count = true\n", COUNT + "True."),
+    "count 2.5": (DISCRETE + "count = 2.5\n", COUNT + "2.5."),
+    "count 1": (DISCRETE + "count = 1\n", "`num_actions` must be at least 2; got 1."),
+    "gamma is text": (COLUMNS + '[task]\ngamma = "0.9"\n', GAMMA + "'0.9'."),
+    "gamma true": (COLUMNS + "[task]\ngamma = true\n", GAMMA + "True."),
+    "gamma 1.5": (COLUMNS + "[task]\ngamma = 1.5\n", "`gamma` must be in [0, 1]; got 1.5."),
+    "gamma negative": (COLUMNS + "[task]\ngamma = -0.1\n", "`gamma` must be in [0, 1]; got -0.1."),
+    "gamma nan": (COLUMNS + "[task]\ngamma = nan\n", "`gamma` must be in [0, 1]; got nan."),
+    "not TOML": ("[columns\n", "is not TOML"),
+    "empty": (
+        "",
+        "names no column for 'episode', which every log needs. "
+        'Add `episode = "your_column"` under [columns].',
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "fragment"), BAD_TOML.values(), ids=BAD_TOML.keys())
+def test_bad_schema_is_refused_with_its_reason(tmp_path: Path, text: str, fragment: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(SchemaError) as caught:
+        Schema.load(file)
+    assert fragment in str(caught.value)
+    assert issubclass(SchemaError, DataError)
+
+
+@pytest.mark.parametrize("role", REQUIRED_ROLES)
+def test_every_required_role_must_have_a_column(role: str) -> None:
+    columns = {name: name for name in REQUIRED_ROLES if name != role}
+    with pytest.raises(SchemaError, match=f"names no column for '{role}'"):
+        Schema(columns)
+
+
+def test_schema_of_an_unknown_role_is_refused() -> None:
+    with pytest.raises(SchemaError, match="gives a role 'obs'; roles are: episode, step"):
+        Schema({role: role for role in REQUIRED_ROLES} | {"obs": "x"})
+
+
+def test_missing_undecodable_and_unreadable_schema_files(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"There is no schema file .*nowhere.toml"):
+        Schema.load(tmp_path / "nowhere.toml")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SchemaError, match="is not TOML"):
+        Schema.load(binary)
+    with pytest.raises(SchemaError, match="cannot be read"):
+        Schema.load(tmp_path)
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def assert_is_tiny(log: st.Dataset) -> None:
+    expected = tiny_columns()
+    for name in ("action", "reward", "terminated", "truncated", "step", "observation"):
+        np.testing.assert_array_equal(getattr(log, name), expected[name], err_msg=name)
+    assert log.episode_id.tolist() == [7, 8, 9]
+    assert log.episode_start.tolist() == [0, 3, 5, 6]
+    assert log.num_actions == 3
+    assert log.reward.dtype == np.float32
+    assert log.observation.dtype == np.float32
+    assert log.action.dtype == np.int32
+    assert log.terminated.dtype == bool
+
+
+def test_read_parquet_with_a_list_column_needs_no_schema(tmp_path: Path) -> None:
+    assert_is_tiny(st.read(write_parquet(tmp_path / "log.parquet", tiny_columns())))
+    assert_is_tiny(st.read(str(tmp_path / "log.parquet")))
+
+
+def test_read_parquet_with_fixed_size_lists_and_several_row_groups(tmp_path: Path) -> None:
+    columns = tiny_columns()
+    table = arrow_table({name: column for name, column in columns.items() if name != "observation"})
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(columns["observation"].reshape(-1)), 2)
+    pq.write_table(table.append_column("observation", lists), tmp_path / "log.parquet", row_group_size=2)
+    assert_is_tiny(st.read(tmp_path / "log.parquet"))
+
+
+def renamed_columns() -> dict[str, np.ndarray]:
+    """`tiny_columns` under a hospital's names, the observation in two columns."""
+    columns = tiny_columns()
+    names = {"episode": "stay", "action": "dose", "reward": "outcome", "terminated": "ended"}
+    renamed = {names.get(name, name): column for name, column in columns.items() if name != "observation"}
+    return renamed | {"heart": columns["observation"][:, 0], "lung": columns["observation"][:, 1]}
+
+
+RENAMED = COLUMNS + 'step = "step"\ntruncated = "truncated"\n[action]\nkind = "discrete"\ncount = 3\n'
+
+
+def test_schema_beside_the_log_is_picked_up(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "stays.parquet", renamed_columns())
+    with pytest.raises(
+        SchemaError, match="Without a schema the columns of stays.parquet must carry the role names"
+    ):
+        st.read(tmp_path / "stays.parquet")
+    (tmp_path / "stays.toml").write_text(RENAMED + '[task]\nname = "ward 3"\n')
+    log = st.read(tmp_path / "stays.parquet")
+    assert_is_tiny(log)
+    assert log.schema.name == "ward 3"
+
+
+def test_a_given_schema_goes_before_the_one_beside_the_log(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "stays.parquet", renamed_columns())
+    (tmp_path / "stays.toml").write_text("not toml at all [")
+    (tmp_path / "other.toml").write_text(RENAMED)
+    assert_is_tiny(st.read(tmp_path / "stays.parquet", tmp_path / "other.toml"))
+    assert_is_tiny(st.read(tmp_path / "stays.parquet", Schema.load(tmp_path / "other.toml")))
+
+
+def test_read_arrow_table_with_and_without_schema(tmp_path: Path) -> None:
+    assert_is_tiny(st.read(arrow_table(tiny_columns())))
+    (tmp_path / "s.toml").write_text(RENAMED)
+    assert_is_tiny(st.read(arrow_table(renamed_columns()), tmp_path / "s.toml"))
+
+
+def test_read_pandas_frame_with_and_without_schema(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    columns = tiny_columns()
+    frame = pandas.DataFrame({name: list(column) for name, column in columns.items()}, index=range(10, 16))
+    assert_is_tiny(st.read(frame))
+    (tmp_path / "s.toml").write_text(RENAMED)
+    assert_is_tiny(st.read(pandas.DataFrame(renamed_columns()), tmp_path / "s.toml"))
+
+
+def test_read_dict_with_and_without_schema(tmp_path: Path) -> None:
+    assert_is_tiny(st.read(tiny_columns()))
+    assert_is_tiny(st.read({name: column.tolist() for name, column in tiny_columns().items()}))
+    (tmp_path / "s.toml").write_text(RENAMED)
+    assert_is_tiny(st.read(renamed_columns(), tmp_path / "s.toml"))
+
+
+def test_all_sources_give_one_content_hash(tmp_path: Path) -> None:
+    columns = tiny_columns()
+    hashes = {
+        st.read(columns).content_hash,
+        st.read(pa.table({name: pa.array(list(column)) for name, column in columns.items()})).content_hash,
+    }
+    pq.write_table(
+        pa.table({name: pa.array(list(column)) for name, column in columns.items()}), tmp_path / "x.parquet"
+    )
+    hashes.add(st.read(tmp_path / "x.parquet").content_hash)
+    assert len(hashes) == 1
+
+
+def test_every_optional_column_is_kept() -> None:
+    columns = full_columns()
+    log = tiny_log(**columns)
+    for name in (
+        "behavior_probs",
+        "behavior_log_prob",
+        "action_mask",
+        "source",
+        "weight",
+        "time",
+        "observation_id",
+    ):
+        np.testing.assert_array_equal(getattr(log, name), columns[name], err_msg=name)
+    np.testing.assert_array_equal(log.next_observation, next_observations())
+
+
+def test_columns_that_are_no_role_are_left_out(tmp_path: Path) -> None:
+    extra = tiny_columns() | {"patient_name": np.array(list("abcdef"))}
+    assert_is_tiny(st.read(write_parquet(tmp_path / "x.parquet", extra)))
+    assert_is_tiny(st.read(extra))
+
+
+def test_truncated_and_step_may_be_absent() -> None:
+    columns = tiny_columns()
+    columns["terminated"] = columns["terminated"] | columns["truncated"]
+    del columns["truncated"], columns["step"]
+    log = st.read(columns)
+    assert not log.truncated.any()
+    assert log.step.tolist() == [0, 1, 2, 0, 1, 0]
+
+
+def test_number_of_actions_is_inferred_from_masks_or_the_largest_seen() -> None:
+    columns = tiny_columns()
+    assert st.read(columns).num_actions == 3
+    wide = np.concatenate([masks(), np.ones((6, 2), bool)], axis=1)
+    assert st.read(columns | {"action_mask": wide}).num_actions == 5
+    assert st.read(columns | {"action": np.zeros(6, np.int32)}).num_actions == 2
+    continuous = st.read(columns | {"action": np.linspace(0, 1, 6, dtype=np.float32)})
+    assert continuous.num_actions is None
+    assert continuous.action.shape == (6, 1)
+
+
+def test_propensities_are_read_from_the_probabilities() -> None:
+    log = tiny_log(behavior_probs=probabilities())
+    assert log.behavior_log_prob is not None
+    np.testing.assert_allclose(np.exp(log.behavior_log_prob), [0.5, 0.25, 0.5, 1, 0.4, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rows_out_of_order_are_sorted_by_episode_then_step(seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(6)
+    shuffled = {name: column[order] for name, column in full_columns().items()}
+    log = tiny_log(**shuffled)
+    # Episodes come by first appearance; inside each, every column follows its own step.
+    first = list(dict.fromkeys(shuffled["episode"].tolist()))
+    assert log.episode_id.tolist() == first
+    ordered = tiny_log(**full_columns())
+    again = ordered.select_episodes([[7, 8, 9].index(episode) for episode in first])
+    for name in (
+        "observation",
+        "next_observation",
+        "action",
+        "reward",
+        "step",
+        "terminated",
+        "behavior_probs",
+    ):
+        np.testing.assert_array_equal(getattr(log, name), getattr(again, name), err_msg=name)
+    for name in ("action_mask", "weight", "source", "time", "observation_id"):
+        np.testing.assert_array_equal(getattr(log, name), getattr(again, name), err_msg=name)
+
+
+def test_without_a_step_column_the_rows_keep_their_order() -> None:
+    columns = tiny_columns()
+    del columns["step"]
+    order = np.array([0, 3, 1, 5, 4, 2])  # interleaved, each episode in its own order
+    log = st.read({name: column[order] for name, column in columns.items()})
+    np.testing.assert_array_equal(log.reward, columns["reward"])
+
+
+def test_the_callers_arrays_stay_writable_and_unchanged() -> None:
+    columns = full_columns()
+    order = np.arange(6)[::-1]
+    columns = {name: np.array(column[order]) for name, column in columns.items()}
+    before = {name: column.copy() for name, column in columns.items()}
+    log = tiny_log(**columns)
+    for name, column in columns.items():
+        assert column.flags.writeable, name
+        np.testing.assert_array_equal(column, before[name])
+    reward = log.reward.copy()
+    columns["reward"][:] = 99
+    columns["observation"][:] = 99
+    np.testing.assert_array_equal(log.reward, reward)
+    assert log.observation.max() == 32
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no log .*gone.parquet"):
+        st.read(tmp_path / "gone.parquet")
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "folder"])
+def test_files_that_are_not_parquet(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "log.parquet"
+    if kind == "text":
+        path.write_text("episode,reward\n1,2\n" * 20)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        whole = write_parquet(tmp_path / "whole.parquet", tiny_columns()).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be read as Parquet") as caught:
+        st.read(path)
+    assert "log.parquet" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:
+    columns = tiny_columns()
+    columns["reward"] = np.arange(6, dtype=np.float32)
+    path = write_parquet(tmp_path / "log.parquet", columns)
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396  # the footer stays whole
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="is damaged"):
+        st.read(path)
+
+
+def test_a_column_the_schema_names_is_absent(tmp_path: Path) -> None:
+    columns = renamed_columns()
+    del columns["lung"]
+    (tmp_path / "s.toml").write_text(RENAMED)
+    path = write_parquet(tmp_path / "log.parquet", columns)
+    with pytest.raises(
+        SchemaError, match="observation is in column 'lung', which log.parquet does not have; it has: "
+    ):
+        st.read(path, tmp_path / "s.toml")
+    with pytest.raises(SchemaError, match="observation is in 'lung', which the dict does not have"):
+        st.read(columns, tmp_path / "s.toml")
+    with pytest.raises(SchemaError, match="observation is in 'lung', which the table does not have"):
+        st.read(arrow_table(columns), tmp_path / "s.toml")
+
+
+def test_without_a_schema_the_missing_roles_are_named() -> None:
+    columns = tiny_columns()
+    del columns["reward"], columns["terminated"]
+    with pytest.raises(SchemaError, match=r"must carry the role names; there is no reward, terminated\."):
+        st.read(columns)
+
+
+def test_a_source_of_another_kind_is_refused() -> None:
+    with pytest.raises(
+        SchemaError,
+        match="an Arrow table or a dict of arrays; got int",
+    ):
+        st.read(3)
+
+
+def test_nulls_name_column_and_row() -> None:
+    table = arrow_table(tiny_columns())
+    reward = pa.array([1.0, None, 4.0, -1.0, None, 0.5])
+    with pytest.raises(DataError, match=r"Column 'reward' \(reward\) of .* found 2, the first in row 1"):
+        st.read(table.set_column(table.column_names.index("reward"), "reward", reward))
+    lists = pa.array([[0.0, 1.0]] * 5 + [[None, 1.0]])
+    with pytest.raises(DataError, match="The lists of column 'observation'"):
+        st.read(table.set_column(table.column_names.index("observation"), "observation", lists))
+
+
+def test_ragged_lists_are_refused() -> None:
+    table = arrow_table(tiny_columns())
+    for lists in ([[0.0, 1.0]] * 5 + [[1.0]], [[0.0, 1.0]] * 4 + [[1.0], [1.0, 2.0, 3.0]]):
+        ragged = table.set_column(table.column_names.index("observation"), "observation", pa.array(lists))
+        with pytest.raises(DataError, match=r"The lists of column 'observation' .* have the same length"):
+            st.read(ragged)
+
+
+def test_lists_in_a_scalar_column_are_refused() -> None:
+    table = arrow_table(tiny_columns())
+    with pytest.raises(DataError, match="must hold one value a row; it holds lists"):
+        st.read(table.set_column(table.column_names.index("reward"), "reward", pa.array([[1.0]] * 6)))
+
+
+def changed(name: str, row: int, value: object, dtype: object = None) -> dict[str, np.ndarray]:
+    column = np.array(tiny_columns()[name], dtype)
+    column[row] = value
+    return {name: column}
+
+
+REFUSED = {
+    "NaN reward": (
+        changed("reward", 4, np.nan),
+        r"reward of the dict must be finite; found NaN in row 4 \(1",
+    ),
+    "infinite observation": (
+        changed("observation", 2, np.inf),
+        "observation of the dict must be finite; found infinity in",
+    ),
+    "text reward": ({"reward": np.array(list("abcdef"))}, "reward of the dict must be numbers; got <U1"),
+    "action too large": (
+        changed("action", 3, 3),
+        "action of the dict must be an integer from 0 to 2; got 3 in row 3",
+    ),
+    "action negative": (changed("action", 5, -1), "must be an integer from 0 to 2; got -1 in row 5"),
+    "action not whole": (
+        changed("action", 1, 0.5, np.float32),
+        "must be an integer from 0 to 2; got 0.5 in row 1",
+    ),
+    "action a vector": ({"action": np.zeros((6, 2), np.int32)}, r"one integer a row; got shape \(6, 2\)"),
+    "no end": (changed("truncated", 4, False), r"episode 8 of the dict has no end \(1 such episode\)"),
+    "goes on": (
+        changed("terminated", 1, True),
+        "episode 7 of the dict goes on after terminated",
+    ),
+    "goes on after a cut": (changed("truncated", 3, True), "episode 8 of the dict goes on after"),
+    "flag of 2": (changed("terminated", 2, 2, np.int32), "terminated of the dict must be true or false"),
+    "text flag": ({"truncated": np.array(["no"] * 6)}, "truncated of the dict must be true or false"),
+    "narrow mask": (
+        {"action_mask": np.ones((6, 2), bool)},
+        r"action_mask of the dict must hold one number for each of the 3 actions; got shape \(6, 2\)",
+    ),
+    "wide probabilities": (
+        {"behavior_probs": np.full((6, 4), 0.25, np.float32)},
+        r"behavior_probs of the dict must hold one number for each of the 3 actions; got shape \(6, 4\)",
+    ),
+    "probabilities of .9": (
+        {"behavior_probs": np.full((6, 3), 0.3, np.float32)},
+        r"at least 0 and sum to 1 in every row; row 0 sums to 0\.9",
+    ),
+    "negative probability": (
+        {"behavior_probs": np.tile(np.array([1.5, -0.5, 0.0], np.float32), (6, 1))},
+        r"row 0 sums to 1 with minimum -0\.5",
+    ),
+    "NaN probability": (
+        {"behavior_probs": np.full((6, 3), np.nan, np.float32)},
+        "behavior_probs of the dict must be finite; found NaN in row 0",
+    ),
+    "unequal lengths": (
+        {"weight": np.ones(5, np.float32)},
+        "Every column of the dict needs one row a transition; weight has 5, reward 6",
+    ),
+    "next observation of other width": (
+        {"next_observation": np.zeros((6, 3), np.float32)},
+        "next_observation of the dict must have as many numbers as observation, 2; got 3",
+    ),
+    "NaN next observation at an end": (
+        {"next_observation": np.where(np.arange(6)[:, None] == 4, np.nan, 0.0).astype(np.float32)},
+        "next_observation of the dict must be finite; found NaN in row 4",
+    ),
+    "empty": ({name: column[:0] for name, column in tiny_columns().items()}, "the dict has no rows"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_bad_logs_are_refused_with_their_reason(changes: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        tiny_log(**changes)
+
+
+def test_the_row_named_is_the_callers_row_even_after_sorting() -> None:
+    order = np.array([5, 4, 3, 2, 1, 0])
+    columns = {name: column[order] for name, column in tiny_columns().items()}
+    columns["reward"][1] = np.nan
+    with pytest.raises(DataError, match="found NaN in row 1 "):
+        tiny_log(**columns)
+    columns = {name: column[order] for name, column in tiny_columns().items()}
+    columns["action"][2] = 9
+    with pytest.raises(DataError, match="got 9 in row 2 "):
+        tiny_log(**columns)
+
+
+def test_messages_name_the_column_behind_a_role(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(RENAMED)
+    columns = renamed_columns()
+    columns["outcome"] = np.array([1, 2, np.nan, 1, 1, 1], np.float32)
+    with pytest.raises(DataError, match=r"reward \(column 'outcome'\) of the dict must be finite"):
+        st.read(columns, tmp_path / "s.toml")
+
+
+def test_empty_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(RENAMED)
+    pq.write_table(arrow_table(renamed_columns()).slice(0, 0), tmp_path / "none.parquet")
+    with pytest.raises(DataError, match=r"none\.parquet has no rows; a log needs at least one episode"):
+        st.read(tmp_path / "none.parquet", tmp_path / "s.toml")

@@ -1,0 +1,72 @@
+"""Scaling fitted on a log, and the scale of returns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import stitchrl as st
+from stitchrl.data.transform import MINIMUM_STD, Scaling, unit_return_scale
+from worlds import next_observations, random_log, tiny_log
+
+
+def test_scaling_is_numpys_mean_and_std_over_transitions() -> None:
+    log = random_log(30)
+    scaling = Scaling.fit(log)
+    observed = log.observation.astype(np.float64)
+    np.testing.assert_allclose(scaling.mean, observed.mean(0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(scaling.std, observed.std(0) + MINIMUM_STD, rtol=1e-6)
+    assert scaling.mean.dtype == np.float32
+    assert scaling.std.dtype == np.float32
+
+
+def test_scaling_does_not_count_what_came_last() -> None:
+    # The stored last observations are no transition's own: they weigh nothing.
+    with_last = Scaling.fit(tiny_log(next_observation=next_observations() * 100))
+    np.testing.assert_array_equal(with_last.mean, Scaling.fit(tiny_log()).mean)
+    np.testing.assert_array_equal(with_last.std, Scaling.fit(tiny_log()).std)
+
+
+def test_scaling_of_a_part_knows_only_that_part() -> None:
+    # Parts share the observation table; the rest of it must not leak in.
+    part = tiny_log().select_episodes([1])
+    np.testing.assert_allclose(Scaling.fit(part).mean, [3.5, 12.0], rtol=1e-6)
+
+
+def test_scaled_observations_by_hand() -> None:
+    scaling = Scaling(np.array([1, 2], np.float32), np.array([2, 4], np.float32))
+    np.testing.assert_array_equal(scaling.observations(np.array([[3, 10]], np.float32)), [[1, 2]])
+
+
+def test_a_constant_column_stays_finite() -> None:
+    observation = np.tile(np.array([5, 0], np.float32), (6, 1))
+    log = tiny_log(observation=observation)
+    scaling = Scaling.fit(log)
+    scaled = scaling.observations(log.observation)
+    assert (scaling.std > 0).all()
+    np.testing.assert_allclose(scaled, 0.0, atol=1e-6)
+
+
+def test_identity_leaves_observations_as_they_are() -> None:
+    log = tiny_log()
+    np.testing.assert_array_equal(Scaling.identity(2).observations(log.observation), log.observation)
+    assert Scaling.identity(2).reward_scale == 1.0
+    assert Scaling.fit(log, reward_scale=0.5).reward_scale == 0.5
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+def test_unit_return_scale_gives_returns_a_standard_deviation_of_one(gamma: float) -> None:
+    log = random_log(30)
+    scale = unit_return_scale(log, gamma=gamma)
+    assert np.std(log.episode_returns(gamma) * scale) == pytest.approx(1.0)
+
+
+def test_unit_return_scale_is_one_where_all_returns_are_equal() -> None:
+    bandit = {
+        "episode": np.arange(3),
+        "observation": np.zeros((3, 1), np.float32),
+        "action": np.array([0, 1, 0]),
+        "reward": np.full(3, 7.0, np.float32),
+        "terminated": np.ones(3, bool),
+    }
+    assert unit_return_scale(st.read(bandit)) == 1.0
