@@ -17,7 +17,7 @@ FLOORS = [
     {"algorithms"},
     {"training"},
     {"evaluation"},
-    {"deployment", "report"},
+    {"deployment", "reporting"},
     {"pipeline"},
     {"__init__", "cli"},
 ]
@@ -30,12 +30,12 @@ SHARED = {
     "training": {"loop", "checkpoint", "logging", "compilation"},
     "evaluation": {"base", "intervals", "importance_sampling", "doubly_robust", "fqe", "evidence", "agreement", "verdict"},
     "deployment": {"guard"},
-    "report": {"charts", "report"},
+    "reporting": {"charts", "report"},
 }
 """Files of a package that others of the package may import; an algorithm's or a format's own file is not among them."""
 NEVER = {
-    "deployment": {"algorithms", "training", "evaluation", "report"},
-    "report": {"deployment", "evaluation", "training", "algorithms", "nn", "mdp", "data"},
+    "deployment": {"algorithms", "training", "evaluation", "reporting"},
+    "reporting": {"deployment", "evaluation", "training", "algorithms", "nn", "mdp", "data"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -117,5 +117,5 @@ def test_no_pickle_and_no_jax_in_the_report() -> None:
             for alias in node.names
         }
         assert not names & {"pickle", "dill", "joblib", "cloudpickle", "torch"}, path
-        if place(path)[0] == "report":
+        if place(path)[0] == "reporting":
             assert not names & {"jax", "equinox", "optax"}, path

@@ -12,7 +12,7 @@ from stitchrl.data.dataset import PER_TRANSITION
 from stitchrl.errors import ConfigurationError, DataError
 from worlds import full_columns, masks, next_observations, random_log, tiny_columns, tiny_log
 
-# --- observations and ends ----------------------------------------------------------------------------------
+# --- observations and ends ------------------------------------------------------------------------------
 
 
 def test_without_next_observations_each_is_stored_once() -> None:
@@ -94,7 +94,7 @@ def test_episode_returns_by_hand(gamma: float, expected: list[float]) -> None:
     np.testing.assert_allclose(returns, expected, rtol=1e-12)
 
 
-# --- parts --------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------------
 
 
 def test_split_is_disjoint_and_exhaustive_by_whole_episodes() -> None:
@@ -160,7 +160,7 @@ def test_select_all_episodes_is_the_same_log() -> None:
     assert log.select_episodes(range(12)).content_hash == log.content_hash
 
 
-# --- identity -----------------------------------------------------------------------------------------------
+# --- identity -------------------------------------------------------------------------------------------
 
 
 def test_equal_logs_have_equal_hashes() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from stitchrl.errors import DataError
-from stitchrl.report import charts
-from stitchrl.report import render as render_module
-from stitchrl.report.render import render
+from stitchrl.reporting import charts
+from stitchrl.reporting import render as render_module
+from stitchrl.reporting.render import render
 
 FIXTURE = Path(__file__).parent / "fixtures" / "report.json"
 SECTIONS = ("verdict", "log", "claims", "gains", "learning", "disagreement", "reading", "made")

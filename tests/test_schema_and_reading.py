@@ -33,7 +33,7 @@ def write_parquet(path: Path, columns: dict[str, np.ndarray]) -> Path:
     return path
 
 
-# --- schema -------------------------------------------------------------------------------------------------
+# --- schema ---------------------------------------------------------------------------------------------
 
 
 def test_schema_loads_what_the_toml_says(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_missing_undecodable_and_unreadable_schema_files(tmp_path: Path) -> None
         Schema.load(tmp_path)
 
 
-# --- reading ------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------------
 
 
 def assert_is_tiny(log: st.Dataset) -> None:
@@ -183,7 +183,7 @@ RENAMED = COLUMNS + 'step = "step"\ntruncated = "truncated"\n[action]\nkind = "d
 def test_schema_beside_the_log_is_picked_up(tmp_path: Path) -> None:
     write_parquet(tmp_path / "stays.parquet", renamed_columns())
     with pytest.raises(
-        SchemaError, match="Without a schema the columns of stays.parquet must carry the role names"
+        SchemaError, match=r"Without a schema the columns of stays\.parquet must carry the role names"
     ):
         st.read(tmp_path / "stays.parquet")
     (tmp_path / "stays.toml").write_text(RENAMED + '[task]\nname = "ward 3"\n')
@@ -331,7 +331,7 @@ def test_the_callers_arrays_stay_writable_and_unchanged() -> None:
     assert log.observation.max() == 32
 
 
-# --- what is refused ----------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------------
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_column_the_schema_names_is_absent(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(RENAMED)
     path = write_parquet(tmp_path / "log.parquet", columns)
     with pytest.raises(
-        SchemaError, match="observation is in column 'lung', which log.parquet does not have; it has: "
+        SchemaError, match=r"observation is in column 'lung', which log\.parquet does not have"
     ):
         st.read(path, tmp_path / "s.toml")
     with pytest.raises(SchemaError, match="observation is in 'lung', which the dict does not have"):

@@ -102,8 +102,8 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     from pathlib import Path
 
     from stitchrl.files import write_text
-    from stitchrl.report.render import render
-    from stitchrl.report.report import build_report
+    from stitchrl.reporting.render import render
+    from stitchrl.reporting.report import build_report
 
     where = Path(folder)
     target = where / "report.html" if out is None else Path(out)

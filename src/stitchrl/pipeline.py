@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -46,8 +46,8 @@ from stitchrl.files import make_directory, write_atomic, write_json, write_text
 from stitchrl.mdp.icu_sepsis import demo_log, log_table
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
-from stitchrl.report.render import render
-from stitchrl.report.report import build_report
+from stitchrl.reporting.render import render
+from stitchrl.reporting.report import build_report
 from stitchrl.training.fit import Run, fit
 from stitchrl.training.logging import ProgressDisplay
 
@@ -57,6 +57,7 @@ STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", 
 PACKAGES = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "pyarrow")
 
 
+@runtime_checkable
 class Truth(Protocol):
     """Exact values, where the world behind a log is known."""
 

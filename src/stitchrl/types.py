@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-__all__ = ["Array", "Batch", "Key", "Metrics", "NumpyArray", "PyTree"]
+__all__ = ["AnyArray", "Array", "Batch", "Key", "Metrics", "NumpyArray", "PyTree"]
 
 Array: TypeAlias = jax.Array
 NumpyArray: TypeAlias = np.ndarray
+AnyArray: TypeAlias = jax.Array | np.ndarray
+"""What a policy or value function takes: callers hold NumPy, the graph holds JAX."""
 Key: TypeAlias = jax.Array
 """A typed JAX PRNG key. Always passed by keyword, never used twice."""
 Batch: TypeAlias = Mapping[str, jax.Array]

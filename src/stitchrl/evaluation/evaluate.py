@@ -39,6 +39,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "fqe": lambda episodes, weight, evidence, gamma: Contributions.average(evidence.refit.contributions),
 }
 """Estimator name -> its per-episode contributions."""
+MEAN_WEIGHT_SLACK = 0.25
 DEFAULT = ("wis", "pdwis", "wdr", "fqe")
 MODEL_BASED = ("dr", "wdr", "fqe")
 
@@ -235,6 +236,8 @@ class _Context:
         share = float(np.max(np.abs(per_episode)) / max(np.abs(per_episode).sum(), 1e-300))
         contributions = None
         reasons = self._weight_reasons(ess, share)
+        if name != "fqe":
+            reasons += self._mean_weight_reasons(float(weight[:, -1].mean()))
         if ess > 0:
             contributions = ESTIMATORS[name](self.episodes, weight, evidence, self.estimand.gamma)
             reasons += self._range_reasons(contributions.value)
@@ -295,6 +298,12 @@ class _Context:
         if share > MAXIMUM_WEIGHT_SHARE:
             reasons.append(f"One episode has {share:.1%} of all weight, above {MAXIMUM_WEIGHT_SHARE:.0%}.")
         return tuple(reasons)
+
+    def _mean_weight_reasons(self, mean: float) -> tuple[str, ...]:
+        """Whole-episode weights average 1 in expectation; far below, the episodes that matter most are missing."""
+        if abs(mean - 1.0) <= MEAN_WEIGHT_SLACK:
+            return ()
+        return (f"The weights average {mean:.2f} where 1 is expected: the log lacks the policy's likeliest episodes.",)
 
     def _range_reasons(self, value: float) -> tuple[str, ...]:
         """An estimate outside the returns ever seen is extrapolation."""

@@ -125,7 +125,7 @@ def _line_b(name: str | None, gains: Mapping[str, Estimate], margin: float) -> L
     others = {k: g for k, g in gains.items() if k != name and g.healthy and g.upper is not None}
     against = [k for k, g in others.items() if g.upper is not None and g.upper < margin]
     if not others:
-        return Line("b", rule, "no other estimate is healthy", True)
+        return Line("b", rule, "no other estimate is healthy: none contradicts, none confirms", None)
     return Line("b", rule, ", ".join(f"{k} {_span(g)}" for k, g in others.items()), not against)
 
 

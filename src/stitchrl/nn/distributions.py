@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from stitchrl.types import Array
+from stitchrl.types import AnyArray, Array
 
 __all__ = ["mask_logits", "masked_log_softmax", "take_action"]
 
@@ -14,18 +14,18 @@ NEGATIVE = -1e9
 """Logit of a forbidden action: its probability underflows to exactly 0, and gradients stay finite."""
 
 
-def mask_logits(logits: Float[Array, "*b A"], action_mask: Bool[Array, "*b A"] | None) -> Float[Array, "*b A"]:
+def mask_logits(logits: Float[AnyArray, "*b A"], action_mask: Bool[AnyArray, "*b A"] | None) -> Float[Array, "*b A"]:
     """Logits with forbidden actions pushed to -1e9."""
     return logits if action_mask is None else jnp.where(action_mask, logits, jnp.float32(NEGATIVE))
 
 
 def masked_log_softmax(
-    logits: Float[Array, "*b A"], action_mask: Bool[Array, "*b A"] | None
+    logits: Float[AnyArray, "*b A"], action_mask: Bool[AnyArray, "*b A"] | None
 ) -> Float[Array, "*b A"]:
     """Log-probabilities renormalised over the allowed actions."""
     return jax.nn.log_softmax(mask_logits(logits, action_mask), axis=-1)
 
 
-def take_action(values: Float[Array, "*b A"], action: Int[Array, "*b"]) -> Float[Array, "*b"]:
+def take_action(values: Float[AnyArray, "*b A"], action: Int[AnyArray, "*b"]) -> Float[Array, "*b"]:
     """values[..., action]."""
     return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]

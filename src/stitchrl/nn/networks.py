@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from stitchrl.types import Array, Key
+from stitchrl.types import AnyArray, Array, Key
 
 __all__ = ["MLP", "Ensemble"]
 
@@ -37,14 +37,14 @@ class MLP(eqx.Module):
         )
         return cls(weights, tuple(jnp.zeros(size, jnp.float32) for size in sizes[1:]))
 
-    def hidden(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch width"]:
+    def hidden(self, x: Float[AnyArray, "*batch in"]) -> Float[Array, "*batch width"]:
         """Output of the last hidden layer, after its ReLU."""
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = _affine(x, weight, bias)
             x = jax.nn.relu(x)
         return x
 
-    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+    def __call__(self, x: Float[AnyArray, "*batch in"]) -> Float[Array, "*batch out"]:
         return _affine(self.hidden(x), self.weights[-1], self.biases[-1])
 
 
@@ -72,5 +72,5 @@ class Ensemble(eqx.Module):
         members = [MLP.create(in_size, hidden_sizes, out_size, key=k) for k in jax.random.split(key, count)]
         return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
 
-    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "C *batch out"]:
+    def __call__(self, x: Float[AnyArray, "*batch in"]) -> Float[Array, "C *batch out"]:
         return jax.vmap(lambda member: member(x))(self.members)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from stitchrl.nn.distributions import mask_logits, masked_log_softmax, take_action
 from stitchrl.nn.networks import MLP, Ensemble
-from stitchrl.types import Array, Key
+from stitchrl.types import AnyArray, Array, Key
 
 __all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "StandardizedPolicy", "ValueGreedyPolicy"]
 
@@ -27,29 +27,29 @@ class DiscretePolicy(eqx.Module):
     """True where `log_prob` is a real probability, so that weight-based estimators apply."""
 
     @abstractmethod
-    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
         """(B, A) unnormalised log-probabilities, before masking."""
 
-    def log_probs(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+    def log_probs(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
         """(B, A) log-probability of every action."""
         return masked_log_softmax(self.logits(obs, action_mask=action_mask), action_mask)
 
-    def probs(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+    def probs(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
         """(B, A) probability of every action; rows sum to 1."""
         return jnp.exp(self.log_probs(obs, action_mask=action_mask))
 
     def log_prob(
-        self, obs: Float[Array, "B D"], action: Int[Array, " B"], *, action_mask: Bool[Array, "B A"] | None = None
+        self, obs: Float[AnyArray, "B D"], action: Int[AnyArray, " B"], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, " B"]:
         """(B,) log-probability of the given actions."""
         return take_action(self.log_probs(obs, action_mask=action_mask), action)
 
-    def mode(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Int[Array, " B"]:
+    def mode(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Int[Array, " B"]:
         """(B,) most probable allowed action."""
         return jnp.argmax(self.log_probs(obs, action_mask=action_mask), axis=-1)
 
     def sample(
-        self, obs: Float[Array, "B D"], *, key: Key, action_mask: Bool[Array, "B A"] | None = None
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Int[Array, " B"]:
         """(B,) one action drawn a row."""
         return jax.random.categorical(key, self.log_probs(obs, action_mask=action_mask), axis=-1)
@@ -64,7 +64,7 @@ class CategoricalPolicy(DiscretePolicy):
 
     network: MLP
 
-    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
         return self.network(obs)
 
 
@@ -73,7 +73,7 @@ class ValueGreedyPolicy(DiscretePolicy):
 
     critics: Ensemble
 
-    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
         return _point_mass(jnp.mean(self.critics(obs), axis=0), action_mask)
 
 
@@ -82,7 +82,7 @@ class GreedyPolicy(DiscretePolicy):
 
     policy: DiscretePolicy
 
-    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
         return _point_mass(self.policy.logits(obs, action_mask=action_mask), action_mask)
 
 
@@ -93,12 +93,12 @@ class StandardizedPolicy(DiscretePolicy):
     std: Float[Array, " D"]
     policy: DiscretePolicy
 
-    def logits(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
         scaled = (obs - self.mean[None, :]) / self.std[None, :]
         return self.policy.logits(scaled, action_mask=action_mask)
 
 
-def _point_mass(scores: Float[Array, "B A"], action_mask: Bool[Array, "B A"] | None) -> Float[Array, "B A"]:
+def _point_mass(scores: Float[AnyArray, "B A"], action_mask: Bool[AnyArray, "B A"] | None) -> Float[Array, "B A"]:
     """Logits of a distribution with all its mass on the best allowed action."""
     best = jnp.argmax(mask_logits(scores, action_mask), axis=-1)
     return jnp.where(jax.nn.one_hot(best, scores.shape[-1], dtype=bool), 0.0, -1e9).astype(jnp.float32)

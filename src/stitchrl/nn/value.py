@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from stitchrl.nn.distributions import take_action
 from stitchrl.nn.networks import Ensemble
 from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.types import Array
+from stitchrl.types import AnyArray, Array
 
 __all__ = ["CriticValue", "DiscreteValue", "StandardizedValue"]
 
@@ -20,14 +20,14 @@ class DiscreteValue(eqx.Module):
     """Q and V in the log's reward units."""
 
     @abstractmethod
-    def q_all(self, obs: Float[Array, "B D"]) -> Float[Array, "B A"]:
+    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
         """(B, A) claimed Q of every action."""
 
     @abstractmethod
-    def v(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, " B"]:
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
         """(B,) claimed value of acting as the policy does."""
 
-    def q(self, obs: Float[Array, "B D"], action: Int[Array, " B"]) -> Float[Array, " B"]:
+    def q(self, obs: Float[AnyArray, "B D"], action: Int[AnyArray, " B"]) -> Float[Array, " B"]:
         """(B,) claimed Q of the given actions."""
         return take_action(self.q_all(obs), action)
 
@@ -38,10 +38,10 @@ class CriticValue(DiscreteValue):
     critics: Ensemble
     policy: DiscretePolicy
 
-    def q_all(self, obs: Float[Array, "B D"]) -> Float[Array, "B A"]:
+    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
         return jnp.mean(self.critics(obs), axis=0)
 
-    def v(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, " B"]:
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
         return jnp.sum(self.policy.probs(obs, action_mask=action_mask) * self.q_all(obs), axis=-1)
 
 
@@ -53,11 +53,11 @@ class StandardizedValue(DiscreteValue):
     reward_scale: Float[Array, ""]
     value: DiscreteValue
 
-    def q_all(self, obs: Float[Array, "B D"]) -> Float[Array, "B A"]:
+    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
         return self.value.q_all(self._scaled(obs)) / self.reward_scale
 
-    def v(self, obs: Float[Array, "B D"], *, action_mask: Bool[Array, "B A"] | None = None) -> Float[Array, " B"]:
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
         return self.value.v(self._scaled(obs), action_mask=action_mask) / self.reward_scale
 
-    def _scaled(self, obs: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    def _scaled(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
         return (obs - self.mean[None, :]) / self.std[None, :]

@@ -38,9 +38,11 @@ def audit(log: Dataset) -> Audit:
 
 
 def _histogram(values: np.ndarray) -> dict[str, list[float]]:
-    """At most 24 bins; whole numbers get bins of whole width."""
+    """At most 24 bins; whole numbers over a wide enough range get bins of whole width."""
     low, high = float(values.min()), float(values.max())
-    if (values == np.floor(values)).all():
+    if high - low <= 2:
+        edges = np.linspace(low, high if high > low else low + 1, 11)
+    elif (values == np.floor(values)).all():
         width = max(1.0, np.ceil((high - low + 1) / 24))
         edges = np.arange(low - 0.5, high + 0.5 + width, width)
     else:

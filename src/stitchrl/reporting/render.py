@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from stitchrl.errors import DataError
-from stitchrl.report import charts
+from stitchrl.reporting import charts
 
 __all__ = ["render"]
 
@@ -37,7 +37,7 @@ ESTIMATORS = {
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The HTML document for `report`, the content made by ``stitchrl.report.report``.
+    """The HTML document for `report`, the content made by ``stitchrl.reporting.report``.
 
     Raises DataError when a section is missing or the decision is not one of the three.
     """
