@@ -15,8 +15,8 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from environment import describe
 
+from environment import describe
 from stitchrl.algorithms.behavior import BC
 from stitchrl.algorithms.cql import CQL
 from stitchrl.algorithms.dqn import DQN
@@ -38,7 +38,7 @@ def on_every_pair(fitted_q: FittedQ, table: np.ndarray) -> tuple[np.ndarray, np.
     state, action = state[live].astype(np.int32), action[live].astype(np.int32)
     everything = dataclasses.replace(
         demo_log().select_episodes([0]),
-        **{name: None for name in ("behavior_log_prob", "behavior_probs", "action_mask", "observation_id")},
+        **dict.fromkeys(("behavior_log_prob", "behavior_probs", "action_mask", "observation_id")),
         observation_index=state,
         next_observation_index=state,
         action=action,

@@ -11,7 +11,9 @@ from pathlib import Path
 
 def describe(command: str) -> str:
     """Machine, versions, commit and the command, as a Markdown list."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("stitchrl", "jax", "equinox", "numpy"))
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("stitchrl", "jax", "equinox", "numpy")
+    )
     return "\n".join(
         [
             f"- command: `{command}`",
@@ -25,9 +27,7 @@ def describe(command: str) -> str:
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        fields = dict(
-            line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line
-        )
+        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
         plain = {key.strip(): value.strip() for key, value in fields.items()}
         family = f"family {plain.get('cpu family', '?')} model {plain.get('model', '?')}"
         return f"{plain.get('model name', 'unknown')} ({family})"
@@ -39,4 +39,6 @@ def _commit() -> str:
         done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
         return done.stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if git("status", "--porcelain") else "")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (
+        " with changes" if git("status", "--porcelain") else ""
+    )

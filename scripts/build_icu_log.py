@@ -50,8 +50,12 @@ def main() -> None:
         build_world(args.dynamics, icu_sepsis.FOLDER / "icu_sepsis.npz")
     table = icu_sepsis.compact_table(icu_sepsis.draw_log(args.stays, seed=args.seed))
     log = icu_sepsis.demo_log(table, survival_reward=args.survival_reward, death_reward=args.death_reward)
-    pq.write_table(icu_sepsis.log_table(log) if args.wide else table, args.out, compression="zstd", compression_level=19)
-    print(f"{args.out}: {log.num_episodes:,} stays, {log.num_transitions:,} transitions, content hash {log.content_hash}")
+    pq.write_table(
+        icu_sepsis.log_table(log) if args.wide else table, args.out, compression="zstd", compression_level=19
+    )
+    print(
+        f"{args.out}: {log.num_episodes:,} stays, {log.num_transitions:,} transitions, content hash {log.content_hash}"
+    )
 
 
 if __name__ == "__main__":

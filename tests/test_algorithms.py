@@ -117,9 +117,7 @@ def test_settings_of_another_kind_are_refused(kind: Any, name: str, value: Any, 
 def test_the_message_of_the_design() -> None:
     with pytest.raises(ConfigurationError) as caught:
         st.IQL(expectile=1.5)
-    assert str(caught.value).startswith(
-        "`expectile` of IQL must be in (0, 1); got 1.5. Larger is more optimistic"
-    )
+    assert str(caught.value).startswith("`expectile` of IQL must be in (0, 1); got 1.5. Larger is more optimistic")
 
 
 def test_the_ends_of_closed_ranges_are_allowed() -> None:
@@ -207,17 +205,13 @@ def test_a_batch_of_one(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0])
-def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(
-    algorithm: Algorithm, reward: float
-) -> None:
+def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(algorithm: Algorithm, reward: float) -> None:
     log = random_log(12, constant_reward=reward)
     assert log.num_transitions < 64
     run = fitted(algorithm, log, updates=50, log_every_updates=50)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(run.states))
     assert all(np.isfinite(value) for row in run.history for value in row.values())
-    probs = np.asarray(
-        run.policy.probs(jnp.asarray(log.observation), action_mask=jnp.asarray(log.action_mask))
-    )
+    probs = np.asarray(run.policy.probs(jnp.asarray(log.observation), action_mask=jnp.asarray(log.action_mask)))
     np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-5)
 
 
@@ -237,9 +231,7 @@ def raised(state: Any, field: str, action: int, by: float) -> Any:
     mlp = getattr(network, "members", network)
     last = mlp.biases[-1].at[..., action].add(jnp.float32(by))
     planted = dataclasses.replace(mlp, biases=(*mlp.biases[:-1], last))
-    return state._replace(
-        **{field: dataclasses.replace(network, members=planted) if mlp is not network else planted}
-    )
+    return state._replace(**{field: dataclasses.replace(network, members=planted) if mlp is not network else planted})
 
 
 def _pairs(a: Any, b: Any) -> list[tuple[Any, Any]]:
@@ -350,9 +342,7 @@ def test_the_actor_of_iql_sends_nothing_back_to_value_and_critics() -> None:
     state = algorithm.init(KEY, SPEC)
     other = state._replace(actor=algorithm.init(jax.random.key(9), SPEC).actor)
     one, two = (updater(algorithm)(s, batch_of(), KEY)[0] for s in (state, other))
-    assert_trees_equal(
-        (one.value, one.critics, one.target_critics), (two.value, two.critics, two.target_critics)
-    )
+    assert_trees_equal((one.value, one.critics, one.target_critics), (two.value, two.critics, two.target_critics))
     assert any((np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(one.actor, two.actor))
 
 
@@ -381,9 +371,7 @@ def test_batches_hold_what_the_log_says() -> None:
         ("truncated", "truncated"),
         ("td_weight", "can_bootstrap"),
     ):
-        np.testing.assert_array_equal(
-            batch[name], getattr(log, column)[rows].astype(np.float32), err_msg=name
-        )
+        np.testing.assert_array_equal(batch[name], getattr(log, column)[rows].astype(np.float32), err_msg=name)
     assert source.count == log.num_transitions
 
 
@@ -405,9 +393,7 @@ def test_each_seed_trains_as_it_would_alone(algorithm: Algorithm) -> None:
     for k, seed in enumerate([3, 1, 4]):
         alone = fitted(algorithm, log, seeds=[seed])
         assert_trees_equal(together.states[k], alone.states[0], rtol=1e-4, atol=1e-6)
-    assert any(
-        (np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(together.states[0], together.states[1])
-    )
+    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(together.states[0], together.states[1]))
 
 
 def test_fitting_twice_is_bit_identical(algorithm: Algorithm) -> None:

@@ -28,7 +28,16 @@ SHARED = {
     "nn": {"networks", "distributions", "policy", "value"},
     "algorithms": {"base", "losses", "behavior"},
     "training": {"loop", "checkpoint", "logging", "compilation"},
-    "evaluation": {"base", "intervals", "importance_sampling", "doubly_robust", "fqe", "evidence", "agreement", "verdict"},
+    "evaluation": {
+        "base",
+        "intervals",
+        "importance_sampling",
+        "doubly_robust",
+        "fqe",
+        "evidence",
+        "agreement",
+        "verdict",
+    },
     "deployment": {"guard"},
     "reporting": {"charts", "report"},
 }
@@ -73,7 +82,9 @@ def test_imports_run_down_only(path: Path) -> None:
         if target[0] == here[0]:
             if target[1:] == here[1:] or here[0] in ("cli", "__init__"):
                 continue
-            assert target[1] in SHARED[here[0]] or (here[0] == "data" and here[1] == "read"), f"{here} imports its sibling {target}"
+            assert target[1] in SHARED[here[0]] or (here[0] == "data" and here[1] == "read"), (
+                f"{here} imports its sibling {target}"
+            )
             continue
         assert floor_of(target[0]) < floor_of(here[0]), f"{here} imports {target}, which is not below it"
         assert target[0] not in NEVER.get(here[0], set()), f"{here} must never import {target[0]}"

@@ -149,10 +149,7 @@ def test_findings_say_where(clean: st.Dataset) -> None:
         (finding,) = BY_NAME[name](log)
         return finding
 
-    assert (
-        only("logged_action_outside_mask", mask_forbids(clean)).where
-        == "action, action_mask: row 5 and 1 more"
-    )
+    assert only("logged_action_outside_mask", mask_forbids(clean)).where == "action, action_mask: row 5 and 1 more"
     assert only("empty_mask", mask_empty(clean)).where == "action_mask: row 7"
     assert only("propensities_impossible", impossible(clean)).where == "behavior_log_prob: row 3 and 0 more"
     assert only("observation_constant", constant_observation(clean)).where == "observation: columns 6"

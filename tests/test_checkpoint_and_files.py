@@ -124,9 +124,7 @@ def state_of(seed: int = 0) -> State:
 
 def test_checkpoints_round_trip_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    odd = state_of()._replace(
-        others={"flag": jnp.asarray([True, False]), "nothing": jnp.zeros((0, 2), jnp.float32)}
-    )
+    odd = state_of()._replace(others={"flag": jnp.asarray([True, False]), "nothing": jnp.zeros((0, 2), jnp.float32)})
     odd = odd._replace(network=jax.tree.map(lambda x: x.at[..., 0].set(jnp.float32(1e-42)), odd.network))
     meta = {"update": 3, "history": [{"update": 3, "member": 0, "loss": 0.1}]}
     save_checkpoint(path, odd, meta)
@@ -267,9 +265,7 @@ def test_a_finished_run_is_returned_without_training(tmp_path: Path) -> None:
     first = st.fit(BC, random_log(12), out=tmp_path, **SETTINGS)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     seen = []
-    again = st.fit(
-        BC, random_log(12), out=tmp_path, callbacks=[lambda done, *_: seen.append(done)], **SETTINGS
-    )
+    again = st.fit(BC, random_log(12), out=tmp_path, callbacks=[lambda done, *_: seen.append(done)], **SETTINGS)
     assert seen == []
     assert_trees_equal(again.states, first.states)
     assert again.history == first.history
@@ -355,9 +351,7 @@ def test_a_run_below_a_file_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     seen = []
     with pytest.raises(RunDirectoryError, match="Choose another --out"):
-        st.fit(
-            BC, random_log(12), out=tmp_path / "file" / "x", callbacks=[lambda *a: seen.append(a)], **SETTINGS
-        )
+        st.fit(BC, random_log(12), out=tmp_path / "file" / "x", callbacks=[lambda *a: seen.append(a)], **SETTINGS)
     assert seen == []
 
 
@@ -394,9 +388,7 @@ def test_guard_of_a_log_knows_its_ranges_and_only_its_own_rows() -> None:
 def bundle() -> Bundle:
     log = tiny_log()
     inner = CategoricalPolicy(MLP.create(2, (4,), 3, key=jax.random.key(0)))
-    policy = StandardizedPolicy(
-        jnp.asarray([1.0, 2.0], jnp.float32), jnp.asarray([3.0, 4.0], jnp.float32), inner
-    )
+    policy = StandardizedPolicy(jnp.asarray([1.0, 2.0], jnp.float32), jnp.asarray([3.0, 4.0], jnp.float32), inner)
     provenance = {"algorithm": "BC", "seed": 3, "verdict": {"answer": "GO", "value": 0.1}}
     return Bundle(policy, log.schema, Guard.fit(log), provenance)
 

@@ -60,8 +60,8 @@ def draw(world: FiniteMDP, behavior: np.ndarray, episodes: int, seed: int, **kwa
             "behavior_probs": behavior[e.state],
         },
         st.Schema.infer(
-            ["episode", "step", "observation", "next_observation", "observation_id", "action", "reward"]
-            + ["terminated", "truncated", "behavior_probs"],
+            "episode step observation next_observation observation_id action reward terminated truncated "
+            "behavior_probs".split(),
             num_actions=2,
             gamma=1.0,
         ),
@@ -123,9 +123,13 @@ def test_cumulative_weights_are_products_and_survive_long_episodes() -> None:
     episodes = Episodes.of(log, UNDISCOUNTED)
     weight = cumulative_weights(episodes, np.full(log.num_transitions, np.log(2.0)))
     np.testing.assert_allclose(weight[:, -1], 2.0**log.episode_lengths)
-    long = Episodes(np.zeros((1, 1000)), np.ones((1, 1000), bool), np.array([True]), np.arange(1000)[None], np.ones(1000))
+    long = Episodes(
+        np.zeros((1, 1000)), np.ones((1, 1000), bool), np.array([True]), np.arange(1000)[None], np.ones(1000)
+    )
     # 0.3 / 0.3 a thousand times: a product of probabilities would be 0 / 0.
-    assert cumulative_weights(long, np.log(np.full(1000, 0.3)) - np.log(np.full(1000, 0.3)))[0, -1] == pytest.approx(1.0)
+    assert cumulative_weights(long, np.log(np.full(1000, 0.3)) - np.log(np.full(1000, 0.3)))[0, -1] == pytest.approx(
+        1.0
+    )
 
 
 def test_behaviour_as_policy_gives_the_logged_mean() -> None:
@@ -243,7 +247,7 @@ def coverage(way: str, replicates: int, episodes: int) -> tuple[float, float]:
             found = {
                 "wis": lambda p=padded, w=weight: weighted(p, w),
                 "pdwis": lambda p=padded, w=weight: weighted_per_decision(p, w),
-                "wdr": lambda p=padded, w=weight, g=log: weighted_doubly_robust(p, w, values(g, q, policy), 1.0),
+                "wdr": lambda p=padded, w=weight, g=log, q=q: weighted_doubly_robust(p, w, values(g, q, policy), 1.0),
             }[way]()
         interval = Resampler(episodes, resamples=300, seed=seed).interval(minus(found, logged))
         hits.append(interval.lower <= truth <= interval.upper)

@@ -174,9 +174,7 @@ AW_ADV = f32([0, LN2, 10])
     # exp(inverse_temperature adv), e^10 and e^20 capped at 100.
     [(1.0, [1, 2, 100], 1 / 3), (2.0, [1, 4, 100], 1 / 3), (0.0, [1, 1, 1], 0.0)],
 )
-def test_advantage_weighted_loss_by_hand(
-    inverse_temperature: float, weights: list[float], clipped: float
-) -> None:
+def test_advantage_weighted_loss_by_hand(inverse_temperature: float, weights: list[float], clipped: float) -> None:
     mask = jnp.ones((3, 2), jnp.bool_)
     loss, metrics = advantage_weighted_loss(AW_LOGITS, AW_ACTION, mask, AW_ADV, inverse_temperature)
     # -ln pi = ln 2, ln 4/3, ln 2.

@@ -267,9 +267,7 @@ class Table:
     """A policy read from a table by finding each observation's state."""
 
     def __init__(self, probs: np.ndarray) -> None:
-        self.rows = {
-            row.tobytes(): k for k, row in enumerate(icu_sepsis().features[:DEATH].astype(np.float32))
-        }
+        self.rows = {row.tobytes(): k for k, row in enumerate(icu_sepsis().features[:DEATH].astype(np.float32))}
         self.table = probs
 
     def probs(self, obs: np.ndarray, *, action_mask: np.ndarray | None = None) -> np.ndarray:

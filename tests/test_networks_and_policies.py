@@ -27,9 +27,7 @@ from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.nn.value import CriticValue, StandardizedValue
 
 OBS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
-MASK = jnp.asarray(
-    [[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 1]], jnp.bool_
-)
+MASK = jnp.asarray([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 1]], jnp.bool_)
 
 
 def network(seed: int = 0, out: int = 4) -> MLP:
@@ -221,9 +219,7 @@ def test_values_are_means_over_critics_and_expectations_over_the_policy() -> Non
     q = np.asarray(critics()(OBS)).mean(0)
     np.testing.assert_allclose(value.q_all(OBS), q, rtol=1e-5, atol=1e-6)
     action = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)
-    np.testing.assert_allclose(
-        value.q(OBS, action), q[np.arange(6), np.asarray(action)], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(value.q(OBS, action), q[np.arange(6), np.asarray(action)], rtol=1e-5, atol=1e-6)
     expected = (np.asarray(policy.probs(OBS, action_mask=MASK)) * q).sum(1)
     np.testing.assert_allclose(value.v(OBS, action_mask=MASK), expected, rtol=1e-5, atol=1e-6)
 
@@ -248,9 +244,7 @@ def test_policy_files_round_trip_bit_for_bit(policy: DiscretePolicy, tmp_path: P
     loaded = load_policy_file(path)
     assert type(loaded) is type(policy)
     for mask in (None, MASK):
-        np.testing.assert_array_equal(
-            loaded.probs(OBS, action_mask=mask), policy.probs(OBS, action_mask=mask)
-        )
+        np.testing.assert_array_equal(loaded.probs(OBS, action_mask=mask), policy.probs(OBS, action_mask=mask))
     assert jax.tree.structure(loaded) == jax.tree.structure(policy)
     assert [file.name for file in tmp_path.iterdir()] == ["policy.safetensors"]
 

@@ -50,9 +50,15 @@ def results(run: Path) -> dict[str, str]:
 
 def test_every_stage_leaves_its_file(finished: tuple[Path, Path]) -> None:
     _, run = finished
-    for name in [*FILES, "run.json", "policy/policy.json", "policy/policy.safetensors", "checkpoints/IQL/metrics.parquet"]:
+    for name in [
+        *FILES,
+        "run.json",
+        "policy/policy.json",
+        "policy/policy.safetensors",
+        "checkpoints/IQL/metrics.parquet",
+    ]:
         assert (run / name).stat().st_size > 0, name
-    assert not [p for p in run.rglob("*.part")]
+    assert not list(run.rglob("*.part"))
     ranking = json.loads((run / "ranking.json").read_text())
     assert len(ranking["candidates"]) == 2 * len(default_algorithms(1.0))
     assert {c["algorithm"] for c in ranking["candidates"]} == {"BC", "FilteredBC", "IQL", "CQL", "DQN"}
@@ -94,9 +100,13 @@ def test_the_bundle_acts_as_the_selected_policy(finished: tuple[Path, Path]) -> 
 
 def test_the_same_command_again_changes_nothing(finished: tuple[Path, Path]) -> None:
     log, run = finished
-    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file() and p.name != "timings.json"}
+    before = {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file() and p.name != "timings.json"
+    }
     Pipeline(log, run, settings=QUICK, truth=ExactValues(), progress=False).run()
-    after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file() and p.name != "timings.json"}
+    after = {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file() and p.name != "timings.json"
+    }
     assert {p: content for p, (_, content) in before.items()} == {p: content for p, (_, content) in after.items()}
 
 
@@ -240,7 +250,10 @@ def test_bad_logs(
 
 
 def test_bad_commands(
-    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     log, run = finished
     before = results(run)
@@ -268,7 +281,10 @@ def test_the_command_line_starts_without_jax() -> None:
 
 
 def test_audit_and_evaluate_commands(
-    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     log, _ = finished
     monkeypatch.setattr(sys, "argv", ["stitchrl", "audit", str(log)])
@@ -323,7 +339,11 @@ def test_killed_in_training_and_in_selection_it_ends_the_same(tmp_path: Path) ->
     log = write_small_log(tmp_path)
     assert start(log, tmp_path / "undisturbed", 700).wait() == 0
     run = tmp_path / "killed"
-    for milestone in ("checkpoints/IQL/checkpoint.safetensors", "checkpoints/IQL/metrics.parquet", "ranking.json"):
+    for milestone in (
+        "checkpoints/IQL/checkpoint.safetensors",
+        "checkpoints/IQL/metrics.parquet",
+        "ranking.json",
+    ):
         kill_when(start(log, run, 700), run / milestone)
         whole(run)
     assert not (run / "verdict.json").exists()

@@ -101,8 +101,7 @@ BAD_TOML = {
     "not TOML": ("[columns\n", "is not TOML"),
     "empty": (
         "",
-        "names no column for 'episode', which every log needs. "
-        'Add `episode = "your_column"` under [columns].',
+        "names no column for 'episode', which every log needs. Add `episode = \"your_column\"` under [columns].",
     ),
 }
 
@@ -182,9 +181,7 @@ RENAMED = COLUMNS + 'step = "step"\ntruncated = "truncated"\n[action]\nkind = "d
 
 def test_schema_beside_the_log_is_picked_up(tmp_path: Path) -> None:
     write_parquet(tmp_path / "stays.parquet", renamed_columns())
-    with pytest.raises(
-        SchemaError, match=r"Without a schema the columns of stays\.parquet must carry the role names"
-    ):
+    with pytest.raises(SchemaError, match=r"Without a schema the columns of stays\.parquet must carry the role names"):
         st.read(tmp_path / "stays.parquet")
     (tmp_path / "stays.toml").write_text(RENAMED + '[task]\nname = "ward 3"\n')
     log = st.read(tmp_path / "stays.parquet")
@@ -228,9 +225,7 @@ def test_all_sources_give_one_content_hash(tmp_path: Path) -> None:
         st.read(columns).content_hash,
         st.read(pa.table({name: pa.array(list(column)) for name, column in columns.items()})).content_hash,
     }
-    pq.write_table(
-        pa.table({name: pa.array(list(column)) for name, column in columns.items()}), tmp_path / "x.parquet"
-    )
+    pq.write_table(pa.table({name: pa.array(list(column)) for name, column in columns.items()}), tmp_path / "x.parquet")
     hashes.add(st.read(tmp_path / "x.parquet").content_hash)
     assert len(hashes) == 1
 
@@ -373,9 +368,7 @@ def test_a_column_the_schema_names_is_absent(tmp_path: Path) -> None:
     del columns["lung"]
     (tmp_path / "s.toml").write_text(RENAMED)
     path = write_parquet(tmp_path / "log.parquet", columns)
-    with pytest.raises(
-        SchemaError, match=r"observation is in column 'lung', which log\.parquet does not have"
-    ):
+    with pytest.raises(SchemaError, match=r"observation is in column 'lung', which log\.parquet does not have"):
         st.read(path, tmp_path / "s.toml")
     with pytest.raises(SchemaError, match="observation is in 'lung', which the dict does not have"):
         st.read(columns, tmp_path / "s.toml")

@@ -33,15 +33,19 @@ def test_go_needs_every_line() -> None:
         ({"fqe": gain(0.01, 0.03)}, "usable", 0.05, "NO-GO", "a"),
         ({"fqe": gain(0.01, 0.03, healthy=False)}, "usable", 0.0, "CANNOT TELL", "a"),
         ({"fqe": gain(-0.03, -0.01, healthy=False)}, "usable", 0.0, "CANNOT TELL", "a"),
-        ({"fqe": gain(0.01, 0.03), "wis": gain(-0.2, -0.1, name="wis", ess=500.0)}, "usable", 0.0, "CANNOT TELL", "b"),
+        (
+            {"fqe": gain(0.01, 0.03), "wis": gain(-0.2, -0.1, name="wis", ess=500.0)},
+            "usable",
+            0.0,
+            "CANNOT TELL",
+            "b",
+        ),
         ({"fqe": gain(0.01, 0.03)}, "not usable", 0.0, "CANNOT TELL", "d"),
         ({"fqe": gain(None, None)}, "usable", 0.0, "CANNOT TELL", "a"),
         ({}, "usable", 0.0, "CANNOT TELL", "a"),
     ],
 )
-def test_what_fails_is_named(
-    gains: dict[str, Estimate], audit: str, margin: float, decision: str, failed: str
-) -> None:
+def test_what_fails_is_named(gains: dict[str, Estimate], audit: str, margin: float, decision: str, failed: str) -> None:
     verdict = decide(gains, episodes=1000, audit_verdict=audit, margin=margin)
     assert verdict.decision == decision
     assert [line.key for line in verdict.lines if line.passed is False] == [failed]
@@ -71,7 +75,12 @@ def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
 
 
 def test_ranking_by_the_lower_end_and_never_a_warning_example_first() -> None:
-    lucky, sure, sick, warning = gain(-0.1, 0.3), gain(0.01, 0.02), gain(0.2, 0.3, healthy=False), gain(0.5, 0.6)
+    lucky, sure, sick, warning = (
+        gain(-0.1, 0.3),
+        gain(0.01, 0.02),
+        gain(0.2, 0.3, healthy=False),
+        gain(0.5, 0.6),
+    )
     for order in itertools.permutations(range(4)):
         gains = [[lucky, sure, sick, warning][i] for i in order]
         rows = rank([{"fqe": g} for g in gains], [g is not warning for g in gains])

@@ -38,9 +38,7 @@ def masks() -> np.ndarray:
 
 def probabilities() -> np.ndarray:
     """Logging probabilities of each row of `tiny_columns`."""
-    return np.array(
-        [[0.5, 0.5, 0], [0, 0.25, 0.75], [0.2, 0.3, 0.5], [1, 0, 0], [0.4, 0, 0.6], [0, 1, 0]], np.float32
-    )
+    return np.array([[0.5, 0.5, 0], [0, 0.25, 0.75], [0.2, 0.3, 0.5], [1, 0, 0], [0.4, 0, 0.6], [0, 1, 0]], np.float32)
 
 
 def tiny_log(**changes: Any) -> Dataset:

@@ -29,13 +29,20 @@ Log = Annotated[Path, typer.Argument(help="Parquet log; its schema is the TOML o
 SchemaOption = Annotated[Path | None, typer.Option("--schema", help="Schema TOML, if not beside the log.")]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; a run found there continues.")]
 Algorithms = Annotated[
-    str | None, typer.Option("--algorithms", help=f"Comma-separated, from {', '.join(stitchrl.ALGORITHMS)}. [default: all]")
+    str | None,
+    typer.Option("--algorithms", help=f"Comma-separated, from {', '.join(stitchrl.ALGORITHMS)}. [default: all]"),
 ]
 Seeds = Annotated[int, typer.Option("--seeds", help="Candidates of each algorithm.")]
 Updates = Annotated[int, typer.Option("--updates", help="Gradient updates of each candidate.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the split, the evaluation fits and the bootstrap.")]
 Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
-Until = Annotated[str, typer.Option("--until", help="Stop after this stage: audit, split, train, select, evaluate, verdict, report, bundle.")]
+Until = Annotated[
+    str,
+    typer.Option(
+        "--until",
+        help="Stop after this stage: audit, split, train, select, evaluate, verdict, report, bundle.",
+    ),
+]
 
 
 @app.command()
@@ -48,8 +55,8 @@ def demo(
     propensities: Annotated[bool, typer.Option(help="Keep the clinicians' probabilities in the log.")] = True,
 ) -> None:
     """Write the embedded hospital log as stays.parquet and run the main job on it, with exact values beside every number."""
-    from stitchrl.pipeline import write_demo_log
     from stitchrl.mdp.icu_sepsis import ExactValues
+    from stitchrl.pipeline import write_demo_log
 
     log = write_demo_log(out, propensities=propensities)
     print(f"log: {log} (schema: {log.with_suffix('.toml').name})")

@@ -37,7 +37,7 @@ from stitchrl.data.transform import unit_return_scale
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import ConfigurationError, RunDirectoryError
-from stitchrl.evaluation.base import Estimate, Estimand
+from stitchrl.evaluation.base import Estimand, Estimate
 from stitchrl.evaluation.evaluate import evaluate_all
 from stitchrl.evaluation.evidence import FitSettings
 from stitchrl.evaluation.ranking import rank
@@ -180,7 +180,9 @@ class Pipeline:
         chosen = self.algorithms if self.algorithms is not None else default_algorithms(self.log.schema.gamma)
         names = [algorithm.name for algorithm in chosen]
         if not chosen or len(set(names)) != len(names):
-            raise ConfigurationError(f"A run needs each algorithm once and at least one; got {', '.join(names) or 'none'}.")
+            raise ConfigurationError(
+                f"A run needs each algorithm once and at least one; got {', '.join(names) or 'none'}."
+            )
         return tuple(chosen)
 
     def run(self, until: str = "bundle") -> dict[str, Any]:
@@ -295,7 +297,10 @@ class Pipeline:
     def train_stage(self) -> dict[str, Any]:
         """checkpoints/ALGORITHM/: every seed of an algorithm in one program, resumable."""
         runs = self.runs
-        self.say("train", f"{sum(len(run.seeds) for run in runs)} candidates: {', '.join(r.algorithm.name for r in runs)}")
+        self.say(
+            "train",
+            f"{sum(len(run.seeds) for run in runs)} candidates: {', '.join(r.algorithm.name for r in runs)}",
+        )
         return {"candidates": [candidate.label for candidate in self.candidates]}
 
     @cached_property
@@ -355,14 +360,18 @@ class Pipeline:
                     self._describe(candidate, valid) | {"evaluation": evaluation.to_dict()}
                     for candidate, evaluation in zip(self.candidates, evaluations, strict=True)
                 ],
-                "order": [row._asdict() for row in order],
+                "order": [dataclasses.asdict(row) for row in order],
             }
 
         found = self._stage("ranking.json", make)
         best = found["order"][0]
         candidate = found["candidates"][best["index"]]
         gain = candidate["evaluation"]["gain"].get(best["estimator"])
-        text = "no estimate has an interval" if gain is None else f"validation gain {gain['value']:+.4f}, from {gain['lower']:+.4f}"
+        text = (
+            "no estimate has an interval"
+            if gain is None
+            else f"validation gain {gain['value']:+.4f}, from {gain['lower']:+.4f}"
+        )
         self.say("select", f"{candidate['label']}: {text}")
         return found
 
@@ -401,7 +410,10 @@ class Pipeline:
 
         found = self._stage("estimates.json", make)
         fqe = found["selected"]["evaluation"]["gain"]["fqe"]
-        self.say("evaluate", f"{found['selected']['label']} on test: gain {fqe['value']:+.4f} [{fqe['lower']:+.4f}, {fqe['upper']:+.4f}]")
+        self.say(
+            "evaluate",
+            f"{found['selected']['label']} on test: gain {fqe['value']:+.4f} [{fqe['lower']:+.4f}, {fqe['upper']:+.4f}]",
+        )
         return found
 
     def verdict_stage(self) -> dict[str, Any]:
@@ -461,7 +473,9 @@ class Pipeline:
 
     def _fit_settings(self) -> FitSettings:
         return FitSettings(
-            updates=self.settings.evaluation_updates, batch_size=self.settings.batch_size, seed=self.settings.seed
+            updates=self.settings.evaluation_updates,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
         )
 
     def _describe(self, candidate: Candidate, log: Dataset) -> dict[str, Any]:

@@ -36,6 +36,13 @@ class Spec:
     observation_size: int
     num_actions: int | None
 
+    @property
+    def discrete_actions(self) -> int:
+        """A. Raises ConfigurationError where the action is continuous."""
+        if self.num_actions is None:
+            raise ConfigurationError("This algorithm needs discrete actions; the log's are continuous.")
+        return self.num_actions
+
 
 def setting(default: Any, interval: str, meaning: str) -> Any:
     """A dataclass field with its allowed range and meaning, checked when the algorithm is made.
@@ -69,7 +76,9 @@ class Algorithm(ABC):
                 continue
             value, interval = getattr(self, field.name), field.metadata["interval"]
             values = value if isinstance(value, tuple) else (value,)
-            if not all(isinstance(v, int | float) and not isinstance(v, bool) and INTERVALS[interval](v) for v in values):
+            if not all(
+                isinstance(v, int | float) and not isinstance(v, bool) and INTERVALS[interval](v) for v in values
+            ):
                 rule = interval if interval.startswith("at") else f"in {interval}"
                 raise ConfigurationError(
                     f"`{field.name}` of {self.name} must be {rule}; got {value!r}. {field.metadata['meaning']}"

@@ -58,7 +58,7 @@ class BC(Algorithm):
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 
     def init(self, key: Key, spec: Spec) -> BCState:
-        actor = MLP.create(spec.observation_size, self.hidden_sizes, spec.num_actions, key=key, final_gain=0.01)
+        actor = MLP.create(spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=key, final_gain=0.01)
         return BCState(actor, optax.adam(self.learning_rate).init(actor))
 
     def update(self, state: BCState, batch: Batch, key: Key) -> tuple[BCState, Metrics]:

@@ -63,14 +63,18 @@ class CQL(Algorithm):
     )  # fmt: skip
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
-    cql_weight: float = setting(1.0, "[0, inf)", "Larger stays nearer to what the log did often; 0 is naive Q-learning.")
+    cql_weight: float = setting(
+        1.0, "[0, inf)", "Larger stays nearer to what the log did often; 0 is naive Q-learning."
+    )
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
     num_critics: int = setting(2, "at least 1", "Critics; the target takes their minimum.")
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 
     def init(self, key: Key, spec: Spec) -> CQLState:
-        critics = Ensemble.create(self.num_critics, spec.observation_size, self.hidden_sizes, spec.num_actions, key=key)
+        critics = Ensemble.create(
+            self.num_critics, spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=key
+        )
         optimizer = optax.adam(self.learning_rate).init(critics)
         return CQLState(critics, jax.tree.map(jnp.copy, critics), optimizer)
 

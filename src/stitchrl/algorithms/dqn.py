@@ -70,7 +70,7 @@ class DQN(Algorithm):
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 
     def init(self, key: Key, spec: Spec) -> DQNState:
-        critics = Ensemble.create(1, spec.observation_size, self.hidden_sizes, spec.num_actions, key=key)
+        critics = Ensemble.create(1, spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=key)
         optimizer = optax.adam(self.learning_rate).init(critics)
         return DQNState(critics, jax.tree.map(jnp.copy, critics), optimizer)
 

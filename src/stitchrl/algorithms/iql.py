@@ -92,7 +92,9 @@ class IQL(Algorithm):
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the advantage's Q.")
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
-    actor_decay_updates: int = setting(0, "[0, inf)", "Cosine decay of the actor's step size over so many updates; 0 is off.")
+    actor_decay_updates: int = setting(
+        0, "[0, inf)", "Cosine decay of the actor's step size over so many updates; 0 is off."
+    )
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -107,8 +109,10 @@ class IQL(Algorithm):
     def init(self, key: Key, spec: Spec) -> IQLState:
         v_key, a_key, q_key = jax.random.split(key, 3)
         value = MLP.create(spec.observation_size, self.hidden_sizes, 1, key=v_key)
-        actor = MLP.create(spec.observation_size, self.hidden_sizes, spec.num_actions, key=a_key, final_gain=0.01)
-        critics = Ensemble.create(self.num_critics, spec.observation_size, self.hidden_sizes, spec.num_actions, key=q_key)
+        actor = MLP.create(spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=a_key, final_gain=0.01)
+        critics = Ensemble.create(
+            self.num_critics, spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=q_key
+        )
         return IQLState(
             value,
             actor,
@@ -138,9 +142,7 @@ class IQL(Algorithm):
             return advantage_weighted_loss(actor(obs), action, batch["action_mask"], adv, self.inverse_temperature)
 
         gradients, metrics = jax.grad(actor_loss, has_aux=True)(state.actor)
-        actor, actor_optimizer = apply_gradients(
-            self._actor_optimizer, gradients, state.actor_optimizer, state.actor
-        )
+        actor, actor_optimizer = apply_gradients(self._actor_optimizer, gradients, state.actor_optimizer, state.actor)
 
         discount = self.gamma * (1.0 - batch["terminated"])
         td_target = batch["reward"] + discount * value(batch["next_obs"])[:, 0]

@@ -23,9 +23,7 @@ def expectile_loss(error: Float[Array, " B"], expectile: float) -> Float[Array, 
     return weight * error**2
 
 
-def td_loss(
-    q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Float[Array, " B"]
-) -> Float[Array, ""]:
+def td_loss(q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Float[Array, " B"]) -> Float[Array, ""]:
     """Sum over critics of the mean squared TD error; rows without a target have td_weight 0."""
     error = q - jax.lax.stop_gradient(td_target)[None, :]
     return jnp.sum(jnp.mean(td_weight[None, :] * error**2, axis=1))

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -184,7 +185,7 @@ class Dataset:
         offset = np.repeat(self.episode_start[episodes] - start[:-1], lengths)
         rows = np.arange(start[-1]) + offset
         columns = {name: getattr(self, name) for name in PER_TRANSITION}
-        taken = {name: None if column is None else column[rows] for name, column in columns.items()}
+        taken: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
         return dataclasses.replace(self, **taken, episode_start=start, episode_id=self.episode_id[episodes])
 
     def split(self, fractions: Sequence[float] = (0.5, 0.1, 0.4), *, seed: int = 0) -> tuple[Dataset, ...]:

@@ -61,8 +61,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         columns = {
-            role: tuple(column) if isinstance(column, list | tuple) else column
-            for role, column in self.columns.items()
+            role: tuple(column) if isinstance(column, list | tuple) else column for role, column in self.columns.items()
         }
         object.__setattr__(self, "columns", columns)
         for role, column in columns.items():
@@ -85,7 +84,9 @@ class Schema:
             raise SchemaError(f"`gamma` must be in [0, 1]; got {self.gamma}. Use 1 to count every reward in full.")
 
     @classmethod
-    def infer(cls, column_names: list[str], *, num_actions: int | None, gamma: float = 0.99, name: str = "log") -> Schema:
+    def infer(
+        cls, column_names: list[str], *, num_actions: int | None, gamma: float = 0.99, name: str = "log"
+    ) -> Schema:
         """A schema for columns that already carry the role names."""
         return cls({c: c for c in column_names if c in ROLES}, num_actions=num_actions, gamma=gamma, name=name)
 
@@ -109,7 +110,11 @@ class Schema:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Raises SchemaError on unknown keys or values of the wrong kind."""
-        known: dict[str, tuple[str, ...]] = {"columns": ROLES, "action": ("kind", "count"), "task": ("gamma", "name")}
+        known: dict[str, tuple[str, ...]] = {
+            "columns": ROLES,
+            "action": ("kind", "count"),
+            "task": ("gamma", "name"),
+        }
         for section, entries in content.items():
             if section not in known or not isinstance(entries, Mapping):
                 raise SchemaError(f"A schema has the sections [columns], [action], [task]; got {section!r}.")

@@ -81,10 +81,11 @@ def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
     try:
         card = json.loads((where / CARD).read_text(encoding="utf-8"))
         if card["format"] != FORMAT_VERSION:
-            raise CheckpointError(f"The policy in {str(where)!r} must have format {FORMAT_VERSION}; got {card['format']}.")
+            raise CheckpointError(
+                f"The policy in {str(where)!r} must have format {FORMAT_VERSION}; got {card['format']}."
+            )
         schema, guard = Schema.from_dict(card["schema"]), Guard.from_dict(card["guard"])
         provenance = card["provenance"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"There is no policy to load in {str(where)!r}: {error!r}.") from None
     return Bundle(load_policy_file(where / POLICY), schema, guard, provenance)
-

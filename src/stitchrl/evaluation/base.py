@@ -15,7 +15,14 @@ from stitchrl.errors import EvaluationError
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import Array, NumpyArray
 
-__all__ = ["Contributions", "Episodes", "Estimand", "Estimate", "action_probabilities", "policy_probabilities"]
+__all__ = [
+    "Contributions",
+    "Episodes",
+    "Estimand",
+    "Estimate",
+    "action_probabilities",
+    "policy_probabilities",
+]
 
 
 @dataclasses.dataclass(frozen=True)

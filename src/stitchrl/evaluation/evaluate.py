@@ -214,7 +214,10 @@ class _Context:
 
     def draft(self, name: str, evidence: Evidence) -> _Draft:
         """Contributions and health of one estimator."""
-        assumptions = ["no unmeasured confounding", "every action of the policy has been tried in like states"]
+        assumptions = [
+            "no unmeasured confounding",
+            "every action of the policy has been tried in like states",
+        ]
         if self.behavior_fitted:
             assumptions.append("the fitted behaviour model is right")
         cut = int((~self.episodes.terminated).sum())
@@ -252,7 +255,9 @@ class _Context:
             draft.contributions if other is None or draft.contributions is None else minus(draft.contributions, other)
             for draft, other in zip(drafts, others, strict=True)
         ]
-        intervals = iter(self.resampler.intervals([contributions for contributions in given if contributions is not None]))
+        intervals = iter(
+            self.resampler.intervals([contributions for contributions in given if contributions is not None])
+        )
         found = []
         for draft, contributions in zip(drafts, given, strict=True):
             interval = None if contributions is None else next(intervals)
@@ -323,4 +328,3 @@ def _check(log: Dataset, gamma: float | None, estimators: Sequence[str]) -> None
         raise ConfigurationError(
             f"`estimators` must be names from {', '.join(ESTIMATORS)}; got {', '.join(unknown) or 'none'}."
         )
-

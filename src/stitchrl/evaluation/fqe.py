@@ -65,7 +65,15 @@ class FQEState(NamedTuple):
 class FQE(Algorithm):
     """Fitted Q evaluation of a fixed policy over discrete actions; the action enters the network one-hot."""
 
-    needs: ClassVar[tuple[str, ...]] = ("obs", "action", "reward", "next_obs", "terminated", "td_weight", "next_cdf")
+    needs: ClassVar[tuple[str, ...]] = (
+        "obs",
+        "action",
+        "reward",
+        "next_obs",
+        "terminated",
+        "td_weight",
+        "next_cdf",
+    )
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is estimated.")
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")

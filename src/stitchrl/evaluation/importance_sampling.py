@@ -19,7 +19,14 @@ from jaxtyping import Bool, Float
 from stitchrl.evaluation.base import Contributions, Episodes
 from stitchrl.types import NumpyArray
 
-__all__ = ["cumulative_weights", "importance_sampling", "in_denominator", "per_decision", "weighted", "weighted_per_decision"]
+__all__ = [
+    "cumulative_weights",
+    "importance_sampling",
+    "in_denominator",
+    "per_decision",
+    "weighted",
+    "weighted_per_decision",
+]
 
 
 def cumulative_weights(episodes: Episodes, log_ratio: Float[NumpyArray, " N"]) -> Float[NumpyArray, "n T"]:

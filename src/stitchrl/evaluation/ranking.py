@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from stitchrl.evaluation.base import Estimate
 from stitchrl.evaluation.verdict import choose_primary
@@ -11,7 +11,8 @@ from stitchrl.evaluation.verdict import choose_primary
 __all__ = ["Ranked", "rank"]
 
 
-class Ranked(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Ranked:
     """A candidate's place.
 
     Attributes:

@@ -103,10 +103,16 @@ def decide(
         assert primary is not None
         decision, headline = "GO", f"the policy is better than {baseline}: gain {_span(primary)}."
     elif primary is not None and primary.healthy and primary.upper is not None and primary.upper < margin:
-        decision, headline = "NO-GO", f"the policy is not better than {baseline} by {margin:g}: gain {_span(primary)}."
+        decision, headline = (
+            "NO-GO",
+            f"the policy is not better than {baseline} by {margin:g}: gain {_span(primary)}.",
+        )
     else:
         reasons = "; ".join(f"line ({line.key}) failed, {line.seen}" for line in failed)
-        decision, headline = "CANNOT TELL", f"the log does not prove the policy better than {baseline}: {reasons}."
+        decision, headline = (
+            "CANNOT TELL",
+            f"the log does not prove the policy better than {baseline}: {reasons}.",
+        )
     return Verdict(decision, headline, lines, _caveats(behavior_fitted), name, margin, confidence)
 
 
@@ -138,7 +144,10 @@ def _line_c(primary: Estimate | None, episodes: int) -> Line:
         return Line("c", rule, "the primary uses no products of ratios over whole episodes", None)
     enough = primary.ess >= MINIMUM_ESS_SHARE * episodes and primary.max_weight_share <= MAXIMUM_WEIGHT_SHARE
     return Line(
-        "c", rule, f"ESS {primary.ess:,.0f} of {episodes:,}, largest share {primary.max_weight_share:.1%}", enough
+        "c",
+        rule,
+        f"ESS {primary.ess:,.0f} of {episodes:,}, largest share {primary.max_weight_share:.1%}",
+        enough,
     )
 
 

@@ -112,7 +112,11 @@ SCHEMA = Schema.infer(
 
 
 def demo_log(
-    table: pa.Table | None = None, *, survival_reward: float = 1.0, death_reward: float = 0.0, propensities: bool = True
+    table: pa.Table | None = None,
+    *,
+    survival_reward: float = 1.0,
+    death_reward: float = 0.0,
+    propensities: bool = True,
 ) -> Dataset:
     """The embedded hospital log: 20,000 simulated ICU stays, 185,235 treatment decisions.
 
@@ -187,7 +191,11 @@ def log_table(log: Dataset) -> pa.Table:
         "behavior_log_prob": log.behavior_log_prob,
         "observation_id": log.observation_id,
     }
-    vectors = {"observation": log.observation, "behavior_probs": log.behavior_probs, "action_mask": log.action_mask}
+    vectors = {
+        "observation": log.observation,
+        "behavior_probs": log.behavior_probs,
+        "action_mask": log.action_mask,
+    }
     columns = {name: pa.array(values) for name, values in plain.items() if values is not None}
     for name, values in vectors.items():
         if values is not None:

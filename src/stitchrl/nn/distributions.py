@@ -16,7 +16,7 @@ NEGATIVE = -1e9
 
 def mask_logits(logits: Float[AnyArray, "*b A"], action_mask: Bool[AnyArray, "*b A"] | None) -> Float[Array, "*b A"]:
     """Logits with forbidden actions pushed to -1e9."""
-    return logits if action_mask is None else jnp.where(action_mask, logits, jnp.float32(NEGATIVE))
+    return jnp.asarray(logits) if action_mask is None else jnp.where(action_mask, logits, jnp.float32(NEGATIVE))
 
 
 def masked_log_softmax(

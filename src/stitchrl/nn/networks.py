@@ -39,6 +39,7 @@ class MLP(eqx.Module):
 
     def hidden(self, x: Float[AnyArray, "*batch in"]) -> Float[Array, "*batch width"]:
         """Output of the last hidden layer, after its ReLU."""
+        x = jnp.asarray(x)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = _affine(x, weight, bias)
             x = jax.nn.relu(x)
@@ -65,9 +66,7 @@ class Ensemble(eqx.Module):
     members: MLP
 
     @classmethod
-    def create(
-        cls, count: int, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key
-    ) -> Ensemble:
+    def create(cls, count: int, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key) -> Ensemble:
         """Fresh, independent members."""
         members = [MLP.create(in_size, hidden_sizes, out_size, key=k) for k in jax.random.split(key, count)]
         return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))

@@ -27,24 +27,36 @@ class DiscretePolicy(eqx.Module):
     """True where `log_prob` is a real probability, so that weight-based estimators apply."""
 
     @abstractmethod
-    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
         """(B, A) unnormalised log-probabilities, before masking."""
 
-    def log_probs(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
+    def log_probs(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
         """(B, A) log-probability of every action."""
         return masked_log_softmax(self.logits(obs, action_mask=action_mask), action_mask)
 
-    def probs(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
+    def probs(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
         """(B, A) probability of every action; rows sum to 1."""
         return jnp.exp(self.log_probs(obs, action_mask=action_mask))
 
     def log_prob(
-        self, obs: Float[AnyArray, "B D"], action: Int[AnyArray, " B"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Int[AnyArray, " B"],
+        *,
+        action_mask: Bool[AnyArray, "B A"] | None = None,
     ) -> Float[Array, " B"]:
         """(B,) log-probability of the given actions."""
         return take_action(self.log_probs(obs, action_mask=action_mask), action)
 
-    def mode(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Int[Array, " B"]:
+    def mode(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Int[Array, " B"]:
         """(B,) most probable allowed action."""
         return jnp.argmax(self.log_probs(obs, action_mask=action_mask), axis=-1)
 
@@ -64,7 +76,9 @@ class CategoricalPolicy(DiscretePolicy):
 
     network: MLP
 
-    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
         return self.network(obs)
 
 
@@ -73,7 +87,9 @@ class ValueGreedyPolicy(DiscretePolicy):
 
     critics: Ensemble
 
-    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
         return _point_mass(jnp.mean(self.critics(obs), axis=0), action_mask)
 
 
@@ -82,7 +98,9 @@ class GreedyPolicy(DiscretePolicy):
 
     policy: DiscretePolicy
 
-    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
         return _point_mass(self.policy.logits(obs, action_mask=action_mask), action_mask)
 
 
@@ -93,7 +111,9 @@ class StandardizedPolicy(DiscretePolicy):
     std: Float[Array, " D"]
     policy: DiscretePolicy
 
-    def logits(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, "B A"]:
+    def logits(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
         scaled = (obs - self.mean[None, :]) / self.std[None, :]
         return self.policy.logits(scaled, action_mask=action_mask)
 

@@ -17,7 +17,13 @@ from safetensors.numpy import save_file
 from stitchrl.errors import CheckpointError
 from stitchrl.files import write_atomic
 from stitchrl.nn.networks import MLP, Ensemble
-from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, StandardizedPolicy, ValueGreedyPolicy
+from stitchrl.nn.policy import (
+    CategoricalPolicy,
+    DiscretePolicy,
+    GreedyPolicy,
+    StandardizedPolicy,
+    ValueGreedyPolicy,
+)
 
 __all__ = ["load_policy_file", "save_policy_file"]
 

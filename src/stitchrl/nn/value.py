@@ -60,4 +60,4 @@ class StandardizedValue(DiscreteValue):
         return self.value.v(self._scaled(obs), action_mask=action_mask) / self.reward_scale
 
     def _scaled(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
-        return (obs - self.mean[None, :]) / self.std[None, :]
+        return (jnp.asarray(obs) - self.mean[None, :]) / self.std[None, :]

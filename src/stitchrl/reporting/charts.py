@@ -118,11 +118,7 @@ def mark(axis: Axis, value: Any, sign: bool = False, decimals: int = 3) -> dict[
 
 def span(axis: Axis, lower: Any, upper: Any) -> dict[str, Any] | None:
     """Where an interval goes, with each end that lies off the axis marked as cut."""
-    if (
-        not (is_number(lower) and is_number(upper))
-        or axis.side(upper) == "left"
-        or axis.side(lower) == "right"
-    ):
+    if not (is_number(lower) and is_number(upper)) or axis.side(upper) == "left" or axis.side(lower) == "right":
         return None
     return {
         "x1": axis.at(lower),
@@ -143,9 +139,7 @@ def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rests = [row["label"].removeprefix(algorithm).strip(" ,") for row in group["rows"]]
         heads = [f"seed {row['seed']}" for row in group["rows"]]
         notes = {rest.removeprefix(head).strip(" ,") for rest, head in zip(rests, heads, strict=True)}
-        shared = len(notes) == 1 and all(
-            rest.startswith(head) for rest, head in zip(rests, heads, strict=True)
-        )
+        shared = len(notes) == 1 and all(rest.startswith(head) for rest, head in zip(rests, heads, strict=True))
         group |= {"algorithm": algorithm, "note": notes.pop() if shared else ""}
         for row, rest, head in zip(group["rows"], rests, heads, strict=True):
             row["short"] = head if shared else rest or row["label"]
@@ -280,10 +274,7 @@ def _panel(curve: Json) -> dict[str, Any]:
     if log:
         powers = range(math.ceil(up.lower), math.floor(up.upper) + 1)
         ticks = [{"x": up.at(p), "text": f"{10.0**p:g}"} for p in powers]
-    lines = [
-        {"seed": seed["seed"], "path": _path(updates, seed["values"], across, up, log)}
-        for seed in curve["seeds"]
-    ]
+    lines = [{"seed": seed["seed"], "path": _path(updates, seed["values"], across, up, log)} for seed in curve["seeds"]]
     first, last = (f"{updates[0]:,}", f"{updates[-1]:,}") if updates else ("", "")
     return {
         "metric": curve["metric"],

@@ -180,9 +180,7 @@ def _exact_gain(test: Sequence[Mapping[str, Any]], candidate: Any) -> float | No
     return None
 
 
-def _forest(
-    rows: Sequence[Mapping[str, Any]], margin: int | float, axis: charts.Axis | None = None
-) -> dict[str, Any]:
+def _forest(rows: Sequence[Mapping[str, Any]], margin: int | float, axis: charts.Axis | None = None) -> dict[str, Any]:
     axis = axis or charts.forest_axis(rows, margin)
     return {
         "groups": charts.forest_rows(rows, axis),
@@ -195,9 +193,7 @@ def _forest(
     }
 
 
-def _forests(
-    rows: Sequence[Mapping[str, Any]], margin: int | float, order: Sequence[str]
-) -> list[dict[str, Any]]:
+def _forests(rows: Sequence[Mapping[str, Any]], margin: int | float, order: Sequence[str]) -> list[dict[str, Any]]:
     """One panel an estimator. The first, which ranks, has its own axis; the others share one."""
     first, rest = order[:1], [row for row in rows if row["estimator"] not in order[:1]]
     shared = charts.forest_axis(rest, margin)

@@ -24,9 +24,7 @@ def build_report(folder: Path) -> dict[str, Any]:
         RunDirectoryError: a stage file is missing.
     """
     run, audit, split = (_read(folder / name) for name in ("run.json", "audit.json", "split.json"))
-    ranking, estimates, verdict = (
-        _read(folder / name) for name in ("ranking.json", "estimates.json", "verdict.json")
-    )
+    ranking, estimates, verdict = (_read(folder / name) for name in ("ranking.json", "estimates.json", "verdict.json"))
     selected = estimates["selected"]
     return {
         "title": run["name"],
@@ -42,14 +40,10 @@ def build_report(folder: Path) -> dict[str, Any]:
             "exact": ranking["behavior_exact"],
         },
         "estimates": {
-            "validation": [
-                row for c in ranking["candidates"] for row in _rows(c, selected["label"], ranking)
-            ],
+            "validation": [row for c in ranking["candidates"] for row in _rows(c, selected["label"], ranking)],
             "test": _rows(selected, selected["label"], ranking),
         },
-        "ranking": [
-            _rank(place, row, ranking, selected["label"]) for place, row in enumerate(ranking["order"], 1)
-        ],
+        "ranking": [_rank(place, row, ranking, selected["label"]) for place, row in enumerate(ranking["order"], 1)],
         "disagreement": estimates["disagreement"],
         "explain": _explain(ranking, estimates, verdict),
         "provenance": _provenance(run, split),
@@ -156,9 +150,7 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
     }
 
 
-def _explain(
-    ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: Mapping[str, Any]
-) -> list[str]:
+def _explain(ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
     selected = estimates["selected"]
     agreement, own = estimates["disagreement"]["agreement"], estimates["disagreement"]["agreement_behavior"]
     texts = [

@@ -47,7 +47,9 @@ def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error}. Delete it to start over.") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT_VERSION:
         seen = meta.get("format") if isinstance(meta, dict) else None
-        raise CheckpointError(f"The checkpoint {path} must have format {FORMAT_VERSION}; got {seen}. Delete it to start over.")
+        raise CheckpointError(
+            f"The checkpoint {path} must have format {FORMAT_VERSION}; got {seen}. Delete it to start over."
+        )
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     loaded = []
     for where, leaf in leaves:

@@ -14,7 +14,7 @@ __all__ = ["enable_compilation_cache"]
 @cache
 def enable_compilation_cache() -> None:
     """Use a cache below XDG_CACHE_HOME (or ~/.cache) unless JAX was already told of one or it cannot be written."""
-    if jax.config.jax_compilation_cache_dir is not None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = Path(base) / "stitchrl" / "xla"

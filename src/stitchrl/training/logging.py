@@ -9,7 +9,14 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ["LoopMonitor", "ProgressDisplay"]
 
@@ -81,7 +88,11 @@ class ProgressDisplay:
                 printed = now
                 left = f"eta {clock.seconds(total - done):.0f} s" if done < total else f"{now:.1f} s"
                 note = _note(note_metric, metrics)
-                print(f"  {label:<26} {done:>7,}/{total:,}  {rate:>13}  {left}  {note}".rstrip(), file=self._file, flush=True)
+                print(
+                    f"  {label:<26} {done:>7,}/{total:,}  {rate:>13}  {left}  {note}".rstrip(),
+                    file=self._file,
+                    flush=True,
+                )
 
         return show
 

@@ -123,7 +123,10 @@ def actions_unused(log: Dataset) -> Iterator[Finding]:
         return
     share = np.bincount(log.action, minlength=log.num_actions) / log.num_transitions
     unused, rare = np.flatnonzero(share == 0), np.flatnonzero((share > 0) & (share < RARE_SHARE))
-    for code, which, text in (("action-unused", unused, "never taken"), ("action-rare", rare, f"in under {RARE_SHARE:.1%} of rows")):
+    for code, which, text in (
+        ("action-unused", unused, "never taken"),
+        ("action-rare", rare, f"in under {RARE_SHARE:.1%} of rows"),
+    ):
         if len(which):
             yield Finding(
                 code,

@@ -63,5 +63,7 @@ class Audit:
 
     def __str__(self) -> str:
         lines = [f"log: {self.verdict} ({len(self.checks)} checks, {len(self.findings)} findings)"]
-        lines += [f"  {f.severity:<7} {f.code}: {f.where}: {f.seen}; expected {f.expected}. {f.action}" for f in self.findings]
+        lines += [
+            f"  {f.severity:<7} {f.code}: {f.where}: {f.seen}; expected {f.expected}. {f.action}" for f in self.findings
+        ]
         return "\n".join(lines)

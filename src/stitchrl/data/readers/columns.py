@@ -32,7 +32,9 @@ def dataset_from_columns(columns: Mapping[str, NumpyArray], schema: Schema, *, o
         raise DataError(f"{origin} has no rows; a log needs at least one episode.")
     for role, column in columns.items():
         if len(column) != count:
-            raise DataError(f"Every column of {origin} needs one row a transition; {role} has {len(column)}, reward {count}.")
+            raise DataError(
+                f"Every column of {origin} needs one row a transition; {role} has {len(column)}, reward {count}."
+            )
     order, episode_start = _episode_order(columns)
     columns = {role: np.array(column)[order] for role, column in columns.items()}
 
@@ -98,9 +100,7 @@ def _episode_order(columns: Mapping[str, NumpyArray]) -> tuple[NumpyArray, Numpy
     return order, start
 
 
-def _finite(
-    columns: Mapping[str, NumpyArray], role: str, order: NumpyArray, schema: Schema, origin: str
-) -> NumpyArray:
+def _finite(columns: Mapping[str, NumpyArray], role: str, order: NumpyArray, schema: Schema, origin: str) -> NumpyArray:
     values = columns[role]
     if values.dtype.kind not in "biuf":
         raise DataError(f"{_called(role, schema)} of {origin} must be numbers; got {values.dtype}.")
@@ -123,7 +123,9 @@ def _called(role: str, schema: Schema) -> str:
 
 def _flag(values: NumpyArray, role: str, origin: str) -> NumpyArray:
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
-        raise DataError(f"{role} of {origin} must be true or false (or 1 and 0); got values like {values[:3].tolist()}.")
+        raise DataError(
+            f"{role} of {origin} must be true or false (or 1 and 0); got values like {values[:3].tolist()}."
+        )
     return values.astype(bool)
 
 
