@@ -30,7 +30,7 @@ def main() -> None:
         "# Verdicts on fresh draws of the hospital log\n",
         describe(f"python benchmarks/verdicts.py --draws {args.draws}"),
         f"\n{args.stays:,} stays a draw, default settings. Gains are survival over the clinicians'.\n",
-        "| draw | selected | validation gain | test gain [95%] | exact gain | covered | verdict | exact gain of the best candidate |",
+        "| draw | selected | validation gain | test gain [95%] | exact gain | covered | verdict | best candidate, exactly |",
         "|---|---|---|---|---|---|---|---|",
     ]
     iql: list[float] = []

@@ -11,4 +11,4 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 
 from jaxtyping import install_import_hook
 
-install_import_hook("stitchrl", "beartype.beartype")
+install_import_hook("stitchrl", "checker.typechecked")

@@ -27,6 +27,10 @@ from stitchrl.evaluation.intervals import Resampler, effective_sample_size, minu
 from stitchrl.mdp.finite import FiniteMDP
 
 UNDISCOUNTED = Estimand(1.0)
+COLUMNS = [
+    *("episode", "step", "observation", "next_observation", "observation_id"),
+    *("action", "reward", "terminated", "truncated", "behavior_probs"),
+]
 QUICK = FitSettings(updates=300, hidden_sizes=(32,))
 
 
@@ -60,8 +64,7 @@ def draw(world: FiniteMDP, behavior: np.ndarray, episodes: int, seed: int, **kwa
             "behavior_probs": behavior[e.state],
         },
         st.Schema.infer(
-            "episode step observation next_observation observation_id action reward terminated truncated "
-            "behavior_probs".split(),
+            COLUMNS,
             num_actions=2,
             gamma=1.0,
         ),

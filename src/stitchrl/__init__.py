@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stitchrl.data.dataset import Dataset as Dataset
     from stitchrl.data.read import read as read
     from stitchrl.data.schema import Schema as Schema
-    from stitchrl.deployment.bundle import load_bundle as load_policy
+    from stitchrl.deployment.bundle import load_bundle as load_policy  # noqa: F401
     from stitchrl.evaluation.evaluate import evaluate as evaluate
     from stitchrl.mdp.icu_sepsis import demo_log as demo_log
     from stitchrl.training.fit import fit as fit

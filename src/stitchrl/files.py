@@ -30,7 +30,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise RunDirectoryError(
-            f"{path} cannot be written: {error.strerror or error}. Free space or choose another --out; what was there is unchanged."
+            f"{path} cannot be written: {error.strerror or error}. Free space or choose another --out; "
+            "what was there is unchanged."
         ) from None
     except BaseException:
         beside.unlink(missing_ok=True)
