@@ -65,6 +65,15 @@ def uncalibrated(log: st.Dataset) -> st.Dataset:
     return changed(log, "behavior_probs", lambda probs: np.roll(probs, 1, axis=1))
 
 
+def handed_over(log: st.Dataset) -> st.Dataset:
+    # All of action 7's probability given to action 8.
+    def hand_over(probs: np.ndarray) -> None:
+        probs[:, 8] += probs[:, 7]
+        probs[:, 7] = 0
+
+    return changed(log, "behavior_probs", hand_over)
+
+
 def unused(log: st.Dataset) -> st.Dataset:
     return changed(log, "action", lambda action: np.where(action == 4, 5, action).astype(action.dtype))
 
@@ -152,6 +161,9 @@ def test_findings_say_where(clean: st.Dataset) -> None:
     assert only("logged_action_outside_mask", mask_forbids(clean)).where == "action, action_mask: row 5 and 1 more"
     assert only("empty_mask", mask_empty(clean)).where == "action_mask: row 7"
     assert only("propensities_impossible", impossible(clean)).where == "behavior_log_prob: row 3 and 0 more"
+    calibration = only("propensities_uncalibrated", handed_over(clean))
+    assert calibration.where == "behavior_probs: action 7"
+    assert f"logged {(clean.action == 7).sum():,} times where the propensities expect 0 " in calibration.seen
     assert only("observation_constant", constant_observation(clean)).where == "observation: columns 6"
     assert only("cut_without_next", cut(clean)).seen.startswith("1 of 1 cut episodes")
     assert only("duplicated_episodes", copies(clean)).code == "episodes-duplicated"

@@ -252,9 +252,9 @@ def test_log_table_round_trips_through_read(propensities: bool, tmp_path: Any) -
     for source in (log_table(log), tmp_path / "stays.parquet"):
         again = st.read(source, log.schema)
         for name in (
-            "observation", "action", "reward", "terminated", "truncated", "step", "episode_start", "episode_id",
-            "behavior_log_prob", "behavior_probs", "action_mask", "next_action_mask", "next_observation",
-            "observation_id", "can_bootstrap",
+            "observation", "action", "reward", "terminated", "truncated", "step", "episode_start",
+            "episode_id", "behavior_log_prob", "behavior_probs", "action_mask", "next_action_mask",
+            "next_observation", "observation_id", "can_bootstrap",
         ):  # fmt: skip
             ours, theirs = getattr(log, name), getattr(again, name)
             if ours is None:

@@ -191,15 +191,16 @@ def test_greedy_is_all_mass_on_the_mode(policy: DiscretePolicy) -> None:
 
 
 def test_value_greedy_takes_the_best_mean_of_the_critics() -> None:
-    # Critics of constant output: their biases. Means (1.5, 2, 1, -1).
+    # Critics of constant output, their biases: means (2.5, 2.3, 2.75, 2.275). The smaller of the two is best
+    # for action 1, the larger for 0, the first alone for 0, the second alone for 3.
     ensemble = jax.tree.map(jnp.zeros_like, critics(2))
-    biases = jnp.asarray([[3, 2, 0, -1], [0, 2, 2, -1]], jnp.float32)
+    biases = jnp.asarray([[6, 2.3, 0, -1], [-1, 2.3, 5.5, 5.55]], jnp.float32)
     members = MLP(ensemble.members.weights, (ensemble.members.biases[0], biases))
     policy = ValueGreedyPolicy(Ensemble(members))
-    np.testing.assert_array_equal(policy.mode(OBS), np.full(6, 1))
+    np.testing.assert_array_equal(policy.mode(OBS), np.full(6, 2))
     # Best allowed ones, in the order of MASK's rows.
-    np.testing.assert_array_equal(policy.mode(OBS, action_mask=MASK), [1, 0, 3, 1, 0, 1])
-    np.testing.assert_array_equal(policy.probs(OBS, action_mask=MASK), np.eye(4)[[1, 0, 3, 1, 0, 1]])
+    np.testing.assert_array_equal(policy.mode(OBS, action_mask=MASK), [2, 2, 3, 2, 0, 2])
+    np.testing.assert_array_equal(policy.probs(OBS, action_mask=MASK), np.eye(4)[[2, 2, 3, 2, 0, 2]])
 
 
 def test_standardized_policy_is_the_inner_one_on_scaled_observations() -> None:
