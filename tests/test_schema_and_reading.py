@@ -516,3 +516,27 @@ def test_empty_parquet_is_refused(tmp_path: Path) -> None:
     pq.write_table(arrow_table(renamed_columns()).slice(0, 0), tmp_path / "none.parquet")
     with pytest.raises(DataError, match=r"none\.parquet has no rows; a log needs at least one episode"):
         st.read(tmp_path / "none.parquet", tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": np.full(6, 1e300)}, "reward of the dict must be finite; found infinity"),
+        ({"step": np.array([0.0, np.nan, 2, 0, 1, 0])}, "step of the dict must be whole numbers"),
+        ({"step": np.array([0, 1, 1, 0, 1, 0])}, "episode 7 of the dict has step 1 twice"),
+        ({"episode": np.array([7.0, 7, 7, 8, np.nan, 9])}, "episode of the dict must name an episode"),
+        ({"action_mask": np.full((6, 3), 0.5)}, "action_mask of the dict must be true or false"),
+        ({"reward": np.zeros((6, 1))}, "reward of the dict must have at most 1 axes"),
+        ({"weight": -np.ones(6)}, "weight of the dict must be at least 0"),
+    ],
+)
+def test_what_would_be_silently_wrong_is_refused(changes: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        st.read(tiny_columns() | changes)
+
+
+def test_a_count_means_discrete_and_a_continuous_action_has_none() -> None:
+    columns = {r: r for r in ("episode", "observation", "action", "reward", "terminated")}
+    assert Schema.from_dict({"columns": columns, "action": {"count": 25}}).num_actions == 25
+    with pytest.raises(SchemaError, match="continuous action has no `count`"):
+        Schema.from_dict({"columns": columns, "action": {"kind": "continuous", "count": 25}})

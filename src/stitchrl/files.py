@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 from stitchrl.errors import RunDirectoryError
 
-__all__ = ["make_directory", "write_atomic", "write_json", "write_text"]
+__all__ = ["make_directory", "write_atomic", "write_bytes", "write_json", "write_text"]
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -28,13 +29,13 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        _forget(beside)
         raise RunDirectoryError(
             f"{path} cannot be written: {error.strerror or error}. Free space or choose another --out; "
             "what was there is unchanged."
         ) from None
     except BaseException:
-        beside.unlink(missing_ok=True)
+        _forget(beside)
         raise
 
 
@@ -59,6 +60,16 @@ def make_directory(path: Path) -> None:
             f"The output directory {str(path)!r} cannot be made or written: {(error.strerror or str(error)).lower()}. "
             "Choose another --out."
         ) from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Plain write, for use inside `write_atomic`: a full disk is an OSError, whatever library made the bytes."""
+    path.write_bytes(content)
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _write(path: Path, text: str) -> None:

@@ -30,8 +30,6 @@ from stitchrl.algorithms.iql import IQL
 from stitchrl.data.audit.audit import audit
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.read import read
-from stitchrl.data.readers.columns import dataset_from_columns
-from stitchrl.data.readers.parquet import table_columns
 from stitchrl.data.schema import Schema
 from stitchrl.data.transform import unit_return_scale
 from stitchrl.deployment.bundle import Bundle, save_bundle
@@ -502,18 +500,12 @@ def write_demo_log(folder: Path, *, propensities: bool = True) -> Path:
     log = demo_log(propensities=propensities)
     path = folder / "stays.parquet"
     if path.exists():
-        if read(path).content_hash != read_back_hash(log):
+        if read(path).content_hash != log.content_hash:
             raise RunDirectoryError(f"{path} is another log. Choose another --out; nothing was changed.")
         return path
     write_text(path.with_suffix(".toml"), log.schema.to_toml())
     write_atomic(path, lambda beside: pq.write_table(log_table(log), beside, compression="zstd"))
     return path
-
-
-def read_back_hash(log: Dataset) -> str:
-    """Content hash of a log after a round trip through its table."""
-    columns = table_columns(log_table(log), log.schema, "the log")
-    return dataset_from_columns(columns, log.schema).content_hash
 
 
 def stored_verdict(folder: Path) -> Verdict:

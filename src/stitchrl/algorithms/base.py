@@ -20,7 +20,7 @@ INTERVALS = {
     "[0, 1]": lambda x: 0 <= x <= 1,
     "(0, inf)": lambda x: 0 < x < float("inf"),
     "[0, inf)": lambda x: 0 <= x < float("inf"),
-    "at least 1": lambda x: x >= 1 and x == int(x),
+    "at least 1": lambda x: isinstance(x, int) and x >= 1,
 }
 
 

@@ -1,6 +1,6 @@
 """FilteredBC: behaviour cloning of the episodes with the highest returns ("%BC").
 
-    (1)  keep the episodes whose undiscounted return is at least the (1 - top_fraction) quantile
+    (1)  keep the ceil(top_fraction E) of E episodes with the highest undiscounted returns, and all tied with the last
     (2)  L = -E_kept[ log pi(a | s) ]
 
 Two definitions are in print: Chen et al. 2021 (decision-transformer repository) keep top episodes until a share of
@@ -43,7 +43,8 @@ class FilteredBC(Algorithm):
 
     def prepare(self, log: Dataset) -> Dataset:
         returns = log.episode_returns()
-        threshold = np.quantile(returns, 1.0 - self.top_fraction, method="lower")
+        kept = int(np.ceil(self.top_fraction * len(returns)))
+        threshold = np.sort(returns)[-kept]
         return log.select_episodes(np.flatnonzero(returns >= threshold))
 
     def init(self, key: Key, spec: Spec) -> BCState:

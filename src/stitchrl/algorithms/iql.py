@@ -62,7 +62,7 @@ def advantage_weighted_loss(
     inverse_temperature: float,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Equation (2) and its metrics."""
-    weight = jnp.minimum(jnp.exp(inverse_temperature * adv), MAX_WEIGHT)
+    weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
     log_probs = masked_log_softmax(logits, action_mask)
     loss = -jnp.mean(weight * take_action(log_probs, action))
     return loss, {

@@ -51,7 +51,7 @@ class Dataset:
         reward: (N,) float32, received after the action, in the log's own units.
         terminated: (N,) the episode truly ended here: do not bootstrap.
         truncated: (N,) the log was cut here: bootstrap, if the next observation is known.
-        step: (N,) int32, position in the episode, as logged.
+        step: (N,) int64, position in the episode, as logged.
         episode_start: (E + 1,) first row of each episode, then N.
         episode_id: (E,) the log's own identifiers.
         schema: what the columns meant.
@@ -164,13 +164,18 @@ class Dataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over every array and the roles: equal logs have equal hashes on every machine."""
+        """SHA-256 over the content of every column: equal logs have equal hashes on every machine."""
         digest = hashlib.sha256()
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.startswith("next_obs")}
+        # By content and not by place in the table: a part hashes like the same rows read afresh.
+        last = self.episode_start[1:] - 1
+        arrays["observation_table"], arrays["observation_index"] = self.observation, self.next_observation[last]
+        arrays["next_observation_index"] = self.next_observation_index[last] != NO_OBSERVATION
+        for name, value in arrays.items():
             if isinstance(value, np.ndarray):
-                plain = value if value.dtype.kind in "biuf" else value.astype(str)
-                digest.update(f"{field.name}:{plain.dtype.str}:{plain.shape};".encode())
+                plain = value.astype(np.int64) if value.dtype.kind in "iu" else value
+                plain = plain if plain.dtype.kind in "bif" else plain.astype(str)
+                digest.update(f"{name}:{plain.dtype.str}:{plain.shape};".encode())
                 digest.update(np.ascontiguousarray(plain).tobytes())
         digest.update(repr(self.num_actions).encode())
         return digest.hexdigest()
@@ -178,8 +183,25 @@ class Dataset:
     # --- parts -------------------------------------------------------------------------------------------------
 
     def select_episodes(self, episodes: Sequence[int] | NumpyArray) -> Dataset:
-        """The log of the given episodes (positions 0 to E - 1), in the given order. The observation table is shared."""
-        episodes = np.asarray(episodes, dtype=np.int64)
+        """The log of the given episodes, in the given order. The observation table is shared.
+
+        Args:
+            episodes: positions, 0 to E - 1, or E bools.
+
+        Raises:
+            ConfigurationError: a position that is none.
+        """
+        episodes = np.asarray(episodes)
+        if episodes.dtype == bool and len(episodes) == self.num_episodes:
+            episodes = np.flatnonzero(episodes)
+        if len(episodes) and (
+            episodes.dtype.kind not in "iu" or episodes.min() < 0 or episodes.max() >= self.num_episodes
+        ):
+            raise ConfigurationError(
+                f"Episodes are positions from 0 to {self.num_episodes - 1}, or one bool an episode; "
+                f"got {episodes.dtype} from {episodes.min()} to {episodes.max()}."
+            )
+        episodes = episodes.astype(np.int64)
         lengths = self.episode_lengths[episodes]
         start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         offset = np.repeat(self.episode_start[episodes] - start[:-1], lengths)
@@ -203,6 +225,8 @@ class Dataset:
 
     def split_episodes(self, fractions: Sequence[float], *, seed: int = 0) -> tuple[Int[NumpyArray, " _"], ...]:
         """The episode positions of each part of `split`, ascending."""
+        if seed < 0:
+            raise ConfigurationError(f"`seed` must be at least 0; got {seed}.")
         shares = np.asarray(fractions, float)
         if (shares <= 0).any() or not np.isclose(shares.sum(), 1.0):
             raise ConfigurationError(f"Split fractions must be positive and sum to 1; got {list(fractions)}.")

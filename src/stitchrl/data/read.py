@@ -14,7 +14,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.readers.columns import dataset_from_columns
 from stitchrl.data.readers.parquet import read_parquet_columns, read_parquet_names, table_columns
 from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema
-from stitchrl.errors import SchemaError
+from stitchrl.errors import DataError, SchemaError
 
 __all__ = ["read"]
 
@@ -48,7 +48,7 @@ def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None) -> 
         return dataset_from_columns(read_parquet_columns(path, named), named, origin=path.name)
     named = _resolve(schema)
     if isinstance(source, Mapping):
-        arrays = {role: np.asarray(column) for role, column in source.items()}
+        arrays = {role: _as_array(role, column) for role, column in source.items()}
         if named is None:
             guess = _inferred(list(arrays), "the dict")
             arrays = {role: arrays[role] for role in guess.columns}
@@ -92,9 +92,21 @@ def _with_actions(schema: Schema, columns: Mapping[str, np.ndarray], name: str) 
     action = columns["action"]
     count = None
     if action.ndim == 1 and action.dtype.kind in "iub":
-        wide = [columns[role].shape[1] for role in ("behavior_probs", "action_mask") if role in columns]
+        wide = [
+            columns[r].shape[-1] for r in ("behavior_probs", "action_mask") if r in columns and columns[r].ndim == 2
+        ]
         count = max([*wide, int(action.max(initial=0)) + 1, 2])
     return Schema(schema.columns, count, schema.gamma, name)
+
+
+def _as_array(role: str, column: Any) -> np.ndarray:
+    try:
+        array = np.asarray(column)
+    except ValueError:
+        array = np.empty((), object)
+    if array.ndim == 0 or array.dtype.kind == "O":
+        raise DataError(f"{role} of the dict must be an array with one row a transition; got {type(column).__name__}.")
+    return array
 
 
 def _as_table(source: Any) -> pa.Table:

@@ -125,10 +125,12 @@ class Schema:
         for role, column in columns.items():
             if not (isinstance(column, str) or (isinstance(column, list) and all(isinstance(c, str) for c in column))):
                 raise SchemaError(f"The column of {role!r} must be a name or a list of names; got {column!r}.")
-        kind = action.get("kind", "continuous")
+        kind = action.get("kind", "discrete" if "count" in action else "continuous")
         if kind not in ("discrete", "continuous"):
             raise SchemaError(f"`kind` of [action] must be discrete or continuous; got {kind!r}.")
         count = action.get("count")
+        if kind == "continuous" and count is not None:
+            raise SchemaError(f'A continuous action has no `count`; got {count!r}. Drop it, or say kind = "discrete".')
         if kind == "discrete" and not (isinstance(count, int) and not isinstance(count, bool)):
             raise SchemaError(f"A discrete action needs `count`, the number of actions; got {count!r}.")
         gamma = task.get("gamma", 0.99)

@@ -86,6 +86,6 @@ def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
             )
         schema, guard = Schema.from_dict(card["schema"]), Guard.from_dict(card["guard"])
         provenance = card["provenance"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no policy to load in {str(where)!r}: {error!r}.") from None
     return Bundle(load_policy_file(where / POLICY), schema, guard, provenance)

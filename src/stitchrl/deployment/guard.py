@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.errors import DataError
 from stitchrl.types import NumpyArray
 
 __all__ = ["Guard"]
@@ -34,7 +35,9 @@ class Guard:
         return cls(seen.min(0), seen.max(0), margin)
 
     def admits(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, " B"]:
-        """(B,) True where the policy may be asked."""
+        """(B,) True where the policy may be asked. Raises DataError on rows of another width."""
+        if obs.ndim != 2 or obs.shape[1] != len(self.low):
+            raise DataError(f"Observations must be rows of {len(self.low)} numbers; got shape {obs.shape}.")
         slack = self.margin * (self.high - self.low)
         with np.errstate(invalid="ignore"):
             inside = (obs >= self.low - slack) & (obs <= self.high + slack)

@@ -46,6 +46,8 @@ class FiniteMDP:
     def __post_init__(self) -> None:
         if not np.allclose(self.transition.sum(-1)[~self.terminal], 1.0) or not np.isclose(self.initial.sum(), 1.0):
             raise ConfigurationError("Transition rows and the initial distribution of a FiniteMDP must sum to 1.")
+        if self.initial[self.terminal].sum() > 0:
+            raise ConfigurationError("No episode of a FiniteMDP may start in a terminal state.")
 
     @property
     def num_states(self) -> int:
@@ -73,7 +75,12 @@ class FiniteMDP:
         step = np.einsum("sa,sat->st", probs[live], self.transition[live])[:, live]
         reward = (probs * self.expected_reward).sum(1)[live]
         values = np.zeros(self.num_states)
-        values[live] = np.linalg.solve(np.eye(live.sum()) - gamma * step, reward)
+        try:
+            values[live] = np.linalg.solve(np.eye(live.sum()) - gamma * step, reward)
+        except np.linalg.LinAlgError:
+            raise ConfigurationError(
+                f"At gamma {gamma:g} a policy must reach a terminal state from everywhere; this one does not."
+            ) from None
         return values
 
     def action_values(self, probs: Float[NumpyArray, "S A"], *, gamma: float = 1.0) -> Float[NumpyArray, "S A"]:
@@ -90,7 +97,9 @@ class FiniteMDP:
     ) -> Float[NumpyArray, "S A"]:
         """(S, A) a best deterministic policy among the allowed actions, by policy iteration."""
         allowed = np.ones((self.num_states, self.num_actions), bool) if allowed is None else allowed
-        choice = np.argmax(allowed, axis=1)
+        # Start from the best reply to the uniform policy, which ends its episodes wherever any policy can.
+        uniform = allowed / np.maximum(allowed.sum(1, keepdims=True), 1)
+        choice = np.where(allowed, self.action_values(uniform, gamma=gamma), -np.inf).argmax(1)
         while True:
             q = np.where(allowed, self.action_values(np.eye(self.num_actions)[choice], gamma=gamma), -np.inf)
             # Ties keep the present action, so the iteration ends.

@@ -144,7 +144,7 @@ def demo_log(
         reward=np.where(terminated, np.where(survived, survival_reward, death_reward), 0.0).astype(np.float32),
         terminated=terminated,
         truncated=columns["truncated"],
-        step=columns["step"].astype(np.int32),
+        step=columns["step"].astype(np.int64),
         episode_start=start,
         episode_id=columns["episode"][start[:-1]],
         schema=Schema({c: c for c in names}, SCHEMA.num_actions, SCHEMA.gamma, SCHEMA.name),

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from stitchrl.errors import CheckpointError
-from stitchrl.files import write_atomic
+from stitchrl.files import write_atomic, write_bytes
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.nn.policy import (
     CategoricalPolicy,
@@ -39,7 +39,7 @@ def save_policy_file(path: Path, policy: DiscretePolicy) -> None:
     arrays: dict[str, np.ndarray] = {}
     structure = _encode(policy, "policy", arrays)
     header = {"stitchrl": json.dumps({"format": FORMAT_VERSION, "policy": structure})}
-    write_atomic(path, lambda beside: save_file(arrays, beside, metadata=header))
+    write_atomic(path, lambda beside: write_bytes(beside, save(arrays, metadata=header)))
 
 
 def load_policy_file(path: Path) -> DiscretePolicy:
@@ -52,14 +52,14 @@ def load_policy_file(path: Path) -> DiscretePolicy:
         with safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {}).get("stitchrl", "null"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"The policy file {path} cannot be read: {error}.") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
         seen = header.get("format") if isinstance(header, dict) else None
         raise CheckpointError(f"The policy file {path} must have format {FORMAT_VERSION}; got {seen}.")
     try:
         policy = _decode(header["policy"], arrays)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"The policy file {path} does not describe a policy: {error!r}.") from None
     if not isinstance(policy, DiscretePolicy):
         raise CheckpointError(f"The policy file {path} holds a {type(policy).__name__}, not a policy.")
@@ -77,7 +77,7 @@ def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return {"class": type(value).__name__, "fields": fields}
     if isinstance(value, tuple):
         return [_encode(entry, f"{name}.{i}", arrays) for i, entry in enumerate(value)]
-    arrays[name] = np.ascontiguousarray(jax.device_get(value))
+    arrays[name] = np.asarray(jax.device_get(value), order="C")
     return name
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from stitchrl.errors import CheckpointError
-from stitchrl.files import write_atomic
+from stitchrl.files import write_atomic, write_bytes
 from stitchrl.types import PyTree
 
 __all__ = ["FORMAT_VERSION", "load_checkpoint", "save_checkpoint"]
@@ -24,9 +24,9 @@ FORMAT_VERSION = 1
 def save_checkpoint(path: Path, state: PyTree, meta: dict[str, Any]) -> None:
     """Write a pytree of arrays and a JSON-able dict, atomically."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    arrays = {jax.tree_util.keystr(where): np.ascontiguousarray(jax.device_get(leaf)) for where, leaf in leaves}
+    arrays = {jax.tree_util.keystr(where): np.asarray(jax.device_get(leaf), order="C") for where, leaf in leaves}
     header = {"stitchrl": json.dumps({"format": FORMAT_VERSION, **meta})}
-    write_atomic(path, lambda beside: save_file(arrays, beside, metadata=header))
+    write_atomic(path, lambda beside: write_bytes(beside, save(arrays, metadata=header)))
 
 
 def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:

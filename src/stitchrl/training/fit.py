@@ -187,7 +187,7 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
         algorithm = algorithms[config["algorithm"]](**settings)
         seeds, spec = tuple(config["seeds"]), Spec(config["observation_size"], config["num_actions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no run to load in {str(where)!r}: {error!r}.") from None
     state, meta = load_checkpoint(where / CHECKPOINT, initial_state(algorithm, spec, seeds, shapes_only=True))
     states = [jax.tree.map(lambda leaf, k=k: leaf[k], state) for k in range(len(seeds))]
@@ -213,8 +213,8 @@ def _claim(folder: Path, config: dict[str, Any], scaling: Scaling) -> None:
         write_json(file, config | extra)
         return
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
     for key, value in config.items():
         if found.get(key) != value:

@@ -103,6 +103,8 @@ def train(
             save_checkpoint(checkpoint, state, {"update": done, "history": history})
         for monitor in monitors:
             monitor(done, updates, means)
+    if checkpoint is not None and not checkpoint.exists():  # updates=0
+        save_checkpoint(checkpoint, state, {"update": done, "history": history})
     return Trained(state, history)
 
 

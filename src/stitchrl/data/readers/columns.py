@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stitchrl.data.dataset import NO_OBSERVATION, Dataset
-from stitchrl.data.schema import Schema
+from stitchrl.data.schema import VECTOR_ROLES, Schema
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.types import NumpyArray
 
@@ -35,11 +35,15 @@ def dataset_from_columns(columns: Mapping[str, NumpyArray], schema: Schema, *, o
             raise DataError(
                 f"Every column of {origin} needs one row a transition; {role} has {len(column)}, reward {count}."
             )
-    order, episode_start = _episode_order(columns)
+    for role, column in columns.items():
+        most = 2 if role in VECTOR_ROLES else 1
+        if column.ndim > most:
+            raise DataError(f"{role} of {origin} must have at most {most} axes; got shape {column.shape}.")
+    order, episode_start = _episode_order(columns, origin)
     columns = {role: np.array(column)[order] for role, column in columns.items()}
 
-    reward = _finite(columns, "reward", order, schema, origin).astype(np.float32)
-    observation = _finite(columns, "observation", order, schema, origin).astype(np.float32)
+    reward = _finite(columns, "reward", order, schema, origin)
+    observation = _finite(columns, "observation", order, schema, origin)
     if observation.ndim == 1:
         observation = observation[:, None]
     terminated = _flag(columns["terminated"], "terminated", origin)
@@ -51,7 +55,9 @@ def dataset_from_columns(columns: Mapping[str, NumpyArray], schema: Schema, *, o
     optional: dict[str, Any] = {}
     for role in ("behavior_log_prob", "weight"):
         if role in columns:
-            optional[role] = _finite(columns, role, order, schema, origin).astype(np.float32)
+            optional[role] = _finite(columns, role, order, schema, origin)
+    if (optional.get("weight", np.zeros(1)) < 0).any():
+        raise DataError(f"weight of {origin} must be at least 0; the smallest is {optional['weight'].min():.4g}.")
     for role in ("source", "time", "observation_id"):
         if role in columns:
             optional[role] = columns[role]
@@ -70,7 +76,7 @@ def dataset_from_columns(columns: Mapping[str, NumpyArray], schema: Schema, *, o
             with np.errstate(divide="ignore"):
                 optional.setdefault("behavior_log_prob", np.log(chosen).astype(np.float32))
         if "action_mask" in columns:
-            optional["action_mask"] = columns["action_mask"].astype(bool)
+            optional["action_mask"] = _flag(columns["action_mask"], "action_mask", origin)
     step = columns["step"] if "step" in columns else np.concatenate([np.arange(n) for n in np.diff(episode_start)])
     return Dataset(
         observation_table=table,
@@ -80,7 +86,7 @@ def dataset_from_columns(columns: Mapping[str, NumpyArray], schema: Schema, *, o
         reward=reward,
         terminated=terminated,
         truncated=truncated,
-        step=step.astype(np.int32),
+        step=step.astype(np.int64),
         episode_start=episode_start,
         episode_id=columns["episode"][episode_start[:-1]],
         schema=schema,
@@ -88,8 +94,10 @@ def dataset_from_columns(columns: Mapping[str, NumpyArray], schema: Schema, *, o
     )
 
 
-def _episode_order(columns: Mapping[str, NumpyArray]) -> tuple[NumpyArray, NumpyArray]:
+def _episode_order(columns: Mapping[str, NumpyArray], origin: str) -> tuple[NumpyArray, NumpyArray]:
     """Row order (episodes by first appearance, then step) and the first row of each episode, then N."""
+    if columns["episode"].dtype.kind == "f" and np.isnan(columns["episode"]).any():
+        raise DataError(f"episode of {origin} must name an episode in every row; found NaN.")
     _, first, inverse = np.unique(columns["episode"], return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -97,13 +105,31 @@ def _episode_order(columns: Mapping[str, NumpyArray]) -> tuple[NumpyArray, Numpy
     keys = (columns["step"], episode) if "step" in columns else (episode,)
     order = np.lexsort(keys)
     start = np.concatenate([[0], np.cumsum(np.bincount(episode))]).astype(np.int64)
+    if "step" in columns:
+        _check_steps(columns["step"], episode, order, columns["episode"], origin)
     return order, start
 
 
+def _check_steps(step: NumpyArray, rank: NumpyArray, order: NumpyArray, episode: NumpyArray, origin: str) -> None:
+    """Steps are whole numbers, each once an episode: otherwise the order of its rows is anybody's guess."""
+    if step.dtype.kind not in "biuf" or (step.dtype.kind == "f" and not (step == np.floor(step)).all()):
+        raise DataError(f"step of {origin} must be whole numbers; got {step.dtype}. Give clock times the role `time`.")
+    same = (np.diff(step[order].astype(np.float64)) == 0) & (np.diff(rank[order]) == 0)
+    if same.any():
+        row = int(order[np.flatnonzero(same)[0] + 1])
+        raise DataError(
+            f"step must differ between the rows of an episode; episode {_plain(episode[row])} of {origin} has step "
+            f"{_plain(step[row])} twice (row {row}). Number its rows, or leave `step` out to keep the file's order."
+        )
+
+
 def _finite(columns: Mapping[str, NumpyArray], role: str, order: NumpyArray, schema: Schema, origin: str) -> NumpyArray:
+    """The column as finite float32."""
     values = columns[role]
     if values.dtype.kind not in "biuf":
         raise DataError(f"{_called(role, schema)} of {origin} must be numbers; got {values.dtype}.")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)  # before the check: what float32 cannot hold is infinite here too
     bad = ~np.isfinite(values)
     if bad.any():
         where = np.argwhere(bad)[0]
@@ -158,10 +184,11 @@ def _plain(value: Any) -> str:
 def _action(columns: Mapping[str, NumpyArray], order: NumpyArray, schema: Schema, origin: str) -> NumpyArray:
     values = _finite(columns, "action", order, schema, origin)
     if schema.num_actions is None:
-        values = values.astype(np.float32)
         return values[:, None] if values.ndim == 1 else values
     if values.ndim != 1:
         raise DataError(f"A discrete action is one integer a row; got shape {values.shape}.")
+    raw = columns["action"]
+    values = raw if raw.dtype.kind == "f" else raw.astype(np.int64)
     outside = (values < 0) | (values >= schema.num_actions) | (values != np.floor(values))
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
@@ -173,7 +200,7 @@ def _action(columns: Mapping[str, NumpyArray], order: NumpyArray, schema: Schema
 
 
 def _probabilities(columns: Mapping[str, NumpyArray], order: NumpyArray, schema: Schema, origin: str) -> NumpyArray:
-    probs = _finite(columns, "behavior_probs", order, schema, origin).astype(np.float32)
+    probs = _finite(columns, "behavior_probs", order, schema, origin)
     wrong = (probs < 0).any(1) | (np.abs(probs.sum(1) - 1) > 1e-3)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -200,7 +227,7 @@ def _store_observations(
         return observation, next_index
     # Within an episode the next row's observation is the next observation; only the last is stored anew.
     ends = {"next_observation": columns["next_observation"][last]}
-    final = _finite(ends, "next_observation", order[last], schema, origin).astype(np.float32)
+    final = _finite(ends, "next_observation", order[last], schema, origin)
     final = final[:, None] if final.ndim == 1 else final
     if final.shape[1] != observation.shape[1]:
         raise SchemaError(

@@ -86,6 +86,6 @@ def _array(column: pa.ChunkedArray, name: str, role: str, origin: str) -> NumpyA
         rows = len(array)
         if rows and (len(values) % rows or (array.value_lengths().to_numpy() != len(values) // rows).any()):
             raise DataError(f"The lists of column {name!r} ({role}) of {origin} must all have the same length.")
-        return values.reshape(rows, -1)
+        return values.reshape(rows, len(values) // rows if rows else 0)
     values = array.to_numpy(zero_copy_only=False)
     return values.astype(str) if values.dtype.kind == "O" else values
