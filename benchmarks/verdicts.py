@@ -54,13 +54,15 @@ def main() -> None:
         base, chosen = estimates["behavior_exact"], estimates["selected"]
         primary = verdict["primary"]
         gain = chosen["evaluation"]["gain"][primary]
-        valid = ranking["candidates"][ranking["order"][0]["index"]]["evaluation"]["gain"][primary]
+        first = ranking["order"][0]
+        valid = ranking["candidates"][first["index"]]["evaluation"]["gain"][first["estimator"]]
         exact = chosen["exact"] - base
         iql += [c["exact"] - base for c in ranking["candidates"] if c["algorithm"] == "IQL"]
         best = max((c for c in ranking["candidates"] if not c["caution"]), key=lambda c: c["exact"])
         covered = "yes" if gain["lower"] <= exact <= gain["upper"] else "NO"
         lines.append(
-            f"| {draw} | {chosen['label']} | {valid['value']:+.4f} | {gain['value']:+.4f} "
+            f"| {draw} | {chosen['label']} | {first['estimator']} {valid['value']:+.4f}, from {valid['lower']:+.4f} "
+            f"| {primary} {gain['value']:+.4f} "
             f"[{gain['lower']:+.4f}, {gain['upper']:+.4f}] | {exact:+.4f} | {covered} | {verdict['decision']} "
             f"| {best['exact'] - base:+.4f} ({best['label']}) |"
         )
