@@ -17,7 +17,7 @@ FLOORS = [
     {"algorithms"},
     {"training"},
     {"evaluation"},
-    {"deployment", "reporting"},
+    {"deployment", "reporting", "candidates"},
     {"pipeline"},
     {"__init__", "cli"},
 ]

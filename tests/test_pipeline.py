@@ -17,9 +17,10 @@ import pytest
 
 import stitchrl as st
 from stitchrl import cli
+from stitchrl.candidates import default_algorithms
 from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, draw_log, log_table
-from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings, default_algorithms
+from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings
 
 FILES = ["audit.json", "split.json", "ranking.json", "estimates.json", "verdict.json", "report.html"]
 QUICK = PipelineSettings(updates=40, evaluation_updates=40, seeds=2)

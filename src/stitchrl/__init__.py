@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stitchrl.data.schema import Schema as Schema
     from stitchrl.deployment.bundle import load_bundle as load_policy  # noqa: F401
     from stitchrl.evaluation.evaluate import evaluate as evaluate
+    from stitchrl.evaluation.evidence import FitSettings as FitSettings
     from stitchrl.mdp.icu_sepsis import demo_log as demo_log
     from stitchrl.training.fit import fit as fit
 
@@ -44,6 +45,7 @@ ALGORITHMS: dict[str, str] = {
 
 _FACE: dict[str, tuple[str, str]] = {name: (module, name) for name, module in ALGORITHMS.items()} | {
     "Dataset": ("stitchrl.data.dataset", "Dataset"),
+    "FitSettings": ("stitchrl.evaluation.evidence", "FitSettings"),
     "Schema": ("stitchrl.data.schema", "Schema"),
     "audit": ("stitchrl.data.audit.audit", "audit"),
     "demo_log": ("stitchrl.mdp.icu_sepsis", "demo_log"),

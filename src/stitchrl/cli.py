@@ -171,7 +171,7 @@ def _algorithms(names: str | None, gamma: float) -> tuple[Algorithm, ...] | None
     """The default settings of the named algorithms; None for all."""
     if names is None:
         return None
-    from stitchrl.pipeline import default_algorithms
+    from stitchrl.candidates import default_algorithms
 
     known = {algorithm.name.lower(): algorithm for algorithm in default_algorithms(gamma)}
     chosen = [name.strip() for name in names.split(",") if name.strip()]

@@ -22,11 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from stitchrl.algorithms.base import Algorithm
-from stitchrl.algorithms.behavior import BC
-from stitchrl.algorithms.cql import CQL
-from stitchrl.algorithms.dqn import DQN
-from stitchrl.algorithms.filtered_bc import FilteredBC
-from stitchrl.algorithms.iql import IQL
+from stitchrl.candidates import Candidate, default_algorithms
 from stitchrl.data.audit.audit import audit
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.read import read
@@ -42,14 +38,12 @@ from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.verdict import Line, Verdict, decide
 from stitchrl.files import make_directory, write_atomic, write_json, write_text
 from stitchrl.mdp.icu_sepsis import demo_log, log_table
-from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.nn.value import DiscreteValue
 from stitchrl.reporting.render import render
 from stitchrl.reporting.report import build_report
 from stitchrl.training.fit import Run, fit
 from stitchrl.training.logging import ProgressDisplay
 
-__all__ = ["STAGES", "Pipeline", "PipelineSettings", "Truth", "default_algorithms"]
+__all__ = ["STAGES", "Pipeline", "PipelineSettings", "Truth", "stored_verdict", "write_demo_log"]
 
 STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
 PACKAGES = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "pyarrow")
@@ -96,49 +90,6 @@ class PipelineSettings:
         for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-
-
-def default_algorithms(gamma: float) -> tuple[Algorithm, ...]:
-    """The candidates of a run: small networks, rewards scaled to unit spread of returns.
-
-    IQL's inverse temperature and CQL's weight are in those units. The mode of a mildly weighted IQL actor keeps to
-    actions the log supports well, so that what it gains can also be shown.
-    """
-    small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
-    value = small | {"gamma": gamma, "target_rate": 0.02}
-    return (
-        BC(**small),
-        FilteredBC(**small),
-        IQL(expectile=0.8, inverse_temperature=10.0, **value),
-        CQL(cql_weight=0.2, **value),
-        DQN(**value),
-    )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Candidate:
-    """One (algorithm, seed) as it would be deployed."""
-
-    algorithm: Algorithm
-    seed: int
-    policy: DiscretePolicy
-    value: DiscreteValue | None
-
-    @property
-    def label(self) -> str:
-        """As shown in tables, e.g. "IQL seed 1, greedy"."""
-        form = "" if self.algorithm.acts == "as trained" else f", {self.algorithm.acts}"
-        return f"{self.algorithm.name} seed {self.seed}{form}"
-
-    def claimed(self, log: Dataset) -> float | None:
-        """The value its own critics claim, over the first observations of a log; None without critics."""
-        if self.value is None:
-            return None
-        first = log.episode_start[:-1]
-        obs = log.observation_table[log.observation_index[first]]
-        mask = None if log.action_mask is None else log.action_mask[first]
-        q = np.asarray(self.value.q_all(obs), np.float64)
-        return float((np.asarray(self.policy.probs(obs, action_mask=mask)) * q).sum(1).mean())
 
 
 @dataclasses.dataclass(eq=False)
