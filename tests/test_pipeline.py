@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,18 @@ def test_stages_can_be_run_one_by_one(finished: tuple[Path, Path], tmp_path: Pat
     for stage in STAGES:
         Pipeline(log, tmp_path / "staged", settings=QUICK, truth=ExactValues(), progress=False).run(until=stage)
     assert results(tmp_path / "staged") == results(run)
+
+
+def test_a_deleted_stage_is_done_again_and_so_is_what_rests_on_it(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    log, run = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    before = {name: (copy / name).read_bytes() for name in FILES}
+    (copy / "verdict.json").write_text("{}")
+    (copy / "report.html").write_text("stale")
+    (copy / "estimates.json").unlink()
+    Pipeline(log, copy, settings=QUICK, truth=ExactValues(), progress=False).run()
+    assert {name: (copy / name).read_bytes() for name in FILES} == before
 
 
 def test_a_log_without_propensities_takes_the_same_path(tmp_path: Path) -> None:

@@ -46,6 +46,16 @@ from stitchrl.training.logging import ProgressDisplay
 __all__ = ["STAGES", "Pipeline", "PipelineSettings", "Truth", "stored_verdict", "write_demo_log"]
 
 STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
+FILES = (
+    "audit.json",
+    "split.json",
+    "ranking.json",
+    "estimates.json",
+    "verdict.json",
+    "report.html",
+    "policy/policy.json",
+)
+"""What the stages leave, in order; each rests on those before it."""
 PACKAGES = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "pyarrow")
 
 
@@ -358,11 +368,11 @@ class Pipeline:
             }
 
         found = self._stage("estimates.json", make)
-        fqe = found["selected"]["evaluation"]["gain"]["fqe"]
-        self.say(
-            "evaluate",
-            f"{found['selected']['label']} on test: gain {fqe['value']:+.4f} [{fqe['lower']:+.4f}, {fqe['upper']:+.4f}]",
-        )
+        evaluation = found["selected"]["evaluation"]
+        primary = evaluation["verdict"]["primary"]
+        gain = evaluation["gain"].get(primary)
+        text = "no estimate has an interval" if gain is None else f"{primary} gain {_span(gain)}"
+        self.say("evaluate", f"{found['selected']['label']} on test: {text}")
         return found
 
     def verdict_stage(self) -> dict[str, Any]:
@@ -417,7 +427,11 @@ class Pipeline:
     def _stage(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = self.out / name
         if not file.exists():
-            write_json(file, make())
+            content = make()
+            # What a later stage made of an earlier file of this name no longer holds.
+            for later in FILES[FILES.index(name) + 1 :]:
+                (self.out / later).unlink(missing_ok=True)
+            write_json(file, content)
         return _load(file)
 
     def _fit_settings(self) -> FitSettings:
@@ -469,6 +483,10 @@ def stored_verdict(folder: Path) -> Verdict:
 def _estimate(content: dict[str, Any]) -> Estimate:
     tuples = {key: tuple(content[key]) for key in ("reasons", "assumptions")}
     return Estimate(**(content | tuples | {"estimand": Estimand(**content["estimand"])}))
+
+
+def _span(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:+.4f} [{estimate['lower']:+.4f}, {estimate['upper']:+.4f}]"
 
 
 def _difference(folder: str, key: str, found: Any, wanted: Any) -> str:

@@ -108,7 +108,8 @@ def decide(
             f"the policy is not better than {baseline} by {margin:g}: gain {_span(primary)}.",
         )
     else:
-        reasons = "; ".join(f"line ({line.key}) failed, {line.seen}" for line in failed)
+        # The reasons after a colon stay in the checklist.
+        reasons = "; ".join(f"line ({line.key}) failed, {line.seen.split(':')[0]}" for line in failed)
         decision, headline = (
             "CANNOT TELL",
             f"the log does not prove the policy better than {baseline}: {reasons}.",
