@@ -127,19 +127,24 @@ class Dataset:
         """
         known = self.next_observation_index != NO_OBSERVATION
         if self.action_mask is not None:
-            last = np.zeros(self.num_transitions, bool)
-            last[self.episode_start[1:] - 1] = True
-            known = known & ~last
+            known = known & self.continues
         return self.terminated | known
 
     @cached_property
+    def continues(self) -> Bool[NumpyArray, " N"]:
+        """(N,) True where the next row is the next moment of the same episode: not at its end, not before a gap."""
+        continues = np.zeros(self.num_transitions, bool)
+        continues[:-1] = self.next_observation_index[:-1] == self.observation_index[1:]
+        continues[self.episode_start[1:] - 1] = False
+        return continues
+
+    @cached_property
     def next_action_mask(self) -> Bool[NumpyArray, "N A"] | None:
-        """(N, A) actions allowed after each action; all True after the last row of an episode."""
+        """(N, A) actions allowed after each action; all True where the next row is not the next moment."""
         if self.action_mask is None:
             return None
         mask = np.ones_like(self.action_mask)
-        mask[:-1] = self.action_mask[1:]
-        mask[self.episode_start[1:] - 1] = True
+        mask[:-1] = np.where(self.continues[:-1, None], self.action_mask[1:], True)
         return mask
 
     @cached_property

@@ -49,6 +49,20 @@ class Bundle:
         """(B, A) probabilities, as NumPy."""
         return np.asarray(self.policy.probs(obs, action_mask=action_mask))
 
+    def log_prob(
+        self,
+        obs: Float[NumpyArray, "B D"],
+        action: Int[NumpyArray, " B"],
+        *,
+        action_mask: Bool[NumpyArray, "B A"] | None = None,
+    ) -> Float[NumpyArray, " B"]:
+        """(B,) log-probability of the given actions."""
+        return np.asarray(self.policy.log_prob(obs, action, action_mask=action_mask))
+
+    def greedy(self) -> Bundle:
+        """The bundle whose policy always takes the mode of this one's; its provenance stays and says otherwise."""
+        return dataclasses.replace(self, policy=self.policy.greedy())
+
     def mode(
         self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Int[NumpyArray, " B"]:

@@ -17,7 +17,7 @@ __all__ = ["Guard"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Guard:
-    """Refuses observations unlike the training log: not finite, or outside the range seen by more than a margin.
+    """Tells observations unlike the training log: not finite, or outside the range seen by more than a margin.
 
     Attributes:
         low, high: (D,) smallest and largest value of each observation column in training.

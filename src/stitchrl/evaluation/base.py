@@ -208,15 +208,14 @@ def _plain_probs(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | 
 def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, NumpyArray]:
     """A policy's probabilities at every logged state and at every next state, (N, A) each.
 
-    The probabilities of a next state are those of the next row; where the episode's last next observation is stored,
-    they are computed there with every action allowed; where there is none they are uniform and carry weight 0.
+    The probabilities of a next state are those of the next row; where that is not the next moment but the observation
+    is stored, they are computed there with every action allowed; where there is none they are uniform, with weight 0.
     """
     here = policy_probabilities(policy, log.observation, log.action_mask)
     following = np.empty_like(here)
     following[:-1] = here[1:]
-    last = log.episode_start[1:] - 1
-    following[last] = 1.0 / here.shape[1]
-    known = last[(log.next_observation_index[last] >= 0) & ~log.terminated[last]]
+    following[~log.continues] = 1.0 / here.shape[1]
+    known = np.flatnonzero(~log.continues & (log.next_observation_index >= 0) & ~log.terminated)
     if len(known):
         obs = log.observation_table[log.next_observation_index[known]]
         mask = None if log.next_action_mask is None else log.next_action_mask[known]

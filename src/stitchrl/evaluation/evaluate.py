@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stitchrl.data.audit.audit import audit
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, EvaluationError
 from stitchrl.evaluation.agreement import Agreement, agreement
@@ -15,8 +16,11 @@ from stitchrl.evaluation.base import Contributions, Episodes, Estimand, Estimate
 from stitchrl.evaluation.doubly_robust import doubly_robust, weighted_doubly_robust
 from stitchrl.evaluation.evidence import Evidence, FitSettings, gather_evidence
 from stitchrl.evaluation.importance_sampling import (
+    Weights,
     cumulative_weights,
+    final_weights,
     importance_sampling,
+    logged_return,
     per_decision,
     weighted,
     weighted_per_decision,
@@ -24,22 +28,26 @@ from stitchrl.evaluation.importance_sampling import (
 from stitchrl.evaluation.intervals import Interval, Resampler, effective_sample_size, minus
 from stitchrl.evaluation.verdict import MAXIMUM_WEIGHT_SHARE, MINIMUM_ESS_SHARE, Verdict, decide
 from stitchrl.training.logging import LoopMonitor
-from stitchrl.types import NumpyArray
 
 __all__ = ["ESTIMATORS", "Evaluation", "evaluate", "evaluate_all"]
 
-Estimator = Callable[[Episodes, NumpyArray, Evidence, float], Contributions]
+Estimator = Callable[[Episodes, Weights, Evidence], Contributions]
 ESTIMATORS: dict[str, Estimator] = {
-    "is": lambda episodes, weight, evidence, gamma: importance_sampling(episodes, weight),
-    "pdis": lambda episodes, weight, evidence, gamma: per_decision(episodes, weight),
-    "wis": lambda episodes, weight, evidence, gamma: weighted(episodes, weight),
-    "pdwis": lambda episodes, weight, evidence, gamma: weighted_per_decision(episodes, weight),
-    "dr": lambda episodes, weight, evidence, gamma: doubly_robust(episodes, weight, evidence.values, gamma),
-    "wdr": lambda episodes, weight, evidence, gamma: weighted_doubly_robust(episodes, weight, evidence.values, gamma),
-    "fqe": lambda episodes, weight, evidence, gamma: Contributions.average(evidence.refit.contributions),
+    "is": lambda episodes, weight, evidence: importance_sampling(episodes, weight),
+    "pdis": lambda episodes, weight, evidence: per_decision(episodes, weight),
+    "wis": lambda episodes, weight, evidence: weighted(episodes, weight),
+    "pdwis": lambda episodes, weight, evidence: weighted_per_decision(episodes, weight),
+    "dr": lambda episodes, weight, evidence: doubly_robust(episodes, weight, evidence.values),
+    "wdr": lambda episodes, weight, evidence: weighted_doubly_robust(episodes, weight, evidence.values),
+    "fqe": lambda episodes, weight, evidence: Contributions.average(evidence.refit.contributions),
 }
 """Estimator name -> its per-episode contributions."""
 MEAN_WEIGHT_SLACK = 0.25
+"""By how much whole-episode weights may average away from 1."""
+MAXIMUM_IMBALANCE = 0.2
+"""Largest `Refit.imbalance` at which the refitted FQE is trusted."""
+MAXIMUM_LOST = 0.01
+"""Largest share of weight that may end in cuts no other episode runs past."""
 DEFAULT = ("wis", "pdwis", "wdr", "fqe")
 MODEL_BASED = ("dr", "wdr", "fqe")
 
@@ -88,7 +96,7 @@ def evaluate(
     settings: FitSettings | None = None,
     confidence: float = 0.95,
     margin: float = 0.0,
-    audit_verdict: str = "not audited",
+    audit_verdict: str | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
@@ -106,7 +114,8 @@ def evaluate(
         settings: of those fits.
         confidence: two-sided coverage the intervals aim at.
         margin: the least gain worth having, in return units.
-        audit_verdict: of `st.audit(log)`; "not usable" rules out GO.
+        audit_verdict: of `st.audit`, where it has been run on the whole log already; None runs it on `log`. "not
+            usable" rules out GO.
         seed: of the fits and the bootstrap.
 
     Raises:
@@ -142,7 +151,7 @@ def evaluate_all(
     settings: FitSettings | None = None,
     confidence: float = 0.95,
     margin: float = 0.0,
-    audit_verdict: str = "not audited",
+    audit_verdict: str | None = None,
     over_last: bool = False,
     monitors: Sequence[LoopMonitor] = (),
 ) -> list[Evaluation]:
@@ -151,21 +160,22 @@ def evaluate_all(
     Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains.
     """
     settings = FitSettings() if settings is None else settings
-    _check(log, gamma, estimators)
+    _check(log, gamma, estimators, policies)
+    audit_verdict = audit(log).verdict if audit_verdict is None else audit_verdict
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
     evidence, behavior = gather_evidence(
         policies, log, fit_on, gamma=estimand.gamma, settings=settings, monitors=monitors
     )
     episodes = Episodes.of(log, estimand)
     resampler = Resampler(log.num_episodes, confidence=confidence, seed=settings.seed)
-    logged = Contributions.average(episodes.returns)
+    logged = logged_return(episodes)
     context = _Context(log, episodes, estimand, resampler, behavior.fitted)
     drafts = [{name: context.draft(name, one) for name in estimators} for one in evidence]
-    baseline = {name: draft.contributions for name, draft in drafts[-1].items()} if over_last else None
     called = "the baseline" if over_last else "the behaviour"
-    values = context.estimates([d for draft in drafts for d in draft.values()])
-    against = [logged if baseline is None else baseline[name] for name in estimators]
-    gains = context.estimates([d for draft in drafts for d in draft.values()], against * len(drafts))
+    every = [d for draft in drafts for d in draft.values()]
+    values = context.estimates(every)
+    others = [drafts[-1][name] if over_last else context.logged(logged) for name in estimators] * len(drafts)
+    gains = context.estimates([one.over(other) for one, other in zip(every, others, strict=True)])
     (own,) = resampler.intervals([logged])
     found = []
     for k, one in enumerate(evidence):
@@ -201,6 +211,14 @@ class _Draft(NamedTuple):
     reasons: tuple[str, ...]
     assumptions: tuple[str, ...]
 
+    def over(self, other: _Draft) -> _Draft:
+        """The gain over another draft: as healthy as both, and only where both have an estimate."""
+        paired = None
+        if self.contributions is not None and other.contributions is not None:
+            paired = minus(self.contributions, other.contributions)
+        more = tuple(f"Of the baseline: {reason}" for reason in other.reasons)
+        return self._replace(contributions=paired, reasons=self.reasons + more)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Context:
@@ -222,7 +240,7 @@ class _Context:
             assumptions.append("the fitted behaviour model is right")
         cut = int((~self.episodes.terminated).sum())
         if cut:
-            assumptions.append(f"{cut} cut episodes are like the others after the cut")
+            assumptions.append(f"{cut} cut episodes would have gone on as the episodes that ran past those steps")
         if name in MODEL_BASED and self.estimand.horizon is not None:
             reason = f"{name} has no time in its Q and needs horizon=None; got {self.estimand.horizon}."
             return _Draft(name, None, None, None, (reason,), tuple(assumptions))
@@ -234,33 +252,31 @@ class _Context:
             ess = effective_sample_size(per_transition) / self.log.num_transitions * self.log.num_episodes
             assumptions.append("Q or the ratio of state visits is well fitted")
         else:
-            per_episode = weight[:, -1]
+            per_episode = final_weights(self.episodes, weight)
             ess = effective_sample_size(per_episode)
         share = float(np.max(np.abs(per_episode)) / max(np.abs(per_episode).sum(), 1e-300))
         contributions = None
         reasons = self._weight_reasons(ess, share)
-        if name != "fqe":
-            reasons += self._mean_weight_reasons(float(weight[:, -1].mean()))
+        if name == "fqe":
+            reasons += _imbalance_reasons(evidence.refit.imbalance)
+        else:
+            reasons += _lost_reasons(weight.lost) + _mean_weight_reasons(float(per_episode.mean()))
         if ess > 0:
-            contributions = ESTIMATORS[name](self.episodes, weight, evidence, self.estimand.gamma)
+            contributions = ESTIMATORS[name](self.episodes, weight, evidence)
             reasons += self._range_reasons(contributions.value)
         return _Draft(name, contributions, ess, share, reasons, tuple(assumptions))
 
-    def estimates(
-        self, drafts: Sequence[_Draft], minus_these: Sequence[Contributions | None] | None = None
-    ) -> list[Estimate]:
-        """The estimate of each draft, or its gain over the contributions beside it; one pass of resamples for all."""
-        others = [None] * len(drafts) if minus_these is None else minus_these
-        given = [
-            draft.contributions if other is None or draft.contributions is None else minus(draft.contributions, other)
-            for draft, other in zip(drafts, others, strict=True)
-        ]
-        intervals = iter(
-            self.resampler.intervals([contributions for contributions in given if contributions is not None])
-        )
+    def logged(self, contributions: Contributions) -> _Draft:
+        """The behaviour's own value as a draft, to take gains over."""
+        lost = cumulative_weights(self.episodes, np.zeros(self.log.num_transitions)).lost
+        return _Draft("logged", contributions, None, None, _lost_reasons(lost), ())
+
+    def estimates(self, drafts: Sequence[_Draft]) -> list[Estimate]:
+        """The estimate of each draft; one pass of resamples for all."""
+        intervals = iter(self.resampler.intervals([d.contributions for d in drafts if d.contributions is not None]))
         found = []
-        for draft, contributions in zip(drafts, given, strict=True):
-            interval = None if contributions is None else next(intervals)
+        for draft in drafts:
+            interval = None if draft.contributions is None else next(intervals)
             found.append(
                 Estimate(
                     name=draft.name,
@@ -281,7 +297,7 @@ class _Context:
         return found
 
     def behavior(self, interval: Interval) -> Estimate:
-        """The mean logged return."""
+        """The behaviour's own value: the mean logged return, cut episodes completed by the others."""
         return Estimate(
             "logged",
             interval.value,
@@ -304,12 +320,6 @@ class _Context:
             reasons.append(f"One episode has {share:.1%} of all weight, above {MAXIMUM_WEIGHT_SHARE:.0%}.")
         return tuple(reasons)
 
-    def _mean_weight_reasons(self, mean: float) -> tuple[str, ...]:
-        """Whole-episode weights average 1 in expectation; far below, the episodes that matter most are missing."""
-        if abs(mean - 1.0) <= MEAN_WEIGHT_SLACK:
-            return ()
-        return (f"The weights average {mean:.2f} where 1 is expected: the log lacks the policy's likeliest episodes.",)
-
     def _range_reasons(self, value: float) -> tuple[str, ...]:
         """An estimate outside the returns ever seen is extrapolation."""
         low, high = float(self.episodes.returns.min()), float(self.episodes.returns.max())
@@ -318,9 +328,48 @@ class _Context:
         return (f"The value {value:.4g} is outside the returns seen, {low:.4g} to {high:.4g}.",)
 
 
-def _check(log: Dataset, gamma: float | None, estimators: Sequence[str]) -> None:
+def _mean_weight_reasons(mean: float) -> tuple[str, ...]:
+    """Whole-episode weights average 1 in expectation; far below, the episodes that matter most are missing."""
+    if abs(mean - 1.0) <= MEAN_WEIGHT_SLACK:
+        return ()
+    return (f"The weights average {mean:.2f} where 1 is expected: the log lacks the policy's likeliest episodes.",)
+
+
+def _imbalance_reasons(imbalance: float) -> tuple[str, ...]:
+    """Where no logged decisions lead the policy's way, no weights can carry the correction there."""
+    if imbalance <= MAXIMUM_IMBALANCE:
+        return ()
+    return (
+        f"The weights leave {imbalance:.0%} of the first states' features unbalanced, above {MAXIMUM_IMBALANCE:.0%}: "
+        "the log does not go where the policy goes.",
+    )
+
+
+def _lost_reasons(lost: float) -> tuple[str, ...]:
+    if lost <= MAXIMUM_LOST:
+        return ()
+    return (
+        f"{lost:.1%} of the episodes' weight ends in cuts that no other episode runs past: what comes after is not in "
+        "the log. Give a `horizon`.",
+    )
+
+
+def _check(log: Dataset, gamma: float | None, estimators: Sequence[str], policies: Sequence[PolicyLike]) -> None:
     if log.num_actions is None:
         raise EvaluationError("Evaluation needs discrete actions so far; this log's are continuous.")
+    if log.num_episodes < 2:
+        raise EvaluationError(f"Evaluation needs at least 2 episodes; got {log.num_episodes}.")
+    if log.action_mask is not None and not log.action_mask.any(1).all():
+        row = int(np.flatnonzero(~log.action_mask.any(1))[0])
+        raise EvaluationError(
+            f"Every row must allow at least one action; the mask of row {row} allows none. Correct it."
+        )
+    for policy in policies:
+        if not getattr(policy, "has_density", True):
+            raise EvaluationError(
+                f"{type(policy).__name__} has no action probabilities (has_density is False), and every estimator here "
+                "weighs logged actions by them. Evaluate a policy that has."
+            )
     if gamma is not None and not 0 <= gamma <= 1:
         raise ConfigurationError(f"`gamma` must be in [0, 1]; got {gamma}.")
     unknown = [name for name in estimators if name not in ESTIMATORS]

@@ -15,6 +15,7 @@ from stitchrl.algorithms.behavior import BC
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sample import transition_source
 from stitchrl.data.transform import Scaling, unit_return_scale
+from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.base import PolicyLike, action_probabilities
 from stitchrl.evaluation.doubly_robust import FittedValues
 from stitchrl.evaluation.fqe import FQE, FittedQ, Refit, evaluation_source, refit
@@ -130,7 +131,7 @@ def _evidence_on_part(
         chosen = np.take_along_axis(probs, log.action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)
         with np.errstate(divide="ignore"):
             log_ratio = np.log(chosen) - behavior_log_prob
-        values = FittedValues(fitted["q"], fitted["v"], fitted["next_v"], log.can_bootstrap)
+        values = FittedValues(fitted["q"], fitted["v"])
         found.append(Evidence(log_ratio, values, refit(log, fitted, np.exp(log_ratio), gamma=gamma), probs))
     return found
 
@@ -169,9 +170,18 @@ def fit_q(
 
 
 def _behavior(log: Dataset, fit_on: Dataset, settings: FitSettings) -> BehaviorProbabilities:
-    """The log's own propensities where it has usable ones, else those of a BC model fitted on other episodes."""
+    """The log's own propensities where it has them, else those of a BC model fitted on other episodes.
+
+    Raises:
+        EvaluationError: a logged action with propensity 0.
+    """
     known = log.behavior_log_prob
-    if known is not None and np.isfinite(known).all():
+    if known is not None:
+        if not np.isfinite(known).all():
+            raise EvaluationError(
+                f"{int((~np.isfinite(known)).sum()):,} logged actions have propensity 0, though they were taken. Correct "
+                "the propensities, or leave the column out of the schema and they are fitted."
+            )
         return BehaviorProbabilities(known.astype(np.float64), log.behavior_probs, fitted=False)
     assert log.num_actions is not None
     scaling = Scaling.fit(fit_on)
@@ -199,16 +209,12 @@ def _join(a: Evidence, b: Evidence, rows: NumpyArray, episodes: NumpyArray) -> E
     def per_row(x: NumpyArray, y: NumpyArray) -> NumpyArray:
         return np.concatenate([x, y])[rows]
 
-    values = FittedValues(
-        per_row(a.values.q, b.values.q),
-        per_row(a.values.v, b.values.v),
-        per_row(a.values.next_v, b.values.next_v),
-        per_row(a.values.usable, b.values.usable),
-    )
+    values = FittedValues(per_row(a.values.q, b.values.q), per_row(a.values.v, b.values.v))
     contributions = np.concatenate([a.refit.contributions, b.refit.contributions])[episodes]
     n_a, n_b = len(a.refit.contributions), len(b.refit.contributions)
     claimed = (n_a * a.refit.network_value + n_b * b.refit.network_value) / (n_a + n_b)
-    joined = Refit(contributions, claimed, per_row(a.refit.weights, b.refit.weights))
+    imbalance = max(a.refit.imbalance, b.refit.imbalance)
+    joined = Refit(contributions, claimed, per_row(a.refit.weights, b.refit.weights), imbalance)
     return Evidence(per_row(a.log_ratio, b.log_ratio), values, joined, per_row(a.probs, b.probs))
 
 

@@ -203,11 +203,15 @@ class Refit:
         contributions: (n,) c_i of equation (5): their mean is the value, their spread its error.
         network_value: what the fitted network alone claims on these episodes.
         weights: (N,) marginal weight w_t rho_t of each transition.
+        imbalance: how far the weights fail to carry the first states' features through the log, relative to these
+            features: |E[psi_0] - A_0^T w| / |E[psi_0]| with A_0 free of the ridge. Near 0 where the log goes where the
+            policy goes, near 1 where it does not, whatever the effective sample size of what is there.
     """
 
     contributions: Float[NumpyArray, " n"]
     network_value: float
     weights: Float[NumpyArray, " N"]
+    imbalance: float
 
 
 def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"], *, gamma: float) -> Refit:
@@ -228,10 +232,14 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
     weighted = psi * rho[:, None]
 
     scale = (psi**2).sum() / (n * psi.shape[1])
-    matrix = weighted.T @ change / n + RIDGE * scale * np.eye(psi.shape[1])
+    balance = weighted.T @ change / n
+    matrix = balance + RIDGE * scale * np.eye(psi.shape[1])
     theta = np.linalg.solve(matrix, weighted.T @ delta / n)
-    visits = psi @ np.linalg.solve(matrix.T, psi[start].mean(0))
+    first_psi = psi[start].mean(0)
+    carry = np.linalg.solve(matrix.T, first_psi)
+    visits = psi @ carry
+    imbalance = float(np.linalg.norm(first_psi - balance.T @ carry) / np.linalg.norm(first_psi))
     residual = delta - change @ theta
     first = fitted["v"][start] + psi[start] @ theta
     contributions = first + np.add.reduceat(visits * rho * residual, start)
-    return Refit(contributions, float(fitted["v"][start].mean()), visits * rho)
+    return Refit(contributions, float(fitted["v"][start].mean()), visits * rho, imbalance)

@@ -181,6 +181,35 @@ def cut_without_next(log: Dataset) -> Iterator[Finding]:
         )
 
 
+def rows_missing(log: Dataset) -> Iterator[Finding]:
+    """next_observation is not the next row's observation: rows are missing in between, or the columns disagree."""
+    inside = np.ones(log.num_transitions, bool)
+    inside[log.episode_start[1:] - 1] = False
+    gaps = np.flatnonzero(inside & ~log.continues)
+    if len(gaps):
+        yield Finding(
+            "rows-missing",
+            "warning",
+            f"next_observation: row {gaps[0]} and {len(gaps) - 1:,} more",
+            f"{len(gaps) / max(inside.sum(), 1):.1%} of rows inside episodes are not followed by what they say follows",
+            "each next_observation to be the next row's observation",
+            "Each row's own next_observation is used; weights over whole episodes miss what was between.",
+        )
+
+
+def weights_unused(log: Dataset) -> Iterator[Finding]:
+    """A weight column, which nothing uses yet."""
+    if log.weight is not None:
+        yield Finding(
+            "weight-unused",
+            "warning",
+            "weight",
+            "the log weighs its rows",
+            "no weights, so far",
+            "Training and evaluation count every row alike; resample the log by its weights if they matter.",
+        )
+
+
 def episodes_of_one_step(log: Dataset) -> Iterator[Finding]:
     """Many one-step episodes: a contextual bandit, or a broken episode column."""
     share = float((log.episode_lengths == 1).mean())
@@ -242,6 +271,8 @@ CHECKS: tuple[Callable[[Dataset], Iterator[Finding]], ...] = (
     observation_constant,
     returns_constant,
     cut_without_next,
+    rows_missing,
+    weights_unused,
     episodes_of_one_step,
     few_episodes,
     duplicated_episodes,

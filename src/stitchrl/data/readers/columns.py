@@ -225,14 +225,17 @@ def _store_observations(
     next_index[last] = NO_OBSERVATION
     if "next_observation" not in columns:
         return observation, next_index
-    # Within an episode the next row's observation is the next observation; only the last is stored anew.
-    ends = {"next_observation": columns["next_observation"][last]}
-    final = _finite(ends, "next_observation", order[last], schema, origin)
-    final = final[:, None] if final.ndim == 1 else final
-    if final.shape[1] != observation.shape[1]:
+    given = _finite(columns, "next_observation", order, schema, origin)
+    given = given[:, None] if given.ndim == 1 else given
+    if given.shape[1] != observation.shape[1]:
         raise SchemaError(
             f"next_observation of {origin} must have as many numbers as observation, {observation.shape[1]}; "
-            f"got {final.shape[1]}."
+            f"got {given.shape[1]}."
         )
-    next_index[last] = np.arange(count, count + len(last), dtype=np.int32)
-    return np.concatenate([observation, final]), next_index
+    # Stored anew only where the next row does not hold it: at the end of an episode, and where rows are missing.
+    differs = np.ones(count, bool)
+    differs[:-1] = (given[:-1] != observation[1:]).any(1)
+    differs[last] = True
+    rows = np.flatnonzero(differs)
+    next_index[rows] = np.arange(count, count + len(rows), dtype=np.int32)
+    return np.concatenate([observation, given[rows]]), next_index
