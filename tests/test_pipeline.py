@@ -21,7 +21,8 @@ from stitchrl import cli
 from stitchrl.candidates import default_algorithms
 from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, draw_log, log_table
-from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings
+from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings, write_demo_log
+from stitchrl.training.loop import DivergenceError
 
 FILES = ["audit.json", "split.json", "ranking.json", "estimates.json", "verdict.json", "report.html"]
 QUICK = PipelineSettings(updates=40, evaluation_updates=40, seeds=2)
@@ -182,9 +183,31 @@ def test_a_directory_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_a_warning_example_that_diverges_is_left_out(tmp_path: Path) -> None:
+    log, said = write_small_log(tmp_path), []
+    wild = (default_algorithms(1.0)[0], st.DQN(gamma=1.0, learning_rate=1e30, hidden_sizes=(16,)))
+    job = Pipeline(
+        log, tmp_path / "run", algorithms=wild, settings=QUICK, progress=False, say=lambda *w: said.append(w)
+    )
+    job.run()
+    assert any(stage == "train" and text.startswith("DQN left out") for stage, text in said)
+    ranking = json.loads((tmp_path / "run" / "ranking.json").read_text())
+    assert {c["algorithm"] for c in ranking["candidates"]} == {"BC"}
+    with pytest.raises(DivergenceError, match="IQL must stay finite"):
+        st.fit(st.IQL(learning_rate=1e30), st.read(log), updates=20)
+
+
 def test_settings_out_of_range() -> None:
     with pytest.raises(ConfigurationError, match="`seeds` must be at least 1; got 0"):
         PipelineSettings(seeds=0)
+
+
+def test_the_demo_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "stays.toml").write_text("mine = true")
+    with pytest.raises(RunDirectoryError, match=r"stays.toml is of another log"):
+        write_demo_log(tmp_path)
+    assert (tmp_path / "stays.toml").read_text() == "mine = true"
+    assert not (tmp_path / "stays.parquet").exists()
 
 
 # --- the command line --------------------------------------------------------------------------------------------
@@ -282,6 +305,16 @@ def test_bad_commands(
     assert (code, "`until` must be a stage" in error) == (2, True)
     code, error = command(monkeypatch, capsys, "run", log)
     assert code == 2
+    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "x", "--algorithms", "DQN")
+    assert (code, "only shown as a warning" in error) == (2, True)
+    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "x", "--margin", "nan")
+    assert (code, "`margin` must be a finite number" in error) == (2, True)
+    code, error = command(monkeypatch, capsys, "train", log, "--out", tmp_path / "x", "--algorithm", "IQL,BC")
+    assert (code, "`train` takes one algorithm" in error) == (2, True)
+    code, error = command(monkeypatch, capsys, "evaluate", run / "policy", log)
+    assert (code, "learned from this very log" in error) == (2, True)
+    code, error = command(monkeypatch, capsys, "evaluate", tmp_path, log)
+    assert (code, "no policy to load" in error) == (2, True)
     code, error = command(monkeypatch, capsys, "report", tmp_path)
     assert (code, "run.json" in error) == (2, True)
     assert results(run) == before

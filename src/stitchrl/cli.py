@@ -58,6 +58,7 @@ def demo(
     from stitchrl.mdp.icu_sepsis import ExactValues
     from stitchrl.pipeline import write_demo_log
 
+    _algorithms(algorithms, 1.0)  # before anything is written
     log = write_demo_log(out, propensities=propensities)
     print(f"log: {log} (schema: {log.with_suffix('.toml').name})")
     _run(log, out / "run", None, algorithms, seeds, updates, seed, 0.0, "bundle", ExactValues())
@@ -99,7 +100,10 @@ def train(
 ) -> None:
     """Train one algorithm on a whole log; `st.load(OUT)` gives the run."""
     data = stitchrl.read(log, schema)
-    (chosen,) = _algorithms(algorithm, data.schema.gamma) or ()
+    found = _algorithms(algorithm, data.schema.gamma) or ()
+    if len(found) != 1:
+        raise ConfigurationError(f"`train` takes one algorithm; got {algorithm!r}.")
+    (chosen,) = found
     stitchrl.fit(chosen, data, updates=updates, seeds=seeds, out=out, progress=True)
     print(f"{chosen.name}: {out}")
 
@@ -114,8 +118,12 @@ def evaluate(
 ) -> None:
     """Estimate a saved policy on a log it did not learn from, and give the verdict."""
     bundle, data = stitchrl.load_policy(policy), stitchrl.read(log, schema)
-    verdict = stitchrl.audit(data).verdict
-    print(stitchrl.evaluate(bundle, data, margin=margin, seed=seed, audit_verdict=verdict).verdict)
+    if bundle.provenance.get("log", {}).get("content_hash") == data.content_hash:
+        raise ConfigurationError(
+            f"The policy in {str(policy)!r} was learned from this very log, so estimates on it would be too good. "
+            "Give episodes it never saw."
+        )
+    print(stitchrl.evaluate(bundle, data, margin=margin, seed=seed).verdict)
 
 
 @app.command()

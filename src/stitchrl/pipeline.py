@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
@@ -42,6 +43,7 @@ from stitchrl.reporting.render import render
 from stitchrl.reporting.report import build_report
 from stitchrl.training.fit import Run, fit
 from stitchrl.training.logging import ProgressDisplay
+from stitchrl.training.loop import DivergenceError
 
 __all__ = ["STAGES", "Pipeline", "PipelineSettings", "Truth", "stored_verdict", "write_demo_log"]
 
@@ -100,6 +102,12 @@ class PipelineSettings:
         for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.seed < 0:
+            raise ConfigurationError(f"`seed` must be at least 0; got {self.seed}.")
+        if not math.isfinite(self.margin):
+            raise ConfigurationError(f"`margin` must be a finite number; got {self.margin}.")
+        if not 0 < self.confidence < 1:
+            raise ConfigurationError(f"`confidence` must be in (0, 1); got {self.confidence}. 0.95 is usual.")
 
 
 @dataclasses.dataclass(eq=False)
@@ -142,6 +150,10 @@ class Pipeline:
             raise ConfigurationError(
                 f"A run needs each algorithm once and at least one; got {', '.join(names) or 'none'}."
             )
+        if all(algorithm.caution for algorithm in chosen):
+            raise ConfigurationError(
+                f"A run needs an algorithm that may be selected; {', '.join(names)} is only shown as a warning. Add another."
+            )
         return tuple(chosen)
 
     def run(self, until: str = "bundle") -> dict[str, Any]:
@@ -165,6 +177,8 @@ class Pipeline:
         Raises:
             RunDirectoryError: it cannot be written, holds another run, or holds something else.
         """
+        if self.log.num_actions is None:
+            raise ConfigurationError("The main job needs discrete actions so far; this log's are continuous.")
         identity = self._identity()
         file = self.out / "run.json"
         if file.exists():
@@ -269,21 +283,28 @@ class Pipeline:
         found = []
         with ProgressDisplay(enabled=self.progress) as display:
             for algorithm in self.candidates_of:
-                found.append(
-                    fit(
-                        algorithm,
-                        train,
-                        updates=self.settings.updates,
-                        seeds=self.settings.seeds,
-                        batch_size=self.settings.batch_size,
-                        out=self.out / "checkpoints" / algorithm.name,
-                        save_every_updates=500,
-                        reward_scale=unit_return_scale(train),
-                        callbacks=(display.track(f"{algorithm.name} x {self.settings.seeds}"),),
-                        progress=False,
-                    )
-                )
+                try:
+                    found.append(self._fit(algorithm, train, display))
+                except DivergenceError as error:
+                    if not algorithm.caution:
+                        raise
+                    # The warning example blew up, which is its point; the others go on.
+                    self.say("train", f"{algorithm.name} left out: {error}")
         return found
+
+    def _fit(self, algorithm: Algorithm, train: Dataset, display: ProgressDisplay) -> Run:
+        return fit(
+            algorithm,
+            train,
+            updates=self.settings.updates,
+            seeds=self.settings.seeds,
+            batch_size=self.settings.batch_size,
+            out=self.out / "checkpoints" / algorithm.name,
+            save_every_updates=500,
+            reward_scale=unit_return_scale(train),
+            callbacks=(display.track(f"{algorithm.name} x {self.settings.seeds}"),),
+            progress=False,
+        )
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -463,12 +484,15 @@ def write_demo_log(folder: Path, *, propensities: bool = True) -> Path:
     """
     make_directory(folder)
     log = demo_log(propensities=propensities)
-    path = folder / "stays.parquet"
+    path, toml = folder / "stays.parquet", folder / "stays.toml"
+    if toml.exists() and toml.read_bytes() != log.schema.to_toml().encode():
+        raise RunDirectoryError(f"{toml} is of another log. Choose another --out; nothing was changed.")
+    if path.exists() and read(path, log.schema).content_hash != log.content_hash:
+        raise RunDirectoryError(f"{path} is another log. Choose another --out; nothing was changed.")
+    if not toml.exists():
+        write_text(toml, log.schema.to_toml())
     if path.exists():
-        if read(path).content_hash != log.content_hash:
-            raise RunDirectoryError(f"{path} is another log. Choose another --out; nothing was changed.")
         return path
-    write_text(path.with_suffix(".toml"), log.schema.to_toml())
     write_atomic(path, lambda beside: pq.write_table(log_table(log), beside, compression="zstd"))
     return path
 

@@ -67,6 +67,8 @@ class Schema:
         for role, column in columns.items():
             if role not in ROLES:
                 raise SchemaError(f"The schema gives a role {role!r}; roles are: {', '.join(ROLES)}.")
+            if column == () or column == "":
+                raise SchemaError(f"The role {role!r} must name a column; got {column!r}.")
             if isinstance(column, tuple) and role not in VECTOR_ROLES:
                 raise SchemaError(
                     f"The role {role!r} takes one column; got {len(column)}: {', '.join(column)}. "

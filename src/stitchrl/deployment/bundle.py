@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import Guard
-from stitchrl.errors import CheckpointError
+from stitchrl.errors import CheckpointError, DataError
 from stitchrl.files import make_directory, write_json
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
@@ -46,7 +46,11 @@ class Bundle:
     def probs(
         self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Float[NumpyArray, "B A"]:
-        """(B, A) probabilities, as NumPy."""
+        """(B, A) probabilities, as NumPy. Raises DataError where the rows or the mask are not as wide as the schema's."""
+        if obs.shape[1] != len(self.guard.low):
+            raise DataError(f"The policy takes observations of {len(self.guard.low)} numbers; got {obs.shape[1]}.")
+        if action_mask is not None and action_mask.shape[1] != self.schema.num_actions:
+            raise DataError(f"The policy has {self.schema.num_actions} actions; the mask has {action_mask.shape[1]}.")
         return np.asarray(self.policy.probs(obs, action_mask=action_mask))
 
     def log_prob(

@@ -187,6 +187,8 @@ def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: Numpy
     probs = np.concatenate(parts)
     if probs.ndim != 2 or len(probs) != len(obs):
         raise EvaluationError(f"`probs` must give one row of probabilities an observation; got shape {probs.shape}.")
+    if action_mask is not None and probs.shape != action_mask.shape:
+        raise EvaluationError(f"The policy has {probs.shape[1]} actions; the log has {action_mask.shape[1]}.")
     if not np.isfinite(probs).all() or (probs < 0).any() or (np.abs(probs.sum(1) - 1) > 1e-3).any():
         raise EvaluationError("`probs` must be at least 0 and sum to 1 in every row; they do not.")
     if action_mask is not None and (np.where(action_mask, 0.0, probs) > 1e-6).any():

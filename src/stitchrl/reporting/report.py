@@ -83,7 +83,10 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
 def _learning(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     panels = []
     for entry in run["algorithms"]:
-        table = pq.read_table(folder / "checkpoints" / entry["algorithm"] / "metrics.parquet").to_pydict()
+        file = folder / "checkpoints" / entry["algorithm"] / "metrics.parquet"
+        if not file.exists():  # left out: it diverged
+            continue
+        table = pq.read_table(file).to_pydict()
         curves = []
         for metric in CURVES:
             if metric not in table:
