@@ -24,7 +24,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev
-	cd benchmarks && ../$(BIN)/python demo.py && ../$(BIN)/python coverage.py && ../$(BIN)/python verdicts.py
+	cd benchmarks && ../$(BIN)/python demo.py && ../$(BIN)/python coverage.py && ../$(BIN)/python tradeoff.py && ../$(BIN)/python verdicts.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
