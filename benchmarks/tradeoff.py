@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from environment import describe
 
+from environment import describe
 from stitchrl.algorithms.iql import IQL
 from stitchrl.data.transform import unit_return_scale
 from stitchrl.evaluation.intervals import effective_sample_size
