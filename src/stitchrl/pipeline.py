@@ -142,7 +142,7 @@ class Pipeline:
         return read(self.log_path, self.schema)
 
     @cached_property
-    def candidates_of(self) -> tuple[Algorithm, ...]:
+    def chosen_algorithms(self) -> tuple[Algorithm, ...]:
         """The algorithms, each once."""
         chosen = self.algorithms if self.algorithms is not None else default_algorithms(self.log.schema.gamma)
         names = [algorithm.name for algorithm in chosen]
@@ -208,7 +208,7 @@ class Pipeline:
                     "acts": algorithm.acts,
                     "caution": algorithm.caution,
                 }
-                for algorithm in self.candidates_of
+                for algorithm in self.chosen_algorithms
             ],
             **plain,
             "seeds": list(range(self.settings.seeds)),
@@ -282,7 +282,7 @@ class Pipeline:
         train = self.parts["train"]
         found = []
         with ProgressDisplay(enabled=self.progress) as display:
-            for algorithm in self.candidates_of:
+            for algorithm in self.chosen_algorithms:
                 try:
                     found.append(self._fit(algorithm, train, display))
                 except DivergenceError as error:
