@@ -104,6 +104,19 @@ def copies(log: st.Dataset) -> st.Dataset:
     return log.select_episodes([*range(480), *range(20)])
 
 
+def gap(log: st.Dataset) -> st.Dataset:
+    """A row is followed, it says, by what some other row saw."""
+    rows = np.flatnonzero(log.continues)
+    following = log.next_observation_index.copy()
+    other = np.flatnonzero(log.observation_index != following[rows[0]])[0]
+    following[rows[0]] = log.observation_index[other]
+    return dataclasses.replace(log, next_observation_index=following)
+
+
+def weighed(log: st.Dataset) -> st.Dataset:
+    return dataclasses.replace(log, weight=np.ones(log.num_transitions, np.float32))
+
+
 FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("logged_action_outside_mask", mask_forbids, "action-outside-mask", "error"),
     ("empty_mask", mask_empty, "empty-mask", "error"),
@@ -126,6 +139,8 @@ FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("episodes_of_one_step", lambda log: bandit_log(), "episodes-of-one-step", "warning"),
     ("few_episodes", lambda log: log.select_episodes(range(99)), "few-episodes", "warning"),
     ("duplicated_episodes", copies, "episodes-duplicated", "warning"),
+    ("rows_missing", gap, "rows-missing", "warning"),
+    ("weights_unused", weighed, "weight-unused", "warning"),
 ]
 
 

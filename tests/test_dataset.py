@@ -39,6 +39,17 @@ def test_a_missing_next_observation_inside_an_episode_is_no_fault() -> None:
     np.testing.assert_array_equal(tiny_log(next_observation=inside).next_observation, next_observations())
 
 
+def test_a_gap_inside_an_episode_keeps_its_own_next_observation() -> None:
+    # Row 0 says that something else followed than row 1 saw: rows are missing in between.
+    elsewhere = next_observations()
+    elsewhere[0] = [50, 60]
+    log = tiny_log(next_observation=elsewhere)
+    np.testing.assert_array_equal(log.next_observation, elsewhere)
+    assert log.continues.tolist() == [False, True, False, True, False, False]
+    assert log.can_bootstrap.all()
+    assert not tiny_log(next_observation=elsewhere, action_mask=masks()).can_bootstrap[0]
+
+
 def test_terminated_and_truncated_are_kept_apart() -> None:
     log = tiny_log()
     assert log.terminated.tolist() == [False, False, True, False, False, True]

@@ -91,6 +91,8 @@ def random_log(
     }
     columns["terminated"][last[~cut]] = True
     columns["truncated"][last[cut]] = True
+    inside = np.setdiff1d(np.arange(count - 1), last)
+    columns["next_observation"][inside] = columns["observation"][inside + 1]
     if constant_reward is not None:
         columns["reward"] = np.full(count, constant_reward, np.float32)
     if with_masks:

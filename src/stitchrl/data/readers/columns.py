@@ -225,7 +225,9 @@ def _store_observations(
     next_index[last] = NO_OBSERVATION
     if "next_observation" not in columns:
         return observation, next_index
-    given = _finite(columns, "next_observation", order, schema, origin)
+    ends = {"next_observation": columns["next_observation"][last]}
+    _finite(ends, "next_observation", order[last], schema, origin)
+    given = columns["next_observation"].astype(np.float32)
     given = given[:, None] if given.ndim == 1 else given
     if given.shape[1] != observation.shape[1]:
         raise SchemaError(
@@ -233,8 +235,9 @@ def _store_observations(
             f"got {given.shape[1]}."
         )
     # Stored anew only where the next row does not hold it: at the end of an episode, and where rows are missing.
+    # One that is itself missing inside an episode is the next row's.
     differs = np.ones(count, bool)
-    differs[:-1] = (given[:-1] != observation[1:]).any(1)
+    differs[:-1] = (given[:-1] != observation[1:]).any(1) & np.isfinite(given[:-1]).all(1)
     differs[last] = True
     rows = np.flatnonzero(differs)
     next_index[rows] = np.arange(count, count + len(rows), dtype=np.int32)
