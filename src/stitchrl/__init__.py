@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stitchrl.algorithms.dqn import DQN as DQN
     from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
     from stitchrl.algorithms.iql import IQL as IQL
+    from stitchrl.algorithms.td3bc import TD3BC as TD3BC
     from stitchrl.data.audit.audit import audit as audit
     from stitchrl.data.dataset import Dataset as Dataset
     from stitchrl.data.read import read as read
@@ -39,6 +40,7 @@ ALGORITHMS: dict[str, str] = {
     "FilteredBC": "stitchrl.algorithms.filtered_bc",
     "IQL": "stitchrl.algorithms.iql",
     "CQL": "stitchrl.algorithms.cql",
+    "TD3BC": "stitchrl.algorithms.td3bc",
     "DQN": "stitchrl.algorithms.dqn",
 }
 """Algorithm name -> defining module."""

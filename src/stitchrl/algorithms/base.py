@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+import optax
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
-from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.nn.value import DiscreteValue
-from stitchrl.types import Batch, Key, Metrics, PyTree
+from stitchrl.nn.policy import Policy
+from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.types import Array, Batch, Key, Metrics, PyTree
 
 __all__ = ["Algorithm", "Spec", "setting"]
 
@@ -20,6 +25,7 @@ INTERVALS = {
     "[0, 1]": lambda x: 0 <= x <= 1,
     "(0, inf)": lambda x: 0 < x < float("inf"),
     "[0, inf)": lambda x: 0 <= x < float("inf"),
+    "at least 0": lambda x: isinstance(x, int) and x >= 0,
     "at least 1": lambda x: isinstance(x, int) and x >= 1,
 }
 
@@ -31,10 +37,12 @@ class Spec:
     Attributes:
         observation_size: D.
         num_actions: A, or None when the action is continuous.
+        action_size: numbers in one continuous action; 0 when actions are discrete.
     """
 
     observation_size: int
     num_actions: int | None
+    action_size: int = 0
 
     @property
     def discrete_actions(self) -> int:
@@ -44,15 +52,21 @@ class Spec:
         return self.num_actions
 
 
-def setting(default: Any, interval: str, meaning: str) -> Any:
+def setting(default: Any, interval: str, meaning: str, *, static: bool = False, kw_only: bool = False) -> Any:
     """A dataclass field with its allowed range and meaning, checked when the algorithm is made.
+
+    Number settings are inputs of the compiled program, so another value compiles nothing and several values train side
+    by side (`fit_grid`). Whole numbers and tuples are built into it.
 
     Args:
         default: value when not given.
         interval: a key of `INTERVALS`; for tuples every entry must lie in it.
         meaning: one sentence; it ends the error message, so say what larger does.
+        static: True where Python code branches on a number, so that it too must be built into the program.
+        kw_only: as of `dataclasses.field`.
     """
-    return dataclasses.field(default=default, metadata={"interval": interval, "meaning": meaning})
+    kind = {"interval": interval, "meaning": meaning, "input": isinstance(default, float) and not static}
+    return dataclasses.field(default=default, metadata=kind, kw_only=kw_only)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +78,25 @@ class Algorithm(ABC):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("obs", "action", "action_mask")
-    """Batch fields `update` reads."""
+    """Batch fields `update` reads. Masks are there when actions are discrete; "update" is the update's number from 0."""
+    actions: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
+    """Kinds of action it can learn from."""
     acts: ClassVar[str] = "as trained"
     """How its policy is meant to act: "as trained", or "greedy" where the paper evaluates the mode."""
     caution: ClassVar[str] = ""
     """Set where the algorithm is kept as a warning: why it must not be deployed."""
+
+    max_gradient_norm: float = setting(
+        0.0, "[0, inf)", "Gradients of a network longer than this are shortened to it; 0 is off.",
+        static=True, kw_only=True,
+    )  # fmt: skip
+    warmup_updates: int = setting(
+        0, "at least 0", "The step size rises linearly from 0 over so many updates; 0 is off.", kw_only=True
+    )
+    decay_updates: int = setting(
+        0, "at least 0", "The step size falls to 0 as a cosine over so many updates, warm-up included; 0 is off.",
+        kw_only=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -89,6 +117,50 @@ class Algorithm(ABC):
         """The class name, as shown in tables and files."""
         return type(self).__name__
 
+    # --- settings as inputs of a program -----------------------------------------------------------------------
+
+    @classmethod
+    def input_settings(cls) -> tuple[str, ...]:
+        """Names of the settings whose value does not change the compiled program."""
+        return tuple(field.name for field in dataclasses.fields(cls) if field.metadata.get("input"))
+
+    def with_inputs(self, values: Mapping[str, Any]) -> Self:
+        """A copy with these settings, unchecked: inside a compiled program they are tracers, not numbers."""
+        changed = copy.copy(self)
+        for name, value in values.items():
+            object.__setattr__(changed, name, value)
+        return changed
+
+    def structure(self) -> Self:
+        """This algorithm with every input setting at its default: what a compiled program depends on."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self) if field.metadata.get("input")}
+        return self.with_inputs(defaults)
+
+    def adam(self, learning_rate: float | Array, *, decay_updates: int | None = None) -> optax.GradientTransformation:
+        """Adam with the clipping and the schedule that the settings ask for.
+
+        Args:
+            learning_rate: of the network at hand.
+            decay_updates: length of the cosine where the network has its own.
+        """
+        warmup, decay = self.warmup_updates, self.decay_updates if decay_updates is None else decay_updates
+
+        def schedule(count: Array) -> Array:
+            done = count.astype(jnp.float32)
+            rate = jnp.asarray(learning_rate, jnp.float32)
+            if warmup:
+                rate = rate * jnp.minimum((done + 1.0) / warmup, 1.0)
+            if decay:
+                rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(done / decay, 1.0)))
+            return rate
+
+        optimizer = optax.adam(schedule if warmup or decay else learning_rate)
+        if self.max_gradient_norm:
+            optimizer = optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optimizer)
+        return optimizer
+
+    # --- the contract --------------------------------------------------------------------------------------------
+
     def prepare(self, log: Dataset) -> Dataset:
         """The part of the log to learn from; by default all of it."""
         return log
@@ -102,9 +174,9 @@ class Algorithm(ABC):
         """One gradient update and its metrics, each a scalar."""
 
     @abstractmethod
-    def policy(self, state: PyTree) -> DiscretePolicy:
+    def policy(self, state: PyTree) -> Policy:
         """The policy of a state, as trained."""
 
-    def value(self, state: PyTree) -> DiscreteValue | None:
+    def value(self, state: PyTree) -> DiscreteValue | ContinuousValue | None:
         """The value functions of a state, where the algorithm has any."""
         return None

@@ -20,7 +20,6 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Bool, Float
 
 from stitchrl.algorithms.base import Algorithm, Spec, setting
@@ -59,6 +58,7 @@ class DQN(Algorithm):
     needs: ClassVar[tuple[str, ...]] = (
         "obs", "action", "reward", "next_obs", "terminated", "td_weight", "action_mask", "next_action_mask",
     )  # fmt: skip
+    actions: ClassVar[tuple[str, ...]] = ("discrete",)
     caution: ClassVar[str] = (
         "Naive Q-learning takes the maximum over actions the log hardly tried, so its claims run away from the truth. "
         "It is shown as a warning and is never selected."
@@ -71,7 +71,7 @@ class DQN(Algorithm):
 
     def init(self, key: Key, spec: Spec) -> DQNState:
         critics = Ensemble.create(1, spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=key)
-        optimizer = optax.adam(self.learning_rate).init(critics)
+        optimizer = self.adam(self.learning_rate).init(critics)
         return DQNState(critics, jax.tree.map(jnp.copy, critics), optimizer)
 
     def update(self, state: DQNState, batch: Batch, key: Key) -> tuple[DQNState, Metrics]:
@@ -87,7 +87,7 @@ class DQN(Algorithm):
 
         (loss_q, q), gradients = jax.value_and_grad(loss, has_aux=True)(state.critics)
         critics, optimizer = apply_gradients(
-            optax.adam(self.learning_rate), gradients, state.critic_optimizer, state.critics
+            self.adam(self.learning_rate), gradients, state.critic_optimizer, state.critics
         )
         best = jnp.argmax(mask_logits(q, batch["action_mask"]), axis=-1)
         metrics = {

@@ -20,8 +20,8 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Spec, setting
 from stitchrl.algorithms.behavior import BC, BCState
+from stitchrl.algorithms.heads import Actor
 from stitchrl.data.dataset import Dataset
-from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.types import Batch, Key, Metrics
 
 __all__ = ["FilteredBC"]
@@ -39,7 +39,8 @@ class FilteredBC(Algorithm):
 
     @property
     def _bc(self) -> BC:
-        return BC(learning_rate=self.learning_rate, hidden_sizes=self.hidden_sizes)
+        same = {name: getattr(self, name) for name in ("hidden_sizes", "max_gradient_norm", "warmup_updates", "decay_updates")}
+        return BC(**same).with_inputs({"learning_rate": self.learning_rate})
 
     def prepare(self, log: Dataset) -> Dataset:
         returns = log.episode_returns()
@@ -53,5 +54,5 @@ class FilteredBC(Algorithm):
     def update(self, state: BCState, batch: Batch, key: Key) -> tuple[BCState, Metrics]:
         return self._bc.update(state, batch, key)
 
-    def policy(self, state: BCState) -> CategoricalPolicy:
+    def policy(self, state: BCState) -> Actor:
         return self._bc.policy(state)

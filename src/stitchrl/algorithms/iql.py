@@ -1,4 +1,4 @@
-"""IQL: implicit Q-learning (Kostrikov, Nair, Levine 2021, arXiv 2110.06169), for discrete actions.
+"""IQL: implicit Q-learning (Kostrikov, Nair, Levine 2021, arXiv 2110.06169).
 
 One update, in the order of the official code (ikostrikov/implicit_q_learning, learner.py):
 
@@ -10,12 +10,17 @@ One update, in the order of the official code (ikostrikov/implicit_q_learning, l
 V is new in (2) and (3). Q is only ever asked for logged actions: nothing is extrapolated. A larger expectile lifts V
 towards the best logged action's value (never above it); the inverse temperature MULTIPLIES the advantage.
 
-Deviations: the official repository has continuous actions only; here Q has one output an action and pi is a
-categorical distribution under the action mask. The actor's cosine decay over all of training is off unless
-`actor_decay_updates` is given. Rewards are taken as they come (the official runs rescale them per task).
+For continuous actions pi is a normal with tanh on its MEAN only (the distribution is not squashed), whose log standard
+deviation does not depend on the observation and stays in [-5, 2], as the official code has it. For discrete actions,
+which the official repository does not have, Q has one output an action and pi is categorical under the action mask.
+
+Deviations: the actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are
+taken as they come (the official runs rescale them per task) and observations as `fit` scales them (the official runs
+do not). Last layers start with gain 1 (actor: 0.01), not sqrt(2). Logged actions are not clipped to 1 - 1e-5, which
+only a squashed distribution needs.
 
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/clipped (share of
-advantage weights at their cap); policy/agreement, policy/entropy.
+advantage weights at their cap); policy/agreement or policy/mode_error, policy/entropy.
 """
 
 from __future__ import annotations
@@ -26,14 +31,13 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import apply_gradients, expectile_loss, polyak, td_loss
-from stitchrl.nn.distributions import masked_log_softmax, take_action
-from stitchrl.nn.networks import MLP, Ensemble
-from stitchrl.nn.policy import CategoricalPolicy
-from stitchrl.nn.value import CriticValue
+from stitchrl.nn.networks import MLP
+from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 from stitchrl.types import Array, Batch, Key, Metrics, PyTree
 
 __all__ = ["IQL", "IQLState", "advantage_weighted_loss"]
@@ -46,37 +50,25 @@ class IQLState(NamedTuple):
     """Everything a resume needs."""
 
     value: MLP
-    actor: MLP
-    critics: Ensemble
-    target_critics: Ensemble
+    actor: Actor
+    critics: Critics
+    target_critics: Critics
     value_optimizer: PyTree
     actor_optimizer: PyTree
     critic_optimizer: PyTree
 
 
 def advantage_weighted_loss(
-    logits: Float[Array, "B A"],
-    action: Int[Array, " B"],
-    action_mask: Bool[Array, "B A"],
-    adv: Float[Array, " B"],
-    inverse_temperature: float,
-) -> tuple[Float[Array, ""], Metrics]:
-    """Equation (2) and its metrics."""
+    log_prob: Float[Array, " B"], adv: Float[Array, " B"], inverse_temperature: float | Float[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+    """Equation (2), of the log-probabilities of the logged actions; also its weights (B,), in [0, 100]."""
     weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
-    log_probs = masked_log_softmax(logits, action_mask)
-    loss = -jnp.mean(weight * take_action(log_probs, action))
-    return loss, {
-        "loss/actor": loss,
-        "weight/mean": jnp.mean(weight),
-        "weight/clipped": jnp.mean((weight >= MAX_WEIGHT).astype(jnp.float32)),
-        "policy/agreement": jnp.mean((jnp.argmax(log_probs, axis=-1) == action).astype(jnp.float32)),
-        "policy/entropy": -jnp.mean(jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)),
-    }
+    return -jnp.mean(weight * log_prob), weight
 
 
 @dataclasses.dataclass(frozen=True)
 class IQL(Algorithm):
-    """Implicit Q-learning for discrete actions."""
+    """Implicit Q-learning."""
 
     needs: ClassVar[tuple[str, ...]] = (
         "obs", "action", "reward", "next_obs", "terminated", "td_weight", "action_mask",
@@ -93,26 +85,22 @@ class IQL(Algorithm):
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the advantage's Q.")
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
     actor_decay_updates: int = setting(
-        0, "[0, inf)", "Cosine decay of the actor's step size over so many updates; 0 is off."
+        0, "at least 0", "Cosine decay of the actor's step size over so many updates; 0 is off."
     )
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate)
+        return self.adam(self.learning_rate)
 
     @property
     def _actor_optimizer(self) -> optax.GradientTransformation:
-        if not self.actor_decay_updates:
-            return self._optimizer
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.actor_decay_updates))
+        return self.adam(self.learning_rate, decay_updates=self.actor_decay_updates or self.decay_updates)
 
     def init(self, key: Key, spec: Spec) -> IQLState:
         v_key, a_key, q_key = jax.random.split(key, 3)
         value = MLP.create(spec.observation_size, self.hidden_sizes, 1, key=v_key)
-        actor = MLP.create(spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=a_key, final_gain=0.01)
-        critics = Ensemble.create(
-            self.num_critics, spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=q_key
-        )
+        actor = create_actor(spec, self.hidden_sizes, key=a_key)
+        critics = create_critics(spec, self.num_critics, self.hidden_sizes, key=q_key)
         return IQLState(
             value,
             actor,
@@ -126,44 +114,46 @@ class IQL(Algorithm):
     def update(self, state: IQLState, batch: Batch, key: Key) -> tuple[IQLState, Metrics]:
         del key
         obs, action = batch["obs"], batch["action"]
-        q_data = jnp.min(jax.vmap(take_action, (0, None))(state.target_critics(obs), action), axis=0)
+        q_data = jnp.min(state.target_critics(obs, action), axis=0)
 
-        def value_loss(value: MLP) -> tuple[Array, Array]:
-            v = value(obs)[:, 0]
-            return jnp.mean(expectile_loss(q_data - v, self.expectile)), v
+        def value_loss(value: MLP) -> Array:
+            return jnp.mean(expectile_loss(q_data - value(obs)[:, 0], self.expectile))
 
-        (loss_v, _), gradients = jax.value_and_grad(value_loss, has_aux=True)(state.value)
+        loss_v, gradients = jax.value_and_grad(value_loss)(state.value)
         value, value_optimizer = apply_gradients(self._optimizer, gradients, state.value_optimizer, state.value)
 
-        v = value(obs)[:, 0]
+        v, next_v = jnp.split(value(jnp.concatenate([obs, batch["next_obs"]]))[:, 0], 2)
         adv = q_data - v
 
-        def actor_loss(actor: MLP) -> tuple[Array, Metrics]:
-            return advantage_weighted_loss(actor(obs), action, batch["action_mask"], adv, self.inverse_temperature)
+        def actor_loss(actor: Actor) -> tuple[Array, tuple[Array, Metrics]]:
+            pi = actor(obs, action_mask=batch.get("action_mask"))
+            loss, weight = advantage_weighted_loss(pi.log_prob(action), adv, self.inverse_temperature)
+            return loss, (weight, pi.metrics(action))
 
-        gradients, metrics = jax.grad(actor_loss, has_aux=True)(state.actor)
+        (loss_pi, (weight, metrics)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
         actor, actor_optimizer = apply_gradients(self._actor_optimizer, gradients, state.actor_optimizer, state.actor)
 
-        discount = self.gamma * (1.0 - batch["terminated"])
-        td_target = batch["reward"] + discount * value(batch["next_obs"])[:, 0]
+        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_v
 
-        def critic_loss(critics: Ensemble) -> tuple[Array, Array]:
-            q = jax.vmap(take_action, (0, None))(critics(obs), action)
+        def critic_loss(critics: Critics) -> tuple[Array, Array]:
+            q = critics(obs, action)
             return td_loss(q, td_target, batch["td_weight"]), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
         critics, critic_optimizer = apply_gradients(self._optimizer, gradients, state.critic_optimizer, state.critics)
         target_critics = polyak(state.target_critics, critics, self.target_rate)
 
-        metrics |= {"loss/value": loss_v, "loss/critic": loss_q, "q/data_mean": q_mean, "v/mean": jnp.mean(v)}
-        metrics["adv/mean"] = jnp.mean(adv)
+        metrics |= {"loss/value": loss_v, "loss/actor": loss_pi, "loss/critic": loss_q}
+        metrics |= {"q/data_mean": q_mean, "v/mean": jnp.mean(v), "adv/mean": jnp.mean(adv)}
+        metrics["weight/mean"] = jnp.mean(weight)
+        metrics["weight/clipped"] = jnp.mean((weight >= MAX_WEIGHT).astype(jnp.float32))
         return (
             IQLState(value, actor, critics, target_critics, value_optimizer, actor_optimizer, critic_optimizer),
             metrics,
         )
 
-    def policy(self, state: IQLState) -> CategoricalPolicy:
-        return CategoricalPolicy(state.actor)
+    def policy(self, state: IQLState) -> Actor:
+        return state.actor
 
-    def value(self, state: IQLState) -> CriticValue:
-        return CriticValue(state.critics, self.policy(state))
+    def value(self, state: IQLState) -> CriticValue | ContinuousCriticValue:
+        return critic_value(state.critics, state.actor)

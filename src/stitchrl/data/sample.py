@@ -40,7 +40,7 @@ def transition_source(log: Dataset, scaling: Scaling) -> Source:
         "observations": scaling.observations(log.observation_table),
         "observation_index": log.observation_index,
         "next_observation_index": following.astype(np.int32),
-        "action": log.action,
+        "action": scaling.actions(log.action),
         "reward": (log.reward * np.float32(scaling.reward_scale)),
         "terminated": log.terminated.astype(np.float32),
         "truncated": log.truncated.astype(np.float32),

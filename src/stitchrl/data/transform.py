@@ -1,11 +1,13 @@
-"""Scaling of observations and rewards: fitted on the training log only, undone at the edge, saved with the model."""
+"""Scaling of observations, actions and rewards: fitted on the training log only, undone at the edge, saved with the model."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
@@ -18,22 +20,46 @@ MINIMUM_STD = 1e-3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scaling:
-    """(obs - mean) / std, and reward * reward_scale.
+    """(obs - mean) / std, reward * reward_scale, and continuous actions brought into [-1, 1].
 
     Attributes:
         mean: (D,) float32.
         std: (D,) float32, above 0.
         reward_scale: factor on rewards, above 0; learned values are divided by it again.
+        action_center, action_half_width: (action,) float32, half-widths above 0; None where actions are discrete.
     """
 
     mean: Float[NumpyArray, " D"]
     std: Float[NumpyArray, " D"]
     reward_scale: float = 1.0
+    action_center: Float[NumpyArray, " action"] | None = None
+    action_half_width: Float[NumpyArray, " action"] | None = None
 
     @classmethod
     def identity(cls, observation_size: int, *, reward_scale: float = 1.0) -> Scaling:
         """Leaves observations as they are."""
         return cls(np.zeros(observation_size, np.float32), np.ones(observation_size, np.float32), reward_scale)
+
+    @classmethod
+    def of(cls, log: Dataset, *, standardize: bool = True, reward_scale: float = 1.0) -> Scaling:
+        """What a log needs: `fit` or `identity` for its observations, and its actions brought into [-1, 1].
+
+        Continuous actions that all lie in [-1, 1] stay as they are; otherwise each dimension is mapped from its own
+        range in the log.
+        """
+        size = log.observation_size
+        scaling = (
+            cls.fit(log, reward_scale=reward_scale) if standardize else cls.identity(size, reward_scale=reward_scale)
+        )
+        if log.num_actions is not None:
+            return scaling
+        low, high = log.action.min(axis=0), log.action.max(axis=0)
+        inside = low.min() >= -1.0 and high.max() <= 1.0
+        center = np.zeros_like(low) if inside else (low + high) / 2
+        half_width = np.ones_like(low) if inside else np.where(high > low, (high - low) / 2, 1)
+        return dataclasses.replace(
+            scaling, action_center=center.astype(np.float32), action_half_width=half_width.astype(np.float32)
+        )
 
     @classmethod
     def fit(cls, log: Dataset, *, reward_scale: float = 1.0) -> Scaling:
@@ -48,6 +74,22 @@ class Scaling:
     def observations(self, raw: Float[NumpyArray, "M D"]) -> Float[NumpyArray, "M D"]:
         """Standardised observations."""
         return (raw - self.mean) / self.std
+
+    def actions(self, raw: Shaped[NumpyArray, "N ..."]) -> Shaped[NumpyArray, "N ..."]:
+        """Actions as networks see them: in [-1, 1] where continuous, as they are where discrete."""
+        return raw if self.action_center is None else (raw - self.action_center) / self.action_half_width
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for JSON; `from_dict` reads it back."""
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Scaling:
+        """Inverse of `to_dict`. Raises TypeError or ValueError on other content."""
+        return cls(**{k: np.asarray(v, np.float32) if isinstance(v, list) else v for k, v in content.items()})
 
 
 def unit_return_scale(log: Dataset, *, gamma: float = 1.0) -> float:

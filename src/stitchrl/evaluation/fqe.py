@@ -34,7 +34,6 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float, Int
 
 from stitchrl.algorithms.base import Algorithm, Spec, setting
@@ -86,7 +85,7 @@ class FQE(Algorithm):
         assert spec.num_actions is not None
         critic = MLP.create(spec.observation_size + spec.num_actions, self.hidden_sizes, 1, key=key, final_gain=0.01)
         critic = MLP(critic.weights, (*critic.biases[:-1], critic.biases[-1] + self.start))
-        return FQEState(critic, jax.tree.map(jnp.copy, critic), optax.adam(self.learning_rate).init(critic))
+        return FQEState(critic, jax.tree.map(jnp.copy, critic), self.adam(self.learning_rate).init(critic))
 
     def update(self, state: FQEState, batch: Batch, key: Key) -> tuple[FQEState, Metrics]:
         next_cdf = batch["next_cdf"]
@@ -100,7 +99,7 @@ class FQE(Algorithm):
             return td_loss(q[None, :], td_target, batch["td_weight"]), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(loss, has_aux=True)(state.critic)
-        critic, optimizer = apply_gradients(optax.adam(self.learning_rate), gradients, state.optimizer, state.critic)
+        critic, optimizer = apply_gradients(self.adam(self.learning_rate), gradients, state.optimizer, state.critic)
         target = polyak(state.target_critic, critic, self.target_rate)
         return FQEState(critic, target, optimizer), {"loss/critic": loss_q, "q/data_mean": q_mean}
 

@@ -1,17 +1,36 @@
-"""Categorical distributions under an action mask, in log space."""
+"""Distributions over actions, in log space: categorical under a mask, normal, and normal squashed by tanh.
+
+Each has `log_prob`, `mode`, `sample` and `metrics`, so that one loss serves discrete and continuous actions.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
-from stitchrl.types import AnyArray, Array
+from stitchrl.types import AnyArray, Array, Key, Metrics
 
-__all__ = ["mask_logits", "masked_log_softmax", "take_action"]
+__all__ = [
+    "Categorical",
+    "Distribution",
+    "Normal",
+    "TanhNormal",
+    "mask_logits",
+    "masked_log_softmax",
+    "take_action",
+]
 
 NEGATIVE = -1e9
 """Logit of a forbidden action: its probability underflows to exactly 0, and gradients stay finite."""
+LARGEST_TANH = 1.0 - 1e-6
+"""Actions are kept this far inside (-1, 1) before atanh: float32 has no larger tanh that can be undone."""
+HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+LOG_TWO = math.log(2.0)
 
 
 def mask_logits(logits: Float[AnyArray, "*b A"], action_mask: Bool[AnyArray, "*b A"] | None) -> Float[Array, "*b A"]:
@@ -29,3 +48,112 @@ def masked_log_softmax(
 def take_action(values: Float[AnyArray, "*b A"], action: Int[AnyArray, "*b"]) -> Float[Array, "*b"]:
     """values[..., action]."""
     return jnp.take_along_axis(values, action[..., None], axis=-1)[..., 0]
+
+
+class Distribution(eqx.Module):
+    """One distribution over actions for each of B rows."""
+
+    @abstractmethod
+    def log_prob(self, action: Shaped[AnyArray, "B ..."]) -> Float[Array, " B"]:
+        """(B,) log-probability, or log-density, of the given actions."""
+
+    @abstractmethod
+    def mode(self) -> Shaped[Array, "B ..."]:
+        """The action to take without chance, one a row."""
+
+    @abstractmethod
+    def sample(self, *, key: Key) -> Shaped[Array, "B ..."]:
+        """One action drawn a row."""
+
+    @abstractmethod
+    def metrics(self, action: Shaped[AnyArray, "B ..."]) -> Metrics:
+        """How it stands to the logged actions: scalars for the training log."""
+
+
+class Categorical(Distribution):
+    """Over actions 0 to A - 1; rows of `log_probs` are normalised."""
+
+    log_probs: Float[Array, "B A"]
+
+    def log_prob(self, action: Shaped[AnyArray, " B"]) -> Float[Array, " B"]:
+        return take_action(self.log_probs, action)
+
+    def mode(self) -> Int[Array, " B"]:
+        return jnp.argmax(self.log_probs, axis=-1)
+
+    def sample(self, *, key: Key) -> Int[Array, " B"]:
+        return jax.random.categorical(key, self.log_probs, axis=-1)
+
+    def metrics(self, action: Shaped[AnyArray, " B"]) -> Metrics:
+        """policy/agreement: share of the actions that are the mode. policy/entropy: nats."""
+        entropy = -jnp.sum(jnp.exp(self.log_probs) * self.log_probs, axis=-1)
+        agreement = (self.mode() == action).astype(jnp.float32)
+        return {"policy/agreement": jnp.mean(agreement), "policy/entropy": jnp.mean(entropy)}
+
+
+class Normal(Distribution):
+    """Independent normals; not squashed, so a sample may leave [-1, 1]."""
+
+    mean: Float[Array, "B action"]
+    log_std: Float[Array, "B action"]
+
+    def log_prob(self, action: Shaped[AnyArray, "B action"]) -> Float[Array, " B"]:
+        error = (action - self.mean) * jnp.exp(-self.log_std)
+        return -jnp.sum(0.5 * error**2 + self.log_std + HALF_LOG_TWO_PI, axis=-1)
+
+    def mode(self) -> Float[Array, "B action"]:
+        return self.mean
+
+    def sample(self, *, key: Key) -> Float[Array, "B action"]:
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+    def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
+        """policy/mode_error: root mean squared distance of the mode, an action dimension. policy/entropy: nats."""
+        entropy = jnp.sum(self.log_std + (0.5 + HALF_LOG_TWO_PI), axis=-1)
+        return {"policy/mode_error": _distance(self.mean, action), "policy/entropy": jnp.mean(entropy)}
+
+
+class TanhNormal(Distribution):
+    """tanh of independent normals: actions in (-1, 1). `mean` and `log_std` are before the tanh."""
+
+    mean: Float[Array, "*b action"]
+    log_std: Float[Array, "*b action"]
+
+    def log_prob(self, action: Shaped[AnyArray, "*b action"]) -> Float[Array, "*b"]:
+        """The exact density of the action; actions beyond 1 - 1e-6 in size count as there."""
+        inner = jnp.arctanh(jnp.clip(action, -LARGEST_TANH, LARGEST_TANH))
+        return self._log_prob_of_inner(inner)
+
+    def mode(self) -> Float[Array, "*b action"]:
+        """tanh of the mean: the median, and what is taken without chance (the density's own peak is elsewhere)."""
+        return jnp.tanh(self.mean)
+
+    def sample(self, *, key: Key) -> Float[Array, "*b action"]:
+        return self.sample_with_log_prob(key=key)[0]
+
+    def sample_with_log_prob(
+        self, *, key: Key, count: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "*count_and_b action"], Float[Array, "*count_and_b"]]:
+        """Actions and their log-density, exact because tanh is never undone; `count` leads the shape."""
+        noise = jax.random.normal(key, (*count, *self.mean.shape))
+        wide = (None,) * len(count)
+        inner = self.mean[wide] + jnp.exp(self.log_std[wide]) * noise
+        spread = jnp.broadcast_to(self.log_std[wide], inner.shape)
+        return jnp.tanh(inner), _squashed(noise, spread, inner)
+
+    def metrics(self, action: Shaped[AnyArray, "*b action"]) -> Metrics:
+        """policy/mode_error: root mean squared distance of the mode, an action dimension."""
+        return {"policy/mode_error": _distance(self.mode(), action)}
+
+    def _log_prob_of_inner(self, inner: Float[Array, "*b action"]) -> Float[Array, "*b"]:
+        return _squashed((inner - self.mean) * jnp.exp(-self.log_std), self.log_std, inner)
+
+
+def _squashed(noise: Array, log_std: Array, inner: Array) -> Array:
+    """log N(inner) - sum log(1 - tanh(inner)^2), with the last term as 2 (log 2 - inner - softplus(-2 inner))."""
+    normal = -(0.5 * noise**2 + log_std + HALF_LOG_TWO_PI)
+    return jnp.sum(normal - 2.0 * (LOG_TWO - inner - jax.nn.softplus(-2.0 * inner)), axis=-1)
+
+
+def _distance(mode: Array, action: AnyArray) -> Array:
+    return jnp.sqrt(jnp.mean((mode - action) ** 2))

@@ -1,4 +1,4 @@
-"""What acts: policies over a discrete action space. Probabilities are renormalised under the action mask.
+"""What acts: the protocol of every policy, and policies over a discrete action space. Probabilities are renormalised under the action mask.
 
 Every policy has `probs`, `log_prob`, `mode`, `sample` and `greedy`. Classes are abstract or final.
 """
@@ -6,18 +6,46 @@ Every policy has `probs`, `log_prob`, `mode`, `sample` and `greedy`. Classes are
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from stitchrl.nn.distributions import mask_logits, masked_log_softmax, take_action
+from stitchrl.nn.distributions import Categorical, mask_logits, masked_log_softmax, take_action
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.types import AnyArray, Array, Key
 
-__all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "StandardizedPolicy", "ValueGreedyPolicy"]
+__all__ = [
+    "CategoricalPolicy",
+    "DiscretePolicy",
+    "GreedyPolicy",
+    "Policy",
+    "StandardizedPolicy",
+    "ValueGreedyPolicy",
+]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What every policy offers, over discrete and continuous actions alike."""
+
+    @property
+    def has_density(self) -> bool:
+        """Whether `log_prob` is a real (log-)probability or density."""
+
+    def sample(self, obs: Any, *, key: Key, action_mask: Any = None) -> Array:
+        """One action drawn a row."""
+
+    def mode(self, obs: Any, *, action_mask: Any = None) -> Array:
+        """The action taken without chance, one a row."""
+
+    def log_prob(self, obs: Any, action: Any, *, action_mask: Any = None) -> Array:
+        """(B,) log-probability or log-density of the given actions, in logged units."""
+
+    def greedy(self) -> Any:
+        """The policy that always takes the mode of this one."""
 
 
 class DiscretePolicy(eqx.Module):
@@ -75,6 +103,10 @@ class CategoricalPolicy(DiscretePolicy):
     """Softmax over the outputs of a network."""
 
     network: MLP
+
+    def __call__(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Categorical:
+        """The distribution of actions at each observation."""
+        return Categorical(self.log_probs(obs, action_mask=action_mask))
 
     def logits(
         self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None

@@ -8,12 +8,21 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.distributions import take_action
 from stitchrl.nn.networks import Ensemble
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import AnyArray, Array
 
-__all__ = ["CriticValue", "DiscreteValue", "StandardizedValue"]
+__all__ = [
+    "ContinuousCriticValue",
+    "ContinuousValue",
+    "CriticValue",
+    "DiscreteValue",
+    "RescaledValue",
+    "StandardizedValue",
+]
 
 
 class DiscreteValue(eqx.Module):
@@ -57,6 +66,52 @@ class StandardizedValue(DiscreteValue):
         return self.value.q_all(self._scaled(obs)) / self.reward_scale
 
     def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
+        return self.value.v(self._scaled(obs), action_mask=action_mask) / self.reward_scale
+
+    def _scaled(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
+        return (jnp.asarray(obs) - self.mean[None, :]) / self.std[None, :]
+
+
+class ContinuousValue(eqx.Module):
+    """Q and V in the log's reward units, of actions in logged units."""
+
+    @abstractmethod
+    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+        """(B,) claimed Q of the given actions."""
+
+    @abstractmethod
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
+        """(B,) claimed value of acting as the policy does."""
+
+
+class ContinuousCriticValue(ContinuousValue):
+    """Mean over critics; V is Q of the policy's mode, without its chance."""
+
+    critics: ContinuousCritics
+    policy: ContinuousPolicy
+
+    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+        return jnp.mean(self.critics(obs, action), axis=0)
+
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
+        return self.q(obs, self.policy.mode(obs, action_mask=action_mask))
+
+
+class RescaledValue(ContinuousValue):
+    """A value trained on scaled observations, actions and rewards, put back into raw units."""
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    action_center: Float[Array, " action"]
+    action_half_width: Float[Array, " action"]
+    reward_scale: Float[Array, ""]
+    value: ContinuousValue
+
+    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+        inner = (jnp.asarray(action) - self.action_center[None, :]) / self.action_half_width[None, :]
+        return self.value.q(self._scaled(obs), inner) / self.reward_scale
+
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
         return self.value.v(self._scaled(obs), action_mask=action_mask) / self.reward_scale
 
     def _scaled(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:

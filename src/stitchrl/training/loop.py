@@ -132,7 +132,8 @@ def _compiled_chunk(algorithm: Algorithm, sample: Callable[..., Any], batch_size
     def member_update(state: PyTree, arrays: PyTree, count: Array, key: Key, member: Array, update: Array) -> Any:
         draw_key, update_key = jax.random.split(jax.random.fold_in(key, update + 1))
         index = jax.random.randint(draw_key, (batch_size,), 0, count)
-        return algorithm.update(state, sample(arrays, index, member), update_key)
+        batch = dict(sample(arrays, index, member)) | {"update": update}
+        return algorithm.update(state, batch, update_key)
 
     def run(state: PyTree, arrays: PyTree, count: Array, keys: Key, first: Array, end: Array) -> Any:
         members = jnp.arange(keys.shape[0])

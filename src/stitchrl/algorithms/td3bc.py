@@ -1,0 +1,166 @@
+"""TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860), for continuous actions.
+
+One update, in the order of the official code (sfujim/TD3_BC, TD3_BC.py); every `actor_every_updates`-th also does (4)
+to (6):
+
+    (1)  a' = clip(pibar(s') + clip(eps, +-noise_clip), +-1),  eps ~ N(0, target_noise^2)    (target smoothing)
+    (2)  y  = r + gamma (1 - terminated) min_i Qbar_i(s', a')
+    (3)  L_Q  = sum_i E[ (y - Q_i(s, a))^2 ]
+    (4)  L_pi = -lambda E[ Q_1(s, pi(s)) ] + E[ (pi(s) - a)^2 ],  lambda = q_weight / mean |Q_1(s, pi(s))|   (eq. 5)
+    (5)  Qbar   <- Qbar   + target_rate (Q - Qbar)
+    (6)  pibar  <- pibar  + target_rate (pi - pibar)
+
+Lambda is a constant of (4): the scale of Q drops out, so one `q_weight` serves many reward scales. Q_1 in (4) is the
+critic just updated. The second term is a mean over rows and action dimensions. Actions are in [-1, 1].
+
+Deviations: weights start orthogonal, not uniform (PyTorch's default). Observations are scaled by `fit`
+(`standardize`), with 1e-3 added to the standard deviation as in the official code.
+
+Metrics: loss/critic, q/data_mean; from the last actor update: loss/actor, q/policy_mean, policy/mode_error (root mean
+squared distance of the policy's action, an action dimension).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float
+
+from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.losses import apply_gradients, polyak, td_loss
+from stitchrl.errors import ConfigurationError
+from stitchrl.nn.continuous_policy import DeterministicPolicy
+from stitchrl.nn.critics import ContinuousCritics
+from stitchrl.nn.networks import MLP
+from stitchrl.nn.value import ContinuousCriticValue
+from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+
+__all__ = ["TD3BC", "TD3BCState", "regularized_actor_loss", "smoothed_action"]
+
+
+class TD3BCState(NamedTuple):
+    """Everything a resume needs; `actor_metrics` are those of the last actor update."""
+
+    actor: DeterministicPolicy
+    target_actor: DeterministicPolicy
+    critics: ContinuousCritics
+    target_critics: ContinuousCritics
+    actor_optimizer: PyTree
+    critic_optimizer: PyTree
+    actor_metrics: Metrics
+
+
+def smoothed_action(
+    action: Float[Array, "B action"],
+    noise: Float[Array, "B action"],
+    target_noise: float | Float[Array, ""],
+    noise_clip: float | Float[Array, ""],
+) -> Float[Array, "B action"]:
+    """Equation (1), of standard normal noise."""
+    return jnp.clip(action + jnp.clip(target_noise * noise, -noise_clip, noise_clip), -1.0, 1.0)
+
+
+def regularized_actor_loss(
+    q: Float[Array, " B"],
+    policy_action: Float[Array, "B action"],
+    action: Float[Array, "B action"],
+    q_weight: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """Equation (4), with q = Q_1(s, pi(s)) and action the logged one."""
+    scale = q_weight / jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
+    return -scale * jnp.mean(q) + jnp.mean((policy_action - action) ** 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class TD3BC(Algorithm):
+    """TD3 whose actor is held to the logged actions by their squared distance."""
+
+    needs: ClassVar[tuple[str, ...]] = ("obs", "action", "reward", "next_obs", "terminated", "td_weight", "update")
+    actions: ClassVar[tuple[str, ...]] = ("continuous",)
+
+    gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
+    q_weight: float = setting(
+        2.5, "[0, inf)", "Weight of the (scale-free) value against imitation; 0 is behaviour cloning."
+    )
+    target_noise: float = setting(0.2, "[0, inf)", "Standard deviation of the noise on target actions.")
+    noise_clip: float = setting(0.5, "[0, inf)", "Largest noise on a target action.")
+    actor_every_updates: int = setting(2, "at least 1", "Critic updates for each update of actor and targets.")
+    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for both networks.")
+    target_rate: float = setting(0.005, "(0, 1]", "Share of the way the targets move each actor update.")
+    num_critics: int = setting(2, "at least 1", "Critics; the target takes their minimum.")
+    hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return self.adam(self.learning_rate)
+
+    def init(self, key: Key, spec: Spec) -> TD3BCState:
+        if spec.num_actions is not None:
+            raise ConfigurationError("TD3BC needs continuous actions; the log's are discrete. IQL or CQL learn from it.")
+        a_key, q_key = jax.random.split(key)
+        actor = DeterministicPolicy(
+            MLP.create(spec.observation_size, self.hidden_sizes, spec.action_size, key=a_key, final_gain=0.01)
+        )
+        critics = ContinuousCritics.create(
+            self.num_critics, spec.observation_size, spec.action_size, self.hidden_sizes, key=q_key
+        )
+        zeros = {name: jnp.float32(0.0) for name in ("loss/actor", "q/policy_mean", "policy/mode_error")}
+        return TD3BCState(
+            actor,
+            jax.tree.map(jnp.copy, actor),
+            critics,
+            jax.tree.map(jnp.copy, critics),
+            self._optimizer.init(actor),
+            self._optimizer.init(critics),
+            zeros,
+        )
+
+    def update(self, state: TD3BCState, batch: Batch, key: Key) -> tuple[TD3BCState, Metrics]:
+        action, next_obs = batch["action"], batch["next_obs"]
+        noise = jax.random.normal(key, action.shape)
+        next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
+        next_q = jnp.min(state.target_critics(next_obs, next_action), axis=0)
+        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_q
+
+        def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
+            q = critics(batch["obs"], action)
+            return td_loss(q, td_target, batch["td_weight"]), jnp.mean(q)
+
+        (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
+        critics, critic_optimizer = apply_gradients(self._optimizer, gradients, state.critic_optimizer, state.critics)
+        state = state._replace(critics=critics, critic_optimizer=critic_optimizer)
+
+        due = (batch["update"] + 1) % self.actor_every_updates == 0
+        state = jax.lax.cond(due, self._update_actor, lambda state, batch: state, state, dict(batch))
+        return state, {"loss/critic": loss_q, "q/data_mean": q_mean} | state.actor_metrics
+
+    def _update_actor(self, state: TD3BCState, batch: Batch) -> TD3BCState:
+        """Equations (4) to (6)."""
+        first_critic = state.critics.member(0)
+
+        def actor_loss(actor: DeterministicPolicy) -> tuple[Array, tuple[Array, Array]]:
+            policy_action = actor.mode(batch["obs"])
+            q = first_critic(batch["obs"], policy_action)[0]
+            loss = regularized_actor_loss(q, policy_action, batch["action"], self.q_weight)
+            error = jnp.sqrt(jnp.mean((policy_action - batch["action"]) ** 2))
+            return loss, (jnp.mean(q), error)
+
+        (loss, (q_mean, error)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
+        actor, actor_optimizer = apply_gradients(self._optimizer, gradients, state.actor_optimizer, state.actor)
+        return state._replace(
+            actor=actor,
+            target_actor=polyak(state.target_actor, actor, self.target_rate),
+            target_critics=polyak(state.target_critics, state.critics, self.target_rate),
+            actor_optimizer=actor_optimizer,
+            actor_metrics={"loss/actor": loss, "q/policy_mean": q_mean, "policy/mode_error": error},
+        )
+
+    def policy(self, state: TD3BCState) -> DeterministicPolicy:
+        return state.actor
+
+    def value(self, state: TD3BCState) -> ContinuousCriticValue:
+        return ContinuousCriticValue(state.critics, state.actor)

@@ -1,0 +1,220 @@
+"""What acts where the action is a vector of numbers, in [-1, 1] inside and in logged units at the edge."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from stitchrl.nn.distributions import Distribution, Normal, TanhNormal
+from stitchrl.nn.networks import MLP
+from stitchrl.types import AnyArray, Array, Key
+
+__all__ = [
+    "ContinuousPolicy",
+    "DeterministicPolicy",
+    "GaussianPolicy",
+    "ModePolicy",
+    "RescaledPolicy",
+    "SquashedGaussianPolicy",
+]
+
+
+class ContinuousPolicy(eqx.Module):
+    """A policy over vectors. Observations are (B, D), actions (B, action); `action_mask` must be None."""
+
+    has_density: ClassVar[bool] = True
+    """False where actions have no density, so that weight-based estimators do not apply."""
+
+    @abstractmethod
+    def mode(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        """(B, action) what is taken without chance."""
+
+    @abstractmethod
+    def sample(
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        """(B, action) one action drawn a row."""
+
+    @abstractmethod
+    def log_prob(
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        """(B,) log-density of the given actions. Raises TypeError where there is none (`has_density` False)."""
+
+    def greedy(self) -> ModePolicy:
+        """The policy that always takes the mode of this one. Another object: evaluate the one you deploy."""
+        return ModePolicy(self)
+
+
+class _FromDistribution(ContinuousPolicy):
+    """The methods of a policy that is a distribution at every observation."""
+
+    @abstractmethod
+    def __call__(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Distribution:
+        """The distribution of actions at each observation."""
+
+    def mode(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        return self(obs, action_mask=action_mask).mode()
+
+    def sample(
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        return self(obs, action_mask=action_mask).sample(key=key)
+
+    def log_prob(
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        return self(obs, action_mask=action_mask).log_prob(action)
+
+
+class GaussianPolicy(_FromDistribution):
+    """Normal with tanh on its MEAN only and a standard deviation that does not depend on the observation.
+
+    The log standard deviation is kept in [-5, 2] (Kostrikov et al. 2021, official code).
+    """
+
+    network: MLP
+    log_std: Float[Array, " action"]
+
+    def __call__(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
+        _refuse_mask(action_mask)
+        mean = jnp.tanh(self.network(obs))
+        log_std = jnp.clip(self.log_std, -5.0, 2.0)
+        return Normal(mean, jnp.broadcast_to(log_std, mean.shape))
+
+
+class SquashedGaussianPolicy(_FromDistribution):
+    """tanh of a normal whose mean and log standard deviation, kept in [-20, 2], come from one network (SAC)."""
+
+    network: MLP
+
+    def __call__(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> TanhNormal:
+        _refuse_mask(action_mask)
+        mean, log_std = jnp.split(self.network(obs), 2, axis=-1)
+        return TanhNormal(mean, jnp.clip(log_std, -20.0, 2.0))
+
+
+class DeterministicPolicy(ContinuousPolicy):
+    """tanh of a network: one action an observation, no density."""
+
+    has_density: ClassVar[bool] = False
+
+    network: MLP
+
+    def mode(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        _refuse_mask(action_mask)
+        return jnp.tanh(self.network(obs))
+
+    def sample(
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        del key
+        return self.mode(obs, action_mask=action_mask)
+
+    def log_prob(
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        raise TypeError("A deterministic policy over continuous actions has no density (`has_density` is False).")
+
+
+class ModePolicy(ContinuousPolicy):
+    """Takes the mode of another policy; no density."""
+
+    has_density: ClassVar[bool] = False
+
+    policy: ContinuousPolicy
+
+    def mode(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        return self.policy.mode(obs, action_mask=action_mask)
+
+    def sample(
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        del key
+        return self.mode(obs, action_mask=action_mask)
+
+    def log_prob(
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        raise TypeError("A deterministic policy over continuous actions has no density (`has_density` is False).")
+
+
+class RescaledPolicy(ContinuousPolicy):
+    """Raw observations in, logged action units out, around a policy trained on scaled ones.
+
+    Inside, observations are (obs - mean) / std and actions (action - action_center) / action_half_width; the density
+    is that of the logged action, so log_prob subtracts the sum of log half-widths (the Jacobian).
+    """
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    action_center: Float[Array, " action"]
+    action_half_width: Float[Array, " action"]
+    policy: ContinuousPolicy
+
+    @property
+    def has_density(self) -> bool:  # type: ignore[override]
+        """As the policy inside."""
+        return self.policy.has_density
+
+    def mode(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        return self._outside(self.policy.mode(self._inside(obs), action_mask=action_mask))
+
+    def sample(
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        return self._outside(self.policy.sample(self._inside(obs), key=key, action_mask=action_mask))
+
+    def log_prob(
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        inner = (jnp.asarray(action) - self.action_center[None, :]) / self.action_half_width[None, :]
+        log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
+        return log_prob - jnp.sum(jnp.log(self.action_half_width))
+
+    def _inside(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
+        return (jnp.asarray(obs) - self.mean[None, :]) / self.std[None, :]
+
+    def _outside(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
+        return self.action_center[None, :] + self.action_half_width[None, :] * action
+
+
+def _refuse_mask(action_mask: Bool[AnyArray, "B _"] | None) -> None:
+    if action_mask is not None:
+        raise TypeError("A policy over continuous actions takes no `action_mask`; got one.")

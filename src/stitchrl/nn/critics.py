@@ -1,0 +1,70 @@
+"""Critics: Q(obs, action) of C networks at once, critics on axis 0, for discrete and for continuous actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from stitchrl.nn.distributions import take_action
+from stitchrl.nn.networks import MLP, Ensemble
+from stitchrl.types import AnyArray, Array, Key
+
+__all__ = ["ContinuousCritics", "DiscreteCritics"]
+
+
+class DiscreteCritics(eqx.Module):
+    """One output an action."""
+
+    ensemble: Ensemble
+
+    @classmethod
+    def create(
+        cls, count: int, observation_size: int, num_actions: int, hidden_sizes: Sequence[int], *, key: Key
+    ) -> DiscreteCritics:
+        """Fresh, independent critics."""
+        return cls(Ensemble.create(count, observation_size, hidden_sizes, num_actions, key=key))
+
+    def every_action(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "C B A"]:
+        """(C, B, A) Q of every action."""
+        return self.ensemble(obs)
+
+    def __call__(self, obs: Float[AnyArray, "B D"], action: Shaped[AnyArray, " B"]) -> Float[Array, "C B"]:
+        """(C, B) Q of the given actions."""
+        return jax.vmap(take_action, (0, None))(self.ensemble(obs), action)
+
+
+class ContinuousCritics(eqx.Module):
+    """The action is an input beside the observation."""
+
+    ensemble: Ensemble
+
+    @classmethod
+    def create(
+        cls, count: int, observation_size: int, action_size: int, hidden_sizes: Sequence[int], *, key: Key
+    ) -> ContinuousCritics:
+        """Fresh, independent critics."""
+        return cls(Ensemble.create(count, observation_size + action_size, hidden_sizes, 1, key=key))
+
+    def __call__(self, obs: Float[AnyArray, "B D"], action: Shaped[AnyArray, "B action"]) -> Float[Array, "C B"]:
+        """(C, B) Q of the given actions."""
+        return self.ensemble(jnp.concatenate([obs, action], axis=-1))[..., 0]
+
+    def member(self, index: int) -> ContinuousCritics:
+        """One critic alone, still with axis 0."""
+        return jax.tree.map(lambda leaf: leaf[index : index + 1], self)
+
+    def several(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "K B action"]) -> Float[Array, "C K B"]:
+        """(C, K, B) Q of K actions an observation, whose share of the first layer is computed once."""
+        size = obs.shape[1]
+
+        def of_member(member: MLP) -> Float[Array, "K B"]:
+            weight, bias = member.weights[0], member.biases[0]
+            from_obs = obs @ weight[:size] + bias[None, :]
+            first = jax.nn.relu(action @ weight[size:] + from_obs[None])
+            return MLP(member.weights[1:], member.biases[1:])(first)[..., 0]
+
+        return jax.vmap(of_member)(self.ensemble.members)
