@@ -48,7 +48,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from stitchrl.algorithms.base import Algorithm, Spec, setting
-from stitchrl.algorithms.losses import apply_gradients, polyak, td_loss
+from stitchrl.algorithms.losses import apply_gradients, polyak, td_loss, tile_count, tiled_value_and_grad
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.distributions import mask_logits, take_action
@@ -209,20 +209,27 @@ class CQL(Algorithm):
             distribution.sample_with_log_prob(key=k, count=(self.samples,))
             for distribution, k in ((pi, pi_key), (next_pi, next_key))
         ]
-        candidates = jnp.concatenate([a for a, _ in drawn] + [action[None]])
-        log_density = jnp.concatenate([density for _, density in drawn])
+        # Rows first, so that parts of the batch can be taken one after another.
+        parts = {
+            "obs": obs,
+            "candidates": jnp.swapaxes(jnp.concatenate([a for a, _ in drawn] + [action[None]]), 0, 1),
+            "log_density": jnp.concatenate([density for _, density in drawn]).T,
+            "td_target": td_target,
+            "td_weight": batch["td_weight"],
+        }
         multiplier = jnp.clip(jnp.exp(state.log_multiplier), 0.0, LARGEST_MULTIPLIER)
 
-        def critic_loss(critics: ContinuousCritics) -> tuple[Array, tuple[Array, Array, Array]]:
-            q = critics.several(obs, candidates)
-            td = td_loss(q[:, -1], td_target, batch["td_weight"])
-            penalty = sampled_penalty(q[:, :-1], log_density, q[:, -1])
+        def critic_loss(critics: ContinuousCritics, part: Batch) -> tuple[Array, tuple[Array, Array, Array]]:
+            q = critics.several(part["obs"], jnp.swapaxes(part["candidates"], 0, 1))
+            td = td_loss(q[:, -1], part["td_target"], part["td_weight"])
+            penalty = sampled_penalty(q[:, :-1], part["log_density"].T, q[:, -1])
             weighted = self.cql_weight * penalty
             if self.lagrange_gap:
                 weighted = multiplier * (weighted - self.lagrange_gap)
             return td + jnp.sum(weighted), (td, penalty, jnp.mean(q[:, -1]))
 
-        (_, (td, penalty, q_mean)), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
+        tiles = tile_count(len(obs), parts["candidates"].shape[1])
+        (_, (td, penalty, q_mean)), gradients = tiled_value_and_grad(critic_loss, state.critics, parts, tiles)
         critics, critic_optimizer = apply_gradients(
             self.adam(self.learning_rate), gradients, state.critic_optimizer, state.critics
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from stitchrl.types import Array
 
-__all__ = ["apply_gradients", "expectile_loss", "polyak", "td_loss"]
+__all__ = ["apply_gradients", "expectile_loss", "polyak", "td_loss", "tile_count", "tiled_value_and_grad"]
 
 
 def expectile_loss(error: Float[Array, " B"], expectile: float) -> Float[Array, " B"]:
@@ -42,3 +43,38 @@ def apply_gradients(
     with jax.numpy_dtype_promotion("standard"):
         changes, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
     return optax.apply_updates(parameters, changes), optimizer_state
+
+
+def tiled_value_and_grad(
+    loss: Callable[[Any, Any], tuple[Array, Any]], parameters: Any, batch: Any, tiles: int
+) -> tuple[tuple[Array, Any], Any]:
+    """As `jax.value_and_grad(loss, has_aux=True)(parameters, batch)`, computed on one part of the batch after another.
+
+    The same sum in another order: activations of a part stay in the processor's cache, which on a CPU is worth more
+    than half as much again where a loss asks for many actions an observation.
+
+    Args:
+        loss: (parameters, part) -> (loss, aux), both means over the rows of the part.
+        parameters: what to differentiate by.
+        batch: pytree whose leaves have the rows on axis 0.
+        tiles: number of parts, a divisor of the rows.
+    """
+    if tiles == 1:
+        return jax.value_and_grad(loss, has_aux=True)(parameters, batch)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(tiles, leaf.shape[0] // tiles, *leaf.shape[1:]), batch)
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(gradient, parameters, jax.tree.map(lambda leaf: leaf[0], parts)),
+    )
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(parameters, part)), None
+
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda leaf: leaf / tiles, total)
+
+
+def tile_count(rows: int, evaluations: int, *, at_once: int = 1024) -> int:
+    """The fewest parts of equal size with at most `at_once` network evaluations each (at least one row)."""
+    return next(t for t in range(1, rows + 1) if rows % t == 0 and (rows // t * evaluations <= at_once or t == rows))

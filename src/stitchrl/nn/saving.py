@@ -16,6 +16,14 @@ from safetensors.numpy import save
 
 from stitchrl.errors import CheckpointError
 from stitchrl.files import write_atomic, write_bytes
+from stitchrl.nn.continuous_policy import (
+    ContinuousPolicy,
+    DeterministicPolicy,
+    GaussianPolicy,
+    ModePolicy,
+    RescaledPolicy,
+    SquashedGaussianPolicy,
+)
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.nn.policy import (
     CategoricalPolicy,
@@ -30,11 +38,14 @@ __all__ = ["load_policy_file", "save_policy_file"]
 FORMAT_VERSION = 1
 CLASSES: dict[str, type[eqx.Module]] = {
     kind.__name__: kind
-    for kind in (MLP, Ensemble, CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy)
-}
+    for kind in (
+        MLP, Ensemble, CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
+        GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy,
+    )
+}  # fmt: skip
 
 
-def save_policy_file(path: Path, policy: DiscretePolicy) -> None:
+def save_policy_file(path: Path, policy: DiscretePolicy | ContinuousPolicy) -> None:
     """Write a policy, atomically."""
     arrays: dict[str, np.ndarray] = {}
     structure = _encode(policy, "policy", arrays)
@@ -42,7 +53,7 @@ def save_policy_file(path: Path, policy: DiscretePolicy) -> None:
     write_atomic(path, lambda beside: write_bytes(beside, save(arrays, metadata=header)))
 
 
-def load_policy_file(path: Path) -> DiscretePolicy:
+def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy:
     """Read a policy written by `save_policy_file`.
 
     Raises:
@@ -61,7 +72,7 @@ def load_policy_file(path: Path) -> DiscretePolicy:
         policy = _decode(header["policy"], arrays)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"The policy file {path} does not describe a policy: {error!r}.") from None
-    if not isinstance(policy, DiscretePolicy):
+    if not isinstance(policy, DiscretePolicy | ContinuousPolicy):
         raise CheckpointError(f"The policy file {path} holds a {type(policy).__name__}, not a policy.")
     return policy
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,8 +22,9 @@ from stitchrl.data.sample import transition_source
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import CheckpointError, ConfigurationError, RunDirectoryError
 from stitchrl.files import make_directory, write_atomic, write_json
-from stitchrl.nn.policy import DiscretePolicy, StandardizedPolicy
-from stitchrl.nn.value import DiscreteValue, StandardizedValue
+from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
+from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
+from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
 from stitchrl.training.checkpoint import load_checkpoint
 from stitchrl.training.logging import LoopMonitor, ProgressDisplay
 from stitchrl.training.loop import History, initial_state, train
@@ -56,23 +56,19 @@ class Run:
     updates: int
 
     @cached_property
-    def policies(self) -> list[DiscretePolicy]:
-        """One a seed, as trained, on raw observations."""
-        mean, std = jnp.asarray(self.scaling.mean), jnp.asarray(self.scaling.std)
-        return [StandardizedPolicy(mean, std, self.algorithm.policy(state)) for state in self.states]
+    def policies(self) -> list[DiscretePolicy | RescaledPolicy]:
+        """One a seed, as trained, on raw observations and in logged units of action."""
+        return [unscaled_policy(self.algorithm.policy(state), self.scaling) for state in self.states]
 
     @property
-    def policy(self) -> DiscretePolicy:
+    def policy(self) -> DiscretePolicy | RescaledPolicy:
         """The first seed's."""
         return self.policies[0]
 
     @cached_property
-    def values(self) -> list[DiscreteValue | None]:
+    def values(self) -> list[DiscreteValue | ContinuousValue | None]:
         """One a seed, on raw observations and in the log's reward units; None where the algorithm has no critic."""
-        mean, std = jnp.asarray(self.scaling.mean), jnp.asarray(self.scaling.std)
-        scale = jnp.asarray(self.scaling.reward_scale, jnp.float32)
-        inner = [self.algorithm.value(state) for state in self.states]
-        return [None if value is None else StandardizedValue(mean, std, scale, value) for value in inner]
+        return [unscaled_value(self.algorithm.value(state), self.scaling) for state in self.states]
 
 
 def fit(
@@ -122,13 +118,13 @@ def fit(
             raise ConfigurationError(f"`{name}` of fit must be at least {least}; got {value}.")
     if not reward_scale > 0:
         raise ConfigurationError(f"`reward_scale` of fit must be above 0; got {reward_scale}.")
-    if log.num_actions is None:
-        raise ConfigurationError(f"{algorithm.name} needs discrete actions so far; this log's are continuous.")
-    scaling = (
-        Scaling.fit(log, reward_scale=reward_scale)
-        if standardize
-        else Scaling.identity(log.observation_size, reward_scale=reward_scale)
-    )
+    kind = "continuous" if log.num_actions is None else "discrete"
+    if kind not in algorithm.actions:
+        raise ConfigurationError(
+            f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
+        )
+    scaling = Scaling.of(log, standardize=standardize, reward_scale=reward_scale)
+    spec = spec_of(log)
     checkpoint, metrics_file = None, None
     if out is not None:
         folder = Path(out)
@@ -144,6 +140,7 @@ def fit(
             "log": log.content_hash,
             "observation_size": log.observation_size,
             "num_actions": log.num_actions,
+            "action_size": spec.action_size,
         }
         _claim(folder, config, scaling)
         checkpoint, metrics_file = folder / CHECKPOINT, folder / METRICS
@@ -151,7 +148,7 @@ def fit(
         trained = train(
             algorithm,
             transition_source(algorithm.prepare(log), scaling),
-            Spec(log.observation_size, log.num_actions),
+            spec,
             updates=updates,
             seeds=numbers,
             batch_size=batch_size,
@@ -179,19 +176,44 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     where = Path(folder)
     try:
         config = json.loads((where / CONFIG).read_text(encoding="utf-8"))
-        scaling = Scaling(
-            np.asarray(config["scaling"]["mean"], np.float32),
-            np.asarray(config["scaling"]["std"], np.float32),
-            config["reward_scale"],
-        )
+        scaling = Scaling.from_dict(config["scaling"])
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
         algorithm = algorithms[config["algorithm"]](**settings)
-        seeds, spec = tuple(config["seeds"]), Spec(config["observation_size"], config["num_actions"])
+        seeds, spec = tuple(config["seeds"]), Spec(config["observation_size"], config["num_actions"], config["action_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no run to load in {str(where)!r}: {error!r}.") from None
     state, meta = load_checkpoint(where / CHECKPOINT, initial_state(algorithm, spec, seeds, shapes_only=True))
     states = [jax.tree.map(lambda leaf, k=k: leaf[k], state) for k in range(len(seeds))]
     return Run(algorithm, seeds, states, scaling, meta["history"], meta["update"])
+
+
+def spec_of(log: Dataset) -> Spec:
+    """The sizes of a log."""
+    return Spec(log.observation_size, log.num_actions, 0 if log.num_actions is not None else log.action.shape[1])
+
+
+def unscaled_policy(policy: Policy, scaling: Scaling) -> DiscretePolicy | RescaledPolicy:
+    """A policy trained on scaled arrays, put before raw observations."""
+    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
+    if isinstance(policy, DiscretePolicy):
+        return StandardizedPolicy(mean, std, policy)
+    assert isinstance(policy, ContinuousPolicy)
+    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
+    return RescaledPolicy(mean, std, center, half_width, policy)
+
+
+def unscaled_value(
+    value: DiscreteValue | ContinuousValue | None, scaling: Scaling
+) -> DiscreteValue | ContinuousValue | None:
+    """A value function trained on scaled arrays, put back into raw units."""
+    if value is None:
+        return None
+    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
+    scale = jnp.asarray(scaling.reward_scale, jnp.float32)
+    if isinstance(value, DiscreteValue):
+        return StandardizedValue(mean, std, scale, value)
+    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
+    return RescaledValue(mean, std, center, half_width, scale, value)
 
 
 def write_metrics(path: Path, history: History, seeds: Sequence[int]) -> None:
@@ -209,8 +231,7 @@ def _claim(folder: Path, config: dict[str, Any], scaling: Scaling) -> None:
     make_directory(folder)
     file = folder / CONFIG
     if not file.exists():
-        extra = {"scaling": {"mean": scaling.mean.tolist(), "std": scaling.std.tolist()}}
-        write_json(file, config | extra)
+        write_json(file, config | {"scaling": scaling.to_dict()})
         return
     try:
         found = dict(json.loads(file.read_text(encoding="utf-8")))
