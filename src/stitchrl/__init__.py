@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from stitchrl.evaluation.evidence import FitSettings as FitSettings
     from stitchrl.mdp.icu_sepsis import demo_log as demo_log
     from stitchrl.training.fit import fit as fit
+    from stitchrl.training.fit import fit_grid as fit_grid
+    from stitchrl.training.stopping import EarlyStop as EarlyStop
 
 __version__ = "0.1.0"
 
@@ -51,8 +53,10 @@ _FACE: dict[str, tuple[str, str]] = {name: (module, name) for name, module in AL
     "Schema": ("stitchrl.data.schema", "Schema"),
     "audit": ("stitchrl.data.audit.audit", "audit"),
     "demo_log": ("stitchrl.mdp.icu_sepsis", "demo_log"),
+    "EarlyStop": ("stitchrl.training.stopping", "EarlyStop"),
     "evaluate": ("stitchrl.evaluation.evaluate", "evaluate"),
     "fit": ("stitchrl.training.fit", "fit"),
+    "fit_grid": ("stitchrl.training.fit", "fit_grid"),
     "load_policy": ("stitchrl.deployment.bundle", "load_bundle"),
     "read": ("stitchrl.data.read", "read"),
 }

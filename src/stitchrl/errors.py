@@ -8,6 +8,7 @@ __all__ = [
     "RunDirectoryError",
     "SchemaError",
     "StitchRLError",
+    "StitchRLWarning",
 ]
 
 
@@ -37,3 +38,7 @@ class CheckpointError(StitchRLError):
 
 class RunDirectoryError(StitchRLError):
     """The output directory cannot be written, or holds another run."""
+
+
+class StitchRLWarning(UserWarning):
+    """Base of every warning stitchrl gives: the work goes on, and something about it should be known."""

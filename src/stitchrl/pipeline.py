@@ -41,7 +41,8 @@ from stitchrl.files import make_directory, write_atomic, write_json, write_text
 from stitchrl.mdp.icu_sepsis import demo_log, log_table
 from stitchrl.reporting.render import render
 from stitchrl.reporting.report import build_report
-from stitchrl.training.fit import Run, fit
+from stitchrl.training.fit import fit
+from stitchrl.training.run import Run
 from stitchrl.training.logging import ProgressDisplay
 from stitchrl.training.loop import DivergenceError
 

@@ -23,6 +23,7 @@ INTERVALS = {
     "(0, 1)": lambda x: 0 < x < 1,
     "(0, 1]": lambda x: 0 < x <= 1,
     "[0, 1]": lambda x: 0 <= x <= 1,
+    "(-inf, inf)": lambda x: float("-inf") < x < float("inf"),
     "(0, inf)": lambda x: 0 < x < float("inf"),
     "[0, inf)": lambda x: 0 <= x < float("inf"),
     "at least 0": lambda x: isinstance(x, int) and x >= 0,
@@ -96,6 +97,11 @@ class Algorithm(ABC):
     decay_updates: int = setting(
         0, "at least 0", "The step size falls to 0 as a cosine over so many updates, warm-up included; 0 is off.",
         kw_only=True,
+    )  # fmt: skip
+
+    average_rate: float = setting(
+        0.0, "[0, 1]", "Share of the way a running average of the policy moves each update; it then acts instead; 0 is off.",
+        static=True, kw_only=True,
     )  # fmt: skip
 
     def __post_init__(self) -> None:

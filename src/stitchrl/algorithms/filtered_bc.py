@@ -33,7 +33,7 @@ class FilteredBC(Algorithm):
 
     needs: ClassVar[tuple[str, ...]] = BC.needs
 
-    top_fraction: float = setting(0.1, "(0, 1]", "Share of episodes kept; smaller is pickier and learns from less.")
+    top_fraction: float = setting(0.1, "(0, 1]", "Share of episodes kept; smaller is pickier and learns from less.", static=True)
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 

@@ -166,7 +166,7 @@ def fit_q(
         batch_size=settings.batch_size,
         monitors=monitors,
     )
-    return [FittedQ(trained.member(k).critic, scaling, log.num_actions) for k in range(count)]
+    return [FittedQ(trained.member(k).algorithm.critic, scaling, log.num_actions) for k in range(count)]
 
 
 def _behavior(log: Dataset, fit_on: Dataset, settings: FitSettings) -> BehaviorProbabilities:
@@ -194,7 +194,7 @@ def _behavior(log: Dataset, fit_on: Dataset, settings: FitSettings) -> BehaviorP
         seeds=[settings.seed],
         batch_size=settings.batch_size,
     )
-    model = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), algorithm.policy(trained.member(0)))
+    model = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), algorithm.policy(trained.member(0).algorithm))
     probs, _ = action_probabilities(model, log)
     chosen = np.take_along_axis(probs, log.action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)
     # A probability that underflowed would be an infinite ratio; this floor is far below any that matters.

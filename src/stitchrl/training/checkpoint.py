@@ -1,8 +1,17 @@
-"""Checkpoints: one safetensors file holds the arrays of a state and, as JSON in its header, all else. Never pickle."""
+"""Checkpoints: one safetensors file holds the arrays of a state and its history and, as JSON in its header, all else.
+
+Written beside and renamed, so a reader sees the old file or the whole new one. Never pickle: reading runs no code.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import math
+import platform
+import re
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +21,150 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from stitchrl.errors import CheckpointError
+from stitchrl.errors import CheckpointError, StitchRLWarning
 from stitchrl.files import write_atomic, write_bytes
-from stitchrl.types import PyTree
+from stitchrl.types import NumpyArray, PyTree
 
-__all__ = ["FORMAT_VERSION", "load_checkpoint", "save_checkpoint"]
+__all__ = ["FORMAT_VERSION", "load_checkpoint", "read_meta", "save_checkpoint", "versions"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+HISTORY = "history/"
+
+Arrays = dict[str, NumpyArray]
+History = list[dict[str, Any]]
 
 
-def save_checkpoint(path: Path, state: PyTree, meta: dict[str, Any]) -> None:
-    """Write a pytree of arrays and a JSON-able dict, atomically."""
+def versions() -> dict[str, str]:
+    """What numbers depend on: the versions of this package, of what it computes with, and of Python."""
+    packages = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
+
+
+def save_checkpoint(path: Path, state: PyTree, history: History, meta: dict[str, Any]) -> None:
+    """Write a pytree of arrays, the metrics so far and a JSON-able dict, atomically; versions are added.
+
+    Raises:
+        RunDirectoryError: the disk is full or the directory cannot be written; the file that was there is unchanged.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     arrays = {jax.tree_util.keystr(where): np.asarray(jax.device_get(leaf), order="C") for where, leaf in leaves}
-    header = {"stitchrl": json.dumps({"format": FORMAT_VERSION, **meta})}
-    write_atomic(path, lambda beside: write_bytes(beside, save(arrays, metadata=header)))
+    header = {"format": FORMAT_VERSION, "versions": versions(), **meta}
+    content = save(arrays | _history_arrays(history), metadata={"stitchrl": json.dumps(header)})
+    write_atomic(path, lambda beside: write_bytes(beside, content))
 
 
-def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """Read what `save_checkpoint` wrote.
+def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, History, dict[str, Any]]:
+    """Read what `save_checkpoint` wrote, in this format or an older one.
 
     Args:
         path: the file.
         like: a pytree of the same structure, whose leaves have the shapes and dtypes to expect.
 
+    Returns:
+        (state, history, meta). Written under other versions, it is read with a warning that says what differs.
+
     Raises:
-        CheckpointError: damaged, of another format, or not of this structure.
+        CheckpointError: damaged, of a format this version does not know, or not of this structure.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            meta = json.loads((file.metadata() or {}).get("stitchrl", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be read: {error}. Delete it to start over.") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT_VERSION:
-        seen = meta.get("format") if isinstance(meta, dict) else None
-        raise CheckpointError(
-            f"The checkpoint {path} must have format {FORMAT_VERSION}; got {seen}. Delete it to start over."
-        )
+    arrays, meta = _read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(where) for where, _ in leaves]
+    for version in range(meta["format"], FORMAT_VERSION):
+        arrays, meta = MIGRATIONS[version](arrays, meta, names)
+    _say_what_differs(path, meta.get("versions", {}))
     loaded = []
-    for where, leaf in leaves:
-        name = jax.tree_util.keystr(where)
+    for name, (_, leaf) in zip(names, leaves, strict=True):
         found = arrays.pop(name, None)
         if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
             got = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
             raise CheckpointError(f"{name} of the checkpoint {path} must be {leaf.dtype}{list(leaf.shape)}; got {got}.")
         loaded.append(jnp.asarray(found))
+    history = _history_rows({name: arrays.pop(name) for name in sorted(arrays) if name.startswith(HISTORY)})
     if arrays:
         raise CheckpointError(f"The checkpoint {path} holds {sorted(arrays)[0]}, which this algorithm does not have.")
-    return jax.tree_util.tree_unflatten(structure, loaded), meta
+    return jax.tree_util.tree_unflatten(structure, loaded), history, meta
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint alone. Raises CheckpointError as `load_checkpoint` does."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            meta = json.loads((file.metadata() or {}).get("stitchrl", "null"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"The checkpoint {path} cannot be read: {error}. Delete it to start over.") from None
+    seen = meta.get("format") if isinstance(meta, dict) else None
+    if not isinstance(seen, int) or isinstance(seen, bool) or not 1 <= seen <= FORMAT_VERSION:
+        newer = isinstance(seen, int) and seen > FORMAT_VERSION
+        way_out = "Update stitchrl to read it." if newer else "Delete it to start over."
+        raise CheckpointError(
+            f"The checkpoint {path} must have a format from 1 to {FORMAT_VERSION}; got {seen}. {way_out}"
+        )
+    return arrays, meta
+
+
+def _say_what_differs(path: Path, written: dict[str, str]) -> None:
+    now = versions()
+    other = [f"{name} {written[name]} (now {now[name]})" for name in now if written.get(name, now[name]) != now[name]]
+    if other:
+        warnings.warn(
+            f"The checkpoint {path} was written with {', '.join(other)}: it continues, but the last digits may differ "
+            "from an undisturbed run.",
+            StitchRLWarning,
+            stacklevel=4,
+        )
+
+
+# --- history as arrays -----------------------------------------------------------------------------------------------
+
+
+def _history_arrays(history: History) -> Arrays:
+    """Columns of the history; NaN where a row lacks a metric."""
+    if not history:
+        return {}
+    names = sorted({name for row in history for name in row} - {"update", "member"})
+    columns: Arrays = {
+        HISTORY + name: np.asarray([row.get(name, math.nan) for row in history], np.float64) for name in names
+    }
+    for name in ("update", "member"):
+        columns[HISTORY + name] = np.asarray([row[name] for row in history], np.int64)
+    return columns
+
+
+def _history_rows(columns: Arrays) -> History:
+    if not columns:
+        return []
+    lists = {name.removeprefix(HISTORY): column.tolist() for name, column in columns.items()}
+    first = ["update", "member"]
+    names = first + [name for name in lists if name not in first]
+    rows = zip(*(lists[name] for name in names), strict=True)
+    return [{n: v for n, v in zip(names, row, strict=True) if v == v} for row in rows]
+
+
+# --- older formats ---------------------------------------------------------------------------------------------------
+
+Migration = Callable[[Arrays, dict[str, Any], Iterable[str]], tuple[Arrays, dict[str, Any]]]
+
+
+def _from_format_1(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -> tuple[Arrays, dict[str, Any]]:
+    """Format 1 had its history in the JSON, no running average, and bare networks where policies and critics are now."""
+    known = set(names)
+    moved: Arrays = {}
+    for old, array in arrays.items():
+        name = f".algorithm{old}"
+        choices = (
+            name,
+            re.sub(r"(\.actor|\.mu|\.nu)\.(weights|biases)", r"\1.network.\2", name),
+            name.replace(".members.", ".ensemble.members."),
+        )
+        moved[next((choice for choice in choices if choice in known), name)] = array
+    history = meta.pop("history", [])
+    return moved | _history_arrays(history), meta | {"format": 2}
+
+
+MIGRATIONS: dict[int, Migration] = {1: _from_format_1}
+"""Format -> how to bring it to the next one."""

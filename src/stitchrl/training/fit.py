@@ -1,74 +1,38 @@
-"""`st.fit` and `st.load`: train an algorithm on a log, several seeds at once, resumable."""
+"""`st.fit`, `st.fit_grid` and `st.load`: train an algorithm on a log, many seeds and settings at once, resumable."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import jax
-import jax.numpy as jnp
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sample import transition_source
+from stitchrl.data.sample import Feed, StreamSource, shuffled_source, transition_source
 from stitchrl.data.transform import Scaling
-from stitchrl.errors import CheckpointError, ConfigurationError, RunDirectoryError
-from stitchrl.files import make_directory, write_atomic, write_json
-from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
-from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
-from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
+from stitchrl.errors import CheckpointError, ConfigurationError
 from stitchrl.training.checkpoint import load_checkpoint
 from stitchrl.training.logging import LoopMonitor, ProgressDisplay
-from stitchrl.training.loop import History, initial_state, train
+from stitchrl.training.loop import StopRule, Trained, initial_state, train
+from stitchrl.training.run import CHECKPOINT, CONFIG, METRICS, Grid, Run, claim, spec_of, unscaled_policy, write_metrics
 from stitchrl.types import PyTree
 
-__all__ = ["Run", "fit", "load"]
+__all__ = ["fit", "fit_grid", "load"]
 
-CONFIG, CHECKPOINT, METRICS = "config.json", "checkpoint.safetensors", "metrics.parquet"
+if TYPE_CHECKING:
+    import gymnasium
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """What `fit` gives back.
-
-    Attributes:
-        algorithm: with its settings.
-        seeds: one member each.
-        states: list of final states, one a seed, on scaled observations and rewards.
-        scaling: of observations and rewards, fitted on the training log.
-        history: metrics, one row a logged chunk and seed.
-        updates: gradient updates of each seed.
-    """
-
-    algorithm: Algorithm
-    seeds: tuple[int, ...]
-    states: list[PyTree]
-    scaling: Scaling
-    history: History
-    updates: int
-
-    @cached_property
-    def policies(self) -> list[DiscretePolicy | RescaledPolicy]:
-        """One a seed, as trained, on raw observations and in logged units of action."""
-        return [unscaled_policy(self.algorithm.policy(state), self.scaling) for state in self.states]
-
-    @property
-    def policy(self) -> DiscretePolicy | RescaledPolicy:
-        """The first seed's."""
-        return self.policies[0]
-
-    @cached_property
-    def values(self) -> list[DiscreteValue | ContinuousValue | None]:
-        """One a seed, on raw observations and in the log's reward units; None where the algorithm has no critic."""
-        return [unscaled_value(self.algorithm.value(state), self.scaling) for state in self.states]
+SAMPLING = ("uniform", "shuffled")
+Environment = Union[str, Callable[[], "gymnasium.Env"]]
 
 
 def fit(
@@ -84,6 +48,12 @@ def fit(
     callbacks: Sequence[LoopMonitor] = (),
     standardize: bool = True,
     reward_scale: float = 1.0,
+    sampling: str = "uniform",
+    stream: bool = False,
+    stop: StopRule | None = None,
+    environment: Environment | None = None,
+    evaluate_every_updates: int = 5000,
+    evaluation_episodes: int = 10,
     progress: bool | None = None,
 ) -> Run:
     """Train an algorithm on a log.
@@ -92,7 +62,7 @@ def fit(
         algorithm: a settings dataclass such as `st.IQL(expectile=0.8)`.
         log: the training part.
         updates: gradient updates of each seed; 0 is legal.
-        seeds: n means seeds 0 to n - 1; or the seeds. All train in one program; each the same as alone.
+        seeds: n means seeds 0 to n - 1; or the seeds. All train in one program; each draws the same as alone.
         batch_size: transitions a batch, at least 1.
         out: directory of the run; None writes nothing. A run found there continues if its configuration and log are
             the same, is returned if finished, and is refused with the difference named if not.
@@ -100,71 +70,78 @@ def fit(
         callbacks: called after every logged chunk with (updates done, updates, metric -> one mean a seed).
         standardize: scale observations by their mean and standard deviation over the log; saved with the policy.
         reward_scale: factor on rewards while learning, above 0; claimed values are divided by it again.
+        sampling: "uniform" draws rows with replacement, for each seed its own; "shuffled" visits every row once a pass,
+            in an order all seeds share.
+        stream: read batches from the log's arrays while training, instead of holding them on the device; for logs
+            larger than memory. Implies "shuffled", and gives the same numbers as that.
+        stop: a rule such as `st.EarlyStop("loss/actor", patience_updates=5000)`.
+        environment: OPTIONAL, and only where one exists: id of a Gymnasium environment, or a function that makes one.
+            The mode of every seed's policy is played in it and logged as online/return. Nothing else uses it.
+        evaluate_every_updates, evaluation_episodes: how often, at the first chunk end at or after each multiple, and
+            over how many episodes.
         progress: show a bar; None does so when standard error is a terminal.
 
     Raises:
         ConfigurationError: a number outside its range, or an algorithm that does not fit the log.
         RunDirectoryError: `out` cannot be written or holds another run.
+        CheckpointError: the checkpoint found there is damaged.
+        DivergenceError: a loss is no longer finite; the last good checkpoint stays.
     """
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
-    for name, value, least in (
-        ("updates", updates, 0),
-        ("batch_size", batch_size, 1),
-        ("save_every_updates", save_every_updates, 1),
-        ("log_every_updates", log_every_updates, 1),
-        ("seeds", len(numbers), 1),
-    ):
-        if value < least:
-            raise ConfigurationError(f"`{name}` of fit must be at least {least}; got {value}.")
-    if not reward_scale > 0:
-        raise ConfigurationError(f"`reward_scale` of fit must be above 0; got {reward_scale}.")
-    kind = "continuous" if log.num_actions is None else "discrete"
-    if kind not in algorithm.actions:
-        raise ConfigurationError(
-            f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
-        )
-    scaling = Scaling.of(log, standardize=standardize, reward_scale=reward_scale)
-    spec = spec_of(log)
-    checkpoint, metrics_file = None, None
-    if out is not None:
-        folder = Path(out)
-        config = {
-            "algorithm": algorithm.name,
-            "settings": json.loads(json.dumps(dataclasses.asdict(algorithm))),
-            "updates": updates,
-            "seeds": list(numbers),
-            "batch_size": batch_size,
-            "log_every_updates": log_every_updates,
-            "standardize": standardize,
-            "reward_scale": reward_scale,
-            "log": log.content_hash,
-            "observation_size": log.observation_size,
-            "num_actions": log.num_actions,
-            "action_size": spec.action_size,
-        }
-        _claim(folder, config, scaling)
-        checkpoint, metrics_file = folder / CHECKPOINT, folder / METRICS
-    with ProgressDisplay(enabled=_on_terminal() if progress is None else progress) as display:
-        trained = train(
-            algorithm,
-            transition_source(algorithm.prepare(log), scaling),
-            spec,
-            updates=updates,
-            seeds=numbers,
-            batch_size=batch_size,
-            log_every_updates=log_every_updates,
-            save_every_updates=save_every_updates,
-            checkpoint=checkpoint,
-            monitors=(display.track(f"{algorithm.name} x {len(numbers)}"), *callbacks),
-        )
-    if metrics_file is not None:
-        write_metrics(metrics_file, trained.history, numbers)
-    states = [trained.member(k) for k in range(len(numbers))]
-    return Run(algorithm, numbers, states, scaling, trained.history, updates)
+    numbers = _seeds(seeds)
+    job = _Job(
+        log, updates, numbers, batch_size, out, save_every_updates, log_every_updates, callbacks, standardize,
+        reward_scale, sampling, stream, stop, environment, evaluate_every_updates, evaluation_episodes, progress,
+    )  # fmt: skip
+    trained, scaling = job.train(algorithm, [algorithm] * len(numbers), [{"seed": s} for s in numbers], {})
+    return _run(algorithm, numbers, trained, scaling, range(len(numbers)))
 
 
-def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm]]) -> Run:
-    """The run saved in a directory by `fit(..., out=folder)`, as far as its last checkpoint.
+def fit_grid(
+    algorithm: Algorithm,
+    log: Dataset,
+    grid: Mapping[str, Sequence[float]],
+    *,
+    updates: int,
+    seeds: int | Sequence[int] = 1,
+    **settings: Any,
+) -> Grid:
+    """Train every combination of some number settings, with every seed, in one program: nothing compiles twice.
+
+    Args:
+        algorithm: its other settings hold for all.
+        log: the training part.
+        grid: setting -> values, e.g. `{"expectile": [0.7, 0.9], "learning_rate": [3e-4, 1e-3]}`.
+        updates, seeds: of each combination.
+        settings: the other arguments of `fit`.
+
+    Raises:
+        ConfigurationError: a setting that is none, has no values, or changes the program (sizes, counts).
+        Others as `fit`.
+    """
+    inputs = algorithm.input_settings()
+    for name, values in grid.items():
+        if name not in inputs:
+            raise ConfigurationError(
+                f"A grid of {algorithm.name} runs over its number settings {', '.join(inputs)}; got {name!r}. "
+                "For anything else, call `fit` once for each."
+            )
+        if not len(values):
+            raise ConfigurationError(f"`{name}` of the grid must have at least one value; got none.")
+    points = [dict(zip(grid, map(float, point), strict=True)) for point in itertools.product(*grid.values())]
+    algorithms = [dataclasses.replace(algorithm, **point) for point in points]
+    numbers = _seeds(seeds)
+    job = _Job(log, updates, numbers, **settings)
+    trained, scaling = job.train(
+        algorithm,
+        [a for a in algorithms for _ in numbers],
+        [{"seed": s} | point for point in points for s in numbers],
+        {"grid": {name: list(map(float, values)) for name, values in grid.items()}},
+    )
+    return _grid(algorithms, points, numbers, trained, scaling)
+
+
+def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm]]) -> Run | Grid:
+    """The run or grid saved in a directory by `fit` or `fit_grid` with `out=folder`, as far as its last checkpoint.
 
     Args:
         folder: the directory.
@@ -179,70 +156,178 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
         scaling = Scaling.from_dict(config["scaling"])
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
         algorithm = algorithms[config["algorithm"]](**settings)
-        seeds, spec = tuple(config["seeds"]), Spec(config["observation_size"], config["num_actions"], config["action_size"])
+        seeds = tuple(config["seeds"])
+        spec = Spec(config["observation_size"], config["num_actions"], config["action_size"])
+        grid = config.get("grid", {})
+        points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+        chosen = [dataclasses.replace(algorithm, **point) for point in points]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no run to load in {str(where)!r}: {error!r}.") from None
-    state, meta = load_checkpoint(where / CHECKPOINT, initial_state(algorithm, spec, seeds, shapes_only=True))
-    states = [jax.tree.map(lambda leaf, k=k: leaf[k], state) for k in range(len(seeds))]
-    return Run(algorithm, seeds, states, scaling, meta["history"], meta["update"])
+    members = [a for a in chosen for _ in seeds]
+    like = initial_state(members, spec, seeds * len(points), shapes_only=True)
+    state, history, meta = load_checkpoint(where / CHECKPOINT, like)
+    trained = Trained(state, history, meta["update"], meta.get("stopped", ""))
+    if grid:
+        return _grid(chosen, points, seeds, trained, scaling)
+    return _run(algorithm, seeds, trained, scaling, range(len(seeds)))
 
 
-def spec_of(log: Dataset) -> Spec:
-    """The sizes of a log."""
-    return Spec(log.observation_size, log.num_actions, 0 if log.num_actions is not None else log.action.shape[1])
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """The arguments of `fit` but for the algorithm, checked."""
 
+    log: Dataset
+    updates: int
+    seeds: tuple[int, ...]
+    batch_size: int = 256
+    out: str | os.PathLike[str] | None = None
+    save_every_updates: int = 1000
+    log_every_updates: int = 100
+    callbacks: Sequence[LoopMonitor] = ()
+    standardize: bool = True
+    reward_scale: float = 1.0
+    sampling: str = "uniform"
+    stream: bool = False
+    stop: StopRule | None = None
+    environment: Environment | None = None
+    evaluate_every_updates: int = 5000
+    evaluation_episodes: int = 10
+    progress: bool | None = None
 
-def unscaled_policy(policy: Policy, scaling: Scaling) -> DiscretePolicy | RescaledPolicy:
-    """A policy trained on scaled arrays, put before raw observations."""
-    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
-    if isinstance(policy, DiscretePolicy):
-        return StandardizedPolicy(mean, std, policy)
-    assert isinstance(policy, ContinuousPolicy)
-    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
-    return RescaledPolicy(mean, std, center, half_width, policy)
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("updates", self.updates, 0),
+            ("batch_size", self.batch_size, 1),
+            ("save_every_updates", self.save_every_updates, 1),
+            ("log_every_updates", self.log_every_updates, 1),
+            ("evaluate_every_updates", self.evaluate_every_updates, 1),
+            ("evaluation_episodes", self.evaluation_episodes, 1),
+            ("seeds", len(self.seeds), 1),
+        ):
+            if value < least:
+                raise ConfigurationError(f"`{name}` of fit must be at least {least}; got {value}.")
+        if not self.reward_scale > 0:
+            raise ConfigurationError(f"`reward_scale` of fit must be above 0; got {self.reward_scale}.")
+        if self.sampling not in SAMPLING:
+            raise ConfigurationError(f"`sampling` of fit must be {' or '.join(SAMPLING)}; got {self.sampling!r}.")
 
-
-def unscaled_value(
-    value: DiscreteValue | ContinuousValue | None, scaling: Scaling
-) -> DiscreteValue | ContinuousValue | None:
-    """A value function trained on scaled arrays, put back into raw units."""
-    if value is None:
-        return None
-    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
-    scale = jnp.asarray(scaling.reward_scale, jnp.float32)
-    if isinstance(value, DiscreteValue):
-        return StandardizedValue(mean, std, scale, value)
-    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
-    return RescaledValue(mean, std, center, half_width, scale, value)
-
-
-def write_metrics(path: Path, history: History, seeds: Sequence[int]) -> None:
-    """Metrics as Parquet: update, seed, then one column a metric."""
-    rows = [{"update": row["update"], "seed": seeds[row["member"]]} | _metrics(row) for row in history]
-    write_atomic(path, lambda beside: pq.write_table(pa.Table.from_pylist(rows), beside))
-
-
-def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in ("update", "member")}
-
-
-def _claim(folder: Path, config: dict[str, Any], scaling: Scaling) -> None:
-    """Make the run directory, or see that the run in it is this one."""
-    make_directory(folder)
-    file = folder / CONFIG
-    if not file.exists():
-        write_json(file, config | {"scaling": scaling.to_dict()})
-        return
-    try:
-        found = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
-    for key, value in config.items():
-        if found.get(key) != value:
-            raise RunDirectoryError(
-                f"{str(folder)!r} holds another run: its {key} is {found.get(key)!r}, yours {value!r}. "
-                "Choose another directory, or delete that one."
+    def train(
+        self,
+        algorithm: Algorithm,
+        algorithms: list[Algorithm],
+        labels: list[dict[str, Any]],
+        extra: dict[str, Any],
+    ) -> tuple[Trained, Scaling]:
+        """Train the members, one an entry of `algorithms` and `labels`."""
+        log, spec = self.log, spec_of(self.log)
+        kind = "continuous" if log.num_actions is None else "discrete"
+        if kind not in algorithm.actions:
+            raise ConfigurationError(
+                f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
             )
+        scaling = Scaling.of(log, standardize=self.standardize, reward_scale=self.reward_scale)
+        config = self._config(algorithm, spec) | extra
+        saved: dict[str, Any] = {}
+        if self.out is not None:
+            folder = Path(self.out)
+            claim(folder, config, scaling)
+            saved = {
+                "checkpoint": folder / CHECKPOINT,
+                "meta": {"config": config | {"scaling": scaling.to_dict()}, "schema": log.schema.to_dict()},
+                "on_save": lambda history: write_metrics(folder / METRICS, history, labels),
+            }
+        seeds = [label["seed"] for label in labels]
+        with ExitStack() as stack:
+            shown = _on_terminal() if self.progress is None else self.progress
+            display = stack.enter_context(ProgressDisplay(enabled=shown))
+            trained = train(
+                algorithms,
+                self._source(algorithm.prepare(log), scaling),
+                spec,
+                updates=self.updates,
+                seeds=seeds,
+                batch_size=self.batch_size,
+                log_every_updates=self.log_every_updates,
+                save_every_updates=self.save_every_updates,
+                monitors=(display.track(f"{algorithm.name} x {len(seeds)}"), *self.callbacks),
+                evaluate=self._online(algorithms, scaling),
+                stop=self.stop,
+                **saved,
+            )
+        return trained, scaling
+
+    def _config(self, algorithm: Algorithm, spec: Spec) -> dict[str, Any]:
+        """What makes a run this run and no other."""
+        content = {
+            "algorithm": algorithm.name,
+            "settings": dataclasses.asdict(algorithm),
+            "updates": self.updates,
+            "seeds": self.seeds,
+            "batch_size": self.batch_size,
+            "log_every_updates": self.log_every_updates,
+            "standardize": self.standardize,
+            "reward_scale": self.reward_scale,
+            "sampling": "shuffled" if self.stream else self.sampling,
+            "stop": None if self.stop is None else repr(self.stop),
+            "log": self.log.content_hash,
+            "observation_size": spec.observation_size,
+            "num_actions": spec.num_actions,
+            "action_size": spec.action_size,
+        }
+        return dict(json.loads(json.dumps(content)))
+
+    def _source(self, log: Dataset, scaling: Scaling) -> Feed:
+        if self.stream:
+            return StreamSource.of(log, scaling)
+        return transition_source(log, scaling) if self.sampling == "uniform" else shuffled_source(log, scaling)
+
+    def _online(
+        self, algorithms: list[Algorithm], scaling: Scaling
+    ) -> Callable[[int, PyTree], dict[str, list[float]]] | None:
+        """Play every member's policy in the environment when due: the same episodes' seeds each time."""
+        if self.environment is None:
+            return None
+        from stitchrl.rollout import rollout  # Gymnasium is imported only where there is an environment
+
+        environment, every, before = self.environment, self.evaluate_every_updates, self.log_every_updates
+
+        def play(done: int, state: PyTree) -> dict[str, list[float]]:
+            start = max(0, (done - 1) // before * before)  # of the chunk that ends at `done`
+            if done // every == start // every and done != self.updates:
+                return {}
+            returns = []
+            for k, algorithm in enumerate(algorithms):
+                member = jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), state)
+                inner = algorithm.policy(member.algorithm) if member.average is None else member.average
+                found = rollout(unscaled_policy(inner, scaling), environment, episodes=self.evaluation_episodes, seed=0)
+                returns.append(float(found.mean))
+            return {"online/return": returns}
+
+        return play
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
+
+
+def _run(
+    algorithm: Algorithm, seeds: tuple[int, ...], trained: Trained, scaling: Scaling, members: Sequence[int]
+) -> Run:
+    history = [row | {"member": row["member"] - members[0]} for row in trained.history if row["member"] in members]
+    states = [trained.member(k) for k in members]
+    return Run(algorithm, seeds, states, scaling, history, trained.updates, trained.stopped)
+
+
+def _grid(
+    algorithms: list[Algorithm],
+    points: list[dict[str, float]],
+    seeds: tuple[int, ...],
+    trained: Trained,
+    scaling: Scaling,
+) -> Grid:
+    n = len(seeds)
+    runs = [_run(a, seeds, trained, scaling, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)]
+    return Grid(points, runs)
 
 
 def _on_terminal() -> bool:

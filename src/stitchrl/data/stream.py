@@ -1,0 +1,200 @@
+"""Rows in shuffled order for logs larger than memory: blocks of the log, drawn at random, shuffled in a buffer.
+
+One pass visits every row once. The blocks (contiguous rows) are put in random order, `buffer_rows` of them at a time
+are read and shuffled, and batches are cut from the result. The row at a position of this endless order is a function
+of (seed, position) alone: a resumed run continues where it was, and a log in memory can be fed the very same rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.transform import Scaling
+from stitchrl.errors import ConfigurationError
+from stitchrl.types import NumpyArray
+
+__all__ = ["ShuffledRows", "TransitionReader", "prefetched"]
+
+SMALLEST_BLOCK, SMALLEST_BUFFER = 1024, 2**18
+PREFETCHED_CHUNKS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffledRows:
+    """The endless shuffled order of the rows of a log.
+
+    Attributes:
+        count: rows of the log, at least 1.
+        seed: of the order.
+        block_rows: contiguous rows read together, at least 1,024.
+        buffer_rows: rows shuffled together, at least 2^18. A log that fits is shuffled completely.
+
+    Raises:
+        ConfigurationError: a number below its least.
+    """
+
+    count: int
+    seed: int = 0
+    block_rows: int = SMALLEST_BLOCK
+    buffer_rows: int = SMALLEST_BUFFER
+
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("block_rows", SMALLEST_BLOCK), ("buffer_rows", SMALLEST_BUFFER)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"`{name}` of a shuffle must be at least {least}; got {getattr(self, name)}.")
+
+    @property
+    def blocks_in_buffer(self) -> int:
+        """Blocks read together."""
+        return max(1, self.buffer_rows // self.block_rows)
+
+    def buffer(self, position: int) -> tuple[Int[NumpyArray, " R"], int]:
+        """Rows of the buffer that holds a position of the order, shuffled, and the position of its first row."""
+        epoch, inside = divmod(position, self.count)
+        order, starts = _blocks_of_pass(self, epoch)
+        number = int(np.searchsorted(starts, inside, side="right")) - 1
+        return _rows_of_buffer(self, epoch, number), epoch * self.count + int(starts[number])
+
+    def rows(self, start: int, stop: int) -> Int[NumpyArray, " R"]:
+        """Rows at the positions [start, stop) of the order."""
+        parts = []
+        while start < stop:
+            rows, first = self.buffer(start)
+            part = rows[start - first : stop - first]
+            parts.append(part)
+            start += len(part)
+        return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)
+def _blocks_of_pass(order: ShuffledRows, epoch: int) -> tuple[NumpyArray, NumpyArray]:
+    """Blocks of a pass in their order, and the position in the pass where each buffer starts."""
+    count = -(-order.count // order.block_rows)
+    blocks = np.random.default_rng([order.seed, epoch, 0]).permutation(count)
+    sizes = np.full(count, order.block_rows, np.int64)
+    sizes[blocks == count - 1] = order.count - (count - 1) * order.block_rows
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    return blocks, starts[:: order.blocks_in_buffer]
+
+
+@lru_cache(maxsize=2)
+def _rows_of_buffer(order: ShuffledRows, epoch: int, number: int) -> NumpyArray:
+    blocks, _ = _blocks_of_pass(order, epoch)
+    together = blocks[number * order.blocks_in_buffer : (number + 1) * order.blocks_in_buffer] * order.block_rows
+    rows = np.concatenate([np.arange(a, min(a + order.block_rows, order.count)) for a in together])
+    return np.random.default_rng([order.seed, epoch, 1 + number]).permutation(rows)
+
+
+class TransitionReader:
+    """Batches of a log's transitions in shuffled order, read a buffer at a time; the log may be memory-mapped.
+
+    Args:
+        log: its arrays are only ever sliced by blocks.
+        scaling: applied to what is read.
+        order: of the rows; `order.count` must be the log's.
+    """
+
+    def __init__(self, log: Dataset, scaling: Scaling, order: ShuffledRows) -> None:
+        self._log, self._scaling, self._order = log, scaling, order
+        self._held: tuple[int, int, dict[str, NumpyArray]] | None = None
+
+    def batches(self, first: int, end: int, batch_size: int) -> dict[str, NumpyArray]:
+        """Batches of the updates [first, end): (updates, batch_size, ...) arrays."""
+        start, stop = first * batch_size, end * batch_size
+        parts: list[dict[str, NumpyArray]] = []
+        while start < stop:
+            begin, finish, columns = self._buffer(start)
+            until = min(stop, finish)
+            parts.append({name: column[start - begin : until - begin] for name, column in columns.items()})
+            start = until
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {name: column.reshape(end - first, batch_size, *column.shape[1:]) for name, column in joined.items()}
+
+    def _buffer(self, position: int) -> tuple[int, int, dict[str, NumpyArray]]:
+        """(first position, position after the last, columns in order) of the buffer that holds a position."""
+        if self._held is None or not self._held[0] <= position < self._held[1]:
+            self._held = None  # let go of the old one first: one buffer in memory
+            rows, begin = self._order.buffer(position)
+            self._held = (begin, begin + len(rows), read_transitions(self._log, self._scaling, rows))
+        return self._held
+
+
+def read_transitions(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"]) -> dict[str, NumpyArray]:
+    """The batch fields of these rows, in their order; read in the log's own order, which a disk likes better."""
+    ascending = np.argsort(rows, kind="stable")
+    back = np.empty_like(ascending)
+    back[ascending] = np.arange(len(rows))
+    at = rows[ascending]
+    following = np.maximum(log.next_observation_index[at], 0)
+    mask, next_mask = log.action_mask, log.next_action_mask
+    columns: dict[str, Any] = {
+        "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
+        "next_obs": scaling.observations(log.observation_table[following]),
+        "action": scaling.actions(log.action[at]),
+        "reward": log.reward[at] * np.float32(scaling.reward_scale),
+        "terminated": log.terminated[at].astype(np.float32),
+        "truncated": log.truncated[at].astype(np.float32),
+        "td_weight": log.can_bootstrap[at].astype(np.float32),
+    }
+    if log.num_actions is not None:
+        everything = np.ones((len(at), log.num_actions), bool)
+        columns["action_mask"] = everything if mask is None else mask[at]
+        columns["next_action_mask"] = everything if next_mask is None else next_mask[at]
+    return {name: np.asarray(column)[back] for name, column in columns.items()}
+
+
+@contextmanager
+def prefetched(
+    produce: Callable[[int, int], Any], spans: Iterator[tuple[int, int]]
+) -> Iterator[Callable[[int, int], Any]]:
+    """Run `produce(first, end)` for each span in a background thread, a few spans ahead, results put on the device.
+
+    Gives a function that returns the result of a span; spans must be asked for in their order. An exception of the
+    thread is raised where its result is asked for. Leaving the context ends the thread.
+    """
+    ready: queue.Queue[tuple[tuple[int, int], Any, BaseException | None]] = queue.Queue(PREFETCHED_CHUNKS)
+    leaving = threading.Event()
+
+    def put(item: tuple[tuple[int, int], Any, BaseException | None]) -> None:
+        while not leaving.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        for span in spans:
+            if leaving.is_set():
+                return
+            try:
+                put((span, jax.device_put(produce(*span)), None))
+            except BaseException as error:
+                put((span, None, error))
+                return
+
+    def take(first: int, end: int) -> Any:
+        span, value, error = ready.get()
+        if error is not None:
+            raise error
+        assert span == (first, end), f"asked for {(first, end)}, made {span}"
+        return value
+
+    thread = threading.Thread(target=work, name="stitchrl-prefetch", daemon=True)
+    thread.start()
+    try:
+        yield take
+    finally:
+        leaving.set()
+        thread.join()

@@ -1,0 +1,215 @@
+"""`rollout`: a policy in a Gymnasium environment -> returns and lengths of its episodes.
+
+Episodes are numbered, and each has its own reset seed. Copies of the environment step side by side; a copy whose
+episode ends takes the next number not yet begun, and every number below `episodes` that was begun is played to its end.
+So exactly the first `episodes` episodes in order of their START count. (Counting the first to FINISH would prefer
+short episodes, which in most environments are the bad ones.) Autoreset is off: a copy is reset by its number's seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import gymnasium as gym
+import jax
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from jaxtyping import Float, Int
+
+from stitchrl.errors import ConfigurationError
+from stitchrl.types import Array, Key, NumpyArray
+
+__all__ = ["Rollout", "episode_seeds", "rollout"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rollout:
+    """Episodes of one policy in one environment, in order of their start.
+
+    Attributes:
+        returns: (episodes,) float64 sum of rewards, undiscounted.
+        lengths: (episodes,) int64 steps.
+    """
+
+    returns: Float[NumpyArray, " episodes"]
+    lengths: Int[NumpyArray, " episodes"]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean return, over episodes; nan for a single one."""
+        count = len(self.returns)
+        return float(self.returns.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+
+
+def rollout(
+    policy: Any,
+    environment: str | Callable[[], gym.Env[Any, Any]],
+    *,
+    episodes: int,
+    seed: int = 0,
+    num_envs: int = 16,
+    max_steps: int | None = None,
+    mode: bool = True,
+) -> Rollout:
+    """Play a policy.
+
+    Continuous actions are clipped to the bounds of the environment's Box; discrete action 0 is the first the
+    environment knows. Episode i depends on `seed` and i alone, whatever `num_envs` (up to rounding in the network).
+
+    Args:
+        policy: has `mode(obs)` or `sample(obs, *, key)` over observations (B, D), written in JAX.
+        environment: the id of a registered environment, or a function that makes one.
+        episodes: how many, at least 1.
+        seed: at least 0; of the resets (see `episode_seeds`) and of sampled actions.
+        num_envs: copies that step side by side, at least 1; one call of the policy serves all.
+        max_steps: episodes are cut after so many steps; None leaves ends to the environment.
+        mode: act by `policy.mode`; False acts by `policy.sample`.
+
+    Raises:
+        ConfigurationError: a number outside its range, an unknown environment, one that needs a package that is not
+            installed, or spaces that are not a vector of observations and a vector or one number as action.
+    """
+    for name, value, least in (
+        ("episodes", episodes, 1),
+        ("seed", seed, 0),
+        ("num_envs", num_envs, 1),
+        ("max_steps", 1 if max_steps is None else max_steps, 1),
+    ):
+        if value < least:
+            raise ConfigurationError(f"`{name}` of rollout must be at least {least}; got {value}.")
+    envs = _make(environment, min(num_envs, episodes))
+    try:
+        _check_spaces(envs, policy, mode)
+        return _play(policy, envs, episodes=episodes, seed=seed, max_steps=max_steps, mode=mode)
+    finally:
+        envs.close()
+
+
+def episode_seeds(seed: int, episodes: int) -> list[int]:
+    """The seed each episode's reset is given: to start another program's episodes from the same states."""
+    return [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
+
+
+def _play(
+    policy: Any, envs: SyncVectorEnv, *, episodes: int, seed: int, max_steps: int | None, mode: bool
+) -> Rollout:
+    seeds, key, copies = episode_seeds(seed, episodes), jax.random.key(seed), envs.num_envs
+    space = envs.single_action_space
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    number = np.arange(copies)  # the episode of each copy; `episodes` and above: idle, steps without counting
+    step = np.zeros(copies, np.int64)
+    begun, running = copies, copies
+    obs, _ = envs.reset(seed=list(seeds[:copies]))
+    while running:
+        rows = np.asarray(obs, np.float32)
+        if mode:
+            chosen = _modes(policy, rows)
+        else:
+            chosen = _samples(policy, rows, key, number.astype(np.int32), step.astype(np.int32))
+        obs, reward, terminated, truncated, _ = envs.step(_to_environment(np.asarray(chosen), space))
+        step += 1
+        counted = number < episodes
+        returns[number[counted]] += reward[counted]
+        ended = terminated | truncated
+        if max_steps is not None:
+            ended |= step >= max_steps
+        if not ended.any():
+            continue
+        lengths[number[ended & counted]] = step[ended & counted]
+        running -= int((ended & counted).sum())
+        for copy in np.flatnonzero(ended):
+            number[copy] = begun
+            begun += 1
+        step[ended] = 0
+        following: list[int | None] = [seeds[n] if n < episodes else 0 for n in number]
+        obs, _ = envs.reset(seed=following, options={"reset_mask": ended})
+    return Rollout(returns, lengths)
+
+
+@eqx.filter_jit
+def _modes(policy: Any, obs: Any) -> Array:
+    return policy.mode(obs)
+
+
+@eqx.filter_jit
+def _samples(policy: Any, obs: Any, key: Key, number: Any, step: Any) -> Array:
+    """A key of its own for every step of every episode, so that no draw depends on what plays beside it."""
+
+    def one(row: Any, number: Any, step: Any) -> Array:
+        return policy.sample(row[None], key=jax.random.fold_in(jax.random.fold_in(key, number), step))[0]
+
+    return jax.vmap(one)(obs, number, step)
+
+
+def _to_environment(action: NumpyArray, space: gym.Space[Any]) -> NumpyArray:
+    """Actions (B, ...) as a policy gives them -> as the environment takes them."""
+    if isinstance(space, gym.spaces.Discrete):
+        return action.astype(space.dtype) + space.start
+    assert isinstance(space, gym.spaces.Box)
+    return np.clip(action, space.low, space.high).astype(space.dtype)
+
+
+def _make(environment: str | Callable[[], gym.Env[Any, Any]], copies: int) -> SyncVectorEnv:
+    def make() -> gym.Env[Any, Any]:
+        return gym.make(environment) if isinstance(environment, str) else environment()
+
+    try:
+        return SyncVectorEnv([make] * copies, autoreset_mode=AutoresetMode.DISABLED)
+    except gym.error.DependencyNotInstalled as error:
+        remedy = 'pip install "stitchrl[mujoco]"' if "mujoco" in str(error).lower() else "Install it"
+        raise ConfigurationError(
+            f"Environment {environment!r} needs a package that is not installed: {str(error).rstrip('.')}. "
+            + (f"Run: {remedy}" if remedy.startswith("pip") else f"{remedy} and try again.")
+        ) from error
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise ConfigurationError(
+            f"`environment` of rollout must be a registered Gymnasium id or a function that makes an environment; "
+            f"{environment!r} could not be made: {str(error).rstrip('.')}. `gymnasium.pprint_registry()` lists the ids."
+        ) from error
+
+
+def _check_spaces(envs: SyncVectorEnv, policy: Any, mode: bool) -> None:
+    """Refuse an environment whose spaces do not fit, or a policy that does not fit them."""
+    observation, action = envs.single_observation_space, envs.single_action_space
+    if not (isinstance(observation, gym.spaces.Box) and len(observation.shape) == 1):
+        raise ConfigurationError(
+            f"rollout needs an environment whose observation is a vector (a Box of one dimension); this one's is "
+            f"{observation}. `gymnasium.wrappers.FlattenObservation` makes one of it."
+        )
+    if isinstance(action, gym.spaces.Discrete):
+        wanted: tuple[int, ...] = (envs.num_envs,)
+    elif isinstance(action, gym.spaces.Box) and len(action.shape) == 1:
+        wanted = (envs.num_envs, *action.shape)
+    else:
+        raise ConfigurationError(
+            f"rollout needs an environment whose action is one number (Discrete) or a vector (a Box of one dimension); "
+            f"this one's is {action}. Wrap the environment, for example by `gymnasium.ActionWrapper`."
+        )
+    rows = np.zeros((envs.num_envs, *observation.shape), np.float32)
+    zeros = np.zeros(envs.num_envs, np.int32)
+    try:
+        given = (
+            eqx.filter_eval_shape(_modes, policy, rows)
+            if mode
+            else eqx.filter_eval_shape(_samples, policy, rows, jax.random.key(0), zeros, zeros)
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"The policy must take this environment's observations, {observation.shape[0]} numbers each; it failed with "
+            f"{str(error).strip().splitlines()[0]!r}. Was it trained on another environment's log?"
+        ) from error
+    kind = "i" if len(wanted) == 1 else "f"
+    if given.shape != wanted or np.dtype(given.dtype).kind not in kind + "u" * (kind == "i"):
+        raise ConfigurationError(
+            f"The policy must give this environment's actions, {action}; for {envs.num_envs} observations it gives "
+            f"an array of shape {tuple(given.shape)} and type {given.dtype}, not {wanted}. "
+            "Was it trained on another environment's log?"
+        )

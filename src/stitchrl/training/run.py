@@ -1,0 +1,160 @@
+"""What training leaves: the run, its directory, and policies and values put back into the log's own units."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.transform import Scaling
+from stitchrl.errors import RunDirectoryError
+from stitchrl.files import make_directory, write_atomic, write_json
+from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
+from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
+from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
+from stitchrl.training.loop import History, MemberState
+from stitchrl.types import PyTree
+
+__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "Grid", "Run", "claim", "spec_of", "unscaled_policy", "write_metrics"]
+
+CONFIG, CHECKPOINT, METRICS = "config.json", "checkpoint.safetensors", "metrics.parquet"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What `fit` gives back.
+
+    Attributes:
+        algorithm: with its settings.
+        seeds: one member each.
+        members: final states, one a seed, on scaled observations, actions and rewards.
+        scaling: of observations, actions and rewards, fitted on the training log.
+        history: metrics, one row a logged chunk and seed.
+        updates: gradient updates of each seed, as done.
+        stopped: why it ended before the updates asked for; "" where it did not.
+    """
+
+    algorithm: Algorithm
+    seeds: tuple[int, ...]
+    members: list[MemberState]
+    scaling: Scaling
+    history: History
+    updates: int
+    stopped: str = ""
+
+    @property
+    def states(self) -> list[PyTree]:
+        """The algorithm's own state, one a seed."""
+        return [member.algorithm for member in self.members]
+
+    @cached_property
+    def policies(self) -> list[DiscretePolicy | RescaledPolicy]:
+        """One a seed, on raw observations and in logged units of action.
+
+        As trained; with the algorithm's `average_rate`, the running average of what was trained.
+        """
+        inner = [
+            self.algorithm.policy(member.algorithm) if member.average is None else member.average
+            for member in self.members
+        ]
+        return [unscaled_policy(policy, self.scaling) for policy in inner]
+
+    @property
+    def policy(self) -> DiscretePolicy | RescaledPolicy:
+        """The first seed's."""
+        return self.policies[0]
+
+    @cached_property
+    def values(self) -> list[DiscreteValue | ContinuousValue | None]:
+        """One a seed, on raw observations and in the log's reward units; None where the algorithm has no critic."""
+        return [_unscaled_value(self.algorithm.value(state), self.scaling) for state in self.states]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grid:
+    """What `fit_grid` gives back; iterating gives (point, run).
+
+    Attributes:
+        points: settings of each run, in the order of the grid, the last setting fastest.
+        runs: one a point, each with all the seeds.
+    """
+
+    points: list[dict[str, float]]
+    runs: list[Run]
+
+    def __iter__(self) -> Iterator[tuple[dict[str, float], Run]]:
+        return iter(zip(self.points, self.runs, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def spec_of(log: Dataset) -> Spec:
+    """The sizes of a log."""
+    return Spec(log.observation_size, log.num_actions, 0 if log.num_actions is not None else log.action.shape[1])
+
+
+def unscaled_policy(policy: Policy, scaling: Scaling) -> DiscretePolicy | RescaledPolicy:
+    """A policy trained on scaled arrays, put before raw observations."""
+    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
+    if isinstance(policy, DiscretePolicy):
+        return StandardizedPolicy(mean, std, policy)
+    assert isinstance(policy, ContinuousPolicy)
+    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
+    return RescaledPolicy(mean, std, center, half_width, policy)
+
+
+def _unscaled_value(
+    value: DiscreteValue | ContinuousValue | None, scaling: Scaling
+) -> DiscreteValue | ContinuousValue | None:
+    if value is None:
+        return None
+    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
+    scale = jnp.asarray(scaling.reward_scale, jnp.float32)
+    if isinstance(value, DiscreteValue):
+        return StandardizedValue(mean, std, scale, value)
+    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
+    return RescaledValue(mean, std, center, half_width, scale, value)
+
+
+def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]]) -> None:
+    """Metrics as Parquet, atomically: update, what tells the members apart (seed, grid settings), the metrics."""
+    names = list(dict.fromkeys(name for row in history for name in row if name not in ("update", "member")))
+    table = {"update": pa.array([row["update"] for row in history], pa.int64())}
+    for name in members[0]:
+        table[name] = pa.array([members[row["member"]][name] for row in history])
+    for name in names:
+        table[name] = pa.array([row.get(name) for row in history], pa.float64())
+    write_atomic(path, lambda beside: pq.write_table(pa.table(table), beside))
+
+
+def claim(folder: Path, config: dict[str, Any], scaling: Scaling) -> None:
+    """Make the run directory, or see that the run in it is this one.
+
+    Raises:
+        RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
+    """
+    make_directory(folder)
+    file = folder / CONFIG
+    if not file.exists():
+        write_json(file, config | {"scaling": scaling.to_dict()})
+        return
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
+    for key, value in config.items():
+        if found.get(key) != value:
+            raise RunDirectoryError(
+                f"{str(folder)!r} holds another run: its {key} is {found.get(key)!r}, yours {value!r}. "
+                "Choose another directory, or delete that one."
+            )
