@@ -14,6 +14,7 @@ FLOORS = [
     {"data"},
     {"mdp"},
     {"nn"},
+    {"rollout"},
     {"algorithms"},
     {"training"},
     {"evaluation"},
@@ -23,11 +24,11 @@ FLOORS = [
 ]
 """Lowest first; a module imports lower floors and, inside its own package, that package's shared files."""
 SHARED = {
-    "data": {"schema", "dataset", "sample", "transform", "audit", "readers"},
+    "data": {"schema", "dataset", "sample", "stream", "transform", "audit", "readers"},
     "mdp": {"finite"},
-    "nn": {"networks", "distributions", "policy", "value"},
-    "algorithms": {"base", "losses", "behavior"},
-    "training": {"loop", "checkpoint", "logging", "compilation"},
+    "nn": {"networks", "distributions", "critics", "policy", "continuous_policy", "value"},
+    "algorithms": {"base", "losses", "heads", "behavior"},
+    "training": {"loop", "run", "checkpoint", "logging", "compilation", "interrupt", "flags", "trackers"},
     "evaluation": {
         "base",
         "intervals",

@@ -126,18 +126,24 @@ def test_checkpoints_round_trip_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     odd = state_of()._replace(others={"flag": jnp.asarray([True, False]), "nothing": jnp.zeros((0, 2), jnp.float32)})
     odd = odd._replace(network=jax.tree.map(lambda x: x.at[..., 0].set(jnp.float32(1e-42)), odd.network))
-    meta = {"update": 3, "history": [{"update": 3, "member": 0, "loss": 0.1}]}
-    save_checkpoint(path, odd, meta)
-    loaded, found = load_checkpoint(path, state_of(1))
+    meta = {"update": 3, "config": {"x": [1, 2.5, None]}}
+    history = [
+        {"update": 3, "member": 0, "loss": 0.1},
+        {"update": 3, "member": 1, "loss": 1e-300, "online/return": -2.0},
+    ]
+    save_checkpoint(path, odd, history, meta)
+    loaded, rows, found = load_checkpoint(path, state_of(1))
     assert_trees_equal(loaded, odd)
+    assert rows == history
     assert {key: found[key] for key in meta} == meta
     assert names(tmp_path) == ["c.safetensors"]
 
 
 def test_shapes_are_enough_to_load(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, state_of(), {})
-    loaded, _ = load_checkpoint(path, jax.eval_shape(state_of))
+    save_checkpoint(path, state_of(), [], {})
+    loaded, rows, _ = load_checkpoint(path, jax.eval_shape(state_of))
+    assert rows == []
     assert_trees_equal(loaded, state_of())
 
 
@@ -168,7 +174,7 @@ def poorer(state: State) -> State:
 )
 def test_a_checkpoint_of_another_structure_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, state_of(), {})
+    save_checkpoint(path, state_of(), [], {})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path, change(state_of()))
 
@@ -177,7 +183,7 @@ def test_a_checkpoint_of_another_structure_is_refused(tmp_path: Path, change: An
 def test_damaged_checkpoints_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "c.safetensors"
     if kind == "cut":
-        save_checkpoint(path, state_of(), {})
+        save_checkpoint(path, state_of(), [], {})
         path.write_bytes(path.read_bytes()[:-1])
     elif kind == "folder":
         path.mkdir()
@@ -190,10 +196,10 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, kind: str) -> None:
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     save_file({"x": np.zeros(2, np.float32)}, path, metadata={"stitchrl": json.dumps({"format": 99})})
-    with pytest.raises(CheckpointError, match="must have format 1; got 99"):
+    with pytest.raises(CheckpointError, match="must have a format from 1 to 2; got 99. Update stitchrl"):
         load_checkpoint(path, state_of())
     save_file({"x": np.zeros(2, np.float32)}, path)
-    with pytest.raises(CheckpointError, match="must have format 1; got None"):
+    with pytest.raises(CheckpointError, match="must have a format from 1 to 2; got None. Delete it"):
         load_checkpoint(path, state_of())
 
 
@@ -234,10 +240,10 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, chunks: int) -
     out = tmp_path / "run"
     with pytest.raises(StopHereError):
         st.fit(BC, random_log(12), out=out, callbacks=[stop_after(chunks)], **SETTINGS)
-    assert not (out / "metrics.parquet").exists()
+    assert (out / "metrics.parquet").exists() == (chunks >= 2)  # metrics come with each checkpoint
     seen = []
     resumed = st.fit(BC, random_log(12), out=out, callbacks=[lambda done, *_: seen.append(done)], **SETTINGS)
-    # Checkpoints are at 20, 40 and 50: what came after the last one is done again.
+    # Checkpoints are at 20, 40 and 50, each before the callbacks: what came after the last one is done again.
     assert seen[0] == {1: 10, 2: 30, 3: 30, 4: 50}[chunks]
     whole = undisturbed()
     assert_trees_equal(resumed.states, whole.states)

@@ -98,22 +98,18 @@ def episode_seeds(seed: int, episodes: int) -> list[int]:
     return [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
 
 
-def _play(
-    policy: Any, envs: SyncVectorEnv, *, episodes: int, seed: int, max_steps: int | None, mode: bool
-) -> Rollout:
+def _play(policy: Any, envs: SyncVectorEnv, *, episodes: int, seed: int, max_steps: int | None, mode: bool) -> Rollout:
     seeds, key, copies = episode_seeds(seed, episodes), jax.random.key(seed), envs.num_envs
     space = envs.single_action_space
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     number = np.arange(copies)  # the episode of each copy; `episodes` and above: idle, steps without counting
     step = np.zeros(copies, np.int64)
-    begun, running = copies, copies
+    begun, unfinished = copies, episodes
     obs, _ = envs.reset(seed=list(seeds[:copies]))
-    while running:
+    while unfinished:
         rows = np.asarray(obs, np.float32)
-        if mode:
-            chosen = _modes(policy, rows)
-        else:
-            chosen = _samples(policy, rows, key, number.astype(np.int32), step.astype(np.int32))
+        place = np.stack([number, step], axis=1).astype(np.int32)
+        chosen = _modes(policy, rows) if mode else _samples(policy, rows, place, key)
         obs, reward, terminated, truncated, _ = envs.step(_to_environment(np.asarray(chosen), space))
         step += 1
         counted = number < episodes
@@ -124,7 +120,7 @@ def _play(
         if not ended.any():
             continue
         lengths[number[ended & counted]] = step[ended & counted]
-        running -= int((ended & counted).sum())
+        unfinished -= int((ended & counted).sum())
         for copy in np.flatnonzero(ended):
             number[copy] = begun
             begun += 1
@@ -140,13 +136,13 @@ def _modes(policy: Any, obs: Any) -> Array:
 
 
 @eqx.filter_jit
-def _samples(policy: Any, obs: Any, key: Key, number: Any, step: Any) -> Array:
-    """A key of its own for every step of every episode, so that no draw depends on what plays beside it."""
+def _samples(policy: Any, obs: Any, place: Any, key: Key) -> Array:
+    """A key of its own for every place (episode, step), so that no draw depends on what plays beside it."""
 
-    def one(row: Any, number: Any, step: Any) -> Array:
-        return policy.sample(row[None], key=jax.random.fold_in(jax.random.fold_in(key, number), step))[0]
+    def one(row: Any, place: Any) -> Array:
+        return policy.sample(row[None], key=jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1]))[0]
 
-    return jax.vmap(one)(obs, number, step)
+    return jax.vmap(one)(obs, place)
 
 
 def _to_environment(action: NumpyArray, space: gym.Space[Any]) -> NumpyArray:
@@ -194,12 +190,12 @@ def _check_spaces(envs: SyncVectorEnv, policy: Any, mode: bool) -> None:
             f"this one's is {action}. Wrap the environment, for example by `gymnasium.ActionWrapper`."
         )
     rows = np.zeros((envs.num_envs, *observation.shape), np.float32)
-    zeros = np.zeros(envs.num_envs, np.int32)
+    place = np.zeros((envs.num_envs, 2), np.int32)
     try:
         given = (
             eqx.filter_eval_shape(_modes, policy, rows)
             if mode
-            else eqx.filter_eval_shape(_samples, policy, rows, jax.random.key(0), zeros, zeros)
+            else eqx.filter_eval_shape(_samples, policy, rows, place, jax.random.key(0))
         )
     except (TypeError, ValueError) as error:
         raise ConfigurationError(

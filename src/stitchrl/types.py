@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-__all__ = ["AnyArray", "Array", "Batch", "Key", "Metrics", "NumpyArray", "PyTree"]
+__all__ = ["AnyArray", "Array", "Batch", "Key", "Metrics", "NumpyArray", "PyTree", "Scalar"]
 
 Array: TypeAlias = jax.Array
 NumpyArray: TypeAlias = np.ndarray
@@ -20,3 +20,5 @@ Batch: TypeAlias = Mapping[str, jax.Array]
 """Arrays of one sampled batch, the batch axis first; names as in the design (`obs`, `action`, ...)."""
 Metrics: TypeAlias = dict[str, jax.Array]
 PyTree: TypeAlias = Any
+Scalar: TypeAlias = float | jax.Array
+"""A setting as a loss meets it: a number, or () inside a compiled program."""

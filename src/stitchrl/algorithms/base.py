@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import optax
@@ -15,7 +15,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
 from stitchrl.nn.policy import Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+from stitchrl.types import Array, Batch, Key, Metrics, PyTree, Scalar
 
 __all__ = ["Algorithm", "Spec", "setting"]
 
@@ -130,19 +130,19 @@ class Algorithm(ABC):
         """Names of the settings whose value does not change the compiled program."""
         return tuple(field.name for field in dataclasses.fields(cls) if field.metadata.get("input"))
 
-    def with_inputs(self, values: Mapping[str, Any]) -> Self:
+    def with_inputs(self, values: Mapping[str, Any]) -> Any:
         """A copy with these settings, unchecked: inside a compiled program they are tracers, not numbers."""
         changed = copy.copy(self)
         for name, value in values.items():
             object.__setattr__(changed, name, value)
         return changed
 
-    def structure(self) -> Self:
+    def structure(self) -> Any:
         """This algorithm with every input setting at its default: what a compiled program depends on."""
         defaults = {field.name: field.default for field in dataclasses.fields(self) if field.metadata.get("input")}
         return self.with_inputs(defaults)
 
-    def adam(self, learning_rate: float | Array, *, decay_updates: int | None = None) -> optax.GradientTransformation:
+    def adam(self, learning_rate: Scalar, *, decay_updates: int | None = None) -> optax.GradientTransformation:
         """Adam with the clipping and the schedule that the settings ask for.
 
         Args:

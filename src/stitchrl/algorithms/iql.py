@@ -38,7 +38,7 @@ from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_criti
 from stitchrl.algorithms.losses import apply_gradients, expectile_loss, polyak, td_loss
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+from stitchrl.types import Array, Batch, Key, Metrics, PyTree, Scalar
 
 __all__ = ["IQL", "IQLState", "advantage_weighted_loss"]
 
@@ -59,7 +59,7 @@ class IQLState(NamedTuple):
 
 
 def advantage_weighted_loss(
-    log_prob: Float[Array, " B"], adv: Float[Array, " B"], inverse_temperature: float | Float[Array, ""]
+    log_prob: Float[Array, " B"], adv: Float[Array, " B"], inverse_temperature: Scalar
 ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
     """Equation (2), of the log-probabilities of the logged actions; also its weights (B,), in [0, 100]."""
     weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)

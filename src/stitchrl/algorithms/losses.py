@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from stitchrl.types import Array
+from stitchrl.types import Array, Scalar
 
 __all__ = ["apply_gradients", "expectile_loss", "polyak", "td_loss", "tile_count", "tiled_value_and_grad"]
 
 
-def expectile_loss(error: Float[Array, " B"], expectile: float) -> Float[Array, " B"]:
+def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array, " B"]:
     """|expectile - 1(error < 0)| error^2 (Kostrikov et al. 2021, eq. 5); error = target - prediction.
 
     At 0.5 it is half the squared error (the mean); towards 1 its minimiser rises to the largest target.
@@ -30,7 +30,7 @@ def td_loss(q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Fl
     return jnp.sum(jnp.mean(td_weight[None, :] * error**2, axis=1))
 
 
-def polyak(target: Any, online: Any, target_rate: float) -> Any:
+def polyak(target: Any, online: Any, target_rate: Scalar) -> Any:
     """Slow copy: target + target_rate (online - target)."""
     return jax.tree.map(lambda slow, fast: slow + target_rate * (fast - slow), target, online)
 

@@ -37,7 +37,7 @@ from stitchrl.nn.continuous_policy import DeterministicPolicy
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.value import ContinuousCriticValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+from stitchrl.types import Array, Batch, Key, Metrics, PyTree, Scalar
 
 __all__ = ["TD3BC", "TD3BCState", "regularized_actor_loss", "smoothed_action"]
 
@@ -57,8 +57,8 @@ class TD3BCState(NamedTuple):
 def smoothed_action(
     action: Float[Array, "B action"],
     noise: Float[Array, "B action"],
-    target_noise: float | Float[Array, ""],
-    noise_clip: float | Float[Array, ""],
+    target_noise: Scalar,
+    noise_clip: Scalar,
 ) -> Float[Array, "B action"]:
     """Equation (1), of standard normal noise."""
     return jnp.clip(action + jnp.clip(target_noise * noise, -noise_clip, noise_clip), -1.0, 1.0)
@@ -68,7 +68,7 @@ def regularized_actor_loss(
     q: Float[Array, " B"],
     policy_action: Float[Array, "B action"],
     action: Float[Array, "B action"],
-    q_weight: float | Float[Array, ""],
+    q_weight: Scalar,
 ) -> Float[Array, ""]:
     """Equation (4), with q = Q_1(s, pi(s)) and action the logged one."""
     scale = q_weight / jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ __all__ = ["Feed", "Source", "StreamSource", "sample_transitions", "shuffled_sou
 Spans = Iterator[tuple[int, int]]
 
 
+@runtime_checkable
 class Feed(Protocol):
     """What the loop learns from: arrays for a span of updates, and a pure function from them to one batch."""
 
