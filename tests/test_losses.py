@@ -14,10 +14,20 @@ import pytest
 from scipy.optimize import brentq
 
 from stitchrl.algorithms.behavior import imitation_loss
-from stitchrl.algorithms.cql import conservative_penalty
+from stitchrl.algorithms.cql import conservative_penalty, sampled_penalty
 from stitchrl.algorithms.dqn import max_target
-from stitchrl.algorithms.iql import advantage_weighted_loss
-from stitchrl.algorithms.losses import apply_gradients, expectile_loss, polyak, td_loss
+from stitchrl.algorithms.iql import MAX_WEIGHT, advantage_weighted_loss
+from stitchrl.algorithms.losses import (
+    apply_gradients,
+    expectile_loss,
+    polyak,
+    td_loss,
+    tile_count,
+    tiled_value_and_grad,
+)
+from stitchrl.algorithms.td3bc import regularized_actor_loss, smoothed_action
+from stitchrl.nn.distributions import Categorical, Normal, masked_log_softmax
+from worlds import assert_trees_equal
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
@@ -145,23 +155,43 @@ ACTION = i32([1, 2])
 MASK = flags([[1, 1, 1], [1, 0, 1]])
 
 
+def log_prob_of(logits: jax.Array, action: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Log-probability of the actions under a categorical policy with these outputs, as the algorithms take it."""
+    return Categorical(masked_log_softmax(logits, mask)).log_prob(action)
+
+
 def test_imitation_loss_by_hand() -> None:
     # pi = (.25, .5, .25) and, action 1 forbidden, (1/3, 0, 2/3): -(ln .5 + ln 2/3) / 2 = ln 3 / 2.
-    loss, metrics = imitation_loss(LOGITS, ACTION, MASK)
-    close(loss, LN3 / 2)
-    close(metrics["loss/actor"], LN3 / 2)
+    pi = Categorical(masked_log_softmax(LOGITS, MASK))
+    metrics = pi.metrics(ACTION)
+    close(imitation_loss(pi.log_prob(ACTION)), LN3 / 2)
     close(metrics["policy/agreement"], 1.0)
     # Entropies 2 (.25 ln 4) + .5 ln 2 = 1.5 ln 2, and ln 3 - 2/3 ln 2.
     close(metrics["policy/entropy"], (1.5 * LN2 + LN3 - 2 / 3 * LN2) / 2)
     # (pi - onehot) / B.
-    gradient = jax.grad(lambda logits: imitation_loss(logits, ACTION, MASK)[0])(LOGITS)
+    gradient = jax.grad(lambda logits: imitation_loss(log_prob_of(logits, ACTION, MASK)))(LOGITS)
     close(gradient, [[1 / 8, -1 / 4, 1 / 8], [1 / 6, 0, -1 / 6]])
     assert float(gradient[1, 1]) == 0.0
 
 
+def test_imitation_loss_of_plain_numbers() -> None:
+    close(imitation_loss(f32([-1, -2, 0, 5])), -0.5)
+    close(jax.grad(imitation_loss)(f32([-1, -2, 0, 5])), [-0.25] * 4)
+
+
 def test_imitation_agreement_counts_modes() -> None:
-    _, metrics = imitation_loss(LOGITS, i32([0, 2]), MASK)
+    metrics = Categorical(masked_log_softmax(LOGITS, MASK)).metrics(i32([0, 2]))
     close(metrics["policy/agreement"], 0.5)
+
+
+def test_imitation_of_a_normal_by_hand() -> None:
+    # Standard deviation 1: half the squared distance and a constant; gradient (mean - action) / B.
+    mean, action, log_std = f32([[0.5], [-1.0]]), f32([[0.0], [1.0]]), jnp.zeros((2, 1), jnp.float32)
+    loss: Callable[..., jax.Array] = lambda m, s: imitation_loss(Normal(m, s).log_prob(action))  # noqa: E731
+    close(loss(mean, log_std), (0.125 + 2.0) / 2 + 0.5 * math.log(2 * math.pi))
+    close(jax.grad(loss)(mean, log_std), [[0.25], [-1.0]])
+    # By the log standard deviation, (1 - error^2) / B: it falls for errors below it and rises for errors above.
+    close(jax.grad(loss, argnums=1)(mean, log_std), [[0.375], [-1.5]])
 
 
 AW_LOGITS = jnp.log(f32([[1, 1], [1, 3], [1, 1]]))
@@ -170,37 +200,47 @@ AW_ADV = f32([0, LN2, 10])
 
 
 @pytest.mark.parametrize(
-    ("inverse_temperature", "weights", "clipped"),
+    ("inverse_temperature", "weights"),
     # exp(inverse_temperature adv), e^10 and e^20 capped at 100.
-    [(1.0, [1, 2, 100], 1 / 3), (2.0, [1, 4, 100], 1 / 3), (0.0, [1, 1, 1], 0.0)],
+    [(1.0, [1, 2, 100]), (2.0, [1, 4, 100]), (0.0, [1, 1, 1])],
 )
-def test_advantage_weighted_loss_by_hand(inverse_temperature: float, weights: list[float], clipped: float) -> None:
+def test_advantage_weighted_loss_by_hand(inverse_temperature: float, weights: list[float]) -> None:
     mask = jnp.ones((3, 2), jnp.bool_)
-    loss, metrics = advantage_weighted_loss(AW_LOGITS, AW_ACTION, mask, AW_ADV, inverse_temperature)
+    log_prob = log_prob_of(AW_LOGITS, AW_ACTION, mask)
+    loss, weight = advantage_weighted_loss(log_prob, AW_ADV, inverse_temperature)
     # -ln pi = ln 2, ln 4/3, ln 2.
     close(loss, (weights[0] * LN2 + weights[1] * math.log(4 / 3) + weights[2] * LN2) / 3)
-    close(metrics["weight/mean"], sum(weights) / 3)
-    close(metrics["weight/clipped"], clipped)
+    close(weight, weights)
+    # By log pi: -weight / B.
+    gradient = jax.grad(lambda lp: advantage_weighted_loss(lp, AW_ADV, inverse_temperature)[0])(log_prob)
+    close(gradient, -np.array(weights) / 3)
 
     # weight (pi - onehot) / B, pi = (.5, .5), (.25, .75), (.5, .5).
     def actor_loss(logits: jax.Array) -> jax.Array:
-        return advantage_weighted_loss(logits, AW_ACTION, mask, AW_ADV, inverse_temperature)[0]
+        return advantage_weighted_loss(log_prob_of(logits, AW_ACTION, mask), AW_ADV, inverse_temperature)[0]
 
     expected = np.array(weights)[:, None] * [[-0.5, 0.5], [0.25, -0.25], [0.5, -0.5]] / 3
     close(jax.grad(actor_loss)(AW_LOGITS), expected)
 
 
+def test_advantage_weighted_loss_passes_no_gradient_to_the_advantage() -> None:
+    log_prob = f32([-1, -2, -3])
+    gradient = jax.grad(lambda adv: advantage_weighted_loss(log_prob, adv, 2.0)[0])(f32([0, 0.5, -1]))
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
 def test_advantage_weights_never_exceed_their_cap() -> None:
-    mask = jnp.ones((3, 2), jnp.bool_)
-    loss, metrics = advantage_weighted_loss(AW_LOGITS, AW_ACTION, mask, f32([1e4, 4.605, 4.606]), 1.0)
+    log_prob = log_prob_of(AW_LOGITS, AW_ACTION, None)
+    loss, weight = advantage_weighted_loss(log_prob, f32([1e4, 4.605, 4.606]), 1.0)
     # e^1e4 overflows to infinity before the cap; e^4.605 = 99.98 stays below it.
     assert np.isfinite(float(loss))
-    close(metrics["weight/clipped"], 2 / 3)
+    close(weight, [100.0, math.exp(4.605), 100.0])
+    assert np.asarray(weight >= MAX_WEIGHT).tolist() == [True, False, True]
 
 
 def test_advantage_weighted_loss_honours_the_mask() -> None:
     mask = flags([[1, 0], [1, 1], [0, 1]])
-    loss, _ = advantage_weighted_loss(AW_LOGITS, AW_ACTION, mask, f32([0, 0, 0]), 1.0)
+    loss, _ = advantage_weighted_loss(log_prob_of(AW_LOGITS, AW_ACTION, mask), f32([0, 0, 0]), 1.0)
     # Only one action allowed in rows 0 and 2: nothing to learn there.
     close(loss, math.log(4 / 3) / 3)
 
@@ -239,3 +279,172 @@ def test_conservative_penalty_does_not_see_a_common_shift(shift: float) -> None:
     np.testing.assert_allclose(
         conservative_penalty(shifted(CQ), ACTION, MASK), conservative_penalty(CQ, ACTION, MASK), rtol=1e-4
     )
+
+
+# --- conservative penalty, sampled -------------------------------------------
+
+# exp(q - log density): critic 0, row 0: 1/.5, 2/1, 3/.5 = 2, 2, 6; row 1: 1/1, 1/.5, 2/.25 = 1, 2, 8.
+# Critic 1, row 0: 2/.5, 1/1, 1/.5 = 4, 1, 2; row 1: 4/1, 1/.5, .5/.25 = 4, 2, 2.
+SQ = jnp.log(f32([[[1, 1], [2, 1], [3, 2]], [[2, 4], [1, 1], [1, 0.5]]]))
+LOG_DENSITY = jnp.log(f32([[0.5, 1], [1, 0.5], [0.5, 0.25]]))
+SQ_DATA = jnp.log(f32([[5, 1], [7, 2]]))
+
+
+def test_sampled_penalty_by_hand() -> None:
+    # ln 10 - ln 5, ln 11 - ln 1; ln 7 - ln 7, ln 8 - ln 2.
+    close(sampled_penalty(SQ, LOG_DENSITY, SQ_DATA), [(LN2 + math.log(11)) / 2, LN4 / 2])
+
+
+def test_gradient_of_the_sampled_penalty_by_hand() -> None:
+    total: Callable[..., jax.Array] = lambda *args: jnp.sum(sampled_penalty(*args))  # noqa: E731
+    by_q, by_density, by_data = jax.grad(total, argnums=(0, 1, 2))(SQ, LOG_DENSITY, SQ_DATA)
+    # Weights of the corrected softmax over the K actions, / B.
+    weights = np.array(
+        [
+            [[2 / 10, 1 / 11], [2 / 10, 2 / 11], [6 / 10, 8 / 11]],
+            [[4 / 7, 4 / 8], [1 / 7, 2 / 8], [2 / 7, 2 / 8]],
+        ]
+    )
+    close(by_q, weights / 2)
+    close(by_data, np.full((2, 2), -0.5))
+    close(by_density, -weights.sum(0) / 2)
+
+
+def test_sampled_penalty_of_equal_densities_is_the_plain_one_and_a_constant() -> None:
+    q, data = jnp.swapaxes(CQ, 1, 2), jax.vmap(lambda q: q[jnp.arange(2), ACTION])(CQ)
+    everything = jnp.ones((2, 3), jnp.bool_)
+    plain = conservative_penalty(CQ, ACTION, everything)
+    for density in (1.0, 0.5, 0.25):
+        log_density = jnp.full((3, 2), math.log(density), jnp.float32)
+        close(jnp.sum(sampled_penalty(q, log_density, data)), float(plain) - 2 * math.log(density))
+
+
+def test_sampled_penalty_estimates_the_integral_whatever_the_actions_were_drawn_from() -> None:
+    # log of the mean of exp(Q) / density is log of the integral of exp(Q); for Q = a on [-1, 1], 2 sinh 1.
+    # Midpoints of equal shares of probability stand in for draws: from the uniform, and from density (1 + a) / 2.
+    share = (np.arange(2000) + 0.5) / 2000
+    for action, density in (
+        (2 * share - 1, np.full(2000, 0.5)),
+        (2 * np.sqrt(share) - 1, np.sqrt(share)),
+    ):
+        q = f32(action)[None, :, None]
+        found = sampled_penalty(q, f32(np.log(density))[:, None], jnp.zeros((1, 1), jnp.float32))
+        np.testing.assert_allclose(found - math.log(2000), [math.log(2 * math.sinh(1))], atol=2e-2)
+
+
+# --- TD3+BC ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "noise", "target_noise", "noise_clip", "expected", "slope"),
+    [
+        # action + clip(target_noise noise, +-noise_clip), then into [-1, 1]; the slope by the action is 1 or 0.
+        (0.0, 1.0, 0.2, 0.5, 0.2, 1.0),
+        (0.3, -1.0, 0.2, 0.5, 0.1, 1.0),
+        (0.0, 3.0, 0.2, 0.5, 0.5, 1.0),
+        (-0.2, -10.0, 0.2, 0.5, -0.7, 1.0),
+        (0.9, 3.0, 0.2, 0.5, 1.0, 0.0),
+        (0.9, 0.75, 0.2, 0.5, 1.0, 0.0),
+        (-0.8, -2.0, 0.2, 0.5, -1.0, 0.0),
+        (0.6, 2.0, 0.0, 0.5, 0.6, 1.0),
+        (0.6, 2.0, 0.2, 0.0, 0.6, 1.0),
+        (0.1, -2.0, 0.5, 2.0, -0.9, 1.0),
+    ],
+)
+def test_smoothed_action_by_hand(
+    action: float, noise: float, target_noise: float, noise_clip: float, expected: float, slope: float
+) -> None:
+    smooth: Callable[[jax.Array], jax.Array] = lambda a: smoothed_action(  # noqa: E731
+        a, f32([[noise]]), target_noise, noise_clip
+    )
+    close(smooth(f32([[action]])), [[expected]])
+    assert abs(float(smooth(f32([[action]]))[0, 0])) <= 1.0
+    if (action, noise) != (0.9, 0.75):  # at the very kink it is neither
+        close(jax.grad(lambda a: smooth(a)[0, 0])(f32([[action]])), [[slope]])
+
+
+def test_smoothed_action_is_taken_entry_by_entry() -> None:
+    found = smoothed_action(f32([[0.0, 0.9], [-0.2, 0.3]]), f32([[1, 3], [-10, -1]]), 0.2, 0.5)
+    close(found, [[0.2, 1.0], [-0.7, 0.1]])
+
+
+AQ = f32([2, -4, 3])
+POLICY_ACTION = f32([[0.5, 0], [1, -1], [0, 0.25]])
+LOGGED_ACTION = f32([[0, 0], [0, -0.5], [0, -0.25]])
+
+
+@pytest.mark.parametrize("q_weight", [2.5, 1.0, 0.0])
+def test_regularized_actor_loss_by_hand(q_weight: float) -> None:
+    # mean |q| = 3, mean q = 1/3; squared distances .25 0 | 1 .25 | 0 .25, over 6.
+    scale = q_weight / 3
+    close(regularized_actor_loss(AQ, POLICY_ACTION, LOGGED_ACTION, q_weight), -scale / 3 + 1.75 / 6)
+    by_q, by_policy, by_logged = jax.grad(regularized_actor_loss, argnums=(0, 1, 2))(
+        AQ, POLICY_ACTION, LOGGED_ACTION, q_weight
+    )
+    # -lambda / B: nothing of the derivative of lambda, which would add lambda sign(q) mean(q) / (B mean |q|).
+    close(by_q, [-scale / 3] * 3)
+    # 2 distance / (rows x dimensions).
+    distance = np.array([[0.5, 0], [1, -0.5], [0, 0.5]])
+    close(by_policy, distance / 3)
+    close(by_logged, -distance / 3)
+
+
+@pytest.mark.parametrize("factor", [0.01, 7.0, 1e4])
+def test_regularized_actor_loss_does_not_see_the_scale_of_q(factor: float) -> None:
+    scaled = regularized_actor_loss(factor * AQ, POLICY_ACTION, LOGGED_ACTION, 2.5)
+    close(scaled, regularized_actor_loss(AQ, POLICY_ACTION, LOGGED_ACTION, 2.5))
+
+
+# --- a batch in parts --------------------------------------------------------
+
+
+def squared_error(parameters: dict[str, jax.Array], part: dict[str, jax.Array]) -> tuple[jax.Array, tuple]:
+    found = jnp.tanh(part["x"] @ parameters["w"]) + jnp.broadcast_to(parameters["b"], part["y"].shape)
+    error = found - part["y"]
+    return jnp.mean(error**2), (jnp.mean(error), {"largest": jnp.mean(jnp.stack([found, error]), axis=1)})
+
+
+@pytest.mark.parametrize(("tiles", "compiled"), [(1, False), (2, False), (4, False), (4, True), (8, True)])
+def test_tiled_gradients_are_those_of_the_whole_batch(tiles: int, compiled: bool) -> None:
+    rng = np.random.default_rng(0)
+    parameters = {"w": f32(rng.normal(size=3)), "b": f32(0.3)}
+    batch = {"x": f32(rng.normal(size=(8, 3))), "y": f32(rng.normal(size=8))}
+    whole = jax.value_and_grad(squared_error, has_aux=True)(parameters, batch)
+    tiled: Any = lambda p, b: tiled_value_and_grad(squared_error, p, b, tiles)  # noqa: E731
+    found = (jax.jit(tiled) if compiled else tiled)(parameters, batch)
+    assert_trees_equal(found, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_tiled_gradients_by_hand() -> None:
+    # loss w mean(x): value w 2.5, gradient 2.5, whatever the parts.
+    loss: Any = lambda w, x: (w * jnp.mean(x), jnp.max(x))  # noqa: E731
+    (value, largest), gradient = tiled_value_and_grad(loss, f32(2.0), f32([1, 2, 3, 4]), 2)
+    close(value, 5.0)
+    close(gradient, 2.5)
+    close(largest, (2 + 4) / 2)  # what is no mean over rows becomes one over parts
+
+
+@pytest.mark.parametrize(
+    ("rows", "evaluations", "at_once", "tiles"),
+    [
+        (256, 31, 1024, 8),  # 8 parts of 32 rows, 992 evaluations; 4 parts have 1984
+        (8, 31, 1024, 1),
+        (32, 32, 1024, 1),  # 1024 exactly
+        (33, 32, 1024, 3),
+        (1, 5000, 1024, 1),
+        (4, 5000, 1024, 4),  # never less than a row
+        (6, 400, 1024, 3),
+        (7, 300, 1024, 7),  # a prime has no other parts
+        (10, 20, 100, 2),
+    ],
+)
+def test_tile_count_by_hand(rows: int, evaluations: int, at_once: int, tiles: int) -> None:
+    assert tile_count(rows, evaluations, at_once=at_once) == tiles
+
+
+def test_tile_count_divides_the_rows_and_is_the_fewest() -> None:
+    for rows in range(1, 40):
+        for evaluations in (1, 7, 31, 100, 2000):
+            tiles = tile_count(rows, evaluations)
+            fitting = [t for t in range(1, rows + 1) if rows % t == 0 and rows // t * evaluations <= 1024]
+            assert tiles == (fitting[0] if fitting else rows)

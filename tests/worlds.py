@@ -100,6 +100,43 @@ def random_log(
     return read(columns, schema_of(columns))
 
 
+def random_continuous_log(
+    episodes: int = 40,
+    *,
+    seed: int = 0,
+    constant_reward: float | None = None,
+    center: float = 0.0,
+    half_width: float = 1.0,
+) -> Dataset:
+    """`random_log` with 2-number actions instead, uniform within `half_width` of `center`."""
+    log = random_log(episodes, seed=seed, constant_reward=constant_reward, with_masks=False)
+    action = np.random.default_rng(seed + 1).uniform(-1, 1, (log.num_transitions, 2))
+    columns = {
+        "episode": log.episode_of_transition,
+        "observation": log.observation,
+        "next_observation": log.next_observation,
+        "action": (center + half_width * action).astype(np.float32),
+        "reward": log.reward,
+        "terminated": log.terminated,
+        "truncated": log.truncated,
+    }
+    return read(columns, schema_of(columns, num_actions=None))
+
+
+def continuous_bandit_log(rows: int = 400, *, center: float = 0.0, half_width: float = 1.0) -> Dataset:
+    """One-step episodes, one state, 1-number actions spread evenly from -1 to 1 (in units of `half_width` about
+    `center`): action a pays -(a - 0.5)^2."""
+    inner = np.linspace(-1, 1, rows)
+    columns = {
+        "episode": np.arange(rows),
+        "observation": np.ones((rows, 1), np.float32),
+        "action": (center + half_width * inner[:, None]).astype(np.float32),
+        "reward": (-((inner - 0.5) ** 2)).astype(np.float32),
+        "terminated": np.ones(rows, bool),
+    }
+    return read(columns, schema_of(columns, num_actions=None))
+
+
 def bandit_log(rows: int = 500, *, share: float = 0.7, seed: int = 0) -> Dataset:
     """One-step episodes, one state, 2 actions: action 0, in `share` of them, pays .2, action 1 .8."""
     rng = np.random.default_rng(seed)

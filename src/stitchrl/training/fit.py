@@ -99,7 +99,7 @@ def fit(
 def fit_grid(
     algorithm: Algorithm,
     log: Dataset,
-    grid: Mapping[str, Sequence[float]],
+    grid: Mapping[str, Sequence[Any]],
     *,
     updates: int,
     seeds: int | Sequence[int] = 1,

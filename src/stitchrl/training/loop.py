@@ -167,9 +167,13 @@ def train(
             for monitor in monitors:
                 monitor(done, updates, means)
             if interrupted.is_set():
+                if not ending:  # pressed while the monitors ran
+                    save()
                 raise KeyboardInterrupt
             if stopped:
                 break
+    if mesh is not None:
+        state = jax.device_put(state, jax.local_devices()[0])
     return Trained(state, history, done, stopped)
 
 
@@ -251,8 +255,9 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: 
 
         def step(update: Array, state: MemberState) -> tuple[MemberState, Any]:
             draw_key, update_key = jax.random.split(jax.random.fold_in(key, update + 1))
-            batch = dict(draw(arrays, draw_key, update - first, member, batch_size)) | {"update": update}
-            return one_update(algorithm, state, batch, update_key)
+            # The barrier keeps how a batch is fetched out of how it is computed with: a stream gives the same numbers.
+            batch = jax.lax.optimization_barrier(dict(draw(arrays, draw_key, update - first, member, batch_size)))
+            return one_update(algorithm, state, batch | {"update": update}, update_key)
 
         def body(update: Array, carry: Any) -> Any:
             state, sums = carry

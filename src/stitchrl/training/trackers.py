@@ -18,6 +18,7 @@ import contextvars
 import importlib
 import json
 import os
+import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,14 +27,13 @@ from statistics import fmean
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, StitchRLWarning
 
 __all__ = [
     "MLflowTracker",
     "SafeTracker",
     "TensorBoardTracker",
     "Tracker",
-    "TrackerWarning",
     "TrackioTracker",
     "WandbTracker",
     "guarded",
@@ -45,10 +45,6 @@ LONGEST_PARAMETER = 500
 """Characters of a setting's value in MLflow, which refuses longer ones (how much longer depends on the store)."""
 MOST_PARAMETERS = 100
 """Settings that MLflow takes in one request."""
-
-
-class TrackerWarning(UserWarning):
-    """An experiment tracker failed; training went on without it."""
 
 
 @runtime_checkable
@@ -78,37 +74,55 @@ class TensorBoardTracker:
         folder: where to write them; made if absent. A run found there is continued.
     """
 
+    # Written without the package's SummaryWriter: its thread dies on a full disk, and what waits for it then hangs.
+
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._package = _package(self, "tensorboardX", "SummaryWriter", extra="tensorboard")
+        self._package = _package(self, "tensorboardX", "RecordWriter", extra="tensorboard")
+        self._summary = importlib.import_module("tensorboardX.summary")
+        self._proto = importlib.import_module("tensorboardX.proto.event_pb2")
         self._folder = Path(folder)
         self._config: dict[str, Any] = {}
-        self._writers: dict[str, Any] = {}
+        self._files: dict[str, Any] = {}
 
     def start(self, config: dict[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._config = config
 
     def log(self, update: int, metrics: dict[str, list[float]], members: list[str]) -> None:
         for member, values in _by_member(metrics, members):
-            if member not in self._writers:
-                self._writers[member] = self._open(member, update)
-            writer = self._writers[member]
-            for name, value in values.items():
-                writer.add_scalar(name, value, update)
-            writer.flush()
+            if member not in self._files:
+                self._files[member] = self._open(member, update)
+            try:
+                for name, value in values.items():
+                    self._write(self._files[member], update, summary=self._summary.scalar(name, value))
+                self._files[member].flush()
+            except Exception:
+                del self._files[member]  # it may end in half a record: the next call opens a new one
+                raise
 
     def finish(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
+        for file in self._files.values():
+            file.close()
+        self._files = {}
 
     def _open(self, member: str, update: int) -> Any:
-        """A writer whose file says that what older files have from this update on is void."""
-        # The package names files by the second: without a suffix, two in one second would be one.
-        writer = self._package.SummaryWriter(
-            str(self._folder / member), purge_step=update, filename_suffix=f".{time.time_ns()}"
+        """A new file, which says that what older files of the member have from this update on is void."""
+        folder = self._folder / member
+        folder.mkdir(parents=True, exist_ok=True)
+        now = time.time_ns()  # files are read in the order of their names
+        file = self._package.RecordWriter(
+            str(folder / f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}")
         )
-        writer.add_text("config", f"```json\n{json.dumps(self._config, indent=2, default=str)}\n```", update)
-        return writer
+        self._write(file, update, file_version="brain.Event:2")
+        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._write(file, update, session_log=start)
+        text = f"```json\n{json.dumps(self._config, indent=2, default=str)}\n```"
+        self._write(file, update, summary=self._summary.text("config", text))
+        return file
+
+    def _write(self, file: Any, update: int, **content: Any) -> None:
+        event = self._proto.Event(wall_time=time.time(), step=update, **content)
+        file.write(event.SerializeToString())
 
 
 class WandbTracker:
@@ -157,9 +171,7 @@ class MLflowTracker:
 
     def start(self, config: dict[str, Any]) -> None:
         found = self._client.get_experiment_by_name(self._experiment)
-        self._experiment_id = (
-            self._client.create_experiment(self._experiment) if found is None else found.experiment_id
-        )
+        self._experiment_id = self._client.create_experiment(self._experiment) if found is None else found.experiment_id
         name = str(config.get("algorithm", "training"))
         self._parent = self._client.create_run(self._experiment_id, run_name=name).info.run_id
         parameters = [
@@ -227,7 +239,7 @@ class TrackioTracker:
 class SafeTracker:
     """Passes everything on to a tracker, and lets nothing that goes wrong in `log` and `finish` reach training.
 
-    The first failure is a TrackerWarning, later ones are silent; after three in a row the tracker gets no more metrics.
+    The first failure is a warning, later ones are silent; after three in a row the tracker gets no more metrics.
     `start` may raise: what is set up wrongly is best known before training.
     """
 
@@ -261,7 +273,7 @@ class SafeTracker:
             warnings.warn(
                 f"{type(self._tracker).__name__} could not {task}: {error!r}. Training goes on and keeps its own record; "
                 "further failures of this tracker are not shown.",
-                TrackerWarning,
+                StitchRLWarning,
                 stacklevel=3,
             )
 
@@ -273,14 +285,18 @@ def guarded(tracker: Tracker) -> SafeTracker:
 
 def _package(tracker: Tracker, name: str, attribute: str, *, extra: str) -> ModuleType:
     """Import an optional package. A folder of that name is none: W&B leaves a folder `wandb` wherever it ran."""
+    who, command = type(tracker).__name__, f'pip install --upgrade "stitchrl[{extra}]"'
+    missing = f'`{who}` needs the package {name}; install it with `pip install "stitchrl[{extra}]"`.'
     try:
         module = importlib.import_module(name)
-        getattr(module, attribute)
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
+        if error.name == name:
+            raise ConfigurationError(missing) from None
         raise ConfigurationError(
-            f"`{type(tracker).__name__}` needs the package {name}; "
-            f'install it with `pip install "stitchrl[{extra}]"`.'
+            f"`{who}` cannot import the installed {name}: {error}. Bring it up to date with `{command}`."
         ) from error
+    if not hasattr(module, attribute):
+        raise ConfigurationError(missing)
     return module
 
 

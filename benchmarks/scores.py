@@ -1,0 +1,255 @@
+"""Do the algorithms learn as well as a peer's? stitchrl and d3rlpy on the same logs, played in the same environments.
+
+    cd benchmarks && python scores.py --data FOLDER --peer-python ../.bench/bin/python
+
+FOLDER holds halfcheetah_medium_replay.parquet and hopper_mixed.parquet (columns: episode, step, observation, action,
+reward, terminated, truncated, next_observation). `--peer-python` belongs to an environment with d3rlpy and the same
+`gymnasium[mujoco]`. Every finished training is appended to `--state`, so a run that was stopped goes on where it was;
+`--table` only writes the table from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+import stitchrl as st
+from environment import describe
+from stitchrl.rollout import episode_seeds, rollout
+
+ENVIRONMENTS = {
+    "halfcheetah_medium_replay": ("HalfCheetah-v5", 8907.0),
+    "hopper_mixed": ("Hopper-v5", 3600.0),
+}
+"""Log -> environment and the return that scores 100."""
+ALGORITHMS = {
+    "IQL": (st.IQL(), 20_000, ("halfcheetah_medium_replay", "hopper_mixed")),
+    "TD3BC": (st.TD3BC(), 20_000, ("halfcheetah_medium_replay", "hopper_mixed")),
+    "BC": (st.BC(), 20_000, ("halfcheetah_medium_replay", "hopper_mixed")),
+    "CQL": (st.CQL(), 10_000, ("halfcheetah_medium_replay",)),
+}
+"""Name -> settings, updates, logs. The settings are the defaults; the peer's are set to the same in its worker."""
+RANDOM_EPISODES, PLAY_SEED = 100, 10_000
+WORKER = Path(__file__).resolve().parent / "d3rlpy_worker.py"
+NOTES = """
+Every cell is the mean normalised return of the policy's mode over {episodes} episodes a training seed, {seeds} seeds a
+side. 0 is the uniform random policy, 100 is 8,907 in HalfCheetah-v5 and 3,600 in Hopper-v5. These are v5 physics and
+logs made for this project: no score published for D4RL applies.
+
+Random policy, mean return of {random_episodes} episodes: {random}.
+
+Same on both sides: transitions, batch 256, two hidden layers of 256, Adam, gamma 0.99, targets moved by 0.005,
+standardised observations, raw rewards, updates, and the reset seeds of the episodes. IQL: expectile 0.7, inverse
+temperature 3, 3e-4, no decay. TD3+BC: weight 2.5, 3e-4. BC: 3e-4. CQL: weight 5, actor 1e-4, critics 3e-4, 10 samples
+from each of three distributions, no Lagrange term.
+
+Not the same: first weights (orthogonal here, PyTorch's uniform there); BC is a Gaussian likelihood here and a
+deterministic network with squared error there (the modes are compared); CQL's target takes a sampled action here, as
+its official code, and the mean action there.
+
+Few updates, few seeds: a check that both learn alike, not what either can reach. "2 SE, seeds" is two standard errors
+of the difference from the spread of the seeds' means, with {seeds} seeds a side a coarse number. "2 SE, seeds and
+episodes" adds in quadrature the error of finitely many episodes with the policies held fixed. Verdict, by the first:
+"at or above" where the difference is not negative, "within" where it is by less than 2 SE, else "below".
+"""
+
+
+class UniformPolicy(eqx.Module):
+    """Every action in [-1, 1] alike."""
+
+    action_size: int
+
+    def sample(self, obs: Any, *, key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (obs.shape[0], self.action_size), minval=-1.0, maxval=1.0)
+
+
+class State:
+    """Finished pieces of work, one JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def add(self, **record: Any) -> None:
+        self.records.append(record)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        return next((r for r in self.records if all(r.get(k) == v for k, v in key.items())), None)
+
+
+def export(log: st.Dataset, path: Path) -> None:
+    """The log as the peer's worker reads it."""
+    np.savez(
+        path,
+        observations=log.observation,
+        next_observations=log.next_observation,
+        actions=log.action,
+        rewards=log.reward,
+        terminated=log.terminated,
+        truncated=log.truncated,
+    )
+
+
+def train_ours(
+    name: str, log: st.Dataset, environment: str, *, updates: int, seeds: list[int], episodes: int
+) -> Iterator[dict[str, Any]]:
+    """All seeds in one program; then one result a seed."""
+    start = time.perf_counter()
+    run = st.fit(ALGORITHMS[name][0], log, updates=updates, seeds=seeds, progress=False)
+    seconds = time.perf_counter() - start
+    for seed, policy in zip(seeds, run.policies, strict=True):
+        found = rollout(policy, environment, episodes=episodes, seed=PLAY_SEED + seed, num_envs=episodes)
+        yield {"seed": seed, "returns": found.returns.tolist(), "seconds": seconds, "seeds_together": len(seeds)}
+
+
+def train_peer(python: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """One training of the peer, in its own process."""
+    done = subprocess.run(
+        [str(python), str(WORKER)], input=json.dumps(job), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"The peer's worker failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def work(args: argparse.Namespace, state: State) -> None:
+    """Everything that `state` does not hold yet."""
+    for dataset in ENVIRONMENTS:
+        environment = ENVIRONMENTS[dataset][0]
+        if not state.find(side="random", dataset=dataset):
+            size = 6 if environment.startswith("HalfCheetah") else 3
+            found = rollout(UniformPolicy(size), environment, episodes=RANDOM_EPISODES, seed=0, mode=False)
+            state.add(side="random", dataset=dataset, returns=found.returns.tolist())
+    logs: dict[str, st.Dataset] = {}
+    for name, (_, full, datasets) in ALGORITHMS.items():
+        for dataset in datasets:
+            if args.jobs and not {name, f"{name}/{dataset}"} & set(args.jobs):
+                continue
+            environment, updates = ENVIRONMENTS[dataset][0], args.updates or full
+            key = {"algorithm": name, "dataset": dataset, "updates": updates, "episodes": args.episodes}
+            missing = {
+                side: [s for s in args.seeds if not state.find(side=side, seed=s, **key)] for side in ("ours", "d3rlpy")
+            }
+            if not any(missing.values()):
+                continue
+            if dataset not in logs:
+                logs[dataset] = st.read(args.data / f"{dataset}.parquet")
+            if missing["ours"]:
+                for result in train_ours(
+                    name, logs[dataset], environment, updates=updates, seeds=args.seeds, episodes=args.episodes
+                ):
+                    if result["seed"] in missing["ours"]:
+                        state.add(side="ours", **key, **result)
+                        report(state.records[-1])
+            for seed in missing["d3rlpy"]:
+                with tempfile.TemporaryDirectory() as folder:
+                    export(logs[dataset], Path(folder) / "log.npz")
+                    job = {
+                        "mode": "score",
+                        "algorithm": name,
+                        "npz": str(Path(folder) / "log.npz"),
+                        "updates": updates,
+                        "seed": seed,
+                        "environment": environment,
+                        "episode_seeds": episode_seeds(PLAY_SEED + seed, args.episodes),
+                    }
+                    state.add(side="d3rlpy", **key, seed=seed, **train_peer(args.peer_python, job))
+                report(state.records[-1])
+
+
+def report(record: dict[str, Any]) -> None:
+    """One line on what was just finished."""
+    names = ("side", "algorithm", "dataset", "seed")
+    mean = np.mean(record["returns"])
+    print(*(record[n] for n in names), f"mean return {mean:.1f}, {record['seconds']:.0f} s", flush=True)
+
+
+def table(args: argparse.Namespace, state: State) -> list[str]:
+    """The results as Markdown; a pair with a side missing is left out."""
+    random = {d: state.find(side="random", dataset=d) for d in ENVIRONMENTS}
+    floor = {d: np.mean(r["returns"]) for d, r in random.items() if r}
+    error = {d: np.std(r["returns"], ddof=1) / np.sqrt(len(r["returns"])) for d, r in random.items() if r}
+    rows = [
+        "| dataset | algorithm | updates | ours: mean (a seed) | d3rlpy: mean (a seed) | difference | 2 SE, seeds "
+        "| 2 SE, seeds and episodes | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    versions: dict[str, str] = {}
+    for name, (_, full, datasets) in ALGORITHMS.items():
+        for dataset in datasets:
+            key = {"algorithm": name, "dataset": dataset, "updates": args.updates or full, "episodes": args.episodes}
+            found = {side: [state.find(side=side, seed=s, **key) for s in args.seeds] for side in ("ours", "d3rlpy")}
+            if None in found["ours"] or None in found["d3rlpy"]:
+                continue
+            versions = found["d3rlpy"][0]["versions"]
+            top = ENVIRONMENTS[dataset][1]
+            # (seeds, episodes) normalised scores
+            scores = {
+                side: 100 * (np.array([r["returns"] for r in records]) - floor[dataset]) / (top - floor[dataset])
+                for side, records in found.items()
+            }
+            ours, peer = (scores[side].mean(axis=1) for side in ("ours", "d3rlpy"))
+            difference = ours.mean() - peer.mean()
+            seeds_variance = sum(np.var(x, ddof=1) / len(x) for x in (ours, peer)) if len(ours) > 1 else np.nan
+            episodes_variance = sum(
+                np.var(x, axis=1, ddof=1).mean() / x.size if x.shape[1] > 1 else np.nan for x in scores.values()
+            )
+            bound = 2 * np.sqrt(seeds_variance)
+            verdict = "at or above" if difference >= 0 else "within" if difference >= -bound else "below"
+            rows.append(
+                f"| {dataset} | {name} | {key['updates']:,} | {_seeds(ours)} | {_seeds(peer)} | {difference:+.1f} "
+                f"| {bound:.1f} | {2 * np.sqrt(seeds_variance + episodes_variance):.1f} | {verdict} |"
+            )
+    begun = state.find(side="about")
+    peer_versions = ", ".join(f"{package} {number}" for package, number in versions.items())
+    shown = ", ".join(f"{floor[d]:,.0f} ± {error[d]:,.0f} in {ENVIRONMENTS[d][0]}" for d in floor)
+    notes = NOTES.format(episodes=args.episodes, seeds=len(args.seeds), random_episodes=RANDOM_EPISODES, random=shown)
+    about = begun["text"] if begun else describe("python benchmarks/scores.py")
+    return ["# Scores beside d3rlpy's\n", about, f"- peer: {peer_versions or 'not run yet'}", notes, *rows]
+
+
+def _seeds(means: np.ndarray) -> str:
+    return f"{means.mean():.1f} ({', '.join(f'{m:.1f}' for m in means)})"
+
+
+def main() -> None:
+    here = Path(__file__).parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the two logs")
+    parser.add_argument("--peer-python", type=Path, default=here.parent / ".bench" / "bin" / "python")
+    parser.add_argument("--jobs", nargs="*", default=[], metavar="JOB", help="IQL or IQL/hopper_mixed; all by default")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--updates", type=int, help="instead of each algorithm's own number (for a trial)")
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir()) / "stitchrl_scores.jsonl")
+    parser.add_argument("--table", action="store_true", help="train nothing; write the table from the state file")
+    parser.add_argument("--out", type=Path, default=here / "results" / "scores.md")
+    args = parser.parse_args()
+    state = State(args.state)
+    if not args.table:
+        if args.data is None:
+            sys.exit("Name the folder of the logs: --data FOLDER")
+        if not state.find(side="about"):
+            state.add(side="about", text=describe("python benchmarks/scores.py --data FOLDER"))
+        work(args, state)
+    lines = table(args, state)
+    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""Speed of the training loop, against the machine's matrix products, d3rlpy, and one jitted call an update.
+
+    python benchmarks/throughput.py [--peer-python ../.bench/bin/python] [--only rates,seeds,...] [--out results/throughput.md]
+
+Every number is of its own process; ours and the peer's take turns, and medians are given with the spread of all. Ours
+is `st.fit` on a log of 100,000 random transitions, logging included; the peer's is its update on batches it samples.
+Setting: 17 numbers an observation, 6 an action, two hidden layers of 256, batch 256, two critics.
+
+A section asked for alone replaces only its own part of the results file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from environment import describe
+
+HERE = Path(__file__).parent
+UPDATES = {"BC": 3000, "BC discrete": 3000, "IQL": 800, "TD3BC": 1000, "CQL": 60}
+"""Timed updates of ours in a process; a fifth of them of the peer's."""
+BARS = {"BC": 7, "BC discrete": 7, "IQL": 4.5, "TD3BC": 4.5, "CQL": 1.8}
+OBSERVATION, ACTION, BATCH = 17, 6, 256
+
+
+# --- one process -----------------------------------------------------------------------------------------------------
+
+
+def random_log(rows: int, *, discrete: bool = False) -> Any:
+    """A log of noise: episodes of 1,000 steps, all cut."""
+    import numpy as np
+
+    import stitchrl as st
+    from stitchrl.data.dataset import Dataset
+
+    random = np.random.default_rng(0)
+    episodes = max(1, rows // 1000)
+    rows_of = rows // episodes
+    rows = episodes * rows_of
+    index = np.arange(rows, dtype=np.int32) + np.repeat(np.arange(episodes, dtype=np.int32), rows_of)
+    action: Any = np.tanh(random.normal(size=(rows, ACTION))).astype(np.float32)
+    if discrete:
+        action = random.integers(0, ACTION, rows).astype(np.int32)
+    truncated = np.zeros(rows, bool)
+    truncated[rows_of - 1 :: rows_of] = True
+    roles = ("episode", "observation", "action", "reward", "terminated", "truncated")
+    return Dataset(
+        observation_table=random.standard_normal((rows + episodes, OBSERVATION), np.float32),
+        observation_index=index,
+        next_observation_index=index + 1,
+        action=action,
+        reward=random.standard_normal(rows, np.float32),
+        terminated=np.zeros(rows, bool),
+        truncated=truncated,
+        step=np.tile(np.arange(rows_of), episodes),
+        episode_start=np.arange(episodes + 1) * rows_of,
+        episode_id=np.arange(episodes),
+        schema=st.Schema({role: role for role in roles}, num_actions=ACTION if discrete else None),
+    )
+
+
+def algorithm_of(name: str, **settings: Any) -> Any:
+    import stitchrl as st
+
+    return getattr(st, name.split()[0])(**settings)
+
+
+def ours(job: dict[str, Any]) -> dict[str, Any]:
+    """Rate of `st.fit`, all seeds together, and what it held in memory."""
+    import stitchrl as st
+
+    log = random_log(job.get("rows", 100_000), discrete="discrete" in job["algorithm"])
+    algorithm = algorithm_of(job["algorithm"], **job.get("settings", {}))
+    updates, chunks = job["updates"], job.get("chunks", 5)
+    seeds, stamps = job.get("seeds", 1), []
+    every = max(1, updates // chunks)
+    st.fit(
+        algorithm, log, updates=every * (chunks + 1), seeds=seeds, batch_size=job.get("batch", BATCH),
+        log_every_updates=every, callbacks=[lambda *_: stamps.append(time.perf_counter())], progress=False,
+        sampling=job.get("sampling", "uniform"), stream=job.get("stream", False),
+    )  # fmt: skip
+    rates = [seeds * every / (b - a) for a, b in zip(stamps[:-1], stamps[1:], strict=True)]
+    return {"rates": rates, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
+    """(algorithm, state of one member, one batch) in the setting of this benchmark."""
+    import jax
+    import jax.numpy as jnp
+
+    from stitchrl.data.sample import sample_transitions, transition_source
+    from stitchrl.data.transform import Scaling
+    from stitchrl.training.loop import initial_state
+    from stitchrl.training.run import spec_of
+
+    log = random_log(2000, discrete="discrete" in name)
+    algorithm = algorithm_of(name, **settings)
+    state = jax.tree.map(lambda leaf: leaf[0], initial_state(algorithm, spec_of(log), [0])).algorithm
+    source = transition_source(log, Scaling.of(log))
+    batch = dict(sample_transitions(source.arrays, jnp.arange(BATCH), jnp.int32(0))) | {"update": jnp.int32(1)}
+    return algorithm, state, batch
+
+
+def floor(job: dict[str, Any]) -> dict[str, Any]:
+    """Rate of the update's matrix products alone."""
+    import jax
+    from floor import floor_rates, products_of
+
+    algorithm, state, batch = traced(job["algorithm"])
+    products = products_of(algorithm.update, state, batch, jax.random.key(0), branch_share=0.5)
+    return {"rates": floor_rates(products), "megaflop": products.flops / 1e6}
+
+
+def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
+    """The common JAX style: NumPy draws the rows, one jitted call makes the update, metrics stay on the device."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    algorithm, state, _ = traced(job["algorithm"])
+    log = random_log(100_000, discrete="discrete" in job["algorithm"])
+    columns = {
+        "obs": log.observation, "next_obs": log.next_observation, "action": log.action, "reward": log.reward,
+        "terminated": log.terminated.astype(np.float32), "td_weight": np.ones(len(log.reward), np.float32),
+    }  # fmt: skip
+    if log.num_actions is not None:
+        mask = np.ones((len(log.reward), ACTION), bool)
+        columns |= {"action_mask": mask, "next_action_mask": mask}
+    update = jax.jit(algorithm.update, donate_argnums=0)
+    random, key = np.random.default_rng(0), jax.random.key(0)
+
+    def run(start: int, count: int) -> Any:
+        nonlocal state, key
+        for i in range(start, start + count):
+            rows = random.integers(0, len(log.reward), BATCH)
+            batch = {name: jnp.asarray(column[rows]) for name, column in columns.items()}
+            key, now = jax.random.split(key)
+            state, metrics = update(state, batch | {"update": jnp.int32(i)}, now)
+        jax.block_until_ready(state)
+
+    run(0, 3)
+    every, rates = max(1, job["updates"] // 5), []
+    for k in range(5):
+        began = time.perf_counter()
+        run(3 + k * every, every)
+        rates.append(every / (time.perf_counter() - began))
+    return {"rates": rates}
+
+
+def start_up(job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds from the start of the process to the end of the first update of IQL, on a log in memory."""
+    began = float(os.environ["STITCHRL_BEGAN"])
+    import stitchrl as st
+
+    log = random_log(100_000)
+    made = time.time()
+    first: list[float] = []
+    st.fit(st.IQL(), log, updates=1, callbacks=[lambda *_: first.append(time.time())], progress=False)
+    return {"rates": [first[0] - began], "making the log": made - began}
+
+
+def lower_precision(job: dict[str, Any]) -> dict[str, Any]:
+    """Rate of a 256 x 256 product over `rows` rows in float32 and in bfloat16, in GFLOP/s."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    found = {}
+    for rows in (256, 2048):
+        for kind in (jnp.float32, jnp.bfloat16):
+            x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, 256)), kind)
+            w = jnp.asarray(np.random.default_rng(1).normal(size=(256, 256)) * 0.05, kind)
+            count = int(2e10 / (2 * rows * 256 * 256))
+            program = jax.jit(lambda x, w, n=count: jax.lax.fori_loop(0, n, lambda _, y: y @ w, x))
+            jax.block_until_ready(program(x, w))
+            rates = []
+            for _ in range(5):
+                began = time.perf_counter()
+                jax.block_until_ready(program(x, w))
+                rates.append(count * 2 * rows * 256 * 256 / (time.perf_counter() - began) / 1e9)
+            found[f"{jnp.dtype(kind).name} {rows}"] = statistics.median(rates)
+    return {"rates": list(found.values()), "found": found}
+
+
+JOBS = {
+    "ours": ours,
+    "floor": floor,
+    "call": call_an_update,
+    "start": start_up,
+    "precision": lower_precision,
+}
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+def process(kind: str, job: dict[str, Any], *, peer: str | None = None, **environment: str) -> dict[str, Any]:
+    """Run one job in a process of its own."""
+    words = [sys.executable, str(Path(__file__).resolve()), "--job", kind]
+    if peer is not None:
+        words = [peer, str(HERE / "d3rlpy_worker.py")]
+        job = {"mode": "rate"} | job
+    done = subprocess.run(
+        words, input=json.dumps(job), capture_output=True, text=True, check=False, cwd=HERE,
+        env=os.environ | {"STITCHRL_BEGAN": str(time.time())} | environment,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def middle(rates: list[float]) -> float:
+    return statistics.median(rates)
+
+
+def shown(rates: list[float]) -> str:
+    """Median and range."""
+    digits = 0 if middle(rates) >= 100 else 1
+    return f"{middle(rates):,.{digits}f} ({min(rates):,.{digits}f} to {max(rates):,.{digits}f})"
+
+
+def rates(peer: str, rounds: int) -> str:
+    lines = [
+        "Updates a second, median (range of all samples). Floor: the update's own matrix products and nothing else.\n",
+        "| algorithm | MFLOP | stitchrl | floor | share of floor (70%) | d3rlpy | ratio | bar | one call an update | ratio (1.3) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, updates in UPDATES.items():
+        found: dict[str, list[float]] = {"ours": [], "floor": [], "peer": [], "call": []}
+        megaflop = 0.0
+        for _ in range(rounds):
+            job = {"algorithm": name, "updates": updates}
+            found["ours"] += process("ours", job)["rates"]
+            timed = max(10, updates // 5)
+            theirs = {"algorithm": name, "warmup": max(3, timed // 10), "timed": max(5, timed // 3), "repeats": 3}
+            found["peer"] += process("peer", theirs, peer=peer)["rates"]
+            floor_found = process("floor", job)
+            found["floor"] += floor_found["rates"]
+            megaflop = floor_found["megaflop"]
+            found["call"] += process("call", job)["rates"]
+            say(f"{name}: " + ", ".join(f"{kind} {shown(values)}" for kind, values in found.items()))
+        own = middle(found["ours"])
+        lines.append(
+            f"| {name} | {megaflop:,.0f} | {shown(found['ours'])} | {shown(found['floor'])} "
+            f"| {own / middle(found['floor']):.0%} | {shown(found['peer'])} | {own / middle(found['peer']):.2f} "
+            f"| {BARS[name]} | {shown(found['call'])} | {own / middle(found['call']):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def seeds(rounds: int) -> str:
+    lines = [
+        "Eight seeds at once against one, updates a second of all seeds together; peak memory of the process.\n",
+        "| algorithm | one seed | MB | eight, one device | ratio | MB | eight, two CPU devices | ratio | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ("BC", "IQL", "TD3BC"):
+        found: dict[str, list[float]] = {"one": [], "eight": [], "devices": []}
+        memory: dict[str, float] = {}
+        for _ in range(rounds):
+            for kind, count, devices in (("one", 1, "1"), ("eight", 8, "1"), ("devices", 8, "2")):
+                job = {"algorithm": name, "updates": UPDATES[name] // count, "seeds": count}
+                result = process("ours", job, JAX_NUM_CPU_DEVICES=devices)
+                found[kind] += result["rates"]
+                memory[kind] = result["megabytes"]
+            say(f"{name}: " + ", ".join(f"{kind} {shown(values)}" for kind, values in found.items()))
+        one = middle(found["one"])
+        lines.append(
+            f"| {name} | {shown(found['one'])} | {memory['one']:,.0f} | {shown(found['eight'])} "
+            f"| {middle(found['eight']) / one:.2f} | {memory['eight']:,.0f} | {shown(found['devices'])} "
+            f"| {middle(found['devices']) / one:.2f} | {memory['devices']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def starts(rounds: int) -> str:
+    cold, warm = [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(process("start", {}, XDG_CACHE_HOME=cache)["rates"][0])
+            warm += [process("start", {}, XDG_CACHE_HOME=cache)["rates"][0] for _ in range(2)]
+    say(f"start: cold {shown(cold)}, warm {shown(warm)}")
+    return (
+        "Seconds from the start of a process to the end of the first IQL update, imports and the making of a log of "
+        "100,000 rows included: "
+        f"cold (empty compilation cache) **{middle(cold):.1f}** ({min(cold):.1f} to {max(cold):.1f}; bar 6), "
+        f"warm **{middle(warm):.1f}** ({min(warm):.1f} to {max(warm):.1f}; bar 3)."
+    )
+
+
+def precision() -> str:
+    found = process("precision", {})["found"]
+    cells = ", ".join(f"{name} rows: {rate:,.0f}" for name, rate in found.items())
+    return (
+        f"GFLOP/s of a 256-wide product by number format and rows: {cells}. bfloat16 is not faster here, so the loop has no "
+        "option for it."
+    )
+
+
+GROWTH: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "batch": [(f"{b:,}", {"batch": b, "updates": 40_000 // b + 5}) for b in (64, 256, 1024, 4096)],
+    "width": [
+        (f"{w:,}", {"settings": {"hidden_sizes": [w, w]}, "updates": u})
+        for w, u in ((64, 2000), (128, 800), (256, 200), (512, 60), (1024, 20))
+    ],
+    "critics": [(f"{c}", {"settings": {"num_critics": c}, "updates": 400 // c}) for c in (2, 5, 10, 25, 50)],
+    "log rows": [(f"{n:,}", {"rows": n, "updates": 200}) for n in (10_000, 100_000, 1_000_000, 10_000_000)],
+}
+
+
+def growth() -> str:
+    lines = [
+        "IQL as one size grows, the others at the setting above. GFLOP/s counts the update's matrix products; a cliff would "
+        "show as a fall of that number.\n",
+        "| size | value | updates a second | transitions a second | GFLOP/s |",
+        "|---|---|---|---|---|",
+    ]
+    curves: dict[str, list[tuple[str, float]]] = {}
+    for size, points in GROWTH.items():
+        for label, job in points:
+            found = process("ours", {"algorithm": "IQL", "chunks": 4} | job)["rates"]
+            batch = job.get("batch", BATCH)
+            flop = iql_flop(batch, job.get("settings", {}))
+            lines.append(
+                f"| {size} | {label} | {shown(found)} | {middle(found) * batch:,.0f} | {middle(found) * flop / 1e9:,.0f} |"
+            )
+            curves.setdefault(size, []).append((label, middle(found) * flop / 1e9))
+            say(lines[-1])
+    (HERE / "results" / "growth.svg").write_text(drawn(curves))
+    return "\n".join(lines) + "\n\n![GFLOP/s of IQL as each size grows](growth.svg)"
+
+
+def iql_flop(batch: int, settings: dict[str, Any]) -> float:
+    """Multiplications and additions of the matrix products of one IQL update, counted by hand."""
+    width = settings.get("hidden_sizes", [256])[0]
+    critics = settings.get("num_critics", 2)
+
+    def passes(inputs: int, outputs: int, forwards: int, backwards: int) -> float:
+        forward = inputs * width + width * width + width * outputs
+        backward = forward + width * width + width * outputs  # weights, then all inputs but the first layer's
+        return 2.0 * batch * (forwards * forward + backwards * backward)
+
+    value = passes(OBSERVATION, 1, 3, 1)  # fit; then the new V of obs and next_obs
+    actor = passes(OBSERVATION, ACTION, 1, 1)
+    return value + actor + critics * passes(OBSERVATION + ACTION, 1, 2, 1)
+
+
+def drawn(curves: dict[str, list[tuple[str, float]]]) -> str:
+    """Small multiples, one a size; the same vertical axis."""
+    width, height, top = 230, 190, 1.1 * max(rate for points in curves.values() for _, rate in points)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width * len(curves)} {height}" '
+        'font-family="system-ui, sans-serif" font-size="11" role="img">',
+        f'<rect width="{width * len(curves)}" height="{height}" fill="#fff"/>',
+    ]
+    for k, (size, points) in enumerate(curves.items()):
+        left, bottom, inner_w, inner_h = k * width + 40, height - 40, width - 60, height - 75
+        parts.append(f'<text x="{left}" y="20" font-weight="600" fill="#1f2933">{size}</text>')
+        for tick in range(0, int(top) + 1, 50):
+            y = bottom - inner_h * tick / top
+            parts.append(f'<line x1="{left}" x2="{left + inner_w}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e7eb"/>')
+            parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#616e7c">{tick}</text>')
+        at = [
+            (left + inner_w * (i + 0.5) / len(points), bottom - inner_h * rate / top)
+            for i, (_, rate) in enumerate(points)
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="#2563a8" stroke-width="2"/>')
+        for (x, y), (label, rate) in zip(at, points, strict=True):
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#2563a8"><title>{label}: {rate:.0f}</title></circle>')
+            short = label.replace(",000,000", "M").replace(",000", "k")
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#616e7c">{short}</text>')
+    parts.append(f'<text x="4" y="{height - 6}" fill="#616e7c">GFLOP/s of the matrix products of one IQL update</text></svg>')
+    return "\n".join(parts) + "\n"
+
+
+def say(line: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
+
+
+SECTIONS = {
+    "rates": "Against the floor and the peer",
+    "seeds": "Eight seeds",
+    "start": "Start to first update",
+    "precision": "Lower precision",
+    "growth": "Growth",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", default=str(HERE.parent / ".bench" / "bin" / "python"))
+    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "throughput.md")
+    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job:
+        print(json.dumps(JOBS[arguments.job](json.loads(sys.stdin.read() or "{}"))))
+        return
+    kept = arguments.out.with_suffix(".json")
+    parts: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
+    makers: dict[str, Any] = {
+        "rates": lambda: rates(arguments.peer_python, arguments.rounds),
+        "seeds": lambda: seeds(arguments.rounds),
+        "start": lambda: starts(arguments.rounds),
+        "precision": precision,
+        "growth": growth,
+    }
+    for section in arguments.only.split(","):
+        parts[section] = f"{makers[section]()}\n\n{describe(f'python benchmarks/throughput.py --only {section}')}"
+        text = "\n\n".join(f"## {title}\n\n{parts[name]}" for name, title in SECTIONS.items() if name in parts)
+        arguments.out.write_text(f"# Throughput of the training loop\n\n{text}\n")
+        kept.write_text(json.dumps(parts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

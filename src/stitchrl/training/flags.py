@@ -1,0 +1,183 @@
+"""Red flags: what the metrics of a run say is going wrong, read between chunks. Plain numbers, pure functions.
+
+A flag is a reason to look, not a proof. Thresholds are set so that sound runs raise none; each says why it is where it is.
+
+There is no flag for advantage weights that are all near 1 (an inverse temperature too small to matter): their mean
+passes through 1 in runs whose weights differ widely, and the metrics do not have their spread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from stitchrl.errors import ConfigurationError
+
+__all__ = ["CHECKS", "RedFlag", "red_flags"]
+
+RECENT_ROWS = 5  # that "now" means: a chunk's mean is itself noisy
+GROWTH_ROWS = 20  # fewest in which growth is looked for, so that a quarter of them is as many as "now"
+LARGEST_GROWTH = 10.0  # of the critic loss; sound runs on Hopper raised it up to 6 times, as values rose from 0
+VALUE_MARGIN = 1.5  # times the largest value possible: a mean over many transitions has no honest way there
+CLAIM_SHARE = 0.5  # of that value, by which a policy may claim to beat the log; true gains of half of it are rare
+CAPPED_SHARE = 0.5  # of the weights at their cap: beyond it the better half of the log is not told apart
+LEAST_ENTROPY = 0.01  # nats: one action has more than 99.8% on average
+
+
+@dataclass(frozen=True)
+class RedFlag:
+    """Something in the metrics of one member to look at.
+
+    Attributes:
+        code: a key of `CHECKS`.
+        member: its index.
+        update: of the row where it was seen.
+        sentence: what was seen, what it may mean, what to do.
+    """
+
+    code: str
+    member: int
+    update: int
+    sentence: str
+
+
+class Limits(NamedTuple):
+    """What rewards allow: the largest |scaled reward|, and the largest |value| (infinite where not known)."""
+
+    reward: float
+    value: float
+
+
+Rows = Sequence[Mapping[str, Any]]
+Found = tuple[int, str] | None  # (update, sentence)
+
+
+def _impossible_value(rows: Rows, limits: Limits) -> Found:
+    for row in rows:
+        q = row.get("q/data_mean", 0.0)
+        if abs(q) > VALUE_MARGIN * limits.value:
+            return row["update"], (
+                f"The mean value of logged actions is {q:.3g}, where rewards allow {limits.value:.3g} at most. The critic "
+                "may be feeding on its own overestimates: lower the learning rate or the target rate, or use an "
+                "algorithm that stays nearer to the log (IQL, or CQL with a larger `cql_weight`)."
+            )
+    return None
+
+
+def _policy_claim(rows: Rows, limits: Limits) -> Found:
+    for row in rows:
+        gap = row.get("q/policy_mean", 0.0) - row.get("q/data_mean", math.inf)
+        if gap > CLAIM_SHARE * limits.value:
+            return row["update"], (
+                f"The critic values the policy's actions {gap:.3g} above the logged ones, where rewards allow values of "
+                f"{limits.value:.3g}. It may be praising actions that the log never shows: do not believe its claim, and "
+                "hold the policy nearer to the log."
+            )
+    return None
+
+
+def _critic_growth(rows: Rows, limits: Limits) -> Found:
+    losses = [row["loss/critic"] for row in rows if "loss/critic" in row]
+    if len(losses) < GROWTH_ROWS:
+        return None
+    quarter = len(losses) // 4
+    first, last = fmean(losses[:quarter]), fmean(losses[-quarter:])
+    # Below a reward's own square, growth is a sparse reward's signal arriving, not divergence.
+    if not last > max(LARGEST_GROWTH * first, limits.reward**2):
+        return None
+    return rows[-1]["update"], (
+        f"The critic loss rose from {first:.3g} to {last:.3g}. Its targets may be running away: lower the learning rate "
+        "or the target rate, or scale rewards down."
+    )
+
+
+def _capped_weights(rows: Rows, limits: Limits) -> Found:
+    recent = _recent(rows, "weight/clipped")
+    if not recent or fmean(recent) <= CAPPED_SHARE:
+        return None
+    return rows[-1]["update"], (
+        f"{fmean(recent):.0%} of the advantage weights are at their cap. Most transitions then count alike, good or "
+        "merely less bad: lower the inverse temperature, or scale rewards down."
+    )
+
+
+def _collapsed_entropy(rows: Rows, limits: Limits) -> Found:
+    # "policy/agreement" is there for discrete actions only; a density's entropy may well be below 0.
+    recent = _recent(rows, "policy/entropy") if "policy/agreement" in rows[-1] else []
+    if not recent or fmean(recent) >= LEAST_ENTROPY:
+        return None
+    return rows[-1]["update"], (
+        f"The policy's entropy is {fmean(recent):.2g} nats: it always takes one action. Unless the log does so too, it "
+        "overfits or its weights single out few transitions: stop earlier, or lower the inverse temperature."
+    )
+
+
+def _nothing_learned(rows: Rows, limits: Limits) -> Found:
+    for name in ("loss/critic", "loss/value"):
+        recent = _recent(rows, name)
+        if recent and not any(recent):
+            return rows[-1]["update"], (
+                f"{name} is exactly 0 over {RECENT_ROWS} rows. Nothing is being learned: rewards may all be 0, or no "
+                "transition may have a target (see the audit)."
+            )
+    return None
+
+
+CHECKS: dict[str, Callable[[Rows, Limits], Found]] = {
+    "impossible-value": _impossible_value,
+    "policy-claim": _policy_claim,
+    "critic-growth": _critic_growth,
+    "capped-weights": _capped_weights,
+    "collapsed-entropy": _collapsed_entropy,
+    "nothing-learned": _nothing_learned,
+}
+"""Code -> what looks for it in the rows of one member."""
+
+
+def red_flags(
+    rows: Rows,
+    *,
+    gamma: float,
+    reward_bound: float,
+    value_bound: float | None = None,
+    reported: Collection[RedFlag] = (),
+) -> list[RedFlag]:
+    """What is wrong in a history, each flag once a member.
+
+    Args:
+        rows: the history: "update", "member" and metrics, in the order of updates.
+        gamma: the discount; at 1 flags on values need `value_bound`.
+        reward_bound: largest |reward| as trained on (scaled).
+        value_bound: largest |value| possible, in the same unit, where it is better known than by
+            reward_bound / (1 - gamma), such as the largest |return| of an episode where rewards come at the end.
+        reported: flags of earlier calls, which are not given again.
+
+    Raises:
+        ConfigurationError: `gamma` outside [0, 1], or a bound below 0.
+    """
+    if not 0 <= gamma <= 1 or reward_bound < 0 or (value_bound or 0.0) < 0:
+        raise ConfigurationError(
+            "red_flags needs `gamma` in [0, 1] and bounds of at least 0; "
+            f"got gamma {gamma}, reward_bound {reward_bound}, value_bound {value_bound}."
+        )
+    if value_bound is None:
+        value_bound = reward_bound / (1 - gamma) if gamma < 1 else 0.0
+    limits = Limits(reward_bound, value_bound or math.inf)  # a bound of 0 would flag every fresh network
+    members: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        members.setdefault(row["member"], []).append(row)
+    known = {(flag.code, flag.member) for flag in reported}
+    found: list[RedFlag] = []
+    for member, own in sorted(members.items()):
+        flags = {code: check(own, limits) for code, check in CHECKS.items() if (code, member) not in known}
+        found += [RedFlag(code, member, *flag) for code, flag in flags.items() if flag is not None]
+    return found
+
+
+def _recent(rows: Rows, name: str) -> list[float]:
+    """The metric's last rows; none where there are too few."""
+    values = [row[name] for row in rows if name in row]
+    return values[-RECENT_ROWS:] if len(values) >= RECENT_ROWS else []

@@ -1,0 +1,133 @@
+"""Red flags: each fires on a planted history and not on a sound one, and once a member."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import stitchrl as st
+from stitchrl.errors import ConfigurationError
+from stitchrl.training.flags import CHECKS, red_flags
+from worlds import random_log
+
+GAMMA, REWARD = 0.9, 2.0  # values of at most 20
+
+
+def history(rows: int = 24, member: int = 0, **planted: Any) -> list[dict[str, Any]]:
+    """Sound rows, a planted metric being a number or a function of the row from 0; None drops it."""
+    sound = {
+        "loss/critic": lambda i: 1.0 + 0.3 * i,
+        "loss/value": 0.2,
+        "q/data_mean": lambda i: 0.7 * i,
+        "q/policy_mean": lambda i: 0.8 * i,
+        "weight/mean": 1.0,
+        "weight/clipped": 0.1,
+        "policy/agreement": 0.5,
+        "policy/entropy": 1.2,
+    }
+    metrics = {name.replace("__", "/"): value for name, value in planted.items()}
+    return [
+        {"update": 100 * (i + 1), "member": member}
+        | {n: v(i) if callable(v) else v for n, v in (sound | metrics).items() if v is not None}
+        for i in range(rows)
+    ]
+
+
+def codes(rows: list[dict[str, Any]], **settings: Any) -> list[str]:
+    return [flag.code for flag in red_flags(rows, **({"gamma": GAMMA, "reward_bound": REWARD} | settings))]
+
+
+PLANTED: list[tuple[str, dict[str, Any], int]] = [
+    ("impossible-value", {"q__data_mean": lambda i: 30.5 if i == 7 else 1.0, "q__policy_mean": None}, 800),
+    ("impossible-value", {"q__data_mean": -31.0, "q__policy_mean": None}, 100),
+    ("policy-claim", {"q__data_mean": 1.0, "q__policy_mean": lambda i: 11.5 if i >= 3 else 10.5}, 400),
+    ("critic-growth", {"loss__critic": lambda i: 1.0 if i < 6 else 10.5}, 2400),
+    ("capped-weights", {"weight__clipped": lambda i: 0.6 if i >= 19 else 0.0}, 2400),
+    ("collapsed-entropy", {"policy__entropy": lambda i: 0.009 if i >= 19 else 1.0}, 2400),
+    ("nothing-learned", {"loss__critic": lambda i: 0.0 if i >= 19 else 1.0}, 2400),
+    ("nothing-learned", {"loss__value": 0.0}, 2400),
+]
+
+
+@pytest.mark.parametrize(("code", "planted", "update"), PLANTED)
+def test_a_planted_flaw_is_flagged_and_nothing_else(code: str, planted: dict[str, Any], update: int) -> None:
+    flags = red_flags(history(**planted), gamma=GAMMA, reward_bound=REWARD)
+    assert [(flag.code, flag.member, flag.update) for flag in flags] == [(code, 0, update)]
+    assert ": " in flags[0].sentence  # what was seen and what it may mean: what to do
+    assert flags[0].sentence.endswith(".") or flags[0].sentence.endswith("audit).")
+
+
+def test_every_check_is_planted_above() -> None:
+    assert {code for code, _, _ in PLANTED} == set(CHECKS)
+
+
+def test_a_sound_history_has_no_flag() -> None:
+    for rows in range(25):
+        assert codes(history(rows)) == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"q__data_mean": 29.9, "q__policy_mean": 29.9},
+        {"q__data_mean": 1.0, "q__policy_mean": 10.9},
+        {"loss__critic": lambda i: 1.0 if i < 6 else 9.9},
+        {"loss__critic": lambda i: 0.001 if i < 6 else 3.9},  # a sparse reward's signal arriving
+        {"weight__clipped": lambda i: 1.0 if i >= 22 else 0.1},
+        {"policy__entropy": lambda i: 0.0 if i >= 21 else 1.0},
+        {"policy__entropy": -3.0, "policy__agreement": None},  # a density's
+        {"loss__critic": lambda i: 0.0 if i >= 20 else 1.0},
+        {"loss__critic": lambda i: None},
+    ],
+)  # fmt: skip
+def test_just_inside_the_threshold_is_no_flag(planted: dict[str, Any]) -> None:
+    rows = [{name: value for name, value in row.items() if value is not None} for row in history(**planted)]
+    assert codes(rows) == []
+
+
+def test_growth_needs_twenty_rows() -> None:
+    planted = {"loss__critic": lambda i: 50.0**i if i < 5 else 1e9}
+    assert codes(history(19, **planted)) == []
+    assert codes(history(20, **planted)) == ["critic-growth"]
+
+
+def test_metrics_that_only_some_rows_have() -> None:
+    rows = history(**{"policy__entropy": 0.0})
+    for row in rows[::2]:
+        del row["policy/entropy"]
+    assert codes(rows) == ["collapsed-entropy"]
+
+
+def test_without_discounting_values_are_judged_by_the_bound_given() -> None:
+    rows = history(**{"q__data_mean": 1e6, "q__policy_mean": 3e6})
+    assert codes(rows, gamma=1.0) == []
+    assert codes(rows, gamma=1.0, value_bound=1.0) == ["impossible-value", "policy-claim"]
+    assert codes(rows, gamma=1.0, reward_bound=0.0) == []
+
+
+def test_each_member_has_its_own_flags_each_once() -> None:
+    sound, wild = history(), history(member=1, **{"q__data_mean": 1e6, "q__policy_mean": None})
+    rows = [row for pair in zip(sound, wild, strict=True) for row in pair]
+    flags = red_flags(rows, gamma=GAMMA, reward_bound=REWARD)
+    assert [(flag.code, flag.member) for flag in flags] == [("impossible-value", 1)]
+    assert red_flags(rows, gamma=GAMMA, reward_bound=REWARD, reported=flags) == []
+
+
+def test_between_chunks_a_flag_is_reported_once() -> None:
+    rows, reported = history(**{"weight__clipped": 1.0}), []
+    for seen in range(1, len(rows) + 1):
+        reported += red_flags(rows[:seen], gamma=GAMMA, reward_bound=REWARD, reported=reported)
+    assert [(flag.code, flag.update) for flag in reported] == [("capped-weights", 500)]
+
+
+@pytest.mark.parametrize("settings", [{"gamma": 1.1}, {"reward_bound": -1.0}, {"value_bound": -1.0}])
+def test_settings_out_of_range(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="red_flags needs"):
+        codes(history(), **settings)
+
+
+def test_a_real_run_has_no_flag() -> None:
+    run = st.fit(st.IQL(hidden_sizes=(8,)), random_log(), updates=60, log_every_updates=3, seeds=2)
+    assert len(run.history) == 40
+    assert codes(run.history, gamma=0.99, reward_bound=10.0) == []
