@@ -54,8 +54,7 @@ PLANTED: list[tuple[str, dict[str, Any], int]] = [
 def test_a_planted_flaw_is_flagged_and_nothing_else(code: str, planted: dict[str, Any], update: int) -> None:
     flags = red_flags(history(**planted), gamma=GAMMA, reward_bound=REWARD)
     assert [(flag.code, flag.member, flag.update) for flag in flags] == [(code, 0, update)]
-    assert ": " in flags[0].sentence  # what was seen and what it may mean: what to do
-    assert flags[0].sentence.endswith(".") or flags[0].sentence.endswith("audit).")
+    assert flags[0].sentence.count(". ") >= 1  # what was seen; what it may mean and what to do
 
 
 def test_every_check_is_planted_above() -> None:
@@ -93,21 +92,21 @@ def test_growth_needs_twenty_rows() -> None:
 
 
 def test_metrics_that_only_some_rows_have() -> None:
-    rows = history(**{"policy__entropy": 0.0})
+    rows = history(policy__entropy=0.0)
     for row in rows[::2]:
         del row["policy/entropy"]
     assert codes(rows) == ["collapsed-entropy"]
 
 
 def test_without_discounting_values_are_judged_by_the_bound_given() -> None:
-    rows = history(**{"q__data_mean": 1e6, "q__policy_mean": 3e6})
+    rows = history(q__data_mean=1e6, q__policy_mean=3e6)
     assert codes(rows, gamma=1.0) == []
     assert codes(rows, gamma=1.0, value_bound=1.0) == ["impossible-value", "policy-claim"]
     assert codes(rows, gamma=1.0, reward_bound=0.0) == []
 
 
 def test_each_member_has_its_own_flags_each_once() -> None:
-    sound, wild = history(), history(member=1, **{"q__data_mean": 1e6, "q__policy_mean": None})
+    sound, wild = history(), history(member=1, q__data_mean=1e6, q__policy_mean=None)
     rows = [row for pair in zip(sound, wild, strict=True) for row in pair]
     flags = red_flags(rows, gamma=GAMMA, reward_bound=REWARD)
     assert [(flag.code, flag.member) for flag in flags] == [("impossible-value", 1)]
@@ -115,7 +114,7 @@ def test_each_member_has_its_own_flags_each_once() -> None:
 
 
 def test_between_chunks_a_flag_is_reported_once() -> None:
-    rows, reported = history(**{"weight__clipped": 1.0}), []
+    rows, reported = history(weight__clipped=1.0), []
     for seen in range(1, len(rows) + 1):
         reported += red_flags(rows[:seen], gamma=GAMMA, reward_bound=REWARD, reported=reported)
     assert [(flag.code, flag.update) for flag in reported] == [("capped-weights", 500)]

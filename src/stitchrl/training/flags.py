@@ -69,7 +69,7 @@ def _impossible_value(rows: Rows, limits: Limits) -> Found:
 
 def _policy_claim(rows: Rows, limits: Limits) -> Found:
     for row in rows:
-        gap = row.get("q/policy_mean", 0.0) - row.get("q/data_mean", math.inf)
+        gap = row.get("q/policy_mean", -math.inf) - row.get("q/data_mean", math.inf)
         if gap > CLAIM_SHARE * limits.value:
             return row["update"], (
                 f"The critic values the policy's actions {gap:.3g} above the logged ones, where rewards allow values of "

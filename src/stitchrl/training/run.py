@@ -17,7 +17,7 @@ from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import RunDirectoryError
-from stitchrl.files import make_directory, write_atomic, write_json
+from stitchrl.files import make_directory, write_atomic, write_bytes, write_json
 from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
 from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
@@ -134,7 +134,9 @@ def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]
         table[name] = pa.array([members[row["member"]][name] for row in history])
     for name in names:
         table[name] = pa.array([row.get(name) for row in history], pa.float64())
-    write_atomic(path, lambda beside: pq.write_table(pa.table(table), beside))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(table), sink)
+    write_atomic(path, lambda beside: write_bytes(beside, sink.getvalue().to_pybytes()))
 
 
 def claim(folder: Path, config: dict[str, Any], scaling: Scaling) -> None:

@@ -1,0 +1,357 @@
+"""What a checkpoint survives: older formats, other versions, hostile files, a full disk, a read-only folder, kill -9."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import stitchrl as st
+from stitchrl.errors import CheckpointError, RunDirectoryError, StitchRLWarning
+from stitchrl.training import checkpoint as checkpoint_module
+from stitchrl.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
+from worlds import assert_trees_equal, random_log
+
+TINY: dict[str, Any] = {"hidden_sizes": (8,), "learning_rate": 1e-2}
+SETTINGS: dict[str, Any] = {
+    "updates": 40, "batch_size": 8, "log_every_updates": 10, "save_every_updates": 10, "progress": False,
+}  # fmt: skip
+
+
+# --- older formats and other versions ----------------------------------------------------------------------------------
+
+
+def as_format_1(path: Path, kind: str) -> None:
+    """Rewrite a checkpoint as format 1 had it: bare networks, no running average, history in the JSON."""
+    with safe_open(path, framework="np") as file:
+        meta = json.loads(file.metadata()["stitchrl"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    history = checkpoint_module._history_rows({n: arrays.pop(n) for n in sorted(arrays) if n.startswith("history/")})
+    old = {}
+    for name, array in arrays.items():
+        name = name.removeprefix(".algorithm").replace(".network.", ".")
+        old[name.replace(".ensemble.members.", ".members.") if kind == "IQL" else name] = array
+    header = {"format": 1, "update": meta["update"], "history": history}
+    save_file(old, path, metadata={"stitchrl": json.dumps(header)})
+
+
+@pytest.mark.parametrize("algorithm", [st.BC(**TINY), st.IQL(**TINY), st.CQL(**TINY), st.DQN(**TINY)], ids=lambda a: a.name)
+def test_a_checkpoint_of_format_1_continues(algorithm: Any, tmp_path: Path) -> None:
+    log = random_log(12)
+    whole = st.fit(algorithm, log, seeds=[3, 1], **SETTINGS)
+    with pytest.raises(StopHereError):
+        st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, callbacks=[stop_at(20)], **SETTINGS)
+    as_format_1(tmp_path / "checkpoint.safetensors", algorithm.name)
+    assert read_meta(tmp_path / "checkpoint.safetensors")["format"] == 1
+    resumed = st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, **SETTINGS)
+    assert_trees_equal(resumed.states, whole.states)
+    assert resumed.history == whole.history
+    assert read_meta(tmp_path / "checkpoint.safetensors")["format"] == 2
+
+
+def test_there_is_a_migration_from_every_older_format() -> None:
+    assert sorted(checkpoint_module.MIGRATIONS) == list(range(1, checkpoint_module.FORMAT_VERSION))
+
+
+def test_another_version_is_read_with_a_warning_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, now = tmp_path / "c.safetensors", checkpoint_module.versions()
+    monkeypatch.setattr(checkpoint_module, "versions", lambda: now | {"jax": "0.1.0", "numpy": "1.2.3"})
+    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {})
+    monkeypatch.setattr(checkpoint_module, "versions", lambda: now)
+    with pytest.warns(StitchRLWarning, match=rf"written with jax 0\.1\.0 \(now {now['jax']}\), numpy 1\.2\.3"):
+        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
+    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
+
+
+# --- hostile files ---------------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (open, (str(self.path), "w"))
+
+
+def header_only(header: bytes, size: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if size is None else size) + header
+
+
+def hostile(trap: Path) -> dict[str, bytes]:
+    archive = io.BytesIO()
+    np.savez(archive, x=np.array([Trap(trap)], dtype=object))
+    deep = '{"a":' * 200_000 + "1" + "}" * 200_000
+    tensor = {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 8]}
+    overlapping = {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in ("a", "b")}
+    return {
+        "pickle": pickle.dumps(Trap(trap)),
+        "npz of objects": archive.getvalue(),
+        "huge header": header_only(b"{}", 2**62),
+        "huge shape": header_only(json.dumps({".x": tensor}).encode()) + bytes(8),
+        "overlapping": header_only(json.dumps(overlapping).encode()) + bytes(8),
+        "not JSON": header_only(b"{" * 50),
+        "deep JSON": header_only(json.dumps({"__metadata__": {"stitchrl": deep}}).encode()),
+        "list for meta": header_only(json.dumps({"__metadata__": {"stitchrl": "[1, 2]"}}).encode()),
+        "format as text": header_only(json.dumps({"__metadata__": {"stitchrl": '{"format": "1"}'}}).encode()),
+        "format as bool": header_only(json.dumps({"__metadata__": {"stitchrl": '{"format": true}'}}).encode()),
+        "zeros": bytes(4096),
+        "random": np.random.default_rng(0).bytes(4096),
+    }
+
+
+@pytest.mark.parametrize("kind", list(hostile(Path("nowhere"))))
+def test_hostile_files_end_in_one_error_and_run_nothing(kind: str, tmp_path: Path) -> None:
+    trap, path = tmp_path / "sprung", tmp_path / "c.safetensors"
+    path.write_bytes(hostile(trap)[kind])
+    with pytest.raises(CheckpointError, match="checkpoint"):
+        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
+    assert not trap.exists()
+
+
+def test_the_trap_would_spring(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Trap(tmp_path / "sprung"))).close()
+    assert (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("position", [0, 7, 8, 60, -1])
+def test_no_single_cut_or_flipped_byte_of_the_header_is_taken_for_a_run(position: int, tmp_path: Path) -> None:
+    st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **SETTINGS)
+    path = tmp_path / "checkpoint.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:position] if position else b"")
+    with pytest.raises(CheckpointError):
+        st.load(tmp_path)
+    assert path.read_bytes() == (content[:position] if position else b"")
+
+
+# --- disks -----------------------------------------------------------------------------------------------------------
+
+
+class StopHereError(Exception):
+    pass
+
+
+def stop_at(update: int) -> Any:
+    def stop(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+        if done == update:
+            raise StopHereError
+
+    return stop
+
+
+@pytest.mark.parametrize("when", ["open", "write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_last_good_checkpoint(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, bc = random_log(12), st.BC(**TINY)
+    with pytest.raises(StopHereError):
+        st.fit(bc, log, out=tmp_path, callbacks=[stop_at(20)], **SETTINGS)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fails(*arguments: Any, **named: Any) -> Any:
+        raise full
+
+    def half(self: Path, content: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise full
+
+    with monkeypatch.context() as patch:
+        if when == "open":
+            patch.setattr(Path, "write_bytes", fails)
+        elif when == "write":
+            patch.setattr(Path, "write_bytes", half)
+        else:
+            patch.setattr(os, when, fails)
+        with pytest.raises(RunDirectoryError, match=r"cannot be written: No space left on device. Free space"):
+            st.fit(bc, log, out=tmp_path, **SETTINGS)
+    after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert after.keys() == before.keys()  # no part left behind
+    assert after["checkpoint.safetensors"] == before["checkpoint.safetensors"]
+    assert_trees_equal(st.fit(bc, log, out=tmp_path, **SETTINGS).states, st.fit(bc, log, **SETTINGS).states)
+
+
+ON_A_SMALL_DISK = """
+    import resource, signal, sys
+    import stitchrl as st
+    from worlds import random_log
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    out, limit = sys.argv[1], int(sys.argv[2])
+
+    def no_more(done, total, metrics):
+        if done == 20:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    try:
+        st.fit(st.BC(hidden_sizes=(8,), learning_rate=1e-2), random_log(12), out=out, updates=40, batch_size=8,
+               log_every_updates=10, save_every_updates=10, progress=False, callbacks=[no_more])
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_a_file_that_may_not_grow_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    # The kernel's own refusal, in the middle of a real write.
+    done = python(ON_A_SMALL_DISK, str(tmp_path), "2000")
+    assert "cannot be written: File too large" in done.stdout, done.stderr[-2000:]
+    assert st.load(tmp_path).updates == 20
+    assert not list(tmp_path.glob(".*"))
+
+
+IN_A_READ_ONLY_FOLDER = """
+    import os, sys
+    import stitchrl as st
+    from worlds import random_log
+
+    log, bc, out = random_log(12), st.BC(hidden_sizes=(8,), learning_rate=1e-2), sys.argv[1]
+    settings = dict(updates=40, batch_size=8, log_every_updates=10, save_every_updates=10, progress=False)
+
+    def lock(done, total, metrics):
+        if done == 20:
+            os.chmod(out, 0o555)
+            if os.getuid() == 0:
+                os.setuid(65534)
+
+    try:
+        st.fit(bc, log, out=out, callbacks=[lock], **settings)
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_a_folder_that_turns_read_only_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    done = python(IN_A_READ_ONLY_FOLDER, str(out))
+    assert "cannot be written: Permission denied" in done.stdout, done.stderr[-2000:]
+    os.chmod(out, 0o755)
+    assert st.load(out).updates == 20
+
+
+def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *words],
+        capture_output=True, text=True, check=False, timeout=300, env=environment(),
+    )  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    here = Path(__file__).parent
+    return dict(os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "src")])})
+
+
+# --- kill -9 -----------------------------------------------------------------------------------------------------------
+
+KILLED = """
+    import sys
+    import stitchrl as st
+    from worlds import random_continuous_log, random_log
+
+    name, kind, out = sys.argv[1:]
+    log = random_log(12) if kind == "discrete" else random_continuous_log(12)
+    algorithm = getattr(st, name)(hidden_sizes=(16,), learning_rate=1e-2)
+    st.fit(algorithm, log, out=out, seeds=[3, 1], updates=3000, batch_size=8, log_every_updates=5,
+           save_every_updates=5, progress=False, callbacks=[lambda done, *_: print(done, flush=True)])
+"""
+KILLED_CASES = [
+    ("BC", "discrete"), ("FilteredBC", "discrete"), ("IQL", "discrete"), ("CQL", "discrete"), ("DQN", "discrete"),
+    ("BC", "continuous"), ("IQL", "continuous"), ("CQL", "continuous"), ("TD3BC", "continuous"),
+]  # fmt: skip
+
+
+def start(name: str, kind: str, out: Path) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-c", textwrap.dedent(KILLED), name, kind, str(out)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+
+
+def content_of(out: Path) -> str:
+    """Hash of every array of the checkpoint, and of the metrics."""
+    digest = hashlib.sha256()
+    with safe_open(out / "checkpoint.safetensors", framework="np") as file:
+        for name in sorted(file.keys()):
+            digest.update(name.encode() + file.get_tensor(name).tobytes())
+    digest.update(pq.read_table(out / "metrics.parquet").to_pandas().to_csv().encode())
+    return digest.hexdigest()
+
+
+def whole_files(out: Path) -> None:
+    """Every file a reader would open is whole."""
+    if (out / "config.json").exists():
+        json.loads((out / "config.json").read_text())
+    if (out / "checkpoint.safetensors").exists():
+        with safe_open(out / "checkpoint.safetensors", framework="np") as file:
+            for name in file.keys():  # noqa: SIM118
+                file.get_tensor(name)
+    if (out / "metrics.parquet").exists():
+        pq.read_table(out / "metrics.parquet")
+
+
+def kill_at_random(name: str, kind: str, out: Path, kills: int, seed: int) -> int:
+    """Kill a run `kills` times while it trains and saves, then let it finish. Returns the kills that met it alive."""
+    rng, met = random.Random(seed), 0
+    while met < kills:
+        process = start(name, kind, out)
+        assert process.stdout is not None
+        line = process.stdout.readline()  # the first chunk is done, and saved: from here on it saves all the time
+        if not line:
+            break
+        time.sleep(rng.uniform(0.0, 0.25))
+        alive = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        met += alive
+        whole_files(out)
+        if not alive:
+            break
+    last = start(name, kind, out)
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors.decode()[-2000:]
+    return met
+
+
+def test_a_killed_run_continues_to_the_same_numbers(tmp_path: Path) -> None:
+    met = kill_at_random("TD3BC", "continuous", tmp_path / "killed", 2, seed=0)
+    assert met == 2
+    whole = start("TD3BC", "continuous", tmp_path / "whole")
+    whole.communicate(timeout=300)
+    assert content_of(tmp_path / "killed") == content_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    total = 0
+    for number, (name, kind) in enumerate(KILLED_CASES):
+        killed, undisturbed = tmp_path / f"killed {number}", tmp_path / f"whole {number}"
+        total += kill_at_random(name, kind, killed, 12, seed=number)
+        whole = start(name, kind, undisturbed)
+        whole.communicate(timeout=300)
+        assert content_of(killed) == content_of(undisturbed), (name, kind)
+        leaves = jax.tree.leaves(st.load(killed).states)
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert total >= 100, total
