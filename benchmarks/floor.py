@@ -43,7 +43,9 @@ def products_of(function: Callable[..., Any], *arguments: Any, branch_share: flo
     def number(key: Any) -> int:
         return numbers.setdefault(key, len(numbers))
 
-    def walk(jaxpr: Any, inputs: list[int], constants: list[int], times: float, known: dict[Any, list[int]]) -> list[int]:
+    def walk(
+        jaxpr: Any, inputs: list[int], constants: list[int], times: float, known: dict[Any, list[int]]
+    ) -> list[int]:
         """Value numbering: the numbers of the outputs, given those of the inputs."""
         at: dict[Any, int] = dict(zip(jaxpr.constvars, constants, strict=True))
         at |= dict(zip(jaxpr.invars, inputs, strict=True))
@@ -53,7 +55,9 @@ def products_of(function: Callable[..., Any], *arguments: Any, branch_share: flo
 
         for equation in jaxpr.eqns:
             name, given = equation.primitive.name, [of(atom) for atom in equation.invars]
-            inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr") or equation.params.get("fun_jaxpr")
+            inner = (
+                equation.params.get("jaxpr") or equation.params.get("call_jaxpr") or equation.params.get("fun_jaxpr")
+            )
             if name == "scan":
                 length, body = equation.params["length"], inner.jaxpr
                 fresh = [number(object()) for _ in body.invars]
@@ -65,7 +69,13 @@ def products_of(function: Callable[..., Any], *arguments: Any, branch_share: flo
                 found = [number(object()) for _ in equation.outvars]
             elif inner is not None and name != "while":
                 body = getattr(inner, "jaxpr", inner)
-                found = walk(body, given[-len(body.invars) :] if body.invars else [], [number(object()) for _ in body.constvars], times, known)
+                found = walk(
+                    body,
+                    given[-len(body.invars) :] if body.invars else [],
+                    [number(object()) for _ in body.constvars],
+                    times,
+                    known,
+                )
             else:
                 key = (name, str(sorted(equation.params.items(), key=str)), tuple(given))
                 if key in known:
@@ -78,7 +88,13 @@ def products_of(function: Callable[..., Any], *arguments: Any, branch_share: flo
             at |= dict(zip(equation.outvars, found, strict=True))
         return [of(atom) for atom in jaxpr.outvars]
 
-    walk(closed.jaxpr, [number(object()) for _ in closed.jaxpr.invars], [number(object()) for _ in closed.consts], 1.0, {})
+    walk(
+        closed.jaxpr,
+        [number(object()) for _ in closed.jaxpr.invars],
+        [number(object()) for _ in closed.consts],
+        1.0,
+        {},
+    )
     return Products(counts)
 
 
@@ -151,7 +167,7 @@ def _program(entries: list[tuple[Product, float]]) -> tuple[Any, Any]:
 
 
 def _flops(product: Product) -> float:
-    left, right, ((lc, rc), (_, rb)) = product
+    left, right, ((_, rc), (_, rb)) = product
     free = np.prod([size for axis, size in enumerate(right) if axis not in (*rc, *rb)], initial=1.0)
     return 2.0 * float(np.prod(left)) * float(free)
 

@@ -12,6 +12,7 @@ A section asked for alone replaces only its own part of the results file.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -88,7 +89,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
         log_every_updates=every, callbacks=[lambda *_: stamps.append(time.perf_counter())], progress=False,
         sampling=job.get("sampling", "uniform"), stream=job.get("stream", False),
     )  # fmt: skip
-    rates = [seeds * every / (b - a) for a, b in zip(stamps[:-1], stamps[1:], strict=True)]
+    rates = [seeds * every / (b - a) for a, b in itertools.pairwise(stamps)]
     return {"rates": rates, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -113,6 +114,7 @@ def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
 def floor(job: dict[str, Any]) -> dict[str, Any]:
     """Rate of the update's matrix products alone."""
     import jax
+
     from floor import floor_rates, products_of
 
     algorithm, state, batch = traced(job["algorithm"])
@@ -144,7 +146,7 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
             rows = random.integers(0, len(log.reward), BATCH)
             batch = {name: jnp.asarray(column[rows]) for name, column in columns.items()}
             key, now = jax.random.split(key)
-            state, metrics = update(state, batch | {"update": jnp.int32(i)}, now)
+            state, _ = update(state, batch | {"update": jnp.int32(i)}, now)
         jax.block_until_ready(state)
 
     run(0, 3)
@@ -231,7 +233,8 @@ def shown(rates: list[float]) -> str:
 def rates(peer: str, rounds: int) -> str:
     lines = [
         "Updates a second, median (range of all samples). Floor: the update's own matrix products and nothing else.\n",
-        "| algorithm | MFLOP | stitchrl | floor | share of floor (70%) | d3rlpy | ratio | bar | one call an update | ratio (1.3) |",
+        "| algorithm | MFLOP | stitchrl | floor | share of floor (70%) | d3rlpy | ratio | bar "
+        "| one call an update | ratio (1.3) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, updates in UPDATES.items():
@@ -376,10 +379,14 @@ def drawn(curves: dict[str, list[tuple[str, float]]]) -> str:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
         parts.append(f'<polyline points="{path}" fill="none" stroke="#2563a8" stroke-width="2"/>')
         for (x, y), (label, rate) in zip(at, points, strict=True):
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#2563a8"><title>{label}: {rate:.0f}</title></circle>')
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#2563a8"><title>{label}: {rate:.0f}</title></circle>'
+            )
             short = label.replace(",000,000", "M").replace(",000", "k")
             parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#616e7c">{short}</text>')
-    parts.append(f'<text x="4" y="{height - 6}" fill="#616e7c">GFLOP/s of the matrix products of one IQL update</text></svg>')
+    parts.append(
+        f'<text x="4" y="{height - 6}" fill="#616e7c">GFLOP/s of the matrix products of one IQL update</text></svg>'
+    )
     return "\n".join(parts) + "\n"
 
 

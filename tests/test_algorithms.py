@@ -1,34 +1,81 @@
-"""What every algorithm must do: settings, purity, masks, ends, seeds, and learning."""
+"""What every algorithm must do, on discrete and on continuous actions: settings, purity, masks, ends, seeds, learning."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import stitchrl as st
 from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.losses import apply_gradients
 from stitchrl.data.sample import sample_transitions, transition_source
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError
-from worlds import assert_trees_equal, bandit_log, random_log, schema_of, tiny_columns
+from stitchrl.nn.networks import MLP
+from stitchrl.training.compilation import enable_compilation_cache
+from worlds import (
+    assert_trees_equal,
+    bandit_log,
+    random_continuous_log,
+    random_log,
+    schema_of,
+)
 
 SIZES = (16,)
 ALL: dict[str, Algorithm] = {
     "BC": st.BC(learning_rate=1e-2, hidden_sizes=SIZES),
     "FilteredBC": st.FilteredBC(top_fraction=0.5, learning_rate=1e-2, hidden_sizes=SIZES),
     "IQL": st.IQL(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
-    "CQL": st.CQL(gamma=0.9, cql_weight=0.1, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    "CQL": st.CQL(
+        gamma=0.9, cql_weight=0.1, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES,
+        actor_learning_rate=1e-2, samples=3,
+    ),
+    "TD3BC": st.TD3BC(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "DQN": st.DQN(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
-}
-WITH_CRITICS = ["IQL", "CQL", "DQN"]
-SPEC = Spec(3, 3)
+}  # fmt: skip
+WITH_CRITICS = ["IQL", "CQL", "TD3BC", "DQN"]
+SPECS = {"discrete": Spec(3, 3), "continuous": Spec(3, None, 2)}
+LOGS: dict[str, Callable[..., st.Dataset]] = {"discrete": random_log, "continuous": random_continuous_log}
+MASKS = {"action_mask", "next_action_mask"}
 KEY = jax.random.key(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An algorithm on one kind of action."""
+
+    algorithm: Algorithm
+    kind: str
+
+    @property
+    def spec(self) -> Spec:
+        return SPECS[self.kind]
+
+    def log(self, episodes: int = 12, **settings: Any) -> st.Dataset:
+        return LOGS[self.kind](episodes, **settings)
+
+    def state(self, **settings: Any) -> Any:
+        return fresh(self.algorithm, self.kind)
+
+    def update(self, state: Any, batch: dict[str, jax.Array], key: jax.Array = KEY) -> Any:
+        return updater(self.algorithm)(state, batch, key)
+
+    def with_settings(self, **settings: Any) -> Case:
+        return Case(dataclasses.replace(self.algorithm, **settings), self.kind)
+
+
+CASES = {f"{name} {kind}": Case(algorithm, kind) for name, algorithm in ALL.items() for kind in algorithm.actions}
+CRITIC_CASES = [name for name in CASES if name.split()[0] in WITH_CRITICS]
 
 
 @pytest.fixture(params=ALL)
@@ -36,27 +83,62 @@ def algorithm(request: pytest.FixtureRequest) -> Algorithm:
     return ALL[request.param]
 
 
-@pytest.fixture(params=WITH_CRITICS)
-def critic(request: pytest.FixtureRequest) -> Algorithm:
-    return ALL[request.param]
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(params=CRITIC_CASES)
+def critic(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
 
 
 @cache
 def updater(algorithm: Algorithm) -> Any:
     """The jitted update, compiled once a batch shape."""
+    enable_compilation_cache()
     return jax.jit(algorithm.update)
 
 
 @cache
-def batch_of(rows: int = 8) -> dict[str, jax.Array]:
-    """The first rows of a random log with masks: ends of both kinds and steps between."""
-    source = transition_source(random_log(40), Scaling.identity(3))
+def fresh(algorithm: Algorithm, kind: str) -> Any:
+    return algorithm.init(KEY, SPECS[kind])
+
+
+@cache
+def _batch(kind: str, rows: int) -> dict[str, jax.Array]:
+    source = transition_source(LOGS[kind](40), Scaling.of(LOGS[kind](40), standardize=False))
     return dict(source.sample(source.arrays, jnp.arange(rows), jnp.int32(0)))
+
+
+def batch_of(kind: str = "discrete", rows: int = 8, update: int = 1) -> dict[str, jax.Array]:
+    """The first rows of a random log (with masks where discrete): ends of both kinds and steps between.
+
+    Of update 1, that is the second, which is one of those where TD3+BC also updates its actor and targets.
+    """
+    return _batch(kind, rows) | {"update": jnp.int32(update)}
 
 
 def fitted(algorithm: Algorithm, log: st.Dataset, seeds: Any = 1, **settings: Any) -> Any:
     settings = {"updates": 30, "batch_size": 64, "log_every_updates": 30} | settings
     return st.fit(algorithm, log, seeds=seeds, progress=False, **settings)
+
+
+def differ(a: Any, b: Any) -> bool:
+    """Whether any leaf differs in any bit."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return any((np.asarray(x) != np.asarray(y)).any() for x, y in pairs)
+
+
+def assert_finite(tree: Any) -> None:
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+
+
+def test_both_kinds_of_action_are_covered() -> None:
+    assert set(CASES) == {
+        "BC discrete", "FilteredBC discrete", "IQL discrete", "CQL discrete", "DQN discrete",
+        "BC continuous", "FilteredBC continuous", "IQL continuous", "CQL continuous", "TD3BC continuous",
+    }  # fmt: skip
 
 
 # --- settings ----------------------------------------------------------------
@@ -76,13 +158,35 @@ REFUSED = [
     (st.IQL, "gamma", 1.1, "in [0, 1]"),
     (st.IQL, "target_rate", 0.0, "in (0, 1]"),
     (st.IQL, "num_critics", 0, "at least 1"),
-    (st.IQL, "actor_decay_updates", -1, "in [0, inf)"),
+    (st.IQL, "actor_decay_updates", -1, "at least 0"),
     (st.CQL, "cql_weight", -0.5, "in [0, inf)"),
     (st.CQL, "cql_weight", float("inf"), "in [0, inf)"),
     (st.CQL, "gamma", -0.1, "in [0, 1]"),
     (st.CQL, "num_critics", -2, "at least 1"),
+    (st.CQL, "samples", 0, "at least 1"),
+    (st.CQL, "lagrange_gap", -1.0, "in [0, inf)"),
+    (st.CQL, "lagrange_gap", float("nan"), "in [0, inf)"),
+    (st.CQL, "actor_learning_rate", 0.0, "in (0, inf)"),
+    (st.TD3BC, "q_weight", -0.1, "in [0, inf)"),
+    (st.TD3BC, "q_weight", float("inf"), "in [0, inf)"),
+    (st.TD3BC, "target_noise", -0.2, "in [0, inf)"),
+    (st.TD3BC, "noise_clip", -0.5, "in [0, inf)"),
+    (st.TD3BC, "actor_every_updates", 0, "at least 1"),
+    (st.TD3BC, "target_rate", 0.0, "in (0, 1]"),
+    (st.TD3BC, "gamma", 1.5, "in [0, 1]"),
+    (st.TD3BC, "num_critics", 0, "at least 1"),
     (st.DQN, "target_rate", 1.1, "in (0, 1]"),
     (st.DQN, "hidden_sizes", (0,), "at least 1"),
+]
+REFUSED += [
+    (type(algorithm), name, value, rule)
+    for algorithm in ALL.values()
+    for name, value, rule in (
+        ("max_gradient_norm", -1.0, "in [0, inf)"),
+        ("max_gradient_norm", float("inf"), "in [0, inf)"),
+        ("warmup_updates", -1, "at least 0"),
+        ("decay_updates", -5, "at least 0"),
+    )
 ]
 
 
@@ -103,6 +207,10 @@ def test_settings_outside_their_range_are_refused(kind: Any, name: str, value: A
         (st.IQL, "expectile", "0.7", "in (0, 1)"),
         (st.IQL, "gamma", None, "in [0, 1]"),
         (st.IQL, "num_critics", 1.5, "at least 1"),
+        (st.BC, "warmup_updates", 10.0, "at least 0"),
+        (st.BC, "decay_updates", True, "at least 0"),
+        (st.CQL, "samples", 2.5, "at least 1"),
+        (st.TD3BC, "actor_every_updates", "2", "at least 1"),
     ],
 )
 def test_settings_of_another_kind_are_refused(kind: Any, name: str, value: Any, rule: str) -> None:
@@ -124,12 +232,22 @@ def test_the_ends_of_closed_ranges_are_allowed() -> None:
     assert st.IQL(gamma=0.0, target_rate=1.0, inverse_temperature=0.0, num_critics=1).gamma == 0.0
     assert st.CQL(gamma=1.0, cql_weight=0.0).gamma == 1.0
     assert st.FilteredBC(top_fraction=1.0).top_fraction == 1.0
+    assert st.CQL(lagrange_gap=0.0, samples=1).samples == 1
+    assert st.TD3BC(q_weight=0.0, target_noise=0.0, noise_clip=0.0, actor_every_updates=1).q_weight == 0.0
+    assert st.BC(max_gradient_norm=0.0, warmup_updates=0, decay_updates=0).decay_updates == 0
 
 
 def test_every_setting_has_a_range_and_a_meaning(algorithm: Algorithm) -> None:
     for field in dataclasses.fields(algorithm):
         assert field.metadata["interval"]
         assert field.metadata["meaning"].endswith(".")
+
+
+def test_settings_of_every_algorithm_are_keywords_after_its_own(algorithm: Algorithm) -> None:
+    # A first positional setting is the algorithm's own, not the optimiser's.
+    shared = {"max_gradient_norm", "warmup_updates", "decay_updates"}
+    assert shared <= {field.name for field in dataclasses.fields(algorithm) if field.kw_only}
+    assert not any(field.kw_only for field in dataclasses.fields(algorithm) if field.name in ("gamma", "learning_rate"))
 
 
 def test_settings_are_frozen(algorithm: Algorithm) -> None:
@@ -155,69 +273,332 @@ def test_fit_refuses_numbers_outside_their_range(settings: dict[str, Any], messa
         fitted(ALL["BC"], random_log(4), **settings)
 
 
-def test_fit_refuses_continuous_actions(algorithm: Algorithm) -> None:
-    columns = tiny_columns() | {"action": np.zeros((6, 2), np.float32)}
-    log = st.read(columns, schema_of(columns, num_actions=None))
-    with pytest.raises(ConfigurationError, match=f"{algorithm.name} needs discrete actions"):
-        fitted(algorithm, log)
+@pytest.mark.parametrize(("name", "kind"), [("DQN", "continuous"), ("TD3BC", "discrete")])
+def test_fit_refuses_the_wrong_kind_of_action(name: str, kind: str) -> None:
+    other = "continuous" if kind == "discrete" else "discrete"
+    with pytest.raises(ConfigurationError) as caught:
+        fitted(ALL[name], LOGS[kind](4))
+    assert str(caught.value) == f"{name} learns from {other} actions; this log's are {kind}."
+    with pytest.raises(ConfigurationError, match=f"needs {other} actions; the log's are {kind}"):
+        ALL[name].init(KEY, SPECS[kind])
+
+
+# --- settings as inputs of a program -----------------------------------------
+
+INPUTS = {
+    "BC": {"learning_rate"},
+    "FilteredBC": {"learning_rate"},
+    "IQL": {"gamma", "expectile", "inverse_temperature", "learning_rate", "target_rate"},
+    "CQL": {"gamma", "cql_weight", "learning_rate", "target_rate", "actor_learning_rate"},
+    "TD3BC": {"gamma", "q_weight", "target_noise", "noise_clip", "learning_rate", "target_rate"},
+    "DQN": {"gamma", "learning_rate", "target_rate"},
+}
+
+
+def test_input_settings_are_the_numbers(algorithm: Algorithm) -> None:
+    names = algorithm.input_settings()
+    assert set(names) == INPUTS[algorithm.name]
+    assert len(set(names)) == len(names)
+    assert all(isinstance(getattr(algorithm, name), float) for name in names)
+
+
+def test_algorithms_that_differ_only_in_inputs_have_one_structure(algorithm: Algorithm) -> None:
+    inputs = {name: 0.5 * getattr(algorithm, name) for name in algorithm.input_settings()}
+    other = dataclasses.replace(algorithm, **inputs)
+    assert other != algorithm
+    assert other.structure() == algorithm.structure()
+    assert hash(other.structure()) == hash(algorithm.structure())
+    assert algorithm.structure().structure() == algorithm.structure()
+    # Each of the rest is built into the program.
+    for name, value in (
+        ("hidden_sizes", (4, 4)),
+        ("max_gradient_norm", 1.0),
+        ("warmup_updates", 3),
+        ("decay_updates", 7),
+        ("num_critics", 3),
+        ("actor_decay_updates", 5),
+        ("samples", 2),
+        ("lagrange_gap", 5.0),
+        ("actor_every_updates", 3),
+    ):
+        if hasattr(algorithm, name):
+            assert dataclasses.replace(algorithm, **{name: value}).structure() != algorithm.structure(), name
+
+
+def test_with_inputs_is_another_algorithm_unchecked() -> None:
+    algorithm = ALL["IQL"]
+    changed = algorithm.with_inputs({"gamma": 0.5, "expectile": 7.0})
+    assert (changed.gamma, changed.expectile, changed.learning_rate) == (0.5, 7.0, 1e-2)
+    assert (algorithm.gamma, algorithm.expectile) == (0.9, 0.7)
+    assert type(changed) is st.IQL
+    assert algorithm.with_inputs({"gamma": 0.5}) == dataclasses.replace(algorithm, gamma=0.5)
+    assert algorithm.structure() == st.IQL(hidden_sizes=SIZES)
+
+
+def test_inputs_traced_are_inputs_built_in(case: Case) -> None:
+    # One program for all values: the structure with these as arguments does what the algorithm itself does.
+    structure, names = case.algorithm.structure(), case.algorithm.input_settings()
+    values = {name: jnp.float32(getattr(case.algorithm, name)) for name in names}
+    program = jax.jit(lambda values, *rest: structure.with_inputs(values).update(*rest))
+    found = program(values, case.state(), batch_of(case.kind), KEY)
+    assert_trees_equal(found, case.update(case.state(), batch_of(case.kind)), rtol=1e-3, atol=1e-5)
+
+
+# --- the optimiser -----------------------------------------------------------
+
+
+def steps_of(optimizer: optax.GradientTransformation, gradients: Any) -> np.ndarray:
+    """The change of a parameter of two numbers at each of these gradients."""
+    apply = jax.jit(lambda gradient, state, w: apply_gradients(optimizer, gradient, state, w))
+    w = jnp.zeros(2, jnp.float32)
+    state, path = optimizer.init(w), [np.zeros(2)]
+    for gradient in gradients:
+        w, state = apply(jnp.asarray(gradient, jnp.float32), state, w)
+        path.append(np.asarray(w, float))
+    return np.diff(path, axis=0)
+
+
+def adam_by_hand(gradients: Any, rates: Any) -> np.ndarray:
+    m, v, steps = np.zeros(2), np.zeros(2), []
+    for t, (gradient, rate) in enumerate(zip(np.asarray(gradients, float), rates, strict=True), 1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        steps.append(-rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
+    return np.array(steps)
+
+
+HALF = 0.5 * math.sqrt(0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "decay", "shares"),
+    [
+        # Under a constant gradient every step of Adam is the step size, against the gradient's sign.
+        ({}, None, [1, 1, 1, 1, 1, 1]),
+        ({"warmup_updates": 4}, None, [0.25, 0.5, 0.75, 1, 1, 1]),
+        ({"warmup_updates": 1}, None, [1, 1, 1, 1, 1, 1]),
+        # (1 + cos(pi k / 4)) / 2, then 0 for good.
+        ({"decay_updates": 4}, None, [1, 0.5 + HALF, 0.5, 0.5 - HALF, 0, 0]),
+        ({"warmup_updates": 2, "decay_updates": 4}, None, [0.5, 0.5 + HALF, 0.5, 0.5 - HALF, 0, 0]),
+        # A network's own length of decay goes first; 0 is off.
+        ({"decay_updates": 4}, 2, [1, 0.5, 0, 0, 0, 0]),
+        ({"decay_updates": 4}, 0, [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_step_sizes_by_hand(settings: dict[str, int], decay: int | None, shares: list[float]) -> None:
+    optimizer = st.BC(**settings).adam(0.1, decay_updates=decay)
+    found = steps_of(optimizer, [[2.0, -0.5]] * 6)
+    np.testing.assert_allclose(found, 0.1 * np.array(shares)[:, None] * [-1, 1], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_shortened_to_the_largest_norm_and_keep_their_direction() -> None:
+    # Lengths 5, 0.5 and 1: only the first is cut, to (.6, .8). Adam remembers, so later steps show it.
+    gradients, cut = [[3, 4], [0.4, -0.3], [1, 0]], [[0.6, 0.8], [0.4, -0.3], [1, 0]]
+    found = steps_of(st.BC(max_gradient_norm=1.0).adam(0.1), gradients)
+    np.testing.assert_allclose(found, adam_by_hand(cut, [0.1] * 3), rtol=1e-3, atol=1e-6)
+    free = steps_of(st.BC().adam(0.1), gradients)
+    np.testing.assert_allclose(free, adam_by_hand(gradients, [0.1] * 3), rtol=1e-3, atol=1e-6)
+    assert not np.allclose(found, free, rtol=0.05)
+    both = steps_of(st.BC(max_gradient_norm=1.0, warmup_updates=2).adam(0.1), gradients)
+    np.testing.assert_allclose(both, adam_by_hand(cut, [0.05, 0.1, 0.1]), rtol=1e-3, atol=1e-6)
+
+
+MOVED_FIRST = {
+    "BC": "actor",
+    "FilteredBC": "actor",
+    "IQL": "value",
+    "CQL": "critics",
+    "TD3BC": "critics",
+    "DQN": "critics",
+}
+"""A network whose first step depends on no other's."""
+
+
+def test_every_optimiser_warms_up_and_clips(case: Case) -> None:
+    # The first step of a warm-up over 10 updates is a tenth, whatever the gradient's length.
+    gentle = case.with_settings(warmup_updates=10, max_gradient_norm=1e-2)
+    batch, field = batch_of(case.kind), MOVED_FIRST[case.algorithm.name]
+    full, small = (c.update(c.state(), batch)[0] for c in (case, gentle))
+    moved = 0
+    for old, far, near in zip(*(jax.tree.leaves(getattr(x, field)) for x in (case.state(), full, small)), strict=True):
+        far, near = np.asarray(far) - np.asarray(old), np.asarray(near) - np.asarray(old)
+        clear = np.abs(far) > 0.009  # not the few gradients so small that Adam's epsilon shows
+        np.testing.assert_allclose(near[clear], 0.1 * far[clear], rtol=0.02)
+        moved += clear.sum()
+    assert moved > 0
+
+    # Adam's first moment is a tenth of the gradient it saw.
+    def moments(state: Any) -> list[float]:
+        is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)  # noqa: E731
+        nodes = [node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)]
+        return [float(optax.global_norm(node.mu)) for node in nodes]
+
+    assert max(moments(full)) > 1e-3 * 1.01
+    assert 0.9e-3 < max(moments(small)) <= 1e-3 * 1.0001
+
+
+def test_only_the_actor_of_iql_decays_with_its_own_setting() -> None:
+    # Step sizes 1, 1/2, 0: the third update leaves the actor where it was, and nothing else.
+    for settings, resting in (
+        ({"actor_decay_updates": 2}, {"actor"}),
+        ({"decay_updates": 2}, {"actor", "value", "critics"}),
+        ({"actor_decay_updates": 2, "decay_updates": 50}, {"actor"}),
+    ):
+        case = CASES["IQL continuous"].with_settings(**settings)
+        state = case.state()
+        for _ in range(2):
+            before, state = state, case.update(state, batch_of(case.kind))[0]
+        assert all(differ(getattr(before, name), getattr(state, name)) for name in ("actor", "value", "critics"))
+        after = case.update(state, batch_of(case.kind))[0]
+        still = {
+            name for name in ("actor", "value", "critics") if not differ(getattr(state, name), getattr(after, name))
+        }
+        assert still == resting
 
 
 # --- the contract ------------------------------------------------------------
 
 
-def test_init_is_a_function_of_the_key(algorithm: Algorithm) -> None:
-    first, again = algorithm.init(KEY, SPEC), algorithm.init(jax.random.key(0), SPEC)
+def test_init_is_a_function_of_the_key(case: Case) -> None:
+    first, again = case.state(), case.algorithm.init(jax.random.key(0), case.spec)
     assert_trees_equal(first, again)
-    other = algorithm.init(jax.random.key(1), SPEC)
-    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(first, other))
+    assert differ(first, case.algorithm.init(jax.random.key(1), case.spec))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(first))
 
 
-def test_update_is_pure_and_deterministic(algorithm: Algorithm) -> None:
-    state, batch = algorithm.init(KEY, SPEC), batch_of()
+def test_target_networks_start_as_copies(critic: Case) -> None:
+    state = critic.state()
+    for name in state._fields:
+        if name.startswith("target_"):
+            assert_trees_equal(getattr(state, name), getattr(state, name.removeprefix("target_")))
+            assert not differ(getattr(state, name), getattr(state, name.removeprefix("target_")))
+
+
+def test_update_is_pure_and_deterministic(case: Case) -> None:
+    state, batch = case.state(), batch_of(case.kind)
     before = jax.tree.map(np.array, state), jax.tree.map(np.array, batch)
-    first, metrics = updater(algorithm)(state, batch, KEY)
-    again, metrics_again = updater(algorithm)(state, batch, KEY)
+    first, metrics = case.update(state, batch)
+    again, metrics_again = case.update(state, batch)
     assert_trees_equal(first, again)
     assert_trees_equal(metrics, metrics_again)
     assert_trees_equal((state, batch), jax.tree.map(jnp.asarray, before))
-    assert jax.tree.structure(first) == jax.tree.structure(state)
-    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(state, first))
-    for name, value in metrics.items():
-        assert value.shape == (), name
-        assert np.isfinite(float(value)), name
+    assert differ(state, first)
 
 
-def test_needs_names_exactly_what_update_reads(algorithm: Algorithm) -> None:
-    state, batch = algorithm.init(KEY, SPEC), batch_of()
-    assert set(algorithm.needs) <= set(batch)
-    assert len(set(algorithm.needs)) == len(algorithm.needs)
-    needed = {name: batch[name] for name in algorithm.needs}
-    jax.eval_shape(algorithm.update, state, needed, KEY)
-    for name in algorithm.needs:
+def test_only_sampling_algorithms_depend_on_the_key(case: Case) -> None:
+    state, batch = case.state(), batch_of(case.kind)
+    one, two = (case.update(state, batch, jax.random.key(k))[0] for k in (0, 1))
+    samples = case.kind == "continuous" and case.algorithm.name in ("CQL", "TD3BC")
+    assert differ(one, two) == samples
+
+
+def test_states_keep_their_structure_shapes_and_dtypes(case: Case) -> None:
+    state = case.state()
+    after, _ = jax.eval_shape(case.algorithm.update, state, batch_of(case.kind), KEY)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert (new.shape, new.dtype, new.weak_type) == (old.shape, old.dtype, False)
+        assert new.dtype in (jnp.float32, jnp.int32)
+
+
+IMITATION = {
+    "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
+    "continuous": {"loss/actor", "policy/mode_error", "policy/entropy"},
+}
+Q_LEARNING = {"loss/critic", "q/data_mean"}
+METRICS = {
+    "BC": IMITATION,
+    "FilteredBC": IMITATION,
+    "IQL": {
+        kind: names | Q_LEARNING | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/clipped"}
+        for kind, names in IMITATION.items()
+    },
+    "CQL": {
+        "discrete": Q_LEARNING | {"loss/cql", "q/gap", "policy/agreement"},
+        "continuous": Q_LEARNING
+        | {"loss/cql", "loss/actor", "q/policy_mean", "policy/entropy", "policy/mode_error", "temperature"}
+        | {"cql/multiplier"},
+    },
+    "TD3BC": {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}},
+    "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
+}
+
+
+def test_metrics_are_the_same_finite_scalars_at_every_update(case: Case) -> None:
+    state = case.state()
+    for update in range(3):
+        state, metrics = case.update(state, batch_of(case.kind, update=update), jax.random.key(update))
+        assert set(metrics) == METRICS[case.algorithm.name][case.kind]
+        for name, value in metrics.items():
+            assert value.shape == (), name
+            assert value.dtype == jnp.float32, name
+            assert np.isfinite(float(value)), name
+
+
+class Recorder(dict):
+    """A batch that remembers what was read."""
+
+    def __init__(self, batch: dict[str, jax.Array]) -> None:
+        super().__init__(batch)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> jax.Array:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def test_needs_names_exactly_what_update_reads(case: Case) -> None:
+    needs, state, batch = case.algorithm.needs, case.state(), batch_of(case.kind)
+    assert len(set(needs)) == len(needs)
+    assert set(needs) - MASKS <= set(batch)
+    needed = Recorder({name: batch[name] for name in needs if name in batch})
+    jax.eval_shape(lambda state, key: case.algorithm.update(state, needed, key), state, KEY)
+    assert needed.read - MASKS == set(needs) - MASKS
+    if case.kind == "discrete":
+        assert needed.read & MASKS == set(needs) & MASKS
+    for name in set(needs) - MASKS:
+        without = {key: value for key, value in needed.items() if key != name}
         with pytest.raises(KeyError, match=name):
-            jax.eval_shape(algorithm.update, state, {key: needed[key] for key in needed if key != name}, KEY)
+            jax.eval_shape(case.algorithm.update, state, without, KEY)
 
 
-def test_a_batch_of_one(algorithm: Algorithm) -> None:
-    state, metrics = updater(algorithm)(algorithm.init(KEY, SPEC), batch_of(1), KEY)
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((state, metrics)))
+def test_a_batch_of_one(case: Case) -> None:
+    assert_finite(case.update(case.state(), batch_of(case.kind, rows=1)))
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0])
-def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(algorithm: Algorithm, reward: float) -> None:
-    log = random_log(12, constant_reward=reward)
+def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(case: Case, reward: float) -> None:
+    log = case.log(constant_reward=reward)
     assert log.num_transitions < 64
-    run = fitted(algorithm, log, updates=50, log_every_updates=50)
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(run.states))
+    run = fitted(case.algorithm, log, updates=50, log_every_updates=50)
+    assert_finite(run.states)
     assert all(np.isfinite(value) for row in run.history for value in row.values())
-    probs = np.asarray(run.policy.probs(jnp.asarray(log.observation), action_mask=jnp.asarray(log.action_mask)))
-    np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-5)
+    obs = jnp.asarray(log.observation)
+    if case.kind == "discrete":
+        probs = np.asarray(run.policy.probs(obs, action_mask=jnp.asarray(log.action_mask)))
+        np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-5)
+    else:
+        assert (np.abs(np.asarray(run.policy.mode(obs))) <= 1.0).all()
+        if run.policy.has_density:
+            assert_finite(run.policy.log_prob(obs, jnp.asarray(log.action)))
 
 
-def test_no_updates_give_the_initial_state(algorithm: Algorithm) -> None:
-    run = fitted(algorithm, random_log(12), seeds=[5], updates=0)
-    expected = algorithm.init(jax.random.fold_in(jax.random.key(5), 0), SPEC)
+def test_values_are_there_where_there_are_critics(case: Case) -> None:
+    obs, action = batch_of(case.kind)["obs"], batch_of(case.kind)["action"]
+    value = case.algorithm.value(case.state())
+    if case.algorithm.name not in WITH_CRITICS:
+        assert value is None
+        return
+    assert value.q(obs, action).shape == value.v(obs).shape == (8,)
+    assert_finite((value.q(obs, action), value.v(obs)))
+
+
+def test_no_updates_give_the_initial_state(case: Case) -> None:
+    run = fitted(case.algorithm, case.log(), seeds=[5], updates=0)
+    expected = case.algorithm.init(jax.random.fold_in(jax.random.key(5), 0), case.spec)
     assert_trees_equal(run.states[0], expected)
     assert run.history == []
 
@@ -225,31 +606,43 @@ def test_no_updates_give_the_initial_state(algorithm: Algorithm) -> None:
 # --- masks and ends ----------------------------------------------------------
 
 
+def mlp_of(module: Any) -> MLP:
+    """The perceptron inside a policy, critics or ensemble."""
+    while not isinstance(module, MLP):
+        module = next(getattr(module, name) for name in ("network", "ensemble", "members") if hasattr(module, name))
+    return module
+
+
+def last_bias(state: Any, field: str) -> jax.Array:
+    return mlp_of(getattr(state, field)).biases[-1]
+
+
 def raised(state: Any, field: str, action: int, by: float) -> Any:
     """The state with an action's output of one of its networks raised everywhere."""
-    network = getattr(state, field)
-    mlp = getattr(network, "members", network)
-    last = mlp.biases[-1].at[..., action].add(jnp.float32(by))
-    planted = dataclasses.replace(mlp, biases=(*mlp.biases[:-1], last))
-    return state._replace(**{field: dataclasses.replace(network, members=planted) if mlp is not network else planted})
+    bias = last_bias(state, field).at[..., action].add(jnp.float32(by))
+    return eqx.tree_at(lambda state: last_bias(state, field), state, bias)
 
 
-def _pairs(a: Any, b: Any) -> list[tuple[Any, Any]]:
-    return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
-def changes(algorithm: Algorithm, state: Any, first: dict, second: dict, *, other: Any = None) -> bool:
+def changes(case: Case, state: Any, first: dict, second: dict, *, other: Any = None) -> bool:
     """Whether the critics after one update differ between two batches (or two states)."""
-    one, _ = updater(algorithm)(state, first, KEY)
-    two, _ = updater(algorithm)(state if other is None else other, second, KEY)
-    return any((np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(one.critics, two.critics))
+    one, _ = case.update(state, first)
+    two, _ = case.update(state if other is None else other, second)
+    return differ(one.critics, two.critics)
 
 
-def test_the_policy_gives_masked_actions_nothing(algorithm: Algorithm) -> None:
-    obs = batch_of()["obs"]
-    field = "critics" if algorithm.name in ("CQL", "DQN") else "actor"
-    state = raised(algorithm.init(KEY, SPEC), field, 2, 1e6)
-    free = algorithm.policy(state)
+def td_part(case: Case) -> Case:
+    """The case without CQL's penalty, for which continuous actions are also drawn from the policy at the next state."""
+    return case.with_settings(cql_weight=0.0) if case.algorithm.name == "CQL" else case
+
+
+DISCRETE = [name for name in CASES if name.endswith("discrete")]
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_the_policy_gives_masked_actions_nothing(name: str) -> None:
+    case, obs = CASES[name], batch_of()["obs"]
+    field = "critics" if case.algorithm.name in ("CQL", "DQN") else "actor"
+    free = case.algorithm.policy(raised(case.state(), field, 2, 1e6))
     assert (np.asarray(free.mode(obs)) == 2).all()
     mask = jnp.broadcast_to(jnp.asarray([[True, True, False]]), (8, 3))
     for policy in (free, free.greedy()):
@@ -258,64 +651,65 @@ def test_the_policy_gives_masked_actions_nothing(algorithm: Algorithm) -> None:
         assert (np.asarray(policy.sample(obs, key=KEY, action_mask=mask)) != 2).all()
 
 
-@pytest.mark.parametrize("name", ["CQL", "DQN"])
+@pytest.mark.parametrize("name", ["CQL discrete", "DQN discrete"])
 def test_the_target_ignores_a_huge_value_of_a_forbidden_next_action(name: str) -> None:
-    algorithm = ALL[name]
-    state = algorithm.init(KEY, SPEC)
+    case = CASES[name]
+    state = case.state()
     planted = raised(state, "target_critics", 2, 1e6)
     forbidden = batch_of() | {"next_action_mask": jnp.ones((8, 3), jnp.bool_).at[:, 2].set(False)}
     allowed = batch_of() | {"next_action_mask": jnp.ones((8, 3), jnp.bool_)}
-    assert not changes(algorithm, state, forbidden, forbidden, other=planted)
-    assert changes(algorithm, state, allowed, allowed, other=planted)
+    assert not changes(case, state, forbidden, forbidden, other=planted)
+    assert changes(case, state, allowed, allowed, other=planted)
 
 
 def test_the_target_of_iql_asks_for_no_next_action() -> None:
-    algorithm = ALL["IQL"]
-    state = algorithm.init(KEY, SPEC)
-    assert "next_action_mask" not in algorithm.needs
+    case = CASES["IQL discrete"]
+    assert "next_action_mask" not in case.algorithm.needs
     masked = batch_of() | {"next_action_mask": jnp.zeros((8, 3), jnp.bool_)}
-    assert not changes(algorithm, state, batch_of(), masked)
+    assert not changes(case, case.state(), batch_of(), masked)
 
 
-@pytest.mark.parametrize("name", ["BC", "FilteredBC", "IQL", "CQL"])
+@pytest.mark.parametrize("name", ["BC discrete", "FilteredBC discrete", "IQL discrete", "CQL discrete"])
 def test_imitation_ignores_forbidden_actions(name: str) -> None:
     # A logit or value of an action the mask forbids gets no gradient: its bias does not move.
-    algorithm = ALL[name]
-    field = "critics" if algorithm.name == "CQL" else "actor"
+    case = CASES[name]
+    field = "critics" if case.algorithm.name == "CQL" else "actor"
     batch = batch_of() | {
         "action": jnp.zeros(8, jnp.int32),
         "action_mask": jnp.ones((8, 3), jnp.bool_).at[:, 2].set(False),
     }
-    state = algorithm.init(KEY, SPEC)
-    after, _ = updater(algorithm)(state, batch, KEY)
-    old, new = (getattr(s, field) for s in (state, after))
-    old, new = (np.asarray(getattr(net, "members", net).biases[-1]) for net in (old, new))
+    state = case.state()
+    after, _ = case.update(state, batch)
+    old, new = (np.asarray(last_bias(s, field)) for s in (state, after))
     np.testing.assert_array_equal(new[..., 2], old[..., 2])
     assert (new[..., 1] != old[..., 1]).all()
 
 
-def test_a_terminal_row_does_not_bootstrap(critic: Algorithm) -> None:
-    state, batch = critic.init(KEY, SPEC), batch_of()
+def test_a_terminal_row_does_not_bootstrap(critic: Case) -> None:
+    state, batch = critic.state(), batch_of(critic.kind)
     moved = {"next_obs": batch["next_obs"] * 100.0 + 7.0}
     ended = batch | {"terminated": jnp.ones(8, jnp.float32), "td_weight": jnp.ones(8, jnp.float32)}
-    assert not changes(critic, state, ended, ended | moved)
+    assert not changes(td_part(critic), state, ended, ended | moved)
+    losses = [critic.update(state, b)[1]["loss/critic"] for b in (ended, ended | moved)]
+    assert float(losses[0]) == float(losses[1])
     running = ended | {"terminated": jnp.zeros(8, jnp.float32)}
-    assert changes(critic, state, running, running | moved)
+    assert changes(td_part(critic), state, running, running | moved)
 
 
-def test_a_truncated_row_bootstraps(critic: Algorithm) -> None:
-    state, batch = critic.init(KEY, SPEC), batch_of()
+def test_a_truncated_row_bootstraps(critic: Case) -> None:
+    state, batch = critic.state(), batch_of(critic.kind)
     cut = batch | {
         "truncated": jnp.ones(8, jnp.float32),
         "terminated": jnp.zeros(8, jnp.float32),
         "td_weight": jnp.ones(8, jnp.float32),
     }
-    assert changes(critic, state, cut, cut | {"next_obs": batch["next_obs"] * 100.0 + 7.0})
+    assert changes(td_part(critic), state, cut, cut | {"next_obs": batch["next_obs"] * 100.0 + 7.0})
     assert not changes(critic, state, cut, cut | {"truncated": jnp.zeros(8, jnp.float32)})
 
 
-def test_rows_of_td_weight_zero_do_not_move_the_critics(critic: Algorithm) -> None:
-    state, batch = critic.init(KEY, SPEC), batch_of()
+def test_rows_of_td_weight_zero_do_not_move_the_critics(critic: Case) -> None:
+    state, batch = critic.state(), batch_of(critic.kind)
+    critic = td_part(critic)
     base = batch | {"terminated": jnp.zeros(8, jnp.float32)}
     row = 3
     wild = {
@@ -328,31 +722,56 @@ def test_rows_of_td_weight_zero_do_not_move_the_critics(critic: Algorithm) -> No
     assert changes(critic, state, everything, everything | wild)
 
 
-def test_without_any_target_critics_do_not_move_at_all() -> None:
-    # CQL's penalty is no TD loss; at weight 0 here it would be DQN.
-    for name in ("IQL", "DQN"):
-        state = ALL[name].init(KEY, SPEC)
-        after, _ = updater(ALL[name])(state, batch_of() | {"td_weight": jnp.zeros(8, jnp.float32)}, KEY)
-        assert_trees_equal(after.critics, state.critics)
+def test_without_any_target_critics_do_not_move_at_all(critic: Case) -> None:
+    # CQL's penalty is no TD loss; at weight 0 it is DQN or SAC.
+    state = critic.state()
+    after, _ = td_part(critic).update(state, batch_of(critic.kind) | {"td_weight": jnp.zeros(8, jnp.float32)})
+    assert_trees_equal(after.critics, state.critics)
 
 
-def test_the_actor_of_iql_sends_nothing_back_to_value_and_critics() -> None:
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_penalty_of_cql_reaches_rows_without_target(kind: str) -> None:
+    case = CASES[f"CQL {kind}"]
+    after, metrics = case.update(case.state(), batch_of(kind) | {"td_weight": jnp.zeros(8, jnp.float32)})
+    assert float(metrics["loss/critic"]) == 0.0
+    assert differ(after.critics, case.state().critics)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_actor_of_iql_sends_nothing_back_to_value_and_critics(kind: str) -> None:
     # The advantage is a constant of the actor's loss: with or without it, the rest moves alike.
-    algorithm = ALL["IQL"]
-    state = algorithm.init(KEY, SPEC)
-    other = state._replace(actor=algorithm.init(jax.random.key(9), SPEC).actor)
-    one, two = (updater(algorithm)(s, batch_of(), KEY)[0] for s in (state, other))
+    case = CASES[f"IQL {kind}"]
+    state = case.state()
+    other = state._replace(actor=case.algorithm.init(jax.random.key(9), case.spec).actor)
+    one, two = (case.update(s, batch_of(kind))[0] for s in (state, other))
     assert_trees_equal((one.value, one.critics, one.target_critics), (two.value, two.critics, two.target_critics))
-    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(one.actor, two.actor))
+    assert differ(one.actor, two.actor)
 
 
-def test_target_critics_move_their_share(critic: Algorithm) -> None:
-    state = critic.init(KEY, SPEC)
-    after, _ = updater(critic)(state, batch_of(), KEY)
-    for old, slow, fast in zip(
-        *map(jax.tree.leaves, (state.target_critics, after.target_critics, after.critics)), strict=True
-    ):
-        np.testing.assert_allclose(slow, 0.95 * old + 0.05 * fast, rtol=1e-5, atol=1e-7)
+def test_targets_move_their_share(critic: Case) -> None:
+    state = critic.state()
+    after, _ = critic.update(state, batch_of(critic.kind))
+    targets = [name for name in state._fields if name.startswith("target_")]
+    assert "target_critics" in targets
+    for name in targets:
+        old, slow, fast = getattr(state, name), getattr(after, name), getattr(after, name.removeprefix("target_"))
+        for a, b, c in zip(*map(jax.tree.leaves, (old, slow, fast)), strict=True):
+            np.testing.assert_allclose(b, 0.95 * a + 0.05 * c, rtol=1e-5, atol=1e-7)
+        assert differ(old, slow)
+
+
+@pytest.mark.parametrize(("every", "due"), [(1, [0, 1, 2]), (2, [1, 3]), (3, [2, 5])])
+def test_td3bc_updates_actor_and_targets_every_so_often(every: int, due: list[int]) -> None:
+    case = CASES["TD3BC continuous"].with_settings(actor_every_updates=every)
+    state = case.state()
+    for update in range(max(due) + 1):
+        after, metrics = case.update(state, batch_of(case.kind, update=update))
+        assert differ(state.critics, after.critics)
+        slow = ("actor", "target_actor", "target_critics", "actor_optimizer", "actor_metrics")
+        for name in slow:
+            assert differ(getattr(state, name), getattr(after, name)) == (update in due), (name, update)
+        assert all(float(metrics[name]) == float(after.actor_metrics[name]) for name in after.actor_metrics)
+        state = after
 
 
 def test_batches_hold_what_the_log_says() -> None:
@@ -386,19 +805,19 @@ def test_a_log_without_masks_allows_everything() -> None:
 # --- seeds -------------------------------------------------------------------
 
 
-def test_each_seed_trains_as_it_would_alone(algorithm: Algorithm) -> None:
-    log = random_log(12)
-    together = fitted(algorithm, log, seeds=[3, 1, 4])
+def test_each_seed_trains_as_it_would_alone(case: Case) -> None:
+    log = case.log()
+    together = fitted(case.algorithm, log, seeds=[3, 1, 4])
     assert together.seeds == (3, 1, 4)
     for k, seed in enumerate([3, 1, 4]):
-        alone = fitted(algorithm, log, seeds=[seed])
+        alone = fitted(case.algorithm, log, seeds=[seed])
         assert_trees_equal(together.states[k], alone.states[0], rtol=1e-4, atol=1e-6)
-    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in _pairs(together.states[0], together.states[1]))
+    assert differ(together.states[0], together.states[1])
 
 
-def test_fitting_twice_is_bit_identical(algorithm: Algorithm) -> None:
-    log = random_log(12)
-    first, again = (fitted(algorithm, log, seeds=[3, 1, 4]) for _ in range(2))
+def test_fitting_twice_is_bit_identical(case: Case) -> None:
+    log = case.log()
+    first, again = (fitted(case.algorithm, log, seeds=[3, 1, 4]) for _ in range(2))
     assert_trees_equal(first.states, again.states)
     assert first.history == again.history
 
@@ -478,7 +897,7 @@ def test_filtered_bc_learns_from_the_better_half_of_a_bandit_log() -> None:
     assert float(run.policy.probs(STATE)[0, 1]) > 0.85
 
 
-@pytest.mark.parametrize("name", WITH_CRITICS)
+@pytest.mark.parametrize("name", ["IQL", "CQL", "DQN"])
 def test_value_learners_pick_the_better_and_rarer_action(name: str) -> None:
     run = fitted(ALL[name], bandit_log(), updates=300, log_every_updates=300)
     assert int(run.policy.greedy().mode(STATE)[0]) == 1

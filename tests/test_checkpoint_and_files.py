@@ -196,10 +196,10 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, kind: str) -> None:
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     save_file({"x": np.zeros(2, np.float32)}, path, metadata={"stitchrl": json.dumps({"format": 99})})
-    with pytest.raises(CheckpointError, match="must have a format from 1 to 2; got 99. Update stitchrl"):
+    with pytest.raises(CheckpointError, match=r"must have a format from 1 to 2; got 99. Update stitchrl"):
         load_checkpoint(path, state_of())
     save_file({"x": np.zeros(2, np.float32)}, path)
-    with pytest.raises(CheckpointError, match="must have a format from 1 to 2; got None. Delete it"):
+    with pytest.raises(CheckpointError, match=r"must have a format from 1 to 2; got None. Delete it"):
         load_checkpoint(path, state_of())
 
 

@@ -55,7 +55,9 @@ def as_format_1(path: Path, kind: str) -> None:
     save_file(old, path, metadata={"stitchrl": json.dumps(header)})
 
 
-@pytest.mark.parametrize("algorithm", [st.BC(**TINY), st.IQL(**TINY), st.CQL(**TINY), st.DQN(**TINY)], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "algorithm", [st.BC(**TINY), st.IQL(**TINY), st.CQL(**TINY), st.DQN(**TINY)], ids=lambda a: a.name
+)
 def test_a_checkpoint_of_format_1_continues(algorithm: Any, tmp_path: Path) -> None:
     log = random_log(12)
     whole = st.fit(algorithm, log, seeds=[3, 1], **SETTINGS)
@@ -166,7 +168,9 @@ def stop_at(update: int) -> Any:
 
 
 @pytest.mark.parametrize("when", ["open", "write", "fsync", "replace"])
-def test_a_full_disk_leaves_the_last_good_checkpoint(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log, bc = random_log(12), st.BC(**TINY)
     with pytest.raises(StopHereError):
         st.fit(bc, log, out=tmp_path, callbacks=[stop_at(20)], **SETTINGS)

@@ -90,7 +90,9 @@ def test_another_number_setting_another_seed_and_another_length_compile_nothing(
     log = random_log(12)
     st.fit(st.IQL(**TINY), log, **SETTINGS)
     before = COMPILATIONS.count
-    other = st.IQL(gamma=0.5, expectile=0.9, inverse_temperature=1.0, target_rate=0.1, hidden_sizes=(8,), learning_rate=1e-3)
+    other = st.IQL(
+        gamma=0.5, expectile=0.9, inverse_temperature=1.0, target_rate=0.1, hidden_sizes=(8,), learning_rate=1e-3
+    )
     st.fit(other, log, **SETTINGS | {"updates": 33, "seeds": [5], "log_every_updates": 11})
     assert COMPILATIONS.count == before
 
@@ -471,7 +473,12 @@ def test_a_second_ctrl_c_acts_at_once(tmp_path: Path) -> None:
 def test_a_diverging_run_says_so_and_keeps_its_last_checkpoint(tmp_path: Path) -> None:
     wild = st.IQL(learning_rate=1e30, hidden_sizes=(8,))
     with pytest.raises(loop.DivergenceError, match=r"of IQL must stay finite; got .* Lower the learning rate"):
-        st.fit(wild, random_log(12), out=tmp_path, **SETTINGS | {"updates": 400, "log_every_updates": 1, "save_every_updates": 1})
+        st.fit(
+            wild,
+            random_log(12),
+            out=tmp_path,
+            **SETTINGS | {"updates": 400, "log_every_updates": 1, "save_every_updates": 1},
+        )
     for file in tmp_path.glob("checkpoint*"):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(st.load(file.parent).states))
 

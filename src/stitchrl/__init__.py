@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from stitchrl.training.fit import fit as fit
     from stitchrl.training.fit import fit_grid as fit_grid
     from stitchrl.training.stopping import EarlyStop as EarlyStop
+    from stitchrl.training.trackers import MLflowTracker as MLflowTracker
+    from stitchrl.training.trackers import TensorBoardTracker as TensorBoardTracker
+    from stitchrl.training.trackers import TrackioTracker as TrackioTracker
+    from stitchrl.training.trackers import WandbTracker as WandbTracker
 
 __version__ = "0.1.0"
 
@@ -51,6 +55,10 @@ _FACE: dict[str, tuple[str, str]] = {name: (module, name) for name, module in AL
     "Dataset": ("stitchrl.data.dataset", "Dataset"),
     "FitSettings": ("stitchrl.evaluation.evidence", "FitSettings"),
     "Schema": ("stitchrl.data.schema", "Schema"),
+    "TensorBoardTracker": ("stitchrl.training.trackers", "TensorBoardTracker"),
+    "WandbTracker": ("stitchrl.training.trackers", "WandbTracker"),
+    "MLflowTracker": ("stitchrl.training.trackers", "MLflowTracker"),
+    "TrackioTracker": ("stitchrl.training.trackers", "TrackioTracker"),
     "audit": ("stitchrl.data.audit.audit", "audit"),
     "demo_log": ("stitchrl.mdp.icu_sepsis", "demo_log"),
     "EarlyStop": ("stitchrl.training.stopping", "EarlyStop"),

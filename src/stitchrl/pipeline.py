@@ -39,12 +39,14 @@ from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.verdict import Line, Verdict, decide
 from stitchrl.files import make_directory, write_atomic, write_json, write_text
 from stitchrl.mdp.icu_sepsis import demo_log, log_table
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.value import DiscreteValue
 from stitchrl.reporting.render import render
 from stitchrl.reporting.report import build_report
 from stitchrl.training.fit import fit
-from stitchrl.training.run import Run
 from stitchrl.training.logging import ProgressDisplay
 from stitchrl.training.loop import DivergenceError
+from stitchrl.training.run import Run
 
 __all__ = ["STAGES", "Pipeline", "PipelineSettings", "Truth", "stored_verdict", "write_demo_log"]
 
@@ -314,6 +316,8 @@ class Pipeline:
         for run in self.runs:
             for seed, policy, value in zip(run.seeds, run.policies, run.values, strict=True):
                 acting = policy.greedy() if run.algorithm.acts == "greedy" else policy
+                assert isinstance(acting, DiscretePolicy)
+                assert value is None or isinstance(value, DiscreteValue)
                 found.append(Candidate(run.algorithm, seed, acting, value))
         return found
 

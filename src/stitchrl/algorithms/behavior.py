@@ -67,9 +67,7 @@ class BC(Algorithm):
             return value, {"loss/actor": value} | pi.metrics(batch["action"])
 
         gradients, metrics = jax.grad(loss, has_aux=True)(state.actor)
-        actor, optimizer = apply_gradients(
-            self.adam(self.learning_rate), gradients, state.actor_optimizer, state.actor
-        )
+        actor, optimizer = apply_gradients(self.adam(self.learning_rate), gradients, state.actor_optimizer, state.actor)
         return BCState(actor, optimizer), metrics
 
     def policy(self, state: BCState) -> Actor:

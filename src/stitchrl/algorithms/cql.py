@@ -120,7 +120,10 @@ class CQL(Algorithm):
     actor_learning_rate: float = setting(1e-4, "(0, inf)", "Adam's step size for the actor.")
     samples: int = setting(10, "at least 1", "Actions from each of the three distributions in the penalty.")
     lagrange_gap: float = setting(
-        0.0, "[0, inf)", "Weighted penalty at which the multiplier rests; 0 leaves the penalty's weight fixed.", static=True
+        0.0,
+        "[0, inf)",
+        "Weighted penalty at which the multiplier rests; 0 leaves the penalty's weight fixed.",
+        static=True,
     )
 
     def init(self, key: Key, spec: Spec) -> DiscreteCQLState | ContinuousCQLState:
@@ -189,7 +192,9 @@ class CQL(Algorithm):
 
     # --- continuous ----------------------------------------------------------------------------------------------
 
-    def _update_continuous(self, state: ContinuousCQLState, batch: Batch, key: Key) -> tuple[ContinuousCQLState, Metrics]:
+    def _update_continuous(
+        self, state: ContinuousCQLState, batch: Batch, key: Key
+    ) -> tuple[ContinuousCQLState, Metrics]:
         actor_key, target_key, penalty_key = jax.random.split(key, 3)
         obs, action = batch["obs"], batch["action"]
 

@@ -33,13 +33,18 @@ class FilteredBC(Algorithm):
 
     needs: ClassVar[tuple[str, ...]] = BC.needs
 
-    top_fraction: float = setting(0.1, "(0, 1]", "Share of episodes kept; smaller is pickier and learns from less.", static=True)
+    top_fraction: float = setting(
+        0.1, "(0, 1]", "Share of episodes kept; smaller is pickier and learns from less.", static=True
+    )
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 
     @property
     def _bc(self) -> BC:
-        same = {name: getattr(self, name) for name in ("hidden_sizes", "max_gradient_norm", "warmup_updates", "decay_updates")}
+        same = {
+            name: getattr(self, name)
+            for name in ("hidden_sizes", "max_gradient_norm", "warmup_updates", "decay_updates")
+        }
         return BC(**same).with_inputs({"learning_rate": self.learning_rate})
 
     def prepare(self, log: Dataset) -> Dataset:

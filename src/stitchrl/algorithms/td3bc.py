@@ -100,7 +100,9 @@ class TD3BC(Algorithm):
 
     def init(self, key: Key, spec: Spec) -> TD3BCState:
         if spec.num_actions is not None:
-            raise ConfigurationError("TD3BC needs continuous actions; the log's are discrete. IQL or CQL learn from it.")
+            raise ConfigurationError(
+                "TD3BC needs continuous actions; the log's are discrete. IQL or CQL learn from it."
+            )
         a_key, q_key = jax.random.split(key)
         actor = DeterministicPolicy(
             MLP.create(spec.observation_size, self.hidden_sizes, spec.action_size, key=a_key, final_gain=0.01)

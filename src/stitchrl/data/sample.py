@@ -103,9 +103,7 @@ class StreamSource:
         return cls(reader.batches, _take_batch)
 
     @contextmanager
-    def open(
-        self, spans: Spans, batch_size: int, span_updates: int
-    ) -> Iterator[Callable[[int, int], PyTree]]:
+    def open(self, spans: Spans, batch_size: int, span_updates: int) -> Iterator[Callable[[int, int], PyTree]]:
         """Spans made ahead of their use."""
 
         def produce(first: int, end: int) -> PyTree:
@@ -119,9 +117,7 @@ class StreamSource:
             yield take if self.extra is None else lambda first, end: (take(first, end), self.extra)
 
 
-def _take_batch(
-    arrays: PyTree, key: Key, position: Int[Array, ""], member: Int[Array, ""], batch_size: int
-) -> Batch:
+def _take_batch(arrays: PyTree, key: Key, position: Int[Array, ""], member: Int[Array, ""], batch_size: int) -> Batch:
     del key, member, batch_size
     return dict(jax.tree.map(lambda column: column[position], arrays))
 

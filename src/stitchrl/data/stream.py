@@ -62,7 +62,7 @@ class ShuffledRows:
     def buffer(self, position: int) -> tuple[Int[NumpyArray, " R"], int]:
         """Rows of the buffer that holds a position of the order, shuffled, and the position of its first row."""
         epoch, inside = divmod(position, self.count)
-        order, starts = _blocks_of_pass(self, epoch)
+        _, starts = _blocks_of_pass(self, epoch)
         number = int(np.searchsorted(starts, inside, side="right")) - 1
         return _rows_of_buffer(self, epoch, number), epoch * self.count + int(starts[number])
 

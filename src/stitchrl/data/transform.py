@@ -89,7 +89,10 @@ class Scaling:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Scaling:
         """Inverse of `to_dict`. Raises TypeError or ValueError on other content."""
-        return cls(**{k: np.asarray(v, np.float32) if isinstance(v, list) else v for k, v in content.items()})
+        fields: dict[str, Any] = {
+            k: np.asarray(v, np.float32) if isinstance(v, list) else v for k, v in content.items()
+        }
+        return cls(**fields)
 
 
 def unit_return_scale(log: Dataset, *, gamma: float = 1.0) -> float:

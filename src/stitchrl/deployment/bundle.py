@@ -106,4 +106,9 @@ def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
         provenance = card["provenance"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no policy to load in {str(where)!r}: {error!r}.") from None
-    return Bundle(load_policy_file(where / POLICY), schema, guard, provenance)
+    policy = load_policy_file(where / POLICY)
+    if not isinstance(policy, DiscretePolicy):
+        raise CheckpointError(
+            f"The policy in {str(where)!r} must be over discrete actions; got a {type(policy).__name__}."
+        )
+    return Bundle(policy, schema, guard, provenance)

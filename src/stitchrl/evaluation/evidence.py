@@ -19,7 +19,7 @@ from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.base import PolicyLike, action_probabilities
 from stitchrl.evaluation.doubly_robust import FittedValues
 from stitchrl.evaluation.fqe import FQE, FittedQ, Refit, evaluation_source, refit
-from stitchrl.nn.policy import StandardizedPolicy
+from stitchrl.nn.policy import DiscretePolicy, StandardizedPolicy
 from stitchrl.training.logging import LoopMonitor
 from stitchrl.training.loop import train
 from stitchrl.types import NumpyArray
@@ -194,7 +194,9 @@ def _behavior(log: Dataset, fit_on: Dataset, settings: FitSettings) -> BehaviorP
         seeds=[settings.seed],
         batch_size=settings.batch_size,
     )
-    model = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), algorithm.policy(trained.member(0).algorithm))
+    fitted = algorithm.policy(trained.member(0).algorithm)
+    assert isinstance(fitted, DiscretePolicy)
+    model = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), fitted)
     probs, _ = action_probabilities(model, log)
     chosen = np.take_along_axis(probs, log.action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)
     # A probability that underflowed would be an infinite ratio; this floor is far below any that matters.

@@ -78,7 +78,9 @@ class FQE(Algorithm):
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
     target_rate: float = setting(0.02, "(0, 1]", "Share of the way the target critic moves each update.")
     hidden_sizes: tuple[int, ...] = setting((128, 128), "at least 1", "Width of each hidden layer.")
-    start: float = setting(0.0, "(-inf, inf)", "Value every Q starts from, in scaled units; the mean return saves the climb.")
+    start: float = setting(
+        0.0, "(-inf, inf)", "Value every Q starts from, in scaled units; the mean return saves the climb."
+    )
 
     def init(self, key: Key, spec: Spec) -> FQEState:
         assert spec.num_actions is not None

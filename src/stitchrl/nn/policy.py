@@ -1,5 +1,6 @@
-"""What acts: the protocol of every policy, and policies over a discrete action space. Probabilities are renormalised under the action mask.
+"""What acts: the protocol of every policy, and policies over a discrete action space.
 
+Probabilities are renormalised under the action mask.
 Every policy has `probs`, `log_prob`, `mode`, `sample` and `greedy`. Classes are abstract or final.
 """
 

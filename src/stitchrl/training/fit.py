@@ -7,10 +7,10 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,18 +21,29 @@ from stitchrl.data.sample import Feed, StreamSource, shuffled_source, transition
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import CheckpointError, ConfigurationError
 from stitchrl.training.checkpoint import load_checkpoint
+from stitchrl.training.flags import FlagMonitor, RedFlag
 from stitchrl.training.logging import LoopMonitor, ProgressDisplay
 from stitchrl.training.loop import StopRule, Trained, initial_state, train
-from stitchrl.training.run import CHECKPOINT, CONFIG, METRICS, Grid, Run, claim, spec_of, unscaled_policy, write_metrics
+from stitchrl.training.run import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    Grid,
+    Run,
+    claim,
+    spec_of,
+    unscaled_policy,
+    upgraded,
+    write_metrics,
+)
+from stitchrl.training.trackers import Tracker, guarded
 from stitchrl.types import PyTree
 
 __all__ = ["fit", "fit_grid", "load"]
 
-if TYPE_CHECKING:
-    import gymnasium
-
 SAMPLING = ("uniform", "shuffled")
-Environment = Union[str, Callable[[], "gymnasium.Env"]]
+Environment = str | Callable[[], Any]
+"""Id of a Gymnasium environment, or a function that makes one."""
 
 
 def fit(
@@ -46,6 +57,7 @@ def fit(
     save_every_updates: int = 1000,
     log_every_updates: int = 100,
     callbacks: Sequence[LoopMonitor] = (),
+    trackers: Sequence[Tracker] = (),
     standardize: bool = True,
     reward_scale: float = 1.0,
     sampling: str = "uniform",
@@ -68,6 +80,9 @@ def fit(
             the same, is returned if finished, and is refused with the difference named if not.
         save_every_updates, log_every_updates: in gradient updates, at least 1.
         callbacks: called after every logged chunk with (updates done, updates, metric -> one mean a seed).
+        trackers: where metrics go besides `out`: `st.TensorBoardTracker(folder)`, `st.WandbTracker(project)`,
+            `st.MLflowTracker(experiment)`, `st.TrackioTracker(project)`, or any object with their three methods. One
+            that fails is left out with a warning; training goes on.
         standardize: scale observations by their mean and standard deviation over the log; saved with the policy.
         reward_scale: factor on rewards while learning, above 0; claimed values are divided by it again.
         sampling: "uniform" draws rows with replacement, for each seed its own; "shuffled" visits every row once a pass,
@@ -89,11 +104,11 @@ def fit(
     """
     numbers = _seeds(seeds)
     job = _Job(
-        log, updates, numbers, batch_size, out, save_every_updates, log_every_updates, callbacks, standardize,
+        log, updates, numbers, batch_size, out, save_every_updates, log_every_updates, callbacks, trackers, standardize,
         reward_scale, sampling, stream, stop, environment, evaluate_every_updates, evaluation_episodes, progress,
     )  # fmt: skip
-    trained, scaling = job.train(algorithm, [algorithm] * len(numbers), [{"seed": s} for s in numbers], {})
-    return _run(algorithm, numbers, trained, scaling, range(len(numbers)))
+    result = job.train(algorithm, [algorithm] * len(numbers), [{"seed": s} for s in numbers], {})
+    return _run(algorithm, numbers, *result, range(len(numbers)))
 
 
 def fit_grid(
@@ -127,17 +142,17 @@ def fit_grid(
             )
         if not len(values):
             raise ConfigurationError(f"`{name}` of the grid must have at least one value; got none.")
-    points = [dict(zip(grid, map(float, point), strict=True)) for point in itertools.product(*grid.values())]
-    algorithms = [dataclasses.replace(algorithm, **point) for point in points]
+    points = _points(grid)
+    algorithms = [_with_settings(algorithm, point) for point in points]
     numbers = _seeds(seeds)
     job = _Job(log, updates, numbers, **settings)
-    trained, scaling = job.train(
+    result = job.train(
         algorithm,
         [a for a in algorithms for _ in numbers],
         [{"seed": s} | point for point in points for s in numbers],
         {"grid": {name: list(map(float, values)) for name, values in grid.items()}},
     )
-    return _grid(algorithms, points, numbers, trained, scaling)
+    return _grid(algorithms, points, numbers, *result)
 
 
 def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm]]) -> Run | Grid:
@@ -152,15 +167,16 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     """
     where = Path(folder)
     try:
-        config = json.loads((where / CONFIG).read_text(encoding="utf-8"))
+        config = upgraded(json.loads((where / CONFIG).read_text(encoding="utf-8")))
         scaling = Scaling.from_dict(config["scaling"])
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
-        algorithm = algorithms[config["algorithm"]](**settings)
+        kind: Any = algorithms[config["algorithm"]]
+        algorithm = kind(**settings)
         seeds = tuple(config["seeds"])
         spec = Spec(config["observation_size"], config["num_actions"], config["action_size"])
         grid = config.get("grid", {})
-        points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
-        chosen = [dataclasses.replace(algorithm, **point) for point in points]
+        points = _points(grid)
+        chosen = [_with_settings(algorithm, point) for point in points]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no run to load in {str(where)!r}: {error!r}.") from None
     members = [a for a in chosen for _ in seeds]
@@ -168,8 +184,8 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     state, history, meta = load_checkpoint(where / CHECKPOINT, like)
     trained = Trained(state, history, meta["update"], meta.get("stopped", ""))
     if grid:
-        return _grid(chosen, points, seeds, trained, scaling)
-    return _run(algorithm, seeds, trained, scaling, range(len(seeds)))
+        return _grid(chosen, points, seeds, trained, scaling, [])
+    return _run(algorithm, seeds, trained, scaling, [], range(len(seeds)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +200,7 @@ class _Job:
     save_every_updates: int = 1000
     log_every_updates: int = 100
     callbacks: Sequence[LoopMonitor] = ()
+    trackers: Sequence[Tracker] = ()
     standardize: bool = True
     reward_scale: float = 1.0
     sampling: str = "uniform"
@@ -217,7 +234,7 @@ class _Job:
         algorithms: list[Algorithm],
         labels: list[dict[str, Any]],
         extra: dict[str, Any],
-    ) -> tuple[Trained, Scaling]:
+    ) -> tuple[Trained, Scaling, list[RedFlag]]:
         """Train the members, one an entry of `algorithms` and `labels`."""
         log, spec = self.log, spec_of(self.log)
         kind = "continuous" if log.num_actions is None else "discrete"
@@ -230,16 +247,27 @@ class _Job:
         saved: dict[str, Any] = {}
         if self.out is not None:
             folder = Path(self.out)
-            claim(folder, config, scaling)
+            claim(folder, config, scaling, dataclasses.asdict(type(algorithm)()))
             saved = {
                 "checkpoint": folder / CHECKPOINT,
                 "meta": {"config": config | {"scaling": scaling.to_dict()}, "schema": log.schema.to_dict()},
                 "on_save": lambda history: write_metrics(folder / METRICS, history, labels),
             }
         seeds = [label["seed"] for label in labels]
+        names = [", ".join(f"{name} {value:g}" for name, value in label.items()) for label in labels]
         with ExitStack() as stack:
             shown = _on_terminal() if self.progress is None else self.progress
             display = stack.enter_context(ProgressDisplay(enabled=shown))
+            monitors = [display.track(f"{algorithm.name} x {len(seeds)}", note_metric=("loss/critic", "loss/actor"))]
+            flags = FlagMonitor(
+                lambda flag: display.say(f"red flag, {names[flag.member]}, update {flag.update:,}: {flag.sentence}"),
+                **self._bounds(algorithm),
+            )
+            monitors += [
+                flags,
+                *self.callbacks,
+                *(stack.enter_context(_tracked(t, config, names)) for t in self.trackers),
+            ]
             trained = train(
                 algorithms,
                 self._source(algorithm.prepare(log), scaling),
@@ -249,12 +277,12 @@ class _Job:
                 batch_size=self.batch_size,
                 log_every_updates=self.log_every_updates,
                 save_every_updates=self.save_every_updates,
-                monitors=(display.track(f"{algorithm.name} x {len(seeds)}"), *self.callbacks),
+                monitors=monitors,
                 evaluate=self._online(algorithms, scaling),
                 stop=self.stop,
                 **saved,
             )
-        return trained, scaling
+        return trained, scaling, flags.flags
 
     def _config(self, algorithm: Algorithm, spec: Spec) -> dict[str, Any]:
         """What makes a run this run and no other."""
@@ -275,6 +303,15 @@ class _Job:
             "action_size": spec.action_size,
         }
         return dict(json.loads(json.dumps(content)))
+
+    def _bounds(self, algorithm: Algorithm) -> dict[str, Any]:
+        """What the log's rewards allow a value to be: by the discount, or by the longest episode if all are whole."""
+        reward = float(np.abs(self.log.reward).max(initial=0.0)) * self.reward_scale
+        gamma = getattr(algorithm, "gamma", 1.0)
+        steps = float("inf") if self.log.truncated.any() else float(self.log.episode_lengths.max(initial=0))
+        longest = min(1.0 / (1.0 - gamma) if gamma < 1.0 else float("inf"), steps)
+        value = reward * longest if np.isfinite(longest) else None
+        return {"gamma": gamma, "reward_bound": reward, "value_bound": value}
 
     def _source(self, log: Dataset, scaling: Scaling) -> Feed:
         if self.stream:
@@ -306,16 +343,41 @@ class _Job:
         return play
 
 
+@contextmanager
+def _tracked(tracker: Tracker, config: dict[str, Any], members: list[str]) -> Iterator[LoopMonitor]:
+    """A monitor that feeds a tracker, opened and closed around a run."""
+    safe = guarded(tracker)
+    safe.start(config)
+    try:
+        yield lambda done, total, metrics: safe.log(done, metrics, members)
+    finally:
+        safe.finish()
+
+
+def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
+    return [dict(zip(grid, map(float, point), strict=True)) for point in itertools.product(*grid.values())]
+
+
+def _with_settings(algorithm: Algorithm, point: Mapping[str, Any]) -> Algorithm:
+    return dataclasses.replace(algorithm, **point)
+
+
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
 
 
 def _run(
-    algorithm: Algorithm, seeds: tuple[int, ...], trained: Trained, scaling: Scaling, members: Sequence[int]
+    algorithm: Algorithm,
+    seeds: tuple[int, ...],
+    trained: Trained,
+    scaling: Scaling,
+    flags: list[RedFlag],
+    members: Sequence[int],
 ) -> Run:
     history = [row | {"member": row["member"] - members[0]} for row in trained.history if row["member"] in members]
     states = [trained.member(k) for k in members]
-    return Run(algorithm, seeds, states, scaling, history, trained.updates, trained.stopped)
+    own = tuple(dataclasses.replace(f, member=f.member - members[0]) for f in flags if f.member in members)
+    return Run(algorithm, seeds, states, scaling, history, trained.updates, trained.stopped, own)
 
 
 def _grid(
@@ -324,9 +386,10 @@ def _grid(
     seeds: tuple[int, ...],
     trained: Trained,
     scaling: Scaling,
+    flags: list[RedFlag],
 ) -> Grid:
     n = len(seeds)
-    runs = [_run(a, seeds, trained, scaling, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)]
+    runs = [_run(a, seeds, trained, scaling, flags, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)]
     return Grid(points, runs)
 
 

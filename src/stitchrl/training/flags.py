@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from stitchrl.errors import ConfigurationError
 
-__all__ = ["CHECKS", "RedFlag", "red_flags"]
+__all__ = ["CHECKS", "FlagMonitor", "RedFlag", "red_flags"]
 
 RECENT_ROWS = 5  # that "now" means: a chunk's mean is itself noisy
 GROWTH_ROWS = 20  # fewest in which growth is looked for, so that a quarter of them is as many as "now"
@@ -175,6 +175,35 @@ def red_flags(
         flags = {code: check(own, limits) for code, check in CHECKS.items() if (code, member) not in known}
         found += [RedFlag(code, member, *flag) for code, flag in flags.items() if flag is not None]
     return found
+
+
+class FlagMonitor:
+    """A monitor of the training loop that tells each red flag once, as it appears.
+
+    Args:
+        say: called with a new flag.
+        bounds: `gamma`, `reward_bound` and `value_bound` of `red_flags`.
+    """
+
+    def __init__(self, say: Callable[[RedFlag], None], **bounds: Any) -> None:
+        self._say, self._bounds = say, bounds
+        self._rows: list[dict[str, Any]] = []
+        self._look_at = 0
+        self.flags: list[RedFlag] = []
+
+    def __call__(self, done: int, total: int, metrics: dict[str, list[float]]) -> None:
+        """Take a chunk's metrics. Looks again once the history is a twentieth longer: the whole of it is read."""
+        members = len(next(iter(metrics.values()), []))
+        self._rows += [
+            {"update": done, "member": k} | {name: values[k] for name, values in metrics.items()}
+            for k in range(members)
+        ]
+        if len(self._rows) < self._look_at and done < total:
+            return
+        self._look_at = len(self._rows) + len(self._rows) // 20
+        for flag in red_flags(self._rows, reported=self.flags, **self._bounds):
+            self.flags.append(flag)
+            self._say(flag)
 
 
 def _recent(rows: Rows, name: str) -> list[float]:

@@ -24,6 +24,7 @@ LoopMonitor = Callable[[int, int, dict[str, list[float]]], None]
 """Called between chunks with (updates done, updates in all, metric -> one number a member)."""
 FIRST_LINE_SECONDS = 2.0
 LINE_EVERY_SECONDS = 5.0
+SHOWN_MEMBERS = 8
 
 
 class ProgressDisplay:
@@ -60,13 +61,20 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def track(self, label: str, *, note_metric: str | None = None, unit: str = "upd/s") -> LoopMonitor:
-        """A callback that shows one job; `note_metric` is printed beside it, one number a seed."""
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._live is not None:
+            self._live.console.print(line, style="red", highlight=False, markup=False)
+        elif self._enabled:
+            print(f"  {line}", file=self._file, flush=True)
+
+    def track(self, label: str, *, note_metric: str | tuple[str, ...] = (), unit: str = "upd/s") -> LoopMonitor:
+        """A callback that shows one job; beside it the first of `note_metric` that the job has, one number a member."""
         if not self._enabled:
             return lambda done, total, metrics: None
         return self._bar(label, note_metric, unit) if self._live is not None else self._lines(label, note_metric, unit)
 
-    def _bar(self, label: str, note_metric: str | None, unit: str) -> LoopMonitor:
+    def _bar(self, label: str, note_metric: str | tuple[str, ...], unit: str) -> LoopMonitor:
         live = self._live
         assert live is not None
         task = live.add_task(label, total=None, rate="compiling", note="")
@@ -77,7 +85,7 @@ class ProgressDisplay:
 
         return show
 
-    def _lines(self, label: str, note_metric: str | None, unit: str) -> LoopMonitor:
+    def _lines(self, label: str, note_metric: str | tuple[str, ...], unit: str) -> LoopMonitor:
         clock, started, printed = _Rate(), time.monotonic(), 0.0
 
         def show(done: int, total: int, metrics: dict[str, list[float]]) -> None:
@@ -86,7 +94,8 @@ class ProgressDisplay:
             due = now >= FIRST_LINE_SECONDS if printed == 0.0 else now - printed >= LINE_EVERY_SECONDS
             if due or done == total:
                 printed = now
-                left = f"eta {clock.seconds(total - done):.0f} s" if done < total else f"{now:.1f} s"
+                eta = f"eta {clock.seconds(total - done):.0f} s" if rate else ""
+                left = eta if done < total else f"{now:.1f} s"
                 note = _note(note_metric, metrics)
                 print(
                     f"  {label:<26} {done:>7,}/{total:,}  {rate:>13}  {left}  {note}".rstrip(),
@@ -117,7 +126,10 @@ class _Rate:
         return remaining / self._rate if self._rate > 0 else 0.0
 
 
-def _note(name: str | None, metrics: dict[str, list[float]]) -> str:
-    if name is None or name not in metrics:
+def _note(names: str | tuple[str, ...], metrics: dict[str, list[float]]) -> str:
+    name = next((n for n in ((names,) if isinstance(names, str) else names) if n in metrics), None)
+    if name is None:
         return ""
-    return f"{name} " + " ".join(f"{value:.3f}" for value in metrics[name])
+    values = metrics[name]
+    shown = " ".join(f"{value:.3g}" for value in values[:SHOWN_MEMBERS])
+    return f"{name} {shown}" + (f" and {len(values) - SHOWN_MEMBERS} more" if len(values) > SHOWN_MEMBERS else "")

@@ -114,7 +114,8 @@ def train(
     enable_compilation_cache()
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
     structure = algorithms[0].structure()
-    assert all(a.structure() == structure for a in algorithms) and len(algorithms) == len(seeds)
+    assert all(a.structure() == structure for a in algorithms)
+    assert len(algorithms) == len(seeds)
     history: History = []
     done, stopped = 0, ""
     if checkpoint is not None and checkpoint.exists():
@@ -248,9 +249,8 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: 
             average = polyak(average, algorithm.policy(after), algorithm.average_rate)
         return MemberState(after, average), metrics
 
-    def one_member(
-        state: MemberState, key: Key, inputs: dict[str, Array], member: Array, arrays: PyTree, first: Array, end: Array
-    ) -> tuple[MemberState, dict[str, Array]]:
+    def one_member(own: Any, arrays: PyTree, first: Array, end: Array) -> tuple[MemberState, dict[str, Array]]:
+        state, key, inputs, member = own
         algorithm = structure.with_inputs(inputs)
 
         def step(update: Array, state: MemberState) -> tuple[MemberState, Any]:
@@ -271,11 +271,11 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: 
     def run(state: PyTree, arrays: PyTree, keys: Key, inputs: Any, members: Array, first: Array, end: Array) -> Any:
         each = (state, keys, inputs, members)
         if not in_turn:
-            return jax.vmap(lambda *own: one_member(*own, arrays, first, end))(*each)
+            return jax.vmap(lambda own: one_member(own, arrays, first, end))(each)
         if keys.shape[0] == 1:
-            out = one_member(*jax.tree.map(lambda leaf: leaf[0], each), arrays, first, end)
+            out = one_member(jax.tree.map(lambda leaf: leaf[0], each), arrays, first, end)
             return jax.tree.map(lambda leaf: leaf[None], out)
-        return jax.lax.map(lambda own: one_member(*own, arrays, first, end), each)
+        return jax.lax.map(lambda own: one_member(own, arrays, first, end), each)
 
     if mesh is None:
         compiled = jax.jit(run, donate_argnums=0)
@@ -305,9 +305,10 @@ class _Placed:
         everywhere = NamedSharding(self._mesh, PartitionSpec())
         leaves, structure = jax.tree.flatten(arrays)
         # The original is held beside its copy, so that its id stays its own.
-        copies = [self._held.get(id(leaf), (leaf, None))[1] for leaf in leaves]
+        found = [self._held.get(id(leaf)) for leaf in leaves]
         copies = [
-            jax.device_put(leaf, everywhere) if copy is None else copy for leaf, copy in zip(leaves, copies, strict=True)
+            jax.device_put(leaf, everywhere) if held is None else held[1]
+            for leaf, held in zip(leaves, found, strict=True)
         ]
         self._held = {id(leaf): (leaf, copy) for leaf, copy in zip(leaves, copies, strict=True)}
         return jax.tree.unflatten(structure, copies)

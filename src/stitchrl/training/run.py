@@ -21,10 +21,22 @@ from stitchrl.files import make_directory, write_atomic, write_bytes, write_json
 from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
 from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
+from stitchrl.training.flags import RedFlag
 from stitchrl.training.loop import History, MemberState
 from stitchrl.types import PyTree
 
-__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "Grid", "Run", "claim", "spec_of", "unscaled_policy", "write_metrics"]
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "METRICS",
+    "Grid",
+    "Run",
+    "claim",
+    "spec_of",
+    "unscaled_policy",
+    "upgraded",
+    "write_metrics",
+]
 
 CONFIG, CHECKPOINT, METRICS = "config.json", "checkpoint.safetensors", "metrics.parquet"
 
@@ -41,6 +53,7 @@ class Run:
         history: metrics, one row a logged chunk and seed.
         updates: gradient updates of each seed, as done.
         stopped: why it ended before the updates asked for; "" where it did not.
+        red_flags: what looked wrong in the metrics, each once; `member` counts the seeds.
     """
 
     algorithm: Algorithm
@@ -50,6 +63,7 @@ class Run:
     history: History
     updates: int
     stopped: str = ""
+    red_flags: tuple[RedFlag, ...] = ()
 
     @property
     def states(self) -> list[PyTree]:
@@ -139,8 +153,15 @@ def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]
     write_atomic(path, lambda beside: write_bytes(beside, sink.getvalue().to_pybytes()))
 
 
-def claim(folder: Path, config: dict[str, Any], scaling: Scaling) -> None:
-    """Make the run directory, or see that the run in it is this one.
+def upgraded(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as this version writes it, from one an older version wrote."""
+    full = {"action_size": 0, "sampling": "uniform", "stop": None} | config
+    full["scaling"] = {"reward_scale": full["reward_scale"]} | full["scaling"]
+    return full
+
+
+def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict[str, Any]) -> None:
+    """Make the run directory, or see that the run in it is this one. `defaults` are the algorithm's settings.
 
     Raises:
         RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
@@ -151,8 +172,10 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling) -> None:
         write_json(file, config | {"scaling": scaling.to_dict()})
         return
     try:
-        found = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = upgraded(dict(json.loads(file.read_text(encoding="utf-8"))))
+        # Settings that came after the run was made have their defaults.
+        found["settings"] = {**json.loads(json.dumps(defaults)), **found["settings"]}
+    except (OSError, ValueError, TypeError, KeyError):
         raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
     for key, value in config.items():
         if found.get(key) != value:

@@ -2,12 +2,12 @@
 
 A tracker is given plain numbers between chunks of updates. Wrapped by `guarded`, none can stop a training run.
 
-A run resumed after a crash may log updates that it had logged before. With the values it had before, for resuming is
-exact; what becomes of them differs:
+A run resumed after a crash may log updates that it had logged before, with the same values, for resuming is exact.
+What becomes of them differs:
 
     TensorBoard   same folder, same curve: the new points replace the old ones
-    W&B           a new run, unless `id=...` and `resume="allow"` are given: then W&B keeps the old points and drops
-                  the new ones (offline it cannot resume)
+    W&B           a new run, unless `id=...` and `resume="allow"` are given; updates below the run's last are dropped,
+                  so the old points stay (offline, each start is a file of its own)
     MLflow        a new run, starting where training was resumed
     Trackio       a new run, starting where training was resumed
 """
