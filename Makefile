@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all lint format bench scores clean
 
 demo: $(VENV)/.core
 	$(BIN)/stitchrl demo
@@ -23,11 +23,23 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev
-	cd benchmarks && ../$(BIN)/python demo.py && ../$(BIN)/python coverage.py && ../$(BIN)/python tradeoff.py && ../$(BIN)/python verdicts.py
+bench: $(VENV)/.dev .bench/.ready
+	cd benchmarks && ../$(BIN)/python demo.py && ../$(BIN)/python coverage.py && ../$(BIN)/python tradeoff.py && ../$(BIN)/python verdicts.py \
+		&& ../$(BIN)/python throughput.py
+
+# The peer lives apart: it pins versions that stitchrl does not. `make scores DATA=folder` needs the MuJoCo logs.
+.bench/.ready: benchmarks/requirements-peer.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peer.txt
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check "gymnasium[mujoco]==1.4.0" "mujoco==4.0.0"
+	@touch $@
+
+scores: $(VENV)/.dev .bench/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "gymnasium[mujoco]==1.4.0" "mujoco==4.0.0"
+	cd benchmarks && ../$(BIN)/python scores.py --data $(abspath $(DATA))
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .bench $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -155,8 +155,8 @@ def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as this version writes it, from one an older version wrote."""
-    full = {"action_size": 0, "sampling": "uniform", "stop": None} | config
-    full["scaling"] = {"reward_scale": full["reward_scale"]} | full["scaling"]
+    full: dict[str, Any] = {"action_size": 0, "sampling": "uniform", "stop": None, **config}
+    full["scaling"] = {"reward_scale": full["reward_scale"], **full["scaling"]}
     return full
 
 
