@@ -230,14 +230,15 @@ def shown(rates: list[float]) -> str:
     return f"{middle(rates):,.{digits}f} ({min(rates):,.{digits}f} to {max(rates):,.{digits}f})"
 
 
-def rates(peer: str, rounds: int) -> str:
+def rates(peer: str, rounds: int, names: list[str]) -> str:
     lines = [
         "Updates a second, median (range of all samples). Floor: the update's own matrix products and nothing else.\n",
         "| algorithm | MFLOP | stitchrl | floor | share of floor (70%) | d3rlpy | ratio | bar "
         "| one call an update | ratio (1.3) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, updates in UPDATES.items():
+    for name in names:
+        updates = UPDATES[name]
         found: dict[str, list[float]] = {"ours": [], "floor": [], "peer": [], "call": []}
         megaflop = 0.0
         for _ in range(rounds):
@@ -407,6 +408,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", default=str(HERE.parent / ".bench" / "bin" / "python"))
     parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--algorithms", default=",".join(UPDATES), help="of the section rates")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "throughput.md")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
@@ -417,7 +419,7 @@ def main() -> None:
     kept = arguments.out.with_suffix(".json")
     parts: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
     makers: dict[str, Any] = {
-        "rates": lambda: rates(arguments.peer_python, arguments.rounds),
+        "rates": lambda: rates(arguments.peer_python, arguments.rounds, arguments.algorithms.split(",")),
         "seeds": lambda: seeds(arguments.rounds),
         "start": lambda: starts(arguments.rounds),
         "precision": precision,

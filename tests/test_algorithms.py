@@ -858,15 +858,15 @@ IQL_BY_HAND = st.IQL(
     gamma=0.9, expectile=0.7, inverse_temperature=3.0, learning_rate=0.1, target_rate=0.25, hidden_sizes=()
 )
 IQL_NUMBERS = {
-    # u = min(1, 2) - 0.5; V rises by 0.1 to 0.6, which is what the rest sees.
+    # u = min(1, 2) - 0.5, of the target critics; V rises by 0.1 to 0.6, which is what the rest sees.
     "loss/value": 0.7 * 0.5**2,
     "v/mean": 0.6,
     "adv/mean": 0.4,
     "weight/mean": math.exp(3 * 0.4),
     "weight/clipped": 0.0,
-    # y = 2 + 0.9 0.6, against 1 and 2.
-    "loss/critic": 1.54**2 + 0.54**2,
-    "q/data_mean": 1.5,
+    # y = 2 + 0.9 0.6, against 1.5 and 2.5.
+    "loss/critic": 1.04**2 + 0.04**2,
+    "q/data_mean": 2.0,
 }
 
 
@@ -878,21 +878,23 @@ def test_an_update_of_iql_by_hand_discrete() -> None:
         batch,
         value=plain(weights=[[0]], biases=[0.5]),
         actor=CategoricalPolicy(plain(weights=[[0, 0]], biases=[0, 0])),
-        critics=DiscreteCritics(Ensemble(plain(weights=np.zeros((2, 1, 2)), biases=[[1, 4], [2, 5]]))),
+        critics=DiscreteCritics(Ensemble(plain(weights=np.zeros((2, 1, 2)), biases=[[1.5, 4], [2.5, 5]]))),
         target_critics=DiscreteCritics(Ensemble(plain(weights=np.zeros((2, 1, 2)), biases=[[1, 3], [2, 0]]))),
     )
     expected = IQL_NUMBERS | {"loss/actor": math.exp(1.2) * math.log(2), "policy/entropy": math.log(2)}
     assert metrics == pytest.approx(expected | {"policy/agreement": 1.0}, rel=1e-4)
     np.testing.assert_allclose(last_bias(after, "value"), [0.6], rtol=1e-4)
     np.testing.assert_allclose(last_bias(after, "actor"), [0.1, -0.1], rtol=1e-4)
-    np.testing.assert_allclose(last_bias(after, "critics"), [[1.1, 4], [2.1, 5]], rtol=1e-4)
-    # A quarter of the way from (1, 3) to (1.1, 4), from (2, 0) to (2.1, 5).
-    np.testing.assert_allclose(last_bias(after, "target_critics"), [[1.025, 3.25], [2.025, 1.25]], rtol=1e-4)
+    np.testing.assert_allclose(last_bias(after, "critics"), [[1.6, 4], [2.6, 5]], rtol=1e-4)
+    # A quarter of the way from (1, 3) to (1.6, 4), from (2, 0) to (2.6, 5).
+    np.testing.assert_allclose(last_bias(after, "target_critics"), [[1.15, 3.25], [2.15, 1.25]], rtol=1e-4)
 
 
 def test_an_update_of_iql_by_hand_continuous() -> None:
-    # The logged action is 0.5: the critics 2 a and 4 a say 1 and 2.
-    critics = ContinuousCritics(Ensemble(plain(weights=[[[0], [2]], [[0], [4]]], biases=[[0], [0]])))
+    # The logged action is 0.5: of it the critics 3 a and 5 a say 1.5 and 2.5, the target critics 2 a and 4 a 1 and 2.
+    critics, target_critics = (
+        ContinuousCritics(Ensemble(plain(weights=[[[0], [w]], [[0], [w + 2]]], biases=[[0], [0]]))) for w in (3, 2)
+    )
     after, metrics = one_hand(
         IQL_BY_HAND,
         Spec(1, None, 1),
@@ -900,7 +902,7 @@ def test_an_update_of_iql_by_hand_continuous() -> None:
         value=plain(weights=[[0]], biases=[0.5]),
         actor=GaussianPolicy(plain(weights=[[0]], biases=[0]), jnp.zeros(1, jnp.float32)),
         critics=critics,
-        target_critics=critics,
+        target_critics=target_critics,
     )
     half_log_two_pi = 0.5 * math.log(2 * math.pi)
     expected = IQL_NUMBERS | {
@@ -911,8 +913,9 @@ def test_an_update_of_iql_by_hand_continuous() -> None:
     assert metrics == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(last_bias(after, "actor"), [0.1], rtol=1e-4)  # towards the action
     np.testing.assert_allclose(after.actor.log_std, [-0.1], rtol=1e-4)  # which is nearer than one standard deviation
-    np.testing.assert_allclose(mlp_of(after.critics).weights[0], [[[0], [2.1]], [[0], [4.1]]], rtol=1e-4)
+    np.testing.assert_allclose(mlp_of(after.critics).weights[0], [[[0], [3.1]], [[0], [5.1]]], rtol=1e-4)
     np.testing.assert_allclose(last_bias(after, "critics"), [[0.1], [0.1]], rtol=1e-4)
+    np.testing.assert_allclose(mlp_of(after.target_critics).weights[0], [[[0], [2.275]], [[0], [4.275]]], rtol=1e-4)
     np.testing.assert_allclose(last_bias(after, "target_critics"), [[0.025], [0.025]], rtol=1e-4)
 
 

@@ -64,7 +64,9 @@ def test_a_checkpoint_of_format_1_continues(algorithm: Any, tmp_path: Path) -> N
     with pytest.raises(StopHereError):
         st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, callbacks=[stop_at(20)], **SETTINGS)
     as_format_1(tmp_path / "checkpoint.safetensors", algorithm.name)
+    as_first_configuration(tmp_path / "config.json")
     assert read_meta(tmp_path / "checkpoint.safetensors")["format"] == 1
+    assert st.load(tmp_path).updates == 20
     resumed = st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, **SETTINGS)
     assert_trees_equal(resumed.states, whole.states)
     assert resumed.history == whole.history

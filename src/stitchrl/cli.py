@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -99,6 +100,8 @@ def train(
     updates: Updates = 2000,
 ) -> None:
     """Train one algorithm on a whole log; `st.load(OUT)` gives the run."""
+    # This process is ours: a second CPU device lets two seeds run at a time. Read when JAX is imported.
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(seeds, os.cpu_count() or 1)))
     data = stitchrl.read(log, schema)
     found = _algorithms(algorithm, data.schema.gamma) or ()
     if len(found) != 1:
@@ -176,12 +179,16 @@ def _run(
 
 
 def _algorithms(names: str | None, gamma: float) -> tuple[Algorithm, ...] | None:
-    """The default settings of the named algorithms; None for all."""
+    """The main job's settings of the named algorithms, or their own defaults where it has none; None for all."""
     if names is None:
         return None
     from stitchrl.candidates import default_algorithms
 
     known = {algorithm.name.lower(): algorithm for algorithm in default_algorithms(gamma)}
+    for name in stitchrl.ALGORITHMS:
+        if name.lower() not in known:
+            kind = getattr(stitchrl, name)
+            known[name.lower()] = kind(**({"gamma": gamma} if hasattr(kind, "gamma") else {}))
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name.lower() not in known:
