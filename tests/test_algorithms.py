@@ -1032,6 +1032,14 @@ def test_the_penalty_of_a_value_that_ignores_the_action_is_the_log_volume() -> N
     assert float(metrics["loss/cql"]) == pytest.approx(2 * (math.log(3 * samples) + math.log(4)), abs=0.04)
 
 
+def test_some_actions_of_the_penalty_come_from_the_policy_at_the_next_observation() -> None:
+    batch = batch_of("continuous") | {"terminated": jnp.ones(8, jnp.float32)}
+    moved = batch | {"next_obs": 30.0 * batch["next_obs"] + 7.0}
+    one, two = (CCQL.update(CCQL.state(), b)[1] for b in (batch, moved))
+    assert float(one["loss/critic"]) == float(two["loss/critic"])
+    assert abs(float(one["loss/cql"]) - float(two["loss/cql"])) > 1e-3
+
+
 def test_the_target_of_cql_has_no_entropy_in_it() -> None:
     # A policy of hardly any spread: the next action is known, and its log-density huge.
     state, batch = with_policy_bias(CCQL.state(), 0.4, -20.0), batch_of("continuous")

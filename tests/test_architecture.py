@@ -28,7 +28,7 @@ SHARED = {
     "mdp": {"finite"},
     "nn": {"networks", "distributions", "critics", "policy", "continuous_policy", "value"},
     "algorithms": {"base", "losses", "heads", "behavior"},
-    "training": {"loop", "run", "checkpoint", "logging", "compilation", "interrupt", "flags", "trackers"},
+    "training": {"loop", "run", "checkpoint", "logging", "compilation", "interrupt", "stopping", "flags", "trackers"},
     "evaluation": {
         "base",
         "intervals",

@@ -141,7 +141,7 @@ def test_checkpoints_round_trip_bit_for_bit(tmp_path: Path) -> None:
 
 def test_shapes_are_enough_to_load(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, state_of(), [], {})
+    save_checkpoint(path, state_of(), [], {"update": 0})
     loaded, rows, _ = load_checkpoint(path, jax.eval_shape(state_of))
     assert rows == []
     assert_trees_equal(loaded, state_of())
@@ -174,7 +174,7 @@ def poorer(state: State) -> State:
 )
 def test_a_checkpoint_of_another_structure_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "c.safetensors"
-    save_checkpoint(path, state_of(), [], {})
+    save_checkpoint(path, state_of(), [], {"update": 0})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path, change(state_of()))
 
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_structure_is_refused(tmp_path: Path, change: An
 def test_damaged_checkpoints_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "c.safetensors"
     if kind == "cut":
-        save_checkpoint(path, state_of(), [], {})
+        save_checkpoint(path, state_of(), [], {"update": 0})
         path.write_bytes(path.read_bytes()[:-1])
     elif kind == "folder":
         path.mkdir()

@@ -80,11 +80,11 @@ def test_there_is_a_migration_from_every_older_format() -> None:
 def test_another_version_is_read_with_a_warning_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, now = tmp_path / "c.safetensors", checkpoint_module.versions()
     monkeypatch.setattr(checkpoint_module, "versions", lambda: now | {"jax": "0.1.0", "numpy": "1.2.3"})
-    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {})
+    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {"update": 0})
     monkeypatch.setattr(checkpoint_module, "versions", lambda: now)
     with pytest.warns(StitchRLWarning, match=rf"written with jax 0\.1\.0 \(now {now['jax']}\), numpy 1\.2\.3"):
         load_checkpoint(path, {"x": np.zeros(2, np.float32)})
-    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {})
+    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {"update": 0})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_checkpoint(path, {"x": np.zeros(2, np.float32)})

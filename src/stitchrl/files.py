@@ -11,7 +11,7 @@ from typing import Any
 
 from stitchrl.errors import RunDirectoryError
 
-__all__ = ["make_directory", "write_atomic", "write_bytes", "write_json", "write_text"]
+__all__ = ["forget_abandoned", "make_directory", "write_atomic", "write_bytes", "write_json", "write_text"]
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -37,6 +37,24 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         _forget(beside)
         raise
+
+
+def forget_abandoned(path: Path) -> None:
+    """Remove what a killed process left beside `path`; what a living one is writing stays."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        pid = part.name.split(".")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            _forget(part)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -26,8 +27,8 @@ INTERVALS = {
     "(-inf, inf)": lambda x: float("-inf") < x < float("inf"),
     "(0, inf)": lambda x: 0 < x < float("inf"),
     "[0, inf)": lambda x: 0 <= x < float("inf"),
-    "at least 0": lambda x: isinstance(x, int) and x >= 0,
-    "at least 1": lambda x: isinstance(x, int) and x >= 1,
+    "at least 0": lambda x: isinstance(x, Integral) and int(x) >= 0,
+    "at least 1": lambda x: isinstance(x, Integral) and int(x) >= 1,
 }
 
 
@@ -110,9 +111,7 @@ class Algorithm(ABC):
                 continue
             value, interval = getattr(self, field.name), field.metadata["interval"]
             values = value if isinstance(value, tuple) else (value,)
-            if not all(
-                isinstance(v, int | float) and not isinstance(v, bool) and INTERVALS[interval](v) for v in values
-            ):
+            if not all(isinstance(v, Real) and not isinstance(v, bool) and INTERVALS[interval](v) for v in values):
                 rule = interval if interval.startswith("at") else f"in {interval}"
                 raise ConfigurationError(
                     f"`{field.name}` of {self.name} must be {rule}; got {value!r}. {field.metadata['meaning']}"
@@ -142,14 +141,17 @@ class Algorithm(ABC):
         defaults = {field.name: field.default for field in dataclasses.fields(self) if field.metadata.get("input")}
         return self.with_inputs(defaults)
 
-    def adam(self, learning_rate: Scalar, *, decay_updates: int | None = None) -> optax.GradientTransformation:
+    def adam(
+        self, learning_rate: Scalar, *, warmup_updates: int | None = None, decay_updates: int | None = None
+    ) -> optax.GradientTransformation:
         """Adam with the clipping and the schedule that the settings ask for.
 
         Args:
             learning_rate: of the network at hand.
-            decay_updates: length of the cosine where the network has its own.
+            warmup_updates, decay_updates: of the schedule, where the network has its own.
         """
-        warmup, decay = self.warmup_updates, self.decay_updates if decay_updates is None else decay_updates
+        warmup = self.warmup_updates if warmup_updates is None else warmup_updates
+        decay = self.decay_updates if decay_updates is None else decay_updates
 
         def schedule(count: Array) -> Array:
             done = count.astype(jnp.float32)

@@ -113,11 +113,11 @@ class CQL(Algorithm):
         5.0, "[0, inf)",
         "Larger stays nearer to what the log did often; 0 is naive Q-learning. Official runs: 5 or 10 (MuJoCo), 1 to 4 (Atari).",
     )  # fmt: skip
-    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the critics and multipliers.")
+    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the critics and the multiplier of (8).")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
     num_critics: int = setting(2, "at least 1", "Critics; the target takes their minimum.")
     hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
-    actor_learning_rate: float = setting(1e-4, "(0, inf)", "Adam's step size for the actor.")
+    actor_learning_rate: float = setting(1e-4, "(0, inf)", "Adam's step size for the actor and the temperature.")
     samples: int = setting(10, "at least 1", "Actions from each of the three distributions in the penalty.")
     lagrange_gap: float = setting(
         0.0,

@@ -76,5 +76,12 @@ def tiled_value_and_grad(
 
 
 def tile_count(rows: int, evaluations: int, *, at_once: int = 1024) -> int:
-    """The fewest parts of equal size with at most `at_once` network evaluations each (at least one row)."""
-    return next(t for t in range(1, rows + 1) if rows % t == 0 and (rows // t * evaluations <= at_once or t == rows))
+    """Parts of equal size for `tiled_value_and_grad`: the fewest with at most `at_once` network evaluations each.
+
+    One part where there is no cache to keep to (not a CPU), and where the rows only divide into slivers.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    fitting = (t for t in range(1, rows + 1) if rows % t == 0 and rows // t * evaluations <= max(at_once, evaluations))
+    tiles = next(fitting)
+    return tiles if 4 * (rows // tiles * evaluations) >= at_once else 1

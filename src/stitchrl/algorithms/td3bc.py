@@ -98,6 +98,14 @@ class TD3BC(Algorithm):
     def _optimizer(self) -> optax.GradientTransformation:
         return self.adam(self.learning_rate)
 
+    @property
+    def _actor_optimizer(self) -> optax.GradientTransformation:
+        """Its schedule counts actor updates; the settings count all."""
+        every = self.actor_every_updates
+        return self.adam(
+            self.learning_rate, warmup_updates=self.warmup_updates // every, decay_updates=self.decay_updates // every
+        )
+
     def init(self, key: Key, spec: Spec) -> TD3BCState:
         if spec.num_actions is not None:
             raise ConfigurationError(
@@ -116,7 +124,7 @@ class TD3BC(Algorithm):
             jax.tree.map(jnp.copy, actor),
             critics,
             jax.tree.map(jnp.copy, critics),
-            self._optimizer.init(actor),
+            self._actor_optimizer.init(actor),
             self._optimizer.init(critics),
             zeros,
         )
@@ -152,7 +160,7 @@ class TD3BC(Algorithm):
             return loss, (jnp.mean(q), error)
 
         (loss, (q_mean, error)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
-        actor, actor_optimizer = apply_gradients(self._optimizer, gradients, state.actor_optimizer, state.actor)
+        actor, actor_optimizer = apply_gradients(self._actor_optimizer, gradients, state.actor_optimizer, state.actor)
         return state._replace(
             actor=actor,
             target_actor=polyak(state.target_actor, actor, self.target_rate),

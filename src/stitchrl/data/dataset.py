@@ -18,6 +18,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["Dataset"]
 
 NO_OBSERVATION = -1
+HASHED_ROWS = 2**16
 PER_TRANSITION = (
     "observation_index",
     "next_observation_index",
@@ -173,15 +174,15 @@ class Dataset:
         digest = hashlib.sha256()
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.startswith("next_obs")}
         # By content and not by place in the table: a part hashes like the same rows read afresh.
-        last = self.episode_start[1:] - 1
-        arrays["observation_table"], arrays["observation_index"] = self.observation, self.next_observation[last]
-        arrays["next_observation_index"] = self.next_observation_index[last] != NO_OBSERVATION
+        last = self.next_observation_index[self.episode_start[1:] - 1]
+        known = last != NO_OBSERVATION
+        arrays["observation_table"] = arrays["observation_index"]  # hashed through the table, in its place
+        arrays["observation_index"] = np.where(known[:, None], self.observation_table[last], np.float32(0))
+        arrays["next_observation_index"] = known
         for name, value in arrays.items():
             if isinstance(value, np.ndarray):
-                plain = value.astype(np.int64) if value.dtype.kind in "iu" else value
-                plain = plain if plain.dtype.kind in "bif" else plain.astype(str)
-                digest.update(f"{name}:{plain.dtype.str}:{plain.shape};".encode())
-                digest.update(np.ascontiguousarray(plain).tobytes())
+                through = self.observation_table if name == "observation_table" else None
+                _digest_rows(digest, name, value, through)
         digest.update(repr(self.num_actions).encode())
         return digest.hexdigest()
 
@@ -252,3 +253,20 @@ class Dataset:
             f"Dataset({self.schema.name!r}: {self.num_episodes:,} episodes, {self.num_transitions:,} transitions, "
             f"observation {self.observation_size}, action {action}; optional: {', '.join(optional) or 'none'})"
         )
+
+
+def _digest_rows(digest: Any, name: str, value: NumpyArray, table: NumpyArray | None) -> None:
+    """Add a column to a hash, block by block, so that a log larger than memory can be hashed. With a table, the column
+    is row numbers of it."""
+
+    def plain(block: NumpyArray) -> NumpyArray:
+        block = block if table is None else table[block]
+        block = block.astype(np.int64) if block.dtype.kind in "iu" else block
+        return block if block.dtype.kind in "bif" else block.astype(str)
+
+    shape = value.shape if table is None else (*value.shape, *table.shape[1:])
+    kind = plain(value[:0] if value.dtype.kind in "biuf" else value).dtype
+    digest.update(f"{name}:{kind.str}:{shape};".encode())
+    for start in range(0, len(value), HASHED_ROWS):
+        # The width of text is that of its longest entry in the whole column.
+        digest.update(np.ascontiguousarray(plain(value[start : start + HASHED_ROWS]).astype(kind)).tobytes())

@@ -175,14 +175,14 @@ def prefetched(
                 continue
 
     def work() -> None:
-        for span in spans:
-            if leaving.is_set():
-                return
-            try:
+        try:
+            for span in spans:
+                if leaving.is_set():
+                    return
                 put((span, jax.device_put(produce(*span)), None))
-            except BaseException as error:
-                put((span, None, error))
-                return
+            raise LookupError("no span is left")
+        except BaseException as error:
+            put(((-1, -1), None, error))
 
     def take(first: int, end: int) -> Any:
         span, value, error = ready.get()

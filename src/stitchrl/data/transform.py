@@ -16,6 +16,7 @@ __all__ = ["Scaling", "unit_return_scale"]
 
 MINIMUM_STD = 1e-3
 """Added to every standard deviation, so that a constant column stays finite."""
+ROWS_AT_ONCE = 2**16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +65,13 @@ class Scaling:
     @classmethod
     def fit(cls, log: Dataset, *, reward_scale: float = 1.0) -> Scaling:
         """Standardise by the mean and standard deviation of the log's observations, one weight a transition."""
-        rows = np.bincount(log.observation_index, minlength=len(log.observation_table)).astype(np.float64)
+        table = log.observation_table
+        rows = np.bincount(log.observation_index, minlength=len(table)).astype(np.float64)
         share = rows / rows.sum()
-        mean = share @ log.observation_table.astype(np.float64)
-        variance = share @ (log.observation_table.astype(np.float64) - mean) ** 2
+        # Block by block: the log may be memory-mapped.
+        blocks = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(table), ROWS_AT_ONCE)]
+        mean = np.sum([share[b] @ table[b].astype(np.float64) for b in blocks], axis=0)
+        variance = np.sum([share[b] @ (table[b].astype(np.float64) - mean) ** 2 for b in blocks], axis=0)
         std = np.sqrt(variance) + MINIMUM_STD
         return cls(mean.astype(np.float32), std.astype(np.float32), reward_scale)
 

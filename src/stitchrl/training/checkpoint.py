@@ -67,6 +67,13 @@ def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, History, dict[str
         CheckpointError: damaged, of a format this version does not know, or not of this structure.
     """
     arrays, meta = _read(path)
+    try:
+        return _restored(path, arrays, meta, like)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"The checkpoint {path} is damaged: {error!r}. Delete it to start over.") from None
+
+
+def _restored(path: Path, arrays: Arrays, meta: dict[str, Any], like: PyTree) -> tuple[PyTree, History, dict[str, Any]]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(where) for where, _ in leaves]
     for version in range(meta["format"], FORMAT_VERSION):
@@ -82,6 +89,8 @@ def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, History, dict[str
     history = _history_rows({name: arrays.pop(name) for name in sorted(arrays) if name.startswith(HISTORY)})
     if arrays:
         raise CheckpointError(f"The checkpoint {path} holds {sorted(arrays)[0]}, which this algorithm does not have.")
+    if not isinstance(meta["update"], int):
+        raise TypeError("its update is no number")
     return jax.tree_util.tree_unflatten(structure, loaded), history, meta
 
 

@@ -21,7 +21,7 @@ from stitchrl.data.sample import Feed, StreamSource, shuffled_source, transition
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import CheckpointError, ConfigurationError
 from stitchrl.training.checkpoint import load_checkpoint
-from stitchrl.training.flags import FlagMonitor, RedFlag
+from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.logging import LoopMonitor, ProgressDisplay
 from stitchrl.training.loop import StopRule, Trained, initial_state, train
 from stitchrl.training.run import (
@@ -36,6 +36,7 @@ from stitchrl.training.run import (
     upgraded,
     write_metrics,
 )
+from stitchrl.training.stopping import EarlyStop
 from stitchrl.training.trackers import Tracker, guarded
 from stitchrl.types import PyTree
 
@@ -134,6 +135,8 @@ def fit_grid(
         Others as `fit`.
     """
     inputs = algorithm.input_settings()
+    if not grid:
+        raise ConfigurationError(f"A grid needs at least one setting; {algorithm.name} has {', '.join(inputs)}.")
     for name, values in grid.items():
         if name not in inputs:
             raise ConfigurationError(
@@ -150,7 +153,7 @@ def fit_grid(
         algorithm,
         [a for a in algorithms for _ in numbers],
         [{"seed": s} | point for point in points for s in numbers],
-        {"grid": {name: list(map(float, values)) for name, values in grid.items()}},
+        {"grid": [[name, list(map(float, values))] for name, values in grid.items()]},
     )
     return _grid(algorithms, points, numbers, *result)
 
@@ -174,7 +177,7 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
         algorithm = kind(**settings)
         seeds = tuple(config["seeds"])
         spec = Spec(config["observation_size"], config["num_actions"], config["action_size"])
-        grid = config.get("grid", {})
+        grid = dict(config.get("grid", []))
         points = _points(grid)
         chosen = [_with_settings(algorithm, point) for point in points]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -183,9 +186,10 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     like = initial_state(members, spec, seeds * len(points), shapes_only=True)
     state, history, meta = load_checkpoint(where / CHECKPOINT, like)
     trained = Trained(state, history, meta["update"], meta.get("stopped", ""))
+    flags = red_flags(history, **meta["bounds"]) if "bounds" in meta else []
     if grid:
-        return _grid(chosen, points, seeds, trained, scaling, [])
-    return _run(algorithm, seeds, trained, scaling, [], range(len(seeds)))
+        return _grid(chosen, points, seeds, trained, scaling, flags)
+    return _run(algorithm, seeds, trained, scaling, flags, range(len(seeds)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +227,12 @@ class _Job:
         ):
             if value < least:
                 raise ConfigurationError(f"`{name}` of fit must be at least {least}; got {value}.")
-        if not self.reward_scale > 0:
-            raise ConfigurationError(f"`reward_scale` of fit must be above 0; got {self.reward_scale}.")
+        if not 0 < self.reward_scale < float("inf"):
+            raise ConfigurationError(f"`reward_scale` of fit must be above 0 and finite; got {self.reward_scale}.")
+        if isinstance(self.stop, EarlyStop) and self.stop.metric.startswith("online/") and self.environment is None:
+            raise ConfigurationError(
+                f"EarlyStop watches {self.stop.metric!r}, which only `environment` of fit makes; got none."
+            )
         if self.sampling not in SAMPLING:
             raise ConfigurationError(f"`sampling` of fit must be {' or '.join(SAMPLING)}; got {self.sampling!r}.")
 
@@ -250,7 +258,11 @@ class _Job:
             claim(folder, config, scaling, dataclasses.asdict(type(algorithm)()))
             saved = {
                 "checkpoint": folder / CHECKPOINT,
-                "meta": {"config": config | {"scaling": scaling.to_dict()}, "schema": log.schema.to_dict()},
+                "meta": {
+                    "bounds": self._bounds(algorithm),
+                    "config": config | {"scaling": scaling.to_dict()},
+                    "schema": log.schema.to_dict(),
+                },
                 "on_save": lambda history: write_metrics(folder / METRICS, history, labels),
             }
         seeds = [label["seed"] for label in labels]
@@ -282,7 +294,12 @@ class _Job:
                 stop=self.stop,
                 **saved,
             )
-        return trained, scaling, flags.flags
+        # A resumed or finished run has a history that no monitor saw.
+        return (
+            trained,
+            scaling,
+            flags.flags + red_flags(trained.history, reported=flags.flags, **self._bounds(algorithm)),
+        )
 
     def _config(self, algorithm: Algorithm, spec: Spec) -> dict[str, Any]:
         """What makes a run this run and no other."""
@@ -296,12 +313,18 @@ class _Job:
             "standardize": self.standardize,
             "reward_scale": self.reward_scale,
             "sampling": "shuffled" if self.stream else self.sampling,
-            "stop": None if self.stop is None else repr(self.stop),
-            "log": self.log.content_hash,
+            "stop": None if self.stop is None else _named(self.stop),
+            "log": self.log.content_hash if self.out is not None else "",
             "observation_size": spec.observation_size,
             "num_actions": spec.num_actions,
             "action_size": spec.action_size,
         }
+        if self.environment is not None:
+            content["environment"] = [
+                self.environment if isinstance(self.environment, str) else _named(self.environment),
+                self.evaluate_every_updates,
+                self.evaluation_episodes,
+            ]
         return dict(json.loads(json.dumps(content)))
 
     def _bounds(self, algorithm: Algorithm) -> dict[str, Any]:
@@ -352,6 +375,13 @@ def _tracked(tracker: Tracker, config: dict[str, Any], members: list[str]) -> It
         yield lambda done, total, metrics: safe.log(done, metrics, members)
     finally:
         safe.finish()
+
+
+def _named(function: Any) -> str:
+    """How a stop rule or an environment is told from another: settings and all, or by where it is defined."""
+    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+        return repr(function)
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:

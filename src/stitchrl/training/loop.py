@@ -126,6 +126,7 @@ def train(
         state = initial_state(algorithms, spec, seeds)
 
     def save() -> None:
+        _check_state(structure, state, seeds, done)
         if checkpoint is not None:
             if on_save is not None:
                 on_save(history)
@@ -147,12 +148,15 @@ def train(
     if mesh is not None:  # donated buffers must lie where they are used
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec("members")))
     spans = list(_spans(done, updates, log_every_updates))
-    with source.open(iter(spans), batch_size, log_every_updates) as feed, deferred_interrupt() as interrupted:
+    with (
+        source.open(iter(spans), batch_size, max(until - first for first, until in spans)) as feed,
+        deferred_interrupt() as interrupted,
+    ):
         for first, until in spans:
             # Strong int32 scalars: a new Python int must not look like a new type.
             state, sums = program(state, placed(feed(first, until)), keys, inputs, np.int32(first), np.int32(until))
             means = {n: (np.asarray(total) / (until - first)).tolist() for n, total in jax.device_get(sums).items()}
-            _check_finite(structure, means, until)
+            _check_finite(structure, means, seeds, until)
             if evaluate is not None:
                 means |= evaluate(until, state)
             history += [
@@ -173,6 +177,8 @@ def train(
                 raise KeyboardInterrupt
             if stopped:
                 break
+    if interrupted.is_set():  # pressed after the last look
+        raise KeyboardInterrupt
     if mesh is not None:
         state = jax.device_put(state, jax.local_devices()[0])
     return Trained(state, history, done, stopped)
@@ -314,10 +320,21 @@ class _Placed:
         return jax.tree.unflatten(structure, copies)
 
 
-def _check_finite(algorithm: Algorithm, means: dict[str, list[float]], update: int) -> None:
+def _check_finite(algorithm: Algorithm, means: dict[str, list[float]], seeds: Sequence[int], update: int) -> None:
     for name, values in means.items():
-        if not np.isfinite(values).all():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
             raise DivergenceError(
-                f"{name} of {algorithm.name} must stay finite; got {values} by update {update}. "
-                "Lower the learning rate or the reward scale."
+                f"{name} of {algorithm.name} must stay finite; got {values[bad[0]]} by update {update} with seed "
+                f"{seeds[bad[0]]} (member {bad[0]} of {len(seeds)}). Lower the learning rate or the reward scale."
+            )
+
+
+def _check_state(algorithm: Algorithm, state: PyTree, seeds: Sequence[int], update: int) -> None:
+    """What is saved and given back is finite: metrics are of the state before the last update."""
+    for where, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all():
+            raise DivergenceError(
+                f"{jax.tree_util.keystr(where)} of {algorithm.name} must stay finite; it is not after update {update} "
+                f"(seeds {list(seeds)}). Lower the learning rate or the reward scale."
             )

@@ -17,7 +17,7 @@ from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import RunDirectoryError
-from stitchrl.files import make_directory, write_atomic, write_bytes, write_json
+from stitchrl.files import forget_abandoned, make_directory, write_atomic, write_bytes, write_json
 from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
 from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
@@ -89,7 +89,10 @@ class Run:
 
     @cached_property
     def values(self) -> list[DiscreteValue | ContinuousValue | None]:
-        """One a seed, on raw observations and in the log's reward units; None where the algorithm has no critic."""
+        """One a seed, on raw observations and in the log's reward units; None where the algorithm has no critic.
+
+        Of the policy as trained, also where `average_rate` lets its running average act.
+        """
         return [_unscaled_value(self.algorithm.value(state), self.scaling) for state in self.states]
 
 
@@ -167,6 +170,8 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
         RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
     """
     make_directory(folder)
+    for name in (CONFIG, CHECKPOINT, METRICS):
+        forget_abandoned(folder / name)
     file = folder / CONFIG
     if not file.exists():
         write_json(file, config | {"scaling": scaling.to_dict()})
@@ -177,9 +182,18 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
         found["settings"] = {**json.loads(json.dumps(defaults)), **found["settings"]}
     except (OSError, ValueError, TypeError, KeyError):
         raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
-    for key, value in config.items():
-        if found.get(key) != value:
-            raise RunDirectoryError(
-                f"{str(folder)!r} holds another run: its {key} is {found.get(key)!r}, yours {value!r}. "
-                "Choose another directory, or delete that one."
-            )
+    if not (folder / CHECKPOINT).exists():  # nothing was learned there yet
+        write_json(file, config | {"scaling": scaling.to_dict()})
+        return
+    del found["scaling"]
+    for key in [*config, *(key for key in found if key not in config)]:
+        theirs, ours = found.get(key), config.get(key)
+        if theirs == ours:
+            continue
+        if isinstance(theirs, dict) and isinstance(ours, dict):
+            names = [name for name in ours | theirs if theirs.get(name) != ours.get(name)]
+            theirs, ours = ({name: side.get(name) for name in names} for side in (theirs, ours))
+        raise RunDirectoryError(
+            f"{str(folder)!r} holds another run: its {key} is {theirs!r}, yours {ours!r}. "
+            "Choose another directory, or delete that one."
+        )

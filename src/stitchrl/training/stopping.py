@@ -21,7 +21,7 @@ class EarlyStop:
 
     Attributes:
         metric: as in the history, e.g. "loss/actor".
-        patience_updates: updates without improvement, at least 1.
+        patience_updates: updates without improvement from one measurement to another, at least 1.
         least_change: an improvement must be larger than this, at least 0.
         rising: True where larger is better.
 
@@ -49,8 +49,8 @@ class EarlyStop:
             if self.metric in row:
                 values.setdefault(row["update"], []).append(row[self.metric])
         if not values:
-            if any(name.startswith("online/") for name in (self.metric,)):
-                return None  # not evaluated yet
+            if self.metric.startswith("online/"):
+                return None  # not played yet
             names = sorted(set(history[-1]) - {"update", "member"})
             raise ConfigurationError(f"EarlyStop watches {self.metric!r}; this run has {', '.join(names)}.")
         sign = -1.0 if self.rising else 1.0
@@ -59,7 +59,7 @@ class EarlyStop:
             value = sign * float(np.mean(members))
             if value < best - self.least_change:
                 best, best_at = value, update
-        now = history[-1]["update"]
+        now = max(values)
         if now - best_at < self.patience_updates:
             return None
         return f"{self.metric} has not improved on {sign * best:.6g} since update {best_at:,}"
