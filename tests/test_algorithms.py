@@ -136,6 +136,12 @@ def differ(a: Any, b: Any) -> bool:
     return any((np.asarray(x) != np.asarray(y)).any() for x, y in pairs)
 
 
+def largest_step(before: Any, after: Any) -> float:
+    """The largest change of any number."""
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return max(float(np.abs(np.asarray(b, float) - np.asarray(a, float)).max()) for a, b in pairs)
+
+
 def assert_finite(tree: Any) -> None:
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
 
@@ -270,8 +276,9 @@ def test_settings_are_frozen(algorithm: Algorithm) -> None:
         ({"save_every_updates": 0}, "`save_every_updates` of fit must be at least 1; got 0"),
         ({"seeds": 0}, "`seeds` of fit must be at least 1; got 0"),
         ({"seeds": []}, "`seeds` of fit must be at least 1; got 0"),
-        ({"reward_scale": 0.0}, "`reward_scale` of fit must be above 0; got 0.0"),
-        ({"reward_scale": float("nan")}, "`reward_scale` of fit must be above 0; got nan"),
+        ({"reward_scale": 0.0}, "`reward_scale` of fit must be above 0 and finite; got 0.0"),
+        ({"reward_scale": float("nan")}, "`reward_scale` of fit must be above 0 and finite; got nan"),
+        ({"reward_scale": float("inf")}, "`reward_scale` of fit must be above 0 and finite; got inf"),
     ],
 )
 def test_fit_refuses_numbers_outside_their_range(settings: dict[str, Any], message: str) -> None:
@@ -472,6 +479,23 @@ def test_only_the_actor_of_iql_decays_with_its_own_setting() -> None:
             name for name in ("actor", "value", "critics") if not differ(getattr(state, name), getattr(after, name))
         }
         assert still == resting
+
+
+def test_the_schedule_of_td3bcs_actor_counts_all_updates() -> None:
+    # Over 4 updates the step size of the second is 1 for the actor (its first), of the fourth 1/2; then 0 for both.
+    case = CASES["TD3BC continuous"].with_settings(decay_updates=4)
+    state, moved = case.state(), {"actor": [], "critics": []}
+    for update in range(6):
+        before, state = state, case.update(state, batch_of(case.kind, update=update))[0]
+        for name, seen in moved.items():
+            seen.append(largest_step(getattr(before, name), getattr(state, name)))
+    assert moved["actor"] == pytest.approx([0, 1e-2, 0, 5e-3, 0, 0], rel=0.25, abs=1e-9)
+    assert min(moved["critics"][:4]) > 1e-3
+    assert moved["critics"][4:] == [0, 0]
+    # And of a warm-up over 8, the actor's first step is the first of 4.
+    warm = CASES["TD3BC continuous"].with_settings(warmup_updates=8)
+    after, _ = warm.update(warm.state(), batch_of(warm.kind))
+    assert largest_step(warm.state().actor, after.actor) == pytest.approx(0.25 * 1e-2, rel=0.01)
 
 
 # --- the contract ------------------------------------------------------------

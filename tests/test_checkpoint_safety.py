@@ -55,6 +55,20 @@ def as_format_1(path: Path, kind: str) -> None:
     save_file(old, path, metadata={"stitchrl": json.dumps(header)})
 
 
+def as_first_configuration(path: Path) -> None:
+    """Rewrite a configuration as version 0.1.0 had it."""
+    config = json.loads(path.read_text())
+    for name in ("action_size", "sampling", "stop"):
+        del config[name]
+    config["scaling"] = {name: config["scaling"][name] for name in ("mean", "std")}
+    later = {
+        "max_gradient_norm", "warmup_updates", "decay_updates", "average_rate", "actor_learning_rate", "samples",
+        "lagrange_gap",
+    }  # fmt: skip
+    config["settings"] = {name: value for name, value in config["settings"].items() if name not in later}
+    path.write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     "algorithm", [st.BC(**TINY), st.IQL(**TINY), st.CQL(**TINY), st.DQN(**TINY)], ids=lambda a: a.name
 )
@@ -136,6 +150,33 @@ def test_hostile_files_end_in_one_error_and_run_nothing(kind: str, tmp_path: Pat
     with pytest.raises(CheckpointError, match="checkpoint"):
         load_checkpoint(path, {"x": np.zeros(2, np.float32)})
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "arrays"),
+    [
+        ({"versions": [1]}, {}),
+        ({"update": None}, {}),
+        ({"update": "3"}, {}),
+        (
+            {},
+            {
+                "history/loss": np.zeros(3),
+                "history/update": np.zeros(2, np.int64),
+                "history/member": np.zeros(2, np.int64),
+            },
+        ),
+        ({}, {"history/loss": np.zeros(3)}),
+        ({"format": 1, "history": "many"}, {}),
+        ({"format": 1, "history": [1, 2]}, {}),
+    ],
+)
+def test_whole_files_of_wrong_content_end_in_the_same_error(change: Any, arrays: Any, tmp_path: Path) -> None:
+    path, meta = tmp_path / "c.safetensors", {"format": 2, "update": 3, "versions": {}} | change
+    name = ".x" if meta["format"] == 1 else "['x']"
+    save_file({name: np.zeros(2, np.float32)} | arrays, path, metadata={"stitchrl": json.dumps(meta)})
+    with pytest.raises(CheckpointError, match="checkpoint"):
+        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
 
 
 def test_the_trap_would_spring(tmp_path: Path) -> None:
@@ -272,6 +313,19 @@ def environment() -> dict[str, str]:
     return dict(os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "src")])})
 
 
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **SETTINGS)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".checkpoint.safetensors.{dead.pid}.part"
+    living = tmp_path / f".checkpoint.safetensors.{os.getppid()}.part"
+    other = tmp_path / ".notes.1.part"
+    for file in (left, living, other):
+        file.write_bytes(b"x")
+    st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **SETTINGS)
+    assert [file.exists() for file in (left, living, other)] == [False, True, True]
+
+
 # --- kill -9 -----------------------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -344,6 +398,9 @@ def kill_at_random(name: str, kind: str, out: Path, kills: int, seed: int) -> in
 def test_a_killed_run_continues_to_the_same_numbers(tmp_path: Path) -> None:
     met = kill_at_random("TD3BC", "continuous", tmp_path / "killed", 2, seed=0)
     assert met == 2
+    assert sorted(file.name for file in (tmp_path / "killed").iterdir()) == [
+        "checkpoint.safetensors", "config.json", "metrics.parquet",
+    ]  # fmt: skip
     whole = start("TD3BC", "continuous", tmp_path / "whole")
     whole.communicate(timeout=300)
     assert content_of(tmp_path / "killed") == content_of(tmp_path / "whole")

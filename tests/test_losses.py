@@ -429,6 +429,10 @@ def test_tiled_gradients_by_hand() -> None:
     [
         (256, 31, 1024, 8),  # 8 parts of 32 rows, 992 evaluations; 4 parts have 1984
         (8, 31, 1024, 1),
+        (257, 31, 1024, 1),  # a prime divides into single rows only: slivers, so it stays whole
+        (7, 200, 1024, 1),
+        (26, 80, 1024, 1),  # 13 rows are 1040, 2 rows 160: less than a quarter of 1024
+        (26, 128, 1024, 13),  # 2 rows are 256: a quarter
         (32, 32, 1024, 1),  # 1024 exactly
         (33, 32, 1024, 3),
         (1, 5000, 1024, 1),
@@ -442,9 +446,16 @@ def test_tile_count_by_hand(rows: int, evaluations: int, at_once: int, tiles: in
     assert tile_count(rows, evaluations, at_once=at_once) == tiles
 
 
-def test_tile_count_divides_the_rows_and_is_the_fewest() -> None:
+def test_tile_count_divides_the_rows_and_is_the_fewest_that_fit_unless_they_are_slivers() -> None:
     for rows in range(1, 40):
-        for evaluations in (1, 7, 31, 100, 2000):
+        for evaluations in (1, 7, 31, 100, 256, 2000):
             tiles = tile_count(rows, evaluations)
-            fitting = [t for t in range(1, rows + 1) if rows % t == 0 and rows // t * evaluations <= 1024]
-            assert tiles == (fitting[0] if fitting else rows)
+            divisors = [t for t in range(1, rows + 1) if rows % t == 0]
+            fitting = [t for t in divisors if rows // t * evaluations <= 1024] or [rows]
+            assert tiles == (fitting[0] if rows // fitting[0] * evaluations >= 256 else 1)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_a_batch_stays_whole_where_there_is_no_cache_to_keep_to(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert tile_count(256, 31) == 1

@@ -24,7 +24,7 @@ from stitchrl.algorithms.base import Algorithm, Spec, setting
 from stitchrl.data.sample import StreamSource, shuffled_source, transition_source
 from stitchrl.data.stream import ShuffledRows, prefetched
 from stitchrl.data.transform import Scaling
-from stitchrl.errors import ConfigurationError, StitchRLWarning
+from stitchrl.errors import ConfigurationError, RunDirectoryError, StitchRLWarning
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.training import loop
 from stitchrl.training.loop import train
@@ -39,6 +39,7 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "CQL discrete": (st.CQL(**TINY), "discrete"),
     "DQN discrete": (st.DQN(**TINY), "discrete"),
     "BC continuous": (st.BC(average_rate=0.1, **TINY), "continuous"),
+    "FilteredBC continuous": (st.FilteredBC(**TINY), "continuous"),
     "IQL continuous": (st.IQL(warmup_updates=5, decay_updates=50, max_gradient_norm=1.0, **TINY), "continuous"),
     "CQL continuous": (st.CQL(samples=2, lagrange_gap=1.0, **TINY), "continuous"),
     "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
@@ -54,6 +55,11 @@ def log_of(kind: str) -> st.Dataset:
 def case(request: pytest.FixtureRequest) -> tuple[Algorithm, st.Dataset]:
     algorithm, kind = EVERY[request.param]
     return algorithm, log_of(kind)
+
+
+def test_every_algorithm_of_the_face_is_here_for_every_kind_of_action() -> None:
+    named = {f"{name} {kind}" for name in st.ALGORITHMS for kind in getattr(st, name).actions}
+    assert named == set(EVERY)
 
 
 # --- one compilation -----------------------------------------------------------------------------------------------
@@ -190,10 +196,10 @@ def test_members_are_split_over_four_devices() -> None:
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent / "src")])
+    own = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"PYTHONPATH": paths} | environment,
+        capture_output=True, text=True, check=False, timeout=300, env=own | {"PYTHONPATH": paths} | environment,
     )  # fmt: skip
 
 
@@ -237,6 +243,34 @@ def test_a_grid_is_its_points_trained_apart(tmp_path: Path) -> None:
 def test_grids_that_cannot_be(grid: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         st.fit_grid(st.IQL(**TINY), random_log(12), grid, **SETTINGS)
+
+
+def test_a_grid_in_another_order_and_a_run_where_a_grid_is_are_refused(tmp_path: Path) -> None:
+    log, iql = random_log(12), st.IQL(**TINY)
+    st.fit_grid(iql, log, {"expectile": [0.6, 0.9], "gamma": [0.5, 0.99]}, out=tmp_path, **SETTINGS)
+    with pytest.raises(RunDirectoryError, match="holds another run: its grid is"):
+        st.fit_grid(iql, log, {"gamma": [0.5, 0.99], "expectile": [0.6, 0.9]}, out=tmp_path, **SETTINGS)
+    with pytest.raises(RunDirectoryError, match=r"holds another run: its grid is .*, yours None"):
+        st.fit(iql, log, out=tmp_path, **SETTINGS)
+    with pytest.raises(ConfigurationError, match="A grid needs at least one setting; IQL has gamma, expectile"):
+        st.fit_grid(iql, log, {}, **SETTINGS)
+
+
+def test_only_the_settings_that_differ_are_named(tmp_path: Path) -> None:
+    log = random_log(12)
+    st.fit(st.IQL(**TINY), log, out=tmp_path, **SETTINGS)
+    with pytest.raises(
+        RunDirectoryError, match=r"its settings is \{'expectile': 0.7\}, yours \{'expectile': 0.8\}\. Choose"
+    ):
+        st.fit(st.IQL(expectile=0.8, **TINY), log, out=tmp_path, **SETTINGS)
+
+
+def test_a_directory_where_nothing_was_learned_yet_is_free(tmp_path: Path) -> None:
+    log = random_log(12)
+    with pytest.raises(ConfigurationError, match="EarlyStop watches 'loss/critc'"):
+        st.fit(st.IQL(**TINY), log, out=tmp_path, stop=st.EarlyStop("loss/critc", 10), **SETTINGS)
+    run = st.fit(st.IQL(**TINY), log, out=tmp_path, stop=st.EarlyStop("loss/critic", 1000), **SETTINGS)
+    assert run.updates == 45
 
 
 # --- streams -----------------------------------------------------------------------------------------------------------
@@ -378,6 +412,28 @@ def test_early_stop_of_a_metric_that_is_not_there() -> None:
         st.EarlyStop("loss", 1, least_change=-1.0)
 
 
+def test_early_stop_by_play_waits_for_the_next_play_and_needs_an_environment() -> None:
+    rule = st.EarlyStop("online/return", 20, rising=True)
+    rows = [{"update": u, "member": 0} | ({"online/return": 5.0} if u in (30, 60) else {}) for u in range(10, 70, 10)]
+    assert [rule(rows[:n]) is None for n in range(1, 7)] == [True] * 5 + [False]
+    with pytest.raises(ConfigurationError, match="EarlyStop watches 'online/return', which only `environment` of fit"):
+        st.fit(st.BC(**TINY), random_log(4), stop=rule, **SETTINGS)
+
+
+def plain_rule(history: list[dict[str, Any]]) -> str | None:
+    return "enough" if history[-1]["update"] >= 20 else None
+
+
+def test_a_rule_that_is_a_plain_function_resumes(tmp_path: Path) -> None:
+    settings = SETTINGS | {"stop": plain_rule, "save_every_updates": 10}
+    with pytest.raises(StopHereError):
+        st.fit(st.BC(**TINY), random_log(12), out=tmp_path, callbacks=[stop_after(1)], **settings)
+    resumed = st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **settings)
+    assert (resumed.updates, resumed.stopped) == (20, "enough")
+    with pytest.raises(RunDirectoryError, match=r"its stop is .*plain_rule., yours .EarlyStop"):
+        st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **settings | {"stop": st.EarlyStop("loss/actor", 5)})
+
+
 def test_a_stopped_run_stays_stopped_and_a_resumed_one_stops_where_a_whole_one_does(tmp_path: Path) -> None:
     log, bc = random_log(12), st.BC(learning_rate=0.5, hidden_sizes=(8,))
     settings = SETTINGS | {"updates": 2000, "stop": st.EarlyStop("loss/actor", 60), "save_every_updates": 20}
@@ -393,6 +449,20 @@ def test_a_stopped_run_stays_stopped_and_a_resumed_one_stops_where_a_whole_one_d
     again = st.fit(bc, log, out=tmp_path, callbacks=[lambda done, *_: calls.append(done)], **settings)
     assert (again.stopped, calls) == (whole.stopped, [])
     assert st.load(tmp_path).stopped == whole.stopped
+
+
+# --- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_schedules_of_the_delayed_actor_count_all_updates() -> None:
+    # With the cosine over all 40 updates, the last actor update is as small as the last critic update.
+    log = random_continuous_log(12)
+    settings = SETTINGS | {"log_every_updates": 2}
+    moved = {}
+    for updates in (0, 2, 38, 40):
+        run = st.fit(st.TD3BC(decay_updates=40, **TINY), log, **settings | {"updates": updates})
+        moved[updates] = np.asarray(run.states[0].actor.network.weights[0])
+    assert np.abs(moved[40] - moved[38]).max() < 0.05 * np.abs(moved[2] - moved[0]).max()
 
 
 # --- running averages --------------------------------------------------------------------------------------------------
@@ -480,6 +550,13 @@ def test_a_diverging_run_says_so_and_keeps_its_last_checkpoint(tmp_path: Path) -
             out=tmp_path,
             **SETTINGS | {"updates": 400, "log_every_updates": 1, "save_every_updates": 1},
         )
+    # Metrics are of the state before an update: the state itself is looked at before it is saved.
+    with pytest.raises(loop.DivergenceError, match=r"of BC must stay finite; it is not after update 1 \(seeds \[0\]\)"):
+        st.fit(
+            st.BC(learning_rate=1e39, hidden_sizes=(8,)),
+            random_log(12),
+            **SETTINGS | {"updates": 1, "reward_scale": 1.0},
+        )
     for file in tmp_path.glob("checkpoint*"):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(st.load(file.parent).states))
 
@@ -557,6 +634,15 @@ def test_red_flags_are_told_as_they_appear_and_kept(capsys: pytest.CaptureFixtur
     wild = st.fit(zero, random_log(12), **SETTINGS | {"reward_scale": 1e-9, "updates": 60, "progress": True})
     assert [flag.code for flag in wild.red_flags] == ["impossible-value"]
     assert "red flag, seed 0, update 10: The mean value of logged actions is" in capsys.readouterr().err
+
+
+def test_red_flags_outlive_the_process(tmp_path: Path) -> None:
+    settings = SETTINGS | {"reward_scale": 1e-9}
+    zero = st.IQL(learning_rate=1e-9, hidden_sizes=(8,), gamma=0.9)
+    first = st.fit(zero, random_log(12), out=tmp_path, **settings)
+    assert [flag.code for flag in first.red_flags] == ["impossible-value"]
+    assert st.fit(zero, random_log(12), out=tmp_path, **settings).red_flags == first.red_flags
+    assert st.load(tmp_path).red_flags == first.red_flags
 
 
 class Counting(gymnasium.Env[np.ndarray, np.int64]):
