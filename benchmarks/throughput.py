@@ -230,15 +230,19 @@ def shown(rates: list[float]) -> str:
     return f"{middle(rates):,.{digits}f} ({min(rates):,.{digits}f} to {max(rates):,.{digits}f})"
 
 
-def rates(peer: str, rounds: int, names: list[str]) -> str:
+def rates(peer: str, rounds: int, names: list[str], before: str) -> str:
+    """The table; rows of algorithms not asked for are taken from the one before."""
+    kept = {line.split("|")[1].strip(): line for line in before.splitlines() if line.startswith("| ")}
     lines = [
         "Updates a second, median (range of all samples). Floor: the update's own matrix products and nothing else.\n",
         "| algorithm | MFLOP | stitchrl | floor | share of floor (70%) | d3rlpy | ratio | bar "
         "| one call an update | ratio (1.3) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in names:
-        updates = UPDATES[name]
+    for name, updates in UPDATES.items():
+        if name not in names:
+            lines += [kept[name]] if name in kept else []
+            continue
         found: dict[str, list[float]] = {"ours": [], "floor": [], "peer": [], "call": []}
         megaflop = 0.0
         for _ in range(rounds):
@@ -420,7 +424,9 @@ def main() -> None:
     kept = arguments.out.with_suffix(".json")
     parts: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
     makers: dict[str, Any] = {
-        "rates": lambda: rates(arguments.peer_python, arguments.rounds, arguments.algorithms.split(",")),
+        "rates": lambda: rates(
+            arguments.peer_python, arguments.rounds, arguments.algorithms.split(","), parts.get("rates", "")
+        ),
         "seeds": lambda: seeds(arguments.rounds),
         "start": lambda: starts(arguments.rounds),
         "precision": precision,

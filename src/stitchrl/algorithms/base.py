@@ -110,6 +110,9 @@ class Algorithm(ABC):
             if "interval" not in field.metadata:
                 continue
             value, interval = getattr(self, field.name), field.metadata["interval"]
+            if isinstance(value, list):  # as JSON and people write it; settings are hashed
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
             values = value if isinstance(value, tuple) else (value,)
             if not all(isinstance(v, Real) and not isinstance(v, bool) and INTERVALS[interval](v) for v in values):
                 rule = interval if interval.startswith("at") else f"in {interval}"
