@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -514,6 +515,15 @@ def test_every_algorithm_resumes_bit_for_bit(case: tuple[Algorithm, st.Dataset],
     assert resumed.history == whole.history
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """A process started in the background ignores Ctrl-C: for the test, it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_finishes_the_chunk_and_saves_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bc, log = st.BC(**TINY), random_log(12)
     settings = SETTINGS | {"save_every_updates": 1000}
@@ -532,6 +542,7 @@ def test_ctrl_c_finishes_the_chunk_and_saves_it(tmp_path: Path, capsys: pytest.C
     assert_trees_equal(resumed.states, st.fit(bc, log, **settings).states)
 
 
+@pytest.mark.usefixtures("listening")
 def test_a_second_ctrl_c_acts_at_once(tmp_path: Path) -> None:
     def press(done: int, total: int, metrics: dict[str, list[float]]) -> None:
         signal.raise_signal(signal.SIGINT)
