@@ -348,7 +348,7 @@ def test_with_inputs_is_another_algorithm_unchecked() -> None:
     assert algorithm.structure() == st.IQL(hidden_sizes=SIZES)
 
 
-@pytest.mark.parametrize("name", ["BC continuous", "IQL discrete", "CQL discrete", "TD3BC continuous"])
+@pytest.mark.parametrize("name", ["IQL discrete", "TD3BC continuous"])
 def test_inputs_traced_are_inputs_built_in(name: str) -> None:
     # All tests here give number settings to one program as arguments; built into another they mean the same.
     case = CASES[name]
@@ -789,6 +789,32 @@ def test_the_actor_of_iql_sends_nothing_back_to_value_and_critics(kind: str) -> 
     one, two = (case.update(s, batch_of(kind))[0] for s in (state, other))
     assert_trees_equal((one.value, one.critics, one.target_critics), (two.value, two.critics, two.target_critics))
     assert differ(one.actor, two.actor)
+
+
+def shifted(state: Any, field: str, by: float) -> Any:
+    """The state with the second of some critics raised everywhere."""
+    bias = last_bias(state, field).at[1].add(jnp.float32(by))
+    return eqx.tree_at(lambda state: last_bias(state, field), state, bias)
+
+
+@pytest.mark.parametrize("name", [name for name in CRITIC_CASES if not name.startswith("DQN")])
+def test_the_smaller_target_critic_counts(name: str) -> None:
+    # Far above the first, the second is not heard; far below, it alone is.
+    case, batch = CASES[name], batch_of(CASES[name].kind) | {"terminated": jnp.zeros(8, jnp.float32)}
+
+    def after(by: float) -> Any:
+        state, _ = case.update(shifted(case.state(), "target_critics", by), batch)
+        return state._replace(target_critics=None)
+
+    assert_trees_equal(after(50.0), after(60.0))
+    assert differ(after(-50.0).critics, after(50.0).critics)
+
+
+def test_the_actor_of_cql_follows_the_smaller_critic() -> None:
+    case, batch = CASES["CQL continuous"], batch_of("continuous")
+    actors = {by: case.update(shifted(case.state(), "critics", by), batch)[0].actor for by in (-50.0, 50.0, 60.0)}
+    assert_trees_equal(actors[50.0], actors[60.0])
+    assert differ(actors[-50.0], actors[50.0])
 
 
 def test_targets_move_their_share(critic: Case) -> None:
@@ -1339,9 +1365,3 @@ def test_continuous_actions_are_learned_in_the_units_of_the_log() -> None:
     np.testing.assert_allclose(outer, np.asarray(inner) - math.log(10), atol=0.05)
     values = [r.values[0].q(STATE, a) for r, a in ((bandit_run("IQL"), action), (run, 20 + 10 * action))]
     np.testing.assert_allclose(values[0], values[1], atol=0.05)
-
-
-def test_filtered_bc_of_one_episode_acts_as_that_one() -> None:
-    # Only actions nearest to 0.5 are kept: the spread falls as low as it is let.
-    run = fitted(dataclasses.replace(ALL["FilteredBC"], top_fraction=0.01), continuous_bandit_log(), updates=400)
-    assert float(run.policy.mode(STATE)[0, 0]) == pytest.approx(0.5, abs=0.02)

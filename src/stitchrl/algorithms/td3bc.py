@@ -71,7 +71,8 @@ def regularized_actor_loss(
     q_weight: Scalar,
 ) -> Float[Array, ""]:
     """Equation (4), with q = Q_1(s, pi(s)) and action the logged one."""
-    scale = q_weight / jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
+    # A critic that is 0 everywhere says nothing: the floor keeps 0 / 0 out of the policy.
+    scale = q_weight / jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8)
     return -scale * jnp.mean(q) + jnp.mean((policy_action - action) ** 2)
 
 
