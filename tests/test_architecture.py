@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "stitchrl"
 FLOORS = [
     {"errors", "types"},
     {"files"},
+    {"tensors"},
     {"data"},
     {"mdp"},
     {"nn"},

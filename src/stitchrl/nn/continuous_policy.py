@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from stitchrl.nn.distributions import Distribution, Normal, TanhNormal
-from stitchrl.nn.networks import MLP
+from stitchrl.nn.networks import MLP, standardized
 from stitchrl.types import AnyArray, Array, Key
 
 __all__ = [
@@ -112,10 +112,29 @@ class SquashedGaussianPolicy(_FromDistribution):
         return TanhNormal(mean, jnp.clip(log_std, -20.0, 2.0))
 
 
-class DeterministicPolicy(ContinuousPolicy):
-    """tanh of a network: one action an observation, no density."""
+class _WithoutChance(ContinuousPolicy):
+    """The methods of a policy that always takes its mode."""
 
     has_density: ClassVar[bool] = False
+
+    def sample(
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        del key
+        return self.mode(obs, action_mask=action_mask)
+
+    def log_prob(
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        raise TypeError("A deterministic policy over continuous actions has no density (`has_density` is False).")
+
+
+class DeterministicPolicy(_WithoutChance):
+    """tanh of a network: one action an observation, no density."""
 
     network: MLP
 
@@ -125,26 +144,9 @@ class DeterministicPolicy(ContinuousPolicy):
         _refuse_mask(action_mask)
         return jnp.tanh(self.network(obs))
 
-    def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        del key
-        return self.mode(obs, action_mask=action_mask)
 
-    def log_prob(
-        self,
-        obs: Float[AnyArray, "B D"],
-        action: Float[AnyArray, "B action"],
-        *,
-        action_mask: Bool[AnyArray, "B _"] | None = None,
-    ) -> Float[Array, " B"]:
-        raise TypeError("A deterministic policy over continuous actions has no density (`has_density` is False).")
-
-
-class ModePolicy(ContinuousPolicy):
+class ModePolicy(_WithoutChance):
     """Takes the mode of another policy; no density."""
-
-    has_density: ClassVar[bool] = False
 
     policy: ContinuousPolicy
 
@@ -152,21 +154,6 @@ class ModePolicy(ContinuousPolicy):
         self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         return self.policy.mode(obs, action_mask=action_mask)
-
-    def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        del key
-        return self.mode(obs, action_mask=action_mask)
-
-    def log_prob(
-        self,
-        obs: Float[AnyArray, "B D"],
-        action: Float[AnyArray, "B action"],
-        *,
-        action_mask: Bool[AnyArray, "B _"] | None = None,
-    ) -> Float[Array, " B"]:
-        raise TypeError("A deterministic policy over continuous actions has no density (`has_density` is False).")
 
 
 class RescaledPolicy(ContinuousPolicy):
@@ -204,12 +191,12 @@ class RescaledPolicy(ContinuousPolicy):
         *,
         action_mask: Bool[AnyArray, "B _"] | None = None,
     ) -> Float[Array, " B"]:
-        inner = (jnp.asarray(action) - self.action_center[None, :]) / self.action_half_width[None, :]
+        inner = standardized(action, self.action_center, self.action_half_width)
         log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
         return log_prob - jnp.sum(jnp.log(self.action_half_width))
 
     def _inside(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
-        return (jnp.asarray(obs) - self.mean[None, :]) / self.std[None, :]
+        return standardized(obs, self.mean, self.std)
 
     def _outside(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
         return self.action_center[None, :] + self.action_half_width[None, :] * action

@@ -12,7 +12,14 @@ from jaxtyping import Float
 
 from stitchrl.types import AnyArray, Array, Key
 
-__all__ = ["MLP", "Ensemble"]
+__all__ = ["MLP", "Ensemble", "standardized"]
+
+
+def standardized(
+    raw: Float[AnyArray, "B size"], mean: Float[Array, " size"], std: Float[Array, " size"]
+) -> Float[Array, "B size"]:
+    """(raw - mean) / std, column by column: how raw observations and logged actions enter a network."""
+    return (jnp.asarray(raw) - mean[None, :]) / std[None, :]
 
 
 class MLP(eqx.Module):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from stitchrl.nn.distributions import Categorical, mask_logits, masked_log_softmax, take_action
-from stitchrl.nn.networks import MLP, Ensemble
+from stitchrl.nn.networks import MLP, Ensemble, standardized
 from stitchrl.types import AnyArray, Array, Key
 
 __all__ = [
@@ -147,7 +147,7 @@ class StandardizedPolicy(DiscretePolicy):
     def logits(
         self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
-        scaled = (obs - self.mean[None, :]) / self.std[None, :]
+        scaled = standardized(obs, self.mean, self.std)
         return self.policy.logits(scaled, action_mask=action_mask)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from stitchrl.errors import CheckpointError
-from stitchrl.files import write_atomic, write_bytes
 from stitchrl.nn.continuous_policy import (
     ContinuousPolicy,
     DeterministicPolicy,
@@ -32,6 +28,7 @@ from stitchrl.nn.policy import (
     StandardizedPolicy,
     ValueGreedyPolicy,
 )
+from stitchrl.tensors import UnreadableError, read_tensors, write_tensors
 
 __all__ = ["load_policy_file", "save_policy_file"]
 
@@ -49,8 +46,7 @@ def save_policy_file(path: Path, policy: DiscretePolicy | ContinuousPolicy) -> N
     """Write a policy, atomically."""
     arrays: dict[str, np.ndarray] = {}
     structure = _encode(policy, "policy", arrays)
-    header = {"stitchrl": json.dumps({"format": FORMAT_VERSION, "policy": structure})}
-    write_atomic(path, lambda beside: write_bytes(beside, save(arrays, metadata=header)))
+    write_tensors(path, arrays, {"format": FORMAT_VERSION, "policy": structure})
 
 
 def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy:
@@ -60,10 +56,8 @@ def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy:
         CheckpointError: missing, damaged, of another format, or naming a class that is not a policy's.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {}).get("stitchrl", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        arrays, header = read_tensors(path)
+    except UnreadableError as error:
         raise CheckpointError(f"The policy file {path} cannot be read: {error}.") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT_VERSION:
         seen = header.get("format") if isinstance(header, dict) else None

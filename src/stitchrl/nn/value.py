@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.distributions import take_action
-from stitchrl.nn.networks import Ensemble
+from stitchrl.nn.networks import Ensemble, standardized
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import AnyArray, Array
 
@@ -63,13 +63,10 @@ class StandardizedValue(DiscreteValue):
     value: DiscreteValue
 
     def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
-        return self.value.q_all(self._scaled(obs)) / self.reward_scale
+        return self.value.q_all(standardized(obs, self.mean, self.std)) / self.reward_scale
 
     def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
-        return self.value.v(self._scaled(obs), action_mask=action_mask) / self.reward_scale
-
-    def _scaled(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
-        return (jnp.asarray(obs) - self.mean[None, :]) / self.std[None, :]
+        return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale
 
 
 class ContinuousValue(eqx.Module):
@@ -108,11 +105,8 @@ class RescaledValue(ContinuousValue):
     value: ContinuousValue
 
     def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
-        inner = (jnp.asarray(action) - self.action_center[None, :]) / self.action_half_width[None, :]
-        return self.value.q(self._scaled(obs), inner) / self.reward_scale
+        inner = standardized(action, self.action_center, self.action_half_width)
+        return self.value.q(standardized(obs, self.mean, self.std), inner) / self.reward_scale
 
     def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
-        return self.value.v(self._scaled(obs), action_mask=action_mask) / self.reward_scale
-
-    def _scaled(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
-        return (jnp.asarray(obs) - self.mean[None, :]) / self.std[None, :]
+        return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale

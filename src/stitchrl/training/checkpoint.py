@@ -6,7 +6,6 @@ Written beside and renamed, so a reader sees the old file or the whole new one. 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import platform
 import re
@@ -18,11 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from stitchrl.errors import CheckpointError, StitchRLWarning
-from stitchrl.files import write_atomic, write_bytes
+from stitchrl.tensors import UnreadableError, read_tensors, write_tensors
 from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["FORMAT_VERSION", "load_checkpoint", "read_meta", "save_checkpoint", "versions"]
@@ -49,8 +46,7 @@ def save_checkpoint(path: Path, state: PyTree, history: History, meta: dict[str,
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     arrays = {jax.tree_util.keystr(where): np.asarray(jax.device_get(leaf), order="C") for where, leaf in leaves}
     header = {"format": FORMAT_VERSION, "versions": versions(), **meta}
-    content = save(arrays | _history_arrays(history), metadata={"stitchrl": json.dumps(header)})
-    write_atomic(path, lambda beside: write_bytes(beside, content))
+    write_tensors(path, arrays | _history_arrays(history), header)
 
 
 def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, History, dict[str, Any]]:
@@ -101,10 +97,8 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     try:
-        with safe_open(path, framework="np") as file:
-            meta = json.loads((file.metadata() or {}).get("stitchrl", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        arrays, meta = read_tensors(path)
+    except UnreadableError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error}. Delete it to start over.") from None
     seen = meta.get("format") if isinstance(meta, dict) else None
     if not isinstance(seen, int) or isinstance(seen, bool) or not 1 <= seen <= FORMAT_VERSION:
