@@ -100,7 +100,7 @@ def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
 
     from stitchrl.data.sample import sample_transitions, transition_source
     from stitchrl.data.transform import Scaling
-    from stitchrl.training.loop import initial_state
+    from stitchrl.training.program import initial_state
     from stitchrl.training.run import spec_of
 
     log = random_log(2000, discrete="discrete" in name)

@@ -21,7 +21,9 @@ from stitchrl.algorithms.losses import (
     apply_gradients,
     expectile_loss,
     polyak,
+    soft_actor_loss,
     td_loss,
+    temperature_loss,
     tile_count,
     tiled_value_and_grad,
 )
@@ -459,3 +461,24 @@ def test_tile_count_divides_the_rows_and_is_the_fewest_that_fit_unless_they_are_
 def test_a_batch_stays_whole_where_there_is_no_cache_to_keep_to(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert tile_count(256, 31) == 1
+
+
+# --- soft actor-critic ---------------------------------------------------------------------------------------------------
+
+
+def test_soft_actor_loss_by_hand() -> None:
+    log_prob, q = f32([-1, 0.5, 2]), f32([3, -1, 4])
+    # .5 (-1) - 3 = -3.5; .5 .5 + 1 = 1.25; .5 2 - 4 = -3: their mean.
+    close(soft_actor_loss(log_prob, q, 0.5), -5.25 / 3)
+    close(jax.grad(soft_actor_loss)(log_prob, q, 0.5), [0.5 / 3] * 3)
+    close(jax.grad(soft_actor_loss, argnums=1)(log_prob, q, 0.5), [-1 / 3] * 3)
+
+
+@pytest.mark.parametrize(("entropy_target", "slope"), [(-2.0, 1.5), (-0.5, 0.0), (1.0, -1.5)])
+def test_temperature_loss_by_hand(entropy_target: float, slope: float) -> None:
+    # E[log pi] = .5: entropy -.5. Above its target of -2 the temperature falls, at it it rests, below it rises.
+    log_prob = f32([-1, 0.5, 2])
+    close(temperature_loss(f32(0.25), log_prob, entropy_target), 0.25 * slope)
+    gradient = jax.grad(temperature_loss, argnums=(0, 1))(f32(0.25), log_prob, entropy_target)
+    close(gradient[0], slope)
+    np.testing.assert_array_equal(gradient[1], np.zeros(3))

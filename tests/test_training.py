@@ -28,7 +28,7 @@ from stitchrl.data.stream import ShuffledRows, prefetched
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError, RunDirectoryError, StitchRLWarning
 from stitchrl.nn.policy import CategoricalPolicy
-from stitchrl.training import loop
+from stitchrl.training import loop, program
 from stitchrl.training.loop import train
 from stitchrl.training.run import spec_of
 from worlds import assert_trees_equal, random_continuous_log, random_log
@@ -152,15 +152,15 @@ def test_what_a_member_draws_is_bit_identical_alone_and_among_others(size: int) 
 
 def test_the_two_ways_to_place_members_are_both_tried_above() -> None:
     spec = Spec(3, 3)
-    small, large = (loop.initial_state(Recorder(size=n), spec, [0, 1]) for n in (1, 200_000))
-    assert not loop._in_turn(small, 2)
-    assert loop._in_turn(large, 2) == (jax.default_backend() == "cpu")
+    small, large = (program.initial_state(Recorder(size=n), spec, [0, 1]) for n in (1, 200_000))
+    assert not program.takes_turns(small, 2)
+    assert program.takes_turns(large, 2) == (jax.default_backend() == "cpu")
 
 
 @pytest.mark.parametrize("name", ["IQL discrete", "TD3BC continuous"])
 def test_seeds_train_in_turn_as_they_would_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Side by side, which small states are, is in test_algorithms.py for every algorithm.
-    monkeypatch.setattr(loop, "SIDE_BY_SIDE_BYTES", 0)
+    monkeypatch.setattr(program, "SIDE_BY_SIDE_BYTES", 0)
     algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
     together = st.fit(algorithm, log, seeds=[3, 1], **SETTINGS)
     for k, seed in enumerate([3, 1]):
@@ -171,14 +171,14 @@ def test_seeds_train_in_turn_as_they_would_alone(name: str, monkeypatch: pytest.
 ON_FOUR_DEVICES = """
     import jax, numpy as np
     import stitchrl as st
-    from stitchrl.training import loop
+    from stitchrl.training import program
     from worlds import random_log
 
     assert jax.local_device_count() == 4
     log, iql = random_log(12), st.IQL(hidden_sizes=(8,), learning_rate=1e-2)
     settings = dict(updates=45, batch_size=8, log_every_updates=10, progress=False)
     for seeds, devices in ((4, 4), (6, 3), (2, 2), (1, 1), (5, 1)):
-        mesh = loop._mesh(seeds)
+        mesh = program.mesh_of(seeds)
         assert (1 if mesh is None else mesh.size) == devices, (seeds, mesh)
     for seeds in ([3, 1, 4, 5], [3, 1, 4, 5, 9, 2]):
         together = st.fit(iql, log, seeds=seeds, **settings)
@@ -454,6 +454,19 @@ def test_a_stopped_run_stays_stopped_and_a_resumed_one_stops_where_a_whole_one_d
 
 
 # --- schedules ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting_name", ["decay_updates", "warmup_updates"])
+def test_a_schedule_shorter_than_a_turn_of_the_actor_is_not_off(setting_name: str) -> None:
+    log, plain = random_continuous_log(12), st.TD3BC(**TINY)
+    runs = [st.fit(a, log, **SETTINGS) for a in (plain, dataclasses.replace(plain, **{setting_name: 1}))]
+    counts = [len(jax.tree.leaves(run.states[0].actor_optimizer)) for run in runs]
+    assert counts[1] == counts[0] + 1  # the schedule's own count
+
+
+def test_critics_without_hidden_layers_learn() -> None:
+    run = st.fit(st.CQL(hidden_sizes=(), learning_rate=1e-2), random_continuous_log(12), **SETTINGS)
+    assert all(np.isfinite(value) for row in run.history for value in row.values())
 
 
 def test_the_schedules_of_the_delayed_actor_count_all_updates() -> None:

@@ -48,10 +48,18 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from stitchrl.algorithms.base import Algorithm, Spec, setting
-from stitchrl.algorithms.losses import apply_gradients, polyak, td_loss, tile_count, tiled_value_and_grad
+from stitchrl.algorithms.losses import (
+    apply_gradients,
+    polyak,
+    soft_actor_loss,
+    td_loss,
+    temperature_loss,
+    tile_count,
+    tiled_value_and_grad,
+)
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics
-from stitchrl.nn.distributions import mask_logits, take_action
+from stitchrl.nn.distributions import TanhNormal, mask_logits, take_action
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.nn.policy import ValueGreedyPolicy
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
@@ -207,18 +215,12 @@ class CQL(Algorithm):
         next_q = jnp.min(state.target_critics(batch["next_obs"], next_action), axis=0)
         td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_q
 
-        uniform_key, pi_key, next_key = jax.random.split(penalty_key, 3)
-        uniform = jax.random.uniform(uniform_key, (self.samples, *action.shape), minval=-1.0, maxval=1.0)
-        uniform_density = jnp.full(uniform.shape[:2], -action.shape[1] * math.log(2.0), jnp.float32)
-        drawn = [(uniform, uniform_density)] + [
-            distribution.sample_with_log_prob(key=k, count=(self.samples,))
-            for distribution, k in ((pi, pi_key), (next_pi, next_key))
-        ]
+        sampled, log_density = self._sampled_actions(pi, next_pi, penalty_key)
         # Rows first, so that parts of the batch can be taken one after another.
         parts = {
             "obs": obs,
-            "candidates": jnp.swapaxes(jnp.concatenate([a for a, _ in drawn] + [action[None]]), 0, 1),
-            "log_density": jnp.concatenate([density for _, density in drawn]).T,
+            "candidates": jnp.swapaxes(jnp.concatenate([sampled, action[None]]), 0, 1),
+            "log_density": log_density.T,
             "td_target": td_target,
             "td_weight": batch["td_weight"],
         }
@@ -239,14 +241,7 @@ class CQL(Algorithm):
             self.adam(self.learning_rate), gradients, state.critic_optimizer, state.critics
         )
 
-        log_multiplier, multiplier_optimizer = state.log_multiplier, state.multiplier_optimizer
-        if self.lagrange_gap:
-            difference = jnp.mean(self.cql_weight * penalty) - self.lagrange_gap
-            gradient = -difference * multiplier  # of -alpha' difference by log alpha'
-            log_multiplier, multiplier_optimizer = apply_gradients(
-                self.adam(self.learning_rate), gradient, multiplier_optimizer, log_multiplier
-            )
-
+        log_multiplier, multiplier_optimizer = self._multiplier_step(state, multiplier, penalty)
         metrics |= {"loss/critic": td, "loss/cql": jnp.sum(penalty), "q/data_mean": q_mean}
         metrics |= {"temperature": jnp.exp(log_temperature), "cql/multiplier": multiplier}
         return (
@@ -264,15 +259,39 @@ class CQL(Algorithm):
             metrics,
         )
 
+    def _sampled_actions(
+        self, pi: TanhNormal, next_pi: TanhNormal, key: Key
+    ) -> tuple[Float[Array, "K B action"], Float[Array, "K B"]]:
+        """The actions b_k of equation (7) and their log-densities, 3 * samples an observation."""
+        uniform_key, pi_key, next_key = jax.random.split(key, 3)
+        uniform = jax.random.uniform(uniform_key, (self.samples, *pi.mean.shape), minval=-1.0, maxval=1.0)
+        drawn = [
+            (uniform, jnp.full(uniform.shape[:2], -uniform.shape[2] * math.log(2.0), jnp.float32)),
+            pi.sample_with_log_prob(key=pi_key, count=(self.samples,)),
+            next_pi.sample_with_log_prob(key=next_key, count=(self.samples,)),
+        ]
+        return jnp.concatenate([a for a, _ in drawn]), jnp.concatenate([density for _, density in drawn])
+
+    def _multiplier_step(
+        self, state: ContinuousCQLState, multiplier: Array, penalty: Float[Array, " C"]
+    ) -> tuple[Array, PyTree]:
+        """Equation (8): one step down -alpha' (cql_weight penalty - lagrange_gap), by log alpha'."""
+        if not self.lagrange_gap:
+            return state.log_multiplier, state.multiplier_optimizer
+        difference = jnp.mean(self.cql_weight * penalty) - self.lagrange_gap
+        return apply_gradients(
+            self.adam(self.learning_rate), -difference * multiplier, state.multiplier_optimizer, state.log_multiplier
+        )
+
     def _actor_step(
         self, state: ContinuousCQLState, obs: Array, action: Array, key: Key
     ) -> tuple[Array, PyTree, SquashedGaussianPolicy, PyTree, Metrics]:
         """Equations (4) and (5), on one sampled action an observation."""
         optimizer = self.adam(self.actor_learning_rate)
-        entropy_target = -float(action.shape[1])
         _, log_prob = state.actor(obs).sample_with_log_prob(key=key)
+        gradient = jax.grad(temperature_loss)(state.log_temperature, log_prob, -float(action.shape[1]))
         log_temperature, temperature_optimizer = apply_gradients(
-            optimizer, -jnp.mean(log_prob + entropy_target), state.temperature_optimizer, state.log_temperature
+            optimizer, gradient, state.temperature_optimizer, state.log_temperature
         )
         temperature = jnp.exp(log_temperature)
 
@@ -280,7 +299,7 @@ class CQL(Algorithm):
             pi = actor(obs)
             policy_action, log_prob = pi.sample_with_log_prob(key=key)
             q = jnp.min(state.critics(obs, policy_action), axis=0)
-            loss = jnp.mean(temperature * log_prob - q)
+            loss = soft_actor_loss(log_prob, q, temperature)
             metrics = {"loss/actor": loss, "q/policy_mean": jnp.mean(q), "policy/entropy": -jnp.mean(log_prob)}
             return loss, metrics | pi.metrics(action)
 

@@ -12,7 +12,16 @@ from jaxtyping import Float
 
 from stitchrl.types import Array, Scalar
 
-__all__ = ["apply_gradients", "expectile_loss", "polyak", "td_loss", "tile_count", "tiled_value_and_grad"]
+__all__ = [
+    "apply_gradients",
+    "expectile_loss",
+    "polyak",
+    "soft_actor_loss",
+    "td_loss",
+    "temperature_loss",
+    "tile_count",
+    "tiled_value_and_grad",
+]
 
 
 def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array, " B"]:
@@ -28,6 +37,20 @@ def td_loss(q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Fl
     """Sum over critics of the mean squared TD error; rows without a target have td_weight 0."""
     error = q - jax.lax.stop_gradient(td_target)[None, :]
     return jnp.sum(jnp.mean(td_weight[None, :] * error**2, axis=1))
+
+
+def soft_actor_loss(log_prob: Float[Array, " B"], q: Float[Array, " B"], temperature: Scalar) -> Float[Array, ""]:
+    """E[temperature log pi(a|s) - Q(s, a)], a ~ pi (Haarnoja et al. 2018, arXiv 1812.05905)."""
+    return jnp.mean(temperature * log_prob - q)
+
+
+def temperature_loss(log_temperature: Scalar, log_prob: Float[Array, " B"], entropy_target: float) -> Float[Array, ""]:
+    """-log_temperature E[log pi(a|s) + entropy_target]: the temperature rises while entropy is below its target.
+
+    Haarnoja et al. 2018 (arXiv 1812.05905) have the temperature itself here; its logarithm is what the official code of
+    CQL has. Only the temperature is moved by it.
+    """
+    return -log_temperature * jnp.mean(jax.lax.stop_gradient(log_prob) + entropy_target)
 
 
 def polyak(target: Any, online: Any, target_rate: Scalar) -> Any:
@@ -50,8 +73,8 @@ def tiled_value_and_grad(
 ) -> tuple[tuple[Array, Any], Any]:
     """As `jax.value_and_grad(loss, has_aux=True)(parameters, batch)`, computed on one part of the batch after another.
 
-    The same sum in another order: activations of a part stay in the processor's cache, which on a CPU is worth more
-    than half as much again where a loss asks for many actions an observation.
+    The same sum in another order: activations of a part stay in the processor's cache, which pays on a CPU where a loss
+    asks for many actions an observation (benchmarks/throughput.py, "parts of a batch").
 
     Args:
         loss: (parameters, part) -> (loss, aux), both means over the rows of the part.

@@ -102,10 +102,8 @@ class TD3BC(Algorithm):
     @property
     def _actor_optimizer(self) -> optax.GradientTransformation:
         """Its schedule counts actor updates; the settings count all."""
-        every = self.actor_every_updates
-        return self.adam(
-            self.learning_rate, warmup_updates=self.warmup_updates // every, decay_updates=self.decay_updates // every
-        )
+        warmup, decay = (-(-n // self.actor_every_updates) for n in (self.warmup_updates, self.decay_updates))
+        return self.adam(self.learning_rate, warmup_updates=warmup, decay_updates=decay)
 
     def init(self, key: Key, spec: Spec) -> TD3BCState:
         if spec.num_actions is not None:

@@ -63,8 +63,10 @@ class ContinuousCritics(eqx.Module):
 
         def of_member(member: MLP) -> Float[Array, "K B"]:
             weight, bias = member.weights[0], member.biases[0]
-            from_obs = obs @ weight[:size] + bias[None, :]
-            first = jax.nn.relu(action @ weight[size:] + from_obs[None])
-            return MLP(member.weights[1:], member.biases[1:])(first)[..., 0]
+            from_obs = jnp.asarray(obs) @ weight[:size] + bias[None, :]
+            first = jnp.asarray(action) @ weight[size:] + from_obs[None]
+            if len(member.weights) == 1:  # no hidden layer
+                return first[..., 0]
+            return MLP(member.weights[1:], member.biases[1:])(jax.nn.relu(first))[..., 0]
 
         return jax.vmap(of_member)(self.ensemble.members)

@@ -22,7 +22,8 @@ from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
 from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
 from stitchrl.training.flags import RedFlag
-from stitchrl.training.loop import History, MemberState
+from stitchrl.training.loop import History
+from stitchrl.training.program import MemberState
 from stitchrl.types import PyTree
 
 __all__ = [
