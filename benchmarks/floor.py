@@ -2,7 +2,8 @@
 
 The products are read from the update itself: it is traced, equal computations are counted once (as XLA does), and every
 `dot_general` left is repeated on its own in a loop. Products of several critics are done both as one batched product
-and one by one, and the faster of the two counts. Branches count by how often they run.
+and one by one, and the faster of the two counts. One number of an operand changes each time, so that XLA does each
+product anew; where it copies the operand for that, the copy is in the floor. Branches count by how often they run.
 """
 
 from __future__ import annotations
@@ -144,17 +145,20 @@ def _program(entries: list[tuple[Product, float]]) -> tuple[Any, Any]:
 
     def once(dimensions: Any, held: Any) -> Any:
         a, b, out = held
-        # The left side depends on the last result, so that no product is moved out of the loop or done once.
-        changed = out.reshape(-1)[:1].reshape((1,) * a.ndim) * jnp.float32(1e-9)
-        a = jax.lax.dynamic_update_slice(a, changed, (0,) * a.ndim)
+        # The smaller side depends on the last result, so that no product is moved out of the loop or done once.
+        value = out.reshape(-1)[:1] * jnp.float32(1e-9)
+        if a.size <= b.size:
+            a = jax.lax.dynamic_update_slice(a, value.reshape((1,) * a.ndim), (0,) * a.ndim)
+        else:
+            b = jax.lax.dynamic_update_slice(b, value.reshape((1,) * b.ndim), (0,) * b.ndim)
         return a, b, jax.lax.dot_general(a, b, dimensions)
 
     def step(i: Any, state: Any) -> Any:
         after = []
         for (dimensions, whole, share, _), held in zip(buffers, state, strict=True):
             if whole:
-                held = jax.lax.fori_loop(0, whole, lambda _, h, d=dimensions: once(d, h), held) if whole > 3 else held
-                for _ in range(whole if whole <= 3 else 0):
+                held = jax.lax.fori_loop(0, whole, lambda _, h, d=dimensions: once(d, h), held) if whole > 8 else held
+                for _ in range(whole if whole <= 8 else 0):
                     held = once(dimensions, held)
             if share:
                 due = (i + 1) % round(1 / share) == 0

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +78,34 @@ def algorithm_of(name: str, **settings: Any) -> Any:
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """Rate of `st.fit`, all seeds together, and what it held in memory."""
+    import jax
+
     import stitchrl as st
+    from stitchrl.algorithms import cql
+    from stitchrl.training import program
+
+    if "side_by_side_bytes" in job:
+        program.SIDE_BY_SIDE_BYTES = job["side_by_side_bytes"]
+    if job.get("whole_batch"):
+        cql.tile_count = lambda rows, evaluations: 1
 
     log = random_log(job.get("rows", 100_000), discrete="discrete" in job["algorithm"])
     algorithm = algorithm_of(job["algorithm"], **job.get("settings", {}))
     updates, chunks = job["updates"], job.get("chunks", 5)
     seeds, stamps = job.get("seeds", 1), []
     every = max(1, updates // chunks)
-    st.fit(
+    run = st.fit(
         algorithm, log, updates=every * (chunks + 1), seeds=seeds, batch_size=job.get("batch", BATCH),
         log_every_updates=every, callbacks=[lambda *_: stamps.append(time.perf_counter())], progress=False,
         sampling=job.get("sampling", "uniform"), stream=job.get("stream", False),
     )  # fmt: skip
     rates = [seeds * every / (b - a) for a, b in itertools.pairwise(stamps)]
-    return {"rates": rates, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.members[0]))
+    return {
+        "rates": rates,
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "takes_turns": size > program.SIDE_BY_SIDE_BYTES,
+    }
 
 
 def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
@@ -243,19 +258,17 @@ def rates(peer: str, rounds: int, names: list[str], before: str) -> str:
         if name not in names:
             lines += [kept[name]] if name in kept else []
             continue
-        found: dict[str, list[float]] = {"ours": [], "floor": [], "peer": [], "call": []}
-        megaflop = 0.0
-        for _ in range(rounds):
-            job = {"algorithm": name, "updates": updates}
-            found["ours"] += process("ours", job)["rates"]
-            timed = max(10, updates // 5)
-            theirs = {"algorithm": name, "warmup": max(3, timed // 10), "timed": max(5, timed // 3), "repeats": 3}
-            found["peer"] += process("peer", theirs, peer=peer)["rates"]
-            floor_found = process("floor", job)
-            found["floor"] += floor_found["rates"]
-            megaflop = floor_found["megaflop"]
-            found["call"] += process("call", job)["rates"]
-            say(f"{name}: " + ", ".join(f"{kind} {shown(values)}" for kind, values in found.items()))
+        job, timed = {"algorithm": name, "updates": updates}, max(10, updates // 5)
+        theirs = {"algorithm": name, "warmup": max(3, timed // 10), "timed": max(5, timed // 3), "repeats": 3}
+        found, last = in_turns(
+            name,
+            rounds,
+            ours=lambda job=job: process("ours", job),
+            peer=lambda theirs=theirs: process("peer", theirs, peer=peer),
+            floor=lambda job=job: process("floor", job),
+            call=lambda job=job: process("call", job),
+        )
+        megaflop = last["floor"]["megaflop"]
         own = middle(found["ours"])
         lines.append(
             f"| {name} | {megaflop:,.0f} | {shown(found['ours'])} | {shown(found['floor'])} "
@@ -265,29 +278,76 @@ def rates(peer: str, rounds: int, names: list[str], before: str) -> str:
     return "\n".join(lines)
 
 
+SEEDS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "BC": ("BC", {}, 3000),
+    "IQL": ("IQL", {}, 800),
+    "TD3BC": ("TD3BC", {}, 1000),
+    "CQL": ("CQL", {}, 60),
+    "IQL, 64 wide, batch 64": ("IQL", {"settings": {"hidden_sizes": [64, 64]}, "batch": 64}, 16_000),
+}
+
+
 def seeds(rounds: int) -> str:
     lines = [
-        "Eight seeds at once against one, updates a second of all seeds together; peak memory of the process.\n",
-        "| algorithm | one seed | MB | eight, one device | ratio | MB | eight, two CPU devices | ratio | MB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "Eight seeds at once against one, updates a second of all seeds together (ratio to one seed; peak MB of the "
+        "process). In turn and side by side on one device, where the loop takes the one in bold; as the loop does it on two "
+        "CPU devices.\n",
+        "| algorithm | one seed | in turn | side by side | two CPU devices |",
+        "|---|---|---|---|---|",
     ]
-    for name in ("BC", "IQL", "TD3BC"):
-        found: dict[str, list[float]] = {"one": [], "eight": [], "devices": []}
-        memory: dict[str, float] = {}
-        for _ in range(rounds):
-            for kind, count, devices in (("one", 1, "1"), ("eight", 8, "1"), ("devices", 8, "2")):
-                job = {"algorithm": name, "updates": UPDATES[name] // count, "seeds": count}
-                result = process("ours", job, JAX_NUM_CPU_DEVICES=devices)
-                found[kind] += result["rates"]
-                memory[kind] = result["megabytes"]
-            say(f"{name}: " + ", ".join(f"{kind} {shown(values)}" for kind, values in found.items()))
-        one = middle(found["one"])
-        lines.append(
-            f"| {name} | {shown(found['one'])} | {memory['one']:,.0f} | {shown(found['eight'])} "
-            f"| {middle(found['eight']) / one:.2f} | {memory['eight']:,.0f} | {shown(found['devices'])} "
-            f"| {middle(found['devices']) / one:.2f} | {memory['devices']:,.0f} |"
+    for label, (name, chosen, updates) in SEEDS.items():
+
+        def job(
+            count: int, devices: int, name: str = name, chosen: Any = chosen, updates: int = updates, **how: Any
+        ) -> Any:
+            asked = {"algorithm": name, "updates": updates // count, "seeds": count} | chosen | how
+            return process("ours", asked, JAX_NUM_CPU_DEVICES=str(devices))
+
+        found, last = in_turns(
+            label,
+            rounds,
+            one=lambda: job(1, 1),
+            turn=lambda: job(8, 1, side_by_side_bytes=0),
+            side=lambda: job(8, 1, side_by_side_bytes=2**40),
+            devices=lambda: job(8, 2),
         )
+        one = middle(found["one"])
+        cells = {
+            kind: f"{shown(values)}: {middle(values) / one:.2f}, {last[kind]['megabytes']:,.0f} MB"
+            for kind, values in found.items()
+        }
+        taken = "turn" if last["one"]["takes_turns"] else "side"
+        cells[taken] = f"**{cells[taken]}**"
+        lines.append(f"| {label} | {cells['one']} | {cells['turn']} | {cells['side']} | {cells['devices']} |")
     return "\n".join(lines)
+
+
+def parts(rounds: int) -> str:
+    job = {"algorithm": "CQL", "updates": UPDATES["CQL"]}
+    found, _ = in_turns(
+        "CQL",
+        rounds,
+        parts=lambda: process("ours", job),
+        whole=lambda: process("ours", job | {"whole_batch": True}),
+    )
+    return (
+        f"CQL, gradients of one part of the batch after another: {shown(found['parts'])} updates a second; of the whole batch "
+        f"at once: {shown(found['whole'])}. Ratio {middle(found['parts']) / middle(found['whole']):.2f}."
+    )
+
+
+def in_turns(
+    label: str, rounds: int, **kinds: Callable[[], dict[str, Any]]
+) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
+    """Run each kind once a round: all rates of each, and each one's last result."""
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    last: dict[str, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for kind, run in kinds.items():
+            last[kind] = run()
+            found[kind] += last[kind]["rates"]
+        say(f"{label}: " + ", ".join(f"{kind} {shown(values)}" for kind, values in found.items()))
+    return found, last
 
 
 def starts(rounds: int) -> str:
@@ -326,7 +386,7 @@ GROWTH: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
-def growth() -> str:
+def growth(rounds: int) -> str:
     lines = [
         "IQL as one size grows, the others at the setting above. GFLOP/s counts the update's matrix products; a cliff would "
         "show as a fall of that number.\n",
@@ -334,16 +394,22 @@ def growth() -> str:
         "|---|---|---|---|---|",
     ]
     curves: dict[str, list[tuple[str, float]]] = {}
+    samples: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):  # every point once, then again: a bad minute does not fall on one of them alone
+        for size, points in GROWTH.items():
+            for label, job in points:
+                done = process("ours", {"algorithm": "IQL", "chunks": 4} | job)["rates"]
+                samples.setdefault((size, label), []).extend(done)
+                say(f"{size} {label}: {shown(samples[size, label])}")
     for size, points in GROWTH.items():
         for label, job in points:
-            found = process("ours", {"algorithm": "IQL", "chunks": 4} | job)["rates"]
+            found = samples[size, label]
             batch = job.get("batch", BATCH)
             flop = iql_flop(batch, job.get("settings", {}))
             lines.append(
                 f"| {size} | {label} | {shown(found)} | {middle(found) * batch:,.0f} | {middle(found) * flop / 1e9:,.0f} |"
             )
             curves.setdefault(size, []).append((label, middle(found) * flop / 1e9))
-            say(lines[-1])
     (HERE / "results" / "growth.svg").write_text(drawn(curves))
     return "\n".join(lines) + "\n\n![GFLOP/s of IQL as each size grows](growth.svg)"
 
@@ -403,6 +469,7 @@ def say(line: str) -> None:
 SECTIONS = {
     "rates": "Against the floor and the peer",
     "seeds": "Eight seeds",
+    "parts": "Parts of a batch",
     "start": "Start to first update",
     "precision": "Lower precision",
     "growth": "Growth",
@@ -422,21 +489,22 @@ def main() -> None:
         print(json.dumps(JOBS[arguments.job](json.loads(sys.stdin.read() or "{}"))))
         return
     kept = arguments.out.with_suffix(".json")
-    parts: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
+    done: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
     makers: dict[str, Any] = {
         "rates": lambda: rates(
-            arguments.peer_python, arguments.rounds, arguments.algorithms.split(","), parts.get("rates", "")
+            arguments.peer_python, arguments.rounds, arguments.algorithms.split(","), done.get("rates", "")
         ),
         "seeds": lambda: seeds(arguments.rounds),
+        "parts": lambda: parts(arguments.rounds),
         "start": lambda: starts(arguments.rounds),
         "precision": precision,
-        "growth": growth,
+        "growth": lambda: growth(arguments.rounds),
     }
     for section in arguments.only.split(","):
-        parts[section] = f"{makers[section]()}\n\n{describe(f'python benchmarks/throughput.py --only {section}')}"
-        text = "\n\n".join(f"## {title}\n\n{parts[name]}" for name, title in SECTIONS.items() if name in parts)
+        done[section] = f"{makers[section]()}\n\n{describe(f'python benchmarks/throughput.py --only {section}')}"
+        text = "\n\n".join(f"## {title}\n\n{done[name]}" for name, title in SECTIONS.items() if name in done)
         arguments.out.write_text(f"# Throughput of the training loop\n\n{text}\n")
-        kept.write_text(json.dumps(parts, indent=1) + "\n")
+        kept.write_text(json.dumps(done, indent=1) + "\n")
 
 
 if __name__ == "__main__":
