@@ -7,7 +7,7 @@ go side by side as a batch axis or take turns, see `takes_turns`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,10 @@ __all__ = ["SIDE_BY_SIDE_BYTES", "MemberState", "Program", "initial_state", "mes
 SIDE_BY_SIDE_BYTES = 2**19
 """On a CPU, members of a larger state take turns in the program: side by side they would not fit a core's cache.
 benchmarks/throughput.py has both ways (eight seeds)."""
+
+
+KEPT_PROGRAMS = 64
+"""Compiled programs of each kind that a process keeps; every one holds memory maps, which are not without end."""
 
 
 class MemberState(NamedTuple):
@@ -113,7 +117,7 @@ def _fresh(algorithm: Algorithm, spec: Spec, key: Key) -> MemberState:
     return MemberState(state, average)
 
 
-@cache
+@lru_cache(maxsize=KEPT_PROGRAMS)
 def _compiled_init(structure: Algorithm, spec: Spec) -> Callable[[dict[str, float], Key], MemberState]:
     return jax.jit(lambda inputs, key: _fresh(structure.with_inputs(inputs), spec, key))
 
@@ -134,7 +138,7 @@ def mesh_of(members: int) -> Mesh | None:
 Chunk = Callable[[PyTree, PyTree, Key, dict[str, Array], Any, Any, Any], tuple[PyTree, dict[str, Array]]]
 
 
-@cache
+@lru_cache(maxsize=KEPT_PROGRAMS)
 def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: bool, mesh: Mesh | None) -> Chunk:
     """(state, arrays, keys, inputs, members, first update, end) -> (state, metric sums)."""
 
