@@ -25,7 +25,22 @@ FLOORS = [
 ]
 """Lowest first; a module imports lower floors and, inside its own package, that package's shared files."""
 SHARED = {
-    "data": {"schema", "dataset", "sample", "stream", "transform", "audit", "readers"},
+    "data": {
+        "expression",
+        "schema",
+        "dataset",
+        "encode",
+        "episodes",
+        "assemble",
+        "infer",
+        "store",
+        "sample",
+        "stream",
+        "transform",
+        "audit",
+        "readers",
+        "writers",
+    },
     "mdp": {"finite"},
     "nn": {"networks", "distributions", "critics", "policy", "continuous_policy", "value"},
     "algorithms": {"base", "losses", "heads", "behavior"},
@@ -141,6 +156,8 @@ def test_no_pickle_and_no_jax_in_the_report() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
-        assert not names & {"pickle", "dill", "joblib", "cloudpickle", "torch"}, path
+        # One reader opens the pickles of Stable-Baselines3, with an unpickler that admits arrays and nothing that runs.
+        pickles = {"pickle"} if place(path) != ("data", "readers", "stable_baselines3") else set()
+        assert not names & ({"dill", "joblib", "cloudpickle", "torch"} | pickles), path
         if place(path)[0] == "reporting":
             assert not names & {"jax", "equinox", "optax"}, path

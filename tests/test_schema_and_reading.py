@@ -61,9 +61,10 @@ def test_schema_round_trips_through_toml(tmp_path: Path, num_actions: int | None
 
 
 DISCRETE = COLUMNS + '[action]\nkind = "discrete"\n'
-SECTIONS = "has the sections [columns], [action], [task]; got "
+SECTIONS = "has the sections [columns], [observation], [action], [reward], [episodes], [task]; got "
 NO_NAME = "must be a name or a list of names; got "
-COUNT = "A discrete action needs `count`, the number of actions; got "
+COUNT = "A discrete action needs `count`, the number of actions"
+LISTED = COUNT + ", or a list of them; got "
 GAMMA = "`gamma` of [task] must be a number in [0, 1]; got "
 
 BAD_TOML = {
@@ -73,7 +74,7 @@ BAD_TOML = {
     "unknown role, named": (COLUMNS + 'obs = "x"\n', "got 'obs'."),
     "unknown action key": (
         COLUMNS + "[action]\nsize = 3\n",
-        "[action] of the schema knows kind, count; got 'size'.",
+        "[action] of the schema knows kind, count, bins, categories, low, high, unit; got 'size'.",
     ),
     "unknown task key": (
         COLUMNS + "[task]\nsize = 3\n",
@@ -89,9 +90,9 @@ BAD_TOML = {
         COLUMNS + '[action]\nkind = "box"\n',
         "`kind` of [action] must be discrete or continuous; got 'box'.",
     ),
-    "no count": (DISCRETE, COUNT + "None."),
-    "count true": (DISCRETE + "count = true\n", COUNT + "True."),
-    "count 2.5": (DISCRETE + "count = 2.5\n", COUNT + "2.5."),
+    "no count": (DISCRETE, COUNT + "; got None."),
+    "count true": (DISCRETE + "count = true\n", LISTED + "True."),
+    "count 2.5": (DISCRETE + "count = 2.5\n", LISTED + "2.5."),
     "count 1": (DISCRETE + "count = 1\n", "`num_actions` must be at least 2; got 1."),
     "gamma is text": (COLUMNS + '[task]\ngamma = "0.9"\n', GAMMA + "'0.9'."),
     "gamma true": (COLUMNS + "[task]\ngamma = true\n", GAMMA + "True."),
@@ -101,7 +102,7 @@ BAD_TOML = {
     "not TOML": ("[columns\n", "is not TOML"),
     "empty": (
         "",
-        "names no column for 'episode', which every log needs. Add `episode = \"your_column\"` under [columns].",
+        "names no column for 'episode', which every log needs. Add `episode = \"your_column\"` under [columns], or",
     ),
 }
 
@@ -119,6 +120,8 @@ def test_bad_schema_is_refused_with_its_reason(tmp_path: Path, text: str, fragme
 @pytest.mark.parametrize("role", REQUIRED_ROLES)
 def test_every_required_role_must_have_a_column(role: str) -> None:
     columns = {name: name for name in REQUIRED_ROLES if name != role}
+    if role == "episode":  # could be told from the ends
+        del columns["terminated"]
     with pytest.raises(SchemaError, match=f"names no column for '{role}'"):
         Schema(columns)
 
@@ -334,15 +337,11 @@ def test_missing_file(tmp_path: Path) -> None:
         st.read(tmp_path / "gone.parquet")
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "folder"])
+@pytest.mark.parametrize("kind", ["empty", "truncated"])
 def test_files_that_are_not_parquet(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "log.parquet"
-    if kind == "text":
-        path.write_text("episode,reward\n1,2\n" * 20)
-    elif kind == "empty":
+    if kind == "empty":
         path.write_bytes(b"")
-    elif kind == "folder":
-        path.mkdir()
     else:
         whole = write_parquet(tmp_path / "whole.parquet", tiny_columns()).read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
@@ -359,7 +358,7 @@ def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4:400] = b"\xff" * 396  # the footer stays whole
     path.write_bytes(bytes(content))
-    with pytest.raises(DataError, match="is damaged"):
+    with pytest.raises(DataError, match="log.parquet cannot be read as Parquet"):
         st.read(path)
 
 
@@ -370,9 +369,9 @@ def test_a_column_the_schema_names_is_absent(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "log.parquet", columns)
     with pytest.raises(SchemaError, match=r"observation is in column 'lung', which log\.parquet does not have"):
         st.read(path, tmp_path / "s.toml")
-    with pytest.raises(SchemaError, match="observation is in 'lung', which the dict does not have"):
+    with pytest.raises(SchemaError, match="observation is in column 'lung', which the dict does not have"):
         st.read(columns, tmp_path / "s.toml")
-    with pytest.raises(SchemaError, match="observation is in 'lung', which the table does not have"):
+    with pytest.raises(SchemaError, match="observation is in column 'lung', which the table does not have"):
         st.read(arrow_table(columns), tmp_path / "s.toml")
 
 
@@ -478,7 +477,7 @@ REFUSED = {
         "next_observation of the dict must have as many numbers as observation, 2; got 3",
     ),
     "NaN next observation at an end": (
-        {"next_observation": np.where(np.arange(6)[:, None] == 4, np.nan, 0.0).astype(np.float32)},
+        {"next_observation": np.where(np.arange(6)[:, None] == 4, np.nan, np.zeros(2)).astype(np.float32)},
         "next_observation of the dict must be finite; found NaN in row 4",
     ),
     "empty": ({name: column[:0] for name, column in tiny_columns().items()}, "the dict has no rows"),

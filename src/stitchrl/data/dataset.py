@@ -45,7 +45,7 @@ class Dataset:
     episode, then step. The last observation of an episode is stored where the log has it.
 
     Attributes:
-        observation_table: (M, D) float32, each observation once.
+        observation_table: (M, D) float32, each observation once; (M, height, width, channels) uint8 for images.
         observation_index: (N,) row of the table seen before the action.
         next_observation_index: (N,) row seen after it; -1 where the log does not have it.
         action: (N,) int32 when discrete, (N, action size) float32 otherwise.
@@ -58,9 +58,12 @@ class Dataset:
         schema: what the columns meant.
         behavior_log_prob, behavior_probs, action_mask, source, weight, time, observation_id: optional, (N,) or
             (N, A); None where the log has none.
+        group: (E,) what each episode belongs to (a patient, a machine); None where the log does not say.
+        observation_names: what each number of an observation is called; empty where nothing says so.
+        notes: what was assumed or changed when the log was read.
     """
 
-    observation_table: Float[NumpyArray, "M D"]
+    observation_table: Shaped[NumpyArray, "M ..."]
     observation_index: Int[NumpyArray, " N"]
     next_observation_index: Int[NumpyArray, " N"]
     action: Shaped[NumpyArray, "N ..."]
@@ -78,6 +81,9 @@ class Dataset:
     weight: Float[NumpyArray, " N"] | None = None
     time: Shaped[NumpyArray, " N"] | None = None
     observation_id: Shaped[NumpyArray, " N"] | None = None
+    group: Shaped[NumpyArray, " E"] | None = None
+    observation_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -215,6 +221,24 @@ class Dataset:
         columns = {name: getattr(self, name) for name in PER_TRANSITION}
         taken: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
         return dataclasses.replace(self, **taken, episode_start=start, episode_id=self.episode_id[episodes])
+
+    def compact(self) -> Dataset:
+        """The same log with a table of only the observations it uses; itself where it uses all."""
+        used = np.zeros(len(self.observation_table), bool)
+        used[self.observation_index] = True
+        known = self.next_observation_index != NO_OBSERVATION
+        used[self.next_observation_index[known]] = True
+        if used.all():
+            return self
+        place = np.cumsum(used, dtype=self.observation_index.dtype) - 1
+        return dataclasses.replace(
+            self,
+            observation_table=self.observation_table[used],
+            observation_index=place[self.observation_index],
+            next_observation_index=np.where(known, place[self.next_observation_index], NO_OBSERVATION).astype(
+                place.dtype
+            ),
+        )
 
     def split(self, fractions: Sequence[float] = (0.5, 0.1, 0.4), *, seed: int = 0) -> tuple[Dataset, ...]:
         """Parts by whole episodes, drawn at random; no episode is in two parts.

@@ -2,120 +2,117 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
+from stitchrl.data.assemble import New, assemble, in_memory
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.readers.columns import dataset_from_columns
-from stitchrl.data.readers.parquet import read_parquet_columns, read_parquet_names, table_columns
+from stitchrl.data.infer import guess_columns
+from stitchrl.data.readers.compressed import COMPRESSIONS
+from stitchrl.data.readers.files import files_of, joined
+from stitchrl.data.readers.formats import FORMATS, format_of, named_format
+from stitchrl.data.readers.frames import open_object
+from stitchrl.data.readers.source import LogSource
 from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema
-from stitchrl.errors import DataError, SchemaError
+from stitchrl.data.store import is_store, open_store
+from stitchrl.errors import ConfigurationError, DataError, SchemaError
 
-__all__ = ["read"]
+__all__ = ["open_log", "read", "schema_of"]
+
+SPARED = ("episode",)
+"""Required roles that a log without a schema may lack: its episodes run from one end to the next."""
 
 
-def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None) -> Dataset:
+def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None, *, format: str | None = None) -> Dataset:
     """Read a log.
 
     Args:
-        source: path of a Parquet file; a pandas or Polars frame or an Arrow table; or a dict role -> array.
+        source: path of a log in any known format, of a folder or a pattern of such files ("logs/*.parquet"), of a
+            native store; a pandas or Polars frame or an Arrow table; or a dict role -> array.
         schema: a `Schema`, or the path of its TOML. By default, for a path, the TOML of the same name beside the
-            log (`stays.parquet` -> `stays.toml`) where there is one; else columns must carry the role names, and
-            an integer action column counts as discrete with (largest + 1) actions.
+            log (`stays.parquet` -> `stays.toml`) where there is one; else what the format itself says; else columns
+            must carry names that make their roles plain, and an integer action column counts as discrete with
+            (largest + 1) actions. What was assumed stands in `notes` of the result.
+        format: of the files, by name; found from their content by default.
 
     Returns:
         The log, checked: finite numbers, actions inside their space, every episode ended.
 
     Raises:
         DataError, SchemaError: one sentence saying what is wrong, where, and what to do.
+        ConfigurationError: an unknown format.
     """
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        beside = path.with_suffix(".toml")
-        if schema is None and beside.is_file():
-            schema = beside
-        named = _resolve(schema)
-        if named is None:
-            names = read_parquet_names(path)
-            guess = _inferred(names, path.name)
-            columns = read_parquet_columns(path, guess)
-            return dataset_from_columns(columns, _with_actions(guess, columns, path.stem), origin=path.name)
-        return dataset_from_columns(read_parquet_columns(path, named), named, origin=path.name)
-    named = _resolve(schema)
-    if isinstance(source, Mapping):
-        arrays = {role: _as_array(role, column) for role, column in source.items()}
-        if named is None:
-            guess = _inferred(list(arrays), "the dict")
-            arrays = {role: arrays[role] for role in guess.columns}
-            return dataset_from_columns(arrays, _with_actions(guess, arrays, "log"), origin="the dict")
-        chosen = {}
-        for role, column in named.columns.items():
-            parts = (column,) if isinstance(column, str) else column
-            for part in parts:
-                if part not in arrays:
-                    raise SchemaError(f"The schema says {role} is in {part!r}, which the dict does not have.")
-            chosen[role] = arrays[column] if isinstance(column, str) else np.stack([arrays[p] for p in parts], 1)
-        return dataset_from_columns(chosen, named, origin="the dict")
-    table = _as_table(source)
-    if named is None:
-        guess = _inferred(table.column_names, "the table")
-        columns = table_columns(table, guess, "the table")
-        return dataset_from_columns(columns, _with_actions(guess, columns, "log"), origin="the table")
-    for role, column in named.columns.items():
-        for part in (column,) if isinstance(column, str) else column:
-            if part not in table.column_names:
-                raise SchemaError(f"The schema says {role} is in {part!r}, which the table does not have.")
-    return dataset_from_columns(table_columns(table, named, "the table"), named, origin="the table")
+    if isinstance(source, str | os.PathLike) and is_store(Path(source)):
+        if schema is not None:
+            raise ConfigurationError(
+                f"The store {str(source)!r} has its schema, fixed when it was made; convert the original log again "
+                "to give another."
+            )
+        return open_store(Path(source))
+    log = open_log(source, format=format)
+    chosen, guessed = schema_of(source, log, schema)
+    return as_dataset(log, chosen, guessed)
 
 
-def _resolve(schema: Schema | str | os.PathLike[str] | None) -> Schema | None:
-    return schema if schema is None or isinstance(schema, Schema) else Schema.load(schema)
+def as_dataset(log: LogSource, schema: Schema, guessed: bool, new: New = in_memory) -> Dataset:
+    """The Dataset of an open log; what was guessed stands in its notes."""
+    notes = (f"Read as {log.format}.", *log.notes)
+    if guessed:
+        said = ", ".join(f"{role} = {column!r}" for role, column in schema.columns.items() if column != role)
+        notes += (f"Columns were given roles by their names: {said}.",) if said else ()
+    return assemble(dataclasses.replace(log, notes=notes), schema, count_actions=guessed, new=new)
 
 
-def _inferred(names: list[str], origin: str) -> Schema:
-    missing = [role for role in REQUIRED_ROLES if role not in names]
+def open_log(source: Any, *, format: str | None = None) -> LogSource:
+    """The columns of a log of any kind, without meaning yet. Raises as `read` does."""
+    if not isinstance(source, str | os.PathLike):
+        if format is not None:
+            raise ConfigurationError(f"`format` is for paths; got {format!r} with {type(source).__name__}.")
+        return open_object(source)
+    path = Path(source)
+    chosen = None if format is None else named_format(format)
+    if path.is_file():
+        return (chosen or format_of(path)).open(path)
+    if path.is_dir():
+        found = chosen if chosen is not None and not chosen.endings else format_of(path, missing_ok=True)
+        if found is not None:
+            return found.open(path)
+    elif not any(sign in str(path) for sign in "*?["):
+        raise DataError(f"There is no log {str(path)!r}.")
+    files = files_of(path)
+    return joined([(chosen or format_of(file)).open(file) for file in files], path.name)
+
+
+def schema_of(source: Any, log: LogSource, schema: Schema | str | os.PathLike[str] | None) -> tuple[Schema, bool]:
+    """The schema of a log, and whether it is a guess from names. Raises as `read` does."""
+    if schema is None and isinstance(source, str | os.PathLike):
+        schema = _beside(Path(source))
+    if schema is not None:
+        return (schema if isinstance(schema, Schema) else Schema.load(schema)), False
+    if log.schema is not None:
+        return log.schema, False
+    columns = guess_columns(log.names)
+    missing = [role for role in REQUIRED_ROLES if role not in columns and role not in SPARED]
     if missing:
         raise SchemaError(
-            f"Without a schema the columns of {origin} must carry the role names; there is no {', '.join(missing)}. "
-            f"Roles are: {', '.join(ROLES)}. Name your columns in a TOML schema."
+            f"Without a schema the columns of {log.origin} must carry the role names; there is no "
+            f"{', '.join(missing)}. Roles are: {', '.join(ROLES)}. Name your columns in a TOML schema; "
+            "`stitchrl schema LOG` writes a first one."
         )
-    return Schema.infer(names, num_actions=None)
+    name = Path(source).stem if isinstance(source, str | os.PathLike) else "log"
+    return Schema(columns, name=name), True
 
 
-def _with_actions(schema: Schema, columns: Mapping[str, np.ndarray], name: str) -> Schema:
-    """The inferred schema with its action space: integers are discrete, as wide as the masks or the largest seen."""
-    action = columns["action"]
-    count = None
-    if action.ndim == 1 and action.dtype.kind in "iub":
-        wide = [
-            columns[r].shape[-1] for r in ("behavior_probs", "action_mask") if r in columns and columns[r].ndim == 2
-        ]
-        count = max([*wide, int(action.max(initial=0)) + 1, 2])
-    return Schema(schema.columns, count, schema.gamma, name)
+def _beside(path: Path) -> Path | None:
+    """The schema beside a log, if there is one."""
+    bare = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+    for candidate in (bare.with_suffix(".toml"), path / "schema.toml", path.parent / "schema.toml"):
+        if candidate.is_file() and (candidate.name != "schema.toml" or candidate.parent == path or not path.is_file()):
+            return candidate
+    return None
 
 
-def _as_array(role: str, column: Any) -> np.ndarray:
-    try:
-        array = np.asarray(column)
-    except ValueError:
-        array = np.empty((), object)
-    if array.ndim == 0 or array.dtype.kind == "O":
-        raise DataError(f"{role} of the dict must be an array with one row a transition; got {type(column).__name__}.")
-    return array
-
-
-def _as_table(source: Any) -> pa.Table:
-    if isinstance(source, pa.Table):
-        return source
-    if hasattr(source, "to_arrow"):
-        return source.to_arrow()
-    if hasattr(source, "columns") and hasattr(source, "iloc"):
-        return pa.Table.from_pandas(source, preserve_index=False)
-    raise SchemaError(
-        f"`read` takes a path, a pandas or Polars frame, an Arrow table or a dict of arrays; got {type(source).__name__}."
-    )
+KNOWN = tuple(known.name for known in FORMATS)
+"""Names that `format` takes."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
+from jaxtyping import Int
 
+from stitchrl.data.expression import Expression
 from stitchrl.errors import SchemaError
+from stitchrl.types import NumpyArray
 
-__all__ = ["ROLES", "Schema"]
+__all__ = ["ROLES", "ColumnRule", "Schema"]
 
 ROLES: tuple[str, ...] = (
     "episode",
@@ -26,16 +31,69 @@ ROLES: tuple[str, ...] = (
     "truncated",
     "behavior_log_prob",
     "behavior_probs",
+    "propensity",
     "action_mask",
     "source",
     "weight",
     "time",
     "observation_id",
+    "group",
 )
 """Every role a column can have. A column whose own name is a role has that role unless told otherwise."""
 REQUIRED_ROLES = ("episode", "observation", "action", "reward", "terminated")
+"""Roles every log needs; a schema may say how to do without `episode` and `terminated`, see `Schema`."""
 VECTOR_ROLES = ("observation", "next_observation", "behavior_probs", "action_mask", "action")
-"""Roles that may be one list column or several numeric columns."""
+"""Roles that may be one list column or several columns."""
+LARGEST_ACTION_COUNT = 2**16
+"""Most discrete actions a log may have: masks and probabilities hold one number for each of them in every row."""
+MISSING = ("error", "previous", "value")
+ENCODINGS = ("one-hot", "code")
+NUMBER = (int, float)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnRule:
+    """How one observation column becomes numbers.
+
+    Attributes:
+        categories: its vocabulary, in the order of the codes; None for a numeric column.
+        encoding: a category as "one-hot" (one number for each category) or as its "code" (0, 1, ...).
+        missing: a missing value is an "error", the "previous" one of the episode, or `fill` ("value").
+        fill: what stands for a missing value, and for one with nothing before it in its episode.
+        indicator: add a number that is 1 where the value was missing.
+        low, high: values outside are an error; None for no bound.
+        unit: of the values, for people.
+
+    Raises:
+        SchemaError: an unknown choice, no or repeated categories, `low` above `high`, a fill that is not finite.
+    """
+
+    categories: tuple[str, ...] | None = None
+    encoding: str = "one-hot"
+    missing: str = "error"
+    fill: float = 0.0
+    indicator: bool = False
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        _choice("encoding", self.encoding, ENCODINGS)
+        _choice("missing", self.missing, MISSING)
+        if self.categories is not None:
+            categories = tuple(str(c) for c in self.categories)
+            object.__setattr__(self, "categories", categories)
+            if not categories or len(set(categories)) < len(categories):
+                raise SchemaError(f"`categories` must be different values, at least one; got {list(categories)[:8]}.")
+        if not math.isfinite(self.fill):
+            raise SchemaError(f"`fill` must be a finite number; got {self.fill}.")
+        _ordered(self.low, self.high)
+
+    @property
+    def width(self) -> int:
+        """Numbers this column adds to an observation, when it is not a list."""
+        one_hot = self.categories is not None and self.encoding == "one-hot"
+        return (len(self.categories or ()) if one_hot else 1) + self.indicator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +102,54 @@ class Schema:
 
     Attributes:
         columns: role -> the column that has it, or several columns for a vector (`observation`,
-            `next_observation`, `behavior_probs`, `action_mask`, a continuous `action`).
+            `next_observation`, `behavior_probs`, `action_mask`, `action`).
         num_actions: number of discrete actions, which are the integers 0 to num_actions - 1;
-            None means the action is continuous.
+            None means the action is continuous. With `action_counts` or `action_bins` it is their product.
         gamma: discount of the task, in [0, 1]; 1 counts every reward of an episode in full.
         name: what the log is called in reports.
+        observations: column -> how it becomes numbers; columns not named here are plain numbers without gaps.
+        action_counts: number of choices of each part of a multi-discrete action; action parts become one number,
+            the last part changing fastest.
+        action_bins: for each action column ascending edges e: value v is bin i where e[i-1] <= v < e[i], so k edges
+            make k + 1 bins. Makes discrete actions of continuous doses.
+        action_categories: the logged names of discrete actions, in the order of their numbers.
+        action_low, action_high: bounds of each part of a continuous action; values outside are an error.
+        action_unit: for people.
+        reward_expression: the reward as arithmetic over columns, in place of a `reward` column.
+        reward_low, reward_high: bounds; values outside are an error.
+        bandit: every row is an episode of one step that terminates: no `episode` or `terminated` needed.
+        end: "truncated" or "terminated": what the last row of an episode is that nothing marks as its end; None
+            makes that an error.
+        files: of a log in many files: "separate": an identifier means another episode in another file; "joined": the
+            same one; None makes an identifier that is in several files an error.
+        gap: a longer time (seconds, or units of a numeric `time`) between two rows cuts the episode there; None
+            never cuts.
+
+    Without a column for `episode`, episodes run from one end to the next. Without `terminated`, `end` must say what
+    an end is.
 
     Raises:
-        SchemaError: unknown or missing role, `num_actions` below 2, `gamma` outside [0, 1].
+        SchemaError: unknown or missing role, or a value outside the range given here.
     """
 
     columns: Mapping[str, str | tuple[str, ...]]
     num_actions: int | None = None
     gamma: float = 0.99
     name: str = "log"
+    observations: Mapping[str, ColumnRule] = dataclasses.field(default_factory=dict)
+    action_counts: tuple[int, ...] | None = None
+    action_bins: tuple[tuple[float, ...], ...] | None = None
+    action_categories: tuple[str, ...] | None = None
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+    action_unit: str = ""
+    reward_expression: str | None = None
+    reward_low: float | None = None
+    reward_high: float | None = None
+    bandit: bool = False
+    end: str | None = None
+    gap: float | None = None
+    files: str | None = None
 
     def __post_init__(self) -> None:
         columns = {
@@ -67,23 +159,117 @@ class Schema:
         for role, column in columns.items():
             if role not in ROLES:
                 raise SchemaError(f"The schema gives a role {role!r}; roles are: {', '.join(ROLES)}.")
-            if column == () or column == "":
+            if column in ((), "") or (isinstance(column, tuple) and "" in column):
                 raise SchemaError(f"The role {role!r} must name a column; got {column!r}.")
             if isinstance(column, tuple) and role not in VECTOR_ROLES:
                 raise SchemaError(
                     f"The role {role!r} takes one column; got {len(column)}: {', '.join(column)}. "
                     f"Only {', '.join(VECTOR_ROLES)} may take several."
                 )
+        self._check_roles()
+        self._check_action()
+        self._check_numbers()
+
+    def _check_roles(self) -> None:
+        spared = {
+            "reward": self.reward_expression is not None,
+            "episode": self.bandit or bool({"terminated", "truncated"} & set(self.columns)),
+            "terminated": self.bandit or self.end is not None or "truncated" in self.columns,
+        }
         for role in REQUIRED_ROLES:
-            if role not in columns:
+            if role not in self.columns and not spared.get(role, False):
+                more = {
+                    "episode": ", or say `bandit = true` under [episodes] if every row is an episode of its own",
+                    "terminated": ', or say `end = "truncated"` under [episodes] if episodes end with their last row',
+                }
                 raise SchemaError(
                     f"The schema names no column for {role!r}, which every log needs. "
-                    f'Add `{role} = "your_column"` under [columns].'
+                    f'Add `{role} = "your_column"` under [columns]{more.get(role, "")}.'
                 )
+        if "reward" in self.columns and self.reward_expression is not None:
+            raise SchemaError("The reward is a column or an expression; the schema gives both. Drop one.")
+        if self.reward_expression is not None:
+            Expression(self.reward_expression)
+        for name in self.observations:
+            if name not in self.observation_columns:
+                raise SchemaError(
+                    f"The schema says how to read observation column {name!r}, which is none of the observation: "
+                    f"{', '.join(self.observation_columns)}."
+                )
+        if "propensity" in self.columns and "behavior_log_prob" in self.columns:
+            raise SchemaError("`propensity` and `behavior_log_prob` say the same; the schema gives both. Drop one.")
+
+    def _check_action(self) -> None:
+        for name in ("action_counts", "action_bins", "action_categories", "action_low", "action_high"):
+            value = getattr(self, name)
+            if value is not None:
+                value = tuple(tuple(v) if isinstance(v, list | tuple) else v for v in value)
+                object.__setattr__(self, name, value)
+                if not value:
+                    raise SchemaError(f"`{name}` must not be empty.")
+        if self.action_bins is not None:
+            for edges in self.action_bins:
+                if not edges or any(not math.isfinite(e) for e in edges) or list(edges) != sorted(set(edges)):
+                    raise SchemaError(f"`bins` of [action] must be ascending finite edges; got {list(edges)[:8]}.")
+            object.__setattr__(self, "action_counts", tuple(len(edges) + 1 for edges in self.action_bins))
+        if self.action_counts is not None:
+            if any(n < 1 for n in self.action_counts):
+                raise SchemaError(f"Every `count` of [action] must be at least 1; got {list(self.action_counts)}.")
+            object.__setattr__(self, "num_actions", math.prod(self.action_counts))
+        if self.action_categories is not None:
+            if len(set(self.action_categories)) < len(self.action_categories):
+                raise SchemaError("`categories` of [action] must be different values.")
+            if self.num_actions not in (None, len(self.action_categories)):
+                raise SchemaError(
+                    f"[action] counts {self.num_actions} actions and names {len(self.action_categories)}; drop `count`."
+                )
+            object.__setattr__(self, "num_actions", len(self.action_categories))
         if self.num_actions is not None and self.num_actions < 2:
             raise SchemaError(f"`num_actions` must be at least 2; got {self.num_actions}.")
+        if self.num_actions is not None and self.num_actions > LARGEST_ACTION_COUNT:
+            raise SchemaError(
+                f"A log may have up to {LARGEST_ACTION_COUNT:,} discrete actions; got {self.num_actions:,}. "
+                "Group them, or use coarser bins."
+            )
+        for low, high in zip(self.action_low or (), self.action_high or (), strict=False):
+            _ordered(low, high)
+
+    def _check_numbers(self) -> None:
         if not 0.0 <= self.gamma <= 1.0:
             raise SchemaError(f"`gamma` must be in [0, 1]; got {self.gamma}. Use 1 to count every reward in full.")
+        _ordered(self.reward_low, self.reward_high)
+        if self.end not in (None, "truncated", "terminated"):
+            raise SchemaError(f'`end` of [episodes] must be "truncated" or "terminated"; got {self.end!r}.')
+        if self.files is not None:
+            _choice("files", self.files, ("separate", "joined"))
+        if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
+            raise SchemaError(f"`gap` of [episodes] must be a positive number; got {self.gap}.")
+        if self.gap is not None and "time" not in self.columns:
+            raise SchemaError("`gap` of [episodes] needs a column with the role `time`; the schema names none.")
+
+    # --- what it says -------------------------------------------------------------------------------------------
+
+    @property
+    def observation_columns(self) -> tuple[str, ...]:
+        """Columns of the observation, in order."""
+        column = self.columns["observation"]
+        return (column,) if isinstance(column, str) else column
+
+    def of_roles(self, roles: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
+        """Columns of those of these roles that the schema has."""
+        return {role: self.columns[role] for role in roles if role in self.columns}
+
+    def action_parts(self, action: Int[NumpyArray, " N"]) -> Int[NumpyArray, "N parts"]:
+        """The parts of multi-discrete or binned actions: (N,) numbers to (N, parts) choices or bins.
+
+        Raises:
+            SchemaError: the action has no parts.
+        """
+        if self.action_counts is None:
+            raise SchemaError("Only multi-discrete and binned actions have parts; this schema has neither.")
+        return np.stack(np.unravel_index(action, self.action_counts), axis=1).astype(np.int32)
+
+    # --- TOML ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def infer(
@@ -103,7 +289,7 @@ class Schema:
             content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SchemaError(f"There is no schema file {str(path)!r}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SchemaError(f"The schema {str(path)!r} is not TOML: {error}.") from None
         except OSError as error:
             raise SchemaError(f"The schema {str(path)!r} cannot be read: {error.strerror}.") from None
@@ -112,42 +298,171 @@ class Schema:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Raises SchemaError on unknown keys or values of the wrong kind."""
-        known: dict[str, tuple[str, ...]] = {
-            "columns": ROLES,
-            "action": ("kind", "count"),
-            "task": ("gamma", "name"),
-        }
         for section, entries in content.items():
-            if section not in known or not isinstance(entries, Mapping):
-                raise SchemaError(f"A schema has the sections [columns], [action], [task]; got {section!r}.")
-            for key in entries:
-                if key not in known[section]:
-                    raise SchemaError(f"[{section}] of the schema knows {', '.join(known[section])}; got {key!r}.")
-        columns, action, task = (content.get(section, {}) for section in known)
-        for role, column in columns.items():
-            if not (isinstance(column, str) or (isinstance(column, list) and all(isinstance(c, str) for c in column))):
-                raise SchemaError(f"The column of {role!r} must be a name or a list of names; got {column!r}.")
-        kind = action.get("kind", "discrete" if "count" in action else "continuous")
+            if section not in SECTIONS or not isinstance(entries, Mapping):
+                named = ", ".join(f"[{s}]" for s in SECTIONS)
+                raise SchemaError(f"A schema has the sections {named}; got {section!r}.")
+            for key, value in entries.items():
+                if section != "observation":
+                    _known(section, SECTIONS[section], key, value)
+                elif not isinstance(value, Mapping):
+                    raise SchemaError(f"[observation] of the schema holds one table a column; got {key!r} = {value!r}.")
+                else:
+                    for setting, given in value.items():
+                        _known(f"observation.{key}", SECTIONS["observation"], setting, given)
+        action, task = content.get("action", {}), content.get("task", {})
+        reward, episodes = content.get("reward", {}), content.get("episodes", {})
+        discrete = {"count", "bins", "categories"} & set(action)
+        kind = action.get("kind", "discrete" if discrete else "continuous")
         if kind not in ("discrete", "continuous"):
             raise SchemaError(f"`kind` of [action] must be discrete or continuous; got {kind!r}.")
         count = action.get("count")
-        if kind == "continuous" and count is not None:
-            raise SchemaError(f'A continuous action has no `count`; got {count!r}. Drop it, or say kind = "discrete".')
-        if kind == "discrete" and not (isinstance(count, int) and not isinstance(count, bool)):
-            raise SchemaError(f"A discrete action needs `count`, the number of actions; got {count!r}.")
-        gamma = task.get("gamma", 0.99)
-        if not isinstance(gamma, int | float) or isinstance(gamma, bool):
-            raise SchemaError(f"`gamma` of [task] must be a number in [0, 1]; got {gamma!r}.")
-        return cls(columns, count if kind == "discrete" else None, float(gamma), str(task.get("name", "log")))
+        if kind == "continuous" and discrete:
+            key = sorted(discrete)[-1]
+            raise SchemaError(
+                f'A continuous action has no `{key}`; got {action[key]!r}. Drop it, or say kind = "discrete".'
+            )
+        if kind == "discrete" and not discrete:
+            raise SchemaError("A discrete action needs `count`, the number of actions; got None.")
+        return cls(
+            content.get("columns", {}),
+            count if isinstance(count, int) else None,
+            float(task.get("gamma", 0.99)),
+            task.get("name", "log"),
+            observations={name: ColumnRule(**rule) for name, rule in content.get("observation", {}).items()},
+            action_counts=tuple(count) if isinstance(count, list) else None,
+            action_bins=action.get("bins"),
+            action_categories=action.get("categories"),
+            action_low=action.get("low"),
+            action_high=action.get("high"),
+            action_unit=action.get("unit", ""),
+            reward_expression=reward.get("expression"),
+            reward_low=reward.get("low"),
+            reward_high=reward.get("high"),
+            bandit=episodes.get("bandit", False),
+            end=episodes.get("end"),
+            gap=episodes.get("gap"),
+            files=episodes.get("files"),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain content for TOML or JSON."""
+        """Plain content for TOML or JSON; what is as by default is left out."""
         columns = {r: list(c) if isinstance(c, tuple) else c for r, c in self.columns.items()}
         action: dict[str, Any] = {"kind": "continuous"}
         if self.num_actions is not None:
-            action = {"kind": "discrete", "count": self.num_actions}
-        return {"columns": columns, "action": action, "task": {"gamma": self.gamma, "name": self.name}}
+            action = {"kind": "discrete"}
+            if self.action_bins is not None:
+                action["bins"] = [list(edges) for edges in self.action_bins]
+            elif self.action_counts is not None:
+                action["count"] = list(self.action_counts)
+            elif self.action_categories is not None:
+                action["categories"] = list(self.action_categories)
+            else:
+                action["count"] = self.num_actions
+        for key, bounds in (("low", self.action_low), ("high", self.action_high)):
+            if bounds is not None:
+                action[key] = list(bounds)
+        if self.action_unit:
+            action["unit"] = self.action_unit
+        observation = {}
+        for name, rule in self.observations.items():
+            changed = {
+                f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if getattr(rule, f.name) != f.default
+            }
+            observation[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
+        reward = {"expression": self.reward_expression, "low": self.reward_low, "high": self.reward_high}
+        episodes = {"bandit": self.bandit or None, "end": self.end, "gap": self.gap, "files": self.files}
+        sections = {
+            "columns": columns,
+            "observation": observation,
+            "action": action,
+            "reward": {k: v for k, v in reward.items() if v is not None},
+            "episodes": {k: v for k, v in episodes.items() if v is not None},
+            "task": {"gamma": self.gamma, "name": self.name},
+        }
+        return {name: content for name, content in sections.items() if content}
 
     def to_toml(self) -> str:
         """The schema as a TOML document that `load` reads back."""
         return tomli_w.dumps(self.to_dict())
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, NUMBER) and not isinstance(value, bool)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_number, value))
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+COLUMN = ("a name or a list of names", lambda v: isinstance(v, str) or _names(v))
+TEXT = ("text", lambda v: isinstance(v, str))
+FLAG = ("true or false", lambda v: isinstance(v, bool))
+NUMERIC = ("a number", _number)
+SEVERAL = ("a list of numbers, one for each part of the action", _numbers)
+VOCABULARY = (
+    "a list of texts or whole numbers",
+    lambda v: isinstance(v, list) and all(isinstance(c, str | int) for c in v),
+)
+SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
+    "columns": dict.fromkeys(ROLES, COLUMN),
+    "observation": {
+        "categories": VOCABULARY,
+        "encoding": TEXT,
+        "missing": TEXT,
+        "fill": NUMERIC,
+        "indicator": FLAG,
+        "low": NUMERIC,
+        "high": NUMERIC,
+        "unit": TEXT,
+    },
+    "action": {
+        "kind": TEXT,
+        "count": (
+            "the number of actions, or a list of them",
+            lambda v: _whole(v) or (isinstance(v, list) and all(map(_whole, v))),
+        ),
+        "bins": ("a list of edges for each action column", lambda v: isinstance(v, list) and all(map(_numbers, v))),
+        "categories": VOCABULARY,
+        "low": SEVERAL,
+        "high": SEVERAL,
+        "unit": TEXT,
+    },
+    "reward": {"expression": TEXT, "low": NUMERIC, "high": NUMERIC},
+    "episodes": {"bandit": FLAG, "end": TEXT, "gap": NUMERIC, "files": TEXT},
+    "task": {"gamma": ("a number in [0, 1]", _number), "name": TEXT},
+}
+"""Section -> key -> (what it must be, the test of that)."""
+
+
+def _known(section: str, known: Mapping[str, tuple[str, Any]], key: str, value: Any) -> None:
+    if key not in known:
+        raise SchemaError(f"[{section}] of the schema knows {', '.join(known)}; got {key!r}.")
+    rule, holds = known[key]
+    if not holds(value):
+        if section == "columns":
+            raise SchemaError(f"The column of {key!r} must be {rule}; got {value!r}.")
+        if (section, key) == ("action", "count"):
+            raise SchemaError(f"A discrete action needs `count`, {rule}; got {value!r}.")
+        raise SchemaError(f"`{key}` of [{section}] must be {rule}; got {value!r}.")
+
+
+def _choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise SchemaError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def _ordered(low: float | None, high: float | None) -> None:
+    for bound in (low, high):
+        if bound is not None and math.isnan(bound):
+            raise SchemaError("A bound must be a number; got NaN.")
+    if low is not None and high is not None and low > high:
+        raise SchemaError(f"`low` must not be above `high`; got {low} and {high}.")

@@ -1,0 +1,134 @@
+"""Arithmetic over columns, as a schema may give it for the reward. Nothing else can be written in it."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.errors import SchemaError
+from stitchrl.types import NumpyArray
+
+__all__ = ["Expression"]
+
+LONGEST = 2_000
+"""Characters; deeper nesting than these allow would overflow the parser."""
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: np.power,
+    ast.Mod: np.mod,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.And: np.logical_and,
+    ast.Or: np.logical_or,
+    ast.Not: np.logical_not,
+}
+FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
+    "abs": (np.abs, 1),
+    "exp": (np.exp, 1),
+    "log": (np.log, 1),
+    "sqrt": (np.sqrt, 1),
+    "min": (np.minimum, 2),
+    "max": (np.maximum, 2),
+    "clip": (np.clip, 3),
+    "where": (np.where, 3),
+}
+"""Name -> (function, number of arguments)."""
+
+
+class Expression:
+    """Numbers, columns, + - * / ** %, comparisons, and/or/not, and the functions of `FUNCTIONS`.
+
+    A column whose name is no word stands in backticks: `` `heart rate` * 2 ``.
+
+    Args:
+        text: the expression.
+
+    Raises:
+        SchemaError: it does not parse, is too long, or holds anything else.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        if len(text) > LONGEST:
+            raise SchemaError(f"An expression may have {LONGEST} characters; got {len(text)}.")
+        parts = text.split("`")
+        if len(parts) % 2 == 0:
+            raise SchemaError(f"A backtick of the expression {text!r} is not closed.")
+        self._quoted = {f"_column_{i}": name for i, name in enumerate(parts[1::2])}
+        plain = "".join(part if i % 2 == 0 else f" _column_{i // 2} " for i, part in enumerate(parts))
+        try:
+            self._tree = ast.parse(plain.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise SchemaError(f"The expression {text!r} is not arithmetic over columns.") from None
+        self.columns  # noqa: B018 - walks the tree: anything that is not allowed is refused now
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns it needs, by first appearance."""
+        found: dict[str, None] = {}
+        with np.errstate(all="ignore"):
+            _walk(self._tree, lambda name: found.setdefault(self._quoted.get(name, name)), self.text)
+        return tuple(found)
+
+    def __call__(self, columns: Mapping[str, NumpyArray]) -> Float[NumpyArray, " N"]:
+        """Its value in every row, float64; what is undefined (log of a negative, 0/0) is NaN."""
+        count = len(next(iter(columns.values()))) if columns else 0
+
+        def column(name: str) -> Any:
+            return columns[self._quoted.get(name, name)].astype(np.float64)
+
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(np.asarray(_walk(self._tree, column, self.text), np.float64), (count,))
+
+
+def _walk(node: ast.AST, column: Callable[[str], Any], text: str) -> Any:
+    """The value of a node; `column` gives that of a name. Refuses every kind of node that is not arithmetic."""
+
+    def value(inner: ast.AST) -> Any:
+        return _walk(inner, column, text)
+
+    match node:
+        case ast.Constant(value=bool() | int() | float() as number):
+            return np.float64(number)
+        case ast.Name(id=name):
+            return column(name)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            return _apply(OPERATORS[type(op)], value(left), value(right))
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
+            return _apply(OPERATORS[type(op)], value(operand))
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
+            return _apply(OPERATORS[type(op)], value(left), value(right))
+        case ast.BoolOp(op=op, values=[first, *others]):
+            result = value(first)
+            for other in others:
+                result = _apply(OPERATORS[type(op)], result, value(other))
+            return result
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
+            function, arity = FUNCTIONS[name]
+            if len(args) == arity:
+                return _apply(function, *map(value, args))
+    raise SchemaError(
+        f"The expression {text!r} may hold numbers, columns, + - * / ** %, comparisons, and/or/not and "
+        f"{', '.join(f'{name}({arity})' for name, (_, arity) in FUNCTIONS.items())}; "
+        f"got {ast.unparse(node)!r}."
+    )
+
+
+def _apply(function: Callable[..., Any], *arguments: Any) -> Any:
+    # While columns are only collected their value is None.
+    return None if any(a is None for a in arguments) else function(*arguments)

@@ -1,0 +1,70 @@
+"""What the columns of a log most likely mean, by their names: a guess that a person corrects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from stitchrl.data.schema import ROLES
+
+__all__ = ["guess_columns"]
+
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "episode": (
+        "episode_id",
+        "ep",
+        "trajectory",
+        "trajectory_id",
+        "traj_id",
+        "session",
+        "session_id",
+        "stay",
+        "stay_id",
+    ),
+    "step": ("t", "timestep", "time_step", "step_id", "frame_index", "frame"),
+    "observation": ("observations", "obs", "state", "states", "features"),
+    "action": ("actions", "act", "action_id", "item_id", "arm"),
+    "reward": ("rewards", "outcome", "click", "return_at_step"),
+    "next_observation": ("next_observations", "next_obs", "next_state", "next_states"),
+    "terminated": ("terminal", "terminals", "terminations", "is_terminal", "done", "dones"),
+    "truncated": ("timeout", "timeouts", "truncations", "truncation", "is_truncated"),
+    "behavior_log_prob": ("log_prob", "logp", "action_log_prob", "behaviour_log_prob"),
+    "propensity": ("propensity_score", "pscore", "action_prob", "behavior_prob"),
+    "behavior_probs": ("action_probs", "behaviour_probs"),
+    "action_mask": ("mask", "legal_actions", "admissible", "available_actions"),
+    "time": ("timestamp", "datetime", "charttime", "date"),
+    "group": ("patient", "patient_id", "subject_id", "user_id", "machine_id"),
+    "source": ("policy", "dataset_source", "behavior_policy"),
+}
+"""Role -> other names it goes by, most telling first."""
+NUMBERED = {
+    "observation": r"(?:obs|observation|state|s|feature|user_feature|x)[_\[.]?\d+\]?",
+    "next_observation": r"next_(?:obs|observation|state|s)[_\[.]?\d+\]?",
+    "action": r"(?:act|action|a)[_\[.]?\d+\]?",
+}
+"""Vectors spread over columns: obs_0, obs_1, ..."""
+
+
+def guess_columns(names: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
+    """Role -> column for the columns whose names make it plain. A role's own name goes before every synonym."""
+    found: dict[str, str | tuple[str, ...]] = {name: name for name in names if name in ROLES}
+    taken = set(found)
+    lower = {name.lower(): name for name in reversed(names)}
+    for role, others in SYNONYMS.items():
+        if role in found or (role == "propensity" and "behavior_log_prob" in found):
+            continue
+        for other in others:
+            if other in lower and lower[other] not in taken:
+                found[role] = lower[other]
+                taken.add(lower[other])
+                break
+    for role, pattern in NUMBERED.items():
+        if role not in found:
+            numbered = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
+            if len(numbered) > 1:
+                found[role] = tuple(sorted(numbered, key=_number))
+    return found
+
+
+def _number(name: str) -> int:
+    return int(re.findall(r"\d+", name)[-1])
