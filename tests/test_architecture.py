@@ -27,6 +27,7 @@ FLOORS = [
 SHARED = {
     "data": {
         "expression",
+        "parts",
         "schema",
         "dataset",
         "encode",

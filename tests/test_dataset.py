@@ -261,3 +261,138 @@ def test_repr_shows_sizes_and_no_values() -> None:
 def test_repr_of_a_continuous_log() -> None:
     columns = tiny_columns() | {"action": np.zeros((6, 4), np.float32)}
     assert "action continuous, 4" in repr(st.read(columns))
+
+
+# --- parts by more than chance ----------------------------------------------------------------------------
+
+
+def grouped_log(episodes: int = 40) -> st.Dataset:
+    """Episodes of one step; four to a patient, patients not side by side; returns 0 to 39; times run backwards."""
+    rows = np.arange(episodes)
+    return st.read(
+        {
+            "episode": rows,
+            "group": rows % 10,
+            "time": -rows.astype(np.float64),
+            "observation": rows[:, None].astype(np.float32),
+            "action": (rows % 3).astype(np.int32),
+            "reward": rows.astype(np.float32),
+            "terminated": np.ones(episodes, bool),
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_of_a_log_with_groups_keeps_each_whole(seed: int) -> None:
+    log = grouped_log()
+    parts = log.split((0.5, 0.1, 0.4), seed=seed)
+    groups = [set(part.group.tolist()) for part in parts]
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]  # noqa: PT018
+    assert [part.num_episodes for part in parts] == [20, 4, 16]
+    assert sorted(i for part in parts for i in part.episode_id.tolist()) == list(range(40))
+    # A split by episode mixes them.
+    mixed = log.split((0.5, 0.5), seed=seed, by="episode")
+    assert set(mixed[0].group.tolist()) & set(mixed[1].group.tolist())
+
+
+def test_a_split_by_time_trains_on_the_past_and_never_splits_a_group() -> None:
+    log = grouped_log()
+    past, future = dataclasses.replace(log, group=None).split((0.25, 0.75), by="time")
+    assert sorted(past.episode_id.tolist()) == list(range(30, 40))  # times run backwards: the last ids are the past
+    assert sorted(future.episode_id.tolist()) == list(range(30))
+    # Every patient is in the first 10 of 40: all their later episodes are left out, and nothing is left to test on.
+    with pytest.raises(DataError, match="a part would be empty"):
+        log.split((0.25, 0.75), by="time")
+    early, late = log.split((0.1, 0.9), by="time")
+    assert sorted(early.episode_id.tolist()) == [36, 37, 38, 39]
+    assert set(late.group.tolist()) == set(range(10)) - set(early.group.tolist())
+    assert late.num_episodes == 36 - 4 * 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_by_return_has_low_and_high_in_every_part(seed: int) -> None:
+    log = dataclasses.replace(grouped_log(), group=None)
+    parts = log.split((0.5, 0.25, 0.25), seed=seed, by="return")
+    assert [part.num_episodes for part in parts] == [20, 10, 10]
+    for part, each in zip(parts, (2, 1, 1), strict=True):
+        tenths = np.bincount(part.reward.astype(int) // 4, minlength=10)
+        assert tenths.tolist() == [each] * 10
+    assert sorted(np.concatenate([part.episode_id for part in parts]).tolist()) == list(range(40))
+
+
+def test_splits_that_cannot_be() -> None:
+    with pytest.raises(ConfigurationError, match="`by` of a split must be one of episode, group, time, return"):
+        grouped_log().split(by="patient")
+    for by in ("group", "time"):
+        with pytest.raises(DataError, match=f"needs a column with the role `{by}`"):
+            tiny_log().split((0.5, 0.5), by=by)
+
+
+# --- pieces and sums --------------------------------------------------------------------------------------
+
+
+def test_episodes_one_by_one() -> None:
+    log = tiny_log(next_observation=next_observations())
+    episode = log.episode(1)
+    assert episode.id == 8
+    np.testing.assert_array_equal(episode.observation, [[3, 8], [4, 16], next_observations()[4]])
+    assert episode.reward.tolist() == log.reward[3:5].tolist()
+    assert (episode.terminated, episode.truncated) == (False, True)
+    assert [len(e.action) for e in log.episodes()] == [3, 2, 1]
+    assert tiny_log().episode(1).observation.shape == (2, 2)  # the last one is not known
+    with pytest.raises(ConfigurationError, match="numbered 0 to 2; got 3"):
+        log.episode(3)
+
+
+def test_head_and_filter() -> None:
+    log = tiny_log()
+    assert log.head(2).episode_id.tolist() == [7, 8]
+    assert log.head(99).num_episodes == 3
+    assert log.filter([True, False, True]).episode_id.tolist() == [7, 9]
+    assert log.filter(lambda e: e.truncated).episode_id.tolist() == [8]
+    with pytest.raises(ConfigurationError, match="one bool for each of the 3 episodes"):
+        log.filter([True, False])
+
+
+def test_parts_joined_again_are_the_log() -> None:
+    log = tiny_log(**full_columns())
+    again = log.head(1).concat(log.select_episodes([1, 2]))
+    assert again.content_hash == log.content_hash
+    assert again.can_bootstrap.tolist() == log.can_bootstrap.tolist()
+    np.testing.assert_array_equal(again.next_observation, log.next_observation)
+    # What one of them lacks is left out.
+    bare = tiny_log()
+    assert log.concat(bare).behavior_probs is None
+    assert log.concat(bare).num_episodes == 6
+    with pytest.raises(DataError, match="one num_actions to be joined; got 3 and 5"):
+        bare.concat(dataclasses.replace(bare, schema=dataclasses.replace(bare.schema, num_actions=5)))
+
+
+def test_compacting_drops_what_no_row_uses() -> None:
+    log = tiny_log(next_observation=next_observations())
+    part = log.select_episodes([2, 0])
+    small = part.compact()
+    assert len(part.observation_table) == 9
+    assert len(small.observation_table) == 4 + 2
+    assert small.content_hash == part.content_hash
+    np.testing.assert_array_equal(small.next_observation, part.next_observation)
+    assert log.compact() is log
+
+
+def test_spaces_are_gymnasiums() -> None:
+    from gymnasium import spaces
+
+    assert tiny_log().action_space == spaces.Discrete(3)
+    assert tiny_log().observation_space.shape == (2,)
+    continuous = st.read(tiny_columns() | {"action": np.zeros((6, 2), np.float32)})
+    assert continuous.action_space.shape == (2,)
+    bounded = dataclasses.replace(continuous.schema, action_low=(-1, 0), action_high=(1, 3))
+    assert dataclasses.replace(continuous, schema=bounded).action_space.high.tolist() == [1, 3]
+    parts = dataclasses.replace(tiny_log().schema, action_counts=(2, 3))
+    assert dataclasses.replace(tiny_log(), schema=parts).action_space == spaces.MultiDiscrete([2, 3])
+
+
+def test_the_text_of_a_log_shows_shapes_and_no_values() -> None:
+    text = repr(tiny_log())
+    assert "3 episodes, 6 transitions, observation 2, action discrete, 3" in text
+    assert not any(str(v) in text for v in ("32.0", "array", "[["))

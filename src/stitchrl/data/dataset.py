@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from stitchrl.data import parts
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.types import NumpyArray
 
-__all__ = ["Dataset"]
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+__all__ = ["Dataset", "Episode"]
 
 NO_OBSERVATION = -1
 HASHED_ROWS = 2**16
@@ -35,6 +39,28 @@ PER_TRANSITION = (
     "time",
     "observation_id",
 )
+
+
+SPLITS = ("episode", "group", "time", "return")
+
+
+class Episode(NamedTuple):
+    """One episode of T transitions.
+
+    Attributes:
+        id: the log's own identifier.
+        observation: (T + 1, D); (T, D) where the log does not have the last one.
+        action: (T,) or (T, action size).
+        reward: (T,).
+        terminated, truncated: how it ended.
+    """
+
+    id: Any
+    observation: Shaped[NumpyArray, "T_or_more ..."]
+    action: Shaped[NumpyArray, "T ..."]
+    reward: Float[NumpyArray, " T"]
+    terminated: bool
+    truncated: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -220,7 +246,10 @@ class Dataset:
         rows = np.arange(start[-1]) + offset
         columns = {name: getattr(self, name) for name in PER_TRANSITION}
         taken: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
-        return dataclasses.replace(self, **taken, episode_start=start, episode_id=self.episode_id[episodes])
+        group = None if self.group is None else self.group[episodes]
+        return dataclasses.replace(
+            self, **taken, episode_start=start, episode_id=self.episode_id[episodes], group=group
+        )
 
     def compact(self) -> Dataset:
         """The same log with a table of only the observations it uses; itself where it uses all."""
@@ -240,42 +269,162 @@ class Dataset:
             ),
         )
 
-    def split(self, fractions: Sequence[float] = (0.5, 0.1, 0.4), *, seed: int = 0) -> tuple[Dataset, ...]:
-        """Parts by whole episodes, drawn at random; no episode is in two parts.
+    def split(
+        self, fractions: Sequence[float] = (0.5, 0.1, 0.4), *, seed: int = 0, by: str | None = None
+    ) -> tuple[Dataset, ...]:
+        """Parts by whole episodes; no episode is in two parts, and no group where `by` keeps groups.
 
         Args:
-            fractions: positive, summing to 1; one part each.
-            seed: the draw.
+            fractions: of the episodes, positive, summing to 1; one part each.
+            seed: the draw; without effect on "time".
+            by: "episode": at random; "group": whole groups (patients) at random; "time": the past first, the future
+                last, later episodes of a group that an earlier part holds left out; "return": at random among
+                episodes of like return. None is "group" where the log has groups, else "episode".
 
         Raises:
-            ConfigurationError: fractions not positive or not summing to 1.
-            DataError: a part would be empty.
+            ConfigurationError: fractions not positive or not summing to 1, an unknown `by`, a negative seed.
+            DataError: a part would be empty, or the log lacks what `by` needs.
         """
-        return tuple(self.select_episodes(part) for part in self.split_episodes(fractions, seed=seed))
+        return tuple(self.select_episodes(part) for part in self.split_episodes(fractions, seed=seed, by=by))
 
-    def split_episodes(self, fractions: Sequence[float], *, seed: int = 0) -> tuple[Int[NumpyArray, " _"], ...]:
+    def split_episodes(
+        self, fractions: Sequence[float], *, seed: int = 0, by: str | None = None
+    ) -> tuple[Int[NumpyArray, " _"], ...]:
         """The episode positions of each part of `split`, ascending."""
         if seed < 0:
             raise ConfigurationError(f"`seed` must be at least 0; got {seed}.")
-        shares = np.asarray(fractions, float)
-        if (shares <= 0).any() or not np.isclose(shares.sum(), 1.0):
-            raise ConfigurationError(f"Split fractions must be positive and sum to 1; got {list(fractions)}.")
-        order = np.random.default_rng(seed).permutation(self.num_episodes)
-        cuts = np.round(np.cumsum(shares)[:-1] * self.num_episodes).astype(int)
-        parts = tuple(np.sort(part) for part in np.split(order, cuts))
-        if any(len(part) == 0 for part in parts):
-            raise DataError(
-                f"A log of {self.num_episodes} episodes cannot be split as {list(fractions)}: a part would be "
-                "empty. Bring more episodes or ask for fewer parts."
+        rng, each = np.random.default_rng(seed), np.arange(self.num_episodes)
+        by = by or ("episode" if self.group is None else "group")
+        if by == "group" and self.group is None:
+            raise DataError("A split by group needs a column with the role `group`; this log has none.")
+        group = each if self.group is None else np.unique(self.group, return_inverse=True)[1].reshape(-1)
+        if by == "episode":
+            return parts.by_group(each, fractions, rng)
+        if by == "group":
+            return parts.by_group(group, fractions, rng)
+        if by == "return":
+            return parts.by_value(self.episode_returns(), fractions, rng)
+        if by == "time":
+            if self.time is None:
+                raise DataError("A split by time needs a column with the role `time`; this log has none.")
+            return parts.by_time(self.time[self.episode_start[:-1]], group, fractions)
+        raise ConfigurationError(f"`by` of a split must be one of {', '.join(SPLITS)}; got {by!r}.")
+
+    def head(self, episodes: int) -> Dataset:
+        """The first episodes, at most as many as there are."""
+        return self.select_episodes(np.arange(min(max(episodes, 0), self.num_episodes)))
+
+    def filter(self, keep: Callable[[Episode], bool] | Sequence[bool] | Bool[NumpyArray, " E"]) -> Dataset:
+        """The episodes that are wanted.
+
+        Args:
+            keep: one bool an episode, or a function of an `Episode`.
+
+        Raises:
+            ConfigurationError: not one bool an episode.
+        """
+        wanted = np.asarray([bool(keep(e)) for e in self.episodes()] if callable(keep) else keep)
+        if wanted.dtype != bool or wanted.shape != (self.num_episodes,):
+            raise ConfigurationError(
+                f"`filter` takes one bool for each of the {self.num_episodes} episodes; got {wanted.dtype} of shape "
+                f"{wanted.shape}."
             )
-        return parts
+        return self.select_episodes(wanted)
+
+    def episode(self, position: int) -> Episode:
+        """One episode, 0 to E - 1. Raises ConfigurationError where there is none."""
+        if not 0 <= position < self.num_episodes:
+            raise ConfigurationError(f"Episodes are numbered 0 to {self.num_episodes - 1}; got {position}.")
+        rows = slice(int(self.episode_start[position]), int(self.episode_start[position + 1]))
+        seen = self.observation_index[rows]
+        last = self.next_observation_index[rows.stop - 1]
+        seen = seen if last == NO_OBSERVATION else np.append(seen, last)
+        return Episode(
+            self.episode_id[position],
+            self.observation_table[seen],
+            self.action[rows],
+            self.reward[rows],
+            bool(self.terminated[rows.stop - 1]),
+            bool(self.truncated[rows.stop - 1]),
+        )
+
+    def episodes(self) -> Iterator[Episode]:
+        """Every episode in turn."""
+        return (self.episode(i) for i in range(self.num_episodes))
+
+    def concat(self, *others: Dataset) -> Dataset:
+        """This log followed by others. Optional columns that one of them lacks are left out.
+
+        Raises:
+            DataError: the logs differ in observations or actions.
+        """
+        logs = (self, *others)
+        for other in others:
+            for what in ("num_actions", "observation_names"):
+                if getattr(other, what) != getattr(self, what):
+                    raise DataError(
+                        f"Logs must have one {what} to be joined; got {getattr(self, what)} and {getattr(other, what)}."
+                    )
+            for what in ("observation_table", "action"):
+                if getattr(other, what).shape[1:] != getattr(self, what).shape[1:]:
+                    raise DataError(
+                        f"Logs must have one shape of {what} to be joined; got {getattr(self, what).shape[1:]} and "
+                        f"{getattr(other, what).shape[1:]}."
+                    )
+        joined: dict[str, Any] = {}
+        for name in (*PER_TRANSITION, "observation_table", "episode_id", "group"):
+            columns = [getattr(log, name) for log in logs]
+            joined[name] = None if any(column is None for column in columns) else np.concatenate(columns)
+        tables = np.cumsum([0] + [len(log.observation_table) for log in logs])
+        rows = np.cumsum([0] + [log.num_transitions for log in logs])
+        for name in ("observation_index", "next_observation_index"):
+            shifted = [
+                np.where(getattr(log, name) == NO_OBSERVATION, NO_OBSERVATION, getattr(log, name) + first)
+                for log, first in zip(logs, tables[:-1], strict=True)
+            ]
+            joined[name] = np.concatenate(shifted).astype(np.int32 if tables[-1] < 2**31 else np.int64)
+        start = [log.episode_start[:-1] + first for log, first in zip(logs, rows[:-1], strict=True)]
+        notes = tuple(dict.fromkeys(note for log in logs for note in log.notes))
+        return dataclasses.replace(
+            self, **joined, episode_start=np.append(np.concatenate(start), rows[-1]), notes=notes
+        )
+
+    # --- spaces ------------------------------------------------------------------------------------------------
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """As Gymnasium has it: Discrete, MultiDiscrete (the parts of a logged action), or Box with the schema's bounds."""
+        from gymnasium import spaces
+
+        if self.schema.action_counts is not None and self.schema.action_bins is None:
+            return spaces.MultiDiscrete(list(self.schema.action_counts))
+        if self.num_actions is not None:
+            return spaces.Discrete(self.num_actions)
+        low, high = (
+            np.full(self.action.shape[1], bound, np.float32) if given is None else np.asarray(given, np.float32)
+            for given, bound in ((self.schema.action_low, -np.inf), (self.schema.action_high, np.inf))
+        )
+        return spaces.Box(low, high, dtype=np.float32)
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """A Gymnasium Box: of bytes for images, else without bounds."""
+        from gymnasium import spaces
+
+        shape = self.observation_table.shape[1:]
+        if self.observation_table.dtype == np.uint8:
+            return spaces.Box(0, 255, shape, np.uint8)
+        return spaces.Box(-np.inf, np.inf, shape, np.float32)
 
     def __repr__(self) -> str:
-        optional = [n for n in PER_TRANSITION[7:] if getattr(self, n) is not None]
+        optional = [n for n in (*PER_TRANSITION[7:], "group") if getattr(self, n) is not None]
         action = f"discrete, {self.num_actions}" if self.num_actions else f"continuous, {self.action.shape[1]}"
+        parts = self.schema.action_counts
+        action += "" if parts is None else f" = {' x '.join(map(str, parts))}"
+        shape = " x ".join(map(str, self.observation_table.shape[1:]))
         return (
             f"Dataset({self.schema.name!r}: {self.num_episodes:,} episodes, {self.num_transitions:,} transitions, "
-            f"observation {self.observation_size}, action {action}; optional: {', '.join(optional) or 'none'})"
+            f"observation {shape}, action {action}; optional: {', '.join(optional) or 'none'})"
         )
 
 
