@@ -36,6 +36,7 @@ SHARED = {
         "infer",
         "store",
         "sample",
+        "sampling",
         "stream",
         "transform",
         "audit",

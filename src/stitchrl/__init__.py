@@ -67,6 +67,12 @@ _FACE: dict[str, tuple[str, str]] = {name: (module, name) for name, module in AL
     "fit_grid": ("stitchrl.training.fit", "fit_grid"),
     "load_policy": ("stitchrl.deployment.bundle", "load_bundle"),
     "read": ("stitchrl.data.read", "read"),
+    "convert": ("stitchrl.data.convert", "convert"),
+    "EpisodeSampling": ("stitchrl.data.sampling", "EpisodeSampling"),
+    "StratifiedSampling": ("stitchrl.data.sampling", "StratifiedSampling"),
+    "TopFractionSampling": ("stitchrl.data.sampling", "TopFractionSampling"),
+    "UniformSampling": ("stitchrl.data.sampling", "UniformSampling"),
+    "WeightedSampling": ("stitchrl.data.sampling", "WeightedSampling"),
 }
 
 __all__ = sorted([*_FACE, "load", "report", "run"])

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
@@ -169,6 +170,19 @@ class Algorithm(ABC):
         if self.max_gradient_norm:
             optimizer = optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optimizer)
         return optimizer
+
+    def td_return(self, batch: Batch) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+        """What comes before the bootstrap, and the factor on it: r and gamma (1 - terminated).
+
+        Over n steps (`n_steps` of `fit`): sum_k gamma^k r_k and gamma^m (1 - terminated), m <= n the steps that the
+        log has before its end. The actions in between are the log's: for another policy n > 1 is biased.
+        """
+        gamma: Scalar = getattr(self, "gamma")  # noqa: B009 - the base has none
+        alive = 1.0 - batch["terminated"]
+        if "rewards" not in batch:
+            return batch["reward"], gamma * alive
+        powers = jnp.asarray(gamma) ** jnp.arange(batch["rewards"].shape[1], dtype=jnp.float32)
+        return batch["rewards"] @ powers, jnp.asarray(gamma) ** batch["steps"] * alive
 
     # --- the contract --------------------------------------------------------------------------------------------
 

@@ -174,7 +174,8 @@ class CQL(Algorithm):
         action, mask = batch["action"], batch["action_mask"]
         next_q = jnp.min(state.target_critics(batch["next_obs"]), axis=0)
         next_v = jnp.max(mask_logits(next_q, batch["next_action_mask"]), axis=-1)
-        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_v
+        reward, discount = self.td_return(batch)
+        td_target = reward + discount * next_v
 
         def loss(critics: Ensemble) -> tuple[Array, tuple[Array, Array, Array]]:
             q = critics(batch["obs"])
@@ -213,7 +214,8 @@ class CQL(Algorithm):
         pi, next_pi = state.actor(obs), state.actor(batch["next_obs"])
         next_action = next_pi.sample(key=target_key)
         next_q = jnp.min(state.target_critics(batch["next_obs"], next_action), axis=0)
-        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_q
+        reward, discount = self.td_return(batch)
+        td_target = reward + discount * next_q
 
         sampled, log_density = self._sampled_actions(pi, next_pi, penalty_key)
         # Rows first, so that parts of the batch can be taken one after another.

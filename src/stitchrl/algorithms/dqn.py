@@ -76,9 +76,9 @@ class DQN(Algorithm):
 
     def update(self, state: DQNState, batch: Batch, key: Key) -> tuple[DQNState, Metrics]:
         del key
-        discount = self.gamma * (1.0 - batch["terminated"])
+        reward, discount = self.td_return(batch)
         next_q = state.target_critics(batch["next_obs"])[0]
-        td_target = max_target(batch["reward"], discount, next_q, batch["next_action_mask"])
+        td_target = max_target(reward, discount, next_q, batch["next_action_mask"])
 
         def loss(critics: Ensemble) -> tuple[Array, Array]:
             q = critics(batch["obs"])

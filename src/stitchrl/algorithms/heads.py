@@ -20,19 +20,22 @@ Actor = CategoricalPolicy | GaussianPolicy
 Critics = DiscreteCritics | ContinuousCritics
 
 
-def create_actor(spec: Spec, hidden_sizes: Sequence[int], *, key: Key) -> Actor:
+def create_actor(spec: Spec, hidden_sizes: Sequence[int], *, key: Key, final_gain: float = 0.01) -> Actor:
     """A policy with a likelihood: categorical for discrete actions; else normal, with standard deviation 1 at first."""
     outputs = spec.action_size if spec.num_actions is None else spec.num_actions
-    network = MLP.create(spec.observation_size, hidden_sizes, outputs, key=key, final_gain=0.01)
+    network = MLP.create(spec.observation_size, hidden_sizes, outputs, key=key, final_gain=final_gain)
     if spec.num_actions is None:
         return GaussianPolicy(network, jnp.zeros(outputs, jnp.float32))
     return CategoricalPolicy(network)
 
 
-def create_critics(spec: Spec, count: int, hidden_sizes: Sequence[int], *, key: Key) -> Critics:
+def create_critics(
+    spec: Spec, count: int, hidden_sizes: Sequence[int], *, key: Key, final_gain: float = 1.0
+) -> Critics:
     """Critics with one output an action, or, for continuous actions, with the action as input."""
     if spec.num_actions is None:
-        return ContinuousCritics.create(count, spec.observation_size, spec.action_size, hidden_sizes, key=key)
+        sizes = (spec.observation_size, spec.action_size, hidden_sizes)
+        return ContinuousCritics.create(count, *sizes, key=key, final_gain=final_gain)
     return DiscreteCritics.create(count, spec.observation_size, spec.num_actions, hidden_sizes, key=key)
 
 

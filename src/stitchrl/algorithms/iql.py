@@ -16,8 +16,8 @@ which the official repository does not have, Q has one output an action and pi i
 
 Deviations: the actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are
 taken as they come (the official runs rescale them per task) and observations as `fit` scales them (the official runs
-do not). Last layers start with gain 1 (actor: 0.01), not sqrt(2). Logged actions are not clipped to 1 - 1e-5, which
-only a squashed distribution needs.
+do not). Logged actions are not clipped to 1 - 1e-5, which only a squashed distribution needs. With discrete actions
+last layers start with gain 1 (actor: 0.01), not sqrt(2).
 
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/clipped (share of
 advantage weights at their cap); policy/agreement or policy/mode_error, policy/entropy.
@@ -98,9 +98,11 @@ class IQL(Algorithm):
 
     def init(self, key: Key, spec: Spec) -> IQLState:
         v_key, a_key, q_key = jax.random.split(key, 3)
-        value = MLP.create(spec.observation_size, self.hidden_sizes, 1, key=v_key)
-        actor = create_actor(spec, self.hidden_sizes, key=a_key)
-        critics = create_critics(spec, self.num_critics, self.hidden_sizes, key=q_key)
+        # A categorical policy starts near uniform; the official code, which has none, starts every layer with sqrt(2).
+        gain, actor_gain = (2.0**0.5, 2.0**0.5) if spec.num_actions is None else (1.0, 0.01)
+        value = MLP.create(spec.observation_size, self.hidden_sizes, 1, key=v_key, final_gain=gain)
+        actor = create_actor(spec, self.hidden_sizes, key=a_key, final_gain=actor_gain)
+        critics = create_critics(spec, self.num_critics, self.hidden_sizes, key=q_key, final_gain=gain)
         return IQLState(
             value,
             actor,
@@ -133,7 +135,8 @@ class IQL(Algorithm):
         (loss_pi, (weight, metrics)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
         actor, actor_optimizer = apply_gradients(self._actor_optimizer, gradients, state.actor_optimizer, state.actor)
 
-        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_v
+        reward, discount = self.td_return(batch)
+        td_target = reward + discount * next_v
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)

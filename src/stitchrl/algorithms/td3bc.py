@@ -13,8 +13,11 @@ to (6):
 Lambda is a constant of (4): the scale of Q drops out, so one `q_weight` serves many reward scales. Q_1 in (4) is the
 critic just updated. The second term is a mean over rows and action dimensions. Actions are in [-1, 1].
 
-Deviations: weights start orthogonal, not uniform (PyTorch's default). Observations are scaled by `fit`
+Weights start uniform, PyTorch's default, as in the official code: started orthogonal, it scored 1,953 where it now
+scores 3,320 (HalfCheetah medium replay, 20,000 updates, two seeds each). Observations are scaled by `fit`
 (`standardize`), with 1e-3 added to the standard deviation as in the official code.
+
+Deviations: none known.
 
 Metrics: loss/critic, q/data_mean; from the last actor update: loss/actor, q/policy_mean, policy/mode_error (root mean
 squared distance of the policy's action, an action dimension).
@@ -112,10 +115,10 @@ class TD3BC(Algorithm):
             )
         a_key, q_key = jax.random.split(key)
         actor = DeterministicPolicy(
-            MLP.create(spec.observation_size, self.hidden_sizes, spec.action_size, key=a_key, final_gain=0.01)
+            MLP.create(spec.observation_size, self.hidden_sizes, spec.action_size, key=a_key, start="uniform")
         )
         critics = ContinuousCritics.create(
-            self.num_critics, spec.observation_size, spec.action_size, self.hidden_sizes, key=q_key
+            self.num_critics, spec.observation_size, spec.action_size, self.hidden_sizes, key=q_key, start="uniform"
         )
         zeros = {name: jnp.float32(0.0) for name in ("loss/actor", "q/policy_mean", "policy/mode_error")}
         return TD3BCState(
@@ -133,7 +136,8 @@ class TD3BC(Algorithm):
         noise = jax.random.normal(key, action.shape)
         next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
         next_q = jnp.min(state.target_critics(next_obs, next_action), axis=0)
-        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_q
+        reward, discount = self.td_return(batch)
+        td_target = reward + discount * next_q
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(batch["obs"], action)

@@ -172,6 +172,12 @@ class Dataset:
         return continues
 
     @cached_property
+    def run_end(self) -> Int[NumpyArray, " N"]:
+        """(N,) int32 the last row that each row leads to without a break: the end of its episode, or a gap's edge."""
+        ends = np.flatnonzero(~self.continues)
+        return np.repeat(ends, np.diff(ends, prepend=-1)).astype(np.int32)
+
+    @cached_property
     def next_action_mask(self) -> Bool[NumpyArray, "N A"] | None:
         """(N, A) actions allowed after each action; all True where the next row is not the next moment."""
         if self.action_mask is None:

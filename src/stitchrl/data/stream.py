@@ -12,12 +12,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transform import Scaling
@@ -30,15 +30,19 @@ SMALLEST_BLOCK, SMALLEST_BUFFER = 1024, 2**18
 PREFETCHED_CHUNKS = 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ShuffledRows:
     """The endless shuffled order of the rows of a log.
+
+    With weights a pass visits row i about count * weights[i] / sum(weights) times: by systematic resampling, so the
+    number is that share rounded down or up, right in the mean over passes, and a pass has `count` positions still.
 
     Attributes:
         count: rows of the log, at least 1.
         seed: of the order.
         block_rows: contiguous rows read together, at least 1,024.
         buffer_rows: rows shuffled together, at least 2^18. A log that fits is shuffled completely.
+        weights: (count,) at least 0, not all 0; None visits every row once a pass.
 
     Raises:
         ConfigurationError: a number below its least.
@@ -48,23 +52,27 @@ class ShuffledRows:
     seed: int = 0
     block_rows: int = SMALLEST_BLOCK
     buffer_rows: int = SMALLEST_BUFFER
+    weights: Float[NumpyArray, " count"] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("block_rows", SMALLEST_BLOCK), ("buffer_rows", SMALLEST_BUFFER)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"`{name}` of a shuffle must be at least {least}; got {getattr(self, name)}.")
+        # The pass and the buffer at hand, and the ones before: a span of batches may lie across an edge.
+        object.__setattr__(self, "_pass", lru_cache(maxsize=2)(self._make_pass))
+        object.__setattr__(self, "_rows", lru_cache(maxsize=2)(self._make_rows))
 
     @property
     def blocks_in_buffer(self) -> int:
-        """Blocks read together."""
+        """Blocks read together, where all rows are alike."""
         return max(1, self.buffer_rows // self.block_rows)
 
     def buffer(self, position: int) -> tuple[Int[NumpyArray, " R"], int]:
         """Rows of the buffer that holds a position of the order, shuffled, and the position of its first row."""
         epoch, inside = divmod(position, self.count)
-        _, starts = _blocks_of_pass(self, epoch)
+        _, _, starts = self._pass(epoch)  # type: ignore[attr-defined]
         number = int(np.searchsorted(starts, inside, side="right")) - 1
-        return _rows_of_buffer(self, epoch, number), epoch * self.count + int(starts[number])
+        return self._rows(epoch, number), epoch * self.count + int(starts[number])  # type: ignore[attr-defined]
 
     def rows(self, start: int, stop: int) -> Int[NumpyArray, " R"]:
         """Rows at the positions [start, stop) of the order."""
@@ -76,24 +84,53 @@ class ShuffledRows:
             start += len(part)
         return np.concatenate(parts)
 
+    @cached_property
+    def _share_before(self) -> Float[NumpyArray, " blocks_plus_1"]:
+        """Visits a pass owes to the rows before each block."""
+        assert self.weights is not None
+        starts = np.arange(0, self.count, self.block_rows)
+        sums = np.add.reduceat(self.weights, starts, dtype=np.float64)
+        share = np.concatenate([[0.0], np.cumsum(sums)])
+        return share * (self.count / share[-1])
 
-@lru_cache(maxsize=2)
-def _blocks_of_pass(order: ShuffledRows, epoch: int) -> tuple[NumpyArray, NumpyArray]:
-    """Blocks of a pass in their order, and the position in the pass where each buffer starts."""
-    count = -(-order.count // order.block_rows)
-    blocks = np.random.default_rng([order.seed, epoch, 0]).permutation(count)
-    sizes = np.full(count, order.block_rows, np.int64)
-    sizes[blocks == count - 1] = order.count - (count - 1) * order.block_rows
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    return blocks, starts[:: order.blocks_in_buffer]
+    def _visits(self, share: Float[NumpyArray, " _"], epoch: int) -> Int[NumpyArray, " _"]:
+        """Whole visits up to a share: systematic resampling, with one random offset a pass."""
+        offset = np.random.default_rng([self.seed, epoch, 0, 1]).random()
+        visits = np.floor(share + offset).astype(np.int64)
+        visits[share >= self.count * (1 - 1e-12)] = self.count  # whatever rounding and the offset make of the last
+        return visits
 
+    def _make_pass(self, epoch: int) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+        """Blocks of a pass in their order; where each buffer starts, among these blocks and as position in the pass."""
+        blocks_count = -(-self.count // self.block_rows)
+        blocks = np.random.default_rng([self.seed, epoch, 0]).permutation(blocks_count)
+        if self.weights is None:
+            sizes = np.full(blocks_count, self.block_rows, np.int64)
+            sizes[blocks == blocks_count - 1] = self.count - (blocks_count - 1) * self.block_rows
+            first = np.arange(0, blocks_count, self.blocks_in_buffer)
+        else:
+            sizes = np.diff(self._visits(self._share_before, epoch))[blocks]
+            # A buffer is as many blocks as fill it; one block may be visited more often than that.
+            buffer = (np.cumsum(sizes) - sizes) // self.buffer_rows
+            first = np.flatnonzero(np.diff(buffer, prepend=-1))
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        return blocks, np.append(first, blocks_count), starts[first]
 
-@lru_cache(maxsize=2)
-def _rows_of_buffer(order: ShuffledRows, epoch: int, number: int) -> NumpyArray:
-    blocks, _ = _blocks_of_pass(order, epoch)
-    together = blocks[number * order.blocks_in_buffer : (number + 1) * order.blocks_in_buffer] * order.block_rows
-    rows = np.concatenate([np.arange(a, min(a + order.block_rows, order.count)) for a in together])
-    return np.random.default_rng([order.seed, epoch, 1 + number]).permutation(rows)
+    def _make_rows(self, epoch: int, number: int) -> NumpyArray:
+        blocks, first, _ = self._pass(epoch)  # type: ignore[attr-defined]
+        together = blocks[first[number] : first[number + 1]]
+        rows = np.concatenate([self._rows_of_block(int(block), epoch) for block in together])
+        return np.random.default_rng([self.seed, epoch, 1 + number]).permutation(rows)
+
+    def _rows_of_block(self, block: int, epoch: int) -> NumpyArray:
+        rows = np.arange(block * self.block_rows, min((block + 1) * self.block_rows, self.count))
+        if self.weights is None:
+            return rows
+        before, after = self._share_before[block], self._share_before[block + 1]
+        inside = np.cumsum(self.weights[rows], dtype=np.float64)
+        share = np.concatenate([[before], before + inside * ((after - before) / max(inside[-1], 1e-300))])
+        share[-1] = after
+        return np.repeat(rows, np.diff(self._visits(share, epoch)))
 
 
 class TransitionReader:
@@ -103,10 +140,11 @@ class TransitionReader:
         log: its arrays are only ever sliced by blocks.
         scaling: applied to what is read.
         order: of the rows; `order.count` must be the log's.
+        n_steps: above 1 a batch has what `NStepTransitions` says.
     """
 
-    def __init__(self, log: Dataset, scaling: Scaling, order: ShuffledRows) -> None:
-        self._log, self._scaling, self._order = log, scaling, order
+    def __init__(self, log: Dataset, scaling: Scaling, order: ShuffledRows, n_steps: int = 1) -> None:
+        self._log, self._scaling, self._order, self._n_steps = log, scaling, order, n_steps
         self._held: tuple[int, int, dict[str, NumpyArray]] | None = None
 
     def batches(self, first: int, end: int, batch_size: int) -> dict[str, NumpyArray]:
@@ -126,31 +164,41 @@ class TransitionReader:
         if self._held is None or not self._held[0] <= position < self._held[1]:
             self._held = None  # let go of the old one first: one buffer in memory
             rows, begin = self._order.buffer(position)
-            self._held = (begin, begin + len(rows), read_transitions(self._log, self._scaling, rows))
+            self._held = (begin, begin + len(rows), read_transitions(self._log, self._scaling, rows, self._n_steps))
         return self._held
 
 
-def read_transitions(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"]) -> dict[str, NumpyArray]:
+def read_transitions(
+    log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], n_steps: int = 1
+) -> dict[str, NumpyArray]:
     """The batch fields of these rows, in their order; read in the log's own order, which a disk likes better."""
     ascending = np.argsort(rows, kind="stable")
     back = np.empty_like(ascending)
     back[ascending] = np.arange(len(rows))
     at = rows[ascending]
-    following = np.maximum(log.next_observation_index[at], 0)
-    mask, next_mask = log.action_mask, log.next_action_mask
+    steps = np.minimum(n_steps, log.run_end[at] - at + 1) if n_steps > 1 else None
+    last = at if steps is None else at + steps - 1
+    following = np.maximum(log.next_observation_index[last], 0)
+    scale = np.float32(scaling.reward_scale)
     columns: dict[str, Any] = {
         "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
         "next_obs": scaling.observations(log.observation_table[following]),
         "action": scaling.actions(log.action[at]),
-        "reward": log.reward[at] * np.float32(scaling.reward_scale),
-        "terminated": log.terminated[at].astype(np.float32),
-        "truncated": log.truncated[at].astype(np.float32),
-        "td_weight": log.can_bootstrap[at].astype(np.float32),
+        "reward": log.reward[at] * scale,
+        "terminated": log.terminated[last].astype(np.float32),
+        "truncated": log.truncated[last].astype(np.float32),
+        "td_weight": log.can_bootstrap[last].astype(np.float32),
     }
+    if steps is not None:
+        offsets = np.arange(n_steps)
+        window = np.minimum(at[:, None] + offsets, last[:, None])
+        columns["rewards"] = np.where(offsets < steps[:, None], log.reward[window] * scale, np.float32(0))
+        columns["steps"] = steps.astype(np.float32)
     if log.num_actions is not None:
+        mask, next_mask = log.action_mask, log.next_action_mask
         everything = np.ones((len(at), log.num_actions), bool)
         columns["action_mask"] = everything if mask is None else mask[at]
-        columns["next_action_mask"] = everything if next_mask is None else next_mask[at]
+        columns["next_action_mask"] = everything if next_mask is None else next_mask[last]
     return {name: np.asarray(column)[back] for name, column in columns.items()}
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from stitchrl.nn.distributions import take_action
-from stitchrl.nn.networks import MLP, Ensemble
+from stitchrl.nn.networks import MLP, Ensemble, Start
 from stitchrl.types import AnyArray, Array, Key
 
 __all__ = ["ContinuousCritics", "DiscreteCritics"]
@@ -44,10 +44,19 @@ class ContinuousCritics(eqx.Module):
 
     @classmethod
     def create(
-        cls, count: int, observation_size: int, action_size: int, hidden_sizes: Sequence[int], *, key: Key
+        cls,
+        count: int,
+        observation_size: int,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        *,
+        key: Key,
+        final_gain: float = 1.0,
+        start: Start = "orthogonal",
     ) -> ContinuousCritics:
         """Fresh, independent critics."""
-        return cls(Ensemble.create(count, observation_size + action_size, hidden_sizes, 1, key=key))
+        inputs = observation_size + action_size
+        return cls(Ensemble.create(count, inputs, hidden_sizes, 1, key=key, final_gain=final_gain, start=start))
 
     def __call__(self, obs: Float[AnyArray, "B D"], action: Shaped[AnyArray, "B action"]) -> Float[Array, "C B"]:
         """(C, B) Q of the given actions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -12,7 +13,10 @@ from jaxtyping import Float
 
 from stitchrl.types import AnyArray, Array, Key
 
-__all__ = ["MLP", "Ensemble", "standardized"]
+__all__ = ["MLP", "Ensemble", "Start", "standardized"]
+
+Start = Literal["orthogonal", "uniform"]
+"""How fresh weights are drawn, see `MLP`."""
 
 
 def standardized(
@@ -25,7 +29,8 @@ def standardized(
 class MLP(eqx.Module):
     """ReLU perceptron on the last axis; any leading axes are batch axes.
 
-    Weights are orthogonal with gain sqrt(2) (the last layer: `final_gain`), biases zero.
+    Fresh weights are "orthogonal" with gain sqrt(2) (the last layer: `final_gain`) and biases zero; or, "uniform",
+    both within 1 / sqrt(inputs) of zero, PyTorch's default for a linear layer.
     """
 
     weights: tuple[Float[Array, "..."], ...]
@@ -33,11 +38,21 @@ class MLP(eqx.Module):
 
     @classmethod
     def create(
-        cls, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key, final_gain: float = 1.0
+        cls,
+        in_size: int,
+        hidden_sizes: Sequence[int],
+        out_size: int,
+        *,
+        key: Key,
+        final_gain: float = 1.0,
+        start: Start = "orthogonal",
     ) -> MLP:
         """Fresh weights."""
         sizes = [in_size, *hidden_sizes, out_size]
         keys = jax.random.split(key, len(sizes) - 1)
+        if start == "uniform":
+            layers = [_uniform(k, a, b) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+            return cls(tuple(weight for weight, _ in layers), tuple(bias for _, bias in layers))
         gains = [2.0**0.5] * len(hidden_sizes) + [final_gain]
         weights = tuple(
             gain * _orthogonal(k, a, b) for k, gain, a, b in zip(keys, gains, sizes[:-1], sizes[1:], strict=True)
@@ -62,6 +77,14 @@ def _orthogonal(key: Key, rows: int, columns: int) -> Float[Array, "rows columns
     return jax.nn.initializers.orthogonal()(key, (rows, columns), jnp.float32)
 
 
+@partial(jax.jit, static_argnums=(1, 2))
+def _uniform(key: Key, rows: int, columns: int) -> tuple[Float[Array, "rows columns"], Float[Array, " columns"]]:
+    weight_key, bias_key = jax.random.split(key)
+    most = rows**-0.5
+    weight = jax.random.uniform(weight_key, (rows, columns), jnp.float32, -most, most)
+    return weight, jax.random.uniform(bias_key, (columns,), jnp.float32, -most, most)
+
+
 def _affine(x: Array, weight: Array, bias: Array) -> Array:
     product = x @ weight
     return product + jnp.broadcast_to(bias, product.shape)
@@ -73,9 +96,20 @@ class Ensemble(eqx.Module):
     members: MLP
 
     @classmethod
-    def create(cls, count: int, in_size: int, hidden_sizes: Sequence[int], out_size: int, *, key: Key) -> Ensemble:
+    def create(
+        cls,
+        count: int,
+        in_size: int,
+        hidden_sizes: Sequence[int],
+        out_size: int,
+        *,
+        key: Key,
+        final_gain: float = 1.0,
+        start: Start = "orthogonal",
+    ) -> Ensemble:
         """Fresh, independent members."""
-        members = [MLP.create(in_size, hidden_sizes, out_size, key=k) for k in jax.random.split(key, count)]
+        sizes = (in_size, hidden_sizes, out_size)
+        members = [MLP.create(*sizes, key=k, final_gain=final_gain, start=start) for k in jax.random.split(key, count)]
         return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
 
     def __call__(self, x: Float[AnyArray, "*batch in"]) -> Float[Array, "C *batch out"]:

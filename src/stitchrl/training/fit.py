@@ -12,6 +12,7 @@ from typing import Any
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.sampling import Sampling
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import CheckpointError, ConfigurationError
 from stitchrl.training.checkpoint import load_checkpoint
@@ -40,7 +41,8 @@ def fit(
     trackers: Sequence[Tracker] = (),
     standardize: bool = True,
     reward_scale: float = 1.0,
-    sampling: str = "uniform",
+    sampling: str | Sampling = "uniform",
+    n_steps: int = 1,
     stream: bool = False,
     stop: StopRule | None = None,
     environment: Environment | None = None,
@@ -66,7 +68,10 @@ def fit(
         standardize: scale observations by their mean and standard deviation over the log; saved with the policy.
         reward_scale: factor on rewards while learning, above 0; claimed values are divided by it again.
         sampling: "uniform" draws rows with replacement, for each seed its own; "shuffled" visits every row once a pass,
-            in an order all seeds share.
+            in an order all seeds share; or a rule: `st.EpisodeSampling()`, `st.StratifiedSampling("source")`,
+            `st.WeightedSampling("weight")`, `st.TopFractionSampling(0.1)`.
+        n_steps: rewards summed before the bootstrap, at least 1; within an episode only. Above 1 the target follows the
+            logged actions in between, which is biased for a policy that differs from them.
         stream: read batches from the log's arrays while training, instead of holding them on the device; for logs
             larger than memory. Implies "shuffled", and gives the same numbers as that.
         stop: a rule such as `st.EarlyStop("loss/actor", patience_updates=5000)`.
@@ -85,7 +90,7 @@ def fit(
     numbers = _seeds(seeds)
     job = Job(
         log, updates, numbers, batch_size, out, save_every_updates, log_every_updates, callbacks, trackers, standardize,
-        reward_scale, sampling, stream, stop, environment, evaluate_every_updates, evaluation_episodes, progress,
+        reward_scale, sampling, n_steps, stream, stop, environment, evaluate_every_updates, evaluation_episodes, progress,
     )  # fmt: skip
     result = job.train(algorithm, [algorithm] * len(numbers), [{"seed": s} for s in numbers], {})
     return _run(algorithm, numbers, *result, range(len(numbers)))

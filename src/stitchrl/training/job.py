@@ -17,6 +17,7 @@ import numpy as np
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sample import Feed, StreamSource, shuffled_source, transition_source
+from stitchrl.data.sampling import Sampling, UniformSampling
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
@@ -30,6 +31,7 @@ from stitchrl.types import PyTree
 __all__ = ["Environment", "Job"]
 
 SAMPLING = ("uniform", "shuffled")
+"""Names for `UniformSampling` with replacement, and without."""
 Environment = str | Callable[[], Any]
 """Id of a Gymnasium environment, or a function that makes one."""
 
@@ -49,7 +51,8 @@ class Job:
     trackers: Sequence[Tracker] = ()
     standardize: bool = True
     reward_scale: float = 1.0
-    sampling: str = "uniform"
+    sampling: str | Sampling = "uniform"
+    n_steps: int = 1
     stream: bool = False
     stop: StopRule | None = None
     environment: Environment | None = None
@@ -61,6 +64,7 @@ class Job:
         for name, value, least in (
             ("updates", self.updates, 0),
             ("batch_size", self.batch_size, 1),
+            ("n_steps", self.n_steps, 1),
             ("save_every_updates", self.save_every_updates, 1),
             ("log_every_updates", self.log_every_updates, 1),
             ("evaluate_every_updates", self.evaluate_every_updates, 1),
@@ -75,8 +79,11 @@ class Job:
             raise ConfigurationError(
                 f"EarlyStop watches {self.stop.metric!r}, which only `environment` of fit makes; got none."
             )
-        if self.sampling not in SAMPLING:
-            raise ConfigurationError(f"`sampling` of fit must be {' or '.join(SAMPLING)}; got {self.sampling!r}.")
+        if self.sampling not in SAMPLING and not isinstance(self.sampling, Sampling):
+            raise ConfigurationError(
+                f"`sampling` of fit must be {', '.join(map(repr, SAMPLING))} or a rule such as st.EpisodeSampling(); got "
+                f"{self.sampling!r}."
+            )
 
     def train(
         self,
@@ -169,13 +176,15 @@ class Job:
             "log_every_updates": self.log_every_updates,
             "standardize": self.standardize,
             "reward_scale": self.reward_scale,
-            "sampling": "shuffled" if self.stream else self.sampling,
+            "sampling": self._sampling_name,
             "stop": None if self.stop is None else _named(self.stop),
             "log": self.log.content_hash if self.out is not None else "",
             "observation_size": spec.observation_size,
             "num_actions": spec.num_actions,
             "action_size": spec.action_size,
         }
+        if self.n_steps > 1:
+            content["n_steps"] = self.n_steps
         if self.environment is not None:
             content["environment"] = [
                 self.environment if isinstance(self.environment, str) else _named(self.environment),
@@ -193,10 +202,17 @@ class Job:
         value = reward * longest if np.isfinite(longest) else None
         return {"gamma": gamma, "reward_bound": reward, "value_bound": value}
 
+    @property
+    def _sampling_name(self) -> str:
+        """What tells one way of drawing from another; a streamed log and one in memory fed the same rows are alike."""
+        if isinstance(self.sampling, str):
+            return "shuffled" if self.stream else self.sampling
+        return f"shuffled {self.sampling!r}" if self.stream else repr(self.sampling)
+
     def _source(self, log: Dataset, scaling: Scaling) -> Feed:
-        if self.stream:
-            return StreamSource.of(log, scaling)
-        return transition_source(log, scaling) if self.sampling == "uniform" else shuffled_source(log, scaling)
+        rule = self.sampling if isinstance(self.sampling, Sampling) else UniformSampling()
+        make = StreamSource.of if self.stream else shuffled_source if self.sampling == "shuffled" else transition_source
+        return make(log, scaling, sampling=rule, n_steps=self.n_steps)
 
     def _online(
         self, algorithms: list[Algorithm], scaling: Scaling

@@ -1,0 +1,253 @@
+"""How often rows are drawn, in memory and streamed; what a batch over n steps and a piece of an episode holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import stitchrl as st
+from stitchrl.data.sample import NStepTransitions, StreamSource, sequence_source, shuffled_source, transition_source
+from stitchrl.data.sampling import Sampling, alias_table
+from stitchrl.data.stream import ShuffledRows, read_transitions
+from stitchrl.data.transform import Scaling
+from stitchrl.errors import ConfigurationError, DataError
+from worlds import full_columns, next_observations, random_log, tiny_log
+
+PLAIN = Scaling.identity(2)
+
+
+def implied(keep: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The chance of each row by the tables."""
+    chance = keep.astype(np.float64)
+    np.add.at(chance, other, 1 - keep.astype(np.float64))
+    return chance / len(keep)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_alias_tables_are_the_weights_exactly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = rng.random(rng.integers(1, 50)) ** rng.integers(1, 12)
+    weights[rng.random(len(weights)) < 0.3] = 0
+    weights[rng.integers(len(weights))] += 0.1
+    if seed % 2:  # ties, and rows of exactly their share
+        weights = np.ceil(weights * 4)
+    keep, other = alias_table(weights)
+    np.testing.assert_allclose(implied(keep, other), weights / weights.sum(), atol=3e-7 / len(weights))
+
+
+def test_alias_tables_of_equal_weights_keep_every_row() -> None:
+    keep, _ = alias_table(np.full(7, 0.1))
+    assert keep.tolist() == [1] * 7
+
+
+RULES: dict[str, tuple[Sampling, list[float]]] = {
+    "episode": (st.EpisodeSampling(), [1 / 9, 1 / 9, 1 / 9, 1 / 6, 1 / 6, 1 / 3]),
+    "source": (st.StratifiedSampling("source"), [1 / 8, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 8]),
+    # Two buckets, [0, 5) and [5, 10]: rows of returns 0 and 1 share one half, those of 10 the other.
+    "return": (st.StratifiedSampling("return", buckets=2), [1 / 8, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 8]),
+    "weight": (st.WeightedSampling("weight"), [1 / 21, 2 / 21, 3 / 21, 4 / 21, 5 / 21, 6 / 21]),
+    "propensity": (st.WeightedSampling("inverse propensity"), [2 / 15, 4 / 15, 2 / 15, 1 / 15, 5 / 15, 1 / 15]),
+    "top": (st.TopFractionSampling(0.3), [0, 0, 0, 1 / 2, 1 / 2, 0]),
+}
+
+
+def ruled_log() -> st.Dataset:
+    """Returns 0, 10 and 1; sources a, b, a; weights 1 to 6; propensities 1/2, 1/4, 1/2, 1, 1/5, 1."""
+    return dataclasses.replace(
+        tiny_log(**full_columns()),
+        reward=np.array([0, 0, 0, 4, 6, 1], np.float32),
+        source=np.array(list("aaabba")),
+        weight=np.arange(1, 7, dtype=np.float32),
+        behavior_log_prob=np.log(np.array([1 / 2, 1 / 4, 1 / 2, 1, 1 / 5, 1], np.float32)),
+    )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rules_weigh_rows_as_by_hand(name: str) -> None:
+    rule, shares = RULES[name]
+    weights = rule.weights(ruled_log())
+    np.testing.assert_allclose(weights / weights.sum(), shares, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_batches_hold_rows_as_often_as_their_rule_says(name: str) -> None:
+    rule, shares = RULES[name]
+    source = transition_source(ruled_log(), PLAIN, sampling=rule)
+    with source.open(iter([(0, 1)]), 60_000, 1) as take:
+        batch = source.draw(take(0, 1), jax.random.key(0), jnp.int32(0), jnp.int32(0), 60_000)
+    rows = np.asarray(batch["obs"])[:, 0].astype(int)
+    counts = np.bincount(rows, minlength=6) / len(rows)
+    np.testing.assert_allclose(counts, shares, atol=5 * np.sqrt(0.25 / 60_000))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_weighted_pass_visits_rows_in_proportion_and_never_more_than_one_off(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = rng.lognormal(0, 2, 300_001)
+    weights[rng.random(len(weights)) < 0.2] = 0
+    order = ShuffledRows(len(weights), seed, weights=weights)
+    share = weights / weights.sum() * len(weights)
+    visits = np.zeros(len(weights))
+    for epoch in range(3):
+        rows = order.rows(epoch * order.count, (epoch + 1) * order.count)
+        once = np.bincount(rows, minlength=len(weights))
+        assert once.sum() == order.count
+        assert np.abs(once - share).max() < 1 + 1e-6
+        visits += once
+    np.testing.assert_allclose(np.corrcoef(visits, share)[0, 1], 1, atol=1e-3)
+    # A function of the position alone: any piece asked for later is the same.
+    whole = order.rows(0, order.count)
+    np.testing.assert_array_equal(
+        ShuffledRows(order.count, seed, weights=weights).rows(250_000, 300_001), whole[250_000:]
+    )
+
+
+def test_equal_weights_visit_every_row_once_a_pass() -> None:
+    order = ShuffledRows(5_001, 3, weights=np.full(5_001, 0.3))
+    assert sorted(order.rows(0, 5_001).tolist()) == list(range(5_001))
+
+
+@pytest.mark.parametrize("rule", [st.EpisodeSampling(), st.TopFractionSampling(0.3)])
+def test_a_stream_by_a_rule_is_the_log_in_memory_fed_the_same_rows(rule: Sampling) -> None:
+    log = random_log(40)
+    made = []
+    for make in (shuffled_source, StreamSource.of):
+        source = make(log, Scaling.of(log), sampling=rule, n_steps=3)
+        with source.open(iter([(0, 4)]), 32, 4) as take:
+            arrays = take(0, 4)
+            made.append(source.draw(arrays, jax.random.key(0), jnp.int32(2), jnp.int32(0), 32))
+    assert set(made[0]) == set(made[1])
+    for name in made[0]:
+        np.testing.assert_array_equal(np.asarray(made[0][name]), np.asarray(made[1][name]), err_msg=name)
+
+
+def test_rules_that_a_log_cannot_serve() -> None:
+    bare = tiny_log()
+    for rule, role in ((st.StratifiedSampling("source"), "source"), (st.WeightedSampling("weight"), "weight")):
+        with pytest.raises(DataError, match=f"needs a column with the role `{role}`"):
+            rule.weights(bare)
+    with pytest.raises(DataError, match="one is above 0"):
+        st.WeightedSampling("weight").weights(tiny_log(weight=np.zeros(6, np.float32)))
+    for make in (
+        lambda: st.StratifiedSampling("ward"),
+        lambda: st.StratifiedSampling(buckets=0),
+        lambda: st.WeightedSampling("age"),
+        lambda: st.TopFractionSampling(0.0),
+    ):
+        with pytest.raises(ConfigurationError, match="must be"):
+            make()
+    with pytest.raises(ConfigurationError, match=r"`sampling` of fit must be 'uniform', 'shuffled' or a rule"):
+        st.fit(st.BC(), bare, updates=1, sampling="by episode")
+
+
+# --- n steps --------------------------------------------------------------------------------------------
+
+
+def n_step(log: st.Dataset, n: int) -> dict[str, np.ndarray]:
+    source = transition_source(log, PLAIN, n_steps=n)
+    arrays = source.arrays | {"run_end": jnp.asarray(log.run_end)}
+    batch = NStepTransitions(n)(arrays, jnp.arange(log.num_transitions), jnp.int32(0))
+    return {name: np.asarray(value) for name, value in batch.items()}
+
+
+def test_three_steps_by_hand() -> None:
+    log = tiny_log(next_observation=next_observations())  # episodes of 3, 2 and 1 rows
+    batch = n_step(log, 3)
+    assert batch["steps"].tolist() == [3, 2, 1, 2, 1, 1]
+    r = log.reward
+    expected = [[r[0], r[1], r[2]], [r[1], r[2], 0], [r[2], 0, 0], [r[3], r[4], 0], [r[4], 0, 0], [r[5], 0, 0]]
+    np.testing.assert_array_equal(batch["rewards"], expected)
+    assert batch["terminated"].tolist() == log.terminated[[2, 2, 2, 4, 4, 5]].astype(float).tolist()
+    np.testing.assert_array_equal(batch["next_obs"], next_observations()[[2, 2, 2, 4, 4, 5]])
+    np.testing.assert_array_equal(batch["obs"], log.observation)
+    reward, discount = st.IQL(gamma=0.5).td_return({k: jnp.asarray(v) for k, v in batch.items()})
+    np.testing.assert_allclose(reward[0], r[0] + 0.5 * r[1] + 0.25 * r[2])
+    # Episode 7 terminates: no bootstrap; episode 8 is cut: gamma^2 from its first row, gamma from its second.
+    assert np.asarray(discount).tolist() == [0, 0, 0, 0.25, 0.5, 0]
+
+
+def test_n_steps_stop_at_a_gap_and_lose_their_target_where_the_end_is_unknown() -> None:
+    elsewhere = next_observations()
+    elsewhere[0] = [50, 60]  # rows are missing after row 0
+    batch = n_step(tiny_log(next_observation=elsewhere), 3)
+    assert batch["steps"].tolist() == [1, 2, 1, 2, 1, 1]
+    assert batch["next_obs"][0].tolist() == [50, 60]
+    assert n_step(tiny_log(), 2)["td_weight"].tolist() == [1, 1, 1, 0, 0, 1]  # episode 8's next is not in the log
+
+
+def test_one_step_is_what_it_was() -> None:
+    log = tiny_log(next_observation=next_observations())
+    one, plain = n_step(log, 1), transition_source(log, PLAIN)
+    batch = plain.sample(plain.arrays, jnp.arange(6), jnp.int32(0))
+    for name, value in batch.items():
+        np.testing.assert_array_equal(one[name], np.asarray(value), err_msg=name)
+    stepped, simple = (
+        st.IQL().td_return({k: jnp.asarray(v) for k, v in given.items()}) for given in (one, dict(batch))
+    )
+    np.testing.assert_allclose(stepped[0], simple[0], rtol=1e-6)
+    np.testing.assert_allclose(stepped[1], simple[1], rtol=1e-6)
+
+
+def test_streamed_rows_of_n_steps_are_those_in_memory() -> None:
+    log = tiny_log(**full_columns())
+    order = np.array([5, 0, 3, 3, 1, 4, 2])
+    streamed = read_transitions(log, PLAIN, order, 2)
+    source = transition_source(log, PLAIN, n_steps=2)
+    held = source.sample(source.arrays, jnp.asarray(order), jnp.int32(0))
+    assert set(streamed) == set(held)
+    for name, value in streamed.items():
+        np.testing.assert_array_equal(value, np.asarray(held[name]), err_msg=name)
+
+
+def test_n_step_values_on_a_chain_are_the_exact_ones() -> None:
+    # One action, 5 states in a row, reward only at the end: V(first) = gamma^4 whatever n is.
+    steps, gamma = 5, 0.9
+    columns = {
+        "episode": np.repeat(np.arange(40), steps),
+        "observation": np.tile(np.eye(steps, dtype=np.float32), (40, 1)),
+        "action": np.zeros(40 * steps, np.int32),
+        "reward": np.tile([0, 0, 0, 0, 1], 40).astype(np.float32),
+        "terminated": np.tile(np.arange(steps) == steps - 1, 40),
+    }
+    log = st.read(columns)
+    found = {}
+    for n in (1, 3):
+        settings = st.IQL(gamma=gamma, expectile=0.5, learning_rate=3e-3, target_rate=0.05, hidden_sizes=(32,))
+        run = st.fit(settings, log, updates=1500, n_steps=n, batch_size=64, standardize=False)
+        found[n] = np.asarray(run.values[0].v(np.eye(steps, dtype=np.float32)))
+    for n, value in found.items():
+        np.testing.assert_allclose(value, gamma ** np.arange(4, -1, -1), atol=0.05, err_msg=f"n_steps={n}")
+
+
+# --- pieces of episodes -----------------------------------------------------------------------------------
+
+
+def test_sequences_end_with_their_episode() -> None:
+    log = tiny_log(**full_columns())
+    source = sequence_source(log, PLAIN, 3)
+    batch = source.sample(source.arrays, jnp.array([0, 1, 4, 5]), jnp.int32(0))
+    rows = np.array([[0, 1, 2], [1, 2, 2], [4, 4, 4], [5, 5, 5]])
+    assert np.asarray(batch["valid"]).tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
+    np.testing.assert_array_equal(batch["obs"], log.observation[rows])
+    np.testing.assert_array_equal(batch["action"], log.action[rows])
+    np.testing.assert_array_equal(batch["action_mask"], log.action_mask[rows])
+    assert np.asarray(batch["position"]).tolist() == [[0, 1, 2], [1, 2, 2], [1, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("algorithm", [st.CQL(hidden_sizes=(8,)), st.DQN(hidden_sizes=(8,)), st.BC(hidden_sizes=(8,))])
+def test_rules_and_n_steps_train_resume_and_name_their_run(algorithm: object, tmp_path: object) -> None:
+    log = random_log(40)
+    settings = {"sampling": st.EpisodeSampling(), "n_steps": 3, "batch_size": 16, "save_every_updates": 10}
+    whole = st.fit(algorithm, log, updates=30, log_every_updates=10, **settings)
+    st.fit(algorithm, log, updates=20, log_every_updates=10, out=tmp_path / "a", **settings)
+    with pytest.raises(st.errors.StitchRLError, match="sampling"):
+        st.fit(
+            algorithm, log, updates=20, log_every_updates=10, out=tmp_path / "a", **(settings | {"sampling": "uniform"})
+        )
+    resumed = st.fit(algorithm, log, updates=20, log_every_updates=10, out=tmp_path / "a", **settings)
+    assert resumed.updates == 20
+    assert np.isfinite([v for row in whole.history for k, v in row.items() if k.startswith("loss/")]).all()
