@@ -7,7 +7,7 @@ import pytest
 
 import stitchrl as st
 from stitchrl.data.transform import MINIMUM_STD, Scaling, unit_return_scale
-from worlds import next_observations, random_log, tiny_log
+from worlds import next_observations, random_log, tiny_columns, tiny_log
 
 
 def test_scaling_is_numpys_mean_and_std_over_transitions() -> None:
@@ -70,3 +70,26 @@ def test_unit_return_scale_is_one_where_all_returns_are_equal() -> None:
         "terminated": np.ones(3, bool),
     }
     assert unit_return_scale(st.read(bandit)) == 1.0
+
+
+def test_ranges_by_hand() -> None:
+    scaling = Scaling.of(tiny_log(), standardize="min-max")  # columns 0 to 5 and 1 to 32
+    np.testing.assert_array_equal(scaling.mean, [2.5, 16.5])
+    np.testing.assert_array_equal(scaling.std, [2.5, 15.5])
+    scaled = scaling.observations(tiny_log().observation)
+    assert (scaled.min(), scaled.max()) == (-1, 1)
+
+
+def test_a_constant_column_has_a_range_of_1() -> None:
+    log = tiny_log(observation=np.full((6, 2), 3, np.float32))
+    assert Scaling.fit_range(log).std.tolist() == [1, 1]
+
+
+def test_actions_are_scaled_by_the_schemas_bounds_where_it_gives_them() -> None:
+    import dataclasses
+
+    log = st.read({**tiny_columns(), "action": np.linspace(0, 3, 6, dtype=np.float32)})
+    assert Scaling.of(log).action_center.tolist() == [1.5]
+    bounded = dataclasses.replace(log, schema=dataclasses.replace(log.schema, action_low=(-2,), action_high=(8,)))
+    scaling = Scaling.of(bounded)
+    assert (scaling.action_center.tolist(), scaling.action_half_width.tolist()) == ([3], [5])

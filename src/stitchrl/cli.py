@@ -26,7 +26,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Log = Annotated[Path, typer.Argument(help="Parquet log; its schema is the TOML of the same name beside it.")]
+Log = Annotated[
+    Path,
+    typer.Argument(
+        help="A log: a file, a folder or a pattern of files, in any known format, or a store. Its schema is the TOML of "
+        "the same name beside it."
+    ),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="Of the log, by name. [default: found from its content]")
+]
 SchemaOption = Annotated[Path | None, typer.Option("--schema", help="Schema TOML, if not beside the log.")]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; a run found there continues.")]
 Algorithms = Annotated[
@@ -82,12 +91,56 @@ def run(
 
 
 @app.command()
-def audit(log: Log, schema: SchemaOption = None) -> None:
-    """Say what is in a log and what is wrong with it."""
-    found = stitchrl.audit(stitchrl.read(log, schema))
-    print(found)
+def audit(
+    log: Log,
+    schema: SchemaOption = None,
+    format: FormatOption = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is in a log and what is wrong with it; exit status 1 where it is not usable."""
+    from stitchrl.data.audit.terminal import print_audit
+
+    other = None if against is None else stitchrl.read(against, schema, format=format)
+    found = stitchrl.audit(stitchrl.read(log, schema, format=format), against=other)
+    if json:
+        import json as plain
+
+        print(plain.dumps(found.to_dict(), indent=1, allow_nan=False))
+    else:
+        print_audit(found)
     if found.verdict == "not usable":
         raise typer.Exit(1)
+
+
+@app.command()
+def schema(log: Log, format: FormatOption = None) -> None:
+    """Print a first schema for a log, as TOML with remarks: save it beside the log, and correct it."""
+    from stitchrl.data.propose import propose
+    from stitchrl.data.read import open_log
+    from stitchrl.data.store import is_store, open_store
+
+    if is_store(log):
+        print(open_store(log).schema.to_toml(), end="")
+    else:
+        print(propose(open_log(log, format=format), log.stem), end="")
+
+
+@app.command()
+def convert(
+    log: Log,
+    out: Annotated[Path, typer.Argument(help="What to make: name.parquet, or a folder.")],
+    schema: SchemaOption = None,
+    format: FormatOption = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="store, parquet or minari. [default: Parquet where OUT ends so, else a store]"),
+    ] = None,
+) -> None:
+    """Write a log in another format: a store opens in milliseconds, however large, and trains without being loaded."""
+    print(stitchrl.convert(log, out, schema=schema, format=format, to=to))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,19 +42,24 @@ class Scaling:
         return cls(np.zeros(observation_size, np.float32), np.ones(observation_size, np.float32), reward_scale)
 
     @classmethod
-    def of(cls, log: Dataset, *, standardize: bool = True, reward_scale: float = 1.0) -> Scaling:
-        """What a log needs: `fit` or `identity` for its observations, and its actions brought into [-1, 1].
+    def of(cls, log: Dataset, *, standardize: bool | str = True, reward_scale: float = 1.0) -> Scaling:
+        """What a log needs: its observations by `fit` (True), `fit_range` ("min-max") or as they are (False), and its
+        actions brought into [-1, 1].
 
-        Continuous actions that all lie in [-1, 1] stay as they are; otherwise each dimension is mapped from its own
-        range in the log.
+        Continuous actions that all lie in [-1, 1] stay as they are; otherwise each dimension is mapped from the bounds
+        that the schema gives, else from its own range in the log.
         """
-        size = log.observation_size
-        scaling = (
-            cls.fit(log, reward_scale=reward_scale) if standardize else cls.identity(size, reward_scale=reward_scale)
-        )
+        if standardize == "min-max":
+            scaling = cls.fit_range(log, reward_scale=reward_scale)
+        elif standardize:
+            scaling = cls.fit(log, reward_scale=reward_scale)
+        else:
+            scaling = cls.identity(log.observation_size, reward_scale=reward_scale)
         if log.num_actions is not None:
             return scaling
-        low, high = log.action.min(axis=0), log.action.max(axis=0)
+        given = (log.schema.action_low, log.schema.action_high)
+        low = log.action.min(axis=0) if given[0] is None else np.asarray(given[0], np.float32)
+        high = log.action.max(axis=0) if given[1] is None else np.asarray(given[1], np.float32)
         inside = low.min() >= -1.0 and high.max() <= 1.0
         center = np.zeros_like(low) if inside else (low + high) / 2
         half_width = np.ones_like(low) if inside else np.where(high > low, (high - low) / 2, 1)
@@ -65,15 +70,18 @@ class Scaling:
     @classmethod
     def fit(cls, log: Dataset, *, reward_scale: float = 1.0) -> Scaling:
         """Standardise by the mean and standard deviation of the log's observations, one weight a transition."""
-        table = log.observation_table
-        rows = np.bincount(log.observation_index, minlength=len(table)).astype(np.float64)
-        share = rows / rows.sum()
-        # Block by block: the log may be memory-mapped.
-        blocks = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(table), ROWS_AT_ONCE)]
-        mean = np.sum([share[b] @ table[b].astype(np.float64) for b in blocks], axis=0)
-        variance = np.sum([share[b] @ (table[b].astype(np.float64) - mean) ** 2 for b in blocks], axis=0)
-        std = np.sqrt(variance) + MINIMUM_STD
+        mean = sum(block.sum(0, dtype=np.float64) for block in _seen(log)) / log.num_transitions
+        squares = sum(((block - mean) ** 2).sum(0) for block in _seen(log))
+        std = np.sqrt(squares / log.num_transitions) + MINIMUM_STD
         return cls(mean.astype(np.float32), std.astype(np.float32), reward_scale)
+
+    @classmethod
+    def fit_range(cls, log: Dataset, *, reward_scale: float = 1.0) -> Scaling:
+        """Bring every observation column into [-1, 1] by its smallest and largest value in the log."""
+        low = np.min([block.min(0) for block in _seen(log)], axis=0)
+        high = np.max([block.max(0) for block in _seen(log)], axis=0)
+        center, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1)
+        return cls(center.astype(np.float32), half_width.astype(np.float32), reward_scale)
 
     def observations(self, raw: Float[NumpyArray, "M D"]) -> Float[NumpyArray, "M D"]:
         """Standardised observations."""
@@ -97,6 +105,12 @@ class Scaling:
             k: np.asarray(v, np.float32) if isinstance(v, list) else v for k, v in content.items()
         }
         return cls(**fields)
+
+
+def _seen(log: Dataset) -> Iterator[Float[NumpyArray, "R D"]]:
+    """The observation of every transition, block by block: the log may be memory-mapped."""
+    for start in range(0, log.num_transitions, ROWS_AT_ONCE):
+        yield log.observation_table[log.observation_index[start : start + ROWS_AT_ONCE]]
 
 
 def unit_return_scale(log: Dataset, *, gamma: float = 1.0) -> float:

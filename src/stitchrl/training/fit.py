@@ -39,7 +39,7 @@ def fit(
     log_every_updates: int = 100,
     callbacks: Sequence[LoopMonitor] = (),
     trackers: Sequence[Tracker] = (),
-    standardize: bool = True,
+    standardize: bool | str = True,
     reward_scale: float = 1.0,
     sampling: str | Sampling = "uniform",
     n_steps: int = 1,
@@ -65,7 +65,8 @@ def fit(
         trackers: where metrics go besides `out`: `st.TensorBoardTracker(folder)`, `st.WandbTracker(project)`,
             `st.MLflowTracker(experiment)`, `st.TrackioTracker(project)`, or any object with their three methods. One
             that fails is left out with a warning; training goes on.
-        standardize: scale observations by their mean and standard deviation over the log; saved with the policy.
+        standardize: scale observations by their mean and standard deviation over the log, or, "min-max", from their
+            range in it to [-1, 1]; saved with the policy.
         reward_scale: factor on rewards while learning, above 0; claimed values are divided by it again.
         sampling: "uniform" draws rows with replacement, for each seed its own; "shuffled" visits every row once a pass,
             in an order all seeds share; or a rule: `st.EpisodeSampling()`, `st.StratifiedSampling("source")`,

@@ -49,7 +49,7 @@ class Job:
     log_every_updates: int = 100
     callbacks: Sequence[LoopMonitor] = ()
     trackers: Sequence[Tracker] = ()
-    standardize: bool = True
+    standardize: bool | str = True
     reward_scale: float = 1.0
     sampling: str | Sampling = "uniform"
     n_steps: int = 1
@@ -79,6 +79,10 @@ class Job:
             raise ConfigurationError(
                 f"EarlyStop watches {self.stop.metric!r}, which only `environment` of fit makes; got none."
             )
+        if self.standardize not in (True, False, "min-max"):
+            raise ConfigurationError(
+                f'`standardize` of fit must be True, False or "min-max"; got {self.standardize!r}.'
+            )
         if self.sampling not in SAMPLING and not isinstance(self.sampling, Sampling):
             raise ConfigurationError(
                 f"`sampling` of fit must be {', '.join(map(repr, SAMPLING))} or a rule such as st.EpisodeSampling(); got "
@@ -93,7 +97,13 @@ class Job:
         extra: dict[str, Any],
     ) -> tuple[Trained, Scaling, list[RedFlag]]:
         """Train the members, one an entry of `algorithms` and `labels`."""
-        log, spec = self.log, spec_of(self.log)
+        log = self.log
+        if log.observation_table.ndim != 2:
+            raise ConfigurationError(
+                f"{algorithm.name} learns from vectors; this log's observations are images of shape "
+                f"{log.observation_table.shape[1:]}. Encode them first: no image encoder is built yet."
+            )
+        spec = spec_of(log)
         kind = "continuous" if log.num_actions is None else "discrete"
         if kind not in algorithm.actions:
             raise ConfigurationError(
@@ -195,7 +205,7 @@ class Job:
 
     def _bounds(self, algorithms: list[Algorithm]) -> dict[str, Any]:
         """What the log's rewards allow a value to be: by the largest discount, or by the longest of whole episodes."""
-        reward = float(np.abs(self.log.reward).max(initial=0.0)) * self.reward_scale
+        reward = max(abs(float(self.log.reward.min())), abs(float(self.log.reward.max()))) * self.reward_scale
         gamma = max(getattr(algorithm, "gamma", 1.0) for algorithm in algorithms)
         steps = float("inf") if self.log.truncated.any() else float(self.log.episode_lengths.max(initial=0))
         longest = min(1.0 / (1.0 - gamma) if gamma < 1.0 else float("inf"), steps)
