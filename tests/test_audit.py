@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+import audit_corpus as corpus
 import stitchrl as st
 from stitchrl.data.audit.checks import CHECKS
+from stitchrl.data.audit.facts import Facts
 from stitchrl.data.audit.finding import SEVERITIES, Audit, Finding
+from stitchrl.data.audit.mixture import randomness
+from stitchrl.data.audit.terminal import print_audit
 from worlds import bandit_log, random_log, tiny_log
 
 BY_NAME = {check.__name__: check for check in CHECKS}
@@ -144,8 +150,185 @@ FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
 ]
 
 
+ELSEWHERE = {"reward_sparse", "behavior_random", "reader_notes"}
+"""Checks whose findings are planted in tests of their own below."""
+
+
 def test_every_check_has_a_fault_planted_for_it() -> None:
-    assert {name for name, *_ in FAULTS} == set(BY_NAME)
+    planted = {name for fault in corpus.FAULTS for name in corpus.CHECKS_OF_CODE[fault.code]}
+    assert {name for name, *_ in FAULTS} | planted | ELSEWHERE == set(BY_NAME)
+
+
+@pytest.fixture(scope="module")
+def clean_audits() -> dict[str, Audit]:
+    """A full audit of each clean log."""
+    return {name: st.audit(log) for name, log in corpus.clean_logs().items()}
+
+
+@pytest.fixture(scope="module")
+def clean_codes(clean_audits: dict[str, Audit]) -> dict[str, set[str]]:
+    """What it says of each."""
+    return {name: {finding.code for finding in audit.findings} for name, audit in clean_audits.items()}
+
+
+def test_the_clean_logs_have_few_findings(clean_audits: dict[str, Audit], clean_codes: dict[str, set[str]]) -> None:
+    for audit in clean_audits.values():
+        assert audit.verdict != "not usable"
+        json.dumps(audit.to_dict(), allow_nan=False)
+    assert clean_codes == {
+        "hospital": set(),
+        "control": set(),
+        "bandit": {"reward-sparse", "episodes-of-one-step"},
+    }
+
+
+@pytest.mark.parametrize("fault", corpus.FAULTS, ids=lambda f: f"{f.log}-{f.name}".replace(" ", "-"))
+def test_a_fault_of_the_corpus_is_found(clean_codes: dict[str, set[str]], fault: corpus.Fault) -> None:
+    assert fault.code not in clean_codes[fault.log]
+    log, against = fault.spoiled(corpus.clean_logs()[fault.log])
+    facts = Facts(log, against)
+    found = [f for name in corpus.CHECKS_OF_CODE[fault.code] for f in BY_NAME[name](log, facts)]
+    assert fault.code in {finding.code for finding in found}
+    assert all(f.where and f.seen and f.expected and f.action for f in found)
+
+
+def test_the_corpus_is_large_enough() -> None:
+    assert len(corpus.FAULTS) >= 40
+    assert {fault.log for fault in corpus.FAULTS} == set(corpus.clean_logs())
+
+
+@pytest.mark.parametrize("name", ["infinite rewards", "actions lost"])
+def test_a_log_spoiled_by_numbers_is_audited_to_the_end(name: str) -> None:
+    fault = next(f for f in corpus.FAULTS if f.name == name)
+    log, _ = fault.spoiled(corpus.clean_logs()[fault.log])
+    audit = st.audit(log)
+    assert fault.code in {finding.code for finding in audit.findings}
+    json.dumps(audit.to_dict(), allow_nan=False)
+
+
+def test_few_clicks_are_said_to_be_few() -> None:
+    (found,) = BY_NAME["reward_sparse"](log := corpus.clean_logs()["bandit"], Facts(log))
+    clicks = int(log.reward.sum())
+    assert found.severity == "warning"
+    assert found.seen.startswith(f"{clicks} of 10,000 episodes")
+
+
+def test_uniform_actions_are_recognised() -> None:
+    log = random_log(800, with_masks=False)
+    (found,) = BY_NAME["behavior_random"](log, Facts(log))
+    assert (found.code, found.severity) == ("behavior-random", "info")
+
+
+def test_what_the_reader_mended_is_said() -> None:
+    log = tiny_log()
+    object.__setattr__(log, "notes", ("Read as Parquet.", "1,203 rows were out of order and were sorted by step."))
+    (found,) = BY_NAME["reader_notes"](log, Facts(log))
+    assert (found.code, found.severity) == ("reader-note", "info")
+    assert found.seen == "1,203 rows were out of order and were sorted by step"
+
+
+# --- facts by hand ---------------------------------------------------------------------------------------------------
+
+
+def test_the_scan_by_blocks_agrees_with_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = random_log(300, with_masks=True)
+    whole = Facts(log).scan
+    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", 7)
+    scan = Facts(log).scan
+    seen, returns = log.observation.astype(float), log.episode_returns()
+    assert scan.observation is not None
+    np.testing.assert_allclose(scan.observation.mean, seen.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(scan.observation.spread, seen.std(0), rtol=1e-6)
+    np.testing.assert_array_equal(scan.observation.low, seen.min(0))
+    np.testing.assert_array_equal(scan.observation.high, seen.max(0))
+    np.testing.assert_allclose(scan.returns, returns, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(scan.action_counts.sum(0), np.bincount(log.action, minlength=3))
+    assert scan.cut == int((~log.can_bootstrap).sum())
+    assert scan.gaps == whole.gaps == 0
+    np.testing.assert_array_equal(scan.episode_hash, whole.episode_hash)
+    np.testing.assert_array_equal(scan.row_hash, whole.row_hash)
+    tenth = np.arange(len(seen)) * 10 // len(seen)
+    np.testing.assert_allclose(scan.observation.part_mean[3], seen[tenth == 3].mean(0), rtol=1e-6)
+    assert len(np.unique(scan.episode_hash)) == log.num_episodes
+
+
+def test_copies_are_counted_in_a_sample_of_contents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only one row in so many is kept, copies are kept together, so their share stays right."""
+    log = corpus.copied_episodes(corpus.clean_logs()["control"], 0.2)
+    monkeypatch.setattr("stitchrl.data.audit.facts.KEPT_HASHES", 2000)
+    facts = Facts(log)
+    assert facts.scan.every == 9
+    share = 1 - len(np.unique(facts.scan.row_hash)) / len(facts.scan.row_hash)
+    assert share == pytest.approx(0.2, abs=0.04)
+
+
+def test_an_audit_reads_large_arrays_in_blocks(clean: st.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(self: st.Dataset) -> None:
+        raise AssertionError("an N x D array was made")
+
+    for name in ("observation", "next_observation", "can_bootstrap", "episode_of_transition", "position"):
+        monkeypatch.setattr(type(clean), name, property(whole))
+    st.audit(clean)
+
+
+def test_numbers_for_pictures(clean_audits: dict[str, Audit]) -> None:
+    for name, log in corpus.clean_logs().items():
+        numbers = clean_audits[name].numbers
+        coverage, drift = numbers["coverage"], numbers["drift"]
+        assert len(coverage["matrix"]) == len(coverage["regions"]) == len(coverage["row_share"])
+        assert sum(coverage["row_share"]) == pytest.approx(1)
+        assert len(drift["reward"]) == len(drift["observation_shift"]) == len(drift["action"]) == 10
+        assert sum(drift["rows"]) == log.num_transitions
+        assert len(numbers["columns"]) == log.observation_size
+        if name == "bandit":
+            assert drift["order"] == "time"
+            np.testing.assert_allclose(np.sum(coverage["matrix"], 1), 1, rtol=1e-6)
+
+
+def test_random_share_of_a_mixed_log() -> None:
+    log = corpus.random_torques(corpus.clean_logs()["control"], 0.7)
+    assert randomness(log, Facts(log))["random_share"] == pytest.approx(0.7, abs=0.15)
+
+
+def test_densities_above_one_are_no_fault() -> None:
+    log = corpus.clean_logs()["control"]
+    dense = changed(log, "behavior_log_prob", lambda column: column + 5)
+    assert list(BY_NAME["propensities_impossible"](dense, Facts(dense))) == []
+
+
+def test_declared_bounds_are_enforced() -> None:
+    log = corpus.clean_logs()["control"]
+
+    @dataclasses.dataclass(frozen=True)
+    class Bounded(type(log.schema)):  # type: ignore[misc]
+        action_low: tuple[float, ...] = (-1.0,)
+        action_high: tuple[float, ...] = (1.0,)
+
+    fields = {f.name: getattr(log.schema, f.name) for f in dataclasses.fields(log.schema)}
+    fields |= {"action_low": (-1.0,), "action_high": (1.0,)}
+    bounded = dataclasses.replace(log, schema=Bounded(**fields))
+    (found,) = BY_NAME["action_outside_bounds"](bounded, Facts(bounded))
+    assert (found.code, found.severity) == ("action-outside-bounds", "error")
+
+
+def test_two_parts_of_a_log_do_not_overlap() -> None:
+    for log in corpus.clean_logs().values():
+        train, _, test = log.split(seed=0)
+        facts = Facts(train, test)
+        assert [*BY_NAME["episodes_in_both"](train, facts), *BY_NAME["rows_in_both"](train, facts)] == []
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_shows_every_finding(clean: st.Dataset, width: int) -> None:
+    audit = st.audit(constant_observation(mask_forbids(clean)))
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_audit(audit, console)
+    text = console.export_text()
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "not usable" in text.splitlines()[0]
+    for finding in audit.findings:
+        assert finding.code in text
+        assert finding.severity in text
 
 
 @pytest.mark.parametrize(
@@ -154,9 +337,9 @@ def test_every_check_has_a_fault_planted_for_it() -> None:
 def test_a_planted_fault_is_found(
     clean: st.Dataset, name: str, plant: Callable[[st.Dataset], st.Dataset], code: str, severity: str
 ) -> None:
-    assert code not in {finding.code for finding in BY_NAME[name](clean)}
+    assert code not in {finding.code for finding in BY_NAME[name](clean, Facts(clean))}
     log = plant(clean)
-    found = [finding for finding in BY_NAME[name](log) if finding.code == code]
+    found = [finding for finding in BY_NAME[name](log, Facts(log)) if finding.code == code]
     assert len(found) == 1
     assert found[0].severity == severity
     for text in (found[0].where, found[0].seen, found[0].expected, found[0].action):
@@ -170,7 +353,7 @@ def test_a_planted_fault_is_found(
 
 def test_findings_say_where(clean: st.Dataset) -> None:
     def only(name: str, log: st.Dataset) -> Finding:
-        (finding,) = BY_NAME[name](log)
+        (finding,) = BY_NAME[name](log, Facts(log))
         return finding
 
     assert only("logged_action_outside_mask", mask_forbids(clean)).where == "action, action_mask: row 5 and 1 more"

@@ -1,0 +1,384 @@
+"""Checks of who made the log: sources and quality levels, and how much of it looks random or without chance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stitchrl.data.audit.facts import Facts, Sample
+from stitchrl.data.audit.finding import Finding
+from stitchrl.data.audit.regression import features
+from stitchrl.data.dataset import Dataset
+from stitchrl.types import NumpyArray
+
+__all__ = [
+    "behavior_deterministic",
+    "behavior_random",
+    "mostly_random",
+    "randomness",
+    "return_modes",
+    "returns_multimodal",
+    "source_drowned",
+    "source_numbers",
+]
+
+MINORITY, MAJORITY = 0.2, 0.5
+"""A better part under 20% of rows, beside a part of more than half: uniform batches hold mostly the worse."""
+BETTER_BY = 0.8
+"""Effect size called large (Cohen 1988)."""
+Z = 5.0
+SEPARATION = 2.0
+"""Ashman's D above which two normals make two humps (Ashman, Bird and Zepf 1994)."""
+STRONG = 10.0
+"""Difference of BIC called very strong (Kass and Raftery 1995)."""
+MOST_SOURCES = 50
+RETURNS_LOOKED_AT = 20_000
+LEAST_ROWS, LEAST_EPISODES = 1000, 50
+ALL = 0.95
+"""A share from which on we say "all"."""
+ONE_ACTION = 0.95
+"""Share of one action in a region from which on it is near-deterministic there."""
+NARROW = 0.05
+"""Spread about the mean action, relative to the spread of uniform actions, that counts as near-deterministic."""
+ROUNDS = 60
+UNEVEN = 0.1
+"""Total variation from a uniform up to which actions look uniform."""
+LEAST_GAIN = 0.1
+"""Nats an episode by which the mixture must beat either part alone."""
+LEAST_POLICY = 0.03
+"""Share of episodes that follow a policy below which the log counts as random throughout."""
+
+
+# --- sources and returns -----------------------------------------------------------------------------------------
+
+
+def source_numbers(log: Dataset, facts: Facts) -> list[dict[str, Any]]:
+    """Share of rows, episodes and mean return of each source, best first; empty without a source column. An episode
+    has the source of its first row."""
+    if log.source is None:
+        return []
+    names, of_episode = np.unique(log.source[log.episode_start[:-1]], return_inverse=True)
+    if not 2 <= len(names) <= MOST_SOURCES:
+        return []
+    lengths, returns = np.diff(log.episode_start), facts.scan.returns
+    found = [
+        {
+            "source": str(name),
+            "episodes": int((of_episode == k).sum()),
+            "share": float(lengths[of_episode == k].sum() / log.num_transitions),
+            "mean_return": float(returns[of_episode == k].mean()),
+            "return_spread": float(returns[of_episode == k].std()),
+        }
+        for k, name in enumerate(names)
+    ]
+    return sorted(found, key=lambda entry: -entry["mean_return"])
+
+
+def source_drowned(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """A clearly better source with few rows beside one with most."""
+    found = source_numbers(log, facts)
+    if not found:
+        return
+    largest = max(found, key=lambda entry: entry["share"])
+    best = [
+        entry
+        for entry in found
+        if entry["mean_return"] - largest["mean_return"] > BETTER_BY * max(largest["return_spread"], 1e-12)
+        and entry["mean_return"] - largest["mean_return"]
+        > Z * np.hypot(*(e["return_spread"] / np.sqrt(max(e["episodes"], 1)) for e in (entry, largest)))
+    ]
+    share = sum(entry["share"] for entry in best)
+    if best and largest["share"] > MAJORITY and share < MINORITY:
+        yield Finding(
+            "source-drowned",
+            "warning",
+            f"source: {', '.join(entry['source'] for entry in best[:3])}",
+            f"{share:.0%} of rows, mean return {best[0]['mean_return']:.4g}, beside {largest['share']:.0%} from "
+            f"{largest['source']} with {largest['mean_return']:.4g}",
+            f"the better sources to have {MINORITY:.0%} of rows or more",
+            "Sample sources evenly, filter by source or return (FilteredBC), or weigh by advantage (IQL, AWAC).",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Modes:
+    """Two humps of the returns: weights, means and spreads, the better first; `gain` in BIC over one hump."""
+
+    share: tuple[float, float]
+    mean: tuple[float, float]
+    spread: tuple[float, float]
+    gain: float
+    separation: float
+
+
+def return_modes(facts: Facts) -> Modes | None:
+    """A mixture of two normals fitted to the episode returns by expectation-maximisation; None where returns take few
+    values or there are few episodes."""
+    returns = facts.scan.returns
+    if len(returns) < LEAST_EPISODES:
+        return None
+    if len(returns) > RETURNS_LOOKED_AT:
+        returns = np.random.default_rng(7).choice(returns, RETURNS_LOOKED_AT, replace=False)
+    if len(np.unique(returns)) <= 20 or returns.std() == 0:
+        return None
+    x = (returns - returns.mean()) / returns.std()
+    best: tuple[float, NumpyArray, NumpyArray, NumpyArray] | None = None
+    for cut in (0.1, 0.3, 0.5, 0.7, 0.9):
+        high = x > np.quantile(x, cut)
+        if not high.any() or high.all():
+            continue
+        belongs = np.stack([high, ~high], 1).astype(float)
+        for _ in range(ROUNDS):
+            weight = belongs.mean(0)
+            mean = (belongs * x[:, None]).sum(0) / np.maximum(belongs.sum(0), 1e-9)
+            variance = (belongs * (x[:, None] - mean) ** 2).sum(0) / np.maximum(belongs.sum(0), 1e-9) + 1e-4
+            logs = np.log(weight + 1e-12) - 0.5 * (np.log(2 * np.pi * variance) + (x[:, None] - mean) ** 2 / variance)
+            total = np.logaddexp(logs[:, 0], logs[:, 1])
+            belongs = np.exp(logs - total[:, None])
+        if best is None or total.sum() > best[0]:
+            best = float(total.sum()), weight, mean, np.sqrt(variance)
+    if best is None:
+        return None
+    likelihood, weight, mean, spread = best
+    one = -0.5 * len(x) * (np.log(2 * np.pi) + 1)
+    gain = 2 * (likelihood - one) - 3 * np.log(len(x))
+    better = int(mean.argmax())
+    order = [better, 1 - better]
+    separation = float(np.sqrt(2) * abs(mean[0] - mean[1]) / np.hypot(*spread))
+    back = returns.mean() + returns.std() * mean[order], returns.std() * spread[order]
+    return Modes(
+        (float(weight[order[0]]), float(weight[order[1]])),
+        (float(back[0][0]), float(back[0][1])),
+        (float(back[1][0]), float(back[1][1])),
+        float(gain),
+        separation,
+    )
+
+
+def returns_multimodal(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Returns in two humps: two kinds of behaviour or of tasks, the better of which may be drowned by the other."""
+    modes = return_modes(facts)
+    if modes is None or modes.gain < STRONG or modes.separation < SEPARATION or min(modes.share) < 0.01:
+        return
+    drowned = modes.share[0] < MINORITY
+    yield Finding(
+        "quality-drowned" if drowned else "returns-multimodal",
+        "warning" if drowned else "info",
+        "reward",
+        f"{modes.share[0]:.0%} of episodes return about {modes.mean[0]:.4g}, the other {modes.share[1]:.0%} about "
+        f"{modes.mean[1]:.4g}",
+        f"one hump, or a better part of {MINORITY:.0%} or more",
+        "Imitation learns the average of both: filter by return (FilteredBC) or weigh by advantage (IQL, AWAC).",
+    )
+
+
+# --- randomness --------------------------------------------------------------------------------------------------
+
+
+def randomness(log: Dataset, facts: Facts) -> dict[str, Any]:
+    """An estimate of how random the logged actions look; every number None where the log is too small to say.
+
+    `random_share`: the part of episodes that look drawn uniformly (over the allowed actions, or the box of the action).
+    It is the weight of the uniform part in a mixture, by episode, of uniform actions and one policy (shares of actions in
+    each region, or a normal about a regression), fitted by expectation-maximisation. Episodes of one or two steps do not
+    tell the parts apart: then it is None, or 1 where the actions as a whole look uniform.
+    `near_deterministic_share`: rows where one action has 95% (logged probabilities where there are any, else shares in the
+    region); for continuous actions, rows of regions where actions spread about their regression by less than 5% of a
+    uniform's spread. A regression that misses the policy's shape adds to that spread, so this share is a lower bound.
+    `effective_actions`: mean of exp(entropy) over rows or regions; `relative_spread`: of continuous actions about their
+    regression, in units of a uniform's spread.
+    """
+    if facts.randomness is not None:
+        return facts.randomness
+    found: dict[str, Any] = dict.fromkeys(
+        ("random_share", "near_deterministic_share", "effective_actions", "allowed_actions", "relative_spread", "gain")
+    )
+    if log.num_transitions >= LEAST_ROWS and facts.has_columns and log.action[:1].size:
+        found |= _discrete(log, facts) if log.num_actions is not None else _continuous(log, facts)
+    facts.randomness = found
+    return found
+
+
+def _discrete(log: Dataset, facts: Facts) -> dict[str, Any]:
+    sample = facts.sample
+    allowed = facts.allowed(sample.rows)
+    number = np.maximum(allowed.sum(1), 1)
+    if log.behavior_probs is not None:
+        probs = log.behavior_probs[sample.rows].astype(np.float64)
+        entropy = -(probs * np.log(np.maximum(probs, 1e-30))).sum(1)
+        certain = probs.max(1) >= ONE_ACTION
+    else:
+        counts = np.zeros((facts.regions.count, log.num_actions or 0))
+        np.add.at(counts, (facts.sample_region, sample.action.clip(0, counts.shape[1] - 1)), 1)
+        rows = counts.sum(1).clip(1)
+        probs = counts[facts.sample_region] * allowed
+        probs /= np.maximum(probs.sum(1, keepdims=True), 1)
+        # Miller and Madow's correction: few rows see less entropy than there is.
+        missed = ((counts > 0).sum(1) - 1) / (2 * rows)
+        entropy = -(probs * np.log(np.maximum(probs, 1e-30))).sum(1) + missed[facts.sample_region]
+        certain = (counts.max(1) >= ONE_ACTION * rows)[facts.sample_region]
+    effective = float(np.minimum(np.exp(entropy), number).mean())
+    found = {
+        "near_deterministic_share": float((certain & (number > 1)).mean()),
+        "effective_actions": effective,
+        "allowed_actions": float(number.mean()),
+    }
+    part = facts.segments
+    if log.num_episodes < LEAST_EPISODES or np.median(part.length) < 3:
+        return found | ({"random_share": 1.0} if effective > ALL * number.mean() else {})
+    region = facts.regions.of(facts.standardised(part.observation))
+    mask = facts.allowed(part.rows)
+    taken = part.action.clip(0, mask.shape[1] - 1)
+    uniform = -np.log(np.maximum(mask.sum(1), 1))
+
+    def fit(weight: NumpyArray, half: NumpyArray) -> NumpyArray:
+        counts = np.full((facts.regions.count, mask.shape[1]), 0.5)
+        np.add.at(counts, (region[~half], taken[~half]), weight[~half])
+        shares = counts / counts.sum(1, keepdims=True)
+        free = (shares[region[half]] * mask[half]).sum(1)
+        log_share: NumpyArray = np.log(shares[region[half], taken[half]] / np.maximum(free, 1e-12))
+        return log_share
+
+    share, _, gain = _uniform_part(part, uniform, fit, mask.shape[1] * facts.regions.count)
+    return found | {"random_share": share, "gain": gain}
+
+
+def _continuous(log: Dataset, facts: Facts) -> dict[str, Any]:
+    sample = facts.sample
+    low, high = np.quantile(sample.action, [0.001, 0.999], axis=0)
+    live = high > low
+    if not live.any():
+        return {"near_deterministic_share": 1.0, "relative_spread": 0.0, "random_share": 0.0}
+    width = (high - low)[live]
+    left = facts.action_residuals[:, live] / (width / np.sqrt(12))
+    spread = np.stack(
+        [
+            np.sqrt((left[facts.sample_region == r] ** 2).mean()) if (facts.sample_region == r).any() else np.nan
+            for r in range(facts.regions.count)
+        ]
+    )
+    found: dict[str, Any] = {
+        "near_deterministic_share": float((spread[facts.sample_region] < NARROW).mean()),
+        "relative_spread": float(np.sqrt((left**2).mean())),
+    }
+    part = facts.segments
+    if log.num_episodes < LEAST_EPISODES or np.median(part.length) < 3:
+        return found
+    x = features(part.observation, full_up_to=6)
+    action = part.action[:, live]
+    uniform = np.full(len(action), -np.log(width).sum())
+
+    def fit(weight: NumpyArray, half: NumpyArray) -> NumpyArray:
+        w = np.maximum(weight[~half], 1e-6)
+        weighed = (x[~half] * w[:, None]).T
+        gram = weighed @ x[~half]
+        gram[np.diag_indices(len(gram))] += 1e-4 * w.sum()
+        found = np.linalg.solve(gram, weighed @ action[~half])
+        variance = (w[:, None] * (action[~half] - x[~half] @ found) ** 2).sum(0) / w.sum()
+        variance = np.maximum(variance, (1e-3 * width) ** 2)
+        error = action[half] - x[half] @ found
+        density: NumpyArray = -0.5 * (error**2 / variance + np.log(2 * np.pi * variance)).sum(1)
+        return density
+
+    share, belongs, gain = _uniform_part(part, uniform, fit, x.shape[1] * action.shape[1])
+    if share and not _looks_uniform(action, low[live], high[live], belongs):
+        share = 0.0  # broad, but not uniform: a noisy policy
+    return found | {"random_share": share, "gain": gain}
+
+
+def _looks_uniform(action: NumpyArray, low: NumpyArray, high: NumpyArray, weight: NumpyArray) -> bool:
+    """Whether the weighted actions fill each of ten equal bins of every number alike, to a tenth in total variation."""
+    bins = np.clip((action - low) / (high - low) * 10, 0, 9.999).astype(np.int64)
+    for column in bins.T:
+        share = np.bincount(column, weight, 10) / weight.sum()
+        if 0.5 * np.abs(share - 0.1).sum() > UNEVEN:
+            return False
+    return True
+
+
+def _uniform_part(part: Sample, uniform: NumpyArray, fit: Any, parameters: int) -> tuple[float, NumpyArray, float]:
+    """A mixture by episode of the uniform part and one or two policies (two, so that a broad policy need not pass for
+    chance), from several starts; the best by BIC.
+
+    Returns:
+        Weight of the uniform part; (rows,) probability that a row's episode belongs to it; what the mixture gains in
+        log-likelihood an episode over the better of the uniform part and one policy alone.
+    """
+    _, episode = np.unique(part.episode, return_inverse=True)
+    even = episode % 2 == 0
+
+    def score(weight: NumpyArray) -> NumpyArray:
+        """(episodes,) log-likelihood under a policy fitted with these weights, each half by the other's fit."""
+        rows = np.zeros(len(episode))
+        rows[even], rows[~even] = fit(weight, even), fit(weight, ~even)
+        return np.bincount(episode, rows)
+
+    flat = np.bincount(episode, uniform)
+    whole = score(np.ones(len(episode)))
+    single = max(float(flat.sum()), float(whole.sum()))
+    random_first = float(whole.sum() < flat.sum())
+    best, belongs_best = single, np.full(len(flat), random_first)
+    rank = np.argsort(np.argsort((whole - flat) / np.bincount(episode))) / len(flat)
+    for cuts in ((0.9,), (0.5,), (0.2,), (0.33, 0.67)):
+        label = np.searchsorted(cuts, rank)  # 0: uniform; the others: policies
+        belongs = (label[:, None] == np.arange(len(cuts) + 1)).astype(float)
+        last = -np.inf
+        for _ in range(ROUNDS // 3):
+            weight = np.clip(belongs.mean(0), 1e-3, 1)
+            policies = [score(belongs[episode, k]) for k in range(1, len(weight))]
+            logs = np.stack([flat, *policies], 1) + np.log(weight / weight.sum())
+            total = np.logaddexp.reduce(logs, axis=1)
+            belongs = np.exp(logs - total[:, None])
+            if total.sum() < last + 1e-3 * len(flat):
+                break
+            last = total.sum()
+        value = float(total.sum()) - 0.5 * (len(cuts) - 1) * parameters * np.log(len(episode))
+        if value > best:
+            best, belongs_best = value, belongs[:, 0]
+    return float(belongs_best.mean()), belongs_best[episode], (best - single) / len(flat)
+
+
+def mostly_random(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Most episodes look random beside a part with a policy of its own: the 90% random, 10% expert log."""
+    found = randomness(log, facts)
+    share, gain = found["random_share"], found["gain"]
+    if share is not None and gain is not None and gain > LEAST_GAIN and MAJORITY < share < 1 - LEAST_POLICY:
+        yield Finding(
+            "mostly-random",
+            "warning",
+            "action",
+            f"about {share:.0%} of episodes look like uniformly random actions, the other {1 - share:.0%} follow a policy",
+            "under half of the log random, where the rest knows better",
+            "Imitation will be mostly random: filter by return or weigh by advantage; log a source.",
+        )
+
+
+def behavior_random(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """All actions look uniformly random: the best for estimating, little to imitate."""
+    found = randomness(log, facts)
+    if found["random_share"] is not None and found["random_share"] >= 1 - LEAST_POLICY:
+        yield Finding(
+            "behavior-random",
+            "info",
+            "action",
+            "the actions look uniformly random throughout",
+            "nothing else: such a log is good for comparing policies",
+            "Do not imitate it. In long episodes good outcomes may be too rare to learn from.",
+        )
+
+
+def behavior_deterministic(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Most actions follow from the observation without chance: the log holds no comparison."""
+    share = randomness(log, facts)["near_deterministic_share"]
+    if share is not None and share > MAJORITY:
+        yield Finding(
+            "behavior-deterministic",
+            "warning",
+            "action",
+            f"in {share:.0%} of rows the action follows from the observation with hardly any chance",
+            "several actions tried in alike states",
+            "Policies near the behaviour can be judged, others not; have the logging policy explore a little.",
+        )

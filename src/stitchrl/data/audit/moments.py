@@ -1,0 +1,114 @@
+"""Statistics of columns, added up block by block."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from stitchrl.types import NumpyArray
+
+__all__ = ["BLOCK_ROWS", "PARTS", "Accumulator", "Moments", "blocks"]
+
+BLOCK_ROWS = 2**16
+PARTS = 10
+"""Parts of the log, early to late."""
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices that cover `count` rows, at most `BLOCK_ROWS` at a time."""
+    for start in range(0, count, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, count))
+
+
+@dataclasses.dataclass
+class Moments:
+    """Running statistics of the columns of a matrix; values that are not finite are counted apart.
+
+    Attributes:
+        missing, infinite: (D,) how many NaN and infinities.
+        low, high, mean, spread: (D,) of the finite values; spread is the standard deviation.
+        part_mean: (PARTS, D) mean in each part of the log, early to late.
+        first_missing, first_infinite: first row that has one, -1 for none.
+    """
+
+    missing: NumpyArray
+    infinite: NumpyArray
+    low: NumpyArray
+    high: NumpyArray
+    mean: NumpyArray
+    spread: NumpyArray
+    part_mean: NumpyArray
+    first_missing: int
+    first_infinite: int
+
+
+class Accumulator:
+    """Adds blocks to `Moments`, about a provisional mean so that small spreads survive large means."""
+
+    def __init__(self, columns: int) -> None:
+        self.missing, self.infinite = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+        self.low, self.high = np.full(columns, np.inf), np.full(columns, -np.inf)
+        self.shift: NumpyArray | None = None
+        self.total, self.square = np.zeros((PARTS, columns)), np.zeros(columns)
+        self.count = np.zeros((PARTS, columns))
+        self.first = [-1, -1]
+
+    def add(self, block: NumpyArray, part: NumpyArray, start: int) -> None:
+        """Take a block of rows: `part` (rows,) of the log each belongs to, `start` its first row's number."""
+        values = block.astype(np.float64)
+        first = int(part[0])
+        membership = None  # nearly every block of a log without times is of one part
+        if (part != first).any():
+            membership = (part[None] == np.arange(PARTS)[:, None]).astype(np.float64)
+        if np.isfinite(values.sum()):
+            self.low, self.high = np.minimum(self.low, values.min(0)), np.maximum(self.high, values.max(0))
+            if self.shift is None:
+                self.shift = values.mean(0)
+            values -= self.shift
+            if membership is None:
+                self.count[first] += len(values)
+            else:
+                self.count += membership.sum(1)[:, None]
+        else:
+            finite, missing = np.isfinite(values), np.isnan(values)
+            for k, bad in enumerate((missing, ~finite & ~missing)):
+                (self.missing, self.infinite)[k][:] += bad.sum(0)
+                if self.first[k] < 0 and bad.any():
+                    self.first[k] = start + int(np.flatnonzero(bad.any(1))[0])
+            self.low = np.minimum(self.low, np.where(finite, values, np.inf).min(0))
+            self.high = np.maximum(self.high, np.where(finite, values, -np.inf).max(0))
+            if self.shift is None:
+                self.shift = np.where(finite, values, 0).sum(0) / np.maximum(finite.sum(0), 1)
+            values = np.where(finite, values - self.shift, 0)
+            if membership is None:
+                self.count[first] += finite.sum(0)
+            else:
+                self.count += membership @ finite
+        if membership is None:
+            self.total[first] += values.sum(0)
+        else:
+            self.total += membership @ values
+        self.square += np.einsum("ij,ij->j", values, values)
+
+    def moments(self) -> Moments:
+        shift = np.zeros(len(self.low)) if self.shift is None else self.shift
+        count, total = np.maximum(self.count.sum(0), 1), self.total.sum(0)
+        mean = total / count
+        spread = np.sqrt(np.maximum(self.square / count - mean**2, 0))
+        none = self.count.sum(0) == 0
+        low, high = np.where(none, 0, self.low), np.where(none, 0, self.high)
+        spread = np.where(high > low, spread, 0.0)
+        part_mean = self.total / np.maximum(self.count, 1) + shift
+        return Moments(
+            self.missing,
+            self.infinite,
+            low,
+            high,
+            mean + shift,
+            spread,
+            np.where(self.count > 0, part_mean, mean + shift),
+            self.first[0],
+            self.first[1],
+        )

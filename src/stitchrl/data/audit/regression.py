@@ -1,0 +1,78 @@
+"""Small tools several checks use: ridge regression on quadratic features, means by episode, effect sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stitchrl.types import NumpyArray
+
+__all__ = ["correlations", "features", "means_by_group", "residuals", "waves", "z_of_mean"]
+
+FULL_QUADRATIC = 24
+"""Up to so many columns all products are features; beyond, only squares."""
+RIDGE = 1e-4
+"""Penalty relative to the number of rows, on standardised features."""
+
+
+def features(*parts: NumpyArray, full_up_to: int = FULL_QUADRATIC) -> NumpyArray:
+    """(n, features) standardised linear and quadratic terms of the columns of all parts, and 1; all products up to
+    `full_up_to` columns, squares beyond."""
+    columns = np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+    spread = columns.std(0)
+    columns = (columns[:, spread > 0] - columns[:, spread > 0].mean(0)) / spread[spread > 0]
+    columns = np.clip(columns, -10, 10)  # one wild row must not bend the whole fit
+    count = columns.shape[1]
+    if count <= full_up_to:
+        i, j = np.triu_indices(count)
+        quadratic = columns[:, i] * columns[:, j]
+    else:
+        quadratic = columns**2
+    return np.concatenate([np.ones((len(columns), 1)), columns, quadratic], 1)
+
+
+def waves(*parts: NumpyArray, count: int) -> NumpyArray:
+    """(n, count) random cosines of the standardised columns of all parts: ridge regression on them is a kernel's."""
+    columns = np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+    spread = columns.std(0)
+    columns = np.clip((columns - columns.mean(0)) / np.where(spread > 0, spread, 1), -10, 10)
+    rng = np.random.default_rng(8)
+    direction = rng.normal(size=(columns.shape[1], count)) / np.sqrt(max(columns.shape[1], 1))
+    found: NumpyArray = np.cos(columns @ direction + rng.uniform(0, 2 * np.pi, count))
+    return found
+
+
+def residuals(x: NumpyArray, y: NumpyArray, group: NumpyArray, weight: NumpyArray | None = None) -> NumpyArray:
+    """Held-out residuals of a ridge regression of y (n, k) on x (n, features): even groups are predicted from odd ones
+    and odd ones from even."""
+    left = np.array(y, np.float64)
+    half = group % 2 == 0
+    for test in (half, ~half):
+        train = ~test
+        if train.any() and test.any():
+            w = np.ones(int(train.sum())) if weight is None else weight[train]
+            gram = (x[train] * w[:, None]).T @ x[train]
+            gram[np.diag_indices(len(gram))] += RIDGE * max(w.sum(), 1.0)
+            left[test] -= x[test] @ np.linalg.solve(gram, (x[train] * w[:, None]).T @ y[train])
+    return left
+
+
+def means_by_group(values: NumpyArray, group: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    """Sums (groups, k) and counts (groups,) of the rows of each group; equal groups need not be neighbours."""
+    order = np.argsort(group, kind="stable")
+    _, start = np.unique(group[order], return_index=True)
+    return np.add.reduceat(values[order], start, axis=0), np.diff(np.append(start, len(group)))
+
+
+def z_of_mean(values: NumpyArray, group: NumpyArray) -> float:
+    """How many standard errors the mean lies from 0; rows of one group count as one observation of their sum."""
+    sums, counts = means_by_group(values[:, None], group)
+    mean = sums.sum() / counts.sum()
+    error = np.sqrt(((sums[:, 0] - mean * counts) ** 2).sum())
+    return float(sums.sum() / error) if error > 0 else (np.inf if mean > 0 else -np.inf if mean < 0 else 0.0)
+
+
+def correlations(columns: NumpyArray, target: NumpyArray) -> NumpyArray:
+    """(D,) correlation of each column with the target; 0 where either is constant."""
+    a, b = columns - columns.mean(0), target - target.mean()
+    scale = np.sqrt((a**2).sum(0) * (b**2).sum())
+    return np.where(scale > 0, (a * b[:, None]).sum(0) / np.where(scale > 0, scale, 1), 0.0)
