@@ -9,10 +9,10 @@ demo: $(VENV)/.core
 	$(BIN)/stitchrl demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -136,21 +136,26 @@ class Dataset:
 
     @property
     def observation_size(self) -> int:
-        """Numbers in one observation."""
-        return self.observation_table.shape[1]
+        """Numbers in one observation; of an image, all of its bytes."""
+        return int(np.prod(self.observation_table.shape[1:]))
 
     # --- derived columns ---------------------------------------------------------------------------------------
 
     @property
-    def observation(self) -> Float[NumpyArray, "N D"]:
-        """Observation before each action. A copy: N x D numbers."""
+    def observation(self) -> Shaped[NumpyArray, "N ..."]:
+        """Observation before each action. A copy: N x D numbers, or N images."""
         return self.observation_table[self.observation_index]
 
     @property
-    def next_observation(self) -> Float[NumpyArray, "N D"]:
+    def next_observation(self) -> Shaped[NumpyArray, "N ..."]:
         """Observation after each action; zeros where the log does not have it (see `can_bootstrap`)."""
-        found = self.next_observation_index != NO_OBSERVATION
-        return np.where(found[:, None], self.observation_table[self.next_observation_index], np.float32(0))
+        return self._seen_at(self.next_observation_index)
+
+    def _seen_at(self, index: Int[NumpyArray, " R"]) -> Shaped[NumpyArray, "R ..."]:
+        """These rows of the table, zeros for `NO_OBSERVATION`."""
+        seen = self.observation_table[index]
+        seen[index == NO_OBSERVATION] = 0
+        return seen
 
     @cached_property
     def can_bootstrap(self) -> Bool[NumpyArray, " N"]:
@@ -215,7 +220,7 @@ class Dataset:
         last = self.next_observation_index[self.episode_start[1:] - 1]
         known = last != NO_OBSERVATION
         arrays["observation_table"] = arrays["observation_index"]  # hashed through the table, in its place
-        arrays["observation_index"] = np.where(known[:, None], self.observation_table[last], np.float32(0))
+        arrays["observation_index"] = self._seen_at(last)
         arrays["next_observation_index"] = known
         for name, value in arrays.items():
             if isinstance(value, np.ndarray):

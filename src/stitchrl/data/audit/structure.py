@@ -299,15 +299,15 @@ def cut_at_odd_places(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def weights_unused(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A weight column, which nothing uses yet."""
+    """A weight column, which nothing uses unless told to."""
     if log.weight is not None:
         yield Finding(
             "weight-unused",
             "warning",
             "weight",
             "the log weighs its rows",
-            "no weights, so far",
-            "Training and evaluation count every row alike; resample the log by its weights if they matter.",
+            "no weights, or training told of them",
+            "Train with `sampling=st.WeightedSampling()` if they matter; evaluation counts every row alike.",
         )
 
 

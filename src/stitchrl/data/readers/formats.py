@@ -5,7 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, overload
 
-from stitchrl.data.readers import arrow_ipc, csv, json_lines, parquet
+from stitchrl.data.readers import (
+    arrow_ipc,
+    csv,
+    d3rlpy_buffer,
+    d4rl,
+    json_lines,
+    lerobot,
+    minari,
+    npz,
+    ogbench,
+    open_bandit,
+    parquet,
+    rlds,
+    stable_baselines3,
+)
 from stitchrl.data.readers.compressed import COMPRESSIONS, MAGIC, without_compression
 from stitchrl.data.readers.source import Format
 from stitchrl.errors import ConfigurationError, DataError
@@ -13,6 +27,15 @@ from stitchrl.errors import ConfigurationError, DataError
 __all__ = ["FORMATS", "format_of", "named_format"]
 
 FORMATS: tuple[Format, ...] = (
+    lerobot.FORMAT,
+    minari.FORMAT,
+    rlds.FORMAT,
+    stable_baselines3.FORMAT,
+    ogbench.FORMAT,
+    npz.FORMAT,
+    d3rlpy_buffer.FORMAT,
+    d4rl.FORMAT,
+    open_bandit.FORMAT,
     parquet.FORMAT,
     arrow_ipc.FORMAT,
     json_lines.FORMAT,
