@@ -70,7 +70,7 @@ SHARED = {
         "verdict",
     },
     "deployment": {"guard"},
-    "reporting": {"charts", "report", "page"},
+    "reporting": {"charts", "audit_charts", "report", "page"},
 }
 """Files of a package that others of the package may import; an algorithm's or a format's own file is not among them."""
 TOP_OF_DATA = {"read", "convert", "propose"}

@@ -123,6 +123,11 @@ def weighed(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, weight=np.ones(log.num_transitions, np.float32))
 
 
+def grouped(log: st.Dataset) -> st.Dataset:
+    """One patient in ten comes back once."""
+    return dataclasses.replace(log, group=np.arange(log.num_episodes) * 10 // 11)
+
+
 FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("logged_action_outside_mask", mask_forbids, "action-outside-mask", "error"),
     ("empty_mask", mask_empty, "empty-mask", "error"),
@@ -147,6 +152,7 @@ FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("duplicated_episodes", copies, "episodes-duplicated", "warning"),
     ("rows_missing", gap, "rows-missing", "warning"),
     ("weights_unused", weighed, "weight-unused", "warning"),
+    ("groups_of_several_episodes", grouped, "episodes-in-groups", "warning"),
 ]
 
 

@@ -388,7 +388,7 @@ def test_spaces_are_gymnasiums() -> None:
     assert continuous.action_space.shape == (2,)
     bounded = dataclasses.replace(continuous.schema, action_low=(-1, 0), action_high=(1, 3))
     assert dataclasses.replace(continuous, schema=bounded).action_space.high.tolist() == [1, 3]
-    parts = dataclasses.replace(tiny_log().schema, action_counts=(2, 3))
+    parts = dataclasses.replace(tiny_log().schema, num_actions=None, action_counts=(2, 3))
     assert dataclasses.replace(tiny_log(), schema=parts).action_space == spaces.MultiDiscrete([2, 3])
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from stitchrl.errors import DataError
-from stitchrl.reporting import charts
+from stitchrl.reporting import audit_charts, audit_page, charts
+from stitchrl.reporting import page as page_module
 from stitchrl.reporting import render as render_module
 from stitchrl.reporting.render import render
 
@@ -242,6 +243,40 @@ def test_axes_have_at_least_two_round_ticks_inside(values: list[float]) -> None:
     assert len({tick["text"] for tick in ticks}) == len(ticks)
 
 
+def test_an_audit_with_pictures_draws_them_in_the_report(report: dict[str, Any]) -> None:
+    text = Page(render(report)).text
+    assert "What was tried where" not in text  # the fixture is of an older audit
+    report["log"] |= {
+        "coverage": {
+            "kind": "share",
+            "regions": ["region 0 (high lactate)"],
+            "row_share": [1.0],
+            "actions": [0, 1],
+            "matrix": [[0.75, 0.25]],
+        },
+        "drift": {"order": "time", "rows": [5, 5], "reward": [0.1, 0.2], "observation": [], "action": []},
+        "randomness": {"effective_actions": 2.0, "allowed_actions": 25.0, "random_share": None},
+        "sources": [
+            {"source": "ward", "share": 1.0, "episodes": 3, "mean_return": 0.5, "return_spread": 0.1},
+        ],
+        "columns": [
+            {"name": "lactate", "low": 0.0, "high": 9.0, "mean": 2.0, "spread": 1.0, "missing": 7, "infinite": 0}
+        ],
+    }
+    report["audit"]["checks"] = ["missing_values"]
+    text = Page(render(report)).text
+    for said in (
+        "high lactate",
+        "fluid 0 / vaso 0 makes up 75%",
+        "early to late by time",
+        "2.0 of 25.0",
+        "ward",
+        "lactate",
+    ):
+        assert said in text
+    assert "1 checks" not in text
+
+
 def test_hundreds_of_actions_and_long_curves_stay_small(report: dict[str, Any]) -> None:
     size = 300
     share = 1 / size**2
@@ -260,12 +295,12 @@ def test_hundreds_of_actions_and_long_curves_stay_small(report: dict[str, Any]) 
 
 
 def test_rendering_imports_no_jax_and_no_plotting_library() -> None:
-    for module in (charts, render_module):
+    for module in (audit_charts, audit_page, charts, page_module, render_module):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
         names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {name.split(".")[0] for name in names} <= {
-            "collections", "dataclasses", "functools", "jinja2", "math", "pathlib", "stitchrl", "typing"
+            "collections", "dataclasses", "functools", "jinja2", "math", "pathlib", "re", "stitchrl", "typing"
         }  # fmt: skip
 
 

@@ -46,6 +46,10 @@ Seeds = Annotated[int, typer.Option("--seeds", help="Candidates of each algorith
 Updates = Annotated[int, typer.Option("--updates", help="Gradient updates of each candidate.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the split, the evaluation fits and the bootstrap.")]
 Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
+SplitBy = Annotated[
+    str | None,
+    typer.Option("--split-by", help="episode, group, time or return. [default: group where the log has groups]"),
+]
 Until = Annotated[
     str,
     typer.Option(
@@ -84,10 +88,11 @@ def run(
     updates: Updates = 2000,
     seed: Seed = 0,
     margin: Margin = 0.0,
+    split_by: SplitBy = None,
     until: Until = "bundle",
 ) -> None:
     """From a log to a verdict: audit, split, train, select, evaluate, verdict, report, bundle."""
-    _run(log, out, schema, algorithms, seeds, updates, seed, margin, until, None)
+    _run(log, out, schema, algorithms, seeds, updates, seed, margin, until, None, split_by)
 
 
 @app.command()
@@ -99,12 +104,18 @@ def audit(
         Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
 ) -> None:
     """Say what is in a log and what is wrong with it; exit status 1 where it is not usable."""
     from stitchrl.data.audit.terminal import print_audit
 
     other = None if against is None else stitchrl.read(against, schema, format=format)
     found = stitchrl.audit(stitchrl.read(log, schema, format=format), against=other)
+    if html is not None:
+        from stitchrl.files import write_text
+        from stitchrl.reporting.audit_page import render_audit
+
+        write_text(html, render_audit(found.to_dict(), title=log.name))
     if json:
         import json as plain
 
@@ -208,6 +219,7 @@ def _run(
     margin: float,
     until: str,
     truth: object,
+    split_by: str | None = None,
 ) -> None:
     from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings
 
@@ -218,7 +230,7 @@ def _run(
         log,
         out,
         schema=schema,
-        settings=PipelineSettings(updates=updates, seeds=seeds, seed=seed, margin=margin),
+        settings=PipelineSettings(updates=updates, seeds=seeds, seed=seed, margin=margin, split_by=split_by),
         truth=truth,  # type: ignore[arg-type]
         command=shlex.join(["stitchrl", *sys.argv[1:]]),
         say=say,

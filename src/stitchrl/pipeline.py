@@ -87,7 +87,8 @@ class PipelineSettings:
         seeds: candidates of each algorithm, at least 1.
         batch_size: transitions a batch, at least 1.
         seed: of the split, the fits of the evaluation and the bootstrap.
-        fractions: train, validation, test, by episode.
+        fractions: train, validation, test, of the episodes.
+        split_by: as `by` of `Dataset.split`; None keeps groups whole where the log has them.
         confidence: two-sided, of every interval.
         margin: the least gain worth having, in return units.
     """
@@ -98,6 +99,7 @@ class PipelineSettings:
     batch_size: int = 256
     seed: int = 0
     fractions: tuple[float, float, float] = (0.5, 0.1, 0.4)
+    split_by: str | None = None
     confidence: float = 0.95
     margin: float = 0.0
 
@@ -242,11 +244,12 @@ class Pipeline:
         names = ("train", "validation", "test")
 
         def make() -> dict[str, Any]:
-            parts = self.log.split_episodes(self.settings.fractions, seed=self.settings.seed)
+            by, seed = self.settings.split_by, self.settings.seed
+            parts = self.log.split_episodes(self.settings.fractions, seed=seed, by=by)
             lengths = self.log.episode_lengths
             return {
-                "by": "episode",
-                "seed": self.settings.seed,
+                "by": by or ("episode" if self.log.group is None else "group"),
+                "seed": seed,
                 "fractions": list(self.settings.fractions),
                 "parts": {
                     name: {

@@ -7,20 +7,25 @@ its text and marks keep their size: one markup reads on a phone, on a desk scree
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 __all__ = [
     "Axis",
     "action_bars",
+    "action_name",
     "claims_chart",
     "fit_axis",
     "forest_axis",
     "forest_rows",
     "heat_map",
     "histogram",
+    "is_number",
     "learning_panels",
+    "line_path",
     "mark",
     "number",
+    "percent",
+    "short",
     "span",
 ]
 
@@ -34,7 +39,7 @@ Json = Mapping[str, Any]
 Number = int | float  # JSON writes 1.0 as 1 as often as not
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` is a finite number (null, NaN and infinities are not)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -47,6 +52,20 @@ def number(value: Any, decimals: int = 3, sign: bool = False) -> str:
     if float(text.replace(",", "")) == 0:
         return text
     return ("−" if value < 0 else "+" if sign else "") + text  # noqa: RUF001
+
+
+def short(value: Any) -> str:
+    """`value` with four digits that count, for numbers of any size; a dash when there is none."""
+    if not is_number(value):
+        return number(None)
+    size = abs(value)
+    text = f"{size:,.0f}" if 1e4 <= size < 1e12 else f"{size:.4g}"
+    return ("\N{MINUS SIGN}" if value < 0 else "") + text
+
+
+def percent(share: Any, decimals: int = 1) -> str:
+    """A share of 1 as percent; a dash when there is none."""
+    return f"{number(100.0 * share, decimals)}%" if is_number(share) else number(None)
 
 
 @dataclass(frozen=True)
@@ -230,7 +249,7 @@ def histogram(content: Json, mean: Any = None, decimals: int = 3) -> dict[str, A
     return {"bars": bars, "ticks": axis.ticks(4), "mean": mark(axis, mean, decimals=decimals)}
 
 
-def _name(names: Sequence[str], action: int) -> str:
+def action_name(names: Sequence[str], action: int) -> str:
     """The action's name; a bare number, or none, becomes "action 7"."""
     name = names[action] if action < len(names) else str(action)
     return f"action {name}" if name.isdigit() else name
@@ -241,7 +260,7 @@ def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: 
     total, top = sum(counts) or 1, max(counts, default=0) or 1
     return [
         {
-            "name": _name(names, action),
+            "name": action_name(names, action),
             "count": count,
             "share": count / total,
             "width": round(100.0 * count / top, 2),
@@ -274,7 +293,9 @@ def _panel(curve: Json) -> dict[str, Any]:
     if log:
         powers = range(math.ceil(up.lower), math.floor(up.upper) + 1)
         ticks = [{"x": up.at(p), "text": f"{10.0**p:g}"} for p in powers]
-    lines = [{"seed": seed["seed"], "path": _path(updates, seed["values"], across, up, log)} for seed in curve["seeds"]]
+    lines = [
+        {"seed": seed["seed"], "path": line_path(updates, seed["values"], across, up, log)} for seed in curve["seeds"]
+    ]
     first, last = (f"{updates[0]:,}", f"{updates[-1]:,}") if updates else ("", "")
     return {
         "metric": curve["metric"],
@@ -287,7 +308,7 @@ def _panel(curve: Json) -> dict[str, Any]:
     }
 
 
-def _path(updates: Sequence[Any], values: Sequence[Any], across: Axis, up: Axis, log: bool) -> str:
+def line_path(updates: Sequence[Any], values: Sequence[Any], across: Axis, up: Axis, log: bool) -> str:
     """An SVG path in a 100 x 100 box; a missing value breaks the line."""
     pairs = list(zip(updates, values, strict=True))
     stride = max(1, math.ceil(len(pairs) / MAX_CURVE_POINTS))
@@ -306,7 +327,7 @@ def _path(updates: Sequence[Any], values: Sequence[Any], across: Axis, up: Axis,
 def heat_map(matrix: Sequence[Sequence[Number]], names: Sequence[str]) -> dict[str, Any] | None:
     """Cells of logged (rows) against policy (columns) actions, and the commonest disagreements."""
     size = len(matrix)
-    named = [_name(names, action) for action in range(size)]
+    named = [action_name(names, action) for action in range(size)]
     cells = [
         (share, row, column)
         for row, shares in enumerate(matrix)

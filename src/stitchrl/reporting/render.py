@@ -1,14 +1,14 @@
 """The report's plain numbers as one self-contained HTML page: no script, no network, no JAX."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 
 from stitchrl.errors import DataError
 from stitchrl.reporting import charts
+from stitchrl.reporting.audit_charts import audit_view
+from stitchrl.reporting.page import environment
 
 __all__ = ["render"]
 
@@ -50,77 +50,18 @@ def render(report: Mapping[str, Any]) -> str:
     decision = report["verdict"]["decision"]
     if decision not in DECISIONS:
         raise DataError(f"the verdict's decision must be one of {', '.join(DECISIONS)}; got {decision!r}.")
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     try:
-        return template.render(r=report, **_view(report))
+        return template.render(r=report, estimator_names=ESTIMATORS, **_view(report))
     except (KeyError, jinja2.UndefinedError) as error:
         raise DataError(
             f"the report content lacks a field it must hold: {error}. Write it again with `stitchrl report`."
         ) from error
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # by name it would miss the .j2 ending
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Callable[..., str]] = {
-        "value": charts.number,
-        "gain": partial(charts.number, sign=True),
-        "count": partial(charts.number, decimals=0),
-        "percent": _percent,
-        "interval": _interval,
-        "setting": _setting,
-    }
-    environment.filters |= {name: _strict(function) for name, function in filters.items()}
-    environment.globals["estimator_names"] = ESTIMATORS
-    return environment
-
-
-def _strict(function: Callable[..., str]) -> Callable[..., str]:
-    """`function`, refusing a missing field: a dash stands for null only, never for a misspelt name."""
-
-    def filtered(value: Any, *args: Any, **kwargs: Any) -> str:
-        if isinstance(value, jinja2.Undefined):
-            str(value)  # StrictUndefined raises, naming the field
-        return function(value, *args, **kwargs)
-
-    return filtered
-
-
-def _percent(share: Any, decimals: int = 1) -> str:
-    return f"{charts.number(100.0 * share, decimals)}%" if charts.is_number(share) else charts.number(None)
-
-
-def _interval(bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
-    """``[lower, upper]`` with three decimals; empty when either end is missing."""
-    if not bounds or not (charts.is_number(bounds["lower"]) and charts.is_number(bounds["upper"])):
-        return ""
-    lower, upper = (charts.number(bounds[end], 3, sign) for end in ("lower", "upper"))
-    return f"[{lower}, {upper}]"
-
-
-def _setting(value: Any) -> str:
-    """A setting as a person would write it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_setting(item) for item in value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_setting(item)}" for name, item in value.items())
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
-
-
 def _view(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the template draws and the report does not hold: chart geometry, orderings, counts."""
-    verdict, log, disagreement = report["verdict"], report["log"], report["disagreement"]
+    verdict, disagreement = report["verdict"], report["disagreement"]
     primary = verdict["primary"]
     names = disagreement["action_names"]
     validation, test = report["estimates"]["validation"], report["estimates"]["test"]
@@ -131,9 +72,7 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
         "estimators": order,
         "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"]),
         "exact_gain": _exact_gain(test, verdict["candidate"]),
-        "returns": charts.histogram(log["return_hist"], log["mean_return"]),
-        "lengths": charts.histogram(log["length_hist"], log["mean_length"], decimals=1),
-        "actions": charts.action_bars(log["action_counts"], log["action_allowed_share"], names),
+        "audit": audit_view(report["audit"], report["log"], names),
         "claims": charts.claims_chart(report["claims"], report["behavior"]),
         "validation": _forests(validation, verdict["margin"], _estimators(validation, [], primary)),
         "test": _forest(sorted(test, key=lambda row: order.index(row["estimator"])), verdict["margin"]),

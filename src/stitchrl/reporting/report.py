@@ -30,7 +30,7 @@ def build_report(folder: Path) -> dict[str, Any]:
         "title": run["name"],
         "unit": "return",
         "verdict": _verdict(verdict, estimates),
-        "audit": {"verdict": audit["verdict"], "findings": audit["findings"]},
+        "audit": {"verdict": audit["verdict"], "findings": audit["findings"], "checks": audit.get("checks", [])},
         "log": audit["numbers"],
         "learning": _learning(folder, run),
         "claims": [_claim(candidate) for candidate in ranking["candidates"]],

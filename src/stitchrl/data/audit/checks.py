@@ -80,6 +80,7 @@ CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     observations.observation_twins,
     actions.actions_unused,
     structure.weights_unused,
+    structure.groups_of_several_episodes,
     # What is good to know.
     mixture.behavior_random,
     propensities.propensities_missing,

@@ -40,6 +40,8 @@ PILE = 3.0
 """A length is a pile when it is this many times as common as the lengths beside it (and five standard errors more)."""
 LEAST_PILE = 0.02
 """Share of episodes in a pile below which it does no harm."""
+SHARED_GROUPS = 0.05
+"""Share of episodes that may belong to a group already seen before intervals are off by more than a few percent."""
 ONE_STEP_SHARE = 0.05
 NOT_NEWS = ("Read as",)
 """Beginnings of notes that say nothing was amiss."""
@@ -167,7 +169,7 @@ def observation_jumps(log: Dataset, facts: Facts) -> Iterator[Finding]:
 def episodes_of_one_step(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """Many one-step episodes: a contextual bandit, or a broken episode column."""
     share = float((np.diff(log.episode_start) == 1).mean())
-    if share > 0.5:
+    if share > 0.5 and not log.schema.bandit:
         yield Finding(
             "episodes-of-one-step",
             "warning",
@@ -308,6 +310,22 @@ def weights_unused(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "the log weighs its rows",
             "no weights, or training told of them",
             "Train with `sampling=st.WeightedSampling()` if they matter; evaluation counts every row alike.",
+        )
+
+
+def groups_of_several_episodes(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Episodes that belong together: less is known than their number says."""
+    if log.group is None:
+        return
+    groups = len(np.unique(log.group))
+    if groups < (1 - SHARED_GROUPS) * log.num_episodes:
+        yield Finding(
+            "episodes-in-groups",
+            "warning",
+            "group",
+            f"{log.num_episodes:,} episodes of {groups:,} groups",
+            "one episode a group, as every interval here takes them",
+            "Intervals resample episodes: with several a group they are too narrow. Count on the number of groups.",
         )
 
 

@@ -1,0 +1,69 @@
+"""What the report's and the audit's pages share: the template environment and how numbers are written. No JAX."""
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from stitchrl.reporting import charts
+
+__all__ = ["environment"]
+
+
+@cache  # templates are compiled once a process
+def environment() -> jinja2.Environment:
+    """The templates beside this file, escaping all text and refusing a field that is not there."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,  # by name it would miss the .j2 ending
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., str]] = {
+        "value": charts.number,
+        "gain": partial(charts.number, sign=True),
+        "count": partial(charts.number, decimals=0),
+        "short": charts.short,
+        "percent": charts.percent,
+        "interval": _interval,
+        "setting": _setting,
+    }
+    made.filters |= {name: _strict(function) for name, function in filters.items()}
+    return made
+
+
+def _strict(function: Callable[..., str]) -> Callable[..., str]:
+    """`function`, refusing a missing field: a dash stands for null only, never for a misspelt name."""
+
+    def filtered(value: Any, *args: Any, **kwargs: Any) -> str:
+        if isinstance(value, jinja2.Undefined):
+            str(value)  # StrictUndefined raises, naming the field
+        return function(value, *args, **kwargs)
+
+    return filtered
+
+
+def _interval(bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
+    """``[lower, upper]`` with three decimals; empty when either end is missing."""
+    if not bounds or not (charts.is_number(bounds["lower"]) and charts.is_number(bounds["upper"])):
+        return ""
+    lower, upper = (charts.number(bounds[end], 3, sign) for end in ("lower", "upper"))
+    return f"[{lower}, {upper}]"
+
+
+def _setting(value: Any) -> str:
+    """A setting as a person would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_setting(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_setting(item)}" for name, item in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
