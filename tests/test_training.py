@@ -383,7 +383,7 @@ def test_leaving_early_ends_the_prefetcher() -> None:
 
 @pytest.mark.parametrize("chosen", [{"sampling": "sorted"}, {"sampling": ""}])
 def test_unknown_sampling_is_refused(chosen: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match="`sampling` of fit must be uniform or shuffled; got"):
+    with pytest.raises(ConfigurationError, match="`sampling` of fit must be 'uniform', 'shuffled' or a rule"):
         st.fit(st.BC(**TINY), random_log(4), **SETTINGS | chosen)
 
 

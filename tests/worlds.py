@@ -123,15 +123,17 @@ def random_continuous_log(
     return read(columns, schema_of(columns, num_actions=None))
 
 
-def continuous_bandit_log(rows: int = 400, *, center: float = 0.0, half_width: float = 1.0) -> Dataset:
+def continuous_bandit_log(
+    rows: int = 400, *, center: float = 0.0, half_width: float = 1.0, best: float = 0.0
+) -> Dataset:
     """One-step episodes, one state, 1-number actions spread evenly from -1 to 1 (in units of `half_width` about
-    `center`): action a pays -(a - 0.5)^2."""
+    `center`): action a pays best - (a - 0.5)^2."""
     inner = np.linspace(-1, 1, rows)
     columns = {
         "episode": np.arange(rows),
         "observation": np.ones((rows, 1), np.float32),
         "action": (center + half_width * inner[:, None]).astype(np.float32),
-        "reward": (-((inner - 0.5) ** 2)).astype(np.float32),
+        "reward": (best - (inner - 0.5) ** 2).astype(np.float32),
         "terminated": np.ones(rows, bool),
     }
     return read(columns, schema_of(columns, num_actions=None))
