@@ -39,6 +39,15 @@ def test_a_missing_next_observation_inside_an_episode_is_no_fault() -> None:
     np.testing.assert_array_equal(tiny_log(next_observation=inside).next_observation, next_observations())
 
 
+def test_what_followed_a_gap_is_part_of_the_hash() -> None:
+    elsewhere = next_observations()
+    elsewhere[0] = [50, 60]
+    other = elsewhere.copy()
+    other[0] = [50, 61]
+    hashes = {tiny_log(next_observation=n).content_hash for n in (next_observations(), elsewhere, other)}
+    assert len(hashes) == 3
+
+
 def test_a_gap_inside_an_episode_keeps_its_own_next_observation() -> None:
     # Row 0 says that something else followed than row 1 saw: rows are missing in between.
     elsewhere = next_observations()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import stitchrl as st
-from stitchrl.data.schema import REQUIRED_ROLES, Schema
+from stitchrl.data.infer import guess_columns
+from stitchrl.data.schema import REQUIRED_ROLES, ColumnRule, Schema
+from stitchrl.data.store import write_store
 from stitchrl.errors import DataError, SchemaError
 from worlds import full_columns, masks, next_observations, probabilities, tiny_columns, tiny_log
 
@@ -358,7 +363,7 @@ def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4:400] = b"\xff" * 396  # the footer stays whole
     path.write_bytes(bytes(content))
-    with pytest.raises(DataError, match="log.parquet cannot be read as Parquet"):
+    with pytest.raises(DataError, match=r"log\.parquet cannot be read as Parquet"):
         st.read(path)
 
 
@@ -396,7 +401,7 @@ def test_nulls_name_column_and_row() -> None:
     with pytest.raises(DataError, match=r"Column 'reward' \(reward\) of .* found 2, the first in row 1"):
         st.read(table.set_column(table.column_names.index("reward"), "reward", reward))
     lists = pa.array([[0.0, 1.0]] * 5 + [[None, 1.0]])
-    with pytest.raises(DataError, match="The lists of column 'observation'"):
+    with pytest.raises(DataError, match="The lists of observation of the table must have no"):
         st.read(table.set_column(table.column_names.index("observation"), "observation", lists))
 
 
@@ -404,7 +409,7 @@ def test_ragged_lists_are_refused() -> None:
     table = arrow_table(tiny_columns())
     for lists in ([[0.0, 1.0]] * 5 + [[1.0]], [[0.0, 1.0]] * 4 + [[1.0], [1.0, 2.0, 3.0]]):
         ragged = table.set_column(table.column_names.index("observation"), "observation", pa.array(lists))
-        with pytest.raises(DataError, match=r"The lists of column 'observation' .* have the same length"):
+        with pytest.raises(DataError, match=r"The lists of observation of the table must all have the same length"):
             st.read(ragged)
 
 
@@ -429,7 +434,7 @@ REFUSED = {
         changed("observation", 2, np.inf),
         "observation of the dict must be finite; found infinity in",
     ),
-    "text reward": ({"reward": np.array(list("abcdef"))}, "reward of the dict must be numbers; got <U1"),
+    "text reward": ({"reward": np.array(list("abcdef"))}, "reward of the dict must be numbers; got 'a' in row 0"),
     "action too large": (
         changed("action", 3, 3),
         "action of the dict must be an integer from 0 to 2; got 3 in row 3",
@@ -476,8 +481,8 @@ REFUSED = {
         {"next_observation": np.zeros((6, 3), np.float32)},
         "next_observation of the dict must have as many numbers as observation, 2; got 3",
     ),
-    "NaN next observation at an end": (
-        {"next_observation": np.where(np.arange(6)[:, None] == 4, np.nan, np.zeros(2)).astype(np.float32)},
+    "half a next observation": (
+        {"next_observation": np.where(np.arange(12).reshape(6, 2) == 8, np.nan, np.zeros(2)).astype(np.float32)},
         "next_observation of the dict must be finite; found NaN in row 4",
     ),
     "empty": ({name: column[:0] for name, column in tiny_columns().items()}, "the dict has no rows"),
@@ -523,10 +528,13 @@ def test_empty_parquet_is_refused(tmp_path: Path) -> None:
         ({"reward": np.full(6, 1e300)}, "reward of the dict must be finite; found infinity"),
         ({"step": np.array([0.0, np.nan, 2, 0, 1, 0])}, "step of the dict must be whole numbers"),
         ({"step": np.array([0, 1, 1, 0, 1, 0])}, "episode 7 of the dict has step 1 twice"),
-        ({"episode": np.array([7.0, 7, 7, 8, np.nan, 9])}, "episode of the dict must name an episode"),
+        (
+            {"episode": np.array([7.0, 7, 7, 8, np.nan, 9])},
+            "episode of the dict must name one in every row; row 4 has NaN",
+        ),
         ({"action_mask": np.full((6, 3), 0.5)}, "action_mask of the dict must be true or false"),
         ({"reward": np.zeros((6, 1))}, "reward of the dict must have at most 1 axes"),
-        ({"weight": -np.ones(6)}, "weight of the dict must be at least 0"),
+        ({"weight": -np.ones(6)}, r"weight of the dict must be in \[0, inf\]; got -1.0 in row 0"),
     ],
 )
 def test_what_would_be_silently_wrong_is_refused(changes: dict[str, np.ndarray], message: str) -> None:
@@ -539,3 +547,439 @@ def test_a_count_means_discrete_and_a_continuous_action_has_none() -> None:
     assert Schema.from_dict({"columns": columns, "action": {"count": 25}}).num_actions == 25
     with pytest.raises(SchemaError, match="continuous action has no `count`"):
         Schema.from_dict({"columns": columns, "action": {"kind": "continuous", "count": 25}})
+
+
+# --- what a schema can say --------------------------------------------------------------------------
+
+FULL = Schema(
+    {
+        "episode": "stay",
+        "step": "t",
+        "observation": ("age", "ward", "labs"),
+        "action": ("dose a", "dose b"),
+        "terminated": "died",
+        "truncated": "left",
+        "propensity": "p",
+        "time": "at",
+        "group": "patient",
+        "action_mask": "allowed",
+    },
+    gamma=1.0,
+    name='ward "3"\n',
+    observations={
+        "age": ColumnRule(missing="previous", fill=40.0, indicator=True, low=0.0, high=120.0, unit="years"),
+        "ward": ColumnRule(("ICU", "ER"), encoding="code", missing="value"),
+    },
+    action_bins=((0.5, 1.0), (2.0,)),
+    action_low=(0.0, 0.0),
+    action_high=(5.0, 5.0),
+    action_unit="mg",
+    reward_expression="10 * alive - `total cost` / 3",
+    reward_low=-5.0,
+    reward_high=5.0,
+    end="truncated",
+    gap=3600.0,
+    files="separate",
+)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        FULL,
+        dataclasses.replace(FULL, action_bins=None, num_actions=None, action_counts=None),
+        Schema({r: r for r in REQUIRED_ROLES}, action_counts=(3, 4)),
+        Schema({r: r for r in REQUIRED_ROLES}, action_categories=("up", "down", "7")),
+        Schema({"observation": "x", "action": "a", "reward": "r"}, num_actions=10_000, bandit=True),
+        Schema({r: r for r in REQUIRED_ROLES}, action_low=(-1.0,), reward_high=0.0),
+    ],
+)
+def test_everything_a_schema_says_round_trips(tmp_path: Path, schema: Schema) -> None:
+    (tmp_path / "s.toml").write_text(schema.to_toml(), encoding="utf-8")
+    assert Schema.load(tmp_path / "s.toml") == schema
+    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
+
+
+def rows_with(schema: Schema, **columns: Any) -> st.Dataset:
+    """Six rows of `tiny_columns`' two longer episodes and its short one, some columns replaced."""
+    return st.read({k: v for k, v in (tiny_columns() | columns).items() if v is not None}, schema)
+
+
+def observed(rule: ColumnRule, values: Any, *, name: str = "observation", **more: Any) -> st.Dataset:
+    return rows_with(
+        Schema({r: r for r in tiny_columns()}, num_actions=3, observations={name: rule}), observation=values
+    )
+
+
+def test_categories_as_one_hot_and_as_codes() -> None:
+    wards = np.array(["ER", "ICU", "ER", "home", "ER", "ICU"])
+    hot = observed(ColumnRule(("ICU", "ER", "home")), wards)
+    assert hot.observation.tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert hot.observation_names == ("observation=ICU", "observation=ER", "observation=home")
+    codes = observed(ColumnRule(("ICU", "ER", "home"), encoding="code"), wards)
+    assert codes.observation[:, 0].tolist() == [1, 0, 1, 2, 1, 0]
+    assert codes.observation_names == ("observation",)
+    with pytest.raises(
+        DataError, match=r"must hold one of its 2 categories; got 'home' in row 3\. Add it to `categories`"
+    ):
+        observed(ColumnRule(("ICU", "ER")), wards)
+    for numbers in (np.array([1, 2, 1, 3, 1, 2]), np.array([1, 2, 1, 3, 1, 2], np.float32)):
+        named = observed(ColumnRule(("2", "1", "3"), encoding="code"), numbers)
+        assert named.observation[:, 0].tolist() == [1, 0, 1, 2, 1, 0]
+    flags = observed(ColumnRule(("true", "false"), encoding="code"), np.array([True, False] * 3))
+    assert flags.observation[:, 0].tolist() == [0, 1] * 3
+
+
+def table_with(**columns: Any) -> pa.Table:
+    made = {name: pa.array(column.tolist()) for name, column in tiny_columns().items()}
+    return pa.table(made | {name: pa.array(column) for name, column in columns.items()})
+
+
+GAPS = [None, 1.0, None, None, 5.0, None]  # episodes of 3, 2 and 1 rows
+
+
+@pytest.mark.parametrize("block_rows", [2, 3, 100])
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        # Nothing stands before rows 0, 3 and 5 in their episodes.
+        (ColumnRule(missing="value", fill=-1), [[-1], [1], [-1], [-1], [5], [-1]]),
+        (ColumnRule(missing="previous", fill=9), [[9], [1], [1], [9], [5], [9]]),
+        (ColumnRule(missing="previous", fill=9, indicator=True), [[9, 1], [1, 0], [1, 1], [9, 1], [5, 0], [9, 1]]),
+        (ColumnRule(missing="value", indicator=True), [[0, 1], [1, 0], [0, 1], [0, 1], [5, 0], [0, 1]]),
+    ],
+)
+def test_missing_numbers(
+    monkeypatch: pytest.MonkeyPatch, block_rows: int, rule: ColumnRule, expected: list[list[float]]
+) -> None:
+    monkeypatch.setattr("stitchrl.data.readers.source.BLOCK_ROWS", block_rows)
+    schema = Schema({r: r for r in tiny_columns()}, num_actions=3, observations={"observation": rule})
+    log = st.read(table_with(observation=GAPS), schema)
+    assert log.observation.tolist() == expected
+    assert log.observation_names == (("observation", "observation missing") if rule.indicator else ("observation",))
+    shuffled = [5, 3, 1, 4, 0, 2]
+    again = st.read(table_with(observation=GAPS).take(shuffled), schema)
+    assert sorted(again.observation.tolist()) == sorted(expected)
+    with pytest.raises(DataError, match=r"Column 'observation' \(observation\) .* found [124], the first in row 0"):
+        st.read(table_with(observation=GAPS), Schema({r: r for r in tiny_columns()}, num_actions=3))
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (ColumnRule(("a", "b"), missing="previous"), [[0, 1], [0, 1], [1, 0], [0, 0], [1, 0], [0, 1]]),
+        (ColumnRule(("a", "b"), missing="value"), [[0, 1], [0, 0], [1, 0], [0, 0], [1, 0], [0, 1]]),
+        (ColumnRule(("a", "b"), encoding="code", missing="previous", fill=7), [[1], [1], [0], [0], [0], [1]]),
+        (ColumnRule(("a", "b"), encoding="code", missing="value", fill=7), [[1], [7], [0], [7], [0], [1]]),
+        (
+            ColumnRule(("a", "b"), missing="value", indicator=True),
+            [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]],
+        ),
+    ],
+)
+def test_missing_categories(rule: ColumnRule, expected: list[list[float]]) -> None:
+    schema = Schema({r: r for r in tiny_columns()}, num_actions=3, observations={"observation": rule})
+    column = ["b", None, "a", None, "a", "b"]
+    assert st.read(table_with(observation=column), schema).observation.tolist() == expected
+    strict = dataclasses.replace(schema, observations={"observation": ColumnRule(("a", "b"))})
+    with pytest.raises(DataError, match=r"Column 'observation' .* found 2, the first in row 1"):
+        st.read(table_with(observation=column), strict)
+
+
+def test_missing_flags_and_parts_of_lists() -> None:
+    schema = Schema(
+        {r: r for r in tiny_columns()}, num_actions=3, observations={"observation": ColumnRule(missing="previous")}
+    )
+    flags = st.read(table_with(observation=[True, None, False, None, True, None]), schema)
+    assert flags.observation[:, 0].tolist() == [1, 1, 0, 0, 1, 0]
+    lists = st.read(table_with(observation=[[1.0, 2], [None, 3], None, [None, 4], [5, 6], [7, 8]]), schema)
+    assert lists.observation.tolist() == [[1, 2], [1, 3], [1, 3], [0, 4], [5, 6], [7, 8]]
+
+
+def test_next_observations_follow_the_rules_too() -> None:
+    rules = {"age": ColumnRule(missing="previous", fill=40), "ward": ColumnRule(("x", "y"))}
+    roles = {r: r for r in tiny_columns() if r != "observation"}
+    schema = Schema(
+        roles | {"observation": ("age", "ward"), "next_observation": ("age2", "ward2")},
+        num_actions=3,
+        observations=rules,
+    )
+    table = table_with(
+        age=[1.0, None, 3.0, None, 5.0, 6.0], ward=list("xyxyxy"),
+        age2=[None, 3.0, None, 5.0, 8.0, 9.0], ward2=list("yxyxxx"),
+    )  # fmt: skip
+    log = st.read(table.drop_columns(["observation"]), schema)
+    assert log.observation.tolist() == [[1, 1, 0], [1, 0, 1], [3, 1, 0], [40, 0, 1], [5, 1, 0], [6, 0, 1]]
+    # After row 2, an end, the age is missing: it is that of row 2.
+    assert log.next_observation[[2, 4, 5]].tolist() == [[3, 0, 1], [8, 1, 0], [9, 1, 0]]
+    assert log.observation_names == ("age", "ward=x", "ward=y")
+
+
+def test_bounds() -> None:
+    roles = {r: r for r in tiny_columns()}
+    ages = ColumnRule(low=0, high=4)
+    with pytest.raises(
+        DataError, match=r"observation of the dict must be in \[0, 4\]; got 5.0 in row 5 \(1 such\)\. Correct"
+    ):
+        observed(ages, np.array([0, 1, 2, 3, 4, 5]))
+    assert observed(ages, np.array([0, 1, 2, 3, 4, 4.0])).num_transitions == 6
+    with pytest.raises(DataError, match=r"reward of the dict must be in \[-inf, 3\]; got 4.0 in row 2"):
+        rows_with(Schema(roles, num_actions=3, reward_high=3))
+    # .1 is not a float32; a bound of .1 admits the float32 that stands for it.
+    tenth = np.full(6, 0.1, np.float32)
+    assert rows_with(Schema(roles, num_actions=3, reward_low=0.1, reward_high=0.1), reward=tenth).num_transitions == 6
+    vector = np.array([[0.0, 0.5]] * 5 + [[0.0, 1.5]])
+    with pytest.raises(
+        DataError, match=r"action \(column 'action\[1\]'\) of the dict must be in \[0, 1\]; got 1.5 in row 5"
+    ):
+        rows_with(Schema(roles, action_low=(0, 0), action_high=(1, 1)), action=vector)
+    with pytest.raises(DataError, match="action of the dict must have 1 parts, as the schema says; got 2"):
+        rows_with(Schema(roles, action_low=(0,)), action=vector)
+
+
+def test_bins_and_back() -> None:
+    roles = {r: r for r in tiny_columns()}
+    one = Schema(roles, action_bins=((0.5, 1.0),))
+    # k edges make k + 1 bins; a value on an edge is in the bin above it.
+    log = rows_with(one, action=np.array([-3, 0.4999, 0.5, 0.75, 1.0, 99]))
+    assert log.num_actions == 3
+    assert log.action.tolist() == [0, 0, 1, 1, 2, 2]
+    assert one.action_parts(log.action).tolist() == [[0], [0], [1], [1], [2], [2]]
+    two = Schema(roles | {"action": ("a", "b")}, action_bins=((0.0,), (1.0, 2.0)))
+    a, b = np.array([-1, -1, -1, 1, 1, 1.0]), np.array([0, 1, 2, 0, 1, 2.0])
+    log = rows_with(two, action=None, a=a, b=b)
+    assert log.action.tolist() == [0, 1, 2, 3, 4, 5]  # the last part changes fastest
+    assert two.action_parts(log.action).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    for kind in (np.float32, np.float64):  # .7 as float32 is below .7
+        assert rows_with(Schema(roles, action_bins=((0.7,),)), action=np.full(6, 0.7, kind)).action.tolist() == [1] * 6
+    with pytest.raises(DataError, match="must have 1 parts, as the schema says; got 2"):
+        rows_with(one, action=np.zeros((6, 2)))
+    with pytest.raises(SchemaError, match="Only multi-discrete and binned actions have parts"):
+        Schema(roles, num_actions=3).action_parts(np.zeros(2, np.int64))
+
+
+def test_several_discrete_parts_and_named_actions() -> None:
+    roles = {r: r for r in tiny_columns()}
+    parts = Schema(roles, action_counts=(2, 3))
+    log = rows_with(parts, action=np.array([[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]))
+    assert (log.num_actions, log.action.tolist()) == (6, [0, 1, 2, 3, 4, 5])
+    with pytest.raises(
+        DataError, match=r"action \(column 'action\[1\]'\) of the dict must be an integer from 0 to 2; got 3 in row 2"
+    ):
+        rows_with(parts, action=np.array([[0, 0], [0, 1], [0, 3], [1, 0], [1, 1], [1, 2]]))
+    named = Schema(roles, action_categories=("stay", "go", "7"))
+    assert rows_with(named, action=np.array(["go", "stay", "7", "go", "go", "7"])).action.tolist() == [1, 0, 2, 1, 1, 2]
+    with pytest.raises(
+        DataError, match=r"Column 'action' \(action\) of the dict must hold one of its 3 categories; got 'run' in row 5"
+    ):
+        rows_with(named, action=np.array(["go", "stay", "7", "go", "go", "run"]))
+    numbered = Schema.from_dict({"columns": roles, "action": {"categories": [30, 10, 20]}})
+    assert rows_with(numbered, action=np.array([10, 20, 30, 10, 10, 10])).action.tolist() == [1, 2, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("count", [10_000, 65_536])
+def test_many_actions(tmp_path: Path, count: int) -> None:
+    action = np.array([0, 1, count - 1, 5, 6, 7])
+    schema = Schema({r: r for r in tiny_columns()} | {"action_mask": "action_mask"}, num_actions=count)
+    mask = np.zeros((6, count), bool)
+    mask[np.arange(6), action] = True
+    log = rows_with(schema, action=action, action_mask=mask)
+    assert log.action.tolist() == action.tolist()
+    assert log.action_mask is not None
+    assert log.action_mask.sum() == 6
+    again = st.read(write_store(log, tmp_path / "store"))
+    assert (again.num_actions, again.content_hash) == (count, log.content_hash)
+    guessed = {k: v for k, v in tiny_columns().items() if k != "action"} | {"action": action}
+    assert st.read(guessed).num_actions == count
+    with pytest.raises(SchemaError, match=r"A log may have up to 65,536 discrete actions; got 65537\. Group them"):
+        Schema({r: r for r in REQUIRED_ROLES}, num_actions=65_537)
+
+
+# --- rewards by expression --------------------------------------------------------------------------
+
+A, B = np.array([1.0, -2, 3, 4, 0.5, 6]), np.array([2.0, 2, -1, 4, 8, 0.25])
+EXPRESSIONS: dict[str, np.ndarray] = {
+    "a + b": A + B,
+    "a - b - 1": A - B - 1,
+    "a * -b": -A * B,
+    "a / b": A / B,
+    "2 ** a": 2**A,
+    "-a ** 2": -(A**2),
+    "2 ** 3 ** 2 + 0 * a": np.full(6, 512.0),
+    "a % b": np.mod(A, B),
+    "a + b * 2": A + 2 * B,
+    "(a + b) * 2": 2 * (A + B),
+    "+a": A,
+    "a < b": (A < B) * 1.0,
+    "a <= b": (A <= B) * 1.0,
+    "a > b": (A > B) * 1.0,
+    "a >= 4": (A >= 4) * 1.0,
+    "a == b": (A == B) * 1.0,
+    "a != b": (A != B) * 1.0,
+    "10 * (a > b) - (b > 3)": 10.0 * (A > B) - (B > 3),
+    "-(a > b)": -1.0 * (A > B),
+    "a > 0 and b > 0 and a > 2": ((A > 0) & (B > 0) & (A > 2)) * 1.0,
+    "a < 0 or b < 0": ((A < 0) | (B < 0)) * 1.0,
+    "not a > b": (A <= B) * 1.0,
+    "abs(a)": np.abs(A),
+    "exp(b - 4)": np.exp(B - 4),
+    "log(a ** 2)": np.log(A**2),
+    "sqrt(abs(a))": np.sqrt(np.abs(A)),
+    "min(a, b)": np.minimum(A, B),
+    "max(a, 0)": np.maximum(A, 0),
+    "clip(a, -1, 2)": np.clip(A, -1, 2),
+    "where(a > b, a, -b)": np.where(A > B, A, -B),
+    "`a b` * 2 + a": 2 * B + A,
+    "`a b`+_column_0": B + A,
+    "a\n+ b": A + B,
+    " a ": A,
+    "1.5": np.full(6, 1.5),
+    "True + 1": np.full(6, 2.0),
+    "1e-3 * a": 1e-3 * A,
+}
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+def test_rewards_by_expression(text: str) -> None:
+    schema = Schema({r: r for r in tiny_columns() if r != "reward"}, num_actions=3, reward_expression=text)
+    log = rows_with(schema, reward=None, a=A, b=B, **{"a b": B, "_column_0": A})
+    np.testing.assert_allclose(log.reward, EXPRESSIONS[text].astype(np.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("log(a)", r"reward of the dict must be finite; found NaN in row 1 \(1 such value\)"),
+        ("sqrt(a)", "found NaN in row 1"),
+        ("1 / (b - 2)", r"found infinity in row 0 \(2 such values\)"),
+        ("(a - a) / (a - a)", "found NaN in row 0"),
+        ("9**9**9**9 + 0 * a", "found infinity in row 0"),
+        ("exp(1000 * b)", "found infinity in row 0"),
+        ("where(c > 1, 1, 0)", r"reward \(column 'c'\) of the dict must be finite; found NaN in row 2"),
+        ("word * 2", r"reward \(column 'word'\) of the dict must be numbers; got 'x' in row 0"),
+        ("vector * 2", "Column 'vector' .reward. of the dict must hold one value a row"),
+        ("absent + 1", "The schema says reward is in column 'absent', which the dict does not have"),
+    ],
+)
+def test_rewards_that_are_not_defined(text: str, message: str) -> None:
+    schema = Schema({r: r for r in tiny_columns() if r != "reward"}, num_actions=3, reward_expression=text)
+    more = {"c": np.where(np.arange(6) == 2, np.nan, 2.0), "word": np.array(["x"] * 6), "vector": np.zeros((6, 2))}
+    with pytest.raises(DataError, match=message):
+        rows_with(schema, reward=None, a=A, b=B, **more)
+
+
+# --- episodes ---------------------------------------------------------------------------------------
+
+
+def test_bandits_need_no_episodes_or_ends() -> None:
+    log = st.read(
+        {"x": np.eye(4), "a": np.array([0, 1, 1, 0]), "r": np.ones(4), "p": np.array([0.5, 0.25, 0.25, 0.5])},
+        Schema({"observation": "x", "action": "a", "reward": "r", "propensity": "p"}, num_actions=2, bandit=True),
+    )
+    assert (log.num_episodes, log.terminated.all(), log.truncated.any()) == (4, True, False)
+    assert log.behavior_log_prob is not None
+    np.testing.assert_allclose(log.behavior_log_prob, np.log([0.5, 0.25, 0.25, 0.5]), rtol=1e-6)
+    assert log.step.tolist() == [0] * 4
+
+
+def test_propensities_must_be_probabilities() -> None:
+    schema = Schema({r: r for r in (*tiny_columns(), "propensity")}, num_actions=3)
+    with pytest.raises(DataError, match=r"propensity of the dict must be in \[0, 1\]; got 1.5 in row 1"):
+        rows_with(schema, propensity=np.array([1, 1.5, 1, 1, 1, 1]))
+    zero = rows_with(schema, propensity=np.array([0, 1.0, 1, 1, 1, 1])).behavior_log_prob
+    assert zero is not None  # the audit speaks of it
+    assert zero[0] == -np.inf
+
+
+def test_no_episode_column() -> None:
+    roles = {r: r for r in tiny_columns() if r not in ("episode", "step")}
+    log = rows_with(Schema(roles, num_actions=3), episode=None, step=None)
+    assert log.episode_start.tolist() == [0, 3, 5, 6]
+    assert log.episode_id.tolist() == [0, 1, 2]
+    open_end = np.zeros(6, bool)
+    with pytest.raises(DataError, match="episode 2 of the dict has no end"):
+        rows_with(Schema(roles, num_actions=3), episode=None, step=None, terminated=np.array([0, 0, 1, 0, 0, 0], bool))
+    ended = rows_with(
+        Schema(roles, num_actions=3, end="truncated"), episode=None, step=None, terminated=open_end, truncated=open_end
+    )
+    assert (ended.num_episodes, ended.truncated.tolist()) == (1, [False] * 5 + [True])
+    with pytest.raises(SchemaError, match=r"names no column for 'episode'.*bandit = true"):
+        Schema({r: r for r in ("observation", "action", "reward")}, num_actions=3, end="truncated")
+
+
+@pytest.mark.parametrize("end", ["truncated", "terminated"])
+def test_the_rule_of_the_end(end: str) -> None:
+    roles = {r: r for r in tiny_columns() if r not in ("terminated", "truncated")}
+    log = rows_with(Schema(roles, num_actions=3, end=end), terminated=None, truncated=None)
+    assert getattr(log, end).tolist() == [False, False, True, False, True, True]
+    assert any(f"3 episodes had no end marked and count as {end}." in note for note in log.notes)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "uint", "dates"])
+def test_gaps_cut_episodes_and_pieces_stay_together(kind: str) -> None:
+    seconds = np.array([0, 60, 4000, 4060, 9000, 9001])
+    times = {
+        "numbers": seconds.astype(float),
+        "uint": seconds.astype(np.uint32),
+        "dates": np.datetime64("2026-01-31T00:00:00", "s") + seconds,
+    }
+    roles = {r: r for r in ("episode", "observation", "action", "reward", "time")}
+    schema = Schema(roles, num_actions=3, end="terminated", gap=3600)
+    columns = {r: tiny_columns()[r] for r in ("observation", "action", "reward")}
+    log = st.read(columns | {"episode": np.array([7, 7, 7, 7, 7, 8]), "time": times[kind]}, schema)
+    # 7 pauses after rows 1 and 3; the last pieces end as the schema says, the others were cut.
+    assert log.episode_start.tolist() == [0, 2, 4, 5, 6]
+    assert log.episode_id.tolist() == ["7", "7/2", "7/3", "8"]
+    assert log.group is not None
+    assert log.group.tolist() == [7, 7, 7, 8]
+    assert log.truncated.tolist() == [False, True, False, True, False, False]
+    assert log.terminated.tolist() == [False, False, False, False, True, True]
+    assert any("2 gaps of more than 3600 cut episodes in two" in note for note in log.notes)
+    order = [3, 5, 0, 4, 2, 1]
+    shuffled = {name: column[order] for name, column in columns.items()}
+    again = st.read(shuffled | {"episode": np.array([7, 8, 7, 7, 7, 7]), "time": times[kind][order]}, schema)
+    assert again.content_hash == log.content_hash
+
+
+def test_groups_are_one_an_episode() -> None:
+    schema = Schema({r: r for r in (*tiny_columns(), "group")}, num_actions=3)
+    log = rows_with(schema, group=np.array(["p1", "p1", "p1", "p2", "p2", "p1"]))
+    assert log.group is not None
+    assert log.group.tolist() == ["p1", "p2", "p1"]
+    with pytest.raises(
+        DataError, match="group of the dict must be the same in every row of an episode; it changes in row 1"
+    ):
+        rows_with(schema, group=np.array(["p1", "p2", "p1", "p2", "p2", "p1"]))
+    order = np.array([5, 4, 3, 2, 1, 0])
+    columns = {name: column[order] for name, column in tiny_columns().items()}
+    with pytest.raises(DataError, match="it changes in row 4"):
+        st.read(columns | {"group": np.array(list("abbcdc"))}, schema)
+
+
+def test_the_row_that_goes_on_is_the_callers() -> None:
+    order = np.array([5, 4, 3, 2, 1, 0])
+    columns = {name: column[order] for name, column in tiny_columns().items()}
+    columns["terminated"][4] = True  # step 1 of episode 7
+    with pytest.raises(DataError, match="episode 7 of the dict goes on after terminated or truncated in row 4"):
+        st.read(columns)
+
+
+def test_names_that_make_roles_plain() -> None:
+    assert guess_columns(["Episode", "Obs_1", "Obs_0", "ACTION", "reward", "Done"]) == {
+        "episode": "Episode",
+        "observation": ("Obs_0", "Obs_1"),
+        "action": "ACTION",
+        "reward": "reward",
+        "terminated": "Done",
+    }
+    names = ["stay_id", "state", "a_0", "a_1", "a_10", "a_2", "rewards", "dones", "pscore", "user_id"]
+    assert guess_columns(names) == {
+        "episode": "stay_id",
+        "observation": "state",
+        "action": ("a_0", "a_1", "a_2", "a_10"),
+        "reward": "rewards",
+        "terminated": "dones",
+        "propensity": "pscore",
+        "group": "user_id",
+    }
+    assert guess_columns(["obs_" + "9" * 5000, "obs_0", "x"]) == {}

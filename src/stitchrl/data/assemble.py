@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from stitchrl.data.dataset import NO_OBSERVATION, Dataset
 from stitchrl.data.encode import Encoder
 from stitchrl.data.episodes import Layout, lay_out
 from stitchrl.data.readers.source import Block, LogSource
-from stitchrl.data.schema import LARGEST_ACTION_COUNT, ColumnRule, Schema
+from stitchrl.data.schema import LARGEST_ACTION_COUNT, ColumnRule, Schema, listed, shown
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.types import NumpyArray
 
@@ -31,12 +32,21 @@ PER_ROW = (
     "weight",
     "observation_id",
 )
-TEXT_LIKE = "USOmM"
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: Any) -> NumpyArray:
-    """Arrays in memory. Pages that are never written cost nothing."""
-    return np.empty(shape, dtype)
+    """Arrays in memory. Pages that are never written cost nothing.
+
+    Raises:
+        DataError: there is less memory than that.
+    """
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):
+        raise DataError(
+            f"{name} would be {'x'.join(map(str, shape))} numbers, more than memory holds. Convert the log to a store, "
+            "which is read from disk."
+        ) from None
 
 
 def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, new: New = in_memory) -> Dataset:
@@ -60,24 +70,21 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
     place = None if layout.order is None else np.argsort(layout.order)  # a row's place
     table = _ObservationTable(encoder, layout, place, new)
     columns: dict[str, Any] = {}
-    row = 0
-    for block in source.blocks(encoder.needed(("observation", "next_observation", *roles))):
-        rows = len(next(iter(block.values())))
+    end = 0
+    for row, rows, block in source.rows(encoder.needed(("observation", "next_observation", *roles))):
+        end = row + rows
+        if end > layout.count:
+            break
         if count_actions and row == 0:
             encoder.schema = schema = _action_space(schema, guessed, encoder, block)
         table.add(block, row)
         for role in roles:
             values = encoder.role(role, block, row)
             columns[role] = _put(columns.get(role), role, values, row, place, layout.count, new)
-        row += rows
-    if row != layout.count:
-        raise DataError(f"{source.origin} changed while it was read: it had {layout.count} rows, then {row}.")
+    if end != layout.count:
+        raise DataError(f"{source.origin} changed while it was read: it had {layout.count} rows, then {end}.")
     observation_table, next_index = table.finish()
-    columns = {role: np.concatenate(v) if isinstance(v, list) else v for role, v in columns.items()}
-    columns = {
-        role: v if v.dtype.kind not in TEXT_LIKE or layout.order is None else v[layout.order]
-        for role, v in columns.items()
-    }
+    columns = {role: _whole(v, layout.order) if isinstance(v, list) else v for role, v in columns.items()}
     return Dataset(
         observation_table=observation_table,
         observation_index=_index(new, "observation_index", 0, layout.count),
@@ -89,7 +96,7 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
         episode_start=layout.episode_start,
         episode_id=layout.episode_id,
         group=layout.group,
-        schema=_counted(schema, columns) if count_actions and schema.num_actions else schema,
+        schema=_counted(schema, columns) if count_actions else schema,
         notes=(*source.notes, *layout.notes),
         observation_names=table.names,
         **_with_propensities(columns, schema),
@@ -97,12 +104,13 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
 
 
 def _check_columns(source: LogSource, schema: Schema) -> None:
-    for role in (*schema.columns, "reward"):
-        for name in Encoder(schema, source.origin).needed((role,)):
-            if name not in source.names:
+    encoder, there = Encoder(schema, source.origin), set(source.names)
+    for role in dict.fromkeys((*schema.columns, "reward")):
+        for name in encoder.needed((role,)):
+            if name not in there:
                 raise SchemaError(
-                    f"The schema says {role} is in column {name!r}, which {source.origin} does not have; it has: "
-                    f"{', '.join(source.names[:40])}{' ...' if len(source.names) > 40 else ''}."
+                    f"The schema says {role} is in column {shown(name)}, which {source.origin} does not have; it has: "
+                    f"{listed(source.names, 40)}."
                 )
 
 
@@ -111,12 +119,13 @@ def _action_space(schema: Schema, guessed: Schema, encoder: Encoder, block: Bloc
     action = encoder.column("action", block, 0)
     if action.ndim != 1 or action.dtype.kind not in "iub":
         return schema
-    wide = [encoder.column(r, block, 0).shape[1] for r in ("behavior_probs", "action_mask") if r in schema.columns]
-    return dataclasses.replace(guessed, num_actions=max(wide)) if wide else guessed
+    wide = [encoder.column(r, block, 0) for r in ("behavior_probs", "action_mask") if r in schema.columns]
+    return dataclasses.replace(guessed, num_actions=max(w.shape[-1] for w in wide)) if wide else guessed
 
 
 def _counted(schema: Schema, columns: dict[str, Any]) -> Schema:
-    if "behavior_probs" in columns or "action_mask" in columns:
+    """With as many actions as were seen, where nothing else says how many there are."""
+    if schema.num_actions is None or "behavior_probs" in columns or "action_mask" in columns:
         return schema
     return dataclasses.replace(schema, num_actions=max(int(columns["action"].max()) + 1, 2))
 
@@ -125,21 +134,29 @@ def _put(
     held: Any, role: str, values: NumpyArray, row: int, place: NumpyArray | None, count: int, new: New
 ) -> NumpyArray | list[NumpyArray]:
     """A block's values written to their places; text is gathered and joined at the end, its width being unknown."""
-    if values.dtype.kind in TEXT_LIKE or isinstance(held, list):
-        return [*(held or []), values]
+    text = values.dtype.kind == "U"
     if held is None:
-        held = new(role, (count, *values.shape[1:]), values.dtype)
-    if values.shape[1:] != held.shape[1:]:
-        raise DataError(
-            f"{role} must have one width in all rows; it has {held.shape[1:]}, from row {row} {values.shape[1:]}."
-        )
-    rows = slice(row, row + len(values))
-    held[rows if place is None else place[rows]] = values
+        held = [] if text else new(role, (count, *values.shape[1:]), values.dtype)
+    if text != isinstance(held, list) or (not text and not _alike(values, held)):
+        raise DataError(f"{role} must be of one type and width in all rows; it changes in row {row}.")
+    if isinstance(held, list):
+        held.append(values)
+    else:
+        held[slice(row, row + len(values)) if place is None else place[row : row + len(values)]] = values
     return held
 
 
+def _alike(values: NumpyArray, held: NumpyArray) -> bool:
+    return values.shape[1:] == held.shape[1:] and np.can_cast(values.dtype, held.dtype, "safe")
+
+
+def _whole(parts: list[NumpyArray], order: NumpyArray | None) -> NumpyArray:
+    joined = np.concatenate(parts)
+    return joined if order is None else joined[order]
+
+
 def _index(new: New, name: str, start: int, stop: int) -> NumpyArray:
-    kind = np.int32 if stop < 2**31 else np.int64
+    kind = np.int32 if stop < 2**30 else np.int64  # half of what fits: next observations stand behind the others
     index = new(name, (stop - start,), kind)
     index[:] = np.arange(start, stop, dtype=kind)
     return index
@@ -187,12 +204,16 @@ class _ObservationTable:
     def add(self, block: Block, row: int) -> None:
         """Rows of the log that start at `row`."""
         values = self._encoder.observations("observation", block, row)
+        if 0 in values.shape[1:]:
+            raise DataError(
+                f"observation of {self._encoder.origin} must hold at least one number; its lists are empty."
+            )
         if self._table is None:
             self._names = self._encoder.observation_names(block) if values.ndim == 2 else []
             self._table = self._new("observation_table", (self._capacity, *values.shape[1:]), values.dtype)
-        if values.shape[1:] != self._table.shape[1:]:
+        if not _alike(values, self._table):
             raise DataError(
-                f"observation of {self._encoder.origin} must have one width in all rows; it has "
+                f"observation of {self._encoder.origin} must be of one type and width in all rows; it has "
                 f"{self._table.shape[1:]}, from row {row} {values.shape[1:]}."
             )
         rows = slice(row, row + len(values))
@@ -200,6 +221,8 @@ class _ObservationTable:
         if not self._has_next:
             return
         given = self._encoder.observations("next_observation", block, row)
+        if given.dtype.kind == "f" and given[0].size <= 1 and np.isnan(given).all():
+            given = np.full(values.shape, np.nan, np.float32)  # a block of nulls does not know its width
         if given.shape[1:] != values.shape[1:]:
             raise SchemaError(
                 f"next_observation of {self._encoder.origin} must have as many numbers as observation, "
@@ -220,45 +243,51 @@ class _ObservationTable:
         self._pending = given[-1:]
 
     def _keep(self, given: NumpyArray, following: NumpyArray, row: int) -> None:
-        flat = given.reshape(len(given), -1)
-        known = np.isfinite(flat).all(1) if given.dtype.kind == "f" else np.ones(len(given), bool)
-        differs = (flat != following.reshape(len(given), -1)).any(1) & known
-        differs |= self._ends[row : row + len(given)]
+        flat = _flat(given)
+        differs = (flat != _flat(following)).any(1) | self._ends[row : row + len(given)]
+        if given.dtype.kind == "f":
+            differs &= ~np.isnan(flat).all(1)  # not known at all: the next row's, or none at an end
         at = np.flatnonzero(differs)
+        self._check(given[at], at + row)
         self._extra_rows.append(at + row)
         self._extra.append(given[at])
+
+    def _check(self, extra: NumpyArray, places: NumpyArray) -> None:
+        """A next observation known in part only is damaged, unless a rule fills gaps."""
+        if extra.dtype.kind != "f" or any(
+            rule.missing != "error" for rule in self._encoder.schema.observations.values()
+        ):
+            return
+        bad = np.isnan(_flat(extra)).any(1)
+        if bad.any():
+            place = int(places[int(np.argmax(bad))])
+            row = place if self._layout.order is None else int(self._layout.order[place])
+            raise DataError(
+                f"next_observation of {self._encoder.origin} must be finite; found NaN in row {row}. A row without one "
+                "has no number in any part of it."
+            )
 
     def finish(self) -> tuple[NumpyArray, NumpyArray]:
         """The table, and where each row's next observation stands in it."""
         assert self._table is not None
         count, table = self._layout.count, self._table
-        if self._has_next and self._given is not None:
+        if self._given is not None:
             self._compare(self._given, table[:count], 0)
         if self._pending is not None:
             self._keep(self._pending, self._pending, count - 1)
         next_index = _index(self._new, "next_observation_index", 1, count + 1)
         next_index[self._ends] = NO_OBSERVATION
         if self._has_next:
-            rows, extra = np.concatenate(self._extra_rows), np.concatenate(self._extra)
-            self._check_ends(rows, extra)
-            next_index[rows] = np.arange(count, count + len(rows))
-            if count + len(rows) > len(table):
-                table = np.concatenate([table[:count], extra])
-            else:
-                table[count : count + len(rows)] = extra
-                table = table[: count + len(rows)]
+            rows = np.concatenate(self._extra_rows)
+            whole = count + len(rows)
+            if whole > len(table):
+                table = self._new("observation_table_grown", (whole, *table.shape[1:]), table.dtype)
+                table[:count] = self._table[:count]
+            np.concatenate(self._extra, out=table[count:whole])
+            table = table[:whole]
+            next_index[rows] = np.arange(count, whole)
         self._fill_gaps(table, next_index)
         return table, next_index
-
-    def _check_ends(self, rows: NumpyArray, extra: NumpyArray) -> None:
-        rules = [self._encoder.schema.observations.get(n) for n in self._encoder.schema.observation_columns]
-        if extra.dtype.kind != "f" or any(rule is not None and rule.missing != "error" for rule in rules):
-            return
-        bad = ~np.isfinite(extra.reshape(len(extra), -1)).all(1)
-        if bad.any():
-            at = int(np.argmax(bad))
-            row = int(rows[at] if self._layout.order is None else self._layout.order[rows[at]])
-            self._encoder.numbers("next_observation", extra[at : at + 1], row)
 
     def _fill_gaps(self, table: NumpyArray, next_index: NumpyArray) -> None:
         """Missing values of columns whose rule says so become the previous ones of their episode."""
@@ -278,6 +307,11 @@ class _ObservationTable:
                     fill = rule.fill if rule.categories is None else 0.0
                     table[:, i] = np.where(np.isnan(table[:, i]), np.float32(fill), table[:, i])
             column += len(names)
+
+
+def _flat(values: NumpyArray) -> NumpyArray:
+    """One row each, of no rows too."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _previous(values: NumpyArray, start: NumpyArray) -> NumpyArray:

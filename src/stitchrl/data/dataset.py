@@ -227,6 +227,11 @@ class Dataset:
                 through = self.observation_table if name == "observation_table" else None
                 _digest_rows(digest, name, value, through)
         digest.update(repr(self.num_actions).encode())
+        gaps = np.flatnonzero(~self.continues & (self.next_observation_index != NO_OBSERVATION))
+        gaps = np.setdiff1d(gaps, self.episode_start[1:] - 1)  # what came last in an episode is in already
+        if len(gaps):
+            _digest_rows(digest, "gaps", gaps, None)
+            _digest_rows(digest, "after_gaps", self.next_observation_index[gaps], self.observation_table)
         return digest.hexdigest()
 
     # --- parts -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,17 +11,19 @@ import pyarrow as pa
 from jaxtyping import Bool, Int, Shaped
 
 from stitchrl.data.encode import Encoder
-from stitchrl.data.readers.files import FILE_NUMBER
-from stitchrl.data.readers.source import LogSource, concatenated
-from stitchrl.data.schema import Schema
+from stitchrl.data.readers.source import FILE_NUMBER, LogSource
+from stitchrl.data.schema import Schema, shown
 from stitchrl.errors import DataError
 from stitchrl.types import NumpyArray
 
 __all__ = ["Layout", "lay_out"]
 
 ROLES = ("episode", "step", "time", "terminated", "truncated", "group")
-IDENTIFIERS = ("episode", "group")
-WHOLE = "biuf"
+NAMES = ("episode", "group")
+BYTES_A_ROW = 24
+"""At least, while the order of rows is found: a few kilobytes of Parquet can hold a billion equal ones."""
+LARGEST_EXACT = 2.0**53
+"""From here on a float is the same for neighbouring whole numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,70 +63,40 @@ def lay_out(source: LogSource, schema: Schema) -> Layout:
     Raises:
         DataError: no rows, an episode without an end, rows after an end, steps that repeat, missing identifiers.
     """
-    columns = _columns(source, schema)
-    first = next(iter(columns.values()))
-    count = len(first.codes if isinstance(first, _Identifiers) else first)
+    columns, count = _columns(source, schema)
     if count == 0:
         raise DataError(f"{source.origin} has no rows; a log needs at least one episode.")
     origin, notes = source.origin, []
-    terminated = columns.get("terminated", np.full(count, schema.bandit))
-    truncated = columns.get("truncated", np.zeros(count, bool))
-    rank, identifiers, order = _ranks(columns, terminated | truncated, schema, origin)
-    step = columns.get("step")
-    if step is not None:
-        _check_steps(step, origin)
+    terminated = columns["terminated"] if "terminated" in columns else np.full(count, schema.bandit)
+    truncated = columns["truncated"] if "truncated" in columns else np.zeros(count, bool)
+    rank, identifiers, apart = _ranks(columns.get("episode"), terminated | truncated, schema)
+    step = None if "step" not in columns else _steps(columns["step"], origin)
     time = None if "time" not in columns else _times(columns["time"], origin)
-    within = step if step is not None else time
-    if order is not None or (within is not None and not _ascending(within, rank)):
-        keys = (rank,) if within is None else (within, rank)
-        order = np.lexsort(keys)
+    within = time if step is None else step
+    order = None
+    if apart or (within is not None and not _ascending(within, rank)):
+        order = np.lexsort((rank,) if within is None else (within, rank))
         moved = int((order != np.arange(count)).sum())
-        if moved:
-            by = "episode" if within is None else f"episode, then {'step' if step is not None else 'time'}"
-            notes.append(f"{moved:,} rows were out of order and were sorted by {by}.")
-    if order is not None:
+        by = "episode" if within is None else f"episode, then {'time' if step is None else 'step'}"
+        notes.append(f"{moved:,} rows were out of order and were sorted by {by}.")
         rank, terminated, truncated = rank[order], terminated[order], truncated[order]
         step = None if step is None else step[order]
         time = None if time is None else time[order]
     if step is not None:
         _check_repeats(step, rank, identifiers, order, origin)
-    start = np.concatenate([[0], np.flatnonzero(np.diff(rank)) + 1, [count]]).astype(np.int64)
-    group = columns.get("group")
-    groups = None if group is None else _groups(group, order, start, origin)
+    start = np.concatenate([[0], np.flatnonzero(rank[1:] != rank[:-1]) + 1, [count]]).astype(np.int64)
+    del rank
+    groups = None if "group" not in columns else _groups(columns["group"], order, start, origin)
     if schema.gap is not None and time is not None:
         start, identifiers, truncated, groups, note = _cut_at_gaps(
             start, identifiers, time, terminated, truncated, groups, schema.gap
         )
         notes += note
     terminated, truncated, closed = _close(terminated, truncated, start, schema)
-    notes += closed
-    _check_ends(terminated, truncated, start, identifiers, origin)
-    steps = np.arange(count) - np.repeat(start[:-1], np.diff(start)) if step is None else step.astype(np.int64)
-    return Layout(order, start, identifiers, terminated, truncated, steps.astype(np.int64), time, groups, tuple(notes))
-
-
-def _columns(source: LogSource, schema: Schema) -> dict[str, Any]:
-    """The columns of `ROLES`, whole; identifiers as `_Identifiers`."""
-    encoder = Encoder(schema, source.origin)
-    present = tuple(role for role in ROLES if role in schema.columns)
-    many = FILE_NUMBER in source.names and "episode" in schema.columns
-    # Every log has an action: without any of `ROLES` it says how many rows there are.
-    parts: dict[str, list[Any]] = {role: [] for role in present or ("action",)}
-    row = 0
-    files: list[Any] = []
-    for block in source.blocks([*encoder.needed(tuple(parts)), *([FILE_NUMBER] if many else [])]):
-        files += [block[FILE_NUMBER]] if many else []
-        for role, held in parts.items():
-            values = encoder.role(role, block, row)  # refuses what cannot be
-            held.append(block[str(schema.columns[role])] if role in IDENTIFIERS else values)
-        row += len(values)
-    joined = {role: concatenated(held) if held else np.empty(0) for role, held in parts.items()}
-    found: dict[str, Any] = {
-        role: _identifiers(column) if role in IDENTIFIERS else column for role, column in joined.items()
-    }
-    if many:
-        found["episode"] = _over_files(found["episode"], np.concatenate(files), schema, source.origin)
-    return found
+    _check_ends(terminated, truncated, start, identifiers, order, origin)
+    if step is None:
+        step = np.arange(count) - np.repeat(start[:-1], np.diff(start))
+    return Layout(order, start, identifiers, terminated, truncated, step, time, groups, (*notes, *closed))
 
 
 class _Identifiers(NamedTuple):
@@ -133,18 +106,66 @@ class _Identifiers(NamedTuple):
     names: NumpyArray | None
 
 
-def _identifiers(column: Any) -> _Identifiers:
-    """Text by its place in a dictionary: comparing numbers is cheaper, and so is holding them."""
-    if isinstance(column, np.ndarray) and column.dtype.kind in "biufmM":
-        return _Identifiers(column, None)
-    array = pa.array(column.tolist()) if isinstance(column, np.ndarray) else column
-    if not (
-        pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_dictionary(array.type)
-    ):
-        return _Identifiers(array.to_numpy(zero_copy_only=False), None)
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    names = encoded.dictionary.to_numpy(zero_copy_only=False)
-    return _Identifiers(encoded.indices.to_numpy(zero_copy_only=False), names.astype(str))
+def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
+    """The columns of `ROLES`, whole, identifiers as `_Identifiers`; and the number of rows."""
+    encoder = Encoder(schema, source.origin)
+    # Every log has an action: without any of `ROLES` it says how many rows there are.
+    present = tuple(role for role in ROLES if role in schema.columns)
+    many = source.files > 1 and "episode" in present
+    held: dict[str, list[Any]] = {role: [] for role in present}
+    files: list[NumpyArray] = []
+    count = 0
+    for row, rows, block in source.rows([*encoder.needed(present or ("action",)), *([FILE_NUMBER] if many else [])]):
+        for role, parts in held.items():
+            parts.append(encoder.identifiers(role, block, row) if role in NAMES else encoder.role(role, block, row))
+        if many:
+            files.append(np.asarray(block[FILE_NUMBER]))
+        count = row + rows
+        if count * BYTES_A_ROW > _memory():
+            raise DataError(
+                f"{source.origin} has more than {count:,} rows: saying where they belong takes more memory than there is. "
+                "Split it into several files, and learn from some of them."
+            )
+    found: dict[str, Any] = {
+        role: (_identifiers if role in NAMES else _joined)(parts, f"{role} of {source.origin}")
+        for role, parts in held.items()
+        if parts
+    }
+    if files:
+        found["episode"] = _over_files(found["episode"], np.concatenate(files), schema, source.origin)
+    return found, count
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _joined(parts: list[NumpyArray], what: str) -> NumpyArray:
+    if len({part.dtype.kind in "mMU" and part.dtype.kind for part in parts}) > 1:
+        raise DataError(f"{what} must be all numbers, all times or all text; it changes from block to block.")
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _identifiers(parts: list[NumpyArray | pa.DictionaryArray], what: str) -> _Identifiers:
+    text = [part for part in parts if isinstance(part, pa.DictionaryArray)]
+    if text and len(text) == len(parts):
+        chunks = pa.chunked_array(text).unify_dictionaries().chunks
+        names = chunks[0].dictionary.to_numpy(zero_copy_only=False).astype(str)
+        return _Identifiers(np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), names)
+    if text:
+        raise DataError(f"{what} must be all numbers or all text; it changes from block to block.")
+    codes = _joined([np.asarray(part) for part in parts], what)
+    unknown = np.isnat(codes) if codes.dtype.kind in "mM" else codes != codes
+    if unknown.any():
+        raise DataError(f"{what} must name one in every row; row {int(np.argmax(unknown))} has NaN.")
+    if codes.dtype.kind == "f" and not (np.abs(codes) < LARGEST_EXACT).all():
+        row = int(np.argmin(np.abs(codes) < LARGEST_EXACT))
+        raise DataError(
+            f"{what} must tell its values apart; {shown(codes[row])} in row {row} is a float too large for that. Write "
+            "them as text or 64-bit integers."
+        )
+    return _Identifiers(_microseconds(codes), None)
 
 
 def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin: str) -> _Identifiers:
@@ -159,9 +180,9 @@ def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin:
     if schema.files is None:
         shared = int(np.flatnonzero(np.bincount(codes[at]) > 1)[0])
         which = episode.codes[np.argmax(codes == shared)]
-        shown = which if episode.names is None else episode.names[which]
+        name = which if episode.names is None else episode.names[which]
         raise DataError(
-            f"Episode {_shown(shown)} is in several files of {origin}: say under [episodes] whether they number their "
+            f"Episode {shown(name)} is in several files of {origin}: say under [episodes] whether they number their "
             'episodes each for itself (`files = "separate"`) or share them (`files = "joined"`).'
         )
     own = episode.codes[at] if episode.names is None else episode.names[episode.codes[at]]
@@ -170,27 +191,24 @@ def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin:
 
 
 def _ranks(
-    columns: dict[str, Any], ended: Bool[NumpyArray, " N"], schema: Schema, origin: str
-) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], NumpyArray | None]:
-    """Episode of each row, numbered by first appearance; their identifiers; and not None if rows must be sorted."""
+    episode: _Identifiers | None, ended: Bool[NumpyArray, " N"], schema: Schema
+) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], bool]:
+    """Episode of each row, numbered by first appearance; their identifiers; whether rows of one are apart."""
     count = len(ended)
-    if schema.bandit and "episode" not in columns:
-        return np.arange(count), np.arange(count), None
-    if "episode" not in columns:
-        rank = np.concatenate([[0], np.cumsum(ended[:-1])]).astype(np.int64)
-        return rank, np.arange(rank[-1] + 1), None
-    episode, texts = columns["episode"]
-    if episode.dtype.kind == "f" and np.isnan(episode).any():
-        raise DataError(f"episode of {origin} must name an episode in every row; found NaN.")
-    first = np.concatenate([[0], np.flatnonzero(episode[1:] != episode[:-1]) + 1])
-    names, place, inverse = np.unique(episode[first], return_index=True, return_inverse=True)
+    if episode is None and schema.bandit:
+        return np.arange(count), np.arange(count), False
+    if episode is None:
+        rank = np.concatenate([[0], np.cumsum(ended[:-1])])
+        return rank, np.arange(rank[-1] + 1), False
+    codes = episode.codes
+    first = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
+    names, place, inverse = np.unique(codes[first], return_index=True, return_inverse=True)
     appearance = np.argsort(place)
     number = np.empty(len(names), np.int64)
     number[appearance] = np.arange(len(names))
-    runs = number[inverse.reshape(-1)]
-    rank = np.repeat(runs, np.diff(np.append(first, count)))
-    names = names[appearance] if texts is None else texts[names[appearance]]
-    return rank, names, None if len(names) == len(first) else np.arange(count)
+    rank = np.repeat(number[inverse.reshape(-1)], np.diff(np.append(first, count)))
+    names = names[appearance] if episode.names is None else episode.names[names[appearance]]
+    return rank, names, len(names) < len(first)
 
 
 def _ascending(within: NumpyArray, rank: Int[NumpyArray, " N"]) -> bool:
@@ -198,17 +216,40 @@ def _ascending(within: NumpyArray, rank: Int[NumpyArray, " N"]) -> bool:
 
 
 def _times(time: NumpyArray, origin: str) -> NumpyArray:
-    """Times that can be put in order."""
-    wrong = np.isnat(time) if time.dtype.kind in "mM" else ~np.isfinite(time) if time.dtype.kind == "f" else None
-    if wrong is not None and wrong.any():
-        raise DataError(f"time of {origin} must be known in every row; row {int(np.argmax(wrong))} has none.")
-    return time
+    """Times that can be put in order and subtracted."""
+    if time.dtype.kind not in "iufmM":
+        raise DataError(
+            f"time of {origin} must be numbers or dates; got {shown(time[0])}. Write dates as 2026-01-31 23:59:00."
+        )
+    unknown = np.isnat(time) if time.dtype.kind in "mM" else ~np.isfinite(time)
+    if unknown.any():
+        raise DataError(f"time of {origin} must be known in every row; row {int(np.argmax(unknown))} has none.")
+    return _microseconds(time)
 
 
-def _check_steps(step: NumpyArray, origin: str) -> None:
+def _microseconds(time: NumpyArray) -> NumpyArray:
+    """Dates in one unit, whatever that of the file, where it holds them exactly: equal logs have equal hashes."""
+    if time.dtype.kind not in "mM":
+        return time
+    same = time.astype(f"{time.dtype.kind}8[us]")
+    return same if (same.astype(time.dtype) == time).all() else time
+
+
+def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
     """Steps are whole numbers: otherwise the order of rows is anybody's guess."""
-    if step.dtype.kind not in WHOLE or (step.dtype.kind == "f" and not (step == np.floor(step)).all()):
-        raise DataError(f"step of {origin} must be whole numbers; got {step.dtype}. Give clock times the role `time`.")
+    whole = np.zeros(len(step), bool)
+    if step.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = (step == np.floor(step)) & (np.abs(step) < LARGEST_EXACT)
+    elif step.dtype.kind in "biu":
+        whole = step <= np.iinfo(np.int64).max
+    if not whole.all():
+        row = int(np.argmin(whole))
+        raise DataError(
+            f"step of {origin} must be whole numbers; got {shown(step[row])} in row {row}. Give clock times the role "
+            "`time`."
+        )
+    return step.astype(np.int64, copy=False)
 
 
 def _check_repeats(
@@ -216,11 +257,11 @@ def _check_repeats(
 ) -> None:
     same = (step[1:] == step[:-1]) & (rank[1:] == rank[:-1])
     if same.any():
-        at = int(np.flatnonzero(same)[0]) + 1
-        row = at if order is None else int(order[at])
+        at = int(np.argmax(same)) + 1
         raise DataError(
-            f"step must differ between the rows of an episode; episode {_shown(identifiers[rank[at]])} of {origin} has "
-            f"step {_shown(step[at])} twice (row {row}). Number its rows, or leave `step` out to keep the file's order."
+            f"step must differ between the rows of an episode; episode {shown(identifiers[rank[at]])} of {origin} has "
+            f"step {shown(step[at])} twice (row {_row(at, order)}). Number its rows, or leave `step` out to keep the "
+            "file's order."
         )
 
 
@@ -230,10 +271,8 @@ def _groups(column: _Identifiers, order: NumpyArray | None, start: NumpyArray, o
     firsts = group[start[:-1]]
     other = group != np.repeat(firsts, np.diff(start))
     if other.any():
-        raise DataError(
-            f"group of {origin} must be the same in every row of an episode; it changes at place "
-            f"{int(np.argmax(other))}."
-        )
+        row = _row(int(np.argmax(other)), order)
+        raise DataError(f"group of {origin} must be the same in every row of an episode; it changes in row {row}.")
     return firsts if column.names is None else column.names[firsts]
 
 
@@ -247,7 +286,7 @@ def _cut_at_gaps(
     gap: float,
 ) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray, list[str]]:
     """Episodes cut where more time than `gap` passes; the pieces of one episode stay one group."""
-    passed = np.diff(time)
+    passed = np.diff(time if time.dtype.kind in "mM" else time.astype(np.float64))
     passed = passed / np.timedelta64(1, "s") if passed.dtype.kind == "m" else passed
     inside = np.ones(len(time), bool)
     inside[start[1:] - 1] = False
@@ -280,27 +319,32 @@ def _close(
 
 
 def _check_ends(
-    terminated: NumpyArray, truncated: NumpyArray, start: NumpyArray, identifiers: NumpyArray, origin: str
+    terminated: NumpyArray,
+    truncated: NumpyArray,
+    start: NumpyArray,
+    identifiers: NumpyArray,
+    order: NumpyArray | None,
+    origin: str,
 ) -> None:
     ended = terminated | truncated
     last = start[1:] - 1
     open_end = np.flatnonzero(~ended[last])
     if len(open_end):
         raise DataError(
-            f"Every episode must end with terminated or truncated; episode {_shown(identifiers[open_end[0]])} of "
+            f"Every episode must end with terminated or truncated; episode {shown(identifiers[open_end[0]])} of "
             f"{origin} has no end ({len(open_end)} such episode{'s' if len(open_end) > 1 else ''}). "
             'Mark its last row truncated if the log was cut there, or say `end = "truncated"` under [episodes].'
         )
-    inside = ended.copy()
-    inside[last] = False
-    if inside.any():
-        at = int(np.flatnonzero(inside)[0])
+    ended[last] = False
+    if ended.any():
+        at = int(np.argmax(ended))
         number = int(np.searchsorted(start, at, side="right")) - 1
         raise DataError(
-            f"No row may follow the end of an episode; episode {_shown(identifiers[number])} of {origin} goes on after "
-            f"terminated or truncated. Give what follows another episode id."
+            f"No row may follow the end of an episode; episode {shown(identifiers[number])} of {origin} goes on after "
+            f"terminated or truncated in row {_row(at, order)}. Give what follows another episode id."
         )
 
 
-def _shown(value: Any) -> str:
-    return repr(value.item() if hasattr(value, "item") else value)
+def _row(place: int, order: NumpyArray | None) -> int:
+    """The log's own number of a row, for messages."""
+    return place if order is None else int(order[place])

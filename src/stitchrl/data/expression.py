@@ -16,8 +16,9 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["Expression"]
 
-LONGEST = 2_000
-"""Characters; deeper nesting than these allow would overflow the parser."""
+LONGEST, DEEPEST = 2_000, 200
+"""Characters, and operations inside operations: beyond them Python's own stack ends."""
+SHOWN = 200
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -27,12 +28,12 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Mod: np.mod,
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
+    ast.Lt: np.less,
+    ast.LtE: np.less_equal,
+    ast.Gt: np.greater,
+    ast.GtE: np.greater_equal,
+    ast.Eq: np.equal,
+    ast.NotEq: np.not_equal,
     ast.And: np.logical_and,
     ast.Or: np.logical_or,
     ast.Not: np.logical_not,
@@ -68,13 +69,20 @@ class Expression:
             raise SchemaError(f"An expression may have {LONGEST} characters; got {len(text)}.")
         parts = text.split("`")
         if len(parts) % 2 == 0:
-            raise SchemaError(f"A backtick of the expression {text!r} is not closed.")
-        self._quoted = {f"_column_{i}": name for i, name in enumerate(parts[1::2])}
-        plain = "".join(part if i % 2 == 0 else f" _column_{i // 2} " for i, part in enumerate(parts))
+            raise SchemaError(f"A backtick of the expression {_short(text)} is not closed.")
+        stem = "_column_"
+        while stem in text:
+            stem += "_"
+        self._quoted = {f"{stem}{i}": name for i, name in enumerate(parts[1::2])}
+        plain = "".join(part if i % 2 == 0 else f" {stem}{i // 2} " for i, part in enumerate(parts))
         try:
-            self._tree = ast.parse(plain.strip(), mode="eval").body
+            self._tree = ast.parse(" ".join(plain.split()), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise SchemaError(f"The expression {text!r} is not arithmetic over columns.") from None
+            raise SchemaError(f"The expression {_short(text)} is not arithmetic over columns.") from None
+        if _depth(self._tree) > DEEPEST:
+            raise SchemaError(
+                f"The expression {_short(text)} nests more than {DEEPEST} operations; use parentheses to halve it."
+            )
         self.columns  # noqa: B018 - walks the tree: anything that is not allowed is refused now
 
     @cached_property
@@ -85,9 +93,8 @@ class Expression:
             _walk(self._tree, lambda name: found.setdefault(self._quoted.get(name, name)), self.text)
         return tuple(found)
 
-    def __call__(self, columns: Mapping[str, NumpyArray]) -> Float[NumpyArray, " N"]:
-        """Its value in every row, float64; what is undefined (log of a negative, 0/0) is NaN."""
-        count = len(next(iter(columns.values()))) if columns else 0
+    def __call__(self, columns: Mapping[str, NumpyArray], count: int) -> Float[NumpyArray, " count"]:
+        """Its value in each of `count` rows, float64; what is undefined (log of a negative, 0/0) is NaN."""
 
         def column(name: str) -> Any:
             return columns[self._quoted.get(name, name)].astype(np.float64)
@@ -96,39 +103,54 @@ class Expression:
             return np.broadcast_to(np.asarray(_walk(self._tree, column, self.text), np.float64), (count,))
 
 
+def _short(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")
+
+
+def _depth(tree: ast.AST) -> int:
+    """Levels of a tree, found without recursion."""
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
+
+
 def _walk(node: ast.AST, column: Callable[[str], Any], text: str) -> Any:
     """The value of a node; `column` gives that of a name. Refuses every kind of node that is not arithmetic."""
-
-    def value(inner: ast.AST) -> Any:
-        return _walk(inner, column, text)
-
     match node:
         case ast.Constant(value=bool() | int() | float() as number):
-            return np.float64(number)
+            return _constant(number, text)
         case ast.Name(id=name):
             return column(name)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            return _apply(OPERATORS[type(op)], value(left), value(right))
+            return _apply(OPERATORS[type(op)], _walk(left, column, text), _walk(right, column, text))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
-            return _apply(OPERATORS[type(op)], value(operand))
+            return _apply(OPERATORS[type(op)], _walk(operand, column, text))
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
-            return _apply(OPERATORS[type(op)], value(left), value(right))
+            return _apply(OPERATORS[type(op)], _walk(left, column, text), _walk(right, column, text))
         case ast.BoolOp(op=op, values=[first, *others]):
-            result = value(first)
+            result = _walk(first, column, text)
             for other in others:
-                result = _apply(OPERATORS[type(op)], result, value(other))
+                result = _apply(OPERATORS[type(op)], result, _walk(other, column, text))
             return result
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
             function, arity = FUNCTIONS[name]
             if len(args) == arity:
-                return _apply(function, *map(value, args))
+                return _apply(function, *(_walk(arg, column, text) for arg in args))
     raise SchemaError(
-        f"The expression {text!r} may hold numbers, columns, + - * / ** %, comparisons, and/or/not and "
+        f"The expression {_short(text)} may hold numbers, columns, + - * / ** %, comparisons of two, and/or/not and "
         f"{', '.join(f'{name}({arity})' for name, (_, arity) in FUNCTIONS.items())}; "
-        f"got {ast.unparse(node)!r}."
+        f"got {_short(ast.unparse(node))}."
     )
 
 
+def _constant(number: float, text: str) -> np.float64:
+    try:
+        return np.float64(number)
+    except OverflowError:
+        raise SchemaError(f"A number of the expression {_short(text)} is too large.") from None
+
+
 def _apply(function: Callable[..., Any], *arguments: Any) -> Any:
-    # While columns are only collected their value is None.
-    return None if any(a is None for a in arguments) else function(*arguments)
+    # While columns are only collected their value is None. Truth is 1 and 0, so that it can be counted with.
+    return None if any(a is None for a in arguments) else np.asarray(function(*arguments), np.float64)

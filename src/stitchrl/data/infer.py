@@ -38,9 +38,9 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 }
 """Role -> other names it goes by, most telling first."""
 NUMBERED = {
-    "observation": r"(?:obs|observation|state|s|feature|user_feature|x)[_\[.]?\d+\]?",
-    "next_observation": r"next_(?:obs|observation|state|s)[_\[.]?\d+\]?",
-    "action": r"(?:act|action|a)[_\[.]?\d+\]?",
+    "observation": r"(?:obs|observation|state|s|feature|user_feature|x)[_\[.]?[0-9]{1,9}\]?",
+    "next_observation": r"next_(?:obs|observation|state|s)[_\[.]?[0-9]{1,9}\]?",
+    "action": r"(?:act|action|a)[_\[.]?[0-9]{1,9}\]?",
 }
 """Vectors spread over columns: obs_0, obs_1, ..."""
 
@@ -53,7 +53,7 @@ def guess_columns(names: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
     for role, others in SYNONYMS.items():
         if role in found or (role == "propensity" and "behavior_log_prob" in found):
             continue
-        for other in others:
+        for other in (role, *others):
             if other in lower and lower[other] not in taken:
                 found[role] = lower[other]
                 taken.add(lower[other])
@@ -67,4 +67,4 @@ def guess_columns(names: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
 
 
 def _number(name: str) -> int:
-    return int(re.findall(r"\d+", name)[-1])
+    return int(re.findall(r"[0-9]+", name)[-1])

@@ -12,10 +12,10 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.infer import guess_columns
 from stitchrl.data.readers.compressed import COMPRESSIONS
 from stitchrl.data.readers.files import files_of, joined
-from stitchrl.data.readers.formats import FORMATS, format_of, named_format
+from stitchrl.data.readers.formats import format_of, named_format
 from stitchrl.data.readers.frames import open_object
 from stitchrl.data.readers.source import LogSource
-from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema
+from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema, listed, printable, shown
 from stitchrl.data.store import is_store, open_store
 from stitchrl.errors import ConfigurationError, DataError, SchemaError
 
@@ -73,14 +73,18 @@ def open_log(source: Any, *, format: str | None = None) -> LogSource:
         return open_object(source)
     path = Path(source)
     chosen = None if format is None else named_format(format)
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be entered
+        raise DataError(f"There is no log {shown(str(path))}: {printable(str(error))}.") from None
+    if is_file:
         return (chosen or format_of(path)).open(path)
-    if path.is_dir():
+    if is_folder:
         found = chosen if chosen is not None and not chosen.endings else format_of(path, missing_ok=True)
         if found is not None:
             return found.open(path)
     elif not any(sign in str(path) for sign in "*?["):
-        raise DataError(f"There is no log {str(path)!r}.")
+        raise DataError(f"There is no log {shown(str(path))}.")
     files = files_of(path)
     return joined([(chosen or format_of(file)).open(file) for file in files], path.name)
 
@@ -98,7 +102,7 @@ def schema_of(source: Any, log: LogSource, schema: Schema | str | os.PathLike[st
     if missing:
         raise SchemaError(
             f"Without a schema the columns of {log.origin} must carry the role names; there is no "
-            f"{', '.join(missing)}. Roles are: {', '.join(ROLES)}. Name your columns in a TOML schema; "
+            f"{', '.join(missing)}. Roles are: {', '.join(ROLES)}. Name your columns ({listed(log.names)}) in a TOML schema; "
             "`stitchrl schema LOG` writes a first one."
         )
     name = Path(source).stem if isinstance(source, str | os.PathLike) else "log"
@@ -106,13 +110,9 @@ def schema_of(source: Any, log: LogSource, schema: Schema | str | os.PathLike[st
 
 
 def _beside(path: Path) -> Path | None:
-    """The schema beside a log, if there is one."""
+    """The schema beside a log, if there is one: its own name with `.toml`; for a folder or pattern `schema.toml`."""
     bare = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
-    for candidate in (bare.with_suffix(".toml"), path / "schema.toml", path.parent / "schema.toml"):
-        if candidate.is_file() and (candidate.name != "schema.toml" or candidate.parent == path or not path.is_file()):
-            return candidate
-    return None
-
-
-KNOWN = tuple(known.name for known in FORMATS)
-"""Names that `format` takes."""
+    candidates = [bare.with_suffix(".toml")] if bare.name else []
+    if not path.is_file():
+        candidates.append((path if path.is_dir() else path.parent) / "schema.toml")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

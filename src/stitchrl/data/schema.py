@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
+import reprlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from stitchrl.data.expression import Expression
 from stitchrl.errors import SchemaError
 from stitchrl.types import NumpyArray
 
-__all__ = ["ROLES", "ColumnRule", "Schema"]
+__all__ = ["ROLES", "ColumnRule", "Schema", "listed", "printable", "shown"]
 
 ROLES: tuple[str, ...] = (
     "episode",
@@ -46,6 +48,8 @@ VECTOR_ROLES = ("observation", "next_observation", "behavior_probs", "action_mas
 """Roles that may be one list column or several columns."""
 LARGEST_ACTION_COUNT = 2**16
 """Most discrete actions a log may have: masks and probabilities hold one number for each of them in every row."""
+LARGEST_ONE_HOT = 2**12
+"""Most categories that become one number each."""
 MISSING = ("error", "previous", "value")
 ENCODINGS = ("one-hot", "code")
 NUMBER = (int, float)
@@ -81,10 +85,15 @@ class ColumnRule:
         _choice("encoding", self.encoding, ENCODINGS)
         _choice("missing", self.missing, MISSING)
         if self.categories is not None:
-            categories = tuple(str(c) for c in self.categories)
-            object.__setattr__(self, "categories", categories)
-            if not categories or len(set(categories)) < len(categories):
-                raise SchemaError(f"`categories` must be different values, at least one; got {list(categories)[:8]}.")
+            object.__setattr__(self, "categories", _vocabulary(self.categories))
+            if self.encoding == "one-hot" and len(self.categories) > LARGEST_ONE_HOT:
+                raise SchemaError(
+                    f"Up to {LARGEST_ONE_HOT:,} categories can be one number each; got {len(self.categories):,}. "
+                    'Say encoding = "code", or group them.'
+                )
+        for name in ("fill", "low", "high"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _float(name, getattr(self, name)))
         if not math.isfinite(self.fill):
             raise SchemaError(f"`fill` must be a finite number; got {self.fill}.")
         _ordered(self.low, self.high)
@@ -113,7 +122,7 @@ class Schema:
         action_bins: for each action column ascending edges e: value v is bin i where e[i-1] <= v < e[i], so k edges
             make k + 1 bins. Makes discrete actions of continuous doses.
         action_categories: the logged names of discrete actions, in the order of their numbers.
-        action_low, action_high: bounds of each part of a continuous action; values outside are an error.
+        action_low, action_high: bounds of each part of a continuous or binned action; values outside are an error.
         action_unit: for people.
         reward_expression: the reward as arithmetic over columns, in place of a `reward` column.
         reward_low, reward_high: bounds; values outside are an error.
@@ -158,12 +167,15 @@ class Schema:
         object.__setattr__(self, "columns", columns)
         for role, column in columns.items():
             if role not in ROLES:
-                raise SchemaError(f"The schema gives a role {role!r}; roles are: {', '.join(ROLES)}.")
-            if column in ((), "") or (isinstance(column, tuple) and "" in column):
-                raise SchemaError(f"The role {role!r} must name a column; got {column!r}.")
+                raise SchemaError(f"The schema gives a role {shown(role)}; roles are: {', '.join(ROLES)}.")
+            names = (column,) if isinstance(column, str) else column
+            if not isinstance(names, tuple) or not names or not all(isinstance(n, str) and n for n in names):
+                raise SchemaError(f"The role {role!r} must name a column; got {shown(column)}.")
+            if len(set(names)) < len(names):
+                raise SchemaError(f"The role {role!r} must name different columns; got {listed(names)}.")
             if isinstance(column, tuple) and role not in VECTOR_ROLES:
                 raise SchemaError(
-                    f"The role {role!r} takes one column; got {len(column)}: {', '.join(column)}. "
+                    f"The role {role!r} takes one column; got {len(column)}: {listed(column)}. "
                     f"Only {', '.join(VECTOR_ROLES)} may take several."
                 )
         self._check_roles()
@@ -190,56 +202,93 @@ class Schema:
             raise SchemaError("The reward is a column or an expression; the schema gives both. Drop one.")
         if self.reward_expression is not None:
             Expression(self.reward_expression)
-        for name in self.observations:
-            if name not in self.observation_columns:
-                raise SchemaError(
-                    f"The schema says how to read observation column {name!r}, which is none of the observation: "
-                    f"{', '.join(self.observation_columns)}."
-                )
+        for name in self.observations.keys() - set(self.observation_columns):
+            raise SchemaError(
+                f"The schema says how to read observation column {shown(name)}, which is none of the observation: "
+                f"{listed(self.observation_columns)}."
+            )
         if "propensity" in self.columns and "behavior_log_prob" in self.columns:
             raise SchemaError("`propensity` and `behavior_log_prob` say the same; the schema gives both. Drop one.")
 
     def _check_action(self) -> None:
-        for name in ("action_counts", "action_bins", "action_categories", "action_low", "action_high"):
+        ways = {"action_counts": "count", "action_bins": "bins", "action_categories": "categories"}
+        for name in (*ways, "action_low", "action_high"):
             value = getattr(self, name)
             if value is not None:
                 value = tuple(tuple(v) if isinstance(v, list | tuple) else v for v in value)
                 object.__setattr__(self, name, value)
                 if not value:
-                    raise SchemaError(f"`{name}` must not be empty.")
+                    raise SchemaError(f"`{ways.get(name, name[7:])}` of [action] must not be empty.")
         if self.action_bins is not None:
-            for edges in self.action_bins:
+            bins = tuple(tuple(_float("bins", edge) for edge in edges) for edges in self.action_bins)
+            object.__setattr__(self, "action_bins", bins)
+            for edges in bins:
                 if not edges or any(not math.isfinite(e) for e in edges) or list(edges) != sorted(set(edges)):
-                    raise SchemaError(f"`bins` of [action] must be ascending finite edges; got {list(edges)[:8]}.")
-            object.__setattr__(self, "action_counts", tuple(len(edges) + 1 for edges in self.action_bins))
-        if self.action_counts is not None:
-            if any(n < 1 for n in self.action_counts):
-                raise SchemaError(f"Every `count` of [action] must be at least 1; got {list(self.action_counts)}.")
-            object.__setattr__(self, "num_actions", math.prod(self.action_counts))
-        if self.action_categories is not None:
-            if len(set(self.action_categories)) < len(self.action_categories):
-                raise SchemaError("`categories` of [action] must be different values.")
-            if self.num_actions not in (None, len(self.action_categories)):
+                    raise SchemaError(f"`bins` of [action] must be ascending finite edges; got {shown(list(edges))}.")
+            self._count_parts(tuple(len(edges) + 1 for edges in bins))
+        elif self.action_counts is not None:
+            if any(not _whole(n) or n < 1 for n in self.action_counts):
                 raise SchemaError(
-                    f"[action] counts {self.num_actions} actions and names {len(self.action_categories)}; drop `count`."
+                    f"Every `count` of [action] must be at least 1; got {shown(list(self.action_counts))}."
                 )
+            self._count_parts(self.action_counts)
+        if self.action_categories is not None:
+            object.__setattr__(self, "action_categories", _vocabulary(self.action_categories))
+            if self.action_counts is not None or self.num_actions not in (None, len(self.action_categories)):
+                raise SchemaError(
+                    f"[action] counts {shown(self.num_actions)} actions and names {len(self.action_categories)}; "
+                    "drop `count` or `bins`."
+                )
+            if not isinstance(self.columns["action"], str):
+                raise SchemaError(f"Named actions stand in one column; got {listed(self.columns['action'])}.")
             object.__setattr__(self, "num_actions", len(self.action_categories))
-        if self.num_actions is not None and self.num_actions < 2:
-            raise SchemaError(f"`num_actions` must be at least 2; got {self.num_actions}.")
+        if self.num_actions is not None and not (_whole(self.num_actions) and self.num_actions >= 2):
+            raise SchemaError(f"`num_actions` must be at least 2; got {shown(self.num_actions)}.")
         if self.num_actions is not None and self.num_actions > LARGEST_ACTION_COUNT:
             raise SchemaError(
-                f"A log may have up to {LARGEST_ACTION_COUNT:,} discrete actions; got {self.num_actions:,}. "
+                f"A log may have up to {LARGEST_ACTION_COUNT:,} discrete actions; got {shown(self.num_actions)}. "
                 "Group them, or use coarser bins."
             )
-        for low, high in zip(self.action_low or (), self.action_high or (), strict=False):
-            _ordered(low, high)
+        self._check_bounds()
+
+    def _count_parts(self, counts: tuple[int, ...]) -> None:
+        """Parts make one number. Given both, `counts` and their product must agree with what the caller said."""
+        if self.action_counts not in (None, counts) or self.num_actions not in (None, math.prod(counts)):
+            raise SchemaError(
+                f"[action] has {shown(list(counts))} choices and counts "
+                f"{shown(self.num_actions if self.action_counts in (None, counts) else list(self.action_counts or ()))}; "
+                "drop `count`."
+            )
+        object.__setattr__(self, "action_counts", counts)
+        object.__setattr__(self, "num_actions", math.prod(counts))
+
+    def _check_bounds(self) -> None:
+        for key, bounds in (("low", self.action_low), ("high", self.action_high)):
+            if bounds is None:
+                continue
+            if self.num_actions is not None and self.action_bins is None:
+                raise SchemaError(f"`{key}` of [action] bounds continuous actions; this one is discrete. Drop it.")
+            if self.action_bins is not None and len(bounds) != len(self.action_bins):
+                raise SchemaError(
+                    f"`{key}` of [action] must have one bound for each of its {len(self.action_bins)} columns; "
+                    f"got {len(bounds)}."
+                )
+            object.__setattr__(self, f"action_{key}", tuple(_float(key, bound) for bound in bounds))
+        low, high = self.action_low, self.action_high
+        if low is not None and high is not None and len(low) != len(high):
+            raise SchemaError(f"`low` and `high` of [action] must be equally long; got {len(low)} and {len(high)}.")
+        for bounds in itertools.zip_longest(low or (), high or ()):
+            _ordered(*bounds)
 
     def _check_numbers(self) -> None:
+        for name in ("gamma", "reward_low", "reward_high", "gap"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _float(name, getattr(self, name)))
         if not 0.0 <= self.gamma <= 1.0:
             raise SchemaError(f"`gamma` must be in [0, 1]; got {self.gamma}. Use 1 to count every reward in full.")
         _ordered(self.reward_low, self.reward_high)
         if self.end not in (None, "truncated", "terminated"):
-            raise SchemaError(f'`end` of [episodes] must be "truncated" or "terminated"; got {self.end!r}.')
+            raise SchemaError(f'`end` of [episodes] must be "truncated" or "terminated"; got {shown(self.end)}.')
         if self.files is not None:
             _choice("files", self.files, ("separate", "joined"))
         if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
@@ -289,48 +338,59 @@ class Schema:
             content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SchemaError(f"There is no schema file {str(path)!r}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise SchemaError(f"The schema {str(path)!r} is not TOML: {error}.") from None
         except OSError as error:
             raise SchemaError(f"The schema {str(path)!r} cannot be read: {error.strerror}.") from None
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # not TOML, not UTF-8, a number of 5,000 digits, a NUL in the path
+            raise SchemaError(f"The schema {str(path)!r} is not TOML: {printable(str(error).rstrip('.'))}.") from None
         return cls.from_dict(content)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Raises SchemaError on unknown keys or values of the wrong kind."""
+        named = ", ".join(f"[{s}]" for s in SECTIONS)
+        if not isinstance(content, Mapping):
+            raise SchemaError(f"A schema has the sections {named}; got {shown(content)}.")
         for section, entries in content.items():
             if section not in SECTIONS or not isinstance(entries, Mapping):
-                named = ", ".join(f"[{s}]" for s in SECTIONS)
-                raise SchemaError(f"A schema has the sections {named}; got {section!r}.")
+                raise SchemaError(f"A schema has the sections {named}; got {shown(section)}.")
             for key, value in entries.items():
                 if section != "observation":
                     _known(section, SECTIONS[section], key, value)
                 elif not isinstance(value, Mapping):
-                    raise SchemaError(f"[observation] of the schema holds one table a column; got {key!r} = {value!r}.")
+                    raise SchemaError(
+                        f"[observation] of the schema holds one table a column; got {shown(key)} = {shown(value)}."
+                    )
                 else:
                     for setting, given in value.items():
-                        _known(f"observation.{key}", SECTIONS["observation"], setting, given)
-        action, task = content.get("action", {}), content.get("task", {})
+                        _known(f"observation.{printable(key)}", SECTIONS["observation"], setting, given)
+        action, task = _tuples(content.get("action", {})), content.get("task", {})
         reward, episodes = content.get("reward", {}), content.get("episodes", {})
         discrete = {"count", "bins", "categories"} & set(action)
         kind = action.get("kind", "discrete" if discrete else "continuous")
         if kind not in ("discrete", "continuous"):
-            raise SchemaError(f"`kind` of [action] must be discrete or continuous; got {kind!r}.")
+            raise SchemaError(f"`kind` of [action] must be discrete or continuous; got {shown(kind)}.")
         count = action.get("count")
         if kind == "continuous" and discrete:
             key = sorted(discrete)[-1]
             raise SchemaError(
-                f'A continuous action has no `{key}`; got {action[key]!r}. Drop it, or say kind = "discrete".'
+                f'A continuous action has no `{key}`; got {shown(action[key])}. Drop it, or say kind = "discrete".'
             )
         if kind == "discrete" and not discrete:
             raise SchemaError("A discrete action needs `count`, the number of actions; got None.")
+        if len(discrete) > 1:
+            raise SchemaError(
+                f"[action] needs one of {', '.join(f'`{key}`' for key in sorted(discrete))}; drop the rest."
+            )
         return cls(
             content.get("columns", {}),
             count if isinstance(count, int) else None,
-            float(task.get("gamma", 0.99)),
+            task.get("gamma", 0.99),
             task.get("name", "log"),
-            observations={name: ColumnRule(**rule) for name, rule in content.get("observation", {}).items()},
-            action_counts=tuple(count) if isinstance(count, list) else None,
+            observations={name: ColumnRule(**_tuples(rule)) for name, rule in content.get("observation", {}).items()},
+            action_counts=count if isinstance(count, tuple) else None,
             action_bins=action.get("bins"),
             action_categories=action.get("categories"),
             action_low=action.get("low"),
@@ -387,6 +447,58 @@ class Schema:
         return tomli_w.dumps(self.to_dict())
 
 
+def printable(text: str) -> str:
+    """Text as it can stand in a message of one line: control characters escaped, the far end of long text cut."""
+    start = text[: LONGEST_SHOWN + 1]
+    start = start if start.isprintable() else repr(start)[1:-1]
+    return start if len(start) <= LONGEST_SHOWN else start[:LONGEST_SHOWN] + "..."
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """The first names of many, for a message."""
+    some = [printable(str(name)) for name in itertools.islice(names, most + 1)]
+    return ", ".join(some[:most]) + (" ..." if len(some) > most else "")
+
+
+def shown(value: Any) -> str:
+    """Any value, for a message."""
+    try:
+        return printable(_SHORT.repr(value.item() if isinstance(value, np.generic) else value))
+    except ValueError:  # an integer of more digits than Python prints
+        return type(value).__name__
+
+
+LONGEST_SHOWN = 300
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxlist = _SHORT.maxtuple = 8
+
+
+def _tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists of TOML, as the dataclasses hold them."""
+
+    def held(key: str, value: Any) -> Any:
+        if key == "categories":
+            return tuple(map(str, value))
+        return tuple(held("", inner) for inner in value) if isinstance(value, list) else value
+
+    return {key: held(key, value) for key, value in rule.items()}
+
+
+def _vocabulary(values: Iterable[Any]) -> tuple[str, ...]:
+    categories = tuple(str(value) for value in values)
+    if not categories or len(set(categories)) < len(categories):
+        raise SchemaError(f"`categories` must be different values, at least one; got {shown(list(categories))}.")
+    return categories
+
+
+def _float(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise SchemaError(f"`{name}` must be a number that fits 64 bits; got {shown(value)}.") from None
+
+
 def _names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
@@ -410,7 +522,7 @@ NUMERIC = ("a number", _number)
 SEVERAL = ("a list of numbers, one for each part of the action", _numbers)
 VOCABULARY = (
     "a list of texts or whole numbers",
-    lambda v: isinstance(v, list) and all(isinstance(c, str | int) for c in v),
+    lambda v: isinstance(v, list) and all(isinstance(c, str) or _whole(c) for c in v),
 )
 SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
     "columns": dict.fromkeys(ROLES, COLUMN),
@@ -445,19 +557,19 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
 
 def _known(section: str, known: Mapping[str, tuple[str, Any]], key: str, value: Any) -> None:
     if key not in known:
-        raise SchemaError(f"[{section}] of the schema knows {', '.join(known)}; got {key!r}.")
+        raise SchemaError(f"[{section}] of the schema knows {', '.join(known)}; got {shown(key)}.")
     rule, holds = known[key]
     if not holds(value):
         if section == "columns":
-            raise SchemaError(f"The column of {key!r} must be {rule}; got {value!r}.")
+            raise SchemaError(f"The column of {key!r} must be {rule}; got {shown(value)}.")
         if (section, key) == ("action", "count"):
-            raise SchemaError(f"A discrete action needs `count`, {rule}; got {value!r}.")
-        raise SchemaError(f"`{key}` of [{section}] must be {rule}; got {value!r}.")
+            raise SchemaError(f"A discrete action needs `count`, {rule}; got {shown(value)}.")
+        raise SchemaError(f"`{key}` of [{section}] must be {rule}; got {shown(value)}.")
 
 
 def _choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise SchemaError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
+        raise SchemaError(f"`{name}` must be one of {', '.join(choices)}; got {shown(value)}.")
 
 
 def _ordered(low: float | None, high: float | None) -> None:

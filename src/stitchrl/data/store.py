@@ -11,9 +11,12 @@ Every file is one record batch, so each column is one piece of memory: opening a
 
 from __future__ import annotations
 
+import glob
 import json
+import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +28,7 @@ import pyarrow as pa
 
 from stitchrl.data.assemble import New
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.schema import Schema
+from stitchrl.data.schema import Schema, printable, shown
 from stitchrl.errors import DataError, RunDirectoryError
 from stitchrl.files import make_directory, write_json
 from stitchrl.types import NumpyArray
@@ -55,6 +58,27 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "episodes": ("episode_start", "episode_id", "group"),
 }
 """File -> the columns it holds; those that a log lacks are left out."""
+ANY = "biufmMU"
+KINDS: Mapping[str, tuple[str, int]] = {
+    "observation_index": ("i", 1),
+    "next_observation_index": ("i", 1),
+    "reward": ("f", 1),
+    "terminated": ("b", 1),
+    "truncated": ("b", 1),
+    "step": ("i", 1),
+    "behavior_log_prob": ("f", 1),
+    "source": (ANY, 1),
+    "weight": ("f", 1),
+    "time": (ANY, 1),
+    "observation_id": (ANY, 1),
+    "behavior_probs": ("f", 2),
+    "action_mask": ("b", 2),
+    "episode_start": ("i", 1),
+    "episode_id": (ANY, 1),
+    "group": (ANY, 1),
+}
+"""Column -> NumPy kinds and number of axes; those of `observation_table` and `action` depend on the log."""
+SAMPLES, SAMPLE_ROWS = 64, 1024
 
 
 def is_store(path: Path) -> bool:
@@ -62,7 +86,7 @@ def is_store(path: Path) -> bool:
     try:
         with open(path / META, encoding="utf-8") as file:
             return f'"{KIND}"' in file.read(200)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return False
 
 
@@ -77,7 +101,7 @@ def write_store(log: Dataset, path: str | os.PathLike[str]) -> Path:
         raise RunDirectoryError(f"{str(path)!r} exists; nothing is overwritten. Choose another place or remove it.")
     log = log.compact()
     make_directory(path.parent)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    beside = _beside(path.parent, path.name)
     try:
         columns: dict[str, Any] = {}
         for group, names in GROUPS.items():
@@ -97,10 +121,13 @@ def write_store(log: Dataset, path: str | os.PathLike[str]) -> Path:
         }
         write_json(beside / META, meta)
         os.chmod(beside, 0o755)
+        _flush(beside)
         os.rename(beside, path)
+        _flush(path.parent)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise RunDirectoryError(
-            f"The store {str(path)!r} cannot be written: {error.strerror or error}. Free space or choose another place."
+            f"The store {str(path)!r} cannot be written: {printable(reason)}. Free space or choose another place."
         ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -118,64 +145,136 @@ def open_store(path: Path) -> Dataset:
         version = meta["format_version"]
         if version != FORMAT_VERSION:
             raise DataError(
-                f"The store {str(path)!r} is of format {version}; this stitchrl reads {FORMAT_VERSION}. "
-                "Convert the original log again."
+                f"The store {str(path)!r} is of format {shown(version)}; this stitchrl reads {FORMAT_VERSION}. Use the "
+                "stitchrl that wrote it, or convert the original log again."
             )
         arrays: dict[str, NumpyArray] = {}
         for group, columns in meta["columns"].items():
             if group not in GROUPS or not set(columns) <= set(GROUPS[group]):
-                raise DataError(f"The store {str(path)!r} is damaged: it holds unknown columns in {group!r}.")
+                raise ValueError(f"it holds unknown columns in {shown(group)}")
             arrays |= _read_group(path / f"{group}.arrow", columns)
-        start = np.append(arrays.pop("episode_start"), np.int64(meta["transitions"]))
+        schema = Schema.from_dict(meta["schema"])
+        _check(arrays, schema, meta["transitions"], meta["episodes"])
         log = Dataset(
-            **arrays,
-            episode_start=start,
-            schema=Schema.from_dict(meta["schema"]),
-            observation_names=tuple(meta["observation_names"]),
-            notes=tuple(meta["notes"]),
+            **{**arrays, "episode_start": np.append(arrays["episode_start"], np.int64(meta["transitions"]))},
+            schema=schema,
+            observation_names=tuple(str(name) for name in meta["observation_names"]),
+            notes=tuple(str(note) for note in meta["notes"]),
         )
-        _check(log, meta)
         vars(log)["content_hash"] = str(meta["content_hash"])  # made at conversion: not read through again
-    except DataError:
+    except (DataError, KeyboardInterrupt):
         raise
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever damaged files make JSON, Arrow and NumPy raise
         lines = str(error).splitlines() or [type(error).__name__]
         raise DataError(
-            f"The store {str(path)!r} is damaged: {lines[0][:200]}. Convert the original log again."
+            f"The store {str(path)!r} is damaged: {printable(lines[0].rstrip('.'))}. Convert the original log again."
         ) from None
     return log
 
 
-def _check(log: Dataset, meta: Mapping[str, Any]) -> None:
-    """What can be seen without reading the arrays through."""
-    rows = {
-        name: len(getattr(log, name))
-        for name in GROUPS["transitions"] + GROUPS["choices"]
-        if getattr(log, name) is not None
+def _check(arrays: Mapping[str, NumpyArray], schema: Schema, transitions: int, episodes: int) -> None:
+    """What can be seen without reading the arrays through.
+
+    Numbers that changed on the disk are not: that takes reading the whole log, as `content_hash` did when it was made.
+    But places in other arrays that lie outside them would be used silently (JAX clips them), so these are looked at in
+    parts spread over the log: a file that was cut, filled with zeros or exchanged shows there, at the cost of a few
+    hundred pages whatever its size. A store of a few blocks is seen whole.
+    """
+    table = arrays["observation_table"]
+    discrete = schema.num_actions is not None
+    image = table.dtype == np.uint8 and table.ndim > 2
+    kinds = {
+        **KINDS,
+        "observation_table": ("u", table.ndim) if image else ("f", 2),
+        "action": ("i", 1) if discrete else ("f", 2),
     }
-    wrong = [name for name, count in rows.items() if count != meta["transitions"]]
-    episodes = meta["episodes"]
-    if wrong or len(log.episode_start) != episodes + 1 or len(log.episode_id) != episodes:
-        raise ValueError(f"{', '.join(wrong) or 'episodes'} of another length than {META} says")
-    if int(log.episode_start[0]) != 0 or (np.diff(log.episode_start) < 1).any():
-        raise ValueError("episodes that do not cover the transitions")
+    for name, array in arrays.items():
+        kind, axes = kinds[name]
+        if array.dtype.kind not in kind or array.ndim != axes:
+            raise ValueError(f"{name} has {array.ndim} axes of {array.dtype}")
+        count = len(table) if name == "observation_table" else episodes if name in GROUPS["episodes"] else transitions
+        if len(array) != count or (name in GROUPS["choices"] and discrete and array.shape[1] != schema.num_actions):
+            raise ValueError(f"{name} has shape {array.shape}, not that which {META} says")
+    start = arrays["episode_start"]
+    if not len(start) or start[0] != 0 or (np.diff(np.append(start, transitions)) < 1).any():
+        raise ValueError("its episodes do not cover the transitions")
+    ranges = {"observation_index": (0, len(table)), "next_observation_index": (-1, len(table))}
+    if discrete:
+        ranges["action"] = (0, schema.num_actions or 0)
+    for name, array in arrays.items():
+        places = np.unique(np.linspace(0, max(len(array) - SAMPLE_ROWS, 0), SAMPLES).astype(np.int64))
+        for part in (array[place : place + SAMPLE_ROWS] for place in places):
+            if name in ranges and not (part.min() >= ranges[name][0] and part.max() < ranges[name][1]):
+                raise ValueError(f"{name} points outside of what it counts")
+            if part.dtype.kind == "b" and part.view(np.uint8).max() > 1:
+                raise ValueError(f"{name} holds neither true nor false")
+            if part.dtype.kind == "U" and part.view(np.uint32).max() > sys.maxunicode:
+                raise ValueError(f"{name} holds no text")
 
 
 @contextmanager
 def on_disk(folder: Path) -> Iterator[New]:
     """Makes arrays in files of a folder, for logs larger than memory; the files go with the context."""
     make_directory(folder)
-    with tempfile.TemporaryDirectory(prefix=".spool.", suffix=".part", dir=folder) as spool:
+    spool = _beside(folder, "spool")
 
-        def new(name: str, shape: tuple[int, ...], dtype: Any) -> NumpyArray:
-            try:
-                return np.memmap(Path(spool) / name, dtype, "w+", shape=shape)
-            except OSError as error:
-                raise RunDirectoryError(
-                    f"{str(folder)!r} has no room for {name} while converting: {error.strerror}. Free space."
-                ) from None
+    def new(name: str, shape: tuple[int, ...], dtype: Any) -> NumpyArray:
+        try:
+            with open(spool / name, "wb+") as file:
+                # The room is taken now: a page without room, touched later, would end the interpreter.
+                size = math.prod(shape) * np.dtype(dtype).itemsize
+                (os.posix_fallocate if hasattr(os, "posix_fallocate") else _extend)(file.fileno(), 0, size)
+                return np.memmap(file, dtype, "r+", shape=shape)
+        except (OSError, OverflowError) as error:
+            raise RunDirectoryError(
+                f"{str(folder)!r} has no room for {name} while converting: {getattr(error, 'strerror', error)}. Free "
+                "space."
+            ) from None
 
+    try:
         yield new
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A hidden folder of this process; what killed ones left under the same name is removed.
+
+    Raises:
+        RunDirectoryError: it cannot be made.
+    """
+    for left in folder.glob(f".{glob.escape(name)}.*.part"):
+        pid = left.name.split(".")[-3]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{name}.{os.getpid()}.", suffix=".part", dir=folder))
+    except OSError as error:
+        raise RunDirectoryError(f"{str(folder)!r} cannot be written: {error.strerror}. Choose another place.") from None
+
+
+def _extend(descriptor: int, start: int, size: int) -> None:
+    """Where the system cannot take room ahead."""
+    os.truncate(descriptor, start + size)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself: a power cut after the renaming must not leave an empty file in a whole folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_group(path: Path, columns: Mapping[str, NumpyArray]) -> dict[str, Any]:
@@ -190,6 +289,7 @@ def _write_group(path: Path, columns: Mapping[str, NumpyArray]) -> dict[str, Any
     batch = pa.RecordBatch.from_arrays(arrays, list(columns))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
+    _flush(path)
     return described
 
 
@@ -209,12 +309,12 @@ def _raw(kind: np.dtype[Any]) -> np.dtype[Any]:
 
 def _read_group(path: Path, columns: Mapping[str, Any]) -> dict[str, NumpyArray]:
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    batch.validate()
+    batch.validate()  # that every buffer lies in the file and is as long as its column needs
     found: dict[str, NumpyArray] = {}
     for name, described in columns.items():
-        array, kind = batch.column(name), np.dtype(described["dtype"])
+        array, kind, shape = batch.column(name), np.dtype(described["dtype"]), tuple(described["shape"])
         flat = (array.flatten() if pa.types.is_fixed_size_list(array.type) else array).to_numpy(zero_copy_only=True)
-        if flat.dtype != _raw(kind) or kind.kind not in "biufmMU":
-            raise ValueError(f"{name} is {flat.dtype}, not {kind}")
-        found[name] = flat.view(kind).reshape(len(array), *described["shape"])
+        if kind.kind not in ANY or flat.dtype != _raw(kind) or any(size < 1 for size in shape):
+            raise ValueError(f"{name} is {flat.dtype}, not {shape} of {kind}")
+        found[name] = flat.view(kind).reshape(len(array), *shape)
     return found

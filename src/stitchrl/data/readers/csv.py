@@ -1,4 +1,4 @@
-"""CSV and TSV, plain or compressed, a block at a time."""
+"""CSV and TSV, plain or compressed, a block of lines at a time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from stitchrl.data.readers.compressed import opened, without_compression
+from stitchrl.data.readers.compressed import without_compression
 from stitchrl.data.readers.source import Block, Format, LogSource, reading
+from stitchrl.data.readers.text import MOST_COLUMNS, line_blocks, wider
 from stitchrl.errors import DataError
 
 __all__ = ["FORMAT", "open_csv"]
 
-BLOCK_BYTES = 2**22
-WIDER = {pa.int64(): pa.float64(), pa.bool_(): pa.string(), pa.null(): pa.string()}
-"""What a column becomes that a later block does not fit; text at last."""
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 
 
@@ -27,21 +25,57 @@ def open_csv(path: Path) -> LogSource:
     Raises:
         DataError: not text, no header, rows of different lengths, repeated column names.
     """
-    tab = without_compression(path) == ".tsv"
-    with reading(str(path), "CSV"):
-        types = _types(path, tab)
+    kind = "TSV" if without_compression(path) == ".tsv" else "CSV"
+    with reading(str(path), kind):
+        names, delimiter = _header(path)
+        source = LogSource(path.name, "TSV" if delimiter == "\t" else "CSV", names, lambda wanted: iter(()))
+        types: list[pa.DataType] = [pa.null()] * len(names)
+        for batch in _batches(path, names, delimiter):
+            types = [_wider(a, b) for a, b in zip(types, batch.schema.types, strict=True)]
+    known = dict(zip(names, types, strict=True))
 
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
-        with reading(path.name, "CSV"):
-            for batch in _batches(path, tab, types, list(wanted)):
+        with reading(path.name, source.format):
+            for batch in _batches(path, names, delimiter, known, list(wanted)):
                 yield dict(zip(batch.schema.names, batch.columns, strict=True))
 
-    return LogSource(path.name, "TSV" if tab else "CSV", tuple(types), blocks)
+    return LogSource(path.name, source.format, names, blocks)
+
+
+def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """As text all values of a column can be read; as bytes even what is no text."""
+    return pa.binary() if pa.binary() in (a, b) else wider(a, b) or pa.string()
+
+
+def _header(path: Path) -> tuple[tuple[str, ...], str]:
+    """The names in the first line, and what stands between them."""
+    first = next(line_blocks(path), b"").lstrip(b"\r\n")
+    line = first[: first.find(b"\n") + 1] or (first + b"\n" if first else b"")
+    tab = b"\t" in line and (without_compression(path) == ".tsv" or b"," not in line)
+    delimiter = "\t" if tab or without_compression(path) == ".tsv" else ","
+    if not line:
+        raise DataError(f"{path.name} has no rows; a log needs at least one episode.")
+    if line.count(delimiter.encode()) >= MOST_COLUMNS:
+        raise DataError(f"{path.name} has more than {MOST_COLUMNS:,} columns; put vectors into one list column.")
+    parsed = arrow_csv.read_csv(
+        pa.py_buffer(line),
+        arrow_csv.ReadOptions(autogenerate_column_names=True, block_size=len(line) + 1),
+        arrow_csv.ParseOptions(delimiter=delimiter),
+        arrow_csv.ConvertOptions(
+            column_types={f"f{i}": pa.string() for i in range(line.count(delimiter.encode()) + 1)}
+        ),
+    )
+    return tuple(column[0].as_py() or "" for column in parsed.columns), delimiter
 
 
 def _batches(
-    path: Path, tab: bool, types: dict[str, pa.DataType], wanted: list[str] | None = None
+    path: Path,
+    names: tuple[str, ...],
+    delimiter: str,
+    types: dict[str, pa.DataType] | None = None,
+    wanted: list[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
+    """Blocks of lines, each read by itself: with types of its own, where none are given."""
     convert = arrow_csv.ConvertOptions(
         column_types=types,
         include_columns=wanted,
@@ -50,43 +84,32 @@ def _batches(
         true_values=["true", "True", "TRUE"],
         false_values=["false", "False", "FALSE"],
     )
-    parse = arrow_csv.ParseOptions(delimiter="\t" if tab else ",", newlines_in_values=False)
-    read = arrow_csv.ReadOptions(block_size=BLOCK_BYTES)
-    with opened(path) as file, arrow_csv.open_csv(file, read, parse, convert) as stream:
-        yield from stream
-
-
-def _types(path: Path, tab: bool) -> dict[str, pa.DataType]:
-    """Column -> type that holds all its values; a column that a later block does not fit is widened and read again."""
-    types: dict[str, pa.DataType] = {}
-    while True:
+    parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=False)
+    row = 0
+    for number, lines in enumerate(line_blocks(path)):
+        if number == 0:
+            lines = lines.lstrip(b"\r\n")
+            lines = lines[lines.find(b"\n") + 1 :] if b"\n" in lines else b""
+        if not lines.strip():
+            continue
+        read = arrow_csv.ReadOptions(column_names=list(names), block_size=len(lines) + 1)
         try:
-            schema = None
-            for batch in _batches(path, tab, types):
-                schema = batch.schema
-            if schema is None:
-                raise DataError(f"{path.name} has no rows; a log needs at least one episode.")
-            if len(set(schema.names)) < len(schema.names):
-                twice = next(n for n in schema.names if schema.names.count(n) > 1)
-                raise DataError(f"Columns of {path.name} must have different names; {twice!r} stands twice.")
-            return {field.name: field.type for field in schema}
-        except pa.ArrowInvalid as error:
-            found = re.search(r"In CSV column #(\d+):.*conversion error to ([a-z0-9_]+)", str(error))
-            if found is None:
-                raise
-            with opened(path) as file:
-                name = _header(file, tab)[int(found.group(1))]
-            now = types.get(name) or next((t for t in WIDER if str(t) == found.group(2)), pa.float64())
-            wider = WIDER.get(now, pa.string())
-            if types.get(name) == pa.string():
-                raise
-            types[name] = wider
+            table = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+        except pa.ArrowInvalid:
+            read.use_threads = False  # only so it counts rows
+            try:
+                table = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+            except pa.ArrowInvalid as error:
+                raise pa.ArrowInvalid(_counted(str(error), row)) from None
+        yield from table.combine_chunks().to_batches()
+        row += table.num_rows
 
 
-def _header(file: object, tab: bool) -> list[str]:
-    parse = arrow_csv.ParseOptions(delimiter="\t" if tab else ",")
-    with arrow_csv.open_csv(file, arrow_csv.ReadOptions(block_size=BLOCK_BYTES), parse) as stream:
-        return list(stream.schema.names)
+def _counted(message: str, row: int) -> str:
+    """The message with the row's number in the log instead of that in its block."""
+    return re.sub(
+        r"^(?:CSV parse error: )?Row #(\d+): ", lambda found: f"row {row + int(found.group(1)) - 1}: ", message
+    )
 
 
 def _looks_like_text_table(path: Path, head: bytes) -> bool:

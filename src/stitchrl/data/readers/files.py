@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stitchrl.data.readers.source import Block, LogSource
+from stitchrl.data.readers.compressed import without_compression
+from stitchrl.data.readers.source import FILE_NUMBER, Block, LogSource
+from stitchrl.data.schema import listed
 from stitchrl.errors import DataError
 
-__all__ = ["FILE_NUMBER", "files_of", "joined"]
-
-FILE_NUMBER = "file number"
-"""The column that says which of the files a row is from."""
+__all__ = ["files_of", "joined"]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -23,17 +22,20 @@ def files_of(path: Path) -> list[Path]:
     Raises:
         DataError: there are none, or they end differently.
     """
-    if path.is_dir():
-        found = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith((".", "_"))]
-        found = [p for p in found if p.suffix.lower() not in (".toml", ".md", ".txt")]
-    else:
-        found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+    try:
+        if path.is_dir():
+            found = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith((".", "_"))]
+            found = [p for p in found if p.suffix.lower() not in (".toml", ".md", ".txt")]
+        else:
+            found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     if not found:
         raise DataError(f"There is no file in {str(path)!r}.")
-    endings = {"".join(p.suffixes).lower() for p in found}
+    endings = {without_compression(p) for p in found}
     if len(endings) > 1:
         raise DataError(
-            f"The files of {str(path)!r} must be of one format; they end in {', '.join(sorted(endings)[:6])}. "
+            f"The files of {str(path)!r} must be of one format; they end in {listed(sorted(endings))}. "
             "Name them by a pattern such as 'folder/*.parquet'."
         )
     return found
@@ -46,12 +48,14 @@ def joined(sources: Sequence[LogSource], origin: str) -> LogSource:
         DataError: a file has other columns than the first.
     """
     first = sources[0]
+    if len(sources) == 1:
+        return first
     for other in sources[1:]:
-        missing = sorted(set(first.names) ^ set(other.names))
+        missing = sorted({*first.names} ^ {*other.names})
         if missing:
             raise DataError(
                 f"The files of {origin} must have the same columns; {first.origin} and {other.origin} differ in "
-                f"{', '.join(missing[:8])}."
+                f"{listed(missing)}."
             )
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
@@ -64,5 +68,8 @@ def joined(sources: Sequence[LogSource], origin: str) -> LogSource:
                     made[FILE_NUMBER] = np.full(rows, number, np.int32)
                 yield {name: made[name] for name in names}
 
-    notes = (f"{len(sources):,} files were read as one log.", *first.notes)
-    return LogSource(origin, first.format, (*first.names, FILE_NUMBER), blocks, first.schema, notes)
+    if FILE_NUMBER in first.names:
+        raise DataError(f"The files of {origin} have a column {FILE_NUMBER!r}, which stitchrl adds itself; rename it.")
+    notes = tuple(dict.fromkeys(note for source in sources for note in source.notes))
+    notes = (f"{len(sources):,} files were read as one log.", *notes)
+    return LogSource(origin, first.format, first.names, blocks, first.schema, notes, len(sources))

@@ -23,6 +23,7 @@ def open_parquet(path: Path) -> LogSource:
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
         with reading(path.name, "Parquet"), pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
             for batch in file.iter_batches(BLOCK_ROWS, columns=list(wanted)):
+                batch.validate(full=True)  # Arrow's reader trusts what a file says of its dictionaries
                 yield dict(zip(batch.schema.names, batch.columns, strict=True))
 
     return LogSource(path.name, "Parquet", tuple(names), blocks)

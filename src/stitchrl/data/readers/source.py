@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from stitchrl.data.schema import Schema
+from stitchrl.data.schema import Schema, printable, shown
 from stitchrl.errors import DataError, StitchRLError
 from stitchrl.types import NumpyArray
 
 __all__ = [
     "BLOCK_ROWS",
+    "FILE_NUMBER",
     "Block",
     "Column",
     "Format",
@@ -30,6 +32,8 @@ __all__ = [
 Column: TypeAlias = "pa.Array | NumpyArray"
 Block: TypeAlias = "Mapping[str, Column]"
 BLOCK_ROWS = 2**16
+FILE_NUMBER = "number of the file"
+"""Which of several files a row is from: made by `joined`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,10 @@ class LogSource:
             format's own library leave it as DataError.
         schema: what the format itself says the columns mean; None where it says nothing.
         notes: sentences a user should know: what was left out, what was assumed.
+        files: how many it was joined from; of more than one, `blocks` also gives the column `FILE_NUMBER`.
+
+    Raises:
+        DataError: two columns of one name.
     """
 
     origin: str
@@ -52,6 +60,29 @@ class LogSource:
     blocks: Callable[[Sequence[str]], Iterator[Block]]
     schema: Schema | None = None
     notes: tuple[str, ...] = ()
+    files: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", printable(self.origin))
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for name, count in Counter(self.names).items() if count > 1)
+            raise DataError(f"Columns of {self.origin} must have different names; {shown(twice)} stands twice.")
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, int, Block]]:
+        """Blocks that have rows: (the first one's number in the log, how many, the block).
+
+        Raises:
+            DataError: as `blocks`; columns of different lengths.
+        """
+        first = 0
+        for block in self.blocks(names):
+            lengths = {len(column) for column in block.values()}
+            if len(lengths) > 1:
+                raise DataError(f"{self.origin} is damaged: its columns differ in length from row {first}.")
+            rows = lengths.pop() if lengths else 0
+            if rows:
+                yield first, rows, block
+            first += rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +120,8 @@ def from_arrays(
         if array.ndim == 0 or len(array) != len(arrays[first]):
             have = "no rows" if array.ndim == 0 else len(array)
             raise DataError(
-                f"Every column of {origin} needs one row a transition; {name} has {have}, {first} {len(arrays[first])}."
+                f"Every column of {printable(origin)} needs one row a transition; {printable(name)} has {have}, {first} "
+                f"{len(arrays[first]) if arrays[first].ndim else 'no rows'}."
             )
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
@@ -103,11 +135,19 @@ def from_arrays(
 def from_table(
     table: pa.Table, *, origin: str, format: str, schema: Schema | None = None, notes: Sequence[str] = ()
 ) -> LogSource:
-    """A source of an Arrow table in memory."""
+    """A source of an Arrow table in memory.
+
+    Raises:
+        DataError: its content is not what its types say.
+    """
+    with reading(origin, format):
+        table.validate(full=True)  # offsets of text and lists that point elsewhere would end the interpreter
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
-        chosen = table.select(list(names))
-        yield from (dict(zip(names, b.columns, strict=True)) for b in chosen.to_batches(max_chunksize=BLOCK_ROWS))
+        chosen = table.select(list(dict.fromkeys(names)))
+        yield from (
+            dict(zip(b.schema.names, b.columns, strict=True)) for b in chosen.to_batches(max_chunksize=BLOCK_ROWS)
+        )
 
     return LogSource(origin, format, tuple(table.column_names), blocks, schema, tuple(notes))
 
@@ -121,20 +161,30 @@ def reading(origin: str, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except (StitchRLError, KeyboardInterrupt, GeneratorExit):
+    except (StitchRLError, GeneratorExit):
         raise
     except MemoryError:
-        raise DataError(f"{origin} asks for more memory than there is; it may be damaged.") from None
-    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, EOFError) as error:
+        raise DataError(f"{printable(origin)} asks for more memory than there is; it may be damaged.") from None
+    except Exception as error:  # a damaged file makes a library raise nearly anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[0].rstrip(".")[:300]
-        raise DataError(f"{origin} cannot be read as {kind}: {reason}.") from None
+        raise DataError(f"{printable(origin)} cannot be read as {kind}: {printable(lines[0].rstrip('.'))}.") from None
 
 
 def concatenated(parts: Sequence[Column]) -> Column:
-    """Blocks of one column, joined."""
+    """Blocks of one column, joined; numbers of different types become the wider.
+
+    Raises:
+        DataError: numbers in one block, text in another.
+    """
+    if len(parts) == 1:
+        return parts[0]
     if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate([np.asarray(part) for part in parts]) if len(parts) != 1 else np.asarray(parts[0])
-    arrays = [pa.array(part) if isinstance(part, np.ndarray) else part for part in parts]
-    joined = pa.chunked_array(arrays).combine_chunks()
+        return np.concatenate([np.asarray(part) for part in parts])
+    try:
+        tables = [pa.table({"": part}) for part in parts]
+        joined = pa.concat_tables(tables, promote_options="permissive").column(0).combine_chunks()
+    except (pa.ArrowException, TypeError) as error:
+        raise DataError(
+            f"A column changes its type from block to block: {printable(str(error).rstrip('.'))}."
+        ) from None
     return joined if isinstance(joined, pa.Array) else joined.chunk(0)
