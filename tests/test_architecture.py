@@ -28,6 +28,7 @@ SHARED = {
     "data": {
         "expression",
         "parts",
+        "progress",
         "schema",
         "dataset",
         "encode",

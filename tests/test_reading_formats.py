@@ -610,3 +610,22 @@ def test_more_rows_than_memory_holds_are_refused_while_they_are_counted(
         st.read(tmp_path / "x.parquet", schema("lists"))
     with pytest.raises(DataError, match=r"x would be 1099511627776x1024 numbers, more than memory holds"):
         in_memory("x", (2**40, 2**10), np.float32)
+
+
+# --- how far it has come ----------------------------------------------------------------------------------
+
+
+def test_a_long_reading_is_shown_on_a_terminal_and_short_or_piped_ones_are_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stitchrl.data import progress
+
+    st.read(tiny_columns())
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    st.read(tiny_columns())
+    assert capsys.readouterr().err == ""  # done within two seconds
+    monkeypatch.setattr(progress, "FIRST_SHOWN_SECONDS", 0.0)
+    log = st.read(tiny_columns())
+    assert "reading the dict" in capsys.readouterr().err
+    assert log.content_hash == st.read(tiny_columns()).content_hash

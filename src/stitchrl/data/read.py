@@ -10,6 +10,7 @@ from typing import Any
 from stitchrl.data.assemble import New, assemble, in_memory
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.infer import guess_columns
+from stitchrl.data.progress import watched
 from stitchrl.data.readers.compressed import COMPRESSIONS
 from stitchrl.data.readers.files import files_of, joined
 from stitchrl.data.readers.formats import format_of, named_format
@@ -62,7 +63,8 @@ def as_dataset(log: LogSource, schema: Schema, guessed: bool, new: New = in_memo
     if guessed:
         said = ", ".join(f"{role} = {column!r}" for role, column in schema.columns.items() if column != role)
         notes += (f"Columns were given roles by their names: {said}.",) if said else ()
-    return assemble(dataclasses.replace(log, notes=notes), schema, count_actions=guessed, new=new)
+    with watched(dataclasses.replace(log, notes=notes)) as shown:
+        return assemble(shown, schema, count_actions=guessed, new=new)
 
 
 def open_log(source: Any, *, format: str | None = None) -> LogSource:
