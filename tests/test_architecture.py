@@ -29,6 +29,8 @@ SHARED = {
         "expression",
         "parts",
         "progress",
+        "messages",
+        "schema_keys",
         "schema",
         "dataset",
         "encode",

@@ -12,8 +12,9 @@ import numpy as np
 from stitchrl.data.dataset import NO_OBSERVATION, Dataset
 from stitchrl.data.encode import Encoder
 from stitchrl.data.episodes import Layout, lay_out
+from stitchrl.data.messages import listed, shown
 from stitchrl.data.readers.source import Block, LogSource
-from stitchrl.data.schema import LARGEST_ACTION_COUNT, ColumnRule, Schema, listed, shown
+from stitchrl.data.schema import LARGEST_ACTION_COUNT, ColumnRule, Schema
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.types import NumpyArray
 

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Shaped
 
 from stitchrl.data.expression import Expression
+from stitchrl.data.messages import shown
 from stitchrl.data.readers.columns import Where, as_text, identifiers, is_image, is_list, plain, refuse_missing
 from stitchrl.data.readers.source import Block, Column
-from stitchrl.data.schema import VECTOR_ROLES, ColumnRule, Schema, shown
+from stitchrl.data.schema import VECTOR_ROLES, ColumnRule, Schema
 from stitchrl.errors import DataError
 from stitchrl.types import NumpyArray
 

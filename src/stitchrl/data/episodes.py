@@ -11,8 +11,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Int, Shaped
 
 from stitchrl.data.encode import Encoder
+from stitchrl.data.messages import shown
 from stitchrl.data.readers.source import FILE_NUMBER, LogSource
-from stitchrl.data.schema import Schema, shown
+from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError
 from stitchrl.types import NumpyArray
 

@@ -10,13 +10,14 @@ from typing import Any
 from stitchrl.data.assemble import New, assemble, in_memory
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.infer import guess_columns
+from stitchrl.data.messages import listed, printable, shown
 from stitchrl.data.progress import watched
 from stitchrl.data.readers.compressed import COMPRESSIONS
 from stitchrl.data.readers.files import files_of, joined
 from stitchrl.data.readers.formats import format_of, named_format
 from stitchrl.data.readers.frames import open_object
 from stitchrl.data.readers.source import LogSource
-from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema, listed, printable, shown
+from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema
 from stitchrl.data.store import is_store, open_store
 from stitchrl.errors import ConfigurationError, DataError, SchemaError
 

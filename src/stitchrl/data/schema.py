@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import os
-import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,31 +16,13 @@ import tomli_w
 from jaxtyping import Int
 
 from stitchrl.data.expression import Expression
+from stitchrl.data.messages import listed, printable, shown
+from stitchrl.data.schema_keys import ROLES, check_content, is_whole
 from stitchrl.errors import SchemaError
 from stitchrl.types import NumpyArray
 
-__all__ = ["ROLES", "ColumnRule", "Schema", "listed", "printable", "shown"]
+__all__ = ["ROLES", "ColumnRule", "Schema"]
 
-ROLES: tuple[str, ...] = (
-    "episode",
-    "step",
-    "observation",
-    "action",
-    "reward",
-    "next_observation",
-    "terminated",
-    "truncated",
-    "behavior_log_prob",
-    "behavior_probs",
-    "propensity",
-    "action_mask",
-    "source",
-    "weight",
-    "time",
-    "observation_id",
-    "group",
-)
-"""Every role a column can have. A column whose own name is a role has that role unless told otherwise."""
 REQUIRED_ROLES = ("episode", "observation", "action", "reward", "terminated")
 """Roles every log needs; a schema may say how to do without `episode` and `terminated`, see `Schema`."""
 VECTOR_ROLES = ("observation", "next_observation", "behavior_probs", "action_mask", "action")
@@ -52,7 +33,6 @@ LARGEST_ONE_HOT = 2**12
 """Most categories that become one number each."""
 MISSING = ("error", "previous", "value")
 ENCODINGS = ("one-hot", "code")
-NUMBER = (int, float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +207,7 @@ class Schema:
                     raise SchemaError(f"`bins` of [action] must be ascending finite edges; got {shown(list(edges))}.")
             self._count_parts(tuple(len(edges) + 1 for edges in bins))
         elif self.action_counts is not None:
-            if any(not _whole(n) or n < 1 for n in self.action_counts):
+            if any(not is_whole(n) or n < 1 for n in self.action_counts):
                 raise SchemaError(
                     f"Every `count` of [action] must be at least 1; got {shown(list(self.action_counts))}."
                 )
@@ -242,7 +222,7 @@ class Schema:
             if not isinstance(self.columns["action"], str):
                 raise SchemaError(f"Named actions stand in one column; got {listed(self.columns['action'])}.")
             object.__setattr__(self, "num_actions", len(self.action_categories))
-        if self.num_actions is not None and not (_whole(self.num_actions) and self.num_actions >= 2):
+        if self.num_actions is not None and not (is_whole(self.num_actions) and self.num_actions >= 2):
             raise SchemaError(f"`num_actions` must be at least 2; got {shown(self.num_actions)}.")
         if self.num_actions is not None and self.num_actions > LARGEST_ACTION_COUNT:
             raise SchemaError(
@@ -350,22 +330,7 @@ class Schema:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Raises SchemaError on unknown keys or values of the wrong kind."""
-        named = ", ".join(f"[{s}]" for s in SECTIONS)
-        if not isinstance(content, Mapping):
-            raise SchemaError(f"A schema has the sections {named}; got {shown(content)}.")
-        for section, entries in content.items():
-            if section not in SECTIONS or not isinstance(entries, Mapping):
-                raise SchemaError(f"A schema has the sections {named}; got {shown(section)}.")
-            for key, value in entries.items():
-                if section != "observation":
-                    _known(section, SECTIONS[section], key, value)
-                elif not isinstance(value, Mapping):
-                    raise SchemaError(
-                        f"[observation] of the schema holds one table a column; got {shown(key)} = {shown(value)}."
-                    )
-                else:
-                    for setting, given in value.items():
-                        _known(f"observation.{printable(key)}", SECTIONS["observation"], setting, given)
+        check_content(content)
         action, task = _tuples(content.get("action", {})), content.get("task", {})
         reward, episodes = content.get("reward", {}), content.get("episodes", {})
         discrete = {"count", "bins", "categories"} & set(action)
@@ -447,33 +412,6 @@ class Schema:
         return tomli_w.dumps(self.to_dict())
 
 
-def printable(text: str) -> str:
-    """Text as it can stand in a message of one line: control characters escaped, the far end of long text cut."""
-    start = text[: LONGEST_SHOWN + 1]
-    start = start if start.isprintable() else repr(start)[1:-1]
-    return start if len(start) <= LONGEST_SHOWN else start[:LONGEST_SHOWN] + "..."
-
-
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """The first names of many, for a message."""
-    some = [printable(str(name)) for name in itertools.islice(names, most + 1)]
-    return ", ".join(some[:most]) + (" ..." if len(some) > most else "")
-
-
-def shown(value: Any) -> str:
-    """Any value, for a message."""
-    try:
-        return printable(_SHORT.repr(value.item() if isinstance(value, np.generic) else value))
-    except ValueError:  # an integer of more digits than Python prints
-        return type(value).__name__
-
-
-LONGEST_SHOWN = 300
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
-_SHORT.maxlist = _SHORT.maxtuple = 8
-
-
 def _tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
     """Lists of TOML, as the dataclasses hold them."""
 
@@ -497,74 +435,6 @@ def _float(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise SchemaError(f"`{name}` must be a number that fits 64 bits; got {shown(value)}.") from None
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) for v in value)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, NUMBER) and not isinstance(value, bool)
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_number, value))
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-COLUMN = ("a name or a list of names", lambda v: isinstance(v, str) or _names(v))
-TEXT = ("text", lambda v: isinstance(v, str))
-FLAG = ("true or false", lambda v: isinstance(v, bool))
-NUMERIC = ("a number", _number)
-SEVERAL = ("a list of numbers, one for each part of the action", _numbers)
-VOCABULARY = (
-    "a list of texts or whole numbers",
-    lambda v: isinstance(v, list) and all(isinstance(c, str) or _whole(c) for c in v),
-)
-SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
-    "columns": dict.fromkeys(ROLES, COLUMN),
-    "observation": {
-        "categories": VOCABULARY,
-        "encoding": TEXT,
-        "missing": TEXT,
-        "fill": NUMERIC,
-        "indicator": FLAG,
-        "low": NUMERIC,
-        "high": NUMERIC,
-        "unit": TEXT,
-    },
-    "action": {
-        "kind": TEXT,
-        "count": (
-            "the number of actions, or a list of them",
-            lambda v: _whole(v) or (isinstance(v, list) and all(map(_whole, v))),
-        ),
-        "bins": ("a list of edges for each action column", lambda v: isinstance(v, list) and all(map(_numbers, v))),
-        "categories": VOCABULARY,
-        "low": SEVERAL,
-        "high": SEVERAL,
-        "unit": TEXT,
-    },
-    "reward": {"expression": TEXT, "low": NUMERIC, "high": NUMERIC},
-    "episodes": {"bandit": FLAG, "end": TEXT, "gap": NUMERIC, "files": TEXT},
-    "task": {"gamma": ("a number in [0, 1]", _number), "name": TEXT},
-}
-"""Section -> key -> (what it must be, the test of that)."""
-
-
-def _known(section: str, known: Mapping[str, tuple[str, Any]], key: str, value: Any) -> None:
-    if key not in known:
-        raise SchemaError(f"[{section}] of the schema knows {', '.join(known)}; got {shown(key)}.")
-    rule, holds = known[key]
-    if not holds(value):
-        if section == "columns":
-            raise SchemaError(f"The column of {key!r} must be {rule}; got {shown(value)}.")
-        if (section, key) == ("action", "count"):
-            raise SchemaError(f"A discrete action needs `count`, {rule}; got {shown(value)}.")
-        raise SchemaError(f"`{key}` of [{section}] must be {rule}; got {shown(value)}.")
 
 
 def _choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ import pyarrow as pa
 
 from stitchrl.data.assemble import New
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.schema import Schema, printable, shown
+from stitchrl.data.messages import printable, shown
+from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, RunDirectoryError
 from stitchrl.files import make_directory, write_json
 from stitchrl.types import NumpyArray

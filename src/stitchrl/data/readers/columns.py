@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Shaped
 
+from stitchrl.data.messages import printable
 from stitchrl.data.readers.source import Column
-from stitchrl.data.schema import VECTOR_ROLES, printable
+from stitchrl.data.schema import VECTOR_ROLES
 from stitchrl.errors import DataError
 from stitchrl.types import NumpyArray
 

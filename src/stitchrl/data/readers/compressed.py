@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stitchrl.data.schema import printable
+from stitchrl.data.messages import printable
 from stitchrl.errors import DataError
 
 __all__ = ["COMPRESSIONS", "MAGIC", "unpacked", "without_compression"]

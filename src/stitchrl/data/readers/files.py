@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stitchrl.data.messages import listed
 from stitchrl.data.readers.compressed import without_compression
 from stitchrl.data.readers.source import FILE_NUMBER, Block, LogSource
-from stitchrl.data.schema import listed
 from stitchrl.errors import DataError
 
 __all__ = ["files_of", "joined"]

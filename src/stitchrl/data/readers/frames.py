@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from stitchrl.data.messages import printable
 from stitchrl.data.readers.source import LogSource, from_arrays, from_table, reading
-from stitchrl.data.schema import printable
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.types import NumpyArray
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as arrow_json
 
+from stitchrl.data.messages import shown
 from stitchrl.data.readers.source import Block, Format, LogSource, reading
 from stitchrl.data.readers.text import MOST_COLUMNS, line_blocks, wider
-from stitchrl.data.schema import shown
 from stitchrl.errors import DataError
 
 __all__ = ["FORMAT"]

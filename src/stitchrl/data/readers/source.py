@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from stitchrl.data.schema import Schema, printable, shown
+from stitchrl.data.messages import printable, shown
+from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, StitchRLError
 from stitchrl.types import NumpyArray
 

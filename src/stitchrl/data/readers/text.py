@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from stitchrl.data.messages import printable
 from stitchrl.data.readers.compressed import unpacked
-from stitchrl.data.schema import printable
 from stitchrl.errors import DataError
 
 __all__ = ["MOST_COLUMNS", "line_blocks", "wider"]
