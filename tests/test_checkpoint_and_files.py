@@ -450,3 +450,52 @@ def test_half_a_bundle_is_refused(tmp_path: Path, missing: str) -> None:
 def test_a_bundle_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         bundle().provenance = {}  # type: ignore[misc]
+
+
+# --- what a run's numbers stand for ---------------------------------------------------------------------------
+
+
+def bounded_log(high: float, names: tuple[str, ...] | None = None) -> st.Dataset:
+    from stitchrl.data.schema import Schema
+
+    rng = np.random.default_rng(0)
+    columns = {
+        "episode": np.arange(40) // 4,
+        "observation": rng.normal(size=(40, 2)).astype(np.float32),
+        "action": rng.uniform(0, 2, 40).astype(np.float32) if names is None else np.array(["treat", "wait"] * 20),
+        "reward": rng.normal(size=40).astype(np.float32),
+        "terminated": np.arange(40) % 4 == 3,
+    }
+    if names is not None and names[0] == "wait":
+        columns["action"] = np.array(["wait", "treat"] * 20)
+    roles = {role: role for role in columns}
+    if names is not None:
+        return st.read(columns, Schema(roles, action_categories=names))
+    return st.read(columns, Schema(roles, action_low=(0.0,), action_high=(high,)))
+
+
+def test_a_run_is_not_continued_where_its_actions_mean_something_else(tmp_path: Path) -> None:
+    settings = {"updates": 5, "batch_size": 8, "log_every_updates": 5}
+    algorithm = st.BC(hidden_sizes=(8,))
+    run = st.fit(algorithm, bounded_log(2.0), out=tmp_path / "dose", **settings)
+    with pytest.raises(RunDirectoryError, match="its meaning is"):
+        st.fit(algorithm, bounded_log(200.0), out=tmp_path / "dose", **settings)
+    again = st.fit(algorithm, bounded_log(2.0), out=tmp_path / "dose", **settings)
+    obs = bounded_log(2.0).observation[:4]
+    np.testing.assert_array_equal(again.policy.mode(obs), run.policy.mode(obs))
+    # The same numbers under swapped names.
+    st.fit(algorithm, bounded_log(0, ("treat", "wait")), out=tmp_path / "named", **settings)
+    assert bounded_log(0, ("treat", "wait")).content_hash == bounded_log(0, ("wait", "treat")).content_hash
+    with pytest.raises(RunDirectoryError, match="its meaning is"):
+        st.fit(algorithm, bounded_log(0, ("wait", "treat")), out=tmp_path / "named", **settings)
+
+
+def test_a_run_keeps_the_scaling_it_began_with(tmp_path: Path) -> None:
+    settings = {"batch_size": 8, "log_every_updates": 5, "save_every_updates": 5}
+    st.fit(st.BC(hidden_sizes=(8,)), bounded_log(2.0), updates=5, out=tmp_path / "a", **settings)
+    file = tmp_path / "a" / "config.json"
+    content = json.loads(file.read_text())
+    content["scaling"]["mean"] = [5.0, 5.0]  # as another version might have fitted it
+    file.write_text(json.dumps(content))
+    run = st.fit(st.BC(hidden_sizes=(8,)), bounded_log(2.0), updates=5, out=tmp_path / "a", **settings)
+    assert run.scaling.mean.tolist() == [5.0, 5.0]

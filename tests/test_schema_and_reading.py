@@ -983,3 +983,153 @@ def test_names_that_make_roles_plain() -> None:
         "group": "user_id",
     }
     assert guess_columns(["obs_" + "9" * 5000, "obs_0", "x"]) == {}
+
+
+# --- gaps in values, next observations and ends ------------------------------------------------------------------
+
+
+def gappy(rule: ColumnRule, order: np.ndarray) -> tuple[st.Dataset, np.ndarray]:
+    """60 episodes of 6 rows, a fifth of `a` missing; every second episode does not say what came last."""
+    rng = np.random.default_rng(0)
+    episodes, steps = 60, 6
+    a, b = rng.normal(size=(2, episodes, steps + 1)).astype(np.float32)
+    a[rng.random(a.shape) < 0.2] = np.nan
+    after_a, after_b = a[:, 1:].copy(), b[:, 1:].copy()
+    after_a[::2, -1] = after_b[::2, -1] = np.nan
+    columns = {
+        "episode": np.repeat(np.arange(episodes), steps),
+        "step": np.tile(np.arange(steps), episodes),
+        "a": a[:, :-1].ravel(),
+        "b": b[:, :-1].ravel(),
+        "next a": after_a.ravel(),
+        "next b": after_b.ravel(),
+        "action": np.tile([0, 1], episodes * steps // 2),
+        "reward": np.ones(episodes * steps, np.float32),
+        "truncated": np.tile(np.arange(steps) == steps - 1, episodes),
+    }
+    roles: dict[str, Any] = {role: role for role in ("episode", "step", "action", "reward", "truncated")}
+    roles |= {"observation": ("a", "b"), "next_observation": ("next a", "next b")}
+    schema = Schema(roles, num_actions=2, observations={"a": rule})
+    return st.read({name: column[order] for name, column in columns.items()}, schema), a
+
+
+RULES = [ColumnRule(missing="previous", fill=7.0, indicator=True), ColumnRule(missing="previous", fill=7.0)]
+RULES += [ColumnRule(missing="value", fill=7.0)]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("rule", RULES, ids=["previous, marked", "previous", "value"])
+def test_missing_values_neither_break_episodes_nor_invent_what_came_last(rule: ColumnRule, shuffled: bool) -> None:
+    order = np.random.default_rng(1).permutation(360) if shuffled else np.arange(360)
+    log, a = gappy(rule, order)
+    log = log.select_episodes(np.argsort(log.episode_id))
+    assert np.isfinite(log.observation_table).all()
+    assert log.continues.sum() == 60 * 5
+    assert log.can_bootstrap.sum() == 360 - 30  # the last rows of every second episode
+    expected = a[:, :-1].copy()
+    for t in range(6):
+        before = expected[:, t - 1] if t and rule.missing == "previous" else np.full(60, 7, np.float32)
+        expected[:, t] = np.where(np.isnan(expected[:, t]), before, expected[:, t])
+    np.testing.assert_array_equal(log.observation[:, 0], expected.ravel())
+    # What came last is known in the other half: its gap too is filled by the rule.
+    last = np.where(np.isnan(a[1::2, -1]), expected[1::2, -1] if rule.missing == "previous" else 7, a[1::2, -1])
+    np.testing.assert_array_equal(log.next_observation.reshape(60, 6, -1)[1::2, -1, 0], last)
+
+
+def test_a_plain_column_missing_in_part_of_a_next_observation_is_an_error_whatever_rules_others_have() -> None:
+    columns = tiny_columns()
+    seen = columns.pop("observation")
+    after = next_observations()
+    columns |= {"a": seen[:, 0], "b": seen[:, 1], "na": after[:, 0], "nb": after[:, 1]}
+    columns["nb"][4] = np.nan
+    roles: dict[str, Any] = {role: role for role in columns if role not in ("a", "b", "na", "nb")}
+    roles |= {"observation": ("a", "b"), "next_observation": ("na", "nb")}
+    schema = Schema(roles, num_actions=3, observations={"a": ColumnRule(missing="previous")})
+    with pytest.raises(DataError, match="next_observation of the dict must be finite; found NaN in row 4"):
+        st.read(columns, schema)
+
+
+# --- logs without an episode column ---------------------------------------------------------------------------------
+
+
+def without_episodes(**changes: Any) -> dict[str, Any]:
+    """Two episodes of four rows, one after the other in time."""
+    columns = {
+        "time": np.arange(8.0),
+        "observation": np.arange(8.0)[:, None],
+        "action": np.zeros(8, np.int32),
+        "reward": np.arange(8.0),
+        "terminated": np.arange(8) % 4 == 3,
+    }
+    return columns | changes
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rows_without_episodes_are_put_in_the_order_of_time_before_they_are_cut(seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(8)
+    log = st.read({name: column[order] for name, column in without_episodes().items()})
+    assert log.observation[:, 0].tolist() == list(range(8))
+    assert log.episode_start.tolist() == [0, 4, 8]
+    assert any("sorted by time" in note for note in log.notes)
+
+
+def test_each_group_has_its_own_time() -> None:
+    log = st.read(without_episodes(group=np.arange(8) % 2, terminated=np.arange(8) >= 6))
+    assert log.observation[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    assert log.episode_start.tolist() == [0, 4, 8]
+    assert log.group.tolist() == [0, 1]
+
+
+def test_a_step_that_does_not_rise_begins_another_episode() -> None:
+    columns = without_episodes(step=np.array([0, 1, 2, 0, 1, 2, 3, 4]), terminated=np.zeros(8, bool))
+    del columns["time"]
+    with pytest.raises(DataError, match="Every episode must end"):
+        st.read(columns)
+    roles = {role: role for role in columns}
+    log = st.read(columns, Schema(roles, num_actions=2, end="truncated"))
+    assert log.episode_start.tolist() == [0, 3, 8]
+    assert np.flatnonzero(log.truncated).tolist() == [2, 7]
+
+
+def test_a_gap_in_time_alone_makes_sessions() -> None:
+    columns = {"t": [0, 1, 50, 51, 0, 3], "u": list("aaaabb"), "o": np.arange(6.0), "a": [0] * 6, "r": np.ones(6)}
+    roles = {"observation": "o", "action": "a", "reward": "r", "time": "t", "group": "u"}
+    log = st.read(
+        {name: np.array(column) for name, column in columns.items()},
+        Schema(roles, num_actions=2, end="truncated", gap=10.0),
+    )
+    assert log.episode_start.tolist() == [0, 2, 4, 6]
+    assert log.group.tolist() == ["a", "a", "b"]
+
+
+def test_the_end_of_a_file_ends_an_episode(tmp_path: Path) -> None:
+    for name, first in (("a", 1.0), ("b", 101.0)):
+        table = {
+            "observation": [first, first + 1, first + 2],
+            "action": [0, 1, 0],
+            "reward": [0.0, 0.0, 1.0],
+            "terminated": [False, False, name == "b"],
+        }
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match="Every episode must end"):
+        st.read(tmp_path / "*.parquet")
+    roles = {role: role for role in ("observation", "action", "reward", "terminated")}
+    log = st.read(tmp_path / "*.parquet", Schema(roles, num_actions=2, end="truncated"))
+    assert log.episode_start.tolist() == [0, 3, 6]
+    assert (log.truncated.tolist()[2], log.terminated.tolist()[5]) == (True, True)
+    joined = st.read(tmp_path / "*.parquet", Schema(roles, num_actions=2, files="joined"))
+    assert joined.episode_start.tolist() == [0, 6]
+
+
+def test_what_was_assumed_about_actions_is_said() -> None:
+    assert any("count as 3 discrete ones; 3 occur." in note for note in st.read(tiny_columns()).notes)
+    doses = st.read(tiny_columns() | {"action": np.array([0, 250, 1000, 0, 250, 0])})
+    assert any("look like doses" in note for note in doses.notes)
+    signed = st.read(tiny_columns() | {"action": np.array([-1, 0, 1, 0, 1, -1])})
+    assert signed.num_actions is None
+    assert any("count as continuous" in note for note in signed.notes)
+
+
+def test_numbers_that_32_bits_cannot_tell_apart_are_said() -> None:
+    big = tiny_columns() | {"observation": np.full((6, 2), 2**24 + 1, np.int64)}
+    assert any("above 16,777,216, which were rounded" in note for note in st.read(big).notes)

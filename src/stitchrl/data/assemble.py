@@ -86,6 +86,10 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
         raise DataError(f"{source.origin} changed while it was read: it had {layout.count} rows, then {end}.")
     observation_table, next_index = table.finish()
     columns = {role: _whole(v, layout.order) if isinstance(v, list) else v for role, v in columns.items()}
+    notes = (*source.notes, *layout.notes, *encoder.notes)
+    if count_actions:
+        schema = _counted(schema, columns)
+        notes += _guessed_note(schema, columns["action"])
     return Dataset(
         observation_table=observation_table,
         observation_index=_index(new, "observation_index", 0, layout.count),
@@ -97,8 +101,8 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
         episode_start=layout.episode_start,
         episode_id=layout.episode_id,
         group=layout.group,
-        schema=_counted(schema, columns) if count_actions else schema,
-        notes=(*source.notes, *layout.notes),
+        schema=schema,
+        notes=notes,
         observation_names=table.names,
         **_with_propensities(columns, schema),
     )
@@ -116,9 +120,9 @@ def _check_columns(source: LogSource, schema: Schema) -> None:
 
 
 def _action_space(schema: Schema, guessed: Schema, encoder: Encoder, block: Block) -> Schema:
-    """The guessed schema: discrete where the first block's action is one integer a row."""
+    """The guessed schema: discrete where the first block's action is one integer a row, none negative."""
     action = encoder.column("action", block, 0)
-    if action.ndim != 1 or action.dtype.kind not in "iub":
+    if action.ndim != 1 or action.dtype.kind not in "iub" or action.min() < 0:
         return schema
     wide = [encoder.column(r, block, 0) for r in ("behavior_probs", "action_mask") if r in schema.columns]
     return dataclasses.replace(guessed, num_actions=max(w.shape[-1] for w in wide)) if wide else guessed
@@ -129,6 +133,14 @@ def _counted(schema: Schema, columns: dict[str, Any]) -> Schema:
     if schema.num_actions is None or "behavior_probs" in columns or "action_mask" in columns:
         return schema
     return dataclasses.replace(schema, num_actions=max(int(columns["action"].max()) + 1, 2))
+
+
+def _guessed_note(schema: Schema, action: NumpyArray) -> tuple[str, ...]:
+    if schema.num_actions is None:
+        return ("The actions are not whole numbers from 0 and count as continuous.",)
+    seen = len(np.unique(action))
+    looks = " They look like doses: name bins or categories in a schema." if schema.num_actions > 4 * seen else ""
+    return (f"The actions are whole numbers and count as {schema.num_actions:,} discrete ones; {seen:,} occur.{looks}",)
 
 
 def _put(
@@ -244,8 +256,11 @@ class _ObservationTable:
         self._pending = given[-1:]
 
     def _keep(self, given: NumpyArray, following: NumpyArray, row: int) -> None:
-        flat = _flat(given)
-        differs = (flat != _flat(following)).any(1) | self._ends[row : row + len(given)]
+        flat, after = _flat(given), _flat(following)
+        other = flat != after
+        if given.dtype.kind == "f":
+            other &= ~(np.isnan(flat) & np.isnan(after))  # missing in both: the same, and filled the same
+        differs = other.any(1) | self._ends[row : row + len(given)]
         if given.dtype.kind == "f":
             differs &= ~np.isnan(flat).all(1)  # not known at all: the next row's, or none at an end
         at = np.flatnonzero(differs)
@@ -254,12 +269,13 @@ class _ObservationTable:
         self._extra.append(given[at])
 
     def _check(self, extra: NumpyArray, places: NumpyArray) -> None:
-        """A next observation known in part only is damaged, unless a rule fills gaps."""
-        if extra.dtype.kind != "f" or any(
-            rule.missing != "error" for rule in self._encoder.schema.observations.values()
-        ):
+        """A next observation known in part only is damaged, but for columns whose gaps a rule fills."""
+        if extra.dtype.kind != "f":
             return
-        bad = np.isnan(_flat(extra)).any(1)
+        schema = self._encoder.schema
+        rules = [schema.observations.get(name, ColumnRule()) for name in schema.observation_columns]
+        firm = [rule.missing == "error" for rule, names in zip(rules, self._names, strict=True) for _ in names]
+        bad = (np.isnan(_flat(extra)) & np.asarray(firm)).any(1)
         if bad.any():
             place = int(places[int(np.argmax(bad))])
             row = place if self._layout.order is None else int(self._layout.order[place])

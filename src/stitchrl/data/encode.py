@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.expression import Expression
 from stitchrl.data.messages import shown
@@ -36,6 +36,8 @@ class Encoder:
         self.schema, self.origin = schema, origin
         self._reward = None if schema.reward_expression is None else Expression(schema.reward_expression)
         self._vocabularies: dict[tuple[str, str], pa.Array] = {}
+        self.notes: dict[str, None] = {}
+        """What was lost on the way, each once."""
 
     def needed(self, roles: tuple[str, ...]) -> list[str]:
         """The log's columns that these roles are made of."""
@@ -107,15 +109,18 @@ class Encoder:
         rules = rules if len(rules) == len(each) else [PLAIN] * len(each)
         if len(each) == 1 and rules[0] is PLAIN and is_image(block[each[0].name]):
             return plain(block[each[0].name], each[0])
-        parts = [self._observation(where, rule, block[where.name]) for where, rule in zip(each, rules, strict=True)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        made = [self._observation(where, rule, block[where.name]) for where, rule in zip(each, rules, strict=True)]
+        values = made[0][0] if len(made) == 1 else np.concatenate([part for part, _ in made], axis=1)
+        if role == "next_observation":  # as logged, before any rule: missing in all its columns is not known at all
+            values[np.logical_and.reduce([missing for _, missing in made])] = np.nan
+        return values
 
     def observation_names(self, block: Block) -> list[tuple[str, ...]]:
         """For each observation column, what the numbers it becomes are called."""
         named = []
         for where in self._each("observation", 0):
             rule = self.schema.observations.get(where.name, PLAIN)
-            width = self._observation(where, rule, block[where.name][:1]).shape[1] - rule.indicator
+            width = self._observation(where, rule, block[where.name][:1])[0].shape[1] - rule.indicator
             if rule.categories is not None and rule.encoding == "one-hot":
                 names = [f"{where.name}={category}" for category in rule.categories]
             elif width == 1 and not _of_several(block[where.name]):
@@ -136,8 +141,10 @@ class Encoder:
 
     # --- each in its own way ------------------------------------------------------------------------------------
 
-    def _observation(self, where: Where, rule: ColumnRule, column: Column) -> Float[NumpyArray, "n width"]:
-        """One column's numbers."""
+    def _observation(
+        self, where: Where, rule: ColumnRule, column: Column
+    ) -> tuple[Float[NumpyArray, "n width"], Bool[NumpyArray, " n"]]:
+        """One column's numbers, and in which rows it was missing altogether."""
         gaps = rule.missing != "error" or where.role == "next_observation"
         if rule.categories is not None:
             values = self._codes(where, rule.categories, column, gaps=gaps)
@@ -145,7 +152,8 @@ class Encoder:
             values = self.numbers(plain(column, where, gaps=gaps), where, gaps=gaps)
             self._within(values, rule.low, rule.high, where)
         values = values.reshape(len(values), -1)
-        missing = np.isnan(values).any(axis=1, keepdims=True) if rule.indicator else None
+        # Without gaps there is nothing to look for: the common case costs no pass.
+        unknown: NumpyArray = np.isnan(values) if gaps else np.zeros((len(values), 1), bool)
         if rule.categories is not None and rule.encoding == "one-hot":
             known = ~np.isnan(values[:, 0])
             hot = np.zeros((len(values), len(rule.categories)), np.float32)
@@ -154,7 +162,9 @@ class Encoder:
             values = hot
         elif rule.missing == "value":
             values = np.where(np.isnan(values), _float32(rule.fill), values)
-        return values if missing is None else np.concatenate([values, missing.astype(np.float32)], axis=1)
+        if rule.indicator:
+            values = np.concatenate([values, unknown.any(axis=1, keepdims=True).astype(np.float32)], axis=1)
+        return values, np.asarray(unknown.all(axis=1))
 
     def _codes(
         self, where: Where, categories: tuple[str, ...], column: Column, *, gaps: bool = False
@@ -299,6 +309,11 @@ class Encoder:
             at = next((i for i, value in enumerate(flat.tolist()) if not _is_number(value)), None)
             seen = "text" if at is None else f"{shown(flat[at])} in row {where.row + at * len(values) // values.size}"
             raise DataError(f"{where.called} must be numbers; got {seen}.")
+        if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and values.size and _largest(values) > LARGEST_WHOLE:
+            self.notes[
+                f"{where.called} holds whole numbers above {LARGEST_WHOLE:,}, which were rounded: as 32-bit floats they "
+                "do not tell neighbours apart. Identifiers belong under `categories` or `observation_id`."
+            ] = None
         with np.errstate(over="ignore", invalid="ignore"):
             values = values.astype(np.float32, copy=False)  # first: what float32 cannot hold is infinite here too
             # One pass without a copy; only if the sum is not finite is there anything to look for.
@@ -332,6 +347,12 @@ class Encoder:
 
 
 PLAIN = ColumnRule()
+LARGEST_WHOLE = 2**24
+"""Whole numbers up to here are exact as 32-bit floats."""
+
+
+def _largest(values: NumpyArray) -> int:
+    return max(int(values.max()), -int(values.min()))
 
 
 def _float32(values: Any) -> Any:

@@ -70,19 +70,28 @@ def lay_out(source: LogSource, schema: Schema) -> Layout:
     origin, notes = source.origin, []
     terminated = columns["terminated"] if "terminated" in columns else np.full(count, schema.bandit)
     truncated = columns["truncated"] if "truncated" in columns else np.zeros(count, bool)
-    rank, identifiers, apart = _ranks(columns.get("episode"), terminated | truncated, schema)
     step = None if "step" not in columns else _steps(columns["step"], origin)
     time = None if "time" not in columns else _times(columns["time"], origin)
-    within = time if step is None else step
+    if "episode" in columns:
+        rank, identifiers, apart = _ranks(columns["episode"])
+        within = time if step is None else step
+        by = "episode" if within is None else f"episode, then {'time' if step is None else 'step'}"
+    else:
+        rank = np.arange(count) if schema.bandit else _streams(columns, count, schema)
+        apart = bool((rank[1:] < rank[:-1]).any())
+        within = None if schema.bandit else time
+        by = "time" if rank[-1] == 0 else "group or file" + (", then time" if within is not None else "")
     order = None
     if apart or (within is not None and not _ascending(within, rank)):
         order = np.lexsort((rank,) if within is None else (within, rank))
         moved = int((order != np.arange(count)).sum())
-        by = "episode" if within is None else f"episode, then {'time' if step is None else 'step'}"
         notes.append(f"{moved:,} rows were out of order and were sorted by {by}.")
         rank, terminated, truncated = rank[order], terminated[order], truncated[order]
         step = None if step is None else step[order]
         time = None if time is None else time[order]
+    if "episode" not in columns:
+        rank = rank if schema.bandit else _from_end_to_end(rank, terminated | truncated, step)
+        identifiers = np.arange(rank[-1] + 1)
     if step is not None:
         _check_repeats(step, rank, identifiers, order, origin)
     start = np.concatenate([[0], np.flatnonzero(rank[1:] != rank[:-1]) + 1, [count]]).astype(np.int64)
@@ -112,7 +121,7 @@ def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
     encoder = Encoder(schema, source.origin)
     # Every log has an action: without any of `ROLES` it says how many rows there are.
     present = tuple(role for role in ROLES if role in schema.columns)
-    many = source.files > 1 and "episode" in present
+    many = source.files > 1
     held: dict[str, list[Any]] = {role: [] for role in present}
     files: list[NumpyArray] = []
     count = 0
@@ -133,7 +142,9 @@ def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
         if parts
     }
     if files:
-        found["episode"] = _over_files(found["episode"], np.concatenate(files), schema, source.origin)
+        found["file"] = np.concatenate(files)
+    if files and "episode" in found:
+        found["episode"] = _over_files(found["episode"], found["file"], schema, source.origin)
     return found, count
 
 
@@ -191,25 +202,44 @@ def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin:
     return _Identifiers(np.searchsorted(pairs, both), names)
 
 
-def _ranks(
-    episode: _Identifiers | None, ended: Bool[NumpyArray, " N"], schema: Schema
-) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], bool]:
+def _ranks(episode: _Identifiers) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], bool]:
     """Episode of each row, numbered by first appearance; their identifiers; whether rows of one are apart."""
-    count = len(ended)
-    if episode is None and schema.bandit:
-        return np.arange(count), np.arange(count), False
-    if episode is None:
-        rank = np.concatenate([[0], np.cumsum(ended[:-1])])
-        return rank, np.arange(rank[-1] + 1), False
     codes = episode.codes
     first = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
-    names, place, inverse = np.unique(codes[first], return_index=True, return_inverse=True)
+    number, appearance = _by_appearance(codes[first])
+    rank = np.repeat(number, np.diff(np.append(first, len(codes))))
+    names = codes[first][appearance]
+    return rank, names if episode.names is None else episode.names[names], len(names) < len(first)
+
+
+def _by_appearance(codes: NumpyArray) -> tuple[Int[NumpyArray, " N"], Int[NumpyArray, " different"]]:
+    """Codes numbered from 0 in the order they appear, and where each appears first."""
+    _, place, inverse = np.unique(codes, return_index=True, return_inverse=True)
     appearance = np.argsort(place)
-    number = np.empty(len(names), np.int64)
-    number[appearance] = np.arange(len(names))
-    rank = np.repeat(number[inverse.reshape(-1)], np.diff(np.append(first, count)))
-    names = names[appearance] if episode.names is None else episode.names[names[appearance]]
-    return rank, names, len(names) < len(first)
+    number = np.empty(len(place), np.int64)
+    number[appearance] = np.arange(len(place))
+    return number[inverse.reshape(-1)], place[appearance]
+
+
+def _streams(columns: dict[str, Any], count: int, schema: Schema) -> Int[NumpyArray, " N"]:
+    """Without identifiers: what is recorded together, by group and file, each in the order of time."""
+    stream = np.zeros(count, np.int64)
+    apart = [columns["group"].codes] if "group" in columns else []
+    apart += [columns["file"]] if "file" in columns and schema.files != "joined" else []
+    for codes in apart:
+        number, places = _by_appearance(codes)
+        stream = stream * len(places) + number
+    return _by_appearance(stream)[0] if apart else stream
+
+
+def _from_end_to_end(
+    stream: Int[NumpyArray, " N"], ended: Bool[NumpyArray, " N"], step: Int[NumpyArray, " N"] | None
+) -> Int[NumpyArray, " N"]:
+    """Episodes without identifiers: a new one after an end, in another stream, and where the step does not rise."""
+    new = ended[:-1] | (stream[1:] != stream[:-1])
+    if step is not None:
+        new = new | (step[1:] <= step[:-1])
+    return np.concatenate([[0], np.cumsum(new)])
 
 
 def _ascending(within: NumpyArray, rank: Int[NumpyArray, " N"]) -> bool:

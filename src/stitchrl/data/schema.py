@@ -114,7 +114,8 @@ class Schema:
         gap: a longer time (seconds, or units of a numeric `time`) between two rows cuts the episode there; None
             never cuts.
 
-    Without a column for `episode`, episodes run from one end to the next. Without `terminated`, `end` must say what
+    Without a column for `episode`, rows are put in the order of `time` (each `group` and file for itself) and episodes run
+    from one end to the next; a `step` that does not rise, or a `gap`, begins another. Without `terminated`, `end` must say what
     an end is.
 
     Raises:
@@ -165,7 +166,7 @@ class Schema:
     def _check_roles(self) -> None:
         spared = {
             "reward": self.reward_expression is not None,
-            "episode": self.bandit or bool({"terminated", "truncated"} & set(self.columns)),
+            "episode": self.bandit or self.gap is not None or bool({"terminated", "truncated"} & set(self.columns)),
             "terminated": self.bandit or self.end is not None or "truncated" in self.columns,
         }
         for role in REQUIRED_ROLES:
@@ -406,6 +407,16 @@ class Schema:
             "task": {"gamma": self.gamma, "name": self.name},
         }
         return {name: content for name, content in sections.items() if content}
+
+    def meaning(self) -> dict[str, Any]:
+        """What the numbers of actions and observations stand for: with other content, the same numbers say another thing."""
+        content = self.to_dict()
+        rules = {
+            name: {key: value for key, value in rule.items() if key != "unit"}
+            for name, rule in content.get("observation", {}).items()
+        }
+        action = {key: value for key, value in content["action"].items() if key != "unit"}
+        return {"observation": rules, "action": action}
 
     def to_toml(self) -> str:
         """The schema as a TOML document that `load` reads back."""

@@ -111,6 +111,8 @@ class Job:
             )
         scaling = Scaling.of(log, standardize=self.standardize, reward_scale=self.reward_scale)
         config = self._config(algorithm, spec) | extra
+        if self.out is not None:
+            scaling = claim(Path(self.out), config, scaling, dataclasses.asdict(type(algorithm)()))
         bounds = self._bounds(algorithms)
         with ExitStack() as stack:
             monitors, flags = self._watching(stack, algorithm, config, labels, bounds)
@@ -139,11 +141,10 @@ class Job:
         labels: list[dict[str, Any]],
         bounds: dict[str, Any],
     ) -> dict[str, Any]:
-        """Claim the run directory; the arguments of `train` that write to it."""
+        """The arguments of `train` that write to the run directory."""
         if self.out is None:
             return {}
         folder = Path(self.out)
-        claim(folder, config, scaling, dataclasses.asdict(type(algorithm)()))
         about = {
             "bounds": bounds,
             "config": config | {"scaling": scaling.to_dict()},
@@ -189,6 +190,7 @@ class Job:
             "sampling": self._sampling_name,
             "stop": None if self.stop is None else _named(self.stop),
             "log": self.log.content_hash if self.out is not None else "",
+            "meaning": self.log.schema.meaning(),
             "observation_size": spec.observation_size,
             "num_actions": spec.num_actions,
             "action_size": spec.action_size,

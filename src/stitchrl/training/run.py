@@ -164,8 +164,11 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict[str, Any]) -> None:
+def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict[str, Any]) -> Scaling:
     """Make the run directory, or see that the run in it is this one. `defaults` are the algorithm's settings.
+
+    Returns:
+        The scaling of the run: the one it began with, whatever another version would fit today.
 
     Raises:
         RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
@@ -176,17 +179,18 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
     file = folder / CONFIG
     if not file.exists():
         write_json(file, config | {"scaling": scaling.to_dict()})
-        return
+        return scaling
     try:
         found = upgraded(dict(json.loads(file.read_text(encoding="utf-8"))))
         # Settings that came after the run was made have their defaults.
         found["settings"] = {**json.loads(json.dumps(defaults)), **found["settings"]}
+        kept = Scaling.from_dict(found.pop("scaling"))
     except (OSError, ValueError, TypeError, KeyError):
         raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
     if not (folder / CHECKPOINT).exists():  # nothing was learned there yet
         write_json(file, config | {"scaling": scaling.to_dict()})
-        return
-    del found["scaling"]
+        return scaling
+    found.setdefault("meaning", config["meaning"])  # older runs did not say
     for key in [*config, *(key for key in found if key not in config)]:
         theirs, ours = found.get(key), config.get(key)
         if theirs == ours:
@@ -198,3 +202,4 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
             f"{str(folder)!r} holds another run: its {key} is {theirs!r}, yours {ours!r}. "
             "Choose another directory, or delete that one."
         )
+    return kept
