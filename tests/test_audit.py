@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,12 @@ from rich.console import Console
 import audit_corpus as corpus
 import stitchrl as st
 from stitchrl.data.audit.checks import CHECKS
+from stitchrl.data.audit.drift import _sides_of_actions
 from stitchrl.data.audit.facts import Facts
 from stitchrl.data.audit.finding import SEVERITIES, Audit, Finding
 from stitchrl.data.audit.mixture import randomness
 from stitchrl.data.audit.terminal import print_audit
-from worlds import bandit_log, random_log, tiny_log
+from worlds import bandit_log, random_log, schema_of, tiny_log
 
 BY_NAME = {check.__name__: check for check in CHECKS}
 
@@ -119,6 +121,38 @@ def gap(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, next_observation_index=following)
 
 
+def step_lost(log: st.Dataset) -> st.Dataset:
+    """In the first episode of three rows or more, the last step comes two later."""
+    last = log.episode_start[1:][np.diff(log.episode_start) >= 3][0] - 1
+    return changed(log, "step", lambda step: step.__setitem__(last, step[last - 1] + 3))
+
+
+def time_back(log: st.Dataset) -> st.Dataset:
+    time = np.arange(log.num_transitions)
+    second = log.episode_start[:-1][np.diff(log.episode_start) >= 2][0] + 1
+    time[second] -= 2
+    return dataclasses.replace(log, time=time)
+
+
+def last_observation_missing(log: st.Dataset) -> st.Dataset:
+    """The last row is cut, and what came after it has a NaN that no row of the log observed."""
+    return dataclasses.replace(
+        cut_last(log),
+        observation_table=np.concatenate([log.observation_table, np.full_like(log.observation_table[:1], np.nan)]),
+        next_observation_index=np.append(log.next_observation_index[:-1], len(log.observation_table)).astype(np.int32),
+    )
+
+
+def last_observation_infinite(log: st.Dataset) -> st.Dataset:
+    log = last_observation_missing(log)
+    return changed(log, "observation_table", lambda table: np.where(np.isnan(table), np.inf, table))
+
+
+def cut_last(log: st.Dataset) -> st.Dataset:
+    ended = changed(log, "terminated", lambda column: column.__setitem__(-1, False))
+    return changed(ended, "truncated", lambda column: column.__setitem__(-1, True))
+
+
 def weighed(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, weight=np.ones(log.num_transitions, np.float32))
 
@@ -151,6 +185,10 @@ FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("few_episodes", lambda log: log.select_episodes(range(99)), "few-episodes", "warning"),
     ("duplicated_episodes", copies, "episodes-duplicated", "warning"),
     ("rows_missing", gap, "rows-missing", "warning"),
+    ("steps_missing", step_lost, "steps-missing", "warning"),
+    ("time_backwards", time_back, "time-backwards", "warning"),
+    ("missing_values", last_observation_missing, "missing-values", "error"),
+    ("infinite_values", last_observation_infinite, "infinite-values", "error"),
     ("weights_unused", weighed, "weight-unused", "warning"),
     ("groups_of_several_episodes", grouped, "episodes-in-groups", "warning"),
 ]
@@ -231,6 +269,226 @@ def test_what_the_reader_mended_is_said() -> None:
     (found,) = BY_NAME["reader_notes"](log, Facts(log))
     assert (found.code, found.severity) == ("reader-note", "info")
     assert found.seen == "1,203 rows were out of order and were sorted by step"
+
+
+# --- the order of rows, by hand ---------------------------------------------------------------------------------------
+
+
+def counted(step: list[int], time: list[float] | None = None) -> st.Dataset:
+    """Nine rows, episodes of five and four, with these steps and times."""
+    log = random_log(2).select_episodes([0])
+    count = len(step)
+    index = np.zeros(count, np.int32)
+    return dataclasses.replace(
+        log,
+        observation_index=index,
+        next_observation_index=index,
+        action=index,
+        reward=np.zeros(count, np.float32),
+        terminated=np.zeros(count, bool),
+        truncated=np.zeros(count, bool),
+        action_mask=None,
+        step=np.array(step),
+        time=None if time is None else np.array(time),
+        episode_start=np.array([0, 5, 9]),
+        episode_id=np.array([1, 2]),
+    )
+
+
+@pytest.mark.parametrize("rows", [2, 3, 2**16])
+def test_a_jump_of_the_steps_by_hand(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", rows)
+    log = counted([0, 1, 2, 5, 6, 8, 9, 10, 11])  # row 5 begins an episode: no jump
+    (found,) = BY_NAME["steps_missing"](log, Facts(log))
+    assert (found.code, found.severity, found.where) == ("steps-missing", "warning", "step: row 2 and 0 more")
+    assert found.seen == "after 14.3% of rows inside episodes the step jumps, over 2 steps in all"  # 1 of 7
+
+
+@pytest.mark.parametrize(
+    "step", [[0, 4, 8, 12, 20, 0, 4, 8, 9], [0, 1, 2, 3, 4, 0, 1, 2, 3], [7, 7, 7, 7, 7, 7, 7, 7, 7]]
+)
+def test_steps_that_do_not_count_one_by_one_may_jump(step: list[int]) -> None:
+    log = counted(step)
+    assert list(BY_NAME["steps_missing"](log, Facts(log))) == []
+
+
+@pytest.mark.parametrize("rows", [2, 3, 2**16])
+def test_time_that_goes_back_by_hand(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", rows)
+    step = [0, 1, 2, 3, 4, 0, 1, 1, 2]
+    log = counted(
+        step, [10, 11, 11, 9, 12, 1, 5, 4, 3]
+    )  # row 7 goes back at the same step, rows 3 and 8 at a later one
+    (found,) = BY_NAME["time_backwards"](log, Facts(log))
+    assert (found.code, found.severity) == ("time-backwards", "warning")
+    assert found.where == "time, step: row 3 and 1 more"
+    assert found.seen.startswith("28.6% of rows inside episodes")  # 2 of 7
+    forward = counted(step, [10, 11, 11, 12, np.nan, 1, 5, 6, 7])
+    assert list(BY_NAME["time_backwards"](forward, Facts(forward))) == []
+
+
+@pytest.mark.parametrize("rows", [2, 2**16])
+def test_last_observations_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", rows)
+    table = np.zeros((4, 3), np.float32)
+    table[1] = [0, np.nan, 0]  # row 2 saw it: counted by the scan
+    table[2] = [np.nan, np.inf, 0]  # followed rows 4 and 8
+    log = counted(list(range(9)))
+    seen, following = np.zeros(9, np.int32), np.zeros(9, np.int32)
+    seen[2] = 1
+    following[[1, 6]], following[[4, 8]] = 1, 2
+    log = dataclasses.replace(log, observation_table=table, observation_index=seen, next_observation_index=following)
+    last = Facts(log).last_observations
+    assert last is not None
+    assert last.missing.tolist() == [1, 0, 0]
+    assert last.infinite.tolist() == [0, 1, 0]
+    assert (last.first_missing, last.first_infinite) == (4, 4)
+    inside, after = BY_NAME["missing_values"](log, Facts(log))
+    assert (inside.where, inside.seen) == ("observation: columns 1, row 2 first", "1 values are NaN")
+    assert (after.where, after.seen) == ("next_observation: columns 0, row 4 first", "1 values are NaN")
+
+
+# --- sound logs that look like leaks ----------------------------------------------------------------------------------
+
+
+def test_a_rule_of_one_column_is_asked_about() -> None:
+    """Triage: the level seen is the action taken, in all rows."""
+    rng = np.random.default_rng(0)
+    level = rng.integers(0, 3, 600)
+    columns = {
+        "episode": np.repeat(np.arange(200), 3),
+        "observation": np.stack([rng.normal(size=600), level], 1).astype(np.float32),
+        "action": level.astype(np.int32),
+        "reward": rng.normal(size=600).astype(np.float32),
+        "terminated": np.tile([False, False, True], 200),
+    }
+    log = st.read(columns, schema_of(columns))
+    (found,) = BY_NAME["leaks_action"](log, Facts(log))
+    assert (found.code, found.severity) == ("observation-leaks-action", "warning")
+    assert found.where == "observation: columns 1"
+    assert found.seen == "1 column equals the action: a rule the behaviour follows, or a leak?"
+    assert st.audit(log).verdict != "not usable"
+
+
+@pytest.mark.parametrize("values", [2, 50])
+def test_a_reward_of_the_context_is_no_error_in_one_step_logs(values: int) -> None:
+    rng = np.random.default_rng(0)
+    price = rng.integers(0, values, 600)
+    columns = {
+        "episode": np.arange(600),
+        "observation": np.stack([rng.normal(size=600), price], 1).astype(np.float32),
+        "action": rng.integers(0, 3, 600).astype(np.int32),
+        "reward": price.astype(np.float32),
+        "terminated": np.ones(600, bool),
+    }
+    log = st.read(columns, schema_of(columns))
+    (found,) = BY_NAME["leaks_outcome"](log, Facts(log))
+    assert (found.code, found.severity, found.where) == (
+        "observation-leaks-outcome",
+        "warning",
+        "observation: columns 1",
+    )
+    assert st.audit(log).verdict != "not usable"
+
+
+@pytest.mark.parametrize(
+    ("name", "severity"),
+    [
+        ("discharge code among features", "error"),  # known before the last of several steps
+        ("clicks among features", "warning"),  # one step an episode
+        ("the dose among features", "warning"),
+        ("the item among features", "warning"),
+    ],
+)
+def test_severities_of_leaks_in_the_corpus(name: str, severity: str) -> None:
+    fault = next(f for f in corpus.FAULTS if f.name == name)
+    log, _ = fault.spoiled(corpus.clean_logs()[fault.log])
+    found = [f for check in corpus.CHECKS_OF_CODE[fault.code] for f in BY_NAME[check](log, Facts(log))]
+    assert [(f.code, f.severity) for f in found] == [(fault.code, severity)]
+
+
+# --- very many actions ------------------------------------------------------------------------------------------------
+
+
+def catalogue(actions: int, rows: int, *, steps: int = 6) -> st.Dataset:
+    """Episodes of `steps` items of a catalogue, drawn evenly but for item 7, which every third row shows."""
+    rng = np.random.default_rng(0)
+    item = rng.integers(0, actions, rows)
+    item[::3] = 7
+    columns = {
+        "episode": np.arange(rows) // steps,
+        "observation": rng.normal(size=(rows, 4)).astype(np.float32),
+        "action": item.astype(np.int32),
+        "reward": rng.normal(size=rows).astype(np.float32),
+        "terminated": np.arange(rows) % steps == steps - 1,
+    }
+    return st.read(columns, schema_of(columns, num_actions=actions))
+
+
+@pytest.mark.parametrize(("actions", "rows"), [(10_000, 300_000), (65_536, 60_000)])
+def test_very_many_actions_fit_in_memory(actions: int, rows: int) -> None:
+    log = catalogue(actions, rows)
+    tracemalloc.start()
+    try:
+        audit = st.audit(log)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5e8  # rows of the sample times actions would be 2.6e9 and more
+    numbers = audit.numbers
+    assert len(numbers["action_counts"]) == actions
+    coverage, drift = numbers["coverage"], numbers["drift"]
+    assert len(coverage["actions"]) == 100
+    assert 7 in coverage["actions"]
+    place = coverage["actions"].index(7)
+    np.testing.assert_allclose(np.array(coverage["matrix"])[:, place], 1 / 3, atol=0.06)
+    assert drift["action"] is None
+    assert np.shape(drift["common_actions"]["share"]) == (10, 100)
+    # entropy of a third on one item: at least that of the coin, 3^(1/3) * 1.5^(2/3) = 1.89 actions
+    assert numbers["randomness"]["effective_actions"] > 1.89
+    assert numbers["randomness"]["allowed_actions"] == actions
+    json.dumps(audit.to_dict(), allow_nan=False)
+
+
+def test_change_of_actions_by_hand() -> None:
+    """Forty episodes of two rows: the first twenty take action 3, of the others every second takes 3, the rest 9."""
+    action = np.repeat([3] * 20 + [3, 9] * 10, 2)
+    columns = {
+        "episode": np.repeat(np.arange(40), 2),
+        "observation": np.arange(80, dtype=np.float32)[:, None],
+        "action": action.astype(np.int32),
+        "reward": np.arange(80, dtype=np.float32),
+        "terminated": np.tile([False, True], 40),
+    }
+    log = st.read(columns, schema_of(columns, num_actions=1000))
+    facts = Facts(log)
+    ((cut, before, after, error),) = _sides_of_actions(facts, facts.sample, (action == 9).astype(np.int64))
+    assert cut == 5
+    np.testing.assert_allclose(before, [1, 0])
+    np.testing.assert_allclose(after, [0.5, 0.5])
+    np.testing.assert_allclose(error, 20 * (2 - 0.5 * 2) ** 2 / 40**2)
+
+
+def test_randomness_with_masks_by_hand() -> None:
+    """One region; action 0 in half of the rows, 1 and 2 in a quarter each. Where 2 is forbidden, 2/3 and 1/3 are left."""
+    action = np.tile([0, 1, 0, 2], 300).astype(np.int32)
+    mask = np.ones((1200, 3), bool)
+    mask[1::4, 2] = False  # forbidden where action 1 is taken
+    columns = {
+        "episode": np.arange(1200),
+        "observation": np.ones((1200, 1), np.float32),
+        "action": action,
+        "reward": np.arange(1200, dtype=np.float32),
+        "terminated": np.ones(1200, bool),
+        "action_mask": mask,
+    }
+    log = st.read(columns, schema_of(columns))
+    found = randomness(log, Facts(log))
+    small = 2 / (2 * 1200)  # Miller and Madow
+    free = np.exp(1.5 * np.log(2) + small)
+    bound = np.exp(np.log(3) - 2 / 3 * np.log(2) + small)
+    assert found["effective_actions"] == pytest.approx(0.75 * free + 0.25 * bound)
+    assert found["allowed_actions"] == 2.75
 
 
 # --- facts by hand ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.data.audit.facts import Facts
+from stitchrl.data.audit.facts import SHOWN_ACTIONS, Facts
 from stitchrl.data.audit.finding import Finding
 from stitchrl.data.audit.mixture import NARROW
 from stitchrl.data.dataset import Dataset
@@ -24,12 +24,12 @@ EXPECTED_ROWS = 20
 """Rows a region would have of an action if it were as common there as elsewhere: none by chance once in 500 million."""
 SHARE_OF_ROWS = 0.05
 ONE = 0.99
-MOST_ACTIONS = 100
 
 
 def coverage_numbers(log: Dataset, facts: Facts) -> dict[str, Any] | None:
     """A small matrix for a picture: regions x actions (shares of each region's rows; of continuous actions the spread
-    about the region's mean action, relative to the spread in the whole log). None for images."""
+    about the region's mean action, relative to the spread in the whole log). Of many actions the `SHOWN_ACTIONS` commonest.
+    None for images."""
     sample = facts.sample
     if not facts.has_columns or not len(sample):
         return None
@@ -41,13 +41,16 @@ def coverage_numbers(log: Dataset, facts: Facts) -> dict[str, Any] | None:
         "row_share": (rows[used] / len(sample)).tolist(),
     }
     if log.num_actions is not None:
-        top = np.sort(np.argsort(-facts.scan.action_counts.sum(0), kind="stable")[:MOST_ACTIONS])
-        counts = np.zeros((count, log.num_actions))
-        np.add.at(counts, (region, sample.action.clip(0, log.num_actions - 1)), 1)
+        top = facts.commonest(SHOWN_ACTIONS)
+        action = sample.action.clip(0, log.num_actions - 1)
+        column = np.searchsorted(top, action).clip(0, len(top) - 1)
+        shown = top[column] == action
+        flat = region[shown] * len(top) + column[shown]
+        counts = np.bincount(flat, minlength=count * len(top)).reshape(count, len(top))
         found |= {
             "kind": "share",
             "actions": top.tolist(),
-            "matrix": (counts / rows.clip(1)[:, None])[used][:, top].tolist(),
+            "matrix": (counts / rows.clip(1)[:, None])[used].tolist(),
         }
     else:
         overall = np.where(sample.action.std(0) > 0, sample.action.std(0), 1.0)
@@ -64,11 +67,11 @@ def region_of_one_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
     named, inside = _places(facts)
     rows = inside.sum(1)
     if log.num_actions is not None:
-        taken = np.eye(log.num_actions)[sample.action.clip(0, log.num_actions - 1)]
-        counts = inside @ taken
-        free = inside @ (facts.allowed(sample.rows).sum(1) > 1) > 0.5 * rows
-        single = (counts.max(1) >= ONE * rows) & free
-        anyhow = taken.mean(0).max() >= ONE
+        taken = np.unique(sample.action, return_inverse=True)[1]
+        largest = np.array([np.bincount(taken[place > 0]).max() for place in inside])
+        free = inside @ (facts.allowed_count(sample.rows) > 1) > 0.5 * rows
+        single = (largest >= ONE * rows) & free
+        anyhow = np.bincount(taken).max() >= ONE * len(taken)
     else:
         overall = sample.action.std(0)
         if not (overall > 0).any():
@@ -98,11 +101,13 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if log.num_actions is None or not facts.has_columns or len(sample) < LEAST_ROWS:
         return
     named, inside = _places(facts)
-    action = np.eye(log.num_actions)[sample.action.clip(0, log.num_actions - 1)]
-    allowed = facts.allowed(sample.rows).astype(float)
+    numbers, counts = np.unique(sample.action.clip(0, log.num_actions - 1), return_counts=True)
+    numbers = numbers[counts >= COMMON_SHARE * len(sample)]  # a hundred at most
+    action = (sample.action.clip(0, log.num_actions - 1)[:, None] == numbers).astype(float)
+    allowed = facts.allowed(sample.rows, numbers).astype(float)
     taken, possible = inside @ action, inside @ allowed
     usual = action.sum(0) / np.maximum(allowed.sum(0), 1)  # how often it is taken where it may be
-    expected = possible * usual * (action.mean(0) >= COMMON_SHARE)
+    expected = possible * usual
     looked = expected >= EXPECTED_ROWS
     missing = looked & (taken == 0)
     if missing.any():
@@ -110,11 +115,11 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
         worst = int(np.argmax(expected[places, actions]))
         share = float(inside[np.unique(places)].any(0).mean())
         lost = len(np.unique(actions))
-        common = int((action.mean(0) >= COMMON_SHARE).sum())
+        common = len(numbers)
         yield Finding(
             "action-missing-in-region",
             "warning" if share >= SHARE_OF_ROWS and lost >= 0.1 * common else "info",
-            f"action {actions[worst]}, observation: {named[places[worst]]}",
+            f"action {numbers[actions[worst]]}, observation: {named[places[worst]]}",
             f"never taken in {int(inside[places[worst]].sum()):,} rows, where {expected[places[worst], actions[worst]]:.0f} "
             f"were to be expected; {lost} of {common} common actions lack somewhere, in {share:.0%} of rows",
             "common actions tried everywhere they are allowed",

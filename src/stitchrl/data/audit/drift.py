@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stitchrl.data.audit.facts import Facts, Sample
+from stitchrl.data.audit.facts import SHOWN_ACTIONS, Facts, Sample
 from stitchrl.data.audit.finding import Finding
 from stitchrl.data.audit.moments import PARTS
 from stitchrl.data.audit.regression import means_by_group
@@ -64,6 +64,33 @@ def _sides(
             mean = sums[side].sum(0) / number
             means.append(mean)
             errors.append(((sums[side] - mean * counts[side][:, None]) ** 2).sum(0) / number**2)
+        if len(means) == 2:
+            yield cut, means[0], means[1], errors[0] + errors[1]
+
+
+def _sides_of_actions(
+    facts: Facts, sample: Sample, taken: NumpyArray
+) -> Iterator[tuple[int, NumpyArray, NumpyArray, NumpyArray]]:
+    """As `_sides`, of the columns "is action k" that `taken` (n,), from 0 on without gaps, would have: an episode has few
+    actions, so only pairs of both are counted."""
+    episodes, of_row, lengths = np.unique(sample.episode, return_inverse=True, return_counts=True)
+    actions = int(taken.max()) + 1
+    pairs, counts = np.unique(of_row * actions + taken, return_counts=True)
+    episode, action = np.divmod(pairs, actions)
+    part = facts.part_of(facts.log.episode_start[episodes])
+    for cut in range(1, PARTS):
+        means, errors = [], []
+        for side in (part < cut, part >= cut):
+            if side.sum() < LEAST_EPISODES:
+                break
+            inside = side[episode]
+            of, times, rows = action[inside], counts[inside], lengths[episode[inside]]
+            number = lengths[side].sum()
+            mean = np.bincount(of, times, actions) / number
+            # Sum over episodes of (times - mean * rows)^2; an episode without the action adds its last term only.
+            squares = np.bincount(of, times**2, actions) - 2 * mean * np.bincount(of, times * rows, actions)
+            means.append(mean)
+            errors.append(np.maximum(squares + mean**2 * (lengths[side] ** 2).sum(), 0) / number**2)
         if len(means) == 2:
             yield cut, means[0], means[1], errors[0] + errors[1]
 
@@ -141,16 +168,15 @@ def action_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 f"effects under {SMALL:g} standard deviations",
             )
         return
-    taken = np.zeros((len(sample), log.num_actions))
-    taken[np.arange(len(sample)), sample.action.clip(0, log.num_actions - 1)] = 1
+    used, taken = np.unique(sample.action.clip(0, log.num_actions - 1), return_inverse=True)
     best = (0.0, 0, 0)
-    for cut, before, after, squared_error in _sides(facts, taken, sample):
+    for cut, before, after, squared_error in _sides_of_actions(facts, sample, taken):
         error = np.sqrt(squared_error)
         # What chance alone gives: the mean size of a normal's deviation is sqrt(2 / pi) of its spread.
         otherwise = 0.5 * (np.abs(after - before) - np.sqrt(2 / np.pi) * error).sum()
         sure = np.abs(after - before) > Z * np.maximum(error, 1e-12)
         if sure.any() and otherwise > best[0]:
-            best = (float(otherwise), cut, int(np.where(sure, np.abs(after - before), 0).argmax()))
+            best = (float(otherwise), cut, int(used[np.where(sure, np.abs(after - before), 0).argmax()]))
     if best[0] >= OTHERWISE_INFO:
         yield _action_finding(
             facts,
@@ -204,7 +230,8 @@ def reward_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def drift_numbers(log: Dataset, facts: Facts) -> dict[str, object]:
-    """Lines for pictures: each part of the log, early to late."""
+    """Lines for pictures: each part of the log, early to late. `action` has a column for each action, or is None where there
+    are more than `SHOWN_ACTIONS`; `common_actions` then has the commonest."""
     scan = facts.scan
     numbers: dict[str, object] = {
         "order": "time" if facts.time_edges is not None else "rows",
@@ -222,5 +249,10 @@ def drift_numbers(log: Dataset, facts: Facts) -> dict[str, object]:
     if scan.action is not None:
         numbers["action"] = scan.action.part_mean.tolist()
     else:
-        numbers["action"] = (scan.action_counts / np.maximum(scan.action_counts.sum(1, keepdims=True), 1)).tolist()
+        top = facts.commonest(SHOWN_ACTIONS)
+        share = (scan.action_counts[:, top] / np.maximum(scan.action_counts.sum(1, keepdims=True), 1)).tolist()
+        few = len(top) == log.num_actions
+        numbers["action"] = share if few else None
+        if not few:
+            numbers["common_actions"] = {"actions": top.tolist(), "share": share}
     return numbers

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stitchrl.data.audit.contents import hash_words, mix, watched, words
-from stitchrl.data.audit.moments import PARTS, Accumulator, Moments, blocks
+from stitchrl.data.audit.moments import PARTS, Accumulator, Moments, NotFinite, blocks
 from stitchrl.data.audit.regions import Regions
 from stitchrl.data.audit.regression import features, residuals
 from stitchrl.data.dataset import NO_OBSERVATION, Dataset
@@ -26,6 +26,10 @@ SAMPLE_ROWS = 2**15
 KEPT_HASHES = 2**21
 """Row hashes kept to look for copies; of larger logs, one row in so many, chosen by content so copies stay together."""
 MOST_EPISODES_OF_SAMPLE, MOST_ROWS_OF_EPISODE = 512, 24
+SHOWN_ACTIONS = 100
+"""Of more actions, pictures show the commonest."""
+TOLD_APART = 50
+"""Of more actions, regressions tell the commonest apart."""
 
 
 @dataclasses.dataclass
@@ -100,6 +104,8 @@ class Facts:
         self.other = None if against is None else Facts(against)
         self.randomness: dict[str, Any] | None = None
         """Filled by `mixture.randomness`, which several checks ask."""
+        self.modes: tuple[Any] | None = None
+        """Filled by `mixture.return_modes`: its answer, which may be None, in a tuple."""
 
     # --- names ---------------------------------------------------------------------------------------------------
 
@@ -245,6 +251,39 @@ class Facts:
             known = known & continues
         return self.log.terminated[block] | known
 
+    @cached_property
+    def last_observations(self) -> NotFinite | None:
+        """What is not finite in observations that only a next_observation reaches, each counted once: the scan sees those
+        of rows. None for images."""
+        log, table = self.log, self.log.observation_table
+        if not self.has_columns:
+            return None
+        found = NotFinite(np.zeros(table.shape[1], np.int64), np.zeros(table.shape[1], np.int64), -1, -1)
+        kept: list[NumpyArray] = [np.zeros((2, 0), np.int64)]
+        for block in blocks(log.num_transitions if table.dtype.kind == "f" else 0, table.shape[1]):
+            following = log.next_observation_index[block]
+            ahead = log.observation_index[block.start + 1 : block.stop + 1]
+            apart = following != NO_OBSERVATION
+            apart[: len(ahead)] &= following[: len(ahead)] != ahead
+            rows = np.flatnonzero(apart)
+            rows = rows[~np.isfinite(table[following[rows]]).all(1)]
+            kept.append(np.stack([following[rows].astype(np.int64), rows + block.start]))
+        index, row = np.concatenate(kept, 1)
+        index, first = np.unique(index, return_index=True)
+        row = row[first]
+        for block in blocks(log.num_transitions if len(index) else 0):
+            unseen = ~np.isin(index, log.observation_index[block])
+            index, row = index[unseen], row[unseen]
+        for block in blocks(len(index), table.shape[1]):
+            seen = table[index[block]]
+            found.missing += np.isnan(seen).sum(0)
+            found.infinite += np.isinf(seen).sum(0)
+            for name, bad in (("first_missing", np.isnan(seen).any(1)), ("first_infinite", np.isinf(seen).any(1))):
+                if bad.any():
+                    first_row, before = int(row[block][bad].min()), getattr(found, name)
+                    setattr(found, name, first_row if before < 0 else min(before, first_row))
+        return found
+
     # --- the sample ----------------------------------------------------------------------------------------------
 
     @cached_property
@@ -338,11 +377,33 @@ class Facts:
         """(n, k) what a regression of the continuous action on the observation leaves, held out by fold."""
         return residuals(features(self.sample.observation), self.sample.action, self.fold)
 
-    def allowed(self, rows: NumpyArray) -> NumpyArray:
-        """(n, A) actions that may be taken at these rows of a discrete log."""
-        if self.log.action_mask is None:
-            return np.ones((len(rows), self.log.num_actions or 0), bool)
-        return np.asarray(self.log.action_mask[rows])
+    # --- discrete actions, of which there may be very many: nothing here is rows times all actions -----------------------
+
+    def commonest(self, most: int) -> NumpyArray:
+        """The `most` commonest actions, ascending."""
+        return np.sort(np.argsort(-self.scan.action_counts.sum(0), kind="stable")[:most])
+
+    def told_apart(self, action: NumpyArray) -> NumpyArray:
+        """(n, `TOLD_APART` at most) 1.0 where it is that action; actions beyond the commonest have no column."""
+        taken = action.clip(0, (self.log.num_actions or 1) - 1)
+        found: NumpyArray = (taken[:, None] == self.commonest(TOLD_APART)).astype(np.float64)
+        return found
+
+    def allowed(self, rows: NumpyArray, actions: NumpyArray) -> NumpyArray:
+        """(n, k) whether these actions may be taken at these rows."""
+        found = np.ones((len(rows), len(actions)), bool)
+        if self.log.action_mask is not None:
+            for block in blocks(len(rows), self.log.action_mask.shape[1]):
+                found[block] = self.log.action_mask[rows[block]][:, actions]
+        return found
+
+    def allowed_count(self, rows: NumpyArray) -> NumpyArray:
+        """(n,) how many actions may be taken at these rows."""
+        found = np.full(len(rows), self.log.num_actions or 0, np.int64)
+        if self.log.action_mask is not None:
+            for block in blocks(len(rows), self.log.action_mask.shape[1]):
+                found[block] = self.log.action_mask[rows[block]].sum(1)
+        return found
 
 
 def _plain(values: NumpyArray) -> NumpyArray:

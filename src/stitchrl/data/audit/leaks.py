@@ -62,14 +62,18 @@ def leaks_outcome(log: Dataset, facts: Facts) -> Iterator[Finding]:
             return
         found = np.flatnonzero(_exact(first.observation, returns))
         how = "give an episode's return from its first row on"
+    # With one step an episode the outcome is the row's reward, and that may be a part of the context by right.
+    one_step = bool((np.diff(log.episode_start) == 1).all())
     if len(found):
         yield _finding(
             facts,
             "observation-leaks-outcome",
-            "error",
+            "warning" if one_step else "error",
             found,
             f"{how}, without a doubt",
-            "They were filled in afterwards: drop them, a policy will not have them.",
+            "If the reward is not itself a part of what was known before the action, drop the column."
+            if one_step
+            else "They were filled in afterwards: drop them, a policy will not have them.",
         )
 
 
@@ -95,7 +99,8 @@ def leaks_future_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def leaks_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A column that is the action taken in its own row."""
+    """A column that is the action taken in its own row. A behaviour that follows one column looks the same, so it is asked,
+    not said."""
     sample = facts.sample
     if len(sample) < LEAST_ROWS:
         return
@@ -107,13 +112,14 @@ def leaks_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
         found = np.flatnonzero(same | _exact(sample.observation, action))
         if len(found):
             which = "the action" if log.num_actions is not None else f"number {j} of the action"
+            unit = "" if same[found].any() else ", up to unit"
             yield _finding(
                 facts,
                 "observation-leaks-action",
-                "error" if same[found].any() else "warning",
+                "warning",
                 found,
-                f"equal {which} taken in the same row{'' if same[found].any() else ', up to unit'}",
-                "Drop them: imitation will read the answer and every policy fail without it.",
+                f"equal{'s' if len(found) == 1 else ''} {which}{unit}: a rule the behaviour follows, or a leak?",
+                "If filled in after the action, drop it: imitation will read the answer. If a rule, nothing else was tried.",
             )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from stitchrl.data.audit.facts import Facts, Sample
 from stitchrl.data.audit.finding import Finding
+from stitchrl.data.audit.moments import blocks
 from stitchrl.data.audit.regression import features
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
@@ -117,7 +118,13 @@ class Modes:
 def return_modes(facts: Facts) -> Modes | None:
     """A mixture of two normals fitted to the episode returns by expectation-maximisation; None where returns take few
     values or there are few episodes."""
-    returns = facts.scan.returns
+    if facts.modes is None:
+        facts.modes = (_fit_modes(facts.scan.returns),)
+    found: Modes | None = facts.modes[0]
+    return found
+
+
+def _fit_modes(returns: NumpyArray) -> Modes | None:
     if len(returns) < LEAST_EPISODES:
         return None
     if len(returns) > RETURNS_LOOKED_AT:
@@ -204,22 +211,24 @@ def randomness(log: Dataset, facts: Facts) -> dict[str, Any]:
 
 def _discrete(log: Dataset, facts: Facts) -> dict[str, Any]:
     sample = facts.sample
-    allowed = facts.allowed(sample.rows)
-    number = np.maximum(allowed.sum(1), 1)
+    number = np.maximum(facts.allowed_count(sample.rows), 1)
     if log.behavior_probs is not None:
-        probs = log.behavior_probs[sample.rows].astype(np.float64)
-        entropy = -(probs * np.log(np.maximum(probs, 1e-30))).sum(1)
-        certain = probs.max(1) >= ONE_ACTION
+        entropy, certain = np.zeros(len(sample)), np.zeros(len(sample), bool)
+        for rows in blocks(len(sample), log.behavior_probs.shape[1]):
+            probs = log.behavior_probs[sample.rows[rows]].astype(np.float64)
+            entropy[rows] = -(probs * np.log(np.maximum(probs, 1e-30))).sum(1)
+            certain[rows] = probs.max(1) >= ONE_ACTION
     else:
-        counts = np.zeros((facts.regions.count, log.num_actions or 0))
-        np.add.at(counts, (facts.sample_region, sample.action.clip(0, counts.shape[1] - 1)), 1)
-        rows = counts.sum(1).clip(1)
-        probs = counts[facts.sample_region] * allowed
-        probs /= np.maximum(probs.sum(1, keepdims=True), 1)
+        used, taken = np.unique(sample.action.clip(0, (log.num_actions or 1) - 1), return_inverse=True)
+        counts = _counts_by_region(facts, facts.sample_region, taken, len(used))
+        rows_of = counts.sum(1).clip(1)
+        # Of shares p = c / z of counts c that sum to z, the entropy is log z - (sum of c log c) / z.
+        parts = np.stack([counts, counts * np.log(np.maximum(counts, 1))])
+        total, logs = _sums_over_allowed(facts, sample.rows, used, facts.sample_region, parts)
         # Miller and Madow's correction: few rows see less entropy than there is.
-        missed = ((counts > 0).sum(1) - 1) / (2 * rows)
-        entropy = -(probs * np.log(np.maximum(probs, 1e-30))).sum(1) + missed[facts.sample_region]
-        certain = (counts.max(1) >= ONE_ACTION * rows)[facts.sample_region]
+        missed = ((counts > 0).sum(1) - 1) / (2 * rows_of)
+        entropy = np.log(np.maximum(total, 1)) - logs / np.maximum(total, 1) + missed[facts.sample_region]
+        certain = (counts.max(1) >= ONE_ACTION * rows_of)[facts.sample_region]
     effective = float(np.minimum(np.exp(entropy), number).mean())
     found = {
         "near_deterministic_share": float((certain & (number > 1)).mean()),
@@ -229,21 +238,55 @@ def _discrete(log: Dataset, facts: Facts) -> dict[str, Any]:
     part = facts.segments
     if log.num_episodes < LEAST_EPISODES or np.median(part.length) < 3:
         return found | ({"random_share": 1.0} if effective > ALL * number.mean() else {})
+    actions = log.num_actions or 1
     region = facts.regions.of(facts.standardised(part.observation))
-    mask = facts.allowed(part.rows)
-    taken = part.action.clip(0, mask.shape[1] - 1)
-    uniform = -np.log(np.maximum(mask.sum(1), 1))
+    used, taken = np.unique(part.action.clip(0, actions - 1), return_inverse=True)
+    free_count = facts.allowed_count(part.rows)
+    uniform = -np.log(np.maximum(free_count, 1))
+    # Half a row for each action, whether it occurs or not; by region, so that a product does for all its rows.
+    allowed = None
+    if log.action_mask is not None:
+        allowed = [facts.allowed(part.rows[region == r], used).astype(np.float32) for r in range(facts.regions.count)]
 
     def fit(weight: NumpyArray, half: NumpyArray) -> NumpyArray:
-        counts = np.full((facts.regions.count, mask.shape[1]), 0.5)
-        np.add.at(counts, (region[~half], taken[~half]), weight[~half])
-        shares = counts / counts.sum(1, keepdims=True)
-        free = (shares[region[half]] * mask[half]).sum(1)
-        log_share: NumpyArray = np.log(shares[region[half], taken[half]] / np.maximum(free, 1e-12))
+        counts = _counts_by_region(facts, region[~half], taken[~half], len(used), weight[~half])
+        if allowed is None:
+            free = counts.sum(1)[region] + 0.5 * free_count
+        else:
+            free = 0.5 * free_count
+            for r, mask in enumerate(allowed):
+                free[region == r] += mask @ counts[r].astype(np.float32)
+        share = (counts[region[half], taken[half]] + 0.5) / np.maximum(free[half], 0.5)
+        log_share: NumpyArray = np.log(share)
         return log_share
 
-    share, _, gain = _uniform_part(part, uniform, fit, mask.shape[1] * facts.regions.count)
+    share, _, gain = _uniform_part(part, uniform, fit, actions * facts.regions.count)
     return found | {"random_share": share, "gain": gain}
+
+
+def _counts_by_region(
+    facts: Facts, region: NumpyArray, taken: NumpyArray, actions: int, weight: NumpyArray | None = None
+) -> NumpyArray:
+    """(regions, actions) sums of the weights, or counts."""
+    count = facts.regions.count
+    sums = np.bincount(region * actions + taken, weight, count * actions).reshape(count, actions)
+    return np.asarray(sums, np.float64)
+
+
+def _sums_over_allowed(
+    facts: Facts, rows: NumpyArray, actions: NumpyArray, region: NumpyArray, values: NumpyArray
+) -> NumpyArray:
+    """(k, n) sums over the actions allowed at each row of values (k, regions, actions) of its region."""
+    if facts.log.action_mask is None:
+        everything: NumpyArray = values.sum(2)[:, region]
+        return everything
+    sums = np.zeros((len(values), len(rows)))
+    for r in range(facts.regions.count):
+        inside = np.flatnonzero(region == r)
+        for block in blocks(len(inside), len(actions)):
+            allowed = facts.allowed(rows[inside[block]], actions).astype(np.float64)
+            sums[:, inside[block]] = values[:, r] @ allowed.T
+    return sums
 
 
 def _continuous(log: Dataset, facts: Facts) -> dict[str, Any]:

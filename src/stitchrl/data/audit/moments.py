@@ -9,39 +9,51 @@ import numpy as np
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["BLOCK_ROWS", "PARTS", "Accumulator", "Moments", "blocks"]
+__all__ = ["BLOCK_ROWS", "PARTS", "Accumulator", "Moments", "NotFinite", "blocks"]
 
 BLOCK_ROWS = 2**16
+BLOCK_NUMBERS = 2**24
+"""Numbers in a block of a wide array: 128 MB as float64."""
 PARTS = 10
 """Parts of the log, early to late."""
 
 
-def blocks(count: int) -> Iterator[slice]:
-    """Slices that cover `count` rows, at most `BLOCK_ROWS` at a time."""
-    for start in range(0, count, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, count))
+def blocks(count: int, columns: int = 1) -> Iterator[slice]:
+    """Slices that cover `count` rows, at most `BLOCK_ROWS` at a time and fewer where rows have many columns."""
+    step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // max(columns, 1)))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 @dataclasses.dataclass
-class Moments:
-    """Running statistics of the columns of a matrix; values that are not finite are counted apart.
+class NotFinite:
+    """Values of the columns of a matrix that are not finite.
 
     Attributes:
         missing, infinite: (D,) how many NaN and infinities.
-        low, high, mean, spread: (D,) of the finite values; spread is the standard deviation.
-        part_mean: (PARTS, D) mean in each part of the log, early to late.
         first_missing, first_infinite: first row that has one, -1 for none.
     """
 
     missing: NumpyArray
     infinite: NumpyArray
+    first_missing: int
+    first_infinite: int
+
+
+@dataclasses.dataclass
+class Moments(NotFinite):
+    """Running statistics of the columns of a matrix; values that are not finite are counted apart.
+
+    Attributes:
+        low, high, mean, spread: (D,) of the finite values; spread is the standard deviation.
+        part_mean: (PARTS, D) mean in each part of the log, early to late.
+    """
+
     low: NumpyArray
     high: NumpyArray
     mean: NumpyArray
     spread: NumpyArray
     part_mean: NumpyArray
-    first_missing: int
-    first_infinite: int
 
 
 class Accumulator:
@@ -104,11 +116,11 @@ class Accumulator:
         return Moments(
             self.missing,
             self.infinite,
+            self.first[0],
+            self.first[1],
             low,
             high,
             mean + shift,
             spread,
             np.where(self.count > 0, part_mean, mean + shift),
-            self.first[0],
-            self.first[1],
         )

@@ -108,7 +108,7 @@ def propensities_uncalibrated(log: Dataset, facts: Facts) -> Iterator[Finding]:
     counts = facts.scan.action_counts.sum(0)
     if log.behavior_probs is not None:
         expected, variance = np.zeros(log.num_actions), np.zeros(log.num_actions)
-        for rows in blocks(log.num_transitions):
+        for rows in blocks(log.num_transitions, log.num_actions):
             probs = log.behavior_probs[rows].astype(np.float64)
             expected += probs.sum(0)
             variance += (probs * (1 - probs)).sum(0)

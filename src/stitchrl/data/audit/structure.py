@@ -8,7 +8,7 @@ import numpy as np
 
 from stitchrl.data.audit.facts import Facts
 from stitchrl.data.audit.finding import Finding
-from stitchrl.data.audit.moments import Moments
+from stitchrl.data.audit.moments import NotFinite
 from stitchrl.data.audit.regression import features, residuals
 from stitchrl.data.dataset import NO_OBSERVATION, Dataset
 from stitchrl.types import NumpyArray
@@ -81,14 +81,19 @@ def infinite_values(log: Dataset, facts: Facts) -> Iterator[Finding]:
             yield _not_finite(facts, "infinite-values", "infinite", name, moments.infinite, moments.first_infinite)
 
 
-def _moments(facts: Facts) -> list[tuple[str, Moments]]:
+def _moments(facts: Facts) -> list[tuple[str, NotFinite]]:
     scan = facts.scan
-    columns = (("observation", scan.observation), ("action", scan.action), ("reward", scan.reward))
+    columns: tuple[tuple[str, NotFinite | None], ...] = (
+        ("observation", scan.observation),
+        ("next_observation", facts.last_observations),
+        ("action", scan.action),
+        ("reward", scan.reward),
+    )
     return [(name, moments) for name, moments in columns if moments is not None]
 
 
 def _not_finite(facts: Facts, code: str, kind: str, name: str, counts: NumpyArray, row: int) -> Finding:
-    which = f"columns {facts.labels(np.flatnonzero(counts))}, " if name == "observation" else ""
+    which = f"columns {facts.labels(np.flatnonzero(counts))}, " if name.endswith("observation") else ""
     return Finding(
         code,
         "error",
@@ -147,7 +152,7 @@ def observation_jumps(log: Dataset, facts: Facts) -> Iterator[Finding]:
     change = facts.standardised(facts.observation_at(following[known])) - here
     action = sample.action[known]
     if log.num_actions is not None:
-        action = np.eye(log.num_actions)[action.clip(0, log.num_actions - 1)][:, :50]
+        action = facts.told_apart(action)
     left = residuals(features(here, action, full_up_to=8), change, facts.fold[known])
     off = np.minimum(*(np.sqrt((part**2).mean(1)) for part in (left, change)))
     usual, nearly_all = (float(q) for q in np.quantile(off, [0.5, 0.9]))
