@@ -9,7 +9,9 @@ import pytest
 
 import stitchrl as st
 from stitchrl.data.dataset import PER_TRANSITION
-from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.data.parts import by_group, by_time, by_value
+from stitchrl.data.schema import ColumnRule
+from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
 from worlds import full_columns, masks, next_observations, random_log, tiny_columns, tiny_log
 
 # --- observations and ends ------------------------------------------------------------------------------
@@ -299,8 +301,9 @@ def test_a_split_of_a_log_with_groups_keeps_each_whole(seed: int) -> None:
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]  # noqa: PT018
     assert [part.num_episodes for part in parts] == [20, 4, 16]
     assert sorted(i for part in parts for i in part.episode_id.tolist()) == list(range(40))
-    # A split by episode mixes them.
-    mixed = log.split((0.5, 0.5), seed=seed, by="episode")
+    # A split by episode mixes them, and says so.
+    with pytest.warns(StitchRLWarning, match="this log has 10 groups of 40 episodes"):
+        mixed = log.split((0.5, 0.5), seed=seed, by="episode")
     assert set(mixed[0].group.tolist()) & set(mixed[1].group.tolist())
 
 
@@ -327,6 +330,100 @@ def test_a_split_by_return_has_low_and_high_in_every_part(seed: int) -> None:
         tenths = np.bincount(part.reward.astype(int) // 4, minlength=10)
         assert tenths.tolist() == [each] * 10
     assert sorted(np.concatenate([part.episode_id for part in parts]).tolist()) == list(range(40))
+
+
+SHARES = (0.5, 0.1, 0.4)
+BY_EPISODE = [[0, 1, 4, 5], [2, 3, 6, 7]]
+BY_RETURN = [[0, 1, 3, 6], [2, 4, 5, 7]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_large_group_leaves_the_shares_as_they_are_asked_for(seed: int) -> None:
+    group = np.r_[np.zeros(3000, np.int64), np.arange(1, 3001)]
+    found = by_group(group, SHARES, np.random.default_rng(seed))
+    assert [len(part) for part in found] == [3000, 600, 2400]
+    # Two that only fit one part each: 3,000 and 2,000 of 6,000, beside 1,000 alone.
+    group = np.r_[np.repeat([0, 1], [2000, 3000]), np.arange(2, 1002)]
+    found = by_group(group, SHARES, np.random.default_rng(seed))
+    assert [len(part) for part in found] == [3000, 600, 2400]
+    assert set(group[found[0]].tolist()) == {1}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_of_mixed_sizes_meet_the_shares(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(100), rng.integers(1, 60, 100))
+    for found in (by_group(group, SHARES, rng), by_value(rng.normal(size=len(group)), group, SHARES, rng)):
+        assert np.sort(np.concatenate(found)).tolist() == list(range(len(group)))
+        assert sum(len(np.unique(group[part])) for part in found) == 100
+        np.testing.assert_allclose([len(part) / len(group) for part in found], SHARES, atol=0.04)
+
+
+def test_as_many_groups_as_parts_fill_them_all() -> None:
+    for sizes in ([5, 5, 5], [1, 1, 98], [1500, 1500, 1500, 1499]):
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            for found in (by_group(group, SHARES, rng), by_value(group * 1.0, group, SHARES, rng)):
+                assert all(len(part) for part in found)
+    with pytest.raises(DataError, match="a part would be empty"):
+        by_group(np.repeat([0, 1], 5), SHARES, np.random.default_rng(0))
+
+
+def test_draws_of_episodes_alone_are_what_they_were() -> None:
+    # As drawn by version 0.1: by episode, and by return.
+    alone = np.arange(8)
+    assert [part.tolist() for part in by_group(alone, (0.5, 0.5), np.random.default_rng(1))] == BY_EPISODE
+    assert [part.tolist() for part in by_value(alone % 4.0, alone, (0.5, 0.5), np.random.default_rng(1))] == BY_RETURN
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_split_by_value_has_every_episode_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(100, 300))
+    try:
+        found = by_value(rng.normal(size=count), np.arange(count), (0.44, 0.5, 0.011, 0.049), rng)
+    except DataError:
+        return
+    assert np.sort(np.concatenate(found)).tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_by_return_keeps_groups_whole(seed: int) -> None:
+    # Patient p has 4 episodes with returns p, p + 10, p + 20, p + 30: means in the order of p.
+    parts = grouped_log().split((0.5, 0.5), seed=seed, by="return")
+    groups = [part.group for part in parts]
+    assert not set(groups[0].tolist()) & set(groups[1].tolist())
+    assert [len(group) for group in groups] == [20, 20]
+    for group in groups:  # five buckets of two patients: one each
+        assert sorted(p // 2 for p in set(group.tolist())) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["datetime64[s]", "float64"])
+def test_a_split_by_time_leaves_out_what_still_runs_when_the_test_period_starts(kind: str) -> None:
+    # (start, end): the cut is at 30, where the third starts. The second still runs then; the first has ended.
+    times = np.array([0, 9, 10, 30, 30, 40, 50, 60])
+    columns = {
+        "episode": np.repeat(np.arange(4), 2),
+        "time": times.astype("int64").astype(kind),
+        "observation": np.zeros((8, 1), np.float32),
+        "action": np.tile([0, 1], 4).astype(np.int32),
+        "reward": np.zeros(8, np.float32),
+        "terminated": np.tile([False, True], 4),
+    }
+    past, future = st.read(columns).split((0.5, 0.5), by="time")
+    assert past.episode_id.tolist() == [0]
+    assert future.episode_id.tolist() == [2, 3]
+    columns["time"] = np.array([0, 9, 10, 29, 30, 40, 50, 60]).astype("int64").astype(kind)
+    past, future = st.read(columns).split((0.5, 0.5), by="time")
+    assert past.episode_id.tolist() == [0, 1]
+
+
+def test_a_group_is_held_by_the_part_its_episodes_stay_in() -> None:
+    # The second episode, of group 1, runs over the cut and is left out; so the fourth, of group 1, may stay.
+    start, end = np.array([0, 1, 2, 3]), np.array([0, 9, 2, 3])
+    found = by_time(start, end, np.array([0, 1, 2, 1]), (0.5, 0.5))
+    assert [part.tolist() for part in found] == [[0], [2, 3]]
 
 
 def test_splits_that_cannot_be() -> None:
@@ -375,6 +472,74 @@ def test_parts_joined_again_are_the_log() -> None:
     assert log.concat(bare).num_episodes == 6
     with pytest.raises(DataError, match="one num_actions to be joined; got 3 and 5"):
         bare.concat(dataclasses.replace(bare, schema=dataclasses.replace(bare.schema, num_actions=5)))
+
+
+def with_schema(log: st.Dataset, **changes: object) -> st.Dataset:
+    return dataclasses.replace(log, schema=dataclasses.replace(log.schema, **changes))
+
+
+def test_logs_whose_numbers_mean_something_else_are_not_joined() -> None:
+    log = tiny_log()
+    named = with_schema(log, action_categories=("none", "low", "high"))
+    for one, other, message in (
+        (named, with_schema(log, action_categories=("high", "low", "none")), "one action_categories to be joined; got"),
+        (log, named, "one action_categories to be joined; got None and"),
+        (
+            with_schema(log, action_bins=((0.0, 1.0),)),
+            with_schema(log, action_bins=((0.0, 2.0),)),
+            "one action_bins to be joined",
+        ),
+        (log, with_schema(log, action_counts=(3,)), "one action_counts to be joined"),
+        (
+            log,
+            with_schema(log, observations={"observation": ColumnRule(categories=("a", "b"))}),
+            "one rule of observation column 'observation' to be joined",
+        ),
+    ):
+        with pytest.raises(DataError, match=message):
+            one.concat(other)
+    continuous = st.read(tiny_columns() | {"action": np.zeros((6, 2), np.float32)})
+    for name in ("action_low", "action_high"):
+        with pytest.raises(DataError, match=f"one {name} to be joined"):
+            continuous.concat(with_schema(continuous, **{name: (0.0, 0.0)}))
+    assert named.concat(named).num_episodes == 6
+    assert log.concat(with_schema(log, observations={"observation": ColumnRule()})).num_episodes == 6
+
+
+def test_episode_ids_stay_unique_when_logs_are_joined() -> None:
+    log = tiny_log()
+    joined = log.concat(log, log.head(1))
+    assert joined.episode_id.tolist() == ["7", "8", "9", "7-2", "8-2", "9-2", "7-3"]
+    assert joined.notes[-1] == "joined logs: 4 episode ids came again and got a suffix: 7, 8, 9, 7"
+    again = joined.concat(joined.select_episodes([3]))
+    assert again.episode_id.tolist()[-1] == "7-2-2"
+    apart = dataclasses.replace(log, episode_id=np.array([1, 2, 3]))
+    assert log.concat(apart).episode_id.tolist() == [7, 8, 9, 1, 2, 3]
+    assert log.concat(apart).notes == log.notes
+    text = dataclasses.replace(log, episode_id=np.array(["7", "b", "c"]))
+    assert log.concat(text).episode_id.tolist() == ["7", "8", "9", "7-2", "b", "c"]
+
+
+def test_groups_stay_when_logs_are_joined() -> None:
+    bare = tiny_log()
+    log = dataclasses.replace(bare, group=np.array([9, 4, 4]), episode_id=np.array([1, 2, 3]))
+    joined = log.concat(bare)
+    # Episode 9 of the other log is not patient 9.
+    assert joined.group.tolist() == ["9", "4", "4", "7", "8", "9-2"]
+    assert joined.notes[-1].startswith("joined logs: 3 episodes of logs without groups are groups of their own")
+    assert bare.concat(log).group.tolist() == ["7", "8", "9-2", "9", "4", "4"]
+    assert log.concat(dataclasses.replace(log, episode_id=np.array([5, 6, 7]))).group.tolist() == [9, 4, 4] * 2
+    other = dataclasses.replace(bare, group=np.array(["4", "x", "x"]))
+    assert log.concat(other).group.tolist() == ["9", "4", "4", "4", "x", "x"]
+    assert log.concat(bare, bare).group.tolist()[3:] == ["7", "8", "9-2", "7-2", "8-2", "9-2-2"]
+    assert bare.concat(bare).group is None
+
+
+def test_rows_beyond_32_bits_are_numbered_by_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tiny_log().run_end.dtype == np.int32
+    monkeypatch.setattr("stitchrl.data.dataset.MOST_ROWS", 5)
+    long = tiny_log().run_end
+    assert (long.dtype, long.tolist()) == (np.int64, [2, 2, 2, 4, 4, 5])
 
 
 def test_compacting_drops_what_no_row_uses() -> None:

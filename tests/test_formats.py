@@ -853,6 +853,39 @@ def test_pickles_of_endless_objects_are_refused(tmp_path: Path, monkeypatch: pyt
         opened(tmp_path / "many.pkl")
 
 
+def test_pickles_do_not_multiply_what_they_hold(tmp_path: Path) -> None:
+    """One text named 3,000 times as bytes; one dict given to 3,000 objects."""
+    text = b"\x80\x04X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"\x94c_codecs\nencode\n\x94\x8c\x06latin1\x94000"
+    encoded = text + b"]" + b"h\x01h\x00h\x02\x86Ra" * 3000 + b"."
+    held = b"".join(b"\x8c\x05" + f"{i:05}".encode() + b"N" for i in range(10_000))
+    given = b"\x80\x04}(" + held + b"u\x940]" + b"cgym.x\nX\n)\x81h\x00ba" * 3000 + b"."
+    for content in (encoded, given):
+        (tmp_path / "x.pkl").write_bytes(content)
+        with pytest.raises(DataError, match=r"asks for more bytes and attributes than its [0-9,]+ bytes can hold"):
+            pickles.loaded(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("key", [(2**61 - 1) * 3, -(2**61 - 1), 2**53 + 1, 10**400, 2.0**60, float("inf")])
+def test_pickles_of_keys_that_collide_are_refused(tmp_path: Path, key: float) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({key: 1}))
+    with pytest.raises(DataError, match=r"asks for a dict with a number beyond 2\*\*53 as its key"):
+        pickles.loaded(tmp_path / "x.pkl")
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({2**53: 1, -(2**53): 2, 0.5: 3}))
+    assert pickles.loaded(tmp_path / "x.pkl") == {2**53: 1, -(2**53): 2, 0.5: 3}
+    (tmp_path / "x.pkl").write_bytes(b"Np" + str(2**61 - 1).encode() + b"\n.")
+    with pytest.raises(DataError, match=r"asks for a place in memory beyond 2\*\*53"):
+        pickles.loaded(tmp_path / "x.pkl")
+
+
+def test_pickles_of_large_dicts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MOST_ENTRIES", 1000)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(dict.fromkeys(range(1000))))
+    assert len(pickles.loaded(tmp_path / "x.pkl")) == 1000
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(dict.fromkeys(range(1001))))
+    with pytest.raises(DataError, match="asks for a dict of more than 1,000 entries"):
+        pickles.loaded(tmp_path / "x.pkl")
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_arrays_of_every_protocol(tmp_path: Path, protocol: int) -> None:
     stored = {

@@ -21,6 +21,7 @@ import pytest
 import stitchrl as st
 from stitchrl.data.assemble import in_memory
 from stitchrl.data.readers import arrow_ipc, parquet, source, text
+from stitchrl.data.readers.files import files_of
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, SchemaError
 from worlds import full_columns, next_observations, tiny_columns
@@ -252,6 +253,20 @@ def test_a_folder_or_pattern_is_one_log(tmp_path: Path, name: str) -> None:
         assert "3 files were read as one log." in log.notes
     (tmp_path / "schema.toml").write_text(joined.to_toml())
     assert st.read(tmp_path).content_hash == expected().content_hash
+
+
+@pytest.mark.parametrize("where", ["", "*.parquet", "*/*.parquet"])
+def test_files_are_read_in_the_order_of_their_numbers(tmp_path: Path, where: str) -> None:
+    names = [f"day{day}/part{part}.parquet" for day in (9, 10) for part in (1, 2, 10)]
+    for number, name in enumerate(names):
+        path = tmp_path / (name if "/" in where else name.replace("/", "."))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(parquet_bytes(table("lists").slice(0, 3).set_column(0, "episode", pa.array([number] * 3))))
+    log = st.read(tmp_path / where, Schema(LISTS, num_actions=3, files="joined"))
+    assert log.episode_id.tolist() == [*range(6)]
+    assert [p.name for p in files_of(tmp_path / where)] == [
+        Path(n if "/" in where else n.replace("/", ".")).name for n in names
+    ]
 
 
 def test_files_that_number_their_episodes_alike(tmp_path: Path) -> None:
@@ -536,6 +551,27 @@ def test_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(DataError, match=r"Column 'reward' of x\.jsonl must be of one type in all rows"):
         st.read(tmp_path / "x.jsonl")
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("first", [0, 39])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_identifiers_with_leading_zeros_are_text(tmp_path: Path, first: int, quote: str) -> None:
+    """In the first block or the last: 1 and 01 are two episodes."""
+    rows = [f"{i + 1},0.{i},{i % 2},{i},true" for i in range(40)]
+    rows[first] = f"{quote}01{quote},0,0,0.5,true" if first else f"{quote}007{quote},0,1,0,true"
+    log = st.read(csv_log(tmp_path, *rows))
+    assert log.num_episodes == 40
+    assert log.episode_id[first] == ("01" if first else "007")
+    assert log.episode_id[5] == "6"
+    assert log.num_actions == 2
+    assert log.reward[first] == (0.5 if first else 0)
+
+
+def test_zeros_alone_are_numbers(tmp_path: Path) -> None:
+    log = st.read(csv_log(tmp_path, "0,0.05,0,-0.5,true", "10,0,1,0,true", "100,1e-05,1,0e0,true"))
+    assert log.episode_id.tolist() == [0, 10, 100]
+    np.testing.assert_allclose(log.observation[:, 0], [0.05, 0, 1e-5])
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -12,7 +12,7 @@ import pytest
 import stitchrl as st
 from stitchrl.data.sample import NStepTransitions, StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.data.sampling import Sampling, alias_table
-from stitchrl.data.stream import ShuffledRows, read_transitions
+from stitchrl.data.stream import ShuffledRows, TransitionReader, read_transitions
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError, DataError
 from worlds import full_columns, next_observations, random_log, tiny_log
@@ -104,6 +104,29 @@ def test_a_weighted_pass_visits_rows_in_proportion_and_never_more_than_one_off(s
     np.testing.assert_array_equal(
         ShuffledRows(order.count, seed, weights=weights).rows(250_000, 300_001), whole[250_000:]
     )
+
+
+@pytest.mark.parametrize("heavy", [slice(0, 1), slice(5_000, 5_400)])
+def test_no_buffer_is_larger_than_asked_however_heavy_a_block(heavy: slice) -> None:
+    count, asked = 1_000_000, 2**18
+    weights = np.full(count, 1e-6)
+    weights[heavy] = 1e6
+    order = ShuffledRows(count, 4, weights=weights)
+    firsts, position = [], 0
+    while position < 2 * count:
+        rows, first = order.buffer(position)
+        assert first == position
+        assert len(rows) == min(asked, count - position % count)
+        firsts.append(first)
+        position += len(rows)
+    assert firsts == [0, asked, 2 * asked, 3 * asked, *(count + k * asked for k in range(4))]
+    once = np.bincount(order.rows(0, count), minlength=count)
+    share = weights / weights.sum() * count
+    assert once.sum() == count
+    assert np.abs(once - share).max() < 1 + 1e-6
+    # A function of the position alone, across a buffer's edge too.
+    again = ShuffledRows(count, 4, weights=weights).rows(asked - 5, asked + 5)
+    np.testing.assert_array_equal(again, order.rows(0, count)[asked - 5 : asked + 5])
 
 
 def test_equal_weights_visit_every_row_once_a_pass() -> None:
@@ -201,6 +224,51 @@ def test_streamed_rows_of_n_steps_are_those_in_memory() -> None:
     assert set(streamed) == set(held)
     for name, value in streamed.items():
         np.testing.assert_array_equal(value, np.asarray(held[name]), err_msg=name)
+
+
+def test_a_log_without_masks_streams_one_all_true_row() -> None:
+    log = random_log(40, with_masks=False)
+    read = read_transitions(log, Scaling.of(log), np.arange(20), 2)
+    assert read["action_mask"].shape == read["next_action_mask"].shape == (1, 3)
+    reader = TransitionReader(log, Scaling.of(log), ShuffledRows(log.num_transitions), 2)
+    for updates in (1, 3):
+        made = reader.batches(2, 2 + updates, 8)
+        assert made["action_mask"].shape == (updates, 1, 3)
+        assert made["obs"].shape == (updates, 8, 3)
+    source = StreamSource.of(log, Scaling.of(log))
+    shapes = []
+    with source.open(iter([(0, 4), (4, 5)]), 8, 4) as take:
+        for span in ((0, 4), (4, 5)):
+            arrays = take(*span)
+            shapes.append({name: value.shape for name, value in arrays.items()})
+            batch = source.draw(arrays, jax.random.key(0), jnp.int32(0), jnp.int32(0), 8)
+            for name in ("action_mask", "next_action_mask"):
+                assert batch[name].shape == (8, 3)
+                assert batch[name].dtype == bool
+                assert np.asarray(batch[name]).all()
+    assert shapes[0] == shapes[1]  # a shorter span compiles nothing
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_next_masks_are_read_for_the_rows_asked_for_only(n_steps: int) -> None:
+    log = tiny_log(**full_columns())
+    read = read_transitions(log, PLAIN, np.array([5, 0, 1, 3]), n_steps)
+    assert "next_action_mask" not in vars(log)  # never made for the whole log
+    everything, held = [True] * 3, log.action_mask.tolist()
+    expected = {1: [everything, held[1], held[2], held[4]], 2: [everything, held[2], everything, everything]}
+    assert read["next_action_mask"].tolist() == expected[n_steps]
+    assert read["action_mask"].tolist() == [held[i] for i in (5, 0, 1, 3)]
+
+
+def test_a_log_too_long_for_device_memory_is_refused() -> None:
+    log = tiny_log()
+    long = dataclasses.replace(log)
+    object.__setattr__(long, "reward", np.broadcast_to(np.float32(0), 2**31))  # the columns of such a log do not fit
+    wide = dataclasses.replace(log, observation_table=np.broadcast_to(np.float32(0), (2**31, 2)))
+    for each in (long, wide):
+        for make in (transition_source, shuffled_source):
+            with pytest.raises(DataError, match=r"up to 2,147,483,647 rows .* this one has 2,147,483,648"):
+                make(each, PLAIN)
 
 
 def test_n_step_values_on_a_chain_are_the_exact_ones() -> None:

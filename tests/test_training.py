@@ -342,6 +342,12 @@ def test_a_streamed_batch_is_the_batch_in_memory_with_masks_and_ends() -> None:
     np.testing.assert_array_equal(batches[0]["action"], log.action[rows])
 
 
+def test_a_streamed_log_without_masks_gives_the_numbers_of_the_log_in_memory() -> None:
+    log = random_log(12, with_masks=False)
+    runs = [st.fit(st.CQL(**TINY), log, **SETTINGS | how) for how in ({"sampling": "shuffled"}, {"stream": True})]
+    assert_trees_equal(runs[1].states, runs[0].states)
+
+
 def test_a_stream_continues_where_it_was(tmp_path: Path) -> None:
     log, bc = random_log(12), st.BC(**TINY)
     settings = SETTINGS | {"stream": True, "save_every_updates": 20}

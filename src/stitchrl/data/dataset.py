@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.data import parts
-from stitchrl.data.schema import Schema
-from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.data.messages import listed, shown
+from stitchrl.data.schema import ColumnRule, Schema
+from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
 from stitchrl.types import NumpyArray
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ __all__ = ["Dataset", "Episode"]
 
 NO_OBSERVATION = -1
 HASHED_ROWS = 2**16
+MOST_ROWS = 2**31 - 1
+"""Rows of a log that 32 bits can number."""
 PER_TRANSITION = (
     "observation_index",
     "next_observation_index",
@@ -42,6 +46,8 @@ PER_TRANSITION = (
 
 
 SPLITS = ("episode", "group", "time", "return")
+MEANINGS = ("action_categories", "action_bins", "action_counts", "action_low", "action_high")
+"""What of a schema must be one for the actions of two logs to be the same."""
 
 
 class Episode(NamedTuple):
@@ -178,9 +184,13 @@ class Dataset:
 
     @cached_property
     def run_end(self) -> Int[NumpyArray, " N"]:
-        """(N,) int32 the last row that each row leads to without a break: the end of its episode, or a gap's edge."""
+        """(N,) the last row that each row leads to without a break: the end of its episode, or a gap's edge.
+
+        int32, and int64 where 32 bits cannot number the rows.
+        """
         ends = np.flatnonzero(~self.continues)
-        return np.repeat(ends, np.diff(ends, prepend=-1)).astype(np.int32)
+        kind = np.int32 if self.num_transitions <= MOST_ROWS else np.int64
+        return np.repeat(ends.astype(kind), np.diff(ends, prepend=-1))
 
     @cached_property
     def next_action_mask(self) -> Bool[NumpyArray, "N A"] | None:
@@ -291,11 +301,14 @@ class Dataset:
         """Parts by whole episodes; no episode is in two parts, and no group where `by` keeps groups.
 
         Args:
-            fractions: of the episodes, positive, summing to 1; one part each.
+            fractions: of the episodes, positive, summing to 1; one part each. Whole groups meet them as nearly as
+                they can.
             seed: the draw; without effect on "time".
-            by: "episode": at random; "group": whole groups (patients) at random; "time": the past first, the future
-                last, later episodes of a group that an earlier part holds left out; "return": at random among
-                episodes of like return. None is "group" where the log has groups, else "episode".
+            by: "episode": at random, with a StitchRLWarning where that puts a group into several parts; "group": whole
+                groups (patients) at random; "time": the past first, the future last, left out the episodes that still
+                run when the next part's first one starts, and later episodes of a group that an earlier part holds;
+                "return": at random among episodes of like return, or whole groups of like mean return where the log
+                has groups. None is "group" where the log has groups, else "episode".
 
         Raises:
             ConfigurationError: fractions not positive or not summing to 1, an unknown `by`, a negative seed.
@@ -314,16 +327,26 @@ class Dataset:
         if by == "group" and self.group is None:
             raise DataError("A split by group needs a column with the role `group`; this log has none.")
         group = each if self.group is None else np.unique(self.group, return_inverse=True)[1].reshape(-1)
+        groups = int(group.max(initial=-1)) + 1
         if by == "episode":
+            if groups < self.num_episodes:
+                warnings.warn(
+                    f"A split by episode puts episodes of one group into several parts; this log has {groups:,} groups "
+                    f'of {self.num_episodes:,} episodes. Use by="group" unless that is wanted.',
+                    StitchRLWarning,
+                    stacklevel=2,
+                )
             return parts.by_group(each, fractions, rng)
         if by == "group":
             return parts.by_group(group, fractions, rng)
         if by == "return":
-            return parts.by_value(self.episode_returns(), fractions, rng)
+            alone = groups == self.num_episodes
+            return parts.by_value(self.episode_returns(), each if alone else group, fractions, rng)
         if by == "time":
             if self.time is None:
                 raise DataError("A split by time needs a column with the role `time`; this log has none.")
-            return parts.by_time(self.time[self.episode_start[:-1]], group, fractions)
+            start = self.episode_start[:-1]
+            return parts.by_time(self.time[start], np.maximum.reduceat(self.time, start), group, fractions)
         raise ConfigurationError(f"`by` of a split must be one of {', '.join(SPLITS)}; got {by!r}.")
 
     def head(self, episodes: int) -> Dataset:
@@ -371,8 +394,11 @@ class Dataset:
     def concat(self, *others: Dataset) -> Dataset:
         """This log followed by others. Optional columns that one of them lacks are left out.
 
+        Groups stay: where a log has none, each of its episodes is a group of its own. An episode id that an earlier
+        episode has gets a suffix. A note says so.
+
         Raises:
-            DataError: the logs differ in observations or actions.
+            DataError: the logs differ in observations or actions, or in what they mean.
         """
         logs = (self, *others)
         for other in others:
@@ -387,8 +413,11 @@ class Dataset:
                         f"Logs must have one shape of {what} to be joined; got {getattr(self, what).shape[1:]} and "
                         f"{getattr(other, what).shape[1:]}."
                     )
+            _check_meanings(self.schema, other.schema)
         joined: dict[str, Any] = {}
-        for name in (*PER_TRANSITION, "observation_table", "episode_id", "group"):
+        joined["episode_id"], renamed = _unique_ids([log.episode_id for log in logs])
+        joined["group"], grouped = _joined_groups(logs, joined["episode_id"])
+        for name in (*PER_TRANSITION, "observation_table"):
             columns = [getattr(log, name) for log in logs]
             joined[name] = None if any(column is None for column in columns) else np.concatenate(columns)
         tables = np.cumsum([0] + [len(log.observation_table) for log in logs])
@@ -400,7 +429,7 @@ class Dataset:
             ]
             joined[name] = np.concatenate(shifted).astype(np.int32 if tables[-1] < 2**31 else np.int64)
         start = [log.episode_start[:-1] + first for log, first in zip(logs, rows[:-1], strict=True)]
-        notes = tuple(dict.fromkeys(note for log in logs for note in log.notes))
+        notes = tuple(dict.fromkeys([*(note for log in logs for note in log.notes), *renamed, *grouped]))
         return dataclasses.replace(
             self, **joined, episode_start=np.append(np.concatenate(start), rows[-1]), notes=notes
         )
@@ -442,6 +471,74 @@ class Dataset:
             f"Dataset({self.schema.name!r}: {self.num_episodes:,} episodes, {self.num_transitions:,} transitions, "
             f"observation {shape}, action {action}; optional: {', '.join(optional) or 'none'})"
         )
+
+
+def _check_meanings(one: Schema, other: Schema) -> None:
+    """Raise DataError where the same number would be another action or observation."""
+    pairs = [(name, getattr(one, name), getattr(other, name)) for name in MEANINGS]
+    plain = ColumnRule()
+    pairs += [
+        (
+            f"rule of observation column {shown(name)}",
+            one.observations.get(name, plain),
+            other.observations.get(name, plain),
+        )
+        for name in dict.fromkeys([*one.observations, *other.observations])
+    ]
+    for name, first, second in pairs:
+        if first != second:
+            raise DataError(
+                f"Logs must have one {name} to be joined; got {shown(first)} and {shown(second)}. Read them with one "
+                "schema."
+            )
+
+
+def _unique_ids(columns: Sequence[NumpyArray]) -> tuple[NumpyArray, list[str]]:
+    """The ids of logs one after the other; as text with suffixes where one comes twice, which is noted."""
+    if len({column.dtype.kind for column in columns}) == 1:
+        joined = np.concatenate(columns)
+        if len(np.unique(joined)) == len(joined):
+            return joined, []
+    names = [str(name) for column in columns for name in column.tolist()]
+    used, seen, again = set(names), set[str](), []
+    for i, name in enumerate(names):
+        if name in seen:
+            names[i] = _fresh(name, used)
+            again.append(name)
+        seen.add(names[i])
+    note = f"joined logs: {len(again):,} episode ids came again and got a suffix: {listed(again)}"
+    return np.asarray(names), [note] if again else []
+
+
+def _fresh(name: str, used: set[str]) -> str:
+    """A name with the first suffix, -2 and on, that makes it unused; used from now on."""
+    number = 2
+    while f"{name}-{number}" in used:
+        number += 1
+    used.add(f"{name}-{number}")
+    return f"{name}-{number}"
+
+
+def _joined_groups(logs: Sequence[Dataset], ids: NumpyArray) -> tuple[NumpyArray | None, list[str]]:
+    """The groups of logs one after the other; the (unique) episode ids of those without, which is noted."""
+    held = [log.group for log in logs]
+    if all(group is None for group in held):
+        return None, []
+    if all(group is not None for group in held):
+        if len({group.dtype.kind for group in held if group is not None}) > 1:
+            held = [np.asarray([str(name) for name in group.tolist()]) for group in held if group is not None]
+        return np.concatenate([group for group in held if group is not None]), []
+    used = {str(name) for group in held if group is not None for name in group.tolist()}
+    edges = np.cumsum([0] + [log.num_episodes for log in logs])
+    names: list[str] = []
+    for group, own in zip(held, np.split(ids, edges[1:-1]), strict=True):
+        if group is not None:
+            names += [str(name) for name in group.tolist()]
+        else:
+            names += [_fresh(name, used) if name in used else name for name in map(str, own.tolist())]
+    alone = sum(log.num_episodes for log in logs if log.group is None)
+    note = f"joined logs: {alone:,} episodes of logs without groups are groups of their own, named by episode id"
+    return np.asarray(names), [note]
 
 
 def _digest_rows(digest: Any, name: str, value: NumpyArray, table: NumpyArray | None) -> None:

@@ -112,7 +112,8 @@ class Encoder:
         made = [self._observation(where, rule, block[where.name]) for where, rule in zip(each, rules, strict=True)]
         values = made[0][0] if len(made) == 1 else np.concatenate([part for part, _ in made], axis=1)
         if role == "next_observation":  # as logged, before any rule: missing in all its columns is not known at all
-            values[np.logical_and.reduce([missing for _, missing in made])] = np.nan
+            unknown = np.logical_and.reduce([missing for _, missing in made])
+            values = np.where(unknown[:, None], np.float32(np.nan), values) if unknown.any() else values
         return values
 
     def observation_names(self, block: Block) -> list[tuple[str, ...]]:

@@ -11,13 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchrl.data.infer import guess_columns
+from stitchrl.data.messages import listed
 from stitchrl.data.readers.source import Column, LogSource
 from stitchrl.data.schema import REQUIRED_ROLES, ColumnRule, Schema
 from stitchrl.errors import SchemaError
+from stitchrl.types import NumpyArray
 
 __all__ = ["propose"]
 
 MOST_CATEGORIES = 50
+SPARSE = 4
+"""Times the different values: integers that reach further are amounts, not numbers of actions."""
+OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label"})
+"""Words in names of columns that say how it ended: an observation with one of them tells the policy the future."""
 ROWS_LOOKED_AT = 2**18
 DOUBTS = {
     "done": "`done` often mixes deaths with time limits; those that are time limits belong under `truncated`",
@@ -32,7 +38,7 @@ def propose(log: LogSource, name: str) -> str:
         log: an open log.
         name: of the log in reports.
     """
-    columns = _first_rows(log)
+    columns, longer = _first_rows(log)
     remarks = [f"{log.origin}: {log.format}, {len(log.names)} columns.", *log.notes]
     if log.schema is not None:
         return _text([*remarks, "The format itself says what follows."], log.schema.to_toml())
@@ -40,10 +46,14 @@ def propose(log: LogSource, name: str) -> str:
     free = [n for n in log.names if n not in _used(roles)]
     if "observation" not in roles:
         numeric = [n for n in free if _is_number(columns.get(n)) or _vocabulary(columns.get(n)) is not None]
+        outcomes = [n for n in numeric if OUTCOMES & set(re.split("[^a-z]+", n.lower()))]
+        numeric = [n for n in numeric if n not in outcomes]
         if numeric:
             roles["observation"] = tuple(numeric)
             remarks.append("No name says what the observation is: every column left is taken. Strike out what is not.")
             free = [n for n in free if n not in numeric]
+        if outcomes:
+            remarks.append(f"Not taken, because they are named like outcomes: {listed(map(repr, outcomes))}.")
     missing = [role for role in REQUIRED_ROLES if role not in roles]
     remarks += [f"No column looks like `{role}`: name one, or see the ways out below." for role in missing]
     remarks += [
@@ -56,6 +66,19 @@ def propose(log: LogSource, name: str) -> str:
             "Under [episodes]: bandit = true (every row is an episode of its own), end = 'truncated' (an episode's "
             "last row ends it), gap = 3600.0 (a longer silence, by the column with the role `time`, ends it)."
         ]
+    action = roles.get("action")
+    found = columns.get(action) if isinstance(action, str) else None
+    doses = _doses(found)
+    if doses is not None:
+        remarks.append(
+            f"Column {action!r} looks like doses: it holds {len(doses):,} different integers up to {doses[-1]:,}. Under "
+            "[action], name them by `categories`, cut them by `bins`, or say kind = 'continuous'; not `count`."
+        )
+    if longer:
+        remarks.append(
+            f"The number of actions and the categories are those of the first {ROWS_LOOKED_AT:,} rows or so; the log is "
+            "longer. Add what only later rows hold."
+        )
     return _text(remarks, _toml(roles, columns, name))
 
 
@@ -67,13 +90,16 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
         categories = _vocabulary(columns.get(column))
         rule = ColumnRule(categories=categories) if categories is not None else ColumnRule()
         if _has_gaps(columns.get(column)):
-            rule = dataclasses.replace(rule, missing="previous", indicator=True)
+            rule = dataclasses.replace(rule, missing="previous", fill=_median(columns[column]), indicator=True)
         if rule != ColumnRule():
             rules[column] = rule
     action = roles.get("action")
     found = columns.get(action) if isinstance(action, str) else None
-    count = _count(found)
+    doses = _doses(found)
+    count = _count(found) if doses is None else None
     named = None if found is None or count is not None else _vocabulary(found)
+    if doses is not None and len(doses) <= MOST_CATEGORIES:
+        named = tuple(map(str, doses))
     whole = dict(roles)
     for role in REQUIRED_ROLES:
         whole.setdefault(role, f"WHICH COLUMN IS THE {role.upper()}?")
@@ -98,17 +124,18 @@ def _described(names: Sequence[str], columns: Mapping[str, Column]) -> list[str]
     ]
 
 
-def _first_rows(log: LogSource) -> dict[str, Column]:
-    """Each column's first rows, enough to see what it holds."""
+def _first_rows(log: LogSource) -> tuple[dict[str, Column], bool]:
+    """Each column's first rows, enough to see what it holds; whether there are more."""
     parts: dict[str, list[Column]] = {name: [] for name in log.names}
-    rows = 0
+    rows, longer = 0, False
     for block in log.blocks(log.names):
+        if rows >= ROWS_LOOKED_AT:
+            longer = True
+            break
         for name, column in block.items():
             parts[name].append(column)
         rows += len(next(iter(block.values())))
-        if rows >= ROWS_LOOKED_AT:
-            break
-    return {name: _joined(held) for name, held in parts.items() if held}
+    return {name: _joined(held) for name, held in parts.items() if held}, longer
 
 
 def _joined(parts: Sequence[Column]) -> Column:
@@ -146,8 +173,33 @@ def _vocabulary(column: Column | None) -> tuple[str, ...] | None:
     return tuple(sorted(values)) if 0 < len(values) <= MOST_CATEGORIES else None
 
 
+def _median(column: Column | None) -> float:
+    """Of the numbers that are there: a value that a row without one may well have had. 0 where there are none."""
+    if not isinstance(column, pa.Array) or not _is_number(column):
+        return 0.0
+    values = column.drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _doses(column: Column | None) -> list[int] | None:
+    """The different values of a column of integers from 0 that has few of those up to its largest."""
+    values = _integers(column)
+    if values is None:
+        return None
+    different = np.unique(values)
+    sparse = len(different) > 1 and int(different[-1]) + 1 > SPARSE * len(different)
+    return [int(value) for value in different] if sparse else None
+
+
 def _count(column: Column | None) -> int | None:
     """Largest + 1 of a column of integers from 0."""
+    values = _integers(column)
+    return None if values is None else max(int(values.max()) + 1, 2)
+
+
+def _integers(column: Column | None) -> NumpyArray | None:
+    """The values of a column of integers from 0; None for any other."""
     if column is None or len(column) == 0:
         return None
     if isinstance(column, np.ndarray):
@@ -158,7 +210,7 @@ def _count(column: Column | None) -> int | None:
         return None
     if values.ndim != 1 or values.dtype.kind not in "iu" or values.min() < 0:
         return None
-    return max(int(values.max()) + 1, 2)
+    return values
 
 
 def _kind(column: Column | None) -> str:

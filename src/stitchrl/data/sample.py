@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from stitchrl.data.dataset import Dataset
+from stitchrl.data.dataset import MOST_ROWS, Dataset
 from stitchrl.data.sampling import Sampling, UniformSampling, alias_table
 from stitchrl.data.stream import ShuffledRows, TransitionReader, prefetched
 from stitchrl.data.transform import Scaling
+from stitchrl.errors import DataError
 from stitchrl.types import Array, Batch, Key, NumpyArray, PyTree
 
 __all__ = [
@@ -146,8 +147,12 @@ class StreamSource:
 
 
 def _take_batch(arrays: PyTree, key: Key, position: Int[Array, ""], member: Int[Array, ""], batch_size: int) -> Batch:
-    del key, member, batch_size
-    return dict(jax.tree.map(lambda column: column[position], arrays))
+    del key, member
+    batch = dict(jax.tree.map(lambda column: column[position], arrays))
+    for name in ("action_mask", "next_action_mask"):
+        if name in batch:  # one row may stand in for all
+            batch[name] = jnp.broadcast_to(batch[name], (batch_size, batch[name].shape[-1]))
+    return batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +176,12 @@ def shuffled_source(
     n_steps: int = 1,
     **shuffle: int,
 ) -> StreamSource:
-    """A log in device memory fed the rows that `StreamSource.of` would stream: the same numbers."""
+    """A log in device memory fed the rows that `StreamSource.of` would stream: the same numbers.
+
+    Raises:
+        DataError: more rows than device memory can number.
+    """
+    _check_rows(log)
     order = ShuffledRows(log.num_transitions, seed, weights=sampling.weights(log), **shuffle)
 
     def produce(first: int, end: int, batch_size: int) -> PyTree:
@@ -190,6 +200,9 @@ def transition_source(log: Dataset, scaling: Scaling, *, sampling: Sampling = UN
         scaling: applied to what is drawn.
         sampling: how often each row is drawn.
         n_steps: at least 1; above it a batch has what `n_step_transitions` says.
+
+    Raises:
+        DataError: more rows than device memory can number.
     """
     arrays = transition_arrays(log, scaling)
     if n_steps > 1:
@@ -211,8 +224,19 @@ def sequence_source(log: Dataset, scaling: Scaling, length: int, *, sampling: Sa
     return dataclasses.replace(held, arrays=arrays, sample=Sequences(length))
 
 
+def _check_rows(log: Dataset) -> None:
+    """Raise DataError where rows or stored observations cannot be numbered by 32 bits."""
+    rows = max(log.num_transitions, len(log.observation_table))
+    if rows > MOST_ROWS:
+        raise DataError(
+            f"A log in memory may have up to {MOST_ROWS:,} rows and stored observations; this one has {rows:,}. "
+            "Convert it to a store and train with stream=True, or on a part of it."
+        )
+
+
 def transition_arrays(log: Dataset, scaling: Scaling) -> dict[str, NumpyArray]:
     """The log's columns as batches need them, one row a transition but for `observations`."""
+    _check_rows(log)
     following = np.where(log.next_observation_index < 0, 0, log.next_observation_index)
     arrays = {
         "observations": scaling.observations(log.observation_table),

@@ -4,7 +4,8 @@
     observations.arrow    the observation table, one row an observation
     transitions.arrow     one row a transition: indices, action, reward, ends, step, scalars
     choices.arrow         one row a transition: probabilities and masks, one number an action (where the log has them)
-    episodes.arrow        one row an episode: first row, identifier, group
+    episodes.arrow        one row an episode: identifier, group
+    starts.arrow          the first row of each episode, then the number of transitions
 
 Every file is one record batch, so each column is one piece of memory: opening a store maps it and reads nothing.
 """
@@ -56,7 +57,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "observation_id",
     ),
     "choices": ("behavior_probs", "action_mask"),
-    "episodes": ("episode_start", "episode_id", "group"),
+    "episodes": ("episode_id", "group"),
+    "starts": ("episode_start",),
 }
 """File -> the columns it holds; those that a log lacks are left out."""
 ANY = "biufmMU"
@@ -157,7 +159,7 @@ def open_store(path: Path) -> Dataset:
         schema = Schema.from_dict(meta["schema"])
         _check(arrays, schema, meta["transitions"], meta["episodes"])
         log = Dataset(
-            **{**arrays, "episode_start": np.append(arrays["episode_start"], np.int64(meta["transitions"]))},
+            **arrays,
             schema=schema,
             observation_names=tuple(str(name) for name in meta["observation_names"]),
             notes=tuple(str(note) for note in meta["notes"]),
@@ -193,24 +195,33 @@ def _check(arrays: Mapping[str, NumpyArray], schema: Schema, transitions: int, e
         kind, axes = kinds[name]
         if array.dtype.kind not in kind or array.ndim != axes:
             raise ValueError(f"{name} has {array.ndim} axes of {array.dtype}")
-        count = len(table) if name == "observation_table" else episodes if name in GROUPS["episodes"] else transitions
+        counts = {"observation_table": len(table), "episode_start": episodes + 1}
+        counts |= dict.fromkeys(GROUPS["episodes"], episodes)
+        count = counts.get(name, transitions)
         if len(array) != count or (name in GROUPS["choices"] and discrete and array.shape[1] != schema.num_actions):
             raise ValueError(f"{name} has shape {array.shape}, not that which {META} says")
     start = arrays["episode_start"]
-    if not len(start) or start[0] != 0 or (np.diff(np.append(start, transitions)) < 1).any():
+    covered = len(start) > 1 and start[0] == 0 and start[-1] == transitions
+    if not covered or any((np.diff(part) < 1).any() for part in _samples(start)):
         raise ValueError("its episodes do not cover the transitions")
     ranges = {"observation_index": (0, len(table)), "next_observation_index": (-1, len(table))}
+    ranges["episode_start"] = (0, transitions + 1)
     if discrete:
         ranges["action"] = (0, schema.num_actions or 0)
     for name, array in arrays.items():
-        places = np.unique(np.linspace(0, max(len(array) - SAMPLE_ROWS, 0), SAMPLES).astype(np.int64))
-        for part in (array[place : place + SAMPLE_ROWS] for place in places):
+        for part in _samples(array):
             if name in ranges and not (part.min() >= ranges[name][0] and part.max() < ranges[name][1]):
                 raise ValueError(f"{name} points outside of what it counts")
             if part.dtype.kind == "b" and part.view(np.uint8).max() > 1:
                 raise ValueError(f"{name} holds neither true nor false")
             if part.dtype.kind == "U" and part.view(np.uint32).max() > sys.maxunicode:
                 raise ValueError(f"{name} holds no text")
+
+
+def _samples(array: NumpyArray) -> Iterator[NumpyArray]:
+    """The first rows, the last, and blocks between them; all of a short array."""
+    places = np.unique(np.linspace(0, max(len(array) - SAMPLE_ROWS, 0), SAMPLES).astype(np.int64))
+    return (array[place : place + SAMPLE_ROWS] for place in places)
 
 
 @contextmanager
@@ -283,7 +294,6 @@ def _write_group(path: Path, columns: Mapping[str, NumpyArray]) -> dict[str, Any
     described: dict[str, Any] = {}
     arrays = []
     for name, column in columns.items():
-        column = column[:-1] if name == "episode_start" else column  # the last is the number of transitions
         column = column.astype(str) if column.dtype.kind in "SO" else column
         described[name] = {"shape": list(column.shape[1:]), "dtype": column.dtype.str}
         arrays.append(_as_arrow(np.ascontiguousarray(column)))

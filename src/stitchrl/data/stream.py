@@ -36,6 +36,7 @@ class ShuffledRows:
 
     With weights a pass visits row i about count * weights[i] / sum(weights) times: by systematic resampling, so the
     number is that share rounded down or up, right in the mean over passes, and a pass has `count` positions still.
+    The visits of a block, however many, are cut where a buffer is full.
 
     Attributes:
         count: rows of the log, at least 1.
@@ -101,36 +102,45 @@ class ShuffledRows:
         return visits
 
     def _make_pass(self, epoch: int) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-        """Blocks of a pass in their order; where each buffer starts, among these blocks and as position in the pass."""
+        """Blocks of a pass in their order; positions in the pass where each of them, and where each buffer, starts.
+
+        Both kinds of positions end with `count`.
+        """
         blocks_count = -(-self.count // self.block_rows)
         blocks = np.random.default_rng([self.seed, epoch, 0]).permutation(blocks_count)
         if self.weights is None:
             sizes = np.full(blocks_count, self.block_rows, np.int64)
             sizes[blocks == blocks_count - 1] = self.count - (blocks_count - 1) * self.block_rows
-            first = np.arange(0, blocks_count, self.blocks_in_buffer)
-        else:
-            sizes = np.diff(self._visits(self._share_before, epoch))[blocks]
-            # A buffer is as many blocks as fill it; one block may be visited more often than that.
-            buffer = (np.cumsum(sizes) - sizes) // self.buffer_rows
-            first = np.flatnonzero(np.diff(buffer, prepend=-1))
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        return blocks, np.append(first, blocks_count), starts[first]
+            edges = np.concatenate([[0], np.cumsum(sizes)])
+            return blocks, edges, np.append(edges[: -1 : self.blocks_in_buffer], self.count)
+        sizes = np.diff(self._visits(self._share_before, epoch))[blocks]
+        edges = np.concatenate([[0], np.cumsum(sizes)])
+        return blocks, edges, np.append(np.arange(0, self.count, self.buffer_rows), self.count)
 
     def _make_rows(self, epoch: int, number: int) -> NumpyArray:
-        blocks, first, _ = self._pass(epoch)  # type: ignore[attr-defined]
-        together = blocks[first[number] : first[number + 1]]
-        rows = np.concatenate([self._rows_of_block(int(block), epoch) for block in together])
+        blocks, edges, starts = self._pass(epoch)  # type: ignore[attr-defined]
+        begin, end = int(starts[number]), int(starts[number + 1])
+        first, last = np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end, side="left")
+        rows = np.concatenate(
+            [
+                self._rows_of_block(int(blocks[i]), epoch, max(begin - int(edges[i]), 0), end - int(edges[i]))
+                for i in range(first, last)
+                if edges[i] < edges[i + 1]
+            ]
+        )
         return np.random.default_rng([self.seed, epoch, 1 + number]).permutation(rows)
 
-    def _rows_of_block(self, block: int, epoch: int) -> NumpyArray:
+    def _rows_of_block(self, block: int, epoch: int, start: int, stop: int) -> NumpyArray:
+        """The visits [start, stop) of those a pass pays a block."""
         rows = np.arange(block * self.block_rows, min((block + 1) * self.block_rows, self.count))
         if self.weights is None:
-            return rows
+            return rows[start:stop]
         before, after = self._share_before[block], self._share_before[block + 1]
         inside = np.cumsum(self.weights[rows], dtype=np.float64)
         share = np.concatenate([[before], before + inside * ((after - before) / max(inside[-1], 1e-300))])
         share[-1] = after
-        return np.repeat(rows, np.diff(self._visits(share, epoch)))
+        visits = self._visits(share, epoch)
+        return np.repeat(rows, np.diff(np.clip(visits - visits[0], start, stop)))
 
 
 class TransitionReader:
@@ -148,16 +158,28 @@ class TransitionReader:
         self._held: tuple[int, int, dict[str, NumpyArray]] | None = None
 
     def batches(self, first: int, end: int, batch_size: int) -> dict[str, NumpyArray]:
-        """Batches of the updates [first, end): (updates, batch_size, ...) arrays."""
+        """Batches of the updates [first, end): (updates, batch_size, ...) arrays.
+
+        Masks of a log without any are (updates, 1, A): one all-True row stands in for a batch of them.
+        """
         start, stop = first * batch_size, end * batch_size
         parts: list[dict[str, NumpyArray]] = []
+        columns: dict[str, NumpyArray] = {}
         while start < stop:
             begin, finish, columns = self._buffer(start)
             until = min(stop, finish)
-            parts.append({name: column[start - begin : until - begin] for name, column in columns.items()})
+            own = {name: column for name, column in columns.items() if name not in self._shared}
+            parts.append({name: column[start - begin : until - begin] for name, column in own.items()})
             start = until
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return {name: column.reshape(end - first, batch_size, *column.shape[1:]) for name, column in joined.items()}
+        made = {name: column.reshape(end - first, batch_size, *column.shape[1:]) for name, column in joined.items()}
+        return made | {name: np.repeat(columns[name][None], end - first, axis=0) for name in self._shared}
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        """Columns with one row that stands in for all."""
+        without = self._log.num_actions is not None and self._log.action_mask is None
+        return ("action_mask", "next_action_mask") if without else ()
 
     def _buffer(self, position: int) -> tuple[int, int, dict[str, NumpyArray]]:
         """(first position, position after the last, columns in order) of the buffer that holds a position."""
@@ -171,7 +193,10 @@ class TransitionReader:
 def read_transitions(
     log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], n_steps: int = 1
 ) -> dict[str, NumpyArray]:
-    """The batch fields of these rows, in their order; read in the log's own order, which a disk likes better."""
+    """The batch fields of these rows, in their order; read in the log's own order, which a disk likes better.
+
+    Masks of a log without any are one all-True row, (1, A).
+    """
     ascending = np.argsort(rows, kind="stable")
     back = np.empty_like(ascending)
     back[ascending] = np.arange(len(rows))
@@ -180,6 +205,7 @@ def read_transitions(
     last = at if steps is None else at + steps - 1
     following = np.maximum(log.next_observation_index[last], 0)
     scale = np.float32(scaling.reward_scale)
+    shared: dict[str, NumpyArray] = {}
     columns: dict[str, Any] = {
         "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
         "next_obs": scaling.observations(log.observation_table[following]),
@@ -195,11 +221,15 @@ def read_transitions(
         columns["rewards"] = np.where(offsets < steps[:, None], log.reward[window] * scale, np.float32(0))
         columns["steps"] = steps.astype(np.float32)
     if log.num_actions is not None:
-        mask, next_mask = log.action_mask, log.next_action_mask
-        everything = np.ones((len(at), log.num_actions), bool)
-        columns["action_mask"] = everything if mask is None else mask[at]
-        columns["next_action_mask"] = everything if next_mask is None else next_mask[last]
-    return {name: np.asarray(column)[back] for name, column in columns.items()}
+        everything, mask = np.ones((1, log.num_actions), bool), log.action_mask
+        if mask is None:
+            shared = {"action_mask": everything, "next_action_mask": everything}
+        else:
+            # Not the log's `next_action_mask`, which is all of it at once.
+            columns["action_mask"] = mask[at]
+            after = mask[np.minimum(last + 1, len(mask) - 1)]
+            columns["next_action_mask"] = np.where(log.continues[last][:, None], after, everything)
+    return {name: np.asarray(column)[back] for name, column in columns.items()} | shared
 
 
 @contextmanager

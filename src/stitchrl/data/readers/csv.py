@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
 from stitchrl.data.readers.compressed import without_compression
@@ -16,11 +17,16 @@ from stitchrl.errors import DataError
 
 __all__ = ["FORMAT", "open_csv"]
 
+MAYBE_CODES = re.compile(rb"(?:^|[,\t\r\n\" ])0[0-9]")
+CODE = r"^\s*0[0-9]"
+"""Of what no one writes as a number: 01 and 1 may be two identifiers."""
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 
 
 def open_csv(path: Path) -> LogSource:
     """Its columns; their types are those of the whole file, found by reading it once.
+
+    A column is text where any of its values has a leading zero before another digit, such as 01 or 007.
 
     Raises:
         DataError: not text, no header, rows of different lengths, repeated column names.
@@ -101,8 +107,23 @@ def _batches(
                 table = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
             except pa.ArrowInvalid as error:
                 raise pa.ArrowInvalid(_counted(str(error), row)) from None
+        if types is None and MAYBE_CODES.search(lines):
+            table = _with_codes(table, lines, read, parse)
         yield from table.combine_chunks().to_batches()
         row += table.num_rows
+
+
+def _with_codes(table: pa.Table, lines: bytes, read: arrow_csv.ReadOptions, parse: arrow_csv.ParseOptions) -> pa.Table:
+    """The same block with text in place of numbers where a value has a leading zero."""
+    numeric = [f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
+    if not numeric:
+        return table
+    convert = arrow_csv.ConvertOptions(column_types=dict.fromkeys(numeric, pa.string()), include_columns=numeric)
+    written = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+    for name in numeric:
+        if pc.any(pc.match_substring_regex(written[name], CODE)).as_py():
+            table = table.set_column(table.column_names.index(name), name, written[name])
+    return table
 
 
 def _counted(message: str, row: int) -> str:

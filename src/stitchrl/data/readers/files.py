@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,15 +20,20 @@ __all__ = ["files_of", "joined"]
 def files_of(path: Path) -> list[Path]:
     """The files that a pattern or a folder means: those that match; all of a folder's that are not hidden.
 
+    In the order of their names, numbers in them as numbers: part2 comes before part10.
+
     Raises:
         DataError: there are none, or they end differently.
     """
     try:
         if path.is_dir():
-            found = [p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith((".", "_"))]
+            found = [
+                p for p in sorted(path.iterdir(), key=_in_order) if p.is_file() and not p.name.startswith((".", "_"))
+            ]
             found = [p for p in found if p.suffix.lower() not in (".toml", ".md", ".txt")]
         else:
-            found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+            found = sorted((Path(p) for p in glob.glob(str(path), recursive=True)), key=_in_order)
+            found = [p for p in found if p.is_file()]
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     if not found:
@@ -39,6 +45,12 @@ def files_of(path: Path) -> list[Path]:
             "Name them by a pattern such as 'folder/*.parquet'."
         )
     return found
+
+
+def _in_order(path: Path) -> tuple[list[list[str | int]], str]:
+    """What paths are sorted by: folder by folder, text and numbers in turn; the name itself where 1 stands as 01."""
+    split = [re.split(r"([0-9]+)", part) for part in path.parts]
+    return [[int(piece) if i % 2 else piece for i, piece in enumerate(pieces)] for pieces in split], str(path)
 
 
 def joined(sources: Sequence[LogSource], origin: str) -> LogSource:

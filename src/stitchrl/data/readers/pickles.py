@@ -22,6 +22,10 @@ from stitchrl.types import NumpyArray
 __all__ = ["Array", "RefusedError", "Thing", "loaded"]
 
 MOST_STEPS = 5_000_000
+MOST_ENTRIES = 100_000
+"""Of one dict: hashes of numbers can be chosen to collide, and then each entry is compared with all before it."""
+LARGEST_KEY = 2**53
+"""Of numbers: Python hashes them modulo 2**61 - 1, so that multiples of it all collide."""
 MULTIARRAY = ("numpy._core.multiarray", "numpy.core.multiarray")
 NUMERIC = ("numpy._core.numeric", "numpy.core.numeric")
 INERT = ("stable_baselines3.", "sb3_contrib.", "gymnasium.", "gym.", "numpy.random.")
@@ -104,7 +108,7 @@ class _Bounded:
 def loaded(path: Path) -> Any:
     """What a pickle describes. Nothing in it is imported or called."""
     size = path.stat().st_size
-    machine = _Machine(Declared(path.name, size))
+    machine = _Machine(Declared(path.name, size), size)
     try:
         with open(path, "rb") as file:
             for number, (code, value, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(file, size)))):
@@ -123,9 +127,16 @@ def loaded(path: Path) -> Any:
 
 
 class _Machine:
-    """Carries out the instructions that arrays and plain attributes need."""
+    """Carries out the instructions that arrays and plain attributes need.
 
-    def __init__(self, declared: Declared) -> None:
+    Args:
+        declared: what the sizes of arrays are added to.
+        size: bytes of the file. What is copied while reading, text into bytes and attributes into objects, stands in
+            it at least once for each copy; more copies than that are one thing named again and again to fill memory.
+    """
+
+    def __init__(self, declared: Declared, size: int) -> None:
+        self._size = self._left = size
         self.stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -168,6 +179,8 @@ class _Machine:
         self._memo[len(self._memo)] = self.stack[-1]
 
     def put(self, place: int) -> None:
+        if place > LARGEST_KEY:
+            raise RefusedError("a place in memory beyond 2**53")
         self._memo[place] = self.stack[-1]
 
     def get(self, place: int) -> None:
@@ -209,6 +222,10 @@ class _Machine:
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if type(key) not in KEYS:
                 raise RefusedError("a dict with keys that are no text or numbers")
+            if isinstance(key, int | float) and abs(key) > LARGEST_KEY:
+                raise RefusedError("a dict with a number beyond 2**53 as its key")
+            if len(target) >= MOST_ENTRIES and key not in target:
+                raise RefusedError(f"a dict of more than {MOST_ENTRIES:,} entries")
             target[key] = value
 
     def add_items(self, _: Any) -> None:
@@ -251,6 +268,7 @@ class _Machine:
         elif name.full == "_codecs.encode":
             if len(given) != 2 or given[1] != "latin1" or not isinstance(given[0], str):
                 raise RefusedError("an encoding")
+            self._charge(len(given[0]))
             self.stack.append(given[0].encode("latin-1"))
         elif name.full in NO_BYTES and not given:
             self.stack.append(b"")
@@ -263,6 +281,7 @@ class _Machine:
         if isinstance(target, Thing):
             for part in state if isinstance(state, tuple) else (state,):
                 if isinstance(part, dict):
+                    self._charge(len(part))
                     target.fields.update({key: value for key, value in part.items() if type(key) is str})
         elif isinstance(target, Array):
             _, shape, dtype, fortran, content = state
@@ -274,6 +293,11 @@ class _Machine:
             target.order = state[1] if state[1] in ("<", ">", "|", "=") else "="
         else:
             raise RefusedError("attributes of something that is no object")
+
+    def _charge(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise RefusedError(f"more bytes and attributes than its {self._size:,} bytes can hold")
 
     def _values(self, content: Any, dtype: Any, shape: Any, *, fortran: bool = False) -> Any:
         if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple) or any(type(n) is not int for n in shape):
