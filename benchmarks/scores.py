@@ -54,7 +54,8 @@ standardised observations, raw rewards, updates, and the reset seeds of the epis
 temperature 3, 3e-4, no decay. TD3+BC: weight 2.5, 3e-4. BC: 3e-4. CQL: weight 5, actor 1e-4, critics 3e-4, 10 samples
 from each of three distributions, no Lagrange term.
 
-Not the same: first weights (orthogonal here, PyTorch's uniform there); BC is a Gaussian likelihood here and a
+Not the same: first weights (here as each paper's official code: orthogonal for IQL, PyTorch's uniform for TD3+BC; BC and
+CQL orthogonal; PyTorch's uniform for all there); BC is a Gaussian likelihood here and a
 deterministic network with squared error there (the modes are compared); CQL's target takes a sampled action here, as
 its official code, and the mean action there.
 
@@ -189,11 +190,13 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     versions: dict[str, str] = {}
+    missing: list[str] = []
     for name, (_, full, datasets) in ALGORITHMS.items():
         for dataset in datasets:
             key = {"algorithm": name, "dataset": dataset, "updates": args.updates or full, "episodes": args.episodes}
             found = {side: [state.find(side=side, seed=s, **key) for s in args.seeds] for side in ("ours", "d3rlpy")}
             if None in found["ours"] or None in found["d3rlpy"]:
+                missing.append(f"{name} on {dataset}")
                 continue
             versions = found["d3rlpy"][0]["versions"]
             top = ENVIRONMENTS[dataset][1]
@@ -214,6 +217,8 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
                 f"| {dataset} | {name} | {key['updates']:,} | {_seeds(ours)} | {_seeds(peer)} | {difference:+.1f} "
                 f"| {bound:.1f} | {2 * np.sqrt(seeds_variance + episodes_variance):.1f} | {verdict} |"
             )
+    if missing:
+        rows += ["", f"Not run yet: {', '.join(missing)}."]
     begun = state.find(side="about")
     peer_versions = ", ".join(f"{package} {number}" for package, number in versions.items())
     shown = ", ".join(f"{floor[d]:,.0f} ± {error[d]:,.0f} in {ENVIRONMENTS[d][0]}" for d in floor)
