@@ -28,14 +28,14 @@ from environment import describe
 OBSERVATION, ACTION, LENGTH = 17, 6, 1000
 RESULTS = Path(__file__).resolve().parent / "results"
 ONE = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 import stitchrl as st
 import stitchrl.data.read
 side, path = sys.argv[1:3]
-def peak():  # of this process, in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before, start = peak(), time.perf_counter()
+def memory(key):  # of this process, in bytes; getrusage would count what its parent held
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+before, start = memory("VmRSS"), time.perf_counter()
 if side == "pyarrow columns":
     table = pq.read_table(path, columns=[*(f"obs_{i}" for i in range(17)), *(f"action_{i}" for i in range(6))])
     arrays = [np.column_stack([table[f"{n}_{i}"].to_numpy() for i in range(k)]) for n, k in (("obs", 17), ("action", 6))]
@@ -51,7 +51,7 @@ seconds = time.perf_counter() - start
 if side == "pass":
     total = sum(float(log.observation_table[a:a + 65536].sum()) for a in range(0, len(log.observation_table), 65536))
     seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "bytes": sum(a.nbytes for a in arrays), "peak": peak() - before}))
+print(json.dumps({"seconds": seconds, "bytes": sum(a.nbytes for a in arrays), "peak": memory("VmHWM") - before}))
 """
 
 
