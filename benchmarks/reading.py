@@ -130,7 +130,7 @@ def main() -> None:
             f"{opened['peak'] / 1e6:,.0f} MB |",
             f"| opening and one pass over the observations | {passed['seconds']:.2f} | (page cache) |",
         ]
-    lines += ["", describe("python reading.py"), ""]
+    lines += ["", describe(" ".join(["python reading.py", *sys.argv[1:]])), ""]
     (RESULTS / "reading.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
 

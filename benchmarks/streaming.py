@@ -108,7 +108,7 @@ def main() -> None:
                 f"{middle['stream'] / middle['memory']:.0%} | {used:.0%} | {'yes' if equal else 'NO'} |"
             )
             print(lines[-1], flush=True)
-    lines += ["", describe("python streaming.py"), ""]
+    lines += ["", describe(" ".join(["python streaming.py", *sys.argv[1:]])), ""]
     (RESULTS / "streaming.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
 
