@@ -137,7 +137,8 @@ def _counted(schema: Schema, columns: dict[str, Any]) -> Schema:
 
 def _guessed_note(schema: Schema, action: NumpyArray) -> tuple[str, ...]:
     if schema.num_actions is None:
-        return ("The actions are not whole numbers from 0 and count as continuous.",)
+        whole = action.shape[1] == 1 and bool((action == np.floor(action)).all())
+        return ("The actions are whole numbers, some below 0 or written as floats: they count as continuous.",) * whole
     seen = len(np.unique(action))
     looks = " They look like doses: name bins or categories in a schema." if schema.num_actions > 4 * seen else ""
     return (f"The actions are whole numbers and count as {schema.num_actions:,} discrete ones; {seen:,} occur.{looks}",)
