@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from stitchrl.data.assemble import New
-from stitchrl.data.dataset import Dataset
+from stitchrl.data.dataset import PER_TRANSITION, Dataset
 from stitchrl.data.messages import printable, shown
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, RunDirectoryError
@@ -40,23 +40,11 @@ __all__ = ["is_store", "on_disk", "open_store", "write_store"]
 FORMAT_VERSION = 1
 META = "meta.json"
 KIND = "stitchrl log"
+CHOICES = ("behavior_probs", "action_mask")
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "observations": ("observation_table",),
-    "transitions": (
-        "observation_index",
-        "next_observation_index",
-        "action",
-        "reward",
-        "terminated",
-        "truncated",
-        "step",
-        "behavior_log_prob",
-        "source",
-        "weight",
-        "time",
-        "observation_id",
-    ),
-    "choices": ("behavior_probs", "action_mask"),
+    "transitions": tuple(name for name in PER_TRANSITION if name not in CHOICES),
+    "choices": CHOICES,
     "episodes": ("episode_id", "group"),
     "starts": ("episode_start",),
 }
