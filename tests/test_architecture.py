@@ -27,6 +27,7 @@ FLOORS = [
 SHARED = {
     "data": {
         "expression",
+        "joint_actions",
         "parts",
         "progress",
         "messages",
@@ -55,6 +56,7 @@ SHARED = {
         "job",
         "run",
         "checkpoint",
+        "divergence",
         "logging",
         "compilation",
         "interrupt",

@@ -162,6 +162,11 @@ def grouped(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, group=np.arange(log.num_episodes) * 10 // 11)
 
 
+def few_groups(log: st.Dataset) -> st.Dataset:
+    """All episodes are of a hundred patients."""
+    return dataclasses.replace(log, group=np.arange(log.num_episodes) % 100)
+
+
 FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("logged_action_outside_mask", mask_forbids, "action-outside-mask", "error"),
     ("empty_mask", mask_empty, "empty-mask", "error"),
@@ -190,7 +195,8 @@ FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("missing_values", last_observation_missing, "missing-values", "error"),
     ("infinite_values", last_observation_infinite, "infinite-values", "error"),
     ("weights_unused", weighed, "weight-unused", "warning"),
-    ("groups_of_several_episodes", grouped, "episodes-in-groups", "warning"),
+    ("groups_of_several_episodes", grouped, "episodes-in-groups", "info"),
+    ("groups_of_several_episodes", few_groups, "episodes-in-groups", "warning"),
 ]
 
 

@@ -281,6 +281,17 @@ def test_an_older_audit_shows_what_it_has(audit: dict[str, Any]) -> None:
         assert absent not in text
 
 
+def test_of_many_actions_the_commonest_are_listed(audit: dict[str, Any]) -> None:
+    counts = [0] * 10_000
+    counts[7_000], counts[3] = 500, 700
+    audit["numbers"] |= {"num_actions": 10_000, "action_counts": counts, "action_allowed_share": None}
+    audit["numbers"]["action_names"] = [f"item {k}" for k in range(10_000)]
+    page = render_audit(audit)
+    assert page.count('class="action"') == 41
+    assert page.index("item 3<") < page.index("item 7000<")
+    assert "9,960 others together" in page
+
+
 @pytest.mark.parametrize("kind", ["audit", "continuous"])
 def test_each_new_number_may_be_absent_or_null(request: pytest.FixtureRequest, kind: str) -> None:
     whole = request.getfixturevalue(kind)

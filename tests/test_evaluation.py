@@ -11,9 +11,10 @@ import pytest
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.evaluation.agreement import MOST_ACTIONS, agreement
 from stitchrl.evaluation.base import Contributions, Episodes, Estimand
 from stitchrl.evaluation.doubly_robust import FittedValues, doubly_robust, weighted_doubly_robust
-from stitchrl.evaluation.evaluate import ESTIMATORS, evaluate, evaluate_all
+from stitchrl.evaluation.evaluate import ESTIMATORS, check_size, evaluate, evaluate_all
 from stitchrl.evaluation.evidence import FitSettings
 from stitchrl.evaluation.fqe import refit
 from stitchrl.evaluation.importance_sampling import (
@@ -521,3 +522,105 @@ def test_mass_on_a_forbidden_action_is_refused() -> None:
     log = st.demo_log().select_episodes(range(5))
     with pytest.raises(EvaluationError, match="forbidden"):
         evaluate(Broken([1 / 25] * 25), log, settings=QUICK)
+
+
+def test_groups_are_resampled_whole() -> None:
+    """By hand: a mean over groups of 1, 2 and 3 episodes is a ratio of group sums; its error that of their residuals."""
+    values_, group = np.array([1.0, 2.0, 4.0, 0.0, 3.0, 6.0]), np.array(["a", "b", "b", "c", "c", "c"])
+    found = Resampler(6, group=group, resamples=4000).interval(Contributions.average(values_))
+    mean = 16 / 6
+    assert found.value == pytest.approx(mean)
+    residual = np.array([1 - mean, 6 - 2 * mean, 9 - 3 * mean])  # of each group's sum
+    assert found.standard_error == pytest.approx(np.sqrt(3 / 2 * (residual**2).sum()) / 6)
+    # The least and largest resample: group a thrice, group c thrice.
+    assert (found.lower, found.upper) == (1.0, 3.0)
+
+
+def test_the_order_of_episodes_and_the_names_of_groups_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    values_, group, shuffle = rng.normal(size=90), np.repeat(np.arange(30), 3), rng.permutation(90)
+    one = Resampler(90, group=group).interval(Contributions.average(values_))
+    other = Resampler(90, group=group[shuffle] + 7).interval(Contributions.average(values_[shuffle]))
+    assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other))
+
+
+def test_groups_of_one_episode_change_nothing() -> None:
+    values_ = np.random.default_rng(2).normal(size=70)
+    plain = Resampler(70).interval(Contributions.average(values_))
+    assert Resampler(70, group=np.arange(70)).interval(Contributions.average(values_)) == plain
+
+
+def test_intervals_cover_where_episodes_share_a_group() -> None:
+    """100 patients of 1 to 10 stays; half of the spread is the patient's. By episode, 95% would cover far less."""
+    covered = {"groups": 0, "episodes": 0}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(100), rng.integers(1, 11, 100))
+        values_ = rng.normal(size=100)[group] + rng.normal(size=len(group))
+        for way, of in (("groups", group), ("episodes", None)):
+            found = Resampler(len(group), group=of, resamples=300, seed=seed).interval(Contributions.average(values_))
+            covered[way] += found.lower <= 0.0 <= found.upper
+    assert covered["groups"] / 300 > 0.91
+    assert covered["episodes"] / 300 < 0.80
+
+
+def test_copies_in_one_group_add_nothing_to_what_is_known() -> None:
+    """Every stay four times, as four stays of one patient: four times the rows, and the very same intervals."""
+    world, behavior, target = small_world()
+    log, other = draw(world, behavior, 200, 1), draw(world, behavior, 200, 2)
+    four = log.concat(log, log, log)
+    grouped = dataclasses.replace(four, group=np.tile(np.arange(200), 4))
+    kwargs: dict[str, Any] = {"fit_on": other, "settings": QUICK}
+    one, of_groups, of_episodes = (evaluate(Table(target), each, **kwargs) for each in (log, grouped, four))
+    for name, gain in one.gain.items():
+        found = of_groups.gain[name]
+        for what in ("value", "lower", "upper", "standard_error", "max_weight_share"):
+            assert getattr(found, what) == pytest.approx(getattr(gain, what), rel=1e-4, abs=1e-6), (name, what)
+        assert gain.ess is not None
+        assert found.ess == pytest.approx(4 * gain.ess, rel=1e-4)  # in episodes, of which there are four times as many
+        plain = of_episodes.gain[name]
+        assert plain.standard_error == pytest.approx(gain.standard_error / 2, rel=0.01)
+        assert "the 200 groups are independent" in found.assumptions
+    assert of_groups.behavior.assumptions == ("groups are independent",)
+
+
+def test_a_log_of_one_group_is_refused() -> None:
+    world, behavior, target = small_world()
+    log = dataclasses.replace(draw(world, behavior, 20, 1), group=np.zeros(20, int))
+    with pytest.raises(EvaluationError, match=r"at least 2 groups: .* all 20 are of"):
+        evaluate(Table(target), log, settings=QUICK)
+
+
+def test_of_many_actions_the_commonest_pairs_are_counted() -> None:
+    """By hand: 100 actions, of which 2 are logged and 3 are the policy's; the rest together are nothing."""
+    log = st.read(
+        {
+            "episode": np.arange(4),
+            "observation": np.zeros((4, 1)),
+            "action": np.array([90, 90, 5, 5]),
+            "reward": np.zeros(4),
+            "terminated": np.ones(4, bool),
+        },
+        st.Schema.infer(["episode", "observation", "action", "reward", "terminated"], num_actions=100),
+    )
+    probs = np.zeros((4, 100), np.float32)
+    probs[:2, 90], probs[:2, 7], probs[2:, 99] = 0.75, 0.25, 1.0
+    found = agreement(log, probs, np.zeros(4), None)
+    assert found.matrix.shape == (MOST_ACTIONS + 1, MOST_ACTIONS + 1)
+    assert found.matrix.sum() == pytest.approx(1.0)
+    place = {int(a): k for k, a in enumerate(found.actions)}
+    assert {5, 7, 90, 99} <= set(place)
+    assert found.matrix[place[90], place[90]] == pytest.approx(0.375)
+    assert found.matrix[place[90], place[7]] == pytest.approx(0.125)
+    assert found.matrix[place[5], place[99]] == pytest.approx(0.5)
+    # Spread over more actions than are shown, what is not shown is in the last column.
+    spread = agreement(log, np.full((4, 100), 0.01, np.float32), np.zeros(4), None)
+    assert spread.matrix[:, -1].sum() == pytest.approx((100 - MOST_ACTIONS) / 100)
+
+
+def test_an_evaluation_that_would_not_fit_is_refused() -> None:
+    world, behavior, _ = small_world()
+    log = draw(world, behavior, 5, 1)
+    with pytest.raises(EvaluationError, match=r"13 policies, 100,000,000 rows and 2 actions are 2,600,000,000 numbers"):
+        check_size(100_000_000, log, 13)
+    check_size(100_000_000, log, 10)

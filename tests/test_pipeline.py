@@ -22,7 +22,7 @@ from stitchrl.candidates import default_algorithms
 from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, draw_log, log_table
 from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings, write_demo_log
-from stitchrl.training.loop import DivergenceError
+from stitchrl.training.divergence import DivergenceError
 
 FILES = ["audit.json", "split.json", "ranking.json", "estimates.json", "verdict.json", "report.html"]
 QUICK = PipelineSettings(updates=40, evaluation_updates=40, seeds=2)

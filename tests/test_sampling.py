@@ -12,10 +12,17 @@ import pytest
 import stitchrl as st
 from stitchrl.data.sample import NStepTransitions, StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.data.sampling import Sampling, alias_table
-from stitchrl.data.stream import ShuffledRows, TransitionReader, read_transitions
+from stitchrl.data.stream import ShuffledReader, ShuffledRows, read_sequences, read_transitions
 from stitchrl.data.transform import Scaling
-from stitchrl.errors import ConfigurationError, DataError
-from worlds import full_columns, next_observations, random_log, tiny_log
+from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
+from worlds import (
+    assert_trees_equal,
+    full_columns,
+    next_observations,
+    random_continuous_log,
+    random_log,
+    tiny_log,
+)
 
 PLAIN = Scaling.identity(2)
 
@@ -230,7 +237,7 @@ def test_a_log_without_masks_streams_one_all_true_row() -> None:
     log = random_log(40, with_masks=False)
     read = read_transitions(log, Scaling.of(log), np.arange(20), 2)
     assert read["action_mask"].shape == read["next_action_mask"].shape == (1, 3)
-    reader = TransitionReader(log, Scaling.of(log), ShuffledRows(log.num_transitions), 2)
+    reader = ShuffledReader(log, Scaling.of(log), ShuffledRows(log.num_transitions), n_steps=2)
     for updates in (1, 3):
         made = reader.batches(2, 2 + updates, 8)
         assert made["action_mask"].shape == (updates, 1, 3)
@@ -304,6 +311,57 @@ def test_sequences_end_with_their_episode() -> None:
     np.testing.assert_array_equal(batch["action"], log.action[rows])
     np.testing.assert_array_equal(batch["action_mask"], log.action_mask[rows])
     assert np.asarray(batch["position"]).tolist() == [[0, 1, 2], [1, 2, 2], [1, 1, 1], [0, 0, 0]]
+
+
+def test_streamed_sequences_are_those_in_memory() -> None:
+    """Over several buffers and passes; with and without masks, discrete and continuous."""
+    for log in (random_log(40), random_continuous_log(40), tiny_log(**full_columns())):
+        scaling, count = Scaling.of(log), log.num_transitions
+        streamed = StreamSource.of(log, scaling, seed=3, length=4)
+        held = shuffled_source(log, scaling, seed=3, length=4)
+        spans = [(0, 5), (5, 10), (10, 15)]
+        args = (jax.random.key(0), jnp.int32(0))
+        size = max(4, count // 4)
+        with streamed.open(iter(spans), size, 5) as ours, held.open(iter(spans), size, 5) as theirs:
+            for first, end in spans:
+                a, b = ours(first, end), theirs(first, end)
+                for k in range(end - first):
+                    one = streamed.draw(a, args[0], jnp.int32(k), args[1], size)
+                    other = held.draw(b, args[0], jnp.int32(k), args[1], size)
+                    assert set(one) == set(other)
+                    for name, column in one.items():
+                        np.testing.assert_array_equal(column, other[name], err_msg=name)
+                        assert column.dtype == other[name].dtype
+
+
+def test_long_sequences_are_read_in_parts_of_a_buffer() -> None:
+    """What is held never has many more rows than a buffer, however long the pieces; and every start comes once a pass."""
+    log = random_log(400)
+    order = ShuffledRows(log.num_transitions, 1)
+    reader = ShuffledReader(log, Scaling.of(log), order, length=2**18 // 100)
+    seen = [reader.batches(k, k + 1, 50) for k in range(log.num_transitions // 50)]
+    assert reader._held is not None
+    assert len(reader._held[2]["reward"]) <= 100
+    found = np.concatenate([batch["obs"][0, :, 0] for batch in seen])
+    rows = order.rows(0, len(found))
+    np.testing.assert_array_equal(found, read_sequences(log, Scaling.of(log), rows, 1)["obs"][:, 0])
+    assert len(np.unique(rows)) == len(rows)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reward_shift_is_training_on_shifted_rewards(stream: bool, tmp_path: object) -> None:
+    log, iql = random_log(40), st.IQL(hidden_sizes=(8,))
+    by_hand = dataclasses.replace(log, reward=log.reward + np.float32(1.5))
+    settings = {"updates": 20, "batch_size": 16, "n_steps": 3, "reward_scale": 2.0, "stream": stream, "progress": False}
+    shifted = st.fit(iql, log, reward_shift=1.5, out=tmp_path / "a", **settings)
+    assert_trees_equal(shifted.states, st.fit(iql, by_hand, **settings).states)
+    # A critic of shifted rewards has nothing to say in the log's units; nor has one that was read back.
+    assert shifted.values == [None]
+    assert st.load(tmp_path / "a").values == [None]
+    with pytest.raises(RunDirectoryError, match=r"reward_shift is 1\.5, yours None"):
+        st.fit(iql, log, out=tmp_path / "a", **settings)
+    with pytest.raises(ConfigurationError, match="`reward_shift` of fit must be a finite number; got nan"):
+        st.fit(iql, log, reward_shift=float("nan"), **settings)
 
 
 @pytest.mark.parametrize("algorithm", [st.CQL(hidden_sizes=(8,)), st.DQN(hidden_sizes=(8,)), st.BC(hidden_sizes=(8,))])

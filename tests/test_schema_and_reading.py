@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -750,12 +751,34 @@ def test_bins_and_back() -> None:
     log = rows_with(two, action=None, a=a, b=b)
     assert log.action.tolist() == [0, 1, 2, 3, 4, 5]  # the last part changes fastest
     assert two.action_parts(log.action).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    # Back: each bin's ends, open where nothing bounds the dose.
+    bounds = two.action_bounds(np.array([0, 4]))
+    assert bounds.tolist() == [[[-math.inf, 0.0], [-math.inf, 1.0]], [[0.0, math.inf], [1.0, 2.0]]]
+    closed = dataclasses.replace(two, action_low=(-5, 0), action_high=(5, 9))
+    assert closed.action_bounds(np.array([2])).tolist() == [[[-5.0, 0.0], [2.0, 9.0]]]
+    values = np.stack([a, b], axis=1)
+    inside = two.action_bounds(log.action)
+    assert ((inside[..., 0] <= values) & (values < inside[..., 1])).all()
+    assert two.action_names[:3] == ("a below 0, b below 1", "a below 0, b 1 to 2", "a below 0, b from 2")
+    assert one.action_names == ("action below 0.5", "action 0.5 to 1", "action from 1")
+    with pytest.raises(SchemaError, match="Only binned actions stand for ranges"):
+        Schema(roles, num_actions=3).action_bounds(np.zeros(2, np.int64))
     for kind in (np.float32, np.float64):  # .7 as float32 is below .7
         assert rows_with(Schema(roles, action_bins=((0.7,),)), action=np.full(6, 0.7, kind)).action.tolist() == [1] * 6
     with pytest.raises(DataError, match="must have 1 parts, as the schema says; got 2"):
         rows_with(one, action=np.zeros((6, 2)))
     with pytest.raises(SchemaError, match="Only multi-discrete and binned actions have parts"):
         Schema(roles, num_actions=3).action_parts(np.zeros(2, np.int64))
+
+
+def test_actions_have_names() -> None:
+    roles = {r: r for r in tiny_columns()}
+    assert Schema(roles).action_names == ()
+    assert Schema(roles, num_actions=3).action_names == ("0", "1", "2")
+    assert Schema(roles, action_categories=("wait", "treat")).action_names == ("wait", "treat")
+    parts = Schema(roles | {"action": ("arm", "speed")}, action_counts=(2, 2))
+    assert parts.action_names == ("arm 0, speed 0", "arm 0, speed 1", "arm 1, speed 0", "arm 1, speed 1")
+    assert Schema(roles, action_counts=(2, 1)).action_names == ("part 0 0, part 1 0", "part 0 1, part 1 0")
 
 
 def test_several_discrete_parts_and_named_actions() -> None:

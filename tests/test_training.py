@@ -28,9 +28,10 @@ from stitchrl.data.stream import ShuffledRows, prefetched
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError, RunDirectoryError, StitchRLWarning
 from stitchrl.nn.policy import CategoricalPolicy
-from stitchrl.training import loop, program
+from stitchrl.training import program
+from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.loop import train
-from stitchrl.training.run import spec_of
+from stitchrl.training.run import Grid, spec_of
 from worlds import assert_trees_equal, random_continuous_log, random_log
 
 TINY: dict[str, Any] = {"hidden_sizes": (8,), "learning_rate": 1e-2}
@@ -574,7 +575,7 @@ def test_a_second_ctrl_c_acts_at_once(tmp_path: Path) -> None:
 
 def test_a_diverging_run_says_so_and_keeps_its_last_checkpoint(tmp_path: Path) -> None:
     wild = st.IQL(learning_rate=1e30, hidden_sizes=(8,))
-    with pytest.raises(loop.DivergenceError, match=r"of IQL must stay finite; got .* Lower the learning rate"):
+    with pytest.raises(DivergenceError, match=r"of IQL must stay finite; got .* Lower the learning rate"):
         st.fit(
             wild,
             random_log(12),
@@ -583,6 +584,47 @@ def test_a_diverging_run_says_so_and_keeps_its_last_checkpoint(tmp_path: Path) -
         )
     for file in tmp_path.glob("checkpoint*"):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(st.load(file.parent).states))
+
+
+def test_a_diverging_point_of_a_grid_leaves_the_others_alone(tmp_path: Path) -> None:
+    log, iql = random_log(12), st.IQL(hidden_sizes=(8,))
+    grid = {"learning_rate": [1e30, 3e-4]}
+    settings: dict[str, Any] = SETTINGS | {"updates": 40, "log_every_updates": 2, "seeds": (3, 5)}
+    with pytest.warns(StitchRLWarning, match=r"with seed \d \(member [01] of 4\).* The others go on"):
+        whole = st.fit_grid(iql, log, grid, out=tmp_path / "whole", **settings)
+    lost, kept = whole.runs
+    assert (lost.seeds, lost.members, lost.policies, lost.history) == ((), [], [], [])
+    assert set(lost.diverged) == {3, 5}
+    assert kept.diverged == {}
+    with pytest.raises(DivergenceError, match="must stay finite"):
+        _ = lost.policy
+    alone = st.fit(iql, log, **settings)
+    assert kept.seeds == alone.seeds
+    assert_trees_equal(kept.states, alone.states, rtol=1e-4, atol=1e-5)
+    assert {row["member"] for row in kept.history} == {0, 1}
+    assert kept.history[-1]["update"] == 40
+    # Saved and read back, and continued after an interruption that came later than the divergence.
+    read = st.load(tmp_path / "whole")
+    assert isinstance(read, Grid)
+    assert read.runs[0].diverged == lost.diverged
+    assert_trees_equal(read.runs[1].states, kept.states)
+
+    def stop(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+        if done == 30:
+            raise RuntimeError
+
+    cut = settings | {"out": tmp_path / "cut", "save_every_updates": 10}
+    with pytest.warns(StitchRLWarning, match="The others go on"), pytest.raises(RuntimeError):
+        st.fit_grid(iql, log, grid, callbacks=[stop], **cut)
+    resumed = st.fit_grid(iql, log, grid, **cut)  # and warns no more
+    assert resumed.runs[0].diverged == lost.diverged
+    assert_trees_equal(resumed.runs[1].states, kept.states)
+
+
+def test_a_grid_whose_every_member_diverges_says_so() -> None:
+    wild = {"learning_rate": [1e30, 1e31]}
+    with pytest.warns(StitchRLWarning, match="The others go on"), pytest.raises(DivergenceError):
+        st.fit_grid(st.IQL(hidden_sizes=(8,)), random_log(12), wild, **SETTINGS | {"updates": 400})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -600,7 +642,7 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_given_back(tmp_path: Pa
     # Metrics are of the state before an update: the state itself is looked at too.
     log, path = random_log(12), tmp_path / "c.safetensors"
     source = transition_source(log, Scaling.identity(3))
-    with pytest.raises(loop.DivergenceError, match=r"\['x'\] of Breaker must stay finite; it is not after update 3"):
+    with pytest.raises(DivergenceError, match=r"\['x'\] of Breaker must stay finite; it is not after update 3"):
         train(
             Breaker(), source, spec_of(log), seeds=[0], updates=3, batch_size=4, log_every_updates=1,
             save_every_updates=1, checkpoint=path,

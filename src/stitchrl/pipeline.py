@@ -31,9 +31,9 @@ from stitchrl.data.schema import Schema
 from stitchrl.data.transform import unit_return_scale
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
-from stitchrl.errors import ConfigurationError, RunDirectoryError
+from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.evaluation.base import Estimand, Estimate
-from stitchrl.evaluation.evaluate import evaluate_all
+from stitchrl.evaluation.evaluate import check_size, evaluate_all
 from stitchrl.evaluation.evidence import FitSettings
 from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.verdict import Line, Verdict, decide
@@ -43,9 +43,9 @@ from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 from stitchrl.reporting.render import render
 from stitchrl.reporting.report import build_report
+from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.fit import fit
 from stitchrl.training.logging import ProgressDisplay
-from stitchrl.training.loop import DivergenceError
 from stitchrl.training.run import Run
 
 __all__ = ["STAGES", "Pipeline", "PipelineSettings", "Truth", "stored_verdict", "write_demo_log"]
@@ -86,7 +86,7 @@ class PipelineSettings:
         evaluation_updates: of the FQE and of a fitted behaviour, at least 1.
         seeds: candidates of each algorithm, at least 1.
         batch_size: transitions a batch, at least 1.
-        seed: of the split, the fits of the evaluation and the bootstrap.
+        seed: of the split, the fits of the evaluation and the bootstrap (of whole groups, where the log has them).
         fractions: train, validation, test, of the episodes.
         split_by: as `by` of `Dataset.split`; None keeps groups whole where the log has them.
         confidence: two-sided, of every interval.
@@ -184,6 +184,8 @@ class Pipeline:
         """
         if self.log.num_actions is None:
             raise ConfigurationError("The main job needs discrete actions so far; this log's are continuous.")
+        largest = max(self.settings.fractions)  # of the parts; they are evaluated one at a time
+        check_size(int(largest * self.log.num_transitions), self.log, len(self.chosen_algorithms) * self.settings.seeds)
         identity = self._identity()
         file = self.out / "run.json"
         if file.exists():
@@ -247,6 +249,12 @@ class Pipeline:
             by, seed = self.settings.split_by, self.settings.seed
             parts = self.log.split_episodes(self.settings.fractions, seed=seed, by=by)
             lengths = self.log.episode_lengths
+            for name, part in zip(names[1:], parts[1:], strict=True):
+                if self.log.group is not None and len(np.unique(self.log.group[part])) < 2:
+                    raise DataError(
+                        f"The {name} part needs episodes of at least 2 groups, whose spread makes its intervals; it has "
+                        "1. Log more groups, or leave `group` out of the schema if episodes are independent."
+                    )
             return {
                 "by": by or ("episode" if self.log.group is None else "group"),
                 "seed": seed,
@@ -392,7 +400,8 @@ class Pipeline:
                     "agreement_behavior": overlap.behavior,
                     "supported": overlap.supported,
                     "matrix": overlap.matrix.tolist(),
-                    "action_names": [str(a) for a in range(test.num_actions or 0)],
+                    "actions": overlap.actions.tolist(),
+                    "action_names": list(test.schema.action_names),
                 },
             }
 

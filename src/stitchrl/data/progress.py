@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from stitchrl.data.readers.source import Block, LogSource
 
-__all__ = ["watched"]
+__all__ = ["shown", "watched"]
 
 FIRST_SHOWN_SECONDS = 2.0
 
@@ -31,6 +31,20 @@ def watched(log: LogSource) -> Iterator[LogSource]:
         bar.close()
 
 
+def shown(blocks: Iterable[slice], rows: int, step: str) -> Iterator[slice]:
+    """The same slices of `rows` rows; how far they have come is shown as by `watched`."""
+    if not sys.stderr.isatty():
+        yield from blocks
+        return
+    bar, begun = _Bar(""), time.monotonic()
+    try:
+        for block in blocks:
+            yield block
+            bar.show(step, block.stop, rows, time.monotonic() - begun)
+    finally:
+        bar.close()
+
+
 class _Bar:
     """One bar for the passes over a log; how many rows there are is known from the second on."""
 
@@ -44,10 +58,12 @@ class _Bar:
         for block in log.blocks(names):
             yield block
             done += len(next(iter(block.values()))) if block else 0
-            self._show(done, total, time.monotonic() - begun)
+            step = "reading" if total else "ordering"
+            self.show(f"{step} {self._origin}", done, total, time.monotonic() - begun)
         self._rows = max(self._rows, done)
 
-    def _show(self, done: int, total: int | None, seconds: float) -> None:
+    def show(self, step: str, done: int, total: int | None, seconds: float) -> None:
+        """Rows done of those there are, where known."""
         if self._live is None:
             if time.monotonic() - self._start < FIRST_SHOWN_SECONDS:
                 return
@@ -61,10 +77,9 @@ class _Bar:
             self._live = Progress(*columns, console=Console(stderr=True), transient=True)
             self._live.start()
             self._task = self._live.add_task("", rate="")
-        step = "reading" if total else "ordering"
         self._live.update(
             self._task,
-            description=f"{step} {self._origin}",
+            description=step,
             completed=done,
             total=total,
             rate=f"{done / max(seconds, 1e-9):,.0f}/s",

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from stitchrl.data.dataset import MOST_ROWS, Dataset
 from stitchrl.data.sampling import Sampling, UniformSampling, alias_table
-from stitchrl.data.stream import ShuffledRows, TransitionReader, prefetched
+from stitchrl.data.stream import ShuffledReader, ShuffledRows, prefetched
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import DataError
 from stitchrl.types import Array, Batch, Key, NumpyArray, PyTree
@@ -125,11 +125,15 @@ class StreamSource:
         seed: int = 0,
         sampling: Sampling = UNIFORM,
         n_steps: int = 1,
+        length: int | None = None,
         **shuffle: int,
     ) -> StreamSource:
-        """A log's transitions in the order of `ShuffledRows`, read block by block: nothing is held but a buffer."""
+        """A log's transitions in the order of `ShuffledRows`, read block by block: nothing is held but a buffer.
+
+        With `length`, pieces of episodes that start at the rows of that order; see `Sequences`.
+        """
         order = ShuffledRows(log.num_transitions, seed, weights=sampling.weights(log), **shuffle)
-        return cls(TransitionReader(log, scaling, order, n_steps).batches, _take_batch)
+        return cls(ShuffledReader(log, scaling, order, n_steps=n_steps, length=length).batches, _take_batch)
 
     @contextmanager
     def open(self, spans: Spans, batch_size: int, span_updates: int) -> Iterator[Callable[[int, int], PyTree]]:
@@ -151,7 +155,7 @@ def _take_batch(arrays: PyTree, key: Key, position: Int[Array, ""], member: Int[
     batch = dict(jax.tree.map(lambda column: column[position], arrays))
     for name in ("action_mask", "next_action_mask"):
         if name in batch:  # one row may stand in for all
-            batch[name] = jnp.broadcast_to(batch[name], (batch_size, batch[name].shape[-1]))
+            batch[name] = jnp.broadcast_to(batch[name], (batch_size, *batch[name].shape[1:]))
     return batch
 
 
@@ -174,6 +178,7 @@ def shuffled_source(
     seed: int = 0,
     sampling: Sampling = UNIFORM,
     n_steps: int = 1,
+    length: int | None = None,
     **shuffle: int,
 ) -> StreamSource:
     """A log in device memory fed the rows that `StreamSource.of` would stream: the same numbers.
@@ -188,7 +193,7 @@ def shuffled_source(
         rows = order.rows(first * batch_size, end * batch_size)
         return rows.astype(np.int32).reshape(end - first, batch_size)
 
-    held = transition_source(log, scaling, n_steps=n_steps)
+    held = transition_source(log, scaling, n_steps=n_steps) if length is None else sequence_source(log, scaling, length)
     return StreamSource(produce, _TakeRows(held.sample), held.arrays)
 
 
@@ -243,7 +248,7 @@ def transition_arrays(log: Dataset, scaling: Scaling) -> dict[str, NumpyArray]:
         "observation_index": log.observation_index,
         "next_observation_index": following.astype(np.int32),
         "action": scaling.actions(log.action),
-        "reward": (log.reward * np.float32(scaling.reward_scale)),
+        "reward": scaling.rewards(log.reward),
         "terminated": log.terminated.astype(np.float32),
         "truncated": log.truncated.astype(np.float32),
         "td_weight": log.can_bootstrap.astype(np.float32),

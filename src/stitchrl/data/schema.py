@@ -8,14 +8,15 @@ import math
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from stitchrl.data.expression import Expression
+from stitchrl.data.joint_actions import bounds_of, names_of, parts_of
 from stitchrl.data.messages import listed, printable, shown
 from stitchrl.data.schema_keys import ROLES, check_content, is_whole
 from stitchrl.errors import SchemaError
@@ -297,7 +298,32 @@ class Schema:
         """
         if self.action_counts is None:
             raise SchemaError("Only multi-discrete and binned actions have parts; this schema has neither.")
-        return np.stack(np.unravel_index(action, self.action_counts), axis=1).astype(np.int32)
+        return parts_of(action, self.action_counts)
+
+    def action_bounds(self, action: Int[NumpyArray, " N"]) -> Float[NumpyArray, "N parts 2"]:
+        """The doses that binned actions stand for: from the first number up to, not with, the second.
+
+        The outermost bins end at `action_low` and `action_high`, or are open (infinite).
+
+        Raises:
+            SchemaError: the action is not binned.
+        """
+        if self.action_bins is None:
+            raise SchemaError("Only binned actions stand for ranges of a dose; this schema has no `bins`.")
+        return bounds_of(self.action_parts(action), self.action_bins, self.action_low, self.action_high)
+
+    @cached_property
+    def action_names(self) -> tuple[str, ...]:
+        """What people call each discrete action: its logged name, its choices or its doses, else its number."""
+        if self.action_categories is not None:
+            return self.action_categories
+        if self.action_counts is None:
+            return tuple(map(str, range(self.num_actions or 0)))
+        column = self.columns["action"]
+        one = (column,) if isinstance(column, str) else column
+        if len(one) < len(self.action_counts):  # a list column
+            one = tuple(f"part {j}" for j in range(len(self.action_counts)))
+        return names_of(one, self.action_counts, self.action_bins)
 
     # --- TOML ---------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.types import NumpyArray
 
-__all__ = ["ShuffledRows", "TransitionReader", "prefetched"]
+__all__ = ["ShuffledReader", "ShuffledRows", "prefetched"]
 
 SMALLEST_BLOCK, SMALLEST_BUFFER = 1024, 2**18
 PREFETCHED_CHUNKS = 2
@@ -143,18 +143,21 @@ class ShuffledRows:
         return np.repeat(rows, np.diff(np.clip(visits - visits[0], start, stop)))
 
 
-class TransitionReader:
-    """Batches of a log's transitions in shuffled order, read a buffer at a time; the log may be memory-mapped.
+class ShuffledReader:
+    """Batches of a log in shuffled order, read a buffer at a time; the log may be memory-mapped.
 
     Args:
         log: its arrays are only ever sliced by blocks.
         scaling: applied to what is read.
         order: of the rows; `order.count` must be the log's.
         n_steps: above 1 a batch has what `NStepTransitions` says.
+        length: pieces of episodes of so many rows, as `Sequences` says; None reads transitions.
     """
 
-    def __init__(self, log: Dataset, scaling: Scaling, order: ShuffledRows, n_steps: int = 1) -> None:
-        self._log, self._scaling, self._order, self._n_steps = log, scaling, order, n_steps
+    def __init__(
+        self, log: Dataset, scaling: Scaling, order: ShuffledRows, *, n_steps: int = 1, length: int | None = None
+    ) -> None:
+        self._log, self._scaling, self._order, self._n_steps, self._length = log, scaling, order, n_steps, length
         self._held: tuple[int, int, dict[str, NumpyArray]] | None = None
 
     def batches(self, first: int, end: int, batch_size: int) -> dict[str, NumpyArray]:
@@ -178,15 +181,24 @@ class TransitionReader:
     @property
     def _shared(self) -> tuple[str, ...]:
         """Columns with one row that stands in for all."""
-        without = self._log.num_actions is not None and self._log.action_mask is None
-        return ("action_mask", "next_action_mask") if without else ()
+        if self._log.num_actions is None or self._log.action_mask is not None:
+            return ()
+        return ("action_mask", "next_action_mask") if self._length is None else ("action_mask",)
 
     def _buffer(self, position: int) -> tuple[int, int, dict[str, NumpyArray]]:
-        """(first position, position after the last, columns in order) of the buffer that holds a position."""
+        """(first position, position after the last, columns in order) of what is held around a position: a buffer, or
+        of pieces of episodes a part of one, so that no more rows are held."""
         if self._held is None or not self._held[0] <= position < self._held[1]:
             self._held = None  # let go of the old one first: one buffer in memory
             rows, begin = self._order.buffer(position)
-            self._held = (begin, begin + len(rows), read_transitions(self._log, self._scaling, rows, self._n_steps))
+            if self._length is None:
+                columns = read_transitions(self._log, self._scaling, rows, self._n_steps)
+            else:
+                size = max(1, self._order.buffer_rows // self._length)
+                part = (position - begin) // size
+                rows, begin = rows[part * size : (part + 1) * size], begin + part * size
+                columns = read_sequences(self._log, self._scaling, rows, self._length)
+            self._held = (begin, begin + len(rows), columns)
         return self._held
 
 
@@ -204,13 +216,12 @@ def read_transitions(
     steps = np.minimum(n_steps, log.run_end[at] - at + 1) if n_steps > 1 else None
     last = at if steps is None else at + steps - 1
     following = np.maximum(log.next_observation_index[last], 0)
-    scale = np.float32(scaling.reward_scale)
     shared: dict[str, NumpyArray] = {}
     columns: dict[str, Any] = {
         "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
         "next_obs": scaling.observations(log.observation_table[following]),
         "action": scaling.actions(log.action[at]),
-        "reward": log.reward[at] * scale,
+        "reward": scaling.rewards(log.reward[at]),
         "terminated": log.terminated[last].astype(np.float32),
         "truncated": log.truncated[last].astype(np.float32),
         "td_weight": log.can_bootstrap[last].astype(np.float32),
@@ -218,7 +229,7 @@ def read_transitions(
     if steps is not None:
         offsets = np.arange(n_steps)
         window = np.minimum(at[:, None] + offsets, last[:, None])
-        columns["rewards"] = np.where(offsets < steps[:, None], log.reward[window] * scale, np.float32(0))
+        columns["rewards"] = np.where(offsets < steps[:, None], scaling.rewards(log.reward[window]), np.float32(0))
         columns["steps"] = steps.astype(np.float32)
     if log.num_actions is not None:
         everything, mask = np.ones((1, log.num_actions), bool), log.action_mask
@@ -229,6 +240,35 @@ def read_transitions(
             columns["action_mask"] = mask[at]
             after = mask[np.minimum(last + 1, len(mask) - 1)]
             columns["next_action_mask"] = np.where(log.continues[last][:, None], after, everything)
+    return {name: np.asarray(column)[back] for name, column in columns.items()} | shared
+
+
+def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], length: int) -> dict[str, NumpyArray]:
+    """The fields of `Sequences` for pieces that start at these rows, in their order.
+
+    Masks of a log without any are (1, length, A), all True.
+    """
+    ascending = np.argsort(rows, kind="stable")
+    back = np.empty_like(ascending)
+    back[ascending] = np.arange(len(rows))
+    first = rows[ascending]
+    wanted = first[:, None] + np.arange(length)
+    at = np.minimum(wanted, log.run_end[first][:, None])
+    columns: dict[str, Any] = {
+        "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
+        "action": scaling.actions(log.action[at]),
+        "reward": scaling.rewards(log.reward[at]),
+        "terminated": log.terminated[at].astype(np.float32),
+        "truncated": log.truncated[at].astype(np.float32),
+        "position": log.position[at].astype(np.int32),
+        "valid": (at == wanted).astype(np.float32),
+    }
+    shared: dict[str, NumpyArray] = {}
+    if log.num_actions is not None:
+        if log.action_mask is None:
+            shared = {"action_mask": np.ones((1, length, log.num_actions), bool)}
+        else:
+            columns["action_mask"] = log.action_mask[at]
     return {name: np.asarray(column)[back] for name, column in columns.items()} | shared
 
 

@@ -21,12 +21,13 @@ ROWS_AT_ONCE = 2**16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scaling:
-    """(obs - mean) / std, reward * reward_scale, and continuous actions brought into [-1, 1].
+    """(obs - mean) / std, (reward + reward_shift) * reward_scale, and continuous actions brought into [-1, 1].
 
     Attributes:
         mean: (D,) float32.
         std: (D,) float32, above 0.
         reward_scale: factor on rewards, above 0; learned values are divided by it again.
+        reward_shift: added to every reward before that, in the log's units; learned values keep it.
         action_center, action_half_width: (action,) float32, half-widths above 0; None where actions are discrete.
     """
 
@@ -35,6 +36,7 @@ class Scaling:
     reward_scale: float = 1.0
     action_center: Float[NumpyArray, " action"] | None = None
     action_half_width: Float[NumpyArray, " action"] | None = None
+    reward_shift: float = 0.0
 
     @classmethod
     def identity(cls, observation_size: int, *, reward_scale: float = 1.0) -> Scaling:
@@ -83,13 +85,18 @@ class Scaling:
         center, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1)
         return cls(center.astype(np.float32), half_width.astype(np.float32), reward_scale)
 
-    def observations(self, raw: Float[NumpyArray, "M D"]) -> Float[NumpyArray, "M D"]:
+    def observations(self, raw: Float[NumpyArray, "*M D"]) -> Float[NumpyArray, "*M D"]:
         """Standardised observations."""
         return (raw - self.mean) / self.std
 
     def actions(self, raw: Shaped[NumpyArray, "N ..."]) -> Shaped[NumpyArray, "N ..."]:
         """Actions as networks see them: in [-1, 1] where continuous, as they are where discrete."""
         return raw if self.action_center is None else (raw - self.action_center) / self.action_half_width
+
+    def rewards(self, raw: Float[NumpyArray, "N ..."]) -> Float[NumpyArray, "N ..."]:
+        """Rewards as they are learned from."""
+        shifted = raw + np.float32(self.reward_shift) if self.reward_shift else raw
+        return shifted * np.float32(self.reward_scale)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON; `from_dict` reads it back."""

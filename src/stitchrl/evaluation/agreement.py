@@ -6,15 +6,17 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["SUPPORT", "Agreement", "agreement"]
+__all__ = ["MOST_ACTIONS", "SUPPORT", "Agreement", "agreement"]
 
 SUPPORT = 0.02
 """Behaviour probability from which an action counts as supported."""
+MOST_ACTIONS = 64
+"""Actions of which every pair is counted; of more only the commonest, the others together."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,13 +28,16 @@ class Agreement:
         behavior: the same of the behaviour itself.
         supported: share of the policy's decisions on actions the behaviour takes at least 2% of the time; None where
             only the logged action's probability is known.
-        matrix: (A, A) joint shares of logged action (row) and the policy's action (column); sums to 1.
+        matrix: (K, K) joint shares of logged action (row) and the policy's action (column); sums to 1. One row and
+            column an action; of more than `MOST_ACTIONS` the last ones are all that are not in `actions`.
+        actions: which actions the matrix has, ascending.
     """
 
     policy: float
     behavior: float
     supported: float | None
-    matrix: Float[NumpyArray, "A A"]
+    matrix: Float[NumpyArray, "K K"]
+    actions: Int[NumpyArray, " _"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -41,6 +46,7 @@ class Agreement:
             "behavior": self.behavior,
             "supported": self.supported,
             "matrix": self.matrix.tolist(),
+            "actions": self.actions.tolist(),
         }
 
 
@@ -52,8 +58,7 @@ def agreement(
 ) -> Agreement:
     """Compare a policy's probabilities with what was logged."""
     chosen = np.take_along_axis(probs, log.action[:, None].astype(np.int64), 1)[:, 0]
-    # Summed by logged action in float64, in a fixed order: the numbers are written to files that must not vary.
-    matrix = np.stack([probs[log.action == a].sum(0, dtype=np.float64) for a in range(probs.shape[1])])
+    actions, matrix = _pairs(log.action, probs)
     supported = None
     if behavior_probs is not None:
         supported = float((probs * (behavior_probs >= SUPPORT)).sum(1).mean(dtype=np.float64))
@@ -62,4 +67,26 @@ def agreement(
         float(np.exp(behavior_log_prob).mean()),
         supported,
         matrix / max(len(probs), 1),
+        actions,
     )
+
+
+def _pairs(
+    logged: Int[NumpyArray, " N"], probs: Float[NumpyArray, "N A"]
+) -> tuple[Int[NumpyArray, " _"], Float[NumpyArray, "K K"]]:
+    """Which actions are shown, and the sums of probability by logged and policy's action."""
+    count = probs.shape[1]
+    shown = np.arange(count)
+    if count > MOST_ACTIONS:
+        often = np.bincount(logged, minlength=count) + probs.sum(0, dtype=np.float64)
+        shown = np.sort(np.argsort(-often, kind="stable")[:MOST_ACTIONS])
+    row = np.full(count, len(shown))
+    row[shown] = np.arange(len(shown))
+    rows = row[logged]
+    # Summed by logged action in float64, in a fixed order: the numbers are written to files that must not vary.
+    sums = [probs[rows == k].sum(0, dtype=np.float64) for k in range(len(shown) + (len(shown) < count))]
+    matrix = np.stack(sums)
+    if len(shown) < count:
+        kept = matrix[:, shown]
+        matrix = np.concatenate([kept, matrix.sum(1, keepdims=True) - kept.sum(1, keepdims=True)], axis=1)
+    return shown, matrix

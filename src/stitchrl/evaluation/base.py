@@ -54,7 +54,7 @@ class Estimate:
         confidence: coverage aimed at, e.g. 0.95.
         estimand: which quantity.
         ess: effective sample size in episodes; None where no weights are involved.
-        max_weight_share: largest share of one episode in all weight; None likewise.
+        max_weight_share: largest share of one episode, or group of episodes, in all weight; None likewise.
         healthy: False means: do not lean on it.
         reasons: why it is not healthy, or not applicable, one sentence each.
         assumptions: what must hold for the interval to mean what it says.

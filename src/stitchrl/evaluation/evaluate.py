@@ -29,7 +29,7 @@ from stitchrl.evaluation.intervals import Interval, Resampler, effective_sample_
 from stitchrl.evaluation.verdict import MAXIMUM_WEIGHT_SHARE, MINIMUM_ESS_SHARE, Verdict, decide
 from stitchrl.training.logging import LoopMonitor
 
-__all__ = ["ESTIMATORS", "Evaluation", "evaluate", "evaluate_all"]
+__all__ = ["ESTIMATORS", "Evaluation", "check_size", "evaluate", "evaluate_all"]
 
 Estimator = Callable[[Episodes, Weights, Evidence], Contributions]
 ESTIMATORS: dict[str, Estimator] = {
@@ -48,6 +48,8 @@ MAXIMUM_IMBALANCE = 0.2
 """Largest `Refit.imbalance` at which the refitted FQE is trusted."""
 MAXIMUM_LOST = 0.01
 """Largest share of weight that may end in cuts no other episode runs past."""
+MOST_PROBABILITIES = 2**31
+"""Numbers an evaluation may hold at once, 8 GiB of them."""
 DEFAULT = ("wis", "pdwis", "wdr", "fqe")
 MODEL_BASED = ("dr", "wdr", "fqe")
 
@@ -101,6 +103,9 @@ def evaluate(
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
 
+    Intervals resample episodes; whole groups where the log has the role `group`, whose episodes are then not taken to be
+    independent.
+
     Args:
         policy: anything with `probs(obs, action_mask=...)` giving (B, A) NumPy or JAX rows. Exactly this object is
             judged: pass `policy.greedy()` if that is what will be deployed.
@@ -120,7 +125,8 @@ def evaluate(
 
     Raises:
         ConfigurationError: an unknown estimator, or a number outside its range.
-        EvaluationError: a continuous log, or a policy whose `probs` are not probabilities.
+        EvaluationError: a continuous log, fewer than 2 episodes or groups, more rows and actions than fit, or a policy
+            whose `probs` are not probabilities.
     """
     settings = FitSettings(seed=seed) if settings is None else settings
     policies = [policy] if baseline is None else [policy, baseline]
@@ -161,13 +167,14 @@ def evaluate_all(
     """
     settings = FitSettings() if settings is None else settings
     _check(log, gamma, estimators, policies)
+    check_size(max(log.num_transitions, 0 if fit_on is None else fit_on.num_transitions), log, len(policies))
     audit_verdict = audit(log).verdict if audit_verdict is None else audit_verdict
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
     evidence, behavior = gather_evidence(
         policies, log, fit_on, gamma=estimand.gamma, settings=settings, monitors=monitors
     )
     episodes = Episodes.of(log, estimand)
-    resampler = Resampler(log.num_episodes, confidence=confidence, seed=settings.seed)
+    resampler = Resampler(log.num_episodes, group=log.group, confidence=confidence, seed=settings.seed)
     logged = logged_return(episodes)
     context = _Context(log, episodes, estimand, resampler, behavior.fitted)
     drafts = [{name: context.draft(name, one) for name in estimators} for one in evidence]
@@ -238,6 +245,8 @@ class _Context:
         ]
         if self.behavior_fitted:
             assumptions.append("the fitted behaviour model is right")
+        if self.log.group is not None:
+            assumptions.append(f"the {self.resampler.units:,} groups are independent")
         cut = int((~self.episodes.terminated).sum())
         if cut:
             assumptions.append(f"{cut} cut episodes would have gone on as the episodes that ran past those steps")
@@ -253,8 +262,11 @@ class _Context:
             assumptions.append("Q or the ratio of state visits is well fitted")
         else:
             per_episode = final_weights(self.episodes, weight)
-            ess = effective_sample_size(per_episode)
-        share = float(np.max(np.abs(per_episode)) / max(np.abs(per_episode).sum(), 1e-300))
+            # Of independent units, put in episodes.
+            units = self.resampler.units
+            ess = effective_sample_size(self.resampler.per_unit(per_episode)) / units * self.log.num_episodes
+        per_unit = self.resampler.per_unit(np.abs(per_episode))
+        share = float(per_unit.max() / max(per_unit.sum(), 1e-300))
         contributions = None
         reasons = self._weight_reasons(ess, share)
         if name == "fqe":
@@ -306,7 +318,7 @@ class _Context:
             interval.standard_error,
             self.resampler.confidence,
             self.estimand,
-            assumptions=("episodes are independent",),
+            assumptions=("episodes are independent" if self.log.group is None else "groups are independent",),
         )
 
     def _weight_reasons(self, ess: float, share: float) -> tuple[str, ...]:
@@ -317,7 +329,8 @@ class _Context:
                 "too little of the log speaks about this policy."
             )
         if share > MAXIMUM_WEIGHT_SHARE:
-            reasons.append(f"One episode has {share:.1%} of all weight, above {MAXIMUM_WEIGHT_SHARE:.0%}.")
+            one = "episode" if self.log.group is None else "group"
+            reasons.append(f"One {one} has {share:.1%} of all weight, above {MAXIMUM_WEIGHT_SHARE:.0%}.")
         return tuple(reasons)
 
     def _range_reasons(self, value: float) -> tuple[str, ...]:
@@ -354,11 +367,27 @@ def _lost_reasons(lost: float) -> tuple[str, ...]:
     )
 
 
+def check_size(rows: int, log: Dataset, policies: int) -> None:
+    """Raise EvaluationError where the probabilities of so many policies at so many rows would not fit in memory."""
+    cells = rows * (log.num_actions or 0) * policies
+    if cells > MOST_PROBABILITIES:
+        raise EvaluationError(
+            f"An evaluation holds the probability of every action in every row: {policies:,} policies, {rows:,} rows and "
+            f"{log.num_actions:,} actions are {cells:,} numbers, above {MOST_PROBABILITIES:,}. Give it a part of the log "
+            "(`log.head`), fewer candidates, or grouped actions."
+        )
+
+
 def _check(log: Dataset, gamma: float | None, estimators: Sequence[str], policies: Sequence[PolicyLike]) -> None:
     if log.num_actions is None:
         raise EvaluationError("Evaluation needs discrete actions so far; this log's are continuous.")
     if log.num_episodes < 2:
         raise EvaluationError(f"Evaluation needs at least 2 episodes; got {log.num_episodes}.")
+    if log.group is not None and (log.group == log.group[0]).all():
+        raise EvaluationError(
+            f"Evaluation needs episodes of at least 2 groups: intervals resample groups; all {log.num_episodes:,} are of "
+            f"{log.group[0]!r}. Leave `group` out of the schema if its episodes are independent."
+        )
     if log.action_mask is not None and not log.action_mask.any(1).all():
         row = int(np.flatnonzero(~log.action_mask.any(1))[0])
         raise EvaluationError(

@@ -54,11 +54,12 @@ def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[st
     Args:
         audit: `verdict` and `findings`, `checks` where there are any.
         numbers: the audit's numbers.
-        names: of the discrete actions; an action without one goes by its number.
+        names: of the discrete actions; by default those of the audit. An action without one goes by its number.
 
     Raises:
         KeyError: a number is missing that every audit has written.
     """
+    names = names or numbers.get("action_names") or ()
     keep = ("episodes", "transitions", "mean_return", "mean_length", "num_actions", "observation_size")
     return {
         **{key: numbers[key] for key in (*keep, "behavior_source")},

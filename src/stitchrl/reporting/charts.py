@@ -31,6 +31,7 @@ __all__ = [
 
 MAX_CURVE_POINTS = 200  # a panel is some 300 px wide: more points only add bytes
 MAX_NAMED_ACTIONS = 30  # beyond this the names of a heat map's axes would overlap
+SHOWN_BARS = 40  # rows of a list of actions; a page with thousands would be read by nobody
 MAX_LABEL = 24  # characters of a name beside a heat map
 MAX_CELLS = 2500  # keeps the file small when there are hundreds of actions
 LOG_SCALE_RATIO = 1000.0  # a curve spanning more than this is drawn on a log scale
@@ -256,18 +257,28 @@ def action_name(names: Sequence[str], action: int) -> str:
 
 
 def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: Sequence[str]) -> list[Json]:
-    """One row an action: its name, count, share of decisions, bar width and the share of rows allowing it."""
+    """One row an action: its name, count, share of decisions, bar width and the share of rows allowing it.
+
+    Of more than `SHOWN_BARS` the commonest, from the commonest down, and a row without a bar for all others.
+    """
     total, top = sum(counts) or 1, max(counts, default=0) or 1
-    return [
+    many = len(counts) > SHOWN_BARS
+    shown = sorted(range(len(counts)), key=lambda action: -counts[action])[:SHOWN_BARS] if many else range(len(counts))
+    rows: list[Json] = [
         {
             "name": action_name(names, action),
-            "count": count,
-            "share": count / total,
-            "width": round(100.0 * count / top, 2),
+            "count": counts[action],
+            "share": counts[action] / total,
+            "width": round(100.0 * counts[action] / top, 2),
             "allowed": allowed[action] if allowed else None,
         }
-        for action, count in enumerate(counts)
+        for action in shown
     ]
+    if many:
+        rest = sum(counts) - sum(row["count"] for row in rows)
+        name = f"{len(counts) - SHOWN_BARS:,} others together"
+        rows.append({"name": name, "count": rest, "share": rest / total, "width": 0, "allowed": None})
+    return rows
 
 
 def learning_panels(learning: Sequence[Json]) -> list[dict[str, Any]]:

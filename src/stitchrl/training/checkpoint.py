@@ -87,6 +87,8 @@ def _restored(path: Path, arrays: Arrays, meta: dict[str, Any], like: PyTree) ->
         raise CheckpointError(f"The checkpoint {path} holds {sorted(arrays)[0]}, which this algorithm does not have.")
     if not isinstance(meta["update"], int):
         raise TypeError("its update is no number")
+    # Member -> sentence; JSON has text for keys.
+    meta["diverged"] = {int(member): str(what) for member, what in meta.get("diverged", {}).items()}
     return jax.tree_util.tree_unflatten(structure, loaded), history, meta
 
 

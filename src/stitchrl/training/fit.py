@@ -41,6 +41,7 @@ def fit(
     trackers: Sequence[Tracker] = (),
     standardize: bool | str = True,
     reward_scale: float = 1.0,
+    reward_shift: float = 0.0,
     sampling: str | Sampling = "uniform",
     n_steps: int = 1,
     stream: bool = False,
@@ -68,6 +69,8 @@ def fit(
         standardize: scale observations by their mean and standard deviation over the log, or, "min-max", from their
             range in it to [-1, 1]; saved with the policy.
         reward_scale: factor on rewards while learning, above 0; claimed values are divided by it again.
+        reward_shift: added to every reward while learning, before that factor, in the log's units. Where episodes end it
+            changes which policy is best: each step then costs or pays so much. `Run.values` has nothing to say then.
         sampling: "uniform" draws rows with replacement, for each seed its own; "shuffled" visits every row once a pass,
             in an order all seeds share; or a rule: `st.EpisodeSampling()`, `st.StratifiedSampling("source")`,
             `st.WeightedSampling("weight")`, `st.TopFractionSampling(0.1)`.
@@ -91,7 +94,8 @@ def fit(
     numbers = _seeds(seeds)
     job = Job(
         log, updates, numbers, batch_size, out, save_every_updates, log_every_updates, callbacks, trackers, standardize,
-        reward_scale, sampling, n_steps, stream, stop, environment, evaluate_every_updates, evaluation_episodes, progress,
+        reward_scale, reward_shift, sampling, n_steps, stream, stop, environment, evaluate_every_updates,
+        evaluation_episodes, progress,
     )  # fmt: skip
     result = job.train(algorithm, [algorithm] * len(numbers), [{"seed": s} for s in numbers], {})
     return _run(algorithm, numbers, *result, range(len(numbers)))
@@ -108,6 +112,8 @@ def fit_grid(
 ) -> Grid:
     """Train every combination of some number settings, with every seed, in one program: nothing compiles twice.
 
+    A member that diverges is left out with a StitchRLWarning, and named in its run's `diverged`; the others go on.
+
     Args:
         algorithm: its other settings hold for all.
         log: the training part.
@@ -117,6 +123,7 @@ def fit_grid(
 
     Raises:
         ConfigurationError: a setting that is none, has no values, or changes the program (sizes, counts).
+        DivergenceError: every member diverged.
         Others as `fit`.
     """
     inputs = algorithm.input_settings()
@@ -139,6 +146,7 @@ def fit_grid(
         [a for a in algorithms for _ in numbers],
         [{"seed": s} | point for point in points for s in numbers],
         {"grid": [[name, list(map(float, values))] for name, values in grid.items()]},
+        spare=True,
     )
     return _grid(algorithms, points, numbers, *result)
 
@@ -170,7 +178,7 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     members = [a for a in chosen for _ in seeds]
     like = initial_state(members, spec, seeds * len(points), shapes_only=True)
     state, history, meta = load_checkpoint(where / CHECKPOINT, like)
-    trained = Trained(state, history, meta["update"], meta.get("stopped", ""))
+    trained = Trained(state, history, meta["update"], meta.get("stopped", ""), meta["diverged"])
     flags = red_flags(history, **meta["bounds"]) if "bounds" in meta else []
     if grid:
         return _grid(chosen, points, seeds, trained, scaling, flags)
@@ -197,10 +205,21 @@ def _run(
     flags: list[RedFlag],
     members: Sequence[int],
 ) -> Run:
-    history = [row | {"member": row["member"] - members[0]} for row in trained.history if row["member"] in members]
-    states = [trained.member(k) for k in members]
-    own = tuple(dataclasses.replace(f, member=f.member - members[0]) for f in flags if f.member in members)
-    return Run(algorithm, seeds, states, scaling, history, trained.updates, trained.stopped, own)
+    left = [k for k in members if k not in trained.diverged]
+    place = {member: i for i, member in enumerate(left)}
+    history = [row | {"member": place[row["member"]]} for row in trained.history if row["member"] in place]
+    own = tuple(dataclasses.replace(flag, member=place[flag.member]) for flag in flags if flag.member in place)
+    return Run(
+        algorithm,
+        tuple(seeds[k - members[0]] for k in left),
+        [trained.member(k) for k in left],
+        scaling,
+        history,
+        trained.updates,
+        trained.stopped,
+        own,
+        {seeds[k - members[0]]: trained.diverged[k] for k in members if k in trained.diverged},
+    )
 
 
 def _grid(

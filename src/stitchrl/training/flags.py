@@ -194,9 +194,10 @@ class FlagMonitor:
     def __call__(self, done: int, total: int, metrics: dict[str, list[float]]) -> None:
         """Take a chunk's metrics. Looks again once the history is a twentieth longer: the whole of it is read."""
         members = len(next(iter(metrics.values()), []))
+        rows = [{name: values[k] for name, values in metrics.items()} for k in range(members)]
+        # A member that diverged has been told of.
         self._rows += [
-            {"update": done, "member": k} | {name: values[k] for name, values in metrics.items()}
-            for k in range(members)
+            {"update": done, "member": k} | row for k, row in enumerate(rows) if all(map(math.isfinite, row.values()))
         ]
         if len(self._rows) < self._look_at and done < total:
             return

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Job:
     trackers: Sequence[Tracker] = ()
     standardize: bool | str = True
     reward_scale: float = 1.0
+    reward_shift: float = 0.0
     sampling: str | Sampling = "uniform"
     n_steps: int = 1
     stream: bool = False
@@ -75,6 +76,8 @@ class Job:
                 raise ConfigurationError(f"`{name}` of fit must be at least {least}; got {value}.")
         if not 0 < self.reward_scale < float("inf"):
             raise ConfigurationError(f"`reward_scale` of fit must be above 0 and finite; got {self.reward_scale}.")
+        if not np.isfinite(self.reward_shift):
+            raise ConfigurationError(f"`reward_shift` of fit must be a finite number; got {self.reward_shift}.")
         if isinstance(self.stop, EarlyStop) and self.stop.metric.startswith("online/") and self.environment is None:
             raise ConfigurationError(
                 f"EarlyStop watches {self.stop.metric!r}, which only `environment` of fit makes; got none."
@@ -95,8 +98,10 @@ class Job:
         algorithms: list[Algorithm],
         labels: list[dict[str, Any]],
         extra: dict[str, Any],
+        *,
+        spare: bool = False,
     ) -> tuple[Trained, Scaling, list[RedFlag]]:
-        """Train the members, one an entry of `algorithms` and `labels`."""
+        """Train the members, one an entry of `algorithms` and `labels`; `spare` as of `train`."""
         log = self.log
         if log.observation_table.ndim != 2:
             raise ConfigurationError(
@@ -110,6 +115,7 @@ class Job:
                 f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
             )
         scaling = Scaling.of(log, standardize=self.standardize, reward_scale=self.reward_scale)
+        scaling = dataclasses.replace(scaling, reward_shift=float(self.reward_shift))
         config = self._config(algorithm, spec) | extra
         if self.out is not None:
             scaling = claim(Path(self.out), config, scaling, dataclasses.asdict(type(algorithm)()))
@@ -128,6 +134,7 @@ class Job:
                 monitors=monitors,
                 evaluate=self._online(algorithms, scaling),
                 stop=self.stop,
+                spare=spare,
                 **self._saving(algorithm, config, scaling, labels, bounds),
             )
         # A resumed or finished run has a history that no monitor saw.
@@ -195,8 +202,11 @@ class Job:
             "num_actions": spec.num_actions,
             "action_size": spec.action_size,
         }
+        # What came later is named only where it is used: older runs did not say.
         if self.n_steps > 1:
             content["n_steps"] = self.n_steps
+        if self.reward_shift:
+            content["reward_shift"] = self.reward_shift
         if self.environment is not None:
             content["environment"] = [
                 self.environment if isinstance(self.environment, str) else _named(self.environment),
@@ -207,7 +217,8 @@ class Job:
 
     def _bounds(self, algorithms: list[Algorithm]) -> dict[str, Any]:
         """What the log's rewards allow a value to be: by the largest discount, or by the longest of whole episodes."""
-        reward = max(abs(float(self.log.reward.min())), abs(float(self.log.reward.max()))) * self.reward_scale
+        ends = (float(self.log.reward.min()), float(self.log.reward.max()))
+        reward = max(abs(end + self.reward_shift) for end in ends) * self.reward_scale
         gamma = max(getattr(algorithm, "gamma", 1.0) for algorithm in algorithms)
         steps = float("inf") if self.log.truncated.any() else float(self.log.episode_lengths.max(initial=0))
         longest = min(1.0 / (1.0 - gamma) if gamma < 1.0 else float("inf"), steps)
@@ -228,7 +239,7 @@ class Job:
 
     def _online(
         self, algorithms: list[Algorithm], scaling: Scaling
-    ) -> Callable[[int, PyTree], dict[str, list[float]]] | None:
+    ) -> Callable[[int, PyTree, Collection[int]], dict[str, list[float]]] | None:
         """Play every member's policy in the environment when due: the same episodes' seeds each time."""
         if self.environment is None:
             return None
@@ -236,12 +247,15 @@ class Job:
 
         environment, every, before = self.environment, self.evaluate_every_updates, self.log_every_updates
 
-        def play(done: int, state: PyTree) -> dict[str, list[float]]:
+        def play(done: int, state: PyTree, left_out: Collection[int]) -> dict[str, list[float]]:
             start = max(0, (done - 1) // before * before)  # of the chunk that ends at `done`
             if done // every == start // every and done != self.updates:
                 return {}
             returns = []
             for k, algorithm in enumerate(algorithms):
+                if k in left_out:
+                    returns.append(float("nan"))
+                    continue
                 member = jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), state)
                 inner = algorithm.policy(member.algorithm) if member.average is None else member.average
                 found = rollout(unscaled_policy(inner, scaling), environment, episodes=self.evaluation_episodes, seed=0)

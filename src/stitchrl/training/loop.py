@@ -8,34 +8,28 @@ an undisturbed one would have drawn.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.sample import Feed
-from stitchrl.errors import StitchRLError
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
 from stitchrl.training.compilation import enable_compilation_cache
+from stitchrl.training.divergence import Diverged
 from stitchrl.training.interrupt import deferred_interrupt
 from stitchrl.training.logging import LoopMonitor
 from stitchrl.training.program import MemberState, Program, initial_state
 from stitchrl.types import PyTree
 
-__all__ = ["DivergenceError", "History", "StopRule", "Trained", "train"]
+__all__ = ["History", "StopRule", "Trained", "train"]
 
 History = list[dict[str, Any]]
 """One row a logged chunk and member: update, member, and each metric's mean over the chunk."""
 StopRule = Callable[[History], str | None]
 """A pure function of the history so far: the reason to stop now, or None."""
-
-
-class DivergenceError(StitchRLError):
-    """A loss became NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +41,14 @@ class Trained:
         history: rows of metrics.
         updates: done.
         stopped: why it ended before the updates asked for; "" where it did not.
+        diverged: member -> where its numbers ceased to be finite; its state is worth nothing, its rows end there.
     """
 
     state: PyTree
     history: History
     updates: int
     stopped: str = ""
+    diverged: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def member(self, index: int) -> MemberState:
         """The state of one member."""
@@ -73,8 +69,9 @@ def train(
     meta: dict[str, Any] | None = None,
     monitors: Sequence[LoopMonitor] = (),
     on_save: Callable[[History], None] | None = None,
-    evaluate: Callable[[int, PyTree], dict[str, list[float]]] | None = None,
+    evaluate: Callable[[int, PyTree, Collection[int]], dict[str, list[float]]] | None = None,
     stop: StopRule | None = None,
+    spare: bool = False,
 ) -> Trained:
     """Train one member a seed, all in one program.
 
@@ -91,30 +88,33 @@ def train(
         meta: JSON-able content to keep with every checkpoint.
         monitors: called after each chunk with host-side numbers.
         on_save: called with the history before each checkpoint is written.
-        evaluate: (updates done, state) -> further metrics, one number a member, or {} when not due.
+        evaluate: (updates done, state, members to leave out) -> further metrics, one number a member, or {} when not
+            due.
         stop: asked after each chunk.
+        spare: let the others go on where some members diverge.
 
     Raises:
         CheckpointError: the checkpoint is damaged or not of this algorithm.
-        DivergenceError: a metric is not finite; the last good checkpoint stays.
+        DivergenceError: a metric is not finite (with `spare`, of every member); the last good checkpoint stays.
         KeyboardInterrupt: Ctrl-C; the chunk in hand was finished and saved.
     """
     enable_compilation_cache()
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
-    state, history, done, stopped = _begin(checkpoint, algorithms, spec, seeds)
+    state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds)
+    diverged = Diverged(algorithms[0].name, seeds, spare=spare, known=known)
 
     def save() -> None:
-        _check_state(algorithms[0], state, seeds, done)
+        diverged.see_state(state, done)
         if checkpoint is not None:
             if on_save is not None:
                 on_save(history)
-            content = (meta or {}) | {"update": done, "stopped": stopped}
+            content = (meta or {}) | {"update": done, "stopped": stopped, "diverged": diverged.members}
             save_checkpoint(checkpoint, state, history, content)
 
     if stopped or done >= updates:
         if checkpoint is not None and not checkpoint.exists():  # updates=0
             save()
-        return Trained(state, history, done, stopped)
+        return Trained(state, history, done, stopped, diverged.members)
 
     program = Program(algorithms, seeds, source.draw, batch_size, state)
     state = program.place(state)
@@ -123,10 +123,10 @@ def train(
     with source.open(iter(spans), batch_size, longest) as feed, deferred_interrupt() as interrupted:
         for first, until in spans:
             state, means = program(state, feed(first, until), first, until)
-            _check_metrics(algorithms[0], means, seeds, until)
+            diverged.see_metrics(means, until)
             if evaluate is not None:
-                means |= evaluate(until, state)
-            history += _rows(means, until, len(seeds))
+                means |= evaluate(until, state, diverged.members)
+            history += _rows(means, until, [k for k in range(len(seeds)) if k not in diverged.members])
             done = until
             if stop is not None:
                 stopped = stop(history) or ""
@@ -143,18 +143,18 @@ def train(
                 break
     if interrupted.is_set():  # pressed after the last look
         raise KeyboardInterrupt
-    return Trained(program.gather(state), history, done, stopped)
+    return Trained(program.gather(state), history, done, stopped, diverged.members)
 
 
 def _begin(
     checkpoint: Path | None, algorithms: Sequence[Algorithm], spec: Spec, seeds: Sequence[int]
-) -> tuple[PyTree, History, int, str]:
-    """(state, history, updates done, why it stopped) of the checkpoint where there is one, else of fresh members."""
+) -> tuple[PyTree, History, int, str, dict[int, str]]:
+    """(state, history, updates done, why it stopped, who diverged) of the checkpoint, or of fresh members."""
     if checkpoint is None or not checkpoint.exists():
-        return initial_state(algorithms, spec, seeds), [], 0, ""
+        return initial_state(algorithms, spec, seeds), [], 0, "", {}
     like = initial_state(algorithms, spec, seeds, shapes_only=True)
     state, history, meta = load_checkpoint(checkpoint, like)
-    return state, history, meta["update"], meta.get("stopped", "")
+    return state, history, meta["update"], meta.get("stopped", ""), meta["diverged"]
 
 
 def _spans(done: int, updates: int, every: int) -> Iterator[tuple[int, int]]:
@@ -164,27 +164,5 @@ def _spans(done: int, updates: int, every: int) -> Iterator[tuple[int, int]]:
         done = until
 
 
-def _rows(means: dict[str, list[float]], update: int, members: int) -> History:
-    return [
-        {"update": update, "member": k} | {name: values[k] for name, values in means.items()} for k in range(members)
-    ]
-
-
-def _check_metrics(algorithm: Algorithm, means: dict[str, list[float]], seeds: Sequence[int], update: int) -> None:
-    for name, values in means.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            raise DivergenceError(
-                f"{name} of {algorithm.name} must stay finite; got {values[bad[0]]} by update {update} with seed "
-                f"{seeds[bad[0]]} (member {bad[0]} of {len(seeds)}). Lower the learning rate or the reward scale."
-            )
-
-
-def _check_state(algorithm: Algorithm, state: PyTree, seeds: Sequence[int], update: int) -> None:
-    """What is saved and given back is finite: metrics are of the state before the last update."""
-    for where, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all():
-            raise DivergenceError(
-                f"{jax.tree_util.keystr(where)} of {algorithm.name} must stay finite; it is not after update {update} "
-                f"(seeds {list(seeds)}). Lower the learning rate or the reward scale."
-            )
+def _rows(means: dict[str, list[float]], update: int, members: Sequence[int]) -> History:
+    return [{"update": update, "member": k} | {name: values[k] for name, values in means.items()} for k in members]

@@ -21,7 +21,7 @@ from stitchrl.types import Array, Key, PyTree
 
 __all__ = ["SIDE_BY_SIDE_BYTES", "MemberState", "Program", "initial_state", "mesh_of", "takes_turns"]
 
-SIDE_BY_SIDE_BYTES = 2**19
+SIDE_BY_SIDE_BYTES = 2**20
 """On a CPU, members of a larger state take turns in the program: side by side they would not fit a core's cache.
 benchmarks/throughput.py has both ways (eight seeds)."""
 

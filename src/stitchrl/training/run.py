@@ -21,6 +21,7 @@ from stitchrl.files import forget_abandoned, make_directory, write_atomic, write
 from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
 from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
+from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.loop import History
 from stitchrl.training.program import MemberState
@@ -55,6 +56,7 @@ class Run:
         updates: gradient updates of each seed, as done.
         stopped: why it ended before the updates asked for; "" where it did not.
         red_flags: what looked wrong in the metrics, each once; `member` counts the seeds.
+        diverged: seed -> where its numbers ceased to be finite. Such seeds of a grid are in none of the lists above.
     """
 
     algorithm: Algorithm
@@ -65,6 +67,7 @@ class Run:
     updates: int
     stopped: str = ""
     red_flags: tuple[RedFlag, ...] = ()
+    diverged: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def states(self) -> list[PyTree]:
@@ -85,12 +88,17 @@ class Run:
 
     @property
     def policy(self) -> DiscretePolicy | RescaledPolicy:
-        """The first seed's."""
+        """The first seed's. Raises DivergenceError where none is left."""
+        if not self.members:
+            raise DivergenceError(next(iter(self.diverged.values())))
         return self.policies[0]
 
     @cached_property
     def values(self) -> list[DiscreteValue | ContinuousValue | None]:
-        """One a seed, on raw observations and in the log's reward units; None where the algorithm has no critic.
+        """One a seed, on raw observations and in the log's reward units.
+
+        None where the algorithm has no critic, and after a reward shift: what it adds to a value depends on how long an
+        episode goes on, which no critic knows.
 
         Of the policy as trained, also where `average_rate` lets its running average act.
         """
@@ -99,7 +107,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """What `fit_grid` gives back; iterating gives (point, run).
+    """What `fit_grid` gives back; iterating gives (point, run). A point whose every seed diverged has a run without.
 
     Attributes:
         points: settings of each run, in the order of the grid, the last setting fastest.
@@ -134,7 +142,7 @@ def unscaled_policy(policy: Policy, scaling: Scaling) -> DiscretePolicy | Rescal
 def _unscaled_value(
     value: DiscreteValue | ContinuousValue | None, scaling: Scaling
 ) -> DiscreteValue | ContinuousValue | None:
-    if value is None:
+    if value is None or scaling.reward_shift:
         return None
     mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
     scale = jnp.asarray(scaling.reward_scale, jnp.float32)

@@ -52,6 +52,7 @@ def _numbers(log: Dataset, facts: Facts) -> dict[str, Any]:
         "transitions": log.num_transitions,
         "observation_size": log.observation_size,
         "num_actions": log.num_actions,
+        "action_names": list(log.schema.action_names),
         "mean_return": float(returns.mean()),
         "mean_length": float(lengths.mean()),
         "return_hist": _histogram(returns),

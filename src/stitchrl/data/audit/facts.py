@@ -17,6 +17,7 @@ from stitchrl.data.audit.moments import PARTS, Accumulator, Moments, NotFinite, 
 from stitchrl.data.audit.regions import Regions
 from stitchrl.data.audit.regression import features, residuals
 from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.progress import shown
 from stitchrl.types import NumpyArray
 
 __all__ = ["Facts", "Sample", "Scan"]
@@ -168,7 +169,7 @@ class Facts:
         first_gap = -1
         every = np.uint64(-(-count // KEPT_HASHES))
         kept: list[list[NumpyArray]] = [[], [], []]
-        for block in blocks(count):
+        for block in shown(blocks(count), count, "auditing"):
             part = self.part_of(block)
             part_rows += np.bincount(part, minlength=PARTS)
             index = log.observation_index[block]

@@ -41,7 +41,9 @@ PILE = 3.0
 LEAST_PILE = 0.02
 """Share of episodes in a pile below which it does no harm."""
 SHARED_GROUPS = 0.05
-"""Share of episodes that may belong to a group already seen before intervals are off by more than a few percent."""
+"""Share of episodes that may belong to a group already seen before the number of episodes says too much."""
+FEW_GROUPS = 125
+"""A test part of 40% then has fewer than 50 groups, and each has more of the weight than an evaluation trusts (2%)."""
 ONE_STEP_SHARE = 0.05
 NOT_NEWS = ("Read as",)
 """Beginnings of notes that say nothing was amiss."""
@@ -324,13 +326,16 @@ def groups_of_several_episodes(log: Dataset, facts: Facts) -> Iterator[Finding]:
         return
     groups = len(np.unique(log.group))
     if groups < (1 - SHARED_GROUPS) * log.num_episodes:
+        few = groups < FEW_GROUPS
         yield Finding(
             "episodes-in-groups",
-            "warning",
+            "warning" if few else "info",
             "group",
             f"{log.num_episodes:,} episodes of {groups:,} groups",
-            "one episode a group, as every interval here takes them",
-            "Intervals resample episodes: with several a group they are too narrow. Count on the number of groups.",
+            f"one episode a group, or at least {FEW_GROUPS} groups",
+            "Collect more groups: intervals resample whole groups, and so few cannot carry an evaluation."
+            if few
+            else "Count on the number of groups: intervals resample whole groups, and are as wide as that makes them.",
         )
 
 

@@ -1,0 +1,62 @@
+"""Members whose numbers are no longer finite: the end of a run, or, among others, only theirs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stitchrl.errors import StitchRLError, StitchRLWarning
+from stitchrl.types import PyTree
+
+__all__ = ["Diverged", "DivergenceError"]
+
+
+class DivergenceError(StitchRLError):
+    """A loss became NaN or infinite."""
+
+
+class Diverged:
+    """Which members diverged, each with the sentence that says where.
+
+    Args:
+        name: of the algorithm.
+        seeds: one a member.
+        spare: True lets the others go on, with a StitchRLWarning, as long as there are any.
+        known: members that had diverged before.
+    """
+
+    def __init__(self, name: str, seeds: Sequence[int], *, spare: bool, known: Mapping[int, str]) -> None:
+        self._name, self._seeds, self._spare = name, seeds, spare
+        self.members: dict[int, str] = dict(known)
+
+    def see_metrics(self, means: Mapping[str, Sequence[float]], update: int) -> None:
+        """Look at a chunk's metrics. Raises DivergenceError."""
+        for name, values in means.items():
+            for k in np.flatnonzero(~np.isfinite(values)).tolist():
+                self._found(k, f"{name} of {self._name} must stay finite; got {values[k]} by update {update}")
+
+    def see_state(self, state: PyTree, update: int) -> None:
+        """Look at what is saved and given back: metrics are of the state before the last update. Raises as above."""
+        for where, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                finite = np.isfinite(np.asarray(leaf)).reshape(len(self._seeds), -1).all(1)
+                name = jax.tree_util.keystr(where)
+                for k in np.flatnonzero(~finite).tolist():
+                    self._found(k, f"{name} of {self._name} must stay finite; it is not after update {update}")
+
+    def _found(self, member: int, what: str) -> None:
+        if member in self.members:
+            return
+        count = len(self._seeds)
+        sentence = (
+            f"{what} with seed {self._seeds[member]} (member {member} of {count}). "
+            "Lower the learning rate or the reward scale."
+        )
+        self.members[member] = sentence
+        if not self._spare or len(self.members) == count:
+            raise DivergenceError(sentence)
+        warnings.warn(f"{sentence} The others go on.", StitchRLWarning, stacklevel=3)
