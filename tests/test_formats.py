@@ -1065,6 +1065,17 @@ def test_spoiled_rlds_is_one_sentence(spoil: Any) -> None:
         assemble_any(rlds.source_of_episodes(spoil(episodes())))
 
 
+def test_rlds_folder_of_the_real_library(made: Path) -> None:
+    """Written by TensorFlow Datasets; read where it is installed (it is too large for the development environment)."""
+    pytest.importorskip("tensorflow_datasets")
+    log, known = read(made / "rlds" / "tiny" / "1.0.0"), expected(made, "rlds")
+    columns = ("observation", "next_observation", "action", "reward", "terminated", "truncated")
+    same(log, **{name: known[name] for name in columns})
+    assert log.episode_lengths.tolist() == known["length"].tolist()
+    assert log.observation_names == ("observation/position[0]", "observation/position[1]", "observation/speed")
+    assert any("observation/image" in note for note in log.notes)
+
+
 def test_rlds_folder_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "toy" / "1.0.0"
     folder.mkdir(parents=True)

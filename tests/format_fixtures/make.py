@@ -352,6 +352,83 @@ def make_d4rl() -> None:
     save("d4rl", **{key.replace("/", "_"): values for key, values in arrays.items()})
 
 
+def make_rlds() -> None:
+    """Five episodes as a robot's dataset on TensorFlow Datasets holds them: nested observations, an image, a text."""
+    import tensorflow_datasets as tfds
+
+    lengths = {"train": range(3), "val": range(3, 5)}
+
+    def steps(episode: int) -> list[dict[str, Any]]:
+        rng = np.random.default_rng(episode)
+        count = 4 + episode
+        return [
+            {
+                "observation": {
+                    "position": rng.normal(size=2).astype(np.float32),
+                    "speed": np.float32(t / 10),
+                    "image": np.full((8, 8, 3), t, np.uint8),
+                },
+                "action": rng.uniform(-1, 1, 1).astype(np.float32),
+                "reward": np.float32(t),
+                "discount": np.float32(1),
+                "is_first": t == 0,
+                "is_last": t == count - 1,
+                "is_terminal": t == count - 1 and episode % 2 == 0,
+                "language_instruction": "put it there",
+            }
+            for t in range(count)
+        ]
+
+    class Tiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = HERE
+
+        def _info(self) -> Any:
+            step = {
+                "observation": {
+                    "position": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+                    "speed": np.float32,
+                    "image": tfds.features.Image(shape=(8, 8, 3)),
+                },
+                "action": tfds.features.Tensor(shape=(1,), dtype=np.float32),
+                **dict.fromkeys(("reward", "discount"), np.float32),
+                **dict.fromkeys(("is_first", "is_last", "is_terminal"), np.bool_),
+                "language_instruction": tfds.features.Text(),
+            }
+            features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step)})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, _: Any) -> Any:
+            return {split: self._generate_examples(chosen) for split, chosen in lengths.items()}
+
+        def _generate_examples(self, chosen: range) -> Any:
+            yield from ((episode, {"steps": steps(episode)}) for episode in chosen)
+
+    fresh("rlds")
+    builder = Tiny(data_dir=HERE / "rlds")
+    builder.download_and_prepare()
+    # A split's own order is shuffled: the one that TensorFlow Datasets gives.
+    read = [e for split in lengths for e in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))]
+    held = [steps(len(list(e["steps"])) - 4) for e in read]
+
+    def rows(get: Any, last: int | None) -> list[Any]:
+        return [get(step) for e in held for step in e[slice(1 if last is None else 0, last)]]
+
+    def observation(step: dict[str, Any]) -> np.ndarray:
+        return np.append(step["observation"]["position"], step["observation"]["speed"])
+
+    save(
+        "rlds",
+        observation=rows(observation, -1),
+        next_observation=rows(observation, None),
+        action=rows(lambda step: step["action"], -1),
+        reward=rows(lambda step: step["reward"], -1),
+        terminated=[t == len(e) - 2 and e[-1]["is_terminal"] for e in held for t in range(len(e) - 1)],
+        truncated=[t == len(e) - 2 and not e[-1]["is_terminal"] for e in held for t in range(len(e) - 1)],
+        length=[len(e) - 1 for e in held],
+    )
+
+
 def make_open_bandit() -> None:
     """The first impressions of both policies in the Open Bandit Dataset (small size), as published."""
     published = Path(os.environ["OPEN_BANDIT_DIR"])
