@@ -431,7 +431,7 @@ def catalogue(actions: int, rows: int, *, steps: int = 6) -> st.Dataset:
     return st.read(columns, schema_of(columns, num_actions=actions))
 
 
-@pytest.mark.parametrize(("actions", "rows"), [(10_000, 300_000), (65_536, 60_000)])
+@pytest.mark.parametrize(("actions", "rows"), [(10_000, 100_000), (65_536, 60_000)])
 def test_very_many_actions_fit_in_memory(actions: int, rows: int) -> None:
     log = catalogue(actions, rows)
     tracemalloc.start()
