@@ -15,16 +15,17 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 # Compiled programs are kept with pytest's own cache, not in the home directory.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ["XDG_CACHE_HOME"] = str(CACHE)
-# Small ones too: the same few thousand are asked for in file after file, by every process of the suite.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "tests")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402 - after the settings above
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402 - after the settings above
 
 install_import_hook("stitchrl", "checker.typechecked")
+
+# Small programs too, and in this process alone: the same few thousand are asked for in file after file.
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")

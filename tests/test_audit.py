@@ -167,6 +167,11 @@ def few_groups(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, group=np.arange(log.num_episodes) % 100)
 
 
+def one_large_group(log: st.Dataset) -> st.Dataset:
+    """A tenth of the episodes is one machine's."""
+    return dataclasses.replace(log, group=np.maximum(np.arange(log.num_episodes) - log.num_episodes // 10, 0))
+
+
 FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("logged_action_outside_mask", mask_forbids, "action-outside-mask", "error"),
     ("empty_mask", mask_empty, "empty-mask", "error"),
@@ -197,6 +202,7 @@ FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("weights_unused", weighed, "weight-unused", "warning"),
     ("groups_of_several_episodes", grouped, "episodes-in-groups", "info"),
     ("groups_of_several_episodes", few_groups, "episodes-in-groups", "warning"),
+    ("groups_of_several_episodes", one_large_group, "episodes-in-groups", "warning"),
 ]
 
 
@@ -431,7 +437,7 @@ def catalogue(actions: int, rows: int, *, steps: int = 6) -> st.Dataset:
     return st.read(columns, schema_of(columns, num_actions=actions))
 
 
-@pytest.mark.parametrize(("actions", "rows"), [(10_000, 100_000), (65_536, 60_000)])
+@pytest.mark.parametrize(("actions", "rows"), [(10_000, 102_000), (65_536, 60_000)])
 def test_very_many_actions_fit_in_memory(actions: int, rows: int) -> None:
     log = catalogue(actions, rows)
     tracemalloc.start()

@@ -16,6 +16,7 @@ import sys
 import textwrap
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ class Trap:
         return (open, (str(self.path), "w"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_program_is_written() -> Iterator[None]:
+    """The disk is spoiled here: what is written to it must be a checkpoint."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
 def header_only(header: bytes, size: int | None = None) -> bytes:
     return struct.pack("<Q", len(header) if size is None else size) + header
 
@@ -168,6 +177,11 @@ def test_hostile_files_end_in_one_error_and_run_nothing(kind: str, tmp_path: Pat
         ),
         ({}, {"history/loss": np.zeros(3)}),
         ({"format": 1, "history": "many"}, {}),
+        ({"diverged": [1]}, {}),
+        ({"diverged": {"2": "there are members 0 and 1"}}, {}),
+        ({"diverged": {"-1": "no member"}}, {}),
+        ({"diverged": {"0": {"not": "text"}}}, {}),
+        ({"diverged": {"0": "both", "1": "lost"}}, {}),
         ({"format": 1, "history": [1, 2]}, {}),
     ],
 )

@@ -397,10 +397,11 @@ def test_killed_in_training_and_in_selection_it_ends_the_same(tmp_path: Path) ->
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
     log = write_small_log(tmp_path)
-    began = time.monotonic()
     assert start(log, tmp_path / "undisturbed", 2500).wait() == 0
+    began = time.monotonic()  # with everything compiled, as it is for those that are killed
+    assert start(log, tmp_path / "again", 2500).wait() == 0
     length = time.monotonic() - began
-    rng = np.random.default_rng(0)
+    rng, killed = np.random.default_rng(0), 0
     for attempt in range(6):
         run, kills = tmp_path / f"killed{attempt}", 0
         while True:
@@ -415,5 +416,6 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
                 continue
             assert code == 0
             break
-        assert kills > 0
+        killed += kills
         assert results(run) == results(tmp_path / "undisturbed")
+    assert killed >= 6

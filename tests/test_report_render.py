@@ -294,6 +294,27 @@ def test_hundreds_of_actions_and_long_curves_stay_small(report: dict[str, Any]) 
     assert charts.learning_panels(report["learning"])[2]["panels"][0]["log"]
 
 
+def test_many_actions_together_are_no_agreement(report: dict[str, Any]) -> None:
+    report["disagreement"] |= {
+        "matrix": [[0.1, 0.2], [0.3, 0.4]],
+        "actions": [7],
+        "action_names": [f"item {k}" for k in range(50)],
+    }
+    page = render(report)
+    assert "Another 40.0% lie between actions that are not shown" in page
+    heat = charts.heat_map([[0.1, 0.2], [0.3, 0.4]], ["item 7", "all others"], pooled=True)
+    assert heat is not None
+    assert heat["largest"] == 0.3
+    assert [d["share"] for d in heat["disagreements"]] == [0.3, 0.2]
+    assert "Another" not in render(report | {"disagreement": report["disagreement"] | {"actions": [7, 8]}})
+
+
+def test_names_that_would_look_alike_when_cut_are_numbers() -> None:
+    names = ["fluid below 250, vasopressor below 1", "fluid below 250, vasopressor from 1"]
+    assert charts.fitting(names, 24) == ["0", "1"]
+    assert charts.fitting(["wait", "x" * 30], 24) == ["wait", "x" * 23 + "…"]
+
+
 def test_rendering_imports_no_jax_and_no_plotting_library() -> None:
     for module in (audit_charts, audit_page, charts, page_module, render_module):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))

@@ -761,6 +761,14 @@ def test_bins_and_back() -> None:
     assert ((inside[..., 0] <= values) & (values < inside[..., 1])).all()
     assert two.action_names[:3] == ("a below 0, b below 1", "a below 0, b 1 to 2", "a below 0, b from 2")
     assert one.action_names == ("action below 0.5", "action 0.5 to 1", "action from 1")
+    close = Schema(roles, action_bins=((1000000.1, 1000000.4),))
+    assert close.action_names == ("action below 1000000.1", "action 1000000.1 to 1000000.4", "action from 1000000.4")
+    with pytest.raises(SchemaError, match=r"`bins` of \[action\] must lie between `low` and `high`"):
+        dataclasses.replace(one, action_high=(0.7,))
+    with pytest.raises(SchemaError, match="Actions must be 0 to 5; got 6 to 6"):
+        two.action_bounds(np.array([6]))
+    lists = Schema(roles | {"action": ("a", "b", "c")}, action_counts=(2, 1))
+    assert lists.action_names == ("part 0 0, part 1 0", "part 0 1, part 1 0")
     with pytest.raises(SchemaError, match="Only binned actions stand for ranges"):
         Schema(roles, num_actions=3).action_bounds(np.zeros(2, np.int64))
     for kind in (np.float32, np.float64):  # .7 as float32 is below .7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from contextvars import ContextVar
@@ -124,6 +125,18 @@ def test_wandb_gets_one_run_with_members_and_means(monkeypatch: pytest.MonkeyPat
         ),
         ("finish",),
     ]  # fmt: skip
+
+
+def test_means_are_over_the_members_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    run = SimpleNamespace(log=calls.record("log"), finish=calls.record("finish"))
+    install(monkeypatch, "wandb", init=calls.record("init", result=run))
+    tracker = WandbTracker("project")
+    tracker.start({})
+    tracker.log(100, {"loss": [math.nan, 2.0, 4.0]}, ["seed 0", "seed 1", "seed 2"])
+    logged = calls[-1][1]
+    assert logged["loss/mean"] == 3.0
+    assert math.isnan(logged["loss/seed 0"])
 
 
 class FakeMLflow:

@@ -590,7 +590,9 @@ def test_a_diverging_point_of_a_grid_leaves_the_others_alone(tmp_path: Path) -> 
     log, iql = random_log(12), st.IQL(hidden_sizes=(8,))
     grid = {"learning_rate": [1e30, 3e-4]}
     settings: dict[str, Any] = SETTINGS | {"updates": 40, "log_every_updates": 2, "seeds": (3, 5)}
-    with pytest.warns(StitchRLWarning, match=r"with seed \d \(member [01] of 4\).* The others go on"):
+    with pytest.warns(
+        StitchRLWarning, match=r"with seed \d, learning_rate 1e\+30 \(member [01] of 4\).* The others go on"
+    ):
         whole = st.fit_grid(iql, log, grid, out=tmp_path / "whole", **settings)
     lost, kept = whole.runs
     assert (lost.seeds, lost.members, lost.policies, lost.history) == ((), [], [], [])
@@ -621,9 +623,25 @@ def test_a_diverging_point_of_a_grid_leaves_the_others_alone(tmp_path: Path) -> 
     assert_trees_equal(resumed.runs[1].states, kept.states)
 
 
+def test_a_diverging_member_does_not_stop_the_others_early() -> None:
+    """Its loss, finite for a while, must not count as the best the others have to beat; nor may its end be a rise."""
+    log, settings = random_log(12), SETTINGS | {"updates": 400, "log_every_updates": 5}
+    stop = st.EarlyStop("loss/actor", patience_updates=60)
+    alone = st.fit(st.BC(hidden_sizes=(8,), learning_rate=1e-3), log, stop=stop, **settings)
+    with pytest.warns(StitchRLWarning, match=r"with seed 0, learning_rate 1e\+30 \(member 0 of 2\)"):
+        grid = st.fit_grid(
+            st.BC(hidden_sizes=(8,)), log, {"learning_rate": [1e30, 1e-3]}, stop=stop, **settings
+        )  # fmt: skip
+    assert grid.runs[0].diverged
+    assert (grid.runs[1].updates, grid.runs[1].stopped) == (alone.updates, alone.stopped)
+
+
 def test_a_grid_whose_every_member_diverges_says_so() -> None:
     wild = {"learning_rate": [1e30, 1e31]}
-    with pytest.warns(StitchRLWarning, match="The others go on"), pytest.raises(DivergenceError):
+    with (
+        pytest.warns(StitchRLWarning, match="The others go on"),
+        pytest.raises(DivergenceError, match=r"All 2 members diverged; the last: .* learning_rate 1e\+3"),
+    ):
         st.fit_grid(st.IQL(hidden_sizes=(8,)), random_log(12), wild, **SETTINGS | {"updates": 400})
 
 

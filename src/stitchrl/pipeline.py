@@ -184,8 +184,9 @@ class Pipeline:
         """
         if self.log.num_actions is None:
             raise ConfigurationError("The main job needs discrete actions so far; this log's are continuous.")
-        largest = max(self.settings.fractions)  # of the parts; they are evaluated one at a time
-        check_size(int(largest * self.log.num_transitions), self.log, len(self.chosen_algorithms) * self.settings.seeds)
+        train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)
+        check_size(self.log, valid, train, len(self.chosen_algorithms) * self.settings.seeds)
+        check_size(self.log, test, train + valid, 1)
         identity = self._identity()
         file = self.out / "run.json"
         if file.exists():
@@ -253,7 +254,8 @@ class Pipeline:
                 if self.log.group is not None and len(np.unique(self.log.group[part])) < 2:
                     raise DataError(
                         f"The {name} part needs episodes of at least 2 groups, whose spread makes its intervals; it has "
-                        "1. Log more groups, or leave `group` out of the schema if episodes are independent."
+                        "1. Log more groups, or leave `group` (or `gap`, whose pieces are a group) out of the schema if "
+                        "episodes are independent."
                     )
             return {
                 "by": by or ("episode" if self.log.group is None else "group"),
@@ -425,6 +427,7 @@ class Pipeline:
                 audit_verdict=_load(self.out / "audit.json")["verdict"],
                 margin=self.settings.margin,
                 behavior_fitted=evaluation["behavior_fitted"],
+                unit="episode" if self.log.group is None else "group",
             ).to_dict()
 
         found = self._stage("verdict.json", make)

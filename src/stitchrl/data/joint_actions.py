@@ -38,5 +38,8 @@ def names_of(names: Sequence[str], counts: Sequence[int], bins: Edges | None) ->
 
 
 def _doses(edges: Sequence[float]) -> list[str]:
-    between = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
-    return [f"below {edges[0]:g}", *between, f"from {edges[-1]:g}"]
+    """The bins between edges, these with as many digits as tell them apart."""
+    texts = next((t for t in ([f"{e:.{n}g}" for e in edges] for n in (6, 9, 12)) if len(set(t)) == len(edges)), None)
+    texts = texts or [repr(float(e)) for e in edges]
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
+    return [f"below {texts[0]}", *between, f"from {texts[-1]}"]

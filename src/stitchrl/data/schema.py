@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 from jaxtyping import Float, Int
 
@@ -261,6 +262,12 @@ class Schema:
             raise SchemaError(f"`low` and `high` of [action] must be equally long; got {len(low)} and {len(high)}.")
         for bounds in itertools.zip_longest(low or (), high or ()):
             _ordered(*bounds)
+        for j, edges in enumerate(self.action_bins or ()):
+            if (low and low[j] > edges[0]) or (high and high[j] < edges[-1]):
+                raise SchemaError(
+                    f"`bins` of [action] must lie between `low` and `high`; {shown(list(edges))} do not. Drop the edges "
+                    "beyond them."
+                )
 
     def _check_numbers(self) -> None:
         for name in ("gamma", "reward_low", "reward_high", "gap"):
@@ -294,10 +301,14 @@ class Schema:
         """The parts of multi-discrete or binned actions: (N,) numbers to (N, parts) choices or bins.
 
         Raises:
-            SchemaError: the action has no parts.
+            SchemaError: the action has no parts, or a number is none of the actions.
         """
         if self.action_counts is None:
             raise SchemaError("Only multi-discrete and binned actions have parts; this schema has neither.")
+        if len(action) and not (np.min(action) >= 0 and np.max(action) < math.prod(self.action_counts)):
+            raise SchemaError(
+                f"Actions must be 0 to {math.prod(self.action_counts) - 1}; got {np.min(action)} to {np.max(action)}."
+            )
         return parts_of(action, self.action_counts)
 
     def action_bounds(self, action: Int[NumpyArray, " N"]) -> Float[NumpyArray, "N parts 2"]:
@@ -321,7 +332,7 @@ class Schema:
             return tuple(map(str, range(self.num_actions or 0)))
         column = self.columns["action"]
         one = (column,) if isinstance(column, str) else column
-        if len(one) < len(self.action_counts):  # a list column
+        if len(one) != len(self.action_counts):  # list columns
             one = tuple(f"part {j}" for j in range(len(self.action_counts)))
         return names_of(one, self.action_counts, self.action_bins)
 

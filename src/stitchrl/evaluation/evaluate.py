@@ -10,6 +10,7 @@ import numpy as np
 
 from stitchrl.data.audit.audit import audit
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.messages import shown
 from stitchrl.errors import ConfigurationError, EvaluationError
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.base import Contributions, Episodes, Estimand, Estimate, PolicyLike
@@ -48,8 +49,8 @@ MAXIMUM_IMBALANCE = 0.2
 """Largest `Refit.imbalance` at which the refitted FQE is trusted."""
 MAXIMUM_LOST = 0.01
 """Largest share of weight that may end in cuts no other episode runs past."""
-MOST_PROBABILITIES = 2**31
-"""Numbers an evaluation may hold at once, 8 GiB of them."""
+MOST_PROBABILITIES = 2**32
+"""Probabilities an evaluation may hold at once, 16 GiB of them."""
 DEFAULT = ("wis", "pdwis", "wdr", "fqe")
 MODEL_BASED = ("dr", "wdr", "fqe")
 
@@ -167,7 +168,7 @@ def evaluate_all(
     """
     settings = FitSettings() if settings is None else settings
     _check(log, gamma, estimators, policies)
-    check_size(max(log.num_transitions, 0 if fit_on is None else fit_on.num_transitions), log, len(policies))
+    check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     audit_verdict = audit(log).verdict if audit_verdict is None else audit_verdict
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
     evidence, behavior = gather_evidence(
@@ -200,6 +201,7 @@ def evaluate_all(
                     margin=margin,
                     behavior_fitted=behavior.fitted,
                     baseline=called,
+                    unit="episode" if log.group is None else "group",
                 ),
                 behavior_fitted=behavior.fitted,
                 agreement=agreement(log, one.probs, behavior.log_prob, behavior.probs),
@@ -263,8 +265,8 @@ class _Context:
         else:
             per_episode = final_weights(self.episodes, weight)
             # Of independent units, put in episodes.
-            units = self.resampler.units
-            ess = effective_sample_size(self.resampler.per_unit(per_episode)) / units * self.log.num_episodes
+            share_of_unit = self.log.num_episodes / self.resampler.units
+            ess = effective_sample_size(self.resampler.per_unit(per_episode)) * share_of_unit
         per_unit = self.resampler.per_unit(np.abs(per_episode))
         share = float(per_unit.max() / max(per_unit.sum(), 1e-300))
         contributions = None
@@ -367,14 +369,22 @@ def _lost_reasons(lost: float) -> tuple[str, ...]:
     )
 
 
-def check_size(rows: int, log: Dataset, policies: int) -> None:
-    """Raise EvaluationError where the probabilities of so many policies at so many rows would not fit in memory."""
-    cells = rows * (log.num_actions or 0) * policies
+def check_size(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> None:
+    """Raise EvaluationError where the probabilities of an evaluation would not fit in memory.
+
+    Args:
+        log: for its number of actions.
+        rows, fit_rows: of the episodes of the estimates, and of those fitted on (None: halves of the same).
+        policies: evaluated together.
+    """
+    # Here and at the next state; what FQE draws from, twice. Halves are held beside the whole.
+    held = 6 * rows if fit_rows is None else 2 * rows + 3 * fit_rows
+    cells = held * (log.num_actions or 0) * policies
     if cells > MOST_PROBABILITIES:
         raise EvaluationError(
             f"An evaluation holds the probability of every action in every row: {policies:,} policies, {rows:,} rows and "
-            f"{log.num_actions:,} actions are {cells:,} numbers, above {MOST_PROBABILITIES:,}. Give it a part of the log "
-            "(`log.head`), fewer candidates, or grouped actions."
+            f"{log.num_actions:,} actions come to {cells:,} numbers, above {MOST_PROBABILITIES:,}. Give it a part of the "
+            "log (`log.head`), fewer candidates, or grouped actions."
         )
 
 
@@ -384,9 +394,10 @@ def _check(log: Dataset, gamma: float | None, estimators: Sequence[str], policie
     if log.num_episodes < 2:
         raise EvaluationError(f"Evaluation needs at least 2 episodes; got {log.num_episodes}.")
     if log.group is not None and (log.group == log.group[0]).all():
+        what = "`group`" if "group" in log.schema.columns else "`gap`, whose pieces are a group,"
         raise EvaluationError(
             f"Evaluation needs episodes of at least 2 groups: intervals resample groups; all {log.num_episodes:,} are of "
-            f"{log.group[0]!r}. Leave `group` out of the schema if its episodes are independent."
+            f"{shown(log.group[0])}. Leave {what} out of the schema if its episodes are independent."
         )
     if log.action_mask is not None and not log.action_mask.any(1).all():
         row = int(np.flatnonzero(~log.action_mask.any(1))[0])

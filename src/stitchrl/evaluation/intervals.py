@@ -97,7 +97,7 @@ class Resampler:
         intervals = []
         for found, estimate in zip(values, estimates, strict=True):
             lower, upper = np.quantile(np.concatenate(found), [tail, 1 - tail])
-            influence = self.per_unit(estimate.influence) * n / self.episodes
+            influence = self.per_unit(estimate.influence) * (n / self.episodes)
             error = float(influence.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
             intervals.append(Interval(estimate.value, error, float(lower), float(upper)))
         return intervals

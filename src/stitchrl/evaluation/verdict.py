@@ -13,7 +13,7 @@ __all__ = ["MAXIMUM_WEIGHT_SHARE", "MINIMUM_ESS_SHARE", "Line", "Verdict", "choo
 MINIMUM_ESS_SHARE = 0.1
 """Effective sample size over episodes below which weights are not trusted."""
 MAXIMUM_WEIGHT_SHARE = 0.02
-"""Share of all weight on one episode above which weights are not trusted."""
+"""Share of all weight on one episode, or group of episodes, above which weights are not trusted."""
 PRIMARY_ORDER = ("fqe", "wdr")
 """The primary gain is the first healthy one of these; without any, the last that has an interval."""
 
@@ -74,6 +74,7 @@ def decide(
     margin: float = 0.0,
     behavior_fitted: bool = False,
     baseline: str = "the behaviour",
+    unit: str = "episode",
 ) -> Verdict:
     """Apply the rule to the paired gains of one policy on the test episodes.
 
@@ -88,6 +89,7 @@ def decide(
         margin: the least gain worth having, in return units.
         behavior_fitted: True where the behaviour's probabilities are a model's.
         baseline: what the gain is over.
+        unit: what is resampled, "episode" or "group".
     """
     name = choose_primary(gains)
     primary = gains[name] if name is not None else None
@@ -95,7 +97,7 @@ def decide(
     lines = (
         _line_a(name, primary, margin, confidence),
         _line_b(name, gains, margin),
-        _line_c(primary, episodes),
+        _line_c(primary, episodes, unit),
         Line("d", "the audit does not call the log unusable", audit_verdict, audit_verdict != "not usable"),
     )
     failed = [line for line in lines if line.passed is False]
@@ -136,10 +138,10 @@ def _line_b(name: str | None, gains: Mapping[str, Estimate], margin: float) -> L
     return Line("b", rule, ", ".join(f"{k} {_span(g)}" for k, g in others.items()), not against)
 
 
-def _line_c(primary: Estimate | None, episodes: int) -> Line:
+def _line_c(primary: Estimate | None, episodes: int, unit: str) -> Line:
     rule = (
         f"if the primary is weight-based: ESS at least {MINIMUM_ESS_SHARE:.0%} of episodes, "
-        f"no episode above {MAXIMUM_WEIGHT_SHARE:.0%} of all weight"
+        f"no {unit} above {MAXIMUM_WEIGHT_SHARE:.0%} of all weight"
     )
     if primary is None or not primary.weight_based or primary.ess is None or primary.max_weight_share is None:
         return Line("c", rule, "the primary uses no products of ratios over whole episodes", None)

@@ -238,7 +238,7 @@ def _heads(heads: Sequence[str]) -> dict[str, Any]:
     if every > 1:
         texts = [str(i) if len(text) > SHORT_HEAD else text for i, text in enumerate(texts)]
         every = next((n for n in (2, 5, 10, 20) if n >= every), every)
-    texts = [text if len(text) <= MAX_HEAD else text[: MAX_HEAD - 1] + "…" for text in texts]
+    texts = charts.fitting(texts, MAX_HEAD)
     longest = max(map(len, texts))
     return {
         "upright": longest > SHORT_HEAD,

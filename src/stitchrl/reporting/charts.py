@@ -15,6 +15,7 @@ __all__ = [
     "action_name",
     "claims_chart",
     "fit_axis",
+    "fitting",
     "forest_axis",
     "forest_rows",
     "heat_map",
@@ -256,6 +257,12 @@ def action_name(names: Sequence[str], action: int) -> str:
     return f"action {name}" if name.isdigit() else name
 
 
+def fitting(names: Sequence[str], most: int) -> list[str]:
+    """Names cut to a length; their numbers where names that are cut would look alike."""
+    cut = [name if len(name) <= most else name[: most - 1] + "…" for name in names]
+    return cut if len(set(cut)) >= len(set(names)) else [str(i) for i in range(len(names))]
+
+
 def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: Sequence[str]) -> list[Json]:
     """One row an action: its name, count, share of decisions, bar width and the share of rows allowing it.
 
@@ -335,15 +342,20 @@ def line_path(updates: Sequence[Any], values: Sequence[Any], across: Axis, up: A
     return "".join(parts)
 
 
-def heat_map(matrix: Sequence[Sequence[Number]], names: Sequence[str]) -> dict[str, Any] | None:
-    """Cells of logged (rows) against policy (columns) actions, and the commonest disagreements."""
+def heat_map(
+    matrix: Sequence[Sequence[Number]], names: Sequence[str], *, pooled: bool = False
+) -> dict[str, Any] | None:
+    """Cells of logged (rows) against policy (columns) actions, and the commonest disagreements.
+
+    With `pooled` the last row and column are many actions together: where they meet is neither agreement nor not.
+    """
     size = len(matrix)
     named = [action_name(names, action) for action in range(size)]
     cells = [
         (share, row, column)
         for row, shares in enumerate(matrix)
         for column, share in enumerate(shares)
-        if is_number(share) and share > 0
+        if is_number(share) and share > 0 and not (pooled and row == column == size - 1)
     ]
     if not cells:
         return None
@@ -361,7 +373,7 @@ def heat_map(matrix: Sequence[Sequence[Number]], names: Sequence[str]) -> dict[s
         if share / top >= 1e-4
     ]
     texts = [name.removeprefix("action ") for name in named]
-    texts = [text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…" for text in texts]
+    texts = fitting(texts, MAX_LABEL)
     labels = [{"at": round((i + 0.5) * step, 3), "text": text} for i, text in enumerate(texts)]
     return {
         "size": size,
@@ -371,6 +383,7 @@ def heat_map(matrix: Sequence[Sequence[Number]], names: Sequence[str]) -> dict[s
         "side": max(60, 12 + round(5.4 * max(map(len, texts)))),  # px: room for the longest label
         "titles": size <= MAX_NAMED_ACTIONS,
         "largest": top,
+        "apart": matrix[-1][-1] if pooled else None,
         "disagreements": [
             {"logged": named[row], "policy": named[column], "share": share}
             for share, row, column in cells

@@ -82,14 +82,18 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": sorted(
             {s["seed"] for entry in report["learning"] for curve in entry["curves"] for s in curve["seeds"]}
         ),
-        "heat": charts.heat_map(disagreement["matrix"], _names_in_matrix(disagreement)),
+        "heat": charts.heat_map(
+            disagreement["matrix"],
+            _names_in_matrix(disagreement),
+            pooled=len(disagreement.get("actions") or disagreement["matrix"]) < len(disagreement["matrix"]),
+        ),
     }
 
 
 def _names_in_matrix(disagreement: Mapping[str, Any]) -> list[str]:
     """Of many actions the matrix has the commonest, and all others in its last row and column."""
     names, size = disagreement["action_names"], len(disagreement["matrix"])
-    shown = [str(names[action]) for action in disagreement.get("actions", range(size))]
+    shown = [str(names[action]) for action in (disagreement.get("actions") or range(size))]
     return [*shown, "all others"][:size]
 
 

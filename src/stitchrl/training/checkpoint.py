@@ -87,9 +87,18 @@ def _restored(path: Path, arrays: Arrays, meta: dict[str, Any], like: PyTree) ->
         raise CheckpointError(f"The checkpoint {path} holds {sorted(arrays)[0]}, which this algorithm does not have.")
     if not isinstance(meta["update"], int):
         raise TypeError("its update is no number")
-    # Member -> sentence; JSON has text for keys.
-    meta["diverged"] = {int(member): str(what) for member, what in meta.get("diverged", {}).items()}
+    meta["diverged"] = _diverged(meta.get("diverged", {}), leaves[0][1].shape[0] if leaves else 0)
     return jax.tree_util.tree_unflatten(structure, loaded), history, meta
+
+
+def _diverged(content: Any, members: int) -> dict[int, str]:
+    """Member -> sentence; JSON has text for keys. Raises as `_restored` catches."""
+    found = {int(member): what for member, what in content.items()}
+    if not all(0 <= member < members and isinstance(what, str) for member, what in found.items()):
+        raise ValueError("it names a diverged member that is none")
+    if found and len(found) == members:
+        raise ValueError("all its members diverged")
+    return found
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -24,13 +24,13 @@ class Diverged:
 
     Args:
         name: of the algorithm.
-        seeds: one a member.
+        labels: what to call each member.
         spare: True lets the others go on, with a StitchRLWarning, as long as there are any.
         known: members that had diverged before.
     """
 
-    def __init__(self, name: str, seeds: Sequence[int], *, spare: bool, known: Mapping[int, str]) -> None:
-        self._name, self._seeds, self._spare = name, seeds, spare
+    def __init__(self, name: str, labels: Sequence[str], *, spare: bool, known: Mapping[int, str]) -> None:
+        self._name, self._labels, self._spare = name, labels, spare
         self.members: dict[int, str] = dict(known)
 
     def see_metrics(self, means: Mapping[str, Sequence[float]], update: int) -> None:
@@ -43,7 +43,7 @@ class Diverged:
         """Look at what is saved and given back: metrics are of the state before the last update. Raises as above."""
         for where, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
             if jnp.issubdtype(leaf.dtype, jnp.floating):
-                finite = np.isfinite(np.asarray(leaf)).reshape(len(self._seeds), -1).all(1)
+                finite = np.isfinite(np.asarray(leaf)).reshape(len(self._labels), -1).all(1)
                 name = jax.tree_util.keystr(where)
                 for k in np.flatnonzero(~finite).tolist():
                     self._found(k, f"{name} of {self._name} must stay finite; it is not after update {update}")
@@ -51,12 +51,14 @@ class Diverged:
     def _found(self, member: int, what: str) -> None:
         if member in self.members:
             return
-        count = len(self._seeds)
+        count = len(self._labels)
         sentence = (
-            f"{what} with seed {self._seeds[member]} (member {member} of {count}). "
+            f"{what} with {self._labels[member]} (member {member} of {count}). "
             "Lower the learning rate or the reward scale."
         )
         self.members[member] = sentence
-        if not self._spare or len(self.members) == count:
+        if not self._spare:
             raise DivergenceError(sentence)
+        if len(self.members) == count:
+            raise DivergenceError(f"All {count} members diverged; the last: {sentence}")
         warnings.warn(f"{sentence} The others go on.", StitchRLWarning, stacklevel=3)

@@ -62,7 +62,8 @@ def fit(
         out: directory of the run; None writes nothing. A run found there continues if its configuration and log are
             the same, is returned if finished, and is refused with the difference named if not.
         save_every_updates, log_every_updates: in gradient updates, at least 1.
-        callbacks: called after every logged chunk with (updates done, updates, metric -> one mean a seed).
+        callbacks: called after every logged chunk with (updates done, updates, metric -> one mean a member; NaN for one
+            of a grid that diverged).
         trackers: where metrics go besides `out`: `st.TensorBoardTracker(folder)`, `st.WandbTracker(project)`,
             `st.MLflowTracker(experiment)`, `st.TrackioTracker(project)`, or any object with their three methods. One
             that fails is left out with a warning; training goes on.
@@ -71,6 +72,7 @@ def fit(
         reward_scale: factor on rewards while learning, above 0; claimed values are divided by it again.
         reward_shift: added to every reward while learning, before that factor, in the log's units. Where episodes end it
             changes which policy is best: each step then costs or pays so much. `Run.values` has nothing to say then.
+            What ranks episodes (`FilteredBC`, sampling by return) goes by the log's own rewards.
         sampling: "uniform" draws rows with replacement, for each seed its own; "shuffled" visits every row once a pass,
             in an order all seeds share; or a rule: `st.EpisodeSampling()`, `st.StratifiedSampling("source")`,
             `st.WeightedSampling("weight")`, `st.TopFractionSampling(0.1)`.

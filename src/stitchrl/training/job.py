@@ -76,8 +76,8 @@ class Job:
                 raise ConfigurationError(f"`{name}` of fit must be at least {least}; got {value}.")
         if not 0 < self.reward_scale < float("inf"):
             raise ConfigurationError(f"`reward_scale` of fit must be above 0 and finite; got {self.reward_scale}.")
-        if not np.isfinite(self.reward_shift):
-            raise ConfigurationError(f"`reward_shift` of fit must be a finite number; got {self.reward_shift}.")
+        if not isinstance(self.reward_shift, int | float) or not np.isfinite(self.reward_shift):
+            raise ConfigurationError(f"`reward_shift` of fit must be a finite number; got {self.reward_shift!r}.")
         if isinstance(self.stop, EarlyStop) and self.stop.metric.startswith("online/") and self.environment is None:
             raise ConfigurationError(
                 f"EarlyStop watches {self.stop.metric!r}, which only `environment` of fit makes; got none."
@@ -135,6 +135,7 @@ class Job:
                 evaluate=self._online(algorithms, scaling),
                 stop=self.stop,
                 spare=spare,
+                labels=_names(labels),
                 **self._saving(algorithm, config, scaling, labels, bounds),
             )
         # A resumed or finished run has a history that no monitor saw.
@@ -172,7 +173,7 @@ class Job:
         bounds: dict[str, Any],
     ) -> tuple[list[LoopMonitor], FlagMonitor]:
         """What looks on between chunks, and the one that gathers red flags. The stack closes bars and trackers."""
-        names = [", ".join(f"{name} {value:g}" for name, value in label.items()) for label in labels]
+        names = _names(labels)
         shown = sys.stderr.isatty() if self.progress is None else self.progress
         display = stack.enter_context(ProgressDisplay(enabled=shown))
         flags = FlagMonitor(
@@ -263,6 +264,11 @@ class Job:
             return {"online/return": returns}
 
         return play
+
+
+def _names(labels: list[dict[str, Any]]) -> list[str]:
+    """What messages call the members."""
+    return [", ".join(f"{name} {value:g}" for name, value in label.items()) for label in labels]
 
 
 @contextmanager

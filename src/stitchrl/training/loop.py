@@ -72,6 +72,7 @@ def train(
     evaluate: Callable[[int, PyTree, Collection[int]], dict[str, list[float]]] | None = None,
     stop: StopRule | None = None,
     spare: bool = False,
+    labels: Sequence[str] | None = None,
 ) -> Trained:
     """Train one member a seed, all in one program.
 
@@ -90,8 +91,9 @@ def train(
         on_save: called with the history before each checkpoint is written.
         evaluate: (updates done, state, members to leave out) -> further metrics, one number a member, or {} when not
             due.
-        stop: asked after each chunk.
+        stop: asked after each chunk, with the history of the members that are left.
         spare: let the others go on where some members diverge.
+        labels: what messages call each member; its seed by default.
 
     Raises:
         CheckpointError: the checkpoint is damaged or not of this algorithm.
@@ -101,7 +103,8 @@ def train(
     enable_compilation_cache()
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
     state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds)
-    diverged = Diverged(algorithms[0].name, seeds, spare=spare, known=known)
+    labels = [f"seed {seed}" for seed in seeds] if labels is None else labels
+    diverged = Diverged(algorithms[0].name, labels, spare=spare, known=known)
 
     def save() -> None:
         diverged.see_state(state, done)
@@ -129,7 +132,8 @@ def train(
             history += _rows(means, until, [k for k in range(len(seeds)) if k not in diverged.members])
             done = until
             if stop is not None:
-                stopped = stop(history) or ""
+                left = [row for row in history if row["member"] not in diverged.members]
+                stopped = stop(left) or ""
             ending = bool(stopped) or done == updates or interrupted.is_set()
             if ending or first // save_every_updates != until // save_every_updates:
                 save()

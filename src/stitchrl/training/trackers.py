@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextvars
 import importlib
 import json
+import math
 import os
 import socket
 import time
@@ -144,7 +145,7 @@ class WandbTracker:
         self._run = self._package.init(config=config, **self._settings)
 
     def log(self, update: int, metrics: dict[str, list[float]], members: list[str]) -> None:
-        values = {f"{name}/mean": fmean(numbers) for name, numbers in metrics.items()}
+        values = {f"{name}/mean": _mean(numbers) for name, numbers in metrics.items()}
         for member, own in _by_member(metrics, members):
             values |= {f"{name}/{member}": value for name, value in own.items()}
         self._run.log(values, step=update)
@@ -181,7 +182,7 @@ class MLflowTracker:
             self._client.log_batch(self._parent, params=parameters[first : first + MOST_PARAMETERS])
 
     def log(self, update: int, metrics: dict[str, list[float]], members: list[str]) -> None:
-        self._send(self._parent, update, {name: fmean(numbers) for name, numbers in metrics.items()})
+        self._send(self._parent, update, {name: _mean(numbers) for name, numbers in metrics.items()})
         for member, values in _by_member(metrics, members):
             if member not in self._children:
                 tags = {"mlflow.parentRunId": self._parent}
@@ -298,6 +299,12 @@ def _package(tracker: Tracker, name: str, attribute: str, *, extra: str) -> Modu
     if not hasattr(module, attribute):
         raise ConfigurationError(missing)
     return module
+
+
+def _mean(numbers: list[float]) -> float:
+    """Over the members that are left: those that diverged have NaN."""
+    left = [number for number in numbers if math.isfinite(number)]
+    return fmean(left) if left else math.nan
 
 
 def _by_member(metrics: dict[str, list[float]], members: list[str]) -> Iterator[tuple[str, dict[str, float]]]:

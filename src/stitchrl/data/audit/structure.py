@@ -42,8 +42,8 @@ LEAST_PILE = 0.02
 """Share of episodes in a pile below which it does no harm."""
 SHARED_GROUPS = 0.05
 """Share of episodes that may belong to a group already seen before the number of episodes says too much."""
-FEW_GROUPS = 125
-"""A test part of 40% then has fewer than 50 groups, and each has more of the weight than an evaluation trusts (2%)."""
+MOST_OF_A_TEST, TEST_PART = 0.02, 0.4
+"""An evaluation trusts no estimate with more of the weight on one group, and is made on such a part of the episodes."""
 ONE_STEP_SHARE = 0.05
 NOT_NEWS = ("Read as",)
 """Beginnings of notes that say nothing was amiss."""
@@ -324,19 +324,22 @@ def groups_of_several_episodes(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """Episodes that belong together: less is known than their number says."""
     if log.group is None:
         return
-    groups = len(np.unique(log.group))
-    if groups < (1 - SHARED_GROUPS) * log.num_episodes:
-        few = groups < FEW_GROUPS
-        yield Finding(
-            "episodes-in-groups",
-            "warning" if few else "info",
-            "group",
-            f"{log.num_episodes:,} episodes of {groups:,} groups",
-            f"one episode a group, or at least {FEW_GROUPS} groups",
-            "Collect more groups: intervals resample whole groups, and so few cannot carry an evaluation."
-            if few
-            else "Count on the number of groups: intervals resample whole groups, and are as wide as that makes them.",
-        )
+    sizes = np.unique(log.group, return_counts=True)[1]
+    if len(sizes) >= (1 - SHARED_GROUPS) * log.num_episodes:
+        return
+    largest = float(sizes.max() / log.num_episodes)
+    heavy = largest > MOST_OF_A_TEST * TEST_PART
+    yield Finding(
+        "episodes-in-groups",
+        "warning" if heavy else "info",
+        "group",
+        f"{log.num_episodes:,} episodes of {len(sizes):,} groups, {largest:.1%} of them of one",
+        f"one episode a group, or none with more than {MOST_OF_A_TEST * TEST_PART:.1%}",
+        f"Collect more groups, or cut the largest down: of a test part of {TEST_PART:.0%} one group has more than "
+        f"{MOST_OF_A_TEST:.0%} of the weight, with which no estimate is trusted."
+        if heavy
+        else "Count on the number of groups: intervals resample whole groups, and are as wide as that makes them.",
+    )
 
 
 def _shown(log: Dataset, episodes: NumpyArray, most: int = 3) -> str:
