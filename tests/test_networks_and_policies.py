@@ -86,6 +86,23 @@ def test_mlp_of_several_layers_and_batch_axes() -> None:
     np.testing.assert_allclose(net(jnp.asarray(x)), y, rtol=1e-5, atol=1e-6)
 
 
+def test_fresh_weights_within_bounds() -> None:
+    """Uniform draws fill their bounds: a thousand of them reach 99% of the way."""
+    sizes = {"in_size": 40, "hidden_sizes": (100, 50), "out_size": 30}
+    torch = MLP.create(**sizes, key=jax.random.key(0), start="uniform")
+    for weight, bias, inputs in zip(torch.weights, torch.biases, (40, 100, 50), strict=True):
+        assert 0.98 * inputs**-0.5 < float(jnp.abs(weight).max()) <= inputs**-0.5
+        assert 0.5 * inputs**-0.5 < float(jnp.abs(bias).max()) <= inputs**-0.5
+    rlkit = MLP.create(**sizes, key=jax.random.key(0), start="rlkit", final_gain=3e-3)
+    for weight, bias, outputs in zip(rlkit.weights[:-1], rlkit.biases[:-1], (100, 50), strict=True):
+        assert 0.98 * outputs**-0.5 < float(jnp.abs(weight).max()) <= outputs**-0.5
+        assert np.unique(bias).tolist() == [np.float32(0.1)]
+    for last in (rlkit.weights[-1], rlkit.biases[-1]):
+        assert 0.5 * 3e-3 < float(jnp.abs(last).max()) <= np.float32(3e-3)
+    linear = MLP.create(40, (), 30, key=jax.random.key(0), start="rlkit", final_gain=3e-3)
+    assert float(jnp.abs(linear.weights[0]).max()) <= np.float32(3e-3)
+
+
 def test_fresh_weights_are_orthogonal_with_their_gains_and_biases_zero() -> None:
     net = MLP.create(3, (8,), 2, key=jax.random.key(0), final_gain=0.01)
     first, last = (np.asarray(weight) for weight in net.weights)
