@@ -39,6 +39,8 @@ HEADED = 25
 SHORT_HEAD = 4
 """Characters up to which the names of columns lie flat."""
 MAX_HEAD = 24
+LONG_NAME = 16
+"""Characters from which the name of an action does not fit beside its bar."""
 PRINTED_ROWS = 60
 """A table with more rows is left out on paper."""
 CONVINCING, APART, LEAST_PART = 10.0, 2.0, 0.01
@@ -60,6 +62,7 @@ def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[st
         KeyError: a number is missing that every audit has written.
     """
     names = names or numbers.get("action_names") or ()
+    bars = charts.action_bars(numbers["action_counts"], numbers["action_allowed_share"], names)
     keep = ("episodes", "transitions", "mean_return", "mean_length", "num_actions", "observation_size")
     return {
         **{key: numbers[key] for key in (*keep, "behavior_source")},
@@ -71,7 +74,8 @@ def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[st
         "all_return": _all_alike(numbers["return_hist"], numbers["mean_return"]),
         "all_length": _all_alike(numbers["length_hist"], numbers["mean_length"]),
         "humps": _humps(numbers.get("return_modes")),
-        "actions": charts.action_bars(numbers["action_counts"], numbers["action_allowed_share"], names),
+        "actions": bars,
+        "long_actions": any(len(row["name"]) > LONG_NAME for row in bars if row["number"] is not None),
         "masked": bool(numbers["action_allowed_share"]),
         "action_ranges": _action_ranges(numbers.get("action_range")),
         "coverage": _coverage(numbers.get("coverage"), names),

@@ -273,6 +273,7 @@ def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: 
     shown = sorted(range(len(counts)), key=lambda action: -counts[action])[:SHOWN_BARS] if many else range(len(counts))
     rows: list[Json] = [
         {
+            "number": action,
             "name": action_name(names, action),
             "count": counts[action],
             "share": counts[action] / total,
@@ -283,8 +284,8 @@ def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: 
     ]
     if many:
         rest = sum(counts) - sum(row["count"] for row in rows)
-        name = f"{len(counts) - SHOWN_BARS:,} others together"
-        rows.append({"name": name, "count": rest, "share": rest / total, "width": 0, "allowed": None})
+        name = f"{len(counts) - SHOWN_BARS:,} others"
+        rows.append({"number": None, "name": name, "count": rest, "share": rest / total, "width": 0, "allowed": None})
     return rows
 
 
