@@ -218,8 +218,8 @@ def read_transitions(
     following = np.maximum(log.next_observation_index[last], 0)
     shared: dict[str, NumpyArray] = {}
     columns: dict[str, Any] = {
-        "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
-        "next_obs": scaling.observations(log.observation_table[following]),
+        "obs": scaling.observations(np.take(log.observation_table, log.observation_index[at], axis=0)),
+        "next_obs": scaling.observations(np.take(log.observation_table, following, axis=0)),
         "action": scaling.actions(log.action[at]),
         "reward": scaling.rewards(log.reward[at]),
         "terminated": log.terminated[last].astype(np.float32),
@@ -240,7 +240,7 @@ def read_transitions(
             columns["action_mask"] = mask[at]
             after = mask[np.minimum(last + 1, len(mask) - 1)]
             columns["next_action_mask"] = np.where(log.continues[last][:, None], after, everything)
-    return {name: np.asarray(column)[back] for name, column in columns.items()} | shared
+    return {name: np.take(column, back, axis=0) for name, column in columns.items()} | shared
 
 
 def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], length: int) -> dict[str, NumpyArray]:
@@ -269,7 +269,7 @@ def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], 
             shared = {"action_mask": np.ones((1, length, log.num_actions), bool)}
         else:
             columns["action_mask"] = log.action_mask[at]
-    return {name: np.asarray(column)[back] for name, column in columns.items()} | shared
+    return {name: np.take(column, back, axis=0) for name, column in columns.items()} | shared
 
 
 @contextmanager

@@ -87,11 +87,17 @@ class Scaling:
 
     def observations(self, raw: Float[NumpyArray, "*M D"]) -> Float[NumpyArray, "*M D"]:
         """Standardised observations."""
-        return (raw - self.mean) / self.std
+        scaled = raw - self.mean
+        scaled /= self.std  # in place: a buffer of a stream is large, and fresh memory is what costs
+        return scaled
 
     def actions(self, raw: Shaped[NumpyArray, "N ..."]) -> Shaped[NumpyArray, "N ..."]:
         """Actions as networks see them: in [-1, 1] where continuous, as they are where discrete."""
-        return raw if self.action_center is None else (raw - self.action_center) / self.action_half_width
+        if self.action_center is None:
+            return raw
+        scaled = raw - self.action_center
+        scaled /= self.action_half_width
+        return scaled
 
     def rewards(self, raw: Float[NumpyArray, "N ..."]) -> Float[NumpyArray, "N ..."]:
         """Rewards as they are learned from."""
