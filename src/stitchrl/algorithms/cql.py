@@ -31,7 +31,8 @@ Deviations. Discrete: the official code (atari) is on 200 quantiles with periodi
 is an expectation, the loss squared, targets averaged, and the target takes the smaller of two critics. Continuous: the
 official networks have three hidden layers (`hidden_sizes`) and its actor imitates for its first 40,000 updates; here
 two, and never. The Lagrange term is off, as the official commands for gym have it (its code's default is on). First
-weights are the official ones, but for log standard deviations, which are kept in [-20, 2], not [-5, 2].
+weights are orthogonal, not the official very small ones (docs/decisions/0011); log standard deviations are kept in
+[-20, 2], not [-5, 2].
 
 Metrics: loss/critic (TD part), loss/cql (penalty, unweighted), q/data_mean. Discrete: q/gap (largest allowed Q above
 the logged one), policy/agreement. Continuous: loss/actor, q/policy_mean, policy/entropy (a sample of it, nats),
@@ -144,17 +145,11 @@ class CQL(Algorithm):
             return DiscreteCQLState(ensemble, jax.tree.map(jnp.copy, ensemble), optimizer.init(ensemble))
         a_key, q_key = jax.random.split(key)
         actor = SquashedGaussianPolicy(
-            MLP.create(
-                spec.observation_size,
-                self.hidden_sizes,
-                2 * spec.action_size,
-                key=a_key,
-                final_gain=1e-3,
-                start="rlkit",
-            )
+            MLP.create(spec.observation_size, self.hidden_sizes, 2 * spec.action_size, key=a_key, final_gain=0.01)
         )
-        sizes = (spec.observation_size, spec.action_size, self.hidden_sizes)
-        critics = ContinuousCritics.create(self.num_critics, *sizes, key=q_key, final_gain=3e-3, start="rlkit")
+        critics = ContinuousCritics.create(
+            self.num_critics, spec.observation_size, spec.action_size, self.hidden_sizes, key=q_key
+        )
         log_temperature, log_multiplier = jnp.float32(0.0), jnp.float32(0.0)
         return ContinuousCQLState(
             actor,

@@ -15,7 +15,7 @@ from stitchrl.types import AnyArray, Array, Key
 
 __all__ = ["MLP", "Ensemble", "Start", "standardized"]
 
-Start = Literal["orthogonal", "uniform", "rlkit"]
+Start = Literal["orthogonal", "uniform"]
 """How fresh weights are drawn, see `MLP`."""
 
 
@@ -30,8 +30,7 @@ class MLP(eqx.Module):
     """ReLU perceptron on the last axis; any leading axes are batch axes.
 
     Fresh weights are "orthogonal" with gain sqrt(2) (the last layer: `final_gain`) and biases zero; or, "uniform",
-    both within 1 / sqrt(inputs) of zero, PyTorch's default for a linear layer; or, "rlkit", weights of hidden layers within
-    1 / sqrt(outputs), their biases 0.1, and the last layer within `final_gain` of zero, as that library has them.
+    both within 1 / sqrt(inputs) of zero, PyTorch's default for a linear layer.
     """
 
     weights: tuple[Float[Array, "..."], ...]
@@ -52,14 +51,8 @@ class MLP(eqx.Module):
         sizes = [in_size, *hidden_sizes, out_size]
         keys = jax.random.split(key, len(sizes) - 1)
         if start == "uniform":
-            layers = [_uniform(k, a, b, a**-0.5) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+            layers = [_uniform(k, a, b) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
             return cls(tuple(weight for weight, _ in layers), tuple(bias for _, bias in layers))
-        if start == "rlkit":
-            inner = zip(keys[:-1], sizes[:-2], sizes[1:-1], strict=True)
-            weights = tuple(_uniform(k, a, b, b**-0.5)[0] for k, a, b in inner)
-            biases = tuple(jnp.full(size, 0.1, jnp.float32) for size in sizes[1:-1])
-            weight, bias = _uniform(keys[-1], sizes[-2], sizes[-1], final_gain)
-            return cls((*weights, weight), (*biases, bias))
         gains = [2.0**0.5] * len(hidden_sizes) + [final_gain]
         weights = tuple(
             gain * _orthogonal(k, a, b) for k, gain, a, b in zip(keys, gains, sizes[:-1], sizes[1:], strict=True)
@@ -84,11 +77,10 @@ def _orthogonal(key: Key, rows: int, columns: int) -> Float[Array, "rows columns
     return jax.nn.initializers.orthogonal()(key, (rows, columns), jnp.float32)
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _uniform(
-    key: Key, rows: int, columns: int, most: float
-) -> tuple[Float[Array, "rows columns"], Float[Array, " columns"]]:
+@partial(jax.jit, static_argnums=(1, 2))
+def _uniform(key: Key, rows: int, columns: int) -> tuple[Float[Array, "rows columns"], Float[Array, " columns"]]:
     weight_key, bias_key = jax.random.split(key)
+    most = rows**-0.5
     weight = jax.random.uniform(weight_key, (rows, columns), jnp.float32, -most, most)
     return weight, jax.random.uniform(bias_key, (columns,), jnp.float32, -most, most)
 
