@@ -24,9 +24,9 @@ def parts_of(action: Int[NumpyArray, " N"], counts: Sequence[int]) -> Int[NumpyA
 def bounds_of(
     parts: Int[NumpyArray, "N parts"], bins: Edges, low: Sequence[float] | None, high: Sequence[float] | None
 ) -> Float[NumpyArray, "N parts 2"]:
-    """Where the bin of each part begins and ends; the outermost at `low` and `high`, or open (infinite)."""
+    """Where the bin of each part begins and ends, within `low` and `high`; the outermost are open (infinite) without."""
     first, last = low or (-math.inf,) * len(bins), high or (math.inf,) * len(bins)
-    edges = [np.array([a, *e, b]) for a, e, b in zip(first, bins, last, strict=True)]
+    edges = [np.array([a, *np.clip(e, a, b), b]) for a, e, b in zip(first, bins, last, strict=True)]
     return np.stack([np.stack([e[parts[:, j]], e[parts[:, j] + 1]], axis=1) for j, e in enumerate(edges)], axis=1)
 
 

@@ -262,12 +262,6 @@ class Schema:
             raise SchemaError(f"`low` and `high` of [action] must be equally long; got {len(low)} and {len(high)}.")
         for bounds in itertools.zip_longest(low or (), high or ()):
             _ordered(*bounds)
-        for j, edges in enumerate(self.action_bins or ()):
-            if (low and low[j] > edges[0]) or (high and high[j] < edges[-1]):
-                raise SchemaError(
-                    f"`bins` of [action] must lie between `low` and `high`; {shown(list(edges))} do not. Drop the edges "
-                    "beyond them."
-                )
 
     def _check_numbers(self) -> None:
         for name in ("gamma", "reward_low", "reward_high", "gap"):
