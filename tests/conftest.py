@@ -22,11 +22,6 @@ from jaxtyping import install_import_hook  # noqa: E402 - after the settings abo
 
 install_import_hook("stitchrl", "checker.typechecked")
 
-# Small programs too, and in this process alone: the same few thousand are asked for in file after file.
-jax.config.update("jax_compilation_cache_dir", str(CACHE / "tests"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_end_with_their_file() -> Iterator[None]:

@@ -16,7 +16,6 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +115,6 @@ class Trap:
 
     def __reduce__(self) -> Any:
         return (open, (str(self.path), "w"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_program_is_written() -> Iterator[None]:
-    """The disk is spoiled here: what is written to it must be a checkpoint."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
 
 
 def header_only(header: bytes, size: int | None = None) -> bytes:
