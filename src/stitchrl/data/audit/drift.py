@@ -9,7 +9,7 @@ sqrt(3)/pi, which is on the same scale (Chinn 2000); for discrete actions the pa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -55,17 +55,13 @@ def _sides(
     sums, counts = means_by_group(values, sample.episode)
     episodes = np.unique(sample.episode)
     part = facts.part_of(facts.log.episode_start[episodes])
-    for cut in range(1, PARTS):
-        means, errors = [], []
-        for side in (part < cut, part >= cut):
-            if side.sum() < LEAST_EPISODES:
-                break
-            number = counts[side].sum()
-            mean = sums[side].sum(0) / number
-            means.append(mean)
-            errors.append(((sums[side] - mean * counts[side][:, None]) ** 2).sum(0) / number**2)
-        if len(means) == 2:
-            yield cut, means[0], means[1], errors[0] + errors[1]
+
+    def of_side(side: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+        number = counts[side].sum()
+        mean = sums[side].sum(0) / number
+        return mean, ((sums[side] - mean * counts[side][:, None]) ** 2).sum(0) / number**2
+
+    return _at_cuts(part, of_side)
 
 
 def _sides_of_actions(
@@ -78,21 +74,28 @@ def _sides_of_actions(
     pairs, counts = np.unique(of_row * actions + taken, return_counts=True)
     episode, action = np.divmod(pairs, actions)
     part = facts.part_of(facts.log.episode_start[episodes])
+
+    def of_side(side: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+        inside = side[episode]
+        of, times, rows = action[inside], counts[inside], lengths[episode[inside]]
+        number = lengths[side].sum()
+        mean = np.bincount(of, times, actions) / number
+        # Sum over episodes of (times - mean * rows)^2; an episode without the action adds its last term only.
+        squares = np.bincount(of, times**2, actions) - 2 * mean * np.bincount(of, times * rows, actions)
+        return mean, np.maximum(squares + mean**2 * (lengths[side] ** 2).sum(), 0) / number**2
+
+    return _at_cuts(part, of_side)
+
+
+def _at_cuts(
+    part: NumpyArray, of_side: Callable[[NumpyArray], tuple[NumpyArray, NumpyArray]]
+) -> Iterator[tuple[int, NumpyArray, NumpyArray, NumpyArray]]:
+    """What `_sides` gives, of the means and squared errors of each side; cuts with few episodes on a side are left out."""
     for cut in range(1, PARTS):
-        means, errors = [], []
-        for side in (part < cut, part >= cut):
-            if side.sum() < LEAST_EPISODES:
-                break
-            inside = side[episode]
-            of, times, rows = action[inside], counts[inside], lengths[episode[inside]]
-            number = lengths[side].sum()
-            mean = np.bincount(of, times, actions) / number
-            # Sum over episodes of (times - mean * rows)^2; an episode without the action adds its last term only.
-            squares = np.bincount(of, times**2, actions) - 2 * mean * np.bincount(of, times * rows, actions)
-            means.append(mean)
-            errors.append(np.maximum(squares + mean**2 * (lengths[side] ** 2).sum(), 0) / number**2)
-        if len(means) == 2:
-            yield cut, means[0], means[1], errors[0] + errors[1]
+        sides = (part < cut, part >= cut)
+        if min(side.sum() for side in sides) >= LEAST_EPISODES:
+            (before, error), (after, other) = map(of_side, sides)
+            yield cut, before, after, error + other
 
 
 def _change(facts: Facts, values: NumpyArray, sample: Sample, *, odds: bool = False) -> Change:
