@@ -209,10 +209,7 @@ def read_transitions(
 
     Masks of a log without any are one all-True row, (1, A).
     """
-    ascending = np.argsort(rows, kind="stable")
-    back = np.empty_like(ascending)
-    back[ascending] = np.arange(len(rows))
-    at = rows[ascending]
+    at, back = _ascending(rows)
     steps = np.minimum(n_steps, log.run_end[at] - at + 1) if n_steps > 1 else None
     last = at if steps is None else at + steps - 1
     following = np.maximum(log.next_observation_index[last], 0)
@@ -248,10 +245,7 @@ def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], 
 
     Masks of a log without any are (1, length, A), all True.
     """
-    ascending = np.argsort(rows, kind="stable")
-    back = np.empty_like(ascending)
-    back[ascending] = np.arange(len(rows))
-    first = rows[ascending]
+    first, back = _ascending(rows)
     wanted = first[:, None] + np.arange(length)
     at = np.minimum(wanted, log.run_end[first][:, None])
     columns: dict[str, Any] = {
@@ -270,6 +264,14 @@ def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], 
         else:
             columns["action_mask"] = log.action_mask[at]
     return {name: np.take(column, back, axis=0) for name, column in columns.items()} | shared
+
+
+def _ascending(rows: Int[NumpyArray, " R"]) -> tuple[Int[NumpyArray, " R"], Int[NumpyArray, " R"]]:
+    """The rows from small to large, and where in these each of the given ones is."""
+    order = np.argsort(rows, kind="stable")
+    back = np.empty_like(order)
+    back[order] = np.arange(len(rows))
+    return rows[order], back
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Diverged:
             "Lower the learning rate or the reward scale."
         )
         self.members[member] = sentence
-        if not self._spare:
+        if not self._spare or count == 1:
             raise DivergenceError(sentence)
         if len(self.members) == count:
             raise DivergenceError(f"All {count} members diverged; the last: {sentence}")
