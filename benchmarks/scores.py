@@ -11,6 +11,7 @@ reward, terminated, truncated, next_observation). `--peer-python` belongs to an 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -64,6 +65,12 @@ of the difference from the spread of the seeds' means, with {seeds} seeds a side
 episodes" adds in quadrature the error of finitely many episodes with the policies held fixed. Verdict, by the first:
 "at or above" where the difference is not negative, "within" where it is by less than 2 SE, else "below".
 """
+PRECISION_NOTES = """
+## bfloat16 beside float32
+
+stitchrl alone, with `precision="bfloat16"` and without, from the same first weights on the same batches. A rounding
+soon makes two trainings as different as two seeds, so seeds are compared as groups, not one by one.
+"""
 
 
 class UniformPolicy(eqx.Module):
@@ -106,11 +113,12 @@ def export(log: st.Dataset, path: Path) -> None:
 
 
 def train_ours(
-    name: str, log: st.Dataset, environment: str, *, updates: int, seeds: list[int], episodes: int
+    name: str, log: st.Dataset, environment: str, *, precision: str, updates: int, seeds: list[int], episodes: int
 ) -> Iterator[dict[str, Any]]:
     """All seeds in one program; then one result a seed."""
     start = time.perf_counter()
-    run = st.fit(ALGORITHMS[name][0], log, updates=updates, seeds=seeds, progress=False)
+    algorithm = dataclasses.replace(ALGORITHMS[name][0], precision=precision)
+    run = st.fit(algorithm, log, updates=updates, seeds=seeds, progress=False)
     seconds = time.perf_counter() - start
     for seed, policy in zip(seeds, run.policies, strict=True):
         found = rollout(policy, environment, episodes=episodes, seed=PLAY_SEED + seed, num_envs=episodes)
@@ -142,20 +150,24 @@ def work(args: argparse.Namespace, state: State) -> None:
                 continue
             environment, updates = ENVIRONMENTS[dataset][0], args.updates or full
             key = {"algorithm": name, "dataset": dataset, "updates": updates, "episodes": args.episodes}
+            asked = {"ours": sorted({*args.seeds, *args.precision_seeds}), "d3rlpy": args.seeds}
+            asked["bfloat16"] = args.precision_seeds
             missing = {
-                side: [s for s in args.seeds if not state.find(side=side, seed=s, **key)] for side in ("ours", "d3rlpy")
+                side: [s for s in seeds if not state.find(side=side, seed=s, **key)] for side, seeds in asked.items()
             }
             if not any(missing.values()):
                 continue
             if dataset not in logs:
                 logs[dataset] = st.read(args.data / f"{dataset}.parquet")
-            if missing["ours"]:
+            for side, precision in (("ours", "float32"), ("bfloat16", "bfloat16")):
+                if not missing[side]:
+                    continue
                 for result in train_ours(
-                    name, logs[dataset], environment, updates=updates, seeds=args.seeds, episodes=args.episodes
-                ):
-                    if result["seed"] in missing["ours"]:
-                        state.add(side="ours", **key, **result)
-                        report(state.records[-1])
+                    name, logs[dataset], environment,
+                    precision=precision, updates=updates, seeds=missing[side], episodes=args.episodes,
+                ):  # fmt: skip
+                    state.add(side=side, **key, **result)
+                    report(state.records[-1])
             for seed in missing["d3rlpy"]:
                 with tempfile.TemporaryDirectory() as folder:
                     export(logs[dataset], Path(folder) / "log.npz")
@@ -199,12 +211,7 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
                 missing.append(f"{name} on {dataset}")
                 continue
             versions = found["d3rlpy"][0]["versions"]
-            top = ENVIRONMENTS[dataset][1]
-            # (seeds, episodes) normalised scores
-            scores = {
-                side: 100 * (np.array([r["returns"] for r in records]) - floor[dataset]) / (top - floor[dataset])
-                for side, records in found.items()
-            }
+            scores = {side: normalised(records, dataset, floor[dataset]) for side, records in found.items()}
             ours, peer = (scores[side].mean(axis=1) for side in ("ours", "d3rlpy"))
             difference = ours.mean() - peer.mean()
             seeds_variance = sum(np.var(x, ddof=1) / len(x) for x in (ours, peer)) if len(ours) > 1 else np.nan
@@ -224,7 +231,38 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
     shown = ", ".join(f"{floor[d]:,.0f} ± {error[d]:,.0f} in {ENVIRONMENTS[d][0]}" for d in floor)
     notes = NOTES.format(episodes=args.episodes, seeds=len(args.seeds), random_episodes=RANDOM_EPISODES, random=shown)
     about = begun["text"] if begun else describe("python benchmarks/scores.py")
-    return ["# Scores beside d3rlpy's\n", about, f"- peer: {peer_versions or 'not run yet'}", notes, *rows]
+    peer = f"- peer: {peer_versions or 'not run yet'}"
+    return ["# Scores beside d3rlpy's\n", about, peer, notes, *rows, *precision_table(args, state, floor)]
+
+
+def precision_table(args: argparse.Namespace, state: State, floor: dict[str, Any]) -> list[str]:
+    """The second table: our two precisions."""
+    rows = [
+        "| dataset | algorithm | updates | float32: mean (a seed) | bfloat16: mean (a seed) | difference | 2 SE, seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (_, full, datasets) in ALGORITHMS.items():
+        for dataset in datasets:
+            key = {"algorithm": name, "dataset": dataset, "updates": args.updates or full, "episodes": args.episodes}
+            pairs = [[state.find(side=side, seed=s, **key) for side in ("ours", "bfloat16")] for s in range(100)]
+            found = [pair for pair in pairs if None not in pair]
+            if len(found) < 2:
+                continue
+            single, half = (
+                normalised(list(records), dataset, floor[dataset]).mean(axis=1) for records in zip(*found, strict=True)
+            )
+            error = np.sqrt(sum(np.var(x, ddof=1) / len(x) for x in (single, half)))
+            rows.append(
+                f"| {dataset} | {name} | {key['updates']:,} | {_seeds(single)} | {_seeds(half)} "
+                f"| {half.mean() - single.mean():+.1f} | {2 * error:.1f} |"
+            )
+    return [PRECISION_NOTES, *rows] if len(rows) > 2 else []
+
+
+def normalised(records: list[Any], dataset: str, floor: float) -> np.ndarray:
+    """(seeds, episodes) scores: 0 is the random policy's mean, 100 the dataset's top."""
+    returns = np.array([record["returns"] for record in records])
+    return 100 * (returns - floor) / (ENVIRONMENTS[dataset][1] - floor)
 
 
 def _seeds(means: np.ndarray) -> str:
@@ -238,6 +276,7 @@ def main() -> None:
     parser.add_argument("--peer-python", type=Path, default=here.parent / ".bench" / "bin" / "python")
     parser.add_argument("--jobs", nargs="*", default=[], metavar="JOB", help="IQL or IQL/hopper_mixed; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--precision-seeds", nargs="*", type=int, default=[0, 1, 2, 3], help="of the second table")
     parser.add_argument("--updates", type=int, help="instead of each algorithm's own number (for a trial)")
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir()) / "stitchrl_scores.jsonl")

@@ -7,7 +7,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import optax
@@ -19,7 +19,7 @@ from stitchrl.nn.policy import Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.types import Array, Batch, Key, Metrics, PyTree, Scalar
 
-__all__ = ["Algorithm", "Spec", "setting"]
+__all__ = ["Algorithm", "Spec", "choice", "setting"]
 
 INTERVALS = {
     "(0, 1)": lambda x: 0 < x < 1,
@@ -72,6 +72,11 @@ def setting(default: Any, interval: str, meaning: str, *, static: bool = False, 
     return dataclasses.field(default=default, metadata=kind, kw_only=kw_only)
 
 
+def choice(default: str, choices: tuple[str, ...], meaning: str) -> Any:
+    """As `setting`, for one word of several; keyword-only, and built into the program."""
+    return dataclasses.field(default=default, metadata={"choices": choices, "meaning": meaning}, kw_only=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Algorithm(ABC):
     """Base of every algorithm. Subclasses are final frozen dataclasses; their states are pytrees of arrays.
@@ -105,12 +110,22 @@ class Algorithm(ABC):
         0.0, "[0, 1]", "Share of the way a running average of the policy moves each update; it then acts instead; 0 is off.",
         static=True, kw_only=True,
     )  # fmt: skip
+    precision: Literal["float32", "bfloat16"] = choice(
+        "float32", ("float32", "bfloat16"),
+        'Operands of the products of wide layers while learning; "bfloat16" is faster where the processor has it.',
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if "choices" in field.metadata and value not in field.metadata["choices"]:
+                allowed = " or ".join(f'"{c}"' for c in field.metadata["choices"])
+                raise ConfigurationError(
+                    f"`{field.name}` of {self.name} must be {allowed}; got {value!r}. {field.metadata['meaning']}"
+                )
             if "interval" not in field.metadata:
                 continue
-            value, interval = getattr(self, field.name), field.metadata["interval"]
+            interval = field.metadata["interval"]
             if isinstance(value, list):  # as JSON and people write it; settings are hashed
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 
 from stitchrl.nn.distributions import take_action
 from stitchrl.nn.networks import MLP, Ensemble, Start
+from stitchrl.nn.products import product
 from stitchrl.types import AnyArray, Array, Key
 
 __all__ = ["ContinuousCritics", "DiscreteCritics"]
@@ -72,8 +73,8 @@ class ContinuousCritics(eqx.Module):
 
         def of_member(member: MLP) -> Float[Array, "K B"]:
             weight, bias = member.weights[0], member.biases[0]
-            from_obs = jnp.asarray(obs) @ weight[:size] + bias[None, :]
-            first = jnp.asarray(action) @ weight[size:] + from_obs[None]
+            from_obs = product(jnp.asarray(obs), weight[:size]) + bias[None, :]
+            first = product(jnp.asarray(action), weight[size:]) + from_obs[None]
             if len(member.weights) == 1:  # no hidden layer
                 return first[..., 0]
             return MLP(member.weights[1:], member.biases[1:])(jax.nn.relu(first))[..., 0]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from stitchrl.nn.products import product
 from stitchrl.types import AnyArray, Array, Key
 
 __all__ = ["MLP", "Ensemble", "Start", "standardized"]
@@ -86,8 +87,8 @@ def _uniform(key: Key, rows: int, columns: int) -> tuple[Float[Array, "rows colu
 
 
 def _affine(x: Array, weight: Array, bias: Array) -> Array:
-    product = x @ weight
-    return product + jnp.broadcast_to(bias, product.shape)
+    y = product(x, weight)
+    return y + jnp.broadcast_to(bias, y.shape)
 
 
 class Ensemble(eqx.Module):

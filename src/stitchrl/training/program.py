@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.losses import polyak
+from stitchrl.nn.products import products_in
 from stitchrl.types import Array, Key, PyTree
 
 __all__ = ["SIDE_BY_SIDE_BYTES", "MemberState", "Program", "initial_state", "mesh_of", "takes_turns"]
@@ -143,7 +144,8 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: 
     """(state, arrays, keys, inputs, members, first update, end) -> (state, metric sums)."""
 
     def one_update(algorithm: Algorithm, state: MemberState, batch: Any, key: Key) -> tuple[MemberState, Any]:
-        after, metrics = algorithm.update(state.algorithm, batch, key)
+        with products_in(structure.precision):
+            after, metrics = algorithm.update(state.algorithm, batch, key)
         average = state.average
         if algorithm.average_rate:
             average = polyak(average, algorithm.policy(after), algorithm.average_rate)

@@ -1,0 +1,75 @@
+"""x @ weight, where nearly all arithmetic of an update is, in float32 or of operands rounded to bfloat16.
+
+Rounded are the operands of the three products of a layer (its output, and the gradients by its input and its weight);
+sums, biases, activations between layers, gradients and the weights themselves stay in float32. bfloat16 has the range
+of float32, so no loss is scaled (Micikevicius et al. 2018, arXiv 1710.03740; Kalamkar et al. 2019, arXiv 1905.12322).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from stitchrl.types import Array
+
+__all__ = ["NARROWEST", "product", "products_in"]
+
+NARROWEST = 32
+"""Layers with fewer inputs or outputs stay in float32: they gain no speed, and observations, actions and values keep
+their digits."""
+BLOCK = 16
+
+
+def products_in(precision: str) -> AbstractContextManager[None]:
+    """Traced inside it, `product` computes in "bfloat16"; "float32" leaves JAX's own setting as it is."""
+    # JAX's own context is part of what its compiled functions are known by; a variable of ours would not be.
+    return nullcontext() if precision == "float32" else jax.default_matmul_precision(precision)
+
+
+def product(x: Float[Array, "*batch in"], weight: Float[Array, "in out"]) -> Float[Array, "*batch out"]:
+    """x @ weight, in the precision of the context it is traced in."""
+    if jax.config.jax_default_matmul_precision != "bfloat16" or x.ndim < 2 or min(weight.shape) < NARROWEST:
+        return x @ weight
+    # One axis of rows: XLA's fast bfloat16 kernels take plain matrices.
+    rows = _rounded_product(x.reshape(-1, x.shape[-1]), weight)
+    return rows.reshape(*x.shape[:-1], weight.shape[1])
+
+
+@jax.custom_vjp
+def _rounded_product(x: Float[Array, "B in"], weight: Float[Array, "in out"]) -> Float[Array, "B out"]:
+    return _dot(_round(x), _round(weight))
+
+
+def _forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    x, weight = _round(x), _round(weight)
+    return _dot(x, weight), (x, weight)
+
+
+def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, weight = kept
+    gradient = _round(gradient)
+    return _dot(gradient, weight, along=1), _dot(_transposed(x), gradient)
+
+
+_rounded_product.defvjp(_forward, _backward)
+
+
+def _round(x: Array) -> Array:
+    return x.astype(jnp.bfloat16)
+
+
+def _dot(left: Array, right: Array, *, along: int = 0) -> Array:
+    """left @ right, or left @ right.T with `along` 1: as one product, which XLA's CPU compiler makes faster."""
+    return jax.lax.dot_general(left, right, (((1,), (along,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _transposed(x: Float[Array, "B in"]) -> Float[Array, "in B"]:
+    """x.T as an array of its own. A plain one XLA's CPU compiler folds into the product, which then is half as fast."""
+    rows, columns = x.shape
+    if rows % BLOCK or columns % BLOCK:
+        return x.T
+    blocks = x.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    return jax.lax.optimization_barrier(blocks.transpose(2, 3, 0, 1).reshape(columns, rows))
