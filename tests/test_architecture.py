@@ -48,7 +48,7 @@ SHARED = {
         "writers",
     },
     "mdp": {"finite"},
-    "nn": {"networks", "distributions", "critics", "policy", "continuous_policy", "value"},
+    "nn": {"networks", "products", "distributions", "critics", "policy", "continuous_policy", "value"},
     "algorithms": {"base", "losses", "heads", "behavior"},
     "training": {
         "loop",

@@ -28,7 +28,6 @@ from stitchrl.data.stream import ShuffledRows, prefetched
 from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError, RunDirectoryError, StitchRLWarning
 from stitchrl.nn.policy import CategoricalPolicy
-from stitchrl.training import program
 from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.loop import train
 from stitchrl.training.run import Grid, spec_of
@@ -46,6 +45,7 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "IQL continuous": (st.IQL(warmup_updates=5, decay_updates=50, max_gradient_norm=1.0, **TINY), "continuous"),
     "CQL continuous": (st.CQL(samples=2, lagrange_gap=1.0, **TINY), "continuous"),
     "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
+    "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
 }
 SETTINGS: dict[str, Any] = {"updates": 45, "batch_size": 8, "log_every_updates": 10, "progress": False}
 
@@ -62,7 +62,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Algorithm, st.Dataset]:
 
 def test_every_algorithm_of_the_face_is_here_for_every_kind_of_action() -> None:
     named = {f"{name} {kind}" for name in st.ALGORITHMS for kind in getattr(st, name).actions}
-    assert named == set(EVERY)
+    assert named == {" ".join(name.split()[:2]) for name in EVERY}
 
 
 # --- one compilation -----------------------------------------------------------------------------------------------
@@ -139,34 +139,24 @@ class Recorder(Algorithm):
         raise TypeError("none")
 
 
-@pytest.mark.parametrize("size", [1, 200_000])  # side by side; in turn
-def test_what_a_member_draws_is_bit_identical_alone_and_among_others(size: int) -> None:
+def test_what_a_member_draws_is_bit_identical_alone_and_among_others() -> None:
     log = random_log(12)
     source, spec = transition_source(log, Scaling.identity(3)), spec_of(log)
     settings: dict[str, Any] = {"updates": 25, "batch_size": 8, "log_every_updates": 10}
-    together = train(Recorder(size=size), source, spec, seeds=[4, 2, 9], **settings)
+    together = train(Recorder(), source, spec, seeds=[4, 2, 9], **settings)
     for k, seed in enumerate([4, 2, 9]):
-        alone = train(Recorder(size=size), source, spec, seeds=[seed], **settings)
+        alone = train(Recorder(), source, spec, seeds=[seed], **settings)
         assert_trees_equal(together.member(k), alone.member(0))
     assert (np.asarray(together.member(0).algorithm.rows) != np.asarray(together.member(1).algorithm.rows)).all()
 
 
-def test_the_two_ways_to_place_members_are_both_tried_above() -> None:
-    spec = Spec(3, 3)
-    small, large = (program.initial_state(Recorder(size=n), spec, [0, 1]) for n in (1, 200_000))
-    assert not program.takes_turns(small, 2)
-    assert program.takes_turns(large, 2) == (jax.default_backend() == "cpu")
-
-
-@pytest.mark.parametrize("name", ["IQL discrete", "TD3BC continuous"])
-def test_seeds_train_in_turn_as_they_would_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Side by side, which small states are, is in test_algorithms.py for every algorithm.
-    monkeypatch.setattr(program, "SIDE_BY_SIDE_BYTES", 0)
-    algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
-    together = st.fit(algorithm, log, seeds=[3, 1], **SETTINGS)
-    for k, seed in enumerate([3, 1]):
-        alone = st.fit(algorithm, log, seeds=[seed], **SETTINGS)
-        assert_trees_equal(together.states[k], alone.states[0], rtol=2e-3, atol=2e-5)
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a batch axis rounds otherwise")
+def test_on_a_cpu_seeds_end_with_the_bits_they_have_alone(case: tuple[Algorithm, st.Dataset]) -> None:
+    algorithm, log = case
+    together = st.fit(algorithm, log, **SETTINGS | {"seeds": [3, 1, 4]})
+    for k, seed in enumerate([3, 1, 4]):
+        alone = st.fit(algorithm, log, **SETTINGS | {"seeds": [seed]})
+        assert_trees_equal(together.states[k], alone.states[0])
 
 
 ON_FOUR_DEVICES = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -164,8 +163,6 @@ def train(
     updates: Updates = 2000,
 ) -> None:
     """Train one algorithm on a whole log; `st.load(OUT)` gives the run."""
-    # This process is ours: a second CPU device lets two seeds run at a time. Read when JAX is imported.
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(seeds, os.cpu_count() or 1)))
     data = stitchrl.read(log, schema)
     found = _algorithms(algorithm, data.schema.gamma) or ()
     if len(found) != 1:

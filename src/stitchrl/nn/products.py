@@ -8,14 +8,16 @@ of float32, so no loss is scaled (Micikevicius et al. 2018, arXiv 1710.03740; Ka
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from stitchrl.errors import ConfigurationError
 from stitchrl.types import Array
 
-__all__ = ["NARROWEST", "product", "products_in"]
+__all__ = ["NARROWEST", "check_supported", "product", "products_in"]
 
 NARROWEST = 32
 """Layers with fewer inputs or outputs stay in float32: they gain no speed, and observations, actions and values keep
@@ -29,9 +31,25 @@ def products_in(precision: str) -> AbstractContextManager[None]:
     return nullcontext() if precision == "float32" else jax.default_matmul_precision(precision)
 
 
+@cache
+def check_supported(precision: str) -> None:
+    """Raises ConfigurationError where XLA has no such products for this processor."""
+    if precision == "float32":
+        return
+    weights = jnp.zeros((2, NARROWEST, NARROWEST), jnp.float32)
+    try:
+        with products_in(precision):
+            jax.block_until_ready(jax.jit(jax.grad(lambda w: jnp.sum(jax.vmap(product, (None, 0))(w[0], w))))(weights))
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigurationError(
+            f'`precision` must be "float32" on this processor; got "{precision}", of which XLA says: {error}.'
+        ) from None
+
+
 def product(x: Float[Array, "*batch in"], weight: Float[Array, "in out"]) -> Float[Array, "*batch out"]:
     """x @ weight, in the precision of the context it is traced in."""
-    if jax.config.jax_default_matmul_precision != "bfloat16" or x.ndim < 2 or min(weight.shape) < NARROWEST:
+    precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 - has no type
+    if precision != "bfloat16" or x.ndim < 2 or min(weight.shape) < NARROWEST:
         return x @ weight
     # One axis of rows: XLA's fast bfloat16 kernels take plain matrices.
     rows = _rounded_product(x.reshape(-1, x.shape[-1]), weight)
@@ -51,7 +69,10 @@ def _forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, weight = kept
     gradient = _round(gradient)
-    return _dot(gradient, weight, along=1), _dot(_transposed(x), gradient)
+    by_x = _dot(gradient, weight, along=1)
+    if x.shape[0] % BLOCK or x.shape[1] % BLOCK:  # the same numbers, slower
+        return by_x, x.astype(jnp.float32).T @ gradient.astype(jnp.float32)
+    return by_x, _dot(_transposed(x), gradient)
 
 
 _rounded_product.defvjp(_forward, _backward)
@@ -67,9 +88,7 @@ def _dot(left: Array, right: Array, *, along: int = 0) -> Array:
 
 
 def _transposed(x: Float[Array, "B in"]) -> Float[Array, "in B"]:
-    """x.T as an array of its own. A plain one XLA's CPU compiler folds into the product, which then is half as fast."""
+    """x.T as an array of its own. A plain one XLA's CPU compiler folds into the product: half as fast, or refused."""
     rows, columns = x.shape
-    if rows % BLOCK or columns % BLOCK:
-        return x.T
     blocks = x.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
     return jax.lax.optimization_barrier(blocks.transpose(2, 3, 0, 1).reshape(columns, rows))

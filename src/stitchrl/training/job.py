@@ -23,10 +23,10 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.logging import LoopMonitor, ProgressDisplay
 from stitchrl.training.loop import StopRule, Trained, train
+from stitchrl.training.program import MemberState
 from stitchrl.training.run import CHECKPOINT, METRICS, claim, spec_of, unscaled_policy, write_metrics
 from stitchrl.training.stopping import EarlyStop
 from stitchrl.training.trackers import Tracker, guarded
-from stitchrl.types import PyTree
 
 __all__ = ["Environment", "Job"]
 
@@ -240,7 +240,7 @@ class Job:
 
     def _online(
         self, algorithms: list[Algorithm], scaling: Scaling
-    ) -> Callable[[int, PyTree, Collection[int]], dict[str, list[float]]] | None:
+    ) -> Callable[[int, Callable[[int], MemberState], Collection[int]], dict[str, list[float]]] | None:
         """Play every member's policy in the environment when due: the same episodes' seeds each time."""
         if self.environment is None:
             return None
@@ -248,7 +248,7 @@ class Job:
 
         environment, every, before = self.environment, self.evaluate_every_updates, self.log_every_updates
 
-        def play(done: int, state: PyTree, left_out: Collection[int]) -> dict[str, list[float]]:
+        def play(done: int, state: Callable[[int], MemberState], left_out: Collection[int]) -> dict[str, list[float]]:
             start = max(0, (done - 1) // before * before)  # of the chunk that ends at `done`
             if done // every == start // every and done != self.updates:
                 return {}
@@ -257,7 +257,7 @@ class Job:
                 if k in left_out:
                     returns.append(float("nan"))
                     continue
-                member = jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), state)
+                member = jax.tree.map(np.array, state(k))
                 inner = algorithm.policy(member.algorithm) if member.average is None else member.average
                 found = rollout(unscaled_policy(inner, scaling), environment, episodes=self.evaluation_episodes, seed=0)
                 returns.append(float(found.mean))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def train(
     meta: dict[str, Any] | None = None,
     monitors: Sequence[LoopMonitor] = (),
     on_save: Callable[[History], None] | None = None,
-    evaluate: Callable[[int, PyTree, Collection[int]], dict[str, list[float]]] | None = None,
+    evaluate: Callable[[int, Callable[[int], MemberState], Collection[int]], dict[str, list[float]]] | None = None,
     stop: StopRule | None = None,
     spare: bool = False,
     labels: Sequence[str] | None = None,
@@ -89,8 +90,8 @@ def train(
         meta: JSON-able content to keep with every checkpoint.
         monitors: called after each chunk with host-side numbers.
         on_save: called with the history before each checkpoint is written.
-        evaluate: (updates done, state, members to leave out) -> further metrics, one number a member, or {} when not
-            due.
+        evaluate: (updates done, member -> its state, members to leave out) -> further metrics, one number a member, or
+            {} when not due.
         stop: asked after each chunk, with the history of the members that are left.
         spare: let the others go on where some members diverge.
         labels: what messages call each member; its seed by default.
@@ -106,7 +107,7 @@ def train(
     labels = [f"seed {seed}" for seed in seeds] if labels is None else labels
     diverged = Diverged(algorithms[0].name, labels, spare=spare, known=known)
 
-    def save() -> None:
+    def save(state: PyTree) -> None:
         diverged.see_state(state, done)
         if checkpoint is not None:
             if on_save is not None:
@@ -116,19 +117,19 @@ def train(
 
     if stopped or done >= updates:
         if checkpoint is not None and not checkpoint.exists():  # updates=0
-            save()
+            save(state)
         return Trained(state, history, done, stopped, diverged.members)
 
-    program = Program(algorithms, seeds, source.draw, batch_size, state)
-    state = program.place(state)
+    program = Program(algorithms, seeds, source.draw, batch_size)
+    placed = program.place(state)
     spans = list(_spans(done, updates, log_every_updates))
     longest = max(until - first for first, until in spans)
     with source.open(iter(spans), batch_size, longest) as feed, deferred_interrupt() as interrupted:
         for first, until in spans:
-            state, means = program(state, feed(first, until), first, until)
+            placed, means = program(placed, feed(first, until), first, until)
             diverged.see_metrics(means, until)
             if evaluate is not None:
-                means |= evaluate(until, state, diverged.members)
+                means |= evaluate(until, partial(program.member, placed), diverged.members)
             history += _rows(means, until, [k for k in range(len(seeds)) if k not in diverged.members])
             done = until
             if stop is not None:
@@ -136,18 +137,18 @@ def train(
                 stopped = stop(left) or ""
             ending = bool(stopped) or done == updates or interrupted.is_set()
             if ending or first // save_every_updates != until // save_every_updates:
-                save()
+                save(program.gather(placed))
             for monitor in monitors:
                 monitor(done, updates, means)
             if interrupted.is_set():
                 if not ending:  # pressed while the monitors ran
-                    save()
+                    save(program.gather(placed))
                 raise KeyboardInterrupt
             if stopped:
                 break
     if interrupted.is_set():  # pressed after the last look
         raise KeyboardInterrupt
-    return Trained(program.gather(state), history, done, stopped, diverged.members)
+    return Trained(program.gather(placed), history, done, stopped, diverged.members)
 
 
 def _begin(

@@ -1,12 +1,14 @@
 """The compiled side of the loop: fresh members, and one program that makes a chunk of updates of all of them.
 
-A member is a seed and the number settings of its algorithm. On several devices members are split over them; on one they
-go side by side as a batch axis or take turns, see `takes_turns`.
+A member is a seed and the number settings of its algorithm. On a CPU one compiled program serves every member, several
+at a time in threads of their own; on an accelerator members are a batch axis; several devices share them out.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,15 +19,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.losses import polyak
-from stitchrl.nn.products import products_in
+from stitchrl.nn.products import check_supported, products_in
 from stitchrl.types import Array, Key, PyTree
 
-__all__ = ["SIDE_BY_SIDE_BYTES", "MemberState", "Program", "initial_state", "mesh_of", "takes_turns"]
-
-SIDE_BY_SIDE_BYTES = 2**20
-"""On a CPU, members of a larger state take turns in the program: side by side they would not fit a core's cache.
-benchmarks/throughput.py has both ways (eight seeds)."""
-
+__all__ = ["MemberState", "Program", "initial_state", "mesh_of"]
 
 KEPT_PROGRAMS = 64
 """Compiled programs of each kind that a process keeps; every one holds memory maps, which are not without end."""
@@ -39,6 +36,8 @@ class MemberState(NamedTuple):
 
 
 Draw = Callable[[PyTree, Key, Array, Array, int], Any]
+Placed = Any
+"""The members' states as a `Program` has them: on a CPU a list, else a pytree with members on axis 0."""
 
 
 class Program:
@@ -49,42 +48,72 @@ class Program:
         seeds: one a member.
         draw: how a batch is drawn, as of a `Feed`.
         batch_size: rows a batch.
-        state: of all members, for its size.
     """
 
-    def __init__(
-        self, algorithms: Sequence[Algorithm], seeds: Sequence[int], draw: Draw, batch_size: int, state: PyTree
-    ) -> None:
+    def __init__(self, algorithms: Sequence[Algorithm], seeds: Sequence[int], draw: Draw, batch_size: int) -> None:
         structure = algorithms[0].structure()
         assert all(a.structure() == structure for a in algorithms)
         assert len(algorithms) == len(seeds)
+        check_supported(structure.precision)
         names = structure.input_settings()
-        self._inputs = {name: jnp.asarray([getattr(a, name) for a in algorithms], jnp.float32) for name in names}
-        self._keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        # What is a member's own: its key, its number settings, its index.
+        own = [
+            (jax.random.key(seed), {name: np.float32(getattr(a, name)) for name in names}, np.int32(k))
+            for k, (a, seed) in enumerate(zip(algorithms, seeds, strict=True))
+        ]
         self._mesh = mesh_of(len(seeds))
+        self._apart = self._mesh is None and (len(seeds) == 1 or jax.default_backend() == "cpu")
+        self._own: Any = own if self._apart else jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+        self._chunk = _compiled_chunk(structure, draw, batch_size, self._apart, self._mesh)
+        self._executable: Any = None
         self._copies = _Copies(self._mesh)
-        self._chunk = _compiled_chunk(structure, draw, batch_size, takes_turns(state, len(seeds)), self._mesh)
 
-    def place(self, state: PyTree) -> PyTree:
-        """The state where the program wants it: donated buffers must lie where they are used."""
+    def place(self, state: PyTree) -> Placed:
+        """The state where and how the program wants it: donated buffers must lie where they are used."""
+        if self._apart:
+            parts = jax.tree.map(np.asarray, state)
+            return [jax.tree.map(lambda leaf, k=k: jnp.array(leaf[k]), parts) for k in range(len(self._own))]
         return (
             state if self._mesh is None else jax.device_put(state, NamedSharding(self._mesh, PartitionSpec("members")))
         )
 
-    def gather(self, state: PyTree) -> PyTree:
-        """The state on one device."""
-        return state if self._mesh is None else jax.device_put(state, jax.local_devices()[0])
+    def gather(self, placed: Placed) -> PyTree:
+        """The state of all members on one device, axis 0 of every leaf."""
+        if self._apart:
+            return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *placed)
+        return placed if self._mesh is None else jax.device_put(placed, jax.local_devices()[0])
 
-    def __call__(self, state: PyTree, arrays: PyTree, first: int, end: int) -> tuple[PyTree, dict[str, list[float]]]:
-        """The updates [first, end): (state, metric -> its mean over them, one a member). `state` is used up."""
-        members = np.arange(self._keys.shape[0], dtype=np.int32)
+    def member(self, placed: Placed, index: int) -> MemberState:
+        """The state of one member."""
+        return placed[index] if self._apart else jax.tree.map(lambda leaf: leaf[index], placed)
+
+    def __call__(self, placed: Placed, arrays: PyTree, first: int, end: int) -> tuple[Placed, dict[str, list[float]]]:
+        """The updates [first, end): (state, metric -> its mean over them, one a member). `placed` is used up."""
         # Strong int32 scalars: a new Python int must not look like a new type.
-        state, sums = self._chunk(
-            state, self._copies(arrays), self._keys, self._inputs, members, np.int32(first), np.int32(end)
-        )
-        return state, {
+        span = np.int32(first), np.int32(end)
+        if self._apart:
+            if self._executable is None:
+                # Compiled here and not in a thread: there JAX's settings of this thread would not hold.
+                self._executable = self._chunk.lower(placed[0], arrays, self._own[0], *span).compile()
+            calls = [(state, arrays, own, *span) for state, own in zip(placed, self._own, strict=True)]
+            found = _at_once(lambda call: jax.block_until_ready(self._executable(*call)), calls)
+            placed = [state for state, _ in found]
+            rows = jax.device_get([sums for _, sums in found])
+            sums = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        else:
+            placed, sums = self._chunk(placed, self._copies(arrays), self._own, *span)
+        return placed, {
             name: (np.asarray(total) / (end - first)).tolist() for name, total in jax.device_get(sums).items()
         }
+
+
+def _at_once(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """function of every item, as many at a time as there are processors."""
+    # Where one member's products leave a core idle, between and around them, another's fill it.
+    if len(items) == 1:
+        return [function(items[0])]
+    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, items))
 
 
 def initial_state(
@@ -123,12 +152,6 @@ def _compiled_init(structure: Algorithm, spec: Spec) -> Callable[[dict[str, floa
     return jax.jit(lambda inputs, key: _fresh(structure.with_inputs(inputs), spec, key))
 
 
-def takes_turns(state: PyTree, members: int) -> bool:
-    """Whether members take turns in the program, or go side by side as a batch axis."""
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // members
-    return members == 1 or (jax.default_backend() == "cpu" and size > SIDE_BY_SIDE_BYTES)
-
-
 def mesh_of(members: int) -> Mesh | None:
     """The devices to split members over: as many as divide them; None for one."""
     devices = jax.local_devices()
@@ -136,12 +159,9 @@ def mesh_of(members: int) -> Mesh | None:
     return Mesh(np.asarray(devices[:count]), ("members",), axis_types=(AxisType.Auto,)) if count > 1 else None
 
 
-Chunk = Callable[[PyTree, PyTree, Key, dict[str, Array], Any, Any, Any], tuple[PyTree, dict[str, Array]]]
-
-
 @lru_cache(maxsize=KEPT_PROGRAMS)
-def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: bool, mesh: Mesh | None) -> Chunk:
-    """(state, arrays, keys, inputs, members, first update, end) -> (state, metric sums)."""
+def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, single: bool, mesh: Mesh | None) -> Any:
+    """(state, arrays, (key, inputs, member), first update, end) -> (state, metric sums), of one member or of all."""
 
     def one_update(algorithm: Algorithm, state: MemberState, batch: Any, key: Key) -> tuple[MemberState, Any]:
         with products_in(structure.precision):
@@ -151,8 +171,10 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: 
             average = polyak(average, algorithm.policy(after), algorithm.average_rate)
         return MemberState(after, average), metrics
 
-    def one_member(own: Any, arrays: PyTree, first: Array, end: Array) -> tuple[MemberState, dict[str, Array]]:
-        state, key, inputs, member = own
+    def one_member(
+        state: MemberState, arrays: PyTree, own: Any, first: Array, end: Array
+    ) -> tuple[MemberState, dict[str, Array]]:
+        key, inputs, member = own
         algorithm = structure.with_inputs(inputs)
 
         def step(update: Array, state: MemberState) -> tuple[MemberState, Any]:
@@ -170,22 +192,24 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, in_turn: 
         zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         return jax.lax.fori_loop(first, end, body, (state, zeros))
 
-    def run(state: PyTree, arrays: PyTree, keys: Key, inputs: Any, members: Array, first: Array, end: Array) -> Any:
-        each = (state, keys, inputs, members)
-        if not in_turn:
-            return jax.vmap(lambda own: one_member(own, arrays, first, end))(each)
-        if keys.shape[0] == 1:
-            out = one_member(jax.tree.map(lambda leaf: leaf[0], each), arrays, first, end)
-            return jax.tree.map(lambda leaf: leaf[None], out)
-        return jax.lax.map(lambda own: one_member(own, arrays, first, end), each)
+    if single:
+        return jax.jit(one_member, donate_argnums=0)
+
+    def all_members(state: PyTree, arrays: PyTree, own: Any, first: Array, end: Array) -> Any:
+        def run(each: Any) -> Any:
+            return one_member(each[0], arrays, each[1], first, end)
+
+        # On a CPU a batch axis is no faster than turns, and pushes members out of the cache.
+        turns = jax.default_backend() == "cpu"
+        return jax.lax.map(run, (state, own)) if turns else jax.vmap(run)((state, own))
 
     if mesh is None:
-        return jax.jit(run, donate_argnums=0)
-    own, shared = PartitionSpec("members"), PartitionSpec()
-    split = jax.shard_map(
-        run, mesh=mesh, in_specs=(own, shared, own, own, own, shared, shared), out_specs=own, check_vma=False
+        return jax.jit(all_members, donate_argnums=0)
+    split, shared = PartitionSpec("members"), PartitionSpec()
+    placed = jax.shard_map(
+        all_members, mesh=mesh, in_specs=(split, shared, split, shared, shared), out_specs=split, check_vma=False
     )
-    return jax.jit(split, donate_argnums=0)
+    return jax.jit(placed, donate_argnums=0)
 
 
 class _Copies:
