@@ -18,16 +18,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
-Product = tuple[tuple[int, ...], tuple[int, ...], Any]
-"""Shapes of both sides, and which axes are contracted and batched."""
+Product = tuple[tuple[int, ...], tuple[int, ...], Any, str]
+"""Shapes of both sides, which axes are contracted and batched, and the operands' number format; results are float32."""
 
 
 @dataclasses.dataclass
 class Products:
     """Products of one update, each with how often it runs."""
 
-    counts: Counter[Product]
+    counts: Counter[Any]
 
     @property
     def flops(self) -> float:
@@ -38,7 +39,9 @@ class Products:
 def products_of(function: Callable[..., Any], *arguments: Any, branch_share: float = 1.0) -> Products:
     """The matrix products of a call; `branch_share` is how often the true branch of a `cond` runs."""
     closed = jax.make_jaxpr(function)(*arguments)
-    counts: Counter[Product] = Counter()
+    # Without what no result needs, such as gradients by the weights of a network that is only looked through.
+    needed, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    counts: Counter[Any] = Counter()  # fractions of a product too
     numbers: dict[Any, int] = {}
 
     def number(key: Any) -> int:
@@ -84,14 +87,15 @@ def products_of(function: Callable[..., Any], *arguments: Any, branch_share: flo
                 else:
                     found = known[key] = [number(object()) for _ in equation.outvars]
                     if name == "dot_general":
-                        left, right = (atom.aval.shape for atom in equation.invars)
-                        counts[(left, right, equation.params["dimension_numbers"])] += times
+                        left, right = (atom.aval for atom in equation.invars)
+                        axes = equation.params["dimension_numbers"]
+                        counts[(left.shape, right.shape, axes, left.dtype.name)] += times
             at |= dict(zip(equation.outvars, found, strict=True))
         return [of(atom) for atom in jaxpr.outvars]
 
     walk(
-        closed.jaxpr,
-        [number(object()) for _ in closed.jaxpr.invars],
+        needed,
+        [number(object()) for _ in needed.invars],
         [number(object()) for _ in closed.consts],
         1.0,
         {},
@@ -118,40 +122,43 @@ def floor_rates(products: Products, *, seconds: float = 2.0, repeats: int = 3) -
 def _entries(products: Products, apart: bool) -> list[tuple[Product, float]]:
     """Each product once an update (or its share); batched ones as one, or taken apart."""
     entries: list[tuple[Product, float]] = []
-    for (left, right, ((lc, rc), (lb, rb))), count in products.counts.items():
+    for (left, right, ((lc, rc), (lb, rb)), kind), count in products.counts.items():
         if apart and lb:
             parts = int(np.prod([left[axis] for axis in lb]))
             plain_left = _without(left, lb), tuple(_moved(axis, lb) for axis in lc)
             plain_right = _without(right, rb), tuple(_moved(axis, rb) for axis in rc)
-            single = (plain_left[0], plain_right[0], ((plain_left[1], plain_right[1]), ((), ())))
+            single = (plain_left[0], plain_right[0], ((plain_left[1], plain_right[1]), ((), ())), kind)
             entries.append((single, count * parts))
         else:
-            entries.append(((left, right, ((lc, rc), (lb, rb))), count))
+            entries.append(((left, right, ((lc, rc), (lb, rb)), kind), count))
     return entries
 
 
 def _program(entries: list[tuple[Product, float]]) -> tuple[Any, Any]:
     random = np.random.default_rng(0)
 
-    def array(shape: tuple[int, ...]) -> jax.Array:
-        return jnp.asarray(random.normal(size=shape) * 0.05, jnp.float32)
+    def array(shape: tuple[int, ...], kind: str) -> jax.Array:
+        return jnp.asarray(random.normal(size=shape) * 0.05, kind)
+
+    def product(a: Any, b: Any, dimensions: Any) -> Any:
+        return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
     buffers = []
-    for (left, right, dimensions), count in entries:
-        a, b = array(left), array(right)
+    for (left, right, dimensions, kind), count in entries:
+        a, b = array(left, kind), array(right, kind)
         whole, share = int(count), count - int(count)
-        out = jnp.zeros_like(jax.lax.dot_general(a, b, dimensions))
+        out = jnp.zeros_like(product(a, b, dimensions))
         buffers.append((dimensions, whole, share, (a, b, out)))
 
     def once(dimensions: Any, held: Any) -> Any:
         a, b, out = held
         # The smaller side depends on the last result, so that no product is moved out of the loop or done once.
-        value = out.reshape(-1)[:1] * jnp.float32(1e-9)
+        value = (out.reshape(-1)[:1] * jnp.float32(1e-9)).astype(a.dtype)
         if a.size <= b.size:
             a = jax.lax.dynamic_update_slice(a, value.reshape((1,) * a.ndim), (0,) * a.ndim)
         else:
             b = jax.lax.dynamic_update_slice(b, value.reshape((1,) * b.ndim), (0,) * b.ndim)
-        return a, b, jax.lax.dot_general(a, b, dimensions)
+        return a, b, product(a, b, dimensions)
 
     def step(i: Any, state: Any) -> Any:
         after = []
@@ -171,7 +178,7 @@ def _program(entries: list[tuple[Product, float]]) -> tuple[Any, Any]:
 
 
 def _flops(product: Product) -> float:
-    left, right, ((_, rc), (_, rb)) = product
+    left, right, ((_, rc), (_, rb)), _ = product
     free = np.prod([size for axis, size in enumerate(right) if axis not in (*rc, *rb)], initial=1.0)
     return 2.0 * float(np.prod(left)) * float(free)
 

@@ -78,14 +78,11 @@ def algorithm_of(name: str, **settings: Any) -> Any:
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """Rate of `st.fit`, all seeds together, and what it held in memory."""
-    import jax
-
     import stitchrl as st
     from stitchrl.algorithms import cql
-    from stitchrl.training import program
 
-    if "side_by_side_bytes" in job:
-        program.SIDE_BY_SIDE_BYTES = job["side_by_side_bytes"]
+    if job.get("in_turn"):
+        os.cpu_count = lambda: 1
     if job.get("whole_batch"):
         cql.tile_count = lambda rows, evaluations: 1
 
@@ -94,18 +91,13 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     updates, chunks = job["updates"], job.get("chunks", 5)
     seeds, stamps = job.get("seeds", 1), []
     every = max(1, updates // chunks)
-    run = st.fit(
+    st.fit(
         algorithm, log, updates=every * (chunks + 1), seeds=seeds, batch_size=job.get("batch", BATCH),
         log_every_updates=every, callbacks=[lambda *_: stamps.append(time.perf_counter())], progress=False,
         sampling=job.get("sampling", "uniform"), stream=job.get("stream", False),
     )  # fmt: skip
     rates = [seeds * every / (b - a) for a, b in itertools.pairwise(stamps)]
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.members[0]))
-    return {
-        "rates": rates,
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "takes_turns": size > program.SIDE_BY_SIDE_BYTES,
-    }
+    return {"rates": rates, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
@@ -131,9 +123,11 @@ def floor(job: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from floor import floor_rates, products_of
+    from stitchrl.nn.products import products_in
 
     algorithm, state, batch = traced(job["algorithm"])
-    products = products_of(algorithm.update, state, batch, jax.random.key(0), branch_share=0.5)
+    with products_in(job["precision"]):
+        products = products_of(algorithm.update, state, batch, jax.random.key(0), branch_share=0.5)
     return {"rates": floor_rates(products), "megaflop": products.flops / 1e6}
 
 
@@ -142,6 +136,8 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
+
+    from stitchrl.nn.products import products_in
 
     algorithm, state, _ = traced(job["algorithm"])
     log = random_log(100_000, discrete="discrete" in job["algorithm"])
@@ -161,7 +157,8 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
             rows = random.integers(0, len(log.reward), BATCH)
             batch = {name: jnp.asarray(column[rows]) for name, column in columns.items()}
             key, now = jax.random.split(key)
-            state, _ = update(state, batch | {"update": jnp.int32(i)}, now)
+            with products_in(job["precision"]):
+                state, _ = update(state, batch | {"update": jnp.int32(i)}, now)
         jax.block_until_ready(state)
 
     run(0, 3)
@@ -185,35 +182,11 @@ def start_up(job: dict[str, Any]) -> dict[str, Any]:
     return {"rates": [first[0] - began], "making the log": made - began}
 
 
-def lower_precision(job: dict[str, Any]) -> dict[str, Any]:
-    """Rate of a 256 x 256 product over `rows` rows in float32 and in bfloat16, in GFLOP/s."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    found = {}
-    for rows in (256, 2048):
-        for kind in (jnp.float32, jnp.bfloat16):
-            x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, 256)), kind)
-            w = jnp.asarray(np.random.default_rng(1).normal(size=(256, 256)) * 0.05, kind)
-            count = int(2e10 / (2 * rows * 256 * 256))
-            program = jax.jit(lambda x, w, n=count: jax.lax.fori_loop(0, n, lambda _, y: y @ w, x))
-            jax.block_until_ready(program(x, w))
-            rates = []
-            for _ in range(5):
-                began = time.perf_counter()
-                jax.block_until_ready(program(x, w))
-                rates.append(count * 2 * rows * 256 * 256 / (time.perf_counter() - began) / 1e9)
-            found[f"{jnp.dtype(kind).name} {rows}"] = statistics.median(rates)
-    return {"rates": list(found.values()), "found": found}
-
-
 JOBS = {
     "ours": ours,
     "floor": floor,
     "call": call_an_update,
     "start": start_up,
-    "precision": lower_precision,
 }
 
 
@@ -245,36 +218,41 @@ def shown(rates: list[float]) -> str:
     return f"{middle(rates):,.{digits}f} ({min(rates):,.{digits}f} to {max(rates):,.{digits}f})"
 
 
-def rates(peer: str, rounds: int, names: list[str], before: str) -> str:
-    """The table; rows of algorithms not asked for are taken from the one before."""
-    kept = {line.split("|")[1].strip(): line for line in before.splitlines() if line.startswith("| ")}
-    lines = [
-        "Updates a second, median (range of all samples). Floor: the update's own matrix products and nothing else.\n",
-        "| algorithm | MFLOP | stitchrl | floor | share of floor (70%) | d3rlpy | ratio | bar "
-        "| one call an update | ratio (1.3) |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, updates in UPDATES.items():
-        if name not in names:
-            lines += [kept[name]] if name in kept else []
-            continue
-        job, timed = {"algorithm": name, "updates": updates}, max(10, updates // 5)
+PRECISIONS = ("float32", "bfloat16")
+
+
+def rates(peer: str, rounds: int, names: list[str], kept: dict[str, Any]) -> str:
+    """A table a precision; algorithms not asked for are as they were."""
+    for name in names:
+        updates = UPDATES[name]
+        timed = max(10, updates // 5)
         theirs = {"algorithm": name, "warmup": max(3, timed // 10), "timed": max(5, timed // 3), "repeats": 3}
-        found, last = in_turns(
-            name,
-            rounds,
-            ours=lambda job=job: process("ours", job),
-            peer=lambda theirs=theirs: process("peer", theirs, peer=peer),
-            floor=lambda job=job: process("floor", job),
-            call=lambda job=job: process("call", job),
-        )
-        megaflop = last["floor"]["megaflop"]
-        own = middle(found["ours"])
-        lines.append(
-            f"| {name} | {megaflop:,.0f} | {shown(found['ours'])} | {shown(found['floor'])} "
-            f"| {own / middle(found['floor']):.0%} | {shown(found['peer'])} | {own / middle(found['peer']):.2f} "
-            f"| {BARS[name]} | {shown(found['call'])} | {own / middle(found['call']):.2f} |"
-        )
+        kinds: dict[str, Any] = {"peer": lambda theirs=theirs: process("peer", theirs, peer=peer)}
+        for chosen in PRECISIONS:
+            job = {"algorithm": name, "updates": updates, "precision": chosen}
+            own = {"algorithm": name, "updates": updates, "settings": {"precision": chosen}}
+            kinds[f"ours {chosen}"] = lambda own=own: process("ours", own)
+            kinds[f"floor {chosen}"] = lambda job=job: process("floor", job)
+            kinds[f"call {chosen}"] = lambda job=job: process("call", job)
+        found, last = in_turns(name, rounds, **kinds)
+        kept[name] = found | {"megaflop": last["floor float32"]["megaflop"]}
+    lines = [
+        "Updates a second, median (range of all samples). Floor: the update's own matrix products and nothing else."
+    ]
+    for chosen in PRECISIONS:
+        lines += [
+            f'\n### `precision="{chosen}"`\n',
+            "| algorithm | MFLOP | stitchrl | floor | share of floor (70%) | d3rlpy (float32) | ratio | bar "
+            "| one call an update | ratio (1.3) |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name, found in ((name, kept[name]) for name in UPDATES if name in kept):
+            own, floor, call = (found[f"{kind} {chosen}"] for kind in ("ours", "floor", "call"))
+            lines.append(
+                f"| {name} | {found['megaflop']:,.0f} | {shown(own)} | {shown(floor)} | {middle(own) / middle(floor):.0%} "
+                f"| {shown(found['peer'])} | {middle(own) / middle(found['peer']):.2f} | {BARS[name]} | {shown(call)} "
+                f"| {middle(own) / middle(call):.2f} |"
+            )
     return "\n".join(lines)
 
 
@@ -283,6 +261,7 @@ SEEDS: dict[str, tuple[str, dict[str, Any], int]] = {
     "IQL": ("IQL", {}, 800),
     "TD3BC": ("TD3BC", {}, 1000),
     "CQL": ("CQL", {}, 60),
+    "IQL, bfloat16": ("IQL", {"settings": {"precision": "bfloat16"}}, 1200),
     "IQL, 64 wide, batch 64": ("IQL", {"settings": {"hidden_sizes": [64, 64]}, "batch": 64}, 16_000),
 }
 
@@ -290,35 +269,24 @@ SEEDS: dict[str, tuple[str, dict[str, Any], int]] = {
 def seeds(rounds: int) -> str:
     lines = [
         "Eight seeds at once against one, updates a second of all seeds together (ratio to one seed; peak MB of the "
-        "process). In turn and side by side on one device, where the loop takes the one in bold; as the loop does it on two "
-        "CPU devices.\n",
-        "| algorithm | one seed | in turn | side by side | two CPU devices |",
-        "|---|---|---|---|---|",
+        "process): one at a time, and as the loop does it, in as many threads as there are processors.\n",
+        "| algorithm | one seed | eight, one at a time | eight, as the loop does it |",
+        "|---|---|---|---|",
     ]
     for label, (name, chosen, updates) in SEEDS.items():
 
-        def job(
-            count: int, devices: int, name: str = name, chosen: Any = chosen, updates: int = updates, **how: Any
-        ) -> Any:
-            asked = {"algorithm": name, "updates": updates // count, "seeds": count} | chosen | how
-            return process("ours", asked, JAX_NUM_CPU_DEVICES=str(devices))
+        def job(count: int, *, chosen: Any = chosen, name: str = name, updates: int = updates, **how: Any) -> Any:
+            return process("ours", {"algorithm": name, "updates": updates // count, "seeds": count} | chosen | how)
 
         found, last = in_turns(
-            label,
-            rounds,
-            one=lambda: job(1, 1),
-            turn=lambda: job(8, 1, side_by_side_bytes=0),
-            side=lambda: job(8, 1, side_by_side_bytes=2**40),
-            devices=lambda: job(8, 2),
+            label, rounds, one=lambda: job(1), turn=lambda: job(8, in_turn=True), threads=lambda: job(8)
         )
         one = middle(found["one"])
-        cells = {
-            kind: f"{shown(values)}: {middle(values) / one:.2f}, {last[kind]['megabytes']:,.0f} MB"
+        cells = [
+            f"{shown(values)}: {middle(values) / one:.2f}, {last[kind]['megabytes']:,.0f} MB"
             for kind, values in found.items()
-        }
-        taken = "turn" if last["one"]["takes_turns"] else "side"
-        cells[taken] = f"**{cells[taken]}**"
-        lines.append(f"| {label} | {cells['one']} | {cells['turn']} | {cells['side']} | {cells['devices']} |")
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -362,16 +330,6 @@ def starts(rounds: int) -> str:
         "100,000 rows included: "
         f"cold (empty compilation cache) **{middle(cold):.1f}** ({min(cold):.1f} to {max(cold):.1f}; bar 6), "
         f"warm **{middle(warm):.1f}** ({min(warm):.1f} to {max(warm):.1f}; bar 3)."
-    )
-
-
-def precision() -> str:
-    found = process("precision", {})["found"]
-    ratios = ", ".join(f"{found[f'bfloat16 {n}'] / found[f'float32 {n}']:.2f} at {n} rows" for n in (256, 2048))
-    cells = ", ".join(f"{name} rows: {rate:,.0f}" for name, rate in found.items())
-    return (
-        f"GFLOP/s of a 256-wide product by number format and rows: {cells}. bfloat16 against float32: {ratios}. An update is "
-        "mostly such products; the loop has no option for lower precision as long as these ratios are about 1 or less."
     )
 
 
@@ -471,7 +429,6 @@ SECTIONS = {
     "seeds": "Eight seeds",
     "parts": "Parts of a batch",
     "start": "Start to first update",
-    "precision": "Lower precision",
     "growth": "Growth",
 }
 
@@ -489,15 +446,14 @@ def main() -> None:
         print(json.dumps(JOBS[arguments.job](json.loads(sys.stdin.read() or "{}"))))
         return
     kept = arguments.out.with_suffix(".json")
-    done: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
+    done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     makers: dict[str, Any] = {
         "rates": lambda: rates(
-            arguments.peer_python, arguments.rounds, arguments.algorithms.split(","), done.get("rates", "")
+            arguments.peer_python, arguments.rounds, arguments.algorithms.split(","), done.setdefault("samples", {})
         ),
         "seeds": lambda: seeds(arguments.rounds),
         "parts": lambda: parts(arguments.rounds),
         "start": lambda: starts(arguments.rounds),
-        "precision": precision,
         "growth": lambda: growth(arguments.rounds),
     }
     for section in arguments.only.split(","):
