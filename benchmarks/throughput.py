@@ -80,9 +80,10 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     """Rate of `st.fit`, all seeds together, and what it held in memory."""
     import stitchrl as st
     from stitchrl.algorithms import cql
+    from stitchrl.training import program
 
     if job.get("in_turn"):
-        os.cpu_count = lambda: 1
+        program._processors = lambda: 1
     if job.get("whole_batch"):
         cql.tile_count = lambda rows, evaluations: 1
 
@@ -239,6 +240,8 @@ def rates(peer: str, rounds: int, names: list[str], kept: dict[str, Any]) -> str
     lines = [
         "Updates a second, median (range of all samples). Floor: the update's own matrix products and nothing else."
     ]
+    if set(names) != set(kept):
+        lines.append(f"\nOf the commit named below: {', '.join(names)}; the other rows are of an earlier one.")
     for chosen in PRECISIONS:
         lines += [
             f'\n### `precision="{chosen}"`\n',

@@ -22,7 +22,7 @@ import pytest
 from safetensors import safe_open
 
 import stitchrl as st
-from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.sample import StreamSource, shuffled_source, transition_source
 from stitchrl.data.stream import ShuffledRows, prefetched
 from stitchrl.data.transform import Scaling
@@ -96,7 +96,7 @@ def test_the_count_sees_a_compilation() -> None:
     assert COMPILATIONS.count > before
 
 
-def test_another_number_setting_another_seed_and_another_length_compile_nothing() -> None:
+def test_another_setting_other_seeds_more_of_them_and_another_length_compile_nothing() -> None:
     log = random_log(12)
     st.fit(st.IQL(**TINY), log, **SETTINGS)
     before = COMPILATIONS.count
@@ -104,6 +104,7 @@ def test_another_number_setting_another_seed_and_another_length_compile_nothing(
         gamma=0.5, expectile=0.9, inverse_temperature=1.0, target_rate=0.1, hidden_sizes=(8,), learning_rate=1e-3
     )
     st.fit(other, log, **SETTINGS | {"updates": 33, "seeds": [5], "log_every_updates": 11})
+    st.fit(other, log, **SETTINGS | {"seeds": [5, 6, 7]})
     assert COMPILATIONS.count == before
 
 
@@ -121,15 +122,14 @@ class Recorder(Algorithm):
     """Learns nothing: sums, in whole numbers, what it was given and what it drew."""
 
     needs: ClassVar[tuple[str, ...]] = ("obs", "reward", "update")
-    size: int = setting(1, "at least 1", "Numbers in its state.")
 
     def init(self, key: Any, spec: Spec) -> Drawn:
-        bits = jax.random.bits(key, (self.size,), jnp.uint32)
+        bits = jax.random.bits(key, (1,), jnp.uint32)
         return Drawn(bits, bits, jnp.uint32(0))
 
     def update(self, state: Drawn, batch: Any, key: Any) -> tuple[Drawn, dict[str, jax.Array]]:
         seen = jnp.sum(jax.lax.bitcast_convert_type(batch["obs"], jnp.uint32))
-        noise = jax.random.bits(key, (self.size,), jnp.uint32)
+        noise = jax.random.bits(key, (1,), jnp.uint32)
         count = state.updates * jnp.uint32(31) + batch["update"].astype(jnp.uint32)
         return Drawn(state.rows * jnp.uint32(31) + seen, state.noise * jnp.uint32(31) + noise, count), {
             "loss": jnp.float32(0)
@@ -157,6 +157,23 @@ def test_on_a_cpu_seeds_end_with_the_bits_they_have_alone(case: tuple[Algorithm,
     for k, seed in enumerate([3, 1, 4]):
         alone = st.fit(algorithm, log, **SETTINGS | {"seeds": [seed]})
         assert_trees_equal(together.states[k], alone.states[0])
+
+
+@pytest.mark.parametrize("name", ["IQL discrete", "TD3BC continuous", "IQL continuous bfloat16"])
+def test_the_batch_axis_of_an_accelerator_gives_the_same_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
+    apart = st.fit(algorithm, log, **SETTINGS | {"seeds": [3, 1, 4]})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    together = st.fit(algorithm, log, **SETTINGS | {"seeds": [3, 1, 4]})
+    assert_trees_equal(together.states, apart.states, rtol=2e-3, atol=2e-5)
+
+
+def test_without_compilation_it_trains_too() -> None:
+    log = random_log(12)
+    settings = SETTINGS | {"updates": 2, "log_every_updates": 2, "seeds": 2}
+    with jax.disable_jit():
+        plain = st.fit(st.BC(**TINY), log, **settings)
+    assert_trees_equal(plain.states, st.fit(st.BC(**TINY), log, **settings).states, rtol=2e-3, atol=2e-5)
 
 
 ON_FOUR_DEVICES = """

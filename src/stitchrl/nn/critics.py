@@ -73,8 +73,9 @@ class ContinuousCritics(eqx.Module):
 
         def of_member(member: MLP) -> Float[Array, "K B"]:
             weight, bias = member.weights[0], member.biases[0]
-            from_obs = product(jnp.asarray(obs), weight[:size]) + bias[None, :]
-            first = product(jnp.asarray(action), weight[size:]) + from_obs[None]
+            narrowest = min(weight.shape)  # as if both were one product
+            from_obs = product(jnp.asarray(obs), weight[:size], narrowest=narrowest) + bias[None, :]
+            first = product(jnp.asarray(action), weight[size:], narrowest=narrowest) + from_obs[None]
             if len(member.weights) == 1:  # no hidden layer
                 return first[..., 0]
             return MLP(member.weights[1:], member.biases[1:])(jax.nn.relu(first))[..., 0]

@@ -20,8 +20,8 @@ from stitchrl.types import Array
 __all__ = ["NARROWEST", "check_supported", "product", "products_in"]
 
 NARROWEST = 32
-"""Layers with fewer inputs or outputs stay in float32: they gain no speed, and observations, actions and values keep
-their digits."""
+"""Layers with fewer inputs or outputs are not rounded: they gain no speed, and what is a few numbers (values, most
+actions, many observations) keeps its digits."""
 BLOCK = 16
 
 
@@ -46,10 +46,20 @@ def check_supported(precision: str) -> None:
         ) from None
 
 
-def product(x: Float[Array, "*batch in"], weight: Float[Array, "in out"]) -> Float[Array, "*batch out"]:
-    """x @ weight, in the precision of the context it is traced in."""
+def product(
+    x: Float[Array, "*batch in"], weight: Float[Array, "in out"], *, narrowest: int | None = None
+) -> Float[Array, "*batch out"]:
+    """x @ weight, in the precision of the context it is traced in.
+
+    Rounded, it has reverse-mode derivatives only, and a second one only by `x`.
+
+    Args:
+        x: rows.
+        weight: of a layer, or of a part of its inputs.
+        narrowest: the fewer of the layer's inputs and outputs, where `weight` is only a part of it.
+    """
     precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 - has no type
-    if precision != "bfloat16" or x.ndim < 2 or min(weight.shape) < NARROWEST:
+    if precision != "bfloat16" or x.ndim < 2 or (narrowest or min(weight.shape)) < NARROWEST:
         return x @ weight
     # One axis of rows: XLA's fast bfloat16 kernels take plain matrices.
     rows = _rounded_product(x.reshape(-1, x.shape[-1]), weight)

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.sample import Feed
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
@@ -22,7 +20,7 @@ from stitchrl.training.compilation import enable_compilation_cache
 from stitchrl.training.divergence import Diverged
 from stitchrl.training.interrupt import deferred_interrupt
 from stitchrl.training.logging import LoopMonitor
-from stitchrl.training.program import MemberState, Program, initial_state
+from stitchrl.training.program import MemberState, Program, initial_state, member_of
 from stitchrl.types import PyTree
 
 __all__ = ["History", "StopRule", "Trained", "train"]
@@ -53,7 +51,8 @@ class Trained:
 
     def member(self, index: int) -> MemberState:
         """The state of one member."""
-        return jax.tree.map(lambda leaf: leaf[index], self.state)
+        one: MemberState = member_of(self.state, index)
+        return one
 
 
 def train(
@@ -122,6 +121,7 @@ def train(
 
     program = Program(algorithms, seeds, source.draw, batch_size)
     placed = program.place(state)
+    del state
     spans = list(_spans(done, updates, log_every_updates))
     longest = max(until - first for first, until in spans)
     with source.open(iter(spans), batch_size, longest) as feed, deferred_interrupt() as interrupted:

@@ -22,7 +22,7 @@ from stitchrl.algorithms.losses import polyak
 from stitchrl.nn.products import check_supported, products_in
 from stitchrl.types import Array, Key, PyTree
 
-__all__ = ["MemberState", "Program", "initial_state", "mesh_of"]
+__all__ = ["MemberState", "Program", "initial_state", "member_of", "mesh_of"]
 
 KEPT_PROGRAMS = 64
 """Compiled programs of each kind that a process keeps; every one holds memory maps, which are not without end."""
@@ -71,8 +71,7 @@ class Program:
     def place(self, state: PyTree) -> Placed:
         """The state where and how the program wants it: donated buffers must lie where they are used."""
         if self._apart:
-            parts = jax.tree.map(np.asarray, state)
-            return [jax.tree.map(lambda leaf, k=k: jnp.array(leaf[k]), parts) for k in range(len(self._own))]
+            return [member_of(state, k) for k in range(len(self._own))]
         return (
             state if self._mesh is None else jax.device_put(state, NamedSharding(self._mesh, PartitionSpec("members")))
         )
@@ -80,7 +79,7 @@ class Program:
     def gather(self, placed: Placed) -> PyTree:
         """The state of all members on one device, axis 0 of every leaf."""
         if self._apart:
-            return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *placed)
+            return _stacked(placed)
         return placed if self._mesh is None else jax.device_put(placed, jax.local_devices()[0])
 
     def member(self, placed: Placed, index: int) -> MemberState:
@@ -93,8 +92,7 @@ class Program:
         span = np.int32(first), np.int32(end)
         if self._apart:
             if self._executable is None:
-                # Compiled here and not in a thread: there JAX's settings of this thread would not hold.
-                self._executable = self._chunk.lower(placed[0], arrays, self._own[0], *span).compile()
+                self._executable = _executable(self._chunk, placed[0], arrays, self._own[0], *span)
             calls = [(state, arrays, own, *span) for state, own in zip(placed, self._own, strict=True)]
             found = _at_once(lambda call: jax.block_until_ready(self._executable(*call)), calls)
             placed = [state for state, _ in found]
@@ -112,8 +110,18 @@ def _at_once(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     # Where one member's products leave a core idle, between and around them, another's fill it.
     if len(items) == 1:
         return [function(items[0])]
-    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(items), _processors())) as pool:
         return list(pool.map(function, items))
+
+
+def _processors() -> int:
+    """Those this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _executable(chunk: Any, *arguments: Any) -> Any:
+    """The chunk compiled for such arguments: here, not in a thread, where this thread's JAX settings would not hold."""
+    return chunk if getattr(jax.config, "jax_disable_jit") else chunk.lower(*arguments).compile()  # noqa: B009
 
 
 def initial_state(
@@ -125,20 +133,16 @@ def initial_state(
     """
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
 
-    def make(init: Callable[[Algorithm, Key], PyTree]) -> PyTree:
-        # Stream 0 of a seed's key makes the networks; update u draws from stream u + 1.
-        members = [
-            init(a, jax.random.fold_in(jax.random.key(seed), 0)) for a, seed in zip(algorithms, seeds, strict=True)
-        ]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-
     if shapes_only:
-        return jax.eval_shape(lambda: make(lambda a, key: _fresh(a, spec, key)))
+        one = jax.eval_shape(lambda: _fresh(algorithms[0], spec, jax.random.key(0)))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype), one)
 
-    def compiled(a: Algorithm, key: Key) -> PyTree:
-        return _compiled_init(a.structure(), spec)({name: getattr(a, name) for name in a.input_settings()}, key)
+    def fresh(a: Algorithm, seed: int) -> MemberState:
+        # Stream 0 of a seed's key makes the networks; update u draws from stream u + 1.
+        inputs = {name: getattr(a, name) for name in a.input_settings()}
+        return _compiled_init(a.structure(), spec)(inputs, jax.random.fold_in(jax.random.key(seed), 0))
 
-    return make(compiled)
+    return _stacked([fresh(a, seed) for a, seed in zip(algorithms, seeds, strict=True)])
 
 
 def _fresh(algorithm: Algorithm, spec: Spec, key: Key) -> MemberState:
@@ -150,6 +154,16 @@ def _fresh(algorithm: Algorithm, spec: Spec, key: Key) -> MemberState:
 @lru_cache(maxsize=KEPT_PROGRAMS)
 def _compiled_init(structure: Algorithm, spec: Spec) -> Callable[[dict[str, float], Key], MemberState]:
     return jax.jit(lambda inputs, key: _fresh(structure.with_inputs(inputs), spec, key))
+
+
+def member_of(state: PyTree, index: int) -> Any:
+    """One of the members on axis 0, copied."""
+    # By NumPy: JAX would compile a program for each shape and number of members.
+    return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf[index])), jax.tree.map(np.asarray, state))
+
+
+def _stacked(members: Sequence[PyTree]) -> Any:
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *members)
 
 
 def mesh_of(members: int) -> Mesh | None:
