@@ -263,7 +263,7 @@ SEEDS: dict[str, tuple[str, dict[str, Any], int]] = {
     "BC": ("BC", {}, 3000),
     "IQL": ("IQL", {}, 800),
     "TD3BC": ("TD3BC", {}, 1000),
-    "CQL": ("CQL", {}, 60),
+    "CQL": ("CQL", {}, 160),
     "IQL, bfloat16": ("IQL", {"settings": {"precision": "bfloat16"}}, 1200),
     "IQL, 64 wide, batch 64": ("IQL", {"settings": {"hidden_sizes": [64, 64]}, "batch": 64}, 16_000),
 }
