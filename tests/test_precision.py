@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 
 import stitchrl as st
+from stitchrl.data.sample import transition_source
+from stitchrl.data.transform import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.nn import products
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.nn.products import NARROWEST, product, products_in
+from stitchrl.training.run import spec_of
 from worlds import random_continuous_log, random_log
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -108,16 +112,49 @@ def test_several_actions_an_observation_are_rounded_too() -> None:
     np.testing.assert_allclose(found[:, 1], one, atol=1e-5)
 
 
+def matrix_products(jaxpr: Any) -> Iterator[tuple[Any, Any]]:
+    """Both sides of every product in it, however deep."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield tuple(atom.aval for atom in equation.invars)
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from matrix_products(inner)
+
+
+def log_of(kind: str) -> st.Dataset:
+    return random_log(12) if kind == "discrete" else random_continuous_log(12)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [(name, kind) for name in st.ALGORITHMS for kind in getattr(st, name).actions]
 )
-def test_every_algorithm_learns_in_it(name: str, kind: str) -> None:
-    kind_of: Any = getattr(st, name)
-    log = random_log(12) if kind == "discrete" else random_continuous_log(12)
-    algorithm = kind_of(hidden_sizes=(32, 32), learning_rate=1e-3)
+def test_all_wide_products_of_every_algorithm_are_rounded_and_no_other(name: str, kind: str) -> None:
+    algorithm = getattr(st, name)(hidden_sizes=(32, 48))
+    log = log_of(kind)
+    source, spec = transition_source(log, Scaling.of(log)), spec_of(log)
+    batch = dict(source.sample(source.arrays, jnp.arange(64) % 33, jnp.int32(0))) | {"update": jnp.int32(1)}
+    state = jax.eval_shape(lambda: algorithm.init(KEYS[0], spec))
+    for precision in ("float32", "bfloat16"):
+        with products_in(precision):
+            traced = jax.make_jaxpr(lambda state, batch: algorithm.update(state, batch, KEYS[1]))(state, batch)
+        found = list(matrix_products(traced.jaxpr))
+        wide = [all(size >= 32 for side in sides for size in side.shape[-2:]) for sides in found]
+        assert any(wide)
+        assert not all(wide)
+        for sides, rounds in zip(found, wide, strict=True):
+            expected = jnp.bfloat16 if rounds and precision == "bfloat16" else jnp.float32
+            assert all(side.dtype == expected for side in sides), sides
+
+
+@pytest.mark.parametrize(("name", "kind"), [("IQL", "discrete"), ("CQL", "continuous")])
+def test_it_learns_nearly_the_same(name: str, kind: str) -> None:
+    algorithm = getattr(st, name)(hidden_sizes=(32, 32), learning_rate=1e-3)
     half = dataclasses.replace(algorithm, precision="bfloat16")
     settings: dict[str, Any] = {"batch_size": 32, "log_every_updates": 1, "updates": 3, "progress": False}
-    plain, found = (st.fit(a, log, **settings) for a in (algorithm, half))
+    plain, found = (st.fit(a, log_of(kind), **settings) for a in (algorithm, half))
     losses = [metric for metric in plain.history[0] if metric.startswith("loss/")]
     assert losses
     differences = []
