@@ -401,8 +401,8 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
     began = time.monotonic()  # with everything compiled, as it is for those that are killed
     assert start(log, tmp_path / "again", 2500).wait() == 0
     length = time.monotonic() - began
-    rng, killed = np.random.default_rng(0), 0
-    for attempt in range(6):
+    rng, disturbed = np.random.default_rng(0), 0
+    for attempt in range(20):
         run, kills = tmp_path / f"killed{attempt}", 0
         while True:
             process = start(log, run, 2500)
@@ -416,6 +416,9 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
                 continue
             assert code == 0
             break
-        killed += kills
         assert results(run) == results(tmp_path / "undisturbed")
-    assert killed >= 6
+        disturbed += kills > 0
+        length *= 1.0 if kills else 0.7  # the machine had been busier when it was timed
+        if disturbed == 6:
+            break
+    assert disturbed == 6
