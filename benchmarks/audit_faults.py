@@ -18,7 +18,7 @@ import pyarrow.csv
 
 import stitchrl as st
 from environment import describe
-from stitchrl.data.audit.finding import SEVERITIES, Audit
+from stitchrl.auditing.finding import SEVERITIES, Audit
 from stitchrl.data.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -21,11 +21,11 @@ from stitchrl.algorithms.behavior import BC
 from stitchrl.algorithms.cql import CQL
 from stitchrl.algorithms.dqn import DQN
 from stitchrl.algorithms.iql import IQL
-from stitchrl.data.transform import unit_return_scale
-from stitchrl.evaluation.base import action_probabilities
+from stitchrl.data.scaling import unit_return_scale
+from stitchrl.evaluation.estimators.fqe import FittedQ, refit
 from stitchrl.evaluation.evidence import FitSettings, fit_q
-from stitchrl.evaluation.fqe import FittedQ, refit
 from stitchrl.evaluation.intervals import effective_sample_size
+from stitchrl.evaluation.probabilities import action_probabilities
 from stitchrl.mdp.icu_sepsis import DEATH, compact_table, demo_log, draw_log, icu_sepsis
 from stitchrl.training.fit import fit
 

@@ -31,7 +31,7 @@ ONE = """
 import json, sys, time
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 import stitchrl as st
-import stitchrl.data.read
+import stitchrl.reading.read
 side, path = sys.argv[1:3]
 def memory(key):  # of this process, in bytes; getrusage would count what its parent held
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))

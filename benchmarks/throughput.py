@@ -106,8 +106,9 @@ def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    from stitchrl.data.sample import sample_transitions, transition_source
-    from stitchrl.data.transform import Scaling
+    from stitchrl.data.scaling import Scaling
+    from stitchrl.feeds.batches import sample_transitions
+    from stitchrl.feeds.feed import transition_source
     from stitchrl.training.program import initial_state
     from stitchrl.training.run import spec_of
 
@@ -124,7 +125,7 @@ def floor(job: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from floor import floor_rates, products_of
-    from stitchrl.nn.products import products_in
+    from stitchrl.nn.precision import products_in
 
     algorithm, state, batch = traced(job["algorithm"])
     with products_in(job["precision"]):
@@ -138,7 +139,7 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from stitchrl.nn.products import products_in
+    from stitchrl.nn.precision import products_in
 
     algorithm, state, _ = traced(job["algorithm"])
     log = random_log(100_000, discrete="discrete" in job["algorithm"])

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from environment import describe
 from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, draw_log, log_table
-from stitchrl.pipeline import Pipeline, PipelineSettings
+from stitchrl.pipeline.pipeline import Pipeline
+from stitchrl.pipeline.settings import PipelineSettings
 
 
 def main() -> None:

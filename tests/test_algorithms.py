@@ -18,10 +18,11 @@ import pytest
 import stitchrl as st
 from stitchrl.algorithms import cql
 from stitchrl.algorithms.base import Algorithm, Spec
-from stitchrl.algorithms.losses import apply_gradients
-from stitchrl.data.sample import sample_transitions, transition_source
-from stitchrl.data.transform import Scaling
+from stitchrl.algorithms.optimizers import apply_gradients
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
+from stitchrl.feeds.batches import sample_transitions
+from stitchrl.feeds.feed import transition_source
 from stitchrl.nn.continuous_policy import DeterministicPolicy, GaussianPolicy, SquashedGaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.networks import MLP, Ensemble

@@ -1,101 +1,86 @@
-"""The house: imports run down only, inner __init__ files are empty, nothing imports in a circle."""
+"""The house: imports run down only, siblings keep apart, inner __init__ files are empty, nothing imports in a circle."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "stitchrl"
-FLOORS = [
-    {"errors", "types"},
-    {"files"},
-    {"tensors"},
+FLOORS = (
+    {"errors", "types", "jax_types", "messages", "progress"},
+    {"storage"},
+    {"reporting"},
     {"data"},
+    {"reading"},
     {"mdp"},
+    {"feeds"},
     {"nn"},
     {"rollout"},
+    {"auditing"},
     {"algorithms"},
+    {"deployment"},
     {"training"},
     {"evaluation"},
-    {"deployment", "reporting", "candidates"},
     {"pipeline"},
-    {"__init__", "cli"},
-]
-"""Lowest first; a module imports lower floors and, inside its own package, that package's shared files."""
+    {"__init__", "cli", "testing"},
+)
+"""Lowest first. A module imports lower floors and, inside its own package, what `SHARED` and `ROOMS` allow."""
 SHARED = {
-    "data": {
-        "expression",
-        "joint_actions",
-        "parts",
-        "progress",
-        "messages",
-        "schema_keys",
-        "schema",
-        "dataset",
-        "encode",
-        "episodes",
-        "assemble",
-        "infer",
-        "store",
-        "sample",
-        "sampling",
-        "stream",
-        "transform",
-        "audit",
-        "readers",
-        "writers",
-    },
-    "mdp": {"finite"},
-    "nn": {"networks", "products", "distributions", "critics", "policy", "continuous_policy", "value"},
-    "algorithms": {"base", "losses", "heads", "behavior"},
-    "training": {
-        "loop",
-        "program",
-        "job",
-        "run",
-        "checkpoint",
-        "divergence",
-        "logging",
-        "compilation",
-        "interrupt",
-        "stopping",
-        "flags",
-        "trackers",
-    },
-    "evaluation": {
-        "base",
-        "intervals",
-        "importance_sampling",
-        "doubly_robust",
-        "fqe",
-        "evidence",
-        "agreement",
-        "verdict",
-    },
-    "deployment": {"guard"},
-    "reporting": {"charts", "audit_charts", "report", "page"},
+    "algorithms": {"base", "settings", "optimizers", "losses", "heads", "soft_actor", "behavior"},
+    "reading/formats": {"csv"},
+    "auditing/checks": set[str](),
+    "evaluation/estimators": set[str](),
+    "training/trackers": {"base"},
+    "reading/writers": set[str](),
 }
-"""Files of a package that others of the package may import; an algorithm's or a format's own file is not among them."""
-TOP_OF_DATA = {"read", "convert", "propose"}
-"""What joins the files of `data` for the floors above."""
+"""Folders of files that never import each other, with those files of the folder that the others may import."""
+ROOMS = {
+    "reading/formats": {"reading/recognise", "reading/read"},
+    "reading/writers": {"reading/convert"},
+    "auditing/checks": {"auditing/all_checks", "auditing/audit"},
+    "evaluation/estimators": {"evaluation/evaluate", "evaluation/evidence"},
+}
+"""Folders whose files nobody imports but these modules of the same package: where the folder is registered."""
 NEVER = {
-    "deployment": {"algorithms", "training", "evaluation", "reporting"},
-    "reporting": {"deployment", "evaluation", "training", "algorithms", "nn", "mdp", "data"},
+    "deployment": {"algorithms", "training", "feeds", "auditing", "reading", "mdp", "reporting"},
+    "reporting": {"storage"},
 }
+"""What a package must not import although it lies below."""
+WITHOUT_JAX = (
+    "stitchrl.reading.read",
+    "stitchrl.reading.convert",
+    "stitchrl.reading.propose",
+    "stitchrl.reading.recognise",
+    "stitchrl.auditing.audit",
+    "stitchrl.data.sampling",
+    "stitchrl.data.scaling",
+    "stitchrl.deployment.guard",
+    "stitchrl.reporting.report",
+    "stitchrl.reporting.render",
+    "stitchrl.reporting.audit_page",
+    "stitchrl.reporting.audit_terminal",
+    "stitchrl.cli",
+)
+"""Modules that only touch NumPy: importing them starts no JAX."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
+Place = tuple[str, ...]
 
-def imports_of(path: Path) -> set[tuple[str, ...]]:
+
+def imports_of(path: Path) -> set[Place]:
     """Every stitchrl module imported anywhere in a file, nested imports included, TYPE_CHECKING blocks too."""
-    found = set()
+    found: set[Place] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             if node.module and node.module.split(".")[0] == "stitchrl":
                 target = tuple(node.module.split(".")[1:])
-                inside = target and (PACKAGE.joinpath(*target)).is_dir()  # `from package import module`
+                inside = target and PACKAGE.joinpath(*target).is_dir()  # `from package import module`
                 found |= {(*target, alias.name) for alias in node.names} if inside else {target}
         elif isinstance(node, ast.Import):
             found |= {tuple(a.name.split(".")[1:]) for a in node.names if a.name.split(".")[0] == "stitchrl"}
@@ -103,29 +88,60 @@ def imports_of(path: Path) -> set[tuple[str, ...]]:
 
 
 def floor_of(top: str) -> int:
+    """The number of the floor that a top-level name lies on."""
     return next(i for i, floor in enumerate(FLOORS) if top in floor)
 
 
-def place(path: Path) -> tuple[str, ...]:
+def place(path: Path) -> Place:
+    """A file as the parts of its module name."""
     return path.relative_to(PACKAGE).with_suffix("").parts
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_run_down_only(path: Path) -> None:
-    here = place(path)
-    for target in imports_of(path):
+def forbidden(here: Place, targets: Iterable[Place]) -> list[str]:
+    """Why a module at `here` must not import each target that it must not."""
+    wrong = []
+    for target in targets:
         if not target:
-            assert here == ("cli",), f"{here} imports the public face"
+            if here not in (("cli",), ("testing",)):
+                wrong.append(f"{here} imports the public face")
             continue
-        if target[0] == here[0]:
-            if target[1:] == here[1:] or here[0] in ("cli", "__init__"):
-                continue
-            assert target[1] in SHARED[here[0]] or (here[0] == "data" and here[1] in TOP_OF_DATA), (
-                f"{here} imports its sibling {target}"
-            )
+        if target[0] != here[0]:
+            if floor_of(target[0]) >= floor_of(here[0]):
+                wrong.append(f"{here} imports {target}, which is not below it")
+            if target[0] in NEVER.get(here[0], set()):
+                wrong.append(f"{here} must never import {target[0]}")
             continue
-        assert floor_of(target[0]) < floor_of(here[0]), f"{here} imports {target}, which is not below it"
-        assert target[0] not in NEVER.get(here[0], set()), f"{here} must never import {target[0]}"
+        folder, own = "/".join(target[:-1]), "/".join(here[:-1])
+        if folder in SHARED and own == folder and target[-1] not in SHARED[folder]:
+            wrong.append(f"{here} imports its sibling {target}")
+        if folder in ROOMS and own != folder and "/".join(here) not in ROOMS[folder]:
+            wrong.append(f"{here} imports {target}, which only {ROOMS[folder]} may")
+    return wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_down_and_siblings_keep_apart(path: Path) -> None:
+    assert forbidden(place(path), imports_of(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("here", "planted"),
+    [
+        (("data", "dataset"), "from stitchrl.training.loop import train"),
+        (("reading", "formats", "npz"), "from stitchrl.reading.formats import d4rl"),
+        (("auditing", "checks", "drift"), "def f():\n    from stitchrl.auditing.checks.leaks import leaks_action"),
+        (("algorithms", "cql"), "from stitchrl.algorithms.iql import IQL"),
+        (("evaluation", "estimators", "fqe"), "import stitchrl.evaluation.estimators.doubly_robust"),
+        (("evaluation", "verdict"), "from stitchrl.evaluation.estimators.fqe import FQE"),
+        (("reporting", "report"), "from stitchrl.data.schema import Schema"),
+        (("deployment", "guard"), "from stitchrl.algorithms.iql import IQL"),
+        (("training", "loop"), "import stitchrl"),
+    ],
+)
+def test_the_check_sees_a_planted_import(here: Place, planted: str, tmp_path: Path) -> None:
+    file = tmp_path / "planted.py"
+    file.write_text(planted + "\n")
+    assert len(forbidden(here, imports_of(file))) == 1
 
 
 def test_inner_init_files_are_empty() -> None:
@@ -136,9 +152,9 @@ def test_inner_init_files_are_empty() -> None:
 
 def test_no_cycles() -> None:
     graph = {place(path): imports_of(path) & {place(p) for p in MODULES} for path in MODULES}
-    done: set[tuple[str, ...]] = set()
+    done: set[Place] = set()
 
-    def visit(node: tuple[str, ...], trail: tuple[tuple[str, ...], ...]) -> None:
+    def visit(node: Place, trail: tuple[Place, ...]) -> None:
         assert node not in trail, f"import cycle: {[*trail, node]}"
         if node in done:
             return
@@ -150,11 +166,18 @@ def test_no_cycles() -> None:
         visit(module, ())
 
 
-def test_the_check_sees_a_planted_upward_import(tmp_path: Path) -> None:
-    planted = tmp_path / "planted.py"
-    planted.write_text("def f():\n    from stitchrl.training.loop import train\n")
-    assert ("training", "loop") in imports_of(planted)
-    assert floor_of("training") > floor_of("data")
+def test_what_only_touches_numpy_starts_without_jax() -> None:
+    code = "\n".join(
+        [
+            "import importlib, sys",
+            f"for name in {WITHOUT_JAX!r}:",
+            "    importlib.import_module(name)",
+            "    heavy = sorted({m.split('.')[0] for m in sys.modules} & {'jax', 'jaxlib', 'equinox', 'optax'})",
+            "    print(name, *heavy)",
+        ]
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split("\n")[:-1] == list(WITHOUT_JAX)
 
 
 def test_no_pickle_and_no_jax_in_the_report() -> None:
@@ -166,5 +189,5 @@ def test_no_pickle_and_no_jax_in_the_report() -> None:
             for alias in node.names
         }
         assert not names & {"pickle", "dill", "joblib", "cloudpickle", "torch"}, path
-        if place(path)[0] == "reporting":
+        if place(path)[0] in ("reporting", "data", "storage"):
             assert not names & {"jax", "equinox", "optax"}, path

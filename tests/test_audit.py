@@ -15,12 +15,12 @@ from rich.console import Console
 
 import audit_corpus as corpus
 import stitchrl as st
-from stitchrl.data.audit.checks import CHECKS
-from stitchrl.data.audit.drift import _sides_of_actions
-from stitchrl.data.audit.facts import Facts
-from stitchrl.data.audit.finding import SEVERITIES, Audit, Finding
-from stitchrl.data.audit.mixture import randomness
-from stitchrl.data.audit.terminal import print_audit
+from stitchrl.auditing.all_checks import CHECKS
+from stitchrl.auditing.checks.drift import _sides_of_actions
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import SEVERITIES, Audit, Finding
+from stitchrl.auditing.randomness import randomness
+from stitchrl.reporting.audit_terminal import print_audit
 from worlds import bandit_log, random_log, schema_of, tiny_log
 
 BY_NAME = {check.__name__: check for check in CHECKS}
@@ -309,7 +309,7 @@ def counted(step: list[int], time: list[float] | None = None) -> st.Dataset:
 
 @pytest.mark.parametrize("rows", [2, 3, 2**16])
 def test_a_jump_of_the_steps_by_hand(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", rows)
+    monkeypatch.setattr("stitchrl.auditing.moments.BLOCK_ROWS", rows)
     log = counted([0, 1, 2, 5, 6, 8, 9, 10, 11])  # row 5 begins an episode: no jump
     (found,) = BY_NAME["steps_missing"](log, Facts(log))
     assert (found.code, found.severity, found.where) == ("steps-missing", "warning", "step: row 2 and 0 more")
@@ -326,7 +326,7 @@ def test_steps_that_do_not_count_one_by_one_may_jump(step: list[int]) -> None:
 
 @pytest.mark.parametrize("rows", [2, 3, 2**16])
 def test_time_that_goes_back_by_hand(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", rows)
+    monkeypatch.setattr("stitchrl.auditing.moments.BLOCK_ROWS", rows)
     step = [0, 1, 2, 3, 4, 0, 1, 1, 2]
     log = counted(
         step, [10, 11, 11, 9, 12, 1, 5, 4, 3]
@@ -341,7 +341,7 @@ def test_time_that_goes_back_by_hand(monkeypatch: pytest.MonkeyPatch, rows: int)
 
 @pytest.mark.parametrize("rows", [2, 2**16])
 def test_last_observations_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", rows)
+    monkeypatch.setattr("stitchrl.auditing.moments.BLOCK_ROWS", rows)
     table = np.zeros((4, 3), np.float32)
     table[1] = [0, np.nan, 0]  # row 2 saw it: counted by the scan
     table[2] = [np.nan, np.inf, 0]  # followed rows 4 and 8
@@ -509,7 +509,7 @@ def test_randomness_with_masks_by_hand() -> None:
 def test_the_scan_by_blocks_agrees_with_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     log = random_log(300, with_masks=True)
     whole = Facts(log).scan
-    monkeypatch.setattr("stitchrl.data.audit.moments.BLOCK_ROWS", 7)
+    monkeypatch.setattr("stitchrl.auditing.moments.BLOCK_ROWS", 7)
     scan = Facts(log).scan
     seen, returns = log.observation.astype(float), log.episode_returns()
     assert scan.observation is not None
@@ -531,7 +531,7 @@ def test_the_scan_by_blocks_agrees_with_numpy(monkeypatch: pytest.MonkeyPatch) -
 def test_copies_are_counted_in_a_sample_of_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only one row in so many is kept, copies are kept together, so their share stays right."""
     log = corpus.copied_episodes(corpus.clean_logs()["control"], 0.2)
-    monkeypatch.setattr("stitchrl.data.audit.facts.KEPT_HASHES", 2000)
+    monkeypatch.setattr("stitchrl.auditing.facts.KEPT_HASHES", 2000)
     facts = Facts(log)
     assert facts.scan.every == 9
     share = 1 - len(np.unique(facts.scan.row_hash)) / len(facts.scan.row_hash)
@@ -598,7 +598,7 @@ def test_two_parts_of_a_log_do_not_overlap() -> None:
 def test_the_terminal_shows_every_finding(clean: st.Dataset, width: int) -> None:
     audit = st.audit(constant_observation(mask_forbids(clean)))
     console = Console(width=width, record=True, file=io.StringIO())
-    print_audit(audit, console)
+    print_audit(audit.to_dict(), console)
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= width
     assert "not usable" in text.splitlines()[0]

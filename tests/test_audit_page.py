@@ -12,8 +12,8 @@ import pytest
 
 import stitchrl as st
 from stitchrl.errors import DataError
-from stitchrl.reporting.audit_charts import audit_view
 from stitchrl.reporting.audit_page import render_audit
+from stitchrl.reporting.audit_view import audit_view
 from test_report_render import CHROMIUM, Page, chromium
 
 OLD = (

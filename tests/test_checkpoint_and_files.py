@@ -18,9 +18,10 @@ import stitchrl as st
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import CheckpointError, RunDirectoryError
-from stitchrl.files import make_directory, write_atomic, write_json, write_text
 from stitchrl.nn.networks import MLP
-from stitchrl.nn.policy import CategoricalPolicy, StandardizedPolicy
+from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.nn.units import StandardizedPolicy
+from stitchrl.storage.files import make_directory, write_atomic, write_json, write_text
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
 from worlds import assert_trees_equal, random_log, tiny_log
 

@@ -19,21 +19,21 @@ from scipy import stats
 import stitchrl as st
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.heads import create_actor, create_critics, critic_value
-from stitchrl.data.transform import Scaling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import CheckpointError
 from stitchrl.nn.continuous_policy import (
     ContinuousPolicy,
     DeterministicPolicy,
     GaussianPolicy,
     ModePolicy,
-    RescaledPolicy,
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.policy import CategoricalPolicy, Policy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
-from stitchrl.nn.value import ContinuousCriticValue, CriticValue, RescaledValue
+from stitchrl.nn.units import RescaledPolicy, RescaledValue
+from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 from worlds import assert_trees_equal, random_continuous_log, random_log, schema_of, tiny_columns
 
 KEY = jax.random.key(0)

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import stitchrl as st
-from stitchrl.data import propose as proposing
-from stitchrl.data.propose import propose
-from stitchrl.data.read import open_log
-from stitchrl.data.readers import text as text_reader
-from stitchrl.data.schema import ROLES, ColumnRule, Schema
+from stitchrl.data.column_rule import ColumnRule
+from stitchrl.data.schema import ROLES, Schema
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
+from stitchrl.reading import propose as proposing
+from stitchrl.reading.propose import propose
+from stitchrl.reading.read import open_log
+from stitchrl.reading.sources import text as text_reader
 from worlds import full_columns, next_observations, tiny_columns
 
 LOGS = {
@@ -250,7 +251,7 @@ def test_a_gap_is_proposed_to_be_filled_by_the_median(tmp_path: Path) -> None:
 
 def test_a_longer_log_than_was_looked_at_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_reader, "BLOCK_BYTES", 64)
-    monkeypatch.setattr("stitchrl.data.readers.compressed.PIECE_BYTES", 60)
+    monkeypatch.setattr("stitchrl.reading.sources.compressed.PIECE_BYTES", 60)
     monkeypatch.setattr(proposing, "ROWS_LOOKED_AT", 10)
     rows = [f"{i},{i}.5,{i % 2},1,1\n" for i in range(30)]
     text, _ = proposed(tmp_path, "episode,observation,action,reward,terminated\n" + "".join(rows))

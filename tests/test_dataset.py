@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import stitchrl as st
+from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.dataset import PER_TRANSITION
-from stitchrl.data.parts import by_group, by_time, by_value
-from stitchrl.data.schema import ColumnRule
+from stitchrl.data.splits import by_group, by_time, by_value
 from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
 from worlds import full_columns, masks, next_observations, random_log, tiny_columns, tiny_log
 

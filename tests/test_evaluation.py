@@ -12,20 +12,20 @@ import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, EvaluationError
 from stitchrl.evaluation.agreement import MOST_ACTIONS, agreement
-from stitchrl.evaluation.base import Contributions, Episodes, Estimand
-from stitchrl.evaluation.doubly_robust import FittedValues, doubly_robust, weighted_doubly_robust
-from stitchrl.evaluation.evaluate import ESTIMATORS, check_size, evaluate, evaluate_all
-from stitchrl.evaluation.evidence import FitSettings
-from stitchrl.evaluation.fqe import refit
-from stitchrl.evaluation.importance_sampling import (
-    Weights,
-    cumulative_weights,
+from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
+from stitchrl.evaluation.estimators.doubly_robust import doubly_robust, weighted_doubly_robust
+from stitchrl.evaluation.estimators.fqe import refit
+from stitchrl.evaluation.estimators.importance_sampling import (
     importance_sampling,
     per_decision,
     weighted,
     weighted_per_decision,
 )
+from stitchrl.evaluation.evaluate import ESTIMATORS, check_size, evaluate, evaluate_all
+from stitchrl.evaluation.evidence import FitSettings
+from stitchrl.evaluation.fits import FittedValues
 from stitchrl.evaluation.intervals import Resampler, effective_sample_size, minus
+from stitchrl.evaluation.weights import Weights, cumulative_weights
 from stitchrl.mdp.finite import FiniteMDP
 
 UNDISCOUNTED = Estimand(1.0)

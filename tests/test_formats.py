@@ -23,9 +23,10 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from stitchrl.data.assemble import assemble
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.readers import (
+from stitchrl.errors import ConfigurationError, DataError, SchemaError, StitchRLError, StitchRLWarning
+from stitchrl.reading.assemble import assemble
+from stitchrl.reading.formats import (
     d3rlpy_buffer,
     d4rl,
     lerobot,
@@ -33,14 +34,12 @@ from stitchrl.data.readers import (
     npz,
     ogbench,
     open_bandit,
-    parts,
-    pickles,
     rlds,
-    source,
     stable_baselines3,
 )
-from stitchrl.data.writers.minari import write_minari
-from stitchrl.errors import ConfigurationError, DataError, SchemaError, StitchRLError, StitchRLWarning
+from stitchrl.reading.sources import arrays as parts
+from stitchrl.reading.sources import pickles, source
+from stitchrl.reading.writers.minari import write_minari
 
 FIXTURES = Path(__file__).parent / "format_fixtures" / "fixtures.zip"
 FORMATS = [

@@ -17,18 +17,11 @@ from stitchrl.algorithms.behavior import imitation_loss
 from stitchrl.algorithms.cql import conservative_penalty, sampled_penalty
 from stitchrl.algorithms.dqn import max_target
 from stitchrl.algorithms.iql import MAX_WEIGHT, advantage_weighted_loss
-from stitchrl.algorithms.losses import (
-    apply_gradients,
-    expectile_loss,
-    polyak,
-    soft_actor_loss,
-    td_loss,
-    temperature_loss,
-    tile_count,
-    tiled_value_and_grad,
-)
+from stitchrl.algorithms.losses import expectile_loss, soft_actor_loss, td_loss, temperature_loss
+from stitchrl.algorithms.optimizers import apply_gradients, polyak
 from stitchrl.algorithms.td3bc import regularized_actor_loss, smoothed_action
 from stitchrl.nn.distributions import Categorical, Normal, masked_log_softmax
+from stitchrl.nn.tiling import tile_count, tiled_value_and_grad
 from worlds import assert_trees_equal
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)

@@ -16,15 +16,10 @@ from safetensors.numpy import save_file
 from stitchrl.errors import CheckpointError
 from stitchrl.nn.distributions import masked_log_softmax
 from stitchrl.nn.networks import MLP, Ensemble
-from stitchrl.nn.policy import (
-    CategoricalPolicy,
-    DiscretePolicy,
-    GreedyPolicy,
-    StandardizedPolicy,
-    ValueGreedyPolicy,
-)
+from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
-from stitchrl.nn.value import CriticValue, StandardizedValue
+from stitchrl.nn.units import StandardizedPolicy, StandardizedValue
+from stitchrl.nn.value import CriticValue
 
 OBS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
 MASK = jnp.asarray([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 1]], jnp.bool_)

@@ -18,10 +18,12 @@ import pytest
 
 import stitchrl as st
 from stitchrl import cli
-from stitchrl.candidates import default_algorithms
 from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, draw_log, log_table
-from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings, write_demo_log
+from stitchrl.pipeline.candidates import default_algorithms
+from stitchrl.pipeline.demo import write_demo_log
+from stitchrl.pipeline.pipeline import STAGES, Pipeline
+from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.training.divergence import DivergenceError
 
 FILES = ["audit.json", "split.json", "ranking.json", "estimates.json", "verdict.json", "report.html"]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import stitchrl as st
-from stitchrl.data.sample import transition_source
-from stitchrl.data.transform import Scaling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
+from stitchrl.feeds.feed import transition_source
 from stitchrl.nn import products
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.networks import MLP, Ensemble
-from stitchrl.nn.products import NARROWEST, product, products_in
+from stitchrl.nn.precision import NARROWEST, product, products_in
 from stitchrl.training.run import spec_of
 from worlds import random_continuous_log, random_log
 

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import stitchrl as st
-from stitchrl.data.assemble import in_memory
-from stitchrl.data.readers import arrow_ipc, parquet, source, text
-from stitchrl.data.readers.files import files_of
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, SchemaError
+from stitchrl.reading.allocation import in_memory
+from stitchrl.reading.formats import arrow_ipc, parquet
+from stitchrl.reading.sources import source, text
+from stitchrl.reading.sources.files import files_of
 from worlds import full_columns, next_observations, tiny_columns
 
 FLAT = {
@@ -132,7 +133,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (source, parquet, arrow_ipc):
         monkeypatch.setattr(module, "BLOCK_ROWS", 3)
     monkeypatch.setattr(text, "BLOCK_BYTES", 100)
-    monkeypatch.setattr("stitchrl.data.readers.compressed.PIECE_BYTES", 60)
+    monkeypatch.setattr("stitchrl.reading.sources.compressed.PIECE_BYTES", 60)
 
 
 def expected() -> st.Dataset:
@@ -639,9 +640,9 @@ def test_more_rows_than_memory_holds_are_refused_while_they_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "x.parquet").write_bytes(parquet_bytes(table("lists")))
-    monkeypatch.setattr("stitchrl.data.episodes._memory", lambda: 24 * 6)
+    monkeypatch.setattr("stitchrl.reading.layout._memory", lambda: 24 * 6)
     assert st.read(tmp_path / "x.parquet", schema("lists")).num_transitions == 6
-    monkeypatch.setattr("stitchrl.data.episodes._memory", lambda: 24 * 5)
+    monkeypatch.setattr("stitchrl.reading.layout._memory", lambda: 24 * 5)
     with pytest.raises(DataError, match=r"x\.parquet has more than 6 rows: saying where they belong takes more memory"):
         st.read(tmp_path / "x.parquet", schema("lists"))
     with pytest.raises(DataError, match=r"x would be 1099511627776x1024 numbers, more than memory holds"):
@@ -654,7 +655,7 @@ def test_more_rows_than_memory_holds_are_refused_while_they_are_counted(
 def test_a_long_reading_is_shown_on_a_terminal_and_short_or_piped_ones_are_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from stitchrl.data import progress
+    from stitchrl import progress
 
     st.read(tiny_columns())
     assert capsys.readouterr().err == ""
@@ -670,7 +671,7 @@ def test_a_long_reading_is_shown_on_a_terminal_and_short_or_piped_ones_are_not(
 def test_a_long_audit_is_shown_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from stitchrl.data import progress
+    from stitchrl import progress
 
     log = st.read(tiny_columns())
     plain = st.audit(log)

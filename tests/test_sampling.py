@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import stitchrl as st
-from stitchrl.data.sample import NStepTransitions, StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.data.sampling import Sampling, alias_table
-from stitchrl.data.stream import ShuffledReader, ShuffledRows, read_sequences, read_transitions
-from stitchrl.data.transform import Scaling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
+from stitchrl.feeds.batches import NStepTransitions
+from stitchrl.feeds.feed import StreamSource, sequence_source, shuffled_source, transition_source
+from stitchrl.feeds.shuffling import ShuffledRows
+from stitchrl.feeds.streaming import ShuffledReader, read_sequences, read_transitions
 from worlds import (
     assert_trees_equal,
     full_columns,

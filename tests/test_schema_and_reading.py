@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import stitchrl as st
-from stitchrl.data.infer import guess_columns
-from stitchrl.data.schema import REQUIRED_ROLES, ColumnRule, Schema
-from stitchrl.data.store import write_store
+from stitchrl.data.column_rule import ColumnRule
+from stitchrl.data.schema import REQUIRED_ROLES, Schema
 from stitchrl.errors import DataError, SchemaError
+from stitchrl.reading.infer import guess_columns
+from stitchrl.reading.store import write_store
 from worlds import full_columns, masks, next_observations, probabilities, tiny_columns, tiny_log
 
 COLUMNS = """
@@ -653,7 +654,7 @@ GAPS = [None, 1.0, None, None, 5.0, None]  # episodes of 3, 2 and 1 rows
 def test_missing_numbers(
     monkeypatch: pytest.MonkeyPatch, block_rows: int, rule: ColumnRule, expected: list[list[float]]
 ) -> None:
-    monkeypatch.setattr("stitchrl.data.readers.source.BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("stitchrl.reading.sources.source.BLOCK_ROWS", block_rows)
     schema = Schema({r: r for r in tiny_columns()}, num_actions=3, observations={"observation": rule})
     log = st.read(table_with(observation=GAPS), schema)
     assert log.observation.tolist() == expected

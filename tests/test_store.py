@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 import stitchrl as st
-from stitchrl.data.read import as_dataset, open_log
-from stitchrl.data.schema import ColumnRule, Schema
-from stitchrl.data.store import is_store, on_disk, open_store, write_store
+from stitchrl.data.column_rule import ColumnRule
+from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
+from stitchrl.reading.read import as_dataset, open_log
+from stitchrl.reading.store import is_store, on_disk, open_store, write_store
 from worlds import full_columns, random_continuous_log, random_log, schema_of, tiny_columns, tiny_log
 
 
@@ -177,8 +178,8 @@ KILLER = """
 import dataclasses, os, random, shutil, signal, sys, time
 from pathlib import Path
 import numpy as np
-from stitchrl.data.read import read
-from stitchrl.data.store import open_store, write_store
+from stitchrl.reading.read import read
+from stitchrl.reading.store import open_store, write_store
 
 rows = 20_000
 log = read({

@@ -13,15 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from stitchrl.errors import ConfigurationError, StitchRLWarning
-from stitchrl.training.trackers import (
-    MLflowTracker,
-    SafeTracker,
-    TensorBoardTracker,
-    Tracker,
-    TrackioTracker,
-    WandbTracker,
-    guarded,
-)
+from stitchrl.training.trackers.base import SafeTracker, Tracker, guarded
+from stitchrl.training.trackers.mlflow import MLflowTracker
+from stitchrl.training.trackers.tensorboard import TensorBoardTracker
+from stitchrl.training.trackers.trackio import TrackioTracker
+from stitchrl.training.trackers.wandb import WandbTracker
 
 CONFIG = {"algorithm": "IQL", "settings": {"expectile": 0.7, "hidden_sizes": [64, 64]}, "updates": 200}
 MEMBERS = ["seed 0", "seed 3"]
@@ -91,7 +87,7 @@ def test_an_installed_package_that_does_not_import_is_told_apart(
 
 
 def test_no_package_is_imported_before_its_tracker_is_made() -> None:
-    code = f"import sys, stitchrl.training.trackers; print([n for n in {list(MAKERS)} if n in sys.modules])"
+    code = f"import sys, stitchrl.training.trackers.base; print([n for n in {list(MAKERS)} if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

@@ -23,10 +23,11 @@ from safetensors import safe_open
 
 import stitchrl as st
 from stitchrl.algorithms.base import Algorithm, Spec
-from stitchrl.data.sample import StreamSource, shuffled_source, transition_source
-from stitchrl.data.stream import ShuffledRows, prefetched
-from stitchrl.data.transform import Scaling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, RunDirectoryError, StitchRLWarning
+from stitchrl.feeds.feed import StreamSource, shuffled_source, transition_source
+from stitchrl.feeds.shuffling import ShuffledRows
+from stitchrl.feeds.streaming import prefetched
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.training import program
 from stitchrl.training.divergence import DivergenceError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import stitchrl as st
-from stitchrl.data.transform import MINIMUM_STD, Scaling, unit_return_scale
+from stitchrl.data.scaling import MINIMUM_STD, Scaling, unit_return_scale
 from worlds import next_observations, random_log, tiny_columns, tiny_log
 
 

@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
-from stitchrl.evaluation.base import Estimand, Estimate
+from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.ranking import rank
+from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.verdict import choose_primary, decide
 
 

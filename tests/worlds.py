@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.read import read
 from stitchrl.data.schema import Schema
 from stitchrl.mdp.finite import FiniteMDP
+from stitchrl.reading.read import read
 
 
 def tiny_columns() -> dict[str, np.ndarray]:

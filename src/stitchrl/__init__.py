@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
     from stitchrl.algorithms.iql import IQL as IQL
     from stitchrl.algorithms.td3bc import TD3BC as TD3BC
-    from stitchrl.data.audit.audit import audit as audit
+    from stitchrl.auditing.audit import audit as audit
     from stitchrl.data.dataset import Dataset as Dataset
-    from stitchrl.data.read import read as read
     from stitchrl.data.schema import Schema as Schema
     from stitchrl.deployment.bundle import load_bundle as load_policy  # noqa: F401
     from stitchrl.evaluation.evaluate import evaluate as evaluate
     from stitchrl.evaluation.evidence import FitSettings as FitSettings
     from stitchrl.mdp.icu_sepsis import demo_log as demo_log
+    from stitchrl.reading.read import read as read
     from stitchrl.training.fit import fit as fit
     from stitchrl.training.fit import fit_grid as fit_grid
     from stitchrl.training.stopping import EarlyStop as EarlyStop
-    from stitchrl.training.trackers import MLflowTracker as MLflowTracker
-    from stitchrl.training.trackers import TensorBoardTracker as TensorBoardTracker
-    from stitchrl.training.trackers import TrackioTracker as TrackioTracker
-    from stitchrl.training.trackers import WandbTracker as WandbTracker
+    from stitchrl.training.trackers.mlflow import MLflowTracker as MLflowTracker
+    from stitchrl.training.trackers.tensorboard import TensorBoardTracker as TensorBoardTracker
+    from stitchrl.training.trackers.trackio import TrackioTracker as TrackioTracker
+    from stitchrl.training.trackers.wandb import WandbTracker as WandbTracker
 
 __version__ = "0.1.0"
 
@@ -55,19 +55,19 @@ _FACE: dict[str, tuple[str, str]] = {name: (module, name) for name, module in AL
     "Dataset": ("stitchrl.data.dataset", "Dataset"),
     "FitSettings": ("stitchrl.evaluation.evidence", "FitSettings"),
     "Schema": ("stitchrl.data.schema", "Schema"),
-    "TensorBoardTracker": ("stitchrl.training.trackers", "TensorBoardTracker"),
-    "WandbTracker": ("stitchrl.training.trackers", "WandbTracker"),
-    "MLflowTracker": ("stitchrl.training.trackers", "MLflowTracker"),
-    "TrackioTracker": ("stitchrl.training.trackers", "TrackioTracker"),
-    "audit": ("stitchrl.data.audit.audit", "audit"),
+    "TensorBoardTracker": ("stitchrl.training.trackers.tensorboard", "TensorBoardTracker"),
+    "WandbTracker": ("stitchrl.training.trackers.wandb", "WandbTracker"),
+    "MLflowTracker": ("stitchrl.training.trackers.mlflow", "MLflowTracker"),
+    "TrackioTracker": ("stitchrl.training.trackers.trackio", "TrackioTracker"),
+    "audit": ("stitchrl.auditing.audit", "audit"),
     "demo_log": ("stitchrl.mdp.icu_sepsis", "demo_log"),
     "EarlyStop": ("stitchrl.training.stopping", "EarlyStop"),
     "evaluate": ("stitchrl.evaluation.evaluate", "evaluate"),
     "fit": ("stitchrl.training.fit", "fit"),
     "fit_grid": ("stitchrl.training.fit", "fit_grid"),
     "load_policy": ("stitchrl.deployment.bundle", "load_bundle"),
-    "read": ("stitchrl.data.read", "read"),
-    "convert": ("stitchrl.data.convert", "convert"),
+    "read": ("stitchrl.reading.read", "read"),
+    "convert": ("stitchrl.reading.convert", "convert"),
     "EpisodeSampling": ("stitchrl.data.sampling", "EpisodeSampling"),
     "StratifiedSampling": ("stitchrl.data.sampling", "StratifiedSampling"),
     "TopFractionSampling": ("stitchrl.data.sampling", "TopFractionSampling"),
@@ -112,7 +112,8 @@ def run(log: str | os.PathLike[str], out: str | os.PathLike[str], **settings: An
     """
     from pathlib import Path
 
-    from stitchrl.pipeline import Pipeline, PipelineSettings
+    from stitchrl.pipeline.pipeline import Pipeline
+    from stitchrl.pipeline.settings import PipelineSettings
 
     for_pipeline = {key: settings.pop(key) for key in ("schema", "algorithms", "truth") if key in settings}
     job = Pipeline(log, Path(out), settings=PipelineSettings(**settings), progress=False, **for_pipeline)
@@ -123,9 +124,9 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     """Render the report of a finished run directory anew; returns the path written (`report.html` in it by default)."""
     from pathlib import Path
 
-    from stitchrl.files import write_text
     from stitchrl.reporting.render import render
     from stitchrl.reporting.report import build_report
+    from stitchrl.storage.files import write_text
 
     where = Path(folder)
     target = where / "report.html" if out is None else Path(out)

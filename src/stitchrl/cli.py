@@ -69,7 +69,7 @@ def demo(
 ) -> None:
     """Write the embedded hospital log as stays.parquet and run the main job on it, with exact values beside every number."""
     from stitchrl.mdp.icu_sepsis import ExactValues
-    from stitchrl.pipeline import write_demo_log
+    from stitchrl.pipeline.demo import write_demo_log
 
     _algorithms(algorithms, 1.0)  # before anything is written
     log = write_demo_log(out, propensities=propensities)
@@ -106,13 +106,13 @@ def audit(
     html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
 ) -> None:
     """Say what is in a log and what is wrong with it; exit status 1 where it is not usable."""
-    from stitchrl.data.audit.terminal import print_audit
+    from stitchrl.reporting.audit_terminal import print_audit
 
     other = None if against is None else stitchrl.read(against, schema, format=format)
     found = stitchrl.audit(stitchrl.read(log, schema, format=format), against=other)
     if html is not None:
-        from stitchrl.files import write_text
         from stitchrl.reporting.audit_page import render_audit
+        from stitchrl.storage.files import write_text
 
         write_text(html, render_audit(found.to_dict(), title=log.name))
     if json:
@@ -120,7 +120,7 @@ def audit(
 
         print(plain.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:
-        print_audit(found)
+        print_audit(found.to_dict())
     if found.verdict == "not usable":
         raise typer.Exit(1)
 
@@ -128,9 +128,9 @@ def audit(
 @app.command()
 def schema(log: Log, format: FormatOption = None) -> None:
     """Print a first schema for a log, as TOML with remarks: save it beside the log, and correct it."""
-    from stitchrl.data.propose import propose
-    from stitchrl.data.read import open_log
-    from stitchrl.data.store import is_store, open_store
+    from stitchrl.reading.propose import propose
+    from stitchrl.reading.read import open_log
+    from stitchrl.reading.store import is_store, open_store
 
     if is_store(log):
         print(open_store(log).schema.to_toml(), end="")
@@ -218,7 +218,8 @@ def _run(
     truth: object,
     split_by: str | None = None,
 ) -> None:
-    from stitchrl.pipeline import STAGES, Pipeline, PipelineSettings
+    from stitchrl.pipeline.pipeline import STAGES, Pipeline
+    from stitchrl.pipeline.settings import PipelineSettings
 
     def say(stage: str, text: str) -> None:
         print(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage:<9} {text}", flush=True)
@@ -235,7 +236,7 @@ def _run(
     job.algorithms = _algorithms(algorithms, job.log.schema.gamma)
     job.run(until)
     if until == STAGES[-1]:
-        from stitchrl.pipeline import stored_verdict
+        from stitchrl.pipeline.pipeline import stored_verdict
 
         print(f"\n{stored_verdict(out)}\n\nreport: {out / 'report.html'}")
 
@@ -244,7 +245,7 @@ def _algorithms(names: str | None, gamma: float) -> tuple[Algorithm, ...] | None
     """The main job's settings of the named algorithms, or their own defaults where it has none; None for all."""
     if names is None:
         return None
-    from stitchrl.candidates import default_algorithms
+    from stitchrl.pipeline.candidates import default_algorithms
 
     known = {algorithm.name.lower(): algorithm for algorithm in default_algorithms(gamma)}
     for name in stitchrl.ALGORITHMS:

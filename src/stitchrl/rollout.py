@@ -20,7 +20,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float, Int
 
 from stitchrl.errors import ConfigurationError
-from stitchrl.types import Array, Key, NumpyArray
+from stitchrl.jax_types import Array, Key
+from stitchrl.types import NumpyArray
 
 __all__ = ["Rollout", "episode_seeds", "rollout"]
 

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import jax
 import numpy as np
 
-__all__ = ["AnyArray", "Array", "Batch", "Key", "Metrics", "NumpyArray", "PyTree", "Scalar"]
+__all__ = ["NumpyArray", "PyTree"]
 
-Array: TypeAlias = jax.Array
 NumpyArray: TypeAlias = np.ndarray
-AnyArray: TypeAlias = jax.Array | np.ndarray
-"""What a policy or value function takes: callers hold NumPy, the graph holds JAX."""
-Key: TypeAlias = jax.Array
-"""A typed JAX PRNG key. Always passed by keyword, never used twice."""
-Batch: TypeAlias = Mapping[str, jax.Array]
-"""Arrays of one sampled batch, the batch axis first; names as in the design (`obs`, `action`, ...)."""
-Metrics: TypeAlias = dict[str, jax.Array]
 PyTree: TypeAlias = Any
-Scalar: TypeAlias = float | jax.Array
-"""A setting as a loss meets it: a number, or () inside a compiled program."""

@@ -6,31 +6,22 @@ import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
+from stitchrl.algorithms.settings import INTERVALS, choice, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
+from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.policy import Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree, Scalar
+from stitchrl.types import PyTree
 
-__all__ = ["Algorithm", "Spec", "choice", "setting"]
-
-INTERVALS = {
-    "(0, 1)": lambda x: 0 < x < 1,
-    "(0, 1]": lambda x: 0 < x <= 1,
-    "[0, 1]": lambda x: 0 <= x <= 1,
-    "(-inf, inf)": lambda x: float("-inf") < x < float("inf"),
-    "(0, inf)": lambda x: 0 < x < float("inf"),
-    "[0, inf)": lambda x: 0 <= x < float("inf"),
-    "at least 0": lambda x: isinstance(x, Integral) and int(x) >= 0,
-    "at least 1": lambda x: isinstance(x, Integral) and int(x) >= 1,
-}
+__all__ = ["Algorithm", "Spec"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,28 +44,6 @@ class Spec:
         if self.num_actions is None:
             raise ConfigurationError("This algorithm needs discrete actions; the log's are continuous.")
         return self.num_actions
-
-
-def setting(default: Any, interval: str, meaning: str, *, static: bool = False, kw_only: bool = False) -> Any:
-    """A dataclass field with its allowed range and meaning, checked when the algorithm is made.
-
-    Number settings are inputs of the compiled program, so another value compiles nothing and several values train
-    together (`fit_grid`). Whole numbers and tuples are built into it.
-
-    Args:
-        default: value when not given.
-        interval: a key of `INTERVALS`; for tuples every entry must lie in it.
-        meaning: one sentence; it ends the error message, so say what larger does.
-        static: True where Python code branches on a number, so that it too must be built into the program.
-        kw_only: as of `dataclasses.field`.
-    """
-    kind = {"interval": interval, "meaning": meaning, "input": isinstance(default, float) and not static}
-    return dataclasses.field(default=default, metadata=kind, kw_only=kw_only)
-
-
-def choice(default: str, choices: tuple[str, ...], meaning: str) -> Any:
-    """As `setting`, for one word of several; keyword-only, and built into the program."""
-    return dataclasses.field(default=default, metadata={"choices": choices, "meaning": meaning}, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.heads import Actor, create_actor
-from stitchrl.algorithms.losses import apply_gradients
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+from stitchrl.algorithms.optimizers import apply_gradients
+from stitchrl.algorithms.settings import setting
+from stitchrl.jax_types import Array, Batch, Key, Metrics
+from stitchrl.types import PyTree
 
 __all__ = ["BC", "BCState", "imitation_loss"]
 

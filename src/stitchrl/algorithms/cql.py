@@ -49,23 +49,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from stitchrl.algorithms.base import Algorithm, Spec, setting
-from stitchrl.algorithms.losses import (
-    apply_gradients,
-    polyak,
-    soft_actor_loss,
-    td_loss,
-    temperature_loss,
-    tile_count,
-    tiled_value_and_grad,
-)
+from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.losses import soft_actor_loss, td_loss, temperature_loss
+from stitchrl.algorithms.optimizers import apply_gradients, polyak
+from stitchrl.algorithms.settings import setting
+from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.distributions import TanhNormal, mask_logits, take_action
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.nn.policy import ValueGreedyPolicy
+from stitchrl.nn.tiling import tile_count, tiled_value_and_grad
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+from stitchrl.types import PyTree
 
 __all__ = ["CQL", "ContinuousCQLState", "DiscreteCQLState", "conservative_penalty", "sampled_penalty"]
 

@@ -22,13 +22,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, setting
-from stitchrl.algorithms.losses import apply_gradients, polyak, td_loss
+from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.losses import td_loss
+from stitchrl.algorithms.optimizers import apply_gradients, polyak
+from stitchrl.algorithms.settings import setting
+from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.distributions import mask_logits, take_action
 from stitchrl.nn.networks import Ensemble
 from stitchrl.nn.policy import ValueGreedyPolicy
 from stitchrl.nn.value import CriticValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree
+from stitchrl.types import PyTree
 
 __all__ = ["DQN", "DQNState", "max_target"]
 

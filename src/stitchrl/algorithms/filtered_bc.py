@@ -18,11 +18,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.behavior import BC, BCState
 from stitchrl.algorithms.heads import Actor
+from stitchrl.algorithms.settings import setting
 from stitchrl.data.dataset import Dataset
-from stitchrl.types import Batch, Key, Metrics
+from stitchrl.jax_types import Batch, Key, Metrics
 
 __all__ = ["FilteredBC"]
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from stitchrl.algorithms.base import Spec
+from stitchrl.jax_types import Key
 from stitchrl.nn.continuous_policy import GaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
-from stitchrl.types import Key
 
 __all__ = ["Actor", "Critics", "create_actor", "create_critics", "critic_value"]
 

@@ -33,12 +33,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, setting
+from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
-from stitchrl.algorithms.losses import apply_gradients, expectile_loss, polyak, td_loss
+from stitchrl.algorithms.losses import expectile_loss, td_loss
+from stitchrl.algorithms.optimizers import apply_gradients, polyak
+from stitchrl.algorithms.settings import setting
+from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree, Scalar
+from stitchrl.types import PyTree
 
 __all__ = ["IQL", "IQLState", "advantage_weighted_loss"]
 

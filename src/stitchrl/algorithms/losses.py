@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Float
 
-from stitchrl.types import Array, Scalar
+from stitchrl.jax_types import Array, Scalar
 
-__all__ = [
-    "apply_gradients",
-    "expectile_loss",
-    "polyak",
-    "soft_actor_loss",
-    "td_loss",
-    "temperature_loss",
-    "tile_count",
-    "tiled_value_and_grad",
-]
+__all__ = ["expectile_loss", "soft_actor_loss", "td_loss", "temperature_loss"]
 
 
 def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array, " B"]:
@@ -51,60 +38,3 @@ def temperature_loss(log_temperature: Scalar, log_prob: Float[Array, " B"], entr
     CQL has. Only the temperature is moved by it.
     """
     return -log_temperature * jnp.mean(jax.lax.stop_gradient(log_prob) + entropy_target)
-
-
-def polyak(target: Any, online: Any, target_rate: Scalar) -> Any:
-    """Slow copy: target + target_rate (online - target)."""
-    return jax.tree.map(lambda slow, fast: slow + target_rate * (fast - slow), target, online)
-
-
-def apply_gradients(
-    optimizer: optax.GradientTransformation, gradients: Any, optimizer_state: Any, parameters: Any
-) -> tuple[Any, Any]:
-    """One optimiser step: (new parameters, new optimiser state)."""
-    # Optax raises a Python float to an int32 count, which strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
-        changes, optimizer_state = optimizer.update(gradients, optimizer_state, parameters)
-    return optax.apply_updates(parameters, changes), optimizer_state
-
-
-def tiled_value_and_grad(
-    loss: Callable[[Any, Any], tuple[Array, Any]], parameters: Any, batch: Any, tiles: int
-) -> tuple[tuple[Array, Any], Any]:
-    """As `jax.value_and_grad(loss, has_aux=True)(parameters, batch)`, computed on one part of the batch after another.
-
-    The same sum in another order: activations of a part stay in the processor's cache, which pays on a CPU where a loss
-    asks for many actions an observation (benchmarks/throughput.py, "parts of a batch").
-
-    Args:
-        loss: (parameters, part) -> (loss, aux), both means over the rows of the part.
-        parameters: what to differentiate by.
-        batch: pytree whose leaves have the rows on axis 0.
-        tiles: number of parts, a divisor of the rows.
-    """
-    if tiles == 1:
-        return jax.value_and_grad(loss, has_aux=True)(parameters, batch)
-    parts = jax.tree.map(lambda leaf: leaf.reshape(tiles, leaf.shape[0] // tiles, *leaf.shape[1:]), batch)
-    gradient = jax.value_and_grad(loss, has_aux=True)
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(gradient, parameters, jax.tree.map(lambda leaf: leaf[0], parts)),
-    )
-
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(parameters, part)), None
-
-    total, _ = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda leaf: leaf / tiles, total)
-
-
-def tile_count(rows: int, evaluations: int, *, at_once: int = 1024) -> int:
-    """Parts of equal size for `tiled_value_and_grad`: the fewest with at most `at_once` network evaluations each.
-
-    One part where there is no cache to keep to (not a CPU), and where the rows only divide into slivers.
-    """
-    if jax.default_backend() != "cpu":
-        return 1
-    fitting = (t for t in range(1, rows + 1) if rows % t == 0 and rows // t * evaluations <= max(at_once, evaluations))
-    tiles = next(fitting)
-    return tiles if 4 * (rows // tiles * evaluations) >= at_once else 1

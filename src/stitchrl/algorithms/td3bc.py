@@ -33,14 +33,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, setting
-from stitchrl.algorithms.losses import apply_gradients, polyak, td_loss
+from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.losses import td_loss
+from stitchrl.algorithms.optimizers import apply_gradients, polyak
+from stitchrl.algorithms.settings import setting
 from stitchrl.errors import ConfigurationError
+from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.continuous_policy import DeterministicPolicy
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.value import ContinuousCriticValue
-from stitchrl.types import Array, Batch, Key, Metrics, PyTree, Scalar
+from stitchrl.types import PyTree
 
 __all__ = ["TD3BC", "TD3BCState", "regularized_actor_loss", "smoothed_action"]
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from stitchrl.data import parts
-from stitchrl.data.messages import listed, shown
-from stitchrl.data.schema import ColumnRule, Schema
+from stitchrl.data import splits as parts
+from stitchrl.data.content_hash import digest_rows
+from stitchrl.data.joining import check_meanings, fresh_name, unique_ids
+from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
 from stitchrl.types import NumpyArray
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "Episode"]
 
 NO_OBSERVATION = -1
-HASHED_ROWS = 2**16
 MOST_ROWS = 2**31 - 1
 """Rows of a log that 32 bits can number."""
 PER_TRANSITION = (
@@ -46,8 +46,6 @@ PER_TRANSITION = (
 
 
 SPLITS = ("episode", "group", "time", "return")
-MEANINGS = ("action_categories", "action_bins", "action_counts", "action_low", "action_high")
-"""What of a schema must be one for the actions of two logs to be the same."""
 
 
 class Episode(NamedTuple):
@@ -235,13 +233,13 @@ class Dataset:
         for name, value in arrays.items():
             if isinstance(value, np.ndarray):
                 through = self.observation_table if name == "observation_table" else None
-                _digest_rows(digest, name, value, through)
+                digest_rows(digest, name, value, through)
         digest.update(repr(self.num_actions).encode())
         gaps = np.flatnonzero(~self.continues & (self.next_observation_index != NO_OBSERVATION))
         gaps = np.setdiff1d(gaps, self.episode_start[1:] - 1)  # what came last in an episode is in already
         if len(gaps):
-            _digest_rows(digest, "gaps", gaps, None)
-            _digest_rows(digest, "after_gaps", self.next_observation_index[gaps], self.observation_table)
+            digest_rows(digest, "gaps", gaps, None)
+            digest_rows(digest, "after_gaps", self.next_observation_index[gaps], self.observation_table)
         return digest.hexdigest()
 
     # --- parts -------------------------------------------------------------------------------------------------
@@ -413,9 +411,9 @@ class Dataset:
                         f"Logs must have one shape of {what} to be joined; got {getattr(self, what).shape[1:]} and "
                         f"{getattr(other, what).shape[1:]}."
                     )
-            _check_meanings(self.schema, other.schema)
+            check_meanings(self.schema, other.schema)
         joined: dict[str, Any] = {}
-        joined["episode_id"], renamed = _unique_ids([log.episode_id for log in logs])
+        joined["episode_id"], renamed = unique_ids([log.episode_id for log in logs])
         joined["group"], grouped = _joined_groups(logs, joined["episode_id"])
         for name in (*PER_TRANSITION, "observation_table"):
             columns = [getattr(log, name) for log in logs]
@@ -473,52 +471,6 @@ class Dataset:
         )
 
 
-def _check_meanings(one: Schema, other: Schema) -> None:
-    """Raise DataError where the same number would be another action or observation."""
-    pairs = [(name, getattr(one, name), getattr(other, name)) for name in MEANINGS]
-    plain = ColumnRule()
-    pairs += [
-        (
-            f"rule of observation column {shown(name)}",
-            one.observations.get(name, plain),
-            other.observations.get(name, plain),
-        )
-        for name in dict.fromkeys([*one.observations, *other.observations])
-    ]
-    for name, first, second in pairs:
-        if first != second:
-            raise DataError(
-                f"Logs must have one {name} to be joined; got {shown(first)} and {shown(second)}. Read them with one "
-                "schema."
-            )
-
-
-def _unique_ids(columns: Sequence[NumpyArray]) -> tuple[NumpyArray, list[str]]:
-    """The ids of logs one after the other; as text with suffixes where one comes twice, which is noted."""
-    if len({column.dtype.kind for column in columns}) == 1:
-        joined = np.concatenate(columns)
-        if len(np.unique(joined)) == len(joined):
-            return joined, []
-    names = [str(name) for column in columns for name in column.tolist()]
-    used, seen, again = set(names), set[str](), []
-    for i, name in enumerate(names):
-        if name in seen:
-            names[i] = _fresh(name, used)
-            again.append(name)
-        seen.add(names[i])
-    note = f"joined logs: {len(again):,} episode ids came again and got a suffix: {listed(again)}"
-    return np.asarray(names), [note] if again else []
-
-
-def _fresh(name: str, used: set[str]) -> str:
-    """A name with the first suffix, -2 and on, that makes it unused; used from now on."""
-    number = 2
-    while f"{name}-{number}" in used:
-        number += 1
-    used.add(f"{name}-{number}")
-    return f"{name}-{number}"
-
-
 def _joined_groups(logs: Sequence[Dataset], ids: NumpyArray) -> tuple[NumpyArray | None, list[str]]:
     """The groups of logs one after the other; the (unique) episode ids of those without, which is noted."""
     held = [log.group for log in logs]
@@ -535,24 +487,7 @@ def _joined_groups(logs: Sequence[Dataset], ids: NumpyArray) -> tuple[NumpyArray
         if group is not None:
             names += [str(name) for name in group.tolist()]
         else:
-            names += [_fresh(name, used) if name in used else name for name in map(str, own.tolist())]
+            names += [fresh_name(name, used) if name in used else name for name in map(str, own.tolist())]
     alone = sum(log.num_episodes for log in logs if log.group is None)
     note = f"joined logs: {alone:,} episodes of logs without groups are groups of their own, named by episode id"
     return np.asarray(names), [note]
-
-
-def _digest_rows(digest: Any, name: str, value: NumpyArray, table: NumpyArray | None) -> None:
-    """Add a column to a hash, block by block, so that a log larger than memory can be hashed. With a table, the column
-    is row numbers of it."""
-
-    def plain(block: NumpyArray) -> NumpyArray:
-        block = block if table is None else table[block]
-        block = block.astype(np.int64) if block.dtype.kind in "iu" else block
-        return block if block.dtype.kind in "bif" else block.astype(str)
-
-    shape = value.shape if table is None else (*value.shape, *table.shape[1:])
-    kind = plain(value[:0] if value.dtype.kind in "biuf" else value).dtype
-    digest.update(f"{name}:{kind.str}:{shape};".encode())
-    for start in range(0, len(value), HASHED_ROWS):
-        # The width of text is that of its longest entry in the whole column.
-        digest.update(np.ascontiguousarray(plain(value[start : start + HASHED_ROWS]).astype(kind)).tobytes())

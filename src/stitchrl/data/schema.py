@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ import numpy as np
 import tomli_w
 from jaxtyping import Float, Int
 
+from stitchrl.data.column_rule import ColumnRule, as_float, check_choice, check_ordered, vocabulary_of
 from stitchrl.data.expression import Expression
 from stitchrl.data.joint_actions import bounds_of, names_of, parts_of
-from stitchrl.data.messages import listed, printable, shown
-from stitchrl.data.schema_keys import ROLES, check_content, is_whole
+from stitchrl.data.schema_toml import ROLES, check_content, is_whole, tuples_of
 from stitchrl.errors import SchemaError
+from stitchrl.messages import listed, printable, shown
 from stitchrl.types import NumpyArray
 
-__all__ = ["ROLES", "ColumnRule", "Schema"]
+__all__ = ["ROLES", "Schema"]
 
 REQUIRED_ROLES = ("episode", "observation", "action", "reward", "terminated")
 """Roles every log needs; a schema may say how to do without `episode` and `terminated`, see `Schema`."""
@@ -31,60 +32,6 @@ VECTOR_ROLES = ("observation", "next_observation", "behavior_probs", "action_mas
 """Roles that may be one list column or several columns."""
 LARGEST_ACTION_COUNT = 2**16
 """Most discrete actions a log may have: masks and probabilities hold one number for each of them in every row."""
-LARGEST_ONE_HOT = 2**12
-"""Most categories that become one number each."""
-MISSING = ("error", "previous", "value")
-ENCODINGS = ("one-hot", "code")
-
-
-@dataclasses.dataclass(frozen=True)
-class ColumnRule:
-    """How one observation column becomes numbers.
-
-    Attributes:
-        categories: its vocabulary, in the order of the codes; None for a numeric column.
-        encoding: a category as "one-hot" (one number for each category) or as its "code" (0, 1, ...).
-        missing: a missing value is an "error", the "previous" one of the episode, or `fill` ("value").
-        fill: what stands for a missing value, and for one with nothing before it in its episode.
-        indicator: add a number that is 1 where the value was missing.
-        low, high: values outside are an error; None for no bound.
-        unit: of the values, for people.
-
-    Raises:
-        SchemaError: an unknown choice, no or repeated categories, `low` above `high`, a fill that is not finite.
-    """
-
-    categories: tuple[str, ...] | None = None
-    encoding: str = "one-hot"
-    missing: str = "error"
-    fill: float = 0.0
-    indicator: bool = False
-    low: float | None = None
-    high: float | None = None
-    unit: str = ""
-
-    def __post_init__(self) -> None:
-        _choice("encoding", self.encoding, ENCODINGS)
-        _choice("missing", self.missing, MISSING)
-        if self.categories is not None:
-            object.__setattr__(self, "categories", _vocabulary(self.categories))
-            if self.encoding == "one-hot" and len(self.categories) > LARGEST_ONE_HOT:
-                raise SchemaError(
-                    f"Up to {LARGEST_ONE_HOT:,} categories can be one number each; got {len(self.categories):,}. "
-                    'Say encoding = "code", or group them.'
-                )
-        for name in ("fill", "low", "high"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _float(name, getattr(self, name)))
-        if not math.isfinite(self.fill):
-            raise SchemaError(f"`fill` must be a finite number; got {self.fill}.")
-        _ordered(self.low, self.high)
-
-    @property
-    def width(self) -> int:
-        """Numbers this column adds to an observation, when it is not a list."""
-        one_hot = self.categories is not None and self.encoding == "one-hot"
-        return (len(self.categories or ()) if one_hot else 1) + self.indicator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +150,7 @@ class Schema:
                 if not value:
                     raise SchemaError(f"`{ways.get(name, name[7:])}` of [action] must not be empty.")
         if self.action_bins is not None:
-            bins = tuple(tuple(_float("bins", edge) for edge in edges) for edges in self.action_bins)
+            bins = tuple(tuple(as_float("bins", edge) for edge in edges) for edges in self.action_bins)
             object.__setattr__(self, "action_bins", bins)
             for edges in bins:
                 if not edges or any(not math.isfinite(e) for e in edges) or list(edges) != sorted(set(edges)):
@@ -216,7 +163,7 @@ class Schema:
                 )
             self._count_parts(self.action_counts)
         if self.action_categories is not None:
-            object.__setattr__(self, "action_categories", _vocabulary(self.action_categories))
+            object.__setattr__(self, "action_categories", vocabulary_of(self.action_categories))
             if self.action_counts is not None or self.num_actions not in (None, len(self.action_categories)):
                 raise SchemaError(
                     f"[action] counts {shown(self.num_actions)} actions and names {len(self.action_categories)}; "
@@ -256,24 +203,24 @@ class Schema:
                     f"`{key}` of [action] must have one bound for each of its {len(self.action_bins)} columns; "
                     f"got {len(bounds)}."
                 )
-            object.__setattr__(self, f"action_{key}", tuple(_float(key, bound) for bound in bounds))
+            object.__setattr__(self, f"action_{key}", tuple(as_float(key, bound) for bound in bounds))
         low, high = self.action_low, self.action_high
         if low is not None and high is not None and len(low) != len(high):
             raise SchemaError(f"`low` and `high` of [action] must be equally long; got {len(low)} and {len(high)}.")
         for bounds in itertools.zip_longest(low or (), high or ()):
-            _ordered(*bounds)
+            check_ordered(*bounds)
 
     def _check_numbers(self) -> None:
         for name in ("gamma", "reward_low", "reward_high", "gap"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _float(name, getattr(self, name)))
+                object.__setattr__(self, name, as_float(name, getattr(self, name)))
         if not 0.0 <= self.gamma <= 1.0:
             raise SchemaError(f"`gamma` must be in [0, 1]; got {self.gamma}. Use 1 to count every reward in full.")
-        _ordered(self.reward_low, self.reward_high)
+        check_ordered(self.reward_low, self.reward_high)
         if self.end not in (None, "truncated", "terminated"):
             raise SchemaError(f'`end` of [episodes] must be "truncated" or "terminated"; got {shown(self.end)}.')
         if self.files is not None:
-            _choice("files", self.files, ("separate", "joined"))
+            check_choice("files", self.files, ("separate", "joined"))
         if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
             raise SchemaError(f"`gap` of [episodes] must be a positive number; got {self.gap}.")
         if self.gap is not None and "time" not in self.columns:
@@ -363,7 +310,7 @@ class Schema:
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`. Raises SchemaError on unknown keys or values of the wrong kind."""
         check_content(content)
-        action, task = _tuples(content.get("action", {})), content.get("task", {})
+        action, task = tuples_of(content.get("action", {})), content.get("task", {})
         reward, episodes = content.get("reward", {}), content.get("episodes", {})
         discrete = {"count", "bins", "categories"} & set(action)
         kind = action.get("kind", "discrete" if discrete else "continuous")
@@ -386,7 +333,7 @@ class Schema:
             count if isinstance(count, int) else None,
             task.get("gamma", 0.99),
             task.get("name", "log"),
-            observations={name: ColumnRule(**_tuples(rule)) for name, rule in content.get("observation", {}).items()},
+            observations={name: ColumnRule(**tuples_of(rule)) for name, rule in content.get("observation", {}).items()},
             action_counts=count if isinstance(count, tuple) else None,
             action_bins=action.get("bins"),
             action_categories=action.get("categories"),
@@ -452,41 +399,3 @@ class Schema:
     def to_toml(self) -> str:
         """The schema as a TOML document that `load` reads back."""
         return tomli_w.dumps(self.to_dict())
-
-
-def _tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists of TOML, as the dataclasses hold them."""
-
-    def held(key: str, value: Any) -> Any:
-        if key == "categories":
-            return tuple(map(str, value))
-        return tuple(held("", inner) for inner in value) if isinstance(value, list) else value
-
-    return {key: held(key, value) for key, value in rule.items()}
-
-
-def _vocabulary(values: Iterable[Any]) -> tuple[str, ...]:
-    categories = tuple(str(value) for value in values)
-    if not categories or len(set(categories)) < len(categories):
-        raise SchemaError(f"`categories` must be different values, at least one; got {shown(list(categories))}.")
-    return categories
-
-
-def _float(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise SchemaError(f"`{name}` must be a number that fits 64 bits; got {shown(value)}.") from None
-
-
-def _choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise SchemaError(f"`{name}` must be one of {', '.join(choices)}; got {shown(value)}.")
-
-
-def _ordered(low: float | None, high: float | None) -> None:
-    for bound in (low, high):
-        if bound is not None and math.isnan(bound):
-            raise SchemaError("A bound must be a number; got NaN.")
-    if low is not None and high is not None and low > high:
-        raise SchemaError(f"`low` must not be above `high`; got {low} and {high}.")

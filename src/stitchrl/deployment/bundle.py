@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float, Int
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import CheckpointError, DataError
-from stitchrl.files import make_directory, write_json
+from stitchrl.jax_types import Key
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
-from stitchrl.types import Key, NumpyArray
+from stitchrl.storage.files import make_directory, write_json
+from stitchrl.types import NumpyArray
 
 __all__ = ["Bundle", "load_bundle", "save_bundle"]
 

@@ -8,27 +8,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stitchrl.data.audit.audit import audit
+from stitchrl.auditing.audit import audit
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.messages import shown
 from stitchrl.errors import ConfigurationError, EvaluationError
 from stitchrl.evaluation.agreement import Agreement, agreement
-from stitchrl.evaluation.base import Contributions, Episodes, Estimand, Estimate, PolicyLike
-from stitchrl.evaluation.doubly_robust import doubly_robust, weighted_doubly_robust
-from stitchrl.evaluation.evidence import Evidence, FitSettings, gather_evidence
-from stitchrl.evaluation.importance_sampling import (
-    Weights,
-    cumulative_weights,
-    final_weights,
+from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
+from stitchrl.evaluation.estimators.doubly_robust import doubly_robust, weighted_doubly_robust
+from stitchrl.evaluation.estimators.importance_sampling import (
     importance_sampling,
     logged_return,
     per_decision,
     weighted,
     weighted_per_decision,
 )
+from stitchrl.evaluation.evidence import Evidence, FitSettings, gather_evidence
 from stitchrl.evaluation.intervals import Interval, Resampler, effective_sample_size, minus
+from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.verdict import MAXIMUM_WEIGHT_SHARE, MINIMUM_ESS_SHARE, Verdict, decide
-from stitchrl.training.logging import LoopMonitor
+from stitchrl.evaluation.weights import Weights, cumulative_weights, final_weights
+from stitchrl.messages import shown
+from stitchrl.progress import LoopMonitor
 
 __all__ = ["ESTIMATORS", "Evaluation", "check_size", "evaluate", "evaluate_all"]
 

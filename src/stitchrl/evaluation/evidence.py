@@ -13,14 +13,15 @@ from jaxtyping import Float
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.behavior import BC
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sample import transition_source
-from stitchrl.data.transform import Scaling, unit_return_scale
+from stitchrl.data.scaling import Scaling, unit_return_scale
 from stitchrl.errors import EvaluationError
-from stitchrl.evaluation.base import PolicyLike, action_probabilities
-from stitchrl.evaluation.doubly_robust import FittedValues
-from stitchrl.evaluation.fqe import FQE, FittedQ, Refit, evaluation_source, refit
-from stitchrl.nn.policy import DiscretePolicy, StandardizedPolicy
-from stitchrl.training.logging import LoopMonitor
+from stitchrl.evaluation.estimators.fqe import FQE, FittedQ, Refit, evaluation_source, refit
+from stitchrl.evaluation.fits import FittedValues
+from stitchrl.evaluation.probabilities import PolicyLike, action_probabilities
+from stitchrl.feeds.feed import transition_source
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.units import StandardizedPolicy
+from stitchrl.progress import LoopMonitor
 from stitchrl.training.loop import train
 from stitchrl.types import NumpyArray
 

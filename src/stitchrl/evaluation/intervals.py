@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from stitchrl.errors import ConfigurationError
-from stitchrl.evaluation.base import Contributions
+from stitchrl.evaluation.contributions import Contributions
 from stitchrl.types import NumpyArray
 
 __all__ = ["Interval", "Resampler", "effective_sample_size", "minus"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from stitchrl.evaluation.base import Estimate
+from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.verdict import choose_primary
 
 __all__ = ["Ranked", "rank"]

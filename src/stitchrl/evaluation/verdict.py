@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from stitchrl.evaluation.base import Estimate
+from stitchrl.evaluation.results import Estimate
 
 __all__ = ["MAXIMUM_WEIGHT_SHARE", "MINIMUM_ESS_SHARE", "Line", "Verdict", "choose_primary", "decide"]
 

@@ -9,18 +9,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Distribution, Normal, TanhNormal
-from stitchrl.nn.networks import MLP, standardized
-from stitchrl.types import AnyArray, Array, Key
+from stitchrl.nn.networks import MLP
 
-__all__ = [
-    "ContinuousPolicy",
-    "DeterministicPolicy",
-    "GaussianPolicy",
-    "ModePolicy",
-    "RescaledPolicy",
-    "SquashedGaussianPolicy",
-]
+__all__ = ["ContinuousPolicy", "DeterministicPolicy", "GaussianPolicy", "ModePolicy", "SquashedGaussianPolicy"]
 
 
 class ContinuousPolicy(eqx.Module):
@@ -154,52 +147,6 @@ class ModePolicy(_WithoutChance):
         self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         return self.policy.mode(obs, action_mask=action_mask)
-
-
-class RescaledPolicy(ContinuousPolicy):
-    """Raw observations in, logged action units out, around a policy trained on scaled ones.
-
-    Inside, observations are (obs - mean) / std and actions (action - action_center) / action_half_width; the density
-    is that of the logged action, so log_prob subtracts the sum of log half-widths (the Jacobian).
-    """
-
-    mean: Float[Array, " D"]
-    std: Float[Array, " D"]
-    action_center: Float[Array, " action"]
-    action_half_width: Float[Array, " action"]
-    policy: ContinuousPolicy
-
-    @property
-    def has_density(self) -> bool:  # type: ignore[override]
-        """As the policy inside."""
-        return self.policy.has_density
-
-    def mode(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        return self._outside(self.policy.mode(self._inside(obs), action_mask=action_mask))
-
-    def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        return self._outside(self.policy.sample(self._inside(obs), key=key, action_mask=action_mask))
-
-    def log_prob(
-        self,
-        obs: Float[AnyArray, "B D"],
-        action: Float[AnyArray, "B action"],
-        *,
-        action_mask: Bool[AnyArray, "B _"] | None = None,
-    ) -> Float[Array, " B"]:
-        inner = standardized(action, self.action_center, self.action_half_width)
-        log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
-        return log_prob - jnp.sum(jnp.log(self.action_half_width))
-
-    def _inside(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
-        return standardized(obs, self.mean, self.std)
-
-    def _outside(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
-        return self.action_center[None, :] + self.action_half_width[None, :] * action
 
 
 def _refuse_mask(action_mask: Bool[AnyArray, "B _"] | None) -> None:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import take_action
 from stitchrl.nn.networks import MLP, Ensemble, Start
-from stitchrl.nn.products import product
-from stitchrl.types import AnyArray, Array, Key
+from stitchrl.nn.precision import product
 
 __all__ = ["ContinuousCritics", "DiscreteCritics"]
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
-from stitchrl.types import AnyArray, Array, Key, Metrics
+from stitchrl.jax_types import AnyArray, Array, Key, Metrics
 
 __all__ = [
     "Categorical",

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from stitchrl.nn.products import product
-from stitchrl.types import AnyArray, Array, Key
+from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.nn.precision import product
 
 __all__ = ["MLP", "Ensemble", "Start", "standardized"]
 

@@ -14,18 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Categorical, mask_logits, masked_log_softmax, take_action
-from stitchrl.nn.networks import MLP, Ensemble, standardized
-from stitchrl.types import AnyArray, Array, Key
+from stitchrl.nn.networks import MLP, Ensemble
 
-__all__ = [
-    "CategoricalPolicy",
-    "DiscretePolicy",
-    "GreedyPolicy",
-    "Policy",
-    "StandardizedPolicy",
-    "ValueGreedyPolicy",
-]
+__all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "Policy", "ValueGreedyPolicy"]
 
 
 @runtime_checkable
@@ -135,20 +128,6 @@ class GreedyPolicy(DiscretePolicy):
         self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         return _point_mass(self.policy.logits(obs, action_mask=action_mask), action_mask)
-
-
-class StandardizedPolicy(DiscretePolicy):
-    """Standardises raw observations, (obs - mean) / std, and hands them to a policy trained on such."""
-
-    mean: Float[Array, " D"]
-    std: Float[Array, " D"]
-    policy: DiscretePolicy
-
-    def logits(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
-    ) -> Float[Array, "B A"]:
-        scaled = standardized(obs, self.mean, self.std)
-        return self.policy.logits(scaled, action_mask=action_mask)
 
 
 def _point_mass(scores: Float[AnyArray, "B A"], action_mask: Bool[AnyArray, "B A"] | None) -> Float[Array, "B A"]:

@@ -17,18 +17,12 @@ from stitchrl.nn.continuous_policy import (
     DeterministicPolicy,
     GaussianPolicy,
     ModePolicy,
-    RescaledPolicy,
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.networks import MLP, Ensemble
-from stitchrl.nn.policy import (
-    CategoricalPolicy,
-    DiscretePolicy,
-    GreedyPolicy,
-    StandardizedPolicy,
-    ValueGreedyPolicy,
-)
-from stitchrl.tensors import UnreadableError, read_tensors, write_tensors
+from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
+from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
+from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
 
 __all__ = ["load_policy_file", "save_policy_file"]
 

@@ -8,21 +8,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from stitchrl.jax_types import AnyArray, Array
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.distributions import take_action
-from stitchrl.nn.networks import Ensemble, standardized
+from stitchrl.nn.networks import Ensemble
 from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.types import AnyArray, Array
 
-__all__ = [
-    "ContinuousCriticValue",
-    "ContinuousValue",
-    "CriticValue",
-    "DiscreteValue",
-    "RescaledValue",
-    "StandardizedValue",
-]
+__all__ = ["ContinuousCriticValue", "ContinuousValue", "CriticValue", "DiscreteValue"]
 
 
 class DiscreteValue(eqx.Module):
@@ -54,21 +47,6 @@ class CriticValue(DiscreteValue):
         return jnp.sum(self.policy.probs(obs, action_mask=action_mask) * self.q_all(obs), axis=-1)
 
 
-class StandardizedValue(DiscreteValue):
-    """A value trained on standardised observations and scaled rewards, put back into raw units."""
-
-    mean: Float[Array, " D"]
-    std: Float[Array, " D"]
-    reward_scale: Float[Array, ""]
-    value: DiscreteValue
-
-    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
-        return self.value.q_all(standardized(obs, self.mean, self.std)) / self.reward_scale
-
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
-        return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale
-
-
 class ContinuousValue(eqx.Module):
     """Q and V in the log's reward units, of actions in logged units."""
 
@@ -92,21 +70,3 @@ class ContinuousCriticValue(ContinuousValue):
 
     def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
         return self.q(obs, self.policy.mode(obs, action_mask=action_mask))
-
-
-class RescaledValue(ContinuousValue):
-    """A value trained on scaled observations, actions and rewards, put back into raw units."""
-
-    mean: Float[Array, " D"]
-    std: Float[Array, " D"]
-    action_center: Float[Array, " action"]
-    action_half_width: Float[Array, " action"]
-    reward_scale: Float[Array, ""]
-    value: ContinuousValue
-
-    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
-        inner = standardized(action, self.action_center, self.action_half_width)
-        return self.value.q(standardized(obs, self.mean, self.std), inner) / self.reward_scale
-
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
-        return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale

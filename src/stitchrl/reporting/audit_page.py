@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 
 from stitchrl.errors import DataError
-from stitchrl.reporting.audit_charts import audit_view
+from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.page import environment
 
 __all__ = ["render_audit"]

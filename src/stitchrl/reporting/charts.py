@@ -4,6 +4,8 @@ Positions are percentages rather than units of a fixed drawing, so a chart takes
 its text and marks keep their size: one markup reads on a phone, on a desk screen and on paper.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

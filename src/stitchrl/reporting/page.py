@@ -1,5 +1,7 @@
 """What the report's and the audit's pages share: the template environment and how numbers are written. No JAX."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -8,8 +10,9 @@ from typing import Any
 import jinja2
 
 from stitchrl.reporting import charts
+from stitchrl.reporting.charts import number
 
-__all__ = ["environment"]
+__all__ = ["Json", "environment", "signed"]
 
 
 @cache  # templates are compiled once a process
@@ -67,3 +70,10 @@ def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
+
+
+Json = Mapping[str, Any]
+
+
+def signed(value: Any, decimals: int = 2) -> str:
+    return number(value, decimals, sign=True)

@@ -7,7 +7,7 @@ import jinja2
 
 from stitchrl.errors import DataError
 from stitchrl.reporting import charts
-from stitchrl.reporting.audit_charts import audit_view
+from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.page import environment
 
 __all__ = ["render"]

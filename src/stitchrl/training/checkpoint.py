@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stitchrl.errors import CheckpointError, StitchRLWarning
-from stitchrl.tensors import UnreadableError, read_tensors, write_tensors
+from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
 from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["FORMAT_VERSION", "load_checkpoint", "read_meta", "save_checkpoint", "versions"]

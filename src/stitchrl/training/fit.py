@@ -13,16 +13,16 @@ from typing import Any
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import Sampling
-from stitchrl.data.transform import Scaling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import CheckpointError, ConfigurationError
+from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint
 from stitchrl.training.flags import RedFlag, red_flags
 from stitchrl.training.job import Environment, Job
-from stitchrl.training.logging import LoopMonitor
 from stitchrl.training.loop import StopRule, Trained
 from stitchrl.training.program import initial_state
 from stitchrl.training.run import CHECKPOINT, CONFIG, Grid, Run, upgraded
-from stitchrl.training.trackers import Tracker
+from stitchrl.training.trackers.base import Tracker
 
 __all__ = ["fit", "fit_grid", "load"]
 

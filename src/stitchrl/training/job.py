@@ -16,17 +16,18 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sample import Feed, StreamSource, shuffled_source, transition_source
 from stitchrl.data.sampling import Sampling, UniformSampling
-from stitchrl.data.transform import Scaling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
+from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
+from stitchrl.nn.units import unscaled_policy
+from stitchrl.progress import LoopMonitor, ProgressDisplay
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
-from stitchrl.training.logging import LoopMonitor, ProgressDisplay
 from stitchrl.training.loop import StopRule, Trained, train
 from stitchrl.training.program import MemberState
-from stitchrl.training.run import CHECKPOINT, METRICS, claim, spec_of, unscaled_policy, write_metrics
+from stitchrl.training.run import CHECKPOINT, METRICS, claim, spec_of, write_metrics
 from stitchrl.training.stopping import EarlyStop
-from stitchrl.training.trackers import Tracker, guarded
+from stitchrl.training.trackers.base import Tracker, guarded
 
 __all__ = ["Environment", "Job"]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.algorithms.base import Algorithm, Spec
-from stitchrl.data.sample import Feed
+from stitchrl.feeds.feed import Feed
+from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
 from stitchrl.training.compilation import enable_compilation_cache
 from stitchrl.training.divergence import Diverged
 from stitchrl.training.interrupt import deferred_interrupt
-from stitchrl.training.logging import LoopMonitor
 from stitchrl.training.program import MemberState, Program, initial_state, member_of
 from stitchrl.types import PyTree
 

@@ -18,9 +18,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stitchrl.algorithms.base import Algorithm, Spec
-from stitchrl.algorithms.losses import polyak
-from stitchrl.nn.products import check_supported, products_in
-from stitchrl.types import Array, Key, PyTree
+from stitchrl.algorithms.optimizers import polyak
+from stitchrl.jax_types import Array, Key
+from stitchrl.nn.precision import check_supported, products_in
+from stitchrl.types import PyTree
 
 __all__ = ["MemberState", "Program", "initial_state", "member_of", "mesh_of"]
 

@@ -9,36 +9,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.transform import Scaling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import RunDirectoryError
-from stitchrl.files import forget_abandoned, make_directory, write_atomic, write_bytes, write_json
-from stitchrl.nn.continuous_policy import ContinuousPolicy, RescaledPolicy
-from stitchrl.nn.policy import DiscretePolicy, Policy, StandardizedPolicy
-from stitchrl.nn.value import ContinuousValue, DiscreteValue, RescaledValue, StandardizedValue
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.units import (
+    RescaledPolicy,
+    unscaled_policy,
+    unscaled_value,
+)
+from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.storage.files import forget_abandoned, make_directory, write_atomic, write_bytes, write_json
 from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.loop import History
 from stitchrl.training.program import MemberState
 from stitchrl.types import PyTree
 
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "METRICS",
-    "Grid",
-    "Run",
-    "claim",
-    "spec_of",
-    "unscaled_policy",
-    "upgraded",
-    "write_metrics",
-]
+__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "Grid", "Run", "claim", "spec_of", "upgraded", "write_metrics"]
 
 CONFIG, CHECKPOINT, METRICS = "config.json", "checkpoint.safetensors", "metrics.parquet"
 
@@ -102,7 +94,7 @@ class Run:
 
         Of the policy as trained, also where `average_rate` lets its running average act.
         """
-        return [_unscaled_value(self.algorithm.value(state), self.scaling) for state in self.states]
+        return [unscaled_value(self.algorithm.value(state), self.scaling) for state in self.states]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,29 +119,6 @@ class Grid:
 def spec_of(log: Dataset) -> Spec:
     """The sizes of a log."""
     return Spec(log.observation_size, log.num_actions, 0 if log.num_actions is not None else log.action.shape[1])
-
-
-def unscaled_policy(policy: Policy, scaling: Scaling) -> DiscretePolicy | RescaledPolicy:
-    """A policy trained on scaled arrays, put before raw observations."""
-    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
-    if isinstance(policy, DiscretePolicy):
-        return StandardizedPolicy(mean, std, policy)
-    assert isinstance(policy, ContinuousPolicy)
-    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
-    return RescaledPolicy(mean, std, center, half_width, policy)
-
-
-def _unscaled_value(
-    value: DiscreteValue | ContinuousValue | None, scaling: Scaling
-) -> DiscreteValue | ContinuousValue | None:
-    if value is None or scaling.reward_shift:
-        return None
-    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
-    scale = jnp.asarray(scaling.reward_scale, jnp.float32)
-    if isinstance(value, DiscreteValue):
-        return StandardizedValue(mean, std, scale, value)
-    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
-    return RescaledValue(mean, std, center, half_width, scale, value)
 
 
 def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,93 @@
+"""The checks: each takes a log and the facts about it, and gives the findings of one kind. `CHECKS` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from stitchrl.auditing.checks import (
+    actions,
+    behavior,
+    coverage,
+    drift,
+    leaks,
+    observations,
+    order,
+    overlap,
+    propensities,
+    rewards,
+    sources,
+    structure,
+)
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import Finding
+from stitchrl.data.dataset import Dataset
+
+__all__ = ["CHECKS"]
+
+CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
+    # What makes every number wrong.
+    structure.missing_values,
+    structure.infinite_values,
+    actions.logged_action_outside_mask,
+    actions.empty_mask,
+    actions.action_outside_bounds,
+    propensities.propensities_impossible,
+    propensities.propensities_disagree,
+    propensities.propensities_uncalibrated,
+    propensities.propensities_beaten,
+    leaks.leaks_outcome,
+    leaks.leaks_future_reward,
+    leaks.leaks_action,
+    leaks.leaks_time_left,
+    leaks.leaks_reward,
+    overlap.episodes_in_both,
+    overlap.rows_in_both,
+    rewards.returns_constant,
+    rewards.reward_misaligned,
+    rewards.reward_beside_end,
+    rewards.reward_outliers,
+    # What makes some wrong.
+    structure.duplicated_episodes,
+    structure.duplicated_rows,
+    structure.rows_missing,
+    order.steps_missing,
+    order.time_backwards,
+    structure.observation_jumps,
+    structure.terminated_at_limit,
+    structure.cut_at_odd_places,
+    structure.cut_without_next,
+    actions.action_constant,
+    actions.action_integers,
+    actions.action_few_values,
+    actions.action_twins,
+    actions.action_saturated,
+    observations.observation_placeholder,
+    observations.observation_stuck,
+    observations.observation_scale,
+    propensities.propensities_too_small,
+    # What limits what can be learned.
+    sources.source_drowned,
+    behavior.returns_multimodal,
+    behavior.mostly_random,
+    behavior.behavior_deterministic,
+    coverage.region_of_one_action,
+    coverage.actions_missing_in_region,
+    drift.observation_drift,
+    drift.action_drift,
+    drift.reward_drift,
+    rewards.reward_sparse,
+    rewards.reward_scale,
+    structure.few_episodes,
+    structure.episodes_of_one_step,
+    structure.some_episodes_of_one_step,
+    observations.observation_constant,
+    observations.observation_twins,
+    actions.actions_unused,
+    structure.weights_unused,
+    structure.groups_of_several_episodes,
+    # What is good to know.
+    behavior.behavior_random,
+    propensities.propensities_missing,
+    structure.reader_notes,
+)
+"""Every check, the most harmful kinds first; findings of one severity keep this order."""

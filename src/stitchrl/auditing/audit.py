@@ -1,0 +1,136 @@
+"""`st.audit`: run every check on a log."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from stitchrl.auditing.all_checks import CHECKS
+from stitchrl.auditing.checks.coverage import coverage_numbers
+from stitchrl.auditing.checks.drift import drift_numbers
+from stitchrl.auditing.checks.sources import source_numbers
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import SEVERITIES, Audit
+from stitchrl.auditing.moments import blocks
+from stitchrl.auditing.randomness import randomness
+from stitchrl.auditing.return_modes import return_modes
+from stitchrl.data.dataset import Dataset
+from stitchrl.types import NumpyArray
+
+__all__ = ["audit"]
+
+MOST_COLUMNS = 200
+
+
+def audit(log: Dataset, against: Dataset | None = None) -> Audit:
+    """What is in a log and what is wrong with it, before a single update.
+
+    The log is read once, in blocks, so it may be larger than memory; what needs many looks is done on a fixed random
+    sample, so the same log always gets the same audit.
+
+    Args:
+        log: the log.
+        against: another log that must share nothing with this one, such as the test part.
+
+    Returns:
+        Findings ordered by harm, and numbers: sizes, returns, lengths, actions, and what pictures need (`coverage`,
+        `drift`, `randomness`, `columns`, `sources`, `return_modes`).
+    """
+    facts = Facts(log, against)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is a finding, not a warning
+        findings = [finding for check in CHECKS for finding in check(log, facts)]
+        findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+        numbers = _plain(_numbers(log, facts))
+    return Audit(tuple(findings), tuple(check.__name__ for check in CHECKS), numbers)
+
+
+def _numbers(log: Dataset, facts: Facts) -> dict[str, Any]:
+    returns, lengths = facts.scan.returns, np.diff(log.episode_start)
+    modes = return_modes(facts)
+    return {
+        "episodes": log.num_episodes,
+        "transitions": log.num_transitions,
+        "observation_size": log.observation_size,
+        "num_actions": log.num_actions,
+        "action_names": list(log.schema.action_names),
+        "mean_return": float(returns.mean()),
+        "mean_length": float(lengths.mean()),
+        "return_hist": _histogram(returns),
+        "length_hist": _histogram(lengths.astype(float)),
+        "action_counts": [] if log.num_actions is None else facts.scan.action_counts.sum(0).tolist(),
+        "action_allowed_share": None if log.action_mask is None else _mean_by_block(log.action_mask),
+        "truncated_episodes": int(log.truncated.sum()),
+        "behavior_source": "fitted" if log.behavior_log_prob is None else "logged",
+        "columns": _columns(facts),
+        "reward": _range(facts.scan.reward, 0),
+        "action_range": []
+        if facts.scan.action is None
+        else [_range(facts.scan.action, j) for j in range(len(facts.scan.action.low))],
+        "randomness": randomness(log, facts),
+        "coverage": coverage_numbers(log, facts),
+        "drift": drift_numbers(log, facts),
+        "sources": source_numbers(log, facts),
+        "return_modes": None
+        if modes is None
+        else {
+            "share": list(modes.share),
+            "mean": list(modes.mean),
+            "spread": list(modes.spread),
+            "bic_gain": modes.gain,
+            "separation": modes.separation,
+        },
+    }
+
+
+def _columns(facts: Facts) -> list[dict[str, Any]]:
+    """Range of each observation column, the first `MOST_COLUMNS`."""
+    moments = facts.scan.observation
+    if moments is None:
+        return []
+    return [{"name": name} | _range(moments, j) for j, name in enumerate(facts.observation_names[:MOST_COLUMNS])]
+
+
+def _range(moments: Any, j: int) -> dict[str, Any]:
+    return {
+        "low": float(moments.low[j]),
+        "high": float(moments.high[j]),
+        "mean": float(moments.mean[j]),
+        "spread": float(moments.spread[j]),
+        "missing": int(moments.missing[j]),
+        "infinite": int(moments.infinite[j]),
+    }
+
+
+def _mean_by_block(values: NumpyArray) -> list[float]:
+    total = np.zeros(values.shape[1])
+    for rows in blocks(len(values)):
+        total += values[rows].sum(0)
+    means: list[float] = (total / max(len(values), 1)).tolist()
+    return means
+
+
+def _plain(value: Any) -> Any:
+    """JSON's kinds only; what is not finite becomes None."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _histogram(values: np.ndarray) -> dict[str, list[float]]:
+    """At most 24 bins; whole numbers over a wide enough range get bins of whole width."""
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 2:
+        edges = np.linspace(low, high if high > low else low + 1, 11)
+    elif (values == np.floor(values)).all():
+        width = max(1.0, np.ceil((high - low + 1) / 24))
+        edges = np.arange(low - 0.5, high + 0.5 + width, width)
+    else:
+        edges = np.linspace(low, high, 25)
+    counts, edges = np.histogram(values, bins=edges)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}

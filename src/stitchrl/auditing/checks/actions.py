@@ -1,0 +1,262 @@
+"""Checks of the actions: inside their space and masks, all of it used, of the kind they are declared to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.moments import blocks
+from stitchrl.data.dataset import Dataset
+
+__all__ = [
+    "action_constant",
+    "action_few_values",
+    "action_integers",
+    "action_outside_bounds",
+    "action_saturated",
+    "action_twins",
+    "actions_unused",
+    "empty_mask",
+    "logged_action_outside_mask",
+]
+
+RARE_SHARE = 0.001
+"""Actions logged less often than this share of rows are called rare."""
+FAR_OUT = 3.0
+"""Times the range from the 10th to the 90th percentile, from its middle: 7.7 standard deviations of a normal."""
+SATURATED_INFO, SATURATED_WARNING = 0.1, 0.5
+"""Share of rows in which a number of the action sits exactly at its smallest or largest value."""
+FEW_VALUES = 32
+"""At most so many distinct values in `LEAST_ROWS` rows or more: a menu, not a dial."""
+LEAST_ROWS = 500
+
+
+def logged_action_outside_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """A logged action that its own mask forbids: mask or action is wrong."""
+    if log.action_mask is None:
+        return
+    count, first = 0, -1
+    for rows in blocks(log.num_transitions):
+        action = log.action[rows].astype(np.int64)[:, None].clip(0, log.action_mask.shape[1] - 1)
+        outside = ~np.take_along_axis(log.action_mask[rows], action, 1)[:, 0]
+        count += int(outside.sum())
+        if first < 0 and outside.any():
+            first = rows.start + int(outside.argmax())
+    if count:
+        yield Finding(
+            "action-outside-mask",
+            "error",
+            f"action, action_mask: row {first} and {count - 1:,} more",
+            f"{count / log.num_transitions:.1%} of logged actions are forbidden by their own mask",
+            "every logged action to be allowed",
+            "Correct the mask: learned policies may never take what the log took there.",
+        )
+
+
+def empty_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """A row that allows no action."""
+    if log.action_mask is None:
+        return
+    count, first = 0, -1
+    for rows in blocks(log.num_transitions):
+        empty = ~log.action_mask[rows].any(1)
+        count += int(empty.sum())
+        if first < 0 and empty.any():
+            first = rows.start + int(empty.argmax())
+    if count:
+        yield Finding(
+            "empty-mask",
+            "error",
+            f"action_mask: row {first}",
+            f"{count:,} rows allow no action",
+            "at least one allowed action a row",
+            "Correct the mask.",
+        )
+
+
+def action_outside_bounds(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Actions outside the declared space; without declared bounds, numbers far from all others."""
+    if facts.scan.actions_outside:
+        yield Finding(
+            "action-outside-bounds",
+            "error",
+            "action",
+            f"{facts.scan.actions_outside:,} actions are not among 0 to {(log.num_actions or 0) - 1}",
+            "every action inside the declared space",
+            "Correct the number of actions in the schema, or the log.",
+        )
+    moments = facts.scan.action
+    if moments is None or log.action.shape[1] == 0:
+        return
+    low, high = (getattr(log.schema, name, None) for name in ("action_low", "action_high"))
+    if low is not None and high is not None:
+        low, high = (np.broadcast_to(np.asarray(b, float), moments.low.shape) for b in (low, high))
+        slack = 1e-5 * np.maximum(1.0, np.abs(high - low))
+        for j in np.flatnonzero((moments.low < low - slack) | (moments.high > high + slack)):
+            yield Finding(
+                "action-outside-bounds",
+                "error",
+                f"action: number {j}",
+                f"values from {moments.low[j]:g} to {moments.high[j]:g}",
+                f"values from {low[j]:g} to {high[j]:g}, as the schema says",
+                "Correct the bounds, or the unit of the rows outside.",
+            )
+        return
+    lower, middle, upper = np.quantile(facts.sample.action, [0.1, 0.5, 0.9], axis=0)
+    reach = FAR_OUT * (upper - lower)
+    far = (reach > 0) & ((moments.low < middle - reach) | (moments.high > middle + reach))
+    # Not where the bulk is only a spike (mostly idle controls): the rest must be narrow as well.
+    for j in np.flatnonzero(far):
+        beyond = np.abs(facts.sample.action[:, j] - middle[j]) > reach[j]
+        yield Finding(
+            "action-outside-bounds",
+            "warning",
+            f"action: number {j}",
+            f"values from {moments.low[j]:g} to {moments.high[j]:g}, where 80% lie from {lower[j]:g} to {upper[j]:g} "
+            f"({beyond.mean():.2%} of rows are far out)",
+            "numbers of one unit, inside the bounds of the action",
+            "Look for rows in another unit or a placeholder; declare the bounds in the schema.",
+        )
+
+
+def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Continuous actions that often sit exactly at their bound."""
+    moments = facts.scan.action
+    if moments is None or len(facts.sample) < LEAST_ROWS:
+        return
+    action = facts.sample.action
+    live = moments.high > moments.low
+    at_bound = ((action <= moments.low + _slack(facts)) | (action >= moments.high - _slack(facts))).mean(0)
+    found = np.flatnonzero(live & (at_bound >= SATURATED_INFO) & ~_few(facts))
+    if len(found):
+        worst = found[at_bound[found].argmax()]
+        yield Finding(
+            "action-saturated",
+            "warning" if at_bound[worst] >= SATURATED_WARNING else "info",
+            f"action: numbers {', '.join(map(str, found[:10]))}",
+            f"number {worst} is exactly {moments.low[worst]:g} or {moments.high[worst]:g} in {at_bound[worst]:.0%} of rows",
+            f"under {SATURATED_INFO:.0%} of rows at a bound",
+            "Log the action before clipping if it was clipped; a density has no meaning at a bound.",
+        )
+
+
+def _slack(facts: Facts) -> np.ndarray:
+    assert facts.scan.action is not None
+    return np.asarray(1e-6 * (facts.scan.action.high - facts.scan.action.low))
+
+
+def _few(facts: Facts) -> np.ndarray:
+    """(k,) numbers of the action with few distinct values."""
+    return np.array([len(np.unique(column)) <= FEW_VALUES for column in facts.sample.action.T], bool)
+
+
+def action_few_values(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """A continuous action that takes a handful of values, not whole numbers."""
+    for j, values in _menus(log, facts):
+        if not _whole(values):
+            yield Finding(
+                "action-effectively-discrete",
+                "warning",
+                f"action: number {j}",
+                f"{len(values)} values: {', '.join(f'{v:.4g}' for v in values[:6])}{' ...' if len(values) > 6 else ''}",
+                "a number that varies freely, as the schema says",
+                "Declare the action discrete, one number for each choice: densities mean nothing here.",
+            )
+
+
+def action_integers(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Discrete actions stored as floats, so read as continuous."""
+    for j, values in _menus(log, facts):
+        if _whole(values):
+            yield Finding(
+                "action-integers-as-floats",
+                "warning",
+                f"action: number {j}",
+                f"only the whole numbers {values.min():g} to {values.max():g} ({len(values)} of them)",
+                "a number that varies freely, as the schema says",
+                "Store the action as integers, or give the schema [action] kind = discrete and its count.",
+            )
+
+
+def _menus(log: Dataset, facts: Facts) -> Iterator[tuple[int, np.ndarray]]:
+    if log.num_actions is None and len(facts.sample) >= LEAST_ROWS:
+        for j, column in enumerate(facts.sample.action.T):
+            values = np.unique(column)
+            whole = _whole(values) and len(values) <= 10 * FEW_VALUES
+            if len(values) > 1 and (len(values) <= FEW_VALUES or whole):
+                yield j, values
+
+
+def _whole(values: np.ndarray) -> bool:
+    return bool((values == np.round(values)).all())
+
+
+def action_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """An action, or one of its numbers, that never changes: nothing to compare."""
+    moments = facts.scan.action
+    if log.num_transitions < 2:
+        return
+    if moments is None:
+        used = np.flatnonzero(facts.scan.action_counts.sum(0))
+        if len(used) == 1:
+            yield Finding(
+                "action-constant",
+                "error",
+                "action",
+                f"every row takes action {used[0]}",
+                "at least two actions",
+                "A log of one action says nothing about others; check the column.",
+            )
+        return
+    constant = np.flatnonzero(moments.high == moments.low)
+    if len(constant):
+        yield Finding(
+            "action-constant",
+            "error" if len(constant) == len(moments.low) else "warning",
+            f"action: numbers {', '.join(map(str, constant[:10]))}",
+            f"{len(constant)} of {len(moments.low)} numbers have one value ({moments.low[constant[0]]:g})",
+            "numbers that vary",
+            "Drop them from the action, or find out why they are empty.",
+        )
+
+
+def action_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Two numbers of the action that are one."""
+    if log.num_actions is not None or len(facts.sample) < 20:
+        return
+    action = facts.sample.action
+    for j in range(1, action.shape[1]):
+        for i in range(j):
+            if action[:, i].std() > 0 and (action[:, i] == action[:, j]).all():
+                yield Finding(
+                    "action-duplicate",
+                    "warning",
+                    f"action: numbers {i} and {j}",
+                    "they are equal in every row looked at",
+                    "numbers that say different things",
+                    "Drop one: a density over both does not exist.",
+                )
+
+
+def actions_unused(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Actions of the declared space that are never or hardly ever taken."""
+    if log.num_actions is None:
+        return
+    share = facts.scan.action_counts.sum(0) / log.num_transitions
+    unused, rare = np.flatnonzero(share == 0), np.flatnonzero((share > 0) & (share < RARE_SHARE))
+    for code, which, text in (
+        ("action-unused", unused, "never taken"),
+        ("action-rare", rare, f"in under {RARE_SHARE:.1%} of rows"),
+    ):
+        if len(which):
+            yield Finding(
+                code,
+                "warning" if code == "action-unused" and log.action_mask is None else "info",
+                f"action: {', '.join(map(str, which[:10]))}{' ...' if len(which) > 10 else ''}",
+                f"{len(which)} of {log.num_actions} actions {text}",
+                "some rows for every action a policy may take",
+                "Nothing can be learned about them; forbid them with an action_mask, or collect some.",
+            )

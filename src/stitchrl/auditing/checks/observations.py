@@ -1,0 +1,177 @@
+"""Checks of the observation columns: that each says something, once, in its own unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import Finding
+from stitchrl.data.dataset import Dataset
+from stitchrl.types import NumpyArray
+
+__all__ = [
+    "observation_constant",
+    "observation_placeholder",
+    "observation_scale",
+    "observation_stuck",
+    "observation_twins",
+]
+
+LEAST_VARIED = 10
+FAR_OUT = 5.0
+"""Times the range from the 10th to the 90th percentile, beyond the nearer of them."""
+PLACEHOLDER_SHARE = 0.002
+MORE_OFTEN = 10
+UNEVEN = 1e5
+"""Ratio of the largest to the smallest spread that float32 products lose digits on."""
+HUGE_MEAN = 1e4
+"""Mean in units of the column's spread: float32 keeps 7 digits, so 3 are left for what changes."""
+STUCK_SHARE = 0.01
+LEAST_ROWS = 500
+
+
+def observation_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Observation columns that never change."""
+    moments = facts.scan.observation
+    if moments is None or log.num_transitions < 2:
+        return
+    constant = np.flatnonzero(moments.high == moments.low)
+    if len(constant):
+        yield Finding(
+            "observation-constant",
+            "warning",
+            f"observation: columns {facts.labels(constant)}",
+            f"{len(constant)} of {log.observation_size} columns have one value",
+            "columns that tell states apart",
+            "Drop them, or find out why they are empty.",
+        )
+
+
+def observation_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Two columns that are one: equal, or the same in another unit."""
+    seen = facts.sample.observation
+    if len(seen) < 20 or seen.shape[1] < 2:
+        return
+    spread = seen.std(0)
+    live = np.flatnonzero(spread > 1e-12 * np.maximum(np.abs(seen).max(0), 1e-30))
+    standard = (seen[:, live] - seen[:, live].mean(0)) / spread[live]
+    product = np.triu(standard.T @ standard / len(seen), 1)
+    first, second = np.nonzero(np.abs(product) > 1 - 1e-9)
+    equal: list[tuple[int, int]] = []
+    scaled: list[tuple[int, int]] = []
+    for a, b in zip(live[first], live[second], strict=True):
+        if (seen[:, a] != np.median(seen[:, a])).sum() < LEAST_VARIED:
+            continue  # two rare flags may agree by chance
+        (equal if (seen[:, a] == seen[:, b]).all() else scaled).append((int(a), int(b)))
+    for pairs, severity, text in ((equal, "warning", "equal"), (scaled, "info", "the same up to unit and offset")):
+        if pairs:
+            shown = ", ".join(f"{facts.label(a)} = {facts.label(b)}" for a, b in pairs[:5])
+            yield Finding(
+                "observation-duplicate",
+                severity,
+                f"observation: {shown}{' ...' if len(pairs) > 5 else ''}",
+                f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''} of columns {'are' if len(pairs) > 1 else 'is'} {text}",
+                "columns that say different things",
+                "Drop one of each pair, or find out which column was meant.",
+            )
+
+
+def observation_placeholder(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """One value far from all others, again and again: -999 and its like, a missing value in disguise."""
+    seen = facts.sample.observation
+    if len(seen) < LEAST_ROWS:
+        return
+    lower, upper = np.quantile(seen, [0.1, 0.9], axis=0)
+    reach = FAR_OUT * np.maximum(upper - lower, 1e-12)
+    for j in range(seen.shape[1]):
+        if upper[j] == lower[j]:
+            continue
+        column = seen[:, j]
+        for value in (column.min(), column.max()):
+            if lower[j] - reach[j] <= value <= upper[j] + reach[j]:
+                continue
+            share = float((column == value).mean())
+            if share >= PLACEHOLDER_SHARE and _like_a_code(column, value):
+                yield Finding(
+                    "observation-placeholder",
+                    "warning",
+                    f"observation: columns {facts.label(j)}",
+                    f"exactly {value:g} in {share:.1%} of rows, where 80% lie from {lower[j]:.4g} to {upper[j]:.4g}",
+                    "measurements",
+                    "If it stands for a missing value, fill it and add a column that says where.",
+                )
+                break
+
+
+def _like_a_code(column: NumpyArray, value: float) -> bool:
+    """A whole number among others that are not, or all nines, or far more often than a single value otherwise is: a state
+    that is merely rare and far out comes as often as other states."""
+    rest = column[column != value]
+    whole = value == round(value) and (rest != np.round(rest)).mean() > 0.5
+    nines = value == round(value) and set(str(abs(int(value)))) == {"9"}
+    usual = np.median(np.unique(rest, return_counts=True)[1])
+    return bool(whole or nines or (column == value).sum() >= MORE_OFTEN * usual)
+
+
+def observation_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Columns of very different size, or far from 0 compared with how they vary."""
+    moments = facts.scan.observation
+    if moments is None:
+        return
+    spread = moments.spread
+    live = np.flatnonzero(spread > 0)
+    if not len(live):
+        return
+    far = live[np.abs(moments.mean[live]) > HUGE_MEAN * spread[live]]
+    smallest, largest = live[spread[live].argmin()], live[spread[live].argmax()]
+    if len(far):
+        j = far[0]
+        yield Finding(
+            "observation-scale",
+            "warning",
+            f"observation: columns {facts.labels(far)}",
+            f"column {facts.label(int(j))} varies by {spread[j]:.3g} about {moments.mean[j]:.6g}",
+            f"a mean within {HUGE_MEAN:g} times the spread",
+            "Subtract the offset before the values become float32 (dates, identifiers, counters), or drop the column.",
+        )
+    elif spread[largest] > UNEVEN * spread[smallest]:
+        yield Finding(
+            "observation-scale",
+            "info",
+            f"observation: columns {facts.label(int(smallest))}, {facts.label(int(largest))}",
+            f"spreads from {spread[smallest]:.3g} to {spread[largest]:.3g}",
+            f"spreads within a factor {UNEVEN:g}",
+            "Training standardises columns; check the units all the same.",
+        )
+
+
+def observation_stuck(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """A column that now and then keeps its number from step to step while the others go on: a sensor that froze."""
+    sample = facts.sample
+    inner = np.flatnonzero((sample.position > 0) & (sample.position + 1 < sample.length))
+    if len(inner) < 1000 or sample.observation.shape[1] < 2:
+        return
+    here = sample.observation[inner]
+    before = facts.observation_at(log.observation_index[sample.rows[inner] - 1])
+    after = facts.observation_at(log.observation_index[sample.rows[inner] + 1])
+    # A number at its bound (a clipped velocity) stays there by right.
+    free = (here > sample.observation.min(0)) & (here < sample.observation.max(0))
+    held = (here == before) & (here == after) & free
+    moving = ((here != before) & (here != after)).mean(1) >= 0.5
+    distinct = np.array([len(np.unique(c)) for c in here.T])
+    share = held[moving].mean(0) if moving.any() else np.zeros(here.shape[1])
+    # A column that takes a new number nearly every row repeats by freezing only; columns of few numbers repeat anyway.
+    found = np.flatnonzero((share > STUCK_SHARE) & (share < 0.9) & (distinct > 0.5 * (1 - share) * len(here)))
+    if len(found):
+        worst = int(found[share[found].argmax()])
+        yield Finding(
+            "observation-stuck",
+            "warning",
+            f"observation: columns {facts.labels(found)}",
+            f"column {facts.label(worst)} keeps its exact number for three steps in {share[worst]:.1%} of places while "
+            "others move",
+            "a number that changes as finely as it is measured",
+            "Look for a sensor that froze or values carried forward; mark those rows.",
+        )

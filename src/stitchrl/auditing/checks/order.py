@@ -1,0 +1,71 @@
+"""Checks of the order of the rows by the columns that count it: `step` and `time`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.moments import blocks
+from stitchrl.data.dataset import Dataset
+from stitchrl.types import NumpyArray
+
+__all__ = ["steps_missing", "time_backwards"]
+
+CONSECUTIVE = 0.5
+"""Steps count one by one where more than this share of them do."""
+
+
+def steps_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Steps that jump by more than one inside an episode, in a log that counts them one by one."""
+    ones = jumps = lost = inside = 0
+    first = -1
+    for rows in _pairs(log):
+        ahead = log.step[rows + 1].astype(np.int64) - log.step[rows].astype(np.int64)
+        jumped = np.flatnonzero(ahead > 1)
+        inside, ones = inside + len(rows), ones + int((ahead == 1).sum())
+        jumps, lost = jumps + len(jumped), lost + int((ahead[jumped] - 1).sum())
+        if first < 0 and len(jumped):
+            first = int(rows[jumped[0]])
+    if jumps and ones > CONSECUTIVE * inside:
+        yield Finding(
+            "steps-missing",
+            "warning",
+            f"step: row {first} and {jumps - 1:,} more",
+            f"after {jumps / inside:.1%} of rows inside episodes the step jumps, over {lost:,} steps in all",
+            "steps that go up by one, as most here do",
+            "Look for rows that were lost: a row's next observation and return are then not those of its action.",
+        )
+
+
+def time_backwards(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Times that go back inside an episode while the steps go on."""
+    if log.time is None or log.time.dtype.kind not in "iufM":
+        return
+    back = inside = 0
+    first = -1
+    for rows in _pairs(log):
+        wrong = np.flatnonzero((log.time[rows + 1] < log.time[rows]) & (log.step[rows + 1] > log.step[rows]))
+        inside, back = inside + len(rows), back + len(wrong)
+        if first < 0 and len(wrong):
+            first = int(rows[wrong[0]]) + 1
+    if back:
+        yield Finding(
+            "time-backwards",
+            "warning",
+            f"time, step: row {first} and {back - 1:,} more",
+            f"{back / inside:.1%} of rows inside episodes are earlier in time than the row before, though their step is later",
+            "times that go on with the steps",
+            "Find out which of the two is right: rows out of order spoil every next observation.",
+        )
+
+
+def _pairs(log: Dataset) -> Iterator[NumpyArray]:
+    """By blocks, rows that another row of their episode follows."""
+    for block in blocks(log.num_transitions):
+        inside = np.ones(block.stop - block.start, bool)
+        first, last = np.searchsorted(log.episode_start, [block.start + 1, block.stop + 1])
+        inside[log.episode_start[first:last] - 1 - block.start] = False
+        yield np.flatnonzero(inside) + block.start

@@ -1,0 +1,232 @@
+"""Checks of the logged probabilities: there, possible, agreeing with one another and with what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.moments import blocks
+from stitchrl.auditing.regression import z_of_mean
+from stitchrl.data.dataset import Dataset
+from stitchrl.types import NumpyArray
+
+__all__ = [
+    "propensities_beaten",
+    "propensities_disagree",
+    "propensities_impossible",
+    "propensities_missing",
+    "propensities_too_small",
+    "propensities_uncalibrated",
+]
+
+CALIBRATION_Z = 6.0
+"""Standard errors by which an action's logged count may differ from its propensities' sum."""
+TOO_MUCH = 1.05
+ROUNDING = 1e-5
+SMALL = 1e-4
+"""One row with such a probability weighs as much as ten thousand others."""
+LARGEST_WEIGHT_SHARE = 0.02
+"""As in the verdict: a single episode may hold no more."""
+BEATEN_BY = 0.05
+"""Nats a row by which a simple model must beat the logged probabilities before it matters."""
+
+
+def propensities_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """No behaviour probabilities: they will be fitted."""
+    if log.behavior_log_prob is None:
+        yield Finding(
+            "propensities-missing",
+            "info",
+            "behavior_log_prob",
+            "the log does not say how likely its actions were",
+            "the logging policy's probabilities, where they exist",
+            "They are fitted by behaviour cloning, and every estimate says so. Log them in future.",
+        )
+
+
+def propensities_impossible(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Logged actions with probability 0, or above 1. (A continuous action has a density, which may be above 1.)"""
+    if log.behavior_log_prob is None:
+        return
+    count, first = 0, -1
+    for rows in blocks(log.num_transitions):
+        column = log.behavior_log_prob[rows]
+        wrong = ~np.isfinite(column)
+        if log.num_actions is not None:
+            wrong |= column > ROUNDING
+        count += int(wrong.sum())
+        if first < 0 and wrong.any():
+            first = rows.start + int(wrong.argmax())
+    if count:
+        density = log.num_actions is None
+        yield Finding(
+            "propensity-impossible",
+            "error",
+            f"behavior_log_prob: row {first} and {count - 1:,} more",
+            f"{count:,} logged actions have {'density 0 or none' if density else 'probability 0 or above 1'}",
+            "finite log-densities" if density else "log-probabilities at most 0 and finite: the action was taken",
+            "Correct the propensities, or drop the column and let them be fitted.",
+        )
+
+
+def propensities_disagree(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """behavior_log_prob is not the logged action's entry of behavior_probs."""
+    if log.behavior_log_prob is None or log.behavior_probs is None:
+        return
+    count, largest, worst = 0, 0.0, -1
+    for rows in blocks(log.num_transitions):
+        action = log.action[rows].astype(np.int64)[:, None].clip(0, log.behavior_probs.shape[1] - 1)
+        chosen = np.take_along_axis(log.behavior_probs[rows], action, 1)[:, 0]
+        logged = np.exp(np.minimum(log.behavior_log_prob[rows].astype(np.float64), 50))
+        gap = np.nan_to_num(np.abs(logged - chosen))
+        count += int((gap > 1e-3).sum())
+        if gap.max() > largest:
+            largest, worst = float(gap.max()), rows.start + int(gap.argmax())
+    if count:
+        yield Finding(
+            "propensities-disagree",
+            "error",
+            f"behavior_log_prob, behavior_probs: row {worst}",
+            f"{count / log.num_transitions:.1%} of rows differ, by up to {largest:.3f}",
+            "the same probability in both columns",
+            "Find out which is right and drop the other.",
+        )
+
+
+def propensities_uncalibrated(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Actions logged far more or less often than their propensities say.
+
+    With all probabilities: an action's count against the sum of its probabilities. With the taken one only: over the
+    rows in which an action was taken, the sum of 1 / probability expects at most the number of rows (Horvitz and
+    Thompson 1952), and so the number of rows itself where every action is always possible.
+    """
+    if log.num_actions is None:
+        return
+    counts = facts.scan.action_counts.sum(0)
+    if log.behavior_probs is not None:
+        expected, variance = np.zeros(log.num_actions), np.zeros(log.num_actions)
+        for rows in blocks(log.num_transitions, log.num_actions):
+            probs = log.behavior_probs[rows].astype(np.float64)
+            expected += probs.sum(0)
+            variance += (probs * (1 - probs)).sum(0)
+        z = (counts - expected) / np.sqrt(np.maximum(variance, 1.0))
+        worst = int(np.abs(z).argmax())
+        if abs(z[worst]) > CALIBRATION_Z:
+            yield Finding(
+                "propensities-uncalibrated",
+                "error",
+                f"behavior_probs: action {worst}",
+                f"logged {counts[worst]:,} times where the propensities expect {expected[worst]:,.0f} ({z[worst]:+.0f} SE)",
+                f"counts within {CALIBRATION_Z:g} standard errors",
+                "These are not the probabilities the actions were drawn with; correct or drop them.",
+            )
+        return
+    if log.behavior_log_prob is None:
+        return
+    total, variance = np.zeros(log.num_actions), np.zeros(log.num_actions)
+    for rows in blocks(log.num_transitions):
+        action = log.action[rows].astype(np.int64).clip(0, log.num_actions - 1)
+        inverse = np.exp(np.clip(-log.behavior_log_prob[rows].astype(np.float64), 0, 50))
+        inverse = np.where(np.isfinite(inverse), inverse, 1.0)
+        total += np.bincount(action, inverse, log.num_actions)
+        variance += np.bincount(action, inverse * (inverse - 1), log.num_actions)
+    z = (total - log.num_transitions) / np.sqrt(np.maximum(variance, 1.0))
+    # Rows of actions that were hardly taken cannot speak; too small a sum may mean an action that was not possible.
+    worst = int(np.where(counts >= 30, z, 0).argmax())
+    possible = log.num_transitions * log.num_actions
+    if log.action_mask is not None:
+        possible = sum(int(log.action_mask[rows].sum()) for rows in blocks(log.num_transitions))
+    z_all = (total.sum() - possible) / np.sqrt(max(float(variance.sum()), 1.0))
+    if z_all > CALIBRATION_Z and total.sum() > TOO_MUCH * possible:
+        yield Finding(
+            "propensities-uncalibrated",
+            "error",
+            "behavior_log_prob",
+            f"1 / probability is {total.sum() / log.num_transitions:.3g} on average ({z_all:+.0f} SE)",
+            f"at most the number of possible actions, {possible / log.num_transitions:.3g}",
+            "The logged probabilities are too small, or of other rows; correct or drop them.",
+        )
+    elif z[worst] > CALIBRATION_Z and total[worst] > TOO_MUCH * log.num_transitions:
+        yield Finding(
+            "propensities-uncalibrated",
+            "error",
+            f"behavior_log_prob: action {worst}",
+            f"1 / probability sums to {total[worst]:,.0f} over the rows of this action ({z[worst]:+.0f} SE)",
+            f"at most the number of rows, {log.num_transitions:,}",
+            "The logged probabilities are too small for how often it was taken; correct or drop them.",
+        )
+
+
+def propensities_beaten(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """A simple model explains the logged actions better than the probabilities they were drawn with. It cannot.
+
+    Gibbs' inequality: under the logging policy no model has a greater expected log-probability than the logging policy
+    itself. The model (shares of actions in a region; for continuous actions a normal about a ridge regression) is
+    fitted on half of the episodes and tried on the other half.
+    """
+    if log.behavior_log_prob is None or len(facts.sample) < 500:
+        return
+    sample = facts.sample
+    logged = log.behavior_log_prob[sample.rows].astype(np.float64)
+    if not np.isfinite(logged).all():
+        return
+    group = facts.fold
+    model = _discrete_model(log, facts, group) if log.num_actions is not None else _normal_model(facts)
+    gain = model - logged
+    if gain.mean() > BEATEN_BY and z_of_mean(gain, group) > CALIBRATION_Z:
+        yield Finding(
+            "propensities-beaten",
+            "error" if log.num_actions is not None else "warning",
+            "behavior_log_prob",
+            f"a simple model gives the logged actions {np.exp(min(gain.mean(), 50)):.2f} times the probability on average "
+            "(geometric mean)",
+            "no model to do better than the policy that acted",
+            "These are not the probabilities of these actions: look for shifted rows, another policy, or another unit.",
+        )
+
+
+def _discrete_model(log: Dataset, facts: Facts, group: NumpyArray) -> NumpyArray:
+    """(n,) held-out log shares of the taken actions in their regions."""
+    actions = log.num_actions or 0
+    taken = facts.sample.action.clip(0, actions - 1)
+    model = np.zeros(len(taken))
+    for test in (group % 2 == 0, group % 2 == 1):
+        counts = np.full((facts.regions.count, actions), 0.5)  # half a row each: no action is impossible
+        np.add.at(counts, (facts.sample_region[~test], taken[~test]), 1)
+        shares = counts / counts.sum(1, keepdims=True)
+        model[test] = np.log(shares[facts.sample_region[test], taken[test]])
+    return model
+
+
+def _normal_model(facts: Facts) -> NumpyArray:
+    """(n,) held-out log densities of a normal about a regression; its spread that of the residuals."""
+    left = facts.action_residuals
+    # A normal is fitted by its variance; a floor keeps a number that never changes from having any density it likes.
+    variance = np.maximum((left**2).mean(0), 1e-6 * np.maximum(facts.sample.action.var(0), 1e-12))
+    density: NumpyArray = -0.5 * (left**2 / variance + np.log(2 * np.pi * variance)).sum(1)
+    return density
+
+
+def propensities_too_small(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Logged probabilities so small that single rows decide every weighted mean."""
+    if log.behavior_log_prob is None or log.num_actions is None:
+        return
+    total, largest, count = 0.0, 0.0, 0
+    for rows in blocks(log.num_transitions):
+        inverse = np.exp(np.clip(-log.behavior_log_prob[rows].astype(np.float64), 0, 50))
+        inverse = inverse[np.isfinite(log.behavior_log_prob[rows])]
+        total += inverse.sum()
+        largest = max(largest, float(inverse.max(initial=0)))
+        count += int((inverse > 1 / SMALL).sum())
+    if count and largest > LARGEST_WEIGHT_SHARE * total:
+        yield Finding(
+            "propensity-too-small",
+            "warning",
+            "behavior_log_prob",
+            f"{count:,} logged actions have probability under {SMALL:g}; one holds {largest / total:.0%} of all weight",
+            f"no row with more than {LARGEST_WEIGHT_SHARE:.0%} of the weight",
+            "Check that they are not zeros in disguise; drop those episodes or the column.",
+        )

@@ -1,0 +1,195 @@
+"""Checks of the rewards: that there is something to learn from, in its own place, without wild values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.regression import features, residuals, waves, z_of_mean
+from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.types import NumpyArray
+
+__all__ = [
+    "returns_constant",
+    "reward_beside_end",
+    "reward_misaligned",
+    "reward_outliers",
+    "reward_scale",
+    "reward_sparse",
+]
+
+SPARSE_SHARE = 0.01
+LEAST_REWARDED = 100
+"""With fewer episodes that pay, a mean return is known to no better than 10%."""
+WILD = 50.0
+"""Times the size that nine of ten rewards other than the commonest stay within; a normal's largest of ten million is three
+times as large, a log-normal's (of spread 1) of a million thirty."""
+WILD_SHARE = 0.01
+SMALLEST_SCALE, LARGEST_SCALE = 1e-3, 1e4
+"""Spread of returns that networks with standard settings can follow."""
+BETTER_FIT, FULL_FIT = 0.7, 0.1
+"""A shifted fit must leave less than this part of what the fit in place leaves: a hint; overwhelming."""
+LEAST_EXPLAINED = 0.3
+"""Part of the reward's variance that the shifted fit must explain before it is a hint."""
+Z = 5.0
+"""Standard errors that make a hint safe against the many comparisons of an audit."""
+BESIDE, ELSEWHERE = 0.1, 0.05
+"""Of rewards that come once an episode, at its end: how many may lie a row beside it, how many anywhere else."""
+FITTED_ROWS = 6144
+WAVES = 200
+"""Random cosines beside the quadratic terms: a smooth curved reward must be fitted well for a step to show."""
+
+
+def returns_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """All episodes have the same return: there is nothing to learn from."""
+    returns = facts.scan.returns
+    if log.num_episodes > 1 and returns.min() == returns.max():
+        yield Finding(
+            "returns-constant",
+            "error",
+            "reward",
+            f"every episode returns {returns[0]:g}",
+            "returns that differ between episodes",
+            "Check that the reward column is the outcome.",
+        )
+
+
+def reward_sparse(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Hardly any episode is paid anything but the commonest return."""
+    returns = facts.scan.returns
+    values, counts = np.unique(returns, return_counts=True)
+    usual = values[counts.argmax()]
+    paid = int((returns != usual).sum())
+    share = paid / len(returns)
+    if log.num_episodes < 200 or not paid or share > 10 * SPARSE_SHARE:
+        return
+    if share < SPARSE_SHARE or paid < LEAST_REWARDED:
+        yield Finding(
+            "reward-sparse",
+            "warning" if paid < LEAST_REWARDED else "info",
+            "reward",
+            f"{paid:,} of {log.num_episodes:,} episodes ({share:.2%}) return anything but {usual:g}",
+            f"at least {LEAST_REWARDED} episodes that tell good from bad",
+            "Intervals will be wide: collect more episodes, or reward something nearer at hand.",
+        )
+
+
+def reward_outliers(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Rewards far larger than the others: a placeholder, another unit, or a sum that one row decides."""
+    reward, moments = facts.sample.reward, facts.scan.reward
+    if len(reward) < 100:
+        return
+    values, counts = np.unique(reward, return_counts=True)
+    usual = values[counts.argmax()] if counts.max() > 0.1 * len(reward) else float(np.median(reward))
+    others = np.abs(reward[reward != usual] - usual)
+    if len(others) < 20:
+        return
+    typical = float(np.quantile(others, 0.9))
+    low, high = float(moments.low[0]), float(moments.high[0])
+    worst = low if usual - low > high - usual else high
+    if typical > 0 and abs(worst - usual) > WILD * typical:
+        share = float((others > WILD * typical).sum() / len(reward))
+        if share > WILD_SHARE:
+            return
+        yield Finding(
+            "reward-outlier",
+            "warning",
+            "reward",
+            f"a reward of {worst:g} where nine of ten lie within {typical:.3g} of {usual:.3g}; {share:.2%} of rows are as wild",
+            f"rewards within {WILD:g} times the usual size",
+            "Look for a placeholder or another unit; one such row decides every mean.",
+        )
+
+
+def reward_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Returns too large or too small for learning rates that suit most."""
+    spread = float(facts.scan.returns.std())
+    if spread and not SMALLEST_SCALE <= spread <= LARGEST_SCALE:
+        yield Finding(
+            "reward-scale",
+            "info",
+            "reward",
+            f"returns spread by {spread:.3g}",
+            f"a spread from {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}",
+            "Divide the rewards by the spread of the returns for training; values then come in those units.",
+        )
+
+
+def reward_beside_end(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Rewards that come once an episode, but always one row before its end, or in its first row: off by one."""
+    sample = facts.sample
+    values, counts = np.unique(sample.reward, return_counts=True)
+    if len(values) < 2 or counts.max() < 0.5 * len(sample):
+        return
+    paid = (sample.reward != values[counts.argmax()]) & (sample.length >= 3)
+    lengths = sample.length[paid]
+    if paid.sum() < 30 or len(np.unique(lengths)) < 3:
+        return
+    from_end = lengths - 1 - sample.position[paid]
+    before, first, at_end = (from_end == 1).mean(), (sample.position[paid] == 0).mean(), (from_end == 0).mean()
+    if max(before, first) > BESIDE and before + first + at_end > 1 - ELSEWHERE and min(before, first) < ELSEWHERE:
+        place = "the last row but one" if before >= first else "the first row"
+        yield Finding(
+            "reward-misaligned",
+            "warning",
+            "reward",
+            f"{max(before, first):.0%} of the rewards in longer episodes come in {place}, {at_end:.0%} in the last row",
+            "an outcome in the row of the action it follows, which is the last",
+            f"Shift the reward column by one row {'down' if before >= first else 'up'}, inside its episode.",
+        )
+
+
+def reward_misaligned(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """Rewards that the step before or after explains far better than their own: the column is off by one row.
+
+    A step is (observation, action, next observation); ridge regressions on quadratic features and random cosines (Rahimi
+    and Recht 2007) predict the reward of episodes they were not fitted on. A hint, not a proof: where rewards follow slowly,
+    or depend on states and hardly on actions, two of the three fits are alike and nothing is said.
+    """
+    sample = facts.sample
+    inner = np.flatnonzero((sample.position >= 1) & (sample.position + 2 < sample.length))
+    if len(inner) < 500 or not facts.has_columns:
+        return
+    if len(inner) > FITTED_ROWS:
+        inner = np.sort(np.random.default_rng(6).choice(inner, FITTED_ROWS, replace=False))
+    rows, episode = sample.rows[inner], sample.episode[inner]
+    # An episode that is alone is halved: its rows still predict one another.
+    group = episode if len(np.unique(episode)) >= 4 else rows // 50
+    reward = sample.reward[inner] - sample.reward[inner].mean()
+    spread = float((reward**2).mean())
+    if spread == 0:
+        return
+    left = {o: residuals(_step(log, facts, rows + o), reward[:, None], group)[:, 0] ** 2 for o in (-1, 0, 1)}
+    best = min((-1, 1), key=lambda o: left[o].mean())
+    explained = {o: 1 - left[o].mean() / spread for o in left}
+    ratio = left[best].mean() / max(left[0].mean(), 1e-12 * spread)
+    if ratio < BETTER_FIT and explained[best] > LEAST_EXPLAINED and z_of_mean(left[0] - left[best], group) > Z:
+        late = best == -1
+        sure = ratio < FULL_FIT and explained[best] > 0.9
+        yield Finding(
+            "reward-misaligned",
+            "error" if sure else "warning",
+            "reward",
+            f"the step {'before' if late else 'after'} explains {explained[best]:.1%} of a row's reward, its own step "
+            f"{max(explained[0], 0):.1%}",
+            "each reward in the row of the action it follows",
+            f"Shift the reward column by one row {'up' if late else 'down'}, inside its episode.",
+        )
+
+
+def _step(log: Dataset, facts: Facts, rows: NumpyArray) -> NumpyArray:
+    """Features of what happened at rows: observation, action, next observation."""
+    following = log.next_observation_index[rows]
+    following = np.where(following == NO_OBSERVATION, log.observation_index[rows], following)
+    action = log.action[rows]
+    if log.num_actions is not None:
+        action = facts.told_apart(action)
+    parts = (
+        facts.observation_at(log.observation_index[rows]),
+        np.where(np.isfinite(action), action, 0).astype(np.float64),
+        facts.observation_at(following),
+    )
+    return np.concatenate([features(*parts, full_up_to=12), waves(*parts, count=WAVES)], 1)

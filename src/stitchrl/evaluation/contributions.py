@@ -1,0 +1,112 @@
+"""Per-episode contributions to an estimate, and the padded episodes they are computed from."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import EvaluationError
+from stitchrl.types import NumpyArray
+
+__all__ = ["Contributions", "Episodes", "Estimand"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimand:
+    """Which quantity an estimate is of: expected sum of gamma**t * reward over the first `horizon` steps.
+
+    Attributes:
+        gamma: discount in [0, 1].
+        horizon: number of steps; None means until terminated.
+    """
+
+    gamma: float
+    horizon: int | None = None
+
+    def __str__(self) -> str:
+        span = "until terminated" if self.horizon is None else f"first {self.horizon} steps"
+        return f"gamma {self.gamma:g}, {span}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contributions:
+    """An estimate as a sum of ratios of means over n episodes: sum_k mean(numerator[:, k]) / mean(denominator[:, k]).
+
+    Plain averages have one column and denominator 1. Self-normalised estimators put weights in the denominator, so
+    that resampling episodes renormalises inside each resample. Everything generic (value, standard error, interval,
+    paired gain) follows from these two arrays.
+
+    Attributes:
+        numerator: (n, K) float64.
+        denominator: (n, K) float64, columns with mean above 0.
+    """
+
+    numerator: Float[NumpyArray, "n K"]
+    denominator: Float[NumpyArray, "n K"]
+
+    @classmethod
+    def average(cls, values: Float[NumpyArray, " n"]) -> Contributions:
+        """The mean of one number an episode."""
+        column = np.asarray(values, np.float64)[:, None]
+        return cls(column, np.ones_like(column))
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return float((self.numerator.mean(0) / self.denominator.mean(0)).sum())
+
+    @cached_property
+    def influence(self) -> Float[NumpyArray, " n"]:
+        """(n,) linearised contribution of each episode, centred; its spread over sqrt(n) is the standard error."""
+        mean_n, mean_d = self.numerator.mean(0), self.denominator.mean(0)
+        return ((self.numerator - (mean_n / mean_d) * self.denominator) / mean_d).sum(1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Episodes:
+    """A log as (n, T) arrays, padded after each episode's end; n episodes, T steps of the longest.
+
+    Attributes:
+        reward: (n, T) float64, 0 in the padding.
+        valid: (n, T) True on logged steps.
+        terminated: (n,) True where the episode truly ended within the horizon or reached it; False where it was cut.
+        index: (n, T) row of the log, 0 in the padding.
+        discount: (T,) gamma**t.
+    """
+
+    reward: Float[NumpyArray, "n T"]
+    valid: Bool[NumpyArray, "n T"]
+    terminated: Bool[NumpyArray, " n"]
+    index: Int[NumpyArray, "n T"]
+    discount: Float[NumpyArray, " T"]
+
+    @classmethod
+    def of(cls, log: Dataset, estimand: Estimand) -> Episodes:
+        """Pad a log's episodes, keeping the first `horizon` steps."""
+        lengths = log.episode_lengths
+        longest = int(lengths.max())
+        steps = longest if estimand.horizon is None else min(estimand.horizon, longest)
+        if steps < 1:
+            raise EvaluationError(f"`horizon` must be at least 1 step; got {estimand.horizon}.")
+        time = np.arange(steps)
+        valid = time[None, :] < lengths[:, None]
+        index = np.where(valid, log.episode_start[:-1, None] + time[None, :], 0)
+        last = log.episode_start[1:] - 1
+        complete = log.terminated[last]
+        if estimand.horizon is not None:
+            complete = complete | (lengths >= estimand.horizon)
+        reward = np.where(valid, log.reward[index].astype(np.float64), 0.0)
+        return cls(reward, valid, complete, index, np.power(float(estimand.gamma), time))
+
+    @property
+    def returns(self) -> Float[NumpyArray, " n"]:
+        """(n,) discounted return of each episode as logged."""
+        return self.reward @ self.discount
+
+    def pad(self, per_transition: NumpyArray, fill: float = 0.0) -> Float[NumpyArray, "n T"]:
+        """A per-transition column (N,) as (n, T) float64, `fill` in the padding."""
+        return np.where(self.valid, per_transition[self.index].astype(np.float64), fill)

@@ -1,0 +1,82 @@
+"""Action probabilities of a policy, native or duck-typed, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import EvaluationError
+from stitchrl.jax_types import Array
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.types import NumpyArray
+
+__all__ = ["action_probabilities", "policy_probabilities"]
+
+
+PolicyLike = Any
+"""Anything with `probs(obs, action_mask=...)` returning (B, A), NumPy or JAX."""
+
+
+ROWS_AT_ONCE = 16384
+
+
+def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
+    """(B, A) float32 probabilities of a policy, native or duck-typed, checked.
+
+    Raises:
+        EvaluationError: no `probs`, a wrong shape, rows that are not probabilities, or mass on forbidden actions.
+    """
+    if not hasattr(policy, "probs"):
+        raise EvaluationError(
+            f"A policy over discrete actions needs `probs(obs, action_mask=...)`; {type(policy).__name__} has none."
+        )
+    ask = _compiled_probs if isinstance(policy, DiscretePolicy) else _plain_probs
+    parts = []
+    for start in range(0, len(obs), ROWS_AT_ONCE):
+        # The last piece reaches back, so that every piece has one shape and compiles once.
+        first = max(0, min(start, len(obs) - ROWS_AT_ONCE))
+        rows = slice(first, first + ROWS_AT_ONCE)
+        mask = None if action_mask is None else action_mask[rows]
+        parts.append(np.asarray(ask(policy, obs[rows], mask), dtype=np.float32)[start - first :])
+    probs = np.concatenate(parts)
+    if probs.ndim != 2 or len(probs) != len(obs):
+        raise EvaluationError(f"`probs` must give one row of probabilities an observation; got shape {probs.shape}.")
+    if action_mask is not None and probs.shape != action_mask.shape:
+        raise EvaluationError(f"The policy has {probs.shape[1]} actions; the log has {action_mask.shape[1]}.")
+    if not np.isfinite(probs).all() or (probs < 0).any() or (np.abs(probs.sum(1) - 1) > 1e-3).any():
+        raise EvaluationError("`probs` must be at least 0 and sum to 1 in every row; they do not.")
+    if action_mask is not None and (np.where(action_mask, 0.0, probs) > 1e-6).any():
+        raise EvaluationError(
+            "A policy must give probability 0 to forbidden actions; it does not. Honour `action_mask` in `probs`."
+        )
+    return probs
+
+
+@jax.jit
+def _compiled_probs(policy: DiscretePolicy, obs: Array, action_mask: Array | None) -> Array:
+    return policy.probs(obs, action_mask=action_mask)
+
+
+def _plain_probs(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | None) -> Any:
+    return policy.probs(obs, action_mask=action_mask)
+
+
+def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, NumpyArray]:
+    """A policy's probabilities at every logged state and at every next state, (N, A) each.
+
+    The probabilities of a next state are those of the next row; where that is not the next moment but the observation
+    is stored, they are computed there with every action allowed; where there is none they are uniform, with weight 0.
+    """
+    here = policy_probabilities(policy, log.observation, log.action_mask)
+    following = np.empty_like(here)
+    following[:-1] = here[1:]
+    following[~log.continues] = 1.0 / here.shape[1]
+    known = np.flatnonzero(~log.continues & (log.next_observation_index >= 0) & ~log.terminated)
+    if len(known):
+        obs = log.observation_table[log.next_observation_index[known]]
+        mask = None if log.next_action_mask is None else log.next_action_mask[known]
+        following[known] = policy_probabilities(policy, obs, mask)
+    return here, following

@@ -1,0 +1,204 @@
+"""Rows in shuffled order for logs larger than memory: blocks of the log, drawn at random, shuffled in a buffer.
+
+One pass visits every row once. The blocks (contiguous rows) are put in random order, `buffer_rows` of them at a time
+are read and shuffled, and batches are cut from the result. The row at a position of this endless order is a function
+of (seed, position) alone: a resumed run continues where it was, and a log in memory can be fed the very same rows.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.feeds.shuffling import ShuffledRows
+from stitchrl.types import NumpyArray
+
+__all__ = ["ShuffledReader", "prefetched"]
+
+PREFETCHED_CHUNKS = 2
+
+
+class ShuffledReader:
+    """Batches of a log in shuffled order, read a buffer at a time; the log may be memory-mapped.
+
+    Args:
+        log: its arrays are only ever sliced by blocks.
+        scaling: applied to what is read.
+        order: of the rows; `order.count` must be the log's.
+        n_steps: above 1 a batch has what `NStepTransitions` says.
+        length: pieces of episodes of so many rows, as `Sequences` says; None reads transitions.
+    """
+
+    def __init__(
+        self, log: Dataset, scaling: Scaling, order: ShuffledRows, *, n_steps: int = 1, length: int | None = None
+    ) -> None:
+        self._log, self._scaling, self._order, self._n_steps, self._length = log, scaling, order, n_steps, length
+        self._held: tuple[int, int, dict[str, NumpyArray]] | None = None
+
+    def batches(self, first: int, end: int, batch_size: int) -> dict[str, NumpyArray]:
+        """Batches of the updates [first, end): (updates, batch_size, ...) arrays.
+
+        Masks of a log without any are (updates, 1, A): one all-True row stands in for a batch of them.
+        """
+        start, stop = first * batch_size, end * batch_size
+        parts: list[dict[str, NumpyArray]] = []
+        columns: dict[str, NumpyArray] = {}
+        while start < stop:
+            begin, finish, columns = self._buffer(start)
+            until = min(stop, finish)
+            own = {name: column for name, column in columns.items() if name not in self._shared}
+            parts.append({name: column[start - begin : until - begin] for name, column in own.items()})
+            start = until
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        made = {name: column.reshape(end - first, batch_size, *column.shape[1:]) for name, column in joined.items()}
+        return made | {name: np.repeat(columns[name][None], end - first, axis=0) for name in self._shared}
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        """Columns with one row that stands in for all."""
+        if self._log.num_actions is None or self._log.action_mask is not None:
+            return ()
+        return ("action_mask", "next_action_mask") if self._length is None else ("action_mask",)
+
+    def _buffer(self, position: int) -> tuple[int, int, dict[str, NumpyArray]]:
+        """(first position, position after the last, columns in order) of what is held around a position: a buffer, or
+        of pieces of episodes a part of one, so that no more rows are held."""
+        if self._held is None or not self._held[0] <= position < self._held[1]:
+            self._held = None  # let go of the old one first: one buffer in memory
+            rows, begin = self._order.buffer(position)
+            if self._length is None:
+                columns = read_transitions(self._log, self._scaling, rows, self._n_steps)
+            else:
+                size = max(1, self._order.buffer_rows // self._length)
+                part = (position - begin) // size
+                rows, begin = rows[part * size : (part + 1) * size], begin + part * size
+                columns = read_sequences(self._log, self._scaling, rows, self._length)
+            self._held = (begin, begin + len(rows), columns)
+        return self._held
+
+
+def read_transitions(
+    log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], n_steps: int = 1
+) -> dict[str, NumpyArray]:
+    """The batch fields of these rows, in their order; read in the log's own order, which a disk likes better.
+
+    Masks of a log without any are one all-True row, (1, A).
+    """
+    at, back = _ascending(rows)
+    steps = np.minimum(n_steps, log.run_end[at] - at + 1) if n_steps > 1 else None
+    last = at if steps is None else at + steps - 1
+    following = np.maximum(log.next_observation_index[last], 0)
+    shared: dict[str, NumpyArray] = {}
+    columns: dict[str, Any] = {
+        "obs": scaling.observations(np.take(log.observation_table, log.observation_index[at], axis=0)),
+        "next_obs": scaling.observations(np.take(log.observation_table, following, axis=0)),
+        "action": scaling.actions(log.action[at]),
+        "reward": scaling.rewards(log.reward[at]),
+        "terminated": log.terminated[last].astype(np.float32),
+        "truncated": log.truncated[last].astype(np.float32),
+        "td_weight": log.can_bootstrap[last].astype(np.float32),
+    }
+    if steps is not None:
+        offsets = np.arange(n_steps)
+        window = np.minimum(at[:, None] + offsets, last[:, None])
+        columns["rewards"] = np.where(offsets < steps[:, None], scaling.rewards(log.reward[window]), np.float32(0))
+        columns["steps"] = steps.astype(np.float32)
+    if log.num_actions is not None:
+        everything, mask = np.ones((1, log.num_actions), bool), log.action_mask
+        if mask is None:
+            shared = {"action_mask": everything, "next_action_mask": everything}
+        else:
+            # Not the log's `next_action_mask`, which is all of it at once.
+            columns["action_mask"] = mask[at]
+            after = mask[np.minimum(last + 1, len(mask) - 1)]
+            columns["next_action_mask"] = np.where(log.continues[last][:, None], after, everything)
+    return {name: np.take(column, back, axis=0) for name, column in columns.items()} | shared
+
+
+def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], length: int) -> dict[str, NumpyArray]:
+    """The fields of `Sequences` for pieces that start at these rows, in their order.
+
+    Masks of a log without any are (1, length, A), all True.
+    """
+    first, back = _ascending(rows)
+    wanted = first[:, None] + np.arange(length)
+    at = np.minimum(wanted, log.run_end[first][:, None])
+    columns: dict[str, Any] = {
+        "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
+        "action": scaling.actions(log.action[at]),
+        "reward": scaling.rewards(log.reward[at]),
+        "terminated": log.terminated[at].astype(np.float32),
+        "truncated": log.truncated[at].astype(np.float32),
+        "position": log.position[at].astype(np.int32),
+        "valid": (at == wanted).astype(np.float32),
+    }
+    shared: dict[str, NumpyArray] = {}
+    if log.num_actions is not None:
+        if log.action_mask is None:
+            shared = {"action_mask": np.ones((1, length, log.num_actions), bool)}
+        else:
+            columns["action_mask"] = log.action_mask[at]
+    return {name: np.take(column, back, axis=0) for name, column in columns.items()} | shared
+
+
+def _ascending(rows: Int[NumpyArray, " R"]) -> tuple[Int[NumpyArray, " R"], Int[NumpyArray, " R"]]:
+    """The rows from small to large, and where in these each of the given ones is."""
+    order = np.argsort(rows, kind="stable")
+    back = np.empty_like(order)
+    back[order] = np.arange(len(rows))
+    return rows[order], back
+
+
+@contextmanager
+def prefetched(
+    produce: Callable[[int, int], Any], spans: Iterator[tuple[int, int]]
+) -> Iterator[Callable[[int, int], Any]]:
+    """Run `produce(first, end)` for each span in a background thread, a few spans ahead, results put on the device.
+
+    Gives a function that returns the result of a span; spans must be asked for in their order. An exception of the
+    thread is raised where its result is asked for. Leaving the context ends the thread.
+    """
+    ready: queue.Queue[tuple[tuple[int, int], Any, BaseException | None]] = queue.Queue(PREFETCHED_CHUNKS)
+    leaving = threading.Event()
+
+    def put(item: tuple[tuple[int, int], Any, BaseException | None]) -> None:
+        while not leaving.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for span in spans:
+                if leaving.is_set():
+                    return
+                put((span, jax.device_put(produce(*span)), None))
+            raise LookupError("no span is left")
+        except BaseException as error:
+            put(((-1, -1), None, error))
+
+    def take(first: int, end: int) -> Any:
+        span, value, error = ready.get()
+        if error is not None:
+            raise error
+        assert span == (first, end), f"asked for {(first, end)}, made {span}"
+        return value
+
+    thread = threading.Thread(target=work, name="stitchrl-prefetch", daemon=True)
+    thread.start()
+    try:
+        yield take
+    finally:
+        leaving.set()
+        thread.join()

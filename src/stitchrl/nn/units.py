@@ -1,0 +1,138 @@
+"""Policies and value functions put before raw observations and in logged units of action and reward."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from stitchrl.data.scaling import Scaling
+from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.nn.networks import standardized
+from stitchrl.nn.policy import DiscretePolicy, Policy
+from stitchrl.nn.value import ContinuousValue, DiscreteValue
+
+__all__ = [
+    "RescaledPolicy",
+    "RescaledValue",
+    "StandardizedPolicy",
+    "StandardizedValue",
+    "unscaled_policy",
+    "unscaled_value",
+]
+
+
+class RescaledPolicy(ContinuousPolicy):
+    """Raw observations in, logged action units out, around a policy trained on scaled ones.
+
+    Inside, observations are (obs - mean) / std and actions (action - action_center) / action_half_width; the density
+    is that of the logged action, so log_prob subtracts the sum of log half-widths (the Jacobian).
+    """
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    action_center: Float[Array, " action"]
+    action_half_width: Float[Array, " action"]
+    policy: ContinuousPolicy
+
+    @property
+    def has_density(self) -> bool:  # type: ignore[override]
+        """As the policy inside."""
+        return self.policy.has_density
+
+    def mode(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        return self._outside(self.policy.mode(self._inside(obs), action_mask=action_mask))
+
+    def sample(
+        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        return self._outside(self.policy.sample(self._inside(obs), key=key, action_mask=action_mask))
+
+    def log_prob(
+        self,
+        obs: Float[AnyArray, "B D"],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        inner = standardized(action, self.action_center, self.action_half_width)
+        log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
+        return log_prob - jnp.sum(jnp.log(self.action_half_width))
+
+    def _inside(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
+        return standardized(obs, self.mean, self.std)
+
+    def _outside(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
+        return self.action_center[None, :] + self.action_half_width[None, :] * action
+
+
+class StandardizedPolicy(DiscretePolicy):
+    """Standardises raw observations, (obs - mean) / std, and hands them to a policy trained on such."""
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    policy: DiscretePolicy
+
+    def logits(
+        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, "B A"]:
+        scaled = standardized(obs, self.mean, self.std)
+        return self.policy.logits(scaled, action_mask=action_mask)
+
+
+class StandardizedValue(DiscreteValue):
+    """A value trained on standardised observations and scaled rewards, put back into raw units."""
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    reward_scale: Float[Array, ""]
+    value: DiscreteValue
+
+    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
+        return self.value.q_all(standardized(obs, self.mean, self.std)) / self.reward_scale
+
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
+        return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale
+
+
+class RescaledValue(ContinuousValue):
+    """A value trained on scaled observations, actions and rewards, put back into raw units."""
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    action_center: Float[Array, " action"]
+    action_half_width: Float[Array, " action"]
+    reward_scale: Float[Array, ""]
+    value: ContinuousValue
+
+    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+        inner = standardized(action, self.action_center, self.action_half_width)
+        return self.value.q(standardized(obs, self.mean, self.std), inner) / self.reward_scale
+
+    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
+        return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale
+
+
+def unscaled_policy(policy: Policy, scaling: Scaling) -> DiscretePolicy | RescaledPolicy:
+    """A policy trained on scaled arrays, put before raw observations."""
+    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
+    if isinstance(policy, DiscretePolicy):
+        return StandardizedPolicy(mean, std, policy)
+    assert isinstance(policy, ContinuousPolicy)
+    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
+    return RescaledPolicy(mean, std, center, half_width, policy)
+
+
+def unscaled_value(
+    value: DiscreteValue | ContinuousValue | None, scaling: Scaling
+) -> DiscreteValue | ContinuousValue | None:
+    if value is None or scaling.reward_shift:
+        return None
+    mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
+    scale = jnp.asarray(scaling.reward_scale, jnp.float32)
+    if isinstance(value, DiscreteValue):
+        return StandardizedValue(mean, std, scale, value)
+    center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
+    return RescaledValue(mean, std, center, half_width, scale, value)

@@ -1,0 +1,189 @@
+"""What a person sees while something long runs: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["LoopMonitor", "ProgressDisplay", "RowsBar", "shown"]
+
+FIRST_SHOWN_SECONDS = 2.0
+
+
+def shown(blocks: Iterable[slice], rows: int, step: str) -> Iterator[slice]:
+    """The same slices of `rows` rows; how far they have come is shown once they take longer than two seconds."""
+    if not sys.stderr.isatty():
+        yield from blocks
+        return
+    bar, begun = RowsBar(), time.monotonic()
+    try:
+        for block in blocks:
+            yield block
+            bar.show(step, block.stop, rows, time.monotonic() - begun)
+    finally:
+        bar.close()
+
+
+class RowsBar:
+    """One bar for passes over the rows of a log, shown once two seconds have gone by."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._live: Progress | None = None
+        self._task = TaskID(0)
+
+    def show(self, step: str, done: int, total: int | None, seconds: float) -> None:
+        """Rows done of those there are, where known."""
+        if self._live is None:
+            if time.monotonic() - self._start < FIRST_SHOWN_SECONDS:
+                return
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=26),
+                MofNCompleteColumn(),
+                TextColumn("rows {task.fields[rate]}"),
+                TimeRemainingColumn(compact=True),
+            )
+            self._live = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._live.start()
+            self._task = self._live.add_task("", rate="")
+        self._live.update(
+            self._task,
+            description=step,
+            completed=done,
+            total=total,
+            rate=f"{done / max(seconds, 1e-9):,.0f}/s",
+        )
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+LoopMonitor = Callable[[int, int, dict[str, list[float]]], None]
+"""Called between chunks with (updates done, updates in all, metric -> one number a member)."""
+LINE_EVERY_SECONDS = 5.0
+SHOWN_MEMBERS = 8
+
+
+class ProgressDisplay:
+    """One line a job. Use as a context manager; `track` gives the callback the training loop calls.
+
+    Args:
+        file: where to show it; standard error by default.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, *, file: TextIO | None = None, enabled: bool = True) -> None:
+        self._file = sys.stderr if file is None else file
+        self._enabled = enabled
+        self._live: Progress | None = None
+        if enabled and self._file.isatty():
+            self._live = Progress(
+                TextColumn("  {task.description:<26}"),
+                BarColumn(bar_width=26),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[rate]:>13}"),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=Console(file=self._file),
+            )
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._live is not None:
+            self._live.console.print(line, style="red", highlight=False, markup=False)
+        elif self._enabled:
+            print(f"  {line}", file=self._file, flush=True)
+
+    def track(self, label: str, *, note_metric: str | tuple[str, ...] = (), unit: str = "upd/s") -> LoopMonitor:
+        """A callback that shows one job; beside it the first of `note_metric` that the job has, one number a member."""
+        if not self._enabled:
+            return lambda done, total, metrics: None
+        return self._bar(label, note_metric, unit) if self._live is not None else self._lines(label, note_metric, unit)
+
+    def _bar(self, label: str, note_metric: str | tuple[str, ...], unit: str) -> LoopMonitor:
+        live = self._live
+        assert live is not None
+        task = live.add_task(label, total=None, rate="compiling", note="")
+        clock = _Rate()
+
+        def show(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+            live.update(task, completed=done, total=total, rate=clock(done, unit), note=_note(note_metric, metrics))
+
+        return show
+
+    def _lines(self, label: str, note_metric: str | tuple[str, ...], unit: str) -> LoopMonitor:
+        clock, started, printed = _Rate(), time.monotonic(), 0.0
+
+        def show(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+            nonlocal printed
+            rate, now = clock(done, unit), time.monotonic() - started
+            due = now >= FIRST_SHOWN_SECONDS if printed == 0.0 else now - printed >= LINE_EVERY_SECONDS
+            if due or done == total:
+                printed = now
+                eta = f"eta {clock.seconds(total - done):.0f} s" if rate else ""
+                left = eta if done < total else f"{now:.1f} s"
+                note = _note(note_metric, metrics)
+                print(
+                    f"  {label:<26} {done:>7,}/{total:,}  {rate:>13}  {left}  {note}".rstrip(),
+                    file=self._file,
+                    flush=True,
+                )
+
+        return show
+
+
+class _Rate:
+    """Units a second since the first report, so that compiling is not counted."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+        self._rate = 0.0
+
+    def __call__(self, done: int, unit: str) -> str:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (now, done)
+            return ""
+        seconds, first = now - self._start[0], self._start[1]
+        self._rate = (done - first) / seconds if seconds > 0 else 0.0
+        return f"{self._rate:,.0f} {unit}" if self._rate >= 10 else f"{self._rate:.1f} {unit}"
+
+    def seconds(self, remaining: int) -> float:
+        return remaining / self._rate if self._rate > 0 else 0.0
+
+
+def _note(names: str | tuple[str, ...], metrics: dict[str, list[float]]) -> str:
+    name = next((n for n in ((names,) if isinstance(names, str) else names) if n in metrics), None)
+    if name is None:
+        return ""
+    values = metrics[name]
+    shown = " ".join(f"{value:.3g}" for value in values[:SHOWN_MEMBERS])
+    return f"{name} {shown}" + (f" and {len(values) - SHOWN_MEMBERS} more" if len(values) > SHOWN_MEMBERS else "")

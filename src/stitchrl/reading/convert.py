@@ -1,0 +1,63 @@
+"""`st.convert`: a log of any format -> a native store, Parquet or Minari."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.schema import Schema
+from stitchrl.errors import ConfigurationError, RunDirectoryError
+from stitchrl.reading.read import as_dataset, open_log, schema_of
+from stitchrl.reading.store import is_store, on_disk, open_store, write_store
+from stitchrl.reading.writers.minari import write_minari
+from stitchrl.reading.writers.parquet import write_parquet
+
+__all__ = ["TARGETS", "convert"]
+
+TARGETS: dict[str, Callable[[Dataset, Path], Path]] = {
+    "store": write_store,
+    "parquet": write_parquet,
+    "minari": write_minari,
+}
+
+
+def convert(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    schema: Schema | str | os.PathLike[str] | None = None,
+    format: str | None = None,
+    to: str | None = None,
+) -> Path:
+    """Write a log in another format. The log may be larger than memory: it is assembled in files beside `out`.
+
+    Args:
+        source: as `st.read` takes it.
+        out: what to make: a file `name.parquet` (its schema beside it), or a folder.
+        schema, format: of the source, as `st.read` takes them.
+        to: "store" (a folder that opens in milliseconds), "parquet" or "minari" (a folder `name-v0`). By default
+            Parquet where `out` ends so, else a store.
+
+    Returns:
+        What was made.
+
+    Raises:
+        ConfigurationError: an unknown `to`.
+        RunDirectoryError: `out` exists, the disk is full, or it cannot be written; nothing is left behind.
+        DataError, SchemaError: as `st.read`.
+    """
+    path = Path(out)
+    kind = to or ("parquet" if path.suffix.lower() in (".parquet", ".pq") else "store")
+    if kind not in TARGETS:
+        raise ConfigurationError(f"`to` of convert must be one of {', '.join(TARGETS)}; got {kind!r}.")
+    if path.exists():
+        raise RunDirectoryError(f"{str(path)!r} exists; nothing is overwritten. Choose another place or remove it.")
+    if isinstance(source, str | os.PathLike) and is_store(Path(source)):
+        return TARGETS[kind](open_store(Path(source)), path)
+    log = open_log(source, format=format)
+    chosen, guessed = schema_of(source, log, schema)
+    with on_disk(path.absolute().parent) as new:
+        return TARGETS[kind](as_dataset(log, chosen, guessed, new), path)

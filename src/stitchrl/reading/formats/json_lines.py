@@ -1,0 +1,97 @@
+"""JSON Lines, plain or compressed: one object a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as arrow_json
+
+from stitchrl.errors import DataError
+from stitchrl.messages import shown
+from stitchrl.reading.sources.source import Block, Format, LogSource, reading
+from stitchrl.reading.sources.text import MOST_COLUMNS, line_blocks, wider
+
+__all__ = ["FORMAT"]
+
+DEEPEST = 100
+"""Lists and objects inside each other; Arrow's parser crashes the interpreter at some thousands."""
+
+
+def open_json_lines(path: Path) -> LogSource:
+    """Its columns, those of all its lines; a row without one has nothing there.
+
+    Raises:
+        DataError: not JSON, lines that are not objects, no rows.
+    """
+    types: dict[str, pa.DataType | None] = {}
+    with reading(str(path), "JSON Lines"):
+        for batch in _batches(path, None):
+            for field in batch.schema:
+                known = types.get(field.name, pa.null())
+                types[field.name] = None if known is None else wider(known, field.type)
+    if not types:
+        raise DataError(f"{path.name} has no rows; a log needs at least one episode.")
+
+    def blocks(wanted: Sequence[str]) -> Iterator[Block]:
+        for name in wanted:
+            if types[name] is None:
+                raise DataError(
+                    f"Column {shown(name)} of {path.name} must be of one type in all rows; it is of several."
+                )
+        with reading(path.name, "JSON Lines"):
+            for batch in _batches(path, pa.schema([(name, types[name]) for name in wanted])):
+                yield {name: batch.column(name) for name in wanted}
+
+    return LogSource(path.name, "JSON Lines", tuple(types), blocks)
+
+
+def _batches(path: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+    """Blocks of lines, each read by itself: with columns and types of its own, where none are given."""
+    parse = arrow_json.ParseOptions(
+        explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
+    )
+    row = 0
+    for lines in line_blocks(path):
+        if not lines.lstrip().startswith(b"{"):  # `null` there would end the interpreter
+            raise DataError(f"{path.name} must hold one object a line, {{...}}; row {row} is none.")
+        _check_depth(lines, path.name)
+        read = arrow_json.ReadOptions(block_size=len(lines) + 1)
+        try:
+            table = arrow_json.read_json(pa.py_buffer(lines), read, parse)
+        except pa.ArrowInvalid as error:
+            raise pa.ArrowInvalid(_counted(str(error), row)) from None
+        if table.num_columns > MOST_COLUMNS:
+            raise DataError(f"{path.name} has more than {MOST_COLUMNS:,} columns; put vectors into one list column.")
+        yield from table.combine_chunks().to_batches()
+        row += table.num_rows
+
+
+def _counted(message: str, row: int) -> str:
+    """The message with the row's number in the log instead of that in its block."""
+    return re.sub(r"in row (\d+)$", lambda found: f"in row {row + int(found.group(1))}", message)
+
+
+def _check_depth(lines: bytes, origin: str) -> None:
+    """Brackets inside text count too: lines with a hundred unclosed ones are no log."""
+    content = np.frombuffer(lines, np.uint8)
+    kind = content & 0xDF  # [ and { differ in this bit, and so do ] and }
+    at = np.flatnonzero((kind == ord("[")) | (kind == ord("]")) | (content == ord("\n")))
+    signs = content[at]
+    step = np.where(signs & 0xDF == ord("["), 1, np.where(signs == ord("\n"), 0, -1))
+    depth = np.cumsum(step)
+    line = np.maximum.accumulate(np.where(signs == ord("\n"), np.arange(len(at)), -1))
+    before = np.where(line >= 0, depth[np.maximum(line, 0)], 0)
+    if len(at) and (depth - before).max() > DEEPEST:
+        raise DataError(f"{origin} has more than {DEEPEST} lists or objects inside each other; a log has two or three.")
+
+
+FORMAT = Format(
+    "JSON Lines",
+    (".jsonl", ".ndjson", ".json"),
+    lambda path, head: head.lstrip().startswith(b"{") and b"\x00" not in head,
+    open_json_lines,
+)

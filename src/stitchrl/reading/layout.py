@@ -1,0 +1,381 @@
+"""Where each row of a log belongs: its episode, its place in it, and how the episode ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int, Shaped
+
+from stitchrl.data.schema import Schema
+from stitchrl.errors import DataError
+from stitchrl.messages import shown
+from stitchrl.reading.encode import Encoder
+from stitchrl.reading.sources.source import FILE_NUMBER, LogSource
+from stitchrl.types import NumpyArray
+
+__all__ = ["Layout", "lay_out"]
+
+ROLES = ("episode", "step", "time", "terminated", "truncated", "group")
+NAMES = ("episode", "group")
+BYTES_A_ROW = 24
+"""At least, while the order of rows is found: a few kilobytes of Parquet can hold a billion equal ones."""
+LARGEST_EXACT = 2.0**53
+"""From here on a float is the same for neighbouring whole numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The rows of a log in order of episode, then step.
+
+    Attributes:
+        order: (N,) the log's row at each place; None where the log is in order as it stands.
+        episode_start: (E + 1,) first place of each episode, then N.
+        episode_id: (E,) the log's own identifiers; 0 to E - 1 where it has none.
+        terminated, truncated: (N,) in order.
+        step: (N,) int64.
+        time: (N,) or None.
+        group: (E,) or None.
+        notes: what was changed, for people.
+    """
+
+    order: Int[NumpyArray, " N"] | None
+    episode_start: Int[NumpyArray, " E_plus_1"]
+    episode_id: Shaped[NumpyArray, " E"]
+    terminated: Bool[NumpyArray, " N"]
+    truncated: Bool[NumpyArray, " N"]
+    step: Int[NumpyArray, " N"]
+    time: Shaped[NumpyArray, " N"] | None
+    group: Shaped[NumpyArray, " E"] | None
+    notes: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return len(self.step)
+
+
+def lay_out(source: LogSource, schema: Schema) -> Layout:
+    """Read the columns that say where rows belong, and find the order.
+
+    Raises:
+        DataError: no rows, an episode without an end, rows after an end, steps that repeat, missing identifiers.
+    """
+    columns, count = _columns(source, schema)
+    if count == 0:
+        raise DataError(f"{source.origin} has no rows; a log needs at least one episode.")
+    origin, notes = source.origin, []
+    terminated = columns["terminated"] if "terminated" in columns else np.full(count, schema.bandit)
+    truncated = columns["truncated"] if "truncated" in columns else np.zeros(count, bool)
+    step = None if "step" not in columns else _steps(columns["step"], origin)
+    time = None if "time" not in columns else _times(columns["time"], origin)
+    if "episode" in columns:
+        rank, identifiers, apart = _ranks(columns["episode"])
+        within = time if step is None else step
+        by = "episode" if within is None else f"episode, then {'time' if step is None else 'step'}"
+    else:
+        rank = np.arange(count) if schema.bandit else _streams(columns, count, schema)
+        apart = bool((rank[1:] < rank[:-1]).any())
+        within = None if schema.bandit else time
+        by = "time" if rank[-1] == 0 else "group or file" + (", then time" if within is not None else "")
+    order = None
+    if apart or (within is not None and not _ascending(within, rank)):
+        order = np.lexsort((rank,) if within is None else (within, rank))
+        moved = int((order != np.arange(count)).sum())
+        notes.append(f"{moved:,} rows were out of order and were sorted by {by}.")
+        rank, terminated, truncated = rank[order], terminated[order], truncated[order]
+        step = None if step is None else step[order]
+        time = None if time is None else time[order]
+    if "episode" not in columns:
+        rank = rank if schema.bandit else _from_end_to_end(rank, terminated | truncated, step)
+        identifiers = np.arange(rank[-1] + 1)
+    if step is not None:
+        _check_repeats(step, rank, identifiers, order, origin)
+    start = np.concatenate([[0], np.flatnonzero(rank[1:] != rank[:-1]) + 1, [count]]).astype(np.int64)
+    del rank
+    groups = None if "group" not in columns else _groups(columns["group"], order, start, origin)
+    if schema.gap is not None and time is not None:
+        start, identifiers, truncated, groups, note = _cut_at_gaps(
+            start, identifiers, time, terminated, truncated, groups, schema.gap
+        )
+        notes += note
+    terminated, truncated, closed = _close(terminated, truncated, start, schema)
+    _check_ends(terminated, truncated, start, identifiers, order, origin)
+    if step is None:
+        step = np.arange(count) - np.repeat(start[:-1], np.diff(start))
+    return Layout(order, start, identifiers, terminated, truncated, step, time, groups, (*notes, *closed))
+
+
+class _Identifiers(NamedTuple):
+    """Numbers that tell rows apart, and what each stands for (None: itself)."""
+
+    codes: NumpyArray
+    names: NumpyArray | None
+
+
+def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
+    """The columns of `ROLES`, whole, identifiers as `_Identifiers`; and the number of rows."""
+    encoder = Encoder(schema, source.origin)
+    # Every log has an action: without any of `ROLES` it says how many rows there are.
+    present = tuple(role for role in ROLES if role in schema.columns)
+    many = source.files > 1
+    held: dict[str, list[Any]] = {role: [] for role in present}
+    files: list[NumpyArray] = []
+    count = 0
+    for row, rows, block in source.rows([*encoder.needed(present or ("action",)), *([FILE_NUMBER] if many else [])]):
+        for role, parts in held.items():
+            parts.append(encoder.identifiers(role, block, row) if role in NAMES else encoder.role(role, block, row))
+        if many:
+            files.append(np.asarray(block[FILE_NUMBER]))
+        count = row + rows
+        if count * BYTES_A_ROW > _memory():
+            raise DataError(
+                f"{source.origin} has more than {count:,} rows: saying where they belong takes more memory than there is. "
+                "Split it into several files, and learn from some of them."
+            )
+    found: dict[str, Any] = {
+        role: (_identifiers if role in NAMES else _joined)(parts, f"{role} of {source.origin}")
+        for role, parts in held.items()
+        if parts
+    }
+    if files:
+        found["file"] = np.concatenate(files)
+    if files and "episode" in found:
+        found["episode"] = _over_files(found["episode"], found["file"], schema, source.origin)
+    return found, count
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _joined(parts: list[NumpyArray], what: str) -> NumpyArray:
+    if len({part.dtype.kind in "mMU" and part.dtype.kind for part in parts}) > 1:
+        raise DataError(f"{what} must be all numbers, all times or all text; it changes from block to block.")
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _identifiers(parts: list[NumpyArray | pa.DictionaryArray], what: str) -> _Identifiers:
+    text = [part for part in parts if isinstance(part, pa.DictionaryArray)]
+    if text and len(text) == len(parts):
+        chunks = pa.chunked_array(text).unify_dictionaries().chunks
+        names = chunks[0].dictionary.to_numpy(zero_copy_only=False).astype(str)
+        return _Identifiers(np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), names)
+    if text:
+        raise DataError(f"{what} must be all numbers or all text; it changes from block to block.")
+    codes = _joined([np.asarray(part) for part in parts], what)
+    unknown = np.isnat(codes) if codes.dtype.kind in "mM" else codes != codes
+    if unknown.any():
+        raise DataError(f"{what} must name one in every row; row {int(np.argmax(unknown))} has NaN.")
+    if codes.dtype.kind == "f" and not (np.abs(codes) < LARGEST_EXACT).all():
+        row = int(np.argmin(np.abs(codes) < LARGEST_EXACT))
+        raise DataError(
+            f"{what} must tell its values apart; {shown(codes[row])} in row {row} is a float too large for that. Write "
+            "them as text or 64-bit integers."
+        )
+    return _Identifiers(_microseconds(codes), None)
+
+
+def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin: str) -> _Identifiers:
+    """Identifiers of a log in many files, which may number their episodes alike."""
+    if schema.files == "joined":
+        return episode
+    _, codes = np.unique(episode.codes, return_inverse=True)
+    both = codes.astype(np.int64) * (int(file.max(initial=0)) + 1) + file
+    pairs, at = np.unique(both, return_index=True)
+    if len(pairs) == codes.max(initial=-1) + 1:
+        return episode
+    if schema.files is None:
+        shared = int(np.flatnonzero(np.bincount(codes[at]) > 1)[0])
+        which = episode.codes[np.argmax(codes == shared)]
+        name = which if episode.names is None else episode.names[which]
+        raise DataError(
+            f"Episode {shown(name)} is in several files of {origin}: say under [episodes] whether they number their "
+            'episodes each for itself (`files = "separate"`) or share them (`files = "joined"`).'
+        )
+    own = episode.codes[at] if episode.names is None else episode.names[episode.codes[at]]
+    names = np.array([f"{i}@{n}" for i, n in zip(own, file[at], strict=True)])
+    return _Identifiers(np.searchsorted(pairs, both), names)
+
+
+def _ranks(episode: _Identifiers) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], bool]:
+    """Episode of each row, numbered by first appearance; their identifiers; whether rows of one are apart."""
+    codes = episode.codes
+    first = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
+    number, appearance = _by_appearance(codes[first])
+    rank = np.repeat(number, np.diff(np.append(first, len(codes))))
+    names = codes[first][appearance]
+    return rank, names if episode.names is None else episode.names[names], len(names) < len(first)
+
+
+def _by_appearance(codes: NumpyArray) -> tuple[Int[NumpyArray, " N"], Int[NumpyArray, " different"]]:
+    """Codes numbered from 0 in the order they appear, and where each appears first."""
+    _, place, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    appearance = np.argsort(place)
+    number = np.empty(len(place), np.int64)
+    number[appearance] = np.arange(len(place))
+    return number[inverse.reshape(-1)], place[appearance]
+
+
+def _streams(columns: dict[str, Any], count: int, schema: Schema) -> Int[NumpyArray, " N"]:
+    """Without identifiers: what is recorded together, by group and file, each in the order of time."""
+    stream = np.zeros(count, np.int64)
+    apart = [columns["group"].codes] if "group" in columns else []
+    apart += [columns["file"]] if "file" in columns and schema.files != "joined" else []
+    for codes in apart:
+        number, places = _by_appearance(codes)
+        stream = stream * len(places) + number
+    return _by_appearance(stream)[0] if apart else stream
+
+
+def _from_end_to_end(
+    stream: Int[NumpyArray, " N"], ended: Bool[NumpyArray, " N"], step: Int[NumpyArray, " N"] | None
+) -> Int[NumpyArray, " N"]:
+    """Episodes without identifiers: a new one after an end, in another stream, and where the step does not rise."""
+    new = ended[:-1] | (stream[1:] != stream[:-1])
+    if step is not None:
+        new = new | (step[1:] <= step[:-1])
+    return np.concatenate([[0], np.cumsum(new)])
+
+
+def _ascending(within: NumpyArray, rank: Int[NumpyArray, " N"]) -> bool:
+    return bool(((within[1:] >= within[:-1]) | (rank[1:] != rank[:-1])).all())
+
+
+def _times(time: NumpyArray, origin: str) -> NumpyArray:
+    """Times that can be put in order and subtracted."""
+    if time.dtype.kind not in "iufmM":
+        raise DataError(
+            f"time of {origin} must be numbers or dates; got {shown(time[0])}. Write dates as 2026-01-31 23:59:00."
+        )
+    unknown = np.isnat(time) if time.dtype.kind in "mM" else ~np.isfinite(time)
+    if unknown.any():
+        raise DataError(f"time of {origin} must be known in every row; row {int(np.argmax(unknown))} has none.")
+    return _microseconds(time)
+
+
+def _microseconds(time: NumpyArray) -> NumpyArray:
+    """Dates in one unit, whatever that of the file, where it holds them exactly: equal logs have equal hashes."""
+    if time.dtype.kind not in "mM":
+        return time
+    same = time.astype(f"{time.dtype.kind}8[us]")
+    return same if (same.astype(time.dtype) == time).all() else time
+
+
+def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
+    """Steps are whole numbers: otherwise the order of rows is anybody's guess."""
+    whole = np.zeros(len(step), bool)
+    if step.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = (step == np.floor(step)) & (np.abs(step) < LARGEST_EXACT)
+    elif step.dtype.kind in "biu":
+        whole = step <= np.iinfo(np.int64).max
+    if not whole.all():
+        row = int(np.argmin(whole))
+        raise DataError(
+            f"step of {origin} must be whole numbers; got {shown(step[row])} in row {row}. Give clock times the role "
+            "`time`."
+        )
+    return step.astype(np.int64, copy=False)
+
+
+def _check_repeats(
+    step: NumpyArray, rank: NumpyArray, identifiers: NumpyArray, order: NumpyArray | None, origin: str
+) -> None:
+    same = (step[1:] == step[:-1]) & (rank[1:] == rank[:-1])
+    if same.any():
+        at = int(np.argmax(same)) + 1
+        raise DataError(
+            f"step must differ between the rows of an episode; episode {shown(identifiers[rank[at]])} of {origin} has "
+            f"step {shown(step[at])} twice (row {_row(at, order)}). Number its rows, or leave `step` out to keep the "
+            "file's order."
+        )
+
+
+def _groups(column: _Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str) -> NumpyArray:
+    """The group of each episode."""
+    group = column.codes if order is None else column.codes[order]
+    firsts = group[start[:-1]]
+    other = group != np.repeat(firsts, np.diff(start))
+    if other.any():
+        row = _row(int(np.argmax(other)), order)
+        raise DataError(f"group of {origin} must be the same in every row of an episode; it changes in row {row}.")
+    return firsts if column.names is None else column.names[firsts]
+
+
+def _cut_at_gaps(
+    start: NumpyArray,
+    identifiers: NumpyArray,
+    time: NumpyArray,
+    terminated: NumpyArray,
+    truncated: NumpyArray,
+    groups: NumpyArray | None,
+    gap: float,
+) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray, list[str]]:
+    """Episodes cut where more time than `gap` passes; the pieces of one episode stay one group."""
+    passed = np.diff(time if time.dtype.kind in "mM" else time.astype(np.float64))
+    passed = passed / np.timedelta64(1, "s") if passed.dtype.kind == "m" else passed
+    inside = np.ones(len(time), bool)
+    inside[start[1:] - 1] = False
+    cut = np.flatnonzero(inside[:-1] & (passed > gap)) + 1
+    groups = identifiers if groups is None else groups
+    if not len(cut):
+        return start, identifiers, truncated, groups, []
+    truncated = truncated.copy()
+    truncated[cut - 1] |= ~terminated[cut - 1]
+    pieces = np.sort(np.concatenate([start, cut]))
+    whole = np.searchsorted(start, pieces[:-1], side="right") - 1
+    number = np.arange(len(whole)) - np.searchsorted(whole, whole)
+    named = np.array([f"{i}" if n == 0 else f"{i}/{n + 1}" for i, n in zip(identifiers[whole], number, strict=True)])
+    note = f"{len(cut):,} gaps of more than {gap:g} cut episodes in two; the pieces stay in one group."
+    return pieces, named, truncated, groups[whole], [note]
+
+
+def _close(
+    terminated: NumpyArray, truncated: NumpyArray, start: NumpyArray, schema: Schema
+) -> tuple[NumpyArray, NumpyArray, list[str]]:
+    """Ends that nothing marks, by the rule of the schema."""
+    last = start[1:] - 1
+    unmarked = last[~(terminated | truncated)[last]]
+    if schema.end is None or not len(unmarked):
+        return terminated, truncated, []
+    marked = (truncated if schema.end == "truncated" else terminated).copy()
+    marked[unmarked] = True
+    terminated, truncated = (terminated, marked) if schema.end == "truncated" else (marked, truncated)
+    return terminated, truncated, [f"{len(unmarked):,} episodes had no end marked and count as {schema.end}."]
+
+
+def _check_ends(
+    terminated: NumpyArray,
+    truncated: NumpyArray,
+    start: NumpyArray,
+    identifiers: NumpyArray,
+    order: NumpyArray | None,
+    origin: str,
+) -> None:
+    ended = terminated | truncated
+    last = start[1:] - 1
+    open_end = np.flatnonzero(~ended[last])
+    if len(open_end):
+        raise DataError(
+            f"Every episode must end with terminated or truncated; episode {shown(identifiers[open_end[0]])} of "
+            f"{origin} has no end ({len(open_end)} such episode{'s' if len(open_end) > 1 else ''}). "
+            'Mark its last row truncated if the log was cut there, or say `end = "truncated"` under [episodes].'
+        )
+    ended[last] = False
+    if ended.any():
+        at = int(np.argmax(ended))
+        number = int(np.searchsorted(start, at, side="right")) - 1
+        raise DataError(
+            f"No row may follow the end of an episode; episode {shown(identifiers[number])} of {origin} goes on after "
+            f"terminated or truncated in row {_row(at, order)}. Give what follows another episode id."
+        )
+
+
+def _row(place: int, order: NumpyArray | None) -> int:
+    """The log's own number of a row, for messages."""
+    return place if order is None else int(order[place])

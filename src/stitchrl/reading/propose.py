@@ -1,0 +1,220 @@
+"""A first schema for a log, as TOML with remarks, for a person to correct."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchrl.data.column_rule import ColumnRule
+from stitchrl.data.schema import REQUIRED_ROLES, Schema
+from stitchrl.errors import SchemaError
+from stitchrl.messages import listed
+from stitchrl.reading.infer import guess_columns
+from stitchrl.reading.sources.source import Column, LogSource
+from stitchrl.types import NumpyArray
+
+__all__ = ["propose"]
+
+MOST_CATEGORIES = 50
+SPARSE = 4
+"""Times the different values: integers that reach further are amounts, not numbers of actions."""
+OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label"})
+"""Words in names of columns that say how it ended: an observation with one of them tells the policy the future."""
+ROWS_LOOKED_AT = 2**18
+DOUBTS = {
+    "done": "`done` often mixes deaths with time limits; those that are time limits belong under `truncated`",
+    "dones": "`dones` often mix deaths with time limits; those that are time limits belong under `truncated`",
+}
+
+
+def propose(log: LogSource, name: str) -> str:
+    """TOML for a log: what its format says, or what its columns' names and values suggest; the rest as remarks.
+
+    Args:
+        log: an open log.
+        name: of the log in reports.
+    """
+    columns, longer = _first_rows(log)
+    remarks = [f"{log.origin}: {log.format}, {len(log.names)} columns.", *log.notes]
+    if log.schema is not None:
+        return _text([*remarks, "The format itself says what follows."], log.schema.to_toml())
+    roles = guess_columns(log.names)
+    free = [n for n in log.names if n not in _used(roles)]
+    if "observation" not in roles:
+        numeric = [n for n in free if _is_number(columns.get(n)) or _vocabulary(columns.get(n)) is not None]
+        outcomes = [n for n in numeric if OUTCOMES & set(re.split("[^a-z]+", n.lower()))]
+        numeric = [n for n in numeric if n not in outcomes]
+        if numeric:
+            roles["observation"] = tuple(numeric)
+            remarks.append("No name says what the observation is: every column left is taken. Strike out what is not.")
+            free = [n for n in free if n not in numeric]
+        if outcomes:
+            remarks.append(f"Not taken, because they are named like outcomes: {listed(map(repr, outcomes))}.")
+    missing = [role for role in REQUIRED_ROLES if role not in roles]
+    remarks += [f"No column looks like `{role}`: name one, or see the ways out below." for role in missing]
+    remarks += [
+        f"{text}." for role in ("terminated", "truncated") if (text := DOUBTS.get(str(roles.get(role)).lower()))
+    ]
+    if free:
+        remarks.append(f"Columns without a role: {', '.join(_described(free, columns))}.")
+    if {"episode", "terminated"} & set(missing):
+        remarks += [
+            "Under [episodes]: bandit = true (every row is an episode of its own), end = 'truncated' (an episode's "
+            "last row ends it), gap = 3600.0 (a longer silence, by the column with the role `time`, ends it)."
+        ]
+    action = roles.get("action")
+    found = columns.get(action) if isinstance(action, str) else None
+    doses = _doses(found)
+    if doses is not None:
+        remarks.append(
+            f"Column {action!r} looks like doses: it holds {len(doses):,} different integers up to {doses[-1]:,}. Under "
+            "[action], name them by `categories`, cut them by `bins`, or say kind = 'continuous'; not `count`."
+        )
+    if longer:
+        remarks.append(
+            f"The number of actions and the categories are those of the first {ROWS_LOOKED_AT:,} rows or so; the log is "
+            "longer. Add what only later rows hold."
+        )
+    return _text(remarks, _toml(roles, columns, name))
+
+
+def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Column], name: str) -> str:
+    """The schema where it is whole; else its columns alone."""
+    observation = roles.get("observation", ())
+    rules = {}
+    for column in (observation,) if isinstance(observation, str) else observation:
+        categories = _vocabulary(columns.get(column))
+        rule = ColumnRule(categories=categories) if categories is not None else ColumnRule()
+        if _has_gaps(columns.get(column)):
+            rule = dataclasses.replace(rule, missing="previous", fill=_median(columns[column]), indicator=True)
+        if rule != ColumnRule():
+            rules[column] = rule
+    action = roles.get("action")
+    found = columns.get(action) if isinstance(action, str) else None
+    doses = _doses(found)
+    count = _count(found) if doses is None else None
+    named = None if found is None or count is not None else _vocabulary(found)
+    if doses is not None and len(doses) <= MOST_CATEGORIES:
+        named = tuple(map(str, doses))
+    whole = dict(roles)
+    for role in REQUIRED_ROLES:
+        whole.setdefault(role, f"WHICH COLUMN IS THE {role.upper()}?")
+    try:
+        return Schema(whole, count, name=name, observations=rules, action_categories=named).to_toml()
+    except SchemaError as error:
+        return f"# {error}\n" + Schema(whole, name=name).to_toml()
+
+
+def _text(remarks: Sequence[str], toml: str) -> str:
+    return "\n".join(f"# {remark}" for remark in remarks) + "\n\n" + toml
+
+
+def _described(names: Sequence[str], columns: Mapping[str, Column]) -> list[str]:
+    """Names with what they hold; numbered ones together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        alike.setdefault((re.sub(r"\d+$", "", name), _kind(columns.get(name))), []).append(name)
+    return [
+        f"{held[0]!r} ({kind})" if len(held) == 1 else f"{held[0]!r} to {held[-1]!r} ({len(held)} x {kind})"
+        for (_, kind), held in alike.items()
+    ]
+
+
+def _first_rows(log: LogSource) -> tuple[dict[str, Column], bool]:
+    """Each column's first rows, enough to see what it holds; whether there are more."""
+    parts: dict[str, list[Column]] = {name: [] for name in log.names}
+    rows, longer = 0, False
+    for block in log.blocks(log.names):
+        if rows >= ROWS_LOOKED_AT:
+            longer = True
+            break
+        for name, column in block.items():
+            parts[name].append(column)
+        rows += len(next(iter(block.values())))
+    return {name: _joined(held) for name, held in parts.items() if held}, longer
+
+
+def _joined(parts: Sequence[Column]) -> Column:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate([np.asarray(part) for part in parts])
+    joined = pa.chunked_array(parts).combine_chunks()
+    return joined if isinstance(joined, pa.Array) else joined.chunk(0)
+
+
+def _used(roles: Mapping[str, str | tuple[str, ...]]) -> set[str]:
+    return {n for column in roles.values() for n in ((column,) if isinstance(column, str) else column)}
+
+
+def _is_number(column: Column | None) -> bool:
+    if column is None:
+        return False
+    if isinstance(column, np.ndarray):
+        return column.dtype.kind in "biuf"
+    kind = column.type
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def _has_gaps(column: Column | None) -> bool:
+    return isinstance(column, pa.Array) and column.null_count > 0
+
+
+def _vocabulary(column: Column | None) -> tuple[str, ...] | None:
+    """The values of a text column that has few."""
+    if column is None:
+        return None
+    array = pa.array(column) if isinstance(column, np.ndarray) and column.ndim == 1 else column
+    if isinstance(array, np.ndarray) or not (pa.types.is_string(array.type) or pa.types.is_dictionary(array.type)):
+        return None
+    values = [v for v in pc.unique(array.cast(pa.string())).to_pylist() if v is not None]
+    return tuple(sorted(values)) if 0 < len(values) <= MOST_CATEGORIES else None
+
+
+def _median(column: Column | None) -> float:
+    """Of the numbers that are there: a value that a row without one may well have had. 0 where there are none."""
+    if not isinstance(column, pa.Array) or not _is_number(column):
+        return 0.0
+    values = column.drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _doses(column: Column | None) -> list[int] | None:
+    """The different values of a column of integers from 0 that has few of those up to its largest."""
+    values = _integers(column)
+    if values is None:
+        return None
+    different = np.unique(values)
+    sparse = len(different) > 1 and int(different[-1]) + 1 > SPARSE * len(different)
+    return [int(value) for value in different] if sparse else None
+
+
+def _count(column: Column | None) -> int | None:
+    """Largest + 1 of a column of integers from 0."""
+    values = _integers(column)
+    return None if values is None else max(int(values.max()) + 1, 2)
+
+
+def _integers(column: Column | None) -> NumpyArray | None:
+    """The values of a column of integers from 0; None for any other."""
+    if column is None or len(column) == 0:
+        return None
+    if isinstance(column, np.ndarray):
+        values = column
+    elif pa.types.is_integer(column.type) and not column.null_count:
+        values = column.to_numpy(zero_copy_only=False)
+    else:
+        return None
+    if values.ndim != 1 or values.dtype.kind not in "iu" or values.min() < 0:
+        return None
+    return values
+
+
+def _kind(column: Column | None) -> str:
+    if column is None:
+        return "empty"
+    return str(column.dtype) if isinstance(column, np.ndarray) else str(column.type)

@@ -1,0 +1,240 @@
+"""A column as a format holds it -> NumPy, or a refusal that names the column and the row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Shaped
+
+from stitchrl.data.schema import VECTOR_ROLES
+from stitchrl.errors import DataError
+from stitchrl.messages import printable
+from stitchrl.reading.sources.source import Column
+from stitchrl.types import NumpyArray
+
+__all__ = ["Where", "as_text", "identifiers", "is_image", "is_list", "plain", "refuse_missing"]
+
+LONGEST_TEXT = 1_000
+"""Bytes of one value: NumPy keeps text as wide as its longest in every row."""
+
+
+class Where(NamedTuple):
+    """What messages call a column; `row` is that of the log where the block begins."""
+
+    origin: str
+    role: str
+    name: str
+    row: int
+
+    @property
+    def called(self) -> str:
+        """By its role, and by its own name where that is another."""
+        named = self.role if self.name == self.role else f"{self.role} (column {printable(self.name)!r})"
+        return f"{named} of {self.origin}"
+
+    @property
+    def column(self) -> str:
+        """By its own name, and its role."""
+        return f"Column {printable(self.name)!r} ({self.role}) of {self.origin}"
+
+
+def plain(column: Column, where: Where, *, gaps: bool = False) -> Shaped[NumpyArray, "n ..."]:
+    """A column's own values: (n,), or (n, k) for lists; text as NumPy text, times as NumPy times.
+
+    Args:
+        column: of a block.
+        where: for messages.
+        gaps: missing values become NaN, instead of an error.
+
+    Raises:
+        DataError: missing values, lists of different lengths or where none belong, what is no number, text or time.
+    """
+    with _converting(where):
+        values = _of_numpy(column, where, gaps) if isinstance(column, np.ndarray) else _of_arrow(column, where, gaps)
+    if values.dtype.kind not in "biufmMU":
+        raise DataError(f"{where.column} must hold numbers, text or lists of numbers; it holds {values.dtype}.")
+    return values
+
+
+def as_text(column: Column, where: Where) -> pa.Array:
+    """Values as their names: text as it is, numbers as one writes them, a missing one as null."""
+    with _converting(where):
+        array = pa.array(column, from_pandas=True) if isinstance(column, np.ndarray) and column.ndim == 1 else column
+        if isinstance(array, np.ndarray) or pa.types.is_nested(array.type):
+            raise DataError(f"{where.column} must hold one value a row; it holds lists.")
+        if pa.types.is_floating(array.type):
+            array = pc.if_else(pc.is_nan(array), None, array)
+        return _utf8(array, where)
+
+
+def identifiers(column: Column, where: Where) -> NumpyArray | pa.DictionaryArray:
+    """Numbers and times as `plain` gives them; text as places in a dictionary, which are cheaper to compare and hold.
+
+    Raises:
+        DataError: as `plain`.
+    """
+    with _converting(where):
+        if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "OSU":
+            column = pa.array(column.tolist(), from_pandas=True)
+        if isinstance(column, np.ndarray):
+            return plain(column, where)
+        if not is_text(column.type.value_type if pa.types.is_dictionary(column.type) else column.type):
+            return plain(column, where)
+        refuse_missing(column, where)
+        text = _utf8(column, where)
+        _refuse_long(text, where)
+        return text.dictionary_encode()
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are text, or bytes that should be."""
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_fixed_size_binary,
+        )
+    )
+
+
+def is_image(column: Column) -> bool:
+    """Whether every value is an array of bytes of two axes or more."""
+    if isinstance(column, np.ndarray):
+        return column.ndim >= 3 and column.dtype == np.uint8
+    kind = column.type
+    return isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) >= 2 and pa.types.is_uint8(kind.value_type)
+
+
+@contextmanager
+def _converting(where: Where) -> Iterator[None]:
+    """What Arrow and NumPy raise on values that they cannot convert becomes one sentence."""
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError:
+        raise DataError(f"{where.column} asks for more memory than there is.") from None
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"{where.column} cannot be used: {printable(lines[0].rstrip('.'))}.") from None
+
+
+def _of_numpy(column: NumpyArray, where: Where, gaps: bool) -> NumpyArray:
+    if column.dtype.kind == "O":
+        return _of_arrow(pa.array(column.tolist(), from_pandas=True), where, gaps)
+    if column.dtype.kind in "SU":
+        _refuse_long(pa.array(column), where)
+    text = np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column
+    return text.astype(text.dtype.newbyteorder("="), copy=False)
+
+
+def refuse_missing(array: pa.Array, where: Where) -> None:
+    """Raises DataError naming the first row that has no value."""
+    if array.null_count:
+        at = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(
+            f"{where.column} must have no missing values; found {array.null_count}, the first in row {where.row + at}."
+        )
+
+
+def _of_arrow(array: pa.Array, where: Where, gaps: bool) -> NumpyArray:
+    if not gaps:
+        refuse_missing(array, where)
+    if isinstance(array, pa.ExtensionArray):
+        if isinstance(array, pa.FixedShapeTensorArray) and not array.null_count:
+            return array.to_numpy_ndarray()
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_run_end_encoded(array.type):
+        array = pc.run_end_decode(array)
+    kind = array.type
+    if is_list(kind):
+        return _lists(array, where, gaps)
+    if is_text(kind):
+        return _text(_utf8(array, where), where)
+    if pa.types.is_null(kind):
+        return np.full(len(array), np.nan, np.float32)
+    if pa.types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    elif pa.types.is_boolean(kind) and array.null_count:
+        array = array.cast(pa.uint8())
+    elif pa.types.is_time(kind):
+        whole = array.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
+        return whole.to_numpy(zero_copy_only=False).astype(f"m8[{kind.unit}]")
+    elif pa.types.is_nested(kind):
+        raise DataError(f"{where.column} must hold numbers, text or lists of numbers; it holds {printable(str(kind))}.")
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _utf8(array: pa.Array, where: Where) -> pa.Array:
+    """As large text; files may hold bytes that are none."""
+    try:
+        text = array.cast(pa.large_string())
+        text.validate(full=True)
+        return text
+    except pa.ArrowInvalid:
+        for row, value in enumerate(array.cast(pa.large_binary())):
+            try:
+                (value.as_py() or b"").decode()
+            except UnicodeDecodeError:
+                raise DataError(f"{where.column} must be UTF-8 text; row {where.row + row} is not.") from None
+        raise
+
+
+def _text(array: pa.Array, where: Where) -> NumpyArray:
+    """Through a dictionary: most text repeats, and only what differs is made into Python's text."""
+    _refuse_long(array, where)
+    encoded = array.fill_null("").dictionary_encode()
+    return encoded.dictionary.to_numpy(zero_copy_only=False).astype(str)[encoded.indices.to_numpy()]
+
+
+def _refuse_long(array: pa.Array, where: Where) -> None:
+    longest = pc.max(pc.binary_length(array)).as_py() or 0
+    if longest > LONGEST_TEXT:
+        raise DataError(
+            f"Text of {where.called} may have {LONGEST_TEXT:,} bytes a row; some has {longest:,}. Shorten or drop it."
+        )
+
+
+def _lists(array: pa.Array, where: Where, gaps: bool) -> Shaped[NumpyArray, "n k"]:
+    if where.role not in VECTOR_ROLES:
+        raise DataError(f"{where.column} must hold one value a row; it holds lists.")
+    known = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
+    if known is not None:
+        array = array.drop_null()
+    flat, rows = array.flatten(), len(array)
+    if is_list(flat.type):
+        raise DataError(f"{where.column} must hold flat lists; it holds {printable(str(array.type))}.")
+    if flat.null_count and not gaps:
+        raise DataError(f"The lists of {where.called} must have no missing values.")
+    width = len(flat) // rows if rows else 0
+    if not pa.types.is_fixed_size_list(array.type) and rows:
+        lengths = array.value_lengths().to_numpy()
+        different = np.flatnonzero(lengths != lengths[0])
+        if len(different):
+            row = np.arange(len(lengths)) if known is None else np.flatnonzero(known)
+            raise DataError(
+                f"The lists of {where.called} must all have the same length; row {where.row + int(row[0])} has "
+                f"{int(lengths[0])} values, row {where.row + int(row[different[0]])} {int(lengths[different[0]])}."
+            )
+    values = _of_arrow(flat, where, gaps).reshape(rows, width)
+    if known is None:
+        return values
+    spread = np.full((len(known), width), np.nan, np.result_type(values.dtype, np.float32))
+    spread[known] = values
+    return spread

@@ -1,0 +1,80 @@
+"""HDF5 files: opened without trust. Nothing is followed out of the file, nothing allocated that it cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stitchrl.errors import DataError
+from stitchrl.reading.sources.arrays import Declared, opening
+
+__all__ = ["MAGIC", "array_in", "member", "names_in", "opened"]
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+@contextmanager
+def opened(path: Path, kind: str) -> Iterator[Any]:
+    """The file as h5py gives it.
+
+    Raises:
+        DataError: h5py is not installed; the file is damaged, or what is done inside fails on it.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f'{path.name} is HDF5, which needs h5py: pip install "stitchrl[hdf5]".') from None
+    with opening(path.name, kind), h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def names_in(path: Path) -> frozenset[str]:
+    """What stands at the top of a file; nothing where it cannot be opened."""
+    try:
+        with opened(path, "HDF5") as file:
+            return frozenset(file.keys())
+    except DataError:
+        return frozenset()
+
+
+def member(group: Any, name: str, origin: str) -> Any:
+    """A group or dataset by its name in `group`.
+
+    Raises:
+        DataError: it is absent, or a link: those can lead to other files.
+    """
+    import h5py
+
+    if not isinstance(group, h5py.Group) or not group.id.links.exists(name.encode()):
+        raise DataError(f"{origin} has no {_path(group, name)!r}; it is incomplete or of another format.")
+    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise DataError(f"{_path(group, name)!r} of {origin} is a link; only data in the file itself are read.")
+    return group[name]
+
+
+def array_in(group: Any, name: str, origin: str, declared: Declared | None = None) -> Any:
+    """A dataset of numbers; its shape is safe to allocate.
+
+    Raises:
+        DataError: it is absent, no numbers, kept in another file, or larger than the file can hold.
+    """
+    import h5py
+
+    found = member(group, name, origin)
+    if not isinstance(found, h5py.Dataset):
+        raise DataError(f"{_path(group, name)!r} of {origin} must be an array; it is a {type(found).__name__.lower()}.")
+    created = found.id.get_create_plist()
+    if created.get_external_count() or created.get_layout() == h5py.h5d.VIRTUAL:
+        raise DataError(f"{_path(group, name)!r} of {origin} is kept in another file, which is not read.")
+    kind, shape = found.dtype, found.shape
+    if kind.kind not in "biuf" or shape is None:
+        raise DataError(f"{_path(group, name)!r} of {origin} must be numbers; it is {kind}.")
+    if declared is not None:
+        declared.add(repr(_path(group, name)), shape, kind.itemsize)
+    return found
+
+
+def _path(group: Any, name: str) -> str:
+    return f"{getattr(group, 'name', '') or ''}/{name}".lstrip("/")

@@ -1,0 +1,72 @@
+"""An audit in the terminal, in colour, as wide as the terminal is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["print_audit", "render"]
+
+Content = Mapping[str, Any]
+
+SEVERITY_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+VERDICT_STYLE = {"usable": "bold green", "usable with care": "bold yellow", "not usable": "bold red"}
+
+
+def print_audit(audit: Content, console: Console | None = None) -> None:
+    """Print the plain content of an audit (`Audit.to_dict`), to standard output unless a console is given."""
+    (console or Console()).print(render(audit))
+
+
+def render(audit: Content) -> RenderableType:
+    """The plain content of an audit as Rich draws it: verdict, the log in one line, a row for each finding."""
+    counts = {severity: sum(f["severity"] == severity for f in audit["findings"]) for severity in SEVERITY_STYLE}
+    verdict = Text("log: ")
+    verdict.append(audit["verdict"], VERDICT_STYLE[audit["verdict"]])
+    words = [f"{len(audit['checks'])} checks", *(_count(severity, n) for severity, n in counts.items() if n)]
+    verdict.append(f"  ({', '.join(words)})", "dim")
+    parts: list[RenderableType] = [verdict]
+    if audit["numbers"]:
+        parts.append(Text(_facts(audit), "dim"))
+    if audit["findings"]:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1, overflow="fold")
+        for k, finding in enumerate(audit["findings"]):
+            if k:
+                table.add_row("", "")
+            table.add_row(Text(finding["severity"], SEVERITY_STYLE[finding["severity"]]), _finding(finding))
+        parts += [Rule(style="dim"), table]
+    return Group(*parts)
+
+
+def _count(severity: str, number: int) -> str:
+    return f"{number} {severity}" if severity == "info" or number == 1 else f"{number} {severity}s"
+
+
+def _facts(audit: Content) -> str:
+    numbers = audit["numbers"]
+    actions = numbers.get("num_actions")
+    words = [
+        f"{numbers['episodes']:,} episodes",
+        f"{numbers['transitions']:,} transitions",
+        f"{numbers['observation_size']:,} observation columns",
+        f"{actions} actions" if actions else "continuous actions",
+        f"mean return {numbers['mean_return']:.4g}" if numbers["mean_return"] is not None else "no mean return",
+    ]
+    return ", ".join(words)
+
+
+def _finding(finding: Content) -> Text:
+    text = Text()
+    text.append(finding["code"], "bold")
+    text.append(f"  {finding['where']}\n", "dim")
+    text.append(f"{finding['seen'][:1].upper()}{finding['seen'][1:]}; expected {finding['expected']}.\n")
+    text.append("-> ", "dim")
+    text.append(finding["action"])
+    return text
