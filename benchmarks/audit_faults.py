@@ -2,8 +2,8 @@
 
     python benchmarks/audit_faults.py [--open-bandit FOLDER] [--mujoco FILE ...] [--out benchmarks/results/audit_faults.md]
 
-The corpus is `tests/audit_corpus.py`. With `--open-bandit` its bandit log is the real Open Bandit Dataset: FOLDER/bts/all.csv
-(and FOLDER/random/all.csv among the sound logs). `--mujoco` takes more sound logs, of any kind `st.read` reads.
+The corpus is `tests/support/audit_corpus.py`. With `--open-bandit` its bandit log is the real Open Bandit
+Dataset: FOLDER/bts/all.csv (and FOLDER/random/all.csv among the sound logs). `--mujoco` takes more sound logs, of any kind `st.read` reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from environment import describe
 from stitchrl.auditing.finding import SEVERITIES, Audit
 from stitchrl.data.dataset import Dataset
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 import audit_corpus as corpus
 

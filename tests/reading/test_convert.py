@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from worlds import full_columns, next_observations, tiny_columns
 
 import stitchrl as st
 from stitchrl.data.column_rule import ColumnRule
@@ -19,7 +20,6 @@ from stitchrl.reading import propose as proposing
 from stitchrl.reading.propose import propose
 from stitchrl.reading.read import open_log
 from stitchrl.reading.sources import text as text_reader
-from worlds import full_columns, next_observations, tiny_columns
 
 LOGS = {
     "plain": tiny_columns(),

@@ -17,9 +17,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from worlds import tiny_columns
 
 from stitchrl.data.schema import Schema
-from worlds import tiny_columns
 
 ROLES = ("episode", "step", "observation", "action", "reward", "terminated", "truncated")
 FLAT = {role: role for role in ROLES} | {"observation": ("seen_a", "seen_b")}

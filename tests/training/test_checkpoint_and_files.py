@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
+from worlds import assert_trees_equal, random_log, tiny_log
 
 import stitchrl as st
 from stitchrl.deployment.bundle import Bundle, save_bundle
@@ -23,7 +24,6 @@ from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.nn.units import StandardizedPolicy
 from stitchrl.storage.files import make_directory, write_atomic, write_json, write_text
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
-from worlds import assert_trees_equal, random_log, tiny_log
 
 # --- files -------------------------------------------------------------------
 

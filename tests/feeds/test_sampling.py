@@ -8,6 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from worlds import (
+    assert_trees_equal,
+    full_columns,
+    next_observations,
+    random_continuous_log,
+    random_log,
+    tiny_log,
+)
 
 import stitchrl as st
 from stitchrl.data.sampling import Sampling, alias_table
@@ -17,14 +25,6 @@ from stitchrl.feeds.batches import NStepTransitions
 from stitchrl.feeds.feed import StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.feeds.shuffling import ShuffledRows
 from stitchrl.feeds.streaming import ShuffledReader, read_sequences, read_transitions
-from worlds import (
-    assert_trees_equal,
-    full_columns,
-    next_observations,
-    random_continuous_log,
-    random_log,
-    tiny_log,
-)
 
 PLAIN = Scaling.identity(2)
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from scipy.optimize import brentq
+from worlds import assert_trees_equal
 
 from stitchrl.algorithms.behavior import imitation_loss
 from stitchrl.algorithms.cql import conservative_penalty, sampled_penalty
@@ -22,7 +23,6 @@ from stitchrl.algorithms.optimizers import apply_gradients, polyak
 from stitchrl.algorithms.td3bc import regularized_actor_loss, smoothed_action
 from stitchrl.nn.distributions import Categorical, Normal, masked_log_softmax
 from stitchrl.nn.tiling import tile_count, tiled_value_and_grad
-from worlds import assert_trees_equal
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from scipy import stats
+from worlds import assert_trees_equal, random_continuous_log, random_log, schema_of, tiny_columns
 
 import stitchrl as st
 from stitchrl.algorithms.base import Spec
@@ -34,7 +35,6 @@ from stitchrl.nn.policy import CategoricalPolicy, Policy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.nn.units import RescaledPolicy, RescaledValue
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
-from worlds import assert_trees_equal, random_continuous_log, random_log, schema_of, tiny_columns
 
 KEY = jax.random.key(0)
 OBS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)

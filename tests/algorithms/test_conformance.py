@@ -14,6 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from worlds import (
+    assert_trees_equal,
+    bandit_log,
+    continuous_bandit_log,
+    random_continuous_log,
+    random_log,
+    schema_of,
+)
 
 import stitchrl as st
 from stitchrl.algorithms import cql
@@ -28,14 +36,6 @@ from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.training.compilation import enable_compilation_cache
-from worlds import (
-    assert_trees_equal,
-    bandit_log,
-    continuous_bandit_log,
-    random_continuous_log,
-    random_log,
-    schema_of,
-)
 
 SIZES = (16,)
 ALL: dict[str, Algorithm] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from worlds import next_observations, random_log, tiny_columns, tiny_log
 
 import stitchrl as st
 from stitchrl.data.scaling import MINIMUM_STD, Scaling, unit_return_scale
-from worlds import next_observations, random_log, tiny_columns, tiny_log
 
 
 def test_scaling_is_numpys_mean_and_std_over_transitions() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
+from worlds import assert_trees_equal, random_continuous_log, random_log
 
 import stitchrl as st
 from stitchrl.algorithms.base import Algorithm, Spec
@@ -33,7 +34,6 @@ from stitchrl.training import program
 from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.loop import train
 from stitchrl.training.run import Grid, spec_of
-from worlds import assert_trees_equal, random_continuous_log, random_log
 
 TINY: dict[str, Any] = {"hidden_sizes": (8,), "learning_rate": 1e-2}
 EVERY: dict[str, tuple[Algorithm, str]] = {
@@ -208,7 +208,8 @@ def test_members_are_split_over_four_devices() -> None:
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent / "src")])
+    tests = Path(__file__).parent.parent
+    paths = os.pathsep.join([str(tests / "support"), str(tests.parent / "src")])
     own = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

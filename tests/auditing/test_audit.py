@@ -9,11 +9,12 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import audit_corpus as corpus
 import numpy as np
 import pytest
 from rich.console import Console
+from worlds import bandit_log, random_log, schema_of, tiny_log
 
-import audit_corpus as corpus
 import stitchrl as st
 from stitchrl.auditing.all_checks import CHECKS
 from stitchrl.auditing.checks.drift import _sides_of_actions
@@ -21,7 +22,6 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import SEVERITIES, Audit, Finding
 from stitchrl.auditing.randomness import randomness
 from stitchrl.reporting.audit_terminal import print_audit
-from worlds import bandit_log, random_log, schema_of, tiny_log
 
 BY_NAME = {check.__name__: check for check in CHECKS}
 

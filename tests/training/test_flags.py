@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from worlds import random_log
 
 import stitchrl as st
 from stitchrl.errors import ConfigurationError
 from stitchrl.training.flags import CHECKS, red_flags
-from worlds import random_log
 
 GAMMA, REWARD = 0.9, 2.0  # values of at most 20
 

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from worlds import random_continuous_log, random_log
 
 import stitchrl as st
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import transition_source
-from stitchrl.nn import products
+from stitchrl.nn import precision as products
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.networks import MLP, Ensemble
 from stitchrl.nn.precision import NARROWEST, product, products_in
 from stitchrl.training.run import spec_of
-from worlds import random_continuous_log, random_log
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 SHAPES = [(256, 64, 32), (16, 33, 64), (100, 40, 48), (3, 32, 32), (1, 64, 64)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from worlds import full_columns, random_continuous_log, random_log, schema_of, tiny_columns, tiny_log
 
 import stitchrl as st
 from stitchrl.data.column_rule import ColumnRule
@@ -22,7 +23,6 @@ from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.reading.read import as_dataset, open_log
 from stitchrl.reading.store import is_store, on_disk, open_store, write_store
-from worlds import full_columns, random_continuous_log, random_log, schema_of, tiny_columns, tiny_log
 
 
 def with_groups() -> st.Dataset:

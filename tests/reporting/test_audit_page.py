@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pages import CHROMIUM, Page, chromium
 
 import stitchrl as st
 from stitchrl.errors import DataError
 from stitchrl.reporting.audit_page import render_audit
 from stitchrl.reporting.audit_view import audit_view
-from test_report_render import CHROMIUM, Page, chromium
 
 OLD = (
     "episodes",

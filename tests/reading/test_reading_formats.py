@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from worlds import full_columns, next_observations, tiny_columns
 
 import stitchrl as st
 from stitchrl.data.schema import Schema
@@ -25,7 +26,6 @@ from stitchrl.reading.allocation import in_memory
 from stitchrl.reading.formats import arrow_ipc, parquet
 from stitchrl.reading.sources import source, text
 from stitchrl.reading.sources.files import files_of
-from worlds import full_columns, next_observations, tiny_columns
 
 FLAT = {
     "episode": "episode",

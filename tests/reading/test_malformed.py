@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from malformed import CASES, SEEDS, Case
+from worlds import tiny_columns
 
 import stitchrl as st
-from malformed import CASES, SEEDS, Case
 from stitchrl.data.schema import ROLES, Schema
 from stitchrl.errors import SchemaError, StitchRLError
-from worlds import tiny_columns
 
 LONGEST_MESSAGE = 1_500
 BOUNDED = settings(max_examples=60, deadline=None, derandomize=True, database=None)

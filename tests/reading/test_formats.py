@@ -41,7 +41,7 @@ from stitchrl.reading.sources import arrays as parts
 from stitchrl.reading.sources import pickles, source
 from stitchrl.reading.writers.minari import write_minari
 
-FIXTURES = Path(__file__).parent / "format_fixtures" / "fixtures.zip"
+FIXTURES = Path(__file__).parent.parent / "support" / "format_fixtures" / "fixtures.zip"
 FORMATS = [
     module.FORMAT
     for module in (lerobot, minari, rlds, stable_baselines3, ogbench, npz, d3rlpy_buffer, d4rl, open_bandit)

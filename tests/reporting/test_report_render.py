@@ -6,70 +6,26 @@ import html
 import json
 import math
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import CHROMIUM, Page, chromium
 
 from stitchrl.errors import DataError
-from stitchrl.reporting import audit_charts, audit_page, charts
+from stitchrl.reporting import audit_page, audit_view, charts
 from stitchrl.reporting import page as page_module
 from stitchrl.reporting import render as render_module
 from stitchrl.reporting.render import render
 
 FIXTURE = Path(__file__).parent / "fixtures" / "report.json"
 SECTIONS = ("verdict", "log", "claims", "gains", "learning", "disagreement", "reading", "made")
-VOID = {"meta", "br", "link", "img", "hr", "input"}
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
-)
 
 
 @pytest.fixture
 def report() -> dict[str, Any]:
     content: dict[str, Any] = json.loads(FIXTURE.read_text(encoding="utf-8"))
     return content
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: tags must balance. Gathers tags, attributes, ids and visible text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"left open: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-    @property
-    def ids(self) -> list[str]:
-        return [value for _, attrs in self.tags if (value := attrs.get("id"))]
 
 
 def test_page_is_whole_and_holds_every_section(report: dict[str, Any]) -> None:
@@ -316,24 +272,13 @@ def test_names_that_would_look_alike_when_cut_are_numbers() -> None:
 
 
 def test_rendering_imports_no_jax_and_no_plotting_library() -> None:
-    for module in (audit_charts, audit_page, charts, page_module, render_module):
+    for module in (audit_view, audit_page, charts, page_module, render_module):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
         names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {name.split(".")[0] for name in names} <= {
-            "collections", "dataclasses", "functools", "jinja2", "math", "pathlib", "re", "stitchrl", "typing"
+            "__future__", "collections", "dataclasses", "functools", "jinja2", "math", "pathlib", "re", "stitchrl", "typing"
         }  # fmt: skip
-
-
-def chromium(tmp_path: Path, page: Path, *options: str) -> str:
-    """Runs headless Chromium on a local page and returns what it prints."""
-    assert CHROMIUM is not None
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=4000"
-    )
-    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on PATH")

@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
 from stitchrl.errors import CheckpointError, RunDirectoryError, StitchRLWarning
 from stitchrl.training import checkpoint as checkpoint_module
 from stitchrl.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
-from worlds import assert_trees_equal, random_log
 
 TINY: dict[str, Any] = {"hidden_sizes": (8,), "learning_rate": 1e-2}
 SETTINGS: dict[str, Any] = {
@@ -314,8 +314,9 @@ def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def environment() -> dict[str, str]:
-    here = Path(__file__).parent
-    return dict(os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "src")])})
+    tests = Path(__file__).parent.parent
+    paths = os.pathsep.join([str(tests / "support"), str(tests.parent / "src")])
+    return dict(os.environ | {"PYTHONPATH": paths})
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from worlds import full_columns, masks, next_observations, probabilities, tiny_columns, tiny_log
 
 import stitchrl as st
 from stitchrl.data.column_rule import ColumnRule
@@ -19,7 +20,6 @@ from stitchrl.data.schema import REQUIRED_ROLES, Schema
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.reading.infer import guess_columns
 from stitchrl.reading.store import write_store
-from worlds import full_columns, masks, next_observations, probabilities, tiny_columns, tiny_log
 
 COLUMNS = """
 [columns]

@@ -6,13 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from worlds import full_columns, masks, next_observations, random_log, tiny_columns, tiny_log
 
 import stitchrl as st
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.dataset import PER_TRANSITION
 from stitchrl.data.splits import by_group, by_time, by_value
 from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
-from worlds import full_columns, masks, next_observations, random_log, tiny_columns, tiny_log
 
 # --- observations and ends ------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from worlds import random_mdp
 
 import stitchrl as st
 from stitchrl.errors import ConfigurationError
@@ -23,7 +24,6 @@ from stitchrl.mdp.icu_sepsis import (
     icu_sepsis,
     log_table,
 )
-from worlds import random_mdp
 
 GO, WAIT = 0, 1
 
