@@ -2,8 +2,9 @@
 
     python benchmarks/audit_faults.py [--open-bandit FOLDER] [--mujoco FILE ...] [--out benchmarks/results/audit_faults.md]
 
-The corpus is `tests/support/audit_corpus.py`. With `--open-bandit` its bandit log is the real Open Bandit
-Dataset: FOLDER/bts/all.csv (and FOLDER/random/all.csv among the sound logs). `--mujoco` takes more sound logs, of any kind `st.read` reads.
+The corpus is `tests/support/audit_corpus.py`. With `--open-bandit` its bandit log is the real Open Bandit Dataset:
+FOLDER/bts/all.csv (and FOLDER/random/all.csv among the sound logs). `--mujoco` takes more sound logs, of any kind that
+`st.read` reads.
 """
 
 from __future__ import annotations
