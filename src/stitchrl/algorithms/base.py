@@ -1,49 +1,159 @@
-"""What an algorithm is: a frozen dataclass of settings with four pure functions. The loop knows no more."""
+"""What an algorithm is: a frozen dataclass of settings with pure functions. The training loop knows no more."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from numbers import Real
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from stitchrl.algorithms.settings import INTERVALS, choice, setting
+from stitchrl.algorithms.optimizers import adam
+from stitchrl.algorithms.settings import check_settings, choice, network_setting, setting
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.sampling import Sampling
+from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
+from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
-from stitchrl.types import PyTree
+from stitchrl.types import NumpyArray, PyTree
 
-__all__ = ["Algorithm", "Spec"]
+__all__ = ["Algorithm", "ArraySpec", "BoxAction", "DiscreteAction", "Prepared", "Spec", "Step"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one observation: (D,) float32, or (height, width, channels) uint8."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscreteAction:
+    """Actions that are numbers. `counts` has one entry, or one for each part of a multi-discrete action."""
+
+    counts: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxAction:
+    """Actions that are vectors of `size` numbers, in [-1, 1] inside an algorithm.
+
+    `low` and `high` are the bounds of the logged action where the schema declares them, else None.
+    """
+
+    size: int
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """Sizes an algorithm needs to build its networks.
+    """What an algorithm must know of a log to build its networks.
 
     Attributes:
-        observation_size: D.
-        num_actions: A, or None when the action is continuous.
-        action_size: numbers in one continuous action; 0 when actions are discrete.
+        observation: shape and dtype of an observation.
+        action: a count of actions, or a box.
     """
 
-    observation_size: int
-    num_actions: int | None
-    action_size: int = 0
+    observation: ArraySpec
+    action: DiscreteAction | BoxAction
+
+    @classmethod
+    def of(cls, log: Dataset) -> Spec:
+        """The shapes of a log."""
+        table, schema = log.observation_table, log.schema
+        observation = ArraySpec(tuple(int(n) for n in table.shape[1:]), str(table.dtype))
+        if log.num_actions is not None:
+            return cls(observation, DiscreteAction(schema.action_counts or (log.num_actions,)))
+        return cls(observation, BoxAction(int(log.action.shape[1]), schema.action_low, schema.action_high))
+
+    @classmethod
+    def vectors(cls, observation_size: int, num_actions: int | None = None, action_size: int = 0) -> Spec:
+        """Observations of so many numbers; so many discrete actions, or None and the size of a continuous one."""
+        action = BoxAction(action_size) if num_actions is None else DiscreteAction((num_actions,))
+        return cls(ArraySpec((observation_size,)), action)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for JSON; `from_dict` reads it back."""
+        kind = "discrete" if isinstance(self.action, DiscreteAction) else "box"
+        return {
+            "observation": dataclasses.asdict(self.observation),
+            "action": {"kind": kind} | dataclasses.asdict(self.action),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Spec:
+        """Inverse of `to_dict`. Raises KeyError, TypeError or ValueError on other content."""
+        seen, action = content["observation"], dict(content["action"])
+        observation = ArraySpec(tuple(int(n) for n in seen["shape"]), seen["dtype"])
+        if action.pop("kind") == "discrete":
+            return cls(observation, DiscreteAction(tuple(int(n) for n in action["counts"])))
+        bounds = (None if action[end] is None else tuple(float(b) for b in action[end]) for end in ("low", "high"))
+        return cls(observation, BoxAction(int(action["size"]), *bounds))
+
+    @property
+    def num_actions(self) -> int | None:
+        """How many discrete actions there are; None where the action is continuous."""
+        return math.prod(self.action.counts) if isinstance(self.action, DiscreteAction) else None
+
+    @property
+    def action_size(self) -> int:
+        """Numbers in one continuous action; 0 where actions are discrete."""
+        return self.action.size if isinstance(self.action, BoxAction) else 0
 
     @property
     def discrete_actions(self) -> int:
-        """A. Raises ConfigurationError where the action is continuous."""
+        """How many discrete actions there are. Raises ConfigurationError where the action is continuous."""
         if self.num_actions is None:
             raise ConfigurationError("This algorithm needs discrete actions; the log's are continuous.")
         return self.num_actions
+
+    @property
+    def vector_size(self) -> int:
+        """Numbers in an observation. Raises ConfigurationError where it is an image."""
+        if len(self.observation.shape) != 1:
+            raise ConfigurationError(
+                f"This network learns from vectors; the log's observations are images of shape {self.observation.shape}."
+            )
+        return self.observation.shape[0]
+
+
+class Prepared(NamedTuple):
+    """What an algorithm makes of a log before the first update.
+
+    Attributes:
+        log: the rows to learn from.
+        columns: further columns of that log, (N, ...): each becomes a field of the batch of the same name.
+        given: arrays that are no training state (a fitted behaviour, a solved table), handed to every function; None,
+            or arrays, networks and policies in dicts and tuples.
+    """
+
+    log: Dataset
+    columns: Mapping[str, NumpyArray] = MappingProxyType({})
+    given: PyTree = None
+
+
+class Step(NamedTuple):
+    """Where in the run an update is.
+
+    Attributes:
+        update: its number, from 0.
+        updates: how many the run was asked for. An algorithm that reads it learns otherwise when a finished run is
+            trained further than in one long run.
+    """
+
+    update: Int[Array, ""]
+    updates: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +164,25 @@ class Algorithm(ABC):
         ConfigurationError: a setting outside its range.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("obs", "action", "action_mask")
-    """Batch fields `update` reads. Masks are there when actions are discrete; "update" is the update's number from 0."""
     actions: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
     """Kinds of action it can learn from."""
+    observations: ClassVar[tuple[str, ...]] = ("vectors",)
+    """Kinds of observation it can learn from: "vectors", "images"."""
     acts: ClassVar[str] = "as trained"
-    """How its policy is meant to act: "as trained", or "greedy" where the paper evaluates the mode."""
+    """How its policy is meant to act: "as trained"; "greedy" where the paper evaluates the mode; "sample" where it
+    chooses among candidates that it draws."""
     caution: ClassVar[str] = ""
     """Set where the algorithm is kept as a warning: why it must not be deployed."""
+    has_critics: ClassVar[bool] = True
+    """Whether it learns Q: critics of continuous actions take vectors only."""
+    closed_form: ClassVar[bool] = False
+    """True where `prepare` solves everything: no update is made, whatever number is asked for."""
 
+    hidden_sizes: dataclasses.InitVar[tuple[int, ...] | None] = dataclasses.field(default=None, kw_only=True)
+    """Short for `network=Network(hidden_sizes)`; only the constructor takes it."""
+    network: Network = network_setting(
+        Network(), "Widths, activation, normalisation, dropout, and convolutions of an image."
+    )
     max_gradient_norm: float = setting(
         0.0, "[0, inf)", "Gradients of a network longer than this are shortened to it; 0 is off.",
         static=True, kw_only=True,
@@ -74,7 +194,6 @@ class Algorithm(ABC):
         0, "at least 0", "The step size falls to 0 as a cosine over so many updates, warm-up included; 0 is off.",
         kw_only=True,
     )  # fmt: skip
-
     average_rate: float = setting(
         0.0, "[0, 1]", "Share of the way a running average of the policy moves each update; it then acts instead; 0 is off.",
         static=True, kw_only=True,
@@ -84,31 +203,28 @@ class Algorithm(ABC):
         'Operands of the products of wide layers while learning; "bfloat16" is faster where the processor has it.',
     )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if "choices" in field.metadata and value not in field.metadata["choices"]:
-                allowed = " or ".join(f'"{c}"' for c in field.metadata["choices"])
-                raise ConfigurationError(
-                    f"`{field.name}` of {self.name} must be {allowed}; got {value!r}. {field.metadata['meaning']}"
-                )
-            if "interval" not in field.metadata:
-                continue
-            interval = field.metadata["interval"]
-            if isinstance(value, list):  # as JSON and people write it; settings are hashed
-                value = tuple(value)
-                object.__setattr__(self, field.name, value)
-            values = value if isinstance(value, tuple) else (value,)
-            if not all(isinstance(v, Real) and not isinstance(v, bool) and INTERVALS[interval](v) for v in values):
-                rule = interval if interval.startswith("at") else f"in {interval}"
-                raise ConfigurationError(
-                    f"`{field.name}` of {self.name} must be {rule}; got {value!r}. {field.metadata['meaning']}"
-                )
+    def __post_init__(self, hidden_sizes: tuple[int, ...] | None) -> None:
+        if hidden_sizes is not None:
+            if isinstance(self.network, Network):
+                object.__setattr__(self, "network", dataclasses.replace(self.network, hidden_sizes=hidden_sizes))
+            else:
+                raise ConfigurationError(f"{self.name} was given `hidden_sizes` and `network`. Give one of them.")
+        check_settings(self)
 
     @property
     def name(self) -> str:
         """The class name, as shown in tables and files."""
         return type(self).__name__
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """The rule by which it draws rows where that is part of the algorithm; None leaves the choice to the caller."""
+        return None
+
+    @property
+    def refresh_every_updates(self) -> int:
+        """How often `refresh` is called, in gradient updates; 0 is never."""
+        return 0
 
     # --- settings as inputs of a program -----------------------------------------------------------------------
 
@@ -138,22 +254,12 @@ class Algorithm(ABC):
             learning_rate: of the network at hand.
             warmup_updates, decay_updates: of the schedule, where the network has its own.
         """
-        warmup = self.warmup_updates if warmup_updates is None else warmup_updates
-        decay = self.decay_updates if decay_updates is None else decay_updates
-
-        def schedule(count: Array) -> Array:
-            done = count.astype(jnp.float32)
-            rate = jnp.asarray(learning_rate, jnp.float32)
-            if warmup:
-                rate = rate * jnp.minimum((done + 1.0) / warmup, 1.0)
-            if decay:
-                rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(done / decay, 1.0)))
-            return rate
-
-        optimizer = optax.adam(schedule if warmup or decay else learning_rate)
-        if self.max_gradient_norm:
-            optimizer = optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optimizer)
-        return optimizer
+        return adam(
+            learning_rate,
+            warmup_updates=self.warmup_updates if warmup_updates is None else warmup_updates,
+            decay_updates=self.decay_updates if decay_updates is None else decay_updates,
+            max_gradient_norm=self.max_gradient_norm,
+        )
 
     def td_return(self, batch: Batch) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
         """What comes before the bootstrap, and the factor on it: r and gamma (1 - terminated).
@@ -165,27 +271,46 @@ class Algorithm(ABC):
         alive = 1.0 - batch["terminated"]
         if "rewards" not in batch:
             return batch["reward"], gamma * alive
-        powers = jnp.asarray(gamma) ** jnp.arange(batch["rewards"].shape[1], dtype=jnp.float32)
-        return batch["rewards"] @ powers, jnp.asarray(gamma) ** batch["steps"] * alive
+        rewards = batch["rewards"]
+        powers = jnp.asarray(gamma) ** jnp.arange(rewards.shape[1], dtype=jnp.float32)
+        # An elementwise sum: a matrix product would follow an accelerator's reduced precision.
+        return jnp.sum(rewards * powers[None, :], axis=1), jnp.asarray(gamma) ** batch["steps"] * alive
 
     # --- the contract --------------------------------------------------------------------------------------------
 
-    def prepare(self, log: Dataset) -> Dataset:
-        """The part of the log to learn from; by default all of it."""
-        return log
+    def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        """What to learn from, made once on the host; all of the log by default.
+
+        Args:
+            log: the training part, in logged units.
+            scaling: what batches are scaled by; solved tables and fitted models live in scaled units.
+            key: the same for every seed of a run; settings that are read here must be static.
+        """
+        return Prepared(log)
 
     @abstractmethod
-    def init(self, key: Key, spec: Spec) -> PyTree:
+    def init(self, key: Key, spec: Spec, given: PyTree) -> PyTree:
         """A fresh state: everything a resume needs, arrays only."""
 
     @abstractmethod
-    def update(self, state: PyTree, batch: Batch, key: Key) -> tuple[PyTree, Metrics]:
+    def update(self, state: PyTree, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[PyTree, Metrics]:
         """One gradient update and its metrics, each a scalar."""
 
+    def refresh(self, state: PyTree, arrays: PyTree, given: PyTree, key: Key) -> PyTree:
+        """The state after a look at the whole log, `refresh_every_updates` apart, before the update of that number.
+
+        Args:
+            state: after the last update.
+            arrays: the log's columns on the device, as `feeds.batches.transition_arrays` makes them.
+            given: as prepared.
+            key: of this refresh.
+        """
+        return state
+
     @abstractmethod
-    def policy(self, state: PyTree) -> Policy:
+    def policy(self, state: PyTree, given: PyTree) -> Policy:
         """The policy of a state, as trained."""
 
-    def value(self, state: PyTree) -> DiscreteValue | ContinuousValue | None:
+    def value(self, state: PyTree, given: PyTree) -> DiscreteValue | ContinuousValue | None:
         """The value functions of a state, where the algorithm has any."""
         return None

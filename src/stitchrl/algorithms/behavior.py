@@ -6,8 +6,8 @@ Loss, over logged transitions, with the log's action mask:
 
 Source: Pomerleau 1991; maximum likelihood. For discrete actions pi is a categorical distribution; for continuous ones
 a normal with tanh on its mean and one standard deviation an action dimension, so that the mean is fitted by squared
-error, each dimension weighted by its own precision. Settings follow the common offline baseline (256-256 ReLU, Adam
-3e-4, batch 256; CORL any_percent_bc.py).
+error, each dimension weighted by its own precision. Observations are vectors or images. Settings follow the common
+offline baseline (256-256 ReLU, Adam 3e-4, batch 256; CORL any_percent_bc.py).
 
 Deviations: that baseline is a deterministic network with the plain squared error; here every policy has a density, for
 the estimators that need one. Its mode, `policy.greedy()`, is what the baseline deploys.
@@ -25,21 +25,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.heads import Actor, create_actor
-from stitchrl.algorithms.optimizers import apply_gradients
+from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.algorithms.settings import setting
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.types import PyTree
 
-__all__ = ["BC", "BCState", "imitation_loss"]
+__all__ = ["BC", "BCState", "Imitation", "imitation_loss"]
 
 
 class BCState(NamedTuple):
     """Everything a resume needs."""
 
-    actor: Actor
-    actor_optimizer: PyTree
+    actor: Trainable[Actor]
 
 
 def imitation_loss(log_prob: Float[Array, " B"]) -> Float[Array, ""]:
@@ -48,29 +47,31 @@ def imitation_loss(log_prob: Float[Array, " B"]) -> Float[Array, ""]:
 
 
 @dataclasses.dataclass(frozen=True)
-class BC(Algorithm):
-    """Behaviour cloning. Learns to act as the log does, good and bad alike."""
+class Imitation(Algorithm):
+    """What BC and FilteredBC share: equation (1) on the rows that are drawn."""
 
-    needs: ClassVar[tuple[str, ...]] = ("obs", "action", "action_mask")
+    observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
+    has_critics: ClassVar[bool] = False
 
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
-    hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 
-    def init(self, key: Key, spec: Spec) -> BCState:
-        actor = create_actor(spec, self.hidden_sizes, key=key)
-        return BCState(actor, self.adam(self.learning_rate).init(actor))
+    def init(self, key: Key, spec: Spec, given: PyTree) -> BCState:
+        actor = create_actor(spec, self.network, key=key)
+        return BCState(Trainable.create(actor, self.adam(self.learning_rate)))
 
-    def update(self, state: BCState, batch: Batch, key: Key) -> tuple[BCState, Metrics]:
-        del key
-
+    def update(self, state: BCState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[BCState, Metrics]:
         def loss(actor: Actor) -> tuple[Array, Metrics]:
-            pi = actor(batch["obs"], action_mask=batch.get("action_mask"))
+            pi = actor(batch["obs"], action_mask=batch.get("action_mask"), key=key)
             value = imitation_loss(pi.log_prob(batch["action"]))
             return value, {"loss/actor": value} | pi.metrics(batch["action"])
 
-        gradients, metrics = jax.grad(loss, has_aux=True)(state.actor)
-        actor, optimizer = apply_gradients(self.adam(self.learning_rate), gradients, state.actor_optimizer, state.actor)
-        return BCState(actor, optimizer), metrics
+        gradients, metrics = jax.grad(loss, has_aux=True)(state.actor.model)
+        return BCState(state.actor.step(self.adam(self.learning_rate), gradients)), metrics
 
-    def policy(self, state: BCState) -> Actor:
-        return state.actor
+    def policy(self, state: BCState, given: PyTree) -> Actor:
+        return state.actor.model
+
+
+@dataclasses.dataclass(frozen=True)
+class BC(Imitation):
+    """Behaviour cloning. Learns to act as the log does, good and bad alike."""

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.losses import td_loss
-from stitchrl.algorithms.optimizers import apply_gradients, polyak
+from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import setting
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.distributions import mask_logits, take_action
@@ -39,9 +39,8 @@ __all__ = ["DQN", "DQNState", "max_target"]
 class DQNState(NamedTuple):
     """Everything a resume needs."""
 
-    critics: Ensemble
+    critics: Trainable[Ensemble]
     target_critics: Ensemble
-    critic_optimizer: PyTree
 
 
 def max_target(
@@ -58,9 +57,7 @@ def max_target(
 class DQN(Algorithm):
     """Naive Q-learning on a log: a demonstration of overestimation, not a way to a policy."""
 
-    needs: ClassVar[tuple[str, ...]] = (
-        "obs", "action", "reward", "next_obs", "terminated", "td_weight", "action_mask", "next_action_mask",
-    )  # fmt: skip
+    observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
     caution: ClassVar[str] = (
         "Naive Q-learning takes the maximum over actions the log hardly tried, so its claims run away from the truth. "
@@ -70,14 +67,12 @@ class DQN(Algorithm):
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critic moves each update.")
-    hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
 
-    def init(self, key: Key, spec: Spec) -> DQNState:
-        critics = Ensemble.create(1, spec.observation_size, self.hidden_sizes, spec.discrete_actions, key=key)
-        optimizer = self.adam(self.learning_rate).init(critics)
-        return DQNState(critics, jax.tree.map(jnp.copy, critics), optimizer)
+    def init(self, key: Key, spec: Spec, given: PyTree) -> DQNState:
+        critics = Ensemble.create(1, spec.observation.shape, self.network, spec.discrete_actions, key=key)
+        return DQNState(Trainable.create(critics, self.adam(self.learning_rate)), jax.tree.map(jnp.copy, critics))
 
-    def update(self, state: DQNState, batch: Batch, key: Key) -> tuple[DQNState, Metrics]:
+    def update(self, state: DQNState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[DQNState, Metrics]:
         del key
         reward, discount = self.td_return(batch)
         next_q = state.target_critics(batch["next_obs"])[0]
@@ -88,10 +83,8 @@ class DQN(Algorithm):
             chosen = take_action(q[0], batch["action"])
             return td_loss(chosen[None, :], td_target, batch["td_weight"]), q[0]
 
-        (loss_q, q), gradients = jax.value_and_grad(loss, has_aux=True)(state.critics)
-        critics, optimizer = apply_gradients(
-            self.adam(self.learning_rate), gradients, state.critic_optimizer, state.critics
-        )
+        (loss_q, q), gradients = jax.value_and_grad(loss, has_aux=True)(state.critics.model)
+        critics = state.critics.step(self.adam(self.learning_rate), gradients)
         best = jnp.argmax(mask_logits(q, batch["action_mask"]), axis=-1)
         metrics = {
             "loss/critic": loss_q,
@@ -99,10 +92,10 @@ class DQN(Algorithm):
             "q/next_max_mean": jnp.mean(jnp.max(mask_logits(next_q, batch["next_action_mask"]), axis=-1)),
             "policy/agreement": jnp.mean((best == batch["action"]).astype(jnp.float32)),
         }
-        return DQNState(critics, polyak(state.target_critics, critics, self.target_rate), optimizer), metrics
+        return DQNState(critics, polyak(state.target_critics, critics.model, self.target_rate)), metrics
 
-    def policy(self, state: DQNState) -> ValueGreedyPolicy:
-        return ValueGreedyPolicy(state.critics)
+    def policy(self, state: DQNState, given: PyTree) -> ValueGreedyPolicy:
+        return ValueGreedyPolicy(state.critics.model)
 
-    def value(self, state: DQNState) -> CriticValue:
-        return CriticValue(state.critics, self.policy(state))
+    def value(self, state: DQNState, given: PyTree) -> CriticValue:
+        return CriticValue(state.critics.model, self.policy(state, given))

@@ -7,17 +7,22 @@ One update, in the order of the official code (ikostrikov/implicit_q_learning, l
     (3)  L_Q  = sum_i E[ (r + gamma (1 - terminated) V(s') - Q_i(s, a))^2 ]                         (eq. 6)
     (4)  Qbar <- Qbar + target_rate (Q - Qbar)
 
+Rows without a TD target (cut, what followed unknown) have weight 0 in (1) and (3) and weight 1 in (2): imitation. The
+losses divide by all rows of the batch.
+
 V is new in (2) and (3). Q is only ever asked for logged actions: nothing is extrapolated. A larger expectile lifts V
 towards the best logged action's value (never above it); the inverse temperature MULTIPLIES the advantage.
 
 For continuous actions pi is a normal with tanh on its MEAN only (the distribution is not squashed), whose log standard
 deviation does not depend on the observation and stays in [-5, 2], as the official code has it. For discrete actions,
-which the official repository does not have, Q has one output an action and pi is categorical under the action mask.
+which the official repository does not have, Q has one output an action and pi is categorical under the action mask. A draw of the
+normal may leave the box of actions: what an environment then executes is its clipped action, which has no density.
 
 Deviations: the actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are
 taken as they come (the official runs rescale them per task) and observations as `fit` scales them (the official runs
 do not). Logged actions are not clipped to 1 - 1e-5, which only a squashed distribution needs. With discrete actions
-last layers start with gain 1 (actor: 0.01), not sqrt(2).
+last layers start with gain 1 (actor: 0.01), not sqrt(2). The actor loses no outputs at random unless
+`actor_network=Network(dropout=0.1)` asks for it, as the official runs on kitchen and adroit do.
 
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/clipped (share of
 advantage weights at their cap); policy/agreement or policy/mode_error, policy/entropy.
@@ -33,18 +38,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import expectile_loss, td_loss
-from stitchrl.algorithms.optimizers import apply_gradients, polyak
-from stitchrl.algorithms.settings import setting
+from stitchrl.algorithms.optimizers import Trainable, polyak
+from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
-from stitchrl.nn.networks import MLP
+from stitchrl.nn.networks import MLP, ImageNetwork, Network, create_network
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 from stitchrl.types import PyTree
 
 __all__ = ["IQL", "IQLState", "advantage_weighted_loss"]
 
+Body = MLP | ImageNetwork
 MAX_WEIGHT = 100.0
 """Cap on the advantage weight (official code)."""
 
@@ -52,20 +58,24 @@ MAX_WEIGHT = 100.0
 class IQLState(NamedTuple):
     """Everything a resume needs."""
 
-    value: MLP
-    actor: Actor
-    critics: Critics
+    value: Trainable[Body]
+    actor: Trainable[Actor]
+    critics: Trainable[Critics]
     target_critics: Critics
-    value_optimizer: PyTree
-    actor_optimizer: PyTree
-    critic_optimizer: PyTree
 
 
 def advantage_weighted_loss(
-    log_prob: Float[Array, " B"], adv: Float[Array, " B"], inverse_temperature: Scalar
+    log_prob: Float[Array, " B"],
+    adv: Float[Array, " B"],
+    td_weight: Float[Array, " B"],
+    inverse_temperature: Scalar,
 ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
-    """Equation (2), of the log-probabilities of the logged actions; also its weights (B,), in [0, 100]."""
+    """Equation (2), of the log-probabilities of the logged actions; also its weights (B,), in [0, 100].
+
+    A row without a TD target (td_weight 0) has no advantage that any target anchors: it is imitated with weight 1.
+    """
     weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
+    weight = jnp.where(td_weight > 0, weight, 1.0)
     return -jnp.mean(weight * log_prob), weight
 
 
@@ -73,9 +83,7 @@ def advantage_weighted_loss(
 class IQL(Algorithm):
     """Implicit Q-learning."""
 
-    needs: ClassVar[tuple[str, ...]] = (
-        "obs", "action", "reward", "next_obs", "terminated", "td_weight", "action_mask",
-    )  # fmt: skip
+    observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     acts: ClassVar[str] = "greedy"  # the official evaluation takes the actor's mode (temperature 0)
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
@@ -86,10 +94,10 @@ class IQL(Algorithm):
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for all three networks.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the advantage's Q.")
-    hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
     actor_decay_updates: int = setting(
         0, "at least 0", "Cosine decay of the actor's step size over so many updates; 0 is off."
     )
+    actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -99,67 +107,60 @@ class IQL(Algorithm):
     def _actor_optimizer(self) -> optax.GradientTransformation:
         return self.adam(self.learning_rate, decay_updates=self.actor_decay_updates or self.decay_updates)
 
-    def init(self, key: Key, spec: Spec) -> IQLState:
+    def init(self, key: Key, spec: Spec, given: PyTree) -> IQLState:
         v_key, a_key, q_key = jax.random.split(key, 3)
         # A categorical policy starts near uniform; the official code, which has none, starts every layer with sqrt(2).
         gain, actor_gain = (2.0**0.5, 2.0**0.5) if spec.num_actions is None else (1.0, 0.01)
-        value = MLP.create(spec.observation_size, self.hidden_sizes, 1, key=v_key, final_gain=gain)
-        actor = create_actor(spec, self.hidden_sizes, key=a_key, final_gain=actor_gain)
-        critics = create_critics(spec, self.num_critics, self.hidden_sizes, key=q_key, final_gain=gain)
+        value = create_network(spec.observation.shape, self.network, 1, key=v_key, final_gain=gain)
+        actor = create_actor(spec, self.actor_network or self.network, key=a_key, final_gain=actor_gain)
+        critics = create_critics(spec, self.num_critics, self.network, key=q_key, final_gain=gain)
         return IQLState(
-            value,
-            actor,
-            critics,
+            Trainable.create(value, self._optimizer),
+            Trainable.create(actor, self._actor_optimizer),
+            Trainable.create(critics, self._optimizer),
             jax.tree.map(jnp.copy, critics),
-            self._optimizer.init(value),
-            self._actor_optimizer.init(actor),
-            self._optimizer.init(critics),
         )
 
-    def update(self, state: IQLState, batch: Batch, key: Key) -> tuple[IQLState, Metrics]:
-        del key
-        obs, action = batch["obs"], batch["action"]
+    def update(self, state: IQLState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[IQLState, Metrics]:
+        obs, action, td_weight = batch["obs"], batch["action"], batch["td_weight"]
         q_data = jnp.min(state.target_critics(obs, action), axis=0)
 
-        def value_loss(value: MLP) -> Array:
-            return jnp.mean(expectile_loss(q_data - value(obs)[:, 0], self.expectile))
+        def value_loss(value: Body) -> Array:
+            return jnp.mean(td_weight * expectile_loss(q_data - value(obs)[:, 0], self.expectile))
 
-        loss_v, gradients = jax.value_and_grad(value_loss)(state.value)
-        value, value_optimizer = apply_gradients(self._optimizer, gradients, state.value_optimizer, state.value)
+        loss_v, gradients = jax.value_and_grad(value_loss)(state.value.model)
+        value = state.value.step(self._optimizer, gradients)
 
-        v, next_v = jnp.split(value(jnp.concatenate([obs, batch["next_obs"]]))[:, 0], 2)
+        v, next_v = jnp.split(value.model(jnp.concatenate([obs, batch["next_obs"]]))[:, 0], 2)
         adv = q_data - v
 
         def actor_loss(actor: Actor) -> tuple[Array, tuple[Array, Metrics]]:
-            pi = actor(obs, action_mask=batch.get("action_mask"))
-            loss, weight = advantage_weighted_loss(pi.log_prob(action), adv, self.inverse_temperature)
+            pi = actor(obs, action_mask=batch.get("action_mask"), key=key)
+            loss, weight = advantage_weighted_loss(pi.log_prob(action), adv, td_weight, self.inverse_temperature)
             return loss, (weight, pi.metrics(action))
 
-        (loss_pi, (weight, metrics)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
-        actor, actor_optimizer = apply_gradients(self._actor_optimizer, gradients, state.actor_optimizer, state.actor)
+        (loss_pi, (weight, metrics)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor.model)
+        actor = state.actor.step(self._actor_optimizer, gradients)
 
         reward, discount = self.td_return(batch)
         td_target = reward + discount * next_v
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)
-            return td_loss(q, td_target, batch["td_weight"]), jnp.mean(q)
+            return td_loss(q, td_target, td_weight), jnp.mean(q)
 
-        (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
-        critics, critic_optimizer = apply_gradients(self._optimizer, gradients, state.critic_optimizer, state.critics)
-        target_critics = polyak(state.target_critics, critics, self.target_rate)
+        (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
+        critics = state.critics.step(self._optimizer, gradients)
+        target_critics = polyak(state.target_critics, critics.model, self.target_rate)
 
         metrics |= {"loss/value": loss_v, "loss/actor": loss_pi, "loss/critic": loss_q}
         metrics |= {"q/data_mean": q_mean, "v/mean": jnp.mean(v), "adv/mean": jnp.mean(adv)}
         metrics["weight/mean"] = jnp.mean(weight)
         metrics["weight/clipped"] = jnp.mean((weight >= MAX_WEIGHT).astype(jnp.float32))
-        return (
-            IQLState(value, actor, critics, target_critics, value_optimizer, actor_optimizer, critic_optimizer),
-            metrics,
-        )
+        return IQLState(value, actor, critics, target_critics), metrics
 
-    def policy(self, state: IQLState) -> Actor:
-        return state.actor
+    def policy(self, state: IQLState, given: PyTree) -> Actor:
+        return state.actor.model
 
-    def value(self, state: IQLState) -> CriticValue | ContinuousCriticValue:
-        return critic_value(state.critics, state.actor)
+    def value(self, state: IQLState, given: PyTree) -> CriticValue | ContinuousCriticValue:
+        return critic_value(state.critics.model, state.actor.model)

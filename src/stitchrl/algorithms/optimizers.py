@@ -1,15 +1,67 @@
-"""Steps of an optimiser, and slow copies of parameters."""
+"""Optimisers with the schedules that settings ask for, a model beside its optimiser's state, and slow copies."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from stitchrl.jax_types import Scalar
+from stitchrl.jax_types import Array, Scalar
+from stitchrl.types import PyTree
 
-__all__ = ["apply_gradients", "polyak"]
+__all__ = ["Trainable", "adam", "apply_gradients", "polyak"]
+
+Model = TypeVar("Model")
+
+
+class Trainable(NamedTuple, Generic[Model]):
+    """A model and the state of its optimiser.
+
+    Attributes:
+        model: any pytree of arrays: a policy, critics, a number.
+        optimizer_state: what its optimiser remembers.
+    """
+
+    model: Model
+    optimizer_state: PyTree
+
+    @classmethod
+    def create(cls, model: Model, optimizer: optax.GradientTransformation) -> Trainable[Model]:
+        """A fresh model with a fresh optimiser state."""
+        return cls(model, optimizer.init(model))
+
+    def step(self, optimizer: optax.GradientTransformation, gradients: Any) -> Trainable[Model]:
+        """The pair after one step of the optimiser."""
+        return Trainable(*apply_gradients(optimizer, gradients, self.optimizer_state, self.model))
+
+
+def adam(
+    learning_rate: Scalar, *, warmup_updates: int = 0, decay_updates: int = 0, max_gradient_norm: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015), with a schedule and clipping where asked for.
+
+    Args:
+        learning_rate: the step size, above 0.
+        warmup_updates: the step size rises linearly from 0 over so many updates; 0 is off.
+        decay_updates: it falls to 0 as a cosine over so many updates, warm-up included; 0 is off.
+        max_gradient_norm: longer gradients are shortened to it; 0 is off.
+    """
+
+    def schedule(count: Array) -> Array:
+        done = count.astype(jnp.float32)
+        rate = jnp.asarray(learning_rate, jnp.float32)
+        if warmup_updates:
+            rate = rate * jnp.minimum((done + 1.0) / warmup_updates, 1.0)
+        if decay_updates:
+            rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(done / decay_updates, 1.0)))
+        return rate
+
+    optimizer = optax.adam(schedule if warmup_updates or decay_updates else learning_rate)
+    if max_gradient_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
+    return optimizer
 
 
 def polyak(target: Any, online: Any, target_rate: Scalar) -> Any:

@@ -1,13 +1,16 @@
-"""Settings of an algorithm: dataclass fields that know their range and meaning."""
+"""Settings of an algorithm: dataclass fields that know their range and meaning, checked and revived in one place."""
 
 from __future__ import annotations
 
 import dataclasses
-from numbers import Integral
+from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["choice", "setting"]
+from stitchrl.errors import ConfigurationError
+from stitchrl.nn.networks import Network
 
+__all__ = ["INTERVALS", "check_settings", "choice", "flag", "network_setting", "revived_settings", "setting"]
 
 INTERVALS = {
     "(0, 1)": lambda x: 0 < x < 1,
@@ -31,7 +34,7 @@ def setting(default: Any, interval: str, meaning: str, *, static: bool = False, 
         default: value when not given.
         interval: a key of `INTERVALS`; for tuples every entry must lie in it.
         meaning: one sentence; it ends the error message, so say what larger does.
-        static: True where Python code branches on a number, so that it too must be built into the program.
+        static: True where Python code branches on a number or `prepare` reads it, so that it is built into the program.
         kw_only: as of `dataclasses.field`.
     """
     kind = {"interval": interval, "meaning": meaning, "input": isinstance(default, float) and not static}
@@ -41,3 +44,72 @@ def setting(default: Any, interval: str, meaning: str, *, static: bool = False, 
 def choice(default: str, choices: tuple[str, ...], meaning: str) -> Any:
     """As `setting`, for one word of several; keyword-only, and built into the program."""
     return dataclasses.field(default=default, metadata={"choices": choices, "meaning": meaning}, kw_only=True)
+
+
+def flag(default: bool, meaning: str) -> Any:
+    """As `setting`, for yes or no; keyword-only, and built into the program."""
+    return dataclasses.field(default=default, metadata={"choices": (True, False), "meaning": meaning}, kw_only=True)
+
+
+def network_setting(default: Network | None, meaning: str) -> Any:
+    """As `setting`, for the shape of a network; keyword-only. Plain widths such as (128, 128) stand for a `Network`.
+
+    Args:
+        default: the shape when none is given; None where another network's shape then holds.
+        meaning: one sentence, the end of the error message.
+    """
+    return dataclasses.field(default=default, metadata={"network": True, "meaning": meaning}, kw_only=True)
+
+
+def check_settings(algorithm: Any) -> None:
+    """Bring the fields of a new algorithm into their own types. Raises ConfigurationError outside a field's range."""
+    name = type(algorithm).__name__
+    for field in dataclasses.fields(algorithm):
+        value, meta = getattr(algorithm, field.name), field.metadata
+        if "choices" in meta:
+            # 1 == True: compare kinds too.
+            if not any(value == c and type(value) is type(c) for c in meta["choices"]):
+                allowed = " or ".join(f'"{c}"' if isinstance(c, str) else str(c) for c in meta["choices"])
+                raise ConfigurationError(
+                    f"`{field.name}` of {name} must be {allowed}; got {value!r}. {meta['meaning']}"
+                )
+        elif "network" in meta:
+            object.__setattr__(algorithm, field.name, _as_network(name, field, value))
+        elif "interval" in meta:
+            if isinstance(value, list):  # as JSON and people write it; settings are hashed
+                value = tuple(value)
+                object.__setattr__(algorithm, field.name, value)
+            _check_interval(name, field, value)
+
+
+def _check_interval(name: str, field: dataclasses.Field[Any], value: Any) -> None:
+    interval = field.metadata["interval"]
+    values = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(v, Real) and not isinstance(v, bool) and INTERVALS[interval](v) for v in values):
+        rule = interval if interval.startswith("at") else f"in {interval}"
+        raise ConfigurationError(f"`{field.name}` of {name} must be {rule}; got {value!r}. {field.metadata['meaning']}")
+
+
+def _as_network(name: str, field: dataclasses.Field[Any], value: Any) -> Network | None:
+    if value is None and field.default is None:
+        return None
+    if isinstance(value, Network):
+        return value
+    try:
+        if isinstance(value, Mapping):
+            return Network(**value)
+        if isinstance(value, list | tuple):
+            return Network(tuple(value))
+    except TypeError as error:
+        raise ConfigurationError(f"`{field.name}` of {name} cannot be read: {error}.") from None
+    raise ConfigurationError(
+        f"`{field.name}` of {name} must be a st.Network or a tuple of widths; got {value!r}. {field.metadata['meaning']}"
+    )
+
+
+def revived_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a constructor takes them, from their JSON; runs of older versions had widths and no `network`."""
+    revived = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    if "hidden_sizes" in revived:
+        revived["network"] = Network(revived.pop("hidden_sizes"))
+    return revived

@@ -33,15 +33,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.losses import td_loss
-from stitchrl.algorithms.optimizers import apply_gradients, polyak
-from stitchrl.algorithms.settings import setting
+from stitchrl.algorithms.optimizers import Trainable, polyak
+from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.continuous_policy import DeterministicPolicy
 from stitchrl.nn.critics import ContinuousCritics
-from stitchrl.nn.networks import MLP
+from stitchrl.nn.networks import MLP, Network
 from stitchrl.nn.value import ContinuousCriticValue
 from stitchrl.types import PyTree
 
@@ -51,12 +51,10 @@ __all__ = ["TD3BC", "TD3BCState", "regularized_actor_loss", "smoothed_action"]
 class TD3BCState(NamedTuple):
     """Everything a resume needs; `actor_metrics` are those of the last actor update."""
 
-    actor: DeterministicPolicy
+    actor: Trainable[DeterministicPolicy]
     target_actor: DeterministicPolicy
-    critics: ContinuousCritics
+    critics: Trainable[ContinuousCritics]
     target_critics: ContinuousCritics
-    actor_optimizer: PyTree
-    critic_optimizer: PyTree
     actor_metrics: Metrics
 
 
@@ -86,7 +84,6 @@ def regularized_actor_loss(
 class TD3BC(Algorithm):
     """TD3 whose actor is held to the logged actions by their squared distance."""
 
-    needs: ClassVar[tuple[str, ...]] = ("obs", "action", "reward", "next_obs", "terminated", "td_weight", "update")
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
@@ -99,7 +96,7 @@ class TD3BC(Algorithm):
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for both networks.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the targets move each actor update.")
     num_critics: int = setting(2, "at least 1", "Critics; the target takes their minimum.")
-    hidden_sizes: tuple[int, ...] = setting((256, 256), "at least 1", "Width of each hidden layer.")
+    actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -111,30 +108,29 @@ class TD3BC(Algorithm):
         warmup, decay = (-(-n // self.actor_every_updates) for n in (self.warmup_updates, self.decay_updates))
         return self.adam(self.learning_rate, warmup_updates=warmup, decay_updates=decay)
 
-    def init(self, key: Key, spec: Spec) -> TD3BCState:
+    def init(self, key: Key, spec: Spec, given: PyTree) -> TD3BCState:
         if spec.num_actions is not None:
             raise ConfigurationError(
                 "TD3BC needs continuous actions; the log's are discrete. IQL or CQL learn from it."
             )
         a_key, q_key = jax.random.split(key)
-        actor = DeterministicPolicy(
-            MLP.create(spec.observation_size, self.hidden_sizes, spec.action_size, key=a_key, start="uniform")
-        )
+        size, shape = spec.vector_size, self.actor_network or self.network
+        actor = DeterministicPolicy(MLP.create(size, shape, spec.action_size, key=a_key, start="uniform"))
         critics = ContinuousCritics.create(
-            self.num_critics, spec.observation_size, spec.action_size, self.hidden_sizes, key=q_key, start="uniform"
+            self.num_critics, size, spec.action_size, self.network, key=q_key, start="uniform"
         )
         zeros = {name: jnp.float32(0.0) for name in ("loss/actor", "q/policy_mean", "policy/mode_error")}
         return TD3BCState(
-            actor,
+            Trainable.create(actor, self._actor_optimizer),
             jax.tree.map(jnp.copy, actor),
-            critics,
+            Trainable.create(critics, self._optimizer),
             jax.tree.map(jnp.copy, critics),
-            self._actor_optimizer.init(actor),
-            self._optimizer.init(critics),
             zeros,
         )
 
-    def update(self, state: TD3BCState, batch: Batch, key: Key) -> tuple[TD3BCState, Metrics]:
+    def update(
+        self, state: TD3BCState, batch: Batch, given: PyTree, key: Key, step: Step
+    ) -> tuple[TD3BCState, Metrics]:
         action, next_obs = batch["action"], batch["next_obs"]
         noise = jax.random.normal(key, action.shape)
         next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
@@ -146,17 +142,16 @@ class TD3BC(Algorithm):
             q = critics(batch["obs"], action)
             return td_loss(q, td_target, batch["td_weight"]), jnp.mean(q)
 
-        (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
-        critics, critic_optimizer = apply_gradients(self._optimizer, gradients, state.critic_optimizer, state.critics)
-        state = state._replace(critics=critics, critic_optimizer=critic_optimizer)
+        (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
+        state = state._replace(critics=state.critics.step(self._optimizer, gradients))
 
-        due = (batch["update"] + 1) % self.actor_every_updates == 0
+        due = (step.update + 1) % self.actor_every_updates == 0
         state = jax.lax.cond(due, self._update_actor, lambda state, batch: state, state, dict(batch))
         return state, {"loss/critic": loss_q, "q/data_mean": q_mean} | state.actor_metrics
 
     def _update_actor(self, state: TD3BCState, batch: Batch) -> TD3BCState:
         """Equations (4) to (6)."""
-        first_critic = state.critics.member(0)
+        first_critic = state.critics.model.member(0)
 
         def actor_loss(actor: DeterministicPolicy) -> tuple[Array, tuple[Array, Array]]:
             policy_action = actor.mode(batch["obs"])
@@ -165,18 +160,17 @@ class TD3BC(Algorithm):
             error = jnp.sqrt(jnp.mean((policy_action - batch["action"]) ** 2))
             return loss, (jnp.mean(q), error)
 
-        (loss, (q_mean, error)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
-        actor, actor_optimizer = apply_gradients(self._actor_optimizer, gradients, state.actor_optimizer, state.actor)
+        (loss, (q_mean, error)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor.model)
+        actor = state.actor.step(self._actor_optimizer, gradients)
         return state._replace(
             actor=actor,
-            target_actor=polyak(state.target_actor, actor, self.target_rate),
-            target_critics=polyak(state.target_critics, state.critics, self.target_rate),
-            actor_optimizer=actor_optimizer,
+            target_actor=polyak(state.target_actor, actor.model, self.target_rate),
+            target_critics=polyak(state.target_critics, state.critics.model, self.target_rate),
             actor_metrics={"loss/actor": loss, "q/policy_mean": q_mean, "policy/mode_error": error},
         )
 
-    def policy(self, state: TD3BCState) -> DeterministicPolicy:
-        return state.actor
+    def policy(self, state: TD3BCState, given: PyTree) -> DeterministicPolicy:
+        return state.actor.model
 
-    def value(self, state: TD3BCState) -> ContinuousCriticValue:
-        return ContinuousCriticValue(state.critics, state.actor)
+    def value(self, state: TD3BCState, given: PyTree) -> ContinuousCriticValue:
+        return ContinuousCriticValue(state.critics.model, state.actor.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -20,6 +21,8 @@ __all__ = [
     "UniformSampling",
     "WeightedSampling",
     "alias_table",
+    "drawn_part",
+    "share_of",
 ]
 
 STRATA = ("source", "return")
@@ -137,8 +140,22 @@ class TopFractionSampling(Sampling):
 
     def weights(self, log: Dataset) -> Float[NumpyArray, " N"]:
         returns = log.episode_returns()
-        threshold = np.sort(returns)[-int(np.ceil(self.fraction * len(returns)))]
+        threshold = np.sort(returns)[-share_of(self.fraction, len(returns))]
         return np.repeat((returns >= threshold).astype(np.float64), log.episode_lengths)
+
+
+def share_of(fraction: float, count: int) -> int:
+    """The smallest whole number that is at least this fraction of a count; 7% of 100 are 7, whatever floats say."""
+    return max(1, math.ceil(round(fraction * count, 9)))
+
+
+def drawn_part(log: Dataset, rule: Sampling | None) -> Dataset:
+    """The episodes of which a rule ever draws a row: what statistics of the rows to learn from are taken over."""
+    weights = None if rule is None else rule.weights(log)
+    if weights is None:
+        return log
+    seen = np.add.reduceat(weights > 0, log.episode_start[:-1]) > 0
+    return log if seen.all() else log.select_episodes(np.flatnonzero(seen))
 
 
 def _equal_strata(stratum: Int[NumpyArray, " N"]) -> Float[NumpyArray, " N"]:

@@ -24,8 +24,8 @@ class Scaling:
     """(obs - mean) / std, (reward + reward_shift) * reward_scale, and continuous actions brought into [-1, 1].
 
     Attributes:
-        mean: (D,) float32.
-        std: (D,) float32, above 0.
+        mean: (D,) float32; (0,) where observations stay as they are, whatever their shape.
+        std: (D,) float32, above 0; (0,) likewise.
         reward_scale: factor on rewards, above 0; learned values are divided by it again.
         reward_shift: added to every reward before that, in the log's units; learned values keep it.
         action_center, action_half_width: (action,) float32, half-widths above 0; None where actions are discrete.
@@ -40,18 +40,21 @@ class Scaling:
 
     @classmethod
     def identity(cls, observation_size: int, *, reward_scale: float = 1.0) -> Scaling:
-        """Leaves observations as they are."""
+        """Leaves observations as they are; with size 0 whatever their shape."""
         return cls(np.zeros(observation_size, np.float32), np.ones(observation_size, np.float32), reward_scale)
 
     @classmethod
     def of(cls, log: Dataset, *, standardize: bool | str = True, reward_scale: float = 1.0) -> Scaling:
-        """What a log needs: its observations by `fit` (True), `fit_range` ("min-max") or as they are (False), and its
-        actions brought into [-1, 1].
+        """The scaling that a log needs: of its observations by `fit` (True), by `fit_range` ("min-max") or not at all
+        (False), and of its continuous actions into [-1, 1].
 
-        Continuous actions that all lie in [-1, 1] stay as they are; otherwise each dimension is mapped from the bounds
-        that the schema gives, else from its own range in the log.
+        Bounds of the action that the schema declares are always used. Undeclared bounds are the range of each dimension
+        in the log; but where every logged action lies in [-1, 1], such actions stay as they are. Images stay as they
+        are: their network scales pixels.
         """
-        if standardize == "min-max":
+        if log.observation_table.ndim != 2:
+            scaling = cls.identity(0, reward_scale=reward_scale)
+        elif standardize == "min-max":
             scaling = cls.fit_range(log, reward_scale=reward_scale)
         elif standardize:
             scaling = cls.fit(log, reward_scale=reward_scale)
@@ -59,12 +62,15 @@ class Scaling:
             scaling = cls.identity(log.observation_size, reward_scale=reward_scale)
         if log.num_actions is not None:
             return scaling
-        given = (log.schema.action_low, log.schema.action_high)
-        low = log.action.min(axis=0) if given[0] is None else np.asarray(given[0], np.float32)
-        high = log.action.max(axis=0) if given[1] is None else np.asarray(given[1], np.float32)
-        inside = low.min() >= -1.0 and high.max() <= 1.0
-        center = np.zeros_like(low) if inside else (low + high) / 2
-        half_width = np.ones_like(low) if inside else np.where(high > low, (high - low) / 2, 1)
+        low, high = log.action.min(axis=0), log.action.max(axis=0)
+        if low.min() >= -1.0 and high.max() <= 1.0:
+            low, high = np.full_like(low, -1.0), np.full_like(high, 1.0)
+        if log.schema.action_low is not None:
+            low = np.asarray(log.schema.action_low, np.float32)
+        if log.schema.action_high is not None:
+            high = np.asarray(log.schema.action_high, np.float32)
+        center = (low + high) / 2
+        half_width = np.where(high > low, (high - low) / 2, 1)
         return dataclasses.replace(
             scaling, action_center=center.astype(np.float32), action_half_width=half_width.astype(np.float32)
         )
@@ -85,8 +91,10 @@ class Scaling:
         center, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1)
         return cls(center.astype(np.float32), half_width.astype(np.float32), reward_scale)
 
-    def observations(self, raw: Float[NumpyArray, "*M D"]) -> Float[NumpyArray, "*M D"]:
-        """Standardised observations."""
+    def observations(self, raw: Shaped[NumpyArray, "..."]) -> Shaped[NumpyArray, "..."]:
+        """Standardised observations; images as they are."""
+        if not self.mean.size:
+            return raw
         scaled = raw - self.mean
         scaled /= self.std  # in place: a buffer of a stream is large, and fresh memory is what costs
         return scaled

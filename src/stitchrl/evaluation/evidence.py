@@ -161,13 +161,13 @@ def fit_q(
     trained = train(
         algorithm,
         evaluation_source(log, scaling, next_probs, count),
-        Spec(log.observation_size, log.num_actions),
+        Spec.of(log),
         updates=settings.updates,
         seeds=[settings.seed] * count,
         batch_size=settings.batch_size,
         monitors=monitors,
     )
-    return [FittedQ(trained.member(k).algorithm.critic, scaling, log.num_actions) for k in range(count)]
+    return [FittedQ(trained.member(k).algorithm.critic.model, scaling, log.num_actions) for k in range(count)]
 
 
 def _behavior(log: Dataset, fit_on: Dataset, settings: FitSettings) -> BehaviorProbabilities:
@@ -190,12 +190,12 @@ def _behavior(log: Dataset, fit_on: Dataset, settings: FitSettings) -> BehaviorP
     trained = train(
         algorithm,
         transition_source(fit_on, scaling),
-        Spec(fit_on.observation_size, fit_on.num_actions),
+        Spec.of(fit_on),
         updates=settings.updates,
         seeds=[settings.seed],
         batch_size=settings.batch_size,
     )
-    fitted = algorithm.policy(trained.member(0).algorithm)
+    fitted = algorithm.policy(trained.member(0).algorithm, None)
     assert isinstance(fitted, DiscretePolicy)
     model = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), fitted)
     probs, _ = action_probabilities(model, log)

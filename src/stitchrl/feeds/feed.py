@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
@@ -15,11 +15,18 @@ from jaxtyping import Float, Int
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import Sampling, UniformSampling, alias_table
 from stitchrl.data.scaling import Scaling
-from stitchrl.feeds.batches import NStepTransitions, Sequences, check_rows, sample_transitions, transition_arrays
+from stitchrl.feeds.batches import (
+    NStepTransitions,
+    Sequences,
+    check_rows,
+    sample_transitions,
+    transition_arrays,
+    window_end,
+)
 from stitchrl.feeds.shuffling import ShuffledRows
 from stitchrl.feeds.streaming import ShuffledReader, prefetched
 from stitchrl.jax_types import Array, Batch, Key
-from stitchrl.types import PyTree
+from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["Feed", "Source", "StreamSource", "sequence_source", "shuffled_source", "transition_source"]
 
@@ -38,6 +45,10 @@ class Feed(Protocol):
 
         No span is longer than `span_updates`; arrays have the shapes of a full one, so that nothing recompiles.
         """
+
+    @property
+    def whole(self) -> PyTree:
+        """The columns of the whole log on the device, as `transition_arrays` makes them; None where they are streamed."""
 
     @property
     def draw(self) -> Callable[[PyTree, Key, Int[Array, ""], Int[Array, ""], int], Batch]:
@@ -69,6 +80,11 @@ class Source:
         # The number of rows is an input too: a log of another length does not recompile for its sake.
         everything = (self.arrays, jnp.int32(self.count), self.alias)
         return nullcontext(lambda first, end: everything)
+
+    @property
+    def whole(self) -> PyTree:
+        """All of its arrays."""
+        return self.arrays
 
     @property
     def draw(self) -> Callable[[PyTree, Key, Int[Array, ""], Int[Array, ""], int], Batch]:
@@ -115,6 +131,7 @@ class StreamSource:
         scaling: Scaling,
         *,
         seed: int = 0,
+        columns: Mapping[str, NumpyArray] | None = None,
         sampling: Sampling = UNIFORM,
         n_steps: int = 1,
         length: int | None = None,
@@ -125,7 +142,14 @@ class StreamSource:
         With `length`, pieces of episodes that start at the rows of that order; see `Sequences`.
         """
         order = ShuffledRows(log.num_transitions, seed, weights=sampling.weights(log), **shuffle)
-        return cls(ShuffledReader(log, scaling, order, n_steps=n_steps, length=length).batches, _take_batch)
+        return cls(
+            ShuffledReader(log, scaling, order, columns=columns, n_steps=n_steps, length=length).batches, _take_batch
+        )
+
+    @property
+    def whole(self) -> PyTree:
+        """The arrays held on the device; None where nothing is held."""
+        return self.extra
 
     @contextmanager
     def open(self, spans: Spans, batch_size: int, span_updates: int) -> Iterator[Callable[[int, int], PyTree]]:
@@ -168,6 +192,7 @@ def shuffled_source(
     scaling: Scaling,
     *,
     seed: int = 0,
+    columns: Mapping[str, NumpyArray] | None = None,
     sampling: Sampling = UNIFORM,
     n_steps: int = 1,
     length: int | None = None,
@@ -185,25 +210,37 @@ def shuffled_source(
         rows = order.rows(first * batch_size, end * batch_size)
         return rows.astype(np.int32).reshape(end - first, batch_size)
 
-    held = transition_source(log, scaling, n_steps=n_steps) if length is None else sequence_source(log, scaling, length)
+    held = (
+        transition_source(log, scaling, columns=columns, n_steps=n_steps)
+        if length is None
+        else sequence_source(log, scaling, length)
+    )
     return StreamSource(produce, _TakeRows(held.sample), held.arrays)
 
 
-def transition_source(log: Dataset, scaling: Scaling, *, sampling: Sampling = UNIFORM, n_steps: int = 1) -> Source:
+def transition_source(
+    log: Dataset,
+    scaling: Scaling,
+    *,
+    columns: Mapping[str, NumpyArray] | None = None,
+    sampling: Sampling = UNIFORM,
+    n_steps: int = 1,
+) -> Source:
     """Every transition of the log, drawn by a rule. Observations are scaled once and stored once.
 
     Args:
         log: the training part.
         scaling: applied to what is drawn.
+        columns: further columns (N, ...) that become fields of the batch.
         sampling: how often each row is drawn.
-        n_steps: at least 1; above it a batch has what `n_step_transitions` says.
+        n_steps: at least 1; above it a batch has what `NStepTransitions` says.
 
     Raises:
         DataError: more rows than device memory can number.
     """
-    arrays = transition_arrays(log, scaling)
+    arrays = transition_arrays(log, scaling, columns)
     if n_steps > 1:
-        arrays["run_end"] = log.run_end
+        arrays["window_end"] = window_end(log)
     weights = sampling.weights(log)
     alias = None if weights is None else alias_table(weights)
     return Source(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from stitchrl.data.dataset import Dataset
+from stitchrl.data.dataset import MOST_ROWS, Dataset
 from stitchrl.data.scaling import Scaling
+from stitchrl.feeds.batches import FIELDS, fields_of, mask_shared_by_all
 from stitchrl.feeds.shuffling import ShuffledRows
 from stitchrl.types import NumpyArray
 
@@ -34,14 +35,23 @@ class ShuffledReader:
         log: its arrays are only ever sliced by blocks.
         scaling: applied to what is read.
         order: of the rows; `order.count` must be the log's.
+        columns: further columns (N, ...) that become fields of the batch.
         n_steps: above 1 a batch has what `NStepTransitions` says.
         length: pieces of episodes of so many rows, as `Sequences` says; None reads transitions.
     """
 
     def __init__(
-        self, log: Dataset, scaling: Scaling, order: ShuffledRows, *, n_steps: int = 1, length: int | None = None
+        self,
+        log: Dataset,
+        scaling: Scaling,
+        order: ShuffledRows,
+        *,
+        columns: Mapping[str, NumpyArray] | None = None,
+        n_steps: int = 1,
+        length: int | None = None,
     ) -> None:
         self._log, self._scaling, self._order, self._n_steps, self._length = log, scaling, order, n_steps, length
+        self._columns = columns or {}
         self._held: tuple[int, int, dict[str, NumpyArray]] | None = None
 
     def batches(self, first: int, end: int, batch_size: int) -> dict[str, NumpyArray]:
@@ -65,9 +75,8 @@ class ShuffledReader:
     @property
     def _shared(self) -> tuple[str, ...]:
         """Columns with one row that stands in for all."""
-        if self._log.num_actions is None or self._log.action_mask is not None:
-            return ()
-        return ("action_mask", "next_action_mask") if self._length is None else ("action_mask",)
+        names = mask_shared_by_all(self._log)
+        return tuple(name for name in names if self._length is None or FIELDS[name].in_pieces)
 
     def _buffer(self, position: int) -> tuple[int, int, dict[str, NumpyArray]]:
         """(first position, position after the last, columns in order) of what is held around a position: a buffer, or
@@ -76,7 +85,7 @@ class ShuffledReader:
             self._held = None  # let go of the old one first: one buffer in memory
             rows, begin = self._order.buffer(position)
             if self._length is None:
-                columns = read_transitions(self._log, self._scaling, rows, self._n_steps)
+                columns = read_transitions(self._log, self._scaling, rows, self._n_steps, self._columns)
             else:
                 size = max(1, self._order.buffer_rows // self._length)
                 part = (position - begin) // size
@@ -87,41 +96,42 @@ class ShuffledReader:
 
 
 def read_transitions(
-    log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], n_steps: int = 1
+    log: Dataset,
+    scaling: Scaling,
+    rows: Int[NumpyArray, " R"],
+    n_steps: int = 1,
+    columns: Mapping[str, NumpyArray] | None = None,
 ) -> dict[str, NumpyArray]:
     """The batch fields of these rows, in their order; read in the log's own order, which a disk likes better.
 
     Masks of a log without any are one all-True row, (1, A).
     """
-    at, back = _ascending(rows)
-    steps = np.minimum(n_steps, log.run_end[at] - at + 1) if n_steps > 1 else None
-    last = at if steps is None else at + steps - 1
+    first, back = _ascending(rows)
+    last = first
+    if n_steps > 1:
+        last = np.minimum(first + n_steps - 1, np.maximum(_window_end(log, first), first))
     following = np.maximum(log.next_observation_index[last], 0)
-    shared: dict[str, NumpyArray] = {}
-    columns: dict[str, Any] = {
-        "obs": scaling.observations(np.take(log.observation_table, log.observation_index[at], axis=0)),
+    batch: dict[str, Any] = {
+        "obs": scaling.observations(np.take(log.observation_table, log.observation_index[first], axis=0)),
         "next_obs": scaling.observations(np.take(log.observation_table, following, axis=0)),
-        "action": scaling.actions(log.action[at]),
-        "reward": scaling.rewards(log.reward[at]),
-        "terminated": log.terminated[last].astype(np.float32),
-        "truncated": log.truncated[last].astype(np.float32),
-        "td_weight": log.can_bootstrap[last].astype(np.float32),
+        "row": first.astype(np.int32 if log.num_transitions <= MOST_ROWS else np.int64),
     }
-    if steps is not None:
-        offsets = np.arange(n_steps)
-        window = np.minimum(at[:, None] + offsets, last[:, None])
-        columns["rewards"] = np.where(offsets < steps[:, None], scaling.rewards(log.reward[window]), np.float32(0))
-        columns["steps"] = steps.astype(np.float32)
-    if log.num_actions is not None:
-        everything, mask = np.ones((1, log.num_actions), bool), log.action_mask
-        if mask is None:
-            shared = {"action_mask": everything, "next_action_mask": everything}
-        else:
-            # Not the log's `next_action_mask`, which is all of it at once.
-            columns["action_mask"] = mask[at]
-            after = mask[np.minimum(last + 1, len(mask) - 1)]
-            columns["next_action_mask"] = np.where(log.continues[last][:, None], after, everything)
-    return {name: np.take(column, back, axis=0) for name, column in columns.items()} | shared
+    for name, field in fields_of(log).items():
+        batch[name] = field.read(log, scaling, first if field.of == "first" else last)
+    for name, column in (columns or {}).items():
+        batch[name] = column[first]
+    if n_steps > 1:
+        steps, offsets = last - first + 1, np.arange(n_steps)
+        window = np.minimum(first[:, None] + offsets, last[:, None])
+        batch["rewards"] = np.where(offsets < steps[:, None], scaling.rewards(log.reward[window]), np.float32(0))
+        batch["steps"] = steps.astype(np.float32)
+    return {name: np.take(column, back, axis=0) for name, column in batch.items()} | mask_shared_by_all(log)
+
+
+def _window_end(log: Dataset, rows: Int[NumpyArray, " R"]) -> Int[NumpyArray, " R"]:
+    """As `batches.window_end`, of these rows alone."""
+    end = log.run_end[rows]
+    return end - ~log.can_bootstrap[end]
 
 
 def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], length: int) -> dict[str, NumpyArray]:
@@ -132,22 +142,18 @@ def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], 
     first, back = _ascending(rows)
     wanted = first[:, None] + np.arange(length)
     at = np.minimum(wanted, log.run_end[first][:, None])
-    columns: dict[str, Any] = {
+    batch: dict[str, Any] = {
         "obs": scaling.observations(log.observation_table[log.observation_index[at]]),
-        "action": scaling.actions(log.action[at]),
-        "reward": scaling.rewards(log.reward[at]),
-        "terminated": log.terminated[at].astype(np.float32),
-        "truncated": log.truncated[at].astype(np.float32),
         "position": log.position[at].astype(np.int32),
         "valid": (at == wanted).astype(np.float32),
     }
-    shared: dict[str, NumpyArray] = {}
-    if log.num_actions is not None:
-        if log.action_mask is None:
-            shared = {"action_mask": np.ones((1, length, log.num_actions), bool)}
-        else:
-            columns["action_mask"] = log.action_mask[at]
-    return {name: np.take(column, back, axis=0) for name, column in columns.items()} | shared
+    batch |= {name: field.read(log, scaling, at) for name, field in fields_of(log, pieces=True).items()}
+    shared = {
+        name: np.repeat(mask[:, None], length, axis=1)
+        for name, mask in mask_shared_by_all(log).items()
+        if FIELDS[name].in_pieces
+    }
+    return {name: np.take(column, back, axis=0) for name, column in batch.items()} | shared
 
 
 def _ascending(rows: Int[NumpyArray, " R"]) -> tuple[Int[NumpyArray, " R"], Int[NumpyArray, " R"]]:

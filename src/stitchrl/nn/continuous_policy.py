@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Distribution, Normal, TanhNormal
-from stitchrl.nn.networks import MLP
+from stitchrl.nn.networks import MLP, ImageNetwork
 
 __all__ = ["ContinuousPolicy", "DeterministicPolicy", "GaussianPolicy", "ModePolicy", "SquashedGaussianPolicy"]
 
@@ -24,20 +24,20 @@ class ContinuousPolicy(eqx.Module):
 
     @abstractmethod
     def mode(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         """(B, action) what is taken without chance."""
 
     @abstractmethod
     def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         """(B, action) one action drawn a row."""
 
     @abstractmethod
     def log_prob(
         self,
-        obs: Float[AnyArray, "B D"],
+        obs: Shaped[AnyArray, "B ..."],
         action: Float[AnyArray, "B action"],
         *,
         action_mask: Bool[AnyArray, "B _"] | None = None,
@@ -54,23 +54,23 @@ class _FromDistribution(ContinuousPolicy):
 
     @abstractmethod
     def __call__(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Distribution:
         """The distribution of actions at each observation."""
 
     def mode(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         return self(obs, action_mask=action_mask).mode()
 
     def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         return self(obs, action_mask=action_mask).sample(key=key)
 
     def log_prob(
         self,
-        obs: Float[AnyArray, "B D"],
+        obs: Shaped[AnyArray, "B ..."],
         action: Float[AnyArray, "B action"],
         *,
         action_mask: Bool[AnyArray, "B _"] | None = None,
@@ -84,12 +84,19 @@ class GaussianPolicy(_FromDistribution):
     The log standard deviation is kept in [-5, 2] (Kostrikov et al. 2021, official code).
     """
 
-    network: MLP
+    network: MLP | ImageNetwork
     log_std: Float[Array, " action"]
 
-    def __call__(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
+    def __call__(
+        self,
+        obs: Shaped[AnyArray, "B ..."],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+        key: Key | None = None,
+    ) -> Normal:
+        """The distribution of actions at each observation; with a key, the network's dropout is on."""
         _refuse_mask(action_mask)
-        mean = jnp.tanh(self.network(obs))
+        mean = jnp.tanh(self.network(obs, key=key))
         log_std = jnp.clip(self.log_std, -5.0, 2.0)
         return Normal(mean, jnp.broadcast_to(log_std, mean.shape))
 
@@ -97,9 +104,11 @@ class GaussianPolicy(_FromDistribution):
 class SquashedGaussianPolicy(_FromDistribution):
     """tanh of a normal whose mean and log standard deviation, kept in [-20, 2], come from one network (SAC)."""
 
-    network: MLP
+    network: MLP | ImageNetwork
 
-    def __call__(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> TanhNormal:
+    def __call__(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> TanhNormal:
         _refuse_mask(action_mask)
         mean, log_std = jnp.split(self.network(obs), 2, axis=-1)
         return TanhNormal(mean, jnp.clip(log_std, -20.0, 2.0))
@@ -111,14 +120,14 @@ class _WithoutChance(ContinuousPolicy):
     has_density: ClassVar[bool] = False
 
     def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         del key
         return self.mode(obs, action_mask=action_mask)
 
     def log_prob(
         self,
-        obs: Float[AnyArray, "B D"],
+        obs: Shaped[AnyArray, "B ..."],
         action: Float[AnyArray, "B action"],
         *,
         action_mask: Bool[AnyArray, "B _"] | None = None,
@@ -129,10 +138,10 @@ class _WithoutChance(ContinuousPolicy):
 class DeterministicPolicy(_WithoutChance):
     """tanh of a network: one action an observation, no density."""
 
-    network: MLP
+    network: MLP | ImageNetwork
 
     def mode(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         _refuse_mask(action_mask)
         return jnp.tanh(self.network(obs))
@@ -144,7 +153,7 @@ class ModePolicy(_WithoutChance):
     policy: ContinuousPolicy
 
     def mode(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         return self.policy.mode(obs, action_mask=action_mask)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import take_action
-from stitchrl.nn.networks import MLP, Ensemble, Start
+from stitchrl.nn.networks import MLP, Ensemble, Network, Start
 from stitchrl.nn.precision import product
 
 __all__ = ["ContinuousCritics", "DiscreteCritics"]
@@ -24,16 +24,23 @@ class DiscreteCritics(eqx.Module):
 
     @classmethod
     def create(
-        cls, count: int, observation_size: int, num_actions: int, hidden_sizes: Sequence[int], *, key: Key
+        cls,
+        count: int,
+        observation_shape: Sequence[int],
+        num_actions: int,
+        network: Network,
+        *,
+        key: Key,
+        final_gain: float = 1.0,
     ) -> DiscreteCritics:
         """Fresh, independent critics."""
-        return cls(Ensemble.create(count, observation_size, hidden_sizes, num_actions, key=key))
+        return cls(Ensemble.create(count, observation_shape, network, num_actions, key=key, final_gain=final_gain))
 
-    def every_action(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "C B A"]:
+    def every_action(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "C B A"]:
         """(C, B, A) Q of every action."""
         return self.ensemble(obs)
 
-    def __call__(self, obs: Float[AnyArray, "B D"], action: Shaped[AnyArray, " B"]) -> Float[Array, "C B"]:
+    def __call__(self, obs: Shaped[AnyArray, "B ..."], action: Shaped[AnyArray, " B"]) -> Float[Array, "C B"]:
         """(C, B) Q of the given actions."""
         return jax.vmap(take_action, (0, None))(self.ensemble(obs), action)
 
@@ -49,7 +56,7 @@ class ContinuousCritics(eqx.Module):
         count: int,
         observation_size: int,
         action_size: int,
-        hidden_sizes: Sequence[int],
+        network: Network | Sequence[int],
         *,
         key: Key,
         final_gain: float = 1.0,
@@ -57,9 +64,9 @@ class ContinuousCritics(eqx.Module):
     ) -> ContinuousCritics:
         """Fresh, independent critics."""
         inputs = observation_size + action_size
-        return cls(Ensemble.create(count, inputs, hidden_sizes, 1, key=key, final_gain=final_gain, start=start))
+        return cls(Ensemble.create(count, inputs, network, 1, key=key, final_gain=final_gain, start=start))
 
-    def __call__(self, obs: Float[AnyArray, "B D"], action: Shaped[AnyArray, "B action"]) -> Float[Array, "C B"]:
+    def __call__(self, obs: Shaped[AnyArray, "B ..."], action: Shaped[AnyArray, "B action"]) -> Float[Array, "C B"]:
         """(C, B) Q of the given actions."""
         return self.ensemble(jnp.concatenate([obs, action], axis=-1))[..., 0]
 
@@ -67,7 +74,7 @@ class ContinuousCritics(eqx.Module):
         """One critic alone, still with axis 0."""
         return jax.tree.map(lambda leaf: leaf[index : index + 1], self)
 
-    def several(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "K B action"]) -> Float[Array, "C K B"]:
+    def several(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "K B action"]) -> Float[Array, "C K B"]:
         """(C, K, B) Q of K actions an observation, whose share of the first layer is computed once."""
         size = obs.shape[1]
 
@@ -76,8 +83,7 @@ class ContinuousCritics(eqx.Module):
             narrowest = min(weight.shape)  # as if both were one product
             from_obs = product(jnp.asarray(obs), weight[:size], narrowest=narrowest) + bias[None, :]
             first = product(jnp.asarray(action), weight[size:], narrowest=narrowest) + from_obs[None]
-            if len(member.weights) == 1:  # no hidden layer
-                return first[..., 0]
-            return MLP(member.weights[1:], member.biases[1:])(jax.nn.relu(first))[..., 0]
+            return member.from_first(first)[..., 0]
 
+        assert isinstance(self.ensemble.members, MLP)
         return jax.vmap(of_member)(self.ensemble.members)

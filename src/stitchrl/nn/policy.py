@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Categorical, mask_logits, masked_log_softmax, take_action
-from stitchrl.nn.networks import MLP, Ensemble
+from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 
 __all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "Policy", "ValueGreedyPolicy"]
 
@@ -50,25 +50,25 @@ class DiscretePolicy(eqx.Module):
 
     @abstractmethod
     def logits(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         """(B, A) unnormalised log-probabilities, before masking."""
 
     def log_probs(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         """(B, A) log-probability of every action."""
         return masked_log_softmax(self.logits(obs, action_mask=action_mask), action_mask)
 
     def probs(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         """(B, A) probability of every action; rows sum to 1."""
         return jnp.exp(self.log_probs(obs, action_mask=action_mask))
 
     def log_prob(
         self,
-        obs: Float[AnyArray, "B D"],
+        obs: Shaped[AnyArray, "B ..."],
         action: Int[AnyArray, " B"],
         *,
         action_mask: Bool[AnyArray, "B A"] | None = None,
@@ -77,13 +77,13 @@ class DiscretePolicy(eqx.Module):
         return take_action(self.log_probs(obs, action_mask=action_mask), action)
 
     def mode(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Int[Array, " B"]:
         """(B,) most probable allowed action."""
         return jnp.argmax(self.log_probs(obs, action_mask=action_mask), axis=-1)
 
     def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Int[Array, " B"]:
         """(B,) one action drawn a row."""
         return jax.random.categorical(key, self.log_probs(obs, action_mask=action_mask), axis=-1)
@@ -96,14 +96,20 @@ class DiscretePolicy(eqx.Module):
 class CategoricalPolicy(DiscretePolicy):
     """Softmax over the outputs of a network."""
 
-    network: MLP
+    network: MLP | ImageNetwork
 
-    def __call__(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Categorical:
-        """The distribution of actions at each observation."""
-        return Categorical(self.log_probs(obs, action_mask=action_mask))
+    def __call__(
+        self,
+        obs: Shaped[AnyArray, "B ..."],
+        *,
+        action_mask: Bool[AnyArray, "B A"] | None = None,
+        key: Key | None = None,
+    ) -> Categorical:
+        """The distribution of actions at each observation; with a key, the network's dropout is on."""
+        return Categorical(masked_log_softmax(self.network(obs, key=key), action_mask))
 
     def logits(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         return self.network(obs)
 
@@ -114,7 +120,7 @@ class ValueGreedyPolicy(DiscretePolicy):
     critics: Ensemble
 
     def logits(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         return _point_mass(jnp.mean(self.critics(obs), axis=0), action_mask)
 
@@ -125,7 +131,7 @@ class GreedyPolicy(DiscretePolicy):
     policy: DiscretePolicy
 
     def logits(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         return _point_mass(self.policy.logits(obs, action_mask=action_mask), action_mask)
 

@@ -19,18 +19,20 @@ from stitchrl.nn.continuous_policy import (
     ModePolicy,
     SquashedGaussianPolicy,
 )
-from stitchrl.nn.networks import MLP, Ensemble
+from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
+from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
 from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
 
-__all__ = ["load_policy_file", "save_policy_file"]
+__all__ = ["load_policy_file", "load_tree_file", "save_policy_file", "save_tree_file"]
 
 FORMAT_VERSION = 1
 CLASSES: dict[str, type[eqx.Module]] = {
     kind.__name__: kind
     for kind in (
-        MLP, Ensemble, CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
+        MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
+        CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy,
     )
 }  # fmt: skip
@@ -65,15 +67,39 @@ def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy:
     return policy
 
 
+def save_tree_file(path: Path, tree: Any) -> None:
+    """Write arrays, networks and policies in dicts and tuples, atomically. Raises as `save_policy_file`."""
+    arrays: dict[str, np.ndarray] = {}
+    structure = _encode(tree, "tree", arrays)
+    write_tensors(path, arrays, {"format": FORMAT_VERSION, "tree": structure})
+
+
+def load_tree_file(path: Path) -> Any:
+    """Read what `save_tree_file` wrote. Raises CheckpointError: missing, damaged, or of another format."""
+    try:
+        arrays, header = read_tensors(path)
+        if header["format"] != FORMAT_VERSION:
+            raise ValueError(f"its format is {header['format']}, not {FORMAT_VERSION}")
+        return _decode(header["tree"], arrays)
+    except (UnreadableError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"The file {path} cannot be read: {error}. Delete the run to start over.") from None
+
+
 def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    if value is None:
+        return None
     if isinstance(value, eqx.Module):
         if type(value).__name__ not in CLASSES:
             raise CheckpointError(f"A {type(value).__name__} cannot be saved; savable are {', '.join(CLASSES)}.")
         fields = {
-            field.name: _encode(getattr(value, field.name), f"{name}.{field.name}", arrays)
+            field.name: {"plain": getattr(value, field.name)}
+            if field.metadata.get("static")
+            else _encode(getattr(value, field.name), f"{name}.{field.name}", arrays)
             for field in dataclasses.fields(value)
         }
         return {"class": type(value).__name__, "fields": fields}
+    if isinstance(value, dict):
+        return {"dict": {key: _encode(entry, f"{name}.{key}", arrays) for key, entry in value.items()}}
     if isinstance(value, tuple):
         return [_encode(entry, f"{name}.{i}", arrays) for i, entry in enumerate(value)]
     arrays[name] = np.asarray(jax.device_get(value), order="C")
@@ -81,7 +107,13 @@ def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _decode(content: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if content is None:
+        return None
     if isinstance(content, dict):
+        if "plain" in content:
+            return content["plain"]
+        if "dict" in content:
+            return {name: _decode(entry, arrays) for name, entry in content["dict"].items()}
         kind = CLASSES[content["class"]]
         return kind(**{name: _decode(entry, arrays) for name, entry in content["fields"].items()})
     if isinstance(content, list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.scaling import Scaling
 from stitchrl.jax_types import AnyArray, Array, Key
@@ -41,18 +41,18 @@ class RescaledPolicy(ContinuousPolicy):
         return self.policy.has_density
 
     def mode(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         return self._outside(self.policy.mode(self._inside(obs), action_mask=action_mask))
 
     def sample(
-        self, obs: Float[AnyArray, "B D"], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
         return self._outside(self.policy.sample(self._inside(obs), key=key, action_mask=action_mask))
 
     def log_prob(
         self,
-        obs: Float[AnyArray, "B D"],
+        obs: Shaped[AnyArray, "B ..."],
         action: Float[AnyArray, "B action"],
         *,
         action_mask: Bool[AnyArray, "B _"] | None = None,
@@ -61,7 +61,7 @@ class RescaledPolicy(ContinuousPolicy):
         log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
         return log_prob - jnp.sum(jnp.log(self.action_half_width))
 
-    def _inside(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B D"]:
+    def _inside(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "B D"]:
         return standardized(obs, self.mean, self.std)
 
     def _outside(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
@@ -76,7 +76,7 @@ class StandardizedPolicy(DiscretePolicy):
     policy: DiscretePolicy
 
     def logits(
-        self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         scaled = standardized(obs, self.mean, self.std)
         return self.policy.logits(scaled, action_mask=action_mask)
@@ -90,10 +90,12 @@ class StandardizedValue(DiscreteValue):
     reward_scale: Float[Array, ""]
     value: DiscreteValue
 
-    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
+    def q_all(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "B A"]:
         return self.value.q_all(standardized(obs, self.mean, self.std)) / self.reward_scale
 
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
+    def v(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, " B"]:
         return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale
 
 
@@ -107,11 +109,13 @@ class RescaledValue(ContinuousValue):
     reward_scale: Float[Array, ""]
     value: ContinuousValue
 
-    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+    def q(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
         inner = standardized(action, self.action_center, self.action_half_width)
         return self.value.q(standardized(obs, self.mean, self.std), inner) / self.reward_scale
 
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
+    def v(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, " B"]:
         return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale
 
 

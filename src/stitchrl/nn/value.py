@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.jax_types import AnyArray, Array
 from stitchrl.nn.continuous_policy import ContinuousPolicy
@@ -22,14 +22,16 @@ class DiscreteValue(eqx.Module):
     """Q and V in the log's reward units."""
 
     @abstractmethod
-    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
+    def q_all(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "B A"]:
         """(B, A) claimed Q of every action."""
 
     @abstractmethod
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
+    def v(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, " B"]:
         """(B,) claimed value of acting as the policy does."""
 
-    def q(self, obs: Float[AnyArray, "B D"], action: Int[AnyArray, " B"]) -> Float[Array, " B"]:
+    def q(self, obs: Shaped[AnyArray, "B ..."], action: Int[AnyArray, " B"]) -> Float[Array, " B"]:
         """(B,) claimed Q of the given actions."""
         return take_action(self.q_all(obs), action)
 
@@ -40,10 +42,12 @@ class CriticValue(DiscreteValue):
     critics: Ensemble
     policy: DiscretePolicy
 
-    def q_all(self, obs: Float[AnyArray, "B D"]) -> Float[Array, "B A"]:
+    def q_all(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "B A"]:
         return jnp.mean(self.critics(obs), axis=0)
 
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B A"] | None = None) -> Float[Array, " B"]:
+    def v(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
+    ) -> Float[Array, " B"]:
         return jnp.sum(self.policy.probs(obs, action_mask=action_mask) * self.q_all(obs), axis=-1)
 
 
@@ -51,11 +55,13 @@ class ContinuousValue(eqx.Module):
     """Q and V in the log's reward units, of actions in logged units."""
 
     @abstractmethod
-    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+    def q(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
         """(B,) claimed Q of the given actions."""
 
     @abstractmethod
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
+    def v(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, " B"]:
         """(B,) claimed value of acting as the policy does."""
 
 
@@ -65,8 +71,10 @@ class ContinuousCriticValue(ContinuousValue):
     critics: ContinuousCritics
     policy: ContinuousPolicy
 
-    def q(self, obs: Float[AnyArray, "B D"], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+    def q(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
         return jnp.mean(self.critics(obs, action), axis=0)
 
-    def v(self, obs: Float[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Float[Array, " B"]:
+    def v(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, " B"]:
         return self.q(obs, self.policy.mode(obs, action_mask=action_mask))

@@ -24,7 +24,7 @@ from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["FORMAT_VERSION", "load_checkpoint", "read_meta", "save_checkpoint", "versions"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HISTORY = "history/"
 
 Arrays = dict[str, NumpyArray]
@@ -166,7 +166,7 @@ Migration = Callable[[Arrays, dict[str, Any], Iterable[str]], tuple[Arrays, dict
 
 def _from_format_1(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -> tuple[Arrays, dict[str, Any]]:
     """Format 1 had its history in the JSON, no running average, and bare networks where policies and critics are now."""
-    known = set(names)
+    known = {old for name in names for old in _names_in_format_2(name)}
     moved: Arrays = {}
     for old, array in arrays.items():
         name = f".algorithm{old}"
@@ -180,5 +180,37 @@ def _from_format_1(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -
     return moved | _history_arrays(history), meta | {"format": 2}
 
 
-MIGRATIONS: dict[int, Migration] = {1: _from_format_1}
+def _from_format_2(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -> tuple[Arrays, dict[str, Any]]:
+    """Format 2 had a model and its optimiser's state as two fields of the algorithm's state; now they are a pair."""
+    moved = dict(arrays)
+    for name in names:
+        old = next((choice for choice in _names_in_format_2(name) if choice in moved), name)
+        if old != name and name not in moved:
+            moved[name] = moved.pop(old)
+    return moved, meta | {"format": 3}
+
+
+PAIRS = {
+    ".critics": (".critics", ".critic_optimizer"),
+    ".value": (".value", ".value_optimizer"),
+    ".actor": (".actor", ".actor_optimizer"),
+    ".actor.policy": (".actor", ".actor_optimizer"),
+    ".actor.log_temperature": (".log_temperature", ".temperature_optimizer"),
+    ".log_multiplier": (".log_multiplier", ".multiplier_optimizer"),
+}
+"""Where a pair is -> where its model and its optimiser's state were in format 2."""
+
+
+def _names_in_format_2(name: str) -> list[str]:
+    """The names that an array may have had in format 2, itself included."""
+    choices = [name]
+    for now, (model, optimizer) in PAIRS.items():
+        for part, before in ((".model", model), (".optimizer_state", optimizer)):
+            start = f".algorithm{now}{part}"
+            if name.startswith(start):
+                choices.append(f".algorithm{before}{name.removeprefix(start)}")
+    return choices
+
+
+MIGRATIONS: dict[int, Migration] = {1: _from_format_1, 2: _from_format_2}
 """Format -> how to bring it to the next one."""

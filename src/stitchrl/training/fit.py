@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import Sampling
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import CheckpointError, ConfigurationError
+from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint
-from stitchrl.training.flags import RedFlag, red_flags
-from stitchrl.training.job import Environment, Job
+from stitchrl.training.flags import red_flags
+from stitchrl.training.job import Environment, Job, Outcome
 from stitchrl.training.loop import StopRule, Trained
 from stitchrl.training.program import initial_state
-from stitchrl.training.run import CHECKPOINT, CONFIG, Grid, Run, upgraded
+from stitchrl.training.run import CHECKPOINT, CONFIG, GIVEN, Grid, Run, upgraded
 from stitchrl.training.trackers.base import Tracker
 
 __all__ = ["fit", "fit_grid", "load"]
@@ -56,11 +58,12 @@ def fit(
     Args:
         algorithm: a settings dataclass such as `st.IQL(expectile=0.8)`.
         log: the training part.
-        updates: gradient updates of each seed; 0 is legal.
+        updates: gradient updates of each seed; 0 is legal. More of them than a run in `out` has done train it further,
+            to the same bits as one long run.
         seeds: n means seeds 0 to n - 1; or the seeds. All train in one program; each draws the same as alone.
         batch_size: transitions a batch, at least 1.
         out: directory of the run; None writes nothing. A run found there continues if its configuration and log are
-            the same, is returned if finished, and is refused with the difference named if not.
+            the same, is returned if it has as many updates, and is refused with the difference named if not.
         save_every_updates, log_every_updates: in gradient updates, at least 1.
         callbacks: called after every logged chunk with (updates done, updates, metric -> one mean a member; NaN for one
             of a grid that diverged).
@@ -95,12 +98,29 @@ def fit(
     """
     numbers = _seeds(seeds)
     job = Job(
-        log, updates, numbers, batch_size, out, save_every_updates, log_every_updates, callbacks, trackers, standardize,
-        reward_scale, reward_shift, sampling, n_steps, stream, stop, environment, evaluate_every_updates,
-        evaluation_episodes, progress,
-    )  # fmt: skip
+        log=log,
+        updates=updates,
+        seeds=numbers,
+        batch_size=batch_size,
+        out=out,
+        save_every_updates=save_every_updates,
+        log_every_updates=log_every_updates,
+        callbacks=callbacks,
+        trackers=trackers,
+        standardize=standardize,
+        reward_scale=reward_scale,
+        reward_shift=reward_shift,
+        sampling=sampling,
+        n_steps=n_steps,
+        stream=stream,
+        stop=stop,
+        environment=environment,
+        evaluate_every_updates=evaluate_every_updates,
+        evaluation_episodes=evaluation_episodes,
+        progress=progress,
+    )
     result = job.train(algorithm, [algorithm] * len(numbers), [{"seed": s} for s in numbers], {})
-    return _run(algorithm, numbers, *result, range(len(numbers)))
+    return _run(algorithm, numbers, result, range(len(numbers)))
 
 
 def fit_grid(
@@ -150,7 +170,7 @@ def fit_grid(
         {"grid": [[name, list(map(float, values))] for name, values in grid.items()]},
         spare=True,
     )
-    return _grid(algorithms, points, numbers, *result)
+    return _grid(algorithms, points, numbers, result)
 
 
 def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm]]) -> Run | Grid:
@@ -167,24 +187,24 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     try:
         config = upgraded(json.loads((where / CONFIG).read_text(encoding="utf-8")))
         scaling = Scaling.from_dict(config["scaling"])
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
         kind: Any = algorithms[config["algorithm"]]
-        algorithm = kind(**settings)
+        algorithm = kind(**revived_settings(config["settings"]))
         seeds = tuple(config["seeds"])
-        spec = Spec(config["observation_size"], config["num_actions"], config["action_size"])
+        spec = Spec.from_dict(config["spec"])
         grid = dict(config.get("grid", []))
         points = _points(grid)
         chosen = [_with_settings(algorithm, point) for point in points]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no run to load in {str(where)!r}: {error!r}.") from None
     members = [a for a in chosen for _ in seeds]
-    like = initial_state(members, spec, seeds * len(points), shapes_only=True)
+    given = load_tree_file(where / GIVEN) if (where / GIVEN).exists() else None
+    like = initial_state(members, spec, seeds * len(points), given, shapes_only=True)
     state, history, meta = load_checkpoint(where / CHECKPOINT, like)
     trained = Trained(state, history, meta["update"], meta.get("stopped", ""), meta["diverged"])
     flags = red_flags(history, **meta["bounds"]) if "bounds" in meta else []
     if grid:
-        return _grid(chosen, points, seeds, trained, scaling, flags)
-    return _run(algorithm, seeds, trained, scaling, flags, range(len(seeds)))
+        return _grid(chosen, points, seeds, Outcome(trained, scaling, flags, given))
+    return _run(algorithm, seeds, Outcome(trained, scaling, flags, given), range(len(seeds)))
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
@@ -199,39 +219,28 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
 
 
-def _run(
-    algorithm: Algorithm,
-    seeds: tuple[int, ...],
-    trained: Trained,
-    scaling: Scaling,
-    flags: list[RedFlag],
-    members: Sequence[int],
-) -> Run:
+def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: Outcome, members: Sequence[int]) -> Run:
+    trained = outcome.trained
     left = [k for k in members if k not in trained.diverged]
     place = {member: i for i, member in enumerate(left)}
     history = [row | {"member": place[row["member"]]} for row in trained.history if row["member"] in place]
-    own = tuple(dataclasses.replace(flag, member=place[flag.member]) for flag in flags if flag.member in place)
+    own = tuple(dataclasses.replace(flag, member=place[flag.member]) for flag in outcome.flags if flag.member in place)
     return Run(
         algorithm,
         tuple(seeds[k - members[0]] for k in left),
         [trained.member(k) for k in left],
-        scaling,
+        outcome.scaling,
         history,
         trained.updates,
         trained.stopped,
         own,
         {seeds[k - members[0]]: trained.diverged[k] for k in members if k in trained.diverged},
+        outcome.given,
     )
 
 
 def _grid(
-    algorithms: list[Algorithm],
-    points: list[dict[str, float]],
-    seeds: tuple[int, ...],
-    trained: Trained,
-    scaling: Scaling,
-    flags: list[RedFlag],
+    algorithms: list[Algorithm], points: list[dict[str, float]], seeds: tuple[int, ...], outcome: Outcome
 ) -> Grid:
     n = len(seeds)
-    runs = [_run(a, seeds, trained, scaling, flags, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)]
-    return Grid(points, runs)
+    return Grid(points, [_run(a, seeds, outcome, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)])

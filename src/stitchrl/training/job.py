@@ -6,35 +6,45 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Prepared, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sampling import Sampling, UniformSampling
+from stitchrl.data.sampling import Sampling, UniformSampling, drawn_part
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
-from stitchrl.nn.units import unscaled_policy
+from stitchrl.nn.saving import save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
-from stitchrl.training.loop import StopRule, Trained, train
-from stitchrl.training.program import MemberState
-from stitchrl.training.run import CHECKPOINT, METRICS, claim, spec_of, write_metrics
+from stitchrl.training.loop import Play, StopRule, Trained, train
+from stitchrl.training.run import CHECKPOINT, GIVEN, METRICS, claim, write_metrics
 from stitchrl.training.stopping import EarlyStop
 from stitchrl.training.trackers.base import Tracker, guarded
+from stitchrl.types import PyTree
 
-__all__ = ["Environment", "Job"]
+__all__ = ["Environment", "Job", "Outcome"]
 
 SAMPLING = ("uniform", "shuffled")
 """Names for `UniformSampling` with replacement, and without."""
 Environment = str | Callable[[], Any]
 """Id of a Gymnasium environment, or a function that makes one."""
+
+
+class Outcome(NamedTuple):
+    """What `Job.train` gives back: trained members, the scaling they live in, what looked wrong, and what was given."""
+
+    trained: Trained
+    scaling: Scaling
+    flags: list[RedFlag]
+    given: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,46 +111,79 @@ class Job:
         extra: dict[str, Any],
         *,
         spare: bool = False,
-    ) -> tuple[Trained, Scaling, list[RedFlag]]:
+    ) -> Outcome:
         """Train the members, one an entry of `algorithms` and `labels`; `spare` as of `train`."""
         log = self.log
-        if log.observation_table.ndim != 2:
-            raise ConfigurationError(
-                f"{algorithm.name} learns from vectors; this log's observations are images of shape "
-                f"{log.observation_table.shape[1:]}. Encode them first: no image encoder is built yet."
-            )
-        spec = spec_of(log)
-        kind = "continuous" if log.num_actions is None else "discrete"
-        if kind not in algorithm.actions:
-            raise ConfigurationError(
-                f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
-            )
-        scaling = Scaling.of(log, standardize=self.standardize, reward_scale=self.reward_scale)
+        spec = Spec.of(log)
+        self._check_fits(algorithm)
+        rule = self._rule(algorithm)
+        # Statistics are of the rows that are learned from.
+        seen = drawn_part(log, rule)
+        scaling = Scaling.of(seen, standardize=self.standardize, reward_scale=self.reward_scale)
         scaling = dataclasses.replace(scaling, reward_shift=float(self.reward_shift))
         config = self._config(algorithm, spec) | extra
         if self.out is not None:
             scaling = claim(Path(self.out), config, scaling, dataclasses.asdict(type(algorithm)()))
+        prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
+        given = jax.tree.map(jnp.asarray, prepared.given)
+        if self.out is not None and given is not None and not (Path(self.out) / GIVEN).exists():
+            save_tree_file(Path(self.out) / GIVEN, given)
         bounds = self._bounds(algorithms)
         with ExitStack() as stack:
             monitors, flags = self._watching(stack, algorithm, config, labels, bounds)
             trained = train(
                 algorithms,
-                self._source(algorithm.prepare(log), scaling),
+                self._source(prepared, scaling, rule),
                 spec,
                 updates=self.updates,
                 seeds=[label["seed"] for label in labels],
+                given=given,
                 batch_size=self.batch_size,
                 log_every_updates=self.log_every_updates,
                 save_every_updates=self.save_every_updates,
                 monitors=monitors,
-                evaluate=self._online(algorithms, scaling),
+                evaluate=self._online(algorithms, scaling, given),
                 stop=self.stop,
                 spare=spare,
                 labels=_names(labels),
                 **self._saving(algorithm, config, scaling, labels, bounds),
             )
         # A resumed or finished run has a history that no monitor saw.
-        return trained, scaling, flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
+        return Outcome(
+            trained, scaling, flags.flags + red_flags(trained.history, reported=flags.flags, **bounds), given
+        )
+
+    def _check_fits(self, algorithm: Algorithm) -> None:
+        """Raise ConfigurationError where the algorithm does not learn from such a log, or from such a feed."""
+        kind = "continuous" if self.log.num_actions is None else "discrete"
+        if kind not in algorithm.actions:
+            raise ConfigurationError(
+                f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
+            )
+        shape = self.log.observation_table.shape[1:]
+        seen = "vectors" if len(shape) == 1 else "images"
+        if seen not in algorithm.observations or (seen == "images" and kind == "continuous" and algorithm.has_critics):
+            raise ConfigurationError(
+                f"{algorithm.name} learns from {' or '.join(algorithm.observations)}; this log's observations are {seen} "
+                f"of shape {shape} with {kind} actions. BC, and IQL or CQL with discrete actions, learn from images."
+            )
+        if algorithm.refresh_every_updates and self.stream:
+            raise ConfigurationError(
+                f"{algorithm.name} looks at the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
+                "log does not allow. Train without `stream`."
+            )
+
+    def _rule(self, algorithm: Algorithm) -> Sampling:
+        """How rows are drawn: by the algorithm's own rule where it has one."""
+        own = algorithm.sampling
+        if own is None:
+            return self.sampling if isinstance(self.sampling, Sampling) else UniformSampling()
+        if isinstance(self.sampling, Sampling):
+            raise ConfigurationError(
+                f"{algorithm.name} draws rows by its own rule, {own!r}; `sampling` of fit gives another, "
+                f"{self.sampling!r}. Leave it out, or use BC with that rule."
+            )
+        return own
 
     def _saving(
         self,
@@ -190,7 +233,6 @@ class Job:
         content = {
             "algorithm": algorithm.name,
             "settings": dataclasses.asdict(algorithm),
-            "updates": self.updates,
             "seeds": self.seeds,
             "batch_size": self.batch_size,
             "log_every_updates": self.log_every_updates,
@@ -200,11 +242,9 @@ class Job:
             "stop": None if self.stop is None else _named(self.stop),
             "log": self.log.content_hash if self.out is not None else "",
             "meaning": self.log.schema.meaning(),
-            "observation_size": spec.observation_size,
-            "num_actions": spec.num_actions,
-            "action_size": spec.action_size,
+            "spec": spec.to_dict(),
         }
-        # What came later is named only where it is used: older runs did not say.
+        # Newer keys are left out at their defaults, so that older runs still match.
         if self.n_steps > 1:
             content["n_steps"] = self.n_steps
         if self.reward_shift:
@@ -234,37 +274,26 @@ class Job:
             return "shuffled" if self.stream else self.sampling
         return f"shuffled {self.sampling!r}" if self.stream else repr(self.sampling)
 
-    def _source(self, log: Dataset, scaling: Scaling) -> Feed:
-        rule = self.sampling if isinstance(self.sampling, Sampling) else UniformSampling()
+    def _source(self, prepared: Prepared, scaling: Scaling, rule: Sampling) -> Feed:
         make = StreamSource.of if self.stream else shuffled_source if self.sampling == "shuffled" else transition_source
-        return make(log, scaling, sampling=rule, n_steps=self.n_steps)
+        return make(prepared.log, scaling, columns=prepared.columns, sampling=rule, n_steps=self.n_steps)
 
-    def _online(
-        self, algorithms: list[Algorithm], scaling: Scaling
-    ) -> Callable[[int, Callable[[int], MemberState], Collection[int]], dict[str, list[float]]] | None:
-        """Play every member's policy in the environment when due: the same episodes' seeds each time."""
+    def _online(self, algorithms: list[Algorithm], scaling: Scaling, given: PyTree) -> Play | None:
+        """What plays every member's policy in the environment when due; None without an environment."""
         if self.environment is None:
             return None
-        from stitchrl.rollout import rollout  # Gymnasium is imported only where there is an environment
+        from stitchrl.training.playing import playing  # Gymnasium is imported only where there is an environment
 
-        environment, every, before = self.environment, self.evaluate_every_updates, self.log_every_updates
-
-        def play(done: int, state: Callable[[int], MemberState], left_out: Collection[int]) -> dict[str, list[float]]:
-            start = max(0, (done - 1) // before * before)  # of the chunk that ends at `done`
-            if done // every == start // every and done != self.updates:
-                return {}
-            returns = []
-            for k, algorithm in enumerate(algorithms):
-                if k in left_out:
-                    returns.append(float("nan"))
-                    continue
-                member = jax.tree.map(np.array, state(k))
-                inner = algorithm.policy(member.algorithm) if member.average is None else member.average
-                found = rollout(unscaled_policy(inner, scaling), environment, episodes=self.evaluation_episodes, seed=0)
-                returns.append(float(found.mean))
-            return {"online/return": returns}
-
-        return play
+        return playing(
+            algorithms,
+            self.environment,
+            scaling,
+            given,
+            updates=self.updates,
+            every_updates=self.evaluate_every_updates,
+            chunk_updates=self.log_every_updates,
+            episodes=self.evaluation_episodes,
+        )
 
 
 def _names(labels: list[dict[str, Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.errors import RunDirectoryError
 from stitchrl.feeds.feed import Feed
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
@@ -23,12 +24,14 @@ from stitchrl.training.interrupt import deferred_interrupt
 from stitchrl.training.program import MemberState, Program, initial_state, member_of
 from stitchrl.types import PyTree
 
-__all__ = ["History", "StopRule", "Trained", "train"]
+__all__ = ["History", "Play", "StopRule", "Trained", "train"]
 
 History = list[dict[str, Any]]
 """One row a logged chunk and member: update, member, and each metric's mean over the chunk."""
 StopRule = Callable[[History], str | None]
 """A pure function of the history so far: the reason to stop now, or None."""
+Play = Callable[[int, Callable[[int], MemberState], Collection[int]], dict[str, list[float]]]
+"""(updates done, member -> its state, members to leave out) -> further metrics, one number a member; {} when not due."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,7 @@ def train(
     *,
     updates: int,
     seeds: Sequence[int],
+    given: PyTree = None,
     batch_size: int = 256,
     log_every_updates: int = 100,
     save_every_updates: int = 1000,
@@ -69,7 +73,7 @@ def train(
     meta: dict[str, Any] | None = None,
     monitors: Sequence[LoopMonitor] = (),
     on_save: Callable[[History], None] | None = None,
-    evaluate: Callable[[int, Callable[[int], MemberState], Collection[int]], dict[str, list[float]]] | None = None,
+    evaluate: Play | None = None,
     stop: StopRule | None = None,
     spare: bool = False,
     labels: Sequence[str] | None = None,
@@ -79,9 +83,10 @@ def train(
     Args:
         algorithm: one for all members, or one a member; they may differ only in their input settings.
         source: arrays and how to draw from them.
-        spec: network sizes.
+        spec: shapes of observations and actions.
         updates: gradient updates of each member; 0 returns the initial state.
         seeds: one member each.
+        given: what the algorithm's `prepare` gave.
         batch_size: rows a batch.
         log_every_updates: length of a chunk: metrics are averaged over it, and Python runs between chunks.
         save_every_updates: a checkpoint at the first chunk end at or after each multiple.
@@ -89,8 +94,7 @@ def train(
         meta: JSON-able content to keep with every checkpoint.
         monitors: called after each chunk with host-side numbers.
         on_save: called with the history before each checkpoint is written.
-        evaluate: (updates done, member -> its state, members to leave out) -> further metrics, one number a member, or
-            {} when not due.
+        evaluate: what further metrics come from, see `Play`.
         stop: asked after each chunk, with the history of the members that are left.
         spare: let the others go on where some members diverge.
         labels: what messages call each member; its seed by default.
@@ -98,11 +102,13 @@ def train(
     Raises:
         CheckpointError: the checkpoint is damaged or not of this algorithm.
         DivergenceError: a metric is not finite (with `spare`, of every member); the last good checkpoint stays.
+        RunDirectoryError: the checkpoint is of more updates than were asked for.
         KeyboardInterrupt: Ctrl-C; the chunk in hand was finished and saved.
     """
     enable_compilation_cache()
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
-    state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds)
+    updates = 0 if algorithms[0].closed_form else updates
+    state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds, given)
     labels = [f"seed {seed}" for seed in seeds] if labels is None else labels
     diverged = Diverged(algorithms[0].name, labels, spare=spare, known=known)
 
@@ -114,19 +120,28 @@ def train(
             content = (meta or {}) | {"update": done, "stopped": stopped, "diverged": diverged.members}
             save_checkpoint(checkpoint, state, history, content)
 
-    if stopped or done >= updates:
+    if done > updates:
+        raise RunDirectoryError(
+            f"{str(checkpoint)!r} is of a run of {done:,} updates; {updates:,} were asked for. Ask for at least as many, "
+            "or choose another directory."
+        )
+    if stopped or done == updates:
         if checkpoint is not None and not checkpoint.exists():  # updates=0
             save(state)
         return Trained(state, history, done, stopped, diverged.members)
 
-    program = Program(algorithms, seeds, source.draw, batch_size)
+    program = Program(algorithms, seeds, source.draw, batch_size, given=given, updates=updates)
+    refresh_every = algorithms[0].refresh_every_updates
     placed = program.place(state)
     del state
-    spans = list(_spans(done, updates, log_every_updates))
+    spans = list(_spans(done, updates, log_every_updates, refresh_every))
     longest = max(until - first for first, until in spans)
     with source.open(iter(spans), batch_size, longest) as feed, deferred_interrupt() as interrupted:
         for first, until in spans:
-            placed, means = program(placed, feed(first, until), first, until)
+            arrays = feed(first, until)
+            if refresh_every and first % refresh_every == 0:
+                placed = program.refresh(placed, source.whole, first)
+            placed, means = program(placed, arrays, first, until)
             diverged.see_metrics(means, until)
             if evaluate is not None:
                 means |= evaluate(until, partial(program.member, placed), diverged.members)
@@ -152,19 +167,20 @@ def train(
 
 
 def _begin(
-    checkpoint: Path | None, algorithms: Sequence[Algorithm], spec: Spec, seeds: Sequence[int]
+    checkpoint: Path | None, algorithms: Sequence[Algorithm], spec: Spec, seeds: Sequence[int], given: PyTree
 ) -> tuple[PyTree, History, int, str, dict[int, str]]:
     """(state, history, updates done, why it stopped, who diverged) of the checkpoint, or of fresh members."""
     if checkpoint is None or not checkpoint.exists():
-        return initial_state(algorithms, spec, seeds), [], 0, "", {}
-    like = initial_state(algorithms, spec, seeds, shapes_only=True)
+        return initial_state(algorithms, spec, seeds, given), [], 0, "", {}
+    like = initial_state(algorithms, spec, seeds, given, shapes_only=True)
     state, history, meta = load_checkpoint(checkpoint, like)
     return state, history, meta["update"], meta.get("stopped", ""), meta["diverged"]
 
 
-def _spans(done: int, updates: int, every: int) -> Iterator[tuple[int, int]]:
+def _spans(done: int, updates: int, *every: int) -> Iterator[tuple[int, int]]:
+    """(first update, end) of each chunk: chunks end at every multiple of each of these numbers that is above 0."""
     while done < updates:
-        until = min(done - done % every + every, updates)
+        until = min(updates, *(done - done % n + n for n in every if n))
         yield done, until
         done = until
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.optimizers import polyak
 from stitchrl.jax_types import Array, Key
 from stitchrl.nn.precision import check_supported, products_in
@@ -49,9 +49,20 @@ class Program:
         seeds: one a member.
         draw: how a batch is drawn, as of a `Feed`.
         batch_size: rows a batch.
+        given: what the algorithm's `prepare` gave, the same for all members.
+        updates: how many the run was asked for.
     """
 
-    def __init__(self, algorithms: Sequence[Algorithm], seeds: Sequence[int], draw: Draw, batch_size: int) -> None:
+    def __init__(
+        self,
+        algorithms: Sequence[Algorithm],
+        seeds: Sequence[int],
+        draw: Draw,
+        batch_size: int,
+        *,
+        given: PyTree = None,
+        updates: int = 0,
+    ) -> None:
         structure = algorithms[0].structure()
         assert all(a.structure() == structure for a in algorithms)
         assert len(algorithms) == len(seeds)
@@ -66,8 +77,10 @@ class Program:
         self._apart = self._mesh is None and (len(seeds) == 1 or jax.default_backend() == "cpu")
         self._own: Any = own if self._apart else jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
         self._chunk = _compiled_chunk(structure, draw, batch_size, self._apart, self._mesh)
+        self._refresh = _compiled_refresh(structure, self._apart, self._mesh)
         self._executable: Any = None
         self._copies = _Copies(self._mesh)
+        self._given, self._updates = given, np.int32(updates)
 
     def place(self, state: PyTree) -> Placed:
         """The state where and how the program wants it: donated buffers must lie where they are used."""
@@ -90,20 +103,29 @@ class Program:
     def __call__(self, placed: Placed, arrays: PyTree, first: int, end: int) -> tuple[Placed, dict[str, list[float]]]:
         """The updates [first, end): (state, metric -> its mean over them, one a member). `placed` is used up."""
         # Strong int32 scalars: a new Python int must not look like a new type.
-        span = np.int32(first), np.int32(end)
+        span = np.int32(first), np.int32(end), self._updates
         if self._apart:
             if self._executable is None:
-                self._executable = _executable(self._chunk, placed[0], arrays, self._own[0], *span)
-            calls = [(state, arrays, own, *span) for state, own in zip(placed, self._own, strict=True)]
+                self._executable = _executable(self._chunk, placed[0], arrays, self._given, self._own[0], *span)
+            calls = [(state, arrays, self._given, own, *span) for state, own in zip(placed, self._own, strict=True)]
             found = _at_once(lambda call: jax.block_until_ready(self._executable(*call)), calls)
             placed = [state for state, _ in found]
             rows = jax.device_get([sums for _, sums in found])
             sums = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         else:
-            placed, sums = self._chunk(placed, self._copies(arrays), self._own, *span)
+            arrays, given = self._copies((arrays, self._given))
+            placed, sums = self._chunk(placed, arrays, given, self._own, *span)
         return placed, {
             name: (np.asarray(total) / (end - first)).tolist() for name, total in jax.device_get(sums).items()
         }
+
+    def refresh(self, placed: Placed, arrays: PyTree, update: int) -> Placed:
+        """Every member after its algorithm's `refresh` before the update of this number."""
+        at = np.int32(update)
+        if self._apart:
+            return [self._refresh(s, arrays, self._given, own, at) for s, own in zip(placed, self._own, strict=True)]
+        arrays, given = self._copies((arrays, self._given))
+        return self._refresh(placed, arrays, given, self._own, at)
 
 
 def _at_once(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -126,7 +148,12 @@ def _executable(chunk: Any, *arguments: Any) -> Any:
 
 
 def initial_state(
-    algorithm: Algorithm | Sequence[Algorithm], spec: Spec, seeds: Sequence[int], *, shapes_only: bool = False
+    algorithm: Algorithm | Sequence[Algorithm],
+    spec: Spec,
+    seeds: Sequence[int],
+    given: PyTree = None,
+    *,
+    shapes_only: bool = False,
 ) -> PyTree:
     """Fresh members, made one by one, so that each starts the same alone or among others.
 
@@ -135,26 +162,26 @@ def initial_state(
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
 
     if shapes_only:
-        one = jax.eval_shape(lambda: _fresh(algorithms[0], spec, jax.random.key(0)))
+        one = jax.eval_shape(lambda: _fresh(algorithms[0], spec, given, jax.random.key(0)))
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype), one)
 
     def fresh(a: Algorithm, seed: int) -> MemberState:
         # Stream 0 of a seed's key makes the networks; update u draws from stream u + 1.
         inputs = {name: getattr(a, name) for name in a.input_settings()}
-        return _compiled_init(a.structure(), spec)(inputs, jax.random.fold_in(jax.random.key(seed), 0))
+        return _compiled_init(a.structure(), spec)(inputs, given, jax.random.fold_in(jax.random.key(seed), 0))
 
     return _stacked([fresh(a, seed) for a, seed in zip(algorithms, seeds, strict=True)])
 
 
-def _fresh(algorithm: Algorithm, spec: Spec, key: Key) -> MemberState:
-    state = algorithm.init(key, spec)
-    average = jax.tree.map(jnp.copy, algorithm.policy(state)) if algorithm.average_rate else None
+def _fresh(algorithm: Algorithm, spec: Spec, given: PyTree, key: Key) -> MemberState:
+    state = algorithm.init(key, spec, given)
+    average = jax.tree.map(jnp.copy, algorithm.policy(state, given)) if algorithm.average_rate else None
     return MemberState(state, average)
 
 
 @lru_cache(maxsize=KEPT_PROGRAMS)
-def _compiled_init(structure: Algorithm, spec: Spec) -> Callable[[dict[str, float], Key], MemberState]:
-    return jax.jit(lambda inputs, key: _fresh(structure.with_inputs(inputs), spec, key))
+def _compiled_init(structure: Algorithm, spec: Spec) -> Callable[[dict[str, float], PyTree, Key], MemberState]:
+    return jax.jit(lambda inputs, given, key: _fresh(structure.with_inputs(inputs), spec, given, key))
 
 
 def member_of(state: PyTree, index: int) -> Any:
@@ -176,18 +203,11 @@ def mesh_of(members: int) -> Mesh | None:
 
 @lru_cache(maxsize=KEPT_PROGRAMS)
 def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, single: bool, mesh: Mesh | None) -> Any:
-    """(state, arrays, (key, inputs, member), first update, end) -> (state, metric sums), of one member or of all."""
-
-    def one_update(algorithm: Algorithm, state: MemberState, batch: Any, key: Key) -> tuple[MemberState, Any]:
-        with products_in(structure.precision):
-            after, metrics = algorithm.update(state.algorithm, batch, key)
-        average = state.average
-        if algorithm.average_rate:
-            average = polyak(average, algorithm.policy(after), algorithm.average_rate)
-        return MemberState(after, average), metrics
+    """(state, arrays, given, (key, inputs, member), first update, end, updates) -> (state, metric sums), of one member
+    or of all."""
 
     def one_member(
-        state: MemberState, arrays: PyTree, own: Any, first: Array, end: Array
+        state: MemberState, arrays: PyTree, given: PyTree, own: Any, first: Array, end: Array, updates: Array
     ) -> tuple[MemberState, dict[str, Array]]:
         key, inputs, member = own
         algorithm = structure.with_inputs(inputs)
@@ -196,7 +216,12 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, single: b
             draw_key, update_key = jax.random.split(jax.random.fold_in(key, update + 1))
             # The barrier keeps how a batch is fetched out of how it is computed with: a stream gives the same numbers.
             batch = jax.lax.optimization_barrier(dict(draw(arrays, draw_key, update - first, member, batch_size)))
-            return one_update(algorithm, state, batch | {"update": update}, update_key)
+            with products_in(structure.precision):
+                after, metrics = algorithm.update(state.algorithm, batch, given, update_key, Step(update, updates))
+            average = state.average
+            if algorithm.average_rate:
+                average = polyak(average, algorithm.policy(after, given), algorithm.average_rate)
+            return MemberState(after, average), metrics
 
         def body(update: Array, carry: Any) -> Any:
             state, sums = carry
@@ -207,24 +232,43 @@ def _compiled_chunk(structure: Algorithm, draw: Draw, batch_size: int, single: b
         zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         return jax.lax.fori_loop(first, end, body, (state, zeros))
 
+    return _over_members(one_member, single, mesh, shared_after_own=3, donate=True)
+
+
+@lru_cache(maxsize=KEPT_PROGRAMS)
+def _compiled_refresh(structure: Algorithm, single: bool, mesh: Mesh | None) -> Any:
+    """(state, arrays, given, (key, inputs, member), update) -> state, of one member or of all."""
+
+    def one_member(state: MemberState, arrays: PyTree, given: PyTree, own: Any, update: Array) -> MemberState:
+        key, inputs, _ = own
+        # A stream of its own: the updates draw from streams 1 and on.
+        refresh_key = jax.random.fold_in(jax.random.fold_in(key, 0), update + 1)
+        after = structure.with_inputs(inputs).refresh(state.algorithm, arrays, given, refresh_key)
+        return MemberState(after, state.average)
+
+    return _over_members(one_member, single, mesh, shared_after_own=1, donate=False)
+
+
+def _over_members(one_member: Any, single: bool, mesh: Mesh | None, *, shared_after_own: int, donate: bool) -> Any:
+    """A program of one member as it is, or of all members on a batch axis, or of these split over devices."""
+    donated = 0 if donate else ()
     if single:
-        return jax.jit(one_member, donate_argnums=0)
+        return jax.jit(one_member, donate_argnums=donated)
 
-    def all_members(state: PyTree, arrays: PyTree, own: Any, first: Array, end: Array) -> Any:
-        def run(each: Any) -> Any:
-            return one_member(each[0], arrays, each[1], first, end)
-
-        # On a CPU a batch axis is no faster than turns, and pushes members out of the cache.
-        turns = jax.default_backend() == "cpu"
-        return jax.lax.map(run, (state, own)) if turns else jax.vmap(run)((state, own))
+    def all_members(state: PyTree, arrays: PyTree, given: PyTree, own: Any, *shared: Array) -> Any:
+        return jax.vmap(lambda s, o: one_member(s, arrays, given, o, *shared))(state, own)
 
     if mesh is None:
-        return jax.jit(all_members, donate_argnums=0)
-    split, shared = PartitionSpec("members"), PartitionSpec()
+        return jax.jit(all_members, donate_argnums=donated)
+    split, whole = PartitionSpec("members"), PartitionSpec()
     placed = jax.shard_map(
-        all_members, mesh=mesh, in_specs=(split, shared, split, shared, shared), out_specs=split, check_vma=False
+        all_members,
+        mesh=mesh,
+        in_specs=(split, whole, whole, split, *[whole] * shared_after_own),
+        out_specs=split,
+        check_vma=False,
     )
-    return jax.jit(placed, donate_argnums=0)
+    return jax.jit(placed, donate_argnums=donated)
 
 
 class _Copies:

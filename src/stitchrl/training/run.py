@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stitchrl.algorithms.base import Algorithm, Spec
-from stitchrl.data.dataset import Dataset
+from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import RunDirectoryError
+from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.units import (
     RescaledPolicy,
@@ -30,9 +31,9 @@ from stitchrl.training.loop import History
 from stitchrl.training.program import MemberState
 from stitchrl.types import PyTree
 
-__all__ = ["CHECKPOINT", "CONFIG", "METRICS", "Grid", "Run", "claim", "spec_of", "upgraded", "write_metrics"]
+__all__ = ["CHECKPOINT", "CONFIG", "GIVEN", "METRICS", "Grid", "Run", "claim", "upgraded", "write_metrics"]
 
-CONFIG, CHECKPOINT, METRICS = "config.json", "checkpoint.safetensors", "metrics.parquet"
+CONFIG, CHECKPOINT, METRICS, GIVEN = "config.json", "checkpoint.safetensors", "metrics.parquet", "given.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class Run:
         stopped: why it ended before the updates asked for; "" where it did not.
         red_flags: what looked wrong in the metrics, each once; `member` counts the seeds.
         diverged: seed -> where its numbers ceased to be finite. Such seeds of a grid are in none of the lists above.
+        given: what the algorithm's `prepare` made of the log, beside its columns.
     """
 
     algorithm: Algorithm
@@ -60,6 +62,7 @@ class Run:
     stopped: str = ""
     red_flags: tuple[RedFlag, ...] = ()
     diverged: dict[int, str] = dataclasses.field(default_factory=dict)
+    given: PyTree = None
 
     @property
     def states(self) -> list[PyTree]:
@@ -73,7 +76,7 @@ class Run:
         As trained; with the algorithm's `average_rate`, the running average of what was trained.
         """
         inner = [
-            self.algorithm.policy(member.algorithm) if member.average is None else member.average
+            self.algorithm.policy(member.algorithm, self.given) if member.average is None else member.average
             for member in self.members
         ]
         return [unscaled_policy(policy, self.scaling) for policy in inner]
@@ -94,7 +97,7 @@ class Run:
 
         Of the policy as trained, also where `average_rate` lets its running average act.
         """
-        return [unscaled_value(self.algorithm.value(state), self.scaling) for state in self.states]
+        return [unscaled_value(self.algorithm.value(state, self.given), self.scaling) for state in self.states]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,11 +119,6 @@ class Grid:
         return len(self.points)
 
 
-def spec_of(log: Dataset) -> Spec:
-    """The sizes of a log."""
-    return Spec(log.observation_size, log.num_actions, 0 if log.num_actions is not None else log.action.shape[1])
-
-
 def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]]) -> None:
     """Metrics as Parquet, atomically: update, what tells the members apart (seed, grid settings), the metrics."""
     names = list(dict.fromkeys(name for row in history for name in row if name not in ("update", "member")))
@@ -136,7 +134,14 @@ def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as this version writes it, from one an older version wrote."""
-    full: dict[str, Any] = {"action_size": 0, "sampling": "uniform", "stop": None, **config}
+    full: dict[str, Any] = {"sampling": "uniform", "stop": None, **config}
+    full.pop("updates", None)  # how far a run goes is no part of what it is
+    if "spec" not in full:
+        size, actions = full.pop("observation_size"), full.pop("num_actions")
+        full["spec"] = Spec.vectors(size, actions, full.pop("action_size", 0)).to_dict()
+        full["spec_guessed"] = True  # parts of a multi-discrete action, and bounds, were not kept
+    settings = revived_settings(full["settings"])
+    full["settings"] = {k: dataclasses.asdict(v) if isinstance(v, Network) else v for k, v in settings.items()}
     full["scaling"] = {"reward_scale": full["reward_scale"], **full["scaling"]}
     return full
 
@@ -151,7 +156,7 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
         RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
     """
     make_directory(folder)
-    for name in (CONFIG, CHECKPOINT, METRICS):
+    for name in (CONFIG, CHECKPOINT, METRICS, GIVEN):
         forget_abandoned(folder / name)
     file = folder / CONFIG
     if not file.exists():
@@ -160,7 +165,7 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
     try:
         found = upgraded(dict(json.loads(file.read_text(encoding="utf-8"))))
         # Settings that came after the run was made have their defaults.
-        found["settings"] = {**json.loads(json.dumps(defaults)), **found["settings"]}
+        found["settings"] = json.loads(json.dumps({**defaults, **found["settings"]}))
         kept = Scaling.from_dict(found.pop("scaling"))
     except (OSError, ValueError, TypeError, KeyError):
         raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
@@ -168,6 +173,8 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
         write_json(file, config | {"scaling": scaling.to_dict()})
         return scaling
     found.setdefault("meaning", config["meaning"])  # older runs did not say
+    if found.pop("spec_guessed", False):
+        found["spec"] = config["spec"]
     for key in [*config, *(key for key in found if key not in config)]:
         theirs, ours = found.get(key), config.get(key)
         if theirs == ours:

@@ -29,23 +29,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.losses import td_loss
-from stitchrl.algorithms.optimizers import apply_gradients, polyak
-from stitchrl.algorithms.settings import setting
+from stitchrl.algorithms.optimizers import Trainable, polyak
+from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.feeds.batches import sample_transitions
 from stitchrl.feeds.feed import Source, transition_source
 from stitchrl.jax_types import Array, Batch, Key, Metrics
-from stitchrl.nn.networks import MLP
+from stitchrl.nn.networks import MLP, Network
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray, PyTree
 
@@ -59,40 +59,28 @@ ROWS_AT_ONCE = 4096
 class FQEState(NamedTuple):
     """Everything a resume needs."""
 
-    critic: MLP
+    critic: Trainable[MLP]
     target_critic: MLP
-    optimizer: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class FQE(Algorithm):
     """Fitted Q evaluation of a fixed policy over discrete actions; the action enters the network one-hot."""
 
-    needs: ClassVar[tuple[str, ...]] = (
-        "obs",
-        "action",
-        "reward",
-        "next_obs",
-        "terminated",
-        "td_weight",
-        "next_cdf",
-    )
-
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is estimated.")
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
     target_rate: float = setting(0.02, "(0, 1]", "Share of the way the target critic moves each update.")
-    hidden_sizes: tuple[int, ...] = setting((128, 128), "at least 1", "Width of each hidden layer.")
+    network: Network = network_setting(Network((128, 128)), "Shape of the network that is fitted.")
     start: float = setting(
         0.0, "(-inf, inf)", "Value every Q starts from, in scaled units; the mean return saves the climb."
     )
 
-    def init(self, key: Key, spec: Spec) -> FQEState:
-        assert spec.num_actions is not None
-        critic = MLP.create(spec.observation_size + spec.num_actions, self.hidden_sizes, 1, key=key, final_gain=0.01)
-        critic = MLP(critic.weights, (*critic.biases[:-1], critic.biases[-1] + self.start))
-        return FQEState(critic, jax.tree.map(jnp.copy, critic), self.adam(self.learning_rate).init(critic))
+    def init(self, key: Key, spec: Spec, given: PyTree) -> FQEState:
+        critic = MLP.create(spec.vector_size + spec.discrete_actions, self.network, 1, key=key, final_gain=0.01)
+        critic = dataclasses.replace(critic, biases=(*critic.biases[:-1], critic.biases[-1] + self.start))
+        return FQEState(Trainable.create(critic, self.adam(self.learning_rate)), jax.tree.map(jnp.copy, critic))
 
-    def update(self, state: FQEState, batch: Batch, key: Key) -> tuple[FQEState, Metrics]:
+    def update(self, state: FQEState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[FQEState, Metrics]:
         next_cdf = batch["next_cdf"]
         uniform = jax.random.uniform(key, (next_cdf.shape[0], 1))
         next_action = jnp.sum(next_cdf <= uniform, axis=-1)
@@ -103,12 +91,12 @@ class FQE(Algorithm):
             q = _q(critic, batch["obs"], batch["action"], next_cdf.shape[-1])
             return td_loss(q[None, :], td_target, batch["td_weight"]), jnp.mean(q)
 
-        (loss_q, q_mean), gradients = jax.value_and_grad(loss, has_aux=True)(state.critic)
-        critic, optimizer = apply_gradients(self.adam(self.learning_rate), gradients, state.optimizer, state.critic)
-        target = polyak(state.target_critic, critic, self.target_rate)
-        return FQEState(critic, target, optimizer), {"loss/critic": loss_q, "q/data_mean": q_mean}
+        (loss_q, q_mean), gradients = jax.value_and_grad(loss, has_aux=True)(state.critic.model)
+        critic = state.critic.step(self.adam(self.learning_rate), gradients)
+        target = polyak(state.target_critic, critic.model, self.target_rate)
+        return FQEState(critic, target), {"loss/critic": loss_q, "q/data_mean": q_mean}
 
-    def policy(self, state: FQEState) -> DiscretePolicy:
+    def policy(self, state: FQEState, given: PyTree) -> DiscretePolicy:
         raise TypeError("FQE evaluates a policy; it has none of its own.")
 
 
@@ -183,7 +171,7 @@ def _features(critic: MLP, obs: Array, next_obs: Array, action: Array, probs: Ar
         size, num_actions = rows.shape[1], probs.shape[1]
         weight = critic.weights[0]
         first = (rows @ weight[:size] + critic.biases[0][None, :])[:, None, :] + weight[size:][None, :, :]
-        hidden = MLP(critic.weights[1:], critic.biases[1:]).hidden(jax.nn.relu(first))
+        hidden = critic.hidden_from_first(first)
         ones = jnp.ones((rows.shape[0], num_actions, 1), hidden.dtype)
         q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
         return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]

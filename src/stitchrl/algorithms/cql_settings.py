@@ -1,0 +1,34 @@
+"""The settings of CQL, for discrete and for continuous actions; see `cql` for what they mean in the equations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.nn.networks import Network
+
+__all__ = ["CQLSettings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CQLSettings(Algorithm):
+    """Settings that name the actor, samples or Lagrange are for continuous actions only."""
+
+    gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
+    cql_weight: float = setting(
+        5.0, "[0, inf)",
+        "Larger stays nearer to what the log did often; 0 is naive Q-learning. Official runs: 5 or 10 (MuJoCo), 1 to 4 (Atari).",
+    )  # fmt: skip
+    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the critics and the multiplier of (8).")
+    target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
+    num_critics: int = setting(2, "at least 1", "Critics; the target takes their minimum.")
+    actor_learning_rate: float = setting(1e-4, "(0, inf)", "Adam's step size for the actor and the temperature.")
+    samples: int = setting(10, "at least 1", "Actions from each of the three distributions in the penalty.")
+    lagrange_gap: float = setting(
+        0.0,
+        "[0, inf)",
+        "Weighted penalty at which the multiplier rests; 0 leaves the penalty's weight fixed.",
+        static=True,
+    )
+    actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
