@@ -43,14 +43,16 @@ Networks = Mapping[str, Callable[[Any], Any]]
 
 @cache
 def program(structure: Algorithm, spec: Spec) -> tuple[Any, Callable[..., Any]]:
-    """A fresh state, and the compiled update (settings, state, batch, draws) -> state; number settings are inputs.
+    """A fresh state, and the compiled update (settings, state, batch, draws, number of the update) -> state.
 
-    This and `states_after` are the only places here that know how an algorithm is called.
+    Number settings are its inputs, so that another value compiles nothing. This is the only place here that calls an
+    algorithm.
     """
 
     @jax.jit
-    def update(settings: Mapping[str, Any], state: Any, batch: Any, draws: Any) -> Any:
+    def update(settings: Mapping[str, Any], state: Any, batch: Any, draws: Any, number: Any) -> Any:
         with handed_out(draws):
+            batch = batch | {"update": number}
             return structure.with_inputs(settings).update(state, batch, jax.random.key(1))[0]
 
     return structure.init(jax.random.key(0), spec), update
@@ -82,9 +84,7 @@ def states_after(
     states, state = [], start
     for number, batch in enumerate(batches):
         fields = {name: batch[name] for name in algorithm.needs if name in batch}
-        if "update" in algorithm.needs:
-            fields["update"] = np.int32(number)
-        state = update(settings, state, fields, draws[number] if draws else {})
+        state = update(settings, state, fields, draws[number] if draws else {}, np.int32(number))
         states.append(state)
     return states
 
