@@ -17,12 +17,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stitchrl.algorithms.awr import AWR as AWR
     from stitchrl.algorithms.behavior import BC as BC
     from stitchrl.algorithms.cql import CQL as CQL
     from stitchrl.algorithms.dqn import DQN as DQN
     from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
     from stitchrl.algorithms.iql import IQL as IQL
+    from stitchrl.algorithms.spibb import SPIBB as SPIBB
     from stitchrl.algorithms.td3bc import TD3BC as TD3BC
+    from stitchrl.algorithms.vilcb import VILCB as VILCB
     from stitchrl.auditing.audit import audit as audit
     from stitchrl.data.dataset import Dataset as Dataset
     from stitchrl.data.schema import Schema as Schema
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from stitchrl.evaluation.evaluate import evaluate as evaluate
     from stitchrl.evaluation.evidence import FitSettings as FitSettings
     from stitchrl.mdp.icu_sepsis import demo_log as demo_log
+    from stitchrl.nn.networks import Network as Network
     from stitchrl.reading.read import read as read
     from stitchrl.training.fit import fit as fit
     from stitchrl.training.fit import fit_grid as fit_grid
@@ -47,11 +51,15 @@ ALGORITHMS: dict[str, str] = {
     "IQL": "stitchrl.algorithms.iql",
     "CQL": "stitchrl.algorithms.cql",
     "TD3BC": "stitchrl.algorithms.td3bc",
+    "AWR": "stitchrl.algorithms.awr",
+    "SPIBB": "stitchrl.algorithms.spibb",
+    "VILCB": "stitchrl.algorithms.vilcb",
     "DQN": "stitchrl.algorithms.dqn",
 }
 """Algorithm name -> defining module."""
 
 _FACE: dict[str, tuple[str, str]] = {name: (module, name) for name, module in ALGORITHMS.items()} | {
+    "Network": ("stitchrl.nn.networks", "Network"),
     "Dataset": ("stitchrl.data.dataset", "Dataset"),
     "FitSettings": ("stitchrl.evaluation.evidence", "FitSettings"),
     "Schema": ("stitchrl.data.schema", "Schema"),

@@ -288,6 +288,10 @@ class Algorithm(ABC):
         """
         return Prepared(log)
 
+    def remarks(self, given: PyTree) -> tuple[str, ...]:
+        """Sentences that a person should read about what `prepare` made: `Run.remarks` holds them."""
+        return ()
+
     @abstractmethod
     def init(self, key: Key, spec: Spec, given: PyTree) -> PyTree:
         """A fresh state: everything a resume needs, arrays only."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,7 +17,7 @@ __all__ = ["Trainable", "adam", "apply_gradients", "polyak"]
 Model = TypeVar("Model")
 
 
-class Trainable(NamedTuple, Generic[Model]):
+class Trainable(eqx.Module, Generic[Model]):
     """A model and the state of its optimiser.
 
     Attributes:

@@ -97,7 +97,7 @@ def _as_network(name: str, field: dataclasses.Field[Any], value: Any) -> Network
         return value
     try:
         if isinstance(value, Mapping):
-            return Network(**value)
+            return Network(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
         if isinstance(value, list | tuple):
             return Network(tuple(value))
     except TypeError as error:

@@ -22,6 +22,7 @@ from stitchrl.nn.continuous_policy import (
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
+from stitchrl.nn.tabular import TabularPolicy, TabularValue
 from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
 
@@ -33,7 +34,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
     for kind in (
         MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
-        GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy,
+        GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
     )
 }  # fmt: skip
 

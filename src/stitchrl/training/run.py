@@ -65,6 +65,11 @@ class Run:
     given: PyTree = None
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should be told about what was made of the log before training, one sentence each."""
+        return self.algorithm.remarks(self.given)
+
+    @property
     def states(self) -> list[PyTree]:
         """The algorithm's own state, one a seed."""
         return [member.algorithm for member in self.members]
