@@ -28,6 +28,10 @@ updated, H = -(numbers in an action); official code: aviralkumar2907/CQL, d4rl/r
     (8)  with `lagrange_gap` above 0, the penalty of each critic is alpha' (cql_weight penalty - lagrange_gap), and
          alpha' in [0, 1e6] rises while that difference is above 0
 
+    (9)  with `gradient_samples` m above 0, the gradient of (7) is estimated without bias: it is the expectation of
+         grad Q(s, b_k) under k ~ softmax_k(Q(s, b_k) - log d_k), so all K candidates are valued, and m of them, drawn by
+         that distribution for each row and critic, are differentiated (`docs/decisions/0017-cql-sampled-gradient.md`)
+
 (6) has no entropy term (the official `deterministic_backup`). (7) is the official version 3: it leaves out a constant,
 log 3K, that has no gradient.
 

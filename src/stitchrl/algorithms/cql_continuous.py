@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.cql_settings import CQLSettings
@@ -22,7 +22,7 @@ from stitchrl.nn.networks import MLP
 from stitchrl.nn.tiling import tile_count, tiled_value_and_grad
 from stitchrl.nn.value import ContinuousCriticValue
 
-__all__ = ["ContinuousCQLState", "init", "policy", "sampled_penalty", "update", "value"]
+__all__ = ["ContinuousCQLState", "drawn_by_weight", "init", "policy", "sampled_penalty", "update", "value"]
 
 LARGEST_MULTIPLIER = 1e6
 
@@ -81,23 +81,27 @@ def update(
     # Rows first, so that parts of the batch can be taken one after another.
     parts = {
         "obs": obs,
-        "candidates": jnp.swapaxes(jnp.concatenate([sampled, action[None]]), 0, 1),
+        "action": action,
+        "candidates": jnp.swapaxes(sampled, 0, 1),
         "log_density": log_density.T,
         "td_target": td_target,
         "td_weight": td_weight,
     }
+    if settings.gradient_samples:
+        shape = (len(obs), settings.num_critics, settings.gradient_samples)
+        parts["uniform"] = jax.random.uniform(jax.random.fold_in(penalty_key, 1), shape)
     multiplier = jnp.clip(jnp.exp(state.log_multiplier.model), 0.0, LARGEST_MULTIPLIER)
 
     def loss(critics: ContinuousCritics, part: Batch) -> tuple[Array, tuple[Array, Array, Array]]:
-        q = critics.several(part["obs"], jnp.swapaxes(part["candidates"], 0, 1))
-        td = td_loss(q[:, -1], part["td_target"], part["td_weight"])
-        penalty = sampled_penalty(q[:, :-1], part["log_density"].T, q[:, -1], part["td_weight"])
-        weighted = settings.cql_weight * penalty
+        penalties = _sampled_gradient if settings.gradient_samples else _whole_gradient
+        q_data, penalty, surrogate = penalties(critics, part)
+        td = td_loss(q_data, part["td_target"], part["td_weight"])
+        weighted = settings.cql_weight * surrogate
         if settings.lagrange_gap:
             weighted = multiplier * (weighted - settings.lagrange_gap)
-        return td + jnp.sum(weighted), (td, penalty, jnp.mean(q[:, -1]))
+        return td + jnp.sum(weighted), (td, penalty, jnp.mean(q_data))
 
-    tiles = tile_count(len(obs), parts["candidates"].shape[1])
+    tiles = tile_count(len(obs), parts["candidates"].shape[1] + 1)
     (_, (td, penalty, q_mean)), gradients = tiled_value_and_grad(loss, critics, parts, tiles)
     after = state.critics.step(settings.adam(settings.learning_rate), gradients)
 
@@ -111,6 +115,40 @@ def update(
         ),
         metrics,
     )
+
+
+Penalties = tuple[Float[Array, "C B"], Float[Array, " C"], Float[Array, " C"]]
+"""Q of the logged actions, the penalty of each critic, and something whose gradient is the penalty's."""
+
+
+def _whole_gradient(critics: ContinuousCritics, part: Batch) -> Penalties:
+    """Equation (7), every candidate differentiated."""
+    candidates = jnp.concatenate([part["candidates"], part["action"][:, None]], axis=1)
+    q = critics.several(part["obs"], jnp.swapaxes(candidates, 0, 1))
+    penalty = sampled_penalty(q[:, :-1], part["log_density"].T, q[:, -1], part["td_weight"])
+    return q[:, -1], penalty, penalty
+
+
+def _sampled_gradient(critics: ContinuousCritics, part: Batch) -> Penalties:
+    """Equation (7) with the gradient of (9): every candidate is valued, a few are differentiated."""
+    fixed = jax.lax.stop_gradient(critics)
+    scores = fixed.several(part["obs"], jnp.swapaxes(part["candidates"], 0, 1))
+    log_density = part["log_density"].T
+    drawn = drawn_by_weight(scores - log_density[None], jnp.moveaxis(part["uniform"], 0, -1))
+    chosen = jnp.swapaxes(part["candidates"], 0, 1)[drawn, jnp.arange(drawn.shape[-1])[None, None, :]]
+    logged = jnp.broadcast_to(part["action"][None, None], (drawn.shape[0], 1, *part["action"].shape))
+    q = critics.several_each(part["obs"], jnp.concatenate([chosen, logged], axis=1))
+    q_data, td_weight = q[:, -1], part["td_weight"]
+    surrogate = jnp.mean(td_weight[None, :] * (jnp.mean(q[:, :-1], axis=1) - q_data), axis=1)
+    penalty = sampled_penalty(scores, log_density, jax.lax.stop_gradient(q_data), td_weight)
+    return q_data, penalty, surrogate + jax.lax.stop_gradient(penalty - surrogate)
+
+
+def drawn_by_weight(logits: Float[Array, "C K B"], uniform: Float[Array, "C m B"]) -> Int[Array, "C m B"]:
+    """Draws k with probability softmax_k(logits), for each critic and row, by these numbers uniform on [0, 1)."""
+    reached = jnp.cumsum(jax.nn.softmax(logits, axis=1), axis=1)
+    k = jnp.sum(reached[:, None] <= uniform[:, :, None], axis=2)
+    return jnp.minimum(k, logits.shape[1] - 1)  # the last sum may round below 1
 
 
 def _sampled_actions(

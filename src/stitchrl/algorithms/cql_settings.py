@@ -25,6 +25,10 @@ class CQLSettings(Algorithm):
     num_critics: int = setting(2, "at least 1", "Critics; the target takes their minimum.")
     actor_learning_rate: float = setting(1e-4, "(0, inf)", "Adam's step size for the actor and the temperature.")
     samples: int = setting(10, "at least 1", "Actions from each of the three distributions in the penalty.")
+    gradient_samples: int = setting(
+        0, "at least 0",
+        "Actions of the penalty whose gradient is taken, drawn by their weight in it; 0 takes every one: slower, less noise.",
+    )  # fmt: skip
     lagrange_gap: float = setting(
         0.0,
         "[0, inf)",

@@ -97,7 +97,8 @@ def _as_network(name: str, field: dataclasses.Field[Any], value: Any) -> Network
         return value
     try:
         if isinstance(value, Mapping):
-            return Network(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+            plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+            return Network(**plain)
         if isinstance(value, list | tuple):
             return Network(tuple(value))
     except TypeError as error:

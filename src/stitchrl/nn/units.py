@@ -61,7 +61,7 @@ class RescaledPolicy(ContinuousPolicy):
         log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
         return log_prob - jnp.sum(jnp.log(self.action_half_width))
 
-    def _inside(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "B D"]:
+    def _inside(self, obs: Shaped[AnyArray, "B ..."]) -> Shaped[Array, "B ..."]:
         return standardized(obs, self.mean, self.std)
 
     def _outside(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
