@@ -1,0 +1,66 @@
+"""The examples run at a small size, and what they claim holds."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def main_of(name: str) -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Callable[..., Any] = module.main
+    return main
+
+
+def test_hospital(capsys: pytest.CaptureFixture[str]) -> None:
+    found = main_of("hospital")(updates=200, stays=1_500)
+    out = capsys.readouterr().out
+    assert "The log has 1,500 stays" in out
+    assert "log: usable (" in out
+    assert f"\n{found['decision']}: " in out
+    low, high = found["clinicians"]
+    assert low < 0.7818 < high
+    # No policy is better than the best possible one, 0.8751, nor is any trusted gain certain to be more than that allows.
+    assert all(lower < 0.8751 - 0.7818 for lower, _ in found["healthy gains"])
+
+
+def test_bandit(capsys: pytest.CaptureFixture[str]) -> None:
+    found = main_of("bandit")(updates=800, decisions=20_000)
+    for name in ("wis", "dr"):
+        assert found[f"{name}_lower"] < found["exact"] < found[f"{name}_upper"]
+    assert found["exact"] > found["exact_old"] + 0.02
+    assert found["decision"] == "GO"
+    assert capsys.readouterr().out.count("which holds the exact rate") == 3
+
+
+def test_continuous_control(capsys: pytest.CaptureFixture[str]) -> None:
+    returns = main_of("continuous_control")(updates=2_000, episodes=100)
+    assert "learned by TD3BC" in capsys.readouterr().out
+    for algorithm in ("TD3BC", "IQL"):
+        learned = returns[f"learned by {algorithm}"]
+        # Better than the log, and more than the log's noise taken away.
+        assert learned > returns["clumsy and noisy, as logged"]
+        assert learned > returns["clumsy without noise"]
+
+
+def test_each_example_is_listed_and_uses_only_the_public_face() -> None:
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    scripts = sorted(EXAMPLES.glob("*.py"))
+    assert len(scripts) == 3
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        assert f"python examples/{script.name}" in listed
+        assert f"python examples/{script.name}" in text
+        assert "import stitchrl as st" in text
+        assert "from stitchrl" not in text
+        assert "import stitchrl." not in text
