@@ -16,13 +16,21 @@ REQUIREMENT = re.compile(r"^([A-Za-z0-9-]+)(?:\[\w+\])?>=([\d.]+)$")
 def bounds(requirements: list[str]) -> dict[str, tuple[int, ...]]:
     """Name -> lowest version; what has no lower bound is left out."""
     found = [match for text in requirements if (match := REQUIREMENT.match(text))]
-    return {match[1]: tuple(map(int, match[2].split("."))) for match in found}
+    return {match[1]: version_of(match[2]) for match in found}
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Its numbers without zeros at the end: 1.0 and 1.0.0 are one version."""
+    numbers = tuple(map(int, text.split(".")))
+    while numbers and numbers[-1] == 0:
+        numbers = numbers[:-1]
+    return numbers
 
 
 def pinned() -> dict[str, tuple[int, ...]]:
     lines = (ROOT / "constraints" / "oldest.txt").read_text(encoding="utf-8").splitlines()
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {name: tuple(map(int, version.split("."))) for name, version in pins}
+    return {name: version_of(version) for name, version in pins}
 
 
 def test_every_dependency_has_a_lower_bound_and_the_oldest_is_pinned() -> None:
