@@ -23,7 +23,7 @@ Key: TypeAlias = jax.Array
 
 
 Batch: TypeAlias = Mapping[str, jax.Array]
-"""Arrays of one sampled batch, the batch axis first; names as in the design (`obs`, `action`, ...)."""
+"""Arrays of one sampled batch, the batch axis first; names are those of `feeds.batches.FIELDS`, with `obs`, `next_obs` and `row`."""
 
 
 Metrics: TypeAlias = dict[str, jax.Array]

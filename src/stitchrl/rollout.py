@@ -45,7 +45,7 @@ class Rollout:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean return, over episodes; nan for a single one."""
+        """Standard error of the mean return over episodes; nan for a single episode."""
         count = len(self.returns)
         return float(self.returns.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 

@@ -143,7 +143,7 @@ class AWR(Algorithm):
 
     @property
     def refresh_every_updates(self) -> int:
-        """As `returns_every_updates` asks."""
+        """The number that the setting `returns_every_updates` gives."""
         return self.returns_every_updates
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> AWRState:

@@ -1,4 +1,4 @@
-"""What an algorithm is: a frozen dataclass of settings with pure functions. The training loop knows no more."""
+"""The contract of an algorithm: a frozen dataclass of settings with pure functions. The training loop knows no more."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class BoxAction:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What an algorithm must know of a log to build its networks.
+    """The facts about a log that an algorithm needs in order to build its networks.
 
     Attributes:
         observation: shape and dtype of an observation.
@@ -103,7 +103,7 @@ class Spec:
 
     @property
     def num_actions(self) -> int | None:
-        """How many discrete actions there are; None where the action is continuous."""
+        """Number of discrete actions; None where the action is continuous."""
         return math.prod(self.action.counts) if isinstance(self.action, DiscreteAction) else None
 
     @property
@@ -113,7 +113,7 @@ class Spec:
 
     @property
     def discrete_actions(self) -> int:
-        """How many discrete actions there are. Raises ConfigurationError where the action is continuous."""
+        """Number of discrete actions. Raises ConfigurationError where the action is continuous."""
         if self.num_actions is None:
             raise ConfigurationError("This algorithm needs discrete actions; the log's are continuous.")
         return self.num_actions
@@ -129,7 +129,7 @@ class Spec:
 
 
 class Prepared(NamedTuple):
-    """What an algorithm makes of a log before the first update.
+    """The result of `Algorithm.prepare`: the rows to learn from, and what was computed from them.
 
     Attributes:
         log: the rows to learn from.
@@ -223,7 +223,7 @@ class Algorithm(ABC):
 
     @property
     def refresh_every_updates(self) -> int:
-        """How often `refresh` is called, in gradient updates; 0 is never."""
+        """Gradient updates between two calls of `refresh`; 0 never calls it."""
         return 0
 
     # --- settings as inputs of a program -----------------------------------------------------------------------
@@ -262,7 +262,7 @@ class Algorithm(ABC):
         )
 
     def td_return(self, batch: Batch) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-        """What comes before the bootstrap, and the factor on it: r and gamma (1 - terminated).
+        """The two parts of a TD target beside the next value: the reward r, and the discount gamma (1 - terminated).
 
         Over n steps (`n_steps` of `fit`): sum_k gamma^k r_k and gamma^m (1 - terminated), m <= n the steps that the
         log has before its end. The actions in between are the log's: for another policy n > 1 is biased.
@@ -279,7 +279,7 @@ class Algorithm(ABC):
     # --- the contract --------------------------------------------------------------------------------------------
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
-        """What to learn from, made once on the host; all of the log by default.
+        """Choose and compute what to learn from, once, on the host; by default all of the log.
 
         Args:
             log: the training part, in logged units.

@@ -48,7 +48,7 @@ def imitation_loss(log_prob: Float[Array, " B"]) -> Float[Array, ""]:
 
 @dataclasses.dataclass(frozen=True)
 class Imitation(Algorithm):
-    """What BC and FilteredBC share: equation (1) on the rows that are drawn."""
+    """The common part of BC and FilteredBC: equation (1) on the rows that are drawn."""
 
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     has_critics: ClassVar[bool] = False

@@ -181,5 +181,5 @@ def policy(state: ContinuousCQLState) -> SquashedGaussianPolicy:
 
 
 def value(state: ContinuousCQLState) -> ContinuousCriticValue:
-    """What the critics claim of the actor."""
+    """The value functions: the mean of the critics, under the actor."""
     return ContinuousCriticValue(state.critics.model, policy(state))

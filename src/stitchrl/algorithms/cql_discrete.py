@@ -83,5 +83,5 @@ def policy(state: DiscreteCQLState) -> ValueGreedyPolicy:
 
 
 def value(state: DiscreteCQLState) -> CriticValue:
-    """What the critics claim of that policy."""
+    """The value functions: the mean of the critics, under that policy."""
     return CriticValue(state.critics.model, policy(state))

@@ -42,17 +42,17 @@ def setting(default: Any, interval: str, meaning: str, *, static: bool = False, 
 
 
 def choice(default: str, choices: tuple[str, ...], meaning: str) -> Any:
-    """As `setting`, for one word of several; keyword-only, and built into the program."""
+    """A setting that is one word of several; keyword-only, and built into the program."""
     return dataclasses.field(default=default, metadata={"choices": choices, "meaning": meaning}, kw_only=True)
 
 
 def flag(default: bool, meaning: str) -> Any:
-    """As `setting`, for yes or no; keyword-only, and built into the program."""
+    """A setting that is yes or no; keyword-only, and built into the program."""
     return dataclasses.field(default=default, metadata={"choices": (True, False), "meaning": meaning}, kw_only=True)
 
 
 def network_setting(default: Network | None, meaning: str) -> Any:
-    """As `setting`, for the shape of a network; keyword-only. Plain widths such as (128, 128) stand for a `Network`.
+    """A setting that is the shape of a network; keyword-only. Plain widths such as (128, 128) stand for a `Network`.
 
     Args:
         default: the shape when none is given; None where another network's shape then holds.

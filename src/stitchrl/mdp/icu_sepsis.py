@@ -161,7 +161,7 @@ class ExactValues:
     name = "exact values from the known ICU-Sepsis MDP (linear solve, gamma 1)"
 
     def behavior(self) -> float:
-        """Of the clinicians: 0.7818 survival."""
+        """Exact value of the clinicians' own policy: 0.7818 survival."""
         world = icu_sepsis()
         return world.mdp.policy_value(world.clinicians)
 

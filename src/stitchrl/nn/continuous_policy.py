@@ -1,4 +1,4 @@
-"""What acts where the action is a vector of numbers, in [-1, 1] inside and in logged units at the edge."""
+"""Policies over continuous actions: vectors in [-1, 1]; `units` puts them into logged units."""
 
 from __future__ import annotations
 

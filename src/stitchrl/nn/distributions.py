@@ -67,7 +67,7 @@ class Distribution(eqx.Module):
 
     @abstractmethod
     def metrics(self, action: Shaped[AnyArray, "B ..."]) -> Metrics:
-        """How it stands to the logged actions: scalars for the training log."""
+        """Scalars for the training log that compare the distribution with the logged actions."""
 
 
 class Categorical(Distribution):

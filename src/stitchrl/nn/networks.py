@@ -19,7 +19,7 @@ from stitchrl.nn.precision import product
 __all__ = ["MLP", "Ensemble", "ImageNetwork", "Network", "Start", "create_network", "standardized"]
 
 Start = Literal["orthogonal", "uniform"]
-"""How fresh weights are drawn, see `MLP`."""
+"""The two ways of drawing fresh weights, explained at `MLP`."""
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh, "silu": jax.nn.silu}
 LAYER_NORMS = ("none", "before", "after")
 VARIANCE_FLOOR = 1e-5

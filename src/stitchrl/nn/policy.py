@@ -1,4 +1,4 @@
-"""What acts: the protocol of every policy, and policies over a discrete action space.
+"""The policy protocol, and policies over discrete actions.
 
 Probabilities are renormalised under the action mask.
 Every policy has `probs`, `log_prob`, `mode`, `sample` and `greedy`. Classes are abstract or final.
@@ -23,7 +23,7 @@ __all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "Policy", "Val
 
 @runtime_checkable
 class Policy(Protocol):
-    """What every policy offers, over discrete and continuous actions alike."""
+    """The methods that every policy has, over discrete and continuous actions alike."""
 
     @property
     def has_density(self) -> bool:

@@ -37,7 +37,7 @@ class RescaledPolicy(ContinuousPolicy):
 
     @property
     def has_density(self) -> bool:  # type: ignore[override]
-        """As the policy inside."""
+        """Whether the policy inside has a density."""
         return self.policy.has_density
 
     def mode(

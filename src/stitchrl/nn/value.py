@@ -1,4 +1,4 @@
-"""What claims: the value functions an algorithm ends with, for diagnosis and the "claimed value"."""
+"""Value functions, as returned by `Algorithm.value`: they give the "claimed value" and what diagnosis looks at."""
 
 from __future__ import annotations
 
