@@ -23,7 +23,7 @@ Key: TypeAlias = jax.Array
 
 
 Batch: TypeAlias = Mapping[str, jax.Array]
-"""Arrays of one sampled batch, the batch axis first; names are those of `feeds.batches.FIELDS`, with `obs`, `next_obs` and `row`."""
+"""Arrays of one sampled batch, the batch axis first; `feeds.batches.FIELDS` names them, beside `obs`, `next_obs`, `row`."""
 
 
 Metrics: TypeAlias = dict[str, jax.Array]
