@@ -241,25 +241,30 @@ class Fits:
 
 
 class PolicyFits:
-    """What `Fits` knows about one policy."""
+    """What `Fits` knows about one policy.
+
+    Args:
+        fits: what is known about all of them.
+        policy: the number of this one.
+    """
 
     def __init__(self, fits: Fits, policy: int) -> None:
-        self._fits, self._policy = fits, policy
+        self.fits, self.policy = fits, policy
 
     def get(self, request: FitRequest) -> Any:
         """What was asked for, for this policy."""
-        return self._fits.get(request)[self._policy]
+        return self.fits.get(request)[self.policy]
 
     @cached_property
     def probs(self) -> Float[NumpyArray, "N A"]:
         """The policy's probabilities at the logged states."""
-        return self._fits.probs(self._policy)
+        return self.fits.probs(self.policy)
 
     @cached_property
     def log_ratio(self) -> Float[NumpyArray, " N"]:
         """(N,) log policy - log behaviour probability of the logged action."""
         with np.errstate(divide="ignore"):
-            return np.log(taken(self.probs, self._fits.log)) - self._fits.behavior.log_prob
+            return np.log(taken(self.probs, self.fits.log)) - self.fits.behavior.log_prob
 
 
 def _rows_of(log: Dataset, episodes: NumpyArray) -> NumpyArray:

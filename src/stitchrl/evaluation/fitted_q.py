@@ -127,7 +127,7 @@ class FittedQ:
         self, log: Dataset, probs: Float[NumpyArray, "N A"], next_probs: Float[NumpyArray, "N A"]
     ) -> dict[str, NumpyArray]:
         """Per transition of a log: q, v, next_v (N,) in raw reward units; psi, next_psi (N, H + 1) state features."""
-        table = jnp.asarray(self.scaling.observations(log.observation_table))
+        table = self.scaling.observations(log.observation_table)
         parts: list[dict[str, Any]] = []
         for start in range(0, log.num_transitions, ROWS_AT_ONCE):
             # The last piece reaches back, so that every piece has one shape and compiles once.
@@ -136,8 +136,8 @@ class FittedQ:
             following = np.maximum(log.next_observation_index[rows], 0)
             out = _features(
                 self.critic,
-                table[log.observation_index[rows]],
-                table[following],
+                jnp.asarray(table[log.observation_index[rows]]),
+                jnp.asarray(table[following]),
                 jnp.asarray(log.action[rows]),
                 jnp.asarray(probs[rows]),
                 jnp.asarray(next_probs[rows]),

@@ -41,7 +41,7 @@ class Units:
 
     def spread(self, per_unit: Float[NumpyArray, "R units"]) -> Float[NumpyArray, "R n"]:
         """Each unit's number given to all of its episodes."""
-        return per_unit if self._unit_of is None else per_unit[:, self._unit_of]
+        return per_unit if self._unit_of is None else np.take(per_unit, self._unit_of, axis=1)
 
     def effective(self, weight: Float[NumpyArray, " n"]) -> float:
         """Effective sample size of the episodes' weights, summed by unit: as many units as the weights are worth."""
