@@ -22,10 +22,11 @@ from stitchrl.algorithms.cql import CQL
 from stitchrl.algorithms.dqn import DQN
 from stitchrl.algorithms.iql import IQL
 from stitchrl.data.scaling import unit_return_scale
-from stitchrl.evaluation.estimators.fqe import FittedQ, refit
-from stitchrl.evaluation.evidence import FitSettings, fit_q
-from stitchrl.evaluation.intervals import effective_sample_size
+from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.evaluation.probabilities import action_probabilities
+from stitchrl.evaluation.refit import refit
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.evaluation.units import effective_sample_size
 from stitchrl.mdp.icu_sepsis import DEATH, compact_table, demo_log, draw_log, icu_sepsis
 from stitchrl.training.fit import fit
 

@@ -16,7 +16,7 @@ import numpy as np
 from environment import describe
 from stitchrl.algorithms.iql import IQL
 from stitchrl.data.scaling import unit_return_scale
-from stitchrl.evaluation.intervals import effective_sample_size
+from stitchrl.evaluation.units import effective_sample_size
 from stitchrl.mdp.icu_sepsis import ExactValues, demo_log, icu_sepsis
 from stitchrl.training.fit import fit
 

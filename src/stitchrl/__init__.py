@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stitchrl.data.schema import Schema as Schema
     from stitchrl.deployment.bundle import load_bundle as load_policy  # noqa: F401
     from stitchrl.evaluation.evaluate import evaluate as evaluate
-    from stitchrl.evaluation.evidence import FitSettings as FitSettings
+    from stitchrl.evaluation.settings import FitSettings as FitSettings
     from stitchrl.mdp.icu_sepsis import demo_log as demo_log
     from stitchrl.nn.networks import Network as Network
     from stitchrl.reading.read import read as read
@@ -61,7 +61,7 @@ ALGORITHMS: dict[str, str] = {
 _FACE: dict[str, tuple[str, str]] = {name: (module, name) for name, module in ALGORITHMS.items()} | {
     "Network": ("stitchrl.nn.networks", "Network"),
     "Dataset": ("stitchrl.data.dataset", "Dataset"),
-    "FitSettings": ("stitchrl.evaluation.evidence", "FitSettings"),
+    "FitSettings": ("stitchrl.evaluation.settings", "FitSettings"),
     "Schema": ("stitchrl.data.schema", "Schema"),
     "TensorBoardTracker": ("stitchrl.training.trackers.tensorboard", "TensorBoardTracker"),
     "WandbTracker": ("stitchrl.training.trackers.wandb", "WandbTracker"),

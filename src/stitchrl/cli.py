@@ -187,7 +187,8 @@ def evaluate(
             f"The policy in {str(policy)!r} was learned from this very log, so estimates on it would be too good. "
             "Give episodes it never saw."
         )
-    print(stitchrl.evaluate(bundle, data, margin=margin, seed=seed).verdict)
+    audited = stitchrl.audit(data).verdict
+    print(stitchrl.evaluate(bundle, data, margin=margin, seed=seed, audit_verdict=audited).verdict)
 
 
 @app.command()

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.verdict import choose_primary, decide
 
+RANKS = {"fqe": 0, "wdr": 1}
+
 
 def gain(lower: float | None, upper: float | None, *, name: str = "fqe", healthy: bool = True, **kwargs) -> Estimate:
     middle = None if lower is None or upper is None else (lower + upper) / 2
-    shared = {"healthy": healthy, "reasons": () if healthy else ("too few episodes.",)} | kwargs
-    return Estimate(name, middle, lower, upper, 0.01, 0.95, Estimand(1.0), weight_based=name != "fqe", **shared)
+    check = Check("episodes", 3.0, 5.0, healthy, "Episodes are enough." if healthy else "Episodes are few: 3.")
+    shared = {"healthy": healthy, "reasons": () if healthy else (check.sentence,), "checks": (check,)} | kwargs
+    rank = RANKS.get(name)
+    return Estimate(name, middle, lower, upper, 0.01, 0.95, Estimand(1.0), primary_rank=rank, **shared)
 
 
 def test_go_needs_every_line() -> None:
-    verdict = decide({"fqe": gain(0.01, 0.03)}, episodes=1000, audit_verdict="usable")
+    verdict = decide({"fqe": gain(0.01, 0.03)}, audit_verdict="usable")
     assert verdict.decision == "GO"
-    assert [line.passed for line in verdict.lines] == [True, None, None, True]
+    assert [line.passed for line in verdict.lines] == [True, None, True, True]
+    assert verdict.lines[2].seen == "Episodes are enough."
     assert any("confounding is not tested" in caveat for caveat in verdict.caveats)
 
 
@@ -32,8 +39,8 @@ def test_go_needs_every_line() -> None:
         ({"fqe": gain(0.01, 0.03)}, "usable", 0.02, "CANNOT TELL", "a"),
         ({"fqe": gain(-0.03, -0.01)}, "usable", 0.0, "NO-GO", "a"),
         ({"fqe": gain(0.01, 0.03)}, "usable", 0.05, "NO-GO", "a"),
-        ({"fqe": gain(0.01, 0.03, healthy=False)}, "usable", 0.0, "CANNOT TELL", "a"),
-        ({"fqe": gain(-0.03, -0.01, healthy=False)}, "usable", 0.0, "CANNOT TELL", "a"),
+        ({"fqe": gain(0.01, 0.03, healthy=False)}, "usable", 0.0, "CANNOT TELL", "c"),
+        ({"fqe": gain(-0.03, -0.01, healthy=False)}, "usable", 0.0, "CANNOT TELL", "ac"),
         (
             {"fqe": gain(0.01, 0.03), "wis": gain(-0.2, -0.1, name="wis", ess=500.0)},
             "usable",
@@ -42,29 +49,48 @@ def test_go_needs_every_line() -> None:
             "b",
         ),
         ({"fqe": gain(0.01, 0.03)}, "not usable", 0.0, "CANNOT TELL", "d"),
+        ({"fqe": gain(-0.03, -0.01)}, "not usable", 0.0, "CANNOT TELL", "ad"),
+        ({"fqe": gain(-0.03, -0.01)}, "not audited", 0.0, "NO-GO", "a"),
         ({"fqe": gain(None, None)}, "usable", 0.0, "CANNOT TELL", "a"),
         ({}, "usable", 0.0, "CANNOT TELL", "a"),
     ],
 )
 def test_what_fails_is_named(gains: dict[str, Estimate], audit: str, margin: float, decision: str, failed: str) -> None:
-    verdict = decide(gains, episodes=1000, audit_verdict=audit, margin=margin)
+    verdict = decide(gains, audit_verdict=audit, margin=margin)
     assert verdict.decision == decision
-    assert [line.key for line in verdict.lines if line.passed is False] == [failed]
+    assert [line.key for line in verdict.lines if line.passed is False] == list(failed)
     if decision == "CANNOT TELL":
-        assert f"line ({failed}) failed" in verdict.headline
+        assert all(f"line ({key}) failed" in verdict.headline for key in failed)
 
 
 def test_an_unhealthy_estimate_below_zero_does_not_veto() -> None:
     gains = {"fqe": gain(0.01, 0.03), "wis": gain(-0.2, -0.1, name="wis", healthy=False)}
-    assert decide(gains, episodes=1000).decision == "GO"
+    assert decide(gains).decision == "GO"
 
 
-@pytest.mark.parametrize(("ess", "share", "passed"), [(150.0, 0.01, True), (99.0, 0.01, False), (150.0, 0.03, False)])
-def test_weights_must_be_spread_where_the_primary_is_weight_based(ess: float, share: float, passed: bool) -> None:
-    gains = {"wdr": gain(0.01, 0.03, name="wdr", ess=ess, max_weight_share=share)}
-    verdict = decide(gains, episodes=1000)
-    assert verdict.lines[2].passed is passed
-    assert verdict.decision == ("GO" if passed else "CANNOT TELL")
+def test_a_log_that_nobody_audited_does_not_block_and_is_named() -> None:
+    verdict = decide({"fqe": gain(0.01, 0.03)})
+    assert verdict.decision == "GO"
+    assert verdict.lines[3].passed is None
+    assert verdict.lines[3].seen == "the log was not audited: `st.audit(log)` gives an `audit_verdict` to hand in"
+    assert "[n/a ] (d) the audit does not call the log unusable: the log was not audited" in str(verdict)
+
+
+def test_where_only_estimates_were_asked_for_that_no_verdict_rests_on_it_says_so() -> None:
+    verdict = decide({"wis": gain(0.1, 0.2, name="wis"), "pdwis": gain(0.1, 0.2, name="pdwis")})
+    assert verdict.decision == "CANNOT TELL"
+    assert verdict.primary is None
+    assert verdict.lines[0].seen == "a verdict cannot rest on wis or pdwis alone: ask for fqe or wdr as well"
+    assert verdict.lines[2].passed is None
+    # One that could bear it, and has no interval, is another matter.
+    refused = decide({"wis": gain(0.1, 0.2, name="wis"), "fqe": gain(None, None, healthy=False)})
+    assert refused.lines[0].seen == "no estimate that a verdict may rest on has an interval"
+
+
+def test_the_primary_s_failed_checks_are_what_line_c_says() -> None:
+    verdict = decide({"fqe": gain(0.01, 0.03, healthy=False)}, audit_verdict="usable")
+    assert verdict.lines[2].seen == "Episodes are few: 3."
+    assert verdict.headline.endswith("line (c) failed, Episodes are few.")
 
 
 def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
@@ -73,6 +99,9 @@ def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
     assert choose_primary({"wdr": wdr, "fqe": fqe}) == "fqe"
     assert choose_primary({"wdr": wdr, "fqe": sick}) == "wdr"
     assert choose_primary({"wis": gain(0.0, 0.1, name="wis")}) is None
+    # By rank, whatever the name.
+    first = dataclasses.replace(wdr, name="mine", primary_rank=-1)
+    assert choose_primary({"wdr": wdr, "fqe": fqe, "mine": first}) == "mine"
 
 
 def test_ranking_by_the_lower_end_and_never_a_warning_example_first() -> None:

@@ -1,9 +1,8 @@
-"""Per-episode contributions to an estimate, and the padded episodes they are computed from."""
+"""Which quantity is estimated, the padded episodes it is estimated from, and sums of ratios of their contributions."""
 
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -34,11 +33,10 @@ class Estimand:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contributions:
-    """An estimate as a sum of ratios of means over n episodes: sum_k mean(numerator[:, k]) / mean(denominator[:, k]).
+    """A statistic that is a sum of ratios of means over n episodes: sum_k mean(numerator[:, k]) / mean(denominator[:, k]).
 
     Plain averages have one column and denominator 1. Self-normalised estimators put weights in the denominator, so
-    that resampling episodes renormalises inside each resample. Everything generic (value, standard error, interval,
-    paired gain) follows from these two arrays.
+    that resampling episodes renormalises inside each resample.
 
     Attributes:
         numerator: (n, K) float64.
@@ -54,16 +52,33 @@ class Contributions:
         column = np.asarray(values, np.float64)[:, None]
         return cls(column, np.ones_like(column))
 
+    @classmethod
+    def ratios(cls, numerator: Float[NumpyArray, "n K"], denominator: Float[NumpyArray, "n K"]) -> Contributions:
+        """Columns whose numerators are all 0 add nothing, and columns without weight cannot: both are left out."""
+        used = (numerator != 0).any(0) & (denominator.sum(0) > 0)
+        if not used.any():
+            return cls.average(np.zeros(len(numerator)))
+        return cls(numerator[:, used], denominator[:, used])
+
     @property
+    def n(self) -> int:
+        """How many episodes it is computed from."""
+        return len(self.numerator)
+
     def value(self) -> float:
         """The estimate."""
         return float((self.numerator.mean(0) / self.denominator.mean(0)).sum())
 
-    @cached_property
     def influence(self) -> Float[NumpyArray, " n"]:
         """(n,) linearised contribution of each episode, centred; its spread over sqrt(n) is the standard error."""
         mean_n, mean_d = self.numerator.mean(0), self.denominator.mean(0)
         return ((self.numerator - (mean_n / mean_d) * self.denominator) / mean_d).sum(1)
+
+    def replicate(self, counts: Float[NumpyArray, "R n"]) -> Float[NumpyArray, " R"]:
+        """(R,) the estimate of each resample, its ratios formed anew; a column without weight there counts as 0."""
+        numerator, denominator = counts @ self.numerator, counts @ self.denominator
+        ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+        return ratio.sum(1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,24 +1,271 @@
-"""Fitted nuisances: what estimators ask to be fitted, and how it is fitted once for all of them."""
+"""Fitted models of an evaluation: each fitted once, when first asked for, for all policies together.
+
+No episode meets a model that it helped to fit. Either other episodes are given for the fits, or each half of the log is
+served by models fitted on the other half (cross-fitting; Chernozhukov and others 2018, section 3).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Int, Shaped
 
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.behavior import (
+    BehaviorProbabilities,
+    fit_behavior,
+    fitted_propensities,
+    join_behavior,
+    logged_propensities,
+)
+from stitchrl.evaluation.probabilities import (
+    PolicyLike,
+    action_probabilities,
+    next_probabilities,
+    policy_probabilities,
+    taken,
+)
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.progress import LoopMonitor
 from stitchrl.types import NumpyArray
 
-__all__ = ["FittedValues"]
+__all__ = ["FitData", "FitRequest", "Fits", "Fold", "Order", "PolicyFits"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FittedValues:
-    """A fitted Q on a log's transitions, in return units.
+class Order:
+    """How arrays of the folds, one after the other, are put in the order of the log."""
+
+    rows: Int[NumpyArray, " N"]
+    episodes: Int[NumpyArray, " n"]
+
+    def per_row(self, parts: Sequence[Shaped[NumpyArray, "_ ..."]]) -> Shaped[NumpyArray, "N ..."]:
+        """One array of all transitions from those of the folds."""
+        return np.concatenate(parts)[self.rows]
+
+    def per_episode(self, parts: Sequence[Shaped[NumpyArray, "_ ..."]]) -> Shaped[NumpyArray, "n ..."]:
+        """One array of all episodes from those of the folds."""
+        return np.concatenate(parts)[self.episodes]
+
+
+@runtime_checkable
+class FitRequest(Hashable, Protocol):
+    """What an estimator wants fitted. Equal requests are fitted once: write it as a frozen dataclass."""
+
+    def fit(self, data: FitData) -> Sequence[Any]:
+        """Fit one model a policy, from episodes that no estimate is made on."""
+
+    def apply(self, model: Any, fold: Fold, policy: int) -> Any:
+        """Bring one policy's model onto the episodes of a fold."""
+
+    def join(self, parts: Sequence[Any], order: Order) -> Any:
+        """What was brought onto the folds, as of the whole log."""
+
+
+@dataclasses.dataclass(eq=False)
+class FitData:
+    """The episodes that models are fitted on.
 
     Attributes:
-        q: (N,) of the logged action.
-        v: (N,) of the policy.
+        log: those episodes.
+        next_probs: gives each policy's (N, A) probabilities at the next states of `log`, one policy after another.
+        policies: how many there are.
+        gamma: discount.
+        settings: of the fits.
+        monitors: shown the progress of long fits.
     """
 
-    q: Float[NumpyArray, " N"]
-    v: Float[NumpyArray, " N"]
+    log: Dataset
+    next_probs: Callable[[], Iterable[NumpyArray]]
+    policies: int
+    gamma: float
+    settings: FitSettings
+    monitors: Sequence[LoopMonitor] = ()
+
+    def __post_init__(self) -> None:
+        self._models: dict[FitRequest, Sequence[Any]] = {}
+
+    def models(self, request: FitRequest) -> Sequence[Any]:
+        """One model a policy; fitted at the first call."""
+        if request not in self._models:
+            self._models[request] = request.fit(self)
+        return self._models[request]
+
+    @cached_property
+    def behavior(self) -> DiscretePolicy:
+        """The behaviour, cloned from these episodes."""
+        return fit_behavior(self.log, self.settings)
+
+
+@dataclasses.dataclass(eq=False)
+class Fold:
+    """Episodes that estimates are made on, and what is fitted on others.
+
+    Attributes:
+        log: the episodes.
+        data: the others.
+        probs: gives a policy's (N, A) probabilities at the states of `log`, by its number.
+        next_probs: the same at the next states.
+    """
+
+    log: Dataset
+    data: FitData
+    probs: Callable[[int], NumpyArray]
+    next_probs: Callable[[int], NumpyArray]
+
+    @cached_property
+    def behavior(self) -> BehaviorProbabilities:
+        """The log's own propensities where it has them, else a fitted model's."""
+        logged = logged_propensities(self.log)
+        return fitted_propensities(self.data.behavior, self.log) if logged is None else logged
+
+    def log_ratio(self, policy: int) -> Float[NumpyArray, " N"]:
+        """(N,) log policy - log behaviour probability of the logged action."""
+        with np.errstate(divide="ignore"):
+            return np.log(taken(self.probs(policy), self.log)) - self.behavior.log_prob
+
+
+class Fits:
+    """What one evaluation knows about its policies on its log: probabilities, ratios, and fitted models.
+
+    Args:
+        policies: what is evaluated.
+        log: the episodes that estimates are made on.
+        fit_on: other episodes, for the fits; None cross-fits two halves of `log`.
+        gamma: discount.
+        settings: of the fits.
+        monitors: shown the progress of long fits.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[PolicyLike],
+        log: Dataset,
+        fit_on: Dataset | None = None,
+        *,
+        gamma: float,
+        settings: FitSettings,
+        monitors: Sequence[LoopMonitor] = (),
+    ) -> None:
+        self.policies, self.log, self._fit_on = policies, log, fit_on
+        self._gamma, self._settings, self._monitors = gamma, settings, monitors
+        self._probs: dict[int, NumpyArray] = {}
+        self._next_probs: dict[int, NumpyArray] = {}
+        self._found: dict[FitRequest, list[Any]] = {}
+
+    def of(self, policy: int) -> PolicyFits:
+        """The view of one policy, by its number."""
+        return PolicyFits(self, policy)
+
+    def on(self, log: Dataset) -> Fits:
+        """The same fitted models brought onto other episodes."""
+        if self._fit_on is None:
+            raise EvaluationError(
+                "Models that were cross-fitted on a log serve that log only; give `fit_on` to share them with others."
+            )
+        other = Fits(self.policies, log, self._fit_on, gamma=self._gamma, settings=self._settings)
+        other._data_of_others = self._data_of_others
+        return other
+
+    def get(self, request: FitRequest) -> list[Any]:
+        """What was asked for, for each policy, on the whole log; fitted at the first call."""
+        if request not in self._found:
+            folds = self._folds
+            parts = [
+                [request.apply(model, fold, k) for k, model in enumerate(fold.data.models(request))] for fold in folds
+            ]
+            self._found[request] = [request.join(of_policy, self._order) for of_policy in zip(*parts, strict=True)]
+        return self._found[request]
+
+    def probs(self, policy: int) -> Float[NumpyArray, "N A"]:
+        """A policy's probabilities at the logged states."""
+        if policy not in self._probs:
+            self._probs[policy] = policy_probabilities(
+                self.policies[policy], self.log.observation, self.log.action_mask
+            )
+        return self._probs[policy]
+
+    def next_probs(self, policy: int) -> Float[NumpyArray, "N A"]:
+        """A policy's probabilities at the next states."""
+        if policy not in self._next_probs:
+            self._next_probs[policy] = next_probabilities(self.policies[policy], self.log, self.probs(policy))
+        return self._next_probs[policy]
+
+    @cached_property
+    def behavior(self) -> BehaviorProbabilities:
+        """The behaviour's probabilities on the whole log; fitted only where the log has none."""
+        logged = logged_propensities(self.log)
+        return join_behavior([fold.behavior for fold in self._folds], self._order.rows) if logged is None else logged
+
+    @cached_property
+    def _halves(self) -> tuple[NumpyArray, NumpyArray]:
+        """Positions of the episodes of the two halves of cross-fitting."""
+        one, other = self.log.split_episodes((0.5, 0.5), seed=self._settings.seed)
+        return one, other
+
+    @cached_property
+    def _order(self) -> Order:
+        if self._fit_on is not None:
+            return Order(np.arange(self.log.num_transitions), np.arange(self.log.num_episodes))
+        rows = np.concatenate([_rows_of(self.log, half) for half in self._halves])
+        return Order(np.argsort(rows), np.argsort(np.concatenate(self._halves)))
+
+    @cached_property
+    def _data_of_others(self) -> FitData:
+        fit_on = self._fit_on
+        assert fit_on is not None
+        return self._data(fit_on, lambda: (action_probabilities(policy, fit_on)[1] for policy in self.policies))
+
+    @cached_property
+    def _folds(self) -> list[Fold]:
+        if self._fit_on is not None:
+            return [Fold(self.log, self._data_of_others, self.probs, self.next_probs)]
+        return [self._half(here, other) for here, other in (self._halves, self._halves[::-1])]
+
+    def _half(self, here: NumpyArray, other: NumpyArray) -> Fold:
+        rows, other_rows = _rows_of(self.log, here), _rows_of(self.log, other)
+        others = range(len(self.policies))
+        data = self._data(self.log.select_episodes(other), lambda: (self.next_probs(k)[other_rows] for k in others))
+        return Fold(
+            self.log.select_episodes(here), data, lambda k: self.probs(k)[rows], lambda k: self.next_probs(k)[rows]
+        )
+
+    def _data(self, log: Dataset, next_probs: Callable[[], Iterable[NumpyArray]]) -> FitData:
+        return FitData(log, next_probs, len(self.policies), self._gamma, self._settings, self._monitors)
+
+
+class PolicyFits:
+    """What `Fits` knows about one policy.
+
+    Args:
+        fits: what is known about all of them.
+        policy: the number of this one.
+    """
+
+    def __init__(self, fits: Fits, policy: int) -> None:
+        self.fits, self.policy = fits, policy
+
+    def get(self, request: FitRequest) -> Any:
+        """What was asked for, for this policy."""
+        return self.fits.get(request)[self.policy]
+
+    @cached_property
+    def probs(self) -> Float[NumpyArray, "N A"]:
+        """The policy's probabilities at the logged states."""
+        return self.fits.probs(self.policy)
+
+    @cached_property
+    def log_ratio(self) -> Float[NumpyArray, " N"]:
+        """(N,) log policy - log behaviour probability of the logged action."""
+        with np.errstate(divide="ignore"):
+            return np.log(taken(self.probs, self.fits.log)) - self.fits.behavior.log_prob
+
+
+def _rows_of(log: Dataset, episodes: NumpyArray) -> NumpyArray:
+    return np.concatenate([np.arange(log.episode_start[e], log.episode_start[e + 1]) for e in episodes])

@@ -13,8 +13,7 @@ from stitchrl.jax_types import Array
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray
 
-__all__ = ["action_probabilities", "policy_probabilities"]
-
+__all__ = ["PolicyLike", "action_probabilities", "next_probabilities", "policy_probabilities", "taken"]
 
 PolicyLike = Any
 """Anything with `probs(obs, action_mask=...)` returning (B, A), NumPy or JAX."""
@@ -65,12 +64,17 @@ def _plain_probs(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | 
 
 
 def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, NumpyArray]:
-    """A policy's probabilities at every logged state and at every next state, (N, A) each.
+    """A policy's probabilities at every logged state and at every next state, (N, A) each."""
+    here = policy_probabilities(policy, log.observation, log.action_mask)
+    return here, next_probabilities(policy, log, here)
+
+
+def next_probabilities(policy: PolicyLike, log: Dataset, here: NumpyArray) -> NumpyArray:
+    """A policy's probabilities (N, A) at every next state, given those at the logged states.
 
     The probabilities of a next state are those of the next row; where that is not the next moment but the observation
     is stored, they are computed there with every action allowed; where there is none they are uniform, with weight 0.
     """
-    here = policy_probabilities(policy, log.observation, log.action_mask)
     following = np.empty_like(here)
     following[:-1] = here[1:]
     following[~log.continues] = 1.0 / here.shape[1]
@@ -79,4 +83,9 @@ def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, 
         obs = log.observation_table[log.next_observation_index[known]]
         mask = None if log.next_action_mask is None else log.next_action_mask[known]
         following[known] = policy_probabilities(policy, obs, mask)
-    return here, following
+    return following
+
+
+def taken(probs: NumpyArray, log: Dataset) -> NumpyArray:
+    """(N,) float64 probability of the logged action, from (N, A) of every action."""
+    return np.take_along_axis(probs, log.action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)

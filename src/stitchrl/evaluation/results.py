@@ -1,11 +1,14 @@
-"""What an estimate is, and the arrays every estimator works on."""
+"""What an estimate is, as users and stored files see it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.health import Check
+from stitchrl.evaluation.registry import ESTIMATORS
 
 __all__ = ["Estimate"]
 
@@ -23,10 +26,13 @@ class Estimate:
         estimand: which quantity.
         ess: effective sample size in episodes; None where no weights are involved.
         max_weight_share: largest share of one episode, or group of episodes, in all weight; None likewise.
-        healthy: False means: do not lean on it.
+        healthy: whether every check holds; False means: do not lean on it.
         reasons: why it is not healthy, or not applicable, one sentence each.
         assumptions: what must hold for the interval to mean what it says.
         weight_based: uses products of probability ratios over whole episodes.
+        title: the estimator in words.
+        primary_rank: place among the estimates a verdict may rest on, the least first; None: it rests on none of these.
+        checks: every health check, with what was seen and the limit.
     """
 
     name: str
@@ -42,8 +48,26 @@ class Estimate:
     reasons: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
     weight_based: bool = False
+    title: str = ""
+    primary_rank: int | None = None
+    checks: tuple[Check, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
-        content = dataclasses.asdict(self)
-        return content | {"estimand": dataclasses.asdict(self.estimand)}
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Estimate:
+        """The estimate of a `to_dict`; files written before estimates had titles and ranks get them by name."""
+        known = ESTIMATORS.get(content["name"])
+        filled = {} if known is None else {"title": known.title, "primary_rank": known.primary_rank}
+        return cls(
+            **filled
+            | dict(content)
+            | {
+                "estimand": Estimand(**content["estimand"]),
+                "reasons": tuple(content["reasons"]),
+                "assumptions": tuple(content["assumptions"]),
+                "checks": tuple(Check.from_dict(check) for check in content.get("checks", ())),
+            }
+        )

@@ -6,16 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from stitchrl.evaluation.registry import primary_names
 from stitchrl.evaluation.results import Estimate
 
-__all__ = ["MAXIMUM_WEIGHT_SHARE", "MINIMUM_ESS_SHARE", "Line", "Verdict", "choose_primary", "decide"]
+__all__ = ["Line", "Verdict", "choose_primary", "decide"]
 
-MINIMUM_ESS_SHARE = 0.1
-"""Effective sample size over episodes below which weights are not trusted."""
-MAXIMUM_WEIGHT_SHARE = 0.02
-"""Share of all weight on one episode, or group of episodes, above which weights are not trusted."""
-PRIMARY_ORDER = ("fqe", "wdr")
-"""The primary gain is the first healthy one of these; without any, the last that has an interval."""
+NOT_AUDITED = "not audited"
+"""What line (d) is handed where nobody audited the log."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +49,12 @@ class Verdict:
         """Plain content for JSON."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Verdict:
+        """The verdict of a `to_dict`, for instance of a stored verdict.json."""
+        lines = tuple(Line(**line) for line in content["lines"])
+        return cls(**dict(content) | {"lines": lines, "caveats": tuple(content["caveats"])})
+
     def __str__(self) -> str:
         mark = {True: "pass", False: "FAIL", None: "n/a "}
         lines = [f"{self.decision}: {self.headline}"]
@@ -60,8 +63,9 @@ class Verdict:
 
 
 def choose_primary(gains: Mapping[str, Estimate]) -> str | None:
-    """Name of the primary gain: the first healthy of `PRIMARY_ORDER`, else the last that has an interval."""
-    candidates = [name for name in PRIMARY_ORDER if name in gains and gains[name].lower is not None]
+    """Name of the primary gain: among those with a rank and an interval the first healthy one, else the last."""
+    ranked = [(gain.primary_rank, name) for name, gain in gains.items() if gain.primary_rank is not None]
+    candidates = [name for _, name in sorted(ranked) if gains[name].lower is not None]
     healthy = [name for name in candidates if gains[name].healthy]
     return healthy[0] if healthy else (candidates[-1] if candidates else None)
 
@@ -69,49 +73,46 @@ def choose_primary(gains: Mapping[str, Estimate]) -> str | None:
 def decide(
     gains: Mapping[str, Estimate],
     *,
-    episodes: int,
-    audit_verdict: str = "not audited",
+    audit_verdict: str = NOT_AUDITED,
     margin: float = 0.0,
     behavior_fitted: bool = False,
     baseline: str = "the behaviour",
-    unit: str = "episode",
 ) -> Verdict:
     """Apply the rule to the paired gains of one policy on the test episodes.
 
     GO: (a) the lower end of the primary gain is above the margin; (b) no other healthy gain lies wholly below it;
-    (c) where the primary is weight-based, its weights are spread over enough episodes; (d) the log is usable.
-    NO-GO: the primary is healthy and its upper end is below the margin. Otherwise CANNOT TELL.
+    (c) every health check of the primary holds; (d) the audit does not call the log unusable, or there was none.
+    NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
 
     Args:
         gains: estimator -> gain, all of one estimand, on the same episodes.
-        episodes: how many.
         audit_verdict: usable, usable with care, not usable, or not audited.
         margin: the least gain worth having, in return units.
         behavior_fitted: True where the behaviour's probabilities are a model's.
         baseline: what the gain is over.
-        unit: what is resampled, "episode" or "group".
     """
     name = choose_primary(gains)
     primary = gains[name] if name is not None else None
     confidence = primary.confidence if primary is not None else 0.95
     lines = (
-        _line_a(name, primary, margin, confidence),
+        _line_a(name, gains, margin, confidence),
         _line_b(name, gains, margin),
-        _line_c(primary, episodes, unit),
-        Line("d", "the audit does not call the log unusable", audit_verdict, audit_verdict != "not usable"),
+        _line_c(primary),
+        _line_d(audit_verdict),
     )
     failed = [line for line in lines if line.passed is False]
+    sound = not {"c", "d"} & {line.key for line in failed}
     if not failed:
         assert primary is not None
         decision, headline = "GO", f"the policy is better than {baseline}: gain {_span(primary)}."
-    elif primary is not None and primary.healthy and primary.upper is not None and primary.upper < margin:
+    elif primary is not None and sound and primary.upper is not None and primary.upper < margin:
         decision, headline = (
             "NO-GO",
             f"the policy is not better than {baseline} by {margin:g}: gain {_span(primary)}.",
         )
     else:
         # The reasons after a colon stay in the checklist.
-        reasons = "; ".join(f"line ({line.key}) failed, {line.seen.split(':')[0]}" for line in failed)
+        reasons = "; ".join(f"line ({line.key}) failed, {line.seen.split(':')[0].rstrip('.')}" for line in failed)
         decision, headline = (
             "CANNOT TELL",
             f"the log does not prove the policy better than {baseline}: {reasons}.",
@@ -119,14 +120,16 @@ def decide(
     return Verdict(decision, headline, lines, _caveats(behavior_fitted), name, margin, confidence)
 
 
-def _line_a(name: str | None, primary: Estimate | None, margin: float, confidence: float) -> Line:
-    rule = f"the primary gain's {confidence:.0%} interval lies above {margin:g} and the estimate is healthy"
-    if primary is None or primary.lower is None:
-        return Line("a", rule, "no estimate has an interval", False)
-    seen = f"{name} {_span(primary)}"
-    if not primary.healthy:
-        seen += f"; not healthy: {' '.join(primary.reasons)}"
-    return Line("a", rule, seen, primary.healthy and primary.lower > margin)
+def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:
+    rule = f"the primary gain's {confidence:.0%} interval lies above {margin:g}"
+    if name is not None:
+        primary = gains[name]
+        assert primary.lower is not None
+        return Line("a", rule, f"{name} {_span(primary)}", primary.lower > margin)
+    if any(gain.primary_rank is not None for gain in gains.values()) or not gains:
+        return Line("a", rule, "no estimate that a verdict may rest on has an interval", False)
+    seen = f"a verdict cannot rest on {' or '.join(gains)} alone: ask for {' or '.join(primary_names())} as well"
+    return Line("a", rule, seen, False)
 
 
 def _line_b(name: str | None, gains: Mapping[str, Estimate], margin: float) -> Line:
@@ -138,20 +141,19 @@ def _line_b(name: str | None, gains: Mapping[str, Estimate], margin: float) -> L
     return Line("b", rule, ", ".join(f"{k} {_span(g)}" for k, g in others.items()), not against)
 
 
-def _line_c(primary: Estimate | None, episodes: int, unit: str) -> Line:
-    rule = (
-        f"if the primary is weight-based: ESS at least {MINIMUM_ESS_SHARE:.0%} of episodes, "
-        f"no {unit} above {MAXIMUM_WEIGHT_SHARE:.0%} of all weight"
-    )
-    if primary is None or not primary.weight_based or primary.ess is None or primary.max_weight_share is None:
-        return Line("c", rule, "the primary uses no products of ratios over whole episodes", None)
-    enough = primary.ess >= MINIMUM_ESS_SHARE * episodes and primary.max_weight_share <= MAXIMUM_WEIGHT_SHARE
-    return Line(
-        "c",
-        rule,
-        f"ESS {primary.ess:,.0f} of {episodes:,}, largest share {primary.max_weight_share:.1%}",
-        enough,
-    )
+def _line_c(primary: Estimate | None) -> Line:
+    rule = "every health check of the primary gain holds"
+    if primary is None:
+        return Line("c", rule, "there is no primary gain", None)
+    held = " ".join(check.sentence for check in primary.checks) or "it is healthy"
+    return Line("c", rule, held if primary.healthy else " ".join(primary.reasons), primary.healthy)
+
+
+def _line_d(audit_verdict: str) -> Line:
+    rule = "the audit does not call the log unusable"
+    if audit_verdict == NOT_AUDITED:
+        return Line("d", rule, "the log was not audited: `st.audit(log)` gives an `audit_verdict` to hand in", None)
+    return Line("d", rule, audit_verdict, audit_verdict != "not usable")
 
 
 def _span(estimate: Estimate) -> str:

@@ -1,4 +1,16 @@
-"""Cumulative importance weights of padded episodes, and what becomes of the weight of cut ones."""
+"""Cumulative importance weights of padded episodes, in log space, and what becomes of the weight of cut ones.
+
+rho_t = policy / behaviour probability of the logged action, w_t = prod_{u <= t} rho_u.
+
+An episode that terminated keeps its last weight in every later denominator: its later rewards are known to be 0. One
+that was cut leaves at the cut: its later rewards are unknown. Simply dropping the cut ones would over-represent the
+terminated ones, so the episodes that run on past step t take over the weight of those cut there (Kaplan and Meier 1958,
+"redistribution to the right"; Robins and Rotnitzky 1992), assuming that cuts do not depend on what would have come:
+
+    k_{t+1} = k_t (cut at t + running on past t) / running on past t
+
+Where all that still ran were cut, their weight is lost and the estimates say so.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +24,53 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["Weights", "cumulative_weights", "final_weights"]
 
+LARGEST_LOG_WEIGHT = 300.0
+"""Above it a step's weights are scaled down: their squares would soon exceed the range of float64 (about e^709)."""
+
 
 class Weights(NamedTuple):
-    """Weights of n episodes at T steps; 0 from the step after a cut, constant after a true end.
+    """Weights of n episodes at T steps, a scale a step; 0 from the step after a cut, constant after a true end.
+
+    The true weights are `now * exp(log_scale)`; the scale is 1 unless a weight of that step exceeds e^300.
+    Self-normalised estimates and effective sample sizes do not depend on it.
 
     Attributes:
-        now: (n, T) w_t, the ratio of step t included.
-        before: (n, T) w_{t-1}, with the episodes that are there at step t.
+        now: (n, T) w_t, the ratio of step t included, divided by the scale of its step.
+        before: (n, T) w_{t-1}, of the episodes that are there at step t, divided by the scale of step t-1.
         lost: share of the episodes' weight that no episode could take over.
+        log_scale: (T,) logarithm of the scale of each step.
     """
 
     now: Float[NumpyArray, "n T"]
     before: Float[NumpyArray, "n T"]
     lost: float
+    log_scale: Float[NumpyArray, " T"]
+
+    @property
+    def representable(self) -> bool:
+        """Whether the weights fit into float64 without their scale, as averages that do not normalise need."""
+        return bool(self.log_scale.max() <= 2 * LARGEST_LOG_WEIGHT)
+
+    @property
+    def scale(self) -> Float[NumpyArray, " T"]:
+        """(T,) what `now` is to be multiplied by; only where the weights are `representable`."""
+        return np.exp(self.log_scale)
+
+    @property
+    def scale_before(self) -> Float[NumpyArray, " T"]:
+        """(T,) what `before` is to be multiplied by; only where the weights are `representable`."""
+        return np.exp(np.concatenate([[0.0], self.log_scale[:-1]]))
 
 
 def cumulative_weights(episodes: Episodes, log_ratio: Float[NumpyArray, " N"]) -> Weights:
     """Products of ratios up to and before each step, with the weight of cut episodes handed on."""
-    product = np.exp(np.cumsum(episodes.pad(log_ratio), axis=1))
+    log_product = np.cumsum(episodes.pad(log_ratio), axis=1)
+    largest = log_product.max(0)
+    log_scale = np.where(largest > LARGEST_LOG_WEIGHT, largest, 0.0)
+    product = np.exp(log_product - log_scale)
     earlier = np.concatenate([np.ones((len(product), 1)), product[:, :-1]], axis=1)
     factor, lost = _taken_over(episodes)
-    return Weights(product * factor, earlier * factor, lost)
+    return Weights(product * factor, earlier * factor, lost, log_scale)
 
 
 def _taken_over(episodes: Episodes) -> tuple[Float[NumpyArray, "n T"], float]:
@@ -49,5 +87,5 @@ def _taken_over(episodes: Episodes) -> tuple[Float[NumpyArray, "n T"], float]:
 
 
 def final_weights(episodes: Episodes, weight: Weights) -> Float[NumpyArray, " n"]:
-    """(n,) weight at the end of the episode; 0 where it was cut, in its last step too."""
+    """(n,) weight at the end of the episode, on the scale of the last step; 0 where it was cut, in its last step too."""
     return np.where(episodes.terminated, weight.now[:, -1], 0.0)

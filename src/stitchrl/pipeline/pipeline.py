@@ -28,12 +28,12 @@ from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
-from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.evaluate import check_size, evaluate_all
-from stitchrl.evaluation.evidence import FitSettings
+from stitchrl.evaluation.evaluate import evaluate_all
 from stitchrl.evaluation.ranking import rank
+from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.results import Estimate
-from stitchrl.evaluation.verdict import Line, Verdict, decide
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.evaluation.verdict import Verdict, decide
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 from stitchrl.pipeline.candidates import Candidate, default_algorithms
@@ -309,6 +309,7 @@ class Pipeline:
                     settings=self._fit_settings(),
                     confidence=self.settings.confidence,
                     margin=self.settings.margin,
+                    audit_verdict=load_json(self.out / "audit.json")["verdict"],
                     monitors=(display.track(f"FQE of {len(self.candidates)} policies"),),
                 )
             order = rank([e.gain for e in evaluations], [not c.algorithm.caution for c in self.candidates])
@@ -384,12 +385,10 @@ class Pipeline:
             estimates = load_json(self.out / "estimates.json")
             evaluation = estimates["selected"]["evaluation"]
             return decide(
-                {name: _estimate(gain) for name, gain in evaluation["gain"].items()},
-                episodes=load_json(self.out / "split.json")["parts"]["test"]["episodes"],
+                {name: Estimate.from_dict(gain) for name, gain in evaluation["gain"].items()},
                 audit_verdict=load_json(self.out / "audit.json")["verdict"],
                 margin=self.settings.margin,
                 behavior_fitted=evaluation["behavior_fitted"],
-                unit="episode" if self.log.group is None else "group",
             ).to_dict()
 
         found = self._stage("verdict.json", make)
@@ -458,14 +457,7 @@ class Pipeline:
 
 def stored_verdict(folder: Path) -> Verdict:
     """The verdict of a finished run directory."""
-    content = load_json(folder / "verdict.json")
-    lines = tuple(Line(**line) for line in content["lines"])
-    return Verdict(**(content | {"lines": lines, "caveats": tuple(content["caveats"])}))
-
-
-def _estimate(content: dict[str, Any]) -> Estimate:
-    tuples = {key: tuple(content[key]) for key in ("reasons", "assumptions")}
-    return Estimate(**(content | tuples | {"estimand": Estimand(**content["estimand"])}))
+    return Verdict.from_dict(load_json(folder / "verdict.json"))
 
 
 def _span(estimate: dict[str, Any]) -> str:

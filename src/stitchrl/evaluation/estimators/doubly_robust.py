@@ -11,34 +11,86 @@ the cut and hand on their weight as in importance sampling, so no value of an un
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from jaxtyping import Float
 
-from stitchrl.evaluation.contributions import Contributions, Episodes
-from stitchrl.evaluation.fits import FittedValues
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
+from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft
+from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.refit import FitQ, FittedValues
 from stitchrl.evaluation.weights import Weights
 from stitchrl.types import NumpyArray
 
-__all__ = ["doubly_robust", "weighted_doubly_robust"]
+__all__ = ["DOUBLY_ROBUST", "DoublyRobust", "doubly_robust", "weighted_doubly_robust"]
 
 
 def doubly_robust(episodes: Episodes, weight: Weights, fitted: FittedValues) -> Contributions:
-    """dr."""
+    """Doubly robust estimation (dr)."""
     residual, value = _terms(episodes, fitted)
-    return Contributions.average((weight.now * residual + weight.before * value) @ episodes.discount)
+    now, before = weight.now * weight.scale, weight.before * weight.scale_before
+    return Contributions.average((now * residual + before * value) @ episodes.discount)
 
 
 def weighted_doubly_robust(episodes: Episodes, weight: Weights, fitted: FittedValues) -> Contributions:
-    """wdr: each step's weights are normalised over the episodes that count at it."""
+    """Weighted doubly robust estimation (wdr): each step's weights are normalised over the episodes that count at it."""
     residual, value = _terms(episodes, fitted)
     numerator = np.concatenate([weight.now * residual, weight.before * value], axis=1) * np.tile(episodes.discount, 2)
-    denominator = np.concatenate([weight.now, weight.before], axis=1)
-    used = (numerator != 0).any(0) & (denominator.sum(0) > 0)
-    if not used.any():
-        return Contributions.average(np.zeros(len(numerator)))
-    return Contributions(numerator[:, used], denominator[:, used])
+    return Contributions.ratios(numerator, np.concatenate([weight.now, weight.before], axis=1))
 
 
 def _terms(episodes: Episodes, fitted: FittedValues) -> tuple[Float[NumpyArray, "n T"], Float[NumpyArray, "n T"]]:
     """r - Q and V on each step, 0 in the padding."""
     return episodes.reward - episodes.pad(fitted.q), episodes.pad(fitted.v)
+
+
+@dataclasses.dataclass(frozen=True)
+class DoublyRobust:
+    """An estimator that corrects a fitted Q by weighted residuals.
+
+    Attributes:
+        name, title, primary_rank: as in `Estimator`.
+        contributions: one of the two formulas.
+        normalised: whether the formula divides by the weights.
+    """
+
+    name: str
+    title: str
+    contributions: Callable[[Episodes, Weights, FittedValues], Contributions]
+    normalised: bool
+    primary_rank: int | None = None
+
+    def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
+        """It refuses a horizon: the fitted Q is of what follows until the end."""
+        if estimand.horizon is None:
+            return None
+        return f"{self.name} has no time in its Q and needs horizon=None; got {estimand.horizon}."
+
+    def requests(self) -> tuple[FitRequest, ...]:
+        """The policy's Q."""
+        return (FitQ(),)
+
+    def estimate(self, case: Case) -> Draft:
+        """The formula, with the health of its weights."""
+        (request,) = self.requests()
+        return episode_weight_draft(
+            case,
+            lambda: self.contributions(case.episodes, case.weights, case.fits.get(request).values),
+            normalised=self.normalised,
+        )
+
+
+DOUBLY_ROBUST = (
+    DoublyRobust("dr", "doubly robust: a fitted model, corrected by weights", doubly_robust, False),
+    DoublyRobust(
+        "wdr",
+        "weighted doubly robust: weights that correct a fitted model",
+        weighted_doubly_robust,
+        True,
+        primary_rank=1,
+    ),
+)

@@ -1,237 +1,56 @@
-"""FQE: fitted Q evaluation (Le, Voloshin, Yue 2019, arXiv 1903.08738), refitted where it is read.
+"""Fitted Q evaluation (fqe): the Q of `evaluation/fitted_q.py`, corrected on the episodes by `evaluation/refit.py`.
 
-A network is fitted by repeated regression, all policies in one program:
+    value = E[ V(s_0) + psi_0^T theta ],   interval from the contributions c_i of each episode
 
-    (1)  Q <- argmin E[ (r + gamma (1 - terminated) Qbar(s', a') - Q(s, a))^2 ],   a' ~ policy(s')
-
-Its value alone, E[V(s0)], has no honest interval: the fitting error is invisible in it (a nominal 95% covered about
-20% in a trial). So the fit is corrected on the episodes of the estimate by one more linear layer, theta, on the
-state features psi(s) = E_{a ~ policy} phi(s, a), with phi the last hidden layer and a constant (off-policy
-least-squares temporal differences, Bradtke and Barto 1996 with ratios rho = policy / behaviour):
-
-    (2)  delta_t = r_t + gamma (1 - terminated) V(s_{t+1}) - Q(s_t, a_t)
-    (3)  A theta = b,  A = E[sum_t rho_t psi_t (psi_t - gamma psi_{t+1})^T] + ridge,  b = E[sum_t rho_t psi_t delta_t]
-    (4)  value = E[ V(s_0) + psi_0^T theta ]
-
-By w(s) = E[psi_0]^T A^{-1} psi(s), a linear model of the ratio of state visits, (4) is E[V(s_0)] + E[sum_t w_t rho_t delta_t]:
-a marginalised doubly robust estimate (Kallus and Uehara 2020, arXiv 1908.08526; Uehara, Huang, Jiang 2020), wrong only
-by the PRODUCT of the misfits of Q and w. Each episode contributes
-
-    (5)  c_i = V(s_0) + psi_0^T theta + sum_t w_t rho_t (delta_t - (psi_t - gamma psi_{t+1})^T theta)
-
-(its influence value plus the estimate), whose spread is the standard error, the fit of theta included, and which is
-paired with the behaviour's return episode by episode. Without rho in (3) the weights cannot follow the policy's
-actions and a nominal 95% interval covers far less (docs/decisions/0003). The ridge pulls theta to 0, that is to the fitted
-network, where the data cannot tell.
+The network alone would have no honest interval. The correction weights each logged transition by how much likelier the
+policy comes to its state and takes its action, without multiplying ratios over the episode.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
-from stitchrl.algorithms.losses import td_loss
-from stitchrl.algorithms.optimizers import Trainable, polyak
-from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.scaling import Scaling
-from stitchrl.feeds.batches import sample_transitions
-from stitchrl.feeds.feed import Source, transition_source
-from stitchrl.jax_types import Array, Batch, Key, Metrics
-from stitchrl.nn.networks import MLP, Network
-from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.types import NumpyArray, PyTree
+from stitchrl.evaluation.contributions import Contributions, Estimand
+from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
+from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.health import Check, check_balance, check_range, check_spread
+from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.refit import FitQ
 
-__all__ = ["FQE", "FittedQ", "Refit", "evaluation_source", "refit"]
-
-RIDGE = 1e-2
-"""Ridge of (3), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
-ROWS_AT_ONCE = 4096
-
-
-class FQEState(NamedTuple):
-    """Everything a resume needs."""
-
-    critic: Trainable[MLP]
-    target_critic: MLP
+__all__ = ["FittedQEvaluation"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FQE(Algorithm):
-    """Fitted Q evaluation of a fixed policy over discrete actions; the action enters the network one-hot."""
+class FittedQEvaluation:
+    """Refitted FQE; the estimate that a verdict rests on first."""
 
-    gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is estimated.")
-    learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
-    target_rate: float = setting(0.02, "(0, 1]", "Share of the way the target critic moves each update.")
-    network: Network = network_setting(Network((128, 128)), "Shape of the network that is fitted.")
-    start: float = setting(
-        0.0, "(-inf, inf)", "Value every Q starts from, in scaled units; the mean return saves the climb."
-    )
+    name: str = "fqe"
+    title: str = "fitted Q evaluation: trusts a fitted model of the value"
+    primary_rank: int | None = 0
 
-    def init(self, key: Key, spec: Spec, given: PyTree) -> FQEState:
-        critic = MLP.create(spec.vector_size + spec.discrete_actions, self.network, 1, key=key, final_gain=0.01)
-        critic = dataclasses.replace(critic, biases=(*critic.biases[:-1], critic.biases[-1] + self.start))
-        return FQEState(Trainable.create(critic, self.adam(self.learning_rate)), jax.tree.map(jnp.copy, critic))
+    def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
+        """It refuses a horizon: the fitted Q is of what follows until the end."""
+        if estimand.horizon is None:
+            return None
+        return f"{self.name} has no time in its Q and needs horizon=None; got {estimand.horizon}."
 
-    def update(self, state: FQEState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[FQEState, Metrics]:
-        next_cdf = batch["next_cdf"]
-        uniform = jax.random.uniform(key, (next_cdf.shape[0], 1))
-        next_action = jnp.sum(next_cdf <= uniform, axis=-1)
-        next_q = _q(state.target_critic, batch["next_obs"], next_action, next_cdf.shape[-1])
-        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_q
+    def requests(self) -> tuple[FitRequest, ...]:
+        """The policy's Q."""
+        return (FitQ(),)
 
-        def loss(critic: MLP) -> tuple[Array, Array]:
-            q = _q(critic, batch["obs"], batch["action"], next_cdf.shape[-1])
-            return td_loss(q[None, :], td_target, batch["td_weight"]), jnp.mean(q)
-
-        (loss_q, q_mean), gradients = jax.value_and_grad(loss, has_aux=True)(state.critic.model)
-        critic = state.critic.step(self.adam(self.learning_rate), gradients)
-        target = polyak(state.target_critic, critic.model, self.target_rate)
-        return FQEState(critic, target), {"loss/critic": loss_q, "q/data_mean": q_mean}
-
-    def policy(self, state: FQEState, given: PyTree) -> DiscretePolicy:
-        raise TypeError("FQE evaluates a policy; it has none of its own.")
-
-
-def _q(critic: MLP, obs: Float[Array, "B D"], action: Int[Array, " B"], num_actions: int) -> Float[Array, " B"]:
-    inputs = jnp.concatenate([obs, jax.nn.one_hot(action, num_actions, dtype=obs.dtype)], axis=-1)
-    return critic(inputs)[:, 0]
-
-
-def evaluation_source(
-    log: Dataset, scaling: Scaling, next_probs: Iterable[Float[NumpyArray, "N A"]], count: int
-) -> Source:
-    """Transitions of a log for the FQE of `count` policies at once, member k for the k-th of `next_probs`."""
-    source = transition_source(log, scaling)
-    assert log.num_actions is not None
-    # One array for all, filled in place: it is the largest of an evaluation.
-    cdf = np.empty((count, log.num_transitions, log.num_actions), np.float32)
-    for k, probs in enumerate(next_probs):
-        np.cumsum(probs, axis=-1, out=cdf[k])
-        cdf[k] /= cdf[k, :, -1:]  # exactly 1 from the last possible action on: rounding never draws a forbidden one
-    arrays = source.arrays | {"next_cdf": jnp.asarray(cdf)}
-    return Source(arrays, source.count, _sample_with_policy)
-
-
-def _sample_with_policy(arrays: PyTree, index: Int[Array, " B"], member: Int[Array, ""]) -> Batch:
-    return dict(sample_transitions(arrays, index, member)) | {"next_cdf": arrays["next_cdf"][member, index]}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FittedQ:
-    """A fitted network and the scaling it lives in.
-
-    Attributes:
-        critic: the network, on scaled observations, in scaled reward units.
-        scaling: of observations and rewards.
-        num_actions: A.
-    """
-
-    critic: MLP
-    scaling: Scaling
-    num_actions: int
-
-    def on(
-        self, log: Dataset, probs: Float[NumpyArray, "N A"], next_probs: Float[NumpyArray, "N A"]
-    ) -> dict[str, NumpyArray]:
-        """Per transition of a log: q, v, next_v (N,) in raw reward units; psi, next_psi (N, H + 1) state features."""
-        table = jnp.asarray(self.scaling.observations(log.observation_table))
-        parts: list[dict[str, Any]] = []
-        for start in range(0, log.num_transitions, ROWS_AT_ONCE):
-            # The last piece reaches back, so that every piece has one shape and compiles once.
-            first = max(0, min(start, log.num_transitions - ROWS_AT_ONCE))
-            rows = slice(first, first + ROWS_AT_ONCE)
-            following = np.maximum(log.next_observation_index[rows], 0)
-            out = _features(
-                self.critic,
-                table[log.observation_index[rows]],
-                table[following],
-                jnp.asarray(log.action[rows]),
-                jnp.asarray(probs[rows]),
-                jnp.asarray(next_probs[rows]),
-            )
-            parts.append({name: np.asarray(value)[start - first :] for name, value in out.items()})
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for name in ("q", "v", "next_v"):
-            joined[name] = joined[name].astype(np.float64) / self.scaling.reward_scale
-        return joined
-
-
-@jax.jit
-def _features(critic: MLP, obs: Array, next_obs: Array, action: Array, probs: Array, next_probs: Array) -> Any:
-    def everything(rows: Array) -> tuple[Array, Array]:
-        """phi (B, A, H + 1) and q (B, A) of every action; the first layer is shared between actions."""
-        size, num_actions = rows.shape[1], probs.shape[1]
-        weight = critic.weights[0]
-        first = (rows @ weight[:size] + critic.biases[0][None, :])[:, None, :] + weight[size:][None, :, :]
-        hidden = critic.hidden_from_first(first)
-        ones = jnp.ones((rows.shape[0], num_actions, 1), hidden.dtype)
-        q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
-        return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]
-
-    phi, q = everything(obs)
-    next_phi, next_q = everything(next_obs)
-    return {
-        "q": jnp.take_along_axis(q, action[:, None], axis=1)[:, 0],
-        "psi": jnp.einsum("ba,bah->bh", probs, phi),
-        "v": jnp.sum(probs * q, axis=1),
-        "next_psi": jnp.einsum("ba,bah->bh", next_probs, next_phi),
-        "next_v": jnp.sum(next_probs * next_q, axis=1),
-    }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Refit:
-    """The refitted value of a policy on n episodes of N transitions.
-
-    Attributes:
-        contributions: (n,) c_i of equation (5): their mean is the value, their spread its error.
-        network_value: what the fitted network alone claims on these episodes.
-        weights: (N,) marginal weight w_t rho_t of each transition.
-        imbalance: how far the weights fail to carry the first states' features through the log, relative to these
-            features: |E[psi_0] - A_0^T w| / |E[psi_0]| with A_0 free of the ridge. Near 0 where the log goes where the
-            policy goes, near 1 where it does not, whatever the effective sample size of what is there.
-    """
-
-    contributions: Float[NumpyArray, " n"]
-    network_value: float
-    weights: Float[NumpyArray, " N"]
-    imbalance: float
-
-
-def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"], *, gamma: float) -> Refit:
-    """Equations (2) to (5) on the episodes of `log`, in float64.
-
-    Args:
-        log: the episodes of the estimate, not those the network was fitted on.
-        fitted: what `FittedQ.on` gives for this log.
-        ratio: (N,) policy / behaviour probability of the logged action.
-        gamma: discount.
-    """
-    n, start = log.num_episodes, log.episode_start[:-1]
-    go_on = gamma * (1.0 - log.terminated)
-    psi = fitted["psi"].astype(np.float64)
-    change = psi - go_on[:, None] * fitted["next_psi"]
-    delta = log.reward + go_on * fitted["next_v"] - fitted["q"]
-    rho = ratio * log.can_bootstrap
-    weighted = psi * rho[:, None]
-
-    scale = (psi**2).sum() / (n * psi.shape[1])
-    balance = weighted.T @ change / n
-    matrix = balance + RIDGE * scale * np.eye(psi.shape[1])
-    theta = np.linalg.solve(matrix, weighted.T @ delta / n)
-    first_psi = psi[start].mean(0)
-    carry = np.linalg.solve(matrix.T, first_psi)
-    visits = psi @ carry
-    imbalance = float(np.linalg.norm(first_psi - balance.T @ carry) / np.linalg.norm(first_psi))
-    residual = delta - change @ theta
-    first = fitted["v"][start] + psi[start] @ theta
-    contributions = first + np.add.reduceat(visits * rho * residual, start)
-    return Refit(contributions, float(fitted["v"][start].mean()), visits * rho, imbalance)
+    def estimate(self, case: Case) -> Draft:
+        """The mean of the contributions, with the health of the weights of state visits, summed by episode."""
+        (request,) = self.requests()
+        found = case.fits.get(request).refit
+        per_episode = np.add.reduceat(np.abs(found.weights), case.log.episode_start[:-1])
+        checks: tuple[Check, ...] = (*check_spread(case.units, per_episode), check_balance(found.imbalance))
+        statistic = None
+        if per_episode.any():
+            statistic = Contributions.average(found.contributions)
+            checks += (check_range(statistic.value(), case.attainable),)
+        assumptions = (*shared_assumptions(case), "Q or the ratio of state visits is well fitted")
+        return Draft(statistic, checks, assumptions, per_episode)

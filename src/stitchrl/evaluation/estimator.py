@@ -1,0 +1,181 @@
+"""The contract of an estimator: what it is given (`Case`), what it returns (`Draft`), and what it must say.
+
+An estimator is an object without state, one family a file in `estimators/`, listed in `registry.py`. To write one of
+your own, give it the members of `Estimator`, check it with `stitchrl.testing.check_estimator`, and pass it to
+`st.evaluate(..., estimators=("wdr", YourEstimator()))`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.behavior import BehaviorProbabilities
+from stitchrl.evaluation.contributions import Episodes, Estimand
+from stitchrl.evaluation.fits import FitRequest, PolicyFits
+from stitchrl.evaluation.health import (
+    Check,
+    attainable_range,
+    check_lost_weight,
+    check_mean_weight,
+    check_range,
+    check_spread,
+    not_applicable,
+    of_baseline,
+    uses_episode_weights,
+)
+from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.statistic import Statistic, minus
+from stitchrl.evaluation.units import Units
+from stitchrl.evaluation.weights import Weights, cumulative_weights, final_weights
+from stitchrl.types import NumpyArray
+
+__all__ = ["Case", "Draft", "Estimator", "episode_weight_draft", "shared_assumptions"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """One policy on one log, as an estimator sees it.
+
+    Attributes:
+        log: the episodes that the estimate is made on.
+        episodes: the same, padded and cut at the horizon.
+        estimand: which quantity is asked for.
+        behavior: the behaviour's probabilities, logged or fitted.
+        policy: the policy itself, for whatever `fits` does not hold.
+        fits: the policy's probabilities and whatever was fitted for it; ask with a request that `requests()` names.
+        units: which episodes are independent.
+        baseline: the case of the policy that gains are taken over; None: the behaviour.
+    """
+
+    log: Dataset
+    episodes: Episodes
+    estimand: Estimand
+    behavior: BehaviorProbabilities
+    policy: PolicyLike
+    fits: PolicyFits
+    units: Units
+    baseline: Case | None = None
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Cumulative importance weights of the policy."""
+        return cumulative_weights(self.episodes, self.fits.log_ratio)
+
+    @cached_property
+    def attainable(self) -> tuple[float, float]:
+        """The least and the largest return that the logged rewards can add up to."""
+        return attainable_range(self.log, self.estimand)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draft:
+    """An estimate before its interval.
+
+    Attributes:
+        statistic: the estimate as a function of the episodes; None where there is none, and a check says why.
+        checks: its health; each key once.
+        assumptions: what must hold for the estimate to mean what it says.
+        unit_weight: (n,) weight of each episode, at least 0, on any common scale; None where no weights are involved.
+        predictable_variance: variance that is expected from the ratios alone, where an estimator computes it.
+    """
+
+    statistic: Statistic | None
+    checks: tuple[Check, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    unit_weight: Float[NumpyArray, " n"] | None = None
+    predictable_variance: float | None = None
+
+    @classmethod
+    def refused(cls, sentence: str, case: Case) -> Draft:
+        """The draft of an estimator that does not apply to a case."""
+        return cls(None, (not_applicable(sentence),), shared_assumptions(case))
+
+    @property
+    def weight_based(self) -> bool:
+        """Whether products of probability ratios over whole episodes are involved."""
+        return uses_episode_weights(self.checks)
+
+    def over(self, other: Draft) -> Draft:
+        """The gain over another draft: as healthy as both, and only where both have an estimate."""
+        paired = None
+        if self.statistic is not None and other.statistic is not None:
+            paired = minus(self.statistic, other.statistic)
+        checks = self.checks + of_baseline(other.checks)
+        # The variance of a difference is not the difference of variances; an estimator must compute it for the pair.
+        return dataclasses.replace(self, statistic=paired, checks=checks, predictable_variance=None)
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """Estimates the value of a policy from a log. It keeps no state: equal cases give equal drafts."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in arguments and results; short, and unlike any other."""
+
+    @property
+    def title(self) -> str:
+        """What it is called in reports, in words."""
+
+    @property
+    def primary_rank(self) -> int | None:
+        """Its place among the estimators a verdict may rest on, the least first; None: it only confirms or contradicts."""
+
+    def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
+        """Why it does not apply, as one sentence; None where it does."""
+
+    def requests(self) -> tuple[FitRequest, ...]:
+        """What must be fitted for it."""
+
+    def estimate(self, case: Case) -> Draft:
+        """The estimate, its health, and what it assumes."""
+
+
+def shared_assumptions(case: Case) -> tuple[str, ...]:
+    """What every estimate from logged actions assumes."""
+    found = ["no unmeasured confounding", "every action of the policy has been tried in like states"]
+    if case.behavior.fitted:
+        found.append("the fitted behaviour model is right")
+    if case.log.group is not None:
+        found.append(f"the {case.units.count:,} groups are independent")
+    cut = int((~case.episodes.terminated).sum())
+    if cut:
+        found.append(f"{cut} cut episodes would have gone on as the episodes that ran past those steps")
+    return tuple(found)
+
+
+def episode_weight_draft(case: Case, contributions: Callable[[], Statistic], *, normalised: bool) -> Draft:
+    """The draft of an estimator that weights whole episodes.
+
+    Args:
+        case: what is estimated.
+        contributions: computes the statistic; called only where some episode has weight.
+        normalised: whether the statistic divides by the weights, so that their scale does not matter.
+    """
+    weight = case.weights
+    of_episode = final_weights(case.episodes, weight)
+    checks: tuple[Check, ...] = (
+        *check_spread(case.units, of_episode),
+        check_lost_weight(weight.lost),
+        check_mean_weight(of_episode, float(weight.log_scale[-1])),
+    )
+    statistic = None
+    if not (normalised or weight.representable):
+        largest = weight.log_scale.max() / np.log(10)
+        checks += (
+            not_applicable(
+                f"The weights reach 10^{largest:,.0f}, and their average cannot be represented; self-normalised "
+                "estimators divide by them and remain."
+            ),
+        )
+    elif of_episode.any():
+        statistic = contributions()
+        checks += (check_range(statistic.value(), case.attainable),)
+    return Draft(statistic, checks, shared_assumptions(case), of_episode)

@@ -1,0 +1,204 @@
+"""Health checks of an estimate: what was seen, the limit, and a sentence either way. Every threshold lives here.
+
+Two checks ask whether enough of the log speaks about the policy. The effective number of units (Kish 1965) is held
+against an absolute limit: the error of an interval depends on how many units it rests on, not on how many were logged
+in vain. But heavy weights that were never drawn are invisible in it, so the largest share of one unit is limited as
+well: it stays large until the sample is large enough (Chatterjee and Diaconis 2018, section 2). See
+docs/decisions/0014-estimators.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.units import Units
+from stitchrl.types import NumpyArray
+
+__all__ = [
+    "Check",
+    "attainable_range",
+    "check_balance",
+    "check_lost_weight",
+    "check_mean_weight",
+    "check_range",
+    "check_spread",
+    "not_applicable",
+    "of_baseline",
+    "uses_episode_weights",
+]
+
+MINIMUM_EFFECTIVE_UNITS = 100
+"""Effective number of independent units below which weights are not trusted."""
+MAXIMUM_WEIGHT_SHARE = 0.02
+"""Share of all weight on one unit above which weights are not trusted."""
+MEAN_WEIGHT_SLACK = 0.25
+"""By how much whole-episode weights may average away from 1."""
+MAXIMUM_IMBALANCE = 0.2
+"""Largest `Refit.imbalance` at which the refitted FQE is trusted."""
+MAXIMUM_LOST = 0.01
+"""Largest share of weight that may end in cuts no other episode runs past."""
+RANGE_SLACK = 1e-6
+"""Rounding allowed at the ends of the attainable range, as a share of its larger end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One health check of an estimate.
+
+    Attributes:
+        key: what is checked; each key occurs once among the checks of an estimate.
+        seen: the number that was seen; None where there is none.
+        limit: the number that it is held against; None where there is none.
+        passed: whether the estimate may be leaned on, as far as this check goes.
+        sentence: what was seen and what it means.
+    """
+
+    key: str
+    seen: float | None
+    limit: float | None
+    passed: bool
+    sentence: str
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Check:
+        """The check of its `dataclasses.asdict`."""
+        return cls(**content)
+
+
+def not_applicable(sentence: str) -> Check:
+    """The failed check of an estimator that refuses a case."""
+    return Check("applicable", None, None, False, sentence)
+
+
+def check_spread(units: Units, weight: Float[NumpyArray, " n"]) -> tuple[Check, Check]:
+    """Whether the weights of n episodes rest on enough independent units, and on none too much."""
+    effective, share = units.effective(weight), units.largest_share(weight)
+    enough, even = effective >= MINIMUM_EFFECTIVE_UNITS, share <= MAXIMUM_WEIGHT_SHARE
+    noun = units.noun
+    return (
+        Check(
+            "effective-units",
+            effective,
+            MINIMUM_EFFECTIVE_UNITS,
+            enough,
+            f"The weights of {units.count:,} {noun}s are worth {effective:,.0f} equally weighted ones, at least "
+            f"{MINIMUM_EFFECTIVE_UNITS}."
+            if enough
+            else f"The effective sample size of {effective:,.0f} of {units.count:,} {noun}s is below "
+            f"{MINIMUM_EFFECTIVE_UNITS}: too little of the log speaks about this policy.",
+        ),
+        Check(
+            "largest-share",
+            share,
+            MAXIMUM_WEIGHT_SHARE,
+            even,
+            f"No {noun} has more than {share:.1%} of all weight, at most {MAXIMUM_WEIGHT_SHARE:.0%}."
+            if even
+            else f"One {noun} has {share:.1%} of all weight, above {MAXIMUM_WEIGHT_SHARE:.0%}.",
+        ),
+    )
+
+
+def check_mean_weight(weight: Float[NumpyArray, " n"], log_scale: float = 0.0) -> Check:
+    """Whole-episode weights average 1 in expectation; far below, the episodes that matter most are missing.
+
+    Args:
+        weight: of n episodes, divided by a common scale.
+        log_scale: logarithm of that scale.
+    """
+    mean = float(weight.mean()) * float(np.exp(min(log_scale, 700.0)))
+    mean = min(mean, 1e300)
+    passed = abs(mean - 1.0) <= MEAN_WEIGHT_SLACK
+    if passed:
+        sentence = f"The weights average {mean:.2f} where 1 is expected."
+    elif mean < 1:
+        sentence = f"The weights average {mean:.2f} where 1 is expected: the log lacks the policy's likeliest episodes."
+    else:
+        sentence = f"The weights average {mean:.3g} where 1 is expected: a few episodes outweigh all others."
+    return Check("mean-weight", mean, 1.0, passed, sentence)
+
+
+def uses_episode_weights(checks: Iterable[Check]) -> bool:
+    """Whether an estimate multiplies probability ratios over whole episodes: then their mean weight was checked."""
+    return any(check.key == "mean-weight" for check in checks)
+
+
+def check_balance(imbalance: float) -> Check:
+    """Where no logged decisions lead the policy's way, no weights can carry the correction there."""
+    passed = imbalance <= MAXIMUM_IMBALANCE
+    seen = f"The weights leave {imbalance:.0%} of the first states' features unbalanced"
+    if passed:
+        sentence = f"{seen}, at most {MAXIMUM_IMBALANCE:.0%}."
+    else:
+        sentence = f"{seen}, above {MAXIMUM_IMBALANCE:.0%}: the log does not go where the policy goes."
+    return Check("imbalance", imbalance, MAXIMUM_IMBALANCE, passed, sentence)
+
+
+def check_lost_weight(lost: float) -> Check:
+    """What comes after a cut that no other episode runs past is unknown."""
+    passed = lost <= MAXIMUM_LOST
+    seen = f"{lost:.1%} of the episodes' weight ends in cuts that no other episode runs past"
+    if passed:
+        sentence = f"{seen}, at most {MAXIMUM_LOST:.0%}."
+    else:
+        sentence = f"{seen}: what comes after is not in the log. Give a `horizon`."
+    return Check("lost-weight", lost, MAXIMUM_LOST, passed, sentence)
+
+
+def check_range(value: float, attainable: tuple[float, float]) -> Check:
+    """An estimate that no sequence of the logged rewards adds up to is extrapolation, or rests on large weights."""
+    low, high = attainable
+    slack = RANGE_SLACK * max(abs(low), abs(high))
+    passed = low - slack <= value <= high + slack
+    limit = high if value > low else low
+    if passed:
+        sentence = f"The value {value:.4g} is attainable: the logged rewards allow {low:.4g} to {high:.4g}."
+    else:
+        sentence = f"The value {value:.4g} is not attainable: the logged rewards allow {low:.4g} to {high:.4g}."
+    return Check("range", value, limit, passed, sentence)
+
+
+def attainable_range(log: Dataset, estimand: Estimand) -> tuple[float, float]:
+    """The least and the largest return that steps with logged rewards can add up to.
+
+    Steps that end an episode and steps that do not are told apart, since an episode has at most one of the former. Its
+    length is bounded by the horizon; without one, by the discount; and where that is 1, by the longest logged episode.
+    """
+    ends, on = log.reward[log.terminated].astype(np.float64), log.reward[~log.terminated].astype(np.float64)
+    steps = int(log.episode_lengths.max())
+    if estimand.horizon is not None:
+        steps = min(steps, estimand.horizon) if log.terminated.all() else estimand.horizon
+    return -_largest_return(-ends, -on, steps, estimand), _largest_return(ends, on, steps, estimand)
+
+
+def _largest_return(
+    ends: Float[NumpyArray, " _"], on: Float[NumpyArray, " _"], steps: int, estimand: Estimand
+) -> float:
+    """The largest discounted sum of at most `steps` rewards of which only the last may be among `ends`."""
+    if not len(on):
+        return float(ends.max())
+    powers = np.power(float(estimand.gamma), np.arange(steps))
+    before = np.concatenate([[0.0], np.cumsum(powers)[:-1]])
+    found = []
+    if len(ends):
+        found.append(float((on.max() * before + powers * ends.max()).max()))
+    if estimand.horizon is None and estimand.gamma < 1:
+        found.append(float(on.max() / (1.0 - estimand.gamma)))
+    elif estimand.horizon is not None or not len(ends):
+        found.append(float(on.max() * powers.sum()))
+    return max(found)
+
+
+def of_baseline(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """The checks of the baseline's estimate, told apart from those of the policy's."""
+    return tuple(
+        dataclasses.replace(check, key=f"baseline-{check.key}", sentence=f"Of the baseline: {check.sentence}")
+        for check in checks
+    )

@@ -1,0 +1,55 @@
+"""The estimators there are, by name. A new family is listed here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stitchrl.errors import ConfigurationError
+from stitchrl.evaluation.estimator import Estimator
+from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
+from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
+from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLING
+
+__all__ = ["DEFAULT", "ESTIMATORS", "chosen_estimators", "primary_names"]
+
+ESTIMATORS: dict[str, Estimator] = {
+    estimator.name: estimator for estimator in (*IMPORTANCE_SAMPLING, *DOUBLY_ROBUST, FittedQEvaluation())
+}
+"""Name -> estimator."""
+DEFAULT = ("wis", "pdwis", "wdr", "fqe")
+"""The estimators of an evaluation that names none."""
+
+
+def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator, ...]:
+    """Estimators by name, or objects of your own.
+
+    Raises:
+        ConfigurationError: an unknown name, a name twice, or none at all.
+    """
+    if isinstance(estimators, str):
+        raise ConfigurationError(
+            f"`estimators` must be a sequence; got {estimators!r}. Write ({estimators!r},) for one."
+        )
+    unknown = [one for one in estimators if isinstance(one, str) and one not in ESTIMATORS]
+    if unknown or not estimators:
+        raise ConfigurationError(
+            f"`estimators` must be names from {', '.join(ESTIMATORS)}; got {', '.join(unknown) or 'none'}."
+        )
+    found = []
+    for one in estimators:
+        if not isinstance(one, str) and not isinstance(one, Estimator):
+            raise ConfigurationError(
+                f"`estimators` must be names or estimators; got {type(one).__name__}, which lacks members of one. "
+                "`stitchrl.testing.check_estimator` says which."
+            )
+        found.append(ESTIMATORS[one] if isinstance(one, str) else one)
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"`estimators` must have each name once; got {', '.join(names)}.")
+    return tuple(found)
+
+
+def primary_names() -> tuple[str, ...]:
+    """Names of the estimators that a verdict may rest on, the first choice first."""
+    ranked = [(one.primary_rank, name) for name, one in ESTIMATORS.items() if one.primary_rank is not None]
+    return tuple(name for _, name in sorted(ranked))

@@ -1,0 +1,69 @@
+"""What an evaluation needs of a log and of policies, said before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.messages import shown
+
+__all__ = ["check_requirements", "check_size"]
+
+MOST_PROBABILITIES = 2**32
+"""Probabilities an evaluation may hold at once, 16 GiB of them."""
+
+
+def check_size(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> None:
+    """Raise EvaluationError where the probabilities of an evaluation would not fit in memory.
+
+    Args:
+        log: for its number of actions.
+        rows, fit_rows: of the episodes of the estimates, and of those fitted on (None: halves of the same).
+        policies: evaluated together.
+    """
+    # Here and at the next state; what FQE draws from, twice. Halves are held beside the whole.
+    held = 6 * rows if fit_rows is None else 2 * rows + 3 * fit_rows
+    cells = held * (log.num_actions or 0) * policies
+    if cells > MOST_PROBABILITIES:
+        raise EvaluationError(
+            f"An evaluation holds the probability of every action in every row: {policies:,} policies, {rows:,} rows and "
+            f"{log.num_actions:,} actions come to {cells:,} numbers, above {MOST_PROBABILITIES:,}. Give it a part of the "
+            "log (`log.head`), fewer candidates, or grouped actions."
+        )
+
+
+def check_requirements(log: Dataset, gamma: float | None, policies: Sequence[PolicyLike]) -> None:
+    """Raise where a log, a discount or a policy does not permit an evaluation.
+
+    Raises:
+        EvaluationError: a continuous log, fewer than 2 episodes or groups, a row that allows no action, or a policy
+            without action probabilities.
+        ConfigurationError: a discount outside [0, 1].
+    """
+    if log.num_actions is None:
+        raise EvaluationError("Evaluation needs discrete actions so far; this log's are continuous.")
+    if log.num_episodes < 2:
+        raise EvaluationError(f"Evaluation needs at least 2 episodes; got {log.num_episodes}.")
+    if log.group is not None and (log.group == log.group[0]).all():
+        what = "`group`" if "group" in log.schema.columns else "`gap`, whose pieces are a group,"
+        raise EvaluationError(
+            f"Evaluation needs episodes of at least 2 groups: intervals resample groups; all {log.num_episodes:,} are of "
+            f"{shown(log.group[0])}. Leave {what} out of the schema if its episodes are independent."
+        )
+    if log.action_mask is not None and not log.action_mask.any(1).all():
+        row = int(np.flatnonzero(~log.action_mask.any(1))[0])
+        raise EvaluationError(
+            f"Every row must allow at least one action; the mask of row {row} allows none. Correct it."
+        )
+    for policy in policies:
+        if not getattr(policy, "has_density", True):
+            raise EvaluationError(
+                f"{type(policy).__name__} has no action probabilities (has_density is False), and every estimator here "
+                "weighs logged actions by them. Evaluate a policy that has."
+            )
+    if gamma is not None and not 0 <= gamma <= 1:
+        raise ConfigurationError(f"`gamma` must be in [0, 1]; got {gamma}.")

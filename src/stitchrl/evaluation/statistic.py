@@ -1,0 +1,67 @@
+"""What an estimate is, statistically: a function of n episodes that resampling and pairing understand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+
+from stitchrl.types import NumpyArray
+
+__all__ = ["Difference", "Statistic", "minus"]
+
+
+@runtime_checkable
+class Statistic(Protocol):
+    """A number computed from n episodes.
+
+    Intervals and paired gains are made from these methods alone, so that whatever has them has both.
+    """
+
+    @property
+    def n(self) -> int:
+        """How many episodes it is computed from."""
+
+    def value(self) -> float:
+        """The number, every episode counted once."""
+
+    def influence(self) -> Float[NumpyArray, " n"]:
+        """Linearised contribution of each episode; sums to 0. Its spread over sqrt(n) is the standard error."""
+
+    def replicate(self, counts: Float[NumpyArray, "R n"]) -> Float[NumpyArray, " R"]:
+        """The number recomputed R times, with episode i counted `counts[r, i]` times.
+
+        A self-normalised estimate divides by the weights of the resample, not by those of the whole.
+        """
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Difference:
+    """One statistic minus another on the same episodes, so that what both share cancels in every resample."""
+
+    minuend: Statistic
+    subtrahend: Statistic
+
+    @property
+    def n(self) -> int:
+        """How many episodes both are computed from."""
+        return self.minuend.n
+
+    def value(self) -> float:
+        """The difference of the values."""
+        return self.minuend.value() - self.subtrahend.value()
+
+    def influence(self) -> Float[NumpyArray, " n"]:
+        """The difference of the influence values, episode by episode."""
+        return self.minuend.influence() - self.subtrahend.influence()
+
+    def replicate(self, counts: Float[NumpyArray, "R n"]) -> Float[NumpyArray, " R"]:
+        """The difference of the replicates, resample by resample."""
+        return self.minuend.replicate(counts) - self.subtrahend.replicate(counts)
+
+
+def minus(statistic: Statistic, other: Statistic) -> Difference:
+    """The paired difference of two statistics of the same episodes."""
+    assert statistic.n == other.n, f"statistics of {statistic.n} and of {other.n} episodes cannot be paired"
+    return Difference(statistic, other)

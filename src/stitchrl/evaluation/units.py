@@ -1,0 +1,59 @@
+"""The independent units of a log: its episodes, or groups of episodes that share something no column holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from stitchrl.types import NumpyArray
+
+__all__ = ["Units", "effective_sample_size"]
+
+
+class Units:
+    """Which episodes belong together.
+
+    Args:
+        episodes: how many episodes there are.
+        group: (episodes,) what each episode belongs to; None: episodes are independent of each other.
+
+    Attributes:
+        episodes: how many episodes there are.
+        count: how many independent units there are.
+        noun: what one unit is called in messages, "episode" or "group".
+    """
+
+    def __init__(self, episodes: int, group: Shaped[NumpyArray, " n"] | None = None) -> None:
+        self.episodes = self.count = episodes
+        self.noun = "episode" if group is None else "group"
+        self._unit_of: Int[NumpyArray, " n"] | None = None
+        if group is not None:
+            self._unit_of = np.unique(group, return_inverse=True)[1].reshape(-1)
+            self._order = np.argsort(self._unit_of, kind="stable")
+            self._first = np.flatnonzero(np.diff(self._unit_of[self._order], prepend=-1))
+            self.count = len(self._first)
+
+    def sums(self, per_episode: Float[NumpyArray, "n ..."]) -> Float[NumpyArray, "units ..."]:
+        """Sums over the episodes of each unit."""
+        if self._unit_of is None:
+            return per_episode
+        return np.add.reduceat(per_episode[self._order], self._first, axis=0)
+
+    def spread(self, per_unit: Float[NumpyArray, "R units"]) -> Float[NumpyArray, "R n"]:
+        """Each unit's number given to all of its episodes."""
+        return per_unit if self._unit_of is None else np.take(per_unit, self._unit_of, axis=1)
+
+    def effective(self, weight: Float[NumpyArray, " n"]) -> float:
+        """Effective sample size of the episodes' weights, summed by unit: as many units as the weights are worth."""
+        return effective_sample_size(self.sums(weight))
+
+    def largest_share(self, weight: Float[NumpyArray, " n"]) -> float:
+        """Largest share of one unit in all weight."""
+        per_unit = self.sums(np.abs(weight))
+        return float(per_unit.max() / max(per_unit.sum(), 1e-300))
+
+
+def effective_sample_size(weights: Float[NumpyArray, " n"]) -> float:
+    """(sum |w|)^2 / sum w^2 (Kish 1965): how many equally weighted items the weights are worth; 0 when all are 0."""
+    total = np.abs(weights).sum()
+    return float(total**2 / (weights**2).sum()) if total > 0 else 0.0
