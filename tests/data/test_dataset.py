@@ -96,6 +96,19 @@ def test_sizes_and_positions() -> None:
     assert log.position.tolist() == [0, 1, 2, 0, 1, 0]
 
 
+def test_shape_and_type_of_vector_observations() -> None:
+    log = tiny_log()
+    assert log.observation_shape == (2,)
+    assert log.observation_dtype == np.float32
+
+
+def test_shape_and_type_of_image_observations() -> None:
+    log = st.read(tiny_columns() | {"observation": np.zeros((6, 4, 5, 3), np.uint8)})
+    assert log.observation_shape == (4, 5, 3)
+    assert log.observation_dtype == np.uint8
+    assert log.observation_size == 60
+
+
 def test_position_is_counted_and_step_is_as_logged() -> None:
     log = tiny_log(step=np.array([5, 7, 9, 0, 10, 3], np.int32))
     assert log.step.tolist() == [5, 7, 9, 0, 10, 3]

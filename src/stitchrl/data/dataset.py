@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -139,9 +140,19 @@ class Dataset:
         return self.schema.num_actions
 
     @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation: (D,) for vectors, (height, width, channels) for images."""
+        return self.observation_table.shape[1:]
+
+    @property
+    def observation_dtype(self) -> np.dtype[Any]:
+        """Type of the numbers of an observation: float32 for vectors, uint8 for images."""
+        return self.observation_table.dtype
+
+    @property
     def observation_size(self) -> int:
-        """Numbers in one observation; of an image, all of its bytes."""
-        return int(np.prod(self.observation_table.shape[1:]))
+        """How many numbers one observation holds: the product of `observation_shape`."""
+        return math.prod(self.observation_shape)
 
     # --- derived columns ---------------------------------------------------------------------------------------
 
