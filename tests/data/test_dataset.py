@@ -10,7 +10,7 @@ from worlds import full_columns, masks, next_observations, random_log, tiny_colu
 
 import stitchrl as st
 from stitchrl.data.column_rule import ColumnRule
-from stitchrl.data.dataset import PER_TRANSITION
+from stitchrl.data.columns import PER_TRANSITION
 from stitchrl.data.splits import by_group, by_time, by_value
 from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
 

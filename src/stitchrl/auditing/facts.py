@@ -17,7 +17,8 @@ from stitchrl.auditing.regression import features, residuals
 from stitchrl.auditing.row_hashes import hash_words, mix, watched, words
 from stitchrl.auditing.sample import SAMPLE_ROWS, Sample
 from stitchrl.auditing.scan import Scan
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
 from stitchrl.progress import shown
 from stitchrl.types import NumpyArray
 

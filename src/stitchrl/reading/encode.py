@@ -1,7 +1,8 @@
-"""A block of a log's own columns -> arrays with the meaning the schema gives them."""
+"""The Encoder turns blocks of a log's own columns into arrays with the meaning that the schema gives them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.expression import Expression
-from stitchrl.data.schema import VECTOR_ROLES, Schema
+from stitchrl.data.schema import LARGEST_ACTION_COUNT, VECTOR_ROLES, Schema
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.reading.sources.columns import Where, as_text, identifiers, is_image, is_list, plain, refuse_missing
@@ -22,26 +23,51 @@ from stitchrl.types import NumpyArray
 __all__ = ["Encoder"]
 
 ROUNDING = 1e-3
-"""By which the probabilities of a row may miss 1."""
+"""How far the probabilities of a row may sum from 1."""
 
 
 class Encoder:
-    """Turns blocks of one log into role arrays; messages name column and row of the log.
+    """Turns blocks of one log into arrays of its roles. Error messages name the column and the row of the log.
+
+    One Encoder serves a whole read: it holds the vocabularies, and gathers in `notes` what was lost on the way.
 
     Args:
         schema: of the log.
-        origin: how messages call it.
+        origin: what messages call the log.
+        guessed: whether the schema was guessed from names, so that `settle_action` decides from the first rows
+            whether the action is discrete.
+
+    Attributes:
+        schema: of the log; `settle_action` may complete it.
+        notes: what was lost on the way, each sentence once.
     """
 
-    def __init__(self, schema: Schema, origin: str) -> None:
-        self.schema, self.origin = schema, origin
+    def __init__(self, schema: Schema, origin: str, *, guessed: bool = False) -> None:
+        self.schema, self.origin, self._guessed = schema, origin, guessed
         self._reward = None if schema.reward_expression is None else Expression(schema.reward_expression)
         self._vocabularies: dict[tuple[str, str], pa.Array] = {}
         self.notes: dict[str, None] = {}
-        """What was lost on the way, each once."""
+
+    def settle_action(self, block: Block) -> None:
+        """Decide from a log's first block whether the action of a guessed schema is discrete.
+
+        It is if it is one integer a row, none of them negative. There are as many actions as masks or probabilities
+        have columns, or else at most `LARGEST_ACTION_COUNT`. A schema that was not guessed stays as it is.
+
+        Raises:
+            DataError: as `role`.
+        """
+        if not self._guessed:
+            return
+        action = self.column("action", block, 0)
+        if action.ndim != 1 or action.dtype.kind not in "iub" or action.min() < 0:
+            return
+        per_action = [self.column(r, block, 0) for r in ("behavior_probs", "action_mask") if r in self.schema.columns]
+        count = max((values.shape[-1] for values in per_action), default=LARGEST_ACTION_COUNT)
+        self.schema = dataclasses.replace(self.schema, num_actions=count)
 
     def needed(self, roles: tuple[str, ...]) -> list[str]:
-        """The log's columns that these roles are made of."""
+        """The columns of the log that these roles are made of."""
         names: dict[str, None] = {}
         for column in self.schema.of_roles(roles).values():
             names |= dict.fromkeys((column,) if isinstance(column, str) else column)
@@ -52,12 +78,12 @@ class Encoder:
     # --- roles --------------------------------------------------------------------------------------------------
 
     def role(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """One role of a block as it will stand in the Dataset.
+        """The values of one role in a block, as the Dataset will hold them.
 
         Args:
-            role: any but the observations.
-            block: rows of the log that start at `row`.
-            row: for messages.
+            role: any role but `observation` and `next_observation`.
+            block: rows of the log.
+            row: number of the block's first row in the log, for messages.
 
         Raises:
             DataError: missing, non-finite or impossible values.
@@ -78,7 +104,7 @@ class Encoder:
         return self.numbers(values, self._where(role, row)) if role == "behavior_log_prob" else values
 
     def identifiers(self, role: str, block: Block, row: int) -> NumpyArray | pa.DictionaryArray:
-        """A role that names episodes or groups: numbers, or text as places in a dictionary."""
+        """The values of a role that names episodes or groups; text is dictionary-encoded."""
         where = self._where(role, row)
         values = identifiers(block[where.name], where)
         if isinstance(values, np.ndarray) and values.ndim > 1:
@@ -86,20 +112,21 @@ class Encoder:
         return values
 
     def column(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """A role's column, or several side by side, in the log's own values."""
-        parts = [plain(block[where.name], where) for where in self._each(role, row)]
+        """The values of a role as the log has them; several columns are put side by side."""
+        columns = [plain(block[where.name], where) for where in self._each(role, row)]
         if isinstance(self.schema.columns[role], tuple):
-            values = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+            values = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         else:
-            values = parts[0]
+            values = columns[0]
         most = 2 if role in VECTOR_ROLES else 1
         if values.ndim > most:
             raise DataError(f"{role} of {self.origin} must have at most {most} axes; got shape {values.shape}.")
         return values
 
     def observations(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """`observation` or `next_observation`: (n, D) float32, or uint8 images; NaN where a rule fills gaps later, and
-        where a next observation is not known.
+        """The values of `observation` or `next_observation`: (n, D) float32, or (n, height, width, ...) uint8 for images.
+
+        They are NaN where a rule fills missing values later, and where a next observation is not known.
 
         Raises:
             DataError: missing or non-finite values without a rule, values outside their bounds or vocabulary.
@@ -111,21 +138,21 @@ class Encoder:
         if len(each) == 1 and rules[0] is PLAIN and is_image(block[each[0].name]):
             return plain(block[each[0].name], each[0])
         made = [self._observation(where, rule, block[where.name]) for where, rule in zip(each, rules, strict=True)]
-        values = made[0][0] if len(made) == 1 else np.concatenate([part for part, _ in made], axis=1)
-        if role == "next_observation":  # as logged, before any rule: missing in all its columns is not known at all
+        values = made[0][0] if len(made) == 1 else np.concatenate([numbers for numbers, _ in made], axis=1)
+        if role == "next_observation":  # it counts as not known where the log, before any rule, has none of its columns
             unknown = np.logical_and.reduce([missing for _, missing in made])
             values = np.where(unknown[:, None], np.float32(np.nan), values) if unknown.any() else values
         return values
 
     def observation_names(self, block: Block) -> list[tuple[str, ...]]:
-        """For each observation column, what the numbers it becomes are called."""
+        """For each observation column, the names of the numbers that it becomes."""
         named = []
         for where in self._each("observation", 0):
             rule = self.schema.observations.get(where.name, PLAIN)
             width = self._observation(where, rule, block[where.name][:1])[0].shape[1] - rule.indicator
             if rule.categories is not None and rule.encoding == "one-hot":
                 names = [f"{where.name}={category}" for category in rule.categories]
-            elif width == 1 and not _of_several(block[where.name]):
+            elif width == 1 and not _holds_lists(block[where.name]):
                 names = [where.name]
             else:
                 names = [f"{where.name}[{i}]" for i in range(width)]
@@ -133,20 +160,21 @@ class Encoder:
         return named
 
     def _where(self, role: str, row: int) -> Where:
-        """The role's column; the role itself where several make it, or none of the log's."""
+        """Where messages say a value of this role stands; for a role of several columns, or of none, the role itself."""
         named = self.schema.columns.get(role, role)
         return Where(self.origin, role, named if isinstance(named, str) else role, row)
 
     def _each(self, role: str, row: int) -> list[Where]:
+        """Every column of a role."""
         named = self.schema.columns[role]
         return [Where(self.origin, role, name, row) for name in ((named,) if isinstance(named, str) else named)]
 
-    # --- each in its own way ------------------------------------------------------------------------------------
+    # --- how each role is read ------------------------------------------------------------------------------------
 
     def _observation(
         self, where: Where, rule: ColumnRule, column: Column
     ) -> tuple[Float[NumpyArray, "n width"], Bool[NumpyArray, " n"]]:
-        """One column's numbers, and in which rows it was missing altogether."""
+        """The numbers of one column, and the rows in which its value is missing altogether."""
         gaps = rule.missing != "error" or where.role == "next_observation"
         if rule.categories is not None:
             values = self._codes(where, rule.categories, column, gaps=gaps)
@@ -154,13 +182,13 @@ class Encoder:
             values = self.numbers(plain(column, where, gaps=gaps), where, gaps=gaps)
             self._within(values, rule.low, rule.high, where)
         values = values.reshape(len(values), -1)
-        # Without gaps there is nothing to look for: the common case costs no pass.
+        # Without gaps nothing can be missing, so the common case is spared a pass over the values.
         unknown: NumpyArray = np.isnan(values) if gaps else np.zeros((len(values), 1), bool)
         if rule.categories is not None and rule.encoding == "one-hot":
             known = ~np.isnan(values[:, 0])
             hot = np.zeros((len(values), len(rule.categories)), np.float32)
             hot[np.flatnonzero(known), values[known, 0].astype(np.int64)] = 1
-            hot[~known] = 0 if rule.missing == "value" else np.nan  # no category, or the previous one, filled later
+            hot[~known] = 0 if rule.missing == "value" else np.nan  # NaN is replaced by the previous category later
             values = hot
         elif rule.missing == "value":
             values = np.where(np.isnan(values), _float32(rule.fill), values)
@@ -171,7 +199,7 @@ class Encoder:
     def _codes(
         self, where: Where, categories: tuple[str, ...], column: Column, *, gaps: bool = False
     ) -> Float[NumpyArray, " n"]:
-        """Positions in a vocabulary, NaN where missing."""
+        """Positions of a column's values in a vocabulary; NaN where a value is missing."""
         key = (where.role, where.name)
         if key not in self._vocabularies:
             self._vocabularies[key] = pa.array(categories, pa.large_string())
@@ -198,7 +226,7 @@ class Encoder:
             for name, column in columns.items():
                 if column.ndim > 1:
                     raise DataError(f"{inputs[name].column} must hold one value a row; it holds lists.")
-                self.numbers(column, inputs[name])  # what is undefined in must not come out as a number
+                self.numbers(column, inputs[name])  # refuses NaN, which a comparison would turn into a number
             values = self._reward(columns, _rows(block))
         values = self.numbers(values, where)
         self._within(values, self.schema.reward_low, self.schema.reward_high, where)
@@ -215,17 +243,19 @@ class Encoder:
                 raise DataError(f"{where.called}, discrete, must be one integer a row; got shape {raw.shape}.")
             return self._whole(raw, schema.num_actions, where).astype(np.int32)
         raw, values = raw.reshape(len(raw), -1), values.reshape(len(raw), -1)
-        parts = schema.action_counts or schema.action_low or schema.action_high
-        if parts is not None and len(parts) != values.shape[1]:
-            raise DataError(f"{where.called} must have {len(parts)} parts, as the schema says; got {values.shape[1]}.")
+        declared = schema.action_counts or schema.action_low or schema.action_high
+        if declared is not None and len(declared) != values.shape[1]:
+            raise DataError(
+                f"{where.called} must have {len(declared)} components, as the schema says; got {values.shape[1]}."
+            )
         each = [where._replace(name=f"{where.name}[{i}]") for i in range(values.shape[1])]
-        for i, part in enumerate(each):
+        for i, component in enumerate(each):
             low, high = (None if bounds is None else bounds[i] for bounds in (schema.action_low, schema.action_high))
-            self._within(values[:, i], low, high, part)
+            self._within(values[:, i], low, high, component)
         if schema.action_counts is None:
             return values
         if schema.action_bins is not None:
-            # As float32, like every number here: a dose of .7 is on the edge .7 whatever type the file holds it in.
+            # Edges are float32 like the values, so that a dose of .7 is on the edge .7 whatever type the file has.
             chosen = [
                 np.searchsorted(_float32(edges), values[:, i], side="right")
                 for i, edges in enumerate(schema.action_bins)
@@ -237,7 +267,7 @@ class Encoder:
         return np.ravel_multi_index(chosen, schema.action_counts).astype(np.int32)
 
     def _whole(self, raw: NumpyArray, count: int, where: Where) -> NumpyArray:
-        """Integers in [0, count)."""
+        """The values, checked to be whole numbers in [0, count)."""
         values = raw.astype(np.int64) if raw.dtype.kind == "b" else raw
         outside = (values < 0) | (values >= count)
         if values.dtype.kind == "f":
@@ -274,10 +304,11 @@ class Encoder:
         return self._flags(masks, self._where("action_mask", row))
 
     def _of_each_action(self, role: str, values: NumpyArray) -> NumpyArray:
-        wide = self.schema.num_actions
-        if values.ndim != 2 or (wide is not None and values.shape[1] != wide):
+        """The values, checked to hold one number for each action in every row."""
+        count = self.schema.num_actions
+        if values.ndim != 2 or (count is not None and values.shape[1] != count):
             raise DataError(
-                f"{role} of {self.origin} must hold one number for each of the {wide} actions; "
+                f"{role} of {self.origin} must hold one number for each of the {count} actions; "
                 f"got shape {values.shape}."
             )
         return values
@@ -289,6 +320,7 @@ class Encoder:
         return values
 
     def _flags(self, values: NumpyArray, where: Where) -> NumpyArray:
+        """The values as bools; 1 and 0 count as true and false."""
         if values.dtype.kind == "b":
             return values
         wrong = np.ones(len(values), bool)
@@ -302,10 +334,10 @@ class Encoder:
             )
         return values.astype(bool)
 
-    # --- what all share -----------------------------------------------------------------------------------------
+    # --- shared checks -----------------------------------------------------------------------------------------
 
     def numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
-        """The values as float32, finite; with `gaps` NaN stands for a missing one."""
+        """The values as finite float32 numbers; with `gaps`, NaN is allowed and stands for a missing value."""
         if values.dtype.kind not in "biuf":
             flat = values.reshape(-1)
             at = next((i for i, value in enumerate(flat.tolist()) if not _is_number(value)), None)
@@ -317,8 +349,8 @@ class Encoder:
                 "do not tell neighbours apart. Identifiers belong under `categories` or `observation_id`."
             ] = None
         with np.errstate(over="ignore", invalid="ignore"):
-            values = values.astype(np.float32, copy=False)  # first: what float32 cannot hold is infinite here too
-            # One pass without a copy; only if the sum is not finite is there anything to look for.
+            values = values.astype(np.float32, copy=False)  # numbers too large for float32 become infinite
+            # A finite sum proves in one pass, without a copy, that every value is finite.
             if np.isfinite(values.sum(dtype=np.float32)):
                 return values
         bad = np.isinf(values) if gaps else ~np.isfinite(values)
@@ -332,6 +364,7 @@ class Encoder:
         return values
 
     def _within(self, values: NumpyArray, low: float | None, high: float | None, where: Where) -> None:
+        """Raise DataError where a value is outside the bounds."""
         if low is None and high is None:
             return
         outside = np.zeros(values.shape, bool)
@@ -350,15 +383,16 @@ class Encoder:
 
 PLAIN = ColumnRule()
 LARGEST_WHOLE = 2**24
-"""Whole numbers up to here are exact as 32-bit floats."""
+"""The largest whole number up to which 32-bit floats are exact."""
 
 
 def _largest(values: NumpyArray) -> int:
+    """The largest magnitude among integers."""
     return max(int(values.max()), -int(values.min()))
 
 
 def _float32(values: Any) -> Any:
-    """As every number here is held: bounds and edges are compared with what the log's values have become."""
+    """Bounds and edges as float32, the type in which they are compared with the values of the log."""
     with np.errstate(over="ignore"):
         return np.asarray(values, np.float64).astype(np.float32)
 
@@ -371,7 +405,7 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _of_several(column: Column) -> bool:
+def _holds_lists(column: Column) -> bool:
     return column.ndim > 1 if isinstance(column, np.ndarray) else is_list(column.type)
 
 

@@ -1,4 +1,4 @@
-"""Where each row of a log belongs: its episode, its place in it, and how the episode ends."""
+"""The layout of a log: to which episode each row belongs, its place there, and how the episode ends."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ from stitchrl.types import NumpyArray
 __all__ = ["Layout", "lay_out"]
 
 ROLES = ("episode", "step", "time", "terminated", "truncated", "group")
+"""Roles that say where rows belong."""
 NAMES = ("episode", "group")
+"""Those of `ROLES` that hold identifiers."""
 BYTES_A_ROW = 24
-"""At least, while the order of rows is found: a few kilobytes of Parquet can hold a billion equal ones."""
+"""Lower bound on the memory per row while sorting. A few kilobytes of Parquet can hold a billion equal rows."""
 LARGEST_EXACT = 2.0**53
-"""From here on a float is the same for neighbouring whole numbers."""
+"""The smallest float at which neighbouring whole numbers can no longer be told apart."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The rows of a log in order of episode, then step.
+    """The rows of a log, ordered by episode and then by step.
 
     Attributes:
-        order: (N,) the log's row at each place; None where the log is in order as it stands.
+        order: (N,) the row of the log that belongs at each place; None where the log is in order as it stands.
         episode_start: (E + 1,) first place of each episode, then N.
-        episode_id: (E,) the log's own identifiers; 0 to E - 1 where it has none.
-        terminated, truncated: (N,) in order.
-        step: (N,) int64.
-        time: (N,) or None.
-        group: (E,) or None.
-        notes: what was changed, for people.
+        episode_id: (E,) the identifiers that the log gives its episodes; 0 to E - 1 where it gives none.
+        terminated, truncated: (N,) how episodes end, in order.
+        step: (N,) int64, as logged, or else the position in the episode.
+        time: (N,) in order; None where the log has no time.
+        group: (E,) None where the log has no groups.
+        notes: what was changed, in sentences for people.
     """
 
     order: Int[NumpyArray, " N"] | None
@@ -54,17 +56,22 @@ class Layout:
 
     @property
     def count(self) -> int:
-        """Rows."""
+        """How many rows the log has."""
         return len(self.step)
 
 
-def lay_out(source: LogSource, schema: Schema) -> Layout:
-    """Read the columns that say where rows belong, and find the order.
+def lay_out(source: LogSource, encoder: Encoder) -> Layout:
+    """Read the columns that say where rows belong, and put the rows in order.
+
+    Args:
+        source: the log.
+        encoder: reads its columns by the schema.
 
     Raises:
         DataError: no rows, an episode without an end, rows after an end, steps that repeat, missing identifiers.
     """
-    columns, count = _columns(source, schema)
+    schema = encoder.schema
+    columns, count = _columns(source, encoder)
     if count == 0:
         raise DataError(f"{source.origin} has no rows; a log needs at least one episode.")
     origin, notes = source.origin, []
@@ -110,24 +117,29 @@ def lay_out(source: LogSource, schema: Schema) -> Layout:
 
 
 class _Identifiers(NamedTuple):
-    """Numbers that tell rows apart, and what each stands for (None: itself)."""
+    """The identifiers of a column.
+
+    Attributes:
+        codes: a number for each row, equal where the identifiers are.
+        names: the identifier of each code; None where the codes are the identifiers themselves.
+    """
 
     codes: NumpyArray
     names: NumpyArray | None
 
 
-def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
-    """The columns of `ROLES`, whole, identifiers as `_Identifiers`; and the number of rows."""
-    encoder = Encoder(schema, source.origin)
-    # Every log has an action: without any of `ROLES` it says how many rows there are.
+def _columns(source: LogSource, encoder: Encoder) -> tuple[dict[str, Any], int]:
+    """The whole columns of `ROLES`, identifiers as `_Identifiers`, and the number of rows."""
+    schema = encoder.schema
+    # Every log has an action, which tells the number of rows where the log has none of `ROLES`.
     present = tuple(role for role in ROLES if role in schema.columns)
     many = source.files > 1
     held: dict[str, list[Any]] = {role: [] for role in present}
     files: list[NumpyArray] = []
     count = 0
     for row, rows, block in source.rows([*encoder.needed(present or ("action",)), *([FILE_NUMBER] if many else [])]):
-        for role, parts in held.items():
-            parts.append(encoder.identifiers(role, block, row) if role in NAMES else encoder.role(role, block, row))
+        for role, values in held.items():
+            values.append(encoder.identifiers(role, block, row) if role in NAMES else encoder.role(role, block, row))
         if many:
             files.append(np.asarray(block[FILE_NUMBER]))
         count = row + rows
@@ -136,38 +148,40 @@ def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
                 f"{source.origin} has more than {count:,} rows: saying where they belong takes more memory than there is. "
                 "Split it into several files, and learn from some of them."
             )
-    found: dict[str, Any] = {
-        role: (_identifiers if role in NAMES else _joined)(parts, f"{role} of {source.origin}")
-        for role, parts in held.items()
-        if parts
+    columns: dict[str, Any] = {
+        role: (_identifiers if role in NAMES else _joined)(blocks, f"{role} of {source.origin}")
+        for role, blocks in held.items()
+        if blocks
     }
     if files:
-        found["file"] = np.concatenate(files)
-    if files and "episode" in found:
-        found["episode"] = _over_files(found["episode"], found["file"], schema, source.origin)
-    return found, count
+        columns["file"] = np.concatenate(files)
+    if files and "episode" in columns:
+        columns["episode"] = _over_files(columns["episode"], columns["file"], schema, source.origin)
+    return columns, count
 
 
 def _memory() -> int:
-    """Bytes of this machine."""
+    """Bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _joined(parts: list[NumpyArray], what: str) -> NumpyArray:
-    if len({part.dtype.kind in "mMU" and part.dtype.kind for part in parts}) > 1:
+def _joined(blocks: list[NumpyArray], what: str) -> NumpyArray:
+    """The blocks of a column as one array. Raises DataError if they differ in kind; `what` names the column."""
+    if len({block.dtype.kind in "mMU" and block.dtype.kind for block in blocks}) > 1:
         raise DataError(f"{what} must be all numbers, all times or all text; it changes from block to block.")
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
 
 
-def _identifiers(parts: list[NumpyArray | pa.DictionaryArray], what: str) -> _Identifiers:
-    text = [part for part in parts if isinstance(part, pa.DictionaryArray)]
-    if text and len(text) == len(parts):
+def _identifiers(blocks: list[NumpyArray | pa.DictionaryArray], what: str) -> _Identifiers:
+    """The blocks of a column of identifiers as one. Raises DataError where they cannot tell rows apart."""
+    text = [block for block in blocks if isinstance(block, pa.DictionaryArray)]
+    if text and len(text) == len(blocks):
         chunks = pa.chunked_array(text).unify_dictionaries().chunks
         names = chunks[0].dictionary.to_numpy(zero_copy_only=False).astype(str)
         return _Identifiers(np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), names)
     if text:
         raise DataError(f"{what} must be all numbers or all text; it changes from block to block.")
-    codes = _joined([np.asarray(part) for part in parts], what)
+    codes = _joined([np.asarray(block) for block in blocks], what)
     unknown = np.isnat(codes) if codes.dtype.kind in "mM" else codes != codes
     if unknown.any():
         raise DataError(f"{what} must name one in every row; row {int(np.argmax(unknown))} has NaN.")
@@ -181,7 +195,11 @@ def _identifiers(parts: list[NumpyArray | pa.DictionaryArray], what: str) -> _Id
 
 
 def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin: str) -> _Identifiers:
-    """Identifiers of a log in many files, which may number their episodes alike."""
+    """The episode identifiers of a log in several files, which may use the same identifier for different episodes.
+
+    Raises:
+        DataError: an identifier occurs in several files, and the schema does not say what that means.
+    """
     if schema.files == "joined":
         return episode
     _, codes = np.unique(episode.codes, return_inverse=True)
@@ -191,8 +209,8 @@ def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin:
         return episode
     if schema.files is None:
         shared = int(np.flatnonzero(np.bincount(codes[at]) > 1)[0])
-        which = episode.codes[np.argmax(codes == shared)]
-        name = which if episode.names is None else episode.names[which]
+        code = episode.codes[np.argmax(codes == shared)]
+        name = code if episode.names is None else episode.names[code]
         raise DataError(
             f"Episode {shown(name)} is in several files of {origin}: say under [episodes] whether they number their "
             'episodes each for itself (`files = "separate"`) or share them (`files = "joined"`).'
@@ -203,7 +221,8 @@ def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin:
 
 
 def _ranks(episode: _Identifiers) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], bool]:
-    """Episode of each row, numbered by first appearance; their identifiers; whether rows of one are apart."""
+    """The episode of each row, numbered by first appearance; the identifier of each episode; and whether the rows of
+    some episode are not all next to each other."""
     codes = episode.codes
     first = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
     number, appearance = _by_appearance(codes[first])
@@ -213,7 +232,7 @@ def _ranks(episode: _Identifiers) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyAr
 
 
 def _by_appearance(codes: NumpyArray) -> tuple[Int[NumpyArray, " N"], Int[NumpyArray, " different"]]:
-    """Codes numbered from 0 in the order they appear, and where each appears first."""
+    """The codes renumbered from 0 in the order of their first appearance, and where each appears first."""
     _, place, inverse = np.unique(codes, return_index=True, return_inverse=True)
     appearance = np.argsort(place)
     number = np.empty(len(place), np.int64)
@@ -222,7 +241,7 @@ def _by_appearance(codes: NumpyArray) -> tuple[Int[NumpyArray, " N"], Int[NumpyA
 
 
 def _streams(columns: dict[str, Any], count: int, schema: Schema) -> Int[NumpyArray, " N"]:
-    """Without identifiers: what is recorded together, by group and file, each in the order of time."""
+    """For a log without episode identifiers: a number for each group and file, whose rows are put in order of time."""
     stream = np.zeros(count, np.int64)
     apart = [columns["group"].codes] if "group" in columns else []
     apart += [columns["file"]] if "file" in columns and schema.files != "joined" else []
@@ -235,7 +254,10 @@ def _streams(columns: dict[str, Any], count: int, schema: Schema) -> Int[NumpyAr
 def _from_end_to_end(
     stream: Int[NumpyArray, " N"], ended: Bool[NumpyArray, " N"], step: Int[NumpyArray, " N"] | None
 ) -> Int[NumpyArray, " N"]:
-    """Episodes without identifiers: a new one after an end, in another stream, and where the step does not rise."""
+    """The episode of each row of a log without identifiers.
+
+    A new episode begins after an end, in another stream, and where the step does not rise.
+    """
     new = ended[:-1] | (stream[1:] != stream[:-1])
     if step is not None:
         new = new | (step[1:] <= step[:-1])
@@ -243,11 +265,12 @@ def _from_end_to_end(
 
 
 def _ascending(within: NumpyArray, rank: Int[NumpyArray, " N"]) -> bool:
+    """Whether the values never fall from one row to the next of the same episode."""
     return bool(((within[1:] >= within[:-1]) | (rank[1:] != rank[:-1])).all())
 
 
 def _times(time: NumpyArray, origin: str) -> NumpyArray:
-    """Times that can be put in order and subtracted."""
+    """The times, checked to be numbers or dates that are known in every row."""
     if time.dtype.kind not in "iufmM":
         raise DataError(
             f"time of {origin} must be numbers or dates; got {shown(time[0])}. Write dates as 2026-01-31 23:59:00."
@@ -259,7 +282,7 @@ def _times(time: NumpyArray, origin: str) -> NumpyArray:
 
 
 def _microseconds(time: NumpyArray) -> NumpyArray:
-    """Dates in one unit, whatever that of the file, where it holds them exactly: equal logs have equal hashes."""
+    """Dates in microseconds, if those hold them exactly, so that equal logs have equal hashes whatever unit a file uses."""
     if time.dtype.kind not in "mM":
         return time
     same = time.astype(f"{time.dtype.kind}8[us]")
@@ -267,7 +290,7 @@ def _microseconds(time: NumpyArray) -> NumpyArray:
 
 
 def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
-    """Steps are whole numbers: otherwise the order of rows is anybody's guess."""
+    """The steps as int64, checked to be whole numbers: otherwise the order of rows would be a guess."""
     whole = np.zeros(len(step), bool)
     if step.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
@@ -286,6 +309,7 @@ def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
 def _check_repeats(
     step: NumpyArray, rank: NumpyArray, identifiers: NumpyArray, order: NumpyArray | None, origin: str
 ) -> None:
+    """Raise DataError where two rows of an episode have the same step."""
     same = (step[1:] == step[:-1]) & (rank[1:] == rank[:-1])
     if same.any():
         at = int(np.argmax(same)) + 1
@@ -297,7 +321,7 @@ def _check_repeats(
 
 
 def _groups(column: _Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str) -> NumpyArray:
-    """The group of each episode."""
+    """The group of each episode. Raises DataError where it changes inside an episode."""
     group = column.codes if order is None else column.codes[order]
     firsts = group[start[:-1]]
     other = group != np.repeat(firsts, np.diff(start))
@@ -316,7 +340,11 @@ def _cut_at_gaps(
     groups: NumpyArray | None,
     gap: float,
 ) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray, list[str]]:
-    """Episodes cut where more time than `gap` passes; the pieces of one episode stay one group."""
+    """Cut episodes where more time than `gap` passes; the pieces of an episode become one group.
+
+    Returns:
+        The episode starts, identifiers, `truncated` and groups after cutting, and a note if anything was cut.
+    """
     passed = np.diff(time if time.dtype.kind in "mM" else time.astype(np.float64))
     passed = passed / np.timedelta64(1, "s") if passed.dtype.kind == "m" else passed
     inside = np.ones(len(time), bool)
@@ -338,7 +366,7 @@ def _cut_at_gaps(
 def _close(
     terminated: NumpyArray, truncated: NumpyArray, start: NumpyArray, schema: Schema
 ) -> tuple[NumpyArray, NumpyArray, list[str]]:
-    """Ends that nothing marks, by the rule of the schema."""
+    """`terminated` and `truncated` with unmarked ends filled in by the schema's `end`, and a note if there were any."""
     last = start[1:] - 1
     unmarked = last[~(terminated | truncated)[last]]
     if schema.end is None or not len(unmarked):
@@ -357,6 +385,7 @@ def _check_ends(
     order: NumpyArray | None,
     origin: str,
 ) -> None:
+    """Raise DataError where the last row of an episode is no end, or another row is."""
     ended = terminated | truncated
     last = start[1:] - 1
     open_end = np.flatnonzero(~ended[last])
@@ -377,5 +406,5 @@ def _check_ends(
 
 
 def _row(place: int, order: NumpyArray | None) -> int:
-    """The log's own number of a row, for messages."""
+    """The number that a row has in the log, for messages."""
     return place if order is None else int(order[place])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from stitchrl.data.column_rule import ColumnRule
-from stitchrl.data.dataset import NO_OBSERVATION
+from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.reading.allocation import New
 from stitchrl.reading.encode import Encoder

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stitchrl.data.dataset import PER_TRANSITION, Dataset
+from stitchrl.data.columns import PER_TRANSITION
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, RunDirectoryError
 from stitchrl.messages import printable, shown

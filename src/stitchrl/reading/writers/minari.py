@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError, StitchRLWarning
 from stitchrl.reading.sources.minari_metadata import MAIN_FILE, METADATA_FILE, OWN_KEY
 from stitchrl.storage.files import make_directory
@@ -152,7 +153,7 @@ def _actions(dataset: Dataset, start: int, stop: int) -> NumpyArray:
     if dataset.num_actions is None:
         return action
     if dataset.schema.action_counts is not None:
-        return dataset.schema.action_parts(action).astype(np.int64)
+        return dataset.schema.action_components(action).astype(np.int64)
     return action.astype(np.int64)
 
 

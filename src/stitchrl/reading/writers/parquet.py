@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Shaped
 
 from stitchrl.data.column_rule import ColumnRule
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError
 from stitchrl.storage.files import write_atomic, write_text
@@ -155,7 +156,7 @@ def _actions(log: Dataset, rows: slice) -> Shaped[NumpyArray, "n ..."] | pa.Arra
         return pa.array(schema.action_categories, pa.string()).take(pa.array(action))
     if schema.action_counts is None:
         return action
-    parts = schema.action_parts(action)
+    parts = schema.action_components(action)
     if schema.action_bins is None:
         return parts
     low, high = schema.action_low or (), schema.action_high or ()
