@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 
 __all__ = ["FORMAT"]
 
@@ -36,14 +36,14 @@ def _batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
 
 def open_arrow(path: Path) -> LogSource:
     """Its columns. Raises DataError where it is not Arrow IPC or damaged."""
-    with reading(str(path), "Arrow IPC"), pa.memory_map(str(path)) as mapped:
+    with reading_errors(str(path), "Arrow IPC"), pa.memory_map(str(path)) as mapped:
         file = _is_file(path)
         names = (pa.ipc.open_file(mapped) if file else pa.ipc.open_stream(mapped)).schema.names
         mapped.seek(max(mapped.size() - len(END), 0))
         whole = file or mapped.read() == END
 
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
-        with reading(path.name, "Arrow IPC"):
+        with reading_errors(path.name, "Arrow IPC"):
             for batch in _batches(path, wanted):
                 batch.validate(full=True)  # offsets of text and lists that point elsewhere would end the interpreter
                 for start in range(0, batch.num_rows, BLOCK_ROWS):

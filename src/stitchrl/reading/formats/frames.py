@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.messages import printable
-from stitchrl.reading.sources.source import LogSource, from_arrays, from_table, reading
+from stitchrl.reading.sources.source import LogSource, from_arrays, from_table, reading_errors
 from stitchrl.types import NumpyArray
 
 __all__ = ["open_object"]
@@ -29,11 +29,11 @@ def open_object(source: Any) -> LogSource:
     if isinstance(source, pa.Table):
         return from_table(source, origin="the table", format="Arrow table")
     if hasattr(source, "to_arrow"):
-        with reading("the frame", "a Polars frame"):
+        with reading_errors("the frame", "a Polars frame"):
             table = source.to_arrow()
         return from_table(table, origin="the frame", format="Polars frame")
     if hasattr(source, "iloc") and hasattr(source, "columns"):
-        with reading("the frame", "a pandas frame"):
+        with reading_errors("the frame", "a pandas frame"):
             table = pa.Table.from_pandas(source.rename(columns=str), preserve_index=False)
         return from_table(table, origin="the frame", format="pandas frame")
     raise SchemaError(

@@ -12,7 +12,7 @@ import pyarrow.json as arrow_json
 
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
-from stitchrl.reading.sources.source import Block, Format, LogSource, reading
+from stitchrl.reading.sources.source import Block, Format, LogSource, reading_errors
 from stitchrl.reading.sources.text import MOST_COLUMNS, line_blocks, wider
 
 __all__ = ["FORMAT"]
@@ -28,7 +28,7 @@ def open_json_lines(path: Path) -> LogSource:
         DataError: not JSON, lines that are not objects, no rows.
     """
     types: dict[str, pa.DataType | None] = {}
-    with reading(str(path), "JSON Lines"):
+    with reading_errors(str(path), "JSON Lines"):
         for batch in _batches(path, None):
             for field in batch.schema:
                 known = types.get(field.name, pa.null())
@@ -42,7 +42,7 @@ def open_json_lines(path: Path) -> LogSource:
                 raise DataError(
                     f"Column {shown(name)} of {path.name} must be of one type in all rows; it is of several."
                 )
-        with reading(path.name, "JSON Lines"):
+        with reading_errors(path.name, "JSON Lines"):
             for batch in _batches(path, pa.schema([(name, types[name]) for name in wanted])):
                 yield {name: batch.column(name) for name in wanted}
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, action_count, as_flags, described, opening
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, concatenated
+from stitchrl.reading.sources.arrays import Declared, action_count, as_flags, described
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, concatenated, reading_errors
 from stitchrl.types import NumpyArray
 
 __all__ = ["FORMAT"]
@@ -84,7 +84,7 @@ def open_lerobot(path: Path) -> LogSource:
 
 
 def _info(path: Path) -> dict[str, Any]:
-    with opening(f"{INFO.as_posix()} of {path.name}", "JSON"):
+    with reading_errors(f"{INFO.as_posix()} of {path.name}", "JSON"):
         file = path / INFO
         if file.stat().st_size > MOST_INFO_BYTES:
             raise DataError(
@@ -107,7 +107,7 @@ def _files(path: Path, info: dict[str, Any]) -> list[Path]:
         raise DataError(f"{path.name} has no data/chunk-*/*.parquet; it is incomplete.")
     rows = 0
     for file in files:
-        with opening(f"{file.name} of {path.name}", "Parquet"):
+        with reading_errors(f"{file.name} of {path.name}", "Parquet"):
             metadata = pq.read_metadata(file)
             declared = Declared(f"{file.name} of {path.name}", file.stat().st_size)
             declared.add("columns", (metadata.num_rows, metadata.num_columns), 4)
@@ -124,7 +124,7 @@ def _files(path: Path, info: dict[str, Any]) -> list[Path]:
 
 
 def _column_names(files: list[Path], origin: str) -> tuple[str, ...]:
-    with opening(origin, KIND):
+    with reading_errors(origin, KIND):
         schemas = [pq.read_schema(file) for file in files]
     names = tuple(schemas[0].names)
     missing = [name for name in (EPISODE, STEP) if name not in names]
@@ -160,7 +160,7 @@ def _whole(feature: Any) -> bool:
 
 def _blocks(files: list[Path], names: Sequence[str], origin: str) -> Iterator[Block]:
     for path in files:
-        with opening(f"{path.name} of {origin}", "Parquet"), pq.ParquetFile(path) as file:
+        with reading_errors(f"{path.name} of {origin}", "Parquet"), pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BLOCK_ROWS, columns=list(names)):
                 found = dict(zip(batch.schema.names, batch.columns, strict=True))
                 yield {name: _single(found[name]) if name == ACTION else found[name] for name in names}

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as arrow_dataset
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, as_flags, described, in_blocks, opening
+from stitchrl.reading.sources.arrays import Declared, as_flags, described, in_blocks
 from stitchrl.reading.sources.hdf5 import MAGIC, array_in, member, names_in, opened
 from stitchrl.reading.sources.minari_metadata import KIND, MAIN_FILE, METADATA_FILE, SEVERAL, Layout, layout_of
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 from stitchrl.reading.sources.spaces import Part, action_of, is_image, observation_of
 from stitchrl.types import NumpyArray
 
@@ -67,7 +67,7 @@ def open_minari(path: Path) -> LogSource:
         )
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
-        with opening(layout.origin, KIND):
+        with reading_errors(layout.origin, KIND):
             yield from in_blocks(_pieces(layout, list(names)), layout.origin)
 
     every = [part.column for part in (*layout.observations, *layout.actions) if part.kind != "Text"]

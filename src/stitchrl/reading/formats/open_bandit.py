@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.errors import DataError
-from stitchrl.reading.formats.csv import open_csv
-from stitchrl.reading.sources.arrays import described, opening
-from stitchrl.reading.sources.source import Format, LogSource
+from stitchrl.reading.sources.arrays import described
+from stitchrl.reading.sources.delimited import open_delimited
+from stitchrl.reading.sources.source import Format, LogSource, reading_errors
 
 __all__ = ["FORMAT"]
 
@@ -37,7 +37,7 @@ def open_open_bandit(path: Path) -> LogSource:
     Raises:
         DataError: columns missing, no rows, damaged, or a user feature with more than 1000 values.
     """
-    source = open_csv(path)
+    source = open_delimited(path)
     missing = [name for name in NEEDED if name not in source.names]
     if missing:
         raise DataError(f"{path.name} is not of the Open Bandit Dataset: it has no {', '.join(missing)}.")
@@ -97,8 +97,8 @@ def _items(path: Path, largest: int) -> tuple[int, tuple[str, ...]]:
     if not beside.is_file():
         note = f"There is no {ITEMS} beside the log: its items are taken to be 0 to the largest seen, {largest}."
         return max(largest + 1, 2), (note,)
-    with opening(beside.name, "CSV"):
-        context = open_csv(beside)
+    with reading_errors(beside.name, "CSV"):
+        context = open_delimited(beside)
         listed = np.concatenate([np.asarray(block["item_id"]) for block in context.blocks(["item_id"])])
     if listed.dtype.kind not in "iu" or sorted(listed.tolist()) != list(range(len(listed))):
         raise DataError(f"item_id of {ITEMS} beside {path.name} must be the numbers from 0 up, each once.")

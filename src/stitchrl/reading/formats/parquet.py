@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 
 __all__ = ["FORMAT"]
 
@@ -17,11 +17,14 @@ READ_BYTES = 2**20
 
 def open_parquet(path: Path) -> LogSource:
     """Its columns. Raises DataError where it is not Parquet or damaged."""
-    with reading(str(path), "Parquet"):
+    with reading_errors(str(path), "Parquet"):
         names = pq.read_schema(path).names
 
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
-        with reading(path.name, "Parquet"), pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
+        with (
+            reading_errors(path.name, "Parquet"),
+            pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file,
+        ):
             for batch in file.iter_batches(BLOCK_ROWS, columns=list(wanted)):
                 batch.validate(full=True)  # Arrow's reader trusts what a file says of its dictionaries
                 yield dict(zip(batch.schema.names, batch.columns, strict=True))

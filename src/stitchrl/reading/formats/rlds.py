@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import action_count, as_flags, check_lengths, described, in_blocks, opening
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource
+from stitchrl.reading.sources.arrays import action_count, as_flags, check_lengths, described, in_blocks
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 from stitchrl.types import NumpyArray
 
 __all__ = ["FORMAT", "source_of_episodes"]
@@ -47,7 +47,7 @@ def source_of_episodes(
         DataError: no episodes, steps that lack an observation, an action or `is_terminal`, or do not fit together.
     """
     held: Iterable[Mapping[str, Any]] = list(episodes) if isinstance(episodes, Iterator) else episodes
-    with opening(origin, KIND):
+    with reading_errors(origin, KIND):
         first = next((steps for steps in (_steps(e, origin) for e in held) if steps), None)
     if first is None:
         raise DataError(f"{origin} have no steps; a log needs at least one episode.")
@@ -62,7 +62,7 @@ def source_of_episodes(
         raise DataError(f"The action of {origin} holds no numbers; there is nothing to learn from.")
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
-        with opening(origin, KIND):
+        with reading_errors(origin, KIND):
             yield from in_blocks(
                 (p for n, e in enumerate(held) for p in _rows(_steps(e, origin), n, names, origin)), origin
             )
@@ -198,7 +198,7 @@ def open_rlds(path: Path) -> LogSource:
         raise DataError(
             f'{path.name} is a folder of TensorFlow Datasets, which needs that library: pip install "stitchrl[rlds]".'
         ) from None
-    with opening(path.name, KIND):
+    with reading_errors(path.name, KIND):
         builder = datasets.builder_from_directory(str(path))
     return source_of_episodes(_Stored(datasets, builder), origin=path.name, name=path.parent.name or path.name)
 

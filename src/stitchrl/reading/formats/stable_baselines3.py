@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Int
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import as_flags, described, opening
+from stitchrl.reading.sources.arrays import as_flags, described
 from stitchrl.reading.sources.npz_arrays import headers_in, load_array, names_in_npz
 from stitchrl.reading.sources.pickles import Array, Thing, loaded
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 from stitchrl.reading.sources.spaces import Part, action_of, is_image, observation_of
 from stitchrl.types import NumpyArray
 
@@ -60,7 +60,7 @@ def source_of_buffer(buffer: Any, *, origin: str = "the replay buffer", name: st
             f"{origin} is no replay buffer of Stable-Baselines3: it has no {', '.join(missing)}. Rollout buffers of "
             "on-policy algorithms are not read."
         )
-    with opening(origin, KIND):
+    with reading_errors(origin, KIND):
         return _source({field: getattr(buffer, field) for field in FIELDS if hasattr(buffer, field)}, origin, name)
 
 
@@ -253,7 +253,7 @@ def open_pickle(path: Path) -> LogSource:
         head = file.read(4)
     if not head.startswith(b"\x80"):
         return _open_npz(path)
-    with opening(path.name, "a pickled buffer"):
+    with reading_errors(path.name, "a pickled buffer"):
         root = loaded(path)
         if not isinstance(root, Thing) or any(name not in root.fields for name in NEEDED):
             raise DataError(f"{path.name} is no replay buffer of Stable-Baselines3; of pickles only those are read.")
@@ -272,7 +272,7 @@ def _open_npz(path: Path) -> LogSource:
     missing = [name for name in NEEDED if name not in fields]
     if missing:
         raise DataError(f"{path.name} is no replay buffer of Stable-Baselines3: it has no {', '.join(missing)}.")
-    with opening(path.name, KIND):
+    with reading_errors(path.name, KIND):
         return _source(fields, path.name, path.stem)
 
 

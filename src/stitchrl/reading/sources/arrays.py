@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import lzma
 import math
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +11,7 @@ from jaxtyping import Bool, Shaped
 
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, SchemaError
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, LogSource, reading
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, LogSource
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -27,38 +22,12 @@ __all__ = [
     "described",
     "in_blocks",
     "one_number_a_row",
-    "opening",
 ]
 
 HARMLESS_BYTES = 2**26
 MOST_TIMES = 1100
 """Beyond the first, data that would be more than this many times their file are refused: DEFLATE packs zeros 1030
 times."""
-OTHERS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    SyntaxError,
-)
-"""What libraries raise on damaged files that `reading` does not know."""
-
-
-@contextmanager
-def opening(origin: str, kind: str) -> Iterator[None]:
-    """`reading`, for formats whose libraries raise more kinds of errors.
-
-    Raises:
-        DataError: instead of whatever was raised inside, errors of ours excepted.
-    """
-    with reading(origin, kind):
-        try:
-            yield
-        except OTHERS as error:
-            raise ValueError(str(error) or type(error).__name__) from None
 
 
 class Declared:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, opening
+from stitchrl.reading.sources.arrays import Declared
+from stitchrl.reading.sources.source import reading_errors
 
 __all__ = ["MAGIC", "array_in", "member", "names_in", "opened"]
 
@@ -26,7 +27,7 @@ def opened(path: Path, kind: str) -> Iterator[Any]:
         import h5py
     except ImportError:
         raise DataError(f'{path.name} is HDF5, which needs h5py: pip install "stitchrl[hdf5]".') from None
-    with opening(path.name, kind), h5py.File(path, "r", locking=False) as file:
+    with reading_errors(path.name, kind), h5py.File(path, "r", locking=False) as file:
         yield file
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from stitchrl.data.schema import ROLES
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import opening
 from stitchrl.reading.sources.hdf5 import member, opened
+from stitchrl.reading.sources.source import reading_errors
 from stitchrl.reading.sources.spaces import Part
 
 __all__ = ["KIND", "MAIN_FILE", "METADATA_FILE", "OWN_KEY", "SEVERAL", "Layout", "layout_of"]
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
 def layout_of(data: Path) -> Layout:
     origin = data.parent.name if data.name == "data" else data.name
     metadata = _metadata(data, origin)
-    with opening(origin, KIND):
+    with reading_errors(origin, KIND):
         storage = str(metadata.get("data_format", "hdf5"))
         if storage not in ("hdf5", *SEVERAL):
             raise DataError(f"{origin} is stored as {storage!r}; Minari's are hdf5, arrow and parquet.")
@@ -101,7 +101,7 @@ def _metadata(data: Path, origin: str) -> dict[str, Any]:
     """Of the dataset: from its JSON, or from the HDF5 file's attributes (Minari before 0.5)."""
     file = data / METADATA_FILE
     if file.is_file():
-        with opening(f"{METADATA_FILE} of {origin}", "JSON"):
+        with reading_errors(f"{METADATA_FILE} of {origin}", "JSON"):
             if file.stat().st_size > MOST_METADATA_BYTES:
                 raise DataError(
                     f"{METADATA_FILE} of {origin} has {file.stat().st_size:,} bytes; it describes a dataset."

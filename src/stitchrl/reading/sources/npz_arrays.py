@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, opening
+from stitchrl.reading.sources.arrays import Declared
+from stitchrl.reading.sources.source import reading_errors
 from stitchrl.types import NumpyArray
 
 __all__ = ["Header", "headers_in", "load_array", "names_in_npz"]
@@ -42,7 +43,7 @@ def headers_in(path: Path) -> dict[str, Header]:
     origin = path.name
     declared = Declared(origin, path.stat().st_size)
     headers: dict[str, Header] = {}
-    with opening(str(path), KIND), zipfile.ZipFile(path) as archive:
+    with reading_errors(str(path), KIND), zipfile.ZipFile(path) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if len(members) > MOST_MEMBERS:
             raise DataError(f"{origin} holds {len(members):,} arrays; a log has one for each column.")
@@ -67,7 +68,7 @@ def headers_in(path: Path) -> dict[str, Header]:
 
 def load_array(path: Path, name: str) -> NumpyArray:
     """One array, whole. Raises DataError where it is damaged."""
-    with opening(path.name, KIND), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+    with reading_errors(path.name, KIND), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 

@@ -27,7 +27,7 @@ __all__ = [
     "concatenated",
     "from_arrays",
     "from_table",
-    "reading",
+    "reading_errors",
 ]
 
 Column: TypeAlias = "pa.Array | NumpyArray"
@@ -141,7 +141,7 @@ def from_table(
     Raises:
         DataError: its content is not what its types say.
     """
-    with reading(origin, format):
+    with reading_errors(origin, format):
         table.validate(full=True)  # offsets of text and lists that point elsewhere would end the interpreter
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
@@ -154,7 +154,7 @@ def from_table(
 
 
 @contextmanager
-def reading(origin: str, kind: str) -> Iterator[None]:
+def reading_errors(origin: str, kind: str) -> Iterator[None]:
     """What a format's library raises on a damaged file becomes one sentence.
 
     Raises:
