@@ -1,9 +1,9 @@
-"""The Open Bandit Dataset's CSV: one impression a row, with the probability that its item was shown.
+"""The CSV of the Open Bandit Dataset: one impression a row, with the probability that its item was shown.
 
-Every row is an episode of one step. The action is `item_id`, out of the items of `item_context.csv` beside the log; the
-reward is `click`. `propensity_score` is the probability of the item at its `position`, so the position is part of the
-observation. Hashed user features are categories, in the order of their text: two logs that are to be compared need one
-schema for both.
+Every row is an episode of one step. The action is `item_id`, one of the items in `item_context.csv` beside the log, and
+the reward is `click`. `propensity_score` is the probability of the item at its `position`, so the position is part of
+the observation. Hashed user features are categories in the order of their text, so two logs that are to be compared
+must be read with the same schema.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ NEEDED = ("timestamp", "item_id", "position", "click", "propensity_score")
 USER, AFFINITY = "user_feature_", "user-item_affinity_"
 ITEMS = "item_context.csv"
 MOST_CATEGORIES = 1000
+"""The most values of a categorical column."""
 
 
 def open_open_bandit(path: Path) -> LogSource:
-    """Its columns.
+    """The columns of a log, with their schema.
 
     Raises:
-        DataError: columns missing, no rows, damaged, or a user feature with more than 1000 values.
+        DataError: columns are missing, there are no rows, the file is damaged, or a user feature has more than 1000
+            values.
     """
     source = open_delimited(path)
     missing = [name for name in NEEDED if name not in source.names]
@@ -62,13 +64,14 @@ def open_open_bandit(path: Path) -> LogSource:
     return dataclasses.replace(source, format=KIND, schema=schema, notes=notes)
 
 
-def _numbered(names: tuple[str, ...], before: str) -> list[str]:
-    found = [name for name in names if name.startswith(before) and name.removeprefix(before).isdigit()]
-    return sorted(found, key=lambda name: int(name.removeprefix(before)))
+def _numbered(names: tuple[str, ...], prefix: str) -> list[str]:
+    """The names that are a prefix and a number, in the order of the numbers."""
+    numbered = [name for name in names if name.startswith(prefix) and name.removeprefix(prefix).isdigit()]
+    return sorted(numbered, key=lambda name: int(name.removeprefix(prefix)))
 
 
 def _scan(source: LogSource, categorical: list[str], origin: str) -> tuple[dict[str, tuple[str, ...]], int]:
-    """The values of each categorical column in order, and the largest item."""
+    """The sorted values of each categorical column, and the number of the largest item."""
     seen: dict[str, set[Any]] = {name: set() for name in categorical}
     largest, rows = -1, 0
     for block in source.blocks([*categorical, "item_id"]):
@@ -92,7 +95,7 @@ def _scan(source: LogSource, categorical: list[str], origin: str) -> tuple[dict[
 
 
 def _items(path: Path, largest: int) -> tuple[int, tuple[str, ...]]:
-    """How many items there are."""
+    """How many items there are, and a note on where that number comes from."""
     beside = path.parent / ITEMS
     if not beside.is_file():
         note = f"There is no {ITEMS} beside the log: its items are taken to be 0 to the largest seen, {largest}."
@@ -106,6 +109,7 @@ def _items(path: Path, largest: int) -> tuple[int, tuple[str, ...]]:
 
 
 def _recognises(path: Path, head: bytes) -> bool:
+    """Whether the header names the columns of the dataset."""
     header = head.split(b"\n", 1)[0].decode("utf-8", "replace").replace('"', "").strip()
     return set(NEEDED) <= set(header.split(","))
 

@@ -1,8 +1,8 @@
 """RLDS episodes: steps with `is_first`, `is_last`, `is_terminal`, in memory or as TensorFlow Datasets stores them.
 
-A step holds an observation, the action taken on it and the reward after that. The last step (`is_last`) is only the
-final observation: its action, reward and discount mean nothing, and it is no row here but the next observation of the
-row before. `is_terminal` there says that the episode terminated; else it was cut.
+A step holds an observation, the action taken on it and the reward after the action. The last step (`is_last`) holds only
+the final observation: its action, reward and discount have no meaning. It does not become a row, but the next
+observation of the row before it. If `is_terminal` is true there the episode terminated; otherwise it was cut.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def source_of_episodes(
     """The transitions of RLDS episodes.
 
     Args:
-        episodes: each {"steps": steps}, where steps is a sequence of dicts, one a step, or a dict of stacked arrays;
-            observations and actions may be dicts. Gone through more than once; an iterator is kept as a list.
-        origin: what messages call them.
+        episodes: each is {"steps": steps}, where steps is a sequence of dicts, one for each step, or a dict of stacked
+            arrays. Observations and actions may be dicts. They are gone through more than once; an iterator is kept as
+            a list.
+        origin: what messages call the episodes.
         name: what reports call the log.
-        num_actions: of discrete actions; the largest seen + 1 by default.
+        num_actions: the number of discrete actions; by default the largest that occurs + 1.
 
     Raises:
         DataError: no episodes, steps that lack an observation, an action or `is_terminal`, or do not fit together.
@@ -64,7 +65,7 @@ def source_of_episodes(
     def blocks(names: Sequence[str]) -> Iterator[Block]:
         with reading_errors(origin, KIND):
             yield from in_blocks(
-                (p for n, e in enumerate(held) for p in _rows(_steps(e, origin), n, names, origin)), origin
+                (piece for n, e in enumerate(held) for piece in _rows(_steps(e, origin), n, names, origin)), origin
             )
 
     after = tuple(f"next_{column}" for column in observed)
@@ -93,7 +94,7 @@ def source_of_episodes(
 
 
 def _steps(episode: Any, origin: str) -> dict[str, NumpyArray]:
-    """The steps of an episode as flat columns: "observation/position" -> (steps, ...)."""
+    """The steps of an episode as columns with one row for each step, such as "observation/position"."""
     if not isinstance(episode, Mapping) or "steps" not in episode:
         raise DataError(f'Each of {origin} must be a dict with "steps"; got {type(episode).__name__}.')
     steps = episode["steps"]
@@ -108,7 +109,7 @@ def _steps(episode: Any, origin: str) -> dict[str, NumpyArray]:
             count += 1
         ragged = [name for name, values in held.items() if len(values) != count]
         if ragged:
-            raise DataError(f"Every step of {origin} must have the same parts; {ragged[0]} is missing in some.")
+            raise DataError(f"Every step of {origin} must have the same entries; {ragged[0]} is missing in some.")
         columns = {name: np.stack(values) for name, values in held.items()}
     if any(values.ndim == 0 for values in columns.values()):
         raise DataError(f"Steps of {origin} in stacked arrays must have one row a step; a single number is none.")
@@ -117,6 +118,7 @@ def _steps(episode: Any, origin: str) -> dict[str, NumpyArray]:
 
 
 def _flat(step: Any, before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The entries of nested dicts, named by the keys that lead to them."""
     if not isinstance(step, Mapping) or depth > DEEPEST:
         raise ValueError(f"a step must be a dict; got {type(step).__name__}")
     for key, value in step.items():
@@ -127,11 +129,12 @@ def _flat(step: Any, before: str = "", depth: int = 0) -> Iterator[tuple[str, An
 
 
 def _plain(value: Any) -> NumpyArray:
+    """A value, which may be a tensor of TensorFlow, as an array."""
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
 def _observed(first: Mapping[str, NumpyArray]) -> tuple[tuple[str, ...], list[str]]:
-    """The columns of the observation: numbers, or images where there are none."""
+    """The columns of the observation (numbers, or images if there are no numbers), and a note on what was left out."""
     every = [name for name in first if name == "observation" or name.startswith("observation/")]
     numeric = [name for name in every if first[name].dtype.kind in "biuf"]
     images = [name for name in numeric if first[name].dtype == np.uint8 and first[name].ndim >= 4]
@@ -143,7 +146,7 @@ def _observed(first: Mapping[str, NumpyArray]) -> tuple[tuple[str, ...], list[st
 def _rows(
     steps: dict[str, NumpyArray], number: int, names: Sequence[str], origin: str
 ) -> Iterator[dict[str, NumpyArray]]:
-    """The transitions of one episode: one fewer than steps."""
+    """The transitions of an episode, which are one fewer than its steps, up to BLOCK_ROWS at a time."""
     if not steps:
         return
     if "is_terminal" not in steps:
