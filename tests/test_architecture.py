@@ -31,7 +31,18 @@ FLOORS = (
 )
 """Lowest first. A module imports lower floors and, inside its own package, what `SHARED` and `ROOMS` allow."""
 SHARED = {
-    "algorithms": {"base", "settings", "optimizers", "losses", "heads", "soft_actor", "behavior", "cql_settings", "cql_discrete", "cql_continuous"},
+    "algorithms": {
+        "base",
+        "settings",
+        "optimizers",
+        "losses",
+        "heads",
+        "soft_actor",
+        "behavior",
+        "cql_settings",
+        "cql_discrete",
+        "cql_continuous",
+    },
     "reading/formats": set[str](),
     "auditing/checks": set[str](),
     "evaluation/estimators": set[str](),

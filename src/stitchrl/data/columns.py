@@ -1,4 +1,4 @@
-"""Names and limits of the columns that every part of a Dataset relies on."""
+"""Names and limits of the columns of a Dataset."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +17,20 @@ from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.reading.sources.columns import Where, as_text, identifiers, is_image, is_list, plain, refuse_missing
 from stitchrl.reading.sources.source import Block, Column
+from stitchrl.reading.sources.values import (
+    LARGEST_WHOLE,
+    as_bools,
+    check_within,
+    finite_numbers,
+    float32,
+    is_rounded,
+    whole_numbers,
+)
 from stitchrl.types import NumpyArray
 
 __all__ = ["Encoder"]
 
+PLAIN = ColumnRule()
 ROUNDING = 1e-3
 """How far the probabilities of a row may sum from 1."""
 
@@ -100,8 +109,8 @@ class Encoder:
             return special[role](block, row)
         values = self.column(role, block, row)
         if role in ("terminated", "truncated"):
-            return self._flags(values, self._where(role, row))
-        return self.numbers(values, self._where(role, row)) if role == "behavior_log_prob" else values
+            return as_bools(values, self._where(role, row))
+        return self._numbers(values, self._where(role, row)) if role == "behavior_log_prob" else values
 
     def identifiers(self, role: str, block: Block, row: int) -> NumpyArray | pa.DictionaryArray:
         """The values of a role that names episodes or groups; text is dictionary-encoded."""
@@ -179,8 +188,8 @@ class Encoder:
         if rule.categories is not None:
             values = self._codes(where, rule.categories, column, gaps=gaps)
         else:
-            values = self.numbers(plain(column, where, gaps=gaps), where, gaps=gaps)
-            self._within(values, rule.low, rule.high, where)
+            values = self._numbers(plain(column, where, gaps=gaps), where, gaps=gaps)
+            check_within(values, rule.low, rule.high, where)
         values = values.reshape(len(values), -1)
         # Without gaps nothing can be missing, so the common case is spared a pass over the values.
         unknown: NumpyArray = np.isnan(values) if gaps else np.zeros((len(values), 1), bool)
@@ -191,7 +200,7 @@ class Encoder:
             hot[~known] = 0 if rule.missing == "value" else np.nan  # NaN is replaced by the previous category later
             values = hot
         elif rule.missing == "value":
-            values = np.where(np.isnan(values), _float32(rule.fill), values)
+            values = np.where(np.isnan(values), float32(rule.fill), values)
         if rule.indicator:
             values = np.concatenate([values, unknown.any(axis=1, keepdims=True).astype(np.float32)], axis=1)
         return values, np.asarray(unknown.all(axis=1))
@@ -217,6 +226,7 @@ class Encoder:
         return codes.cast(pa.float32()).to_numpy(zero_copy_only=False)
 
     def _rewards(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
+        """The reward column, or the value of the reward's expression."""
         where = self._where("reward", row)
         if self._reward is None:
             values = self.column("reward", block, row)
@@ -226,22 +236,23 @@ class Encoder:
             for name, column in columns.items():
                 if column.ndim > 1:
                     raise DataError(f"{inputs[name].column} must hold one value a row; it holds lists.")
-                self.numbers(column, inputs[name])  # refuses NaN, which a comparison would turn into a number
+                self._numbers(column, inputs[name])  # refuses NaN, which a comparison would turn into a number
             values = self._reward(columns, _rows(block))
-        values = self.numbers(values, where)
-        self._within(values, self.schema.reward_low, self.schema.reward_high, where)
+        values = self._numbers(values, where)
+        check_within(values, self.schema.reward_low, self.schema.reward_high, where)
         return values
 
     def _actions(self, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
+        """Actions as (n,) numbers of discrete actions, or (n, components) continuous ones."""
         schema, where = self.schema, self._where("action", row)
         if schema.action_categories is not None:
             return self._codes(where, schema.action_categories, block[where.name]).astype(np.int32)
         raw = self.column("action", block, row)
-        values = self.numbers(raw, where)
+        values = self._numbers(raw, where)
         if schema.num_actions is not None and schema.action_counts is None:
             if raw.ndim != 1:
                 raise DataError(f"{where.called}, discrete, must be one integer a row; got shape {raw.shape}.")
-            return self._whole(raw, schema.num_actions, where).astype(np.int32)
+            return whole_numbers(raw, schema.num_actions, where).astype(np.int32)
         raw, values = raw.reshape(len(raw), -1), values.reshape(len(raw), -1)
         declared = schema.action_counts or schema.action_low or schema.action_high
         if declared is not None and len(declared) != values.shape[1]:
@@ -251,45 +262,34 @@ class Encoder:
         each = [where._replace(name=f"{where.name}[{i}]") for i in range(values.shape[1])]
         for i, component in enumerate(each):
             low, high = (None if bounds is None else bounds[i] for bounds in (schema.action_low, schema.action_high))
-            self._within(values[:, i], low, high, component)
+            check_within(values[:, i], low, high, component)
         if schema.action_counts is None:
             return values
         if schema.action_bins is not None:
             # Edges are float32 like the values, so that a dose of .7 is on the edge .7 whatever type the file has.
             chosen = [
-                np.searchsorted(_float32(edges), values[:, i], side="right")
+                np.searchsorted(float32(edges), values[:, i], side="right")
                 for i, edges in enumerate(schema.action_bins)
             ]
         else:
             chosen = [
-                self._whole(raw[:, i], count, each[i]).astype(np.int64) for i, count in enumerate(schema.action_counts)
+                whole_numbers(raw[:, i], count, each[i]).astype(np.int64)
+                for i, count in enumerate(schema.action_counts)
             ]
         return np.ravel_multi_index(chosen, schema.action_counts).astype(np.int32)
 
-    def _whole(self, raw: NumpyArray, count: int, where: Where) -> NumpyArray:
-        """The values, checked to be whole numbers in [0, count)."""
-        values = raw.astype(np.int64) if raw.dtype.kind == "b" else raw
-        outside = (values < 0) | (values >= count)
-        if values.dtype.kind == "f":
-            outside |= values != np.floor(values)
-        if outside.any():
-            at = int(np.argmax(outside))
-            raise DataError(
-                f"{where.called} must be an integer from 0 to {count - 1}; got {shown(raw[at])} in row "
-                f"{where.row + at} ({int(outside.sum())} such). Correct `count` under [action] or the log."
-            )
-        return values
-
     def _propensities(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
+        """The logarithm of the probability of the logged action."""
         where = self._where("propensity", row)
-        values = self.numbers(self.column("propensity", block, row), where)
-        self._within(values, 0.0, 1.0, where)
+        values = self._numbers(self.column("propensity", block, row), where)
+        check_within(values, 0.0, 1.0, where)
         with np.errstate(divide="ignore"):
             return np.log(values)
 
     def _probabilities(self, block: Block, row: int) -> Float[NumpyArray, "n A"]:
+        """The probability of every action, checked to sum to 1 in each row."""
         probs = self._of_each_action("behavior_probs", self.column("behavior_probs", block, row))
-        probs = self.numbers(probs, self._where("behavior_probs", row))
+        probs = self._numbers(probs, self._where("behavior_probs", row))
         wrong = (probs < 0).any(1) | (np.abs(probs.sum(1) - 1) > ROUNDING)
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
@@ -300,8 +300,9 @@ class Encoder:
         return probs
 
     def _masks(self, block: Block, row: int) -> Shaped[NumpyArray, "n A"]:
+        """Which actions were allowed."""
         masks = self._of_each_action("action_mask", self.column("action_mask", block, row))
-        return self._flags(masks, self._where("action_mask", row))
+        return as_bools(masks, self._where("action_mask", row))
 
     def _of_each_action(self, role: str, values: NumpyArray) -> NumpyArray:
         """The values, checked to hold one number for each action in every row."""
@@ -314,104 +315,27 @@ class Encoder:
         return values
 
     def _weights(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
+        """Weights, checked not to be negative."""
         where = self._where("weight", row)
-        values = self.numbers(self.column("weight", block, row), where)
-        self._within(values, 0.0, None, where)
+        values = self._numbers(self.column("weight", block, row), where)
+        check_within(values, 0.0, None, where)
         return values
 
-    def _flags(self, values: NumpyArray, where: Where) -> NumpyArray:
-        """The values as bools; 1 and 0 count as true and false."""
-        if values.dtype.kind == "b":
-            return values
-        wrong = np.ones(len(values), bool)
-        if values.dtype.kind in "iuf":
-            wrong = ((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise DataError(
-                f"{where.called} must be true or false (or 1 and 0); got {shown(values[at].tolist())} in row "
-                f"{where.row + at}."
-            )
-        return values.astype(bool)
-
-    # --- shared checks -----------------------------------------------------------------------------------------
-
-    def numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
-        """The values as finite float32 numbers; with `gaps`, NaN is allowed and stands for a missing value."""
-        if values.dtype.kind not in "biuf":
-            flat = values.reshape(-1)
-            at = next((i for i, value in enumerate(flat.tolist()) if not _is_number(value)), None)
-            seen = "text" if at is None else f"{shown(flat[at])} in row {where.row + at * len(values) // values.size}"
-            raise DataError(f"{where.called} must be numbers; got {seen}.")
-        if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and values.size and _largest(values) > LARGEST_WHOLE:
+    def _numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
+        """The values as `finite_numbers`, with a note if whole numbers are rounded."""
+        if is_rounded(values):
             self.notes[
                 f"{where.called} holds whole numbers above {LARGEST_WHOLE:,}, which were rounded: as 32-bit floats they "
                 "do not tell neighbours apart. Identifiers belong under `categories` or `observation_id`."
             ] = None
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = values.astype(np.float32, copy=False)  # numbers too large for float32 become infinite
-            # A finite sum proves in one pass, without a copy, that every value is finite.
-            if np.isfinite(values.sum(dtype=np.float32)):
-                return values
-        bad = np.isinf(values) if gaps else ~np.isfinite(values)
-        if bad.any():
-            at = np.argwhere(bad)[0]
-            seen = "NaN" if np.isnan(values[tuple(at)]) else "infinity"
-            raise DataError(
-                f"{where.called} must be finite; found {seen} in row {where.row + at[0]} "
-                f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Mend or drop those episodes first."
-            )
-        return values
-
-    def _within(self, values: NumpyArray, low: float | None, high: float | None, where: Where) -> None:
-        """Raise DataError where a value is outside the bounds."""
-        if low is None and high is None:
-            return
-        outside = np.zeros(values.shape, bool)
-        if low is not None:
-            outside |= values < _float32(low)
-        if high is not None:
-            outside |= values > _float32(high)
-        if outside.any():
-            at = tuple(np.argwhere(outside)[0])
-            raise DataError(
-                f"{where.called} must be in [{_bound(low, '-inf')}, {_bound(high, 'inf')}]; got "
-                f"{shown(values[at])} in row {where.row + at[0]} ({int(outside.sum())} such). Correct the log or the "
-                "bounds."
-            )
-
-
-PLAIN = ColumnRule()
-LARGEST_WHOLE = 2**24
-"""The largest whole number up to which 32-bit floats are exact."""
-
-
-def _largest(values: NumpyArray) -> int:
-    """The largest magnitude among integers."""
-    return max(int(values.max()), -int(values.min()))
-
-
-def _float32(values: Any) -> Any:
-    """Bounds and edges as float32, the type in which they are compared with the values of the log."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, np.float64).astype(np.float32)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+        return finite_numbers(values, where, gaps=gaps)
 
 
 def _holds_lists(column: Column) -> bool:
+    """Whether the values of a column are lists."""
     return column.ndim > 1 if isinstance(column, np.ndarray) else is_list(column.type)
 
 
 def _rows(block: Block) -> int:
+    """How many rows a block has."""
     return len(next(iter(block.values())))
-
-
-def _bound(value: float | None, none: str) -> str:
-    return none if value is None else f"{value:g}"

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Bool, Int, Shaped
 
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.reading.encode import Encoder
+from stitchrl.reading.identifiers import (
+    LARGEST_EXACT,
+    Identifiers,
+    identifiers_of,
+    in_microseconds,
+    joined_blocks,
+    number_by_appearance,
+    over_files,
+    ranks,
+)
 from stitchrl.reading.sources.source import FILE_NUMBER, LogSource
 from stitchrl.types import NumpyArray
 
@@ -25,8 +34,6 @@ NAMES = ("episode", "group")
 """Those of `ROLES` that hold identifiers."""
 BYTES_A_ROW = 24
 """Lower bound on the memory per row while sorting. A few kilobytes of Parquet can hold a billion equal rows."""
-LARGEST_EXACT = 2.0**53
-"""The smallest float at which neighbouring whole numbers can no longer be told apart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +87,7 @@ def lay_out(source: LogSource, encoder: Encoder) -> Layout:
     step = None if "step" not in columns else _steps(columns["step"], origin)
     time = None if "time" not in columns else _times(columns["time"], origin)
     if "episode" in columns:
-        rank, identifiers, apart = _ranks(columns["episode"])
+        rank, identifiers, apart = ranks(columns["episode"])
         within = time if step is None else step
         by = "episode" if within is None else f"episode, then {'time' if step is None else 'step'}"
     else:
@@ -116,20 +123,8 @@ def lay_out(source: LogSource, encoder: Encoder) -> Layout:
     return Layout(order, start, identifiers, terminated, truncated, step, time, groups, (*notes, *closed))
 
 
-class _Identifiers(NamedTuple):
-    """The identifiers of a column.
-
-    Attributes:
-        codes: a number for each row, equal where the identifiers are.
-        names: the identifier of each code; None where the codes are the identifiers themselves.
-    """
-
-    codes: NumpyArray
-    names: NumpyArray | None
-
-
 def _columns(source: LogSource, encoder: Encoder) -> tuple[dict[str, Any], int]:
-    """The whole columns of `ROLES`, identifiers as `_Identifiers`, and the number of rows."""
+    """The whole columns of `ROLES`, identifiers as `Identifiers`, and the number of rows."""
     schema = encoder.schema
     # Every log has an action, which tells the number of rows where the log has none of `ROLES`.
     present = tuple(role for role in ROLES if role in schema.columns)
@@ -149,14 +144,14 @@ def _columns(source: LogSource, encoder: Encoder) -> tuple[dict[str, Any], int]:
                 "Split it into several files, and learn from some of them."
             )
     columns: dict[str, Any] = {
-        role: (_identifiers if role in NAMES else _joined)(blocks, f"{role} of {source.origin}")
+        role: (identifiers_of if role in NAMES else joined_blocks)(blocks, f"{role} of {source.origin}")
         for role, blocks in held.items()
         if blocks
     }
     if files:
         columns["file"] = np.concatenate(files)
     if files and "episode" in columns:
-        columns["episode"] = _over_files(columns["episode"], columns["file"], schema, source.origin)
+        columns["episode"] = over_files(columns["episode"], columns["file"], schema.files, source.origin)
     return columns, count
 
 
@@ -165,90 +160,15 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _joined(blocks: list[NumpyArray], what: str) -> NumpyArray:
-    """The blocks of a column as one array. Raises DataError if they differ in kind; `what` names the column."""
-    if len({block.dtype.kind in "mMU" and block.dtype.kind for block in blocks}) > 1:
-        raise DataError(f"{what} must be all numbers, all times or all text; it changes from block to block.")
-    return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
-
-
-def _identifiers(blocks: list[NumpyArray | pa.DictionaryArray], what: str) -> _Identifiers:
-    """The blocks of a column of identifiers as one. Raises DataError where they cannot tell rows apart."""
-    text = [block for block in blocks if isinstance(block, pa.DictionaryArray)]
-    if text and len(text) == len(blocks):
-        chunks = pa.chunked_array(text).unify_dictionaries().chunks
-        names = chunks[0].dictionary.to_numpy(zero_copy_only=False).astype(str)
-        return _Identifiers(np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), names)
-    if text:
-        raise DataError(f"{what} must be all numbers or all text; it changes from block to block.")
-    codes = _joined([np.asarray(block) for block in blocks], what)
-    unknown = np.isnat(codes) if codes.dtype.kind in "mM" else codes != codes
-    if unknown.any():
-        raise DataError(f"{what} must name one in every row; row {int(np.argmax(unknown))} has NaN.")
-    if codes.dtype.kind == "f" and not (np.abs(codes) < LARGEST_EXACT).all():
-        row = int(np.argmin(np.abs(codes) < LARGEST_EXACT))
-        raise DataError(
-            f"{what} must tell its values apart; {shown(codes[row])} in row {row} is a float too large for that. Write "
-            "them as text or 64-bit integers."
-        )
-    return _Identifiers(_microseconds(codes), None)
-
-
-def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin: str) -> _Identifiers:
-    """The episode identifiers of a log in several files, which may use the same identifier for different episodes.
-
-    Raises:
-        DataError: an identifier occurs in several files, and the schema does not say what that means.
-    """
-    if schema.files == "joined":
-        return episode
-    _, codes = np.unique(episode.codes, return_inverse=True)
-    both = codes.astype(np.int64) * (int(file.max(initial=0)) + 1) + file
-    pairs, at = np.unique(both, return_index=True)
-    if len(pairs) == codes.max(initial=-1) + 1:
-        return episode
-    if schema.files is None:
-        shared = int(np.flatnonzero(np.bincount(codes[at]) > 1)[0])
-        code = episode.codes[np.argmax(codes == shared)]
-        name = code if episode.names is None else episode.names[code]
-        raise DataError(
-            f"Episode {shown(name)} is in several files of {origin}: say under [episodes] whether they number their "
-            'episodes each for itself (`files = "separate"`) or share them (`files = "joined"`).'
-        )
-    own = episode.codes[at] if episode.names is None else episode.names[episode.codes[at]]
-    names = np.array([f"{i}@{n}" for i, n in zip(own, file[at], strict=True)])
-    return _Identifiers(np.searchsorted(pairs, both), names)
-
-
-def _ranks(episode: _Identifiers) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], bool]:
-    """The episode of each row, numbered by first appearance; the identifier of each episode; and whether the rows of
-    some episode are not all next to each other."""
-    codes = episode.codes
-    first = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
-    number, appearance = _by_appearance(codes[first])
-    rank = np.repeat(number, np.diff(np.append(first, len(codes))))
-    names = codes[first][appearance]
-    return rank, names if episode.names is None else episode.names[names], len(names) < len(first)
-
-
-def _by_appearance(codes: NumpyArray) -> tuple[Int[NumpyArray, " N"], Int[NumpyArray, " different"]]:
-    """The codes renumbered from 0 in the order of their first appearance, and where each appears first."""
-    _, place, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    appearance = np.argsort(place)
-    number = np.empty(len(place), np.int64)
-    number[appearance] = np.arange(len(place))
-    return number[inverse.reshape(-1)], place[appearance]
-
-
 def _streams(columns: dict[str, Any], count: int, schema: Schema) -> Int[NumpyArray, " N"]:
     """For a log without episode identifiers: a number for each group and file, whose rows are put in order of time."""
     stream = np.zeros(count, np.int64)
     apart = [columns["group"].codes] if "group" in columns else []
     apart += [columns["file"]] if "file" in columns and schema.files != "joined" else []
     for codes in apart:
-        number, places = _by_appearance(codes)
+        number, places = number_by_appearance(codes)
         stream = stream * len(places) + number
-    return _by_appearance(stream)[0] if apart else stream
+    return number_by_appearance(stream)[0] if apart else stream
 
 
 def _from_end_to_end(
@@ -278,15 +198,7 @@ def _times(time: NumpyArray, origin: str) -> NumpyArray:
     unknown = np.isnat(time) if time.dtype.kind in "mM" else ~np.isfinite(time)
     if unknown.any():
         raise DataError(f"time of {origin} must be known in every row; row {int(np.argmax(unknown))} has none.")
-    return _microseconds(time)
-
-
-def _microseconds(time: NumpyArray) -> NumpyArray:
-    """Dates in microseconds, if those hold them exactly, so that equal logs have equal hashes whatever unit a file uses."""
-    if time.dtype.kind not in "mM":
-        return time
-    same = time.astype(f"{time.dtype.kind}8[us]")
-    return same if (same.astype(time.dtype) == time).all() else time
+    return in_microseconds(time)
 
 
 def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
@@ -320,7 +232,7 @@ def _check_repeats(
         )
 
 
-def _groups(column: _Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str) -> NumpyArray:
+def _groups(column: Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str) -> NumpyArray:
     """The group of each episode. Raises DataError where it changes inside an episode."""
     group = column.codes if order is None else column.codes[order]
     firsts = group[start[:-1]]

@@ -142,7 +142,7 @@ class ObservationTable:
             row = place if self._layout.order is None else int(self._layout.order[place])
             raise DataError(
                 f"next_observation of {self._encoder.origin} must be finite; found NaN in row {row}. A row without one "
-                "has no number in any part of it."
+                "has no number at all."
             )
 
     def finish(self) -> tuple[NumpyArray, NumpyArray]:

@@ -88,7 +88,7 @@ def propose(log: LogSource, name: str) -> str:
 
 
 def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Column], name: str) -> str:
-    """The proposed schema. Where what was found makes no schema, it is reduced to the columns, with the reason."""
+    """The proposed schema. If the proposal is no valid schema, only its columns, after a comment that says why."""
     observation = roles.get("observation", ())
     rules = {}
     for column in (observation,) if isinstance(observation, str) else observation:

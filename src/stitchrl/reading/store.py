@@ -156,9 +156,8 @@ def open_store(path: Path) -> Dataset:
             observation_names=tuple(str(name) for name in meta["observation_names"]),
             notes=tuple(str(note) for note in meta["notes"]),
         )
-        vars(log)["content_hash"] = str(
-            meta["content_hash"]
-        )  # computed when the store was written, so that the log need not be read
+        # The hash was computed when the store was written, so that the log need not be read for it.
+        vars(log)["content_hash"] = str(meta["content_hash"])
     except (DataError, KeyboardInterrupt):
         raise
     except Exception as error:  # damaged files make JSON, Arrow and NumPy raise nearly anything

@@ -17,6 +17,7 @@ from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError
+from stitchrl.reading.sources.values import float32
 from stitchrl.storage.files import write_atomic, write_text
 from stitchrl.types import NumpyArray
 
@@ -116,8 +117,8 @@ def _rules(log: Dataset, names: tuple[str, ...]) -> dict[str, ColumnRule]:
     least, most = log.observation_table.min(axis=0), log.observation_table.max(axis=0)
     for name, rule in rules.items():
         i = names.index(name)
-        low = rule.low if rule.low is not None and least[i] >= _float32(rule.low) else None
-        high = rule.high if rule.high is not None and most[i] <= _float32(rule.high) else None
+        low = rule.low if rule.low is not None and least[i] >= float32(rule.low) else None
+        high = rule.high if rule.high is not None and most[i] <= float32(rule.high) else None
         rules[name] = ColumnRule(low=low, high=high, unit=rule.unit)
     return {name: rule for name, rule in rules.items() if rule != ColumnRule()}
 
@@ -168,18 +169,12 @@ def _actions(log: Dataset, rows: slice) -> Shaped[NumpyArray, "n ..."] | pa.Arra
 
 def _doses(edges: tuple[float, ...], low: float | None, high: float | None) -> Float[NumpyArray, " bins"]:
     """A dose inside each bin, and inside the bounds if the bin reaches into them."""
-    edge = _float32(edges)
+    edge = float32(edges)
     first = np.float32(0) if edge[0] > 0 else edge[0] - np.float32(1)
     if not first < edge[0]:  # the edge is so large that subtracting 1 does not change it in float32
         first = np.nextafter(edge[0], np.float32(-np.inf))
     doses = np.append(first, edge)
-    return np.clip(doses, -np.inf if low is None else _float32(low), np.inf if high is None else _float32(high))
-
-
-def _float32(values: Any) -> Any:
-    """The values as float32, the type in which a reader compares them."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, np.float64).astype(np.float32)
+    return np.clip(doses, -np.inf if low is None else float32(low), np.inf if high is None else float32(high))
 
 
 def _arrow(column: NumpyArray | pa.Array) -> pa.Array:
