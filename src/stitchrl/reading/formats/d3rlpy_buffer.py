@@ -25,6 +25,7 @@ from stitchrl.reading.sources.arrays import (
     described,
     in_blocks,
     one_number_a_row,
+    one_or_several,
 )
 from stitchrl.reading.sources.hdf5 import MAGIC, array_in, member, names_in, opened
 from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource
@@ -62,7 +63,7 @@ def open_buffer(path: Path) -> LogSource:
 def _with_schema(source: LogSource, observed: tuple[str, ...], path: Path) -> LogSource:
     """The source with the schema that its names mean; `observed` are the columns of the observation."""
     columns: dict[str, str | tuple[str, ...]] = {
-        "observation": observed[0] if len(observed) == 1 else observed,
+        "observation": one_or_several(observed),
         "action": "actions",
         "reward": "rewards",
         "terminated": "terminated",

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, action_count, as_flags, described
+from stitchrl.reading.sources.arrays import Declared, action_count, as_flags, described, one_or_several
 from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, concatenated, reading_errors
 from stitchrl.types import NumpyArray
 
@@ -69,7 +69,7 @@ def open_lerobot(path: Path) -> LogSource:
     columns: dict[str, str | tuple[str, ...]] = {
         "episode": EPISODE,
         "step": STEP,
-        "observation": observed[0] if len(observed) == 1 else observed,
+        "observation": one_or_several(observed),
         "action": ACTION,
         "terminated": "terminated",
         "truncated": "truncated",

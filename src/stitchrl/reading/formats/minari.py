@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as arrow_dataset
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, as_flags, described, in_blocks
+from stitchrl.reading.sources.arrays import Declared, as_flags, described, in_blocks, one_or_several
 from stitchrl.reading.sources.hdf5 import MAGIC, array_in, member, names_in, opened
 from stitchrl.reading.sources.minari_metadata import (
     KIND,
@@ -53,14 +53,14 @@ def open_minari(path: Path) -> LogSource:
     settings, more = action_of(metadata.actions)
     observed = tuple(component.column for component in used)
     columns: dict[str, str | tuple[str, ...]] = {
-        "observation": _one_or_more(observed),
-        "action": _one_or_more(tuple(component.column for component in metadata.actions)),
+        "observation": one_or_several(observed),
+        "action": one_or_several(tuple(component.column for component in metadata.actions)),
         "reward": "rewards",
         "terminated": "terminations",
         "truncated": "truncations",
     }
     if metadata.finals != "unknown":
-        columns["next_observation"] = _one_or_more(tuple(map(_next_name, observed)))
+        columns["next_observation"] = one_or_several(tuple(map(_next_name, observed)))
     columns |= {role: f"infos/{info}" for role, info in metadata.roles.items()}
     schema = None
     if settings is not None:
@@ -90,11 +90,6 @@ def open_minari(path: Path) -> LogSource:
         *(f"infos/{i}" for i in metadata.roles.values()),
     )
     return LogSource(metadata.origin, KIND, names, blocks, schema, (*notes, *more))
-
-
-def _one_or_more(names: tuple[str, ...]) -> str | tuple[str, ...]:
-    """What a schema holds for a role: the name of its column, or the names of several."""
-    return names[0] if len(names) == 1 else names
 
 
 def _next_name(column: str) -> str:

@@ -7,6 +7,7 @@ observation of the row before it. If `is_terminal` is true there the episode ter
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import action_count, as_flags, check_lengths, described, in_blocks
+from stitchrl.reading.sources.arrays import action_count, as_flags, check_lengths, described, in_blocks, one_or_several
 from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 from stitchrl.types import NumpyArray
 
@@ -68,29 +69,35 @@ def source_of_episodes(
                 (piece for n, e in enumerate(held) for piece in _rows(_steps(e, origin), n, names, origin)), origin
             )
 
-    after = tuple(f"next_{column}" for column in observed)
-    rewarded = "reward" in first
+    every = [n for n in first if n not in FLAGS and first[n].dtype.kind in "biuf"]
+    after = [f"next_{column}" for column in observed]
+    source = LogSource(origin, KIND, (*every, *after, "terminated", "truncated", "episode"), blocks, notes=notes)
+    return _with_schema(source, observed, acted, num_actions, name)
+
+
+def _with_schema(
+    source: LogSource, observed: tuple[str, ...], acted: tuple[str, ...], num_actions: int | None, name: str
+) -> LogSource:
+    """The source with the schema that its names mean; `observed` and `acted` are the columns of observation and action."""
+    rewarded = "reward" in source.names
     columns: dict[str, str | tuple[str, ...]] = {
-        "observation": observed[0] if len(observed) == 1 else observed,
-        "action": acted[0] if len(acted) == 1 else acted,
-        "next_observation": after[0] if len(after) == 1 else after,
+        "observation": one_or_several(observed),
+        "action": one_or_several(acted),
+        "next_observation": one_or_several(tuple(f"next_{column}" for column in observed)),
         "terminated": "terminated",
         "truncated": "truncated",
     }
-    if not rewarded:
-        notes.append("The log has no rewards: they are taken as 0, so only imitation makes sense.")
-    every = [n for n in first if n not in FLAGS and first[n].dtype.kind in "biuf"]
-    source = LogSource(origin, KIND, (*every, *after, "terminated", "truncated", "episode"), blocks)
     counted = action_count(source, acted[0]) if len(acted) == 1 else None
     schema = described(
-        origin,
+        source.origin,
         columns | ({"reward": "reward"} if rewarded else {}),
         num_actions=None if counted is None else num_actions or counted,
         reward_expression=None if rewarded else "0",
         name=name,
         end="truncated",
     )
-    return LogSource(origin, KIND, source.names, blocks, schema, tuple(notes))
+    no_reward = () if rewarded else ("The log has no rewards: they are taken as 0, so only imitation makes sense.",)
+    return dataclasses.replace(source, schema=schema, notes=(*source.notes, *no_reward))
 
 
 def _steps(episode: Any, origin: str) -> dict[str, NumpyArray]:
@@ -133,14 +140,15 @@ def _plain(value: Any) -> NumpyArray:
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
-def _observed(first: Mapping[str, NumpyArray]) -> tuple[tuple[str, ...], list[str]]:
+def _observed(first: Mapping[str, NumpyArray]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns of the observation (numbers, or images if there are no numbers), and a note on what was left out."""
     every = [name for name in first if name == "observation" or name.startswith("observation/")]
     numeric = [name for name in every if first[name].dtype.kind in "biuf"]
     images = [name for name in numeric if first[name].dtype == np.uint8 and first[name].ndim >= 4]
     chosen = [name for name in numeric if name not in images] or images
     left = [name for name in every if name not in chosen]
-    return tuple(chosen), [f"{', '.join(left)} (text, images) were left out of the observation."] if left else []
+    note = (f"{', '.join(left)} (text, images) were left out of the observation.",) if left else ()
+    return tuple(chosen), note
 
 
 def _rows(

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import as_flags, described
+from stitchrl.reading.sources.arrays import as_flags, described, one_or_several
 from stitchrl.reading.sources.npz_arrays import headers_in, load_array, names_in_npz
 from stitchrl.reading.sources.pickle_objects import Array, Thing
 from stitchrl.reading.sources.pickles import loaded
@@ -77,15 +77,14 @@ def _source(fields: Mapping[str, Any], origin: str, name: str) -> LogSource:
         raise DataError(f"{origin} holds no observation or action of numbers; there is nothing to learn from.")
     observed = tuple(component.column for component in used)
     columns: dict[str, str | tuple[str, ...]] = {
-        "observation": observed[0] if len(observed) == 1 else observed,
+        "observation": one_or_several(observed),
         "action": "actions",
         "reward": "rewards",
         "terminated": "terminated",
         "truncated": "truncated",
     }
     if not ring.shared:
-        after = tuple(f"next_{column}" for column in observed)
-        columns["next_observation"] = after[0] if len(after) == 1 else after
+        columns["next_observation"] = one_or_several(tuple(f"next_{column}" for column in observed))
     schema = described(origin, columns, name=name, observations=rules, end="truncated", **settings)
     names = (*ring.arrays, *MADE)
     return LogSource(origin, KIND, names, ring.blocks, schema, (*notes, *more, *ring.notes))

@@ -22,6 +22,7 @@ __all__ = [
     "described",
     "in_blocks",
     "one_number_a_row",
+    "one_or_several",
 ]
 
 HARMLESS_BYTES = 2**26
@@ -163,3 +164,8 @@ def _shown(values: NumpyArray) -> str:
 def one_number_a_row(values: NumpyArray) -> Shaped[NumpyArray, "n ..."]:
     """An array of shape (n, 1) as (n,); any other as it is."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def one_or_several(names: tuple[str, ...]) -> str | tuple[str, ...]:
+    """What a schema holds for a role: the name of its column, or the names of several."""
+    return names[0] if len(names) == 1 else names

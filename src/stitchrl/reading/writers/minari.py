@@ -81,8 +81,7 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
         raise RunDirectoryError(f"{folder} cannot be written: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    unknown = int((~_known(dataset, starts)).sum())
-    if unknown:
+    if unknown := int((~_known(dataset, starts)).sum()):
         warnings.warn(
             f"{unknown:,} of {len(starts) - 1:,} episodes lack the observation after their last row; in "
             f"{folder.name} the last known one stands in its place. Other libraries will take it for real: do not let "
