@@ -44,7 +44,7 @@ SHARED = {
         "cql_discrete",
         "cql_continuous",
     },
-    "reading/formats": {"csv"},
+    "reading/formats": set[str](),
     "auditing/checks": set[str](),
     "evaluation/estimators": set[str](),
     "training/trackers": {"base"},

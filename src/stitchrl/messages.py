@@ -1,4 +1,4 @@
-"""Values as they stand in messages: on one line, printable, never endless."""
+"""Values as they are put into messages: on one line, printable and of limited length."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ import numpy as np
 __all__ = ["listed", "printable", "shown"]
 
 LONGEST_SHOWN = 300
+"""The most characters of a value that a message shows."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _SHORT.maxlist = _SHORT.maxtuple = 8
 
 
 def printable(text: str) -> str:
-    """Text as it can stand in a message of one line: control characters escaped, the far end of long text cut."""
+    """Text for a message of one line: control characters are escaped, and long text is cut."""
     start = text[: LONGEST_SHOWN + 1]
     start = start if start.isprintable() else repr(start)[1:-1]
     return start if len(start) <= LONGEST_SHOWN else start[:LONGEST_SHOWN] + "..."
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
-    """The first names of many, for a message."""
+    """The first names of possibly many, separated by commas."""
     some = [printable(str(name)) for name in itertools.islice(names, most + 1)]
     return ", ".join(some[:most]) + (" ..." if len(some) > most else "")
 
 
 def shown(value: Any) -> str:
-    """Any value, for a message."""
+    """Any value as a message shows it."""
     try:
         return printable(_SHORT.repr(value.item() if isinstance(value, np.generic) else value))
-    except ValueError:  # an integer of more digits than Python prints
+    except ValueError:  # the integer has more digits than Python prints
         return type(value).__name__

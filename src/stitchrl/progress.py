@@ -1,4 +1,4 @@
-"""What a person sees while something long runs: a bar with rate and ETA on a terminal, plain lines elsewhere."""
+"""Showing progress while something long runs: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["LoopMonitor", "ProgressDisplay", "RowsBar", "shown"]
+__all__ = ["LoopMonitor", "ProgressDisplay", "RowsBar", "with_progress"]
 
 FIRST_SHOWN_SECONDS = 2.0
+"""Nothing is shown of what takes less time than this."""
 
 
-def shown(blocks: Iterable[slice], rows: int, step: str) -> Iterator[slice]:
-    """The same slices of `rows` rows; how far they have come is shown once they take longer than two seconds."""
+def with_progress(blocks: Iterable[slice], rows: int, step: str) -> Iterator[slice]:
+    """The same slices of `rows` rows, with a progress bar named `step` on a terminal once they take over two seconds."""
     if not sys.stderr.isatty():
         yield from blocks
         return
@@ -40,7 +41,7 @@ def shown(blocks: Iterable[slice], rows: int, step: str) -> Iterator[slice]:
 
 
 class RowsBar:
-    """One bar for passes over the rows of a log, shown once two seconds have gone by."""
+    """A progress bar for passes over the rows of a log, shown once they have taken two seconds."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -48,7 +49,14 @@ class RowsBar:
         self._task = TaskID(0)
 
     def show(self, step: str, done: int, total: int | None, seconds: float) -> None:
-        """Rows done of those there are, where known."""
+        """Move the bar on.
+
+        Args:
+            step: what is being done.
+            done: rows done in this pass.
+            total: rows in all, if known.
+            seconds: since the pass began.
+        """
         if self._live is None:
             if time.monotonic() - self._start < FIRST_SHOWN_SECONDS:
                 return
@@ -71,22 +79,25 @@ class RowsBar:
         )
 
     def close(self) -> None:
+        """Remove the bar."""
         if self._live is not None:
             self._live.stop()
 
 
 LoopMonitor = Callable[[int, int, dict[str, list[float]]], None]
-"""Called between chunks with (updates done, updates in all, metric -> one number a member)."""
+"""A callback that gets (updates done, updates in all, metric -> one number for each member) between chunks."""
 LINE_EVERY_SECONDS = 5.0
+"""How often a line is printed where there is no terminal."""
 SHOWN_MEMBERS = 8
+"""For how many members the numbers are shown."""
 
 
 class ProgressDisplay:
-    """One line a job. Use as a context manager; `track` gives the callback the training loop calls.
+    """Shows one line for each job. It is a context manager, and `track` gives the callback for the training loop.
 
     Args:
-        file: where to show it; standard error by default.
-        enabled: False shows nothing.
+        file: where progress is shown; standard error by default.
+        enabled: whether anything is shown.
     """
 
     def __init__(self, *, file: TextIO | None = None, enabled: bool = True) -> None:
@@ -116,19 +127,26 @@ class ProgressDisplay:
             self._live.stop()
 
     def say(self, line: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bars if there are any."""
         if self._live is not None:
             self._live.console.print(line, style="red", highlight=False, markup=False)
         elif self._enabled:
             print(f"  {line}", file=self._file, flush=True)
 
     def track(self, label: str, *, note_metric: str | tuple[str, ...] = (), unit: str = "upd/s") -> LoopMonitor:
-        """A callback that shows one job; beside it the first of `note_metric` that the job has, one number a member."""
+        """A callback that shows the progress of a job.
+
+        Args:
+            label: what the job is called.
+            note_metric: metrics of which the first that the job has is shown as well, a number for each member.
+            unit: of the rate.
+        """
         if not self._enabled:
             return lambda done, total, metrics: None
         return self._bar(label, note_metric, unit) if self._live is not None else self._lines(label, note_metric, unit)
 
     def _bar(self, label: str, note_metric: str | tuple[str, ...], unit: str) -> LoopMonitor:
+        """A callback that moves a bar on a terminal."""
         live = self._live
         assert live is not None
         task = live.add_task(label, total=None, rate="compiling", note="")
@@ -140,6 +158,7 @@ class ProgressDisplay:
         return show
 
     def _lines(self, label: str, note_metric: str | tuple[str, ...], unit: str) -> LoopMonitor:
+        """A callback that prints a line every few seconds."""
         clock, started, printed = _Rate(), time.monotonic(), 0.0
 
         def show(done: int, total: int, metrics: dict[str, list[float]]) -> None:
@@ -161,13 +180,14 @@ class ProgressDisplay:
 
 
 class _Rate:
-    """Units a second since the first report, so that compiling is not counted."""
+    """The rate of units per second since the first report, so that compiling is not counted."""
 
     def __init__(self) -> None:
         self._start: tuple[float, int] | None = None
         self._rate = 0.0
 
     def __call__(self, done: int, unit: str) -> str:
+        """The rate as text, after `done` units; empty at the first report."""
         now = time.monotonic()
         if self._start is None:
             self._start = (now, done)
@@ -177,13 +197,15 @@ class _Rate:
         return f"{self._rate:,.0f} {unit}" if self._rate >= 10 else f"{self._rate:.1f} {unit}"
 
     def seconds(self, remaining: int) -> float:
+        """How long the remaining units will take; 0 while the rate is not known."""
         return remaining / self._rate if self._rate > 0 else 0.0
 
 
 def _note(names: str | tuple[str, ...], metrics: dict[str, list[float]]) -> str:
+    """The first of these metrics that there is, with its numbers."""
     name = next((n for n in ((names,) if isinstance(names, str) else names) if n in metrics), None)
     if name is None:
         return ""
     values = metrics[name]
-    shown = " ".join(f"{value:.3g}" for value in values[:SHOWN_MEMBERS])
-    return f"{name} {shown}" + (f" and {len(values) - SHOWN_MEMBERS} more" if len(values) > SHOWN_MEMBERS else "")
+    numbers = " ".join(f"{value:.3g}" for value in values[:SHOWN_MEMBERS])
+    return f"{name} {numbers}" + (f" and {len(values) - SHOWN_MEMBERS} more" if len(values) > SHOWN_MEMBERS else "")

@@ -10,7 +10,7 @@ from worlds import full_columns, masks, next_observations, random_log, tiny_colu
 
 import stitchrl as st
 from stitchrl.data.column_rule import ColumnRule
-from stitchrl.data.dataset import PER_TRANSITION
+from stitchrl.data.columns import PER_TRANSITION
 from stitchrl.data.splits import by_group, by_time, by_value
 from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
 
@@ -94,6 +94,19 @@ def test_sizes_and_positions() -> None:
     assert log.episode_lengths.tolist() == [3, 2, 1]
     assert log.episode_of_transition.tolist() == [0, 0, 0, 1, 1, 2]
     assert log.position.tolist() == [0, 1, 2, 0, 1, 0]
+
+
+def test_shape_and_type_of_vector_observations() -> None:
+    log = tiny_log()
+    assert log.observation_shape == (2,)
+    assert log.observation_dtype == np.float32
+
+
+def test_shape_and_type_of_image_observations() -> None:
+    log = st.read(tiny_columns() | {"observation": np.zeros((6, 4, 5, 3), np.uint8)})
+    assert log.observation_shape == (4, 5, 3)
+    assert log.observation_dtype == np.uint8
+    assert log.observation_size == 60
 
 
 def test_position_is_counted_and_step_is_as_logged() -> None:

@@ -104,7 +104,7 @@ def test_parts_of_actions_stay_apart_through_parquet(tmp_path: Path, names: tupl
         roles = {"action": names, "reward": "paid"}
     log, again = through_parquet(tmp_path, columns, action_counts=(2, 4), roles=roles)
     assert again.schema.action_counts == (2, 4)
-    np.testing.assert_array_equal(again.schema.action_parts(again.action), parts)
+    np.testing.assert_array_equal(again.schema.action_components(again.action), parts)
     assert again.schema.columns["action"] == (names if names[:1] == ("vasopressor",) else "action")
     assert log.num_actions == again.num_actions == 8
 
@@ -131,7 +131,9 @@ def test_edges_of_doses_are_kept_through_parquet(tmp_path: Path, bins: Any, low:
     )
     assert again.schema.action_bins == bins
     assert (again.schema.action_low, again.schema.action_high, again.schema.action_unit) == (low, high, "mg")
-    np.testing.assert_array_equal(again.schema.action_parts(again.action), log.schema.action_parts(log.action))
+    np.testing.assert_array_equal(
+        again.schema.action_components(again.action), log.schema.action_components(log.action)
+    )
 
 
 def test_doses_stand_for_their_bins(tmp_path: Path) -> None:

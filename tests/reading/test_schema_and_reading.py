@@ -735,7 +735,7 @@ def test_bounds() -> None:
         DataError, match=r"action \(column 'action\[1\]'\) of the dict must be in \[0, 1\]; got 1.5 in row 5"
     ):
         rows_with(Schema(roles, action_low=(0, 0), action_high=(1, 1)), action=vector)
-    with pytest.raises(DataError, match="action of the dict must have 1 parts, as the schema says; got 2"):
+    with pytest.raises(DataError, match="action of the dict must have 1 components, as the schema says; got 2"):
         rows_with(Schema(roles, action_low=(0,)), action=vector)
 
 
@@ -746,12 +746,12 @@ def test_bins_and_back() -> None:
     log = rows_with(one, action=np.array([-3, 0.4999, 0.5, 0.75, 1.0, 99]))
     assert log.num_actions == 3
     assert log.action.tolist() == [0, 0, 1, 1, 2, 2]
-    assert one.action_parts(log.action).tolist() == [[0], [0], [1], [1], [2], [2]]
+    assert one.action_components(log.action).tolist() == [[0], [0], [1], [1], [2], [2]]
     two = Schema(roles | {"action": ("a", "b")}, action_bins=((0.0,), (1.0, 2.0)))
     a, b = np.array([-1, -1, -1, 1, 1, 1.0]), np.array([0, 1, 2, 0, 1, 2.0])
     log = rows_with(two, action=None, a=a, b=b)
-    assert log.action.tolist() == [0, 1, 2, 3, 4, 5]  # the last part changes fastest
-    assert two.action_parts(log.action).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert log.action.tolist() == [0, 1, 2, 3, 4, 5]  # the last component changes fastest
+    assert two.action_components(log.action).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     # Back: each bin's ends, open where nothing bounds the dose.
     bounds = two.action_bounds(np.array([0, 4]))
     assert bounds.tolist() == [[[-math.inf, 0.0], [-math.inf, 1.0]], [[0.0, math.inf], [1.0, 2.0]]]
@@ -769,15 +769,15 @@ def test_bins_and_back() -> None:
     with pytest.raises(SchemaError, match="Actions must be 0 to 5; got 6 to 6"):
         two.action_bounds(np.array([6]))
     lists = Schema(roles | {"action": ("a", "b", "c")}, action_counts=(2, 1))
-    assert lists.action_names == ("part 0 0, part 1 0", "part 0 1, part 1 0")
+    assert lists.action_names == ("component 0 0, component 1 0", "component 0 1, component 1 0")
     with pytest.raises(SchemaError, match="Only binned actions stand for ranges"):
         Schema(roles, num_actions=3).action_bounds(np.zeros(2, np.int64))
     for kind in (np.float32, np.float64):  # .7 as float32 is below .7
         assert rows_with(Schema(roles, action_bins=((0.7,),)), action=np.full(6, 0.7, kind)).action.tolist() == [1] * 6
-    with pytest.raises(DataError, match="must have 1 parts, as the schema says; got 2"):
+    with pytest.raises(DataError, match="must have 1 components, as the schema says; got 2"):
         rows_with(one, action=np.zeros((6, 2)))
-    with pytest.raises(SchemaError, match="Only multi-discrete and binned actions have parts"):
-        Schema(roles, num_actions=3).action_parts(np.zeros(2, np.int64))
+    with pytest.raises(SchemaError, match="Only multi-discrete and binned actions have components"):
+        Schema(roles, num_actions=3).action_components(np.zeros(2, np.int64))
 
 
 def test_actions_have_names() -> None:
@@ -787,7 +787,10 @@ def test_actions_have_names() -> None:
     assert Schema(roles, action_categories=("wait", "treat")).action_names == ("wait", "treat")
     parts = Schema(roles | {"action": ("arm", "speed")}, action_counts=(2, 2))
     assert parts.action_names == ("arm 0, speed 0", "arm 0, speed 1", "arm 1, speed 0", "arm 1, speed 1")
-    assert Schema(roles, action_counts=(2, 1)).action_names == ("part 0 0, part 1 0", "part 0 1, part 1 0")
+    assert Schema(roles, action_counts=(2, 1)).action_names == (
+        "component 0 0, component 1 0",
+        "component 0 1, component 1 0",
+    )
 
 
 def test_several_discrete_parts_and_named_actions() -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from scipy import special
 
 import stitchrl as st
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.mdp.icu_sepsis import compact_table, demo_log, icu_sepsis
 

@@ -602,7 +602,7 @@ def schemas() -> Iterator[tuple[str, Case]]:
     yield "bounds of discrete actions", toml(discrete + "low = [0]\n", "`low` of [action]")
     yield "bounds that cross", toml(BASE + "[action]\nlow = [1]\nhigh = [0]\n", "`low` must not be above")
     yield "bounds of unequal length", toml(BASE + "[action]\nlow = [1]\nhigh = [2, 3]\n", "equally long")
-    yield "more bounds than parts", toml(BASE + "[action]\nlow = [0, 0]\n", "must have 2 parts")
+    yield "more bounds than components", toml(BASE + "[action]\nlow = [0, 0]\n", "must have 2 components")
     yield "outside of bounds", toml(BASE + "[action]\nlow = [1]\n", "action[0]", "got 0.0 in row 0")
     yield "gap without time", toml(discrete + "[episodes]\ngap = 5\n", "needs a column with the role `time`")
     yield "reward twice", toml(discrete + '[reward]\nexpression = "1"\n', "Drop one")

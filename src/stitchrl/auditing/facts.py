@@ -17,8 +17,9 @@ from stitchrl.auditing.regression import features, residuals
 from stitchrl.auditing.row_hashes import hash_words, mix, watched, words
 from stitchrl.auditing.sample import SAMPLE_ROWS, Sample
 from stitchrl.auditing.scan import Scan
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
-from stitchrl.progress import shown
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
+from stitchrl.progress import with_progress
 from stitchrl.types import NumpyArray
 
 __all__ = ["Facts"]
@@ -109,7 +110,7 @@ class Facts:
         first_gap = -1
         every = np.uint64(-(-count // KEPT_HASHES))
         kept: list[list[NumpyArray]] = [[], [], []]
-        for block in shown(blocks(count), count, "auditing"):
+        for block in with_progress(blocks(count), count, "auditing"):
             part = self.part_of(block)
             part_rows += np.bincount(part, minlength=PARTS)
             index = log.observation_index[block]

@@ -14,13 +14,11 @@ __all__ = ["ColumnRule", "as_float", "check_choice", "check_ordered", "vocabular
 
 
 LARGEST_ONE_HOT = 2**12
-"""Most categories that become one number each."""
-
-
+"""The largest vocabulary that is encoded with one number for each category."""
 MISSING = ("error", "previous", "value")
-
-
+"""What `missing` of a rule may be."""
 ENCODINGS = ("one-hot", "code")
+"""What `encoding` of a rule may be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +26,17 @@ class ColumnRule:
     """How one observation column becomes numbers.
 
     Attributes:
-        categories: its vocabulary, in the order of the codes; None for a numeric column.
-        encoding: a category as "one-hot" (one number for each category) or as its "code" (0, 1, ...).
-        missing: a missing value is an "error", the "previous" one of the episode, or `fill` ("value").
-        fill: what stands for a missing value, and for one with nothing before it in its episode.
-        indicator: add a number that is 1 where the value was missing.
-        low, high: values outside are an error; None for no bound.
-        unit: of the values, for people.
+        categories: the categories that may occur, in the order of their codes; None for a numeric column.
+        encoding: how a category is written: "one-hot" (one number for each category) or "code" (0, 1, ...).
+        missing: how a missing value is handled: "error" refuses it, "previous" takes the value before it in the
+            episode, "value" takes `fill`.
+        fill: the number for a missing value with "value", and with "previous" where no value comes before it.
+        indicator: whether to add a number that is 1 where the value was missing.
+        low, high: bounds; values outside are an error, None is no bound.
+        unit: unit of the values, for people to read.
 
     Raises:
-        SchemaError: an unknown choice, no or repeated categories, `low` above `high`, a fill that is not finite.
+        SchemaError: an unknown choice, no categories or repeated ones, `low` above `high`, a `fill` that is not finite.
     """
 
     categories: tuple[str, ...] | None = None
@@ -68,12 +67,13 @@ class ColumnRule:
 
     @property
     def width(self) -> int:
-        """Numbers this column adds to an observation, when it is not a list."""
+        """How many numbers this column adds to an observation, if it does not hold lists."""
         one_hot = self.categories is not None and self.encoding == "one-hot"
         return (len(self.categories or ()) if one_hot else 1) + self.indicator
 
 
 def vocabulary_of(values: Iterable[Any]) -> tuple[str, ...]:
+    """The categories as text. Raises SchemaError if there are none or one is repeated."""
     categories = tuple(str(value) for value in values)
     if not categories or len(set(categories)) < len(categories):
         raise SchemaError(f"`categories` must be different values, at least one; got {shown(list(categories))}.")
@@ -81,6 +81,7 @@ def vocabulary_of(values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def as_float(name: str, value: Any) -> float:
+    """The value of a setting as a float. Raises SchemaError if it is no number or too large."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -88,11 +89,13 @@ def as_float(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise SchemaError unless the value of a setting is one of its choices."""
     if value not in choices:
         raise SchemaError(f"`{name}` must be one of {', '.join(choices)}; got {shown(value)}.")
 
 
 def check_ordered(low: float | None, high: float | None) -> None:
+    """Raise SchemaError if a bound is NaN or the lower one is above the upper one."""
     for bound in (low, high):
         if bound is not None and math.isnan(bound):
             raise SchemaError("A bound must be a number; got NaN.")

@@ -1,10 +1,9 @@
-"""Dataset: a log in columns, immutable, observations stored once, `terminated` apart from `truncated`."""
+"""The Dataset: an immutable log in columns that stores each observation once and keeps `terminated` apart from `truncated`."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import warnings
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from stitchrl.data import splits as parts
-from stitchrl.data.content_hash import digest_rows
-from stitchrl.data.joining import check_meanings, fresh_name, unique_ids
+from stitchrl.data.columns import MOST_ROWS, NO_OBSERVATION, PER_TRANSITION
+from stitchrl.data.content_hash import hash_columns
+from stitchrl.data.joining import joined_columns
 from stitchrl.data.schema import Schema
-from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
+from stitchrl.data.spaces import action_space, observation_space
+from stitchrl.data.splits import split_episodes
+from stitchrl.errors import ConfigurationError
 from stitchrl.types import NumpyArray
 
 if TYPE_CHECKING:
@@ -24,39 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "Episode"]
 
-NO_OBSERVATION = -1
-MOST_ROWS = 2**31 - 1
-"""Rows of a log that 32 bits can number."""
-PER_TRANSITION = (
-    "observation_index",
-    "next_observation_index",
-    "action",
-    "reward",
-    "terminated",
-    "truncated",
-    "step",
-    "behavior_log_prob",
-    "behavior_probs",
-    "action_mask",
-    "source",
-    "weight",
-    "time",
-    "observation_id",
-)
-
-
-SPLITS = ("episode", "group", "time", "return")
-
 
 class Episode(NamedTuple):
     """One episode of T transitions.
 
     Attributes:
-        id: the log's own identifier.
-        observation: (T + 1, D); (T, D) where the log does not have the last one.
-        action: (T,) or (T, action size).
-        reward: (T,).
-        terminated, truncated: how it ended.
+        id: the identifier that the log gives the episode.
+        observation: (T + 1, D); (T, D) where the log does not have the observation after the last action.
+        action: (T,) if discrete, (T, action size) if continuous.
+        reward: (T,) received after each action.
+        terminated, truncated: whether it truly ended, or the log was cut.
     """
 
     id: Any
@@ -69,27 +47,27 @@ class Episode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A log of episodes, in columns. Build one with `st.read` or `Dataset.from_columns`; never edit its arrays.
+    """A log of episodes, in columns. `st.read` makes one. Its arrays are read-only.
 
-    N transitions, E episodes, M >= N stored observations of D numbers, A discrete actions. Rows are ordered by
-    episode, then step. The last observation of an episode is stored where the log has it.
+    It has N transitions, E episodes, A discrete actions, and M >= N stored observations of D numbers each. Rows are
+    ordered by episode, then step. The observation after the last action of an episode is stored if the log has it.
 
     Attributes:
         observation_table: (M, D) float32, each observation once; (M, height, width, channels) uint8 for images.
-        observation_index: (N,) row of the table seen before the action.
-        next_observation_index: (N,) row seen after it; -1 where the log does not have it.
+        observation_index: (N,) row of the table that holds the observation before the action.
+        next_observation_index: (N,) row that holds the observation after it; -1 where the log does not have it.
         action: (N,) int32 when discrete, (N, action size) float32 otherwise.
         reward: (N,) float32, received after the action, in the log's own units.
-        terminated: (N,) the episode truly ended here: do not bootstrap.
-        truncated: (N,) the log was cut here: bootstrap, if the next observation is known.
+        terminated: (N,) whether the episode truly ended here, so that no value follows (do not bootstrap).
+        truncated: (N,) whether the log was cut here (bootstrap, if the next observation is known).
         step: (N,) int64, position in the episode, as logged.
         episode_start: (E + 1,) first row of each episode, then N.
-        episode_id: (E,) the log's own identifiers.
-        schema: what the columns meant.
-        behavior_log_prob, behavior_probs, action_mask, source, weight, time, observation_id: optional, (N,) or
-            (N, A); None where the log has none.
+        episode_id: (E,) the identifiers that the log gives its episodes.
+        schema: what the columns of the log meant.
+        behavior_log_prob, behavior_probs, action_mask, source, weight, time, observation_id: optional columns, (N,) or
+            (N, A); None where the log does not have them.
         group: (E,) what each episode belongs to (a patient, a machine); None where the log does not say.
-        observation_names: what each number of an observation is called; empty where nothing says so.
+        observation_names: the name of each number of an observation; empty where the log does not name them.
         notes: what was assumed or changed when the log was read.
     """
 
@@ -125,47 +103,53 @@ class Dataset:
 
     @property
     def num_transitions(self) -> int:
-        """Rows of the log."""
+        """How many transitions (rows) the log has."""
         return len(self.reward)
 
     @property
     def num_episodes(self) -> int:
-        """Episodes of the log."""
+        """How many episodes the log has."""
         return len(self.episode_id)
 
     @property
     def num_actions(self) -> int | None:
-        """Number of discrete actions; None when the action is continuous."""
+        """How many discrete actions there are; None if the action is continuous."""
         return self.schema.num_actions
 
     @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation: (D,) for vectors, (height, width, channels) for images."""
+        return self.observation_table.shape[1:]
+
+    @property
+    def observation_dtype(self) -> np.dtype[Any]:
+        """Type of the numbers of an observation: float32 for vectors, uint8 for images."""
+        return self.observation_table.dtype
+
+    @property
     def observation_size(self) -> int:
-        """Numbers in one observation; of an image, all of its bytes."""
-        return int(np.prod(self.observation_table.shape[1:]))
+        """How many numbers one observation holds: the product of `observation_shape`."""
+        return math.prod(self.observation_shape)
 
     # --- derived columns ---------------------------------------------------------------------------------------
 
     @property
     def observation(self) -> Shaped[NumpyArray, "N ..."]:
-        """Observation before each action. A copy: N x D numbers, or N images."""
+        """Observation before each action: a copy of N x D numbers, or of N images."""
         return self.observation_table[self.observation_index]
 
     @property
     def next_observation(self) -> Shaped[NumpyArray, "N ..."]:
         """Observation after each action; zeros where the log does not have it (see `can_bootstrap`)."""
-        return self._seen_at(self.next_observation_index)
-
-    def _seen_at(self, index: Int[NumpyArray, " R"]) -> Shaped[NumpyArray, "R ..."]:
-        """These rows of the table, zeros for `NO_OBSERVATION`."""
-        seen = self.observation_table[index]
-        seen[index == NO_OBSERVATION] = 0
-        return seen
+        observation = self.observation_table[self.next_observation_index]
+        observation[self.next_observation_index == NO_OBSERVATION] = 0
+        return observation
 
     @cached_property
     def can_bootstrap(self) -> Bool[NumpyArray, " N"]:
-        """(N,) False where the episode was cut and its next observation (or next mask) is unknown.
+        """(N,) False where the episode was cut and the next observation (or the next action mask) is unknown.
 
-        Such a row has no TD target; it has weight 0 in every TD loss and stays for imitation and statistics.
+        Such a row has no TD target: it has weight 0 in every TD loss, and still counts for imitation and statistics.
         """
         known = self.next_observation_index != NO_OBSERVATION
         if self.action_mask is not None:
@@ -174,7 +158,7 @@ class Dataset:
 
     @cached_property
     def continues(self) -> Bool[NumpyArray, " N"]:
-        """(N,) True where the next row is the next moment of the same episode: not at its end, not before a gap."""
+        """(N,) True where the next row is the next step of the same episode. False at its end and before missing rows."""
         continues = np.zeros(self.num_transitions, bool)
         continues[:-1] = self.next_observation_index[:-1] == self.observation_index[1:]
         continues[self.episode_start[1:] - 1] = False
@@ -182,9 +166,9 @@ class Dataset:
 
     @cached_property
     def run_end(self) -> Int[NumpyArray, " N"]:
-        """(N,) the last row that each row leads to without a break: the end of its episode, or a gap's edge.
+        """(N,) the last row that follows each row without a break: the end of its episode, or the row before a gap.
 
-        int32, and int64 where 32 bits cannot number the rows.
+        The numbers are int32, or int64 where 32 bits cannot number the rows.
         """
         ends = np.flatnonzero(~self.continues)
         kind = np.int32 if self.num_transitions <= MOST_ROWS else np.int64
@@ -192,7 +176,7 @@ class Dataset:
 
     @cached_property
     def next_action_mask(self) -> Bool[NumpyArray, "N A"] | None:
-        """(N, A) actions allowed after each action; all True where the next row is not the next moment."""
+        """(N, A) which actions the next step allows; all True where the next row is not the next step."""
         if self.action_mask is None:
             return None
         mask = np.ones_like(self.action_mask)
@@ -201,57 +185,43 @@ class Dataset:
 
     @cached_property
     def episode_lengths(self) -> Int[NumpyArray, " E"]:
-        """(E,) transitions in each episode."""
+        """(E,) number of transitions of each episode."""
         return np.diff(self.episode_start)
 
     @cached_property
     def episode_of_transition(self) -> Int[NumpyArray, " N"]:
-        """(N,) which episode each row belongs to, 0 to E - 1."""
+        """(N,) the episode that each row belongs to, 0 to E - 1."""
         return np.repeat(np.arange(self.num_episodes), self.episode_lengths)
 
     @cached_property
     def position(self) -> Int[NumpyArray, " N"]:
-        """(N,) 0-based position of each row in its episode, counted here and not read from `step`."""
+        """(N,) position of each row in its episode from 0, counted here rather than read from `step`."""
         return np.arange(self.num_transitions) - np.repeat(self.episode_start[:-1], self.episode_lengths)
 
     def episode_returns(self, gamma: float = 1.0) -> Float[NumpyArray, " E"]:
-        """(E,) float64 sum of gamma**t * reward over each episode; gamma in [0, 1]."""
+        """(E,) the sum of gamma**t * reward over each episode, float64; gamma is in [0, 1]."""
         discounted = self.reward.astype(np.float64) * np.power(float(gamma), self.position)
         return np.add.reduceat(discounted, self.episode_start[:-1])
 
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over the content of every column: equal logs have equal hashes on every machine."""
-        digest = hashlib.sha256()
-        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.startswith("next_obs")}
-        # By content and not by place in the table: a part hashes like the same rows read afresh.
-        last = self.next_observation_index[self.episode_start[1:] - 1]
-        known = last != NO_OBSERVATION
-        arrays["observation_table"] = arrays["observation_index"]  # hashed through the table, in its place
-        arrays["observation_index"] = self._seen_at(last)
-        arrays["next_observation_index"] = known
-        for name, value in arrays.items():
-            if isinstance(value, np.ndarray):
-                through = self.observation_table if name == "observation_table" else None
-                digest_rows(digest, name, value, through)
-        digest.update(repr(self.num_actions).encode())
-        gaps = np.flatnonzero(~self.continues & (self.next_observation_index != NO_OBSERVATION))
-        gaps = np.setdiff1d(gaps, self.episode_start[1:] - 1)  # what came last in an episode is in already
-        if len(gaps):
-            digest_rows(digest, "gaps", gaps, None)
-            digest_rows(digest, "after_gaps", self.next_observation_index[gaps], self.observation_table)
-        return digest.hexdigest()
+        return hash_columns(self._columns(), self.continues)
 
-    # --- parts -------------------------------------------------------------------------------------------------
+    def _columns(self) -> dict[str, Any]:
+        """Field -> its value; the arrays are not copied."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    # --- episodes and splits -------------------------------------------------------------------------------------------------
 
     def select_episodes(self, episodes: Sequence[int] | NumpyArray) -> Dataset:
-        """The log of the given episodes, in the given order. The observation table is shared.
+        """A log of the given episodes, in the given order. It shares the observation table with this one.
 
         Args:
-            episodes: positions, 0 to E - 1, or E bools.
+            episodes: positions from 0 to E - 1, or one bool for each episode.
 
         Raises:
-            ConfigurationError: a position that is none.
+            ConfigurationError: there is no episode at a given position.
         """
         episodes = np.asarray(episodes)
         if episodes.dtype == bool and len(episodes) == self.num_episodes:
@@ -276,7 +246,7 @@ class Dataset:
         )
 
     def compact(self) -> Dataset:
-        """The same log with a table of only the observations it uses; itself where it uses all."""
+        """The same log with a table of only the observations that it uses; the log itself if it uses them all."""
         used = np.zeros(len(self.observation_table), bool)
         used[self.observation_index] = True
         known = self.next_observation_index != NO_OBSERVATION
@@ -296,17 +266,20 @@ class Dataset:
     def split(
         self, fractions: Sequence[float] = (0.5, 0.1, 0.4), *, seed: int = 0, by: str | None = None
     ) -> tuple[Dataset, ...]:
-        """Parts by whole episodes; no episode is in two parts, and no group where `by` keeps groups.
+        """Split the log into parts of whole episodes. No episode is in two parts.
 
         Args:
-            fractions: of the episodes, positive, summing to 1; one part each. Whole groups meet them as nearly as
-                they can.
-            seed: the draw; without effect on "time".
-            by: "episode": at random, with a StitchRLWarning where that puts a group into several parts; "group": whole
-                groups (patients) at random; "time": the past first, the future last, left out the episodes that still
-                run when the next part's first one starts, and later episodes of a group that an earlier part holds;
-                "return": at random among episodes of like return, or whole groups of like mean return where the log
-                has groups. None is "group" where the log has groups, else "episode".
+            fractions: the share of the episodes that each part gets; positive, summing to 1. Where groups are kept
+                whole, the shares are met as nearly as the groups allow.
+            seed: of the random draw; it has no effect on a split by time.
+            by: how episodes are assigned to parts.
+                "episode": at random, with a StitchRLWarning if that puts one group into several parts.
+                "group": whole groups (such as patients) at random.
+                "time": the earliest episodes into the first part, the latest into the last. Episodes that still run
+                when the next part begins are left out, and so are later episodes of a group that an earlier part holds.
+                "return": at random among episodes of similar return, so that every part has good and bad ones; whole
+                groups by their mean return where the log has groups.
+                None means "group" where the log has groups, else "episode".
 
         Raises:
             ConfigurationError: fractions not positive or not summing to 1, an unknown `by`, a negative seed.
@@ -317,48 +290,29 @@ class Dataset:
     def split_episodes(
         self, fractions: Sequence[float], *, seed: int = 0, by: str | None = None
     ) -> tuple[Int[NumpyArray, " _"], ...]:
-        """The episode positions of each part of `split`, ascending."""
-        if seed < 0:
-            raise ConfigurationError(f"`seed` must be at least 0; got {seed}.")
-        rng, each = np.random.default_rng(seed), np.arange(self.num_episodes)
-        by = by or ("episode" if self.group is None else "group")
-        if by == "group" and self.group is None:
-            raise DataError("A split by group needs a column with the role `group`; this log has none.")
-        group = each if self.group is None else np.unique(self.group, return_inverse=True)[1].reshape(-1)
-        groups = int(group.max(initial=-1)) + 1
-        if by == "episode":
-            if groups < self.num_episodes:
-                warnings.warn(
-                    f"A split by episode puts episodes of one group into several parts; this log has {groups:,} groups "
-                    f'of {self.num_episodes:,} episodes. Use by="group" unless that is wanted.',
-                    StitchRLWarning,
-                    stacklevel=2,
-                )
-            return parts.by_group(each, fractions, rng)
-        if by == "group":
-            return parts.by_group(group, fractions, rng)
-        if by == "return":
-            alone = groups == self.num_episodes
-            return parts.by_value(self.episode_returns(), each if alone else group, fractions, rng)
-        if by == "time":
-            if self.time is None:
-                raise DataError("A split by time needs a column with the role `time`; this log has none.")
-            start = self.episode_start[:-1]
-            return parts.by_time(self.time[start], np.maximum.reduceat(self.time, start), group, fractions)
-        raise ConfigurationError(f"`by` of a split must be one of {', '.join(SPLITS)}; got {by!r}.")
+        """The episode positions of each part of `split`, ascending; arguments and errors as there."""
+        return split_episodes(
+            fractions,
+            seed=seed,
+            by=by,
+            episode_start=self.episode_start,
+            group=self.group,
+            time=self.time,
+            episode_returns=self.episode_returns,
+        )
 
     def head(self, episodes: int) -> Dataset:
-        """The first episodes, at most as many as there are."""
+        """A log of the first `episodes` episodes, or of all if there are fewer."""
         return self.select_episodes(np.arange(min(max(episodes, 0), self.num_episodes)))
 
     def filter(self, keep: Callable[[Episode], bool] | Sequence[bool] | Bool[NumpyArray, " E"]) -> Dataset:
-        """The episodes that are wanted.
+        """A log of the episodes for which `keep` is true.
 
         Args:
-            keep: one bool an episode, or a function of an `Episode`.
+            keep: one bool for each episode, or a function from an `Episode` to a bool.
 
         Raises:
-            ConfigurationError: not one bool an episode.
+            ConfigurationError: `keep` is not one bool for each episode.
         """
         wanted = np.asarray([bool(keep(e)) for e in self.episodes()] if callable(keep) else keep)
         if wanted.dtype != bool or wanted.shape != (self.num_episodes,):
@@ -369,7 +323,11 @@ class Dataset:
         return self.select_episodes(wanted)
 
     def episode(self, position: int) -> Episode:
-        """One episode, 0 to E - 1. Raises ConfigurationError where there is none."""
+        """The episode at a position from 0 to E - 1.
+
+        Raises:
+            ConfigurationError: there is no episode at this position.
+        """
         if not 0 <= position < self.num_episodes:
             raise ConfigurationError(f"Episodes are numbered 0 to {self.num_episodes - 1}; got {position}.")
         rows = slice(int(self.episode_start[position]), int(self.episode_start[position + 1]))
@@ -390,104 +348,35 @@ class Dataset:
         return (self.episode(i) for i in range(self.num_episodes))
 
     def concat(self, *others: Dataset) -> Dataset:
-        """This log followed by others. Optional columns that one of them lacks are left out.
+        """A log of the episodes of this one, followed by those of the others.
 
-        Groups stay: where a log has none, each of its episodes is a group of its own. An episode id that an earlier
-        episode has gets a suffix. A note says so.
+        Optional columns that one of the logs lacks are left out. If only some logs have groups, each episode of the
+        others becomes a group of its own. An episode identifier that occurs again gets a suffix. `notes` says so.
 
         Raises:
             DataError: the logs differ in observations or actions, or in what they mean.
         """
-        logs = (self, *others)
-        for other in others:
-            for what in ("num_actions", "observation_names"):
-                if getattr(other, what) != getattr(self, what):
-                    raise DataError(
-                        f"Logs must have one {what} to be joined; got {getattr(self, what)} and {getattr(other, what)}."
-                    )
-            for what in ("observation_table", "action"):
-                if getattr(other, what).shape[1:] != getattr(self, what).shape[1:]:
-                    raise DataError(
-                        f"Logs must have one shape of {what} to be joined; got {getattr(self, what).shape[1:]} and "
-                        f"{getattr(other, what).shape[1:]}."
-                    )
-            check_meanings(self.schema, other.schema)
-        joined: dict[str, Any] = {}
-        joined["episode_id"], renamed = unique_ids([log.episode_id for log in logs])
-        joined["group"], grouped = _joined_groups(logs, joined["episode_id"])
-        for name in (*PER_TRANSITION, "observation_table"):
-            columns = [getattr(log, name) for log in logs]
-            joined[name] = None if any(column is None for column in columns) else np.concatenate(columns)
-        tables = np.cumsum([0] + [len(log.observation_table) for log in logs])
-        rows = np.cumsum([0] + [log.num_transitions for log in logs])
-        for name in ("observation_index", "next_observation_index"):
-            shifted = [
-                np.where(getattr(log, name) == NO_OBSERVATION, NO_OBSERVATION, getattr(log, name) + first)
-                for log, first in zip(logs, tables[:-1], strict=True)
-            ]
-            joined[name] = np.concatenate(shifted).astype(np.int32 if tables[-1] < 2**31 else np.int64)
-        start = [log.episode_start[:-1] + first for log, first in zip(logs, rows[:-1], strict=True)]
-        notes = tuple(dict.fromkeys([*(note for log in logs for note in log.notes), *renamed, *grouped]))
-        return dataclasses.replace(
-            self, **joined, episode_start=np.append(np.concatenate(start), rows[-1]), notes=notes
-        )
+        return dataclasses.replace(self, **joined_columns([log._columns() for log in (self, *others)]))
 
     # --- spaces ------------------------------------------------------------------------------------------------
 
     @property
     def action_space(self) -> spaces.Space[Any]:
-        """As Gymnasium has it: Discrete, MultiDiscrete (the parts of a logged action), or Box with the schema's bounds."""
-        from gymnasium import spaces
-
-        if self.schema.action_counts is not None and self.schema.action_bins is None:
-            return spaces.MultiDiscrete(list(self.schema.action_counts))
-        if self.num_actions is not None:
-            return spaces.Discrete(self.num_actions)
-        low, high = (
-            np.full(self.action.shape[1], bound, np.float32) if given is None else np.asarray(given, np.float32)
-            for given, bound in ((self.schema.action_low, -np.inf), (self.schema.action_high, np.inf))
-        )
-        return spaces.Box(low, high, dtype=np.float32)
+        """The Gymnasium space of actions: Discrete, MultiDiscrete, or a Box with the bounds that the schema declares."""
+        return action_space(self.schema, 1 if self.action.ndim == 1 else self.action.shape[1])
 
     @property
     def observation_space(self) -> spaces.Box:
-        """A Gymnasium Box: of bytes for images, else without bounds."""
-        from gymnasium import spaces
-
-        shape = self.observation_table.shape[1:]
-        if self.observation_table.dtype == np.uint8:
-            return spaces.Box(0, 255, shape, np.uint8)
-        return spaces.Box(-np.inf, np.inf, shape, np.float32)
+        """The Gymnasium space of observations: a Box, of bytes for images and else without bounds."""
+        return observation_space(self.observation_shape, self.observation_dtype)
 
     def __repr__(self) -> str:
-        optional = [n for n in (*PER_TRANSITION[7:], "group") if getattr(self, n) is not None]
+        optional = [name for name in (*PER_TRANSITION[7:], "group") if getattr(self, name) is not None]
         action = f"discrete, {self.num_actions}" if self.num_actions else f"continuous, {self.action.shape[1]}"
-        parts = self.schema.action_counts
-        action += "" if parts is None else f" = {' x '.join(map(str, parts))}"
-        shape = " x ".join(map(str, self.observation_table.shape[1:]))
+        counts = self.schema.action_counts
+        action += "" if counts is None else f" = {' x '.join(map(str, counts))}"
+        shape = " x ".join(map(str, self.observation_shape))
         return (
             f"Dataset({self.schema.name!r}: {self.num_episodes:,} episodes, {self.num_transitions:,} transitions, "
             f"observation {shape}, action {action}; optional: {', '.join(optional) or 'none'})"
         )
-
-
-def _joined_groups(logs: Sequence[Dataset], ids: NumpyArray) -> tuple[NumpyArray | None, list[str]]:
-    """The groups of logs one after the other; the (unique) episode ids of those without, which is noted."""
-    held = [log.group for log in logs]
-    if all(group is None for group in held):
-        return None, []
-    if all(group is not None for group in held):
-        if len({group.dtype.kind for group in held if group is not None}) > 1:
-            held = [np.asarray([str(name) for name in group.tolist()]) for group in held if group is not None]
-        return np.concatenate([group for group in held if group is not None]), []
-    used = {str(name) for group in held if group is not None for name in group.tolist()}
-    edges = np.cumsum([0] + [log.num_episodes for log in logs])
-    names: list[str] = []
-    for group, own in zip(held, np.split(ids, edges[1:-1]), strict=True):
-        if group is not None:
-            names += [str(name) for name in group.tolist()]
-        else:
-            names += [fresh_name(name, used) if name in used else name for name in map(str, own.tolist())]
-    alone = sum(log.num_episodes for log in logs if log.group is None)
-    note = f"joined logs: {alone:,} episodes of logs without groups are groups of their own, named by episode id"
-    return np.asarray(names), [note]

@@ -1,4 +1,4 @@
-"""Arithmetic over columns, as a schema may give it for the reward. Nothing else can be written in it."""
+"""Arithmetic over columns, as a schema may give it for the reward. No other code can be written in an expression."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from stitchrl.types import NumpyArray
 __all__ = ["Expression"]
 
 LONGEST, DEEPEST = 2_000, 200
-"""Characters, and operations inside operations: beyond them Python's own stack ends."""
+"""Limits on the characters and on the depth of nested operations, beyond which Python's own stack would overflow."""
 SHOWN = 200
+"""Characters of an expression that a message shows."""
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -52,29 +53,29 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
 
 
 class Expression:
-    """Numbers, columns, + - * / ** %, comparisons, and/or/not, and the functions of `FUNCTIONS`.
+    """An expression made of numbers, columns, + - * / ** %, comparisons, and/or/not, and the functions in `FUNCTIONS`.
 
-    A column whose name is no word stands in backticks: `` `heart rate` * 2 ``.
+    A column whose name is not a single word is put in backticks: `` `heart rate` * 2 ``.
 
     Args:
         text: the expression.
 
     Raises:
-        SchemaError: it does not parse, is too long, or holds anything else.
+        SchemaError: the text does not parse, is too long, or holds anything else.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
         if len(text) > LONGEST:
             raise SchemaError(f"An expression may have {LONGEST} characters; got {len(text)}.")
-        parts = text.split("`")
-        if len(parts) % 2 == 0:
+        pieces = text.split("`")  # every second piece is a quoted name
+        if len(pieces) % 2 == 0:
             raise SchemaError(f"A backtick of the expression {_short(text)} is not closed.")
         stem = "_column_"
         while stem in text:
             stem += "_"
-        self._quoted = {f"{stem}{i}": name for i, name in enumerate(parts[1::2])}
-        plain = "".join(part if i % 2 == 0 else f" {stem}{i // 2} " for i, part in enumerate(parts))
+        self._quoted = {f"{stem}{i}": name for i, name in enumerate(pieces[1::2])}
+        plain = "".join(piece if i % 2 == 0 else f" {stem}{i // 2} " for i, piece in enumerate(pieces))
         try:
             self._tree = ast.parse(" ".join(plain.split()), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -83,18 +84,18 @@ class Expression:
             raise SchemaError(
                 f"The expression {_short(text)} nests more than {DEEPEST} operations; use parentheses to halve it."
             )
-        self.columns  # noqa: B018 - walks the tree: anything that is not allowed is refused now
+        self.columns  # noqa: B018 - walks the tree, so that anything not allowed is refused at once
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Columns it needs, by first appearance."""
-        found: dict[str, None] = {}
+        """The columns that the expression needs, in order of first appearance."""
+        needed: dict[str, None] = {}
         with np.errstate(all="ignore"):
-            _walk(self._tree, lambda name: found.setdefault(self._quoted.get(name, name)), self.text)
-        return tuple(found)
+            _walk(self._tree, lambda name: needed.setdefault(self._quoted.get(name, name)), self.text)
+        return tuple(needed)
 
     def __call__(self, columns: Mapping[str, NumpyArray], count: int) -> Float[NumpyArray, " count"]:
-        """Its value in each of `count` rows, float64; what is undefined (log of a negative, 0/0) is NaN."""
+        """The float64 value in each of `count` rows; NaN where it is undefined (logarithm of a negative number, 0/0)."""
 
         def column(name: str) -> Any:
             return columns[self._quoted.get(name, name)].astype(np.float64)
@@ -104,11 +105,12 @@ class Expression:
 
 
 def _short(text: str) -> str:
+    """The text in quotes, cut after `SHOWN` characters, for a message."""
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")
 
 
 def _depth(tree: ast.AST) -> int:
-    """Levels of a tree, found without recursion."""
+    """How many levels a tree has, counted without recursion."""
     depth, level = 0, [tree]
     while level:
         depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
@@ -116,7 +118,11 @@ def _depth(tree: ast.AST) -> int:
 
 
 def _walk(node: ast.AST, column: Callable[[str], Any], text: str) -> Any:
-    """The value of a node; `column` gives that of a name. Refuses every kind of node that is not arithmetic."""
+    """The value of a node, where `column` gives the value of a name.
+
+    Raises:
+        SchemaError: the node is of a kind that is not arithmetic.
+    """
     match node:
         case ast.Constant(value=bool() | int() | float() as number):
             return _constant(number, text)
@@ -145,6 +151,7 @@ def _walk(node: ast.AST, column: Callable[[str], Any], text: str) -> Any:
 
 
 def _constant(number: float, text: str) -> np.float64:
+    """A number of the expression. Raises SchemaError if 64 bits cannot hold it."""
     try:
         return np.float64(number)
     except OverflowError:
@@ -152,5 +159,5 @@ def _constant(number: float, text: str) -> np.float64:
 
 
 def _apply(function: Callable[..., Any], *arguments: Any) -> Any:
-    # While columns are only collected their value is None. Truth is 1 and 0, so that it can be counted with.
+    """The value of an operation as floats, where true is 1 and false is 0; None while columns are only being collected."""
     return None if any(a is None for a in arguments) else np.asarray(function(*arguments), np.float64)

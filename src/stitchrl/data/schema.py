@@ -1,4 +1,4 @@
-"""What each column of a log means: roles, the action space, the task. Read from and written to TOML."""
+"""The Schema: what each column of a log means, which actions there are, and the task. Kept as TOML."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 
 from stitchrl.data.column_rule import ColumnRule, as_float, check_choice, check_ordered, vocabulary_of
 from stitchrl.data.expression import Expression
-from stitchrl.data.joint_actions import bounds_of, names_of, parts_of
-from stitchrl.data.schema_toml import ROLES, check_content, is_whole, tuples_of
+from stitchrl.data.joint_actions import bounds_of, components_of, names_of
+from stitchrl.data.schema_toml import ROLES, content_of, is_whole, settings_of
 from stitchrl.errors import SchemaError
 from stitchrl.messages import listed, printable, shown
 from stitchrl.types import NumpyArray
@@ -27,11 +27,11 @@ from stitchrl.types import NumpyArray
 __all__ = ["ROLES", "Schema"]
 
 REQUIRED_ROLES = ("episode", "observation", "action", "reward", "terminated")
-"""Roles every log needs; a schema may say how to do without `episode` and `terminated`, see `Schema`."""
+"""Roles that every log needs, but for the ways that `Schema` describes to do without some of them."""
 VECTOR_ROLES = ("observation", "next_observation", "behavior_probs", "action_mask", "action")
-"""Roles that may be one list column or several columns."""
+"""Roles with several numbers a row, in one column of lists or in several columns."""
 LARGEST_ACTION_COUNT = 2**16
-"""Most discrete actions a log may have: masks and probabilities hold one number for each of them in every row."""
+"""The largest number of discrete actions: masks and probabilities hold one number for each of them in every row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,34 +41,33 @@ class Schema:
     Attributes:
         columns: role -> the column that has it, or several columns for a vector (`observation`,
             `next_observation`, `behavior_probs`, `action_mask`, `action`).
-        num_actions: number of discrete actions, which are the integers 0 to num_actions - 1;
-            None means the action is continuous. With `action_counts` or `action_bins` it is their product.
+        num_actions: number of discrete actions, which are the integers 0 to num_actions - 1; None if the action is
+            continuous. With `action_counts` or `action_bins` it is the product over the components.
         gamma: discount of the task, in [0, 1]; 1 counts every reward of an episode in full.
-        name: what the log is called in reports.
-        observations: column -> how it becomes numbers; columns not named here are plain numbers without gaps.
-        action_counts: number of choices of each part of a multi-discrete action; action parts become one number,
-            the last part changing fastest.
-        action_bins: for each action column ascending edges e: value v is bin i where e[i-1] <= v < e[i], so k edges
-            make k + 1 bins. Makes discrete actions of continuous doses.
+        name: what reports call the log.
+        observations: column -> how it becomes numbers; columns not named here are plain numbers without missing values.
+        action_counts: number of choices of each component of a multi-discrete action. The components become one number,
+            the last of them changing fastest.
+        action_bins: ascending edges e for each action column. A value v falls into bin i if e[i-1] <= v < e[i], so that
+            k edges make k + 1 bins and continuous doses become discrete actions.
         action_categories: the logged names of discrete actions, in the order of their numbers.
-        action_low, action_high: bounds of each part of a continuous or binned action; values outside are an error.
-        action_unit: for people.
+        action_low, action_high: bounds of each component of a continuous or binned action; values outside are an error.
+        action_unit: unit of the action, for people to read.
         reward_expression: the reward as arithmetic over columns, in place of a `reward` column.
-        reward_low, reward_high: bounds; values outside are an error.
-        bandit: every row is an episode of one step that terminates: no `episode` or `terminated` needed.
-        end: "truncated" or "terminated": what the last row of an episode is that nothing marks as its end; None
-            makes that an error.
-        files: of a log in many files: "separate": an identifier means another episode in another file; "joined": the
-            same one; None makes an identifier that is in several files an error.
-        gap: a longer time (seconds, or units of a numeric `time`) between two rows cuts the episode there; None
-            never cuts.
+        reward_low, reward_high: bounds of the reward; values outside are an error.
+        bandit: whether every row is an episode of one step that terminates; then no `episode` or `terminated` is needed.
+        end: how the last row of an episode counts if no column marks it as an end: "truncated" or "terminated". None
+            makes such an episode an error.
+        files: how episode identifiers are understood in a log of several files. "separate": the same identifier in two
+            files means two episodes; "joined": it means one episode. None makes such an identifier an error.
+        gap: the longest time between two rows of an episode, in seconds or in units of a numeric `time`; the episode is
+            cut where more time passes. None never cuts.
 
-    Without a column for `episode`, rows are put in the order of `time` (each `group` and file for itself) and episodes run
-    from one end to the next; a `step` that does not rise, or a `gap`, begins another. Without `terminated`, `end` must say what
-    an end is.
+    Without a column for `episode`, rows are sorted by `time` (within each `group` and file), and episodes run from one end
+    to the next; a `step` that does not rise, or a `gap`, begins a new one. Without `terminated`, `end` must be given.
 
     Raises:
-        SchemaError: unknown or missing role, or a value outside the range given here.
+        SchemaError: a role is unknown or missing, or a value is outside the range given here.
     """
 
     columns: Mapping[str, str | tuple[str, ...]]
@@ -155,13 +154,13 @@ class Schema:
             for edges in bins:
                 if not edges or any(not math.isfinite(e) for e in edges) or list(edges) != sorted(set(edges)):
                     raise SchemaError(f"`bins` of [action] must be ascending finite edges; got {shown(list(edges))}.")
-            self._count_parts(tuple(len(edges) + 1 for edges in bins))
+            self._set_counts(tuple(len(edges) + 1 for edges in bins))
         elif self.action_counts is not None:
             if any(not is_whole(n) or n < 1 for n in self.action_counts):
                 raise SchemaError(
                     f"Every `count` of [action] must be at least 1; got {shown(list(self.action_counts))}."
                 )
-            self._count_parts(self.action_counts)
+            self._set_counts(self.action_counts)
         if self.action_categories is not None:
             object.__setattr__(self, "action_categories", vocabulary_of(self.action_categories))
             if self.action_counts is not None or self.num_actions not in (None, len(self.action_categories)):
@@ -181,8 +180,8 @@ class Schema:
             )
         self._check_bounds()
 
-    def _count_parts(self, counts: tuple[int, ...]) -> None:
-        """Parts make one number. Given both, `counts` and their product must agree with what the caller said."""
+    def _set_counts(self, counts: tuple[int, ...]) -> None:
+        """Set the choices of each component and their product; they must agree with what the caller gave."""
         if self.action_counts not in (None, counts) or self.num_actions not in (None, math.prod(counts)):
             raise SchemaError(
                 f"[action] has {shown(list(counts))} choices and counts "
@@ -226,56 +225,56 @@ class Schema:
         if self.gap is not None and "time" not in self.columns:
             raise SchemaError("`gap` of [episodes] needs a column with the role `time`; the schema names none.")
 
-    # --- what it says -------------------------------------------------------------------------------------------
+    # --- queries -------------------------------------------------------------------------------------------
 
     @property
     def observation_columns(self) -> tuple[str, ...]:
-        """Columns of the observation, in order."""
+        """The columns of the observation, in order."""
         column = self.columns["observation"]
         return (column,) if isinstance(column, str) else column
 
     def of_roles(self, roles: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
-        """Columns of those of these roles that the schema has."""
+        """Role -> column, for those of the given roles that the schema has."""
         return {role: self.columns[role] for role in roles if role in self.columns}
 
-    def action_parts(self, action: Int[NumpyArray, " N"]) -> Int[NumpyArray, "N parts"]:
-        """The parts of multi-discrete or binned actions: (N,) numbers to (N, parts) choices or bins.
+    def action_components(self, action: Int[NumpyArray, " N"]) -> Int[NumpyArray, "N components"]:
+        """The components of multi-discrete or binned actions: (N,) action numbers to (N, components) choices or bins.
 
         Raises:
-            SchemaError: the action has no parts, or a number is none of the actions.
+            SchemaError: the action has no components, or a number is not one of the actions.
         """
         if self.action_counts is None:
-            raise SchemaError("Only multi-discrete and binned actions have parts; this schema has neither.")
+            raise SchemaError("Only multi-discrete and binned actions have components; this schema has neither.")
         if len(action) and not (np.min(action) >= 0 and np.max(action) < math.prod(self.action_counts)):
             raise SchemaError(
                 f"Actions must be 0 to {math.prod(self.action_counts) - 1}; got {np.min(action)} to {np.max(action)}."
             )
-        return parts_of(action, self.action_counts)
+        return components_of(action, self.action_counts)
 
-    def action_bounds(self, action: Int[NumpyArray, " N"]) -> Float[NumpyArray, "N parts 2"]:
-        """The doses that binned actions stand for: from the first number up to, not with, the second.
+    def action_bounds(self, action: Int[NumpyArray, " N"]) -> Float[NumpyArray, "N components 2"]:
+        """The range of doses that each binned action stands for: from the first number up to, but not including, the second.
 
-        The outermost bins end at `action_low` and `action_high`, or are open (infinite).
+        The outermost bins end at `action_low` and `action_high`, or are infinite where no bound is given.
 
         Raises:
             SchemaError: the action is not binned.
         """
         if self.action_bins is None:
             raise SchemaError("Only binned actions stand for ranges of a dose; this schema has no `bins`.")
-        return bounds_of(self.action_parts(action), self.action_bins, self.action_low, self.action_high)
+        return bounds_of(self.action_components(action), self.action_bins, self.action_low, self.action_high)
 
     @cached_property
     def action_names(self) -> tuple[str, ...]:
-        """What people call each discrete action: its logged name, its choices or its doses, else its number."""
+        """The name of each discrete action for people: its logged name, its choices or its doses, else its number."""
         if self.action_categories is not None:
             return self.action_categories
         if self.action_counts is None:
             return tuple(map(str, range(self.num_actions or 0)))
         column = self.columns["action"]
-        one = (column,) if isinstance(column, str) else column
-        if len(one) != len(self.action_counts):  # list columns
-            one = tuple(f"part {j}" for j in range(len(self.action_counts)))
-        return names_of(one, self.action_counts, self.action_bins)
+        names = (column,) if isinstance(column, str) else column
+        if len(names) != len(self.action_counts):  # the components stand in one column of lists
+            names = tuple(f"component {j}" for j in range(len(self.action_counts)))
+        return names_of(names, self.action_counts, self.action_bins)
 
     # --- TOML ---------------------------------------------------------------------------------------------------
 
@@ -283,7 +282,7 @@ class Schema:
     def infer(
         cls, column_names: list[str], *, num_actions: int | None, gamma: float = 0.99, name: str = "log"
     ) -> Schema:
-        """A schema for columns that already carry the role names."""
+        """A schema for columns that are named like their roles."""
         return cls({c: c for c in column_names if c in ROLES}, num_actions=num_actions, gamma=gamma, name=name)
 
     @classmethod
@@ -291,7 +290,7 @@ class Schema:
         """Read a schema from TOML.
 
         Raises:
-            SchemaError: the file is missing, not TOML, or does not hold a schema.
+            SchemaError: the file is missing, is not TOML, or does not hold a schema.
         """
         try:
             content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -299,95 +298,28 @@ class Schema:
             raise SchemaError(f"There is no schema file {str(path)!r}.") from None
         except OSError as error:
             raise SchemaError(f"The schema {str(path)!r} cannot be read: {error.strerror}.") from None
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # not TOML, not UTF-8, a number of 5,000 digits, a NUL in the path
+        except (ValueError, RecursionError) as error:  # no TOML or UTF-8, a number of 5,000 digits, a NUL in the path
             raise SchemaError(f"The schema {str(path)!r} is not TOML: {printable(str(error).rstrip('.'))}.") from None
         return cls.from_dict(content)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
-        """Inverse of `to_dict`. Raises SchemaError on unknown keys or values of the wrong kind."""
-        check_content(content)
-        action, task = tuples_of(content.get("action", {})), content.get("task", {})
-        reward, episodes = content.get("reward", {}), content.get("episodes", {})
-        discrete = {"count", "bins", "categories"} & set(action)
-        kind = action.get("kind", "discrete" if discrete else "continuous")
-        if kind not in ("discrete", "continuous"):
-            raise SchemaError(f"`kind` of [action] must be discrete or continuous; got {shown(kind)}.")
-        count = action.get("count")
-        if kind == "continuous" and discrete:
-            key = sorted(discrete)[-1]
-            raise SchemaError(
-                f'A continuous action has no `{key}`; got {shown(action[key])}. Drop it, or say kind = "discrete".'
-            )
-        if kind == "discrete" and not discrete:
-            raise SchemaError("A discrete action needs `count`, the number of actions; got None.")
-        if len(discrete) > 1:
-            raise SchemaError(
-                f"[action] needs one of {', '.join(f'`{key}`' for key in sorted(discrete))}; drop the rest."
-            )
-        return cls(
-            content.get("columns", {}),
-            count if isinstance(count, int) else None,
-            task.get("gamma", 0.99),
-            task.get("name", "log"),
-            observations={name: ColumnRule(**tuples_of(rule)) for name, rule in content.get("observation", {}).items()},
-            action_counts=count if isinstance(count, tuple) else None,
-            action_bins=action.get("bins"),
-            action_categories=action.get("categories"),
-            action_low=action.get("low"),
-            action_high=action.get("high"),
-            action_unit=action.get("unit", ""),
-            reward_expression=reward.get("expression"),
-            reward_low=reward.get("low"),
-            reward_high=reward.get("high"),
-            bandit=episodes.get("bandit", False),
-            end=episodes.get("end"),
-            gap=episodes.get("gap"),
-            files=episodes.get("files"),
-        )
+        """The schema that plain content describes; the inverse of `to_dict`.
+
+        Raises:
+            SchemaError: unknown keys, or values of the wrong kind.
+        """
+        return cls(**settings_of(content))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain content for TOML or JSON; what is as by default is left out."""
-        columns = {r: list(c) if isinstance(c, tuple) else c for r, c in self.columns.items()}
-        action: dict[str, Any] = {"kind": "continuous"}
-        if self.num_actions is not None:
-            action = {"kind": "discrete"}
-            if self.action_bins is not None:
-                action["bins"] = [list(edges) for edges in self.action_bins]
-            elif self.action_counts is not None:
-                action["count"] = list(self.action_counts)
-            elif self.action_categories is not None:
-                action["categories"] = list(self.action_categories)
-            else:
-                action["count"] = self.num_actions
-        for key, bounds in (("low", self.action_low), ("high", self.action_high)):
-            if bounds is not None:
-                action[key] = list(bounds)
-        if self.action_unit:
-            action["unit"] = self.action_unit
-        observation = {}
-        for name, rule in self.observations.items():
-            changed = {
-                f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if getattr(rule, f.name) != f.default
-            }
-            observation[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
-        reward = {"expression": self.reward_expression, "low": self.reward_low, "high": self.reward_high}
-        episodes = {"bandit": self.bandit or None, "end": self.end, "gap": self.gap, "files": self.files}
-        sections = {
-            "columns": columns,
-            "observation": observation,
-            "action": action,
-            "reward": {k: v for k, v in reward.items() if v is not None},
-            "episodes": {k: v for k, v in episodes.items() if v is not None},
-            "task": {"gamma": self.gamma, "name": self.name},
-        }
-        return {name: content for name, content in sections.items() if content}
+        """Plain content for TOML or JSON; settings at their defaults are left out."""
+        return content_of({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     def meaning(self) -> dict[str, Any]:
-        """What the numbers of actions and observations stand for: with other content, the same numbers say another thing."""
+        """What the numbers of actions and observations stand for, units aside.
+
+        The same numbers mean different things in two logs whose schemas differ here.
+        """
         content = self.to_dict()
         rules = {
             name: {key: value for key, value in rule.items() if key != "unit"}

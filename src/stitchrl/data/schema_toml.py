@@ -1,14 +1,16 @@
-"""What a schema in TOML may hold: sections, keys, and the kind of each value."""
+"""Schemas as TOML: the sections and keys that are allowed, the kind of each value, and the way in and out."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from stitchrl.data.column_rule import ColumnRule
 from stitchrl.errors import SchemaError
 from stitchrl.messages import printable, shown
 
-__all__ = ["ROLES", "check_content", "is_whole", "tuples_of"]
+__all__ = ["ROLES", "content_of", "is_whole", "settings_of"]
 
 ROLES: tuple[str, ...] = (
     "episode",
@@ -29,7 +31,7 @@ ROLES: tuple[str, ...] = (
     "observation_id",
     "group",
 )
-"""Every role a column can have. A column whose own name is a role has that role unless told otherwise."""
+"""Every role that a column can have. A column named like a role has that role, unless a schema says otherwise."""
 
 
 def _names(value: Any) -> bool:
@@ -53,7 +55,7 @@ COLUMN = ("a name or a list of names", lambda v: isinstance(v, str) or _names(v)
 TEXT = ("text", lambda v: isinstance(v, str))
 FLAG = ("true or false", lambda v: isinstance(v, bool))
 NUMERIC = ("a number", _number)
-SEVERAL = ("a list of numbers, one for each part of the action", _numbers)
+BOUNDS = ("a list of numbers, one for each component of the action", _numbers)
 VOCABULARY = (
     "a list of texts or whole numbers",
     lambda v: isinstance(v, list) and all(isinstance(c, str) or is_whole(c) for c in v),
@@ -78,18 +80,19 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
         ),
         "bins": ("a list of edges for each action column", lambda v: isinstance(v, list) and all(map(_numbers, v))),
         "categories": VOCABULARY,
-        "low": SEVERAL,
-        "high": SEVERAL,
+        "low": BOUNDS,
+        "high": BOUNDS,
         "unit": TEXT,
     },
     "reward": {"expression": TEXT, "low": NUMERIC, "high": NUMERIC},
     "episodes": {"bandit": FLAG, "end": TEXT, "gap": NUMERIC, "files": TEXT},
     "task": {"gamma": ("a number in [0, 1]", _number), "name": TEXT},
 }
-"""Section -> key -> (what it must be, the test of that)."""
+"""Section -> key -> (what its value must be, in words; the test of that)."""
 
 
-def _known(section: str, known: Mapping[str, tuple[str, Any]], key: str, value: Any) -> None:
+def _check_entry(section: str, known: Mapping[str, tuple[str, Any]], key: str, value: Any) -> None:
+    """Raise SchemaError where a section does not know the key, or the value is of the wrong kind."""
     if key not in known:
         raise SchemaError(f"[{section}] of the schema knows {', '.join(known)}; got {shown(key)}.")
     rule, holds = known[key]
@@ -101,8 +104,8 @@ def _known(section: str, known: Mapping[str, tuple[str, Any]], key: str, value: 
         raise SchemaError(f"`{key}` of [{section}] must be {rule}; got {shown(value)}.")
 
 
-def check_content(content: Any) -> None:
-    """Raises SchemaError where it holds an unknown section or key, or a value of the wrong kind."""
+def _check_content(content: Any) -> None:
+    """Raise SchemaError where the document holds an unknown section or key, or a value of the wrong kind."""
     named = ", ".join(f"[{s}]" for s in SECTIONS)
     if not isinstance(content, Mapping):
         raise SchemaError(f"A schema has the sections {named}; got {shown(content)}.")
@@ -111,18 +114,70 @@ def check_content(content: Any) -> None:
             raise SchemaError(f"A schema has the sections {named}; got {shown(section)}.")
         for key, value in entries.items():
             if section != "observation":
-                _known(section, SECTIONS[section], key, value)
+                _check_entry(section, SECTIONS[section], key, value)
             elif not isinstance(value, Mapping):
                 raise SchemaError(
                     f"[observation] of the schema holds one table a column; got {shown(key)} = {shown(value)}."
                 )
             else:
                 for setting, given in value.items():
-                    _known(f"observation.{printable(key)}", SECTIONS["observation"], setting, given)
+                    _check_entry(f"observation.{printable(key)}", SECTIONS["observation"], setting, given)
 
 
-def tuples_of(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists of TOML, as the dataclasses hold them."""
+def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a Schema for what a TOML document holds; the inverse of `content_of`.
+
+    Raises:
+        SchemaError: unknown sections or keys, values of the wrong kind, or an action described in two ways.
+    """
+    _check_content(content)
+    action, task = _with_tuples(content.get("action", {})), content.get("task", {})
+    reward, episodes = content.get("reward", {}), content.get("episodes", {})
+    _check_action(action)
+    count = action.get("count")
+    return {
+        "columns": content.get("columns", {}),
+        "num_actions": count if isinstance(count, int) else None,
+        "gamma": task.get("gamma", 0.99),
+        "name": task.get("name", "log"),
+        "observations": {
+            name: ColumnRule(**_with_tuples(rule)) for name, rule in content.get("observation", {}).items()
+        },
+        "action_counts": count if isinstance(count, tuple) else None,
+        "action_bins": action.get("bins"),
+        "action_categories": action.get("categories"),
+        "action_low": action.get("low"),
+        "action_high": action.get("high"),
+        "action_unit": action.get("unit", ""),
+        "reward_expression": reward.get("expression"),
+        "reward_low": reward.get("low"),
+        "reward_high": reward.get("high"),
+        "bandit": episodes.get("bandit", False),
+        "end": episodes.get("end"),
+        "gap": episodes.get("gap"),
+        "files": episodes.get("files"),
+    }
+
+
+def _check_action(action: Mapping[str, Any]) -> None:
+    """Raise SchemaError unless [action] describes one kind of action in one way."""
+    discrete = {"count", "bins", "categories"} & set(action)
+    kind = action.get("kind", "discrete" if discrete else "continuous")
+    if kind not in ("discrete", "continuous"):
+        raise SchemaError(f"`kind` of [action] must be discrete or continuous; got {shown(kind)}.")
+    if kind == "continuous" and discrete:
+        key = sorted(discrete)[-1]
+        raise SchemaError(
+            f'A continuous action has no `{key}`; got {shown(action[key])}. Drop it, or say kind = "discrete".'
+        )
+    if kind == "discrete" and not discrete:
+        raise SchemaError("A discrete action needs `count`, the number of actions; got None.")
+    if len(discrete) > 1:
+        raise SchemaError(f"[action] needs one of {', '.join(f'`{key}`' for key in sorted(discrete))}; drop the rest.")
+
+
+def _with_tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings with tuples in place of TOML's lists, and categories as text."""
 
     def held(key: str, value: Any) -> Any:
         if key == "categories":
@@ -130,3 +185,54 @@ def tuples_of(rule: Mapping[str, Any]) -> dict[str, Any]:
         return tuple(held("", inner) for inner in value) if isinstance(value, list) else value
 
     return {key: held(key, value) for key, value in rule.items()}
+
+
+def content_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a TOML document of a schema holds; settings at their defaults are left out.
+
+    Args:
+        settings: field of a Schema -> its value.
+    """
+    reward = {key: settings[f"reward_{key}"] for key in ("expression", "low", "high")}
+    episodes = {"bandit": settings["bandit"] or None, **{key: settings[key] for key in ("end", "gap", "files")}}
+    sections = {
+        "columns": {
+            role: list(column) if isinstance(column, tuple) else column for role, column in settings["columns"].items()
+        },
+        "observation": {name: _changed(rule) for name, rule in settings["observations"].items()},
+        "action": _action_content(settings),
+        "reward": {key: value for key, value in reward.items() if value is not None},
+        "episodes": {key: value for key, value in episodes.items() if value is not None},
+        "task": {"gamma": settings["gamma"], "name": settings["name"]},
+    }
+    return {name: content for name, content in sections.items() if content}
+
+
+def _action_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The section [action]."""
+    action: dict[str, Any] = {"kind": "continuous" if settings["num_actions"] is None else "discrete"}
+    if settings["num_actions"] is not None:
+        if settings["action_bins"] is not None:
+            action["bins"] = [list(edges) for edges in settings["action_bins"]]
+        elif settings["action_counts"] is not None:
+            action["count"] = list(settings["action_counts"])
+        elif settings["action_categories"] is not None:
+            action["categories"] = list(settings["action_categories"])
+        else:
+            action["count"] = settings["num_actions"]
+    for key in ("low", "high"):
+        if settings[f"action_{key}"] is not None:
+            action[key] = list(settings[f"action_{key}"])
+    if settings["action_unit"]:
+        action["unit"] = settings["action_unit"]
+    return action
+
+
+def _changed(rule: ColumnRule) -> dict[str, Any]:
+    """The settings of a rule that are not at their defaults."""
+    changed = {
+        field.name: getattr(rule, field.name)
+        for field in dataclasses.fields(rule)
+        if getattr(rule, field.name) != field.default
+    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from stitchrl.data.dataset import MOST_ROWS, Dataset
+from stitchrl.data.columns import MOST_ROWS
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import DataError
 from stitchrl.jax_types import Array, Batch

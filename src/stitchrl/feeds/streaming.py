@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from stitchrl.data.dataset import MOST_ROWS, Dataset
+from stitchrl.data.columns import MOST_ROWS
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.feeds.batches import FIELDS, fields_of, mask_shared_by_all
 from stitchrl.feeds.shuffling import ShuffledRows

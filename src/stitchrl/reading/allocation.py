@@ -1,4 +1,4 @@
-"""Where the arrays of a log that is being read are made: in memory or elsewhere."""
+"""Making the arrays of a log that is being read, in memory or elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["New", "in_memory"]
 
 
 New: TypeAlias = Callable[[str, tuple[int, ...], Any], NumpyArray]
-"""(name, shape, dtype) -> an array to write into."""
+"""A function from (name, shape, dtype) to an array to write into."""
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: Any) -> NumpyArray:
-    """Arrays in memory. Pages that are never written cost nothing.
+    """An array in memory. Pages that are never written take no memory.
 
     Raises:
-        DataError: there is less memory than that.
+        DataError: there is not enough memory.
     """
     try:
         return np.empty(shape, dtype)

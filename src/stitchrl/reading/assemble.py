@@ -1,4 +1,4 @@
-"""A source and a schema -> a checked Dataset, block by block: what is held is the result and one block."""
+"""Assembling a checked Dataset from a source and a schema, block by block: memory holds the result and one block."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.schema import LARGEST_ACTION_COUNT, Schema
+from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.messages import listed, shown
 from stitchrl.reading.allocation import New, in_memory
 from stitchrl.reading.encode import Encoder
 from stitchrl.reading.layout import lay_out
 from stitchrl.reading.observation_table import ObservationTable, alike, index_of
-from stitchrl.reading.sources.source import Block, LogSource
+from stitchrl.reading.sources.source import LogSource
 from stitchrl.types import NumpyArray
 
 __all__ = ["assemble"]
@@ -34,24 +34,23 @@ PER_ROW = (
 
 
 def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, new: New = in_memory) -> Dataset:
-    """Read a source twice: where its rows belong, then everything else straight to its place.
+    """Read a source twice: once to find where each row belongs, once to write everything else straight to its place.
 
     Args:
         source: the log.
         schema: what its columns mean.
-        count_actions: the schema was guessed: an integer action is discrete, as wide as the masks or the largest seen.
+        count_actions: whether the schema was guessed, so that the number of discrete actions has to be found as well.
         new: makes the arrays, in memory or on disk.
 
     Raises:
         SchemaError: a column that the schema names is absent, or does not fit.
         DataError: no rows, missing or non-finite values, an action outside its space, an episode without an end.
     """
-    _check_columns(source, schema)
-    layout = lay_out(source, schema)
-    guessed = dataclasses.replace(schema, num_actions=LARGEST_ACTION_COUNT) if count_actions else schema
-    encoder = Encoder(schema, source.origin)
+    encoder = Encoder(schema, source.origin, guessed=count_actions)
+    _check_columns(source, encoder)
+    layout = lay_out(source, encoder)
     roles = tuple(role for role in PER_ROW if role in schema.columns or role == "reward")
-    place = None if layout.order is None else np.argsort(layout.order)  # a row's place
+    place = None if layout.order is None else np.argsort(layout.order)  # row of the log -> row of the Dataset
     table = ObservationTable(encoder, layout, place, new)
     columns: dict[str, Any] = {}
     end = 0
@@ -59,8 +58,8 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
         end = row + rows
         if end > layout.count:
             break
-        if count_actions and row == 0:
-            encoder.schema = schema = _action_space(schema, guessed, encoder, block)
+        if row == 0:
+            encoder.settle_action(block)
         table.add(block, row)
         for role in roles:
             values = encoder.role(role, block, row)
@@ -69,7 +68,7 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
         raise DataError(f"{source.origin} changed while it was read: it had {layout.count} rows, then {end}.")
     observation_table, next_index = table.finish()
     columns = {role: _whole(v, layout.order) if isinstance(v, list) else v for role, v in columns.items()}
-    notes = (*source.notes, *layout.notes, *encoder.notes)
+    schema, notes = encoder.schema, (*source.notes, *layout.notes, *encoder.notes)
     if count_actions:
         schema = _counted(schema, columns)
         notes += _guessed_note(schema, columns["action"])
@@ -91,9 +90,10 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
     )
 
 
-def _check_columns(source: LogSource, schema: Schema) -> None:
-    encoder, there = Encoder(schema, source.origin), set(source.names)
-    for role in dict.fromkeys((*schema.columns, "reward")):
+def _check_columns(source: LogSource, encoder: Encoder) -> None:
+    """Raise SchemaError where the source lacks a column that the schema names."""
+    there = set(source.names)
+    for role in dict.fromkeys((*encoder.schema.columns, "reward")):
         for name in encoder.needed((role,)):
             if name not in there:
                 raise SchemaError(
@@ -102,23 +102,15 @@ def _check_columns(source: LogSource, schema: Schema) -> None:
                 )
 
 
-def _action_space(schema: Schema, guessed: Schema, encoder: Encoder, block: Block) -> Schema:
-    """The guessed schema: discrete where the first block's action is one integer a row, none negative."""
-    action = encoder.column("action", block, 0)
-    if action.ndim != 1 or action.dtype.kind not in "iub" or action.min() < 0:
-        return schema
-    wide = [encoder.column(r, block, 0) for r in ("behavior_probs", "action_mask") if r in schema.columns]
-    return dataclasses.replace(guessed, num_actions=max(w.shape[-1] for w in wide)) if wide else guessed
-
-
 def _counted(schema: Schema, columns: dict[str, Any]) -> Schema:
-    """With as many actions as were seen, where nothing else says how many there are."""
+    """The guessed schema with as many actions as occur, where masks or probabilities do not say how many there are."""
     if schema.num_actions is None or "behavior_probs" in columns or "action_mask" in columns:
         return schema
     return dataclasses.replace(schema, num_actions=max(int(columns["action"].max()) + 1, 2))
 
 
 def _guessed_note(schema: Schema, action: NumpyArray) -> tuple[str, ...]:
+    """What a user should know about an action of whole numbers whose kind was guessed."""
     if schema.num_actions is None:
         whole = action.shape[1] == 1 and bool((action == np.floor(action)).all())
         return ("The actions are whole numbers, some below 0 or written as floats: they count as continuous.",) * whole
@@ -130,7 +122,10 @@ def _guessed_note(schema: Schema, action: NumpyArray) -> tuple[str, ...]:
 def _put(
     held: Any, role: str, values: NumpyArray, row: int, place: NumpyArray | None, count: int, new: New
 ) -> NumpyArray | list[NumpyArray]:
-    """A block's values written to their places; text is gathered and joined at the end, its width being unknown."""
+    """Write the values of a block to their places in `held`, which the first block makes.
+
+    Text is gathered in a list and joined at the end, because its width is not known before.
+    """
     text = values.dtype.kind == "U"
     if held is None:
         held = [] if text else new(role, (count, *values.shape[1:]), values.dtype)
@@ -143,13 +138,17 @@ def _put(
     return held
 
 
-def _whole(parts: list[NumpyArray], order: NumpyArray | None) -> NumpyArray:
-    joined = np.concatenate(parts)
+def _whole(blocks: list[NumpyArray], order: NumpyArray | None) -> NumpyArray:
+    """Gathered blocks of text as one column in the order of the Dataset."""
+    joined = np.concatenate(blocks)
     return joined if order is None else joined[order]
 
 
 def _with_propensities(columns: dict[str, Any], schema: Schema) -> dict[str, Any]:
-    """`behavior_log_prob` from a propensity, or from the probability of the action taken."""
+    """The columns with `behavior_log_prob` made from a propensity or from the probability of the action taken.
+
+    Probabilities and masks are dropped where the action is continuous.
+    """
     if "propensity" in columns:
         columns["behavior_log_prob"] = columns.pop("propensity")
     elif "behavior_probs" in columns and schema.num_actions is not None:

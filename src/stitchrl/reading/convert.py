@@ -1,4 +1,4 @@
-"""`st.convert`: a log of any format -> a native store, Parquet or Minari."""
+"""`st.convert` writes a log of any format as a native store, as Parquet or as a Minari dataset."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ TARGETS: dict[str, Callable[[Dataset, Path], Path]] = {
     "parquet": write_parquet,
     "minari": write_minari,
 }
+"""Name of a target -> what writes it."""
 
 
 def convert(
@@ -35,17 +36,17 @@ def convert(
     """Write a log in another format. The log may be larger than memory: it is assembled in files beside `out`.
 
     Args:
-        source: as `st.read` takes it.
-        out: what to make: a file `name.parquet` (its schema beside it), or a folder.
+        source: what `st.read` takes.
+        out: the file (`name.parquet`, with its schema beside it) or folder to make.
         schema, format: of the source, as `st.read` takes them.
-        to: "store" (a folder that opens in milliseconds), "parquet" or "minari" (a folder `name-v0`). By default
-            Parquet where `out` ends so, else a store.
+        to: "store" (a folder that opens in milliseconds), "parquet" or "minari" (a folder `name-v0`). The default is
+            "parquet" if `out` ends in .parquet or .pq, else "store".
 
     Returns:
-        What was made.
+        The path of the file or folder.
 
     Raises:
-        ConfigurationError: an unknown `to`.
+        ConfigurationError: `to` is unknown.
         RunDirectoryError: `out` exists, the disk is full, or it cannot be written; nothing is left behind.
         DataError, SchemaError: as `st.read`.
     """

@@ -1,9 +1,9 @@
-"""A block of a log's own columns -> arrays with the meaning the schema gives them."""
+"""The Encoder turns blocks of a log's own columns into arrays with the meaning that the schema gives them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,36 +12,71 @@ from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.expression import Expression
-from stitchrl.data.schema import VECTOR_ROLES, Schema
+from stitchrl.data.schema import LARGEST_ACTION_COUNT, VECTOR_ROLES, Schema
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.reading.sources.columns import Where, as_text, identifiers, is_image, is_list, plain, refuse_missing
 from stitchrl.reading.sources.source import Block, Column
+from stitchrl.reading.sources.values import (
+    LARGEST_WHOLE,
+    as_bools,
+    check_within,
+    finite_numbers,
+    float32,
+    is_rounded,
+    whole_numbers,
+)
 from stitchrl.types import NumpyArray
 
 __all__ = ["Encoder"]
 
+PLAIN = ColumnRule()
 ROUNDING = 1e-3
-"""By which the probabilities of a row may miss 1."""
+"""How far the probabilities of a row may sum from 1."""
 
 
 class Encoder:
-    """Turns blocks of one log into role arrays; messages name column and row of the log.
+    """Turns blocks of one log into arrays of its roles. Error messages name the column and the row of the log.
+
+    One Encoder serves a whole read: it holds the vocabularies, and gathers in `notes` what was lost on the way.
 
     Args:
         schema: of the log.
-        origin: how messages call it.
+        origin: what messages call the log.
+        guessed: whether the schema was guessed from names, so that `settle_action` decides from the first rows
+            whether the action is discrete.
+
+    Attributes:
+        schema: of the log; `settle_action` may complete it.
+        notes: what was lost on the way, each sentence once.
     """
 
-    def __init__(self, schema: Schema, origin: str) -> None:
-        self.schema, self.origin = schema, origin
+    def __init__(self, schema: Schema, origin: str, *, guessed: bool = False) -> None:
+        self.schema, self.origin, self._guessed = schema, origin, guessed
         self._reward = None if schema.reward_expression is None else Expression(schema.reward_expression)
         self._vocabularies: dict[tuple[str, str], pa.Array] = {}
         self.notes: dict[str, None] = {}
-        """What was lost on the way, each once."""
+
+    def settle_action(self, block: Block) -> None:
+        """Decide from a log's first block whether the action of a guessed schema is discrete.
+
+        It is if it is one integer a row, none of them negative. There are as many actions as masks or probabilities
+        have columns, or else at most `LARGEST_ACTION_COUNT`. A schema that was not guessed stays as it is.
+
+        Raises:
+            DataError: as `role`.
+        """
+        if not self._guessed:
+            return
+        action = self.column("action", block, 0)
+        if action.ndim != 1 or action.dtype.kind not in "iub" or action.min() < 0:
+            return
+        per_action = [self.column(r, block, 0) for r in ("behavior_probs", "action_mask") if r in self.schema.columns]
+        count = max((values.shape[-1] for values in per_action), default=LARGEST_ACTION_COUNT)
+        self.schema = dataclasses.replace(self.schema, num_actions=count)
 
     def needed(self, roles: tuple[str, ...]) -> list[str]:
-        """The log's columns that these roles are made of."""
+        """The columns of the log that these roles are made of."""
         names: dict[str, None] = {}
         for column in self.schema.of_roles(roles).values():
             names |= dict.fromkeys((column,) if isinstance(column, str) else column)
@@ -52,12 +87,12 @@ class Encoder:
     # --- roles --------------------------------------------------------------------------------------------------
 
     def role(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """One role of a block as it will stand in the Dataset.
+        """The values of one role in a block, as the Dataset will hold them.
 
         Args:
-            role: any but the observations.
-            block: rows of the log that start at `row`.
-            row: for messages.
+            role: any role but `observation` and `next_observation`.
+            block: rows of the log.
+            row: number of the block's first row in the log, for messages.
 
         Raises:
             DataError: missing, non-finite or impossible values.
@@ -74,11 +109,11 @@ class Encoder:
             return special[role](block, row)
         values = self.column(role, block, row)
         if role in ("terminated", "truncated"):
-            return self._flags(values, self._where(role, row))
-        return self.numbers(values, self._where(role, row)) if role == "behavior_log_prob" else values
+            return as_bools(values, self._where(role, row))
+        return self._numbers(values, self._where(role, row)) if role == "behavior_log_prob" else values
 
     def identifiers(self, role: str, block: Block, row: int) -> NumpyArray | pa.DictionaryArray:
-        """A role that names episodes or groups: numbers, or text as places in a dictionary."""
+        """The values of a role that names episodes or groups; text is dictionary-encoded."""
         where = self._where(role, row)
         values = identifiers(block[where.name], where)
         if isinstance(values, np.ndarray) and values.ndim > 1:
@@ -86,20 +121,21 @@ class Encoder:
         return values
 
     def column(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """A role's column, or several side by side, in the log's own values."""
-        parts = [plain(block[where.name], where) for where in self._each(role, row)]
+        """The values of a role as the log has them; several columns are put side by side."""
+        columns = [plain(block[where.name], where) for where in self._each(role, row)]
         if isinstance(self.schema.columns[role], tuple):
-            values = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+            values = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         else:
-            values = parts[0]
+            values = columns[0]
         most = 2 if role in VECTOR_ROLES else 1
         if values.ndim > most:
             raise DataError(f"{role} of {self.origin} must have at most {most} axes; got shape {values.shape}.")
         return values
 
     def observations(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """`observation` or `next_observation`: (n, D) float32, or uint8 images; NaN where a rule fills gaps later, and
-        where a next observation is not known.
+        """The values of `observation` or `next_observation`: (n, D) float32, or (n, height, width, ...) uint8 for images.
+
+        They are NaN where a rule fills missing values later, and where a next observation is not known.
 
         Raises:
             DataError: missing or non-finite values without a rule, values outside their bounds or vocabulary.
@@ -111,21 +147,21 @@ class Encoder:
         if len(each) == 1 and rules[0] is PLAIN and is_image(block[each[0].name]):
             return plain(block[each[0].name], each[0])
         made = [self._observation(where, rule, block[where.name]) for where, rule in zip(each, rules, strict=True)]
-        values = made[0][0] if len(made) == 1 else np.concatenate([part for part, _ in made], axis=1)
-        if role == "next_observation":  # as logged, before any rule: missing in all its columns is not known at all
+        values = made[0][0] if len(made) == 1 else np.concatenate([numbers for numbers, _ in made], axis=1)
+        if role == "next_observation":  # it counts as not known where the log, before any rule, has none of its columns
             unknown = np.logical_and.reduce([missing for _, missing in made])
             values = np.where(unknown[:, None], np.float32(np.nan), values) if unknown.any() else values
         return values
 
     def observation_names(self, block: Block) -> list[tuple[str, ...]]:
-        """For each observation column, what the numbers it becomes are called."""
+        """For each observation column, the names of the numbers that it becomes."""
         named = []
         for where in self._each("observation", 0):
             rule = self.schema.observations.get(where.name, PLAIN)
             width = self._observation(where, rule, block[where.name][:1])[0].shape[1] - rule.indicator
             if rule.categories is not None and rule.encoding == "one-hot":
                 names = [f"{where.name}={category}" for category in rule.categories]
-            elif width == 1 and not _of_several(block[where.name]):
+            elif width == 1 and not _holds_lists(block[where.name]):
                 names = [where.name]
             else:
                 names = [f"{where.name}[{i}]" for i in range(width)]
@@ -133,37 +169,38 @@ class Encoder:
         return named
 
     def _where(self, role: str, row: int) -> Where:
-        """The role's column; the role itself where several make it, or none of the log's."""
+        """Where messages say a value of this role stands; for a role of several columns, or of none, the role itself."""
         named = self.schema.columns.get(role, role)
         return Where(self.origin, role, named if isinstance(named, str) else role, row)
 
     def _each(self, role: str, row: int) -> list[Where]:
+        """Every column of a role."""
         named = self.schema.columns[role]
         return [Where(self.origin, role, name, row) for name in ((named,) if isinstance(named, str) else named)]
 
-    # --- each in its own way ------------------------------------------------------------------------------------
+    # --- how each role is read ------------------------------------------------------------------------------------
 
     def _observation(
         self, where: Where, rule: ColumnRule, column: Column
     ) -> tuple[Float[NumpyArray, "n width"], Bool[NumpyArray, " n"]]:
-        """One column's numbers, and in which rows it was missing altogether."""
+        """The numbers of one column, and the rows in which its value is missing altogether."""
         gaps = rule.missing != "error" or where.role == "next_observation"
         if rule.categories is not None:
             values = self._codes(where, rule.categories, column, gaps=gaps)
         else:
-            values = self.numbers(plain(column, where, gaps=gaps), where, gaps=gaps)
-            self._within(values, rule.low, rule.high, where)
+            values = self._numbers(plain(column, where, gaps=gaps), where, gaps=gaps)
+            check_within(values, rule.low, rule.high, where)
         values = values.reshape(len(values), -1)
-        # Without gaps there is nothing to look for: the common case costs no pass.
+        # Without gaps nothing can be missing, so the common case is spared a pass over the values.
         unknown: NumpyArray = np.isnan(values) if gaps else np.zeros((len(values), 1), bool)
         if rule.categories is not None and rule.encoding == "one-hot":
             known = ~np.isnan(values[:, 0])
             hot = np.zeros((len(values), len(rule.categories)), np.float32)
             hot[np.flatnonzero(known), values[known, 0].astype(np.int64)] = 1
-            hot[~known] = 0 if rule.missing == "value" else np.nan  # no category, or the previous one, filled later
+            hot[~known] = 0 if rule.missing == "value" else np.nan  # NaN is replaced by the previous category later
             values = hot
         elif rule.missing == "value":
-            values = np.where(np.isnan(values), _float32(rule.fill), values)
+            values = np.where(np.isnan(values), float32(rule.fill), values)
         if rule.indicator:
             values = np.concatenate([values, unknown.any(axis=1, keepdims=True).astype(np.float32)], axis=1)
         return values, np.asarray(unknown.all(axis=1))
@@ -171,7 +208,7 @@ class Encoder:
     def _codes(
         self, where: Where, categories: tuple[str, ...], column: Column, *, gaps: bool = False
     ) -> Float[NumpyArray, " n"]:
-        """Positions in a vocabulary, NaN where missing."""
+        """Positions of a column's values in a vocabulary; NaN where a value is missing."""
         key = (where.role, where.name)
         if key not in self._vocabularies:
             self._vocabularies[key] = pa.array(categories, pa.large_string())
@@ -189,6 +226,7 @@ class Encoder:
         return codes.cast(pa.float32()).to_numpy(zero_copy_only=False)
 
     def _rewards(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
+        """The reward column, or the value of the reward's expression."""
         where = self._where("reward", row)
         if self._reward is None:
             values = self.column("reward", block, row)
@@ -198,68 +236,60 @@ class Encoder:
             for name, column in columns.items():
                 if column.ndim > 1:
                     raise DataError(f"{inputs[name].column} must hold one value a row; it holds lists.")
-                self.numbers(column, inputs[name])  # what is undefined in must not come out as a number
+                self._numbers(column, inputs[name])  # refuses NaN, which a comparison would turn into a number
             values = self._reward(columns, _rows(block))
-        values = self.numbers(values, where)
-        self._within(values, self.schema.reward_low, self.schema.reward_high, where)
+        values = self._numbers(values, where)
+        check_within(values, self.schema.reward_low, self.schema.reward_high, where)
         return values
 
     def _actions(self, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
+        """Actions as (n,) numbers of discrete actions, or (n, components) continuous ones."""
         schema, where = self.schema, self._where("action", row)
         if schema.action_categories is not None:
             return self._codes(where, schema.action_categories, block[where.name]).astype(np.int32)
         raw = self.column("action", block, row)
-        values = self.numbers(raw, where)
+        values = self._numbers(raw, where)
         if schema.num_actions is not None and schema.action_counts is None:
             if raw.ndim != 1:
                 raise DataError(f"{where.called}, discrete, must be one integer a row; got shape {raw.shape}.")
-            return self._whole(raw, schema.num_actions, where).astype(np.int32)
+            return whole_numbers(raw, schema.num_actions, where).astype(np.int32)
         raw, values = raw.reshape(len(raw), -1), values.reshape(len(raw), -1)
-        parts = schema.action_counts or schema.action_low or schema.action_high
-        if parts is not None and len(parts) != values.shape[1]:
-            raise DataError(f"{where.called} must have {len(parts)} parts, as the schema says; got {values.shape[1]}.")
+        declared = schema.action_counts or schema.action_low or schema.action_high
+        if declared is not None and len(declared) != values.shape[1]:
+            raise DataError(
+                f"{where.called} must have {len(declared)} components, as the schema says; got {values.shape[1]}."
+            )
         each = [where._replace(name=f"{where.name}[{i}]") for i in range(values.shape[1])]
-        for i, part in enumerate(each):
+        for i, component in enumerate(each):
             low, high = (None if bounds is None else bounds[i] for bounds in (schema.action_low, schema.action_high))
-            self._within(values[:, i], low, high, part)
+            check_within(values[:, i], low, high, component)
         if schema.action_counts is None:
             return values
         if schema.action_bins is not None:
-            # As float32, like every number here: a dose of .7 is on the edge .7 whatever type the file holds it in.
+            # Edges are float32 like the values, so that a dose of .7 is on the edge .7 whatever type the file has.
             chosen = [
-                np.searchsorted(_float32(edges), values[:, i], side="right")
+                np.searchsorted(float32(edges), values[:, i], side="right")
                 for i, edges in enumerate(schema.action_bins)
             ]
         else:
             chosen = [
-                self._whole(raw[:, i], count, each[i]).astype(np.int64) for i, count in enumerate(schema.action_counts)
+                whole_numbers(raw[:, i], count, each[i]).astype(np.int64)
+                for i, count in enumerate(schema.action_counts)
             ]
         return np.ravel_multi_index(chosen, schema.action_counts).astype(np.int32)
 
-    def _whole(self, raw: NumpyArray, count: int, where: Where) -> NumpyArray:
-        """Integers in [0, count)."""
-        values = raw.astype(np.int64) if raw.dtype.kind == "b" else raw
-        outside = (values < 0) | (values >= count)
-        if values.dtype.kind == "f":
-            outside |= values != np.floor(values)
-        if outside.any():
-            at = int(np.argmax(outside))
-            raise DataError(
-                f"{where.called} must be an integer from 0 to {count - 1}; got {shown(raw[at])} in row "
-                f"{where.row + at} ({int(outside.sum())} such). Correct `count` under [action] or the log."
-            )
-        return values
-
     def _propensities(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
+        """The logarithm of the probability of the logged action."""
         where = self._where("propensity", row)
-        values = self.numbers(self.column("propensity", block, row), where)
-        self._within(values, 0.0, 1.0, where)
+        values = self._numbers(self.column("propensity", block, row), where)
+        check_within(values, 0.0, 1.0, where)
         with np.errstate(divide="ignore"):
             return np.log(values)
 
     def _probabilities(self, block: Block, row: int) -> Float[NumpyArray, "n A"]:
+        """The probability of every action, checked to sum to 1 in each row."""
         probs = self._of_each_action("behavior_probs", self.column("behavior_probs", block, row))
-        probs = self.numbers(probs, self._where("behavior_probs", row))
+        probs = self._numbers(probs, self._where("behavior_probs", row))
         wrong = (probs < 0).any(1) | (np.abs(probs.sum(1) - 1) > ROUNDING)
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
@@ -270,114 +300,42 @@ class Encoder:
         return probs
 
     def _masks(self, block: Block, row: int) -> Shaped[NumpyArray, "n A"]:
+        """Which actions were allowed."""
         masks = self._of_each_action("action_mask", self.column("action_mask", block, row))
-        return self._flags(masks, self._where("action_mask", row))
+        return as_bools(masks, self._where("action_mask", row))
 
     def _of_each_action(self, role: str, values: NumpyArray) -> NumpyArray:
-        wide = self.schema.num_actions
-        if values.ndim != 2 or (wide is not None and values.shape[1] != wide):
+        """The values, checked to hold one number for each action in every row."""
+        count = self.schema.num_actions
+        if values.ndim != 2 or (count is not None and values.shape[1] != count):
             raise DataError(
-                f"{role} of {self.origin} must hold one number for each of the {wide} actions; "
+                f"{role} of {self.origin} must hold one number for each of the {count} actions; "
                 f"got shape {values.shape}."
             )
         return values
 
     def _weights(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
+        """Weights, checked not to be negative."""
         where = self._where("weight", row)
-        values = self.numbers(self.column("weight", block, row), where)
-        self._within(values, 0.0, None, where)
+        values = self._numbers(self.column("weight", block, row), where)
+        check_within(values, 0.0, None, where)
         return values
 
-    def _flags(self, values: NumpyArray, where: Where) -> NumpyArray:
-        if values.dtype.kind == "b":
-            return values
-        wrong = np.ones(len(values), bool)
-        if values.dtype.kind in "iuf":
-            wrong = ((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise DataError(
-                f"{where.called} must be true or false (or 1 and 0); got {shown(values[at].tolist())} in row "
-                f"{where.row + at}."
-            )
-        return values.astype(bool)
-
-    # --- what all share -----------------------------------------------------------------------------------------
-
-    def numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
-        """The values as float32, finite; with `gaps` NaN stands for a missing one."""
-        if values.dtype.kind not in "biuf":
-            flat = values.reshape(-1)
-            at = next((i for i, value in enumerate(flat.tolist()) if not _is_number(value)), None)
-            seen = "text" if at is None else f"{shown(flat[at])} in row {where.row + at * len(values) // values.size}"
-            raise DataError(f"{where.called} must be numbers; got {seen}.")
-        if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and values.size and _largest(values) > LARGEST_WHOLE:
+    def _numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
+        """The values as `finite_numbers`, with a note if whole numbers are rounded."""
+        if is_rounded(values):
             self.notes[
                 f"{where.called} holds whole numbers above {LARGEST_WHOLE:,}, which were rounded: as 32-bit floats they "
                 "do not tell neighbours apart. Identifiers belong under `categories` or `observation_id`."
             ] = None
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = values.astype(np.float32, copy=False)  # first: what float32 cannot hold is infinite here too
-            # One pass without a copy; only if the sum is not finite is there anything to look for.
-            if np.isfinite(values.sum(dtype=np.float32)):
-                return values
-        bad = np.isinf(values) if gaps else ~np.isfinite(values)
-        if bad.any():
-            at = np.argwhere(bad)[0]
-            seen = "NaN" if np.isnan(values[tuple(at)]) else "infinity"
-            raise DataError(
-                f"{where.called} must be finite; found {seen} in row {where.row + at[0]} "
-                f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Mend or drop those episodes first."
-            )
-        return values
-
-    def _within(self, values: NumpyArray, low: float | None, high: float | None, where: Where) -> None:
-        if low is None and high is None:
-            return
-        outside = np.zeros(values.shape, bool)
-        if low is not None:
-            outside |= values < _float32(low)
-        if high is not None:
-            outside |= values > _float32(high)
-        if outside.any():
-            at = tuple(np.argwhere(outside)[0])
-            raise DataError(
-                f"{where.called} must be in [{_bound(low, '-inf')}, {_bound(high, 'inf')}]; got "
-                f"{shown(values[at])} in row {where.row + at[0]} ({int(outside.sum())} such). Correct the log or the "
-                "bounds."
-            )
+        return finite_numbers(values, where, gaps=gaps)
 
 
-PLAIN = ColumnRule()
-LARGEST_WHOLE = 2**24
-"""Whole numbers up to here are exact as 32-bit floats."""
-
-
-def _largest(values: NumpyArray) -> int:
-    return max(int(values.max()), -int(values.min()))
-
-
-def _float32(values: Any) -> Any:
-    """As every number here is held: bounds and edges are compared with what the log's values have become."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, np.float64).astype(np.float32)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _of_several(column: Column) -> bool:
+def _holds_lists(column: Column) -> bool:
+    """Whether the values of a column are lists."""
     return column.ndim > 1 if isinstance(column, np.ndarray) else is_list(column.type)
 
 
 def _rows(block: Block) -> int:
+    """How many rows a block has."""
     return len(next(iter(block.values())))
-
-
-def _bound(value: float | None, none: str) -> str:
-    return none if value is None else f"{value:g}"

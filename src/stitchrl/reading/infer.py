@@ -1,4 +1,4 @@
-"""What the columns of a log most likely mean, by their names: a guess that a person corrects."""
+"""Guessing what the columns of a log mean from their names. A person should check the guess."""
 
 from __future__ import annotations
 
@@ -36,35 +36,36 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "group": ("patient", "patient_id", "subject_id", "user_id", "machine_id"),
     "source": ("policy", "dataset_source", "behavior_policy"),
 }
-"""Role -> other names it goes by, most telling first."""
+"""Role -> other names by which logs call it, from the most to the least telling."""
 NUMBERED = {
     "observation": r"(?:obs|observation|state|s|feature|user_feature|x)[_\[.]?[0-9]{1,9}\]?",
     "next_observation": r"next_(?:obs|observation|state|s)[_\[.]?[0-9]{1,9}\]?",
     "action": r"(?:act|action|a)[_\[.]?[0-9]{1,9}\]?",
 }
-"""Vectors spread over columns: obs_0, obs_1, ..."""
+"""Role -> a pattern of numbered columns that hold a vector: obs_0, obs_1, ..."""
 
 
 def guess_columns(names: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
-    """Role -> column for the columns whose names make it plain. A role's own name goes before every synonym."""
-    found: dict[str, str | tuple[str, ...]] = {name: name for name in names if name in ROLES}
-    taken = set(found)
+    """Role -> column, for the columns whose names tell their role. A role's own name is preferred to any synonym."""
+    guessed: dict[str, str | tuple[str, ...]] = {name: name for name in names if name in ROLES}
+    taken = set(guessed)
     lower = {name.lower(): name for name in reversed(names)}
     for role, others in SYNONYMS.items():
-        if role in found or (role == "propensity" and "behavior_log_prob" in found):
+        if role in guessed or (role == "propensity" and "behavior_log_prob" in guessed):
             continue
         for other in (role, *others):
             if other in lower and lower[other] not in taken:
-                found[role] = lower[other]
+                guessed[role] = lower[other]
                 taken.add(lower[other])
                 break
     for role, pattern in NUMBERED.items():
-        if role not in found:
+        if role not in guessed:
             numbered = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
             if len(numbered) > 1:
-                found[role] = tuple(sorted(numbered, key=_number))
-    return found
+                guessed[role] = tuple(sorted(numbered, key=_number))
+    return guessed
 
 
 def _number(name: str) -> int:
+    """The last number in a name."""
     return int(re.findall(r"[0-9]+", name)[-1])

@@ -1,45 +1,54 @@
-"""Where each row of a log belongs: its episode, its place in it, and how the episode ends."""
+"""The layout of a log: to which episode each row belongs, its place there, and how the episode ends."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Bool, Int, Shaped
 
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.reading.encode import Encoder
+from stitchrl.reading.identifiers import (
+    LARGEST_EXACT,
+    Identifiers,
+    identifiers_of,
+    in_microseconds,
+    joined_blocks,
+    number_by_appearance,
+    over_files,
+    ranks,
+)
 from stitchrl.reading.sources.source import FILE_NUMBER, LogSource
 from stitchrl.types import NumpyArray
 
 __all__ = ["Layout", "lay_out"]
 
 ROLES = ("episode", "step", "time", "terminated", "truncated", "group")
+"""Roles that say where rows belong."""
 NAMES = ("episode", "group")
+"""Those of `ROLES` that hold identifiers."""
 BYTES_A_ROW = 24
-"""At least, while the order of rows is found: a few kilobytes of Parquet can hold a billion equal ones."""
-LARGEST_EXACT = 2.0**53
-"""From here on a float is the same for neighbouring whole numbers."""
+"""Lower bound on the memory per row while sorting. A few kilobytes of Parquet can hold a billion equal rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The rows of a log in order of episode, then step.
+    """The rows of a log, ordered by episode and then by step.
 
     Attributes:
-        order: (N,) the log's row at each place; None where the log is in order as it stands.
+        order: (N,) the row of the log that belongs at each place; None where the log is in order as it stands.
         episode_start: (E + 1,) first place of each episode, then N.
-        episode_id: (E,) the log's own identifiers; 0 to E - 1 where it has none.
-        terminated, truncated: (N,) in order.
-        step: (N,) int64.
-        time: (N,) or None.
-        group: (E,) or None.
-        notes: what was changed, for people.
+        episode_id: (E,) the identifiers that the log gives its episodes; 0 to E - 1 where it gives none.
+        terminated, truncated: (N,) how episodes end, in order.
+        step: (N,) int64, as logged, or else the position in the episode.
+        time: (N,) in order; None where the log has no time.
+        group: (E,) None where the log has no groups.
+        notes: what was changed, in sentences for people.
     """
 
     order: Int[NumpyArray, " N"] | None
@@ -54,17 +63,22 @@ class Layout:
 
     @property
     def count(self) -> int:
-        """Rows."""
+        """How many rows the log has."""
         return len(self.step)
 
 
-def lay_out(source: LogSource, schema: Schema) -> Layout:
-    """Read the columns that say where rows belong, and find the order.
+def lay_out(source: LogSource, encoder: Encoder) -> Layout:
+    """Read the columns that say where rows belong, and put the rows in order.
+
+    Args:
+        source: the log.
+        encoder: reads its columns by the schema.
 
     Raises:
         DataError: no rows, an episode without an end, rows after an end, steps that repeat, missing identifiers.
     """
-    columns, count = _columns(source, schema)
+    schema = encoder.schema
+    columns, count = _columns(source, encoder)
     if count == 0:
         raise DataError(f"{source.origin} has no rows; a log needs at least one episode.")
     origin, notes = source.origin, []
@@ -73,7 +87,7 @@ def lay_out(source: LogSource, schema: Schema) -> Layout:
     step = None if "step" not in columns else _steps(columns["step"], origin)
     time = None if "time" not in columns else _times(columns["time"], origin)
     if "episode" in columns:
-        rank, identifiers, apart = _ranks(columns["episode"])
+        rank, identifiers, apart = ranks(columns["episode"])
         within = time if step is None else step
         by = "episode" if within is None else f"episode, then {'time' if step is None else 'step'}"
     else:
@@ -109,25 +123,18 @@ def lay_out(source: LogSource, schema: Schema) -> Layout:
     return Layout(order, start, identifiers, terminated, truncated, step, time, groups, (*notes, *closed))
 
 
-class _Identifiers(NamedTuple):
-    """Numbers that tell rows apart, and what each stands for (None: itself)."""
-
-    codes: NumpyArray
-    names: NumpyArray | None
-
-
-def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
-    """The columns of `ROLES`, whole, identifiers as `_Identifiers`; and the number of rows."""
-    encoder = Encoder(schema, source.origin)
-    # Every log has an action: without any of `ROLES` it says how many rows there are.
+def _columns(source: LogSource, encoder: Encoder) -> tuple[dict[str, Any], int]:
+    """The whole columns of `ROLES`, identifiers as `Identifiers`, and the number of rows."""
+    schema = encoder.schema
+    # Every log has an action, which tells the number of rows where the log has none of `ROLES`.
     present = tuple(role for role in ROLES if role in schema.columns)
     many = source.files > 1
     held: dict[str, list[Any]] = {role: [] for role in present}
     files: list[NumpyArray] = []
     count = 0
     for row, rows, block in source.rows([*encoder.needed(present or ("action",)), *([FILE_NUMBER] if many else [])]):
-        for role, parts in held.items():
-            parts.append(encoder.identifiers(role, block, row) if role in NAMES else encoder.role(role, block, row))
+        for role, values in held.items():
+            values.append(encoder.identifiers(role, block, row) if role in NAMES else encoder.role(role, block, row))
         if many:
             files.append(np.asarray(block[FILE_NUMBER]))
         count = row + rows
@@ -136,106 +143,41 @@ def _columns(source: LogSource, schema: Schema) -> tuple[dict[str, Any], int]:
                 f"{source.origin} has more than {count:,} rows: saying where they belong takes more memory than there is. "
                 "Split it into several files, and learn from some of them."
             )
-    found: dict[str, Any] = {
-        role: (_identifiers if role in NAMES else _joined)(parts, f"{role} of {source.origin}")
-        for role, parts in held.items()
-        if parts
+    columns: dict[str, Any] = {
+        role: (identifiers_of if role in NAMES else joined_blocks)(blocks, f"{role} of {source.origin}")
+        for role, blocks in held.items()
+        if blocks
     }
     if files:
-        found["file"] = np.concatenate(files)
-    if files and "episode" in found:
-        found["episode"] = _over_files(found["episode"], found["file"], schema, source.origin)
-    return found, count
+        columns["file"] = np.concatenate(files)
+    if files and "episode" in columns:
+        columns["episode"] = over_files(columns["episode"], columns["file"], schema.files, source.origin)
+    return columns, count
 
 
 def _memory() -> int:
-    """Bytes of this machine."""
+    """Bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _joined(parts: list[NumpyArray], what: str) -> NumpyArray:
-    if len({part.dtype.kind in "mMU" and part.dtype.kind for part in parts}) > 1:
-        raise DataError(f"{what} must be all numbers, all times or all text; it changes from block to block.")
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
-def _identifiers(parts: list[NumpyArray | pa.DictionaryArray], what: str) -> _Identifiers:
-    text = [part for part in parts if isinstance(part, pa.DictionaryArray)]
-    if text and len(text) == len(parts):
-        chunks = pa.chunked_array(text).unify_dictionaries().chunks
-        names = chunks[0].dictionary.to_numpy(zero_copy_only=False).astype(str)
-        return _Identifiers(np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), names)
-    if text:
-        raise DataError(f"{what} must be all numbers or all text; it changes from block to block.")
-    codes = _joined([np.asarray(part) for part in parts], what)
-    unknown = np.isnat(codes) if codes.dtype.kind in "mM" else codes != codes
-    if unknown.any():
-        raise DataError(f"{what} must name one in every row; row {int(np.argmax(unknown))} has NaN.")
-    if codes.dtype.kind == "f" and not (np.abs(codes) < LARGEST_EXACT).all():
-        row = int(np.argmin(np.abs(codes) < LARGEST_EXACT))
-        raise DataError(
-            f"{what} must tell its values apart; {shown(codes[row])} in row {row} is a float too large for that. Write "
-            "them as text or 64-bit integers."
-        )
-    return _Identifiers(_microseconds(codes), None)
-
-
-def _over_files(episode: _Identifiers, file: NumpyArray, schema: Schema, origin: str) -> _Identifiers:
-    """Identifiers of a log in many files, which may number their episodes alike."""
-    if schema.files == "joined":
-        return episode
-    _, codes = np.unique(episode.codes, return_inverse=True)
-    both = codes.astype(np.int64) * (int(file.max(initial=0)) + 1) + file
-    pairs, at = np.unique(both, return_index=True)
-    if len(pairs) == codes.max(initial=-1) + 1:
-        return episode
-    if schema.files is None:
-        shared = int(np.flatnonzero(np.bincount(codes[at]) > 1)[0])
-        which = episode.codes[np.argmax(codes == shared)]
-        name = which if episode.names is None else episode.names[which]
-        raise DataError(
-            f"Episode {shown(name)} is in several files of {origin}: say under [episodes] whether they number their "
-            'episodes each for itself (`files = "separate"`) or share them (`files = "joined"`).'
-        )
-    own = episode.codes[at] if episode.names is None else episode.names[episode.codes[at]]
-    names = np.array([f"{i}@{n}" for i, n in zip(own, file[at], strict=True)])
-    return _Identifiers(np.searchsorted(pairs, both), names)
-
-
-def _ranks(episode: _Identifiers) -> tuple[Int[NumpyArray, " N"], Shaped[NumpyArray, " E"], bool]:
-    """Episode of each row, numbered by first appearance; their identifiers; whether rows of one are apart."""
-    codes = episode.codes
-    first = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
-    number, appearance = _by_appearance(codes[first])
-    rank = np.repeat(number, np.diff(np.append(first, len(codes))))
-    names = codes[first][appearance]
-    return rank, names if episode.names is None else episode.names[names], len(names) < len(first)
-
-
-def _by_appearance(codes: NumpyArray) -> tuple[Int[NumpyArray, " N"], Int[NumpyArray, " different"]]:
-    """Codes numbered from 0 in the order they appear, and where each appears first."""
-    _, place, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    appearance = np.argsort(place)
-    number = np.empty(len(place), np.int64)
-    number[appearance] = np.arange(len(place))
-    return number[inverse.reshape(-1)], place[appearance]
-
-
 def _streams(columns: dict[str, Any], count: int, schema: Schema) -> Int[NumpyArray, " N"]:
-    """Without identifiers: what is recorded together, by group and file, each in the order of time."""
+    """For a log without episode identifiers: a number for each group and file, whose rows are put in order of time."""
     stream = np.zeros(count, np.int64)
     apart = [columns["group"].codes] if "group" in columns else []
     apart += [columns["file"]] if "file" in columns and schema.files != "joined" else []
     for codes in apart:
-        number, places = _by_appearance(codes)
+        number, places = number_by_appearance(codes)
         stream = stream * len(places) + number
-    return _by_appearance(stream)[0] if apart else stream
+    return number_by_appearance(stream)[0] if apart else stream
 
 
 def _from_end_to_end(
     stream: Int[NumpyArray, " N"], ended: Bool[NumpyArray, " N"], step: Int[NumpyArray, " N"] | None
 ) -> Int[NumpyArray, " N"]:
-    """Episodes without identifiers: a new one after an end, in another stream, and where the step does not rise."""
+    """The episode of each row of a log without identifiers.
+
+    A new episode begins after an end, in another stream, and where the step does not rise.
+    """
     new = ended[:-1] | (stream[1:] != stream[:-1])
     if step is not None:
         new = new | (step[1:] <= step[:-1])
@@ -243,11 +185,12 @@ def _from_end_to_end(
 
 
 def _ascending(within: NumpyArray, rank: Int[NumpyArray, " N"]) -> bool:
+    """Whether the values never fall from one row to the next of the same episode."""
     return bool(((within[1:] >= within[:-1]) | (rank[1:] != rank[:-1])).all())
 
 
 def _times(time: NumpyArray, origin: str) -> NumpyArray:
-    """Times that can be put in order and subtracted."""
+    """The times, checked to be numbers or dates that are known in every row."""
     if time.dtype.kind not in "iufmM":
         raise DataError(
             f"time of {origin} must be numbers or dates; got {shown(time[0])}. Write dates as 2026-01-31 23:59:00."
@@ -255,19 +198,11 @@ def _times(time: NumpyArray, origin: str) -> NumpyArray:
     unknown = np.isnat(time) if time.dtype.kind in "mM" else ~np.isfinite(time)
     if unknown.any():
         raise DataError(f"time of {origin} must be known in every row; row {int(np.argmax(unknown))} has none.")
-    return _microseconds(time)
-
-
-def _microseconds(time: NumpyArray) -> NumpyArray:
-    """Dates in one unit, whatever that of the file, where it holds them exactly: equal logs have equal hashes."""
-    if time.dtype.kind not in "mM":
-        return time
-    same = time.astype(f"{time.dtype.kind}8[us]")
-    return same if (same.astype(time.dtype) == time).all() else time
+    return in_microseconds(time)
 
 
 def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
-    """Steps are whole numbers: otherwise the order of rows is anybody's guess."""
+    """The steps as int64, checked to be whole numbers: otherwise the order of rows would be a guess."""
     whole = np.zeros(len(step), bool)
     if step.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
@@ -286,6 +221,7 @@ def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
 def _check_repeats(
     step: NumpyArray, rank: NumpyArray, identifiers: NumpyArray, order: NumpyArray | None, origin: str
 ) -> None:
+    """Raise DataError where two rows of an episode have the same step."""
     same = (step[1:] == step[:-1]) & (rank[1:] == rank[:-1])
     if same.any():
         at = int(np.argmax(same)) + 1
@@ -296,8 +232,8 @@ def _check_repeats(
         )
 
 
-def _groups(column: _Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str) -> NumpyArray:
-    """The group of each episode."""
+def _groups(column: Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str) -> NumpyArray:
+    """The group of each episode. Raises DataError where it changes inside an episode."""
     group = column.codes if order is None else column.codes[order]
     firsts = group[start[:-1]]
     other = group != np.repeat(firsts, np.diff(start))
@@ -316,7 +252,11 @@ def _cut_at_gaps(
     groups: NumpyArray | None,
     gap: float,
 ) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray, list[str]]:
-    """Episodes cut where more time than `gap` passes; the pieces of one episode stay one group."""
+    """Cut episodes where more time than `gap` passes; the pieces of an episode become one group.
+
+    Returns:
+        The episode starts, identifiers, `truncated` and groups after cutting, and a note if anything was cut.
+    """
     passed = np.diff(time if time.dtype.kind in "mM" else time.astype(np.float64))
     passed = passed / np.timedelta64(1, "s") if passed.dtype.kind == "m" else passed
     inside = np.ones(len(time), bool)
@@ -338,7 +278,7 @@ def _cut_at_gaps(
 def _close(
     terminated: NumpyArray, truncated: NumpyArray, start: NumpyArray, schema: Schema
 ) -> tuple[NumpyArray, NumpyArray, list[str]]:
-    """Ends that nothing marks, by the rule of the schema."""
+    """`terminated` and `truncated` with unmarked ends filled in by the schema's `end`, and a note if there were any."""
     last = start[1:] - 1
     unmarked = last[~(terminated | truncated)[last]]
     if schema.end is None or not len(unmarked):
@@ -357,6 +297,7 @@ def _check_ends(
     order: NumpyArray | None,
     origin: str,
 ) -> None:
+    """Raise DataError where the last row of an episode is no end, or another row is."""
     ended = terminated | truncated
     last = start[1:] - 1
     open_end = np.flatnonzero(~ended[last])
@@ -377,5 +318,5 @@ def _check_ends(
 
 
 def _row(place: int, order: NumpyArray | None) -> int:
-    """The log's own number of a row, for messages."""
+    """The number that a row has in the log, for messages."""
     return place if order is None else int(order[place])

@@ -1,4 +1,4 @@
-"""The table that holds each observation once while a log is assembled."""
+"""The table that stores each observation once, filled while a log is assembled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from stitchrl.data.column_rule import ColumnRule
-from stitchrl.data.dataset import NO_OBSERVATION
+from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.reading.allocation import New
 from stitchrl.reading.encode import Encoder
@@ -19,21 +19,29 @@ __all__ = ["ObservationTable", "alike", "index_of"]
 
 
 def alike(values: NumpyArray, held: NumpyArray) -> bool:
+    """Whether values fit into the rows of an array without loss."""
     return values.shape[1:] == held.shape[1:] and np.can_cast(values.dtype, held.dtype, "safe")
 
 
 def index_of(new: New, name: str, start: int, stop: int) -> NumpyArray:
-    kind = np.int32 if stop < 2**30 else np.int64  # half of what fits: next observations stand behind the others
+    """Consecutive row numbers of the observation table, from `start` up to `stop`, in a new array."""
+    kind = np.int32 if stop < 2**30 else np.int64  # the table may grow to twice `stop` rows by next observations
     index = new(name, (stop - start,), kind)
     index[:] = np.arange(start, stop, dtype=kind)
     return index
 
 
 class ObservationTable:
-    """Observations, each once: those of rows in order, then those that no row holds.
+    """The observations of a log, each stored once: first those of the rows in order, then those that no row holds.
 
-    A next observation is stored only where the next row does not hold it: at the end of an episode, and where rows are
-    missing. One that is itself missing inside an episode is the next row's.
+    A next observation is stored only if it is not the observation of the next row: at the end of an episode, and where
+    rows are missing. If the log lacks a next observation inside an episode, it is that of the next row.
+
+    Args:
+        encoder: reads the observations.
+        layout: where the rows belong.
+        place: the place of each row of the log; None where the log is in order as it stands.
+        new: makes the arrays.
     """
 
     def __init__(self, encoder: Encoder, layout: Layout, place: NumpyArray | None, new: New) -> None:
@@ -42,8 +50,10 @@ class ObservationTable:
         self._ends = np.zeros(layout.count, bool)
         self._ends[layout.episode_start[1:] - 1] = True
         self._table: NumpyArray | None = None
-        self._given: NumpyArray | None = None  # next observations in their places, where rows are not in order
-        self._pending: NumpyArray | None = None  # the last row's next observation: its next row comes with a block
+        # All next observations in their places, kept only if the rows of the log are not in order.
+        self._given: NumpyArray | None = None
+        # The next observation of the last row so far, which is compared once the next block brings the row after it.
+        self._pending: NumpyArray | None = None
         self._extra_rows: list[NumpyArray] = []
         self._extra: list[NumpyArray] = []
         self._capacity = layout.count + (len(layout.episode_id) if self._has_next else 0)
@@ -51,11 +61,15 @@ class ObservationTable:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each number of an observation is called; none for images."""
+        """The name of each number of an observation; none for images."""
         return tuple(name for names in self._names for name in names)
 
     def add(self, block: Block, row: int) -> None:
-        """Rows of the log that start at `row`."""
+        """Store the observations of a block whose first row is number `row` of the log.
+
+        Raises:
+            DataError, SchemaError: observations that cannot be used, or that change their type or width.
+        """
         values = self._encoder.observations("observation", block, row)
         if 0 in values.shape[1:]:
             raise DataError(
@@ -75,7 +89,7 @@ class ObservationTable:
             return
         given = self._encoder.observations("next_observation", block, row)
         if given.dtype.kind == "f" and given[0].size <= 1 and np.isnan(given).all():
-            given = np.full(values.shape, np.nan, np.float32)  # a block of nulls does not know its width
+            given = np.full(values.shape, np.nan, np.float32)  # a block of missing values has no width
         if given.shape[1:] != values.shape[1:]:
             raise SchemaError(
                 f"next_observation of {self._encoder.origin} must have as many numbers as observation, "
@@ -89,27 +103,34 @@ class ObservationTable:
         self._given[self._place[rows]] = given
 
     def _compare(self, given: NumpyArray, values: NumpyArray, row: int) -> None:
-        """Keep those of `given` (places from `row`) that are not the observation after them."""
+        """Store those of `given` that are not the observation of the row after them.
+
+        Args:
+            given: next observations of consecutive places.
+            values: observations of the same places.
+            row: the first of these places.
+        """
         if self._pending is not None:
             self._keep(self._pending, values[:1], row - 1)
         self._keep(given[:-1], values[1:], row)
         self._pending = given[-1:]
 
     def _keep(self, given: NumpyArray, following: NumpyArray, row: int) -> None:
+        """Store those of `given` (next observations from place `row` on) that differ from the `following` observations."""
         flat, after = _flat(given), _flat(following)
         other = flat != after
         if given.dtype.kind == "f":
-            other &= ~(np.isnan(flat) & np.isnan(after))  # missing in both: the same, and filled the same
+            other &= ~(np.isnan(flat) & np.isnan(after))  # values that both lack are equal: they are filled alike
         differs = other.any(1) | self._ends[row : row + len(given)]
         if given.dtype.kind == "f":
-            differs &= ~np.isnan(flat).all(1)  # not known at all: the next row's, or none at an end
+            differs &= ~np.isnan(flat).all(1)  # one that is not known is that of the next row, or absent at an end
         at = np.flatnonzero(differs)
         self._check(given[at], at + row)
         self._extra_rows.append(at + row)
         self._extra.append(given[at])
 
     def _check(self, extra: NumpyArray, places: NumpyArray) -> None:
-        """A next observation known in part only is damaged, but for columns whose gaps a rule fills."""
+        """Raise DataError where a next observation is known only partly, unless a rule fills the missing columns."""
         if extra.dtype.kind != "f":
             return
         schema = self._encoder.schema
@@ -121,11 +142,11 @@ class ObservationTable:
             row = place if self._layout.order is None else int(self._layout.order[place])
             raise DataError(
                 f"next_observation of {self._encoder.origin} must be finite; found NaN in row {row}. A row without one "
-                "has no number in any part of it."
+                "has no number at all."
             )
 
     def finish(self) -> tuple[NumpyArray, NumpyArray]:
-        """The table, and where each row's next observation stands in it."""
+        """The table, and the row of it that holds the next observation of each place."""
         assert self._table is not None
         count, table = self._layout.count, self._table
         if self._given is not None:
@@ -147,7 +168,7 @@ class ObservationTable:
         return table, next_index
 
     def _fill_gaps(self, table: NumpyArray, next_index: NumpyArray) -> None:
-        """Missing values of columns whose rule says so become the previous ones of their episode."""
+        """Replace missing values by the previous ones of their episode, in the columns whose rule says so."""
         schema = self._encoder.schema
         if not any(rule.missing == "previous" for rule in schema.observations.values()):
             return
@@ -167,12 +188,12 @@ class ObservationTable:
 
 
 def _flat(values: NumpyArray) -> NumpyArray:
-    """One row each, of no rows too."""
+    """The values with one axis for rows and one for everything else, even if there are no rows."""
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _previous(values: NumpyArray, start: NumpyArray) -> NumpyArray:
-    """NaN replaced by the last value before it in its episode."""
+    """The values with each NaN replaced by the last value before it in its episode, if there is one."""
     first = np.repeat(start[:-1], np.diff(start))
     last = np.maximum.accumulate(np.where(np.isnan(values), -1, np.arange(len(values))))
     return np.where(last >= first, values[np.maximum(last, 0)], np.float32(np.nan))

@@ -1,4 +1,4 @@
-"""A first schema for a log, as TOML with remarks, for a person to correct."""
+"""Proposing a first schema for a log, as TOML with remarks, which a person should correct."""
 
 from __future__ import annotations
 
@@ -21,23 +21,28 @@ from stitchrl.types import NumpyArray
 __all__ = ["propose"]
 
 MOST_CATEGORIES = 50
+"""The most different values of a column that is proposed to be categories."""
 SPARSE = 4
-"""Times the different values: integers that reach further are amounts, not numbers of actions."""
+"""Integers that reach further than this many times the number of different values are amounts, not action numbers."""
 OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label"})
-"""Words in names of columns that say how it ended: an observation with one of them tells the policy the future."""
+"""Words that name outcomes. A column named by one of them must not be observed: it would tell a policy the future."""
 ROWS_LOOKED_AT = 2**18
+"""About how many rows the proposal is based on."""
 DOUBTS = {
     "done": "`done` often mixes deaths with time limits; those that are time limits belong under `truncated`",
     "dones": "`dones` often mix deaths with time limits; those that are time limits belong under `truncated`",
 }
+"""Column that is taken as `terminated` -> why a person should doubt that."""
 
 
 def propose(log: LogSource, name: str) -> str:
-    """TOML for a log: what its format says, or what its columns' names and values suggest; the rest as remarks.
+    """A schema for a log as TOML: what its format says, or what the names and values of its columns suggest.
+
+    Remarks say what is doubtful and what is left for a person to fill in.
 
     Args:
         log: an open log.
-        name: of the log in reports.
+        name: what reports will call the log.
     """
     columns, longer = _first_rows(log)
     remarks = [f"{log.origin}: {log.format}, {len(log.names)} columns.", *log.notes]
@@ -68,8 +73,7 @@ def propose(log: LogSource, name: str) -> str:
             "last row ends it), gap = 3600.0 (a longer silence, by the column with the role `time`, ends it)."
         ]
     action = roles.get("action")
-    found = columns.get(action) if isinstance(action, str) else None
-    doses = _doses(found)
+    doses = _doses(columns.get(action)) if isinstance(action, str) else None
     if doses is not None:
         remarks.append(
             f"Column {action!r} looks like doses: it holds {len(doses):,} different integers up to {doses[-1]:,}. Under "
@@ -84,7 +88,7 @@ def propose(log: LogSource, name: str) -> str:
 
 
 def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Column], name: str) -> str:
-    """The schema where it is whole; else its columns alone."""
+    """The proposed schema. If the proposal is no valid schema, only its columns, after a comment that says why."""
     observation = roles.get("observation", ())
     rules = {}
     for column in (observation,) if isinstance(observation, str) else observation:
@@ -95,10 +99,10 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
         if rule != ColumnRule():
             rules[column] = rule
     action = roles.get("action")
-    found = columns.get(action) if isinstance(action, str) else None
-    doses = _doses(found)
-    count = _count(found) if doses is None else None
-    named = None if found is None or count is not None else _vocabulary(found)
+    acted = columns.get(action) if isinstance(action, str) else None
+    doses = _doses(acted)
+    count = _count(acted) if doses is None else None
+    named = None if acted is None or count is not None else _vocabulary(acted)
     if doses is not None and len(doses) <= MOST_CATEGORIES:
         named = tuple(map(str, doses))
     whole = dict(roles)
@@ -111,11 +115,12 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
 
 
 def _text(remarks: Sequence[str], toml: str) -> str:
+    """The TOML after the remarks, which become comments."""
     return "\n".join(f"# {remark}" for remark in remarks) + "\n\n" + toml
 
 
 def _described(names: Sequence[str], columns: Mapping[str, Column]) -> list[str]:
-    """Names with what they hold; numbered ones together."""
+    """The names of columns with the types they hold; numbered columns of one type are named together."""
     alike: dict[tuple[str, str], list[str]] = {}
     for name in names:
         alike.setdefault((re.sub(r"\d+$", "", name), _kind(columns.get(name))), []).append(name)
@@ -126,31 +131,34 @@ def _described(names: Sequence[str], columns: Mapping[str, Column]) -> list[str]
 
 
 def _first_rows(log: LogSource) -> tuple[dict[str, Column], bool]:
-    """Each column's first rows, enough to see what it holds; whether there are more."""
-    parts: dict[str, list[Column]] = {name: [] for name in log.names}
+    """The first rows of each column, and whether the log has more."""
+    blocks: dict[str, list[Column]] = {name: [] for name in log.names}
     rows, longer = 0, False
     for block in log.blocks(log.names):
         if rows >= ROWS_LOOKED_AT:
             longer = True
             break
         for name, column in block.items():
-            parts[name].append(column)
+            blocks[name].append(column)
         rows += len(next(iter(block.values())))
-    return {name: _joined(held) for name, held in parts.items() if held}, longer
+    return {name: _joined(held) for name, held in blocks.items() if held}, longer
 
 
-def _joined(parts: Sequence[Column]) -> Column:
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate([np.asarray(part) for part in parts])
-    joined = pa.chunked_array(parts).combine_chunks()
+def _joined(blocks: Sequence[Column]) -> Column:
+    """The blocks of a column as a whole."""
+    if isinstance(blocks[0], np.ndarray):
+        return np.concatenate([np.asarray(block) for block in blocks])
+    joined = pa.chunked_array(blocks).combine_chunks()
     return joined if isinstance(joined, pa.Array) else joined.chunk(0)
 
 
 def _used(roles: Mapping[str, str | tuple[str, ...]]) -> set[str]:
+    """The columns that have a role."""
     return {n for column in roles.values() for n in ((column,) if isinstance(column, str) else column)}
 
 
 def _is_number(column: Column | None) -> bool:
+    """Whether a column holds numbers or bools."""
     if column is None:
         return False
     if isinstance(column, np.ndarray):
@@ -160,11 +168,12 @@ def _is_number(column: Column | None) -> bool:
 
 
 def _has_gaps(column: Column | None) -> bool:
+    """Whether a column has missing values."""
     return isinstance(column, pa.Array) and column.null_count > 0
 
 
 def _vocabulary(column: Column | None) -> tuple[str, ...] | None:
-    """The values of a text column that has few."""
+    """The sorted different values of a text column; None if there are too many, or for any other column."""
     if column is None:
         return None
     array = pa.array(column) if isinstance(column, np.ndarray) and column.ndim == 1 else column
@@ -175,7 +184,7 @@ def _vocabulary(column: Column | None) -> tuple[str, ...] | None:
 
 
 def _median(column: Column | None) -> float:
-    """Of the numbers that are there: a value that a row without one may well have had. 0 where there are none."""
+    """The median of a column's finite numbers, a plausible value for rows that lack one; 0 if there are none."""
     if not isinstance(column, pa.Array) or not _is_number(column):
         return 0.0
     values = column.drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
@@ -184,7 +193,7 @@ def _median(column: Column | None) -> float:
 
 
 def _doses(column: Column | None) -> list[int] | None:
-    """The different values of a column of integers from 0 that has few of those up to its largest."""
+    """The sorted different values of a column of sparse integers from 0, which look like doses; None for any other."""
     values = _integers(column)
     if values is None:
         return None
@@ -194,7 +203,7 @@ def _doses(column: Column | None) -> list[int] | None:
 
 
 def _count(column: Column | None) -> int | None:
-    """Largest + 1 of a column of integers from 0."""
+    """The number of actions in a column of integers from 0: the largest + 1. None for any other column."""
     values = _integers(column)
     return None if values is None else max(int(values.max()) + 1, 2)
 
@@ -215,6 +224,7 @@ def _integers(column: Column | None) -> NumpyArray | None:
 
 
 def _kind(column: Column | None) -> str:
+    """The name of a column's type, for a person."""
     if column is None:
         return "empty"
     return str(column.dtype) if isinstance(column, np.ndarray) else str(column.type)

@@ -1,4 +1,4 @@
-"""`st.read`: a path, an Arrow table, a data frame or a dict of arrays -> Dataset."""
+"""`st.read` makes a Dataset of a path, an Arrow table, a data frame or a dict of arrays."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ from stitchrl.reading.store import is_store, open_store
 
 __all__ = ["open_log", "read", "schema_of"]
 
-SPARED = ("episode",)
-"""Required roles that a log without a schema may lack: its episodes run from one end to the next."""
+OPTIONAL = ("episode",)
+"""Required roles that a log without a schema may lack, because its episodes then run from one end to the next."""
 
 
 def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None, *, format: str | None = None) -> Dataset:
     """Read a log.
 
     Args:
-        source: path of a log in any known format, of a folder or a pattern of such files ("logs/*.parquet"), of a
-            native store; a pandas or Polars frame or an Arrow table; or a dict role -> array.
-        schema: a `Schema`, or the path of its TOML. By default, for a path, the TOML of the same name beside the
-            log (`stays.parquet` -> `stays.toml`) where there is one; else what the format itself says; else columns
-            must carry names that make their roles plain, and an integer action column counts as discrete with
-            (largest + 1) actions. What was assumed stands in `notes` of the result.
-        format: of the files, by name; found from their content by default.
+        source: one of these: the path of a file in any known format, of a folder of such files, or of a native store; a
+            pattern of paths ("logs/*.parquet"); a pandas or Polars frame; an Arrow table; a dict role -> array.
+        schema: a `Schema`, or the path of its TOML. The default, for a path, is the TOML file of the same name beside
+            the log (`stays.toml` beside `stays.parquet`). If there is none, it is what the format itself says. If the
+            format says nothing, the names of the columns must make their roles plain, and an action column of integers
+            counts as discrete with as many actions as the largest integer + 1. `notes` of the result say what was
+            assumed.
+        format: name of the files' format; by default it is told from their content.
 
     Returns:
-        The log, checked: finite numbers, actions inside their space, every episode ended.
+        The log. It is checked: all numbers are finite, actions are inside their space, and every episode has an end.
 
     Raises:
-        DataError, SchemaError: one sentence saying what is wrong, where, and what to do.
-        ConfigurationError: an unknown format.
+        DataError, SchemaError: one sentence says what is wrong, where, and what to do.
+        ConfigurationError: the format is unknown.
     """
     if isinstance(source, str | os.PathLike) and is_store(Path(source)):
         if schema is not None:
@@ -64,17 +65,27 @@ def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None, *, 
 
 
 def as_dataset(log: LogSource, schema: Schema, guessed: bool, new: New = in_memory) -> Dataset:
-    """The Dataset of an open log; what was guessed stands in its notes."""
+    """The Dataset of an open log.
+
+    Args:
+        log: the columns.
+        schema: what they mean.
+        guessed: whether the schema was guessed from names, which the notes then say.
+        new: makes the arrays.
+
+    Raises:
+        DataError, SchemaError: as `read`.
+    """
     notes = (f"Read as {log.format}.", *log.notes)
     if guessed:
         said = ", ".join(f"{role} = {column!r}" for role, column in schema.columns.items() if column != role)
         notes += (f"Columns were given roles by their names: {said}.",) if said else ()
-    with watched(dataclasses.replace(log, notes=notes)) as shown:
-        return assemble(shown, schema, count_actions=guessed, new=new)
+    with _with_progress(dataclasses.replace(log, notes=notes)) as source:
+        return assemble(source, schema, count_actions=guessed, new=new)
 
 
 def open_log(source: Any, *, format: str | None = None) -> LogSource:
-    """The columns of a log of any kind, without meaning yet. Raises as `read` does."""
+    """The columns of a log of any kind, before a schema gives them meaning. Raises as `read` does."""
     if not isinstance(source, str | os.PathLike):
         if format is not None:
             raise ConfigurationError(f"`format` is for paths; got {format!r} with {type(source).__name__}.")
@@ -88,9 +99,9 @@ def open_log(source: Any, *, format: str | None = None) -> LogSource:
     if is_file:
         return (chosen or format_of(path)).open(path)
     if is_folder:
-        found = chosen if chosen is not None and not chosen.endings else format_of(path, missing_ok=True)
-        if found is not None:
-            return found.open(path)
+        of_folder = chosen if chosen is not None and not chosen.endings else format_of(path, missing_ok=True)
+        if of_folder is not None:
+            return of_folder.open(path)
     elif not any(sign in str(path) for sign in "*?["):
         raise DataError(f"There is no log {shown(str(path))}.")
     files = files_of(path)
@@ -98,7 +109,7 @@ def open_log(source: Any, *, format: str | None = None) -> LogSource:
 
 
 def schema_of(source: Any, log: LogSource, schema: Schema | str | os.PathLike[str] | None) -> tuple[Schema, bool]:
-    """The schema of a log, and whether it is a guess from names. Raises as `read` does."""
+    """The schema of a log, and whether it was guessed from the names of columns. Raises as `read` does."""
     if schema is None and isinstance(source, str | os.PathLike):
         schema = _beside(Path(source))
     if schema is not None:
@@ -106,7 +117,7 @@ def schema_of(source: Any, log: LogSource, schema: Schema | str | os.PathLike[st
     if log.schema is not None:
         return log.schema, False
     columns = guess_columns(log.names)
-    missing = [role for role in REQUIRED_ROLES if role not in columns and role not in SPARED]
+    missing = [role for role in REQUIRED_ROLES if role not in columns and role not in OPTIONAL]
     if missing:
         raise SchemaError(
             f"Without a schema the columns of {log.origin} must carry the role names; there is no "
@@ -118,7 +129,7 @@ def schema_of(source: Any, log: LogSource, schema: Schema | str | os.PathLike[st
 
 
 def _beside(path: Path) -> Path | None:
-    """The schema beside a log, if there is one: its own name with `.toml`; for a folder or pattern `schema.toml`."""
+    """The TOML file beside a log, if there is one: of the log's name, or `schema.toml` for a folder or a pattern."""
     bare = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     candidates = [bare.with_suffix(".toml")] if bare.name else []
     if not path.is_file():
@@ -127,26 +138,27 @@ def _beside(path: Path) -> Path | None:
 
 
 @contextmanager
-def watched(log: LogSource) -> Iterator[LogSource]:
-    """The same log; how far its reading has come is shown on standard error where that is a terminal."""
+def _with_progress(log: LogSource) -> Iterator[LogSource]:
+    """The same log, but reading it shows progress on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         yield log
         return
     bar = _ReadingBar(log.origin)
     try:
-        yield dataclasses.replace(log, blocks=lambda names: bar.watch(log, names))
+        yield dataclasses.replace(log, blocks=lambda names: bar.track(log, names))
     finally:
         bar.close()
 
 
 class _ReadingBar(RowsBar):
-    """One bar for all passes over a log; from the second pass on it is known how many rows there are."""
+    """A progress bar for all passes over a log. From the second pass on it knows how many rows there are."""
 
     def __init__(self, origin: str) -> None:
         super().__init__()
         self._origin, self._rows = origin, 0
 
-    def watch(self, log: LogSource, names: Sequence[str]) -> Iterator[Block]:
+    def track(self, log: LogSource, names: Sequence[str]) -> Iterator[Block]:
+        """The blocks of the log; the bar is moved on after each."""
         done, total, begun = 0, self._rows or None, time.monotonic()
         for block in log.blocks(names):
             yield block

@@ -1,4 +1,4 @@
-"""The formats of files and folders, and which one a path is of."""
+"""The formats of files and folders, and telling the format of a path."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ FORMATS: tuple[Format, ...] = (
     json_lines.FORMAT,
     csv.FORMAT,
 )
-"""In the order they are asked: whoever knows the content best comes first."""
+"""All formats, in the order in which they are asked: those that recognise their content most surely come first."""
 HEAD_BYTES = 512
+"""How many bytes of a file a format may look at."""
 
 
 def named_format(name: str) -> Format:
-    """The format of this name, in any case. Raises ConfigurationError where there is none."""
+    """The format of this name, in upper or lower case. Raises ConfigurationError if there is none."""
     for known in FORMATS:
         if known.name.lower() == name.lower() or f".{name.lower()}" in known.endings:
             return known
@@ -58,10 +59,14 @@ def format_of(path: Path, *, missing_ok: Literal[False] = False) -> Format: ...
 @overload
 def format_of(path: Path, *, missing_ok: Literal[True]) -> Format | None: ...
 def format_of(path: Path, *, missing_ok: bool = False) -> Format | None:
-    """The format of a file or folder by its content; by its ending where the content says nothing.
+    """The format of a file or folder by its content, or by its ending if the content does not tell.
+
+    Args:
+        path: the file or folder.
+        missing_ok: whether to return None, rather than raise DataError, if neither tells.
 
     Raises:
-        DataError: neither says anything, or the file cannot be read.
+        DataError: neither content nor ending tells the format, or the file cannot be read.
     """
     head = _head(path)
     for known in FORMATS:
@@ -80,7 +85,7 @@ def format_of(path: Path, *, missing_ok: bool = False) -> Format | None:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes; none of a folder, and none of a compressed file, which goes by the ending inside its name."""
+    """The first bytes of a file; none of a folder, or of a compressed file, whose format is told by its ending."""
     if path.is_dir():
         return b""
     try:

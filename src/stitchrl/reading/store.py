@@ -1,13 +1,14 @@
 """The native store: a folder of Arrow IPC files, memory-mapped, with the schema and the content hash of the log.
 
-    meta.json             format version, schema, hash, counts, notes; written last: without it there is no store
-    observations.arrow    the observation table, one row an observation
-    transitions.arrow     one row a transition: indices, action, reward, ends, step, scalars
-    choices.arrow         one row a transition: probabilities and masks, one number an action (where the log has them)
-    episodes.arrow        one row an episode: identifier, group
+    meta.json             format version, schema, hash, counts, notes; written last, so without it there is no store
+    observations.arrow    the observation table, one row for each observation
+    transitions.arrow     one row for each transition: indices, action, reward, ends, step, single numbers
+    choices.arrow         one row for each transition: probabilities and masks, with a number for each action
+    episodes.arrow        one row for each episode: identifier, group
     starts.arrow          the first row of each episode, then the number of transitions
 
-Every file is one record batch, so each column is one piece of memory: opening a store maps it and reads nothing.
+Every file holds a single record batch, so that each column is one block of memory: opening a store maps the columns and
+reads nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stitchrl.data.dataset import PER_TRANSITION, Dataset
+from stitchrl.data.columns import PER_TRANSITION
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, RunDirectoryError
 from stitchrl.messages import printable, shown
@@ -48,7 +50,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "episodes": ("episode_id", "group"),
     "starts": ("episode_start",),
 }
-"""File -> the columns it holds; those that a log lacks are left out."""
+"""File -> the columns that it holds; those that a log lacks are left out."""
 ANY = "biufmMU"
 KINDS: Mapping[str, tuple[str, int]] = {
     "observation_index": ("i", 1),
@@ -68,12 +70,14 @@ KINDS: Mapping[str, tuple[str, int]] = {
     "episode_id": (ANY, 1),
     "group": (ANY, 1),
 }
-"""Column -> NumPy kinds and number of axes; those of `observation_table` and `action` depend on the log."""
+"""Column -> the kinds of NumPy type that it may have, and its number of axes. Those of `observation_table` and `action`
+depend on the log."""
 SAMPLES, SAMPLE_ROWS = 64, 1024
+"""How many samples of a column are checked when a store is opened, and how many rows each has."""
 
 
 def is_store(path: Path) -> bool:
-    """Whether a path is a store that was written to its end."""
+    """Whether a path is a store that was written completely."""
     try:
         with open(path / META, encoding="utf-8") as file:
             return f'"{KIND}"' in file.read(200)
@@ -82,10 +86,10 @@ def is_store(path: Path) -> bool:
 
 
 def write_store(log: Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a log as a store; beside its place first, renamed when whole.
+    """Write a log as a store. It is written to a hidden folder beside `path`, which is renamed when complete.
 
     Raises:
-        RunDirectoryError: something is there already, the disk is full, or the folder cannot be written.
+        RunDirectoryError: `path` exists, the disk is full, or the folder cannot be written.
     """
     path = Path(path)
     if path.exists():
@@ -126,10 +130,10 @@ def write_store(log: Dataset, path: str | os.PathLike[str]) -> Path:
 
 
 def open_store(path: Path) -> Dataset:
-    """The log of a store, its arrays mapped and not read.
+    """The log of a store. Its arrays are memory-mapped, not read.
 
     Raises:
-        DataError: the store is damaged, or of a newer format.
+        DataError: the store is damaged, or was written in another version of the format.
     """
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
@@ -152,10 +156,11 @@ def open_store(path: Path) -> Dataset:
             observation_names=tuple(str(name) for name in meta["observation_names"]),
             notes=tuple(str(note) for note in meta["notes"]),
         )
-        vars(log)["content_hash"] = str(meta["content_hash"])  # made at conversion: not read through again
+        # The hash was computed when the store was written, so that the log need not be read for it.
+        vars(log)["content_hash"] = str(meta["content_hash"])
     except (DataError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever damaged files make JSON, Arrow and NumPy raise
+    except Exception as error:  # damaged files make JSON, Arrow and NumPy raise nearly anything
         lines = str(error).splitlines() or [type(error).__name__]
         raise DataError(
             f"The store {str(path)!r} is damaged: {printable(lines[0].rstrip('.'))}. Convert the original log again."
@@ -164,12 +169,12 @@ def open_store(path: Path) -> Dataset:
 
 
 def _check(arrays: Mapping[str, NumpyArray], schema: Schema, transitions: int, episodes: int) -> None:
-    """What can be seen without reading the arrays through.
+    """Check everything that can be checked without reading whole arrays. Raises ValueError where something is wrong.
 
-    Numbers that changed on the disk are not: that takes reading the whole log, as `content_hash` did when it was made.
-    But places in other arrays that lie outside them would be used silently (JAX clips them), so these are looked at in
-    parts spread over the log: a file that was cut, filled with zeros or exchanged shows there, at the cost of a few
-    hundred pages whatever its size. A store of a few blocks is seen whole.
+    Numbers that changed on the disk are not noticed: that would take reading the whole log, as computing `content_hash`
+    does. Row numbers that point outside the table they belong to would be used silently, because JAX clips them. So
+    samples spread over each array are checked, which shows a file that was cut, zeroed or exchanged at the cost of a
+    few hundred pages, whatever its size. A short array is checked completely.
     """
     table = arrays["observation_table"]
     discrete = schema.num_actions is not None
@@ -190,38 +195,38 @@ def _check(arrays: Mapping[str, NumpyArray], schema: Schema, transitions: int, e
             raise ValueError(f"{name} has shape {array.shape}, not that which {META} says")
     start = arrays["episode_start"]
     covered = len(start) > 1 and start[0] == 0 and start[-1] == transitions
-    if not covered or any((np.diff(part) < 1).any() for part in _samples(start)):
+    if not covered or any((np.diff(sample) < 1).any() for sample in _samples(start)):
         raise ValueError("its episodes do not cover the transitions")
     ranges = {"observation_index": (0, len(table)), "next_observation_index": (-1, len(table))}
     ranges["episode_start"] = (0, transitions + 1)
     if discrete:
         ranges["action"] = (0, schema.num_actions or 0)
     for name, array in arrays.items():
-        for part in _samples(array):
-            if name in ranges and not (part.min() >= ranges[name][0] and part.max() < ranges[name][1]):
+        for sample in _samples(array):
+            if name in ranges and not (sample.min() >= ranges[name][0] and sample.max() < ranges[name][1]):
                 raise ValueError(f"{name} points outside of what it counts")
-            if part.dtype.kind == "b" and part.view(np.uint8).max() > 1:
+            if sample.dtype.kind == "b" and sample.view(np.uint8).max() > 1:
                 raise ValueError(f"{name} holds neither true nor false")
-            if part.dtype.kind == "U" and part.view(np.uint32).max() > sys.maxunicode:
+            if sample.dtype.kind == "U" and sample.view(np.uint32).max() > sys.maxunicode:
                 raise ValueError(f"{name} holds no text")
 
 
 def _samples(array: NumpyArray) -> Iterator[NumpyArray]:
-    """The first rows, the last, and blocks between them; all of a short array."""
+    """The first rows, the last rows, and blocks spread between them; together all rows of a short array."""
     places = np.unique(np.linspace(0, max(len(array) - SAMPLE_ROWS, 0), SAMPLES).astype(np.int64))
     return (array[place : place + SAMPLE_ROWS] for place in places)
 
 
 @contextmanager
 def on_disk(folder: Path) -> Iterator[New]:
-    """Makes arrays in files of a folder, for logs larger than memory; the files go with the context."""
+    """Gives a function that makes arrays in files of a folder, for logs larger than memory; they are removed at the end."""
     make_directory(folder)
     spool = _beside(folder, "spool")
 
     def new(name: str, shape: tuple[int, ...], dtype: Any) -> NumpyArray:
         try:
             with open(spool / name, "wb+") as file:
-                # The room is taken now: a page without room, touched later, would end the interpreter.
+                # Disk space is reserved now, because writing to a page without space would crash the interpreter.
                 size = math.prod(shape) * np.dtype(dtype).itemsize
                 (os.posix_fallocate if hasattr(os, "posix_fallocate") else _extend)(file.fileno(), 0, size)
                 return np.memmap(file, dtype, "r+", shape=shape)
@@ -238,10 +243,10 @@ def on_disk(folder: Path) -> Iterator[New]:
 
 
 def _beside(folder: Path, name: str) -> Path:
-    """A hidden folder of this process; what killed ones left under the same name is removed.
+    """A new hidden folder of this process. Those that killed processes left behind under the same name are removed.
 
     Raises:
-        RunDirectoryError: it cannot be made.
+        RunDirectoryError: the folder cannot be made.
     """
     for left in folder.glob(f".{glob.escape(name)}.*.part"):
         pid = left.name.split(".")[-3]
@@ -254,11 +259,12 @@ def _beside(folder: Path, name: str) -> Path:
 
 
 def _extend(descriptor: int, start: int, size: int) -> None:
-    """Where the system cannot take room ahead."""
+    """Extend a file to its size, on systems that cannot reserve disk space."""
     os.truncate(descriptor, start + size)
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process runs."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -269,7 +275,7 @@ def _alive(pid: int) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """To the disk itself: a power cut after the renaming must not leave an empty file in a whole folder."""
+    """Flush a file or folder to the disk, so that a power cut after renaming cannot leave an empty file in the store."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -278,7 +284,11 @@ def _flush(path: Path) -> None:
 
 
 def _write_group(path: Path, columns: Mapping[str, NumpyArray]) -> dict[str, Any]:
-    """One file of one record batch; gives each column's shape and type. Memory maps are written from their pages."""
+    """Write columns as one record batch in a file. Columns that are memory maps are written without being copied.
+
+    Returns:
+        Column -> its shape and type, for `meta.json`.
+    """
     described: dict[str, Any] = {}
     arrays = []
     for name, column in columns.items():
@@ -293,8 +303,11 @@ def _write_group(path: Path, columns: Mapping[str, NumpyArray]) -> dict[str, Any
 
 
 def _as_arrow(column: NumpyArray) -> pa.Array:
-    """The column's own memory as Arrow has a name for it: numbers as they are, times as integers, true and false and
-    text as bytes (Arrow packs the ones into bits and lets the others differ in length; neither maps to an array)."""
+    """The memory of a column as an Arrow array that can be mapped back to it.
+
+    Numbers stay as they are, times become integers. Bools and text become bytes, because Arrow would pack bools into bits
+    and give each text its own length.
+    """
     raw = _raw(column.dtype)
     flat = column.reshape(-1).view(raw)
     width = flat.size // len(column) if len(column) else 1
@@ -303,17 +316,19 @@ def _as_arrow(column: NumpyArray) -> pa.Array:
 
 
 def _raw(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """The type as which values of a type are stored."""
     return kind if kind.kind in "iuf" else np.dtype(np.int64) if kind.kind in "mM" else np.dtype(np.uint8)
 
 
 def _read_group(path: Path, columns: Mapping[str, Any]) -> dict[str, NumpyArray]:
+    """The columns of a file, memory-mapped, given what `meta.json` says of each. Raises ValueError where that is wrong."""
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    batch.validate()  # that every buffer lies in the file and is as long as its column needs
-    found: dict[str, NumpyArray] = {}
+    batch.validate()  # checks that every buffer lies in the file and is as long as its column needs
+    arrays: dict[str, NumpyArray] = {}
     for name, described in columns.items():
         array, kind, shape = batch.column(name), np.dtype(described["dtype"]), tuple(described["shape"])
         flat = (array.flatten() if pa.types.is_fixed_size_list(array.type) else array).to_numpy(zero_copy_only=True)
         if kind.kind not in ANY or flat.dtype != _raw(kind) or any(size < 1 for size in shape):
             raise ValueError(f"{name} is {flat.dtype}, not {shape} of {kind}")
-        found[name] = flat.view(kind).reshape(len(array), *shape)
-    return found
+        arrays[name] = flat.view(kind).reshape(len(array), *shape)
+    return arrays

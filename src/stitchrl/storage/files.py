@@ -1,4 +1,4 @@
-"""Writing without loss: every file is written beside its place and renamed when whole."""
+"""Writing files without losing old ones: each is written beside its place and renamed when complete."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["forget_abandoned", "make_directory", "write_atomic", "write_bytes", 
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` on a temporary neighbour, flush it to disk, and rename it over `path`.
+    """Call `write` on a temporary path beside `path`, flush the file to the disk, and rename it to `path`.
 
-    A reader sees the old file or the whole new one, whatever happens in between.
+    Whatever happens in between, a reader sees either the old file or the complete new one.
 
     Raises:
-        RunDirectoryError: the disk is full or the directory cannot be written; `path` is as it was.
+        RunDirectoryError: the disk is full or the directory cannot be written; `path` is unchanged.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -40,14 +40,15 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def forget_abandoned(path: Path) -> None:
-    """Remove what a killed process left beside `path`; what a living one is writing stays."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        pid = part.name.split(".")[-2]
+    """Remove the temporary files that killed processes left beside `path`, but not those of running processes."""
+    for temporary in path.parent.glob(f".{path.name}.*.part"):
+        pid = temporary.name.split(".")[-2]
         if pid.isdigit() and not _alive(int(pid)):
-            _forget(part)
+            _forget(temporary)
 
 
 def _alive(pid: int) -> bool:
+    """Whether another process of this number runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -58,17 +59,17 @@ def _alive(pid: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as `write_atomic` does."""
+    """Write UTF-8 text with `write_atomic`."""
     write_atomic(path, lambda beside: _write(beside, text))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON as `write_atomic` does; keys keep their order, NaN is refused."""
+    """Write JSON with `write_atomic`. Keys keep their order. NaN is refused with a ValueError."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents. Raises RunDirectoryError where that cannot be done."""
+    """Make a directory and its parents. Raises RunDirectoryError if that fails, or if it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -81,14 +82,16 @@ def make_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Plain write, for use inside `write_atomic`: a full disk is an OSError, whatever library made the bytes."""
+    """Write bytes plainly, for use inside `write_atomic`, where a full disk must show as an OSError."""
     path.write_bytes(content)
 
 
 def _forget(path: Path) -> None:
+    """Remove a file if that is possible."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def _write(path: Path, text: str) -> None:
+    """Write UTF-8 text plainly."""
     path.write_text(text, encoding="utf-8")

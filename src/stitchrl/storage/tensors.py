@@ -1,4 +1,4 @@
-"""Safetensors files with JSON in their header: how states and policies are kept. Reading runs no code."""
+"""Safetensors files with JSON in their header, in which states and policies are kept. Reading them runs no code."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ __all__ = ["UnreadableError", "read_tensors", "write_tensors"]
 
 
 class UnreadableError(ValueError):
-    """The file is missing, cut, or no safetensors; the message says which."""
+    """The file is missing, incomplete or no safetensors file; the message says which."""
 
 
 def write_tensors(path: Path, arrays: dict[str, NumpyArray], header: dict[str, Any]) -> None:
-    """Write arrays and a JSON-able header, atomically. Raises RunDirectoryError as `write_atomic` does."""
+    """Write arrays, and a header that JSON can hold, with `write_atomic`."""
     content = save(arrays, metadata={"stitchrl": json.dumps(header)})
     write_atomic(path, lambda beside: write_bytes(beside, content))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NumpyArray], Any]:
-    """The arrays and the header of a file; a header that is not ours is None. Raises UnreadableError."""
+    """The arrays and the header of a file. The header is None if stitchrl did not write the file.
+
+    Raises:
+        UnreadableError: the file cannot be read.
+    """
     try:
         with safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {}).get("stitchrl", "null"))

@@ -9,7 +9,8 @@ import numpy as np
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.regression import features, residuals, waves, z_of_mean
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""d3rlpy's `ReplayBuffer.dump` (version 2) and `MDPDataset.dump` (version 1).
+"""The HDF5 files of d3rlpy: `ReplayBuffer.dump` (version 2) and `MDPDataset.dump` (version 1).
 
-Version 2 keeps each episode in arrays of its own, `observations_0`, `actions_0`, ..., with as many observations as
+Version 2 keeps each episode in arrays of its own, `observations_0`, `actions_0` and so on, with as many observations as
 actions and one flag `terminated`. An episode that did not terminate was cut, and the observation after its last action
-was never stored: that row stays for imitation and statistics and has no target. Version 1 is flat, with
+was never stored: that row has no TD target, but serves imitation and statistics. Version 1 has flat arrays, with
 `episode_terminals` at the end of each episode and `terminals` where it truly ended.
 """
 
@@ -25,6 +25,7 @@ from stitchrl.reading.sources.arrays import (
     described,
     in_blocks,
     one_number_a_row,
+    one_or_several,
 )
 from stitchrl.reading.sources.hdf5 import MAGIC, array_in, member, names_in, opened
 from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource
@@ -34,20 +35,20 @@ __all__ = ["FORMAT"]
 
 KIND = "d3rlpy buffer"
 FIRST = {"observations", "actions", "rewards", "terminals"}
-"""What version 1 always has."""
+"""The arrays that every file of version 1 has."""
 
 
 def open_buffer(path: Path) -> LogSource:
-    """Its columns.
+    """The columns of a file, with their schema.
 
     Raises:
-        DataError: h5py is missing; not made by d3rlpy; incomplete or damaged.
+        DataError: h5py is not installed, or the file was not made by d3rlpy, is incomplete or is damaged.
     """
     with opened(path, KIND) as file:
         keys = set(file.keys())
         if "num_episodes" not in keys:
             return _open_first(path, keys)
-        episodes, parts = _episodes(file, path.name), _observation_parts(file, path.name)
+        episodes, observed = _episodes(file, path.name), _observation_columns(file, path.name)
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
         declared = Declared(path.name, path.stat().st_size)
@@ -55,13 +56,14 @@ def open_buffer(path: Path) -> LogSource:
             pieces = (p for i in range(episodes) for p in _pieces(file, i, names, path.name, declared))
             yield from in_blocks(pieces, path.name)
 
-    columns = (*parts, "actions", "rewards", "terminated", "truncated", "episode")
-    return _with_schema(LogSource(path.name, KIND, columns, blocks), parts, path)
+    columns = (*observed, "actions", "rewards", "terminated", "truncated", "episode")
+    return _with_schema(LogSource(path.name, KIND, columns, blocks), observed, path)
 
 
-def _with_schema(source: LogSource, parts: tuple[str, ...], path: Path) -> LogSource:
+def _with_schema(source: LogSource, observed: tuple[str, ...], path: Path) -> LogSource:
+    """The source with the schema that its names mean; `observed` are the columns of the observation."""
     columns: dict[str, str | tuple[str, ...]] = {
-        "observation": parts[0] if len(parts) == 1 else parts,
+        "observation": one_or_several(observed),
         "action": "actions",
         "reward": "rewards",
         "terminated": "terminated",
@@ -72,6 +74,7 @@ def _with_schema(source: LogSource, parts: tuple[str, ...], path: Path) -> LogSo
 
 
 def _episodes(file: Any, origin: str) -> int:
+    """How many episodes a file says it has, checked against the number of its arrays."""
     number = member(file, "num_episodes", origin)
     count = int(number[()])
     if count < 1:
@@ -81,28 +84,29 @@ def _episodes(file: Any, origin: str) -> int:
     return count
 
 
-def _observation_parts(file: Any, origin: str) -> tuple[str, ...]:
-    """`observations`, or `observations/0`, ... where an observation has several arrays."""
+def _observation_columns(file: Any, origin: str) -> tuple[str, ...]:
+    """The columns of the observation: `observations`, or `observations/0` and so on where it has several arrays."""
     if "observations_0" in file:
         return ("observations",)
-    found = sorted(int(m.group(1)) for m in (re.fullmatch(r"observations_0_(\d+)", key) for key in file) if m)
-    if not found or found != list(range(len(found))):
+    numbers = sorted(int(m.group(1)) for m in (re.fullmatch(r"observations_0_(\d+)", key) for key in file) if m)
+    if not numbers or numbers != list(range(len(numbers))):
         raise DataError(f"{origin} has no observations of episode 0; it is incomplete.")
-    return tuple(f"observations/{i}" for i in found)
+    return tuple(f"observations/{i}" for i in numbers)
 
 
 def _pieces(
     file: Any, number: int, names: Sequence[str], origin: str, declared: Declared
 ) -> Iterator[dict[str, NumpyArray]]:
-    """One episode, up to BLOCK_ROWS rows at a time."""
+    """The wanted columns of an episode, up to BLOCK_ROWS rows at a time."""
     rewards = array_in(file, f"rewards_{number}", origin)
     ended = np.asarray(array_in(file, f"terminated_{number}", origin)[()]).reshape(-1)
     terminated = bool(as_flags(ended, f"terminated_{number}", origin)[-1]) if len(ended) else False
     arrays = {}
     for name in names:
         if name == "actions" or name == "rewards" or name.startswith("observations"):
-            base, _, part = name.partition("/")
-            arrays[name] = array_in(file, f"{base}_{number}" + (f"_{part}" if part else ""), origin, declared)
+            base, _, component = name.partition("/")
+            stored = f"{base}_{number}_{component}" if component else f"{base}_{number}"
+            arrays[name] = array_in(file, stored, origin, declared)
     count = check_lengths(
         {f"rewards_{number}": len(rewards), **{f"{n} of episode {number}": len(a) for n, a in arrays.items()}}, origin
     )
@@ -119,6 +123,7 @@ def _pieces(
 
 
 def _plain(name: str, values: NumpyArray) -> NumpyArray:
+    """The values of a column; rewards and discrete actions of shape (n, 1) become (n,)."""
     if name == "rewards" or (name == "actions" and values.dtype.kind in "iub"):
         return one_number_a_row(values)
     return values
@@ -128,6 +133,7 @@ def _plain(name: str, values: NumpyArray) -> NumpyArray:
 
 
 def _open_first(path: Path, keys: set[str]) -> LogSource:
+    """The columns of a file of version 1, given the names of its arrays."""
     if not keys >= FIRST:
         raise DataError(
             f"{path.name} is not of d3rlpy's ReplayBuffer.dump: it has no num_episodes, and no {', '.join(sorted(FIRST - keys))}."
@@ -154,6 +160,7 @@ def _open_first(path: Path, keys: set[str]) -> LogSource:
 
 
 def _recognises(path: Path, head: bytes) -> bool:
+    """Whether the names of the arrays are those of d3rlpy."""
     if not head.startswith(MAGIC):
         return False
     names = names_in(path)

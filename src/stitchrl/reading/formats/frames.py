@@ -1,4 +1,4 @@
-"""Objects in memory: Arrow tables, pandas and Polars frames, dicts of arrays."""
+"""Logs in memory: Arrow tables, pandas and Polars frames, dicts of arrays."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pyarrow as pa
 
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.messages import printable
-from stitchrl.reading.sources.source import LogSource, from_arrays, from_table, reading
+from stitchrl.reading.sources.source import LogSource, from_arrays, from_table, reading_errors
 from stitchrl.types import NumpyArray
 
 __all__ = ["open_object"]
 
 
 def open_object(source: Any) -> LogSource:
-    """An object's columns.
+    """The columns of an object in memory.
 
     Raises:
-        SchemaError: it is nothing that can be read.
-        DataError: a dict holds something that is no array.
+        SchemaError: the object is of a kind that cannot be read.
+        DataError: a dict holds something that is not an array.
     """
     if isinstance(source, Mapping):
         arrays = {str(name): _array(str(name), column) for name, column in source.items()}
@@ -29,11 +29,11 @@ def open_object(source: Any) -> LogSource:
     if isinstance(source, pa.Table):
         return from_table(source, origin="the table", format="Arrow table")
     if hasattr(source, "to_arrow"):
-        with reading("the frame", "a Polars frame"):
+        with reading_errors("the frame", "a Polars frame"):
             table = source.to_arrow()
         return from_table(table, origin="the frame", format="Polars frame")
     if hasattr(source, "iloc") and hasattr(source, "columns"):
-        with reading("the frame", "a pandas frame"):
+        with reading_errors("the frame", "a pandas frame"):
             table = pa.Table.from_pandas(source.rename(columns=str), preserve_index=False)
         return from_table(table, origin="the frame", format="pandas frame")
     raise SchemaError(
@@ -43,6 +43,7 @@ def open_object(source: Any) -> LogSource:
 
 
 def _array(name: str, column: Any) -> NumpyArray:
+    """A value of a dict as an array. Raises DataError if it is none, or hides values behind a mask."""
     called = f"{printable(name)} of the dict"
     if np.ma.isMaskedArray(column):
         if np.ma.getmaskarray(column).any():
@@ -52,7 +53,7 @@ def _array(name: str, column: Any) -> NumpyArray:
         array = np.asarray(column)
         if array.dtype.kind == "O" and array.ndim == 1 and all(isinstance(value, str) for value in array):
             array = array.astype(str)
-    except Exception:  # whatever another library's object raises when asked for an array
+    except Exception:  # an object of another library may raise anything when asked for an array
         array = np.empty((), object)
     if array.ndim == 0 or array.dtype.kind == "O":
         raise DataError(f"{called} must be an array with one row a transition; got {type(column).__name__}.")

@@ -1,4 +1,4 @@
-"""JSON Lines, plain or compressed: one object a row."""
+"""JSON Lines, plain or compressed: each line is an object that holds one row."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pyarrow.json as arrow_json
 
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
-from stitchrl.reading.sources.source import Block, Format, LogSource, reading
+from stitchrl.reading.sources.source import Block, Format, LogSource, reading_errors
 from stitchrl.reading.sources.text import MOST_COLUMNS, line_blocks, wider
 
 __all__ = ["FORMAT"]
 
 DEEPEST = 100
-"""Lists and objects inside each other; Arrow's parser crashes the interpreter at some thousands."""
+"""The deepest nesting of lists and objects; some thousands would make Arrow's parser crash the interpreter."""
 
 
 def open_json_lines(path: Path) -> LogSource:
-    """Its columns, those of all its lines; a row without one has nothing there.
+    """The columns of all lines; a row whose line lacks one has a missing value there.
 
     Raises:
-        DataError: not JSON, lines that are not objects, no rows.
+        DataError: the file is not JSON, a line is not an object, or there are no rows.
     """
     types: dict[str, pa.DataType | None] = {}
-    with reading(str(path), "JSON Lines"):
+    with reading_errors(str(path), "JSON Lines"):
         for batch in _batches(path, None):
             for field in batch.schema:
                 known = types.get(field.name, pa.null())
@@ -42,7 +42,7 @@ def open_json_lines(path: Path) -> LogSource:
                 raise DataError(
                     f"Column {shown(name)} of {path.name} must be of one type in all rows; it is of several."
                 )
-        with reading(path.name, "JSON Lines"):
+        with reading_errors(path.name, "JSON Lines"):
             for batch in _batches(path, pa.schema([(name, types[name]) for name in wanted])):
                 yield {name: batch.column(name) for name in wanted}
 
@@ -50,35 +50,38 @@ def open_json_lines(path: Path) -> LogSource:
 
 
 def _batches(path: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
-    """Blocks of lines, each read by itself: with columns and types of its own, where none are given."""
+    """The rows of a file in batches; without a schema, each batch infers its own columns and types."""
     parse = arrow_json.ParseOptions(
         explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
     )
     row = 0
     for lines in line_blocks(path):
-        if not lines.lstrip().startswith(b"{"):  # `null` there would end the interpreter
+        if not lines.lstrip().startswith(b"{"):  # a leading `null` would crash the interpreter
             raise DataError(f"{path.name} must hold one object a line, {{...}}; row {row} is none.")
         _check_depth(lines, path.name)
         read = arrow_json.ReadOptions(block_size=len(lines) + 1)
         try:
             table = arrow_json.read_json(pa.py_buffer(lines), read, parse)
         except pa.ArrowInvalid as error:
-            raise pa.ArrowInvalid(_counted(str(error), row)) from None
+            raise pa.ArrowInvalid(_with_log_row(str(error), row)) from None
         if table.num_columns > MOST_COLUMNS:
             raise DataError(f"{path.name} has more than {MOST_COLUMNS:,} columns; put vectors into one list column.")
         yield from table.combine_chunks().to_batches()
         row += table.num_rows
 
 
-def _counted(message: str, row: int) -> str:
-    """The message with the row's number in the log instead of that in its block."""
-    return re.sub(r"in row (\d+)$", lambda found: f"in row {row + int(found.group(1))}", message)
+def _with_log_row(message: str, row: int) -> str:
+    """The message with the number of the row in the log in place of its number in the block, which begins at `row`."""
+    return re.sub(r"in row (\d+)$", lambda match: f"in row {row + int(match.group(1))}", message)
 
 
 def _check_depth(lines: bytes, origin: str) -> None:
-    """Brackets inside text count too: lines with a hundred unclosed ones are no log."""
+    """Raise DataError if a line nests lists and objects deeper than `DEEPEST`.
+
+    Brackets inside text count as well: a line with a hundred unclosed ones is not a row of a log.
+    """
     content = np.frombuffer(lines, np.uint8)
-    kind = content & 0xDF  # [ and { differ in this bit, and so do ] and }
+    kind = content & 0xDF  # clears the bit in which [ and { differ, and ] and }
     at = np.flatnonzero((kind == ord("[")) | (kind == ord("]")) | (content == ord("\n")))
     signs = content[at]
     step = np.where(signs & 0xDF == ord("["), 1, np.where(signs == ord("\n"), 0, -1))

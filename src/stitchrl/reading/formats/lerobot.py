@@ -1,8 +1,8 @@
-"""LeRobot datasets, version 3 (and 2): Parquet files and `meta/info.json`. Numbers only: videos stay where they are.
+"""LeRobot datasets of version 2 and 3: Parquet files and `meta/info.json`. Only numbers are read, no videos.
 
-`next.reward` of a frame is the reward after its action. An episode ends with its last frame; where `next.success` is
-true there, or `next.truncated` is in the log and false while `next.done` is true, it terminated; else it was cut. No
-frame follows the last action, so the last row of an episode has no next observation.
+`next.reward` of a frame is the reward after its action. An episode ends with its last frame. It terminated there if
+`next.success` is true, or if the log has `next.truncated` and it is false while `next.done` is true; otherwise it was
+cut. No frame follows the last action, so the last row of an episode has no next observation.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, action_count, as_flags, described, opening
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, concatenated
+from stitchrl.reading.sources.arrays import Declared, action_count, as_flags, described, one_or_several
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, concatenated, reading_errors
 from stitchrl.types import NumpyArray
 
 __all__ = ["FORMAT"]
@@ -30,15 +30,17 @@ MOST_INFO_BYTES = 2**26
 OBSERVATION, ACTION, EPISODE, STEP = "observation.", "action", "episode_index", "frame_index"
 REWARD, DONE, SUCCESS, TRUNCATED = "next.reward", "next.done", "next.success", "next.truncated"
 NUMBERS = ("float", "int", "uint", "bool")
+"""How the names of numeric types begin."""
 FLAGS = ("terminated", "truncated")
-"""Columns made of the others."""
+"""Columns that are made from the others while reading."""
 
 
 def open_lerobot(path: Path) -> LogSource:
-    """Its columns: those of its Parquet files, and how each row ends.
+    """The columns of a dataset: those of its Parquet files and `FLAGS`, with their schema.
 
     Raises:
-        DataError: not a LeRobot dataset of version 2 or 3; a file is missing or damaged; no numbers to observe.
+        DataError: it is no LeRobot dataset of version 2 or 3, a file is missing or damaged, or its observation holds no
+            numbers.
     """
     origin = path.name
     info = _info(path)
@@ -67,7 +69,7 @@ def open_lerobot(path: Path) -> LogSource:
     columns: dict[str, str | tuple[str, ...]] = {
         "episode": EPISODE,
         "step": STEP,
-        "observation": observed[0] if len(observed) == 1 else observed,
+        "observation": one_or_several(observed),
         "action": ACTION,
         "terminated": "terminated",
         "truncated": "truncated",
@@ -76,7 +78,7 @@ def open_lerobot(path: Path) -> LogSource:
     schema = described(
         origin,
         columns | ({"reward": REWARD} if rewarded else {}),
-        num_actions=action_count(source, ACTION) if _whole(features.get(ACTION)) else None,
+        num_actions=action_count(source, ACTION) if _is_integer(features.get(ACTION)) else None,
         reward_expression=None if rewarded else "0",
         name=origin,
     )
@@ -84,7 +86,8 @@ def open_lerobot(path: Path) -> LogSource:
 
 
 def _info(path: Path) -> dict[str, Any]:
-    with opening(f"{INFO.as_posix()} of {path.name}", "JSON"):
+    """What `meta/info.json` says. Raises DataError if it is no description of such a dataset."""
+    with reading_errors(f"{INFO.as_posix()} of {path.name}", "JSON"):
         file = path / INFO
         if file.stat().st_size > MOST_INFO_BYTES:
             raise DataError(
@@ -101,13 +104,13 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def _files(path: Path, info: dict[str, Any]) -> list[Path]:
-    """The data files in order; they hold as many frames as the metadata say."""
+    """The data files in order, checked to hold as many frames as the metadata say."""
     files = sorted((path / "data").glob("chunk-*/*.parquet"))
     if not files:
         raise DataError(f"{path.name} has no data/chunk-*/*.parquet; it is incomplete.")
     rows = 0
     for file in files:
-        with opening(f"{file.name} of {path.name}", "Parquet"):
+        with reading_errors(f"{file.name} of {path.name}", "Parquet"):
             metadata = pq.read_metadata(file)
             declared = Declared(f"{file.name} of {path.name}", file.stat().st_size)
             declared.add("columns", (metadata.num_rows, metadata.num_columns), 4)
@@ -124,7 +127,8 @@ def _files(path: Path, info: dict[str, Any]) -> list[Path]:
 
 
 def _column_names(files: list[Path], origin: str) -> tuple[str, ...]:
-    with opening(origin, KIND):
+    """The columns of the data files, checked to be the same in all of them."""
+    with reading_errors(origin, KIND):
         schemas = [pq.read_schema(file) for file in files]
     names = tuple(schemas[0].names)
     missing = [name for name in (EPISODE, STEP) if name not in names]
@@ -137,16 +141,17 @@ def _column_names(files: list[Path], origin: str) -> tuple[str, ...]:
 
 
 def _observed(features: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    """Numbers of one axis that are observed, the robot's state first."""
-    found = [
+    """The columns of the observation: numbers and vectors, the robot's state first."""
+    observed = [
         name
         for name, feature in features.items()
         if name in names and name.startswith(OBSERVATION) and _is_vector(feature)
     ]
-    return tuple(sorted(found, key=lambda name: name != "observation.state"))
+    return tuple(sorted(observed, key=lambda name: name != "observation.state"))
 
 
 def _is_vector(feature: Any) -> bool:
+    """Whether a feature is a number or a vector of numbers."""
     return (
         isinstance(feature, dict)
         and str(feature.get("dtype")).startswith(NUMBERS)
@@ -154,33 +159,35 @@ def _is_vector(feature: Any) -> bool:
     )
 
 
-def _whole(feature: Any) -> bool:
+def _is_integer(feature: Any) -> bool:
+    """Whether a feature holds integers or bools."""
     return isinstance(feature, dict) and str(feature.get("dtype")).startswith(("int", "uint", "bool"))
 
 
 def _blocks(files: list[Path], names: Sequence[str], origin: str) -> Iterator[Block]:
+    """The named columns of all files, in blocks of rows."""
     for path in files:
-        with opening(f"{path.name} of {origin}", "Parquet"), pq.ParquetFile(path) as file:
+        with reading_errors(f"{path.name} of {origin}", "Parquet"), pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BLOCK_ROWS, columns=list(names)):
-                found = dict(zip(batch.schema.names, batch.columns, strict=True))
-                yield {name: _single(found[name]) if name == ACTION else found[name] for name in names}
+                block = dict(zip(batch.schema.names, batch.columns, strict=True))
+                yield {name: _single(block[name]) if name == ACTION else block[name] for name in names}
 
 
 def _single(column: pa.Array) -> pa.Array:
-    """A discrete action in lists of one, as the number itself."""
+    """A column of lists with one integer each as a column of integers; any other column as it is."""
     if pa.types.is_fixed_size_list(column.type) and column.type.list_size == 1 and not column.null_count:
         return column.flatten() if pa.types.is_integer(column.type.value_type) else column
     return column
 
 
 def _ends(files: list[Path], names: Sequence[str], origin: str) -> Bool[NumpyArray, "flags n"]:
-    """(2, n) terminated and truncated: never both, one of them in the last row of every episode."""
+    """`terminated` and `truncated` as (2, n) bools: exactly one of them in the last row of every episode, none elsewhere."""
     wanted = [EPISODE, *(name for name in (DONE, SUCCESS, TRUNCATED) if name in names)]
     held: dict[str, list[Any]] = {name: [] for name in wanted}
     for block in _blocks(files, wanted, origin):
         for name in wanted:
             held[name].append(block[name])
-    columns = {name: _numbers(concatenated(parts), name, origin) for name, parts in held.items()}
+    columns = {name: _numbers(concatenated(blocks), name, origin) for name, blocks in held.items()}
     episode = columns[EPISODE]
     last = np.append(episode[1:] != episode[:-1], True)
     flags = {name: as_flags(values, name, origin) for name, values in columns.items() if name != EPISODE}
@@ -194,6 +201,7 @@ def _ends(files: list[Path], names: Sequence[str], origin: str) -> Bool[NumpyArr
 
 
 def _numbers(column: Any, name: str, origin: str) -> NumpyArray:
+    """A column as an array. Raises DataError if it has missing values."""
     if isinstance(column, pa.Array):
         if column.null_count:
             raise DataError(f"{name} of {origin} must have no missing values; it has {column.null_count}.")
@@ -203,6 +211,7 @@ def _numbers(column: Any, name: str, origin: str) -> NumpyArray:
 
 
 def _notes(info: dict[str, Any], names: Sequence[str], observed: Sequence[str]) -> tuple[str, ...]:
+    """What a user should know: what was left out, and what the log does not say."""
     notes = []
     others = [n for n in info["features"] if n.startswith(OBSERVATION) and n not in observed]
     if others:

@@ -1,9 +1,9 @@
-"""Minari datasets: a folder with `metadata.json` and one HDF5 file, or one Arrow or Parquet file an episode.
+"""Minari datasets: a folder with `metadata.json` and one HDF5 file, or with Arrow or Parquet files for each episode.
 
-Minari itself is not needed, only h5py for HDF5. An episode holds one observation more than actions: the last becomes
-the next observation of the last row. `terminations` and `truncations` stay apart; where both are set the episode
-terminated. Dict and Tuple spaces become several columns: "observations/position". Seeds, options and infos are left
-out, but for the infos that `write_minari` adds.
+Minari itself is not needed, only h5py for HDF5. An episode holds one observation more than actions; the last one becomes
+the next observation of the last row. `terminations` and `truncations` stay apart; where both are set, the episode
+terminated. Dict and Tuple spaces become several columns, such as "observations/position". Seeds, options and infos are
+left out, except for the infos that `write_minari` adds.
 """
 
 from __future__ import annotations
@@ -19,82 +19,86 @@ import pyarrow.compute as pc
 import pyarrow.dataset as arrow_dataset
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, as_flags, described, in_blocks, opening
+from stitchrl.reading.sources.arrays import Declared, as_flags, described, in_blocks, one_or_several
 from stitchrl.reading.sources.hdf5 import MAGIC, array_in, member, names_in, opened
-from stitchrl.reading.sources.minari_metadata import KIND, MAIN_FILE, METADATA_FILE, SEVERAL, Layout, layout_of
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource
-from stitchrl.reading.sources.spaces import Part, action_of, is_image, observation_of
+from stitchrl.reading.sources.minari_metadata import (
+    KIND,
+    MAIN_FILE,
+    METADATA_FILE,
+    SEVERAL,
+    MinariMetadata,
+    metadata_of,
+)
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
+from stitchrl.reading.sources.spaces import Component, action_of, is_image, observation_of
 from stitchrl.types import NumpyArray
 
 __all__ = ["FORMAT"]
 
 
 def open_minari(path: Path) -> LogSource:
-    """Its columns.
+    """The columns of a dataset, with their schema.
 
     Args:
         path: the folder of the dataset, its `data` folder, or the HDF5 file in it.
 
     Raises:
-        DataError: not a Minari dataset, incomplete or damaged; h5py is missing; an observation without numbers.
+        DataError: it is no Minari dataset, is incomplete or damaged, or its observation holds no numbers; or h5py is
+            not installed.
     """
-    layout = layout_of(_data_folder(path))
-    used, rules, notes = observation_of(layout.observations)
+    metadata = metadata_of(_data_folder(path))
+    used, rules, notes = observation_of(metadata.observations)
     if not used:
-        raise DataError(f"The observation of {layout.origin} holds no numbers; there is nothing to learn from.")
-    settings, more = action_of(layout.actions)
-    observed = tuple(part.column for part in used)
+        raise DataError(f"The observation of {metadata.origin} holds no numbers; there is nothing to learn from.")
+    settings, more = action_of(metadata.actions)
+    observed = tuple(component.column for component in used)
     columns: dict[str, str | tuple[str, ...]] = {
-        "observation": _one_or_more(observed),
-        "action": _one_or_more(tuple(part.column for part in layout.actions)),
+        "observation": one_or_several(observed),
+        "action": one_or_several(tuple(component.column for component in metadata.actions)),
         "reward": "rewards",
         "terminated": "terminations",
         "truncated": "truncations",
     }
-    if layout.finals != "unknown":
-        columns["next_observation"] = _one_or_more(tuple(map(_next_name, observed)))
-    columns |= {role: f"infos/{info}" for role, info in layout.roles.items()}
+    if metadata.finals != "unknown":
+        columns["next_observation"] = one_or_several(tuple(map(_next_name, observed)))
+    columns |= {role: f"infos/{info}" for role, info in metadata.roles.items()}
     schema = None
     if settings is not None:
         schema = described(
-            layout.origin,
+            metadata.origin,
             columns,
-            gamma=layout.gamma,
-            name=layout.name,
+            gamma=metadata.gamma,
+            name=metadata.name,
             observations=rules,
             end="truncated",
             **settings,
         )
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
-        with opening(layout.origin, KIND):
-            yield from in_blocks(_pieces(layout, list(names)), layout.origin)
+        with reading_errors(metadata.origin, KIND):
+            yield from in_blocks(_pieces(metadata, list(names)), metadata.origin)
 
-    every = [part.column for part in (*layout.observations, *layout.actions) if part.kind != "Text"]
-    every += [_next_name(part.column) for part in layout.observations if part.kind != "Text"]
+    numeric = [c for c in (*metadata.observations, *metadata.actions) if c.kind != "Text"]
+    every = [component.column for component in numeric]
+    every += [_next_name(component.column) for component in numeric if component in metadata.observations]
     names = (
         *every,
         "rewards",
         "terminations",
         "truncations",
         "episode",
-        *(f"infos/{i}" for i in layout.roles.values()),
+        *(f"infos/{i}" for i in metadata.roles.values()),
     )
-    return LogSource(layout.origin, KIND, names, blocks, schema, (*notes, *more))
-
-
-def _one_or_more(names: tuple[str, ...]) -> str | tuple[str, ...]:
-    return names[0] if len(names) == 1 else names
+    return LogSource(metadata.origin, KIND, names, blocks, schema, (*notes, *more))
 
 
 def _next_name(column: str) -> str:
+    """The name of the column of next observations."""
     return f"next_{column}"
 
 
-# --- metadata ---------------------------------------------------------------------------------------------------
-
-
 def _data_folder(path: Path) -> Path:
+    """The folder that holds the data of a dataset."""
     if path.is_file():
         return path.parent
     return path / "data" if (path / "data" / METADATA_FILE).is_file() or (path / "data" / MAIN_FILE).is_file() else path
@@ -103,62 +107,68 @@ def _data_folder(path: Path) -> Path:
 # --- episodes ---------------------------------------------------------------------------------------------------
 
 
-def _pieces(layout: Layout, names: list[str]) -> Iterator[dict[str, NumpyArray]]:
-    """The wanted columns of each episode, in parts of up to a block."""
-    yield from (_from_hdf5 if layout.storage == "hdf5" else _from_arrow)(layout, names)
+def _pieces(metadata: MinariMetadata, names: list[str]) -> Iterator[dict[str, NumpyArray]]:
+    """The wanted columns of each episode, in pieces of up to `BLOCK_ROWS` rows."""
+    yield from (_from_hdf5 if metadata.storage == "hdf5" else _from_arrow)(metadata, names)
 
 
-def _from_hdf5(layout: Layout, names: list[str]) -> Iterator[dict[str, NumpyArray]]:
-    path, origin = layout.data / MAIN_FILE, layout.origin
+Keys = tuple[str | int, ...]
+"""The keys that lead to an array of an episode."""
+
+
+def _from_hdf5(metadata: MinariMetadata, names: list[str]) -> Iterator[dict[str, NumpyArray]]:
+    """The pieces of a dataset in one HDF5 file."""
+    path, origin = metadata.data / MAIN_FILE, metadata.origin
     if not path.is_file():
         raise DataError(f"{origin} has no {MAIN_FILE}; it is incomplete.")
     declared = Declared(origin, path.stat().st_size)
     with opened(path, KIND) as file:
-        for number in range(layout.episodes):
+        for number in range(metadata.episodes):
             group = member(file, f"episode_{number}", origin)
+            opened_arrays: dict[Keys, Any] = {}
 
-            found: dict[tuple[str | int, ...], Any] = {}
-
-            def array(way: tuple[str | int, ...], *, group: Any = group, found: dict[Any, Any] = found) -> Any:
-                if way not in found:
+            def array(keys: Keys, *, group: Any = group, held: dict[Keys, Any] = opened_arrays) -> Any:
+                if keys not in held:
                     inner = group
-                    *groups, last = (f"_index_{key}" if isinstance(key, int) else key for key in way)
+                    *groups, last = (f"_index_{key}" if isinstance(key, int) else key for key in keys)
                     for key in groups:
                         inner = member(inner, key, origin)
-                    found[tuple(way)] = array_in(inner, last, origin, declared)
-                return found[tuple(way)]
+                    held[keys] = array_in(inner, last, origin, declared)
+                return held[keys]
 
-            def pixels(way: Sequence[str | int], start: int, stop: int, *, group: Any = group) -> list[bytes]:
-                for key in way:
+            def pixels(keys: Keys, start: int, stop: int, *, group: Any = group) -> list[bytes]:
+                for key in keys:
                     group = member(group, f"_index_{key}" if isinstance(key, int) else key, origin)
                 return [np.asarray(value, np.uint8).tobytes() for value in group[start:stop]]
 
-            yield from _episode(layout, names, number, array, pixels)
+            yield from _episode(metadata, names, number, array, pixels)
 
 
-def _from_arrow(layout: Layout, names: list[str]) -> Iterator[dict[str, NumpyArray]]:
-    origin = layout.origin
-    for number in range(layout.episodes):
-        folder = layout.data / str(number)
-        files = sorted(folder.glob(f"*.{layout.storage}"), key=lambda p: (len(p.name), p.name))
+def _from_arrow(metadata: MinariMetadata, names: list[str]) -> Iterator[dict[str, NumpyArray]]:
+    """The pieces of a dataset in Arrow or Parquet files, a folder for each episode."""
+    origin = metadata.origin
+    for number in range(metadata.episodes):
+        folder = metadata.data / str(number)
+        files = sorted(folder.glob(f"*.{metadata.storage}"), key=lambda p: (len(p.name), p.name))
         if not files:
             raise DataError(f"{origin} has no file of episode {number}; it is incomplete.")
         declared = Declared(origin, sum(file.stat().st_size for file in files))
-        stored = arrow_dataset.dataset([str(file) for file in files], format=layout.storage)
+        stored = arrow_dataset.dataset([str(file) for file in files], format=metadata.storage)
         declared.add(f"episode {number}", (stored.count_rows(), len(stored.schema.names)), 4)
         table = stored.to_table()
 
-        def array(way: Sequence[str | int], *, table: pa.Table = table) -> Any:
-            return _from_column(_field(table, way, origin), way, layout)
+        def array(keys: Keys, *, table: pa.Table = table) -> Any:
+            return _from_column(_field(table, keys, origin), keys, metadata)
 
-        def pixels(way: Sequence[str | int], start: int, stop: int, *, table: pa.Table = table) -> list[bytes]:
-            return [bytes(value) for value in _field(table, way, origin).slice(start, stop - start).to_pylist()]
+        def pixels(keys: Keys, start: int, stop: int, *, table: pa.Table = table) -> list[bytes]:
+            return [bytes(value) for value in _field(table, keys, origin).slice(start, stop - start).to_pylist()]
 
-        yield from _episode(layout, names, number, array, pixels)
+        yield from _episode(metadata, names, number, array, pixels)
 
 
-def _field(table: pa.Table, way: Sequence[str | int], origin: str) -> pa.Array:
-    first, *rest = way
+def _field(table: pa.Table, keys: Keys, origin: str) -> pa.Array:
+    """The column, or field of a struct column, that the keys lead to."""
+    first, *rest = keys
     if first not in table.column_names:
         raise DataError(f"{origin} has no {first!r}; it is incomplete or of another format.")
     column = table.column(first).combine_chunks()
@@ -167,44 +177,54 @@ def _field(table: pa.Table, way: Sequence[str | int], origin: str) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _from_column(column: pa.Array, way: Sequence[str | int], layout: Layout) -> NumpyArray:
-    """An Arrow column as (n, ...); rows are padded at the end by one, which has no action."""
-    what = "/".join(map(str, way))
-    if column.null_count and way[0] != "actions":
-        raise DataError(f"{what} of {layout.origin} must have no missing values; it has {column.null_count}.")
+def _from_column(column: pa.Array, keys: Keys, metadata: MinariMetadata) -> NumpyArray:
+    """An Arrow column as (n, ...), one row longer than the episode: the final observation has no action beside it."""
+    what = "/".join(map(str, keys))
+    if column.null_count and keys[0] != "actions":
+        raise DataError(f"{what} of {metadata.origin} must have no missing values; it has {column.null_count}.")
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type) or pa.types.is_large_list(column.type):
         flat = column.flatten()
         if flat.null_count or (len(column) and len(flat) % len(column)):
-            raise DataError(f"{what} of {layout.origin} must hold lists of one length, without gaps.")
+            raise DataError(f"{what} of {metadata.origin} must hold lists of one length, without gaps.")
         values = flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
-        parts = {(p.column.split("/")[0], *p.path): p for p in (*layout.observations, *layout.actions)}
-        part = parts.get(tuple(way))
-        return values.reshape(len(column), *part.shape) if part is not None else values
+        components = {(c.column.split("/")[0], *c.path): c for c in (*metadata.observations, *metadata.actions)}
+        component = components.get(keys)
+        return values.reshape(len(column), *component.shape) if component is not None else values
     return column.to_numpy(zero_copy_only=False)
 
 
-def _episode(layout: Layout, names: list[str], number: int, array: Any, pixels: Any) -> Iterator[dict[str, NumpyArray]]:
-    """One episode: every wanted column, up to BLOCK_ROWS rows at a time."""
-    origin, padded = layout.origin, layout.storage in SEVERAL
+def _episode(
+    metadata: MinariMetadata, names: list[str], number: int, array: Any, pixels: Any
+) -> Iterator[dict[str, NumpyArray]]:
+    """The wanted columns of an episode, up to BLOCK_ROWS rows at a time.
+
+    Args:
+        metadata: of the dataset.
+        names: the wanted columns.
+        number: of the episode.
+        array: gives the stored array that keys lead to.
+        pixels: gives the packed images (of which keys, from which row, to which row).
+    """
+    origin, padded = metadata.origin, metadata.storage in SEVERAL
     count = len(array(("rewards",))) - padded
     if count < 0 or (padded and count == 0):
         return
     ends = {name: array((name,)) for name in ("terminations", "truncations") if name in names or "truncations" in names}
-    parts = {part.column: part for part in (*layout.observations, *layout.actions)}
+    components = {component.column: component for component in (*metadata.observations, *metadata.actions)}
     for start in range(0, count, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, count)
         piece: dict[str, NumpyArray] = {}
         for name in names:
-            base = name.removeprefix("next_") if name not in parts else name
+            base = name.removeprefix("next_") if name not in components else name
             if name in ("terminations", "truncations"):
                 piece[name] = _flags(ends, name, start, stop, count, origin)
             elif name == "episode":
                 piece[name] = np.full(stop - start, number, np.int64)
-            elif base in parts:
-                part = parts[base]
-                way = (base.split("/")[0], *part.path)
+            elif base in components:
+                component = components[base]
+                keys = (base.split("/")[0], *component.path)
                 shift = int(base != name)
-                piece[name] = _values(layout, part, array, pixels, way, start + shift, stop + shift, count)
+                piece[name] = _values(metadata, component, array, pixels, keys, start + shift, stop + shift, count)
             else:
                 piece[name] = np.asarray(array(tuple(name.split("/")))[start:stop])
             if len(piece[name]) != stop - start:
@@ -215,7 +235,7 @@ def _episode(layout: Layout, names: list[str], number: int, array: Any, pixels: 
 
 
 def _flags(ends: dict[str, Any], name: str, start: int, stop: int, count: int, origin: str) -> NumpyArray:
-    """`terminations`, or `truncations` where the episode did not terminate; its last row is one of the two."""
+    """`terminations`, or `truncations` without the rows that terminate. The last row of an episode is one of the two."""
     values = {key: as_flags(np.asarray(flags[start:stop]), key, origin) for key, flags in ends.items()}
     if name == "terminations":
         return values[name]
@@ -228,54 +248,68 @@ def _flags(ends: dict[str, Any], name: str, start: int, stop: int, count: int, o
 
 
 def _values(
-    layout: Layout, part: Part, array: Any, pixels: Any, way: Sequence[str | int], start: int, stop: int, count: int
+    metadata: MinariMetadata,
+    component: Component,
+    array: Any,
+    pixels: Any,
+    keys: Keys,
+    start: int,
+    stop: int,
+    count: int,
 ) -> NumpyArray:
-    """Rows of one part. The observation after the last row is NaN where the log does not have it."""
-    if layout.jpeg and is_image(part):
-        return _images(pixels(way, start, stop), part, layout.origin)
-    stored = array(way)
+    """Rows `start` to `stop` of a component in an episode of `count` transitions.
+
+    The observation after the last row is NaN where the log does not have it.
+    """
+    if metadata.jpeg and is_image(component):
+        return _images(pixels(keys, start, stop), component, metadata.origin)
+    stored = array(keys)
     values = np.asarray(stored[start:stop])
-    if stop == count + 1 and part in layout.observations:
+    if stop == count + 1 and component in metadata.observations:
         if len(stored) == count and values.dtype.kind == "f":
             values = np.concatenate([values, np.full((1, *values.shape[1:]), np.nan, values.dtype)])
-        elif layout.finals == "mixed" and values.dtype.kind == "f" and not _final_known(layout, array, count):
+        elif metadata.finals == "mixed" and values.dtype.kind == "f" and not _final_known(array, count):
             values[-1] = np.nan
-    if part in layout.actions:
-        if len(stored) != count and layout.storage not in SEVERAL:
+    if component in metadata.actions:
+        if len(stored) != count and metadata.storage not in SEVERAL:
             raise DataError(
-                f"{part.column} of {layout.origin} must have one row a reward; {len(stored):,} and {count:,}."
+                f"{component.column} of {metadata.origin} must have one row a reward; {len(stored):,} and {count:,}."
             )
-        if part.kind != "Discrete" and values.ndim > 2:
+        if component.kind != "Discrete" and values.ndim > 2:
             values = values.reshape(len(values), -1)
-        if part.shifted and (part.kind != "Discrete" or len(layout.actions) > 1):
-            values = values - np.asarray(part.starts if part.kind != "Discrete" else part.starts[0], np.int64)
-        if part.kind == "Discrete" and values.ndim == 2 and values.shape[1] == 1:
+        if component.shifted and (component.kind != "Discrete" or len(metadata.actions) > 1):
+            values = values - np.asarray(
+                component.starts if component.kind != "Discrete" else component.starts[0], np.int64
+            )
+        if component.kind == "Discrete" and values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
     return values
 
 
-def _final_known(layout: Layout, array: Any, count: int) -> bool:
+def _final_known(array: Any, count: int) -> bool:
+    """Whether the last observation of an episode that `write_minari` wrote is a real one."""
     return bool(np.asarray(array(("infos", "final_observation_known")))[count - 1])
 
 
-def _images(packed: list[bytes], part: Part, origin: str) -> NumpyArray:
-    """JPEGs as (n, height, width, channels) or (n, height, width)."""
+def _images(packed: list[bytes], component: Component, origin: str) -> NumpyArray:
+    """The pixels of JPEG images as (n, height, width, channels) or (n, height, width)."""
     try:
         from PIL import Image
     except ImportError:
         raise DataError(
             f'The images of {origin} are JPEGs, which need Pillow: pip install "stitchrl[minari]".'
         ) from None
-    out = np.empty((len(packed), *part.shape), np.uint8)
+    out = np.empty((len(packed), *component.shape), np.uint8)
     for i, content in enumerate(packed):
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-            if image.size != (part.shape[1], part.shape[0]):
-                raise DataError(f"The images of {origin} must be {part.shape}; one is {image.size}.")
-            out[i] = np.asarray(image, np.uint8).reshape(part.shape)
+            if image.size != (component.shape[1], component.shape[0]):
+                raise DataError(f"The images of {origin} must be {component.shape}; one is {image.size}.")
+            out[i] = np.asarray(image, np.uint8).reshape(component.shape)
     return out
 
 
 def _recognises(path: Path, head: bytes) -> bool:
+    """Whether a folder or an HDF5 file is laid out as Minari does."""
     if path.is_dir():
         return any(
             (path / inner / METADATA_FILE).is_file() or (path / inner / MAIN_FILE).is_file() for inner in ("data", ".")

@@ -1,4 +1,4 @@
-""".npz: the arrays of one log under their names, as `numpy.savez` writes them. Pickled objects are never read."""
+"""Logs in .npz files: named arrays, as `numpy.savez` writes them. Pickled objects are never read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["FORMAT", "plain_source"]
 
 
 def plain_source(path: Path, headers: dict[str, Header]) -> LogSource:
-    """Its arrays as columns; numbers that stand alone are none.
+    """The arrays of a file as columns; single numbers are left out.
 
     Raises:
-        DataError: columns of different lengths.
+        DataError: there are no arrays with rows, or they differ in length.
     """
     columns = {name: header for name, header in headers.items() if header.shape}
     if not columns:
@@ -34,10 +34,10 @@ def plain_source(path: Path, headers: dict[str, Header]) -> LogSource:
 
 
 def open_npz(path: Path) -> LogSource:
-    """Its columns, with the meaning that D4RL's names have; other names are left to a schema.
+    """The columns of a file. Columns with D4RL's names get D4RL's schema; others are left to a schema of the user.
 
     Raises:
-        DataError: no .npz, damaged, Python objects, columns of different lengths.
+        DataError: the file is no .npz, is damaged, holds Python objects, or its columns differ in length.
     """
     return transitions(plain_source(path, headers_in(path)), path.stem)
 

@@ -1,14 +1,12 @@
-"""OGBench's .npz: `masks` against `terminals`.
+"""The .npz files of OGBench, where `masks` and `terminals` mean different ends.
 
-`terminals` marks where a trajectory ends, always by a time limit; only `masks`, which the single-task variants have,
-says where the task ended: 0 means do not bootstrap. A row with mask 0 ends an episode, even inside a trajectory, whose
-rest is another. Three layouts are told apart:
+`terminals` marks where a trajectory ends, which is always by a time limit. Only `masks`, which the single-task variants
+have, says where the task ended: 0 means do not bootstrap. A row with mask 0 ends an episode even inside a trajectory;
+the rest of the trajectory is another episode. `ogbench.load_dataset` reads and makes three layouts:
 
-    as downloaded     neither next_observations nor valids: the last row of a trajectory is its final observation
-    regular           next_observations: every row is a transition
-    compact           valids: rows where it is 0 hold the final observation of their trajectory
-
-as `ogbench.load_dataset` reads and makes them.
+    as downloaded     has neither next_observations nor valids: the last row of a trajectory is its final observation
+    regular           has next_observations: every row is a transition
+    compact           has valids: rows where it is 0 hold the final observation of their trajectory
 """
 
 from __future__ import annotations
@@ -30,8 +28,9 @@ __all__ = ["FORMAT"]
 KIND = "OGBench"
 NEEDED = {"observations", "actions", "terminals"}
 OTHERS = {"timeouts", "truncations", "truncated", "episode_terminals", "dones"}
-"""Names that OGBench does not use and others do."""
+"""Names by which other formats are told from OGBench, which does not use them."""
 MADE = ("next_observations", "terminated", "truncated")
+"""Columns that are made while reading."""
 NO_REWARD = (
     "The log has no rewards (OGBench's are for goals): they are taken as 0, so only imitation makes sense. Relabel it "
     "for a task with ogbench first."
@@ -39,10 +38,10 @@ NO_REWARD = (
 
 
 def open_ogbench(path: Path) -> LogSource:
-    """Its columns: one row a transition.
+    """The columns of a file, with one row for each transition, and their schema.
 
     Raises:
-        DataError: no .npz, damaged, arrays missing or of different lengths, flags that are neither 0 nor 1.
+        DataError: the file is no .npz or is damaged, arrays are missing or differ in length, or flags are not 0 or 1.
     """
     headers = headers_in(path)
     if missing := sorted(NEEDED - set(headers)):
@@ -57,13 +56,13 @@ def open_ogbench(path: Path) -> LogSource:
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
         arrays = {name: load_array(path, name) for name in _needed(wanted, stored)}
         for start in range(0, len(rows), BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
-            made = {"terminated": terminated[part], "truncated": truncated[part]}
+            block = slice(start, start + BLOCK_ROWS)
+            made = {"terminated": terminated[block], "truncated": truncated[block]}
             for name in wanted:
                 if name == "next_observations" and name not in stored:
-                    made[name] = arrays["observations"][rows[part] + 1]
+                    made[name] = arrays["observations"][rows[block] + 1]
                 elif name not in made:
-                    values = arrays[name][rows[part]]
+                    values = arrays[name][rows[block]]
                     made[name] = one_number_a_row(values) if name in ("actions", "rewards") else values
                     made[name] = _vector(values) if name == "actions" and values.dtype.kind == "f" else made[name]
             yield {name: made[name] for name in wanted}
@@ -73,6 +72,7 @@ def open_ogbench(path: Path) -> LogSource:
 
 
 def _with_schema(source: LogSource, stored: dict[str, Header], path: Path, notes: tuple[str, ...]) -> LogSource:
+    """The source with the schema that its names mean."""
     columns = {
         "observation": "observations",
         "action": "actions",
@@ -93,18 +93,20 @@ def _with_schema(source: LogSource, stored: dict[str, Header], path: Path, notes
 
 
 def _needed(wanted: Sequence[str], stored: dict[str, Header]) -> list[str]:
+    """The stored arrays that the wanted columns are made of."""
     names = ["observations" if n == "next_observations" and n not in stored else n for n in wanted]
     return [name for name in dict.fromkeys(names) if name in stored]
 
 
 def _vector(values: NumpyArray) -> NumpyArray:
+    """Each row as a flat vector."""
     return values.reshape(len(values), -1)
 
 
 def _ends(
     path: Path, stored: dict[str, Header]
 ) -> tuple[Int[NumpyArray, " n"], Bool[NumpyArray, " n"], Bool[NumpyArray, " n"]]:
-    """The rows that are transitions, and how each ends."""
+    """The numbers of the rows that are transitions, and whether each is terminated or truncated."""
     flags = {n: as_flags(load_array(path, n), n, path.name) for n in ("terminals", "masks", "valids") if n in stored}
     end = flags["terminals"]
     count = len(end)
@@ -114,7 +116,7 @@ def _ends(
     elif "next_observations" not in stored:
         keep = ~end
     if "next_observations" not in stored:
-        keep[-1:] = False  # nothing is known of what follows the last row
+        keep[-1:] = False  # the observation after the last row is not in the file
         end = ~np.append(keep[1:], False)
     rows = np.flatnonzero(keep)
     reached = ~flags["masks"][rows] if "masks" in flags else np.zeros(len(rows), bool)
@@ -125,6 +127,7 @@ def _ends(
 
 
 def _notes(stored: dict[str, Header], terminated: Bool[NumpyArray, " n"]) -> tuple[str, ...]:
+    """What a user should know about ends and rewards."""
     notes = []
     if "masks" not in stored:
         notes.append("The log has no `masks`: every trajectory counts as cut by a time limit, none as terminated.")
@@ -136,6 +139,7 @@ def _notes(stored: dict[str, Header], terminated: Bool[NumpyArray, " n"]) -> tup
 
 
 def _recognises(path: Path, head: bytes) -> bool:
+    """Whether the names of the arrays are those of OGBench."""
     names = names_in_npz(path, head)
     return names >= NEEDED and not names & OTHERS and ("masks" in names or "valids" in names or "rewards" not in names)
 

@@ -1,9 +1,9 @@
-"""The Open Bandit Dataset's CSV: one impression a row, with the probability that its item was shown.
+"""The CSV of the Open Bandit Dataset: one impression a row, with the probability that its item was shown.
 
-Every row is an episode of one step. The action is `item_id`, out of the items of `item_context.csv` beside the log; the
-reward is `click`. `propensity_score` is the probability of the item at its `position`, so the position is part of the
-observation. Hashed user features are categories, in the order of their text: two logs that are to be compared need one
-schema for both.
+Every row is an episode of one step. The action is `item_id`, one of the items in `item_context.csv` beside the log, and
+the reward is `click`. `propensity_score` is the probability of the item at its `position`, so the position is part of
+the observation. Hashed user features are categories in the order of their text, so two logs that are to be compared
+must be read with the same schema.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.errors import DataError
-from stitchrl.reading.formats.csv import open_csv
-from stitchrl.reading.sources.arrays import described, opening
-from stitchrl.reading.sources.source import Format, LogSource
+from stitchrl.reading.sources.arrays import described
+from stitchrl.reading.sources.delimited import open_delimited
+from stitchrl.reading.sources.source import Format, LogSource, reading_errors
 
 __all__ = ["FORMAT"]
 
@@ -29,15 +29,17 @@ NEEDED = ("timestamp", "item_id", "position", "click", "propensity_score")
 USER, AFFINITY = "user_feature_", "user-item_affinity_"
 ITEMS = "item_context.csv"
 MOST_CATEGORIES = 1000
+"""The most values of a categorical column."""
 
 
 def open_open_bandit(path: Path) -> LogSource:
-    """Its columns.
+    """The columns of a log, with their schema.
 
     Raises:
-        DataError: columns missing, no rows, damaged, or a user feature with more than 1000 values.
+        DataError: columns are missing, there are no rows, the file is damaged, or a user feature has more than 1000
+            values.
     """
-    source = open_csv(path)
+    source = open_delimited(path)
     missing = [name for name in NEEDED if name not in source.names]
     if missing:
         raise DataError(f"{path.name} is not of the Open Bandit Dataset: it has no {', '.join(missing)}.")
@@ -62,13 +64,14 @@ def open_open_bandit(path: Path) -> LogSource:
     return dataclasses.replace(source, format=KIND, schema=schema, notes=notes)
 
 
-def _numbered(names: tuple[str, ...], before: str) -> list[str]:
-    found = [name for name in names if name.startswith(before) and name.removeprefix(before).isdigit()]
-    return sorted(found, key=lambda name: int(name.removeprefix(before)))
+def _numbered(names: tuple[str, ...], prefix: str) -> list[str]:
+    """The names that are a prefix and a number, in the order of the numbers."""
+    numbered = [name for name in names if name.startswith(prefix) and name.removeprefix(prefix).isdigit()]
+    return sorted(numbered, key=lambda name: int(name.removeprefix(prefix)))
 
 
 def _scan(source: LogSource, categorical: list[str], origin: str) -> tuple[dict[str, tuple[str, ...]], int]:
-    """The values of each categorical column in order, and the largest item."""
+    """The sorted values of each categorical column, and the number of the largest item."""
     seen: dict[str, set[Any]] = {name: set() for name in categorical}
     largest, rows = -1, 0
     for block in source.blocks([*categorical, "item_id"]):
@@ -92,13 +95,13 @@ def _scan(source: LogSource, categorical: list[str], origin: str) -> tuple[dict[
 
 
 def _items(path: Path, largest: int) -> tuple[int, tuple[str, ...]]:
-    """How many items there are."""
+    """How many items there are, and a note on where that number comes from."""
     beside = path.parent / ITEMS
     if not beside.is_file():
         note = f"There is no {ITEMS} beside the log: its items are taken to be 0 to the largest seen, {largest}."
         return max(largest + 1, 2), (note,)
-    with opening(beside.name, "CSV"):
-        context = open_csv(beside)
+    with reading_errors(beside.name, "CSV"):
+        context = open_delimited(beside)
         listed = np.concatenate([np.asarray(block["item_id"]) for block in context.blocks(["item_id"])])
     if listed.dtype.kind not in "iu" or sorted(listed.tolist()) != list(range(len(listed))):
         raise DataError(f"item_id of {ITEMS} beside {path.name} must be the numbers from 0 up, each once.")
@@ -106,6 +109,7 @@ def _items(path: Path, largest: int) -> tuple[int, tuple[str, ...]]:
 
 
 def _recognises(path: Path, head: bytes) -> bool:
+    """Whether the header names the columns of the dataset."""
     header = head.split(b"\n", 1)[0].decode("utf-8", "replace").replace('"', "").strip()
     return set(NEEDED) <= set(header.split(","))
 

@@ -1,4 +1,4 @@
-"""Parquet: one file, read a batch of rows at a time."""
+"""Parquet files, read a batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 
 __all__ = ["FORMAT"]
 
 READ_BYTES = 2**20
-"""Read of a column at a time: whole row groups of compressed bytes would cost as much memory as the log."""
+"""Bytes of a column that are read at a time: whole row groups could take as much memory as the log."""
 
 
 def open_parquet(path: Path) -> LogSource:
-    """Its columns. Raises DataError where it is not Parquet or damaged."""
-    with reading(str(path), "Parquet"):
+    """The columns of a file. Raises DataError if it is not Parquet or is damaged."""
+    with reading_errors(str(path), "Parquet"):
         names = pq.read_schema(path).names
 
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
-        with reading(path.name, "Parquet"), pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
+        with (
+            reading_errors(path.name, "Parquet"),
+            pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file,
+        ):
             for batch in file.iter_batches(BLOCK_ROWS, columns=list(wanted)):
-                batch.validate(full=True)  # Arrow's reader trusts what a file says of its dictionaries
+                batch.validate(full=True)  # Arrow's reader does not check the dictionaries of a file
                 yield dict(zip(batch.schema.names, batch.columns, strict=True))
 
     return LogSource(path.name, "Parquet", tuple(names), blocks)

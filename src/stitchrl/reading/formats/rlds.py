@@ -1,12 +1,13 @@
 """RLDS episodes: steps with `is_first`, `is_last`, `is_terminal`, in memory or as TensorFlow Datasets stores them.
 
-A step holds an observation, the action taken on it and the reward after that. The last step (`is_last`) is only the
-final observation: its action, reward and discount mean nothing, and it is no row here but the next observation of the
-row before. `is_terminal` there says that the episode terminated; else it was cut.
+A step holds an observation, the action taken on it and the reward after the action. The last step (`is_last`) holds only
+the final observation: its action, reward and discount have no meaning. It does not become a row, but the next
+observation of the row before it. If `is_terminal` is true there the episode terminated; otherwise it was cut.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import action_count, as_flags, check_lengths, described, in_blocks, opening
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource
+from stitchrl.reading.sources.arrays import action_count, as_flags, check_lengths, described, in_blocks, one_or_several
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, Format, LogSource, reading_errors
 from stitchrl.types import NumpyArray
 
 __all__ = ["FORMAT", "source_of_episodes"]
@@ -37,17 +38,18 @@ def source_of_episodes(
     """The transitions of RLDS episodes.
 
     Args:
-        episodes: each {"steps": steps}, where steps is a sequence of dicts, one a step, or a dict of stacked arrays;
-            observations and actions may be dicts. Gone through more than once; an iterator is kept as a list.
-        origin: what messages call them.
+        episodes: each is {"steps": steps}, where steps is a sequence of dicts, one for each step, or a dict of stacked
+            arrays. Observations and actions may be dicts. They are gone through more than once; an iterator is kept as
+            a list.
+        origin: what messages call the episodes.
         name: what reports call the log.
-        num_actions: of discrete actions; the largest seen + 1 by default.
+        num_actions: the number of discrete actions; by default the largest that occurs + 1.
 
     Raises:
         DataError: no episodes, steps that lack an observation, an action or `is_terminal`, or do not fit together.
     """
     held: Iterable[Mapping[str, Any]] = list(episodes) if isinstance(episodes, Iterator) else episodes
-    with opening(origin, KIND):
+    with reading_errors(origin, KIND):
         first = next((steps for steps in (_steps(e, origin) for e in held) if steps), None)
     if first is None:
         raise DataError(f"{origin} have no steps; a log needs at least one episode.")
@@ -62,38 +64,44 @@ def source_of_episodes(
         raise DataError(f"The action of {origin} holds no numbers; there is nothing to learn from.")
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
-        with opening(origin, KIND):
+        with reading_errors(origin, KIND):
             yield from in_blocks(
-                (p for n, e in enumerate(held) for p in _rows(_steps(e, origin), n, names, origin)), origin
+                (piece for n, e in enumerate(held) for piece in _rows(_steps(e, origin), n, names, origin)), origin
             )
 
-    after = tuple(f"next_{column}" for column in observed)
-    rewarded = "reward" in first
+    every = [n for n in first if n not in FLAGS and first[n].dtype.kind in "biuf"]
+    after = [f"next_{column}" for column in observed]
+    source = LogSource(origin, KIND, (*every, *after, "terminated", "truncated", "episode"), blocks, notes=notes)
+    return _with_schema(source, observed, acted, num_actions, name)
+
+
+def _with_schema(
+    source: LogSource, observed: tuple[str, ...], acted: tuple[str, ...], num_actions: int | None, name: str
+) -> LogSource:
+    """The source with the schema that its names mean; `observed` and `acted` are the columns of observation and action."""
+    rewarded = "reward" in source.names
     columns: dict[str, str | tuple[str, ...]] = {
-        "observation": observed[0] if len(observed) == 1 else observed,
-        "action": acted[0] if len(acted) == 1 else acted,
-        "next_observation": after[0] if len(after) == 1 else after,
+        "observation": one_or_several(observed),
+        "action": one_or_several(acted),
+        "next_observation": one_or_several(tuple(f"next_{column}" for column in observed)),
         "terminated": "terminated",
         "truncated": "truncated",
     }
-    if not rewarded:
-        notes.append("The log has no rewards: they are taken as 0, so only imitation makes sense.")
-    every = [n for n in first if n not in FLAGS and first[n].dtype.kind in "biuf"]
-    source = LogSource(origin, KIND, (*every, *after, "terminated", "truncated", "episode"), blocks)
     counted = action_count(source, acted[0]) if len(acted) == 1 else None
     schema = described(
-        origin,
+        source.origin,
         columns | ({"reward": "reward"} if rewarded else {}),
         num_actions=None if counted is None else num_actions or counted,
         reward_expression=None if rewarded else "0",
         name=name,
         end="truncated",
     )
-    return LogSource(origin, KIND, source.names, blocks, schema, tuple(notes))
+    no_reward = () if rewarded else ("The log has no rewards: they are taken as 0, so only imitation makes sense.",)
+    return dataclasses.replace(source, schema=schema, notes=(*source.notes, *no_reward))
 
 
 def _steps(episode: Any, origin: str) -> dict[str, NumpyArray]:
-    """The steps of an episode as flat columns: "observation/position" -> (steps, ...)."""
+    """The steps of an episode as columns with one row for each step, such as "observation/position"."""
     if not isinstance(episode, Mapping) or "steps" not in episode:
         raise DataError(f'Each of {origin} must be a dict with "steps"; got {type(episode).__name__}.')
     steps = episode["steps"]
@@ -108,7 +116,7 @@ def _steps(episode: Any, origin: str) -> dict[str, NumpyArray]:
             count += 1
         ragged = [name for name, values in held.items() if len(values) != count]
         if ragged:
-            raise DataError(f"Every step of {origin} must have the same parts; {ragged[0]} is missing in some.")
+            raise DataError(f"Every step of {origin} must have the same entries; {ragged[0]} is missing in some.")
         columns = {name: np.stack(values) for name, values in held.items()}
     if any(values.ndim == 0 for values in columns.values()):
         raise DataError(f"Steps of {origin} in stacked arrays must have one row a step; a single number is none.")
@@ -117,6 +125,7 @@ def _steps(episode: Any, origin: str) -> dict[str, NumpyArray]:
 
 
 def _flat(step: Any, before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The entries of nested dicts, named by the keys that lead to them."""
     if not isinstance(step, Mapping) or depth > DEEPEST:
         raise ValueError(f"a step must be a dict; got {type(step).__name__}")
     for key, value in step.items():
@@ -127,23 +136,25 @@ def _flat(step: Any, before: str = "", depth: int = 0) -> Iterator[tuple[str, An
 
 
 def _plain(value: Any) -> NumpyArray:
+    """A value, which may be a tensor of TensorFlow, as an array."""
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
-def _observed(first: Mapping[str, NumpyArray]) -> tuple[tuple[str, ...], list[str]]:
-    """The columns of the observation: numbers, or images where there are none."""
+def _observed(first: Mapping[str, NumpyArray]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns of the observation (numbers, or images if there are no numbers), and a note on what was left out."""
     every = [name for name in first if name == "observation" or name.startswith("observation/")]
     numeric = [name for name in every if first[name].dtype.kind in "biuf"]
     images = [name for name in numeric if first[name].dtype == np.uint8 and first[name].ndim >= 4]
     chosen = [name for name in numeric if name not in images] or images
     left = [name for name in every if name not in chosen]
-    return tuple(chosen), [f"{', '.join(left)} (text, images) were left out of the observation."] if left else []
+    note = (f"{', '.join(left)} (text, images) were left out of the observation.",) if left else ()
+    return tuple(chosen), note
 
 
 def _rows(
     steps: dict[str, NumpyArray], number: int, names: Sequence[str], origin: str
 ) -> Iterator[dict[str, NumpyArray]]:
-    """The transitions of one episode: one fewer than steps."""
+    """The transitions of an episode, which are one fewer than its steps, up to BLOCK_ROWS at a time."""
     if not steps:
         return
     if "is_terminal" not in steps:
@@ -198,7 +209,7 @@ def open_rlds(path: Path) -> LogSource:
         raise DataError(
             f'{path.name} is a folder of TensorFlow Datasets, which needs that library: pip install "stitchrl[rlds]".'
         ) from None
-    with opening(path.name, KIND):
+    with reading_errors(path.name, KIND):
         builder = datasets.builder_from_directory(str(path))
     return source_of_episodes(_Stored(datasets, builder), origin=path.name, name=path.parent.name or path.name)
 

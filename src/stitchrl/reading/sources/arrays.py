@@ -1,14 +1,9 @@
-"""What readers of arrays share: pieces into blocks, declared sizes, and the errors of their libraries."""
+"""Tools for formats that store arrays: checks of declared sizes, lengths and flags, and cutting pieces into blocks."""
 
 from __future__ import annotations
 
-import lzma
 import math
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +11,7 @@ from jaxtyping import Bool, Shaped
 
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, SchemaError
-from stitchrl.reading.sources.source import BLOCK_ROWS, Block, LogSource, reading
+from stitchrl.reading.sources.source import BLOCK_ROWS, Block, LogSource
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -27,56 +22,36 @@ __all__ = [
     "described",
     "in_blocks",
     "one_number_a_row",
-    "opening",
+    "one_or_several",
 ]
 
 HARMLESS_BYTES = 2**26
+"""Sizes up to this are never refused."""
 MOST_TIMES = 1100
-"""Beyond the first, data that would be more than this many times their file are refused: DEFLATE packs zeros 1030
-times."""
-OTHERS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    SyntaxError,
-)
-"""What libraries raise on damaged files that `reading` does not know."""
-
-
-@contextmanager
-def opening(origin: str, kind: str) -> Iterator[None]:
-    """`reading`, for formats whose libraries raise more kinds of errors.
-
-    Raises:
-        DataError: instead of whatever was raised inside, errors of ours excepted.
-    """
-    with reading(origin, kind):
-        try:
-            yield
-        except OTHERS as error:
-            raise ValueError(str(error) or type(error).__name__) from None
+"""The largest plausible ratio of data to file size: DEFLATE, the strongest packing, shrinks zeros 1030 times."""
 
 
 class Declared:
-    """Adds up the sizes that a file declares, before anything is allocated for them.
+    """Adds up the sizes of the arrays that a file declares, before memory is allocated for them.
 
     Args:
-        origin: the file's name.
-        file_bytes: its size.
+        origin: name of the file.
+        file_bytes: size of the file.
     """
 
     def __init__(self, origin: str, file_bytes: int) -> None:
         self._origin, self._file_bytes, self._total = origin, file_bytes, 0
 
     def add(self, what: str, shape: Sequence[int], item_bytes: int) -> None:
-        """One array more.
+        """Count one more array.
+
+        Args:
+            what: what the message calls the array.
+            shape: its declared shape.
+            item_bytes: bytes of one of its numbers.
 
         Raises:
-            DataError: the arrays would be far larger than what can be packed into the file.
+            DataError: the arrays so far would be larger than anything that can be packed into the file.
         """
         self._total += math.prod(int(n) for n in shape) * max(int(item_bytes), 1)
         if min((int(n) for n in shape), default=0) < 0 or self._total > max(
@@ -89,10 +64,10 @@ class Declared:
 
 
 def in_blocks(pieces: Iterable[Mapping[str, NumpyArray]], origin: str) -> Iterator[Block]:
-    """Pieces of any number of rows (episodes, mostly), joined and cut to blocks.
+    """Join and cut pieces of any number of rows, mostly episodes, into blocks.
 
     Raises:
-        DataError: two pieces do not fit together, or columns of one differ in length.
+        DataError: two pieces do not fit together, or the columns of a piece differ in length.
     """
     held: list[Mapping[str, NumpyArray]] = []
     rows = 0
@@ -112,6 +87,7 @@ def in_blocks(pieces: Iterable[Mapping[str, NumpyArray]], origin: str) -> Iterat
 
 
 def _joined(pieces: list[Mapping[str, NumpyArray]], origin: str) -> Block:
+    """The pieces as one block. Raises DataError where a column changes its shape."""
     first = pieces[0]
     for piece in pieces:
         for name, values in piece.items():
@@ -124,10 +100,10 @@ def _joined(pieces: list[Mapping[str, NumpyArray]], origin: str) -> Block:
 
 
 def check_lengths(lengths: Mapping[str, int], origin: str) -> int:
-    """The number of rows that all columns have.
+    """The number of rows, given the length of each column.
 
     Raises:
-        DataError: they differ.
+        DataError: the lengths differ.
     """
     counts = set(lengths.values())
     if len(counts) > 1:
@@ -141,10 +117,10 @@ def check_lengths(lengths: Mapping[str, int], origin: str) -> int:
 
 
 def described(origin: str, columns: Mapping[str, str | tuple[str, ...]], **settings: Any) -> Schema:
-    """The schema of a format.
+    """The schema that a format gives its columns; `settings` are those of `Schema`.
 
     Raises:
-        SchemaError: what the file says makes no schema; the message names the file.
+        SchemaError: what the file says does not make a schema; the message names the file.
     """
     try:
         return Schema(columns, **settings)
@@ -153,12 +129,12 @@ def described(origin: str, columns: Mapping[str, str | tuple[str, ...]], **setti
 
 
 def action_count(source: LogSource, name: str, mark: str = "") -> int | None:
-    """Number of discrete actions in a column of one integer a row: the largest + 1; None for a continuous action.
+    """The number of discrete actions in a column of one integer a row: the largest + 1. None for any other column.
 
     Args:
         source: the log.
-        name: its action column.
-        mark: a column of flags: rows where it is 0 do not count.
+        name: of its action column.
+        mark: name of a column of flags, if any; rows where it is 0 do not count.
     """
     largest = -1
     for block in source.blocks([name, mark] if mark else [name]):
@@ -171,7 +147,7 @@ def action_count(source: LogSource, name: str, mark: str = "") -> int | None:
 
 
 def as_flags(values: NumpyArray, name: str, origin: str) -> Bool[NumpyArray, " n"]:
-    """0 and 1 as bools. Raises DataError where there is anything else."""
+    """A column of 0 and 1 as bools. Raises DataError if it holds anything else."""
     known = values.ndim == 1 and (
         values.dtype.kind == "b" or (values.dtype.kind in "iuf" and np.isin(values, (0, 1)).all())
     )
@@ -181,9 +157,15 @@ def as_flags(values: NumpyArray, name: str, origin: str) -> Bool[NumpyArray, " n
 
 
 def _shown(values: NumpyArray) -> str:
+    """What a column holds, for a message."""
     return f"{values.dtype} of shape {values.shape}" if values.ndim != 1 else f"values like {values[:3].tolist()}"
 
 
 def one_number_a_row(values: NumpyArray) -> Shaped[NumpyArray, "n ..."]:
-    """(n, 1) as (n,); anything else as it is."""
+    """An array of shape (n, 1) as (n,); any other as it is."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def one_or_several(names: tuple[str, ...]) -> str | tuple[str, ...]:
+    """What a schema holds for a role: the name of its column, or the names of several."""
+    return names[0] if len(names) == 1 else names

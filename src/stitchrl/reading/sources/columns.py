@@ -1,4 +1,4 @@
-"""A column as a format holds it -> NumPy, or a refusal that names the column and the row."""
+"""Turning a column as a format holds it into NumPy arrays, or refusing it with the column and the row named."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ from stitchrl.types import NumpyArray
 __all__ = ["Where", "as_text", "identifiers", "is_image", "is_list", "plain", "refuse_missing"]
 
 LONGEST_TEXT = 1_000
-"""Bytes of one value: NumPy keeps text as wide as its longest in every row."""
+"""The most bytes that a text value may have: NumPy makes every row as wide as the longest text of the column."""
 
 
 class Where(NamedTuple):
-    """What messages call a column; `row` is that of the log where the block begins."""
+    """Where a block of a column stands in the log, for messages.
+
+    Attributes:
+        origin: what messages call the log.
+        role: the role of the column.
+        name: the name of the column.
+        row: number of the block's first row in the log.
+    """
 
     origin: str
     role: str
@@ -33,26 +40,27 @@ class Where(NamedTuple):
 
     @property
     def called(self) -> str:
-        """By its role, and by its own name where that is another."""
+        """The column by its role, with its own name where that differs."""
         named = self.role if self.name == self.role else f"{self.role} (column {printable(self.name)!r})"
         return f"{named} of {self.origin}"
 
     @property
     def column(self) -> str:
-        """By its own name, and its role."""
+        """The column by its own name, with its role."""
         return f"Column {printable(self.name)!r} ({self.role}) of {self.origin}"
 
 
 def plain(column: Column, where: Where, *, gaps: bool = False) -> Shaped[NumpyArray, "n ..."]:
-    """A column's own values: (n,), or (n, k) for lists; text as NumPy text, times as NumPy times.
+    """The values of a column as NumPy holds them: (n,), or (n, k) for lists; text and times keep their kind.
 
     Args:
-        column: of a block.
-        where: for messages.
-        gaps: missing values become NaN, instead of an error.
+        column: the column in a block.
+        where: the block stands, for messages.
+        gaps: whether missing values become NaN rather than an error.
 
     Raises:
-        DataError: missing values, lists of different lengths or where none belong, what is no number, text or time.
+        DataError: missing values, lists of different lengths or where none belong, or values that are neither numbers
+            nor text nor times.
     """
     with _converting(where):
         values = _of_numpy(column, where, gaps) if isinstance(column, np.ndarray) else _of_arrow(column, where, gaps)
@@ -62,7 +70,7 @@ def plain(column: Column, where: Where, *, gaps: bool = False) -> Shaped[NumpyAr
 
 
 def as_text(column: Column, where: Where) -> pa.Array:
-    """Values as their names: text as it is, numbers as one writes them, a missing one as null."""
+    """The values of a column as the names of categories: numbers as they are written, missing values as null."""
     with _converting(where):
         array = pa.array(column, from_pandas=True) if isinstance(column, np.ndarray) and column.ndim == 1 else column
         if isinstance(array, np.ndarray) or pa.types.is_nested(array.type):
@@ -73,7 +81,9 @@ def as_text(column: Column, where: Where) -> pa.Array:
 
 
 def identifiers(column: Column, where: Where) -> NumpyArray | pa.DictionaryArray:
-    """Numbers and times as `plain` gives them; text as places in a dictionary, which are cheaper to compare and hold.
+    """The values of a column that identifies episodes or groups.
+
+    Numbers and times are as `plain` gives them. Text is dictionary-encoded, which is cheaper to compare and to hold.
 
     Raises:
         DataError: as `plain`.
@@ -112,7 +122,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_image(column: Column) -> bool:
-    """Whether every value is an array of bytes of two axes or more."""
+    """Whether every value is an array of bytes with two axes or more."""
     if isinstance(column, np.ndarray):
         return column.ndim >= 3 and column.dtype == np.uint8
     kind = column.type
@@ -121,7 +131,7 @@ def is_image(column: Column) -> bool:
 
 @contextmanager
 def _converting(where: Where) -> Iterator[None]:
-    """What Arrow and NumPy raise on values that they cannot convert becomes one sentence."""
+    """Turns what Arrow and NumPy raise on values that they cannot convert into a DataError of one sentence."""
     try:
         yield
     except DataError:
@@ -134,6 +144,7 @@ def _converting(where: Where) -> Iterator[None]:
 
 
 def _of_numpy(column: NumpyArray, where: Where, gaps: bool) -> NumpyArray:
+    """`plain` of a NumPy column: text decoded, in the byte order of this machine."""
     if column.dtype.kind == "O":
         return _of_arrow(pa.array(column.tolist(), from_pandas=True), where, gaps)
     if column.dtype.kind in "SU":
@@ -143,7 +154,7 @@ def _of_numpy(column: NumpyArray, where: Where, gaps: bool) -> NumpyArray:
 
 
 def refuse_missing(array: pa.Array, where: Where) -> None:
-    """Raises DataError naming the first row that has no value."""
+    """Raise DataError naming the first row that has no value, if there is one."""
     if array.null_count:
         at = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(
@@ -152,6 +163,7 @@ def refuse_missing(array: pa.Array, where: Where) -> None:
 
 
 def _of_arrow(array: pa.Array, where: Where, gaps: bool) -> NumpyArray:
+    """`plain` of an Arrow column."""
     if not gaps:
         refuse_missing(array, where)
     if isinstance(array, pa.ExtensionArray):
@@ -182,7 +194,7 @@ def _of_arrow(array: pa.Array, where: Where, gaps: bool) -> NumpyArray:
 
 
 def _utf8(array: pa.Array, where: Where) -> pa.Array:
-    """As large text; files may hold bytes that are none."""
+    """The values as UTF-8 text. Raises DataError naming the first row whose bytes are not UTF-8."""
     try:
         text = array.cast(pa.large_string())
         text.validate(full=True)
@@ -197,13 +209,14 @@ def _utf8(array: pa.Array, where: Where) -> pa.Array:
 
 
 def _text(array: pa.Array, where: Where) -> NumpyArray:
-    """Through a dictionary: most text repeats, and only what differs is made into Python's text."""
+    """Text as a NumPy array. It goes through a dictionary, because most text repeats and each value is made only once."""
     _refuse_long(array, where)
     encoded = array.fill_null("").dictionary_encode()
     return encoded.dictionary.to_numpy(zero_copy_only=False).astype(str)[encoded.indices.to_numpy()]
 
 
 def _refuse_long(array: pa.Array, where: Where) -> None:
+    """Raise DataError if a text value is longer than `LONGEST_TEXT`."""
     longest = pc.max(pc.binary_length(array)).as_py() or 0
     if longest > LONGEST_TEXT:
         raise DataError(
@@ -212,6 +225,7 @@ def _refuse_long(array: pa.Array, where: Where) -> None:
 
 
 def _lists(array: pa.Array, where: Where, gaps: bool) -> Shaped[NumpyArray, "n k"]:
+    """A column of flat lists of one length as an array; missing lists become rows of NaN."""
     if where.role not in VECTOR_ROLES:
         raise DataError(f"{where.column} must hold one value a row; it holds lists.")
     known = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None

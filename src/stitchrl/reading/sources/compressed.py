@@ -1,4 +1,4 @@
-"""Plain or compressed files as a stream of bytes, with a guard against the ones that unpack into nothing but size."""
+"""Plain or compressed files as a stream of bytes, with a guard against small files made to unpack into huge ones."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from stitchrl.messages import printable
 __all__ = ["COMPRESSIONS", "MAGIC", "unpacked", "without_compression"]
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+"""Ending of a file name -> its compression."""
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes of a file -> its compression."""
 PIECE_BYTES = 2**20
 MOST_BYTES, MOST_TIMES = 2**28, 200
-"""Beyond the first, a file that unpacks to more than the second times its size is refused."""
+"""A file is refused if it unpacks to more than this many bytes and also to more than this many times its size."""
 
 
 def without_compression(path: Path) -> str:
-    """The ending of a name, that of its compression aside: `.csv` of `log.csv.gz`."""
+    """The ending of a file name in lower case, without that of a compression: `.csv` for `log.csv.gz`."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSIONS else path.suffix.lower()
 
 
 def unpacked(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, unpacked if need be, in pieces.
+    """The bytes of a file in pieces, unpacked if it is compressed.
 
     Raises:
-        DataError: it unpacks to far more than text does.
+        DataError: the file unpacks to far more than text does.
     """
     with open(path, "rb") as file:
         start = file.read(4)

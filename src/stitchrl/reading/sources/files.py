@@ -1,4 +1,4 @@
-"""Many files of one log, read one after the other."""
+"""Logs in several files, which are read one after the other."""
 
 from __future__ import annotations
 
@@ -16,48 +16,49 @@ from stitchrl.reading.sources.source import FILE_NUMBER, Block, LogSource
 
 __all__ = ["files_of", "joined"]
 
+NO_DATA = (".toml", ".md", ".txt")
+"""Endings of files that may stand beside the data of a log."""
+
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a pattern or a folder means: those that match; all of a folder's that are not hidden.
+    """The files that match a pattern, or all files of a folder that are not hidden.
 
-    In the order of their names, numbers in them as numbers: part2 comes before part10.
+    They are sorted by name, with the numbers in names compared as numbers: part2 comes before part10.
 
     Raises:
-        DataError: there are none, or they end differently.
+        DataError: there are no files, or they have different endings.
     """
     try:
         if path.is_dir():
-            found = [
-                p for p in sorted(path.iterdir(), key=_in_order) if p.is_file() and not p.name.startswith((".", "_"))
-            ]
-            found = [p for p in found if p.suffix.lower() not in (".toml", ".md", ".txt")]
+            files = [p for p in sorted(path.iterdir(), key=_sort_key) if p.is_file()]
+            files = [p for p in files if not p.name.startswith((".", "_")) and p.suffix.lower() not in NO_DATA]
         else:
-            found = sorted((Path(p) for p in glob.glob(str(path), recursive=True)), key=_in_order)
-            found = [p for p in found if p.is_file()]
+            files = sorted((Path(p) for p in glob.glob(str(path), recursive=True)), key=_sort_key)
+            files = [p for p in files if p.is_file()]
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    if not found:
+    if not files:
         raise DataError(f"There is no file in {str(path)!r}.")
-    endings = {without_compression(p) for p in found}
+    endings = {without_compression(p) for p in files}
     if len(endings) > 1:
         raise DataError(
             f"The files of {str(path)!r} must be of one format; they end in {listed(sorted(endings))}. "
             "Name them by a pattern such as 'folder/*.parquet'."
         )
-    return found
+    return files
 
 
-def _in_order(path: Path) -> tuple[list[list[str | int]], str]:
-    """What paths are sorted by: folder by folder, text and numbers in turn; the name itself where 1 stands as 01."""
-    split = [re.split(r"([0-9]+)", part) for part in path.parts]
+def _sort_key(path: Path) -> tuple[list[list[str | int]], str]:
+    """What paths are sorted by: the text and the numbers in each folder's name, then the path itself (1 against 01)."""
+    split = [re.split(r"([0-9]+)", name) for name in path.parts]
     return [[int(piece) if i % 2 else piece for i, piece in enumerate(pieces)] for pieces in split], str(path)
 
 
 def joined(sources: Sequence[LogSource], origin: str) -> LogSource:
-    """One source of several that have the same columns, in their order.
+    """One source that gives the rows of several, one after the other.
 
     Raises:
-        DataError: a file has other columns than the first.
+        DataError: a file has other columns than the first one.
     """
     first = sources[0]
     if len(sources) == 1:

@@ -1,4 +1,4 @@
-"""HDF5 files: opened without trust. Nothing is followed out of the file, nothing allocated that it cannot hold."""
+"""Opening HDF5 files safely: links out of the file are refused, and so are sizes that the file cannot hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, opening
+from stitchrl.reading.sources.arrays import Declared
+from stitchrl.reading.sources.source import reading_errors
 
 __all__ = ["MAGIC", "array_in", "member", "names_in", "opened"]
 
@@ -17,21 +18,25 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 
 @contextmanager
 def opened(path: Path, kind: str) -> Iterator[Any]:
-    """The file as h5py gives it.
+    """The file as h5py opens it.
+
+    Args:
+        path: the file.
+        kind: what the file should be, for messages.
 
     Raises:
-        DataError: h5py is not installed; the file is damaged, or what is done inside fails on it.
+        DataError: h5py is not installed, or the file turns out to be damaged while it is open.
     """
     try:
         import h5py
     except ImportError:
         raise DataError(f'{path.name} is HDF5, which needs h5py: pip install "stitchrl[hdf5]".') from None
-    with opening(path.name, kind), h5py.File(path, "r", locking=False) as file:
+    with reading_errors(path.name, kind), h5py.File(path, "r", locking=False) as file:
         yield file
 
 
 def names_in(path: Path) -> frozenset[str]:
-    """What stands at the top of a file; nothing where it cannot be opened."""
+    """The names at the top level of a file; none if it cannot be opened."""
     try:
         with opened(path, "HDF5") as file:
             return frozenset(file.keys())
@@ -40,10 +45,10 @@ def names_in(path: Path) -> frozenset[str]:
 
 
 def member(group: Any, name: str, origin: str) -> Any:
-    """A group or dataset by its name in `group`.
+    """The group or dataset of this name in `group`.
 
     Raises:
-        DataError: it is absent, or a link: those can lead to other files.
+        DataError: it is absent, or a link, since links can lead to other files.
     """
     import h5py
 
@@ -55,26 +60,35 @@ def member(group: Any, name: str, origin: str) -> Any:
 
 
 def array_in(group: Any, name: str, origin: str, declared: Declared | None = None) -> Any:
-    """A dataset of numbers; its shape is safe to allocate.
+    """The dataset of this name in `group`, checked to hold numbers.
+
+    Args:
+        group: of the file.
+        name: of the dataset.
+        origin: what messages call the file.
+        declared: counts the size of the dataset, if given, so that it is safe to allocate.
 
     Raises:
-        DataError: it is absent, no numbers, kept in another file, or larger than the file can hold.
+        DataError: it is absent, holds no numbers, is kept in another file, or is larger than the file can hold.
     """
     import h5py
 
-    found = member(group, name, origin)
-    if not isinstance(found, h5py.Dataset):
-        raise DataError(f"{_path(group, name)!r} of {origin} must be an array; it is a {type(found).__name__.lower()}.")
-    created = found.id.get_create_plist()
+    dataset = member(group, name, origin)
+    if not isinstance(dataset, h5py.Dataset):
+        raise DataError(
+            f"{_path(group, name)!r} of {origin} must be an array; it is a {type(dataset).__name__.lower()}."
+        )
+    created = dataset.id.get_create_plist()
     if created.get_external_count() or created.get_layout() == h5py.h5d.VIRTUAL:
         raise DataError(f"{_path(group, name)!r} of {origin} is kept in another file, which is not read.")
-    kind, shape = found.dtype, found.shape
+    kind, shape = dataset.dtype, dataset.shape
     if kind.kind not in "biuf" or shape is None:
         raise DataError(f"{_path(group, name)!r} of {origin} must be numbers; it is {kind}.")
     if declared is not None:
         declared.add(repr(_path(group, name)), shape, kind.itemsize)
-    return found
+    return dataset
 
 
 def _path(group: Any, name: str) -> str:
+    """The full path of a name in a group, for messages."""
     return f"{getattr(group, 'name', '') or ''}/{name}".lstrip("/")

@@ -1,4 +1,4 @@
-"""Arrays inside NPZ and NPY files, their headers read without their contents."""
+"""The arrays of .npz files. Their headers can be read without their contents; Python objects are never read."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from typing import NamedTuple
 import numpy as np
 
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.arrays import Declared, opening
+from stitchrl.reading.sources.arrays import Declared
+from stitchrl.reading.sources.source import reading_errors
 from stitchrl.types import NumpyArray
 
-__all__ = ["Header", "headers_in", "load_array", "names_in_npz"]
+__all__ = ["KIND", "Header", "headers_in", "load_array", "names_in_npz"]
+
+
+KIND = ".npz"
+MAGIC = b"PK\x03\x04"
+"""The first bytes of every ZIP archive, and so of every .npz."""
+MOST_MEMBERS = 10_000
+"""The most arrays that a file may hold."""
 
 
 class Header(NamedTuple):
-    """What an array's own header says of it."""
+    """Shape and type of an array, as its own header says."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def names_in_npz(path: Path, head: bytes) -> frozenset[str]:
-    """The names of the arrays; none where it is no .npz."""
+    """The names of the arrays in a file; none if its first bytes, `head`, or the rest say that it is no .npz."""
     if not head.startswith(MAGIC):
         return frozenset()
     try:
@@ -34,15 +42,15 @@ def names_in_npz(path: Path, head: bytes) -> frozenset[str]:
 
 
 def headers_in(path: Path) -> dict[str, Header]:
-    """Shape and type of each array.
+    """The header of each array in a file.
 
     Raises:
-        DataError: no .npz, damaged, Python objects, or sizes that the file cannot hold.
+        DataError: the file is no .npz, is damaged, holds Python objects, or declares sizes that it cannot hold.
     """
     origin = path.name
     declared = Declared(origin, path.stat().st_size)
     headers: dict[str, Header] = {}
-    with opening(str(path), KIND), zipfile.ZipFile(path) as archive:
+    with reading_errors(str(path), KIND), zipfile.ZipFile(path) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if len(members) > MOST_MEMBERS:
             raise DataError(f"{origin} holds {len(members):,} arrays; a log has one for each column.")
@@ -66,15 +74,6 @@ def headers_in(path: Path) -> dict[str, Header]:
 
 
 def load_array(path: Path, name: str) -> NumpyArray:
-    """One array, whole. Raises DataError where it is damaged."""
-    with opening(path.name, KIND), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+    """An array of a file, as a whole. Raises DataError if it is damaged."""
+    with reading_errors(path.name, KIND), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-
-
-MAGIC = b"PK\x03\x04"
-
-
-KIND = ".npz"
-
-
-MOST_MEMBERS = 10_000

@@ -1,14 +1,13 @@
-"""Pickles of arrays and plain attributes, without unpickling.
+"""Reading pickles of arrays and plain attributes without unpickling them.
 
-The instructions of the file are carried out here by a small interpreter. It can make NumPy arrays, dtypes, lists, dicts
-and inert bags of attributes; it imports nothing, calls nothing by name, and refuses a file that asks for more.
+A small interpreter carries out the instructions of the file. It can make NumPy arrays, dtypes, lists, dicts and inert
+bags of attributes. It imports nothing and calls nothing that the file names, and it refuses a file that asks for more.
 """
 
 from __future__ import annotations
 
 import math
 import pickletools
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,30 +16,28 @@ import numpy as np
 
 from stitchrl.errors import DataError
 from stitchrl.reading.sources.arrays import Declared
-from stitchrl.types import NumpyArray
+from stitchrl.reading.sources.pickle_objects import (
+    MULTIARRAY,
+    NO_BYTES,
+    NUMERIC,
+    Array,
+    Dtype,
+    Name,
+    RefusedError,
+    Thing,
+    dtype_of,
+    named,
+    thing_of,
+)
 
-__all__ = ["Array", "RefusedError", "Thing", "loaded"]
+__all__ = ["loaded"]
 
 MOST_STEPS = 5_000_000
+"""The most instructions that a pickle may have."""
 MOST_ENTRIES = 100_000
-"""Of one dict: hashes of numbers can be chosen to collide, and then each entry is compared with all before it."""
+"""The most entries of a dict: keys can be chosen so that their hashes collide, which makes every insertion slow."""
 LARGEST_KEY = 2**53
-"""Of numbers: Python hashes them modulo 2**61 - 1, so that multiples of it all collide."""
-MULTIARRAY = ("numpy._core.multiarray", "numpy.core.multiarray")
-NUMERIC = ("numpy._core.numeric", "numpy.core.numeric")
-INERT = ("stable_baselines3.", "sb3_contrib.", "gymnasium.", "gym.", "numpy.random.")
-"""Packages whose classes may be named: a bag of attributes stands for each of their objects."""
-INERT_NAMES = {
-    "torch.device",
-    "collections.OrderedDict",
-    "collections.deque",
-    "numpy.ndarray",
-    *(f"numpy.{kind}" for kind in ("bool", "bool_", "float32", "float64", "int8", "int32", "int64", "uint8")),
-}
-NO_BYTES = ("__builtin__.bytes", "builtins.bytes")
-"""How protocol 2 says b""."""
-NUMBER = re.compile(r"[?bBhHiIlLqQefd]|[biuf](1|2|4|8)")
-TEXT = re.compile(r"[US]\d{1,4}")
+"""The largest number that may be a key: Python hashes numbers modulo 2**61 - 1, so that its multiples all collide."""
 KEYS = (str, int, float, bool, bytes, type(None))
 LINES = (
     "import pickle, pathlib, numpy as np; b = vars(pickle.loads(pathlib.Path({pickle!r}).read_bytes()))\n"
@@ -49,64 +46,27 @@ LINES = (
 )
 
 
-class RefusedError(Exception):
-    """What a pickle asks for and does not get."""
-
-
-class _Name:
-    """Something that a pickle names. It is never looked up."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-        self.full = f"{module}.{name}"
-
-
-class Thing:
-    """An object of a named class, without the class: its attributes and entries."""
-
-    def __init__(self, name: _Name) -> None:
-        self.kind = name.name
-        self.fields: dict[str, Any] = {}
-        self.entries: dict[Any, Any] = {}
-
-
-class Array:
-    """An array to be; None until its content comes, and where that is Python objects."""
-
-    def __init__(self) -> None:
-        self.value: NumpyArray | None = None
-
-
-class _Dtype:
-    """A dtype to be: its byte order comes later."""
-
-    def __init__(self, code: str) -> None:
-        self.code, self.order = code, "="
-
-    def made(self) -> np.dtype:
-        return np.dtype(f"{self.order if self.order != '|' else '='}{self.code}")
-
-    @property
-    def objects(self) -> bool:
-        return self.code.startswith("O")
-
-
 class _Bounded:
-    """A file that is never asked for more than it has."""
+    """A file from which no more bytes are asked than it has, however many a pickle says will follow."""
 
     def __init__(self, file: Any, size: int) -> None:
         self._file, self._size = file, size
         self.tell, self.readline = file.tell, file.readline
 
     def read(self, count: int = -1) -> bytes:
-        """Up to `count` bytes."""
+        """The next `count` bytes, or those that are left."""
         left = self._size - self._file.tell()
         content: bytes = self._file.read(left if count < 0 else min(count, left))
         return content
 
 
 def loaded(path: Path) -> Any:
-    """What a pickle describes. Nothing in it is imported or called."""
+    """What a pickle describes. Nothing that it names is imported or called.
+
+    Raises:
+        DataError: it asks for something that is refused.
+        ValueError: it has no end.
+    """
     size = path.stat().st_size
     machine = _Machine(Declared(path.name, size), size)
     try:
@@ -127,12 +87,13 @@ def loaded(path: Path) -> Any:
 
 
 class _Machine:
-    """Carries out the instructions that arrays and plain attributes need.
+    """Carries out the instructions of a pickle. Each method is one of them, named in `ACTIONS`.
 
     Args:
-        declared: what the sizes of arrays are added to.
-        size: bytes of the file. What is copied while reading, text into bytes and attributes into objects, stands in
-            it at least once for each copy; more copies than that are one thing named again and again to fill memory.
+        declared: adds up the sizes of arrays.
+        size: bytes of the file. An honest file holds whatever is copied while reading (text into bytes, attributes into
+            objects) at least once for each copy. More copies mean that the file names one thing again and again to
+            fill memory.
     """
 
     def __init__(self, declared: Declared, size: int) -> None:
@@ -143,7 +104,7 @@ class _Machine:
         self._declared = declared
 
     def step(self, code: str, value: Any) -> None:
-        """One instruction. Raises RefusedError for those that are not known."""
+        """Carry out an instruction. Raises RefusedError if it is not known."""
         if code in PUSHED:
             self.stack.append(value)
         elif code in CONSTANTS:
@@ -155,6 +116,7 @@ class _Machine:
             action(self, value)
 
     def _above_mark(self) -> list[Any]:
+        """Take everything above the last mark off the stack."""
         start = self._marks.pop()
         taken = self.stack[start:]
         del self.stack[start:]
@@ -164,7 +126,7 @@ class _Machine:
         self._marks.append(len(self.stack))
 
     def skip(self, _: Any) -> None:
-        """Versions and frames change nothing."""
+        """Do nothing: protocol versions and frames do not matter here."""
 
     def pop(self, _: Any) -> None:
         self.stack.pop()
@@ -205,7 +167,7 @@ class _Machine:
         if isinstance(target, list):
             target.extend(items)
         elif not isinstance(target, Thing):
-            raise RefusedError("items in what is no list")
+            raise RefusedError("items in something that is not a list")
 
     def set_item(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -218,7 +180,7 @@ class _Machine:
         target = self.stack[-1]
         target = target.entries if isinstance(target, Thing) else target
         if not isinstance(target, dict) or len(pairs) % 2:
-            raise RefusedError("entries in what is no dict")
+            raise RefusedError("entries in something that is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if type(key) not in KEYS:
                 raise RefusedError("a dict with keys that are no text or numbers")
@@ -229,7 +191,7 @@ class _Machine:
             target[key] = value
 
     def add_items(self, _: Any) -> None:
-        self._above_mark()  # what is in a set matters to nothing here
+        self._above_mark()  # no array is kept in a set, so its items are dropped
 
     def frozen(self, _: Any) -> None:
         self._above_mark()
@@ -237,27 +199,27 @@ class _Machine:
 
     def name(self, value: str) -> None:
         module, _, name = value.partition(" ")
-        self.stack.append(_named(module, name))
+        self.stack.append(named(module, name))
 
     def stacked_name(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(_named(module, name))
+        self.stack.append(named(module, name))
 
     def new(self, _: Any) -> None:
         self.stack.pop()
-        self.stack.append(_thing(self.stack.pop()))
+        self.stack.append(thing_of(self.stack.pop()))
 
     def new_with_keywords(self, _: Any) -> None:
         del self.stack[-2:]
-        self.stack.append(_thing(self.stack.pop()))
+        self.stack.append(thing_of(self.stack.pop()))
 
     def reduce(self, _: Any) -> None:
-        """ "Calls" a name: only NumPy's own makers of arrays and dtypes are known, by what they would do."""
+        """Do what calling a name would do. Only NumPy's own constructors of arrays and dtypes are known; nothing is called."""
         given, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, _Name) or not isinstance(given, tuple):
+        if not isinstance(name, Name) or not isinstance(given, tuple):
             raise RefusedError("a call of something that is no name")
         if name.full == "numpy.dtype":
-            self.stack.append(_dtype(given))
+            self.stack.append(dtype_of(given))
         elif name.module in MULTIARRAY and name.name == "_reconstruct":
             self.stack.append(Array())
         elif name.module in MULTIARRAY and name.name == "scalar":
@@ -273,34 +235,36 @@ class _Machine:
         elif name.full in NO_BYTES and not given:
             self.stack.append(b"")
         else:
-            self.stack.append(_thing(name))
+            self.stack.append(thing_of(name))
 
     def build(self, _: Any) -> None:
-        """Attributes of a thing, content of an array, byte order of a dtype."""
+        """Set the attributes of an object, the content of an array, or the byte order of a dtype."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Thing):
-            for part in state if isinstance(state, tuple) else (state,):
-                if isinstance(part, dict):
-                    self._charge(len(part))
-                    target.fields.update({key: value for key, value in part.items() if type(key) is str})
+            for attributes in state if isinstance(state, tuple) else (state,):
+                if isinstance(attributes, dict):
+                    self._charge(len(attributes))
+                    target.fields.update({key: value for key, value in attributes.items() if type(key) is str})
         elif isinstance(target, Array):
             _, shape, dtype, fortran, content = state
-            if not (isinstance(dtype, _Dtype) and dtype.objects):
+            if not (isinstance(dtype, Dtype) and dtype.objects):
                 target.value = self._values(content, dtype, shape, fortran=bool(fortran))
-        elif isinstance(target, _Dtype):
-            if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
+        elif isinstance(target, Dtype):
+            if not isinstance(state, tuple) or len(state) < 5 or any(field is not None for field in state[2:5]):
                 raise RefusedError("an array of records")
             target.order = state[1] if state[1] in ("<", ">", "|", "=") else "="
         else:
             raise RefusedError("attributes of something that is no object")
 
     def _charge(self, count: int) -> None:
+        """Count what is copied. Raises RefusedError once that is more than the file can hold."""
         self._left -= count
         if self._left < 0:
             raise RefusedError(f"more bytes and attributes than its {self._size:,} bytes can hold")
 
     def _values(self, content: Any, dtype: Any, shape: Any, *, fortran: bool = False) -> Any:
-        if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple) or any(type(n) is not int for n in shape):
+        """The array of these bytes; a number where the shape is empty."""
+        if not isinstance(dtype, Dtype) or not isinstance(shape, tuple) or any(type(n) is not int for n in shape):
             raise RefusedError("an array of unknown type")
         if dtype.objects:
             return Array()
@@ -313,33 +277,6 @@ class _Machine:
         values = np.frombuffer(content, kind) if len(content) else np.empty(0, kind)
         values = values.reshape(shape, order="F" if fortran else "C")
         return values.item() if not shape else values
-
-
-def _named(module: Any, name: Any) -> _Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise RefusedError("a name that is no text")
-    found = _Name(module, name)
-    arrays = (module in MULTIARRAY and name in ("_reconstruct", "scalar")) or (
-        module in NUMERIC and name == "_frombuffer"
-    )
-    known = found.full in ("numpy.dtype", "_codecs.encode", *NO_BYTES) or found.full in INERT_NAMES
-    if not (arrays or known or module.startswith(INERT)):
-        raise RefusedError(f"{found.full[:80]!r}")
-    return found
-
-
-def _thing(name: Any) -> Thing:
-    inert = isinstance(name, _Name) and (name.module.startswith(INERT) or name.full in INERT_NAMES)
-    if not inert:
-        raise RefusedError("an object of an unknown class")
-    return Thing(name)
-
-
-def _dtype(given: tuple[Any, ...]) -> _Dtype:
-    code = given[0] if given else None
-    if not isinstance(code, str) or not (NUMBER.fullmatch(code) or TEXT.fullmatch(code) or code in ("O", "O8")):
-        raise RefusedError("an array of unknown type")
-    return _Dtype(code)
 
 
 PUSHED = frozenset(

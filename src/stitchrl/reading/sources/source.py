@@ -1,4 +1,4 @@
-"""What every reader gives: named columns in blocks of rows, and what the format itself says about them."""
+"""What every format opens a log as: named columns in blocks of rows, with what the format itself says about them."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ __all__ = [
     "concatenated",
     "from_arrays",
     "from_table",
-    "reading",
+    "reading_errors",
 ]
 
 Column: TypeAlias = "pa.Array | NumpyArray"
 Block: TypeAlias = "Mapping[str, Column]"
 BLOCK_ROWS = 2**16
+"""The largest number of rows in a block."""
 FILE_NUMBER = "number of the file"
-"""Which of several files a row is from: made by `joined`."""
+"""The column that says which of several files a row is from; `files.joined` adds it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LogSource:
-    """A log as a format holds it, not yet given meaning.
+    """The columns of a log as its format holds them, before a schema gives them meaning.
 
     Attributes:
-        origin: what messages call it: a file's name.
-        format: what it was found to be: "Parquet", "CSV", ...
-        names: its columns.
-        blocks: (names) -> those columns, in order, in blocks of rows; may be called more than once. Errors of the
-            format's own library leave it as DataError.
+        origin: what messages call the log, such as the name of a file.
+        format: the format it was read as: "Parquet", "CSV", ...
+        names: the names of its columns.
+        blocks: gives the named columns, in order, in blocks of rows; it may be called more than once. It raises
+            DataError in place of errors of the format's own library.
         schema: what the format itself says the columns mean; None where it says nothing.
-        notes: sentences a user should know: what was left out, what was assumed.
-        files: how many it was joined from; of more than one, `blocks` also gives the column `FILE_NUMBER`.
+        notes: sentences that a user should know: what was left out, what was assumed.
+        files: how many files the log was joined from; if more than one, `blocks` also gives the column `FILE_NUMBER`.
 
     Raises:
-        DataError: two columns of one name.
+        DataError: two columns have the same name.
     """
 
     origin: str
@@ -70,10 +71,10 @@ class LogSource:
             raise DataError(f"Columns of {self.origin} must have different names; {shown(twice)} stands twice.")
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, int, Block]]:
-        """Blocks that have rows: (the first one's number in the log, how many, the block).
+        """The blocks that are not empty, each as (number of its first row in the log, how many rows, the block).
 
         Raises:
-            DataError: as `blocks`; columns of different lengths.
+            DataError: as `blocks`, and for columns of different lengths.
         """
         first = 0
         for block in self.blocks(names):
@@ -88,13 +89,13 @@ class LogSource:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One format of files or folders.
+    """A format of files or folders.
 
     Attributes:
-        name: as `st.read(path, format=...)` takes it, in any case.
-        endings: of file names, with the dot; empty for folders.
-        recognises: (path, its first 512 bytes; none for a folder) -> whether the content is of this format.
-        open: path -> its columns. Raises DataError with one sentence.
+        name: what `st.read(path, format=...)` calls it, in upper or lower case.
+        endings: the endings of its file names, with the dot; empty if only the content tells it.
+        recognises: whether a path is of this format, judged by the path and its first 512 bytes (none for a folder).
+        open: opens a path. Raises DataError with one sentence.
     """
 
     name: str
@@ -111,10 +112,10 @@ def from_arrays(
     schema: Schema | None = None,
     notes: Sequence[str] = (),
 ) -> LogSource:
-    """A source of arrays in memory, one row a transition.
+    """A log of arrays in memory, each with one row for each transition.
 
     Raises:
-        DataError: columns of different lengths.
+        DataError: the arrays differ in length.
     """
     first = "reward" if "reward" in arrays else next(iter(arrays), "")
     for name, array in arrays.items():
@@ -136,13 +137,13 @@ def from_arrays(
 def from_table(
     table: pa.Table, *, origin: str, format: str, schema: Schema | None = None, notes: Sequence[str] = ()
 ) -> LogSource:
-    """A source of an Arrow table in memory.
+    """A log in an Arrow table in memory.
 
     Raises:
-        DataError: its content is not what its types say.
+        DataError: the content of the table is not what its types say.
     """
-    with reading(origin, format):
-        table.validate(full=True)  # offsets of text and lists that point elsewhere would end the interpreter
+    with reading_errors(origin, format):
+        table.validate(full=True)  # offsets of text and lists that point elsewhere would crash the interpreter
 
     def blocks(names: Sequence[str]) -> Iterator[Block]:
         chosen = table.select(list(dict.fromkeys(names)))
@@ -154,11 +155,15 @@ def from_table(
 
 
 @contextmanager
-def reading(origin: str, kind: str) -> Iterator[None]:
-    """What a format's library raises on a damaged file becomes one sentence.
+def reading_errors(origin: str, kind: str) -> Iterator[None]:
+    """Turns whatever a format's library raises on a damaged file into a DataError of one sentence.
+
+    Args:
+        origin: what the message calls the file.
+        kind: what the file should have been, such as "Parquet".
 
     Raises:
-        DataError: instead of whatever was raised inside, errors of ours excepted.
+        DataError: in place of any error raised inside that is not a StitchRLError.
     """
     try:
         yield
@@ -171,18 +176,18 @@ def reading(origin: str, kind: str) -> Iterator[None]:
         raise DataError(f"{printable(origin)} cannot be read as {kind}: {printable(lines[0].rstrip('.'))}.") from None
 
 
-def concatenated(parts: Sequence[Column]) -> Column:
-    """Blocks of one column, joined; numbers of different types become the wider.
+def concatenated(blocks: Sequence[Column]) -> Column:
+    """The blocks of one column as a whole; numbers of different types become the wider type.
 
     Raises:
-        DataError: numbers in one block, text in another.
+        DataError: the column holds numbers in one block and text in another.
     """
-    if len(parts) == 1:
-        return parts[0]
-    if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate([np.asarray(part) for part in parts])
+    if len(blocks) == 1:
+        return blocks[0]
+    if all(isinstance(block, np.ndarray) for block in blocks):
+        return np.concatenate([np.asarray(block) for block in blocks])
     try:
-        tables = [pa.table({"": part}) for part in parts]
+        tables = [pa.table({"": block}) for block in blocks]
         joined = pa.concat_tables(tables, promote_options="permissive").column(0).combine_chunks()
     except (pa.ArrowException, TypeError) as error:
         raise DataError(

@@ -1,4 +1,7 @@
-"""Spaces of observations and actions, as Minari and Stable-Baselines3 describe them, in terms of a schema."""
+"""Spaces of observations and actions, as Minari and Stable-Baselines3 describe them, in terms of a schema.
+
+A space has one or more components, each an array of its own: the entries of Dict and Tuple spaces.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,27 @@ from typing import Any
 
 from stitchrl.data.column_rule import ColumnRule
 
-__all__ = ["Part", "action_of", "is_image", "observation_of"]
+__all__ = ["Component", "action_of", "is_image", "observation_of"]
 
 MOST_CATEGORIES = 1000
+"""A discrete observation of more choices than this is taken as a number rather than as categories."""
 IMAGE_SIDE = 32
+"""The smallest height and width at which bytes count as an image."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One array of an observation or action; those of Dict and Tuple spaces have several.
+class Component:
+    """One array of an observation or action.
 
     Attributes:
-        column: what it is called in the log: "observations/position".
+        column: the name of its column in the log, such as "observations/position".
         path: the keys (numbers for a Tuple) that lead to it.
         kind: "Box", "Discrete", "MultiDiscrete", "MultiBinary" or "Text".
         shape: of one value.
         dtype: of its numbers.
-        counts: choices of each part, where discrete.
-        starts: the smallest choice of each part.
-        low, high: bounds of a Box, flat; empty where nothing says so.
+        counts: number of choices of each of its numbers, if discrete.
+        starts: the smallest choice of each of its numbers, if discrete.
+        low, high: flat bounds of a Box; empty if they are not known.
     """
 
     column: str
@@ -41,54 +46,59 @@ class Part:
 
     @property
     def shifted(self) -> bool:
-        """Its choices are numbered from something else than 0."""
+        """Whether its choices are numbered from something other than 0."""
         return any(self.starts)
 
 
-def is_image(part: Part) -> bool:
-    """Pixels: whole bytes in two or three axes, at least 32 each way (the channels aside)."""
-    sides = sorted(part.shape, reverse=True)[:2]
-    return part.kind == "Box" and part.dtype == "uint8" and len(part.shape) in (2, 3) and min(sides) >= IMAGE_SIDE
+def is_image(component: Component) -> bool:
+    """Whether it holds pixels: bytes with two or three axes, of which the two longest are at least `IMAGE_SIDE`."""
+    sides = sorted(component.shape, reverse=True)[:2]
+    return (
+        component.kind == "Box"
+        and component.dtype == "uint8"
+        and len(component.shape) in (2, 3)
+        and min(sides) >= IMAGE_SIDE
+    )
 
 
-def observation_of(parts: list[Part]) -> tuple[list[Part], dict[str, ColumnRule], list[str]]:
-    """Which parts make the observation, how they become numbers, and what a person should know."""
-    numeric = [part for part in parts if part.kind != "Text"]
-    notes = [f"{part.column} is text and was left out." for part in parts if part.kind == "Text"]
-    vectors = [part for part in numeric if not is_image(part)]
+def observation_of(components: list[Component]) -> tuple[list[Component], dict[str, ColumnRule], list[str]]:
+    """The components that make the observation, the rules by which they become numbers, and notes for a user."""
+    numeric = [component for component in components if component.kind != "Text"]
+    notes = [f"{component.column} is text and was left out." for component in components if component.kind == "Text"]
+    vectors = [component for component in numeric if not is_image(component)]
     if vectors and len(vectors) < len(numeric):
-        left = ", ".join(part.column for part in numeric if is_image(part))
+        left = ", ".join(component.column for component in numeric if is_image(component))
         notes.append(f"The images {left} were left out: an observation is an image or numbers.")
         numeric = vectors
     rules = {}
-    for part in numeric:
-        if part.kind == "Discrete" and 2 <= part.counts[0] <= MOST_CATEGORIES:
-            first = part.starts[0] if part.starts else 0
-            rules[part.column] = ColumnRule(categories=tuple(str(first + i) for i in range(part.counts[0])))
+    for component in numeric:
+        if component.kind == "Discrete" and 2 <= component.counts[0] <= MOST_CATEGORIES:
+            first = component.starts[0] if component.starts else 0
+            rules[component.column] = ColumnRule(categories=tuple(str(first + i) for i in range(component.counts[0])))
     return numeric, rules, notes
 
 
-def action_of(parts: list[Part]) -> tuple[dict[str, Any] | None, list[str]]:
-    """The action settings of a schema, None where no schema can say it; and what a person should know.
+def action_of(components: list[Component]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The settings of a schema for an action, or None if no schema can describe it; and notes for a user.
 
-    Choices numbered from elsewhere than 0 keep their names where the action is one number; parts of a multi-discrete
-    action must be shifted by the reader (see `Part.shifted`).
+    Choices that are not numbered from 0 become named actions if the action is one number. Those of a multi-discrete
+    action must be shifted by the caller (see `Component.shifted`).
     """
-    if any(part.kind == "Text" for part in parts):
+    if any(component.kind == "Text" for component in components):
         return None, ["Its action holds text; name the columns to use in a schema."]
-    discrete = [part for part in parts if part.kind != "Box"]
+    discrete = [component for component in components if component.kind != "Box"]
     if not discrete:
         return {"num_actions": None}, []
-    if len(discrete) < len(parts):
+    if len(discrete) < len(components):
         return None, [
             "Its action mixes numbers and choices, for which there is no policy here; name the columns to use in a "
             "schema."
         ]
-    if len(parts) == 1 and parts[0].kind == "Discrete":
-        count, first = parts[0].counts[0], parts[0].starts[0] if parts[0].starts else 0
+    if len(components) == 1 and components[0].kind == "Discrete":
+        count, first = components[0].counts[0], components[0].starts[0] if components[0].starts else 0
         if first == 0:
             return {"num_actions": count}, []
         return {"action_categories": tuple(str(first + i) for i in range(min(count, 2**17)))}, []
-    counts = tuple(n for part in parts for n in part.counts)
-    notes = [f"{part.column} was shifted to start from 0." for part in parts if part.shifted]
+    counts = tuple(n for component in components for n in component.counts)
+    notes = [f"{component.column} was shifted to start from 0." for component in components if component.shifted]
     return {"action_counts": counts} if math.prod(counts) > 1 else {"num_actions": 2}, notes

@@ -1,4 +1,4 @@
-"""What formats of lines share: blocks of whole lines, and the types that hold the values of all of them."""
+"""Tools for formats of text lines: blocks of whole lines, and a type that holds the values of all blocks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from stitchrl.reading.sources.compressed import unpacked
 __all__ = ["MOST_COLUMNS", "line_blocks", "wider"]
 
 BLOCK_BYTES = 2**22
+"""About how many bytes a block of lines has."""
 LONGEST_LINE = 2**24
-"""Bytes; a row of a million numbers has no more."""
+"""The most bytes of a line; a row of a million numbers has no more."""
 MOST_COLUMNS = 2**15
-"""Arrow takes minutes to read a million."""
+"""The most columns; Arrow would take minutes to read a million."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def line_blocks(path: Path) -> Iterator[bytes]:
-    """Whole lines of a file, about `BLOCK_BYTES` at a time; never only white space.
+    """The lines of a file in blocks of whole lines, about `BLOCK_BYTES` each. Blocks of white space are left out.
 
     Raises:
-        DataError: a line without end, text that is not UTF-8 by its first bytes.
+        DataError: a line is longer than `LONGEST_LINE`, or the first bytes say that the text is not UTF-8.
     """
     held: list[bytes] = []
     size, first = 0, True
@@ -56,9 +57,9 @@ def line_blocks(path: Path) -> Iterator[bytes]:
 
 
 def wider(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both; None where there is none.
+    """The type that holds the values of both types, or None if there is no such type.
 
-    Of text that looks like dates in one block and not in the next it is text.
+    Dates in one block and other text in the next become text.
     """
     if a == b or pa.types.is_null(b):
         return a

@@ -1,4 +1,4 @@
-"""Files that hold one array a column and one row a transition."""
+"""The meaning of columns with D4RL's names: `observations`, `actions`, `rewards`, `terminals`, `timeouts`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,25 @@ from stitchrl.reading.sources.arrays import (
 from stitchrl.reading.sources.source import Block, LogSource
 from stitchrl.types import NumpyArray
 
-__all__ = ["transitions"]
+__all__ = ["ROLES", "transitions"]
+
+ROLES: Mapping[str, str] = {
+    "observation": "observations",
+    "action": "actions",
+    "reward": "rewards",
+    "next_observation": "next_observations",
+    "terminated": "terminals",
+    "truncated": "timeouts",
+}
+"""Role -> D4RL's name of its column."""
+NEEDED = ("observations", "actions", "rewards")
+FLAGS = ("terminals", "timeouts")
 
 
 def transitions(raw: LogSource, name: str) -> LogSource:
-    """A source whose columns have D4RL's names, with their meaning; any other as it is.
+    """The source with D4RL's schema, if its columns have D4RL's names; else the source as it is.
+
+    Rows that are both terminals and timeouts count as terminated.
 
     Args:
         raw: the columns as they are stored.
@@ -46,24 +60,8 @@ def transitions(raw: LogSource, name: str) -> LogSource:
     return dataclasses.replace(source, schema=schema, notes=tuple(notes))
 
 
-ROLES: Mapping[str, str] = {
-    "observation": "observations",
-    "action": "actions",
-    "reward": "rewards",
-    "next_observation": "next_observations",
-    "terminated": "terminals",
-    "truncated": "timeouts",
-}
-
-
-NEEDED = ("observations", "actions", "rewards")
-
-
-FLAGS = ("terminals", "timeouts")
-
-
 def _blocks(raw: LogSource, names: Sequence[str]) -> Iterator[Block]:
-    """Blocks where one row has one flag, one reward, and a flat action."""
+    """Blocks in which each row has one number as flag and as reward, and the action is a number or a vector."""
     both = "timeouts" in names and "terminals" in raw.names
     needed = [*names, "terminals"] if both and "terminals" not in names else list(names)
     for block in raw.blocks(needed):
@@ -79,5 +77,6 @@ def _blocks(raw: LogSource, names: Sequence[str]) -> Iterator[Block]:
 
 
 def _flat(action: NumpyArray) -> NumpyArray:
+    """Actions as (n,) integers or (n, size) numbers."""
     action = action.reshape(len(action), -1) if action.ndim > 2 else action
     return one_number_a_row(action) if action.dtype.kind in "iub" else action

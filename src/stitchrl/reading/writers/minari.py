@@ -1,4 +1,4 @@
-"""A Dataset as a Minari dataset: a folder that the real `minari` loads, written with h5py alone."""
+"""Writing a Dataset as a Minari dataset: a folder that `minari` itself loads, written with h5py alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError, StitchRLWarning
 from stitchrl.reading.sources.minari_metadata import MAIN_FILE, METADATA_FILE, OWN_KEY
 from stitchrl.storage.files import make_directory
@@ -22,19 +23,20 @@ from stitchrl.types import NumpyArray
 __all__ = ["write_minari"]
 
 MINARI_VERSION = "0.5.3"
-"""Of the layout that is written."""
+"""The version of Minari whose layout is written."""
 IDENTIFIER = re.compile(r"[-_\w]+-v\d+")
 AS_INFOS = ("step", "behavior_log_prob", "behavior_probs", "action_mask", "weight", "time", "source", "observation_id")
-"""Columns that Minari has no place for; those of numbers are written as infos and read back."""
+"""Columns that Minari has no place for. Those that hold numbers are written as infos, from which they can be read back."""
 
 
 def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a log as a Minari dataset with HDF5 storage.
 
-    `minari.load_dataset` finds it where the folder above is `MINARI_DATASETS_PATH`; the dataset's identifier is the
-    folder's name, which ends in a version: "stays-v0". Episodes are numbered anew. An episode is cut in two where rows
-    are missing inside it. Minari wants the observation after the last row of every episode: where the log does not have
-    it, the last one known stands there, marked so that stitchrl does not take it for one, and a warning says so.
+    `minari.load_dataset` finds it if `MINARI_DATASETS_PATH` is the folder above. The identifier of the dataset is the
+    name of its folder, which ends in a version, such as "stays-v0". Episodes are numbered anew, and an episode in which
+    rows are missing is cut in two there. Minari wants the observation after the last row of every episode. Where the log
+    does not have it, the last known observation is written in its place and marked, so that stitchrl does not take it
+    for a real one, and a warning says so.
 
     Args:
         dataset: the log.
@@ -44,9 +46,9 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
         The folder.
 
     Raises:
-        ConfigurationError: the folder's name is no Minari identifier, or it exists.
+        ConfigurationError: the name of the folder is no Minari identifier, or the folder exists.
         DataError: h5py is not installed.
-        RunDirectoryError: it cannot be written.
+        RunDirectoryError: the folder cannot be written.
     """
     folder = Path(path)
     if not IDENTIFIER.fullmatch(folder.name):
@@ -79,8 +81,7 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
         raise RunDirectoryError(f"{folder} cannot be written: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    unknown = int((~_known(dataset, starts)).sum())
-    if unknown:
+    if unknown := int((~_known(dataset, starts)).sum()):
         warnings.warn(
             f"{unknown:,} of {len(starts) - 1:,} episodes lack the observation after their last row; in "
             f"{folder.name} the last known one stands in its place. Other libraries will take it for real: do not let "
@@ -92,23 +93,25 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
 
 
 def _pieces(dataset: Dataset) -> NumpyArray:
-    """First row of each episode, then N; one that has a gap counts as several."""
+    """The first row of each episode, then N. An episode in which rows are missing counts as several."""
     ends = np.flatnonzero(~dataset.continues) + 1
     return np.concatenate([[0], ends]).astype(np.int64)
 
 
 def _known(dataset: Dataset, starts: NumpyArray) -> NumpyArray:
+    """For each episode, whether the log has the observation after its last row."""
     return dataset.next_observation_index[starts[1:] - 1] != NO_OBSERVATION
 
 
 def _final_observations(dataset: Dataset, starts: NumpyArray) -> str:
+    """Whether all, none or some of these observations are known."""
     known = _known(dataset, starts)
     return "known" if known.all() else "mixed" if known.any() else "unknown"
 
 
 def _infos(dataset: Dataset) -> dict[str, NumpyArray]:
-    """Columns of numbers to be written as infos, one row a transition."""
-    found = {}
+    """The columns to be written as infos. Warns of those that hold no numbers and are left out."""
+    infos = {}
     for name in AS_INFOS:
         values = getattr(dataset, name)
         if values is None or (name == "step" and (values == dataset.position).all()):
@@ -120,13 +123,14 @@ def _infos(dataset: Dataset) -> dict[str, NumpyArray]:
                 stacklevel=3,
             )
             continue
-        found[name] = values
-    return found
+        infos[name] = values
+    return infos
 
 
 def _write_episode(
     file: Any, number: int, dataset: Dataset, start: int, stop: int, infos: dict[str, NumpyArray]
 ) -> None:
+    """Write the rows from `start` up to `stop` as an episode."""
     group = file.create_group(f"episode_{number}", track_order=True)
     group.attrs["id"] = number
     group.attrs["total_steps"] = stop - start
@@ -148,17 +152,19 @@ def _write_episode(
 
 
 def _actions(dataset: Dataset, start: int, stop: int) -> NumpyArray:
+    """The actions of some rows, as the action space that is written describes them."""
     action = dataset.action[start:stop]
     if dataset.num_actions is None:
         return action
     if dataset.schema.action_counts is not None:
-        return dataset.schema.action_parts(action).astype(np.int64)
+        return dataset.schema.action_components(action).astype(np.int64)
     return action.astype(np.int64)
 
 
 def _metadata(
     dataset: Dataset, folder: Path, starts: NumpyArray, infos: dict[str, NumpyArray], finals: str
 ) -> dict[str, Any]:
+    """What `metadata.json` holds."""
     return {
         "total_episodes": len(starts) - 1,
         "total_steps": dataset.num_transitions,
@@ -180,24 +186,26 @@ def _metadata(
 
 
 def _observation_space(dataset: Dataset) -> dict[str, Any]:
-    table = dataset.observation_table
-    shape = table.shape[1:]
-    low, high = (0, 255) if table.dtype == np.uint8 else (-np.inf, np.inf)
-    return _box(shape, str(table.dtype), np.full(shape, low).tolist(), np.full(shape, high).tolist())
+    """Minari's description of the observation space."""
+    shape, dtype = dataset.observation_shape, dataset.observation_dtype
+    low, high = (0, 255) if dtype == np.uint8 else (-np.inf, np.inf)
+    return _box(shape, str(dtype), np.full(shape, low).tolist(), np.full(shape, high).tolist())
 
 
 def _action_space(dataset: Dataset) -> dict[str, Any]:
+    """Minari's description of the action space."""
     schema = dataset.schema
     if schema.action_counts is not None:
         counts = list(schema.action_counts)
         return {"type": "MultiDiscrete", "dtype": "int64", "nvec": counts, "start": [0] * len(counts)}
     if schema.num_actions is not None:
         return {"type": "Discrete", "dtype": "int64", "start": 0, "n": int(schema.num_actions)}
-    wide = dataset.action.shape[1]
-    low = [-np.inf if schema.action_low is None else float(schema.action_low[i]) for i in range(wide)]
-    high = [np.inf if schema.action_high is None else float(schema.action_high[i]) for i in range(wide)]
-    return _box((wide,), str(dataset.action.dtype), low, high)
+    size = dataset.action.shape[1]
+    low = [-np.inf if schema.action_low is None else float(schema.action_low[i]) for i in range(size)]
+    high = [np.inf if schema.action_high is None else float(schema.action_high[i]) for i in range(size)]
+    return _box((size,), str(dataset.action.dtype), low, high)
 
 
 def _box(shape: tuple[int, ...], dtype: str, low: Any, high: Any) -> dict[str, Any]:
+    """Minari's description of a Box."""
     return {"type": "Box", "dtype": dtype, "shape": list(shape), "low": low, "high": high}

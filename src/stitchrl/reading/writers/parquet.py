@@ -1,4 +1,4 @@
-"""A Dataset as one Parquet file whose columns carry the role names, and its schema beside it."""
+"""Writing a Dataset as one Parquet file whose columns are named like their roles, with its schema beside it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Shaped
 
 from stitchrl.data.column_rule import ColumnRule
-from stitchrl.data.dataset import NO_OBSERVATION, Dataset
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError
+from stitchrl.reading.sources.values import float32
 from stitchrl.storage.files import write_atomic, write_text
 from stitchrl.types import NumpyArray
 
@@ -36,22 +38,22 @@ KEPT = (
     "reward_low",
     "reward_high",
 )
-"""What the schema says that holds of the columns as they are written."""
+"""Settings of the log's schema that also hold for the columns as they are written."""
 OPTIONAL = ("behavior_log_prob", "behavior_probs", "action_mask", "source", "weight", "time", "observation_id")
 
 
 def write_parquet(log: Dataset, path: Path) -> Path:
-    """Write a log, a block of rows at a time; `st.read` of it gives the same content hash.
+    """Write a log, a block of rows at a time. Reading the file gives a log with the same content hash.
 
-    Discrete actions are written so that the schema can keep their meaning: named ones by their names, multi-discrete
-    ones part by part, and of a binned dose one that stands for its bin, since a log keeps no other: the bin's lower
-    edge, or the lower bound where that is higher; below the first edge 0 or what is lower.
+    Discrete actions are written so that the schema keeps their meaning: named actions by their names, multi-discrete ones
+    by their components. A log does not keep the dose of a binned action, so a dose inside its bin is written: the lower
+    edge of the bin (or the lower bound, if that is higher), and below the first edge 0 or less.
 
-    The next observation is written only where no other row holds it: NaN elsewhere, which the reader takes as the next
-    row's inside an episode and as unknown at its end.
+    The next observation is written only where no other row holds it, and is NaN elsewhere. A reader takes NaN for the
+    observation of the next row inside an episode, and for unknown at its end.
 
     Raises:
-        DataError: image observations, which Parquet has no column for.
+        DataError: the observations are images, for which Parquet has no type of column.
         RunDirectoryError: the disk is full or the folder cannot be written.
     """
     if log.observation_table.ndim != 2:
@@ -76,7 +78,7 @@ def write_parquet(log: Dataset, path: Path) -> Path:
 
 
 def _schema(log: Dataset) -> tuple[Schema, tuple[str, ...]]:
-    """The schema of the file, and the names of its observation columns: none for one list column."""
+    """The schema of the file, and the names of its observation columns; no names if it is one column of lists."""
     schema = log.schema
     roles = ["episode", *PER_ROW, *(name for name in OPTIONAL if getattr(log, name) is not None)]
     if log.group is not None:
@@ -88,22 +90,22 @@ def _schema(log: Dataset) -> tuple[Schema, tuple[str, ...]]:
         columns["next_observation"] = tuple(f"next {name}" for name in names) or "next_observation"
     action = schema.columns.get("action")
     held = {*roles, *names, "observation", *columns.get("next_observation", ())}
-    if isinstance(action, tuple) and len(action) == _parts(log) and not held & {*action}:
+    if isinstance(action, tuple) and len(action) == _action_size(log) and not held & {*action}:
         columns["action"] = action
     kept = {name: getattr(schema, name) for name in KEPT}
     return Schema(columns, observations=_rules(log, names), **kept), names
 
 
-def _parts(log: Dataset) -> int:
-    """Numbers that an action is written as."""
+def _action_size(log: Dataset) -> int:
+    """How many numbers an action is written as."""
     counts = log.schema.action_counts
     return len(counts) if counts is not None else 1 if log.action.ndim == 1 else log.action.shape[1]
 
 
 def _rules(log: Dataset, names: tuple[str, ...]) -> dict[str, ColumnRule]:
-    """Units and bounds of the columns that are written as they were read; the gaps in them are filled by now.
+    """The units and bounds of observation columns that are written as they were read.
 
-    A bound that a filled gap is beyond is left out.
+    Missing values have been filled by now. A bound is left out if a filled value lies beyond it.
     """
     rules = {
         name: ColumnRule(low=rule.low, high=rule.high, unit=rule.unit)
@@ -115,17 +117,19 @@ def _rules(log: Dataset, names: tuple[str, ...]) -> dict[str, ColumnRule]:
     least, most = log.observation_table.min(axis=0), log.observation_table.max(axis=0)
     for name, rule in rules.items():
         i = names.index(name)
-        low = rule.low if rule.low is not None and least[i] >= _float32(rule.low) else None
-        high = rule.high if rule.high is not None and most[i] <= _float32(rule.high) else None
+        low = rule.low if rule.low is not None and least[i] >= float32(rule.low) else None
+        high = rule.high if rule.high is not None and most[i] <= float32(rule.high) else None
         rules[name] = ColumnRule(low=low, high=high, unit=rule.unit)
     return {name: rule for name, rule in rules.items() if rule != ColumnRule()}
 
 
 def _has_next(log: Dataset) -> bool:
+    """Whether the log has a next observation that no row holds."""
     return bool((log.next_observation_index[~log.continues] != NO_OBSERVATION).any())
 
 
 def _table(log: Dataset, names: tuple[str, ...], action: str | tuple[str, ...], rows: slice) -> pa.Table:
+    """Some rows of the file, given the names of its observation columns and of its action columns."""
     episode = np.searchsorted(log.episode_start, np.arange(rows.start, rows.stop), side="right") - 1
     columns: dict[str, Any] = {"episode": log.episode_id[episode]}
     acted = _actions(log, rows)
@@ -134,12 +138,12 @@ def _table(log: Dataset, names: tuple[str, ...], action: str | tuple[str, ...], 
     columns |= {name: getattr(log, name)[rows] for name in OPTIONAL if getattr(log, name) is not None}
     if log.group is not None:
         columns["group"] = log.group[episode]
-    seen = {"observation": log.observation_table[log.observation_index[rows]]}
+    observed = {"observation": log.observation_table[log.observation_index[rows]]}
     if _has_next(log):
         after, inside = log.next_observation_index[rows], log.continues[rows]
         held = log.observation_table[np.maximum(after, 0)]
-        seen["next_observation"] = np.where((inside | (after == NO_OBSERVATION))[:, None], np.float32(np.nan), held)
-    for role, values in seen.items():
+        observed["next_observation"] = np.where((inside | (after == NO_OBSERVATION))[:, None], np.float32(np.nan), held)
+    for role, values in observed.items():
         if names:
             prefix = "" if role == "observation" else "next "
             columns |= {f"{prefix}{name}": values[:, i] for i, name in enumerate(names)}
@@ -149,37 +153,32 @@ def _table(log: Dataset, names: tuple[str, ...], action: str | tuple[str, ...], 
 
 
 def _actions(log: Dataset, rows: slice) -> Shaped[NumpyArray, "n ..."] | pa.Array:
-    """As the schema beside the file reads them."""
+    """The actions of some rows, as the schema beside the file describes them."""
     schema, action = log.schema, log.action[rows]
     if schema.action_categories is not None:
         return pa.array(schema.action_categories, pa.string()).take(pa.array(action))
     if schema.action_counts is None:
         return action
-    parts = schema.action_parts(action)
+    components = schema.action_components(action)
     if schema.action_bins is None:
-        return parts
+        return components
     low, high = schema.action_low or (), schema.action_high or ()
     bounds = itertools.zip_longest(schema.action_bins, low, high)
-    return np.stack([_doses(*bound)[parts[:, i]] for i, bound in enumerate(bounds)], axis=1)
+    return np.stack([_doses(*bound)[components[:, i]] for i, bound in enumerate(bounds)], axis=1)
 
 
 def _doses(edges: tuple[float, ...], low: float | None, high: float | None) -> Float[NumpyArray, " bins"]:
-    """One dose of each bin, inside the bounds: wherever the log had one, there is one."""
-    edge = _float32(edges)
+    """A dose inside each bin, and inside the bounds if the bin reaches into them."""
+    edge = float32(edges)
     first = np.float32(0) if edge[0] > 0 else edge[0] - np.float32(1)
-    if not first < edge[0]:  # so large that float32 has no 1 less
+    if not first < edge[0]:  # the edge is so large that subtracting 1 does not change it in float32
         first = np.nextafter(edge[0], np.float32(-np.inf))
     doses = np.append(first, edge)
-    return np.clip(doses, -np.inf if low is None else _float32(low), np.inf if high is None else _float32(high))
-
-
-def _float32(values: Any) -> Any:
-    """As the reader compares them."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, np.float64).astype(np.float32)
+    return np.clip(doses, -np.inf if low is None else float32(low), np.inf if high is None else float32(high))
 
 
 def _arrow(column: NumpyArray | pa.Array) -> pa.Array:
+    """A column as an Arrow array: of lists of a fixed length if it has two axes."""
     if isinstance(column, pa.Array):
         return column
     column = np.ascontiguousarray(column)
