@@ -186,7 +186,7 @@ def _step(log: Dataset, facts: Facts, rows: NumpyArray) -> NumpyArray:
     following = np.where(following == NO_OBSERVATION, log.observation_index[rows], following)
     action = log.action[rows]
     if log.num_actions is not None:
-        action = facts.told_apart(action)
+        action = facts.one_hot(action)
     parts = (
         facts.observation_at(log.observation_index[rows]),
         np.where(np.isfinite(action), action, 0).astype(np.float64),
