@@ -72,7 +72,7 @@ class Facts:
         return str(column) if name == f"observation[{column}]" else name
 
     def labels(self, columns: NumpyArray, most: int = 10) -> str:
-        """Several columns, the first `most` of them."""
+        """How a finding calls several columns, of which it names the first `most`."""
         text = ", ".join(self.label(int(c)) for c in columns[:most])
         return f"{text} ..." if len(columns) > most else text
 
@@ -80,7 +80,7 @@ class Facts:
 
     @cached_property
     def time_edges(self) -> NumpyArray | None:
-        """Times that cut the log into `PARTS` equal parts; None where the log has no usable time."""
+        """The times that cut the log into `PARTS` equal parts; None where the log has no usable time."""
         time = self.log.time
         if time is None or time.dtype.kind not in "iufM" or len(time) == 0:
             return None
@@ -90,7 +90,7 @@ class Facts:
         return np.quantile(sample, np.arange(1, PARTS) / PARTS)
 
     def part_of(self, rows: slice | NumpyArray) -> NumpyArray:
-        """Which part of the log, 0 (early) to PARTS - 1, rows belong to: by time where there is one, else by place."""
+        """The part of the log, 0 (early) to PARTS - 1, of each row: by time where there is one, otherwise by row number."""
         if self.time_edges is None:
             numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
             return numbers * PARTS // max(self.log.num_transitions, 1)
@@ -111,7 +111,7 @@ class Facts:
 
     @cached_property
     def sample_rows(self) -> NumpyArray:
-        """Row numbers of the sample, ascending; all rows of a small log."""
+        """The numbers of the sampled rows, ascending; all rows of a small log."""
         count = self.log.num_transitions
         if count <= SAMPLE_ROWS:
             return np.arange(count)
@@ -119,12 +119,12 @@ class Facts:
 
     @cached_property
     def sample(self) -> Sample:
-        """Rows drawn at random."""
+        """The sample: rows drawn at random."""
         return self.take(self.sample_rows)
 
     @cached_property
     def segments(self) -> Sample:
-        """Rows spread evenly over episodes drawn at random: what whole episodes look like."""
+        """Rows spread evenly over episodes drawn at random, for statistics of whole episodes."""
         count = self.log.num_episodes
         chosen = np.arange(count)
         if count > SEGMENT_EPISODES:
@@ -139,7 +139,7 @@ class Facts:
 
     @cached_property
     def first_rows(self) -> Sample:
-        """The first row of at most `SAMPLE_ROWS` episodes."""
+        """The first rows of at most `SAMPLE_ROWS` episodes."""
         count = self.log.num_episodes
         if count > SAMPLE_ROWS:
             chosen = np.sort(np.random.default_rng(2).choice(count, SAMPLE_ROWS, replace=False, shuffle=False))
@@ -147,7 +147,7 @@ class Facts:
         return self.take(self.log.episode_start[:-1])
 
     def take(self, rows: NumpyArray) -> Sample:
-        """These rows."""
+        """The rows with these numbers."""
         log = self.log
         episode = np.searchsorted(log.episode_start, rows, "right") - 1
         start = log.episode_start[episode]
@@ -162,58 +162,58 @@ class Facts:
         )
 
     def observation_at(self, index: NumpyArray) -> NumpyArray:
-        """(n, D) float64 rows of the observation table, 0 where not finite; (n, 0) for images."""
+        """(n, D) rows of the observation table as float64, 0 where they are not finite; (n, 0) for images."""
         if not self.has_columns:
             return np.zeros((len(index), 0))
         return _plain(self.log.observation_table[index]).astype(np.float64)
 
     @cached_property
     def standard(self) -> tuple[NumpyArray, NumpyArray]:
-        """Mean and spread (1 where it is 0) of the sample's observation columns."""
+        """Mean and standard deviation (1 where it is 0) of the observation columns in the sample."""
         spread = self.sample.observation.std(0)
         return self.sample.observation.mean(0), np.where(spread > 0, spread, 1.0)
 
     def standardised(self, observation: NumpyArray) -> NumpyArray:
-        """Observations in units of the sample's spread."""
+        """Observations, standardised by the sample."""
         mean, spread = self.standard
         return (observation - mean) / spread
 
     @cached_property
     def regions(self) -> Regions:
-        """The state space cut into regions of about equally many rows."""
+        """The state space, cut into regions with about equally many rows."""
         return Regions.fit(self.standardised(self.sample.observation))
 
     @cached_property
     def sample_region(self) -> NumpyArray:
-        """(n,) region of each row of the sample."""
+        """(n,) the region of each row of the sample."""
         return self.regions.of(self.standardised(self.sample.observation))
 
     @cached_property
     def fold(self) -> NumpyArray:
-        """(n,) group of each row of the sample; a model is fitted on the odd groups and tried on the even ones, and the
-        reverse. Groups are episodes; where there are under four, stretches of 50 rows."""
+        """(n,) the group of each row of the sample: a model fitted to the odd groups is tested on the even ones, and the
+        reverse. Groups are episodes, or stretches of 50 rows where there are fewer than four episodes."""
         sample = self.sample
         return sample.episode if len(np.unique(sample.episode)) >= 4 else sample.rows // 50
 
     @cached_property
     def action_residuals(self) -> NumpyArray:
-        """(n, k) what a regression of the continuous action on the observation leaves, held out by fold."""
+        """(n, k) held-out residuals of a regression of the continuous action on the observation."""
         return residuals(features(self.sample.observation), self.sample.action, self.fold)
 
-    # --- discrete actions, of which there may be very many: nothing here is rows times all actions -----------------------
+    # --- discrete actions: there may be very many, so no array here has a row for each row and a column for each action ---
 
     def commonest(self, most: int) -> NumpyArray:
         """The `most` commonest actions, ascending."""
         return np.sort(np.argsort(-self.scan.action_counts.sum(0), kind="stable")[:most])
 
     def one_hot(self, action: NumpyArray) -> NumpyArray:
-        """(n, `ONE_HOT_ACTIONS` at most) 1.0 where it is that action; actions beyond the commonest have no column."""
+        """(n, k) indicator columns of the k commonest actions, `ONE_HOT_ACTIONS` at most; other actions have no column."""
         taken = action.clip(0, (self.log.num_actions or 1) - 1)
         found: NumpyArray = (taken[:, None] == self.commonest(ONE_HOT_ACTIONS)).astype(np.float64)
         return found
 
     def allowed(self, rows: NumpyArray, actions: NumpyArray) -> NumpyArray:
-        """(n, k) whether these actions may be taken at these rows."""
+        """(n, k) whether each of these actions is allowed in each of these rows."""
         found = np.ones((len(rows), len(actions)), bool)
         if self.log.action_mask is not None:
             for block in blocks(len(rows), self.log.action_mask.shape[1]):
@@ -221,7 +221,7 @@ class Facts:
         return found
 
     def allowed_count(self, rows: NumpyArray) -> NumpyArray:
-        """(n,) how many actions may be taken at these rows."""
+        """(n,) how many actions are allowed in each of these rows."""
         found = np.full(len(rows), self.log.num_actions or 0, np.int64)
         if self.log.action_mask is not None:
             for block in blocks(len(rows), self.log.action_mask.shape[1]):

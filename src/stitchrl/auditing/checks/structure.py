@@ -1,4 +1,4 @@
-"""Checks of the log's form: missing values, episodes and their ends, rows that are missing, copied or out of place."""
+"""Checks of the structure of a log: missing values, how episodes end, and rows or episodes that are lost or duplicated."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import NotFinite
 from stitchrl.auditing.regression import features, residuals
+from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
 from stitchrl.data.dataset import NO_OBSERVATION, Dataset
 from stitchrl.types import NumpyArray
 
@@ -42,8 +43,8 @@ LEAST_PILE = 0.02
 """Share of episodes below which a pile does no harm."""
 SHARED_GROUPS = 0.05
 """Share of episodes that may share a group with another before the number of episodes overstates what is known."""
-MOST_OF_A_TEST, TEST_PART = 0.02, 0.4
-"""The verdict accepts no estimate with a larger share of the weight on one group; the test part is this share of the log."""
+TEST_PART = 0.4
+"""The share of the log that serves as test."""
 ONE_STEP_SHARE = 0.05
 """Share of one-step episodes below which they do no harm."""
 ROUTINE_NOTES = ("Read as",)
@@ -333,14 +334,14 @@ def groups_of_several_episodes(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if len(sizes) >= (1 - SHARED_GROUPS) * log.num_episodes:
         return
     largest = float(sizes.max() / log.num_episodes)
-    heavy = largest > MOST_OF_A_TEST * TEST_PART
+    heavy = largest > MAXIMUM_WEIGHT_SHARE * TEST_PART
     yield Finding(
         "episodes-in-groups",
         "warning" if heavy else "info",
         "group",
         f"{log.num_episodes:,} episodes belong to {len(sizes):,} groups, and {largest:.1%} of them to a single one",
-        f"one episode a group, or no group with more than {MOST_OF_A_TEST * TEST_PART:.1%} of the episodes",
-        f"Collect more groups, or cut the largest down: it would have more than {MOST_OF_A_TEST:.0%} of the weight in a test "
+        f"one episode a group, or no group with more than {MAXIMUM_WEIGHT_SHARE * TEST_PART:.1%} of the episodes",
+        f"Collect more groups, or cut the largest down: it would have more than {MAXIMUM_WEIGHT_SHARE:.0%} of the weight in a test "
         f"part of {TEST_PART:.0%}, and the verdict accepts no such estimate."
         if heavy
         else "Nothing to correct, but the number of groups decides how much is known: intervals resample whole groups.",
