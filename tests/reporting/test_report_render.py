@@ -191,6 +191,77 @@ def test_numbers_are_written_one_way(value: Any, decimals: int, sign: bool, text
     assert charts.number(value, decimals, sign) == text
 
 
+@pytest.mark.parametrize(
+    ("share", "decimals", "text"),
+    [
+        (0.1234, 1, "12.3%"),
+        (0, 1, "0.0%"),
+        (0.0005, 1, "0.1%"),
+        (0.0004, 1, "<0.1%"),
+        (0.004, 0, "<1%"),
+        (1e-6, 2, "<0.01%"),
+    ],
+)
+def test_a_small_share_is_not_written_as_none(share: float, decimals: int, text: str) -> None:
+    assert charts.percent(share, decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("widths", "decimals"),
+    [
+        ([0.0157], 3),
+        ([0.5], 3),
+        ([0.00157], 4),
+        ([2e-5], 6),
+        ([3.2], 1),
+        ([47.0, 1e4, 12.0], 0),
+        ([1e-30], 9),
+        ([], 3),
+        ([0.0], 3),
+        ([None], 3),
+    ],
+)
+def test_decimals_show_two_digits_of_an_interval(widths: list[float | None], decimals: int) -> None:
+    intervals = [{"lower": 0.0, "upper": width} for width in widths]
+    assert charts.decimals_for(intervals) == decimals
+
+
+def test_a_report_on_click_rates_shows_their_digits(report: dict[str, Any]) -> None:
+    report["verdict"]["primary"] |= {"value": 0.00123, "lower": 0.00041, "upper": 0.00204}
+    report["claims"][0] |= {"claimed": 0.0049}
+    text = Page(render(report)).text
+    for said in ("+0.0012", "[+0.0004, +0.0020]", "0.0049"):
+        assert said in text
+
+
+def test_candidates_are_grouped_by_what_their_labels_share() -> None:
+    rows = [
+        {"label": label, "algorithm": "IQL", "seed": seed, "caution": False}
+        for label, seed in [
+            ("IQL seed 0, greedy", 0),
+            ("IQL-2 seed 0, greedy", 0),
+            ("IQL seed 1, greedy", 1),
+            ("IQL-2 seed 1", 1),
+            ("the old rule", 0),
+        ]
+    ]
+    groups = [(g["heading"], g["note"], [row["short"] for row in g["rows"]]) for g in charts.grouped(rows)]
+    assert groups == [
+        ("IQL", "greedy", ["seed 0", "seed 1"]),
+        ("IQL-2", "greedy", ["seed 0"]),
+        ("IQL-2", "", ["seed 1"]),
+        ("IQL", "", ["the old rule"]),
+    ]
+
+
+def test_estimators_are_called_by_the_titles_they_come_with(report: dict[str, Any]) -> None:
+    assert "a title of its own" not in Page(render(report)).text
+    report["estimators"] = [{"name": "wdr", "title": "a title of its own"}, {"name": "fqe", "title": "fqe"}]
+    text = Page(render(report)).text
+    assert text.count("a title of its own") == 2  # over its chart and in the glossary
+    assert "fqe fqe" not in text
+
+
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [], [-1e6, 1e6], [1e-9, 2e-9], [0.731, 0.829]])
 def test_axes_have_at_least_two_round_ticks_inside(values: list[float]) -> None:
     ticks = charts.fit_axis(values).ticks()
@@ -210,8 +281,14 @@ def test_an_audit_with_pictures_draws_them_in_the_report(report: dict[str, Any])
             "actions": [0, 1],
             "matrix": [[0.75, 0.25]],
         },
-        "drift": {"order": "time", "rows": [5, 5], "reward": [0.1, 0.2], "observation": [], "action": []},
-        "randomness": {"effective_actions": 2.0, "allowed_actions": 25.0, "random_share": None},
+        "drift": {"order": "time", "small": 0.2, "rows": [5, 5], "reward": [0.1, 0.2], "observation": [], "action": []},
+        "randomness": {
+            "effective_actions": 2.0,
+            "allowed_actions": 25.0,
+            "random_share": None,
+            "meaning": "Some chance.",
+            "explanations": {"effective_actions": "effective actions"},
+        },
         "sources": [
             {"source": "ward", "share": 1.0, "episodes": 3, "mean_return": 0.5, "return_spread": 0.1},
         ],

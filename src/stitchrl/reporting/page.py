@@ -1,4 +1,4 @@
-"""What the report's and the audit's pages share: the template environment and how numbers are written. No JAX."""
+"""The template environment of all pages, and how numbers are written in them. It imports no JAX."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ __all__ = ["Json", "environment", "signed"]
 
 
 @cache  # templates are compiled once a process
-def environment() -> jinja2.Environment:
-    """The templates beside this file, escaping all text and refusing a field that is not there."""
+def environment(decimals: int = 3) -> jinja2.Environment:
+    """The templates beside this file; all text is escaped, and a field that is missing is an error.
+
+    Args:
+        decimals: places after the point of values, gains and intervals.
+    """
+
+    def value(number: Any, places: int = decimals) -> str:
+        return charts.number(number, places)
+
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,  # by name it would miss the .j2 ending
@@ -26,12 +34,12 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., str]] = {
-        "value": charts.number,
-        "gain": partial(charts.number, sign=True),
+        "value": value,
+        "gain": partial(charts.number, decimals=decimals, sign=True),
         "count": partial(charts.number, decimals=0),
         "short": charts.short,
         "percent": charts.percent,
-        "interval": _interval,
+        "interval": partial(_interval, decimals),
         "setting": _setting,
     }
     made.filters |= {name: _strict(function) for name, function in filters.items()}
@@ -39,7 +47,7 @@ def environment() -> jinja2.Environment:
 
 
 def _strict(function: Callable[..., str]) -> Callable[..., str]:
-    """`function`, refusing a missing field: a dash stands for null only, never for a misspelt name."""
+    """The same function, which refuses a missing field: a dash stands for null only, never for a misspelt name."""
 
     def filtered(value: Any, *args: Any, **kwargs: Any) -> str:
         if isinstance(value, jinja2.Undefined):
@@ -49,11 +57,11 @@ def _strict(function: Callable[..., str]) -> Callable[..., str]:
     return filtered
 
 
-def _interval(bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
-    """``[lower, upper]`` with three decimals; empty when either end is missing."""
+def _interval(decimals: int, bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
+    """``[lower, upper]``; empty when either end is missing."""
     if not bounds or not (charts.is_number(bounds["lower"]) and charts.is_number(bounds["upper"])):
         return ""
-    lower, upper = (charts.number(bounds[end], 3, sign) for end in ("lower", "upper"))
+    lower, upper = (charts.number(bounds[end], decimals, sign) for end in ("lower", "upper"))
     return f"[{lower}, {upper}]"
 
 
@@ -76,4 +84,5 @@ Json = Mapping[str, Any]
 
 
 def signed(value: Any, decimals: int = 2) -> str:
+    """A number with its sign, also where it is positive."""
     return number(value, decimals, sign=True)

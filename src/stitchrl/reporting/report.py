@@ -1,24 +1,25 @@
-"""Plain numbers -> the report's content: reads a run directory's stage files, computes nothing new. No JAX."""
+"""The content of a report, gathered from the stage files of a run directory. It judges nothing and imports no JAX."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from stitchrl.errors import RunDirectoryError
+from stitchrl.reporting.charts import short
 
 __all__ = ["CURVES", "build_report"]
 
 CURVES = ("loss/critic", "loss/actor", "q/data_mean", "policy/agreement")
-"""Metrics shown as learning curves, where an algorithm has them."""
+"""Metrics that are shown as learning curves, where an algorithm has them."""
 
 
 def build_report(folder: Path) -> dict[str, Any]:
-    """The content of the report of a finished run directory, JSON-able.
+    """The content of the report on a finished run directory, in the types that JSON has.
 
     Raises:
         RunDirectoryError: a stage file is missing.
@@ -30,15 +31,16 @@ def build_report(folder: Path) -> dict[str, Any]:
         "title": run["name"],
         "unit": "return",
         "verdict": _verdict(verdict, estimates),
-        "audit": {"verdict": audit["verdict"], "findings": audit["findings"], "checks": audit.get("checks", [])},
+        "audit": {"checks": []} | {key: value for key, value in audit.items() if key != "numbers"},
         "log": audit["numbers"],
         "learning": _learning(folder, run),
-        "claims": [_claim(candidate) for candidate in ranking["candidates"]],
+        "claims": [_claim(candidate, verdict["primary"]) for candidate in ranking["candidates"]],
         "behavior": {
             "validation": _span(ranking["behavior"]),
             "test": _span(estimates["behavior"]),
             "exact": ranking["behavior_exact"],
         },
+        "estimators": _estimators([*ranking["candidates"], selected]),
         "estimates": {
             "validation": [row for c in ranking["candidates"] for row in _rows(c, selected["label"], ranking)],
             "test": _rows(selected, selected["label"], ranking),
@@ -55,7 +57,7 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RunDirectoryError(
-            f"A report needs {path.name} in {str(path.parent)!r}; it is missing or damaged. Run the earlier stages first."
+            f"A report needs {path.name} in {str(path.parent)!r}, which is missing or damaged. Run the earlier stages first."
         ) from None
     return content
 
@@ -104,11 +106,23 @@ def _learning(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     return panels
 
 
-def _claim(candidate: Mapping[str, Any]) -> dict[str, Any]:
-    estimate = candidate["evaluation"]["estimates"].get("fqe")
+def _estimators(candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The name and title of each estimator that was used, in order of appearance."""
+    titles: dict[str, str] = {}
+    for candidate in candidates:
+        for name, estimate in candidate["evaluation"]["estimates"].items():
+            titles.setdefault(name, estimate.get("title") or name)
+    return [{"name": name, "title": title} for name, title in titles.items()]
+
+
+def _claim(candidate: Mapping[str, Any], primary: str | None) -> dict[str, Any]:
+    """What a candidate claims, beside the primary estimate of it, or the first estimate where that one has no value."""
+    estimates = candidate["evaluation"]["estimates"]
+    order = sorted(estimates, key=lambda name: name != primary)
+    name = next((name for name in order if estimates[name]["value"] is not None), None)
     estimated = None
-    if estimate is not None and estimate["value"] is not None:
-        estimated = {"estimator": "fqe", "healthy": estimate["healthy"]} | _span(estimate)
+    if name is not None:
+        estimated = {"estimator": name, "healthy": estimates[name]["healthy"]} | _span(estimates[name])
     keep = ("label", "algorithm", "seed", "caution", "claimed", "exact")
     return {key: candidate[key] for key in keep} | {"estimated": estimated}
 
@@ -156,37 +170,42 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
 def _explain(ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
     selected = estimates["selected"]
     agreement, own = estimates["disagreement"]["agreement"], estimates["disagreement"]["agreement_behavior"]
+    beside = "" if own is None else f", and the behaviour itself gives it {own:.2f}"
     texts = [
-        "A policy can be judged only where the log has tried what it would do. The more a policy differs from the "
-        "behaviour, the more it can gain, and the fewer logged decisions speak about it: the interval widens. Candidates "
-        "are therefore ranked by the lower end of their gain, not by its middle.",
-        f"The selected policy gives the logged action a probability of {agreement:.2f} on average; the behaviour itself "
-        f"gives it {own:.2f}." if own is not None else
-        f"The selected policy gives the logged action a probability of {agreement:.2f} on average.",
-        "The primary estimate, FQE, is refitted on the episodes it is read on, with each decision weighted by how much "
-        "likelier the policy takes it and how much likelier it comes to that state. Its interval includes the error of "
-        "the fit. The importance-sampling family multiplies ratios over a whole episode; where its effective sample "
-        "size is small it is shown hollow and decides nothing.",
-    ]  # fmt: skip
+        "A policy can be evaluated only where the log has tried what the policy would do. The more a policy differs from the "
+        "behaviour, the more it can gain, and the fewer logged decisions tell something about it, so its interval is wider. "
+        "Candidates are therefore ranked by the lower end of the interval of their gain, not by its middle.",
+        f"The selected policy gives the logged action a probability of {agreement:.2f} on average{beside}.",
+    ]
+    if (primary := verdict["primary"]) is not None:
+        texts.append(_primary_text(primary, selected["evaluation"]["estimates"][primary]))
     cautioned = [c for c in ranking["candidates"] if c["caution"] and c["claimed"] is not None]
     if cautioned:
         worst = max(cautioned, key=lambda c: c["claimed"])
-        tail = "" if worst["exact"] is None else f" and is truly worth {worst['exact']:.3f}"
+        tail = "" if worst["exact"] is None else f", while its exact value is {short(worst['exact'])}"
         texts.append(
-            f"{worst['algorithm']} is there as a warning: it claims {worst['claimed']:.3f}{tail}. A learned value is not "
-            "evidence about itself."
+            f"{worst['label']} is shown as a warning: it claims a value of {short(worst['claimed'])}{tail}. A learned value "
+            "is no evidence about itself."
         )
     if verdict["decision"] == "CANNOT TELL":
         texts.append(
-            "CANNOT TELL is not NO: the log does not settle the question. More test episodes, logged probabilities, or a "
-            "policy nearer to the behaviour would narrow the interval."
+            "CANNOT TELL is not NO-GO: the log does not settle the question. More test episodes, logged probabilities, or a "
+            "policy closer to the behaviour would narrow the interval."
         )
     if selected["exact"] is not None:
         texts.append(
             "This log comes from a known simulated world, so the exact value of every policy is shown (diamonds). A real "
-            "log has no such column: check here how far the estimates can be trusted."
+            "log has no such values: compare them with the estimates to see how far those can be trusted."
         )
     return texts
+
+
+def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
+    title = estimate.get("title") or name
+    text = f"The primary estimate is {title if title == name else f'{title} ({name})'}."
+    if assumptions := [str(assumption).rstrip(".") for assumption in estimate.get("assumptions", ())]:
+        text += f" Its interval assumes the following: {'; '.join(assumptions)}."
+    return f"{text} An estimate that fails a check of its own conditions is drawn hollow and does not count."
 
 
 def _provenance(run: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:

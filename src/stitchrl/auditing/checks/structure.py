@@ -341,7 +341,7 @@ def groups_of_several_episodes(log: Dataset, facts: Facts) -> Iterator[Finding]:
         "group",
         f"{log.num_episodes:,} episodes belong to {len(sizes):,} groups, and {largest:.1%} of them to a single one",
         f"one episode a group, or no group with more than {MAXIMUM_WEIGHT_SHARE * TEST_PART:.1%} of the episodes",
-        f"Collect more groups, or cut the largest down: it would have more than {MAXIMUM_WEIGHT_SHARE:.0%} of the weight in a test "
+        f"Collect more groups, or cut the largest down: it would hold over {MAXIMUM_WEIGHT_SHARE:.0%} of the weight in a test "
         f"part of {TEST_PART:.0%}, and the verdict accepts no such estimate."
         if heavy
         else "Nothing to correct, but the number of groups decides how much is known: intervals resample whole groups.",
