@@ -20,7 +20,8 @@ from stitchrl.auditing.all_checks import CHECKS
 from stitchrl.auditing.checks.drift import _sides_of_actions
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import SEVERITIES, Audit, Finding
-from stitchrl.auditing.randomness import randomness
+from stitchrl.auditing.randomness import Randomness, randomness
+from stitchrl.auditing.return_modes import Modes
 from stitchrl.reporting.audit_terminal import print_audit
 
 BY_NAME = {check.__name__: check for check in CHECKS}
@@ -313,7 +314,9 @@ def test_a_jump_of_the_steps_by_hand(monkeypatch: pytest.MonkeyPatch, rows: int)
     log = counted([0, 1, 2, 5, 6, 8, 9, 10, 11])  # row 5 begins an episode: no jump
     (found,) = BY_NAME["steps_missing"](log, Facts(log))
     assert (found.code, found.severity, found.where) == ("steps-missing", "warning", "step: row 2 and 0 more")
-    assert found.seen == "after 14.3% of rows inside episodes the step jumps, over 2 steps in all"  # 1 of 7
+    assert (
+        found.seen == "after 14.3% of rows inside episodes the step jumps by more than one, which skips 2 steps in all"
+    )  # 1 of 7
 
 
 @pytest.mark.parametrize(
@@ -356,8 +359,8 @@ def test_last_observations_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, r
     assert last.infinite.tolist() == [0, 1, 0]
     assert (last.first_missing, last.first_infinite) == (4, 4)
     inside, after = BY_NAME["missing_values"](log, Facts(log))
-    assert (inside.where, inside.seen) == ("observation: columns 1, row 2 first", "1 values are NaN")
-    assert (after.where, after.seen) == ("next_observation: columns 0, row 4 first", "1 values are NaN")
+    assert (inside.where, inside.seen) == ("observation: columns 1, row 2 first", "1 value is NaN")
+    assert (after.where, after.seen) == ("next_observation: columns 0, row 4 first", "1 value is NaN")
 
 
 # --- sound logs that look like leaks ----------------------------------------------------------------------------------
@@ -378,7 +381,7 @@ def test_a_rule_of_one_column_is_asked_about() -> None:
     (found,) = BY_NAME["leaks_action"](log, Facts(log))
     assert (found.code, found.severity) == ("observation-leaks-action", "warning")
     assert found.where == "observation: columns 1"
-    assert found.seen == "1 column equals the action: a rule the behaviour follows, or a leak?"
+    assert found.seen == "1 column equals the action of the same row"
     assert st.audit(log).verdict != "not usable"
 
 
@@ -495,12 +498,12 @@ def test_randomness_with_masks_by_hand() -> None:
         "action_mask": mask,
     }
     log = st.read(columns, schema_of(columns))
-    found = randomness(log, Facts(log))
+    found = randomness(Facts(log))
     small = 2 / (2 * 1200)  # Miller and Madow
     free = np.exp(1.5 * np.log(2) + small)
     bound = np.exp(np.log(3) - 2 / 3 * np.log(2) + small)
-    assert found["effective_actions"] == pytest.approx(0.75 * free + 0.25 * bound)
-    assert found["allowed_actions"] == 2.75
+    assert found.effective_actions == pytest.approx(0.75 * free + 0.25 * bound)
+    assert found.allowed_actions == 2.75
 
 
 # --- facts by hand ---------------------------------------------------------------------------------------------------
@@ -531,7 +534,7 @@ def test_the_scan_by_blocks_agrees_with_numpy(monkeypatch: pytest.MonkeyPatch) -
 def test_copies_are_counted_in_a_sample_of_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only one row in so many is kept, copies are kept together, so their share stays right."""
     log = corpus.copied_episodes(corpus.clean_logs()["control"], 0.2)
-    monkeypatch.setattr("stitchrl.auditing.facts.KEPT_HASHES", 2000)
+    monkeypatch.setattr("stitchrl.auditing.scan.KEPT_HASHES", 2000)
     facts = Facts(log)
     assert facts.scan.every == 9
     share = 1 - len(np.unique(facts.scan.row_hash)) / len(facts.scan.row_hash)
@@ -563,7 +566,7 @@ def test_numbers_for_pictures(clean_audits: dict[str, Audit]) -> None:
 
 def test_random_share_of_a_mixed_log() -> None:
     log = corpus.random_torques(corpus.clean_logs()["control"], 0.7)
-    assert randomness(log, Facts(log))["random_share"] == pytest.approx(0.7, abs=0.15)
+    assert randomness(Facts(log)).random_share == pytest.approx(0.7, abs=0.15)
 
 
 def test_densities_above_one_are_no_fault() -> None:
@@ -637,9 +640,9 @@ def test_findings_say_where(clean: st.Dataset) -> None:
     assert only("propensities_impossible", impossible(clean)).where == "behavior_log_prob: row 3 and 0 more"
     calibration = only("propensities_uncalibrated", handed_over(clean))
     assert calibration.where == "behavior_probs: action 7"
-    assert f"logged {(clean.action == 7).sum():,} times where the propensities expect 0 " in calibration.seen
+    assert f"logged {(clean.action == 7).sum():,} times, while its propensities sum to 0 " in calibration.seen
     assert only("observation_constant", constant_observation(clean)).where == "observation: columns 6"
-    assert only("cut_without_next", cut(clean)).seen.startswith("1 of 1 cut episodes")
+    assert only("cut_without_next", cut(clean)).seen.startswith("1 of 1 truncated episodes")
     assert only("duplicated_episodes", copies(clean)).code == "episodes-duplicated"
 
 
@@ -670,6 +673,86 @@ def test_facts_of_a_log_by_hand() -> None:
     assert sum(lengths["counts"]) == 3
     assert len(lengths["edges"]) == len(lengths["counts"]) + 1
     assert sum(numbers["return_hist"]["counts"]) == 3
+
+
+# --- what the numbers mean ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("numbers", "chance", "said"),
+    [
+        (
+            {"near_deterministic_share": 0.9, "effective_actions": 1.1, "allowed_actions": 3.0},
+            0.05,
+            "Close to no chance",
+        ),
+        (
+            {"near_deterministic_share": 0.51, "effective_actions": 2.0, "allowed_actions": 3.0},
+            0.5,
+            "Close to no chance",
+        ),
+        ({"near_deterministic_share": 0.5, "effective_actions": 2.0, "allowed_actions": 3.0}, 0.5, "Much chance"),
+        ({"effective_actions": 1.08, "allowed_actions": 3.0}, 0.04, "Close to no chance"),
+        ({"effective_actions": 1.5, "allowed_actions": 3.0}, 0.25, "Some chance"),
+        ({"effective_actions": 2.2, "allowed_actions": 3.0}, 0.6, "Much chance"),
+        ({"effective_actions": 2.95, "allowed_actions": 3.0}, 0.975, "Close to uniformly random"),
+        ({"effective_actions": 1.0, "allowed_actions": 1.0}, 0.0, "Close to no chance"),
+        ({"relative_spread": 1.06, "random_share": 0.0}, 1.0, "but not like uniformly random actions"),
+        ({"relative_spread": 0.98, "random_share": 1.0}, 0.98, "Close to uniformly random"),
+        ({}, None, ""),
+    ],
+)
+def test_randomness_is_put_in_words(numbers: dict[str, float], chance: float | None, said: str) -> None:
+    found = Randomness(**numbers)
+    assert found.chance == (None if chance is None else pytest.approx(chance))
+    assert said in found.meaning
+    assert bool(found.meaning) == bool(said)
+    assert set(found.explanations) == set(numbers) - {"allowed_actions"}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said", "proven"),
+    [
+        ({"random_share": 0.4, "gain": 0.03}, "counts as none", False),
+        ({"random_share": 0.4, "gain": 3.0}, "The evidence for such a mixture is 3.00 nats per episode", True),
+        ({"random_share": 0.98, "gain": 3.0}, "look like uniformly random actions", False),
+        ({"random_share": 0.0, "gain": 3.0}, "look like uniformly random actions", False),
+        ({"random_share": 1.0}, "look like uniformly random actions", False),
+    ],
+)
+def test_a_share_of_random_episodes_needs_evidence(numbers: dict[str, float], said: str, proven: bool) -> None:
+    found = Randomness(**numbers)
+    assert said in found.explanations["random_share"]
+    assert found.proven_mixture is proven
+    assert ("follow a policy" in found.explanations["random_share"]) == (numbers["random_share"] == 0.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "distinct"),
+    [({}, True), ({"gain": 9.0}, False), ({"separation": 1.9}, False), ({"share": (0.005, 0.995)}, False)],
+)
+def test_two_modes_are_said_only_beyond_doubt(change: dict[str, Any], distinct: bool) -> None:
+    whole = {"share": (0.3, 0.7), "mean": (15.0, 8.0), "spread": (1.0, 1.0), "gain": 50.0, "separation": 7.0}
+    modes = Modes(**(whole | change))
+    assert modes.distinct is distinct
+    assert ("30% of episodes return around 15, the other 70% around 8." in modes.sentence) == distinct
+    assert bool(modes.sentence) == distinct
+
+
+def test_the_words_of_an_audit_go_with_its_numbers(clean_audits: dict[str, Audit]) -> None:
+    numbers = clean_audits["control"].to_dict()["numbers"]
+    found = Randomness(**{f.name: numbers["randomness"][f.name] for f in dataclasses.fields(Randomness)})
+    assert numbers["randomness"]["meaning"] == found.meaning != ""
+    assert numbers["randomness"]["explanations"] == found.explanations
+    modes = numbers["return_modes"]
+    assert (
+        modes["sentence"]
+        == Modes(
+            *(tuple(modes[k]) for k in ("share", "mean", "spread")), modes["bic_gain"], modes["separation"]
+        ).sentence
+    )
+    coverage = numbers["coverage"]
+    assert coverage["thin"] == [share < coverage["thin_below"] for share in coverage["row_share"]]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 7.0])
@@ -707,10 +790,29 @@ def finding(severity: str) -> Finding:
 def test_verdict_is_that_of_the_worst_finding(severities: list[str], verdict: str) -> None:
     audit = Audit(tuple(finding(severity) for severity in severities), ("a", "b"), {})
     assert audit.verdict == verdict
-    assert audit.to_dict()["verdict"] == verdict
+    content = audit.to_dict()
+    assert content["verdict"] == verdict
+    assert content["worst"] == next((s for s in SEVERITIES if s in severities), None)
+    assert content["counts"] == {severity: severities.count(severity) for severity in SEVERITIES}
+    assert list(content["counts"]) == list(SEVERITIES)
+    assert content["meaning"].endswith(".")
     text = str(audit)
     assert text.startswith(f"log: {verdict} (2 checks, {len(severities)} findings)")
     assert all(f"code-{severity}: column x: this; expected that. Do it." in text for severity in severities)
+
+
+@pytest.mark.parametrize(
+    ("severities", "checks", "summary"),
+    [
+        ([], 1, "1 check found nothing to report."),
+        (["warning"], 2, "2 checks found 1 warning."),
+        (["error", "error", "warning", "info", "info"], 60, "60 checks found 2 errors, 1 warning and 2 notes."),
+        (["info", "warning"], 60, "60 checks found 1 warning and 1 note."),
+    ],
+)
+def test_an_audit_sums_up_in_a_sentence(severities: list[str], checks: int, summary: str) -> None:
+    audit = Audit(tuple(finding(severity) for severity in severities), ("check",) * checks, {})
+    assert audit.summary == audit.to_dict()["summary"] == summary
 
 
 def test_findings_come_most_harmful_first(clean: st.Dataset) -> None:

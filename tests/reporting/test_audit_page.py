@@ -242,10 +242,10 @@ def test_drift_lines_say_what_moves_and_what_chance_would_do(audit: dict[str, An
     drift = audit_view(audit, audit["numbers"])["drift"]
     reward, columns, mix = drift["panels"]
     assert reward["band"]["height"] > 50  # a tenth of a standard deviation does not look like a slope
-    assert columns["says"] == f"lactate moves most, between {MINUS}0.50 and +0.70."
+    assert columns["says"] == f"The largest shift is in lactate: between {MINUS}0.50 and +0.70."
     assert columns["lines"][1]["path"].count("M") == 2  # a part without a number breaks the line
     assert len(columns["lines"][1]["dots"]) == 9
-    assert mix["says"] == "action 0 changes most, between 20.0% and 40.0% of decisions."
+    assert mix["says"] == "The largest change is in action 0: between 20.0% and 40.0% of decisions."
     assert drift["table"]["rows"][1]["texts"][2] == "\N{EN DASH}"
     text = words(audit)
     assert "The log gives no time" in text
@@ -257,14 +257,14 @@ def test_drift_lines_say_what_moves_and_what_chance_would_do(audit: dict[str, An
 def test_a_log_that_does_not_change_stays_inside_the_band(audit: dict[str, Any]) -> None:
     audit["numbers"]["drift"]["observation"] = [{"name": "lactate", "shift": [0.03, -0.02] * 5}]
     panel = audit_view(audit, audit["numbers"])["drift"]["panels"][1]
-    assert panel["says"] == f"No line leaves the band. lactate moves most, between {MINUS}0.02 and +0.03."
+    assert panel["says"] == f"No line leaves the band. The largest shift is in lactate: between {MINUS}0.02 and +0.03."
     heights = [dot["y"] for line in panel["lines"] for dot in line["dots"]]
     assert max(heights) - min(heights) < 15
 
 
 def test_drift_of_continuous_actions_is_in_standard_deviations(continuous: dict[str, Any]) -> None:
     panel = audit_view(continuous, continuous["numbers"])["drift"]["panels"][2]
-    assert panel["says"] == "number 1 moves most, between 0.00 and +1.00."
+    assert panel["says"] == "The largest shift is in number 1: between 0.00 and +1.00."
 
 
 def test_randomness_is_drawn_with_the_words_it_is_given(audit: dict[str, Any]) -> None:
@@ -325,7 +325,7 @@ def test_an_audit_without_judgements_is_drawn_without_any(request: pytest.Fixtur
     page = render_audit(audit)
     text = Page(page).text
     assert 'class="audit-verdict plain"' in page
-    for said in ("Audit: usable with care", "observation-drift", "moves most", "The narrowest choice"):
+    for said in ("Audit: usable with care", "observation-drift", "The largest shift", "The narrowest choice"):
         assert said in text
     for judged in ("found", "leaves the band", "grey band", "faded", "Two modes", "How random"):
         assert judged not in text

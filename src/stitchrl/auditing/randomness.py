@@ -368,4 +368,4 @@ def _uniform_part(part: Sample, uniform: NumpyArray, fit: Any, parameters: int) 
         value = float(total.sum()) - 0.5 * (len(cuts) - 1) * parameters * np.log(len(episode))
         if value > best:
             best, belongs_best = value, belongs[:, 0]
-    return float(belongs_best.mean()), belongs_best[episode], (best - single) / len(flat)
+    return float(belongs_best.mean()), belongs_best[episode], float(best - single) / len(flat)

@@ -78,7 +78,7 @@ def _shift_panel(title: str, entries: Sequence[Json] | None, small: Any) -> dict
     band = (-small, small) if is_number(small) else None
     inside = band is not None and max(abs(v) for v in own) <= band[1]
     says = "No line leaves the band. " if inside else ""
-    says += f"{name} moves most, between {signed(min(own))} and {signed(max(own))}."
+    says += f"The largest shift is in {name}: between {signed(min(own))} and {signed(max(own))}."
     axis = charts.fit_axis([*known, *(band or ())], pad=0.12)
     return _panel(title, lines, axis, says, band=band, ticks=axis.ticks(3, sign=True), write=signed) | {
         "unit": "In standard deviations from the mean of the whole log. ",
@@ -116,7 +116,7 @@ def _mix_panel(lines: Sequence[Json]) -> dict[str, Any] | None:
     axis = Axis(0.0, max(1.12 * max(known), 0.01))
     ticks = [tick | {"text": tick["text"] + "%"} for tick in Axis(0.0, 100.0 * axis.upper).ticks(3)]
     own = [v for v in drawn[0][1] if is_number(v)]
-    says = f"{drawn[0][0]} changes most, between {percent(min(own))} and {percent(max(own))} of decisions."
+    says = f"The largest change is in {drawn[0][0]}: between {percent(min(own))} and {percent(max(own))} of decisions."
     title = "Share of each action" if len(lines) <= LINES else f"Shares of the {LINES} actions that change most"
     return _panel(title, drawn, axis, says, ticks=ticks, write=percent) | {
         "unit": "Shares of the decisions. ",
