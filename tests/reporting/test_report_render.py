@@ -234,6 +234,27 @@ def test_a_report_on_click_rates_shows_their_digits(report: dict[str, Any]) -> N
         assert said in text
 
 
+def test_the_axis_of_claims_names_no_value_that_returns_cannot_take(report: dict[str, Any]) -> None:
+    for claim in report["claims"]:
+        claim |= {"claimed": 0.004, "exact": None}
+        claim["estimated"] = {"estimator": "fqe", "value": 0.003, "lower": -0.005, "upper": 0.011, "healthy": True}
+    report["behavior"] |= {"exact": None, "validation": {"value": 0.004, "lower": 0.002, "upper": 0.006}}
+    said = "only approximate there"
+    assert said not in Page(render(report)).text
+    below = [tick["text"] for tick in charts.claims_chart(report["claims"], report["behavior"])["ticks"]]
+    assert any(text.startswith("\N{MINUS SIGN}") for text in below)
+    for reward, length in ((1.0, 4.0), (0.008, 1.0)):
+        report["log"] |= {"reward": {"low": 0.0, "high": reward, "mean": 0.004, "spread": 0.06}, "mean_length": length}
+        assert said in Page(render(report)).text
+        bounds = render_module._attainable(report["log"])
+        assert bounds == (0.0, math.inf if length > 1 else reward)
+        chart = charts.claims_chart(report["claims"], report["behavior"], 4, bounds)
+        assert len(chart["ticks"]) >= 2
+        assert all(0 <= tick["value"] <= bounds[1] for tick in chart["ticks"])
+        interval = chart["groups"][0]["rows"][0]["interval"]
+        assert interval["x1"] < chart["ticks"][0]["x"]  # drawn as it is
+
+
 def test_candidates_are_grouped_by_what_their_labels_share() -> None:
     rows = [
         {"label": label, "algorithm": "IQL", "seed": seed, "caution": False}

@@ -124,6 +124,7 @@ class Axis:
         return [
             # The text of a minor tick is left out on a narrow screen; zero is never minor.
             {
+                "value": index * step,
                 "x": self.at(index * step),
                 "text": number(index * step, decimals, sign),
                 "minor": several and index % 2 == 1,
@@ -189,8 +190,16 @@ def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def claims_chart(claims: Sequence[Json], behavior: Json, decimals: int = DECIMALS) -> dict[str, Any]:
-    """The dot plot of claimed, estimated and exact values: a row for each candidate, in groups."""
+def claims_chart(
+    claims: Sequence[Json],
+    behavior: Json,
+    decimals: int = DECIMALS,
+    attainable: tuple[float, float] = (-math.inf, math.inf),
+) -> dict[str, Any]:
+    """The dot plot of claimed, estimated and exact values: a row for each candidate, in groups.
+
+    The axis names no value outside the `attainable` range, and `beyond` says whether an interval reaches out of it.
+    """
     reference = behavior["exact"] if is_number(behavior["exact"]) else behavior["validation"]["value"]
     core: list[Any] = [reference, *(claim["exact"] for claim in claims)]
     extra: list[Any] = [claim["claimed"] for claim in claims]
@@ -216,8 +225,11 @@ def claims_chart(claims: Sequence[Json], behavior: Json, decimals: int = DECIMAL
             }
         )
     excess = [row for row in rows if row["excess"] is not None]
+    low, high = attainable
+    ends = [((c["estimated"] or {}).get("lower"), (c["estimated"] or {}).get("upper")) for c in claims]
     return {
-        "ticks": axis.ticks(),
+        "ticks": [tick for tick in axis.ticks() if low <= tick["value"] <= high],
+        "beyond": any(is_number(lower) and is_number(upper) and (lower < low or upper > high) for lower, upper in ends),
         "groups": grouped(rows),
         "behavior": mark(axis, reference, decimals=decimals),
         "behavior_exact": is_number(behavior["exact"]),

@@ -1,5 +1,6 @@
 """A report as one self-contained HTML page: no script, no network. It imports no JAX."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
         "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"], decimals),
         "exact_gain": _exact_gain(test, verdict["candidate"]),
         "audit": audit_view(report["audit"], report["log"], names),
-        "claims": charts.claims_chart(report["claims"], report["behavior"], decimals),
+        "claims": charts.claims_chart(report["claims"], report["behavior"], decimals, _attainable(report["log"])),
         "validation": _forests(validation, verdict["margin"], _order(validation, [], primary), titles, decimals),
         "test": _forest(sorted(test, key=lambda row: order.index(row["estimator"])), verdict["margin"], decimals),
         "healthy_count": sum(bool(row["healthy"]) for row in validation),
@@ -91,6 +92,18 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
             pooled=len(disagreement.get("actions") or disagreement["matrix"]) < len(disagreement["matrix"]),
         ),
     }
+
+
+def _attainable(log: Mapping[str, Any]) -> tuple[float, float]:
+    """The range outside of which no return can lie, as far as the rewards tell: returns of rewards that are never negative
+    are never negative either, and an episode of one decision returns one reward."""
+    reward = log.get("reward") or {}
+    low, high = reward.get("low"), reward.get("high")
+    if not (charts.is_number(low) and charts.is_number(high)):
+        return -math.inf, math.inf
+    if log["mean_length"] == 1:
+        return low, high
+    return 0.0 if low >= 0 else -math.inf, 0.0 if high <= 0 else math.inf
 
 
 def _names_in_matrix(disagreement: Mapping[str, Any]) -> list[str]:

@@ -42,10 +42,10 @@ def build_report(folder: Path) -> dict[str, Any]:
         },
         "estimators": _estimators([*ranking["candidates"], selected]),
         "estimates": {
-            "validation": [row for c in ranking["candidates"] for row in _rows(c, selected["label"], ranking)],
-            "test": _rows(selected, selected["label"], ranking),
+            "validation": [row for c in ranking["candidates"] for row in _rows(c, _title(selected), ranking)],
+            "test": _rows(selected, _title(selected), ranking),
         },
-        "ranking": [_rank(place, row, ranking, selected["label"]) for place, row in enumerate(ranking["order"], 1)],
+        "ranking": [_rank(place, row, ranking, _title(selected)) for place, row in enumerate(ranking["order"], 1)],
         "disagreement": estimates["disagreement"],
         "explain": _explain(ranking, estimates, verdict),
         "provenance": _provenance(run, split),
@@ -62,6 +62,23 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _candidates(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Label -> candidate; in a run of an older version each algorithm is labelled by its name."""
+    return {entry.get("label", entry["algorithm"]): entry for entry in run.get("candidates") or run["algorithms"]}
+
+
+def _title(candidate: Mapping[str, Any]) -> str:
+    """A candidate with its seed and how it acts, such as "IQL-2 seed 1, greedy"."""
+    title: str = candidate.get("title", candidate["label"])  # an older version called the title the label
+    return title
+
+
+def _names(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report calls a candidate, and the heading under which it stands with its other seeds."""
+    group = candidate["label"] if "title" in candidate else candidate["algorithm"]
+    return {"label": _title(candidate), "algorithm": group}
+
+
 def _span(estimate: Mapping[str, Any]) -> dict[str, Any]:
     return {key: estimate[key] for key in ("value", "lower", "upper")}
 
@@ -72,7 +89,7 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
     return {
         "decision": verdict["decision"],
         "headline": verdict["headline"],
-        "candidate": estimates["selected"]["label"],
+        "candidate": _title(estimates["selected"]),
         "baseline": "behaviour",
         "confidence": verdict["confidence"],
         "margin": verdict["margin"],
@@ -84,9 +101,9 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
 
 def _learning(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     panels = []
-    for entry in run["algorithms"]:
-        file = folder / "checkpoints" / entry["algorithm"] / "metrics.parquet"
-        if not file.exists():  # left out: it diverged
+    for label, entry in _candidates(run).items():
+        file = folder / "checkpoints" / label / "metrics.parquet"
+        if not file.exists():  # it diverged and was left out
             continue
         table = pq.read_table(file).to_pydict()
         curves = []
@@ -102,7 +119,7 @@ def _learning(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "seeds": [{"seed": s, "values": [v for _, seed, v in rows if seed == s]} for s in seeds],
                 }
             )
-        panels.append({"algorithm": entry["algorithm"], "caution": entry["caution"], "curves": curves})
+        panels.append({"algorithm": label, "caution": entry["caution"], "curves": curves})
     return panels
 
 
@@ -123,8 +140,8 @@ def _claim(candidate: Mapping[str, Any], primary: str | None) -> dict[str, Any]:
     estimated = None
     if name is not None:
         estimated = {"estimator": name, "healthy": estimates[name]["healthy"]} | _span(estimates[name])
-    keep = ("label", "algorithm", "seed", "caution", "claimed", "exact")
-    return {key: candidate[key] for key in keep} | {"estimated": estimated}
+    keep = ("seed", "caution", "claimed", "exact")
+    return _names(candidate) | {key: candidate[key] for key in keep} | {"estimated": estimated}
 
 
 def _rows(candidate: Mapping[str, Any], selected: str, ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -133,11 +150,10 @@ def _rows(candidate: Mapping[str, Any], selected: str, ranking: Mapping[str, Any
     for name, estimate in candidate["evaluation"]["estimates"].items():
         keep = ("value", "lower", "upper", "standard_error", "ess", "max_weight_share", "healthy", "reasons")
         rows.append(
-            {
-                "label": candidate["label"],
-                "algorithm": candidate["algorithm"],
+            _names(candidate)
+            | {
                 "seed": candidate["seed"],
-                "selected": candidate["label"] == selected,
+                "selected": _title(candidate) == selected,
                 "caution": candidate["caution"],
                 "estimator": name,
                 "gain": _span(candidate["evaluation"]["gain"][name]),
@@ -153,16 +169,14 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
     candidate = ranking["candidates"][row["index"]]
     gain = candidate["evaluation"]["gain"].get(row["estimator"] or "")
     exact = candidate["exact"]
-    return {
+    return _names(candidate) | {
         "rank": place,
-        "label": candidate["label"],
-        "algorithm": candidate["algorithm"],
         "seed": candidate["seed"],
         "caution": candidate["caution"],
         "estimator": row["estimator"],
         "gain": {"value": None, "lower": None, "upper": None} if gain is None else _span(gain),
         "healthy": bool(gain and gain["healthy"]),
-        "selected": candidate["label"] == selected,
+        "selected": _title(candidate) == selected,
         "exact_gain": None if exact is None else exact - ranking["behavior_exact"],
     }
 
@@ -184,7 +198,7 @@ def _explain(ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: 
         worst = max(cautioned, key=lambda c: c["claimed"])
         tail = "" if worst["exact"] is None else f", while its exact value is {short(worst['exact'])}"
         texts.append(
-            f"{worst['label']} is shown as a warning: it claims a value of {short(worst['claimed'])}{tail}. A learned value "
+            f"{_title(worst)} is shown as a warning: it claims a value of {short(worst['claimed'])}{tail}. A learned value "
             "is no evidence about itself."
         )
     if verdict["decision"] == "CANNOT TELL":
@@ -211,5 +225,8 @@ def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
 def _provenance(run: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
     keep = ("command", "versions", "content_hash", "seed", "seeds", "updates", "batch_size", "gamma", "truth")
     parts = {name: {k: part[k] for k in ("episodes", "transitions")} for name, part in split["parts"].items()}
-    algorithms = [{"algorithm": e["algorithm"], "settings": e["settings"]} for e in run["algorithms"]]
+    algorithms = []
+    for label, entry in _candidates(run).items():
+        kind = {} if label == entry["algorithm"] else {"algorithm": entry["algorithm"]}
+        algorithms.append({"algorithm": label, "settings": kind | entry["settings"]})
     return {key: run[key] for key in keep} | {"split": parts, "algorithms": algorithms}
