@@ -13,7 +13,7 @@ import pytest
 from pages import CHROMIUM, Page, chromium
 
 from stitchrl.errors import DataError
-from stitchrl.reporting import audit_page, audit_view, charts
+from stitchrl.reporting import audit_page, audit_view, charts, numbers
 from stitchrl.reporting import page as page_module
 from stitchrl.reporting import render as render_module
 from stitchrl.reporting.render import render
@@ -188,7 +188,7 @@ def test_missing_section_and_field_are_named(report: dict[str, Any]) -> None:
     ],
 )
 def test_numbers_are_written_one_way(value: Any, decimals: int, sign: bool, text: str) -> None:
-    assert charts.number(value, decimals, sign) == text
+    assert numbers.number(value, decimals, sign) == text
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_numbers_are_written_one_way(value: Any, decimals: int, sign: bool, text
     ],
 )
 def test_a_small_share_is_not_written_as_none(share: float, decimals: int, text: str) -> None:
-    assert charts.percent(share, decimals) == text
+    assert numbers.percent(share, decimals) == text
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_small_share_is_not_written_as_none(share: float, decimals: int, text:
 )
 def test_decimals_show_two_digits_of_an_interval(widths: list[float | None], decimals: int) -> None:
     intervals = [{"lower": 0.0, "upper": width} for width in widths]
-    assert charts.decimals_for(intervals) == decimals
+    assert numbers.decimals_for(intervals) == decimals
 
 
 def test_a_report_on_click_rates_shows_their_digits(report: dict[str, Any]) -> None:
@@ -370,7 +370,7 @@ def test_names_that_would_look_alike_when_cut_are_numbers() -> None:
 
 
 def test_rendering_imports_no_jax_and_no_plotting_library() -> None:
-    for module in (audit_view, audit_page, charts, page_module, render_module):
+    for module in (audit_view, audit_page, charts, numbers, page_module, render_module):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
         names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

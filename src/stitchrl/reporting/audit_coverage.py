@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stitchrl.reporting import charts
-from stitchrl.reporting.charts import is_number, number, percent, short
-from stitchrl.reporting.page import Json
+from stitchrl.reporting.numbers import Json, is_number, number, percent, short
 
 __all__ = ["coverage_view"]
 

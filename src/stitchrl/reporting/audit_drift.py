@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stitchrl.reporting import charts
-from stitchrl.reporting.charts import Axis, is_number, percent, short
-from stitchrl.reporting.page import Json, signed
+from stitchrl.reporting.charts import Axis
+from stitchrl.reporting.numbers import Json, is_number, percent, short, signed
 
 __all__ = ["drift_view"]
 

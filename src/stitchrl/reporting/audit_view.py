@@ -11,8 +11,7 @@ from typing import Any
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_coverage import coverage_view
 from stitchrl.reporting.audit_drift import drift_view
-from stitchrl.reporting.charts import is_number, number, percent, short
-from stitchrl.reporting.page import Json
+from stitchrl.reporting.numbers import Json, is_number, number, percent, short
 
 __all__ = ["audit_view"]
 

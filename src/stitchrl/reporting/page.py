@@ -9,10 +9,9 @@ from typing import Any
 
 import jinja2
 
-from stitchrl.reporting import charts
-from stitchrl.reporting.charts import number
+from stitchrl.reporting import numbers
 
-__all__ = ["Json", "environment", "signed"]
+__all__ = ["environment"]
 
 
 @cache  # templates are compiled once a process
@@ -24,7 +23,7 @@ def environment(decimals: int = 3) -> jinja2.Environment:
     """
 
     def value(number: Any, places: int = decimals) -> str:
-        return charts.number(number, places)
+        return numbers.number(number, places)
 
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -35,10 +34,10 @@ def environment(decimals: int = 3) -> jinja2.Environment:
     )
     filters: dict[str, Callable[..., str]] = {
         "value": value,
-        "gain": partial(charts.number, decimals=decimals, sign=True),
-        "count": partial(charts.number, decimals=0),
-        "short": charts.short,
-        "percent": charts.percent,
+        "gain": partial(numbers.number, decimals=decimals, sign=True),
+        "count": partial(numbers.number, decimals=0),
+        "short": numbers.short,
+        "percent": numbers.percent,
         "interval": partial(_interval, decimals),
         "setting": _setting,
     }
@@ -59,9 +58,9 @@ def _strict(function: Callable[..., str]) -> Callable[..., str]:
 
 def _interval(decimals: int, bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
     """``[lower, upper]``; empty when either end is missing."""
-    if not bounds or not (charts.is_number(bounds["lower"]) and charts.is_number(bounds["upper"])):
+    if not bounds or not (numbers.is_number(bounds["lower"]) and numbers.is_number(bounds["upper"])):
         return ""
-    lower, upper = (charts.number(bounds[end], decimals, sign) for end in ("lower", "upper"))
+    lower, upper = (numbers.number(bounds[end], decimals, sign) for end in ("lower", "upper"))
     return f"[{lower}, {upper}]"
 
 
@@ -78,11 +77,3 @@ def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
-
-
-Json = Mapping[str, Any]
-
-
-def signed(value: Any, decimals: int = 2) -> str:
-    """A number with its sign, also where it is positive."""
-    return number(value, decimals, sign=True)

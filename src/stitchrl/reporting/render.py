@@ -9,6 +9,7 @@ import jinja2
 from stitchrl.errors import DataError
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
+from stitchrl.reporting.numbers import decimals_for, is_number
 from stitchrl.reporting.page import environment
 
 __all__ = ["render"]
@@ -47,7 +48,7 @@ def render(report: Mapping[str, Any]) -> str:
     if decision not in DECISIONS:
         raise DataError(f"the verdict's decision must be one of {', '.join(DECISIONS)}; got {decision!r}.")
     try:
-        decimals = charts.decimals_for(_intervals(report))
+        decimals = decimals_for(_intervals(report))
         return environment(decimals).get_template("report.html.j2").render(r=report, **_view(report, decimals))
     except (KeyError, jinja2.UndefinedError) as error:
         raise DataError(
@@ -59,7 +60,7 @@ def _intervals(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The intervals whose width decides how many decimals are shown: the primary gain's, or those of all gains."""
     gains = [row["gain"] for part in ("test", "validation") for row in report["estimates"][part]]
     primary = report["verdict"]["primary"]
-    return [primary] if primary and charts.is_number(primary["lower"]) else gains
+    return [primary] if primary and is_number(primary["lower"]) else gains
 
 
 def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _attainable(log: Mapping[str, Any]) -> tuple[float, float]:
     are never negative either, and an episode of one decision returns one reward."""
     reward = log.get("reward") or {}
     low, high = reward.get("low"), reward.get("high")
-    if not (charts.is_number(low) and charts.is_number(high)):
+    if not (is_number(low) and is_number(high)):
         return -math.inf, math.inf
     if log["mean_length"] == 1:
         return low, high
@@ -140,7 +141,7 @@ def _order(
 
 def _exact_gain(test: Sequence[Mapping[str, Any]], candidate: Any) -> float | None:
     for row in test:
-        if (row["selected"] or row["label"] == candidate) and charts.is_number(row["exact_gain"]):
+        if (row["selected"] or row["label"] == candidate) and is_number(row["exact_gain"]):
             return float(row["exact_gain"])
     return None
 
@@ -154,7 +155,7 @@ def _forest(
         "ticks": axis.ticks(5, sign=True),
         "zero": charts.mark(axis, 0.0),
         "margin": charts.mark(axis, margin, sign=True, decimals=decimals) if margin else None,
-        "any_exact": any(charts.is_number(row["exact_gain"]) for row in rows),
+        "any_exact": any(is_number(row["exact_gain"]) for row in rows),
         "healthy": sum(bool(row["healthy"]) for row in rows),
         "count": len(rows),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from stitchrl.errors import RunDirectoryError
-from stitchrl.reporting.charts import short
+from stitchrl.reporting.numbers import short
 
 __all__ = ["CURVES", "build_report"]
 
