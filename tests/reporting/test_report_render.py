@@ -332,7 +332,7 @@ def test_an_audit_with_pictures_draws_them_in_the_report(report: dict[str, Any])
 
 
 def test_hundreds_of_actions_and_long_curves_stay_small(report: dict[str, Any]) -> None:
-    size = 300
+    size = 150
     share = 1 / size**2
     report["disagreement"] |= {
         "matrix": [[share] * size] * size,

@@ -42,7 +42,7 @@ def waves(*parts: NumpyArray, count: int) -> NumpyArray:
     return found
 
 
-def residuals(x: NumpyArray, y: NumpyArray, group: NumpyArray, weight: NumpyArray | None = None) -> NumpyArray:
+def residuals(x: NumpyArray, y: NumpyArray, group: NumpyArray) -> NumpyArray:
     """Held-out residuals of a ridge regression of y (n, k) on x (n, features): even groups are predicted by the fit to odd
     ones, and odd groups by the fit to even ones."""
     left = np.array(y, np.float64)
@@ -50,10 +50,10 @@ def residuals(x: NumpyArray, y: NumpyArray, group: NumpyArray, weight: NumpyArra
     for test in (half, ~half):
         train = ~test
         if train.any() and test.any():
-            w = np.ones(int(train.sum())) if weight is None else weight[train]
-            gram = (x[train] * w[:, None]).T @ x[train]
-            gram[np.diag_indices(len(gram))] += RIDGE * max(w.sum(), 1.0)
-            left[test] -= x[test] @ np.linalg.solve(gram, (x[train] * w[:, None]).T @ y[train])
+            fitted = x[train]
+            gram = fitted.T @ fitted
+            gram[np.diag_indices(len(gram))] += RIDGE * len(fitted)
+            left[test] -= x[test] @ np.linalg.solve(gram, fitted.T @ y[train])
     return left
 
 
