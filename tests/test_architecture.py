@@ -54,12 +54,12 @@ SHARED = {
 ROOMS = {
     "reading/formats": {"reading/recognise", "reading/read"},
     "reading/writers": {"reading/convert"},
-    "auditing/checks": {"auditing/all_checks", "auditing/audit"},
+    "auditing/checks": {"auditing/all_checks"},
     "evaluation/estimators": {"evaluation/registry"},
 }
 """Folders whose files nobody imports but these modules of the same package: where the folder is registered."""
 NEVER = {
-    "deployment": {"algorithms", "training", "feeds", "auditing", "reading", "mdp", "reporting"},
+    "deployment": {"algorithms", "training", "feeds", "auditing", "reading", "mdp", "reporting", "rollout"},
     "reporting": {"storage"},
 }
 """What a package must not import although it lies below."""

@@ -13,7 +13,7 @@ import pytest
 from pages import CHROMIUM, Page, chromium
 
 from stitchrl.errors import DataError
-from stitchrl.reporting import audit_page, audit_view, charts
+from stitchrl.reporting import audit_page, audit_view, charts, numbers
 from stitchrl.reporting import page as page_module
 from stitchrl.reporting import render as render_module
 from stitchrl.reporting.render import render
@@ -188,7 +188,99 @@ def test_missing_section_and_field_are_named(report: dict[str, Any]) -> None:
     ],
 )
 def test_numbers_are_written_one_way(value: Any, decimals: int, sign: bool, text: str) -> None:
-    assert charts.number(value, decimals, sign) == text
+    assert numbers.number(value, decimals, sign) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "decimals", "text"),
+    [
+        (0.1234, 1, "12.3%"),
+        (0, 1, "0.0%"),
+        (0.0005, 1, "0.1%"),
+        (0.0004, 1, "<0.1%"),
+        (0.004, 0, "<1%"),
+        (1e-6, 2, "<0.01%"),
+    ],
+)
+def test_a_small_share_is_not_written_as_none(share: float, decimals: int, text: str) -> None:
+    assert numbers.percent(share, decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("widths", "decimals"),
+    [
+        ([0.0157], 3),
+        ([0.5], 3),
+        ([0.00157], 4),
+        ([2e-5], 6),
+        ([3.2], 1),
+        ([47.0, 1e4, 12.0], 0),
+        ([1e-30], 9),
+        ([], 3),
+        ([0.0], 3),
+        ([None], 3),
+    ],
+)
+def test_decimals_show_two_digits_of_an_interval(widths: list[float | None], decimals: int) -> None:
+    intervals = [{"lower": 0.0, "upper": width} for width in widths]
+    assert numbers.decimals_for(intervals) == decimals
+
+
+def test_a_report_on_click_rates_shows_their_digits(report: dict[str, Any]) -> None:
+    report["verdict"]["primary"] |= {"value": 0.00123, "lower": 0.00041, "upper": 0.00204}
+    report["claims"][0] |= {"claimed": 0.0049}
+    text = Page(render(report)).text
+    for said in ("+0.0012", "[+0.0004, +0.0020]", "0.0049"):
+        assert said in text
+
+
+def test_the_axis_of_claims_names_no_value_that_returns_cannot_take(report: dict[str, Any]) -> None:
+    for claim in report["claims"]:
+        claim |= {"claimed": 0.004, "exact": None}
+        claim["estimated"] = {"estimator": "fqe", "value": 0.003, "lower": -0.005, "upper": 0.011, "healthy": True}
+    report["behavior"] |= {"exact": None, "validation": {"value": 0.004, "lower": 0.002, "upper": 0.006}}
+    said = "only approximate there"
+    assert said not in Page(render(report)).text
+    below = [tick["text"] for tick in charts.claims_chart(report["claims"], report["behavior"])["ticks"]]
+    assert any(text.startswith("\N{MINUS SIGN}") for text in below)
+    for reward, length in ((1.0, 4.0), (0.008, 1.0)):
+        report["log"] |= {"reward": {"low": 0.0, "high": reward, "mean": 0.004, "spread": 0.06}, "mean_length": length}
+        assert said in Page(render(report)).text
+        bounds = render_module._attainable(report["log"])
+        assert bounds == (0.0, math.inf if length > 1 else reward)
+        chart = charts.claims_chart(report["claims"], report["behavior"], 4, bounds)
+        assert len(chart["ticks"]) >= 2
+        assert all(0 <= tick["value"] <= bounds[1] for tick in chart["ticks"])
+        interval = chart["groups"][0]["rows"][0]["interval"]
+        assert interval["x1"] < chart["ticks"][0]["x"]  # drawn as it is
+
+
+def test_candidates_are_grouped_by_what_their_labels_share() -> None:
+    rows = [
+        {"label": label, "algorithm": "IQL", "seed": seed, "caution": False}
+        for label, seed in [
+            ("IQL seed 0, greedy", 0),
+            ("IQL-2 seed 0, greedy", 0),
+            ("IQL seed 1, greedy", 1),
+            ("IQL-2 seed 1", 1),
+            ("the old rule", 0),
+        ]
+    ]
+    groups = [(g["heading"], g["note"], [row["short"] for row in g["rows"]]) for g in charts.grouped(rows)]
+    assert groups == [
+        ("IQL", "greedy", ["seed 0", "seed 1"]),
+        ("IQL-2", "greedy", ["seed 0"]),
+        ("IQL-2", "", ["seed 1"]),
+        ("IQL", "", ["the old rule"]),
+    ]
+
+
+def test_estimators_are_called_by_the_titles_they_come_with(report: dict[str, Any]) -> None:
+    assert "a title of its own" not in Page(render(report)).text
+    report["estimators"] = [{"name": "wdr", "title": "a title of its own"}, {"name": "fqe", "title": "fqe"}]
+    text = Page(render(report)).text
+    assert text.count("a title of its own") == 2  # over its chart and in the glossary
+    assert "fqe fqe" not in text
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [], [-1e6, 1e6], [1e-9, 2e-9], [0.731, 0.829]])
@@ -210,8 +302,14 @@ def test_an_audit_with_pictures_draws_them_in_the_report(report: dict[str, Any])
             "actions": [0, 1],
             "matrix": [[0.75, 0.25]],
         },
-        "drift": {"order": "time", "rows": [5, 5], "reward": [0.1, 0.2], "observation": [], "action": []},
-        "randomness": {"effective_actions": 2.0, "allowed_actions": 25.0, "random_share": None},
+        "drift": {"order": "time", "small": 0.2, "rows": [5, 5], "reward": [0.1, 0.2], "observation": [], "action": []},
+        "randomness": {
+            "effective_actions": 2.0,
+            "allowed_actions": 25.0,
+            "random_share": None,
+            "meaning": "Some chance.",
+            "explanations": {"effective_actions": "effective actions"},
+        },
         "sources": [
             {"source": "ward", "share": 1.0, "episodes": 3, "mean_return": 0.5, "return_spread": 0.1},
         ],
@@ -234,7 +332,7 @@ def test_an_audit_with_pictures_draws_them_in_the_report(report: dict[str, Any])
 
 
 def test_hundreds_of_actions_and_long_curves_stay_small(report: dict[str, Any]) -> None:
-    size = 300
+    size = 150
     share = 1 / size**2
     report["disagreement"] |= {
         "matrix": [[share] * size] * size,
@@ -272,7 +370,7 @@ def test_names_that_would_look_alike_when_cut_are_numbers() -> None:
 
 
 def test_rendering_imports_no_jax_and_no_plotting_library() -> None:
-    for module in (audit_view, audit_page, charts, page_module, render_module):
+    for module in (audit_view, audit_page, charts, numbers, page_module, render_module):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
         names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

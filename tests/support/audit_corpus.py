@@ -1,8 +1,8 @@
-"""Logs with faults in them: what an audit must find. Shared by tests/test_audit.py and benchmarks/audit_faults.py.
+"""Logs with planted faults that an audit must find, for tests/auditing and benchmarks/audit_faults.py.
 
 Three clean logs: hospital stays (the embedded log), a bandit log of the form of the Open Bandit Dataset, and a pendulum
-under a noisy controller. Each `Fault` spoils one of them at several strengths, the first a case as one meets it, the
-others weaker, so that a table can say from where on a fault is seen.
+under a noisy controller. Each `Fault` spoils one of them at several strengths: the first as it is met in practice, the
+others weaker, so that a table can say from which strength on a fault is found.
 """
 
 from __future__ import annotations

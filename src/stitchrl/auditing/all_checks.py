@@ -1,8 +1,12 @@
-"""The checks: each takes a log and the facts about it, and gives the findings of one kind. `CHECKS` lists them."""
+"""The registry of the audit: every check, and everything that it computes for pictures.
+
+A check takes a log and the facts about it, and yields findings of one kind.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from stitchrl.auditing.checks import (
     actions,
@@ -20,12 +24,14 @@ from stitchrl.auditing.checks import (
 )
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.randomness import randomness_numbers
+from stitchrl.auditing.return_modes import return_mode_numbers
 from stitchrl.data.dataset import Dataset
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "PICTURES"]
 
 CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
-    # What makes every number wrong.
+    # Faults that make every number wrong.
     structure.missing_values,
     structure.infinite_values,
     actions.logged_action_outside_mask,
@@ -46,7 +52,7 @@ CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     rewards.reward_misaligned,
     rewards.reward_beside_end,
     rewards.reward_outliers,
-    # What makes some wrong.
+    # Faults that make some numbers wrong.
     structure.duplicated_episodes,
     structure.duplicated_rows,
     structure.rows_missing,
@@ -65,7 +71,7 @@ CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     observations.observation_stuck,
     observations.observation_scale,
     propensities.propensities_too_small,
-    # What limits what can be learned.
+    # Limits of what can be learned.
     sources.source_drowned,
     behavior.returns_multimodal,
     behavior.mostly_random,
@@ -85,9 +91,18 @@ CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     actions.actions_unused,
     structure.weights_unused,
     structure.groups_of_several_episodes,
-    # What is good to know.
+    # Worth knowing.
     behavior.behavior_random,
     propensities.propensities_missing,
     structure.reader_notes,
 )
 """Every check, the most harmful kinds first; findings of one severity keep this order."""
+
+PICTURES: dict[str, Callable[[Facts], Any]] = {
+    "randomness": randomness_numbers,
+    "coverage": coverage.coverage_numbers,
+    "drift": drift.drift_numbers,
+    "sources": sources.source_numbers,
+    "return_modes": return_mode_numbers,
+}
+"""What pictures show, by its name among the numbers of an audit."""

@@ -7,39 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.auditing.all_checks import CHECKS
-from stitchrl.auditing.checks.coverage import coverage_numbers
-from stitchrl.auditing.checks.drift import drift_numbers
-from stitchrl.auditing.checks.sources import source_numbers
+from stitchrl.auditing.all_checks import CHECKS, PICTURES
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import SEVERITIES, Audit
-from stitchrl.auditing.moments import blocks
-from stitchrl.auditing.randomness import randomness
-from stitchrl.auditing.return_modes import return_modes
+from stitchrl.auditing.moments import Moments, blocks
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
 __all__ = ["audit"]
 
 MOST_COLUMNS = 200
+"""The audit lists the range of at most this many observation columns."""
+MOST_BINS = 24
 
 
 def audit(log: Dataset, against: Dataset | None = None) -> Audit:
-    """What is in a log and what is wrong with it, before a single update.
+    """Say what is in a log and what is wrong with it, before anything is trained.
 
-    The log is read once, in blocks, so it may be larger than memory; what needs many looks is done on a fixed random
-    sample, so the same log always gets the same audit.
+    The log is read once, in blocks, so it may be larger than memory. Everything that needs several looks at a row uses a
+    fixed random sample, so the same log always gets the same audit.
 
     Args:
         log: the log.
         against: another log that must share nothing with this one, such as the test part.
 
     Returns:
-        Findings ordered by harm, and numbers: sizes, returns, lengths, actions, and what pictures need (`coverage`,
-        `drift`, `randomness`, `columns`, `sources`, `return_modes`).
+        Findings, the most harmful first, and numbers: sizes, returns, lengths, actions, and the numbers of pictures
+        (`coverage`, `drift`, `randomness`, `columns`, `sources`, `return_modes`).
     """
     facts = Facts(log, against)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is a finding, not a warning
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite become findings
         findings = [finding for check in CHECKS for finding in check(log, facts)]
         findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
         numbers = _plain(_numbers(log, facts))
@@ -48,7 +45,6 @@ def audit(log: Dataset, against: Dataset | None = None) -> Audit:
 
 def _numbers(log: Dataset, facts: Facts) -> dict[str, Any]:
     returns, lengths = facts.scan.returns, np.diff(log.episode_start)
-    modes = return_modes(facts)
     return {
         "episodes": log.num_episodes,
         "transitions": log.num_transitions,
@@ -68,31 +64,19 @@ def _numbers(log: Dataset, facts: Facts) -> dict[str, Any]:
         "action_range": []
         if facts.scan.action is None
         else [_range(facts.scan.action, j) for j in range(len(facts.scan.action.low))],
-        "randomness": randomness(log, facts),
-        "coverage": coverage_numbers(log, facts),
-        "drift": drift_numbers(log, facts),
-        "sources": source_numbers(log, facts),
-        "return_modes": None
-        if modes is None
-        else {
-            "share": list(modes.share),
-            "mean": list(modes.mean),
-            "spread": list(modes.spread),
-            "bic_gain": modes.gain,
-            "separation": modes.separation,
-        },
+        **{name: facts.once(compute) for name, compute in PICTURES.items()},
     }
 
 
 def _columns(facts: Facts) -> list[dict[str, Any]]:
-    """Range of each observation column, the first `MOST_COLUMNS`."""
+    """The range of each observation column, of the first `MOST_COLUMNS`."""
     moments = facts.scan.observation
     if moments is None:
         return []
     return [{"name": name} | _range(moments, j) for j, name in enumerate(facts.observation_names[:MOST_COLUMNS])]
 
 
-def _range(moments: Any, j: int) -> dict[str, Any]:
+def _range(moments: Moments, j: int) -> dict[str, Any]:
     return {
         "low": float(moments.low[j]),
         "high": float(moments.high[j]),
@@ -112,7 +96,7 @@ def _mean_by_block(values: NumpyArray) -> list[float]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's kinds only; what is not finite becomes None."""
+    """The same value in the types that JSON has; numbers that are not finite become None."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -122,15 +106,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _histogram(values: np.ndarray) -> dict[str, list[float]]:
-    """At most 24 bins; whole numbers over a wide enough range get bins of whole width."""
+def _histogram(values: NumpyArray) -> dict[str, list[float]]:
+    """A histogram of at most `MOST_BINS` bins; whole numbers over a wide enough range get bins of a whole width."""
     low, high = float(values.min()), float(values.max())
     if high - low <= 2:
         edges = np.linspace(low, high if high > low else low + 1, 11)
     elif (values == np.floor(values)).all():
-        width = max(1.0, np.ceil((high - low + 1) / 24))
+        width = max(1.0, np.ceil((high - low + 1) / MOST_BINS))
         edges = np.arange(low - 0.5, high + 0.5 + width, width)
     else:
-        edges = np.linspace(low, high, 25)
+        edges = np.linspace(low, high, MOST_BINS + 1)
     counts, edges = np.histogram(values, bins=edges)
     return {"edges": edges.tolist(), "counts": counts.tolist()}

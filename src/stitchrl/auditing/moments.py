@@ -1,4 +1,4 @@
-"""Statistics of columns, added up block by block."""
+"""Statistics of the columns of a matrix, accumulated block by block."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from stitchrl.types import NumpyArray
 __all__ = ["BLOCK_ROWS", "PARTS", "Accumulator", "Moments", "NotFinite", "blocks"]
 
 BLOCK_ROWS = 2**16
+"""Rows in a block."""
 BLOCK_NUMBERS = 2**24
-"""Numbers in a block of a wide array: 128 MB as float64."""
+"""Numbers in a block of a wide array, 128 MB as float64."""
 PARTS = 10
-"""Parts of the log, early to late."""
+"""The log is cut into this many equal parts, early to late."""
 
 
 def blocks(count: int, columns: int = 1) -> Iterator[slice]:
-    """Slices that cover `count` rows, at most `BLOCK_ROWS` at a time and fewer where rows have many columns."""
+    """Slices that cover `count` rows, at most `BLOCK_ROWS` at a time, and fewer where rows have many columns."""
     step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // max(columns, 1)))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
@@ -27,11 +28,11 @@ def blocks(count: int, columns: int = 1) -> Iterator[slice]:
 
 @dataclasses.dataclass
 class NotFinite:
-    """Values of the columns of a matrix that are not finite.
+    """Counts of the values of each column that are not finite.
 
     Attributes:
-        missing, infinite: (D,) how many NaN and infinities.
-        first_missing, first_infinite: first row that has one, -1 for none.
+        missing, infinite: (D,) number of NaN values and of infinities.
+        first_missing, first_infinite: the first row that has one, -1 for none.
     """
 
     missing: NumpyArray
@@ -42,10 +43,10 @@ class NotFinite:
 
 @dataclasses.dataclass
 class Moments(NotFinite):
-    """Running statistics of the columns of a matrix; values that are not finite are counted apart.
+    """Statistics of the columns of a matrix; values that are not finite are counted separately.
 
     Attributes:
-        low, high, mean, spread: (D,) of the finite values; spread is the standard deviation.
+        low, high, mean, spread: (D,) smallest, largest, mean and standard deviation of the finite values.
         part_mean: (PARTS, D) mean in each part of the log, early to late.
     """
 
@@ -57,7 +58,7 @@ class Moments(NotFinite):
 
 
 class Accumulator:
-    """Adds blocks to `Moments`, about a provisional mean so that small spreads survive large means."""
+    """Accumulates `Moments` block by block, about a provisional mean, so that small spreads survive large means."""
 
     def __init__(self, columns: int) -> None:
         self.missing, self.infinite = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
@@ -68,10 +69,10 @@ class Accumulator:
         self.first = [-1, -1]
 
     def add(self, block: NumpyArray, part: NumpyArray, start: int) -> None:
-        """Take a block of rows: `part` (rows,) of the log each belongs to, `start` its first row's number."""
+        """Add a block of rows: `part` (rows,) is the part of the log of each row, `start` the number of its first row."""
         values = block.astype(np.float64)
         first = int(part[0])
-        membership = None  # nearly every block of a log without times is of one part
+        membership = None  # in a log without times, nearly every block lies in one part
         if (part != first).any():
             membership = (part[None] == np.arange(PARTS)[:, None]).astype(np.float64)
         if np.isfinite(values.sum()):
@@ -105,6 +106,7 @@ class Accumulator:
         self.square += np.einsum("ij,ij->j", values, values)
 
     def moments(self) -> Moments:
+        """The statistics of all rows added so far."""
         shift = np.zeros(len(self.low)) if self.shift is None else self.shift
         count, total = np.maximum(self.count.sum(0), 1), self.total.sum(0)
         mean = total / count

@@ -1,7 +1,8 @@
-"""How random the logged actions are, estimated by a mixture over episodes."""
+"""How random the logged actions are, estimated by a mixture over episodes, and what that means for learning from them."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,97 +11,222 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.moments import blocks
 from stitchrl.auditing.regression import features
 from stitchrl.auditing.sample import Sample
-from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["randomness"]
+__all__ = ["Randomness", "randomness", "randomness_numbers"]
 
-
-LEAST_ROWS, LEAST_EPISODES = 1000, 50
-ROUNDS = 60
-
-
+LEAST_ROWS, LEAST_EPISODES, LEAST_LENGTH = 1000, 50, 3
+"""Smaller logs, and mixtures over shorter episodes, are not estimated."""
+ROUNDS = 20
+"""Rounds of expectation-maximisation from each start."""
 ALL = 0.95
-"""A share from which on we say "all"."""
-
-
+"""Effective actions over allowed actions from which on a log of short episodes counts as uniformly random."""
 ONE_ACTION = 0.95
-"""Share of one action in a region from which on it is near-deterministic there."""
-
-
+"""Probability of one action from which on a decision counts as near-deterministic."""
 NARROW = 0.05
-"""Spread about the mean action, relative to the spread of uniform actions, that counts as near-deterministic."""
-
-
+"""Spread about the mean action, relative to the spread of uniform actions, below which a region counts as
+near-deterministic."""
 UNEVEN = 0.1
-"""Total variation from a uniform up to which actions look uniform."""
+"""Total variation distance from a uniform distribution up to which continuous actions look uniform."""
+LEAST_GAIN = 0.1
+"""Nats an episode by which the mixture must beat a single part before the share of random episodes counts as evidence."""
+LEAST_POLICY = 0.03
+"""Share of episodes that follow a policy below which the log counts as random throughout."""
+MOSTLY_CERTAIN = 0.5
+"""Share of near-deterministic decisions above which the log counts as near-deterministic."""
+HARDLY, SOME, NEARLY_UNIFORM = 0.05, 0.4, 0.9
+"""Degrees of chance, from 0 (always the same action) to 1 (uniform), between which the words for it change."""
 
 
-def randomness(log: Dataset, facts: Facts) -> dict[str, Any]:
-    """An estimate of how random the logged actions look; every number None where the log is too small to say.
+@dataclasses.dataclass(frozen=True)
+class Randomness:
+    """An estimate of how random the logged actions look; every number is None where the log is too small to say.
 
-    `random_share`: the part of episodes that look drawn uniformly (over the allowed actions, or the box of the action).
-    It is the weight of the uniform part in a mixture, by episode, of uniform actions and one policy (shares of actions in
-    each region, or a normal about a regression), fitted by expectation-maximisation. Episodes of one or two steps do not
-    tell the parts apart: then it is None, or 1 where the actions as a whole look uniform.
-    `near_deterministic_share`: rows where one action has 95% (logged probabilities where there are any, else shares in the
-    region); for continuous actions, rows of regions where actions spread about their regression by less than 5% of a
-    uniform's spread. A regression that misses the policy's shape adds to that spread, so this share is a lower bound.
-    `effective_actions`: mean of exp(entropy) over rows or regions; `relative_spread`: of continuous actions about their
-    regression, in units of a uniform's spread.
+    Attributes:
+        random_share: the share of episodes that look drawn uniformly (over the allowed actions, or the box of the action).
+            It is the weight of the uniform part in a mixture, by episode, of uniform actions and a policy (action shares in
+            each region, or a normal about a regression), fitted by expectation-maximisation. Episodes of one or two steps
+            do not tell the parts apart: then it is None, or 1 where the actions as a whole look uniform.
+        near_deterministic_share: the share of rows where one action has 95% (by logged probabilities where there are any,
+            otherwise by shares in the region); for continuous actions, of rows in regions where actions spread about their
+            regression by less than 5% of a uniform's spread. A regression that misses the shape of the policy adds to that
+            spread, so this share is a lower bound.
+        effective_actions: the exponential of the entropy, averaged over rows or regions.
+        allowed_actions: the mean number of allowed actions.
+        relative_spread: the spread of continuous actions about their regression, in units of a uniform's spread.
+        gain: by how many nats an episode the mixture beats the better of its parts alone.
     """
-    if facts.randomness is not None:
-        return facts.randomness
-    found: dict[str, Any] = dict.fromkeys(
-        ("random_share", "near_deterministic_share", "effective_actions", "allowed_actions", "relative_spread", "gain")
-    )
-    if log.num_transitions >= LEAST_ROWS and facts.has_columns and log.action[:1].size:
-        found |= _discrete(log, facts) if log.num_actions is not None else _continuous(log, facts)
-    facts.randomness = found
-    return found
+
+    random_share: float | None = None
+    near_deterministic_share: float | None = None
+    effective_actions: float | None = None
+    allowed_actions: float | None = None
+    relative_spread: float | None = None
+    gain: float | None = None
+
+    @property
+    def chance(self) -> float | None:
+        """The degree of chance, from 0 (always the same action) to 1 (uniformly random)."""
+        if self.relative_spread is not None:
+            return min(1.0, max(0.0, self.relative_spread))
+        if self.effective_actions is None or self.allowed_actions is None:
+            return None
+        if self.allowed_actions <= 1:
+            return 0.0
+        return min(1.0, max(0.0, (self.effective_actions - 1) / (self.allowed_actions - 1)))
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether most decisions follow from the observation without chance."""
+        return self.near_deterministic_share is not None and self.near_deterministic_share > MOSTLY_CERTAIN
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the actions look uniformly random throughout."""
+        return self.random_share is not None and self.random_share >= 1 - LEAST_POLICY
+
+    @property
+    def proven_mixture(self) -> bool:
+        """Whether there is evidence that some episodes are random and the others follow a policy."""
+        return self.gain is not None and self.gain > LEAST_GAIN and bool(self.random_share) and not self.uniform
+
+    @property
+    def meaning(self) -> str:
+        """What this degree of chance means for learning and evaluation, in a sentence or two; empty where it is unknown."""
+        chance = self.chance
+        if chance is None:
+            return ""
+        if self.deterministic or chance < HARDLY:
+            return (
+                "Close to no chance: in most places the log holds one action only. Policies close to the behaviour can be "
+                "evaluated; for others an estimate rests on a model alone."
+            )
+        if self.uniform or (self.relative_spread is None and chance > NEARLY_UNIFORM):
+            return "Close to uniformly random: good for comparing policies, poor for imitation."
+        if chance < SOME:
+            return (
+                "Some chance: policies that differ moderately from the behaviour can be evaluated. The longer the episodes, "
+                "the faster the importance weights grow."
+            )
+        if self.relative_spread is not None:
+            return (
+                "Spread widely, but not like uniformly random actions: a noisy policy, several policies, or a policy whose "
+                "shape a regression cannot follow. Log its probabilities rather than rely on a fit."
+            )
+        return "Much chance: many policies can be evaluated from this log; imitation would be as noisy as the log."
+
+    @property
+    def explanations(self) -> dict[str, str]:
+        """What each number that is known counts, to be read after the number itself."""
+        texts = {
+            "effective_actions": "effective actions: among similar observations, the choice varies as much as a uniform draw "
+            "from this many of the allowed actions (the mean of exp(entropy))",
+            "relative_spread": "is the spread of the actions about a regression on the observation; uniformly random actions "
+            "have 1, a deterministic policy 0. It is an upper bound: what the regression misses counts as chance",
+            "near_deterministic_share": self._certain_text(),
+            "random_share": self._random_text(),
+        }
+        return {name: text for name, text in texts.items() if getattr(self, name) is not None}
+
+    def _certain_text(self) -> str:
+        if self.relative_spread is None:
+            rule = f"of decisions were made where one action is nearly certain ({ONE_ACTION:.0%} or more)"
+        else:
+            rule = f"of decisions, at least, were made where the actions hardly vary (relative spread under {NARROW:g})"
+        return f"{rule}: there the log holds nothing to compare that action with"
+
+    def _random_text(self) -> str:
+        text = "of episodes look like uniformly random actions"
+        if self.uniform or not self.random_share:
+            return text
+        text += "; the other episodes follow a policy"
+        if self.gain is None:
+            return text
+        text += f". The evidence for such a mixture is {self.gain:.2f} nats per episode"
+        return text if self.gain >= LEAST_GAIN else f"{text}, and under {LEAST_GAIN:g} it counts as none"
 
 
-def _discrete(log: Dataset, facts: Facts) -> dict[str, Any]:
-    sample = facts.sample
+def randomness(facts: Facts) -> Randomness:
+    """How random the logged actions look."""
+    return facts.once(_estimate)
+
+
+def randomness_numbers(facts: Facts) -> dict[str, Any]:
+    """The estimate as plain numbers, with the sentences that say what they mean."""
+    found = randomness(facts)
+    words = {"chance": found.chance, "meaning": found.meaning, "explanations": found.explanations}
+    return dataclasses.asdict(found) | words
+
+
+def _estimate(facts: Facts) -> Randomness:
+    log = facts.log
+    if log.num_transitions < LEAST_ROWS or not facts.has_columns or not log.action[:1].size:
+        return Randomness()
+    return Randomness(**(_discrete(facts) if log.num_actions is not None else _continuous(facts)))
+
+
+def _discrete(facts: Facts) -> dict[str, float]:
+    log, sample = facts.log, facts.sample
     number = np.maximum(facts.allowed_count(sample.rows), 1)
-    if log.behavior_probs is not None:
-        entropy, certain = np.zeros(len(sample)), np.zeros(len(sample), bool)
-        for rows in blocks(len(sample), log.behavior_probs.shape[1]):
-            probs = log.behavior_probs[sample.rows[rows]].astype(np.float64)
-            entropy[rows] = -(probs * np.log(np.maximum(probs, 1e-30))).sum(1)
-            certain[rows] = probs.max(1) >= ONE_ACTION
-    else:
-        used, taken = np.unique(sample.action.clip(0, (log.num_actions or 1) - 1), return_inverse=True)
-        counts = _counts_by_region(facts, facts.sample_region, taken, len(used))
-        rows_of = counts.sum(1).clip(1)
-        # Of shares p = c / z of counts c that sum to z, the entropy is log z - (sum of c log c) / z.
-        parts = np.stack([counts, counts * np.log(np.maximum(counts, 1))])
-        total, logs = _sums_over_allowed(facts, sample.rows, used, facts.sample_region, parts)
-        # Miller and Madow's correction: few rows see less entropy than there is.
-        missed = ((counts > 0).sum(1) - 1) / (2 * rows_of)
-        entropy = np.log(np.maximum(total, 1)) - logs / np.maximum(total, 1) + missed[facts.sample_region]
-        certain = (counts.max(1) >= ONE_ACTION * rows_of)[facts.sample_region]
+    entropy, certain = _entropy_as_logged(facts) if log.behavior_probs is not None else _entropy_by_region(facts)
     effective = float(np.minimum(np.exp(entropy), number).mean())
     found = {
         "near_deterministic_share": float((certain & (number > 1)).mean()),
         "effective_actions": effective,
         "allowed_actions": float(number.mean()),
     }
-    part = facts.segments
-    if log.num_episodes < LEAST_EPISODES or np.median(part.length) < 3:
+    if not _has_episodes(facts):
         return found | ({"random_share": 1.0} if effective > ALL * number.mean() else {})
+    return found | _discrete_mixture(facts)
+
+
+def _entropy_as_logged(facts: Facts) -> tuple[NumpyArray, NumpyArray]:
+    """(n,) entropy of the logged probabilities of each row of the sample, and whether one action is nearly certain."""
+    assert facts.log.behavior_probs is not None
+    rows_of_sample = facts.sample.rows
+    entropy, certain = np.zeros(len(rows_of_sample)), np.zeros(len(rows_of_sample), bool)
+    for rows in blocks(len(rows_of_sample), facts.log.behavior_probs.shape[1]):
+        probs = facts.log.behavior_probs[rows_of_sample[rows]].astype(np.float64)
+        entropy[rows] = -(probs * np.log(np.maximum(probs, 1e-30))).sum(1)
+        certain[rows] = probs.max(1) >= ONE_ACTION
+    return entropy, certain
+
+
+def _entropy_by_region(facts: Facts) -> tuple[NumpyArray, NumpyArray]:
+    """As `_entropy_as_logged`, by the shares of the actions in the region of each row."""
+    sample, region = facts.sample, facts.sample_region
+    used, taken = np.unique(sample.action.clip(0, (facts.log.num_actions or 1) - 1), return_inverse=True)
+    counts = _counts_by_region(facts, region, taken, len(used))
+    rows = counts.sum(1).clip(1)
+    # For shares p = c / z of counts c that sum to z, the entropy is log z - (sum of c log c) / z.
+    parts = np.stack([counts, counts * np.log(np.maximum(counts, 1))])
+    total, logs = _sums_over_allowed(facts, sample.rows, used, region, parts)
+    # Miller and Madow's correction: the entropy of few rows is too small on average.
+    missed = ((counts > 0).sum(1) - 1) / (2 * rows)
+    entropy = np.log(np.maximum(total, 1)) - logs / np.maximum(total, 1) + missed[region]
+    return entropy, (counts.max(1) >= ONE_ACTION * rows)[region]
+
+
+def _has_episodes(facts: Facts) -> bool:
+    """Whether there are enough episodes, long enough, for a mixture by episode."""
+    return facts.log.num_episodes >= LEAST_EPISODES and float(np.median(facts.segments.length)) >= LEAST_LENGTH
+
+
+def _discrete_mixture(facts: Facts) -> dict[str, float]:
+    log, part = facts.log, facts.segments
     actions = log.num_actions or 1
     region = facts.regions.of(facts.standardised(part.observation))
     used, taken = np.unique(part.action.clip(0, actions - 1), return_inverse=True)
     free_count = facts.allowed_count(part.rows)
     uniform = -np.log(np.maximum(free_count, 1))
-    # Half a row for each action, whether it occurs or not; by region, so that a product does for all its rows.
+    # Masks by region, so that one product serves all rows of a region.
     allowed = None
     if log.action_mask is not None:
         allowed = [facts.allowed(part.rows[region == r], used).astype(np.float32) for r in range(facts.regions.count)]
 
     def fit(weight: NumpyArray, half: NumpyArray) -> NumpyArray:
         counts = _counts_by_region(facts, region[~half], taken[~half], len(used), weight[~half])
+        # Every action starts from half a row, whether it occurs or not.
         if allowed is None:
             free = counts.sum(1)[region] + 0.5 * free_count
         else:
@@ -112,13 +238,13 @@ def _discrete(log: Dataset, facts: Facts) -> dict[str, Any]:
         return log_share
 
     share, _, gain = _uniform_part(part, uniform, fit, actions * facts.regions.count)
-    return found | {"random_share": share, "gain": gain}
+    return {"random_share": share, "gain": gain}
 
 
 def _counts_by_region(
     facts: Facts, region: NumpyArray, taken: NumpyArray, actions: int, weight: NumpyArray | None = None
 ) -> NumpyArray:
-    """(regions, actions) sums of the weights, or counts."""
+    """(regions, actions) sum of the weights of the rows that took an action in a region; counts without weights."""
     count = facts.regions.count
     sums = np.bincount(region * actions + taken, weight, count * actions).reshape(count, actions)
     return np.asarray(sums, np.float64)
@@ -127,7 +253,7 @@ def _counts_by_region(
 def _sums_over_allowed(
     facts: Facts, rows: NumpyArray, actions: NumpyArray, region: NumpyArray, values: NumpyArray
 ) -> NumpyArray:
-    """(k, n) sums over the actions allowed at each row of values (k, regions, actions) of its region."""
+    """(k, n) for each row, the sum of `values` (k, regions, actions) of its region over the actions allowed in that row."""
     if facts.log.action_mask is None:
         everything: NumpyArray = values.sum(2)[:, region]
         return everything
@@ -140,7 +266,7 @@ def _sums_over_allowed(
     return sums
 
 
-def _continuous(log: Dataset, facts: Facts) -> dict[str, Any]:
+def _continuous(facts: Facts) -> dict[str, float]:
     sample = facts.sample
     low, high = np.quantile(sample.action, [0.001, 0.999], axis=0)
     live = high > low
@@ -154,13 +280,17 @@ def _continuous(log: Dataset, facts: Facts) -> dict[str, Any]:
             for r in range(facts.regions.count)
         ]
     )
-    found: dict[str, Any] = {
+    found = {
         "near_deterministic_share": float((spread[facts.sample_region] < NARROW).mean()),
         "relative_spread": float(np.sqrt((left**2).mean())),
     }
-    part = facts.segments
-    if log.num_episodes < LEAST_EPISODES or np.median(part.length) < 3:
+    if not _has_episodes(facts):
         return found
+    return found | _continuous_mixture(facts, low[live], high[live], live)
+
+
+def _continuous_mixture(facts: Facts, low: NumpyArray, high: NumpyArray, live: NumpyArray) -> dict[str, float]:
+    part, width = facts.segments, high - low
     x = features(part.observation, full_up_to=6)
     action = part.action[:, live]
     uniform = np.full(len(action), -np.log(width).sum())
@@ -170,21 +300,21 @@ def _continuous(log: Dataset, facts: Facts) -> dict[str, Any]:
         weighed = (x[~half] * w[:, None]).T
         gram = weighed @ x[~half]
         gram[np.diag_indices(len(gram))] += 1e-4 * w.sum()
-        found = np.linalg.solve(gram, weighed @ action[~half])
-        variance = (w[:, None] * (action[~half] - x[~half] @ found) ** 2).sum(0) / w.sum()
+        coefficients = np.linalg.solve(gram, weighed @ action[~half])
+        variance = (w[:, None] * (action[~half] - x[~half] @ coefficients) ** 2).sum(0) / w.sum()
         variance = np.maximum(variance, (1e-3 * width) ** 2)
-        error = action[half] - x[half] @ found
+        error = action[half] - x[half] @ coefficients
         density: NumpyArray = -0.5 * (error**2 / variance + np.log(2 * np.pi * variance)).sum(1)
         return density
 
     share, belongs, gain = _uniform_part(part, uniform, fit, x.shape[1] * action.shape[1])
-    if share and not _looks_uniform(action, low[live], high[live], belongs):
-        share = 0.0  # broad, but not uniform: a noisy policy
-    return found | {"random_share": share, "gain": gain}
+    if share and not _looks_uniform(action, low, high, belongs):
+        share = 0.0  # broad but not uniform: a noisy policy
+    return {"random_share": share, "gain": gain}
 
 
 def _looks_uniform(action: NumpyArray, low: NumpyArray, high: NumpyArray, weight: NumpyArray) -> bool:
-    """Whether the weighted actions fill each of ten equal bins of every number alike, to a tenth in total variation."""
+    """Whether every number of the weighted actions fills ten equal bins evenly, up to `UNEVEN` in total variation."""
     bins = np.clip((action - low) / (high - low) * 10, 0, 9.999).astype(np.int64)
     for column in bins.T:
         share = np.bincount(column, weight, 10) / weight.sum()
@@ -194,18 +324,24 @@ def _looks_uniform(action: NumpyArray, low: NumpyArray, high: NumpyArray, weight
 
 
 def _uniform_part(part: Sample, uniform: NumpyArray, fit: Any, parameters: int) -> tuple[float, NumpyArray, float]:
-    """A mixture by episode of the uniform part and one or two policies (two, so that a broad policy need not pass for
-    chance), from several starts; the best by BIC.
+    """Fit a mixture, by episode, of uniform actions and one or two policies, from several starts, and keep the best by BIC.
+    Two policies are tried so that a broad policy need not pass for uniform actions.
+
+    Args:
+        part: rows of the episodes.
+        uniform: (rows,) log-density of uniform actions.
+        fit: gives the log-density of the rows of one half under a policy fitted to the weighted rows of the other half.
+        parameters: number of parameters of one policy.
 
     Returns:
-        Weight of the uniform part; (rows,) probability that a row's episode belongs to it; what the mixture gains in
-        log-likelihood an episode over the better of the uniform part and one policy alone.
+        The weight of the uniform part; (rows,) the probability that the row's episode belongs to it; by how much
+        log-likelihood an episode the mixture beats the better of the uniform part and one policy alone.
     """
     _, episode = np.unique(part.episode, return_inverse=True)
     even = episode % 2 == 0
 
     def score(weight: NumpyArray) -> NumpyArray:
-        """(episodes,) log-likelihood under a policy fitted with these weights, each half by the other's fit."""
+        """(episodes,) log-likelihood under a policy fitted to the weighted rows, each half under the fit to the other."""
         rows = np.zeros(len(episode))
         rows[even], rows[~even] = fit(weight, even), fit(weight, ~even)
         return np.bincount(episode, rows)
@@ -217,10 +353,10 @@ def _uniform_part(part: Sample, uniform: NumpyArray, fit: Any, parameters: int) 
     best, belongs_best = single, np.full(len(flat), random_first)
     rank = np.argsort(np.argsort((whole - flat) / np.bincount(episode))) / len(flat)
     for cuts in ((0.9,), (0.5,), (0.2,), (0.33, 0.67)):
-        label = np.searchsorted(cuts, rank)  # 0: uniform; the others: policies
+        label = np.searchsorted(cuts, rank)  # 0 is the uniform part, the others are policies
         belongs = (label[:, None] == np.arange(len(cuts) + 1)).astype(float)
         last = -np.inf
-        for _ in range(ROUNDS // 3):
+        for _ in range(ROUNDS):
             weight = np.clip(belongs.mean(0), 1e-3, 1)
             policies = [score(belongs[episode, k]) for k in range(1, len(weight))]
             logs = np.stack([flat, *policies], 1) + np.log(weight / weight.sum())
@@ -232,4 +368,4 @@ def _uniform_part(part: Sample, uniform: NumpyArray, fit: Any, parameters: int) 
         value = float(total.sum()) - 0.5 * (len(cuts) - 1) * parameters * np.log(len(episode))
         if value > best:
             best, belongs_best = value, belongs[:, 0]
-    return float(belongs_best.mean()), belongs_best[episode], (best - single) / len(flat)
+    return float(belongs_best.mean()), belongs_best[episode], float(best - single) / len(flat)

@@ -1,8 +1,8 @@
 """Regions of the state space: a random-projection tree over standardised observations.
 
 Each node is cut at the median along one random direction (Dasgupta and Freund 2008, "Random projection trees and low
-dimensional manifolds"), so regions hold about equally many rows whatever the shape of the data, and a row finds its
-region in a few products. A region is a coarse stand-in for "states alike", not more.
+dimensional manifolds"). Regions therefore hold about equally many rows whatever the shape of the data, and the region of a
+row costs a few products. A region is a coarse group of similar states.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from stitchrl.types import NumpyArray
 __all__ = ["Regions"]
 
 MOST_LEVELS = 4
-"""At most 16 regions: a picture a person can read."""
+"""Four levels make 16 regions, as many as a person can read in a picture."""
 ROWS_A_REGION = 200
-"""Sampled rows a region should have: shares within it are then known to 7 points."""
+"""Rows of the sample that a region should hold: a 95% interval of a share then reaches 7 points to either side."""
 DIRECTIONS_TRIED = 8
+"""A node is cut along that of so many random directions in which its rows spread most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Regions:
     """A tree of cuts.
 
     Attributes:
-        direction: (nodes, D) of each inner node, breadth first.
-        threshold: (nodes,) rows whose projection is above it go right; infinity keeps all on the left.
-        levels: cuts on the way to a region.
+        direction: (nodes, D) the direction of each inner node, breadth first.
+        threshold: (nodes,) rows whose projection is above it go right; infinity sends all rows left.
+        levels: number of cuts on the way to a region.
     """
 
     direction: NumpyArray
@@ -38,8 +39,7 @@ class Regions:
 
     @classmethod
     def fit(cls, observation: NumpyArray) -> Regions:
-        """A tree over standardised (n, D) observations; of `DIRECTIONS_TRIED` directions, a node takes the one along
-        which its rows spread most."""
+        """The tree for standardised (n, D) observations."""
         rng = np.random.default_rng(4)
         count, size = observation.shape
         levels = int(np.clip(np.log2(max(count / ROWS_A_REGION, 1)), 0, MOST_LEVELS)) if size else 0
@@ -62,11 +62,11 @@ class Regions:
 
     @property
     def count(self) -> int:
-        """Number of regions, empty ones included."""
+        """The number of regions, including empty ones."""
         return int(2**self.levels)
 
     def of(self, observation: NumpyArray) -> NumpyArray:
-        """(n,) region of each standardised observation, 0 to count - 1."""
+        """(n,) the region of each standardised observation, 0 to count - 1."""
         at = np.zeros(len(observation), np.int64)
         for _ in range(self.levels):
             along = np.einsum("ij,ij->i", observation, self.direction[at])

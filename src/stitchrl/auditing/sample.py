@@ -10,16 +10,16 @@ __all__ = ["Sample"]
 
 
 SAMPLE_ROWS = 2**15
-"""Rows of the sample: correlations are known to 0.006, shares to 0.3%."""
+"""Rows in the sample: the standard error of a correlation is then 0.006, that of a share 0.3%."""
 
 
 @dataclasses.dataclass
 class Sample:
-    """Rows drawn at random, ascending; n of them.
+    """Some rows of a log, n of them, in ascending order.
 
     Attributes:
-        rows: (n,) their numbers.
-        episode, position, length: (n,) which episode, where in it (from 0), and how long it is.
+        rows: (n,) the numbers of the rows.
+        episode, position, length: (n,) the episode of each row, its position in it (from 0), and the episode's length.
         observation: (n, D) float64, 0 where not finite; (n, 0) for images.
         action: (n,) int64, or (n, k) float64.
         reward: (n,) float64.

@@ -1,6 +1,9 @@
-"""Thresholds that several checks and estimates of the audit share."""
+"""Thresholds that several checks of the audit share."""
 
 from __future__ import annotations
 
 MINORITY, MAJORITY = 0.2, 0.5
-"""A better part under 20% of rows, beside a part of more than half: uniform batches hold mostly the worse."""
+"""A better part with less than 20% of the rows is drowned by a part with more than half of them: uniform batches then hold
+mostly the worse one."""
+MAXIMUM_WEIGHT_SHARE = 0.02
+"""The verdict accepts no estimate in which one episode, or group of episodes, holds a larger share of all weight."""

@@ -1,4 +1,4 @@
-"""The bundle: a policy with its schema, guard and provenance, in one directory that loads without training code."""
+"""A bundle: a policy with its schema, guard and provenance, in one directory that can be loaded without training code."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ POLICY, CARD = "policy.safetensors", "policy.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
-    """A policy ready to be asked. It takes raw observations, B rows of D numbers, as the log had them.
+    """A policy that is ready for use. It takes observations as they are in the log, B rows of D numbers.
 
     Attributes:
-        policy: scaling included.
-        schema: what the columns of the log meant.
-        guard: ranges of the training log.
-        provenance: where it comes from and what is known of it: algorithm, seed, form, log, estimates, verdict.
+        policy: the policy, with its scaling.
+        schema: the meaning of the columns of the log.
+        guard: the ranges of the observations in the training log.
+        provenance: where the policy comes from and what is known of it: algorithm, seed, log, verdict.
     """
 
     policy: DiscretePolicy
@@ -47,7 +47,11 @@ class Bundle:
     def probs(
         self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Float[NumpyArray, "B A"]:
-        """(B, A) probabilities, as NumPy. Raises DataError where the rows or the mask are not as wide as the schema's."""
+        """(B, A) probabilities of the actions, as NumPy.
+
+        Raises:
+            DataError: the rows or the mask are not as wide as the schema says.
+        """
         if obs.shape[1] != len(self.guard.low):
             raise DataError(f"The policy takes observations of {len(self.guard.low)} numbers; got {obs.shape[1]}.")
         if action_mask is not None and action_mask.shape[1] != self.schema.num_actions:
@@ -61,28 +65,28 @@ class Bundle:
         *,
         action_mask: Bool[NumpyArray, "B A"] | None = None,
     ) -> Float[NumpyArray, " B"]:
-        """(B,) log-probability of the given actions."""
+        """(B,) log-probabilities of the given actions."""
         return np.asarray(self.policy.log_prob(obs, action, action_mask=action_mask))
 
     def greedy(self) -> Bundle:
-        """The bundle whose policy always takes the mode of this one's; its provenance stays and says otherwise."""
+        """A bundle whose policy always takes the most probable action of this one; its provenance is still that of this one."""
         return dataclasses.replace(self, policy=self.policy.greedy())
 
     def mode(
         self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Int[NumpyArray, " B"]:
-        """(B,) most probable allowed action."""
+        """(B,) the most probable allowed action of each row."""
         return np.asarray(self.policy.mode(obs, action_mask=action_mask))
 
     def sample(
         self, obs: Float[NumpyArray, "B D"], *, key: Key, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Int[NumpyArray, " B"]:
-        """(B,) one action drawn a row."""
+        """(B,) an action drawn for each row."""
         return np.asarray(self.policy.sample(obs, key=key, action_mask=action_mask))
 
 
 def save_bundle(folder: Path, bundle: Bundle) -> None:
-    """Write a bundle: policy.safetensors, then policy.json, which makes it whole."""
+    """Write a bundle: policy.safetensors first, then policy.json, which marks the bundle as complete."""
     make_directory(folder)
     save_policy_file(folder / POLICY, bundle.policy)
     card = {
@@ -95,7 +99,11 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
 
 
 def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
-    """`st.load_policy`: read a bundle. Raises CheckpointError where there is none, or it is damaged."""
+    """Read a bundle (this is `st.load_policy`).
+
+    Raises:
+        CheckpointError: there is no bundle, or it is damaged.
+    """
     where = Path(folder)
     try:
         card = json.loads((where / CARD).read_text(encoding="utf-8"))

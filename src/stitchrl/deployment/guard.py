@@ -1,4 +1,4 @@
-"""The guard: what a deployed policy must not be asked."""
+"""The guard: which observations a deployed policy must not be asked about."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Guard"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Guard:
-    """Tells observations unlike the training log: not finite, or outside the range seen by more than a margin.
+    """Refuses observations that are not finite, or lie outside the range of the training log by more than a margin.
 
     Attributes:
-        low, high: (D,) smallest and largest value of each observation column in training.
-        margin: share of that range by which a value may lie outside.
+        low, high: (D,) smallest and largest value of each observation column in the training log.
+        margin: the share of that range by which a value may lie outside of it.
     """
 
     low: Float[NumpyArray, " D"]
@@ -30,12 +30,16 @@ class Guard:
 
     @classmethod
     def fit(cls, log: Dataset, *, margin: float = 0.1) -> Guard:
-        """The ranges of a log."""
+        """The guard of a policy that was trained on this log."""
         seen = log.observation_table[np.unique(log.observation_index)]
         return cls(seen.min(0), seen.max(0), margin)
 
     def admits(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, " B"]:
-        """(B,) True where the policy may be asked. Raises DataError on rows of another width."""
+        """(B,) True where the policy may be asked.
+
+        Raises:
+            DataError: the rows have another width than those of the training log.
+        """
         if obs.ndim != 2 or obs.shape[1] != len(self.low):
             raise DataError(f"Observations must be rows of {len(self.low)} numbers; got shape {obs.shape}.")
         slack = self.margin * (self.high - self.low)
@@ -49,5 +53,5 @@ class Guard:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Guard:
-        """Inverse of `to_dict`."""
+        """The guard that `to_dict` described."""
         return cls(np.asarray(content["low"], np.float32), np.asarray(content["high"], np.float32), content["margin"])

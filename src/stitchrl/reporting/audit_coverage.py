@@ -1,4 +1,4 @@
-"""The picture of which actions a log tries where."""
+"""The picture of which actions a log tries in which region of the state space."""
 
 from __future__ import annotations
 
@@ -8,40 +8,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from stitchrl.reporting import charts
-from stitchrl.reporting.charts import is_number, number, percent, short
-from stitchrl.reporting.page import Json
+from stitchrl.reporting.numbers import Json, is_number, number, percent, short
 
 __all__ = ["coverage_view"]
 
-THIN = 0.01
-"""A region with a smaller share of the log says little: regions are cut to be about equally large."""
-
-
 NUMBERED = 8
-"""Columns of a coverage map up to which a cell has room for its number."""
-
-
+"""A coverage map with at most this many columns has room for a number in each cell."""
 HEADED = 25
-"""Columns of a coverage map up to which each is named."""
-
-
+"""A coverage map with at most this many columns names each of them."""
 SHORT_HEAD = 4
-"""Characters up to which the names of columns lie flat."""
-
-
+"""Column names with at most this many characters are written horizontally."""
 MAX_HEAD = 24
+"""Longer column names are cut."""
 
 
 def coverage_view(coverage: Json | None, names: Sequence[str]) -> dict[str, Any] | None:
-    """Rows of cells, one a region of the state space, one column an action (or a number of a continuous action)."""
+    """A row of cells for each region of the state space; a column is an action, or a number of a continuous action."""
     if not coverage or not coverage["matrix"] or not coverage["actions"]:
         return None
     share = coverage["kind"] == "share"
     heads = [charts.action_name(names, a) if share else f"number {a}" for a in coverage["actions"]]
     known = [v for row in coverage["matrix"] for v in row if is_number(v)]
     top = max([*known, 0.0 if share else 1.0]) or 1.0
-    parts = zip(coverage["regions"], coverage["row_share"], coverage["matrix"], strict=True)
-    rows = [_region(name, part, values, heads, top, share) for name, part, values in parts]
+    thin = coverage.get("thin") or [False] * len(coverage["regions"])
+    parts = zip(coverage["regions"], coverage["row_share"], coverage["matrix"], thin, strict=True)
+    rows = [_region(*part, heads, top, share) for part in parts]
     judged = [row for row in rows if not row["thin"]] or rows
     narrowest = max(judged, key=lambda row: row["narrow"])
     return {
@@ -56,19 +47,22 @@ def coverage_view(coverage: Json | None, names: Sequence[str]) -> dict[str, Any]
             if v <= top
         ],
         "thin": sum(row["thin"] for row in rows),
+        "thin_below": coverage.get("thin_below"),
         "narrowest": narrowest,
         "fullest": max(row["seen"] for row in judged),
         "emptiest": min(row["seen"] for row in judged),
     }
 
 
-def _region(name: str, part: float, values: Sequence[Any], heads: Sequence[str], top: float, share: bool) -> Json:
+def _region(
+    name: str, part: float, values: Sequence[Any], thin: bool, heads: Sequence[str], top: float, share: bool
+) -> Json:
     step = 100.0 / len(heads)
     cells = [
         {
             "x": round(i * step, 3),
             "strength": _strength(v, top, share),
-            "text": (percent(v, 0) if v >= 0.01 or v == 0 else "<1%") if share else number(v, 2),
+            "text": percent(v, 0) if share else number(v, 2),
             "title": f"{heads[i]}: {percent(v)}" if share else f"{heads[i]}: {number(v, 2)}",
         }
         for i, v in enumerate(values)
@@ -82,15 +76,15 @@ def _region(name: str, part: float, values: Sequence[Any], heads: Sequence[str],
         else:
             runs.append((first, last))
     known = [(v, i) for i, v in enumerate(values) if is_number(v)]
-    # the action taken most; of continuous actions the number that varies least
+    # The commonest action; for continuous actions, the number that varies least.
     (value, at) = (max(known) if share else min(known)) if known else (None, 0)
     match = re.fullmatch(r"(region \d+) \((.*)\)", name, re.DOTALL)
     return {
         "name": name,
         "head": match[2] if match else name,
         "tail": match[1] if match else "",
-        "part": "<0.1%" if 0 < part < 0.001 else percent(part),
-        "thin": part < THIN,
+        "part": percent(part),
+        "thin": thin,
         "cells": cells,
         "blanks": [{"x": round(i * step, 3), "width": round((j - i) * step, 3)} for i, j in runs],
         "width": round(step, 3),
@@ -103,15 +97,17 @@ def _region(name: str, part: float, values: Sequence[Any], heads: Sequence[str],
 
 
 def _strength(value: float, top: float, share: bool) -> float:
-    """Opacity of a cell: square root of shares, because a few actions hold most decisions; straight for spreads."""
+    """Opacity of a cell: by the square root of a share, because a few actions hold most decisions; linear for spreads."""
     part = min(1.0, max(0.0, value / top))
     if not share:
         return round(part, 3)
-    return round(0.14 + 0.86 * math.sqrt(part), 3) if value > 0 else 0.0  # seldom must not look like never
+    return (
+        round(0.14 + 0.86 * math.sqrt(part), 3) if value > 0 else 0.0
+    )  # a rare action must not look like one never taken
 
 
 def _heads(heads: Sequence[str]) -> dict[str, Any]:
-    """Names of the columns: flat where short, upright where long, every so many where they are too many."""
+    """Names of the columns: horizontal where they are short, upright where long, and only some of them where they are many."""
     texts = [head.removeprefix("action ").removeprefix("number ") for head in heads]
     every = math.ceil(len(texts) / HEADED)
     if every > 1:
@@ -121,7 +117,7 @@ def _heads(heads: Sequence[str]) -> dict[str, Any]:
     longest = max(map(len, texts))
     return {
         "upright": longest > SHORT_HEAD,
-        "side": 10 + round(5.6 * longest),  # px: room for the longest name upright
+        "side": 10 + round(5.6 * longest),  # pixels: room for the longest upright name
         "heads": [
             {"x": round(100.0 * (i + 0.5) / len(texts), 3), "text": text, "minor": i // every % 2 == 1}
             for i, text in enumerate(texts)

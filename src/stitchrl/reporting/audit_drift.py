@@ -1,4 +1,4 @@
-"""The picture of how a log changes over its time."""
+"""The picture of how a log changes from early to late."""
 
 from __future__ import annotations
 
@@ -7,35 +7,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from stitchrl.reporting import charts
-from stitchrl.reporting.charts import Axis, is_number, percent, short
-from stitchrl.reporting.page import Json, signed
+from stitchrl.reporting.charts import Axis
+from stitchrl.reporting.numbers import Json, is_number, percent, short, signed
 
 __all__ = ["drift_view"]
 
-SMALL = 0.2
-"""Standard deviations below which a shift is called small (Cohen 1988)."""
-
-
 LINES = 5
-"""As many lines as a panel's dashes tell apart."""
+"""A panel shows at most as many lines as its dashes tell apart."""
 
 
 def drift_view(numbers: Json, names: Sequence[str]) -> dict[str, Any] | None:
-    """Panels of lines over equal parts of the log, early to late, and the table behind them."""
+    """Panels of lines over equal parts of the log, early to late, and the table of their numbers."""
     drift = numbers.get("drift")
     if not drift or not drift["rows"]:
         return None
-    rows = drift["rows"]
+    rows, small = drift["rows"], drift.get("small")
     least = min((n for n in rows if n), default=0)
     actions = _action_lines(drift.get("action"), numbers.get("action_range"), names)
     panels = [
         panel
         for panel in (
-            _reward_panel(drift.get("reward"), numbers.get("reward")),
-            _shift_panel("Observation columns that move most", drift.get("observation")),
+            _reward_panel(drift.get("reward"), numbers.get("reward"), small),
+            _shift_panel("Observation columns that move most", drift.get("observation"), small),
             _mix_panel(actions)
             if numbers["num_actions"] is not None
-            else _shift_panel("Numbers of the action", actions),
+            else _shift_panel("Numbers of the action", actions, small),
         )
         if panel
     ]
@@ -44,44 +40,47 @@ def drift_view(numbers: Json, names: Sequence[str]) -> dict[str, Any] | None:
         "parts": len(rows),
         "part_name": "tenth" if len(rows) == 10 else "part",
         "rows": least,
+        "small": small,
         "chance": f"{1.0 / math.sqrt(least):.1g}" if least else "",
         "panels": panels,
         "table": _drift_table(rows, panels),
     }
 
 
-def _reward_panel(values: Sequence[Any] | None, reward: Json | None) -> dict[str, Any] | None:
+def _reward_panel(values: Sequence[Any] | None, reward: Json | None, small: Any) -> dict[str, Any] | None:
     known = [v for v in values or [] if is_number(v)]
     if values is None or not known:
         return None
     spread, middle = (reward["spread"], reward["mean"]) if reward else (None, None)
     band: tuple[float, float] | None = None
-    if is_number(spread) and is_number(middle) and spread > 0:
-        band = middle - SMALL * spread, middle + SMALL * spread
+    if is_number(small) and is_number(spread) and is_number(middle) and spread > 0:
+        band = middle - small * spread, middle + small * spread
     axis = charts.fit_axis([*known, *(band or ())], pad=0.1)
     return _panel(
         "Mean reward of a decision",
         [("mean reward", values)],
         axis,
-        f"First {short(known[0])}, last {short(known[-1])}; between {short(min(known))} and {short(max(known))}.",
+        f"It is {short(known[0])} in the first part and {short(known[-1])} in the last, and lies between "
+        f"{short(min(known))} and {short(max(known))}.",
         band=band,
         ticks=axis.ticks(3),
         write=short,
     )
 
 
-def _shift_panel(title: str, entries: Sequence[Json] | None) -> dict[str, Any] | None:
+def _shift_panel(title: str, entries: Sequence[Json] | None, small: Any) -> dict[str, Any] | None:
     lines = [(entry["name"], entry["shift"]) for entry in entries or []][:LINES]
     known = [v for _, values in lines for v in values if is_number(v)]
     if not known:
         return None
     name, values = max(lines, key=lambda line: max((abs(v) for v in line[1] if is_number(v)), default=0.0))
     own = [v for v in values if is_number(v)]
-    large = max(abs(v) for v in own) > SMALL
-    says = "" if large else "No line leaves the band. "
-    says += f"Moves most: {name}, between {signed(min(own))} and {signed(max(own))}."
-    axis = charts.fit_axis([*known, -SMALL, SMALL], pad=0.12)
-    return _panel(title, lines, axis, says, band=(-SMALL, SMALL), ticks=axis.ticks(3, sign=True), write=signed) | {
+    band = (-small, small) if is_number(small) else None
+    inside = band is not None and max(abs(v) for v in own) <= band[1]
+    says = "No line leaves the band. " if inside else ""
+    says += f"The largest shift is in {name}: between {signed(min(own))} and {signed(max(own))}."
+    axis = charts.fit_axis([*known, *(band or ())], pad=0.12)
+    return _panel(title, lines, axis, says, band=band, ticks=axis.ticks(3, sign=True), write=signed) | {
         "unit": "In standard deviations from the mean of the whole log. ",
         "keyed": True,
     }
@@ -90,7 +89,8 @@ def _shift_panel(title: str, entries: Sequence[Json] | None) -> dict[str, Any] |
 def _action_lines(
     action: Sequence[Sequence[Any]] | None, ranges: Sequence[Json] | None, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A line an action (its share) or a number of the action (its shift in standard deviations); most moved first."""
+    """A line for each action (its share) or number of the action (its shift in standard deviations), the greatest change
+    first."""
     if not action or not action[0]:
         return []
     lines = []
@@ -116,10 +116,10 @@ def _mix_panel(lines: Sequence[Json]) -> dict[str, Any] | None:
     axis = Axis(0.0, max(1.12 * max(known), 0.01))
     ticks = [tick | {"text": tick["text"] + "%"} for tick in Axis(0.0, 100.0 * axis.upper).ticks(3)]
     own = [v for v in drawn[0][1] if is_number(v)]
-    says = f"Changes most: {drawn[0][0]}, between {percent(min(own))} and {percent(max(own))} of decisions."
+    says = f"The largest change is in {drawn[0][0]}: between {percent(min(own))} and {percent(max(own))} of decisions."
     title = "Share of each action" if len(lines) <= LINES else f"Shares of the {LINES} actions that change most"
     return _panel(title, drawn, axis, says, ticks=ticks, write=percent) | {
-        "unit": "In shares of the decisions. ",
+        "unit": "Shares of the decisions. ",
         "keyed": True,
     }
 

@@ -14,8 +14,10 @@ __all__ = ["print_audit", "render"]
 
 Content = Mapping[str, Any]
 
-SEVERITY_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-VERDICT_STYLE = {"usable": "bold green", "usable with care": "bold yellow", "not usable": "bold red"}
+STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan", None: "bold green"}
+"""Style of a severity; None is the style of an audit without findings."""
+VERDICT_STYLES = STYLES | {"warning": "bold yellow", "info": "bold green"}
+"""Style of the verdict, by the severity of the most harmful finding."""
 
 
 def print_audit(audit: Content, console: Console | None = None) -> None:
@@ -24,13 +26,14 @@ def print_audit(audit: Content, console: Console | None = None) -> None:
 
 
 def render(audit: Content) -> RenderableType:
-    """The plain content of an audit as Rich draws it: verdict, the log in one line, a row for each finding."""
-    counts = {severity: sum(f["severity"] == severity for f in audit["findings"]) for severity in SEVERITY_STYLE}
+    """The plain content of an audit as Rich draws it: the verdict, the log in one line, and a row for each finding."""
     verdict = Text("log: ")
-    verdict.append(audit["verdict"], VERDICT_STYLE[audit["verdict"]])
-    words = [f"{len(audit['checks'])} checks", *(_count(severity, n) for severity, n in counts.items() if n)]
-    verdict.append(f"  ({', '.join(words)})", "dim")
+    verdict.append(audit["verdict"], VERDICT_STYLES.get(audit["worst"], "bold") if "worst" in audit else "bold")
+    if summary := audit.get("summary"):
+        verdict.append(f"  {summary}", "dim")
     parts: list[RenderableType] = [verdict]
+    if meaning := audit.get("meaning"):
+        parts.append(Text(meaning))
     if audit["numbers"]:
         parts.append(Text(_facts(audit), "dim"))
     if audit["findings"]:
@@ -40,13 +43,9 @@ def render(audit: Content) -> RenderableType:
         for k, finding in enumerate(audit["findings"]):
             if k:
                 table.add_row("", "")
-            table.add_row(Text(finding["severity"], SEVERITY_STYLE[finding["severity"]]), _finding(finding))
+            table.add_row(Text(finding["severity"], STYLES.get(finding["severity"], "")), _finding(finding))
         parts += [Rule(style="dim"), table]
     return Group(*parts)
-
-
-def _count(severity: str, number: int) -> str:
-    return f"{number} {severity}" if severity == "info" or number == 1 else f"{number} {severity}s"
 
 
 def _facts(audit: Content) -> str:

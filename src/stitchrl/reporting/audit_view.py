@@ -1,6 +1,6 @@
-"""What the audit's section draws and says, from the audit's plain numbers: geometry, orderings, sentences.
+"""The numbers and words of an audit, arranged for its section of a page: geometry and order, but no judgement.
 
-Numbers that an older audit did not write give None here, and the section leaves their part out.
+An audit that was written by an older version lacks some numbers and sentences; their parts are left out.
 """
 
 from __future__ import annotations
@@ -11,41 +11,26 @@ from typing import Any
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_coverage import coverage_view
 from stitchrl.reporting.audit_drift import drift_view
-from stitchrl.reporting.charts import is_number, number, percent, short
-from stitchrl.reporting.page import Json
+from stitchrl.reporting.numbers import Json, is_number, number, percent, short
 
 __all__ = ["audit_view"]
 
-
-TONES = {"usable": "go", "usable with care": "unknown", "not usable": "nogo"}
-SEVERITIES = {
-    "error": ("error", "errors"),
-    "warning": ("warning", "warnings"),
-    "info": ("for information", "for information"),
-}
-MEANS = {
-    "usable": "No check found anything that harms learning or judging from this log.",
-    "usable with care": "No finding forbids the use of this log; each warning below names something that it can spoil.",
-    "not usable": "With an error below, every number made from this log can be wrong: mend it first.",
-}
+TONES = {"error": "nogo", "warning": "unknown", "info": "go", None: "go"}
+"""Colour of the verdict, by the severity of the most harmful finding."""
 LONG_NAME = 16
-"""Characters from which the name of an action does not fit beside its bar."""
+"""The name of an action fits beside its bar up to this many characters."""
 PRINTED_ROWS = 60
 """A table with more rows is left out on paper."""
-CONVINCING, APART, LEAST_PART = 10.0, 2.0, 0.01
-"""Two humps are said from this gain in BIC (Kass and Raftery 1995), Ashman's D and share of episodes on."""
-WEAK = 0.1
-"""Nats an episode below which the part of random episodes rests on next to no evidence."""
-THROUGHOUT = 0.97
 
 
 def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[str, Any]:
-    """All that the template needs for the section "What is in the log".
+    """Everything that the template of the section "What is in the log" needs.
 
     Args:
-        audit: `verdict` and `findings`, `checks` where there are any.
+        audit: what ``Audit.to_dict()`` gives; of an older audit, at least `verdict` and `findings`.
         numbers: the audit's numbers.
-        names: of the discrete actions; by default those of the audit. An action without one goes by its number.
+        names: names of the discrete actions, by default those in the numbers. An action without a name is called by its
+            number.
 
     Raises:
         KeyError: a number is missing that every audit has written.
@@ -59,10 +44,10 @@ def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[st
         "truncated": numbers.get("truncated_episodes"),
         "reward": numbers.get("reward"),
         "returns": charts.histogram(numbers["return_hist"], numbers["mean_return"]),
-        "lengths": charts.histogram(numbers["length_hist"], numbers["mean_length"], decimals=1),
-        "all_return": _all_alike(numbers["return_hist"], numbers["mean_return"]),
-        "all_length": _all_alike(numbers["length_hist"], numbers["mean_length"]),
-        "humps": _humps(numbers.get("return_modes")),
+        "lengths": charts.histogram(numbers["length_hist"], numbers["mean_length"]),
+        "all_return": _single_value(numbers["return_hist"], numbers["mean_return"]),
+        "all_length": _single_value(numbers["length_hist"], numbers["mean_length"]),
+        "modes": (numbers.get("return_modes") or {}).get("sentence", ""),
         "actions": bars,
         "long_actions": any(len(row["name"]) > LONG_NAME for row in bars if row["number"] is not None),
         "masked": bool(numbers["action_allowed_share"]),
@@ -77,48 +62,25 @@ def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[st
 
 
 def _verdict(audit: Json) -> dict[str, Any]:
-    severities = list(SEVERITIES)
-    findings = sorted(
-        audit["findings"],
-        key=lambda f: severities.index(f["severity"]) if f["severity"] in SEVERITIES else len(severities),
-    )
-    counts = {severity: sum(f["severity"] == severity for f in findings) for severity in SEVERITIES}
-    found = [f"{n} {SEVERITIES[severity][n != 1]}" for severity, n in counts.items() if n]
     return {
         "verdict": audit["verdict"],
-        "tone": TONES.get(audit["verdict"], "unknown"),
-        "means": MEANS.get(audit["verdict"], ""),
-        "findings": findings,
-        "tally": _listed(found) if found else "nothing to report",
+        "tone": TONES.get(audit["worst"], "plain") if "worst" in audit else "plain",
+        "meaning": audit.get("meaning", ""),
+        "summary": audit.get("summary", ""),
+        "findings": audit["findings"],
         "checks": [str(name).replace("_", " ") for name in audit.get("checks") or []],
     }
 
 
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
-
-
-def _all_alike(histogram: Json, mean: Any) -> str:
-    """The one value of a histogram that holds nothing else: a lone bar would look like a range."""
+def _single_value(histogram: Json, mean: Any) -> str:
+    """The value of a histogram whose values are all the same, for which a bar would suggest a range; otherwise empty."""
     counts = histogram["counts"]
     alike = bool(counts) and sum(counts) == counts[0] > 0 and mean == histogram["edges"][0]
     return short(mean) if alike else ""
 
 
-def _humps(modes: Json | None) -> str:
-    """Says that returns come in two humps, where that is beyond doubt."""
-    if not modes or not (is_number(modes["bic_gain"]) and is_number(modes["separation"])):
-        return ""
-    if modes["bic_gain"] < CONVINCING or modes["separation"] < APART or min(modes["share"]) < LEAST_PART:
-        return ""
-    return (
-        f"Two humps fit these returns far better than one: about {modes['share'][0]:.0%} of episodes return around "
-        f"{short(modes['mean'][0])}, the other {modes['share'][1]:.0%} around {short(modes['mean'][1])}."
-    )
-
-
 def _action_ranges(ranges: Sequence[Json] | None) -> dict[str, Any] | None:
-    """One strip a number of the action: its whole range, and one standard deviation about its mean."""
+    """One strip for each number of the action: its whole range, and one standard deviation about its mean."""
     known = [r for r in ranges or [] if is_number(r["low"]) and is_number(r["high"])]
     if not ranges or not known:
         return None
@@ -139,92 +101,30 @@ def _action_ranges(ranges: Sequence[Json] | None) -> dict[str, Any] | None:
     return {"rows": rows, "ticks": axis.ticks()}
 
 
-# --- coverage ----------------------------------------------------------------------------------------------------
-
-
-# --- drift -------------------------------------------------------------------------------------------------------
-
-
-# --- randomness and sources --------------------------------------------------------------------------------------
-
-
 def _randomness(found: Json | None) -> dict[str, Any] | None:
-    """How random the actions look, in words and numbers; `facts` empty where the log is too small to say."""
-    if found is None:
+    """How random the actions look: a place on the gauge, and each number with its explanation. None where an older audit
+    gives numbers without explanations."""
+    if found is None or "explanations" not in found:
         return None
-    certain, spread = found.get("near_deterministic_share"), found.get("relative_spread")
+    explanations = found["explanations"] or {}
     effective, allowed = found.get("effective_actions"), found.get("allowed_actions")
-    facts: list[dict[str, str]] = []
-    at: float | None = None
-    if is_number(effective) and is_number(allowed):
-        at = (effective - 1.0) / (allowed - 1.0) if allowed > 1 else 0.0
-        facts.append(
-            {
-                "value": f"{number(effective, 1)} of {number(allowed, 1)}",
-                "text": "actions: in places alike, the choice varies as much as an even draw among so many of the "
-                "allowed actions (mean of exp(entropy))",
-            }
-        )
-    if is_number(spread):
-        at = spread
-        facts.append(
-            {
-                "value": number(spread, 2),
-                "text": "spread of the actions about what a regression on the observation predicts; 1 is the spread of uniform "
-                "random actions, 0 no chance at all. At most this: what the regression misses passes for chance",
-            }
-        )
-    if is_number(certain):
-        facts.append(
-            {
-                "value": percent(certain, 0),
-                "text": "of decisions were made where the same action follows nearly always"
-                + (" (95% or more)" if spread is None else " (spread under 0.05), if not more")
-                + ": nothing there to compare it with",
-            }
-        )
-    if share := _random_share(found):
-        facts.append(share)
-    discrete = not is_number(spread)
-    at = None if at is None else round(100.0 * min(1.0, max(0.0, at)), 2)
-    means = _randomness_means(at, certain, found.get("random_share"), discrete)
-    return {"facts": facts, "at": at, "discrete": discrete, "means": means}
-
-
-def _random_share(found: Json) -> dict[str, str] | None:
-    share, gain = found.get("random_share"), found.get("gain")
-    if not is_number(share):
-        return None
-    text = "of episodes look like uniformly random actions"
-    if 0 < share < THROUGHOUT:
-        text += ", next to a policy in the rest"
-        if is_number(gain):
-            text += f"; the evidence is {number(gain, 2)} nats an episode"
-            text += f", under the {WEAK:g} that make a case: read it as none" if gain < WEAK else ""
-    return {"value": percent(share, 0), "text": text}
-
-
-def _randomness_means(at: float | None, certain: Any, share: Any, discrete: bool) -> str:
-    if at is None:
-        return ""
-    if (is_number(certain) and certain > 0.5) or at < 5:
-        return (
-            "Close to no chance: most places show one action only. Policies near the behaviour can be judged, others "
-            "rest on a model."
-        )
-    if (is_number(share) and share >= THROUGHOUT) or (discrete and at > 90):
-        return "Close to uniformly random: good for comparing policies, poor for imitating."
-    if at < 40:
-        return (
-            "Some chance: policies that differ moderately from the behaviour can be judged. The longer the episodes, the "
-            "faster the weights of such a judgement grow."
-        )
-    if not discrete:
-        return (
-            "Spread widely, but not like uniformly random actions: a noisy policy, several policies, or one whose shape a "
-            "regression cannot follow. Log its probabilities rather than trust a fit."
-        )
-    return "Much chance: many policies can be judged from it; an imitation of it would be as noisy as the log."
+    values = {
+        "effective_actions": f"{number(effective, 1)} of {number(allowed, 1)}" if is_number(allowed) else None,
+        "relative_spread": number(found.get("relative_spread"), 2),
+        "near_deterministic_share": percent(found.get("near_deterministic_share"), 0),
+        "random_share": percent(found.get("random_share"), 0),
+    }
+    chance = found.get("chance")
+    return {
+        "facts": [
+            {"value": value, "text": explanations[name]}
+            for name, value in values.items()
+            if name in explanations and value and is_number(found.get(name))
+        ],
+        "at": round(100.0 * chance, 2) if is_number(chance) else None,
+        "discrete": not is_number(found.get("relative_spread")),
+        "meaning": found.get("meaning", ""),
+    }
 
 
 def _sources(sources: Sequence[Json] | None) -> list[dict[str, Any]]:

@@ -1,15 +1,17 @@
-"""Chart geometry: the report's numbers as percentages of a track, drawn as inline SVG by ``charts.html.j2``.
+"""Chart geometry: the numbers of a page as percentages of a track, drawn as inline SVG by ``charts.html.j2``.
 
-Positions are percentages rather than units of a fixed drawing, so a chart takes the width it is given while
-its text and marks keep their size: one markup reads on a phone, on a desk screen and on paper.
+Positions are percentages rather than units of a fixed drawing, so a chart takes the width that it is given while its text
+and marks keep their size: the same markup can be read on a phone, on a desktop screen and on paper.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
+
+from stitchrl.reporting.numbers import DECIMALS, Json, is_number, number, percent, short
 
 __all__ = [
     "Axis",
@@ -22,54 +24,20 @@ __all__ = [
     "forest_rows",
     "heat_map",
     "histogram",
-    "is_number",
     "learning_panels",
     "line_path",
     "mark",
-    "number",
-    "percent",
-    "short",
     "span",
 ]
 
-MAX_CURVE_POINTS = 200  # a panel is some 300 px wide: more points only add bytes
-MAX_NAMED_ACTIONS = 30  # beyond this the names of a heat map's axes would overlap
-SHOWN_BARS = 40  # rows of a list of actions; a page with thousands would be read by nobody
+MAX_CURVE_POINTS = 200  # a panel is about 300 pixels wide: more points only add bytes
+MAX_NAMED_ACTIONS = 30  # with more actions the names at the axes of a heat map would overlap
+SHOWN_BARS = 40  # rows in a list of actions, of which nobody would read thousands
 MAX_LABEL = 24  # characters of a name beside a heat map
 MAX_CELLS = 2500  # keeps the file small when there are hundreds of actions
-LOG_SCALE_RATIO = 1000.0  # a curve spanning more than this is drawn on a log scale
+LOG_SCALE_RATIO = 1000.0  # a curve that spans a larger ratio is drawn on a log scale
 
-Json = Mapping[str, Any]
 Number = int | float  # JSON writes 1.0 as 1 as often as not
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether `value` is a finite number (null, NaN and infinities are not)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def number(value: Any, decimals: int = 3, sign: bool = False) -> str:
-    """`value` with a true minus sign and thousands separators; a dash when there is none."""
-    if not is_number(value):
-        return "–"  # noqa: RUF001
-    text = f"{abs(value):,.{decimals}f}"
-    if float(text.replace(",", "")) == 0:
-        return text
-    return ("−" if value < 0 else "+" if sign else "") + text  # noqa: RUF001
-
-
-def short(value: Any) -> str:
-    """`value` with four digits that count, for numbers of any size; a dash when there is none."""
-    if not is_number(value):
-        return number(None)
-    size = abs(value)
-    text = f"{size:,.0f}" if 1e4 <= size < 1e12 else f"{size:.4g}"
-    return ("\N{MINUS SIGN}" if value < 0 else "") + text
-
-
-def percent(share: Any, decimals: int = 1) -> str:
-    """A share of 1 as percent; a dash when there is none."""
-    return f"{number(100.0 * share, decimals)}%" if is_number(share) else number(None)
 
 
 @dataclass(frozen=True)
@@ -85,7 +53,7 @@ class Axis:
         return round(min(100.0, max(0.0, share)), 2)
 
     def side(self, value: Number) -> str:
-        """``"left"`` or ``"right"`` where `value` lies off the axis, else ``""``."""
+        """``"left"`` or ``"right"`` where `value` lies off the axis, otherwise ``""``."""
         return "left" if value < self.lower else "right" if value > self.upper else ""
 
     def ticks(self, count: int = 5, sign: bool = False) -> list[dict[str, Any]]:
@@ -102,8 +70,9 @@ class Axis:
             return self.ticks(count + 1, sign)
         several = last - first > 3
         return [
-            # minor: its text gives way on a narrow screen; zero keeps its own
+            # The text of a minor tick is left out on a narrow screen; zero is never minor.
             {
+                "value": index * step,
                 "x": self.at(index * step),
                 "text": number(index * step, decimals, sign),
                 "minor": several and index % 2 == 1,
@@ -113,10 +82,10 @@ class Axis:
 
 
 def fit_axis(core: Iterable[Any], extra: Iterable[Any] = (), reach: float = 0.6, pad: float = 0.06) -> Axis:
-    """An axis that holds all of `core`, and of `extra` what lies within `reach` spans of it.
+    """An axis that holds all of `core`, and those values of `extra` that lie within `reach` spans of it.
 
-    One claim of 3.0 must not squash fifteen estimates near 0.8: what is left out is drawn as an arrow
-    with its number.
+    A single claim of 3.0 must not squeeze fifteen estimates near 0.8 together: a value that is left out is drawn as an
+    arrow with its number.
     """
     held = [float(value) for value in core if is_number(value)]
     others = [float(value) for value in extra if is_number(value)]
@@ -132,15 +101,15 @@ def fit_axis(core: Iterable[Any], extra: Iterable[Any] = (), reach: float = 0.6,
     return Axis(lower - margin, upper + margin)
 
 
-def mark(axis: Axis, value: Any, sign: bool = False, decimals: int = 3) -> dict[str, Any] | None:
-    """Where a point goes: ``x`` in percent, ``side`` when it lies off the axis, and its ``text``."""
+def mark(axis: Axis, value: Any, sign: bool = False, decimals: int = DECIMALS) -> dict[str, Any] | None:
+    """The place of a point: ``x`` in percent, ``side`` when it lies off the axis, and its ``text``."""
     if not is_number(value):
         return None
     return {"x": axis.at(value), "side": axis.side(value), "text": number(value, decimals, sign)}
 
 
 def span(axis: Axis, lower: Any, upper: Any) -> dict[str, Any] | None:
-    """Where an interval goes, with each end that lies off the axis marked as cut."""
+    """The place of an interval, with each end that lies off the axis marked as cut."""
     if not (is_number(lower) and is_number(upper)) or axis.side(upper) == "left" or axis.side(lower) == "right":
         return None
     return {
@@ -152,25 +121,33 @@ def span(axis: Axis, lower: Any, upper: Any) -> dict[str, Any] | None:
 
 
 def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows gathered by algorithm, in order of appearance; what its labels share goes to the group."""
+    """Rows gathered under what their labels share, in order of appearance: the label of a candidate without its seed.
+
+    A row whose label does not name its seed goes under its algorithm and keeps the whole label.
+    """
     groups: dict[str, dict[str, Any]] = {}
     for row in rows:
-        group = groups.setdefault(row["algorithm"], {"caution": False, "rows": []})
+        seed = f"seed {row['seed']}"
+        named = f" {seed}" in row["label"]
+        shared = row["label"].replace(f" {seed}", "", 1) if named else row["algorithm"]
+        heading, _, note = shared.partition(", ")
+        group = groups.setdefault(shared, {"heading": heading, "note": note, "caution": False, "rows": []})
         group["caution"] = group["caution"] or row["caution"]
         group["rows"].append(row)
-    for algorithm, group in groups.items():
-        rests = [row["label"].removeprefix(algorithm).strip(" ,") for row in group["rows"]]
-        heads = [f"seed {row['seed']}" for row in group["rows"]]
-        notes = {rest.removeprefix(head).strip(" ,") for rest, head in zip(rests, heads, strict=True)}
-        shared = len(notes) == 1 and all(rest.startswith(head) for rest, head in zip(rests, heads, strict=True))
-        group |= {"algorithm": algorithm, "note": notes.pop() if shared else ""}
-        for row, rest, head in zip(group["rows"], rests, heads, strict=True):
-            row["short"] = head if shared else rest or row["label"]
+        row["short"] = seed if named else row["label"]
     return list(groups.values())
 
 
-def claims_chart(claims: Sequence[Json], behavior: Json) -> dict[str, Any]:
-    """The dot plot of claimed, estimated and exact values, one row a candidate, grouped by algorithm."""
+def claims_chart(
+    claims: Sequence[Json],
+    behavior: Json,
+    decimals: int = DECIMALS,
+    attainable: tuple[float, float] = (-math.inf, math.inf),
+) -> dict[str, Any]:
+    """The dot plot of claimed, estimated and exact values: a row for each candidate, in groups.
+
+    The axis names no value outside the `attainable` range, and `beyond` says whether an interval reaches out of it.
+    """
     reference = behavior["exact"] if is_number(behavior["exact"]) else behavior["validation"]["value"]
     core: list[Any] = [reference, *(claim["exact"] for claim in claims)]
     extra: list[Any] = [claim["claimed"] for claim in claims]
@@ -187,19 +164,22 @@ def claims_chart(claims: Sequence[Json], behavior: Json) -> dict[str, Any]:
         rows.append(
             {
                 **claim,
-                "claimed_mark": mark(axis, claim["claimed"]),
-                "estimated_mark": mark(axis, estimated.get("value")),
+                "claimed_mark": mark(axis, claim["claimed"], decimals=decimals),
+                "estimated_mark": mark(axis, estimated.get("value"), decimals=decimals),
                 "interval": span(axis, estimated.get("lower"), estimated.get("upper")),
                 "healthy": bool(estimated.get("healthy")),
-                "exact_mark": mark(axis, claim["exact"]),
+                "exact_mark": mark(axis, claim["exact"], decimals=decimals),
                 "excess": claim["claimed"] - truth if known else None,
             }
         )
     excess = [row for row in rows if row["excess"] is not None]
+    low, high = attainable
+    ends = [((c["estimated"] or {}).get("lower"), (c["estimated"] or {}).get("upper")) for c in claims]
     return {
-        "ticks": axis.ticks(),
+        "ticks": [tick for tick in axis.ticks() if low <= tick["value"] <= high],
+        "beyond": any(is_number(lower) and is_number(upper) and (lower < low or upper > high) for lower, upper in ends),
         "groups": grouped(rows),
-        "behavior": mark(axis, reference),
+        "behavior": mark(axis, reference, decimals=decimals),
         "behavior_exact": is_number(behavior["exact"]),
         "any_exact": any(is_number(claim["exact"]) for claim in claims),
         "worst": max(excess, key=lambda row: row["excess"], default=None),
@@ -207,7 +187,7 @@ def claims_chart(claims: Sequence[Json], behavior: Json) -> dict[str, Any]:
 
 
 def forest_axis(rows: Sequence[Json], margin: Number) -> Axis:
-    """One axis for gains: zero, the margin, exact gains and healthy intervals always fit."""
+    """One axis for gains, on which zero, the margin, exact gains and healthy intervals always fit."""
     core: list[Any] = [0.0, margin]
     extra: list[Any] = []
     for row in rows:
@@ -217,22 +197,22 @@ def forest_axis(rows: Sequence[Json], margin: Number) -> Axis:
     return fit_axis(core, extra)
 
 
-def forest_rows(rows: Sequence[Json], axis: Axis) -> list[dict[str, Any]]:
-    """The rows of a forest plot of gains, grouped by algorithm."""
+def forest_rows(rows: Sequence[Json], axis: Axis, decimals: int = DECIMALS) -> list[dict[str, Any]]:
+    """The rows of a forest plot of gains, in groups."""
     placed = [
         {
             **row,
-            "mark": mark(axis, row["gain"]["value"], sign=True),
+            "mark": mark(axis, row["gain"]["value"], sign=True, decimals=decimals),
             "interval": span(axis, row["gain"]["lower"], row["gain"]["upper"]),
-            "exact_mark": mark(axis, row["exact_gain"], sign=True),
+            "exact_mark": mark(axis, row["exact_gain"], sign=True, decimals=decimals),
         }
         for row in rows
     ]
     return grouped(placed)
 
 
-def histogram(content: Json, mean: Any = None, decimals: int = 3) -> dict[str, Any] | None:
-    """The bars of a histogram in percent of its box; null when it holds no bin or no count."""
+def histogram(content: Json, mean: Any = None) -> dict[str, Any] | None:
+    """The bars of a histogram in percent of its box; None when it holds no bin or no count."""
     edges, counts = content["edges"], content["counts"]
     if not counts or not sum(counts) or edges[-1] <= edges[0]:
         return None
@@ -245,30 +225,32 @@ def histogram(content: Json, mean: Any = None, decimals: int = 3) -> dict[str, A
                 "x": x1,
                 "width": round(x2 - x1, 2),
                 "height": round(100.0 * count / top, 2),
-                # labels fit only over wide bars, and a bar too low to see needs none
+                # A label fits only over a wide bar, and a bar too low to see needs none.
                 "label": f"{share:.0%}" if x2 - x1 >= 8 and share >= 0.005 else "",
-                "title": f"{number(low, 2)} to {number(high, 2)}: {count:,} ({share:.1%})",
+                "title": f"{short(low)} to {short(high)}: {count:,} ({percent(share)})",
             }
         )
-    return {"bars": bars, "ticks": axis.ticks(4), "mean": mark(axis, mean, decimals=decimals)}
+    place = mark(axis, mean)
+    return {"bars": bars, "ticks": axis.ticks(4), "mean": place and place | {"text": short(mean)}}
 
 
 def action_name(names: Sequence[str], action: int) -> str:
-    """The action's name; a bare number, or none, becomes "action 7"."""
+    """The name of an action; where it is a bare number, or missing, "action 7"."""
     name = names[action] if action < len(names) else str(action)
     return f"action {name}" if name.isdigit() else name
 
 
 def fitting(names: Sequence[str], most: int) -> list[str]:
-    """Names cut to a length; their numbers where names that are cut would look alike."""
+    """Names cut to a length, or their numbers where names that are cut would look alike."""
     cut = [name if len(name) <= most else name[: most - 1] + "…" for name in names]
     return cut if len(set(cut)) >= len(set(names)) else [str(i) for i in range(len(names))]
 
 
 def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: Sequence[str]) -> list[Json]:
-    """One row an action: its name, count, share of decisions, bar width and the share of rows allowing it.
+    """A row for each action: its name, count, share of decisions, width of its bar, and the share of rows that allow it.
 
-    Of more than `SHOWN_BARS` the commonest, from the commonest down, and a row without a bar for all others.
+    Of more than `SHOWN_BARS` actions only the commonest are listed, in the order of their counts, with one row without a bar
+    for all others.
     """
     total, top = sum(counts) or 1, max(counts, default=0) or 1
     many = len(counts) > SHOWN_BARS
@@ -292,7 +274,7 @@ def action_bars(counts: Sequence[int], allowed: Sequence[Number] | None, names: 
 
 
 def learning_panels(learning: Sequence[Json]) -> list[dict[str, Any]]:
-    """Small multiples: one panel an algorithm and metric, one line a seed."""
+    """Small multiples: a panel for each algorithm and metric, with a line for each seed."""
     return [
         {
             "algorithm": entry["algorithm"],
@@ -348,9 +330,9 @@ def line_path(updates: Sequence[Any], values: Sequence[Any], across: Axis, up: A
 def heat_map(
     matrix: Sequence[Sequence[Number]], names: Sequence[str], *, pooled: bool = False
 ) -> dict[str, Any] | None:
-    """Cells of logged (rows) against policy (columns) actions, and the commonest disagreements.
+    """Cells of logged actions (rows) against actions of the policy (columns), and the commonest disagreements.
 
-    With `pooled` the last row and column are many actions together: where they meet is neither agreement nor not.
+    With `pooled` the last row and column stand for many actions together, and their common cell may be agreement or not.
     """
     size = len(matrix)
     named = [action_name(names, action) for action in range(size)]
@@ -368,9 +350,9 @@ def heat_map(
         {
             "x": round(column * step, 3),
             "y": round(row * step, 3),
-            # square root: a few pairs hold most decisions, and the rest must stay visible
+            # Square root, because a few pairs hold most decisions and the others must stay visible.
             "strength": round(math.sqrt(share / top), 3),
-            "title": f"logged {named[row]}, policy {named[column]}: {share:.2%}",
+            "title": f"logged {named[row]}, policy {named[column]}: {percent(share, 2)}",
         }
         for share, row, column in cells[:MAX_CELLS]
         if share / top >= 1e-4
@@ -383,7 +365,7 @@ def heat_map(
         "step": round(step, 4),
         "cells": drawn,
         "labels": labels if size <= MAX_NAMED_ACTIONS else [],
-        "side": max(60, 12 + round(5.4 * max(map(len, texts)))),  # px: room for the longest label
+        "side": max(60, 12 + round(5.4 * max(map(len, texts)))),  # pixels: room for the longest label
         "titles": size <= MAX_NAMED_ACTIONS,
         "largest": top,
         "apart": matrix[-1][-1] if pooled else None,

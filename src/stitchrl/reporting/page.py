@@ -1,4 +1,4 @@
-"""What the report's and the audit's pages share: the template environment and how numbers are written. No JAX."""
+"""The template environment of all pages, and how numbers are written in them. It imports no JAX."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from typing import Any
 
 import jinja2
 
-from stitchrl.reporting import charts
-from stitchrl.reporting.charts import number
+from stitchrl.reporting import numbers
 
-__all__ = ["Json", "environment", "signed"]
+__all__ = ["environment"]
 
 
 @cache  # templates are compiled once a process
-def environment() -> jinja2.Environment:
-    """The templates beside this file, escaping all text and refusing a field that is not there."""
+def environment(decimals: int = 3) -> jinja2.Environment:
+    """The templates beside this file; all text is escaped, and a field that is missing is an error.
+
+    Args:
+        decimals: places after the point of values, gains and intervals.
+    """
+
+    def value(number: Any, places: int = decimals) -> str:
+        return numbers.number(number, places)
+
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,  # by name it would miss the .j2 ending
@@ -26,12 +33,12 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., str]] = {
-        "value": charts.number,
-        "gain": partial(charts.number, sign=True),
-        "count": partial(charts.number, decimals=0),
-        "short": charts.short,
-        "percent": charts.percent,
-        "interval": _interval,
+        "value": value,
+        "gain": partial(numbers.number, decimals=decimals, sign=True),
+        "count": partial(numbers.number, decimals=0),
+        "short": numbers.short,
+        "percent": numbers.percent,
+        "interval": partial(_interval, decimals),
         "setting": _setting,
     }
     made.filters |= {name: _strict(function) for name, function in filters.items()}
@@ -39,7 +46,7 @@ def environment() -> jinja2.Environment:
 
 
 def _strict(function: Callable[..., str]) -> Callable[..., str]:
-    """`function`, refusing a missing field: a dash stands for null only, never for a misspelt name."""
+    """The same function, which refuses a missing field: a dash stands for null only, never for a misspelt name."""
 
     def filtered(value: Any, *args: Any, **kwargs: Any) -> str:
         if isinstance(value, jinja2.Undefined):
@@ -49,11 +56,11 @@ def _strict(function: Callable[..., str]) -> Callable[..., str]:
     return filtered
 
 
-def _interval(bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
-    """``[lower, upper]`` with three decimals; empty when either end is missing."""
-    if not bounds or not (charts.is_number(bounds["lower"]) and charts.is_number(bounds["upper"])):
+def _interval(decimals: int, bounds: Mapping[str, Any] | None, sign: bool = False) -> str:
+    """``[lower, upper]``; empty when either end is missing."""
+    if not bounds or not (numbers.is_number(bounds["lower"]) and numbers.is_number(bounds["upper"])):
         return ""
-    lower, upper = (charts.number(bounds[end], 3, sign) for end in ("lower", "upper"))
+    lower, upper = (numbers.number(bounds[end], decimals, sign) for end in ("lower", "upper"))
     return f"[{lower}, {upper}]"
 
 
@@ -70,10 +77,3 @@ def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
-
-
-Json = Mapping[str, Any]
-
-
-def signed(value: Any, decimals: int = 2) -> str:
-    return number(value, decimals, sign=True)

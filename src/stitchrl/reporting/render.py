@@ -1,5 +1,6 @@
-"""The report's plain numbers as one self-contained HTML page: no script, no network, no JAX."""
+"""A report as one self-contained HTML page: no script, no network. It imports no JAX."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import jinja2
 from stitchrl.errors import DataError
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
+from stitchrl.reporting.numbers import decimals_for, is_number
 from stitchrl.reporting.page import environment
 
 __all__ = ["render"]
@@ -28,18 +30,13 @@ SECTIONS = (
     "explain",
     "provenance",
 )
-ESTIMATORS = {
-    "fqe": "fitted Q evaluation: trusts a fitted model of the value",
-    "wdr": "weighted doubly robust: weights that correct a fitted model",
-    "pdwis": "per-decision weighted importance sampling: weights only",
-    "wis": "weighted importance sampling: weights only, whole episodes",
-}
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The HTML document for `report`, the content made by ``stitchrl.reporting.report``.
+    """The HTML document for `report`, the content that ``stitchrl.reporting.report`` gathers.
 
-    Raises DataError when a section is missing or the decision is not one of the three.
+    Raises:
+        DataError: a section or a field is missing, or the decision is not one of the three.
     """
     missing = [name for name in SECTIONS if name not in report]
     if missing:
@@ -50,32 +47,40 @@ def render(report: Mapping[str, Any]) -> str:
     decision = report["verdict"]["decision"]
     if decision not in DECISIONS:
         raise DataError(f"the verdict's decision must be one of {', '.join(DECISIONS)}; got {decision!r}.")
-    template = environment().get_template("report.html.j2")
     try:
-        return template.render(r=report, estimator_names=ESTIMATORS, **_view(report))
+        decimals = decimals_for(_intervals(report))
+        return environment(decimals).get_template("report.html.j2").render(r=report, **_view(report, decimals))
     except (KeyError, jinja2.UndefinedError) as error:
         raise DataError(
             f"the report content lacks a field it must hold: {error}. Write it again with `stitchrl report`."
         ) from error
 
 
-def _view(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template draws and the report does not hold: chart geometry, orderings, counts."""
+def _intervals(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The intervals whose width decides how many decimals are shown: the primary gain's, or those of all gains."""
+    gains = [row["gain"] for part in ("test", "validation") for row in report["estimates"][part]]
+    primary = report["verdict"]["primary"]
+    return [primary] if primary and is_number(primary["lower"]) else gains
+
+
+def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
+    """Everything that the template draws and the report does not hold: geometry, order and counts."""
     verdict, disagreement = report["verdict"], report["disagreement"]
     primary = verdict["primary"]
     names = disagreement["action_names"]
     validation, test = report["estimates"]["validation"], report["estimates"]["test"]
-    order = _estimators(validation, test, primary)
+    order = _order(validation, test, primary)
+    titles = {entry["name"]: entry["title"] for entry in report.get("estimators", ())}
     gains = charts.fit_axis([0.0, verdict["margin"], *(_ends(primary))]) if primary else None
     return {
         "tone": DECISIONS[verdict["decision"]],
-        "estimators": order,
-        "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"]),
+        "estimators": [{"name": name, "title": titles.get(name, name)} for name in order],
+        "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"], decimals),
         "exact_gain": _exact_gain(test, verdict["candidate"]),
         "audit": audit_view(report["audit"], report["log"], names),
-        "claims": charts.claims_chart(report["claims"], report["behavior"]),
-        "validation": _forests(validation, verdict["margin"], _estimators(validation, [], primary)),
-        "test": _forest(sorted(test, key=lambda row: order.index(row["estimator"])), verdict["margin"]),
+        "claims": charts.claims_chart(report["claims"], report["behavior"], decimals, _attainable(report["log"])),
+        "validation": _forests(validation, verdict["margin"], _order(validation, [], primary), titles, decimals),
+        "test": _forest(sorted(test, key=lambda row: order.index(row["estimator"])), verdict["margin"], decimals),
         "healthy_count": sum(bool(row["healthy"]) for row in validation),
         "cautioned": sorted({row["algorithm"] for row in report["claims"] if row["caution"]}),
         "learning": charts.learning_panels(report["learning"]),
@@ -90,8 +95,21 @@ def _view(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _attainable(log: Mapping[str, Any]) -> tuple[float, float]:
+    """The range outside of which no return can lie, as far as the rewards tell: returns of rewards that are never negative
+    are never negative either, and an episode of one decision returns one reward."""
+    reward = log.get("reward") or {}
+    low, high = reward.get("low"), reward.get("high")
+    if not (is_number(low) and is_number(high)):
+        return -math.inf, math.inf
+    if log["mean_length"] == 1:
+        return low, high
+    return 0.0 if low >= 0 else -math.inf, 0.0 if high <= 0 else math.inf
+
+
 def _names_in_matrix(disagreement: Mapping[str, Any]) -> list[str]:
-    """Of many actions the matrix has the commonest, and all others in its last row and column."""
+    """Names for the rows of the matrix, which holds the commonest of many actions, and all others in its last row and
+    column."""
     names, size = disagreement["action_names"], len(disagreement["matrix"])
     shown = [str(names[action]) for action in (disagreement.get("actions") or range(size))]
     return [*shown, "all others"][:size]
@@ -101,54 +119,61 @@ def _ends(gain: Mapping[str, Any]) -> list[Any]:
     return [gain["value"], gain["lower"], gain["upper"]]
 
 
-def _verdict_axis(axis: charts.Axis, primary: Mapping[str, Any], margin: int | float) -> dict[str, Any]:
+def _verdict_axis(axis: charts.Axis, primary: Mapping[str, Any], margin: int | float, decimals: int) -> dict[str, Any]:
     return {
         "ticks": axis.ticks(4, sign=True),
-        "mark": charts.mark(axis, primary["value"], sign=True),
+        "mark": charts.mark(axis, primary["value"], sign=True, decimals=decimals),
         "interval": charts.span(axis, primary["lower"], primary["upper"]),
         "zero": charts.mark(axis, 0.0),
-        "margin": charts.mark(axis, margin, sign=True) if margin else None,
+        "margin": charts.mark(axis, margin, sign=True, decimals=decimals) if margin else None,
     }
 
 
-def _estimators(
+def _order(
     validation: Sequence[Mapping[str, Any]],
     test: Sequence[Mapping[str, Any]],
     primary: Mapping[str, Any] | None,
 ) -> list[str]:
-    """The estimators seen, the primary first, then as listed in ESTIMATORS."""
-    seen = {row["estimator"] for row in (*validation, *test)}
-    first = [primary["estimator"]] if primary and primary["estimator"] in seen else []
-    known = [name for name in ESTIMATORS if name in seen and name not in first]
-    return [*first, *known, *sorted(seen - set(known) - set(first))]
+    """The names of the estimators, the primary one first, the others in order of appearance."""
+    seen = list(dict.fromkeys(row["estimator"] for row in (*validation, *test)))
+    return sorted(seen, key=lambda name: not primary or name != primary["estimator"])
 
 
 def _exact_gain(test: Sequence[Mapping[str, Any]], candidate: Any) -> float | None:
     for row in test:
-        if (row["selected"] or row["label"] == candidate) and charts.is_number(row["exact_gain"]):
+        if (row["selected"] or row["label"] == candidate) and is_number(row["exact_gain"]):
             return float(row["exact_gain"])
     return None
 
 
-def _forest(rows: Sequence[Mapping[str, Any]], margin: int | float, axis: charts.Axis | None = None) -> dict[str, Any]:
+def _forest(
+    rows: Sequence[Mapping[str, Any]], margin: int | float, decimals: int, axis: charts.Axis | None = None
+) -> dict[str, Any]:
     axis = axis or charts.forest_axis(rows, margin)
     return {
-        "groups": charts.forest_rows(rows, axis),
+        "groups": charts.forest_rows(rows, axis, decimals),
         "ticks": axis.ticks(5, sign=True),
         "zero": charts.mark(axis, 0.0),
-        "margin": charts.mark(axis, margin, sign=True) if margin else None,
-        "any_exact": any(charts.is_number(row["exact_gain"]) for row in rows),
+        "margin": charts.mark(axis, margin, sign=True, decimals=decimals) if margin else None,
+        "any_exact": any(is_number(row["exact_gain"]) for row in rows),
         "healthy": sum(bool(row["healthy"]) for row in rows),
         "count": len(rows),
     }
 
 
-def _forests(rows: Sequence[Mapping[str, Any]], margin: int | float, order: Sequence[str]) -> list[dict[str, Any]]:
-    """One panel an estimator. The first, which ranks, has its own axis; the others share one."""
+def _forests(
+    rows: Sequence[Mapping[str, Any]],
+    margin: int | float,
+    order: Sequence[str],
+    titles: Mapping[str, str],
+    decimals: int,
+) -> list[dict[str, Any]]:
+    """A panel for each estimator. The first one, which ranks, has its own axis; the others share one."""
     first, rest = order[:1], [row for row in rows if row["estimator"] not in order[:1]]
     shared = charts.forest_axis(rest, margin)
     panels = []
     for name in order:
         own = [row for row in rows if row["estimator"] == name]
-        panels.append({"estimator": name, **_forest(own, margin, None if name in first else shared)})
+        panel = _forest(own, margin, decimals, None if name in first else shared)
+        panels.append({"estimator": name, "title": titles.get(name, name), **panel})
     return panels

@@ -1,24 +1,25 @@
-"""Plain numbers -> the report's content: reads a run directory's stage files, computes nothing new. No JAX."""
+"""The content of a report, gathered from the stage files of a run directory. It judges nothing and imports no JAX."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from stitchrl.errors import RunDirectoryError
+from stitchrl.reporting.numbers import short
 
 __all__ = ["CURVES", "build_report"]
 
 CURVES = ("loss/critic", "loss/actor", "q/data_mean", "policy/agreement")
-"""Metrics shown as learning curves, where an algorithm has them."""
+"""Metrics that are shown as learning curves, where an algorithm has them."""
 
 
 def build_report(folder: Path) -> dict[str, Any]:
-    """The content of the report of a finished run directory, JSON-able.
+    """The content of the report on a finished run directory, in the types that JSON has.
 
     Raises:
         RunDirectoryError: a stage file is missing.
@@ -30,20 +31,21 @@ def build_report(folder: Path) -> dict[str, Any]:
         "title": run["name"],
         "unit": "return",
         "verdict": _verdict(verdict, estimates),
-        "audit": {"verdict": audit["verdict"], "findings": audit["findings"], "checks": audit.get("checks", [])},
+        "audit": {"checks": []} | {key: value for key, value in audit.items() if key != "numbers"},
         "log": audit["numbers"],
         "learning": _learning(folder, run),
-        "claims": [_claim(candidate) for candidate in ranking["candidates"]],
+        "claims": [_claim(candidate, verdict["primary"]) for candidate in ranking["candidates"]],
         "behavior": {
             "validation": _span(ranking["behavior"]),
             "test": _span(estimates["behavior"]),
             "exact": ranking["behavior_exact"],
         },
+        "estimators": _estimators([*ranking["candidates"], selected]),
         "estimates": {
-            "validation": [row for c in ranking["candidates"] for row in _rows(c, selected["label"], ranking)],
-            "test": _rows(selected, selected["label"], ranking),
+            "validation": [row for c in ranking["candidates"] for row in _rows(c, _title(selected), ranking)],
+            "test": _rows(selected, _title(selected), ranking),
         },
-        "ranking": [_rank(place, row, ranking, selected["label"]) for place, row in enumerate(ranking["order"], 1)],
+        "ranking": [_rank(place, row, ranking, _title(selected)) for place, row in enumerate(ranking["order"], 1)],
         "disagreement": estimates["disagreement"],
         "explain": _explain(ranking, estimates, verdict),
         "provenance": _provenance(run, split),
@@ -55,9 +57,26 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RunDirectoryError(
-            f"A report needs {path.name} in {str(path.parent)!r}; it is missing or damaged. Run the earlier stages first."
+            f"A report needs {path.name} in {str(path.parent)!r}, which is missing or damaged. Run the earlier stages first."
         ) from None
     return content
+
+
+def _candidates(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Label -> candidate; in a run of an older version each algorithm is labelled by its name."""
+    return {entry.get("label", entry["algorithm"]): entry for entry in run.get("candidates") or run["algorithms"]}
+
+
+def _title(candidate: Mapping[str, Any]) -> str:
+    """A candidate with its seed and how it acts, such as "IQL-2 seed 1, greedy"."""
+    title: str = candidate.get("title", candidate["label"])  # an older version called the title the label
+    return title
+
+
+def _names(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report calls a candidate, and the heading under which it stands with its other seeds."""
+    group = candidate["label"] if "title" in candidate else candidate["algorithm"]
+    return {"label": _title(candidate), "algorithm": group}
 
 
 def _span(estimate: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +89,7 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
     return {
         "decision": verdict["decision"],
         "headline": verdict["headline"],
-        "candidate": estimates["selected"]["label"],
+        "candidate": _title(estimates["selected"]),
         "baseline": "behaviour",
         "confidence": verdict["confidence"],
         "margin": verdict["margin"],
@@ -82,9 +101,9 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
 
 def _learning(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     panels = []
-    for entry in run["algorithms"]:
-        file = folder / "checkpoints" / entry["algorithm"] / "metrics.parquet"
-        if not file.exists():  # left out: it diverged
+    for label, entry in _candidates(run).items():
+        file = folder / "checkpoints" / label / "metrics.parquet"
+        if not file.exists():  # it diverged and was left out
             continue
         table = pq.read_table(file).to_pydict()
         curves = []
@@ -100,17 +119,29 @@ def _learning(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "seeds": [{"seed": s, "values": [v for _, seed, v in rows if seed == s]} for s in seeds],
                 }
             )
-        panels.append({"algorithm": entry["algorithm"], "caution": entry["caution"], "curves": curves})
+        panels.append({"algorithm": label, "caution": entry["caution"], "curves": curves})
     return panels
 
 
-def _claim(candidate: Mapping[str, Any]) -> dict[str, Any]:
-    estimate = candidate["evaluation"]["estimates"].get("fqe")
+def _estimators(candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The name and title of each estimator that was used, in order of appearance."""
+    titles: dict[str, str] = {}
+    for candidate in candidates:
+        for name, estimate in candidate["evaluation"]["estimates"].items():
+            titles.setdefault(name, estimate.get("title") or name)
+    return [{"name": name, "title": title} for name, title in titles.items()]
+
+
+def _claim(candidate: Mapping[str, Any], primary: str | None) -> dict[str, Any]:
+    """What a candidate claims, beside the primary estimate of it, or the first estimate where that one has no value."""
+    estimates = candidate["evaluation"]["estimates"]
+    order = sorted(estimates, key=lambda name: name != primary)
+    name = next((name for name in order if estimates[name]["value"] is not None), None)
     estimated = None
-    if estimate is not None and estimate["value"] is not None:
-        estimated = {"estimator": "fqe", "healthy": estimate["healthy"]} | _span(estimate)
-    keep = ("label", "algorithm", "seed", "caution", "claimed", "exact")
-    return {key: candidate[key] for key in keep} | {"estimated": estimated}
+    if name is not None:
+        estimated = {"estimator": name, "healthy": estimates[name]["healthy"]} | _span(estimates[name])
+    keep = ("seed", "caution", "claimed", "exact")
+    return _names(candidate) | {key: candidate[key] for key in keep} | {"estimated": estimated}
 
 
 def _rows(candidate: Mapping[str, Any], selected: str, ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -119,11 +150,10 @@ def _rows(candidate: Mapping[str, Any], selected: str, ranking: Mapping[str, Any
     for name, estimate in candidate["evaluation"]["estimates"].items():
         keep = ("value", "lower", "upper", "standard_error", "ess", "max_weight_share", "healthy", "reasons")
         rows.append(
-            {
-                "label": candidate["label"],
-                "algorithm": candidate["algorithm"],
+            _names(candidate)
+            | {
                 "seed": candidate["seed"],
-                "selected": candidate["label"] == selected,
+                "selected": _title(candidate) == selected,
                 "caution": candidate["caution"],
                 "estimator": name,
                 "gain": _span(candidate["evaluation"]["gain"][name]),
@@ -139,16 +169,14 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
     candidate = ranking["candidates"][row["index"]]
     gain = candidate["evaluation"]["gain"].get(row["estimator"] or "")
     exact = candidate["exact"]
-    return {
+    return _names(candidate) | {
         "rank": place,
-        "label": candidate["label"],
-        "algorithm": candidate["algorithm"],
         "seed": candidate["seed"],
         "caution": candidate["caution"],
         "estimator": row["estimator"],
         "gain": {"value": None, "lower": None, "upper": None} if gain is None else _span(gain),
         "healthy": bool(gain and gain["healthy"]),
-        "selected": candidate["label"] == selected,
+        "selected": _title(candidate) == selected,
         "exact_gain": None if exact is None else exact - ranking["behavior_exact"],
     }
 
@@ -156,41 +184,49 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
 def _explain(ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
     selected = estimates["selected"]
     agreement, own = estimates["disagreement"]["agreement"], estimates["disagreement"]["agreement_behavior"]
+    beside = "" if own is None else f", and the behaviour itself gives it {own:.2f}"
     texts = [
-        "A policy can be judged only where the log has tried what it would do. The more a policy differs from the "
-        "behaviour, the more it can gain, and the fewer logged decisions speak about it: the interval widens. Candidates "
-        "are therefore ranked by the lower end of their gain, not by its middle.",
-        f"The selected policy gives the logged action a probability of {agreement:.2f} on average; the behaviour itself "
-        f"gives it {own:.2f}." if own is not None else
-        f"The selected policy gives the logged action a probability of {agreement:.2f} on average.",
-        "The primary estimate, FQE, is refitted on the episodes it is read on, with each decision weighted by how much "
-        "likelier the policy takes it and how much likelier it comes to that state. Its interval includes the error of "
-        "the fit. The importance-sampling family multiplies ratios over a whole episode; where its effective sample "
-        "size is small it is shown hollow and decides nothing.",
-    ]  # fmt: skip
+        "A policy can be evaluated only where the log has tried what the policy would do. The more a policy differs from the "
+        "behaviour, the more it can gain, and the fewer logged decisions tell something about it, so its interval is wider. "
+        "Candidates are therefore ranked by the lower end of the interval of their gain, not by its middle.",
+        f"The selected policy gives the logged action a probability of {agreement:.2f} on average{beside}.",
+    ]
+    if (primary := verdict["primary"]) is not None:
+        texts.append(_primary_text(primary, selected["evaluation"]["estimates"][primary]))
     cautioned = [c for c in ranking["candidates"] if c["caution"] and c["claimed"] is not None]
     if cautioned:
         worst = max(cautioned, key=lambda c: c["claimed"])
-        tail = "" if worst["exact"] is None else f" and is truly worth {worst['exact']:.3f}"
+        tail = "" if worst["exact"] is None else f", while its exact value is {short(worst['exact'])}"
         texts.append(
-            f"{worst['algorithm']} is there as a warning: it claims {worst['claimed']:.3f}{tail}. A learned value is not "
-            "evidence about itself."
+            f"{_title(worst)} is shown as a warning: it claims a value of {short(worst['claimed'])}{tail}. A learned value "
+            "is no evidence about itself."
         )
     if verdict["decision"] == "CANNOT TELL":
         texts.append(
-            "CANNOT TELL is not NO: the log does not settle the question. More test episodes, logged probabilities, or a "
-            "policy nearer to the behaviour would narrow the interval."
+            "CANNOT TELL is not NO-GO: the log does not settle the question. More test episodes, logged probabilities, or a "
+            "policy closer to the behaviour would narrow the interval."
         )
     if selected["exact"] is not None:
         texts.append(
             "This log comes from a known simulated world, so the exact value of every policy is shown (diamonds). A real "
-            "log has no such column: check here how far the estimates can be trusted."
+            "log has no such values: compare them with the estimates to see how far those can be trusted."
         )
     return texts
+
+
+def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
+    title = estimate.get("title") or name
+    text = f"The primary estimate is {title if title == name else f'{title} ({name})'}."
+    if assumptions := [str(assumption).rstrip(".") for assumption in estimate.get("assumptions", ())]:
+        text += f" Its interval assumes the following: {'; '.join(assumptions)}."
+    return f"{text} An estimate that fails a check of its own conditions is drawn hollow and does not count."
 
 
 def _provenance(run: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
     keep = ("command", "versions", "content_hash", "seed", "seeds", "updates", "batch_size", "gamma", "truth")
     parts = {name: {k: part[k] for k in ("episodes", "transitions")} for name, part in split["parts"].items()}
-    algorithms = [{"algorithm": e["algorithm"], "settings": e["settings"]} for e in run["algorithms"]]
+    algorithms = []
+    for label, entry in _candidates(run).items():
+        kind = {} if label == entry["algorithm"] else {"algorithm": entry["algorithm"]}
+        algorithms.append({"algorithm": label, "settings": kind | entry["settings"]})
     return {key: run[key] for key in keep} | {"split": parts, "algorithms": algorithms}

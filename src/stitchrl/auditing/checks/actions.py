@@ -1,4 +1,4 @@
-"""Checks of the actions: inside their space and masks, all of it used, of the kind they are declared to be."""
+"""Checks of the actions: whether they lie inside their space and masks, use all of it, and are of the declared kind."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ __all__ = [
 ]
 
 RARE_SHARE = 0.001
-"""Actions logged less often than this share of rows are called rare."""
+"""Actions with a smaller share of the rows are called rare."""
 FAR_OUT = 3.0
-"""Times the range from the 10th to the 90th percentile, from its middle: 7.7 standard deviations of a normal."""
+"""A value is far out when it lies this many ranges from the 10th to the 90th percentile away from the median: 7.7 standard
+deviations of a normal distribution."""
 SATURATED_INFO, SATURATED_WARNING = 0.1, 0.5
-"""Share of rows in which a number of the action sits exactly at its smallest or largest value."""
+"""Shares of rows in which a number of the action is exactly its smallest or largest value."""
 FEW_VALUES = 32
-"""At most so many distinct values in `LEAST_ROWS` rows or more: a menu, not a dial."""
+"""A number with at most this many different values in `LEAST_ROWS` rows or more is effectively discrete."""
 LEAST_ROWS = 500
 
 
 def logged_action_outside_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A logged action that its own mask forbids: mask or action is wrong."""
+    """Logged actions that their own mask forbids: the mask or the action is wrong."""
     if log.action_mask is None:
         return
     count, first = 0, -1
@@ -52,12 +53,12 @@ def logged_action_outside_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
             f"action, action_mask: row {first} and {count - 1:,} more",
             f"{count / log.num_transitions:.1%} of logged actions are forbidden by their own mask",
             "every logged action to be allowed",
-            "Correct the mask: learned policies may never take what the log took there.",
+            "Correct the mask: otherwise learned policies may never take the action that was logged there.",
         )
 
 
 def empty_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A row that allows no action."""
+    """Rows whose mask allows no action."""
     if log.action_mask is None:
         return
     count, first = 0, -1
@@ -71,14 +72,14 @@ def empty_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "empty-mask",
             "error",
             f"action_mask: row {first}",
-            f"{count:,} rows allow no action",
-            "at least one allowed action a row",
+            f"{count:,} row{' allows' if count == 1 else 's allow'} no action",
+            "at least one allowed action in every row",
             "Correct the mask.",
         )
 
 
 def action_outside_bounds(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Actions outside the declared space; without declared bounds, numbers far from all others."""
+    """Actions outside the declared space; where no bounds are declared, values far from all others."""
     if facts.scan.actions_outside:
         yield Finding(
             "action-outside-bounds",
@@ -108,7 +109,6 @@ def action_outside_bounds(log: Dataset, facts: Facts) -> Iterator[Finding]:
     lower, middle, upper = np.quantile(facts.sample.action, [0.1, 0.5, 0.9], axis=0)
     reach = FAR_OUT * (upper - lower)
     far = (reach > 0) & ((moments.low < middle - reach) | (moments.high > middle + reach))
-    # Not where the bulk is only a spike (mostly idle controls): the rest must be narrow as well.
     for j in np.flatnonzero(far):
         beyond = np.abs(facts.sample.action[:, j] - middle[j]) > reach[j]
         yield Finding(
@@ -117,13 +117,13 @@ def action_outside_bounds(log: Dataset, facts: Facts) -> Iterator[Finding]:
             f"action: number {j}",
             f"values from {moments.low[j]:g} to {moments.high[j]:g}, where 80% lie from {lower[j]:g} to {upper[j]:g} "
             f"({beyond.mean():.2%} of rows are far out)",
-            "numbers of one unit, inside the bounds of the action",
-            "Look for rows in another unit or a placeholder; declare the bounds in the schema.",
+            "values in one unit, inside the bounds of the action",
+            "Look for rows in another unit or a placeholder, and declare the bounds in the schema.",
         )
 
 
 def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Continuous actions that often sit exactly at their bound."""
+    """Continuous actions that are often exactly at their bound."""
     moments = facts.scan.action
     if moments is None or len(facts.sample) < LEAST_ROWS:
         return
@@ -138,8 +138,8 @@ def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "warning" if at_bound[worst] >= SATURATED_WARNING else "info",
             f"action: numbers {', '.join(map(str, found[:10]))}",
             f"number {worst} is exactly {moments.low[worst]:g} or {moments.high[worst]:g} in {at_bound[worst]:.0%} of rows",
-            f"under {SATURATED_INFO:.0%} of rows at a bound",
-            "Log the action before clipping if it was clipped; a density has no meaning at a bound.",
+            f"less than {SATURATED_INFO:.0%} of rows at a bound",
+            "If the action was clipped, log it before clipping: a probability density has no meaning at a bound.",
         )
 
 
@@ -149,39 +149,40 @@ def _slack(facts: Facts) -> np.ndarray:
 
 
 def _few(facts: Facts) -> np.ndarray:
-    """(k,) numbers of the action with few distinct values."""
+    """(k,) whether each number of the action has few different values."""
     return np.array([len(np.unique(column)) <= FEW_VALUES for column in facts.sample.action.T], bool)
 
 
 def action_few_values(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A continuous action that takes a handful of values, not whole numbers."""
-    for j, values in _menus(log, facts):
+    """A continuous action that takes a handful of values which are not whole numbers."""
+    for j, values in _effectively_discrete(log, facts):
         if not _whole(values):
             yield Finding(
                 "action-effectively-discrete",
                 "warning",
                 f"action: number {j}",
-                f"{len(values)} values: {', '.join(f'{v:.4g}' for v in values[:6])}{' ...' if len(values) > 6 else ''}",
+                f"the number takes only {len(values)} values ({', '.join(f'{v:.4g}' for v in values[:6])}"
+                f"{' ...' if len(values) > 6 else ''})",
                 "a number that varies freely, as the schema says",
-                "Declare the action discrete, one number for each choice: densities mean nothing here.",
+                "Declare the action discrete, with one integer for each choice: a probability density has no meaning here.",
             )
 
 
 def action_integers(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Discrete actions stored as floats, so read as continuous."""
-    for j, values in _menus(log, facts):
+    """Discrete actions that are stored as floats and therefore read as continuous."""
+    for j, values in _effectively_discrete(log, facts):
         if _whole(values):
             yield Finding(
                 "action-integers-as-floats",
                 "warning",
                 f"action: number {j}",
-                f"only the whole numbers {values.min():g} to {values.max():g} ({len(values)} of them)",
+                f"the number takes only {len(values)} whole values from {values.min():g} to {values.max():g}",
                 "a number that varies freely, as the schema says",
-                "Store the action as integers, or give the schema [action] kind = discrete and its count.",
+                "Store the action as integers, or declare it in the schema: under [action], kind = discrete and the count.",
             )
 
 
-def _menus(log: Dataset, facts: Facts) -> Iterator[tuple[int, np.ndarray]]:
+def _effectively_discrete(log: Dataset, facts: Facts) -> Iterator[tuple[int, np.ndarray]]:
     if log.num_actions is None and len(facts.sample) >= LEAST_ROWS:
         for j, column in enumerate(facts.sample.action.T):
             values = np.unique(column)
@@ -195,7 +196,7 @@ def _whole(values: np.ndarray) -> bool:
 
 
 def action_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """An action, or one of its numbers, that never changes: nothing to compare."""
+    """An action, or one of its numbers, that never changes, so that nothing can be compared."""
     moments = facts.scan.action
     if log.num_transitions < 2:
         return
@@ -207,8 +208,8 @@ def action_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 "error",
                 "action",
                 f"every row takes action {used[0]}",
-                "at least two actions",
-                "A log of one action says nothing about others; check the column.",
+                "at least two different actions",
+                "A log of one action says nothing about others: check the column.",
             )
         return
     constant = np.flatnonzero(moments.high == moments.low)
@@ -217,14 +218,15 @@ def action_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "action-constant",
             "error" if len(constant) == len(moments.low) else "warning",
             f"action: numbers {', '.join(map(str, constant[:10]))}",
-            f"{len(constant)} of {len(moments.low)} numbers have one value ({moments.low[constant[0]]:g})",
+            f"{len(constant)} of {len(moments.low)} numbers never {'changes' if len(constant) == 1 else 'change'} (the first is "
+            f"{moments.low[constant[0]]:g})",
             "numbers that vary",
-            "Drop them from the action, or find out why they are empty.",
+            "Drop them from the action, or find out why they never change.",
         )
 
 
 def action_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Two numbers of the action that are one."""
+    """Two numbers of the action that are always equal."""
     if log.num_actions is not None or len(facts.sample) < 20:
         return
     action = facts.sample.action
@@ -235,9 +237,9 @@ def action_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
                     "action-duplicate",
                     "warning",
                     f"action: numbers {i} and {j}",
-                    "they are equal in every row looked at",
-                    "numbers that say different things",
-                    "Drop one: a density over both does not exist.",
+                    "the two numbers are equal in every row looked at",
+                    "numbers that vary independently",
+                    "Drop one of them: together they have no probability density.",
                 )
 
 
@@ -249,14 +251,15 @@ def actions_unused(log: Dataset, facts: Facts) -> Iterator[Finding]:
     unused, rare = np.flatnonzero(share == 0), np.flatnonzero((share > 0) & (share < RARE_SHARE))
     for code, which, text in (
         ("action-unused", unused, "never taken"),
-        ("action-rare", rare, f"in under {RARE_SHARE:.1%} of rows"),
+        ("action-rare", rare, f"taken in less than {RARE_SHARE:.1%} of rows"),
     ):
         if len(which):
             yield Finding(
                 code,
                 "warning" if code == "action-unused" and log.action_mask is None else "info",
                 f"action: {', '.join(map(str, which[:10]))}{' ...' if len(which) > 10 else ''}",
-                f"{len(which)} of {log.num_actions} actions {text}",
-                "some rows for every action a policy may take",
-                "Nothing can be learned about them; forbid them with an action_mask, or collect some.",
+                f"{len(which)} of {log.num_actions} actions {'is' if len(which) == 1 else 'are'} {text}",
+                "some rows for every action that a policy may take",
+                f"{'Nothing' if code == 'action-unused' else 'Little'} can be learned about them: forbid them with an "
+                "action_mask, or collect some.",
             )

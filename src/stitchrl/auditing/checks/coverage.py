@@ -1,4 +1,4 @@
-"""Checks of what was tried where: actions in each region of the state space."""
+"""Checks of which actions were tried in which part of the state space."""
 
 from __future__ import annotations
 
@@ -15,22 +15,34 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["actions_missing_in_region", "coverage_numbers", "region_of_one_action"]
 
-ROWS_A_REGION = 100
+LEAST_ROWS_OF_PLACE = 100
+"""Smaller places are not looked at."""
 LEAST_ROWS = 500
 MOST_COLUMNS = 100
+"""The ends of at most this many observation columns are looked at."""
+MOST_OF_LOG = 0.6
+"""A place with a larger share of the log is nearly everything, and is not looked at."""
+THIN = 0.01
+"""A region with a smaller share of the log says little: regions are cut to be about equally large."""
 COMMON_SHARE = 0.01
-"""An action taken in this share of the log, or more, is common."""
+"""An action with at least this share of the rows is common."""
 EXPECTED_ROWS = 20
-"""Rows a region would have of an action if it were as common there as elsewhere: none by chance once in 500 million."""
+"""Rows that a place would hold of an action if it were as common there as elsewhere. With 20 expected, none at all occurs
+by chance once in 500 million places."""
 SHARE_OF_ROWS = 0.05
+"""Share of the rows that the places found must hold to do harm."""
 ONE = 0.99
+"""Share of a place's rows from which on an action is the only one there."""
 
 
-def coverage_numbers(log: Dataset, facts: Facts) -> dict[str, Any] | None:
-    """A small matrix for a picture: regions x actions (shares of each region's rows; of continuous actions the spread
-    about the region's mean action, relative to the spread in the whole log). Of many actions the `SHOWN_ACTIONS` commonest.
-    None for images."""
-    sample = facts.sample
+def coverage_numbers(facts: Facts) -> dict[str, Any] | None:
+    """A small matrix for a picture, regions by actions; None for images.
+
+    For discrete actions (the `SHOWN_ACTIONS` commonest) it holds the share of each action among a region's rows; for
+    continuous actions the spread of each number about its mean in the region, relative to the spread in the whole log.
+    `thin` marks the regions that hold too little of the log, less than the share `thin_below`, to say much.
+    """
+    log, sample = facts.log, facts.sample
     if not facts.has_columns or not len(sample):
         return None
     region, count = facts.sample_region, facts.regions.count
@@ -39,6 +51,8 @@ def coverage_numbers(log: Dataset, facts: Facts) -> dict[str, Any] | None:
     found: dict[str, Any] = {
         "regions": [_region_name(facts, int(r)) for r in used],
         "row_share": (rows[used] / len(sample)).tolist(),
+        "thin": (rows[used] < THIN * len(sample)).tolist(),
+        "thin_below": THIN,
     }
     if log.num_actions is not None:
         top = facts.commonest(SHOWN_ACTIONS)
@@ -60,11 +74,11 @@ def coverage_numbers(log: Dataset, facts: Facts) -> dict[str, Any] | None:
 
 
 def region_of_one_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Places where one thing only was ever done, though others are allowed and done elsewhere."""
+    """Places in which only one action was ever taken, although others are allowed there and taken elsewhere."""
     sample = facts.sample
     if not facts.has_columns or len(sample) < LEAST_ROWS:
         return
-    named, inside = _places(facts)
+    named, inside = facts.once(_places)
     rows = inside.sum(1)
     if log.num_actions is not None:
         taken = np.unique(sample.action, return_inverse=True)[1]
@@ -89,20 +103,20 @@ def region_of_one_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "region-one-action",
             "warning",
             f"observation: {'; '.join(named[k] for k in found[np.argsort(-rows[found], kind='stable')][:3])}",
-            f"{len(found)} of {len(named)} places looked at, with {share:.0%} of rows, hold one action only",
+            f"{len(found)} of {len(named)} places looked at, with {share:.0%} of rows, hold a single action",
             "several actions tried everywhere",
-            "No other action can be judged there: forbid it there, or collect some.",
+            "No other action can be evaluated there: forbid the others there with an action_mask, or collect some.",
         )
 
 
 def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Actions that are common elsewhere, allowed here, and never taken here."""
+    """Actions that are common in the log but never taken in some place where they are allowed."""
     sample = facts.sample
     if log.num_actions is None or not facts.has_columns or len(sample) < LEAST_ROWS:
         return
-    named, inside = _places(facts)
+    named, inside = facts.once(_places)
     numbers, counts = np.unique(sample.action.clip(0, log.num_actions - 1), return_counts=True)
-    numbers = numbers[counts >= COMMON_SHARE * len(sample)]  # a hundred at most
+    numbers = numbers[counts >= COMMON_SHARE * len(sample)]  # at most 100 of them
     action = (sample.action.clip(0, log.num_actions - 1)[:, None] == numbers).astype(float)
     allowed = facts.allowed(sample.rows, numbers).astype(float)
     taken, possible = inside @ action, inside @ allowed
@@ -120,19 +134,20 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "action-missing-in-region",
             "warning" if share >= SHARE_OF_ROWS and lost >= 0.1 * common else "info",
             f"action {numbers[actions[worst]]}, observation: {named[places[worst]]}",
-            f"never taken in {int(inside[places[worst]].sum()):,} rows, where {expected[places[worst], actions[worst]]:.0f} "
-            f"were to be expected; {lost} of {common} common actions lack somewhere, in {share:.0%} of rows",
+            f"the action is never taken in {int(inside[places[worst]].sum()):,} rows, where about "
+            f"{expected[places[worst], actions[worst]]:.0f} times were to be expected; {lost} of {common} common actions are "
+            f"missing from some place, which concerns {share:.0%} of rows",
             "common actions tried everywhere they are allowed",
-            "They cannot be judged there: forbid them with an action_mask, or collect some.",
+            "They cannot be evaluated there: forbid them with an action_mask, or collect some.",
         )
 
 
 def _places(facts: Facts) -> tuple[list[str], NumpyArray]:
-    """Where to look: the regions, and both ends (a tenth of the rows) of each column.
+    """The places to look at: the regions, and the lowest and highest tenth of the rows by each column.
 
     Returns:
-        Names, and (places, n) 1.0 where a row of the sample belongs; only places of `ROWS_A_REGION` rows or more that are
-        not nearly everything.
+        Their names, and (places, n) 1.0 where a row of the sample lies in the place. Places with few rows, or with nearly
+        all of them, are left out.
     """
     sample = facts.sample
     named = [_region_name(facts, r) for r in range(facts.regions.count)]
@@ -147,12 +162,12 @@ def _places(facts: Facts) -> tuple[list[str], NumpyArray]:
         rows += [column <= low[j], column >= high[j]]
     inside = np.stack(rows)
     share = inside.mean(1)
-    keep = (inside.sum(1) >= ROWS_A_REGION) & (share <= 0.6)
+    keep = (inside.sum(1) >= LEAST_ROWS_OF_PLACE) & (share <= MOST_OF_LOG)
     return [name for name, kept in zip(named, keep, strict=True) if kept], inside[keep].astype(np.float64)
 
 
 def _region_name(facts: Facts, region: int) -> str:
-    """A region by the column in which it lies furthest from the rest."""
+    """The name of a region, by the column in which it lies furthest from the rest."""
     inside: NumpyArray = facts.sample_region == region
     if not inside.any() or inside.all():
         return f"region {region}"

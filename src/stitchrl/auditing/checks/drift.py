@@ -1,9 +1,9 @@
-"""Checks for change over the log, early against late: by time where there is one, else by the order of the rows.
+"""Checks for change from early to late in the log, by time where there is one, otherwise by the order of the rows.
 
-Large logs make every difference significant, so a difference must also be large: effect sizes are differences of means in
-standard deviations (Cohen 1988: 0.2 small, 0.5 medium); for a reward of two values the logarithm of the odds ratio times
-sqrt(3)/pi, which is on the same scale (Chinn 2000); for discrete actions the part of decisions that fall out otherwise
-(total variation). Rows of one episode hang together, so episodes are what standard errors count.
+In a large log every difference is significant, so a difference must also be large. The effect size is the difference of
+means in standard deviations (Cohen 1988: 0.2 is small, 0.5 medium); for a reward of two values, the logarithm of the odds
+ratio times sqrt(3)/pi, which is on the same scale (Chinn 2000); for discrete actions, the share of decisions that come out
+differently (total variation distance). The rows of an episode are correlated, so standard errors count episodes.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ from stitchrl.types import NumpyArray
 __all__ = ["action_drift", "drift_numbers", "observation_drift", "reward_drift"]
 
 SMALL, MEDIUM = 0.2, 0.5
-OTHERWISE_INFO, OTHERWISE_WARNING = 0.1, 0.25
-"""Part of discrete decisions that fall out otherwise."""
+"""Effect sizes, in standard deviations, called small and medium (Cohen 1988)."""
+DIFFERENT_INFO, DIFFERENT_WARNING = 0.1, 0.25
+"""Share of discrete decisions that come out differently."""
 Z = 5.0
-"""One false alarm in 1.7 million comparisons."""
+"""Standard errors of a difference, which chance exceeds once in 1.7 million comparisons."""
 LEAST_EPISODES = 20
-"""On each side of a cut."""
+"""Episodes needed on each side of a cut."""
 ODDS_TO_D = np.sqrt(3) / np.pi
+MOST_COLUMNS = 8
+"""The picture shows at most this many observation columns, those that move most."""
 
 
 @dataclasses.dataclass
 class Change:
-    """The greatest difference between before and after a cut.
+    """The greatest difference of each column between before and after a cut of the log.
 
     Attributes:
-        size: (k,) greatest effect size of each column, signed, over the cuts where it is significant; 0 for none.
-        cut: (k,) where: 1 to PARTS - 1.
-        before, after: (k,) means on either side.
+        size: (k,) signed effect size, the greatest over all cuts at which it is significant; 0 where there is none.
+        cut: (k,) the number of that cut, 1 to PARTS - 1.
+        before, after: (k,) means on either side of it.
     """
 
     size: NumpyArray
@@ -52,7 +55,7 @@ class Change:
 def _sides(
     facts: Facts, values: NumpyArray, sample: Sample
 ) -> Iterator[tuple[int, NumpyArray, NumpyArray, NumpyArray]]:
-    """At each cut: its number, means before and after, (k,) squared standard errors of their difference."""
+    """For each cut: its number, the means before and after it, and (k,) squared standard errors of their difference."""
     sums, counts = means_by_group(values, sample.episode)
     episodes = np.unique(sample.episode)
     part = facts.part_of(facts.log.episode_start[episodes])
@@ -68,8 +71,8 @@ def _sides(
 def _sides_of_actions(
     facts: Facts, sample: Sample, taken: NumpyArray
 ) -> Iterator[tuple[int, NumpyArray, NumpyArray, NumpyArray]]:
-    """As `_sides`, of the columns "is action k" that `taken` (n,), from 0 on without gaps, would have: an episode has few
-    actions, so only pairs of both are counted."""
+    """As `_sides` for one indicator column an action, without making these columns: an episode has few different actions, so
+    only the pairs of episode and action that occur are counted. `taken` (n,) numbers the actions from 0 without gaps."""
     episodes, of_row, lengths = np.unique(sample.episode, return_inverse=True, return_counts=True)
     actions = int(taken.max()) + 1
     pairs, counts = np.unique(of_row * actions + taken, return_counts=True)
@@ -81,7 +84,7 @@ def _sides_of_actions(
         of, times, rows = action[inside], counts[inside], lengths[episode[inside]]
         number = lengths[side].sum()
         mean = np.bincount(of, times, actions) / number
-        # Sum over episodes of (times - mean * rows)^2; an episode without the action adds its last term only.
+        # The sum over episodes of (times - mean * rows)^2; an episode without the action adds only the last term.
         squares = np.bincount(of, times**2, actions) - 2 * mean * np.bincount(of, times * rows, actions)
         return mean, np.maximum(squares + mean**2 * (lengths[side] ** 2).sum(), 0) / number**2
 
@@ -91,7 +94,8 @@ def _sides_of_actions(
 def _at_cuts(
     part: NumpyArray, of_side: Callable[[NumpyArray], tuple[NumpyArray, NumpyArray]]
 ) -> Iterator[tuple[int, NumpyArray, NumpyArray, NumpyArray]]:
-    """What `_sides` gives, of the means and squared errors of each side; cuts with few episodes on a side are left out."""
+    """What `_sides` gives, from a function for the mean and squared error of one side; cuts with few episodes on a side are
+    left out."""
     for cut in range(1, PARTS):
         sides = (part < cut, part >= cut)
         if min(side.sum() for side in sides) >= LEAST_EPISODES:
@@ -100,7 +104,7 @@ def _at_cuts(
 
 
 def _change(facts: Facts, values: NumpyArray, sample: Sample, *, odds: bool = False) -> Change:
-    """The greatest change of each column's mean. With `odds`, columns are 0 or 1 and sizes log odds ratios."""
+    """The greatest change of the mean of each column. With `odds`, columns hold 0 or 1 and sizes are log odds ratios."""
     columns = values.shape[1]
     found = Change(*(np.zeros(columns) for _ in range(4)))
     spread = values.std(0)
@@ -132,7 +136,7 @@ def _severity(size: float) -> str | None:
 
 
 def observation_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Observations that are elsewhere late in the log."""
+    """Observation columns whose mean is different late in the log."""
     if facts.sample.observation.shape[1] == 0:
         return
     change = _change(facts, facts.sample.observation, facts.sample)
@@ -148,14 +152,14 @@ def observation_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
             f"observation: columns {facts.labels(moved)}",
             f"by {_order(facts)}, column {facts.label(worst)} goes from {change.before[worst]:.4g} to "
             f"{change.after[worst]:.4g} after {change.cut[worst] / PARTS:.0%} of the log (effect {change.size[worst]:+.2f} sd); "
-            f"{len(moved)} columns move by {SMALL:g} or more",
-            f"effects under {SMALL:g} standard deviations",
-            "Find out what changed; test on the latest part, or learn from it only.",
+            f"columns that move by {SMALL:g} sd or more: {len(moved)}",
+            f"effects of less than {SMALL:g} standard deviations",
+            "Find out what changed; evaluate on the latest part of the log, or use only that part.",
         )
 
 
 def action_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Actions that are chosen otherwise late in the log: the behaviour is not one policy."""
+    """Actions that are chosen differently late in the log: more than one policy made it."""
     sample = facts.sample
     if log.num_actions is None:
         change = _change(facts, sample.action, sample)
@@ -169,25 +173,25 @@ def action_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 severity,
                 f"number {worst} goes from {change.before[worst]:.3g} to {change.after[worst]:.3g} after "
                 f"{change.cut[worst] / PARTS:.0%} of the log (effect {change.size[worst]:+.2f} sd)",
-                f"effects under {SMALL:g} standard deviations",
+                f"effects of less than {SMALL:g} standard deviations",
             )
         return
     used, taken = np.unique(sample.action.clip(0, log.num_actions - 1), return_inverse=True)
     best = (0.0, 0, 0)
     for cut, before, after, squared_error in _sides_of_actions(facts, sample, taken):
         error = np.sqrt(squared_error)
-        # What chance alone gives: the mean size of a normal's deviation is sqrt(2 / pi) of its spread.
-        otherwise = 0.5 * (np.abs(after - before) - np.sqrt(2 / np.pi) * error).sum()
+        # Less what chance alone gives: the mean absolute deviation of a normal is sqrt(2 / pi) of its spread.
+        different = 0.5 * (np.abs(after - before) - np.sqrt(2 / np.pi) * error).sum()
         sure = np.abs(after - before) > Z * np.maximum(error, 1e-12)
-        if sure.any() and otherwise > best[0]:
-            best = (float(otherwise), cut, int(used[np.where(sure, np.abs(after - before), 0).argmax()]))
-    if best[0] >= OTHERWISE_INFO:
+        if sure.any() and different > best[0]:
+            best = (float(different), cut, int(used[np.where(sure, np.abs(after - before), 0).argmax()]))
+    if best[0] >= DIFFERENT_INFO:
         yield _action_finding(
             facts,
-            "warning" if best[0] >= OTHERWISE_WARNING else "info",
-            f"{best[0]:.0%} of decisions fall out otherwise after {best[1] / PARTS:.0%} of the log, most of all action "
-            f"{best[2]}",
-            f"under {OTHERWISE_INFO:.0%}",
+            "warning" if best[0] >= DIFFERENT_WARNING else "info",
+            f"{best[0]:.0%} of decisions come out differently after {best[1] / PARTS:.0%} of the log; action {best[2]} "
+            "changes most",
+            f"less than {DIFFERENT_INFO:.0%} of decisions to change",
         )
 
 
@@ -198,12 +202,12 @@ def _action_finding(facts: Facts, severity: str, seen: str, expected: str) -> Fi
         "action",
         f"by {_order(facts)}, {seen}",
         expected,
-        "Several policies made this log: log their probabilities or a source, and split by time.",
+        "More than one policy made this log: log their probabilities or a source, and split by time.",
     )
 
 
 def reward_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Rewards, or returns of whole episodes, that are higher or lower late in the log."""
+    """Rewards, or returns of whole episodes, whose mean is different late in the log."""
     worst: tuple[float, str, Change] | None = None
     first = facts.first_rows
     for sample, reward, name in (
@@ -228,24 +232,28 @@ def reward_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "reward",
             f"by {_order(facts)}, the {what} goes from {change.before[0]:.4g} to {change.after[0]:.4g} after "
             f"{change.cut[0] / PARTS:.0%} of the log (effect {change.size[0]:+.2f} sd)",
-            f"effects under {SMALL:g} standard deviations",
-            "Find out whether the world, the reward or the behaviour changed; split by time.",
+            f"effects of less than {SMALL:g} standard deviations",
+            "Find out whether the environment, the reward or the behaviour changed; split by time.",
         )
 
 
-def drift_numbers(log: Dataset, facts: Facts) -> dict[str, object]:
-    """Lines for pictures: each part of the log, early to late. `action` has a column for each action, or is None where there
-    are more than `SHOWN_ACTIONS`; `common_actions` then has the commonest."""
-    scan = facts.scan
+def drift_numbers(facts: Facts) -> dict[str, object]:
+    """Lines for pictures: a value for each part of the log, early to late.
+
+    `action` has a column for each action, or is None where there are more than `SHOWN_ACTIONS`; then `common_actions` has
+    the commonest. `small` is the shift, in standard deviations, up to which a change is called small.
+    """
+    log, scan = facts.log, facts.scan
     numbers: dict[str, object] = {
         "order": "time" if facts.time_edges is not None else "rows",
+        "small": SMALL,
         "rows": scan.part_rows.tolist(),
         "reward": scan.reward.part_mean[:, 0].tolist(),
     }
     if scan.observation is not None:
         spread = np.where(scan.observation.spread > 0, scan.observation.spread, 1.0)
         shift = (scan.observation.part_mean - scan.observation.mean) / spread
-        top = np.argsort(-np.abs(shift).max(0))[:8]
+        top = np.argsort(-np.abs(shift).max(0))[:MOST_COLUMNS]
         numbers["observation"] = [
             {"name": facts.observation_names[j], "shift": shift[:, j].tolist()} for j in top.tolist()
         ]

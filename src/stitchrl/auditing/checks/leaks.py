@@ -1,7 +1,7 @@
-"""Checks for observation columns that know what could not be known when the action was chosen.
+"""Checks for observation columns that hold what could not be known when the action was chosen.
 
-Only near-exact matches count (|r| above `EXACT`, or a perfect separation of two outcomes): a velocity that correlates at
-0.9 with the reward is physics, a column that equals it is an error of the export.
+Only near-exact matches count (a correlation above `EXACT`, or a perfect separation of two outcomes): a velocity that
+correlates at 0.9 with the reward is physics, while a column that equals the reward is an error of the export.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from stitchrl.types import NumpyArray
 __all__ = ["leaks_action", "leaks_future_reward", "leaks_outcome", "leaks_reward", "leaks_time_left"]
 
 EXACT = 0.999
-"""|r| at which 99.8% of a number is known from the other."""
+"""Correlation at which one number explains 99.8% of the variance of the other."""
 SEPARATED = 0.999
-"""Area under the ROC curve at which two outcomes are told apart."""
+"""Area under the ROC curve from which on a column separates two outcomes."""
 LEAST_EACH = 10
-"""Episodes of each outcome: by chance ten of each are separated once in 180,000 columns."""
+"""Episodes needed of each outcome: chance separates ten of each in one of 180,000 columns."""
 LEAST_ROWS = 200
 
 
 def leaks_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A column equal to the reward of its own row, which comes after the action."""
+    """A column that equals the reward of its own row, which comes after the action."""
     sample = facts.sample
     if len(sample) < LEAST_ROWS or (np.diff(log.episode_start) == 1).all():
         return
@@ -40,13 +40,13 @@ def leaks_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-leaks-reward",
             "warning",
             found,
-            "equal the reward of the same row, up to unit",
-            "If the reward is not itself a part of the state before the action, drop the column.",
+            ("equals", "equal", "the reward of the same row, up to unit and offset"),
+            "Unless this reward was already known before the action, drop the column.",
         )
 
 
 def leaks_outcome(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A column whose first value in an episode already gives the episode's return."""
+    """A column whose first value in an episode already gives the return of the episode."""
     first = facts.first_rows
     returns = facts.scan.returns[first.episode]
     if len(first) < 2 * LEAST_EACH or first.observation.shape[1] == 0:
@@ -56,13 +56,13 @@ def leaks_outcome(log: Dataset, facts: Facts) -> Iterator[Finding]:
         if counts.min() < LEAST_EACH:
             return
         found = np.flatnonzero(_separates(first.observation, returns == values[1]))
-        how = "tell the two outcomes of an episode apart from its first row on"
+        how = ("separates", "separate", "the two outcomes of an episode without error, from its first row on")
     else:
         if len(first) < LEAST_ROWS // 2:
             return
         found = np.flatnonzero(_exact(first.observation, returns))
-        how = "give an episode's return from its first row on"
-    # With one step an episode the outcome is the row's reward, and that may be a part of the context by right.
+        how = ("gives", "give", "the exact return of an episode from its first row on")
+    # In one-step episodes the outcome is the reward of the row, which may rightly be a part of the context.
     one_step = bool((np.diff(log.episode_start) == 1).all())
     if len(found):
         yield _finding(
@@ -70,15 +70,15 @@ def leaks_outcome(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-leaks-outcome",
             "warning" if one_step else "error",
             found,
-            f"{how}, without a doubt",
-            "If the reward is not itself a part of what was known before the action, drop the column."
+            how,
+            "Unless the reward was already known before the action, drop the column."
             if one_step
-            else "They were filled in afterwards: drop them, a policy will not have them.",
+            else "Drop what was filled in afterwards: a policy in use will not have it.",
         )
 
 
 def leaks_future_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A column equal to the reward of the next row (and not to that of its own)."""
+    """A column that equals the reward of the next row, and not that of its own."""
     sample = facts.sample
     inner = sample.position + 1 < sample.length
     if inner.sum() < LEAST_ROWS:
@@ -93,42 +93,45 @@ def leaks_future_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-leaks-future",
             "error",
             found,
-            "equal the reward of the next row, up to unit",
-            "They were filled in from later rows: drop them, or shift them back.",
+            ("equals", "equal", "the reward of the next row, up to unit and offset"),
+            "Drop what was filled in from a later row, or shift it back.",
         )
 
 
 def leaks_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A column that is the action taken in its own row. A behaviour that follows one column looks the same, so it is asked,
-    not said."""
+    """A column that equals the action of its own row. A behaviour that follows one column looks the same, so the finding asks
+    which of the two it is."""
     sample = facts.sample
     if len(sample) < LEAST_ROWS:
         return
     actions = sample.action[:, None] if log.num_actions is not None else sample.action
     for j, action in enumerate(actions.T.astype(np.float64)):
-        if len(np.unique(action)) < 3:  # with two actions a simple rule of one column looks the same
+        if (
+            len(np.unique(action)) < 3
+        ):  # with two actions, a behaviour that follows a threshold on one column looks the same
             continue
         same = (sample.observation == action[:, None]).all(0)
         found = np.flatnonzero(same | _exact(sample.observation, action))
         if len(found):
             which = "the action" if log.num_actions is not None else f"number {j} of the action"
-            unit = "" if same[found].any() else ", up to unit"
+            unit = "" if same[found].any() else ", up to unit and offset"
             yield _finding(
                 facts,
                 "observation-leaks-action",
                 "warning",
                 found,
-                f"equal{'s' if len(found) == 1 else ''} {which}{unit}: a rule the behaviour follows, or a leak?",
-                "If filled in after the action, drop it: imitation will read the answer. If a rule, nothing else was tried.",
+                ("equals", "equal", f"{which} of the same row{unit}"),
+                "If it was filled in after the action, drop it: imitation would read the answer from it. If it is a rule that "
+                "the behaviour follows, the log has tried nothing else.",
             )
 
 
 def leaks_time_left(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A column that counts down to an end nobody knows yet."""
+    """A column that counts down to the end of the episode, which nobody can know yet."""
     sample = facts.sample
     long = sample.length >= 3
     if long.sum() < LEAST_ROWS or len(np.unique(sample.length[long])) < 3:
-        return  # with one length, steps left is a clock
+        return  # with a single length, the steps left are a clock
     here = sample.observation[long]
     left = (sample.length - sample.position)[long].astype(np.float64)
     done = sample.position[long].astype(np.float64)
@@ -141,14 +144,14 @@ def leaks_time_left(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-leaks-time-left",
             "error",
             found,
-            "give the steps that are left until the episode ends",
-            "Drop them: when an episode will end is not known while it runs.",
+            ("gives", "give", "the number of steps until the episode ends"),
+            "Drop it: while an episode runs nobody knows when it will end.",
         )
 
 
 def _exact(columns: NumpyArray, target: NumpyArray) -> NumpyArray:
-    """(D,) columns that are the target up to unit and offset: in their values and, against lone wild ones, in their ranks
-    for the middle of the rows."""
+    """(D,) whether each column is the target up to unit and offset: over all rows, and also over the middle 98% of the target,
+    so that a few wild values do not decide."""
     if not len(target) or target.min() == target.max():
         return np.zeros(columns.shape[1], bool)
     close = np.abs(correlations(columns, target)) > EXACT
@@ -161,19 +164,23 @@ def _exact(columns: NumpyArray, target: NumpyArray) -> NumpyArray:
 
 
 def _separates(columns: NumpyArray, positive: NumpyArray) -> NumpyArray:
-    """(D,) columns whose area under the ROC curve for the positives is 1 or 0, nearly."""
+    """(D,) whether the area under the ROC curve of each column, for the positives, is nearly 1 or 0."""
     ranks = stats.rankdata(columns, axis=0)
     many, few = int(positive.sum()), int((~positive).sum())
     area = (ranks[positive].sum(0) - many * (many + 1) / 2) / (many * few)
     return np.asarray(np.abs(area - 0.5) > SEPARATED - 0.5)
 
 
-def _finding(facts: Facts, code: str, severity: str, columns: NumpyArray, seen: str, action: str) -> Finding:
+def _finding(
+    facts: Facts, code: str, severity: str, columns: NumpyArray, seen: tuple[str, str, str], action: str
+) -> Finding:
+    """A finding about columns; `seen` is a verb in the singular, in the plural, and the rest of the sentence."""
+    one, several, rest = seen
     return Finding(
         code,
         severity,
         f"observation: columns {facts.labels(columns)}",
-        f"{len(columns)} column{'s' if len(columns) > 1 else ''} {seen}",
-        "observations made before the action, of what was known then",
+        f"{len(columns)} columns {several} {rest}" if len(columns) > 1 else f"1 column {one} {rest}",
+        "observations of what was known before the action",
         action,
     )

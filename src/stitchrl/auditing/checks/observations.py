@@ -1,4 +1,4 @@
-"""Checks of the observation columns: that each says something, once, in its own unit."""
+"""Checks of the observation columns: constant, duplicated or frozen columns, placeholders, and scales."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ __all__ = [
 ]
 
 LEAST_VARIED = 10
+"""Two columns are compared only where the first differs from its median in at least this many rows."""
 FAR_OUT = 5.0
-"""Times the range from the 10th to the 90th percentile, beyond the nearer of them."""
+"""A value is far out when it lies this many ranges from the 10th to the 90th percentile beyond the nearer of the two."""
 PLACEHOLDER_SHARE = 0.002
+"""Share of rows from which on a repeated far value looks like a placeholder."""
 MORE_OFTEN = 10
+"""A placeholder occurs at least this many times as often as a single value usually does."""
 UNEVEN = 1e5
-"""Ratio of the largest to the smallest spread that float32 products lose digits on."""
+"""Ratio of the largest to the smallest spread above which float32 products lose digits."""
 HUGE_MEAN = 1e4
-"""Mean in units of the column's spread: float32 keeps 7 digits, so 3 are left for what changes."""
+"""Mean in units of the spread above which float32, which keeps 7 digits, has fewer than 3 left for what changes."""
 STUCK_SHARE = 0.01
+"""Share of places in which a column must repeat its number before it looks frozen."""
 LEAST_ROWS = 500
 
 
@@ -43,14 +47,14 @@ def observation_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-constant",
             "warning",
             f"observation: columns {facts.labels(constant)}",
-            f"{len(constant)} of {log.observation_size} columns have one value",
+            f"{len(constant)} of {log.observation_size} columns never {'changes' if len(constant) == 1 else 'change'}",
             "columns that tell states apart",
-            "Drop them, or find out why they are empty.",
+            "Drop them, or find out why they never change.",
         )
 
 
 def observation_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Two columns that are one: equal, or the same in another unit."""
+    """Pairs of columns that are equal, or the same in another unit."""
     seen = facts.sample.observation
     if len(seen) < 20 or seen.shape[1] < 2:
         return
@@ -65,7 +69,7 @@ def observation_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
         if (seen[:, a] != np.median(seen[:, a])).sum() < LEAST_VARIED:
             continue  # two rare flags may agree by chance
         (equal if (seen[:, a] == seen[:, b]).all() else scaled).append((int(a), int(b)))
-    for pairs, severity, text in ((equal, "warning", "equal"), (scaled, "info", "the same up to unit and offset")):
+    for pairs, severity, text in ((equal, "warning", "equal"), (scaled, "info", "equal up to unit and offset")):
         if pairs:
             shown = ", ".join(f"{facts.label(a)} = {facts.label(b)}" for a, b in pairs[:5])
             yield Finding(
@@ -73,13 +77,13 @@ def observation_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 severity,
                 f"observation: {shown}{' ...' if len(pairs) > 5 else ''}",
                 f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''} of columns {'are' if len(pairs) > 1 else 'is'} {text}",
-                "columns that say different things",
+                "columns that hold different information",
                 "Drop one of each pair, or find out which column was meant.",
             )
 
 
 def observation_placeholder(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """One value far from all others, again and again: -999 and its like, a missing value in disguise."""
+    """A value far from all others that occurs again and again, such as -999: a missing value in disguise."""
     seen = facts.sample.observation
     if len(seen) < LEAST_ROWS:
         return
@@ -98,16 +102,17 @@ def observation_placeholder(log: Dataset, facts: Facts) -> Iterator[Finding]:
                     "observation-placeholder",
                     "warning",
                     f"observation: columns {facts.label(j)}",
-                    f"exactly {value:g} in {share:.1%} of rows, where 80% lie from {lower[j]:.4g} to {upper[j]:.4g}",
-                    "measurements",
-                    "If it stands for a missing value, fill it and add a column that says where.",
+                    f"the column is exactly {value:g} in {share:.1%} of rows, while 80% of rows lie from {lower[j]:.4g} to "
+                    f"{upper[j]:.4g}",
+                    "measurements only",
+                    "If this value stands for a missing one, fill it in and add a column that says where.",
                 )
                 break
 
 
 def _like_a_code(column: NumpyArray, value: float) -> bool:
-    """A whole number among others that are not, or all nines, or far more often than a single value otherwise is: a state
-    that is merely rare and far out comes as often as other states."""
+    """Whether a far value looks like a code: a whole number among others that are not, only nines, or far more frequent than
+    single values usually are. A state that is merely rare and far out is as frequent as other states."""
     rest = column[column != value]
     whole = value == round(value) and (rest != np.round(rest)).mean() > 0.5
     nines = value == round(value) and set(str(abs(int(value)))) == {"9"}
@@ -116,7 +121,7 @@ def _like_a_code(column: NumpyArray, value: float) -> bool:
 
 
 def observation_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Columns of very different size, or far from 0 compared with how they vary."""
+    """Columns whose spreads differ greatly, or whose mean is very large compared with their spread."""
     moments = facts.scan.observation
     if moments is None:
         return
@@ -132,8 +137,8 @@ def observation_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-scale",
             "warning",
             f"observation: columns {facts.labels(far)}",
-            f"column {facts.label(int(j))} varies by {spread[j]:.3g} about {moments.mean[j]:.6g}",
-            f"a mean within {HUGE_MEAN:g} times the spread",
+            f"column {facts.label(int(j))} has a standard deviation of {spread[j]:.3g} about a mean of {moments.mean[j]:.6g}",
+            f"a mean within {HUGE_MEAN:g} standard deviations of 0",
             "Subtract the offset before the values become float32 (dates, identifiers, counters), or drop the column.",
         )
     elif spread[largest] > UNEVEN * spread[smallest]:
@@ -141,14 +146,14 @@ def observation_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-scale",
             "info",
             f"observation: columns {facts.label(int(smallest))}, {facts.label(int(largest))}",
-            f"spreads from {spread[smallest]:.3g} to {spread[largest]:.3g}",
-            f"spreads within a factor {UNEVEN:g}",
-            "Training standardises columns; check the units all the same.",
+            f"the standard deviations of the columns range from {spread[smallest]:.3g} to {spread[largest]:.3g}",
+            f"standard deviations within a factor of {UNEVEN:g}",
+            "Check the units. Training standardises the columns, so nothing else needs to be done.",
         )
 
 
 def observation_stuck(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A column that now and then keeps its number from step to step while the others go on: a sensor that froze."""
+    """A column that now and then repeats its number for some steps while the others change: a sensor that froze."""
     sample = facts.sample
     inner = np.flatnonzero((sample.position > 0) & (sample.position + 1 < sample.length))
     if len(inner) < 1000 or sample.observation.shape[1] < 2:
@@ -156,13 +161,13 @@ def observation_stuck(log: Dataset, facts: Facts) -> Iterator[Finding]:
     here = sample.observation[inner]
     before = facts.observation_at(log.observation_index[sample.rows[inner] - 1])
     after = facts.observation_at(log.observation_index[sample.rows[inner] + 1])
-    # A number at its bound (a clipped velocity) stays there by right.
+    # A number at its bound, such as a clipped velocity, may rightly stay there.
     free = (here > sample.observation.min(0)) & (here < sample.observation.max(0))
     held = (here == before) & (here == after) & free
     moving = ((here != before) & (here != after)).mean(1) >= 0.5
     distinct = np.array([len(np.unique(c)) for c in here.T])
     share = held[moving].mean(0) if moving.any() else np.zeros(here.shape[1])
-    # A column that takes a new number nearly every row repeats by freezing only; columns of few numbers repeat anyway.
+    # Where nearly every row has a new number, only freezing repeats one; columns with few different numbers repeat anyway.
     found = np.flatnonzero((share > STUCK_SHARE) & (share < 0.9) & (distinct > 0.5 * (1 - share) * len(here)))
     if len(found):
         worst = int(found[share[found].argmax()])
@@ -170,8 +175,8 @@ def observation_stuck(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-stuck",
             "warning",
             f"observation: columns {facts.labels(found)}",
-            f"column {facts.label(worst)} keeps its exact number for three steps in {share[worst]:.1%} of places while "
-            "others move",
-            "a number that changes as finely as it is measured",
-            "Look for a sensor that froze or values carried forward; mark those rows.",
+            f"column {facts.label(worst)} repeats its exact number for three steps in {share[worst]:.1%} of places, while "
+            "other columns change",
+            "a new measurement in every step",
+            "Look for a sensor that froze, or for values carried forward, and mark those rows.",
         )

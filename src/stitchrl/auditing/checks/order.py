@@ -1,4 +1,4 @@
-"""Checks of the order of the rows by the columns that count it: `step` and `time`."""
+"""Checks of the order of the rows, by the `step` and `time` columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["steps_missing", "time_backwards"]
 
 CONSECUTIVE = 0.5
-"""Steps count one by one where more than this share of them do."""
+"""A log counts its steps one by one where more than this share of its steps go up by one."""
 
 
 def steps_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
@@ -34,14 +34,15 @@ def steps_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "steps-missing",
             "warning",
             f"step: row {first} and {jumps - 1:,} more",
-            f"after {jumps / inside:.1%} of rows inside episodes the step jumps, over {lost:,} steps in all",
-            "steps that go up by one, as most here do",
-            "Look for rows that were lost: a row's next observation and return are then not those of its action.",
+            f"after {jumps / inside:.1%} of rows inside episodes the step jumps by more than one, which skips {lost:,} steps in "
+            "all",
+            "steps that go up by one, as most in this log do",
+            "Look for lost rows: next observations and returns are then not those that followed the logged action.",
         )
 
 
 def time_backwards(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Times that go back inside an episode while the steps go on."""
+    """Rows inside an episode whose time is earlier than that of the row before, although their step is later."""
     if log.time is None or log.time.dtype.kind not in "iufM":
         return
     back = inside = 0
@@ -56,14 +57,14 @@ def time_backwards(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "time-backwards",
             "warning",
             f"time, step: row {first} and {back - 1:,} more",
-            f"{back / inside:.1%} of rows inside episodes are earlier in time than the row before, though their step is later",
-            "times that go on with the steps",
-            "Find out which of the two is right: rows out of order spoil every next observation.",
+            f"{back / inside:.1%} of rows inside episodes have an earlier time than the row before, although their step is later",
+            "times that increase with the steps",
+            "Find out which of the two is right: rows out of order make every next observation wrong.",
         )
 
 
 def _pairs(log: Dataset) -> Iterator[NumpyArray]:
-    """By blocks, rows that another row of their episode follows."""
+    """Block by block, the rows that another row of the same episode follows."""
     for block in blocks(log.num_transitions):
         inside = np.ones(block.stop - block.start, bool)
         first, last = np.searchsorted(log.episode_start, [block.start + 1, block.stop + 1])

@@ -1,4 +1,4 @@
-"""Checks against another log, such as the test part: nothing may be in both."""
+"""Checks against another log, such as the test part, with which nothing may be shared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from stitchrl.data.dataset import Dataset
 __all__ = ["episodes_in_both", "rows_in_both"]
 
 SHARED = 0.001
+"""Share of the other log's episodes that may be in this one; ten times as many of its rows."""
 MOST_REPEATS = 0.8
+"""Logs in which a larger share of the rows repeat an earlier one are not compared by rows."""
 
 
 def episodes_in_both(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Episodes of three or more steps that the other log has too, beyond what repeats within one log."""
+    """Episodes of three or more steps that both logs hold, beyond what repeats within each of them."""
     if facts.other is None:
         return
     mine, theirs = (_long_episodes(f) for f in (facts, facts.other))
@@ -30,18 +32,18 @@ def episodes_in_both(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "episodes-in-both",
             "error",
             "episode",
-            f"{both:.1%} of the other log's episodes are in this one",
-            "no episode in two parts",
-            "Split by episode, once, before anything is learned.",
+            f"{both:.1%} of the other log's episodes are also in this one",
+            "no episode in both logs",
+            "Split the log by episode, once, before anything is learned.",
         )
 
 
 def rows_in_both(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Rows that the other log has too, where rows do not repeat of themselves."""
+    """Rows that both logs hold, where rows seldom repeat within each of them."""
     if facts.other is None:
         return
     mine, theirs = facts.scan, facts.other.scan
-    # Of large logs one row in so many is kept, by content: only rows that both would keep compare.
+    # Of a large log one row in so many is kept, by content: compare only rows that both logs would keep.
     every = np.lcm(mine.every, theirs.every)
     mine, theirs = (scan.row_hash[scan.row_hash % np.uint64(every) == 0] for scan in (mine, theirs))
     if not len(mine) or not len(theirs):
@@ -53,8 +55,8 @@ def rows_in_both(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "rows-in-both",
             "error",
             "rows",
-            f"{both:.1%} of the other log's rows are in this one",
-            "no row in two parts",
+            f"{both:.1%} of the other log's rows are also in this one",
+            "no row in both logs",
             "Split by episode (or by user, or by time), not by row.",
         )
 

@@ -1,4 +1,4 @@
-"""Checks of the logged probabilities: there, possible, agreeing with one another and with what was done."""
+"""Checks of the logged probabilities: whether they are possible, consistent, and those with which the actions were drawn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import blocks
 from stitchrl.auditing.regression import z_of_mean
+from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -23,32 +24,32 @@ __all__ = [
 ]
 
 CALIBRATION_Z = 6.0
-"""Standard errors by which an action's logged count may differ from its propensities' sum."""
+"""Standard errors by which the count of an action may differ from the sum of its propensities."""
 TOO_MUCH = 1.05
+"""Factor by which a sum of inverse propensities must exceed its bound."""
 ROUNDING = 1e-5
+"""A log-probability may exceed 0 by this much."""
 SMALL = 1e-4
-"""One row with such a probability weighs as much as ten thousand others."""
-LARGEST_WEIGHT_SHARE = 0.02
-"""As in the verdict: a single episode may hold no more."""
+"""A row with this propensity weighs as much as ten thousand rows with a propensity near 1."""
 BEATEN_BY = 0.05
 """Nats a row by which a simple model must beat the logged probabilities before it matters."""
 
 
 def propensities_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """No behaviour probabilities: they will be fitted."""
+    """A log without propensities, which then have to be fitted."""
     if log.behavior_log_prob is None:
         yield Finding(
             "propensities-missing",
             "info",
             "behavior_log_prob",
             "the log does not say how likely its actions were",
-            "the logging policy's probabilities, where they exist",
-            "They are fitted by behaviour cloning, and every estimate says so. Log them in future.",
+            "the probabilities of the logging policy, where they exist",
+            "Log them in future. Until then they are fitted by behaviour cloning, and every estimate says so.",
         )
 
 
 def propensities_impossible(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Logged actions with probability 0, or above 1. (A continuous action has a density, which may be above 1.)"""
+    """Logged actions with probability 0 or above 1. (A continuous action has a density, which may be above 1.)"""
     if log.behavior_log_prob is None:
         return
     count, first = 0, -1
@@ -66,14 +67,17 @@ def propensities_impossible(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "propensity-impossible",
             "error",
             f"behavior_log_prob: row {first} and {count - 1:,} more",
-            f"{count:,} logged actions have {'density 0 or none' if density else 'probability 0 or above 1'}",
-            "finite log-densities" if density else "log-probabilities at most 0 and finite: the action was taken",
+            f"{count:,} logged action{' has' if count == 1 else 's have'} "
+            f"{'a density of 0 or none' if density else 'a probability of 0, above 1, or none'}",
+            "finite log-densities"
+            if density
+            else "finite log-probabilities of at most 0, since these actions were taken",
             "Correct the propensities, or drop the column and let them be fitted.",
         )
 
 
 def propensities_disagree(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """behavior_log_prob is not the logged action's entry of behavior_probs."""
+    """Rows whose behavior_log_prob is not the entry of behavior_probs for the logged action."""
     if log.behavior_log_prob is None or log.behavior_probs is None:
         return
     count, largest, worst = 0, 0.0, -1
@@ -90,42 +94,55 @@ def propensities_disagree(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "propensities-disagree",
             "error",
             f"behavior_log_prob, behavior_probs: row {worst}",
-            f"{count / log.num_transitions:.1%} of rows differ, by up to {largest:.3f}",
+            f"the two columns give the logged action different probabilities in {count / log.num_transitions:.1%} of rows, by up "
+            f"to {largest:.3f}",
             "the same probability in both columns",
-            "Find out which is right and drop the other.",
+            "Find out which column is right, and drop the other.",
         )
 
 
 def propensities_uncalibrated(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Actions logged far more or less often than their propensities say.
+    """Actions that were logged far more or less often than their propensities say.
 
-    With all probabilities: an action's count against the sum of its probabilities. With the taken one only: over the
-    rows in which an action was taken, the sum of 1 / probability expects at most the number of rows (Horvitz and
-    Thompson 1952), and so the number of rows itself where every action is always possible.
+    With the probabilities of all actions, the count of an action is compared with the sum of its probabilities. With the
+    probability of the taken action only, the sum of 1 / probability over the rows that took an action is expected to be at
+    most the number of rows (Horvitz and Thompson 1952), and equal to it where the action is always possible.
     """
     if log.num_actions is None:
         return
-    counts = facts.scan.action_counts.sum(0)
     if log.behavior_probs is not None:
-        expected, variance = np.zeros(log.num_actions), np.zeros(log.num_actions)
-        for rows in blocks(log.num_transitions, log.num_actions):
-            probs = log.behavior_probs[rows].astype(np.float64)
-            expected += probs.sum(0)
-            variance += (probs * (1 - probs)).sum(0)
-        z = (counts - expected) / np.sqrt(np.maximum(variance, 1.0))
-        worst = int(np.abs(z).argmax())
-        if abs(z[worst]) > CALIBRATION_Z:
-            yield Finding(
-                "propensities-uncalibrated",
-                "error",
-                f"behavior_probs: action {worst}",
-                f"logged {counts[worst]:,} times where the propensities expect {expected[worst]:,.0f} ({z[worst]:+.0f} SE)",
-                f"counts within {CALIBRATION_Z:g} standard errors",
-                "These are not the probabilities the actions were drawn with; correct or drop them.",
-            )
-        return
-    if log.behavior_log_prob is None:
-        return
+        yield from _counts_differ(log, facts)
+    elif log.behavior_log_prob is not None:
+        yield from _weights_too_large(log, facts)
+
+
+def _counts_differ(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    assert log.behavior_probs is not None
+    assert log.num_actions is not None
+    counts = facts.scan.action_counts.sum(0)
+    expected, variance = np.zeros(log.num_actions), np.zeros(log.num_actions)
+    for rows in blocks(log.num_transitions, log.num_actions):
+        probs = log.behavior_probs[rows].astype(np.float64)
+        expected += probs.sum(0)
+        variance += (probs * (1 - probs)).sum(0)
+    z = (counts - expected) / np.sqrt(np.maximum(variance, 1.0))
+    worst = int(np.abs(z).argmax())
+    if abs(z[worst]) > CALIBRATION_Z:
+        yield Finding(
+            "propensities-uncalibrated",
+            "error",
+            f"behavior_probs: action {worst}",
+            f"the action is logged {counts[worst]:,} times, while its propensities sum to {expected[worst]:,.0f} "
+            f"({z[worst]:+.0f} standard errors)",
+            f"counts within {CALIBRATION_Z:g} standard errors",
+            "The actions were not drawn with these probabilities: correct or drop them.",
+        )
+
+
+def _weights_too_large(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    assert log.behavior_log_prob is not None
+    assert log.num_actions is not None
+    counts = facts.scan.action_counts.sum(0)
     total, variance = np.zeros(log.num_actions), np.zeros(log.num_actions)
     for rows in blocks(log.num_transitions):
         action = log.action[rows].astype(np.int64).clip(0, log.num_actions - 1)
@@ -134,7 +151,7 @@ def propensities_uncalibrated(log: Dataset, facts: Facts) -> Iterator[Finding]:
         total += np.bincount(action, inverse, log.num_actions)
         variance += np.bincount(action, inverse * (inverse - 1), log.num_actions)
     z = (total - log.num_transitions) / np.sqrt(np.maximum(variance, 1.0))
-    # Rows of actions that were hardly taken cannot speak; too small a sum may mean an action that was not possible.
+    # Few rows of an action prove nothing, and a small sum may mean that the action was not always possible.
     worst = int(np.where(counts >= 30, z, 0).argmax())
     possible = log.num_transitions * log.num_actions
     if log.action_mask is not None:
@@ -145,27 +162,27 @@ def propensities_uncalibrated(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "propensities-uncalibrated",
             "error",
             "behavior_log_prob",
-            f"1 / probability is {total.sum() / log.num_transitions:.3g} on average ({z_all:+.0f} SE)",
+            f"the mean of 1 / probability is {total.sum() / log.num_transitions:.3g} ({z_all:+.0f} standard errors)",
             f"at most the number of possible actions, {possible / log.num_transitions:.3g}",
-            "The logged probabilities are too small, or of other rows; correct or drop them.",
+            "The logged probabilities are too small or belong to other rows: correct or drop them.",
         )
     elif z[worst] > CALIBRATION_Z and total[worst] > TOO_MUCH * log.num_transitions:
         yield Finding(
             "propensities-uncalibrated",
             "error",
             f"behavior_log_prob: action {worst}",
-            f"1 / probability sums to {total[worst]:,.0f} over the rows of this action ({z[worst]:+.0f} SE)",
+            f"1 / probability sums to {total[worst]:,.0f} over the rows of this action ({z[worst]:+.0f} standard errors)",
             f"at most the number of rows, {log.num_transitions:,}",
-            "The logged probabilities are too small for how often it was taken; correct or drop them.",
+            "The logged probabilities are too small for how often the action was taken: correct or drop them.",
         )
 
 
 def propensities_beaten(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A simple model explains the logged actions better than the probabilities they were drawn with. It cannot.
+    """A simple model that explains the logged actions better than their logged probabilities do.
 
-    Gibbs' inequality: under the logging policy no model has a greater expected log-probability than the logging policy
-    itself. The model (shares of actions in a region; for continuous actions a normal about a ridge regression) is
-    fitted on half of the episodes and tried on the other half.
+    By Gibbs' inequality no model has a greater expected log-probability than the policy that drew the actions. The model
+    (action shares in each region; for continuous actions, a normal about a ridge regression) is fitted to half of the
+    episodes and tested on the other half.
     """
     if log.behavior_log_prob is None or len(facts.sample) < 500:
         return
@@ -181,20 +198,22 @@ def propensities_beaten(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "propensities-beaten",
             "error" if log.num_actions is not None else "warning",
             "behavior_log_prob",
-            f"a simple model gives the logged actions {np.exp(min(gain.mean(), 50)):.2f} times the probability on average "
-            "(geometric mean)",
-            "no model to do better than the policy that acted",
+            f"a simple model gives the logged actions {np.exp(min(gain.mean(), 50)):.2f} times their logged probability, as a "
+            "geometric mean",
+            "no model to predict the actions better than the policy that took them",
             "These are not the probabilities of these actions: look for shifted rows, another policy, or another unit.",
         )
 
 
 def _discrete_model(log: Dataset, facts: Facts, group: NumpyArray) -> NumpyArray:
-    """(n,) held-out log shares of the taken actions in their regions."""
+    """(n,) held-out logarithm of the share of the taken action in its region."""
     actions = log.num_actions or 0
     taken = facts.sample.action.clip(0, actions - 1)
     model = np.zeros(len(taken))
     for test in (group % 2 == 0, group % 2 == 1):
-        counts = np.full((facts.regions.count, actions), 0.5)  # half a row each: no action is impossible
+        counts = np.full(
+            (facts.regions.count, actions), 0.5
+        )  # every action starts from half a row, so none is impossible
         np.add.at(counts, (facts.sample_region[~test], taken[~test]), 1)
         shares = counts / counts.sum(1, keepdims=True)
         model[test] = np.log(shares[facts.sample_region[test], taken[test]])
@@ -202,16 +221,16 @@ def _discrete_model(log: Dataset, facts: Facts, group: NumpyArray) -> NumpyArray
 
 
 def _normal_model(facts: Facts) -> NumpyArray:
-    """(n,) held-out log densities of a normal about a regression; its spread that of the residuals."""
+    """(n,) held-out log-density of a normal about a regression, with the spread of the residuals."""
     left = facts.action_residuals
-    # A normal is fitted by its variance; a floor keeps a number that never changes from having any density it likes.
+    # The floor keeps the density of a number that never changes finite.
     variance = np.maximum((left**2).mean(0), 1e-6 * np.maximum(facts.sample.action.var(0), 1e-12))
     density: NumpyArray = -0.5 * (left**2 / variance + np.log(2 * np.pi * variance)).sum(1)
     return density
 
 
 def propensities_too_small(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Logged probabilities so small that single rows decide every weighted mean."""
+    """Logged probabilities so small that a single row decides every weighted mean."""
     if log.behavior_log_prob is None or log.num_actions is None:
         return
     total, largest, count = 0.0, 0.0, 0
@@ -221,12 +240,13 @@ def propensities_too_small(log: Dataset, facts: Facts) -> Iterator[Finding]:
         total += inverse.sum()
         largest = max(largest, float(inverse.max(initial=0)))
         count += int((inverse > 1 / SMALL).sum())
-    if count and largest > LARGEST_WEIGHT_SHARE * total:
+    if count and largest > MAXIMUM_WEIGHT_SHARE * total:
         yield Finding(
             "propensity-too-small",
             "warning",
             "behavior_log_prob",
-            f"{count:,} logged actions have probability under {SMALL:g}; one holds {largest / total:.0%} of all weight",
-            f"no row with more than {LARGEST_WEIGHT_SHARE:.0%} of the weight",
-            "Check that they are not zeros in disguise; drop those episodes or the column.",
+            f"{count:,} logged action{' has a probability' if count == 1 else 's have probabilities'} below {SMALL:g}, and one "
+            f"row holds {largest / total:.0%} of all weight",
+            f"no row with more than {MAXIMUM_WEIGHT_SHARE:.0%} of the weight",
+            "Check that these are not zeros in disguise; drop their episodes or the column.",
         )

@@ -1,4 +1,4 @@
-"""Checks of the rewards: that there is something to learn from, in its own place, without wild values."""
+"""Checks of the rewards: whether they vary, stand in the right rows, and have a usable scale without wild values."""
 
 from __future__ import annotations
 
@@ -23,43 +23,46 @@ __all__ = [
 ]
 
 SPARSE_SHARE = 0.01
+"""Share of episodes with another return than the commonest below which rewards are sparse."""
 LEAST_REWARDED = 100
-"""With fewer episodes that pay, a mean return is known to no better than 10%."""
+"""With fewer episodes that differ from the commonest return, the mean return is known no better than to 10%."""
 WILD = 50.0
-"""Times the size that nine of ten rewards other than the commonest stay within; a normal's largest of ten million is three
-times as large, a log-normal's (of spread 1) of a million thirty."""
+"""A reward is wild when it lies this many times as far from the usual one as nine of ten others do. The largest of ten
+million normal values lies three times as far, the largest of a million log-normal values (sigma 1) thirty times."""
 WILD_SHARE = 0.01
+"""With a larger share of wild rewards they belong to the distribution."""
 SMALLEST_SCALE, LARGEST_SCALE = 1e-3, 1e4
-"""Spread of returns that networks with standard settings can follow."""
+"""Standard deviations of the returns that networks with standard settings can learn."""
 BETTER_FIT, FULL_FIT = 0.7, 0.1
-"""A shifted fit must leave less than this part of what the fit in place leaves: a hint; overwhelming."""
+"""The squared error of the shifted fit over that of the fit in place, below which the shift is likely, and certain."""
 LEAST_EXPLAINED = 0.3
-"""Part of the reward's variance that the shifted fit must explain before it is a hint."""
+"""Share of the variance of the reward that the shifted fit must explain."""
 Z = 5.0
-"""Standard errors that make a hint safe against the many comparisons of an audit."""
+"""Standard errors by which the shifted fit must be better, in view of the many comparisons of an audit."""
 BESIDE, ELSEWHERE = 0.1, 0.05
-"""Of rewards that come once an episode, at its end: how many may lie a row beside it, how many anywhere else."""
+"""For rewards paid once, at the end of an episode: the share that may lie one row beside the end, and anywhere else."""
 FITTED_ROWS = 6144
+"""The fits use at most this many rows."""
 WAVES = 200
-"""Random cosines beside the quadratic terms: a smooth curved reward must be fitted well for a step to show."""
+"""Random cosines added to the quadratic terms: a shift of one row shows only where curved rewards are fitted well."""
 
 
 def returns_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """All episodes have the same return: there is nothing to learn from."""
+    """All episodes have the same return, so there is nothing to learn from."""
     returns = facts.scan.returns
     if log.num_episodes > 1 and returns.min() == returns.max():
         yield Finding(
             "returns-constant",
             "error",
             "reward",
-            f"every episode returns {returns[0]:g}",
+            f"every episode has the return {returns[0]:g}",
             "returns that differ between episodes",
-            "Check that the reward column is the outcome.",
+            "Check that the reward column holds the outcome.",
         )
 
 
 def reward_sparse(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Hardly any episode is paid anything but the commonest return."""
+    """Hardly any episode has another return than the commonest one."""
     returns = facts.scan.returns
     values, counts = np.unique(returns, return_counts=True)
     usual = values[counts.argmax()]
@@ -72,14 +75,14 @@ def reward_sparse(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "reward-sparse",
             "warning" if paid < LEAST_REWARDED else "info",
             "reward",
-            f"{paid:,} of {log.num_episodes:,} episodes ({share:.2%}) return anything but {usual:g}",
-            f"at least {LEAST_REWARDED} episodes that tell good from bad",
-            "Intervals will be wide: collect more episodes, or reward something nearer at hand.",
+            f"{paid:,} of {log.num_episodes:,} episodes ({share:.2%}) have another return than {usual:g}",
+            f"at least {LEAST_REWARDED} such episodes, which tell good from bad",
+            "Intervals will be wide: collect more episodes, or reward something that is reached more often.",
         )
 
 
 def reward_outliers(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Rewards far larger than the others: a placeholder, another unit, or a sum that one row decides."""
+    """Rewards far larger than the others: a placeholder, or another unit. A few such rows decide every sum."""
     reward, moments = facts.sample.reward, facts.scan.reward
     if len(reward) < 100:
         return
@@ -99,28 +102,29 @@ def reward_outliers(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "reward-outlier",
             "warning",
             "reward",
-            f"a reward of {worst:g} where nine of ten lie within {typical:.3g} of {usual:.3g}; {share:.2%} of rows are as wild",
-            f"rewards within {WILD:g} times the usual size",
-            "Look for a placeholder or another unit; one such row decides every mean.",
+            f"there is a reward of {worst:g}, while nine of ten rewards other than {usual:.3g} lie within {typical:.3g} of it; "
+            f"{share:.2%} of rows are as far out",
+            f"rewards within {WILD:g} times that distance",
+            "Look for a placeholder or another unit: one such row decides every mean.",
         )
 
 
 def reward_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Returns too large or too small for learning rates that suit most."""
+    """Returns too large or too small for the usual learning rates."""
     spread = float(facts.scan.returns.std())
     if spread and not SMALLEST_SCALE <= spread <= LARGEST_SCALE:
         yield Finding(
             "reward-scale",
             "info",
             "reward",
-            f"returns spread by {spread:.3g}",
-            f"a spread from {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}",
-            "Divide the rewards by the spread of the returns for training; values then come in those units.",
+            f"the standard deviation of the returns is {spread:.3g}",
+            f"a standard deviation from {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}",
+            "Divide the rewards by it for training; values are then in these units.",
         )
 
 
 def reward_beside_end(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Rewards that come once an episode, but always one row before its end, or in its first row: off by one."""
+    """Rewards that are paid once an episode, but one row before its end or in its first row: shifted by one row."""
     sample = facts.sample
     values, counts = np.unique(sample.reward, return_counts=True)
     if len(values) < 2 or counts.max() < 0.5 * len(sample):
@@ -132,23 +136,23 @@ def reward_beside_end(log: Dataset, facts: Facts) -> Iterator[Finding]:
     from_end = lengths - 1 - sample.position[paid]
     before, first, at_end = (from_end == 1).mean(), (sample.position[paid] == 0).mean(), (from_end == 0).mean()
     if max(before, first) > BESIDE and before + first + at_end > 1 - ELSEWHERE and min(before, first) < ELSEWHERE:
-        place = "the last row but one" if before >= first else "the first row"
+        place = "the second-to-last row" if before >= first else "the first row"
         yield Finding(
             "reward-misaligned",
             "warning",
             "reward",
-            f"{max(before, first):.0%} of the rewards in longer episodes come in {place}, {at_end:.0%} in the last row",
-            "an outcome in the row of the action it follows, which is the last",
+            f"{max(before, first):.0%} of the rewards in longer episodes are in {place}, and {at_end:.0%} in the last row",
+            "an outcome in the last row, whose action it follows",
             f"Shift the reward column by one row {'down' if before >= first else 'up'}, inside its episode.",
         )
 
 
 def reward_misaligned(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Rewards that the step before or after explains far better than their own: the column is off by one row.
+    """Rewards that the step before or after explains far better than their own step: the column is shifted by one row.
 
-    A step is (observation, action, next observation); ridge regressions on quadratic features and random cosines (Rahimi
-    and Recht 2007) predict the reward of episodes they were not fitted on. A hint, not a proof: where rewards follow slowly,
-    or depend on states and hardly on actions, two of the three fits are alike and nothing is said.
+    A step is (observation, action, next observation). Ridge regressions on quadratic features and random cosines (Rahimi
+    and Recht 2007) predict the reward in episodes that they were not fitted on. This can miss a shift: where rewards come
+    late, or depend on states and hardly on actions, two of the three fits are equally good.
     """
     sample = facts.sample
     inner = np.flatnonzero((sample.position >= 1) & (sample.position + 2 < sample.length))
@@ -157,7 +161,7 @@ def reward_misaligned(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if len(inner) > FITTED_ROWS:
         inner = np.sort(np.random.default_rng(6).choice(inner, FITTED_ROWS, replace=False))
     rows, episode = sample.rows[inner], sample.episode[inner]
-    # An episode that is alone is halved: its rows still predict one another.
+    # Fewer than four episodes are cut into stretches of rows, which still predict one another.
     group = episode if len(np.unique(episode)) >= 4 else rows // 50
     reward = sample.reward[inner] - sample.reward[inner].mean()
     spread = float((reward**2).mean())
@@ -174,20 +178,20 @@ def reward_misaligned(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "reward-misaligned",
             "error" if sure else "warning",
             "reward",
-            f"the step {'before' if late else 'after'} explains {explained[best]:.1%} of a row's reward, its own step "
-            f"{max(explained[0], 0):.1%}",
-            "each reward in the row of the action it follows",
+            f"the step {'before' if late else 'after'} explains {explained[best]:.1%} of the variance of a row's reward, and its "
+            f"own step {max(explained[0], 0):.1%}",
+            "each reward in the row of the action that it follows",
             f"Shift the reward column by one row {'up' if late else 'down'}, inside its episode.",
         )
 
 
 def _step(log: Dataset, facts: Facts, rows: NumpyArray) -> NumpyArray:
-    """Features of what happened at rows: observation, action, next observation."""
+    """Regression features of the step that each row makes: observation, action, next observation."""
     following = log.next_observation_index[rows]
     following = np.where(following == NO_OBSERVATION, log.observation_index[rows], following)
     action = log.action[rows]
     if log.num_actions is not None:
-        action = facts.told_apart(action)
+        action = facts.one_hot(action)
     parts = (
         facts.observation_at(log.observation_index[rows]),
         np.where(np.isfinite(action), action, 0).astype(np.float64),

@@ -1,4 +1,4 @@
-"""Checks of the sources of a log: a good source that few rows come from."""
+"""Checks of the sources of a log: whether a good source is drowned by a large one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from stitchrl.data.dataset import Dataset
 
 __all__ = ["source_drowned", "source_numbers"]
 
-
 BETTER_BY = 0.8
-"""Effect size called large (Cohen 1988)."""
-
-
+"""Difference of mean returns, in standard deviations, that is called large (Cohen 1988)."""
 Z = 5.0
-
-
+"""Standard errors by which a source must be better."""
 MOST_SOURCES = 50
+"""With more sources than this the column is taken for an identifier, and sources are not compared."""
 
 
-def source_numbers(log: Dataset, facts: Facts) -> list[dict[str, Any]]:
-    """Share of rows, episodes and mean return of each source, best first; empty without a source column. An episode
-    has the source of its first row."""
+def source_numbers(facts: Facts) -> list[dict[str, Any]]:
+    """Share of rows, number of episodes and mean return of each source, the best first; empty without a source column. An
+    episode has the source of its first row."""
+    log = facts.log
     if log.source is None:
         return []
     names, of_episode = np.unique(log.source[log.episode_start[:-1]], return_inverse=True)
@@ -48,8 +46,8 @@ def source_numbers(log: Dataset, facts: Facts) -> list[dict[str, Any]]:
 
 
 def source_drowned(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """A clearly better source with few rows beside one with most."""
-    found = source_numbers(log, facts)
+    """A source that is clearly better than the largest one but has few rows."""
+    found = facts.once(source_numbers)
     if not found:
         return
     largest = max(found, key=lambda entry: entry["share"])
@@ -66,8 +64,8 @@ def source_drowned(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "source-drowned",
             "warning",
             f"source: {', '.join(entry['source'] for entry in best[:3])}",
-            f"{share:.0%} of rows, mean return {best[0]['mean_return']:.4g}, beside {largest['share']:.0%} from "
-            f"{largest['source']} with {largest['mean_return']:.4g}",
-            f"the better sources to have {MINORITY:.0%} of rows or more",
-            "Sample sources evenly, filter by source or return (FilteredBC), or weigh by advantage (IQL, AWAC).",
+            f"{share:.0%} of rows come from better sources (mean return {best[0]['mean_return']:.4g}), while "
+            f"{largest['share']:.0%} come from {largest['source']} (mean return {largest['mean_return']:.4g})",
+            f"at least {MINORITY:.0%} of rows from the better sources",
+            "Sample sources evenly, filter by source or return (FilteredBC), or weight by advantage (IQL, AWAC).",
         )
