@@ -11,7 +11,15 @@ from typing import Any
 
 from stitchrl.errors import RunDirectoryError
 
-__all__ = ["forget_abandoned", "make_directory", "write_atomic", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "append_bytes",
+    "forget_abandoned",
+    "make_directory",
+    "write_atomic",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -30,13 +38,37 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(beside, path)
     except OSError as error:
         _forget(beside)
-        raise RunDirectoryError(
-            f"{path} cannot be written: {error.strerror or error}. Free space or choose another --out; "
-            "what was there is unchanged."
-        ) from None
+        raise _not_written(path, error) from None
     except BaseException:
         _forget(beside)
         raise
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Write at the end of a file and flush it to disk. A process killed meanwhile may leave a part of the content.
+
+    Raises:
+        RunDirectoryError: the disk is full or the file cannot be written; it has the content it had before.
+    """
+    size = None
+    try:
+        with open(path, "ab") as file:
+            size = file.tell()
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if size is not None:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{path} cannot be written: {error.strerror or error}. Free space or choose another --out; "
+        "what was there is unchanged."
+    )
 
 
 def forget_abandoned(path: Path) -> None:

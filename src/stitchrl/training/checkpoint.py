@@ -1,6 +1,7 @@
-"""Checkpoints: one safetensors file holds the arrays of a state and its history and, as JSON in its header, all else.
+"""Checkpoints: one safetensors file holds the arrays of a state and, as JSON in its header, all else but the metrics.
 
-Written beside and renamed, so a reader sees the old file or the whole new one. Never pickle: reading runs no code.
+Written beside and renamed, so a reader sees the old file or the whole new one. Never pickle: reading runs no code. The
+header names how many rows of the metrics beside it belong to the checkpoint.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import platform
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +22,45 @@ import numpy as np
 
 from stitchrl.errors import CheckpointError, StitchRLWarning
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
+from stitchrl.training.history import History
+from stitchrl.training.metrics_file import METRICS_FILE, read_metrics
 from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["FORMAT_VERSION", "load_checkpoint", "read_meta", "save_checkpoint", "versions"]
 
 FORMAT_VERSION = 3
 HISTORY = "history/"
+"""Prefix of the columns of the history in formats 1 and 2, which had it among their arrays."""
 
 Arrays = dict[str, NumpyArray]
-History = list[dict[str, Any]]
 
 
+@cache
 def versions() -> dict[str, str]:
     """What numbers depend on: the versions of this package, of what it computes with, and of Python."""
     packages = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy")
     return {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
 
-def save_checkpoint(path: Path, state: PyTree, history: History, meta: dict[str, Any]) -> None:
-    """Write a pytree of arrays, the metrics so far and a JSON-able dict, atomically; versions are added.
+def save_checkpoint(path: Path, state: PyTree, meta: dict[str, Any], *, rows: int = 0) -> None:
+    """Write a pytree of arrays and a JSON-able dict, atomically; versions are added.
+
+    Args:
+        path: of the file.
+        state: the pytree.
+        meta: the dict, with "update", the number of updates done.
+        rows: of the metrics beside the checkpoint that belong to it.
 
     Raises:
         RunDirectoryError: the disk is full or the directory cannot be written; the file that was there is unchanged.
     """
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    arrays = {jax.tree_util.keystr(where): np.asarray(jax.device_get(leaf), order="C") for where, leaf in leaves}
-    header = {"format": FORMAT_VERSION, "versions": versions(), **meta}
-    write_tensors(path, arrays | _history_arrays(history), header)
+    arrays = {jax.tree_util.keystr(where): np.asarray(leaf, order="C") for where, leaf in leaves}
+    write_tensors(path, arrays, {"format": FORMAT_VERSION, "versions": versions(), "rows": rows, **meta})
 
 
 def load_checkpoint(path: Path, like: PyTree) -> tuple[PyTree, History, dict[str, Any]]:
-    """Read what `save_checkpoint` wrote, in this format or an older one.
+    """Read what `save_checkpoint` wrote, in this format or an older one, and the metrics that belong to it.
 
     Args:
         path: the file.
@@ -82,11 +92,15 @@ def _restored(path: Path, arrays: Arrays, meta: dict[str, Any], like: PyTree) ->
             got = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
             raise CheckpointError(f"{name} of the checkpoint {path} must be {leaf.dtype}{list(leaf.shape)}; got {got}.")
         loaded.append(jnp.asarray(found))
-    history = _history_rows({name: arrays.pop(name) for name in sorted(arrays) if name.startswith(HISTORY)})
+    history = _history(arrays)  # of an older format
     if arrays:
         raise CheckpointError(f"The checkpoint {path} holds {sorted(arrays)[0]}, which this algorithm does not have.")
     if not isinstance(meta["update"], int):
         raise TypeError("its update is no number")
+    if history is None:
+        if not isinstance(meta["rows"], int) or meta["rows"] < 0:
+            raise TypeError("its number of rows is none")
+        history = read_metrics(path.with_name(METRICS_FILE), meta["rows"])
     meta["diverged"] = _diverged(meta.get("diverged", {}), leaves[0][1].shape[0] if leaves else 0)
     return jax.tree_util.tree_unflatten(structure, loaded), history, meta
 
@@ -133,33 +147,27 @@ def _say_what_differs(path: Path, written: dict[str, str]) -> None:
         )
 
 
-# --- history as arrays -----------------------------------------------------------------------------------------------
+# --- older formats ---------------------------------------------------------------------------------------------------
 
 
-def _history_arrays(history: History) -> Arrays:
-    """Columns of the history; NaN where a row lacks a metric."""
-    if not history:
+def _history(arrays: Arrays) -> History | None:
+    """The history among the arrays of an older format, taken out of them; None where there is none."""
+    columns = {name.removeprefix(HISTORY): arrays.pop(name) for name in sorted(arrays) if name.startswith(HISTORY)}
+    return History.of(columns.pop("update"), columns.pop("member"), columns) if columns else None
+
+
+def _history_arrays(rows: list[dict[str, Any]]) -> Arrays:
+    """Columns of a history that is rows; NaN where a row lacks a metric."""
+    if not rows:
         return {}
-    names = sorted({name for row in history for name in row} - {"update", "member"})
+    names = sorted({name for row in rows for name in row} - {"update", "member"})
     columns: Arrays = {
-        HISTORY + name: np.asarray([row.get(name, math.nan) for row in history], np.float64) for name in names
+        HISTORY + name: np.asarray([row.get(name, math.nan) for row in rows], np.float64) for name in names
     }
     for name in ("update", "member"):
-        columns[HISTORY + name] = np.asarray([row[name] for row in history], np.int64)
+        columns[HISTORY + name] = np.asarray([row[name] for row in rows], np.int64)
     return columns
 
-
-def _history_rows(columns: Arrays) -> History:
-    if not columns:
-        return []
-    lists = {name.removeprefix(HISTORY): column.tolist() for name, column in columns.items()}
-    first = ["update", "member"]
-    names = first + [name for name in lists if name not in first]
-    rows = zip(*(lists[name] for name in names), strict=True)
-    return [{n: v for n, v in zip(names, row, strict=True) if v == v} for row in rows]
-
-
-# --- older formats ---------------------------------------------------------------------------------------------------
 
 Migration = Callable[[Arrays, dict[str, Any], Iterable[str]], tuple[Arrays, dict[str, Any]]]
 
@@ -181,13 +189,14 @@ def _from_format_1(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -
 
 
 def _from_format_2(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -> tuple[Arrays, dict[str, Any]]:
-    """Format 2 had a model and its optimiser's state as two fields of the algorithm's state; now they are a pair."""
+    """Format 2 had a model and its optimiser's state as two fields of the algorithm's state, which are a pair now, and
+    the history among its arrays, which is in a file of its own now: `_history` finds it."""
     moved = dict(arrays)
     for name in names:
         old = next((choice for choice in _names_in_format_2(name) if choice in moved), name)
         if old != name and name not in moved:
             moved[name] = moved.pop(old)
-    return moved, meta | {"format": 3}
+    return moved, meta | {"format": 3, "rows": 0}
 
 
 PAIRS = {

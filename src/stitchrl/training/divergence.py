@@ -44,8 +44,8 @@ class Diverged:
         for where, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
             if jnp.issubdtype(leaf.dtype, jnp.floating):
                 finite = np.isfinite(np.asarray(leaf)).reshape(len(self._labels), -1).all(1)
-                name = jax.tree_util.keystr(where)
                 for k in np.flatnonzero(~finite).tolist():
+                    name = jax.tree_util.keystr(where)
                     self._found(k, f"{name} of {self._name} must stay finite; it is not after update {update}")
 
     def _found(self, member: int, what: str) -> None:

@@ -20,10 +20,12 @@ from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint
 from stitchrl.training.flags import red_flags
+from stitchrl.training.history import Rows
 from stitchrl.training.job import Environment, Job, Outcome
-from stitchrl.training.loop import StopRule, Trained
+from stitchrl.training.loop import Trained
 from stitchrl.training.program import initial_state
 from stitchrl.training.run import CHECKPOINT, CONFIG, GIVEN, Grid, Run, upgraded
+from stitchrl.training.stopping import StopRule
 from stitchrl.training.trackers.base import Tracker
 
 __all__ = ["fit", "fit_grid", "load"]
@@ -223,7 +225,11 @@ def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: Outcome, members
     trained = outcome.trained
     left = [k for k in members if k not in trained.diverged]
     place = {member: i for i, member in enumerate(left)}
-    history = [row | {"member": place[row["member"]]} for row in trained.history if row["member"] in place]
+
+    def history() -> Rows:
+        rows = trained.history.rows(members=left)
+        return [row | {"member": place[row["member"]]} for row in rows]
+
     own = tuple(dataclasses.replace(flag, member=place[flag.member]) for flag in outcome.flags if flag.member in place)
     return Run(
         algorithm,

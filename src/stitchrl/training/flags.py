@@ -9,12 +9,17 @@ passes through 1 in runs whose weights differ widely, and the metrics do not hav
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 from stitchrl.errors import ConfigurationError
+from stitchrl.training.history import History
+from stitchrl.types import NumpyArray
 
 __all__ = ["CHECKS", "FlagMonitor", "RedFlag", "red_flags"]
 
@@ -51,82 +56,83 @@ class Limits(NamedTuple):
     value: float
 
 
-Rows = Sequence[Mapping[str, Any]]
+Columns = Mapping[str, NumpyArray]
+"""Of one member: "update" and each metric, NaN where a row does not have it; at least one row."""
 Found = tuple[int, str] | None  # (update, sentence)
 
 
-def _impossible_value(rows: Rows, limits: Limits) -> Found:
-    for row in rows:
-        q = row.get("q/data_mean", 0.0)
-        if abs(q) > VALUE_MARGIN * limits.value:
-            return row["update"], (
-                f"The mean value of logged actions is {q:.3g}, where rewards allow {limits.value:.3g} at most. The critic "
-                "may be feeding on its own overestimates: lower the learning rate or the target rate, or use an "
-                "algorithm that stays nearer to the log (IQL, or CQL with a larger `cql_weight`)."
-            )
-    return None
+def _impossible_value(rows: Columns, limits: Limits) -> Found:
+    row = _first(np.abs(_metric(rows, "q/data_mean")) > VALUE_MARGIN * limits.value)
+    if row is None:
+        return None
+    return int(rows["update"][row]), (
+        f"The mean value of logged actions is {rows['q/data_mean'][row]:.3g}, where rewards allow {limits.value:.3g} at "
+        "most. The critic may be feeding on its own overestimates: lower the learning rate or the target rate, or use an "
+        "algorithm that stays nearer to the log (IQL, or CQL with a larger `cql_weight`)."
+    )
 
 
-def _policy_claim(rows: Rows, limits: Limits) -> Found:
-    for row in rows:
-        gap = row.get("q/policy_mean", -math.inf) - row.get("q/data_mean", math.inf)
-        if gap > CLAIM_SHARE * limits.value:
-            return row["update"], (
-                f"The critic values the policy's actions {gap:.3g} above the logged ones, where rewards allow values of "
-                f"{limits.value:.3g}. It may be praising actions that the log never shows: do not believe its claim, and "
-                "hold the policy nearer to the log."
-            )
-    return None
+def _policy_claim(rows: Columns, limits: Limits) -> Found:
+    gap = _metric(rows, "q/policy_mean") - _metric(rows, "q/data_mean")
+    row = _first(gap > CLAIM_SHARE * limits.value)
+    if row is None:
+        return None
+    return int(rows["update"][row]), (
+        f"The critic values the policy's actions {gap[row]:.3g} above the logged ones, where rewards allow values of "
+        f"{limits.value:.3g}. It may be praising actions that the log never shows: do not believe its claim, and "
+        "hold the policy nearer to the log."
+    )
 
 
-def _critic_growth(rows: Rows, limits: Limits) -> Found:
-    losses = [row["loss/critic"] for row in rows if "loss/critic" in row]
+def _critic_growth(rows: Columns, limits: Limits) -> Found:
+    losses = _present(rows, "loss/critic")
     if len(losses) < GROWTH_ROWS:
         return None
     quarter = len(losses) // 4
-    first, last = fmean(losses[:quarter]), fmean(losses[-quarter:])
+    first, last = float(losses[:quarter].mean()), float(losses[-quarter:].mean())
     # Below a reward's own square, growth is a sparse reward's signal arriving, not divergence.
     if not last > max(LARGEST_GROWTH * first, limits.reward**2):
         return None
-    return rows[-1]["update"], (
+    return int(rows["update"][-1]), (
         f"The critic loss rose from {first:.3g} to {last:.3g}. Its targets may be running away: lower the learning rate "
         "or the target rate, or scale rewards down."
     )
 
 
-def _capped_weights(rows: Rows, limits: Limits) -> Found:
+def _capped_weights(rows: Columns, limits: Limits) -> Found:
     recent = _recent(rows, "weight/clipped")
     if not recent or fmean(recent) <= CAPPED_SHARE:
         return None
-    return rows[-1]["update"], (
+    return int(rows["update"][-1]), (
         f"{fmean(recent):.0%} of the advantage weights are at their cap. Most transitions then count alike, good or "
         "merely less bad: lower the inverse temperature, or scale rewards down."
     )
 
 
-def _collapsed_entropy(rows: Rows, limits: Limits) -> Found:
+def _collapsed_entropy(rows: Columns, limits: Limits) -> Found:
     # "policy/agreement" is there for discrete actions only; a density's entropy may well be below 0.
-    recent = _recent(rows, "policy/entropy") if "policy/agreement" in rows[-1] else []
+    discrete = not math.isnan(_metric(rows, "policy/agreement")[-1])
+    recent = _recent(rows, "policy/entropy") if discrete else []
     if not recent or fmean(recent) >= LEAST_ENTROPY:
         return None
-    return rows[-1]["update"], (
+    return int(rows["update"][-1]), (
         f"The policy's entropy is {fmean(recent):.2g} nats: it always takes one action. Unless the log does so too, it "
         "overfits or its weights single out few transitions: stop earlier, or lower the inverse temperature."
     )
 
 
-def _nothing_learned(rows: Rows, limits: Limits) -> Found:
+def _nothing_learned(rows: Columns, limits: Limits) -> Found:
     for name in ("loss/critic", "loss/value"):
         recent = _recent(rows, name)
         if recent and not any(recent):
-            return rows[-1]["update"], (
+            return int(rows["update"][-1]), (
                 f"{name} is exactly 0 over {RECENT_ROWS} rows. Nothing is being learned: rewards may all be 0, or no "
                 "transition may have a target (see the audit)."
             )
     return None
 
 
-CHECKS: dict[str, Callable[[Rows, Limits], Found]] = {
+CHECKS: dict[str, Callable[[Columns, Limits], Found]] = {
     "impossible-value": _impossible_value,
     "policy-claim": _policy_claim,
     "critic-growth": _critic_growth,
@@ -138,7 +144,7 @@ CHECKS: dict[str, Callable[[Rows, Limits], Found]] = {
 
 
 def red_flags(
-    rows: Rows,
+    rows: Iterable[Mapping[str, Any]] | History,
     *,
     gamma: float,
     reward_bound: float,
@@ -148,7 +154,7 @@ def red_flags(
     """What is wrong in a history, each flag once a member.
 
     Args:
-        rows: the history: "update", "member" and metrics, in the order of updates.
+        rows: the history: "update", "member" and metrics, in the order of updates; or the history itself.
         gamma: the discount; at 1 flags on values need `value_bound`.
         reward_bound: largest |reward| as trained on (scaled).
         value_bound: largest |value| possible, in the same unit, where it is better known than by
@@ -166,12 +172,11 @@ def red_flags(
     if value_bound is None:
         value_bound = reward_bound / (1 - gamma) if gamma < 1 else 0.0
     limits = Limits(reward_bound, value_bound or math.inf)  # a bound of 0 would flag every fresh network
-    members: dict[int, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        members.setdefault(row["member"], []).append(row)
+    columns = (rows if isinstance(rows, History) else History.of_rows(rows)).columns()
     known = {(flag.code, flag.member) for flag in reported}
     found: list[RedFlag] = []
-    for member, own in sorted(members.items()):
+    for member in np.unique(columns["member"]).tolist():
+        own = {name: column[columns["member"] == member] for name, column in columns.items()}
         flags = {code: check(own, limits) for code, check in CHECKS.items() if (code, member) not in known}
         found += [RedFlag(code, member, *flag) for code, flag in flags.items() if flag is not None]
     return found
@@ -187,27 +192,40 @@ class FlagMonitor:
 
     def __init__(self, say: Callable[[RedFlag], None], **bounds: Any) -> None:
         self._say, self._bounds = say, bounds
-        self._rows: list[dict[str, Any]] = []
+        self._history = History()
         self._look_at = 0
         self.flags: list[RedFlag] = []
 
     def __call__(self, done: int, total: int, metrics: dict[str, list[float]]) -> None:
         """Take a chunk's metrics. Looks again once the history is a twentieth longer: the whole of it is read."""
-        members = len(next(iter(metrics.values()), []))
-        rows = [{name: values[k] for name, values in metrics.items()} for k in range(members)]
         # A member that diverged has been told of.
-        self._rows += [
-            {"update": done, "member": k} | row for k, row in enumerate(rows) if all(map(math.isfinite, row.values()))
-        ]
-        if len(self._rows) < self._look_at and done < total:
+        finite = np.isfinite(list(metrics.values())).all(axis=0) if metrics else np.zeros(0, bool)
+        self._history.add(done, metrics, np.flatnonzero(finite).tolist())
+        if len(self._history) < self._look_at and done < total:
             return
-        self._look_at = len(self._rows) + len(self._rows) // 20
-        for flag in red_flags(self._rows, reported=self.flags, **self._bounds):
+        self._look_at = len(self._history) + len(self._history) // 20
+        for flag in red_flags(self._history, reported=self.flags, **self._bounds):
             self.flags.append(flag)
             self._say(flag)
 
 
-def _recent(rows: Rows, name: str) -> list[float]:
+def _metric(rows: Columns, name: str) -> Float[NumpyArray, " N"]:
+    """The metric of each row; NaN where it has none."""
+    return rows[name] if name in rows else np.full(len(rows["update"]), np.nan)
+
+
+def _present(rows: Columns, name: str) -> Float[NumpyArray, " _"]:
+    """The metric of the rows that have it."""
+    values = _metric(rows, name)
+    return values[~np.isnan(values)]
+
+
+def _recent(rows: Columns, name: str) -> list[float]:
     """The metric's last rows; none where there are too few."""
-    values = [row[name] for row in rows if name in row]
-    return values[-RECENT_ROWS:] if len(values) >= RECENT_ROWS else []
+    values: list[float] = _present(rows, name)[-RECENT_ROWS:].tolist()
+    return values if len(values) == RECENT_ROWS else []
+
+
+def _first(seen: Bool[NumpyArray, " N"]) -> int | None:
+    """Index of the first True; None where there is none."""
+    return int(np.argmax(seen)) if seen.any() else None

@@ -24,9 +24,10 @@ from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_
 from stitchrl.nn.saving import save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
-from stitchrl.training.loop import Play, StopRule, Trained, train
-from stitchrl.training.run import CHECKPOINT, GIVEN, METRICS, claim, write_metrics
-from stitchrl.training.stopping import EarlyStop
+from stitchrl.training.loop import Play, Trained, train
+from stitchrl.training.metrics_table import MetricsTable
+from stitchrl.training.run import CHECKPOINT, GIVEN, METRICS, claim
+from stitchrl.training.stopping import EarlyStop, StopRule
 from stitchrl.training.trackers.base import Tracker, guarded
 from stitchrl.types import PyTree
 
@@ -130,6 +131,7 @@ class Job:
             save_tree_file(Path(self.out) / GIVEN, given)
         bounds = self._bounds(algorithms)
         with ExitStack() as stack:
+            table = None if self.out is None else stack.enter_context(MetricsTable(Path(self.out) / METRICS, labels))
             monitors, flags = self._watching(stack, algorithm, config, labels, bounds)
             trained = train(
                 algorithms,
@@ -146,12 +148,13 @@ class Job:
                 stop=self.stop,
                 spare=spare,
                 labels=_names(labels),
-                **self._saving(algorithm, config, scaling, labels, bounds),
+                **self._saving(config, scaling, bounds, table),
             )
+            if table is not None:
+                table.complete(trained.history)
         # A resumed or finished run has a history that no monitor saw.
-        return Outcome(
-            trained, scaling, flags.flags + red_flags(trained.history, reported=flags.flags, **bounds), given
-        )
+        found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
+        return Outcome(trained, scaling, found, given)
 
     def _check_fits(self, algorithm: Algorithm) -> None:
         """Raise ConfigurationError where the algorithm does not learn from such a log, or from such a feed."""
@@ -186,15 +189,10 @@ class Job:
         return own
 
     def _saving(
-        self,
-        algorithm: Algorithm,
-        config: dict[str, Any],
-        scaling: Scaling,
-        labels: list[dict[str, Any]],
-        bounds: dict[str, Any],
+        self, config: dict[str, Any], scaling: Scaling, bounds: dict[str, Any], table: MetricsTable | None
     ) -> dict[str, Any]:
         """The arguments of `train` that write to the run directory."""
-        if self.out is None:
+        if self.out is None or table is None:
             return {}
         folder = Path(self.out)
         about = {
@@ -205,7 +203,7 @@ class Job:
         return {
             "checkpoint": folder / CHECKPOINT,
             "meta": about,
-            "on_save": lambda history: write_metrics(folder / METRICS, history, labels),
+            "on_save": table.save,
         }
 
     def _watching(

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.errors import RunDirectoryError
 from stitchrl.feeds.feed import Feed
@@ -20,16 +22,15 @@ from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint, save_checkpoint
 from stitchrl.training.compilation import enable_compilation_cache
 from stitchrl.training.divergence import Diverged
+from stitchrl.training.history import History
 from stitchrl.training.interrupt import deferred_interrupt
+from stitchrl.training.metrics_file import METRICS_FILE, MetricsFile
 from stitchrl.training.program import MemberState, Program, initial_state, member_of
+from stitchrl.training.stopping import Stopping, StopRule
 from stitchrl.types import PyTree
 
-__all__ = ["History", "Play", "StopRule", "Trained", "train"]
+__all__ = ["Play", "Trained", "train"]
 
-History = list[dict[str, Any]]
-"""One row a logged chunk and member: update, member, and each metric's mean over the chunk."""
-StopRule = Callable[[History], str | None]
-"""A pure function of the history so far: the reason to stop now, or None."""
 Play = Callable[[int, Callable[[int], MemberState], Collection[int]], dict[str, list[float]]]
 """(updates done, member -> its state, members to leave out) -> further metrics, one number a member; {} when not due."""
 
@@ -40,7 +41,7 @@ class Trained:
 
     Attributes:
         state: a `MemberState`.
-        history: rows of metrics.
+        history: the metrics of every logged chunk.
         updates: done.
         stopped: why it ended before the updates asked for; "" where it did not.
         diverged: member -> where its numbers ceased to be finite; its state is worth nothing, its rows end there.
@@ -93,7 +94,7 @@ def train(
         checkpoint: file to resume from and save to; None saves nothing.
         meta: JSON-able content to keep with every checkpoint.
         monitors: called after each chunk with host-side numbers.
-        on_save: called with the history before each checkpoint is written.
+        on_save: called with the history before each checkpoint is written; it is on disk then.
         evaluate: what further metrics come from, see `Play`.
         stop: asked after each chunk, with the history of the members that are left.
         spare: let the others go on where some members diverge.
@@ -111,14 +112,14 @@ def train(
     state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds, given)
     labels = [f"seed {seed}" for seed in seeds] if labels is None else labels
     diverged = Diverged(algorithms[0].name, labels, spare=spare, known=known)
+    stopping = Stopping(stop)
+    write = None if checkpoint is None else _saving(checkpoint, meta or {}, on_save)
 
     def save(state: PyTree) -> None:
+        state = jax.device_get(state)
         diverged.see_state(state, done)
-        if checkpoint is not None:
-            if on_save is not None:
-                on_save(history)
-            content = (meta or {}) | {"update": done, "stopped": stopped, "diverged": diverged.members}
-            save_checkpoint(checkpoint, state, history, content)
+        if write is not None:
+            write(state, history, {"update": done, "stopped": stopped, "diverged": diverged.members})
 
     if done > updates:
         raise RunDirectoryError(
@@ -145,11 +146,10 @@ def train(
             diverged.see_metrics(means, until)
             if evaluate is not None:
                 means |= evaluate(until, partial(program.member, placed), diverged.members)
-            history += _rows(means, until, [k for k in range(len(seeds)) if k not in diverged.members])
+            left = [k for k in range(len(seeds)) if k not in diverged.members]
+            history.add(until, means, left)
             done = until
-            if stop is not None:
-                left = [row for row in history if row["member"] not in diverged.members]
-                stopped = stop(left) or ""
+            stopped = stopping.reason(history, left)
             ending = bool(stopped) or done == updates or interrupted.is_set()
             if ending or first // save_every_updates != until // save_every_updates:
                 save(program.gather(placed))
@@ -171,7 +171,7 @@ def _begin(
 ) -> tuple[PyTree, History, int, str, dict[int, str]]:
     """(state, history, updates done, why it stopped, who diverged) of the checkpoint, or of fresh members."""
     if checkpoint is None or not checkpoint.exists():
-        return initial_state(algorithms, spec, seeds, given), [], 0, "", {}
+        return initial_state(algorithms, spec, seeds, given), History(), 0, "", {}
     like = initial_state(algorithms, spec, seeds, given, shapes_only=True)
     state, history, meta = load_checkpoint(checkpoint, like)
     return state, history, meta["update"], meta.get("stopped", ""), meta["diverged"]
@@ -185,5 +185,16 @@ def _spans(done: int, updates: int, *every: int) -> Iterator[tuple[int, int]]:
         done = until
 
 
-def _rows(means: dict[str, list[float]], update: int, members: Sequence[int]) -> History:
-    return [{"update": update, "member": k} | {name: values[k] for name, values in means.items()} for k in members]
+def _saving(
+    checkpoint: Path, meta: dict[str, Any], on_save: Callable[[History], None] | None
+) -> Callable[[PyTree, History, dict[str, Any]], None]:
+    """What writes a state and its history: the metrics first, then the checkpoint that says how many rows are its own."""
+    metrics = MetricsFile(checkpoint.with_name(METRICS_FILE))
+
+    def write(state: PyTree, history: History, content: dict[str, Any]) -> None:
+        metrics.save(history)
+        if on_save is not None:
+            on_save(history)
+        save_checkpoint(checkpoint, state, meta | content, rows=len(history))
+
+    return write

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.settings import revived_settings
@@ -24,14 +21,15 @@ from stitchrl.nn.units import (
     unscaled_value,
 )
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
-from stitchrl.storage.files import forget_abandoned, make_directory, write_atomic, write_bytes, write_json
+from stitchrl.storage.files import forget_abandoned, make_directory, write_json
 from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.flags import RedFlag
-from stitchrl.training.loop import History
+from stitchrl.training.history import Rows
+from stitchrl.training.metrics_file import METRICS_FILE
 from stitchrl.training.program import MemberState
 from stitchrl.types import PyTree
 
-__all__ = ["CHECKPOINT", "CONFIG", "GIVEN", "METRICS", "Grid", "Run", "claim", "upgraded", "write_metrics"]
+__all__ = ["CHECKPOINT", "CONFIG", "GIVEN", "METRICS", "Grid", "Run", "claim", "upgraded"]
 
 CONFIG, CHECKPOINT, METRICS, GIVEN = "config.json", "checkpoint.safetensors", "metrics.parquet", "given.safetensors"
 
@@ -45,7 +43,7 @@ class Run:
         seeds: one member each.
         members: final states, one a seed, on scaled observations, actions and rewards.
         scaling: of observations, actions and rewards, fitted on the training log.
-        history: metrics, one row a logged chunk and seed.
+        read_history: gives the rows of `history`.
         updates: gradient updates of each seed, as done.
         stopped: why it ended before the updates asked for; "" where it did not.
         red_flags: what looked wrong in the metrics, each once; `member` counts the seeds.
@@ -57,12 +55,17 @@ class Run:
     seeds: tuple[int, ...]
     members: list[MemberState]
     scaling: Scaling
-    history: History
+    read_history: Callable[[], Rows]
     updates: int
     stopped: str = ""
     red_flags: tuple[RedFlag, ...] = ()
     diverged: dict[int, str] = dataclasses.field(default_factory=dict)
     given: PyTree = None
+
+    @cached_property
+    def history(self) -> Rows:
+        """Metrics, one row a logged chunk and seed: "update", "member" (which of the seeds), and each metric's mean."""
+        return self.read_history()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -124,19 +127,6 @@ class Grid:
         return len(self.points)
 
 
-def write_metrics(path: Path, history: History, members: Sequence[dict[str, Any]]) -> None:
-    """Metrics as Parquet, atomically: update, what tells the members apart (seed, grid settings), the metrics."""
-    names = list(dict.fromkeys(name for row in history for name in row if name not in ("update", "member")))
-    table = {"update": pa.array([row["update"] for row in history], pa.int64())}
-    for name in members[0]:
-        table[name] = pa.array([members[row["member"]][name] for row in history])
-    for name in names:
-        table[name] = pa.array([row.get(name) for row in history], pa.float64())
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(table), sink)
-    write_atomic(path, lambda beside: write_bytes(beside, sink.getvalue().to_pybytes()))
-
-
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as this version writes it, from one an older version wrote."""
     full: dict[str, Any] = {"sampling": "uniform", "stop": None, **config}
@@ -161,7 +151,7 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
         RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
     """
     make_directory(folder)
-    for name in (CONFIG, CHECKPOINT, METRICS, GIVEN):
+    for name in (CONFIG, CHECKPOINT, METRICS_FILE, METRICS, GIVEN):
         forget_abandoned(folder / name)
     file = folder / CONFIG
     if not file.exists():

@@ -1,0 +1,92 @@
+"""What the tests of training share: every algorithm with tiny networks, ways to break off a run, and other processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from worlds import random_continuous_log, random_log
+
+import stitchrl as st
+from stitchrl.algorithms.base import Algorithm
+
+TINY: dict[str, Any] = {"hidden_sizes": (8,), "learning_rate": 1e-2}
+EVERY: dict[str, tuple[Algorithm, str]] = {
+    "BC discrete": (st.BC(**TINY), "discrete"),
+    "FilteredBC discrete": (st.FilteredBC(**TINY), "discrete"),
+    "IQL discrete": (st.IQL(actor_decay_updates=50, **TINY), "discrete"),
+    "CQL discrete": (st.CQL(**TINY), "discrete"),
+    "DQN discrete": (st.DQN(**TINY), "discrete"),
+    "BC continuous": (st.BC(average_rate=0.1, **TINY), "continuous"),
+    "FilteredBC continuous": (st.FilteredBC(**TINY), "continuous"),
+    "IQL continuous": (st.IQL(warmup_updates=5, decay_updates=50, max_gradient_norm=1.0, **TINY), "continuous"),
+    "CQL continuous": (st.CQL(samples=2, lagrange_gap=1.0, **TINY), "continuous"),
+    "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
+    "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
+}
+"""Name and kind of action -> an algorithm; between them they use every setting that all algorithms have."""
+SETTINGS: dict[str, Any] = {"updates": 45, "batch_size": 8, "log_every_updates": 10, "progress": False}
+
+
+def log_of(kind: str) -> st.Dataset:
+    """A small random log with this kind of action."""
+    return random_log(12) if kind == "discrete" else random_continuous_log(12)
+
+
+class StopHereError(Exception):
+    """Raised by a callback to break off a run."""
+
+
+def stop_after(chunks: int) -> Callable[..., None]:
+    """A callback that breaks off the run after so many calls."""
+    seen: list[int] = []
+
+    def stop(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+        seen.append(done)
+        if len(seen) == chunks:
+            raise StopHereError
+
+    return stop
+
+
+def stop_at(update: int) -> Callable[..., None]:
+    """A callback that breaks off the run once so many updates are done."""
+
+    def stop(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+        if done == update:
+            raise StopHereError
+
+    return stop
+
+
+class Compilations:
+    """Counts the programs that were compiled since it was made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event: str, seconds: float, **details: Any) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+def environment() -> dict[str, str]:
+    """The environment of another process that imports this package and these helpers."""
+    support = Path(__file__).parent
+    paths = os.pathsep.join([str(support), str(support.parent.parent / "src")])
+    own = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    return own | {"PYTHONPATH": paths}
+
+
+def python(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in another process."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *words],
+        capture_output=True, text=True, check=False, timeout=300, env=environment() | variables,
+    )  # fmt: skip

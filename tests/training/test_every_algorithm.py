@@ -1,0 +1,111 @@
+"""Every algorithm: nothing compiles twice, a seed has the bits it has alone, runs resume, small logs and streams work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from training_cases import EVERY, SETTINGS, Compilations, StopHereError, log_of, stop_after
+from worlds import assert_trees_equal
+
+import stitchrl as st
+from stitchrl.algorithms.base import Algorithm
+
+COMPILATIONS = Compilations()
+SLOW = {
+    "BC discrete",
+    "FilteredBC discrete",
+    "CQL discrete",
+    "DQN discrete",
+    "BC continuous",
+    "FilteredBC continuous",
+} | {"IQL continuous"}
+"""Cases whose extra programs are compiled in the slow tests only: others of the same kind are in the default suite."""
+SOME = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EVERY]
+
+
+class Case(NamedTuple):
+    """An algorithm, its log, and one undisturbed run that the tests of the case share.
+
+    Attributes:
+        compiled: programs compiled so far: before the run, and after each of its chunks.
+    """
+
+    algorithm: Algorithm
+    log: st.Dataset
+    run: Any
+    compiled: list[int]
+
+
+@pytest.fixture(params=EVERY, scope="module")
+def case(request: pytest.FixtureRequest) -> Case:
+    algorithm, kind = EVERY[request.param]
+    log, compiled = log_of(kind), [COMPILATIONS.count]
+    run = st.fit(
+        algorithm, log, seeds=[3, 1], callbacks=[lambda *_: compiled.append(COMPILATIONS.count)], **SETTINGS
+    )  # fmt: skip
+    return Case(algorithm, log, run, compiled)
+
+
+def test_every_algorithm_of_the_face_is_here_for_every_kind_of_action() -> None:
+    named = {f"{name} {kind}" for name in st.ALGORITHMS for kind in getattr(st, name).actions}
+    assert named == {" ".join(name.split()[:2]) for name in EVERY}
+
+
+def test_nothing_compiles_after_the_first_chunk(case: Case) -> None:
+    before, *chunks = case.compiled
+    assert len(chunks) == 5  # the last chunk is shorter
+    assert before < chunks[0]  # the run was the first to use its program: a compilation would have been seen
+    assert chunks[0] == chunks[-1]
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a batch axis rounds otherwise")
+def test_on_a_cpu_a_seed_ends_with_the_bits_it_has_alone(case: Case) -> None:
+    alone = st.fit(case.algorithm, case.log, seeds=[1], **SETTINGS)
+    assert_trees_equal(case.run.members[1], alone.members[0])
+
+
+def test_every_algorithm_resumes_bit_for_bit(case: Case, tmp_path: Path) -> None:
+    settings = SETTINGS | {"save_every_updates": 10, "seeds": [3, 1]}
+    for chunks in (1, 2):  # interrupted at 10, then at 30
+        with pytest.raises(StopHereError):
+            st.fit(case.algorithm, case.log, out=tmp_path, callbacks=[stop_after(chunks)], **settings)
+    resumed = st.fit(case.algorithm, case.log, out=tmp_path, **settings)
+    assert_trees_equal(resumed.members, case.run.members)
+    assert resumed.history == case.run.history
+    read = st.load(tmp_path)
+    assert_trees_equal(read.members, case.run.members)
+    assert read.history == case.run.history
+
+
+def test_a_finished_run_is_trained_further_to_the_bits_of_one_long_run(case: Case, tmp_path: Path) -> None:
+    settings = SETTINGS | {"seeds": [3, 1]}
+    short = st.fit(case.algorithm, case.log, out=tmp_path, **settings | {"updates": 20})
+    assert short.updates == 20
+    further = st.fit(case.algorithm, case.log, out=tmp_path, **settings)
+    assert further.updates == 45
+    assert_trees_equal(further.members, case.run.members)
+    assert further.history == case.run.history
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_log_smaller_than_a_batch_and_a_batch_of_one(name: str) -> None:
+    algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
+    for size, part in ((64, log.select_episodes([1])), (1, log)):
+        run = st.fit(algorithm, part, **SETTINGS | {"batch_size": size, "updates": 5})
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.states))
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_streamed_log_gives_the_numbers_of_the_log_in_memory(name: str) -> None:
+    algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
+    runs = [
+        st.fit(algorithm, log, seeds=[3, 1], **SETTINGS | chosen)
+        for chosen in ({"sampling": "shuffled"}, {"stream": True}, {"stream": True})
+    ]
+    for run in runs[1:]:
+        assert_trees_equal(run.states, runs[0].states)
+        assert run.history == runs[0].history
