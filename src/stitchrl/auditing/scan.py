@@ -11,6 +11,7 @@ from stitchrl.auditing.moments import PARTS, Accumulator, Moments, NotFinite, bl
 from stitchrl.auditing.row_hashes import hash_words, hashed_words, mix, words
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
+from stitchrl.progress import with_progress
 from stitchrl.types import NumpyArray
 
 __all__ = ["Scan", "not_finite_after_rows", "scan_rows", "time_as_float"]
