@@ -72,11 +72,11 @@ def test_findings_say_where(clean: st.Dataset) -> None:
         only("logged_action_outside_mask", small.mask_forbids(clean)).where == "action, action_mask: row 5 and 1 more"
     )
     assert only("empty_mask", small.mask_empty(clean)).where == "action_mask: row 7"
-    assert only("propensities_impossible", small.impossible(clean)).where == "behavior_log_prob: row 3 and 0 more"
+    assert only("propensities_impossible", small.impossible(clean)).where == "behavior_log_prob: row 3"
     calibration = only("propensities_uncalibrated", small.handed_over(clean))
     assert calibration.where == "behavior_probs: action 7"
     assert f"logged {(clean.action == 7).sum():,} times, while its propensities sum to 0 " in calibration.seen
-    assert only("observation_constant", small.constant_observation(clean)).where == "observation: columns 6"
+    assert only("observation_constant", small.constant_observation(clean)).where == "observation: column 6"
     assert only("cut_without_next", small.cut(clean)).seen.startswith("1 of 1 truncated episodes")
     assert only("duplicated_episodes", small.copies(clean)).code == "episodes-duplicated"
 
@@ -154,7 +154,7 @@ def test_a_jump_of_the_steps_by_hand(monkeypatch: pytest.MonkeyPatch, rows: int)
     monkeypatch.setattr("stitchrl.auditing.moments.BLOCK_ROWS", rows)
     log = small.counted([0, 1, 2, 5, 6, 8, 9, 10, 11])  # row 5 begins an episode: no jump
     (found,) = BY_NAME["steps_missing"](log, Facts(log))
-    assert (found.code, found.severity, found.where) == ("steps-missing", "warning", "step: row 2 and 0 more")
+    assert (found.code, found.severity, found.where) == ("steps-missing", "warning", "step: row 2")
     assert (
         found.seen == "after 14.3% of rows inside episodes the step jumps by more than one, which skips 2 steps in all"
     )  # 1 of 7
@@ -200,7 +200,7 @@ def test_a_rule_of_one_column_is_asked_about() -> None:
     log = st.read(columns, schema_of(columns))
     (found,) = BY_NAME["leaks_action"](log, Facts(log))
     assert (found.code, found.severity) == ("observation-leaks-action", "warning")
-    assert found.where == "observation: columns 1"
+    assert found.where == "observation: column 1"
     assert found.seen == "1 column equals the action of the same row"
     assert st.audit(log).verdict != "not usable"
 
@@ -221,6 +221,6 @@ def test_a_reward_of_the_context_is_no_error_in_one_step_logs(values: int) -> No
     assert (found.code, found.severity, found.where) == (
         "observation-leaks-outcome",
         "warning",
-        "observation: columns 1",
+        "observation: column 1",
     )
     assert st.audit(log).verdict != "not usable"

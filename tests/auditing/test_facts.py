@@ -14,6 +14,7 @@ import stitchrl as st
 from stitchrl.auditing.all_checks import CHECKS
 from stitchrl.auditing.checks.drift import _sides_of_actions
 from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.wording import listed, rows_from, share_of
 
 BY_NAME = {check.__name__: check for check in CHECKS}
 
@@ -57,8 +58,8 @@ def test_last_observations_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, r
     assert last.infinite.tolist() == [0, 1, 0]
     assert (last.first_missing, last.first_infinite) == (4, 4)
     inside, after = BY_NAME["missing_values"](log, Facts(log))
-    assert (inside.where, inside.seen) == ("observation: columns 1, row 2 first", "1 value is NaN")
-    assert (after.where, after.seen) == ("next_observation: columns 0, row 4 first", "1 value is NaN")
+    assert (inside.where, inside.seen) == ("observation: column 1, first in row 2", "1 value is NaN")
+    assert (after.where, after.seen) == ("next_observation: column 0, first in row 4", "1 value is NaN")
 
 
 def test_copies_are_counted_in_a_sample_of_contents(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,3 +110,9 @@ def test_what_checks_share_is_computed_once() -> None:
     facts, others = Facts(random_log(3)), Facts(random_log(4))
     assert [facts.once(count), facts.once(count), others.once(count)] == [None, None, None]
     assert calls == [facts.log.num_transitions, others.log.num_transitions]
+
+
+def test_findings_name_rows_columns_and_shares() -> None:
+    assert [rows_from(3, 1), rows_from(3, 1301)] == ["row 3", "row 3 and 1,300 more"]
+    assert [listed("column", [4]), listed("column", range(12), 3)] == ["column 4", "columns 0, 1, 2 ..."]
+    assert [share_of(1, 10_000), share_of(1, 1000), share_of(0, 5), share_of(0, 0)] == ["<0.1%", "0.1%", "0.0%", "0.0%"]

@@ -17,6 +17,7 @@ from stitchrl.auditing.regions import Regions
 from stitchrl.auditing.regression import features, residuals
 from stitchrl.auditing.sample import SAMPLE_ROWS, Sample
 from stitchrl.auditing.scan import Scan, not_finite_after_rows, scan_rows, time_as_float
+from stitchrl.auditing.wording import listed
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -71,10 +72,9 @@ class Facts:
         name = self.observation_names[column]
         return str(column) if name == f"observation[{column}]" else name
 
-    def labels(self, columns: NumpyArray, most: int = 10) -> str:
-        """How a finding calls several columns, of which it names the first `most`."""
-        text = ", ".join(self.label(int(c)) for c in columns[:most])
-        return f"{text} ..." if len(columns) > most else text
+    def columns(self, columns: NumpyArray) -> str:
+        """How a finding calls some observation columns, such as "columns 2, 5"."""
+        return listed("column", [self.label(int(column)) for column in columns])
 
     # --- the pass ------------------------------------------------------------------------------------------------
 

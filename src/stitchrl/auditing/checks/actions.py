@@ -9,6 +9,7 @@ import numpy as np
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import blocks
+from stitchrl.auditing.wording import listed, rows_from, share_of
 from stitchrl.data.dataset import Dataset
 
 __all__ = [
@@ -50,8 +51,8 @@ def logged_action_outside_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "action-outside-mask",
             "error",
-            f"action, action_mask: row {first} and {count - 1:,} more",
-            f"{count / log.num_transitions:.1%} of logged actions are forbidden by their own mask",
+            f"action, action_mask: {rows_from(first, count)}",
+            f"{share_of(count, log.num_transitions)} of logged actions are forbidden by their own mask",
             "every logged action to be allowed",
             "Correct the mask: otherwise learned policies may never take the action that was logged there.",
         )
@@ -136,7 +137,7 @@ def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "action-saturated",
             "warning" if at_bound[worst] >= SATURATED_WARNING else "info",
-            f"action: numbers {', '.join(map(str, found[:10]))}",
+            f"action: {listed('number', found.tolist())}",
             f"number {worst} is exactly {moments.low[worst]:g} or {moments.high[worst]:g} in {at_bound[worst]:.0%} of rows",
             f"less than {SATURATED_INFO:.0%} of rows at a bound",
             "If the action was clipped, log it before clipping: a probability density has no meaning at a bound.",
@@ -217,7 +218,7 @@ def action_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "action-constant",
             "error" if len(constant) == len(moments.low) else "warning",
-            f"action: numbers {', '.join(map(str, constant[:10]))}",
+            f"action: {listed('number', constant.tolist())}",
             f"{len(constant)} of {len(moments.low)} numbers never {'changes' if len(constant) == 1 else 'change'} (the first is "
             f"{moments.low[constant[0]]:g})",
             "numbers that vary",
@@ -237,7 +238,7 @@ def action_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
                     "action-duplicate",
                     "warning",
                     f"action: numbers {i} and {j}",
-                    "the two numbers are equal in every row looked at",
+                    "the two numbers are equal in every sampled row",
                     "numbers that vary independently",
                     "Drop one of them: together they have no probability density.",
                 )

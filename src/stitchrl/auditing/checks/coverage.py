@@ -16,12 +16,12 @@ from stitchrl.types import NumpyArray
 __all__ = ["actions_missing_in_region", "coverage_numbers", "region_of_one_action"]
 
 LEAST_ROWS_OF_PLACE = 100
-"""Smaller places are not looked at."""
+"""Smaller places are not examined."""
 LEAST_ROWS = 500
 MOST_COLUMNS = 100
-"""The ends of at most this many observation columns are looked at."""
+"""The ends of at most this many observation columns are examined."""
 MOST_OF_LOG = 0.6
-"""A place with a larger share of the log is nearly everything, and is not looked at."""
+"""A place with a larger share of the log is nearly everything, and is not examined."""
 THIN = 0.01
 """A region with a smaller share of the log says little: regions are cut to be about equally large."""
 COMMON_SHARE = 0.01
@@ -103,7 +103,8 @@ def region_of_one_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "region-one-action",
             "warning",
             f"observation: {'; '.join(named[k] for k in found[np.argsort(-rows[found], kind='stable')][:3])}",
-            f"{len(found)} of {len(named)} places looked at, with {share:.0%} of rows, hold a single action",
+            f"{len(found)} of {len(named)} places examined, with {share:.0%} of rows, "
+            f"{'holds' if len(found) == 1 else 'hold'} a single action",
             "several actions tried everywhere",
             "No other action can be evaluated there: forbid the others there with an action_mask, or collect some.",
         )
@@ -143,7 +144,7 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def _places(facts: Facts) -> tuple[list[str], NumpyArray]:
-    """The places to look at: the regions, and the lowest and highest tenth of the rows by each column.
+    """The places to examine: the regions, and the lowest and highest tenth of the rows by each column.
 
     Returns:
         Their names, and (places, n) 1.0 where a row of the sample lies in the place. Places with few rows, or with nearly

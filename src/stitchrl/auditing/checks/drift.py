@@ -149,7 +149,7 @@ def observation_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "observation-drift",
             severity,
-            f"observation: columns {facts.labels(moved)}",
+            f"observation: {facts.columns(moved)}",
             f"by {_order(facts)}, column {facts.label(worst)} goes from {change.before[worst]:.4g} to "
             f"{change.after[worst]:.4g} after {change.cut[worst] / PARTS:.0%} of the log (effect {change.size[worst]:+.2f} sd); "
             f"columns that move by {SMALL:g} sd or more: {len(moved)}",

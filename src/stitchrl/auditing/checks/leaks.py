@@ -179,7 +179,7 @@ def _finding(
     return Finding(
         code,
         severity,
-        f"observation: columns {facts.labels(columns)}",
+        f"observation: {facts.columns(columns)}",
         f"{len(columns)} columns {several} {rest}" if len(columns) > 1 else f"1 column {one} {rest}",
         "observations of what was known before the action",
         action,

@@ -46,7 +46,7 @@ def observation_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "observation-constant",
             "warning",
-            f"observation: columns {facts.labels(constant)}",
+            f"observation: {facts.columns(constant)}",
             f"{len(constant)} of {log.observation_size} columns never {'changes' if len(constant) == 1 else 'change'}",
             "columns that tell states apart",
             "Drop them, or find out why they never change.",
@@ -101,7 +101,7 @@ def observation_placeholder(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 yield Finding(
                     "observation-placeholder",
                     "warning",
-                    f"observation: columns {facts.label(j)}",
+                    f"observation: column {facts.label(j)}",
                     f"the column is exactly {value:g} in {share:.1%} of rows, while 80% of rows lie from {lower[j]:.4g} to "
                     f"{upper[j]:.4g}",
                     "measurements only",
@@ -136,7 +136,7 @@ def observation_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "observation-scale",
             "warning",
-            f"observation: columns {facts.labels(far)}",
+            f"observation: {facts.columns(far)}",
             f"column {facts.label(int(j))} has a standard deviation of {spread[j]:.3g} about a mean of {moments.mean[j]:.6g}",
             f"a mean within {HUGE_MEAN:g} standard deviations of 0",
             "Subtract the offset before the values become float32 (dates, identifiers, counters), or drop the column.",
@@ -174,7 +174,7 @@ def observation_stuck(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "observation-stuck",
             "warning",
-            f"observation: columns {facts.labels(found)}",
+            f"observation: {facts.columns(found)}",
             f"column {facts.label(worst)} repeats its exact number for three steps in {share[worst]:.1%} of places, while "
             "other columns change",
             "a new measurement in every step",

@@ -9,6 +9,7 @@ import numpy as np
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import blocks
+from stitchrl.auditing.wording import rows_from, share_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -33,9 +34,9 @@ def steps_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "steps-missing",
             "warning",
-            f"step: row {first} and {jumps - 1:,} more",
-            f"after {jumps / inside:.1%} of rows inside episodes the step jumps by more than one, which skips {lost:,} steps in "
-            "all",
+            f"step: {rows_from(first, jumps)}",
+            f"after {share_of(jumps, inside)} of rows inside episodes the step jumps by more than one, which skips {lost:,} "
+            "steps in all",
             "steps that go up by one, as most in this log do",
             "Look for lost rows: next observations and returns are then not those that followed the logged action.",
         )
@@ -56,8 +57,9 @@ def time_backwards(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "time-backwards",
             "warning",
-            f"time, step: row {first} and {back - 1:,} more",
-            f"{back / inside:.1%} of rows inside episodes have an earlier time than the row before, although their step is later",
+            f"time, step: {rows_from(first, back)}",
+            f"{share_of(back, inside)} of rows inside episodes have an earlier time than the row before, although their "
+            "step is later",
             "times that increase with the steps",
             "Find out which of the two is right: rows out of order make every next observation wrong.",
         )

@@ -11,6 +11,7 @@ from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import blocks
 from stitchrl.auditing.regression import z_of_mean
 from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
+from stitchrl.auditing.wording import rows_from, share_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -66,7 +67,7 @@ def propensities_impossible(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "propensity-impossible",
             "error",
-            f"behavior_log_prob: row {first} and {count - 1:,} more",
+            f"behavior_log_prob: {rows_from(first, count)}",
             f"{count:,} logged action{' has' if count == 1 else 's have'} "
             f"{'a density of 0 or none' if density else 'a probability of 0, above 1, or none'}",
             "finite log-densities"
@@ -94,8 +95,8 @@ def propensities_disagree(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "propensities-disagree",
             "error",
             f"behavior_log_prob, behavior_probs: row {worst}",
-            f"the two columns give the logged action different probabilities in {count / log.num_transitions:.1%} of rows, by up "
-            f"to {largest:.3f}",
+            "the two columns give the logged action different probabilities in "
+            f"{share_of(count, log.num_transitions)} of rows, by up to {largest:.3f}",
             "the same probability in both columns",
             "Find out which column is right, and drop the other.",
         )

@@ -11,6 +11,7 @@ from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import NotFinite
 from stitchrl.auditing.regression import features, residuals
 from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
+from stitchrl.auditing.wording import rows_from, share_of
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
@@ -99,11 +100,11 @@ def _moments(facts: Facts) -> list[tuple[str, NotFinite]]:
 
 
 def _not_finite(facts: Facts, code: str, kind: str, name: str, counts: NumpyArray, row: int) -> Finding:
-    which = f"columns {facts.labels(np.flatnonzero(counts))}, " if name.endswith("observation") else ""
+    which = f"{facts.columns(np.flatnonzero(counts))}, " if name.endswith("observation") else ""
     return Finding(
         code,
         "error",
-        f"{name}: {which}row {row} first",
+        f"{name}: {which}first in row {row}",
         f"{int(counts.sum()):,} value{' is' if counts.sum() == 1 else 's are'} {kind}",
         "finite numbers everywhere",
         "Fill them in, drop their episodes, or add a column that says what was missing.",
@@ -133,8 +134,8 @@ def rows_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "rows-missing",
             "warning",
-            f"next_observation: row {facts.scan.first_gap} and {gaps - 1:,} more",
-            f"{gaps / max(inside, 1):.1%} of rows inside episodes have a next_observation that the next row does not start from",
+            f"next_observation: {rows_from(facts.scan.first_gap, gaps)}",
+            f"{share_of(gaps, inside)} of rows inside episodes have a next_observation that the next row does not start from",
             "each next_observation to be the observation of the next row",
             "Find the lost rows. Training uses each row's own next_observation, but importance weights over whole episodes "
             "leave out the lost decisions.",
@@ -170,7 +171,7 @@ def observation_jumps(log: Dataset, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "observation-jumps",
             "warning",
-            f"next_observation: row {rows[found[0]]} and {len(found) - 1:,} more of {len(rows):,} looked at",
+            f"next_observation: {rows_from(rows[found[0]], len(found))} of {len(rows):,} examined",
             f"{len(found) / len(rows):.2%} of steps lead {np.median(off[found]):.2g} standard deviations a column away from "
             f"where the other steps would (the usual distance is {usual:.2g})",
             "steps that follow from the observation and the action, as nearly all others in this log do",

@@ -1,0 +1,24 @@
+"""How findings name rows, columns and shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["listed", "rows_from", "share_of"]
+
+
+def rows_from(first: object, count: int) -> str:
+    """The first of some rows and how many others there are, such as "row 3 and 12 more"."""
+    return f"row {first}" if count == 1 else f"row {first} and {count - 1:,} more"
+
+
+def listed(noun: str, names: Sequence[object], most: int = 10) -> str:
+    """A noun and the first `most` of some names, such as "columns 2, 5 ..."."""
+    text = ", ".join(str(name) for name in names[:most])
+    return f"{noun}{'' if len(names) == 1 else 's'} {text}{' ...' if len(names) > most else ''}"
+
+
+def share_of(count: int, total: int) -> str:
+    """A share in percent, never rounded to none where there is any."""
+    share = count / max(total, 1)
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
