@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from evaluation_worlds import QUICK, Table, cut_at_random, draw, sized, small_lo
 
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation import behavior as behavior_module
 from stitchrl.evaluation import refit as refit_module
+from stitchrl.evaluation.contributions import Contributions
+from stitchrl.evaluation.estimator import Draft
 from stitchrl.evaluation.evaluate import Evaluation, evaluate, evaluate_all
 from stitchrl.evaluation.registry import DEFAULT, ESTIMATORS
 from stitchrl.evaluation.results import Estimate
@@ -199,6 +201,10 @@ def test_copies_in_one_group_add_nothing_to_what_is_known() -> None:
             assert getattr(gain, number) == pytest.approx(getattr(before, number), abs=1e-4), (name, number)
         # In episodes, of which there are four times as many.
         assert gain.ess == pytest.approx(4 * before.ess, rel=1e-3)
+        # In units, of which there are no more: four copies are no more evidence, for FQE neither.
+        units, units_before = (next(c for c in e.checks if c.key == "effective-units") for e in (gain, before))
+        assert units.seen == pytest.approx(units_before.seen, rel=1e-3)
+        assert units.seen < count
         assert f"the {count:,} groups are independent" in found.assumptions
     for name, plain in of_episodes.gain.items():
         assert plain.standard_error == pytest.approx(of_groups.gain[name].standard_error / 2, rel=0.01)
@@ -247,9 +253,6 @@ class Halved:
         return ()
 
     def estimate(self, case):
-        from stitchrl.evaluation.contributions import Contributions
-        from stitchrl.evaluation.estimator import Draft
-
         return Draft(Contributions.average(case.episodes.returns / 2), (), ("returns halve",))
 
 
@@ -265,8 +268,6 @@ def test_an_estimator_of_one_s_own_stands_beside_the_others() -> None:
 
 
 def test_results_survive_json() -> None:
-    import json
-
     _, _, policy = small_world()
     found = evaluate(Table(policy), small_log(11), estimators=("wis", "pdwis"), horizon=3)
     stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
@@ -277,4 +278,3 @@ def test_results_survive_json() -> None:
     old = {k: v for k, v in stored["gain"]["wis"].items() if k not in ("title", "primary_rank", "checks")}
     assert Estimate.from_dict(old) == dataclasses.replace(found.gain["wis"], checks=())
     assert Estimate.from_dict(old | {"name": "wdr"}).primary_rank == ESTIMATORS["wdr"].primary_rank
-    assert behavior_module.logged_propensities(small_log(11)) is not None

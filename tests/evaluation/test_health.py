@@ -37,12 +37,16 @@ def weights_worth(effective: int, episodes: int) -> np.ndarray:
     [
         (50_000, 1_000_000, True, True),  # a share of 5%, and more than enough
         (5, 40, False, False),  # a share of 12.5%, and next to nothing
-        (100, 8_000, True, True),
-        (99, 8_000, False, True),
+        (1000, 50_000, True, True),  # 1,000 are enough for any size
+        (999, 50_000, False, True),
+        (800, 8_000, True, True),  # 10% in between
+        (799, 8_000, False, True),
+        (100, 150, True, True),  # 100 are needed for any size
+        (99, 150, False, True),
         (49, 60, False, False),  # 1/49 is above 2%
     ],
 )
-def test_enough_units_are_counted_and_not_their_share(effective: int, episodes: int, enough: bool, even: bool) -> None:
+def test_enough_units_carry_the_estimate(effective: int, episodes: int, enough: bool, even: bool) -> None:
     units_check, share_check = check_spread(Units(episodes), weights_worth(effective, episodes))
     assert (units_check.passed, share_check.passed) == (enough, even)
     assert units_check.seen == pytest.approx(effective)
@@ -124,8 +128,8 @@ def log_of(rewards: list[list[float]], terminated: list[bool]) -> Dataset:
         ([[1, -2, 5], [1, 0]], [True] * 2, Estimand(1.0), (-4, 7)),
         # The same with gamma .5: ending at once is best (5), going on for ever worst (-2 / (1 - .5)).
         ([[1, -2, 5], [1, 0]], [True] * 2, Estimand(0.5), (-4, 5)),
-        # A horizon of 4 where some are cut: four steps of 1, of .25 at most at gamma .5 and one end.
-        ([[1, 1], [1, 2]], [False, True], Estimand(1.0, 4), (1 * 0 + 2, 5)),
+        # A horizon of 4 where some are cut. At most three steps of 1 and an end of 2; at least an end of 2 at once.
+        ([[1, 1], [1, 2]], [False, True], Estimand(1.0, 4), (2, 5)),
         # One step each.
         ([[3], [-1]], [True] * 2, Estimand(0.9), (-1, 3)),
         # No end at all, gamma .5.

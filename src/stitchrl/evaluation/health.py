@@ -1,10 +1,9 @@
 """Health checks of an estimate: what was seen, the limit, and a sentence either way. Every threshold lives here.
 
 Two checks ask whether enough of the log speaks about the policy. The effective number of units (Kish 1965) is held
-against an absolute limit: the error of an interval depends on how many units it rests on, not on how many were logged
-in vain. But heavy weights that were never drawn are invisible in it, so the largest share of one unit is limited as
-well: it stays large until the sample is large enough (Chatterjee and Diaconis 2018, section 2). See
-docs/decisions/0014-estimators.md.
+against a share of the units, since weights seldom drawn are easily not drawn at all; but never less than 100 are
+enough, and 1,000 always are. The largest share of one unit is limited as well: it stays large until the sample is large
+enough for its heaviest weights (Chatterjee and Diaconis 2018). See docs/decisions/0014-estimators.md.
 """
 
 from __future__ import annotations
@@ -34,8 +33,12 @@ __all__ = [
     "uses_episode_weights",
 ]
 
-MINIMUM_EFFECTIVE_UNITS = 100
-"""Effective number of independent units below which weights are not trusted."""
+MINIMUM_EFFECTIVE_SHARE = 0.1
+"""Effective units, as a share of all, below which weights are not trusted; within the two limits that follow."""
+LEAST_EFFECTIVE_UNITS = 100
+"""Effective units that even a small log needs."""
+ENOUGH_EFFECTIVE_UNITS = 1000
+"""Effective units that are enough for a log of any size."""
 MAXIMUM_WEIGHT_SHARE = 0.02
 """Share of all weight on one unit above which weights are not trusted."""
 MEAN_WEIGHT_SLACK = 0.25
@@ -80,19 +83,20 @@ def not_applicable(sentence: str) -> Check:
 def check_spread(units: Units, weight: Float[NumpyArray, " n"]) -> tuple[Check, Check]:
     """Whether the weights of n episodes rest on enough independent units, and on none too much."""
     effective, share = units.effective(weight), units.largest_share(weight)
-    enough, even = effective >= MINIMUM_EFFECTIVE_UNITS, share <= MAXIMUM_WEIGHT_SHARE
+    needed = float(np.clip(MINIMUM_EFFECTIVE_SHARE * units.count, LEAST_EFFECTIVE_UNITS, ENOUGH_EFFECTIVE_UNITS))
+    enough, even = effective >= needed, share <= MAXIMUM_WEIGHT_SHARE
     noun = units.noun
     return (
         Check(
             "effective-units",
             effective,
-            MINIMUM_EFFECTIVE_UNITS,
+            needed,
             enough,
             f"The weights of {units.count:,} {noun}s are worth {effective:,.0f} equally weighted ones, at least "
-            f"{MINIMUM_EFFECTIVE_UNITS}."
+            f"{needed:,.0f}."
             if enough
             else f"The effective sample size of {effective:,.0f} of {units.count:,} {noun}s is below "
-            f"{MINIMUM_EFFECTIVE_UNITS}: too little of the log speaks about this policy.",
+            f"{needed:,.0f}: too little of the log speaks about this policy.",
         ),
         Check(
             "largest-share",
