@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stitchrl.reading.sources.compressed.PIECE_BYTES", 60)
 
 
+@cache
 def expected() -> st.Dataset:
+    """The log that every format must give."""
     columns = full_columns()
     return st.read({role: columns[role] for role in LISTS}, Schema({role: role for role in LISTS}, num_actions=3))
 
