@@ -43,7 +43,9 @@ def test_every_dependency_has_a_lower_bound_and_the_oldest_is_pinned() -> None:
 def test_the_oldest_tested_version_is_allowed(name: str) -> None:
     declared = bounds(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"])
     assert name in declared, f"{name} is pinned in constraints/oldest.txt and is no dependency any more"
-    assert pinned()[name] == declared[name], f"constraints/oldest.txt must pin {name} at the bound that pyproject declares"
+    assert pinned()[name] == declared[name], (
+        f"constraints/oldest.txt must pin {name} at the bound that pyproject declares"
+    )
 
 
 def test_the_citation_names_this_version_and_licence() -> None:
