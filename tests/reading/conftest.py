@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from format_files import FIXTURES
 
+from stitchrl.reading.formats import arrow_ipc, parquet
+from stitchrl.reading.sources import source, text
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,3 +33,12 @@ def copy(made: Path, tmp_path: Path) -> Any:
         return target
 
     return copied
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block edges fall inside episodes: three rows a block, or few bytes."""
+    for module in (source, parquet, arrow_ipc):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 100)
+    monkeypatch.setattr("stitchrl.reading.sources.compressed.PIECE_BYTES", 60)

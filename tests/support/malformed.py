@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
+from tables import as_csv as csv
+from tables import as_json as json_lines
+from tables import parquet_bytes as parquet
+from tables import zst
 from worlds import tiny_columns
 
 from stitchrl.data.schema import Schema
@@ -59,33 +61,10 @@ def changed(table: pa.Table, column: str, values: Any) -> pa.Table:
     return table.set_column(table.column_names.index(column), column, array)
 
 
-def parquet(table: pa.Table, **options: Any) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **options)
-    return sink.getvalue().to_pybytes()
-
-
 def arrow(table: pa.Table, *, stream: bool = False) -> bytes:
     sink = pa.BufferOutputStream()
     with (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def csv(table: pa.Table, delimiter: str = ",") -> bytes:
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(delimiter=delimiter))
-    return sink.getvalue().to_pybytes()
-
-
-def json_lines(table: pa.Table) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
-
-
-def zst(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as packed:
-        packed.write(content)
     return sink.getvalue().to_pybytes()
 
 
