@@ -13,6 +13,7 @@ import pytest
 from worlds import full_columns, next_observations, tiny_columns
 
 import stitchrl as st
+from stitchrl import cli
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.schema import ROLES, Schema
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
@@ -275,28 +276,38 @@ def _written(folder: Path, text: str) -> Path:
     return path
 
 
-def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "stitchrl.cli", *words], cwd=folder, capture_output=True, text=True, check=False
-    )
-
-
-def test_the_commands_end_to_end(tmp_path: Path) -> None:
+def test_the_commands_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command in a process of its own, the others in this one: each process would import everything anew."""
     st.convert(full_columns(), tmp_path / "log.parquet")
-    made = command("convert", "log.parquet", "store", folder=tmp_path)
+    made = subprocess.run(
+        [sys.executable, "-m", "stitchrl.cli", "convert", "log.parquet", "store"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (made.returncode, made.stdout.strip()) == (0, "store")
-    shown = command("schema", "store", folder=tmp_path)
-    assert shown.returncode == 0
-    assert "[columns]" in shown.stdout
-    audited = command("audit", "store", "--json", folder=tmp_path)
-    assert '"verdict"' in audited.stdout
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error of `stitchrl words...`."""
+        monkeypatch.setattr(sys, "argv", ["stitchrl", *words])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return (int(stopped.value.code or 0), *capsys.readouterr())
+
+    status, out, _ = command("schema", "store")
+    assert status == 0
+    assert "[columns]" in out
+    assert '"verdict"' in command("audit", "store", "--json")[1]
     for words, message in (
         (("convert", "log.parquet", "store"), "exists; nothing is overwritten"),
         (("convert", "nowhere.csv", "x"), "There is no log 'nowhere.csv'"),
         (("schema", "log.toml"), "log.toml"),
         (("audit", "log.parquet", "--format", "excel"), "There is no format 'excel'"),
     ):
-        failed = command(*words, folder=tmp_path)
-        assert failed.returncode == 2
-        assert message in failed.stderr
-        assert "Traceback" not in failed.stderr
+        status, _, error = command(*words)
+        assert status == 2
+        assert message in error

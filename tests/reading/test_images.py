@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from worlds import tiny_columns
 
 import stitchrl as st
+from stitchrl.errors import DataError
 from stitchrl.reading.formats.rlds import source_of_episodes
 from stitchrl.reading.read import as_dataset
 
@@ -138,3 +140,24 @@ def log_columns(log: st.Dataset) -> dict[str, Any]:
     columns = {name: getattr(log, name) for name in ("action", "reward", "terminated", "truncated", "step")}
     images = {"observation": log.observation, "next_observation": log.next_observation}
     return columns | images | {"episode": log.episode_id[log.episode_of_transition]}
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("with_next", [False, True])
+def test_images_stay_bytes(with_next: bool) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 4, 5, 3), np.uint8)
+    columns = tiny_columns() | {"observation": images}
+    if with_next:
+        columns["next_observation"] = np.roll(images, -1, axis=0)
+    log = st.read(columns)
+    assert log.observation_table.dtype == np.uint8
+    np.testing.assert_array_equal(log.observation_table[log.observation_index], images)
+    assert log.observation_names == ()
+    known = log.next_observation_index >= 0
+    assert known.tolist() == ([True] * 6 if with_next else [True, True, False, True, False, False])
+    np.testing.assert_array_equal(
+        log.observation_table[log.next_observation_index[known]], np.roll(images, -1, 0)[known]
+    )
+    with pytest.raises(DataError, match="must hold at least one number"):
+        st.read(columns | {"observation": images[:, :0], "next_observation": images[:, :0]})

@@ -17,7 +17,7 @@ from stitchrl.data.schema import ROLES, Schema
 from stitchrl.errors import SchemaError, StitchRLError
 
 LONGEST_MESSAGE = 1_500
-BOUNDED = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+BOUNDED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 def test_there_are_at_least_two_hundred() -> None:

@@ -190,7 +190,7 @@ log = read({
 log.content_hash
 random.seed(0)
 whole = left = 0
-for trial in range(12):
+for trial in range(8):
     folder = Path(sys.argv[1]) / str(trial)
     folder.mkdir()
     child = os.fork()
@@ -345,7 +345,7 @@ def test_a_description_that_is_none(store: Path, content: bytes) -> None:
 def test_truncated_files_are_refused(store: Path, group: str) -> None:
     path = store / f"{group}.arrow"
     content = path.read_bytes()
-    for length in range(0, len(content), 7):
+    for length in range(0, len(content), 17):
         path.write_bytes(content[:length])
         with pytest.raises(DataError, match=r"The store '.*store' is damaged"):
             st.read(store)
@@ -401,7 +401,7 @@ def test_places_out_of_range_are_refused(store: Path, group: str, column: str, v
 
 
 def test_opening_looks_at_parts_of_the_starts_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many numbers of a log of 200,000 episodes as of one of 400,000."""
+    """Opening looks at as many numbers of a log of 70,000 episodes as of one of 140,000."""
     looked: list[int] = []
     difference = np.diff
 
@@ -411,7 +411,7 @@ def test_opening_looks_at_parts_of_the_starts_only(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(np, "diff", counted)
     sums = []
-    for count in (200_000, 400_000):
+    for count in (70_000, 140_000):
         columns = {
             "observation": np.ones((count, 1), np.float32),
             "action": np.zeros(count, np.int32),
@@ -442,7 +442,7 @@ def test_flipped_bytes_are_refused_or_change_numbers_only(store: Path) -> None:
     refused = 0
     for path in sorted(store.iterdir()):
         content = path.read_bytes()
-        for place in rng.integers(0, len(content), 120):
+        for place in rng.integers(0, len(content), 60):
             flipped = bytearray(content)
             flipped[place] ^= int(rng.integers(1, 256))
             path.unlink()
@@ -459,4 +459,4 @@ def test_flipped_bytes_are_refused_or_change_numbers_only(store: Path) -> None:
             str(log.source), repr(log)
         path.unlink()
         path.write_bytes(content)
-    assert refused > 100
+    assert refused > 50

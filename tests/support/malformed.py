@@ -1,9 +1,8 @@
-"""Inputs that are no logs: each a name, what makes it, and what its one sentence must say."""
+"""Inputs that are no logs: for each a name, how it is made, and what its error message must say."""
 
 from __future__ import annotations
 
 import gzip
-import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
+from tables import as_csv as csv
+from tables import as_json as json_lines
+from tables import parquet_bytes as parquet
+from tables import zst
 from worlds import tiny_columns
 
 from stitchrl.data.schema import Schema
@@ -26,7 +28,13 @@ FLAT = {role: role for role in ROLES} | {"observation": ("seen_a", "seen_b")}
 
 
 class Case(NamedTuple):
-    """`make(folder)` gives what is read; `says` are the parts that the sentence must have, `schema` what it is read by."""
+    """An input that is no log.
+
+    Attributes:
+        make: gives what is read, from a folder to write to.
+        says: texts that the error message must contain.
+        schema: what it is read by.
+    """
 
     make: Callable[[Path], Any]
     says: tuple[str, ...] = ()
@@ -53,33 +61,10 @@ def changed(table: pa.Table, column: str, values: Any) -> pa.Table:
     return table.set_column(table.column_names.index(column), column, array)
 
 
-def parquet(table: pa.Table, **options: Any) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **options)
-    return sink.getvalue().to_pybytes()
-
-
 def arrow(table: pa.Table, *, stream: bool = False) -> bytes:
     sink = pa.BufferOutputStream()
     with (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def csv(table: pa.Table, delimiter: str = ",") -> bytes:
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink, pyarrow.csv.WriteOptions(delimiter=delimiter))
-    return sink.getvalue().to_pybytes()
-
-
-def json_lines(table: pa.Table) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
-
-
-def zst(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as packed:
-        packed.write(content)
     return sink.getvalue().to_pybytes()
 
 
@@ -284,7 +269,7 @@ def text_files() -> Iterator[tuple[str, Case]]:
     yield "objects nested 100,000 deep", lines('{"a":' * 10**5 + "1" + "}" * 10**5 + "\n", "inside each other")
     yield "nested late", lines(line + '{"a":' + "[" * 10**4, "inside each other")
     yield "a line of 20 MB", lines(b'{"a": "' + b"x" * (20 * 2**20) + b'"}\n', "a line of more than")
-    yield "50,000 keys", lines("{" + ",".join(f'"{i}":1' for i in range(50_000)) + "}\n", "more than 32,768 columns")
+    yield "33,000 keys", lines("{" + ",".join(f'"{i}":1' for i in range(33_000)) + "}\n", "more than 32,768 columns")
     yield "mixed types in json", lines(line + line.replace("1.5", '"a"'), "reward")
     yield "mixed lists in json", lines(line + line.replace("[1, 2]", "3"), "observation")
     yield (
@@ -313,7 +298,7 @@ def archives() -> Iterator[tuple[str, Case]]:
     mebi = 2**20
     yield "10 GB of zeros", file("x.csv.gz", members(b"\0" * 16 * mebi, 640), "x.csv.gz")
     yield "10 GB of commas", file("x.csv.gz", members(b"," * 16 * mebi, 640), "x.csv.gz")
-    yield "2 GB of lines", file("x.csv.gz", members(b"\n" * 16 * mebi, 120), "unpacks to more than")
+    yield "300 MB of lines", file("x.csv.gz", members(b"\n" * mebi, 300), "unpacks to more than")
     yield "1 GB of zeros in one", file("x.csv.gz", bomb(b"\0" * mebi, 64), "x.csv.gz")
     yield "zeros as json", file("x.jsonl.gz", members(b"\0" * 16 * mebi, 640), "x.jsonl.gz")
     yield "brackets as json", file("x.jsonl.gz", members(b"[" * mebi, 64), "x.jsonl.gz")
@@ -590,11 +575,10 @@ def schemas() -> Iterator[tuple[str, Case]]:
                 f"observation rule {key} = {value[:20]}",
                 toml(discrete + f"[observation.observation]\n{key} = {value}\n"),
             )
-    million = "[" + ",".join(f'"{i}"' for i in range(10**6)) + "]"
     many = "[" + ",".join(f'"{i}"' for i in range(10**5)) + "]"
     yield (
-        "a million categories, one-hot",
-        toml(discrete + f"[observation.observation]\ncategories = {million}\n", "4,096"),
+        "100,000 categories, one-hot",
+        toml(discrete + f"[observation.observation]\ncategories = {many}\n", "4,096"),
     )
     yield "100,000 named actions", toml(BASE + f"[action]\ncategories = {many}\n", "65,536")
     yield "100,000 columns in a schema", toml(discrete.replace('"observation"', many), "x.parquet does not have")

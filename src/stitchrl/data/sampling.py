@@ -1,4 +1,4 @@
-"""How often each row of a log is drawn: one weight a row, the same rule in memory and streamed."""
+"""Rules for how often each row of a log is drawn. They give one weight for each row, in memory and when streaming."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ STRATA = ("source", "return")
 
 
 class Sampling(ABC):
-    """A rule for drawing rows with replacement. Subclasses are frozen dataclasses: their text is a run's identity."""
+    """A rule for drawing rows with replacement. Subclasses are frozen dataclasses, because their text identifies a run."""
 
     @abstractmethod
     def weights(self, log: Dataset) -> Float[NumpyArray, " N"] | None:
-        """(N,) at least 0, not all 0: rows are drawn in proportion. None: all alike.
+        """The weights (N,) in proportion to which rows are drawn, at least 0 and not all 0. None draws all rows alike.
 
         Raises:
             DataError: the log lacks what the rule needs.
@@ -42,7 +42,7 @@ class Sampling(ABC):
 
 @dataclasses.dataclass(frozen=True)
 class UniformSampling(Sampling):
-    """Every row alike: long episodes count for more."""
+    """Draws every row equally often, so that long episodes count for more."""
 
     def weights(self, log: Dataset) -> None:
         return None
@@ -50,7 +50,7 @@ class UniformSampling(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeSampling(Sampling):
-    """An episode at random, then one of its rows: short episodes count as much as long ones."""
+    """Draws an episode, then one of its rows, so that short episodes count as much as long ones."""
 
     def weights(self, log: Dataset) -> Float[NumpyArray, " N"]:
         return np.repeat(1.0 / log.episode_lengths, log.episode_lengths)
@@ -58,12 +58,12 @@ class EpisodeSampling(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class StratifiedSampling(Sampling):
-    """A stratum at random, then one of its rows: a small source, or a rare return, is seen as often as a common one.
+    """Draws a stratum, then one of its rows, so that a small source or a rare return is seen as often as a common one.
 
     Attributes:
-        by: "source", the column; or "return", the log's episodes in `buckets` of equal width of their returns, empty
-            ones left out.
-        buckets: at least 1.
+        by: what the strata are. "source": the values of the column `source`. "return": `buckets` of equal width in the
+            return of the episode; empty ones do not count.
+        buckets: how many there are, at least 1.
 
     Raises:
         ConfigurationError: another `by`, or no bucket.
@@ -90,7 +90,7 @@ class StratifiedSampling(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class WeightedSampling(Sampling):
-    """In proportion to a column of the log: its `weight`, or how unlikely its actions were ("inverse propensity").
+    """Draws rows in proportion to a column of the log: its `weight`, or the inverse probability of the logged action.
 
     Attributes:
         column: "weight", or "inverse propensity": 1 / exp(behavior_log_prob), which makes the log look as if drawn by
@@ -115,7 +115,8 @@ class WeightedSampling(Sampling):
             raise DataError(f"WeightedSampling needs a column with the role `{role}`; this log has none.")
         values = held.astype(np.float64)
         if self.column != "weight":
-            values = np.exp(-(values - values.min()))  # in log space until the last: their scale does not matter
+            # The scale of weights does not matter, so they are divided by the largest one, which cannot overflow.
+            values = np.exp(-(values - values.min()))
         if not (np.isfinite(values).all() and values.sum() > 0):
             raise DataError("WeightedSampling needs finite weights of which one is above 0; this log's are not.")
         return values
@@ -123,7 +124,7 @@ class WeightedSampling(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class TopFractionSampling(Sampling):
-    """Only rows of the episodes with the highest returns, and all tied with the last of them.
+    """Draws only rows of the episodes with the highest returns, including all episodes tied with the last of them.
 
     Attributes:
         fraction: of the episodes, in (0, 1].
@@ -150,7 +151,7 @@ def share_of(fraction: float, count: int) -> int:
 
 
 def drawn_part(log: Dataset, rule: Sampling | None) -> Dataset:
-    """The episodes of which a rule ever draws a row: what statistics of the rows to learn from are taken over."""
+    """The log of the episodes of which a rule ever draws a row, over which statistics for learning are taken."""
     weights = None if rule is None else rule.weights(log)
     if weights is None:
         return log
@@ -163,7 +164,8 @@ def _equal_strata(stratum: Int[NumpyArray, " N"]) -> Float[NumpyArray, " N"]:
 
 
 def alias_table(weights: Shaped[NumpyArray, " N"]) -> tuple[Float[NumpyArray, " N"], Int[NumpyArray, " N"]]:
-    """Walker's tables: draw i uniformly, keep it with probability keep[i], else take other[i]: O(1) a draw, exact.
+    """Walker's alias tables, for exact draws in constant time: draw i uniformly, keep it with probability keep[i], else
+    take other[i].
 
     Built by one sweep (Huebschle-Schneider and Sanders 2022, arXiv 1903.00227, section 4.2): light rows, in order, are
     filled up by heavy ones, in order; a heavy row that is used up is filled by the next.
@@ -179,15 +181,15 @@ def alias_table(weights: Shaped[NumpyArray, " N"]) -> tuple[Float[NumpyArray, " 
     share = share * (len(share) / share.sum())
     light, heavy = np.flatnonzero(share < 1), np.flatnonzero(share >= 1)
     keep, other = np.ones(len(share)), np.arange(len(share))
-    if not len(light) or not len(heavy):  # all alike, but for rounding
+    if not len(light) or not len(heavy):  # all weights are equal, up to rounding
         return keep.astype(np.float32), other.astype(np.int32)
     missing = np.cumsum(1 - share[light])
     spare = np.cumsum(share[heavy] - 1)
-    # The heavy row that has something left when this light one comes.
+    # Each light row is filled up by the heavy row that still has something to spare when the sweep reaches it.
     before = np.concatenate([[0], missing[:-1]])
     keep[light] = share[light]
     other[light] = heavy[np.minimum(np.searchsorted(spare, before, side="right"), len(heavy) - 1)]
-    # A heavy row but the last gives its all, and a little more, which the next heavy row gives back to it.
+    # Every heavy row but the last gives away all it has to spare and a little more, which the next heavy row gives back.
     filled = np.searchsorted(before, spare[:-1], side="left")
     used = np.concatenate([[0], missing])[filled]
     over = np.clip(used - spare[:-1], 0, 1)

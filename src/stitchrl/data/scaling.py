@@ -1,4 +1,7 @@
-"""Scaling of observations, actions and rewards: fitted on the training log only, undone at the edge, saved with the model."""
+"""Scaling of observations, actions and rewards for learning.
+
+It is fitted on the training log only, saved with the model, and undone by policies and values, which speak logged units.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ __all__ = ["Scaling", "unit_return_scale"]
 MINIMUM_STD = 1e-3
 """Added to every standard deviation, so that a constant column stays finite."""
 ROWS_AT_ONCE = 2**16
+"""Rows of observations that are read at a time."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,11 +28,11 @@ class Scaling:
     """(obs - mean) / std, (reward + reward_shift) * reward_scale, and continuous actions brought into [-1, 1].
 
     Attributes:
-        mean: (D,) float32; (0,) where observations stay as they are, whatever their shape.
-        std: (D,) float32, above 0; (0,) likewise.
-        reward_scale: factor on rewards, above 0; learned values are divided by it again.
-        reward_shift: added to every reward before that, in the log's units; learned values keep it.
-        action_center, action_half_width: (action,) float32, half-widths above 0; None where actions are discrete.
+        mean: (D,) float32; (0,) if observations stay as they are, whatever their shape.
+        std: (D,) float32, above 0; (0,) if observations stay as they are.
+        reward_scale: factor on rewards, above 0. Learned values are divided by it again.
+        reward_shift: added to every reward before it is scaled, in the units of the log. Learned values contain it.
+        action_center, action_half_width: (action,) float32, half-widths above 0; None if actions are discrete.
     """
 
     mean: Float[NumpyArray, " D"]
@@ -40,7 +44,7 @@ class Scaling:
 
     @classmethod
     def identity(cls, observation_size: int, *, reward_scale: float = 1.0) -> Scaling:
-        """Leaves observations as they are; with size 0 whatever their shape."""
+        """A scaling that leaves observations as they are. Size 0 stands for observations of any shape."""
         return cls(np.zeros(observation_size, np.float32), np.ones(observation_size, np.float32), reward_scale)
 
     @classmethod
@@ -77,7 +81,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, log: Dataset, *, reward_scale: float = 1.0) -> Scaling:
-        """Standardise by the mean and standard deviation of the log's observations, one weight a transition."""
+        """The scaling to mean 0 and standard deviation 1, over the observations of all transitions of a log."""
         mean = sum(block.sum(0, dtype=np.float64) for block in _seen(log)) / log.num_transitions
         squares = sum(((block - mean) ** 2).sum(0) for block in _seen(log))
         std = np.sqrt(squares / log.num_transitions) + MINIMUM_STD
@@ -85,22 +89,22 @@ class Scaling:
 
     @classmethod
     def fit_range(cls, log: Dataset, *, reward_scale: float = 1.0) -> Scaling:
-        """Bring every observation column into [-1, 1] by its smallest and largest value in the log."""
+        """The scaling that maps the smallest and the largest value of each observation column in a log to -1 and 1."""
         low = np.min([block.min(0) for block in _seen(log)], axis=0)
         high = np.max([block.max(0) for block in _seen(log)], axis=0)
         center, half_width = (low + high) / 2, np.where(high > low, (high - low) / 2, 1)
         return cls(center.astype(np.float32), half_width.astype(np.float32), reward_scale)
 
     def observations(self, raw: Shaped[NumpyArray, "..."]) -> Shaped[NumpyArray, "..."]:
-        """Standardised observations; images as they are."""
+        """The observations as networks see them: scaled, or as they are if they are images."""
         if not self.mean.size:
             return raw
         scaled = raw - self.mean
-        scaled /= self.std  # in place: a buffer of a stream is large, and fresh memory is what costs
+        scaled /= self.std  # in place, because the buffers of a stream are large and allocating memory is slow
         return scaled
 
     def actions(self, raw: Shaped[NumpyArray, "N ..."]) -> Shaped[NumpyArray, "N ..."]:
-        """Actions as networks see them: in [-1, 1] where continuous, as they are where discrete."""
+        """The actions as networks see them: in [-1, 1] if continuous, as they are if discrete."""
         if self.action_center is None:
             return raw
         scaled = raw - self.action_center
@@ -108,7 +112,7 @@ class Scaling:
         return scaled
 
     def rewards(self, raw: Float[NumpyArray, "N ..."]) -> Float[NumpyArray, "N ..."]:
-        """Rewards as they are learned from."""
+        """The rewards as losses see them: shifted, then scaled."""
         shifted = raw + np.float32(self.reward_shift) if self.reward_shift else raw
         return shifted * np.float32(self.reward_scale)
 
@@ -121,7 +125,11 @@ class Scaling:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Scaling:
-        """Inverse of `to_dict`. Raises TypeError or ValueError on other content."""
+        """The scaling that plain content describes; the inverse of `to_dict`.
+
+        Raises:
+            TypeError, ValueError: the content does not describe a scaling.
+        """
         fields: dict[str, Any] = {
             k: np.asarray(v, np.float32) if isinstance(v, list) else v for k, v in content.items()
         }
@@ -129,12 +137,12 @@ class Scaling:
 
 
 def _seen(log: Dataset) -> Iterator[Float[NumpyArray, "R D"]]:
-    """The observation of every transition, block by block: the log may be memory-mapped."""
+    """The observation of every transition, block by block, because the log may be larger than memory."""
     for start in range(0, log.num_transitions, ROWS_AT_ONCE):
         yield log.observation_table[log.observation_index[start : start + ROWS_AT_ONCE]]
 
 
 def unit_return_scale(log: Dataset, *, gamma: float = 1.0) -> float:
-    """The factor that gives episode returns a standard deviation of 1; 1 where all returns are equal."""
+    """The factor on rewards that gives episode returns a standard deviation of 1; 1 if all returns are equal."""
     spread = float(log.episode_returns(gamma).std())
     return 1.0 / spread if spread > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Makes the fixtures of test_formats.py, each with the library whose format it is. See README.md for how to run it.
+"""Makes the fixtures of tests/reading/formats, each with the library whose format it is. See README.md for how to run it.
 
 Every fixture comes with the arrays it was made of: `<name>.expected.npz` holds what a reader must give, computed here
 without stitchrl.
