@@ -108,6 +108,10 @@ METRICS = {
     },
     "TD3BC": {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}},
     "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
+    "AWR": {
+        kind: names | {"loss/value", "v/mean", "adv/mean", "adv/std", "weight/mean", "weight/clipped"}
+        for kind, names in IMITATION.items()
+    },
 }
 """What the docstring of each says that it measures; a new algorithm is added here."""
 

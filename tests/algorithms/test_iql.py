@@ -115,10 +115,10 @@ def test_only_the_actor_of_iql_decays_with_its_own_setting() -> None:
         state = case.state()
         for _ in range(2):
             before, state = state, case.update(state, case.batch())[0]
-        assert all(differ(getattr(before, name), getattr(state, name)) for name in ("actor", "value", "critics"))
+        assert all(differ(model(before, name), model(state, name)) for name in ("actor", "value", "critics"))
         after = case.update(state, case.batch())[0]
         still = {
-            name for name in ("actor", "value", "critics") if not differ(getattr(state, name), getattr(after, name))
+            name for name in ("actor", "value", "critics") if not differ(model(state, name), model(after, name))
         }
         assert still == resting
 

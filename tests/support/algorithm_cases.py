@@ -33,6 +33,9 @@ ALL: dict[str, Algorithm] = {
     ),
     "TD3BC": st.TD3BC(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "DQN": st.DQN(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    "AWR": st.AWR(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
+    "VILCB": st.VILCB(gamma=0.9),
+    "SPIBB": st.SPIBB(gamma=0.9, least_count=2),
 }  # fmt: skip
 """One of each registered algorithm; a new one is added here, and to the tables of test_conformance.py."""
 KINDS = ("discrete", "continuous")
@@ -165,9 +168,9 @@ def with_models(state: Any, **models: Any) -> Any:
     for field, planted in models.items():
         held = getattr(state, field)
         if isinstance(held, SoftActor):
-            planted = held._replace(policy=held.policy._replace(model=planted))
+            planted = held._replace(policy=Trainable(planted, held.policy.optimizer_state))
         elif isinstance(held, Trainable):
-            planted = held._replace(model=planted)
+            planted = Trainable(planted, held.optimizer_state)
         state = state._replace(**{field: planted})
     return state
 
