@@ -27,6 +27,7 @@ FLOORS = (
     {"training"},
     {"evaluation"},
     {"pipeline"},
+    {"checking"},
     {"__init__", "cli", "testing"},
 )
 """Lowest first. A module imports lower floors and, inside its own package, what `SHARED` and `ROOMS` allow."""

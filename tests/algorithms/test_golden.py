@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from algorithm_cases import model
 
-from stitchrl.algorithms.base import Algorithm, Spec
+from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.behavior import BC
 from stitchrl.algorithms.cql import CQL
 from stitchrl.algorithms.iql import IQL
@@ -33,8 +34,8 @@ HIDDEN = (16, 16)
 UPDATES = 20
 TOLERANCE = 1e-5
 """Largest difference of a parameter, relative to the larger of 1 and the parameter."""
-CONTINUOUS = Spec(observation_size=5, num_actions=None, action_size=3)
-DISCRETE = Spec(observation_size=5, num_actions=4)
+CONTINUOUS = Spec.vectors(5, None, 3)
+DISCRETE = Spec.vectors(5, 4)
 
 Arrays = Mapping[str, np.ndarray]
 Networks = Mapping[str, Callable[[Any], Any]]
@@ -52,10 +53,10 @@ def program(structure: Algorithm, spec: Spec) -> tuple[Any, Callable[..., Any]]:
     @jax.jit
     def update(settings: Mapping[str, Any], state: Any, batch: Any, draws: Any, number: Any) -> Any:
         with handed_out(draws):
-            batch = batch | {"update": number}
-            return structure.with_inputs(settings).update(state, batch, jax.random.key(1))[0]
+            step = Step(number, jnp.int32(UPDATES))
+            return structure.with_inputs(settings).update(state, batch, None, jax.random.key(1), step)[0]
 
-    return structure.init(jax.random.key(0), spec), update
+    return structure.init(jax.random.key(0), spec, None), update
 
 
 def fresh_state(algorithm: Algorithm, spec: Spec) -> Any:
@@ -83,7 +84,7 @@ def states_after(
     settings = {name: np.float32(getattr(algorithm, name)) for name in algorithm.input_settings()}
     states, state = [], start
     for number, batch in enumerate(batches):
-        fields = {name: batch[name] for name in algorithm.needs if name in batch}
+        fields = {name: field for name, field in batch.items() if name != "choice"}
         state = update(settings, state, fields, draws[number] if draws else {}, np.int32(number))
         states.append(state)
     return states
@@ -192,9 +193,9 @@ def relative(ours: Any, theirs: Any) -> float:
 # --- IQL -------------------------------------------------------------------------------------------------------------
 
 IQL_NETWORKS: Networks = {
-    "value": lambda state: state.value,
-    "actor": lambda state: state.actor.network,
-    "critic": lambda state: state.critics.ensemble.members,
+    "value": lambda state: model(state, "value"),
+    "actor": lambda state: model(state, "actor").network,
+    "critic": lambda state: model(state, "critics").ensemble.members,
     "target_critic": lambda state: state.target_critics.ensemble.members,
 }
 
@@ -212,13 +213,13 @@ def iql_differences(run: str, **changes: Any) -> dict[str, float]:
     }
     algorithm = IQL(**{**settings, **changes}, hidden_sizes=HIDDEN)
     start = with_parameters(fresh_state(algorithm, CONTINUOUS), IQL_NETWORKS, arrays, "start")
-    start = eqx.tree_at(lambda s: s.actor.log_std, start, jnp.asarray(arrays["start/log_std"]))
+    start = eqx.tree_at(lambda s: model(s, "actor").log_std, start, jnp.asarray(arrays["start/log_std"]))
     states = states_after(algorithm, CONTINUOUS, start, stored_batches())
     found = {}
     for updates in (1, UPDATES):
         state, at = states[updates - 1], f"{run}/after_{updates}"
         ours = differences(state, IQL_NETWORKS, arrays, at)
-        ours["log_std"] = relative(state.actor.log_std, arrays[f"{at}/log_std"])
+        ours["log_std"] = relative(model(state, "actor").log_std, arrays[f"{at}/log_std"])
         found |= {f"{name} after {updates}": value for name, value in ours.items()}
     return found
 
@@ -233,9 +234,9 @@ def test_iql_is_the_official_one(run: str) -> None:
 # --- TD3+BC ----------------------------------------------------------------------------------------------------------
 
 TD3BC_NETWORKS: Networks = {
-    "actor": lambda state: state.actor.network,
+    "actor": lambda state: model(state, "actor").network,
     "target_actor": lambda state: state.target_actor.network,
-    "critic": lambda state: state.critics.ensemble.members,
+    "critic": lambda state: model(state, "critics").ensemble.members,
     "target_critic": lambda state: state.target_critics.ensemble.members,
 }
 
@@ -275,8 +276,8 @@ def test_td3bc_is_the_official_one() -> None:
 # --- CQL -------------------------------------------------------------------------------------------------------------
 
 CQL_NETWORKS: Networks = {
-    "actor": lambda state: state.actor.network,
-    "critic": lambda state: state.critics.ensemble.members,
+    "actor": lambda state: model(state, "actor").network,
+    "critic": lambda state: model(state, "critics").ensemble.members,
     "target_critic": lambda state: state.target_critics.ensemble.members,
 }
 
@@ -312,9 +313,9 @@ def cql_differences(run: str, **changes: Any) -> dict[str, float]:
     for updates in (1, UPDATES):
         state, at = states[updates - 1], f"{run}/after_{updates}"
         ours = differences(state, CQL_NETWORKS, arrays, at)
-        for name in ("log_temperature", "log_multiplier"):
+        for name, held in (("log_temperature", state.actor.log_temperature), ("log_multiplier", state.log_multiplier)):
             if f"{at}/{name}" in arrays:
-                ours[name] = relative(getattr(state, name), arrays[f"{at}/{name}"])
+                ours[name] = relative(held.model, arrays[f"{at}/{name}"])
         found |= {f"{name} after {updates}": value for name, value in ours.items()}
     return found
 
@@ -378,7 +379,10 @@ def discrete_cql_differences(**changes: Any) -> dict[str, float]:
         "num_critics": 1,
     }
     algorithm = CQL(**{**settings, **changes}, hidden_sizes=HIDDEN)
-    networks: Networks = {"critic": lambda s: s.critics.members, "target_critic": lambda s: s.target_critics.members}
+    networks: Networks = {
+        "critic": lambda s: model(s, "critics").members,
+        "target_critic": lambda s: s.target_critics.members,
+    }
     start = with_parameters(fresh_state(algorithm, DISCRETE), networks, arrays, "start")
     states = states_after(algorithm, DISCRETE, start, discrete_batches())
     critic: Networks = {"critic": networks["critic"]}
@@ -462,11 +466,11 @@ def backward(layers: list[np.ndarray], values: list[np.ndarray], gradient: np.nd
 
 def test_bc_continuous_is_twenty_steps_of_adam_by_hand() -> None:
     arrays, batches = stored("iql"), stored_batches()
-    networks: Networks = {"actor": lambda state: state.actor.network}
+    networks: Networks = {"actor": lambda state: model(state, "actor").network}
     algorithm = BC(learning_rate=1e-3, hidden_sizes=HIDDEN)
     start = with_parameters(fresh_state(algorithm, CONTINUOUS), networks, arrays, "start")
-    start = eqx.tree_at(lambda s: s.actor.log_std, start, jnp.asarray(arrays["start/log_std"]))
-    layers = [np.array(leaf, np.float64) for leaf in leaves(start.actor.network)]
+    start = eqx.tree_at(lambda s: model(s, "actor").log_std, start, jnp.asarray(arrays["start/log_std"]))
+    layers = [np.array(leaf, np.float64) for leaf in leaves(model(start, "actor").network)]
     log_std = np.array(arrays["start/log_std"], np.float64)
     adam = Adam64([*layers, log_std], 1e-3)
     for batch in batches:
@@ -478,7 +482,7 @@ def test_bc_continuous_is_twenty_steps_of_adam_by_hand() -> None:
         by_mean = -error * np.exp(-log_std) / len(obs)
         adam.step([*backward(layers, values, by_mean * (1.0 - mean**2)), np.mean(1.0 - error**2, axis=0)])
 
-    ours = states_after(algorithm, CONTINUOUS, start, batches)[-1].actor
+    ours = states_after(algorithm, CONTINUOUS, start, batches)[-1].actor.model
     found = [relative(a, b) for a, b in zip([*leaves(ours.network), ours.log_std], [*layers, log_std], strict=True)]
     assert max(found) <= TOLERANCE, found
 
@@ -489,10 +493,10 @@ def test_bc_discrete_is_twenty_steps_of_adam_by_hand() -> None:
     allowed = (rng.random((UPDATES, 32, 4)) < 0.7) | np.eye(4, dtype=bool)[stored("batches")["choice"]]
     batches = discrete_batches(allowed)
     arrays = {"start/actor": stored("discrete_cql")["start/critic.0"]}
-    networks: Networks = {"actor": lambda state: state.actor.network}
+    networks: Networks = {"actor": lambda state: model(state, "actor").network}
     algorithm = BC(learning_rate=1e-3, hidden_sizes=HIDDEN)
     start = with_parameters(fresh_state(algorithm, DISCRETE), networks, arrays, "start")
-    layers = [np.array(leaf, np.float64) for leaf in leaves(start.actor.network)]
+    layers = [np.array(leaf, np.float64) for leaf in leaves(model(start, "actor").network)]
     adam = Adam64(layers, 1e-3)
     for batch in batches:
         values = forward(layers, np.float64(batch["obs"]))
@@ -500,7 +504,7 @@ def test_bc_discrete_is_twenty_steps_of_adam_by_hand() -> None:
         probs = weights / weights.sum(axis=1, keepdims=True)
         adam.step(backward(layers, values, (probs - np.eye(4)[batch["action"]]) / len(probs)))
 
-    ours = states_after(algorithm, DISCRETE, start, batches)[-1].actor
+    ours = states_after(algorithm, DISCRETE, start, batches)[-1].actor.model
     found = [relative(a, b) for a, b in zip(leaves(ours.network), layers, strict=True)]
     assert max(found) <= TOLERANCE, found
 
@@ -522,9 +526,11 @@ def test_penalty_of_continuous_cql_has_its_full_weight_beside_the_td_loss(cql_we
 
     start = fresh_state(algorithm, CONTINUOUS)
     # The last layer of an actor is drawn very small, which would give all observations one distribution.
-    start = eqx.tree_at(lambda s: s.actor.network.weights, start, (30.0 * start.actor.network.weights[0],))
+    start = eqx.tree_at(
+        lambda s: model(s, "actor").network.weights, start, (30.0 * model(start, "actor").network.weights[0],)
+    )
     (after,) = states_after(algorithm, CONTINUOUS, start, [batch], [draws])
-    weight, bias = leaves(first_gradient(after.critic_optimizer).ensemble.members)
+    weight, bias = leaves(first_gradient(after.critics.optimizer_state).ensemble.members)
     found = np.concatenate([np.asarray(weight)[:, :, 0], np.asarray(bias)], axis=1)
 
     td, penalty = linear_cql_gradients(start, batch, draws, gamma=0.9)
@@ -552,13 +558,13 @@ def linear_cql_gradients(
 
     def sampled(obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Actions tanh(mean + std noise) and their log-density, by the change of variables."""
-        weight, bias = (np.float64(leaf) for leaf in leaves(state.actor.network))
+        weight, bias = (np.float64(leaf) for leaf in leaves(model(state, "actor").network))
         mean, log_std = np.split(obs @ weight + bias, 2, axis=-1)
         action = np.tanh(mean + np.exp(log_std) * noise)
         normal = np.exp(-0.5 * noise**2) / (np.sqrt(2.0 * np.pi) * np.exp(log_std))
         return action, np.sum(np.log(normal / (1.0 - action**2)), axis=-1)
 
-    critics, target_critics = parameters(state.critics), parameters(state.target_critics)
+    critics, target_critics = parameters(model(state, "critics")), parameters(state.target_critics)
     logged = features(obs, action)
     next_q = (features(next_obs, sampled(next_obs, target)[0]) @ target_critics.T).min(axis=1)
     y = np.float64(batch["reward"]) + gamma * (1.0 - batch["terminated"]) * next_q
@@ -588,10 +594,10 @@ def test_penalty_of_discrete_cql_has_its_full_weight_beside_the_td_loss(cql_weig
     algorithm = CQL(cql_weight=cql_weight, hidden_sizes=(), gamma=0.9)
     start = fresh_state(algorithm, DISCRETE)
     (after,) = states_after(algorithm, DISCRETE, start, [batch])
-    found = leaves(first_gradient(after.critic_optimizer).members)
+    found = leaves(first_gradient(after.critics.optimizer_state).members)
 
     obs, next_obs = np.float64(batch["obs"]), np.float64(batch["next_obs"])
-    weight, bias = (np.float64(leaf) for leaf in leaves(start.critics.members))
+    weight, bias = (np.float64(leaf) for leaf in leaves(model(start, "critics").members))
     q, next_q = obs @ weight + bias[:, None], next_obs @ weight + bias[:, None]
     y = np.float64(batch["reward"]) + 0.9 * (1.0 - batch["terminated"]) * next_q.min(axis=0).max(axis=1)
     chosen = np.eye(4)[batch["action"]]

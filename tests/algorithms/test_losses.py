@@ -9,17 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy.optimize import brentq
 from worlds import assert_trees_equal
 
 from stitchrl.algorithms.behavior import imitation_loss
-from stitchrl.algorithms.cql import conservative_penalty, sampled_penalty
+from stitchrl.algorithms.cql_continuous import sampled_penalty
+from stitchrl.algorithms.cql_discrete import conservative_penalty
 from stitchrl.algorithms.dqn import max_target
 from stitchrl.algorithms.iql import MAX_WEIGHT, advantage_weighted_loss
 from stitchrl.algorithms.losses import expectile_loss, soft_actor_loss, td_loss, temperature_loss
-from stitchrl.algorithms.optimizers import apply_gradients, polyak
 from stitchrl.algorithms.td3bc import regularized_actor_loss, smoothed_action
 from stitchrl.nn.distributions import Categorical, Normal, masked_log_softmax
 from stitchrl.nn.tiling import tile_count, tiled_value_and_grad
@@ -109,20 +108,6 @@ def test_td_loss_passes_no_gradient_to_its_target() -> None:
     np.testing.assert_array_equal(gradient, np.zeros(3))
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(0.25, [1.5, -0.25]), (1.0, [3.0, -1.0]), (0.5, [2.0, -0.5])])
-def test_polyak(rate: float, expected: list[float]) -> None:
-    # target (1, 0), online (3, -1).
-    moved = polyak({"w": f32([1])} | {"b": f32([0])}, {"w": f32([3]), "b": f32([-1])}, rate)
-    close([moved["w"][0], moved["b"][0]], expected)
-
-
-def test_apply_gradients_is_one_step_of_the_optimiser() -> None:
-    optimizer = optax.sgd(0.1)
-    parameters = {"w": f32([1, 2])}
-    moved, _ = apply_gradients(optimizer, {"w": f32([10, -5])}, optimizer.init(parameters), parameters)
-    close(moved["w"], [0.0, 2.5])
-
-
 # --- targets -----------------------------------------------------------------
 
 
@@ -192,6 +177,7 @@ def test_imitation_of_a_normal_by_hand() -> None:
 AW_LOGITS = jnp.log(f32([[1, 1], [1, 3], [1, 1]]))
 AW_ACTION = i32([0, 1, 1])
 AW_ADV = f32([0, LN2, 10])
+ONES = jnp.ones(3, jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -202,17 +188,17 @@ AW_ADV = f32([0, LN2, 10])
 def test_advantage_weighted_loss_by_hand(inverse_temperature: float, weights: list[float]) -> None:
     mask = jnp.ones((3, 2), jnp.bool_)
     log_prob = log_prob_of(AW_LOGITS, AW_ACTION, mask)
-    loss, weight = advantage_weighted_loss(log_prob, AW_ADV, inverse_temperature)
+    loss, weight = advantage_weighted_loss(log_prob, AW_ADV, ONES, inverse_temperature)
     # -ln pi = ln 2, ln 4/3, ln 2.
     close(loss, (weights[0] * LN2 + weights[1] * math.log(4 / 3) + weights[2] * LN2) / 3)
     close(weight, weights)
     # By log pi: -weight / B.
-    gradient = jax.grad(lambda lp: advantage_weighted_loss(lp, AW_ADV, inverse_temperature)[0])(log_prob)
+    gradient = jax.grad(lambda lp: advantage_weighted_loss(lp, AW_ADV, ONES, inverse_temperature)[0])(log_prob)
     close(gradient, -np.array(weights) / 3)
 
     # weight (pi - onehot) / B, pi = (.5, .5), (.25, .75), (.5, .5).
     def actor_loss(logits: jax.Array) -> jax.Array:
-        return advantage_weighted_loss(log_prob_of(logits, AW_ACTION, mask), AW_ADV, inverse_temperature)[0]
+        return advantage_weighted_loss(log_prob_of(logits, AW_ACTION, mask), AW_ADV, ONES, inverse_temperature)[0]
 
     expected = np.array(weights)[:, None] * [[-0.5, 0.5], [0.25, -0.25], [0.5, -0.5]] / 3
     close(jax.grad(actor_loss)(AW_LOGITS), expected)
@@ -220,13 +206,13 @@ def test_advantage_weighted_loss_by_hand(inverse_temperature: float, weights: li
 
 def test_advantage_weighted_loss_passes_no_gradient_to_the_advantage() -> None:
     log_prob = f32([-1, -2, -3])
-    gradient = jax.grad(lambda adv: advantage_weighted_loss(log_prob, adv, 2.0)[0])(f32([0, 0.5, -1]))
+    gradient = jax.grad(lambda adv: advantage_weighted_loss(log_prob, adv, ONES, 2.0)[0])(f32([0, 0.5, -1]))
     np.testing.assert_array_equal(gradient, np.zeros(3))
 
 
 def test_advantage_weights_never_exceed_their_cap() -> None:
     log_prob = log_prob_of(AW_LOGITS, AW_ACTION, None)
-    loss, weight = advantage_weighted_loss(log_prob, f32([1e4, 4.605, 4.606]), 1.0)
+    loss, weight = advantage_weighted_loss(log_prob, f32([1e4, 4.605, 4.606]), ONES, 1.0)
     # e^1e4 overflows to infinity before the cap; e^4.605 = 99.98 stays below it.
     assert np.isfinite(float(loss))
     close(weight, [100.0, math.exp(4.605), 100.0])
@@ -235,45 +221,76 @@ def test_advantage_weights_never_exceed_their_cap() -> None:
 
 def test_advantage_weighted_loss_honours_the_mask() -> None:
     mask = flags([[1, 0], [1, 1], [0, 1]])
-    loss, _ = advantage_weighted_loss(log_prob_of(AW_LOGITS, AW_ACTION, mask), f32([0, 0, 0]), 1.0)
+    loss, _ = advantage_weighted_loss(log_prob_of(AW_LOGITS, AW_ACTION, mask), f32([0, 0, 0]), ONES, 1.0)
     # Only one action allowed in rows 0 and 2: nothing to learn there.
     close(loss, math.log(4 / 3) / 3)
+
+
+@pytest.mark.parametrize("adv", [-10.0, 0.0, 3.0, 1e4])
+def test_rows_without_a_target_are_imitated_with_weight_one(adv: float) -> None:
+    # No target anchors their advantage, so whatever it is, they count as in behaviour cloning.
+    log_prob, td_weight = f32([-1, -2, -3]), f32([1, 0, 1])
+    loss, weight = advantage_weighted_loss(log_prob, f32([LN2, adv, 0]), td_weight, 1.0)
+    close(weight, [2, 1, 1])
+    close(loss, (2 * 1 + 2 + 3) / 3)
+    by_log_prob, by_adv = jax.grad(lambda *args: advantage_weighted_loss(*args, td_weight, 1.0)[0], argnums=(0, 1))(
+        log_prob, f32([LN2, adv, 0])
+    )
+    close(by_log_prob, [-2 / 3, -1 / 3, -1 / 3])
+    np.testing.assert_array_equal(by_adv, np.zeros(3))
 
 
 # --- conservative penalty ----------------------------------------------------
 
 CQ = jnp.log(f32([[[1, 2, 1], [1, 1, 2]], [[1, 1, 2], [3, 1, 1]]]))
+BOTH = jnp.ones(2, jnp.float32)
 
 
 def test_conservative_penalty_by_hand() -> None:
     # Critic 0: ln 4 - ln 2 and ln 3 - ln 2; critic 1: ln 4 - ln 1 and ln 4 - ln 1. Means over rows, summed.
-    close(conservative_penalty(CQ, ACTION, MASK), (LN2 + LN3 - LN2) / 2 + LN4)
+    close(conservative_penalty(CQ, ACTION, MASK, BOTH), (LN2 + LN3 - LN2) / 2 + LN4)
     # (softmax over the allowed - onehot) / B, each critic alone.
     expected = [
         [[1 / 8, -1 / 4, 1 / 8], [1 / 6, 0, -1 / 6]],
         [[1 / 8, -3 / 8, 1 / 4], [3 / 8, 0, -3 / 8]],
     ]
-    close(jax.grad(conservative_penalty)(CQ, ACTION, MASK), expected)
+    close(jax.grad(conservative_penalty)(CQ, ACTION, MASK, BOTH), expected)
 
 
 def test_conservative_penalty_ignores_a_huge_forbidden_value() -> None:
     planted = CQ.at[:, 1, 1].set(jnp.float32(1e6))
-    close(conservative_penalty(planted, ACTION, MASK), LN3 / 2 + LN4)
-    assert not np.asarray(jax.grad(conservative_penalty)(planted, ACTION, MASK))[:, 1, 1].any()
+    close(conservative_penalty(planted, ACTION, MASK, BOTH), LN3 / 2 + LN4)
+    assert not np.asarray(jax.grad(conservative_penalty)(planted, ACTION, MASK, BOTH))[:, 1, 1].any()
 
 
 def test_conservative_penalty_is_zero_where_only_one_action_is_allowed() -> None:
     mask = flags([[0, 1, 0], [0, 0, 1]])
-    assert float(conservative_penalty(CQ, ACTION, mask)) == 0.0
-    close(jax.grad(conservative_penalty)(CQ, ACTION, mask), np.zeros((2, 2, 3)))
+    assert float(conservative_penalty(CQ, ACTION, mask, BOTH)) == 0.0
+    close(jax.grad(conservative_penalty)(CQ, ACTION, mask, BOTH), np.zeros((2, 2, 3)))
 
 
 @pytest.mark.parametrize("shift", [-50.0, 50.0])
 def test_conservative_penalty_does_not_see_a_common_shift(shift: float) -> None:
     shifted: Callable[[jax.Array], jax.Array] = lambda q: q + jnp.float32(shift)  # noqa: E731
     np.testing.assert_allclose(
-        conservative_penalty(shifted(CQ), ACTION, MASK), conservative_penalty(CQ, ACTION, MASK), rtol=1e-4
+        conservative_penalty(shifted(CQ), ACTION, MASK, BOTH), conservative_penalty(CQ, ACTION, MASK, BOTH), rtol=1e-4
     )
+
+
+def test_rows_without_a_target_are_not_pushed_up() -> None:
+    # The first row alone counts, in a mean over both: (ln 4 - ln 2 + ln 4) / 2.
+    weight = f32([1, 0])
+    close(conservative_penalty(CQ, ACTION, MASK, weight), (LN2 + LN4) / 2)
+    gradient = np.asarray(jax.grad(conservative_penalty)(CQ, ACTION, MASK, weight))
+    close(gradient[:, 0], [[1 / 8, -1 / 4, 1 / 8], [1 / 8, -3 / 8, 1 / 4]])
+    assert not gradient[:, 1].any()
+    # Sampled: ln 10 - ln 5 and ln 7 - ln 7, halved.
+    close(sampled_penalty(SQ, LOG_DENSITY, SQ_DATA, weight), [LN2 / 2, 0.0])
+    gradients = jax.grad(lambda *args: jnp.sum(sampled_penalty(*args, weight)), argnums=(0, 2))(
+        SQ, LOG_DENSITY, SQ_DATA
+    )
+    assert not any(np.asarray(gradient)[..., 1].any() for gradient in gradients)
+    assert all(np.asarray(gradient)[..., 0].any() for gradient in gradients)
 
 
 # --- conservative penalty, sampled -------------------------------------------
@@ -287,11 +304,11 @@ SQ_DATA = jnp.log(f32([[5, 1], [7, 2]]))
 
 def test_sampled_penalty_by_hand() -> None:
     # ln 10 - ln 5, ln 11 - ln 1; ln 7 - ln 7, ln 8 - ln 2.
-    close(sampled_penalty(SQ, LOG_DENSITY, SQ_DATA), [(LN2 + math.log(11)) / 2, LN4 / 2])
+    close(sampled_penalty(SQ, LOG_DENSITY, SQ_DATA, BOTH), [(LN2 + math.log(11)) / 2, LN4 / 2])
 
 
 def test_gradient_of_the_sampled_penalty_by_hand() -> None:
-    total: Callable[..., jax.Array] = lambda *args: jnp.sum(sampled_penalty(*args))  # noqa: E731
+    total: Callable[..., jax.Array] = lambda *args: jnp.sum(sampled_penalty(*args, BOTH))  # noqa: E731
     by_q, by_density, by_data = jax.grad(total, argnums=(0, 1, 2))(SQ, LOG_DENSITY, SQ_DATA)
     # Weights of the corrected softmax over the K actions, / B.
     weights = np.array(
@@ -308,10 +325,10 @@ def test_gradient_of_the_sampled_penalty_by_hand() -> None:
 def test_sampled_penalty_of_equal_densities_is_the_plain_one_and_a_constant() -> None:
     q, data = jnp.swapaxes(CQ, 1, 2), jax.vmap(lambda q: q[jnp.arange(2), ACTION])(CQ)
     everything = jnp.ones((2, 3), jnp.bool_)
-    plain = conservative_penalty(CQ, ACTION, everything)
+    plain = conservative_penalty(CQ, ACTION, everything, BOTH)
     for density in (1.0, 0.5, 0.25):
         log_density = jnp.full((3, 2), math.log(density), jnp.float32)
-        close(jnp.sum(sampled_penalty(q, log_density, data)), float(plain) - 2 * math.log(density))
+        close(jnp.sum(sampled_penalty(q, log_density, data, BOTH)), float(plain) - 2 * math.log(density))
 
 
 def test_sampled_penalty_estimates_the_integral_whatever_the_actions_were_drawn_from() -> None:
@@ -323,7 +340,7 @@ def test_sampled_penalty_estimates_the_integral_whatever_the_actions_were_drawn_
         (2 * np.sqrt(share) - 1, np.sqrt(share)),
     ):
         q = f32(action)[None, :, None]
-        found = sampled_penalty(q, f32(np.log(density))[:, None], jnp.zeros((1, 1), jnp.float32))
+        found = sampled_penalty(q, f32(np.log(density))[:, None], jnp.zeros((1, 1), jnp.float32), BOTH[:1])
         np.testing.assert_allclose(found - math.log(2000), [math.log(2 * math.sinh(1))], atol=2e-2)
 
 

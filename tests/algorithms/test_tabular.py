@@ -132,6 +132,15 @@ def test_masks_are_honoured_and_unseen_observations_are_treated_as_the_nearest()
     np.testing.assert_allclose(probs[np.arange(2), 1 - best], 1.0)
 
 
+def test_a_mask_of_only_unlikely_actions_still_forbids_the_others() -> None:
+    # SPIBB takes action 1 in state a and 0 in state b, with certainty; where those are forbidden the other one is left.
+    run = st.fit(st.SPIBB(gamma=0.9, least_count=1), two_state_log(), updates=0, standardize=False)
+    obs = np.array([[0, 0], [1, 0]], np.float32)
+    probs = np.asarray(run.policy.probs(obs))
+    assert sorted(probs.ravel().tolist()) == [0, 0, 1, 1]
+    np.testing.assert_array_equal(run.policy.probs(obs, action_mask=probs == 0), 1 - probs)
+
+
 def test_what_cannot_be_counted_is_refused_with_a_sentence() -> None:
     with pytest.raises(DataError, match="needs a column with the role `observation_id`"):
         st.fit(st.SPIBB(), random_log(8), updates=0)

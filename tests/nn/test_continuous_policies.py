@@ -30,7 +30,7 @@ from stitchrl.nn.continuous_policy import (
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
-from stitchrl.nn.networks import MLP
+from stitchrl.nn.networks import MLP, Network
 from stitchrl.nn.policy import CategoricalPolicy, Policy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.nn.units import RescaledPolicy, RescaledValue
@@ -324,7 +324,7 @@ def test_a_member_is_that_critic_alone(index: int) -> None:
 
 
 def test_discrete_critics_take_the_value_of_the_given_action() -> None:
-    q = DiscreteCritics.create(2, 3, 4, (5,), key=KEY)
+    q = DiscreteCritics.create(2, (3,), 4, Network((5,)), key=KEY)
     every = np.asarray(q.every_action(OBS))
     assert every.shape == (2, 6, 4)
     action = np.array([0, 3, 1, 2, 2, 0])
@@ -333,7 +333,10 @@ def test_discrete_critics_take_the_value_of_the_given_action() -> None:
 
 
 def test_critics_of_an_ensemble_differ() -> None:
-    for q in (evaluated(critics(), ACTIONS), DiscreteCritics.create(2, 3, 4, (5,), key=KEY).every_action(OBS)):
+    for q in (
+        evaluated(critics(), ACTIONS),
+        DiscreteCritics.create(2, (3,), 4, Network((5,)), key=KEY).every_action(OBS),
+    ):
         assert not np.allclose(q[0], q[1])
 
 
@@ -362,13 +365,13 @@ def test_rescaled_value_undoes_the_scaling_of_observations_actions_and_rewards()
 
 
 def test_heads_follow_the_kind_of_action() -> None:
-    discrete, continuous = Spec(3, 4), Spec(3, None, 2)
+    discrete, continuous = Spec.vectors(3, 4), Spec.vectors(3, None, 2)
     for spec, actor_kind, critics_kind, value_kind, outputs in (
         (discrete, CategoricalPolicy, DiscreteCritics, CriticValue, 4),
         (continuous, GaussianPolicy, ContinuousCritics, ContinuousCriticValue, 2),
     ):
-        actor = create_actor(spec, (5,), key=KEY)
-        q = create_critics(spec, 3, (5,), key=KEY)
+        actor = create_actor(spec, Network((5,)), key=KEY)
+        q = create_critics(spec, 3, Network((5,)), key=KEY)
         assert type(actor) is actor_kind
         assert type(q) is critics_kind
         assert [weight.shape for weight in actor.network.weights] == [(3, 5), (5, outputs)]
@@ -381,7 +384,7 @@ def test_heads_follow_the_kind_of_action() -> None:
 
 
 def test_a_fresh_normal_actor_has_standard_deviation_one_and_acts_near_zero() -> None:
-    actor = create_actor(Spec(3, None, 2), (5,), key=KEY)
+    actor = create_actor(Spec.vectors(3, None, 2), Network((5,)), key=KEY)
     np.testing.assert_array_equal(actor(OBS).log_std, np.zeros((6, 2)))
     assert np.abs(np.asarray(actor.mode(OBS))).max() < 0.1
 

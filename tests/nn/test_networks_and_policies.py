@@ -83,7 +83,7 @@ def test_mlp_of_several_layers_and_batch_axes() -> None:
 
 def test_fresh_weights_within_bounds() -> None:
     """Uniform draws fill their bounds: a thousand of them reach 99% of the way."""
-    sizes = {"in_size": 40, "hidden_sizes": (100, 50), "out_size": 30}
+    sizes = {"in_size": 40, "network": (100, 50), "out_size": 30}
     torch = MLP.create(**sizes, key=jax.random.key(0), start="uniform")
     for weight, bias, inputs in zip(torch.weights, torch.biases, (40, 100, 50), strict=True):
         assert 0.98 * inputs**-0.5 < float(jnp.abs(weight).max()) <= inputs**-0.5

@@ -96,11 +96,9 @@ def _as_network(name: str, field: dataclasses.Field[Any], value: Any) -> Network
     if isinstance(value, Network):
         return value
     try:
-        if isinstance(value, Mapping):
-            plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-            return Network(**plain)
-        if isinstance(value, list | tuple):
-            return Network(tuple(value))
+        if isinstance(value, Mapping | list | tuple):
+            revived = _revived(value)
+            return revived if isinstance(revived, Network) else Network(tuple(revived))
     except TypeError as error:
         raise ConfigurationError(f"`{field.name}` of {name} cannot be read: {error}.") from None
     raise ConfigurationError(
@@ -110,7 +108,14 @@ def _as_network(name: str, field: dataclasses.Field[Any], value: Any) -> Network
 
 def revived_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a constructor takes them, from their JSON; runs of older versions had widths and no `network`."""
-    revived = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    revived = {name: _revived(value) for name, value in settings.items()}
     if "hidden_sizes" in revived:
         revived["network"] = Network(revived.pop("hidden_sizes"))
     return revived
+
+
+def _revived(value: Any) -> Any:
+    """A setting from its JSON: lists were tuples, and what has fields was a network."""
+    if isinstance(value, Mapping):
+        return Network(**{name: _revived(entry) for name, entry in value.items()})
+    return tuple(value) if isinstance(value, list) else value

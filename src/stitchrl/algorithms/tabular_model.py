@@ -26,8 +26,8 @@ __all__ = ["NEGATIVE", "TabularModel", "log_table", "policy_value"]
 MOST_SWEEPS = 100_000
 TOLERANCE = 1e-10
 """Change of a value in one sweep, relative to the largest value, at which it counts as solved."""
-NEGATIVE = -1e9
-"""Logarithm of a probability of 0, as networks have it."""
+NEGATIVE = -1e6
+"""Logarithm of a probability of 0: it underflows to exactly 0, yet stays above the -1e9 of an action that a mask forbids."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,392 @@
+"""`check_estimator`: an estimator held against its contract and against exact worlds."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.schema import Schema
+from stitchrl.evaluation.behavior import logged_return
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.estimator import Case, Draft, Estimator
+from stitchrl.evaluation.evaluate import cases_of
+from stitchrl.evaluation.fits import FitRequest, Fits, PolicyFits
+from stitchrl.evaluation.health import Check
+from stitchrl.evaluation.intervals import Resampler
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.evaluation.statistic import Statistic, minus
+from stitchrl.evaluation.units import Units
+from stitchrl.mdp.finite import FiniteMDP
+from stitchrl.reading.read import read
+
+__all__ = ["check_estimator"]
+
+GAMMA = 0.9
+EPISODES = 400
+"""Episodes of a log on which identities are checked."""
+REPLICATES = 60
+"""Logs on which bias, standard error and coverage are checked."""
+FITS = FitSettings(updates=200, batch_size=64, hidden_sizes=(16,))
+
+
+def check_estimator(estimator: Estimator) -> None:
+    """Check an off-policy estimator against its contract and against exact worlds of seven states.
+
+    Checked are its members; that it asks only for the fits it names; the identities of its statistic (every episode
+    counted once gives the value, influence values sum to 0, a resample gives what its episodes give); that the
+    behaviour's own policy is worth the mean logged return; bias, standard error and interval coverage over fresh logs;
+    that a horizon is refused or respected; that a policy the log never tried is called unhealthy; and that it keeps no
+    state. It takes some seconds, most of them for the fits it asks for.
+
+    Raises:
+        AssertionError: with a sentence that says which of these fails.
+    """
+    _check_members(estimator)
+    worlds = _Worlds()
+    for check in (
+        _check_draft,
+        _check_statistic,
+        _check_resamples,
+        _check_on_policy,
+        _check_truth,
+        _check_horizon,
+        _check_cut_episodes,
+        _check_overlap,
+        _check_state,
+    ):
+        check(estimator, worlds)
+
+
+def _require(holds: bool | np.bool_, estimator: Any, sentence: str) -> None:
+    if not holds:
+        raise AssertionError(f"{getattr(estimator, 'name', type(estimator).__name__)}: {sentence}")
+
+
+# --- worlds ----------------------------------------------------------------------------------------------------
+
+
+class _Table:
+    """A policy by its probabilities in each state; observations are one-hot."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = table
+
+    def probs(self, obs: Any, action_mask: Any = None) -> np.ndarray:
+        return self.table[np.asarray(obs).argmax(1)]
+
+
+class _Worlds:
+    """Two exact worlds of seven states: in one, every episode has 3 steps, which keeps all shapes equal; in the other,
+    an episode may end at any step. Returns lie well above 0, so that weights which do not sum to 1 are seen."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(3)
+        transition = np.zeros((7, 2, 7))
+        for layer in range(3):
+            here, following = slice(2 * layer, 2 * layer + 2), slice(2 * layer + 2, min(2 * layer + 4, 7))
+            width = following.stop - following.start
+            transition[here, :, following] = rng.dirichlet(np.ones(width) * 2, size=(2, 2))
+        transition[6, :, 6] = 1.0
+        reward = rng.normal(1.0, 1.0, size=(7, 2, 7))
+        initial, terminal = np.array([0.5, 0.5, 0, 0, 0, 0, 0]), np.arange(7) == 6
+        self.even = FiniteMDP(transition, reward, initial, terminal)
+        ending = 0.7 * transition
+        ending[..., 6] += 0.3
+        self.uneven = FiniteMDP(ending, reward, initial, terminal)
+        self.behavior, self.policy = rng.dirichlet([4, 4], size=7), rng.dirichlet([4, 4], size=7)
+        self._fits: dict[bytes, Fits] = {}
+
+    def rows(self, world: FiniteMDP, episodes: int, seed: int, **options: Any) -> dict[str, np.ndarray]:
+        """Simulated episodes under the behaviour, as columns."""
+        return vars(world.draw(self.behavior, episodes, seed=seed, **options))
+
+    def log(self, rows: dict[str, np.ndarray]) -> Dataset:
+        """The columns as a log with propensities."""
+        columns = {
+            "episode": rows["episode"],
+            "step": rows["step"],
+            "observation": np.eye(7, dtype=np.float32)[rows["state"]],
+            "next_observation": np.eye(7, dtype=np.float32)[rows["next_state"]],
+            "action": rows["action"],
+            "reward": rows["reward"],
+            "terminated": rows["terminated"],
+            "truncated": rows["truncated"],
+            "behavior_probs": self.behavior[rows["state"]],
+        }
+        return read(columns, Schema.infer(list(columns), num_actions=2, gamma=GAMMA))
+
+    def case(self, log: Dataset, policy: np.ndarray | None = None, horizon: int | None = None) -> Case:
+        """The case of a policy on a log; whatever is fitted is fitted once a policy, on other episodes."""
+        table = self.policy if policy is None else policy
+        key = table.tobytes()
+        if key not in self._fits:
+            other = self.log(self.rows(self.even, EPISODES, seed=99))
+            self._fits[key] = Fits([_Table(table)], other, other, gamma=GAMMA, settings=FITS)
+        fits = self._fits[key].on(log)
+        (case,) = cases_of(fits, Estimand(GAMMA, horizon), Units(log.num_episodes))
+        return case
+
+
+def _take(rows: dict[str, np.ndarray], episodes: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of the given episodes, in this order and as often as they occur, as episodes of their own."""
+    start = np.searchsorted(rows["episode"], np.arange(rows["episode"][-1] + 2))
+    index = [np.arange(start[e], start[e + 1]) for e in episodes]
+    new = np.repeat(np.arange(len(episodes)), [len(one) for one in index])
+    return {name: column[np.concatenate(index)] for name, column in rows.items()} | {"episode": new}
+
+
+class _Watched(PolicyFits):
+    """The fits of a case, which refuse what the estimator did not name."""
+
+    def __init__(self, inner: PolicyFits, estimator: Estimator) -> None:
+        super().__init__(inner.fits, inner.policy)
+        self._estimator = estimator
+
+    def get(self, request: FitRequest) -> Any:
+        named = self._estimator.requests()
+        _require(request in named, self._estimator, f"estimate() asks for {request}, but requests() names {named}.")
+        return super().get(request)
+
+
+def _estimate(estimator: Estimator, case: Case) -> Draft:
+    return estimator.estimate(dataclasses.replace(case, fits=_Watched(case.fits, estimator)))
+
+
+def _statistic(estimator: Estimator, case: Case, where: str) -> Statistic:
+    statistic = _estimate(estimator, case).statistic
+    if statistic is None:
+        raise AssertionError(f"{estimator.name}: there is no statistic {where}, where weights are moderate.")
+    return statistic
+
+
+def _error(statistic: Statistic) -> float:
+    return Resampler(Units(statistic.n)).standard_error(statistic)
+
+
+# --- checks ----------------------------------------------------------------------------------------------------
+
+
+def _check_members(estimator: Any) -> None:
+    for member in ("name", "title", "primary_rank", "refusal", "requests", "estimate"):
+        _require(hasattr(estimator, member), estimator, f"an estimator needs `{member}`; this one has none.")
+    for member in ("name", "title"):
+        text = getattr(estimator, member)
+        _require(isinstance(text, str) and bool(text.strip()), estimator, f"`{member}` must be text; got {text!r}.")
+    rank = estimator.primary_rank
+    _require(
+        rank is None or (isinstance(rank, int) and not isinstance(rank, bool)),
+        estimator,
+        f"`primary_rank` must be a whole number or None; got {rank!r}.",
+    )
+    requests = estimator.requests()
+    _require(isinstance(requests, tuple), estimator, f"requests() must give a tuple; got {type(requests).__name__}.")
+    for request in requests:
+        fits = isinstance(request, Hashable) and all(hasattr(request, m) for m in ("fit", "apply", "join"))
+        _require(fits, estimator, f"a request must be hashable, with `fit`, `apply` and `join`; got {request!r}.")
+    _require(
+        requests == estimator.requests(),
+        estimator,
+        "two calls of requests() differ; equal requests must be equal, or each is fitted anew.",
+    )
+
+
+def _refusal(estimator: Estimator, case: Case) -> str | None:
+    found = estimator.refusal(case.log, case.estimand, [case.policy])
+    if found is not None:
+        sentence = isinstance(found, str) and len(found.split()) >= 4 and found.rstrip().endswith(".")
+        _require(sentence, estimator, f"refusal() must give None or a whole sentence; got {found!r}.")
+    return found
+
+
+def _check_draft(estimator: Estimator, worlds: _Worlds) -> None:
+    case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=1)))
+    refused = _refusal(estimator, case)
+    _require(refused is None, estimator, f"it refuses a plain log with propensities and no horizon: {refused}")
+    before = [case.log.reward.copy(), case.episodes.reward.copy(), case.fits.log_ratio.copy()]
+    draft = _estimate(estimator, case)
+    after = [case.log.reward, case.episodes.reward, case.fits.log_ratio]
+    unchanged = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    _require(unchanged, estimator, "estimate() changed the arrays of its case.")
+    _require(isinstance(draft, Draft), estimator, f"estimate() must give a Draft; got {type(draft).__name__}.")
+    checks = isinstance(draft.checks, tuple) and all(isinstance(check, Check) for check in draft.checks)
+    _require(checks, estimator, "`checks` of a draft must be a tuple of Check.")
+    keys = [check.key for check in draft.checks]
+    _require(len(set(keys)) == len(keys), estimator, f"each key of a check must occur once; got {', '.join(keys)}.")
+    for check in draft.checks:
+        _require(
+            check.sentence.endswith("."), estimator, f"check {check.key} must say a sentence; got {check.sentence!r}."
+        )
+    _require(
+        bool(draft.assumptions) and all(isinstance(text, str) for text in draft.assumptions),
+        estimator,
+        "`assumptions` of a draft must be texts, and no estimate from logged actions is without any.",
+    )
+    if draft.unit_weight is not None:
+        weight = np.asarray(draft.unit_weight)
+        right = weight.shape == (case.log.num_episodes,) and np.isfinite(weight).all() and (weight >= 0).all()
+        _require(bool(right), estimator, "`unit_weight` must be one finite number of at least 0 an episode.")
+
+
+def _check_statistic(estimator: Estimator, worlds: _Worlds) -> None:
+    """What holds of every statistic, on episodes of different lengths."""
+    log = worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=1))
+    statistic = _statistic(estimator, worlds.case(log), "on a plain log")
+    n, value = statistic.n, statistic.value()
+    _require(n == log.num_episodes, estimator, f"`n` must be the {log.num_episodes} episodes; got {n}.")
+    _require(
+        isinstance(value, float) and np.isfinite(value), estimator, f"value() must be a finite float; got {value!r}."
+    )
+    scale = max(1.0, abs(value))
+    influence = statistic.influence()
+    _require(influence.shape == (n,), estimator, f"influence() must have shape ({n},); got {influence.shape}.")
+    _require(
+        abs(influence.sum()) <= 1e-6 * scale * n,
+        estimator,
+        f"influence values must sum to 0; they sum to {influence.sum():.4g} over {n} episodes.",
+    )
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=400).astype(np.float64)
+    replicates = statistic.replicate(counts)
+    _require(
+        replicates.shape == (400,),
+        estimator,
+        f"replicate() of 400 rows must have shape (400,); got {replicates.shape}.",
+    )
+    once = float(statistic.replicate(np.ones((1, n)))[0])
+    _require(
+        abs(once - value) <= 1e-9 * scale,
+        estimator,
+        f"replicate() with every episode counted once must give the value {value:.6g}; it gives {once:.6g}.",
+    )
+    ratio = float(replicates.std() / _error(statistic))
+    _require(
+        0.7 <= ratio <= 1.4,
+        estimator,
+        f"the spread of 400 resamples is {ratio:.2f} of the standard error from the influence values; they must agree.",
+    )
+
+
+def _check_resamples(estimator: Estimator, worlds: _Worlds) -> None:
+    """A resample's replicate is the estimate from its episodes, with the same fits; linearised ones nearly."""
+    rows = worlds.rows(worlds.even, EPISODES, seed=2)
+    statistic = _statistic(estimator, worlds.case(worlds.log(rows)), "on a plain log")
+    error = _error(statistic)
+    for seed in range(3):
+        drawn = np.random.default_rng(seed).integers(0, EPISODES, EPISODES)
+        counts = np.bincount(drawn, minlength=EPISODES).astype(np.float64)
+        replicate = float(statistic.replicate(counts[None])[0])
+        anew = _statistic(
+            estimator, worlds.case(worlds.log(_take(rows, np.sort(drawn)))), "on resampled episodes"
+        ).value()
+        _require(
+            abs(replicate - anew) <= 0.2 * error + 1e-6 * max(1.0, abs(anew)),
+            estimator,
+            f"replicate() gives {replicate:.5g} for resampled episodes, from which estimate() makes {anew:.5g}: "
+            f"more apart than a fifth of the standard error {error:.2g}. A normalised estimate must normalise anew.",
+        )
+
+
+def _check_on_policy(estimator: Estimator, worlds: _Worlds) -> None:
+    case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=4)), worlds.behavior)
+    logged = logged_return(case.episodes)
+    difference = minus(_statistic(estimator, case, "for the behaviour's own policy"), logged)
+    _require(
+        abs(difference.value()) <= 4 * _error(difference) + 1e-5 * max(1.0, abs(logged.value())),
+        estimator,
+        f"the behaviour's own policy must be worth the mean logged return {logged.value():.5g}; the estimate is "
+        f"{difference.value():+.4g} away from it, with a standard error of {_error(difference):.2g}.",
+    )
+
+
+def _check_truth(estimator: Estimator, worlds: _Worlds) -> None:
+    """Bias, standard error and coverage of the gain, over fresh logs of an exact world."""
+    n = EPISODES // 2
+    truth = worlds.even.policy_value(worlds.policy, gamma=GAMMA) - worlds.even.policy_value(
+        worlds.behavior, gamma=GAMMA
+    )
+    rows = worlds.rows(worlds.even, n * REPLICATES, seed=5)
+    values, errors, covered = [], [], []
+    for k in range(REPLICATES):
+        case = worlds.case(worlds.log(_take(rows, np.arange(k * n, (k + 1) * n))))
+        gain = minus(_statistic(estimator, case, "on a plain log"), logged_return(case.episodes))
+        found = Resampler(Units(n), resamples=200, seed=k).interval(gain)
+        values.append(found.value)
+        errors.append(found.standard_error)
+        covered.append(found.lower <= truth <= found.upper)
+    spread, off = float(np.std(values, ddof=1)), float(np.mean(values)) - truth
+    z = off / (spread / np.sqrt(REPLICATES))
+    _require(
+        abs(z) <= 4,
+        estimator,
+        f"over {REPLICATES} logs of an exact world the gain is {off:+.4g} off on average, {z:+.1f} standard errors.",
+    )
+    ratio = float(np.mean(errors)) / spread
+    _require(
+        0.65 <= ratio <= 1.5,
+        estimator,
+        f"the standard error is {ratio:.2f} of the spread of the estimates over {REPLICATES} logs; it must be near 1.",
+    )
+    share = float(np.mean(covered))
+    _require(share >= 0.8, estimator, f"the 95% interval holds the exact gain in {share:.0%} of {REPLICATES} logs.")
+
+
+def _check_horizon(estimator: Estimator, worlds: _Worlds) -> None:
+    case = worlds.case(worlds.log(worlds.rows(worlds.even, EPISODES, seed=6)), horizon=2)
+    if _refusal(estimator, case) is not None:
+        return
+    world, reach, truth = worlds.even, worlds.even.initial, 0.0
+    for step in range(2):
+        truth += GAMMA**step * float(reach @ (worlds.policy * world.expected_reward).sum(1))
+        reach = np.einsum("s,sa,sat->t", reach, worlds.policy, world.transition)
+    statistic = _statistic(estimator, case, "with a horizon that it does not refuse")
+    off, error = statistic.value() - truth, _error(statistic)
+    _require(
+        abs(off) <= 4.5 * error,
+        estimator,
+        f"with horizon 2 it is {off:+.4g} off, standard error {error:.2g}: respect the horizon, or refuse it.",
+    )
+
+
+def _check_cut_episodes(estimator: Estimator, worlds: _Worlds) -> None:
+    case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=7, max_steps=2)))
+    if _refusal(estimator, case) is not None:
+        return
+    statistic = _estimate(estimator, case).statistic
+    if statistic is not None:
+        found = [statistic.value(), *statistic.influence()]
+        _require(bool(np.isfinite(found).all()), estimator, "a log with cut episodes gives values that are not finite.")
+
+
+def _check_overlap(estimator: Estimator, worlds: _Worlds) -> None:
+    """The policy's first action was tried in one of a hundred episodes; afterwards it does what the behaviour does."""
+    behavior, worlds.behavior = worlds.behavior, np.tile([0.99, 0.01], (7, 1))
+    try:
+        log = worlds.log(worlds.rows(worlds.even, EPISODES, seed=8))
+        policy = worlds.behavior.copy()
+    finally:
+        worlds.behavior = behavior
+    policy[:2] = 0.0, 1.0
+    draft = _estimate(estimator, worlds.case(log, policy))
+    _require(
+        draft.statistic is None or not all(check.passed for check in draft.checks),
+        estimator,
+        "a policy that 1 in 100 logged episodes followed passes every health check.",
+    )
+
+
+def _check_state(estimator: Estimator, worlds: _Worlds) -> None:
+    fresh = copy.deepcopy(estimator)
+    one = worlds.case(worlds.log(worlds.rows(worlds.even, EPISODES, seed=9)))
+    other = worlds.case(worlds.log(worlds.rows(worlds.even, EPISODES, seed=10)))
+    ask: Callable[[Estimator, Case], float] = lambda e, c: _statistic(e, c, "on a plain log").value()  # noqa: E731
+    first, second, again = ask(estimator, one), ask(estimator, other), ask(estimator, one)
+    pairs: Sequence[tuple[float, float]] = ((first, again), (second, ask(fresh, other)))
+    _require(
+        all(a == b for a, b in pairs),
+        estimator,
+        "an estimate depends on what was estimated before; an estimator must keep no state.",
+    )
