@@ -27,7 +27,8 @@ FIRST_SHOWN_SECONDS = 2.0
 
 
 def with_progress(blocks: Iterable[slice], rows: int, step: str) -> Iterator[slice]:
-    """The same slices of `rows` rows, with a progress bar named `step` on a terminal once they take over two seconds."""
+    """The same slices of `rows` rows, with a progress bar named `step` on a terminal once they take
+    over two seconds."""
     if not sys.stderr.isatty():
         yield from blocks
         return

@@ -21,7 +21,7 @@ def test_scaling_is_numpys_mean_and_std_over_transitions() -> None:
 
 
 def test_scaling_does_not_count_what_came_last() -> None:
-    # The stored last observations are no transition's own: they weigh nothing.
+    # The stored final observations belong to no transition and do not count.
     with_last = Scaling.fit(tiny_log(next_observation=next_observations() * 100))
     np.testing.assert_array_equal(with_last.mean, Scaling.fit(tiny_log()).mean)
     np.testing.assert_array_equal(with_last.std, Scaling.fit(tiny_log()).std)

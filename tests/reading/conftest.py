@@ -37,7 +37,7 @@ def copy(made: Path, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Block edges fall inside episodes: three rows a block, or few bytes."""
+    """Makes blocks so small (three rows, or few bytes) that their edges fall inside episodes."""
     for module in (source, parquet, arrow_ipc):
         monkeypatch.setattr(module, "BLOCK_ROWS", 3)
     monkeypatch.setattr(text, "BLOCK_BYTES", 100)

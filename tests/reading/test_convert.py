@@ -1,4 +1,4 @@
-"""Logs written in another format come back the same; the first schema of a log is one that a person can correct."""
+"""Logs converted to another format stay the same, and `stitchrl schema` proposes schemas that a person can correct."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_converted_log_is_the_same_log(tmp_path: Path, name: str, target: str)
     assert again.num_actions == log.num_actions
     if target != "log-v0":  # Minari numbers episodes anew and has no place for text
         assert again.content_hash == log.content_hash
-        # And on to the other one.
+        # The converted log can be converted again to the other format.
         other = st.convert(made, tmp_path / "other", to="store" if target == "log.parquet" else "parquet")
         assert st.read(other).content_hash == log.content_hash
 
@@ -70,7 +70,7 @@ def test_a_log_with_names_keeps_them_through_parquet(tmp_path: Path) -> None:
 
 
 def through_parquet(folder: Path, columns: dict[str, Any], **settings: Any) -> tuple[st.Dataset, st.Dataset]:
-    """A log before and after, the same in content."""
+    """Assert that a log and the log it was converted to have the same content."""
     named: dict[str, Any] = {role: role for role in columns if role in ROLES}
     schema = Schema(named | settings.pop("roles", {}), **settings)
     log = st.read(columns, schema)
@@ -78,7 +78,7 @@ def through_parquet(folder: Path, columns: dict[str, Any], **settings: Any) -> t
     assert again.content_hash == log.content_hash
     np.testing.assert_array_equal(again.action, log.action)
     assert again.observation_names == log.observation_names
-    # And it goes through a second time.
+    # The source can be gone through a second time.
     assert st.read(st.convert(folder / "x.parquet", folder / "y.parquet")).schema == again.schema
     return log, again
 
@@ -203,7 +203,7 @@ def test_a_first_schema_names_what_is_plain_and_asks_for_the_rest(tmp_path: Path
     assert 'episode = "stay"' in text
     assert 'reward = "outcome"' in text
     assert 'categories = [\n    "ER",\n    "ICU",\n]' in text
-    # A person puts in what is missing, and it reads.
+    # The proposal can be read once a person has filled in what is missing.
     corrected = text.replace("WHICH COLUMN IS THE ACTION?", "treatment").replace(
         "WHICH COLUMN IS THE TERMINATED?", "died"
     )

@@ -165,7 +165,7 @@ def test_bins_and_back() -> None:
     log = rows_with(two, action=None, a=a, b=b)
     assert log.action.tolist() == [0, 1, 2, 3, 4, 5]  # the last component changes fastest
     assert two.action_components(log.action).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
-    # Back: each bin's ends, open where nothing bounds the dose.
+    # The range of doses of each bin, infinite where the schema gives no bound.
     bounds = two.action_bounds(np.array([0, 4]))
     assert bounds.tolist() == [[[-math.inf, 0.0], [-math.inf, 1.0]], [[0.0, math.inf], [1.0, 2.0]]]
     closed = dataclasses.replace(two, action_low=(-5, 0), action_high=(5, 9))

@@ -1,4 +1,4 @@
-"""Whatever is read that is no log ends in one stitchrl error of one line: no traceback, no hang, no crash."""
+"""Reading anything that is no log raises a StitchRLError of one line, without hanging or crashing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def well_said(error: StitchRLError) -> str:
 
 
 def acceptable(read: Any) -> None:
-    """A log, or one sentence."""
+    """Assert that reading gives a plausible log, or an error of one sentence."""
     try:
         log = read()
     except StitchRLError as error:

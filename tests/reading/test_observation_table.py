@@ -15,7 +15,8 @@ from stitchrl.errors import DataError
 
 
 def gappy(rule: ColumnRule, order: np.ndarray) -> tuple[st.Dataset, np.ndarray]:
-    """60 episodes of 6 rows, a fifth of `a` missing; every second episode does not say what came last."""
+    """60 episodes of 6 rows, in which a fifth of `a` is missing and every second episode lacks its
+    final observation."""
     rng = np.random.default_rng(0)
     episodes, steps = 60, 6
     a, b = rng.normal(size=(2, episodes, steps + 1)).astype(np.float32)
@@ -59,7 +60,7 @@ def test_missing_values_neither_break_episodes_nor_invent_what_came_last(rule: C
         before = expected[:, t - 1] if t and rule.missing == "previous" else np.full(60, 7, np.float32)
         expected[:, t] = np.where(np.isnan(expected[:, t]), before, expected[:, t])
     np.testing.assert_array_equal(log.observation[:, 0], expected.ravel())
-    # What came last is known in the other half: its gap too is filled by the rule.
+    # The other episodes have a final observation, in which a missing age is filled by the rule as well.
     last = np.where(np.isnan(a[1::2, -1]), expected[1::2, -1] if rule.missing == "previous" else 7, a[1::2, -1])
     np.testing.assert_array_equal(log.next_observation.reshape(60, 6, -1)[1::2, -1, 0], last)
 

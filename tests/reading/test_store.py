@@ -1,4 +1,4 @@
-"""The native store: what goes in comes out, opening reads nothing, and nothing half written or damaged opens."""
+"""The native store gives back the log that was written, opens without reading, and refuses damaged or partial files."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_next_observations_that_never_match_grow_the_table_on_disk(tmp_path: Pat
 
 
 def test_no_room_on_the_disk_is_one_sentence(tmp_path: Path) -> None:
-    """A map into a file without room would end the interpreter at the first touch."""
+    """Writing to a memory-mapped file for which the disk has no space would crash the interpreter."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     log = random_log(400)
     try:
@@ -384,7 +384,7 @@ def test_files_of_another_log_are_refused(store: Path, tmp_path: Path) -> None:
     ],
 )
 def test_places_out_of_range_are_refused(store: Path, group: str, column: str, value: int, message: str) -> None:
-    """The first number of the column is overwritten where it lies in the file."""
+    """The first number of a column is overwritten in the file."""
     log = open_store(store)
     array = getattr(log, column)
     path = store / f"{group}.arrow"
@@ -424,7 +424,7 @@ def test_opening_looks_at_parts_of_the_starts_only(tmp_path: Path, monkeypatch: 
         assert log.episode_start[-1] == log.num_episodes == count
         sums.append(sum(looked))
     assert sums[0] == sums[1] <= 2**16
-    # The last one is looked at.
+    # The last rows are among those that are checked.
     content = bytearray((path / "starts.arrow").read_bytes())
     place = content.find((count - 1).to_bytes(8, "little") + count.to_bytes(8, "little"))
     assert place > 0
@@ -437,7 +437,7 @@ def test_opening_looks_at_parts_of_the_starts_only(tmp_path: Path, monkeypatch: 
 
 
 def test_flipped_bytes_are_refused_or_change_numbers_only(store: Path) -> None:
-    """Any byte of any file: either the store is refused, or every array is what its description says."""
+    """After a flip of any byte, the store is refused or every array still is what its description says."""
     rng = np.random.default_rng(0)
     refused = 0
     for path in sorted(store.iterdir()):

@@ -1,4 +1,5 @@
-"""The Dataset: an immutable log in columns that stores each observation once and keeps `terminated` apart from `truncated`."""
+"""The Dataset: an immutable log in columns that stores each observation once and keeps `terminated`
+apart from `truncated`."""
 
 from __future__ import annotations
 
@@ -158,7 +159,10 @@ class Dataset:
 
     @cached_property
     def continues(self) -> Bool[NumpyArray, " N"]:
-        """(N,) True where the next row is the next step of the same episode. False at its end and before missing rows."""
+        """(N,) True where the next row is the next step of the same episode.
+
+        False at its end and before missing rows.
+        """
         continues = np.zeros(self.num_transitions, bool)
         continues[:-1] = self.next_observation_index[:-1] == self.observation_index[1:]
         continues[self.episode_start[1:] - 1] = False
@@ -212,7 +216,7 @@ class Dataset:
         """Field -> its value; the arrays are not copied."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    # --- episodes and splits -------------------------------------------------------------------------------------------------
+    # --- episodes and splits -----------------------------------------------------------------------------------
 
     def select_episodes(self, episodes: Sequence[int] | NumpyArray) -> Dataset:
         """A log of the given episodes, in the given order. It shares the observation table with this one.
@@ -362,7 +366,8 @@ class Dataset:
 
     @property
     def action_space(self) -> spaces.Space[Any]:
-        """The Gymnasium space of actions: Discrete, MultiDiscrete, or a Box with the bounds that the schema declares."""
+        """The Gymnasium space of actions: Discrete, MultiDiscrete, or a Box with the bounds that the
+        schema declares."""
         return action_space(self.schema, 1 if self.action.ndim == 1 else self.action.shape[1])
 
     @property

@@ -95,7 +95,8 @@ class Expression:
         return tuple(needed)
 
     def __call__(self, columns: Mapping[str, NumpyArray], count: int) -> Float[NumpyArray, " count"]:
-        """The float64 value in each of `count` rows; NaN where it is undefined (logarithm of a negative number, 0/0)."""
+        """The float64 value in each of `count` rows; NaN where it is undefined (logarithm of a
+        negative number, 0/0)."""
 
         def column(name: str) -> Any:
             return columns[self._quoted.get(name, name)].astype(np.float64)
@@ -159,5 +160,6 @@ def _constant(number: float, text: str) -> np.float64:
 
 
 def _apply(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The value of an operation as floats, where true is 1 and false is 0; None while columns are only being collected."""
+    """The value of an operation as floats, where true is 1 and false is 0; None while columns are only
+    being collected."""
     return None if any(a is None for a in arguments) else np.asarray(function(*arguments), np.float64)

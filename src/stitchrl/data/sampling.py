@@ -29,7 +29,10 @@ STRATA = ("source", "return")
 
 
 class Sampling(ABC):
-    """A rule for drawing rows with replacement. Subclasses are frozen dataclasses, because their text identifies a run."""
+    """A rule for drawing rows with replacement.
+
+    Subclasses are frozen dataclasses, because their text identifies a run.
+    """
 
     @abstractmethod
     def weights(self, log: Dataset) -> Float[NumpyArray, " N"] | None:
@@ -189,7 +192,7 @@ def alias_table(weights: Shaped[NumpyArray, " N"]) -> tuple[Float[NumpyArray, " 
     before = np.concatenate([[0], missing[:-1]])
     keep[light] = share[light]
     other[light] = heavy[np.minimum(np.searchsorted(spare, before, side="right"), len(heavy) - 1)]
-    # Every heavy row but the last gives away all it has to spare and a little more, which the next heavy row gives back.
+    # Every heavy row but the last gives away all it has to spare and a little more, which the next one gives back.
     filled = np.searchsorted(before, spare[:-1], side="left")
     used = np.concatenate([[0], missing])[filled]
     over = np.clip(used - spare[:-1], 0, 1)

@@ -1,6 +1,7 @@
 """Scaling of observations, actions and rewards for learning.
 
-It is fitted on the training log only, saved with the model, and undone by policies and values, which speak logged units.
+It is fitted on the training log only, saved with the model, and undone by policies and values, which speak logged
+units.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ class Schema:
         action_unit: unit of the action, for people to read.
         reward_expression: the reward as arithmetic over columns, in place of a `reward` column.
         reward_low, reward_high: bounds of the reward; values outside are an error.
-        bandit: whether every row is an episode of one step that terminates; then no `episode` or `terminated` is needed.
+        bandit: whether every row is an episode of one step that terminates; then no `episode` or `terminated` is
+        needed.
         end: how the last row of an episode counts if no column marks it as an end: "truncated" or "terminated". None
             makes such an episode an error.
         files: how episode identifiers are understood in a log of several files. "separate": the same identifier in two
@@ -63,8 +64,9 @@ class Schema:
         gap: the longest time between two rows of an episode, in seconds or in units of a numeric `time`; the episode is
             cut where more time passes. None never cuts.
 
-    Without a column for `episode`, rows are sorted by `time` (within each `group` and file), and episodes run from one end
-    to the next; a `step` that does not rise, or a `gap`, begins a new one. Without `terminated`, `end` must be given.
+    Without a column for `episode`, rows are sorted by `time` (within each `group` and file), and episodes run from one
+    end to the next; a `step` that does not rise, or a `gap`, begins a new one. Without `terminated`, `end` must be
+    given.
 
     Raises:
         SchemaError: a role is unknown or missing, or a value is outside the range given here.
@@ -252,7 +254,7 @@ class Schema:
         return components_of(action, self.action_counts)
 
     def action_bounds(self, action: Int[NumpyArray, " N"]) -> Float[NumpyArray, "N components 2"]:
-        """The range of doses that each binned action stands for: from the first number up to, but not including, the second.
+        """The range of doses that each binned action stands for, whose upper end is not part of it.
 
         The outermost bins end at `action_low` and `action_high`, or are infinite where no bound is given.
 

@@ -133,7 +133,7 @@ class Encoder:
         return values
 
     def observations(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """The values of `observation` or `next_observation`: (n, D) float32, or (n, height, width, ...) uint8 for images.
+        """The values of `observation` or `next_observation`: (n, D) float32, or uint8 images of any shape.
 
         They are NaN where a rule fills missing values later, and where a next observation is not known.
 
@@ -169,7 +169,8 @@ class Encoder:
         return named
 
     def _where(self, role: str, row: int) -> Where:
-        """Where messages say a value of this role stands; for a role of several columns, or of none, the role itself."""
+        """Where messages say a value of this role stands; for a role of several columns, or of none,
+        the role itself."""
         named = self.schema.columns.get(role, role)
         return Where(self.origin, role, named if isinstance(named, str) else role, row)
 

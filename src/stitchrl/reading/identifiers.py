@@ -121,7 +121,8 @@ def joined_blocks(blocks: list[NumpyArray], what: str) -> NumpyArray:
 
 
 def in_microseconds(time: NumpyArray) -> NumpyArray:
-    """Dates in microseconds, if those hold them exactly, so that equal logs have equal hashes whatever unit a file uses."""
+    """Dates in microseconds, if those hold them exactly, so that equal logs have equal hashes whatever
+    unit a file uses."""
     if time.dtype.kind not in "mM":
         return time
     same = time.astype(f"{time.dtype.kind}8[us]")

@@ -116,7 +116,8 @@ class ObservationTable:
         self._pending = given[-1:]
 
     def _keep(self, given: NumpyArray, following: NumpyArray, row: int) -> None:
-        """Store those of `given` (next observations from place `row` on) that differ from the `following` observations."""
+        """Store those of `given` (next observations from place `row` on) that differ from the
+        `following` observations."""
         flat, after = _flat(given), _flat(following)
         other = flat != after
         if given.dtype.kind == "f":

@@ -219,7 +219,8 @@ def _samples(array: NumpyArray) -> Iterator[NumpyArray]:
 
 @contextmanager
 def on_disk(folder: Path) -> Iterator[New]:
-    """Gives a function that makes arrays in files of a folder, for logs larger than memory; they are removed at the end."""
+    """Gives a function that makes arrays in files of a folder, for logs larger than memory; they are
+    removed at the end."""
     make_directory(folder)
     spool = _beside(folder, "spool")
 
@@ -275,7 +276,8 @@ def _alive(pid: int) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a power cut after renaming cannot leave an empty file in the store."""
+    """Flush a file or folder to the disk, so that a power cut after renaming cannot leave an empty
+    file in the store."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -305,8 +307,8 @@ def _write_group(path: Path, columns: Mapping[str, NumpyArray]) -> dict[str, Any
 def _as_arrow(column: NumpyArray) -> pa.Array:
     """The memory of a column as an Arrow array that can be mapped back to it.
 
-    Numbers stay as they are, times become integers. Bools and text become bytes, because Arrow would pack bools into bits
-    and give each text its own length.
+    Numbers stay as they are, times become integers. Bools and text become bytes, because Arrow would pack bools into
+    bits and give each text its own length.
     """
     raw = _raw(column.dtype)
     flat = column.reshape(-1).view(raw)
@@ -321,7 +323,10 @@ def _raw(kind: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _read_group(path: Path, columns: Mapping[str, Any]) -> dict[str, NumpyArray]:
-    """The columns of a file, memory-mapped, given what `meta.json` says of each. Raises ValueError where that is wrong."""
+    """The columns of a file, memory-mapped, given what `meta.json` says of each.
+
+    Raises ValueError where that is wrong.
+    """
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     batch.validate()  # checks that every buffer lies in the file and is as long as its column needs
     arrays: dict[str, NumpyArray] = {}

@@ -28,7 +28,7 @@ def csv_log(folder: Path, *rows: str, head: str = HEAD) -> Path:
 
 @pytest.mark.usefixtures("small_blocks")
 def test_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
-    """Whole numbers for a block and then not; empty for a block; identifiers that turn out to be text."""
+    """Columns that are integers in the first block only, empty in a block, or text after blocks of numbers."""
     rows = [f"{i},{i},{i % 2},{i},true" for i in range(40)]
     rows[38] = "38,2.5,0,.25,true"
     log = st.read(csv_log(tmp_path, *rows))
@@ -57,7 +57,7 @@ def test_types_are_those_of_the_whole_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [0, 39])
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_identifiers_with_leading_zeros_are_text(tmp_path: Path, first: int, quote: str) -> None:
-    """In the first block or the last: 1 and 01 are two episodes."""
+    """1 and 01 are two episodes, whether the leading zero is in the first block or the last."""
     rows = [f"{i + 1},0.{i},{i % 2},{i},true" for i in range(40)]
     rows[first] = f"{quote}01{quote},0,0,0.5,true" if first else f"{quote}007{quote},0,1,0,true"
     log = st.read(csv_log(tmp_path, *rows))

@@ -21,7 +21,7 @@ from stitchrl.reading.sources import pickles
 
 
 def globals_of(module: str, name: str, *given: bytes) -> bytes:
-    """A pickle that calls module.name with texts."""
+    """A pickle that calls the function `module.name` with some texts."""
     texts = b"".join(b"\x8c" + bytes([len(g)]) + g for g in given)
     named = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, name))
     return b"\x80\x04" + named + b"\x93(" + texts + b"tR."
@@ -93,7 +93,7 @@ def test_pickles_of_endless_objects_are_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_pickles_do_not_multiply_what_they_hold(tmp_path: Path) -> None:
-    """One text named 3,000 times as bytes; one dict given to 3,000 objects."""
+    """A pickle may not turn one text into bytes 3,000 times, nor give one dict to 3,000 objects."""
     text = b"\x80\x04X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"\x94c_codecs\nencode\n\x94\x8c\x06latin1\x94000"
     encoded = text + b"]" + b"h\x01h\x00h\x02\x86Ra" * 3000 + b"."
     held = b"".join(b"\x8c\x05" + f"{i:05}".encode() + b"N" for i in range(10_000))

@@ -181,7 +181,8 @@ def _single(column: pa.Array) -> pa.Array:
 
 
 def _ends(files: list[Path], names: Sequence[str], origin: str) -> Bool[NumpyArray, "flags n"]:
-    """`terminated` and `truncated` as (2, n) bools: exactly one of them in the last row of every episode, none elsewhere."""
+    """`terminated` and `truncated` as (2, n) bools: exactly one of them in the last row of every
+    episode, none elsewhere."""
     wanted = [EPISODE, *(name for name in (DONE, SUCCESS, TRUNCATED) if name in names)]
     held: dict[str, list[Any]] = {name: [] for name in wanted}
     for block in _blocks(files, wanted, origin):

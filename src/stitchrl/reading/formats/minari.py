@@ -1,9 +1,9 @@
 """Minari datasets: a folder with `metadata.json` and one HDF5 file, or with Arrow or Parquet files for each episode.
 
-Minari itself is not needed, only h5py for HDF5. An episode holds one observation more than actions; the last one becomes
-the next observation of the last row. `terminations` and `truncations` stay apart; where both are set, the episode
-terminated. Dict and Tuple spaces become several columns, such as "observations/position". Seeds, options and infos are
-left out, except for the infos that `write_minari` adds.
+Minari itself is not needed, only h5py for HDF5. An episode holds one observation more than actions; the last one
+becomes the next observation of the last row. `terminations` and `truncations` stay apart; where both are set, the
+episode terminated. Dict and Tuple spaces become several columns, such as "observations/position". Seeds, options and
+infos are left out, except for the infos that `write_minari` adds.
 """
 
 from __future__ import annotations
@@ -235,7 +235,10 @@ def _episode(
 
 
 def _flags(ends: dict[str, Any], name: str, start: int, stop: int, count: int, origin: str) -> NumpyArray:
-    """`terminations`, or `truncations` without the rows that terminate. The last row of an episode is one of the two."""
+    """`terminations`, or `truncations` without the rows that terminate.
+
+    The last row of an episode is one of the two.
+    """
     values = {key: as_flags(np.asarray(flags[start:stop]), key, origin) for key, flags in ends.items()}
     if name == "terminations":
         return values[name]

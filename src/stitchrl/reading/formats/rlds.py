@@ -1,7 +1,7 @@
 """RLDS episodes: steps with `is_first`, `is_last`, `is_terminal`, in memory or as TensorFlow Datasets stores them.
 
-A step holds an observation, the action taken on it and the reward after the action. The last step (`is_last`) holds only
-the final observation: its action, reward and discount have no meaning. It does not become a row, but the next
+A step holds an observation, the action taken on it and the reward after the action. The last step (`is_last`) holds
+only the final observation: its action, reward and discount have no meaning. It does not become a row, but the next
 observation of the row before it. If `is_terminal` is true there the episode terminated; otherwise it was cut.
 """
 
@@ -78,7 +78,8 @@ def source_of_episodes(
 def _with_schema(
     source: LogSource, observed: tuple[str, ...], acted: tuple[str, ...], num_actions: int | None, name: str
 ) -> LogSource:
-    """The source with the schema that its names mean; `observed` and `acted` are the columns of observation and action."""
+    """The source with the schema that its names mean; `observed` and `acted` are the columns of
+    observation and action."""
     rewarded = "reward" in source.names
     columns: dict[str, str | tuple[str, ...]] = {
         "observation": one_or_several(observed),

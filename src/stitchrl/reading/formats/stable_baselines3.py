@@ -3,9 +3,9 @@
 A pickle is never unpickled; `sources/pickles.py` reads it. A pickle that asks for more than arrays and plain attributes
 is refused, and the message has the two lines that convert it.
 
-A buffer is a ring of arrays of shape (size, environments, ...). The rows of each environment are put in the order of time
-and cut after the newest one. Rows of `dones` that are also `timeouts` are truncated, the others terminated. Actions of
-Box spaces stand in the buffer as SB3's algorithms put them there, scaled to [-1, 1].
+A buffer is a ring of arrays of shape (size, environments, ...). The rows of each environment are put in the order of
+time and cut after the newest one. Rows of `dones` that are also `timeouts` are truncated, the others terminated.
+Actions of Box spaces stand in the buffer as SB3's algorithms put them there, scaled to [-1, 1].
 """
 
 from __future__ import annotations

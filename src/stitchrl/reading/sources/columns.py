@@ -209,7 +209,10 @@ def _utf8(array: pa.Array, where: Where) -> pa.Array:
 
 
 def _text(array: pa.Array, where: Where) -> NumpyArray:
-    """Text as a NumPy array. It goes through a dictionary, because most text repeats and each value is made only once."""
+    """Text as a NumPy array.
+
+    It goes through a dictionary, because most text repeats and each value is made only once.
+    """
     _refuse_long(array, where)
     encoded = array.fill_null("").dictionary_encode()
     return encoded.dictionary.to_numpy(zero_copy_only=False).astype(str)[encoded.indices.to_numpy()]

@@ -214,7 +214,10 @@ class _Machine:
         self.stack.append(thing_of(self.stack.pop()))
 
     def reduce(self, _: Any) -> None:
-        """Do what calling a name would do. Only NumPy's own constructors of arrays and dtypes are known; nothing is called."""
+        """Do what calling a name would do.
+
+        Only NumPy's own constructors of arrays and dtypes are known; nothing is called.
+        """
         given, name = self.stack.pop(), self.stack.pop()
         if not isinstance(name, Name) or not isinstance(given, tuple):
             raise RefusedError("a call of something that is no name")

@@ -26,7 +26,10 @@ MINARI_VERSION = "0.5.3"
 """The version of Minari whose layout is written."""
 IDENTIFIER = re.compile(r"[-_\w]+-v\d+")
 AS_INFOS = ("step", "behavior_log_prob", "behavior_probs", "action_mask", "weight", "time", "source", "observation_id")
-"""Columns that Minari has no place for. Those that hold numbers are written as infos, from which they can be read back."""
+"""Columns that Minari has no place for.
+
+Those that hold numbers are written as infos, from which they can be read back.
+"""
 
 
 def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
@@ -34,9 +37,9 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
 
     `minari.load_dataset` finds it if `MINARI_DATASETS_PATH` is the folder above. The identifier of the dataset is the
     name of its folder, which ends in a version, such as "stays-v0". Episodes are numbered anew, and an episode in which
-    rows are missing is cut in two there. Minari wants the observation after the last row of every episode. Where the log
-    does not have it, the last known observation is written in its place and marked, so that stitchrl does not take it
-    for a real one, and a warning says so.
+    rows are missing is cut in two there. Minari wants the observation after the last row of every episode. Where the
+    log does not have it, the last known observation is written in its place and marked, so that stitchrl does not take
+    it for a real one, and a warning says so.
 
     Args:
         dataset: the log.

@@ -45,9 +45,9 @@ OPTIONAL = ("behavior_log_prob", "behavior_probs", "action_mask", "source", "wei
 def write_parquet(log: Dataset, path: Path) -> Path:
     """Write a log, a block of rows at a time. Reading the file gives a log with the same content hash.
 
-    Discrete actions are written so that the schema keeps their meaning: named actions by their names, multi-discrete ones
-    by their components. A log does not keep the dose of a binned action, so a dose inside its bin is written: the lower
-    edge of the bin (or the lower bound, if that is higher), and below the first edge 0 or less.
+    Discrete actions are written so that the schema keeps their meaning: named actions by their names, multi-discrete
+    ones by their components. A log does not keep the dose of a binned action, so a dose inside its bin is written: the
+    lower edge of the bin (or the lower bound, if that is higher), and below the first edge 0 or less.
 
     The next observation is written only where no other row holds it, and is NaN elsewhere. A reader takes NaN for the
     observation of the next row inside an episode, and for unknown at its end.
