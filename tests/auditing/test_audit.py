@@ -46,7 +46,7 @@ def test_a_random_log_with_known_cuts_has_no_errors() -> None:
 @pytest.mark.parametrize("name", ["infinite rewards", "actions lost"])
 def test_a_log_spoiled_by_numbers_is_audited_to_the_end(name: str) -> None:
     fault = next(f for f in corpus.FAULTS if f.name == name)
-    log, _ = fault.spoiled(corpus.clean_logs()[fault.log])
+    log, _ = fault.spoiled(corpus.clean_logs()[fault.log].select_episodes(range(100)))
     audit = st.audit(log)
     assert fault.code in {finding.code for finding in audit.findings}
     json.dumps(audit.to_dict(), allow_nan=False)

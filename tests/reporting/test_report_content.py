@@ -135,7 +135,7 @@ def test_the_primary_estimate_is_the_verdicts_and_has_its_title(folder: Path) ->
     assert {claim["estimated"]["estimator"] for claim in content["claims"]} == {"wdr"}
     assert content["verdict"]["primary"]["estimator"] == "wdr"
     text = Page(render(content)).text
-    assert "The primary estimate is weighted doubly robust (wdr)." in text
+    assert "The primary estimate is wdr (weighted doubly robust)." in text
     assert "Its interval assumes the following: episodes are independent." in text
     assert "FQE" not in text
 

@@ -216,7 +216,7 @@ def _explain(ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: 
 
 def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
     title = estimate.get("title") or name
-    text = f"The primary estimate is {title if title == name else f'{title} ({name})'}."
+    text = f"The primary estimate is {name if title == name else f'{name} ({title})'}."
     if assumptions := [str(assumption).rstrip(".") for assumption in estimate.get("assumptions", ())]:
         text += f" Its interval assumes the following: {'; '.join(assumptions)}."
     return f"{text} An estimate that fails a check of its own conditions is drawn hollow and does not count."
