@@ -1,4 +1,4 @@
-"""What a checkpoint survives: older formats, other versions, hostile files, a full disk, a read-only folder, kill -9."""
+"""What a checkpoint survives: hostile files, a full disk, a read-only folder, kill -9."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import textwrap
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,80 +27,13 @@ from safetensors.numpy import save_file
 from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
-from stitchrl.errors import CheckpointError, RunDirectoryError, StitchRLWarning
-from stitchrl.training import checkpoint as checkpoint_module
-from stitchrl.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
+from stitchrl.errors import CheckpointError, RunDirectoryError
+from stitchrl.training.checkpoint import load_checkpoint
 
 TINY: dict[str, Any] = {"hidden_sizes": (8,), "learning_rate": 1e-2}
 SETTINGS: dict[str, Any] = {
     "updates": 40, "batch_size": 8, "log_every_updates": 10, "save_every_updates": 10, "progress": False,
 }  # fmt: skip
-
-
-# --- older formats and other versions ----------------------------------------------------------------------------------
-
-
-def as_format_1(path: Path, kind: str) -> None:
-    """Rewrite a checkpoint as format 1 had it: bare networks, no running average, history in the JSON."""
-    with safe_open(path, framework="np") as file:
-        meta = json.loads(file.metadata()["stitchrl"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    history = checkpoint_module._history_rows({n: arrays.pop(n) for n in sorted(arrays) if n.startswith("history/")})
-    old = {}
-    for name, array in arrays.items():
-        name = name.removeprefix(".algorithm").replace(".network.", ".")
-        old[name.replace(".ensemble.members.", ".members.") if kind == "IQL" else name] = array
-    header = {"format": 1, "update": meta["update"], "history": history}
-    save_file(old, path, metadata={"stitchrl": json.dumps(header)})
-
-
-def as_first_configuration(path: Path) -> None:
-    """Rewrite a configuration as version 0.1.0 had it."""
-    config = json.loads(path.read_text())
-    for name in ("action_size", "sampling", "stop"):
-        del config[name]
-    config["scaling"] = {name: config["scaling"][name] for name in ("mean", "std")}
-    later = {
-        "max_gradient_norm", "warmup_updates", "decay_updates", "average_rate", "actor_learning_rate", "samples",
-        "lagrange_gap",
-    }  # fmt: skip
-    config["settings"] = {name: value for name, value in config["settings"].items() if name not in later}
-    path.write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize(
-    "algorithm", [st.BC(**TINY), st.IQL(**TINY), st.CQL(**TINY), st.DQN(**TINY)], ids=lambda a: a.name
-)
-def test_a_checkpoint_of_format_1_continues(algorithm: Any, tmp_path: Path) -> None:
-    log = random_log(12)
-    whole = st.fit(algorithm, log, seeds=[3, 1], **SETTINGS)
-    with pytest.raises(StopHereError):
-        st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, callbacks=[stop_at(20)], **SETTINGS)
-    as_format_1(tmp_path / "checkpoint.safetensors", algorithm.name)
-    as_first_configuration(tmp_path / "config.json")
-    assert read_meta(tmp_path / "checkpoint.safetensors")["format"] == 1
-    assert st.load(tmp_path).updates == 20
-    resumed = st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, **SETTINGS)
-    assert_trees_equal(resumed.states, whole.states)
-    assert resumed.history == whole.history
-    assert read_meta(tmp_path / "checkpoint.safetensors")["format"] == 2
-
-
-def test_there_is_a_migration_from_every_older_format() -> None:
-    assert sorted(checkpoint_module.MIGRATIONS) == list(range(1, checkpoint_module.FORMAT_VERSION))
-
-
-def test_another_version_is_read_with_a_warning_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, now = tmp_path / "c.safetensors", checkpoint_module.versions()
-    monkeypatch.setattr(checkpoint_module, "versions", lambda: now | {"jax": "0.1.0", "numpy": "1.2.3"})
-    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {"update": 0})
-    monkeypatch.setattr(checkpoint_module, "versions", lambda: now)
-    with pytest.warns(StitchRLWarning, match=rf"written with jax 0\.1\.0 \(now {now['jax']}\), numpy 1\.2\.3"):
-        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
-    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {"update": 0})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
 
 
 # --- hostile files ---------------------------------------------------------------------------------------------------
@@ -203,18 +135,6 @@ def test_no_single_cut_or_flipped_byte_of_the_header_is_taken_for_a_run(position
 # --- disks -----------------------------------------------------------------------------------------------------------
 
 
-class StopHereError(Exception):
-    pass
-
-
-def stop_at(update: int) -> Any:
-    def stop(done: int, total: int, metrics: dict[str, list[float]]) -> None:
-        if done == update:
-            raise StopHereError
-
-    return stop
-
-
 @pytest.mark.parametrize("when", ["open", "write", "fsync", "replace"])
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -304,19 +224,6 @@ def test_a_folder_that_turns_read_only_leaves_the_last_good_checkpoint(tmp_path:
     assert "cannot be written: Permission denied" in done.stdout, done.stderr[-2000:]
     os.chmod(out, 0o755)
     assert st.load(out).updates == 20
-
-
-def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *words],
-        capture_output=True, text=True, check=False, timeout=300, env=environment(),
-    )  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    tests = Path(__file__).parent.parent
-    paths = os.pathsep.join([str(tests / "support"), str(tests.parent / "src")])
-    return dict(os.environ | {"PYTHONPATH": paths})
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
