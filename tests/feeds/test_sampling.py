@@ -313,7 +313,8 @@ def test_next_masks_are_read_for_the_rows_asked_for_only(n_steps: int) -> None:
     read = read_transitions(log, PLAIN, np.array([5, 0, 1, 3]), n_steps)
     assert "next_action_mask" not in vars(log)  # never made for the whole log
     everything, held = [True] * 3, log.action_mask.tolist()
-    expected = {1: [everything, held[1], held[2], held[4]], 2: [everything, held[2], everything, everything]}
+    expected = {1: [everything, held[1], held[2], held[4]], 2: [everything, held[2], everything, held[4]]}
+    # At two steps the window of row 3 ends with it: row 4 is cut, and what was allowed after it is unknown.
     assert read["next_action_mask"].tolist() == expected[n_steps]
     assert read["action_mask"].tolist() == [held[i] for i in (5, 0, 1, 3)]
 

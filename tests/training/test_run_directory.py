@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from training_cases import StopHereError, stop_after
+from training_cases import TINY, StopHereError, stop_after
 from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
 from stitchrl.errors import CheckpointError, RunDirectoryError
+from stitchrl.training.checkpoint import read_meta
 
 
 def names(folder: Path) -> list[str]:
@@ -209,8 +210,6 @@ def test_a_run_keeps_the_scaling_it_began_with(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_says_what_it_is_of(tmp_path: Path) -> None:
-    from stitchrl.training.checkpoint import read_meta
-
     log = random_log(12)
     st.fit(st.IQL(**TINY), log, out=tmp_path, **SETTINGS | {"updates": 45})
     meta = read_meta(tmp_path / "checkpoint.safetensors")
