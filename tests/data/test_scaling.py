@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from worlds import next_observations, random_log, tiny_columns, tiny_log
@@ -86,10 +89,49 @@ def test_a_constant_column_has_a_range_of_1() -> None:
 
 
 def test_actions_are_scaled_by_the_schemas_bounds_where_it_gives_them() -> None:
-    import dataclasses
-
     log = st.read({**tiny_columns(), "action": np.linspace(0, 3, 6, dtype=np.float32)})
     assert Scaling.of(log).action_center.tolist() == [1.5]
     bounded = dataclasses.replace(log, schema=dataclasses.replace(log.schema, action_low=(-2,), action_high=(8,)))
     scaling = Scaling.of(bounded)
     assert (scaling.action_center.tolist(), scaling.action_half_width.tolist()) == ([3], [5])
+
+
+def doses(low: float, high: float, **bounds: Any) -> st.Dataset:
+    """A log of doses between two numbers, with the bounds that a schema may declare."""
+    log = st.read({**tiny_columns(), "action": np.linspace(low, high, 6, dtype=np.float32)})
+    return dataclasses.replace(log, schema=dataclasses.replace(log.schema, **bounds))
+
+
+@pytest.mark.parametrize(
+    ("log", "center", "half_width"),
+    [
+        (doses(0.1, 0.8, action_low=(0.0,), action_high=(1.0,)), 0.5, 0.5),  # inside [-1, 1], and yet declared
+        (doses(0.1, 0.8), 0.0, 1.0),  # undeclared, and in [-1, 1]: left as they are
+        (doses(0.0, 3.0), 1.5, 1.5),  # undeclared, and not: their range
+        (doses(0.1, 0.8, action_low=(0.0,)), 0.5, 0.5),  # the undeclared end is 1
+        (doses(0.5, 3.0, action_high=(4.0,)), 2.25, 1.75),
+        (doses(-0.5, 0.5, action_low=(-0.5,), action_high=(0.5,)), 0.0, 0.5),
+    ],
+)
+def test_declared_bounds_are_used_and_undeclared_ones_inferred(
+    log: st.Dataset, center: float, half_width: float
+) -> None:
+    scaling = Scaling.of(log)
+    np.testing.assert_allclose(scaling.action_center, [center], rtol=1e-6)
+    np.testing.assert_allclose(scaling.action_half_width, [half_width], rtol=1e-6)
+    np.testing.assert_allclose(scaling.actions(log.action), (log.action - center) / half_width, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", [st.TD3BC(hidden_sizes=(4,)), st.CQL(hidden_sizes=(4,))], ids=lambda a: a.name)
+def test_a_policy_never_puts_out_a_dose_outside_the_declared_bounds(algorithm: Any) -> None:
+    import jax
+
+    log = doses(0.1, 0.8, action_low=(0.0,), action_high=(1.0,))
+    policy = st.fit(algorithm, log, updates=0).policy
+    far = np.random.default_rng(0).normal(scale=1000.0, size=(200, 2)).astype(np.float32)
+    for dose in (policy.mode(far), policy.sample(far, key=jax.random.key(0))):
+        assert np.asarray(dose).min() >= 0.0
+        assert np.asarray(dose).max() <= 1.0
+    ends = np.asarray(policy.mode(far))
+    assert ends.min() < 0.2  # the network goes to both ends: within [-1, 1] it would put out negative doses
+    assert ends.max() > 0.8

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_cases import StopHereError, stop_at
 from worlds import (
     assert_trees_equal,
     full_columns,
     next_observations,
     random_continuous_log,
     random_log,
+    schema_of,
     tiny_log,
 )
 
@@ -21,7 +25,7 @@ import stitchrl as st
 from stitchrl.data.sampling import Sampling, alias_table
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
-from stitchrl.feeds.batches import NStepTransitions
+from stitchrl.feeds.batches import NStepTransitions, window_end
 from stitchrl.feeds.feed import StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.feeds.shuffling import ShuffledRows
 from stitchrl.feeds.streaming import ShuffledReader, read_sequences, read_transitions
@@ -180,8 +184,7 @@ def test_rules_that_a_log_cannot_serve() -> None:
 
 
 def n_step(log: st.Dataset, n: int) -> dict[str, np.ndarray]:
-    source = transition_source(log, PLAIN, n_steps=n)
-    arrays = source.arrays | {"run_end": jnp.asarray(log.run_end)}
+    arrays = transition_source(log, PLAIN, n_steps=n).arrays | {"window_end": jnp.asarray(window_end(log))}
     batch = NStepTransitions(n)(arrays, jnp.arange(log.num_transitions), jnp.int32(0))
     return {name: np.asarray(value) for name, value in batch.items()}
 
@@ -202,13 +205,59 @@ def test_three_steps_by_hand() -> None:
     assert np.asarray(discount).tolist() == [0, 0, 0, 0.25, 0.5, 0]
 
 
-def test_n_steps_stop_at_a_gap_and_lose_their_target_where_the_end_is_unknown() -> None:
+def test_n_steps_stop_at_a_gap() -> None:
     elsewhere = next_observations()
     elsewhere[0] = [50, 60]  # rows are missing after row 0
     batch = n_step(tiny_log(next_observation=elsewhere), 3)
     assert batch["steps"].tolist() == [1, 2, 1, 2, 1, 1]
     assert batch["next_obs"][0].tolist() == [50, 60]
-    assert n_step(tiny_log(), 2)["td_weight"].tolist() == [1, 1, 1, 0, 0, 1]  # episode 8's next is not in the log
+
+
+def cut_log() -> st.Dataset:
+    """An episode of 4 steps that terminates, one of 4 that is cut, what followed unknown, and one of 1 cut likewise."""
+    columns = {
+        "episode": np.array([0, 0, 0, 0, 1, 1, 1, 1, 2]),
+        "observation": np.stack([np.arange(9), 10 + np.arange(9)], axis=1).astype(np.float32),
+        "action": np.array([0, 1, 2, 0, 1, 2, 0, 1, 2], np.int32),
+        "reward": np.array([1, 2, 4, 8, 16, 32, 64, 128, 256], np.float32),
+        "terminated": np.arange(9) == 3,
+        "truncated": np.isin(np.arange(9), [7, 8]),
+    }
+    return st.read(columns, schema_of(columns))
+
+
+@pytest.mark.parametrize("how", ["in memory", "streamed"])
+def test_a_window_ends_at_the_last_row_that_can_bootstrap(how: str) -> None:
+    """By hand: row 7 has no next observation, so windows that reach it end at row 6, whose target is row 7's value."""
+    log, rows = cut_log(), np.arange(9)
+    batch = n_step(log, 3) if how == "in memory" else read_transitions(log, PLAIN, rows, 3)
+    assert batch["steps"].tolist() == [3, 3, 2, 1, 3, 2, 1, 1, 1]
+    assert batch["rewards"].tolist() == [
+        [1, 2, 4], [2, 4, 8], [4, 8, 0], [8, 0, 0], [16, 32, 64], [32, 64, 0], [64, 0, 0], [128, 0, 0], [256, 0, 0],
+    ]  # fmt: skip
+    assert batch["td_weight"].tolist() == [1, 1, 1, 1, 1, 1, 1, 0, 0]  # only rows that have no target at all lose it
+    assert batch["terminated"].tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert batch["next_obs"][[0, 4, 5, 6]].tolist() == [[3, 13], [7, 17], [7, 17], [7, 17]]
+    given = {name: jnp.asarray(value) for name, value in batch.items()}
+    reward, discount = st.IQL(gamma=0.5).td_return(given)
+    assert reward.tolist() == [3, 6, 8, 8, 48, 64, 64, 128, 256]
+    assert discount.tolist() == [0.125, 0, 0, 0, 0.125, 0.25, 0.5, 0.5, 0.5]
+
+
+def test_a_part_of_a_log_is_held_without_the_observations_of_the_rest() -> None:
+    log = random_log(40)
+    part = log.select_episodes([1, 7, 30])
+    own = len(np.unique(np.concatenate([part.observation_index, part.next_observation_index[part.can_bootstrap]])))
+    assert own <= 2 * part.num_transitions < len(log.observation_table) / 4
+    for make, held in (
+        (transition_source, lambda source: source.arrays),
+        (shuffled_source, lambda source: source.extra),
+    ):
+        arrays = held(make(part, Scaling.of(part)))
+        assert part.num_transitions <= len(arrays["observations"]) <= own + 1
+        assert {len(column) for name, column in arrays.items() if name != "observations"} == {part.num_transitions}
+        obs = np.asarray(arrays["observations"][arrays["observation_index"]])
+        np.testing.assert_allclose(obs, Scaling.of(part).observations(part.observation), rtol=1e-6)
 
 
 def test_one_step_is_what_it_was() -> None:
@@ -264,7 +313,8 @@ def test_next_masks_are_read_for_the_rows_asked_for_only(n_steps: int) -> None:
     read = read_transitions(log, PLAIN, np.array([5, 0, 1, 3]), n_steps)
     assert "next_action_mask" not in vars(log)  # never made for the whole log
     everything, held = [True] * 3, log.action_mask.tolist()
-    expected = {1: [everything, held[1], held[2], held[4]], 2: [everything, held[2], everything, everything]}
+    expected = {1: [everything, held[1], held[2], held[4]], 2: [everything, held[2], everything, held[4]]}
+    # At two steps the window of row 3 ends with it: row 4 is cut, and what was allowed after it is unknown.
     assert read["next_action_mask"].tolist() == expected[n_steps]
     assert read["action_mask"].tolist() == [held[i] for i in (5, 0, 1, 3)]
 
@@ -293,8 +343,8 @@ def test_n_step_values_on_a_chain_are_the_exact_ones() -> None:
     log = st.read(columns)
     found = {}
     for n in (1, 3):
-        settings = st.IQL(gamma=gamma, expectile=0.5, learning_rate=3e-3, target_rate=0.05, hidden_sizes=(32,))
-        run = st.fit(settings, log, updates=1500, n_steps=n, batch_size=64, standardize=False)
+        settings = st.IQL(gamma=gamma, expectile=0.5, learning_rate=1e-2, target_rate=0.1, hidden_sizes=(16,))
+        run = st.fit(settings, log, updates=700, n_steps=n, batch_size=32, standardize=False, log_every_updates=350)
         found[n] = np.asarray(run.values[0].v(np.eye(steps, dtype=np.float32)))
     for n, value in found.items():
         np.testing.assert_allclose(value, gamma ** np.arange(4, -1, -1), atol=0.05, err_msg=f"n_steps={n}")
@@ -366,16 +416,27 @@ def test_a_reward_shift_is_training_on_shifted_rewards(stream: bool, tmp_path: o
         st.fit(iql, log, reward_shift=float("nan"), **settings)
 
 
-@pytest.mark.parametrize("algorithm", [st.CQL(hidden_sizes=(8,)), st.DQN(hidden_sizes=(8,)), st.BC(hidden_sizes=(8,))])
-def test_rules_and_n_steps_train_resume_and_name_their_run(algorithm: object, tmp_path: object) -> None:
+@pytest.mark.parametrize(
+    "algorithm",
+    [st.CQL(hidden_sizes=(8,)), *(pytest.param(a(hidden_sizes=(8,)), marks=pytest.mark.slow) for a in (st.DQN, st.BC))],
+    ids=lambda algorithm: algorithm.name,
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_rules_and_n_steps_resume_bit_for_bit_and_name_their_run(stream: bool, algorithm: Any, tmp_path: Path) -> None:
     log = random_log(40)
-    settings = {"sampling": st.EpisodeSampling(), "n_steps": 3, "batch_size": 16, "save_every_updates": 10}
-    whole = st.fit(algorithm, log, updates=30, log_every_updates=10, **settings)
-    st.fit(algorithm, log, updates=20, log_every_updates=10, out=tmp_path / "a", **settings)
-    with pytest.raises(st.errors.StitchRLError, match="sampling"):
-        st.fit(
-            algorithm, log, updates=20, log_every_updates=10, out=tmp_path / "a", **(settings | {"sampling": "uniform"})
-        )
-    resumed = st.fit(algorithm, log, updates=20, log_every_updates=10, out=tmp_path / "a", **settings)
-    assert resumed.updates == 20
-    assert np.isfinite([v for row in whole.history for k, v in row.items() if k.startswith("loss/")]).all()
+    settings = {
+        "sampling": st.EpisodeSampling(), "n_steps": 3, "stream": stream, "batch_size": 16, "save_every_updates": 10,
+        "log_every_updates": 10, "progress": False,
+    }  # fmt: skip
+    whole = st.fit(algorithm, log, updates=30, **settings)
+    with pytest.raises(StopHereError):
+        st.fit(algorithm, log, updates=30, out=tmp_path, callbacks=[stop_at(10)], **settings)
+    for other, named in (({"sampling": "uniform"}, "sampling"), ({"n_steps": 2}, "n_steps")):
+        with pytest.raises(RunDirectoryError, match=f"holds another run: its {named} is "):
+            st.fit(algorithm, log, updates=30, out=tmp_path, **settings | other)
+    assert st.load(tmp_path).updates == 10
+    resumed = st.fit(algorithm, log, updates=30, out=tmp_path, **settings)
+    assert_trees_equal(resumed.states, whole.states)
+    assert resumed.history == whole.history
+    by_row = st.fit(algorithm, log, updates=30, **settings | {"sampling": "uniform"})
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (by_row.states, whole.states)), strict=True))

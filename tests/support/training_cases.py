@@ -23,14 +23,18 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "IQL discrete": (st.IQL(actor_decay_updates=50, **TINY), "discrete"),
     "CQL discrete": (st.CQL(**TINY), "discrete"),
     "DQN discrete": (st.DQN(**TINY), "discrete"),
+    "AWR discrete": (st.AWR(returns_every_updates=15, **TINY), "discrete"),
     "BC continuous": (st.BC(average_rate=0.1, **TINY), "continuous"),
     "FilteredBC continuous": (st.FilteredBC(**TINY), "continuous"),
     "IQL continuous": (st.IQL(warmup_updates=5, decay_updates=50, max_gradient_norm=1.0, **TINY), "continuous"),
     "CQL continuous": (st.CQL(samples=2, lagrange_gap=1.0, **TINY), "continuous"),
     "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
+    "AWR continuous": (st.AWR(returns_every_updates=15, td_lambda=0.5, **TINY), "continuous"),
     "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
 }
 """Name and kind of action -> an algorithm; between them they use every setting that all algorithms have."""
+CLOSED_FORM = {"SPIBB discrete", "VILCB discrete"}
+"""Those that `prepare` solves: they make no update."""
 SETTINGS: dict[str, Any] = {"updates": 45, "batch_size": 8, "log_every_updates": 10, "progress": False}
 
 

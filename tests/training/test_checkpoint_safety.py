@@ -1,4 +1,4 @@
-"""What a checkpoint survives: older formats, other versions, hostile files, a full disk, a read-only folder, kill -9."""
+"""What a checkpoint survives: hostile files, a full disk, a read-only folder, kill -9."""
 
 from __future__ import annotations
 
@@ -9,99 +9,31 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import textwrap
 import time
-import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import training_cases
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from training_cases import TINY, StopHereError, environment, python, stop_at
 from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
-from stitchrl.errors import CheckpointError, RunDirectoryError, StitchRLWarning
-from stitchrl.training import checkpoint as checkpoint_module
-from stitchrl.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
+from stitchrl.errors import CheckpointError, RunDirectoryError
+from stitchrl.training.checkpoint import FORMAT_VERSION, load_checkpoint, read_meta
 
-TINY: dict[str, Any] = {"hidden_sizes": (8,), "learning_rate": 1e-2}
-SETTINGS: dict[str, Any] = {
-    "updates": 40, "batch_size": 8, "log_every_updates": 10, "save_every_updates": 10, "progress": False,
-}  # fmt: skip
-
-
-# --- older formats and other versions ----------------------------------------------------------------------------------
-
-
-def as_format_1(path: Path, kind: str) -> None:
-    """Rewrite a checkpoint as format 1 had it: bare networks, no running average, history in the JSON."""
-    with safe_open(path, framework="np") as file:
-        meta = json.loads(file.metadata()["stitchrl"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    history = checkpoint_module._history_rows({n: arrays.pop(n) for n in sorted(arrays) if n.startswith("history/")})
-    old = {}
-    for name, array in arrays.items():
-        name = name.removeprefix(".algorithm").replace(".network.", ".")
-        old[name.replace(".ensemble.members.", ".members.") if kind == "IQL" else name] = array
-    header = {"format": 1, "update": meta["update"], "history": history}
-    save_file(old, path, metadata={"stitchrl": json.dumps(header)})
-
-
-def as_first_configuration(path: Path) -> None:
-    """Rewrite a configuration as version 0.1.0 had it."""
-    config = json.loads(path.read_text())
-    for name in ("action_size", "sampling", "stop"):
-        del config[name]
-    config["scaling"] = {name: config["scaling"][name] for name in ("mean", "std")}
-    later = {
-        "max_gradient_norm", "warmup_updates", "decay_updates", "average_rate", "actor_learning_rate", "samples",
-        "lagrange_gap",
-    }  # fmt: skip
-    config["settings"] = {name: value for name, value in config["settings"].items() if name not in later}
-    path.write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize(
-    "algorithm", [st.BC(**TINY), st.IQL(**TINY), st.CQL(**TINY), st.DQN(**TINY)], ids=lambda a: a.name
-)
-def test_a_checkpoint_of_format_1_continues(algorithm: Any, tmp_path: Path) -> None:
-    log = random_log(12)
-    whole = st.fit(algorithm, log, seeds=[3, 1], **SETTINGS)
-    with pytest.raises(StopHereError):
-        st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, callbacks=[stop_at(20)], **SETTINGS)
-    as_format_1(tmp_path / "checkpoint.safetensors", algorithm.name)
-    as_first_configuration(tmp_path / "config.json")
-    assert read_meta(tmp_path / "checkpoint.safetensors")["format"] == 1
-    assert st.load(tmp_path).updates == 20
-    resumed = st.fit(algorithm, log, seeds=[3, 1], out=tmp_path, **SETTINGS)
-    assert_trees_equal(resumed.states, whole.states)
-    assert resumed.history == whole.history
-    assert read_meta(tmp_path / "checkpoint.safetensors")["format"] == 2
-
-
-def test_there_is_a_migration_from_every_older_format() -> None:
-    assert sorted(checkpoint_module.MIGRATIONS) == list(range(1, checkpoint_module.FORMAT_VERSION))
-
-
-def test_another_version_is_read_with_a_warning_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, now = tmp_path / "c.safetensors", checkpoint_module.versions()
-    monkeypatch.setattr(checkpoint_module, "versions", lambda: now | {"jax": "0.1.0", "numpy": "1.2.3"})
-    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {"update": 0})
-    monkeypatch.setattr(checkpoint_module, "versions", lambda: now)
-    with pytest.warns(StitchRLWarning, match=rf"written with jax 0\.1\.0 \(now {now['jax']}\), numpy 1\.2\.3"):
-        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
-    save_checkpoint(path, {"x": np.zeros(2, np.float32)}, [], {"update": 0})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
+SETTINGS: dict[str, Any] = training_cases.SETTINGS | {"updates": 40, "save_every_updates": 10}
 
 
 # --- hostile files ---------------------------------------------------------------------------------------------------
@@ -174,14 +106,38 @@ def test_hostile_files_end_in_one_error_and_run_nothing(kind: str, tmp_path: Pat
         ({"diverged": {"0": {"not": "text"}}}, {}),
         ({"diverged": {"0": "both", "1": "lost"}}, {}),
         ({"format": 1, "history": [1, 2]}, {}),
+        ({"format": 3}, {}),
+        ({"format": 3, "rows": "4"}, {}),
+        ({"format": 3, "rows": -1}, {}),
+        ({"format": 3, "rows": 4}, {}),
+        ({"format": 3, "rows": 0}, {"history/loss": np.zeros(0)}),
     ],
 )
 def test_whole_files_of_wrong_content_end_in_the_same_error(change: Any, arrays: Any, tmp_path: Path) -> None:
-    path, meta = tmp_path / "c.safetensors", {"format": 2, "update": 3, "versions": {}} | change
-    name = ".x" if meta["format"] == 1 else "['x']"
-    save_file({name: np.zeros(2, np.float32)} | arrays, path, metadata={"stitchrl": json.dumps(meta)})
+    path = written(tmp_path, {"format": 2, "versions": {}, "update": 3} | change, arrays)
     with pytest.raises(CheckpointError, match="checkpoint"):
-        load_checkpoint(path, {"x": np.zeros(2, np.float32)})
+        load_checkpoint(path, State({"x": np.zeros(2, np.float32)}))
+
+
+@pytest.mark.parametrize("change", [{"format": 1}, {"format": 2}, {"format": 3, "rows": 0}])
+def test_the_same_files_of_right_content_are_read(change: Any, tmp_path: Path) -> None:
+    path = written(tmp_path, {"versions": {}, "update": 3, "diverged": {"1": "lost"}} | change, {})
+    state, history, meta = load_checkpoint(path, State({"x": np.zeros(2, np.float32)}))
+    assert np.asarray(state.algorithm["x"]).tolist() == [5, 5]
+    assert (len(history), meta["update"], meta["format"], meta["diverged"]) == (0, 3, FORMAT_VERSION, {1: "lost"})
+
+
+class State(NamedTuple):
+    """As a member's, of two members."""
+
+    algorithm: dict[str, Any]
+
+
+def written(folder: Path, meta: dict[str, Any], arrays: dict[str, Any]) -> Path:
+    """A checkpoint of a `State` in the format that `meta` names, with further arrays."""
+    path, name = folder / "c.safetensors", "['x']" if meta["format"] == 1 else ".algorithm['x']"
+    save_file({name: np.full(2, 5, np.float32)} | arrays, path, metadata={"stitchrl": json.dumps(meta)})
+    return path
 
 
 def test_the_trap_would_spring(tmp_path: Path) -> None:
@@ -201,18 +157,6 @@ def test_no_single_cut_or_flipped_byte_of_the_header_is_taken_for_a_run(position
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------
-
-
-class StopHereError(Exception):
-    pass
-
-
-def stop_at(update: int) -> Any:
-    def stop(done: int, total: int, metrics: dict[str, list[float]]) -> None:
-        if done == update:
-            raise StopHereError
-
-    return stop
 
 
 @pytest.mark.parametrize("when", ["open", "write", "fsync", "replace"])
@@ -306,19 +250,6 @@ def test_a_folder_that_turns_read_only_leaves_the_last_good_checkpoint(tmp_path:
     assert st.load(out).updates == 20
 
 
-def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *words],
-        capture_output=True, text=True, check=False, timeout=300, env=environment(),
-    )  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    tests = Path(__file__).parent.parent
-    paths = os.pathsep.join([str(tests / "support"), str(tests.parent / "src")])
-    return dict(os.environ | {"PYTHONPATH": paths})
-
-
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
     st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **SETTINGS)
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -341,19 +272,27 @@ KILLED = """
 
     name, kind, out = sys.argv[1:]
     log = random_log(12) if kind == "discrete" else random_continuous_log(12)
-    algorithm = getattr(st, name)(hidden_sizes=(16,), learning_rate=1e-2)
-    st.fit(algorithm, log, out=out, seeds=[3, 1], updates=3000, batch_size=8, log_every_updates=5,
+    algorithm = getattr(st, name)(hidden_sizes=(8,), learning_rate=1e-2)
+    st.fit(algorithm, log, out=out, seeds=[3, 1], updates=500, batch_size=8, log_every_updates=5,
            save_every_updates=5, progress=False, callbacks=[lambda done, *_: print(done, flush=True)])
 """
 KILLED_CASES = [
     ("BC", "discrete"), ("FilteredBC", "discrete"), ("IQL", "discrete"), ("CQL", "discrete"), ("DQN", "discrete"),
     ("BC", "continuous"), ("IQL", "continuous"), ("CQL", "continuous"), ("TD3BC", "continuous"),
 ]  # fmt: skip
+CHUNKS = 100
 
 
 def start(name: str, kind: str, out: Path) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-c", textwrap.dedent(KILLED), name, kind, str(out)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+
+
+def finish(name: str, kind: str, out: Path) -> None:
+    """Train the same run in this process, undisturbed."""
+    algorithm = getattr(st, name)(hidden_sizes=(8,), learning_rate=1e-2)
+    settings = {"batch_size": 8, "log_every_updates": 5, "save_every_updates": 5, "progress": False}
+    st.fit(algorithm, training_cases.log_of(kind), out=out, seeds=[3, 1], updates=500, **settings)
 
 
 def content_of(out: Path) -> str:
@@ -362,53 +301,53 @@ def content_of(out: Path) -> str:
     with safe_open(out / "checkpoint.safetensors", framework="np") as file:
         for name in sorted(file.keys()):
             digest.update(name.encode() + file.get_tensor(name).tobytes())
-    digest.update(pq.read_table(out / "metrics.parquet").to_pandas().to_csv().encode())
+    digest.update(repr(pq.read_table(out / "metrics.parquet").to_pydict()).encode())
+    digest.update(repr(st.load(out).history).encode())
     return digest.hexdigest()
 
 
-def whole_files(out: Path) -> None:
-    """Every file a reader would open is whole."""
+def whole_files(out: Path) -> int:
+    """Open every file that a reader would: each is whole, and the metrics are those of the checkpoint. Returns how many
+    updates the checkpoint is of."""
     if (out / "config.json").exists():
         json.loads((out / "config.json").read_text())
-    if (out / "checkpoint.safetensors").exists():
-        with safe_open(out / "checkpoint.safetensors", framework="np") as file:
-            for name in file.keys():  # noqa: SIM118
-                file.get_tensor(name)
     if (out / "metrics.parquet").exists():
         pq.read_table(out / "metrics.parquet")
+    if not (out / "checkpoint.safetensors").exists():
+        return 0
+    read = st.load(out)
+    assert [row["update"] for row in read.history[:: len(read.seeds)]] == list(range(5, read.updates + 1, 5))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(read.states))
+    return int(read.updates)
 
 
 def kill_at_random(name: str, kind: str, out: Path, kills: int, seed: int) -> int:
-    """Kill a run `kills` times while it trains and saves, then let it finish. Returns the kills that met it alive."""
-    rng, met = random.Random(seed), 0
-    while met < kills:
+    """Kill a run `kills` times while it trains and saves. Returns the kills that met it alive."""
+    rng, met, done = random.Random(seed), 0, 0
+    for _ in range(kills):
+        left = CHUNKS - done // 5
         process = start(name, kind, out)
         assert process.stdout is not None
-        line = process.stdout.readline()  # the first chunk is done, and saved: from here on it saves all the time
-        if not line:
-            break
-        time.sleep(rng.uniform(0.0, 0.25))
-        alive = process.poll() is None
+        for _ in range(rng.randint(1, max(1, left // 2))):  # each line is a chunk that was saved
+            process.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.01))
+        met += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        met += alive
-        whole_files(out)
-        if not alive:
-            break
-    last = start(name, kind, out)
-    _, errors = last.communicate(timeout=300)
-    assert last.returncode == 0, errors.decode()[-2000:]
+        assert whole_files(out) >= done
+        done = whole_files(out)
     return met
 
 
+FINISHED = ["checkpoint.safetensors", "config.json", "metrics.arrows", "metrics.parquet"]
+
+
 def test_a_killed_run_continues_to_the_same_numbers(tmp_path: Path) -> None:
-    met = kill_at_random("TD3BC", "continuous", tmp_path / "killed", 2, seed=0)
-    assert met == 2
-    assert sorted(file.name for file in (tmp_path / "killed").iterdir()) == [
-        "checkpoint.safetensors", "config.json", "metrics.parquet",
-    ]  # fmt: skip
-    whole = start("TD3BC", "continuous", tmp_path / "whole")
-    whole.communicate(timeout=300)
+    assert kill_at_random("BC", "discrete", tmp_path / "killed", 2, seed=0) == 2
+    assert whole_files(tmp_path / "killed") < 500
+    finish("BC", "discrete", tmp_path / "killed")
+    assert sorted(file.name for file in (tmp_path / "killed").iterdir()) == FINISHED
+    finish("BC", "discrete", tmp_path / "whole")
     assert content_of(tmp_path / "killed") == content_of(tmp_path / "whole")
 
 
@@ -418,9 +357,66 @@ def test_a_hundred_kills_at_random_moments_change_nothing(tmp_path: Path) -> Non
     for number, (name, kind) in enumerate(KILLED_CASES):
         killed, undisturbed = tmp_path / f"killed {number}", tmp_path / f"whole {number}"
         total += kill_at_random(name, kind, killed, 12, seed=number)
-        whole = start(name, kind, undisturbed)
-        whole.communicate(timeout=300)
+        finish(name, kind, killed)
+        finish(name, kind, undisturbed)
         assert content_of(killed) == content_of(undisturbed), (name, kind)
-        leaves = jax.tree.leaves(st.load(killed).states)
-        assert all(np.isfinite(leaf).all() for leaf in leaves)
     assert total >= 100, total
+
+
+class Moments:
+    """Copies a run directory as it is just before every step by which files change: as kill -9 there would leave it."""
+
+    def __init__(self, out: Path, copies: Path, patch: pytest.MonkeyPatch) -> None:
+        self.kept: list[Path] = []
+        replace, fsync, write = os.replace, os.fsync, Path.write_bytes
+
+        def keep() -> None:
+            if out.exists():
+                self.kept.append(copies / str(len(self.kept)))
+                shutil.copytree(out, self.kept[-1])
+
+        def and_keep(function: Any) -> Any:
+            def kept(*words: Any, **named: Any) -> Any:
+                keep()
+                return function(*words, **named)
+
+            return kept
+
+        patch.setattr(os, "replace", and_keep(replace))
+        patch.setattr(os, "fsync", and_keep(fsync))
+        patch.setattr(Path, "write_bytes", and_keep(write))
+
+
+def test_a_run_continues_from_every_moment_of_its_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, bc, out = random_log(12), st.BC(**TINY), tmp_path / "run"
+    settings = SETTINGS | {"seeds": [3, 1], "updates": 30}
+    with monkeypatch.context() as patch:
+        moments = Moments(out, tmp_path / "copies", patch)
+        whole = st.fit(bc, log, out=out, **settings)
+    table = pq.read_table(out / "metrics.parquet")
+    assert len(moments.kept) > 15
+    # The last moment before the last checkpoint, killed in the middle of the append before it.
+    last = [folder for folder in moments.kept if updates_in(folder) == 20][-1]
+    for size in (1, 100, 300):
+        moments.kept.append(tmp_path / f"torn {size}")
+        shutil.copytree(last, moments.kept[-1])
+        content = (last / "metrics.arrows").read_bytes()
+        (moments.kept[-1] / "metrics.arrows").write_bytes(content[:-size])
+    seen = set()
+    for folder in moments.kept:
+        if updates_in(folder):
+            read = st.load(folder)
+            seen.add(read.updates)
+            assert read.history == whole.history[: read.updates // 5]
+        resumed = st.fit(bc, log, out=folder, **settings)
+        assert_trees_equal(resumed.states, whole.states)
+        assert resumed.history == whole.history
+        assert pq.read_table(folder / "metrics.parquet").equals(table)
+        assert sorted(file.name for file in folder.iterdir()) == FINISHED
+    assert seen == {10, 20}
+
+
+def updates_in(folder: Path) -> int:
+    """How many updates the checkpoint in a folder is of; 0 where there is none."""
+    path = folder / "checkpoint.safetensors"
+    return int(read_meta(path)["update"]) if path.exists() else 0

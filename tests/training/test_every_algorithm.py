@@ -8,23 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from training_cases import EVERY, SETTINGS, Compilations, StopHereError, log_of, stop_after
+from training_cases import CLOSED_FORM, EVERY, SETTINGS, Compilations, StopHereError, log_of, stop_after
 from worlds import assert_trees_equal
 
 import stitchrl as st
 from stitchrl.algorithms.base import Algorithm
 
 COMPILATIONS = Compilations()
-SLOW = {
-    "BC discrete",
-    "FilteredBC discrete",
-    "CQL discrete",
-    "DQN discrete",
-    "BC continuous",
-    "FilteredBC continuous",
-} | {"IQL continuous"}
-"""Cases whose extra programs are compiled in the slow tests only: others of the same kind are in the default suite."""
-SOME = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EVERY]
+QUICK = {"IQL discrete", "TD3BC continuous"}
+"""Cases whose further programs are compiled in the default suite: with masks, and with noise and a delayed actor."""
+
+
+def some(*, leave_out: str = "none") -> list[Any]:
+    """Names of cases for a test that compiles further programs; all but a few are slow."""
+    names = [name for name in EVERY if not name.startswith(leave_out)]
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in names]
 
 
 class Case(NamedTuple):
@@ -52,12 +50,12 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def test_every_algorithm_of_the_face_is_here_for_every_kind_of_action() -> None:
     named = {f"{name} {kind}" for name in st.ALGORITHMS for kind in getattr(st, name).actions}
-    assert named == {" ".join(name.split()[:2]) for name in EVERY}
+    assert named == {" ".join(name.split()[:2]) for name in EVERY} | CLOSED_FORM
 
 
 def test_nothing_compiles_after_the_first_chunk(case: Case) -> None:
     before, *chunks = case.compiled
-    assert len(chunks) == 5  # the last chunk is shorter
+    assert len(chunks) >= 5  # the last chunk is shorter; where something is refreshed there are more
     assert before < chunks[0]  # the run was the first to use its program: a compilation would have been seen
     assert chunks[0] == chunks[-1]
 
@@ -91,15 +89,15 @@ def test_a_finished_run_is_trained_further_to_the_bits_of_one_long_run(case: Cas
     assert further.history == case.run.history
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", some())
 def test_a_log_smaller_than_a_batch_and_a_batch_of_one(name: str) -> None:
     algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
-    for size, part in ((64, log.select_episodes([1])), (1, log)):
+    for size, part in ((64, log.select_episodes([1])), (1, log)):  # an episode of 2 rows
         run = st.fit(algorithm, part, **SETTINGS | {"batch_size": size, "updates": 5})
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.states))
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", some(leave_out="AWR"))  # it looks at the whole log
 def test_a_streamed_log_gives_the_numbers_of_the_log_in_memory(name: str) -> None:
     algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
     runs = [

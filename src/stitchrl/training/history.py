@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from stitchrl.errors import ConfigurationError
 from stitchrl.types import NumpyArray
 
 __all__ = ["History", "Rows"]
@@ -15,6 +16,8 @@ __all__ = ["History", "Rows"]
 Rows = list[dict[str, Any]]
 """One row a logged chunk and member: update, member, and each metric's mean over the chunk."""
 SMALLEST = 64
+OWN = ("update", "member")
+"""Columns that every history has."""
 
 
 class History:
@@ -52,7 +55,7 @@ class History:
     def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> History:
         """A history of these rows, each with "update", "member" and its metrics."""
         rows = list(rows)
-        names = dict.fromkeys(name for row in rows for name in row if name not in ("update", "member"))
+        names = dict.fromkeys(name for row in rows for name in row if name not in OWN)
         return cls.of(
             np.asarray([row["update"] for row in rows], np.int64),
             np.asarray([row["member"] for row in rows], np.int64),
@@ -77,6 +80,10 @@ class History:
         self._member[start:stop] = chosen
         for name, values in means.items():
             if name not in self._metrics:
+                if name in OWN:
+                    raise ConfigurationError(
+                        f"A metric must not be called {name!r}: that is what every row says of itself. Rename it."
+                    )
                 self._metrics[name] = np.full(len(self._update), np.nan)
             self._metrics[name][start:stop] = np.asarray(values, np.float64)[chosen]
         self._length = stop

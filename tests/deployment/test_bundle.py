@@ -1,0 +1,114 @@
+"""The guard, and the bundle that is deployed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from worlds import tiny_log
+
+import stitchrl as st
+from stitchrl.deployment.bundle import Bundle, save_bundle
+from stitchrl.deployment.guard import Guard
+from stitchrl.errors import CheckpointError
+from stitchrl.nn.networks import MLP, Network
+from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.nn.units import StandardizedPolicy
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_guard_admits_what_lies_in_the_range_and_a_tenth_beyond() -> None:
+    guard = Guard(np.array([0, -1], np.float32), np.array([10, 1], np.float32), 0.1)
+    obs = np.array(
+        [[0, -1], [10, 1], [-0.9, 0], [-1.1, 0], [10.9, 0], [11.1, 0], [5, 1.19], [5, 1.21], [5, -1.21]],
+        np.float32,
+    )
+    assert guard.admits(obs).tolist() == [True, True, True, False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_guard_refuses_what_is_not_finite(value: float) -> None:
+    guard = Guard(np.array([0, -1], np.float32), np.array([10, 1], np.float32))
+    assert guard.admits(np.array([[5, value], [5, 0]], np.float32)).tolist() == [False, True]
+
+
+def test_guard_of_a_log_knows_its_ranges_and_only_its_own_rows() -> None:
+    log = tiny_log()
+    guard = Guard.fit(log, margin=0.0)
+    assert guard.low.tolist() == [0, 1]
+    assert guard.high.tolist() == [5, 32]
+    assert guard.admits(log.observation).all()
+    part = Guard.fit(log.select_episodes([1]), margin=0.0)
+    assert part.low.tolist() == [3, 8]
+    assert part.high.tolist() == [4, 16]
+    assert part.admits(log.observation).tolist() == [False, False, False, True, True, False]
+
+
+def bundle() -> Bundle:
+    log = tiny_log()
+    inner = CategoricalPolicy(MLP.create(2, Network((4,)), 3, key=jax.random.key(0)))
+    policy = StandardizedPolicy(jnp.asarray([1.0, 2.0], jnp.float32), jnp.asarray([3.0, 4.0], jnp.float32), inner)
+    provenance = {"algorithm": "BC", "seed": 3, "verdict": {"answer": "GO", "value": 0.1}}
+    return Bundle(policy, log.schema, Guard.fit(log), provenance)
+
+
+def test_bundles_round_trip(tmp_path: Path) -> None:
+    ours = bundle()
+    save_bundle(tmp_path / "policy", ours)
+    theirs = st.load_policy(tmp_path / "policy")
+    obs, mask = tiny_log().observation, np.array([[1, 0, 1]] * 6, bool)
+    for action_mask in (None, mask):
+        probs = theirs.probs(obs, action_mask=action_mask)
+        assert isinstance(probs, np.ndarray)
+        np.testing.assert_array_equal(probs, ours.probs(obs, action_mask=action_mask))
+        np.testing.assert_array_equal(theirs.mode(obs, action_mask=action_mask), probs.argmax(1))
+        drawn = theirs.sample(obs, key=jax.random.key(1), action_mask=action_mask)
+        np.testing.assert_array_equal(drawn, ours.sample(obs, key=jax.random.key(1), action_mask=action_mask))
+    assert (theirs.probs(obs, action_mask=mask)[:, 1] == 0).all()
+    assert theirs.schema == ours.schema
+    assert theirs.provenance == ours.provenance
+    np.testing.assert_array_equal(theirs.guard.low, ours.guard.low)
+    np.testing.assert_array_equal(theirs.guard.high, ours.guard.high)
+    assert theirs.guard.margin == ours.guard.margin
+    assert names(tmp_path / "policy") == ["policy.json", "policy.safetensors"]
+
+
+CARDS = {
+    "no JSON": lambda card: None,
+    "other format": lambda card: card | {"format": 2},
+    "no guard": lambda card: {key: value for key, value in card.items() if key != "guard"},
+    "bad schema": lambda card: card | {"schema": {"columns": {"episode": "e"}}},
+    "guard of text": lambda card: card | {"guard": {"low": ["a"], "high": [1], "margin": 0.1}},
+    "a list": lambda card: [card],
+}
+
+
+@pytest.mark.parametrize("change", CARDS.values(), ids=CARDS.keys())
+def test_damaged_bundles_are_refused(tmp_path: Path, change: Any) -> None:
+    save_bundle(tmp_path, bundle())
+    card = change(json.loads((tmp_path / "policy.json").read_text()))
+    (tmp_path / "policy.json").write_text("{" if card is None else json.dumps(card))
+    with pytest.raises(CheckpointError, match=r"There is no policy to load|must have format 1; got 2"):
+        st.load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["policy.json", "policy.safetensors"])
+def test_half_a_bundle_is_refused(tmp_path: Path, missing: str) -> None:
+    save_bundle(tmp_path, bundle())
+    (tmp_path / missing).unlink()
+    with pytest.raises(CheckpointError, match=r"There is no policy to load|cannot be read"):
+        st.load_policy(tmp_path)
+
+
+def test_a_bundle_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        bundle().provenance = {}  # type: ignore[misc]
