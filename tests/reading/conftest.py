@@ -14,6 +14,11 @@ from stitchrl.reading.formats import arrow_ipc, parquet
 from stitchrl.reading.sources import source, text
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_end_with_their_file() -> None:
+    """Replaces the fixture that clears JAX's caches after each file: these tests compile nothing."""
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a log of every format, each made by the format's own library. Tests must not change it."""
