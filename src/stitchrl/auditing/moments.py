@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["BLOCK_ROWS", "PARTS", "Accumulator", "Moments", "NotFinite", "blocks"]
+__all__ = ["BLOCK_ROWS", "PARTS", "Accumulator", "Moments", "NotFinite", "blocks", "count_rows"]
 
 BLOCK_ROWS = 2**16
 """Rows in a block."""
@@ -24,6 +24,17 @@ def blocks(count: int, columns: int = 1) -> Iterator[slice]:
     step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // max(columns, 1)))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
+
+
+def count_rows(count: int, wrong: Callable[[slice], NumpyArray]) -> tuple[int, int]:
+    """How many of `count` rows are wrong, and the first of them (-1 for none); `wrong` tells it for the rows of a block."""
+    found, first = 0, -1
+    for rows in blocks(count):
+        here = wrong(rows)
+        found += int(here.sum())
+        if first < 0 and here.any():
+            first = rows.start + int(here.argmax())
+    return found, first
 
 
 @dataclasses.dataclass

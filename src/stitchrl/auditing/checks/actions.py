@@ -8,9 +8,10 @@ import numpy as np
 
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
-from stitchrl.auditing.moments import blocks
+from stitchrl.auditing.moments import count_rows
 from stitchrl.auditing.wording import listed, rows_from, share_of
 from stitchrl.data.dataset import Dataset
+from stitchrl.types import NumpyArray
 
 __all__ = [
     "action_constant",
@@ -38,15 +39,16 @@ LEAST_ROWS = 500
 
 def logged_action_outside_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """Logged actions that their own mask forbids: the mask or the action is wrong."""
-    if log.action_mask is None:
+    mask = log.action_mask
+    if mask is None:
         return
-    count, first = 0, -1
-    for rows in blocks(log.num_transitions):
-        action = log.action[rows].astype(np.int64)[:, None].clip(0, log.action_mask.shape[1] - 1)
-        outside = ~np.take_along_axis(log.action_mask[rows], action, 1)[:, 0]
-        count += int(outside.sum())
-        if first < 0 and outside.any():
-            first = rows.start + int(outside.argmax())
+
+    def outside(rows: slice) -> NumpyArray:
+        action = log.action[rows].astype(np.int64)[:, None].clip(0, mask.shape[1] - 1)
+        forbidden: NumpyArray = ~np.take_along_axis(mask[rows], action, 1)[:, 0]
+        return forbidden
+
+    count, first = count_rows(log.num_transitions, outside)
     if count:
         yield Finding(
             "action-outside-mask",
@@ -60,14 +62,10 @@ def logged_action_outside_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 def empty_mask(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """Rows whose mask allows no action."""
-    if log.action_mask is None:
+    mask = log.action_mask
+    if mask is None:
         return
-    count, first = 0, -1
-    for rows in blocks(log.num_transitions):
-        empty = ~log.action_mask[rows].any(1)
-        count += int(empty.sum())
-        if first < 0 and empty.any():
-            first = rows.start + int(empty.argmax())
+    count, first = count_rows(log.num_transitions, lambda rows: ~np.asarray(mask[rows].any(1)))
     if count:
         yield Finding(
             "empty-mask",
@@ -144,12 +142,12 @@ def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _slack(facts: Facts) -> np.ndarray:
+def _slack(facts: Facts) -> NumpyArray:
     assert facts.scan.action is not None
     return np.asarray(1e-6 * (facts.scan.action.high - facts.scan.action.low))
 
 
-def _few(facts: Facts) -> np.ndarray:
+def _few(facts: Facts) -> NumpyArray:
     """(k,) whether each number of the action has few different values."""
     return np.array([len(np.unique(column)) <= FEW_VALUES for column in facts.sample.action.T], bool)
 
@@ -183,7 +181,7 @@ def action_integers(log: Dataset, facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _effectively_discrete(log: Dataset, facts: Facts) -> Iterator[tuple[int, np.ndarray]]:
+def _effectively_discrete(log: Dataset, facts: Facts) -> Iterator[tuple[int, NumpyArray]]:
     if log.num_actions is None and len(facts.sample) >= LEAST_ROWS:
         for j, column in enumerate(facts.sample.action.T):
             values = np.unique(column)
@@ -192,7 +190,7 @@ def _effectively_discrete(log: Dataset, facts: Facts) -> Iterator[tuple[int, np.
                 yield j, values
 
 
-def _whole(values: np.ndarray) -> bool:
+def _whole(values: NumpyArray) -> bool:
     return bool((values == np.round(values)).all())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
-from stitchrl.auditing.moments import blocks
+from stitchrl.auditing.moments import blocks, count_rows
 from stitchrl.auditing.regression import z_of_mean
 from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
 from stitchrl.auditing.wording import rows_from, share_of
@@ -51,17 +51,15 @@ def propensities_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 def propensities_impossible(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """Logged actions with probability 0 or above 1. (A continuous action has a density, which may be above 1.)"""
-    if log.behavior_log_prob is None:
+    log_prob = log.behavior_log_prob
+    if log_prob is None:
         return
-    count, first = 0, -1
-    for rows in blocks(log.num_transitions):
-        column = log.behavior_log_prob[rows]
-        wrong = ~np.isfinite(column)
-        if log.num_actions is not None:
-            wrong |= column > ROUNDING
-        count += int(wrong.sum())
-        if first < 0 and wrong.any():
-            first = rows.start + int(wrong.argmax())
+
+    def impossible(rows: slice) -> NumpyArray:
+        wrong: NumpyArray = ~np.isfinite(log_prob[rows])
+        return wrong | (log_prob[rows] > ROUNDING) if log.num_actions is not None else wrong
+
+    count, first = count_rows(log.num_transitions, impossible)
     if count:
         density = log.num_actions is None
         yield Finding(
