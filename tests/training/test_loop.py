@@ -94,7 +94,7 @@ def test_the_batch_axis_of_an_accelerator_gives_the_same_numbers(name: str, monk
 
 def test_without_compilation_it_trains_too() -> None:
     log = random_log(12)
-    settings = SETTINGS | {"updates": 2, "log_every_updates": 2, "seeds": 2}
+    settings = SETTINGS | {"updates": 1, "log_every_updates": 1, "seeds": 2}
     with jax.disable_jit():
         plain = st.fit(st.BC(**TINY), log, **settings)
     assert_trees_equal(plain.states, st.fit(st.BC(**TINY), log, **settings).states, rtol=2e-3, atol=2e-5)

@@ -50,6 +50,12 @@ def test_rows_have_the_metrics_they_were_given() -> None:
         {"update": 30, "member": 1, "loss": 2.5},
     ]
     assert history.rows(2, members=[1]) == [history.rows()[k] for k in (3, 5)]
+    assert history.of_members([1]).rows() == [history.rows()[k] | {"member": 0} for k in (1, 3, 5)]
+    assert history.of_members([1, 0]).rows()[:2] == [
+        history.rows()[0] | {"member": 1},
+        history.rows()[1] | {"member": 0},
+    ]
+    assert len(history.of_members([])) == 0
     assert History.of_rows(history.rows()).rows() == history.rows()
     assert (len(History()), History().rows(), History.of_rows([]).rows()) == (0, [], [])
 

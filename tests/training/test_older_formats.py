@@ -98,7 +98,7 @@ def test_an_older_run_whose_optimiser_forgot_ends_elsewhere(tmp_path: Path) -> N
     save_file(forgotten, path, metadata=meta)
     log = log_of_fixture(expected)
     resumed = st.fit(ALGORITHMS["format_2_iql"], log, seeds=[3, 1], out=out, **WHOLE)
-    with pytest.raises(AssertionError, match=r"^assert np.float64\(0\.0\) >= 1\.0"):
+    with pytest.raises(AssertionError, match=r"^assert .*0\.0.* >= 1\.0"):
         compare(resumed, log, expected, 40, rtol=1e-3, atol=1e-4)
 
 

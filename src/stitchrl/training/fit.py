@@ -20,7 +20,6 @@ from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint
 from stitchrl.training.flags import red_flags
-from stitchrl.training.history import Rows
 from stitchrl.training.job import Environment, Job, Outcome
 from stitchrl.training.loop import Trained
 from stitchrl.training.program import initial_state
@@ -225,18 +224,13 @@ def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: Outcome, members
     trained = outcome.trained
     left = [k for k in members if k not in trained.diverged]
     place = {member: i for i, member in enumerate(left)}
-
-    def history() -> Rows:
-        rows = trained.history.rows(members=left)
-        return [row | {"member": place[row["member"]]} for row in rows]
-
     own = tuple(dataclasses.replace(flag, member=place[flag.member]) for flag in outcome.flags if flag.member in place)
     return Run(
         algorithm,
         tuple(seeds[k - members[0]] for k in left),
         [trained.member(k) for k in left],
         outcome.scaling,
-        history,
+        trained.history.of_members(left),
         trained.updates,
         trained.stopped,
         own,

@@ -102,6 +102,13 @@ class History:
         # What is not equal to itself is NaN.
         return [{n: v for n, v in zip(names, row, strict=True) if v == v} for row in zip(*lists, strict=True)]
 
+    def of_members(self, members: Sequence[int]) -> History:
+        """The rows of these members alone; the first of them is member 0 there, the next 1, and so on."""
+        columns = self._of_members(0, members)
+        number = np.zeros(1 + max([0, *members]), np.int64)
+        number[list(members)] = np.arange(len(members))
+        return History.of(columns.pop("update"), number[columns.pop("member")], columns)
+
     def _of_members(self, start: int, members: Collection[int] | None) -> dict[str, NumpyArray]:
         columns = self.columns(start)
         if members is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.storage.files import forget_abandoned, make_directory, write_json
 from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.flags import RedFlag
-from stitchrl.training.history import Rows
+from stitchrl.training.history import History, Rows
 from stitchrl.training.metrics_file import METRICS_FILE
 from stitchrl.training.program import MemberState
 from stitchrl.types import PyTree
@@ -43,7 +43,7 @@ class Run:
         seeds: one member each.
         members: final states, one a seed, on scaled observations, actions and rewards.
         scaling: of observations, actions and rewards, fitted on the training log.
-        read_history: gives the rows of `history`.
+        metrics: of every logged chunk and seed, in columns.
         updates: gradient updates of each seed, as done.
         stopped: why it ended before the updates asked for; "" where it did not.
         red_flags: what looked wrong in the metrics, each once; `member` counts the seeds.
@@ -55,7 +55,7 @@ class Run:
     seeds: tuple[int, ...]
     members: list[MemberState]
     scaling: Scaling
-    read_history: Callable[[], Rows]
+    metrics: History
     updates: int
     stopped: str = ""
     red_flags: tuple[RedFlag, ...] = ()
@@ -65,7 +65,7 @@ class Run:
     @cached_property
     def history(self) -> Rows:
         """Metrics, one row a logged chunk and seed: "update", "member" (which of the seeds), and each metric's mean."""
-        return self.read_history()
+        return self.metrics.rows()
 
     @property
     def remarks(self) -> tuple[str, ...]:
