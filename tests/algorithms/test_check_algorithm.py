@@ -16,9 +16,9 @@ import pytest
 
 from stitchrl.algorithms.base import Algorithm, Prepared
 from stitchrl.algorithms.settings import setting
+from stitchrl.checking.algorithms import check_algorithm, small_log
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
-from stitchrl.checking.algorithms import check_algorithm, small_log
 
 
 class LinearPolicy(DiscretePolicy):
