@@ -173,9 +173,9 @@ def test_a_network_may_be_given_as_plain_widths_or_as_its_fields() -> None:
         algorithm.__post_init__(None)
         assert algorithm == st.IQL(hidden_sizes=(4, 5))
         assert hash(algorithm) == hash(st.IQL(hidden_sizes=(4, 5)))
-    with pytest.raises(ConfigurationError, match="was given `hidden_sizes` and `network`. Give one of them"):
-        algorithm = st.IQL()
-        object.__setattr__(algorithm, "network", (4, 5))
+    algorithm = st.IQL()
+    object.__setattr__(algorithm, "network", (4, 5))
+    with pytest.raises(ConfigurationError, match=r"was given `hidden_sizes` and `network`\. Give one of them"):
         algorithm.__post_init__((4, 5))
     for value, message in (
         ("wide", r"must be a st.Network or a tuple of widths; got 'wide'"),

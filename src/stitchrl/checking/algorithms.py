@@ -20,6 +20,7 @@ from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
+from stitchrl.errors import CheckpointError
 from stitchrl.feeds.feed import transition_source
 from stitchrl.jax_types import Batch, Key, Metrics
 from stitchrl.nn.policy import DiscretePolicy
@@ -39,8 +40,9 @@ STEPS = {"update": 1, "updates": 100}
 def small_log(kind: str = "discrete", *, reward: float | None = None) -> Dataset:
     """Twelve episodes of 1 to 5 steps with 3 actions, or with 2 numbers in [-1, 1] an action where `kind` is "continuous".
 
-    There are 8 observations of 3 numbers, numbered by `observation_id`; every fourth episode is cut, and what followed
-    is known; discrete actions have masks.
+    There are 8 observations of 3 numbers, numbered by `observation_id`. Every fourth episode is cut, and what was seen
+    then is known. Discrete actions have masks, of which the one after a cut is unknown, so that rows without a target are
+    among them.
 
     Args:
         kind: "discrete" or "continuous".
@@ -293,8 +295,8 @@ def _check_purity(subject: _Subject, expected: Any, arguments: tuple[Any, ...]) 
 
 def _check_kept(subject: _Subject, after: PyTree, avals: Sequence[Any]) -> None:
     """A state keeps its structure, shapes and dtypes."""
-    before, structure = jax.tree_util.tree_flatten_with_path(subject.state)
-    if jax.tree.structure(after) != structure:  # type: ignore[operator]
+    before = jax.tree_util.tree_flatten_with_path(subject.state)[0]
+    if _structure(after) != _structure(subject.state):
         subject.fail("`update` must keep the structure of the state; it returns another.")
     for (where, old), new in zip(before, avals, strict=False):
         if (new.shape, new.dtype, new.weak_type) != (old.shape, old.dtype, False):
@@ -400,7 +402,10 @@ def _check_training(subject: _Subject) -> None:
             if _differ(among, alone, tolerance=0.0 if exact else 1e-3):
                 subject.fail("a seed must train alone as it does among others; its state differs.")
             subject.fail("a run that was interrupted must end as one that was not; its state differs.")
-        loaded: Any = load(Path(folder), {algorithm.name: type(algorithm)})
+        try:
+            loaded: Any = load(Path(folder), {algorithm.name: type(algorithm)})
+        except CheckpointError as error:
+            subject.fail(f"a run that was saved must be there to load, with the same settings; {error}")
     if loaded.algorithm != algorithm:
         subject.fail("a run that was saved must have the same settings when it is loaded.")
     if _differ(_acts(run.policy, subject), _acts(loaded.policy, subject)):
@@ -426,14 +431,15 @@ def _same_program(one: Any, two: Any) -> bool:
     return len(set(texts)) == 1 and not _differ(list(one.consts), list(two.consts))
 
 
+def _structure(tree: PyTree) -> Any:
+    return jax.tree.structure(tree)
+
+
 def _differ(one: PyTree, two: PyTree, *, tolerance: float = 0.0) -> bool:
     """Whether two pytrees differ: in structure, or in any bit, or by more than a tolerance."""
-    if jax.tree.structure(one) != jax.tree.structure(two):  # type: ignore[operator]
+    if _structure(one) != _structure(two):
         return True
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
     if tolerance:
         return not all(np.allclose(np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance) for a, b in pairs)
     return any(not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=False) for a, b in pairs)
-
-
-# --- end of algorithms -----------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ class MLP(eqx.Module):
             return first
         return _affine(self._after_first(first, None), self.weights[-1], self.biases[-1])
 
-    def hidden_from_first(self, first: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    def hidden_from_first(self, first: Float[Array, "*batch width"]) -> Float[Array, "*batch last"]:
         """The output of the last hidden layer, given what the first layer's product and bias give."""
         return self._after_first(first, None)
 
