@@ -10,6 +10,7 @@ import dataclasses
 import json as plain_json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +21,12 @@ from stitchrl.errors import ConfigurationError, StitchRLError
 from stitchrl.pipeline.settings import PipelineSettings
 
 if TYPE_CHECKING:
+    from typer import Context
+
     from stitchrl.algorithms.base import Algorithm
     from stitchrl.pipeline.workspace import Truth
+else:  # Typer annotates contexts as its own class, and hands over objects of the class below it
+    (Context,) = typer.Context.__bases__
 
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
 
@@ -38,13 +43,14 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         print(stitchrl.__version__)
         raise typer.Exit
+    return wanted
 
 
-def _take_config(context: typer.Context, file: Path | None) -> Path | None:
+def _take_config(context: Context, file: Path | None) -> Path | None:
     """Make the options that a TOML file gives the defaults of this command's."""
     if file is None:
         return None
@@ -159,7 +165,7 @@ def _options(
 
 @app.command()
 def demo(
-    context: typer.Context,
+    context: Context,
     out: Annotated[Path, typer.Option("--out", help="Directory for the log and the run.")] = Path("stitchrl-demo"),
     algorithms: Algorithms = None,
     assignments: Assignments = None,
@@ -187,7 +193,7 @@ def demo(
 
 @app.command()
 def run(
-    context: typer.Context,
+    context: Context,
     log: Log,
     out: Out,
     schema: SchemaFile = None,
@@ -276,7 +282,7 @@ def convert(
 
 @app.command()
 def train(
-    context: typer.Context,
+    context: Context,
     log: Log,
     out: Out,
     algorithm: Annotated[
@@ -388,7 +394,7 @@ def version() -> None:
     print(stitchrl.__version__)
 
 
-def _main_job(context: typer.Context, log: Path, out: Path, *, truth: Truth | None = None) -> None:
+def _main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = None) -> None:
     """`run` and `demo`: the options of the command are the settings of the main job."""
     from stitchrl.pipeline.pipeline import run_stages
     from stitchrl.pipeline.workspace import Workspace
@@ -430,7 +436,7 @@ def _main_job(context: typer.Context, log: Path, out: Path, *, truth: Truth | No
 
 
 def _candidates(
-    context: typer.Context, names: str | None, assignments: list[str] | None, gamma: float
+    context: Context, names: str | None, assignments: Sequence[str] | None, gamma: float
 ) -> dict[str, Algorithm] | None:
     """The candidates that a command was given, label -> algorithm; None where it says nothing about them."""
     tables = context.obj

@@ -73,7 +73,7 @@ def candidates_of_tables(tables: Any, classes: Classes, gamma: float) -> dict[st
 def with_assignments(candidates: Mapping[str, Algorithm], assignments: Sequence[str]) -> dict[str, Algorithm]:
     """The candidates with settings changed, each by a text LABEL.setting=value.
 
-    Where there is one candidate its label may be left out.
+    Where there is one candidate, its label may be left out.
 
     Raises:
         ConfigurationError: a text of another form, an unknown label or setting, or a value that does not fit.
@@ -117,17 +117,19 @@ def with_setting(holder: Any, label: str, path: Sequence[str], value: Any) -> An
     known = _settings_of(holder)
     if name not in known:
         raise ConfigurationError(f"{label} has no setting {printable(name)!r}; it has {', '.join(known)}.")
+    hint, meaning = known[name]
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
     old = getattr(holder, name)
-    if dataclasses.is_dataclass(old) and not rest:
-        inner = ", ".join(f"{name}.{entry}" for entry in _settings_of(old))
+    if kinds and not rest:
+        inner = ", ".join(f"{name}.{entry}" for entry in _settings_of(kinds[0]))
         raise ConfigurationError(f"`{name}` of {label} holds several settings; name one of {inner}.")
     if rest:
+        if old is None and kinds:
+            old = kinds[0]()
         if not dataclasses.is_dataclass(old):
             raise ConfigurationError(f"`{name}` of {label} is one value and has no setting {'.'.join(rest)!r}.")
         return dataclasses.replace(holder, **{name: with_setting(old, f"{label}.{name}", rest, value)})
-    meaning = known[name].metadata.get("meaning", "")
-    converted = _converted(value, typing.get_type_hints(type(holder))[name], f"`{name}` of {label}", meaning)
-    return dataclasses.replace(holder, **{name: converted})
+    return dataclasses.replace(holder, **{name: _converted(value, hint, f"`{name}` of {label}", meaning)})
 
 
 def _class_of(name: str, classes: Classes) -> type[Algorithm]:
@@ -138,8 +140,15 @@ def _class_of(name: str, classes: Classes) -> type[Algorithm]:
     raise ConfigurationError(f"There is no algorithm {printable(name)!r}; there are {', '.join(classes)}.")
 
 
-def _settings_of(holder: Any) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(holder) if field.init}
+def _settings_of(holder: Any) -> dict[str, tuple[Any, str]]:
+    """Name -> (type, meaning), of everything that the constructor takes."""
+    found = {}
+    for name, hint in typing.get_type_hints(holder if isinstance(holder, type) else type(holder)).items():
+        field = holder.__dataclass_fields__.get(name)
+        if field is not None and field.init and typing.get_origin(hint) is not typing.ClassVar:
+            kind = hint.type if isinstance(hint, dataclasses.InitVar) else hint
+            found[name] = (kind, field.metadata.get("meaning", ""))
+    return found
 
 
 def _with_table(algorithm: Algorithm, label: str, path: tuple[str, ...], value: Any) -> Algorithm:
@@ -158,12 +167,7 @@ def _converted(value: Any, hint: Any, where: str, meaning: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if type(None) in arguments and isinstance(value, str) and value.lower() == "none":
             return None
-        for inner in arguments:
-            try:
-                return _converted(value, inner, where, meaning)
-            except ConfigurationError as error:
-                refusal = error
-        raise refusal
+        return _converted(value, next(kind for kind in arguments if kind is not type(None)), where, meaning)
     if origin is tuple:
         return _numbers(value, arguments, where, meaning)
     if origin is Literal:

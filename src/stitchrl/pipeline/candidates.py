@@ -71,11 +71,12 @@ def unique_labels(names: Iterable[str]) -> list[str]:
     return labels
 
 
-def labelled(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm]) -> dict[str, Algorithm]:
+def labelled(algorithms: Any) -> dict[str, Algorithm]:
     """The candidates of a run, checked: label -> algorithm.
 
     Args:
-        algorithms: label -> algorithm; or algorithms alone, which are labelled by their names, the second IQL "IQL-2".
+        algorithms: label -> algorithm; or algorithms alone, which are labelled by their names, the second IQL "IQL-2";
+            or a single algorithm.
 
     Raises:
         ConfigurationError: none that may be selected, two of one label, or a label that cannot name a folder.
@@ -83,8 +84,9 @@ def labelled(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm]) -> dict[
     if isinstance(algorithms, Mapping):
         found = dict(algorithms)
     else:
-        labels = unique_labels(algorithm.name for algorithm in algorithms)
-        found = dict(zip(labels, algorithms, strict=True))
+        several = list(algorithms) if isinstance(algorithms, Sequence) else [algorithms]
+        labels = unique_labels(getattr(algorithm, "name", "candidate") for algorithm in several)
+        found = dict(zip(labels, several, strict=True))
     if not found:
         raise ConfigurationError("A run needs at least one candidate; got none.")
     taken: dict[str, str] = {}

@@ -27,7 +27,7 @@ from stitchrl.pipeline.candidates import Candidate, default_algorithms, labelled
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reading.read import read
-from stitchrl.storage.files import write_json
+from stitchrl.storage.files import forget_abandoned, write_json
 from stitchrl.storage.run_directory import claim, load_json
 from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.fit import fit
@@ -119,6 +119,8 @@ class Workspace:
         check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds)
         check_size(self.log, test, train + valid, 1)
         claim(self.out / "run.json", self._identity(), free=("command",), upgrade=_upgraded, alone=True)
+        for name in FILES:  # what a killed run was writing
+            forget_abandoned(self.out / name)
 
     def _identity(self) -> dict[str, Any]:
         versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
