@@ -24,7 +24,7 @@ FEWER = (
     ("st.demo_log()", "small_log()"),
     ("updates=1_000", "updates=50"),
     ("(128, 128)", "(16,)"),
-    (".greedy(), test)", ".greedy(), test, settings=st.FitSettings(updates=50, hidden_sizes=(16,)))"),
+    (".greedy(), test)", ".greedy(), test, settings=st.FitSettings(updates=5, hidden_sizes=(16,)))"),
 )
 """What makes the README's example small: a log of 400 stays, narrow networks, few updates."""
 

@@ -130,7 +130,7 @@ def test_a_wrong_assignment_is_one_sentence(text: str, sentence: str) -> None:
 
 
 def test_wrong_names_are_one_sentence() -> None:
-    assert "There is no algorithm 'magic'; there are BC, " in refusal(candidates_of, "IQL,magic", CLASSES, 1.0)
+    assert "There is no algorithm 'magic'; there are AWR, BC, " in refusal(candidates_of, "IQL,magic", CLASSES, 1.0)
     assert "At least one algorithm must be named" in refusal(candidates_of, " , ", CLASSES, 1.0)
 
 
@@ -166,7 +166,7 @@ def test_tables_make_candidates() -> None:
 @pytest.mark.parametrize(
     ("tables", "sentence"),
     [
-        ([{"expectile": 0.9}], "Every [[candidate]] must name its `algorithm`, one of BC"),
+        ([{"expectile": 0.9}], "Every [[candidate]] must name its `algorithm`, one of AWR, BC"),
         ([{}], "has only nothing"),
         ([{"algorithm": "magic"}], "There is no algorithm 'magic'"),
         ([{"algorithm": "IQL", "expectil": 1}], "IQL has no setting 'expectil'"),

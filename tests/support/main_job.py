@@ -27,13 +27,12 @@ SMALL = PipelineSettings(updates=600, evaluation_updates=40, seeds=2, batch_size
 
 
 def small_algorithms() -> list[Algorithm]:
-    """Two settings of one class, one without critics, and one kept as a warning; narrow networks compile fast."""
+    """Two settings of one class, which are one program, and one algorithm without critics; narrow networks compile fast."""
     value: dict[str, Any] = {"gamma": 1.0, "hidden_sizes": (16,)}
     return [
         st.BC(hidden_sizes=(16,)),
         st.IQL(inverse_temperature=10.0, **value),
         st.IQL(inverse_temperature=1.0, **value),
-        st.DQN(**value),
     ]
 
 
