@@ -57,6 +57,7 @@ from stitchrl.deployment.bundle import Bundle as Bundle
 from stitchrl.deployment.guard import Guard as Guard
 from stitchrl.evaluation.agreement import Agreement as Agreement
 from stitchrl.evaluation.contributions import Estimand as Estimand
+from stitchrl.evaluation.estimator import Estimator as Estimator
 from stitchrl.evaluation.evaluate import Evaluation as Evaluation
 from stitchrl.evaluation.settings import FitSettings as FitSettings
 from stitchrl.evaluation.results import Estimate as Estimate

@@ -369,6 +369,7 @@ def evaluate(
         settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
         confidence=confidence,
         margin=margin,
+        audit_verdict=stitchrl.audit(data).verdict,
         **chosen,
     )
     if json:

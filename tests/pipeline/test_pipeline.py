@@ -472,6 +472,7 @@ def test_what_the_evaluate_command_asks_for(
     assert asked.pop("settings") == st.FitSettings(updates=7, seed=5)
     assert asked == {
         "gamma": None, "horizon": 3, "confidence": 0.95, "margin": 0.02, "estimators": ["wis", "fqe"],
+        "audit_verdict": "usable with care",
     }  # fmt: skip
     assert stitchrl(*words, "--gate").status == 3
 

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from stitchrl.evaluation.verdict import Line, Verdict
+from stitchrl.evaluation.verdict import Verdict
 from stitchrl.storage.run_directory import load_json
 
 __all__ = ["Outcome"]
@@ -36,9 +36,7 @@ class Outcome:
         audit = load_json(folder / "audit.json")["verdict"]
         if stopped or not (folder / "verdict.json").exists():
             return cls(folder, audit, stopped=stopped)
-        content = load_json(folder / "verdict.json")
-        lines = tuple(Line(**line) for line in content["lines"])
-        verdict = Verdict(**(content | {"lines": lines, "caveats": tuple(content["caveats"])}))
+        verdict = Verdict.from_dict(load_json(folder / "verdict.json"))
         return cls(folder, audit, verdict, load_json(folder / "estimates.json")["selected"]["title"])
 
     @property

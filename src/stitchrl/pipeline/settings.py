@@ -53,7 +53,7 @@ class PipelineSettings:
                 "`fractions` must be three shares above 0 that sum to 1, of train, validation and test; got "
                 f"{', '.join(map(str, shares))}."
             )
-        from stitchrl.data.dataset import SPLITS  # here, so that the command line has its defaults without NumPy
+        from stitchrl.data.splits import WAYS  # here, so that the command line has its defaults without NumPy
 
-        if self.split_by is not None and self.split_by not in SPLITS:
-            raise ConfigurationError(f"`split_by` must be one of {', '.join(SPLITS)}; got {self.split_by!r}.")
+        if self.split_by is not None and self.split_by not in WAYS:
+            raise ConfigurationError(f"`split_by` must be one of {', '.join(WAYS)}; got {self.split_by!r}.")

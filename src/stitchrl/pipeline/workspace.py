@@ -19,8 +19,8 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError
-from stitchrl.evaluation.evaluate import check_size
-from stitchrl.evaluation.evidence import FitSettings
+from stitchrl.evaluation.requirements import check_size
+from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 from stitchrl.pipeline.candidates import Candidate, default_algorithms, labelled
