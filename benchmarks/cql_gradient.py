@@ -22,7 +22,7 @@ import numpy as np
 import stitchrl as st
 from environment import describe
 from scores import ENVIRONMENTS, PLAY_SEED, RANDOM_EPISODES, State, UniformPolicy
-from stitchrl.rollout import rollout
+from stitchrl.rollouts import rollout
 
 VARIANTS = {"whole": 0, "4 sampled": 4, "1 sampled": 1}
 """Name -> `gradient_samples`."""

@@ -63,7 +63,7 @@ def table_of(run: Path) -> list[str]:
         fqe = candidate["evaluation"]["estimates"]["fqe"]
         claimed = "-" if candidate["claimed"] is None else f"{candidate['claimed']:.3f}"
         lines.append(
-            f"| {place} | {candidate['label']} | {claimed} | {fqe['value']:.3f} [{fqe['lower']:.3f}, {fqe['upper']:.3f}] "
+            f"| {place} | {candidate['title']} | {claimed} | {fqe['value']:.3f} [{fqe['lower']:.3f}, {fqe['upper']:.3f}] "
             f"| {'yes' if fqe['healthy'] else 'no'} | {candidate['exact']:.4f} | {candidate['exact'] - base:+.4f} |"
         )
     iql = [c["exact"] for c in ranking["candidates"] if c["algorithm"] == "IQL"]
@@ -76,7 +76,7 @@ def table_of(run: Path) -> list[str]:
     )
     chosen = estimates["selected"]
     lines += [
-        f"\nOn test, {chosen['label']} (exact gain {chosen['exact'] - base:+.4f}):\n",
+        f"\nOn test, {chosen['title']} (exact gain {chosen['exact'] - base:+.4f}):\n",
         "| estimator | gain [95%] | ESS of 8,000 | healthy |",
         "|---|---|---|---|",
     ]

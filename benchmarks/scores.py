@@ -27,7 +27,7 @@ import numpy as np
 
 import stitchrl as st
 from environment import describe
-from stitchrl.rollout import episode_seeds, rollout
+from stitchrl.rollouts import episode_seeds, rollout
 
 ENVIRONMENTS = {
     "halfcheetah_medium_replay": ("HalfCheetah-v5", 8907.0),

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 
 from environment import describe
 from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, draw_log, log_table
-from stitchrl.pipeline.pipeline import Pipeline
-from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.pipeline.pipeline import run
 
 
 def main() -> None:
@@ -41,19 +40,14 @@ def main() -> None:
             log = demo_log(compact_table(draw_log(args.stays, seed=draw)))
             pq.write_table(log_table(log), folder / "stays.parquet")
             (folder / "stays.toml").write_text(log.schema.to_toml())
-            job = Pipeline(
-                folder / "stays.parquet",
-                folder / "run",
-                settings=PipelineSettings(),
-                truth=ExactValues(),
-                progress=False,
-            )
-            verdict = job.run()
+            verdict = run(folder / "stays.parquet", folder / "run", truth=ExactValues()).verdict
+            assert verdict is not None
+            assert verdict.primary is not None
             ranking, estimates = (
                 json.loads((folder / "run" / f).read_text()) for f in ("ranking.json", "estimates.json")
             )
         base, chosen = estimates["behavior_exact"], estimates["selected"]
-        primary = verdict["primary"]
+        primary = verdict.primary
         gain = chosen["evaluation"]["gain"][primary]
         first = ranking["order"][0]
         valid = ranking["candidates"][first["index"]]["evaluation"]["gain"][first["estimator"]]
@@ -62,10 +56,10 @@ def main() -> None:
         best = max((c for c in ranking["candidates"] if not c["caution"]), key=lambda c: c["exact"])
         covered = "yes" if gain["lower"] <= exact <= gain["upper"] else "NO"
         lines.append(
-            f"| {draw} | {chosen['label']} | {first['estimator']} {valid['value']:+.4f}, from {valid['lower']:+.4f} "
+            f"| {draw} | {chosen['title']} | {first['estimator']} {valid['value']:+.4f}, from {valid['lower']:+.4f} "
             f"| {primary} {gain['value']:+.4f} "
-            f"[{gain['lower']:+.4f}, {gain['upper']:+.4f}] | {exact:+.4f} | {covered} | {verdict['decision']} "
-            f"| {best['exact'] - base:+.4f} ({best['label']}) |"
+            f"[{gain['lower']:+.4f}, {gain['upper']:+.4f}] | {exact:+.4f} | {covered} | {verdict.decision} "
+            f"| {best['exact'] - base:+.4f} ({best['title']}) |"
         )
         print(lines[-1], flush=True)
     lines.append(f"\nIQL over all draws and seeds: mean exact gain {np.mean(iql):+.4f}, lowest {np.min(iql):+.4f}.")

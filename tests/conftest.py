@@ -6,8 +6,9 @@ import gc
 import importlib.util
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before JAX is imported anywhere.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -50,3 +51,11 @@ def _programs_end_with_their_file() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def stitchrl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command in this process: `stitchrl("audit", log)` gives its exit status and what it printed."""
+    from commands import command_runner
+
+    return command_runner(monkeypatch, capsys)

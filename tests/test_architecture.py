@@ -20,7 +20,7 @@ FLOORS = (
     {"mdp"},
     {"feeds"},
     {"nn"},
-    {"rollout"},
+    {"rollouts"},
     {"auditing"},
     {"algorithms"},
     {"deployment"},
@@ -28,7 +28,7 @@ FLOORS = (
     {"evaluation"},
     {"pipeline"},
     {"checking"},
-    {"__init__", "cli", "testing"},
+    {"__init__", "cli", "testing", "trackers"},
 )
 """Lowest first. A module imports lower floors and, inside its own package, what `SHARED` and `ROOMS` allow."""
 SHARED = {
@@ -60,7 +60,7 @@ ROOMS = {
 }
 """Folders whose files nobody imports but these modules of the same package: where the folder is registered."""
 NEVER = {
-    "deployment": {"algorithms", "training", "feeds", "auditing", "reading", "mdp", "reporting", "rollout"},
+    "deployment": {"algorithms", "training", "feeds", "auditing", "reading", "mdp", "reporting", "rollouts"},
     "reporting": {"storage"},
 }
 """What a package must not import although it lies below."""

@@ -1,21 +1,38 @@
-"""The command line: each command is one call of the library. Bad input: one sentence, exit status 2."""
+"""The command line: each command is one call of the library.
+
+Exit status: 0 done, and GO with `--gate`; 2 bad input, in one sentence; 3 NO-GO and 4 CANNOT TELL, with `--gate`; 5 the
+audit calls the log not usable; 130 stopped from the keyboard.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json as plain_json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import stitchrl
 from stitchrl.errors import ConfigurationError, StitchRLError
+from stitchrl.pipeline.settings import PipelineSettings
 
 if TYPE_CHECKING:
-    from stitchrl.algorithms.base import Algorithm
+    from typer import Context
 
-# JAX is imported inside the commands: `stitchrl --help` must not wait for it.
+    from stitchrl.algorithms.base import Algorithm
+    from stitchrl.pipeline.workspace import Truth
+else:  # Typer annotates contexts as its own class, and hands over objects of the class below it
+    (Context,) = typer.Context.__bases__
+
+# JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
+
+EXIT_BY_DECISION = {"GO": 0, "NO-GO": 3, "CANNOT TELL": 4}
+NOT_USABLE = 5
+STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
 
 app = typer.Typer(
     help="From a log file to a policy you can defend.",
@@ -25,6 +42,51 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        print(stitchrl.__version__)
+        raise typer.Exit
+    return wanted
+
+
+def _take_config(context: Context, file: Path | None) -> Path | None:
+    """Make the options that a TOML file gives the defaults of this command's."""
+    if file is None:
+        return None
+    import tomllib
+
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"The configuration {str(file)!r} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise ConfigurationError(f"The configuration {str(file)!r} is not TOML: {error}.") from None
+    options = {
+        flag[2:].replace("-", "_"): option.name
+        for option in context.command.params
+        for flag in option.opts
+        if flag.startswith("--") and flag not in ("--config", "--help")
+    }
+    tables = content.pop("candidate", None)
+    if tables is not None and "set" in options:
+        context.obj = tables
+        options["candidate"] = "candidate"
+    elif tables is not None:
+        content["candidate"] = tables
+    given = {name.replace("-", "_"): value for name, value in content.items()}
+    for name in given:
+        if name not in options:
+            raise ConfigurationError(
+                f"`{name}` in {str(file)!r} is no option of this command; the options are {', '.join(options)}."
+            )
+    # Numbers as text, so that 2000.5 updates are refused as they are on the command line.
+    context.default_map = {
+        options[name]: str(value) if type(value) in (int, float) else value for name, value in given.items()
+    }
+    return file
+
+
 Log = Annotated[
     Path,
     typer.Argument(
@@ -32,80 +94,147 @@ Log = Annotated[
         "the same name beside it."
     ),
 ]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", help="Of the log, by name. [default: found from its content]")
+Format = Annotated[
+    str | None, typer.Option("--format", help="Format of the log, by name. [default: found from its content]")
 ]
-SchemaOption = Annotated[Path | None, typer.Option("--schema", help="Schema TOML, if not beside the log.")]
+SchemaFile = Annotated[Path | None, typer.Option("--schema", help="Schema of the log, a TOML file not beside it.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        callback=_take_config,
+        help="A TOML file of options, such as `updates = 5000`, and of candidates, each under [[candidate]]. What the "
+        "command line says wins.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; a run found there continues.")]
 Algorithms = Annotated[
     str | None,
-    typer.Option("--algorithms", help=f"Comma-separated, from {', '.join(stitchrl.ALGORITHMS)}. [default: all]"),
-]
-Seeds = Annotated[int, typer.Option("--seeds", help="Candidates of each algorithm.")]
-Updates = Annotated[int, typer.Option("--updates", help="Gradient updates of each candidate.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the split, the evaluation fits and the bootstrap.")]
-Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
-SplitBy = Annotated[
-    str | None,
-    typer.Option("--split-by", help="episode, group, time or return. [default: group where the log has groups]"),
-]
-Until = Annotated[
-    str,
     typer.Option(
-        "--until",
-        help="Stop after this stage: audit, split, train, select, evaluate, verdict, report, bundle.",
+        "--algorithms",
+        help=f"Candidates, separated by commas, from {', '.join(stitchrl.ALGORITHMS)}. A name given twice makes two "
+        "candidates: IQL,IQL are labelled IQL and IQL-2. [default: the main job's own]",
     ),
 ]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="LABEL.SETTING=VALUE",
+        help="Change a setting of a candidate: IQL.expectile=0.9, IQL-2.hidden_sizes=256x256. May be repeated.",
+    ),
+]
+Seeds = Annotated[int, typer.Option("--seeds", help="How many times each candidate is trained, from seeds 0, 1, ...")]
+Updates = Annotated[int, typer.Option("--updates", help="Gradient updates of each seed of each candidate.")]
+EvaluationUpdates = Annotated[
+    int, typer.Option("--evaluation-updates", help="Gradient updates of each model that the evaluation fits.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Transitions in a batch.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the split, of the evaluation's fits and of its resampling.")]
+Fractions = Annotated[str, typer.Option("--fractions", help="Shares of train, validation and test.")]
+SplitBy = Annotated[
+    str | None,
+    typer.Option(
+        "--split-by", help="Split by episode, group, time or return. [default: group where the log has groups]"
+    ),
+]
+Confidence = Annotated[float, typer.Option("--confidence", help="Coverage that the two-sided intervals aim at.")]
+Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
+Until = Annotated[str, typer.Option("--until", help=f"Stop after this stage: {', '.join(STAGES)}.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Go on where the audit calls the log not usable; the verdict then says so.")
+]
+Gate = Annotated[
+    bool, typer.Option("--gate", help="Let the exit status tell the verdict: 0 GO, 3 NO-GO, 4 CANNOT TELL.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only: no stages, no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+
+FRACTIONS = ",".join(map(str, PipelineSettings.fractions))
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a log file to a policy you can defend."""
 
 
 @app.command()
 def demo(
+    context: Context,
     out: Annotated[Path, typer.Option("--out", help="Directory for the log and the run.")] = Path("stitchrl-demo"),
     algorithms: Algorithms = None,
-    seeds: Seeds = 3,
-    updates: Updates = 2000,
-    seed: Seed = 0,
-    propensities: Annotated[bool, typer.Option(help="Keep the clinicians' probabilities in the log.")] = True,
+    assignments: Assignments = None,
+    seeds: Seeds = PipelineSettings.seeds,
+    updates: Updates = PipelineSettings.updates,
+    evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
+    seed: Seed = PipelineSettings.seed,
+    propensities: Annotated[
+        bool,
+        typer.Option("--propensities/--no-propensities", help="Keep the clinicians' probabilities in the log."),
+    ] = True,
+    quiet: Quiet = False,
+    config: Config = None,
 ) -> None:
     """Write the embedded hospital log as stays.parquet and run the main job on it, with exact values beside every number."""
     from stitchrl.mdp.icu_sepsis import ExactValues
     from stitchrl.pipeline.demo import write_demo_log
 
-    _algorithms(algorithms, 1.0)  # before anything is written
+    _candidates(context, algorithms, assignments, 1.0)  # before anything is written
     log = write_demo_log(out, propensities=propensities)
-    print(f"log: {log} (schema: {log.with_suffix('.toml').name})")
-    _run(log, out / "run", None, algorithms, seeds, updates, seed, 0.0, "bundle", ExactValues())
+    if not quiet:
+        print(f"log: {log} (schema: {log.with_suffix('.toml').name})")
+    _main_job(context, log, out / "run", truth=ExactValues())
 
 
 @app.command()
 def run(
+    context: Context,
     log: Log,
     out: Out,
-    schema: SchemaOption = None,
+    schema: SchemaFile = None,
+    format: Format = None,
+    config: Config = None,
     algorithms: Algorithms = None,
-    seeds: Seeds = 3,
-    updates: Updates = 2000,
-    seed: Seed = 0,
-    margin: Margin = 0.0,
+    assignments: Assignments = None,
+    seeds: Seeds = PipelineSettings.seeds,
+    updates: Updates = PipelineSettings.updates,
+    evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
+    batch_size: BatchSize = PipelineSettings.batch_size,
+    seed: Seed = PipelineSettings.seed,
+    fractions: Fractions = FRACTIONS,
     split_by: SplitBy = None,
-    until: Until = "bundle",
+    confidence: Confidence = PipelineSettings.confidence,
+    margin: Margin = PipelineSettings.margin,
+    until: Until = STAGES[-1],
+    force: Force = False,
+    gate: Gate = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
 ) -> None:
-    """From a log to a verdict: audit, split, train, select, evaluate, verdict, report, bundle."""
-    _run(log, out, schema, algorithms, seeds, updates, seed, margin, until, None, split_by)
+    """From a log to a verdict: audit, split, train, select, evaluate, verdict, report, bundle.
+
+    Exit status 5 where the audit calls the log not usable and the run stopped there.
+    """
+    _main_job(context, log, out)
 
 
 @app.command()
 def audit(
     log: Log,
-    schema: SchemaOption = None,
-    format: FormatOption = None,
+    schema: SchemaFile = None,
+    format: Format = None,
     against: Annotated[
         Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: AsJson = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
 ) -> None:
-    """Say what is in a log and what is wrong with it; exit status 1 where it is not usable."""
+    """Say what is in a log and what is wrong with it; exit status 5 where it is not usable."""
     from stitchrl.reporting.audit_terminal import print_audit
 
     other = None if against is None else stitchrl.read(against, schema, format=format)
@@ -116,17 +245,15 @@ def audit(
 
         write_text(html, render_audit(found.to_dict(), title=log.name))
     if json:
-        import json as plain
-
-        print(plain.dumps(found.to_dict(), indent=1, allow_nan=False))
+        _print_json(found.to_dict())
     else:
         print_audit(found.to_dict())
     if found.verdict == "not usable":
-        raise typer.Exit(1)
+        raise typer.Exit(NOT_USABLE)
 
 
 @app.command()
-def schema(log: Log, format: FormatOption = None) -> None:
+def schema(log: Log, format: Format = None) -> None:
     """Print a first schema for a log, as TOML with remarks: save it beside the log, and correct it."""
     from stitchrl.reading.propose import propose
     from stitchrl.reading.read import open_log
@@ -142,8 +269,8 @@ def schema(log: Log, format: FormatOption = None) -> None:
 def convert(
     log: Log,
     out: Annotated[Path, typer.Argument(help="What to make: name.parquet, or a folder.")],
-    schema: SchemaOption = None,
-    format: FormatOption = None,
+    schema: SchemaFile = None,
+    format: Format = None,
     to: Annotated[
         str | None,
         typer.Option("--to", help="store, parquet or minari. [default: Parquet where OUT ends so, else a store]"),
@@ -155,40 +282,102 @@ def convert(
 
 @app.command()
 def train(
+    context: Context,
     log: Log,
     out: Out,
-    algorithm: Annotated[str, typer.Option("--algorithm", help=f"One of {', '.join(stitchrl.ALGORITHMS)}.")] = "IQL",
-    schema: SchemaOption = None,
+    algorithm: Annotated[
+        str | None, typer.Option("--algorithm", help=f"One of {', '.join(stitchrl.ALGORITHMS)}. [default: IQL]")
+    ] = None,
+    assignments: Assignments = None,
+    schema: SchemaFile = None,
+    format: Format = None,
+    config: Config = None,
     seeds: Seeds = 1,
-    updates: Updates = 2000,
+    updates: Updates = PipelineSettings.updates,
+    batch_size: BatchSize = PipelineSettings.batch_size,
+    quiet: Quiet = False,
 ) -> None:
-    """Train one algorithm on a whole log; `st.load(OUT)` gives the run."""
-    data = stitchrl.read(log, schema)
-    found = _algorithms(algorithm, data.schema.gamma) or ()
+    """Train one algorithm on a whole log, with the main job's settings and units; `st.load(OUT)` gives the run."""
+    from stitchrl.data.scaling import unit_return_scale
+
+    data = stitchrl.read(log, schema, format=format)
+    named = algorithm or ("IQL" if context.obj is None else None)
+    found = _candidates(context, named, assignments, data.schema.gamma) or {}
     if len(found) != 1:
-        raise ConfigurationError(f"`train` takes one algorithm; got {algorithm!r}.")
-    (chosen,) = found
-    stitchrl.fit(chosen, data, updates=updates, seeds=seeds, out=out, progress=True)
-    print(f"{chosen.name}: {out}")
+        raise ConfigurationError(f"`train` takes one algorithm; got {', '.join(found)}.")
+    ((label, chosen),) = found.items()
+    scale = unit_return_scale(data)
+    if not quiet:
+        print(
+            f"Rewards are multiplied by {scale:.4g} while learning, so that returns have a standard deviation of 1, as in "
+            "the main job: settings such as IQL's inverse_temperature and CQL's cql_weight are in those units."
+        )
+    stitchrl.fit(
+        chosen,
+        data,
+        updates=updates,
+        seeds=seeds,
+        batch_size=batch_size,
+        out=out,
+        reward_scale=scale,
+        progress=not quiet,
+    )
+    print(f"{label}: {out}")
 
 
 @app.command()
 def evaluate(
     policy: Annotated[Path, typer.Argument(help="Policy directory, as `stitchrl run` writes it.")],
     log: Log,
-    schema: SchemaOption = None,
-    margin: Margin = 0.0,
-    seed: Seed = 0,
+    schema: SchemaFile = None,
+    format: Format = None,
+    config: Config = None,
+    estimators: Annotated[
+        str | None, typer.Option("--estimators", help="Names separated by commas. [default: wis,pdwis,wdr,fqe]")
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="Another policy directory, over which gains are taken. [default: the log's]"),
+    ] = None,
+    gamma: Annotated[float | None, typer.Option("--gamma", help="Discount. [default: the log's]")] = None,
+    horizon: Annotated[
+        int | None, typer.Option("--horizon", help="Count only so many first steps. [default: until terminated]")
+    ] = None,
+    confidence: Confidence = PipelineSettings.confidence,
+    margin: Margin = PipelineSettings.margin,
+    evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
+    seed: Seed = PipelineSettings.seed,
+    gate: Gate = False,
+    json: AsJson = False,
 ) -> None:
     """Estimate a saved policy on a log it did not learn from, and give the verdict."""
-    bundle, data = stitchrl.load_policy(policy), stitchrl.read(log, schema)
+    bundle, data = stitchrl.load_policy(policy), stitchrl.read(log, schema, format=format)
     if bundle.provenance.get("log", {}).get("content_hash") == data.content_hash:
         raise ConfigurationError(
             f"The policy in {str(policy)!r} was learned from this very log, so estimates on it would be too good. "
             "Give episodes it never saw."
         )
-    audited = stitchrl.audit(data).verdict
-    print(stitchrl.evaluate(bundle, data, margin=margin, seed=seed, audit_verdict=audited).verdict)
+    chosen: dict[str, Any] = (
+        {} if estimators is None else {"estimators": [name.strip() for name in estimators.split(",")]}
+    )
+    found = stitchrl.evaluate(
+        bundle,
+        data,
+        gamma=gamma,
+        horizon=horizon,
+        baseline=None if baseline is None else stitchrl.load_policy(baseline),
+        settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
+        confidence=confidence,
+        margin=margin,
+        audit_verdict=stitchrl.audit(data).verdict,
+        **chosen,
+    )
+    if json:
+        _print_json(found.to_dict())
+    else:
+        print(found.verdict)
+    if gate:
+        raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
 
 
 @app.command()
@@ -206,58 +395,80 @@ def version() -> None:
     print(stitchrl.__version__)
 
 
-def _run(
-    log: Path,
-    out: Path,
-    schema: Path | None,
-    algorithms: str | None,
-    seeds: int,
-    updates: int,
-    seed: int,
-    margin: float,
-    until: str,
-    truth: object,
-    split_by: str | None = None,
-) -> None:
-    from stitchrl.pipeline.pipeline import STAGES, Pipeline
-    from stitchrl.pipeline.settings import PipelineSettings
+def _main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = None) -> None:
+    """`run` and `demo`: the options of the command are the settings of the main job."""
+    from stitchrl.pipeline.pipeline import run_stages
+    from stitchrl.pipeline.workspace import Workspace
+
+    given = context.params
+    quiet, json, gate, until = given["quiet"], given.get("json", False), given.get("gate", False), given.get("until")
+    if gate and until in STAGES[: STAGES.index("verdict")]:
+        raise ConfigurationError(
+            f"`--gate` needs a verdict, and a run until {until!r} has none. Leave one of them out."
+        )
+    names = {field.name for field in dataclasses.fields(PipelineSettings)} & set(given)
+    settings = {name: given[name] for name in names} | {"fractions": _shares(given.get("fractions", FRACTIONS))}
 
     def say(stage: str, text: str) -> None:
-        print(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage:<9} {text}", flush=True)
+        if not quiet and not json:
+            print(f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage:<9} {text}", flush=True)
 
-    job = Pipeline(
+    job = Workspace(
         log,
         out,
-        schema=schema,
-        settings=PipelineSettings(updates=updates, seeds=seeds, seed=seed, margin=margin, split_by=split_by),
-        truth=truth,  # type: ignore[arg-type]
+        schema=given.get("schema"),
+        format=given.get("format"),
+        settings=PipelineSettings(**settings),
+        truth=truth,
         command=shlex.join(["stitchrl", *sys.argv[1:]]),
         say=say,
+        progress=not quiet and not json,
     )
-    job.algorithms = _algorithms(algorithms, job.log.schema.gamma)
-    job.run(until)
-    if until == STAGES[-1]:
-        from stitchrl.pipeline.pipeline import stored_verdict
+    job.algorithms = _candidates(context, given["algorithms"], given["assignments"], job.log.schema.gamma)
+    found = run_stages(job, until=until or STAGES[-1], force=given.get("force", False))
+    if json:
+        _print_json(found.to_dict())
+    elif until in (None, STAGES[-1]) or found.stopped:
+        print(found if quiet else f"\n{found}")
+    if found.stopped:
+        raise typer.Exit(NOT_USABLE)
+    if gate and found.verdict is not None:
+        raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
 
-        print(f"\n{stored_verdict(out)}\n\nreport: {out / 'report.html'}")
 
-
-def _algorithms(names: str | None, gamma: float) -> tuple[Algorithm, ...] | None:
-    """The main job's settings of the named algorithms, or their own defaults where it has none; None for all."""
-    if names is None:
+def _candidates(
+    context: Context, names: str | None, assignments: Sequence[str] | None, gamma: float
+) -> dict[str, Algorithm] | None:
+    """The candidates that a command was given, label -> algorithm; None where it says nothing about them."""
+    tables = context.obj
+    if names is None and tables is None and not assignments:
         return None
-    from stitchrl.pipeline.candidates import default_algorithms
+    from stitchrl.pipeline.assignments import candidates_of, candidates_of_tables, with_assignments
+    from stitchrl.pipeline.candidates import default_algorithms, labelled
 
-    known = {algorithm.name.lower(): algorithm for algorithm in default_algorithms(gamma)}
-    for name in stitchrl.ALGORITHMS:
-        if name.lower() not in known:
-            kind = getattr(stitchrl, name)
-            known[name.lower()] = kind(**({"gamma": gamma} if hasattr(kind, "gamma") else {}))
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    for name in chosen:
-        if name.lower() not in known:
-            raise ConfigurationError(f"There is no algorithm {name!r}; there are {', '.join(stitchrl.ALGORITHMS)}.")
-    return tuple(known[name.lower()] for name in chosen)
+    classes: dict[str, Any] = {name: getattr(stitchrl, name) for name in stitchrl.ALGORITHMS}
+    if names is not None and tables is not None:
+        raise ConfigurationError("Candidates stand in the configuration file and on the command line; give them once.")
+    if tables is not None:
+        found = candidates_of_tables(tables, classes, gamma)
+    elif names is not None:
+        found = candidates_of(names, classes, gamma)
+    else:
+        found = labelled(default_algorithms(gamma))
+    return with_assignments(found, assignments or ())
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    """Three numbers separated by commas."""
+    try:
+        train, validation, test = map(float, text.split(","))
+    except ValueError:
+        raise ConfigurationError(f"`--fractions` must be three numbers such as {FRACTIONS}; got {text!r}.") from None
+    return train, validation, test
+
+
+def _print_json(content: Any) -> None:
+    print(plain_json.dumps(content, indent=1, allow_nan=False))
 
 
 def main() -> None:

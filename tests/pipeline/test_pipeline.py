@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,34 +11,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import main_job
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import Command
+from main_job import SMALL, small_algorithms, small_job, write_small_log
 
 import stitchrl as st
-from stitchrl import cli
 from stitchrl.errors import ConfigurationError, RunDirectoryError
-from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, draw_log, log_table
-from stitchrl.pipeline.candidates import default_algorithms
+from stitchrl.mdp.icu_sepsis import ExactValues
 from stitchrl.pipeline.demo import write_demo_log
-from stitchrl.pipeline.pipeline import STAGES, Pipeline
+from stitchrl.pipeline.pipeline import run_stages
 from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.pipeline.stages import STAGES
+from stitchrl.storage.tensors import read_tensors
 from stitchrl.training.divergence import DivergenceError
 
 FILES = ["audit.json", "split.json", "ranking.json", "estimates.json", "verdict.json", "report.html"]
-QUICK = PipelineSettings(updates=40, evaluation_updates=40, seeds=2)
 RESULTS = ["split.json", "ranking.json", "estimates.json", "verdict.json"]
-
-
-def write_small_log(folder: Path, *, propensities: bool = True, stays: int = 400) -> Path:
-    """A small draw of hospital stays as stays.parquet and stays.toml."""
-    log = demo_log(compact_table(draw_log(stays, seed=3)), propensities=propensities)
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(log_table(log), folder / "stays.parquet")
-    (folder / "stays.toml").write_text(log.schema.to_toml())
-    return folder / "stays.parquet"
+ONE = dataclasses.replace(SMALL, updates=100, seeds=1)  # 100 at a time, as in SMALL: the same programs
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A log and a finished run on it, with exact values."""
     folder = tmp_path_factory.mktemp("main")
     log = write_small_log(folder)
-    Pipeline(log, folder / "run", settings=QUICK, truth=ExactValues(), progress=False).run()
+    run_stages(small_job(log, folder / "run"))
     return log, folder / "run"
 
 
@@ -53,29 +50,51 @@ def results(run: Path) -> dict[str, str]:
     return {name: (run / name).read_text() for name in RESULTS}
 
 
+def content(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def test_every_stage_leaves_its_file(finished: tuple[Path, Path]) -> None:
     _, run = finished
-    for name in [
-        *FILES,
-        "run.json",
-        "policy/policy.json",
-        "policy/policy.safetensors",
-        "checkpoints/IQL/metrics.parquet",
-    ]:
+    for name in [*FILES, "run.json", "policy/policy.json", "policy/policy.safetensors"]:
         assert (run / name).stat().st_size > 0, name
     assert not list(run.rglob("*.part"))
-    ranking = json.loads((run / "ranking.json").read_text())
-    assert len(ranking["candidates"]) == 2 * len(default_algorithms(1.0))
-    assert {c["algorithm"] for c in ranking["candidates"]} == {"BC", "FilteredBC", "IQL", "CQL", "DQN"}
+    ranking = content(run / "ranking.json")
     for candidate in ranking["candidates"]:
-        assert set(candidate["evaluation"]["estimates"]) == {"wis", "pdwis", "wdr", "fqe"}
+        assert {"wis", "wdr", "fqe"} <= set(candidate["evaluation"]["estimates"])
         assert 0.7 < candidate["exact"] < 0.9
-    assert not ranking["candidates"][ranking["order"][0]["index"]]["caution"]
+
+
+def test_two_settings_of_one_class_stand_in_one_run(finished: tuple[Path, Path]) -> None:
+    _, run = finished
+    ranking, report = content(run / "ranking.json"), (run / "report.html").read_text()
+    assert [(c["title"], c["label"], c["algorithm"], c["seed"]) for c in ranking["candidates"]] == [
+        (f"{label} seed {seed}{form}", label, algorithm, seed)
+        for label, algorithm, form in [
+            ("BC", "BC", ""),
+            ("IQL", "IQL", ", greedy"),
+            ("IQL-2", "IQL", ", greedy"),
+        ]
+        for seed in (0, 1)
+    ]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"BC", "IQL", "IQL-2"}
+    settings = {entry["label"]: entry["settings"] for entry in content(run / "run.json")["candidates"]}
+    assert settings["IQL"]["inverse_temperature"] == 10.0
+    assert settings["IQL-2"]["inverse_temperature"] == 1.0
+    claims = [candidate["claimed"] for candidate in ranking["candidates"] if candidate["algorithm"] == "IQL"]
+    assert len(set(claims)) == 4  # each has weights of its own
+    metrics = {label: (run / "checkpoints" / label / "metrics.parquet").read_bytes() for label in ("IQL", "IQL-2")}
+    assert metrics["IQL"] != metrics["IQL-2"]
+    selected = content(run / "estimates.json")["selected"]
+    assert content(run / "policy" / "policy.json")["provenance"]["label"] == selected["label"]
+    assert report.count("IQL-2") > 3  # claims, gains, learning curves, settings
+    assert selected["title"] in report
 
 
 def test_only_the_selected_policy_touches_test(finished: tuple[Path, Path]) -> None:
     _, run = finished
-    estimates, split = (json.loads((run / name).read_text()) for name in ("estimates.json", "split.json"))
+    estimates, split = content(run / "estimates.json"), content(run / "split.json")
     assert estimates["part"] == "test"
     assert set(estimates) == {"part", "selected", "behavior", "behavior_exact", "disagreement"}
     positions = [set(part["positions"]) for part in split["parts"].values()]
@@ -85,7 +104,7 @@ def test_only_the_selected_policy_touches_test(finished: tuple[Path, Path]) -> N
 
 def test_behaviour_value_is_the_mean_return_of_the_test_stays(finished: tuple[Path, Path]) -> None:
     log, run = finished
-    estimates = json.loads((run / "estimates.json").read_text())
+    estimates = content(run / "estimates.json")
     test = st.read(log).split((0.5, 0.1, 0.4), seed=0)[2]
     assert estimates["behavior"]["value"] == pytest.approx(test.episode_returns().mean())
     assert estimates["behavior_exact"] == pytest.approx(0.78184, abs=1e-4)
@@ -94,8 +113,9 @@ def test_behaviour_value_is_the_mean_return_of_the_test_stays(finished: tuple[Pa
 def test_the_bundle_acts_as_the_selected_policy(finished: tuple[Path, Path]) -> None:
     log, run = finished
     bundle, data = st.load_policy(run / "policy"), st.read(log)
-    estimates = json.loads((run / "estimates.json").read_text())
+    estimates = content(run / "estimates.json")
     assert ExactValues().value(bundle) == pytest.approx(estimates["selected"]["exact"], abs=1e-9)
+    assert data.action_mask is not None
     probs = bundle.probs(data.observation[:50], action_mask=data.action_mask[:50])
     np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
     assert bundle.guard.admits(data.observation).mean() > 0.95
@@ -105,27 +125,29 @@ def test_the_bundle_acts_as_the_selected_policy(finished: tuple[Path, Path]) -> 
 
 def test_the_same_command_again_changes_nothing(finished: tuple[Path, Path]) -> None:
     log, run = finished
-    before = {
-        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file() and p.name != "timings.json"
-    }
-    Pipeline(log, run, settings=QUICK, truth=ExactValues(), progress=False).run()
-    after = {
-        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.rglob("*") if p.is_file() and p.name != "timings.json"
-    }
-    assert {p: content for p, (_, content) in before.items()} == {p: content for p, (_, content) in after.items()}
+
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "timings.json"}
+
+    before = files()
+    found = run_stages(small_job(log, run))
+    assert files() == before
+    assert found.verdict is not None
+    assert json.loads(json.dumps(found.to_dict()["verdict"])) == content(run / "verdict.json")
+    assert (found.folder, found.report, found.policy) == (run, run / "report.html", run / "policy")
+    assert (found.audit, found.stopped) == ("usable", "")
+    assert found.selected == content(run / "estimates.json")["selected"]["title"]
+    assert str(found).startswith(found.verdict.decision)
+    assert str(run / "report.html") in str(found)
 
 
-def test_two_runs_with_one_seed_are_identical(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    log, run = finished
-    Pipeline(log, tmp_path / "again", settings=QUICK, truth=ExactValues(), progress=False).run()
-    assert results(tmp_path / "again") == results(run)
-
-
-def test_stages_can_be_run_one_by_one(finished: tuple[Path, Path], tmp_path: Path) -> None:
+def test_stage_by_stage_a_second_run_is_identical(finished: tuple[Path, Path], tmp_path: Path) -> None:
     log, run = finished
     for stage in STAGES:
-        Pipeline(log, tmp_path / "staged", settings=QUICK, truth=ExactValues(), progress=False).run(until=stage)
+        found = run_stages(small_job(log, tmp_path / "staged"), until=stage)
+        assert (found.verdict is None) == (stage in ("audit", "split", "train", "select", "evaluate"))
     assert results(tmp_path / "staged") == results(run)
+    assert (tmp_path / "staged" / "report.html").read_bytes() == (run / "report.html").read_bytes()
 
 
 def test_a_deleted_stage_is_done_again_and_so_is_what_rests_on_it(finished: tuple[Path, Path], tmp_path: Path) -> None:
@@ -136,72 +158,124 @@ def test_a_deleted_stage_is_done_again_and_so_is_what_rests_on_it(finished: tupl
     (copy / "verdict.json").write_text("{}")
     (copy / "report.html").write_text("stale")
     (copy / "estimates.json").unlink()
-    Pipeline(log, copy, settings=QUICK, truth=ExactValues(), progress=False).run()
+    run_stages(small_job(log, copy))
     assert {name: (copy / name).read_bytes() for name in FILES} == before
 
 
 def test_a_log_without_propensities_takes_the_same_path(tmp_path: Path) -> None:
     log = write_small_log(tmp_path, propensities=False)
-    two = default_algorithms(1.0)[:1]
-    verdict = Pipeline(log, tmp_path / "run", algorithms=two, settings=QUICK, progress=False).run()
-    assert any("no propensities" in caveat for caveat in verdict["caveats"])
-    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    found = run_stages(small_job(log, tmp_path / "run", algorithms=small_algorithms()[:1], settings=ONE, truth=None))
+    assert found.verdict is not None
+    assert any("no propensities" in caveat for caveat in found.verdict.caveats)
+    audit = content(tmp_path / "run" / "audit.json")
     assert [f["code"] for f in audit["findings"] if f["code"].startswith("prop")] == ["propensities-missing"]
-    estimates = json.loads((tmp_path / "run" / "estimates.json").read_text())
+    estimates = content(tmp_path / "run" / "estimates.json")
     assert estimates["selected"]["evaluation"]["behavior_fitted"]
     assert estimates["selected"]["exact"] is None
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+def other_temperature() -> dict[str, Any]:
+    labels = ("BC", "IQL", "IQL-2")
+    found = dict(zip(labels, small_algorithms(), strict=True))
+    return found | {"IQL-2": dataclasses.replace(found["IQL-2"], inverse_temperature=2.0)}
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"settings": PipelineSettings(updates=41, evaluation_updates=40, seeds=2)}, "updates"),
-        ({"settings": PipelineSettings(updates=40, evaluation_updates=40, seeds=2, seed=1)}, "seed"),
-        ({"algorithms": default_algorithms(1.0)[:2]}, "algorithms"),
+        ({"settings": dataclasses.replace(SMALL, updates=601)}, "updates"),
+        ({"settings": dataclasses.replace(SMALL, seed=1)}, "seed"),
+        ({"algorithms": small_algorithms()[:2]}, "candidates is 'BC, IQL, IQL-2', yours 'BC, IQL'"),
+        ({"algorithms": other_temperature()}, "candidate 'IQL-2'.settings.inverse_temperature is 1.0, yours 2.0"),
         ({"truth": None}, "truth"),
     ],
 )
-def test_another_run_in_the_directory_is_refused(finished: tuple[Path, Path], change: dict, named: str) -> None:
+def test_another_run_in_the_directory_is_refused(
+    finished: tuple[Path, Path], change: dict[str, Any], named: str
+) -> None:
     log, run = finished
     before = results(run)
-    with pytest.raises(RunDirectoryError, match=f"another run: its {named}"):
-        Pipeline(log, run, **({"settings": QUICK, "truth": ExactValues(), "progress": False} | change)).run()
+    with pytest.raises(RunDirectoryError) as refused:
+        run_stages(small_job(log, run, **change))
+    assert f"another run: its {named}" in str(refused.value)
     assert results(run) == before
+
+
+def test_a_run_of_a_version_without_labels_goes_on(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    """Where each class stood once, its label is its name."""
+    log, _ = finished
+    job = small_job(log, tmp_path / "run", algorithms=small_algorithms()[:2])
+    job.claim()
+    old = content(tmp_path / "run" / "run.json")
+    old["algorithms"] = [{k: v for k, v in entry.items() if k != "label"} for entry in old.pop("candidates")]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(old))
+    job.claim()
+    with pytest.raises(RunDirectoryError, match="candidates is 'BC, IQL', yours 'BC'"):
+        small_job(log, tmp_path / "run", algorithms=small_algorithms()[:1]).claim()
 
 
 def test_another_log_in_the_directory_is_refused(finished: tuple[Path, Path], tmp_path: Path) -> None:
     _, run = finished
     other = write_small_log(tmp_path, stays=401)
     with pytest.raises(RunDirectoryError, match="another log"):
-        Pipeline(other, run, settings=QUICK, truth=ExactValues(), progress=False).run()
+        run_stages(small_job(other, run))
 
 
-def test_a_directory_with_something_else_is_left_alone(tmp_path: Path) -> None:
-    log = write_small_log(tmp_path)
+def test_a_directory_with_something_else_is_left_alone(finished: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(RunDirectoryError, match="not empty"):
-        Pipeline(log, tmp_path / "mine", settings=QUICK, progress=False).run()
+        run_stages(small_job(finished[0], tmp_path / "mine"))
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_a_warning_example_that_diverges_is_left_out(tmp_path: Path) -> None:
-    log, said = write_small_log(tmp_path), []
-    wild = (default_algorithms(1.0)[0], st.DQN(gamma=1.0, learning_rate=1e30, hidden_sizes=(16,)))
-    job = Pipeline(
-        log, tmp_path / "run", algorithms=wild, settings=QUICK, progress=False, say=lambda *w: said.append(w)
+def test_an_algorithm_for_other_actions_is_refused_before_anything_is_written(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match="TD3BC learns from continuous actions; this log's are discrete"):
+        run_stages(small_job(finished[0], tmp_path / "run", algorithms=[st.BC(), st.TD3BC()]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warning_example_is_never_selected_and_left_out_where_it_diverges(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log, said = finished[0], []
+    usual = small_algorithms()
+    warning = st.DQN(gamma=1.0, hidden_sizes=(16,))
+    chosen = [dataclasses.replace(warning, learning_rate=1e30), usual[0], warning]
+    job = small_job(
+        log, tmp_path / "run", algorithms=chosen, settings=ONE, truth=None, say=lambda *words: said.append(words)
     )
-    job.run()
+    run_stages(job, until="select")
     assert any(stage == "train" and text.startswith("DQN left out") for stage, text in said)
-    ranking = json.loads((tmp_path / "run" / "ranking.json").read_text())
-    assert {c["algorithm"] for c in ranking["candidates"]} == {"BC"}
+    ranking = content(tmp_path / "run" / "ranking.json")
+    assert [c["label"] for c in ranking["candidates"]] == ["BC", "DQN-2"]
+    places = [(ranking["candidates"][row["index"]]["label"], row["eligible"]) for row in ranking["order"]]
+    assert places == [("BC", True), ("DQN-2", False)]
+    serious = [usual[0], dataclasses.replace(usual[1], learning_rate=1e30)]
     with pytest.raises(DivergenceError, match="IQL must stay finite"):
-        st.fit(st.IQL(learning_rate=1e30), st.read(log), updates=20)
+        run_stages(small_job(log, tmp_path / "serious", algorithms=serious, settings=ONE, truth=None))
 
 
-def test_settings_out_of_range() -> None:
-    with pytest.raises(ConfigurationError, match="`seeds` must be at least 1; got 0"):
-        PipelineSettings(seeds=0)
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seeds": 0}, "`seeds` must be at least 1; got 0"),
+        ({"seed": -1}, "`seed` must be at least 0; got -1"),
+        ({"confidence": 1.0}, r"`confidence` must be in \(0, 1\); got 1.0"),
+        ({"margin": float("nan")}, "`margin` must be a finite number; got nan"),
+        ({"fractions": (0.5, 0.5, 0.5)}, "`fractions` must be three shares above 0 that sum to 1.* got 0.5, 0.5, 0.5"),
+        ({"fractions": (0.5, 0.5, 0.0)}, "got 0.5, 0.5, 0.0"),
+        ({"split_by": "ward"}, "`split_by` must be one of episode, group, time, return; got 'ward'"),
+    ],
+)
+def test_settings_out_of_range(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        PipelineSettings(**change)
 
 
 def test_the_demo_never_overwrites(tmp_path: Path) -> None:
@@ -212,167 +286,214 @@ def test_the_demo_never_overwrites(tmp_path: Path) -> None:
     assert not (tmp_path / "stays.parquet").exists()
 
 
-# --- the command line --------------------------------------------------------------------------------------------
+# --- a log that is not usable ------------------------------------------------------------------------------------
 
 
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
-    """Exit status and standard error of `stitchrl words...`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["stitchrl", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    code = stopped.value.code
-    return (0 if code is None else int(code)), capsys.readouterr().err
+@pytest.fixture(scope="module")
+def unusable(finished: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same stays, with logged probabilities of the taken actions that contradict those of all actions."""
+    folder = tmp_path_factory.mktemp("unusable")
+    log = write_small_log(folder)
+    table = pq.read_table(log)
+    halved = table["behavior_log_prob"].to_numpy() - np.float32(0.7)
+    table = table.drop_columns(["behavior_log_prob"]).append_column("behavior_log_prob", pa.array(halved))
+    pq.write_table(table, log)
+    return log
 
 
-def spoil(path: Path, **columns: object) -> None:
-    """Replace columns of a Parquet file; None drops one."""
-    table = pq.read_table(path)
-    for name, values in columns.items():
-        table = table.drop_columns([name])
-        if values is not None:
-            table = table.append_column(name, pa.array(values))
-    pq.write_table(table, path)
+def test_a_run_stops_at_a_log_that_is_not_usable(unusable: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = small_job(unusable, run, algorithms=small_algorithms()[:1], settings=ONE)
+    found = run_stages(job)
+    assert (found.audit, found.verdict, found.policy) == ("not usable", None, None)
+    assert "not usable (propensities-disagree), so the run stopped there" in found.stopped
+    assert str(found).startswith(found.stopped)
+    assert {path.name for path in run.iterdir()} == {"run.json", "audit.json", "report.html", "timings.json"}
+    report = (run / "report.html").read_text()
+    assert "not usable, so the run stopped after the audit" in report
+    assert "propensities-disagree" in report
+    assert st.report(run, tmp_path / "again.html") == tmp_path / "again.html"
+    assert (tmp_path / "again.html").read_text() == report
+
+    forced = run_stages(job, force=True)
+    assert forced.stopped == ""
+    assert forced.verdict is not None
+    assert forced.verdict.decision != "GO"
+    assert any("the run went on because it was told to (`force`)" in caveat for caveat in forced.verdict.caveats)
+    report = (run / "report.html").read_text()
+    assert "so the run stopped" not in report
+    assert "the run went on because it was told to" in report
+    again = run_stages(job)  # without force it stops, and leaves what is there
+    assert again.verdict is None
+    assert (run / "report.html").read_text() == report
 
 
-def case_missing(log: Path) -> None:
-    log.unlink()
+# --- the commands on a finished run ------------------------------------------------------------------------------
+
+CONFIG = """
+updates = 600
+evaluation_updates = 40
+seeds = 5                  # the command line says 2, and wins
+batch-size = 64
+
+[[candidate]]
+algorithm = "BC"
+hidden_sizes = [16]
+learning_rate = 3e-4
+
+[[candidate]]
+algorithm = "IQL"
+hidden_sizes = [16]
+expectile = 0.7
+learning_rate = 3e-4
+target_rate = 0.005
+
+[[candidate]]
+algorithm = "IQL"
+hidden_sizes = "16"
+expectile = 0.7
+learning_rate = 3e-4
+target_rate = 0.005
+"""
 
 
-def case_not_parquet(log: Path) -> None:
-    log.write_bytes(log.read_bytes()[:1000])
-
-
-def case_column_absent(log: Path) -> None:
-    spoil(log, reward=None)
-
-
-def case_nan_reward(log: Path) -> None:
-    reward = pq.read_table(log)["reward"].to_numpy().copy()
-    reward[17] = np.nan
-    spoil(log, reward=reward)
-
-
-def case_action_outside(log: Path) -> None:
-    action = pq.read_table(log)["action"].to_numpy().copy()
-    action[5] = 25
-    spoil(log, action=action)
-
-
-def case_no_end(log: Path) -> None:
-    terminated = pq.read_table(log)["terminated"].to_numpy(zero_copy_only=False).copy()
-    terminated[np.flatnonzero(terminated)[3]] = False
-    spoil(log, terminated=terminated)
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (case_missing, "There is no log"),
-        (case_not_parquet, "cannot be read as Parquet"),
-        (case_column_absent, "The schema says reward is in column 'reward'"),
-        (case_nan_reward, "reward of stays.parquet must be finite; found NaN in row 17"),
-        (case_action_outside, "must be an integer from 0 to 24; got 25 in row 5"),
-        (case_no_end, "Every episode must end with terminated or truncated; episode 3"),
-    ],
-)
-def test_bad_logs(
-    damage, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log = write_small_log(tmp_path, stays=20)
-    damage(log)
-    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "run")
-    assert code == 2
-    assert sentence in error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_bad_commands(
-    finished: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture(scope="module")
+def commanded(finished: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[object]]:
+    """A copy of the finished run, and the command that would have made it but for the exact values."""
     log, run = finished
+    folder = tmp_path_factory.mktemp("commanded")
+    shutil.copytree(run, folder / "run")
+    identity = content(run / "run.json") | {"truth": None}
+    (folder / "run" / "run.json").write_text(json.dumps(identity))
+    (folder / "config.toml").write_text(CONFIG)
+    words = ["run", log, "--out", folder / "run", "--config", folder / "config.toml", "--seeds", 2]
+    return folder / "run", [*words, "--set", "IQL-2.inverse_temperature=1.0"]
+
+
+def test_the_command_finds_the_run_that_python_made(commanded: tuple[Path, list[object]], stitchrl: Command) -> None:
+    run, words = commanded
     before = results(run)
-    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "x", "--algorithms", "IQL,magic")
-    assert (code, "There is no algorithm 'magic'; there are BC" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "run", log, "--out", run)
-    assert (code, "holds another run" in error) == (2, True)
-    (tmp_path / "file").write_text("")
-    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "file" / "run")
-    assert (code, "cannot be made or written" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "x", "--until", "magic")
-    assert (code, "`until` must be a stage" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "run", log)
-    assert code == 2
-    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "x", "--algorithms", "DQN")
-    assert (code, "only shown as a warning" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "run", log, "--out", tmp_path / "x", "--margin", "nan")
-    assert (code, "`margin` must be a finite number" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "train", log, "--out", tmp_path / "x", "--algorithm", "IQL,BC")
-    assert (code, "`train` takes one algorithm" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "evaluate", run / "policy", log)
-    assert (code, "learned from this very log" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "evaluate", tmp_path, log)
-    assert (code, "no policy to load" in error) == (2, True)
-    code, error = command(monkeypatch, capsys, "report", tmp_path)
-    assert (code, "run.json" in error) == (2, True)
+    done = stitchrl(*words)
+    assert done.status == 0, done.err
+    verdict = content(run / "verdict.json")
+    lines = done.out.splitlines()
+    assert [line.split()[:2] for line in lines[:8]] == [[f"{k}/8", stage] for k, stage in enumerate(STAGES, 1)]
+    assert lines[2].endswith("BC, IQL, IQL-2, 2 seeds each")
+    assert lines[9].startswith(f"{verdict['decision']}: ")
+    assert lines[-1] == f"report: {run / 'report.html'}"
     assert results(run) == before
-    assert not (tmp_path / "x").exists()
 
 
-def test_the_command_line_starts_without_jax() -> None:
-    probe = "import sys, stitchrl.cli; print([m for m in ('jax', 'pyarrow', 'numpy', 'scipy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_what_the_command_prints(commanded: tuple[Path, list[object]], stitchrl: Command) -> None:
+    run, words = commanded
+    quiet = stitchrl(*words, "--quiet")
+    assert (quiet.status, quiet.err) == (0, "")
+    assert quiet.out.startswith(content(run / "verdict.json")["decision"])
+    assert "1/8" not in quiet.out
+    plain = stitchrl(*words, "--json")
+    assert (plain.status, plain.err) == (0, "")
+    found = json.loads(plain.out)
+    assert found["verdict"] == content(run / "verdict.json")
+    assert (found["audit"], found["stopped"], found["policy"]) == ("usable", "", str(run / "policy"))
+    assert stitchrl(*words, "--until", "split").out.splitlines()[-1].startswith("2/8 split")
 
 
-def test_audit_and_evaluate_commands(
-    finished: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(("decision", "status"), [("GO", 0), ("NO-GO", 3), ("CANNOT TELL", 4)])
+def test_the_gate_tells_the_verdict(
+    commanded: tuple[Path, list[object]], stitchrl: Command, decision: str, status: int
 ) -> None:
-    log, _ = finished
-    monkeypatch.setattr(sys, "argv", ["stitchrl", "audit", str(log)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert not stopped.value.code
-    assert "log: usable" in capsys.readouterr().out
-    masks = np.zeros((len(pq.read_table(log)), 25), bool)
-    masks[:, 0] = True
-    broken = write_small_log(tmp_path, stays=120)
-    rows = len(pq.read_table(broken))
-    spoil(broken, action_mask=list(masks[:rows]))
-    code, _ = command(monkeypatch, capsys, "audit", broken)
-    assert code == 1
+    run, words = commanded
+    verdict = content(run / "verdict.json")
+    (run / "verdict.json").write_text(json.dumps(verdict | {"decision": decision}))
+    try:
+        assert stitchrl(*words).status == 0
+        assert stitchrl(*words, "--gate").status == status
+        assert stitchrl(*words, "--gate", "--json").status == status
+    finally:
+        (run / "verdict.json").write_text(json.dumps(verdict, indent=1) + "\n")
+
+
+def test_a_command_that_does_not_fit_the_run_is_refused(
+    commanded: tuple[Path, list[object]], stitchrl: Command
+) -> None:
+    run, words = commanded
+    before = results(run)
+    for more, sentence in [
+        (["--set", "IQL.expectile=0.9"], "candidate 'IQL'.settings.expectile is 0.7, yours 0.9"),
+        (["--seeds", 3], "holds another run: its seeds is"),
+        (["--set", "IQL-3.expectile=0.9"], "the candidates are BC, IQL, IQL-2"),
+        (["--algorithms", "BC"], "Candidates stand in the configuration file and on the command line"),
+        (["--gate", "--until", "select"], "`--gate` needs a verdict, and a run until 'select' has none"),
+    ]:
+        done = stitchrl(*words, *more)
+        assert done.status == 2
+        assert done.err.startswith("error: ")
+        assert sentence in done.err
+    assert results(run) == before
+
+
+def test_evaluate_command(finished: tuple[Path, Path], tmp_path: Path, stitchrl: Command) -> None:
+    log, run = finished
+    done = stitchrl("evaluate", run / "policy", log)
+    assert (done.status, "learned from this very log" in done.err) == (2, True)
+    other = write_small_log(tmp_path, seed=4, stays=100)
+    words = ["evaluate", run / "policy", other, "--evaluation-updates", 5]
+    done = stitchrl(*words, "--estimators", "wis", "--confidence", 0.9, "--gamma", 0.95, "--json", "--gate")
+    found = json.loads(done.out)
+    assert set(found["estimates"]) == {"wis"}
+    assert found["estimates"]["wis"]["confidence"] == 0.9
+    assert found["estimates"]["wis"]["estimand"] == {"gamma": 0.95, "horizon": None}
+    assert done.status == {"GO": 0, "NO-GO": 3, "CANNOT TELL": 4}[found["verdict"]["decision"]]
+    for more, sentence in [
+        (["--estimators", "magic"], "`estimators` must be names from"),
+        (["--baseline", tmp_path], "no policy to load"),
+    ]:
+        done = stitchrl(*words, *more)
+        assert (done.status, sentence in done.err) == (2, True), done.err
+
+
+def test_what_the_evaluate_command_asks_for(
+    finished: tuple[Path, Path], tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = finished
+    other = write_small_log(tmp_path, seed=4, stays=20)
+    asked: dict[str, Any] = {}
+    verdict = st.Verdict("NO-GO", "not better.", (), (), "wis", 0.0, 0.95)
+
+    def evaluate(policy: st.Bundle, log: st.Dataset, **arguments: Any) -> Any:
+        asked.update(arguments)
+        return SimpleNamespace(verdict=verdict)
+
+    monkeypatch.setattr(st, "evaluate", evaluate)
+    words = ["evaluate", run / "policy", other, "--baseline", run / "policy", "--horizon", 3, "--margin", 0.02]
+    done = stitchrl(*words, "--estimators", "wis, fqe", "--seed", 5, "--evaluation-updates", 7)
+    assert (done.status, done.out) == (0, "NO-GO: not better.\n")
+    assert isinstance(asked.pop("baseline"), st.Bundle)
+    assert asked.pop("settings") == st.FitSettings(updates=7, seed=5)
+    assert asked == {
+        "gamma": None, "horizon": 3, "confidence": 0.95, "margin": 0.02, "estimators": ["wis", "fqe"],
+        "audit_verdict": "usable with care",
+    }  # fmt: skip
+    assert stitchrl(*words, "--gate").status == 3
+
+
+def test_report_command(finished: tuple[Path, Path], tmp_path: Path, stitchrl: Command) -> None:
+    _, run = finished
+    done = stitchrl("report", run, "--out", tmp_path / "again.html")
+    assert (done.status, done.out) == (0, f"{tmp_path / 'again.html'}\n")
+    assert (tmp_path / "again.html").read_bytes() == (run / "report.html").read_bytes()
+    done = stitchrl("report", tmp_path)
+    assert (done.status, "run.json" in done.err) == (2, True)
 
 
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 
-def start(log: Path, out: Path, updates: int) -> subprocess.Popen[bytes]:
-    words = ["run", log, "--out", out, "--updates", updates, "--seeds", 2, "--algorithms", "BC,IQL"]
-    environment = os.environ | {"PYTHONPATH": str(Path(st.__file__).parent.parent)}
+def environment() -> dict[str, str]:
+    found = os.environ | {"PYTHONPATH": str(Path(st.__file__).parent.parent)}
     for strict in ("JAX_NUMPY_RANK_PROMOTION", "JAX_NUMPY_DTYPE_PROMOTION"):
-        environment.pop(strict, None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "stitchrl.cli", *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-
-
-def kill_when(process: subprocess.Popen[bytes], seen: Path, patience: float = 120) -> None:
-    """kill -9 as soon as a file is there."""
-    until = time.monotonic() + patience
-    while not seen.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        found.pop(strict, None)
+    return found
 
 
 def whole(run: Path) -> None:
@@ -384,16 +505,30 @@ def whole(run: Path) -> None:
         pq.read_table(path)
 
 
-def test_killed_in_training_and_in_selection_it_ends_the_same(tmp_path: Path) -> None:
-    log = write_small_log(tmp_path)
-    assert start(log, tmp_path / "undisturbed", 700).wait() == 0
+def test_killed_in_training_and_in_selection_it_ends_the_same(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    log, undisturbed = finished
     run = tmp_path / "killed"
-    for milestone in ("checkpoints/IQL/checkpoint.safetensors", "ranking.json"):
-        kill_when(start(log, run, 700), run / milestone)
+    for name, count in (("BC/checkpoint.safetensors", 2), ("ranking.json", 1)):
+        words = [sys.executable, main_job.__file__, log, run, name, count]
+        done = subprocess.run([*map(str, words)], env=environment(), capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
         whole(run)
-    assert not (run / "verdict.json").exists()
-    assert start(log, run, 700).wait() == 0
-    assert results(run) == results(tmp_path / "undisturbed")
+        assert not (run / "ranking.json").exists()
+        _, header = read_tensors(run / "checkpoints" / "BC" / "checkpoint.safetensors")
+        assert header["update"] == (500 if name.startswith("BC") else 600)
+    run_stages(small_job(log, run))
+    assert results(run) == results(undisturbed)
+    assert not list(run.rglob("*.part"))
+
+
+def start(log: Path, out: Path, updates: int) -> subprocess.Popen[bytes]:
+    words = ["run", log, "--out", out, "--updates", updates, "--seeds", 2, "--algorithms", "BC,IQL"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "stitchrl.cli", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
 
 
 @pytest.mark.slow
@@ -424,3 +559,14 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path) -> None:
         if disturbed == 6:
             break
     assert disturbed == 6
+
+
+@pytest.mark.slow
+def test_the_main_jobs_own_candidates_run(tmp_path: Path) -> None:
+    log = write_small_log(tmp_path)
+    settings = PipelineSettings(updates=40, evaluation_updates=40, seeds=2)
+    found = run_stages(small_job(log, tmp_path / "run", algorithms=None, settings=settings))
+    assert found.verdict is not None
+    ranking = content(tmp_path / "run" / "ranking.json")
+    assert {"BC", "FilteredBC", "IQL", "CQL", "DQN"} <= {c["label"] for c in ranking["candidates"]}
+    assert all(0.7 < candidate["exact"] < 0.9 for candidate in ranking["candidates"])

@@ -20,7 +20,7 @@ from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.storage.files import make_directory, write_json
 from stitchrl.types import NumpyArray
 
-__all__ = ["Bundle", "load_bundle", "save_bundle"]
+__all__ = ["Bundle", "load_policy", "save_bundle"]
 
 FORMAT_VERSION = 1
 POLICY, CARD = "policy.safetensors", "policy.json"
@@ -98,7 +98,7 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
     write_json(folder / CARD, card)
 
 
-def load_bundle(folder: str | os.PathLike[str]) -> Bundle:
+def load_policy(folder: str | os.PathLike[str]) -> Bundle:
     """Read a bundle (this is `st.load_policy`).
 
     Raises:

@@ -1,8 +1,10 @@
-"""What the main job trains by default, and a trained policy as it would be deployed."""
+"""The candidates of the main job: algorithms under labels, and what each seed of one would deploy."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,15 @@ from stitchrl.algorithms.dqn import DQN
 from stitchrl.algorithms.filtered_bc import FilteredBC
 from stitchrl.algorithms.iql import IQL
 from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError
+from stitchrl.messages import printable
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 
-__all__ = ["Candidate", "default_algorithms"]
+__all__ = ["Candidate", "default_algorithms", "job_algorithm", "labelled", "unique_labels"]
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,58}[A-Za-z0-9_+-]|[A-Za-z0-9]")
+"""A label is also the name of a folder, and what stands before the dot of `--set LABEL.setting=value`."""
 
 
 def default_algorithms(gamma: float) -> tuple[Algorithm, ...]:
@@ -37,20 +44,100 @@ def default_algorithms(gamma: float) -> tuple[Algorithm, ...]:
     )
 
 
+def job_algorithm(kind: type[Algorithm], gamma: float) -> Algorithm:
+    """An algorithm with the settings that the main job gives it: those of `default_algorithms`, else its own defaults.
+
+    Args:
+        kind: the class of the algorithm.
+        gamma: the log's discount.
+    """
+    for algorithm in default_algorithms(gamma):
+        if type(algorithm) is kind:
+            return algorithm
+    has_gamma = any(field.name == "gamma" for field in dataclasses.fields(kind))
+    return kind(**({"gamma": gamma} if has_gamma else {}))  # type: ignore[arg-type]
+
+
+def unique_labels(names: Iterable[str]) -> list[str]:
+    """Names made labels: the second of one name gets "-2", the third "-3", unless that is somebody's name already."""
+    names = list(names)
+    labels: list[str] = []
+    for name in names:
+        label, number = name, 1
+        while label in labels or (number > 1 and label in names):
+            number += 1
+            label = f"{name}-{number}"
+        labels.append(label)
+    return labels
+
+
+def labelled(algorithms: Any) -> dict[str, Algorithm]:
+    """The candidates of a run, checked: label -> algorithm.
+
+    Args:
+        algorithms: label -> algorithm; or algorithms alone, which are labelled by their names, the second IQL "IQL-2";
+            or a single algorithm.
+
+    Raises:
+        ConfigurationError: none that may be selected, two of one label, or a label that cannot name a folder.
+    """
+    if isinstance(algorithms, Mapping):
+        found = dict(algorithms)
+    else:
+        several = list(algorithms) if isinstance(algorithms, Sequence) else [algorithms]
+        labels = unique_labels(getattr(algorithm, "name", "candidate") for algorithm in several)
+        found = dict(zip(labels, several, strict=True))
+    if not found:
+        raise ConfigurationError("A run needs at least one candidate; got none.")
+    taken: dict[str, str] = {}
+    for label, algorithm in found.items():
+        if not isinstance(algorithm, Algorithm):
+            raise ConfigurationError(
+                f"Candidate {printable(str(label))!r} must be an algorithm with its settings, such as st.IQL(); got "
+                f"{printable(repr(algorithm))}."
+            )
+        if not isinstance(label, str) or not LABEL.fullmatch(label):
+            raise ConfigurationError(
+                "The label of a candidate must be 1 to 60 letters, digits, spaces or any of - _ +, and begin with a "
+                f"letter or digit; got {printable(repr(label))}."
+            )
+        # Some file systems do not tell large letters from small ones.
+        other = taken.setdefault(label.lower(), label)
+        if other != label:
+            raise ConfigurationError(
+                f"The labels of candidates must differ by more than the case of letters; got {other!r} and {label!r}."
+            )
+    if all(algorithm.caution for algorithm in found.values()):
+        names = ", ".join(dict.fromkeys(algorithm.name for algorithm in found.values()))
+        raise ConfigurationError(
+            f"A run needs an algorithm that may be selected; {names} is only shown as a warning. Add another."
+        )
+    return found
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
-    """One (algorithm, seed) as it would be deployed."""
+    """A candidate trained with one seed, as it would be deployed.
 
+    Attributes:
+        label: of the algorithm with its settings, such as "IQL-2".
+        algorithm: with its settings.
+        seed: it was trained with.
+        policy: what would be deployed.
+        value: its own value functions; None where the algorithm has none.
+    """
+
+    label: str
     algorithm: Algorithm
     seed: int
     policy: DiscretePolicy
     value: DiscreteValue | None
 
     @property
-    def label(self) -> str:
-        """As shown in tables, e.g. "IQL seed 1, greedy"."""
+    def title(self) -> str:
+        """As shown in tables, e.g. "IQL-2 seed 1, greedy"."""
         form = "" if self.algorithm.acts == "as trained" else f", {self.algorithm.acts}"
-        return f"{self.algorithm.name} seed {self.seed}{form}"
+        return f"{self.label} seed {self.seed}{form}"
 
     def claimed(self, log: Dataset) -> float | None:
         """The value its own critics claim, over the first observations of a log; None without critics."""

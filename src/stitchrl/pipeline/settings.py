@@ -12,17 +12,18 @@ __all__ = ["PipelineSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class PipelineSettings:
-    """Everything that decides the numbers of a run, besides the log and the algorithms.
+    """Everything that decides the numbers of a run, besides the log and the candidates.
 
     Attributes:
-        updates: gradient updates of each candidate, at least 1.
-        evaluation_updates: of the FQE and of a fitted behaviour, at least 1.
-        seeds: candidates of each algorithm, at least 1.
-        batch_size: transitions a batch, at least 1.
-        seed: of the split, the fits of the evaluation and the bootstrap (of whole groups, where the log has them).
-        fractions: train, validation, test, of the episodes.
-        split_by: as `by` of `Dataset.split`; None keeps groups whole where the log has them.
-        confidence: two-sided, of every interval.
+        updates: gradient updates of each seed of each candidate, at least 1.
+        evaluation_updates: gradient updates of the fits of the evaluation: of Q, and of the behaviour where the log has
+            no propensities; at least 1.
+        seeds: how many times each candidate is trained, at least 1.
+        batch_size: transitions in a batch, at least 1.
+        seed: of the split, of the fits of the evaluation, and of the resampling behind the intervals; at least 0.
+        fractions: shares of train, validation and test, of the episodes; each above 0, together 1.
+        split_by: what the split keeps whole, as `by` of `Dataset.split`; None keeps groups whole where the log has them.
+        confidence: two-sided coverage that every interval aims at.
         margin: the least gain worth having, in return units.
     """
 
@@ -46,3 +47,13 @@ class PipelineSettings:
             raise ConfigurationError(f"`margin` must be a finite number; got {self.margin}.")
         if not 0 < self.confidence < 1:
             raise ConfigurationError(f"`confidence` must be in (0, 1); got {self.confidence}. 0.95 is usual.")
+        shares = tuple(self.fractions)
+        if len(shares) != 3 or not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1.0):
+            raise ConfigurationError(
+                "`fractions` must be three shares above 0 that sum to 1, of train, validation and test; got "
+                f"{', '.join(map(str, shares))}."
+            )
+        from stitchrl.data.splits import WAYS  # here, so that the command line has its defaults without NumPy
+
+        if self.split_by is not None and self.split_by not in WAYS:
+            raise ConfigurationError(f"`split_by` must be one of {', '.join(WAYS)}; got {self.split_by!r}.")

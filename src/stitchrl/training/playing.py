@@ -11,7 +11,7 @@ import numpy as np
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.scaling import Scaling
 from stitchrl.nn.units import unscaled_policy
-from stitchrl.rollout import rollout
+from stitchrl.rollouts import rollout
 from stitchrl.training.loop import Play
 from stitchrl.training.program import MemberState
 from stitchrl.types import PyTree

@@ -14,7 +14,7 @@ import pytest
 from stitchrl.errors import ConfigurationError
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.policy import CategoricalPolicy
-from stitchrl.rollout import Rollout, episode_seeds, rollout
+from stitchrl.rollouts import Rollout, episode_seeds, rollout
 
 
 class Lengths(gym.Env[Any, Any]):

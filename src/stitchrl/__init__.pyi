@@ -1,0 +1,78 @@
+"""The public face: the one list of its names, which `__init__.py` reads so as to import each when it is first used."""
+
+import os
+
+# Verbs
+from stitchrl.auditing.audit import audit as audit
+from stitchrl.deployment.bundle import load_policy as load_policy
+from stitchrl.evaluation.evaluate import evaluate as evaluate
+from stitchrl.mdp.icu_sepsis import demo_log as demo_log
+from stitchrl.pipeline.pipeline import report as report
+from stitchrl.pipeline.pipeline import run as run
+from stitchrl.reading.convert import convert as convert
+from stitchrl.reading.read import read as read
+from stitchrl.rollouts import rollout as rollout
+from stitchrl.training.fit import fit as fit
+from stitchrl.training.fit import fit_grid as fit_grid
+
+# Algorithms: every name from `stitchrl.algorithms`, the base class apart, is one of `ALGORITHMS`.
+from stitchrl.algorithms.base import Algorithm as Algorithm
+from stitchrl.algorithms.awr import AWR as AWR
+from stitchrl.algorithms.behavior import BC as BC
+from stitchrl.algorithms.cql import CQL as CQL
+from stitchrl.algorithms.dqn import DQN as DQN
+from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
+from stitchrl.algorithms.iql import IQL as IQL
+from stitchrl.algorithms.spibb import SPIBB as SPIBB
+from stitchrl.algorithms.td3bc import TD3BC as TD3BC
+from stitchrl.algorithms.vilcb import VILCB as VILCB
+from stitchrl.nn.networks import Network as Network
+
+# Logs
+from stitchrl.auditing.finding import Audit as Audit
+from stitchrl.auditing.finding import Finding as Finding
+from stitchrl.data.column_rule import ColumnRule as ColumnRule
+from stitchrl.data.dataset import Dataset as Dataset
+from stitchrl.data.dataset import Episode as Episode
+from stitchrl.data.scaling import Scaling as Scaling
+from stitchrl.data.schema import Schema as Schema
+
+# Training
+from stitchrl.data.sampling import EpisodeSampling as EpisodeSampling
+from stitchrl.data.sampling import StratifiedSampling as StratifiedSampling
+from stitchrl.data.sampling import TopFractionSampling as TopFractionSampling
+from stitchrl.data.sampling import UniformSampling as UniformSampling
+from stitchrl.data.sampling import WeightedSampling as WeightedSampling
+from stitchrl.training.flags import RedFlag as RedFlag
+from stitchrl.training.run import Grid as Grid
+from stitchrl.training.run import Run as Run
+from stitchrl.training.stopping import EarlyStop as EarlyStop
+from stitchrl.training.trackers.mlflow import MLflowTracker as MLflowTracker
+from stitchrl.training.trackers.tensorboard import TensorBoardTracker as TensorBoardTracker
+from stitchrl.training.trackers.trackio import TrackioTracker as TrackioTracker
+from stitchrl.training.trackers.wandb import WandbTracker as WandbTracker
+
+# Policies, estimates, verdicts
+from stitchrl.deployment.bundle import Bundle as Bundle
+from stitchrl.deployment.guard import Guard as Guard
+from stitchrl.evaluation.agreement import Agreement as Agreement
+from stitchrl.evaluation.contributions import Estimand as Estimand
+from stitchrl.evaluation.estimator import Estimator as Estimator
+from stitchrl.evaluation.evaluate import Evaluation as Evaluation
+from stitchrl.evaluation.settings import FitSettings as FitSettings
+from stitchrl.evaluation.results import Estimate as Estimate
+from stitchrl.evaluation.verdict import Verdict as Verdict
+from stitchrl.nn.policy import Policy as Policy
+from stitchrl.pipeline.outcome import Outcome as Outcome
+from stitchrl.rollouts import Rollout as Rollout
+
+# Namespaces
+from stitchrl import errors as errors
+from stitchrl import trackers as trackers
+from stitchrl.data import sampling as sampling
+
+__version__: str
+ALGORITHMS: dict[str, str]
+
+def load(folder: str | os.PathLike[str]) -> Run | Grid:
+    """The run or grid that `fit` or `fit_grid` saved with `out=folder`, as far as its last checkpoint."""

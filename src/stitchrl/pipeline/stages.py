@@ -1,0 +1,226 @@
+"""The stages of the main job, one function each: what it computes, the file it leaves, and the line it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stitchrl.auditing.audit import audit
+from stitchrl.deployment.bundle import Bundle, save_bundle
+from stitchrl.deployment.guard import Guard
+from stitchrl.errors import DataError
+from stitchrl.evaluation.evaluate import Evaluation, evaluate_all
+from stitchrl.evaluation.ranking import rank
+from stitchrl.pipeline.candidates import Candidate
+from stitchrl.pipeline.workspace import Workspace
+from stitchrl.progress import ProgressDisplay
+from stitchrl.reporting.audit_page import render_audit
+from stitchrl.reporting.render import render
+from stitchrl.reporting.report import build_report
+from stitchrl.storage.files import write_text
+from stitchrl.storage.run_directory import load_json
+
+__all__ = ["STAGES", "write_report"]
+
+PARTS = ("train", "validation", "test")
+FORCED = (
+    "The audit calls the log not usable, and the run went on because it was told to (`force`): numbers learned from "
+    "such a log prove nothing."
+)
+
+
+def audit_stage(job: Workspace) -> None:
+    """audit.json: what is in the log and what is wrong with it."""
+    found = job.stage("audit.json", lambda: audit(job.log).to_dict())
+    numbers = found["numbers"]
+    job.say(
+        "audit",
+        f"{found['verdict']}: {numbers['episodes']:,} episodes, {numbers['transitions']:,} transitions, "
+        f"{len(found['findings'])} findings",
+    )
+
+
+def split_stage(job: Workspace) -> None:
+    """split.json: which episodes are in which part."""
+    found = job.stage("split.json", lambda: _split(job))
+    job.say("split", ", ".join(f"{name} {found['parts'][name]['episodes']:,}" for name in PARTS) + " episodes")
+
+
+def _split(job: Workspace) -> dict[str, Any]:
+    by, seed, log = job.settings.split_by, job.settings.seed, job.log
+    parts = log.split_episodes(job.settings.fractions, seed=seed, by=by)
+    for name, part in zip(PARTS[1:], parts[1:], strict=True):
+        if log.group is not None and len(np.unique(log.group[part])) < 2:
+            raise DataError(
+                f"The {name} part needs episodes of at least 2 groups, whose spread makes its intervals; it has "
+                "1. Log more groups, or leave `group` (or `gap`, whose pieces are a group) out of the schema if "
+                "episodes are independent."
+            )
+    lengths = log.episode_lengths
+    return {
+        "by": by or ("episode" if log.group is None else "group"),
+        "seed": seed,
+        "fractions": list(job.settings.fractions),
+        "parts": {
+            name: {"episodes": len(part), "transitions": int(lengths[part].sum()), "positions": part.tolist()}
+            for name, part in zip(PARTS, parts, strict=True)
+        },
+    }
+
+
+def train_stage(job: Workspace) -> None:
+    """checkpoints/LABEL/: every seed of a candidate in one program, resumable."""
+    seeds = job.settings.seeds
+    job.say("train", f"{', '.join(job.runs)}, {seeds} {'seed' if seeds == 1 else 'seeds'} each")
+
+
+def select_stage(job: Workspace) -> None:
+    """ranking.json: every candidate's estimates on validation, and their order."""
+    found = job.stage("ranking.json", lambda: _rank(job))
+    best = found["order"][0]
+    candidate = found["candidates"][best["index"]]
+    gain = candidate["evaluation"]["gain"].get(best["estimator"])
+    text = (
+        "no estimate has an interval"
+        if gain is None
+        else f"validation gain {gain['value']:+.4f}, from {gain['lower']:+.4f}"
+    )
+    job.say("select", f"{candidate['title']}: {text}")
+
+
+def _rank(job: Workspace) -> dict[str, Any]:
+    valid, candidates = job.parts["validation"], job.candidates
+    evaluations = _evaluate(job, candidates, "validation", "train", f"FQE of {len(candidates)} policies")
+    order = rank([e.gain for e in evaluations], [not c.algorithm.caution for c in candidates])
+    return {
+        "part": "validation",
+        "behavior": evaluations[0].behavior.to_dict(),
+        "behavior_exact": None if job.truth is None else job.truth.behavior(),
+        "candidates": [
+            job.describe(candidate, valid) | {"evaluation": evaluation.to_dict()}
+            for candidate, evaluation in zip(candidates, evaluations, strict=True)
+        ],
+        "order": [dataclasses.asdict(row) for row in order],
+    }
+
+
+def evaluate_stage(job: Workspace) -> None:
+    """estimates.json: the selected policy and the behaviour on test, and nothing else."""
+    found = job.stage("estimates.json", lambda: _estimates(job))
+    evaluation = found["selected"]["evaluation"]
+    primary = evaluation["verdict"]["primary"]
+    gain = evaluation["gain"].get(primary)
+    text = "no estimate has an interval" if gain is None else f"{primary} gain {_span(gain)}"
+    job.say("evaluate", f"{found['selected']['title']} on test: {text}")
+
+
+def _estimates(job: Workspace) -> dict[str, Any]:
+    test, chosen = job.parts["test"], job.selected
+    (evaluation,) = _evaluate(job, [chosen], "test", "train+validation", "FQE of the selected policy")
+    overlap = evaluation.agreement
+    return {
+        "part": "test",
+        "selected": job.describe(chosen, test) | {"evaluation": evaluation.to_dict()},
+        "behavior": evaluation.behavior.to_dict(),
+        "behavior_exact": None if job.truth is None else job.truth.behavior(),
+        "disagreement": {
+            "label": chosen.title,
+            "agreement": overlap.policy,
+            "agreement_behavior": overlap.behavior,
+            "supported": overlap.supported,
+            "matrix": overlap.matrix.tolist(),
+            "actions": overlap.actions.tolist(),
+            "action_names": list(test.schema.action_names),
+        },
+    }
+
+
+def _evaluate(job: Workspace, candidates: list[Candidate], part: str, fit_on: str, shown: str) -> list[Evaluation]:
+    """Evaluate candidates on one part of the log, with Q and a fitted behaviour from another."""
+    with ProgressDisplay(enabled=job.progress) as display:
+        return evaluate_all(
+            [candidate.policy for candidate in candidates],
+            job.parts[part],
+            fit_on=job.parts[fit_on],
+            settings=job.fit_settings,
+            confidence=job.settings.confidence,
+            margin=job.settings.margin,
+            audit_verdict=job.load("audit.json")["verdict"],
+            monitors=(display.track(shown),),
+        )
+
+
+def verdict_stage(job: Workspace) -> None:
+    """verdict.json: the verdict on the selected policy, as its evaluation on test gave it."""
+
+    def make() -> dict[str, Any]:
+        verdict: dict[str, Any] = job.load("estimates.json")["selected"]["evaluation"]["verdict"]
+        if job.load("audit.json")["verdict"] == "not usable":
+            verdict["caveats"] = [FORCED, *verdict["caveats"]]
+        return verdict
+
+    job.say("verdict", job.stage("verdict.json", make)["decision"])
+
+
+def report_stage(job: Workspace) -> None:
+    """report.html: one file that opens offline."""
+    file = job.out / "report.html"
+    if not file.exists():
+        write_report(job.out, file)
+    job.say("report", str(file))
+
+
+def write_report(folder: Path, file: Path) -> None:
+    """Render the report of a run directory; of a run that stopped after its audit, the audit's own page.
+
+    Raises:
+        RunDirectoryError: a stage's file is missing.
+    """
+    if (folder / "audit.json").exists() and not (folder / "split.json").exists():
+        found = load_json(folder / "audit.json")
+        if found["verdict"] == "not usable":
+            name = load_json(folder / "run.json")["name"]
+            write_text(file, render_audit(found, title=f"{name}: not usable, so the run stopped after the audit"))
+            return
+    write_text(file, render(build_report(folder)))
+
+
+def bundle_stage(job: Workspace) -> None:
+    """policy/: the selected policy, to be loaded with `st.load_policy`."""
+    folder, verdict = job.out / "policy", job.load("verdict.json")
+    if not (folder / "policy.json").exists():
+        chosen = job.selected
+        provenance = {
+            "label": chosen.label,
+            "algorithm": chosen.algorithm.name,
+            "settings": json.loads(json.dumps(dataclasses.asdict(chosen.algorithm))),
+            "seed": chosen.seed,
+            "acts": chosen.algorithm.acts,
+            "log": {"name": job.log.schema.name, "content_hash": job.log.content_hash},
+            "versions": job.load("run.json")["versions"],
+            "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},
+        }
+        save_bundle(folder, Bundle(chosen.policy, job.log.schema, Guard.fit(job.parts["train"]), provenance))
+    job.say("bundle", f"{folder} ({verdict['decision']})")
+
+
+STAGES: dict[str, Callable[[Workspace], None]] = {
+    "audit": audit_stage,
+    "split": split_stage,
+    "train": train_stage,
+    "select": select_stage,
+    "evaluate": evaluate_stage,
+    "verdict": verdict_stage,
+    "report": report_stage,
+    "bundle": bundle_stage,
+}
+"""Name -> stage, in the order in which they run."""
+
+
+def _span(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:+.4f} [{estimate['lower']:+.4f}, {estimate['upper']:+.4f}]"

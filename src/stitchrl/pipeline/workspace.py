@@ -1,0 +1,249 @@
+"""The run directory of the main job, and what its stages share: the log, its parts, and the trained candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import unit_return_scale
+from stitchrl.data.schema import Schema
+from stitchrl.errors import ConfigurationError
+from stitchrl.evaluation.requirements import check_size
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.value import DiscreteValue
+from stitchrl.pipeline.candidates import Candidate, default_algorithms, labelled
+from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.progress import ProgressDisplay
+from stitchrl.reading.read import read
+from stitchrl.storage.files import forget_abandoned, write_json
+from stitchrl.storage.run_directory import claim, load_json
+from stitchrl.training.divergence import DivergenceError
+from stitchrl.training.fit import fit
+from stitchrl.training.run import Run
+
+__all__ = ["Truth", "Workspace"]
+
+FILES = (
+    "audit.json",
+    "split.json",
+    "ranking.json",
+    "estimates.json",
+    "verdict.json",
+    "report.html",
+    "policy/policy.json",
+)
+"""What the stages leave, in order; each rests on those before it."""
+PACKAGES = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "pyarrow")
+
+
+@runtime_checkable
+class Truth(Protocol):
+    """Exact values, where the world behind a log is known."""
+
+    name: str
+
+    def value(self, policy: Any) -> float:
+        """Exact expected return of a policy."""
+
+    def behavior(self) -> float:
+        """Exact expected return of the behaviour."""
+
+
+@dataclasses.dataclass(eq=False)
+class Workspace:
+    """One run of the main job: where it is kept, what it is about, and what its stages hand to each other.
+
+    Args:
+        log_path: the log, in any format that `st.read` knows.
+        out: the run directory.
+        schema, format: of the log, as `st.read` takes them.
+        algorithms: candidates, as label -> algorithm or as algorithms alone (the second IQL is then "IQL-2"); None is
+            `default_algorithms`.
+        settings: numbers of the run.
+        truth: exact values, where known.
+        command: how the run was started, for the report.
+        say: called with one line a finished stage.
+        progress: show bars.
+    """
+
+    log_path: str | os.PathLike[str]
+    out: Path
+    schema: Schema | str | os.PathLike[str] | None = None
+    format: str | None = None
+    algorithms: Sequence[Algorithm] | Mapping[str, Algorithm] | None = None
+    settings: PipelineSettings = dataclasses.field(default_factory=PipelineSettings)
+    truth: Truth | None = None
+    command: str = ""
+    say: Callable[[str, str], None] = lambda stage, text: None
+    progress: bool = True
+
+    @cached_property
+    def log(self) -> Dataset:
+        """The whole log, checked."""
+        return read(self.log_path, self.schema, format=self.format)
+
+    @cached_property
+    def labelled(self) -> dict[str, Algorithm]:
+        """Label -> algorithm, of every candidate."""
+        return labelled(default_algorithms(self.log.schema.gamma) if self.algorithms is None else self.algorithms)
+
+    # --- the directory -------------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Take the directory for this run, or see that the run in it is this one.
+
+        Raises:
+            ConfigurationError, EvaluationError: the log or the candidates are not such as the main job can take.
+            RunDirectoryError: the directory cannot be written, holds another run, or holds something else.
+        """
+        if self.log.num_actions is None:
+            raise ConfigurationError("The main job needs discrete actions so far; this log's are continuous.")
+        for label, algorithm in self.labelled.items():
+            if "discrete" not in algorithm.actions:
+                raise ConfigurationError(
+                    f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are discrete."
+                )
+        train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)
+        check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds)
+        check_size(self.log, test, train + valid, 1)
+        claim(self.out / "run.json", self._identity(), free=("command",), upgrade=_upgraded, alone=True)
+        for name in FILES:  # what a killed run was writing
+            forget_abandoned(self.out / name)
+
+    def _identity(self) -> dict[str, Any]:
+        versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
+        content = {
+            "name": self.log.schema.name,
+            "content_hash": self.log.content_hash,
+            "gamma": self.log.schema.gamma,
+            "candidates": [
+                {
+                    "label": label,
+                    "algorithm": algorithm.name,
+                    "settings": dataclasses.asdict(algorithm),
+                    "acts": algorithm.acts,
+                    "caution": algorithm.caution,
+                }
+                for label, algorithm in self.labelled.items()
+            ],
+            **dataclasses.asdict(self.settings),
+            "seeds": list(range(self.settings.seeds)),
+            "truth": None if self.truth is None else self.truth.name,
+            "versions": versions,
+            "command": self.command,
+        }
+        return dict(json.loads(json.dumps(content)))
+
+    def load(self, name: str) -> dict[str, Any]:
+        """The content of a file that a stage left. Raises RunDirectoryError where it is missing or damaged."""
+        return load_json(self.out / name)
+
+    def stage(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The content of a stage's file, which `make` gives where the file is not there yet."""
+        file = self.out / name
+        if not file.exists():
+            content = make()
+            # What a later stage made of an earlier file of this name no longer holds.
+            for later in FILES[FILES.index(name) + 1 :]:
+                (self.out / later).unlink(missing_ok=True)
+            write_json(file, content)
+        return load_json(file)
+
+    # --- what stages share ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def parts(self) -> dict[str, Dataset]:
+        """train, validation, test, and train + validation together."""
+        found = self.load("split.json")["parts"]
+        positions = {name: np.asarray(part["positions"]) for name, part in found.items()}
+        positions["train+validation"] = np.sort(np.concatenate([positions["train"], positions["validation"]]))
+        return {name: self.log.select_episodes(where) for name, where in positions.items()}
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """Label -> training run, from its checkpoints where they are whole."""
+        found = {}
+        with ProgressDisplay(enabled=self.progress) as display:
+            for label, algorithm in self.labelled.items():
+                try:
+                    found[label] = self._fit(label, algorithm, display)
+                except DivergenceError as error:
+                    if not algorithm.caution:
+                        raise
+                    # The warning example blew up, which is its point; the others go on.
+                    self.say("train", f"{label} left out: {error}")
+        return found
+
+    def _fit(self, label: str, algorithm: Algorithm, display: ProgressDisplay) -> Run:
+        train = self.parts["train"]
+        return fit(
+            algorithm,
+            train,
+            updates=self.settings.updates,
+            seeds=self.settings.seeds,
+            batch_size=self.settings.batch_size,
+            out=self.out / "checkpoints" / label,
+            save_every_updates=500,
+            reward_scale=unit_return_scale(train),
+            callbacks=(display.track(f"{label} x {self.settings.seeds}"),),
+            progress=False,
+        )
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """Every candidate with every seed, as it would be deployed."""
+        found = []
+        for label, run in self.runs.items():
+            for seed, policy, value in zip(run.seeds, run.policies, run.values, strict=True):
+                acting = policy.greedy() if run.algorithm.acts == "greedy" else policy
+                assert isinstance(acting, DiscretePolicy)
+                assert value is None or isinstance(value, DiscreteValue)
+                found.append(Candidate(label, run.algorithm, seed, acting, value))
+        return found
+
+    @property
+    def selected(self) -> Candidate:
+        """The candidate that the ranking puts first."""
+        first: int = self.load("ranking.json")["order"][0]["index"]
+        return self.candidates[first]
+
+    @property
+    def fit_settings(self) -> FitSettings:
+        """Settings of what the evaluation fits."""
+        return FitSettings(
+            updates=self.settings.evaluation_updates,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+        )
+
+    def describe(self, candidate: Candidate, log: Dataset) -> dict[str, Any]:
+        """A candidate for the stage files, with the value it claims on a log and its exact one where known."""
+        return {
+            "title": candidate.title,
+            "label": candidate.label,
+            "algorithm": candidate.algorithm.name,
+            "seed": candidate.seed,
+            "acts": candidate.algorithm.acts,
+            "caution": bool(candidate.algorithm.caution),
+            "claimed": candidate.claimed(log),
+            "exact": None if self.truth is None else self.truth.value(candidate.policy),
+        }
+
+
+def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
+    """run.json as this version writes it, from one of an older version, whose candidates had no labels."""
+    if "algorithms" in found and "candidates" not in found:
+        found["candidates"] = [{"label": entry["algorithm"], **entry} for entry in found.pop("algorithms")]
+    return found
