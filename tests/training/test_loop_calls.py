@@ -75,8 +75,8 @@ def test_several_rows_a_call_give_the_history_and_the_states_of_one_row_a_call(
     assert max(map(len, calls)) > 4
     assert [row for rows in calls for row in rows] == [(a, min(a + 10, 125)) for a in range(0, 125, 10)]
     assert heard == [(end, 2) for end in [*range(10, 121, 10), 125]]
-    assert [list(row) for row in together.history] == [list(row) for row in plain.history]
-    for one, two in zip(together.history, plain.history, strict=True):
+    assert [list(row) for row in together.history.rows()] == [list(row) for row in plain.history.rows()]
+    for one, two in zip(together.history.rows(), plain.history.rows(), strict=True):
         assert (one["update"], one["member"]) == (two["update"], two["member"])
         np.testing.assert_allclose(list(one.values()), list(two.values()), rtol=2e-3, atol=2e-4)
     assert_trees_equal(together.state, plain.state, rtol=2e-3, atol=2e-5)
@@ -133,11 +133,11 @@ def test_saves_evaluations_and_refreshes_are_of_the_state_at_their_update(calls:
 
     file = tmp_path / "c.safetensors"
     whole = learn(
-        bc, checkpoint=file, on_save=lambda history: saved.append(history[-1]["update"]), save_every_updates=40,
+        bc, checkpoint=file, on_save=lambda history: saved.append(history.rows()[-1]["update"]), save_every_updates=40,
         evaluate=evaluate, evaluate_every_updates=50,
     )  # fmt: skip
     assert saved == [40, 80, 120, 125]
-    assert [row["update"] for row in whole.history if "online/return" in row] == [50, 50, 100, 100, 125, 125]
+    assert [row["update"] for row in whole.history.rows() if "online/return" in row] == [50, 50, 100, 100, 125, 125]
     edges = sorted({row[-1][1] for row in calls})
     assert {35, 40, 50, 70, 80, 100, 105, 120, 125} <= set(edges)
     # A run that ends at an update has the state that was evaluated, or saved, at that update on the way.
@@ -169,7 +169,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(calls: list[Rows
     assert calls[before][0] == (80, 90)  # the last checkpoint, whatever was begun beyond it
     whole = learn()
     assert_trees_equal(resumed.state, whole.state)
-    assert resumed.history == whole.history
+    assert resumed.history.rows() == whole.history.rows()
 
 
 def test_a_rule_stops_at_the_update_where_one_row_a_call_stops(calls: list[Rows], plain: Trained) -> None:
@@ -180,7 +180,7 @@ def test_a_rule_stops_at_the_update_where_one_row_a_call_stops(calls: list[Rows]
     assert (stopped.updates, stopped.stopped) == (70, "enough")
     assert {len(rows) for rows in calls} == {1}
     assert_trees_equal(stopped.state, learn(updates=70).state)
-    assert [row["update"] for row in stopped.history] == [u for u in range(10, 71, 10) for _ in SEEDS]
+    assert [row["update"] for row in stopped.history.rows()] == [u for u in range(10, 71, 10) for _ in SEEDS]
 
 
 def test_divergence_is_seen_one_call_later_at_most_and_the_last_good_checkpoint_stays(
@@ -204,7 +204,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(calls: list[Rows]) -> No
     with pytest.warns(StitchRLWarning, match="The others go on"):
         both = learn([wild, BC], spare=True)
     assert list(both.diverged) == [0]
-    assert [row["update"] for row in both.history if row["member"] == 1] == [*range(10, 121, 10), 125]
+    assert [row["update"] for row in both.history.rows() if row["member"] == 1] == [*range(10, 121, 10), 125]
     assert_trees_equal(both.member(1), learn().member(1))
 
 
