@@ -73,7 +73,13 @@ def create(job: dict[str, Any], *, scaler: Any = None) -> Any:
         return d3rlpy.models.encoders.VectorEncoderFactory(hidden_units=list(job.get("hidden", [256, 256])))
 
     roles = [field for field in config.__dataclass_fields__ if field.endswith("encoder_factory")]
-    return config(**settings, **{role: encoder() for role in roles}, observation_scaler=scaler).create(device="cpu:0")
+    chosen = config(
+        **settings,
+        **{role: encoder() for role in roles},
+        observation_scaler=scaler,
+        compile_graph=job.get("compile_graph", False),
+    )
+    return chosen.create(device=job.get("device", "cpu:0"))
 
 
 def rate(job: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +106,8 @@ def rate(job: dict[str, Any]) -> dict[str, Any]:
     def updates(count: int) -> None:
         for _ in range(count):
             algo.update(dataset.sample_transition_batch(batch))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     updates(job.get("warmup", 100))
     rates = []

@@ -79,13 +79,13 @@ def algorithm_of(name: str, **settings: Any) -> Any:
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """Rate of `st.fit`, all seeds together, and what it held in memory."""
     import stitchrl as st
-    from stitchrl.algorithms import cql
+    from stitchrl.algorithms import cql_continuous
     from stitchrl.training import program
 
     if job.get("in_turn"):
         program._processors = lambda: 1
     if job.get("whole_batch"):
-        cql.tile_count = lambda rows, evaluations: 1
+        cql_continuous.tile_count = lambda rows, evaluations: 1
 
     log = random_log(job.get("rows", 100_000), discrete="discrete" in job["algorithm"])
     algorithm = algorithm_of(job["algorithm"], **job.get("settings", {}))
@@ -106,30 +106,42 @@ def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
     import jax
     import jax.numpy as jnp
 
+    from stitchrl.algorithms.base import Spec
     from stitchrl.data.scaling import Scaling
     from stitchrl.feeds.batches import sample_transitions
     from stitchrl.feeds.feed import transition_source
     from stitchrl.training.program import initial_state
-    from stitchrl.training.run import spec_of
 
     log = random_log(2000, discrete="discrete" in name)
     algorithm = algorithm_of(name, **settings)
-    state = jax.tree.map(lambda leaf: leaf[0], initial_state(algorithm, spec_of(log), [0])).algorithm
+    state = jax.tree.map(lambda leaf: leaf[0], initial_state(algorithm, Spec.of(log), [0])).algorithm
     source = transition_source(log, Scaling.of(log))
-    batch = dict(sample_transitions(source.arrays, jnp.arange(BATCH), jnp.int32(0))) | {"update": jnp.int32(1)}
-    return algorithm, state, batch
+    return algorithm, state, dict(sample_transitions(source.arrays, jnp.arange(BATCH), jnp.int32(0)))
+
+
+def one_update(algorithm: Any) -> Callable[..., Any]:
+    """(state, batch, key, number of the update) -> (state, metrics)."""
+    import jax.numpy as jnp
+
+    from stitchrl.algorithms.base import Step
+
+    def update(state: Any, batch: Any, key: Any, number: Any) -> Any:
+        return algorithm.update(state, batch, None, key, Step(number, jnp.int32(1_000_000)))
+
+    return update
 
 
 def floor(job: dict[str, Any]) -> dict[str, Any]:
     """Rate of the update's matrix products alone."""
     import jax
+    import jax.numpy as jnp
 
     from floor import floor_rates, products_of
     from stitchrl.nn.precision import products_in
 
     algorithm, state, batch = traced(job["algorithm"])
     with products_in(job["precision"]):
-        products = products_of(algorithm.update, state, batch, jax.random.key(0), branch_share=0.5)
+        products = products_of(one_update(algorithm), state, batch, jax.random.key(0), jnp.int32(1), branch_share=0.5)
     return {"rates": floor_rates(products), "megaflop": products.flops / 1e6}
 
 
@@ -150,7 +162,7 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
     if log.num_actions is not None:
         mask = np.ones((len(log.reward), ACTION), bool)
         columns |= {"action_mask": mask, "next_action_mask": mask}
-    update = jax.jit(algorithm.update, donate_argnums=0)
+    update = jax.jit(one_update(algorithm), donate_argnums=0)
     random, key = np.random.default_rng(0), jax.random.key(0)
 
     def run(start: int, count: int) -> Any:
@@ -160,7 +172,7 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
             batch = {name: jnp.asarray(column[rows]) for name, column in columns.items()}
             key, now = jax.random.split(key)
             with products_in(job["precision"]):
-                state, _ = update(state, batch | {"update": jnp.int32(i)}, now)
+                state, _ = update(state, batch, now, jnp.int32(i))
         jax.block_until_ready(state)
 
     run(0, 3)

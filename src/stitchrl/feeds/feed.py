@@ -47,6 +47,10 @@ class Feed(Protocol):
         """
 
     @property
+    def resident(self) -> bool:
+        """Whether every span has the same arrays, so that updates of several spans can be made in one call."""
+
+    @property
     def whole(self) -> PyTree:
         """The columns of the whole log on the device, as `transition_arrays` makes them; None where they are streamed."""
 
@@ -80,6 +84,11 @@ class Source:
         # The number of rows is an input too: a log of another length does not recompile for its sake.
         everything = (self.arrays, jnp.int32(self.count), self.alias)
         return nullcontext(lambda first, end: everything)
+
+    @property
+    def resident(self) -> bool:
+        """True: everything is on the device."""
+        return True
 
     @property
     def whole(self) -> PyTree:
@@ -145,6 +154,11 @@ class StreamSource:
         return cls(
             ShuffledReader(log, scaling, order, columns=columns, n_steps=n_steps, length=length).batches, _take_batch
         )
+
+    @property
+    def resident(self) -> bool:
+        """False: a span has batches, or row numbers, of its own."""
+        return False
 
     @property
     def whole(self) -> PyTree:

@@ -145,6 +145,7 @@ class Job:
                 save_every_updates=self.save_every_updates,
                 monitors=monitors,
                 evaluate=self._online(algorithms, scaling, given),
+                evaluate_every_updates=self.evaluate_every_updates,
                 stop=self.stop,
                 spare=spare,
                 labels=_names(labels),
@@ -277,21 +278,12 @@ class Job:
         return make(prepared.log, scaling, columns=prepared.columns, sampling=rule, n_steps=self.n_steps)
 
     def _online(self, algorithms: list[Algorithm], scaling: Scaling, given: PyTree) -> Play | None:
-        """What plays every member's policy in the environment when due; None without an environment."""
+        """What plays every member's policy in the environment; None without an environment."""
         if self.environment is None:
             return None
         from stitchrl.training.playing import playing  # Gymnasium is imported only where there is an environment
 
-        return playing(
-            algorithms,
-            self.environment,
-            scaling,
-            given,
-            updates=self.updates,
-            every_updates=self.evaluate_every_updates,
-            chunk_updates=self.log_every_updates,
-            episodes=self.evaluation_episodes,
-        )
+        return playing(algorithms, self.environment, scaling, given, episodes=self.evaluation_episodes)
 
 
 def _names(labels: list[dict[str, Any]]) -> list[str]:

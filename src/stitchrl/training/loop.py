@@ -1,17 +1,23 @@
-"""The one compiled loop: chunks of updates in one program, batches drawn in-graph, many members at once.
+"""The one compiled loop: log rows of updates in one program, batches drawn in-graph, many members at once.
 
 It knows no algorithm by name. A member is a seed and the number settings of its algorithm. Its randomness is a function
 of its own seed and the update number alone, so it draws the same alone or among others, and a resumed run draws what
 an undisturbed one would have drawn.
+
+A call of the program makes one or more log rows, and the next call is under way before Python looks at the last one:
+it logs, looks for divergence, evaluates, saves and asks whether to stop while the device computes. No call goes beyond
+an update whose state is needed, so what is saved, evaluated and given back is of exactly that update.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -25,14 +31,18 @@ from stitchrl.training.divergence import Diverged
 from stitchrl.training.history import History
 from stitchrl.training.interrupt import deferred_interrupt
 from stitchrl.training.metrics_file import METRICS_FILE, MetricsFile
-from stitchrl.training.program import MemberState, Program, initial_state, member_of
+from stitchrl.training.program import Fetch, Placed, Program, initial_state, member_of, program_of
 from stitchrl.training.stopping import Stopping, StopRule
+from stitchrl.training.updates import MemberState, MetricTable, Row
 from stitchrl.types import PyTree
 
 __all__ = ["Play", "Trained", "train"]
 
-Play = Callable[[int, Callable[[int], MemberState], Collection[int]], dict[str, list[float]]]
-"""(updates done, member -> its state, members to leave out) -> further metrics, one number a member; {} when not due."""
+Play = Callable[[Callable[[int], MemberState], Collection[int]], dict[str, list[float]]]
+"""(member -> its state, members to leave out) -> further metrics, one number a member."""
+
+CALL_SECONDS = 1.0
+"""A call takes about so long where it may have several log rows: Ctrl-C waits for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Trained:
 
     Attributes:
         state: a `MemberState`.
-        history: the metrics of every logged chunk.
+        history: the metrics of every log row.
         updates: done.
         stopped: why it ended before the updates asked for; "" where it did not.
         diverged: member -> where its numbers ceased to be finite; its state is worth nothing, its rows end there.
@@ -75,6 +85,7 @@ def train(
     monitors: Sequence[LoopMonitor] = (),
     on_save: Callable[[History], None] | None = None,
     evaluate: Play | None = None,
+    evaluate_every_updates: int = 0,
     stop: StopRule | None = None,
     spare: bool = False,
     labels: Sequence[str] | None = None,
@@ -89,14 +100,16 @@ def train(
         seeds: one member each.
         given: what the algorithm's `prepare` gave.
         batch_size: rows a batch.
-        log_every_updates: length of a chunk: metrics are averaged over it, and Python runs between chunks.
-        save_every_updates: a checkpoint at the first chunk end at or after each multiple.
+        log_every_updates: length of a log row: metrics are averaged over it.
+        save_every_updates: a checkpoint at the end of the first log row that reaches each multiple.
         checkpoint: file to resume from and save to; None saves nothing.
         meta: JSON-able content to keep with every checkpoint.
-        monitors: called after each chunk with host-side numbers.
+        monitors: called after each log row with host-side numbers.
         on_save: called with the history before each checkpoint is written; it is on disk then.
         evaluate: what further metrics come from, see `Play`.
-        stop: asked after each chunk, with the history of the members that are left.
+        evaluate_every_updates: `evaluate` is asked at the end of the first log row that reaches each multiple, and at
+            the end of the run.
+        stop: asked after each log row, with the history of the members that are left; the run ends at that row.
         spare: let the others go on where some members diverge.
         labels: what messages call each member; its seed by default.
 
@@ -104,66 +117,177 @@ def train(
         CheckpointError: the checkpoint is damaged or not of this algorithm.
         DivergenceError: a metric is not finite (with `spare`, of every member); the last good checkpoint stays.
         RunDirectoryError: the checkpoint is of more updates than were asked for.
-        KeyboardInterrupt: Ctrl-C; the chunk in hand was finished and saved.
+        KeyboardInterrupt: Ctrl-C; the call in hand was finished and saved.
     """
     enable_compilation_cache()
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
     updates = 0 if algorithms[0].closed_form else updates
     state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds, given)
-    labels = [f"seed {seed}" for seed in seeds] if labels is None else labels
-    diverged = Diverged(algorithms[0].name, labels, spare=spare, known=known)
-    stopping = Stopping(stop)
-    write = None if checkpoint is None else _saving(checkpoint, meta or {}, on_save)
-
-    def save(state: PyTree) -> None:
-        state = jax.device_get(state)
-        diverged.see_state(state, done)
-        if write is not None:
-            write(state, history, {"update": done, "stopped": stopped, "diverged": diverged.members})
-
     if done > updates:
         raise RunDirectoryError(
             f"{str(checkpoint)!r} is of a run of {done:,} updates; {updates:,} were asked for. Ask for at least as many, "
             "or choose another directory."
         )
+    names = [f"seed {seed}" for seed in seeds] if labels is None else labels
+    book = _Book(
+        members=len(seeds),
+        updates=updates,
+        done=done,
+        stopped=stopped,
+        history=history,
+        diverged=Diverged(algorithms[0].name, names, spare=spare, known=known),
+        stopping=Stopping(stop),
+        write=None if checkpoint is None else _saving(checkpoint, meta or {}, on_save),
+        save_every=save_every_updates,
+        evaluate_every=evaluate_every_updates if evaluate is not None else 0,
+        monitors=monitors,
+        evaluate=evaluate,
+        may_stop=stop is not None,
+    )
     if stopped or done == updates:
         if checkpoint is not None and not checkpoint.exists():  # updates=0
-            save(state)
-        return Trained(state, history, done, stopped, diverged.members)
+            book.save(jax.device_get(state))
+        return book.trained(state)
+    program = program_of(
+        algorithms, seeds, source.draw, batch_size, given=given, updates=updates, log_every_updates=log_every_updates
+    )
+    with closing(program):
+        return _learn(program, source, state, batch_size, log_every_updates, algorithms[0].refresh_every_updates, book)
 
-    program = Program(algorithms, seeds, source.draw, batch_size, given=given, updates=updates)
-    refresh_every = algorithms[0].refresh_every_updates
+
+def _learn(
+    program: Program, source: Feed, state: PyTree, batch_size: int, log_every: int, refresh_every: int, book: _Book
+) -> Trained:
+    """The loop: begin a call, look at the one before it, and so on to the end of the run."""
     placed = program.place(state)
     del state
-    spans = list(_spans(done, updates, log_every_updates, refresh_every))
-    longest = max(until - first for first, until in spans)
-    with source.open(iter(spans), batch_size, longest) as feed, deferred_interrupt() as interrupted:
-        for first, until in spans:
-            arrays = feed(first, until)
-            if refresh_every and first % refresh_every == 0:
-                placed = program.refresh(placed, source.whole, first)
-            placed, means = program(placed, arrays, first, until)
-            diverged.see_metrics(means, until)
-            if evaluate is not None:
-                means |= evaluate(until, partial(program.member, placed), diverged.members)
-            left = [k for k in range(len(seeds)) if k not in diverged.members]
-            history.add(until, means, left)
-            done = until
-            stopped = stopping.reason(history, left)
-            ending = bool(stopped) or done == updates or interrupted.is_set()
-            if ending or first // save_every_updates != until // save_every_updates:
-                save(program.gather(placed))
-            for monitor in monitors:
-                monitor(done, updates, means)
-            if interrupted.is_set():
-                if not ending:  # pressed while the monitors ran
-                    save(program.gather(placed))
-                raise KeyboardInterrupt
-            if stopped:
-                break
+    rows = list(_log_rows(book.done, book.updates, log_every, refresh_every))
+    # A stream has the arrays of one row at a time; a rule that may stop after any row needs the state after each.
+    pace = _Pace(program.most_rows if source.resident and not book.may_stop else 1)
+    longest = max(end - first for first, end in rows)
+    with source.open(iter(rows), batch_size, longest) as feed, deferred_interrupt() as interrupted:
+        before: _Call | None = None
+        begun = 0
+        while True:
+            call: _Call | None = None
+            if begun < len(rows):
+                own = _until(
+                    rows[begun : begun + pace.rows], lambda row: book.due(row) or _multiple(row[1], refresh_every)
+                )
+                first, end = own[0][0], own[-1][1]
+                arrays = feed(first, end)
+                if _multiple(first, refresh_every):
+                    placed = program.refresh(placed, source.whole, first)
+                placed, fetch = program.start(placed, arrays, own)
+                call, begun = _Call(own, placed, fetch), begun + len(own)
+            if before is not None:
+                book.enter(before, program, interrupted.is_set)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                if book.stopped or book.done == book.updates:
+                    break
+                pace.entered(before)
+            before = call
     if interrupted.is_set():  # pressed after the last look
         raise KeyboardInterrupt
-    return Trained(program.gather(placed), history, done, stopped, diverged.members)
+    assert before is not None
+    return book.trained(jax.device_put(program.gather(before.placed)))
+
+
+class _Call(NamedTuple):
+    """A call under way: its log rows, the states after it, and its metrics."""
+
+    rows: list[Row]
+    placed: Placed
+    fetch: Fetch
+
+
+class _Pace:
+    """How many log rows the next call has: as many as fit in about a second, by what the calls before it took."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._last = most, 0.0
+        self.rows = 1
+
+    def entered(self, call: _Call) -> None:
+        """A call was looked at; the first one's time, which is compiling, does not count."""
+        now = time.perf_counter()
+        if self._last:
+            seconds = (now - self._last) / len(call.rows)
+            self.rows = max(1, min(self._most, int(CALL_SECONDS / max(seconds, 1e-9))))
+        self._last = now
+
+
+@dataclasses.dataclass
+class _Book:
+    """The host's side of a run: what is known after the last call looked at, and what is done with it.
+
+    Attributes:
+        members: how many there are.
+        updates: asked for.
+        done: updates whose metrics were seen.
+        stopped: why the run ends here; "" while it does not.
+        history, diverged, stopping: so far.
+        write: writes a state with the history and what else there is to say; None where nothing is saved.
+        may_stop: whether there is a rule that may stop the run.
+        save_every, evaluate_every, monitors, evaluate: as of `train`.
+    """
+
+    members: int
+    updates: int
+    done: int
+    stopped: str
+    history: History
+    diverged: Diverged
+    stopping: Stopping
+    write: Callable[[PyTree, History, dict[str, Any]], None] | None
+    may_stop: bool
+    save_every: int
+    evaluate_every: int
+    monitors: Sequence[LoopMonitor]
+    evaluate: Play | None
+
+    def due(self, row: Row) -> bool:
+        """Whether the state after a log row is needed."""
+        return self._saves(row) or self._evaluates(row)
+
+    def _saves(self, row: Row) -> bool:
+        return row[1] == self.updates or _reaches_multiple(row, self.save_every)
+
+    def _evaluates(self, row: Row) -> bool:
+        return self.evaluate is not None and (row[1] == self.updates or _reaches_multiple(row, self.evaluate_every))
+
+    def enter(self, call: _Call, program: Program, interrupted: Callable[[], bool]) -> None:
+        """Log the rows of a call, and do what is due at its end. Raises DivergenceError."""
+        table, saved = call.fetch(), False
+        for number, row in enumerate(call.rows):
+            means = _means(table, number)
+            self.diverged.see_metrics(means, row[1])
+            last = number == len(call.rows) - 1
+            if last and self.evaluate is not None and self._evaluates(row):
+                means |= self.evaluate(partial(program.member, call.placed), self.diverged.members)
+            left = [k for k in range(self.members) if k not in self.diverged.members]
+            self.history.add(row[1], means, left)
+            self.done = row[1]
+            self.stopped = self.stopping.reason(self.history, left)
+            if last and (self.stopped or interrupted() or self._saves(row)):
+                self.save(program.gather(call.placed))
+                saved = True
+            for monitor in self.monitors:
+                monitor(self.done, self.updates, means)
+        if interrupted() and not saved:  # pressed while the monitors ran
+            self.save(program.gather(call.placed))
+
+    def save(self, state: PyTree) -> None:
+        """Look at the state, and write the checkpoint where there is to be one. Raises DivergenceError."""
+        self.diverged.see_state(state, self.done)
+        if self.write is not None:
+            content = {"update": self.done, "stopped": self.stopped, "diverged": self.diverged.members}
+            self.write(state, self.history, content)
+
+    def trained(self, state: PyTree) -> Trained:
+        """What the run gives back."""
+        return Trained(state, self.history, self.done, self.stopped, self.diverged.members)
 
 
 def _begin(
@@ -177,12 +301,30 @@ def _begin(
     return state, history, meta["update"], meta.get("stopped", ""), meta["diverged"]
 
 
-def _spans(done: int, updates: int, *every: int) -> Iterator[tuple[int, int]]:
-    """(first update, end) of each chunk: chunks end at every multiple of each of these numbers that is above 0."""
+def _log_rows(done: int, updates: int, *every: int) -> Iterator[Row]:
+    """The log rows of a run: they end at every multiple of each of these numbers that is above 0, and with the run."""
     while done < updates:
-        until = min(updates, *(done - done % n + n for n in every if n))
-        yield done, until
-        done = until
+        end = min(updates, *(done - done % n + n for n in every if n))
+        yield done, end
+        done = end
+
+
+def _until(rows: list[Row], ends: Callable[[Row], bool]) -> list[Row]:
+    """The rows up to the first that ends it, included."""
+    return rows[: next((k + 1 for k, row in enumerate(rows) if ends(row)), len(rows))]
+
+
+def _multiple(update: int, every: int) -> bool:
+    return bool(every) and update % every == 0
+
+
+def _reaches_multiple(row: Row, every: int) -> bool:
+    return bool(every) and row[0] // every != row[1] // every
+
+
+def _means(table: MetricTable, row: int) -> dict[str, list[float]]:
+    """Metric -> its mean over a row, one a member."""
+    return {name: table.means[:, row, k].tolist() for k, name in enumerate(table.names)}
 
 
 def _saving(

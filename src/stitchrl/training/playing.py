@@ -13,7 +13,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.nn.units import unscaled_policy
 from stitchrl.rollouts import rollout
 from stitchrl.training.loop import Play
-from stitchrl.training.program import MemberState
+from stitchrl.training.updates import MemberState
 from stitchrl.types import PyTree
 
 __all__ = ["playing"]
@@ -25,28 +25,19 @@ def playing(
     scaling: Scaling,
     given: PyTree,
     *,
-    updates: int,
-    every_updates: int,
-    chunk_updates: int,
     episodes: int,
 ) -> Play:
-    """A function that plays the mode of every member's policy when due, the same episodes' seeds each time.
+    """A function that plays the mode of every member's policy, the same episodes' seeds each time.
 
     Args:
         algorithms: one a member.
         environment: id of a Gymnasium environment, or a function that makes one.
         scaling: what the policies were trained in.
         given: what the algorithm's `prepare` gave.
-        updates: of the whole run; its end is always played.
-        every_updates: due at the first chunk end at or after each multiple.
-        chunk_updates: length of a chunk.
         episodes: played each time.
     """
 
-    def play(done: int, state: Callable[[int], MemberState], left_out: Collection[int]) -> dict[str, list[float]]:
-        start = max(0, (done - 1) // chunk_updates * chunk_updates)  # of the chunk that ends at `done`
-        if done // every_updates == start // every_updates and done != updates:
-            return {}
+    def play(state: Callable[[int], MemberState], left_out: Collection[int]) -> dict[str, list[float]]:
         returns = []
         for k, algorithm in enumerate(algorithms):
             if k in left_out:
