@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -11,13 +13,18 @@ import pytest
 import stitchrl as st
 from stitchrl.data.schema import Schema
 from stitchrl.mdp.icu_sepsis import compact_table, demo_log, draw_log
+from stitchrl.pipeline.assignments import candidates_of, candidates_of_tables, with_assignments
+from stitchrl.pipeline.settings import PipelineSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+RUNNING = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, document: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document, flags=re.DOTALL)
 
 
 FEWER = (
@@ -57,6 +64,26 @@ def test_the_schema_example_is_a_schema() -> None:
     assert schema.num_actions == 25
 
 
+def test_the_candidates_of_the_guide_are_candidates() -> None:
+    (config,) = blocks("toml", RUNNING)
+    content = tomllib.loads(config)
+    classes = {name: getattr(st, name) for name in st.ALGORITHMS}
+    found = candidates_of_tables(content.pop("candidate"), classes, 1.0)
+    assert list(found) == ["BC", "IQL cautious", "IQL"]
+    assert PipelineSettings(**content).updates == 5_000
+    (command,) = re.findall(r"^stitchrl run .*--algorithms.*$", RUNNING, flags=re.MULTILINE)
+    words = shlex.split(command)
+    chosen = candidates_of(words[words.index("--algorithms") + 1], classes, 1.0)
+    given = [words[k + 1] for k, word in enumerate(words) if word == "--set"]
+    assert with_assignments(chosen, given)["IQL-2"] == dataclasses.replace(found["IQL"], expectile=0.9)
+
+
+def test_the_settings_of_the_guide_can_be_written() -> None:
+    texts = re.findall(r"`(IQL\.[^`]+=[^`]+)`", RUNNING)
+    assert len(texts) == 5
+    with_assignments({"IQL": st.IQL()}, texts)
+
+
 def test_commands_and_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([\w-]+)", README, flags=re.MULTILINE):
@@ -64,11 +91,13 @@ def test_commands_and_targets_exist() -> None:
     from stitchrl.cli import app
 
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
-    for command in re.findall(r"^stitchrl (\w+)", README, flags=re.MULTILINE):
+    for command in re.findall(r"^stitchrl (\w+)", README + RUNNING, flags=re.MULTILINE):
         assert command in commands
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/training.md", "docs/running.md"]
+)
 def test_links_point_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):

@@ -327,7 +327,7 @@ def train(
 
 @app.command()
 def evaluate(
-    policy: Annotated[Path, typer.Argument(help="Policy directory, as `stitchrl run` writes it.")],
+    policy: Annotated[Path, typer.Argument(help="A policy directory, or the run directory it is in.")],
     log: Log,
     schema: SchemaFile = None,
     format: Format = None,
@@ -337,7 +337,7 @@ def evaluate(
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option("--baseline", help="Another policy directory, over which gains are taken. [default: the log's]"),
+        typer.Option("--baseline", help="Another policy, over which gains are taken. [default: the log's]"),
     ] = None,
     gamma: Annotated[float | None, typer.Option("--gamma", help="Discount. [default: the log's]")] = None,
     horizon: Annotated[
@@ -351,7 +351,7 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Estimate a saved policy on a log it did not learn from, and give the verdict."""
-    bundle, data = stitchrl.load_policy(policy), stitchrl.read(log, schema, format=format)
+    bundle, data = stitchrl.load_policy(_policy_of(policy)), stitchrl.read(log, schema, format=format)
     if bundle.provenance.get("log", {}).get("content_hash") == data.content_hash:
         raise ConfigurationError(
             f"The policy in {str(policy)!r} was learned from this very log, so estimates on it would be too good. "
@@ -365,7 +365,7 @@ def evaluate(
         data,
         gamma=gamma,
         horizon=horizon,
-        baseline=None if baseline is None else stitchrl.load_policy(baseline),
+        baseline=None if baseline is None else stitchrl.load_policy(_policy_of(baseline)),
         settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
         confidence=confidence,
         margin=margin,
@@ -393,6 +393,11 @@ def report(
 def version() -> None:
     """Print the version."""
     print(stitchrl.__version__)
+
+
+def _policy_of(folder: Path) -> Path:
+    """The policy directory: the folder itself, or the one inside a run directory."""
+    return folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
 
 
 def _main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = None) -> None:

@@ -434,8 +434,9 @@ def test_a_command_that_does_not_fit_the_run_is_refused(
 
 def test_evaluate_command(finished: tuple[Path, Path], tmp_path: Path, stitchrl: Command) -> None:
     log, run = finished
-    done = stitchrl("evaluate", run / "policy", log)
-    assert (done.status, "learned from this very log" in done.err) == (2, True)
+    for folder in (run / "policy", run):
+        done = stitchrl("evaluate", folder, log)
+        assert (done.status, "learned from this very log" in done.err) == (2, True)
     other = write_small_log(tmp_path, seed=4, stays=100)
     words = ["evaluate", run / "policy", other, "--evaluation-updates", 5]
     done = stitchrl(*words, "--estimators", "wis", "--confidence", 0.9, "--gamma", 0.95, "--json", "--gate")

@@ -118,7 +118,7 @@ def with_setting(holder: Any, label: str, path: Sequence[str], value: Any) -> An
     if name not in known:
         raise ConfigurationError(f"{label} has no setting {printable(name)!r}; it has {', '.join(known)}.")
     hint, meaning = known[name]
-    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    kinds: list[Any] = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
     old = getattr(holder, name)
     if kinds and not rest:
         inner = ", ".join(f"{name}.{entry}" for entry in _settings_of(kinds[0]))
