@@ -39,7 +39,7 @@ def agreement(policy: object, log: st.Dataset, towards: bool) -> float:
     """How often the policy goes towards the square (or away from it)."""
     paid = log.reward > 0.5
     side = np.where(paid, log.action, 1 - log.action)
-    chosen = np.asarray(policy.mode(log.observation))
+    chosen = np.asarray(policy.mode(log.observation))  # type: ignore[attr-defined]
     return float((chosen == (side if towards else 1 - side)).mean())
 
 

@@ -177,7 +177,7 @@ def test_a_network_may_be_given_as_plain_widths_or_as_its_fields() -> None:
     object.__setattr__(algorithm, "network", (4, 5))
     with pytest.raises(ConfigurationError, match=r"was given `hidden_sizes` and `network`\. Give one of them"):
         algorithm.__post_init__((4, 5))
-    for value, message in (
+    for value, message in (  # type: ignore[assignment]
         ("wide", r"must be a st.Network or a tuple of widths; got 'wide'"),
         ({"x": 1}, "cannot be read"),
     ):
@@ -293,7 +293,7 @@ def test_with_inputs_is_another_algorithm_unchecked() -> None:
     algorithm = ALL["IQL"]
     changed = algorithm.with_inputs({"gamma": 0.5, "expectile": 7.0})
     assert (changed.gamma, changed.expectile, changed.learning_rate) == (0.5, 7.0, 1e-2)
-    assert (algorithm.gamma, algorithm.expectile) == (0.9, 0.7)
+    assert (algorithm.gamma, algorithm.expectile) == (0.9, 0.7)  # type: ignore[attr-defined]
     assert type(changed) is st.IQL
     assert algorithm.with_inputs({"gamma": 0.5}) == dataclasses.replace(algorithm, gamma=0.5)
     assert algorithm.structure() == st.IQL(hidden_sizes=SIZES)

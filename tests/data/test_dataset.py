@@ -219,7 +219,7 @@ def test_spaces_are_gymnasiums() -> None:
     continuous = st.read(tiny_columns() | {"action": np.zeros((6, 2), np.float32)})
     assert continuous.action_space.shape == (2,)
     bounded = dataclasses.replace(continuous.schema, action_low=(-1, 0), action_high=(1, 3))
-    assert dataclasses.replace(continuous, schema=bounded).action_space.high.tolist() == [1, 3]
+    assert dataclasses.replace(continuous, schema=bounded).action_space.high.tolist() == [1, 3]  # type: ignore[attr-defined]
     parts = dataclasses.replace(tiny_log().schema, num_actions=None, action_counts=(2, 3))
     assert dataclasses.replace(tiny_log(), schema=parts).action_space == spaces.MultiDiscrete([2, 3])
 

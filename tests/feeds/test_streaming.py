@@ -111,7 +111,7 @@ def test_an_exception_of_the_prefetcher_is_raised_where_its_result_is_asked_for(
 
 def test_leaving_early_ends_the_prefetcher() -> None:
     made: list[int] = []
-    with prefetched(lambda first, end: made.append(first) or first, iter((i, i + 1) for i in range(10**9))) as take:
+    with prefetched(lambda first, end: made.append(first) or first, iter((i, i + 1) for i in range(10**9))) as take:  # type: ignore[func-returns-value]
         take(0, 1)
     count = len(made)
     assert count < 10

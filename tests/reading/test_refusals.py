@@ -99,7 +99,7 @@ def test_lists_in_a_scalar_column_are_refused() -> None:
 
 
 def changed(name: str, row: int, value: object, dtype: object = None) -> dict[str, np.ndarray]:
-    column = np.array(tiny_columns()[name], dtype)
+    column = np.array(tiny_columns()[name], dtype)  # type: ignore[call-overload]
     column[row] = value
     return {name: column}
 

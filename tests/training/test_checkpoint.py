@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 
 class State(NamedTuple):
     network: MLP
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     others: dict[str, jax.Array]
 
 

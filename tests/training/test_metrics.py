@@ -166,7 +166,7 @@ def test_the_table_is_written_now_and_then_and_at_the_end(tmp_path: Path, monkey
     path, written, history = tmp_path / "metrics.parquet", [], History()
     write = metrics_table.write_table
     monkeypatch.setattr(
-        metrics_table, "write_table", lambda *words: written.append(words[3]) or write(*words)
+        metrics_table, "write_table", lambda *words: written.append(words[3]) or write(*words)  # type: ignore[func-returns-value]
     )  # fmt: skip
     with MetricsTable(path, [{"seed": 3}, {"seed": 8}]) as table:
         for k in range(1000):
@@ -228,7 +228,9 @@ def test_a_longer_history_makes_no_save_larger_and_is_told_to_a_stop_rule_once(
     told, sizes, files = [], [], []
     see = EarlyStopWatch.see
     monkeypatch.setattr(
-        EarlyStopWatch, "see", lambda self, update, values: told.append(update) or see(self, update, values)
+        EarlyStopWatch,
+        "see",
+        lambda self, update, values: told.append(update) or see(self, update, values),  # type: ignore[func-returns-value]
     )
 
     def look(done: int, total: int, metrics: dict[str, list[float]]) -> None:

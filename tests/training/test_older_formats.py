@@ -53,12 +53,12 @@ def compare(run: Any, log: st.Dataset, expected: dict[str, NumpyArray], updates:
     """Compare policies and values of a run with what the older code computed after so many updates."""
     obs, discrete = log.observation, log.num_actions is not None
     policies = np.asarray([p.probs(obs) if discrete else p.mode(obs) for p in run.policies])
-    close = np.isclose(policies, expected[f"{updates}/policy"], **tolerance).all(axis=-1)
+    close = np.isclose(policies, expected[f"{updates}/policy"], **tolerance).all(axis=-1)  # type: ignore[call-overload]
     assert close.mean() >= (0.9 if isinstance(run.algorithm, st.CQL | st.DQN) and discrete else 1.0)  # greedy: ties
     assert (run.values[0] is None) == (f"{updates}/q" not in expected)
     if run.values[0] is not None:
         q = np.asarray([value.q(obs, log.action) for value in run.values])
-        np.testing.assert_allclose(q, expected[f"{updates}/q"], **tolerance)
+        np.testing.assert_allclose(q, expected[f"{updates}/q"], **tolerance)  # type: ignore[call-overload]
 
 
 def test_every_fixture_is_tested() -> None:

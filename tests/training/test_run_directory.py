@@ -122,7 +122,7 @@ def test_load_gives_the_same_policies(tmp_path: Path) -> None:
     obs = jnp.asarray(random_log(12).observation)
     for ours, theirs in zip(run.policies, loaded.policies, strict=True):
         np.testing.assert_array_equal(ours.probs(obs), theirs.probs(obs))
-    for ours, theirs in zip(run.values, loaded.values, strict=True):
+    for ours, theirs in zip(run.values, loaded.values, strict=True):  # type: ignore[assignment]
         np.testing.assert_array_equal(ours.v(obs), theirs.v(obs))
 
 

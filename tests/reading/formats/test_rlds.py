@@ -40,7 +40,7 @@ def episodes(
         ]
         if stacked:
             flat_steps = {key: np.stack([s[key] for s in steps]) for key in steps[0] if key != "observation"}
-            flat_steps["observation"] = {
+            flat_steps["observation"] = {  # type: ignore[assignment]
                 key: np.stack([s["observation"][key] for s in steps]) for key in steps[0]["observation"]
             }
             made.append({"steps": flat_steps})

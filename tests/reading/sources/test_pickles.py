@@ -140,4 +140,4 @@ def test_arrays_of_every_protocol(tmp_path: Path, protocol: int) -> None:
     for name, values in stored.items():
         value = found[name].value if isinstance(found[name], pickles.Array) else found[name]
         np.testing.assert_array_equal(value, values)
-        assert np.shape(value) == values.shape
+        assert np.shape(value) == values.shape  # type: ignore[attr-defined]

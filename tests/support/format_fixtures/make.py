@@ -200,7 +200,7 @@ def make_stable_baselines3() -> None:
 
         ends = [i % held == held - 1 for i in range(len(kept))]
         timeouts = more.get("handle_timeout_termination", True)
-        terminated = np.array([r[4] or (r[5] and not timeouts) for r in kept])
+        terminated = np.array([r[4] or (r[5] and not timeouts) for r in kept])  # type: ignore[assignment]
         truncated = np.array([r[5] and timeouts for r in kept]) | (np.array(ends) & ~terminated)
         action = np.stack([r[2] for r in kept])
         save(
