@@ -44,7 +44,7 @@ class LinearValue(DiscreteValue):
 
 class LinearState(NamedTuple):
     weight: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
 
 
 @dataclasses.dataclass(frozen=True)
