@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -139,6 +140,19 @@ def test_the_same_command_again_changes_nothing(finished: tuple[Path, Path]) -> 
     assert found.selected == content(run / "estimates.json")["selected"]["title"]
     assert str(found).startswith(found.verdict.decision)
     assert str(run / "report.html") in str(found)
+
+
+def test_run_of_the_face_is_the_same_job(finished: tuple[Path, Path]) -> None:
+    log, run = finished
+    numbers = {"updates": 600, "evaluation_updates": 40, "seeds": 2, "batch_size": 64}
+    found = st.run(log, run, algorithms=small_algorithms(), truth=ExactValues(), **numbers)
+    assert isinstance(found, st.Outcome)
+    assert found.to_dict() == run_stages(small_job(log, run)).to_dict()
+    shown = inspect.signature(st.run).parameters
+    for field in dataclasses.fields(PipelineSettings):
+        assert shown[field.name].default == field.default, field.name
+    with pytest.raises(RunDirectoryError, match=r"its margin is 0\.0, yours 0\.1"):
+        st.run(log, run, algorithms=small_algorithms(), truth=ExactValues(), margin=0.1, **numbers)
 
 
 def test_stage_by_stage_a_second_run_is_identical(finished: tuple[Path, Path], tmp_path: Path) -> None:
