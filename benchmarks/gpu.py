@@ -172,35 +172,44 @@ class Session:
     def against_unifloral(self) -> None:
         """IQL at 1, 8 and 64 seeds."""
         checkout = self._arguments.unifloral
-        if checkout is None or not (checkout / "algorithms" / "iql.py").exists():
+        there = checkout is not None and (checkout / "algorithms" / "iql.py").exists()
+        if not there:
             self.skip("Unifloral", f"There is no checkout of it at {str(checkout)!r} (`--unifloral`).")
         for seeds, usual in self.seeds.items():
             if self.left() < 60 and self.measured:
                 self.skip(f"IQL at {seeds} seeds", "No time was left.")
                 continue
             updates = self.updates(usual)
-            sides = {"ours": self.our_job("IQL", seeds, updates)}
-            workers = []
-            if checkout is not None and (checkout / "algorithms" / "iql.py").exists():
-                job = {
-                    "rows": 100_000, "observation": OBSERVATION, "actions": ACTION, "batch": BATCH, "seeds": seeds,
-                    "updates": updates, "repeats": self.repeats,
-                }  # fmt: skip
-                for name, unroll in (("theirs", 1), ("theirs, unrolled", UNROLL))[: 2 if seeds == 1 else 1]:
-                    worker = Worker(
-                        self._arguments.unifloral_python, HERE / "unifloral_worker.py", checkout.resolve(),
-                        XLA_FLAGS=os.environ.get("XLA_FLAGS", ""),
-                    )  # fmt: skip
+            sides, workers = {"ours": self.our_job("IQL", seeds, updates)}, []
+            sides["ours"]()  # compiles
+            job = {
+                "rows": 100_000, "observation": OBSERVATION, "actions": ACTION, "batch": BATCH, "seeds": seeds,
+                "updates": updates, "repeats": self.repeats,
+            }  # fmt: skip
+            for name, unroll in (("theirs", 1), ("theirs, unrolled", UNROLL))[: (2 if seeds == 1 else 1) * there]:
+                own = job | {"unroll": unroll}
+                worker = self._unifloral(own)
+                if worker is not None:
                     workers.append(worker)
-                    sides[name] = lambda worker=worker, job=job | {"unroll": unroll}: worker.ask(job)
-            try:
-                for side in sides.values():
-                    side()  # compiles
-                self.results[f"IQL {seeds}"] = in_turns(self.turns, **sides)
-            except RuntimeError as error:
-                self.skip(f"IQL at {seeds} seeds", f"A side failed: {error}")
+                    sides[name] = lambda worker=worker, own=own: worker.ask(own)
+            self.results[f"IQL {seeds}"] = in_turns(self.turns, **sides)
             for worker in workers:
                 worker.close()
+
+    def _unifloral(self, job: dict[str, Any]) -> Worker | None:
+        """A worker that has compiled the job; None where it fails, which is said."""
+        words = (self._arguments.unifloral_python, HERE / "unifloral_worker.py", self._arguments.unifloral.resolve())
+        for extra in ((), ("--plain",)):
+            worker = Worker(*words, *extra)
+            try:
+                worker.ask(job)
+                return worker
+            except RuntimeError as error:
+                worker.close()
+                self.skip(
+                    f"Unifloral{''.join(f' {word}' for word in extra)}, {job['seeds']} seeds", f"It failed: {error}"
+                )
+        return None
 
     def cost_of_logging(self) -> None:
         """IQL with the default log rows against one log row a call of the loop."""

@@ -1,10 +1,11 @@
 """The peer's side of `gpu.py`: updates a second of Unifloral's own IQL train step, scanned. None of its code is here.
 
-    python benchmarks/unifloral_worker.py CHECKOUT      # a checkout of github.com/EmptyJackson/unifloral
+    python benchmarks/unifloral_worker.py CHECKOUT [--plain]     # a checkout of github.com/EmptyJackson/unifloral
 
 Reads one JSON job a line on standard input and answers each with one JSON line. Needs jax, flax, optax and distrax, and
 nothing of stitchrl. `algorithms/iql.py` of the checkout is imported as it is; what only its command line needs (d4rl,
 gym, tyro, wandb) may be missing. Without distrax its normal distribution is the few lines below, and the answer says so.
+It sets an option of XLA when it is imported; `--plain` takes that back, for a jaxlib that no longer has the option.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -103,7 +105,10 @@ def rates(call: Any, state: Any, job: dict[str, Any]) -> tuple[Any, list[float]]
 
 
 def main() -> None:
+    flags = os.environ.get("XLA_FLAGS", "")
     module, ready = their_module(Path(sys.argv[1])), {}
+    if "--plain" in sys.argv:
+        os.environ["XLA_FLAGS"] = flags
     for line in sys.stdin:
         job = json.loads(line)
         known = json.dumps(job, sort_keys=True)
