@@ -44,7 +44,7 @@ def test_the_sampled_gradient_is_the_whole_one_on_average() -> None:
         return jax.value_and_grad(loss, has_aux=True)(critics)
 
     (value, penalty), whole = value_and_grad(_whole_gradient, None)
-    uniform = jax.random.uniform(keys[5], (4000, ROWS, CRITICS, DRAWS))
+    uniform = jax.random.uniform(keys[5], (2000, ROWS, CRITICS, DRAWS))
     (values, penalties), sampled = jax.jit(jax.vmap(lambda u: value_and_grad(_sampled_gradient, u)))(uniform)
     np.testing.assert_allclose(values, value, rtol=1e-5)
     np.testing.assert_allclose(penalties, jnp.broadcast_to(penalty, penalties.shape), rtol=1e-5)

@@ -58,10 +58,10 @@ def test_pixels_stay_bytes_until_the_network_scales_them() -> None:
 
 def test_bc_imitates_and_iql_goes_to_what_paid() -> None:
     train, fresh = image_log(400), image_log(100, seed=1)
-    bc = st.fit(st.BC(network=SMALL, learning_rate=3e-3), train, updates=300, batch_size=64, progress=False)
+    bc = st.fit(st.BC(network=SMALL, learning_rate=3e-3), train, updates=150, batch_size=32, progress=False)
     assert agreement(bc.policy, fresh, towards=False) > 0.9
     iql = st.IQL(network=SMALL, learning_rate=3e-3, inverse_temperature=10.0, target_rate=0.05)
-    run = st.fit(iql, train, updates=400, batch_size=64, progress=False)
+    run = st.fit(iql, train, updates=250, batch_size=32, progress=False)
     assert agreement(run.policy, fresh, towards=True) > 0.9
     value = run.values[0]
     paid = fresh.reward > 0.5

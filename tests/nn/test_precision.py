@@ -59,9 +59,10 @@ def test_the_three_products_are_of_rounded_operands_and_summed_in_float32(rows: 
     assert np.abs(np.asarray(found[0]) - exact).max() > 1e-3
 
 
-@pytest.mark.parametrize("lead", [(5, 4), (2, 16), (7,), (32,)])
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("sizes", [(40, 33), (48, 64)])
+@pytest.mark.parametrize(
+    ("lead", "count", "sizes"),
+    [((5, 4), 3, (40, 33)), ((2, 16), 3, (48, 64)), ((7,), 1, (40, 33)), ((32,), 3, (48, 64)), ((2, 16), 1, (40, 33))],
+)
 def test_leading_axes_and_several_critics_are_the_same_products(
     lead: tuple[int, ...], count: int, sizes: tuple[int, int]
 ) -> None:
