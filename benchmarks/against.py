@@ -30,7 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "CQL": {"algorithm": "CQL", "updates": 6},
     "IQL, 8 seeds": {"algorithm": "IQL", "updates": 16, "seeds": 8},
     "IQL, 10 updates a row": {"algorithm": "IQL", "updates": 10},
-    "BC, 64 wide, batch 64": {"algorithm": "BC", "updates": 100, "batch": 64, "settings": {"hidden_sizes": [64, 64]}},
+    "BC, 64 wide, batch 64": {"algorithm": "BC", "updates": 3000, "batch": 64, "settings": {"hidden_sizes": [64, 64]}},
 }
 
 

@@ -293,7 +293,7 @@ def report(session: Session) -> str:
             for name in ("theirs", "theirs, unrolled"):
                 cells += [shown(sides[name]), f"{ratio(sides['ours'], sides[name]):.2f}"] if name in sides else ["", ""]
             lines.append(f"| {' | '.join(cells)} | {max(a['megabytes'] for a in sides['ours']):,.0f} |")
-    if "logging" in found:
+    if "logging" in found and session.measured:
         share = 1.0 - ratio(found["logging"]["ours"], found["logging"]["rarely"])
         lines.append(f"\nThe default `log_every_updates` costs {share:.1%} of the speed (bar 5%).")
     lines += [

@@ -208,6 +208,37 @@ def test_a_member_that_diverges_leaves_the_others_alone(calls: list[Rows]) -> No
     assert_trees_equal(both.member(1), learn().member(1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Numbered(st.BC):
+    """Learns nothing; its metric is the number of the update, and ten times its learning rate."""
+
+    def update(self, state: Any, batch: Any, given: Any, key: Any, step: Any) -> Any:
+        number = step.update.astype(jnp.float32)
+        return state, {"number": number, "another": 10.0 * self.learning_rate + 0.0 * number}
+
+
+def numbered_rows() -> None:
+    members = [Numbered(hidden_sizes=(8,), learning_rate=rate) for rate in (0.5, 2.0)]
+    rows = learn(members).history.rows()
+    starts = [*range(0, 120, 10), 120]
+    ends = [*range(10, 130, 10), 125]
+    expected = [
+        {"update": end, "member": member, "number": (first + end - 1) / 2, "another": 10.0 * rate}
+        for first, end in zip(starts, ends, strict=True)
+        for member, rate in enumerate((0.5, 2.0))
+    ]
+    assert rows == expected
+
+
+def test_a_row_holds_the_mean_over_its_updates_of_each_member() -> None:
+    numbered_rows()
+
+
+def test_so_does_a_row_of_a_call_of_several(calls: list[Rows]) -> None:
+    numbered_rows()
+    assert max(map(len, calls)) > 4
+
+
 @pytest.fixture
 def listening() -> Iterator[None]:
     """A process started in the background ignores Ctrl-C: for the test, it does not."""
