@@ -184,7 +184,7 @@ def demo(
     from stitchrl.mdp.icu_sepsis import ExactValues
     from stitchrl.pipeline.demo import write_demo_log
 
-    _candidates(context, algorithms, assignments, 1.0)  # before anything is written
+    _candidates(context, algorithms, assignments, 1.0, numbered_states=True)  # before anything is written
     log = write_demo_log(out, propensities=propensities)
     if not quiet:
         print(f"log: {log} (schema: {log.with_suffix('.toml').name})")
@@ -429,7 +429,12 @@ def _main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = N
         say=say,
         progress=not quiet and not json,
     )
-    job.algorithms = _candidates(context, given["algorithms"], given["assignments"], job.log.schema.gamma)
+    from stitchrl.algorithms.tabular_model import numbers_states
+
+    counted = numbers_states(job.log)
+    job.algorithms = _candidates(
+        context, given["algorithms"], given["assignments"], job.log.schema.gamma, numbered_states=counted
+    )
     found = run_stages(job, until=until or STAGES[-1], force=given.get("force", False))
     if json:
         _print_json(found.to_dict())
@@ -442,7 +447,12 @@ def _main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = N
 
 
 def _candidates(
-    context: Context, names: str | None, assignments: Sequence[str] | None, gamma: float
+    context: Context,
+    names: str | None,
+    assignments: Sequence[str] | None,
+    gamma: float,
+    *,
+    numbered_states: bool = False,
 ) -> dict[str, Algorithm] | None:
     """The candidates that a command was given, label -> algorithm; None where it says nothing about them."""
     tables = context.obj
@@ -459,7 +469,7 @@ def _candidates(
     elif names is not None:
         found = candidates_of(names, classes, gamma)
     else:
-        found = labelled(default_algorithms(gamma))
+        found = labelled(default_algorithms(gamma, numbered_states=numbered_states))
     return with_assignments(found, assignments or ())
 
 

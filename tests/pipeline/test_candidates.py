@@ -6,10 +6,13 @@ import dataclasses
 import tomllib
 from typing import Any
 
+import numpy as np
 import pytest
+from worlds import full_columns, schema_of, tiny_log
 
 import stitchrl as st
 from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.tabular_model import numbers_states
 from stitchrl.errors import ConfigurationError
 from stitchrl.pipeline.assignments import candidates_of, candidates_of_tables, with_assignments
 from stitchrl.pipeline.candidates import default_algorithms, job_algorithm, labelled, unique_labels
@@ -69,6 +72,16 @@ def test_the_main_jobs_own_candidates() -> None:
     assert {algorithm.gamma for algorithm in own.values() if hasattr(algorithm, "gamma")} == {0.9}
     assert job_algorithm(st.IQL, 0.9) == own["IQL"]
     assert job_algorithm(st.TD3BC, 0.9) == st.TD3BC(gamma=0.9)  # not among them: its own defaults
+    counting = set(labelled(default_algorithms(0.9, numbered_states=True))) - set(own)
+    assert counting == {"SPIBB", "VILCB"}
+
+
+def test_states_are_counted_only_where_they_can_be() -> None:
+    columns = full_columns()
+    assert numbers_states(st.read(columns, schema_of(columns)))
+    one_name = columns | {"observation_id": np.zeros(6, np.int32)}
+    assert not numbers_states(st.read(one_name, schema_of(one_name)))
+    assert not numbers_states(tiny_log())
 
 
 # --- as text -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.types import NumpyArray
 
-__all__ = ["NEGATIVE", "TabularModel", "log_table", "policy_value"]
+__all__ = ["NEGATIVE", "TabularModel", "log_table", "numbers_states", "policy_value"]
 
 MOST_SWEEPS = 100_000
 TOLERANCE = 1e-10
@@ -101,6 +101,15 @@ class TabularModel:
     def q(self, v: Float[NumpyArray, " S"], gamma: float) -> Float[NumpyArray, "S A"]:
         """(S, A) r(s, a) + gamma sum_s' P(s' | s, a) v(s')."""
         return self.reward + gamma * (self.transition @ v).reshape(self.count.shape)
+
+
+def numbers_states(log: Dataset) -> bool:
+    """Whether a log can be counted: its actions are discrete and each `observation_id` has one observation, a vector."""
+    if log.num_actions is None or log.observation_id is None or log.observation_table.ndim != 2:
+        return False
+    _, first, state = np.unique(log.observation_id, return_index=True, return_inverse=True)
+    seen = log.observation_table[log.observation_index[first]]
+    return bool((log.observation_table[log.observation_index] == seen[state.reshape(-1)]).all())
 
 
 def _next_states(log: Dataset, state: Int[NumpyArray, " N"], seen: Float[NumpyArray, "S D"]) -> Int[NumpyArray, " N"]:

@@ -15,6 +15,8 @@ from stitchrl.algorithms.cql import CQL
 from stitchrl.algorithms.dqn import DQN
 from stitchrl.algorithms.filtered_bc import FilteredBC
 from stitchrl.algorithms.iql import IQL
+from stitchrl.algorithms.spibb import SPIBB
+from stitchrl.algorithms.vilcb import VILCB
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
 from stitchrl.messages import printable
@@ -27,19 +29,22 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,58}[A-Za-z0-9_+-]|[A-Za-z0-9]"
 """A label is also the name of a folder, and what stands before the dot of `--set LABEL.setting=value`."""
 
 
-def default_algorithms(gamma: float) -> tuple[Algorithm, ...]:
+def default_algorithms(gamma: float, *, numbered_states: bool = False) -> tuple[Algorithm, ...]:
     """The candidates of a run: small networks, rewards scaled to unit spread of returns.
 
-    IQL's inverse temperature and CQL's weight are in those units. The mode of a mildly weighted IQL actor keeps to
+    With `numbered_states`, for a log whose states can be counted (`numbers_states`), also the two that count them. IQL's
+    inverse temperature and CQL's weight are in units of that spread. The mode of a mildly weighted IQL actor keeps to
     actions the log supports well, so that what it gains can also be shown.
     """
     small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
     value = small | {"gamma": gamma, "target_rate": 0.02}
+    counting = (SPIBB(gamma=gamma), VILCB(gamma=gamma)) if numbered_states else ()
     return (
         BC(**small),
         FilteredBC(**small),
         IQL(expectile=0.8, inverse_temperature=10.0, **value),
         CQL(cql_weight=0.2, **value),
+        *counting,
         DQN(**value),
     )
 

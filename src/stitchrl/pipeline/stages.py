@@ -75,8 +75,7 @@ def _split(job: Workspace) -> dict[str, Any]:
 
 def train_stage(job: Workspace) -> None:
     """checkpoints/LABEL/: every seed of a candidate in one program, resumable."""
-    seeds = job.settings.seeds
-    job.say("train", f"{', '.join(job.runs)}, {seeds} {'seed' if seeds == 1 else 'seeds'} each")
+    job.say("train", f"{len(job.candidates)} candidates: {', '.join(f'{k} x {len(r.seeds)}' for k, r in job.runs.items())}")
 
 
 def select_stage(job: Workspace) -> None:

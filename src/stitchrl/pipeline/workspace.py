@@ -15,10 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.tabular_model import numbers_states
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.policy import DiscretePolicy
@@ -97,7 +98,9 @@ class Workspace:
     @cached_property
     def labelled(self) -> dict[str, Algorithm]:
         """Label -> algorithm, of every candidate."""
-        return labelled(default_algorithms(self.log.schema.gamma) if self.algorithms is None else self.algorithms)
+        if self.algorithms is not None:
+            return labelled(self.algorithms)
+        return labelled(default_algorithms(self.log.schema.gamma, numbered_states=numbers_states(self.log)))
 
     # --- the directory -------------------------------------------------------------------------------------------
 
@@ -179,25 +182,28 @@ class Workspace:
             for label, algorithm in self.labelled.items():
                 try:
                     found[label] = self._fit(label, algorithm, display)
-                except DivergenceError as error:
-                    if not algorithm.caution:
+                except (DivergenceError, DataError) as error:
+                    # The warning example may blow up, which is its point; and nobody asked for our own candidates that
+                    # solve the log's model, which has no solution where episodes never end. The others go on.
+                    if not algorithm.caution and (self.algorithms is not None or not algorithm.closed_form):
                         raise
-                    # The warning example blew up, which is its point; the others go on.
                     self.say("train", f"{label} left out: {error}")
         return found
 
     def _fit(self, label: str, algorithm: Algorithm, display: ProgressDisplay) -> Run:
         train = self.parts["train"]
+        # What is solved and not trained is the same for every seed.
+        seeds = 1 if algorithm.closed_form else self.settings.seeds
         return fit(
             algorithm,
             train,
             updates=self.settings.updates,
-            seeds=self.settings.seeds,
+            seeds=seeds,
             batch_size=self.settings.batch_size,
             out=self.out / "checkpoints" / label,
             save_every_updates=500,
             reward_scale=unit_return_scale(train),
-            callbacks=(display.track(f"{label} x {self.settings.seeds}"),),
+            callbacks=(display.track(f"{label} x {seeds}"),),
             progress=False,
         )
 
