@@ -75,7 +75,9 @@ def _split(job: Workspace) -> dict[str, Any]:
 
 def train_stage(job: Workspace) -> None:
     """checkpoints/LABEL/: every seed of a candidate in one program, resumable."""
-    job.say("train", f"{len(job.candidates)} candidates: {', '.join(f'{k} x {len(r.seeds)}' for k, r in job.runs.items())}")
+    job.say(
+        "train", f"{len(job.candidates)} candidates: {', '.join(f'{k} x {len(r.seeds)}' for k, r in job.runs.items())}"
+    )
 
 
 def select_stage(job: Workspace) -> None:
