@@ -160,3 +160,15 @@ def test_a_closed_form_run_is_saved_and_loaded(tmp_path: Any) -> None:
     assert (tmp_path / "given.safetensors").exists()
     assert again.remarks == run.remarks
     assert "promises nothing here" in run.remarks[1]
+
+
+def test_what_was_prepared_for_a_run_that_saved_nothing_is_prepared_again(tmp_path: Any) -> None:
+    log = two_state_log()
+    st.fit(st.SPIBB(least_count=5), log, updates=0, out=tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()  # as if killed before it was written
+    run = st.fit(st.SPIBB(least_count=1), log, updates=0, out=tmp_path)
+    loaded = st.load(tmp_path)
+    assert loaded.algorithm.least_count == 1
+    np.testing.assert_array_equal(loaded.policy.probs(log.observation), run.policy.probs(log.observation))
+    other = st.fit(st.SPIBB(least_count=5), log, updates=0).policy.probs(log.observation)
+    assert (np.asarray(other) != np.asarray(run.policy.probs(log.observation))).any()

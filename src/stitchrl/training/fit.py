@@ -20,7 +20,7 @@ from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint
 from stitchrl.training.flags import red_flags
-from stitchrl.training.job import Environment, Job, Outcome
+from stitchrl.training.job import Environment, Job, TrainedMembers
 from stitchrl.training.loop import Trained
 from stitchrl.training.program import initial_state
 from stitchrl.training.run import CHECKPOINT, CONFIG, GIVEN, Grid, Run, upgraded
@@ -204,8 +204,8 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     trained = Trained(state, history, meta["update"], meta.get("stopped", ""), meta["diverged"])
     flags = red_flags(history, **meta["bounds"]) if "bounds" in meta else []
     if grid:
-        return _grid(chosen, points, seeds, Outcome(trained, scaling, flags, given))
-    return _run(algorithm, seeds, Outcome(trained, scaling, flags, given), range(len(seeds)))
+        return _grid(chosen, points, seeds, TrainedMembers(trained, scaling, flags, given))
+    return _run(algorithm, seeds, TrainedMembers(trained, scaling, flags, given), range(len(seeds)))
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
@@ -220,7 +220,7 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
 
 
-def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: Outcome, members: Sequence[int]) -> Run:
+def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: TrainedMembers, members: Sequence[int]) -> Run:
     trained = outcome.trained
     left = [k for k in members if k not in trained.diverged]
     place = {member: i for i, member in enumerate(left)}
@@ -240,7 +240,7 @@ def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: Outcome, members
 
 
 def _grid(
-    algorithms: list[Algorithm], points: list[dict[str, float]], seeds: tuple[int, ...], outcome: Outcome
+    algorithms: list[Algorithm], points: list[dict[str, float]], seeds: tuple[int, ...], outcome: TrainedMembers
 ) -> Grid:
     n = len(seeds)
     return Grid(points, [_run(a, seeds, outcome, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)])

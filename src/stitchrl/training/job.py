@@ -31,7 +31,7 @@ from stitchrl.training.stopping import EarlyStop, StopRule
 from stitchrl.training.trackers.base import Tracker, guarded
 from stitchrl.types import PyTree
 
-__all__ = ["Environment", "Job", "Outcome"]
+__all__ = ["Environment", "Job", "TrainedMembers"]
 
 SAMPLING = ("uniform", "shuffled")
 """Names for `UniformSampling` with replacement, and without."""
@@ -39,7 +39,7 @@ Environment = str | Callable[[], Any]
 """Id of a Gymnasium environment, or a function that makes one."""
 
 
-class Outcome(NamedTuple):
+class TrainedMembers(NamedTuple):
     """What `Job.train` gives back: trained members, the scaling they live in, what looked wrong, and what was given."""
 
     trained: Trained
@@ -112,7 +112,7 @@ class Job:
         extra: dict[str, Any],
         *,
         spare: bool = False,
-    ) -> Outcome:
+    ) -> TrainedMembers:
         """Train the members, one an entry of `algorithms` and `labels`; `spare` as of `train`."""
         log = self.log
         spec = Spec.of(log)
@@ -127,7 +127,8 @@ class Job:
             scaling = claim(Path(self.out), config, scaling, dataclasses.asdict(type(algorithm)()))
         prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
         given = jax.tree.map(jnp.asarray, prepared.given)
-        if self.out is not None and given is not None and not (Path(self.out) / GIVEN).exists():
+        if self.out is not None and given is not None and not (Path(self.out) / CHECKPOINT).exists():
+            # Whatever an attempt that saved nothing left there may be of other settings.
             save_tree_file(Path(self.out) / GIVEN, given)
         bounds = self._bounds(algorithms)
         with ExitStack() as stack:
@@ -155,7 +156,7 @@ class Job:
                 table.complete(trained.history)
         # A resumed or finished run has a history that no monitor saw.
         found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
-        return Outcome(trained, scaling, found, given)
+        return TrainedMembers(trained, scaling, found, given)
 
     def _check_fits(self, algorithm: Algorithm) -> None:
         """Raise ConfigurationError where the algorithm does not learn from such a log, or from such a feed."""

@@ -12,7 +12,6 @@ from typing import Any
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import RunDirectoryError
 from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.units import (
@@ -21,7 +20,8 @@ from stitchrl.nn.units import (
     unscaled_value,
 )
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
-from stitchrl.storage.files import forget_abandoned, make_directory, write_json
+from stitchrl.storage.files import forget_abandoned
+from stitchrl.storage.run_directory import claim as claim_directory
 from stitchrl.training.divergence import DivergenceError
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.history import History, Rows
@@ -150,35 +150,20 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
     Raises:
         RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
     """
-    make_directory(folder)
-    for name in (CONFIG, CHECKPOINT, METRICS_FILE, METRICS, GIVEN):
-        forget_abandoned(folder / name)
-    file = folder / CONFIG
-    if not file.exists():
-        write_json(file, config | {"scaling": scaling.to_dict()})
-        return scaling
-    try:
-        found = upgraded(dict(json.loads(file.read_text(encoding="utf-8"))))
+
+    def brought_up_to_date(found: dict[str, Any]) -> dict[str, Any]:
+        found = upgraded(found)
         # Settings that came after the run was made have their defaults.
         found["settings"] = json.loads(json.dumps({**defaults, **found["settings"]}))
-        kept = Scaling.from_dict(found.pop("scaling"))
-    except (OSError, ValueError, TypeError, KeyError):
-        raise RunDirectoryError(f"{file} is damaged. Choose another directory or delete it.") from None
-    if not (folder / CHECKPOINT).exists():  # nothing was learned there yet
-        write_json(file, config | {"scaling": scaling.to_dict()})
-        return scaling
-    found.setdefault("meaning", config["meaning"])  # older runs did not say
-    if found.pop("spec_guessed", False):
-        found["spec"] = config["spec"]
-    for key in [*config, *(key for key in found if key not in config)]:
-        theirs, ours = found.get(key), config.get(key)
-        if theirs == ours:
-            continue
-        if isinstance(theirs, dict) and isinstance(ours, dict):
-            names = [name for name in ours | theirs if theirs.get(name) != ours.get(name)]
-            theirs, ours = ({name: side.get(name) for name in names} for side in (theirs, ours))
-        raise RunDirectoryError(
-            f"{str(folder)!r} holds another run: its {key} is {theirs!r}, yours {ours!r}. "
-            "Choose another directory, or delete that one."
-        )
-    return kept
+        found.setdefault("meaning", config["meaning"])  # older runs did not say
+        if found.pop("spec_guessed", False):
+            found["spec"] = config["spec"]
+        Scaling.from_dict(found["scaling"])  # raises where it is damaged
+        return found
+
+    identity = config | {"scaling": scaling.to_dict()}
+    begun = (folder / CHECKPOINT).exists()
+    content = claim_directory(folder / CONFIG, identity, free=("scaling",), upgrade=brought_up_to_date, begun=begun)
+    for name in (CHECKPOINT, METRICS_FILE, METRICS, GIVEN):
+        forget_abandoned(folder / name)
+    return Scaling.from_dict(content["scaling"])
