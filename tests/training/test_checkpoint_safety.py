@@ -328,7 +328,7 @@ def kill_at_random(name: str, kind: str, out: Path, kills: int, seed: int) -> in
         left = CHUNKS - done // 5
         process = start(name, kind, out)
         assert process.stdout is not None
-        for _ in range(rng.randint(1, max(1, left // 2))):  # each line is a chunk that was saved
+        for _ in range(rng.randint(1, max(1, left // 8))):  # each line is a chunk that was saved
             process.stdout.readline()
         time.sleep(rng.uniform(0.0, 0.01))
         met += process.poll() is None
