@@ -42,6 +42,7 @@ SHARED = {
         "behavior",
         "cql_settings",
         "tabular_model",
+        "returns",
         "cql_discrete",
         "cql_continuous",
     },

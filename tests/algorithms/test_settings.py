@@ -14,7 +14,8 @@ from worlds import assert_trees_equal, random_continuous_log, random_log
 
 import stitchrl as st
 from stitchrl.algorithms.base import Algorithm, Step
-from stitchrl.algorithms.settings import revived_settings
+from stitchrl.algorithms.behavior import Imitation
+from stitchrl.algorithms.settings import default_settings, revived_settings
 from stitchrl.errors import ConfigurationError
 from stitchrl.nn.networks import Network
 
@@ -175,7 +176,7 @@ def test_a_network_may_be_given_as_plain_widths_or_as_its_fields() -> None:
         assert hash(algorithm) == hash(st.IQL(hidden_sizes=(4, 5)))
     algorithm = st.IQL()
     object.__setattr__(algorithm, "network", (4, 5))
-    with pytest.raises(ConfigurationError, match=r"was given `hidden_sizes` and `network`\. Give one of them"):
+    with pytest.raises(ConfigurationError, match=r"`network` is \(4, 5\)\. Give one of them"):
         algorithm.__post_init__((4, 5))
     for value, message in (  # type: ignore[assignment]
         ("wide", r"must be a st.Network or a tuple of widths; got 'wide'"),
@@ -190,10 +191,34 @@ def test_a_network_may_be_given_as_plain_widths_or_as_its_fields() -> None:
 def test_settings_survive_their_json() -> None:
     algorithm = st.IQL(network=Network((4,), "tanh", "after", 0.1, (2, 3)), actor_network=Network((5,)), expectile=0.6)
     content = json.loads(json.dumps(dataclasses.asdict(algorithm)))
-    assert type(algorithm)(**revived_settings(content)) == algorithm
+    assert type(algorithm)(**revived_settings(content, type(algorithm))) == algorithm
     # Runs of older versions had widths and no network.
     old = {"hidden_sizes": [4, 5], "expectile": 0.6}
-    assert st.IQL(**revived_settings(old)) == st.IQL(hidden_sizes=(4, 5), expectile=0.6)
+    assert st.IQL(**revived_settings(old, st.IQL)) == st.IQL(hidden_sizes=(4, 5), expectile=0.6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A setting that is an object."""
+
+    low: float = 0.0
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipped(Imitation):
+    """Has such a setting, and one without a default."""
+
+    clip: Clip = Clip()
+    needed: float = dataclasses.field(kw_only=True)
+
+
+def test_settings_that_are_objects_survive_their_json() -> None:
+    algorithm = Clipped(clip=Clip(1.5, (3,)), needed=2.0)
+    content = json.loads(json.dumps(dataclasses.asdict(algorithm)))
+    assert Clipped(**revived_settings(content, Clipped)) == algorithm
+    assert default_settings(Clipped)["clip"] == {"low": 0.0, "sizes": (1, 2)}
+    assert "needed" not in default_settings(Clipped)
 
 
 def test_a_network_of_the_actor_is_the_actors_alone() -> None:

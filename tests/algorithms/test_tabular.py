@@ -14,7 +14,7 @@ from stitchrl.algorithms.spibb import improved
 from stitchrl.algorithms.tabular_model import TabularModel, policy_value
 from stitchrl.algorithms.vilcb import penalty
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.errors import CheckpointError, ConfigurationError, DataError
 from stitchrl.mdp.finite import FiniteMDP
 
 
@@ -34,7 +34,7 @@ def two_state_log(**changes: Any) -> st.Dataset:
 
 
 def model_of(log: st.Dataset) -> TabularModel:
-    return TabularModel.of(log, Scaling.identity(2), name="SPIBB")
+    return TabularModel.of(log, Scaling.identity(2), gamma=0.9, name="SPIBB")
 
 
 def test_the_model_counts_by_hand() -> None:
@@ -172,3 +172,68 @@ def test_what_was_prepared_for_a_run_that_saved_nothing_is_prepared_again(tmp_pa
     np.testing.assert_array_equal(loaded.policy.probs(log.observation), run.policy.probs(log.observation))
     other = st.fit(st.SPIBB(least_count=5), log, updates=0).policy.probs(log.observation)
     assert (np.asarray(other) != np.asarray(run.policy.probs(log.observation))).any()
+
+
+def chain(rows: list[tuple[int, int, float, int]], times: int) -> st.Dataset:
+    """A log of rows (state, action, reward, next state; -1 ends, -2 is cut and unknown), each an episode of its own."""
+    table = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    state, action, reward, after = (np.tile(column, times) for column in zip(*rows, strict=True))
+    columns = {
+        "episode": np.arange(len(state)), "observation": table[state], "observation_id": state,
+        "next_observation": np.where(after[:, None] >= 0, table[np.maximum(after, 0)], 99).astype(np.float32),
+        "action": action.astype(np.int32), "reward": reward.astype(np.float32),
+        "terminated": after == -1, "truncated": after != -1,
+    }  # fmt: skip
+    return st.read(columns, schema_of(columns, num_actions=2))
+
+
+BOTH = [st.VILCB(gamma=1.0), st.SPIBB(gamma=1.0), st.VILCB(gamma=0.99, penalty_weight=0.0)]
+
+
+@pytest.mark.parametrize("algorithm", BOTH, ids=["VILCB", "SPIBB", "VILCB without caution"])
+@pytest.mark.parametrize("reward_shift", [0.0, -1.0])
+def test_a_loss_after_a_large_gain_is_still_avoided(algorithm: Any, reward_shift: float) -> None:
+    # Every return is above 0, and yet in state 1 there is only a larger and a smaller loss to choose from.
+    log = chain([(0, 0, 20.0, 1), (0, 1, 20.0, 1), (1, 0, -8.0, -1), (1, 1, -1.0, -1)], 500)
+    run = st.fit(algorithm, log, updates=0, reward_shift=reward_shift)
+    seen = log.observation[2:3]
+    assert int(run.policy.mode(seen)[0]) == 1
+    q = np.asarray(run.policy.probs(seen))[0]
+    assert q[1] > 0.99
+
+
+@pytest.mark.parametrize("algorithm", BOTH, ids=["VILCB", "SPIBB", "VILCB without caution"])
+def test_a_cut_of_which_nothing_is_known_is_no_way_out(algorithm: Any) -> None:
+    # Action 0 ends at a cost of 2; action 1 costs 1 and leads to state 1, of which only cut rows are there.
+    log = chain([(0, 0, -2.0, -1), (0, 1, -1.0, 1), (1, 0, -1.0, -2), (1, 1, -1.0, -2)], 200)
+    policy = st.fit(algorithm, log, updates=0).policy
+    assert float(policy.probs(log.observation[:1])[0, 0]) > 0.99
+
+
+def test_the_default_penalty_prefers_what_was_tried_often() -> None:
+    # Action 1 was lucky twice; action 0 paid .95 of the time in 2,000 tries.
+    often = [(0, 0, 1.0, -1)] * 19 + [(0, 0, 0.0, -1)]
+    log = chain(often, 100).concat(chain([(0, 1, 1.0, -1)], 2))
+    for weight, chosen in ((0.0, 1), (0.1, 0)):
+        policy = st.fit(st.VILCB(gamma=1.0, penalty_weight=weight), log, updates=0).policy
+        assert int(policy.mode(log.observation[:1])[0]) == chosen
+
+
+def test_identifiers_of_one_observation_are_refused() -> None:
+    same = two_state_log(observation=np.zeros((4, 2), np.float32))
+    with pytest.raises(DataError, match="5 and 7 have the same"):
+        st.fit(st.SPIBB(), same, updates=0)
+
+
+def test_a_proved_bound_that_says_something_is_told() -> None:
+    log = chain([(0, 0, 0.0, -1), (0, 1, 1.0, -1)], 40_000)
+    proved = st.fit(st.SPIBB(gamma=0.1, least_count=30_000), log, updates=0).remarks[1]
+    assert proved.startswith("With probability 95% it loses no more than")
+    assert "promises nothing" in st.fit(st.SPIBB(gamma=0.9, least_count=10), log, updates=0).remarks[1]
+
+
+def test_a_run_without_what_it_was_given_is_refused(tmp_path: Any) -> None:
+    st.fit(st.SPIBB(least_count=1), two_state_log(), updates=0, out=tmp_path)
+    (tmp_path / "given.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"is without given\.safetensors"):
+        st.load(tmp_path)

@@ -77,10 +77,13 @@ def test_the_main_jobs_own_candidates() -> None:
 
 
 def test_states_are_counted_only_where_they_can_be() -> None:
-    columns = full_columns()
-    assert numbers_states(st.read(columns, schema_of(columns)))
-    one_name = columns | {"observation_id": np.zeros(6, np.int32)}
-    assert not numbers_states(st.read(one_name, schema_of(one_name)))
+    plain = full_columns()
+    assert not numbers_states(st.read(plain, schema_of(plain)))  # every state once: a number of rows, not of states
+    often = {name: np.tile(column, (10,) + (1,) * (column.ndim - 1)) for name, column in plain.items()}
+    often["episode"] = np.repeat(np.arange(10) * 10, 6) + often["episode"]
+    assert numbers_states(st.read(often, schema_of(often)))
+    for observation_id in (np.zeros(60, np.int32), np.arange(60)):
+        assert not numbers_states(st.read(often | {"observation_id": observation_id}, schema_of(often)))
     assert not numbers_states(tiny_log())
 
 

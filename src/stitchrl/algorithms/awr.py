@@ -9,8 +9,8 @@ Returns of the logged behaviour, a value function regressed on them, and imitati
 
 In (1) nothing follows a true end; where the log was cut, gamma V of what followed stands for the rest (so with
 td_lambda 1 too), and where what followed is unknown, G is V(s): such a row has no advantage and weight 0 in (2). G, and
-the mean and std of (3), are computed anew from V every `returns_every_updates`. With td_lambda 1 and a log without cut
-episodes G is the column `return_to_go`, and V enters only (3).
+the mean and std of (3), are computed anew from V every `returns_every_updates`, over all rows of the log, however rows
+are drawn. With td_lambda 1 and a log without cut episodes G is the column `return_to_go`, and V enters only (3).
 
 AWR is a step of policy improvement on the behaviour: G follows what the logging policy did next, so it cannot stitch
 episodes together as TD learning can. The advantage is MULTIPLIED by the inverse temperature (the paper divides by a
@@ -39,6 +39,7 @@ from jaxtyping import Float
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.algorithms.heads import Actor, create_actor
 from stitchrl.algorithms.optimizers import Trainable
+from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.algorithms.settings import flag, network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
@@ -46,7 +47,7 @@ from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.networks import MLP, ImageNetwork, Network, create_network
 from stitchrl.types import PyTree
 
-__all__ = ["AWR", "AWRState", "returns_to_go", "td_lambda_returns", "weighted_imitation_loss"]
+__all__ = ["AWR", "AWRState", "td_lambda_returns", "weighted_imitation_loss"]
 
 MAX_WEIGHT = 20.0
 """Cap on the weight of equation (4) (official code)."""
@@ -206,14 +207,3 @@ class AWR(Algorithm):
 
     def policy(self, state: AWRState, given: PyTree) -> Actor:
         return state.actor.model
-
-
-def returns_to_go(log: Dataset, scaling: Scaling, gamma: float) -> Float[np.ndarray, " N"]:
-    """(N,) float32 discounted sum of the scaled rewards from each row to the end of its logged run."""
-    returns = scaling.rewards(log.reward).astype(np.float64)
-    # From the last row of every run to the first, all runs at once.
-    left = log.run_end - np.arange(log.num_transitions)
-    order = np.argsort(left, kind="stable")
-    for rows in np.split(order, np.cumsum(np.bincount(left))[:-1])[1:]:
-        returns[rows] += gamma * returns[rows + 1]
-    return returns.astype(np.float32)

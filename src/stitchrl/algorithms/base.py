@@ -208,7 +208,10 @@ class Algorithm(ABC):
             if isinstance(self.network, Network):
                 object.__setattr__(self, "network", dataclasses.replace(self.network, hidden_sizes=hidden_sizes))
             else:
-                raise ConfigurationError(f"{self.name} was given `hidden_sizes` and `network`. Give one of them.")
+                raise ConfigurationError(
+                    f"`hidden_sizes` of {self.name} changes the widths of a st.Network; `network` is {self.network!r}. "
+                    "Give one of them."
+                )
         check_settings(self)
 
     @property

@@ -10,7 +10,16 @@ from typing import Any
 from stitchrl.errors import ConfigurationError
 from stitchrl.nn.networks import Network
 
-__all__ = ["INTERVALS", "check_settings", "choice", "flag", "network_setting", "revived_settings", "setting"]
+__all__ = [
+    "INTERVALS",
+    "check_settings",
+    "choice",
+    "default_settings",
+    "flag",
+    "network_setting",
+    "revived_settings",
+    "setting",
+]
 
 INTERVALS = {
     "(0, 1)": lambda x: 0 < x < 1,
@@ -106,16 +115,32 @@ def _as_network(name: str, field: dataclasses.Field[Any], value: Any) -> Network
     )
 
 
-def revived_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a constructor takes them, from their JSON; runs of older versions had widths and no `network`."""
-    revived = {name: _revived(value) for name, value in settings.items()}
-    if "hidden_sizes" in revived:
-        revived["network"] = Network(revived.pop("hidden_sizes"))
+def default_settings(kind: type) -> dict[str, Any]:
+    """The defaults of an algorithm's settings, as plain content; those without a default are left out."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in found.items()}  # type: ignore[arg-type]
+
+
+def revived_settings(settings: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Settings as the constructor of an algorithm takes them, from their JSON.
+
+    A setting that is an object is made anew from its fields, by the kind of object that is its default.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    revived = {}
+    for name, value in settings.items():
+        made = Network if name not in fields or "network" in fields[name].metadata else type(fields[name].default)
+        revived[name] = _revived(value, made)
     return revived
 
 
-def _revived(value: Any) -> Any:
-    """A setting from its JSON: lists were tuples, and what has fields was a network."""
+def _revived(value: Any, kind: type = Network) -> Any:
+    """A setting from its JSON: lists were tuples, and what has fields was an object of this kind."""
     if isinstance(value, Mapping):
-        return Network(**{name: _revived(entry) for name, entry in value.items()})
+        return kind(**{name: _revived(entry) for name, entry in value.items()})
     return tuple(value) if isinstance(value, list) else value

@@ -74,7 +74,7 @@ class SPIBB(Algorithm):
     )
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
-        model = TabularModel.of(log, scaling, name=self.name)
+        model = TabularModel.of(log, scaling, gamma=self.gamma, name=self.name)
         certain = (model.count >= self.least_count) & model.allowed
         probs, v = model.behavior, np.zeros(len(model.count))
         behavior_v = policy_value(model, model.behavior, self.gamma)
@@ -85,22 +85,24 @@ class SPIBB(Algorithm):
                 break
             probs = new
         first = model.state[log.episode_start[:-1]]
+        gain = float((v[first] - behavior_v[first]).mean()) / scaling.reward_scale
         given = {
             "table": model.table,
             "log_probabilities": log_table(probs),
             "q": model.q(v, self.gamma).astype(np.float32),
             "certain_share": np.float32(certain[model.count > 0].mean()),
-            "model_gain": np.float32((v[first] - behavior_v[first]).mean() / scaling.reward_scale),
-            "zeta": np.float32(self._zeta(model, log) - (v[first] - behavior_v[first]).mean() / scaling.reward_scale),
+            "model_gain": np.float32(gain),
+            "zeta": np.float32(self._zeta(model) / scaling.reward_scale - gain),
+            "value_range": np.float32((model.highest - model.lowest) / scaling.reward_scale),
         }
         return Prepared(log, given=given)
 
-    def _zeta(self, model: TabularModel, log: Dataset) -> float:
-        """The first term of equation (4), in return units; infinite at gamma 1, for which it is not proved."""
+    def _zeta(self, model: TabularModel) -> float:
+        """The first term of equation (4), in scaled units; infinite at gamma 1, for which it is not proved."""
         if self.gamma >= 1.0:
             return math.inf
         states, actions = model.count.shape
-        largest = float(np.abs(log.reward).max(initial=0.0)) / (1.0 - self.gamma)
+        largest = float(np.abs(model.reward).max(initial=0.0)) / (1.0 - self.gamma)
         logarithm = math.log(2 * states * actions / FAILURE) + states * math.log(2)
         return 4 * largest / (1.0 - self.gamma) * math.sqrt(2 / self.least_count * logarithm)
 
@@ -110,10 +112,18 @@ class SPIBB(Algorithm):
             f"SPIBB may depart from the behaviour on {share:.0%} of the logged pairs of state and action, those seen at "
             f"least {self.least_count} times."
         )
-        bound = f"Its proved bound on the loss against the behaviour is {zeta:.4g}"
         if not math.isfinite(zeta):
-            bound = "Its bound on the loss against the behaviour is not proved for gamma 1"
-        return (departs, f"{bound}: it promises nothing here. Judge the policy by its evaluation.")
+            bound = "Its bound on the loss against the behaviour is not proved for gamma 1: it promises nothing here."
+        elif zeta >= float(given["value_range"]):
+            bound = (
+                f"Its proved bound on the loss against the behaviour is {zeta:.4g}, more than values of this log range "
+                "over: it promises nothing here."
+            )
+        else:
+            bound = (
+                f"With probability {1 - FAILURE:.0%} it loses no more than {zeta:.4g} against the behaviour (proved)."
+            )
+        return (departs, f"{bound} Judge the policy by its evaluation.")
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> SPIBBState:
         return SPIBBState()

@@ -5,7 +5,8 @@ it was taken, the mean reward, and where it led:
 
     (1)  P(s' | s, a) = N(s, a, s') / N(s, a),   r(s, a) = mean of the logged rewards
 
-Rows whose next state is unknown (cut, and what followed is none of the log's observations) are left out.
+Rows whose next state is unknown (cut, and what followed is none of the log's observations) are left out. A state seen in
+such rows only has the lowest value that any row of the log was followed by: a cut is no way out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
+from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError
@@ -24,6 +26,8 @@ from stitchrl.types import NumpyArray
 __all__ = ["NEGATIVE", "TabularModel", "log_table", "numbers_states", "policy_value"]
 
 MOST_SWEEPS = 100_000
+MOST_STATES, VISITS = 5_000, 10
+"""States that `numbers_states` takes for a finite set: at most so many, seen so often on average."""
 TOLERANCE = 1e-10
 """Change of a value in one sweep, relative to the largest value, at which it counts as solved."""
 NEGATIVE = -1e6
@@ -42,6 +46,9 @@ class TabularModel:
         transition: (S A, S) sparse probabilities of the next state; rows sum to the chance of going on.
         behavior: (S, A) the behaviour's probabilities: the log's own averaged over a state's rows where it has them,
             else the shares of its actions.
+        lowest, highest: smallest and largest sum of the scaled, discounted rewards that follow any row in its episode,
+            0 after the end among them: the range of what a value was seen to be.
+        known: (S,) whether the outcome of any row of the state is known.
         allowed: (S, A) actions that some row of the state allowed; all where the log has no masks.
     """
 
@@ -51,15 +58,18 @@ class TabularModel:
     reward: Float[NumpyArray, "S A"]
     transition: sparse.csr_matrix
     behavior: Float[NumpyArray, "S A"]
+    lowest: float
+    highest: float
+    known: Bool[NumpyArray, " S"]
     allowed: Bool[NumpyArray, "S A"]
 
     @classmethod
-    def of(cls, log: Dataset, scaling: Scaling, *, name: str) -> TabularModel:
-        """Count a log. `name` is the algorithm that asks, for messages.
+    def of(cls, log: Dataset, scaling: Scaling, *, gamma: float, name: str) -> TabularModel:
+        """Count a log. `gamma` is the discount of its values; `name` is the algorithm that asks, for messages.
 
         Raises:
-            DataError: no column with the role `observation_id`, observations that are images, or one identifier with
-                several observations.
+            DataError: no column with the role `observation_id`, observations that are images, one identifier with
+                several observations, or one observation with several identifiers.
             ConfigurationError: continuous actions.
         """
         actions = log.num_actions
@@ -79,8 +89,17 @@ class TabularModel:
                 f"An `observation_id` must always have the same observation for {name}; {names[state[differs][0]]} has "
                 "several. Number the distinct observations, or use IQL or CQL."
             )
+        _, first_of, times = np.unique(seen, axis=0, return_inverse=True, return_counts=True)
+        shared = np.flatnonzero(times[first_of.reshape(-1)] > 1)
+        if len(shared):
+            twin = next(k for k in shared[1:] if (seen[k] == seen[shared[0]]).all())
+            raise DataError(
+                f"An observation must have one `observation_id` for {name}, which acts by the observation; "
+                f"{names[shared[0]]} and {names[twin]} have the same. Number the distinct observations, or use IQL or CQL."
+            )
         following = _next_states(log, state, seen)
         known = log.terminated | (following >= 0)
+        values = returns_to_go(log, scaling, gamma)
         pair = state * actions + log.action
         count = np.bincount(pair[known], minlength=states * actions).astype(np.float64)
         reward = np.bincount(pair[known], scaling.rewards(log.reward)[known], states * actions) / np.maximum(count, 1)
@@ -95,6 +114,9 @@ class TabularModel:
             reward.reshape(shape),
             transition,
             _behavior(log, state, shape),
+            min(float(values.min(initial=0.0)), 0.0),
+            max(float(values.max(initial=0.0)), 0.0),
+            np.bincount(state[known], minlength=states) > 0,
             _allowed(log, state, shape),
         )
 
@@ -104,12 +126,16 @@ class TabularModel:
 
 
 def numbers_states(log: Dataset) -> bool:
-    """Whether a log can be counted: its actions are discrete and each `observation_id` has one observation, a vector."""
+    """Whether a log's states are a finite set that is seen again and again: discrete actions, observations that are
+    vectors, one for each `observation_id` and one identifier for each, and enough visits to count."""
     if log.num_actions is None or log.observation_id is None or log.observation_table.ndim != 2:
         return False
     _, first, state = np.unique(log.observation_id, return_index=True, return_inverse=True)
+    if len(first) > MOST_STATES or log.num_transitions < VISITS * len(first):
+        return False
     seen = log.observation_table[log.observation_index[first]]
-    return bool((log.observation_table[log.observation_index] == seen[state.reshape(-1)]).all())
+    one_each = (log.observation_table[log.observation_index] == seen[state.reshape(-1)]).all()
+    return bool(one_each and len(np.unique(seen, axis=0)) == len(seen))
 
 
 def _next_states(log: Dataset, state: Int[NumpyArray, " N"], seen: Float[NumpyArray, "S D"]) -> Int[NumpyArray, " N"]:
@@ -154,7 +180,7 @@ def policy_value(
     """
     v = np.zeros(len(probs)) if start is None else start
     for _ in range(MOST_SWEEPS):
-        new = (probs * model.q(v, gamma)).sum(1)
+        new = np.where(model.known, (probs * model.q(v, gamma)).sum(1), model.lowest)
         change = np.abs(new - v).max(initial=0.0)
         v = new
         if change <= TOLERANCE * max(1.0, float(np.abs(v).max(initial=0.0))):

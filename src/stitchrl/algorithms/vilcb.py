@@ -4,12 +4,13 @@ In the maximum-likelihood model of the log, value iteration whose rewards are lo
 (their algorithm 3, for discounted problems):
 
     (1)  b(s, a) = penalty_weight V_range sqrt( log(2 S A / failure) / (2 N(s, a)) )
-    (2)  Q(s, a) = r(s, a) - b(s, a) + gamma sum_s' P(s' | s, a) V(s'),   no less than the smallest value possible
+    (2)  Q(s, a) = r(s, a) - b(s, a) + gamma sum_s' P(s' | s, a) V(s'),   no less than V_lowest
     (3)  V(s)    = max over the actions tried in s of Q(s, a)
     (4)  pi(s)   = the action of (3)
 
-Actions never tried in a state have an infinite penalty. V_range is the range of the log's episode returns, at gamma
-below 1 at most (r_max - r_min) / (1 - gamma): the width of what a value can be. The paper's constants make (1) so
+Actions never tried in a state have an infinite penalty, and a state of which no outcome is known has the value V_lowest.
+V_lowest is the smallest discounted sum of rewards that followed any row of the log, and V_range the width from there to
+the largest: what a value was seen to be, after an end (0) included. The paper's constants make (1) so
 large that nothing tried less than hundreds of times counts; `penalty_weight` scales it, and 0 is plain value iteration
 in the model, which picks the luckiest actions.
 
@@ -55,20 +56,18 @@ def penalty(count: Float[NumpyArray, "S A"], value_range: float, penalty_weight:
 
 
 def pessimistic_values(
-    model: TabularModel,
-    bonus: Float[NumpyArray, "S A"],
-    tried: Bool[NumpyArray, "S A"],
-    gamma: float,
-    lowest: float,
+    model: TabularModel, bonus: Float[NumpyArray, "S A"], tried: Bool[NumpyArray, "S A"], gamma: float
 ) -> Float[NumpyArray, "S A"]:
-    """Q of equations (2) and (3), by sweeps until nothing changes.
+    """Q of equations (2) and (3), by sweeps until nothing changes; minus infinity for actions that were not tried.
 
     Raises:
         DataError: with gamma 1, where a way round in circles pays for ever.
     """
-    v = np.full(len(bonus), lowest)
+    v = np.full(len(bonus), model.lowest)
     for _ in range(MOST_SWEEPS):
-        q = np.where(tried, np.maximum(model.q(v, gamma) - np.where(tried, bonus, 0.0), lowest), -np.inf)
+        lowered = np.maximum(model.q(v, gamma) - np.where(tried, bonus, 0.0), model.lowest)
+        lowered[~model.known] = model.lowest
+        q = np.where(tried, lowered, -np.inf)
         new = q.max(1)
         change = np.abs(new - v).max(initial=0.0)
         v = new
@@ -93,20 +92,14 @@ class VILCB(Algorithm):
     )
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
-        model = TabularModel.of(log, scaling, name=self.name)
-        returns = log.episode_returns(self.gamma)
-        reward = log.reward.astype(np.float64)
-        horizon = 1.0 / (1.0 - self.gamma) if self.gamma < 1 else math.inf
-        spread = min(float(np.ptp(returns)), float(np.ptp(reward)) * horizon)
-        lowest = max(float(min(returns.min(), 0.0)), float(min(reward.min(), 0.0)) * horizon)
+        model = TabularModel.of(log, scaling, gamma=self.gamma, name=self.name)
         tried = (model.count > 0) & model.allowed
-        # A state seen only in rows of unknown outcome keeps the behaviour's actions.
+        # A state of which no outcome is known keeps the behaviour's actions.
         tried |= ~tried.any(1, keepdims=True) & (model.behavior > 0)
-        scale = scaling.reward_scale
-        bonus = penalty(np.maximum(model.count, tried), spread * scale, self.penalty_weight)
-        q = pessimistic_values(model, bonus, tried, self.gamma, lowest * scale)
-        # Actions that were never tried get the lowest value in the table, so that a mask never meets an infinity.
-        table = np.where(np.isfinite(q), q, lowest * scale).astype(np.float32)
+        bonus = penalty(np.maximum(model.count, tried), model.highest - model.lowest, self.penalty_weight)
+        q = pessimistic_values(model, bonus, tried, self.gamma)
+        # Actions that were never tried get the lowest value in the table, so that nothing meets an infinity.
+        table = np.where(np.isfinite(q), q, model.lowest).astype(np.float32)
         return Prepared(log, given={"table": model.table, "log_probabilities": _preference(q), "q": table})
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> VILCBState:

@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.types import NumpyArray
@@ -145,3 +146,12 @@ class FitQ:
                 max(one.imbalance for one in refits),
             ),
         )
+
+
+def refusal_of_q(name: str, log: Dataset, estimand: Estimand) -> str | None:
+    """Why an estimator of this name has no fitted Q for such a log and estimand; None where it has."""
+    if estimand.horizon is not None:
+        return f"{name} has no time in its Q and needs horizon=None; got {estimand.horizon}."
+    if log.observation_table.ndim != 2:
+        return f"{name} fits a Q to vectors; this log's observations are images of shape {log.observation_shape}."
+    return None

@@ -19,7 +19,7 @@ from stitchrl.algorithms.tabular_model import numbers_states
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
-from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.policy import DiscretePolicy
@@ -113,6 +113,11 @@ class Workspace:
         """
         if self.log.num_actions is None:
             raise ConfigurationError("The main job needs discrete actions so far; this log's are continuous.")
+        if self.log.observation_table.ndim != 2:
+            raise ConfigurationError(
+                "The main job needs observations that are vectors so far; this log's are images of shape "
+                f"{self.log.observation_shape}. `st.fit` learns from it."
+            )
         for label, algorithm in self.labelled.items():
             if "discrete" not in algorithm.actions:
                 raise ConfigurationError(
@@ -121,7 +126,7 @@ class Workspace:
         train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)
         check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds)
         check_size(self.log, test, train + valid, 1)
-        claim(self.out / "run.json", self._identity(), free=("command",), upgrade=_upgraded, alone=True)
+        claim(self.out / "run.json", self._identity(), free=("command",), upgrade=_of_this_version, alone=True)
         for name in FILES:  # what a killed run was writing
             forget_abandoned(self.out / name)
 
@@ -248,8 +253,11 @@ class Workspace:
         }
 
 
-def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
-    """run.json as this version writes it, from one of an older version, whose candidates had no labels."""
-    if "algorithms" in found and "candidates" not in found:
-        found["candidates"] = [{"label": entry["algorithm"], **entry} for entry in found.pop("algorithms")]
+def _of_this_version(found: dict[str, Any]) -> dict[str, Any]:
+    """run.json as it is. Raises RunDirectoryError where an older version wrote it, whose candidates had no labels."""
+    if "candidates" not in found:
+        raise RunDirectoryError(
+            "The run in this directory is of an earlier version, whose candidates had no labels; its report and policy can "
+            "be read, but it cannot go on. Choose another --out."
+        )
     return found

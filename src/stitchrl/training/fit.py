@@ -18,7 +18,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.errors import CheckpointError, ConfigurationError
 from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
-from stitchrl.training.checkpoint import load_checkpoint
+from stitchrl.training.checkpoint import load_checkpoint, read_meta
 from stitchrl.training.flags import red_flags
 from stitchrl.training.job import Environment, Job, TrainedMembers
 from stitchrl.training.loop import Trained
@@ -189,7 +189,7 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
         config = upgraded(json.loads((where / CONFIG).read_text(encoding="utf-8")))
         scaling = Scaling.from_dict(config["scaling"])
         kind: Any = algorithms[config["algorithm"]]
-        algorithm = kind(**revived_settings(config["settings"]))
+        algorithm = kind(**revived_settings(config["settings"], kind))
         seeds = tuple(config["seeds"])
         spec = Spec.from_dict(config["spec"])
         grid = dict(config.get("grid", []))
@@ -198,6 +198,10 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"There is no run to load in {str(where)!r}: {error!r}.") from None
     members = [a for a in chosen for _ in seeds]
+    if read_meta(where / CHECKPOINT).get("given") and not (where / GIVEN).exists():
+        raise CheckpointError(
+            f"The run in {str(where)!r} is without {GIVEN}, which its policy acts by. Train it again in another directory."
+        )
     given = load_tree_file(where / GIVEN) if (where / GIVEN).exists() else None
     like = initial_state(members, spec, seeds * len(points), given, shapes_only=True)
     state, history, meta = load_checkpoint(where / CHECKPOINT, like)

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec
+from stitchrl.algorithms.settings import default_settings
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import Sampling, UniformSampling, drawn_part
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
-from stitchrl.nn.saving import save_tree_file
+from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
@@ -124,12 +125,9 @@ class Job:
         scaling = dataclasses.replace(scaling, reward_shift=float(self.reward_shift))
         config = self._config(algorithm, spec) | extra
         if self.out is not None:
-            scaling = claim(Path(self.out), config, scaling, dataclasses.asdict(type(algorithm)()))
+            scaling = claim(Path(self.out), config, scaling, default_settings(type(algorithm)))
         prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
-        given = jax.tree.map(jnp.asarray, prepared.given)
-        if self.out is not None and given is not None and not (Path(self.out) / CHECKPOINT).exists():
-            # Whatever an attempt that saved nothing left there may be of other settings.
-            save_tree_file(Path(self.out) / GIVEN, given)
+        given = self._given(prepared.given)
         bounds = self._bounds(algorithms)
         with ExitStack() as stack:
             table = None if self.out is None else stack.enter_context(MetricsTable(Path(self.out) / METRICS, labels))
@@ -150,13 +148,25 @@ class Job:
                 stop=self.stop,
                 spare=spare,
                 labels=_names(labels),
-                **self._saving(config, scaling, bounds, table),
+                **self._saving(config, scaling, bounds, table, given is not None),
             )
             if table is not None:
                 table.complete(trained.history)
         # A resumed or finished run has a history that no monitor saw.
         found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
         return TrainedMembers(trained, scaling, found, given)
+
+    def _given(self, prepared: PyTree) -> PyTree:
+        """What `prepare` gave, on the device, kept in the run directory; a run that goes on takes what it began with."""
+        given = jax.tree.map(jnp.asarray, prepared)
+        if self.out is None or given is None:
+            return given
+        file = Path(self.out) / GIVEN
+        # Before the first checkpoint, what lies there is of an attempt that may have had other settings.
+        if file.exists() and (Path(self.out) / CHECKPOINT).exists():
+            return load_tree_file(file)
+        save_tree_file(file, given)
+        return given
 
     def _check_fits(self, algorithm: Algorithm) -> None:
         """Raise ConfigurationError where the algorithm does not learn from such a log, or from such a feed."""
@@ -170,7 +180,7 @@ class Job:
         if seen not in algorithm.observations or (seen == "images" and kind == "continuous" and algorithm.has_critics):
             raise ConfigurationError(
                 f"{algorithm.name} learns from {' or '.join(algorithm.observations)}; this log's observations are {seen} "
-                f"of shape {shape} with {kind} actions. BC, and IQL or CQL with discrete actions, learn from images."
+                f"of shape {shape} with {kind} actions. BC learns from images whatever the actions."
             )
         if algorithm.refresh_every_updates and self.stream:
             raise ConfigurationError(
@@ -191,13 +201,19 @@ class Job:
         return own
 
     def _saving(
-        self, config: dict[str, Any], scaling: Scaling, bounds: dict[str, Any], table: MetricsTable | None
+        self,
+        config: dict[str, Any],
+        scaling: Scaling,
+        bounds: dict[str, Any],
+        table: MetricsTable | None,
+        has_given: bool,
     ) -> dict[str, Any]:
         """The arguments of `train` that write to the run directory."""
         if self.out is None or table is None:
             return {}
         folder = Path(self.out)
         about = {
+            "given": has_given,
             "bounds": bounds,
             "config": config | {"scaling": scaling.to_dict()},
             "schema": self.log.schema.to_dict(),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.algorithms.base import Algorithm, Spec
-from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.scaling import Scaling
 from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import DiscretePolicy
@@ -135,8 +134,10 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
         size, actions = full.pop("observation_size"), full.pop("num_actions")
         full["spec"] = Spec.vectors(size, actions, full.pop("action_size", 0)).to_dict()
         full["spec_guessed"] = True  # parts of a multi-discrete action, and bounds, were not kept
-    settings = revived_settings(full["settings"])
-    full["settings"] = {k: dataclasses.asdict(v) if isinstance(v, Network) else v for k, v in settings.items()}
+    settings = dict(full["settings"])
+    if "hidden_sizes" in settings:
+        settings["network"] = dataclasses.asdict(Network(tuple(settings.pop("hidden_sizes"))))
+    full["settings"] = settings
     full["scaling"] = {"reward_scale": full["reward_scale"], **full["scaling"]}
     return full
 

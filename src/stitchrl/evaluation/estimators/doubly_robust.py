@@ -22,7 +22,7 @@ from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.refit import FitQ, FittedValues
+from stitchrl.evaluation.refit import FitQ, FittedValues, refusal_of_q
 from stitchrl.evaluation.weights import Weights
 from stitchrl.types import NumpyArray
 
@@ -65,10 +65,8 @@ class DoublyRobust:
     primary_rank: int | None = None
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses a horizon: the fitted Q is of what follows until the end."""
-        if estimand.horizon is None:
-            return None
-        return f"{self.name} has no time in its Q and needs horizon=None; got {estimand.horizon}."
+        """It refuses a horizon, for the fitted Q is of what follows until the end, and images, which no Q is fitted to."""
+        return refusal_of_q(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """The policy's Q."""

@@ -19,7 +19,7 @@ from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.health import Check, check_balance, check_range, check_spread
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.refit import FitQ
+from stitchrl.evaluation.refit import FitQ, refusal_of_q
 
 __all__ = ["FittedQEvaluation"]
 
@@ -33,10 +33,8 @@ class FittedQEvaluation:
     primary_rank: int | None = 0
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses a horizon: the fitted Q is of what follows until the end."""
-        if estimand.horizon is None:
-            return None
-        return f"{self.name} has no time in its Q and needs horizon=None; got {estimand.horizon}."
+        """It refuses a horizon, for the fitted Q is of what follows until the end, and images, which no Q is fitted to."""
+        return refusal_of_q(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """The policy's Q."""
