@@ -4,7 +4,7 @@
     cd benchmarks && python cql_gradient.py --data FOLDER                 # scores, hours; needs gymnasium[mujoco]
 
 FOLDER holds halfcheetah_medium_replay.parquet and hopper_mixed.parquet, as for `scores.py`. Every finished training is
-appended to `--state`, so a run that was stopped goes on where it was; `--table` only writes the results from it.
+appended to `--state` (kept beside the results), so a run that was stopped goes on where it was; `--table` only writes the results from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5, help="turns of the measurement of speed")
     parser.add_argument("--speed-updates", type=int, default=120)
-    parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir()) / "stitchrl-cql-gradient.jsonl")
+    parser.add_argument("--state", type=Path, default=RESULTS.with_suffix(".jsonl"))
     parser.add_argument("--table", action="store_true", help="only write the results")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -148,7 +147,8 @@ def main() -> None:
             parser.error("give --data FOLDER, or --speed")
         scores(args, state)
     measured = [record for record in state.records if "speed" in record]
-    lines = ["# CQL: the penalty's gradient by sampled candidates\n", describe(f"python {' '.join(sys.argv)}"), ""]
+    about = measured[-1]["about"] if measured else describe(f"python {' '.join(sys.argv)}")
+    lines = ["# CQL: the penalty's gradient by sampled candidates\n", about, ""]
     lines += ["## Speed", ""]
     lines += measured[-1]["speed"] if measured else ["Not measured yet."]
     lines += ["", f"## Score after {args.updates:,} updates", ""]
