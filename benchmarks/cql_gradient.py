@@ -4,7 +4,8 @@
     cd benchmarks && python cql_gradient.py --data FOLDER                 # scores, hours; needs gymnasium[mujoco]
 
 FOLDER holds halfcheetah_medium_replay.parquet and hopper_mixed.parquet, as for `scores.py`. Every finished training is
-appended to `--state` (kept beside the results), so a run that was stopped goes on where it was; `--table` only writes the results from it.
+appended to `--state` (kept beside the results), so a run that was stopped goes on where it was; `--table` only writes
+the results from it.
 """
 
 from __future__ import annotations
