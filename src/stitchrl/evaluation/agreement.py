@@ -21,7 +21,7 @@ MOST_ACTIONS = 64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agreement:
-    """Of a policy with a log of N decisions between A actions.
+    """Agreement of a policy with a log of N decisions between A actions.
 
     Attributes:
         policy: mean probability the policy gives the logged action.

@@ -57,7 +57,7 @@ class Limits(NamedTuple):
 
 
 Columns = Mapping[str, NumpyArray]
-"""Of one member: "update" and each metric, NaN where a row does not have it; at least one row."""
+"""The rows of one member, at least one, by column: "update" and each metric, NaN where a row does not have it."""
 Found = tuple[int, str] | None  # (update, sentence)
 
 

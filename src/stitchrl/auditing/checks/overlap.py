@@ -43,7 +43,7 @@ def rows_in_both(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if facts.other is None:
         return
     mine, theirs = facts.scan, facts.other.scan
-    # Of a large log one row in so many is kept, by content: compare only rows that both logs would keep.
+    # A scan of a large log keeps one row in `every`, chosen by content: compare only rows that both scans would keep.
     every = np.lcm(mine.every, theirs.every)
     mine, theirs = (scan.row_hash[scan.row_hash % np.uint64(every) == 0] for scan in (mine, theirs))
     if not len(mine) or not len(theirs):
