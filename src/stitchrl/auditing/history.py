@@ -35,8 +35,8 @@ LEAST_ROWS, LEAST_CLUSTERS = 300, 20
 """With fewer rows that have a past, or fewer episodes (or groups), nothing can be said."""
 CONFIDENCE = 0.99
 """Of the two-sided interval of a gain; a gain counts from the lower end on, so one of three in about 1.5% by chance."""
-LEAST_GAIN = 0.01
-"""Nats a row from which on a gain matters: a correlation of .14 between what is left of the past and of the target."""
+LEAST_GAIN = 0.003
+"""Nats a row from which on a gain matters: a correlation of .08 between what is left of the past and of the target."""
 BEYOND_MODEL = 2.0
 """The gain of the past must be this many times what better models of the observation itself gained, and what further functions
 of it would gain. Otherwise the models of the observation may be at fault, and the past only mends them."""
@@ -177,7 +177,7 @@ def _outcomes(rows: PastRows) -> list[HistoryGain | None]:
     everywhere = np.ones(len(rows.reward), bool)
     present = _Present(rows, acted=True)
     reward = ((rows.reward[:, None], everywhere),)
-    following = ((rows.change, rows.change_known), (rows.ended[:, None], everywhere))
+    following = ((rows.change, rows.change_known), (rows.ended[:, None], rows.end_known))
     targets = (("reward", _NumberTarget(rows, reward)), ("next observation", _NumberTarget(rows, following)))
     return [_judged(name, target, present) if target.values else None for name, target in targets]
 

@@ -48,6 +48,7 @@ class PastRows:
         change: (n, D) next observation minus observation; 0 where `change_known` is False.
         change_known: (n,) whether the next observation is known.
         ended: (n,) whether the episode terminated.
+        end_known: (n,) False in the last row of the longest episodes: there a clock may have ended them.
         past: (n, J) the columns of the past, standardised; where a second step back is missing it is 0.
         past_names: the name of each column of the past.
     """
@@ -64,6 +65,7 @@ class PastRows:
     change: NumpyArray
     change_known: NumpyArray
     ended: NumpyArray
+    end_known: NumpyArray
     past: NumpyArray
     past_names: tuple[str, ...]
 
@@ -71,9 +73,8 @@ class PastRows:
 def past_rows(log: Dataset) -> PastRows:
     """The rows of a log whose observations are columns of numbers; there may be none."""
     rows = _chosen_rows(log)
-    cluster = np.searchsorted(log.episode_start, rows, "right") - 1
-    if log.group is not None:
-        cluster = np.unique(log.group, return_inverse=True)[1][cluster]
+    episode = np.searchsorted(log.episode_start, rows, "right") - 1
+    cluster = episode if log.group is None else np.unique(log.group, return_inverse=True)[1][episode]
     cluster = np.unique(cluster, return_inverse=True)[1]
     of_cluster = np.random.default_rng(5).permutation(cluster.max(initial=-1) + 1) % 2 == 0
 
@@ -111,6 +112,7 @@ def past_rows(log: Dataset) -> PastRows:
         change,
         known & ~log.terminated[rows],
         log.terminated[rows].astype(np.float64),
+        rows - log.episode_start[episode] + 1 < log.episode_lengths.max(),
         past,
         past_names,
     )
