@@ -11,13 +11,25 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.mdp.icu_sepsis import compact_table, demo_log, draw_log
 
-__all__ = ["HIDING", "MEMORYLESS", "SOUND", "control", "drift", "preference", "sepsis", "severity", "target", "unseen_noise"]
+__all__ = [
+    "HIDING",
+    "MEMORYLESS",
+    "SOUND",
+    "control",
+    "drift",
+    "preference",
+    "sepsis",
+    "severity",
+    "target",
+    "unseen_noise",
+]
 
 World = Callable[[int, int, bool], Dataset]
 
@@ -55,7 +67,7 @@ class Recorder:
 
 def draw_rows(logits: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """An action for each row of logits, and its log-probability."""
-    log_probs = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    log_probs = special.log_softmax(logits, axis=1)
     action = (log_probs + rng.gumbel(size=logits.shape)).argmax(1)
     return action.astype(np.int32), log_probs[np.arange(len(action)), action]
 
@@ -151,29 +163,47 @@ def unseen_noise(episodes: int, seed: int, shown: bool) -> Dataset:
 # --- sepsis, after the published description of a simulator (Oberst and Sontag 2019) -----------------------------------
 
 
-def sepsis(episodes: int, seed: int, shown: bool, hidden: tuple[str, ...] = ("glucose", "diabetic"), steps: int = 20) -> Dataset:
+def sepsis(
+    episodes: int,
+    seed: int,
+    shown: bool,
+    hidden: tuple[str, ...] = ("glucose", "diabetic"),
+    attention: float = 2.0,
+    steps: int = 20,
+) -> Dataset:
     """Stays with heart rate, blood pressure, oxygen and glucose in levels, a diabetes flag, and three treatments.
 
     Antibiotics calm heart rate and pressure, ventilation brings oxygen, vasopressors raise the pressure, and glucose in
     diabetics. Levels that no treatment moves go up or down by chance. Three levels out of range mean death, all normal
-    without treatment means discharge. The doctor sees everything.
+    without treatment means discharge. The doctor sees everything, and heeds glucose and diabetes by `attention`.
     """
     rng = np.random.default_rng(seed)
     diabetic = rng.random(episodes) < 0.2
     heart = rng.choice([0, 1, 2], episodes, p=[0.1, 0.5, 0.4])
     pressure = rng.choice([0, 1, 2], episodes, p=[0.4, 0.4, 0.2])
     oxygen = rng.choice([0, 1], episodes, p=[0.4, 0.6])
-    glucose = np.where(diabetic, rng.choice(5, episodes, p=[0.05, 0.15, 0.3, 0.3, 0.2]), rng.choice(5, episodes, p=[0, 0.1, 0.8, 0.1, 0]))
+    of_diabetics = rng.choice(5, episodes, p=[0.05, 0.15, 0.3, 0.3, 0.2])
+    glucose = np.where(diabetic, of_diabetics, rng.choice(5, episodes, p=[0, 0.1, 0.8, 0.1, 0]))
     on = np.zeros((episodes, 3), bool)
     recorder, running = Recorder(), np.arange(episodes)
-    names = ("heart_rate", "blood_pressure", "oxygen", "glucose", "antibiotics", "ventilation", "vasopressors", "diabetic")
+    names = (
+        "heart_rate",
+        "blood_pressure",
+        "oxygen",
+        "glucose",
+        "antibiotics",
+        "ventilation",
+        "vasopressors",
+        "diabetic",
+    )
     kept = [j for j, name in enumerate(names) if shown or name not in hidden]
     for step in range(steps):
         whole = np.stack([heart, pressure, oxygen, glucose, *on.T, diabetic], 1)
         chance = 1 / (1 + np.exp(-np.stack([
-            -1.0 + 1.8 * (heart == 2) + 1.2 * (pressure == 2) + 0.6 * on[:, 0] + 1.5 * (np.abs(glucose - 2) > 1),
+            -1.0 + 1.8 * (heart == 2) + 1.2 * (pressure == 2) + 0.6 * on[:, 0] + attention * (np.abs(glucose - 2) > 1),
             -1.4 + 2.8 * (oxygen == 0) + 0.8 * on[:, 1],
-            -0.8 + 2.6 * (pressure == 0) + 0.6 * on[:, 2] - 2.0 * diabetic - 1.5 * (glucose > 2) + 1.5 * (glucose < 2),
+            -0.8 + 2.6 * (pressure == 0) + 0.6 * on[:, 2] 
+            - attention * (1.5 * diabetic + (glucose > 2) - 1.0 * (glucose < 2)),
         ], 1)))  # fmt: skip
         given = rng.random(chance.shape) < chance
         heart, pressure, oxygen, glucose = _vitals(rng, heart, pressure, oxygen, glucose, on, given, diabetic)
@@ -355,6 +385,7 @@ HIDING: dict[str, World] = {
     "hidden slow drift": drift,
     "sepsis, glucose and diabetes hidden": sepsis,
     "sepsis, diabetes hidden": sepsis_diabetes,
+    "sepsis, both hidden and hardly heeded": functools.partial(sepsis, attention=0.7),
     "hidden preference of the clinician": preference,
     "hidden target, continuous action": target,
 }

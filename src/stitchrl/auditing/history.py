@@ -99,7 +99,9 @@ def history_check(log: Dataset) -> HistoryCheck:
         log: the log; its observations must be columns of numbers.
     """
     if log.observation_table.ndim != 2:
-        return HistoryCheck(None, "The history check needs observations that are columns of numbers, and these are images.")
+        return HistoryCheck(
+            None, "The history check needs observations that are columns of numbers, and these are images."
+        )
     if (log.episode_lengths < 2).all():
         return HistoryCheck(
             None, "The history check needs episodes of at least two steps, and here every decision stands alone."
@@ -194,9 +196,7 @@ class _ClassTarget:
         if present not in self.fitted:
             features, cells = _observation_features(self.rows, SOME_WAVES)
             model = Predictor(features, self.rows.half, cells, present.learned)
-            self.fitted[present] = held_out_probabilities(
-                model, self.rows.action, self.rows.classes, self.rows.allowed
-            )
+            self.fitted[present] = held_out_probabilities(model, self.rows.action, self.rows.classes, self.rows.allowed)
         return self.fitted[present]
 
     def gains(self, present: _Present, columns: NumpyArray) -> Gains:
@@ -318,9 +318,7 @@ def _sentence(gains: tuple[HistoryGain, ...]) -> str:
     """The answer in one sentence."""
     if not gains:
         return "The history check needs actions, rewards or observations that vary, and here none does."
-    numbers = ", ".join(
-        f"{gain.target} {gain.gain:+.4f} [{gain.lower:+.4f}, {gain.upper:+.4f}]" for gain in gains
-    )
+    numbers = ", ".join(f"{gain.target} {gain.gain:+.4f} [{gain.lower:+.4f}, {gain.upper:+.4f}]" for gain in gains)
     failed = [gain for gain in gains if gain.passed is False]
     doubtful = [gain for gain in gains if gain.passed is None]
     measure = f"(gain of held-out log-likelihood in nats a row, 99% intervals: {numbers})"

@@ -16,7 +16,15 @@ from scipy import optimize
 from stitchrl.auditing.regression import means_by_group
 from stitchrl.types import NumpyArray
 
-__all__ = ["Gains", "Predictor", "class_gains", "deviations", "held_out_probabilities", "mean_and_error", "number_gains"]
+__all__ = [
+    "Gains",
+    "Predictor",
+    "class_gains",
+    "deviations",
+    "held_out_probabilities",
+    "mean_and_error",
+    "number_gains",
+]
 
 PENALTIES = np.geomspace(1e-5, 3, 12)
 """Ridge penalties to choose from, relative to the number of rows."""
