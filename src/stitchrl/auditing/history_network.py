@@ -1,0 +1,66 @@
+"""A small neural network in NumPy whose last hidden layer gives features, for where fixed features may be too poor."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stitchrl.types import NumpyArray
+
+__all__ = ["learned_features"]
+
+WIDTH, EPOCHS, BATCH = 64, 25, 128
+LEARNING_RATE = 3e-3
+"""Of Adam; it falls linearly to 0."""
+
+
+def learned_features(x: NumpyArray, y: NumpyArray, train: NumpyArray) -> NumpyArray:
+    """(n, WIDTH) the last hidden layer of a network with two hidden layers that predicts y (n, k) from x (n, d), fitted to the
+    rows in `train` by Adam on the squared error."""
+    rng = np.random.default_rng(6)
+    inputs = np.ascontiguousarray(x[train], np.float32)
+    wanted = y[train] - y[train].mean(0)
+    wanted = np.ascontiguousarray(wanted / np.maximum(wanted.std(0), 1e-9), np.float32).clip(-5, 5)
+    sizes = (x.shape[1], WIDTH, WIDTH, y.shape[1])
+    weights = [
+        (rng.normal(size=(a, b)) * np.sqrt((2.0 if k < 2 else 0.1) / a)).astype(np.float32)
+        for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+    ]
+    parameters = [*weights, *(np.zeros(b, np.float32) for b in sizes[1:])]
+    first = [np.zeros_like(p) for p in parameters]
+    second = [np.zeros_like(p) for p in parameters]
+    steps = EPOCHS * (len(inputs) // BATCH)
+    step = 0
+    for _ in range(EPOCHS):
+        order = rng.permutation(len(inputs))
+        for begin in range(0, len(order) - BATCH + 1, BATCH):
+            chosen = order[begin : begin + BATCH]
+            slopes = _slopes(parameters, inputs[chosen], wanted[chosen])
+            step += 1
+            rate = LEARNING_RATE * (1 - step / (steps + 1))
+            for k, slope in enumerate(slopes):
+                first[k] += 0.1 * (slope - first[k])
+                second[k] += 0.001 * (slope * slope - second[k])
+                unbiased = np.sqrt(second[k] / (1 - 0.999**step)) + 1e-8
+                parameters[k] -= (rate / (1 - 0.9**step)) * first[k] / unbiased
+    return _hidden(parameters, x.astype(np.float32))[1].astype(np.float64)
+
+
+def _hidden(parameters: list[NumpyArray], x: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+    first = np.tanh(x @ parameters[0] + parameters[3])
+    return first, np.tanh(first @ parameters[1] + parameters[4])
+
+
+def _slopes(parameters: list[NumpyArray], x: NumpyArray, y: NumpyArray) -> list[NumpyArray]:
+    """The gradient of the mean squared error, half of it, with respect to each parameter."""
+    first, second = _hidden(parameters, x)
+    error = (second @ parameters[2] + parameters[5] - y) / len(x)
+    back_second = (error @ parameters[2].T) * (1 - second**2)
+    back_first = (back_second @ parameters[1].T) * (1 - first**2)
+    return [
+        x.T @ back_first,
+        first.T @ back_second,
+        second.T @ error,
+        back_first.sum(0),
+        back_second.sum(0),
+        error.sum(0),
+    ]
