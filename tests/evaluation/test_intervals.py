@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from stitchrl.evaluation.contributions import Contributions
 from stitchrl.evaluation.intervals import Resampler
@@ -49,8 +50,43 @@ def test_groups_are_resampled_whole() -> None:
     assert found.value == pytest.approx(mean)
     residual = np.array([1 - mean, 6 - 2 * mean, 9 - 3 * mean])  # of each group's sum
     assert found.standard_error == pytest.approx(np.sqrt(3 / 2 * (residual**2).sum()) / 6)
-    # The least and largest resample: group a thrice, group c thrice.
-    assert (found.lower, found.upper) == (1.0, 3.0)
+    reach = stats.t.ppf(0.975, 2) * found.standard_error
+    assert (found.lower, found.upper) == pytest.approx((mean - reach, mean + reach))
+
+
+def test_the_expected_variance_counts_where_it_is_larger() -> None:
+    values_ = np.random.default_rng(5).normal(size=400)
+    statistic, resampler = Contributions.average(values_), Resampler(Units(400))
+    plain = resampler.interval(statistic)
+    assert resampler.interval(statistic, plain.standard_error**2 / 2) == plain
+    wide = resampler.interval(statistic, 4 * plain.standard_error**2)
+    assert wide.standard_error == pytest.approx(2 * plain.standard_error)
+    assert wide.upper - wide.value == pytest.approx(2 * (plain.upper - plain.value))
+    # A ratio keeps the shape of its resamples.
+    ratio = Contributions(values_[:, None] ** 2, 1 + values_[:, None] ** 2)
+    narrow = resampler.interval(ratio)
+    wide = resampler.interval(ratio, 9 * narrow.standard_error**2)
+    assert wide.value - wide.lower == pytest.approx(3 * (narrow.value - narrow.lower))
+    assert wide.upper - wide.value == pytest.approx(3 * (narrow.upper - narrow.value))
+
+
+def test_the_expected_variance_grows_as_groups_make_the_spread_grow() -> None:
+    """Every episode four times in a group of its own: what is expected of the copies is what is expected of the single ones."""
+    values_ = np.random.default_rng(6).normal(size=100)
+    single = Resampler(Units(100)).interval(Contributions.average(values_), 0.09)
+    copies = Resampler(Units(400, np.repeat(np.arange(100), 4))).interval(
+        Contributions.average(np.repeat(values_, 4)), 0.09 / 4
+    )
+    assert copies.standard_error == pytest.approx(single.standard_error, rel=0.01)
+
+
+def test_ends_of_a_ratio_hardly_move_with_the_seed() -> None:
+    rng = np.random.default_rng(7)
+    weight = rng.exponential(size=(300, 1))
+    ratio = Contributions(weight * rng.normal(size=(300, 1)), weight)
+    found = [Resampler(Units(300), seed=seed).interval(ratio) for seed in range(2)]
+    assert abs(found[0].lower - found[1].lower) < 0.06 * found[0].standard_error
+    assert found[0].lower != found[1].lower
 
 
 def test_the_order_of_episodes_and_the_names_of_groups_do_not_matter() -> None:

@@ -7,13 +7,20 @@ import itertools
 
 import pytest
 
+from stitchrl.auditing.history import HistoryCheck
+from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.results import Estimate
+from stitchrl.evaluation.sensitivity import Sensitivity
 from stitchrl.evaluation.verdict import choose_primary, decide
 
 RANKS = {"fqe": 0, "wdr": 1}
+CALIBRATED = Check("calibration", 0.01, 0.02, True, "The ratios are calibrated.")
+LOGGED = Confirmation(False, CALIBRATED)
+NO_TRACE = HistoryCheck(True, "The past adds nothing.")
+FITTED = Confirmation(True, CALIBRATED, NO_TRACE, Sensitivity(1.8, 2))
 
 
 def gain(lower: float | None, upper: float | None, *, name: str = "fqe", healthy: bool = True, **kwargs) -> Estimate:
@@ -25,11 +32,12 @@ def gain(lower: float | None, upper: float | None, *, name: str = "fqe", healthy
 
 
 def test_go_needs_every_line() -> None:
-    verdict = decide({"fqe": gain(0.01, 0.03)}, audit_verdict="usable")
+    verdict = decide({"fqe": gain(0.01, 0.03)}, audit_verdict="usable", confirmation=LOGGED)
     assert verdict.decision == "GO"
-    assert [line.passed for line in verdict.lines] == [True, None, True, True]
+    assert verdict.headline.endswith("It rests on logged propensities that fit the logged actions.")
+    assert [line.passed for line in verdict.lines] == [True, None, True, True, True]
     assert verdict.lines[2].seen == "Episodes are enough."
-    assert any("confounding is not tested" in caveat for caveat in verdict.caveats)
+    assert any("confounding cannot be ruled out" in caveat for caveat in verdict.caveats)
 
 
 @pytest.mark.parametrize(
@@ -56,20 +64,60 @@ def test_go_needs_every_line() -> None:
     ],
 )
 def test_what_fails_is_named(gains: dict[str, Estimate], audit: str, margin: float, decision: str, failed: str) -> None:
-    verdict = decide(gains, audit_verdict=audit, margin=margin)
+    verdict = decide(gains, audit_verdict=audit, margin=margin, confirmation=LOGGED)
     assert verdict.decision == decision
     assert [line.key for line in verdict.lines if line.passed is False] == list(failed)
     if decision == "CANNOT TELL":
         assert all(f"line ({key}) failed" in verdict.headline for key in failed)
 
 
+BY_WEIGHTS = {"wdr": gain(-0.01, 0.05, name="wdr", weight_based=True)}
+
+
+def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> None:
+    gains = {"fqe": gain(0.01, 0.03)} | BY_WEIGHTS
+    verdict = decide(gains, audit_verdict="usable", confirmation=FITTED)
+    assert verdict.decision == "GO"
+    assert "rests on a fitted behaviour to which the past adds nothing, wdr, and a gain that withstands" in verdict.headline
+    assert "hidden odds of 1.80" in verdict.headline
+    assert any("1.80 times, in the decision at step 2 alone" in caveat for caveat in verdict.caveats)
+
+
+@pytest.mark.parametrize(
+    ("confirmation", "others", "says"),
+    [
+        (None, BY_WEIGHTS, "nothing is known about the behaviour"),
+        (dataclasses.replace(FITTED, history=None), BY_WEIGHTS, "Nobody looked whether the past"),
+        (dataclasses.replace(FITTED, history=HistoryCheck(False, "The past adds.")), BY_WEIGHTS, "The past adds."),
+        (dataclasses.replace(FITTED, history=HistoryCheck(None, "One step.")), BY_WEIGHTS, "One step."),
+        (dataclasses.replace(FITTED, sensitivity=Sensitivity(1.4, 0)), BY_WEIGHTS, "hidden odds of 1.40"),
+        (dataclasses.replace(FITTED, sensitivity=None), BY_WEIGHTS, "is not known; an odds ratio of 1.5 is needed"),
+        (dataclasses.replace(FITTED, minimum_odds_ratio=2.0), BY_WEIGHTS, "2 is needed"),
+        (dataclasses.replace(FITTED, calibration=dataclasses.replace(CALIBRATED, passed=False)), BY_WEIGHTS, "calibr"),
+        (dataclasses.replace(LOGGED, calibration=dataclasses.replace(CALIBRATED, passed=False)), {}, "calibr"),
+        (FITTED, {}, "nothing confirms the first"),
+        (FITTED, {"wdr": gain(-0.01, 0.05, name="wdr")}, "nothing confirms the first"),  # on the same assumptions
+        (FITTED, {"wdr": gain(0.01, 0.05, name="wdr", weight_based=True, healthy=False)}, "nothing confirms the first"),
+    ],
+)
+def test_without_confirmation_there_is_no_go(confirmation: Confirmation | None, others: dict, says: str) -> None:
+    verdict = decide({"fqe": gain(0.01, 0.03)} | others, audit_verdict="usable", confirmation=confirmation)
+    assert verdict.decision == "CANNOT TELL"
+    assert [line.key for line in verdict.lines if line.passed is False] == ["e"]
+    assert says in verdict.lines[-1].seen
+
+
+def test_no_go_needs_no_confirmation() -> None:
+    assert decide({"fqe": gain(-0.03, -0.01)}, audit_verdict="usable").decision == "NO-GO"
+
+
 def test_an_unhealthy_estimate_below_zero_does_not_veto() -> None:
     gains = {"fqe": gain(0.01, 0.03), "wis": gain(-0.2, -0.1, name="wis", healthy=False)}
-    assert decide(gains).decision == "GO"
+    assert decide(gains, confirmation=LOGGED).decision == "GO"
 
 
 def test_a_log_that_nobody_audited_does_not_block_and_is_named() -> None:
-    verdict = decide({"fqe": gain(0.01, 0.03)})
+    verdict = decide({"fqe": gain(0.01, 0.03)}, confirmation=LOGGED)
     assert verdict.decision == "GO"
     assert verdict.lines[3].passed is None
     assert verdict.lines[3].seen == "the log was not audited: `st.audit(log)` gives an `audit_verdict` to hand in"
@@ -88,7 +136,7 @@ def test_where_only_estimates_were_asked_for_that_no_verdict_rests_on_it_says_so
 
 
 def test_the_primary_s_failed_checks_are_what_line_c_says() -> None:
-    verdict = decide({"fqe": gain(0.01, 0.03, healthy=False)}, audit_verdict="usable")
+    verdict = decide({"fqe": gain(0.01, 0.03, healthy=False)}, audit_verdict="usable", confirmation=LOGGED)
     assert verdict.lines[2].seen == "Episodes are few: 3."
     assert verdict.headline.endswith("line (c) failed, Episodes are few.")
 
@@ -98,6 +146,7 @@ def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
     sick = gain(0.0, 0.1, healthy=False)
     assert choose_primary({"wdr": wdr, "fqe": fqe}) == "fqe"
     assert choose_primary({"wdr": wdr, "fqe": sick}) == "wdr"
+    assert choose_primary({"wdr": dataclasses.replace(wdr, healthy=False), "fqe": sick}) == "fqe"
     assert choose_primary({"wis": gain(0.0, 0.1, name="wis")}) is None
     # By rank, whatever the name.
     first = dataclasses.replace(wdr, name="mine", primary_rank=-1)

@@ -65,6 +65,11 @@ class Contributions:
         """How many episodes it is computed from."""
         return len(self.numerator)
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is a plain average of one number an episode."""
+        return bool((self.denominator == 1.0).all())
+
     def value(self) -> float:
         """The estimate."""
         return float((self.numerator.mean(0) / self.denominator.mean(0)).sum())

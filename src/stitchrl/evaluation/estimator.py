@@ -16,27 +16,40 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.balance import calibration_test
 from stitchrl.evaluation.behavior import BehaviorProbabilities
 from stitchrl.evaluation.contributions import Episodes, Estimand
 from stitchrl.evaluation.fits import FitRequest, PolicyFits
 from stitchrl.evaluation.health import (
     Check,
     attainable_range,
+    check_calibration,
+    check_influence,
     check_lost_weight,
     check_mean_weight,
+    check_possible_influence,
     check_range,
     check_spread,
     not_applicable,
     of_baseline,
     uses_episode_weights,
 )
+from stitchrl.evaluation.predictable import VisitRatios, variance_of_difference, variance_of_value
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.statistic import Statistic, minus
 from stitchrl.evaluation.units import Units
 from stitchrl.evaluation.weights import Weights, cumulative_weights, final_weights
 from stitchrl.types import NumpyArray
 
-__all__ = ["Case", "Draft", "Estimator", "episode_weight_draft", "shared_assumptions"]
+__all__ = [
+    "Case",
+    "Draft",
+    "Estimator",
+    "episode_weight_draft",
+    "expected_variance",
+    "influence_checks",
+    "shared_assumptions",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +82,14 @@ class Case:
         return cumulative_weights(self.episodes, self.fits.log_ratio)
 
     @cached_property
+    def calibration(self) -> Check:
+        """Whether the ratios of the logged actions are calibrated."""
+        with np.errstate(over="ignore"):
+            ratio = np.minimum(np.exp(self.fits.log_ratio), 1e300)
+        test = calibration_test(self.fits.fits.regions, ratio, self.units)
+        return check_calibration(test, fitted=self.behavior.fitted)
+
+    @cached_property
     def attainable(self) -> tuple[float, float]:
         """The least and the largest return that the logged rewards can add up to."""
         return attainable_range(self.log, self.estimand)
@@ -83,13 +104,16 @@ class Draft:
         checks: its health; each key once.
         assumptions: what must hold for the estimate to mean what it says.
         unit_weight: (n,) weight of each episode, at least 0, on any common scale; None where no weights are involved.
-        predictable_variance: variance that is expected from the ratios alone, where an estimator computes it.
+        ratios: the ratios behind it, from which the variance to be expected is computed, of gains too; None where an
+            estimator cannot say.
+        predictable_variance: that variance, where an estimator computes it in a way of its own.
     """
 
     statistic: Statistic | None
     checks: tuple[Check, ...] = ()
     assumptions: tuple[str, ...] = ()
     unit_weight: Float[NumpyArray, " n"] | None = None
+    ratios: VisitRatios | None = None
     predictable_variance: float | None = None
 
     @classmethod
@@ -108,8 +132,11 @@ class Draft:
         if self.statistic is not None and other.statistic is not None:
             paired = minus(self.statistic, other.statistic)
         checks = self.checks + of_baseline(other.checks)
-        # The variance of a difference is not the difference of variances; an estimator must compute it for the pair.
-        return dataclasses.replace(self, statistic=paired, checks=checks, predictable_variance=None)
+        # The variance of a difference is not the difference of variances: it is computed for the pair.
+        expected = None
+        if paired is not None and self.ratios is not None and other.ratios is not None:
+            expected = variance_of_difference(self.ratios, other.ratios, paired.n)
+        return dataclasses.replace(self, statistic=paired, checks=checks, predictable_variance=expected)
 
 
 @runtime_checkable
@@ -148,6 +175,32 @@ def shared_assumptions(case: Case) -> tuple[str, ...]:
     cut = int((~case.episodes.terminated).sum())
     if cut:
         found.append(f"{cut} cut episodes would have gone on as the episodes that ran past those steps")
+    return tuple(found)
+
+
+def expected_variance(draft: Draft) -> float | None:
+    """The variance that is to be expected of a draft's statistic; None where it is not known."""
+    if draft.predictable_variance is not None or draft.ratios is None or draft.statistic is None:
+        return draft.predictable_variance
+    return variance_of_value(draft.ratios, draft.statistic.n)
+
+
+def influence_checks(draft: Draft, standard_error: float, units: Units) -> tuple[Check, ...]:
+    """Whether one unit carries too much of an estimate, or one logged action could.
+
+    Args:
+        draft: of a value or a gain.
+        standard_error: of it, with the variance to be expected.
+        units: which episodes are independent.
+    """
+    assert draft.statistic is not None
+    found = [check_influence(units, draft.statistic.influence())]
+    ratios = draft.ratios
+    if ratios is not None and ratios.residual is not None and standard_error > 0:
+        largest = float(ratios.largest().max(initial=0.0))
+        error = float(np.sqrt((ratios.residual**2).mean()))
+        share = float((largest * error / (draft.statistic.n * standard_error)) ** 2)
+        found.append(check_possible_influence(share, largest))
     return tuple(found)
 
 

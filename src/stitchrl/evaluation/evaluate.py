@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.behavior import logged_return
+from stitchrl.evaluation.confirmation import MINIMUM_ODDS_RATIO, Confirmation
 from stitchrl.evaluation.contributions import Episodes, Estimand
-from stitchrl.evaluation.estimator import Case, Draft, Estimator
+from stitchrl.evaluation.estimator import Case, Draft, Estimator, expected_variance, influence_checks
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.health import check_lost_weight
-from stitchrl.evaluation.intervals import Interval, Resampler
+from stitchrl.evaluation.intervals import RESAMPLES, Interval, Resampler
+from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.refit import FitQ
 from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
 from stitchrl.evaluation.results import Estimate
+from stitchrl.evaluation.sensitivity import Sensitivity, single_decision_sensitivity
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
-from stitchrl.evaluation.verdict import NOT_AUDITED, Verdict, decide
+from stitchrl.evaluation.verdict import NOT_AUDITED, Verdict, choose_primary, decide
 from stitchrl.evaluation.weights import cumulative_weights
 from stitchrl.progress import LoopMonitor
 
@@ -40,6 +46,7 @@ class Evaluation:
         verdict: GO, NO-GO or CANNOT TELL, with its checklist.
         behavior_fitted: True where the behaviour's probabilities come from a model.
         agreement: how the policy's decisions differ from the logged ones.
+        confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
     """
 
     estimates: dict[str, Estimate]
@@ -48,6 +55,7 @@ class Evaluation:
     verdict: Verdict
     behavior_fitted: bool
     agreement: Agreement
+    confirmation: Confirmation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -58,6 +66,7 @@ class Evaluation:
             "verdict": self.verdict.to_dict(),
             "behavior_fitted": self.behavior_fitted,
             "agreement": self.agreement.to_dict(),
+            "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
         }
 
 
@@ -74,6 +83,8 @@ def evaluate(
     confidence: float = 0.95,
     margin: float = 0.0,
     audit_verdict: str | None = None,
+    history: HistoryCheck | None = None,
+    minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
     seed: int = 0,
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
@@ -96,6 +107,10 @@ def evaluate(
         margin: the least gain worth having, in return units.
         audit_verdict: the verdict of `st.audit` on the whole log; "not usable" rules out GO and NO-GO. None: the verdict
             says that the log was not audited.
+        history: of `auditing.history.history_check` on the whole log; None: this log is checked where the behaviour has
+            to be fitted.
+        minimum_odds_ratio: a gain from a fitted behaviour must withstand a hidden cause of this strength in any single
+            decision; at least 1, and 1 asks for nothing.
         seed: of the fits and the bootstrap.
 
     Raises:
@@ -116,6 +131,8 @@ def evaluate(
         confidence=confidence,
         margin=margin,
         audit_verdict=audit_verdict,
+        history=history,
+        minimum_odds_ratio=minimum_odds_ratio,
         over_last=baseline is not None,
     )
     return found[0]
@@ -133,20 +150,29 @@ def evaluate_all(
     confidence: float = 0.95,
     margin: float = 0.0,
     audit_verdict: str | None = None,
+    history: HistoryCheck | None = None,
+    minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
+    confirm: bool = True,
+    resamples: int = RESAMPLES,
     over_last: bool = False,
     monitors: Sequence[LoopMonitor] = (),
 ) -> list[Evaluation]:
     """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
 
-    Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains.
+    Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains; with
+    `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO.
     """
+    if not minimum_odds_ratio >= 1:
+        raise ConfigurationError(
+            f"`minimum_odds_ratio` must be at least 1, which asks for nothing; got {minimum_odds_ratio}. 1.5 is usual."
+        )
     settings = FitSettings() if settings is None else settings
     chosen = chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
     units = Units(log.num_episodes, log.group)
-    resampler = Resampler(units, confidence=confidence, seed=settings.seed)
+    resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=settings.seed)
     fits = Fits(policies, log, fit_on, gamma=estimand.gamma, settings=settings, monitors=monitors)
     cases = cases_of(fits, estimand, units, over_last=over_last)
     logged = _logged_draft(cases[0])
@@ -156,23 +182,43 @@ def evaluate_all(
     found = _estimates([*drafts, *gains], chosen, cases[0], resampler)
     assert logged.statistic is not None
     behavior = _behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
-    return [
-        Evaluation(
-            estimates=values,
-            gain=gain,
-            behavior=behavior,
-            verdict=decide(
-                gain,
-                audit_verdict=NOT_AUDITED if audit_verdict is None else audit_verdict,
-                margin=margin,
-                behavior_fitted=fits.behavior.fitted,
-                baseline="the baseline" if over_last else "the behaviour",
-            ),
-            behavior_fitted=fits.behavior.fitted,
-            agreement=agreement(log, case.fits.probs, fits.behavior.log_prob, fits.behavior.probs),
+    if confirm and history is None and fits.behavior.fitted:
+        history = history_check(log)
+    evaluations = []
+    for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
+        confirmation = None
+        if confirm:
+            by_name = {estimator.name: draft for estimator, draft in zip(chosen, of_policy, strict=True)}
+            confirmation = Confirmation(
+                fits.behavior.fitted,
+                case.calibration,
+                history if fits.behavior.fitted else None,
+                _sensitivity(chosen, case, gain, by_name, margin),
+                minimum_odds_ratio,
+            )
+        verdict = decide(
+            gain,
+            audit_verdict=NOT_AUDITED if audit_verdict is None else audit_verdict,
+            margin=margin,
+            confirmation=confirmation,
+            baseline="the baseline" if over_last else "the behaviour",
         )
-        for case, values, gain in zip(cases, found[: len(cases)], found[len(cases) :], strict=True)
-    ]
+        overlap = agreement(log, case.fits.probs, fits.behavior.log_prob, fits.behavior.probs)
+        evaluations.append(Evaluation(values, gain, behavior, verdict, fits.behavior.fitted, overlap, confirmation))
+    return evaluations
+
+
+def _sensitivity(
+    chosen: Sequence[Estimator], case: Case, gain: Mapping[str, Estimate], drafts: Mapping[str, Draft], margin: float
+) -> Sensitivity | None:
+    """The hidden cause that would overturn the primary gain; None where there is no such gain, or it rests on no Q."""
+    name = choose_primary(gain)
+    if name is None or not any(FitQ() in one.requests() for one in chosen if one.name == name):
+        return None
+    statistic, error = drafts[name].statistic, gain[name].standard_error
+    assert statistic is not None
+    assert error is not None
+    return single_decision_sensitivity(case, statistic, error, margin=margin, confidence=gain[name].confidence)
 
 
 def cases_of(fits: Fits, estimand: Estimand, units: Units, *, over_last: bool = False) -> list[Case]:
@@ -195,16 +241,19 @@ def _draft(estimator: Estimator, case: Case, policies: Sequence[PolicyLike]) -> 
 
 def _logged_draft(case: Case) -> Draft:
     """The behaviour's own value as a draft, to take gains over."""
-    lost = cumulative_weights(case.episodes, np.zeros(case.log.num_transitions)).lost
-    return Draft(logged_return(case.episodes), (check_lost_weight(lost),))
+    n = case.log.num_transitions
+    lost = cumulative_weights(case.episodes, np.zeros(n)).lost
+    ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
+    return Draft(logged_return(case.episodes), (check_lost_weight(lost),), ratios=ratios)
 
 
 def _estimates(
     drafts: Sequence[Sequence[Draft]], chosen: Sequence[Estimator], case: Case, resampler: Resampler
 ) -> list[dict[str, Estimate]]:
     """Estimates by name, for each row of drafts of the chosen estimators; one pass of resamples for all."""
-    statistics = [draft.statistic for row in drafts for draft in row if draft.statistic is not None]
-    intervals = iter(resampler.intervals(statistics))
+    held = [draft for row in drafts for draft in row if draft.statistic is not None]
+    statistics = [draft.statistic for draft in held if draft.statistic is not None]
+    intervals = iter(resampler.intervals(statistics, [expected_variance(draft) for draft in held]))
     return [
         {
             estimator.name: _estimate(
@@ -218,6 +267,10 @@ def _estimates(
 
 def _estimate(estimator: Estimator, draft: Draft, interval: Interval | None, case: Case, confidence: float) -> Estimate:
     units, weight = case.units, draft.unit_weight
+    expected = expected_variance(draft)
+    checks = draft.checks
+    if interval is not None:
+        checks += influence_checks(draft, interval.standard_error, units)
     return Estimate(
         name=estimator.name,
         value=None if interval is None else interval.value,
@@ -229,13 +282,14 @@ def _estimate(estimator: Estimator, draft: Draft, interval: Interval | None, cas
         # Effective sample size over independent units, rescaled to episodes.
         ess=None if weight is None else units.effective(weight) * (units.episodes / units.count),
         max_weight_share=None if weight is None else units.largest_share(weight),
-        healthy=all(check.passed for check in draft.checks),
-        reasons=tuple(check.sentence for check in draft.checks if not check.passed),
+        healthy=all(check.passed for check in checks),
+        reasons=tuple(check.sentence for check in checks if not check.passed),
         assumptions=draft.assumptions,
         weight_based=draft.weight_based,
         title=estimator.title,
         primary_rank=estimator.primary_rank,
-        checks=draft.checks,
+        checks=checks,
+        predictable_error=None if expected is None else float(np.sqrt(expected)),
     )
 
 

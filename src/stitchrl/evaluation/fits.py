@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Shaped
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.balance import RegionIndex
 from stitchrl.evaluation.behavior import (
     BehaviorProbabilities,
     fit_behavior,
@@ -202,6 +203,24 @@ class Fits:
         """The behaviour's probabilities on the whole log; fitted only where the log has none."""
         logged = logged_propensities(self.log)
         return join_behavior([fold.behavior for fold in self._folds], self._order.rows) if logged is None else logged
+
+    @cached_property
+    def behavior_probs(self) -> Float[NumpyArray, "N A"]:
+        """The behaviour's probability of every action; a fitted model's where the log gives the taken action's only."""
+        known = self.behavior.probs
+        if known is not None:
+            return known
+        return self._order.per_row(
+            [
+                policy_probabilities(fold.data.behavior, fold.log.observation, fold.log.action_mask)
+                for fold in self._folds
+            ]
+        )
+
+    @cached_property
+    def regions(self) -> RegionIndex:
+        """The region of each observation of the log, for tests of ratios."""
+        return RegionIndex(self.log)
 
     @cached_property
     def _halves(self) -> tuple[NumpyArray, NumpyArray]:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.balance import JointTest
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
@@ -24,9 +25,14 @@ __all__ = [
     "Check",
     "attainable_range",
     "check_balance",
+    "check_calibration",
+    "check_influence",
     "check_lost_weight",
     "check_mean_weight",
+    "check_never_tried",
+    "check_possible_influence",
     "check_range",
+    "check_regional_balance",
     "check_spread",
     "not_applicable",
     "of_baseline",
@@ -47,6 +53,18 @@ MAXIMUM_IMBALANCE = 0.2
 """Largest `Refit.imbalance` at which the refitted FQE is trusted."""
 MAXIMUM_LOST = 0.01
 """Largest share of weight that may end in cuts no other episode runs past."""
+UNLIKELY = 1e-3
+"""Chance below which a deviation of the ratios is not taken to be luck."""
+CALIBRATION_SLACK = 0.02
+"""By how much the ratios of the logged actions may average away from 1 in regions of the observations."""
+BALANCE_SLACK = 0.1
+"""Share of the first states that the weights may gain or lose on their way through the regions of the observations."""
+MAXIMUM_INFLUENCE = 0.1
+"""Share of the variance of an estimate that one unit may carry."""
+MAXIMUM_POSSIBLE_INFLUENCE = 0.25
+"""Share of the variance that the logged action with the largest weight would carry, whether it was seen or not."""
+MAXIMUM_NEVER_TRIED = 0.01
+"""Share of the policy's decisions that may be on actions which the behaviour never takes."""
 RANGE_SLACK = 1e-6
 """Rounding allowed at the ends of the attainable range, as a share of its larger end."""
 
@@ -143,6 +161,88 @@ def check_balance(imbalance: float) -> Check:
     else:
         sentence = f"{seen}, above {MAXIMUM_IMBALANCE:.0%}: the log does not go where the policy goes."
     return Check("imbalance", imbalance, MAXIMUM_IMBALANCE, passed, sentence)
+
+
+def check_regional_balance(test: JointTest) -> Check:
+    """Weights that belong to this policy and this log carry what starts an episode to where it ends."""
+    passed = test.p_value >= UNLIKELY or test.size <= BALANCE_SLACK
+    seen = f"Through the regions of the observations the weights gain or lose {test.size:.0%} of the episodes"
+    if passed:
+        why = (
+            f"at most {BALANCE_SLACK:.0%}"
+            if test.size <= BALANCE_SLACK
+            else f"no more than chance explains (p = {test.p_value:.2g})"
+        )
+        sentence = f"{seen}, {why}."
+    else:
+        sentence = (
+            f"{seen}, above {BALANCE_SLACK:.0%} and more than chance explains (p = {test.p_value:.1g}): the log does not go "
+            "where the policy goes."
+        )
+    return Check("regional-balance", test.size, BALANCE_SLACK, passed, sentence)
+
+
+def check_calibration(test: JointTest, *, fitted: bool) -> Check:
+    """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log."""
+    passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
+    seen = f"The ratios of the logged actions average away from 1 by {test.size:.1%} over regions of the observations"
+    if passed:
+        why = (
+            f"at most {CALIBRATION_SLACK:.0%}"
+            if test.size <= CALIBRATION_SLACK
+            else f"no more than chance explains (p = {test.p_value:.2g})"
+        )
+        sentence = f"{seen}, {why}."
+    else:
+        whose = (
+            "the fitted behaviour is wrong" if fitted else "the logged propensities are not those of the logged actions"
+        )
+        sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
+    return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)
+
+
+def check_influence(units: Units, influence: Float[NumpyArray, " n"]) -> Check:
+    """Where one unit carries much of the variance, others like it are missing by luck, and the error is not known."""
+    squares = units.sums(influence) ** 2
+    total = float(squares.sum())
+    share = float(squares.max()) / total if total > 0 else 0.0
+    passed = share <= MAXIMUM_INFLUENCE
+    if passed:
+        sentence = f"No {units.noun} carries more than {share:.1%} of the variance, at most {MAXIMUM_INFLUENCE:.0%}."
+    else:
+        sentence = (
+            f"One {units.noun} carries {share:.0%} of the variance, above {MAXIMUM_INFLUENCE:.0%}: the estimate rests on "
+            "too few of them."
+        )
+    return Check("influence", share, MAXIMUM_INFLUENCE, passed, sentence)
+
+
+def check_possible_influence(share: float, ratio: float) -> Check:
+    """A rare action that was not drawn is not in the sample's influence values, but the policy would take it.
+
+    Args:
+        share: of the variance, that the action with the largest weight would carry if it were drawn once.
+        ratio: that weight.
+    """
+    passed = share <= MAXIMUM_POSSIBLE_INFLUENCE
+    seen = f"A single logged action could weigh {ratio:,.0f}, and carry {min(share, 99.0):.0%} of the variance"
+    if passed:
+        sentence = f"{seen}, at most {MAXIMUM_POSSIBLE_INFLUENCE:.0%}."
+    else:
+        sentence = (
+            f"{seen}, above {MAXIMUM_POSSIBLE_INFLUENCE:.0%}: the policy prefers actions that the behaviour takes too "
+            "rarely."
+        )
+    return Check("possible-influence", share, MAXIMUM_POSSIBLE_INFLUENCE, passed, sentence)
+
+
+def check_never_tried(share: float) -> Check:
+    """Nothing in a log speaks about actions that its behaviour never takes."""
+    passed = share <= MAXIMUM_NEVER_TRIED
+    seen = f"{share:.1%} of the policy's decisions are on actions that the behaviour never takes"
+    limit = f"{MAXIMUM_NEVER_TRIED:.0%}"
+    sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: the log says nothing about them."
+    return Check("never-tried", share, MAXIMUM_NEVER_TRIED, passed, sentence)
 
 
 def check_lost_weight(lost: float) -> Check:

@@ -61,7 +61,10 @@ class Refit:
     Attributes:
         contributions: (n,) c_i of equation (4): their mean is the value, their spread its error.
         network_value: what the fitted network alone claims on these episodes.
+        visits: (N,) w_t, how much likelier the policy comes to the state of each transition than the behaviour.
         weights: (N,) marginal weight w_t rho_t of each transition.
+        residual: (N,) the TD error that the correction leaves, delta_t - (psi_t - gamma psi_{t+1})^T theta.
+        first: (n,) value of the first state, V(s_0) + psi_0^T theta.
         imbalance: how far the weights fail to carry the first states' features through the log, relative to these
             features: |E[psi_0] - A_0^T w| / |E[psi_0]| with A_0 free of the ridge. Near 0 where the log goes where the
             policy goes, near 1 where it does not, whatever the effective sample size of what is there.
@@ -69,7 +72,10 @@ class Refit:
 
     contributions: Float[NumpyArray, " n"]
     network_value: float
+    visits: Float[NumpyArray, " N"]
     weights: Float[NumpyArray, " N"]
+    residual: Float[NumpyArray, " N"]
+    first: Float[NumpyArray, " n"]
     imbalance: float
 
 
@@ -101,7 +107,7 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
     residual = delta - change @ theta
     first = fitted["v"][start] + psi[start] @ theta
     contributions = first + np.add.reduceat(visits * rho * residual, start)
-    return Refit(contributions, float(fitted["v"][start].mean()), visits * rho, imbalance)
+    return Refit(contributions, float(fitted["v"][start].mean()), visits, visits * rho, residual, first, imbalance)
 
 
 class CorrectedQ(NamedTuple):
@@ -142,7 +148,10 @@ class FitQ:
             Refit(
                 order.per_episode([one.contributions for one in refits]),
                 float(counts @ np.array([one.network_value for one in refits]) / counts.sum()),
+                order.per_row([one.visits for one in refits]),
                 order.per_row([one.weights for one in refits]),
+                order.per_row([one.residual for one in refits]),
+                order.per_episode([one.first for one in refits]),
                 max(one.imbalance for one in refits),
             ),
         )

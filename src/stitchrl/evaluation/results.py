@@ -33,6 +33,8 @@ class Estimate:
         title: the estimator in words.
         primary_rank: place among the estimates a verdict may rest on, the least first; None: it rests on none of these.
         checks: every health check, with what was seen and the limit.
+        predictable_error: standard error to be expected from the ratios alone; None where it is not known. The interval
+            uses the larger of it and the one that the sample shows.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Estimate:
     title: str = ""
     primary_rank: int | None = None
     checks: tuple[Check, ...] = ()
+    predictable_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""

@@ -9,14 +9,15 @@ from jaxtyping import Float
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["Difference", "Statistic", "minus"]
+__all__ = ["Difference", "Statistic", "is_linear", "minus"]
 
 
 @runtime_checkable
 class Statistic(Protocol):
     """A number computed from n episodes.
 
-    Intervals and paired gains are made from these methods alone, so that whatever has them has both.
+    Intervals and paired gains are made from these methods alone, so that whatever has them has both. One that is a plain
+    average of one number an episode may say so by a property `linear`; its interval then needs no resampling.
     """
 
     @property
@@ -48,6 +49,11 @@ class Difference:
         """How many episodes both are computed from."""
         return self.minuend.n
 
+    @property
+    def linear(self) -> bool:
+        """Whether both are plain averages of one number an episode."""
+        return is_linear(self.minuend) and is_linear(self.subtrahend)
+
     def value(self) -> float:
         """The difference of the values."""
         return self.minuend.value() - self.subtrahend.value()
@@ -59,6 +65,11 @@ class Difference:
     def replicate(self, counts: Float[NumpyArray, "R n"]) -> Float[NumpyArray, " R"]:
         """The difference of the replicates, resample by resample."""
         return self.minuend.replicate(counts) - self.subtrahend.replicate(counts)
+
+
+def is_linear(statistic: Statistic) -> bool:
+    """Whether a statistic says that it is a plain average of one number an episode; without a word, it is not."""
+    return bool(getattr(statistic, "linear", False))
 
 
 def minus(statistic: Statistic, other: Statistic) -> Difference:

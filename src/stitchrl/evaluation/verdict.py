@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.registry import primary_names
 from stitchrl.evaluation.results import Estimate
+from stitchrl.evaluation.sensitivity import LARGEST
 
 __all__ = ["Line", "Verdict", "choose_primary", "decide"]
 
@@ -63,11 +65,11 @@ class Verdict:
 
 
 def choose_primary(gains: Mapping[str, Estimate]) -> str | None:
-    """Name of the primary gain: among those with a rank and an interval the first healthy one, else the last."""
+    """Name of the primary gain: among those with a rank and an interval the first healthy one, else the first."""
     ranked = [(gain.primary_rank, name) for name, gain in gains.items() if gain.primary_rank is not None]
     candidates = [name for _, name in sorted(ranked) if gains[name].lower is not None]
     healthy = [name for name in candidates if gains[name].healthy]
-    return healthy[0] if healthy else (candidates[-1] if candidates else None)
+    return next(iter(healthy or candidates), None)
 
 
 def decide(
@@ -75,20 +77,22 @@ def decide(
     *,
     audit_verdict: str = NOT_AUDITED,
     margin: float = 0.0,
-    behavior_fitted: bool = False,
+    confirmation: Confirmation | None = None,
     baseline: str = "the behaviour",
 ) -> Verdict:
     """Apply the rule to the paired gains of one policy on the test episodes.
 
     GO: (a) the lower end of the primary gain is above the margin; (b) no other healthy gain lies wholly below it;
-    (c) every health check of the primary holds; (d) the audit does not call the log unusable, or there was none.
-    NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
+    (c) every health check of the primary holds; (d) the audit does not call the log unusable, or there was none; (e) the
+    primary is confirmed: by logged propensities that are calibrated, or, with a fitted behaviour, by a past that adds
+    nothing to it, by a gain that withstands a hidden cause in any single decision, and by a second healthy estimate on
+    other assumptions. NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
 
     Args:
         gains: estimator -> gain, all of one estimand, on the same episodes.
         audit_verdict: usable, usable with care, not usable, or not audited.
         margin: the least gain worth having, in return units.
-        behavior_fitted: True where the behaviour's probabilities are a model's.
+        confirmation: what is known about the behaviour; None: nothing, and nothing then confirms the primary.
         baseline: what the gain is over.
     """
     name = choose_primary(gains)
@@ -99,12 +103,19 @@ def decide(
         _line_b(name, gains, margin),
         _line_c(primary),
         _line_d(audit_verdict),
+        _line_e(name, gains, margin, confirmation),
     )
     failed = [line for line in lines if line.passed is False]
     sound = not {"c", "d"} & {line.key for line in failed}
     if not failed:
         assert primary is not None
-        decision, headline = "GO", f"the policy is better than {baseline}: gain {_span(primary)}."
+        assert name is not None
+        assert confirmation is not None
+        decision, headline = (
+            "GO",
+            f"the policy is better than {baseline}: gain {_span(primary)}. It rests on "
+            f"{confirmation.rests_on(name, gains, margin)}.",
+        )
     elif primary is not None and sound and primary.upper is not None and primary.upper < margin:
         decision, headline = (
             "NO-GO",
@@ -117,7 +128,7 @@ def decide(
             "CANNOT TELL",
             f"the log does not prove the policy better than {baseline}: {reasons}.",
         )
-    return Verdict(decision, headline, lines, _caveats(behavior_fitted), name, margin, confidence)
+    return Verdict(decision, headline, lines, _caveats(confirmation), name, margin, confidence)
 
 
 def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:
@@ -156,16 +167,37 @@ def _line_d(audit_verdict: str) -> Line:
     return Line("d", rule, audit_verdict, audit_verdict != "not usable")
 
 
+def _line_e(name: str | None, gains: Mapping[str, Estimate], margin: float, confirmation: Confirmation | None) -> Line:
+    rule = "the primary gain is confirmed"
+    if name is None:
+        return Line("e", rule, "there is no primary gain", None)
+    if confirmation is None:
+        return Line("e", rule, "nothing is known about the behaviour that confirms it", False)
+    parts = confirmation.parts(name, gains, margin)
+    failed = [sentence for passed, sentence in parts if not passed]
+    return Line("e", rule, " ".join(failed or [sentence for _, sentence in parts]), not failed)
+
+
 def _span(estimate: Estimate) -> str:
     return f"{estimate.value:+.4f} [{estimate.lower:+.4f}, {estimate.upper:+.4f}]"
 
 
-def _caveats(behavior_fitted: bool) -> tuple[str, ...]:
+def _caveats(confirmation: Confirmation | None) -> tuple[str, ...]:
     notes = [
-        "Unmeasured confounding is not tested: if what decided the logged actions also decided the outcome and is not "
-        "in the observations, every number here can be wrong.",
-        "The smallest hidden confounding that would overturn the verdict is not computed yet.",
+        "Unmeasured confounding cannot be ruled out by any log: if what decided the logged actions also decided the outcome "
+        "and is not in the observations, every number here can be wrong."
     ]
-    if behavior_fitted:
+    found = None if confirmation is None else confirmation.sensitivity
+    if found is not None and found.odds_ratio >= LARGEST:
+        notes.append(
+            f"A hidden cause in one decision, up to an odds ratio of {LARGEST:g}, would not overturn the gain."
+        )
+    elif found is not None and found.odds_ratio > 1:
+        notes.append(
+            f"A hidden cause that changes the odds of the logged action {found.odds_ratio:.2f} times, in the decision at step "
+            f"{found.step} alone, would overturn the gain; it is assumed to have no memory. How strong one in every decision "
+            "would have to be is not computed yet."
+        )
+    if confirmation is not None and confirmation.fitted:
         notes.append("The log has no propensities: the behaviour's probabilities are a fitted model's.")
     return tuple(notes)

@@ -14,10 +14,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.balance import balance_test
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.fits import FitRequest
-from stitchrl.evaluation.health import Check, check_balance, check_range, check_spread
+from stitchrl.evaluation.health import (
+    Check,
+    check_balance,
+    check_never_tried,
+    check_range,
+    check_regional_balance,
+    check_spread,
+)
+from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ, refusal_of_q
 
@@ -45,10 +54,24 @@ class FittedQEvaluation:
         (request,) = self.requests()
         found = case.fits.get(request).refit
         per_episode = np.add.reduceat(np.abs(found.weights), case.log.episode_start[:-1])
-        checks: tuple[Check, ...] = (*check_spread(case.units, per_episode), check_balance(found.imbalance))
+        ratios = VisitRatios(
+            found.visits * case.log.can_bootstrap,
+            case.fits.probs,
+            case.fits.fits.behavior_probs,
+            found.residual * case.log.can_bootstrap,
+            found.first,
+        )
+        balance = balance_test(case.log, case.fits.fits.regions, found.weights, case.estimand.gamma, case.units)
+        checks: tuple[Check, ...] = (
+            *check_spread(case.units, per_episode),
+            check_balance(found.imbalance),
+            check_regional_balance(balance),
+            case.calibration,
+            check_never_tried(ratios.never_tried()),
+        )
         statistic = None
         if per_episode.any():
             statistic = Contributions.average(found.contributions)
             checks += (check_range(statistic.value(), case.attainable),)
         assumptions = (*shared_assumptions(case), "Q or the ratio of state visits is well fitted")
-        return Draft(statistic, checks, assumptions, per_episode)
+        return Draft(statistic, checks, assumptions, per_episode, ratios)

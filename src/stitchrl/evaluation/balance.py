@@ -1,0 +1,110 @@
+"""Tests of ratios on functions that they were not made from: whether they can be those of this policy on this log.
+
+For any function g of the observation, right ratios rho = policy / behaviour and right ratios of state visits w obey
+
+    calibration   E[ sum_t (rho_t - 1) g(s_t) ] = 0
+    balance       E[ g(s_0) - sum_t w_t rho_t (g(s_t) - gamma (1 - terminated) g(s_{t+1})) ] = 0
+
+Calibration fails where propensities are wrong, logged or fitted; balance fails where the log does not go where the policy
+goes. Weights that were solved for on some features obey balance on these by construction, so g must be others: here
+indicators of regions of the observation space, which sum to 1 and so include the constant.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from stitchrl.auditing.regions import Regions
+from stitchrl.data.columns import NO_OBSERVATION
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.units import Units
+from stitchrl.types import NumpyArray
+
+__all__ = ["JointTest", "RegionIndex", "balance_test", "calibration_test"]
+
+SAMPLE_ROWS = 32_768
+
+
+class JointTest(NamedTuple):
+    """A test that several expectations are all 0.
+
+    Attributes:
+        size: how far from 0 they are together, as a share of what it is compared with.
+        p_value: chance of a deviation as large or larger if all were 0; 1 where nothing can be tested.
+    """
+
+    size: float
+    p_value: float
+
+
+class RegionIndex:
+    """The region of each observation of a log, before and after each action; regions hold about equally many rows."""
+
+    def __init__(self, log: Dataset) -> None:
+        table = log.observation_table.reshape(len(log.observation_table), -1)
+        rows = log.observation_index
+        if len(rows) > SAMPLE_ROWS:
+            rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE_ROWS, replace=False))]
+        seen = np.nan_to_num(table[rows].astype(np.float64), posinf=0.0, neginf=0.0)
+        mean, spread = seen.mean(0), seen.std(0)
+        spread = np.where(spread > 0, spread, 1.0)
+        regions = Regions.fit((seen - mean) / spread)
+        of_table = regions.of((np.nan_to_num(table.astype(np.float64), posinf=0.0, neginf=0.0) - mean) / spread)
+        self.count = regions.count
+        self.here = of_table[log.observation_index]
+        self.next = np.where(log.next_observation_index == NO_OBSERVATION, 0, of_table[log.next_observation_index])
+        self.episode = log.episode_of_transition
+        self.first = log.episode_start[:-1]
+
+    def sums(self, region: NumpyArray, values: Float[NumpyArray, " N"]) -> Float[NumpyArray, "n K"]:
+        """For each episode, the sum of a number of each transition, by region."""
+        n = len(self.first)
+        cells = np.bincount(self.episode * self.count + region, values, minlength=n * self.count)
+        return cells.reshape(n, self.count)
+
+
+def calibration_test(regions: RegionIndex, ratio: Float[NumpyArray, " N"], units: Units) -> JointTest:
+    """Whether the ratios of the logged actions average 1 in every region; `size`: mean |average - 1| over the rows."""
+    found = regions.sums(regions.here, ratio - 1.0)
+    rows = np.bincount(regions.here, minlength=regions.count)
+    return JointTest(float(np.abs(found.sum(0)).sum() / rows.sum()), _p_value(found, units))
+
+
+def balance_test(
+    log: Dataset, regions: RegionIndex, weights: Float[NumpyArray, " N"], gamma: float, units: Units
+) -> JointTest:
+    """Whether the weights carry the first states through the log; `size`: share of them that is gained or lost."""
+    go_on = weights * gamma * (~log.terminated & log.can_bootstrap)
+    found = regions.sums(regions.next, go_on) - regions.sums(regions.here, weights)
+    found[np.arange(len(found)), regions.here[regions.first]] += 1.0
+    return JointTest(float(np.abs(found.mean(0)).sum()), _p_value(found, units))
+
+
+def _p_value(found: Float[NumpyArray, "n K"], units: Units) -> float:
+    """Hotelling's test that the means of all columns are 0, over independent units."""
+    sums = units.sums(found)
+    sums = sums[:, np.abs(sums).max(0) > 0]
+    n, k = sums.shape
+    if k == 0:
+        return 1.0
+    if n <= k + 1:
+        return 1.0
+    mean = sums.mean(0)
+    covariance = np.cov(sums, rowvar=False).reshape(k, k)
+    if not np.isfinite(covariance).all():
+        return 0.0
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > 1e-12 * max(float(values.max()), 1e-300)
+    along = vectors.T @ mean
+    # A direction in which no unit differs from any other is not a matter of chance.
+    if (np.abs(along[~kept]) > 1e-9 * max(float(np.abs(sums).max()), 1e-300)).any():
+        return 0.0
+    rank = int(kept.sum())
+    if rank == 0:
+        return 1.0
+    statistic = n * float((along[kept] ** 2 / values[kept]).sum())
+    return float(stats.f.sf(statistic * (n - rank) / (rank * (n - 1)), rank, n - rank))
