@@ -16,6 +16,7 @@ from stitchrl.evaluation.estimator import Case, Draft, Estimator
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.health import check_lost_weight
 from stitchrl.evaluation.intervals import Interval, Resampler
+from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
@@ -75,6 +76,7 @@ def evaluate(
     margin: float = 0.0,
     audit_verdict: str | None = None,
     seed: int = 0,
+    record_look: bool = False,
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
 
@@ -97,6 +99,9 @@ def evaluate(
         audit_verdict: the verdict of `st.audit` on the whole log; "not usable" rules out GO and NO-GO. None: the verdict
             says that the log was not audited.
         seed: of the fits and the bootstrap.
+        record_look: remember that these episodes served as test, in the state folder of the user, and say in the verdict
+            how often they did before. For the part that decides, and not for one that you choose candidates on. The
+            commands `stitchrl run` and `stitchrl evaluate`, and `st.run`, always do; STITCHRL_STATE=off keeps nothing.
 
     Raises:
         ConfigurationError: an unknown estimator, or a number outside its range.
@@ -117,6 +122,7 @@ def evaluate(
         margin=margin,
         audit_verdict=audit_verdict,
         over_last=baseline is not None,
+        record_look=record_look,
     )
     return found[0]
 
@@ -135,16 +141,21 @@ def evaluate_all(
     audit_verdict: str | None = None,
     over_last: bool = False,
     monitors: Sequence[LoopMonitor] = (),
+    record_look: bool = False,
+    notes: Sequence[str] = (),
 ) -> list[Evaluation]:
     """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
 
-    Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains.
+    Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains, and `notes` are
+    further caveats of the verdicts.
     """
     settings = FitSettings() if settings is None else settings
     chosen = chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
+    if record_look:  # before anything is seen; what is refused above is no look
+        notes = (*notes, *notes_on(look_at(policies, log, estimand)))
     units = Units(log.num_episodes, log.group)
     resampler = Resampler(units, confidence=confidence, seed=settings.seed)
     fits = Fits(policies, log, fit_on, gamma=estimand.gamma, settings=settings, monitors=monitors)
@@ -167,6 +178,7 @@ def evaluate_all(
                 margin=margin,
                 behavior_fitted=fits.behavior.fitted,
                 baseline="the baseline" if over_last else "the behaviour",
+                notes=notes,
             ),
             behavior_fitted=fits.behavior.fitted,
             agreement=agreement(log, case.fits.probs, fits.behavior.log_prob, fits.behavior.probs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchrl.evaluation.registry import primary_names
@@ -77,6 +77,7 @@ def decide(
     margin: float = 0.0,
     behavior_fitted: bool = False,
     baseline: str = "the behaviour",
+    notes: Sequence[str] = (),
 ) -> Verdict:
     """Apply the rule to the paired gains of one policy on the test episodes.
 
@@ -90,6 +91,7 @@ def decide(
         margin: the least gain worth having, in return units.
         behavior_fitted: True where the behaviour's probabilities are a model's.
         baseline: what the gain is over.
+        notes: further caveats, one sentence or more each.
     """
     name = choose_primary(gains)
     primary = gains[name] if name is not None else None
@@ -117,7 +119,7 @@ def decide(
             "CANNOT TELL",
             f"the log does not prove the policy better than {baseline}: {reasons}.",
         )
-    return Verdict(decision, headline, lines, _caveats(behavior_fitted), name, margin, confidence)
+    return Verdict(decision, headline, lines, (*_caveats(behavior_fitted), *notes), name, margin, confidence)
 
 
 def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:
