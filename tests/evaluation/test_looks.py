@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_worlds import Table, draw, small_world
+from evaluation_worlds import Table, Uniform, draw, small_world
 
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
@@ -51,14 +51,6 @@ class Rounded:
     def probs(self, obs: np.ndarray, *, action_mask: Any = None) -> np.ndarray:
         probs = policy().probs(obs, action_mask=action_mask)
         return (probs * (1 + 1e-7 * np.random.default_rng(0).normal(size=probs.shape))).astype(np.float32)
-
-
-class Uniform:
-    """Every allowed action with the same probability."""
-
-    def probs(self, obs: np.ndarray, *, action_mask: Any = None) -> np.ndarray:
-        assert action_mask is not None
-        return (action_mask / action_mask.sum(1, keepdims=True)).astype(np.float32)
 
 
 def test_the_same_question_about_the_same_policy_is_one_look() -> None:

@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Command
+from evaluation_worlds import Uniform
 from main_job import SMALL, small_job, write_small_log
 
 import stitchrl as st
+from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.looks import look_at
 from stitchrl.pipeline import stages
 from stitchrl.pipeline.pipeline import run_stages
+from stitchrl.pipeline.workspace import Workspace
 
 ONE = dataclasses.replace(SMALL, updates=100, seeds=1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_fits() -> Iterator[None]:
+    """Which estimators there are does not matter here, and those without a fitted Q are quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "evaluate_all", functools.partial(stages.evaluate_all, estimators=("wis",)))
+        yield
+
+
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_log(tmp_path_factory.mktemp("log"))
+def selected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A log, and a run on it that has not looked at its test part yet."""
+    folder = tmp_path_factory.mktemp("selected")
+    log = write_small_log(folder)
+    run_stages(job(log, folder / "run"), until="select")
+    return log, folder / "run"
 
 
-def job(log: Path, out: Path, seed: int = 0) -> Any:
+def job(log: Path, out: Path, seed: int = 0) -> Workspace:
     algorithms = [st.BC(hidden_sizes=(16,))]
     return small_job(log, out, algorithms=algorithms, settings=dataclasses.replace(ONE, seed=seed))
+
+
+def verdict_of(selected: tuple[Path, Path], out: Path) -> st.Verdict:
+    """The verdict of the run that was begun, in a directory of its own."""
+    if not out.exists():
+        shutil.copytree(selected[1], out)
+    found = run_stages(job(selected[0], out), until="verdict").verdict
+    assert found is not None
+    return found
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -39,18 +66,17 @@ def results(run: Path) -> dict[str, str]:
     return {name: (run / name).read_text() for name in ("looks.json", "estimates.json", "verdict.json")}
 
 
-def test_other_splits_are_counted_and_the_same_command_is_not(log: Path, tmp_path: Path) -> None:
-    first = run_stages(job(log, tmp_path / "first"), until="verdict").verdict
-    assert first is not None
+def test_other_splits_are_counted_and_the_same_command_is_not(selected: tuple[Path, Path], tmp_path: Path) -> None:
+    first = verdict_of(selected, tmp_path / "first")
     assert not any("looked at" in caveat for caveat in first.caveats)
     assert content(tmp_path / "first" / "looks.json")["count"] == 0
     # The same command again, there and elsewhere.
     before = results(tmp_path / "first")
     for folder in ("first", "elsewhere"):
-        run_stages(job(log, tmp_path / folder), until="verdict")
+        assert verdict_of(selected, tmp_path / folder) == first
         assert results(tmp_path / folder) == before
     # Another split: two fifths of its test stays are in the first one's test part.
-    second = run_stages(job(log, tmp_path / "second", seed=1), until="verdict").verdict
+    second = run_stages(job(selected[0], tmp_path / "second", seed=1), until="verdict").verdict
     assert second is not None
     tests = [set(content(tmp_path / run / "split.json")["parts"]["test"]["positions"]) for run in ("first", "second")]
     share = len(tests[0] & tests[1]) / 160
@@ -58,51 +84,46 @@ def test_other_splits_are_counted_and_the_same_command_is_not(log: Path, tmp_pat
     assert (looks["count"], looks["whole"], looks["share"]) == (1, 0, pytest.approx(share, abs=0.05))
     assert second.caveats[-1].startswith(f"About {looks['share']:.0%} of these test episodes have been looked at once")
     # The first one, elsewhere again, is one of two by now; what the finished run says stays.
-    third = run_stages(job(log, tmp_path / "third"), until="verdict").verdict
-    assert third is not None
-    assert "have been looked at once before" in third.caveats[-1]
-    report = run_stages(job(log, tmp_path / "third")).report
+    assert "have been looked at once before" in verdict_of(selected, tmp_path / "third").caveats[-1]
+    report = run_stages(job(selected[0], tmp_path / "third")).report
     assert report is not None
     assert "have been looked at once before" in report.read_text()
-    run_stages(job(log, tmp_path / "first"))
+    assert verdict_of(selected, tmp_path / "first") == first
     assert results(tmp_path / "first") == before
 
 
 def test_a_run_that_goes_on_says_what_it_would_have_said(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    selected: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_stages(job(log, tmp_path / "undisturbed"), until="verdict")
+    undisturbed = verdict_of(selected, tmp_path / "undisturbed")
 
     def die(*given: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    started = job(log, tmp_path / "killed")
-    run_stages(started, until="select")
     with monkeypatch.context() as patch:
         patch.setattr(stages, "_evaluate", die)  # the look is recorded, and nothing was estimated yet
         with pytest.raises(KeyboardInterrupt):
-            run_stages(started, until="verdict")
+            verdict_of(selected, tmp_path / "killed")
     assert not (tmp_path / "killed" / "estimates.json").exists()
     # Somebody else looks meanwhile.
-    other = st.fit(st.BC(hidden_sizes=(16,)), started.parts["train"], updates=1, progress=False).policy
-    assert look_at([other], started.parts["test"], stages.Estimand(1.0)).count == 1
-    run_stages(job(log, tmp_path / "killed"), until="verdict")
+    assert look_at([Uniform()], job(selected[0], tmp_path / "killed").parts["test"], Estimand(1.0)).count == 1
+    assert verdict_of(selected, tmp_path / "killed") == undisturbed
     assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
-    (tmp_path / "killed" / "looks.json").unlink()
-    (tmp_path / "killed" / "estimates.json").unlink()
-    run_stages(job(log, tmp_path / "killed"), until="verdict")
+    for name in ("looks.json", "estimates.json"):
+        (tmp_path / "killed" / name).unlink()
+    assert verdict_of(selected, tmp_path / "killed") != undisturbed
     assert content(tmp_path / "killed" / "looks.json")["count"] == 1
 
 
-def test_switched_off_it_says_so(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_switched_off_it_says_so(selected: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STITCHRL_STATE", "off")
-    found = run_stages(job(log, tmp_path / "run"), until="verdict").verdict
-    assert found is not None
+    found = verdict_of(selected, tmp_path / "run")
     assert found.caveats[-1].startswith("This look at the test episodes was not recorded")
 
 
-def test_the_evaluate_command_records_a_look(log: Path, tmp_path: Path, stitchrl: Command) -> None:
-    run_stages(job(log, tmp_path / "run"))
+def test_the_evaluate_command_records_a_look(selected: tuple[Path, Path], tmp_path: Path, stitchrl: Command) -> None:
+    verdict_of(selected, tmp_path / "run")
+    run_stages(job(selected[0], tmp_path / "run"))
     other = write_small_log(tmp_path, seed=4, stays=100)
     words = ["evaluate", tmp_path / "run", other, "--estimators", "wis", "--json"]
     for _ in range(2):
