@@ -18,6 +18,7 @@ from main_job import SMALL, small_job, write_small_log
 
 import stitchrl as st
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.evaluate import evaluate_all
 from stitchrl.evaluation.looks import look_at
 from stitchrl.pipeline import stages
 from stitchrl.pipeline.pipeline import run_stages
@@ -30,7 +31,7 @@ ONE = dataclasses.replace(SMALL, updates=100, seeds=1)
 def _no_fits() -> Iterator[None]:
     """Which estimators there are does not matter here, and those without a fitted Q are quick."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "evaluate_all", functools.partial(stages.evaluate_all, estimators=("wis",)))
+        patch.setattr(stages, "evaluate_all", functools.partial(evaluate_all, estimators=("wis",)))
         yield
 
 

@@ -55,8 +55,8 @@ def notes_on(looks: EarlierLooks) -> tuple[str, ...]:
         which = "These test episodes" if looks.share == 1 else f"{_percent(looks.share)} of these test episodes"
         notes.append(
             f"{which} have been looked at {times} before, with other policies, settings or splits: an interval that is right "
-            f"for one look is too narrow for the best of {looks.count + 1:,}. Only episodes that nobody has looked at "
-            "decide as if for the first time."
+            f"for one look is too narrow for the best of {looks.count + 1:,}. For one that "
+            "holds, evaluate on episodes that served as test in no evaluation before."
         )
     if looks.unreadable:
         notes.append(
