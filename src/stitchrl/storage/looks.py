@@ -7,6 +7,7 @@ and a few numbers that tell policies apart; no data of the log. The folder is `l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -246,8 +247,10 @@ def _coincidence(times: NumpyArray, others: int) -> float:
 
 def _records(folder: Path, pattern: str) -> tuple[list[_Look], int]:
     """Every record of this version in a folder, and how many are damaged."""
-    found, damaged = [], 0
-    for path in sorted(folder.glob(pattern)):
+    found, damaged, paths = [], 0, list[Path]()
+    with contextlib.suppress(OSError):  # a folder that may not be listed has nothing to count
+        paths = sorted(folder.glob(pattern))
+    for path in paths:
         try:
             look = _Look.read(path)
         except FileNotFoundError:
