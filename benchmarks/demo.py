@@ -28,6 +28,7 @@ PROGRAM = Path(sys.executable).parent / "stitchrl"
 def timed(words: list[str], home: Path, cwd: Path) -> tuple[float, float]:
     """Wall seconds, and the largest resident size of the process in MB."""
     environment = os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    environment["STITCHRL_STATE"] = str(home / "state")  # as users have it: with a ledger, and a fresh one
     began = time.monotonic()
     process = subprocess.Popen(words, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import itertools
 import mmap
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,10 @@ def known_to_xla(options: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in options.items() if name in found}
 
 
+# No test writes into the state folder of whoever runs it.
+STATE = tempfile.TemporaryDirectory(prefix="stitchrl-state-")
+os.environ["STITCHRL_STATE"] = STATE.name
+
 # Whoever sets XLA_FLAGS, even to nothing, gets programs compiled as users have them.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = " ".join(f"--{name}={value}" for name, value in known_to_xla(FAST_TO_COMPILE).items())
@@ -51,6 +57,24 @@ def _programs_end_with_their_file() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+FRESH = (str(Path(STATE.name, str(number))) for number in itertools.count())
+"""State folders that nobody has used."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _module_state() -> Iterator[None]:
+    """What the fixtures of a file evaluate was never looked at before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STITCHRL_STATE", next(FRESH))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _test_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test evaluates was never looked at before."""
+    monkeypatch.setenv("STITCHRL_STATE", next(FRESH))
 
 
 @pytest.fixture

@@ -370,6 +370,7 @@ def evaluate(
         confidence=confidence,
         margin=margin,
         audit_verdict=stitchrl.audit(data).verdict,
+        record_look=True,
         **chosen,
     )
     if json:

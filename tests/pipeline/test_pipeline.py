@@ -33,7 +33,7 @@ from stitchrl.pipeline.stages import STAGES
 from stitchrl.storage.tensors import read_tensors
 from stitchrl.training.divergence import DivergenceError
 
-FILES = ["audit.json", "split.json", "ranking.json", "estimates.json", "verdict.json", "report.html"]
+FILES = ["audit.json", "split.json", "ranking.json", "looks.json", "estimates.json", "verdict.json", "report.html"]
 RESULTS = ["split.json", "ranking.json", "estimates.json", "verdict.json"]
 ONE = dataclasses.replace(SMALL, updates=100, seeds=1)  # 100 at a time, as in SMALL: the same programs
 
@@ -485,7 +485,7 @@ def test_what_the_evaluate_command_asks_for(
     assert asked.pop("settings") == st.FitSettings(updates=7, seed=5)
     assert asked == {
         "gamma": None, "horizon": 3, "confidence": 0.95, "margin": 0.02, "estimators": ["wis", "fqe"],
-        "audit_verdict": "usable with care",
+        "audit_verdict": "usable with care", "record_look": True,
     }  # fmt: skip
     assert stitchrl(*words, "--gate").status == 3
 

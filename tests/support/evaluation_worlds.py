@@ -93,6 +93,14 @@ class Table:
         return self.table[np.asarray(obs).argmax(1)]
 
 
+class Uniform:
+    """Every allowed action with the same probability."""
+
+    def probs(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
+        assert action_mask is not None
+        return (action_mask / action_mask.sum(1, keepdims=True)).astype(np.float32)
+
+
 class Broken:
     """The same row everywhere, whatever it is."""
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from stitchrl.auditing.moments import PARTS, Accumulator, Moments, NotFinite, blocks
-from stitchrl.auditing.row_hashes import hash_words, hashed_words, mix, words
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.row_hashes import hash_moments, hash_places, hash_rows, hash_words, mix, words
 from stitchrl.progress import with_progress
 from stitchrl.types import NumpyArray
 
@@ -176,10 +176,9 @@ class _Hashes:
         local: NumpyArray,
         position: NumpyArray,
     ) -> None:
-        moment = hash_words(hashed_words(seen))
-        row = mix(moment ^ mix(hash_words(words(taken)) + np.uint64(7)) ^ mix(hash_words(words(rewards))))
-        placed = mix(row ^ mix(position.astype(np.uint64) + np.uint64(1)))
-        self.of_episode[first : first + len(local)] += np.add.reduceat(placed, local)
+        moment = hash_moments(seen)
+        row = hash_rows(moment, taken, rewards)
+        self.of_episode[first : first + len(local)] += np.add.reduceat(hash_places(row, position), local)
         if self.time is not None:
             time = hash_words(words(time_as_float(self.time[block])))
             row, moment = mix(row ^ time), mix(moment ^ time)

@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt64
 
 from stitchrl.data.columns import MOST_ROWS, NO_OBSERVATION, PER_TRANSITION
 from stitchrl.data.content_hash import hash_columns
 from stitchrl.data.joining import joined_columns
+from stitchrl.data.row_hashes import hash_episodes
 from stitchrl.data.schema import Schema
 from stitchrl.data.spaces import action_space, observation_space
 from stitchrl.data.splits import split_episodes
@@ -211,6 +212,15 @@ class Dataset:
     def content_hash(self) -> str:
         """SHA-256 over the content of every column: equal logs have equal hashes on every machine."""
         return hash_columns(self._columns(), self.continues)
+
+    @cached_property
+    def episode_hashes(self) -> UInt64[NumpyArray, " E"]:
+        """(E,) a hash of the content of each episode: its observations, actions, rewards and end.
+
+        Identifiers, optional columns, the format of the file and the other episodes do not count, so that an episode is
+        recognised in another split, order or file. Episodes that are alike in every number have one hash.
+        """
+        return hash_episodes(self._columns(), self.position)
 
     def _columns(self) -> dict[str, Any]:
         """Field -> its value; the arrays are not copied."""

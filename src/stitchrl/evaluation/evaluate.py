@@ -19,6 +19,7 @@ from stitchrl.evaluation.estimator import Case, Draft, Estimator, expected_varia
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.health import check_lost_weight
 from stitchrl.evaluation.intervals import RESAMPLES, Interval, Resampler
+from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ
@@ -86,6 +87,7 @@ def evaluate(
     history: HistoryCheck | None = None,
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
     seed: int = 0,
+    record_look: bool = False,
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
 
@@ -112,6 +114,9 @@ def evaluate(
         minimum_odds_ratio: a gain from a fitted behaviour must withstand a hidden cause of this strength in any single
             decision; at least 1, and 1 asks for nothing.
         seed: of the fits and the bootstrap.
+        record_look: remember that these episodes served as test, in the state folder of the user, and say in the verdict
+            how often they did before. For the part that decides, and not for one that you choose candidates on. The
+            commands `stitchrl run` and `stitchrl evaluate`, and `st.run`, always do; STITCHRL_STATE=off keeps nothing.
 
     Raises:
         ConfigurationError: an unknown estimator, or a number outside its range.
@@ -134,6 +139,7 @@ def evaluate(
         history=history,
         minimum_odds_ratio=minimum_odds_ratio,
         over_last=baseline is not None,
+        record_look=record_look,
     )
     return found[0]
 
@@ -156,11 +162,14 @@ def evaluate_all(
     resamples: int = RESAMPLES,
     over_last: bool = False,
     monitors: Sequence[LoopMonitor] = (),
+    record_look: bool = False,
+    notes: Sequence[str] = (),
 ) -> list[Evaluation]:
     """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
 
     Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains; with
-    `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO.
+    `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO; `notes` are further caveats of the
+    verdicts.
     """
     if not minimum_odds_ratio >= 1:
         raise ConfigurationError(
@@ -171,6 +180,8 @@ def evaluate_all(
     check_requirements(log, gamma, policies)
     check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
+    if record_look:  # before anything is seen; what is refused above is no look
+        notes = (*notes, *notes_on(look_at(policies, log, estimand)))
     units = Units(log.num_episodes, log.group)
     resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=settings.seed)
     fits = Fits(policies, log, fit_on, gamma=estimand.gamma, settings=settings, monitors=monitors)
@@ -202,6 +213,7 @@ def evaluate_all(
             margin=margin,
             confirmation=confirmation,
             baseline="the baseline" if over_last else "the behaviour",
+            notes=notes,
         )
         overlap = agreement(log, case.fits.probs, fits.behavior.log_prob, fits.behavior.probs)
         evaluations.append(Evaluation(values, gain, behavior, verdict, fits.behavior.fitted, overlap, confirmation))

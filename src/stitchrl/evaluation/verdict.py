@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchrl.evaluation.confirmation import Confirmation
@@ -79,6 +79,7 @@ def decide(
     margin: float = 0.0,
     confirmation: Confirmation | None = None,
     baseline: str = "the behaviour",
+    notes: Sequence[str] = (),
 ) -> Verdict:
     """Apply the rule to the paired gains of one policy on the test episodes.
 
@@ -94,6 +95,7 @@ def decide(
         margin: the least gain worth having, in return units.
         confirmation: what is known about the behaviour; None: nothing, and nothing then confirms the primary.
         baseline: what the gain is over.
+        notes: further caveats, one sentence or more each.
     """
     name = choose_primary(gains)
     primary = gains[name] if name is not None else None
@@ -128,7 +130,7 @@ def decide(
             "CANNOT TELL",
             f"the log does not prove the policy better than {baseline}: {reasons}.",
         )
-    return Verdict(decision, headline, lines, _caveats(confirmation), name, margin, confidence)
+    return Verdict(decision, headline, lines, (*_caveats(confirmation), *notes), name, margin, confidence)
 
 
 def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:

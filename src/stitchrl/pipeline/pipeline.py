@@ -1,8 +1,9 @@
 """The main job: a log file in, one directory out, a stage a file. A killed run continues with the same command.
 
-Stages, in order: audit.json, split.json, checkpoints/, ranking.json, estimates.json, verdict.json, report.html,
-policy/. Each is written whole or not at all; a stage whose file is there is not done again. Nothing that depends on
-the clock is in these files, so an interrupted run ends with the same content as an undisturbed one.
+Stages, in order: audit.json, split.json, checkpoints/, ranking.json, estimates.json (after looks.json: earlier looks at
+the test part), verdict.json, report.html, policy/. Each is written whole or not at all; a stage whose file is there is not
+done again. Nothing that depends on the clock is in these files, so an interrupted run ends with the same content as an
+undisturbed one.
 """
 
 from __future__ import annotations

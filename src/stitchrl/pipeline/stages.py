@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stitchrl.auditing.audit import audit
+from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import DataError
+from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.evaluate import Evaluation, evaluate_all
+from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.ranking import rank
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.workspace import Workspace
@@ -23,6 +26,7 @@ from stitchrl.reporting.audit_page import render_audit
 from stitchrl.reporting.render import render
 from stitchrl.reporting.report import build_report
 from stitchrl.storage.files import write_text
+from stitchrl.storage.looks import EarlierLooks
 from stitchrl.storage.run_directory import load_json
 
 __all__ = ["STAGES", "write_report"]
@@ -111,7 +115,8 @@ def _rank(job: Workspace) -> dict[str, Any]:
 
 
 def evaluate_stage(job: Workspace) -> None:
-    """estimates.json: the selected policy and the behaviour on test, and nothing else."""
+    """estimates.json: the selected policy and the behaviour on test, and nothing else; before it looks.json, the other
+    looks that there were at the test part."""
     found = job.stage("estimates.json", lambda: _estimates(job))
     evaluation = found["selected"]["evaluation"]
     primary = evaluation["verdict"]["primary"]
@@ -122,7 +127,11 @@ def evaluate_stage(job: Workspace) -> None:
 
 def _estimates(job: Workspace) -> dict[str, Any]:
     test, chosen = job.parts["test"], job.selected
-    (evaluation,) = _evaluate(job, [chosen], "test", "train+validation", "FQE of the selected policy")
+    # Recorded before anything is seen, and kept in the directory: a run that goes on after a kill says the same.
+    looks = EarlierLooks.from_dict(job.stage("looks.json", lambda: _look(job, chosen, test).to_dict()))
+    (evaluation,) = _evaluate(
+        job, [chosen], "test", "train+validation", "FQE of the selected policy", notes=notes_on(looks)
+    )
     overlap = evaluation.agreement
     return {
         "part": "test",
@@ -141,7 +150,14 @@ def _estimates(job: Workspace) -> dict[str, Any]:
     }
 
 
-def _evaluate(job: Workspace, candidates: list[Candidate], part: str, fit_on: str, shown: str) -> list[Evaluation]:
+def _look(job: Workspace, chosen: Candidate, test: Dataset) -> EarlierLooks:
+    """Record a look of the selected policy at the test part."""
+    return look_at([chosen.policy], test, Estimand(job.log.schema.gamma))
+
+
+def _evaluate(
+    job: Workspace, candidates: list[Candidate], part: str, fit_on: str, shown: str, *, notes: Sequence[str] = ()
+) -> list[Evaluation]:
     """Evaluate candidates on one part of the log, with Q and a fitted behaviour from another."""
     with ProgressDisplay(enabled=job.progress) as display:
         return evaluate_all(
@@ -153,6 +169,7 @@ def _evaluate(job: Workspace, candidates: list[Candidate], part: str, fit_on: st
             margin=job.settings.margin,
             audit_verdict=job.load("audit.json")["verdict"],
             monitors=(display.track(shown),),
+            notes=notes,
         )
 
 

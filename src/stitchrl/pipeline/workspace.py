@@ -40,6 +40,7 @@ FILES = (
     "audit.json",
     "split.json",
     "ranking.json",
+    "looks.json",
     "estimates.json",
     "verdict.json",
     "report.html",

@@ -1,0 +1,74 @@
+"""A look at a test part: records that a policy was estimated on it, and says how often it was looked at before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.row_hashes import hash_places
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.probabilities import PolicyLike, policy_probabilities
+from stitchrl.storage.looks import EarlierLooks, record_look
+from stitchrl.types import NumpyArray
+
+__all__ = ["look_at", "notes_on"]
+
+PROJECTIONS = 4
+"""Numbers that stand for the probabilities of a policy. Policies that differ anywhere differ in them."""
+
+
+def look_at(policies: Sequence[PolicyLike], log: Dataset, estimand: Estimand) -> EarlierLooks:
+    """Record a look at the episodes of a log, and find the other ones.
+
+    Args:
+        policies: what is judged, followed by the baseline if there is one.
+        log: the test part.
+        estimand: which quantity is estimated.
+
+    Raises:
+        EvaluationError: a policy's `probs` are not probabilities.
+    """
+    asked = [estimand.gamma, -1.0 if estimand.horizon is None else float(estimand.horizon)]
+    projected = [_projected(policy, log) for policy in policies]
+    return record_look(log.episode_hashes, np.concatenate([asked, *projected]))
+
+
+def _projected(policy: PolicyLike, log: Dataset) -> NumpyArray:
+    """(PROJECTIONS,) random weighted sums of the probabilities of a policy on a log, whatever the order of its episodes.
+
+    Rounding, which differs between machines, moves them by about 1e-7; one action changed in a million rows by about 1e-3.
+    """
+    probs = policy_probabilities(policy, log.observation, log.action_mask)
+    of_action = np.random.default_rng(5).normal(size=(probs.shape[1], PROJECTIONS))
+    row = hash_places(np.repeat(log.episode_hashes, log.episode_lengths), log.position)
+    of_row = (row >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0  # from -1 to 1
+    return (of_row @ (probs @ of_action.astype(np.float32))) / np.sqrt(len(row))
+
+
+def notes_on(looks: EarlierLooks) -> tuple[str, ...]:
+    """What a verdict has to say about the looks at its test part; nothing where this is the first one."""
+    notes = []
+    if looks.count:
+        times = {1: "once", 2: "twice"}.get(looks.count, f"{looks.count:,} times")
+        which = "These test episodes" if looks.share == 1 else f"{_percent(looks.share)} of these test episodes"
+        notes.append(
+            f"{which} have been looked at {times} before, with other policies, settings or splits: an interval that is right "
+            f"for one look is too narrow for the best of {looks.count + 1:,}. For one that "
+            "holds, evaluate on episodes that served as test in no evaluation before."
+        )
+    if looks.unreadable:
+        notes.append(
+            "Some records of earlier looks at test episodes are damaged: there may have been more looks at these than "
+            "were counted."
+        )
+    if looks.problem:
+        why = "that is switched off" if looks.problem == "off" else "the folder for it cannot be written"
+        notes.append(f"This look at the test episodes was not recorded, since {why}: later ones will not know of it.")
+    return tuple(notes)
+
+
+def _percent(share: float) -> str:
+    """A share in words that begin a sentence."""
+    return "Fewer than 1%" if share < 0.01 else f"About {min(share, 0.99):.0%}"
