@@ -76,7 +76,8 @@ def check_closed_form(subject: Subject) -> None:
         return
 
     def gamma_matters(log: Dataset) -> bool:
-        solved = [_solution(dataclasses.replace(algorithm, gamma=gamma), log) for gamma in (0.9, 0.3)]
+        settings: list[dict[str, Any]] = [{"gamma": gamma} for gamma in (0.9, 0.3)]
+        solved = [_solution(dataclasses.replace(algorithm, **changed), log) for changed in settings]
         return differ(*solved, tolerance=TOLERANCE)
 
     if gamma_matters(ended):
