@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import stitchrl
+from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
 from stitchrl.pipeline.settings import PipelineSettings
 
@@ -31,7 +32,7 @@ else:  # Typer annotates contexts as its own class, and hands over objects of th
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
 
 EXIT_BY_DECISION = {"GO": 0, "NO-GO": 3, "CANNOT TELL": 4}
-NOT_USABLE = 5
+NOT_USABLE, STOPPED = 5, 130
 STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
 
 app = typer.Typer(
@@ -80,9 +81,11 @@ def _take_config(context: Context, file: Path | None) -> Path | None:
             raise ConfigurationError(
                 f"`{name}` in {str(file)!r} is no option of this command; the options are {', '.join(options)}."
             )
-    # Numbers as text, so that 2000.5 updates are refused as they are on the command line.
+    # As text, so that 2000.5 updates are refused as they are on the command line.
+    several = {option.name for option in context.command.params if getattr(option, "multiple", False)}
     context.default_map = {
-        options[name]: str(value) if type(value) in (int, float) else value for name, value in given.items()
+        options[name]: value if isinstance(value, bool | str) or options[name] in several else str(value)
+        for name, value in given.items()
     }
     return file
 
@@ -487,15 +490,23 @@ def _print_json(content: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: errors of ours become one sentence and exit status 2."""
+    """Entry point: our errors, and what cannot be understood of a command line, become one sentence and exit status 2."""
     try:
-        app()
+        status = app(prog_name="stitchrl", standalone_mode=False)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # `stitchrl` alone
+            print(error.ctx.get_help(), file=sys.stderr)
+        else:
+            print(f"error: {sentence_of(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except StitchRLError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        status = STOPPED
+    if status == STOPPED:
         print("stopped; the same command continues where it was", file=sys.stderr)
-        raise SystemExit(130) from None
+    raise SystemExit(status or 0)
 
 
 if __name__ == "__main__":
