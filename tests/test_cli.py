@@ -187,6 +187,55 @@ def test_other_bad_commands(log: Path, tmp_path: Path, stitchrl: Command) -> Non
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("run LOG --out X --algoritms IQL", "There is no option --algoritms; did you mean --algorithms?"),
+        (
+            "run LOG --out X --evaluation_updates 5",
+            "There is no option --evaluation_updates; did you mean --evaluation-up",
+        ),
+        ("run LOG --out X --zzz", "There is no option --zzz; see `stitchrl run --help`."),
+        ("--versoin", "There is no option --versoin; did you mean --version?"),
+        ("evalute LOG", "There is no command evalute; did you mean evaluate?"),
+        (
+            "xyz LOG",
+            "There is no command xyz; there are demo, run, audit, schema, convert, train, evaluate, report, version.",
+        ),
+        ("run --out X", "`stitchrl run` needs LOG, which was not given; see `stitchrl run --help`."),
+        ("run LOG", "`stitchrl run` needs --out, which was not given; see `stitchrl run --help`."),
+        ("run LOG --out", "Option '--out' requires an argument."),
+        ("run LOG more --out X", "Got unexpected extra argument"),
+        ("run LOG --out X --updates many", "Invalid value for '--updates'"),
+    ],
+)
+def test_a_misspelt_command_line_is_one_sentence(words: str, sentence: str, tmp_path: Path, stitchrl: Command) -> None:
+    done = stitchrl(*words.replace("X", str(tmp_path / "x")).split())
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"error: {sentence}")
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_stitchrl_alone_prints_its_help(stitchrl: Command) -> None:
+    done = stitchrl()
+    assert done.status in (0, 2)  # by the version of Typer, which also chooses the stream
+    assert "From a log file to a policy you can defend." in done.out + done.err
+    assert "error" not in done.err
+
+
+def test_a_command_stopped_from_the_keyboard_says_how_to_go_on(
+    log: Path, tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(st, "fit", interrupted)
+    done = stitchrl("train", log, "--out", tmp_path / "x", "--quiet")
+    assert (done.status, done.out) == (130, "")
+    assert done.err == "stopped; the same command continues where it was\n"
+
+
 # --- what a log is worth -----------------------------------------------------------------------------------------
 
 

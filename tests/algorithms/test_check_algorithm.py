@@ -16,7 +16,8 @@ import pytest
 
 from stitchrl.algorithms.base import Algorithm, Prepared
 from stitchrl.algorithms.settings import setting
-from stitchrl.checking.algorithms import check_algorithm, small_log
+from stitchrl.checking.algorithms import check_algorithm
+from stitchrl.checking.subject import small_log
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 

@@ -27,7 +27,7 @@ from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
 from stitchrl.algorithms.base import Step
-from stitchrl.checking.algorithms import small_log
+from stitchrl.checking.subject import small_log
 from stitchrl.data.scaling import Scaling
 from stitchrl.testing import check_algorithm
 

@@ -97,8 +97,35 @@ def test_damaged_bundles_are_refused(tmp_path: Path, change: Any) -> None:
     save_bundle(tmp_path, bundle())
     card = change(json.loads((tmp_path / "policy.json").read_text()))
     (tmp_path / "policy.json").write_text("{" if card is None else json.dumps(card))
-    with pytest.raises(CheckpointError, match=r"There is no policy to load|must have format 1; got 2"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be loaded, for its policy.json is damaged|must have format 1; got 2"
+    ) as caught:
         st.load_policy(tmp_path)
+    assert "Error(" not in str(caught.value)
+
+
+def test_a_folder_without_a_bundle_is_named_for_what_it_looks_like(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "run" / "policy", bundle())
+    for name in ("unfinished/run.json", "fitted/config.json", "other/notes.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}")
+    fitted = str(tmp_path / "fitted")
+    for name, way_out in (
+        ("nowhere", "There is no such folder."),
+        ("other/notes.txt", "It is a file; give the folder in which a policy was saved."),
+        ("run", f"a run directory of `stitchrl run`, whose policy is in {str(tmp_path / 'run' / 'policy')!r}."),
+        ("unfinished", "has not come to its end; the same command goes on with it."),
+        ("fitted", f"It looks like a folder of `st.fit`, whose policy `st.load({fitted!r}).policy` gives."),
+        ("other", "A folder with a policy is the `policy` folder that `stitchrl run` makes in its run directory."),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            st.load_policy(tmp_path / name)
+        message = str(caught.value)
+        assert message.startswith(
+            f"There is no policy to load in {str(tmp_path / name)!r}, for it has no policy.json. "
+        )
+        assert message.endswith(way_out)
+        assert "Error(" not in message
 
 
 @pytest.mark.parametrize("missing", ["policy.json", "policy.safetensors"])

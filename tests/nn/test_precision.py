@@ -13,7 +13,7 @@ import pytest
 
 import stitchrl as st
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.checking.algorithms import small_log
+from stitchrl.checking.subject import small_log
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import transition_source

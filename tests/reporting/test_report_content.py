@@ -12,6 +12,7 @@ import pytest
 from pages import Page
 
 from stitchrl.errors import RunDirectoryError
+from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.reporting.render import render
 from stitchrl.reporting.report import build_report
 
@@ -127,7 +128,7 @@ def changed(folder: Path, name: str, **more: Any) -> None:
 
 
 def test_the_primary_estimate_is_the_verdicts_and_has_its_title(folder: Path) -> None:
-    content = build_report(folder)
+    content = build_report(folder, MEANINGS)
     assert content["estimators"] == [
         {"name": "wdr", "title": "weighted doubly robust"},
         {"name": "fqe", "title": "fqe"},
@@ -146,13 +147,13 @@ def test_a_claim_stands_beside_the_first_estimate_with_a_value(folder: Path) -> 
     for name in ("wdr", "fqe"):
         ranking["candidates"][1]["evaluation"]["estimates"][name] |= estimate(None)
     changed(folder, "ranking.json", **ranking)
-    first, second, *_ = build_report(folder)["claims"]
+    first, second, *_ = build_report(folder, MEANINGS)["claims"]
     assert first["estimated"]["estimator"] == "fqe"
     assert second["estimated"] is None
 
 
 def test_labels_are_those_of_the_stage_files(folder: Path) -> None:
-    content = build_report(folder)
+    content = build_report(folder, MEANINGS)
     labels = ["IQL seed 0, greedy", "IQL seed 1, greedy", "IQL-2 seed 0, greedy", "IQL-2 seed 1, greedy"]
     assert [claim["label"] for claim in content["claims"]] == labels
     assert [row["label"] for row in content["ranking"]] == [labels[2], labels[0]]
@@ -161,13 +162,13 @@ def test_labels_are_those_of_the_stage_files(folder: Path) -> None:
     titled = candidate("IQL-2", 0, 0.8, title="IQL-2 at seed 0")  # a label for the settings, and a title for each seed
     changed(folder, "ranking.json", candidates=[titled], order=[{"index": 0, "estimator": "wdr"}])
     changed(folder, "estimates.json", selected=titled)
-    content = build_report(folder)
+    content = build_report(folder, MEANINGS)
     assert (content["claims"][0]["label"], content["claims"][0]["algorithm"]) == ("IQL-2 at seed 0", "IQL-2")
     assert content["verdict"]["candidate"] == "IQL-2 at seed 0"
 
 
 def test_words_of_the_audit_and_caveats_are_drawn(folder: Path) -> None:
-    text = Page(render(build_report(folder))).text
+    text = Page(render(build_report(folder, MEANINGS))).text
     for said in (
         "No check found anything. 2 checks found nothing to report.",
         "The log is not usable, but the run was forced to go on.",
@@ -181,13 +182,17 @@ def test_an_audit_of_an_older_version_and_a_run_without_a_primary(folder: Path) 
     changed(folder, "verdict.json", primary=None, decision="CANNOT TELL")
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     (folder / "audit.json").write_text(json.dumps({key: audit[key] for key in ("verdict", "findings", "numbers")}))
-    text = Page(render(build_report(folder))).text
+    text = Page(render(build_report(folder, MEANINGS))).text
     assert "The primary estimate" not in text
     assert "CANNOT TELL is not NO-GO" in text
+    assert build_report(folder, MEANINGS)["verdict"]["tone"] == "unsure"
+    changed(folder, "verdict.json", tone="bad", note="Said by the verdict itself.")
+    content = build_report(folder, MEANINGS)
+    assert (content["verdict"]["tone"], content["explain"][-1]) == ("bad", "Said by the verdict itself.")
     assert "Audit: usable" in text
 
 
 def test_a_missing_stage_is_named(folder: Path) -> None:
     (folder / "ranking.json").unlink()
     with pytest.raises(RunDirectoryError, match=r"ranking\.json"):
-        build_report(folder)
+        build_report(folder, MEANINGS)

@@ -60,7 +60,7 @@ def test_every_text_is_escaped(report: dict[str, Any]) -> None:
             return {k: poison(v, k) for k, v in value.items()}
         if isinstance(value, list):
             return [poison(v, key) for v in value]
-        return value + evil if isinstance(value, str) and key != "decision" else value
+        return value + evil if isinstance(value, str) and key != "tone" else value
 
     text = render(poison(report))
     assert "<script" not in text
@@ -81,12 +81,21 @@ def test_verdict_comes_first_with_its_numbers_and_caveats(report: dict[str, Any]
     assert text.index(verdict["caveats"][0]) < text.index("What is in the log")
 
 
-@pytest.mark.parametrize(("decision", "tone"), [("GO", "go"), ("NO-GO", "nogo"), ("CANNOT TELL", "unknown")])
-def test_decision_is_said_in_words_and_colour(report: dict[str, Any], decision: str, tone: str) -> None:
-    report["verdict"]["decision"] = decision
+@pytest.mark.parametrize(("decision", "tone"), [("YES", "good"), ("NO", "bad"), ("WHO KNOWS", "unsure")])
+def test_decision_is_said_in_words_and_its_tone_in_colour(report: dict[str, Any], decision: str, tone: str) -> None:
+    # The page knows no decision by its word: the tone comes with it.
+    report["verdict"] |= {"decision": decision, "tone": tone}
     text = render(report)
-    assert f'class="verdict {tone}"' in text
+    assert f'class="verdict {render_module.COLORS[tone]}"' in text
     assert decision in Page(text).text
+
+
+def test_the_least_probability_of_a_supported_action_comes_with_its_share(report: dict[str, Any]) -> None:
+    assert "takes with a probability of at least 2% 97.1%" in Page(render(report)).text
+    report["disagreement"]["support"] = 0.05
+    assert "takes with a probability of at least 5% 97.1%" in Page(render(report)).text
+    del report["disagreement"]["support"]  # as in files of older versions
+    assert "on actions that the behaviour takes often enough 97.1%" in Page(render(report)).text
 
 
 def test_cautioned_algorithms_are_labelled_wherever_they_appear(report: dict[str, Any]) -> None:
@@ -170,8 +179,8 @@ def test_missing_section_and_field_are_named(report: dict[str, Any]) -> None:
     del broken["log"]["episodes"]
     with pytest.raises(DataError, match="episodes"):
         render(broken)
-    report["verdict"]["decision"] = "MAYBE"
-    with pytest.raises(DataError, match="MAYBE"):
+    report["verdict"]["tone"] = "merry"
+    with pytest.raises(DataError, match="the verdict's tone must be one of good, bad, unsure; got 'merry'"):
         render(report)
 
 

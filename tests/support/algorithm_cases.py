@@ -16,7 +16,7 @@ import stitchrl as st
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.algorithms.soft_actor import SoftActor
-from stitchrl.checking.algorithms import compiled_update, small_log
+from stitchrl.checking.subject import compiled_update, small_log
 from stitchrl.data.scaling import Scaling
 from stitchrl.feeds.feed import transition_source
 from stitchrl.nn.networks import MLP

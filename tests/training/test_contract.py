@@ -17,7 +17,7 @@ import stitchrl as st
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.algorithms.settings import setting
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import CheckpointError, ConfigurationError, DataError
+from stitchrl.errors import CheckpointError, ConfigurationError, DataError, StitchRLWarning
 from stitchrl.feeds.batches import FIELDS, fields_of
 from stitchrl.feeds.feed import shuffled_source, transition_source
 from stitchrl.nn.networks import MLP, Network
@@ -222,15 +222,33 @@ class Counted(Algorithm):
 def test_a_closed_form_makes_no_update_however_many_are_asked_for(fed: str, updates: int, tmp_path: Path) -> None:
     log = random_log(12, with_masks=False)
     settings = SETTINGS | FED[fed] | {"updates": updates, "seeds": [3, 1]}
-    run = st.fit(Counted(least=2.0), log, out=tmp_path, **settings)
+    with pytest.warns(StitchRLWarning, match=r"so its 2 seeds have the same policy: .* One seed is enough\."):
+        run, again = (st.fit(Counted(least=2.0), log, out=tmp_path, **settings) for _ in range(2))
     assert (run.updates, run.history, run.stopped, run.red_flags) == (0, [], "", ())
     counts = np.bincount(log.action, minlength=3) + 2.0
-    for each in (run, st.fit(Counted(least=2.0), log, out=tmp_path, **settings), loaded(tmp_path)):
+    for each in (run, again, loaded(tmp_path)):
         assert each.seeds == (3, 1)
         assert len(each.policies) == 2
         np.testing.assert_allclose(each.policy.probs(log.observation[:1]), [counts / counts.sum()], rtol=1e-6)
     names = {"checkpoint.safetensors", "config.json", "given.safetensors", "metrics.arrows", "metrics.parquet"}
     assert {file.name for file in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "sentence"),
+    [
+        ({}, {"n_steps": 3}, "`n_steps` of fit, 3, does nothing for Counted"),
+        ({}, {"sampling": st.TopFractionSampling(0.5)}, "give `fit` a log of only the rows to learn from"),
+        ({}, {"stop": st.EarlyStop("loss/actor", patience_updates=5)}, "`stop` of fit, EarlyStop"),
+        ({}, {"environment": "CartPole-v1"}, "play the policy with `st.rollout` afterwards"),
+        ({"average_rate": 0.1}, {}, "`average_rate` of Counted, 0.1, does nothing for Counted, which makes no updates"),
+        ({"precision": "bfloat16"}, {}, "`precision` of Counted, 'bfloat16', does nothing"),
+    ],
+)
+def test_what_does_nothing_for_a_closed_form_is_refused(settings: Any, arguments: Any, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        st.fit(Counted(**settings), random_log(12), updates=0, **arguments)
+    assert sentence in str(caught.value)
 
 
 def tabular_log() -> st.Dataset:

@@ -12,6 +12,7 @@ such rows only has the lowest value that any row of the log was followed by: a c
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -23,7 +24,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.types import NumpyArray
 
-__all__ = ["NEGATIVE", "TabularModel", "log_table", "numbers_states", "policy_value"]
+__all__ = ["NEGATIVE", "TabularModel", "log_table", "numbers_states", "policy_value", "settled"]
 
 MOST_SWEEPS = 100_000
 MOST_STATES, VISITS = 5_000, 10
@@ -178,16 +179,38 @@ def policy_value(
     Raises:
         DataError: with gamma 1, where some states never end under the policy, so that their value has no bound.
     """
-    v = np.zeros(len(probs)) if start is None else start
+    return settled(
+        lambda v: np.where(model.known, (probs * model.q(v, gamma)).sum(1), model.lowest),
+        np.zeros(len(probs)) if start is None else start,
+        "The value of a policy",
+        f"with gamma {gamma:g} some states never end",
+    )
+
+
+def settled(
+    sweep: Callable[[Float[NumpyArray, " S"]], Float[NumpyArray, " S"]],
+    v: Float[NumpyArray, " S"],
+    what: str,
+    reason: str,
+) -> Float[NumpyArray, " S"]:
+    """(S,) the values that a sweep of a Bellman equation leaves as they are, to `TOLERANCE`.
+
+    Args:
+        sweep: values -> values after a sweep.
+        v: where to begin.
+        what, reason: of the message: what did not settle, and why that happens.
+
+    Raises:
+        DataError: it does not settle in `MOST_SWEEPS` sweeps.
+    """
     for _ in range(MOST_SWEEPS):
-        new = np.where(model.known, (probs * model.q(v, gamma)).sum(1), model.lowest)
+        new = sweep(v)
         change = np.abs(new - v).max(initial=0.0)
         v = new
         if change <= TOLERANCE * max(1.0, float(np.abs(v).max(initial=0.0))):
             return v
     raise DataError(
-        f"The value of a policy in the log's own model did not settle in {MOST_SWEEPS:,} sweeps: with gamma {gamma:g} some "
-        "states never end. Give a gamma below 1."
+        f"{what} in the log's own model did not settle in {MOST_SWEEPS:,} sweeps: {reason}. Give a gamma below 1."
     )
 
 

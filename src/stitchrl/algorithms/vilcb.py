@@ -31,10 +31,9 @@ from jaxtyping import Bool, Float
 
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.algorithms.settings import setting
-from stitchrl.algorithms.tabular_model import MOST_SWEEPS, TOLERANCE, TabularModel
+from stitchrl.algorithms.tabular_model import TabularModel, settled
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import DataError
 from stitchrl.jax_types import Batch, Key, Metrics
 from stitchrl.nn.tabular import TabularPolicy, TabularValue
 from stitchrl.types import NumpyArray, PyTree
@@ -63,19 +62,19 @@ def pessimistic_values(
     Raises:
         DataError: with gamma 1, where a way round in circles pays for ever.
     """
-    v = np.full(len(bonus), model.lowest)
-    for _ in range(MOST_SWEEPS):
+
+    def q(v: Float[NumpyArray, " S"]) -> Float[NumpyArray, "S A"]:
         lowered = np.maximum(model.q(v, gamma) - np.where(tried, bonus, 0.0), model.lowest)
         lowered[~model.known] = model.lowest
-        q = np.where(tried, lowered, -np.inf)
-        new = q.max(1)
-        change = np.abs(new - v).max(initial=0.0)
-        v = new
-        if change <= TOLERANCE * max(1.0, float(np.abs(v).max(initial=0.0))):
-            return q
-    raise DataError(
-        f"Value iteration in the log's own model did not settle in {MOST_SWEEPS:,} sweeps: with gamma {gamma:g} some way "
-        "round in circles pays for ever. Give a gamma below 1."
+        return np.where(tried, lowered, -np.inf)
+
+    return q(
+        settled(
+            lambda v: q(v).max(1),
+            np.full(len(bonus), model.lowest),
+            "Value iteration",
+            f"with gamma {gamma:g} some way round in circles pays for ever",
+        )
     )
 
 

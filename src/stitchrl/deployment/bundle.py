@@ -105,6 +105,10 @@ def load_policy(folder: str | os.PathLike[str]) -> Bundle:
         CheckpointError: there is no bundle, or it is damaged.
     """
     where = Path(folder)
+    if not (where / CARD).is_file():
+        raise CheckpointError(
+            f"There is no policy to load in {str(where)!r}, for it has no {CARD}. {_what_it_looks_like(where)}"
+        )
     try:
         card = json.loads((where / CARD).read_text(encoding="utf-8"))
         if card["format"] != FORMAT_VERSION:
@@ -114,10 +118,29 @@ def load_policy(folder: str | os.PathLike[str]) -> Bundle:
         schema, guard = Schema.from_dict(card["schema"]), Guard.from_dict(card["guard"])
         provenance = card["provenance"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"There is no policy to load in {str(where)!r}: {error!r}.") from None
+        reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"The policy in {str(where)!r} cannot be loaded, for its {CARD} is damaged: {reason.rstrip('.')}. Save it again, "
+            "or let `stitchrl run` make it anew after deleting the folder."
+        ) from None
     policy = load_policy_file(where / POLICY)
     if not isinstance(policy, DiscretePolicy):
         raise CheckpointError(
             f"The policy in {str(where)!r} must be over discrete actions; got a {type(policy).__name__}."
         )
     return Bundle(policy, schema, guard, provenance)
+
+
+def _what_it_looks_like(where: Path) -> str:
+    """A sentence on a folder that holds no bundle: what it seems to be, and the way to a policy from there."""
+    if not where.exists():
+        return "There is no such folder."
+    if not where.is_dir():
+        return "It is a file; give the folder in which a policy was saved."
+    if (where / "policy" / CARD).is_file():
+        return f"It looks like a run directory of `stitchrl run`, whose policy is in {str(where / 'policy')!r}."
+    if (where / "run.json").is_file():
+        return "It looks like a run directory of `stitchrl run` that has not come to its end; the same command goes on with it."
+    if (where / "config.json").is_file():
+        return f"It looks like a folder of `st.fit`, whose policy `st.load({str(where)!r}).policy` gives."
+    return "A folder with a policy is the `policy` folder that `stitchrl run` makes in its run directory."

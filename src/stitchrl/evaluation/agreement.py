@@ -26,11 +26,12 @@ class Agreement:
     Attributes:
         policy: mean probability the policy gives the logged action.
         behavior: the same of the behaviour itself.
-        supported: share of the policy's decisions on actions the behaviour takes at least 2% of the time; None where
-            only the logged action's probability is known.
+        supported: share of the policy's decisions on actions the behaviour takes with a probability of at least
+            `support`; None where only the logged action's probability is known.
         matrix: (K, K) joint shares of logged action (row) and the policy's action (column); sums to 1. One row and
             column an action; of more than `MOST_ACTIONS` the last ones are all that are not in `actions`.
         actions: which actions the matrix has, ascending.
+        support: behaviour probability from which an action counts as supported.
     """
 
     policy: float
@@ -38,6 +39,7 @@ class Agreement:
     supported: float | None
     matrix: Float[NumpyArray, "K K"]
     actions: Int[NumpyArray, " _"]
+    support: float = SUPPORT
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -45,6 +47,7 @@ class Agreement:
             "policy": self.policy,
             "behavior": self.behavior,
             "supported": self.supported,
+            "support": self.support,
             "matrix": self.matrix.tolist(),
             "actions": self.actions.tolist(),
         }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.balance import JointTest
 from stitchrl.evaluation.contributions import Estimand
@@ -45,8 +46,6 @@ LEAST_EFFECTIVE_UNITS = 100
 """Effective units that even a small log needs."""
 ENOUGH_EFFECTIVE_UNITS = 1000
 """Effective units that are enough for a log of any size."""
-MAXIMUM_WEIGHT_SHARE = 0.02
-"""Share of all weight on one unit above which weights are not trusted."""
 MEAN_WEIGHT_SLACK = 0.25
 """By how much whole-episode weights may average away from 1."""
 MAXIMUM_IMBALANCE = 0.2

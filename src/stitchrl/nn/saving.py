@@ -102,6 +102,11 @@ def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         return {"dict": {key: _encode(entry, f"{name}.{key}", arrays) for key, entry in value.items()}}
     if isinstance(value, tuple):
+        if hasattr(value, "_fields"):
+            raise CheckpointError(
+                f"A {type(value).__name__} cannot be saved, for it would be loaded as a plain tuple without its names "
+                f"{', '.join(value._fields)}. Put a dict in its place."
+            )
         return [_encode(entry, f"{name}.{i}", arrays) for i, entry in enumerate(value)]
     arrays[name] = np.asarray(jax.device_get(value), order="C")
     return name

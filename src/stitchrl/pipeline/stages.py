@@ -18,6 +18,7 @@ from stitchrl.errors import DataError
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.evaluate import Evaluation, evaluate_all
 from stitchrl.evaluation.looks import look_at, notes_on
+from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.workspace import Workspace
@@ -143,6 +144,7 @@ def _estimates(job: Workspace) -> dict[str, Any]:
             "agreement": overlap.policy,
             "agreement_behavior": overlap.behavior,
             "supported": overlap.supported,
+            "support": overlap.support,
             "matrix": overlap.matrix.tolist(),
             "actions": overlap.actions.tolist(),
             "action_names": list(test.schema.action_names),
@@ -205,7 +207,7 @@ def write_report(folder: Path, file: Path) -> None:
             name = load_json(folder / "run.json")["name"]
             write_text(file, render_audit(found, title=f"{name}: not usable, so the run stopped after the audit"))
             return
-    write_text(file, render(build_report(folder)))
+    write_text(file, render(build_report(folder, MEANINGS)))
 
 
 def bundle_stage(job: Workspace) -> None:

@@ -14,7 +14,8 @@ from stitchrl.reporting.page import environment
 
 __all__ = ["render"]
 
-DECISIONS = {"GO": "go", "NO-GO": "nogo", "CANNOT TELL": "unknown"}
+COLORS = {"good": "go", "bad": "nogo", "unsure": "unknown"}
+"""Tone of a verdict -> the class of the page that has its colour and its sign."""
 SECTIONS = (
     "title",
     "unit",
@@ -36,7 +37,7 @@ def render(report: Mapping[str, Any]) -> str:
     """The HTML document for `report`, the content that ``stitchrl.reporting.report`` gathers.
 
     Raises:
-        DataError: a section or a field is missing, or the decision is not one of the three.
+        DataError: a section or a field is missing, or the verdict's tone is not one of the three.
     """
     missing = [name for name in SECTIONS if name not in report]
     if missing:
@@ -44,9 +45,9 @@ def render(report: Mapping[str, Any]) -> str:
             f"the report content must hold every section; `{missing[0]}` is missing. "
             "Write it again with `stitchrl report`."
         )
-    decision = report["verdict"]["decision"]
-    if decision not in DECISIONS:
-        raise DataError(f"the verdict's decision must be one of {', '.join(DECISIONS)}; got {decision!r}.")
+    tone = report["verdict"].get("tone")
+    if tone not in COLORS:
+        raise DataError(f"the verdict's tone must be one of {', '.join(COLORS)}; got {tone!r}.")
     try:
         decimals = decimals_for(_intervals(report))
         return environment(decimals).get_template("report.html.j2").render(r=report, **_view(report, decimals))
@@ -73,7 +74,7 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
     titles = {entry["name"]: entry["title"] for entry in report.get("estimators", ())}
     gains = charts.fit_axis([0.0, verdict["margin"], *(_ends(primary))]) if primary else None
     return {
-        "tone": DECISIONS[verdict["decision"]],
+        "tone": COLORS[verdict["tone"]],
         "estimators": [{"name": name, "title": titles.get(name, name)} for name in order],
         "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"], decimals),
         "exact_gain": _exact_gain(test, verdict["candidate"]),

@@ -18,8 +18,13 @@ CURVES = ("loss/critic", "loss/actor", "q/data_mean", "policy/agreement")
 """Metrics that are shown as learning curves, where an algorithm has them."""
 
 
-def build_report(folder: Path) -> dict[str, Any]:
+def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The content of the report on a finished run directory, in the types that JSON has.
+
+    Args:
+        folder: the run directory.
+        meanings: decision -> its `tone` (good, bad or unsure) and a `note` to say with it, for a verdict whose file does
+            not say so itself.
 
     Raises:
         RunDirectoryError: a stage file is missing.
@@ -27,10 +32,12 @@ def build_report(folder: Path) -> dict[str, Any]:
     run, audit, split = (_read(folder / name) for name in ("run.json", "audit.json", "split.json"))
     ranking, estimates, verdict = (_read(folder / name) for name in ("ranking.json", "estimates.json", "verdict.json"))
     selected = estimates["selected"]
+    meaning: dict[str, str] = {"tone": "", "note": ""} | dict(meanings.get(verdict["decision"], {}))
+    meaning |= {key: verdict[key] for key in meaning if key in verdict}
     return {
         "title": run["name"],
         "unit": "return",
-        "verdict": _verdict(verdict, estimates),
+        "verdict": _verdict(verdict, estimates) | {"tone": meaning["tone"]},
         "audit": {"checks": []} | {key: value for key, value in audit.items() if key != "numbers"},
         "log": audit["numbers"],
         "learning": _learning(folder, run),
@@ -47,7 +54,7 @@ def build_report(folder: Path) -> dict[str, Any]:
         },
         "ranking": [_rank(place, row, ranking, _title(selected)) for place, row in enumerate(ranking["order"], 1)],
         "disagreement": estimates["disagreement"],
-        "explain": _explain(ranking, estimates, verdict),
+        "explain": _explain(ranking, estimates, verdict, meaning["note"]),
         "provenance": _provenance(run, split),
     }
 
@@ -181,7 +188,9 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
     }
 
 
-def _explain(ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
+def _explain(
+    ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: Mapping[str, Any], note: str
+) -> list[str]:
     selected = estimates["selected"]
     agreement, own = estimates["disagreement"]["agreement"], estimates["disagreement"]["agreement_behavior"]
     beside = "" if own is None else f", and the behaviour itself gives it {own:.2f}"
@@ -201,11 +210,8 @@ def _explain(ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: 
             f"{_title(worst)} is shown as a warning: it claims a value of {short(worst['claimed'])}{tail}. A learned value "
             "is no evidence about itself."
         )
-    if verdict["decision"] == "CANNOT TELL":
-        texts.append(
-            "CANNOT TELL is not NO-GO: the log does not settle the question. More test episodes, logged probabilities, or a "
-            "policy closer to the behaviour would narrow the interval."
-        )
+    if note:
+        texts.append(note)
     if selected["exact"] is not None:
         texts.append(
             "This log comes from a known simulated world, so the exact value of every policy is shown (diamonds). A real "

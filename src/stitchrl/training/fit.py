@@ -59,9 +59,9 @@ def fit(
     Args:
         algorithm: a settings dataclass such as `st.IQL(expectile=0.8)`.
         log: the training part.
-        updates: gradient updates of each seed; 0 is legal. More of them than a run in `out` has done train it further,
-            to the same bits as one long run (on an accelerator to rounding, where the shorter run ended between two
-            multiples of `log_every_updates`).
+        updates: gradient updates of each seed; 0 is legal, and algorithms in closed form make none. More of them than a
+            run in `out` has done train it further, to the same bits as one long run (on an accelerator to rounding, where
+            the shorter run ended between two multiples of `log_every_updates`).
         seeds: n means seeds 0 to n - 1; or the seeds. All train in one program; each draws the same as alone.
         batch_size: transitions a batch, at least 1.
         out: directory of the run; None writes nothing. A run found there continues if its configuration and log are

@@ -24,6 +24,7 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
 from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay
+from stitchrl.training.closed_forms import check_closed_form
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
 from stitchrl.training.metrics_table import MetricsTable
@@ -169,7 +170,7 @@ class Job:
         return given
 
     def _check_fits(self, algorithm: Algorithm) -> None:
-        """Raise ConfigurationError where the algorithm does not learn from such a log, or from such a feed."""
+        """Raise ConfigurationError where the algorithm does not learn from such a log, or with such arguments."""
         kind = "continuous" if self.log.num_actions is None else "discrete"
         if kind not in algorithm.actions:
             raise ConfigurationError(
@@ -187,6 +188,8 @@ class Job:
                 f"{algorithm.name} looks at the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
                 "log does not allow. Train without `stream`."
             )
+        names = ("n_steps", "sampling", "stop", "environment")
+        check_closed_form(algorithm, len(self.seeds), {name: getattr(self, name) for name in names})
 
     def _rule(self, algorithm: Algorithm) -> Sampling:
         """How rows are drawn: by the algorithm's own rule where it has one."""

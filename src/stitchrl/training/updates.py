@@ -119,36 +119,12 @@ def member_call(
             state, metrics = learn(state, update, batch, update_key)
             return state, sums + _vector([metrics[name] for name in names])
 
-        def one(update: Array, carry: Any) -> Any:
-            batch, update_key = drawn(update)
-            # The barrier keeps how a batch is fetched out of how it is computed with: a stream gives the same numbers.
-            return advance(carry, update, jax.lax.optimization_barrier(batch), update_key)
-
-        def block(carry: Any, first: Array) -> tuple[Any, None]:
-            numbers = first + jnp.arange(layout.block)
-            batches, keys = jax.vmap(drawn)(numbers)
-            batches = jax.lax.optimization_barrier(batches)
-            for k in range(layout.block):
-                carry = advance(carry, numbers[k], jax.tree.map(lambda leaf, k=k: leaf[k], batches), keys[k])
-            return carry, None
-
-        def blocks(first: Array, end: Array, carry: Any) -> Any:
-            """A row of the length that is built in."""
-            firsts = first + layout.block * jnp.arange(layout.row_updates // layout.block)
-            return jax.lax.scan(block, carry, firsts)[0]
-
-        def any_length(first: Array, end: Array, carry: Any) -> Any:
-            return jax.lax.fori_loop(first, end, one, carry)
+        learn_row = _learn_row(layout, drawn, advance)
 
         def row(number: Array, carry: Any) -> Any:
             state, table = carry
             first, end = spans[number, 0], spans[number, 1]
-            carry = state, jnp.zeros(len(names), jnp.float32)
-            if layout.row_updates:
-                whole = end - first == layout.row_updates
-                state, sums = jax.lax.cond(whole, blocks, any_length, first, end, carry)
-            else:
-                state, sums = any_length(first, end, carry)
+            state, sums = learn_row(first, end, (state, jnp.zeros(len(names), jnp.float32)))
             means = sums / (end - first).astype(jnp.float32)
             return state, jax.lax.dynamic_update_index_in_dim(table, means, number, 0)
 
@@ -160,6 +136,44 @@ def member_call(
         return state, MetricTable(table, names)
 
     return call
+
+
+def _learn_row(
+    layout: Layout, drawn: Callable[[Array], tuple[Batch, Key]], advance: Callable[[Any, Array, Batch, Key], Any]
+) -> Callable[[Array, Array, Any], Any]:
+    """(first update, the one after the last, what is carried) -> what is carried after all of them.
+
+    Args:
+        layout: how long a row is as a rule, and how many updates are written one after another.
+        drawn: number of an update -> its batch and its key.
+        advance: (carried, number, batch, key) -> carried after one update.
+    """
+
+    def one(update: Array, carry: Any) -> Any:
+        batch, update_key = drawn(update)
+        # The barrier keeps how a batch is fetched out of how it is computed with: a stream gives the same numbers.
+        return advance(carry, update, jax.lax.optimization_barrier(batch), update_key)
+
+    def block(carry: Any, first: Array) -> tuple[Any, None]:
+        numbers = first + jnp.arange(layout.block)
+        batches, keys = jax.vmap(drawn)(numbers)
+        batches = jax.lax.optimization_barrier(batches)
+        for k in range(layout.block):
+            carry = advance(carry, numbers[k], jax.tree.map(lambda leaf, k=k: leaf[k], batches), keys[k])
+        return carry, None
+
+    def blocks(first: Array, end: Array, carry: Any) -> Any:
+        """A row of the length that is built in."""
+        firsts = first + layout.block * jnp.arange(layout.row_updates // layout.block)
+        return jax.lax.scan(block, carry, firsts)[0]
+
+    def any_length(first: Array, end: Array, carry: Any) -> Any:
+        return jax.lax.fori_loop(first, end, one, carry)
+
+    def row(first: Array, end: Array, carry: Any) -> Any:
+        return jax.lax.cond(end - first == layout.row_updates, blocks, any_length, first, end, carry)
+
+    return row if layout.row_updates else any_length
 
 
 def member_refresh(structure: Algorithm) -> Callable[..., MemberState]:

@@ -1,0 +1,156 @@
+"""The options that commands of `stitchrl` share, and the TOML file that may give them.
+
+It is imported before a command is known: neither JAX nor NumPy is imported here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import stitchrl
+from stitchrl.errors import ConfigurationError
+from stitchrl.pipeline.settings import PipelineSettings
+
+if TYPE_CHECKING:
+    from typer import Context
+else:  # Typer annotates contexts as its own class, and hands over objects of the class below it
+    (Context,) = typer.Context.__bases__
+
+__all__ = [
+    "FRACTIONS",
+    "STAGES",
+    "Algorithms",
+    "AsJson",
+    "Assignments",
+    "BatchSize",
+    "Confidence",
+    "Config",
+    "Context",
+    "EvaluationUpdates",
+    "Force",
+    "Format",
+    "Fractions",
+    "Gate",
+    "Log",
+    "Margin",
+    "Out",
+    "Quiet",
+    "SchemaFile",
+    "Seed",
+    "Seeds",
+    "SplitBy",
+    "Until",
+    "Updates",
+    "take_config",
+]
+
+STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
+
+
+def take_config(context: Context, file: Path | None) -> Path | None:
+    """Make the options that a TOML file gives the defaults of this command's."""
+    if file is None:
+        return None
+    import tomllib
+
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"The configuration {str(file)!r} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise ConfigurationError(f"The configuration {str(file)!r} is not TOML: {error}.") from None
+    options = {
+        flag[2:].replace("-", "_"): option.name
+        for option in context.command.params
+        for flag in option.opts
+        if flag.startswith("--") and flag not in ("--config", "--help")
+    }
+    tables = content.pop("candidate", None)
+    if tables is not None and "set" in options:
+        context.obj = tables
+        options["candidate"] = "candidate"
+    elif tables is not None:
+        content["candidate"] = tables
+    given = {name.replace("-", "_"): value for name, value in content.items()}
+    for name in given:
+        if name not in options:
+            raise ConfigurationError(
+                f"`{name}` in {str(file)!r} is no option of this command; the options are {', '.join(options)}."
+            )
+    # As text, so that 2000.5 updates are refused as they are on the command line.
+    several = {option.name for option in context.command.params if getattr(option, "multiple", False)}
+    context.default_map = {
+        options[name]: value if isinstance(value, bool | str) or options[name] in several else str(value)
+        for name, value in given.items()
+    }
+    return file
+
+
+Log = Annotated[
+    Path,
+    typer.Argument(
+        help="A log: a file, a folder or a pattern of files, in any known format, or a store. Its schema is the TOML of "
+        "the same name beside it."
+    ),
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="Format of the log, by name. [default: found from its content]")
+]
+SchemaFile = Annotated[Path | None, typer.Option("--schema", help="Schema of the log, a TOML file not beside it.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        callback=take_config,
+        help="A TOML file of options, such as `updates = 5000`, and of candidates, each under [[candidate]]. What the "
+        "command line says wins.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Run directory; a run found there continues.")]
+Algorithms = Annotated[
+    str | None,
+    typer.Option(
+        "--algorithms",
+        help=f"Candidates, separated by commas, from {', '.join(stitchrl.ALGORITHMS)}. A name given twice makes two "
+        "candidates: IQL,IQL are labelled IQL and IQL-2. [default: the main job's own]",
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="LABEL.SETTING=VALUE",
+        help="Change a setting of a candidate: IQL.expectile=0.9, IQL-2.hidden_sizes=256x256. May be repeated.",
+    ),
+]
+Seeds = Annotated[int, typer.Option("--seeds", help="How many times each candidate is trained, from seeds 0, 1, ...")]
+Updates = Annotated[int, typer.Option("--updates", help="Gradient updates of each seed of each candidate.")]
+EvaluationUpdates = Annotated[
+    int, typer.Option("--evaluation-updates", help="Gradient updates of each model that the evaluation fits.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Transitions in a batch.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the split, of the evaluation's fits and of its resampling.")]
+Fractions = Annotated[str, typer.Option("--fractions", help="Shares of train, validation and test.")]
+SplitBy = Annotated[
+    str | None,
+    typer.Option(
+        "--split-by", help="Split by episode, group, time or return. [default: group where the log has groups]"
+    ),
+]
+Confidence = Annotated[float, typer.Option("--confidence", help="Coverage that the two-sided intervals aim at.")]
+Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
+Until = Annotated[str, typer.Option("--until", help=f"Stop after this stage: {', '.join(STAGES)}.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Go on where the audit calls the log not usable; the verdict then says so.")
+]
+Gate = Annotated[
+    bool, typer.Option("--gate", help="Let the exit status tell the verdict: 0 GO, 3 NO-GO, 4 CANNOT TELL.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only: no stages, no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+
+FRACTIONS = ",".join(map(str, PipelineSettings.fractions))
