@@ -79,7 +79,9 @@ def test_wrong_logged_propensities_fail_the_verdict_s_line_e_and_c() -> None:
     wrong = log.behavior_probs * np.array([0.6, 1.0])
     wrong /= wrong.sum(1, keepdims=True)
     taken = np.log(np.take_along_axis(wrong, log.action[:, None], 1)[:, 0])
-    spoiled = dataclasses.replace(log, behavior_probs=wrong.astype(np.float32), behavior_log_prob=taken.astype(np.float32))
+    spoiled = dataclasses.replace(
+        log, behavior_probs=wrong.astype(np.float32), behavior_log_prob=taken.astype(np.float32)
+    )
     arguments = {"settings": QUICK, "fit_on": small_log(12), "estimators": ("wdr", "fqe")}
     right, found = evaluate(Table(policy), log, **arguments), evaluate(Table(policy), spoiled, **arguments)
     assert right.confirmation is not None

@@ -78,7 +78,10 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
     gains = {"fqe": gain(0.01, 0.03)} | BY_WEIGHTS
     verdict = decide(gains, audit_verdict="usable", confirmation=FITTED)
     assert verdict.decision == "GO"
-    assert "rests on a fitted behaviour to which the past adds nothing, wdr, and a gain that withstands" in verdict.headline
+    assert (
+        "rests on a fitted behaviour to which the past adds nothing, wdr, and a gain that withstands"
+        in verdict.headline
+    )
     assert "hidden odds of 1.80" in verdict.headline
     assert any("1.80 times, in the decision at step 2 alone" in caveat for caveat in verdict.caveats)
 

@@ -108,7 +108,7 @@ class OutcomeSpread:
 
 
 def _place(share: NumpyArray, tau: float) -> int:
-    return int(min(np.searchsorted(share, tau), len(share) - 1))
+    return min(int(np.searchsorted(share, tau)), len(share) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
