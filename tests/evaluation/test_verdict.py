@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import pytest
 
@@ -11,7 +10,6 @@ from stitchrl.auditing.history import HistoryCheck
 from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
-from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import Sensitivity
 from stitchrl.evaluation.verdict import choose_primary, decide
@@ -154,16 +152,3 @@ def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
     # By rank, whatever the name.
     first = dataclasses.replace(wdr, name="mine", primary_rank=-1)
     assert choose_primary({"wdr": wdr, "fqe": fqe, "mine": first}) == "mine"
-
-
-def test_ranking_by_the_lower_end_and_never_a_warning_example_first() -> None:
-    lucky, sure, sick, warning = (
-        gain(-0.1, 0.3),
-        gain(0.01, 0.02),
-        gain(0.2, 0.3, healthy=False),
-        gain(0.5, 0.6),
-    )
-    for order in itertools.permutations(range(4)):
-        gains = [[lucky, sure, sick, warning][i] for i in order]
-        rows = rank([{"fqe": g} for g in gains], [g is not warning for g in gains])
-        assert [gains[row.index] for row in rows] == [sure, lucky, sick, warning]

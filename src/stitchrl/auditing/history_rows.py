@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from stitchrl.auditing.row_hashes import hash_words, words
+from stitchrl.data.row_hashes import hash_words, words
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray

@@ -24,6 +24,7 @@ from stitchrl.types import NumpyArray
 
 __all__ = [
     "Check",
+    "at_another_size",
     "attainable_range",
     "check_balance",
     "check_calibration",
@@ -297,6 +298,26 @@ def _largest_return(
     elif estimand.horizon is not None or not len(ends):
         found.append(float(on.max() * powers.sum()))
     return max(found)
+
+
+def at_another_size(check: Check, ratio: float) -> Check:
+    """The check as it is predicted to be on a sample `ratio` times as large.
+
+    Shares of one unit fall as the sample grows, and effective units grow with it; what is needed of them grows too, up to
+    `ENOUGH_EFFECTIVE_UNITS`. Everything else stays as it is.
+    """
+    if check.seen is None or check.limit is None:
+        return check
+    key = check.key.removeprefix("baseline-")
+    seen, limit = check.seen, check.limit
+    if key in ("influence", "possible-influence", "largest-share"):
+        seen = seen / ratio
+        return dataclasses.replace(check, seen=seen, passed=seen <= limit)
+    if key == "effective-units":
+        seen = seen * ratio
+        limit = float(np.clip(limit * ratio, LEAST_EFFECTIVE_UNITS, ENOUGH_EFFECTIVE_UNITS))
+        return dataclasses.replace(check, seen=seen, limit=limit, passed=seen >= limit)
+    return check
 
 
 def of_baseline(checks: Iterable[Check]) -> tuple[Check, ...]:

@@ -20,6 +20,7 @@ from stitchrl.nn.continuous_policy import (
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
+from stitchrl.nn.ladder import LadderPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
 from stitchrl.nn.tabular import TabularPolicy, TabularValue
@@ -35,6 +36,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
+        LadderPolicy,
     )
 }  # fmt: skip
 

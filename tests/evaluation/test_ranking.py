@@ -1,0 +1,76 @@
+"""Ranking by the lower end that the test part is predicted to give."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.health import Check
+from stitchrl.evaluation.ranking import rank
+from stitchrl.evaluation.results import Estimate
+
+
+def gain(value: float | None, error: float | None, *, healthy: bool = True, checks: tuple[Check, ...] = ()) -> Estimate:
+    checks = checks or (Check("range", 1.0, 2.0, healthy, "Plain."),)
+    ends = (None, None) if value is None or error is None else (value - 1.96 * error, value + 1.96 * error)
+    return Estimate(
+        "fqe", value, *ends, error, 0.95, Estimand(1.0), primary_rank=0, checks=checks,
+        healthy=all(check.passed for check in checks),
+    )  # fmt: skip
+
+
+def test_eligible_before_not_healthy_before_not_then_by_the_predicted_lower_end() -> None:
+    sure, noisy, sick, none, warning = (
+        gain(0.02, 0.002), gain(0.02, 0.1), gain(0.3, 0.01, healthy=False), gain(None, None), gain(0.5, 0.01),
+    )  # fmt: skip
+    everyone = [sure, noisy, sick, none, warning]
+    for order in itertools.permutations(range(5)):
+        gains = [everyone[i] for i in order]
+        rows = rank([{"fqe": g} for g in gains], [g is not warning for g in gains])
+        assert [gains[row.index] for row in rows] == [sure, noisy, sick, none, warning]
+
+
+def test_by_hand() -> None:
+    """Three candidates of equal error: between them tau^2 = var - s^2, and each keeps tau^2 / var of its distance."""
+    values, error = np.array([0.0, 0.03, 0.06]), 0.01
+    rows = rank([{"fqe": gain(v, error)} for v in values], [True] * 3, size=100, test_size=400)
+    kept = (values.var(ddof=1) - error**2) / values.var(ddof=1)
+    assert rows[0].index == 2
+    assert rows[0].shrunken == pytest.approx(0.03 + kept * 0.03)
+    assert rows[0].predicted_lower == pytest.approx(0.03 + kept * 0.03 - 1.959964 * error / 2)
+    # Where they differ no more than chance explains, all are taken to be equally good.
+    rows = rank([{"fqe": gain(v, 0.2)} for v in values], [True] * 3)
+    assert {round(row.shrunken or 0.0, 12) for row in rows} == {0.03}
+    # The warning example is no evidence of how good the others are.
+    with_warning = rank([{"fqe": gain(v, error)} for v in (*values, 9.0)], [True] * 3 + [False], size=100, test_size=400)
+    assert with_warning[0].shrunken == pytest.approx(0.03 + kept * 0.03)
+
+
+def test_shares_of_one_episode_are_those_of_the_larger_part() -> None:
+    def with_share(share: float) -> Estimate:
+        return gain(0.1, 0.01, checks=(Check("influence", share, 0.1, share <= 0.1, "Share."),))
+
+    gains = [{"fqe": with_share(0.3)}, {"fqe": with_share(0.5)}]
+    assert [row.healthy for row in rank(gains, [True, True])] == [False, False]
+    found = {row.index: row.healthy for row in rank(gains, [True, True], size=100, test_size=400)}
+    assert found == {0: True, 1: False}
+    units = gain(0.1, 0.01, checks=(Check("effective-units", 60.0, 100.0, False, "Few."),))
+    assert rank([{"fqe": units}], [True], size=500, test_size=5000)[0].healthy is False
+    enough = gain(0.1, 0.01, checks=(Check("effective-units", 150.0, 100.0, True, "Enough."),))
+    assert rank([{"fqe": enough}], [True], size=500, test_size=5000)[0].healthy is True
+
+
+def test_what_it_selects_is_shown_better_on_the_test_part_than_what_the_lower_end_selects() -> None:
+    """Ten candidates, true gains beside their errors: near the behaviour little gain and little error."""
+    rng = np.random.default_rng(0)
+    true, error = np.linspace(0.0, 0.03, 10), np.linspace(0.002, 0.016, 10)
+    shown = {"predicted": [], "validation": []}
+    for _ in range(400):
+        seen = true + error * rng.normal(size=10)
+        predicted = rank([{"fqe": gain(v, s)} for v, s in zip(seen, error, strict=True)], [True] * 10, size=1, test_size=4)
+        for way, k in (("predicted", predicted[0].index), ("validation", int((seen - 1.96 * error).argmax()))):
+            shown[way].append(true[k] - 1.96 * error[k] / 2)
+    assert np.mean(shown["predicted"]) > np.mean(shown["validation"]) + 0.001
