@@ -34,19 +34,12 @@ def test_eligible_before_not_healthy_before_not_then_by_the_predicted_lower_end(
 
 
 def test_by_hand() -> None:
-    """Three candidates of equal error: between them tau^2 = var - s^2, and each keeps tau^2 / var of its distance."""
-    values, error = np.array([0.0, 0.03, 0.06]), 0.01
-    rows = rank([{"fqe": gain(v, error)} for v in values], [True] * 3, size=100, test_size=400)
-    kept = (values.var(ddof=1) - error**2) / values.var(ddof=1)
-    assert rows[0].index == 2
-    assert rows[0].shrunken == pytest.approx(0.03 + kept * 0.03)
-    assert rows[0].predicted_lower == pytest.approx(0.03 + kept * 0.03 - 1.959964 * error / 2)
-    # Where they differ no more than chance explains, all are taken to be equally good.
-    rows = rank([{"fqe": gain(v, 0.2)} for v in values], [True] * 3)
-    assert {round(row.shrunken or 0.0, 12) for row in rows} == {0.03}
-    # The warning example is no evidence of how good the others are.
-    with_warning = rank([{"fqe": gain(v, error)} for v in (*values, 9.0)], [True] * 3 + [False], size=100, test_size=400)
-    assert with_warning[0].shrunken == pytest.approx(0.03 + kept * 0.03)
+    gains = [{"fqe": gain(0.03, 0.01)}, {"fqe": gain(0.02, 0.002)}]
+    rows = rank(gains, [True, True], size=100, test_size=400)
+    assert [row.index for row in rows] == [1, 0]
+    assert [row.predicted_lower for row in rows] == pytest.approx([0.02 - 1.479982 * 0.002, 0.03 - 1.479982 * 0.01])
+    # On a test part as small as the validation part the noisy one falls further behind.
+    assert rank(gains, [True, True])[1].predicted_lower == pytest.approx(0.03 - 2.459964 * 0.01)
 
 
 def test_shares_of_one_episode_are_those_of_the_larger_part() -> None:
@@ -68,9 +61,11 @@ def test_what_it_selects_is_shown_better_on_the_test_part_than_what_the_lower_en
     rng = np.random.default_rng(0)
     true, error = np.linspace(0.0, 0.03, 10), np.linspace(0.002, 0.016, 10)
     shown = {"predicted": [], "validation": []}
-    for _ in range(400):
+    for _ in range(1500):
         seen = true + error * rng.normal(size=10)
-        predicted = rank([{"fqe": gain(v, s)} for v, s in zip(seen, error, strict=True)], [True] * 10, size=1, test_size=4)
+        predicted = rank(
+            [{"fqe": gain(v, s)} for v, s in zip(seen, error, strict=True)], [True] * 10, size=1, test_size=4
+        )
         for way, k in (("predicted", predicted[0].index), ("validation", int((seen - 1.96 * error).argmax()))):
             shown[way].append(true[k] - 1.96 * error[k] / 2)
-    assert np.mean(shown["predicted"]) > np.mean(shown["validation"]) + 0.001
+    assert np.mean(shown["predicted"]) > np.mean(shown["validation"]) + 0.0003
