@@ -244,14 +244,26 @@ def check_never_tried(share: float) -> Check:
     return Check("never-tried", share, MAXIMUM_NEVER_TRIED, passed, sentence)
 
 
-def check_lost_weight(lost: float) -> Check:
-    """What comes after a cut that no other episode runs past is unknown."""
+def check_lost_weight(lost: float, *, longest: int) -> Check:
+    """What comes after a cut that no other episode runs past is unknown.
+
+    Only the longest episodes can be cut so. With a horizon of at most their steps they are complete, and every other cut
+    has an episode that runs past it: no weight is lost.
+
+    Args:
+        lost: share of the episodes' weight that no episode could take over.
+        longest: steps of the longest episode.
+    """
     passed = lost <= MAXIMUM_LOST
     seen = f"{lost:.1%} of the episodes' weight ends in cuts that no other episode runs past"
     if passed:
         sentence = f"{seen}, at most {MAXIMUM_LOST:.0%}."
     else:
-        sentence = f"{seen}: what comes after is not in the log. Give a `horizon`."
+        steps = "step" if longest == 1 else f"{longest:,} steps"
+        sentence = (
+            f"{seen}: what comes after is not in the log. With `horizon` at most {longest} no weight is lost; the value is "
+            f"then of the first {steps}."
+        )
     return Check("lost-weight", lost, MAXIMUM_LOST, passed, sentence)
 
 
