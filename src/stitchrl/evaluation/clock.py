@@ -8,9 +8,9 @@ fitted Q evaluation, its refit and the doubly robust estimates apply as they are
     (2)  the row at step H - 1 is terminated: nothing after it is counted, so there is nothing to bootstrap
     (3)  every observation gets columns that tell the step, so that Q(s, t, a) and the weights of (s, t) may differ by step
 
-With t the step and H - t the steps that are left, the columns are t / H, cos(pi k t / H) for k = 1, 2, 3, and
-2^{-(H - t) / h} for h = 1, 2, 4, 8. The first are for what changes slowly. The last are for the final steps, where a
-value falls to 0 within as many steps as the world takes to forget its state, whatever H is.
+With t the step and H - t the steps that are left, the columns are t / H and 2^{-(H - t) / h} for h = 1, 2, 4, 8. The
+first is for what changes at the same pace throughout. The others are for the final steps, where the value of a state
+falls to 0 within as many steps as the world takes to forget the state, whatever H is.
 
 The policy and a fitted behaviour never see the clock: they are asked with the observations of the log.
 """
@@ -18,6 +18,7 @@ The policy and a fitted behaviour never see the clock: they are asked with the o
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,8 +29,6 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["clock", "first_steps", "with_clock"]
 
-WAVES = (1, 2, 3)
-"""Half-periods of the cosines in one horizon."""
 HALVINGS = (1, 2, 4, 8)
 """Steps in which a column of the final steps doubles."""
 
@@ -46,7 +45,7 @@ def first_steps(log: Dataset, horizon: int | None) -> Dataset:
     lengths = np.minimum(log.episode_lengths, horizon)
     start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     columns = {name: getattr(log, name) for name in PER_TRANSITION}
-    taken = {name: None if column is None else column[kept] for name, column in columns.items()}
+    taken: dict[str, Any] = {name: None if column is None else column[kept] for name, column in columns.items()}
     last = start[1:] - 1
     taken["truncated"][last] |= ~taken["terminated"][last]
     return dataclasses.replace(log, **taken, episode_start=start)
@@ -86,8 +85,6 @@ def with_clock(log: Dataset, horizon: int | None) -> Dataset:
 
 
 def clock(step: Int[NumpyArray, " n"], horizon: int) -> Float[NumpyArray, "n columns"]:
-    """(n, 8) float32 columns that tell each step, 0 to H, of a horizon of H steps."""
-    share, left = step / horizon, horizon - step
-    slow = [share, *(np.cos(np.pi * wave * share) for wave in WAVES)]
-    final = [np.exp2(-left / halving) for halving in HALVINGS]
-    return np.stack([*slow, *final], axis=1).astype(np.float32)
+    """(n, 5) float32 columns that tell each step, 0 to H, of a horizon of H steps."""
+    final = [np.exp2((step - horizon) / steps) for steps in HALVINGS]
+    return np.stack([step / horizon, *final], axis=1).astype(np.float32)

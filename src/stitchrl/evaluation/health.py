@@ -20,6 +20,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.balance import JointTest
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.units import Units
+from stitchrl.messages import first_steps_in_words
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -259,10 +260,9 @@ def check_lost_weight(lost: float, *, longest: int) -> Check:
     if passed:
         sentence = f"{seen}, at most {MAXIMUM_LOST:.0%}."
     else:
-        steps = "step" if longest == 1 else f"{longest:,} steps"
         sentence = (
-            f"{seen}: what comes after is not in the log. With `horizon` at most {longest} no weight is lost; the value is "
-            f"then of the first {steps}."
+            f"{seen}: what comes after is not in the log. With `horizon` at most {longest} no weight is lost, and the value "
+            f"is of {first_steps_in_words(longest)}."
         )
     return Check("lost-weight", lost, MAXIMUM_LOST, passed, sentence)
 
