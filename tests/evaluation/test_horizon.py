@@ -193,7 +193,8 @@ def test_a_horizon_beyond_every_episode_is_as_good_as_none() -> None:
 
 def masked_corridor() -> tuple[FiniteMDP, np.ndarray, np.ndarray]:
     """The corridor, where nobody may walk down from its first state."""
-    world, behavior, policy = (part.copy() if isinstance(part, np.ndarray) else part for part in corridor())
+    world, behavior, policy = corridor()
+    behavior, policy = behavior.copy(), policy.copy()
     behavior[0] = policy[0] = 0.0, 1.0
     return world, behavior, policy
 

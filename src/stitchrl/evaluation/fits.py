@@ -237,6 +237,11 @@ class Fits:
         )
 
     @cached_property
+    def timed_log(self) -> Dataset:
+        """The log on which models of value are read: with a horizon its last steps are terminated."""
+        return with_clock(self.log, self.estimand.horizon)
+
+    @cached_property
     def regions(self) -> RegionIndex:
         """The region of each observation of the log, for tests of ratios."""
         return RegionIndex(self.log)
