@@ -29,6 +29,7 @@ from stitchrl.command_line.options import (
     Format,
     Fractions,
     Gate,
+    Horizon,
     Log,
     Margin,
     Out,
@@ -83,6 +84,7 @@ def demo(
     updates: Updates = PipelineSettings.updates,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
     seed: Seed = PipelineSettings.seed,
+    horizon: Horizon = PipelineSettings.horizon,
     propensities: Annotated[
         bool,
         typer.Option("--propensities/--no-propensities", help="Keep the clinicians' probabilities in the log."),
@@ -120,6 +122,7 @@ def run(
     split_by: SplitBy = None,
     confidence: Confidence = PipelineSettings.confidence,
     margin: Margin = PipelineSettings.margin,
+    horizon: Horizon = PipelineSettings.horizon,
     until: Until = STAGES[-1],
     force: Force = False,
     gate: Gate = False,
@@ -250,9 +253,7 @@ def evaluate(
         typer.Option("--baseline", help="Another policy, over which gains are taken. [default: the log's]"),
     ] = None,
     gamma: Annotated[float | None, typer.Option("--gamma", help="Discount. [default: the log's]")] = None,
-    horizon: Annotated[
-        int | None, typer.Option("--horizon", help="Count only so many first steps. [default: until terminated]")
-    ] = None,
+    horizon: Horizon = None,
     confidence: Confidence = PipelineSettings.confidence,
     margin: Margin = PipelineSettings.margin,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["listed", "printable", "shown"]
+__all__ = ["first_steps_in_words", "listed", "printable", "shown"]
 
 LONGEST_SHOWN = 300
 """The most characters of a value that a message shows."""
@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     start = text[: LONGEST_SHOWN + 1]
     start = start if start.isprintable() else repr(start)[1:-1]
     return start if len(start) <= LONGEST_SHOWN else start[:LONGEST_SHOWN] + "..."
+
+
+def first_steps_in_words(horizon: int) -> str:
+    """The steps that a horizon counts: "the first 20 steps"."""
+    return "the first step" if horizon == 1 else f"the first {horizon:,} steps"
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

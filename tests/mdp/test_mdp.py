@@ -59,6 +59,18 @@ def test_chain_half_go_half_wait() -> None:
     assert chain().policy_value(HALF, gamma=0.9) == pytest.approx((810 / 121 + 990 / 121) / 2)
 
 
+def test_the_first_steps_of_a_random_world() -> None:
+    """Against the sum over every path of three steps; of many steps it is the value until the end."""
+    world, rng = random_mdp(seed=2), np.random.default_rng(0)
+    policy = rng.dirichlet(np.ones(world.num_actions), size=world.num_states)
+    step = np.einsum("sa,sat->st", policy, world.transition) * ~world.terminal[:, None]
+    reward = (policy * world.expected_reward).sum(1) * ~world.terminal
+    by_paths = world.initial @ (reward + 0.9 * step @ reward + 0.81 * step @ step @ reward)
+    assert world.policy_value(policy, gamma=0.9, horizon=3) == pytest.approx(by_paths)
+    assert world.policy_value(policy, horizon=1) == pytest.approx(world.initial @ reward)
+    assert world.policy_value(policy, horizon=5000) == pytest.approx(world.policy_value(policy), rel=1e-6)
+
+
 def test_chain_action_values() -> None:
     # gamma .9, always GO, V = (10, 10, 0): Q(., GO) = (1 + 9, 10); Q(., WAIT) = -1 + 9 = 8 in both.
     np.testing.assert_allclose(chain().action_values(ALWAYS_GO, gamma=0.9), [[10, 8], [10, 8], [0, 0]])
@@ -284,6 +296,11 @@ def test_exact_value_of_the_clinicians_is_the_behaviour() -> None:
     np.testing.assert_allclose(truth.table(clinicians), world.clinicians, atol=1e-9)
     best = Table(world.mdp.optimal_policy(allowed=world.mask))
     assert truth.value(best) == pytest.approx(0.87514, abs=1e-4)
+    assert truth.value(clinicians, horizon=5) == pytest.approx(truth.behavior(horizon=5), abs=1e-9)
+    drawn = draw_log(4000, seed=5)
+    survived = (drawn.reward * (drawn.step < 5)).sum() / 4000
+    assert truth.behavior(horizon=5) == pytest.approx(survived, abs=4 * 0.5 / np.sqrt(4000))
+    assert truth.behavior(horizon=5) < 0.5 < truth.behavior(horizon=10_000)
 
 
 def test_survival_pays_and_death_does_not() -> None:

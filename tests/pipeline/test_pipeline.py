@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from main_job import SMALL, small_algorithms, small_job, write_small_log
 
 import stitchrl as st
 from stitchrl.errors import ConfigurationError, RunDirectoryError
+from stitchrl.evaluation.clock import first_steps
 from stitchrl.mdp.icu_sepsis import ExactValues
 from stitchrl.pipeline.demo import write_demo_log
 from stitchrl.pipeline.pipeline import run_stages
@@ -188,6 +190,88 @@ def test_a_log_without_propensities_takes_the_same_path(tmp_path: Path) -> None:
     assert estimates["selected"]["exact"] is None
 
 
+# --- a horizon ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of stays of which nothing is known after five steps: every stay that still runs is cut there."""
+    folder = tmp_path_factory.mktemp("limited")
+    log = first_steps(main_job.demo_log(main_job.compact_table(main_job.draw_log(600, seed=5))), 5)
+    pq.write_table(main_job.log_table(log), folder / "stays.parquet")
+    (folder / "stays.toml").write_text(log.schema.to_toml())
+    return folder / "stays.parquet"
+
+
+def test_from_the_advice_to_a_verdict(limited: Path, stitchrl: Command) -> None:
+    """A log whose stays are all cut cannot be judged until the end, and what it says to do about that works."""
+    one = ["--algorithms", "BC", "--set", "BC.hidden_sizes=16", "--updates", 100, "--seeds", 1]
+    words = ["run", limited, *one, "--evaluation-updates", 40, "--batch-size", 64]
+    plain = stitchrl(*words, "--out", limited.parent / "plain", "--quiet")
+    assert (plain.status, plain.err) == (0, "")
+    assert plain.out.startswith("CANNOT TELL")
+    advice = re.search(r"With `(\w+)` at most (\d+) no weight is lost", plain.out)
+    assert advice is not None
+    assert advice.groups() == ("horizon", "5")
+    done = stitchrl(*words, "--out", limited.parent / "run", f"--{advice[1]}", advice[2])
+    assert done.status == 0, done.err
+    for stage in ("4/8 select ", "5/8 evaluate"):
+        (line,) = (line for line in done.out.splitlines() if line.startswith(stage))
+        assert line.endswith("in the first 5 steps"), line
+    assert "Only the first 5 steps of an episode count" in done.out
+    run = limited.parent / "run"
+    estimates = content(run / "estimates.json")
+    for gain in estimates["selected"]["evaluation"]["gain"].values():
+        assert gain["estimand"] == {"gamma": 1.0, "horizon": 5}
+        lost = [check for check in gain["checks"] if check["key"].endswith("lost-weight")]
+        assert lost
+        assert all(check["passed"] for check in lost)
+    assert estimates["selected"]["evaluation"]["gain"]["fqe"]["value"] is not None
+    assert estimates["selected"]["claimed"] is None
+    assert "in return of the first 5 steps" in (run / "report.html").read_text()
+    assert "Only the first 5 steps" in content(run / "policy" / "policy.json")["provenance"]["verdict"]["caveats"][0]
+
+
+def test_exact_values_are_of_the_same_steps(limited: Path) -> None:
+    settings = dataclasses.replace(ONE, horizon=5)
+    job = small_job(limited, limited.parent / "exact", algorithms=small_algorithms()[:2], settings=settings)
+    run_stages(job, until="select")
+    ranking = content(limited.parent / "exact" / "ranking.json")
+    assert ranking["behavior_exact"] == pytest.approx(ExactValues().behavior(horizon=5), abs=1e-12)
+    for candidate, entry in zip(job.candidates, ranking["candidates"], strict=True):
+        assert entry["exact"] == pytest.approx(ExactValues().value(candidate.policy, horizon=5), abs=1e-12)
+        assert entry["claimed"] is None
+
+
+def test_a_truth_without_horizons_is_refused_before_anything_is_written(limited: Path, tmp_path: Path) -> None:
+    class UntilTheEnd:
+        name = "exact"
+
+        def value(self, policy: Any) -> float:
+            return 0.8
+
+        def behavior(self) -> float:
+            return 0.7
+
+    settings = dataclasses.replace(ONE, horizon=5)
+    with pytest.raises(
+        ConfigurationError, match=r"`truth` has no exact values of the first 5 steps: its `value` takes"
+    ):
+        run_stages(small_job(limited, tmp_path / "run", settings=settings, truth=UntilTheEnd()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begun_before_there_were_horizons_goes_on(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    log, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    identity = content(run / "run.json")
+    assert identity.pop("horizon") is None
+    (tmp_path / "run" / "run.json").write_text(json.dumps(identity))
+    (tmp_path / "run" / "report.html").unlink()
+    run_stages(small_job(log, tmp_path / "run"))
+    assert (tmp_path / "run" / "report.html").read_bytes() == (run / "report.html").read_bytes()
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -205,6 +289,7 @@ def other_temperature() -> dict[str, Any]:
         ({"algorithms": small_algorithms()[:2]}, "candidates is 'BC, IQL, IQL-2', yours 'BC, IQL'"),
         ({"algorithms": other_temperature()}, "candidate 'IQL-2'.settings.inverse_temperature is 1.0, yours 2.0"),
         ({"truth": None}, "truth"),
+        ({"settings": dataclasses.replace(SMALL, horizon=5)}, "horizon is None, yours 5"),
     ],
 )
 def test_another_run_in_the_directory_is_refused(
@@ -277,6 +362,7 @@ def test_a_warning_example_is_never_selected_and_left_out_where_it_diverges(
     ("change", "sentence"),
     [
         ({"seeds": 0}, "`seeds` must be at least 1; got 0"),
+        ({"horizon": 0}, "`horizon` must be at least 1 step; got 0"),
         ({"seed": -1}, "`seed` must be at least 0; got -1"),
         ({"confidence": 1.0}, r"`confidence` must be in \(0, 1\); got 1.0"),
         ({"margin": float("nan")}, "`margin` must be a finite number; got nan"),

@@ -178,6 +178,28 @@ def test_words_of_the_audit_and_caveats_are_drawn(folder: Path) -> None:
         assert said in text
 
 
+def test_a_horizon_is_said_wherever_a_value_is_shown(folder: Path) -> None:
+    whole = Page(render(build_report(folder))).text
+    assert "gamma 1, until an episode terminates" in whole
+    assert "the first" not in whole
+    changed(folder, "run.json", horizon=20)
+    ranking = json.loads((folder / "ranking.json").read_text(encoding="utf-8"))
+    changed(folder, "ranking.json", candidates=[one | {"claimed": None} for one in ranking["candidates"]])
+    text = Page(render(build_report(folder))).text
+    for said in (
+        "better than the baseline (behaviour) in the first 20 steps of an episode, and how sure is that?",
+        "gain in return of the first 20 steps over behaviour",
+        "The estimates are of the first 20 steps of an episode. An algorithm's own value function speaks of everything",
+        "gain over behaviour, in return of the first 20 steps",
+        "The behaviour's value on test, the return of the first 20 steps: 0.700",
+        "The behaviour's value on validation, the return of the first 20 steps: 0.700",
+        "Every value, gain and interval on this page, the behaviour's too, is of the first 20 steps of an episode.",
+        "gamma 1, of the first 20 steps of an episode",
+    ):
+        assert said in text, said
+    assert "learns no value function" not in text
+
+
 def test_an_audit_of_an_older_version_and_a_run_without_a_primary(folder: Path) -> None:
     changed(folder, "verdict.json", primary=None, decision="CANNOT TELL")
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))

@@ -40,6 +40,22 @@ def small_world() -> tuple[FiniteMDP, np.ndarray, np.ndarray]:
     return FiniteMDP(transition, reward, initial, terminal), behavior, policy
 
 
+@functools.cache
+def corridor() -> tuple[FiniteMDP, np.ndarray, np.ndarray]:
+    """Five states in a row that one walks up by action 1 and down by action 0, and that hardly ever end; a behaviour
+    and another policy. Only the last state pays, so what a state is worth depends on the steps that are left."""
+    transition = np.zeros((6, 2, 6))
+    for state in range(5):
+        for action, way in enumerate((-1, 1)):
+            transition[state, action, min(max(state + way, 0), 4)] += 0.8
+            transition[state, action, state] += 0.18
+            transition[state, action, 5] += 0.02
+    reward = np.zeros((6, 2, 6))
+    reward[4], reward[:, :, 5] = 1.0, -1.0
+    world = FiniteMDP(transition, reward, np.array([0.7, 0.3, 0, 0, 0, 0]), np.arange(6) == 5)
+    return world, np.tile([0.4, 0.6], (6, 1)), np.tile([0.25, 0.75], (6, 1))
+
+
 def draw(
     world: FiniteMDP, behavior: np.ndarray, episodes: int, seed: int, *, last: bool = True, **kwargs: Any
 ) -> Dataset:

@@ -161,9 +161,12 @@ class TooSure(WithStatistic):
 
 
 class IgnoresTheHorizon(WithStatistic):
+    """It takes a cut at the horizon for a cut, and adds a value for what follows."""
+
     def statistic(self, statistic: Any, case: Case) -> Any:
-        final = final_weights(case.episodes, case.weights)
-        return Contributions((final * case.log.episode_returns(case.estimand.gamma))[:, None], final[:, None])
+        final, returns = final_weights(case.episodes, case.weights), case.episodes.returns
+        follows = case.log.truncated[case.log.episode_start[1:] - 1] * returns.mean()
+        return Contributions((final * (returns + follows))[:, None], final[:, None])
 
 
 class ClaimsTheNetworksValue(Sound):

@@ -99,7 +99,7 @@ class _Worlds:
         ending[..., 6] += 0.3
         self.uneven = FiniteMDP(ending, reward, initial, terminal)
         self.behavior, self.policy = rng.dirichlet([4, 4], size=7), rng.dirichlet([4, 4], size=7)
-        self._fits: dict[bytes, Fits] = {}
+        self._fits: dict[tuple[bytes, int | None], Fits] = {}
 
     def rows(self, world: FiniteMDP, episodes: int, seed: int, **options: Any) -> dict[str, np.ndarray]:
         """Simulated episodes under the behaviour, as columns."""
@@ -123,12 +123,12 @@ class _Worlds:
     def case(self, log: Dataset, policy: np.ndarray | None = None, horizon: int | None = None) -> Case:
         """The case of a policy on a log; whatever is fitted is fitted once a policy, on other episodes."""
         table = self.policy if policy is None else policy
-        key = table.tobytes()
+        key = table.tobytes(), horizon
         if key not in self._fits:
             other = self.log(self.rows(self.even, EPISODES, seed=99))
-            self._fits[key] = Fits([_Table(table)], other, other, gamma=GAMMA, settings=FITS)
-        fits = self._fits[key].on(log)
-        (case,) = cases_of(fits, Estimand(GAMMA, horizon), Units(log.num_episodes))
+            estimand = Estimand(GAMMA, horizon)
+            self._fits[key] = Fits([_Table(table)], other, other, estimand=estimand, settings=FITS)
+        (case,) = cases_of(self._fits[key].on(log), Units(log.num_episodes))
         return case
 
 

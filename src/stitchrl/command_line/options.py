@@ -34,6 +34,7 @@ __all__ = [
     "Format",
     "Fractions",
     "Gate",
+    "Horizon",
     "Log",
     "Margin",
     "Out",
@@ -143,6 +144,10 @@ SplitBy = Annotated[
 ]
 Confidence = Annotated[float, typer.Option("--confidence", help="Coverage that the two-sided intervals aim at.")]
 Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
+Horizon = Annotated[
+    int | None,
+    typer.Option("--horizon", help="Count only so many first steps of an episode. [default: all, until it terminates]"),
+]
 Until = Annotated[str, typer.Option("--until", help=f"Stop after this stage: {', '.join(STAGES)}.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Go on where the audit calls the log not usable; the verdict then says so.")

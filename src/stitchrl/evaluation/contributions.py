@@ -26,6 +26,10 @@ class Estimand:
     gamma: float
     horizon: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.horizon is not None and self.horizon < 1:
+            raise EvaluationError(f"`horizon` must be at least 1 step; got {self.horizon}.")
+
     def __str__(self) -> str:
         span = "until terminated" if self.horizon is None else f"first {self.horizon} steps"
         return f"gamma {self.gamma:g}, {span}"
@@ -110,8 +114,6 @@ class Episodes:
         lengths = log.episode_lengths
         longest = int(lengths.max())
         steps = longest if estimand.horizon is None else min(estimand.horizon, longest)
-        if steps < 1:
-            raise EvaluationError(f"`horizon` must be at least 1 step; got {estimand.horizon}.")
         time = np.arange(steps)
         valid = time[None, :] < lengths[:, None]
         index = np.where(valid, log.episode_start[:-1, None] + time[None, :], 0)
@@ -121,6 +123,11 @@ class Episodes:
             complete = complete | (lengths >= estimand.horizon)
         reward = np.where(valid, log.reward[index].astype(np.float64), 0.0)
         return cls(reward, valid, complete, index, np.power(float(estimand.gamma), time))
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest episode, within the horizon."""
+        return self.valid.shape[1]
 
     @property
     def returns(self) -> Float[NumpyArray, " n"]:

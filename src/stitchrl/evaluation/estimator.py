@@ -57,8 +57,8 @@ class Case:
     """One policy on one log, as an estimator sees it.
 
     Attributes:
-        log: the episodes that the estimate is made on.
-        episodes: the same, padded and cut at the horizon.
+        log: the episodes that the estimate is made on; with a horizon only their first steps.
+        episodes: the same, padded.
         estimand: which quantity is asked for.
         behavior: the behaviour's probabilities, logged or fitted.
         policy: the policy itself, for whatever `fits` does not hold.
@@ -216,7 +216,7 @@ def episode_weight_draft(case: Case, contributions: Callable[[], Statistic], *, 
     of_episode = final_weights(case.episodes, weight)
     checks: tuple[Check, ...] = (
         *check_spread(case.units, of_episode),
-        check_lost_weight(weight.lost),
+        check_lost_weight(weight.lost, longest=case.episodes.longest),
         check_mean_weight(of_episode, float(weight.log_scale[-1])),
     )
     statistic = None

@@ -13,6 +13,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.behavior import logged_return
+from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import MINIMUM_ODDS_RATIO, Confirmation
 from stitchrl.evaluation.contributions import Episodes, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, Estimator, expected_variance, influence_checks
@@ -99,7 +100,8 @@ def evaluate(
             judged: pass `policy.greedy()` if that is what will be deployed.
         log: episodes the policy never saw.
         gamma: discount; the log's own by default.
-        horizon: count only the first so many steps; None counts until terminated. FQE needs None.
+        horizon: count only the first so many steps of an episode; None counts until it terminates. An episode that the
+            log cut at the horizon or later is then complete, and models of value know the time.
         estimators: names from `registry.ESTIMATORS`, or estimators of your own. Only what they ask for is fitted.
         baseline: what the gain is over; None is the behaviour, by its logged returns.
         fit_on: other episodes for the fitted parts (Q, and the behaviour where propensities are missing), for
@@ -178,14 +180,16 @@ def evaluate_all(
     settings = FitSettings() if settings is None else settings
     chosen = chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
-    check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
+    whole, log = log, first_steps(log, horizon)
+    fit_on = None if fit_on is None else first_steps(fit_on, horizon)
+    check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     if record_look:  # before anything is seen; what is refused above is no look
-        notes = (*notes, *notes_on(look_at(policies, log, estimand)))
+        notes = (*notes, *notes_on(look_at(policies, whole, estimand)))
     units = Units(log.num_episodes, log.group)
     resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=settings.seed)
-    fits = Fits(policies, log, fit_on, gamma=estimand.gamma, settings=settings, monitors=monitors)
-    cases = cases_of(fits, estimand, units, over_last=over_last)
+    fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
+    cases = cases_of(fits, units, over_last=over_last)
     logged = _logged_draft(cases[0])
     drafts = [[_draft(estimator, case, policies) for estimator in chosen] for case in cases]
     others = drafts[-1] if over_last else [logged] * len(chosen)
@@ -194,7 +198,7 @@ def evaluate_all(
     assert logged.statistic is not None
     behavior = _behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
     if confirm and history is None and fits.behavior.fitted:
-        history = history_check(log)
+        history = history_check(whole)
     evaluations = []
     for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
         confirmation = None
@@ -233,9 +237,9 @@ def _sensitivity(
     return single_decision_sensitivity(case, statistic, error, margin=margin, confidence=gain[name].confidence)
 
 
-def cases_of(fits: Fits, estimand: Estimand, units: Units, *, over_last: bool = False) -> list[Case]:
+def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]:
     """The case of every policy of `fits`; with `over_last` the last one is the baseline of all."""
-    log = fits.log
+    log, estimand = fits.log, fits.estimand
     episodes = Episodes.of(log, estimand)
     for k in range(len(fits.policies)):
         fits.probs(k)  # a policy that cannot be asked is refused before anything is fitted
@@ -256,7 +260,8 @@ def _logged_draft(case: Case) -> Draft:
     n = case.log.num_transitions
     lost = cumulative_weights(case.episodes, np.zeros(n)).lost
     ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
-    return Draft(logged_return(case.episodes), (check_lost_weight(lost),), ratios=ratios)
+    check = check_lost_weight(lost, longest=case.episodes.longest)
+    return Draft(logged_return(case.episodes), (check,), ratios=ratios)
 
 
 def _estimates(

@@ -24,6 +24,8 @@ from stitchrl.evaluation.behavior import (
     join_behavior,
     logged_propensities,
 )
+from stitchrl.evaluation.clock import first_steps, with_clock
+from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.probabilities import (
     PolicyLike,
     action_probabilities,
@@ -77,7 +79,7 @@ class FitData:
         log: those episodes.
         next_probs: gives each policy's (N, A) probabilities at the next states of `log`, one policy after another.
         policies: how many there are.
-        gamma: discount.
+        estimand: which quantity is estimated.
         settings: of the fits.
         monitors: shown the progress of long fits.
     """
@@ -85,7 +87,7 @@ class FitData:
     log: Dataset
     next_probs: Callable[[], Iterable[NumpyArray]]
     policies: int
-    gamma: float
+    estimand: Estimand
     settings: FitSettings
     monitors: Sequence[LoopMonitor] = ()
 
@@ -97,6 +99,16 @@ class FitData:
         if request not in self._models:
             self._models[request] = request.fit(self)
         return self._models[request]
+
+    @property
+    def gamma(self) -> float:
+        """Discount."""
+        return self.estimand.gamma
+
+    @cached_property
+    def timed_log(self) -> Dataset:
+        """The log on which models of value are fitted: with a horizon its observations tell the time."""
+        return with_clock(self.log, self.estimand.horizon)
 
     @cached_property
     def behavior(self) -> DiscretePolicy:
@@ -121,6 +133,11 @@ class Fold:
     next_probs: Callable[[int], NumpyArray]
 
     @cached_property
+    def timed_log(self) -> Dataset:
+        """The log on which models of value are read: with a horizon its observations tell the time."""
+        return with_clock(self.log, self.data.estimand.horizon)
+
+    @cached_property
     def behavior(self) -> BehaviorProbabilities:
         """The log's own propensities where it has them, else a fitted model's."""
         logged = logged_propensities(self.log)
@@ -137,9 +154,9 @@ class Fits:
 
     Args:
         policies: what is evaluated.
-        log: the episodes that estimates are made on.
+        log: the episodes that estimates are made on; with a horizon only their first steps are used.
         fit_on: other episodes, for the fits; None cross-fits two halves of `log`.
-        gamma: discount.
+        estimand: which quantity is estimated.
         settings: of the fits.
         monitors: shown the progress of long fits.
     """
@@ -150,12 +167,14 @@ class Fits:
         log: Dataset,
         fit_on: Dataset | None = None,
         *,
-        gamma: float,
+        estimand: Estimand,
         settings: FitSettings,
         monitors: Sequence[LoopMonitor] = (),
     ) -> None:
-        self.policies, self.log, self._fit_on = policies, log, fit_on
-        self._gamma, self._settings, self._monitors = gamma, settings, monitors
+        self.policies, self.estimand = policies, estimand
+        self.log = first_steps(log, estimand.horizon)
+        self._fit_on = None if fit_on is None else first_steps(fit_on, estimand.horizon)
+        self._settings, self._monitors = settings, monitors
         self._probs: dict[int, NumpyArray] = {}
         self._next_probs: dict[int, NumpyArray] = {}
         self._found: dict[FitRequest, list[Any]] = {}
@@ -170,7 +189,7 @@ class Fits:
             raise EvaluationError(
                 "Models that were cross-fitted on a log serve that log only; give `fit_on` to share them with others."
             )
-        other = Fits(self.policies, log, self._fit_on, gamma=self._gamma, settings=self._settings)
+        other = Fits(self.policies, log, self._fit_on, estimand=self.estimand, settings=self._settings)
         other._data_of_others = self._data_of_others
         return other
 
@@ -218,6 +237,11 @@ class Fits:
         )
 
     @cached_property
+    def timed_log(self) -> Dataset:
+        """The log on which models of value are read: with a horizon its last steps are terminated."""
+        return with_clock(self.log, self.estimand.horizon)
+
+    @cached_property
     def regions(self) -> RegionIndex:
         """The region of each observation of the log, for tests of ratios."""
         return RegionIndex(self.log)
@@ -256,7 +280,7 @@ class Fits:
         )
 
     def _data(self, log: Dataset, next_probs: Callable[[], Iterable[NumpyArray]]) -> FitData:
-        return FitData(log, next_probs, len(self.policies), self._gamma, self._settings, self._monitors)
+        return FitData(log, next_probs, len(self.policies), self.estimand, self._settings, self._monitors)
 
 
 class PolicyFits:

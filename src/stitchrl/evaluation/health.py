@@ -20,6 +20,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.balance import JointTest
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.units import Units
+from stitchrl.messages import first_steps_in_words
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -245,14 +246,25 @@ def check_never_tried(share: float) -> Check:
     return Check("never-tried", share, MAXIMUM_NEVER_TRIED, passed, sentence)
 
 
-def check_lost_weight(lost: float) -> Check:
-    """What comes after a cut that no other episode runs past is unknown."""
+def check_lost_weight(lost: float, *, longest: int) -> Check:
+    """What comes after a cut that no other episode runs past is unknown.
+
+    Only the longest episodes can be cut so. With a horizon of at most their steps they are complete, and every other cut
+    has an episode that runs past it: no weight is lost.
+
+    Args:
+        lost: share of the episodes' weight that no episode could take over.
+        longest: steps of the longest episode.
+    """
     passed = lost <= MAXIMUM_LOST
     seen = f"{lost:.1%} of the episodes' weight ends in cuts that no other episode runs past"
     if passed:
         sentence = f"{seen}, at most {MAXIMUM_LOST:.0%}."
     else:
-        sentence = f"{seen}: what comes after is not in the log. Give a `horizon`."
+        sentence = (
+            f"{seen}: what comes after is not in the log. With `horizon` at most {longest} no weight is lost, and the value "
+            f"is of {first_steps_in_words(longest)}."
+        )
     return Check("lost-weight", lost, MAXIMUM_LOST, passed, sentence)
 
 

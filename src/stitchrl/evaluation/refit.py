@@ -30,7 +30,6 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.types import NumpyArray
@@ -119,12 +118,15 @@ class CorrectedQ(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FitQ:
-    """The request for a policy's Q: fitted on other episodes, then corrected on those of the estimate."""
+    """The request for a policy's Q: fitted on other episodes, then corrected on those of the estimate.
+
+    With a horizon it is the Q of the steps that are left, which knows the time (`evaluation/clock.py`).
+    """
 
     def fit(self, data: FitData) -> list[FittedQ]:
         """FQE of all policies."""
         return fit_q(
-            data.log,
+            data.timed_log,
             data.next_probs(),
             data.policies,
             gamma=data.gamma,
@@ -134,9 +136,9 @@ class FitQ:
 
     def apply(self, model: FittedQ, fold: Fold, policy: int) -> CorrectedQ:
         """The fitted values on the episodes of a fold, and the refit there."""
-        fitted = model.on(fold.log, fold.probs(policy), fold.next_probs(policy))
+        fitted = model.on(fold.timed_log, fold.probs(policy), fold.next_probs(policy))
         ratio = np.exp(fold.log_ratio(policy))
-        corrected = refit(fold.log, fitted, ratio, gamma=fold.data.gamma)
+        corrected = refit(fold.timed_log, fitted, ratio, gamma=fold.data.gamma)
         return CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected)
 
     def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
@@ -157,10 +159,8 @@ class FitQ:
         )
 
 
-def refusal_of_q(name: str, log: Dataset, estimand: Estimand) -> str | None:
-    """Why an estimator of this name has no fitted Q for such a log and estimand; None where it has."""
-    if estimand.horizon is not None:
-        return f"{name} has no time in its Q and needs horizon=None; got {estimand.horizon}."
+def refusal_of_q(name: str, log: Dataset) -> str | None:
+    """Why an estimator of this name has no fitted Q for such a log; None where it has."""
     if log.observation_table.ndim != 2:
         return f"{name} fits a Q to vectors; this log's observations are images of shape {log.observation_shape}."
     return None

@@ -122,7 +122,7 @@ class SpreadOfOutcomes:
 
     def apply(self, model: FittedQ, fold: Fold, policy: int) -> OutcomeSpread:
         """The spread on the episodes of a fold."""
-        log, gamma = fold.log, fold.data.gamma
+        log, gamma = fold.timed_log, fold.data.gamma
         fitted = model.on(log, fold.probs(policy), fold.next_probs(policy))
         ratio = np.exp(fold.log_ratio(policy))
         corrected = refit(log, fitted, ratio, gamma=gamma)

@@ -10,6 +10,7 @@ from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.registry import primary_names
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST
+from stitchrl.messages import first_steps_in_words
 
 __all__ = ["Line", "Verdict", "choose_primary", "decide"]
 
@@ -100,6 +101,7 @@ def decide(
     name = choose_primary(gains)
     primary = gains[name] if name is not None else None
     confidence = primary.confidence if primary is not None else 0.95
+    horizon = next((gain.estimand.horizon for gain in gains.values()), None)
     lines = (
         _line_a(name, gains, margin, confidence),
         _line_b(name, gains, margin),
@@ -130,7 +132,7 @@ def decide(
             "CANNOT TELL",
             f"the log does not prove the policy better than {baseline}: {reasons}.",
         )
-    return Verdict(decision, headline, lines, (*_caveats(confirmation), *notes), name, margin, confidence)
+    return Verdict(decision, headline, lines, (*_caveats(confirmation, horizon), *notes), name, margin, confidence)
 
 
 def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:
@@ -181,14 +183,19 @@ def _line_e(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
 
 
 def _span(estimate: Estimate) -> str:
-    return f"{estimate.value:+.4f} [{estimate.lower:+.4f}, {estimate.upper:+.4f}]"
+    horizon = estimate.estimand.horizon
+    steps = "" if horizon is None else f" in {first_steps_in_words(horizon)}"
+    return f"{estimate.value:+.4f} [{estimate.lower:+.4f}, {estimate.upper:+.4f}]{steps}"
 
 
-def _caveats(confirmation: Confirmation | None) -> tuple[str, ...]:
+def _caveats(confirmation: Confirmation | None, horizon: int | None) -> tuple[str, ...]:
     notes = [
         "Unmeasured confounding cannot be ruled out by any log: if what decided the logged actions also decided the outcome "
         "and is not in the observations, every number here can be wrong."
     ]
+    if horizon is not None:
+        steps = first_steps_in_words(horizon)
+        notes.insert(0, f"Only {steps} of an episode count: what comes after them is not judged.")
     found = None if confirmation is None else confirmation.sensitivity
     if found is not None and found.odds_ratio >= LARGEST:
         notes.append(

@@ -64,17 +64,24 @@ class FiniteMDP:
         """(S, A) mean reward of an action."""
         return np.einsum("sat,sat->sa", self.transition, self.reward)
 
-    def state_values(self, probs: Float[NumpyArray, "S A"], *, gamma: float = 1.0) -> Float[NumpyArray, " S"]:
+    def state_values(
+        self, probs: Float[NumpyArray, "S A"], *, gamma: float = 1.0, horizon: int | None = None
+    ) -> Float[NumpyArray, " S"]:
         """(S,) exact V of a policy: solves (I - gamma P_pi) V = r_pi over the non-terminal states.
 
         Args:
             probs: (S, A) the policy; rows of terminal states are ignored.
-            gamma: in [0, 1]; at 1 the policy must reach a terminal state from everywhere.
+            gamma: in [0, 1]; at 1, without a horizon, the policy must reach a terminal state from everywhere.
+            horizon: how many steps are counted, V <- r_pi + gamma P_pi V so many times from 0; None counts them all.
         """
         live = ~self.terminal
         step = np.einsum("sa,sat->st", probs[live], self.transition[live])[:, live]
         reward = (probs * self.expected_reward).sum(1)[live]
         values = np.zeros(self.num_states)
+        if horizon is not None:
+            for _ in range(horizon):
+                values[live] = reward + gamma * step @ values[live]
+            return values
         try:
             values[live] = np.linalg.solve(np.eye(live.sum()) - gamma * step, reward)
         except np.linalg.LinAlgError:
@@ -88,9 +95,9 @@ class FiniteMDP:
         q = self.expected_reward + gamma * self.transition @ self.state_values(probs, gamma=gamma)
         return np.where(self.terminal[:, None], 0.0, q)
 
-    def policy_value(self, probs: Float[NumpyArray, "S A"], *, gamma: float = 1.0) -> float:
-        """Exact expected discounted return from the initial distribution."""
-        return float(self.initial @ self.state_values(probs, gamma=gamma))
+    def policy_value(self, probs: Float[NumpyArray, "S A"], *, gamma: float = 1.0, horizon: int | None = None) -> float:
+        """Exact expected discounted return from the initial distribution, of the first `horizon` steps where given."""
+        return float(self.initial @ self.state_values(probs, gamma=gamma, horizon=horizon))
 
     def optimal_policy(
         self, *, gamma: float = 1.0, allowed: Bool[NumpyArray, "S A"] | None = None

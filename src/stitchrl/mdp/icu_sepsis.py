@@ -157,14 +157,17 @@ def demo_log(
 
 
 class ExactValues:
-    """The truth about policies in this world, at gamma 1 and with the clinicians' actions as the mask."""
+    """The truth about policies in this world, at gamma 1 and with the clinicians' actions as the mask.
+
+    With a horizon it is survival within so many steps: the reward is given where a stay ends in survival.
+    """
 
     name = "exact values from the known ICU-Sepsis MDP (linear solve, gamma 1)"
 
-    def behavior(self) -> float:
-        """Exact value of the clinicians' own policy: 0.7818 survival."""
+    def behavior(self, horizon: int | None = None) -> float:
+        """Exact value of the clinicians' own policy: 0.7818 survival, less within a horizon."""
         world = icu_sepsis()
-        return world.mdp.policy_value(world.clinicians)
+        return world.mdp.policy_value(world.clinicians, horizon=horizon)
 
     def table(self, policy: Any) -> Float[NumpyArray, "S A"]:
         """(S, A) probabilities of a policy as it acts, mask included."""
@@ -175,9 +178,9 @@ class ExactValues:
         probs[:DEATH] = live / live.sum(1, keepdims=True)
         return probs
 
-    def value(self, policy: Any) -> float:
-        """Exact survival under a policy."""
-        return icu_sepsis().mdp.policy_value(self.table(policy))
+    def value(self, policy: Any, horizon: int | None = None) -> float:
+        """Exact survival under a policy, within `horizon` steps where given."""
+        return icu_sepsis().mdp.policy_value(self.table(policy), horizon=horizon)
 
 
 def log_table(log: Dataset) -> pa.Table:

@@ -81,6 +81,7 @@ def run(
     split_by: str | None = PipelineSettings.split_by,
     confidence: float = PipelineSettings.confidence,
     margin: float = PipelineSettings.margin,
+    horizon: int | None = PipelineSettings.horizon,
     until: str = "bundle",
     force: bool = False,
     truth: Truth | None = None,
@@ -95,7 +96,7 @@ def run(
         algorithms: the candidates. A sequence such as `[st.IQL(), st.IQL(expectile=0.9)]` is labelled "IQL", "IQL-2";
             a mapping gives labels of your own: `{"IQL cautious": st.IQL(inverse_temperature=1.0)}`. None is the main
             job's own choice.
-        updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin: as in
+        updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin, horizon: as in
             `PipelineSettings`.
         until: the last stage to do.
         force: go on where the audit calls the log not usable; the verdict then says so, and cannot be GO.
@@ -116,6 +117,7 @@ def run(
         split_by=split_by,
         confidence=confidence,
         margin=margin,
+        horizon=horizon,
     )
     job = Workspace(
         log, Path(out), schema=schema, format=format, algorithms=algorithms, settings=settings, truth=truth,

@@ -25,6 +25,8 @@ class PipelineSettings:
         split_by: what the split keeps whole, as `by` of `Dataset.split`; None keeps groups whole where the log has them.
         confidence: two-sided coverage that every interval aims at.
         margin: the least gain worth having, in return units.
+        horizon: how many first steps of an episode the evaluation counts, at least 1; None counts until it terminates.
+            What candidates learn from is the whole log in either case.
     """
 
     updates: int = 2000
@@ -36,6 +38,7 @@ class PipelineSettings:
     split_by: str | None = None
     confidence: float = 0.95
     margin: float = 0.0
+    horizon: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
@@ -43,6 +46,11 @@ class PipelineSettings:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if self.seed < 0:
             raise ConfigurationError(f"`seed` must be at least 0; got {self.seed}.")
+        if self.horizon is not None and self.horizon < 1:
+            raise ConfigurationError(
+                f"`horizon` must be at least 1 step; got {self.horizon}. Without one, steps are counted until an episode "
+                "terminates."
+            )
         if not math.isfinite(self.margin):
             raise ConfigurationError(f"`margin` must be a finite number; got {self.margin}.")
         if not 0 < self.confidence < 1:

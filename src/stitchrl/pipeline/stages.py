@@ -20,6 +20,7 @@ from stitchrl.evaluation.evaluate import Evaluation, evaluate_all
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
+from stitchrl.messages import first_steps_in_words
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.workspace import Workspace
 from stitchrl.progress import ProgressDisplay
@@ -94,7 +95,7 @@ def select_stage(job: Workspace) -> None:
     text = (
         "no estimate has an interval"
         if gain is None
-        else f"validation gain {gain['value']:+.4f}, from {gain['lower']:+.4f}"
+        else f"validation gain {gain['value']:+.4f}, from {gain['lower']:+.4f}{_of(job)}"
     )
     job.say("select", f"{candidate['title']}: {text}")
 
@@ -106,7 +107,7 @@ def _rank(job: Workspace) -> dict[str, Any]:
     return {
         "part": "validation",
         "behavior": evaluations[0].behavior.to_dict(),
-        "behavior_exact": None if job.truth is None else job.truth.behavior(),
+        "behavior_exact": job.exact(None),
         "candidates": [
             job.describe(candidate, valid) | {"evaluation": evaluation.to_dict()}
             for candidate, evaluation in zip(candidates, evaluations, strict=True)
@@ -122,7 +123,7 @@ def evaluate_stage(job: Workspace) -> None:
     evaluation = found["selected"]["evaluation"]
     primary = evaluation["verdict"]["primary"]
     gain = evaluation["gain"].get(primary)
-    text = "no estimate has an interval" if gain is None else f"{primary} gain {_span(gain)}"
+    text = "no estimate has an interval" if gain is None else f"{primary} gain {_span(gain)}{_of(job)}"
     job.say("evaluate", f"{found['selected']['title']} on test: {text}")
 
 
@@ -138,7 +139,7 @@ def _estimates(job: Workspace) -> dict[str, Any]:
         "part": "test",
         "selected": job.describe(chosen, test) | {"evaluation": evaluation.to_dict()},
         "behavior": evaluation.behavior.to_dict(),
-        "behavior_exact": None if job.truth is None else job.truth.behavior(),
+        "behavior_exact": job.exact(None),
         "disagreement": {
             "label": chosen.title,
             "agreement": overlap.policy,
@@ -169,6 +170,7 @@ def _evaluate(
             settings=job.fit_settings,
             confidence=job.settings.confidence,
             margin=job.settings.margin,
+            horizon=job.settings.horizon,
             audit_verdict=job.load("audit.json")["verdict"],
             monitors=(display.track(shown),),
             notes=notes,
@@ -240,6 +242,11 @@ STAGES: dict[str, Callable[[Workspace], None]] = {
     "bundle": bundle_stage,
 }
 """Name -> stage, in the order in which they run."""
+
+
+def _of(job: Workspace) -> str:
+    """Which steps a printed value is of; "" where all of them count."""
+    return "" if job.settings.horizon is None else f" in {first_steps_in_words(job.settings.horizon)}"
 
 
 def _span(estimate: dict[str, Any]) -> str:

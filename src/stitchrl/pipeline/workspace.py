@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -56,11 +57,11 @@ class Truth(Protocol):
 
     name: str
 
-    def value(self, policy: Any) -> float:
-        """Exact expected return of a policy."""
+    def value(self, policy: Any, horizon: int | None = None) -> float:
+        """Exact expected return of a policy, of the first `horizon` steps where given."""
 
-    def behavior(self) -> float:
-        """Exact expected return of the behaviour."""
+    def behavior(self, horizon: int | None = None) -> float:
+        """Exact expected return of the behaviour, of the first `horizon` steps where given."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -124,12 +125,24 @@ class Workspace:
                 raise ConfigurationError(
                     f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are discrete."
                 )
+        self._check_truth()
         train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)
         check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds)
         check_size(self.log, test, train + valid, 1)
         claim(self.out / "run.json", self._identity(), free=("command",), upgrade=_of_this_version, alone=True)
         for name in FILES:  # what a killed run was writing
             forget_abandoned(self.out / name)
+
+    def _check_truth(self) -> None:
+        """Raise ConfigurationError where there is a horizon and the truth only knows values until the end."""
+        if self.truth is None or self.settings.horizon is None:
+            return
+        for method in (self.truth.value, self.truth.behavior):
+            if "horizon" not in inspect.signature(method).parameters:
+                raise ConfigurationError(
+                    f"`truth` has no exact values of the first {self.settings.horizon} steps: its `{method.__name__}` takes "
+                    "no `horizon`. Leave one of the two out."
+                )
 
     def _identity(self) -> dict[str, Any]:
         versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
@@ -241,7 +254,10 @@ class Workspace:
         )
 
     def describe(self, candidate: Candidate, log: Dataset) -> dict[str, Any]:
-        """A candidate for the stage files, with the value it claims on a log and its exact one where known."""
+        """A candidate for the stage files, with the value it claims on a log and its exact one where known.
+
+        With a horizon there is no claim: a learned value is of everything that follows, and must not be compared.
+        """
         return {
             "title": candidate.title,
             "label": candidate.label,
@@ -249,9 +265,16 @@ class Workspace:
             "seed": candidate.seed,
             "acts": candidate.algorithm.acts,
             "caution": bool(candidate.algorithm.caution),
-            "claimed": candidate.claimed(log),
-            "exact": None if self.truth is None else self.truth.value(candidate.policy),
+            "claimed": candidate.claimed(log) if self.settings.horizon is None else None,
+            "exact": self.exact(candidate.policy),
         }
+
+    def exact(self, policy: DiscretePolicy | None) -> float | None:
+        """The exact value of a policy, or of the behaviour (None), as far as the horizon; None where it is not known."""
+        if self.truth is None:
+            return None
+        far = {} if self.settings.horizon is None else {"horizon": self.settings.horizon}
+        return self.truth.behavior(**far) if policy is None else self.truth.value(policy, **far)
 
 
 def _of_this_version(found: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from stitchrl.errors import DataError
+from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.numbers import decimals_for, is_number
@@ -75,6 +76,7 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
     gains = charts.fit_axis([0.0, verdict["margin"], *(_ends(primary))]) if primary else None
     return {
         "tone": COLORS[verdict["tone"]],
+        "steps": first_steps_in_words(report["horizon"]) if report.get("horizon") is not None else "",
         "estimators": [{"name": name, "title": titles.get(name, name)} for name in order],
         "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"], decimals),
         "exact_gain": _exact_gain(test, verdict["candidate"]),

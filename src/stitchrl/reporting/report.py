@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from stitchrl.errors import RunDirectoryError
+from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting.numbers import short
 
 __all__ = ["CURVES", "build_report"]
@@ -37,6 +38,7 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
     return {
         "title": run["name"],
         "unit": "return",
+        "horizon": run.get("horizon"),  # runs of older versions have none
         "verdict": _verdict(verdict, estimates) | {"tone": meaning["tone"]},
         "audit": {"checks": []} | {key: value for key, value in audit.items() if key != "numbers"},
         "log": audit["numbers"],
@@ -54,7 +56,7 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
         },
         "ranking": [_rank(place, row, ranking, _title(selected)) for place, row in enumerate(ranking["order"], 1)],
         "disagreement": estimates["disagreement"],
-        "explain": _explain(ranking, estimates, verdict, meaning["note"]),
+        "explain": _explain(run, ranking, estimates, verdict, meaning["note"]),
         "provenance": _provenance(run, split),
     }
 
@@ -189,7 +191,11 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
 
 
 def _explain(
-    ranking: Mapping[str, Any], estimates: Mapping[str, Any], verdict: Mapping[str, Any], note: str
+    run: Mapping[str, Any],
+    ranking: Mapping[str, Any],
+    estimates: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    note: str,
 ) -> list[str]:
     selected = estimates["selected"]
     agreement, own = estimates["disagreement"]["agreement"], estimates["disagreement"]["agreement_behavior"]
@@ -212,6 +218,11 @@ def _explain(
         )
     if note:
         texts.append(note)
+    if (horizon := run.get("horizon")) is not None:
+        texts.append(
+            f"Every value, gain and interval on this page, the behaviour's too, is of {first_steps_in_words(horizon)} of an "
+            "episode. What comes later is not judged, and is not in the numbers."
+        )
     if selected["exact"] is not None:
         texts.append(
             "This log comes from a known simulated world, so the exact value of every policy is shown (diamonds). A real "

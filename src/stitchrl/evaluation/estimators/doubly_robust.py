@@ -65,8 +65,8 @@ class DoublyRobust:
     primary_rank: int | None = None
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses a horizon, for the fitted Q is of what follows until the end, and images, which no Q is fitted to."""
-        return refusal_of_q(self.name, log, estimand)
+        """It refuses images, which no Q is fitted to."""
+        return refusal_of_q(self.name, log)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """The policy's Q."""

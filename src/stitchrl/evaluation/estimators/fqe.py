@@ -42,8 +42,8 @@ class FittedQEvaluation:
     primary_rank: int | None = 0
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses a horizon, for the fitted Q is of what follows until the end, and images, which no Q is fitted to."""
-        return refusal_of_q(self.name, log, estimand)
+        """It refuses images, which no Q is fitted to."""
+        return refusal_of_q(self.name, log)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """The policy's Q."""
@@ -53,15 +53,16 @@ class FittedQEvaluation:
         """The mean of the contributions, with the health of the weights of state visits, summed by episode."""
         (request,) = self.requests()
         found = case.fits.get(request).refit
+        log = case.fits.fits.timed_log
         per_episode = np.add.reduceat(np.abs(found.weights), case.log.episode_start[:-1])
         ratios = VisitRatios(
-            found.visits * case.log.can_bootstrap,
+            found.visits * log.can_bootstrap,
             case.fits.probs,
             case.fits.fits.behavior_probs,
-            found.residual * case.log.can_bootstrap,
+            found.residual * log.can_bootstrap,
             found.first,
         )
-        balance = balance_test(case.log, case.fits.fits.regions, found.weights, case.estimand.gamma, case.units)
+        balance = balance_test(log, case.fits.fits.regions, found.weights, case.estimand.gamma, case.units)
         checks: tuple[Check, ...] = (
             *check_spread(case.units, per_episode),
             check_balance(found.imbalance),
