@@ -206,7 +206,7 @@ def test_a_number_gains_half_its_explained_share() -> None:
 
 def test_nothing_is_gained_from_chance() -> None:
     rng = np.random.default_rng(2)
-    past, coin, even, half = coins(4000, 0.0)
+    _, coin, even, half = coins(4000, 0.0)
     noise = rng.normal(size=(4000, 30))
     assert class_gains(noise, coin, even, half).rows.mean() < 1e-3
     assert number_gains(noise, rng.normal(size=(4000, 5)), half).rows.mean() < 1e-3
