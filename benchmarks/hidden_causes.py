@@ -180,10 +180,11 @@ def main() -> None:
     every = [*lines, *robots]
     tasks = [
         (k, seed)
-        for seed in range(given.draws)
         for k, line in enumerate(every)
-        if line.side != "MuJoCo" or seed < given.mujoco_draws
+        for seed in range(given.mujoco_draws if line.side == "MuJoCo" else given.draws)
     ]
+    # Small logs first, then robots, so that a run that is stopped has whole lines.
+    tasks.sort(key=lambda task: (every[task[0]].episodes > given.episodes[0], task[1]))
     with multiprocessing.get_context("spawn").Pool(given.workers, start, (given.episodes, given.mujoco)) as pool:
         for count, (k, answer) in enumerate(pool.imap_unordered(work, tasks)):
             every[k].add(*answer)

@@ -17,8 +17,14 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 
 BY_NAME = {check.__name__: check for check in CHECKS}
-ELSEWHERE = {"reward_sparse", "behavior_random", "reader_notes"}
-"""Checks whose findings are planted in tests of their own below."""
+ELSEWHERE = {
+    "reward_sparse",
+    "behavior_random",
+    "reader_notes",
+    "history_decides_actions",
+    "history_decides_outcomes",
+}
+"""Checks whose findings are planted in tests of their own, below and in test_history.py."""
 
 
 def test_every_check_has_a_fault_planted_for_it() -> None:

@@ -202,7 +202,7 @@ def sepsis(
         chance = 1 / (1 + np.exp(-np.stack([
             -1.0 + 1.8 * (heart == 2) + 1.2 * (pressure == 2) + 0.6 * on[:, 0] + attention * (np.abs(glucose - 2) > 1),
             -1.4 + 2.8 * (oxygen == 0) + 0.8 * on[:, 1],
-            -0.8 + 2.6 * (pressure == 0) + 0.6 * on[:, 2] 
+            -0.8 + 2.6 * (pressure == 0) + 0.6 * on[:, 2]
             - attention * (1.5 * diabetic + (glucose > 2) - 1.0 * (glucose < 2)),
         ], 1)))  # fmt: skip
         given = rng.random(chance.shape) < chance

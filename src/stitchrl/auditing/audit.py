@@ -33,7 +33,7 @@ def audit(log: Dataset, against: Dataset | None = None) -> Audit:
 
     Returns:
         Findings, the most harmful first, and numbers: sizes, returns, lengths, actions, and the numbers of pictures
-        (`coverage`, `drift`, `randomness`, `columns`, `sources`, `return_modes`).
+        (`coverage`, `drift`, `history`, `randomness`, `columns`, `sources`, `return_modes`).
     """
     facts = Facts(log, against)
     with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite become findings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from stitchrl.types import NumpyArray
@@ -23,7 +25,7 @@ def learned_features(x: NumpyArray, y: NumpyArray, train: NumpyArray) -> NumpyAr
     sizes = (x.shape[1], WIDTH, WIDTH, y.shape[1])
     weights = [
         (rng.normal(size=(a, b)) * np.sqrt((2.0 if k < 2 else 0.1) / a)).astype(np.float32)
-        for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        for k, (a, b) in enumerate(itertools.pairwise(sizes))
     ]
     parameters = [*weights, *(np.zeros(b, np.float32) for b in sizes[1:])]
     first = [np.zeros_like(p) for p in parameters]

@@ -7,6 +7,7 @@ up to eight steps back, and the step number. Rows without a step before them hav
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -85,8 +86,7 @@ def past_rows(log: Dataset) -> PastRows:
     table = _Standard(now[:, kept])
     observation = table(now[:, kept])
     after = table(log.observation_table[np.where(known, following, 0)][:, kept])
-    shape = observation.shape[1]
-    change = np.where(known[:, None], (after - observation)[:, :shape], 0.0)
+    change = np.where(known[:, None], after - observation, 0.0)
 
     discrete = log.num_actions is not None
     common, values = _action_values(log, rows)
@@ -163,7 +163,7 @@ class _Standard:
         return np.concatenate([standard.clip(-10, 10), ~finite[:, self.missing]], 1).astype(np.float64)
 
 
-def _action_values(log: Dataset, rows: NumpyArray):  # type: ignore[no-untyped-def]
+def _action_values(log: Dataset, rows: NumpyArray) -> tuple[NumpyArray, Callable[[NumpyArray], NumpyArray]]:
     """The commonest actions, and a function from row numbers to their actions as columns."""
     if log.num_actions is None:
         raw = _finite(log.action[rows]).reshape(len(rows), -1)
@@ -182,7 +182,15 @@ def _classes(action: NumpyArray, common: NumpyArray) -> NumpyArray:
     return found
 
 
-def _past(log, rows, table, kept, names, common, values) -> tuple[NumpyArray, tuple[str, ...]]:  # type: ignore[no-untyped-def]
+def _past(
+    log: Dataset,
+    rows: NumpyArray,
+    table: _Standard,
+    kept: NumpyArray,
+    names: list[str],
+    common: NumpyArray,
+    values: Callable[[NumpyArray], NumpyArray],
+) -> tuple[NumpyArray, tuple[str, ...]]:
     """The columns of the past, standardised, and their names."""
     acts = [f"action {_action_name(log, int(a))}" for a in common] if log.num_actions is not None else []
     reward = _Standard(_finite(log.reward[rows])[:, None])

@@ -55,6 +55,7 @@ def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[st
         "coverage": coverage_view(numbers.get("coverage"), names),
         "drift": drift_view(numbers, names),
         "randomness": _randomness(numbers.get("randomness")),
+        "history": numbers.get("history"),
         "sources": _sources(numbers.get("sources")),
         "columns": numbers.get("columns") or [],
         "long_table": len(numbers.get("columns") or []) > PRINTED_ROWS,
