@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from stitchrl.data.row_hashes import hash_words, words
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.row_hashes import hash_words, words
 from stitchrl.types import NumpyArray
 
 __all__ = ["PastRows", "past_rows"]
