@@ -71,6 +71,14 @@ class FitRequest(Hashable, Protocol):
         """What was brought onto the folds, as of the whole log."""
 
 
+@runtime_checkable
+class ManyPolicies(Protocol):
+    """A request whose models are brought onto episodes for several policies at once, for less than one by one."""
+
+    def apply_many(self, model: Any, fold: Fold, policies: Sequence[int]) -> list[Any]:
+        """As `apply`, for each of the policies that one model serves."""
+
+
 @dataclasses.dataclass(eq=False)
 class FitData:
     """The episodes that models are fitted on.
@@ -159,6 +167,8 @@ class Fits:
         estimand: which quantity is estimated.
         settings: of the fits.
         monitors: shown the progress of long fits.
+        served_by: for each policy the number of that whose models serve it; None: each has models of its own. Corrected
+            estimates remain right with the Q of a policy that is near.
     """
 
     def __init__(
@@ -170,8 +180,12 @@ class Fits:
         estimand: Estimand,
         settings: FitSettings,
         monitors: Sequence[LoopMonitor] = (),
+        served_by: Sequence[int] | None = None,
     ) -> None:
         self.policies, self.estimand = policies, estimand
+        served = list(range(len(policies))) if served_by is None else list(served_by)
+        self._fitted = sorted(set(served))
+        self._model_of = [self._fitted.index(k) for k in served]
         self.log = first_steps(log, estimand.horizon)
         self._fit_on = None if fit_on is None else first_steps(fit_on, estimand.horizon)
         self._settings, self._monitors = settings, monitors
@@ -193,15 +207,34 @@ class Fits:
         other._data_of_others = self._data_of_others
         return other
 
+    def with_policies(self, policies: Sequence[PolicyLike], served_by: Sequence[int]) -> Fits:
+        """The same models for further policies on the same log: each is served by that of a policy that is here."""
+        if self._fit_on is None:
+            raise EvaluationError(
+                "Models that were cross-fitted serve the policies that they were fitted for; give `fit_on`."
+            )
+        other = Fits(policies, self.log, self._fit_on, estimand=self.estimand, settings=self._settings)
+        other._fitted, other._model_of = self._fitted, [self._model_of[k] for k in served_by]
+        other._data_of_others = self._data_of_others
+        return other
+
     def get(self, request: FitRequest) -> list[Any]:
         """What was asked for, for each policy, on the whole log; fitted at the first call."""
         if request not in self._found:
-            folds = self._folds
-            parts = [
-                [request.apply(model, fold, k) for k, model in enumerate(fold.data.models(request))] for fold in folds
-            ]
+            parts = [self._applied(request, fold) for fold in self._folds]
             self._found[request] = [request.join(of_policy, self._order) for of_policy in zip(*parts, strict=True)]
         return self._found[request]
+
+    def _applied(self, request: FitRequest, fold: Fold) -> list[Any]:
+        """What was asked for, for each policy, on the episodes of a fold."""
+        models = fold.data.models(request)
+        if not isinstance(request, ManyPolicies):
+            return [request.apply(models[model], fold, k) for k, model in enumerate(self._model_of)]
+        found: dict[int, Any] = {}
+        for model in sorted(set(self._model_of)):
+            served = [k for k, of in enumerate(self._model_of) if of == model]
+            found |= dict(zip(served, request.apply_many(models[model], fold, served), strict=True))
+        return [found[k] for k in range(len(self.policies))]
 
     def probs(self, policy: int) -> Float[NumpyArray, "N A"]:
         """A policy's probabilities at the logged states."""
@@ -263,7 +296,7 @@ class Fits:
     def _data_of_others(self) -> FitData:
         fit_on = self._fit_on
         assert fit_on is not None
-        return self._data(fit_on, lambda: (action_probabilities(policy, fit_on)[1] for policy in self.policies))
+        return self._data(fit_on, lambda: (action_probabilities(self.policies[k], fit_on)[1] for k in self._fitted))
 
     @cached_property
     def _folds(self) -> list[Fold]:
@@ -273,14 +306,15 @@ class Fits:
 
     def _half(self, here: NumpyArray, other: NumpyArray) -> Fold:
         rows, other_rows = _rows_of(self.log, here), _rows_of(self.log, other)
-        others = range(len(self.policies))
-        data = self._data(self.log.select_episodes(other), lambda: (self.next_probs(k)[other_rows] for k in others))
+        data = self._data(
+            self.log.select_episodes(other), lambda: (self.next_probs(k)[other_rows] for k in self._fitted)
+        )
         return Fold(
             self.log.select_episodes(here), data, lambda k: self.probs(k)[rows], lambda k: self.next_probs(k)[rows]
         )
 
     def _data(self, log: Dataset, next_probs: Callable[[], Iterable[NumpyArray]]) -> FitData:
-        return FitData(log, next_probs, len(self.policies), self.estimand, self._settings, self._monitors)
+        return FitData(log, next_probs, len(self._fitted), self.estimand, self._settings, self._monitors)
 
 
 class PolicyFits:

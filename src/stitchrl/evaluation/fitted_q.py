@@ -127,33 +127,43 @@ class FittedQ:
         self, log: Dataset, probs: Float[NumpyArray, "N A"], next_probs: Float[NumpyArray, "N A"]
     ) -> dict[str, NumpyArray]:
         """Per transition of a log: q, v, next_v (N,) in raw reward units; psi, next_psi (N, H + 1) state features."""
+        return self.on_many(log, [(probs, next_probs)])[0]
+
+    def on_many(
+        self, log: Dataset, of_policies: Sequence[tuple[Float[NumpyArray, "N A"], Float[NumpyArray, "N A"]]]
+    ) -> list[dict[str, NumpyArray]]:
+        """`on` for the probabilities of several policies; the network is read once for all."""
         table = self.scaling.observations(log.observation_table)
-        parts: list[dict[str, Any]] = []
+        parts: list[list[dict[str, Any]]] = []
         for start in range(0, log.num_transitions, ROWS_AT_ONCE):
             # The last piece reaches back, so that every piece has one shape and compiles once.
             first = max(0, min(start, log.num_transitions - ROWS_AT_ONCE))
             rows = slice(first, first + ROWS_AT_ONCE)
             following = np.maximum(log.next_observation_index[rows], 0)
-            out = _features(
+            read = _read(
                 self.critic,
                 jnp.asarray(table[log.observation_index[rows]]),
                 jnp.asarray(table[following]),
-                jnp.asarray(log.action[rows]),
-                jnp.asarray(probs[rows]),
-                jnp.asarray(next_probs[rows]),
+                jnp.zeros((0, self.num_actions)),
             )
-            parts.append({name: np.asarray(value)[start - first :] for name, value in out.items()})
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for name in ("q", "v", "next_v"):
-            joined[name] = joined[name].astype(np.float64) / self.scaling.reward_scale
-        return joined
+            action = jnp.asarray(log.action[rows])
+            of_piece = [_averaged(read, action, jnp.asarray(p[rows]), jnp.asarray(n[rows])) for p, n in of_policies]
+            parts.append([{k: np.asarray(value)[start - first :] for k, value in out.items()} for out in of_piece])
+        found = []
+        for one in range(len(of_policies)):
+            joined = {name: np.concatenate([piece[one][name] for piece in parts]) for name in parts[0][one]}
+            for name in ("q", "v", "next_v"):
+                joined[name] = joined[name].astype(np.float64) / self.scaling.reward_scale
+            found.append(joined)
+        return found
 
 
 @jax.jit
-def _features(critic: MLP, obs: Array, next_obs: Array, action: Array, probs: Array, next_probs: Array) -> Any:
+def _read(critic: MLP, obs: Array, next_obs: Array, actions: Array) -> Any:
+    """phi (B, A, H + 1) and q (B, A) of every action here and next; the first layer is shared between actions."""
+
     def everything(rows: Array) -> tuple[Array, Array]:
-        """phi (B, A, H + 1) and q (B, A) of every action; the first layer is shared between actions."""
-        size, num_actions = rows.shape[1], probs.shape[1]
+        size, num_actions = rows.shape[1], actions.shape[1]
         weight = critic.weights[0]
         first = (rows @ weight[:size] + critic.biases[0][None, :])[:, None, :] + weight[size:][None, :, :]
         hidden = critic.hidden_from_first(first)
@@ -161,8 +171,13 @@ def _features(critic: MLP, obs: Array, next_obs: Array, action: Array, probs: Ar
         q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
         return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]
 
-    phi, q = everything(obs)
-    next_phi, next_q = everything(next_obs)
+    return everything(obs), everything(next_obs)
+
+
+@jax.jit
+def _averaged(read: Any, action: Array, probs: Array, next_probs: Array) -> Any:
+    """Averages of what `_read` gives over a policy's probabilities."""
+    (phi, q), (next_phi, next_q) = read
     return {
         "q": jnp.take_along_axis(q, action[:, None], axis=1)[:, 0],
         "psi": jnp.einsum("ba,bah->bh", probs, phi),

@@ -136,10 +136,17 @@ class FitQ:
 
     def apply(self, model: FittedQ, fold: Fold, policy: int) -> CorrectedQ:
         """The fitted values on the episodes of a fold, and the refit there."""
-        fitted = model.on(fold.timed_log, fold.probs(policy), fold.next_probs(policy))
-        ratio = np.exp(fold.log_ratio(policy))
-        corrected = refit(fold.timed_log, fitted, ratio, gamma=fold.data.gamma)
-        return CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected)
+        return self.apply_many(model, fold, [policy])[0]
+
+    def apply_many(self, model: FittedQ, fold: Fold, policies: Sequence[int]) -> list[CorrectedQ]:
+        """The same for several policies that one model serves."""
+        log = fold.timed_log
+        read = model.on_many(log, [(fold.probs(k), fold.next_probs(k)) for k in policies])
+        found = []
+        for k, fitted in zip(policies, read, strict=True):
+            corrected = refit(log, fitted, np.exp(fold.log_ratio(k)), gamma=fold.data.gamma)
+            found.append(CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected))
+        return found
 
     def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
         """Folds corrected apart: each keeps its own layer, and the worst balance speaks for all."""
