@@ -8,7 +8,7 @@ them, held out. A cause without memory leaves no trace in the past, and this che
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,12 @@ class HistoryCheck:
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> HistoryCheck:
+        """The answer of a `to_dict`, for instance of a stored audit."""
+        gains = [HistoryGain(**dict(gain) | {"columns": tuple(gain["columns"])}) for gain in content["targets"]]
+        return cls(content["passed"], content["sentence"], tuple(gains))
 
 
 def history_check(log: Dataset) -> HistoryCheck:

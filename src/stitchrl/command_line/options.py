@@ -35,8 +35,10 @@ __all__ = [
     "Fractions",
     "Gate",
     "Horizon",
+    "Ladder",
     "Log",
     "Margin",
+    "MinimumOddsRatio",
     "Out",
     "Quiet",
     "SchemaFile",
@@ -147,6 +149,21 @@ Margin = Annotated[float, typer.Option("--margin", help="The least gain worth ha
 Horizon = Annotated[
     int | None,
     typer.Option("--horizon", help="Count only so many first steps of an episode. [default: all, until it terminates]"),
+]
+MinimumOddsRatio = Annotated[
+    float,
+    typer.Option(
+        "--minimum-odds-ratio",
+        help="Without logged propensities, GO needs a gain that withstands a hidden cause of this strength in any single "
+        "decision: how many times it changes the odds of an action. 1 asks for nothing.",
+    ),
+]
+Ladder = Annotated[
+    bool,
+    typer.Option(
+        "--ladder/--no-ladder",
+        help="Let policies between each candidate and the behaviour, whose gain is surer, be candidates as well.",
+    ),
 ]
 Until = Annotated[str, typer.Option("--until", help=f"Stop after this stage: {', '.join(STAGES)}.")]
 Force = Annotated[

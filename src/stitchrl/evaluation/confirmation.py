@@ -15,11 +15,9 @@ from stitchrl.auditing.history import HistoryCheck
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST, Sensitivity
+from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 
-__all__ = ["MINIMUM_ODDS_RATIO", "Confirmation"]
-
-MINIMUM_ODDS_RATIO = 1.5
-"""Hidden cause in the worst single decision, as an odds ratio, that a gain from a fitted behaviour must withstand."""
+__all__ = ["Confirmation"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,10 @@ import numpy as np
 
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
-from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.behavior import logged_return
 from stitchrl.evaluation.clock import first_steps
-from stitchrl.evaluation.confirmation import MINIMUM_ODDS_RATIO, Confirmation
+from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Episodes, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, Estimator, expected_variance, influence_checks
 from stitchrl.evaluation.fits import Fits
@@ -28,13 +27,13 @@ from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import Sensitivity, single_decision_sensitivity
-from stitchrl.evaluation.settings import FitSettings
+from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO, FitSettings, check_odds_ratio
 from stitchrl.evaluation.units import Units
 from stitchrl.evaluation.verdict import NOT_AUDITED, Verdict, choose_primary, decide
 from stitchrl.evaluation.weights import cumulative_weights
 from stitchrl.progress import LoopMonitor
 
-__all__ = ["Evaluation", "cases_of", "evaluate", "evaluate_all"]
+__all__ = ["Evaluation", "cases_of", "evaluate", "evaluate_all", "evaluate_fits"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,10 +172,7 @@ def evaluate_all(
     `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO; `notes` are further caveats of the
     verdicts.
     """
-    if not minimum_odds_ratio >= 1:
-        raise ConfigurationError(
-            f"`minimum_odds_ratio` must be at least 1, which asks for nothing; got {minimum_odds_ratio}. 1.5 is usual."
-        )
+    check_odds_ratio(minimum_odds_ratio)
     settings = FitSettings() if settings is None else settings
     chosen = chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
@@ -186,9 +182,42 @@ def evaluate_all(
     check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     if record_look:  # before anything is seen; what is refused above is no look
         notes = (*notes, *notes_on(look_at(policies, whole, estimand)))
-    units = Units(log.num_episodes, log.group)
-    resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=settings.seed)
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
+    if confirm and history is None and fits.behavior.fitted:
+        history = history_check(whole)
+    return evaluate_fits(
+        fits,
+        chosen,
+        confidence=confidence,
+        margin=margin,
+        audit_verdict=audit_verdict,
+        history=history,
+        minimum_odds_ratio=minimum_odds_ratio,
+        confirm=confirm,
+        resamples=resamples,
+        over_last=over_last,
+        notes=notes,
+    )
+
+
+def evaluate_fits(
+    fits: Fits,
+    chosen: Sequence[Estimator],
+    *,
+    confidence: float = 0.95,
+    margin: float = 0.0,
+    audit_verdict: str | None = None,
+    history: HistoryCheck | None = None,
+    minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
+    confirm: bool = True,
+    resamples: int = RESAMPLES,
+    over_last: bool = False,
+    notes: Sequence[str] = (),
+) -> list[Evaluation]:
+    """`evaluate_all` on what is known already about policies and their log; arguments as there."""
+    log, policies = fits.log, fits.policies
+    units = Units(log.num_episodes, log.group)
+    resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=fits.settings.seed)
     cases = cases_of(fits, units, over_last=over_last)
     logged = _logged_draft(cases[0])
     drafts = [[_draft(estimator, case, policies) for estimator in chosen] for case in cases]
@@ -197,8 +226,6 @@ def evaluate_all(
     found = _estimates([*drafts, *gains], chosen, cases[0], resampler)
     assert logged.statistic is not None
     behavior = _behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
-    if confirm and history is None and fits.behavior.fitted:
-        history = history_check(whole)
     evaluations = []
     for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
         confirmation = None

@@ -188,7 +188,7 @@ class Fits:
         self._model_of = [self._fitted.index(k) for k in served]
         self.log = first_steps(log, estimand.horizon)
         self._fit_on = None if fit_on is None else first_steps(fit_on, estimand.horizon)
-        self._settings, self._monitors = settings, monitors
+        self.settings, self._monitors = settings, monitors
         self._probs: dict[int, NumpyArray] = {}
         self._next_probs: dict[int, NumpyArray] = {}
         self._found: dict[FitRequest, list[Any]] = {}
@@ -203,7 +203,7 @@ class Fits:
             raise EvaluationError(
                 "Models that were cross-fitted on a log serve that log only; give `fit_on` to share them with others."
             )
-        other = Fits(self.policies, log, self._fit_on, estimand=self.estimand, settings=self._settings)
+        other = Fits(self.policies, log, self._fit_on, estimand=self.estimand, settings=self.settings)
         other._data_of_others = self._data_of_others
         return other
 
@@ -213,7 +213,7 @@ class Fits:
             raise EvaluationError(
                 "Models that were cross-fitted serve the policies that they were fitted for; give `fit_on`."
             )
-        other = Fits(policies, self.log, self._fit_on, estimand=self.estimand, settings=self._settings)
+        other = Fits(policies, self.log, self._fit_on, estimand=self.estimand, settings=self.settings)
         other._fitted, other._model_of = self._fitted, [self._model_of[k] for k in served_by]
         other._data_of_others = self._data_of_others
         return other
@@ -282,7 +282,7 @@ class Fits:
     @cached_property
     def _halves(self) -> tuple[NumpyArray, NumpyArray]:
         """Positions of the episodes of the two halves of cross-fitting."""
-        one, other = self.log.split_episodes((0.5, 0.5), seed=self._settings.seed)
+        one, other = self.log.split_episodes((0.5, 0.5), seed=self.settings.seed)
         return one, other
 
     @cached_property
@@ -314,7 +314,7 @@ class Fits:
         )
 
     def _data(self, log: Dataset, next_probs: Callable[[], Iterable[NumpyArray]]) -> FitData:
-        return FitData(log, next_probs, len(self._fitted), self.estimand, self._settings, self._monitors)
+        return FitData(log, next_probs, len(self._fitted), self.estimand, self.settings, self._monitors)
 
 
 class PolicyFits:

@@ -10,7 +10,7 @@ from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
 from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
 from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLING
 
-__all__ = ["DEFAULT", "ESTIMATORS", "chosen_estimators", "primary_names"]
+__all__ = ["DEFAULT", "ESTIMATORS", "chosen_estimators", "first_primary", "primary_names"]
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator for estimator in (*IMPORTANCE_SAMPLING, *DOUBLY_ROBUST, FittedQEvaluation())
@@ -47,6 +47,11 @@ def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator,
     if len(set(names)) < len(names):
         raise ConfigurationError(f"`estimators` must have each name once; got {', '.join(names)}.")
     return tuple(found)
+
+
+def first_primary() -> Estimator:
+    """The estimator that a verdict rests on where it can."""
+    return ESTIMATORS[primary_names()[0]]
 
 
 def primary_names() -> tuple[str, ...]:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
-__all__ = ["FitSettings"]
+from stitchrl.errors import ConfigurationError
+
+__all__ = ["MINIMUM_ODDS_RATIO", "FitSettings", "check_odds_ratio"]
+
+MINIMUM_ODDS_RATIO = 1.5
+"""Hidden cause in the worst single decision, as an odds ratio, that a gain from a fitted behaviour must withstand."""
+
+
+def check_odds_ratio(minimum_odds_ratio: float) -> None:
+    """Raise ConfigurationError where it is no odds ratio of at least 1."""
+    if not minimum_odds_ratio >= 1:
+        raise ConfigurationError(
+            f"`minimum_odds_ratio` must be at least 1, which asks for nothing; got {minimum_odds_ratio}. 1.5 is usual."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

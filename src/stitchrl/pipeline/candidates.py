@@ -23,7 +23,7 @@ from stitchrl.messages import printable
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 
-__all__ = ["Candidate", "default_algorithms", "job_algorithm", "labelled", "unique_labels"]
+__all__ = ["Candidate", "Rung", "default_algorithms", "job_algorithm", "labelled", "unique_labels"]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,58}[A-Za-z0-9_+-]|[A-Za-z0-9]")
 """A label is also the name of a folder, and what stands before the dot of `--set LABEL.setting=value`."""
@@ -120,6 +120,19 @@ def labelled(algorithms: Any) -> dict[str, Algorithm]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """A rung of the ladder between a policy and the behaviour, as in `nn.ladder.LadderPolicy`.
+
+    Attributes:
+        power: of the ratio of their probabilities.
+        floor: least behaviour probability of an action that is taken.
+    """
+
+    power: float
+    floor: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
     """A candidate trained with one seed, as it would be deployed.
@@ -130,6 +143,8 @@ class Candidate:
         seed: it was trained with.
         policy: what would be deployed.
         value: its own value functions; None where the algorithm has none.
+        trained: the policy as it was trained, before it was made greedy or put on a ladder.
+        rung: of the ladder between the trained policy and the behaviour; None: it is on no ladder.
     """
 
     label: str
@@ -137,10 +152,14 @@ class Candidate:
     seed: int
     policy: DiscretePolicy
     value: DiscreteValue | None
+    trained: DiscretePolicy
+    rung: Rung | None = None
 
     @property
     def title(self) -> str:
-        """As shown in tables, e.g. "IQL-2 seed 1, greedy"."""
+        """As shown in tables, e.g. "IQL-2 seed 1, greedy" or "IQL seed 0, ladder 3 from 5%"."""
+        if self.rung is not None:
+            return f"{self.label} seed {self.seed}, ladder {self.rung.power:g} from {self.rung.floor:.0%}"
         form = "" if self.algorithm.acts == "as trained" else f", {self.algorithm.acts}"
         return f"{self.label} seed {self.seed}{form}"
 

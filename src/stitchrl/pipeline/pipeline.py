@@ -81,6 +81,8 @@ def run(
     split_by: str | None = PipelineSettings.split_by,
     confidence: float = PipelineSettings.confidence,
     margin: float = PipelineSettings.margin,
+    minimum_odds_ratio: float = PipelineSettings.minimum_odds_ratio,
+    ladder: bool = PipelineSettings.ladder,
     horizon: int | None = PipelineSettings.horizon,
     until: str = "bundle",
     force: bool = False,
@@ -96,8 +98,8 @@ def run(
         algorithms: the candidates. A sequence such as `[st.IQL(), st.IQL(expectile=0.9)]` is labelled "IQL", "IQL-2";
             a mapping gives labels of your own: `{"IQL cautious": st.IQL(inverse_temperature=1.0)}`. None is the main
             job's own choice.
-        updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin, horizon: as in
-            `PipelineSettings`.
+        updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin,
+            minimum_odds_ratio, ladder, horizon: as in `PipelineSettings`.
         until: the last stage to do.
         force: go on where the audit calls the log not usable; the verdict then says so, and cannot be GO.
         truth: exact values, where the world behind the log is known.
@@ -117,6 +119,8 @@ def run(
         split_by=split_by,
         confidence=confidence,
         margin=margin,
+        minimum_odds_ratio=minimum_odds_ratio,
+        ladder=ladder,
         horizon=horizon,
     )
     job = Workspace(

@@ -25,6 +25,9 @@ class PipelineSettings:
         split_by: what the split keeps whole, as `by` of `Dataset.split`; None keeps groups whole where the log has them.
         confidence: two-sided coverage that every interval aims at.
         margin: the least gain worth having, in return units.
+        minimum_odds_ratio: hidden cause in any single decision, as an odds ratio, that a gain from a fitted behaviour must
+            withstand; at least 1, and 1 asks for nothing.
+        ladder: whether policies between each candidate and the behaviour are candidates as well.
         horizon: how many first steps of an episode the evaluation counts, at least 1; None counts until it terminates.
             What candidates learn from is the whole log in either case.
     """
@@ -38,6 +41,8 @@ class PipelineSettings:
     split_by: str | None = None
     confidence: float = 0.95
     margin: float = 0.0
+    minimum_odds_ratio: float = 1.5
+    ladder: bool = True
     horizon: int | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +65,10 @@ class PipelineSettings:
             raise ConfigurationError(
                 "`fractions` must be three shares above 0 that sum to 1, of train, validation and test; got "
                 f"{', '.join(map(str, shares))}."
+            )
+        if not self.minimum_odds_ratio >= 1:
+            raise ConfigurationError(
+                f"`minimum_odds_ratio` must be at least 1, which asks for nothing; got {self.minimum_odds_ratio}. 1.5 is usual."
             )
         from stitchrl.data.splits import WAYS  # here, so that the command line has its defaults without NumPy
 

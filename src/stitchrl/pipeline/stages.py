@@ -11,17 +11,22 @@ from typing import Any
 import numpy as np
 
 from stitchrl.auditing.audit import audit
+from stitchrl.auditing.history import HistoryCheck
 from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import DataError
-from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.evaluate import Evaluation, evaluate_all
+from stitchrl.evaluation.estimator import Estimator
+from stitchrl.evaluation.evaluate import Evaluation, evaluate_all, evaluate_fits
+from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
+from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
+from stitchrl.evaluation.requirements import check_requirements
 from stitchrl.messages import first_steps_in_words
 from stitchrl.pipeline.candidates import Candidate
+from stitchrl.pipeline.ladder import Step, climb
 from stitchrl.pipeline.workspace import Workspace
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reporting.audit_page import render_audit
@@ -92,27 +97,74 @@ def select_stage(job: Workspace) -> None:
     best = found["order"][0]
     candidate = found["candidates"][best["index"]]
     gain = candidate["evaluation"]["gain"].get(best["estimator"])
-    text = (
-        "no estimate has an interval"
-        if gain is None
-        else f"validation gain {gain['value']:+.4f}, from {gain['lower']:+.4f}{_of(job)}"
-    )
+    text = "no estimate has an interval"
+    if gain is not None:
+        predicted = best["predicted_lower"]
+        text = f"validation gain {gain['value']:+.4f}, predicted to be shown above {predicted:+.4f} on test{_of(job)}"
     job.say("select", f"{candidate['title']}: {text}")
 
 
+RANKING_RESAMPLES = 1000
+"""Resamples behind intervals on validation, which nothing is decided by."""
+
+
 def _rank(job: Workspace) -> dict[str, Any]:
-    valid, candidates = job.parts["validation"], job.candidates
-    evaluations = _evaluate(job, candidates, "validation", "train", f"FQE of {len(candidates)} policies")
-    order = rank([e.gain for e in evaluations], [not c.algorithm.caution for c in candidates])
+    valid, candidates, settings = job.parts["validation"], job.candidates, job.settings
+    sizes = (job.units_of("validation"), job.units_of("test"))
+
+    def evaluated(fits: Fits, estimators: Sequence[Estimator], **how: Any) -> list[Evaluation]:
+        return evaluate_fits(
+            fits, estimators, confidence=settings.confidence, margin=settings.margin,
+            audit_verdict=job.load("audit.json")["verdict"], resamples=RANKING_RESAMPLES, **how,
+        )  # fmt: skip
+
+    with ProgressDisplay(enabled=job.progress) as display:
+        fits = Fits(
+            [candidate.policy for candidate in candidates],
+            valid,
+            job.parts["train"],
+            estimand=job.estimand,
+            settings=job.fit_settings,
+            monitors=(display.track(f"FQE of {len(candidates)} policies"),),
+        )
+        check_requirements(fits.log, None, fits.policies)
+        evaluations = evaluated(fits, chosen_estimators(DEFAULT), confirm=False)
+        eligible = [not candidate.algorithm.caution for candidate in candidates]
+        order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
+        steps = climb(fits, candidates, order, job.behavior_model, sizes, evaluated) if settings.ladder else []
+    shown = [job.describe(candidate, valid) for candidate in candidates]
+    shown = [entry | {"evaluation": one.to_dict()} for entry, one in zip(shown, evaluations, strict=True)]
+    labels: set[str] = set()
+    for step in steps:  # the best rung of each label, ranked beside the candidates
+        if step.candidate.label not in labels:
+            labels.add(step.candidate.label)
+            evaluations.append(step.evaluation)
+            shown.append(job.describe(step.candidate, valid, step.of) | {"evaluation": step.evaluation.to_dict()})
+    eligible += [True] * (len(evaluations) - len(eligible))
+    order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
     return {
         "part": "validation",
         "behavior": evaluations[0].behavior.to_dict(),
         "behavior_exact": job.exact(None),
-        "candidates": [
-            job.describe(candidate, valid) | {"evaluation": evaluation.to_dict()}
-            for candidate, evaluation in zip(candidates, evaluations, strict=True)
-        ],
+        "candidates": shown,
         "order": [dataclasses.asdict(row) for row in order],
+        "ladder": [_step_shown(job, step) for step in steps],
+    }
+
+
+def _step_shown(job: Workspace, step: Step) -> dict[str, Any]:
+    """A rung for the picture of what a surer gain costs."""
+    gain = None if step.ranked.estimator is None else step.evaluation.gain[step.ranked.estimator]
+    assert step.candidate.rung is not None
+    return {
+        "title": step.candidate.title,
+        "label": step.candidate.label,
+        **dataclasses.asdict(step.candidate.rung),
+        "gain": None if gain is None else gain.value,
+        "standard_error": None if gain is None else gain.standard_error,
+        "healthy": step.ranked.healthy,
+        "predicted_lower": step.ranked.predicted_lower,
+        "exact": job.exact(step.candidate.policy),
     }
 
 
@@ -131,9 +183,7 @@ def _estimates(job: Workspace) -> dict[str, Any]:
     test, chosen = job.parts["test"], job.selected
     # Recorded before anything is seen, and kept in the directory: a run that goes on after a kill says the same.
     looks = EarlierLooks.from_dict(job.stage("looks.json", lambda: _look(job, chosen, test).to_dict()))
-    (evaluation,) = _evaluate(
-        job, [chosen], "test", "train+validation", "FQE of the selected policy", notes=notes_on(looks)
-    )
+    evaluation = _evaluate(job, chosen, notes_on(looks))
     overlap = evaluation.agreement
     return {
         "part": "test",
@@ -155,26 +205,29 @@ def _estimates(job: Workspace) -> dict[str, Any]:
 
 def _look(job: Workspace, chosen: Candidate, test: Dataset) -> EarlierLooks:
     """Record a look of the selected policy at the test part."""
-    return look_at([chosen.policy], test, Estimand(job.log.schema.gamma))
+    return look_at([chosen.policy], test, job.estimand)
 
 
-def _evaluate(
-    job: Workspace, candidates: list[Candidate], part: str, fit_on: str, shown: str, *, notes: Sequence[str] = ()
-) -> list[Evaluation]:
-    """Evaluate candidates on one part of the log, with Q and a fitted behaviour from another."""
+def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> Evaluation:
+    """Evaluate the selected policy on test, with Q and a fitted behaviour from the other parts."""
+    audited = job.load("audit.json")
+    history = audited["numbers"].get("history")
     with ProgressDisplay(enabled=job.progress) as display:
-        return evaluate_all(
-            [candidate.policy for candidate in candidates],
-            job.parts[part],
-            fit_on=job.parts[fit_on],
+        (found,) = evaluate_all(
+            [chosen.policy],
+            job.parts["test"],
+            fit_on=job.parts["train+validation"],
             settings=job.fit_settings,
             confidence=job.settings.confidence,
             margin=job.settings.margin,
             horizon=job.settings.horizon,
-            audit_verdict=job.load("audit.json")["verdict"],
-            monitors=(display.track(shown),),
+            audit_verdict=audited["verdict"],
+            history=None if history is None else HistoryCheck.from_dict(history),
+            minimum_odds_ratio=job.settings.minimum_odds_ratio,
+            monitors=(display.track("FQE of the selected policy"),),
             notes=notes,
         )
+    return found
 
 
 def verdict_stage(job: Workspace) -> None:
@@ -222,7 +275,8 @@ def bundle_stage(job: Workspace) -> None:
             "algorithm": chosen.algorithm.name,
             "settings": json.loads(json.dumps(dataclasses.asdict(chosen.algorithm))),
             "seed": chosen.seed,
-            "acts": chosen.algorithm.acts,
+            "acts": chosen.algorithm.acts if chosen.rung is None else "as trained",
+            "rung": None if chosen.rung is None else dataclasses.asdict(chosen.rung),
             "log": {"name": job.log.schema.name, "content_hash": job.log.content_hash},
             "versions": job.load("run.json")["versions"],
             "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},

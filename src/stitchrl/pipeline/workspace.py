@@ -21,11 +21,15 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
+from stitchrl.evaluation.behavior import fit_behavior
+from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
+from stitchrl.evaluation.units import Units
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
-from stitchrl.pipeline.candidates import Candidate, default_algorithms, labelled
+from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled
+from stitchrl.pipeline.ladder import on_rung
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reading.read import read
@@ -234,15 +238,31 @@ class Workspace:
             for seed, policy, value in zip(run.seeds, run.policies, run.values, strict=True):
                 acting = policy.greedy() if run.algorithm.acts == "greedy" else policy
                 assert isinstance(acting, DiscretePolicy)
+                assert isinstance(policy, DiscretePolicy)
                 assert value is None or isinstance(value, DiscreteValue)
-                found.append(Candidate(label, run.algorithm, seed, acting, value))
+                found.append(Candidate(label, run.algorithm, seed, acting, value, policy))
         return found
+
+    @cached_property
+    def behavior_model(self) -> DiscretePolicy:
+        """The behaviour, cloned from the training part, to act on any observation."""
+        return fit_behavior(self.parts["train"], self.fit_settings)
 
     @property
     def selected(self) -> Candidate:
-        """The candidate that the ranking puts first."""
-        first: int = self.load("ranking.json")["order"][0]["index"]
-        return self.candidates[first]
+        """The candidate that the ranking puts first, on the rung of its ladder where it is on one."""
+        ranking = self.load("ranking.json")
+        first: int = ranking["order"][0]["index"]
+        if first < len(self.candidates):
+            return self.candidates[first]
+        step = ranking["candidates"][first]
+        rung = Rung(step["rung"]["power"], step["rung"]["floor"])
+        return on_rung(self.candidates[step["rung"]["of"]], rung, self.behavior_model)
+
+    def units_of(self, part: str) -> int:
+        """How many independent units a part has: episodes, or groups where the log has them."""
+        log = self.parts[part]
+        return Units(log.num_episodes, log.group).count
 
     @property
     def fit_settings(self) -> FitSettings:
@@ -253,17 +273,29 @@ class Workspace:
             seed=self.settings.seed,
         )
 
-    def describe(self, candidate: Candidate, log: Dataset) -> dict[str, Any]:
+    @property
+    def estimand(self) -> Estimand:
+        """Which quantity the evaluation estimates."""
+        return Estimand(self.log.schema.gamma, self.settings.horizon)
+
+    def describe(self, candidate: Candidate, log: Dataset, of: int | None = None) -> dict[str, Any]:
         """A candidate for the stage files, with the value it claims on a log and its exact one where known.
 
         With a horizon there is no claim: a learned value is of everything that follows, and must not be compared.
+
+        Args:
+            candidate: what is described.
+            log: of the claim.
+            of: of a rung, the number of the candidate whose ladder it is on.
         """
+        rung = None if candidate.rung is None else dataclasses.asdict(candidate.rung) | {"of": of}
         return {
             "title": candidate.title,
             "label": candidate.label,
             "algorithm": candidate.algorithm.name,
             "seed": candidate.seed,
-            "acts": candidate.algorithm.acts,
+            "acts": candidate.algorithm.acts if rung is None else "rung of the ladder",
+            "rung": rung,
             "caution": bool(candidate.algorithm.caution),
             "claimed": candidate.claimed(log) if self.settings.horizon is None else None,
             "exact": self.exact(candidate.policy),
@@ -284,4 +316,5 @@ def _of_this_version(found: dict[str, Any]) -> dict[str, Any]:
             "The run in this directory is of an earlier version, whose candidates had no labels; its report and policy can "
             "be read, but it cannot go on. Choose another --out."
         )
-    return found
+    # What later versions added, as it was before.
+    return {"minimum_odds_ratio": PipelineSettings.minimum_odds_ratio, "ladder": False} | found
