@@ -179,13 +179,13 @@ def test_words_of_the_audit_and_caveats_are_drawn(folder: Path) -> None:
 
 
 def test_a_horizon_is_said_wherever_a_value_is_shown(folder: Path) -> None:
-    whole = Page(render(build_report(folder))).text
+    whole = Page(render(build_report(folder, MEANINGS))).text
     assert "gamma 1, until an episode terminates" in whole
     assert "the first" not in whole
     changed(folder, "run.json", horizon=20)
     ranking = json.loads((folder / "ranking.json").read_text(encoding="utf-8"))
     changed(folder, "ranking.json", candidates=[one | {"claimed": None} for one in ranking["candidates"]])
-    text = Page(render(build_report(folder))).text
+    text = Page(render(build_report(folder, MEANINGS))).text
     for said in (
         "better than the baseline (behaviour) in the first 20 steps of an episode, and how sure is that?",
         "gain in return of the first 20 steps over behaviour",
