@@ -115,8 +115,8 @@ def report(lines: list[Line], command: str) -> str:
         [
             "# Hidden causes: what the history check sees and what it misses",
             "",
-            f"**False alarms: {false} of {len(silent)} logs that hide nothing**; in {doubtful} more it says that it cannot "
-            "tell. A miss is a log with a hidden cause that is not flagged.",
+            f"**False alarms: {false} of {len(silent)} simulated logs that hide nothing**; in {doubtful} more it says that "
+            "it cannot tell. A miss is a log with a hidden cause that is not flagged.",
             "",
             "The gain of held-out log-likelihood counts from .003 nats a decision on, when its 99% interval lies above 0 and the "
             "gain is not explained by what better models of the observation gain. Thresholds were set while looking at the first "
@@ -176,7 +176,8 @@ def main() -> None:
     command = (
         f"python benchmarks/hidden_causes.py --draws {given.draws} --episodes {' '.join(map(str, given.episodes))}"
     )
-    command += " --mujoco FOLDER" if given.mujoco else ""
+    command += f" --minutes {given.minutes:g} --workers {given.workers}"
+    command += f" --mujoco FOLDER --mujoco-draws {given.mujoco_draws}" if given.mujoco else ""
     every = [*lines, *robots]
     tasks = [
         (k, seed)
