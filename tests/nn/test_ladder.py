@@ -35,7 +35,7 @@ def rung(power: float, floor: float, policy: np.ndarray = POLICY, behavior: np.n
 
 @pytest.mark.parametrize(("power", "floor"), [(0.0, 0.0), (1.0, 0.0), (3.0, 0.0), (0.5, 0.3), (2.0, 0.1), (1.0, 0.21)])
 def test_is_its_formula(power: float, floor: float) -> None:
-    weight = np.where(BEHAVIOR >= floor, BEHAVIOR * (POLICY / BEHAVIOR) ** power, 0.0)
+    weight = np.where(floor <= BEHAVIOR, BEHAVIOR * (POLICY / BEHAVIOR) ** power, 0.0)
     found = np.asarray(rung(power, floor).probs(OBS))
     assert found == pytest.approx(np.tile(weight / weight.sum(), (2, 1)), abs=1e-6)
     if power > 0 and floor > 0:
