@@ -166,17 +166,6 @@ def test_hidden_sizes_are_short_for_a_network(algorithm: Algorithm) -> None:
     assert dataclasses.replace(normed, warmup_updates=3).network == normed.network
 
 
-def test_widths_that_are_given_twice_must_agree(algorithm: Algorithm) -> None:
-    kind = type(algorithm)
-    with pytest.raises(ConfigurationError) as caught:
-        kind(network=Network((8, 8)), hidden_sizes=(4,))
-    assert str(caught.value) == (
-        f"`hidden_sizes` of {kind.__name__} is (4,) and `network` has the widths (8, 8). Give the widths once; to "
-        "`dataclasses.replace`, which hands on the old network, give them in `network`."
-    )
-    assert kind(network=Network((4,)), hidden_sizes=(4,)) == kind(hidden_sizes=(4,))
-
-
 def test_a_network_may_be_given_as_plain_widths_or_as_its_fields() -> None:
     # As JSON and people write it; set behind the constructor's back, where the suite's type checker would speak first.
     for value in ([4, 5], (4, 5), {"hidden_sizes": [4, 5]}):

@@ -14,7 +14,6 @@ import stitchrl as st
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.tabular_model import numbers_states
 from stitchrl.errors import ConfigurationError
-from stitchrl.nn.networks import Network
 from stitchrl.pipeline.assignments import candidates_of, candidates_of_tables, with_assignments
 from stitchrl.pipeline.candidates import default_algorithms, job_algorithm, labelled, unique_labels
 
@@ -176,8 +175,8 @@ def test_tables_make_candidates() -> None:
     usual = job_algorithm(st.IQL, 1.0)
     assert list(found) == ["IQL", "IQL cautious", "IQL-2"]
     assert found["IQL"] == usual
-    assert found["IQL cautious"] == dataclasses.replace(usual, inverse_temperature=1.0, network=Network((16, 16)))
-    assert found["IQL-2"] == dataclasses.replace(usual, expectile=0.9, network=Network((32, 32)))
+    assert found["IQL cautious"] == dataclasses.replace(usual, inverse_temperature=1.0, hidden_sizes=(16, 16))
+    assert found["IQL-2"] == dataclasses.replace(usual, expectile=0.9, hidden_sizes=(32, 32))
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ class Algorithm(ABC):
     """True where `prepare` solves everything: no update is made, whatever number is asked for."""
 
     hidden_sizes: dataclasses.InitVar[tuple[int, ...] | None] = dataclasses.field(default=None, kw_only=True)
-    """Short for `network=Network(hidden_sizes)`; only the constructor takes it, and refuses it beside other widths."""
+    """Short for `network=Network(hidden_sizes)`; only the constructor takes it."""
     network: Network = network_setting(
         Network(), "Widths, activation, normalisation, dropout, and convolutions of an image."
     )
@@ -205,24 +205,14 @@ class Algorithm(ABC):
 
     def __post_init__(self, hidden_sizes: tuple[int, ...] | None) -> None:
         if hidden_sizes is not None:
-            object.__setattr__(self, "network", self._with_widths(tuple(hidden_sizes)))
+            if isinstance(self.network, Network):
+                object.__setattr__(self, "network", dataclasses.replace(self.network, hidden_sizes=hidden_sizes))
+            else:
+                raise ConfigurationError(
+                    f"`hidden_sizes` of {self.name} changes the widths of a st.Network; `network` is {self.network!r}. "
+                    "Give one of them."
+                )
         check_settings(self)
-
-    def _with_widths(self, hidden_sizes: tuple[int, ...]) -> Network:
-        """The network with these widths. Raises ConfigurationError where it was given other ones."""
-        if not isinstance(self.network, Network):
-            raise ConfigurationError(
-                f"`hidden_sizes` of {self.name} changes the widths of a st.Network; `network` is {self.network!r}. "
-                "Give one of them."
-            )
-        default = next(field.default for field in dataclasses.fields(self) if field.name == "network")
-        widths = self.network.hidden_sizes
-        if widths not in (hidden_sizes, Network().hidden_sizes, getattr(default, "hidden_sizes", None)):
-            raise ConfigurationError(
-                f"`hidden_sizes` of {self.name} is {hidden_sizes} and `network` has the widths {widths}. Give the widths "
-                "once; to `dataclasses.replace`, which hands on the old network, give them in `network`."
-            )
-        return dataclasses.replace(self.network, hidden_sizes=hidden_sizes)
 
     @property
     def name(self) -> str:

@@ -129,11 +129,7 @@ def with_setting(holder: Any, label: str, path: Sequence[str], value: Any) -> An
         if not dataclasses.is_dataclass(old):
             raise ConfigurationError(f"`{name}` of {label} is one value and has no setting {'.'.join(rest)!r}.")
         return dataclasses.replace(holder, **{name: with_setting(old, f"{label}.{name}", rest, value)})
-    converted = _converted(value, hint, f"`{name}` of {label}", meaning)
-    if name == "hidden_sizes" and isinstance(holder, Algorithm):
-        # The constructor refuses widths beside a network that has others; here the later ones are meant.
-        name, converted = "network", dataclasses.replace(holder.network, hidden_sizes=converted)
-    return dataclasses.replace(holder, **{name: converted})
+    return dataclasses.replace(holder, **{name: _converted(value, hint, f"`{name}` of {label}", meaning)})
 
 
 def _class_of(name: str, classes: Classes) -> type[Algorithm]:
