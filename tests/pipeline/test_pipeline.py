@@ -29,6 +29,7 @@ from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.mdp.icu_sepsis import ExactValues
 from stitchrl.pipeline.demo import write_demo_log
+from stitchrl.pipeline.ladder import FLOORS, POWERS
 from stitchrl.pipeline.pipeline import run_stages
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.stages import STAGES
@@ -65,14 +66,50 @@ def test_every_stage_leaves_its_file(finished: tuple[Path, Path]) -> None:
     assert not list(run.rglob("*.part"))
     ranking = content(run / "ranking.json")
     for candidate in ranking["candidates"]:
-        assert {"wis", "wdr", "fqe"} <= set(candidate["evaluation"]["estimates"])
+        names = {"fqe"} if candidate["rung"] else {"wis", "wdr", "fqe"}
+        assert names <= set(candidate["evaluation"]["estimates"])
         assert 0.7 < candidate["exact"] < 0.9
+
+
+def test_the_best_rung_of_each_label_is_ranked_and_acts_as_it_says(finished: tuple[Path, Path]) -> None:
+    log, run = finished
+    ranking = content(run / "ranking.json")
+    rungs = [candidate for candidate in ranking["candidates"] if candidate["rung"]]
+    assert {rung["label"] for rung in rungs} == {"BC", "IQL", "IQL-2"}
+    assert len(ranking["ladder"]) == 3 * len(POWERS) * len(FLOORS)
+    for rung in rungs:
+        of = ranking["candidates"][rung["rung"]["of"]]
+        assert (of["label"], of["seed"], of["rung"]) == (rung["label"], rung["seed"], None)
+        assert rung["acts"] == "rung of the ladder"
+        assert rung["claimed"] is None
+        steps = [step for step in ranking["ladder"] if step["label"] == rung["label"] and step["healthy"]]
+        best = max((step["predicted_lower"] for step in steps), default=None)
+        shown = next(step for step in ranking["ladder"] if step["title"] == rung["title"])
+        assert best is None or shown["predicted_lower"] == best
+    # A rung put first is what test and the bundle see, also by another process that only has the files.
+    job = small_job(log, run)
+    place = ranking["candidates"].index(rungs[-1])
+    ranking["order"] = sorted(ranking["order"], key=lambda row: row["index"] != place)
+    job.load = lambda name: ranking if name == "ranking.json" else type(job).load(job, name)  # type: ignore[method-assign]
+    chosen = job.selected
+    assert chosen.title == rungs[-1]["title"]
+    assert ExactValues().value(chosen.policy) == pytest.approx(rungs[-1]["exact"], abs=1e-9)
+
+
+def test_without_the_ladder_there_are_the_candidates_alone(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = dataclasses.replace(ONE, ladder=False)
+    job = small_job(finished[0], tmp_path / "run", algorithms=small_algorithms()[:1], settings=settings)
+    run_stages(job, until="select")
+    ranking = content(tmp_path / "run" / "ranking.json")
+    assert [candidate["title"] for candidate in ranking["candidates"]] == ["BC seed 0"]
+    assert ranking["ladder"] == []
 
 
 def test_two_settings_of_one_class_stand_in_one_run(finished: tuple[Path, Path]) -> None:
     _, run = finished
     ranking, report = content(run / "ranking.json"), (run / "report.html").read_text()
-    assert [(c["title"], c["label"], c["algorithm"], c["seed"]) for c in ranking["candidates"]] == [
+    trained = [candidate for candidate in ranking["candidates"] if candidate["rung"] is None]
+    assert [(c["title"], c["label"], c["algorithm"], c["seed"]) for c in trained] == [
         (f"{label} seed {seed}{form}", label, algorithm, seed)
         for label, algorithm, form in [
             ("BC", "BC", ""),
@@ -85,7 +122,7 @@ def test_two_settings_of_one_class_stand_in_one_run(finished: tuple[Path, Path])
     settings = {entry["label"]: entry["settings"] for entry in content(run / "run.json")["candidates"]}
     assert settings["IQL"]["inverse_temperature"] == 10.0
     assert settings["IQL-2"]["inverse_temperature"] == 1.0
-    claims = [candidate["claimed"] for candidate in ranking["candidates"] if candidate["algorithm"] == "IQL"]
+    claims = [candidate["claimed"] for candidate in trained if candidate["algorithm"] == "IQL"]
     assert len(set(claims)) == 4  # each has weights of its own
     metrics = {label: (run / "checkpoints" / label / "metrics.parquet").read_bytes() for label in ("IQL", "IQL-2")}
     assert metrics["IQL"] != metrics["IQL-2"]
@@ -238,7 +275,8 @@ def test_exact_values_are_of_the_same_steps(limited: Path) -> None:
     run_stages(job, until="select")
     ranking = content(limited.parent / "exact" / "ranking.json")
     assert ranking["behavior_exact"] == pytest.approx(ExactValues().behavior(horizon=5), abs=1e-12)
-    for candidate, entry in zip(job.candidates, ranking["candidates"], strict=True):
+    trained = [entry for entry in ranking["candidates"] if entry["rung"] is None]
+    for candidate, entry in zip(job.candidates, trained, strict=True):
         assert entry["exact"] == pytest.approx(ExactValues().value(candidate.policy, horizon=5), abs=1e-12)
         assert entry["claimed"] is None
 
@@ -350,9 +388,9 @@ def test_a_warning_example_is_never_selected_and_left_out_where_it_diverges(
     run_stages(job, until="select")
     assert any(stage == "train" and text.startswith("DQN left out") for stage, text in said)
     ranking = content(tmp_path / "run" / "ranking.json")
-    assert [c["label"] for c in ranking["candidates"]] == ["BC", "DQN-2"]
+    assert [c["label"] for c in ranking["candidates"]] == ["BC", "DQN-2", "BC"]  # no ladder for the warning
     places = [(ranking["candidates"][row["index"]]["label"], row["eligible"]) for row in ranking["order"]]
-    assert places == [("BC", True), ("DQN-2", False)]
+    assert places == [("BC", True), ("BC", True), ("DQN-2", False)]
     serious = [usual[0], dataclasses.replace(usual[1], learning_rate=1e30)]
     with pytest.raises(DivergenceError, match="IQL must stay finite"):
         run_stages(small_job(log, tmp_path / "serious", algorithms=serious, settings=ONE, truth=None))
@@ -571,7 +609,7 @@ def test_what_the_evaluate_command_asks_for(
     assert asked.pop("settings") == st.FitSettings(updates=7, seed=5)
     assert asked == {
         "gamma": None, "horizon": 3, "confidence": 0.95, "margin": 0.02, "estimators": ["wis", "fqe"],
-        "audit_verdict": "usable with care", "record_look": True,
+        "audit_verdict": "usable with care", "record_look": True, "minimum_odds_ratio": 1.5,
     }  # fmt: skip
     assert stitchrl(*words, "--gate").status == 3
 

@@ -281,7 +281,8 @@ class Workspace:
     def describe(self, candidate: Candidate, log: Dataset, of: int | None = None) -> dict[str, Any]:
         """A candidate for the stage files, with the value it claims on a log and its exact one where known.
 
-        With a horizon there is no claim: a learned value is of everything that follows, and must not be compared.
+        With a horizon there is no claim: a learned value is of everything that follows, and must not be compared. Nor has
+        a rung one: the critics speak about the policy that they were learned with.
 
         Args:
             candidate: what is described.
@@ -297,7 +298,7 @@ class Workspace:
             "acts": candidate.algorithm.acts if rung is None else "rung of the ladder",
             "rung": rung,
             "caution": bool(candidate.algorithm.caution),
-            "claimed": candidate.claimed(log) if self.settings.horizon is None else None,
+            "claimed": candidate.claimed(log) if self.settings.horizon is None and rung is None else None,
             "exact": self.exact(candidate.policy),
         }
 
