@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from stitchrl.auditing.history import HistoryCheck
+from stitchrl.auditing.history import HistoryCheck, HistoryGain
 from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
@@ -17,7 +17,8 @@ from stitchrl.evaluation.verdict import choose_primary, decide
 RANKS = {"fqe": 0, "wdr": 1}
 CALIBRATED = Check("calibration", 0.01, 0.02, True, "The ratios are calibrated.")
 LOGGED = Confirmation(False, CALIBRATED)
-NO_TRACE = HistoryCheck(True, "The past adds nothing.")
+SEEN = HistoryGain("action", 0.0, -0.001, 0.001, 20_000, (), True)
+NO_TRACE = HistoryCheck(True, "The past adds nothing.", (SEEN,))
 FITTED = Confirmation(True, CALIBRATED, NO_TRACE, Sensitivity(1.8, 2))
 
 
@@ -99,6 +100,11 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
         (dataclasses.replace(FITTED, history=None), BY_WEIGHTS, "Nobody looked whether the past"),
         (dataclasses.replace(FITTED, history=HistoryCheck(False, "The past adds.")), BY_WEIGHTS, "The past adds."),
         (dataclasses.replace(FITTED, history=HistoryCheck(None, "One step.")), BY_WEIGHTS, "One step."),
+        (
+            dataclasses.replace(FITTED, history=HistoryCheck(True, "Few.", (dataclasses.replace(SEEN, rows=900),))),
+            BY_WEIGHTS,
+            "Few. In fewer than 10,000 decisions",
+        ),
         (dataclasses.replace(FITTED, sensitivity=Sensitivity(1.4, 0)), BY_WEIGHTS, "hidden odds of 1.40"),
         (dataclasses.replace(FITTED, sensitivity=None), BY_WEIGHTS, "is not known; an odds ratio of 1.5 is needed"),
         (dataclasses.replace(FITTED, minimum_odds_ratio=2.0), BY_WEIGHTS, "2 is needed"),

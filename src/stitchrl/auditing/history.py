@@ -29,7 +29,7 @@ from stitchrl.auditing.regression import features, waves
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["HistoryCheck", "HistoryGain", "history_check"]
+__all__ = ["ENOUGH_DECISIONS", "HistoryCheck", "HistoryGain", "history_check"]
 
 LEAST_ROWS, LEAST_CLUSTERS = 300, 20
 """With fewer rows that have a past, or fewer episodes (or groups), nothing can be said."""
@@ -45,6 +45,8 @@ LEARNED_PAST = 40
 WAVES, SOME_WAVES, FRESH_WAVES = 250, 100, 120
 MOST_INTERACTIONS = 250
 NAMED_COLUMNS = 3
+ENOUGH_DECISIONS = 10_000
+"""Decisions that have a past, from which on a check that finds nothing is taken as evidence that there is nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,15 @@ class HistoryCheck:
     passed: bool | None
     sentence: str
     targets: tuple[HistoryGain, ...] = ()
+
+    @property
+    def enough(self) -> bool:
+        """Whether the log is large enough for a pass to mean something.
+
+        Of simulated doctors who heeded what the log hid, none of 58 was seen in 2,300 decisions that have a past, and all of 4
+        in 11,800 (benchmarks/hidden_causes.py).
+        """
+        return bool(self.targets) and max(gain.rows for gain in self.targets) >= ENOUGH_DECISIONS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from stitchrl.auditing.history import HistoryCheck
+from stitchrl.auditing.history import ENOUGH_DECISIONS, HistoryCheck
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST, Sensitivity
@@ -68,6 +68,11 @@ class Confirmation:
     def _history(self) -> tuple[bool, str]:
         if self.history is None:
             return False, "Nobody looked whether the past predicts the logged actions beyond the observation."
+        if self.history.passed is True and not self.history.enough:
+            return False, (
+                f"{self.history.sentence} In fewer than {ENOUGH_DECISIONS:,} decisions that have a past it would miss most "
+                "hidden causes."
+            )
         return self.history.passed is True, self.history.sentence
 
     def _sensitivity(self) -> tuple[bool, str]:
