@@ -61,12 +61,20 @@ def test_the_behaviour_itself_gains_nothing_where_episodes_are_cut() -> None:
     assert found.verdict.decision != "GO"
 
 
-def test_where_all_are_cut_nothing_is_claimed() -> None:
+def test_where_all_are_cut_weights_claim_nothing_and_a_fitted_value_goes_on() -> None:
+    """Episodes that still run after three steps are cut: weights end there, while a fitted Q bootstraps on both sides."""
     world, behavior, policy = small_world()
     log = sized(draw(world, behavior, 1500, 24, max_steps=3))
-    found = evaluate(Table(policy), log, fit_on=cut_log(22), settings=QUICK)
-    assert found.verdict.decision == "CANNOT TELL"
-    assert "With `horizon` at most 3 no weight is lost" in " ".join(found.gain["fqe"].reasons)
+    found = evaluate(Table(policy), log, fit_on=cut_log(22), settings=QUICK, estimators=("wis", "wdr", "fqe"))
+    for name in ("wis", "wdr"):
+        assert not found.gain[name].healthy
+        assert "With `horizon` at most 3 no weight is lost" in " ".join(found.gain[name].reasons)
+    gain, truth = found.gain["fqe"], world.policy_value(policy) - world.policy_value(behavior)
+    assert gain.lower is not None
+    assert gain.upper is not None
+    assert gain.lower < truth < gain.upper
+    # The logged returns of three steps would have been another quantity.
+    assert abs(log.episode_returns().mean() - world.policy_value(behavior)) > 3 * found.behavior.standard_error
 
 
 def test_a_policy_that_starts_where_the_log_never_went_is_unhealthy() -> None:

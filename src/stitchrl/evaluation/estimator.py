@@ -33,6 +33,7 @@ from stitchrl.evaluation.health import (
     not_applicable,
     of_baseline,
     uses_episode_weights,
+    what_follows,
 )
 from stitchrl.evaluation.predictable import VisitRatios, variance_of_difference, variance_of_value
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -107,6 +108,10 @@ class Draft:
         ratios: the ratios behind it, from which the variance to be expected is computed, of gains too; None where an
             estimator cannot say.
         predictable_variance: that variance, where an estimator computes it in a way of its own.
+        behavior: the behaviour's own value by the same estimator, to take gains over; None: its mean logged return is on
+            the same assumptions.
+        unknown: by how much the true value may lie below and above what the log can say, as where episodes were cut; an
+            interval is widened by it.
     """
 
     statistic: Statistic | None
@@ -115,6 +120,8 @@ class Draft:
     unit_weight: Float[NumpyArray, " n"] | None = None
     ratios: VisitRatios | None = None
     predictable_variance: float | None = None
+    behavior: Draft | None = None
+    unknown: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def refused(cls, sentence: str, case: Case) -> Draft:
@@ -136,7 +143,10 @@ class Draft:
         expected = None
         if paired is not None and self.ratios is not None and other.ratios is not None:
             expected = variance_of_difference(self.ratios, other.ratios, paired.n)
-        return dataclasses.replace(self, statistic=paired, checks=checks, predictable_variance=expected)
+        unknown = (self.unknown[0] - other.unknown[1], self.unknown[1] - other.unknown[0])
+        return dataclasses.replace(
+            self, statistic=paired, checks=checks, predictable_variance=expected, behavior=None, unknown=unknown
+        )
 
 
 @runtime_checkable
@@ -214,9 +224,11 @@ def episode_weight_draft(case: Case, contributions: Callable[[], Statistic], *, 
     """
     weight = case.weights
     of_episode = final_weights(case.episodes, weight)
+    lost = max(weight.lost, weight.lost_of_policy)
+    unknown = what_follows(case.log, case.estimand, lost, case.episodes.longest)
     checks: tuple[Check, ...] = (
         *check_spread(case.units, of_episode),
-        check_lost_weight(weight.lost, longest=case.episodes.longest),
+        check_lost_weight(lost, longest=case.episodes.longest, unknown=unknown),
         check_mean_weight(of_episode, float(weight.log_scale[-1])),
     )
     statistic = None
@@ -231,4 +243,4 @@ def episode_weight_draft(case: Case, contributions: Callable[[], Statistic], *, 
     elif of_episode.any():
         statistic = contributions()
         checks += (check_range(statistic.value(), case.attainable),)
-    return Draft(statistic, checks, shared_assumptions(case), of_episode)
+    return Draft(statistic, checks, shared_assumptions(case), of_episode, unknown=unknown)

@@ -17,7 +17,7 @@ from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Episodes, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, Estimator, expected_variance, influence_checks
 from stitchrl.evaluation.fits import Fits
-from stitchrl.evaluation.health import check_lost_weight
+from stitchrl.evaluation.health import check_lost_weight, what_follows
 from stitchrl.evaluation.intervals import RESAMPLES, Interval, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.predictable import VisitRatios
@@ -222,7 +222,13 @@ def evaluate_fits(
     logged = _logged_draft(cases[0])
     drafts = [[_draft(estimator, case, policies) for estimator in chosen] for case in cases]
     others = drafts[-1] if over_last else [logged] * len(chosen)
-    gains = [[draft.over(other) for draft, other in zip(of_policy, others, strict=True)] for of_policy in drafts]
+    gains = [
+        [
+            draft.over(other if over_last or draft.behavior is None else draft.behavior)
+            for draft, other in zip(of_policy, others, strict=True)
+        ]
+        for of_policy in drafts
+    ]
     found = _estimates([*drafts, *gains], chosen, cases[0], resampler)
     assert logged.statistic is not None
     behavior = _behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
@@ -286,9 +292,10 @@ def _logged_draft(case: Case) -> Draft:
     """The behaviour's own value as a draft, to take gains over."""
     n = case.log.num_transitions
     lost = cumulative_weights(case.episodes, np.zeros(n)).lost
+    unknown = what_follows(case.log, case.estimand, lost, case.episodes.longest)
+    check = check_lost_weight(lost, longest=case.episodes.longest, unknown=unknown)
     ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
-    check = check_lost_weight(lost, longest=case.episodes.longest)
-    return Draft(logged_return(case.episodes), (check,), ratios=ratios)
+    return Draft(logged_return(case.episodes), (check,), ratios=ratios, unknown=unknown)
 
 
 def _estimates(
@@ -318,8 +325,8 @@ def _estimate(estimator: Estimator, draft: Draft, interval: Interval | None, cas
     return Estimate(
         name=estimator.name,
         value=None if interval is None else interval.value,
-        lower=None if interval is None else interval.lower,
-        upper=None if interval is None else interval.upper,
+        lower=None if interval is None else interval.lower + _bounded(draft.unknown[0]),
+        upper=None if interval is None else interval.upper + _bounded(draft.unknown[1]),
         standard_error=None if interval is None else interval.standard_error,
         confidence=confidence,
         estimand=case.estimand,
@@ -335,6 +342,11 @@ def _estimate(estimator: Estimator, draft: Draft, interval: Interval | None, cas
         checks=checks,
         predictable_error=None if expected is None else float(np.sqrt(expected)),
     )
+
+
+def _bounded(unknown: float) -> float:
+    """By how much an end moves: what has no bound fails a check, and does not make the interval infinite."""
+    return unknown if np.isfinite(unknown) else 0.0
 
 
 def _behavior_estimate(interval: Interval, case: Case, confidence: float) -> Estimate:

@@ -40,6 +40,7 @@ __all__ = [
     "not_applicable",
     "of_baseline",
     "uses_episode_weights",
+    "what_follows",
 ]
 
 MINIMUM_EFFECTIVE_SHARE = 0.1
@@ -246,26 +247,53 @@ def check_never_tried(share: float) -> Check:
     return Check("never-tried", share, MAXIMUM_NEVER_TRIED, passed, sentence)
 
 
-def check_lost_weight(lost: float, *, longest: int) -> Check:
+def check_lost_weight(lost: float, *, longest: int, unknown: tuple[float, float]) -> Check:
     """What comes after a cut that no other episode runs past is unknown.
 
     Only the longest episodes can be cut so. With a horizon of at most their steps they are complete, and every other cut
-    has an episode that runs past it: no weight is lost.
+    has an episode that runs past it: no weight is lost. With a discount what is lost is bounded, and the interval holds it.
 
     Args:
         lost: share of the episodes' weight that no episode could take over.
         longest: steps of the longest episode.
+        unknown: what `what_follows` gives.
     """
-    passed = lost <= MAXIMUM_LOST
+    bounded = np.isfinite(unknown).all()
+    passed = lost <= MAXIMUM_LOST or bool(bounded)
     seen = f"{lost:.1%} of the episodes' weight ends in cuts that no other episode runs past"
-    if passed:
+    if lost <= MAXIMUM_LOST:
         sentence = f"{seen}, at most {MAXIMUM_LOST:.0%}."
+    elif bounded:
+        sentence = (
+            f"{seen}; under the discount what comes after adds between {unknown[0]:.2g} and {unknown[1]:.2g}, and the "
+            "interval is widened by it."
+        )
     else:
         sentence = (
             f"{seen}: what comes after is not in the log. With `horizon` at most {longest} no weight is lost, and the value "
             f"is of {first_steps_in_words(longest)}."
         )
     return Check("lost-weight", lost, MAXIMUM_LOST, passed, sentence)
+
+
+def what_follows(log: Dataset, estimand: Estimand, lost: float, longest: int) -> tuple[float, float]:
+    """The least and the largest value that may follow the cuts which no other episode runs past; infinite without a discount.
+
+    Bounded by the rewards of the log: lost * gamma^longest * reward / (1 - gamma).
+    """
+    if lost == 0 or (estimand.horizon is not None and longest >= estimand.horizon):
+        return 0.0, 0.0
+    low, high = min(float(log.reward.min()), 0.0), max(float(log.reward.max()), 0.0)
+    if estimand.horizon is not None:
+        steps = np.arange(longest, estimand.horizon)
+        factor = float(np.power(float(estimand.gamma), steps).sum())
+    elif estimand.gamma < 1:
+        factor = estimand.gamma**longest / (1.0 - estimand.gamma)
+    elif lost <= MAXIMUM_LOST:
+        return 0.0, 0.0
+    else:
+        return -np.inf, np.inf
+    return lost * factor * low, lost * factor * high
 
 
 def check_range(value: float, attainable: tuple[float, float]) -> Check:

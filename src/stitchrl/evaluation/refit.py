@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.types import NumpyArray
@@ -38,6 +39,9 @@ __all__ = ["CorrectedQ", "FitQ", "FittedValues", "Refit", "refit"]
 
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
+SHORT = 0.1
+"""Share of a value that is lost from step to step, by the discount and by ends, below which the ridge shrinks with it: the
+eigenvalues of A do, and a ridge of their size would pull the value to the network's."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +101,8 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
 
     scale = (psi**2).sum() / (n * psi.shape[1])
     balance = weighted.T @ change / n
-    matrix = balance + RIDGE * scale * np.eye(psi.shape[1])
+    ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
+    matrix = balance + ridge * scale * np.eye(psi.shape[1])
     theta = np.linalg.solve(matrix, weighted.T @ delta / n)
     first_psi = psi[start].mean(0)
     carry = np.linalg.solve(matrix.T, first_psi)
@@ -109,11 +114,27 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
     return Refit(contributions, float(fitted["v"][start].mean()), visits, visits * rho, residual, first, imbalance)
 
 
+def refit_behavior(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:
+    """The behaviour's own value by the same equations, with the ratio 1 and V in place of Q.
+
+    It bootstraps at cuts as the policy's value does, so that a gain over it makes one assumption about cuts and not two. It
+    needs no Q of the behaviour: the true weights of its states are 1, which the constant among the features can say.
+    """
+    return refit(log, fitted | {"q": fitted["v"]}, np.ones(log.num_transitions), gamma=gamma)
+
+
 class CorrectedQ(NamedTuple):
-    """A policy's fitted Q on the transitions of a log, and its correction on the log's episodes."""
+    """A policy's fitted Q on the transitions of a log, and its correction on the log's episodes.
+
+    Attributes:
+        values: the fitted Q.
+        refit: its correction.
+        behavior: the behaviour's value by the same equations; None where no episode was cut, and its mean return says it.
+    """
 
     values: FittedValues
     refit: Refit
+    behavior: Refit | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,29 +166,44 @@ class FitQ:
         found = []
         for k, fitted in zip(policies, read, strict=True):
             corrected = refit(log, fitted, np.exp(fold.log_ratio(k)), gamma=fold.data.gamma)
-            found.append(CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected))
+            cut = not log.terminated[log.episode_start[1:] - 1].all()
+            behavior = refit_behavior(log, fitted, gamma=fold.data.gamma) if cut else None
+            found.append(CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected, behavior))
         return found
 
     def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
         """Folds corrected apart: each keeps its own layer, and the worst balance speaks for all."""
-        values, refits = [part.values for part in parts], [part.refit for part in parts]
-        counts = np.array([len(one.contributions) for one in refits])
+        values = [part.values for part in parts]
+        behaviors = [part.behavior for part in parts if part.behavior is not None]
         return CorrectedQ(
             FittedValues(order.per_row([one.q for one in values]), order.per_row([one.v for one in values])),
-            Refit(
-                order.per_episode([one.contributions for one in refits]),
-                float(counts @ np.array([one.network_value for one in refits]) / counts.sum()),
-                order.per_row([one.visits for one in refits]),
-                order.per_row([one.weights for one in refits]),
-                order.per_row([one.residual for one in refits]),
-                order.per_episode([one.first for one in refits]),
-                max(one.imbalance for one in refits),
-            ),
+            _joined([part.refit for part in parts], order),
+            # Where one fold was cut and another was not, the mean return of the second would be another assumption.
+            _joined(behaviors, order) if len(behaviors) == len(parts) else None,
         )
 
 
-def refusal_of_q(name: str, log: Dataset) -> str | None:
-    """Why an estimator of this name has no fitted Q for such a log; None where it has."""
+def _joined(refits: Sequence[Refit], order: Order) -> Refit:
+    """The refits of all folds, as of the whole log."""
+    counts = np.array([len(one.contributions) for one in refits])
+    return Refit(
+        order.per_episode([one.contributions for one in refits]),
+        float(counts @ np.array([one.network_value for one in refits]) / counts.sum()),
+        order.per_row([one.visits for one in refits]),
+        order.per_row([one.weights for one in refits]),
+        order.per_row([one.residual for one in refits]),
+        order.per_episode([one.first for one in refits]),
+        max(one.imbalance for one in refits),
+    )
+
+
+def refusal_of_q(name: str, log: Dataset, estimand: Estimand) -> str | None:
+    """Why an estimator of this name has no fitted Q for such a log and estimand; None where it has."""
+    if estimand.gamma == 1 and estimand.horizon is None and not log.terminated.any():
+        return (
+            f"{name} needs episodes that end, a discount below 1, or a horizon: no episode of this log ends, and undiscounted "
+            f"rewards would add up for ever. With `horizon` at most {int(log.episode_lengths.max())} it applies."
+        )
     if log.observation_table.ndim != 2:
         return f"{name} fits a Q to vectors; this log's observations are images of shape {log.observation_shape}."
     return None

@@ -39,12 +39,14 @@ class Weights(NamedTuple):
         before: (n, T) w_{t-1}, of the episodes that are there at step t, divided by the scale of step t-1.
         lost: share of the episodes' weight that no episode could take over.
         log_scale: (T,) logarithm of the scale of each step.
+        lost_of_policy: the same share in the policy's weights, self-normalised.
     """
 
     now: Float[NumpyArray, "n T"]
     before: Float[NumpyArray, "n T"]
     lost: float
     log_scale: Float[NumpyArray, " T"]
+    lost_of_policy: float = 0.0
 
     @property
     def representable(self) -> bool:
@@ -70,7 +72,11 @@ def cumulative_weights(episodes: Episodes, log_ratio: Float[NumpyArray, " N"]) -
     product = np.exp(log_product - log_scale)
     earlier = np.concatenate([np.ones((len(product), 1)), product[:, :-1]], axis=1)
     factor, lost = _taken_over(episodes)
-    return Weights(product * factor, earlier * factor, lost, log_scale)
+    now = product * factor
+    ends = ~episodes.terminated & episodes.valid[:, -1]  # cut where no episode runs on
+    last = now[:, -1]
+    of_policy = float(last[ends].sum() / max(last.sum(), 1e-300)) if ends.any() else 0.0
+    return Weights(now, earlier * factor, lost, log_scale, of_policy)
 
 
 def _taken_over(episodes: Episodes) -> tuple[Float[NumpyArray, "n T"], float]:

@@ -66,7 +66,7 @@ class DoublyRobust:
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
         """It refuses images, which no Q is fitted to."""
-        return refusal_of_q(self.name, log)
+        return refusal_of_q(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """The policy's Q."""

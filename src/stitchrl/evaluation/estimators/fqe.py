@@ -28,7 +28,7 @@ from stitchrl.evaluation.health import (
 )
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.refit import FitQ, refusal_of_q
+from stitchrl.evaluation.refit import FitQ, Refit, refusal_of_q
 
 __all__ = ["FittedQEvaluation"]
 
@@ -43,7 +43,7 @@ class FittedQEvaluation:
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
         """It refuses images, which no Q is fitted to."""
-        return refusal_of_q(self.name, log)
+        return refusal_of_q(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """The policy's Q."""
@@ -52,7 +52,8 @@ class FittedQEvaluation:
     def estimate(self, case: Case) -> Draft:
         """The mean of the contributions, with the health of the weights of state visits, summed by episode."""
         (request,) = self.requests()
-        found = case.fits.get(request).refit
+        fitted = case.fits.get(request)
+        found = fitted.refit
         log = case.fits.fits.timed_log
         per_episode = np.add.reduceat(np.abs(found.weights), case.log.episode_start[:-1])
         ratios = VisitRatios(
@@ -75,4 +76,13 @@ class FittedQEvaluation:
             statistic = Contributions.average(found.contributions)
             checks += (check_range(statistic.value(), case.attainable),)
         assumptions = (*shared_assumptions(case), "Q or the ratio of state visits is well fitted")
-        return Draft(statistic, checks, assumptions, per_episode, ratios)
+        return Draft(statistic, checks, assumptions, per_episode, ratios, behavior=_behavior(case, fitted.behavior))
+
+
+def _behavior(case: Case, found: Refit | None) -> Draft | None:
+    """The behaviour's value by the same refit, where episodes were cut."""
+    if found is None:
+        return None
+    # Its own residual holds the choice of the action as well, which the policy's does not: they are not compared.
+    ratios = VisitRatios(found.visits * case.fits.fits.timed_log.can_bootstrap, None, case.fits.fits.behavior_probs)
+    return Draft(Contributions.average(found.contributions), ratios=ratios)
