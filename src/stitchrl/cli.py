@@ -250,7 +250,7 @@ def evaluate(
     format: Format = None,
     config: Config = None,
     estimators: Annotated[
-        str | None, typer.Option("--estimators", help="Names separated by commas. [default: wis,pdwis,wdr,fqe]")
+        str | None, typer.Option("--estimators", help="Names separated by commas. [default: wis,wdr,fqe]")
     ] = None,
     baseline: Annotated[
         Path | None,

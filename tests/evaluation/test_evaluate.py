@@ -189,7 +189,7 @@ def test_copies_in_one_group_add_nothing_to_what_is_known() -> None:
     arguments = {"estimators": DEFAULT, "fit_on": other, "settings": QUICK}
     single = evaluate(Table(target), log, **arguments)
     of_groups = evaluate(Table(target), copied, **arguments)
-    of_episodes = evaluate(Table(target), dataclasses.replace(copied, group=None), estimators=("wis", "pdwis"))
+    of_episodes = evaluate(Table(target), dataclasses.replace(copied, group=None), estimators=("wis",))
     for name, found in of_groups.estimates.items():
         gain, before = of_groups.gain[name], single.gain[name]
         for number in ("value", "lower", "upper", "standard_error", "max_weight_share"):

@@ -37,6 +37,7 @@ __all__ = [
     "check_range",
     "check_regional_balance",
     "check_spread",
+    "check_termination_mass",
     "not_applicable",
     "of_baseline",
     "uses_episode_weights",
@@ -51,6 +52,8 @@ ENOUGH_EFFECTIVE_UNITS = 1000
 """Effective units that are enough for a log of any size."""
 MEAN_WEIGHT_SLACK = 0.25
 """By how much whole-episode weights may average away from 1."""
+TERMINATION_SLACK = 0.1
+"""By how much the chances of ending, each normalised at its own step, may sum away from 1."""
 MAXIMUM_IMBALANCE = 0.2
 """Largest `Refit.imbalance` at which the refitted FQE is trusted."""
 MAXIMUM_LOST = 0.01
@@ -147,6 +150,18 @@ def check_mean_weight(weight: Float[NumpyArray, " n"], log_scale: float = 0.0) -
     else:
         sentence = f"The weights average {mean:.3g} where 1 is expected: a few episodes outweigh all others."
     return Check("mean-weight", mean, 1.0, passed, sentence)
+
+
+def check_termination_mass(mass: float) -> Check:
+    """Where each step is normalised by itself, the chances of ending at each step must still sum to 1."""
+    passed = abs(mass - 1.0) <= TERMINATION_SLACK
+    seen = f"The chances of ending at each step sum to {mass:.2f}"
+    sentence = (
+        f"{seen}, where 1 is expected."
+        if passed
+        else f"{seen} where 1 is expected: rewards at the end of episodes are counted by that much."
+    )
+    return Check("termination-mass", mass, 1.0, passed, sentence)
 
 
 def uses_episode_weights(checks: Iterable[Check]) -> bool:

@@ -16,7 +16,7 @@ ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator for estimator in (*IMPORTANCE_SAMPLING, *DOUBLY_ROBUST, FittedQEvaluation())
 }
 """Name -> estimator."""
-DEFAULT = ("wis", "pdwis", "wdr", "fqe")
+DEFAULT = ("wis", "wdr", "fqe")
 """The estimators of an evaluation that names none."""
 
 

@@ -6,6 +6,10 @@ With the cumulative weights w_t of `evaluation/weights.py`, which also says what
     pdis   (1/n) sum_i sum_t gamma^t w_t r_t                 unbiased: a reward needs only the ratios up to it
     wis    sum_i w_end G_i / sum_i w_end                     biased, consistent, bounded by the returns seen
     pdwis  sum_t gamma^t sum_i w_t r_t / sum_i w_t           likewise a step at a time
+
+Each reward of `pdwis` is divided by the weights of its own step, so the chances of ending at each step need not sum to 1,
+and a constant added to every return does not add that constant to the estimate. Where they are far from 1 it is far off;
+its health check `termination-mass` says how far.
 """
 
 from __future__ import annotations
@@ -13,10 +17,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft
 from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.health import check_termination_mass
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.weights import Weights, final_weights
 
@@ -25,6 +32,7 @@ __all__ = [
     "ImportanceSampling",
     "importance_sampling",
     "per_decision",
+    "termination_mass",
     "weighted",
     "weighted_per_decision",
 ]
@@ -51,6 +59,15 @@ def weighted_per_decision(episodes: Episodes, weight: Weights) -> Contributions:
     return Contributions.ratios(weight.now * episodes.reward * episodes.discount, weight.now)
 
 
+def termination_mass(episodes: Episodes, weight: Weights) -> float:
+    """Sum over the steps of the share of that step's weight whose episode ends there: 1 where weights are right."""
+    last = episodes.valid.sum(1) - 1
+    rows = np.flatnonzero(episodes.terminated)
+    total = weight.now.sum(0)[last[rows]]
+    ends = weight.now[rows, last[rows]]
+    return float(np.divide(ends, total, out=np.zeros_like(ends), where=total > 0).sum())
+
+
 @dataclasses.dataclass(frozen=True)
 class ImportanceSampling:
     """An estimator that weights the logged rewards and fits nothing but, where it is not logged, the behaviour.
@@ -59,6 +76,7 @@ class ImportanceSampling:
         name, title, primary_rank: as in `Estimator`.
         contributions: one of the four formulas.
         normalised: whether the formula divides by the weights.
+        by_step: whether it divides at each step by the weights of that step.
     """
 
     name: str
@@ -66,6 +84,7 @@ class ImportanceSampling:
     contributions: Callable[[Episodes, Weights], Contributions]
     normalised: bool
     primary_rank: int | None = None
+    by_step: bool = False
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
         """It applies to every log with discrete actions."""
@@ -77,14 +96,24 @@ class ImportanceSampling:
 
     def estimate(self, case: Case) -> Draft:
         """The formula, with the health of its weights."""
-        return episode_weight_draft(
+        draft = episode_weight_draft(
             case, lambda: self.contributions(case.episodes, case.weights), normalised=self.normalised
         )
+        if not self.by_step or draft.statistic is None:
+            return draft
+        mass = termination_mass(case.episodes, case.weights)
+        return dataclasses.replace(draft, checks=(*draft.checks, check_termination_mass(mass)))
 
 
 IMPORTANCE_SAMPLING = (
     ImportanceSampling("is", "importance sampling: whole episodes reweighted", importance_sampling, False),
     ImportanceSampling("pdis", "per-decision importance sampling: rewards reweighted", per_decision, False),
     ImportanceSampling("wis", "weighted importance sampling: weights only, whole episodes", weighted, True),
-    ImportanceSampling("pdwis", "per-decision weighted importance sampling: weights only", weighted_per_decision, True),
+    ImportanceSampling(
+        "pdwis",
+        "per-decision weighted importance sampling: weights only",
+        weighted_per_decision,
+        True,
+        by_step=True,
+    ),
 )
