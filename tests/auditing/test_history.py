@@ -12,6 +12,7 @@ from small_faults import changed
 from worlds import bandit_log, random_log
 
 import stitchrl as st
+from stitchrl.auditing.checks import history as checks
 from stitchrl.auditing.checks.history import history_decides_actions, history_decides_outcomes, history_numbers
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.history import LEAST_GAIN, HistoryCheck, HistoryGain, history_check
@@ -43,9 +44,33 @@ def severity() -> st.Dataset:
     return worlds.severity(400, 0, False)
 
 
+@pytest.fixture(scope="module")
+def seen(severity: st.Dataset) -> HistoryCheck:
+    """What the check says of it. A check that raises an alarm fits a network, and takes seconds."""
+    return history_check(severity)
+
+
 # --- causes hidden and shown -----------------------------------------------------------------------------------------
 
 
+def test_a_hidden_cause_is_seen(seen: HistoryCheck) -> None:
+    action = of(seen, "action")
+    assert seen.passed is action.passed is False
+    assert action.lower > 0
+    assert action.columns[0].startswith("action")
+    assert "the action" in seen.sentence
+    assert action.columns[0] in seen.sentence
+
+
+def test_the_same_cause_shown_is_not_missed() -> None:
+    shown = history_check(worlds.severity(400, 0, True))
+    assert shown.passed is True
+    assert of(shown, "action").gain < LEAST_GAIN
+    assert shown.sentence.startswith("The past predicts nothing beyond")
+    assert not shown.enough
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [worlds.severity, worlds.preference, worlds.target])
 def test_a_hidden_cause_is_seen_and_a_shown_one_is_not_missed(world: worlds.World) -> None:
     hidden, shown = history_check(world(400, 3, False)), history_check(world(400, 3, True))
@@ -65,6 +90,7 @@ def test_a_cause_without_memory_leaves_no_trace() -> None:
     assert history_check(worlds.unseen_noise(400, 0, False)).passed is True
 
 
+@pytest.mark.slow
 def test_glucose_and_diabetes_that_the_doctor_heeds() -> None:
     assert history_check(worlds.sepsis(1500, 5, False)).passed is False
     assert history_check(worlds.sepsis(1500, 5, True)).passed is True
@@ -72,9 +98,8 @@ def test_glucose_and_diabetes_that_the_doctor_heeds() -> None:
 
 @pytest.mark.parametrize("name", ["network policy", "boxes, nearly deterministic", "hospital"])
 def test_small_logs_that_hide_nothing_raise_no_alarm(name: str) -> None:
-    for seed in range(50, 54):
-        check = history_check(worlds.SOUND[name](150, seed, True))
-        assert [gain.passed for gain in check.targets if gain.passed is False] == []
+    check = history_check(worlds.SOUND[name](100, 50, True))
+    assert [gain.passed for gain in check.targets if gain.passed is False] == []
 
 
 @pytest.mark.slow
@@ -83,8 +108,9 @@ def test_the_level_over_many_draws(name: str) -> None:
     assert sum(history_check(worlds.SOUND[name](200, seed, True)).passed is False for seed in range(100, 140)) <= 1
 
 
-def test_the_same_log_gets_the_same_answer(severity: st.Dataset) -> None:
-    assert history_check(severity) == history_check(severity)
+def test_the_same_log_gets_the_same_answer(severity: st.Dataset, seen: HistoryCheck) -> None:
+    assert history_check(severity) == seen
+    assert HistoryCheck.from_dict(json.loads(json.dumps(seen.to_dict()))) == seen
 
 
 # --- what the check cannot judge, and odd logs -----------------------------------------------------------------------
@@ -107,8 +133,8 @@ def test_what_cannot_be_checked_is_said(log: st.Dataset, words: str) -> None:
     assert [*history_decides_actions(log, facts), *history_decides_outcomes(log, facts)] == []
 
 
-def test_groups_are_the_independent_units(severity: st.Dataset) -> None:
-    episodes = of(history_check(severity), "action")
+def test_groups_are_the_independent_units(severity: st.Dataset, seen: HistoryCheck) -> None:
+    episodes = of(seen, "action")
     grouped = dataclasses.replace(severity, group=np.arange(severity.num_episodes) // 4)
     groups = of(history_check(grouped), "action")
     assert groups.passed is False
@@ -119,7 +145,7 @@ def test_groups_are_the_independent_units(severity: st.Dataset) -> None:
 
 
 def test_missing_values_are_columns_of_their_own() -> None:
-    log = worlds.control(150, 0)
+    log = worlds.control(60, 0)
     lost = np.random.default_rng(0).random(len(log.observation_table)) < 0.1
 
     def lose(table: np.ndarray) -> None:
@@ -139,7 +165,7 @@ def test_missing_values_are_columns_of_their_own() -> None:
 def test_a_mask_explains_actions_that_it_forbids() -> None:
     """Which actions are allowed follows the past; within the allowed ones the draw is even. Without the mask that is a
     hidden cause, with it there is none."""
-    log = worlds.severity(300, 1, True)
+    log = worlds.severity(120, 1, True)
     rng = np.random.default_rng(2)
     phase = np.repeat(rng.integers(0, 3, log.num_episodes), log.episode_lengths)
     mask = np.ones((log.num_transitions, 3), bool)
@@ -268,7 +294,10 @@ def test_the_slopes_of_the_network_are_those_of_its_loss() -> None:
 # --- in the audit ----------------------------------------------------------------------------------------------------
 
 
-def test_findings_name_columns_and_weigh_more_without_propensities(severity: st.Dataset) -> None:
+def test_findings_name_columns_and_weigh_more_without_propensities(
+    severity: st.Dataset, seen: HistoryCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "history_check", lambda log: seen)
     facts = Facts(severity)
     (found,) = history_decides_actions(severity, facts)
     assert (found.code, found.severity) == ("history-decides-actions", "warning")
@@ -279,9 +308,10 @@ def test_findings_name_columns_and_weigh_more_without_propensities(severity: st.
     assert with_propensities.severity == "info"
     numbers = history_numbers(facts)
     assert json.loads(json.dumps(numbers))["targets"][0]["target"] == "action"
-    assert numbers["sentence"] == history_check(severity).sentence
+    assert numbers["sentence"] == seen.sentence
 
 
+@pytest.mark.slow
 def test_a_hidden_target_also_decides_outcomes() -> None:
     log = worlds.target(400, 3, False)
     (found,) = history_decides_outcomes(log, Facts(log))
