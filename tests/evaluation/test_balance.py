@@ -100,3 +100,13 @@ def test_one_episode_or_one_region_tests_nothing() -> None:
     test = calibration_test(regions, np.full(log.num_transitions, 3.0), Units(2))
     assert test.p_value in (0.0, 1.0) or 0 <= test.p_value <= 1
     assert test.size == pytest.approx(2.0)
+
+
+def test_images_are_one_region_and_still_tested() -> None:
+    world, behavior, _ = small_world()
+    log = draw(world, behavior, 800, 3)
+    images = dataclasses.replace(log, observation_table=np.zeros((len(log.observation_table), 8, 8, 1), np.uint8))
+    regions, units = RegionIndex(images), Units(log.num_episodes)
+    assert regions.count == 1
+    assert calibration_test(regions, ratios(log), units).p_value > UNLIKELY
+    assert calibration_test(regions, 1.2 * ratios(log), units).p_value < UNLIKELY

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from stitchrl.auditing.regions import Regions
@@ -42,19 +42,13 @@ class JointTest(NamedTuple):
 
 
 class RegionIndex:
-    """The region of each observation of a log, before and after each action; regions hold about equally many rows."""
+    """The region of each observation of a log, before and after each action; regions hold about equally many rows.
+
+    Images are all in one region.
+    """
 
     def __init__(self, log: Dataset) -> None:
-        table = log.observation_table.reshape(len(log.observation_table), -1)
-        rows = log.observation_index
-        if len(rows) > SAMPLE_ROWS:
-            rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE_ROWS, replace=False))]
-        seen = np.nan_to_num(table[rows].astype(np.float64), posinf=0.0, neginf=0.0)
-        mean, spread = seen.mean(0), seen.std(0)
-        spread = np.where(spread > 0, spread, 1.0)
-        regions = Regions.fit((seen - mean) / spread)
-        of_table = regions.of((np.nan_to_num(table.astype(np.float64), posinf=0.0, neginf=0.0) - mean) / spread)
-        self.count = regions.count
+        self.count, of_table = _regions_of(log)
         self.here = of_table[log.observation_index]
         self.next = np.where(log.next_observation_index == NO_OBSERVATION, 0, of_table[log.next_observation_index])
         self.episode = log.episode_of_transition
@@ -65,6 +59,29 @@ class RegionIndex:
         n = len(self.first)
         cells = np.bincount(self.episode * self.count + region, values, minlength=n * self.count)
         return cells.reshape(n, self.count)
+
+
+def _regions_of(log: Dataset) -> tuple[int, Int[NumpyArray, " M"]]:
+    """How many regions there are, and that of each stored observation."""
+    table = log.observation_table
+    if table.ndim != 2:
+        return 1, np.zeros(len(table), np.int64)
+    rows = log.observation_index
+    if len(rows) > SAMPLE_ROWS:
+        rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE_ROWS, replace=False))]
+    seen = _plain(table[rows])
+    mean, spread = seen.mean(0), seen.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    regions = Regions.fit((seen - mean) / spread)
+    found = np.empty(len(table), np.int64)
+    for start in range(0, len(table), SAMPLE_ROWS):
+        piece = slice(start, start + SAMPLE_ROWS)
+        found[piece] = regions.of((_plain(table[piece]) - mean) / spread)
+    return regions.count, found
+
+
+def _plain(table: NumpyArray) -> Float[NumpyArray, "rows D"]:
+    return np.nan_to_num(table.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def calibration_test(regions: RegionIndex, ratio: Float[NumpyArray, " N"], units: Units) -> JointTest:
