@@ -86,7 +86,7 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
     verdict = decide(gains, audit_verdict="usable", confirmation=FITTED)
     assert verdict.decision == "GO"
     assert (
-        "rests on a fitted behaviour to which the past adds nothing, wdr, and a gain that withstands"
+        "rests on a fitted behaviour to which the past adds nothing, wdr on other assumptions, and a gain that withstands"
         in verdict.headline
     )
     assert "hidden odds of 1.80" in verdict.headline
