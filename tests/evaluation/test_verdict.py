@@ -153,7 +153,7 @@ def test_where_only_estimates_were_asked_for_that_no_verdict_rests_on_it_says_so
 def test_the_primary_s_failed_checks_are_what_line_c_says() -> None:
     verdict = decide({"fqe": gain(0.01, 0.03, healthy=False)}, audit_verdict="usable", confirmation=LOGGED)
     assert verdict.lines[2].seen == "Episodes are few: 3."
-    assert verdict.headline.endswith("line (c) failed, Episodes are few.")
+    assert verdict.headline.endswith("line (c) failed, episodes are few.")
 
 
 def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:

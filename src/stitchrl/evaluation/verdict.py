@@ -169,13 +169,30 @@ def decide(
             f"the policy is not better than {baseline} by {margin:g}: gain {_span(primary)}.",
         )
     else:
-        # The reasons after a colon stay in the checklist.
-        reasons = "; ".join(f"line ({line.key}) failed, {line.seen.split(':')[0].rstrip('.')}" for line in failed)
         decision, headline = (
             "CANNOT TELL",
-            f"the log does not prove the policy better than {baseline}: {reasons}.",
+            f"the log does not prove the policy better than {baseline}: {_reasons(failed)}.",
         )
     return Verdict(decision, headline, lines, (*_caveats(confirmation, horizon), *notes), name, margin, confidence)
+
+
+def _reasons(failed: Sequence[Line]) -> str:
+    """Why lines failed, for a headline: one reason a line that no line before it gave, and how many more there are.
+
+    What a sentence says after its colon stays in the checklist.
+    """
+    said: set[str] = set()
+    reasons = []
+    for line in failed:
+        sentences = [part.sentence for part in line.parts if not part.passed] or [line.seen]
+        first = next((sentence for sentence in sentences if sentence not in said), sentences[0])
+        said |= set(sentences)
+        words = first.split(":")[0].rstrip(".")
+        if len(words) > 1 and not words[1].isupper():
+            words = words[0].lower() + words[1:]
+        more = f", and {len(sentences) - 1} more" if len(sentences) > 1 else ""
+        reasons.append(f"line ({line.key}) failed, {words}{more}")
+    return "; ".join(reasons)
 
 
 def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:
