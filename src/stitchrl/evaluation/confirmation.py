@@ -79,7 +79,7 @@ class Confirmation:
         if self.sensitivity is None:
             return False, f"How strong a hidden cause the gain withstands is not known; an odds ratio of {needed}."
         passed = self.sensitivity.odds_ratio >= self.minimum_odds_ratio
-        return passed, f"The gain withstands {self._strength()} in its worst single decision; {needed}."
+        return passed, f"The gain withstands {self._strength()} in its worst single decision, and {needed}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""

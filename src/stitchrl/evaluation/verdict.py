@@ -190,7 +190,7 @@ def _reasons(failed: Sequence[Line]) -> str:
         words = first.split(":")[0].rstrip(".")
         if len(words) > 1 and not words[1].isupper():
             words = words[0].lower() + words[1:]
-        more = f", and {len(sentences) - 1} more" if len(sentences) > 1 else ""
+        more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
         reasons.append(f"line ({line.key}) failed, {words}{more}")
     return "; ".join(reasons)
 

@@ -55,7 +55,9 @@ def _row(title: str, place: Json, gain: Any, error: Any, known: Json, base: Any)
 
 def ladder_view(content: Json | None, margin: float, decimals: int) -> dict[str, Any] | None:
     """A panel for each label, on shared axes: the standard error to the right, the gain upwards; None without a ladder."""
-    rows = [row for row in (content or {"rows": []})["rows"] if is_number(row["gain"]) and is_number(row["standard_error"])]
+    rows = [
+        row for row in (content or {"rows": []})["rows"] if is_number(row["gain"]) and is_number(row["standard_error"])
+    ]
     rungs = [row for row in rows if row["power"] is not None]
     if not rungs:
         return None
@@ -65,7 +67,9 @@ def ladder_view(content: Json | None, margin: float, decimals: int) -> dict[str,
     labels = sorted({row["label"] for row in rungs}, key=lambda label: -_best(rungs, label))
     reach = _reach(rows)
     return {
-        "panels": [_panel(label, [row for row in rows if row["label"] == label], across, up, decimals) for label in labels],
+        "panels": [
+            _panel(label, [row for row in rows if row["label"] == label], across, up, decimals) for label in labels
+        ],
         "floors": [f"{floor:.0%}" for floor in _floors(rungs)],
         "x_ticks": across.ticks(3),
         "y_ticks": up.ticks(4, sign=True),
