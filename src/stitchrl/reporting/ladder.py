@@ -120,8 +120,7 @@ def _panel(label: str, rows: Sequence[Json], across: Axis, up: Axis, decimals: i
     lines = []
     for floor in _floors(rungs):
         on = sorted((row for row in rungs if row["floor"] == floor), key=lambda row: row["power"])
-        errors = [0.0, *(row["standard_error"] for row in on)]
-        lines.append(line_path(errors, [0.0, *(row["gain"] for row in on)], across, up, False))
+        lines.append(line_path([row["standard_error"] for row in on], [row["gain"] for row in on], across, up, False))
     return {
         "label": label,
         "lines": lines,
