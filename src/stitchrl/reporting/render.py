@@ -107,17 +107,16 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
 
 
 def _line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of the checklist: its parts in place of a text that only strings them together, the failed ones first, and all
-    of them folded where the text does not say them."""
+    """A line of the checklist with its parts: those that failed are shown in place of the text and the others folded, or all
+    are shown where the text only strings them together."""
     parts = sorted(line.get("parts") or (), key=lambda part: bool(part["passed"]))
     failed = [part for part in parts if not part["passed"]]
-    said = [part for part in parts if part["sentence"] in line["seen"]]
-    whole = len(said) == len(parts)
+    whole = all(part["sentence"] in line["seen"] for part in parts)
     return {
         **line,
         "state": "na" if line["passed"] is None else "pass" if line["passed"] else "fail",
-        "shown": said if whole and len(parts) > 1 else failed,
-        "folded": [] if whole else parts,
+        "shown": parts if whole and len(parts) > 1 else failed,
+        "folded": [] if whole else [part for part in parts if part["passed"]],
     }
 
 
