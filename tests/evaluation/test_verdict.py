@@ -214,3 +214,11 @@ def test_a_stored_verdict_is_the_same_and_older_ones_have_no_parts() -> None:
     read = type(verdict).from_dict(stored | {"lines": older})
     assert [line.parts for line in read.lines] == [()] * 5
     assert [line.seen for line in read.lines] == [line.seen for line in verdict.lines]
+
+
+def test_a_stored_history_check_says_what_the_verdict_makes_of_it() -> None:
+    few = HistoryCheck(True, "The past adds nothing.")  # a pass that rests on no decision at all
+    stored = dataclasses.replace(FITTED, history=few).to_dict()["history"]
+    assert stored["sentence"].startswith("The past adds nothing. In fewer than 10,000 decisions")
+    assert FITTED.to_dict()["hidden_cause"]["needed"] == 1.5
+    assert dataclasses.replace(FITTED, sensitivity=None).to_dict()["hidden_cause"] is None

@@ -86,7 +86,7 @@ class Confirmation:
         return {
             "fitted": self.fitted,
             "calibration": dataclasses.asdict(self.calibration),
-            "history": None if self.history is None else self.history.to_dict(),
+            "history": None if self.history is None else self.history.to_dict() | {"sentence": self._history()[1]},
             "sensitivity": None if self.sensitivity is None else self.sensitivity.to_dict(),
             "minimum_odds_ratio": self.minimum_odds_ratio,
             "hidden_cause": self._hidden_cause(),
