@@ -260,6 +260,10 @@ def test_an_estimator_of_one_s_own_stands_beside_the_others() -> None:
     assert found.estimates["halved"].ess is None
     assert found.verdict.primary == "halved"
     assert found.estimates["wis"].title == ESTIMATORS["wis"].title
+    # Who carries the variance is kept for the primary gain, and the heaviest is the one that its check saw.
+    (seen,) = (check.seen for check in found.gain["halved"].checks if check.key == "influence")
+    assert found.influence is not None
+    assert (found.influence.largest[0], found.influence.count) == (pytest.approx(seen), log.num_episodes)
 
 
 def test_results_survive_json() -> None:

@@ -86,7 +86,7 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
     verdict = decide(gains, audit_verdict="usable", confirmation=FITTED)
     assert verdict.decision == "GO"
     assert (
-        "rests on a fitted behaviour to which the past adds nothing, wdr, and a gain that withstands"
+        "rests on a fitted behaviour to which the past adds nothing, wdr on other assumptions, and a gain that withstands"
         in verdict.headline
     )
     assert "hidden odds of 1.80" in verdict.headline
@@ -153,7 +153,7 @@ def test_where_only_estimates_were_asked_for_that_no_verdict_rests_on_it_says_so
 def test_the_primary_s_failed_checks_are_what_line_c_says() -> None:
     verdict = decide({"fqe": gain(0.01, 0.03, healthy=False)}, audit_verdict="usable", confirmation=LOGGED)
     assert verdict.lines[2].seen == "Episodes are few: 3."
-    assert verdict.headline.endswith("line (c) failed, Episodes are few.")
+    assert verdict.headline.endswith("line (c) failed, episodes are few.")
 
 
 def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
@@ -166,3 +166,59 @@ def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
     # By rank, whatever the name.
     first = dataclasses.replace(wdr, name="mine", primary_rank=-1)
     assert choose_primary({"wdr": wdr, "fqe": fqe, "mine": first}) == "mine"
+
+
+def test_a_headline_gives_each_reason_once_and_counts_the_others() -> None:
+    wrong = dataclasses.replace(
+        CALIBRATED, passed=False, sentence="The ratios are off (p = 0.001): the model is wrong."
+    )
+    primary = dataclasses.replace(gain(0.01, 0.03), healthy=False, reasons=(wrong.sentence,), checks=(wrong,))
+    confirmation = dataclasses.replace(FITTED, calibration=wrong, sensitivity=Sensitivity(1.2, 0))
+    verdict = decide({"fqe": primary}, confirmation=confirmation)
+    assert verdict.headline == (
+        "the log does not prove the policy better than the behaviour: line (c) failed, the ratios are off (p = 0.001); "
+        "line (e) failed, the gain withstands hidden odds of 1.20 in its worst single decision, and 1.5 is needed "
+        "(and 2 more)."
+    )
+
+
+def test_a_line_of_many_checks_says_what_failed_and_keeps_them_all() -> None:
+    checks = [Check(f"check-{k}", 1.0, 2.0, k != 1, f"Check {k} was made.") for k in range(3)]
+    sick = dataclasses.replace(gain(0.01, 0.03), healthy=False, reasons=("Check 1 was made.",), checks=tuple(checks))
+    line = decide({"fqe": sick}, confirmation=LOGGED).lines[2]
+    assert [(part.passed, part.sentence) for part in line.parts] == [
+        (True, "Check 0 was made."),
+        (False, "Check 1 was made."),
+        (True, "Check 2 was made."),
+    ]
+    assert str(line) == "  [FAIL] (c) every health check of the primary gain holds:\n         - Check 1 was made."
+    well = dataclasses.replace(gain(0.01, 0.03), checks=tuple(dataclasses.replace(one, passed=True) for one in checks))
+    assert decide({"fqe": well}, confirmation=LOGGED).lines[2].seen == "all 3 checks hold"
+
+
+def test_a_printed_verdict_fits_into_a_terminal_of_100_columns() -> None:
+    long = Check("long", None, None, False, "A sentence that goes on and on " * 12)
+    sick = dataclasses.replace(gain(0.01, 0.03), healthy=False, reasons=(long.sentence,), checks=(long,))
+    verdict = decide({"fqe": sick}, confirmation=LOGGED, notes=("Looked at twice. " * 20,))
+    lines = str(verdict).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert " ".join(str(verdict).split()).count("goes on and on") == 24  # in the headline and in its line, whole
+    assert [line for line in lines if line.startswith("  note: Looked at twice.")]
+
+
+def test_a_stored_verdict_is_the_same_and_older_ones_have_no_parts() -> None:
+    verdict = decide({"fqe": gain(0.01, 0.03)} | BY_WEIGHTS, confirmation=FITTED)
+    stored = verdict.to_dict()
+    assert type(verdict).from_dict(stored) == verdict
+    older = [{key: line[key] for key in ("key", "rule", "seen", "passed")} for line in stored["lines"]]
+    read = type(verdict).from_dict(stored | {"lines": older})
+    assert [line.parts for line in read.lines] == [()] * 5
+    assert [line.seen for line in read.lines] == [line.seen for line in verdict.lines]
+
+
+def test_a_stored_history_check_says_what_the_verdict_makes_of_it() -> None:
+    few = HistoryCheck(True, "The past adds nothing.")  # a pass that rests on no decision at all
+    stored = dataclasses.replace(FITTED, history=few).to_dict()["history"]
+    assert stored["sentence"].startswith("The past adds nothing. In fewer than 10,000 decisions")
+    assert FITTED.to_dict()["hidden_cause"]["needed"] == 1.5
+    assert dataclasses.replace(FITTED, sensitivity=None).to_dict()["hidden_cause"] is None

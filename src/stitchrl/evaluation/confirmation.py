@@ -8,7 +8,7 @@ checks held. So a gain that rests on a fitted behaviour needs evidence that noth
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchrl.auditing.history import ENOUGH_DECISIONS, HistoryCheck
@@ -41,7 +41,7 @@ class Confirmation:
     def parts(self, name: str, gains: Mapping[str, Estimate], margin: float) -> list[tuple[bool, str]]:
         """What must hold of the primary gain `name`, each with a sentence that says whether it does, and why."""
         if not self.fitted:
-            return [(self.calibration.passed, f"propensities are logged. {self.calibration.sentence}")]
+            return [(self.calibration.passed, f"Propensities are logged. {self.calibration.sentence}")]
         return [
             (self.calibration.passed, self.calibration.sentence),
             self._history(),
@@ -54,10 +54,9 @@ class Confirmation:
         if not self.fitted:
             return "logged propensities that fit the logged actions"
         assert self.sensitivity is not None
-        others = " and ".join(_others(name, gains, margin))
         return (
-            f"a fitted behaviour to which the past adds nothing, {others}, and a gain that withstands "
-            f"{self._strength()} in any single decision"
+            f"a fitted behaviour to which the past adds nothing, {_and(_others(name, gains, margin))} on other assumptions, "
+            f"and a gain that withstands {self._strength()} in any single decision"
         )
 
     def _strength(self) -> str:
@@ -80,16 +79,49 @@ class Confirmation:
         if self.sensitivity is None:
             return False, f"How strong a hidden cause the gain withstands is not known; an odds ratio of {needed}."
         passed = self.sensitivity.odds_ratio >= self.minimum_odds_ratio
-        return passed, f"The gain withstands {self._strength()} in its worst single decision; {needed}."
+        return passed, f"The gain withstands {self._strength()} in its worst single decision, and {needed}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
         return {
             "fitted": self.fitted,
             "calibration": dataclasses.asdict(self.calibration),
-            "history": None if self.history is None else self.history.to_dict(),
+            "history": None if self.history is None else self.history.to_dict() | {"sentence": self._history()[1]},
             "sensitivity": None if self.sensitivity is None else self.sensitivity.to_dict(),
             "minimum_odds_ratio": self.minimum_odds_ratio,
+            "hidden_cause": self._hidden_cause(),
+        }
+
+    def _hidden_cause(self) -> dict[str, Any] | None:
+        """The strength that the gain withstands, for a picture and the sentence under it; None where it is not known."""
+        if self.sensitivity is None:
+            return None
+        found = self.sensitivity.odds_ratio
+        if found <= 1:
+            sentence = "The gain is not above the margin, so there is nothing for a hidden cause to overturn."
+        elif found >= LARGEST:
+            sentence = (
+                f"A hidden cause that changes the odds of the logged action up to {LARGEST:g} times, in any one decision, would "
+                "not overturn the gain."
+            )
+        else:
+            sentence = (
+                f"A hidden cause that changes the odds of the logged action {found:.2f} times, in the decision at step "
+                f"{self.sensitivity.step} alone, would overturn the gain. In any other single decision it would have to be "
+                "stronger."
+            )
+        asked = (
+            f"Since the behaviour is fitted, a gain must withstand {self.minimum_odds_ratio:g}."
+            if self.fitted
+            else "Since the propensities are logged, the verdict asks for no strength."
+        )
+        return {
+            "seen": found,
+            "needed": self.minimum_odds_ratio if self.fitted else None,
+            "none": 1.0,
+            "largest": LARGEST,
+            "step": self.sensitivity.step,
+            "sentence": f"{sentence} {asked}",
         }
 
 
@@ -112,6 +144,11 @@ def _second(name: str, gains: Mapping[str, Estimate], margin: float) -> tuple[bo
         several = len(found) > 1
         return (
             True,
-            f"{' and '.join(found)}, on other assumptions, {'are' if several else 'is'} healthy and not against it.",
+            f"{_and(found)}, on other assumptions, {'are' if several else 'is'} healthy and not against it.",
         )
     return False, "No second estimate on other assumptions is healthy and not against it: nothing confirms the first."
+
+
+def _and(names: Sequence[str]) -> str:
+    """Names as a sentence has them: "is, pdis and wis"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

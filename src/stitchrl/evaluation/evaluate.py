@@ -18,6 +18,7 @@ from stitchrl.evaluation.contributions import Episodes, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, Estimator, expected_variance, influence_checks
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.health import check_lost_weight, what_follows
+from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import RESAMPLES, Interval, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.predictable import VisitRatios
@@ -48,6 +49,7 @@ class Evaluation:
         behavior_fitted: True where the behaviour's probabilities come from a model.
         agreement: how the policy's decisions differ from the logged ones.
         confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
+        influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
     """
 
     estimates: dict[str, Estimate]
@@ -57,6 +59,7 @@ class Evaluation:
     behavior_fitted: bool
     agreement: Agreement
     confirmation: Confirmation | None = None
+    influence: VarianceShares | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -68,6 +71,7 @@ class Evaluation:
             "behavior_fitted": self.behavior_fitted,
             "agreement": self.agreement.to_dict(),
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
+            "influence": None if self.influence is None else self.influence.to_dict(),
         }
 
 
@@ -234,7 +238,7 @@ def evaluate_fits(
     behavior = _behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
     evaluations = []
     for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
-        confirmation = None
+        confirmation = influence = None
         if confirm:
             by_name = {estimator.name: draft for estimator, draft in zip(chosen, of_policy, strict=True)}
             confirmation = Confirmation(
@@ -244,6 +248,7 @@ def evaluate_fits(
                 _sensitivity(chosen, case, gain, by_name, margin),
                 minimum_odds_ratio,
             )
+            influence = _influence(gain, by_name, units)
         verdict = decide(
             gain,
             audit_verdict=NOT_AUDITED if audit_verdict is None else audit_verdict,
@@ -253,7 +258,8 @@ def evaluate_fits(
             notes=notes,
         )
         overlap = agreement(log, case.fits.probs, fits.behavior.log_prob, fits.behavior.probs)
-        evaluations.append(Evaluation(values, gain, behavior, verdict, fits.behavior.fitted, overlap, confirmation))
+        fitted = fits.behavior.fitted
+        evaluations.append(Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence))
     return evaluations
 
 
@@ -268,6 +274,13 @@ def _sensitivity(
     assert statistic is not None
     assert error is not None
     return single_decision_sensitivity(case, statistic, error, margin=margin, confidence=gain[name].confidence)
+
+
+def _influence(gain: Mapping[str, Estimate], drafts: Mapping[str, Draft], units: Units) -> VarianceShares | None:
+    """Who carries the variance of the primary gain; None where there is no such gain."""
+    name = choose_primary(gain)
+    statistic = None if name is None else drafts[name].statistic
+    return None if statistic is None else variance_shares(statistic.influence(), units)
 
 
 def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,20 +13,52 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST
 from stitchrl.messages import first_steps_in_words
 
-__all__ = ["Line", "Verdict", "choose_primary", "decide"]
+__all__ = ["Line", "Part", "Verdict", "choose_primary", "decide"]
 
 NOT_AUDITED = "not audited"
 """What line (d) is handed where nobody audited the log."""
+WIDTH = 100
+"""Columns of the terminal that a printed verdict fits into."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the things that a line of the checklist asks for, with a sentence that says what was seen."""
+
+    passed: bool
+    sentence: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the checklist: `passed` is None where the line does not apply."""
+    """One line of the checklist.
+
+    Attributes:
+        key: a letter.
+        rule: what must hold.
+        seen: what was seen, in one sentence; where several parts fail, all of them.
+        passed: whether it holds; None where the line does not apply.
+        parts: everything that a line of several conditions asks for.
+    """
 
     key: str
     rule: str
     seen: str
     passed: bool | None
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Line:
+        """The line of its `dataclasses.asdict`; those of older versions have no parts."""
+        return cls(**dict(content) | {"parts": tuple(Part(**part) for part in content.get("parts", ()))})
+
+    def __str__(self) -> str:
+        mark = {True: "pass", False: "FAIL", None: "n/a "}[self.passed]
+        start = f"[{mark}] ({self.key}) {self.rule}"
+        failed = [part.sentence for part in self.parts if not part.passed]
+        if self.passed is False and failed:
+            return "\n".join([_wrapped(f"{start}:", 2, 9), *(_wrapped(f"- {sentence}", 9, 11) for sentence in failed)])
+        return _wrapped(f"{start}: {self.seen}", 2, 9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +88,24 @@ class Verdict:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verdict:
         """The verdict of a `to_dict`, for instance of a stored verdict.json."""
-        lines = tuple(Line(**line) for line in content["lines"])
+        lines = tuple(Line.from_dict(line) for line in content["lines"])
         return cls(**dict(content) | {"lines": lines, "caveats": tuple(content["caveats"])})
 
     def __str__(self) -> str:
-        mark = {True: "pass", False: "FAIL", None: "n/a "}
-        lines = [f"{self.decision}: {self.headline}"]
-        lines += [f"  [{mark[line.passed]}] ({line.key}) {line.rule}: {line.seen}" for line in self.lines]
-        return "\n".join(lines + [f"  note: {caveat}" for caveat in self.caveats])
+        found = [_wrapped(f"{self.decision}: {self.headline}", 0, 2), *map(str, self.lines)]
+        return "\n".join(found + [_wrapped(f"note: {caveat}", 2, 8) for caveat in self.caveats])
+
+
+def _wrapped(text: str, first: int, others: int) -> str:
+    """Text broken into lines of a terminal, the first line and the others indented by so many spaces."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=" " * first,
+        subsequent_indent=" " * others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def choose_primary(gains: Mapping[str, Estimate]) -> str | None:
@@ -126,13 +169,30 @@ def decide(
             f"the policy is not better than {baseline} by {margin:g}: gain {_span(primary)}.",
         )
     else:
-        # The reasons after a colon stay in the checklist.
-        reasons = "; ".join(f"line ({line.key}) failed, {line.seen.split(':')[0].rstrip('.')}" for line in failed)
         decision, headline = (
             "CANNOT TELL",
-            f"the log does not prove the policy better than {baseline}: {reasons}.",
+            f"the log does not prove the policy better than {baseline}: {_reasons(failed)}.",
         )
     return Verdict(decision, headline, lines, (*_caveats(confirmation, horizon), *notes), name, margin, confidence)
+
+
+def _reasons(failed: Sequence[Line]) -> str:
+    """Why lines failed, for a headline: one reason a line that no line before it gave, and how many more there are.
+
+    What a sentence says after its colon stays in the checklist.
+    """
+    said: set[str] = set()
+    reasons = []
+    for line in failed:
+        sentences = [part.sentence for part in line.parts if not part.passed] or [line.seen]
+        first = next((sentence for sentence in sentences if sentence not in said), sentences[0])
+        said |= set(sentences)
+        words = first.split(":")[0].rstrip(".")
+        if len(words) > 1 and not words[1].isupper():
+            words = words[0].lower() + words[1:]
+        more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+        reasons.append(f"line ({line.key}) failed, {words}{more}")
+    return "; ".join(reasons)
 
 
 def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:
@@ -149,19 +209,26 @@ def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
 
 def _line_b(name: str | None, gains: Mapping[str, Estimate], margin: float) -> Line:
     rule = f"no other healthy estimate lies wholly below {margin:g}"
-    others = {k: g for k, g in gains.items() if k != name and g.healthy and g.upper is not None}
-    against = [k for k, g in others.items() if g.upper is not None and g.upper < margin]
-    if not others:
+    parts = tuple(
+        Part(gain.upper >= margin, f"{other} {_span(gain)}")
+        for other, gain in gains.items()
+        if other != name and gain.healthy and gain.upper is not None
+    )
+    if not parts:
         return Line("b", rule, "no other estimate is healthy: none contradicts, none confirms", None)
-    return Line("b", rule, ", ".join(f"{k} {_span(g)}" for k, g in others.items()), not against)
+    return Line("b", rule, ", ".join(part.sentence for part in parts), all(part.passed for part in parts), parts)
 
 
 def _line_c(primary: Estimate | None) -> Line:
     rule = "every health check of the primary gain holds"
     if primary is None:
         return Line("c", rule, "there is no primary gain", None)
-    held = " ".join(check.sentence for check in primary.checks) or "it is healthy"
-    return Line("c", rule, held if primary.healthy else " ".join(primary.reasons), primary.healthy)
+    parts = tuple(Part(check.passed, check.sentence) for check in primary.checks)
+    if not primary.healthy:
+        return Line("c", rule, " ".join(primary.reasons), False, parts)
+    if len(parts) > 1:
+        return Line("c", rule, f"all {len(parts)} checks hold", True, parts)
+    return Line("c", rule, parts[0].sentence if parts else "it is healthy", True, parts)
 
 
 def _line_d(audit_verdict: str) -> Line:
@@ -177,9 +244,12 @@ def _line_e(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
         return Line("e", rule, "there is no primary gain", None)
     if confirmation is None:
         return Line("e", rule, "nothing is known about the behaviour that confirms it", False)
-    parts = confirmation.parts(name, gains, margin)
-    failed = [sentence for passed, sentence in parts if not passed]
-    return Line("e", rule, " ".join(failed or [sentence for _, sentence in parts]), not failed)
+    parts = tuple(Part(passed, sentence) for passed, sentence in confirmation.parts(name, gains, margin))
+    failed = [part.sentence for part in parts if not part.passed]
+    if failed:
+        return Line("e", rule, " ".join(failed), False, parts)
+    seen = parts[0].sentence if len(parts) == 1 else f"by {confirmation.rests_on(name, gains, margin)}"
+    return Line("e", rule, seen, True, parts)
 
 
 def _span(estimate: Estimate) -> str:

@@ -205,6 +205,7 @@ def forest_rows(rows: Sequence[Json], axis: Axis, decimals: int = DECIMALS) -> l
             "mark": mark(axis, row["gain"]["value"], sign=True, decimals=decimals),
             "interval": span(axis, row["gain"]["lower"], row["gain"]["upper"]),
             "exact_mark": mark(axis, row["exact_gain"], sign=True, decimals=decimals),
+            "failed": [str(key).replace("-", " ") for key in row.get("failed", ())],
         }
         for row in rows
     ]

@@ -10,6 +10,8 @@ from stitchrl.errors import DataError
 from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
+from stitchrl.reporting.confirmation import confirmation_view
+from stitchrl.reporting.ladder import ladder_view
 from stitchrl.reporting.numbers import decimals_for, is_number
 from stitchrl.reporting.page import environment
 
@@ -17,6 +19,8 @@ __all__ = ["render"]
 
 COLORS = {"good": "go", "bad": "nogo", "unsure": "unknown"}
 """Tone of a verdict -> the class of the page that has its colour and its sign."""
+SHOWN_RANKS = 10
+"""Candidates of the ranking that are shown at once; the others are folded."""
 SECTIONS = (
     "title",
     "unit",
@@ -76,6 +80,10 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
     gains = charts.fit_axis([0.0, verdict["margin"], *(_ends(primary))]) if primary else None
     return {
         "tone": COLORS[verdict["tone"]],
+        "lines": [_line(line) for line in verdict["lines"]],
+        "ladder": ladder_view(report.get("ladder"), verdict["margin"], decimals),
+        "ranking": _folded(report["ranking"]),
+        "confirmation": confirmation_view(report.get("confirmation")),
         "steps": first_steps_in_words(report["horizon"]) if report.get("horizon") is not None else "",
         "estimators": [{"name": name, "title": titles.get(name, name)} for name in order],
         "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"], decimals),
@@ -95,6 +103,30 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
             _names_in_matrix(disagreement),
             pooled=len(disagreement.get("actions") or disagreement["matrix"]) < len(disagreement["matrix"]),
         ),
+    }
+
+
+def _line(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the checklist with its parts: those that failed are shown in place of the text and the others folded, or all
+    are shown where the text only strings them together."""
+    parts = sorted(line.get("parts") or (), key=lambda part: bool(part["passed"]))
+    failed = [part for part in parts if not part["passed"]]
+    whole = all(part["sentence"] in line["seen"] for part in parts)
+    return {
+        **line,
+        "state": "na" if line["passed"] is None else "pass" if line["passed"] else "fail",
+        "shown": parts if whole and len(parts) > 1 else failed,
+        "folded": [] if whole else [part for part in parts if part["passed"]],
+    }
+
+
+def _folded(ranking: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first rows of the ranking and the selected one, and apart from them those further behind."""
+    first = [row for row in ranking if row["rank"] <= SHOWN_RANKS or row["selected"]]
+    return {
+        "first": first,
+        "rest": [row for row in ranking if row not in first],
+        "predicted": any(is_number(row.get("predicted_lower")) for row in ranking),
     }
 
 

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from stitchrl.errors import RunDirectoryError
 from stitchrl.messages import first_steps_in_words
+from stitchrl.reporting.confirmation import confirmation_content
+from stitchrl.reporting.ladder import ladder_content
 from stitchrl.reporting.numbers import short
 
 __all__ = ["CURVES", "build_report"]
@@ -55,6 +57,8 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
             "test": _rows(selected, _title(selected), ranking),
         },
         "ranking": [_rank(place, row, ranking, _title(selected)) for place, row in enumerate(ranking["order"], 1)],
+        "ladder": ladder_content(ranking, _title(selected), _title),
+        "confirmation": confirmation_content(selected["evaluation"]),
         "disagreement": estimates["disagreement"],
         "explain": _explain(run, ranking, estimates, verdict, meaning["note"]),
         "provenance": _provenance(run, split),
@@ -157,7 +161,9 @@ def _rows(candidate: Mapping[str, Any], selected: str, ranking: Mapping[str, Any
     exact, base = candidate["exact"], ranking["behavior_exact"]
     rows = []
     for name, estimate in candidate["evaluation"]["estimates"].items():
-        keep = ("value", "lower", "upper", "standard_error", "ess", "max_weight_share", "healthy", "reasons")
+        keep = ("value", "lower", "upper", "standard_error", "ess", "max_weight_share")
+        gain = candidate["evaluation"]["gain"][name]
+        errors = {key: gain[key] for key in ("standard_error", "predictable_error") if key in gain}
         rows.append(
             _names(candidate)
             | {
@@ -165,7 +171,11 @@ def _rows(candidate: Mapping[str, Any], selected: str, ranking: Mapping[str, Any
                 "selected": _title(candidate) == selected,
                 "caution": candidate["caution"],
                 "estimator": name,
-                "gain": _span(candidate["evaluation"]["gain"][name]),
+                "gain": _span(gain) | errors,
+                # What counts is the gain, and more can be wrong with a difference than with a value.
+                "healthy": gain["healthy"],
+                "reasons": gain["reasons"],
+                "failed": [check["key"] for check in gain.get("checks", ()) if not check["passed"]],
                 "exact": exact,
                 "exact_gain": None if exact is None else exact - base,
             }
@@ -184,7 +194,8 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
         "caution": candidate["caution"],
         "estimator": row["estimator"],
         "gain": {"value": None, "lower": None, "upper": None} if gain is None else _span(gain),
-        "healthy": bool(gain and gain["healthy"]),
+        "healthy": bool(row.get("healthy", gain and gain["healthy"])),
+        "predicted_lower": row.get("predicted_lower"),
         "selected": _title(candidate) == selected,
         "exact_gain": None if exact is None else exact - ranking["behavior_exact"],
     }
@@ -203,7 +214,8 @@ def _explain(
     texts = [
         "A policy can be evaluated only where the log has tried what the policy would do. The more a policy differs from the "
         "behaviour, the more it can gain, and the fewer logged decisions tell something about it, so its interval is wider. "
-        "Candidates are therefore ranked by the lower end of the interval of their gain, not by its middle.",
+        f"Candidates are therefore ranked by the lower end of the interval of their gain{_predicted(ranking)}, not by its "
+        "middle.",
         f"The selected policy gives the logged action a probability of {agreement:.2f} on average{beside}.",
     ]
     if (primary := verdict["primary"]) is not None:
@@ -229,6 +241,12 @@ def _explain(
             "log has no such values: compare them with the estimates to see how far those can be trusted."
         )
     return texts
+
+
+def _predicted(ranking: Mapping[str, Any]) -> str:
+    """Which lower end they were ranked by: older versions took that of the validation part itself."""
+    known = any(row.get("predicted_lower") is not None for row in ranking["order"])
+    return " that the test part, which is larger, is predicted to give" if known else ""
 
 
 def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:

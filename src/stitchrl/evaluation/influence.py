@@ -1,0 +1,57 @@
+"""How the variance of an estimate is shared out among the independent units that it rests on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.evaluation.health import MAXIMUM_INFLUENCE
+from stitchrl.evaluation.units import Units
+from stitchrl.types import NumpyArray
+
+__all__ = ["LISTED", "VarianceShares", "variance_shares"]
+
+LISTED = 20
+"""Units with the largest shares that are listed one by one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VarianceShares:
+    """Who carries the variance of an estimate.
+
+    Attributes:
+        noun: what one unit is called, "episode" or "group".
+        count: how many units there are.
+        largest: the largest shares of one unit, the largest first; at most `LISTED`.
+        half: how many of the units with the largest shares carry half of the variance together.
+        limit: the share that one unit may carry.
+    """
+
+    noun: str
+    count: int
+    largest: tuple[float, ...]
+    half: int
+    limit: float = MAXIMUM_INFLUENCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for JSON."""
+        return dataclasses.asdict(self)
+
+
+def variance_shares(influence: Float[NumpyArray, " n"], units: Units) -> VarianceShares | None:
+    """The shares of each unit in the sum of squared influence values; None where nothing varies.
+
+    Args:
+        influence: (n,) of the episodes.
+        units: which episodes are independent.
+    """
+    squares = np.sort(units.sums(influence) ** 2)[::-1]
+    total = float(squares.sum())
+    if not total > 0:
+        return None
+    shares = squares / total
+    half = int(np.searchsorted(np.cumsum(shares), 0.5 - 1e-12)) + 1
+    return VarianceShares(units.noun, units.count, tuple(float(share) for share in shares[:LISTED]), half)

@@ -1,0 +1,39 @@
+"""Who carries the variance of an estimate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stitchrl.evaluation.health import check_influence
+from stitchrl.evaluation.influence import LISTED, variance_shares
+from stitchrl.evaluation.units import Units
+
+
+def test_shares_are_those_of_squared_influence_and_the_largest_come_first() -> None:
+    found = variance_shares(np.asarray([1.0, -3.0, 2.0, 0.0, 1.0]), Units(5))
+    assert found is not None
+    assert found.largest == pytest.approx([9 / 15, 4 / 15, 1 / 15, 1 / 15, 0.0])
+    assert (found.noun, found.count, found.half) == ("episode", 5, 1)
+
+
+def test_half_is_reached_exactly_by_equal_shares() -> None:
+    influence = np.ones(100)
+    found = variance_shares(influence, Units(100))
+    assert found is not None
+    assert found.half == 50
+    assert len(found.largest) == LISTED
+
+
+def test_groups_are_one_unit_and_the_largest_is_what_the_check_sees() -> None:
+    influence, units = np.asarray([1.0, 1.0, -2.0, 2.0, 1.0]), Units(5, np.asarray(["a", "a", "b", "b", "c"]))
+    found = variance_shares(influence, units)
+    assert found is not None
+    assert (found.noun, found.count) == ("group", 3)
+    assert found.largest == pytest.approx([4 / 5, 1 / 5, 0.0])  # the two episodes of b cancel
+    check = check_influence(units, influence)
+    assert (found.largest[0], found.limit) == (pytest.approx(check.seen), check.limit)
+
+
+def test_nothing_that_varies_has_no_shares() -> None:
+    assert variance_shares(np.zeros(4), Units(4)) is None
