@@ -224,6 +224,8 @@ def evaluate_fits(
     resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=fits.settings.seed)
     cases = cases_of(fits, units, over_last=over_last)
     logged = _logged_draft(cases[0])
+    # Fitted values go on past the cuts as before them; who reads the verdict must know, and how to do without.
+    notes = (*(check.sentence for check in logged.checks if not check.passed), *notes)
     drafts = [[_draft(estimator, case, policies) for estimator in chosen] for case in cases]
     others = drafts[-1] if over_last else [logged] * len(chosen)
     gains = [
