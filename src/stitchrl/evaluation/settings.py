@@ -6,10 +6,12 @@ import dataclasses
 
 from stitchrl.errors import ConfigurationError
 
-__all__ = ["MINIMUM_ODDS_RATIO", "FitSettings", "check_odds_ratio"]
+__all__ = ["BEHAVIORS", "MINIMUM_ODDS_RATIO", "FitSettings", "check_odds_ratio"]
 
 MINIMUM_ODDS_RATIO = 1.5
 """Hidden cause in the worst single decision, as an odds ratio, that a gain from a fitted behaviour must withstand."""
+BEHAVIORS = ("auto", "counts", "logistic", "mlp")
+"""Models of the behaviour that can be asked for; "auto" takes the one that predicts held-out episodes best."""
 
 
 def check_odds_ratio(minimum_odds_ratio: float) -> None:
@@ -25,11 +27,16 @@ class FitSettings:
     """How the nuisance models of an evaluation are fitted.
 
     Attributes:
-        updates: gradient updates of FQE and, where the log lacks propensities, of the behaviour model.
+        updates: gradient updates of FQE; a network of the behaviour gets at most five times as many, and stops early.
         batch_size: rows a batch.
         hidden_sizes: widths of both networks.
         learning_rate: Adam's step size of both.
-        seed: of both.
+        seed: of both, and of the episodes that are held out to choose the model of the behaviour.
+        behavior: model of the behaviour where the log lacks propensities: "counts" of the actions in each state,
+            "logistic" regression, an "mlp", or "auto", whichever of them predicts the actions of held-out episodes best.
+
+    Raises:
+        ConfigurationError: a model of the behaviour that does not exist.
     """
 
     updates: int = 2000
@@ -37,3 +44,8 @@ class FitSettings:
     hidden_sizes: tuple[int, ...] = (128, 128)
     learning_rate: float = 1e-3
     seed: int = 0
+    behavior: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.behavior not in BEHAVIORS:
+            raise ConfigurationError(f"`behavior` must be one of {', '.join(BEHAVIORS)}; got {self.behavior!r}.")

@@ -1,0 +1,131 @@
+"""The contract of a model of the behaviour: what it is fitted to, what a fit is, and what its noise does to an estimate.
+
+A model is an object without state, one a file in `behavior_models/`, listed in `behavior_registry.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.probabilities import policy_probabilities, taken
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.types import NumpyArray
+
+__all__ = ["BehaviorData", "BehaviorModel", "FitEffect", "FitNoise", "FittedBehavior", "log_likelihood"]
+
+HELD_OUT = 0.2
+"""Share of the episodes that choose the settings of a model, and the model."""
+LEAST_PROBABILITY = 1e-8
+"""Floor of the probability of a logged action: far below any that matters, so that no ratio is infinite."""
+
+
+class FitEffect(NamedTuple):
+    """What the fit of a behaviour does to K numbers that were computed with its probabilities, to first order.
+
+    Attributes:
+        episodes: (n, K) how far each episode of the fit moved each number; they sum to about 0 over the episodes.
+        expected: (K, K) the covariance of the numbers that the fit is expected to cause, if its model is right.
+    """
+
+    episodes: Float[NumpyArray, "n K"]
+    expected: Float[NumpyArray, "K K"]
+
+
+class FitNoise(Protocol):
+    """How far a fitted behaviour may be from the best one of its kind, because the episodes of the fit are few."""
+
+    def effect(self, log: Dataset, gradient: Float[NumpyArray, "N K"]) -> FitEffect:
+        """The effect on K numbers computed from `log`, whatever episodes it has.
+
+        Args:
+            log: the episodes that the numbers are computed from.
+            gradient: derivative of each number by the logarithm of the behaviour's probability of each logged action.
+        """
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FittedBehavior:
+    """A fitted model of the behaviour.
+
+    Attributes:
+        name: of the model.
+        policy: acts as the behaviour does.
+        held_out: mean log-likelihood of a logged action on episodes that were held out when it was fitted.
+        noise: what the noise of its fit does to estimates; None where that is not known.
+        tried: name -> held-out log-likelihood of each model that was tried.
+    """
+
+    name: str
+    policy: DiscretePolicy
+    held_out: float
+    noise: FitNoise | None
+    tried: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(eq=False)
+class BehaviorData:
+    """The episodes that a behaviour is fitted to.
+
+    Attributes:
+        whole: all of them.
+        settings: of the fits.
+    """
+
+    whole: Dataset
+    settings: FitSettings
+
+    @cached_property
+    def _parts(self) -> tuple[Dataset, Dataset]:
+        log = self.whole
+        units = log.num_episodes if log.group is None else len(np.unique(log.group))
+        if units < 2:
+            return log, log
+        train, held_out = log.split_episodes((1 - HELD_OUT, HELD_OUT), seed=self.settings.seed)
+        return log.select_episodes(train), log.select_episodes(held_out)
+
+    @property
+    def train(self) -> Dataset:
+        """The episodes that settings are tried on; all of them where there is but one, or one group of them."""
+        return self._parts[0]
+
+    @property
+    def held_out(self) -> Dataset:
+        """The episodes that choose between settings, and between models."""
+        return self._parts[1]
+
+
+class BehaviorModel(Protocol):
+    """A kind of model of the behaviour."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in settings and results."""
+
+    @property
+    def title(self) -> str:
+        """What it is called in reports, in words."""
+
+    def refusal(self, log: Dataset) -> str | None:
+        """Why it cannot be fitted to such a log, as one sentence; None where it can."""
+
+    def fit(self, data: BehaviorData) -> FittedBehavior:
+        """Fit it: settings are chosen on the held-out episodes."""
+
+
+def log_likelihood(policy: DiscretePolicy, log: Dataset) -> float:
+    """Mean logarithm of the probability that a policy gives to a logged action."""
+    probs = taken(policy_probabilities(policy, log.observation, log.action_mask), log)
+    return float(np.log(np.maximum(probs, LEAST_PROBABILITY)).mean())
+
+
+def by_episode(values: Float[NumpyArray, "N K"], start: Sequence[int] | NumpyArray) -> Float[NumpyArray, "n K"]:
+    """Sums over the rows of each episode, given the first row of each."""
+    return np.add.reduceat(values, np.asarray(start), axis=0)

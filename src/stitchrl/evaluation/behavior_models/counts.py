@@ -1,0 +1,207 @@
+"""Smoothed shares of the actions in each state, for logs whose observations are a finite set that is seen again and again.
+
+With n_sa the times action a was taken in state s, n_s their sum, and m_sa the probabilities of a softmax regression on the
+observation (`evaluation/softmax_regression.py`), which knows what like states have in common:
+
+    (1)  b(a|s) = (n_sa + k m_sa) / (n_s + k)
+
+The strength k of the smoothing is chosen on held-out episodes, and then all episodes are counted. An observation that was
+never seen counts as the nearest one that was.
+
+What the fit does to a number whose derivative by log b(a|s) sums to G_sa over the rows of the estimate: one more row with
+action a in state s moves log b(a|s) by 1 / (n_sa + k m_sa), and log b of every action of s by -1 / (n_s + k). It also moves
+the regression, whose share in b(a|s) is k m_sa / (n_sa + k m_sa). So it moves the number by
+
+    (2)  u_sa = G_sa / (n_sa + k m_sa) - G_s / (n_s + k) + <I^{-1} D, phi(s) (1{a} - m_s)^T>,   G_s = sum_a G_sa
+    (3)  D = sum_sa k m_sa / (n_sa + k m_sa) G_sa phi(s) (1{a} - m_s)^T
+
+with I the information of the regression (`evaluation/softmax_noise.py`). These are the influence values of the fit, and their
+variance under b, actions that the fit never saw included, is what it is expected to cause:
+
+    (4)  sum_s n_s sum_a b(a|s) u_sa^2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.evaluation.behavior_model import (
+    LEAST_PROBABILITY,
+    BehaviorData,
+    FitEffect,
+    FittedBehavior,
+    by_episode,
+)
+from stitchrl.evaluation.softmax_noise import solve_information
+from stitchrl.evaluation.softmax_regression import action_counts, regress
+from stitchrl.nn.tabular import TabularPolicy, nearest_row
+from stitchrl.nn.units import StandardizedPolicy
+from stitchrl.types import NumpyArray
+
+__all__ = ["Counts"]
+
+MOST_STATES, VISITS = 5_000, 10
+"""States that are counted: at most so many, seen so often on average."""
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+"""Rows that the smoothing may count as."""
+ROWS_LOOKED_AT = 20_000
+"""Rows of a sample that tells logs without repeated observations at little cost."""
+PENALTY = 3.0
+"""Of the softmax regression."""
+ROWS_AT_ONCE = 8_192
+
+
+class Tables(NamedTuple):
+    """Equation (1) as tables of S states: times that actions were taken, and the probabilities that smooth them."""
+
+    count: Float[NumpyArray, "S A"]
+    smooth: Float[NumpyArray, "S A"]
+
+    def probs(self, strength: float) -> Float[NumpyArray, "S A"]:
+        """b(a|s)."""
+        return (self.count + strength * self.smooth) / (self.count.sum(1, keepdims=True) + strength)
+
+
+class States:
+    """The distinct observations of a log, and the state of any observation: the nearest of them, in standardised units."""
+
+    def __init__(self, log: Dataset) -> None:
+        self.scaling = Scaling.fit(log)
+        self.table = self.scaling.observations(_distinct(log)).astype(np.float32)
+
+    @property
+    def phi(self) -> Float[NumpyArray, "S D"]:
+        """Features of each state for the softmax regression."""
+        return np.concatenate([np.ones((len(self.table), 1)), self.table], axis=1)
+
+    def of(self, log: Dataset) -> Int[NumpyArray, " N"]:
+        """(N,) the state of each row of a log."""
+        used, place = np.unique(log.observation_index, return_inverse=True)
+        rows = self.scaling.observations(log.observation_table[used]).astype(np.float32)
+        table = jnp.asarray(self.table)
+        pieces = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+        return np.concatenate([np.asarray(nearest_row(table, piece)) for piece in pieces])[place.reshape(-1)]
+
+    def count(self, log: Dataset) -> Tables:
+        """The tables of a log."""
+        state, states, actions = self.of(log), len(self.table), log.num_actions
+        assert actions is not None
+        allowed = np.ones((states, actions), bool)
+        if log.action_mask is not None:
+            allowed = np.zeros((states, actions), bool)
+            np.logical_or.at(allowed, state, log.action_mask)
+            allowed[~allowed.any(1)] = True  # a state of other episodes, of which nothing is known
+        count = np.bincount(state * actions + log.action, minlength=states * actions).reshape(states, actions)
+        logits = self.phi @ regress(action_counts(log, self.scaling), PENALTY)
+        smooth = np.exp(logits - np.where(allowed, logits, -np.inf).max(1, keepdims=True)) * allowed
+        return Tables(count.astype(np.float64), smooth / smooth.sum(1, keepdims=True))
+
+    def policy(self, probs: Float[NumpyArray, "S A"]) -> StandardizedPolicy:
+        """The policy that these probabilities make."""
+        with np.errstate(divide="ignore"):
+            logs = np.maximum(np.log(probs), -1e6).astype(np.float32)
+        inner = TabularPolicy(jnp.asarray(self.table), jnp.asarray(logs))
+        return StandardizedPolicy(jnp.asarray(self.scaling.mean), jnp.asarray(self.scaling.std), inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Smoothed counts by state."""
+
+    name: str = "counts"
+    title: str = "smoothed shares of the actions in each state"
+
+    def refusal(self, log: Dataset) -> str | None:
+        """It refuses logs whose observations hardly ever repeat."""
+        if log.num_actions is None or log.observation_table.ndim != 2:
+            return "Counts of actions need discrete actions and observations that are vectors."
+        states = min(_least_states(log), log.num_transitions)
+        if states <= MOST_STATES:
+            states = len(_distinct(log))
+        if states > MOST_STATES or log.num_transitions < VISITS * states:
+            return (
+                f"Counts of actions need at most {MOST_STATES:,} distinct observations, seen {VISITS} times each on average; "
+                f"this log has at least {states:,} in {log.num_transitions:,} rows."
+            )
+        table = States(log).table
+        if (np.asarray(nearest_row(jnp.asarray(table), table)) != np.arange(len(table))).any():
+            return "Counts of actions need observations that differ by more than rounding; some of this log's do not."
+        return None
+
+    def fit(self, data: BehaviorData) -> FittedBehavior:
+        """Equation (1), with the strength that predicts held-out episodes best."""
+        states = States(data.whole)
+        tables, state = states.count(data.train), states.of(data.held_out)
+        scored = [(_held_out(tables.probs(k), state, data.held_out), k) for k in STRENGTHS]
+        score, strength = max(scored)
+        whole = states.count(data.whole)
+        noise = CountNoise(states, whole, strength, data.whole)
+        return FittedBehavior(self.name, states.policy(whole.probs(strength)), score, noise)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CountNoise:
+    """Equations (2) to (4).
+
+    Attributes:
+        states: the states.
+        tables: what was counted.
+        strength: k.
+        fit_on: the episodes that were counted.
+    """
+
+    states: States
+    tables: Tables
+    strength: float
+    fit_on: Dataset
+
+    def effect(self, log: Dataset, gradient: Float[NumpyArray, "N K"]) -> FitEffect:
+        """What the fit does to K numbers that were computed from `log`."""
+        count, smooth = self.tables
+        shape, numbers = count.shape, gradient.shape[1]
+        cell = self.states.of(log) * shape[1] + log.action
+        sums = [np.bincount(cell, one, minlength=count.size).reshape(shape) for one in gradient.T]
+        total, rows = count + self.strength * smooth, count.sum(1)
+        derivative = np.empty((self.states.phi.shape[1], shape[1], numbers))
+        moved = np.empty((*shape, numbers))
+        for k, one in enumerate(sums):
+            by_action = np.divide(one, total, out=np.zeros(shape), where=total > 0)
+            moved[:, :, k] = by_action - (one.sum(1) / (rows + self.strength))[:, None]
+            through = by_action * self.strength * smooth
+            derivative[:, :, k] = self.states.phi.T @ (through - through.sum(1, keepdims=True) * smooth)
+        direction = solve_information(self.states.phi, smooth, rows, PENALTY, derivative)
+        for k in range(numbers):
+            along = self.states.phi @ direction[:, :, k]
+            moved[:, :, k] += along - (smooth * along).sum(1, keepdims=True)
+        here = self.states.of(self.fit_on) * shape[1] + self.fit_on.action
+        expected = np.einsum("s,sa,saj,sak->jk", rows, self.tables.probs(self.strength), moved, moved, optimize=True)
+        by_row = moved.reshape(count.size, numbers)[here]
+        return FitEffect(by_episode(by_row, self.fit_on.episode_start[:-1]), expected)
+
+
+def _held_out(probs: Float[NumpyArray, "S A"], state: Int[NumpyArray, " N"], log: Dataset) -> float:
+    """Mean log-likelihood of the logged actions, of log's states."""
+    rows = probs[state]
+    if log.action_mask is not None:
+        rows = rows * log.action_mask
+        rows = rows / np.maximum(rows.sum(1, keepdims=True), LEAST_PROBABILITY)
+    return float(np.log(np.maximum(rows[np.arange(len(rows)), log.action], LEAST_PROBABILITY)).mean())
+
+
+def _distinct(log: Dataset) -> Float[NumpyArray, "S D"]:
+    return np.unique(log.observation_table[np.unique(log.observation_index)], axis=0)
+
+
+def _least_states(log: Dataset) -> int:
+    """At least so many distinct observations, from a sample of the rows."""
+    rows = np.unique(log.observation_index)
+    if len(rows) > ROWS_LOOKED_AT:
+        rows = np.random.default_rng(0).choice(rows, ROWS_LOOKED_AT, replace=False)
+    return len(np.unique(log.observation_table[rows], axis=0))

@@ -1,0 +1,64 @@
+"""Logistic regression: the softmax regression of `evaluation/softmax_regression.py`, its penalty chosen on held-out episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.evaluation.behavior_model import BehaviorData, FittedBehavior, log_likelihood
+from stitchrl.evaluation.softmax_noise import SoftmaxNoise
+from stitchrl.evaluation.softmax_regression import action_counts, regress, softmax_features
+from stitchrl.nn.networks import MLP
+from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.nn.units import StandardizedPolicy
+from stitchrl.types import NumpyArray
+
+__all__ = ["Logistic"]
+
+PENALTIES = (1000.0, 100.0, 10.0, 1.0)
+"""Tried one after the other while held-out episodes are predicted better, each search from where the last one ended."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Logistic:
+    """Multinomial logistic regression."""
+
+    name: str = "logistic"
+    title: str = "logistic regression on the observation"
+
+    def refusal(self, log: Dataset) -> str | None:
+        """It refuses images and continuous actions."""
+        if log.num_actions is None or log.observation_table.ndim != 2:
+            return "Logistic regression needs discrete actions and observations that are vectors."
+        return None
+
+    def fit(self, data: BehaviorData) -> FittedBehavior:
+        """Fit the penalty that predicts held-out episodes best to all episodes."""
+        scaling = Scaling.fit(data.whole)
+        counted = action_counts(data.train, scaling)
+        weight: Float[NumpyArray, "D A"] | None = None
+        best, chosen, start = -np.inf, PENALTIES[0], weight
+        for penalty in PENALTIES:
+            weight = regress(counted, penalty, weight)
+            score = log_likelihood(_policy(scaling, weight), data.held_out)
+            if score <= best:
+                break
+            best, chosen, start = score, penalty, weight
+        counted = action_counts(data.whole, scaling)
+        policy = _policy(scaling, regress(counted, chosen, start))
+
+        def features(log: Dataset, rows: slice) -> NumpyArray:
+            return softmax_features(log, scaling, np.arange(log.num_transitions)[rows])
+
+        scale = max(1.0, data.whole.num_transitions / counted.count.sum())
+        return FittedBehavior(self.name, policy, best, SoftmaxNoise(features, policy, chosen * scale, data.whole))
+
+
+def _policy(scaling: Scaling, weight: Float[NumpyArray, "D A"]) -> StandardizedPolicy:
+    network = MLP((jnp.asarray(weight[1:], jnp.float32),), (jnp.asarray(weight[0], jnp.float32),))
+    return StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), CategoricalPolicy(network))
