@@ -84,11 +84,23 @@ def _plain(table: NumpyArray) -> Float[NumpyArray, "rows D"]:
     return np.nan_to_num(table.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def calibration_test(regions: RegionIndex, ratio: Float[NumpyArray, " N"], units: Units) -> JointTest:
-    """Whether the ratios of the logged actions average 1 in every region; `size`: mean |average - 1| over the rows."""
+def calibration_test(
+    regions: RegionIndex,
+    ratio: Float[NumpyArray, " N"],
+    units: Units,
+    noise: Float[NumpyArray, "K K"] | None = None,
+) -> JointTest:
+    """Whether the ratios of the logged actions average 1 in every region; `size`: mean |average - 1| over the rows.
+
+    Args:
+        regions: of the log.
+        ratio: of each logged action.
+        units: which episodes are independent.
+        noise: covariance of the sums of the ratios over each region that comes from the fit of the behaviour.
+    """
     found = regions.sums(regions.here, ratio - 1.0)
     rows = np.bincount(regions.here, minlength=regions.count)
-    return JointTest(float(np.abs(found.sum(0)).sum() / rows.sum()), _p_value(found, units))
+    return JointTest(float(np.abs(found.sum(0)).sum() / rows.sum()), _p_value(found, units, noise))
 
 
 def balance_test(
@@ -101,10 +113,12 @@ def balance_test(
     return JointTest(float(np.abs(found.mean(0)).sum()), _p_value(found, units))
 
 
-def _p_value(found: Float[NumpyArray, "n K"], units: Units) -> float:
-    """Hotelling's test that the means of all columns are 0, over independent units."""
+def _p_value(found: Float[NumpyArray, "n K"], units: Units, noise: Float[NumpyArray, "K K"] | None = None) -> float:
+    """Hotelling's test that the means of all columns are 0, over independent units; `noise` is added to the covariance of
+    the sums."""
     sums = units.sums(found)
-    sums = sums[:, np.abs(sums).max(0) > 0]
+    used = np.abs(sums).max(0) > 0
+    sums = sums[:, used]
     n, k = sums.shape
     if k == 0:
         return 1.0
@@ -112,6 +126,8 @@ def _p_value(found: Float[NumpyArray, "n K"], units: Units) -> float:
         return 1.0
     mean = sums.mean(0)
     covariance = np.cov(sums, rowvar=False).reshape(k, k)
+    if noise is not None:
+        covariance = covariance + noise[np.ix_(used, used)] / n
     if not np.isfinite(covariance).all():
         return 0.0
     values, vectors = np.linalg.eigh(covariance)

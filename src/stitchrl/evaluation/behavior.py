@@ -5,28 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from stitchrl.algorithms.base import Spec
-from stitchrl.algorithms.behavior import BC
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.scaling import Scaling
 from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.behavior_model import LEAST_PROBABILITY
 from stitchrl.evaluation.contributions import Contributions, Episodes
 from stitchrl.evaluation.probabilities import policy_probabilities, taken
-from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.weights import cumulative_weights
-from stitchrl.feeds.feed import transition_source
 from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.nn.units import StandardizedPolicy
-from stitchrl.training.loop import train
 from stitchrl.types import NumpyArray
 
 __all__ = [
     "BehaviorProbabilities",
-    "fit_behavior",
     "fitted_propensities",
     "join_behavior",
     "logged_propensities",
@@ -59,28 +51,10 @@ def logged_propensities(log: Dataset) -> BehaviorProbabilities | None:
     return BehaviorProbabilities(known.astype(np.float64), log.behavior_probs, fitted=False)
 
 
-def fit_behavior(fit_on: Dataset, settings: FitSettings) -> DiscretePolicy:
-    """Behaviour cloning of a log's own actions."""
-    scaling = Scaling.fit(fit_on)
-    algorithm = BC(hidden_sizes=settings.hidden_sizes, learning_rate=settings.learning_rate)
-    trained = train(
-        algorithm,
-        transition_source(fit_on, scaling),
-        Spec.of(fit_on),
-        updates=settings.updates,
-        seeds=[settings.seed],
-        batch_size=settings.batch_size,
-    )
-    fitted = algorithm.policy(trained.member(0).algorithm, None)
-    assert isinstance(fitted, DiscretePolicy)
-    return StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), fitted)
-
-
-def fitted_propensities(model: DiscretePolicy, log: Dataset) -> BehaviorProbabilities:
+def fitted_propensities(policy: DiscretePolicy, log: Dataset) -> BehaviorProbabilities:
     """A fitted behaviour's probabilities on episodes that it was not fitted on."""
-    probs = policy_probabilities(model, log.observation, log.action_mask)
-    # A probability that underflowed would be an infinite ratio; this floor is far below any that matters.
-    return BehaviorProbabilities(np.log(np.maximum(taken(probs, log), 1e-8)), probs, fitted=True)
+    probs = policy_probabilities(policy, log.observation, log.action_mask)
+    return BehaviorProbabilities(np.log(np.maximum(taken(probs, log), LEAST_PROBABILITY)), probs, fitted=True)
 
 
 def join_behavior(parts: Sequence[BehaviorProbabilities], order: Int[NumpyArray, " N"]) -> BehaviorProbabilities:

@@ -19,7 +19,15 @@ from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray
 
-__all__ = ["BehaviorData", "BehaviorModel", "FitEffect", "FitNoise", "FittedBehavior", "log_likelihood"]
+__all__ = [
+    "LEAST_PROBABILITY",
+    "BehaviorData",
+    "BehaviorModel",
+    "FitEffect",
+    "FitNoise",
+    "FittedBehavior",
+    "log_likelihoods",
+]
 
 HELD_OUT = 0.2
 """Share of the episodes that choose the settings of a model, and the model."""
@@ -58,16 +66,24 @@ class FittedBehavior:
     Attributes:
         name: of the model.
         policy: acts as the behaviour does.
-        held_out: mean log-likelihood of a logged action on episodes that were held out when it was fitted.
+        scores: (rows,) log-likelihood of each logged action of the episodes that were held out when it was fitted.
         noise: what the noise of its fit does to estimates; None where that is not known.
+        optimism: by how many nats a logged action the fit predicts episodes that it saw better than the same fit without
+            them does; None where the model is not of maximum likelihood on all its episodes.
         tried: name -> held-out log-likelihood of each model that was tried.
     """
 
     name: str
     policy: DiscretePolicy
-    held_out: float
+    scores: Float[NumpyArray, " rows"]
     noise: FitNoise | None
+    optimism: float | None = None
     tried: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def held_out(self) -> float:
+        """Mean log-likelihood of a logged action on the held-out episodes."""
+        return float(self.scores.mean())
 
 
 @dataclasses.dataclass(eq=False)
@@ -113,6 +129,10 @@ class BehaviorModel(Protocol):
     def title(self) -> str:
         """What it is called in reports, in words."""
 
+    @property
+    def maximum_likelihood(self) -> bool:
+        """Whether it is fitted by (penalised) maximum likelihood to all episodes it is given."""
+
     def refusal(self, log: Dataset) -> str | None:
         """Why it cannot be fitted to such a log, as one sentence; None where it can."""
 
@@ -120,10 +140,10 @@ class BehaviorModel(Protocol):
         """Fit it: settings are chosen on the held-out episodes."""
 
 
-def log_likelihood(policy: DiscretePolicy, log: Dataset) -> float:
-    """Mean logarithm of the probability that a policy gives to a logged action."""
+def log_likelihoods(policy: DiscretePolicy, log: Dataset) -> Float[NumpyArray, " N"]:
+    """(N,) logarithm of the probability that a policy gives to each logged action."""
     probs = taken(policy_probabilities(policy, log.observation, log.action_mask), log)
-    return float(np.log(np.maximum(probs, LEAST_PROBABILITY)).mean())
+    return np.log(np.maximum(probs, LEAST_PROBABILITY))
 
 
 def by_episode(values: Float[NumpyArray, "N K"], start: Sequence[int] | NumpyArray) -> Float[NumpyArray, "n K"]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
@@ -11,11 +14,12 @@ from stitchrl.evaluation.behavior_models.counts import Counts
 from stitchrl.evaluation.behavior_models.logistic import Logistic
 from stitchrl.evaluation.behavior_models.mlp import Network
 from stitchrl.evaluation.settings import FitSettings
+from stitchrl.evaluation.units import Units
 
 __all__ = ["BEHAVIOR_MODELS", "behavior_title", "fit_behavior"]
 
 BEHAVIOR_MODELS: dict[str, BehaviorModel] = {model.name: model for model in (Counts(), Logistic(), Network())}
-"""Name -> model, the cheapest first: of equally good ones the first is taken."""
+"""Name -> model, the simplest first."""
 
 
 def behavior_title(name: str) -> str:
@@ -23,23 +27,38 @@ def behavior_title(name: str) -> str:
     return BEHAVIOR_MODELS[name].title
 
 
-def fit_behavior(log: Dataset, settings: FitSettings) -> FittedBehavior:
+def fit_behavior(log: Dataset, settings: FitSettings, *, maximum_likelihood: bool = False) -> FittedBehavior:
     """Fit the model of the behaviour that the settings name; "auto" fits all that apply and takes the best.
 
-    The best one gives the actions of held-out episodes, a part of `log`, the largest likelihood. These are not the episodes
-    that an estimate is made on.
+    The best one gives the actions of held-out episodes, a part of `log`, the largest likelihood. A simpler model is preferred
+    while it is within one standard error of the best (Breiman and others 1984): the settings of each were chosen on the same
+    episodes, and a richer one has had more to choose from.
+
+    Args:
+        log: episodes to fit to.
+        settings: of the fit.
+        maximum_likelihood: take only models that are fitted by maximum likelihood to all episodes.
 
     Raises:
-        EvaluationError: the model that was asked for cannot be fitted to such a log.
+        EvaluationError: the model that was asked for cannot be fitted to such a log, or none can.
     """
     data = BehaviorData(log, settings)
-    if settings.behavior != "auto":
-        model = BEHAVIOR_MODELS[settings.behavior]
-        refusal = model.refusal(log)
-        if refusal is not None:
-            raise EvaluationError(f"{refusal} Leave `behavior` at 'auto'.")
-        found = [model.fit(data)]
-    else:
-        found = [model.fit(data) for model in BEHAVIOR_MODELS.values() if model.refusal(log) is None]
-    best = max(found, key=lambda one: one.held_out)
+    asked = BEHAVIOR_MODELS if settings.behavior == "auto" else {settings.behavior: BEHAVIOR_MODELS[settings.behavior]}
+    models = [model for model in asked.values() if model.maximum_likelihood or not maximum_likelihood]
+    refusals = [model.refusal(log) for model in models]
+    found = [model.fit(data) for model, refusal in zip(models, refusals, strict=True) if refusal is None]
+    if not found:
+        raise EvaluationError(f"{' '.join(one for one in refusals if one)} Leave `behavior` at 'auto'.")
+    best = _simplest_of_the_best(found, data.held_out)
     return dataclasses.replace(best, tried={one.name: one.held_out for one in found})
+
+
+def _simplest_of_the_best(found: Sequence[FittedBehavior], held_out: Dataset) -> FittedBehavior:
+    """The first model whose held-out likelihood is within one standard error of the largest."""
+    best = max(found, key=lambda one: one.held_out)
+    units = Units(held_out.num_episodes, held_out.group)
+    for one in found:
+        lost = units.sums(np.add.reduceat(best.scores - one.scores, held_out.episode_start[:-1]))
+        if lost.sum() <= np.sqrt(len(lost)) * lost.std():
+            return one
+    return best

@@ -30,6 +30,7 @@ class Confirmation:
         history: whether the past predicts the logged actions beyond the observation; None where it was not looked at.
         sensitivity: the hidden cause in one decision that would overturn the gain; None where it was not computed.
         minimum_odds_ratio: the least such cause that a gain from a fitted behaviour must withstand.
+        model: what was fitted as the behaviour, in words; "" where it was logged.
     """
 
     fitted: bool
@@ -37,6 +38,7 @@ class Confirmation:
     history: HistoryCheck | None = None
     sensitivity: Sensitivity | None = None
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO
+    model: str = ""
 
     def parts(self, name: str, gains: Mapping[str, Estimate], margin: float) -> list[tuple[bool, str]]:
         """What must hold of the primary gain `name`, each with a sentence that says whether it does, and why."""

@@ -11,7 +11,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
 from stitchrl.types import NumpyArray
 
-__all__ = ["Contributions", "Episodes", "Estimand"]
+__all__ = ["Contributions", "Episodes", "Estimand", "influence_of_ratios"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +80,22 @@ class Contributions:
 
     def influence(self) -> Float[NumpyArray, " n"]:
         """(n,) linearised contribution of each episode, centred; its spread over sqrt(n) is the standard error."""
-        mean_n, mean_d = self.numerator.mean(0), self.denominator.mean(0)
-        return ((self.numerator - (mean_n / mean_d) * self.denominator) / mean_d).sum(1)
+        return influence_of_ratios(self.numerator, self.denominator).sum(1)
 
     def replicate(self, counts: Float[NumpyArray, "R n"]) -> Float[NumpyArray, " R"]:
         """(R,) the estimate of each resample, its ratios formed anew; a column without weight there counts as 0."""
         numerator, denominator = counts @ self.numerator, counts @ self.denominator
         ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
         return ratio.sum(1)
+
+
+def influence_of_ratios(
+    numerator: Float[NumpyArray, "n K"], denominator: Float[NumpyArray, "n K"]
+) -> Float[NumpyArray, "n K"]:
+    """(n, K) influence values of mean(numerator) / mean(denominator), column by column; 0 where a denominator is 0."""
+    mean_n, mean_d = numerator.mean(0), denominator.mean(0)
+    known = np.where(mean_d != 0, mean_d, 1.0)
+    return np.where(mean_d != 0, (numerator - (mean_n / known) * denominator) / known, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

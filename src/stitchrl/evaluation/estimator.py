@@ -18,7 +18,7 @@ from jaxtyping import Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.balance import calibration_test
 from stitchrl.evaluation.behavior import BehaviorProbabilities
-from stitchrl.evaluation.contributions import Episodes, Estimand
+from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
 from stitchrl.evaluation.fits import FitRequest, PolicyFits
 from stitchrl.evaluation.health import (
     Check,
@@ -39,17 +39,19 @@ from stitchrl.evaluation.predictable import VisitRatios, variance_of_difference,
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.statistic import Statistic, minus
 from stitchrl.evaluation.units import Units
-from stitchrl.evaluation.weights import Weights, cumulative_weights, final_weights
+from stitchrl.evaluation.weights import ByWeight, Weights, behavior_gradient, cumulative_weights, final_weights
 from stitchrl.types import NumpyArray
 
 __all__ = [
     "Case",
     "Draft",
     "Estimator",
+    "behavior_variances",
     "episode_weight_draft",
     "expected_variance",
     "influence_checks",
     "shared_assumptions",
+    "weighted",
 ]
 
 
@@ -87,8 +89,15 @@ class Case:
         """Whether the ratios of the logged actions are calibrated."""
         with np.errstate(over="ignore"):
             ratio = np.minimum(np.exp(self.fits.log_ratio), 1e300)
-        test = calibration_test(self.fits.fits.regions, ratio, self.units)
-        return check_calibration(test, fitted=self.behavior.fitted)
+        regions = self.fits.fits.regions
+        found = check_calibration(calibration_test(regions, ratio, self.units), fitted=self.behavior.fitted)
+        if found.passed or not self.behavior.fitted:
+            return found
+        # A fit is never exact: what its own noise explains is no reason to call it wrong.
+        gradient = np.zeros((self.log.num_transitions, regions.count))
+        gradient[np.arange(self.log.num_transitions), regions.here] = -ratio
+        noise = self.fits.fits.behavior_covariance(gradient)
+        return check_calibration(calibration_test(regions, ratio, self.units, noise), fitted=True)
 
     @cached_property
     def attainable(self) -> tuple[float, float]:
@@ -112,6 +121,8 @@ class Draft:
             the same assumptions.
         unknown: by how much the true value may lie below and above what the log can say, as where episodes were cut; an
             interval is widened by it.
+        behavior_gradient: (N,) derivative of the estimate by the logarithm of the behaviour's probability of each logged
+            action, from which the error is computed that a fitted behaviour brings; None where an estimator cannot say.
     """
 
     statistic: Statistic | None
@@ -122,6 +133,7 @@ class Draft:
     predictable_variance: float | None = None
     behavior: Draft | None = None
     unknown: tuple[float, float] = (0.0, 0.0)
+    behavior_gradient: Float[NumpyArray, " N"] | None = None
 
     @classmethod
     def refused(cls, sentence: str, case: Case) -> Draft:
@@ -144,8 +156,17 @@ class Draft:
         if paired is not None and self.ratios is not None and other.ratios is not None:
             expected = variance_of_difference(self.ratios, other.ratios, paired.n)
         unknown = (self.unknown[0] - other.unknown[1], self.unknown[1] - other.unknown[0])
+        gradient = None
+        if self.behavior_gradient is not None and other.behavior_gradient is not None:
+            gradient = self.behavior_gradient - other.behavior_gradient
         return dataclasses.replace(
-            self, statistic=paired, checks=checks, predictable_variance=expected, behavior=None, unknown=unknown
+            self,
+            statistic=paired,
+            checks=checks,
+            predictable_variance=expected,
+            behavior=None,
+            unknown=unknown,
+            behavior_gradient=gradient,
         )
 
 
@@ -195,6 +216,26 @@ def expected_variance(draft: Draft) -> float | None:
     return variance_of_value(draft.ratios, draft.statistic.n)
 
 
+def behavior_variances(case: Case, drafts: Sequence[Draft]) -> list[float | None]:
+    """The variance that the fit of the behaviour brings to the statistic of each draft; None where it is not known.
+
+    Numbers that depend on the fit in the same way, such as a value and its gain over the logged returns, are computed once.
+    """
+    if not case.behavior.fitted:
+        return [0.0] * len(drafts)
+    known = [draft.behavior_gradient for draft in drafts]
+    distinct: dict[bytes, tuple[int, NumpyArray]] = {}
+    for gradient in known:
+        if gradient is not None:
+            distinct.setdefault(gradient.tobytes(), (len(distinct), gradient))
+    if not distinct:
+        return [None] * len(drafts)
+    covariance = case.fits.fits.behavior_covariance(np.stack([one for _, one in distinct.values()], axis=1))
+    if covariance is None:
+        return [None] * len(drafts)
+    return [None if one is None else float(covariance[(k := distinct[one.tobytes()][0]), k]) for one in known]
+
+
 def influence_checks(draft: Draft, standard_error: float, units: Units) -> tuple[Check, ...]:
     """Whether one unit carries too much of an estimate, or one logged action could.
 
@@ -214,15 +255,26 @@ def influence_checks(draft: Draft, standard_error: float, units: Units) -> tuple
     return tuple(found)
 
 
-def episode_weight_draft(case: Case, contributions: Callable[[], Statistic], *, normalised: bool) -> Draft:
+def episode_weight_draft(
+    case: Case,
+    contributions: Callable[[], Statistic],
+    by_weight: Callable[[], ByWeight] | None = None,
+    *,
+    normalised: bool,
+    weight: Weights | None = None,
+    assumes: tuple[str, ...] = (),
+) -> Draft:
     """The draft of an estimator that weights whole episodes.
 
     Args:
         case: what is estimated.
         contributions: computes the statistic; called only where some episode has weight.
+        by_weight: computes its derivatives by the logarithms of the weights; None where they are not known.
         normalised: whether the statistic divides by the weights, so that their scale does not matter.
+        weight: the weights, where they are not those of the case.
+        assumes: further assumptions.
     """
-    weight = case.weights
+    weight = case.weights if weight is None else weight
     of_episode = final_weights(case.episodes, weight)
     lost = max(weight.lost, weight.lost_of_policy)
     unknown = what_follows(case.log, case.estimand, lost, case.episodes.longest)
@@ -231,7 +283,7 @@ def episode_weight_draft(case: Case, contributions: Callable[[], Statistic], *, 
         check_lost_weight(lost, longest=case.episodes.longest, unknown=unknown),
         check_mean_weight(of_episode, float(weight.log_scale[-1])),
     )
-    statistic = None
+    statistic, gradient = None, None
     if not (normalised or weight.representable):
         largest = weight.log_scale.max() / np.log(10)
         checks += (
@@ -243,4 +295,13 @@ def episode_weight_draft(case: Case, contributions: Callable[[], Statistic], *, 
     elif of_episode.any():
         statistic = contributions()
         checks += (check_range(statistic.value(), case.attainable),)
-    return Draft(statistic, checks, shared_assumptions(case), of_episode, unknown=unknown)
+        if by_weight is not None and case.behavior.fitted:
+            gradient = behavior_gradient(case.episodes, by_weight())
+    assumptions = (*shared_assumptions(case), *assumes)
+    return Draft(statistic, checks, assumptions, of_episode, unknown=unknown, behavior_gradient=gradient)
+
+
+def weighted(episodes: Episodes, weight: Weights) -> Contributions:
+    """Weighted (self-normalised) importance sampling over whole episodes."""
+    final = final_weights(episodes, weight)
+    return Contributions((final * episodes.returns)[:, None], final[:, None])

@@ -12,10 +12,18 @@ from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.behavior import logged_return
+from stitchrl.evaluation.behavior_summary import BehaviorSummary, summary_of
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Episodes, Estimand
-from stitchrl.evaluation.estimator import Case, Draft, Estimator, expected_variance, influence_checks
+from stitchrl.evaluation.estimator import (
+    Case,
+    Draft,
+    Estimator,
+    behavior_variances,
+    expected_variance,
+    influence_checks,
+)
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.health import check_lost_weight, what_follows
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
@@ -50,6 +58,7 @@ class Evaluation:
         agreement: how the policy's decisions differ from the logged ones.
         confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
         influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
+        behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
     """
 
     estimates: dict[str, Estimate]
@@ -60,6 +69,7 @@ class Evaluation:
     agreement: Agreement
     confirmation: Confirmation | None = None
     influence: VarianceShares | None = None
+    behavior_model: BehaviorSummary | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -72,6 +82,7 @@ class Evaluation:
             "agreement": self.agreement.to_dict(),
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
             "influence": None if self.influence is None else self.influence.to_dict(),
+            "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),
         }
 
 
@@ -236,6 +247,7 @@ def evaluate_fits(
         for of_policy in drafts
     ]
     found = _estimates([*drafts, *gains], chosen, cases[0], resampler)
+    summary = summary_of(fits, units) if confirm else None
     assert logged.statistic is not None
     behavior = _behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
     evaluations = []
@@ -249,6 +261,7 @@ def evaluate_fits(
                 history if fits.behavior.fitted else None,
                 _sensitivity(chosen, case, gain, by_name, margin),
                 minimum_odds_ratio,
+                "" if summary is None else summary.title,
             )
             influence = _influence(gain, by_name, units)
         verdict = decide(
@@ -261,7 +274,9 @@ def evaluate_fits(
         )
         overlap = agreement(log, case.fits.probs, fits.behavior.log_prob, fits.behavior.probs)
         fitted = fits.behavior.fitted
-        evaluations.append(Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence))
+        evaluations.append(
+            Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary)
+        )
     return evaluations
 
 
@@ -310,7 +325,8 @@ def _logged_draft(case: Case) -> Draft:
     unknown = what_follows(case.log, case.estimand, lost, case.episodes.longest)
     check = check_lost_weight(lost, longest=case.episodes.longest, unknown=unknown)
     ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
-    return Draft(logged_return(case.episodes), (check,), ratios=ratios, unknown=unknown)
+    gradient = np.zeros(n)
+    return Draft(logged_return(case.episodes), (check,), ratios=ratios, unknown=unknown, behavior_gradient=gradient)
 
 
 def _estimates(
@@ -319,11 +335,26 @@ def _estimates(
     """Estimates by name, for each row of drafts of the chosen estimators; one pass of resamples for all."""
     held = [draft for row in drafts for draft in row if draft.statistic is not None]
     statistics = [draft.statistic for draft in held if draft.statistic is not None]
-    intervals = iter(resampler.intervals(statistics, [expected_variance(draft) for draft in held]))
+    noise = behavior_variances(case, held)
+    intervals = iter(
+        zip(
+            resampler.intervals(
+                statistics,
+                [expected_variance(draft) for draft in held],
+                [0.0 if variance is None else variance for variance in noise],
+            ),
+            noise,
+            strict=True,
+        )
+    )
     return [
         {
             estimator.name: _estimate(
-                estimator, draft, None if draft.statistic is None else next(intervals), case, resampler.confidence
+                estimator,
+                draft,
+                (None, None) if draft.statistic is None else next(intervals),
+                case,
+                resampler.confidence,
             )
             for estimator, draft in zip(chosen, row, strict=True)
         }
@@ -331,7 +362,14 @@ def _estimates(
     ]
 
 
-def _estimate(estimator: Estimator, draft: Draft, interval: Interval | None, case: Case, confidence: float) -> Estimate:
+def _estimate(
+    estimator: Estimator,
+    draft: Draft,
+    found: tuple[Interval | None, float | None],
+    case: Case,
+    confidence: float,
+) -> Estimate:
+    interval, noise = found
     units, weight = case.units, draft.unit_weight
     expected = expected_variance(draft)
     checks = draft.checks
@@ -356,6 +394,7 @@ def _estimate(estimator: Estimator, draft: Draft, interval: Interval | None, cas
         primary_rank=estimator.primary_rank,
         checks=checks,
         predictable_error=None if expected is None else float(np.sqrt(expected)),
+        behavior_error=None if noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
     )
 
 

@@ -19,11 +19,12 @@ from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.balance import RegionIndex
 from stitchrl.evaluation.behavior import (
     BehaviorProbabilities,
-    fit_behavior,
     fitted_propensities,
     join_behavior,
     logged_propensities,
 )
+from stitchrl.evaluation.behavior_model import FittedBehavior
+from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps, with_clock
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.probabilities import (
@@ -34,7 +35,7 @@ from stitchrl.evaluation.probabilities import (
     taken,
 )
 from stitchrl.evaluation.settings import FitSettings
-from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.evaluation.units import Units
 from stitchrl.progress import LoopMonitor
 from stitchrl.types import NumpyArray
 
@@ -119,8 +120,8 @@ class FitData:
         return with_clock(self.log, self.estimand.horizon)
 
     @cached_property
-    def behavior(self) -> DiscretePolicy:
-        """The behaviour, cloned from these episodes."""
+    def behavior(self) -> FittedBehavior:
+        """The behaviour, fitted to these episodes."""
         return fit_behavior(self.log, self.settings)
 
 
@@ -149,7 +150,7 @@ class Fold:
     def behavior(self) -> BehaviorProbabilities:
         """The log's own propensities where it has them, else a fitted model's."""
         logged = logged_propensities(self.log)
-        return fitted_propensities(self.data.behavior, self.log) if logged is None else logged
+        return fitted_propensities(self.data.behavior.policy, self.log) if logged is None else logged
 
     def log_ratio(self, policy: int) -> Float[NumpyArray, " N"]:
         """(N,) log policy - log behaviour probability of the logged action."""
@@ -264,10 +265,50 @@ class Fits:
             return known
         return self._order.per_row(
             [
-                policy_probabilities(fold.data.behavior, fold.log.observation, fold.log.action_mask)
+                policy_probabilities(fold.data.behavior.policy, fold.log.observation, fold.log.action_mask)
                 for fold in self._folds
             ]
         )
+
+    @property
+    def fitted_behaviors(self) -> list[FittedBehavior]:
+        """The fitted behaviour of each fold; none where the log has propensities."""
+        return [fold.data.behavior for fold in self._folds] if self.behavior.fitted else []
+
+    @cached_property
+    def own_behavior(self) -> FittedBehavior:
+        """The behaviour, fitted by maximum likelihood to the very episodes that estimates are made on, whatever propensities
+        the log has."""
+        return fit_behavior(self.log, self.settings, maximum_likelihood=True)
+
+    def behavior_covariance(self, gradient: Float[NumpyArray, "N K"]) -> Float[NumpyArray, "K K"] | None:
+        """Covariance of K numbers that comes from the fit of the behaviour; None where it is not known.
+
+        Of what the episodes of the fit show and what the fitted model expects, the larger counts: an action that is rare
+        in the fit may be absent from it. With cross-fitting the two fits are taken to be independent of the estimates.
+
+        Args:
+            gradient: derivative of each number by the logarithm of the behaviour's probability of each logged action.
+        """
+        numbers = gradient.shape[1]
+        total = np.zeros((numbers, numbers))
+        if not self.behavior.fitted:
+            return total
+        parts = [np.arange(self.log.num_transitions)]
+        if self._fit_on is None:
+            parts = [_rows_of(self.log, half) for half in self._halves]
+        for fold, rows in zip(self._folds, parts, strict=True):
+            noise = fold.data.behavior.noise
+            if noise is None:
+                return None
+            effect = noise.effect(fold.log, gradient[rows])
+            moved = Units(fold.data.log.num_episodes, fold.data.log.group).sums(effect.episodes)
+            seen = moved.T @ moved
+            scale = np.sqrt(np.maximum(np.diag(seen), np.diag(effect.expected)))
+            larger = seen if np.trace(seen) >= np.trace(effect.expected) else effect.expected
+            known = np.sqrt(np.maximum(np.diag(larger), 1e-300))
+            total += larger * np.outer(scale / known, scale / known)
+        return total
 
     @cached_property
     def timed_log(self) -> Dataset:

@@ -33,6 +33,7 @@ __all__ = [
     "check_lost_weight",
     "check_mean_weight",
     "check_never_tried",
+    "check_own_fit",
     "check_possible_influence",
     "check_range",
     "check_regional_balance",
@@ -64,6 +65,8 @@ CALIBRATION_SLACK = 0.02
 """By how much the ratios of the logged actions may average away from 1 in regions of the observations."""
 BALANCE_SLACK = 0.1
 """Share of the first states that the weights may gain or lose on their way through the regions of the observations."""
+MAXIMUM_OPTIMISM = 0.1
+"""Nats an episode by which a behaviour may predict the episodes that it was fitted to, and is judged on, better than others."""
 MAXIMUM_INFLUENCE = 0.1
 """Share of the variance of an estimate that one unit may carry."""
 MAXIMUM_POSSIBLE_INFLUENCE = 0.25
@@ -216,6 +219,23 @@ def check_calibration(test: JointTest, *, fitted: bool) -> Check:
         )
         sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
     return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)
+
+
+def check_own_fit(nats: float) -> Check:
+    """A behaviour that is too rich for the episodes it is fitted to and judged on makes every ratio at most 1.
+
+    Args:
+        nats: by which it predicts the actions of an episode better than the same model does where it did not see them.
+    """
+    passed = nats <= MAXIMUM_OPTIMISM
+    seen = (
+        f"The behaviour predicts the actions of an episode that it was fitted to by {nats:.2f} nats better than others"
+    )
+    if passed:
+        sentence = f"{seen}, at most {MAXIMUM_OPTIMISM:g}."
+    else:
+        sentence = f"{seen}, above {MAXIMUM_OPTIMISM:g}: it has learned these episodes by heart, and its weights look too even."
+    return Check("own-fit", nats, MAXIMUM_OPTIMISM, passed, sentence)
 
 
 def check_influence(units: Units, influence: Float[NumpyArray, " n"]) -> Check:

@@ -57,18 +57,23 @@ class Resampler:
         return self.intervals([statistic], [expected])[0]
 
     def intervals(
-        self, statistics: Sequence[Statistic], expected: Sequence[float | None] | None = None
+        self,
+        statistics: Sequence[Statistic],
+        expected: Sequence[float | None] | None = None,
+        added: Sequence[float] | None = None,
     ) -> list[Interval]:
         """Intervals of statistics of the same episodes.
 
         The standard error is the spread of the influence values, summed by unit, or the root of the variance that is to be
-        expected where that is larger. An average gets Student's interval from it. Other statistics get the quantiles of
+        expected where that is larger; what other episodes add to it is added.
+        An average gets Student's interval from it. Other statistics get the quantiles of
         their replicates, all on the same resamples (Efron and Tibshirani 1993, chapter 13), widened about the value where
-        the expected variance is the larger.
+        the standard error is larger than their own.
 
         Args:
             statistics: of the same episodes.
             expected: the variance to be expected of each if its episodes were independent, where it is known.
+            added: variance of each that has nothing to do with these episodes, such as that of fits to other ones.
         """
         known = [None] * len(statistics) if expected is None else list(expected)
         errors = [self.standard_error(one) for one in statistics]
@@ -76,6 +81,8 @@ class Resampler:
             max(error, 0.0 if variance is None else float(np.sqrt(variance)) * self._grouping(one))
             for one, error, variance in zip(statistics, errors, known, strict=True)
         ]
+        if added is not None:
+            wide = [float(np.hypot(error, np.sqrt(extra))) for error, extra in zip(wide, added, strict=True)]
         resampled = [k for k, one in enumerate(statistics) if not is_linear(one)]
         ends = dict(zip(resampled, self._quantiles([statistics[k] for k in resampled]), strict=True))
         reach = float(stats.t.ppf((1 + self.confidence) / 2, max(self.units.count - 1, 1)))

@@ -35,6 +35,8 @@ class Estimate:
         checks: every health check, with what was seen and the limit.
         predictable_error: standard error to be expected from the ratios alone; None where it is not known. The interval
             uses the larger of it and the one that the sample shows.
+        behavior_error: standard error that the fit of the behaviour brings, part of `standard_error`; None where the log
+            has propensities, or where it is not known.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Estimate:
     primary_rank: int | None = None
     checks: tuple[Check, ...] = ()
     predictable_error: float | None = None
+    behavior_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""

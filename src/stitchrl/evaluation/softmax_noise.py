@@ -151,7 +151,7 @@ def _conjugate_gradients(
         return step + 1, solution, left, left + turn[None, None, :] * towards, jnp.where(active, new, size)
 
     least = CLOSE**2 * norms(derivative)
-    start = (jnp.int32(0), jnp.zeros_like(derivative), derivative, derivative, norms(derivative))
+    start: tuple[Array, ...] = (jnp.int32(0), jnp.zeros_like(derivative), derivative, derivative, norms(derivative))
     found = jax.lax.while_loop(lambda state: (state[0] < STEPS) & jnp.any(state[4] > least), body, start)
     return found[1]
 

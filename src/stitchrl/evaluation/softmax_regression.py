@@ -36,12 +36,12 @@ class ActionCounts(NamedTuple):
 
     Attributes:
         phi: (M, D) features.
-        count: (M, A).
+        taken: (M, A).
         allowed: (M, A) what the masks allow; None where the log has none.
     """
 
     phi: Float[NumpyArray, "M D"]
-    count: Float[NumpyArray, "M A"]
+    taken: Float[NumpyArray, "M A"]
     allowed: Bool[NumpyArray, "M A"] | None
 
 
@@ -73,10 +73,10 @@ def regress(
     data: ActionCounts, penalty: float, start: Float[NumpyArray, "D A"] | None = None
 ) -> Float[NumpyArray, "D A"]:
     """The weights W at which equation (2) is least."""
-    shape = (data.phi.shape[1], data.count.shape[1])
-    allowed = np.ones(data.count.shape, bool) if data.allowed is None else data.allowed
-    arrays = (jnp.asarray(data.phi, jnp.float32), jnp.asarray(data.count, jnp.float32), jnp.asarray(allowed))
-    share = jnp.float32(penalty / max(float(data.count.sum()), 1.0))
+    shape = (data.phi.shape[1], data.taken.shape[1])
+    allowed = np.ones(data.taken.shape, bool) if data.allowed is None else data.allowed
+    arrays = (jnp.asarray(data.phi, jnp.float32), jnp.asarray(data.taken, jnp.float32), jnp.asarray(allowed))
+    share = jnp.float32(penalty / max(float(data.taken.sum()), 1.0))
 
     def loss(flat: NumpyArray) -> tuple[float, NumpyArray]:
         value, slope = _loss_and_slope(jnp.asarray(flat.reshape(shape), jnp.float32), *arrays, share)

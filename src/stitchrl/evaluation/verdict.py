@@ -278,5 +278,6 @@ def _caveats(confirmation: Confirmation | None, horizon: int | None) -> tuple[st
             "would have to be is not computed yet."
         )
     if confirmation is not None and confirmation.fitted:
-        notes.append("The log has no propensities: the behaviour's probabilities are a fitted model's.")
+        what = f" ({confirmation.model})" if confirmation.model else ""
+        notes.append(f"The log has no propensities: the behaviour's probabilities are a fitted model's{what}.")
     return tuple(notes)

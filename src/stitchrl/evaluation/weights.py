@@ -22,8 +22,10 @@ from jaxtyping import Float
 from stitchrl.evaluation.contributions import Episodes
 from stitchrl.types import NumpyArray
 
-__all__ = ["Weights", "cumulative_weights", "final_weights"]
+__all__ = ["ByWeight", "Weights", "behavior_gradient", "by_final_weight", "cumulative_weights", "final_weights"]
 
+ByWeight = tuple[NumpyArray, NumpyArray | None]
+"""Derivatives (n, T) of a number by the logarithms of `Weights.now` and of `Weights.before`; None where it has none of these."""
 LARGEST_LOG_WEIGHT = 300.0
 """Above it a step's weights are scaled down: their squares would soon exceed the range of float64 (about e^709)."""
 
@@ -95,3 +97,25 @@ def _taken_over(episodes: Episodes) -> tuple[Float[NumpyArray, "n T"], float]:
 def final_weights(episodes: Episodes, weight: Weights) -> Float[NumpyArray, " n"]:
     """(n,) weight at the end of the episode, on the scale of the last step; 0 where it was cut, in its last step too."""
     return np.where(episodes.terminated, weight.now[:, -1], 0.0)
+
+
+def by_final_weight(values: Float[NumpyArray, " n"], weight: Weights) -> ByWeight:
+    """Derivatives of a mean of n numbers, each proportional to the weight at the end of its episode."""
+    found = np.zeros(weight.now.shape)
+    found[:, -1] = values / len(values)
+    return found, None
+
+
+def behavior_gradient(episodes: Episodes, by_weight: ByWeight) -> Float[NumpyArray, " N"]:
+    """Derivative of a number by the logarithm of the behaviour's probability of each logged action.
+
+    That probability divides the weight of its own step and of every later one.
+    """
+    now, before = by_weight
+    by_step = now.copy()
+    if before is not None:
+        by_step[:, :-1] += before[:, 1:]
+    later = np.cumsum(by_step[:, ::-1], axis=1)[:, ::-1]
+    found = np.zeros(int(episodes.index.max()) + 1)
+    found[episodes.index[episodes.valid]] = -later[episodes.valid]
+    return found

@@ -21,7 +21,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
-from stitchrl.evaluation.behavior import fit_behavior
+from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
@@ -245,8 +245,8 @@ class Workspace:
 
     @cached_property
     def behavior_model(self) -> DiscretePolicy:
-        """The behaviour, cloned from the training part, to act on any observation."""
-        return fit_behavior(self.parts["train"], self.fit_settings)
+        """The behaviour, fitted to the training part, to act on any observation."""
+        return fit_behavior(self.parts["train"], self.fit_settings).policy
 
     @property
     def selected(self) -> Candidate:

@@ -61,12 +61,12 @@ ROWS_AT_ONCE = 8_192
 class Tables(NamedTuple):
     """Equation (1) as tables of S states: times that actions were taken, and the probabilities that smooth them."""
 
-    count: Float[NumpyArray, "S A"]
+    taken: Float[NumpyArray, "S A"]
     smooth: Float[NumpyArray, "S A"]
 
     def probs(self, strength: float) -> Float[NumpyArray, "S A"]:
         """b(a|s)."""
-        return (self.count + strength * self.smooth) / (self.count.sum(1, keepdims=True) + strength)
+        return (self.taken + strength * self.smooth) / (self.taken.sum(1, keepdims=True) + strength)
 
 
 class States:
@@ -117,6 +117,7 @@ class Counts:
 
     name: str = "counts"
     title: str = "smoothed shares of the actions in each state"
+    maximum_likelihood: bool = True
 
     def refusal(self, log: Dataset) -> str | None:
         """It refuses logs whose observations hardly ever repeat."""
@@ -139,11 +140,13 @@ class Counts:
         """Equation (1), with the strength that predicts held-out episodes best."""
         states = States(data.whole)
         tables, state = states.count(data.train), states.of(data.held_out)
-        scored = [(_held_out(tables.probs(k), state, data.held_out), k) for k in STRENGTHS]
-        score, strength = max(scored)
+        tried = [_held_out(tables.probs(k), state, data.held_out) for k in STRENGTHS]
+        best = int(np.argmax([scores.mean() for scores in tried]))
+        scores, strength = tried[best], STRENGTHS[best]
         whole = states.count(data.whole)
         noise = CountNoise(states, whole, strength, data.whole)
-        return FittedBehavior(self.name, states.policy(whole.probs(strength)), score, noise)
+        optimism = float((_held_out(whole.probs(strength), state, data.held_out) - scores).mean())
+        return FittedBehavior(self.name, states.policy(whole.probs(strength)), scores, noise, optimism)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,13 +189,14 @@ class CountNoise:
         return FitEffect(by_episode(by_row, self.fit_on.episode_start[:-1]), expected)
 
 
-def _held_out(probs: Float[NumpyArray, "S A"], state: Int[NumpyArray, " N"], log: Dataset) -> float:
-    """Mean log-likelihood of the logged actions, of log's states."""
+def _held_out(probs: Float[NumpyArray, "S A"], state: Int[NumpyArray, " N"], log: Dataset) -> NumpyArray:
+    """(N,) log-likelihood of each logged action, of a log with these states."""
     rows = probs[state]
     if log.action_mask is not None:
         rows = rows * log.action_mask
         rows = rows / np.maximum(rows.sum(1, keepdims=True), LEAST_PROBABILITY)
-    return float(np.log(np.maximum(rows[np.arange(len(rows)), log.action], LEAST_PROBABILITY)).mean())
+    found: NumpyArray = np.log(np.maximum(rows[np.arange(len(rows)), log.action], LEAST_PROBABILITY))
+    return found
 
 
 def _distinct(log: Dataset) -> Float[NumpyArray, "S D"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.evaluation.behavior_model import BehaviorData, FittedBehavior, log_likelihood
+from stitchrl.evaluation.behavior_model import BehaviorData, FittedBehavior, log_likelihoods
 from stitchrl.evaluation.softmax_noise import SoftmaxNoise
 from stitchrl.evaluation.softmax_regression import action_counts, regress, softmax_features
 from stitchrl.nn.networks import MLP
@@ -30,6 +30,7 @@ class Logistic:
 
     name: str = "logistic"
     title: str = "logistic regression on the observation"
+    maximum_likelihood: bool = True
 
     def refusal(self, log: Dataset) -> str | None:
         """It refuses images and continuous actions."""
@@ -42,21 +43,23 @@ class Logistic:
         scaling = Scaling.fit(data.whole)
         counted = action_counts(data.train, scaling)
         weight: Float[NumpyArray, "D A"] | None = None
-        best, chosen, start = -np.inf, PENALTIES[0], weight
+        best, scores, chosen, start = -np.inf, np.zeros(0), PENALTIES[0], weight
         for penalty in PENALTIES:
             weight = regress(counted, penalty, weight)
-            score = log_likelihood(_policy(scaling, weight), data.held_out)
-            if score <= best:
+            found = log_likelihoods(_policy(scaling, weight), data.held_out)
+            if found.mean() <= best:
                 break
-            best, chosen, start = score, penalty, weight
+            best, scores, chosen, start = float(found.mean()), found, penalty, weight
         counted = action_counts(data.whole, scaling)
         policy = _policy(scaling, regress(counted, chosen, start))
+        optimism = float(log_likelihoods(policy, data.held_out).mean()) - best
 
         def features(log: Dataset, rows: slice) -> NumpyArray:
             return softmax_features(log, scaling, np.arange(log.num_transitions)[rows])
 
-        scale = max(1.0, data.whole.num_transitions / counted.count.sum())
-        return FittedBehavior(self.name, policy, best, SoftmaxNoise(features, policy, chosen * scale, data.whole))
+        scale = max(1.0, data.whole.num_transitions / counted.taken.sum())
+        noise = SoftmaxNoise(features, policy, chosen * scale, data.whole)
+        return FittedBehavior(self.name, policy, scores, noise, optimism)
 
 
 def _policy(scaling: Scaling, weight: Float[NumpyArray, "D A"]) -> StandardizedPolicy:

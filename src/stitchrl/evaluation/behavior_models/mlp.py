@@ -23,7 +23,7 @@ from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.behavior import BC
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.evaluation.behavior_model import BehaviorData, FittedBehavior, log_likelihood
+from stitchrl.evaluation.behavior_model import BehaviorData, FittedBehavior, log_likelihoods
 from stitchrl.evaluation.softmax_noise import SoftmaxNoise
 from stitchrl.feeds.feed import transition_source
 from stitchrl.nn.networks import MLP
@@ -50,6 +50,7 @@ class Network:
 
     name: str = "mlp"
     title: str = "a network that clones the behaviour"
+    maximum_likelihood: bool = False
 
     def refusal(self, log: Dataset) -> str | None:
         """It refuses continuous actions."""
@@ -74,11 +75,11 @@ class Network:
             stop=EarlyStop("held_out/log_likelihood", settings.updates, rising=True),
         )
         assert best.policy is not None
-        policy, score = calibrated(best.policy, data.held_out)
+        policy = calibrated(best.policy, data.held_out)
         noise = None
         if data.whole.observation_table.ndim == 2:
             noise = SoftmaxNoise(_last_hidden(policy), policy, PENALTY, data.train)
-        return FittedBehavior(self.name, policy, score, noise)
+        return FittedBehavior(self.name, policy, log_likelihoods(policy, data.held_out), noise)
 
 
 class Best:
@@ -94,7 +95,7 @@ class Best:
         inner = self._algorithm.policy(jax.tree.map(np.array, state(0)).algorithm, None)
         assert isinstance(inner, CategoricalPolicy)
         policy = _outside(inner, self._scaling)
-        score = log_likelihood(policy, self._held_out)
+        score = float(log_likelihoods(policy, self._held_out).mean())
         if self.policy is None or score > self.score:
             self.policy, self.score = policy, score
         return {"held_out/log_likelihood": [score]}
@@ -107,18 +108,16 @@ def _outside(inner: CategoricalPolicy, scaling: Scaling) -> DiscretePolicy:
     return StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), inner)
 
 
-def calibrated(policy: DiscretePolicy, held_out: Dataset) -> tuple[DiscretePolicy, float]:
-    """Equation (1) with the temperature that predicts the held-out episodes best, and their log-likelihood."""
-    score = log_likelihood(policy, held_out)
+def calibrated(policy: DiscretePolicy, held_out: Dataset) -> DiscretePolicy:
+    """Equation (1) with the temperature that predicts the held-out episodes best."""
     found = optimize.minimize_scalar(
-        lambda t: -log_likelihood(at_temperature(policy, float(np.exp(t))), held_out),
+        lambda t: -float(log_likelihoods(at_temperature(policy, float(np.exp(t))), held_out).mean()),
         bounds=tuple(np.log(TEMPERATURES)),
         method="bounded",
         options={"xatol": 0.01, "maxiter": 15},
     )
-    if -found.fun <= score:
-        return policy, score
-    return at_temperature(policy, float(np.exp(found.x))), -float(found.fun)
+    better = -float(found.fun) > float(log_likelihoods(policy, held_out).mean())
+    return at_temperature(policy, float(np.exp(found.x))) if better else policy
 
 
 def at_temperature(policy: DiscretePolicy, temperature: float) -> DiscretePolicy:

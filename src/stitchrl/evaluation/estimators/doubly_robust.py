@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
+from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand, influence_of_ratios
 from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ, FittedValues, refusal_of_q
-from stitchrl.evaluation.weights import Weights
+from stitchrl.evaluation.weights import ByWeight, Weights
 from stitchrl.types import NumpyArray
 
 __all__ = ["DOUBLY_ROBUST", "DoublyRobust", "doubly_robust", "weighted_doubly_robust"]
@@ -43,6 +43,20 @@ def weighted_doubly_robust(episodes: Episodes, weight: Weights, fitted: FittedVa
     return Contributions.ratios(numerator, np.concatenate([weight.now, weight.before], axis=1))
 
 
+def _of_dr(episodes: Episodes, weight: Weights, fitted: FittedValues) -> ByWeight:
+    residual, value = _terms(episodes, fitted)
+    now, before = weight.now * weight.scale, weight.before * weight.scale_before
+    share = episodes.discount / len(residual)
+    return now * residual * share, before * value * share
+
+
+def _of_wdr(episodes: Episodes, weight: Weights, fitted: FittedValues) -> ByWeight:
+    residual, value = _terms(episodes, fitted)
+    now = influence_of_ratios(weight.now * residual * episodes.discount, weight.now)
+    before = influence_of_ratios(weight.before * value * episodes.discount, weight.before)
+    return now / len(residual), before / len(residual)
+
+
 def _terms(episodes: Episodes, fitted: FittedValues) -> tuple[Float[NumpyArray, "n T"], Float[NumpyArray, "n T"]]:
     """r - Q and V on each step, 0 in the padding."""
     return episodes.reward - episodes.pad(fitted.q), episodes.pad(fitted.v)
@@ -55,12 +69,14 @@ class DoublyRobust:
     Attributes:
         name, title, primary_rank: as in `Estimator`.
         contributions: one of the two formulas.
+        by_weight: derivatives of the estimate by the logarithms of the weights.
         normalised: whether the formula divides by the weights.
     """
 
     name: str
     title: str
     contributions: Callable[[Episodes, Weights, FittedValues], Contributions]
+    by_weight: Callable[[Episodes, Weights, FittedValues], ByWeight]
     normalised: bool
     primary_rank: int | None = None
 
@@ -78,16 +94,18 @@ class DoublyRobust:
         return episode_weight_draft(
             case,
             lambda: self.contributions(case.episodes, case.weights, case.fits.get(request).values),
+            lambda: self.by_weight(case.episodes, case.weights, case.fits.get(request).values),
             normalised=self.normalised,
         )
 
 
 DOUBLY_ROBUST = (
-    DoublyRobust("dr", "doubly robust: a fitted model, corrected by weights", doubly_robust, False),
+    DoublyRobust("dr", "doubly robust: a fitted model, corrected by weights", doubly_robust, _of_dr, False),
     DoublyRobust(
         "wdr",
         "weighted doubly robust: weights that correct a fitted model",
         weighted_doubly_robust,
+        _of_wdr,
         True,
         primary_rank=1,
     ),

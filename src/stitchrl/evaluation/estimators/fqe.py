@@ -76,7 +76,11 @@ class FittedQEvaluation:
             statistic = Contributions.average(found.contributions)
             checks += (check_range(statistic.value(), case.attainable),)
         assumptions = (*shared_assumptions(case), "Q or the ratio of state visits is well fitted")
-        return Draft(statistic, checks, assumptions, per_episode, ratios, behavior=_behavior(case, fitted.behavior))
+        gradient = -found.weights * found.residual / case.log.num_episodes
+        baseline = _behavior(case, fitted.behavior)
+        return Draft(
+            statistic, checks, assumptions, per_episode, ratios, behavior=baseline, behavior_gradient=gradient
+        )
 
 
 def _behavior(case: Case, found: Refit | None) -> Draft | None:
@@ -85,4 +89,5 @@ def _behavior(case: Case, found: Refit | None) -> Draft | None:
         return None
     # Its own residual holds the choice of the action as well, which the policy's does not: they are not compared.
     ratios = VisitRatios(found.visits * case.fits.fits.timed_log.can_bootstrap, None, case.fits.fits.behavior_probs)
-    return Draft(Contributions.average(found.contributions), ratios=ratios)
+    gradient = np.zeros(case.log.num_transitions)
+    return Draft(Contributions.average(found.contributions), ratios=ratios, behavior_gradient=gradient)

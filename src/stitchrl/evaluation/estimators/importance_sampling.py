@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
-from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft
+from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand, influence_of_ratios
+from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, weighted
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.health import check_termination_mass
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.weights import Weights, final_weights
+from stitchrl.evaluation.weights import ByWeight, Weights, by_final_weight, final_weights
 
 __all__ = [
     "IMPORTANCE_SAMPLING",
@@ -48,12 +48,6 @@ def per_decision(episodes: Episodes, weight: Weights) -> Contributions:
     return Contributions.average((weight.now * episodes.reward) @ (episodes.discount * weight.scale))
 
 
-def weighted(episodes: Episodes, weight: Weights) -> Contributions:
-    """Weighted (self-normalised) importance sampling (wis)."""
-    final = final_weights(episodes, weight)
-    return Contributions((final * episodes.returns)[:, None], final[:, None])
-
-
 def weighted_per_decision(episodes: Episodes, weight: Weights) -> Contributions:
     """Weighted per-decision importance sampling (pdwis); steps at which no reward was seen fall away."""
     return Contributions.ratios(weight.now * episodes.reward * episodes.discount, weight.now)
@@ -68,6 +62,23 @@ def termination_mass(episodes: Episodes, weight: Weights) -> float:
     return float(np.divide(ends, total, out=np.zeros_like(ends), where=total > 0).sum())
 
 
+def _of_is(episodes: Episodes, weight: Weights) -> ByWeight:
+    return by_final_weight(importance_sampling(episodes, weight).numerator[:, 0], weight)
+
+
+def _of_pdis(episodes: Episodes, weight: Weights) -> ByWeight:
+    return weight.now * episodes.reward * (episodes.discount * weight.scale) / len(weight.now), None
+
+
+def _of_wis(episodes: Episodes, weight: Weights) -> ByWeight:
+    return by_final_weight(weighted(episodes, weight).influence(), weight)
+
+
+def _of_pdwis(episodes: Episodes, weight: Weights) -> ByWeight:
+    rewards = weight.now * episodes.reward * episodes.discount
+    return influence_of_ratios(rewards, weight.now) / len(weight.now), None
+
+
 @dataclasses.dataclass(frozen=True)
 class ImportanceSampling:
     """An estimator that weights the logged rewards and fits nothing but, where it is not logged, the behaviour.
@@ -75,6 +86,7 @@ class ImportanceSampling:
     Attributes:
         name, title, primary_rank: as in `Estimator`.
         contributions: one of the four formulas.
+        by_weight: derivatives of the estimate by the logarithms of the weights.
         normalised: whether the formula divides by the weights.
         by_step: whether it divides at each step by the weights of that step.
     """
@@ -82,6 +94,7 @@ class ImportanceSampling:
     name: str
     title: str
     contributions: Callable[[Episodes, Weights], Contributions]
+    by_weight: Callable[[Episodes, Weights], ByWeight]
     normalised: bool
     primary_rank: int | None = None
     by_step: bool = False
@@ -97,7 +110,10 @@ class ImportanceSampling:
     def estimate(self, case: Case) -> Draft:
         """The formula, with the health of its weights."""
         draft = episode_weight_draft(
-            case, lambda: self.contributions(case.episodes, case.weights), normalised=self.normalised
+            case,
+            lambda: self.contributions(case.episodes, case.weights),
+            lambda: self.by_weight(case.episodes, case.weights),
+            normalised=self.normalised,
         )
         if not self.by_step or draft.statistic is None:
             return draft
@@ -106,13 +122,14 @@ class ImportanceSampling:
 
 
 IMPORTANCE_SAMPLING = (
-    ImportanceSampling("is", "importance sampling: whole episodes reweighted", importance_sampling, False),
-    ImportanceSampling("pdis", "per-decision importance sampling: rewards reweighted", per_decision, False),
-    ImportanceSampling("wis", "weighted importance sampling: weights only, whole episodes", weighted, True),
+    ImportanceSampling("is", "importance sampling: whole episodes reweighted", importance_sampling, _of_is, False),
+    ImportanceSampling("pdis", "per-decision importance sampling: rewards reweighted", per_decision, _of_pdis, False),
+    ImportanceSampling("wis", "weighted importance sampling: weights only, whole episodes", weighted, _of_wis, True),
     ImportanceSampling(
         "pdwis",
         "per-decision weighted importance sampling: weights only",
         weighted_per_decision,
+        _of_pdwis,
         True,
         by_step=True,
     ),

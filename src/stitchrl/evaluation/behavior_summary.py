@@ -1,0 +1,57 @@
+"""What is to be said of a fitted behaviour beside the estimates that rest on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stitchrl.evaluation.behavior_model import FittedBehavior
+from stitchrl.evaluation.behavior_registry import behavior_title
+from stitchrl.evaluation.fits import Fits
+from stitchrl.evaluation.reliability import CalibrationCurve, calibration_curve
+from stitchrl.evaluation.units import Units
+
+__all__ = ["BehaviorSummary", "summary_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviorSummary:
+    """A fitted behaviour.
+
+    Attributes:
+        names: the model, or with cross-fitting that of each half.
+        title: the models in words.
+        held_out: mean log-likelihood of a logged action on episodes that no fit saw, averaged over the fits; these chose
+            the model, and are not the episodes of the estimates.
+        tried: name -> the same for each model that was tried.
+        curve: its calibration on the episodes of the estimates.
+    """
+
+    names: tuple[str, ...]
+    title: str
+    held_out: float
+    tried: dict[str, float]
+    curve: CalibrationCurve
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for JSON."""
+        return dataclasses.asdict(self)
+
+
+def summary_of(fits: Fits, units: Units) -> BehaviorSummary | None:
+    """The summary of the fitted behaviour; None where the log has propensities."""
+    fitted: Sequence[FittedBehavior] = fits.fitted_behaviors
+    if not fitted:
+        return None
+    names = tuple(one.name for one in fitted)
+    shared = [name for name in fitted[0].tried if all(name in one.tried for one in fitted)]
+    return BehaviorSummary(
+        names,
+        " and ".join(dict.fromkeys(behavior_title(name) for name in names)),
+        float(np.mean([one.held_out for one in fitted])),
+        {name: float(np.mean([one.tried[name] for one in fitted])) for name in shared},
+        calibration_curve(fits.behavior_probs, fits.log, units),
+    )
