@@ -16,6 +16,7 @@ from jaxtyping import Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.probabilities import policy_probabilities, taken
 from stitchrl.evaluation.settings import FitSettings
+from stitchrl.evaluation.units import Units
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray
 
@@ -26,6 +27,8 @@ __all__ = [
     "FitEffect",
     "FitNoise",
     "FittedBehavior",
+    "by_episode",
+    "first_of_the_best",
     "log_likelihoods",
 ]
 
@@ -149,3 +152,19 @@ def log_likelihoods(policy: DiscretePolicy, log: Dataset) -> Float[NumpyArray, "
 def by_episode(values: Float[NumpyArray, "N K"], start: Sequence[int] | NumpyArray) -> Float[NumpyArray, "n K"]:
     """Sums over the rows of each episode, given the first row of each."""
     return np.add.reduceat(values, np.asarray(start), axis=0)
+
+
+def first_of_the_best(scores: Sequence[Float[NumpyArray, " rows"]], held_out: Dataset) -> int:
+    """The first of several models whose held-out likelihood is within one standard error of the largest.
+
+    Args:
+        scores: log-likelihood of each held-out action under each model.
+        held_out: the episodes of these actions.
+    """
+    units = Units(held_out.num_episodes, held_out.group)
+    best = max(scores, key=lambda one: float(one.mean()))
+    for number, one in enumerate(scores):
+        lost = units.sums(np.add.reduceat(best - one, held_out.episode_start[:-1]))
+        if lost.sum() <= np.sqrt(len(lost)) * lost.std():
+            return number
+    raise AssertionError("the best model is within one standard error of itself")

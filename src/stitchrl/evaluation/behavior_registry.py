@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-
-import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
-from stitchrl.evaluation.behavior_model import BehaviorData, BehaviorModel, FittedBehavior
+from stitchrl.evaluation.behavior_model import BehaviorData, BehaviorModel, FittedBehavior, first_of_the_best
 from stitchrl.evaluation.behavior_models.counts import Counts
 from stitchrl.evaluation.behavior_models.logistic import Logistic
 from stitchrl.evaluation.behavior_models.mlp import Network
 from stitchrl.evaluation.settings import FitSettings
-from stitchrl.evaluation.units import Units
 
 __all__ = ["BEHAVIOR_MODELS", "behavior_title", "fit_behavior"]
 
@@ -49,16 +45,5 @@ def fit_behavior(log: Dataset, settings: FitSettings, *, maximum_likelihood: boo
     found = [model.fit(data) for model, refusal in zip(models, refusals, strict=True) if refusal is None]
     if not found:
         raise EvaluationError(f"{' '.join(one for one in refusals if one)} Leave `behavior` at 'auto'.")
-    best = _simplest_of_the_best(found, data.held_out)
+    best = found[first_of_the_best([one.scores for one in found], data.held_out)]
     return dataclasses.replace(best, tried={one.name: one.held_out for one in found})
-
-
-def _simplest_of_the_best(found: Sequence[FittedBehavior], held_out: Dataset) -> FittedBehavior:
-    """The first model whose held-out likelihood is within one standard error of the largest."""
-    best = max(found, key=lambda one: one.held_out)
-    units = Units(held_out.num_episodes, held_out.group)
-    for one in found:
-        lost = units.sums(np.add.reduceat(best.scores - one.scores, held_out.episode_start[:-1]))
-        if lost.sum() <= np.sqrt(len(lost)) * lost.std():
-            return one
-    return best

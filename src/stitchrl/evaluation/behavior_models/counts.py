@@ -5,8 +5,9 @@ observation (`evaluation/softmax_regression.py`), which knows what like states h
 
     (1)  b(a|s) = (n_sa + k m_sa) / (n_s + k)
 
-The strength k of the smoothing is chosen on held-out episodes, and then all episodes are counted. An observation that was
-never seen counts as the nearest one that was.
+The strength k of the smoothing is the least that is within one standard error of the best on held-out episodes; then all
+episodes are counted. Less smoothing than the likelihood asks for means less bias and more noise, and the noise is known. An
+observation that was never seen counts as the nearest one that was.
 
 What the fit does to a number whose derivative by log b(a|s) sums to G_sa over the rows of the estimate: one more row with
 action a in state s moves log b(a|s) by 1 / (n_sa + k m_sa), and log b of every action of s by -1 / (n_s + k). It also moves
@@ -38,6 +39,7 @@ from stitchrl.evaluation.behavior_model import (
     FitEffect,
     FittedBehavior,
     by_episode,
+    first_of_the_best,
 )
 from stitchrl.evaluation.softmax_noise import solve_information
 from stitchrl.evaluation.softmax_regression import action_counts, regress
@@ -49,11 +51,11 @@ __all__ = ["Counts"]
 
 MOST_STATES, VISITS = 5_000, 10
 """States that are counted: at most so many, seen so often on average."""
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 20.0, 40.0, 80.0, 150.0, 300.0, 1000.0)
 """Rows that the smoothing may count as."""
 ROWS_LOOKED_AT = 20_000
 """Rows of a sample that tells logs without repeated observations at little cost."""
-PENALTY = 3.0
+PENALTY = 10.0
 """Of the softmax regression."""
 ROWS_AT_ONCE = 8_192
 
@@ -137,12 +139,12 @@ class Counts:
         return None
 
     def fit(self, data: BehaviorData) -> FittedBehavior:
-        """Equation (1), with the strength that predicts held-out episodes best."""
+        """Equation (1), with a strength that predicts held-out episodes well."""
         states = States(data.whole)
         tables, state = states.count(data.train), states.of(data.held_out)
         tried = [_held_out(tables.probs(k), state, data.held_out) for k in STRENGTHS]
-        best = int(np.argmax([scores.mean() for scores in tried]))
-        scores, strength = tried[best], STRENGTHS[best]
+        chosen = first_of_the_best(tried, data.held_out)
+        scores, strength = tried[chosen], STRENGTHS[chosen]
         whole = states.count(data.whole)
         noise = CountNoise(states, whole, strength, data.whole)
         optimism = float((_held_out(whole.probs(strength), state, data.held_out) - scores).mean())
