@@ -22,6 +22,7 @@ from stitchrl.types import NumpyArray
 
 __all__ = [
     "LEAST_PROBABILITY",
+    "UNIFORM",
     "BehaviorData",
     "BehaviorModel",
     "FitEffect",
@@ -34,6 +35,9 @@ __all__ = [
 
 HELD_OUT = 0.2
 """Share of the episodes that choose the settings of a model, and the model."""
+UNIFORM = 0.01
+"""Share of a uniform choice among the allowed actions in every model: one that extrapolates would otherwise call an action
+impossible that was taken, and a single ratio would outweigh all others."""
 LEAST_PROBABILITY = 1e-8
 """Floor of the probability of a logged action: far below any that matters, so that no ratio is infinite."""
 

@@ -1,7 +1,8 @@
 """Smoothed shares of the actions in each state, for logs whose observations are a finite set that is seen again and again.
 
 With n_sa the times action a was taken in state s, n_s their sum, and m_sa the probabilities of a softmax regression on the
-observation (`evaluation/softmax_regression.py`), which knows what like states have in common:
+observation (`evaluation/softmax_regression.py`), which knows what like states have in common, with a small share of a uniform
+choice among the allowed actions:
 
     (1)  b(a|s) = (n_sa + k m_sa) / (n_s + k)
 
@@ -35,6 +36,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.evaluation.behavior_model import (
     LEAST_PROBABILITY,
+    UNIFORM,
     BehaviorData,
     FitEffect,
     FittedBehavior,
@@ -61,14 +63,25 @@ ROWS_AT_ONCE = 8_192
 
 
 class Tables(NamedTuple):
-    """Equation (1) as tables of S states: times that actions were taken, and the probabilities that smooth them."""
+    """Equation (1) as tables of S states.
+
+    Attributes:
+        taken: (S, A) how often each action was taken.
+        everywhere: (S, A) what the regression gives every action, on a scale on which those that the state allows sum to 1.
+        smooth: (S, A) the same, 0 for actions that the state does not allow: m_sa.
+    """
 
     taken: Float[NumpyArray, "S A"]
+    everywhere: Float[NumpyArray, "S A"]
     smooth: Float[NumpyArray, "S A"]
 
     def probs(self, strength: float) -> Float[NumpyArray, "S A"]:
         """b(a|s)."""
         return (self.taken + strength * self.smooth) / (self.taken.sum(1, keepdims=True) + strength)
+
+    def scores(self, strength: float) -> Float[NumpyArray, "S A"]:
+        """The same with the actions that the state does not allow, for a like observation that allows them."""
+        return (self.taken + strength * self.everywhere) / (self.taken.sum(1, keepdims=True) + strength)
 
 
 class States:
@@ -102,13 +115,14 @@ class States:
             allowed[~allowed.any(1)] = True  # a state of other episodes, of which nothing is known
         count = np.bincount(state * actions + log.action, minlength=states * actions).reshape(states, actions)
         logits = self.phi @ regress(action_counts(log, self.scaling), PENALTY)
-        smooth = np.exp(logits - np.where(allowed, logits, -np.inf).max(1, keepdims=True)) * allowed
-        return Tables(count.astype(np.float64), smooth / smooth.sum(1, keepdims=True))
+        raised = np.exp(np.minimum(logits - np.where(allowed, logits, -np.inf).max(1, keepdims=True), 0.0))
+        everywhere = raised / (raised * allowed).sum(1, keepdims=True)
+        everywhere = (1 - UNIFORM) * everywhere + UNIFORM / allowed.sum(1, keepdims=True)
+        return Tables(count.astype(np.float64), everywhere, everywhere * allowed)
 
-    def policy(self, probs: Float[NumpyArray, "S A"]) -> StandardizedPolicy:
-        """The policy that these probabilities make."""
-        with np.errstate(divide="ignore"):
-            logs = np.maximum(np.log(probs), -1e6).astype(np.float32)
+    def policy(self, scores: Float[NumpyArray, "S A"]) -> StandardizedPolicy:
+        """The policy with these probabilities, renormalised under the mask that it is asked with."""
+        logs = np.log(np.maximum(scores, 1e-30)).astype(np.float32)
         inner = TabularPolicy(jnp.asarray(self.table), jnp.asarray(logs))
         return StandardizedPolicy(jnp.asarray(self.scaling.mean), jnp.asarray(self.scaling.std), inner)
 
@@ -142,13 +156,13 @@ class Counts:
         """Equation (1), with a strength that predicts held-out episodes well."""
         states = States(data.whole)
         tables, state = states.count(data.train), states.of(data.held_out)
-        tried = [_held_out(tables.probs(k), state, data.held_out) for k in STRENGTHS]
+        tried = [_held_out(tables.scores(k), state, data.held_out) for k in STRENGTHS]
         chosen = first_of_the_best(tried, data.held_out)
         scores, strength = tried[chosen], STRENGTHS[chosen]
         whole = states.count(data.whole)
         noise = CountNoise(states, whole, strength, data.whole)
-        optimism = float((_held_out(whole.probs(strength), state, data.held_out) - scores).mean())
-        return FittedBehavior(self.name, states.policy(whole.probs(strength)), scores, noise, optimism)
+        optimism = float((_held_out(whole.scores(strength), state, data.held_out) - scores).mean())
+        return FittedBehavior(self.name, states.policy(whole.scores(strength)), scores, noise, optimism)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,7 +183,7 @@ class CountNoise:
 
     def effect(self, log: Dataset, gradient: Float[NumpyArray, "N K"]) -> FitEffect:
         """What the fit does to K numbers that were computed from `log`."""
-        count, smooth = self.tables
+        count, smooth = self.tables.taken, self.tables.smooth
         shape, numbers = count.shape, gradient.shape[1]
         cell = self.states.of(log) * shape[1] + log.action
         sums = [np.bincount(cell, one, minlength=count.size).reshape(shape) for one in gradient.T]
@@ -191,12 +205,12 @@ class CountNoise:
         return FitEffect(by_episode(by_row, self.fit_on.episode_start[:-1]), expected)
 
 
-def _held_out(probs: Float[NumpyArray, "S A"], state: Int[NumpyArray, " N"], log: Dataset) -> NumpyArray:
+def _held_out(scores: Float[NumpyArray, "S A"], state: Int[NumpyArray, " N"], log: Dataset) -> NumpyArray:
     """(N,) log-likelihood of each logged action, of a log with these states."""
-    rows = probs[state]
+    rows = scores[state]
     if log.action_mask is not None:
         rows = rows * log.action_mask
-        rows = rows / np.maximum(rows.sum(1, keepdims=True), LEAST_PROBABILITY)
+    rows = rows / np.maximum(rows.sum(1, keepdims=True), 1e-30)
     found: NumpyArray = np.log(np.maximum(rows[np.arange(len(rows)), log.action], LEAST_PROBABILITY))
     return found
 

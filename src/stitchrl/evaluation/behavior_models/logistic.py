@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.evaluation.behavior_model import BehaviorData, FittedBehavior, log_likelihoods
+from stitchrl.evaluation.behavior_model import UNIFORM, BehaviorData, FittedBehavior, log_likelihoods
 from stitchrl.evaluation.softmax_noise import SoftmaxNoise
 from stitchrl.evaluation.softmax_regression import action_counts, regress, softmax_features
+from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.nn.units import StandardizedPolicy
@@ -62,6 +63,7 @@ class Logistic:
         return FittedBehavior(self.name, policy, scores, noise, optimism)
 
 
-def _policy(scaling: Scaling, weight: Float[NumpyArray, "D A"]) -> StandardizedPolicy:
+def _policy(scaling: Scaling, weight: Float[NumpyArray, "D A"]) -> FlooredPolicy:
     network = MLP((jnp.asarray(weight[1:], jnp.float32),), (jnp.asarray(weight[0], jnp.float32),))
-    return StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), CategoricalPolicy(network))
+    inner = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), CategoricalPolicy(network))
+    return FlooredPolicy(inner, UNIFORM)

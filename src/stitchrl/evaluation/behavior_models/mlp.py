@@ -23,9 +23,10 @@ from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.behavior import BC
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.evaluation.behavior_model import BehaviorData, FittedBehavior, log_likelihoods
+from stitchrl.evaluation.behavior_model import UNIFORM, BehaviorData, FittedBehavior, log_likelihoods
 from stitchrl.evaluation.softmax_noise import SoftmaxNoise
 from stitchrl.feeds.feed import transition_source
+from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy
 from stitchrl.nn.units import StandardizedPolicy
@@ -75,10 +76,11 @@ class Network:
             stop=EarlyStop("held_out/log_likelihood", settings.updates, rising=True),
         )
         assert best.policy is not None
-        policy = calibrated(best.policy, data.held_out)
+        inner = calibrated(best.policy, data.held_out)
+        policy = FlooredPolicy(inner, UNIFORM)
         noise = None
         if data.whole.observation_table.ndim == 2:
-            noise = SoftmaxNoise(_last_hidden(policy), policy, PENALTY, data.train)
+            noise = SoftmaxNoise(_last_hidden(inner), policy, PENALTY, data.train)
         return FittedBehavior(self.name, policy, log_likelihoods(policy, data.held_out), noise)
 
 
