@@ -121,9 +121,9 @@ def main() -> None:
     lines = [
         "# The standard error where the behaviour was fitted\n",
         describe(f"python benchmarks/behavior.py --replicates {args.replicates} --hospital {args.hospital}"),
-        f"\n{args.replicates} replicates of 800 + 800 episodes of the random world, {args.hospital} of 4,000 + 4,000 stays of the "
-        "hospital. The spread of `r` replicates is itself known to about 1 / sqrt(2 r): 7% for 100, 14% for 24.\n",
-        "| world | behaviour | estimator | gain | bias | true spread | printed SE | without the fit's part | too high | too low |",
+        f"\n{args.replicates} replicates of 800 + 800 episodes of the random world, {args.hospital} of 4,000 + 4,000 stays "
+        "of the hospital. The spread of `r` replicates is itself known to about 1 / sqrt(2 r): 7% for 100, 14% for 24.\n",
+        "| world | behaviour | estimator | gain | bias | spread | printed SE | without the fit | too high | too low |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)

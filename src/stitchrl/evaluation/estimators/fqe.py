@@ -78,9 +78,7 @@ class FittedQEvaluation:
         assumptions = (*shared_assumptions(case), "Q or the ratio of state visits is well fitted")
         gradient = -found.weights * found.residual / case.log.num_episodes
         baseline = _behavior(case, fitted.behavior)
-        return Draft(
-            statistic, checks, assumptions, per_episode, ratios, behavior=baseline, behavior_gradient=gradient
-        )
+        return Draft(statistic, checks, assumptions, per_episode, ratios, behavior=baseline, behavior_gradient=gradient)
 
 
 def _behavior(case: Case, found: Refit | None) -> Draft | None:
