@@ -50,6 +50,7 @@ SHARED = {
     "reading/formats": set[str](),
     "auditing/checks": set[str](),
     "evaluation/estimators": set[str](),
+    "evaluation/behavior_models": set[str](),
     "training/trackers": {"base"},
     "reading/writers": set[str](),
 }
@@ -59,6 +60,7 @@ ROOMS = {
     "reading/writers": {"reading/convert"},
     "auditing/checks": {"auditing/all_checks"},
     "evaluation/estimators": {"evaluation/registry"},
+    "evaluation/behavior_models": {"evaluation/behavior_registry"},
 }
 """Folders whose files nobody imports but these modules of the same package: where the folder is registered."""
 NEVER = {

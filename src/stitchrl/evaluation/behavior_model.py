@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -54,6 +54,7 @@ class FitEffect(NamedTuple):
     expected: Float[NumpyArray, "K K"]
 
 
+@runtime_checkable
 class FitNoise(Protocol):
     """How far a fitted behaviour may be from the best one of its kind, because the episodes of the fit are few."""
 
@@ -125,6 +126,7 @@ class BehaviorData:
         return self._parts[1]
 
 
+@runtime_checkable
 class BehaviorModel(Protocol):
     """A kind of model of the behaviour."""
 

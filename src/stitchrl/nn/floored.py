@@ -27,6 +27,6 @@ class FlooredPolicy(DiscretePolicy):
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
         probs = self.policy.probs(obs, action_mask=action_mask)
-        allowed = jnp.ones(probs.shape, bool) if action_mask is None else jnp.asarray(action_mask)
-        uniform = allowed / jnp.maximum(jnp.sum(allowed, axis=-1, keepdims=True), 1)
+        allowed = jnp.ones_like(probs) if action_mask is None else jnp.asarray(action_mask).astype(probs.dtype)
+        uniform = allowed / jnp.maximum(jnp.sum(allowed, axis=-1, keepdims=True), 1.0)
         return jnp.log((1.0 - self.share) * probs + self.share * jnp.maximum(uniform, 1e-30))

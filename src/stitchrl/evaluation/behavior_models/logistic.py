@@ -19,7 +19,7 @@ from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.nn.units import StandardizedPolicy
 from stitchrl.types import NumpyArray
 
-__all__ = ["Logistic"]
+__all__ = ["Logistic", "logistic_policy"]
 
 PENALTIES = (1000.0, 100.0, 10.0, 1.0)
 """Tried one after the other while held-out episodes are predicted better, each search from where the last one ended."""
@@ -47,12 +47,12 @@ class Logistic:
         best, scores, chosen, start = -np.inf, np.zeros(0), PENALTIES[0], weight
         for penalty in PENALTIES:
             weight = regress(counted, penalty, weight)
-            found = log_likelihoods(_policy(scaling, weight), data.held_out)
+            found = log_likelihoods(logistic_policy(scaling, weight), data.held_out)
             if found.mean() <= best:
                 break
             best, scores, chosen, start = float(found.mean()), found, penalty, weight
         counted = action_counts(data.whole, scaling)
-        policy = _policy(scaling, regress(counted, chosen, start))
+        policy = logistic_policy(scaling, regress(counted, chosen, start))
         optimism = float(log_likelihoods(policy, data.held_out).mean()) - best
 
         def features(log: Dataset, rows: slice) -> NumpyArray:
@@ -63,7 +63,8 @@ class Logistic:
         return FittedBehavior(self.name, policy, scores, noise, optimism)
 
 
-def _policy(scaling: Scaling, weight: Float[NumpyArray, "D A"]) -> FlooredPolicy:
+def logistic_policy(scaling: Scaling, weight: Float[NumpyArray, "D A"]) -> FlooredPolicy:
+    """The behaviour with these weights, the constant's first."""
     network = MLP((jnp.asarray(weight[1:], jnp.float32),), (jnp.asarray(weight[0], jnp.float32),))
     inner = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), CategoricalPolicy(network))
     return FlooredPolicy(inner, UNIFORM)
