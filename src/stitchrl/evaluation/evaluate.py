@@ -372,7 +372,9 @@ def _estimate(
     interval, noise = found
     units, weight = case.units, draft.unit_weight
     expected = expected_variance(draft)
-    checks = draft.checks
+    checks, assumptions = draft.checks, draft.assumptions
+    if interval is not None and noise is None:
+        assumptions += ("the noise of the fitted behaviour, which is not in the interval, is small",)
     if interval is not None:
         checks += influence_checks(draft, interval.standard_error, units)
     return Estimate(
@@ -388,7 +390,7 @@ def _estimate(
         max_weight_share=None if weight is None else units.largest_share(weight),
         healthy=all(check.passed for check in checks),
         reasons=tuple(check.sentence for check in checks if not check.passed),
-        assumptions=draft.assumptions,
+        assumptions=assumptions,
         weight_based=draft.weight_based,
         title=estimator.title,
         primary_rank=estimator.primary_rank,
