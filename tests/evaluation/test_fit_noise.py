@@ -73,7 +73,7 @@ def test_the_error_of_the_fit_is_part_of_the_standard_error() -> None:
     assert model is not None
     assert model.names == ("counts",)
     assert found.to_dict()["behavior_model"]["curve"]["pairs"]
-    assert "smoothed shares of the actions in each state" in str(found.verdict)
+    assert "smoothed shares of the actions in each state" in " ".join(str(found.verdict).split())
 
 
 def test_ris_is_weighted_importance_sampling_with_the_shares_of_the_log_itself(monkeypatch: pytest.MonkeyPatch) -> None:
