@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from stitchrl.evaluation.reliability import calibration_curve
 from stitchrl.evaluation.settings import BEHAVIORS, FitSettings
 from stitchrl.evaluation.softmax_regression import action_counts, regress
 from stitchrl.evaluation.units import Units
+from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.reading.read import read
 
 MODELS = tuple(BEHAVIOR_MODELS)
@@ -185,3 +187,17 @@ def test_the_curve_passes_right_probabilities_and_sees_wrong_ones() -> None:
     curve = calibration_curve(np.tile([0.75, 0.25], (2, 1)), two, Units(2))
     assert curve.taken == (0.5, 0.5)
     assert curve.expected_error == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_fitted_behaviour_is_saved_with_what_contains_it(name: str, tmp_path: Path) -> None:
+    """A bundle of a rung of the ladder holds the behaviour."""
+    rng = np.random.default_rng(5)
+    log = bandit(rng.integers(0, 2, 300), np.eye(3)[np.arange(300) % 3], actions=2)
+    policy = fitted(log, name).policy
+    save_policy_file(tmp_path / "policy.safetensors", policy)
+    loaded = load_policy_file(tmp_path / "policy.safetensors")
+    states = np.eye(3, dtype=np.float32)
+    np.testing.assert_array_equal(
+        policy_probabilities(loaded, states, None), policy_probabilities(policy, states, None)
+    )

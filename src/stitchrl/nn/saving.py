@@ -20,6 +20,7 @@ from stitchrl.nn.continuous_policy import (
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
+from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.ladder import LadderPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
@@ -36,7 +37,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
-        LadderPolicy,
+        LadderPolicy, FlooredPolicy,
     )
 }  # fmt: skip
 
