@@ -19,7 +19,7 @@ CALIBRATED = Check("calibration", 0.01, 0.02, True, "The ratios are calibrated."
 LOGGED = Confirmation(False, CALIBRATED)
 SEEN = HistoryGain("action", 0.0, -0.001, 0.001, 20_000, (), True)
 NO_TRACE = HistoryCheck(True, "The past adds nothing.", (SEEN,))
-FITTED = Confirmation(True, CALIBRATED, NO_TRACE, Sensitivity(1.8, 2))
+FITTED = Confirmation(True, CALIBRATED, NO_TRACE, Sensitivity(1.8, 2), covered=True)
 
 
 def gain(lower: float | None, upper: float | None, *, name: str = "fqe", healthy: bool = True, **kwargs) -> Estimate:
@@ -111,6 +111,7 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
         (dataclasses.replace(FITTED, calibration=dataclasses.replace(CALIBRATED, passed=False)), BY_WEIGHTS, "calibr"),
         (dataclasses.replace(LOGGED, calibration=dataclasses.replace(CALIBRATED, passed=False)), {}, "calibr"),
         (FITTED, {}, "nothing confirms the first"),
+        (dataclasses.replace(FITTED, covered=False), BY_WEIGHTS, "is not published yet"),
         (FITTED, {"wdr": gain(-0.01, 0.05, name="wdr")}, "nothing confirms the first"),  # on the same assumptions
         (FITTED, {"wdr": gain(0.01, 0.05, name="wdr", weight_based=True, healthy=False)}, "nothing confirms the first"),
     ],
@@ -120,6 +121,10 @@ def test_without_confirmation_there_is_no_go(confirmation: Confirmation | None, 
     assert verdict.decision == "CANNOT TELL"
     assert [line.key for line in verdict.lines if line.passed is False] == ["e"]
     assert says in verdict.lines[-1].seen
+
+
+def test_a_fitted_behaviour_gives_no_go_before_its_coverage_is_published() -> None:
+    assert not Confirmation(True, CALIBRATED, NO_TRACE, Sensitivity(1.8, 2)).covered
 
 
 def test_no_go_needs_no_confirmation() -> None:

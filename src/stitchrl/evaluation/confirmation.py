@@ -19,6 +19,14 @@ from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 
 __all__ = ["Confirmation"]
 
+FITTED_COVERED = False
+"""A fitted behaviour may give GO where a table of benchmarks/results/coverage.md shows that its intervals cover. With the
+models of today too few replicates have been run for any."""
+NOT_COVERED = (
+    "How often intervals with a fitted behaviour cover is not published yet, so a fitted behaviour gives no GO: log the "
+    "probability of each action that was taken."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Confirmation:
@@ -31,6 +39,7 @@ class Confirmation:
         sensitivity: the hidden cause in one decision that would overturn the gain; None where it was not computed.
         minimum_odds_ratio: the least such cause that a gain from a fitted behaviour must withstand.
         model: what was fitted as the behaviour, in words; "" where it was logged.
+        covered: whether it is published how often intervals with a fitted behaviour cover.
     """
 
     fitted: bool
@@ -39,6 +48,7 @@ class Confirmation:
     sensitivity: Sensitivity | None = None
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO
     model: str = ""
+    covered: bool = FITTED_COVERED
 
     def parts(self, name: str, gains: Mapping[str, Estimate], margin: float) -> list[tuple[bool, str]]:
         """What must hold of the primary gain `name`, each with a sentence that says whether it does, and why."""
@@ -49,6 +59,7 @@ class Confirmation:
             self._history(),
             self._sensitivity(),
             _second(name, gains, margin),
+            *([] if self.covered else [(False, NOT_COVERED)]),
         ]
 
     def rests_on(self, name: str, gains: Mapping[str, Estimate], margin: float) -> str:
