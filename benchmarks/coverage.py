@@ -47,9 +47,9 @@ MODES = (KNOWN, ELSEWHERE, CROSSED)
 NETWORKS = 2
 """Sets of Q networks of each size, from different logs; replicates take turns."""
 TARGET = {
-    KNOWN: dict(zip(SIZES, (1000, 1000, 400, 200), strict=True)),
-    ELSEWHERE: dict(zip(SIZES, (40, 100, 100, 80), strict=True)),
-    CROSSED: dict(zip(SIZES, (20, 40, 40, 20), strict=True)),
+    KNOWN: dict(zip(SIZES, (1000, 600, 160, 40), strict=True)),
+    ELSEWHERE: dict(zip(SIZES, (20, 40, 40, 30), strict=True)),
+    CROSSED: dict(zip(SIZES, (10, 20, 20, 10), strict=True)),
 }
 """Replicates of a cell, by mode and size."""
 RUNGS = ((1.0, 0.1), (3.0, 0.1), (1.0, 0.05), (3.0, 0.05))
@@ -375,8 +375,8 @@ INTRODUCTION = (
     "intervals of Clopper and Pearson.",
     "",
     "*Episodes* are those of the whole log: .6 fit the models and .4 make the estimate. Propensities are *known*, or the "
-    "product's behaviour network is *fitted on the rest* of the log, or *cross-fitted* within the .4. Policies come from a log of "
-    "12,000 episodes of their own (IQL in the hospital; in the random worlds a tilt towards the behaviour's advantages with "
+    "product's behaviour network is *fitted on the rest* of the log, or *cross-fitted* within the .4. Policies come from a log "
+    "of 12,000 episodes of their own (IQL in the hospital; in the random worlds a tilt towards the behaviour's advantages with "
     "noise), and Q networks from two further logs of each size, so coverage is conditional on these. Rungs of the ladder use "
     "a behaviour network of the policy's log.",
     "",

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 World = Callable[[int, int, bool], Dataset]
+Act = Callable[[np.ndarray], np.ndarray]
+"""Logits of the actions of a policy, from what the log observes when the cause is hidden; in place of the behaviour."""
 
 
 # --- a simulation in lockstep ---------------------------------------------------------------------------------------
@@ -84,6 +86,7 @@ def walk(
     on_next: float = 0.0,
     steps: int = 12,
     propensities: bool = False,
+    act: Act | None = None,
 ) -> Dataset:
     """Three vital signs that forget slowly and a hidden number, three actions, rewards of all of them."""
     rng = np.random.default_rng(seed)
@@ -93,7 +96,8 @@ def walk(
     recorder, everyone = Recorder(), np.arange(episodes)
     for step in range(steps):
         whole = np.concatenate([seen, cause[:, None]], 1) if shown else seen
-        action, log_prob = draw_rows(seen @ weight + on_action * cause[:, None] * lean, rng)
+        logits = act(seen) if act else seen @ weight + on_action * cause[:, None] * lean
+        action, log_prob = draw_rows(logits, rng)
         reward = seen[:, 0] - 0.3 * action + on_reward * cause * (action - 1) + rng.normal(size=episodes)
         seen = 0.7 * seen + 0.3 * (action[:, None] - 1) * np.array([1.0, -0.5, 0.0])
         seen = seen + on_next * cause[:, None] + 0.6 * rng.normal(size=seen.shape)
@@ -107,7 +111,7 @@ def walk(
     return recorder.log(3, names[: 3 + shown])
 
 
-def severity(episodes: int, seed: int, shown: bool, strength: float = 0.8) -> Dataset:
+def severity(episodes: int, seed: int, shown: bool, strength: float = 0.8, act: Act | None = None) -> Dataset:
     """How ill a patient is does not change, decides treatments and outcomes, and is not recorded."""
     return walk(
         episodes,
@@ -115,12 +119,13 @@ def severity(episodes: int, seed: int, shown: bool, strength: float = 0.8) -> Da
         shown,
         start=lambda rng, n: rng.normal(size=n),
         move=lambda rng, cause: cause,
+        act=act,
         on_action=strength,
         on_reward=strength,
     )
 
 
-def drift(episodes: int, seed: int, shown: bool) -> Dataset:
+def drift(episodes: int, seed: int, shown: bool, act: Act | None = None) -> Dataset:
     """A hidden number that changes slowly, decides treatments, and moves the vital signs."""
     return walk(
         episodes,
@@ -128,6 +133,7 @@ def drift(episodes: int, seed: int, shown: bool) -> Dataset:
         shown,
         start=lambda rng, n: rng.normal(size=n),
         move=lambda rng, cause: 0.9 * cause + np.sqrt(1 - 0.81) * rng.normal(size=len(cause)),
+        act=act,
         on_action=0.8,
         on_reward=0.5,
         on_next=0.3,
@@ -147,7 +153,7 @@ def preference(episodes: int, seed: int, shown: bool) -> Dataset:
     )
 
 
-def unseen_noise(episodes: int, seed: int, shown: bool) -> Dataset:
+def unseen_noise(episodes: int, seed: int, shown: bool, act: Act | None = None) -> Dataset:
     """A hidden number drawn afresh at each step decides the treatment and the reward of that step: it leaves no trace."""
     return walk(
         episodes,
@@ -155,6 +161,7 @@ def unseen_noise(episodes: int, seed: int, shown: bool) -> Dataset:
         shown,
         start=lambda rng, n: rng.normal(size=n),
         move=lambda rng, cause: rng.normal(size=len(cause)),
+        act=act,
         on_action=0.8,
         on_reward=0.8,
     )
@@ -170,6 +177,7 @@ def sepsis(
     hidden: tuple[str, ...] = ("glucose", "diabetic"),
     attention: float = 2.0,
     steps: int = 20,
+    act: Act | None = None,
 ) -> Dataset:
     """Stays with heart rate, blood pressure, oxygen and glucose in levels, a diabetes flag, and three treatments.
 
@@ -206,6 +214,9 @@ def sepsis(
             - attention * (1.5 * diabetic + (glucose > 2) - 1.0 * (glucose < 2)),
         ], 1)))  # fmt: skip
         given = rng.random(chance.shape) < chance
+        if act:
+            chosen, _ = draw_rows(act(whole[:, kept]), rng)
+            given = (chosen[:, None] & np.array([4, 2, 1])) > 0
         heart, pressure, oxygen, glucose = _vitals(rng, heart, pressure, oxygen, glucose, on, given, diabetic)
         on = given
         wrong = (heart != 1).astype(int) + (pressure != 1) + (oxygen != 1) + (glucose != 2)
