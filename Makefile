@@ -24,7 +24,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev .bench/.ready
-	cd benchmarks && ../$(BIN)/python demo.py && ../$(BIN)/python coverage.py && ../$(BIN)/python tradeoff.py && ../$(BIN)/python verdicts.py \
+	cd benchmarks && ../$(BIN)/python demo.py && ../$(BIN)/python coverage.py && ../$(BIN)/python false_go.py && ../$(BIN)/python tradeoff.py && ../$(BIN)/python verdicts.py \
 		&& ../$(BIN)/python throughput.py
 
 # The peer lives apart: it pins versions that stitchrl does not. `make scores DATA=folder` needs the MuJoCo logs.

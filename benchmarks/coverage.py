@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from functools import cache, lru_cache
 from pathlib import Path
@@ -23,8 +24,6 @@ import numpy as np
 from scipy import stats
 
 from environment import describe
-from exact_worlds import HOSPITAL, TABULAR, TableQ, World, of_rows, tilted, world_named
-from known_fits import KnownFits, fit_tables, table_of
 from stitchrl.algorithms.iql import IQL
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
@@ -38,6 +37,11 @@ from stitchrl.nn.ladder import LadderPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.tabular import TabularPolicy
 from stitchrl.training.fit import fit
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+
+from exact_worlds import HOSPITAL, TABULAR, TableQ, World, of_rows, tilted, world_named
+from known_fits import KnownFits, fit_tables, table_of
 
 SIZES = (500, 2000, 8000, 20_000)
 FITTING, ESTIMATE = 0.6, 0.4

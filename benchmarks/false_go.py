@@ -26,9 +26,7 @@ import numpy as np
 import stitchrl as st
 from coverage import ESTIMATE, FITTING, RARE, rows_for, share, subject_of, table
 from environment import describe
-from exact_worlds import HOSPITAL, TableQ, World, of_rows, tilted, world_named
 from hidden_candidates import columns_of, hidden_cases
-from known_fits import KnownFits, fit_tables
 from stitchrl.auditing.audit import audit
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
@@ -38,6 +36,11 @@ from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.sensitivity import Sensitivity
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.verdict import choose_primary
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+
+from exact_worlds import HOSPITAL, TableQ, World, of_rows, tilted, world_named
+from known_fits import KnownFits, fit_tables
 
 SMALL = "tabular, 12 states"
 SIZES = (500, 2000, 8000, 20_000)
@@ -312,13 +315,13 @@ INTRODUCTION = (
     "Whole verdicts: the default estimators, all lines (a) to (e), Q and behaviour from the other .6 of the log, whose .4 make "
     "the verdict. *Wanted*: at a gain of 0, GO in at most 2.5% of logs; when worse, in at most 5% for any reason.",
     "",
-    "Shortcuts, none of which lets a GO pass: Q networks of the finite worlds come from a log or two of each size and are tabled; the "
-    f"weighted estimates, which only confirm, have {RESAMPLES:,} resamples; the sensitivity, the history check (on the whole log) "
-    f"and the audit are computed where they would decide, the audit in the first {AUDITED} logs of a cell. Where a cause is "
-    "hidden every model is fitted anew. *Before* is commit cbe9abc on every second of these logs, without its audit.",
+    "Shortcuts, none of which lets a GO pass: Q networks of the finite worlds come from a log or two of each size and are "
+    f"tabled; the weighted estimates, which only confirm, have {RESAMPLES:,} resamples; the sensitivity, the history check (on "
+    f"the whole log) and the audit are computed where they would decide, the audit in the first {AUDITED} logs of a cell. Where "
+    "a cause is hidden every model is fitted anew. *Before* is commit cbe9abc on every second of these logs, without its audit.",
     "",
-    "Candidates tilt the behaviour by noise and by exact advantages until the gain is as wanted: *ratios at most 20* among actions "
-    "of behaviour probability .05 or more; *rare large ratios* start from pi^1.5 b^-.5. In the random world gains are "
+    "Candidates tilt the behaviour by noise and by exact advantages until the gain is as wanted: *ratios at most 20* among "
+    "actions of behaviour probability .05 or more; *rare large ratios* start from pi^1.5 b^-.5. In the random world gains are "
     "scaled by the spread of the returns, so that a row is as hard as in the hospital.",
     "",
 )

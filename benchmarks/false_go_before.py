@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import stitchrl as st
-from exact_worlds import TablePolicy, TableQ, world_named
 from hidden_candidates import columns_of, hidden_cases
 from stitchrl.data.schema import Schema
 from stitchrl.evaluation import evaluate as evaluation
 from stitchrl.evaluation import evidence
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+
+from exact_worlds import TablePolicy, TableQ, world_named
 
 AS_FITTED = evidence.fit_q
 

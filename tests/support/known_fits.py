@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from exact_worlds import TablePolicy, TableQ, World, of_rows
 from scipy import sparse
 
-from exact_worlds import TablePolicy, TableQ, World, of_rows
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.behavior import fit_behavior
 from stitchrl.evaluation.contributions import Estimand
