@@ -231,6 +231,11 @@ def share(count: int, n: int) -> str:
     return f"{count / n:.1%} ({low:.1%} to {high:.1%})"
 
 
+def number(value: float, *, sign: bool = False) -> str:
+    """Four decimals, or a power of ten where an estimate has run away."""
+    return f"{value:{'+' if sign else ''}.4f}" if abs(value) < 1000 else f"{value:{'+' if sign else ''}.0e}"
+
+
 class Cell:
     """Replicates of one policy in one cell."""
 
@@ -258,8 +263,8 @@ class Cell:
         why = ", ".join(f"{key} {count / n:.0%}" for key, count in list(self.failed.items())[:2]) or "-"
         return " | ".join(
             [
-                f"{n}", f"{self.truth:+.4f}", f"{self.value.mean():+.4f}", f"{self.value.std():.4f}",
-                f"{self.numbers['sample'].mean():.4f}", f"{self.numbers['expected'].mean():.4f}",
+                f"{n}", f"{self.truth:+.4f}", number(self.value.mean(), sign=True), number(self.value.std()),
+                number(self.numbers["sample"].mean()), number(self.numbers["expected"].mean()),
                 share(int(self.low.sum()), n), share(int(self.high.sum()), n), f"{healthy / n:.0%}",
                 share(int((self.low & self.healthy).sum()), healthy),
                 share(int((self.high & self.healthy).sum()), healthy), why,
@@ -326,7 +331,7 @@ def report(kept: dict[tuple[str, str, int], list[dict[str, Any]]], subjects: dic
         for key in order
     }
     failures = [
-        f"| {world} | {mode} | {size:,} | {name} | {cell.truth:+.4f} | {cell.value.mean():+.4f} | {cell.healthy.mean():.0%} "
+        f"| {world} | {mode} | {size:,} | {name} | {cell.truth:+.4f} | {number(cell.value.mean(), sign=True)} | {cell.healthy.mean():.0%} "
         f"| {share(int((cell.low & cell.healthy).sum()), int(cell.healthy.sum()))} |"
         for (world, mode, size), by_policy in cells.items()
         for name, cell in by_policy.items()

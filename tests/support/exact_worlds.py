@@ -180,6 +180,7 @@ class TableQ:
     def on_many(self, log: Dataset, of_policies: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """`on` for several policies. A policy's table is read off its rows: every state that goes on is one of them."""
         state = log.observation_id
+        assert state is not None
         following = np.append(state[1:], 0)
         seen, first = np.unique(state, return_index=True)
         found = []
