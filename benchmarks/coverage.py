@@ -331,8 +331,8 @@ def report(kept: dict[tuple[str, str, int], list[dict[str, Any]]], subjects: dic
         for key in order
     }
     failures = [
-        f"| {world} | {mode} | {size:,} | {name} | {cell.truth:+.4f} | {number(cell.value.mean(), sign=True)} | {cell.healthy.mean():.0%} "
-        f"| {share(int((cell.low & cell.healthy).sum()), int(cell.healthy.sum()))} |"
+        f"| {world} | {mode} | {size:,} | {name} | {cell.truth:+.4f} | {number(cell.value.mean(), sign=True)} "
+        f"| {cell.healthy.mean():.0%} | {share(int((cell.low & cell.healthy).sum()), int(cell.healthy.sum()))} |"
         for (world, mode, size), by_policy in cells.items()
         for name, cell in by_policy.items()
         if cell.too_many

@@ -114,12 +114,12 @@ def _stem(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "-")
 
 
-def models_path(name: str, tables: dict[str, np.ndarray], episodes: int, which: int, work: Path) -> Path:
+def models_path(name: str, tables: dict[str, np.ndarray], episodes: int, work: Path) -> Path:
     """Where the Q of all candidates are kept, fitted on a log of that size."""
-    path = work / f"{_stem(name)}-{episodes}-{which}.npz"
+    path = work / f"{_stem(name)}-{episodes}-0.npz"
     if not path.exists():
         world, size = world_named(name), int(FITTING * episodes)
-        log = of_rows(world.log(size, 600_000 + which), rows_for(name, size))
+        log = of_rows(world.log(size, 600_000), rows_for(name, size))
         found = fit_tables(world, log, list(tables.values()), FitSettings())
         np.savez(path, **{f"{part}{k}": getattr(q, part) for k, q in enumerate(found) for part in ("phi", "q")})
     return path
@@ -236,7 +236,7 @@ def one_replicate(world: str, mode: str, episodes: int, replicate: int, work: Pa
         names: Sequence[str] = [world]
     else:
         tables, _ = prepared(world, work)
-        models = models_path(world, tables, episodes, replicate % (2 if world == HOSPITAL else 1), work)
+        models = models_path(world, tables, episodes, work)
         now, looked = in_known_world(world, tables, models, episodes, mode == KNOWN, replicate)
         task = {"kind": "known", "seed": 30_000 + replicate, "known": mode == KNOWN, "models": str(models.resolve()),
                 "policies": str((work / f"{_stem(world)}.npz").resolve())}  # fmt: skip
@@ -315,7 +315,7 @@ INTRODUCTION = (
     "Whole verdicts: the default estimators, all lines (a) to (e), Q and behaviour from the other .6 of the log, whose .4 make "
     "the verdict. *Wanted*: at a gain of 0, GO in at most 2.5% of logs; when worse, in at most 5% for any reason.",
     "",
-    "Shortcuts, none of which lets a GO pass: Q networks of the finite worlds come from a log or two of each size and are "
+    "Shortcuts, none of which lets a GO pass: Q networks of the finite worlds come from one log of each size and are "
     f"tabled; the weighted estimates, which only confirm, have {RESAMPLES:,} resamples; the sensitivity, the history check (on "
     f"the whole log) and the audit are computed where they would decide, the audit in the first {AUDITED} logs of a cell. Where "
     "a cause is hidden every model is fitted anew. *Before* is commit cbe9abc on every second of these logs, without its audit.",
