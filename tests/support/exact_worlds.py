@@ -140,14 +140,17 @@ def _log(world: World, episodes: int, seed: int, propensities: bool) -> Dataset:
 def of_rows(log: Dataset, rows: int) -> Dataset:
     """Episodes of a log that together have exactly so many rows, so that all fits on such logs share compiled programs."""
     lengths = log.episode_lengths
-    kept = max(int(np.searchsorted(np.cumsum(lengths), rows - 3 * lengths.max())), 0)
-    chosen, left = list(range(kept)), rows - int(lengths[:kept].sum())
-    for episode in range(kept, log.num_episodes):
-        if lengths[episode] <= left:
-            chosen.append(episode)
-            left -= int(lengths[episode])
-        if left == 0:
-            return log.select_episodes(chosen)
+    rng, order = np.random.default_rng(0), np.arange(log.num_episodes)
+    for _ in range(200):
+        kept = max(int(np.searchsorted(np.cumsum(lengths[order]), rows - 3 * lengths.max())), 0)
+        chosen, left = list(order[:kept]), rows - int(lengths[order[:kept]].sum())
+        for episode in order[kept:]:
+            if lengths[episode] <= left:
+                chosen.append(episode)
+                left -= int(lengths[episode])
+            if left == 0:
+                return log.select_episodes(np.sort(chosen))
+        order = rng.permutation(log.num_episodes)
     raise ValueError(f"No episodes of this log together have {rows} rows; {left} are left.")
 
 
