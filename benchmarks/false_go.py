@@ -22,9 +22,10 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from scipy import stats
 
 import stitchrl as st
-from coverage import ESTIMATE, FITTING, RARE, rows_for, share, subject_of, table
+from coverage import ESTIMATE, FITTING, RARE, STOPPED, rows_for, subject_of, table
 from environment import describe
 from hidden_candidates import columns_of, hidden_cases
 from stitchrl.auditing.audit import audit
@@ -260,40 +261,44 @@ def counted(rows: list[dict[str, Any]], name: str, version: str) -> tuple[int, i
     return sum((one[0] if isinstance(one, list | tuple) else one) == "GO" for one in found), len(found)
 
 
-def curves(kept: Kept, truths: dict[str, dict[str, float]], world: str, mode: str) -> list[str]:
-    """A line for each candidate, a pair of columns for each size."""
-    sizes = [size for size in SIZES if kept.get((world, mode, size))]
+def cell(count: int, n: int) -> str:
+    """GO of how many logs, with a 95% interval of the rate."""
+    if n == 0:
+        return "-"
+    low = stats.beta.ppf(0.025, count, n - count + 1) if count else 0.0
+    high = stats.beta.ppf(0.975, count + 1, n - count) if count < n else 1.0
+    return f"{count} of {n}: {count / n:.0%} ({low:.0%} to {high:.0%})"
+
+
+def curves(kept: Kept, truths: dict[str, dict[str, float]], worlds: Sequence[str], mode: str) -> list[str]:
+    """A line for each candidate of the worlds, a pair of columns for each size."""
+    sizes = [size for size in SIZES if any(kept.get((world, mode, size)) for world in worlds)]
     heads = ["true gain, candidate", *(f"{size:,}: now" for size in sizes), *(f"{size:,}: before" for size in sizes)]
     rows = []
-    for name, truth in truths[world].items():
-        cells = [
-            share(*counted(kept[world, mode, size], name, version))
-            + f" of {counted(kept[world, mode, size], name, version)[1]}"
-            for version in ("now", "before")
-            for size in sizes
-        ]
-        rows.append(f"| {truth:+.4f}: {name} | {' | '.join(cells)} |")
+    for world in worlds:
+        for name, truth in truths[world].items():
+            cells = [
+                cell(*counted(kept.get((world, mode, size), []), name, version))
+                for version in ("now", "before")
+                for size in sizes
+            ]
+            rows.append(f"| {truth + 0.0:+.3f}: {name} | {' | '.join(cells)} |")
     return table(tuple(heads), rows)
 
 
-def why(kept: Kept, world: str, mode: str) -> list[str]:
-    """Which lines keep GO from the candidates that are truly better, at each size."""
+def why(kept: Kept, truths: dict[str, dict[str, float]], world: str, mode: str, *, better: bool) -> list[str]:
+    """Which lines kept GO from the candidates that are truly better, or worse, at each size."""
     rows = []
     for size in SIZES:
-        found = kept.get((world, mode, size), [])
         lines: dict[str, int] = {}
-        for row in found:
+        for row in kept.get((world, mode, size), []):
             for name, (decision, failed) in row["now"].items():
-                if name.startswith("+0.0") and not name.startswith("+0.00") and decision != "GO":
+                if (truths[world][name] > 1e-6) == better and decision != "GO":
                     lines[failed] = lines.get(failed, 0) + 1
         if lines:
             shown = ", ".join(f"({k}) {v}" for k, v in sorted(lines.items(), key=lambda kv: -kv[1])[:4])
-            rows.append(f"- {size:,} episodes: {shown}")
-    return (
-        ["Lines that kept GO from truly better candidates (several letters: all of them failed):\n", *rows, ""]
-        if rows
-        else []
-    )
+            rows.append(f"- {world}, {size:,} episodes: {shown}")
+    return rows
 
 
 def summary(kept: Kept, truths: dict[str, dict[str, float]]) -> list[str]:
@@ -308,6 +313,33 @@ def summary(kept: Kept, truths: dict[str, dict[str, float]]) -> list[str]:
         rows.append(f"| {world} | {mode} | {size:,} | {len(found)} | {' | '.join(cells)} |")
     heads = ("world", "propensities", "episodes", "logs", "now: GO at gain 0", "now: GO when worse", "before: GO at gain 0",
              "before: GO when worse")  # fmt: skip
+    return table(heads, rows)
+
+
+def failures(kept: Kept, truths: dict[str, dict[str, float]]) -> list[str]:
+    """Every candidate and cell with a false GO, and whether it is more than is allowed beyond doubt."""
+    rows = []
+    for (world, mode, size), found in sorted(kept.items(), key=lambda item: (item[0][1], item[0][0], item[0][2])):
+        for name, gain in truths[world].items():
+            count, n = counted(found, name, "now")
+            if count and gain < 1e-6:
+                allowed = 0.025 if abs(gain) < 1e-6 else 0.05
+                doubt = stats.binom.sf(count - 1, n, allowed)
+                rows.append(
+                    f"| {world} | {mode} | {size:,} | {name} | {gain:+.4f} | {count} of {n} | {allowed:.1%} | {doubt:.2g} |"
+                )
+    if not rows:
+        return ["No candidate that is no better got GO in any log.\n"]
+    heads = (
+        "world",
+        "propensities",
+        "episodes",
+        "candidate",
+        "true gain",
+        "GO",
+        "allowed",
+        "chance of so many if allowed",
+    )
     return table(heads, rows)
 
 
@@ -329,19 +361,24 @@ INTRODUCTION = (
 
 def report(kept: Kept, truths: dict[str, dict[str, float]], command: str) -> str:
     """Everything as Markdown."""
-    lines = ["# False GO, and GO when it is due\n", describe(command), "", *INTRODUCTION]
-    lines += ["## GO for policies that are no better\n", *summary(kept, truths)]
+    lines = ["# False GO, and GO when it is due\n", describe(command), "", STOPPED, "", *INTRODUCTION]
+    lines += ["## Failures first\n", *failures(kept, truths)]
+    lines += ["## GO for policies that are no better\n"]
+    lines += ["Candidates together; those on one log are not independent of each other.\n", *summary(kept, truths)]
     for mode in (KNOWN, FITTED):
         for world in (HOSPITAL, SMALL):
             if any(kept.get((world, mode, size)) for size in SIZES):
-                lines += [f"## GO rates: {world}, propensities {mode}\n", *curves(kept, truths, world, mode)]
-                lines += why(kept, world, mode)
+                lines += [f"## GO rates: {world}, propensities {mode}\n", *curves(kept, truths, [world], mode)]
+                lines += ["Lines that kept GO from truly better candidates (several letters: all of them failed):\n"]
+                lines += [*why(kept, truths, world, mode, better=True), ""]
     hidden = [world for world, mode, _ in kept if mode == HIDDEN]
     if hidden:
         lines += ["## GO rates where a cause is hidden and propensities are fitted\n"]
         lines += ["The candidate looks better in the log, and is truly worse; its gain is simulated.\n"]
-        for world in dict.fromkeys(hidden):
-            lines += curves(kept, truths, world, HIDDEN)
+        names = list(dict.fromkeys(hidden))
+        lines += curves(kept, truths, names, HIDDEN)
+        lines += ["Lines that kept GO from them:\n"]
+        lines += [line for world in names for line in why(kept, truths, world, HIDDEN, better=False)] + [""]
     looked = [row["looked"] for rows in kept.values() for row in rows]
     audits = [one["audit"] for one in looked if "audit" in one]
     history = [one["history"] for one in looked if "history" in one]
@@ -378,7 +415,7 @@ def main() -> None:
     truths |= {name: {name: case.gain} for name, case in hidden_cases().items()}
     worlds = [(w, m) for m in (KNOWN, FITTED) for w in (HOSPITAL, SMALL)] + [(w, HIDDEN) for w in hidden_cases()]
     before = Before(args.before)
-    command = f"python benchmarks/false_go.py --minutes {args.minutes:g}" + (" --before SOURCES" if args.before else "")
+    command = "python benchmarks/false_go.py" + (" --before SOURCES" if args.before else "")
     rounds = 20
     with (args.work / "replicates.jsonl").open("a") as out:
         for turn in range(1, rounds + 1):
