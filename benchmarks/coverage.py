@@ -405,6 +405,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="times the replicates of every cell")
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--worlds", nargs="*", default=[HOSPITAL, *TABULAR])
+    parser.add_argument("--modes", nargs="*", default=list(MODES), help="where propensities come from")
     parser.add_argument("--work", type=Path, default=Path("runs/coverage"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.md")
     args = parser.parse_args()
@@ -412,7 +413,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     subjects = {name: subject_of(name) for name in args.worlds}
     kept = load(args.work / "replicates.jsonl")
-    cells = [(w, m, s) for s in args.sizes for w in subjects for m in MODES]
+    cells = [(w, m, s) for s in args.sizes for w in subjects for m in args.modes]
     command = "python benchmarks/coverage.py"
     rounds = 20
     with (args.work / "replicates.jsonl").open("a") as out:
