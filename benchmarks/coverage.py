@@ -27,7 +27,7 @@ from environment import describe
 from stitchrl.algorithms.iql import IQL
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
-from stitchrl.evaluation.behavior import fit_behavior
+from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
 from stitchrl.evaluation.evaluate import evaluate_fits
 from stitchrl.evaluation.refit import FitQ
@@ -80,7 +80,7 @@ def subject_of(name: str) -> Subject:
     world = world_named(name)
     train = world.log(12_000, 10_000)
     learned = _learned(world, train)
-    behavior = fit_behavior(train, FitSettings())
+    behavior = fit_behavior(train, FitSettings()).policy
     pi = table_of(world, learned)
     tables = {}
     for power, floor in RUNGS:
@@ -306,7 +306,7 @@ def pooled(cells: dict[tuple[str, str, int], dict[str, Cell]]) -> list[str]:
         worst = max(by_policy, key=lambda name: _rate(by_policy[name]))
         rows.append(
             f"| {world} | {mode} | {size:,} | {every[0].n} | {now[1] / total:.0%} | {_percent(*now)} "
-            f"| {worst}: {_rate(by_policy[worst]):.1%} of {int(by_policy[worst].healthy.sum())} "
+            f"| {_worst(worst, by_policy[worst])} "
             f"| {old[1] / total:.0%} | {_percent(*old)} |"
         )
     heads = ("world", "propensities", "episodes", "replicates", "healthy", "low, healthy only", "the worst policy",
@@ -316,6 +316,10 @@ def pooled(cells: dict[tuple[str, str, int], dict[str, Cell]]) -> list[str]:
 
 def _percent(count: int, n: int) -> str:
     return f"{count / n:.1%}" if n else "-"
+
+
+def _worst(name: str, cell: Cell) -> str:
+    return f"{name}: {_rate(cell):.1%} of {int(cell.healthy.sum())}" if _rate(cell) else "-"
 
 
 def _rate(cell: Cell) -> float:
@@ -340,6 +344,8 @@ def report(kept: dict[tuple[str, str, int], list[dict[str, Any]]], subjects: dic
     lines = [
         "# Coverage of the 95% intervals of the gain\n",
         describe(command),
+        "",
+        STOPPED,
         "",
         *INTRODUCTION,
         "## Failures first\n",
@@ -385,10 +391,10 @@ INTRODUCTION = (
     "intervals of Clopper and Pearson.",
     "",
     "*Episodes* are those of the whole log: .6 fit the models and .4 make the estimate. Propensities are *known*, or the "
-    "product's behaviour network is *fitted on the rest* of the log, or *cross-fitted* within the .4. Policies come from a log "
-    "of 12,000 episodes of their own (IQL in the hospital; in the random worlds a tilt towards the behaviour's advantages with "
-    "noise), and Q networks from two further logs of each size, so coverage is conditional on these. Rungs of the ladder use "
-    "a behaviour network of the policy's log.",
+    "product's model of the behaviour is *fitted on the rest* of the log, or *cross-fitted* within the .4. Policies come from a "
+    "log of 12,000 episodes of their own (IQL in the hospital; in the random worlds a tilt towards the behaviour's advantages "
+    "with noise), and Q networks from two further logs of each size, so coverage is conditional on these. Policies of one cell "
+    "meet the same logs. Rungs of the ladder use a model of the behaviour fitted to the policy's log.",
     "",
     "*Before* is what commit cbe9abc would have printed on the same logs: the sample's standard error, the percentile bootstrap "
     "of 1,000 resamples, and the health checks of that time.",

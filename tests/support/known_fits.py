@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-from exact_worlds import TablePolicy, TableQ, World, of_rows
+from exact_worlds import TableQ, World, of_rows
 from scipy import sparse
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.behavior import fit_behavior
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, FitRequest, Fits, Fold
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
-from stitchrl.evaluation.refit import RIDGE, CorrectedQ, FitQ, FittedValues, Refit, refit
+from stitchrl.evaluation.refit import RIDGE, SHORT, CorrectedQ, FitQ, FittedValues, Refit, refit
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.policy import DiscretePolicy
 
@@ -84,7 +82,8 @@ def refit_of_tables(log: Dataset, model: TableQ, table: np.ndarray, ratio: np.nd
     move = sparse.coo_matrix((rho * go_on, (state, following)), (live, live)).tocsr()
     balance = psi.T @ (stay[:, None] * psi - move @ psi) / n
     scale = (np.bincount(state, minlength=live) @ psi**2).sum() / (n * psi.shape[1])
-    matrix = balance + RIDGE * scale * np.eye(psi.shape[1])
+    ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
+    matrix = balance + ridge * scale * np.eye(psi.shape[1])
     theta = np.linalg.solve(matrix, psi.T @ np.bincount(state, rho * delta, minlength=live) / n)
     first_psi = psi[state[start]].mean(0)
     carry = np.linalg.solve(matrix.T, first_psi)
@@ -94,19 +93,6 @@ def refit_of_tables(log: Dataset, model: TableQ, table: np.ndarray, ratio: np.nd
     first = (v + more)[state[start]]
     contributions = first + np.add.reduceat(visits * rho * residual, start)
     return Refit(contributions, float(v[state[start]].mean()), visits, visits * rho, residual, first, imbalance)
-
-
-class _Data(FitData):
-    """Episodes for the fits, of which only the behaviour is still fitted."""
-
-    world: World
-    rows: int
-
-    @cached_property
-    def behavior(self) -> Any:
-        """The product's behaviour model, cloned from a fixed number of rows, and tabled."""
-        model = fit_behavior(of_rows(self.log, self.rows), self.settings)
-        return TablePolicy(self.world.features, table_of(self.world, model))
 
 
 class KnownFits(Fits):
@@ -138,7 +124,7 @@ class KnownFits(Fits):
     ) -> None:
         policies = [world.policy(table) for table in tables]
         super().__init__(policies, log, fit_on, estimand=UNDISCOUNTED, settings=settings, served_by=served_by)
-        self._world, self._models, self._fit_rows, self._compare = world, models, rows, compare
+        self._models, self._fit_rows, self._compare = models, rows, compare
 
     def _applied(self, request: FitRequest, fold: Fold) -> list[Any]:
         if not isinstance(request, FitQ):
@@ -157,7 +143,7 @@ class KnownFits(Fits):
         return found
 
     def _data(self, log: Dataset, next_probs: Callable[[], Iterable[np.ndarray]]) -> FitData:
-        data = _Data(log, next_probs, len(self._models), self.estimand, self.settings)
-        data.world, data.rows = self._world, self._fit_rows
+        part = log if log.behavior_log_prob is not None else of_rows(log, self._fit_rows)
+        data = FitData(part, next_probs, len(self._models), self.estimand, self.settings)
         data._models[FitQ()] = self._models
         return data
