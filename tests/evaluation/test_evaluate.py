@@ -159,7 +159,7 @@ def test_a_baseline_policy_is_paired() -> None:
     same = evaluate(Table(policy), log, fit_on=other, baseline=Table(policy), settings=QUICK)
     for gain in same.gain.values():
         assert gain.value == pytest.approx(0.0, abs=1e-6)
-        assert gain.upper == pytest.approx(0.0, abs=1e-6)
+        assert gain.upper == pytest.approx(0.0, abs=2e-5)
     assert same.verdict.decision == "CANNOT TELL"
 
 

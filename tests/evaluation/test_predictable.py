@@ -36,7 +36,7 @@ def test_by_hand() -> None:
 
 def test_actions_that_are_never_taken_are_counted_and_not_divided_by() -> None:
     ratios = VisitRatios(np.array([1.0, 3.0]), POLICY, np.array([[1.0, 0.0], [0.5, 0.5]]), np.ones(2))
-    assert ratios.never_tried() == pytest.approx(0.6 / 4)
+    assert ratios.never_tried(2) == pytest.approx(0.6 / 2)
     assert np.isfinite(ratios.largest()).all()
     assert variance_of_value(ratios, 2) is not None
 

@@ -50,10 +50,15 @@ def test_shares_of_one_episode_are_those_of_the_larger_part() -> None:
     assert [row.healthy for row in rank(gains, [True, True])] == [False, False]
     found = {row.index: row.healthy for row in rank(gains, [True, True], size=100, test_size=400)}
     assert found == {0: True, 1: False}
-    units = gain(0.1, 0.01, checks=(Check("effective-units", 60.0, 100.0, False, "Few."),))
-    assert rank([{"fqe": units}], [True], size=500, test_size=5000)[0].healthy is False
-    enough = gain(0.1, 0.01, checks=(Check("effective-units", 150.0, 100.0, True, "Enough."),))
-    assert rank([{"fqe": enough}], [True], size=500, test_size=5000)[0].healthy is True
+
+    def with_units(seen: float, limit: float) -> dict[str, Estimate]:
+        return {"fqe": gain(0.1, 0.01, checks=(Check("effective-units", seen, limit, seen >= limit, "Units."),))}
+
+    # Ten times the units are worth ten times as many; 500 of 5,000 are needed, however many that were of 500.
+    for seen, healthy in [(49.0, False), (51.0, True)]:
+        assert rank([with_units(seen, 100.0)], [True], size=500, test_size=5000)[0].healthy is healthy
+    for seen, healthy in [(4900.0, False), (5100.0, True)]:
+        assert rank([with_units(seen, 1000.0)], [True], size=50_000, test_size=5000)[0].healthy is healthy
 
 
 def test_what_it_selects_is_shown_better_on_the_test_part_than_what_the_lower_end_selects() -> None:

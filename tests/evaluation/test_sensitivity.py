@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluation_worlds import draw, small_world, tabular
+from evaluation_worlds import QUICK, Table, draw, small_log, small_world, tabular
 
+from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.refit import refit
 from stitchrl.evaluation.sensitivity import OutcomeSpread, visits_by_step
 
 
-def exact_drops(odds_ratio: float, steps: int, *, sign: int = 1) -> np.ndarray:
+def exact_drops(odds_ratio: float, steps: int, *, sign: int = 1, of: np.ndarray | None = None) -> np.ndarray:
     """(steps,) drop of the policy's value for a cause at each step, by the distribution of every outcome."""
     world, behavior, policy = small_world()
+    policy = policy if of is None else of
     values = (policy * world.action_values(policy)).sum(1)
     outcome = sign * (world.reward + np.where(world.terminal, 0.0, values)[None, None, :])
     tau = 1 / (odds_ratio + 1)
@@ -68,3 +70,32 @@ def test_no_cause_no_drop_and_more_with_more() -> None:
     sums = [found.drops(odds).sum() for odds in (1.0, 1.5, 2.0, 4.0)]
     assert sums[0] == 0
     assert sums == sorted(sums)
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_the_cause_that_overturns_a_gain_is_the_exact_one(baseline: bool) -> None:
+    """Against the exact drop: the lower end falls to the margin where the worst drop is as large as what lies between."""
+    _, behavior, policy = small_world()
+    log, other = small_log(11), small_log(12)
+    kept = {"fit_on": other, "settings": QUICK, "estimators": ("fqe",)}
+    if baseline:
+        kept["baseline"] = Table(behavior)
+    lower = evaluate(Table(policy), log, **kept).gain["fqe"].lower
+    assert lower is not None
+    room = 0.15
+    found = evaluate(Table(policy), log, margin=lower - room, **kept)
+    assert found.confirmation is not None
+    assert found.confirmation.sensitivity is not None
+    odds = found.confirmation.sensitivity.odds_ratio
+
+    def drop(strength: float) -> float:
+        falls = exact_drops(strength, 6)
+        return float((falls + exact_drops(strength, 6, sign=-1, of=behavior) if baseline else falls).max())
+
+    # The width of the interval hardly changes with the drop, so the drop alone must fill the room.
+    assert drop(odds) == pytest.approx(room, rel=0.35)
+    assert found.confirmation.sensitivity.step == 0
+    nothing = evaluate(Table(policy), log, margin=lower + 0.01, **kept)
+    assert nothing.confirmation is not None
+    assert nothing.confirmation.sensitivity is not None
+    assert nothing.confirmation.sensitivity.odds_ratio == 1.0

@@ -152,7 +152,7 @@ def test_where_only_estimates_were_asked_for_that_no_verdict_rests_on_it_says_so
     assert verdict.lines[2].passed is None
     # One that could bear it, and has no interval, is another matter.
     refused = decide({"wis": gain(0.1, 0.2, name="wis"), "fqe": gain(None, None, healthy=False)})
-    assert refused.lines[0].seen == "no estimate that a verdict may rest on has an interval"
+    assert refused.lines[0].seen == "no estimate that a verdict may rest on has an interval. Episodes are few: 3."
 
 
 def test_the_primary_s_failed_checks_are_what_line_c_says() -> None:
@@ -161,11 +161,12 @@ def test_the_primary_s_failed_checks_are_what_line_c_says() -> None:
     assert verdict.headline.endswith("line (c) failed, episodes are few.")
 
 
-def test_primary_is_refitted_fqe_where_healthy_else_weighted_dr() -> None:
+def test_the_primary_is_the_first_that_applies_and_is_not_exchanged_where_it_fails_a_check() -> None:
     fqe, wdr = gain(0.0, 0.1), gain(0.0, 0.1, name="wdr")
     sick = gain(0.0, 0.1, healthy=False)
     assert choose_primary({"wdr": wdr, "fqe": fqe}) == "fqe"
-    assert choose_primary({"wdr": wdr, "fqe": sick}) == "wdr"
+    assert choose_primary({"wdr": wdr, "fqe": sick}) == "fqe"
+    assert choose_primary({"wdr": wdr, "fqe": gain(None, None)}) == "wdr"
     assert choose_primary({"wdr": dataclasses.replace(wdr, healthy=False), "fqe": sick}) == "fqe"
     assert choose_primary({"wis": gain(0.0, 0.1, name="wis")}) is None
     # By rank, whatever the name.

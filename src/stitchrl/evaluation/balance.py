@@ -110,7 +110,9 @@ def balance_test(
     go_on = weights * gamma * (~log.terminated & log.can_bootstrap)
     found = regions.sums(regions.next, go_on) - regions.sums(regions.here, weights)
     found[np.arange(len(found)), regions.here[regions.first]] += 1.0
-    return JointTest(float(np.abs(found.mean(0)).sum()), _p_value(found, units))
+    # Of long episodes more flows through each region: the share is of all that comes there, starts and steps.
+    through = 1.0 + float(np.abs(go_on).sum()) / len(found)
+    return JointTest(float(np.abs(found.mean(0)).sum()) / through, _p_value(found, units))
 
 
 def _p_value(found: Float[NumpyArray, "n K"], units: Units, noise: Float[NumpyArray, "K K"] | None = None) -> float:

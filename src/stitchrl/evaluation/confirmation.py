@@ -8,6 +8,7 @@ checks held. So a gain that rests on a fitted behaviour needs evidence that noth
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,16 +140,24 @@ class Confirmation:
 
 
 def _others(name: str, gains: Mapping[str, Estimate], margin: float) -> list[str]:
-    """Healthy estimates on assumptions unlike the primary's whose intervals do not lie wholly below the margin."""
+    """Healthy estimates on assumptions unlike the primary's that show a gain, no further from its own than chance may put it."""
     return [
         other
         for other, gain in gains.items()
         if other != name
         and gain.healthy
-        and gain.upper is not None
-        and gain.upper >= margin
+        and gain.value is not None
+        and gain.value > margin
+        and _agree(gains[name], gain)
         and gain.weight_based != gains[name].weight_based
     ]
+
+
+def _agree(one: Estimate, other: Estimate) -> bool:
+    """Whether two gains lie within two standard errors of both; they share episodes, so less would be expected."""
+    if one.value is None or other.value is None or one.standard_error is None or other.standard_error is None:
+        return False
+    return abs(one.value - other.value) <= 2.0 * math.hypot(one.standard_error, other.standard_error)
 
 
 def _second(name: str, gains: Mapping[str, Estimate], margin: float) -> tuple[bool, str]:

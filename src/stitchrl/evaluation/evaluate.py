@@ -45,6 +45,10 @@ from stitchrl.progress import LoopMonitor
 __all__ = ["Evaluation", "cases_of", "evaluate", "evaluate_all", "evaluate_fits"]
 
 
+ROUNDING = 1e-6
+"""Half the width of the narrowest interval, as a share of the largest logged return."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
     """What `evaluate` found.
@@ -196,7 +200,8 @@ def evaluate_all(
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
     check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     if record_look:  # before anything is seen; what is refused above is no look
-        notes = (*notes, *notes_on(look_at(policies, whole, estimand)))
+        rule = (margin, confidence, minimum_odds_ratio, settings.seed, settings.updates)
+        notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule)))
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
     if confirm and history is None and fits.behavior.fitted:
         history = history_check(whole)
@@ -290,7 +295,14 @@ def _sensitivity(
     statistic, error = drafts[name].statistic, gain[name].standard_error
     assert statistic is not None
     assert error is not None
-    return single_decision_sensitivity(case, statistic, error, margin=margin, confidence=gain[name].confidence)
+    return single_decision_sensitivity(
+        case,
+        statistic,
+        error,
+        margin=margin,
+        confidence=gain[name].confidence,
+        unknown=_bounded(drafts[name].unknown[0]),
+    )
 
 
 def _influence(gain: Mapping[str, Estimate], drafts: Mapping[str, Draft], units: Units) -> VarianceShares | None:
@@ -375,13 +387,18 @@ def _estimate(
     checks, assumptions = draft.checks, draft.assumptions
     if interval is not None and noise is None:
         assumptions += ("the noise of the fitted behaviour, which is not in the interval, is small",)
+    lower = upper = None
     if interval is not None:
+        # Policies come in float32: a difference of less than its rounding is no gain, however small its error.
+        rounding = ROUNDING * float(np.abs(case.episodes.returns).max(initial=0.0))
+        lower = min(interval.lower, interval.value - rounding) + _bounded(draft.unknown[0])
+        upper = max(interval.upper, interval.value + rounding) + _bounded(draft.unknown[1])
         checks += influence_checks(draft, interval.standard_error, units)
     return Estimate(
         name=estimator.name,
         value=None if interval is None else interval.value,
-        lower=None if interval is None else interval.lower + _bounded(draft.unknown[0]),
-        upper=None if interval is None else interval.upper + _bounded(draft.unknown[1]),
+        lower=lower,
+        upper=upper,
         standard_error=None if interval is None else interval.standard_error,
         confidence=confidence,
         estimand=case.estimand,

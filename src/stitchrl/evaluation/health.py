@@ -43,6 +43,7 @@ __all__ = [
     "of_baseline",
     "uses_episode_weights",
     "what_follows",
+    "what_untried_actions_may_do",
 ]
 
 MINIMUM_EFFECTIVE_SHARE = 0.1
@@ -72,7 +73,9 @@ MAXIMUM_INFLUENCE = 0.1
 MAXIMUM_POSSIBLE_INFLUENCE = 0.25
 """Share of the variance that the logged action with the largest weight would carry, whether it was seen or not."""
 MAXIMUM_NEVER_TRIED = 0.01
-"""Share of the policy's decisions that may be on actions which the behaviour never takes."""
+"""Decisions of an episode that may be on actions which the behaviour never takes; the interval is widened by them."""
+NO_REWARD_SLACK = 1e-3
+"""What a fitted value may be where every reward is 0."""
 RANGE_SLACK = 1e-6
 """Rounding allowed at the ends of the attainable range, as a share of its larger end."""
 
@@ -109,7 +112,7 @@ def not_applicable(sentence: str) -> Check:
 def check_spread(units: Units, weight: Float[NumpyArray, " n"]) -> tuple[Check, Check]:
     """Whether the weights of n episodes rest on enough independent units, and on none too much."""
     effective, share = units.effective(weight), units.largest_share(weight)
-    needed = float(np.clip(MINIMUM_EFFECTIVE_SHARE * units.count, LEAST_EFFECTIVE_UNITS, ENOUGH_EFFECTIVE_UNITS))
+    needed = effective_units_needed(units.count)
     enough, even = effective >= needed, share <= MAXIMUM_WEIGHT_SHARE
     noun = units.noun
     return (
@@ -273,13 +276,21 @@ def check_possible_influence(share: float, ratio: float) -> Check:
     return Check("possible-influence", share, MAXIMUM_POSSIBLE_INFLUENCE, passed, sentence)
 
 
-def check_never_tried(share: float) -> Check:
+def check_never_tried(decisions: float) -> Check:
     """Nothing in a log speaks about actions that its behaviour never takes."""
-    passed = share <= MAXIMUM_NEVER_TRIED
-    seen = f"{share:.1%} of the policy's decisions are on actions that the behaviour never takes"
-    limit = f"{MAXIMUM_NEVER_TRIED:.0%}"
+    passed = decisions <= MAXIMUM_NEVER_TRIED
+    seen = f"In each of its episodes the policy takes {decisions:.3g} actions that the behaviour never takes"
+    limit = f"{MAXIMUM_NEVER_TRIED:g}"
     sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: the log says nothing about them."
-    return Check("never-tried", share, MAXIMUM_NEVER_TRIED, passed, sentence)
+    return Check("never-tried", decisions, MAXIMUM_NEVER_TRIED, passed, sentence)
+
+
+def what_untried_actions_may_do(decisions: float, attainable: tuple[float, float]) -> tuple[float, float]:
+    """By how much a value may lie below and above its estimate, since so many decisions an episode are on unknown actions."""
+    if decisions <= 0:
+        return 0.0, 0.0
+    reach = min(decisions, 1.0) * (attainable[1] - attainable[0])
+    return -reach, reach
 
 
 def check_lost_weight(lost: float, *, longest: int, unknown: tuple[float, float]) -> Check:
@@ -334,24 +345,30 @@ def what_follows(log: Dataset, estimand: Estimand, lost: float, longest: int) ->
 def check_range(value: float, attainable: tuple[float, float]) -> Check:
     """An estimate that no sequence of the logged rewards adds up to is extrapolation, or rests on large weights."""
     low, high = attainable
-    slack = RANGE_SLACK * max(abs(low), abs(high))
+    largest = max(abs(low), abs(high))
+    slack = RANGE_SLACK * largest if largest > 0 else NO_REWARD_SLACK
     passed = low - slack <= value <= high + slack
     limit = high if value > low else low
     if passed:
         sentence = f"The value {value:.4g} is attainable: the logged rewards allow {low:.4g} to {high:.4g}."
     else:
         sentence = f"The value {value:.4g} is not attainable: the logged rewards allow {low:.4g} to {high:.4g}."
-    return Check("range", value, limit, passed, sentence)
+    return Check("range", value, limit if np.isfinite(limit) else None, passed, sentence)
 
 
 def attainable_range(log: Dataset, estimand: Estimand) -> tuple[float, float]:
     """The least and the largest return that steps with logged rewards can add up to.
 
     Steps that end an episode and steps that do not are told apart, since an episode has at most one of the former. Its
-    length is bounded by the horizon; without one, by the discount; and where that is 1, by the longest logged episode.
+    length is bounded by the horizon; without one, by the discount; and where that is 1, by the longest logged episode if
+    none was cut.
     """
     ends, on = log.reward[log.terminated].astype(np.float64), log.reward[~log.terminated].astype(np.float64)
     steps = int(log.episode_lengths.max())
+    if estimand.horizon is None and estimand.gamma == 1 and not log.terminated[log.episode_start[1:] - 1].all():
+        # Where episodes were cut, nobody knows how long they are.
+        low, high = (-np.inf if log.reward.min() < 0 else 0.0), (np.inf if log.reward.max() > 0 else 0.0)
+        return low, high
     if estimand.horizon is not None:
         steps = min(steps, estimand.horizon) if log.terminated.all() else estimand.horizon
     return -_largest_return(-ends, -on, steps, estimand), _largest_return(ends, on, steps, estimand)
@@ -375,24 +392,26 @@ def _largest_return(
     return max(found)
 
 
-def at_another_size(check: Check, ratio: float) -> Check:
-    """The check as it is predicted to be on a sample `ratio` times as large.
+def at_another_size(check: Check, size: int, other: int) -> Check:
+    """The check of a sample of `size` independent units, as it is predicted to be on one of `other`.
 
-    Shares of one unit fall as the sample grows, and effective units grow with it; what is needed of them grows too, up to
-    `ENOUGH_EFFECTIVE_UNITS`. Everything else stays as it is.
+    Shares of one unit fall as the sample grows, and effective units grow with it, as does what is needed of them. Everything
+    else stays as it is.
     """
     if check.seen is None or check.limit is None:
         return check
-    key = check.key.removeprefix("baseline-")
-    seen, limit = check.seen, check.limit
+    key, ratio = check.key.removeprefix("baseline-"), other / size
     if key in ("influence", "possible-influence", "largest-share"):
-        seen = seen / ratio
-        return dataclasses.replace(check, seen=seen, passed=seen <= limit)
+        return dataclasses.replace(check, seen=check.seen / ratio, passed=check.seen / ratio <= check.limit)
     if key == "effective-units":
-        seen = seen * ratio
-        limit = float(np.clip(limit * ratio, LEAST_EFFECTIVE_UNITS, ENOUGH_EFFECTIVE_UNITS))
-        return dataclasses.replace(check, seen=seen, limit=limit, passed=seen >= limit)
+        limit = effective_units_needed(other)
+        return dataclasses.replace(check, seen=check.seen * ratio, limit=limit, passed=check.seen * ratio >= limit)
     return check
+
+
+def effective_units_needed(count: int) -> float:
+    """How many effective units weights must be worth where there are so many units."""
+    return float(np.clip(MINIMUM_EFFECTIVE_SHARE * count, LEAST_EFFECTIVE_UNITS, ENOUGH_EFFECTIVE_UNITS))
 
 
 def of_baseline(checks: Iterable[Check]) -> tuple[Check, ...]:

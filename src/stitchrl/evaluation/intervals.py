@@ -90,7 +90,9 @@ class Resampler:
         for k, one in enumerate(statistics):
             value = one.value()
             lower, upper = ends.get(k, (value - reach * wide[k], value + reach * wide[k]))
-            if k in ends and wide[k] > errors[k] > 0:
+            if errors[k] == 0:
+                lower, upper = value - reach * wide[k], value + reach * wide[k]
+            elif k in ends and wide[k] > errors[k]:
                 stretch = wide[k] / errors[k]
                 lower, upper = value - (value - lower) * stretch, value + (upper - value) * stretch
             found.append(Interval(value, wide[k], float(lower), float(upper)))

@@ -19,18 +19,21 @@ PROJECTIONS = 4
 """Numbers that stand for the probabilities of a policy. Policies that differ anywhere differ in them."""
 
 
-def look_at(policies: Sequence[PolicyLike], log: Dataset, estimand: Estimand) -> EarlierLooks:
+def look_at(
+    policies: Sequence[PolicyLike], log: Dataset, estimand: Estimand, rule: Sequence[float] = ()
+) -> EarlierLooks:
     """Record a look at the episodes of a log, and find the other ones.
 
     Args:
         policies: what is judged, followed by the baseline if there is one.
         log: the test part.
         estimand: which quantity is estimated.
+        rule: whatever else the verdict depends on, such as the margin, the confidence and the seed.
 
     Raises:
         EvaluationError: a policy's `probs` are not probabilities.
     """
-    asked = [estimand.gamma, -1.0 if estimand.horizon is None else float(estimand.horizon)]
+    asked = [estimand.gamma, -1.0 if estimand.horizon is None else float(estimand.horizon), *map(float, rule)]
     projected = [_projected(policy, log) for policy in policies]
     return record_look(log.episode_hashes, np.concatenate([asked, *projected]))
 

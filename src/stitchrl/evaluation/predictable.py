@@ -52,15 +52,14 @@ class VisitRatios:
             found[rows] = _divided(self.probs[rows], self.behavior[rows]).max(1)
         return np.abs(self.visits) * found
 
-    def never_tried(self) -> float:
-        """Share of the policy's decisions, at the states it visits, on actions of behaviour probability 0."""
+    def never_tried(self, n: int) -> float:
+        """Decisions of the policy, in each of its episodes, on actions of behaviour probability 0; n episodes were logged."""
         if self.probs is None:
             return 0.0
         outside = np.concatenate(
             [(self.probs[rows] * (self.behavior[rows] <= 0)).sum(1) for rows in _pieces(len(self.visits))]
         )
-        visits = np.maximum(self.visits, 0.0)
-        return float(visits @ outside / max(visits.sum(), 1e-300))
+        return float(np.maximum(self.visits, 0.0) @ outside / n)
 
 
 def variance_of_value(ratios: VisitRatios, n: int) -> float | None:

@@ -69,7 +69,7 @@ def rank(
             rows.append(Ranked(k, name, eligible[k]))
             continue
         reach = LUCK + float(stats.norm.ppf((1 + estimate.confidence) / 2)) / np.sqrt(ratio)
-        healthy = all(at_another_size(check, ratio).passed for check in estimate.checks)
+        healthy = all(at_another_size(check, size, test_size).passed for check in estimate.checks)
         lower = estimate.value - reach * estimate.standard_error
         rows.append(Ranked(k, name, eligible[k], healthy, float(lower)))
     return sorted(rows, key=lambda row: (not row.eligible, not row.healthy, -_or_least(row.predicted_lower)))

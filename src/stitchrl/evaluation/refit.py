@@ -199,10 +199,12 @@ def _joined(refits: Sequence[Refit], order: Order) -> Refit:
 
 def refusal_of_q(name: str, log: Dataset, estimand: Estimand) -> str | None:
     """Why an estimator of this name has no fitted Q for such a log and estimand; None where it has."""
-    if estimand.gamma == 1 and estimand.horizon is None and not log.terminated.any():
+    longest = int(log.episode_lengths.max())
+    endless = estimand.horizon is None or longest < estimand.horizon
+    if estimand.gamma == 1 and endless and not log.terminated.any():
         return (
             f"{name} needs episodes that end, a discount below 1, or a horizon: no episode of this log ends, and undiscounted "
-            f"rewards would add up for ever. With `horizon` at most {int(log.episode_lengths.max())} it applies."
+            f"rewards would add up for ever. With `horizon` at most {longest} it applies."
         )
     if log.observation_table.ndim != 2:
         return f"{name} fits a Q to vectors; this log's observations are images of shape {log.observation_shape}."

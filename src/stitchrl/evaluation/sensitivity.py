@@ -44,7 +44,7 @@ LARGEST = 20.0
 GROUPS = 20
 """Groups of like Q in which the outcomes of an action are taken to be spread alike."""
 STEPS_LOOKED_AT = 400
-"""Of longer episodes only so many first steps are told apart; later ones weigh less under a discount."""
+"""A hidden cause is sought in so many first steps; under a discount later ones weigh less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _groups(q: Float[NumpyArray, " N"]) -> Int[NumpyArray, " N"]:
 
 
 def single_decision_sensitivity(
-    case: Case, gain: Statistic, standard_error: float, *, margin: float, confidence: float
+    case: Case, gain: Statistic, standard_error: float, *, margin: float, confidence: float, unknown: float = 0.0
 ) -> Sensitivity:
     """The smallest hidden cause in one decision at which the lower end of a gain falls to the margin.
 
@@ -189,28 +189,30 @@ def single_decision_sensitivity(
         standard_error: of that gain, with the variance to be expected.
         margin: the least gain worth having.
         confidence: two-sided coverage that the lower end is of.
+        unknown: by how much the lower end is lower for what the log cannot say; at most 0.
     """
     spread: OutcomeSpread = case.fits.get(SpreadOfOutcomes())
     other: OutcomeSpread | None = None if case.baseline is None else case.baseline.fits.get(SpreadOfOutcomes())
-    position = np.minimum(case.log.position, STEPS_LOOKED_AT)
+    position = case.log.position
+    near = position < STEPS_LOOKED_AT
     reach = float(stats.t.ppf((1 + confidence) / 2, max(case.units.count - 1, 1)))
     value, influence, n = gain.value(), gain.influence(), gain.n
     widened = standard_error**2 - float(case.units.sums(influence).var()) * case.units.count / n**2
 
     def worst(odds_ratio: float) -> tuple[float, int]:
-        """The lower end of the gain at the step where it is least, and that step."""
+        """The lower end of the gain where the drop at one step is largest, and that step."""
         drops = spread.drops(odds_ratio)
         if other is not None:
             drops = drops + other.drops(odds_ratio, upwards=True)
-        by_step = np.bincount(position, drops) / n
+        by_step = np.bincount(position[near], drops[near]) / n
         step = int(by_step.argmax())
         rows = np.flatnonzero(position == step)
         of_episode = np.bincount(case.log.episode_of_transition[rows], drops[rows], minlength=n)
         sums = case.units.sums(influence - (of_episode - of_episode.mean()))
         error = np.sqrt(max(float(sums.var()) * case.units.count / n**2 + max(widened, 0.0), 0.0))
-        return value - by_step[step] - reach * error - margin, step
+        return value + unknown - by_step[step] - reach * error - margin, step
 
-    if value - reach * standard_error <= margin:
+    if value + unknown - reach * standard_error <= margin:
         return Sensitivity(1.0, worst(LARGEST)[1])
     low, high = 1.0, LARGEST
     if worst(high)[0] > 0:

@@ -109,11 +109,12 @@ def _wrapped(text: str, first: int, others: int) -> str:
 
 
 def choose_primary(gains: Mapping[str, Estimate]) -> str | None:
-    """Name of the primary gain: among those with a rank and an interval the first healthy one, else the first."""
+    """Name of the primary gain: the first with a rank and an interval, healthy or not.
+
+    One that fails a check is not exchanged for the next, which may never have been asked what the first failed.
+    """
     ranked = [(gain.primary_rank, name) for name, gain in gains.items() if gain.primary_rank is not None]
-    candidates = [name for _, name in sorted(ranked) if gains[name].lower is not None]
-    healthy = [name for name in candidates if gains[name].healthy]
-    return next(iter(healthy or candidates), None)
+    return next((name for _, name in sorted(ranked) if gains[name].lower is not None), None)
 
 
 def decide(
@@ -202,7 +203,8 @@ def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
         assert primary.lower is not None
         return Line("a", rule, f"{name} {_span(primary)}", primary.lower > margin)
     if any(gain.primary_rank is not None for gain in gains.values()) or not gains:
-        return Line("a", rule, "no estimate that a verdict may rest on has an interval", False)
+        why = next((gain.reasons[0] for gain in gains.values() if gain.reasons), "")
+        return Line("a", rule, f"no estimate that a verdict may rest on has an interval. {why}".strip(), False)
     seen = f"a verdict cannot rest on {' or '.join(gains)} alone: ask for {' or '.join(primary_names())} as well"
     return Line("a", rule, seen, False)
 

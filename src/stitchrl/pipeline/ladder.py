@@ -28,6 +28,8 @@ POWERS = (1.0, 2.0, 3.0)
 """Powers of the ladder's rungs."""
 FLOORS = (0.05, 0.1)
 """Least behaviour probabilities of an action on the ladder's rungs: ratios are then at most 20 and 10."""
+FEW_ACTIONS = 25
+"""With more actions than this, floors are lower in proportion: none would be left above them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,9 +77,11 @@ def climb(
     for row in order:
         if row.eligible:
             best.setdefault(candidates[row.index].label, row.index)
+    few = min(1.0, FEW_ACTIONS / (fits.log.num_actions or 1))
+    floors = [round(floor * few, 4) for floor in FLOORS]
     rungs = [
         (of, on_rung(candidates[of], Rung(power, floor), behavior))
-        for of, power, floor in itertools.product(best.values(), POWERS, FLOORS)
+        for of, power, floor in itertools.product(best.values(), POWERS, floors)
     ]
     if not rungs:
         return []

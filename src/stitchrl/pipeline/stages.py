@@ -99,7 +99,7 @@ def select_stage(job: Workspace) -> None:
     gain = candidate["evaluation"]["gain"].get(best["estimator"])
     text = "no estimate has an interval"
     if gain is not None:
-        predicted = best["predicted_lower"]
+        predicted = best.get("predicted_lower", gain["lower"])
         text = f"validation gain {gain['value']:+.4f}, predicted to be shown above {predicted:+.4f} on test{_of(job)}"
     job.say("select", f"{candidate['title']}: {text}")
 
@@ -205,7 +205,15 @@ def _estimates(job: Workspace) -> dict[str, Any]:
 
 def _look(job: Workspace, chosen: Candidate, test: Dataset) -> EarlierLooks:
     """Record a look of the selected policy at the test part."""
-    return look_at([chosen.policy], test, job.estimand)
+    settings = job.settings
+    rule = (
+        settings.margin,
+        settings.confidence,
+        settings.minimum_odds_ratio,
+        job.fit_settings.seed,
+        job.fit_settings.updates,
+    )
+    return look_at([chosen.policy], test, job.estimand, rule)
 
 
 def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> Evaluation:

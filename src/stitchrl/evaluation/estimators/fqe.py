@@ -25,6 +25,7 @@ from stitchrl.evaluation.health import (
     check_range,
     check_regional_balance,
     check_spread,
+    what_untried_actions_may_do,
 )
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -63,13 +64,14 @@ class FittedQEvaluation:
             found.residual * log.can_bootstrap,
             found.first,
         )
+        untried = ratios.never_tried(log.num_episodes)
         balance = balance_test(log, case.fits.fits.regions, found.weights, case.estimand.gamma, case.units)
         checks: tuple[Check, ...] = (
             *check_spread(case.units, per_episode),
             check_balance(found.imbalance),
             check_regional_balance(balance),
             case.calibration,
-            check_never_tried(ratios.never_tried()),
+            check_never_tried(untried),
         )
         statistic = None
         if per_episode.any():
@@ -78,7 +80,19 @@ class FittedQEvaluation:
         assumptions = (*shared_assumptions(case), "Q or the ratio of state visits is well fitted")
         gradient = -found.weights * found.residual / case.log.num_episodes
         baseline = _behavior(case, fitted.behavior)
-        return Draft(statistic, checks, assumptions, per_episode, ratios, behavior=baseline, behavior_gradient=gradient)
+        low, high = case.attainable
+        if not np.isfinite([low, high]).all():
+            low, high = float(case.episodes.returns.min()), float(case.episodes.returns.max())
+        return Draft(
+            statistic,
+            checks,
+            assumptions,
+            per_episode,
+            ratios,
+            behavior=baseline,
+            behavior_gradient=gradient,
+            unknown=what_untried_actions_may_do(untried, (low, high)),
+        )
 
 
 def _behavior(case: Case, found: Refit | None) -> Draft | None:
