@@ -94,7 +94,7 @@ class Best:
 
     def __call__(self, state: Callable[[int], Any], left_out: Collection[int]) -> dict[str, list[float]]:
         """The held-out log-likelihood of the state as it is."""
-        inner = self._algorithm.policy(jax.tree.map(np.array, state(0)).algorithm, None)
+        inner = self._algorithm.policy(jax.tree.map(jnp.array, state(0).algorithm), None)
         assert isinstance(inner, CategoricalPolicy)
         policy = _outside(inner, self._scaling)
         score = float(log_likelihoods(policy, self._held_out).mean())
