@@ -10,9 +10,10 @@ from evaluation_worlds import QUICK, Table, draw, small_world, tabular
 from scipy import stats
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.attainable import what_follows
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.evaluate import evaluate
-from stitchrl.evaluation.health import check_lost_weight, what_follows
+from stitchrl.evaluation.health import check_lost_weight
 from stitchrl.evaluation.intervals import Resampler
 from stitchrl.evaluation.predictable import VisitRatios, variance_of_difference
 from stitchrl.evaluation.refit import refit, refit_behavior

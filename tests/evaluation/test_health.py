@@ -8,11 +8,11 @@ from evaluation_worlds import Table, draw, long_episodes
 from worlds import schema_of
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.attainable import attainable_range
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimators.importance_sampling import importance_sampling, weighted
 from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.health import (
-    attainable_range,
     check_balance,
     check_lost_weight,
     check_mean_weight,

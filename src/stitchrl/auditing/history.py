@@ -34,7 +34,8 @@ __all__ = ["ENOUGH_DECISIONS", "HistoryCheck", "HistoryGain", "history_check"]
 LEAST_ROWS, LEAST_CLUSTERS = 300, 20
 """With fewer rows that have a past, or fewer episodes (or groups), nothing can be said."""
 CONFIDENCE = 0.99
-"""Of the two-sided interval of a gain; a gain counts from the lower end on, so one of three in about 1.5% by chance."""
+"""Coverage of the two-sided interval of a gain. A gain counts where the lower end is above 0, so that by chance one of three
+gains counts in about 1.5% of logs."""
 LEAST_GAIN = 0.003
 """Nats a row from which on a gain matters: a correlation of .08 between what is left of the past and of the target."""
 BEYOND_MODEL = 2.0

@@ -12,7 +12,7 @@ __all__ = ["learned_features"]
 
 WIDTH, EPOCHS, BATCH = 64, 25, 128
 LEARNING_RATE = 3e-3
-"""Of Adam; it falls linearly to 0."""
+"""Adam's step size at the first update; it falls linearly to 0."""
 
 
 def learned_features(x: NumpyArray, y: NumpyArray, train: NumpyArray) -> NumpyArray:

@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.attainable import attainable_range, what_follows
 from stitchrl.evaluation.balance import calibration_test
 from stitchrl.evaluation.behavior import BehaviorProbabilities
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
 from stitchrl.evaluation.fits import FitRequest, PolicyFits
 from stitchrl.evaluation.health import (
     Check,
-    attainable_range,
     check_calibration,
     check_influence,
     check_lost_weight,
@@ -33,7 +33,6 @@ from stitchrl.evaluation.health import (
     not_applicable,
     of_baseline,
     uses_episode_weights,
-    what_follows,
 )
 from stitchrl.evaluation.predictable import VisitRatios, variance_of_difference, variance_of_value
 from stitchrl.evaluation.probabilities import PolicyLike

@@ -11,23 +11,22 @@ import numpy as np
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.agreement import Agreement, agreement
+from stitchrl.evaluation.attainable import what_follows
 from stitchrl.evaluation.behavior import logged_return
 from stitchrl.evaluation.behavior_summary import BehaviorSummary, summary_of
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Episodes, Estimand
+from stitchrl.evaluation.estimating import behavior_estimate, bounded, estimates_of
 from stitchrl.evaluation.estimator import (
     Case,
     Draft,
     Estimator,
-    behavior_variances,
-    expected_variance,
-    influence_checks,
 )
 from stitchrl.evaluation.fits import Fits
-from stitchrl.evaluation.health import check_lost_weight, what_follows
+from stitchrl.evaluation.health import check_lost_weight
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
-from stitchrl.evaluation.intervals import RESAMPLES, Interval, Resampler
+from stitchrl.evaluation.intervals import RESAMPLES, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -43,10 +42,6 @@ from stitchrl.evaluation.weights import cumulative_weights
 from stitchrl.progress import LoopMonitor
 
 __all__ = ["Evaluation", "cases_of", "evaluate", "evaluate_all", "evaluate_fits"]
-
-
-ROUNDING = 1e-6
-"""Half the width of the narrowest interval, as a share of the largest logged return."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,10 +246,10 @@ def evaluate_fits(
         ]
         for of_policy in drafts
     ]
-    found = _estimates([*drafts, *gains], chosen, cases[0], resampler)
+    found = estimates_of([*drafts, *gains], chosen, cases[0], resampler)
     summary = summary_of(fits, units) if confirm else None
     assert logged.statistic is not None
-    behavior = _behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
+    behavior = behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
     evaluations = []
     for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
         confirmation = influence = None
@@ -301,7 +296,7 @@ def _sensitivity(
         error,
         margin=margin,
         confidence=gain[name].confidence,
-        unknown=_bounded(drafts[name].unknown[0]),
+        unknown=bounded(drafts[name].unknown[0]),
     )
 
 
@@ -339,99 +334,3 @@ def _logged_draft(case: Case) -> Draft:
     ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
     gradient = np.zeros(n)
     return Draft(logged_return(case.episodes), (check,), ratios=ratios, unknown=unknown, behavior_gradient=gradient)
-
-
-def _estimates(
-    drafts: Sequence[Sequence[Draft]], chosen: Sequence[Estimator], case: Case, resampler: Resampler
-) -> list[dict[str, Estimate]]:
-    """Estimates by name, for each row of drafts of the chosen estimators; one pass of resamples for all."""
-    held = [draft for row in drafts for draft in row if draft.statistic is not None]
-    statistics = [draft.statistic for draft in held if draft.statistic is not None]
-    noise = behavior_variances(case, held)
-    intervals = iter(
-        zip(
-            resampler.intervals(
-                statistics,
-                [expected_variance(draft) for draft in held],
-                [0.0 if variance is None else variance for variance in noise],
-            ),
-            noise,
-            strict=True,
-        )
-    )
-    return [
-        {
-            estimator.name: _estimate(
-                estimator,
-                draft,
-                (None, None) if draft.statistic is None else next(intervals),
-                case,
-                resampler.confidence,
-            )
-            for estimator, draft in zip(chosen, row, strict=True)
-        }
-        for row in drafts
-    ]
-
-
-def _estimate(
-    estimator: Estimator,
-    draft: Draft,
-    found: tuple[Interval | None, float | None],
-    case: Case,
-    confidence: float,
-) -> Estimate:
-    interval, noise = found
-    units, weight = case.units, draft.unit_weight
-    expected = expected_variance(draft)
-    checks, assumptions = draft.checks, draft.assumptions
-    if interval is not None and noise is None:
-        assumptions += ("the noise of the fitted behaviour, which is not in the interval, is small",)
-    lower = upper = None
-    if interval is not None:
-        # Policies come in float32: a difference of less than its rounding is no gain, however small its error.
-        rounding = ROUNDING * float(np.abs(case.episodes.returns).max(initial=0.0))
-        lower = min(interval.lower, interval.value - rounding) + _bounded(draft.unknown[0])
-        upper = max(interval.upper, interval.value + rounding) + _bounded(draft.unknown[1])
-        checks += influence_checks(draft, interval.standard_error, units)
-    return Estimate(
-        name=estimator.name,
-        value=None if interval is None else interval.value,
-        lower=lower,
-        upper=upper,
-        standard_error=None if interval is None else interval.standard_error,
-        confidence=confidence,
-        estimand=case.estimand,
-        # Effective sample size over independent units, rescaled to episodes.
-        ess=None if weight is None else units.effective(weight) * (units.episodes / units.count),
-        max_weight_share=None if weight is None else units.largest_share(weight),
-        healthy=all(check.passed for check in checks),
-        reasons=tuple(check.sentence for check in checks if not check.passed),
-        assumptions=assumptions,
-        weight_based=draft.weight_based,
-        title=estimator.title,
-        primary_rank=estimator.primary_rank,
-        checks=checks,
-        predictable_error=None if expected is None else float(np.sqrt(expected)),
-        behavior_error=None if noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
-    )
-
-
-def _bounded(unknown: float) -> float:
-    """By how much an end moves: what has no bound fails a check, and does not make the interval infinite."""
-    return unknown if np.isfinite(unknown) else 0.0
-
-
-def _behavior_estimate(interval: Interval, case: Case, confidence: float) -> Estimate:
-    """The behaviour's own value: the mean logged return, cut episodes completed by the others."""
-    return Estimate(
-        "logged",
-        interval.value,
-        interval.lower,
-        interval.upper,
-        interval.standard_error,
-        confidence,
-        case.estimand,
-        assumptions=(f"{case.units.noun}s are independent",),
-        title="mean logged return of the behaviour",
-    )

@@ -58,7 +58,7 @@ STRENGTHS = (0.3, 1.0, 3.0, 10.0, 20.0, 40.0, 80.0, 150.0, 300.0, 1000.0)
 ROWS_LOOKED_AT = 20_000
 """Rows of a sample that tells logs without repeated observations at little cost."""
 PENALTY = 10.0
-"""Of the softmax regression."""
+"""Ridge penalty of the softmax regression that the shares are smoothed towards."""
 ROWS_AT_ONCE = 8_192
 
 

@@ -42,7 +42,7 @@ LOOKS = 4
 """Looks at the held-out episodes in as many updates as FQE gets; after as many without a better state it stops."""
 TEMPERATURES = (0.5, 5.0)
 PENALTY = 1.0
-"""Of the last layer, where the noise of the fit is computed: as little as one row."""
+"""Ridge penalty of the last layer where the noise of the fit is computed: it counts as little as one row."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.attainable import what_untried_actions_may_do
 from stitchrl.evaluation.balance import balance_test
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
@@ -25,7 +26,6 @@ from stitchrl.evaluation.health import (
     check_range,
     check_regional_balance,
     check_spread,
-    what_untried_actions_may_do,
 )
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike

@@ -1,0 +1,119 @@
+"""From drafts to estimates: intervals for all at once, what is unknown added to their ends, and the checks that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stitchrl.evaluation.estimator import (
+    Case,
+    Draft,
+    Estimator,
+    behavior_variances,
+    expected_variance,
+    influence_checks,
+)
+from stitchrl.evaluation.intervals import Interval, Resampler
+from stitchrl.evaluation.results import Estimate
+
+__all__ = ["behavior_estimate", "bounded", "estimates_of"]
+
+ROUNDING = 1e-6
+"""Half the width of the narrowest interval, as a share of the largest logged return."""
+
+
+def estimates_of(
+    drafts: Sequence[Sequence[Draft]], chosen: Sequence[Estimator], case: Case, resampler: Resampler
+) -> list[dict[str, Estimate]]:
+    """Estimates by name, for each row of drafts of the chosen estimators; one pass of resamples for all."""
+    held = [draft for row in drafts for draft in row if draft.statistic is not None]
+    statistics = [draft.statistic for draft in held if draft.statistic is not None]
+    noise = behavior_variances(case, held)
+    intervals = iter(
+        zip(
+            resampler.intervals(
+                statistics,
+                [expected_variance(draft) for draft in held],
+                [0.0 if variance is None else variance for variance in noise],
+            ),
+            noise,
+            strict=True,
+        )
+    )
+    return [
+        {
+            estimator.name: _estimate(
+                estimator,
+                draft,
+                (None, None) if draft.statistic is None else next(intervals),
+                case,
+                resampler.confidence,
+            )
+            for estimator, draft in zip(chosen, row, strict=True)
+        }
+        for row in drafts
+    ]
+
+
+def _estimate(
+    estimator: Estimator,
+    draft: Draft,
+    found: tuple[Interval | None, float | None],
+    case: Case,
+    confidence: float,
+) -> Estimate:
+    interval, noise = found
+    units, weight = case.units, draft.unit_weight
+    expected = expected_variance(draft)
+    checks, assumptions = draft.checks, draft.assumptions
+    if interval is not None and noise is None:
+        assumptions += ("the noise of the fitted behaviour, which is not in the interval, is small",)
+    lower = upper = None
+    if interval is not None:
+        # Policies come in float32: a difference of less than its rounding is no gain, however small its error.
+        rounding = ROUNDING * float(np.abs(case.episodes.returns).max(initial=0.0))
+        lower = min(interval.lower, interval.value - rounding) + bounded(draft.unknown[0])
+        upper = max(interval.upper, interval.value + rounding) + bounded(draft.unknown[1])
+        checks += influence_checks(draft, interval.standard_error, units)
+    return Estimate(
+        name=estimator.name,
+        value=None if interval is None else interval.value,
+        lower=lower,
+        upper=upper,
+        standard_error=None if interval is None else interval.standard_error,
+        confidence=confidence,
+        estimand=case.estimand,
+        # Effective sample size over independent units, rescaled to episodes.
+        ess=None if weight is None else units.effective(weight) * (units.episodes / units.count),
+        max_weight_share=None if weight is None else units.largest_share(weight),
+        healthy=all(check.passed for check in checks),
+        reasons=tuple(check.sentence for check in checks if not check.passed),
+        assumptions=assumptions,
+        weight_based=draft.weight_based,
+        title=estimator.title,
+        primary_rank=estimator.primary_rank,
+        checks=checks,
+        predictable_error=None if expected is None else float(np.sqrt(expected)),
+        behavior_error=None if noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
+    )
+
+
+def bounded(unknown: float) -> float:
+    """By how much an end moves: what has no bound fails a check, and does not make the interval infinite."""
+    return unknown if np.isfinite(unknown) else 0.0
+
+
+def behavior_estimate(interval: Interval, case: Case, confidence: float) -> Estimate:
+    """The behaviour's own value: the mean logged return, cut episodes completed by the others."""
+    return Estimate(
+        "logged",
+        interval.value,
+        interval.lower,
+        interval.upper,
+        interval.standard_error,
+        confidence,
+        case.estimand,
+        assumptions=(f"{case.units.noun}s are independent",),
+        title="mean logged return of the behaviour",
+    )
