@@ -24,9 +24,11 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
 
-__all__ = ["JointTest", "RegionIndex", "balance_test", "calibration_test"]
+__all__ = ["JointTest", "RegionIndex", "balance_of_actions", "balance_test", "calibration_test"]
 
 SAMPLE_ROWS = 32_768
+DRAWS_LOOKED_AT = 4
+"""Drawn actions of each state that a test of balance looks at."""
 
 
 class JointTest(NamedTuple):
@@ -113,6 +115,60 @@ def balance_test(
     # Of long episodes more flows through each region: the share is of all that comes there, starts and steps.
     through = 1.0 + float(np.abs(go_on).sum()) / len(found)
     return JointTest(float(np.abs(found.mean(0)).sum()) / through, _p_value(found, units))
+
+
+def balance_of_actions(
+    log: Dataset,
+    draws: Float[NumpyArray, "N K D"],
+    next_draws: Float[NumpyArray, "N K D"],
+    weights: Float[NumpyArray, " N"],
+    gamma: float,
+    units: Units,
+) -> JointTest:
+    """The same over regions of observation and action together: whether the log has what the policy does, where it goes.
+
+    Args:
+        log: with continuous actions.
+        draws, next_draws: actions of the policy at the states and at the next states.
+        weights: of the logged transitions, state and action together.
+        gamma: discount.
+        units: which episodes are independent.
+    """
+    table = _plain(log.observation_table)
+    rows = log.observation_index
+    sample = np.arange(len(rows))
+    if len(rows) > SAMPLE_ROWS:
+        sample = np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE_ROWS, replace=False))
+    # Half of the regions' cuts should be about actions, however many columns an observation has.
+    scales = [_scale(table[rows[sample]]), _scale(log.action[sample].astype(np.float64))]
+
+    def joined(obs: NumpyArray, action: NumpyArray) -> NumpyArray:
+        return np.concatenate([(obs - scales[0][0]) / scales[0][1], (action - scales[1][0]) / scales[1][1]], axis=1)
+
+    regions = Regions.fit(joined(table[rows[sample]], log.action[sample]))
+
+    def shares(index: NumpyArray, actions: Float[NumpyArray, "M K D"]) -> Float[NumpyArray, "M regions"]:
+        found = np.zeros((len(index), regions.count))
+        count = min(actions.shape[1], DRAWS_LOOKED_AT)
+        for start in range(0, len(index), SAMPLE_ROWS):
+            piece = np.arange(start, min(start + SAMPLE_ROWS, len(index)))
+            for k in range(count):
+                found[piece, regions.of(joined(table[index[piece]], actions[piece, k]))] += 1.0 / count
+        return found
+
+    first = log.episode_start[:-1]
+    go_on = weights * gamma * (~log.terminated & log.can_bootstrap)
+    flow = go_on[:, None] * shares(np.maximum(log.next_observation_index, 0), next_draws)
+    flow -= weights[:, None] * shares(rows, log.action[:, None, :])
+    found = np.add.reduceat(flow, first, axis=0) + shares(rows[first], draws[first])
+    through = 1.0 + float(np.abs(go_on).sum()) / len(found)
+    return JointTest(float(np.abs(found.mean(0)).sum()) / through, _p_value(found, units))
+
+
+def _scale(values: Float[NumpyArray, "rows D"]) -> tuple[NumpyArray, NumpyArray]:
+    """Centre and width of columns, such that all together have a variance of 1."""
+    spread = values.std(0)
+    return values.mean(0), np.where(spread > 0, spread, 1.0) * np.sqrt(values.shape[1])
 
 
 def _p_value(found: Float[NumpyArray, "n K"], units: Units, noise: Float[NumpyArray, "K K"] | None = None) -> float:

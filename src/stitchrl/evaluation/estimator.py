@@ -30,11 +30,13 @@ from stitchrl.evaluation.health import (
     check_possible_influence,
     check_range,
     check_spread,
+    check_untested_calibration,
     not_applicable,
     of_baseline,
     uses_episode_weights,
 )
-from stitchrl.evaluation.predictable import VisitRatios, variance_of_difference, variance_of_value
+from stitchrl.evaluation.policy_actions import has_density
+from stitchrl.evaluation.predictable import Ratios, variance_of_difference, variance_of_value
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.statistic import Statistic, minus
 from stitchrl.evaluation.units import Units
@@ -49,6 +51,7 @@ __all__ = [
     "episode_weight_draft",
     "expected_variance",
     "influence_checks",
+    "refusal_of_products",
     "shared_assumptions",
     "weighted",
 ]
@@ -85,9 +88,16 @@ class Case:
 
     @cached_property
     def calibration(self) -> Check:
-        """Whether the ratios of the logged actions are calibrated."""
+        """Whether the ratios of the logged actions are calibrated.
+
+        Those of a policy without a density cannot be: the ratios of a fitted behaviour to the logged propensities are
+        tested in their place.
+        """
+        log_ratio = self._tested_log_ratio
+        if log_ratio is None:
+            return check_untested_calibration()
         with np.errstate(over="ignore"):
-            ratio = np.minimum(np.exp(self.fits.log_ratio), 1e300)
+            ratio = np.minimum(np.exp(log_ratio), 1e300)
         regions = self.fits.fits.regions
         found = check_calibration(calibration_test(regions, ratio, self.units), fitted=self.behavior.fitted)
         if found.passed or not self.behavior.fitted:
@@ -97,6 +107,13 @@ class Case:
         gradient[np.arange(self.log.num_transitions), regions.here] = -ratio
         noise = self.fits.fits.behavior_covariance(gradient)
         return check_calibration(calibration_test(regions, ratio, self.units, noise), fitted=True)
+
+    @cached_property
+    def _tested_log_ratio(self) -> Float[NumpyArray, " N"] | None:
+        """Ratios that average 1 if the propensities are right; None where there is nothing to test."""
+        if self.log.num_actions is not None or has_density(self.policy):
+            return self.fits.log_ratio
+        return None if self.behavior.fitted else self.fits.fits.fitted_log_ratio
 
     @cached_property
     def attainable(self) -> tuple[float, float]:
@@ -128,7 +145,7 @@ class Draft:
     checks: tuple[Check, ...] = ()
     assumptions: tuple[str, ...] = ()
     unit_weight: Float[NumpyArray, " n"] | None = None
-    ratios: VisitRatios | None = None
+    ratios: Ratios | None = None
     predictable_variance: float | None = None
     behavior: Draft | None = None
     unknown: tuple[float, float] = (0.0, 0.0)
@@ -298,6 +315,18 @@ def episode_weight_draft(
             gradient = behavior_gradient(case.episodes, by_weight())
     assumptions = (*shared_assumptions(case), *assumes)
     return Draft(statistic, checks, assumptions, of_episode, unknown=unknown, behavior_gradient=gradient)
+
+
+def refusal_of_products(name: str, log: Dataset, estimand: Estimand) -> str | None:
+    """Why products of ratios over whole episodes do not apply to a log; None where they do."""
+    longest = int(log.episode_lengths.max())
+    complete = estimand.horizon is not None and longest >= estimand.horizon
+    if complete or log.terminated.any():
+        return None
+    return (
+        f"{name} weighs whole episodes, and every episode of this log was cut: what came after the cuts has no weight. fqe and "
+        f"lstdq go on past cuts; with `horizon` at most {longest} {name} applies."
+    )
 
 
 def weighted(episodes: Episodes, weight: Weights) -> Contributions:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.action_shift import ActionShift, action_shift
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.attainable import what_follows
 from stitchrl.evaluation.behavior import logged_return
@@ -54,7 +55,7 @@ class Evaluation:
         behavior: the behaviour's own value: the mean logged return.
         verdict: GO, NO-GO or CANNOT TELL, with its checklist.
         behavior_fitted: True where the behaviour's probabilities come from a model.
-        agreement: how the policy's decisions differ from the logged ones.
+        agreement: how the policy's decisions differ from the logged ones; `ActionShift` where actions are continuous.
         confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
         influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
         behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
@@ -65,7 +66,7 @@ class Evaluation:
     behavior: Estimate
     verdict: Verdict
     behavior_fitted: bool
-    agreement: Agreement
+    agreement: Agreement | ActionShift
     confirmation: Confirmation | None = None
     influence: VarianceShares | None = None
     behavior_model: BehaviorSummary | None = None
@@ -109,8 +110,9 @@ def evaluate(
     independent.
 
     Args:
-        policy: anything with `probs(obs, action_mask=...)` giving (B, A) NumPy or JAX rows. Exactly this object is
-            judged: pass `policy.greedy()` if that is what will be deployed.
+        policy: anything with `probs(obs, action_mask=...)` giving (B, A) NumPy or JAX rows; over continuous actions
+            `sample(obs, key=...)`, or `mode(obs)` where it leaves no chance, and `log_prob(obs, action)` where it has a
+            density. Exactly this object is judged: pass `policy.greedy()` if that is what will be deployed.
         log: episodes the policy never saw.
         gamma: discount; the log's own by default.
         horizon: count only the first so many steps of an episode; None counts until it terminates. An episode that the
@@ -135,8 +137,8 @@ def evaluate(
 
     Raises:
         ConfigurationError: an unknown estimator, or a number outside its range.
-        EvaluationError: a continuous log, fewer than 2 episodes or groups, more rows and actions than fit, or a policy
-            whose `probs` are not probabilities.
+        EvaluationError: fewer than 2 episodes or groups, more rows and actions than fit, or a policy whose `probs` are not
+            probabilities, or whose actions are not finite.
     """
     settings = FitSettings(seed=seed) if settings is None else settings
     policies = [policy] if baseline is None else [policy, baseline]
@@ -230,14 +232,14 @@ def evaluate_fits(
     notes: Sequence[str] = (),
 ) -> list[Evaluation]:
     """`evaluate_all` on what is known already about policies and their log; arguments as there."""
-    log, policies = fits.log, fits.policies
+    log = fits.log
     units = Units(log.num_episodes, log.group)
     resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=fits.settings.seed)
     cases = cases_of(fits, units, over_last=over_last)
     logged = _logged_draft(cases[0])
     # Fitted values go on past the cuts as before them; who reads the verdict must know, and how to do without.
     notes = (*(check.sentence for check in logged.checks if not check.passed), *notes)
-    drafts = [[_draft(estimator, case, policies) for estimator in chosen] for case in cases]
+    drafts = [[_draft(estimator, case) for estimator in chosen] for case in cases]
     others = drafts[-1] if over_last else [logged] * len(chosen)
     gains = [
         [
@@ -272,7 +274,11 @@ def evaluate_fits(
             baseline="the baseline" if over_last else "the behaviour",
             notes=notes,
         )
-        overlap = agreement(log, case.fits.probs, fits.behavior.log_prob, fits.behavior.probs)
+        overlap: Agreement | ActionShift
+        if log.num_actions is None:
+            overlap = action_shift(log, case.fits.choices)
+        else:
+            overlap = agreement(log, case.fits.choices, fits.behavior.log_prob, fits.behavior.probs)
         fitted = fits.behavior.fitted
         evaluations.append(
             Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary)
@@ -312,7 +318,7 @@ def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]
     log, estimand = fits.log, fits.estimand
     episodes = Episodes.of(log, estimand)
     for k in range(len(fits.policies)):
-        fits.probs(k)  # a policy that cannot be asked is refused before anything is fitted
+        fits.choices(k)  # a policy that cannot be asked is refused before anything is fitted
     cases = [
         Case(log, episodes, estimand, fits.behavior, policy, fits.of(k), units)
         for k, policy in enumerate(fits.policies)
@@ -320,8 +326,8 @@ def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]
     return [dataclasses.replace(case, baseline=cases[-1]) for case in cases] if over_last else cases
 
 
-def _draft(estimator: Estimator, case: Case, policies: Sequence[PolicyLike]) -> Draft:
-    refusal = estimator.refusal(case.log, case.estimand, policies)
+def _draft(estimator: Estimator, case: Case) -> Draft:
+    refusal = estimator.refusal(case.log, case.estimand, [case.policy])
     return estimator.estimate(case) if refusal is None else Draft.refused(refusal, case)
 
 

@@ -23,17 +23,12 @@ from stitchrl.evaluation.behavior import (
     join_behavior,
     logged_propensities,
 )
-from stitchrl.evaluation.behavior_model import FittedBehavior
+from stitchrl.evaluation.behavior_model import FittedBehavior, log_likelihoods
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps, with_clock
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.probabilities import (
-    PolicyLike,
-    action_probabilities,
-    next_probabilities,
-    policy_probabilities,
-    taken,
-)
+from stitchrl.evaluation.policy_actions import drawn_actions, following_actions, log_densities
+from stitchrl.evaluation.probabilities import PolicyLike, next_probabilities, policy_probabilities, taken
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 from stitchrl.progress import LoopMonitor
@@ -86,7 +81,8 @@ class FitData:
 
     Attributes:
         log: those episodes.
-        next_probs: gives each policy's (N, A) probabilities at the next states of `log`, one policy after another.
+        next_choices: gives what each policy does at the next states of `log`, one policy after another: (N, A) probabilities,
+            or (N, K, D) drawn actions where actions are continuous.
         policies: how many there are.
         estimand: which quantity is estimated.
         settings: of the fits.
@@ -94,7 +90,7 @@ class FitData:
     """
 
     log: Dataset
-    next_probs: Callable[[], Iterable[NumpyArray]]
+    next_choices: Callable[[], Iterable[NumpyArray]]
     policies: int
     estimand: Estimand
     settings: FitSettings
@@ -132,14 +128,17 @@ class Fold:
     Attributes:
         log: the episodes.
         data: the others.
-        probs: gives a policy's (N, A) probabilities at the states of `log`, by its number.
-        next_probs: the same at the next states.
+        choices: gives what a policy does at the states of `log`, by its number: (N, A) probabilities, or (N, K, D) drawn
+            actions where actions are continuous.
+        next_choices: the same at the next states.
+        log_policy: gives the (N,) logarithm of a policy's probability, or density, of the logged action.
     """
 
     log: Dataset
     data: FitData
-    probs: Callable[[int], NumpyArray]
-    next_probs: Callable[[int], NumpyArray]
+    choices: Callable[[int], NumpyArray]
+    next_choices: Callable[[int], NumpyArray]
+    log_policy: Callable[[int], NumpyArray]
 
     @cached_property
     def timed_log(self) -> Dataset:
@@ -154,8 +153,7 @@ class Fold:
 
     def log_ratio(self, policy: int) -> Float[NumpyArray, " N"]:
         """(N,) log policy - log behaviour probability of the logged action."""
-        with np.errstate(divide="ignore"):
-            return np.log(taken(self.probs(policy), self.log)) - self.behavior.log_prob
+        return self.log_policy(policy) - self.behavior.log_prob
 
 
 class Fits:
@@ -190,8 +188,9 @@ class Fits:
         self.log = first_steps(log, estimand.horizon)
         self._fit_on = None if fit_on is None else first_steps(fit_on, estimand.horizon)
         self.settings, self._monitors = settings, monitors
-        self._probs: dict[int, NumpyArray] = {}
-        self._next_probs: dict[int, NumpyArray] = {}
+        self._choices: dict[int, NumpyArray] = {}
+        self._next_choices: dict[int, NumpyArray] = {}
+        self._log_policy: dict[int, NumpyArray] = {}
         self._found: dict[FitRequest, list[Any]] = {}
 
     def of(self, policy: int) -> PolicyFits:
@@ -237,19 +236,41 @@ class Fits:
             found |= dict(zip(served, request.apply_many(models[model], fold, served), strict=True))
         return [found[k] for k in range(len(self.policies))]
 
-    def probs(self, policy: int) -> Float[NumpyArray, "N A"]:
-        """A policy's probabilities at the logged states."""
-        if policy not in self._probs:
-            self._probs[policy] = policy_probabilities(
-                self.policies[policy], self.log.observation, self.log.action_mask
-            )
-        return self._probs[policy]
+    def choices(self, policy: int) -> Float[NumpyArray, "N ..."]:
+        """What a policy does at the logged states: (N, A) probabilities; (N, K, D) drawn actions where they are continuous."""
+        if policy not in self._choices:
+            self._choices[policy] = self._asked(policy, self.log)
+        return self._choices[policy]
 
-    def next_probs(self, policy: int) -> Float[NumpyArray, "N A"]:
-        """A policy's probabilities at the next states."""
-        if policy not in self._next_probs:
-            self._next_probs[policy] = next_probabilities(self.policies[policy], self.log, self.probs(policy))
-        return self._next_probs[policy]
+    def next_choices(self, policy: int) -> Float[NumpyArray, "N ..."]:
+        """The same at the next states."""
+        if policy not in self._next_choices:
+            self._next_choices[policy] = self._asked_next(policy, self.log, self.choices(policy))
+        return self._next_choices[policy]
+
+    def log_policy(self, policy: int) -> Float[NumpyArray, " N"]:
+        """(N,) logarithm of a policy's probability, or density, of the logged action; minus infinity where it is 0."""
+        if policy not in self._log_policy:
+            log = self.log
+            if log.num_actions is None:
+                self._log_policy[policy] = log_densities(self.policies[policy], log.observation, log.action)
+            else:
+                with np.errstate(divide="ignore"):
+                    self._log_policy[policy] = np.log(taken(self.choices(policy), log))
+        return self._log_policy[policy]
+
+    def _asked(self, policy: int, log: Dataset) -> Float[NumpyArray, "N ..."]:
+        """What a policy does at the states of any log."""
+        if log.num_actions is None:
+            size, seed = log.action.shape[1], self.settings.seed
+            return drawn_actions(self.policies[policy], log.observation, size, seed=seed)
+        return policy_probabilities(self.policies[policy], log.observation, log.action_mask)
+
+    def _asked_next(self, policy: int, log: Dataset, here: Float[NumpyArray, "N ..."]) -> Float[NumpyArray, "N ..."]:
+        """What a policy does at the next states of any log, given what it does at its states."""
+        if log.num_actions is None:
+            return following_actions(self.policies[policy], log, here, seed=self.settings.seed)
+        return next_probabilities(self.policies[policy], log, here)
 
     @cached_property
     def behavior(self) -> BehaviorProbabilities:
@@ -259,7 +280,7 @@ class Fits:
 
     @cached_property
     def behavior_probs(self) -> Float[NumpyArray, "N A"]:
-        """The behaviour's probability of every action; a fitted model's where the log gives the taken action's only."""
+        """The behaviour's probability of every discrete action; a fitted model's where the log gives the taken action's only."""
         known = self.behavior.probs
         if known is not None:
             return known
@@ -269,6 +290,12 @@ class Fits:
                 for fold in self._folds
             ]
         )
+
+    @cached_property
+    def fitted_log_ratio(self) -> Float[NumpyArray, " N"]:
+        """(N,) log of the density that a behaviour fitted to other episodes gives each logged action, minus what was logged."""
+        parts = [log_likelihoods(fold.data.behavior.policy, fold.log) for fold in self._folds]
+        return self._order.per_row(parts) - self.behavior.log_prob
 
     @property
     def fitted_behaviors(self) -> list[FittedBehavior]:
@@ -337,25 +364,31 @@ class Fits:
     def _data_of_others(self) -> FitData:
         fit_on = self._fit_on
         assert fit_on is not None
-        return self._data(fit_on, lambda: (action_probabilities(self.policies[k], fit_on)[1] for k in self._fitted))
+        return self._data(
+            fit_on, lambda: (self._asked_next(k, fit_on, self._asked(k, fit_on)) for k in self._fitted)
+        )
 
     @cached_property
     def _folds(self) -> list[Fold]:
         if self._fit_on is not None:
-            return [Fold(self.log, self._data_of_others, self.probs, self.next_probs)]
+            return [Fold(self.log, self._data_of_others, self.choices, self.next_choices, self.log_policy)]
         return [self._half(here, other) for here, other in (self._halves, self._halves[::-1])]
 
     def _half(self, here: NumpyArray, other: NumpyArray) -> Fold:
         rows, other_rows = _rows_of(self.log, here), _rows_of(self.log, other)
         data = self._data(
-            self.log.select_episodes(other), lambda: (self.next_probs(k)[other_rows] for k in self._fitted)
+            self.log.select_episodes(other), lambda: (self.next_choices(k)[other_rows] for k in self._fitted)
         )
         return Fold(
-            self.log.select_episodes(here), data, lambda k: self.probs(k)[rows], lambda k: self.next_probs(k)[rows]
+            self.log.select_episodes(here),
+            data,
+            lambda k: self.choices(k)[rows],
+            lambda k: self.next_choices(k)[rows],
+            lambda k: self.log_policy(k)[rows],
         )
 
-    def _data(self, log: Dataset, next_probs: Callable[[], Iterable[NumpyArray]]) -> FitData:
-        return FitData(log, next_probs, len(self._fitted), self.estimand, self.settings, self._monitors)
+    def _data(self, log: Dataset, next_choices: Callable[[], Iterable[NumpyArray]]) -> FitData:
+        return FitData(log, next_choices, len(self._fitted), self.estimand, self.settings, self._monitors)
 
 
 class PolicyFits:
@@ -373,16 +406,20 @@ class PolicyFits:
         """What was asked for, for this policy."""
         return self.fits.get(request)[self.policy]
 
-    @cached_property
-    def probs(self) -> Float[NumpyArray, "N A"]:
-        """The policy's probabilities at the logged states."""
-        return self.fits.probs(self.policy)
+    @property
+    def choices(self) -> Float[NumpyArray, "N ..."]:
+        """What the policy does at the logged states: (N, A) probabilities; (N, K, D) drawn actions where continuous."""
+        return self.fits.choices(self.policy)
+
+    @property
+    def log_policy(self) -> Float[NumpyArray, " N"]:
+        """(N,) logarithm of the policy's probability, or density, of the logged action."""
+        return self.fits.log_policy(self.policy)
 
     @cached_property
     def log_ratio(self) -> Float[NumpyArray, " N"]:
         """(N,) log policy - log behaviour probability of the logged action."""
-        with np.errstate(divide="ignore"):
-            return np.log(taken(self.probs, self.fits.log)) - self.fits.behavior.log_prob
+        return self.log_policy - self.fits.behavior.log_prob
 
 
 def _rows_of(log: Dataset, episodes: NumpyArray) -> NumpyArray:

@@ -39,6 +39,8 @@ __all__ = ["FQE", "FittedQ", "evaluation_source", "fit_q"]
 
 ROWS_AT_ONCE = 4096
 """Rows whose features are computed in one call."""
+DRAWN_ROWS_AT_ONCE = 1024
+"""The same where each row has several drawn actions, whose features are its own."""
 
 
 class FQEState(NamedTuple):
@@ -50,7 +52,7 @@ class FQEState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FQE(Algorithm):
-    """Fitted Q evaluation of a fixed policy over discrete actions; the action enters the network one-hot."""
+    """Fitted Q evaluation of a fixed policy; a discrete action enters the network one-hot, a continuous one in [-1, 1]."""
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is estimated.")
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
@@ -61,19 +63,18 @@ class FQE(Algorithm):
     )
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> FQEState:
-        critic = MLP.create(spec.vector_size + spec.discrete_actions, self.network, 1, key=key, final_gain=0.01)
+        action_size = spec.action_size or spec.discrete_actions
+        critic = MLP.create(spec.vector_size + action_size, self.network, 1, key=key, final_gain=0.01)
         critic = dataclasses.replace(critic, biases=(*critic.biases[:-1], critic.biases[-1] + self.start))
         return FQEState(Trainable.create(critic, self.adam(self.learning_rate)), jax.tree.map(jnp.copy, critic))
 
     def update(self, state: FQEState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[FQEState, Metrics]:
-        next_cdf = batch["next_cdf"]
-        uniform = jax.random.uniform(key, (next_cdf.shape[0], 1))
-        next_action = jnp.sum(next_cdf <= uniform, axis=-1)
-        next_q = _q(state.target_critic, batch["next_obs"], next_action, next_cdf.shape[-1])
+        action, next_action = _actions(batch, key)
+        next_q = _q(state.target_critic, batch["next_obs"], next_action)
         td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_q
 
         def loss(critic: MLP) -> tuple[Array, Array]:
-            q = _q(critic, batch["obs"], batch["action"], next_cdf.shape[-1])
+            q = _q(critic, batch["obs"], action)
             return td_loss(q[None, :], td_target, batch["td_weight"]), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(loss, has_aux=True)(state.critic.model)
@@ -85,20 +86,38 @@ class FQE(Algorithm):
         raise TypeError("FQE evaluates a policy; it has none of its own.")
 
 
-def _q(critic: MLP, obs: Float[Array, "B D"], action: Int[Array, " B"], num_actions: int) -> Float[Array, " B"]:
-    inputs = jnp.concatenate([obs, jax.nn.one_hot(action, num_actions, dtype=obs.dtype)], axis=-1)
-    return critic(inputs)[:, 0]
+def _q(critic: MLP, obs: Float[Array, "B D"], action: Float[Array, "B action"]) -> Float[Array, " B"]:
+    return critic(jnp.concatenate([obs, action], axis=-1))[:, 0]
+
+
+def _actions(batch: Batch, key: Key) -> tuple[Float[Array, "B action"], Float[Array, "B action"]]:
+    """The logged action and one of the policy's at the next state, as the network sees them."""
+    if "next_cdf" in batch:
+        next_cdf = batch["next_cdf"]
+        drawn = jnp.sum(next_cdf <= jax.random.uniform(key, (next_cdf.shape[0], 1)), axis=-1)
+        count, dtype = next_cdf.shape[-1], batch["obs"].dtype
+        return jax.nn.one_hot(batch["action"], count, dtype=dtype), jax.nn.one_hot(drawn, count, dtype=dtype)
+    drawn = jax.random.randint(key, (batch["reward"].shape[0],), 0, batch["next_draws"].shape[1])
+    return batch["action"], batch["next_draws"][jnp.arange(drawn.shape[0]), drawn]
 
 
 def evaluation_source(
-    log: Dataset, scaling: Scaling, next_probs: Iterable[Float[NumpyArray, "N A"]], count: int
+    log: Dataset, scaling: Scaling, next_choices: Iterable[Float[NumpyArray, "N ..."]], count: int
 ) -> Source:
-    """Transitions of a log for the FQE of `count` policies at once, member k for the k-th of `next_probs`."""
+    """Transitions of a log for the FQE of `count` policies at once, member k for the k-th of `next_choices`: (N, A)
+    probabilities, or (N, K, D) drawn actions in logged units."""
     source = transition_source(log, scaling)
-    assert log.num_actions is not None
+    if log.num_actions is None:
+        draws = [scaling.actions(one) for one in next_choices]
+        # A policy without chance has one draw: beside others it is repeated, so that all are of one shape.
+        shape = (count, log.num_transitions, max(one.shape[1] for one in draws), log.action.shape[1])
+        held = np.empty(shape, np.float32)
+        for k, one in enumerate(draws):
+            held[k] = one
+        return Source(source.arrays | {"next_draws": jnp.asarray(held)}, source.count, _sample_with_policy)
     # One array for all, filled in place: it is the largest of an evaluation.
     cdf = np.empty((count, log.num_transitions, log.num_actions), np.float32)
-    for k, probs in enumerate(next_probs):
+    for k, probs in enumerate(next_choices):
         np.cumsum(probs, axis=-1, out=cdf[k])
         cdf[k] /= cdf[k, :, -1:]  # exactly 1 from the last possible action on: rounding never draws a forbidden one
     arrays = source.arrays | {"next_cdf": jnp.asarray(cdf)}
@@ -106,7 +125,8 @@ def evaluation_source(
 
 
 def _sample_with_policy(arrays: PyTree, index: Int[Array, " B"], member: Int[Array, ""]) -> Batch:
-    return dict(sample_transitions(arrays, index, member)) | {"next_cdf": arrays["next_cdf"][member, index]}
+    name = "next_cdf" if "next_cdf" in arrays else "next_draws"
+    return dict(sample_transitions(arrays, index, member)) | {name: arrays[name][member, index]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,40 +135,51 @@ class FittedQ:
 
     Attributes:
         critic: the network, on scaled observations, in scaled reward units.
-        scaling: of observations and rewards.
-        num_actions: A.
+        scaling: of observations, continuous actions and rewards.
+        num_actions: A; None where actions are continuous.
     """
 
     critic: MLP
     scaling: Scaling
-    num_actions: int
+    num_actions: int | None
 
     def on(
-        self, log: Dataset, probs: Float[NumpyArray, "N A"], next_probs: Float[NumpyArray, "N A"]
+        self,
+        log: Dataset,
+        choices: Float[NumpyArray, "N ..."],
+        next_choices: Float[NumpyArray, "N ..."],
+        *,
+        logged: bool = False,
     ) -> dict[str, NumpyArray]:
-        """Per transition of a log: q, v, next_v (N,) in raw reward units; psi, next_psi (N, H + 1) state features."""
-        return self.on_many(log, [(probs, next_probs)])[0]
+        """Per transition of a log: q, v, next_v (N,) in raw reward units; psi, next_psi (N, H + 1) features of the states,
+        averaged over the policy's actions; with `logged` also phi (N, H + 1), those of the logged action. Of drawn actions
+        also `instrument` (N, H + 1), psi over other draws."""
+        return self.on_many(log, [(choices, next_choices)], logged=logged)[0]
 
     def on_many(
-        self, log: Dataset, of_policies: Sequence[tuple[Float[NumpyArray, "N A"], Float[NumpyArray, "N A"]]]
+        self,
+        log: Dataset,
+        of_policies: Sequence[tuple[Float[NumpyArray, "N ..."], Float[NumpyArray, "N ..."]]],
+        *,
+        logged: bool = False,
     ) -> list[dict[str, NumpyArray]]:
-        """`on` for the probabilities of several policies; the network is read once for all."""
+        """`on` for several policies: their (N, A) probabilities, or (N, K, D) drawn actions, here and next.
+
+        Where actions are discrete the network is read once for all policies.
+        """
         table = self.scaling.observations(log.observation_table)
         parts: list[list[dict[str, Any]]] = []
-        for start in range(0, log.num_transitions, ROWS_AT_ONCE):
+        at_once = ROWS_AT_ONCE if self.num_actions is not None else DRAWN_ROWS_AT_ONCE
+        for start in range(0, log.num_transitions, at_once):
             # The last piece reaches back, so that every piece has one shape and compiles once.
-            first = max(0, min(start, log.num_transitions - ROWS_AT_ONCE))
-            rows = slice(first, first + ROWS_AT_ONCE)
+            first = max(0, min(start, log.num_transitions - at_once))
+            rows = slice(first, first + at_once)
             following = np.maximum(log.next_observation_index[rows], 0)
-            read = _read(
-                self.critic,
-                jnp.asarray(table[log.observation_index[rows]]),
-                jnp.asarray(table[following]),
-                jnp.zeros((0, self.num_actions)),
+            obs, next_obs = jnp.asarray(table[log.observation_index[rows]]), jnp.asarray(table[following])
+            of_piece = self._piece(obs, next_obs, log.action[rows], [(c[rows], n[rows]) for c, n in of_policies])
+            parts.append(
+                [{k: np.asarray(out[k])[start - first :] for k in out if k != "phi" or logged} for out in of_piece]
             )
-            action = jnp.asarray(log.action[rows])
-            of_piece = [_averaged(read, action, jnp.asarray(p[rows]), jnp.asarray(n[rows])) for p, n in of_policies]
-            parts.append([{k: np.asarray(value)[start - first :] for k, value in out.items()} for out in of_piece])
         found = []
         for one in range(len(of_policies)):
             joined = {name: np.concatenate([piece[one][name] for piece in parts]) for name in parts[0][one]}
@@ -157,19 +188,27 @@ class FittedQ:
             found.append(joined)
         return found
 
+    def _piece(
+        self, obs: Array, next_obs: Array, action: NumpyArray, of_policies: Sequence[tuple[NumpyArray, NumpyArray]]
+    ) -> list[dict[str, Any]]:
+        """The numbers of some rows, for each policy."""
+        if self.num_actions is not None:
+            read = _read(self.critic, obs, next_obs, jnp.zeros((0, self.num_actions)))
+            return [_averaged(read, jnp.asarray(action), jnp.asarray(p), jnp.asarray(n)) for p, n in of_policies]
+        scaled = self.scaling.actions
+        logged = jnp.asarray(scaled(action))
+        return [
+            _drawn(self.critic, obs, next_obs, logged, jnp.asarray(scaled(here)), jnp.asarray(scaled(there)))
+            for here, there in of_policies
+        ]
+
 
 @jax.jit
 def _read(critic: MLP, obs: Array, next_obs: Array, actions: Array) -> Any:
     """phi (B, A, H + 1) and q (B, A) of every action here and next; the first layer is shared between actions."""
 
     def everything(rows: Array) -> tuple[Array, Array]:
-        size, num_actions = rows.shape[1], actions.shape[1]
-        weight = critic.weights[0]
-        first = (rows @ weight[:size] + critic.biases[0][None, :])[:, None, :] + weight[size:][None, :, :]
-        hidden = critic.hidden_from_first(first)
-        ones = jnp.ones((rows.shape[0], num_actions, 1), hidden.dtype)
-        q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
-        return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]
+        return _features(critic, rows, critic.weights[0][rows.shape[1] :][None, :, :])
 
     return everything(obs), everything(next_obs)
 
@@ -180,6 +219,7 @@ def _averaged(read: Any, action: Array, probs: Array, next_probs: Array) -> Any:
     (phi, q), (next_phi, next_q) = read
     return {
         "q": jnp.take_along_axis(q, action[:, None], axis=1)[:, 0],
+        "phi": jnp.take_along_axis(phi, action[:, None, None], axis=1)[:, 0],
         "psi": jnp.einsum("ba,bah->bh", probs, phi),
         "v": jnp.sum(probs * q, axis=1),
         "next_psi": jnp.einsum("ba,bah->bh", next_probs, next_phi),
@@ -187,9 +227,40 @@ def _averaged(read: Any, action: Array, probs: Array, next_probs: Array) -> Any:
     }
 
 
+@jax.jit
+def _drawn(critic: MLP, obs: Array, next_obs: Array, action: Array, draws: Array, next_draws: Array) -> Any:
+    """The same where actions are vectors: averages over actions drawn from the policy."""
+
+    def read(rows: Array, actions: Array) -> tuple[Array, Array]:
+        return _features(critic, rows, actions @ critic.weights[0][rows.shape[1] :])
+
+    phi, q = read(obs, jnp.concatenate([action[:, None, :], draws], axis=1))
+    next_phi, next_q = read(next_obs, next_draws)
+    # Products of two averages over the same draws would hold the variance of the draws: each draw serves one side.
+    half = (draws.shape[1] + 1) // 2
+    return {
+        "q": q[:, 0],
+        "phi": phi[:, 0],
+        "instrument": jnp.mean(phi[:, 1 : 1 + half], axis=1),
+        "psi": jnp.mean(phi[:, 1 + half :] if half < draws.shape[1] else phi[:, 1:], axis=1),
+        "v": jnp.mean(q[:, 1:], axis=1),
+        "next_psi": jnp.mean(next_phi[:, half:] if half < next_draws.shape[1] else next_phi, axis=1),
+        "next_v": jnp.mean(next_q, axis=1),
+    }
+
+
+def _features(critic: MLP, obs: Array, of_actions: Array) -> tuple[Array, Array]:
+    """phi (B, K, H + 1), the last hidden layer and a constant, and q (B, K), from what actions add to the first layer."""
+    here = obs @ critic.weights[0][: obs.shape[1]] + critic.biases[0][None, :]
+    hidden = critic.hidden_from_first(here[:, None, :] + of_actions)
+    ones = jnp.ones((*hidden.shape[:2], 1), hidden.dtype)
+    q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
+    return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]
+
+
 def fit_q(
     log: Dataset,
-    next_probs: Iterable[NumpyArray],
+    next_choices: Iterable[NumpyArray],
     count: int,
     *,
     gamma: float,
@@ -198,10 +269,10 @@ def fit_q(
 ) -> list[FittedQ]:
     """FQE of every policy in one program; all members share one seed, so a policy's fit does not depend on its place.
 
-    `next_probs` yields, for each of `count` policies, its (N, A) probabilities at the next states of `log`.
+    `next_choices` yields what each of `count` policies does at the next states of `log`: (N, A) probabilities, or (N, K, D)
+    drawn actions.
     """
-    assert log.num_actions is not None
-    scaling = Scaling.fit(log, reward_scale=unit_return_scale(log, gamma=gamma))
+    scaling = Scaling.of(log, reward_scale=unit_return_scale(log, gamma=gamma))
     algorithm = FQE(
         gamma=gamma,
         hidden_sizes=settings.hidden_sizes,
@@ -210,7 +281,7 @@ def fit_q(
     )
     trained = train(
         algorithm,
-        evaluation_source(log, scaling, next_probs, count),
+        evaluation_source(log, scaling, next_choices, count),
         Spec.of(log),
         updates=settings.updates,
         seeds=[settings.seed] * count,

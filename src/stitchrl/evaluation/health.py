@@ -24,6 +24,7 @@ from stitchrl.types import NumpyArray
 __all__ = [
     "Check",
     "at_another_size",
+    "check_action_balance",
     "check_balance",
     "check_calibration",
     "check_influence",
@@ -36,6 +37,7 @@ __all__ = [
     "check_regional_balance",
     "check_spread",
     "check_termination_mass",
+    "check_untested_calibration",
     "not_applicable",
     "of_baseline",
     "uses_episode_weights",
@@ -183,8 +185,17 @@ def check_balance(imbalance: float) -> Check:
 
 def check_regional_balance(test: JointTest) -> Check:
     """Weights that belong to this policy and this log carry what starts an episode to where it ends."""
+    return _balance_of("regional-balance", "of the observations", "where the policy goes", test)
+
+
+def check_action_balance(test: JointTest) -> Check:
+    """The same for what the policy does there: weights of actions that the log does not have cannot carry anything."""
+    return _balance_of("action-balance", "of observations and actions together", "what the policy does", test)
+
+
+def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:
     passed = test.p_value >= UNLIKELY or test.size <= BALANCE_SLACK
-    seen = f"Through the regions of the observations the weights gain or lose {test.size:.0%} of the episodes"
+    seen = f"Through the regions {regions} the weights gain or lose {test.size:.0%} of the episodes"
     if passed:
         why = (
             f"at most {BALANCE_SLACK:.0%}"
@@ -194,10 +205,10 @@ def check_regional_balance(test: JointTest) -> Check:
         sentence = f"{seen}, {why}."
     else:
         sentence = (
-            f"{seen}, above {BALANCE_SLACK:.0%} and more than chance explains (p = {test.p_value:.1g}): the log does not go "
-            "where the policy goes."
+            f"{seen}, above {BALANCE_SLACK:.0%} and more than chance explains (p = {test.p_value:.1g}): the log does not "
+            f"{'go ' if key == 'regional-balance' else 'show '}{lacking}."
         )
-    return Check("regional-balance", test.size, BALANCE_SLACK, passed, sentence)
+    return Check(key, test.size, BALANCE_SLACK, passed, sentence)
 
 
 def check_calibration(test: JointTest, *, fitted: bool) -> Check:
@@ -217,6 +228,17 @@ def check_calibration(test: JointTest, *, fitted: bool) -> Check:
         )
         sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
     return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)
+
+
+def check_untested_calibration() -> Check:
+    """Without propensities and without a density of the policy there are no ratios to test."""
+    return Check(
+        "calibration",
+        None,
+        CALIBRATION_SLACK,
+        False,
+        "The log has no propensities and the policy has no density: nothing tests how the logged actions came about.",
+    )
 
 
 def check_own_fit(nats: float) -> Check:

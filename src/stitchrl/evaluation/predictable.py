@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["VisitRatios", "variance_of_difference", "variance_of_value"]
+__all__ = ["LoggedWeights", "Ratios", "VisitRatios", "variance_of_difference", "variance_of_value"]
 
 ROWS_AT_ONCE = 65_536
 
@@ -62,19 +62,54 @@ class VisitRatios:
         return float(np.maximum(self.visits, 0.0) @ outside / n)
 
 
-def variance_of_value(ratios: VisitRatios, n: int) -> float | None:
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoggedWeights:
+    """The same where sums over all actions are not known, as of continuous ones: only the logged actions speak.
+
+    The variance is then that of the martingale differences as they were seen, (1/n^2) sum_t (w_j e_j - w_k e_k)^2.
+
+    Attributes:
+        weights: (N,) weight of each transition, state and action together.
+        residual: (N,) TD error that is left; None: that of the estimate it is compared with.
+        first: (n,) value of the first state of each episode; None: it is not modelled.
+    """
+
+    weights: Float[NumpyArray, " N"]
+    residual: Float[NumpyArray, " N"] | None = None
+    first: Float[NumpyArray, " n"] | None = None
+
+    def largest(self) -> Float[NumpyArray, " N"]:
+        """(N,) size of the weights: those of actions that were not logged are not known."""
+        return np.abs(self.weights)
+
+    def never_tried(self, n: int) -> float:
+        """0: out of a continuum no action is tried twice, and none can be counted as never tried."""
+        del n
+        return 0.0
+
+
+Ratios = VisitRatios | LoggedWeights
+"""What the variance to be expected of an estimate is computed from."""
+
+
+def variance_of_value(ratios: Ratios, n: int) -> float | None:
     """Variance of the value of one policy from n episodes; None where the TD error is not known."""
     if ratios.residual is None:
         return None
     first = 0.0 if ratios.first is None else float(ratios.first.var()) / n
+    if isinstance(ratios, LoggedWeights):
+        return first + float(((ratios.weights * ratios.residual) ** 2).sum()) / n**2
     return first + float(ratios.residual**2 @ (ratios.visits**2 * _chi(ratios, ratios))) / n**2
 
 
-def variance_of_difference(one: VisitRatios, other: VisitRatios, n: int) -> float | None:
+def variance_of_difference(one: Ratios, other: Ratios, n: int) -> float | None:
     """Variance of the value of one policy minus that of another, from the same n episodes; None where it is not known."""
     if one.residual is None:
         return None
     other_residual = one.residual if other.residual is None else other.residual
+    if isinstance(one, LoggedWeights) or isinstance(other, LoggedWeights):
+        mine, theirs = (ratios.weights if isinstance(ratios, LoggedWeights) else ratios.visits for ratios in (one, other))
+        return float(((mine * one.residual - theirs * other_residual) ** 2).sum()) / n**2
     mine, theirs = one.residual * one.visits, other_residual * other.visits
     total = mine**2 @ _chi(one, one) - 2 * (mine * theirs) @ _chi(one, other) + theirs**2 @ _chi(other, other)
     return max(float(total), 0.0) / n**2

@@ -35,7 +35,17 @@ from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.types import NumpyArray
 
-__all__ = ["CorrectedQ", "FitQ", "FittedValues", "Refit", "refit"]
+__all__ = [
+    "CorrectedQ",
+    "FitQ",
+    "FitQWithoutRatios",
+    "FittedValues",
+    "Refit",
+    "refit",
+    "refit_behavior",
+    "refit_without_ratios",
+    "refusal_of_q",
+]
 
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
@@ -91,27 +101,55 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
         ratio: (N,) policy / behaviour probability of the logged action.
         gamma: discount.
     """
+    psi = fitted["psi"].astype(np.float64)
+    instrument = fitted.get("instrument", psi).astype(np.float64)
+    return _solved(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
+
+
+def refit_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:
+    """The same with features of the logged action in place of ratios, LSTD-Q (Lagoudakis and Parr 2003):
+
+        (5)  A = E[sum_t phi_t (phi_t - gamma psi_{t+1})^T] + ridge,  b = E[sum_t phi_t delta_t],   phi_t = phi(s_t, a_t)
+
+    theta corrects Q(s, a) by phi(s, a)^T theta. The weights w(s, a) = E[psi_0]^T A^{-1} phi(s, a) model the ratio of visits
+    of state and action together, so that no propensity is needed, and policies without a density are no exception. The
+    estimate is wrong by the product of the misfits of Q and of this w, and w has less help here: no ratio tells it which
+    actions the policy takes. `visits` are the weights themselves.
+    """
+    phi = fitted["phi"].astype(np.float64)
+    return _solved(log, fitted, phi, phi, log.can_bootstrap.astype(np.float64), gamma=gamma)
+
+
+def _solved(
+    log: Dataset,
+    fitted: dict[str, NumpyArray],
+    features: Float[NumpyArray, "N H"],
+    here: Float[NumpyArray, "N H"],
+    ratio: Float[NumpyArray, " N"],
+    *,
+    gamma: float,
+) -> Refit:
+    """Equations (1) to (4): `features` times `ratio` are the instruments, `here` what theta corrects Q(s_t, a_t) by."""
     n, start = log.num_episodes, log.episode_start[:-1]
     go_on = gamma * (1.0 - log.terminated)
     psi = fitted["psi"].astype(np.float64)
-    change = psi - go_on[:, None] * fitted["next_psi"]
+    change = here - go_on[:, None] * fitted["next_psi"]
     delta = log.reward + go_on * fitted["next_v"] - fitted["q"]
-    rho = ratio * log.can_bootstrap
-    weighted = psi * rho[:, None]
+    weighted = features * ratio[:, None]
 
-    scale = (psi**2).sum() / (n * psi.shape[1])
+    scale = (features**2).sum() / (n * features.shape[1])
     balance = weighted.T @ change / n
     ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
-    matrix = balance + ridge * scale * np.eye(psi.shape[1])
+    matrix = balance + ridge * scale * np.eye(features.shape[1])
     theta = np.linalg.solve(matrix, weighted.T @ delta / n)
     first_psi = psi[start].mean(0)
     carry = np.linalg.solve(matrix.T, first_psi)
-    visits = psi @ carry
+    visits = features @ carry
     imbalance = float(np.linalg.norm(first_psi - balance.T @ carry) / np.linalg.norm(first_psi))
     residual = delta - change @ theta
     first = fitted["v"][start] + psi[start] @ theta
-    contributions = first + np.add.reduceat(visits * rho * residual, start)
-    return Refit(contributions, float(fitted["v"][start].mean()), visits, visits * rho, residual, first, imbalance)
+    contributions = first + np.add.reduceat(visits * ratio * residual, start)
+    return Refit(contributions, float(fitted["v"][start].mean()), visits, visits * ratio, residual, first, imbalance)
 
 
 def refit_behavior(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:
@@ -148,7 +186,7 @@ class FitQ:
         """FQE of all policies."""
         return fit_q(
             data.timed_log,
-            data.next_probs(),
+            data.next_choices(),
             data.policies,
             gamma=data.gamma,
             settings=data.settings,
@@ -162,7 +200,7 @@ class FitQ:
     def apply_many(self, model: FittedQ, fold: Fold, policies: Sequence[int]) -> list[CorrectedQ]:
         """The same for several policies that one model serves."""
         log = fold.timed_log
-        read = model.on_many(log, [(fold.probs(k), fold.next_probs(k)) for k in policies])
+        read = model.on_many(log, [(fold.choices(k), fold.next_choices(k)) for k in policies])
         found = []
         for k, fitted in zip(policies, read, strict=True):
             corrected = refit(log, fitted, np.exp(fold.log_ratio(k)), gamma=fold.data.gamma)
@@ -181,6 +219,31 @@ class FitQ:
             # Where one fold was cut and another was not, the mean return of the second would be another assumption.
             _joined(behaviors, order) if len(behaviors) == len(parts) else None,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class FitQWithoutRatios:
+    """The request for a policy's Q, corrected without ratios; the network is that of `FitQ`, fitted once for both."""
+
+    def fit(self, data: FitData) -> Sequence[FittedQ]:
+        """FQE of all policies."""
+        found: Sequence[FittedQ] = data.models(FitQ())
+        return found
+
+    def apply(self, model: FittedQ, fold: Fold, policy: int) -> CorrectedQ:
+        """The fitted values on the episodes of a fold, and the refit there."""
+        log, gamma = fold.timed_log, fold.data.gamma
+        fitted = model.on(log, fold.choices(policy), fold.next_choices(policy), logged=True)
+        cut = not log.terminated[log.episode_start[1:] - 1].all()
+        return CorrectedQ(
+            FittedValues(fitted["q"], fitted["v"]),
+            refit_without_ratios(log, fitted, gamma=gamma),
+            refit_behavior(log, fitted, gamma=gamma) if cut else None,
+        )
+
+    def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
+        """As `FitQ` joins them."""
+        return FitQ().join(parts, order)
 
 
 def _joined(refits: Sequence[Refit], order: Order) -> Refit:

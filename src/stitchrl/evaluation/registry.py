@@ -9,13 +9,20 @@ from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
 from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
 from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLING
+from stitchrl.evaluation.estimators.lstdq import LSTDQ
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
 
 __all__ = ["DEFAULT", "ESTIMATORS", "chosen_estimators", "first_primary", "primary_names"]
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
-    for estimator in (*IMPORTANCE_SAMPLING, RegressionImportanceSampling(), *DOUBLY_ROBUST, FittedQEvaluation())
+    for estimator in (
+        *IMPORTANCE_SAMPLING,
+        RegressionImportanceSampling(),
+        *DOUBLY_ROBUST,
+        FittedQEvaluation(),
+        LSTDQ(),
+    )
 }
 """Name -> estimator."""
 DEFAULT = ("wis", "wdr", "fqe")

@@ -8,6 +8,7 @@ import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.evaluation.policy_actions import DRAWS
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.messages import shown
 
@@ -27,7 +28,16 @@ def check_size(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> 
     """
     # Here and at the next state; what FQE draws from, twice. Halves are held beside the whole.
     held = 6 * rows if fit_rows is None else 2 * rows + 3 * fit_rows
-    cells = held * (log.num_actions or 0) * policies
+    if log.num_actions is None:
+        cells = held * DRAWS * log.action.shape[1] * policies
+        if cells > MOST_PROBABILITIES:
+            raise EvaluationError(
+                f"An evaluation holds {DRAWS} drawn actions for every row: {policies:,} policies, {rows:,} rows and "
+                f"{log.action.shape[1]:,} numbers an action come to {cells:,} numbers, above {MOST_PROBABILITIES:,}. Give it "
+                "a part of the log (`log.head`), or fewer candidates."
+            )
+        return
+    cells = held * log.num_actions * policies
     if cells > MOST_PROBABILITIES:
         raise EvaluationError(
             f"An evaluation holds the probability of every action in every row: {policies:,} policies, {rows:,} rows and "
@@ -40,12 +50,10 @@ def check_requirements(log: Dataset, gamma: float | None, policies: Sequence[Pol
     """Raise where a log, a discount or a policy does not permit an evaluation.
 
     Raises:
-        EvaluationError: a continuous log, fewer than 2 episodes or groups, a row that allows no action, or a policy
-            without action probabilities.
+        EvaluationError: fewer than 2 episodes or groups, a row that allows no action, or a policy without probabilities of
+            discrete actions.
         ConfigurationError: a discount outside [0, 1].
     """
-    if log.num_actions is None:
-        raise EvaluationError("Evaluation needs discrete actions so far; this log's are continuous.")
     if log.num_episodes < 2:
         raise EvaluationError(f"Evaluation needs at least 2 episodes; got {log.num_episodes}.")
     if log.group is not None and (log.group == log.group[0]).all():
@@ -60,7 +68,7 @@ def check_requirements(log: Dataset, gamma: float | None, policies: Sequence[Pol
             f"Every row must allow at least one action; the mask of row {row} allows none. Correct it."
         )
     for policy in policies:
-        if not getattr(policy, "has_density", True):
+        if log.num_actions is not None and not getattr(policy, "has_density", True):
             raise EvaluationError(
                 f"{type(policy).__name__} has no action probabilities (has_density is False), and every estimator here "
                 "weighs logged actions by them. Evaluate a policy that has."

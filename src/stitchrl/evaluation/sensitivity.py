@@ -123,12 +123,13 @@ class SpreadOfOutcomes:
     def apply(self, model: FittedQ, fold: Fold, policy: int) -> OutcomeSpread:
         """The spread on the episodes of a fold."""
         log, gamma = fold.timed_log, fold.data.gamma
-        fitted = model.on(log, fold.probs(policy), fold.next_probs(policy))
+        fitted = model.on(log, fold.choices(policy), fold.next_choices(policy))
         ratio = np.exp(fold.log_ratio(policy))
         corrected = refit(log, fitted, ratio, gamma=gamma)
         known = log.can_bootstrap
         visits = visits_by_step(log, fitted["psi"].astype(np.float64), fitted["next_psi"], ratio, corrected.visits)
-        behavior = np.exp(fold.behavior.log_prob)
+        # No action out of a continuum has a probability: alpha is 1/Lambda there, and beta Lambda.
+        behavior = 0.0 if log.num_actions is None else np.exp(fold.behavior.log_prob)
         weight = np.power(gamma, log.position) * visits * ratio * known * (1.0 - behavior)
         return OutcomeSpread(weight, np.where(known, corrected.residual, 0.0), _groups(fitted["q"]))
 

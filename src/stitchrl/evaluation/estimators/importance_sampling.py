@@ -21,9 +21,10 @@ import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand, influence_of_ratios
-from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, weighted
+from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, refusal_of_products, weighted
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.health import check_termination_mass
+from stitchrl.evaluation.policy_actions import refusal_without_density
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.weights import ByWeight, Weights, by_final_weight, final_weights
 
@@ -100,8 +101,8 @@ class ImportanceSampling:
     by_step: bool = False
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It applies to every log with discrete actions."""
-        return None
+        """It refuses policies without a density, and logs of which no episode ends."""
+        return refusal_without_density(self.name, policies) or refusal_of_products(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """Nothing."""

@@ -88,7 +88,9 @@ class RegressionImportanceSampling:
     primary_rank: int | None = None
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses images, to which neither counts nor a logistic regression are fitted."""
+        """It refuses images and continuous actions, to which neither counts nor a logistic regression are fitted."""
+        if log.num_actions is None:
+            return "ris fits counts or a logistic regression of discrete actions; this log's actions are continuous."
         if log.observation_table.ndim != 2:
             return (
                 "ris fits counts or a logistic regression of the actions to vectors; this log's observations are images of "
@@ -135,6 +137,4 @@ class RegressionImportanceSampling:
 
     def _log_ratio(self, case: Case, fitted: FittedBehavior) -> Float[NumpyArray, " N"]:
         probs = policy_probabilities(fitted.policy, case.log.observation, case.log.action_mask)
-        with np.errstate(divide="ignore"):
-            log_policy = np.log(taken(case.fits.probs, case.log))
-        return log_policy - np.log(np.maximum(taken(probs, case.log), LEAST_PROBABILITY))
+        return case.fits.log_policy - np.log(np.maximum(taken(probs, case.log), LEAST_PROBABILITY))

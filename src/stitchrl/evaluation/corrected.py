@@ -1,0 +1,100 @@
+"""The draft of an estimate that corrects a fitted Q on the episodes of the estimate: its value, health and baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.evaluation.attainable import what_untried_actions_may_do
+from stitchrl.evaluation.balance import balance_of_actions, balance_test
+from stitchrl.evaluation.contributions import Contributions
+from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
+from stitchrl.evaluation.health import (
+    Check,
+    check_action_balance,
+    check_balance,
+    check_range,
+    check_regional_balance,
+    check_spread,
+)
+from stitchrl.evaluation.predictable import LoggedWeights, Ratios, VisitRatios
+from stitchrl.evaluation.refit import CorrectedQ, Refit
+from stitchrl.types import NumpyArray
+
+__all__ = ["corrected_draft"]
+
+
+def corrected_draft(
+    case: Case,
+    fitted: CorrectedQ,
+    ratios: Ratios,
+    checks: tuple[Check, ...],
+    *,
+    assumes: str,
+    gradient: Float[NumpyArray, " N"],
+    untried: float = 0.0,
+) -> Draft:
+    """The mean of the contributions, with the health of the weights, summed by episode.
+
+    Args:
+        case: what is estimated.
+        fitted: the corrected Q.
+        ratios: what the variance of the value is computed from.
+        checks: further ones.
+        assumes: what must hold beside what every estimate assumes.
+        gradient: derivative of the value by the logarithm of the behaviour's probability of each logged action.
+        untried: decisions of the policy, in each of its episodes, on actions that the behaviour never takes.
+    """
+    found = fitted.refit
+    log, fits = case.fits.fits.timed_log, case.fits.fits
+    per_episode = np.add.reduceat(np.abs(found.weights), case.log.episode_start[:-1])
+    balance = balance_test(log, fits.regions, found.weights, case.estimand.gamma, case.units)
+    checks = (
+        *check_spread(case.units, per_episode),
+        check_balance(found.imbalance),
+        check_regional_balance(balance),
+        *_of_actions(case, found),
+        *checks,
+    )
+    statistic = None
+    if per_episode.any():
+        statistic = Contributions.average(found.contributions)
+        checks += (check_range(statistic.value(), case.attainable),)
+    low, high = case.attainable
+    if not np.isfinite([low, high]).all():
+        low, high = float(case.episodes.returns.min()), float(case.episodes.returns.max())
+    return Draft(
+        statistic,
+        checks,
+        (*shared_assumptions(case), assumes),
+        per_episode,
+        ratios,
+        behavior=_behavior(case, fitted.behavior),
+        behavior_gradient=gradient,
+        unknown=what_untried_actions_may_do(untried, (low, high)),
+    )
+
+
+def _of_actions(case: Case, found: Refit) -> tuple[Check, ...]:
+    """Whether the weights carry the policy's actions too, where these are continuous and none can be counted."""
+    if case.log.num_actions is not None:
+        return ()
+    log = case.fits.fits.timed_log
+    next_draws = case.fits.fits.next_choices(case.fits.policy)
+    test = balance_of_actions(log, case.fits.choices, next_draws, found.weights, case.estimand.gamma, case.units)
+    return (check_action_balance(test),)
+
+
+def _behavior(case: Case, found: Refit | None) -> Draft | None:
+    """The behaviour's value by the same refit, where episodes were cut."""
+    if found is None:
+        return None
+    known = case.fits.fits.timed_log.can_bootstrap
+    gradient = np.zeros(case.log.num_transitions)
+    ratios: Ratios
+    if case.log.num_actions is None:
+        ratios = LoggedWeights(found.weights * known, found.residual * known)
+    else:
+        # Its own residual holds the choice of the action as well, which the policy's does not: they are not compared.
+        ratios = VisitRatios(found.visits * known, None, case.fits.fits.behavior_probs)
+    return Draft(Contributions.average(found.contributions), ratios=ratios, behavior_gradient=gradient)

@@ -1,0 +1,58 @@
+"""LSTD-Q (lstdq): the Q of `evaluation/fitted_q.py`, corrected with features of the logged action in place of ratios.
+
+    value = E[ V(s_0) + psi_0^T theta ],   A theta = b as in `evaluation/refit.py`, equation (5)
+
+It needs no propensities and no density of the policy, so it applies to policies without chance (Lagoudakis and Parr 2003).
+In exchange nothing but its linear features says how much likelier the policy comes to a state and takes an action than the
+behaviour: where these cannot say it, the estimate is as wrong as Q is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.corrected import corrected_draft
+from stitchrl.evaluation.estimator import Case, Draft
+from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.predictable import LoggedWeights
+from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.refit import FitQWithoutRatios, refusal_of_q
+
+__all__ = ["LSTDQ"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTDQ:
+    """A corrected Q without ratios; a verdict rests on it where the policy has no density."""
+
+    name: str = "lstdq"
+    title: str = "LSTD-Q: trusts a fitted model of the value, needs no propensities"
+    primary_rank: int | None = 2
+
+    def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
+        """It refuses images, which no Q is fitted to."""
+        return refusal_of_q(self.name, log, estimand)
+
+    def requests(self) -> tuple[FitRequest, ...]:
+        """The policy's Q, corrected without ratios."""
+        return (FitQWithoutRatios(),)
+
+    def estimate(self, case: Case) -> Draft:
+        """The mean of the contributions, with the health of the weights, summed by episode."""
+        (request,) = self.requests()
+        fitted = case.fits.get(request)
+        found = fitted.refit
+        known = case.fits.fits.timed_log.can_bootstrap
+        return corrected_draft(
+            case,
+            fitted,
+            LoggedWeights(found.weights * known, found.residual * known, found.first),
+            (),
+            assumes="Q or the ratio of visits of state and action is well fitted",
+            gradient=np.zeros(case.log.num_transitions),
+        )

@@ -1,0 +1,160 @@
+"""What a policy over continuous actions does at the states of a log: actions drawn from it, and densities of logged ones.
+
+Sums over all actions, which discrete policies permit, become averages over a few drawn actions. They are drawn once, from
+a key that depends on the seed and the row alone: two policies that share a distribution draw alike, and a gain is paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import EvaluationError
+from stitchrl.jax_types import Array, Key
+from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.types import NumpyArray
+
+__all__ = [
+    "DRAWS",
+    "drawn_actions",
+    "following_actions",
+    "has_density",
+    "log_densities",
+    "refusal_without_density",
+]
+
+DRAWS = 16
+"""Actions drawn a state; a policy without chance has one."""
+ROWS_AT_ONCE = 4096
+AGAIN = 2
+"""Draws of the same states that tell a policy without chance from one with."""
+
+
+def has_density(policy: Any) -> bool:
+    """Whether a policy says what density it gives an action."""
+    return bool(getattr(policy, "has_density", True)) and hasattr(policy, "log_prob")
+
+
+def refusal_without_density(name: str, policies: Sequence[Any]) -> str | None:
+    """Why an estimator of this name, which weighs logged actions, does not apply; None where it does."""
+    for policy in policies:
+        if not has_density(policy):
+            return (
+                f"{name} weighs logged actions by their density, and {type(policy).__name__} has none (has_density is False). "
+                "lstdq needs none; or evaluate `st.SmoothedPolicy(policy, std=...)`, which is another policy and has one."
+            )
+    return None
+
+
+def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) -> Float[NumpyArray, "N K D"]:
+    """(N, K, D) float32 actions that a policy takes at each observation, in logged units; K is 1 where it leaves no chance.
+
+    Args:
+        policy: native, or anything with `sample(obs, key=...)`, or `mode(obs)` alone.
+        obs: (N, ...) observations.
+        action_size: D, which the policy must give.
+        seed: of the draws.
+
+    Raises:
+        EvaluationError: neither `sample` nor `mode`, a wrong shape, or actions that are no finite numbers.
+    """
+    draws = DRAWS if _takes_chances(policy, obs, seed) else 1
+    root, parts = jax.random.key(seed), []
+    for piece, (first, start, stop) in enumerate(_pieces(len(obs))):
+        keys = jax.random.split(jax.random.fold_in(root, piece), draws)
+        found = np.stack([_asked(policy, obs[first:stop], key) for key in keys], axis=1)
+        if found.shape[2:] != (action_size,):
+            raise EvaluationError(
+                f"The policy must give actions of {action_size} numbers, one row an observation; got shape "
+                f"{found[:, 0].shape} for {stop - first} observations."
+            )
+        if not np.isfinite(found).all():
+            raise EvaluationError("The policy must give finite actions; some of its actions are not. Check its inputs.")
+        parts.append(found[start - first :])
+    return np.concatenate(parts)
+
+
+def log_densities(policy: Any, obs: NumpyArray, action: NumpyArray) -> Float[NumpyArray, " N"]:
+    """(N,) float64 log-density that a policy gives each action, in logged units.
+
+    Raises:
+        EvaluationError: not one number a row, or NaN.
+    """
+    ask = _compiled_log_prob if isinstance(policy, ContinuousPolicy) else _plain_log_prob
+    parts = []
+    for first, start, stop in _pieces(len(obs)):
+        found = np.asarray(ask(policy, obs[first:stop], action[first:stop]), np.float64)
+        if found.shape != (stop - first,):
+            raise EvaluationError(
+                f"`log_prob` must give one number a row; got shape {found.shape} for {stop - first} rows."
+            )
+        parts.append(found[start - first :])
+    joined = np.concatenate(parts)
+    if np.isnan(joined).any() or (joined == np.inf).any():
+        bad = int((np.isnan(joined) | (joined == np.inf)).sum())
+        raise EvaluationError(f"`log_prob` must be a number or minus infinity; it is not for {bad:,} logged actions.")
+    return joined
+
+
+def following_actions(
+    policy: Any, log: Dataset, here: Float[NumpyArray, "N K D"], *, seed: int
+) -> Float[NumpyArray, "N K D"]:
+    """(N, K, D) actions at every next state, given those at the logged states.
+
+    Those of a next state are those of the next row; where that is not the next moment but the observation is stored, they
+    are drawn there; where there is none they are 0, with weight 0.
+    """
+    following = np.zeros_like(here)
+    following[log.continues] = here[np.flatnonzero(log.continues) + 1]
+    known = np.flatnonzero(~log.continues & (log.next_observation_index >= 0) & ~log.terminated)
+    if len(known):
+        obs = log.observation_table[log.next_observation_index[known]]
+        drawn = drawn_actions(policy, obs, here.shape[2], seed=seed + 1)
+        following[known] = np.broadcast_to(drawn, (len(known), *here.shape[1:])) if drawn.shape[1] == 1 else drawn
+    return following
+
+
+def _takes_chances(policy: Any, obs: NumpyArray, seed: int) -> bool:
+    if not hasattr(policy, "sample"):
+        if not hasattr(policy, "mode"):
+            raise EvaluationError(
+                f"A policy over continuous actions needs `sample(obs, key=...)` or `mode(obs)`; {type(policy).__name__} "
+                "has neither."
+            )
+        return False
+    keys = jax.random.split(jax.random.key(seed), AGAIN)
+    one, other = (_asked(policy, obs[:ROWS_AT_ONCE], key) for key in keys)
+    return not np.array_equal(one, other)
+
+
+def _asked(policy: Any, obs: NumpyArray, key: Key) -> NumpyArray:
+    """(B, D) one action an observation."""
+    if isinstance(policy, ContinuousPolicy):
+        return np.asarray(_compiled_sample(policy, obs, key), np.float32)
+    return np.asarray(policy.sample(obs, key=key) if hasattr(policy, "sample") else policy.mode(obs), np.float32)
+
+
+def _pieces(count: int) -> Iterator[tuple[int, int, int]]:
+    """(first row asked, first row kept, end): the last piece reaches back, so that every piece compiles once."""
+    for start in range(0, count, ROWS_AT_ONCE):
+        first = max(0, min(start, count - ROWS_AT_ONCE))
+        yield first, start, min(first + ROWS_AT_ONCE, count)
+
+
+@jax.jit
+def _compiled_sample(policy: ContinuousPolicy, obs: Array, key: Key) -> Array:
+    return policy.sample(obs, key=key)
+
+
+@jax.jit
+def _compiled_log_prob(policy: ContinuousPolicy, obs: Array, action: Array) -> Array:
+    return policy.log_prob(obs, action)
+
+
+def _plain_log_prob(policy: Any, obs: NumpyArray, action: NumpyArray) -> Any:
+    return policy.log_prob(obs, action)

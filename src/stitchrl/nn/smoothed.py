@@ -1,0 +1,63 @@
+"""A policy without a density, given one: normal noise about what it does, cut off at the bounds of the action.
+
+It is another policy than the one it smooths, with a value of its own; an estimate of the one says nothing about the other.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import truncnorm
+from jaxtyping import Bool, Float, Shaped
+
+from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.nn.continuous_policy import ContinuousPolicy
+
+__all__ = ["SmoothedPolicy"]
+
+
+class SmoothedPolicy(ContinuousPolicy):
+    """N(mode, std^2) in logged units, truncated to [low, high], about the mode of another policy.
+
+    Attributes:
+        policy: what is smoothed.
+        std: (action,) or () standard deviation before the truncation, above 0.
+        low, high: (action,) or () bounds of the action; infinite where there is none.
+    """
+
+    policy: ContinuousPolicy
+    std: Float[Array, "..."]
+    low: Float[Array, "..."]
+    high: Float[Array, "..."]
+
+    def __init__(self, policy: ContinuousPolicy, std: float | AnyArray, low: float | AnyArray = -1.0, high: float | AnyArray = 1.0) -> None:
+        self.policy = policy
+        self.std, self.low, self.high = (jnp.asarray(one, jnp.float32) for one in (std, low, high))
+
+    def mode(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        mode = self.policy.mode(obs, action_mask=action_mask)
+        return jnp.clip(mode, *(jnp.broadcast_to(end, mode.shape) for end in (self.low, self.high)))
+
+    def sample(
+        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> Float[Array, "B action"]:
+        mode, std, lowest, highest = self._law(obs, action_mask)
+        return mode + std * jax.random.truncated_normal(key, lowest, highest)
+
+    def log_prob(
+        self,
+        obs: Shaped[AnyArray, "B ..."],
+        action: Float[AnyArray, "B action"],
+        *,
+        action_mask: Bool[AnyArray, "B _"] | None = None,
+    ) -> Float[Array, " B"]:
+        mode, std, lowest, highest = self._law(obs, action_mask)
+        return jnp.sum(truncnorm.logpdf(action, lowest, highest, loc=mode, scale=std), axis=-1)
+
+    def _law(self, obs: AnyArray, action_mask: AnyArray | None) -> tuple[Array, Array, Array, Array]:
+        """Mode, standard deviation, and the bounds in standard deviations from the mode, all (B, action)."""
+        mode = self.mode(obs, action_mask=action_mask)
+        std, low, high = (jnp.broadcast_to(one, mode.shape) for one in (self.std, self.low, self.high))
+        return mode, std, (low - mode) / std, (high - mode) / std

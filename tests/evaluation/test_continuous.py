@@ -1,0 +1,123 @@
+"""Evaluation over continuous actions, against the exact values of a linear system."""
+
+from __future__ import annotations
+
+import linear_worlds as lw
+import numpy as np
+import pytest
+
+import stitchrl as st
+from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.balance import balance_of_actions
+from stitchrl.evaluation.policy_actions import DRAWS, drawn_actions, following_actions, log_densities
+from stitchrl.evaluation.refit import Refit, refit, refit_behavior, refit_without_ratios
+from stitchrl.evaluation.units import Units
+
+SHAKY = lw.STD * 0.8
+
+
+def corrected(way: str, log: st.Dataset, gain: np.ndarray, std: np.ndarray) -> tuple[Refit, Refit]:
+    """The value of a policy by one of the two refits with features in which Q is linear, and the behaviour's."""
+    acting = lw.policy(gain, std)
+    fitted = lw.fitted(log, acting)
+    if way == "lstdq":
+        found = refit_without_ratios(log, fitted, gamma=lw.GAMMA)
+    else:
+        assert log.behavior_log_prob is not None
+        ratio = np.exp(log_densities(acting, log.observation, log.action) - log.behavior_log_prob)
+        found = refit(log, fitted, ratio, gamma=lw.GAMMA)
+    return found, refit_behavior(log, fitted, gamma=lw.GAMMA)
+
+
+@pytest.mark.parametrize("way", ["fqe", "lstdq"])
+def test_with_features_that_hold_q_intervals_of_the_gain_cover_though_every_episode_is_cut(way: str) -> None:
+    truth = lw.value(lw.BETTER, SHAKY) - lw.value(lw.BEHAVIOR, lw.STD)
+    z = []
+    for seed in range(60):
+        mine, theirs = corrected(way, lw.log(150, 40, seed), lw.BETTER, SHAKY)
+        gain = mine.contributions - theirs.contributions
+        z.append((gain.mean() - truth) / (gain.std(ddof=1) / np.sqrt(len(gain))))
+    assert np.mean(np.abs(z) < 1.96) > 0.85  # 60 logs of nominal 95%: below 51 hits would be beyond chance
+    assert abs(np.mean(z)) < 4 / np.sqrt(60) * 1.3
+
+
+def test_a_policy_without_chance_is_estimated_by_lstdq() -> None:
+    truth = lw.value(lw.BETTER, np.zeros(2))
+    found, _ = corrected("lstdq", lw.log(400, 40, 1), lw.BETTER, np.zeros(2))
+    error = found.contributions.std() / np.sqrt(400)
+    assert abs(found.contributions.mean() - truth) < 4 * error
+    assert abs(lw.value(lw.BEHAVIOR, lw.STD) - truth) > 6 * error
+
+
+def test_draws_that_serve_both_sides_of_a_product_would_bias_the_estimate() -> None:
+    log = lw.log(400, 40, 5)
+    acting = lw.policy(lw.BETTER, lw.STD * 3)
+    fitted = lw.fitted(log, acting)
+    ratio = np.ones(log.num_transitions)
+    apart = refit(log, fitted, ratio, gamma=lw.GAMMA)
+    shared = refit(log, fitted | {"instrument": fitted["psi"]}, ratio, gamma=lw.GAMMA)
+    gram = np.linalg.norm(fitted["psi"].T @ fitted["psi"])
+    assert np.linalg.norm(fitted["instrument"].T @ fitted["psi"]) < gram
+    assert apart.contributions.mean() != pytest.approx(shared.contributions.mean(), rel=1e-3)
+
+
+def test_draws_are_the_same_again_and_one_where_there_is_no_chance() -> None:
+    obs = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)
+    acting = lw.policy(lw.BETTER, lw.STD)
+    drawn = drawn_actions(acting, obs, 2, seed=0)
+    assert drawn.shape == (5000, DRAWS, 2)
+    np.testing.assert_array_equal(drawn, drawn_actions(acting, obs, 2, seed=0))
+    np.testing.assert_allclose(drawn.mean(1), obs @ lw.BETTER.T, atol=5 * 0.5 / np.sqrt(DRAWS))
+    still = drawn_actions(lw.policy(lw.BETTER, np.zeros(2)), obs, 2, seed=0)
+    assert still.shape == (5000, 1, 2)
+    np.testing.assert_allclose(still[:, 0], obs @ lw.BETTER.T, atol=1e-5)
+
+
+def test_actions_at_the_next_state_are_those_of_the_next_row_and_drawn_at_a_cut() -> None:
+    log = lw.log(3, 4, 0)
+    acting = lw.policy(lw.BETTER, np.zeros(2))
+    here = drawn_actions(acting, log.observation, 2, seed=0)
+    following = following_actions(acting, log, here, seed=0)
+    np.testing.assert_allclose(following[:, 0], log.next_observation @ lw.BETTER.T, atol=1e-5)
+
+
+class Plain:
+    """A policy of someone else: NumPy in and out."""
+
+    def __init__(self, width: int = 2, bad: float = 0.0) -> None:
+        self.width, self.bad = width, bad
+
+    def mode(self, obs: np.ndarray) -> np.ndarray:
+        return np.full((len(obs), self.width), self.bad)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (Plain(width=3), "actions of 2 numbers"),
+        (Plain(bad=np.nan), "finite actions"),
+        (object(), "needs `sample"),
+    ],
+)
+def test_policies_that_cannot_be_asked_are_refused_in_one_sentence(policy: object, said: str) -> None:
+    with pytest.raises(EvaluationError, match=said):
+        st.evaluate(policy, lw.log(4, 5, 0), gamma=lw.GAMMA)
+
+
+def test_balance_of_actions_fails_where_the_log_lacks_what_the_policy_does() -> None:
+    log = lw.log(200, 30, 2)
+    units = Units(log.num_episodes, None)
+    away = lw.policy(lw.BEHAVIOR * 9, lw.STD)
+
+    def test(acting: object, weights: np.ndarray) -> tuple[float, float]:
+        here = drawn_actions(acting, log.observation, 2, seed=0)
+        following = following_actions(acting, log, here, seed=0)
+        found = balance_of_actions(log, here, following, weights, lw.GAMMA, units)
+        return found.size, found.p_value
+
+    # The behaviour's own weights are gamma^t, summed to 1 / (1 - gamma) where episodes go on.
+    own = np.power(lw.GAMMA, log.position)
+    size, p_value = test(lw.policy(lw.BEHAVIOR, lw.STD), own)
+    assert size < 0.1
+    assert test(away, own)[0] > size
+    assert test(away, own)[1] < 1e-6
