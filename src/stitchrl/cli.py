@@ -219,7 +219,7 @@ def train(
 
     data = stitchrl.read(log, schema, format=format)
     named = algorithm or ("IQL" if context.obj is None else None)
-    found = candidates(context, named, assignments, data.schema.gamma) or {}
+    found = candidates(context, named, assignments, data.schema.gamma, continuous=data.num_actions is None) or {}
     if len(found) != 1:
         raise ConfigurationError(f"`train` takes one algorithm; got {', '.join(found)}.")
     ((label, chosen),) = found.items()
@@ -250,7 +250,7 @@ def evaluate(
     format: Format = None,
     config: Config = None,
     estimators: Annotated[
-        str | None, typer.Option("--estimators", help="Names separated by commas. [default: wis,wdr,fqe]")
+        str | None, typer.Option("--estimators", help="Names separated by commas. [default: those that suit the log]")
     ] = None,
     baseline: Annotated[
         Path | None,

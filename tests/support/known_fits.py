@@ -59,7 +59,7 @@ def fit_tables(world: World, log: Dataset, tables: Sequence[np.ndarray], setting
     """The Q of each policy, fitted on a log as the product does, and tabled."""
     following = np.append(log.observation_id[1:], 0)
     fits = fit_q(log, (t[following].astype(np.float32) for t in tables), len(tables), gamma=1.0, settings=settings)
-    return [tabled(world, fitted) for fitted in fits]
+    return [tabled(world, fitted) for (fitted,) in fits]
 
 
 def refit_of_tables(log: Dataset, model: TableQ, table: np.ndarray, ratio: np.ndarray) -> Refit:
@@ -134,7 +134,7 @@ class KnownFits(Fits):
             model, table, ratio = self._models[of], self.policies[k].table, np.exp(fold.log_ratio(k))
             corrected = refit_of_tables(log, model, table, ratio)
             if self._compare:
-                same = refit(log, model.on(log, fold.probs(k), fold.next_probs(k)), ratio, gamma=1.0)
+                same = refit(log, model.on(log, fold.choices(k), fold.next_choices(k)), ratio, gamma=1.0)
                 np.testing.assert_allclose(corrected.contributions, same.contributions, rtol=1e-4, atol=1e-5)
                 np.testing.assert_allclose(corrected.visits, same.visits, rtol=1e-4, atol=1e-5)
             state = log.observation_id
@@ -142,8 +142,8 @@ class KnownFits(Fits):
             found.append(CorrectedQ(values, corrected))
         return found
 
-    def _data(self, log: Dataset, next_probs: Callable[[], Iterable[np.ndarray]]) -> FitData:
+    def _data(self, log: Dataset, next_choices: Callable[[], Iterable[np.ndarray]]) -> FitData:
         part = log if log.behavior_log_prob is not None else of_rows(log, self._fit_rows)
-        data = FitData(part, next_probs, len(self._models), self.estimand, self.settings)
-        data._models[FitQ()] = self._models
+        data = FitData(part, next_choices, len(self._models), self.estimand, self.settings)
+        data._models[FitQ()] = [[model] for model in self._models]
         return data

@@ -61,9 +61,14 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
     )
     from stitchrl.algorithms.tabular_model import numbers_states
 
-    counted = numbers_states(job.log)
+    continuous = job.log.num_actions is None
     job.algorithms = candidates(
-        context, given["algorithms"], given["assignments"], job.log.schema.gamma, numbered_states=counted
+        context,
+        given["algorithms"],
+        given["assignments"],
+        job.log.schema.gamma,
+        numbered_states=not continuous and numbers_states(job.log),
+        continuous=continuous,
     )
     found = run_stages(job, until=until or STAGES[-1], force=given.get("force", False))
     if json:
@@ -83,6 +88,7 @@ def candidates(
     gamma: float,
     *,
     numbered_states: bool = False,
+    continuous: bool = False,
 ) -> dict[str, Algorithm] | None:
     """The candidates that a command was given, label -> algorithm; None where it says nothing about them."""
     tables = context.obj
@@ -95,11 +101,11 @@ def candidates(
     if names is not None and tables is not None:
         raise ConfigurationError("Candidates stand in the configuration file and on the command line; give them once.")
     if tables is not None:
-        found = candidates_of_tables(tables, classes, gamma)
+        found = candidates_of_tables(tables, classes, gamma, continuous=continuous)
     elif names is not None:
-        found = candidates_of(names, classes, gamma)
+        found = candidates_of(names, classes, gamma, continuous=continuous)
     else:
-        found = labelled(default_algorithms(gamma, numbered_states=numbered_states))
+        found = labelled(default_algorithms(gamma, numbered_states=numbered_states, continuous=continuous))
     return with_assignments(found, assignments or ())
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import CheckpointError, DataError
 from stitchrl.jax_types import Key
+from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.storage.files import make_directory, write_json
@@ -37,12 +38,15 @@ class Bundle:
         provenance: where the policy comes from and what is known of it: algorithm, seed, log, verdict.
     """
 
-    policy: DiscretePolicy
+    policy: DiscretePolicy | ContinuousPolicy
     schema: Schema
     guard: Guard
     provenance: dict[str, Any]
 
-    has_density = True
+    @property
+    def has_density(self) -> bool:
+        """Whether `log_prob` is a real (log-)probability or density."""
+        return bool(self.policy.has_density)
 
     def probs(
         self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
@@ -50,8 +54,10 @@ class Bundle:
         """(B, A) probabilities of the actions, as NumPy.
 
         Raises:
-            DataError: the rows or the mask are not as wide as the schema says.
+            DataError: the rows or the mask are not as wide as the schema says, or the actions are continuous.
         """
+        if not isinstance(self.policy, DiscretePolicy):
+            raise DataError("Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`.")
         if obs.shape[1] != len(self.guard.low):
             raise DataError(f"The policy takes observations of {len(self.guard.low)} numbers; got {obs.shape[1]}.")
         if action_mask is not None and action_mask.shape[1] != self.schema.num_actions:
@@ -61,11 +67,11 @@ class Bundle:
     def log_prob(
         self,
         obs: Float[NumpyArray, "B D"],
-        action: Int[NumpyArray, " B"],
+        action: Shaped[NumpyArray, "B ..."],
         *,
         action_mask: Bool[NumpyArray, "B A"] | None = None,
     ) -> Float[NumpyArray, " B"]:
-        """(B,) log-probabilities of the given actions."""
+        """(B,) log-probabilities, or log-densities, of the given actions."""
         return np.asarray(self.policy.log_prob(obs, action, action_mask=action_mask))
 
     def greedy(self) -> Bundle:
@@ -74,14 +80,14 @@ class Bundle:
 
     def mode(
         self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
-    ) -> Int[NumpyArray, " B"]:
-        """(B,) the most probable allowed action of each row."""
+    ) -> Shaped[NumpyArray, "B ..."]:
+        """(B,) the most probable allowed action of each row; (B, D) where actions are continuous."""
         return np.asarray(self.policy.mode(obs, action_mask=action_mask))
 
     def sample(
         self, obs: Float[NumpyArray, "B D"], *, key: Key, action_mask: Bool[NumpyArray, "B A"] | None = None
-    ) -> Int[NumpyArray, " B"]:
-        """(B,) an action drawn for each row."""
+    ) -> Shaped[NumpyArray, "B ..."]:
+        """(B,) an action drawn for each row; (B, D) where actions are continuous."""
         return np.asarray(self.policy.sample(obs, key=key, action_mask=action_mask))
 
 
@@ -124,10 +130,8 @@ def load_policy(folder: str | os.PathLike[str]) -> Bundle:
             "or let `stitchrl run` make it anew after deleting the folder."
         ) from None
     policy = load_policy_file(where / POLICY)
-    if not isinstance(policy, DiscretePolicy):
-        raise CheckpointError(
-            f"The policy in {str(where)!r} must be over discrete actions; got a {type(policy).__name__}."
-        )
+    if not isinstance(policy, DiscretePolicy | ContinuousPolicy):
+        raise CheckpointError(f"The file in {str(where)!r} must hold a policy; got a {type(policy).__name__}.")
     return Bundle(policy, schema, guard, provenance)
 
 

@@ -69,7 +69,8 @@ def corrected_draft(
         (*shared_assumptions(case), assumes),
         per_episode,
         ratios,
-        behavior=_behavior(case, fitted.behavior),
+        behavior=_behavior(case, fitted),
+        by_network=fitted.by_network,
         behavior_gradient=gradient,
         unknown=what_untried_actions_may_do(untried, (low, high)),
     )
@@ -85,8 +86,9 @@ def _of_actions(case: Case, found: Refit) -> tuple[Check, ...]:
     return (check_action_balance(test),)
 
 
-def _behavior(case: Case, found: Refit | None) -> Draft | None:
+def _behavior(case: Case, fitted: CorrectedQ) -> Draft | None:
     """The behaviour's value by the same refit, where episodes were cut."""
+    found = fitted.behavior
     if found is None:
         return None
     known = case.fits.fits.timed_log.can_bootstrap
@@ -97,4 +99,9 @@ def _behavior(case: Case, found: Refit | None) -> Draft | None:
     else:
         # Its own residual holds the choice of the action as well, which the policy's does not: they are not compared.
         ratios = VisitRatios(found.visits * known, None, case.fits.fits.behavior_probs)
-    return Draft(Contributions.average(found.contributions), ratios=ratios, behavior_gradient=gradient)
+    return Draft(
+        Contributions.average(found.contributions),
+        ratios=ratios,
+        behavior_gradient=gradient,
+        by_network=fitted.behavior_by_network,
+    )

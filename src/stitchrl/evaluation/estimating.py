@@ -35,7 +35,7 @@ def estimates_of(
             resampler.intervals(
                 statistics,
                 [expected_variance(draft) for draft in held],
-                [0.0 if variance is None else variance for variance in noise],
+                [(variance or 0.0) + draft.model_variance for variance, draft in zip(noise, held, strict=True)],
             ),
             noise,
             strict=True,
@@ -95,6 +95,7 @@ def _estimate(
         primary_rank=estimator.primary_rank,
         checks=checks,
         predictable_error=None if expected is None else float(np.sqrt(expected)),
+        model_error=None if draft.model_variance == 0 else float(np.sqrt(draft.model_variance)),
         behavior_error=None if noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
     )
 

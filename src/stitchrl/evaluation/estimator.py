@@ -139,6 +139,8 @@ class Draft:
             interval is widened by it.
         behavior_gradient: (N,) derivative of the estimate by the logarithm of the behaviour's probability of each logged
             action, from which the error is computed that a fitted behaviour brings; None where an estimator cannot say.
+        by_network: the value by each of several networks, of which the statistic is the average; what they disagree by is
+            part of the error.
     """
 
     statistic: Statistic | None
@@ -150,6 +152,16 @@ class Draft:
     behavior: Draft | None = None
     unknown: tuple[float, float] = (0.0, 0.0)
     behavior_gradient: Float[NumpyArray, " N"] | None = None
+    by_network: tuple[float, ...] = ()
+
+    @property
+    def model_variance(self) -> float:
+        """The variance of one more network about the average of those there are; 0 where there is but one.
+
+        It does not shrink with their number: all may be wrong in the same way, which their disagreement only hints at.
+        """
+        count = len(self.by_network)
+        return float(np.var(self.by_network, ddof=1)) * (1 + 1 / count) if count > 1 else 0.0
 
     @classmethod
     def refused(cls, sentence: str, case: Case) -> Draft:
@@ -175,6 +187,9 @@ class Draft:
         gradient = None
         if self.behavior_gradient is not None and other.behavior_gradient is not None:
             gradient = self.behavior_gradient - other.behavior_gradient
+        by_network = self.by_network
+        if len(by_network) == len(other.by_network):
+            by_network = tuple(np.subtract(by_network, other.by_network).tolist())
         return dataclasses.replace(
             self,
             statistic=paired,
@@ -183,6 +198,7 @@ class Draft:
             behavior=None,
             unknown=unknown,
             behavior_gradient=gradient,
+            by_network=by_network,
         )
 
 

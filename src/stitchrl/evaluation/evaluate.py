@@ -32,7 +32,7 @@ from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ
-from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
+from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import Sensitivity, single_decision_sensitivity
@@ -91,7 +91,7 @@ def evaluate(
     log: Dataset,
     gamma: float | None = None,
     horizon: int | None = None,
-    estimators: Sequence[str | Estimator] = DEFAULT,
+    estimators: Sequence[str | Estimator] | None = None,
     baseline: PolicyLike | None = None,
     *,
     fit_on: Dataset | None = None,
@@ -117,7 +117,8 @@ def evaluate(
         gamma: discount; the log's own by default.
         horizon: count only the first so many steps of an episode; None counts until it terminates. An episode that the
             log cut at the horizon or later is then complete, and models of value know the time.
-        estimators: names from `registry.ESTIMATORS`, or estimators of your own. Only what they ask for is fitted.
+        estimators: names from `registry.ESTIMATORS`, or estimators of your own; None: those that suit the log. Only what they
+            ask for is fitted.
         baseline: what the gain is over; None is the behaviour, by its logged returns.
         fit_on: other episodes for the fitted parts (Q, and the behaviour where propensities are missing), for
             instance training and validation together; None fits on one half of `log` for the other, both ways.
@@ -167,7 +168,7 @@ def evaluate_all(
     *,
     gamma: float | None = None,
     horizon: int | None = None,
-    estimators: Sequence[str | Estimator] = DEFAULT,
+    estimators: Sequence[str | Estimator] | None = None,
     fit_on: Dataset | None = None,
     settings: FitSettings | None = None,
     confidence: float = 0.95,
@@ -190,7 +191,7 @@ def evaluate_all(
     """
     check_odds_ratio(minimum_odds_ratio)
     settings = FitSettings() if settings is None else settings
-    chosen = chosen_estimators(estimators)
+    chosen = chosen_estimators(default_estimators(log) if estimators is None else estimators)
     check_requirements(log, gamma, policies)
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
     whole, log = log, first_steps(log, horizon)

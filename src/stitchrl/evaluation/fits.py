@@ -27,7 +27,7 @@ from stitchrl.evaluation.behavior_model import FittedBehavior, log_likelihoods
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps, with_clock
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.policy_actions import drawn_actions, following_actions, log_densities
+from stitchrl.evaluation.policy_actions import drawn_actions, following_actions, has_density, log_densities
 from stitchrl.evaluation.probabilities import PolicyLike, next_probabilities, policy_probabilities, taken
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
@@ -131,14 +131,15 @@ class Fold:
         choices: gives what a policy does at the states of `log`, by its number: (N, A) probabilities, or (N, K, D) drawn
             actions where actions are continuous.
         next_choices: the same at the next states.
-        log_policy: gives the (N,) logarithm of a policy's probability, or density, of the logged action.
+        log_policy: gives the (N,) logarithm of a policy's probability, or density, of the logged action; None where the policy
+            has no density.
     """
 
     log: Dataset
     data: FitData
     choices: Callable[[int], NumpyArray]
     next_choices: Callable[[int], NumpyArray]
-    log_policy: Callable[[int], NumpyArray]
+    log_policy: Callable[[int], NumpyArray | None]
 
     @cached_property
     def timed_log(self) -> Dataset:
@@ -151,9 +152,10 @@ class Fold:
         logged = logged_propensities(self.log)
         return fitted_propensities(self.data.behavior.policy, self.log) if logged is None else logged
 
-    def log_ratio(self, policy: int) -> Float[NumpyArray, " N"]:
-        """(N,) log policy - log behaviour probability of the logged action."""
-        return self.log_policy(policy) - self.behavior.log_prob
+    def log_ratio(self, policy: int) -> Float[NumpyArray, " N"] | None:
+        """(N,) log policy - log behaviour probability of the logged action; None where the policy has no density."""
+        log_policy = self.log_policy(policy)
+        return None if log_policy is None else log_policy - self.behavior.log_prob
 
 
 class Fits:
@@ -258,6 +260,9 @@ class Fits:
                 with np.errstate(divide="ignore"):
                     self._log_policy[policy] = np.log(taken(self.choices(policy), log))
         return self._log_policy[policy]
+
+    def _known_log_policy(self, policy: int) -> NumpyArray | None:
+        return self.log_policy(policy) if has_density(self.policies[policy]) else None
 
     def _asked(self, policy: int, log: Dataset) -> Float[NumpyArray, "N ..."]:
         """What a policy does at the states of any log."""
@@ -364,14 +369,12 @@ class Fits:
     def _data_of_others(self) -> FitData:
         fit_on = self._fit_on
         assert fit_on is not None
-        return self._data(
-            fit_on, lambda: (self._asked_next(k, fit_on, self._asked(k, fit_on)) for k in self._fitted)
-        )
+        return self._data(fit_on, lambda: (self._asked_next(k, fit_on, self._asked(k, fit_on)) for k in self._fitted))
 
     @cached_property
     def _folds(self) -> list[Fold]:
         if self._fit_on is not None:
-            return [Fold(self.log, self._data_of_others, self.choices, self.next_choices, self.log_policy)]
+            return [Fold(self.log, self._data_of_others, self.choices, self.next_choices, self._known_log_policy)]
         return [self._half(here, other) for here, other in (self._halves, self._halves[::-1])]
 
     def _half(self, here: NumpyArray, other: NumpyArray) -> Fold:
@@ -384,7 +387,7 @@ class Fits:
             data,
             lambda k: self.choices(k)[rows],
             lambda k: self.next_choices(k)[rows],
-            lambda k: self.log_policy(k)[rows],
+            lambda k: None if (found := self._known_log_policy(k)) is None else found[rows],
         )
 
     def _data(self, log: Dataset, next_choices: Callable[[], Iterable[NumpyArray]]) -> FitData:

@@ -39,6 +39,10 @@ __all__ = ["FQE", "FittedQ", "evaluation_source", "fit_q"]
 
 ROWS_AT_ONCE = 4096
 """Rows whose features are computed in one call."""
+KINDS = (("none", 1.0), ("after", 1.0), ("none", 3.0), ("after", 3.0))
+"""Layer normalisation, and by how much smaller a step is, of each kind of network: they extrapolate differently."""
+CONTINUOUS_TIMES = 5
+"""Over continuous actions, whose logs have long episodes, FQE makes so many times the updates."""
 DRAWN_ROWS_AT_ONCE = 1024
 """The same where each row has several drawn actions, whose features are its own."""
 
@@ -266,26 +270,32 @@ def fit_q(
     gamma: float,
     settings: FitSettings,
     monitors: Sequence[LoopMonitor] = (),
-) -> list[FittedQ]:
-    """FQE of every policy in one program; all members share one seed, so a policy's fit does not depend on its place.
+) -> list[list[FittedQ]]:
+    """FQE of every policy in one program for each kind of network; all members of one share a seed, so a policy's fit does
+    not depend on its place.
 
     `next_choices` yields what each of `count` policies does at the next states of `log`: (N, A) probabilities, or (N, K, D)
-    drawn actions.
+    drawn actions. Over discrete actions each policy gets one network, over continuous ones `settings.networks`.
     """
     scaling = Scaling.of(log, reward_scale=unit_return_scale(log, gamma=gamma))
-    algorithm = FQE(
-        gamma=gamma,
-        hidden_sizes=settings.hidden_sizes,
-        learning_rate=settings.learning_rate,
-        start=round(float(log.episode_returns(gamma).mean()) * scaling.reward_scale, 4),
-    )
-    trained = train(
-        algorithm,
-        evaluation_source(log, scaling, next_choices, count),
-        Spec.of(log),
-        updates=settings.updates,
-        seeds=[settings.seed] * count,
-        batch_size=settings.batch_size,
-        monitors=monitors,
-    )
-    return [FittedQ(trained.member(k).algorithm.critic.model, scaling, log.num_actions) for k in range(count)]
+    source, continuous = evaluation_source(log, scaling, next_choices, count), log.num_actions is None
+    found: list[list[FittedQ]] = [[] for _ in range(count)]
+    for kind, (layer_norm, slower) in enumerate(KINDS[: settings.networks] if continuous else KINDS[:1]):
+        algorithm = FQE(
+            gamma=gamma,
+            network=Network(settings.hidden_sizes, layer_norm=layer_norm),
+            learning_rate=settings.learning_rate / slower,
+            start=round(float(log.episode_returns(gamma).mean()) * scaling.reward_scale, 4),
+        )
+        trained = train(
+            algorithm,
+            source,
+            Spec.of(log),
+            updates=settings.updates * (CONTINUOUS_TIMES if continuous else 1),
+            seeds=[settings.seed + kind] * count,
+            batch_size=settings.batch_size,
+            monitors=monitors,
+        )
+        for k in range(count):
+            found[k].append(FittedQ(trained.member(k).algorithm.critic.model, scaling, log.num_actions))
+    return found

@@ -9,6 +9,7 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import hash_places
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.policy_actions import usual_actions
 from stitchrl.evaluation.probabilities import PolicyLike, policy_probabilities
 from stitchrl.storage.looks import EarlierLooks, record_look
 from stitchrl.types import NumpyArray
@@ -39,15 +40,18 @@ def look_at(
 
 
 def _projected(policy: PolicyLike, log: Dataset) -> NumpyArray:
-    """(PROJECTIONS,) random weighted sums of the probabilities of a policy on a log, whatever the order of its episodes.
+    """(PROJECTIONS,) random weighted sums of what a policy does on a log, probabilities or usual actions.
 
     Rounding, which differs between machines, moves them by about 1e-7; one action changed in a million rows by about 1e-3.
     """
-    probs = policy_probabilities(policy, log.observation, log.action_mask)
-    of_action = np.random.default_rng(5).normal(size=(probs.shape[1], PROJECTIONS))
+    if log.num_actions is None:
+        found = usual_actions(policy, log.observation, log.action.shape[1])
+    else:
+        found = policy_probabilities(policy, log.observation, log.action_mask)
+    of_action = np.random.default_rng(5).normal(size=(found.shape[1], PROJECTIONS))
     row = hash_places(np.repeat(log.episode_hashes, log.episode_lengths), log.position)
     of_row = (row >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0  # from -1 to 1
-    return (of_row @ (probs @ of_action.astype(np.float32))) / np.sqrt(len(row))
+    return (of_row @ (found @ of_action.astype(np.float32))) / np.sqrt(len(row))
 
 
 def notes_on(looks: EarlierLooks) -> tuple[str, ...]:

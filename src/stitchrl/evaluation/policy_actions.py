@@ -26,6 +26,7 @@ __all__ = [
     "has_density",
     "log_densities",
     "refusal_without_density",
+    "usual_actions",
 ]
 
 DRAWS = 16
@@ -36,8 +37,8 @@ AGAIN = 2
 
 
 def has_density(policy: Any) -> bool:
-    """Whether a policy says what density it gives an action."""
-    return bool(getattr(policy, "has_density", True)) and hasattr(policy, "log_prob")
+    """Whether a policy says what probability, or density, it gives an action."""
+    return bool(getattr(policy, "has_density", True)) and (hasattr(policy, "log_prob") or hasattr(policy, "probs"))
 
 
 def refusal_without_density(name: str, policies: Sequence[Any]) -> str | None:
@@ -119,6 +120,21 @@ def following_actions(
     return following
 
 
+def usual_actions(policy: Any, obs: NumpyArray, action_size: int) -> Float[NumpyArray, "N D"]:
+    """(N, D) float32 the mode of a policy at each observation; where it has none, one draw."""
+    if hasattr(policy, "mode"):
+        pieces = [
+            np.asarray(
+                _compiled_mode(policy, obs[first:stop])
+                if isinstance(policy, ContinuousPolicy)
+                else policy.mode(obs[first:stop])
+            )[start - first :]
+            for first, start, stop in _pieces(len(obs))
+        ]
+        return np.concatenate(pieces).astype(np.float32)
+    return drawn_actions(policy, obs, action_size, seed=0)[:, 0]
+
+
 def _takes_chances(policy: Any, obs: NumpyArray, seed: int) -> bool:
     if not hasattr(policy, "sample"):
         if not hasattr(policy, "mode"):
@@ -149,6 +165,11 @@ def _pieces(count: int) -> Iterator[tuple[int, int, int]]:
 @jax.jit
 def _compiled_sample(policy: ContinuousPolicy, obs: Array, key: Key) -> Array:
     return policy.sample(obs, key=key)
+
+
+@jax.jit
+def _compiled_mode(policy: ContinuousPolicy, obs: Array) -> Array:
+    return policy.mode(obs)
 
 
 @jax.jit

@@ -108,7 +108,9 @@ def variance_of_difference(one: Ratios, other: Ratios, n: int) -> float | None:
         return None
     other_residual = one.residual if other.residual is None else other.residual
     if isinstance(one, LoggedWeights) or isinstance(other, LoggedWeights):
-        mine, theirs = (ratios.weights if isinstance(ratios, LoggedWeights) else ratios.visits for ratios in (one, other))
+        mine, theirs = (
+            ratios.weights if isinstance(ratios, LoggedWeights) else ratios.visits for ratios in (one, other)
+        )
         return float(((mine * one.residual - theirs * other_residual) ** 2).sum()) / n**2
     mine, theirs = one.residual * one.visits, other_residual * other.visits
     total = mine**2 @ _chi(one, one) - 2 * (mine * theirs) @ _chi(one, other) + theirs**2 @ _chi(other, other)

@@ -165,14 +165,18 @@ class CorrectedQ(NamedTuple):
     """A policy's fitted Q on the transitions of a log, and its correction on the log's episodes.
 
     Attributes:
-        values: the fitted Q.
+        values: the fitted Q; of several networks their average, as of everything that follows.
         refit: its correction.
         behavior: the behaviour's value by the same equations; None where no episode was cut, and its mean return says it.
+        by_network: the corrected value of each network.
+        behavior_by_network: the same of the behaviour; empty where `behavior` is None.
     """
 
     values: FittedValues
     refit: Refit
     behavior: Refit | None = None
+    by_network: tuple[float, ...] = ()
+    behavior_by_network: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +186,7 @@ class FitQ:
     With a horizon it is the Q of the steps that are left, which knows the time (`evaluation/clock.py`).
     """
 
-    def fit(self, data: FitData) -> list[FittedQ]:
+    def fit(self, data: FitData) -> list[list[FittedQ]]:
         """FQE of all policies."""
         return fit_q(
             data.timed_log,
@@ -193,57 +197,107 @@ class FitQ:
             monitors=data.monitors,
         )
 
-    def apply(self, model: FittedQ, fold: Fold, policy: int) -> CorrectedQ:
-        """The fitted values on the episodes of a fold, and the refit there."""
+    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> CorrectedQ | None:
+        """The fitted values on the episodes of a fold, and the refit there; None where the policy has no density."""
         return self.apply_many(model, fold, [policy])[0]
 
-    def apply_many(self, model: FittedQ, fold: Fold, policies: Sequence[int]) -> list[CorrectedQ]:
+    def apply_many(self, model: list[FittedQ], fold: Fold, policies: Sequence[int]) -> list[CorrectedQ | None]:
         """The same for several policies that one model serves."""
-        log = fold.timed_log
-        read = model.on_many(log, [(fold.choices(k), fold.next_choices(k)) for k in policies])
-        found = []
-        for k, fitted in zip(policies, read, strict=True):
-            corrected = refit(log, fitted, np.exp(fold.log_ratio(k)), gamma=fold.data.gamma)
-            cut = not log.terminated[log.episode_start[1:] - 1].all()
-            behavior = refit_behavior(log, fitted, gamma=fold.data.gamma) if cut else None
-            found.append(CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected, behavior))
-        return found
+        log, gamma = fold.timed_log, fold.data.gamma
+        ratios = {k: np.exp(known) for k in policies if (known := fold.log_ratio(k)) is not None}
+        asked = [(fold.choices(k), fold.next_choices(k)) for k in ratios]
+        cut = not log.terminated[log.episode_start[1:] - 1].all()
+        found: dict[int, list[CorrectedQ]] = {k: [] for k in ratios}
+        for network in model if ratios else ():
+            for (k, ratio), fitted in zip(ratios.items(), network.on_many(log, asked), strict=True):
+                behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
+                values = FittedValues(fitted["q"], fitted["v"])
+                found[k].append(CorrectedQ(values, refit(log, fitted, ratio, gamma=gamma), behavior))
+        return [_averaged(found[k]) if k in found else None for k in policies]
 
-    def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
+    def join(self, parts: Sequence[CorrectedQ | None], order: Order) -> CorrectedQ | None:
         """Folds corrected apart: each keeps its own layer, and the worst balance speaks for all."""
-        values = [part.values for part in parts]
-        behaviors = [part.behavior for part in parts if part.behavior is not None]
-        return CorrectedQ(
-            FittedValues(order.per_row([one.q for one in values]), order.per_row([one.v for one in values])),
-            _joined([part.refit for part in parts], order),
-            # Where one fold was cut and another was not, the mean return of the second would be another assumption.
-            _joined(behaviors, order) if len(behaviors) == len(parts) else None,
-        )
+        known = [part for part in parts if part is not None]
+        return _joined_q(known, order) if known else None
+
+
+def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
+    values = [part.values for part in parts]
+    behaviors = [part.behavior for part in parts if part.behavior is not None]
+    return CorrectedQ(
+        FittedValues(order.per_row([one.q for one in values]), order.per_row([one.v for one in values])),
+        _joined([part.refit for part in parts], order),
+        # Where one fold was cut and another was not, the mean return of the second would be another assumption.
+        _joined(behaviors, order) if len(behaviors) == len(parts) else None,
+        _mean_by_network([part.by_network for part in parts], [part.refit for part in parts]),
+        _mean_by_network([part.behavior_by_network for part in parts], behaviors)
+        if len(behaviors) == len(parts)
+        else (),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class FitQWithoutRatios:
     """The request for a policy's Q, corrected without ratios; the network is that of `FitQ`, fitted once for both."""
 
-    def fit(self, data: FitData) -> Sequence[FittedQ]:
+    def fit(self, data: FitData) -> Sequence[list[FittedQ]]:
         """FQE of all policies."""
-        found: Sequence[FittedQ] = data.models(FitQ())
+        found: Sequence[list[FittedQ]] = data.models(FitQ())
         return found
 
-    def apply(self, model: FittedQ, fold: Fold, policy: int) -> CorrectedQ:
+    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> CorrectedQ:
         """The fitted values on the episodes of a fold, and the refit there."""
         log, gamma = fold.timed_log, fold.data.gamma
-        fitted = model.on(log, fold.choices(policy), fold.next_choices(policy), logged=True)
         cut = not log.terminated[log.episode_start[1:] - 1].all()
-        return CorrectedQ(
-            FittedValues(fitted["q"], fitted["v"]),
-            refit_without_ratios(log, fitted, gamma=gamma),
-            refit_behavior(log, fitted, gamma=gamma) if cut else None,
-        )
+        found = []
+        for network in model:
+            fitted = network.on(log, fold.choices(policy), fold.next_choices(policy), logged=True)
+            corrected = refit_without_ratios(log, fitted, gamma=gamma)
+            behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
+            found.append(CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected, behavior))
+        return _averaged(found)
 
     def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
         """As `FitQ` joins them."""
-        return FitQ().join(parts, order)
+        return _joined_q(parts, order)
+
+
+def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:
+    """The average of several networks on the same episodes; the worst of them speaks for the balance of all."""
+    behaviors = [one.behavior for one in of_networks if one.behavior is not None]
+    values = tuple(float(one.refit.contributions.mean()) for one in of_networks)
+    of_behavior = tuple(float(one.contributions.mean()) for one in behaviors)
+    if len(of_networks) == 1:
+        return of_networks[0]._replace(by_network=values, behavior_by_network=of_behavior)
+    return CorrectedQ(
+        FittedValues(
+            np.mean([one.values.q for one in of_networks], axis=0),
+            np.mean([one.values.v for one in of_networks], axis=0),
+        ),
+        _mean_refit([one.refit for one in of_networks]),
+        _mean_refit(behaviors) if behaviors else None,
+        values,
+        of_behavior,
+    )
+
+
+def _mean_refit(refits: Sequence[Refit]) -> Refit:
+    means = {
+        field.name: np.mean([getattr(one, field.name) for one in refits], axis=0)
+        for field in dataclasses.fields(Refit)
+        if field.name not in ("network_value", "imbalance")
+    }
+    return Refit(
+        **means,
+        network_value=float(np.mean([one.network_value for one in refits])),
+        imbalance=max(one.imbalance for one in refits),
+    )
+
+
+def _mean_by_network(values: Sequence[tuple[float, ...]], refits: Sequence[Refit]) -> tuple[float, ...]:
+    """Values by network of several folds, averaged over their episodes."""
+    share = np.array([len(one.contributions) for one in refits], float)
+    return tuple((share / share.sum()) @ np.array(values, float).reshape(len(values), -1))
 
 
 def _joined(refits: Sequence[Refit], order: Order) -> Refit:

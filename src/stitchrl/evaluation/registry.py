@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
@@ -12,7 +13,7 @@ from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLI
 from stitchrl.evaluation.estimators.lstdq import LSTDQ
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
 
-__all__ = ["DEFAULT", "ESTIMATORS", "chosen_estimators", "first_primary", "primary_names"]
+__all__ = ["DEFAULT", "ESTIMATORS", "chosen_estimators", "default_estimators", "first_primary", "primary_names"]
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
@@ -26,7 +27,18 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 """Name -> estimator."""
 DEFAULT = ("wis", "wdr", "fqe")
-"""The estimators of an evaluation that names none."""
+"""The estimators of an evaluation that names none, over discrete actions."""
+CONTINUOUS_DEFAULT = ("wis", "wdr", "fqe", "lstdq")
+"""The same over continuous actions with logged propensities."""
+UNKNOWN_DENSITY_DEFAULT = ("lstdq",)
+"""The same without them: ratios to a fitted density in many dimensions say little, and can be asked for."""
+
+
+def default_estimators(log: Dataset) -> tuple[str, ...]:
+    """The estimators of an evaluation that names none."""
+    if log.num_actions is not None:
+        return DEFAULT
+    return UNKNOWN_DENSITY_DEFAULT if log.behavior_log_prob is None else CONTINUOUS_DEFAULT
 
 
 def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator, ...]:

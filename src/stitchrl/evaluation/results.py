@@ -37,6 +37,8 @@ class Estimate:
             uses the larger of it and the one that the sample shows.
         behavior_error: standard error that the fit of the behaviour brings, part of `standard_error`; None where the log
             has propensities, or where it is not known.
+        model_error: standard error from what several networks disagree by, part of `standard_error`; None where there is but
+            one.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Estimate:
     checks: tuple[Check, ...] = ()
     predictable_error: float | None = None
     behavior_error: float | None = None
+    model_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""

@@ -115,23 +115,25 @@ def _place(share: NumpyArray, tau: float) -> int:
 class SpreadOfOutcomes:
     """The request for the outcomes' spread about the Q that `FitQ` fits; nothing else is fitted for it."""
 
-    def fit(self, data: FitData) -> Sequence[FittedQ]:
+    def fit(self, data: FitData) -> Sequence[list[FittedQ]]:
         """The Q of all policies."""
-        found: Sequence[FittedQ] = data.models(FitQ())
+        found: Sequence[list[FittedQ]] = data.models(FitQ())
         return found
 
-    def apply(self, model: FittedQ, fold: Fold, policy: int) -> OutcomeSpread:
-        """The spread on the episodes of a fold."""
+    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> OutcomeSpread:
+        """The spread on the episodes of a fold, about the first network's Q."""
         log, gamma = fold.timed_log, fold.data.gamma
-        fitted = model.on(log, fold.choices(policy), fold.next_choices(policy))
-        ratio = np.exp(fold.log_ratio(policy))
+        fitted = model[0].on(log, fold.choices(policy), fold.next_choices(policy))
+        known = fold.log_ratio(policy)
+        assert known is not None, "the primary estimate weighs actions by their density"
+        ratio = np.exp(known)
         corrected = refit(log, fitted, ratio, gamma=gamma)
-        known = log.can_bootstrap
+        bootstraps = log.can_bootstrap
         visits = visits_by_step(log, fitted["psi"].astype(np.float64), fitted["next_psi"], ratio, corrected.visits)
         # No action out of a continuum has a probability: alpha is 1/Lambda there, and beta Lambda.
         behavior = 0.0 if log.num_actions is None else np.exp(fold.behavior.log_prob)
-        weight = np.power(gamma, log.position) * visits * ratio * known * (1.0 - behavior)
-        return OutcomeSpread(weight, np.where(known, corrected.residual, 0.0), _groups(fitted["q"]))
+        weight = np.power(gamma, log.position) * visits * ratio * bootstraps * (1.0 - behavior)
+        return OutcomeSpread(weight, np.where(bootstraps, corrected.residual, 0.0), _groups(fitted["q"]))
 
     def join(self, parts: Sequence[OutcomeSpread], order: Order) -> OutcomeSpread:
         """Groups of different folds stay apart, since each fold has a Q of its own."""

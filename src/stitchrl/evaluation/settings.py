@@ -12,6 +12,8 @@ MINIMUM_ODDS_RATIO = 1.5
 """Hidden cause in the worst single decision, as an odds ratio, that a gain from a fitted behaviour must withstand."""
 BEHAVIORS = ("auto", "counts", "logistic", "mlp")
 """Models of the behaviour that can be asked for; "auto" takes the one that predicts held-out episodes best."""
+MOST_NETWORKS = 4
+"""Kinds of networks of the value there are."""
 
 
 def check_odds_ratio(minimum_odds_ratio: float) -> None:
@@ -27,16 +29,19 @@ class FitSettings:
     """How the nuisance models of an evaluation are fitted.
 
     Attributes:
-        updates: gradient updates of FQE; a network of the behaviour gets at most five times as many, and stops early.
+        updates: gradient updates of FQE; over continuous actions, and for a network of the behaviour, five times as many (the
+            latter stops early).
         batch_size: rows a batch.
         hidden_sizes: widths of both networks.
         learning_rate: Adam's step size of both.
         seed: of both, and of the episodes that are held out to choose the model of the behaviour.
         behavior: model of the behaviour where the log lacks propensities: "counts" of the actions in each state,
             "logistic" regression, an "mlp", or "auto", whichever of them predicts the actions of held-out episodes best.
+        networks: networks of the value over continuous actions, 1 to 4, of different kinds: what they disagree by is part of
+            the standard error.
 
     Raises:
-        ConfigurationError: a model of the behaviour that does not exist.
+        ConfigurationError: a model of the behaviour that does not exist, or a number of networks that is not 1 to 4.
     """
 
     updates: int = 2000
@@ -45,7 +50,13 @@ class FitSettings:
     learning_rate: float = 1e-3
     seed: int = 0
     behavior: str = "auto"
+    networks: int = 4
 
     def __post_init__(self) -> None:
         if self.behavior not in BEHAVIORS:
             raise ConfigurationError(f"`behavior` must be one of {', '.join(BEHAVIORS)}; got {self.behavior!r}.")
+        if self.networks not in range(1, MOST_NETWORKS + 1):
+            raise ConfigurationError(
+                f"`networks` must be 1 to {MOST_NETWORKS}, of so many kinds; got {self.networks!r}. With 1 nothing is known about "
+                "the error of the model."
+            )

@@ -88,7 +88,9 @@ class LinearGaussian:
         """
         closed = self.transition + self.control @ gain
         if np.abs(np.linalg.eigvals(closed)).max() * np.sqrt(gamma) >= 1:
-            raise ConfigurationError("The value of a policy that does not hold the system is not finite; it has none here.")
+            raise ConfigurationError(
+                "The value of a policy that does not hold the system is not finite; it has none here."
+            )
         cost = self.state_cost + gain.T @ self.action_cost @ gain
         p = linalg.solve_discrete_lyapunov(np.sqrt(gamma) * closed.T, cost)
         spread = np.diag(std**2)

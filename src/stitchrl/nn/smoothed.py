@@ -30,7 +30,13 @@ class SmoothedPolicy(ContinuousPolicy):
     low: Float[Array, "..."]
     high: Float[Array, "..."]
 
-    def __init__(self, policy: ContinuousPolicy, std: float | AnyArray, low: float | AnyArray = -1.0, high: float | AnyArray = 1.0) -> None:
+    def __init__(
+        self,
+        policy: ContinuousPolicy,
+        std: float | AnyArray,
+        low: float | AnyArray = -1.0,
+        high: float | AnyArray = 1.0,
+    ) -> None:
         self.policy = policy
         self.std, self.low, self.high = (jnp.asarray(one, jnp.float32) for one in (std, low, high))
 

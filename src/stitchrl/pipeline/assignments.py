@@ -20,13 +20,14 @@ Classes = Mapping[str, type[Algorithm]]
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def candidates_of(names: str, classes: Classes, gamma: float) -> dict[str, Algorithm]:
+def candidates_of(names: str, classes: Classes, gamma: float, *, continuous: bool = False) -> dict[str, Algorithm]:
     """Label -> algorithm, of names separated by commas, each with the main job's settings.
 
     Args:
         names: such as "BC,IQL,IQL", whose second IQL gets the label "IQL-2".
         classes: name -> algorithm, of all there are.
         gamma: the log's discount.
+        continuous: whether the log's actions are.
 
     Raises:
         ConfigurationError: a name that is no algorithm's, or none at all.
@@ -35,15 +36,17 @@ def candidates_of(names: str, classes: Classes, gamma: float) -> dict[str, Algor
     if not kinds:
         raise ConfigurationError(f"At least one algorithm must be named; there are {', '.join(classes)}.")
     labels = unique_labels(kind.__name__ for kind in kinds)
-    return {label: job_algorithm(kind, gamma) for label, kind in zip(labels, kinds, strict=True)}
+    return {label: job_algorithm(kind, gamma, continuous=continuous) for label, kind in zip(labels, kinds, strict=True)}
 
 
-def candidates_of_tables(tables: Any, classes: Classes, gamma: float) -> dict[str, Algorithm]:
+def candidates_of_tables(
+    tables: Any, classes: Classes, gamma: float, *, continuous: bool = False
+) -> dict[str, Algorithm]:
     """Label -> algorithm, of the `[[candidate]]` tables of a TOML file.
 
     Args:
         tables: each names its `algorithm`, may have a `label`, and says which settings differ from the main job's.
-        classes, gamma: as of `candidates_of`.
+        classes, gamma, continuous: as of `candidates_of`.
 
     Raises:
         ConfigurationError: a table without an algorithm, two of one label, an unknown setting, or a value out of range.
@@ -62,7 +65,7 @@ def candidates_of_tables(tables: Any, classes: Classes, gamma: float) -> dict[st
     for table, kind, label in zip(tables, kinds, labels, strict=True):
         if "label" in table and label != str(table["label"]):
             raise ConfigurationError(f"Two candidates have the label {str(table['label'])!r}; labels must differ.")
-        algorithm = job_algorithm(kind, gamma)
+        algorithm = job_algorithm(kind, gamma, continuous=continuous)
         for setting, value in table.items():
             if setting not in ("algorithm", "label"):
                 algorithm = _with_table(algorithm, label, (setting,), value)

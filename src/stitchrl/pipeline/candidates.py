@@ -16,12 +16,14 @@ from stitchrl.algorithms.dqn import DQN
 from stitchrl.algorithms.filtered_bc import FilteredBC
 from stitchrl.algorithms.iql import IQL
 from stitchrl.algorithms.spibb import SPIBB
+from stitchrl.algorithms.td3bc import TD3BC
 from stitchrl.algorithms.vilcb import VILCB
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
 from stitchrl.messages import printable
+from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.nn.value import DiscreteValue
+from stitchrl.nn.value import ContinuousValue, DiscreteValue
 
 __all__ = ["Candidate", "Rung", "default_algorithms", "job_algorithm", "labelled", "unique_labels"]
 
@@ -29,8 +31,13 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,58}[A-Za-z0-9_+-]|[A-Za-z0-9]"
 """A label is also the name of a folder, and what stands before the dot of `--set LABEL.setting=value`."""
 
 
-def default_algorithms(gamma: float, *, numbered_states: bool = False) -> tuple[Algorithm, ...]:
+def default_algorithms(
+    gamma: float, *, numbered_states: bool = False, continuous: bool = False
+) -> tuple[Algorithm, ...]:
     """The candidates of a run: small networks, rewards scaled to unit spread of returns.
+
+    With `continuous`, for a log of continuous actions, those that learn from such, at the steps of their papers: CQL with a
+    sampled gradient, since it would otherwise take as long as all others together.
 
     With `numbered_states`, for a log whose states can be counted (`numbers_states`), also the two that count them. IQL's
     inverse temperature and CQL's weight are in units of that spread. The mode of a mildly weighted IQL actor keeps to
@@ -38,6 +45,14 @@ def default_algorithms(gamma: float, *, numbered_states: bool = False) -> tuple[
     """
     small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
     value = small | {"gamma": gamma, "target_rate": 0.02}
+    if continuous:
+        return (
+            BC(**small),
+            FilteredBC(**small),
+            IQL(gamma=gamma, hidden_sizes=(128, 128)),
+            TD3BC(gamma=gamma, hidden_sizes=(128, 128)),
+            CQL(gamma=gamma, hidden_sizes=(128, 128), gradient_samples=4),
+        )
     counting = (SPIBB(gamma=gamma), VILCB(gamma=gamma)) if numbered_states else ()
     return (
         BC(**small),
@@ -49,14 +64,15 @@ def default_algorithms(gamma: float, *, numbered_states: bool = False) -> tuple[
     )
 
 
-def job_algorithm(kind: type[Algorithm], gamma: float) -> Algorithm:
+def job_algorithm(kind: type[Algorithm], gamma: float, *, continuous: bool = False) -> Algorithm:
     """An algorithm with the settings that the main job gives it: those of `default_algorithms`, else its own defaults.
 
     Args:
         kind: the class of the algorithm.
         gamma: the log's discount.
+        continuous: whether the log's actions are.
     """
-    for algorithm in default_algorithms(gamma):
+    for algorithm in default_algorithms(gamma, continuous=continuous):
         if type(algorithm) is kind:
             return algorithm
     has_gamma = any(field.name == "gamma" for field in dataclasses.fields(kind))
@@ -145,22 +161,24 @@ class Candidate:
         value: its own value functions; None where the algorithm has none.
         trained: the policy as it was trained, before it was made greedy or put on a ladder.
         rung: of the ladder between the trained policy and the behaviour; None: it is on no ladder.
+        acts: "greedy", or "as trained".
     """
 
     label: str
     algorithm: Algorithm
     seed: int
-    policy: DiscretePolicy
-    value: DiscreteValue | None
-    trained: DiscretePolicy
+    policy: DiscretePolicy | ContinuousPolicy
+    value: DiscreteValue | ContinuousValue | None
+    trained: DiscretePolicy | ContinuousPolicy
     rung: Rung | None = None
+    acts: str = "as trained"
 
     @property
     def title(self) -> str:
         """As shown in tables, e.g. "IQL-2 seed 1, greedy" or "IQL seed 0, ladder 3 from 5%"."""
         if self.rung is not None:
             return f"{self.label} seed {self.seed}, ladder {self.rung.power:g} from {self.rung.floor:.0%}"
-        form = "" if self.algorithm.acts == "as trained" else f", {self.algorithm.acts}"
+        form = "" if self.acts == self.algorithm.acts == "as trained" else f", {self.acts}"
         return f"{self.label} seed {self.seed}{form}"
 
     def claimed(self, log: Dataset) -> float | None:
@@ -169,6 +187,9 @@ class Candidate:
             return None
         first = log.episode_start[:-1]
         obs = log.observation_table[log.observation_index[first]]
+        if isinstance(self.value, ContinuousValue):
+            return float(np.asarray(self.value.v(obs), np.float64).mean())
+        assert isinstance(self.policy, DiscretePolicy)
         mask = None if log.action_mask is None else log.action_mask[first]
         q = np.asarray(self.value.q_all(obs), np.float64)
         return float((np.asarray(self.policy.probs(obs, action_mask=mask)) * q).sum(1).mean())

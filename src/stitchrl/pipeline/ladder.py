@@ -51,6 +51,7 @@ class Step:
 
 def on_rung(candidate: Candidate, rung: Rung, behavior: DiscretePolicy) -> Candidate:
     """The candidate as it acts on a rung."""
+    assert isinstance(candidate.trained, DiscretePolicy)
     policy = LadderPolicy(candidate.trained, behavior, jnp.float32(rung.power), jnp.float32(rung.floor))
     return dataclasses.replace(candidate, policy=policy, rung=rung)
 

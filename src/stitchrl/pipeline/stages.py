@@ -16,13 +16,15 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import DataError
+from stitchrl.evaluation.action_shift import ActionShift
+from stitchrl.evaluation.agreement import Agreement
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import Evaluation, evaluate_all, evaluate_fits
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
-from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
+from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements
 from stitchrl.messages import first_steps_in_words
 from stitchrl.pipeline.candidates import Candidate
@@ -124,14 +126,18 @@ def _rank(job: Workspace) -> dict[str, Any]:
             valid,
             job.parts["train"],
             estimand=job.estimand,
-            settings=job.fit_settings,
+            # What networks disagree by is for the decision: here one of them serves, for many policies.
+            settings=dataclasses.replace(job.fit_settings, networks=1),
             monitors=(display.track(f"FQE of {len(candidates)} policies"),),
         )
         check_requirements(fits.log, None, fits.policies)
-        evaluations = evaluated(fits, chosen_estimators(DEFAULT), confirm=False)
+        evaluations = evaluated(fits, chosen_estimators(default_estimators(valid)), confirm=False)
         eligible = [not candidate.algorithm.caution for candidate in candidates]
         order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
-        steps = climb(fits, candidates, order, job.behavior_model, sizes, evaluated) if settings.ladder else []
+        discrete = valid.num_actions is not None  # there is no ladder of densities
+        steps = (
+            climb(fits, candidates, order, job.behavior_model, sizes, evaluated) if settings.ladder and discrete else []
+        )
     shown = [job.describe(candidate, valid) for candidate in candidates]
     shown = [entry | {"evaluation": one.to_dict()} for entry, one in zip(shown, evaluations, strict=True)]
     labels: set[str] = set()
@@ -184,22 +190,27 @@ def _estimates(job: Workspace) -> dict[str, Any]:
     # Recorded before anything is seen, and kept in the directory: a run that goes on after a kill says the same.
     looks = EarlierLooks.from_dict(job.stage("looks.json", lambda: _look(job, chosen, test).to_dict()))
     evaluation = _evaluate(job, chosen, notes_on(looks))
-    overlap = evaluation.agreement
     return {
         "part": "test",
         "selected": job.describe(chosen, test) | {"evaluation": evaluation.to_dict()},
         "behavior": evaluation.behavior.to_dict(),
         "behavior_exact": job.exact(None),
-        "disagreement": {
-            "label": chosen.title,
-            "agreement": overlap.policy,
-            "agreement_behavior": overlap.behavior,
-            "supported": overlap.supported,
-            "support": overlap.support,
-            "matrix": overlap.matrix.tolist(),
-            "actions": overlap.actions.tolist(),
-            "action_names": list(test.schema.action_names),
-        },
+        "disagreement": {"label": chosen.title} | _differences(evaluation.agreement, test),
+    }
+
+
+def _differences(found: Agreement | ActionShift, log: Dataset) -> dict[str, Any]:
+    """Where a policy differs from the log, for the report."""
+    if isinstance(found, ActionShift):
+        return {"shift": found.to_dict()}
+    return {
+        "agreement": found.policy,
+        "agreement_behavior": found.behavior,
+        "supported": found.supported,
+        "support": found.support,
+        "matrix": found.matrix.tolist(),
+        "actions": found.actions.tolist(),
+        "action_names": list(log.schema.action_names),
     }
 
 
@@ -283,7 +294,7 @@ def bundle_stage(job: Workspace) -> None:
             "algorithm": chosen.algorithm.name,
             "settings": json.loads(json.dumps(dataclasses.asdict(chosen.algorithm))),
             "seed": chosen.seed,
-            "acts": chosen.algorithm.acts if chosen.rung is None else "as trained",
+            "acts": chosen.acts if chosen.rung is None else "as trained",
             "rung": None if chosen.rung is None else dataclasses.asdict(chosen.rung),
             "log": {"name": job.log.schema.name, "content_hash": job.log.content_hash},
             "versions": job.load("run.json")["versions"],

@@ -27,7 +27,6 @@ from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.nn.value import DiscreteValue
 from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled
 from stitchrl.pipeline.ladder import on_rung
 from stitchrl.pipeline.settings import PipelineSettings
@@ -106,7 +105,9 @@ class Workspace:
         """Label -> algorithm, of every candidate."""
         if self.algorithms is not None:
             return labelled(self.algorithms)
-        return labelled(default_algorithms(self.log.schema.gamma, numbered_states=numbers_states(self.log)))
+        continuous = self.log.num_actions is None
+        counted = not continuous and numbers_states(self.log)
+        return labelled(default_algorithms(self.log.schema.gamma, numbered_states=counted, continuous=continuous))
 
     # --- the directory -------------------------------------------------------------------------------------------
 
@@ -117,21 +118,21 @@ class Workspace:
             ConfigurationError, EvaluationError: the log or the candidates are not such as the main job can take.
             RunDirectoryError: the directory cannot be written, holds another run, or holds something else.
         """
-        if self.log.num_actions is None:
-            raise ConfigurationError("The main job needs discrete actions so far; this log's are continuous.")
         if self.log.observation_table.ndim != 2:
             raise ConfigurationError(
                 "The main job needs observations that are vectors so far; this log's are images of shape "
                 f"{self.log.observation_shape}. `st.fit` learns from it."
             )
+        kind = "continuous" if self.log.num_actions is None else "discrete"
         for label, algorithm in self.labelled.items():
-            if "discrete" not in algorithm.actions:
+            if kind not in algorithm.actions:
                 raise ConfigurationError(
-                    f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are discrete."
+                    f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
                 )
         self._check_truth()
         train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)
-        check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds)
+        forms = 2 if kind == "continuous" else 1
+        check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds * forms)
         check_size(self.log, test, train + valid, 1)
         claim(self.out / "run.json", self._identity(), free=("command",), upgrade=_of_this_version, alone=True)
         for name in FILES:  # what a killed run was writing
@@ -236,17 +237,28 @@ class Workspace:
         found = []
         for label, run in self.runs.items():
             for seed, policy, value in zip(run.seeds, run.policies, run.values, strict=True):
-                acting = policy.greedy() if run.algorithm.acts == "greedy" else policy
-                assert isinstance(acting, DiscretePolicy)
-                assert isinstance(policy, DiscretePolicy)
-                assert value is None or isinstance(value, DiscreteValue)
-                found.append(Candidate(label, run.algorithm, seed, acting, value, policy))
+                found += [
+                    Candidate(label, run.algorithm, seed, acting, value, policy, acts=acts)
+                    for acts, acting in self._forms(run.algorithm, policy)
+                ]
         return found
+
+    def _forms(self, algorithm: Algorithm, policy: Any) -> list[tuple[str, Any]]:
+        """The ways in which a trained policy may act: as its algorithm says; over continuous actions the others as well.
+
+        A policy that leaves no chance often gains more, and one with a density can be weighed: which can be shown better is
+        for the ranking to say.
+        """
+        if isinstance(policy, DiscretePolicy):
+            return [(algorithm.acts, policy.greedy() if algorithm.acts == "greedy" else policy)]
+        return [("greedy", policy.greedy()), *([("as trained", policy)] if policy.has_density else [])]
 
     @cached_property
     def behavior_model(self) -> DiscretePolicy:
         """The behaviour, fitted to the training part, to act on any observation."""
-        return fit_behavior(self.parts["train"], self.fit_settings).policy
+        policy = fit_behavior(self.parts["train"], self.fit_settings).policy
+        assert isinstance(policy, DiscretePolicy)
+        return policy
 
     @property
     def selected(self) -> Candidate:
@@ -295,14 +307,14 @@ class Workspace:
             "label": candidate.label,
             "algorithm": candidate.algorithm.name,
             "seed": candidate.seed,
-            "acts": candidate.algorithm.acts if rung is None else "rung of the ladder",
+            "acts": candidate.acts if rung is None else "rung of the ladder",
             "rung": rung,
             "caution": bool(candidate.algorithm.caution),
             "claimed": candidate.claimed(log) if self.settings.horizon is None and rung is None else None,
             "exact": self.exact(candidate.policy),
         }
 
-    def exact(self, policy: DiscretePolicy | None) -> float | None:
+    def exact(self, policy: Any | None) -> float | None:
         """The exact value of a policy, or of the behaviour (None), as far as the horizon; None where it is not known."""
         if self.truth is None:
             return None

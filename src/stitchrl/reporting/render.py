@@ -11,6 +11,7 @@ from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.confirmation import confirmation_view
+from stitchrl.reporting.shift import shift_view
 from stitchrl.reporting.ladder import ladder_view
 from stitchrl.reporting.numbers import decimals_for, is_number
 from stitchrl.reporting.page import environment
@@ -73,7 +74,7 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
     """Everything that the template draws and the report does not hold: geometry, order and counts."""
     verdict, disagreement = report["verdict"], report["disagreement"]
     primary = verdict["primary"]
-    names = disagreement["action_names"]
+    names = disagreement.get("action_names", ())
     validation, test = report["estimates"]["validation"], report["estimates"]["test"]
     order = _order(validation, test, primary)
     titles = {entry["name"]: entry["title"] for entry in report.get("estimators", ())}
@@ -98,12 +99,17 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
         "seeds": sorted(
             {s["seed"] for entry in report["learning"] for curve in entry["curves"] for s in curve["seeds"]}
         ),
-        "heat": charts.heat_map(
-            disagreement["matrix"],
-            _names_in_matrix(disagreement),
-            pooled=len(disagreement.get("actions") or disagreement["matrix"]) < len(disagreement["matrix"]),
-        ),
+        "heat": _heat(disagreement),
+        "shift": shift_view(disagreement.get("shift")),
     }
+
+
+def _heat(disagreement: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Cells of logged action against the policy's; None where actions are continuous, or there is nothing to compare."""
+    if "matrix" not in disagreement:
+        return None
+    pooled = len(disagreement.get("actions") or disagreement["matrix"]) < len(disagreement["matrix"])
+    return charts.heat_map(disagreement["matrix"], _names_in_matrix(disagreement), pooled=pooled)
 
 
 def _line(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -201,6 +201,18 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
     }
 
 
+def _agreement_text(found: Mapping[str, Any]) -> str:
+    if "shift" in found:
+        apart = sum(found["shift"]["distance"]) / len(found["shift"]["distance"])
+        return (
+            f"The mean action of the selected policy is {apart:.2f} standard deviations of the logged actions away from the "
+            "logged one, on average."
+        )
+    own = found["agreement_behavior"]
+    beside = "" if own is None else f", and the behaviour itself gives it {own:.2f}"
+    return f"The selected policy gives the logged action a probability of {found['agreement']:.2f} on average{beside}."
+
+
 def _explain(
     run: Mapping[str, Any],
     ranking: Mapping[str, Any],
@@ -209,14 +221,12 @@ def _explain(
     note: str,
 ) -> list[str]:
     selected = estimates["selected"]
-    agreement, own = estimates["disagreement"]["agreement"], estimates["disagreement"]["agreement_behavior"]
-    beside = "" if own is None else f", and the behaviour itself gives it {own:.2f}"
     texts = [
         "A policy can be evaluated only where the log has tried what the policy would do. The more a policy differs from the "
         "behaviour, the more it can gain, and the fewer logged decisions tell something about it, so its interval is wider. "
         f"Candidates are therefore ranked by the lower end of the interval of their gain{_predicted(ranking)}, not by its "
         "middle.",
-        f"The selected policy gives the logged action a probability of {agreement:.2f} on average{beside}.",
+        _agreement_text(estimates["disagreement"]),
     ]
     if (primary := verdict["primary"]) is not None:
         texts.append(_primary_text(primary, selected["evaluation"]["estimates"][primary]))
