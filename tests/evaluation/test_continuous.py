@@ -117,7 +117,7 @@ def test_balance_of_actions_fails_where_the_log_lacks_what_the_policy_does() -> 
 
     # The behaviour's own weights are gamma^t, summed to 1 / (1 - gamma) where episodes go on.
     own = np.power(lw.GAMMA, log.position)
-    size, p_value = test(lw.policy(lw.BEHAVIOR, lw.STD), own)
+    size, _ = test(lw.policy(lw.BEHAVIOR, lw.STD), own)
     assert size < 0.1
     assert test(away, own)[0] > size
     assert test(away, own)[1] < 1e-6

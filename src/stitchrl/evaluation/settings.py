@@ -57,6 +57,6 @@ class FitSettings:
             raise ConfigurationError(f"`behavior` must be one of {', '.join(BEHAVIORS)}; got {self.behavior!r}.")
         if self.networks not in range(1, MOST_NETWORKS + 1):
             raise ConfigurationError(
-                f"`networks` must be 1 to {MOST_NETWORKS}, of so many kinds; got {self.networks!r}. With 1 nothing is known about "
-                "the error of the model."
+                f"`networks` must be 1 to {MOST_NETWORKS}, of so many kinds; got {self.networks!r}. With 1 nothing is known "
+                "about the error of the model."
             )

@@ -11,10 +11,10 @@ from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.confirmation import confirmation_view
-from stitchrl.reporting.shift import shift_view
 from stitchrl.reporting.ladder import ladder_view
 from stitchrl.reporting.numbers import decimals_for, is_number
 from stitchrl.reporting.page import environment
+from stitchrl.reporting.shift import shift_view
 
 __all__ = ["render"]
 
