@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import stitchrl as st
@@ -158,7 +157,8 @@ def played(
     flat = [(e, *row) for e, rows in enumerate(kept) for row in rows]
     names = ("episode", "observation", "action", "reward", "next_observation", "terminated", "truncated")
     columns = {
-        name: np.asarray(column) for name, column in zip((*names, "behavior_log_prob"), zip(*flat, strict=True), strict=True)
+        name: np.asarray(column)
+        for name, column in zip((*names, "behavior_log_prob"), zip(*flat, strict=True), strict=True)
     }
     columns["reward"] = columns["reward"].astype(np.float32)
     return np.array(found), columns
@@ -175,7 +175,11 @@ def measure(name: str, world: World, args: argparse.Namespace, state: State) -> 
         settings = st.FitSettings(updates=args.updates, seed=10 * fit, networks=args.networks)
         fit_on = world.draw(world.episodes, fit)
         fits = Fits(
-            list(world.policies.values()), world.draw(world.episodes, 1000), fit_on, estimand=estimand, settings=settings
+            list(world.policies.values()),
+            world.draw(world.episodes, 1000),
+            fit_on,
+            estimand=estimand,
+            settings=settings,
         )
         for number in range(args.logs):
             log = world.draw(world.episodes, 1000 + 100 * fit + number)

@@ -148,7 +148,7 @@ def test_where_only_estimates_were_asked_for_that_no_verdict_rests_on_it_says_so
     verdict = decide({"wis": gain(0.1, 0.2, name="wis"), "pdwis": gain(0.1, 0.2, name="pdwis")})
     assert verdict.decision == "CANNOT TELL"
     assert verdict.primary is None
-    assert verdict.lines[0].seen == "a verdict cannot rest on wis or pdwis alone: ask for fqe or wdr as well"
+    assert verdict.lines[0].seen == "a verdict cannot rest on wis or pdwis alone: ask for fqe or wdr or lstdq as well"
     assert verdict.lines[2].passed is None
     # One that could bear it, and has no interval, is another matter.
     refused = decide({"wis": gain(0.1, 0.2, name="wis"), "fqe": gain(None, None, healthy=False)})

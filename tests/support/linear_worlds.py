@@ -8,7 +8,8 @@ import numpy as np
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.policy_actions import drawn_actions, following_actions
-from stitchrl.mdp.linear_gaussian import LinearGaussian, LinearPolicy
+from stitchrl.mdp.linear_gaussian import LinearGaussian
+from stitchrl.nn.linear_policy import LinearPolicy
 
 GAMMA = 0.95
 WORLD = LinearGaussian(
