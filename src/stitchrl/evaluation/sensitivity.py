@@ -70,6 +70,15 @@ class Sensitivity:
     step: int
     every_decision: float | None = None
 
+    def every_in_words(self) -> str:
+        """How strong a cause in every decision would have to be, as a sentence; "" where that is not known, or where there is
+        no gain to overturn."""
+        if self.every_decision is None or self.every_decision <= 1:
+            return ""
+        if self.every_decision >= LARGEST_EVERY:
+            return f"One that changes them up to {LARGEST_EVERY:g} times in every decision would not overturn it."
+        return f"One that acts in every decision would have to change them {self.every_decision:.2f} times."
+
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
         return dataclasses.asdict(self)
