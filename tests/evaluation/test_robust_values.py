@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from confounded import confounded, draw_confounded
-from evaluation_worlds import draw, small_world
+from evaluation_worlds import corridor, draw, small_world
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.refit import refit
@@ -35,13 +35,18 @@ def known(
     }
 
 
-def on_small_world(log: Dataset, policy: np.ndarray, **kwargs: Any) -> RobustValues:
-    """The robust values on a log of the small world, states told apart."""
-    world, behavior, _ = small_world()
+def on_world(log: Dataset, world: FiniteMDP, behavior: np.ndarray, policy: np.ndarray, **kwargs: Any) -> RobustValues:
+    """The robust values on a log whose observations are one-hot states, with states told apart."""
     state, following = log.observation_id, log.next_observation.argmax(1)
     b = behavior[state, log.action]
-    fitted = known(log, world, policy, following, np.eye(5, dtype=np.float32))
+    fitted = known(log, world, policy, following, np.eye(world.num_states, dtype=np.float32))
     return robust_values(log, fitted, policy[state, log.action] / b, b, gamma=1.0, **kwargs)
+
+
+def on_small_world(log: Dataset, policy: np.ndarray, **kwargs: Any) -> RobustValues:
+    """The same in the small world."""
+    world, behavior, _ = small_world()
+    return on_world(log, world, behavior, policy, **kwargs)
 
 
 @pytest.mark.parametrize("upwards", [False, True])
@@ -73,14 +78,20 @@ def test_no_cause_is_the_refit_itself_and_every_stronger_one_costs_more() -> Non
 
 
 def test_the_error_of_a_fall_is_its_spread_over_logs() -> None:
-    world, behavior, policy = small_world()
+    """In a corridor with long episodes most of the error comes from where the worst cause leads, and next to nothing would
+    be seen of it with the visits of the policy without a cause (a quarter)."""
+    world, behavior, policy = corridor()
     falls, errors = [], []
-    for seed in range(60):
-        change = on_small_world(draw(world, behavior, 500, seed), policy, grid=(1.0, 1.1, 1.5)).change[:, 1:]
+    for seed in range(40):
+        change = on_world(draw(world, behavior, 300, seed), world, behavior, policy, grid=(1.0, 1.05, 1.2)).change[
+            :, 1:
+        ]
         falls.append(change.mean(0))
-        errors.append(change.std(0) / np.sqrt(500))
-    # 60 logs tell a spread to within 9%.
-    assert np.std(falls, axis=0) == pytest.approx(np.mean(errors, axis=0), rel=0.25)
+        errors.append(change.std(0) / np.sqrt(300))
+    exact = [robust_policy_value(world, policy, behavior, odds) - world.policy_value(policy) for odds in (1.05, 1.2)]
+    assert np.mean(falls, axis=0) == pytest.approx(exact, rel=0.02)
+    # 40 logs tell a spread to within 11%.
+    assert np.std(falls, axis=0) == pytest.approx(np.mean(errors, axis=0), rel=0.3)
 
 
 def test_the_true_value_under_a_cause_is_not_below_the_bound_at_its_strength_but_below_that_of_weaker_ones() -> None:

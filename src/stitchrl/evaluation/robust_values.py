@@ -49,6 +49,8 @@ ITERATIONS = 20
 """Steps of value iteration at most. A strength that needs more is taken to overturn every gain."""
 ENOUGH = 1e-4
 """A step that changes no value by more than this share of the TD errors' spread is the last."""
+TIED = 1e-5
+"""TD errors that differ by no more than this share of their mean size are equal; they come from sums in float32."""
 ROWS_AT_ONCE = 8192
 
 
@@ -136,24 +138,33 @@ class _Equations:
     def contributions(self) -> Float[NumpyArray, "n L"]:
         """(n, L) contributions of each episode to the values."""
         theta, settled = self._solve()
-        left, z = self.residual(theta, np.arange(len(self.strengths)))
-        visits = self._read(self.psi, self._carry(z))
+        every = np.arange(len(self.strengths))
+        visits = self._read(self.psi, self._carry(self._worst_factors(theta, every)))
         first = self.first_v[:, None] + self._read(self.psi[self.start], theta)
+        left = self._robust_error(theta, every)
         found = first + np.add.reduceat(visits * self.rho[:, None] * left, self.start)
         return np.where(settled, found, np.nan)
 
-    def residual(
-        self, theta: Float[NumpyArray, "H K"], of: Int[NumpyArray, " K"]
-    ) -> tuple[Float[NumpyArray, "N K"], Float[NumpyArray, "N K"]]:
-        """Equation (2) for some of the strengths: the robust TD error, and the factor z of each outcome."""
-        tau = 1.0 / (self.strengths[of] + 1.0)
-        free = np.outer(1.0 - self.behavior, 1.0 - 1.0 / self.strengths[of])  # 1 - alpha
+    def _error(self, theta: Float[NumpyArray, "H K"]) -> Float[NumpyArray, "N K"]:
+        """The TD error that each correction leaves; its negative where the largest values are sought."""
         error = self.delta[:, None] + self.go_on[:, None] * self._read(self.next_psi, theta)
-        error = self.sign * (error - self._read(self.psi, theta))
-        quantile = self.groups.quantiles(error, tau)
-        below = quantile - error
-        z = 1.0 - free * (1.0 - (below > 0) / tau)
-        return self.sign * (error + free * (below - np.maximum(below, 0.0) / tau)), z
+        return self.sign * (error - self._read(self.psi, theta))
+
+    def _robust_error(self, theta: Float[NumpyArray, "H K"], of: Int[NumpyArray, " K"]) -> Float[NumpyArray, "N K"]:
+        """Equation (2), for some of the strengths."""
+        error, tau = self._error(theta), 1.0 / (self.strengths[of] + 1.0)
+        below = self.groups.quantiles(error, tau) - error
+        return self.sign * (error + self._free(of) * (below - np.maximum(below, 0.0) / tau))
+
+    def _worst_factors(self, theta: Float[NumpyArray, "H K"], of: Int[NumpyArray, " K"]) -> Float[NumpyArray, "N K"]:
+        """The factor z of each outcome under the worst cause; outcomes at the quantile share what is left, so that z averages
+        1 in each group."""
+        tau = 1.0 / (self.strengths[of] + 1.0)
+        return 1.0 + self._free(of) * (self.groups.in_tail(self._error(theta), tau) / tau - 1.0)
+
+    def _free(self, of: Int[NumpyArray, " K"]) -> Float[NumpyArray, "N K"]:
+        """1 - alpha."""
+        return np.outer(1.0 - self.behavior, 1.0 - 1.0 / self.strengths[of])
 
     def _solve(self) -> tuple[Float[NumpyArray, "H L"], NumpyArray]:
         """Equation (3), and for which strengths value iteration came to an end."""
@@ -162,7 +173,7 @@ class _Equations:
         enough = ENOUGH * max(float(np.abs(self.delta).mean()), 1e-300)
         unsettled = np.arange(len(self.strengths))
         for _ in range(ITERATIONS):
-            left, _ = self.residual(theta[:, unsettled], unsettled)
+            left = self._robust_error(theta[:, unsettled], unsettled)
             step = np.linalg.solve(self.matrix, self._sums(self.psi, left) - self.ridge * theta[:, unsettled])
             theta[:, unsettled] += step
             unsettled = unsettled[np.abs(self.first_psi @ step) > enough]
@@ -223,4 +234,17 @@ class _Groups:
             place = np.minimum((until < share * until[-1]).sum(0), len(rows) - 1)
             column = np.arange(here.shape[1])
             found[rows] = here[order[place, column], column]
+        return found
+
+    def in_tail(self, numbers: Float[NumpyArray, "N L"], share: Float[NumpyArray, " L"]) -> Float[NumpyArray, "N L"]:
+        """(N, L) which part of each row lies in the least share of its group: 1 below the quantile, 0 above, and at it what
+        is left, the same for all rows there."""
+        quantile = self.quantiles(numbers, share)
+        near = TIED * np.abs(numbers).mean(axis=0)
+        found = np.zeros_like(numbers)
+        for rows, weight in zip(self.rows, self.weight, strict=True):
+            gap = numbers[rows] - quantile[rows]
+            below, at = gap < -near, np.abs(gap) <= near
+            left = share * weight.sum() - weight @ below
+            found[rows] = below + at * np.clip(left / np.maximum(weight @ at, 1e-300), 0.0, 1.0)
         return found

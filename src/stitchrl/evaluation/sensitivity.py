@@ -265,17 +265,16 @@ class _Above:
         sums = self._units.sums(self._influence - (falls - falls.mean()))
         return float(sums.var()) * self._units.count / self._n**2
 
-    def after(self, falls: Float[NumpyArray, " n"], *, fall: float | None = None, narrower: bool = True) -> float:
-        """The same where the gain falls by the mean of what each episode says, or by `fall`.
+    def after(self, falls: Float[NumpyArray, " n"], *, narrower: bool = True) -> float:
+        """The same where the gain falls by the mean of what each episode says.
 
         Args:
             falls: (n,) of each episode; their spread, paired with the gain's, widens the interval.
-            fall: what the gain falls by, where it is not their mean.
             narrower: whether the interval may become narrower than it is now.
         """
         error = np.sqrt(max(self._variance(falls) + max(self._widened, 0.0), 0.0))
         error = error if narrower else max(error, self._error)
-        return self._middle - (float(falls.mean()) if fall is None else fall) - self._reach * float(error)
+        return self._middle - float(falls.mean()) - self._reach * float(error)
 
 
 def _single_decision(case: Case, spread: OutcomeSpread, other: OutcomeSpread | None, above: _Above) -> Sensitivity:
@@ -306,19 +305,17 @@ def _single_decision(case: Case, spread: OutcomeSpread, other: OutcomeSpread | N
 def _every_decision(falls: Float[NumpyArray, "n L"], above: _Above) -> float:
     """The strength at which the lower end meets the margin, between the two of the grid that it lies between.
 
-    The fall of a stronger cause is at least that of a weaker one, whatever noise says, and so is what it adds to the error.
+    The lower end at a stronger cause is not above that at a weaker one, whatever noise says.
 
     Args:
         falls: (n, L) how far the gain falls by each episode, at every strength of `GRID`; 0 at the first.
         above: of the gain, whose lower end lies above the margin.
     """
     before = above.now
-    worst = 0.0
     for weaker, odds_ratio, of_episode in zip(GRID[:-1], GRID[1:], falls.T[1:], strict=True):
         if not np.isfinite(of_episode).all():
             return float(weaker)
-        worst = max(worst, float(of_episode.mean()))
-        now = min(before, above.after(of_episode, fall=worst, narrower=False))
+        now = min(before, above.after(of_episode, narrower=False))
         if now <= 0:
             share = before / (before - now)
             return float(weaker * (odds_ratio / weaker) ** share)
