@@ -11,6 +11,7 @@ log, however long, shows more.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ def on_ladder(algorithm: Algorithm, log: Dataset) -> LadderPolicy:
         usual = np.maximum(np.log(world.clinicians[:DEATH]), -1e30).astype(np.float32)
     clinicians = TabularPolicy(jnp.asarray(world.features[:DEATH], jnp.float32), jnp.asarray(usual))
     return LadderPolicy(learned, clinicians, jnp.float32(1.0), jnp.float32(0.1))
+
+
+def without_propensities(log: Dataset) -> Dataset:
+    """The same log with a behaviour that has to be fitted."""
+    return dataclasses.replace(log, behavior_log_prob=None, behavior_probs=None)
 
 
 def evaluated(policy: Any, test: Dataset, others: Dataset) -> tuple[Evaluation, RobustValues, float]:
@@ -121,24 +127,29 @@ def main() -> None:
         )
         for name, algorithm in (("SPIBB", SPIBB(gamma=1.0)), ("VILCB", VILCB(gamma=1.0))):
             policy = on_ladder(algorithm, train)
-            found, robust, took = evaluated(policy, test, others)
-            seconds.append(took)
-            table, gain = exact.table(policy), found.gain["fqe"]
+            table = exact.table(policy)
             value = world.mdp.policy_value(table)
             at = [value - robust_policy_value(world.mdp, table, world.clinicians, odds) for odds in SHOWN]
-            fall = -robust.change.mean(0)[columns]
-            error = robust.change.std(0)[columns] / np.sqrt(len(robust.change))
-            ratios.append(fall / at)
-            told = " | ".join(f"{e:.4f} / {f:.4f} ± {s:.4f}" for e, f, s in zip(at, fall, error, strict=True))
-            falls.append(f"| {draw} | {name} | {told} |")
-            assert found.confirmation is not None
-            kept = found.confirmation.sensitivity
-            assert kept is not None
-            strengths.append(
-                f"| {draw} | {name} | {gain.value:+.4f} [{gain.lower:+.4f}, {gain.upper:+.4f}] | {value - base:+.4f} "
-                f"| {kept.odds_ratio:.2f} | {kept.every_decision:.3f} | {crossing(world, table, base):.3f} |"
-            )
-            print(falls[-1], strengths[-1], f"{took:.1f} s", sep="\n", flush=True)
+            withstands = crossing(world, table, base)
+            for fitted in (False, True)[: 2 if draw == 0 else 1]:
+                parts = [without_propensities(part) for part in (test, others)] if fitted else [test, others]
+                found, robust, took = evaluated(policy, *parts)
+                gain = found.gain["fqe"]
+                seconds.append(took)
+                fall = -robust.change.mean(0)[columns]
+                error = robust.change.std(0)[columns] / np.sqrt(len(robust.change))
+                ratios.append(fall / at)
+                told = " | ".join(f"{e:.4f} / {f:.4f} ± {s:.4f}" for e, f, s in zip(at, fall, error, strict=True))
+                which = f"| {draw} | {name}{', behaviour fitted' if fitted else ''} "
+                falls.append(f"{which}| {told} |")
+                assert found.confirmation is not None
+                kept = found.confirmation.sensitivity
+                assert kept is not None
+                strengths.append(
+                    f"{which}| {gain.value:+.4f} [{gain.lower:+.4f}, {gain.upper:+.4f}] | {value - base:+.4f} "
+                    f"| {kept.odds_ratio:.2f} | {kept.every_decision:.3f} | {withstands:.3f} |"
+                )
+                print(falls[-1], strengths[-1], f"{took:.1f} s", sep="\n", flush=True)
     best = [float(world.mdp.initial @ best_values(odds)) - base for odds in BEST]
     share = np.mean(ratios, axis=0)
     lines = [
@@ -146,8 +157,8 @@ def main() -> None:
         describe(f"python benchmarks/hidden_strength.py --draws {args.draws}"),
         f"- robust values: {np.median(seconds):.1f} s in the median, {max(seconds):.1f} s at most, for {len(GRID)} strengths on "
         f"{test.num_episodes:,} stays; nothing is compiled for them",
-        f"\n{args.stays:,} stays a draw, half of them for training and two fifths for test; policies are the rungs of power 1 from "
-        "10% of the named algorithm's ladder. Causes have no memory.\n",
+        f"\n{args.stays:,} stays a draw, half of them for training and two fifths for test; policies are the rungs of power 1 "
+        "from 10% of the named algorithm's ladder. Causes have no memory.\n",
         "## Fall of the policy's value: exact / estimated ± standard error\n",
         "| draw | policy | " + " | ".join(f"{odds:g}" for odds in SHOWN) + " |",
         "|---" * (len(SHOWN) + 2) + "|",
