@@ -137,7 +137,7 @@ def test_the_strength_of_a_cause_in_every_decision_is_said_and_decides_nothing()
         assert said in logged.lines[-1].seen
         for verdict in (fitted, logged):
             caveat = next(one for one in verdict.caveats if "step 2 alone" in one)
-            assert f"One that acts in every decision would have to change them {weak:.2f} times." in caveat
+            assert f"One that acts in every decision would overturn it by changing them {weak:.2f} times." in caveat
             assert "no memory" in caveat
         assert "Propensities that the acting policy itself recorded leave no room" in " ".join(logged.caveats)
         assert "leave no room" not in " ".join(fitted.caveats)

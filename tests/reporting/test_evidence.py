@@ -210,7 +210,7 @@ def test_strengths_at_the_ends_and_without_need(
         (
             1.1,
             3.18,
-            "One that acts in every decision would have to change them 1.10 times.",
+            "One that acts in every decision would overturn it by changing them 1.10 times.",
             "withstands 1.10 in every",
         ),
         (5.0, 53.72, "up to 5 times in every decision would not overturn it.", "withstands more than 5.00 in every"),

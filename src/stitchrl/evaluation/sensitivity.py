@@ -77,7 +77,7 @@ class Sensitivity:
             return ""
         if self.every_decision >= LARGEST_EVERY:
             return f"One that changes them up to {LARGEST_EVERY:g} times in every decision would not overturn it."
-        return f"One that acts in every decision would have to change them {self.every_decision:.2f} times."
+        return f"One that acts in every decision would overturn it by changing them {self.every_decision:.2f} times."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
