@@ -156,8 +156,8 @@ def main() -> None:
     lines = [
         "# The strength of a hidden cause in every decision that a gain withstands\n",
         origin,
-        f"- robust values: {np.median(seconds):.1f} processor seconds in the median, {max(seconds):.1f} at most, for {len(GRID)} strengths on "
-        f"{test.num_episodes:,} stays; nothing is compiled for them",
+        f"- robust values: {np.median(seconds):.1f} processor seconds in the median, {max(seconds):.1f} at most, for "
+        f"{len(GRID)} strengths on {test.num_episodes:,} stays; nothing is compiled for them",
         f"\n{args.stays:,} stays a draw, half of them for training and two fifths for test; policies are the rungs of power 1 "
         "from 10% of the named algorithm's ladder. Causes have no memory.\n",
         "## Fall of the policy's value: exact / estimated ± standard error\n",

@@ -10,6 +10,7 @@ from confounded import confounded, draw_confounded
 from evaluation_worlds import corridor, draw, small_world
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.fits import Order
 from stitchrl.evaluation.refit import refit
 from stitchrl.evaluation.robust_values import GRID, RobustValues, robust_values
 from stitchrl.mdp.finite import FiniteMDP
@@ -130,6 +131,13 @@ def test_it_is_the_exact_fall_on_the_hospital_world() -> None:
     exact = [robust_policy_value(world, policy, behavior, odds) - world.policy_value(policy) for odds in grid]
     assert change == pytest.approx(exact, rel=0.08)
     assert exact[1] < -0.005
+
+
+def test_folds_are_put_in_the_order_of_the_log() -> None:
+    parts = [RobustValues(np.array([[3.0, 2.0], [1.0, 0.5]])), RobustValues(np.array([[2.0, 1.0]]))]
+    joined = RobustValues.join(parts, Order(np.arange(3), np.array([1, 2, 0])))  # the folds hold episodes 2, 0 and 1
+    assert joined.contributions.tolist() == [[1.0, 0.5], [2.0, 1.0], [3.0, 2.0]]
+    assert joined.change.tolist() == [[0.0, -0.5], [0.0, -1.0], [0.0, -1.0]]
 
 
 def test_a_strength_that_finds_no_value_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
