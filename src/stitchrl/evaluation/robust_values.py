@@ -124,13 +124,15 @@ class _Equations:
         self.sign = -1.0 if upwards else 1.0
         self.go_on = gamma * (1.0 - log.terminated)
         self.psi, self.next_psi = (fitted[name].astype(np.float32, copy=False) for name in ("psi", "next_psi"))
+        # Of drawn actions: features over other draws, as in `refit.py`.
+        self.instrument = fitted.get("instrument", self.psi).astype(np.float32, copy=False)
         self.rho = ratio * log.can_bootstrap
         self.delta = log.reward + self.go_on * fitted["next_v"] - fitted["q"]
         self.first_v = fitted["v"][self.start]
         self.strengths, self.behavior = grid, behavior
         self.groups = _Groups(like_q(fitted["q"]), np.abs(self.rho) * (1.0 - behavior))
         features = self.psi.shape[1]
-        scale = float(np.einsum("nh,nh->", self.psi, self.psi, dtype=np.float64)) / (self.n * features)
+        scale = float(np.einsum("nh,nh->", self.instrument, self.instrument, dtype=np.float64)) / (self.n * features)
         self.ridge = RIDGE * min(1.0, float(1.0 - self.go_on.mean()) / SHORT) * scale
         self.first_psi = self.psi[self.start].astype(np.float64).mean(0)
         self.matrix = self._matrix() + self.ridge * np.eye(features)
@@ -139,7 +141,7 @@ class _Equations:
         """(n, L) contributions of each episode to the values."""
         theta, settled = self._solve()
         every = np.arange(len(self.strengths))
-        visits = self._read(self.psi, self._carry(self._worst_factors(theta, every)))
+        visits = self._read(self.instrument, self._carry(self._worst_factors(theta, every)))
         first = self.first_v[:, None] + self._read(self.psi[self.start], theta)
         left = self._robust_error(theta, every)
         found = first + np.add.reduceat(visits * self.rho[:, None] * left, self.start)
@@ -168,13 +170,13 @@ class _Equations:
 
     def _solve(self) -> tuple[Float[NumpyArray, "H L"], NumpyArray]:
         """Equation (3), and for which strengths value iteration came to an end."""
-        start = np.linalg.solve(self.matrix, self._sums(self.psi, self.delta[:, None]))
+        start = np.linalg.solve(self.matrix, self._sums(self.instrument, self.delta[:, None]))
         theta = np.repeat(start, len(self.strengths), axis=1)
         enough = ENOUGH * max(float(np.abs(self.delta).mean()), 1e-300)
         unsettled = np.arange(len(self.strengths))
         for _ in range(ITERATIONS):
             left = self._robust_error(theta[:, unsettled], unsettled)
-            step = np.linalg.solve(self.matrix, self._sums(self.psi, left) - self.ridge * theta[:, unsettled])
+            step = np.linalg.solve(self.matrix, self._sums(self.instrument, left) - self.ridge * theta[:, unsettled])
             theta[:, unsettled] += step
             unsettled = unsettled[np.abs(self.first_psi @ step) > enough]
             if not len(unsettled):
@@ -190,7 +192,7 @@ class _Equations:
         start = carry = np.linalg.solve(self.matrix.T, target)
         more = (z - 1.0) * self.go_on[:, None]
         for _ in range(2):
-            met = self._sums(self.next_psi, more * self._read(self.psi, carry))
+            met = self._sums(self.next_psi, more * self._read(self.instrument, carry))
             carry = start + np.linalg.solve(self.matrix.T, met)
         return carry
 
@@ -199,7 +201,7 @@ class _Equations:
         total = np.zeros((self.psi.shape[1],) * 2)
         for rows in self._pieces():
             change = self.psi[rows] - self.go_on[rows, None].astype(np.float32) * self.next_psi[rows]
-            total += (self.psi[rows] * self.rho[rows, None].astype(np.float32)).T @ change
+            total += (self.instrument[rows] * self.rho[rows, None].astype(np.float32)).T @ change
         return total / self.n
 
     def _sums(self, features: NumpyArray, of_row: Float[NumpyArray, "N L"]) -> Float[NumpyArray, "H L"]:
