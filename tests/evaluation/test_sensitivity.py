@@ -1,4 +1,4 @@
-"""The hidden cause in one decision that overturns a gain, against the exact worst case of a known world."""
+"""The hidden causes that overturn a gain, in one decision and in every one, against the exact worst cases of a known world."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import numpy as np
 import pytest
 from evaluation_worlds import QUICK, Table, draw, small_log, small_world, tabular
 
+from stitchrl.evaluation.contributions import Contributions
 from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.refit import refit
-from stitchrl.evaluation.sensitivity import OutcomeSpread, visits_by_step
+from stitchrl.evaluation.robust_values import GRID
+from stitchrl.evaluation.sensitivity import (
+    LARGEST_EVERY,
+    OutcomeSpread,
+    Sensitivity,
+    _Above,
+    _every_decision,
+    visits_by_step,
+)
+from stitchrl.evaluation.units import Units
+from stitchrl.mdp.finite import FiniteMDP
+from stitchrl.mdp.hidden_cause import robust_policy_value
 
 
 def exact_drops(odds_ratio: float, steps: int, *, sign: int = 1, of: np.ndarray | None = None) -> np.ndarray:
@@ -95,7 +107,76 @@ def test_the_cause_that_overturns_a_gain_is_the_exact_one(baseline: bool) -> Non
     # The width of the interval hardly changes with the drop, so the drop alone must fill the room.
     assert drop(odds) == pytest.approx(room, rel=0.35)
     assert found.confirmation.sensitivity.step == 0
+    every = found.confirmation.sensitivity.every_decision
+    assert every is not None
+    assert 1 < every < odds
+    assert exact_fall(every, rise=baseline) == pytest.approx(room, rel=0.35)
     nothing = evaluate(Table(policy), log, margin=lower + 0.01, **kept)
     assert nothing.confirmation is not None
     assert nothing.confirmation.sensitivity is not None
     assert nothing.confirmation.sensitivity.odds_ratio == 1.0
+    assert nothing.confirmation.sensitivity.every_decision == 1.0
+
+
+def exact_fall(odds_ratio: float, *, rise: bool = False) -> float:
+    """What a cause in every decision takes from the policy's value, and adds to that of the behaviour as a baseline."""
+    world, behavior, policy = small_world()
+    found = world.policy_value(policy) - robust_policy_value(world, policy, behavior, odds_ratio)
+    if rise:
+        turned = FiniteMDP(world.transition, -world.reward, world.initial, world.terminal)
+        worst = robust_policy_value(turned, behavior, behavior, odds_ratio)
+        found += turned.policy_value(behavior) - worst
+    return found
+
+
+def falls_of(by_strength: dict[float, float], noise: float = 0.0) -> np.ndarray:
+    """(100, L) falls that are equal in all episodes but for a noise that averages 0; those not named are the last named."""
+    mean = np.array([max(fall for odds, fall in by_strength.items() if odds <= strength) for strength in GRID])
+    return mean + noise * np.tile([1.0, -1.0], 50)[:, None] * (np.array(GRID) > 1)
+
+
+def above_by(room: float, spread: float = 0.0) -> _Above:
+    """A gain whose lower end lies above the margin by so much; its standard error is that of its spread."""
+    values = room + 2.0 * spread / 10 + spread * np.tile([1.0, 1.0, -1.0, -1.0], 25)
+    gain = Contributions(values[:, None], np.ones((100, 1)))
+    return _Above(Units(100), gain, spread / 10, 2.0, 0.0)
+
+
+def test_the_strength_lies_between_the_two_of_the_grid_that_the_lower_end_lies_between() -> None:
+    falls = falls_of({1.0: 0.0, 1.1: 0.2, 1.15: 0.4})
+    assert _every_decision(falls, above_by(0.3)) == pytest.approx(np.sqrt(1.1 * 1.15))
+    assert _every_decision(falls, above_by(0.3, spread=1.0)) == pytest.approx(np.sqrt(1.1 * 1.15))
+    assert _every_decision(falls, above_by(0.5)) == LARGEST_EVERY
+
+
+def test_noise_of_the_fall_makes_the_strength_less_and_never_more() -> None:
+    quiet, noisy = falls_of({1.0: 0.0, 1.1: 0.2, 1.15: 0.4}), falls_of({1.0: 0.0, 1.1: 0.2, 1.15: 0.4}, noise=0.5)
+    # The two spreads share nothing: the error goes from .1 to sqrt(.01 + .0025), and twice that is lost.
+    lost = 2 * (np.sqrt(0.0125) - 0.1)
+    above = above_by(0.3, spread=1.0)
+    assert above.after(noisy[:, 4]) == pytest.approx(0.1 - lost)
+    assert _every_decision(noisy, above) < _every_decision(quiet, above)
+    # A fall that offsets the noise of the gain would make the interval narrower.
+    offsets = quiet.copy()
+    offsets[:, 1:] += (np.tile([1.0, 1.0, -1.0, -1.0], 25) * 0.5)[:, None]
+    assert above.after(offsets[:, 4]) > above.after(quiet[:, 4])
+    assert _every_decision(offsets, above) == _every_decision(quiet, above)
+
+
+def test_a_stronger_cause_costs_no_less_and_one_without_a_value_overturns_all() -> None:
+    back = falls_of({1.0: 0.0, 1.1: 0.2})
+    back[:, GRID.index(1.15) :] = 0.1  # noise says that a stronger cause costs less
+    assert _every_decision(back, above_by(0.15)) == pytest.approx(
+        _every_decision(falls_of({1.0: 0, 1.1: 0.2}), above_by(0.15))
+    )
+    lost = falls_of({1.0: 0.0, 1.02: 0.01})
+    lost[:, GRID.index(1.2) :] = np.nan
+    assert _every_decision(lost, above_by(0.3)) == 1.15
+
+
+def test_in_words() -> None:
+    assert Sensitivity(1.0, 0, 1.0).every_in_words() == ""
+    assert Sensitivity(2.0, 0).every_in_words() == ""
+    assert "by changing them 1.09 times" in Sensitivity(2.0, 0, 1.0912).every_in_words()
+    assert "up to 5 times in every decision would not" in Sensitivity(20.0, 0, LARGEST_EVERY).every_in_words()
+    assert Sensitivity(2.0, 3, 1.5).to_dict() == {"odds_ratio": 2.0, "step": 3, "every_decision": 1.5}

@@ -123,6 +123,26 @@ def test_without_confirmation_there_is_no_go(confirmation: Confirmation | None, 
     assert says in verdict.lines[-1].seen
 
 
+def test_the_strength_of_a_cause_in_every_decision_is_said_and_decides_nothing() -> None:
+    gains = {"fqe": gain(0.01, 0.03)} | BY_WEIGHTS
+    for weak in (1.004, 1.09):
+        known = Sensitivity(1.8, 2, weak)
+        fitted = decide(gains, audit_verdict="usable", confirmation=dataclasses.replace(FITTED, sensitivity=known))
+        assert fitted.decision == "GO"
+        assert f"hidden odds of 1.80 in any single decision and of {weak:.2f} in every decision" in fitted.headline
+        said = f"The gain withstands hidden odds of {weak:.2f} in every decision, if the cause has no memory."
+        assert said in [part.sentence for part in fitted.lines[-1].parts]
+        logged = decide(gains, audit_verdict="usable", confirmation=dataclasses.replace(LOGGED, sensitivity=known))
+        assert logged.decision == "GO"
+        assert said in logged.lines[-1].seen
+        for verdict in (fitted, logged):
+            caveat = next(one for one in verdict.caveats if "step 2 alone" in one)
+            assert f"One that acts in every decision would overturn it by changing them {weak:.2f} times." in caveat
+            assert "no memory" in caveat
+        assert "Propensities that the acting policy itself recorded leave no room" in " ".join(logged.caveats)
+        assert "leave no room" not in " ".join(fitted.caveats)
+
+
 def test_a_fitted_behaviour_gives_no_go_before_its_coverage_is_published() -> None:
     assert not Confirmation(True, CALIBRATED, NO_TRACE, Sensitivity(1.8, 2)).covered
 

@@ -203,6 +203,49 @@ def test_strengths_at_the_ends_and_without_need(
     assert ("needed: 1.5" in text) is fitted
 
 
+@pytest.mark.parametrize(
+    ("every", "place", "says", "withstands"),
+    [
+        # log(1.1) / log(20)
+        (
+            1.1,
+            3.18,
+            "One that acts in every decision would overturn it by changing them 1.10 times.",
+            "withstands 1.10 in every",
+        ),
+        (5.0, 53.72, "up to 5 times in every decision would not overturn it.", "withstands more than 5.00 in every"),
+    ],
+)
+def test_a_cause_in_every_decision_has_a_strip_of_its_own(
+    folder: Path, every: float, place: float, says: str, withstands: str
+) -> None:
+    selected = json.loads((folder / "estimates.json").read_text(encoding="utf-8"))["selected"]
+    confirmation = Confirmation(False, HELD, sensitivity=Sensitivity(2.3, 0, every))
+    selected["evaluation"]["confirmation"] = confirmation.to_dict()
+    changed(folder, "estimates.json", selected=selected)
+    view = confirmation_view(build_report(folder, MEANINGS)["confirmation"])
+    assert view is not None
+    assert view["hidden_cause"]["every"] == place
+    text = text_of(folder)
+    assert says in text
+    assert withstands in text
+    assert "withstands 2.30 in one decision" in text
+    assert "It is assumed to have no memory" in text
+    assert "Propensities that the acting policy itself recorded leave no room for a hidden cause." in text
+
+
+def test_a_run_of_a_version_that_knew_one_decision_only_has_one_strip(folder: Path) -> None:
+    selected = json.loads((folder / "estimates.json").read_text(encoding="utf-8"))["selected"]
+    older = selected["evaluation"]["confirmation"]
+    older["sensitivity"].pop("every_decision")
+    for key in ("every", "largest_every"):
+        older["hidden_cause"].pop(key)
+    changed(folder, "estimates.json", selected=selected)
+    text = text_of(folder)
+    assert "withstands 1.25" in text
+    assert "in every decision" not in text
+
+
 def test_the_past_and_who_carries_the_variance_are_shown(folder: Path) -> None:
     text = text_of(folder)
     for said in (

@@ -15,10 +15,10 @@ from typing import Any
 from stitchrl.auditing.history import ENOUGH_DECISIONS, HistoryCheck
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.results import Estimate
-from stitchrl.evaluation.sensitivity import LARGEST, Sensitivity
+from stitchrl.evaluation.sensitivity import LARGEST, LARGEST_EVERY, Sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 
-__all__ = ["Confirmation"]
+__all__ = ["NO_MEMORY", "RECORDED", "Confirmation"]
 
 FITTED_COVERED = False
 """A fitted behaviour may give GO where a table of benchmarks/results/coverage.md shows that its intervals cover. With the
@@ -27,6 +27,11 @@ NOT_COVERED = (
     "How often intervals with a fitted behaviour cover is not published yet, so a fitted behaviour gives no GO: log the "
     "probability of each action that was taken."
 )
+
+RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."
+"""Why a hidden cause matters less where propensities are logged."""
+NO_MEMORY = "It is assumed to have no memory: it is drawn anew in every decision, so one that lasts can do more harm."
+"""What the strength of a hidden cause assumes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +42,9 @@ class Confirmation:
         fitted: whether the behaviour's probabilities are a model's, and not the log's own.
         calibration: whether the ratios to them average 1 over the logged actions.
         history: whether the past predicts the logged actions beyond the observation; None where it was not looked at.
-        sensitivity: the hidden cause in one decision that would overturn the gain; None where it was not computed.
-        minimum_odds_ratio: the least such cause that a gain from a fitted behaviour must withstand.
+        sensitivity: the hidden causes, in one decision and in every one, that would overturn the gain; None where they
+            were not computed.
+        minimum_odds_ratio: the least cause in one decision that a gain from a fitted behaviour must withstand.
         model: what was fitted as the behaviour, in words; "" where it was logged.
         covered: whether it is published how often intervals with a fitted behaviour cover.
     """
@@ -54,11 +60,15 @@ class Confirmation:
     def parts(self, name: str, gains: Mapping[str, Estimate], margin: float) -> list[tuple[bool, str]]:
         """What must hold of the primary gain `name`, each with a sentence that says whether it does, and why."""
         if not self.fitted:
-            return [(self.calibration.passed, f"Propensities are logged. {self.calibration.sentence}")]
+            return [
+                (self.calibration.passed, f"Propensities are logged. {self.calibration.sentence}"),
+                *self._every_decision(),
+            ]
         return [
             (self.calibration.passed, self.calibration.sentence),
             self._history(),
             self._sensitivity(),
+            *self._every_decision(),
             _second(name, gains, margin),
             *([] if self.covered else [(False, NOT_COVERED)]),
         ]
@@ -70,13 +80,27 @@ class Confirmation:
         assert self.sensitivity is not None
         return (
             f"a fitted behaviour to which the past adds nothing, {_and(_others(name, gains, margin))} on other assumptions, "
-            f"and a gain that withstands {self._strength()} in any single decision"
+            f"and a gain that withstands {self._strength()} in any single decision{self._strength_in_every()}"
         )
 
     def _strength(self) -> str:
         assert self.sensitivity is not None
         more = "more than " if self.sensitivity.odds_ratio >= LARGEST else ""
         return f"hidden odds of {more}{self.sensitivity.odds_ratio:.2f}"
+
+    def _strength_in_every(self) -> str:
+        found = None if self.sensitivity is None else self.sensitivity.every_decision
+        if found is None:
+            return ""
+        return f" and of {'more than ' if found >= LARGEST_EVERY else ''}{found:.2f} in every decision"
+
+    def _every_decision(self) -> list[tuple[bool, str]]:
+        """What is known about a hidden cause in every decision; nothing is asked of it."""
+        strength = self._strength_in_every().removeprefix(" and of ")
+        if not strength:
+            return []
+        none = "" if self.fitted else f" {RECORDED}"
+        return [(True, f"The gain withstands hidden odds of {strength}, if the cause has no memory.{none}")]
 
     def _history(self) -> tuple[bool, str]:
         if self.history is None:
@@ -124,18 +148,23 @@ class Confirmation:
                 f"{self.sensitivity.step} alone, would overturn the gain. In any other single decision it would have to be "
                 "stronger."
             )
+        every = self.sensitivity.every_in_words()
         asked = (
-            f"Since the behaviour is fitted, a gain must withstand {self.minimum_odds_ratio:g}."
+            f"Since the behaviour is fitted, a gain must withstand {self.minimum_odds_ratio:g}"
+            f"{' in its worst single decision' if every else ''}."
             if self.fitted
-            else "Since the propensities are logged, the verdict asks for no strength."
+            else f"Since the propensities are logged, the verdict asks for no strength.{f' {RECORDED}' if every else ''}"
         )
+        told = [sentence, f"{every} {NO_MEMORY}" if every else "", asked]
         return {
             "seen": found,
             "needed": self.minimum_odds_ratio if self.fitted else None,
             "none": 1.0,
             "largest": LARGEST,
             "step": self.sensitivity.step,
-            "sentence": f"{sentence} {asked}",
+            "every": self.sensitivity.every_decision,
+            "largest_every": LARGEST_EVERY,
+            "sentence": " ".join(filter(None, told)),
         }
 
 

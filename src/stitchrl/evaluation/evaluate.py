@@ -35,7 +35,7 @@ from stitchrl.evaluation.refit import FitQ
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
 from stitchrl.evaluation.results import Estimate
-from stitchrl.evaluation.sensitivity import Sensitivity, single_decision_sensitivity
+from stitchrl.evaluation.sensitivity import Sensitivity, hidden_cause_sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO, FitSettings, check_odds_ratio
 from stitchrl.evaluation.units import Units
 from stitchrl.evaluation.verdict import NOT_AUDITED, Verdict, choose_primary, decide
@@ -290,14 +290,14 @@ def evaluate_fits(
 def _sensitivity(
     chosen: Sequence[Estimator], case: Case, gain: Mapping[str, Estimate], drafts: Mapping[str, Draft], margin: float
 ) -> Sensitivity | None:
-    """The hidden cause that would overturn the primary gain; None where there is no such gain, or it rests on no Q."""
+    """The hidden causes that would overturn the primary gain; None where there is no such gain, or it rests on no Q."""
     name = choose_primary(gain)
     if name is None or not any(FitQ() in one.requests() for one in chosen if one.name == name):
         return None
     statistic, error = drafts[name].statistic, gain[name].standard_error
     assert statistic is not None
     assert error is not None
-    return single_decision_sensitivity(
+    return hidden_cause_sensitivity(
         case,
         statistic,
         error,

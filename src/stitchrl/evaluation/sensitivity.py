@@ -1,4 +1,4 @@
-"""How strong a hidden cause in one single decision would have to be to overturn a gain.
+"""How strong a hidden cause would have to be to overturn a gain: in one single decision, or in every one.
 
 A hidden cause u of strength Lambda (Tan 2006) changes the odds of a logged action by a factor of at most Lambda in either
 direction. With z = b(a|s) / b(a|s, u), which then lies between alpha = b + (1 - b)/Lambda and beta = b + Lambda (1 - b)
@@ -16,6 +16,11 @@ and the largest over t is reported. It is estimated from the TD errors that the 
 depend on where the outcomes lie; by CVaR_tau(Y) = max_q (q - E(q - Y)_+ / tau) any q gives a drop that is too large rather
 than too small, so a quantile within groups of like Q is enough. The ratio of state visits at each step apart is carried
 forward from the first step (Xie, Ma, Wang 2019, arXiv 1906.03393).
+
+Where the cause acts in every decision, `robust_values.py` gives the fall of the value at each of a grid of strengths, and the
+strength at which the lower end of the gain meets the margin is found between two of them. The behaviour's own value does not
+fall: it is what the log shows. Either cause is taken to have no memory: it is drawn anew in every decision and depends on the
+state alone. One that lasts, such as what a patient is like, can do more harm at the same strength.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,31 +39,45 @@ from stitchrl.evaluation.estimator import Case
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
 from stitchrl.evaluation.refit import RIDGE, FitQ, refit
+from stitchrl.evaluation.robust_values import GRID, RobustValues, like_q, robust_values
 from stitchrl.evaluation.statistic import Statistic
+from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
 
-__all__ = ["LARGEST", "OutcomeSpread", "Sensitivity", "SpreadOfOutcomes", "single_decision_sensitivity"]
+__all__ = ["LARGEST", "LARGEST_EVERY", "OutcomeSpread", "Outcomes", "Sensitivity", "hidden_cause_sensitivity"]
 
 LARGEST = 20.0
-"""Odds ratios are searched up to this one."""
-GROUPS = 20
-"""Groups of like Q in which the outcomes of an action are taken to be spread alike."""
+"""Odds ratios in one decision are searched up to this one."""
+LARGEST_EVERY = GRID[-1]
+"""Odds ratios in every decision are searched up to this one."""
 STEPS_LOOKED_AT = 400
 """A hidden cause is sought in so many first steps; under a discount later ones weigh less."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """The hidden cause in one decision that would overturn a gain.
+    """The hidden cause, in one decision and in every one, at which a gain would no longer be shown.
 
     Attributes:
-        odds_ratio: the smallest Lambda at which the lower end of the gain falls to the margin; 1 where it is not above
-            it at all, `LARGEST` where none up to that would do.
+        odds_ratio: the smallest Lambda in one decision at which the lower end of the gain falls to the margin; 1 where it
+            is not above it at all, `LARGEST` where none up to that would do.
         step: the step of the decision in which it would act, counted from 0.
+        every_decision: the smallest Lambda in every decision; 1 and `LARGEST_EVERY` likewise; None where it was not
+            computed, as in files of older versions.
     """
 
     odds_ratio: float
     step: int
+    every_decision: float | None = None
+
+    def every_in_words(self) -> str:
+        """How strong a cause in every decision would have to be, as a sentence; "" where that is not known, or where there is
+        no gain to overturn."""
+        if self.every_decision is None or self.every_decision <= 1:
+            return ""
+        if self.every_decision >= LARGEST_EVERY:
+            return f"One that changes them up to {LARGEST_EVERY:g} times in every decision would not overturn it."
+        return f"One that acts in every decision would overturn it by changing them {self.every_decision:.2f} times."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -111,37 +130,65 @@ def _place(share: NumpyArray, tau: float) -> int:
     return min(int(np.searchsorted(share, tau)), len(share) - 1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class OutcomesOf:
+    """What hidden causes can do to the value of one policy.
+
+    Attributes:
+        spread: for a cause in one decision.
+        robust: for a cause in every decision; None where it was not asked for.
+    """
+
+    spread: OutcomeSpread
+    robust: RobustValues | None
+
+
 @dataclasses.dataclass(frozen=True)
-class SpreadOfOutcomes:
-    """The request for the outcomes' spread about the Q that `FitQ` fits; nothing else is fitted for it."""
+class Outcomes:
+    """The request for the outcomes' spread about the Q that `FitQ` fits; no further network is fitted for it.
+
+    Attributes:
+        every: "falls" and "rises" ask for the least and the largest values under a cause in every decision as well.
+    """
+
+    every: Literal["no", "falls", "rises"] = "no"
 
     def fit(self, data: FitData) -> Sequence[list[FittedQ]]:
         """The Q of all policies."""
         found: Sequence[list[FittedQ]] = data.models(FitQ())
         return found
 
-    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> OutcomeSpread:
-        """The spread on the episodes of a fold, about the first network's Q."""
+    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> OutcomesOf:
+        """What is asked for, on the episodes of a fold, about the first network's Q."""
         log, gamma = fold.timed_log, fold.data.gamma
         fitted = model[0].on(log, fold.choices(policy), fold.next_choices(policy))
         known = fold.log_ratio(policy)
         assert known is not None, "the primary estimate weighs actions by their density"
         ratio = np.exp(known)
+        # No action out of a continuum has a probability: alpha is 1/Lambda there, and beta Lambda.
+        behavior = np.zeros(len(ratio)) if log.num_actions is None else np.exp(fold.behavior.log_prob)
+        robust = None
+        if self.every != "no":
+            robust = robust_values(log, fitted, ratio, behavior, gamma=gamma, upwards=self.every == "rises")
         corrected = refit(log, fitted, ratio, gamma=gamma)
         bootstraps = log.can_bootstrap
         visits = visits_by_step(log, fitted["psi"].astype(np.float64), fitted["next_psi"], ratio, corrected.visits)
-        # No action out of a continuum has a probability: alpha is 1/Lambda there, and beta Lambda.
-        behavior = 0.0 if log.num_actions is None else np.exp(fold.behavior.log_prob)
         weight = np.power(gamma, log.position) * visits * ratio * bootstraps * (1.0 - behavior)
-        return OutcomeSpread(weight, np.where(bootstraps, corrected.residual, 0.0), _groups(fitted["q"]))
+        spread = OutcomeSpread(weight, np.where(bootstraps, corrected.residual, 0.0), like_q(fitted["q"]))
+        return OutcomesOf(spread, robust)
 
-    def join(self, parts: Sequence[OutcomeSpread], order: Order) -> OutcomeSpread:
+    def join(self, parts: Sequence[OutcomesOf], order: Order) -> OutcomesOf:
         """Groups of different folds stay apart, since each fold has a Q of its own."""
-        first = np.cumsum([0] + [int(part.group.max(initial=0)) + 1 for part in parts])
-        return OutcomeSpread(
-            order.per_row([part.weight for part in parts]),
-            order.per_row([part.residual for part in parts]),
-            order.per_row([part.group + k for part, k in zip(parts, first, strict=False)]),
+        spreads = [part.spread for part in parts]
+        first = np.cumsum([0] + [int(one.group.max(initial=0)) + 1 for one in spreads])
+        robust = [part.robust for part in parts if part.robust is not None]
+        return OutcomesOf(
+            OutcomeSpread(
+                order.per_row([one.weight for one in spreads]),
+                order.per_row([one.residual for one in spreads]),
+                order.per_row([one.group + k for one, k in zip(spreads, first, strict=False)]),
+            ),
+            RobustValues.join(robust, order) if robust else None,
         )
 
 
@@ -176,15 +223,10 @@ def visits_by_step(
     return found
 
 
-def _groups(q: Float[NumpyArray, " N"]) -> Int[NumpyArray, " N"]:
-    edges = np.unique(np.quantile(q, np.linspace(0, 1, GROUPS + 1)[1:-1]))
-    return np.searchsorted(edges, q).astype(np.int64)
-
-
-def single_decision_sensitivity(
+def hidden_cause_sensitivity(
     case: Case, gain: Statistic, standard_error: float, *, margin: float, confidence: float, unknown: float = 0.0
 ) -> Sensitivity:
-    """The smallest hidden cause in one decision at which the lower end of a gain falls to the margin.
+    """The smallest hidden causes, in one decision and in every one, at which the lower end of a gain falls to the margin.
 
     Args:
         case: of the policy; where it has a baseline policy, the baseline's value rises by what its own falls.
@@ -194,28 +236,62 @@ def single_decision_sensitivity(
         confidence: two-sided coverage that the lower end is of.
         unknown: by how much the lower end is lower for what the log cannot say; at most 0.
     """
-    spread: OutcomeSpread = case.fits.get(SpreadOfOutcomes())
-    other: OutcomeSpread | None = None if case.baseline is None else case.baseline.fits.get(SpreadOfOutcomes())
-    position = case.log.position
-    near = position < STEPS_LOOKED_AT
     reach = float(stats.t.ppf((1 + confidence) / 2, max(case.units.count - 1, 1)))
-    value, influence, n = gain.value(), gain.influence(), gain.n
-    widened = standard_error**2 - float(case.units.sums(influence).var()) * case.units.count / n**2
+    above = _Above(case.units, gain, standard_error, reach, unknown - margin)
+    shown = above.now > 0
+    own: OutcomesOf = case.fits.get(Outcomes("falls" if shown else "no"))
+    other: OutcomesOf | None = None
+    if case.baseline is not None:
+        other = case.baseline.fits.get(Outcomes("rises" if shown else "no"))
+    found = _single_decision(case, own.spread, None if other is None else other.spread, above)
+    if own.robust is None:
+        return dataclasses.replace(found, every_decision=1.0)
+    falls = -own.robust.change
+    if other is not None and other.robust is not None:
+        falls = falls + other.robust.change
+    return dataclasses.replace(found, every_decision=_every_decision(falls, above))
+
+
+class _Above:
+    """How far the lower end of a gain lies above the margin, now and where the gain were less."""
+
+    def __init__(self, units: Units, gain: Statistic, standard_error: float, reach: float, moved: float) -> None:
+        self._units, self._influence, self._n = units, gain.influence(), gain.n
+        self._middle, self._reach, self._error = gain.value() + moved, reach, standard_error
+        self._widened = standard_error**2 - self._variance(np.zeros(self._n))
+        self.now = self._middle - reach * standard_error
+
+    def _variance(self, falls: Float[NumpyArray, " n"]) -> float:
+        sums = self._units.sums(self._influence - (falls - falls.mean()))
+        return float(sums.var()) * self._units.count / self._n**2
+
+    def after(self, falls: Float[NumpyArray, " n"], *, narrower: bool = True) -> float:
+        """The same where the gain falls by the mean of what each episode says.
+
+        Args:
+            falls: (n,) of each episode; their spread, paired with the gain's, widens the interval.
+            narrower: whether the interval may become narrower than it is now.
+        """
+        error = np.sqrt(max(self._variance(falls) + max(self._widened, 0.0), 0.0))
+        error = error if narrower else max(error, self._error)
+        return self._middle - float(falls.mean()) - self._reach * float(error)
+
+
+def _single_decision(case: Case, spread: OutcomeSpread, other: OutcomeSpread | None, above: _Above) -> Sensitivity:
+    """The smallest cause in one decision, and its step."""
+    position, n = case.log.position, case.log.num_episodes
+    near = position < STEPS_LOOKED_AT
 
     def worst(odds_ratio: float) -> tuple[float, int]:
-        """The lower end of the gain where the drop at one step is largest, and that step."""
+        """How far above the margin the lower end is where the drop at one step is largest, and that step."""
         drops = spread.drops(odds_ratio)
         if other is not None:
             drops = drops + other.drops(odds_ratio, upwards=True)
-        by_step = np.bincount(position[near], drops[near]) / n
-        step = int(by_step.argmax())
+        step = int(np.bincount(position[near], drops[near]).argmax())
         rows = np.flatnonzero(position == step)
-        of_episode = np.bincount(case.log.episode_of_transition[rows], drops[rows], minlength=n)
-        sums = case.units.sums(influence - (of_episode - of_episode.mean()))
-        error = np.sqrt(max(float(sums.var()) * case.units.count / n**2 + max(widened, 0.0), 0.0))
-        return value + unknown - by_step[step] - reach * error - margin, step
+        return above.after(np.bincount(case.log.episode_of_transition[rows], drops[rows], minlength=n)), step
 
-    if value + unknown - reach * standard_error <= margin:
+    if above.now <= 0:
         return Sensitivity(1.0, worst(LARGEST)[1])
     low, high = 1.0, LARGEST
     if worst(high)[0] > 0:
@@ -224,3 +300,24 @@ def single_decision_sensitivity(
         middle = np.sqrt(low * high)
         low, high = (middle, high) if worst(middle)[0] > 0 else (low, middle)
     return Sensitivity(float(low), worst(high)[1])
+
+
+def _every_decision(falls: Float[NumpyArray, "n L"], above: _Above) -> float:
+    """The strength at which the lower end meets the margin, between the two of the grid that it lies between.
+
+    The lower end at a stronger cause is not above that at a weaker one, whatever noise says.
+
+    Args:
+        falls: (n, L) how far the gain falls by each episode, at every strength of `GRID`; 0 at the first.
+        above: of the gain, whose lower end lies above the margin.
+    """
+    before = above.now
+    for weaker, odds_ratio, of_episode in zip(GRID[:-1], GRID[1:], falls.T[1:], strict=True):
+        if not np.isfinite(of_episode).all():
+            return float(weaker)
+        now = min(before, above.after(of_episode, narrower=False))
+        if now <= 0:
+            share = before / (before - now)
+            return float(weaker * (odds_ratio / weaker) ** share)
+        before = now
+    return LARGEST_EVERY

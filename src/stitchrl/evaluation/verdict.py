@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stitchrl.evaluation.confirmation import Confirmation
+from stitchrl.evaluation.confirmation import NO_MEMORY, RECORDED, Confirmation
 from stitchrl.evaluation.registry import primary_names
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST
@@ -250,7 +250,8 @@ def _line_e(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
     failed = [part.sentence for part in parts if not part.passed]
     if failed:
         return Line("e", rule, " ".join(failed), False, parts)
-    seen = parts[0].sentence if len(parts) == 1 else f"by {confirmation.rests_on(name, gains, margin)}"
+    told = " ".join(part.sentence for part in parts)
+    seen = f"by {confirmation.rests_on(name, gains, margin)}" if confirmation.fitted else told
     return Line("e", rule, seen, True, parts)
 
 
@@ -268,18 +269,24 @@ def _caveats(confirmation: Confirmation | None, horizon: int | None) -> tuple[st
     if horizon is not None:
         steps = first_steps_in_words(horizon)
         notes.insert(0, f"Only {steps} of an episode count: what comes after them is not judged.")
-    found = None if confirmation is None else confirmation.sensitivity
-    if found is not None and found.odds_ratio >= LARGEST:
-        notes.append(
-            f"A hidden cause in one decision, up to an odds ratio of {LARGEST:g}, would not overturn the gain."
-        )
-    elif found is not None and found.odds_ratio > 1:
-        notes.append(
-            f"A hidden cause that changes the odds of the logged action {found.odds_ratio:.2f} times, in the decision at step "
-            f"{found.step} alone, would overturn the gain; it is assumed to have no memory. How strong one in every decision "
-            "would have to be is not computed yet."
-        )
+    notes.extend(_hidden_cause(confirmation))
     if confirmation is not None and confirmation.fitted:
         what = f" ({confirmation.model})" if confirmation.model else ""
         notes.append(f"The log has no propensities: the behaviour's probabilities are a fitted model's{what}.")
     return tuple(notes)
+
+
+def _hidden_cause(confirmation: Confirmation | None) -> list[str]:
+    """How strong a hidden cause would have to be to overturn the gain; nothing where there is none to overturn."""
+    found = None if confirmation is None else confirmation.sensitivity
+    if confirmation is None or found is None or found.odds_ratio <= 1:
+        return []
+    one = (
+        f"A hidden cause that changes the odds of the logged action up to {LARGEST:g} times, in any one decision, would not "
+        "overturn the gain."
+        if found.odds_ratio >= LARGEST
+        else f"A hidden cause that changes the odds of the logged action {found.odds_ratio:.2f} times, in the decision at "
+        f"step {found.step} alone, would overturn the gain."
+    )
+    recorded = "" if confirmation.fitted else RECORDED
+    return [" ".join(filter(None, (one, found.every_in_words(), NO_MEMORY, recorded)))]

@@ -38,16 +38,21 @@ def confirmation_view(content: Json | None) -> dict[str, Any] | None:
 
 
 def _scale(found: Json | None) -> dict[str, Any] | None:
-    """A strip from no hidden cause to the largest that was tried, on which the seen and the needed strength stand."""
+    """A strip from no hidden cause to the largest that was tried, on which the seen and the needed strength stand, and under
+    it one for a cause in every decision, which runs of older versions did not compute."""
     if not found or not is_number(found["seen"]):
         return None
     low, high = found["none"], found["largest"]
     axis = Axis(math.log(low), math.log(high))
-    needed = found["needed"]
+    needed, every = found["needed"], found.get("every")
     return {
         "sentence": found["sentence"],
         "seen": axis.at(math.log(max(found["seen"], low))),
         "text": f"{'more than ' if found['seen'] >= high else ''}{number(found['seen'], 2)}",
+        "every": axis.at(math.log(max(every, low))) if is_number(every) else None,
+        "every_text": f"{'more than ' if every >= found['largest_every'] else ''}{number(every, 2)}"
+        if is_number(every)
+        else "",
         "needed": axis.at(math.log(needed)) if is_number(needed) and low <= needed <= high else None,
         "needed_text": f"{needed:g}" if is_number(needed) else "",
         "ticks": [{"x": axis.at(math.log(odds)), "text": f"{odds:g}"} for odds in ODDS_TICKS if low <= odds <= high],
