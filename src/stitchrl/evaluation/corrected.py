@@ -46,6 +46,7 @@ def corrected_draft(
         untried: decisions of the policy, in each of its episodes, on actions that the behaviour never takes.
     """
     found = fitted.refit
+    assert found is not None
     log, fits = case.fits.fits.timed_log, case.fits.fits
     per_episode = np.add.reduceat(np.abs(found.weights), case.log.episode_start[:-1])
     balance = balance_test(log, fits.regions, found.weights, case.estimand.gamma, case.units)

@@ -29,6 +29,7 @@ from stitchrl.evaluation.health import check_lost_weight
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import RESAMPLES, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
+from stitchrl.evaluation.policy_actions import has_density
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ
@@ -290,8 +291,11 @@ def evaluate_fits(
 def _sensitivity(
     chosen: Sequence[Estimator], case: Case, gain: Mapping[str, Estimate], drafts: Mapping[str, Draft], margin: float
 ) -> Sensitivity | None:
-    """The hidden causes that would overturn the primary gain; None where there is no such gain, or it rests on no Q."""
+    """The hidden causes that would overturn the primary gain; None where there is no such gain, it rests on no Q, or the
+    policy has no density, without which nothing is known of its actions' odds."""
     name = choose_primary(gain)
+    if case.log.num_actions is None and not has_density(case.policy):
+        return None
     if name is None or not any(FitQ() in one.requests() for one in chosen if one.name == name):
         return None
     statistic, error = drafts[name].statistic, gain[name].standard_error

@@ -25,6 +25,7 @@ from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling, unit_return_scale
+from stitchrl.evaluation.drawn_q import features_and_q, pieces, read_drawn
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.feeds.batches import sample_transitions
 from stitchrl.feeds.feed import Source, transition_source
@@ -43,8 +44,6 @@ KINDS = (("none", 1.0), ("after", 1.0), ("none", 3.0), ("after", 3.0))
 """Layer normalisation, and by how much smaller a step is, of each kind of network: they extrapolate differently."""
 CONTINUOUS_TIMES = 5
 """Over continuous actions, whose logs have long episodes, FQE makes so many times the updates."""
-DRAWN_ROWS_AT_ONCE = 1024
-"""The same where each row has several drawn actions, whose features are its own."""
 
 
 class FQEState(NamedTuple):
@@ -172,38 +171,45 @@ class FittedQ:
         Where actions are discrete the network is read once for all policies.
         """
         table = self.scaling.observations(log.observation_table)
+        if self.num_actions is None:
+            found = [
+                read_drawn(self.critic, self.scaling, table, log, draws, next_draws, logged=logged)
+                for draws, next_draws in of_policies
+            ]
+        else:
+            found = self._averages(table, log, of_policies, logged=logged)
+        for of_policy in found:
+            for name in ("q", "v", "next_v"):
+                of_policy[name] = of_policy[name].astype(np.float64) / self.scaling.reward_scale
+        return found
+
+    def _averages(
+        self,
+        table: NumpyArray,
+        log: Dataset,
+        of_policies: Sequence[tuple[NumpyArray, NumpyArray]],
+        *,
+        logged: bool,
+    ) -> list[dict[str, NumpyArray]]:
+        """The numbers of each policy over discrete actions, in scaled reward units."""
         parts: list[list[dict[str, Any]]] = []
-        at_once = ROWS_AT_ONCE if self.num_actions is not None else DRAWN_ROWS_AT_ONCE
-        for start in range(0, log.num_transitions, at_once):
-            # The last piece reaches back, so that every piece has one shape and compiles once.
-            first = max(0, min(start, log.num_transitions - at_once))
-            rows = slice(first, first + at_once)
+        for first, start, stop in pieces(log.num_transitions, ROWS_AT_ONCE):
+            rows = slice(first, stop)
             following = np.maximum(log.next_observation_index[rows], 0)
-            obs, next_obs = jnp.asarray(table[log.observation_index[rows]]), jnp.asarray(table[following])
-            of_piece = self._piece(obs, next_obs, log.action[rows], [(c[rows], n[rows]) for c, n in of_policies])
+            read = _read(
+                self.critic,
+                jnp.asarray(table[log.observation_index[rows]]),
+                jnp.asarray(table[following]),
+                jnp.zeros((0, self.num_actions)),
+            )
+            action = jnp.asarray(log.action[rows])
+            of_piece = [_averaged(read, action, jnp.asarray(p[rows]), jnp.asarray(n[rows])) for p, n in of_policies]
             parts.append(
                 [{k: np.asarray(out[k])[start - first :] for k in out if k != "phi" or logged} for out in of_piece]
             )
-        found = []
-        for one in range(len(of_policies)):
-            joined = {name: np.concatenate([piece[one][name] for piece in parts]) for name in parts[0][one]}
-            for name in ("q", "v", "next_v"):
-                joined[name] = joined[name].astype(np.float64) / self.scaling.reward_scale
-            found.append(joined)
-        return found
-
-    def _piece(
-        self, obs: Array, next_obs: Array, action: NumpyArray, of_policies: Sequence[tuple[NumpyArray, NumpyArray]]
-    ) -> list[dict[str, Any]]:
-        """The numbers of some rows, for each policy."""
-        if self.num_actions is not None:
-            read = _read(self.critic, obs, next_obs, jnp.zeros((0, self.num_actions)))
-            return [_averaged(read, jnp.asarray(action), jnp.asarray(p), jnp.asarray(n)) for p, n in of_policies]
-        scaled = self.scaling.actions
-        logged = jnp.asarray(scaled(action))
         return [
-            _drawn(self.critic, obs, next_obs, logged, jnp.asarray(scaled(here)), jnp.asarray(scaled(there)))
-            for here, there in of_policies
+            {name: np.concatenate([piece[one][name] for piece in parts]) for name in parts[0][one]}
+            for one in range(len(of_policies))
         ]
 
 
@@ -212,7 +218,7 @@ def _read(critic: MLP, obs: Array, next_obs: Array, actions: Array) -> Any:
     """phi (B, A, H + 1) and q (B, A) of every action here and next; the first layer is shared between actions."""
 
     def everything(rows: Array) -> tuple[Array, Array]:
-        return _features(critic, rows, critic.weights[0][rows.shape[1] :][None, :, :])
+        return features_and_q(critic, rows, critic.weights[0][rows.shape[1] :][None, :, :])
 
     return everything(obs), everything(next_obs)
 
@@ -229,37 +235,6 @@ def _averaged(read: Any, action: Array, probs: Array, next_probs: Array) -> Any:
         "next_psi": jnp.einsum("ba,bah->bh", next_probs, next_phi),
         "next_v": jnp.sum(next_probs * next_q, axis=1),
     }
-
-
-@jax.jit
-def _drawn(critic: MLP, obs: Array, next_obs: Array, action: Array, draws: Array, next_draws: Array) -> Any:
-    """The same where actions are vectors: averages over actions drawn from the policy."""
-
-    def read(rows: Array, actions: Array) -> tuple[Array, Array]:
-        return _features(critic, rows, actions @ critic.weights[0][rows.shape[1] :])
-
-    phi, q = read(obs, jnp.concatenate([action[:, None, :], draws], axis=1))
-    next_phi, next_q = read(next_obs, next_draws)
-    # Products of two averages over the same draws would hold the variance of the draws: each draw serves one side.
-    half = (draws.shape[1] + 1) // 2
-    return {
-        "q": q[:, 0],
-        "phi": phi[:, 0],
-        "instrument": jnp.mean(phi[:, 1 : 1 + half], axis=1),
-        "psi": jnp.mean(phi[:, 1 + half :] if half < draws.shape[1] else phi[:, 1:], axis=1),
-        "v": jnp.mean(q[:, 1:], axis=1),
-        "next_psi": jnp.mean(next_phi[:, half:] if half < next_draws.shape[1] else next_phi, axis=1),
-        "next_v": jnp.mean(next_q, axis=1),
-    }
-
-
-def _features(critic: MLP, obs: Array, of_actions: Array) -> tuple[Array, Array]:
-    """phi (B, K, H + 1), the last hidden layer and a constant, and q (B, K), from what actions add to the first layer."""
-    here = obs @ critic.weights[0][: obs.shape[1]] + critic.biases[0][None, :]
-    hidden = critic.hidden_from_first(here[:, None, :] + of_actions)
-    ones = jnp.ones((*hidden.shape[:2], 1), hidden.dtype)
-    q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
-    return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]
 
 
 def fit_q(

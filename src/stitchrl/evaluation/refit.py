@@ -166,17 +166,19 @@ class CorrectedQ(NamedTuple):
 
     Attributes:
         values: the fitted Q; of several networks their average, as of everything that follows.
-        refit: its correction.
+        refit: its correction; None where the policy has no density.
         behavior: the behaviour's value by the same equations; None where no episode was cut, and its mean return says it.
         by_network: the corrected value of each network.
         behavior_by_network: the same of the behaviour; empty where `behavior` is None.
+        without_ratios: the same Q corrected without ratios; None over discrete actions, where `FitQWithoutRatios` asks for it.
     """
 
     values: FittedValues
-    refit: Refit
+    refit: Refit | None
     behavior: Refit | None = None
     by_network: tuple[float, ...] = ()
     behavior_by_network: tuple[float, ...] = ()
+    without_ratios: CorrectedQ | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,42 +199,55 @@ class FitQ:
             monitors=data.monitors,
         )
 
-    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> CorrectedQ | None:
-        """The fitted values on the episodes of a fold, and the refit there; None where the policy has no density."""
+    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> CorrectedQ:
+        """The fitted values on the episodes of a fold, and the refit there."""
         return self.apply_many(model, fold, [policy])[0]
 
-    def apply_many(self, model: list[FittedQ], fold: Fold, policies: Sequence[int]) -> list[CorrectedQ | None]:
-        """The same for several policies that one model serves."""
-        log, gamma = fold.timed_log, fold.data.gamma
-        ratios = {k: np.exp(known) for k in policies if (known := fold.log_ratio(k)) is not None}
-        asked = [(fold.choices(k), fold.next_choices(k)) for k in ratios]
-        cut = not log.terminated[log.episode_start[1:] - 1].all()
-        found: dict[int, list[CorrectedQ]] = {k: [] for k in ratios}
-        for network in model if ratios else ():
-            for (k, ratio), fitted in zip(ratios.items(), network.on_many(log, asked), strict=True):
-                behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
-                values = FittedValues(fitted["q"], fitted["v"])
-                found[k].append(CorrectedQ(values, refit(log, fitted, ratio, gamma=gamma), behavior))
-        return [_averaged(found[k]) if k in found else None for k in policies]
+    def apply_many(self, model: list[FittedQ], fold: Fold, policies: Sequence[int]) -> list[CorrectedQ]:
+        """The same for several policies that one model serves.
 
-    def join(self, parts: Sequence[CorrectedQ | None], order: Order) -> CorrectedQ | None:
+        Over continuous actions, where reading a network costs most, the correction without ratios is made as well.
+        """
+        log, both = fold.timed_log, fold.log.num_actions is None
+        asked = [(fold.choices(k), fold.next_choices(k)) for k in policies]
+        found: list[list[CorrectedQ]] = [[] for _ in policies]
+        for network in model:
+            for k, fitted, of_policy in zip(policies, network.on_many(log, asked, logged=both), found, strict=True):
+                of_policy.append(_corrected(fold, fitted, fold.log_ratio(k), both=both))
+        return [_averaged(of_policy) for of_policy in found]
+
+    def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
         """Folds corrected apart: each keeps its own layer, and the worst balance speaks for all."""
-        known = [part for part in parts if part is not None]
-        return _joined_q(known, order) if known else None
+        return _joined_q(parts, order)
+
+
+def _corrected(
+    fold: Fold, fitted: dict[str, NumpyArray], log_ratio: Float[NumpyArray, " N"] | None, *, both: bool
+) -> CorrectedQ:
+    """The corrections of one network on the episodes of a fold."""
+    log, gamma = fold.timed_log, fold.data.gamma
+    values = FittedValues(fitted["q"], fitted["v"])
+    cut = not log.terminated[log.episode_start[1:] - 1].all()
+    behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
+    with_ratios = None if log_ratio is None else refit(log, fitted, np.exp(log_ratio), gamma=gamma)
+    without = CorrectedQ(values, refit_without_ratios(log, fitted, gamma=gamma), behavior) if both else None
+    return CorrectedQ(values, with_ratios, behavior, without_ratios=without)
 
 
 def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
     values = [part.values for part in parts]
+    refits = [part.refit for part in parts if part.refit is not None]
     behaviors = [part.behavior for part in parts if part.behavior is not None]
+    without = [part.without_ratios for part in parts if part.without_ratios is not None]
+    # Where one fold was cut and another was not, the mean return of the second would be another assumption.
+    cut = len(behaviors) == len(parts)
     return CorrectedQ(
         FittedValues(order.per_row([one.q for one in values]), order.per_row([one.v for one in values])),
-        _joined([part.refit for part in parts], order),
-        # Where one fold was cut and another was not, the mean return of the second would be another assumption.
-        _joined(behaviors, order) if len(behaviors) == len(parts) else None,
-        _mean_by_network([part.by_network for part in parts], [part.refit for part in parts]),
-        _mean_by_network([part.behavior_by_network for part in parts], behaviors)
-        if len(behaviors) == len(parts)
-        else (),
+        _joined(refits, order) if refits else None,
+        _joined(behaviors, order) if cut else None,
+        _mean_by_network([part.by_network for part in parts], refits) if refits else (),
+        _mean_by_network([part.behavior_by_network for part in parts], behaviors) if cut else (),
+        _joined_q(without, order) if without else None,
     )
 
 
@@ -247,14 +262,12 @@ class FitQWithoutRatios:
 
     def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> CorrectedQ:
         """The fitted values on the episodes of a fold, and the refit there."""
-        log, gamma = fold.timed_log, fold.data.gamma
-        cut = not log.terminated[log.episode_start[1:] - 1].all()
         found = []
         for network in model:
-            fitted = network.on(log, fold.choices(policy), fold.next_choices(policy), logged=True)
-            corrected = refit_without_ratios(log, fitted, gamma=gamma)
-            behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
-            found.append(CorrectedQ(FittedValues(fitted["q"], fitted["v"]), corrected, behavior))
+            fitted = network.on(fold.timed_log, fold.choices(policy), fold.next_choices(policy), logged=True)
+            corrected = _corrected(fold, fitted, None, both=True).without_ratios
+            assert corrected is not None
+            found.append(corrected)
         return _averaged(found)
 
     def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
@@ -264,24 +277,23 @@ class FitQWithoutRatios:
 
 def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:
     """The average of several networks on the same episodes; the worst of them speaks for the balance of all."""
+    refits = [one.refit for one in of_networks if one.refit is not None]
     behaviors = [one.behavior for one in of_networks if one.behavior is not None]
-    values = tuple(float(one.refit.contributions.mean()) for one in of_networks)
-    of_behavior = tuple(float(one.contributions.mean()) for one in behaviors)
-    if len(of_networks) == 1:
-        return of_networks[0]._replace(by_network=values, behavior_by_network=of_behavior)
+    without = [one.without_ratios for one in of_networks if one.without_ratios is not None]
+    values = [one.values for one in of_networks]
     return CorrectedQ(
-        FittedValues(
-            np.mean([one.values.q for one in of_networks], axis=0),
-            np.mean([one.values.v for one in of_networks], axis=0),
-        ),
-        _mean_refit([one.refit for one in of_networks]),
+        FittedValues(np.mean([one.q for one in values], axis=0), np.mean([one.v for one in values], axis=0)),
+        _mean_refit(refits) if refits else None,
         _mean_refit(behaviors) if behaviors else None,
-        values,
-        of_behavior,
+        tuple(float(one.contributions.mean()) for one in refits),
+        tuple(float(one.contributions.mean()) for one in behaviors),
+        _averaged(without) if without else None,
     )
 
 
 def _mean_refit(refits: Sequence[Refit]) -> Refit:
+    if len(refits) == 1:
+        return refits[0]
     means = {
         field.name: np.mean([getattr(one, field.name) for one in refits], axis=0)
         for field in dataclasses.fields(Refit)

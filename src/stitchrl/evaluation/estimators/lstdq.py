@@ -21,7 +21,7 @@ from stitchrl.evaluation.estimator import Case, Draft
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.predictable import LoggedWeights
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.refit import FitQWithoutRatios, refusal_of_q
+from stitchrl.evaluation.refit import FitQ, FitQWithoutRatios, refusal_of_q
 
 __all__ = ["LSTDQ"]
 
@@ -39,13 +39,13 @@ class LSTDQ:
         return refusal_of_q(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:
-        """The policy's Q, corrected without ratios."""
-        return (FitQWithoutRatios(),)
+        """The policy's Q, corrected without ratios; over continuous actions it comes with the correction by ratios."""
+        return (FitQWithoutRatios(), FitQ())
 
     def estimate(self, case: Case) -> Draft:
         """The mean of the contributions, with the health of the weights, summed by episode."""
-        (request,) = self.requests()
-        fitted = case.fits.get(request)
+        apart, together = self.requests()
+        fitted = case.fits.get(apart) if case.log.num_actions is not None else case.fits.get(together).without_ratios
         found = fitted.refit
         known = case.fits.fits.timed_log.can_bootstrap
         return corrected_draft(

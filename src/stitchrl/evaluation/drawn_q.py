@@ -1,0 +1,109 @@
+"""How a fitted Q is read where a policy's actions are drawn: features of each action, averaged over the draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.jax_types import Array
+from stitchrl.nn.networks import MLP
+from stitchrl.types import NumpyArray
+
+__all__ = ["features_and_q", "pieces", "read_drawn"]
+
+ROWS_AT_ONCE = 1024
+"""Rows that are read in one call, each with its own draws."""
+
+
+def read_drawn(
+    critic: MLP,
+    scaling: Scaling,
+    table: NumpyArray,
+    log: Dataset,
+    draws: Float[NumpyArray, "N K D"],
+    next_draws: Float[NumpyArray, "N K D"],
+    *,
+    logged: bool,
+) -> dict[str, NumpyArray]:
+    """Per transition: q, v, next_v (N,) in scaled units; psi, next_psi, instrument and with `logged` phi (N, H + 1).
+
+    Args:
+        critic: the network.
+        scaling: it lives in.
+        table: scaled observations, of which the log's indices speak.
+        log: with continuous actions.
+        draws, next_draws: actions of the policy, those at the next state of a row being those of the next row.
+        logged: whether phi is asked for.
+    """
+    found = _read(critic, scaling, table, log.observation_index, log.action, draws)
+    if not logged:
+        del found["phi"]
+    # What follows a row is the next row, which has been read; only what follows the others is read as well.
+    following = np.flatnonzero(log.continues)
+    others = np.flatnonzero(~log.continues & ~log.terminated & (log.next_observation_index >= 0))
+    read = None
+    if len(others):
+        read = _read(
+            critic, scaling, table, log.next_observation_index[others], next_draws[others, 0], next_draws[others]
+        )
+    for name in ("psi", "v"):
+        found[f"next_{name}"] = np.zeros_like(found[name])
+        found[f"next_{name}"][following] = found[name][following + 1]
+        if read is not None:
+            found[f"next_{name}"][others] = read[name]
+    return found
+
+
+def _read(
+    critic: MLP, scaling: Scaling, table: NumpyArray, index: NumpyArray, action: NumpyArray, draws: NumpyArray
+) -> dict[str, NumpyArray]:
+    """The numbers of some states, with the given actions as those logged there."""
+    parts: list[dict[str, Any]] = []
+    for first, start, stop in pieces(len(index), ROWS_AT_ONCE):
+        rows = slice(first, stop)
+        out = _drawn(
+            critic,
+            jnp.asarray(table[index[rows]]),
+            jnp.asarray(scaling.actions(action[rows])),
+            jnp.asarray(scaling.actions(draws[rows])),
+        )
+        parts.append({name: np.asarray(value)[start - first :] for name, value in out.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@jax.jit
+def _drawn(critic: MLP, obs: Array, action: Array, draws: Array) -> Any:
+    actions = jnp.concatenate([action[:, None, :], draws], axis=1)
+    phi, q = features_and_q(critic, obs, actions @ critic.weights[0][obs.shape[1] :])
+    # Products of two averages over the same draws would hold the variance of the draws: each draw serves one side.
+    half = (draws.shape[1] + 1) // 2
+    return {
+        "q": q[:, 0],
+        "phi": phi[:, 0],
+        "instrument": jnp.mean(phi[:, 1 : 1 + half], axis=1),
+        "psi": jnp.mean(phi[:, 1 + half :] if half < draws.shape[1] else phi[:, 1:], axis=1),
+        "v": jnp.mean(q[:, 1:], axis=1),
+    }
+
+
+def features_and_q(critic: MLP, obs: Array, of_actions: Array) -> tuple[Array, Array]:
+    """phi (B, K, H + 1), the last hidden layer and a constant, and q (B, K), from what actions add to the first layer."""
+    here = obs @ critic.weights[0][: obs.shape[1]] + critic.biases[0][None, :]
+    hidden = critic.hidden_from_first(here[:, None, :] + of_actions)
+    ones = jnp.ones((*hidden.shape[:2], 1), hidden.dtype)
+    q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
+    return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]
+
+
+def pieces(count: int, at_once: int) -> Iterator[tuple[int, int, int]]:
+    """(first row read, first row kept, end): the last piece reaches back, so that every piece compiles once."""
+    for start in range(0, count, at_once):
+        first = max(0, min(start, count - at_once))
+        yield first, start, min(first + at_once, count)
