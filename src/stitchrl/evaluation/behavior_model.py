@@ -46,6 +46,7 @@ LEAST_PROBABILITY = 1e-8
 """Floor of the probability of a logged action: far below any that matters, so that no ratio is infinite."""
 
 
+@runtime_checkable
 class ProbabilitiesOnly(Protocol):
     """A fitted behaviour over discrete actions that is no network: it has `probs` and nothing else."""
 

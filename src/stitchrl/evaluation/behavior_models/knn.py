@@ -5,7 +5,8 @@ a uniform choice e among the allowed actions A(s):
 
     (1)  b(a|s) = (1 - e) #{neighbours that took a} / #{neighbours that took an allowed action} + e / |A(s)|
 
-k is the largest, which is the smoothest, that is within one standard error of the best on held-out episodes, whose
+Rows with the same observation are neighbours together: the nearest distinct observations count with all their rows, until these
+are k or more. k is the largest, which is the smoothest, that is within one standard error of the best on held-out episodes, whose
 neighbours are of other episodes. Then all episodes are searched.
 """
 
@@ -53,16 +54,18 @@ class NeighborsPolicy:
         actions: int,
         neighbors: int,
     ) -> None:
-        self._scaling, self._action, self._actions = scaling, np.asarray(action), actions
-        # The plain tree stays quick where the same observation comes again and again.
-        self._tree = cKDTree(scaling.observations(obs), balanced_tree=False, compact_nodes=False)
-        self.neighbors = min(neighbors, len(obs))
+        self._scaling, self._actions = scaling, actions
+        table, place = np.unique(scaling.observations(obs), axis=0, return_inverse=True)
+        cell = place.reshape(-1) * actions + action
+        self._taken = np.bincount(cell, minlength=len(table) * actions).reshape(len(table), actions).astype(np.float64)
+        self._tree = cKDTree(table)
+        self.neighbors = neighbors
 
     def with_neighbors(self, neighbors: int) -> NeighborsPolicy:
         """The same with another k; the tree is shared."""
         other = object.__new__(NeighborsPolicy)
         other.__dict__.update(self.__dict__)
-        other.neighbors = min(neighbors, len(self._action))
+        other.neighbors = neighbors
         return other
 
     def probs(
@@ -74,19 +77,23 @@ class NeighborsPolicy:
         taken = np.empty((len(obs), self._actions))
         for start in range(0, len(obs), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            taken[rows] = self._taken(obs[rows])
+            taken[rows] = self._among_neighbors(obs[rows])
         uniform = allowed / allowed.sum(1, keepdims=True)
         taken *= allowed
         total = taken.sum(1, keepdims=True)
         shares = np.where(total > 0, taken / np.maximum(total, 1.0), uniform)
         return (1 - UNIFORM) * shares + UNIFORM * uniform
 
-    def _taken(self, obs: Float[NumpyArray, "B D"]) -> Float[NumpyArray, "B A"]:
+    def _among_neighbors(self, obs: Float[NumpyArray, "B D"]) -> Float[NumpyArray, "B A"]:
         """(B, A) how many of the neighbours took each action."""
-        _, near = self._tree.query(self._scaling.observations(obs), k=np.arange(1, self.neighbors + 1))
-        cell = np.arange(len(obs))[:, None] * self._actions + self._action[near]
-        found: NumpyArray = np.bincount(cell.reshape(-1), minlength=len(obs) * self._actions)
-        return found.reshape(len(obs), self._actions).astype(np.float64)
+        most = min(self.neighbors, len(self._taken))
+        near = self._tree.query(self._scaling.observations(obs), k=np.arange(1, most + 1))[1]
+        found, counted = np.zeros((len(obs), self._actions)), np.zeros(len(obs))
+        for one in near.T:
+            here = self._taken[one] * (counted < self.neighbors)[:, None]
+            found += here
+            counted += here.sum(1)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
