@@ -123,11 +123,8 @@ class MixtureDensity(Algorithm):
         means = jax.random.uniform(spread, (k * size,), minval=-1.0, maxval=1.0) * float(k > 1)
         log_std = jnp.full(k * size, np.log(FIRST_STD), jnp.float32)
         start = jnp.concatenate([jnp.zeros(k, jnp.float32), means, log_std])
-
-        def last(one: MLP | ImageNetwork) -> Array:
-            return (one if isinstance(one, MLP) else one.head).biases[-1]
-
-        return MixtureState(Trainable.create(eqx.tree_at(last, network, start), self.adam(self.learning_rate)))
+        network = eqx.tree_at(lambda one: (one if isinstance(one, MLP) else one.head).biases[-1], network, start)
+        return MixtureState(Trainable.create(network, self.adam(self.learning_rate)))
 
     def update(
         self, state: MixtureState, batch: Batch, given: PyTree, key: Key, step: Step
