@@ -28,6 +28,7 @@ from stitchrl.evaluation.probability_transform import TransformCurve, probabilit
 from stitchrl.evaluation.score_noise import ScoreNoise
 from stitchrl.evaluation.units import Units
 from stitchrl.nn.continuous_policy import MixturePolicy
+from stitchrl.nn.mixture import MIXTURE_KINDS
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.units import RescaledPolicy
 from stitchrl.reading.read import read
@@ -129,7 +130,7 @@ def test_a_mixture_beats_a_normal_by_what_the_two_ways_are_worth_and_auto_takes_
     margin = expected(truth) - best
     assert margin > 0.9
     assert model.name == "mixture"
-    assert set(model.tried) == {"gaussian", "mixture"}
+    assert set(model.tried) == {"gaussian", "squashed", "mixture"}
     assert model.tried["mixture"] - model.tried["gaussian"] == pytest.approx(margin, abs=0.1)
     assert float(log_likelihoods(model.policy, test).mean()) == pytest.approx(expected(truth), abs=0.1)
 
@@ -152,7 +153,10 @@ def test_other_units_of_the_action_change_the_log_likelihood_by_their_logarithm(
     np.testing.assert_allclose(found[0] - found[1], np.log(4.0), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("gaussian", "discrete"), ("mixture", "discrete"), ("knn", "continuous")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("gaussian", "discrete"), ("squashed", "discrete"), ("mixture", "discrete"), ("knn", "continuous")],
+)
 def test_models_refuse_actions_of_the_other_kind(name: str, kind: str) -> None:
     obs, action = linear(0)
     log = log_of(obs[:20], action[:20])
@@ -167,7 +171,7 @@ def test_models_refuse_actions_of_the_other_kind(name: str, kind: str) -> None:
     assert kind in refused or name == "knn"
     with pytest.raises(EvaluationError, match="Leave `behavior` at 'auto'"):
         fitted(log, name)
-    for other in ("counts", "logistic", "mlp", "gaussian", "mixture", "knn"):
+    for other in ("counts", "logistic", "mlp", "gaussian", "squashed", "mixture", "knn"):
         discrete = other in ("counts", "logistic", "mlp", "knn")
         if discrete == (kind == "continuous"):
             assert BEHAVIOR_MODELS[other].refusal(log) is not None
@@ -244,14 +248,14 @@ def test_the_summary_of_a_cross_fitted_density_has_its_curve() -> None:
 # --- the noise of the fit --------------------------------------------------------------------------------------------
 
 
-def refitted(log: Dataset, penalty: float, start: np.ndarray, *, boxed: bool) -> tuple[RescaledPolicy, np.ndarray]:
+def refitted(log: Dataset, penalty: float, start: np.ndarray, *, kind: str) -> tuple[RescaledPolicy, np.ndarray]:
     """A normal whose mean and log standard deviation are linear in the observation, by Newton's method."""
     phi = jnp.asarray(np.concatenate([np.ones((log.num_transitions, 1)), log.observation], 1), jnp.float32)
     action = jnp.asarray(log.action)
 
     def policy(flat: jax.Array) -> MixturePolicy:
         weight = flat.reshape(3, 3)
-        return MixturePolicy(MLP((weight[1:],), (weight[0],)), jnp.float32(0.0), 1, boxed, UNIFORM)
+        return MixturePolicy(MLP((weight[1:],), (weight[0],)), jnp.float32(0.0), 1, kind, UNIFORM)
 
     def loss(flat: jax.Array) -> jax.Array:
         outputs = jnp.matmul(phi, flat.reshape(3, 3), precision="highest")
@@ -266,23 +270,25 @@ def refitted(log: Dataset, penalty: float, start: np.ndarray, *, boxed: bool) ->
     return RescaledPolicy(jnp.zeros(2), jnp.ones(2), 0 * ones, ones, policy(jnp.asarray(flat))), flat
 
 
-@pytest.mark.parametrize("boxed", [True, False])
-def test_the_effect_of_a_density_is_what_leaving_episodes_out_does(boxed: bool) -> None:
+@pytest.mark.parametrize("kind", MIXTURE_KINDS)
+def test_the_effect_of_a_density_is_what_leaving_episodes_out_does(kind: str) -> None:
     obs, action = linear(5, 600)
-    if boxed:
+    if kind == "squashed":
+        action = np.tanh(action)
+    elif kind == "truncated":
         mean = np.tanh(0.5 * obs[:, 0] - 0.3 * obs[:, 1])
         action = stats.truncnorm.rvs((-1 - mean) / NOISE, (1 - mean) / NOISE, mean, NOISE, random_state=9)
     log = log_of(obs, action, steps=1)
     start = np.zeros((3, 3), np.float32)
     start[:, 1], start[0, 2] = [0.0, 0.5, -0.3], np.log(NOISE)
-    policy, weight = refitted(log, 1.0, start.reshape(-1), boxed=boxed)
+    policy, weight = refitted(log, 1.0, start.reshape(-1), kind=kind)
     rng = np.random.default_rng(6)
     gradient = rng.normal(size=(3000, 2)) * obs / 3000
     effect = ScoreNoise(policy, 1.0, log).effect(log, gradient)
     here = log_densities(policy, log) @ gradient
     for first in (0, 500, 1000):
         gone = np.arange(first, first + 90)
-        without, _ = refitted(log.select_episodes(np.setdiff1d(np.arange(3000), gone)), 1.0, weight, boxed=boxed)
+        without, _ = refitted(log.select_episodes(np.setdiff1d(np.arange(3000), gone)), 1.0, weight, kind=kind)
         moved = log_densities(without, log) @ gradient - here
         size = np.sqrt(np.diag(effect.expected) * len(gone) / 3000)
         assert (np.abs(moved + effect.episodes[gone].sum(0)) < 0.25 * size + 0.1 * np.abs(moved)).all()

@@ -25,7 +25,7 @@ from stitchrl.evaluation.units import Units
 from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.reading.read import read
 
-CONTINUOUS = ("gaussian", "mixture")
+CONTINUOUS = ("gaussian", "squashed", "mixture")
 MODELS = tuple(name for name in BEHAVIOR_MODELS if name not in CONTINUOUS)
 SAVED = tuple(name for name in MODELS if name != "knn")
 
@@ -52,7 +52,7 @@ def bandit(action: np.ndarray, obs: np.ndarray, mask: np.ndarray | None = None, 
 
 def test_the_names_that_can_be_asked_for_are_those_that_there_are() -> None:
     assert ("auto", *BEHAVIOR_MODELS) == BEHAVIORS
-    names = "auto, counts, logistic, mlp, knn, gaussian, mixture"
+    names = "auto, counts, logistic, mlp, knn, gaussian, squashed, mixture"
     with pytest.raises(ConfigurationError, match=f"`behavior` must be one of {names}; got 'forest'"):
         FitSettings(behavior="forest")
 

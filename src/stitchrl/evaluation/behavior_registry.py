@@ -24,6 +24,7 @@ BEHAVIOR_MODELS: dict[str, BehaviorModel] = {
         Network(),
         Neighbors(),
         Mixture("gaussian", "a network that gives the mean and the spread of a normal", 1),
+        Mixture("squashed", "a network that gives the mean and the spread of a normal before tanh", 1, squashed=True),
         Mixture("mixture", "a network that gives a mixture of five normals", 5),
     )
 }

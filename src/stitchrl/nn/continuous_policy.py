@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 LEAST_LOG_STD, MOST_LOG_STD = math.log(0.01), 1.0
-"""Ends of the log standard deviations of `MixturePolicy`, in actions scaled to [-1, 1]. The lower end keeps the density
-finite where the same action is logged again and again, as it is at the bounds of squashed or clipped actions."""
+"""Ends of the log standard deviations of `MixturePolicy`, in actions scaled to [-1, 1], or before tanh. The lower end keeps
+the density finite where the same action is logged again and again, as it is at the bounds of clipped actions."""
 
 
 class ContinuousPolicy(eqx.Module):
@@ -131,21 +131,21 @@ class SquashedGaussianPolicy(_FromDistribution):
 class MixturePolicy(_FromDistribution):
     """A mixture density network (Bishop 1994): one network gives weights, means and log standard deviations of normals.
 
-    Where the box of actions is known the normals are truncated to it and their means lie in it. The log standard deviations
+    Normals that are truncated to the box of actions have their means in it. The log standard deviations
     are kept in [-4.6, 1] by two soft bounds, which let gradients through (Chua and others 2018, arXiv 1805.12114).
 
     Attributes:
         network: its outputs are, for `components` K and d action dimensions, K logits, K d means and K d log deviations.
         log_scale: () added to every log standard deviation: one number that calibrates a trained network.
         components: K.
-        boxed: whether actions lie in [-1, 1] and nowhere else.
+        kind: whether the normals are plain, truncated to [-1, 1] or squashed into it by tanh, see `nn/mixture.py`.
         broad_share: share of a broad density, see `nn/mixture.py`.
     """
 
     network: MLP | ImageNetwork
     log_scale: Float[Array, ""]
     components: int = eqx.field(static=True)
-    boxed: bool = eqx.field(static=True)
+    kind: str = eqx.field(static=True)
     broad_share: float = eqx.field(static=True)
 
     def __call__(
@@ -158,11 +158,11 @@ class MixturePolicy(_FromDistribution):
         """The distribution that the outputs of the network stand for."""
         k = self.components
         rest = outputs[:, k:].reshape(outputs.shape[0], 2, k, -1)
-        mean = jnp.tanh(rest[:, 0]) if self.boxed else rest[:, 0]
+        mean = jnp.tanh(rest[:, 0]) if self.kind == "truncated" else rest[:, 0]
         log_std = rest[:, 1] + self.log_scale
         log_std = MOST_LOG_STD - jax.nn.softplus(MOST_LOG_STD - log_std)
         log_std = LEAST_LOG_STD + jax.nn.softplus(log_std - LEAST_LOG_STD)
-        return NormalMixture(jax.nn.log_softmax(outputs[:, :k], axis=-1), mean, log_std, self.boxed, self.broad_share)
+        return NormalMixture(jax.nn.log_softmax(outputs[:, :k], axis=-1), mean, log_std, self.kind, self.broad_share)
 
     def marginal_cdf(
         self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]

@@ -2,7 +2,8 @@
 
 A perceptron on standardised observations gives weights, means and standard deviations of products of normals, in actions
 brought into [-1, 1]; `nn/mixture.py` holds the density. Where every action lies in a known box the normals are truncated to
-it, so that what they say integrates to 1 over the actions that are possible. The network maximises the likelihood of the
+it, so that what they say integrates to 1 over the actions that are possible. Behaviours that squash their actions into the
+box by tanh, as SAC does, are fitted better by normals that are squashed as well. The network maximises the likelihood of the
 logged actions, is stopped on held-out episodes, and there one factor on all standard deviations is chosen that makes it as sure
 as it is right.
 """
@@ -20,7 +21,7 @@ from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.optimizers import Trainable
-from stitchrl.algorithms.settings import setting
+from stitchrl.algorithms.settings import choice, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.evaluation.behavior_model import UNIFORM, BehaviorData, FittedBehavior, log_likelihoods
@@ -28,6 +29,8 @@ from stitchrl.evaluation.behavior_network import best_number, train_on_behavior
 from stitchrl.evaluation.score_noise import ScoreNoise
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
+from stitchrl.nn.distributions import LARGEST_TANH
+from stitchrl.nn.mixture import MIXTURE_KINDS
 from stitchrl.nn.networks import MLP, ImageNetwork, create_network
 from stitchrl.nn.units import RescaledPolicy
 from stitchrl.types import PyTree
@@ -38,6 +41,8 @@ FACTORS = (0.5, 5.0)
 """Bounds of the factor on all standard deviations."""
 FIRST_STD = 0.5
 """Standard deviation of every normal at first, in actions scaled to [-1, 1]."""
+MOST_AT_BOUNDS = 0.001
+"""Share of the actions that may lie on a bound of the box where normals are squashed: tanh never reaches it."""
 PENALTY = 1.0
 """Ridge penalty of the last layer where the noise of the fit is computed: it counts as little as one row."""
 
@@ -50,19 +55,33 @@ class Mixture:
         name: of the model.
         title: in words.
         components: normals in the mixture.
+        squashed: squash the normals by tanh; otherwise they are truncated where the box of actions is known.
         maximum_likelihood: it is stopped early, and not fitted to all episodes.
     """
 
     name: str
     title: str
     components: int
+    squashed: bool = False
     maximum_likelihood: bool = False
 
     def refusal(self, log: Dataset) -> str | None:
-        """It refuses discrete actions."""
+        """It refuses discrete actions; where normals are squashed, also those of an unknown box, or often at its bounds."""
         if log.num_actions is not None:
             return (
                 f"The model {self.name!r} of the behaviour is a density of continuous actions; this log's are discrete."
+            )
+        if not self.squashed:
+            return None
+        if not has_box(log):
+            return (
+                "Squashed normals need the bounds of the actions: declare `low` and `high` of [action] in the schema."
+            )
+        at_bounds = float((np.abs(Scaling.of(log).actions(log.action)) >= LARGEST_TANH).any(1).mean())
+        if at_bounds > MOST_AT_BOUNDS:
+            return (
+                f"Squashed normals never reach the bounds of the actions, on which {at_bounds:.1%} of this log's lie; at "
+                f"most {MOST_AT_BOUNDS:.1%} may."
             )
         return None
 
@@ -73,7 +92,7 @@ class Mixture:
             hidden_sizes=settings.hidden_sizes,
             learning_rate=settings.learning_rate,
             components=self.components,
-            boxed=int(has_box(data.whole)),
+            kind="squashed" if self.squashed else "truncated" if has_box(data.whole) else "plain",
         )
         trained = train_on_behavior(algorithm, data, scaling)
         policy = best_number(lambda factor: with_factor(trained, factor), trained, data.held_out, FACTORS)
@@ -106,14 +125,16 @@ class MixtureState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MixtureDensity(Algorithm):
-    """Maximum likelihood of the logged actions under a mixture density network.
+    """Maximum likelihood of the logged actions under a mixture density network of a kind of `nn/mixture.py`.
 
     Metrics: loss/actor, the mean negative log-likelihood in scaled units.
     """
 
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
     components: int = setting(1, "at least 1", "Normals in the mixture.")
-    boxed: int = setting(0, "at least 0", "1 truncates the normals to the box [-1, 1]; 0 does not.")
+    kind: str = choice(
+        "plain", MIXTURE_KINDS, "Whether normals are as they are, truncated to [-1, 1] or squashed by tanh."
+    )
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> MixtureState:
         k, size = self.components, spec.action_size
@@ -131,7 +152,7 @@ class MixtureDensity(Algorithm):
     ) -> tuple[MixtureState, Metrics]:
         def loss(network: MLP | ImageNetwork) -> Float[Array, ""]:
             # Clipped, since what rounding puts outside the box would otherwise have no likelihood.
-            action = jnp.clip(batch["action"], -1.0, 1.0) if self.boxed else batch["action"]
+            action = batch["action"] if self.kind == "plain" else jnp.clip(batch["action"], -1.0, 1.0)
             return -jnp.mean(self._policy(network).log_prob(batch["obs"], action))
 
         value, gradients = jax.value_and_grad(loss)(state.network.model)
@@ -141,4 +162,4 @@ class MixtureDensity(Algorithm):
         return self._policy(state.network.model)
 
     def _policy(self, network: MLP | ImageNetwork) -> MixturePolicy:
-        return MixturePolicy(network, jnp.zeros((), jnp.float32), self.components, bool(self.boxed), UNIFORM)
+        return MixturePolicy(network, jnp.zeros((), jnp.float32), self.components, self.kind, UNIFORM)
