@@ -109,6 +109,31 @@ def test_a_linear_gaussian_behaviour_is_recovered_within_a_twentieth_of_a_nat() 
     assert behavior.fitted
 
 
+def test_a_behaviour_squashed_by_tanh_is_recovered_where_a_truncated_normal_is_far_off() -> None:
+    logs = []
+    for seed in (0, 1):
+        obs, action = linear(seed)
+        mean = 1.5 * obs[:, 0]
+        logs.append((obs, np.tanh(mean + action - 0.5 * obs[:, 0] + 0.3 * obs[:, 1]), mean))
+    test = log_of(*logs[1][:2])
+    exact = float((stats.norm.logpdf(np.arctanh(logs[1][1]), logs[1][2], NOISE) - np.log(1 - logs[1][1] ** 2)).mean())
+    squashed, truncated = (
+        float(log_likelihoods(fitted(log_of(*logs[0][:2]), name).policy, test).mean())
+        for name in ("squashed", "gaussian")
+    )
+    assert exact - 0.1 < squashed < exact + 0.01
+    assert truncated < exact - 0.2
+
+
+def test_squashed_normals_refuse_an_unknown_box_and_actions_on_its_bounds() -> None:
+    model = BEHAVIOR_MODELS["squashed"]
+    obs, action = linear(0)
+    assert "declare `low` and `high`" in (model.refusal(log_of(obs, action)) or "")
+    assert model.refusal(log_of(obs, np.tanh(action))) is None
+    on_bounds = np.where(np.arange(len(action)) % 100 == 0, 1.0, np.tanh(action))
+    assert "on which 1.0% of this log's lie; at most 0.1% may" in (model.refusal(log_of(obs, on_bounds)) or "")
+
+
 def test_a_mixture_beats_a_normal_by_what_the_two_ways_are_worth_and_auto_takes_it() -> None:
     obs, action = two_ways(0)
     model = fit_behavior(log_of(obs, action), dataclasses.replace(QUICK, updates=600))
@@ -180,7 +205,7 @@ def test_models_refuse_actions_of_the_other_kind(name: str, kind: str) -> None:
 def test_actions_outside_the_box_of_the_fit_are_an_error_that_says_what_to_do() -> None:
     obs, action = two_ways(0)
     model = fitted(log_of(obs, action), "gaussian")
-    with pytest.raises(EvaluationError, match=r"1 logged actions lie outside the box.*Declare `low` and `high`"):
+    with pytest.raises(EvaluationError, match=r"1 of 5 logged actions here are outside. Declare `low` and `high`"):
         log_likelihoods(model.policy, log_of(obs[:5], np.array([0, 0.5, -0.5, 1.5, 1.0])))
 
 

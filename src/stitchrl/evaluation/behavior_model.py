@@ -175,8 +175,8 @@ def log_likelihoods(policy: PolicyLike, log: Dataset) -> Float[NumpyArray, " N"]
         found = log_densities(policy, log)
         if not np.isfinite(found).all():
             raise EvaluationError(
-                f"{int((~np.isfinite(found)).sum()):,} logged actions lie outside the box in which the behaviour was "
-                "fitted, whose episodes hold actions in [-1, 1] only. Declare `low` and `high` of [action] in the schema."
+                f"The behaviour was fitted to actions in [-1, 1] only, and {int((~np.isfinite(found)).sum()):,} of "
+                f"{len(found):,} logged actions here are outside. Declare `low` and `high` of [action] in the schema."
             )
         return found
     probs = taken(policy_probabilities(policy, log.observation, log.action_mask), log)

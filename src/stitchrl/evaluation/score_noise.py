@@ -88,18 +88,22 @@ class ScoreNoise:
         obs = fit_on.observation_table[fit_on.observation_index[rows]]
         phi, spread = (np.asarray(one, np.float64) for one in _spreads(self.policy, obs, key=jax.random.key(0)))
         # Features, outputs and numbers in units of their own: fewer steps are needed, and nothing underflows.
-        by_feature, by_output = np.sqrt((phi**2).mean(0)), np.sqrt(np.einsum("moo->mo", spread).mean(0))
-        unit = np.where(by_feature > 0, by_feature, 1.0)[:, None] * np.where(by_output > 0, by_output, 1.0)[None, :]
+        by_feature = _or_one(np.sqrt((phi**2).mean(0)))
+        by_output = _or_one(np.sqrt(np.einsum("moo->mo", spread).mean(0)))
+        unit = np.outer(by_feature, by_output)
         size = np.maximum(np.abs(derivative / unit[:, :, None]).max((0, 1)), 1e-300)
         found = _conjugate_gradients(
             jnp.asarray(derivative / unit[:, :, None] / size, jnp.float32),
-            jnp.asarray(phi / np.where(by_feature > 0, by_feature, 1.0), jnp.float32),
-            jnp.asarray(
-                spread / np.where(by_output > 0, by_output, 1.0)[:, None] / np.where(by_output > 0, by_output, 1.0)
-            ),
+            jnp.asarray(phi / by_feature, jnp.float32),
+            jnp.asarray(spread / np.outer(by_output, by_output), jnp.float32),
             jnp.asarray(self.penalty / count / unit**2, jnp.float32),
         )
         return np.asarray(found, np.float64) / unit[:, :, None] * size / count
+
+
+def _or_one(scale: NumpyArray) -> NumpyArray:
+    """The scales, with 1 for what never moves: the logit of a single component has no score."""
+    return np.where(scale > 0, scale, 1.0)
 
 
 @jax.jit
