@@ -22,8 +22,8 @@ from stitchrl.evaluation.behavior_models.knn import NeighborsPolicy
 from stitchrl.evaluation.behavior_models.mixture import Mixture, has_box, with_factor
 from stitchrl.evaluation.behavior_registry import BEHAVIOR_MODELS, fit_behavior
 from stitchrl.evaluation.behavior_summary import summary_of
-from stitchrl.evaluation.densities import log_densities
 from stitchrl.evaluation.fits import Fits
+from stitchrl.evaluation.policy_actions import log_densities
 from stitchrl.evaluation.probability_transform import TransformCurve, probability_transform, transform_curve
 from stitchrl.evaluation.score_noise import ScoreNoise
 from stitchrl.evaluation.units import Units
@@ -81,6 +81,11 @@ def fitted_linear() -> FittedBehavior:
 
 def fitted(log: Dataset, name: str) -> FittedBehavior:
     return fit_behavior(log, dataclasses.replace(QUICK, behavior=name))
+
+
+def densities_of(policy: RescaledPolicy, log: Dataset) -> np.ndarray:
+    """Log-densities of the logged actions, -inf included."""
+    return log_densities(policy, log.observation, log.action)
 
 
 def uncalibrated(model: FittedBehavior) -> RescaledPolicy:
@@ -166,13 +171,13 @@ def test_other_units_of_the_action_change_the_log_likelihood_by_their_logarithm(
     many = fitted(log_of(obs, 64 * action, bounds=(-64.0, 64.0)), "gaussian")
     test = two_ways(1)
     here, there = (log_of(test[0], unit * test[1], bounds=(-unit, unit)) for unit in (1.0, 64.0))
-    found = [log_densities(uncalibrated(model), log) for model, log in ((one, here), (many, there))]
+    found = [densities_of(uncalibrated(model), log) for model, log in ((one, here), (many, there))]
     np.testing.assert_allclose(found[0] - found[1], np.log(64.0), atol=1e-5)
     # The factor on the standard deviations is found to a hundredth of its logarithm, whatever the units.
     np.testing.assert_allclose(one.scores - many.scores, np.log(64.0), atol=0.01)
     plain = fitted(log_of(linear(0)[0], 4 * linear(0)[1]), "gaussian")
     found = [
-        log_densities(uncalibrated(model), log_of(linear(1)[0], unit * linear(1)[1]))
+        densities_of(uncalibrated(model), log_of(linear(1)[0], unit * linear(1)[1]))
         for unit, model in ((1, fitted_linear()), (4, plain))
     ]
     np.testing.assert_allclose(found[0] - found[1], np.log(4.0), atol=1e-5)
@@ -207,25 +212,6 @@ def test_actions_outside_the_box_of_the_fit_are_an_error_that_says_what_to_do() 
     model = fitted(log_of(obs, action), "gaussian")
     with pytest.raises(EvaluationError, match=r"1 of 5 logged actions here are outside. Declare `low` and `high`"):
         log_likelihoods(model.policy, log_of(obs[:5], np.array([0, 0.5, -0.5, 1.5, 1.0])))
-
-
-def test_densities_of_duck_typed_policies_are_checked() -> None:
-    log = log_of(*linear(0)).head(3)
-
-    class Flat:
-        def __init__(self, value: float) -> None:
-            self.value = value
-
-        def log_prob(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-            return np.full(len(obs), self.value)
-
-    np.testing.assert_array_equal(log_densities(Flat(-1.5), log), np.full(15, -1.5))
-    assert log_densities(Flat(-np.inf), log)[0] == -np.inf
-    for value in (np.nan, np.inf):
-        with pytest.raises(EvaluationError, match="must be a number or -inf"):
-            log_densities(Flat(value), log)
-    with pytest.raises(EvaluationError, match="ModePolicy has no density"):
-        log_densities(fitted_linear().policy.greedy(), log)  # type: ignore[union-attr]
 
 
 # --- calibration ---------------------------------------------------------------------------------------------------
@@ -310,11 +296,11 @@ def test_the_effect_of_a_density_is_what_leaving_episodes_out_does(kind: str) ->
     rng = np.random.default_rng(6)
     gradient = rng.normal(size=(3000, 2)) * obs / 3000
     effect = ScoreNoise(policy, 1.0, log).effect(log, gradient)
-    here = log_densities(policy, log) @ gradient
+    here = densities_of(policy, log) @ gradient
     for first in (0, 500, 1000):
         gone = np.arange(first, first + 90)
         without, _ = refitted(log.select_episodes(np.setdiff1d(np.arange(3000), gone)), 1.0, weight, kind=kind)
-        moved = log_densities(without, log) @ gradient - here
+        moved = densities_of(without, log) @ gradient - here
         size = np.sqrt(np.diag(effect.expected) * len(gone) / 3000)
         assert (np.abs(moved + effect.episodes[gone].sum(0)) < 0.25 * size + 0.1 * np.abs(moved)).all()
     # The model is right, so what is seen is what it expects.

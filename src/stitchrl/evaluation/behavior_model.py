@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
-from stitchrl.evaluation.densities import log_densities
+from stitchrl.evaluation.policy_actions import log_densities
 from stitchrl.evaluation.probabilities import PolicyLike, policy_probabilities, taken
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
@@ -172,7 +172,7 @@ def log_likelihoods(policy: PolicyLike, log: Dataset) -> Float[NumpyArray, " N"]
         EvaluationError: a continuous action that the fitted density holds impossible.
     """
     if log.num_actions is None:
-        found = log_densities(policy, log)
+        found = log_densities(policy, log.observation, log.action)
         if not np.isfinite(found).all():
             raise EvaluationError(
                 f"The behaviour was fitted to actions in [-1, 1] only, and {int((~np.isfinite(found)).sum()):,} of "
