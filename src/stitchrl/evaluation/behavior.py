@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
-from stitchrl.evaluation.behavior_model import LEAST_PROBABILITY
+from stitchrl.evaluation.behavior_model import LEAST_PROBABILITY, BehaviorPolicy, log_likelihoods
 from stitchrl.evaluation.contributions import Contributions, Episodes
 from stitchrl.evaluation.probabilities import policy_probabilities, taken
 from stitchrl.evaluation.weights import cumulative_weights
-from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -27,7 +26,10 @@ __all__ = [
 
 
 class BehaviorProbabilities(NamedTuple):
-    """(N,) log-probability of the logged action under the behaviour, (N, A) of every action, and where they are from."""
+    """(N,) log-probability of the logged action under the behaviour, (N, A) of every action, and where they are from.
+
+    Of continuous actions `log_prob` is the log-density in logged units, and `probs` is None.
+    """
 
     log_prob: Float[NumpyArray, " N"]
     probs: Float[NumpyArray, "N A"] | None
@@ -51,8 +53,10 @@ def logged_propensities(log: Dataset) -> BehaviorProbabilities | None:
     return BehaviorProbabilities(known.astype(np.float64), log.behavior_probs, fitted=False)
 
 
-def fitted_propensities(policy: DiscretePolicy, log: Dataset) -> BehaviorProbabilities:
-    """A fitted behaviour's probabilities on episodes that it was not fitted on."""
+def fitted_propensities(policy: BehaviorPolicy, log: Dataset) -> BehaviorProbabilities:
+    """A fitted behaviour's probabilities, or densities, on episodes that it was not fitted on."""
+    if log.num_actions is None:
+        return BehaviorProbabilities(log_likelihoods(policy, log), None, fitted=True)
     probs = policy_probabilities(policy, log.observation, log.action_mask)
     return BehaviorProbabilities(np.log(np.maximum(taken(probs, log), LEAST_PROBABILITY)), probs, fitted=True)
 

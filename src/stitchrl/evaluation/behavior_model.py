@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.probabilities import policy_probabilities, taken
+from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.policy_actions import log_densities
+from stitchrl.evaluation.probabilities import PolicyLike, policy_probabilities, taken
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.units import RescaledPolicy
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "UNIFORM",
     "BehaviorData",
     "BehaviorModel",
+    "BehaviorPolicy",
     "FitEffect",
     "FitNoise",
     "FittedBehavior",
@@ -40,6 +44,18 @@ UNIFORM = 0.01
 impossible that was taken, and a single ratio would outweigh all others."""
 LEAST_PROBABILITY = 1e-8
 """Floor of the probability of a logged action: far below any that matters, so that no ratio is infinite."""
+
+
+@runtime_checkable
+class ProbabilitiesOnly(Protocol):
+    """A fitted behaviour over discrete actions that is no network: it has `probs` and nothing else."""
+
+    def probs(self, obs: Any, *, action_mask: Any = None) -> Any:
+        """(B, A) probability of every action."""
+
+
+BehaviorPolicy = DiscretePolicy | RescaledPolicy | ProbabilitiesOnly
+"""What a fitted behaviour acts by: probabilities of discrete actions, or a density of continuous ones in logged units."""
 
 
 class FitEffect(NamedTuple):
@@ -73,7 +89,7 @@ class FittedBehavior:
 
     Attributes:
         name: of the model.
-        policy: acts as the behaviour does.
+        policy: acts as the behaviour does; probabilities of discrete actions, or a density of continuous ones.
         scores: (rows,) log-likelihood of each logged action of the episodes that were held out when it was fitted.
         noise: what the noise of its fit does to estimates; None where that is not known.
         optimism: by how many nats a logged action the fit predicts episodes that it saw better than the same fit without
@@ -82,7 +98,7 @@ class FittedBehavior:
     """
 
     name: str
-    policy: DiscretePolicy
+    policy: BehaviorPolicy
     scores: Float[NumpyArray, " rows"]
     noise: FitNoise | None
     optimism: float | None = None
@@ -149,8 +165,20 @@ class BehaviorModel(Protocol):
         """Fit it: settings are chosen on the held-out episodes."""
 
 
-def log_likelihoods(policy: DiscretePolicy, log: Dataset) -> Float[NumpyArray, " N"]:
-    """(N,) logarithm of the probability that a policy gives to each logged action."""
+def log_likelihoods(policy: PolicyLike, log: Dataset) -> Float[NumpyArray, " N"]:
+    """(N,) logarithm of the probability, or of the density in logged units, that a behaviour gives to each logged action.
+
+    Raises:
+        EvaluationError: a continuous action that the fitted density holds impossible.
+    """
+    if log.num_actions is None:
+        found = log_densities(policy, log.observation, log.action)
+        if not np.isfinite(found).all():
+            raise EvaluationError(
+                f"The behaviour was fitted to actions in [-1, 1] only, and {int((~np.isfinite(found)).sum()):,} of "
+                f"{len(found):,} logged actions here are outside. Declare `low` and `high` of [action] in the schema."
+            )
+        return found
     probs = taken(policy_probabilities(policy, log.observation, log.action_mask), log)
     return np.log(np.maximum(probs, LEAST_PROBABILITY))
 

@@ -11,8 +11,10 @@ import numpy as np
 from stitchrl.evaluation.behavior_model import FittedBehavior
 from stitchrl.evaluation.behavior_registry import behavior_title
 from stitchrl.evaluation.fits import Fits
+from stitchrl.evaluation.probability_transform import TransformCurve, probability_transform, transform_curve
 from stitchrl.evaluation.reliability import CalibrationCurve, calibration_curve
 from stitchrl.evaluation.units import Units
+from stitchrl.nn.units import RescaledPolicy
 
 __all__ = ["BehaviorSummary", "summary_of"]
 
@@ -27,14 +29,15 @@ class BehaviorSummary:
         held_out: mean log-likelihood of a logged action on episodes that no fit saw, averaged over the fits; these chose
             the model, and are not the episodes of the estimates.
         tried: name -> the same for each model that was tried.
-        curve: its calibration on the episodes of the estimates.
+        curve: its calibration on the episodes of the estimates, by probabilities of discrete actions, or by the
+            probability integral transform of continuous ones.
     """
 
     names: tuple[str, ...]
     title: str
     held_out: float
     tried: dict[str, float]
-    curve: CalibrationCurve
+    curve: CalibrationCurve | TransformCurve
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -53,5 +56,17 @@ def summary_of(fits: Fits, units: Units) -> BehaviorSummary | None:
         " and ".join(dict.fromkeys(behavior_title(name) for name in names)),
         float(np.mean([one.held_out for one in fitted])),
         {name: float(np.mean([one.tried[name] for one in fitted])) for name in shared},
-        calibration_curve(fits.behavior_probs, fits.log, units),
+        _curve(fits, units),
     )
+
+
+def _curve(fits: Fits, units: Units) -> CalibrationCurve | TransformCurve:
+    if fits.log.num_actions is not None:
+        return calibration_curve(fits.behavior_probs, fits.log, units)
+    values, logs = [], [fold.log for fold in fits._folds]
+    for fold in fits._folds:
+        policy = fold.data.behavior.policy
+        assert isinstance(policy, RescaledPolicy)
+        values.append(probability_transform(policy, fold.log))
+    groups = None if fits.log.group is None else np.concatenate([log.group for log in logs if log.group is not None])
+    return transform_curve(values, logs, groups)

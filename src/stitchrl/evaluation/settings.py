@@ -10,7 +10,7 @@ __all__ = ["BEHAVIORS", "MINIMUM_ODDS_RATIO", "FitSettings", "check_odds_ratio"]
 
 MINIMUM_ODDS_RATIO = 1.5
 """Hidden cause in the worst single decision, as an odds ratio, that a gain from a fitted behaviour must withstand."""
-BEHAVIORS = ("auto", "counts", "logistic", "mlp")
+BEHAVIORS = ("auto", "counts", "logistic", "mlp", "knn", "gaussian", "squashed", "mixture")
 """Models of the behaviour that can be asked for; "auto" takes the one that predicts held-out episodes best."""
 MOST_NETWORKS = 4
 """Kinds of networks of the value there are."""
@@ -35,8 +35,10 @@ class FitSettings:
         hidden_sizes: widths of both networks.
         learning_rate: Adam's step size of both.
         seed: of both, and of the episodes that are held out to choose the model of the behaviour.
-        behavior: model of the behaviour where the log lacks propensities: "counts" of the actions in each state,
-            "logistic" regression, an "mlp", or "auto", whichever of them predicts the actions of held-out episodes best.
+        behavior: model of the behaviour where the log lacks propensities. Discrete actions: "counts" of the actions in each
+            state, "logistic" regression, an "mlp", or "knn", the nearest neighbours. Continuous actions: a "gaussian", one
+            that is "squashed" by tanh, or a "mixture" of several. "auto" takes whichever predicts the actions of held-out
+            episodes best, "knn" left out, for nothing is known about the noise of its fit.
         networks: networks of the value over continuous actions, 1 to 4, of different kinds: what they disagree by is part of
             the standard error.
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Distribution, Normal, TanhNormal
+from stitchrl.nn.mixture import NormalMixture
 from stitchrl.nn.networks import MLP, ImageNetwork
 
-__all__ = ["ContinuousPolicy", "DeterministicPolicy", "GaussianPolicy", "ModePolicy", "SquashedGaussianPolicy"]
+__all__ = [
+    "ContinuousPolicy",
+    "DeterministicPolicy",
+    "GaussianPolicy",
+    "MixturePolicy",
+    "ModePolicy",
+    "SquashedGaussianPolicy",
+]
+
+LEAST_LOG_STD, MOST_LOG_STD = math.log(0.01), 1.0
+"""Ends of the log standard deviations of `MixturePolicy`, in actions scaled to [-1, 1], or before tanh. The lower end keeps
+the density finite where the same action is logged again and again, as it is at the bounds of clipped actions."""
 
 
 class ContinuousPolicy(eqx.Module):
@@ -112,6 +126,49 @@ class SquashedGaussianPolicy(_FromDistribution):
         _refuse_mask(action_mask)
         mean, log_std = jnp.split(self.network(obs), 2, axis=-1)
         return TanhNormal(mean, jnp.clip(log_std, -20.0, 2.0))
+
+
+class MixturePolicy(_FromDistribution):
+    """A mixture density network (Bishop 1994): one network gives weights, means and log standard deviations of normals.
+
+    Normals that are truncated to the box of actions have their means in it. The log standard deviations
+    are kept in [-4.6, 1] by two soft bounds, which let gradients through (Chua and others 2018, arXiv 1805.12114).
+
+    Attributes:
+        network: its outputs are, for `components` K and d action dimensions, K logits, K d means and K d log deviations.
+        log_scale: () added to every log standard deviation: one number that calibrates a trained network.
+        components: K.
+        kind: whether the normals are plain, truncated to [-1, 1] or squashed into it by tanh, see `nn/mixture.py`.
+        broad_share: share of a broad density, see `nn/mixture.py`.
+    """
+
+    network: MLP | ImageNetwork
+    log_scale: Float[Array, ""]
+    components: int = eqx.field(static=True)
+    kind: str = eqx.field(static=True)
+    broad_share: float = eqx.field(static=True)
+
+    def __call__(
+        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
+    ) -> NormalMixture:
+        _refuse_mask(action_mask)
+        return self.of_outputs(self.network(obs))
+
+    def of_outputs(self, outputs: Float[Array, "B out"]) -> NormalMixture:
+        """The distribution that the outputs of the network stand for."""
+        k = self.components
+        rest = outputs[:, k:].reshape(outputs.shape[0], 2, k, -1)
+        mean = jnp.tanh(rest[:, 0]) if self.kind == "truncated" else rest[:, 0]
+        log_std = rest[:, 1] + self.log_scale
+        log_std = MOST_LOG_STD - jax.nn.softplus(MOST_LOG_STD - log_std)
+        log_std = LEAST_LOG_STD + jax.nn.softplus(log_std - LEAST_LOG_STD)
+        return NormalMixture(jax.nn.log_softmax(outputs[:, :k], axis=-1), mean, log_std, self.kind, self.broad_share)
+
+    def marginal_cdf(
+        self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]
+    ) -> Float[Array, "B action"]:
+        """(B, action) the probability that each dimension of the action is at most what is given."""
+        return self(obs).marginal_cdf(action)
 
 
 class _WithoutChance(ContinuousPolicy):

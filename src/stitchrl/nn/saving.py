@@ -16,6 +16,7 @@ from stitchrl.nn.continuous_policy import (
     ContinuousPolicy,
     DeterministicPolicy,
     GaussianPolicy,
+    MixturePolicy,
     ModePolicy,
     SquashedGaussianPolicy,
 )
@@ -37,7 +38,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
-        LadderPolicy, FlooredPolicy,
+        LadderPolicy, FlooredPolicy, MixturePolicy,
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.scaling import Scaling
 from stitchrl.jax_types import AnyArray, Array, Key
-from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
 from stitchrl.nn.networks import standardized
 from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
@@ -60,6 +60,19 @@ class RescaledPolicy(ContinuousPolicy):
         inner = standardized(action, self.action_center, self.action_half_width)
         log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
         return log_prob - jnp.sum(jnp.log(self.action_half_width))
+
+    def marginal_cdf(
+        self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]
+    ) -> Float[Array, "B action"]:
+        """(B, action) the probability that each dimension of the action is at most what is given.
+
+        Raises:
+            TypeError: the policy inside does not know it.
+        """
+        if not isinstance(self.policy, MixturePolicy):
+            raise TypeError(f"A {type(self.policy).__name__} does not know the distribution of each action dimension.")
+        inner = standardized(action, self.action_center, self.action_half_width)
+        return self.policy.marginal_cdf(self._inside(obs), inner)
 
     def _inside(self, obs: Shaped[AnyArray, "B ..."]) -> Shaped[Array, "B ..."]:
         return standardized(obs, self.mean, self.std)

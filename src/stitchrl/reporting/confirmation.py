@@ -1,10 +1,11 @@
-"""What speaks for a gain beside its interval: hidden causes, the past, and who carries the variance."""
+"""What speaks for a gain beside its interval: hidden causes, the past, who carries the variance, the fitted behaviour."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from stitchrl.reporting.calibration import calibration_view
 from stitchrl.reporting.charts import Axis
 from stitchrl.reporting.numbers import Json, is_number, number, percent
 
@@ -22,8 +23,9 @@ def confirmation_content(evaluation: Json) -> dict[str, Any] | None:
         "hidden_cause": confirmation.get("hidden_cause"),
         "history": confirmation.get("history"),
         "influence": evaluation.get("influence"),
+        "behavior_model": evaluation.get("behavior_model"),
     }
-    return found if any(found[key] for key in ("hidden_cause", "history", "influence")) else None
+    return found if any(found[key] for key in ("hidden_cause", "history", "influence", "behavior_model")) else None
 
 
 def confirmation_view(content: Json | None) -> dict[str, Any] | None:
@@ -34,6 +36,7 @@ def confirmation_view(content: Json | None) -> dict[str, Any] | None:
         "hidden_cause": _scale(content.get("hidden_cause")),
         "history": content.get("history"),
         "influence": _influence(content.get("influence")),
+        "behavior": calibration_view(content.get("behavior_model")),
     }
 
 

@@ -1,0 +1,165 @@
+"""Mixture density networks (Bishop 1994): the density of continuous actions, one normal or five at each observation.
+
+A perceptron on standardised observations gives weights, means and standard deviations of products of normals, in actions
+brought into [-1, 1]; `nn/mixture.py` holds the density. Where every action lies in a known box the normals are truncated to
+it, so that what they say integrates to 1 over the actions that are possible. Behaviours that squash their actions into the
+box by tanh, as SAC does, are fitted better by normals that are squashed as well. The network maximises the likelihood of the
+logged actions, is stopped on held-out episodes, and there one factor on all standard deviations is chosen that makes it as sure
+as it is right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.optimizers import Trainable
+from stitchrl.algorithms.settings import choice, setting
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.evaluation.behavior_model import UNIFORM, BehaviorData, FittedBehavior, log_likelihoods
+from stitchrl.evaluation.behavior_network import best_number, train_on_behavior
+from stitchrl.evaluation.score_noise import ScoreNoise
+from stitchrl.jax_types import Array, Batch, Key, Metrics
+from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
+from stitchrl.nn.distributions import LARGEST_TANH
+from stitchrl.nn.mixture import MIXTURE_KINDS
+from stitchrl.nn.networks import MLP, ImageNetwork, create_network
+from stitchrl.nn.units import RescaledPolicy
+from stitchrl.types import PyTree
+
+__all__ = ["Mixture", "MixtureDensity", "has_box"]
+
+FACTORS = (0.5, 5.0)
+"""Bounds of the factor on all standard deviations."""
+FIRST_STD = 0.5
+"""Standard deviation of every normal at first, in actions scaled to [-1, 1]."""
+MOST_AT_BOUNDS = 0.001
+"""Share of the actions that may lie on a bound of the box where normals are squashed: tanh never reaches it."""
+PENALTY = 1.0
+"""Ridge penalty of the last layer where the noise of the fit is computed: it counts as little as one row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """A density of continuous actions: a normal, or a mixture of several.
+
+    Attributes:
+        name: of the model.
+        title: in words.
+        components: normals in the mixture.
+        squashed: squash the normals by tanh; otherwise they are truncated where the box of actions is known.
+        maximum_likelihood: it is stopped early, and not fitted to all episodes.
+    """
+
+    name: str
+    title: str
+    components: int
+    squashed: bool = False
+    maximum_likelihood: bool = False
+
+    def refusal(self, log: Dataset) -> str | None:
+        """It refuses discrete actions; where normals are squashed, also those of an unknown box, or often at its bounds."""
+        if log.num_actions is not None:
+            return (
+                f"The model {self.name!r} of the behaviour is a density of continuous actions; this log's are discrete."
+            )
+        if not self.squashed:
+            return None
+        if not has_box(log):
+            return (
+                "Squashed normals need the bounds of the actions: declare `low` and `high` of [action] in the schema."
+            )
+        at_bounds = float((np.abs(Scaling.of(log).actions(log.action)) >= LARGEST_TANH).any(1).mean())
+        if at_bounds > MOST_AT_BOUNDS:
+            return (
+                f"Squashed normals never reach the bounds of the actions, on which {at_bounds:.1%} of this log's lie; at "
+                f"most {MOST_AT_BOUNDS:.1%} may."
+            )
+        return None
+
+    def fit(self, data: BehaviorData) -> FittedBehavior:
+        """The best state on held-out episodes, with the best factor on its standard deviations."""
+        settings, scaling = data.settings, Scaling.of(data.whole)
+        algorithm = MixtureDensity(
+            hidden_sizes=settings.hidden_sizes,
+            learning_rate=settings.learning_rate,
+            components=self.components,
+            kind="squashed" if self.squashed else "truncated" if has_box(data.whole) else "plain",
+        )
+        trained = train_on_behavior(algorithm, data, scaling)
+        policy = best_number(lambda factor: with_factor(trained, factor), trained, data.held_out, FACTORS)
+        noise = None
+        if self.components == 1 and data.whole.observation_table.ndim == 2:
+            noise = ScoreNoise(policy, PENALTY, data.train)
+        return FittedBehavior(self.name, policy, log_likelihoods(policy, data.held_out), noise)
+
+
+def has_box(log: Dataset) -> bool:
+    """Whether the box of continuous actions is known: the schema declares it, or every logged action lies in [-1, 1]."""
+    declared = log.schema.action_low is not None and log.schema.action_high is not None
+    return declared or bool(np.abs(log.action).max() <= 1.0)
+
+
+def with_factor(policy: PyTree, factor: float) -> RescaledPolicy:
+    """The policy with all standard deviations changed by a factor, as far as their bounds let them."""
+    assert isinstance(policy, RescaledPolicy)
+    changed: RescaledPolicy = eqx.tree_at(
+        lambda one: one.policy.log_scale, policy, jnp.asarray(np.log(factor), jnp.float32)
+    )
+    return changed
+
+
+class MixtureState(NamedTuple):
+    """Everything a resume needs."""
+
+    network: Trainable[MLP | ImageNetwork]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureDensity(Algorithm):
+    """Maximum likelihood of the logged actions under a mixture density network of a kind of `nn/mixture.py`.
+
+    Metrics: loss/actor, the mean negative log-likelihood in scaled units.
+    """
+
+    learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
+    components: int = setting(1, "at least 1", "Normals in the mixture.")
+    kind: str = choice(
+        "plain", MIXTURE_KINDS, "Whether normals are as they are, truncated to [-1, 1] or squashed by tanh."
+    )
+
+    def init(self, key: Key, spec: Spec, given: PyTree) -> MixtureState:
+        k, size = self.components, spec.action_size
+        first, spread = jax.random.split(key)
+        network = create_network(spec.observation.shape, self.network, k * (1 + 2 * size), key=first, final_gain=0.01)
+        # Components that start alike would stay alike: their means begin apart.
+        means = jax.random.uniform(spread, (k * size,), minval=-1.0, maxval=1.0) * float(k > 1)
+        log_std = jnp.full(k * size, np.log(FIRST_STD), jnp.float32)
+        start = jnp.concatenate([jnp.zeros(k, jnp.float32), means, log_std])
+        network = eqx.tree_at(lambda one: (one if isinstance(one, MLP) else one.head).biases[-1], network, start)
+        return MixtureState(Trainable.create(network, self.adam(self.learning_rate)))
+
+    def update(
+        self, state: MixtureState, batch: Batch, given: PyTree, key: Key, step: Step
+    ) -> tuple[MixtureState, Metrics]:
+        def loss(network: MLP | ImageNetwork) -> Float[Array, ""]:
+            # Clipped, since what rounding puts outside the box would otherwise have no likelihood.
+            action = batch["action"] if self.kind == "plain" else jnp.clip(batch["action"], -1.0, 1.0)
+            return -jnp.mean(self._policy(network).log_prob(batch["obs"], action))
+
+        value, gradients = jax.value_and_grad(loss)(state.network.model)
+        return MixtureState(state.network.step(self.adam(self.learning_rate), gradients)), {"loss/actor": value}
+
+    def policy(self, state: MixtureState, given: PyTree) -> ContinuousPolicy:
+        return self._policy(state.network.model)
+
+    def _policy(self, network: MLP | ImageNetwork) -> MixturePolicy:
+        return MixturePolicy(network, jnp.zeros((), jnp.float32), self.components, self.kind, UNIFORM)
