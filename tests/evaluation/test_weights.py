@@ -7,6 +7,8 @@ import pytest
 from evaluation_worlds import UNDISCOUNTED, by_hand, draw, long_episodes, small_world
 
 from stitchrl.evaluation.contributions import Episodes
+from stitchrl.evaluation.estimator import weighted
+from stitchrl.evaluation.units import effective_sample_size
 from stitchrl.evaluation.weights import cumulative_weights
 
 
@@ -53,3 +55,21 @@ def test_weights_beyond_float64_are_kept_on_a_scale() -> None:
     short = cumulative_weights(episodes, ratio / 2)
     assert not short.log_scale[:860].any()
     assert short.representable
+
+
+def test_weights_too_small_to_be_squared_say_as_much_as_large_ones() -> None:
+    ratios = np.log(np.array([0.5, 1.0, 2.0, 4.0]))
+    usual = effective_sample_size(np.exp(ratios))
+    for moved in (-700.0, -400.0):
+        assert effective_sample_size(np.exp(ratios + moved)) == pytest.approx(usual, rel=1e-6)
+    assert effective_sample_size(np.zeros(4)) == 0.0
+
+
+def test_weights_of_many_unlikely_actions_are_scaled_up_and_estimate_what_their_proportions_do() -> None:
+    episodes = long_episodes()
+    apart = np.repeat(np.arange(4), 1100) * 1e-3
+    usual = weighted(episodes, cumulative_weights(episodes, apart))
+    found = weighted(episodes, cumulative_weights(episodes, apart - 1.0))  # about e^-1100 an episode
+    assert found.value() == pytest.approx(usual.value(), rel=1e-6)
+    assert np.isfinite(found.influence()).all()
+    np.testing.assert_allclose(found.influence(), usual.influence(), rtol=1e-6)

@@ -55,5 +55,8 @@ class Units:
 
 def effective_sample_size(weights: Float[NumpyArray, " n"]) -> float:
     """(sum |w|)^2 / sum w^2 (Kish 1965): how many equally weighted items the weights are worth; 0 when all are 0."""
-    total = np.abs(weights).sum()
-    return float(total**2 / (weights**2).sum()) if total > 0 else 0.0
+    largest = float(np.abs(weights).max(initial=0.0))
+    if not largest > 0:
+        return 0.0
+    share = weights / largest  # squares of small weights would leave the range of float64
+    return float(np.abs(share).sum() ** 2 / (share**2).sum())

@@ -27,13 +27,15 @@ __all__ = ["ByWeight", "Weights", "behavior_gradient", "by_final_weight", "cumul
 ByWeight = tuple[NumpyArray, NumpyArray | None]
 """Derivatives (n, T) of a number by the logarithms of `Weights.now` and of `Weights.before`; None where it has none of these."""
 LARGEST_LOG_WEIGHT = 300.0
-"""Above it a step's weights are scaled down: their squares would soon exceed the range of float64 (about e^709)."""
+"""Beyond it, above or below, a step's weights are scaled: their squares would soon leave the range of float64 (about e^709
+and e^-709)."""
 
 
 class Weights(NamedTuple):
     """Weights of n episodes at T steps, a scale a step; 0 from the step after a cut, constant after a true end.
 
-    The true weights are `now * exp(log_scale)`; the scale is 1 unless a weight of that step exceeds e^300.
+    The true weights are `now * exp(log_scale)`; the scale is 1 unless the largest weight of that step is
+    above e^300 or below e^-300.
     Self-normalised estimates and effective sample sizes do not depend on it.
 
     Attributes:
@@ -70,7 +72,7 @@ def cumulative_weights(episodes: Episodes, log_ratio: Float[NumpyArray, " N"]) -
     """Products of ratios up to and before each step, with the weight of cut episodes handed on."""
     log_product = np.cumsum(episodes.pad(log_ratio), axis=1)
     largest = log_product.max(0)
-    log_scale = np.where(largest > LARGEST_LOG_WEIGHT, largest, 0.0)
+    log_scale = np.where((np.abs(largest) > LARGEST_LOG_WEIGHT) & np.isfinite(largest), largest, 0.0)
     product = np.exp(log_product - log_scale)
     earlier = np.concatenate([np.ones((len(product), 1)), product[:, :-1]], axis=1)
     factor, lost = _taken_over(episodes)
