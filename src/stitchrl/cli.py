@@ -293,7 +293,7 @@ def evaluate(
     if json:
         print_json(found.to_dict())
     else:
-        print(found.verdict)
+        print(found)
     if gate:
         raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
 

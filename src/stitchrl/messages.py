@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["first_steps_in_words", "listed", "printable", "shown"]
+__all__ = ["first_steps_in_words", "interval_in_words", "listed", "printable", "shown"]
 
 LONGEST_SHOWN = 300
 """The most characters of a value that a message shows."""
@@ -28,6 +29,16 @@ def printable(text: str) -> str:
 def first_steps_in_words(horizon: int) -> str:
     """The steps that a horizon counts: "the first 20 steps"."""
     return "the first step" if horizon == 1 else f"the first {horizon:,} steps"
+
+
+def interval_in_words(value: float, lower: float, upper: float, *, sign: bool = True) -> str:
+    """A number with its interval: four places after the point, and more where the interval is so narrow that they would show
+    fewer than two of the digits in which its ends differ."""
+    width = upper - lower
+    places = 4 if not 0 < width < math.inf else min(12, max(4, 1 - math.floor(math.log10(width))))
+    form = f"{'+' if sign else ''}.{places}f"
+    number, low, high = (format(round(one, places) + 0.0, form) for one in (value, lower, upper))
+    return f"{number} [{low}, {high}]"
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

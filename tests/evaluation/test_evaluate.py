@@ -7,7 +7,17 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_worlds import QUICK, Table, cut_at_random, draw, sized, small_log, small_world, without_propensities
+from evaluation_worlds import (
+    OF_EPISODES,
+    QUICK,
+    Table,
+    cut_at_random,
+    draw,
+    sized,
+    small_log,
+    small_world,
+    without_propensities,
+)
 
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
@@ -38,7 +48,7 @@ def assert_near(estimates: dict[str, Estimate], truth: float, errors: float = 4.
 def test_cut_episodes_do_not_move_the_estimates() -> None:
     world, behavior, policy = small_world()
     truth, own = world.policy_value(policy), world.policy_value(behavior)
-    found = evaluate(Table(policy), cut_log(21), estimators=tuple(ESTIMATORS), fit_on=cut_log(22), settings=QUICK)
+    found = evaluate(Table(policy), cut_log(21), estimators=OF_EPISODES, fit_on=cut_log(22), settings=QUICK)
     assert_near(found.estimates, truth)
     # Many episodes, and no fits: what the reader of raw returns would have believed is far off.
     log = cut_at_random(draw(world, behavior, 6000, 21), 0.25, 0)
@@ -109,7 +119,7 @@ def test_evaluate_is_near_the_truth_with_and_without_propensities() -> None:
     world, _, policy = small_world()
     log, other = small_log(11), small_log(12)
     truth = world.policy_value(policy)
-    known = evaluate(Table(policy), log, estimators=tuple(ESTIMATORS), fit_on=other, settings=QUICK)
+    known = evaluate(Table(policy), log, estimators=OF_EPISODES, fit_on=other, settings=QUICK)
     assert_near(known.estimates, truth)
     for name, estimate in known.estimates.items():
         assert estimate.value is not None

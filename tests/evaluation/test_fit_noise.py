@@ -6,7 +6,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from evaluation_worlds import QUICK, UNDISCOUNTED, Table, draw, sized, small_log, small_world, without_propensities
+from evaluation_worlds import (
+    OF_EPISODES,
+    QUICK,
+    UNDISCOUNTED,
+    Table,
+    draw,
+    sized,
+    small_log,
+    small_world,
+    without_propensities,
+)
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
@@ -33,18 +43,18 @@ def test_every_estimator_knows_how_it_depends_on_the_behaviour() -> None:
     log, other = without_propensities(small_log(1)), without_propensities(small_log(2))
     fits = Fits([Table(policy)], log, other, estimand=UNDISCOUNTED, settings=COUNTS)
     direction, step = np.random.default_rng(0).normal(size=log.num_transitions), 1e-3
-    values: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
+    values: dict[str, list[float]] = {name: [] for name in OF_EPISODES}
     for sign in (1, -1):
         moved = Fits([Table(policy)], log, other, estimand=UNDISCOUNTED, settings=COUNTS)
         moved._data_of_others = fits._data_of_others
         behavior = fits.behavior._replace(log_prob=fits.behavior.log_prob + sign * step * direction)
         moved._folds[0].__dict__["behavior"] = moved.__dict__["behavior"] = behavior
-        for name, estimator in ESTIMATORS.items():
-            statistic = estimator.estimate(case_of(moved)).statistic
+        for name in OF_EPISODES:
+            statistic = ESTIMATORS[name].estimate(case_of(moved)).statistic
             assert statistic is not None
             values[name].append(statistic.value())
-    for name, estimator in ESTIMATORS.items():
-        gradient = estimator.estimate(case_of(fits)).behavior_gradient
+    for name in OF_EPISODES:
+        gradient = ESTIMATORS[name].estimate(case_of(fits)).behavior_gradient
         assert gradient is not None
         slope = (values[name][0] - values[name][1]) / (2 * step)
         assert gradient @ direction == pytest.approx(slope, rel=0.02, abs=1e-6), name

@@ -15,7 +15,9 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.evaluation.contributions import Episodes, Estimand
+from stitchrl.evaluation.estimators.contextual_bandits import CONTEXTUAL_BANDITS
 from stitchrl.evaluation.refit import FittedValues
+from stitchrl.evaluation.registry import ESTIMATORS
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.weights import Weights, cumulative_weights
 from stitchrl.mdp.finite import FiniteMDP
@@ -24,6 +26,8 @@ from stitchrl.reading.read import read
 UNDISCOUNTED = Estimand(1.0)
 ROWS = 1599
 QUICK = FitSettings(updates=200, hidden_sizes=(16,))
+OF_EPISODES = tuple(name for name in ESTIMATORS if name not in {one.name for one in CONTEXTUAL_BANDITS})
+"""The estimators that apply to episodes of several steps."""
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ __all__ = ["MOST_ACTIONS", "SUPPORT", "Agreement", "agreement"]
 
 SUPPORT = 0.02
 """Behaviour probability from which an action counts as supported."""
+Pieces = Callable[[], Iterable[tuple[slice, NumpyArray]]]
+"""Gives the probabilities of some rows after others: the rows of a piece, and (rows, A) numbers."""
 MOST_ACTIONS = 64
 """Actions of which every pair is counted; of more only the commonest, the others together."""
 
@@ -55,40 +58,51 @@ class Agreement:
 
 def agreement(
     log: Dataset,
-    probs: Float[NumpyArray, "N A"],
+    probs: Float[NumpyArray, "N A"] | Pieces,
     behavior_log_prob: Float[NumpyArray, " N"],
     behavior_probs: Float[NumpyArray, "N A"] | None,
 ) -> Agreement:
-    """Compare a policy's probabilities with what was logged."""
-    chosen = np.take_along_axis(probs, log.action[:, None].astype(np.int64), 1)[:, 0]
-    actions, matrix = _pairs(log.action, probs)
-    supported = None
-    if behavior_probs is not None:
-        supported = float((probs * (behavior_probs >= SUPPORT)).sum(1).mean(dtype=np.float64))
+    """Compare a policy's probabilities with what was logged.
+
+    Args:
+        log: N decisions.
+        probs: of the policy; or a function that gives them some rows at a time, where all would not fit in memory.
+        behavior_log_prob, behavior_probs: of the behaviour, for the logged action and for every one.
+    """
+    pieces: Pieces = probs if callable(probs) else lambda: [(slice(0, log.num_transitions), probs)]
+    chosen, supported = np.empty(log.num_transitions, np.float32), np.empty(log.num_transitions, np.float32)
+    for rows, piece in pieces():
+        chosen[rows] = np.take_along_axis(piece, log.action[rows, None].astype(np.int64), 1)[:, 0]
+        if behavior_probs is not None:
+            supported[rows] = (piece * (behavior_probs[rows] >= SUPPORT)).sum(1)
+    actions, matrix = _pairs(log.action, pieces, log.num_actions or 1)
     return Agreement(
         float(chosen.mean(dtype=np.float64)),
         float(np.exp(behavior_log_prob).mean()),
-        supported,
-        matrix / max(len(probs), 1),
+        None if behavior_probs is None else float(supported.mean(dtype=np.float64)),
+        matrix / max(log.num_transitions, 1),
         actions,
     )
 
 
 def _pairs(
-    logged: Int[NumpyArray, " N"], probs: Float[NumpyArray, "N A"]
+    logged: Int[NumpyArray, " N"], pieces: Pieces, count: int
 ) -> tuple[Int[NumpyArray, " _"], Float[NumpyArray, "K K"]]:
     """Which actions are shown, and the sums of probability by logged and policy's action."""
-    count = probs.shape[1]
     shown = np.arange(count)
     if count > MOST_ACTIONS:
-        often = np.bincount(logged, minlength=count) + probs.sum(0, dtype=np.float64)
+        often = np.bincount(logged, minlength=count).astype(np.float64)
+        for _, piece in pieces():
+            often += piece.sum(0, dtype=np.float64)
         shown = np.sort(np.argsort(-often, kind="stable")[:MOST_ACTIONS])
-    row = np.full(count, len(shown))
-    row[shown] = np.arange(len(shown))
-    rows = row[logged]
+    place = np.full(count, len(shown))
+    place[shown] = np.arange(len(shown))
+    matrix = np.zeros((len(shown) + (len(shown) < count), count))
     # Summed by logged action in float64, in a fixed order: the numbers are written to files that must not vary.
-    sums = [probs[rows == k].sum(0, dtype=np.float64) for k in range(len(shown) + (len(shown) < count))]
-    matrix = np.stack(sums)
+    for rows, piece in pieces():
+        of_row = place[logged[rows]]
+        for k in range(len(matrix)):
+            matrix[k] += piece[of_row == k].sum(0, dtype=np.float64)
     if len(shown) < count:
         kept = matrix[:, shown]
         matrix = np.concatenate([kept, matrix.sum(1, keepdims=True) - kept.sum(1, keepdims=True)], axis=1)

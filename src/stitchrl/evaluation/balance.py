@@ -24,7 +24,14 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
 
-__all__ = ["JointTest", "RegionIndex", "balance_of_actions", "balance_test", "calibration_test"]
+__all__ = [
+    "JointTest",
+    "RegionIndex",
+    "balance_of_actions",
+    "balance_test",
+    "calibration_test",
+    "unseen_spread",
+]
 
 SAMPLE_ROWS = 32_768
 DRAWS_LOOKED_AT = 4
@@ -98,11 +105,30 @@ def calibration_test(
         regions: of the log.
         ratio: of each logged action.
         units: which episodes are independent.
-        noise: covariance of the sums of the ratios over each region that comes from the fit of the behaviour.
+        noise: covariance of the sums of the ratios over each region that these rows do not show, such as what comes from
+            the fit of the behaviour, or `unseen_spread`.
     """
     found = regions.sums(regions.here, ratio - 1.0)
     rows = np.bincount(regions.here, minlength=regions.count)
     return JointTest(float(np.abs(found.sum(0)).sum() / rows.sum()), _p_value(found, units, noise))
+
+
+def unseen_spread(
+    regions: RegionIndex, ratio: Float[NumpyArray, " N"], expected_square: Float[NumpyArray, " N"]
+) -> Float[NumpyArray, "K K"]:
+    """The variance that the ratios of each region should have, as far as they do not show it.
+
+    Where rare actions have large ratios and none of them was drawn, all ratios of a region are a little below 1 and hardly
+    differ: a test by their own spread would call right propensities wrong.
+
+    Args:
+        regions: of the log.
+        ratio: of each logged action.
+        expected_square: (N,) mean square of the ratio over the actions of the behaviour, sum_a pi(a|s)^2 / b(a|s).
+    """
+    with np.errstate(over="ignore"):
+        missing = np.bincount(regions.here, expected_square - 1.0 - (ratio - 1.0) ** 2, minlength=regions.count)
+    return np.diag(np.maximum(missing, 0.0))
 
 
 def balance_test(
@@ -183,7 +209,8 @@ def _p_value(found: Float[NumpyArray, "n K"], units: Units, noise: Float[NumpyAr
     if n <= k + 1:
         return 1.0
     mean = sums.mean(0)
-    covariance = np.cov(sums, rowvar=False).reshape(k, k)
+    with np.errstate(over="ignore", invalid="ignore"):
+        covariance = np.cov(sums, rowvar=False).reshape(k, k)
     if noise is not None:
         covariance = covariance + noise[np.ix_(used, used)] / n
     if not np.isfinite(covariance).all():

@@ -75,6 +75,8 @@ def _estimate(
         rounding = ROUNDING * float(np.abs(case.episodes.returns).max(initial=0.0))
         lower = min(interval.lower, interval.value - rounding) + bounded(draft.unknown[0])
         upper = max(interval.upper, interval.value + rounding) + bounded(draft.unknown[1])
+        if draft.possible[0] <= interval.value <= draft.possible[1]:
+            lower, upper = max(lower, draft.possible[0]), min(upper, draft.possible[1])
         checks += influence_checks(draft, interval.standard_error, units)
     return Estimate(
         name=estimator.name,
@@ -116,5 +118,5 @@ def behavior_estimate(interval: Interval, case: Case, confidence: float) -> Esti
         confidence,
         case.estimand,
         assumptions=(f"{case.units.noun}s are independent",),
-        title="mean logged return of the behaviour",
+        title=f"mean logged {'reward' if case.units.episode_noun == 'decision' else 'return'} of the behaviour",
     )

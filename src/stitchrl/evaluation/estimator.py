@@ -17,9 +17,10 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import attainable_range, what_follows
-from stitchrl.evaluation.balance import calibration_test
+from stitchrl.evaluation.balance import calibration_test, unseen_spread
 from stitchrl.evaluation.behavior import BehaviorProbabilities
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
+from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.fits import FitRequest, PolicyFits
 from stitchrl.evaluation.health import (
     Check,
@@ -36,7 +37,7 @@ from stitchrl.evaluation.health import (
     uses_episode_weights,
 )
 from stitchrl.evaluation.policy_actions import has_density
-from stitchrl.evaluation.predictable import Ratios, variance_of_difference, variance_of_value
+from stitchrl.evaluation.predictable import Ratios, expected_square, variance_of_difference, variance_of_value
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.statistic import Statistic, minus
 from stitchrl.evaluation.units import Units
@@ -100,8 +101,17 @@ class Case:
             ratio = np.minimum(np.exp(log_ratio), 1e300)
         regions = self.fits.fits.regions
         found = check_calibration(calibration_test(regions, ratio, self.units), fitted=self.behavior.fitted)
-        if found.passed or not self.behavior.fitted:
+        if found.passed:
             return found
+        if not self.behavior.fitted:
+            if not self._rare_ratios_are_known:
+                return found
+            # What rare ratios that were not drawn would have added to the spread is no reason to call propensities wrong.
+            # Of longer episodes the test also says that the log does not go where the policy goes, and stays as strict.
+            square = expected_square(self.fits.choices, self.fits.fits.behavior_probs)
+            return check_calibration(
+                calibration_test(regions, ratio, self.units, unseen_spread(regions, ratio, square)), fitted=False
+            )
         # A fit is never exact: what its own noise explains is no reason to call it wrong.
         gradient = np.zeros((self.log.num_transitions, regions.count))
         gradient[np.arange(self.log.num_transitions), regions.here] = -ratio
@@ -114,6 +124,12 @@ class Case:
         if self.log.num_actions is not None or has_density(self.policy):
             return self.fits.log_ratio
         return None if self.behavior.fitted else self.fits.fits.fitted_log_ratio
+
+    @property
+    def _rare_ratios_are_known(self) -> bool:
+        """Whether the calibration test can count what rare ratios that were not drawn would have added to the spread."""
+        alone = of_decisions(self.log, self.estimand.horizon)
+        return alone and self.log.num_actions is not None and self.fits.fits.whole
 
     @cached_property
     def attainable(self) -> tuple[float, float]:
@@ -141,6 +157,7 @@ class Draft:
             action, from which the error is computed that a fitted behaviour brings; None where an estimator cannot say.
         by_network: the value by each of several networks, of which the statistic is the average; what they disagree by is
             part of the error.
+        possible: the least and the largest value that there can be: an interval of a value inside ends there.
     """
 
     statistic: Statistic | None
@@ -153,6 +170,7 @@ class Draft:
     unknown: tuple[float, float] = (0.0, 0.0)
     behavior_gradient: Float[NumpyArray, " N"] | None = None
     by_network: tuple[float, ...] = ()
+    possible: tuple[float, float] = (-np.inf, np.inf)
 
     @property
     def model_variance(self) -> float:
@@ -199,6 +217,7 @@ class Draft:
             unknown=unknown,
             behavior_gradient=gradient,
             by_network=by_network,
+            possible=(-np.inf, np.inf),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from stitchrl.evaluation.behavior import logged_return
 from stitchrl.evaluation.behavior_summary import BehaviorSummary, summary_of
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import Confirmation
-from stitchrl.evaluation.contributions import Episodes, Estimand
+from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
+from stitchrl.evaluation.decisions import of_decisions, unit_noun
 from stitchrl.evaluation.estimating import behavior_estimate, bounded, estimates_of
 from stitchrl.evaluation.estimator import (
     Case,
@@ -41,6 +43,7 @@ from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO, FitSettings, check_
 from stitchrl.evaluation.units import Units
 from stitchrl.evaluation.verdict import NOT_AUDITED, Verdict, choose_primary, decide
 from stitchrl.evaluation.weights import cumulative_weights
+from stitchrl.messages import interval_in_words
 from stitchrl.progress import LoopMonitor
 
 __all__ = ["Evaluation", "cases_of", "evaluate", "evaluate_all", "evaluate_fits"]
@@ -71,6 +74,19 @@ class Evaluation:
     confirmation: Confirmation | None = None
     influence: VarianceShares | None = None
     behavior_model: BehaviorSummary | None = None
+
+    def __str__(self) -> str:
+        name = self.verdict.primary
+        values = [] if name is None else [(f"the policy, by {name}", self.estimates[name])]
+        lines = [
+            f"value of {whose}: {interval_in_words(one.value, one.lower, one.upper, sign=False)}"
+            for whose, one in (
+                *values,
+                (f"the behaviour, {self.behavior.title.removesuffix(' of the behaviour')}", self.behavior),
+            )
+            if one.value is not None and one.lower is not None and one.upper is not None
+        ]
+        return "\n".join([*lines, str(self.verdict)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -192,15 +208,17 @@ def evaluate_all(
     """
     check_odds_ratio(minimum_odds_ratio)
     settings = FitSettings() if settings is None else settings
-    chosen = chosen_estimators(default_estimators(log) if estimators is None else estimators)
+    chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
     whole, log = log, first_steps(log, horizon)
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
-    check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
+    chosen = chosen or chosen_estimators(default_estimators(log, horizon))
+    if log.behavior_log_prob is None or not all(getattr(one, "row_by_row", False) for one in chosen):
+        check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     if record_look:  # before anything is seen; what is refused above is no look
         rule = (margin, confidence, minimum_odds_ratio, settings.seed, settings.updates)
-        notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule)))
+        notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule), noun=unit_noun(log, horizon)))
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
     if confirm and history is None and fits.behavior.fitted:
         history = history_check(whole)
@@ -235,7 +253,7 @@ def evaluate_fits(
 ) -> list[Evaluation]:
     """`evaluate_all` on what is known already about policies and their log; arguments as there."""
     log = fits.log
-    units = Units(log.num_episodes, log.group)
+    units = Units(log.num_episodes, log.group, noun=unit_noun(log, fits.estimand.horizon))
     resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=fits.settings.seed)
     cases = cases_of(fits, units, over_last=over_last)
     logged = _logged_draft(cases[0])
@@ -275,12 +293,14 @@ def evaluate_fits(
             confirmation=confirmation,
             baseline="the baseline" if over_last else "the behaviour",
             notes=notes,
+            decisions=of_decisions(log, fits.estimand.horizon),
         )
         overlap: Agreement | ActionShift
         if log.num_actions is None:
             overlap = action_shift(log, case.fits.choices)
         else:
-            overlap = agreement(log, case.fits.choices, fits.behavior.log_prob, fits.behavior.probs)
+            pieces = functools.partial(fits.pieces, case.fits.policy)
+            overlap = agreement(log, pieces, fits.behavior.log_prob, fits.behavior.probs)
         fitted = fits.behavior.fitted
         evaluations.append(
             Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary)
@@ -323,7 +343,8 @@ def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]
     log, estimand = fits.log, fits.estimand
     episodes = Episodes.of(log, estimand)
     for k in range(len(fits.policies)):
-        fits.choices(k)  # a policy that cannot be asked is refused before anything is fitted
+        # A policy that cannot be asked is refused before anything is fitted.
+        fits.choices(k) if fits.whole else fits.log_policy(k)
     cases = [
         Case(log, episodes, estimand, fits.behavior, policy, fits.of(k), units)
         for k, policy in enumerate(fits.policies)
@@ -339,6 +360,9 @@ def _draft(estimator: Estimator, case: Case) -> Draft:
 def _logged_draft(case: Case) -> Draft:
     """The behaviour's own value as a draft, to take gains over."""
     n = case.log.num_transitions
+    if of_decisions(case.log, case.estimand.horizon):
+        ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
+        return Draft(Contributions.average(case.episodes.returns), ratios=ratios, behavior_gradient=np.zeros(n))
     lost = cumulative_weights(case.episodes, np.zeros(n)).lost
     unknown = what_follows(case.log, case.estimand, lost, case.episodes.longest)
     check = check_lost_weight(lost, longest=case.episodes.longest, unknown=unknown)

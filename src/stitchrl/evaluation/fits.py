@@ -7,7 +7,7 @@ served by models fitted on the other half (cross-fitting; Chernozhukov and other
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,7 +28,14 @@ from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps, with_clock
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.policy_actions import drawn_actions, following_actions, has_density, log_densities
-from stitchrl.evaluation.probabilities import PolicyLike, next_probabilities, policy_probabilities, taken
+from stitchrl.evaluation.probabilities import (
+    PolicyLike,
+    next_probabilities,
+    of_actions,
+    policy_probabilities,
+    probability_pieces,
+)
+from stitchrl.evaluation.requirements import check_size, held_whole
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 from stitchrl.progress import LoopMonitor
@@ -87,6 +94,7 @@ class FitData:
         estimand: which quantity is estimated.
         settings: of the fits.
         monitors: shown the progress of long fits.
+        log_policy: gives the (N,) logarithm of a policy's probability of the logged action, by its number; None: nobody asks.
     """
 
     log: Dataset
@@ -95,6 +103,7 @@ class FitData:
     estimand: Estimand
     settings: FitSettings
     monitors: Sequence[LoopMonitor] = ()
+    log_policy: Callable[[int], NumpyArray] | None = None
 
     def __post_init__(self) -> None:
         self._models: dict[FitRequest, Sequence[Any]] = {}
@@ -120,6 +129,13 @@ class FitData:
         """The behaviour, fitted to these episodes."""
         return fit_behavior(self.log, self.settings)
 
+    def log_ratio(self, policy: int) -> Float[NumpyArray, " N"]:
+        """(N,) log policy - log behaviour probability of the logged actions of these episodes."""
+        assert self.log_policy is not None
+        logged = logged_propensities(self.log)
+        known = fitted_propensities(self.behavior.policy, self.log) if logged is None else logged
+        return self.log_policy(policy) - known.log_prob
+
 
 @dataclasses.dataclass(eq=False)
 class Fold:
@@ -133,6 +149,8 @@ class Fold:
         next_choices: the same at the next states.
         log_policy: gives the (N,) logarithm of a policy's probability, or density, of the logged action; None where the policy
             has no density.
+        pieces: gives the (N, A) probabilities some rows at a time, where all would not fit in memory.
+        episodes: how many there are in all folds together.
     """
 
     log: Dataset
@@ -140,6 +158,8 @@ class Fold:
     choices: Callable[[int], NumpyArray]
     next_choices: Callable[[int], NumpyArray]
     log_policy: Callable[[int], NumpyArray | None]
+    pieces: Callable[[int], Iterator[tuple[slice, NumpyArray]]]
+    episodes: int
 
     @cached_property
     def timed_log(self) -> Dataset:
@@ -241,6 +261,7 @@ class Fits:
     def choices(self, policy: int) -> Float[NumpyArray, "N ..."]:
         """What a policy does at the logged states: (N, A) probabilities; (N, K, D) drawn actions where they are continuous."""
         if policy not in self._choices:
+            check_size(self.log, *self._rows)
             self._choices[policy] = self._asked(policy, self.log)
         return self._choices[policy]
 
@@ -257,12 +278,27 @@ class Fits:
             if log.num_actions is None:
                 self._log_policy[policy] = log_densities(self.policies[policy], log.observation, log.action)
             else:
-                with np.errstate(divide="ignore"):
-                    self._log_policy[policy] = np.log(taken(self.choices(policy), log))
+                self._log_policy[policy] = _log_of_actions(self.pieces(policy), log)
         return self._log_policy[policy]
 
     def _known_log_policy(self, policy: int) -> NumpyArray | None:
         return self.log_policy(policy) if has_density(self.policies[policy]) else None
+
+    def pieces(self, policy: int) -> Iterator[tuple[slice, NumpyArray]]:
+        """A policy's (N, A) probabilities some rows at a time; all at once where they are held anyway."""
+        if self.whole:
+            return iter([(slice(0, self.log.num_transitions), self.choices(policy))])
+        return probability_pieces(self.policies[policy], self.log)
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether what is held of the policies fits in memory."""
+        return held_whole(self.log, *self._rows)
+
+    @property
+    def _rows(self) -> tuple[int, int | None, int]:
+        fit_on = None if self._fit_on is None else self._fit_on.num_transitions
+        return self.log.num_transitions, fit_on, len(self.policies)
 
     def _asked(self, policy: int, log: Dataset) -> Float[NumpyArray, "N ..."]:
         """What a policy does at the states of any log."""
@@ -369,29 +405,54 @@ class Fits:
     def _data_of_others(self) -> FitData:
         fit_on = self._fit_on
         assert fit_on is not None
-        return self._data(fit_on, lambda: (self._asked_next(k, fit_on, self._asked(k, fit_on)) for k in self._fitted))
+        return self._data(
+            fit_on,
+            lambda: (self._asked_next(k, fit_on, self._asked(k, fit_on)) for k in self._fitted),
+            lambda k: self._log_policy_on(self._fitted[k], fit_on),
+        )
 
     @cached_property
     def _folds(self) -> list[Fold]:
         if self._fit_on is not None:
-            return [Fold(self.log, self._data_of_others, self.choices, self.next_choices, self._known_log_policy)]
+            parts = self.choices, self.next_choices, self._known_log_policy, self.pieces
+            return [Fold(self.log, self._data_of_others, *parts, self.log.num_episodes)]
         return [self._half(here, other) for here, other in (self._halves, self._halves[::-1])]
 
     def _half(self, here: NumpyArray, other: NumpyArray) -> Fold:
         rows, other_rows = _rows_of(self.log, here), _rows_of(self.log, other)
         data = self._data(
-            self.log.select_episodes(other), lambda: (self.next_choices(k)[other_rows] for k in self._fitted)
+            self.log.select_episodes(other),
+            lambda: (self.next_choices(k)[other_rows] for k in self._fitted),
+            lambda k: self.log_policy(self._fitted[k])[other_rows],
         )
+        log = self.log.select_episodes(here)
+
+        def pieces(k: int) -> Iterator[tuple[slice, NumpyArray]]:
+            if self.whole:
+                return iter([(slice(0, log.num_transitions), self.choices(k)[rows])])
+            return probability_pieces(self.policies[k], log)
+
         return Fold(
-            self.log.select_episodes(here),
+            log,
             data,
             lambda k: self.choices(k)[rows],
             lambda k: self.next_choices(k)[rows],
             lambda k: None if (found := self._known_log_policy(k)) is None else found[rows],
+            pieces,
+            self.log.num_episodes,
         )
 
-    def _data(self, log: Dataset, next_choices: Callable[[], Iterable[NumpyArray]]) -> FitData:
-        return FitData(log, next_choices, len(self._fitted), self.estimand, self.settings, self._monitors)
+    def _log_policy_on(self, policy: int, log: Dataset) -> Float[NumpyArray, " N"]:
+        """The same as `log_policy` on any log with discrete actions."""
+        return _log_of_actions(probability_pieces(self.policies[policy], log), log)
+
+    def _data(
+        self,
+        log: Dataset,
+        next_choices: Callable[[], Iterable[NumpyArray]],
+        log_policy: Callable[[int], NumpyArray],
+    ) -> FitData:
+        return FitData(log, next_choices, len(self._fitted), self.estimand, self.settings, self._monitors, log_policy)
 
 
 class PolicyFits:
@@ -423,6 +484,12 @@ class PolicyFits:
     def log_ratio(self) -> Float[NumpyArray, " N"]:
         """(N,) log policy - log behaviour probability of the logged action."""
         return self.log_policy - self.fits.behavior.log_prob
+
+
+def _log_of_actions(pieces: Iterable[tuple[slice, NumpyArray]], log: Dataset) -> Float[NumpyArray, " N"]:
+    """(N,) logarithm of the probability of each logged action; minus infinity where it is 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.concatenate([of_actions(probs, log.action[rows]) for rows, probs in pieces]))
 
 
 def _rows_of(log: Dataset, episodes: NumpyArray) -> NumpyArray:

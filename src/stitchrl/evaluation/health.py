@@ -35,6 +35,7 @@ __all__ = [
     "check_possible_influence",
     "check_range",
     "check_regional_balance",
+    "check_shrinkage",
     "check_spread",
     "check_termination_mass",
     "check_untested_calibration",
@@ -71,6 +72,8 @@ MAXIMUM_POSSIBLE_INFLUENCE = 0.25
 """Share of the variance that the logged action with the largest weight would carry, whether it was seen or not."""
 MAXIMUM_NEVER_TRIED = 0.01
 """Decisions of an episode that may be on actions which the behaviour never takes; the interval is widened by them."""
+MAXIMUM_SHRINKAGE = 0.25
+"""Share of all weight that may be taken away before an estimate rests on what takes its place."""
 NO_REWARD_SLACK = 1e-3
 """What a fitted value may be where every reward is 0."""
 RANGE_SLACK = 1e-6
@@ -136,12 +139,13 @@ def check_spread(units: Units, weight: Float[NumpyArray, " n"]) -> tuple[Check, 
     )
 
 
-def check_mean_weight(weight: Float[NumpyArray, " n"], log_scale: float = 0.0) -> Check:
+def check_mean_weight(weight: Float[NumpyArray, " n"], log_scale: float = 0.0, *, noun: str = "episode") -> Check:
     """Whole-episode weights average 1 in expectation; far below, the episodes that matter most are missing.
 
     Args:
         weight: of n episodes, divided by a common scale.
         log_scale: logarithm of that scale.
+        noun: what one episode is called.
     """
     mean = float(weight.mean()) * float(np.exp(min(log_scale, 700.0)))
     mean = min(mean, 1e300)
@@ -149,9 +153,9 @@ def check_mean_weight(weight: Float[NumpyArray, " n"], log_scale: float = 0.0) -
     if passed:
         sentence = f"The weights average {mean:.2f} where 1 is expected."
     elif mean < 1:
-        sentence = f"The weights average {mean:.2f} where 1 is expected: the log lacks the policy's likeliest episodes."
+        sentence = f"The weights average {mean:.2f} where 1 is expected: the log lacks the policy's likeliest {noun}s."
     else:
-        sentence = f"The weights average {mean:.3g} where 1 is expected: a few episodes outweigh all others."
+        sentence = f"The weights average {mean:.3g} where 1 is expected: a few {noun}s outweigh all others."
     return Check("mean-weight", mean, 1.0, passed, sentence)
 
 
@@ -293,13 +297,26 @@ def check_possible_influence(share: float, ratio: float) -> Check:
     return Check("possible-influence", share, MAXIMUM_POSSIBLE_INFLUENCE, passed, sentence)
 
 
-def check_never_tried(decisions: float) -> Check:
+def check_never_tried(decisions: float, *, noun: str = "episode") -> Check:
     """Nothing in a log speaks about actions that its behaviour never takes."""
     passed = decisions <= MAXIMUM_NEVER_TRIED
     seen = f"In each of its episodes the policy takes {decisions:.3g} actions that the behaviour never takes"
-    limit = f"{MAXIMUM_NEVER_TRIED:g}"
+    if noun == "decision":
+        seen = f"In {decisions:.2%} of its decisions the policy takes an action that the behaviour never takes"
+    limit = f"{MAXIMUM_NEVER_TRIED:.0%}" if noun == "decision" else f"{MAXIMUM_NEVER_TRIED:g}"
     sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: the log says nothing about them."
     return Check("never-tried", decisions, MAXIMUM_NEVER_TRIED, passed, sentence)
+
+
+def check_shrinkage(weight: Float[NumpyArray, " n"], shrunken: Float[NumpyArray, " n"]) -> Check:
+    """What is taken away from the weights, the model of the reward has to make up for."""
+    total = float(weight.sum())
+    taken = 1.0 - float(shrunken.sum()) / total if total > 0 else 1.0
+    passed = taken <= MAXIMUM_SHRINKAGE
+    seen = f"{taken:.1%} of all weight was taken away to make the estimate steadier"
+    limit = f"{MAXIMUM_SHRINKAGE:.0%}"
+    sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: it rests on what takes its place."
+    return Check("shrinkage", taken, MAXIMUM_SHRINKAGE, passed, sentence)
 
 
 def check_lost_weight(lost: float, *, longest: int, unknown: tuple[float, float]) -> Check:

@@ -10,7 +10,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import hash_places
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.policy_actions import usual_actions
-from stitchrl.evaluation.probabilities import PolicyLike, policy_probabilities
+from stitchrl.evaluation.probabilities import PolicyLike, probability_pieces
 from stitchrl.storage.looks import EarlierLooks, record_look
 from stitchrl.types import NumpyArray
 
@@ -44,35 +44,41 @@ def _projected(policy: PolicyLike, log: Dataset) -> NumpyArray:
 
     Rounding, which differs between machines, moves them by about 1e-7; one action changed in a million rows by about 1e-3.
     """
+    size = log.action.shape[1] if log.num_actions is None else log.num_actions
+    of_action = np.random.default_rng(5).normal(size=(size, PROJECTIONS)).astype(np.float32)
     if log.num_actions is None:
-        found = usual_actions(policy, log.observation, log.action.shape[1])
+        projected = usual_actions(policy, log.observation, size) @ of_action
     else:
-        found = policy_probabilities(policy, log.observation, log.action_mask)
-    of_action = np.random.default_rng(5).normal(size=(found.shape[1], PROJECTIONS))
+        projected = np.concatenate([probs @ of_action for _, probs in probability_pieces(policy, log)])
     row = hash_places(np.repeat(log.episode_hashes, log.episode_lengths), log.position)
     of_row = (row >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0  # from -1 to 1
-    return (of_row @ (found @ of_action.astype(np.float32))) / np.sqrt(len(row))
+    return (of_row @ projected) / np.sqrt(len(row))
 
 
-def notes_on(looks: EarlierLooks) -> tuple[str, ...]:
-    """What a verdict has to say about the looks at its test part; nothing where this is the first one."""
+def notes_on(looks: EarlierLooks, *, noun: str = "episode") -> tuple[str, ...]:
+    """What a verdict has to say about the looks at its test part; nothing where this is the first one.
+
+    Args:
+        looks: that there were before.
+        noun: what one episode is called.
+    """
     notes = []
     if looks.count:
         times = {1: "once", 2: "twice"}.get(looks.count, f"{looks.count:,} times")
-        which = "These test episodes" if looks.share == 1 else f"{_percent(looks.share)} of these test episodes"
+        which = f"These test {noun}s" if looks.share == 1 else f"{_percent(looks.share)} of these test {noun}s"
         notes.append(
             f"{which} have been looked at {times} before, with other policies, settings or splits: an interval that is right "
             f"for one look is too narrow for the best of {looks.count + 1:,}. For one that "
-            "holds, evaluate on episodes that served as test in no evaluation before."
+            f"holds, evaluate on {noun}s that served as test in no evaluation before."
         )
     if looks.unreadable:
         notes.append(
-            "Some records of earlier looks at test episodes are damaged: there may have been more looks at these than "
+            f"Some records of earlier looks at test {noun}s are damaged: there may have been more looks at these than "
             "were counted."
         )
     if looks.problem:
         why = "that is switched off" if looks.problem == "off" else "the folder for it cannot be written"
-        notes.append(f"This look at the test episodes was not recorded, since {why}: later ones will not know of it.")
+        notes.append(f"This look at the test {noun}s was not recorded, since {why}: later ones will not know of it.")
     return tuple(notes)
 
 

@@ -11,7 +11,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "NO-GO": {"tone": "bad", "note": ""},
     "CANNOT TELL": {
         "tone": "unsure",
-        "note": "CANNOT TELL is not NO-GO: the log does not settle the question. More test episodes, logged probabilities, "
+        "note": "CANNOT TELL is not NO-GO: the log does not settle the question. A larger test part, logged probabilities, "
         "or a policy closer to the behaviour would narrow the interval.",
     },
 }

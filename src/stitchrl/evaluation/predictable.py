@@ -20,7 +20,14 @@ from jaxtyping import Float
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["LoggedWeights", "Ratios", "VisitRatios", "variance_of_difference", "variance_of_value"]
+__all__ = [
+    "LoggedWeights",
+    "Ratios",
+    "VisitRatios",
+    "expected_square",
+    "variance_of_difference",
+    "variance_of_value",
+]
 
 ROWS_AT_ONCE = 65_536
 
@@ -115,6 +122,12 @@ def variance_of_difference(one: Ratios, other: Ratios, n: int) -> float | None:
     mine, theirs = one.residual * one.visits, other_residual * other.visits
     total = mine**2 @ _chi(one, one) - 2 * (mine * theirs) @ _chi(one, other) + theirs**2 @ _chi(other, other)
     return max(float(total), 0.0) / n**2
+
+
+def expected_square(probs: Float[NumpyArray, "N A"], behavior: Float[NumpyArray, "N A"]) -> Float[NumpyArray, " N"]:
+    """(N,) mean square of the ratio over the actions that the behaviour takes, sum_a pi(a|s)^2 / b(a|s)."""
+    ratios = VisitRatios(np.ones(len(probs)), probs, behavior)
+    return _chi(ratios, ratios)
 
 
 def _chi(one: VisitRatios, other: VisitRatios) -> Float[NumpyArray, " N"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,13 +14,23 @@ from stitchrl.jax_types import Array
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray
 
-__all__ = ["PolicyLike", "action_probabilities", "next_probabilities", "policy_probabilities", "taken"]
+__all__ = [
+    "PolicyLike",
+    "action_probabilities",
+    "next_probabilities",
+    "of_actions",
+    "policy_probabilities",
+    "probability_pieces",
+    "taken",
+]
 
 PolicyLike = Any
 """Anything with `probs(obs, action_mask=...)` returning (B, A), NumPy or JAX."""
 
 
 ROWS_AT_ONCE = 16384
+CELLS_AT_ONCE = 2**26
+"""Probabilities of one piece, where those of all rows and actions would not fit: 256 MB of them."""
 
 
 def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
@@ -63,6 +74,16 @@ def _plain_probs(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | 
     return policy.probs(obs, action_mask=action_mask)
 
 
+def probability_pieces(policy: PolicyLike, log: Dataset) -> Iterator[tuple[slice, NumpyArray]]:
+    """A policy's probabilities at the logged states, some rows at a time: each piece's rows, and (rows, A) numbers."""
+    at_once = max(1, min(ROWS_AT_ONCE, CELLS_AT_ONCE // (log.num_actions or 1)))
+    for start in range(0, log.num_transitions, at_once):
+        rows = slice(start, min(start + at_once, log.num_transitions))
+        obs = log.observation_table[log.observation_index[rows]]
+        mask = None if log.action_mask is None else log.action_mask[rows]
+        yield rows, policy_probabilities(policy, obs, mask)
+
+
 def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, NumpyArray]:
     """A policy's probabilities at every logged state and at every next state, (N, A) each."""
     here = policy_probabilities(policy, log.observation, log.action_mask)
@@ -88,4 +109,9 @@ def next_probabilities(policy: PolicyLike, log: Dataset, here: NumpyArray) -> Nu
 
 def taken(probs: NumpyArray, log: Dataset) -> NumpyArray:
     """(N,) float64 probability of the logged action, from (N, A) of every action."""
-    return np.take_along_axis(probs, log.action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)
+    return of_actions(probs, log.action)
+
+
+def of_actions(probs: NumpyArray, action: NumpyArray) -> NumpyArray:
+    """(rows,) float64 probability of one action a row, from (rows, A) of every action."""
+    return np.take_along_axis(probs, action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)

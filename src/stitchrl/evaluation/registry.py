@@ -6,14 +6,25 @@ from collections.abc import Sequence
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.estimator import Estimator
+from stitchrl.evaluation.estimators.contextual_bandits import CONTEXTUAL_BANDITS
 from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
 from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
 from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLING
 from stitchrl.evaluation.estimators.lstdq import LSTDQ
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
 
-__all__ = ["DEFAULT", "ESTIMATORS", "chosen_estimators", "default_estimators", "first_primary", "primary_names"]
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_OF_DECISIONS",
+    "ESTIMATORS",
+    "chosen_estimators",
+    "default_estimators",
+    "first_primary",
+    "primary_names",
+]
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
@@ -23,22 +34,31 @@ ESTIMATORS: dict[str, Estimator] = {
         *DOUBLY_ROBUST,
         FittedQEvaluation(),
         LSTDQ(),
+        *CONTEXTUAL_BANDITS,
     )
 }
 """Name -> estimator."""
 DEFAULT = ("wis", "wdr", "fqe")
 """The estimators of an evaluation that names none, over discrete actions."""
+DEFAULT_OF_DECISIONS = ("reward-dr", "snips", "dros")
+"""The same where every episode is a single decision."""
 CONTINUOUS_DEFAULT = ("wis", "wdr", "fqe", "lstdq")
 """The same over continuous actions with logged propensities."""
 UNKNOWN_DENSITY_DEFAULT = ("lstdq",)
 """The same without them: ratios to a fitted density in many dimensions say little, and can be asked for."""
 
 
-def default_estimators(log: Dataset) -> tuple[str, ...]:
-    """The estimators of an evaluation that names none."""
-    if log.num_actions is not None:
+def default_estimators(log: Dataset, horizon: int | None = None) -> tuple[str, ...]:
+    """The estimators of an evaluation that names none.
+
+    On single decisions without logged propensities FQE is added: it alone does not weight by the fitted behaviour.
+    """
+    known = log.behavior_log_prob is not None
+    if log.num_actions is None:
+        return CONTINUOUS_DEFAULT if known else UNKNOWN_DENSITY_DEFAULT
+    if not of_decisions(log, horizon):
         return DEFAULT
-    return UNKNOWN_DENSITY_DEFAULT if log.behavior_log_prob is None else CONTINUOUS_DEFAULT
+    return DEFAULT_OF_DECISIONS if known else (*DEFAULT_OF_DECISIONS, "fqe")
 
 
 def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator, ...]:
@@ -70,12 +90,22 @@ def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator,
     return tuple(found)
 
 
-def first_primary() -> Estimator:
-    """The estimator that a verdict rests on where it can."""
-    return ESTIMATORS[primary_names()[0]]
+def first_primary(log: Dataset, estimand: Estimand) -> Estimator:
+    """The estimator that a verdict on a log rests on where it can."""
+    alone = log.num_actions is not None and of_decisions(log, estimand.horizon)
+    names = primary_names(decisions=alone)
+    return next(
+        (ESTIMATORS[name] for name in names if ESTIMATORS[name].refusal(log, estimand, ()) is None),
+        ESTIMATORS[names[0]],
+    )
 
 
-def primary_names() -> tuple[str, ...]:
-    """Names of the estimators that a verdict may rest on, the first choice first."""
+def primary_names(*, decisions: bool) -> tuple[str, ...]:
+    """Names of the estimators that a verdict may rest on, the first choice first.
+
+    Args:
+        decisions: those for logs of single decisions, else those for longer episodes.
+    """
     ranked = [(one.primary_rank, name) for name, one in ESTIMATORS.items() if one.primary_rank is not None]
-    return tuple(name for _, name in sorted(ranked))
+    special = {one.name for one in CONTEXTUAL_BANDITS}
+    return tuple(name for _, name in sorted(ranked) if (name in special) is decisions)

@@ -12,10 +12,25 @@ from stitchrl.evaluation.policy_actions import DRAWS
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.messages import shown
 
-__all__ = ["check_requirements", "check_size"]
+__all__ = ["check_requirements", "check_size", "held_whole"]
 
 MOST_PROBABILITIES = 2**32
 """Probabilities an evaluation may hold at once, 16 GiB of them."""
+
+
+def held_whole(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> bool:
+    """Whether what an evaluation holds of its policies fits in memory; arguments as `check_size`."""
+    return _held(rows, fit_rows) * _numbers(log) * policies <= MOST_PROBABILITIES
+
+
+def _held(rows: int, fit_rows: int | None) -> int:
+    # Here and at the next state; what FQE draws from, twice. Halves are held beside the whole.
+    return 6 * rows if fit_rows is None else 2 * rows + 3 * fit_rows
+
+
+def _numbers(log: Dataset) -> int:
+    """Numbers that are held of one policy for one row."""
+    return DRAWS * log.action.shape[1] if log.num_actions is None else log.num_actions
 
 
 def check_size(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> None:
@@ -26,10 +41,8 @@ def check_size(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> 
         rows, fit_rows: of the episodes of the estimates, and of those fitted on (None: halves of the same).
         policies: evaluated together.
     """
-    # Here and at the next state; what FQE draws from, twice. Halves are held beside the whole.
-    held = 6 * rows if fit_rows is None else 2 * rows + 3 * fit_rows
+    cells = _held(rows, fit_rows) * _numbers(log) * policies
     if log.num_actions is None:
-        cells = held * DRAWS * log.action.shape[1] * policies
         if cells > MOST_PROBABILITIES:
             raise EvaluationError(
                 f"An evaluation holds {DRAWS} drawn actions for every row: {policies:,} policies, {rows:,} rows and "
@@ -37,12 +50,12 @@ def check_size(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> 
                 "a part of the log (`log.head`), or fewer candidates."
             )
         return
-    cells = held * log.num_actions * policies
     if cells > MOST_PROBABILITIES:
         raise EvaluationError(
             f"An evaluation holds the probability of every action in every row: {policies:,} policies, {rows:,} rows and "
             f"{log.num_actions:,} actions come to {cells:,} numbers, above {MOST_PROBABILITIES:,}. Give it a part of the "
-            "log (`log.head`), fewer candidates, or grouped actions."
+            "log (`log.head`), fewer candidates, or grouped actions. Where every episode is one decision with a logged "
+            "propensity, the estimators snips and reward-dr need no such array."
         )
 
 

@@ -16,16 +16,19 @@ class Units:
     Args:
         episodes: how many episodes there are.
         group: (episodes,) what each episode belongs to; None: episodes are independent of each other.
+        noun: what one episode is called in messages.
 
     Attributes:
         episodes: how many episodes there are.
         count: how many independent units there are.
-        noun: what one unit is called in messages, "episode" or "group".
+        noun: what one unit is called in messages: "group" where there are groups, else as one episode.
+        episode_noun: what one episode is called: "episode", or "decision" where each has one step.
     """
 
-    def __init__(self, episodes: int, group: Shaped[NumpyArray, " n"] | None = None) -> None:
+    def __init__(self, episodes: int, group: Shaped[NumpyArray, " n"] | None = None, *, noun: str = "episode") -> None:
         self.episodes = self.count = episodes
-        self.noun = "episode" if group is None else "group"
+        self.episode_noun = noun
+        self.noun = noun if group is None else "group"
         self._unit_of: Int[NumpyArray, " n"] | None = None
         if group is not None:
             self._unit_of = np.unique(group, return_inverse=True)[1].reshape(-1)

@@ -11,7 +11,7 @@ from stitchrl.evaluation.confirmation import NO_MEMORY, RECORDED, Confirmation
 from stitchrl.evaluation.registry import primary_names
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST
-from stitchrl.messages import first_steps_in_words
+from stitchrl.messages import first_steps_in_words, interval_in_words
 
 __all__ = ["Line", "Part", "Verdict", "choose_primary", "decide"]
 
@@ -125,6 +125,7 @@ def decide(
     confirmation: Confirmation | None = None,
     baseline: str = "the behaviour",
     notes: Sequence[str] = (),
+    decisions: bool = False,
 ) -> Verdict:
     """Apply the rule to the paired gains of one policy on the test episodes.
 
@@ -141,13 +142,14 @@ def decide(
         confirmation: what is known about the behaviour; None: nothing, and nothing then confirms the primary.
         baseline: what the gain is over.
         notes: further caveats, one sentence or more each.
+        decisions: whether every episode is a single decision, for which a verdict rests on other estimators.
     """
     name = choose_primary(gains)
     primary = gains[name] if name is not None else None
     confidence = primary.confidence if primary is not None else 0.95
     horizon = next((gain.estimand.horizon for gain in gains.values()), None)
     lines = (
-        _line_a(name, gains, margin, confidence),
+        _line_a(name, gains, margin, confidence, decisions),
         _line_b(name, gains, margin),
         _line_c(primary),
         _line_d(audit_verdict),
@@ -196,7 +198,7 @@ def _reasons(failed: Sequence[Line]) -> str:
     return "; ".join(reasons)
 
 
-def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float) -> Line:
+def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float, decisions: bool) -> Line:
     rule = f"the primary gain's {confidence:.0%} interval lies above {margin:g}"
     if name is not None:
         primary = gains[name]
@@ -205,7 +207,8 @@ def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
     if any(gain.primary_rank is not None for gain in gains.values()) or not gains:
         why = next((gain.reasons[0] for gain in gains.values() if gain.reasons), "")
         return Line("a", rule, f"no estimate that a verdict may rest on has an interval. {why}".strip(), False)
-    seen = f"a verdict cannot rest on {' or '.join(gains)} alone: ask for {' or '.join(primary_names())} as well"
+    known = " or ".join(primary_names(decisions=decisions))
+    seen = f"a verdict cannot rest on {' or '.join(gains)} alone: ask for {known} as well"
     return Line("a", rule, seen, False)
 
 
@@ -258,7 +261,10 @@ def _line_e(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
 def _span(estimate: Estimate) -> str:
     horizon = estimate.estimand.horizon
     steps = "" if horizon is None else f" in {first_steps_in_words(horizon)}"
-    return f"{estimate.value:+.4f} [{estimate.lower:+.4f}, {estimate.upper:+.4f}]{steps}"
+    assert estimate.value is not None
+    assert estimate.lower is not None
+    assert estimate.upper is not None
+    return f"{interval_in_words(estimate.value, estimate.lower, estimate.upper)}{steps}"
 
 
 def _caveats(confirmation: Confirmation | None, horizon: int | None) -> tuple[str, ...]:

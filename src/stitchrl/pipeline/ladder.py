@@ -87,6 +87,6 @@ def climb(
     if not rungs:
         return []
     further = fits.with_policies([candidate.policy for _, candidate in rungs], [of for of, _ in rungs])
-    found = evaluate(further, (first_primary(),), confirm=False)
+    found = evaluate(further, (first_primary(fits.log, fits.estimand),), confirm=False)
     places = rank([one.gain for one in found], [True] * len(rungs), size=rank_sizes[0], test_size=rank_sizes[1])
     return [Step(*rungs[place.index], found[place.index], place) for place in places]

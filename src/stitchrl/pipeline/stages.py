@@ -18,6 +18,7 @@ from stitchrl.deployment.guard import Guard
 from stitchrl.errors import DataError
 from stitchrl.evaluation.action_shift import ActionShift
 from stitchrl.evaluation.agreement import Agreement
+from stitchrl.evaluation.decisions import unit_noun
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import Evaluation, evaluate_all, evaluate_fits
 from stitchrl.evaluation.fits import Fits
@@ -26,7 +27,7 @@ from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements
-from stitchrl.messages import first_steps_in_words
+from stitchrl.messages import first_steps_in_words, interval_in_words
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.ladder import Step, climb
 from stitchrl.pipeline.workspace import Workspace
@@ -53,15 +54,22 @@ def audit_stage(job: Workspace) -> None:
     numbers = found["numbers"]
     job.say(
         "audit",
-        f"{found['verdict']}: {numbers['episodes']:,} episodes, {numbers['transitions']:,} transitions, "
-        f"{len(found['findings'])} findings",
+        f"{found['verdict']}: {_counted(numbers)}, {len(found['findings'])} findings",
     )
 
 
 def split_stage(job: Workspace) -> None:
     """split.json: which episodes are in which part."""
     found = job.stage("split.json", lambda: _split(job))
-    job.say("split", ", ".join(f"{name} {found['parts'][name]['episodes']:,}" for name in PARTS) + " episodes")
+    each = unit_noun(job.log, job.settings.horizon)
+    job.say("split", ", ".join(f"{name} {found['parts'][name]['episodes']:,}" for name in PARTS) + f" {each}s")
+
+
+def _counted(numbers: dict[str, Any]) -> str:
+    """How large a log is: in decisions alone where each stands alone."""
+    if numbers["episodes"] == numbers["transitions"]:
+        return f"{numbers['transitions']:,} single decisions"
+    return f"{numbers['episodes']:,} episodes, {numbers['transitions']:,} transitions"
 
 
 def _split(job: Workspace) -> dict[str, Any]:
@@ -131,7 +139,9 @@ def _rank(job: Workspace) -> dict[str, Any]:
             monitors=(display.track(f"FQE of {len(candidates)} policies"),),
         )
         check_requirements(fits.log, None, fits.policies)
-        evaluations = evaluated(fits, chosen_estimators(default_estimators(valid)), confirm=False)
+        evaluations = evaluated(
+            fits, chosen_estimators(default_estimators(fits.log, fits.estimand.horizon)), confirm=False
+        )
         eligible = [not candidate.algorithm.caution for candidate in candidates]
         order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
         discrete = valid.num_actions is not None  # there is no ladder of densities
@@ -189,7 +199,7 @@ def _estimates(job: Workspace) -> dict[str, Any]:
     test, chosen = job.parts["test"], job.selected
     # Recorded before anything is seen, and kept in the directory: a run that goes on after a kill says the same.
     looks = EarlierLooks.from_dict(job.stage("looks.json", lambda: _look(job, chosen, test).to_dict()))
-    evaluation = _evaluate(job, chosen, notes_on(looks))
+    evaluation = _evaluate(job, chosen, notes_on(looks, noun=unit_noun(test, job.settings.horizon)))
     return {
         "part": "test",
         "selected": job.describe(chosen, test) | {"evaluation": evaluation.to_dict()},
@@ -323,4 +333,4 @@ def _of(job: Workspace) -> str:
 
 
 def _span(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:+.4f} [{estimate['lower']:+.4f}, {estimate['upper']:+.4f}]"
+    return interval_in_words(estimate["value"], estimate["lower"], estimate["upper"])

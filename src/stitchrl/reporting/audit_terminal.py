@@ -51,12 +51,14 @@ def render(audit: Content) -> RenderableType:
 def _facts(audit: Content) -> str:
     numbers = audit["numbers"]
     actions = numbers.get("num_actions")
+    alone = numbers["episodes"] == numbers["transitions"]
+    each = "reward" if alone else "return"
+    counts = [f"{numbers['episodes']:,} episodes", f"{numbers['transitions']:,} transitions"]
     words = [
-        f"{numbers['episodes']:,} episodes",
-        f"{numbers['transitions']:,} transitions",
+        *([f"{numbers['transitions']:,} single decisions"] if alone else counts),
         f"{numbers['observation_size']:,} observation columns",
         f"{actions} actions" if actions else "continuous actions",
-        f"mean return {numbers['mean_return']:.4g}" if numbers["mean_return"] is not None else "no mean return",
+        f"mean {each} {numbers['mean_return']:.4g}" if numbers["mean_return"] is not None else f"no mean {each}",
     ]
     return ", ".join(words)
 

@@ -47,6 +47,7 @@ def audit_view(audit: Json, numbers: Json, names: Sequence[str] = ()) -> dict[st
         "lengths": charts.histogram(numbers["length_hist"], numbers["mean_length"]),
         "all_return": _single_value(numbers["return_hist"], numbers["mean_return"]),
         "all_length": _single_value(numbers["length_hist"], numbers["mean_length"]),
+        "alone": numbers["episodes"] == numbers["transitions"],  # every episode is a single decision
         "modes": (numbers.get("return_modes") or {}).get("sentence", ""),
         "actions": bars,
         "long_actions": any(len(row["name"]) > LONG_NAME for row in bars if row["number"] is not None),

@@ -39,7 +39,7 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
     meaning |= {key: verdict[key] for key in meaning if key in verdict}
     return {
         "title": run["name"],
-        "unit": "return",
+        "unit": "reward a decision" if audit["numbers"]["episodes"] == audit["numbers"]["transitions"] else "return",
         "horizon": run.get("horizon"),  # runs of older versions have none
         "verdict": _verdict(verdict, estimates) | {"tone": meaning["tone"]},
         "audit": {"checks": []} | {key: value for key, value in audit.items() if key != "numbers"},

@@ -71,13 +71,15 @@ def reward_sparse(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if log.num_episodes < 200 or not paid or share > 10 * SPARSE_SHARE:
         return
     if share < SPARSE_SHARE or paid < LEAST_REWARDED:
+        single = log.num_transitions == log.num_episodes
+        each, paying = ("decisions", "reward") if single else ("episodes", "return")
         yield Finding(
             "reward-sparse",
             "warning" if paid < LEAST_REWARDED else "info",
             "reward",
-            f"{paid:,} of {log.num_episodes:,} episodes ({share:.2%}) have another return than {usual:g}",
-            f"at least {LEAST_REWARDED} such episodes, which tell good from bad",
-            "Intervals will be wide: collect more episodes, or reward something that is reached more often.",
+            f"{paid:,} of {log.num_episodes:,} {each} ({share:.2%}) have another {paying} than {usual:g}",
+            f"at least {LEAST_REWARDED} such {each}, which tell good from bad",
+            f"Intervals will be wide: collect more {each}, or reward something that is reached more often.",
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.corrected import corrected_draft
+from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.estimator import Case, Draft
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.health import check_never_tried
@@ -34,7 +35,12 @@ class FittedQEvaluation:
     primary_rank: int | None = 0
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses images, which no Q is fitted to, and policies without a density."""
+        """It refuses images, which no Q is fitted to, policies without a density, and single decisions with propensities."""
+        if weights_suffice(log, estimand.horizon):
+            return (
+                f"{self.name} models what follows an action, and nothing follows a single decision: where propensities are "
+                "logged, reward-dr and snips are right whatever a model says."
+            )
         return refusal_of_q(self.name, log, estimand) or refusal_without_density(self.name, policies)
 
     def requests(self) -> tuple[FitRequest, ...]:

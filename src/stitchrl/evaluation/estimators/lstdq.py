@@ -17,6 +17,7 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.corrected import corrected_draft
+from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.estimator import Case, Draft
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.predictable import LoggedWeights
@@ -35,7 +36,12 @@ class LSTDQ:
     primary_rank: int | None = 2
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses images, which no Q is fitted to."""
+        """It refuses images, which no Q is fitted to, and single decisions whose propensities were logged."""
+        if weights_suffice(log, estimand.horizon):
+            return (
+                f"{self.name} does without propensities, and those of these single decisions were logged: reward-dr and snips "
+                "are right whatever a model says."
+            )
         return refusal_of_q(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:

@@ -1,0 +1,205 @@
+"""A model of the reward of one decision, q(s, a), by two ridge regressions; no array of rows by actions by features.
+
+With x(s) the standardised observation and 1 the constant, the model is fitted in two steps:
+
+    (1)  base(s)    = mean reward + x(s)^T beta                       one regression on all decisions
+    (2)  q(s, a)    = base(s) + z(s)^T theta_a,   z = 1 or (1, x)     one on the decisions of each action, of what (1) leaves
+
+Both are penalised, (2) with one penalty for all actions, so an action that was seldom tried keeps to the base and one that
+was often tried may differ. The penalties, "no effect at all" among them, and whether the effect of an action depends on the
+observation are chosen by the squared error of every decision predicted without itself, which ridge regressions give in
+closed form. q is kept within the rewards that were fitted to, and an action that was never tried has q = base.
+
+The value of a policy needs q for every action: it is computed some rows at a time, and only the actions that were fitted
+have an effect of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.types import NumpyArray
+
+__all__ = ["FitReward", "RewardModel", "RewardValues", "fit_reward"]
+
+PENALTIES = (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 1e4, np.inf)
+"""Ridge penalties that are tried, in decisions: an effect that rests on so many is halved."""
+CELLS_AT_ONCE = 2**22
+"""Numbers of one piece of rows by actions while q is averaged over a policy: 32 MB of them."""
+MOST_EFFECTS = 2**20
+"""Numbers of all actions' effects above which an effect does not depend on the observation."""
+SMALLEST = 1e-12
+"""Eigenvalues below it, as a share of the largest, are rounding."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RewardValues:
+    """A model of the reward on N decisions.
+
+    Attributes:
+        q: (N,) of the logged action.
+        v: (N,) averaged over the policy's actions.
+    """
+
+    q: Float[NumpyArray, " N"]
+    v: Float[NumpyArray, " N"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RewardModel:
+    """The fitted q.
+
+    Attributes:
+        scaling: of the observations.
+        intercept, slope: of equation (1).
+        actions: (K,) the actions with an effect of their own, ascending.
+        effects: (K, 1) or (K, 1 + D) theta_a of equation (2).
+        low, high: the least and the largest reward that it was fitted to.
+        residual: (M,) reward minus prediction of each decision of the fit, predicted without itself.
+    """
+
+    scaling: Scaling
+    intercept: float
+    slope: Float[NumpyArray, " D"]
+    actions: Int[NumpyArray, " K"]
+    effects: Float[NumpyArray, "K E"]
+    low: float
+    high: float
+    residual: Float[NumpyArray, " M"]
+
+    def of_actions(
+        self, obs: Float[NumpyArray, "rows D"], action: Int[NumpyArray, " rows"]
+    ) -> Float[NumpyArray, " rows"]:
+        """q of one action a row."""
+        x = _standardised(self.scaling, obs)
+        found = self.intercept + x @ self.slope
+        if len(self.actions):
+            place = np.minimum(np.searchsorted(self.actions, action), len(self.actions) - 1)
+            known = self.actions[place] == action
+            z = _with_constant(x, self.effects.shape[1])
+            found = found + np.where(known, (z * self.effects[place]).sum(1), 0.0)
+        return np.clip(found, self.low, self.high)
+
+    def average(
+        self, obs: Float[NumpyArray, "rows D"], probs: Float[NumpyArray, "rows A"]
+    ) -> Float[NumpyArray, " rows"]:
+        """q averaged over the actions of a policy."""
+        x = _standardised(self.scaling, obs)
+        base = self.intercept + x @ self.slope
+        plain = np.clip(base, self.low, self.high)
+        found = probs.sum(1, dtype=np.float64) * plain
+        if not len(self.actions):
+            return found
+        z = _with_constant(x, self.effects.shape[1])
+        at_once = max(1, CELLS_AT_ONCE // len(self.actions))
+        for start in range(0, len(obs), at_once):
+            rows = slice(start, start + at_once)
+            q = np.clip(base[rows, None] + z[rows] @ self.effects.T, self.low, self.high)
+            found[rows] += (probs[rows][:, self.actions] * (q - plain[rows, None])).sum(1)
+        return found
+
+
+def fit_reward(log: Dataset) -> RewardModel:
+    """Equations (1) and (2) on the decisions of a log."""
+    reward, scaling = log.reward.astype(np.float64), Scaling.fit(log)
+    x = _standardised(scaling, log.observation)
+    intercept, center = float(reward.mean()), x.mean(0)
+    path = _ridge(x - center, reward - intercept)
+    one = int((path.left_out**2).sum(1).argmin())
+    slope = path.coefficients[one]
+    intercept -= float(center @ slope)
+    base = path.left_out[one]  # what (1) leaves of each decision, predicted without itself
+    actions, effects, residual = _effects(x, log.action.astype(np.int64), base)
+    return RewardModel(scaling, intercept, slope, actions, effects, float(reward.min()), float(reward.max()), residual)
+
+
+def _effects(
+    x: Float[NumpyArray, "M D"], action: Int[NumpyArray, " M"], left: Float[NumpyArray, " M"]
+) -> tuple[Int[NumpyArray, " K"], Float[NumpyArray, "K E"], Float[NumpyArray, " M"]]:
+    """Equation (2): the actions with an effect, their effects, and what is left of each decision, predicted without itself."""
+    order = np.argsort(action, kind="stable")
+    actions, first = np.unique(action[order], return_index=True)
+    groups = np.split(order, first[1:])
+    best: tuple[float, Float[NumpyArray, "K E"], Float[NumpyArray, " M"]] | None = None
+    widths = (1, 1 + x.shape[1]) if len(groups) * (1 + x.shape[1]) <= MOST_EFFECTS else (1,)
+    for width in widths:
+        paths = [_ridge(_with_constant(x[rows], width), left[rows]) for rows in groups]
+        errors = np.sum([(path.left_out**2).sum(1) for path in paths], axis=0)
+        at = int(errors.argmin())
+        if best is not None and errors[at] >= best[0]:
+            continue
+        residual = np.empty(len(left))
+        for rows, path in zip(groups, paths, strict=True):
+            residual[rows] = path.left_out[at]
+        best = float(errors[at]), np.stack([path.coefficients[at] for path in paths]), residual
+    assert best is not None
+    _, effects, residual = best
+    if not effects.any():
+        return actions[:0], effects[:0], residual
+    return actions, effects, residual
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Path:
+    """Ridge regressions with each of the `PENALTIES`: coefficients (P, E), and (P, M) errors without the row itself."""
+
+    coefficients: Float[NumpyArray, "P E"]
+    left_out: Float[NumpyArray, "P M"]
+
+
+def _ridge(z: Float[NumpyArray, "M E"], target: Float[NumpyArray, " M"]) -> _Path:
+    """Ridge regression without a constant of its own, by the eigenvectors of the smaller of z^T z and z z^T."""
+    penalties = np.asarray(PENALTIES)[:, None]
+    wide = z.shape[1] > z.shape[0]
+    values, vectors = np.linalg.eigh(z @ z.T if wide else z.T @ z)
+    kept = values > SMALLEST * max(float(values[-1]) if len(values) else 0.0, 1e-300)
+    values, vectors = values[kept], vectors[:, kept]
+    # u: (M, r) with orthonormal columns; right: (E, r), so that z = u sqrt(values) right^T.
+    size = np.sqrt(values)
+    u = vectors if wide else (z @ vectors) / size
+    right = (z.T @ vectors) / size if wide else vectors
+    along = u.T @ target
+    shrunk = values / (values + penalties)
+    coefficients = (shrunk * along / size) @ right.T
+    leverage = np.minimum(shrunk @ (u**2).T, 1.0 - 1e-9)
+    return _Path(coefficients, (target - (shrunk * along) @ u.T) / (1.0 - leverage))
+
+
+def _standardised(scaling: Scaling, obs: Float[NumpyArray, "rows D"]) -> Float[NumpyArray, "rows D"]:
+    """Observations with mean 0 and spread 1; what is no number is taken as the mean."""
+    with np.errstate(invalid="ignore"):
+        scaled = (obs.astype(np.float64) - scaling.mean) / scaling.std
+    return np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _with_constant(x: Float[NumpyArray, "rows D"], width: int) -> Float[NumpyArray, "rows E"]:
+    """z of equation (2): the constant alone (width 1), or the constant and the observation."""
+    ones = np.ones((len(x), 1))
+    return ones if width == 1 else np.concatenate([ones, x], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitReward:
+    """The request for a model of the reward; one serves all policies."""
+
+    def fit(self, data: FitData) -> Sequence[RewardModel]:
+        """The same model for every policy."""
+        return [fit_reward(data.log)] * data.policies
+
+    def apply(self, model: RewardModel, fold: Fold, policy: int) -> RewardValues:
+        """q and v on the decisions of a fold."""
+        log, v = fold.log, np.empty(fold.log.num_transitions)
+        for rows, probs in fold.pieces(policy):
+            v[rows] = model.average(log.observation_table[log.observation_index[rows]], probs)
+        return RewardValues(model.of_actions(log.observation, log.action), v)
+
+    def join(self, parts: Sequence[RewardValues], order: Order) -> RewardValues:
+        """Of the whole log."""
+        return RewardValues(order.per_row([part.q for part in parts]), order.per_row([part.v for part in parts]))
