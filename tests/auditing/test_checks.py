@@ -107,7 +107,7 @@ def test_few_clicks_are_said_to_be_few() -> None:
     (found,) = BY_NAME["reward_sparse"](log := corpus.clean_logs()["bandit"], Facts(log))
     clicks = int(log.reward.sum())
     assert found.severity == "warning"
-    assert found.seen.startswith(f"{clicks} of 10,000 episodes")
+    assert found.seen.startswith(f"{clicks} of 10,000 decisions")
 
 
 def test_uniform_actions_are_recognised() -> None:

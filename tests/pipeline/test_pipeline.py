@@ -590,6 +590,13 @@ def test_evaluate_command(finished: tuple[Path, Path], tmp_path: Path, stitchrl:
         assert (done.status, sentence in done.err) == (2, True), done.err
 
 
+class Found(SimpleNamespace):
+    """An evaluation that says its verdict alone."""
+
+    def __str__(self) -> str:
+        return str(self.verdict)
+
+
 def test_what_the_evaluate_command_asks_for(
     finished: tuple[Path, Path], tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -600,7 +607,7 @@ def test_what_the_evaluate_command_asks_for(
 
     def evaluate(policy: st.Bundle, log: st.Dataset, **arguments: Any) -> Any:
         asked.update(arguments)
-        return SimpleNamespace(verdict=verdict)
+        return Found(verdict=verdict)
 
     monkeypatch.setattr(st, "evaluate", evaluate)
     words = ["evaluate", run / "policy", other, "--baseline", run / "policy", "--horizon", 3, "--margin", 0.02]
