@@ -8,11 +8,14 @@ import pytest
 from stitchrl.evaluation.registry import ESTIMATORS
 from stitchrl.testing import check_estimator
 
+CONTINUOUS_ONLY = ("lstdq",)
+"""These refuse the discrete worlds of the check; `tests/evaluation/test_continuous.py` holds them against exact values."""
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in CONTINUOUS_ONLY])
 def test_every_registered_estimator_passes(name: str) -> None:
     # `ris` carries the noise of its own fit along linearly, while the check fits anew.
-    check_estimator(ESTIMATORS[name], resample_slack=0.35 if name in ("ris", "lstdq") else 0.2)
+    check_estimator(ESTIMATORS[name], resample_slack=0.35 if name == "ris" else 0.2)
 
 
 @pytest.mark.parametrize(

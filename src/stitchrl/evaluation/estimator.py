@@ -359,8 +359,8 @@ def refusal_of_products(name: str, log: Dataset, estimand: Estimand) -> str | No
     if complete or log.terminated.any():
         return None
     return (
-        f"{name} weighs whole episodes, and every episode of this log was cut: what came after the cuts has no weight. fqe and "
-        f"lstdq go on past cuts; with `horizon` at most {longest} {name} applies."
+        f"{name} weighs whole episodes, and every episode of this log was cut: what came after the cuts has no weight. fqe goes "
+        f"on past cuts; with `horizon` at most {longest} {name} applies."
     )
 
 

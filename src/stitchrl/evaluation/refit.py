@@ -38,7 +38,6 @@ from stitchrl.types import NumpyArray
 __all__ = [
     "CorrectedQ",
     "FitQ",
-    "FitQWithoutRatios",
     "FittedValues",
     "Refit",
     "refit",
@@ -170,7 +169,7 @@ class CorrectedQ(NamedTuple):
         behavior: the behaviour's value by the same equations; None where no episode was cut, and its mean return says it.
         by_network: the corrected value of each network.
         behavior_by_network: the same of the behaviour; empty where `behavior` is None.
-        without_ratios: the same Q corrected without ratios; None over discrete actions, where `FitQWithoutRatios` asks for it.
+        without_ratios: the same Q corrected without ratios; None over discrete actions.
     """
 
     values: FittedValues
@@ -249,30 +248,6 @@ def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
         _mean_by_network([part.behavior_by_network for part in parts], behaviors) if cut else (),
         _joined_q(without, order) if without else None,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class FitQWithoutRatios:
-    """The request for a policy's Q, corrected without ratios; the network is that of `FitQ`, fitted once for both."""
-
-    def fit(self, data: FitData) -> Sequence[list[FittedQ]]:
-        """FQE of all policies."""
-        found: Sequence[list[FittedQ]] = data.models(FitQ())
-        return found
-
-    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> CorrectedQ:
-        """The fitted values on the episodes of a fold, and the refit there."""
-        found = []
-        for network in model:
-            fitted = network.on(fold.timed_log, fold.choices(policy), fold.next_choices(policy), logged=True)
-            corrected = _corrected(fold, fitted, None, both=True).without_ratios
-            assert corrected is not None
-            found.append(corrected)
-        return _averaged(found)
-
-    def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
-        """As `FitQ` joins them."""
-        return _joined_q(parts, order)
 
 
 def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:

@@ -17,12 +17,11 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.corrected import corrected_draft
-from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.estimator import Case, Draft
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.predictable import LoggedWeights
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.refit import FitQ, FitQWithoutRatios, refusal_of_q
+from stitchrl.evaluation.refit import FitQ, refusal_of_q
 
 __all__ = ["LSTDQ"]
 
@@ -36,22 +35,20 @@ class LSTDQ:
     primary_rank: int | None = 2
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses images, which no Q is fitted to, and single decisions whose propensities were logged."""
-        if weights_suffice(log, estimand.horizon):
-            return (
-                f"{self.name} does without propensities, and those of these single decisions were logged: reward-dr and snips "
-                "are right whatever a model says."
-            )
+        """It refuses images, which no Q is fitted to, and discrete actions, whose probabilities fqe knows."""
+        if log.num_actions is not None:
+            return f"{self.name} is for continuous actions; over discrete ones fqe corrects the same Q and knows the ratios."
         return refusal_of_q(self.name, log, estimand)
 
     def requests(self) -> tuple[FitRequest, ...]:
-        """The policy's Q, corrected without ratios; over continuous actions it comes with the correction by ratios."""
-        return (FitQWithoutRatios(), FitQ())
+        """The policy's Q, which is corrected both with ratios and without."""
+        return (FitQ(),)
 
     def estimate(self, case: Case) -> Draft:
         """The mean of the contributions, with the health of the weights, summed by episode."""
-        apart, together = self.requests()
-        fitted = case.fits.get(apart) if case.log.num_actions is not None else case.fits.get(together).without_ratios
+        (request,) = self.requests()
+        fitted = case.fits.get(request).without_ratios
+        assert fitted is not None
         found = fitted.refit
         known = case.fits.fits.timed_log.can_bootstrap
         return corrected_draft(
