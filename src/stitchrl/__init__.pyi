@@ -55,6 +55,7 @@ from stitchrl.training.trackers.wandb import WandbTracker as WandbTracker
 # Policies, estimates, verdicts
 from stitchrl.deployment.bundle import Bundle as Bundle
 from stitchrl.deployment.guard import Guard as Guard
+from stitchrl.evaluation.action_shift import ActionShift as ActionShift
 from stitchrl.evaluation.agreement import Agreement as Agreement
 from stitchrl.evaluation.contributions import Estimand as Estimand
 from stitchrl.evaluation.estimator import Estimator as Estimator
@@ -63,6 +64,7 @@ from stitchrl.evaluation.settings import FitSettings as FitSettings
 from stitchrl.evaluation.results import Estimate as Estimate
 from stitchrl.evaluation.verdict import Verdict as Verdict
 from stitchrl.nn.policy import Policy as Policy
+from stitchrl.nn.smoothed import SmoothedPolicy as SmoothedPolicy
 from stitchrl.pipeline.outcome import Outcome as Outcome
 from stitchrl.rollouts import Rollout as Rollout
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from linear_worlds import policy
 from scipy import stats
 
+import stitchrl as st
+from stitchrl.errors import ConfigurationError
+from stitchrl.nn.continuous_policy import DeterministicPolicy
+from stitchrl.nn.networks import MLP, Network
+from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.nn.smoothed import SmoothedPolicy
 
 INNER = policy(np.array([[1.0]]), np.array([0.0]))
@@ -36,3 +44,18 @@ def test_without_bounds_it_is_a_normal() -> None:
     action = np.array([[0.3], [4.0]], np.float32)
     found = np.asarray(smoothed.log_prob(jnp.zeros((2, 1)), action))
     np.testing.assert_allclose(found, stats.norm.logpdf(action[:, 0], 0, 0.5), rtol=1e-5)
+
+
+def test_it_is_saved_and_loaded_and_part_of_the_face(tmp_path: Path) -> None:
+    network = MLP.create(2, Network((4,)), 1, key=jax.random.key(0))
+    smoothed = st.SmoothedPolicy(DeterministicPolicy(network), 0.2)
+    save_policy_file(tmp_path / "policy.safetensors", smoothed)
+    loaded = load_policy_file(tmp_path / "policy.safetensors")
+    obs, action = np.ones((3, 2), np.float32), np.zeros((3, 1), np.float32)
+    np.testing.assert_array_equal(loaded.log_prob(obs, action), smoothed.log_prob(obs, action))
+
+
+@pytest.mark.parametrize(("std", "low", "said"), [(0.0, -1.0, "`std`"), (0.1, 2.0, "`low`")])
+def test_noise_and_bounds_that_make_no_sense_are_refused(std: float, low: float, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        SmoothedPolicy(INNER, std, low, 1.0)

@@ -25,6 +25,7 @@ from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.ladder import LadderPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
+from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy, TabularValue
 from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
@@ -38,7 +39,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
-        LadderPolicy, FlooredPolicy, MixturePolicy,
+        LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy,
     )
 }  # fmt: skip
 

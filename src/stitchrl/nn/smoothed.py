@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import truncnorm
 from jaxtyping import Bool, Float, Shaped
 
+from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.messages import shown
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 
 __all__ = ["SmoothedPolicy"]
@@ -23,6 +26,9 @@ class SmoothedPolicy(ContinuousPolicy):
         policy: what is smoothed.
         std: (action,) or () standard deviation before the truncation, above 0.
         low, high: (action,) or () bounds of the action; infinite where there is none.
+
+    Raises:
+        ConfigurationError: a standard deviation that is not above 0, or bounds that leave no room.
     """
 
     policy: ContinuousPolicy
@@ -38,6 +44,15 @@ class SmoothedPolicy(ContinuousPolicy):
         high: float | AnyArray = 1.0,
     ) -> None:
         self.policy = policy
+        if not (np.asarray(std) > 0).all():
+            raise ConfigurationError(
+                f"`std` of SmoothedPolicy must be above 0; got {shown(std)}. Without noise there is no density: leave the policy "
+                "as it is."
+            )
+        if not (np.asarray(low) < np.asarray(high)).all():
+            raise ConfigurationError(
+                f"`low` of SmoothedPolicy must be below `high`; got {shown(low)} and {shown(high)}."
+            )
         self.std, self.low, self.high = (jnp.asarray(one, jnp.float32) for one in (std, low, high))
 
     def mode(
