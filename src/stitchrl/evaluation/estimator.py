@@ -100,6 +100,8 @@ class Case:
         with np.errstate(over="ignore"):
             ratio = np.minimum(np.exp(log_ratio), 1e300)
         regions = self.fits.fits.regions
+        if self.log.num_actions is None and not has_density(self.policy):
+            return check_calibration(calibration_test(regions, ratio, self.units), fitted=False, in_its_place=True)
         found = check_calibration(calibration_test(regions, ratio, self.units), fitted=self.behavior.fitted)
         if found.passed:
             return found

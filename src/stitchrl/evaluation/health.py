@@ -215,10 +215,17 @@ def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:
     return Check(key, test.size, BALANCE_SLACK, passed, sentence)
 
 
-def check_calibration(test: JointTest, *, fitted: bool) -> Check:
-    """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log."""
+def check_calibration(test: JointTest, *, fitted: bool, in_its_place: bool = False) -> Check:
+    """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log.
+
+    Args:
+        test: of the ratios.
+        fitted: the behaviour's probabilities are a model's.
+        in_its_place: the policy has no density, and the ratios are those of a fitted behaviour to the logged propensities.
+    """
     passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    seen = f"The ratios of the logged actions average away from 1 by {test.size:.1%} over regions of the observations"
+    ratios = "ratios of a fitted density to the logged one" if in_its_place else "ratios of the logged actions"
+    seen = f"The {ratios} average away from 1 by {test.size:.1%} over regions of the observations"
     if passed:
         why = (
             f"at most {CALIBRATION_SLACK:.0%}"
@@ -230,6 +237,8 @@ def check_calibration(test: JointTest, *, fitted: bool) -> Check:
         whose = (
             "the fitted behaviour is wrong" if fitted else "the logged propensities are not those of the logged actions"
         )
+        if in_its_place:
+            whose = "either does not belong to the logged actions, and without a density of the policy nothing else can tell"
         sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
     return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stitchrl.reporting.numbers import percent, short
+from stitchrl.reporting.numbers import percent
 
 __all__ = ["shift_view"]
 
@@ -36,8 +36,8 @@ def shift_view(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         rows.append(
             {
                 "name": f"action {number}",
-                "logged": f"{short(mean)} ± {short(spread)}",
-                "policy": f"{short(policy_mean)} ± {short(policy_spread)}",
+                "logged": f"{_plain(mean)} ± {_plain(spread)}",
+                "policy": f"{_plain(policy_mean)} ± {_plain(policy_spread)}",
                 "distance": distance,
                 "outside": percent(outside),
                 "bands": {"logged": (at[0], at[1] - at[0]), "policy": (at[2], at[3] - at[2])},
@@ -45,5 +45,10 @@ def shift_view(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
             }
         )
     rows.sort(key=lambda row: -row["distance"])
-    shown = [row | {"distance": short(row["distance"])} for row in rows[:MOST_ROWS]]
+    shown = [row | {"distance": _plain(row["distance"])} for row in rows[:MOST_ROWS]]
     return {"rows": shown, "left_out": len(rows) - len(shown), "width": WIDTH}
+
+
+def _plain(value: float) -> str:
+    """Two digits are enough to compare two bands."""
+    return f"{value:.2g}".replace("-", "\N{MINUS SIGN}")

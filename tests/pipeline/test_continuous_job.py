@@ -1,0 +1,89 @@
+"""The main job over continuous actions, from a Parquet file to a bundle and a second evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import linear_worlds as lw
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import stitchrl as st
+
+SCHEMA = """
+[action]
+kind = "continuous"
+
+[task]
+gamma = 0.95
+name = "plant"
+"""
+QUICK: dict[str, Any] = {"updates": 20, "evaluation_updates": 4, "seeds": 1}
+
+
+def write(folder: Path, seed: int, name: str) -> Path:
+    columns = lw.WORLD.log(lw.BEHAVIOR, lw.STD, episodes=60, steps=12, seed=seed)
+    table = pa.table({key: pa.array(value.tolist()) for key, value in columns.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / f"{name}.parquet")
+    (folder / f"{name}.toml").write_text(
+        "[columns]\n" + "".join(f'{key} = "{key}"\n' for key in columns) + SCHEMA, encoding="utf-8"
+    )
+    return folder / f"{name}.parquet"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("continuous")
+    log = write(folder, 1, "plant")
+    small: dict[str, Any] = {"hidden_sizes": (8,)}
+    algorithms = [st.BC(**small), st.TD3BC(**small)]
+    st.run(log, folder / "run", algorithms=algorithms, **QUICK)
+    return log, folder / "run"
+
+
+def test_candidates_with_a_density_are_ranked_both_ways_and_those_without_by_lstdq(finished: tuple[Path, Path]) -> None:
+    _, run = finished
+    ranking = json.loads((run / "ranking.json").read_text(encoding="utf-8"))
+    titles = [candidate["title"] for candidate in ranking["candidates"]]
+    assert titles == ["BC seed 0, greedy", "BC seed 0", "TD3BC seed 0, greedy"]
+    estimators = {titles[row["index"]]: row["estimator"] for row in ranking["order"]}
+    assert estimators == {"BC seed 0, greedy": "lstdq", "BC seed 0": "fqe", "TD3BC seed 0, greedy": "lstdq"}
+    assert ranking["ladder"] == []
+
+
+def test_the_report_shows_the_shift_of_each_number_and_the_error_of_the_model(finished: tuple[Path, Path]) -> None:
+    _, run = finished
+    estimates = json.loads((run / "estimates.json").read_text(encoding="utf-8"))
+    assert len(estimates["disagreement"]["shift"]["distance"]) == 2
+    gains = estimates["selected"]["evaluation"]["gain"]
+    assert all(gain["model_error"] > 0 for gain in gains.values() if gain["value"] is not None)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "action 1" in page
+    assert "outside the logged range" in page
+
+
+def test_the_bundle_acts_on_arrays_and_is_evaluated_on_another_log(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    _, run = finished
+    bundle = st.load_policy(run / "policy")
+    obs = np.zeros((3, 2), np.float32)
+    assert bundle.mode(obs).shape == (3, 2)
+    assert isinstance(bundle.mode(obs), np.ndarray)
+    with pytest.raises(st.errors.DataError, match="no probabilities"):
+        bundle.probs(obs)
+    other = st.read(write(tmp_path, 2, "other"))
+    found = st.evaluate(bundle, other, settings=st.FitSettings(updates=4, networks=1))
+    assert found.verdict.decision in ("GO", "NO-GO", "CANNOT TELL")
+    assert isinstance(found.agreement, st.ActionShift)
+
+
+def test_an_algorithm_for_other_actions_is_refused(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    log, _ = finished
+    with pytest.raises(
+        st.errors.ConfigurationError, match="DQN learns from discrete actions; this log's are continuous"
+    ):
+        st.run(log, tmp_path / "run", algorithms=[st.DQN(), st.BC()], **QUICK)
