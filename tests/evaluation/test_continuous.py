@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
 import linear_worlds as lw
 import numpy as np
 import pytest
+from scipy import stats
 
 import stitchrl as st
 from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.balance import balance_of_actions
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.looks import look_at
 from stitchrl.evaluation.policy_actions import DRAWS, drawn_actions, following_actions, log_densities
 from stitchrl.evaluation.refit import Refit, refit, refit_behavior, refit_without_ratios
 from stitchrl.evaluation.units import Units
@@ -91,17 +99,123 @@ class Plain:
         return np.full((len(obs), self.width), self.bad)
 
 
+class WithDensity(Plain):
+    """It says a density, and nothing draws from it."""
+
+    def log_prob(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        return np.zeros(len(obs))
+
+
+class WithoutKey(Plain):
+    """Its draws take no key."""
+
+    def sample(self, obs: np.ndarray) -> np.ndarray:
+        return self.mode(obs)
+
+
+class OneRow(Plain):
+    """One action for all."""
+
+    def mode(self, obs: np.ndarray) -> np.ndarray:
+        return np.zeros((1, self.width))
+
+
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
         (Plain(width=3), "actions of 2 numbers"),
+        (OneRow(), "one row an observation"),
         (Plain(bad=np.nan), "finite actions"),
         (object(), "needs `sample"),
+        (WithDensity(), "needs `sample.* as well"),
+        (WithoutKey(), "must take"),
     ],
 )
 def test_policies_that_cannot_be_asked_are_refused_in_one_sentence(policy: object, said: str) -> None:
     with pytest.raises(EvaluationError, match=said):
         st.evaluate(policy, lw.log(4, 5, 0), gamma=lw.GAMMA)
+
+
+QUICK = st.FitSettings(updates=2, networks=2, hidden_sizes=(8,))
+
+
+@functools.cache
+def quick(kind: str) -> st.Evaluation:
+    """An evaluation of hardly fitted networks: what is said of it does not depend on what it finds."""
+    still, noisy = lw.policy(lw.BETTER, np.zeros(2)), lw.policy(lw.BETTER, lw.STD)
+    log, other = lw.log(40, 6, 1), lw.log(40, 6, 2)
+    policy, baseline, settings = {
+        "still": (still, None, QUICK),
+        "noisy": (noisy, None, QUICK),
+        "over still": (noisy, still, QUICK),
+        "alone": (noisy, None, dataclasses.replace(QUICK, networks=1)),
+    }[kind]
+    return st.evaluate(policy, log, gamma=lw.GAMMA, baseline=baseline, fit_on=other, settings=settings)
+
+
+def test_logged_propensities_do_not_confirm_an_estimate_that_does_not_weigh_by_them() -> None:
+    found = quick("still")
+    assert found.verdict.primary == "lstdq"
+    (line,) = [line for line in found.verdict.lines if line.key == "e"]
+    assert line.passed is False
+    assert "does not weigh actions by their propensities" in line.seen
+
+
+def test_a_gain_over_a_policy_without_chance_is_taken_where_both_have_an_estimate() -> None:
+    gain = quick("over still").gain
+    assert gain["fqe"].value is None
+    assert gain["lstdq"].value is not None
+    assert gain["lstdq"].model_error is not None
+
+
+def test_one_network_says_nothing_about_its_own_error() -> None:
+    assert not quick("alone").gain["fqe"].healthy
+    assert any("One network" in reason for reason in quick("alone").gain["fqe"].reasons)
+    assert not any("One network" in reason for reason in quick("noisy").gain["fqe"].reasons)
+
+
+def test_few_networks_widen_the_interval_by_as_much_as_students_quantile_asks() -> None:
+    gain = quick("noisy").gain["fqe"]
+    assert gain.model_error is not None
+    assert gain.standard_error is not None
+    few, many = (stats.t.ppf(0.975, degrees) for degrees in (1, 39))
+    assert gain.standard_error >= gain.model_error * few / many
+
+
+def test_actions_beyond_all_logged_ones_are_said_to_be_unknown() -> None:
+    def outside(std: np.ndarray) -> bool:
+        found = st.evaluate(
+            lw.policy(lw.BEHAVIOR, std), lw.log(40, 6, 1), gamma=lw.GAMMA, fit_on=lw.log(40, 6, 2), settings=QUICK
+        )
+        return {check.key: check for check in found.gain["lstdq"].checks}["outside"].passed
+
+    assert outside(lw.STD * 0.8)
+    assert not outside(lw.STD * 20)
+
+
+def test_a_ratio_beyond_all_measure_gives_numbers_and_fails_the_checks() -> None:
+    log = lw.log(40, 6, 1)
+    assert log.behavior_log_prob is not None
+    wrong = log.behavior_log_prob.copy()
+    wrong[7] = -900.0
+    found = st.evaluate(
+        lw.policy(lw.BETTER, lw.STD),
+        dataclasses.replace(log, behavior_log_prob=wrong),
+        gamma=lw.GAMMA,
+        fit_on=lw.log(40, 6, 2),
+        settings=QUICK,
+    )
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert not found.gain["fqe"].healthy
+
+
+def test_two_amounts_of_noise_about_one_mode_are_two_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STITCHRL_STATE", str(tmp_path))
+    log, estimand = lw.log(20, 5, 0), Estimand(lw.GAMMA)
+    noisy, noisier = lw.policy(lw.BETTER, lw.STD), lw.policy(lw.BETTER, 2 * lw.STD)
+    assert look_at([noisy], log, estimand).count == 0
+    assert look_at([noisy], log, estimand).count == 0
+    assert look_at([noisier], log, estimand).count == 1
 
 
 def test_balance_of_actions_fails_where_the_log_lacks_what_the_policy_does() -> None:

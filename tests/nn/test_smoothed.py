@@ -48,7 +48,7 @@ def test_without_bounds_it_is_a_normal() -> None:
 
 def test_it_is_saved_and_loaded_and_part_of_the_face(tmp_path: Path) -> None:
     network = MLP.create(2, Network((4,)), 1, key=jax.random.key(0))
-    smoothed = st.SmoothedPolicy(DeterministicPolicy(network), 0.2)
+    smoothed = st.SmoothedPolicy(DeterministicPolicy(network), 0.2, -1.0, 1.0)
     save_policy_file(tmp_path / "policy.safetensors", smoothed)
     loaded = load_policy_file(tmp_path / "policy.safetensors")
     obs, action = np.ones((3, 2), np.float32), np.zeros((3, 1), np.float32)

@@ -13,6 +13,8 @@ from stitchrl.evaluation.health import (
     Check,
     check_action_balance,
     check_balance,
+    check_networks,
+    check_outside,
     check_range,
     check_regional_balance,
     check_spread,
@@ -33,6 +35,7 @@ def corrected_draft(
     assumes: str,
     gradient: Float[NumpyArray, " N"],
     untried: float = 0.0,
+    weighs_actions: bool = True,
 ) -> Draft:
     """The mean of the contributions, with the health of the weights, summed by episode.
 
@@ -43,6 +46,7 @@ def corrected_draft(
         checks: further ones.
         assumes: what must hold beside what every estimate assumes.
         gradient: derivative of the value by the logarithm of the behaviour's probability of each logged action.
+        weighs_actions: whether the logged actions are weighed by their propensities.
         untried: decisions of the policy, in each of its episodes, on actions that the behaviour never takes.
     """
     found = fitted.refit
@@ -54,7 +58,7 @@ def corrected_draft(
         *check_spread(case.units, per_episode),
         check_balance(found.imbalance),
         check_regional_balance(balance),
-        *_of_actions(case, found),
+        *_of_actions(case, found, len(fitted.by_network)),
         *checks,
     )
     statistic = None
@@ -72,19 +76,24 @@ def corrected_draft(
         ratios,
         behavior=_behavior(case, fitted),
         by_network=fitted.by_network,
+        weighs_actions=weighs_actions,
         behavior_gradient=gradient,
         unknown=what_untried_actions_may_do(untried, (low, high)),
     )
 
 
-def _of_actions(case: Case, found: Refit) -> tuple[Check, ...]:
+def _of_actions(case: Case, found: Refit, networks: int) -> tuple[Check, ...]:
     """Whether the weights carry the policy's actions too, where these are continuous and none can be counted."""
     if case.log.num_actions is not None:
         return ()
     log = case.fits.fits.timed_log
     next_draws = case.fits.fits.next_choices(case.fits.policy)
     test = balance_of_actions(log, case.fits.choices, next_draws, found.weights, case.estimand.gamma, case.units)
-    return (check_action_balance(test),)
+    low, high = log.action.min(0), log.action.max(0)
+    slack = 1e-6 * np.maximum(high - low, 1e-12)
+    draws = case.fits.choices
+    outside = float(((draws < low - slack) | (draws > high + slack)).any(2).mean())
+    return check_action_balance(test), check_outside(outside), check_networks(networks)
 
 
 def _behavior(case: Case, fitted: CorrectedQ) -> Draft | None:

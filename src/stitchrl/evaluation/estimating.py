@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from stitchrl.evaluation.estimator import (
     Case,
@@ -35,7 +36,10 @@ def estimates_of(
             resampler.intervals(
                 statistics,
                 [expected_variance(draft) for draft in held],
-                [(variance or 0.0) + draft.model_variance for variance, draft in zip(noise, held, strict=True)],
+                [
+                    (variance or 0.0) + _model_variance(draft, resampler)
+                    for variance, draft in zip(noise, held, strict=True)
+                ],
             ),
             noise,
             strict=True,
@@ -98,8 +102,19 @@ def _estimate(
         checks=checks,
         predictable_error=None if expected is None else float(np.sqrt(expected)),
         model_error=None if draft.model_variance == 0 else float(np.sqrt(draft.model_variance)),
+        weighs_actions=draft.weighs_actions,
         behavior_error=None if noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
     )
+
+
+def _model_variance(draft: Draft, resampler: Resampler) -> float:
+    """The variance that networks disagree by, as large as Student's quantile of so few asks for beside that of the units."""
+    count = len(draft.by_network)
+    if count < 2:
+        return 0.0
+    middle = (1 + resampler.confidence) / 2
+    few, many = (float(stats.t.ppf(middle, max(degrees, 1))) for degrees in (count - 1, resampler.units.count - 1))
+    return draft.model_variance * (few / many) ** 2
 
 
 def bounded(unknown: float) -> float:

@@ -91,17 +91,14 @@ class Case:
     def calibration(self) -> Check:
         """Whether the ratios of the logged actions are calibrated.
 
-        Those of a policy without a density cannot be: the ratios of a fitted behaviour to the logged propensities are
-        tested in their place.
+        Of a policy without a density there are none, and the check says so.
         """
-        log_ratio = self._tested_log_ratio
-        if log_ratio is None:
+        if self.log.num_actions is None and not has_density(self.policy):
             return check_untested_calibration()
+        log_ratio = self.fits.log_ratio
         with np.errstate(over="ignore"):
             ratio = np.minimum(np.exp(log_ratio), 1e300)
         regions = self.fits.fits.regions
-        if self.log.num_actions is None and not has_density(self.policy):
-            return check_calibration(calibration_test(regions, ratio, self.units), fitted=False, in_its_place=True)
         found = check_calibration(calibration_test(regions, ratio, self.units), fitted=self.behavior.fitted)
         if found.passed:
             return found
@@ -119,13 +116,6 @@ class Case:
         gradient[np.arange(self.log.num_transitions), regions.here] = -ratio
         noise = self.fits.fits.behavior_covariance(gradient)
         return check_calibration(calibration_test(regions, ratio, self.units, noise), fitted=True)
-
-    @cached_property
-    def _tested_log_ratio(self) -> Float[NumpyArray, " N"] | None:
-        """Ratios that average 1 if the propensities are right; None where there is nothing to test."""
-        if self.log.num_actions is not None or has_density(self.policy):
-            return self.fits.log_ratio
-        return None if self.behavior.fitted else self.fits.fits.fitted_log_ratio
 
     @property
     def _rare_ratios_are_known(self) -> bool:
@@ -159,6 +149,7 @@ class Draft:
             action, from which the error is computed that a fitted behaviour brings; None where an estimator cannot say.
         by_network: the value by each of several networks, of which the statistic is the average; what they disagree by is
             part of the error.
+        weighs_actions: whether the logged actions are weighed by their propensities.
         possible: the least and the largest value that there can be: an interval of a value inside ends there.
     """
 
@@ -173,6 +164,7 @@ class Draft:
     behavior_gradient: Float[NumpyArray, " N"] | None = None
     by_network: tuple[float, ...] = ()
     possible: tuple[float, float] = (-np.inf, np.inf)
+    weighs_actions: bool = True
 
     @property
     def model_variance(self) -> float:

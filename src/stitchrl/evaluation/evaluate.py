@@ -217,7 +217,7 @@ def evaluate_all(
     if log.behavior_log_prob is None or not all(getattr(one, "row_by_row", False) for one in chosen):
         check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
     if record_look:  # before anything is seen; what is refused above is no look
-        rule = (margin, confidence, minimum_odds_ratio, settings.seed, settings.updates)
+        rule = (margin, confidence, minimum_odds_ratio, *settings.numbers())
         notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule), noun=unit_noun(log, horizon)))
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
     if confirm and history is None and fits.behavior.fitted:
@@ -284,6 +284,7 @@ def evaluate_fits(
                 _sensitivity(chosen, case, gain, by_name, margin),
                 minimum_odds_ratio,
                 "" if summary is None else summary.title,
+                continuous=log.num_actions is None,
             )
             influence = _influence(gain, by_name, units)
         verdict = decide(
@@ -293,7 +294,7 @@ def evaluate_fits(
             confirmation=confirmation,
             baseline="the baseline" if over_last else "the behaviour",
             notes=notes,
-            decisions=of_decisions(log, fits.estimand.horizon),
+            decisions=log.num_actions is not None and of_decisions(log, fits.estimand.horizon),
         )
         overlap: Agreement | ActionShift
         if log.num_actions is None:
@@ -314,7 +315,8 @@ def _sensitivity(
     """The hidden causes that would overturn the primary gain; None where there is no such gain, it rests on no Q, or the
     policy has no density, without which nothing is known of its actions' odds."""
     name = choose_primary(gain)
-    if case.log.num_actions is None and not has_density(case.policy):
+    judged = [case.policy, *([] if case.baseline is None else [case.baseline.policy])]
+    if case.log.num_actions is None and not all(map(has_density, judged)):
         return None
     if name is None or not any(FitQ() in one.requests() for one in chosen if one.name == name):
         return None

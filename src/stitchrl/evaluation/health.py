@@ -30,7 +30,9 @@ __all__ = [
     "check_influence",
     "check_lost_weight",
     "check_mean_weight",
+    "check_networks",
     "check_never_tried",
+    "check_outside",
     "check_own_fit",
     "check_possible_influence",
     "check_range",
@@ -66,6 +68,8 @@ BALANCE_SLACK = 0.1
 """Share of the first states that the weights may gain or lose on their way through the regions of the observations."""
 MAXIMUM_OPTIMISM = 0.1
 """Nats an episode by which a behaviour may predict the episodes that it was fitted to, and is judged on, better than others."""
+MAXIMUM_OUTSIDE = 0.05
+"""Share of a policy's drawn actions that may have a number beyond the range of the logged ones."""
 MAXIMUM_INFLUENCE = 0.1
 """Share of the variance of an estimate that one unit may carry."""
 MAXIMUM_POSSIBLE_INFLUENCE = 0.25
@@ -215,17 +219,10 @@ def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:
     return Check(key, test.size, BALANCE_SLACK, passed, sentence)
 
 
-def check_calibration(test: JointTest, *, fitted: bool, in_its_place: bool = False) -> Check:
-    """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log.
-
-    Args:
-        test: of the ratios.
-        fitted: the behaviour's probabilities are a model's.
-        in_its_place: the policy has no density, and the ratios are those of a fitted behaviour to the logged propensities.
-    """
+def check_calibration(test: JointTest, *, fitted: bool) -> Check:
+    """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log."""
     passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    ratios = "ratios of a fitted density to the logged one" if in_its_place else "ratios of the logged actions"
-    seen = f"The {ratios} average away from 1 by {test.size:.1%} over regions of the observations"
+    seen = f"The ratios of the logged actions average away from 1 by {test.size:.1%} over regions of the observations"
     if passed:
         why = (
             f"at most {CALIBRATION_SLACK:.0%}"
@@ -237,20 +234,38 @@ def check_calibration(test: JointTest, *, fitted: bool, in_its_place: bool = Fal
         whose = (
             "the fitted behaviour is wrong" if fitted else "the logged propensities are not those of the logged actions"
         )
-        if in_its_place:
-            whose = "either does not belong to the logged actions, and without a density of the policy nothing else can tell"
         sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
     return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)
 
 
+def check_networks(count: int) -> Check:
+    """What one network of the value says cannot tell how wrong it is."""
+    passed = count >= 2
+    sentence = (
+        f"{count} networks of different kinds were fitted; what they disagree by is in the interval."
+        if passed
+        else "One network was fitted, so nothing is known about the error of the model. Set `networks` of the fit settings to 4."
+    )
+    return Check("networks", float(count), 2.0, passed, sentence)
+
+
+def check_outside(share: float) -> Check:
+    """A log says nothing about actions beyond all that were logged."""
+    passed = share <= MAXIMUM_OUTSIDE
+    seen = f"{share:.1%} of the policy's actions have a number beyond all logged ones"
+    limit = f"{MAXIMUM_OUTSIDE:.0%}"
+    sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: the log says nothing about them."
+    return Check("outside", share, MAXIMUM_OUTSIDE, passed, sentence)
+
+
 def check_untested_calibration() -> Check:
-    """Without propensities and without a density of the policy there are no ratios to test."""
+    """Without a density of the policy there are no ratios to test."""
     return Check(
         "calibration",
         None,
         CALIBRATION_SLACK,
         False,
-        "The log has no propensities and the policy has no density: nothing tests how the logged actions came about.",
+        "The policy has no density, so there are no ratios that could test how the logged actions came about.",
     )
 
 
@@ -382,6 +397,8 @@ def at_another_size(check: Check, size: int, other: int) -> Check:
     key, ratio = check.key.removeprefix("baseline-"), other / size
     if key in ("influence", "possible-influence", "largest-share"):
         return dataclasses.replace(check, seen=check.seen / ratio, passed=check.seen / ratio <= check.limit)
+    if key == "networks":  # another part is judged by as many networks as there are
+        return dataclasses.replace(check, passed=True)
     if key == "effective-units":
         limit = effective_units_needed(other)
         return dataclasses.replace(check, seen=check.seen * ratio, limit=limit, passed=check.seen * ratio >= limit)

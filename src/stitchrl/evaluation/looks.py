@@ -9,13 +9,15 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import hash_places
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.policy_actions import usual_actions
+from stitchrl.evaluation.policy_actions import has_density, log_densities, usual_actions
 from stitchrl.evaluation.probabilities import PolicyLike, probability_pieces
 from stitchrl.storage.looks import EarlierLooks, record_look
 from stitchrl.types import NumpyArray
 
 __all__ = ["look_at", "notes_on"]
 
+LEAST_LOG_DENSITY = -1e3
+"""A density of 0 has no finite logarithm."""
 PROJECTIONS = 4
 """Numbers that stand for the probabilities of a policy. Policies that differ anywhere differ in them."""
 
@@ -44,10 +46,14 @@ def _projected(policy: PolicyLike, log: Dataset) -> NumpyArray:
 
     Rounding, which differs between machines, moves them by about 1e-7; one action changed in a million rows by about 1e-3.
     """
-    size = log.action.shape[1] if log.num_actions is None else log.num_actions
+    size = log.action.shape[1] + 1 if log.num_actions is None else log.num_actions
     of_action = np.random.default_rng(5).normal(size=(size, PROJECTIONS)).astype(np.float32)
     if log.num_actions is None:
-        projected = usual_actions(policy, log.observation, size) @ of_action
+        found = usual_actions(policy, log.observation, size - 1)
+        density = np.zeros(len(found))
+        if has_density(policy):  # two amounts of noise about one mode are two policies
+            density = np.maximum(log_densities(policy, log.observation, log.action), LEAST_LOG_DENSITY)
+        projected = np.concatenate([found, density[:, None].astype(np.float32)], axis=1) @ of_action
     else:
         projected = np.concatenate([probs @ of_action for _, probs in probability_pieces(policy, log)])
     row = hash_places(np.repeat(log.episode_hashes, log.episode_lengths), log.position)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
-from stitchrl.jax_types import Array, Key
+from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.types import NumpyArray
 
@@ -47,7 +48,7 @@ def refusal_without_density(name: str, policies: Sequence[Any]) -> str | None:
         if not has_density(policy):
             return (
                 f"{name} weighs logged actions by their density, and {type(policy).__name__} has none (has_density is False). "
-                "lstdq needs none; or evaluate `st.SmoothedPolicy(policy, std=...)`, which is another policy and has one."
+                "lstdq needs none; or evaluate `st.SmoothedPolicy(policy, std, low, high)`, which is another policy and has one."
             )
     return None
 
@@ -64,18 +65,11 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
     Raises:
         EvaluationError: neither `sample` nor `mode`, a wrong shape, or actions that are no finite numbers.
     """
-    draws = DRAWS if _takes_chances(policy, obs, seed) else 1
+    draws = DRAWS if _takes_chances(policy, obs, action_size, seed) else 1
     root, parts = jax.random.key(seed), []
     for piece, (first, start, stop) in enumerate(_pieces(len(obs))):
         keys = jax.random.split(jax.random.fold_in(root, piece), draws)
-        found = np.stack([_asked(policy, obs[first:stop], key) for key in keys], axis=1)
-        if found.shape[2:] != (action_size,):
-            raise EvaluationError(
-                f"The policy must give actions of {action_size} numbers, one row an observation; got shape "
-                f"{found[:, 0].shape} for {stop - first} observations."
-            )
-        if not np.isfinite(found).all():
-            raise EvaluationError("The policy must give finite actions; some of its actions are not. Check its inputs.")
+        found = np.stack([_asked(policy, obs[first:stop], action_size, key) for key in keys], axis=1)
         parts.append(found[start - first :])
     return np.concatenate(parts)
 
@@ -86,6 +80,11 @@ def log_densities(policy: Any, obs: NumpyArray, action: NumpyArray) -> Float[Num
     Raises:
         EvaluationError: not one number a row, or NaN.
     """
+    if not hasattr(policy, "log_prob"):
+        raise EvaluationError(
+            f"A density of continuous actions needs `log_prob(obs, action)`; {type(policy).__name__} has none. Set its "
+            "has_density to False, and lstdq remains."
+        )
     ask = _compiled_log_prob if isinstance(policy, ContinuousPolicy) else _plain_log_prob
     parts = []
     for first, start, stop in _pieces(len(obs)):
@@ -116,43 +115,71 @@ def following_actions(
     if len(known):
         obs = log.observation_table[log.next_observation_index[known]]
         drawn = drawn_actions(policy, obs, here.shape[2], seed=seed + 1)
-        following[known] = np.broadcast_to(drawn, (len(known), *here.shape[1:])) if drawn.shape[1] == 1 else drawn
+        draws = here.shape[1]  # a policy may leave chance in some of its states only
+        following[known] = drawn[:, :draws] if drawn.shape[1] >= draws else np.repeat(drawn[:, :1], draws, axis=1)
     return following
 
 
 def usual_actions(policy: Any, obs: NumpyArray, action_size: int) -> Float[NumpyArray, "N D"]:
-    """(N, D) float32 the mode of a policy at each observation; where it has none, one draw."""
-    if hasattr(policy, "mode"):
-        pieces = [
-            np.asarray(
-                _compiled_mode(policy, obs[first:stop])
-                if isinstance(policy, ContinuousPolicy)
-                else policy.mode(obs[first:stop])
-            )[start - first :]
-            for first, start, stop in _pieces(len(obs))
-        ]
-        return np.concatenate(pieces).astype(np.float32)
-    return drawn_actions(policy, obs, action_size, seed=0)[:, 0]
+    """(N, D) float32 the mode of a policy at each observation; where it has none, one draw.
+
+    Raises:
+        EvaluationError: a wrong shape.
+    """
+    if not hasattr(policy, "mode"):
+        return drawn_actions(policy, obs, action_size, seed=0)[:, 0]
+    parts = []
+    for first, start, stop in _pieces(len(obs)):
+        rows = obs[first:stop]
+        found = _compiled_mode(policy, rows) if isinstance(policy, ContinuousPolicy) else policy.mode(rows)
+        parts.append(_checked(found, len(rows), action_size)[start - first :])
+    return np.concatenate(parts)
 
 
-def _takes_chances(policy: Any, obs: NumpyArray, seed: int) -> bool:
+def _takes_chances(policy: Any, obs: NumpyArray, action_size: int, seed: int) -> bool:
     if not hasattr(policy, "sample"):
         if not hasattr(policy, "mode"):
             raise EvaluationError(
                 f"A policy over continuous actions needs `sample(obs, key=...)` or `mode(obs)`; {type(policy).__name__} "
                 "has neither."
             )
+        if has_density(policy):
+            raise EvaluationError(
+                f"A policy with `log_prob` needs `sample(obs, key=...)` as well, or has_density False if it leaves no chance; "
+                f"{type(policy).__name__} has `mode` alone, and its values would be of another policy than its weights."
+            )
         return False
     keys = jax.random.split(jax.random.key(seed), AGAIN)
-    one, other = (_asked(policy, obs[:ROWS_AT_ONCE], key) for key in keys)
+    one, other = (_asked(policy, obs[:ROWS_AT_ONCE], action_size, key) for key in keys)
     return not np.array_equal(one, other)
 
 
-def _asked(policy: Any, obs: NumpyArray, key: Key) -> NumpyArray:
+def _asked(policy: Any, obs: NumpyArray, action_size: int, key: Key) -> Float[NumpyArray, "B D"]:
     """(B, D) one action an observation."""
     if isinstance(policy, ContinuousPolicy):
-        return np.asarray(_compiled_sample(policy, obs, key), np.float32)
-    return np.asarray(policy.sample(obs, key=key) if hasattr(policy, "sample") else policy.mode(obs), np.float32)
+        return _checked(_compiled_sample(policy, obs, key), len(obs), action_size)
+    if not hasattr(policy, "sample"):
+        return _checked(policy.mode(obs), len(obs), action_size)
+    try:
+        found = policy.sample(obs, key=key)
+    except TypeError as error:
+        raise EvaluationError(
+            f"`sample` of {type(policy).__name__} must take `(obs, key=...)`, the key of JAX's kind; it failed: {error}."
+        ) from error
+    return _checked(found, len(obs), action_size)
+
+
+def _checked(found: Any, rows: int, action_size: int) -> Float[NumpyArray, "B D"]:
+    """Actions as float32, of the right shape."""
+    actions = np.asarray(found, np.float32)
+    if actions.shape != (rows, action_size):
+        raise EvaluationError(
+            f"The policy must give actions of {action_size} numbers, one row an observation; got shape {actions.shape} for "
+            f"{rows} observations."
+        )
+    if not np.isfinite(actions).all():
+        raise EvaluationError("The policy must give finite actions; some of its actions are not. Check its inputs.")
+    return actions
 
 
 def _pieces(count: int) -> Iterator[tuple[int, int, int]]:
@@ -162,18 +189,18 @@ def _pieces(count: int) -> Iterator[tuple[int, int, int]]:
         yield first, start, min(first + ROWS_AT_ONCE, count)
 
 
-@jax.jit
-def _compiled_sample(policy: ContinuousPolicy, obs: Array, key: Key) -> Array:
+@eqx.filter_jit
+def _compiled_sample(policy: ContinuousPolicy, obs: AnyArray, key: Key) -> Array:
     return policy.sample(obs, key=key)
 
 
-@jax.jit
-def _compiled_mode(policy: ContinuousPolicy, obs: Array) -> Array:
+@eqx.filter_jit
+def _compiled_mode(policy: ContinuousPolicy, obs: AnyArray) -> Array:
     return policy.mode(obs)
 
 
-@jax.jit
-def _compiled_log_prob(policy: ContinuousPolicy, obs: Array, action: Array) -> Array:
+@eqx.filter_jit
+def _compiled_log_prob(policy: ContinuousPolicy, obs: AnyArray, action: AnyArray) -> Array:
     return policy.log_prob(obs, action)
 
 

@@ -40,12 +40,14 @@ __all__ = [
     "FitQ",
     "FittedValues",
     "Refit",
+    "ratio_of",
     "refit",
     "refit_behavior",
     "refit_without_ratios",
     "refusal_of_q",
 ]
 
+LARGEST_LOG_RATIO = 100.0
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
 SHORT = 0.1
@@ -89,6 +91,11 @@ class Refit:
     residual: Float[NumpyArray, " N"]
     first: Float[NumpyArray, " n"]
     imbalance: float
+
+
+def ratio_of(log_ratio: Float[NumpyArray, " N"]) -> Float[NumpyArray, " N"]:
+    """Ratios from their logarithms, at most e^100: one of that size fails every check, and its square is still a number."""
+    return np.exp(np.minimum(log_ratio, LARGEST_LOG_RATIO))
 
 
 def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"], *, gamma: float) -> Refit:
@@ -228,7 +235,7 @@ def _corrected(
     values = FittedValues(fitted["q"], fitted["v"])
     cut = not log.terminated[log.episode_start[1:] - 1].all()
     behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
-    with_ratios = None if log_ratio is None else refit(log, fitted, np.exp(log_ratio), gamma=gamma)
+    with_ratios = None if log_ratio is None else refit(log, fitted, ratio_of(log_ratio), gamma=gamma)
     without = CorrectedQ(values, refit_without_ratios(log, fitted, gamma=gamma), behavior) if both else None
     return CorrectedQ(values, with_ratios, behavior, without_ratios=without)
 

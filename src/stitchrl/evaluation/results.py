@@ -39,6 +39,7 @@ class Estimate:
             has propensities, or where it is not known.
         model_error: standard error from what several networks disagree by, part of `standard_error`; None where there is but
             one.
+        weighs_actions: whether it weighs logged actions by their propensities.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Estimate:
     predictable_error: float | None = None
     behavior_error: float | None = None
     model_error: float | None = None
+    weighs_actions: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""

@@ -38,7 +38,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.estimator import Case
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
-from stitchrl.evaluation.refit import RIDGE, FitQ, refit
+from stitchrl.evaluation.refit import RIDGE, FitQ, ratio_of, refit
 from stitchrl.evaluation.robust_values import GRID, RobustValues, like_q, robust_values
 from stitchrl.evaluation.statistic import Statistic
 from stitchrl.evaluation.units import Units
@@ -158,13 +158,14 @@ class Outcomes:
         found: Sequence[list[FittedQ]] = data.models(FitQ())
         return found
 
-    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> OutcomesOf:
-        """What is asked for, on the episodes of a fold, about the first network's Q."""
+    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> OutcomesOf | None:
+        """What is asked for, on the episodes of a fold, about the first network's Q; None where the policy has no density."""
         log, gamma = fold.timed_log, fold.data.gamma
-        fitted = model[0].on(log, fold.choices(policy), fold.next_choices(policy))
         known = fold.log_ratio(policy)
-        assert known is not None, "the primary estimate weighs actions by their density"
-        ratio = np.exp(known)
+        if known is None:
+            return None
+        fitted = model[0].on(log, fold.choices(policy), fold.next_choices(policy))
+        ratio = ratio_of(known)
         # No action out of a continuum has a probability: alpha is 1/Lambda there, and beta Lambda.
         behavior = np.zeros(len(ratio)) if log.num_actions is None else np.exp(fold.behavior.log_prob)
         robust = None
@@ -177,19 +178,24 @@ class Outcomes:
         spread = OutcomeSpread(weight, np.where(bootstraps, corrected.residual, 0.0), like_q(fitted["q"]))
         return OutcomesOf(spread, robust)
 
-    def join(self, parts: Sequence[OutcomesOf], order: Order) -> OutcomesOf:
+    def join(self, parts: Sequence[OutcomesOf | None], order: Order) -> OutcomesOf | None:
         """Groups of different folds stay apart, since each fold has a Q of its own."""
-        spreads = [part.spread for part in parts]
-        first = np.cumsum([0] + [int(one.group.max(initial=0)) + 1 for one in spreads])
-        robust = [part.robust for part in parts if part.robust is not None]
-        return OutcomesOf(
-            OutcomeSpread(
-                order.per_row([one.weight for one in spreads]),
-                order.per_row([one.residual for one in spreads]),
-                order.per_row([one.group + k for one, k in zip(spreads, first, strict=False)]),
-            ),
-            RobustValues.join(robust, order) if robust else None,
-        )
+        known = [part for part in parts if part is not None]
+        return _joined(known, order) if known else None
+
+
+def _joined(parts: Sequence[OutcomesOf], order: Order) -> OutcomesOf:
+    spreads = [part.spread for part in parts]
+    first = np.cumsum([0] + [int(one.group.max(initial=0)) + 1 for one in spreads])
+    robust = [part.robust for part in parts if part.robust is not None]
+    return OutcomesOf(
+        OutcomeSpread(
+            order.per_row([one.weight for one in spreads]),
+            order.per_row([one.residual for one in spreads]),
+            order.per_row([one.group + k for one, k in zip(spreads, first, strict=False)]),
+        ),
+        RobustValues.join(robust, order) if robust else None,
+    )
 
 
 def visits_by_step(
@@ -252,7 +258,9 @@ def hidden_cause_sensitivity(
     every = _every_decision(falls, above)
     # What acts in one decision alone acts in no other: less can never be enough. Over long episodes the drop of one step is
     # mostly noise, and would say otherwise.
-    return dataclasses.replace(found, odds_ratio=max(found.odds_ratio, every), every_decision=every)
+    # Where the strength decides, of a fitted behaviour, it stays as it was found.
+    known = found.odds_ratio if case.behavior.fitted else max(found.odds_ratio, every)
+    return dataclasses.replace(found, odds_ratio=known, every_decision=every)
 
 
 class _Above:

@@ -54,6 +54,12 @@ class FitSettings:
     behavior: str = "auto"
     networks: int = 4
 
+    def numbers(self) -> tuple[float, ...]:
+        """Everything here as numbers: two evaluations with other numbers are two looks."""
+        chosen = float(BEHAVIORS.index(self.behavior))
+        fits = (self.seed, self.updates, self.batch_size, *self.hidden_sizes, self.learning_rate, self.networks)
+        return (*map(float, fits), chosen)
+
     def __post_init__(self) -> None:
         if self.behavior not in BEHAVIORS:
             raise ConfigurationError(f"`behavior` must be one of {', '.join(BEHAVIORS)}; got {self.behavior!r}.")

@@ -19,6 +19,9 @@ from stitchrl.nn.continuous_policy import ContinuousPolicy
 __all__ = ["SmoothedPolicy"]
 
 
+FURTHEST = 9.0
+
+
 class SmoothedPolicy(ContinuousPolicy):
     """N(mode, std^2) in logged units, truncated to [low, high], about the mode of another policy.
 
@@ -28,7 +31,8 @@ class SmoothedPolicy(ContinuousPolicy):
         low, high: (action,) or () bounds of the action; infinite where there is none.
 
     Raises:
-        ConfigurationError: a standard deviation that is not above 0, or bounds that leave no room.
+        ConfigurationError: a policy that is no native one, a standard deviation that is not above 0, or bounds that leave
+            no room.
     """
 
     policy: ContinuousPolicy
@@ -40,9 +44,14 @@ class SmoothedPolicy(ContinuousPolicy):
         self,
         policy: ContinuousPolicy,
         std: float | AnyArray,
-        low: float | AnyArray = -1.0,
-        high: float | AnyArray = 1.0,
+        low: float | AnyArray,
+        high: float | AnyArray,
     ) -> None:
+        if not isinstance(policy, ContinuousPolicy):
+            raise ConfigurationError(
+                f"SmoothedPolicy smooths a native policy over continuous actions; got a {type(policy).__name__}. Of a loaded "
+                "bundle give `bundle.policy`."
+            )
         self.policy = policy
         if not (np.asarray(std) > 0).all():
             raise ConfigurationError(
@@ -81,4 +90,5 @@ class SmoothedPolicy(ContinuousPolicy):
         """Mode, standard deviation, and the bounds in standard deviations from the mode, all (B, action)."""
         mode = self.mode(obs, action_mask=action_mask)
         std, low, high = (jnp.broadcast_to(one, mode.shape) for one in (self.std, self.low, self.high))
-        return mode, std, (low - mode) / std, (high - mode) / std
+        # Beyond 9 standard deviations there is nothing to cut off, and float32 draws infinities.
+        return mode, std, jnp.maximum((low - mode) / std, -FURTHEST), jnp.minimum((high - mode) / std, FURTHEST)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from stitchrl.algorithms.base import Algorithm
@@ -188,7 +189,8 @@ class Candidate:
         first = log.episode_start[:-1]
         obs = log.observation_table[log.observation_index[first]]
         if isinstance(self.value, ContinuousValue):
-            return float(np.asarray(self.value.v(obs), np.float64).mean())
+            acting = self.policy.sample(obs, key=jax.random.key(0))
+            return float(np.asarray(self.value.q(obs, acting), np.float64).mean())
         assert isinstance(self.policy, DiscretePolicy)
         mask = None if log.action_mask is None else log.action_mask[first]
         q = np.asarray(self.value.q_all(obs), np.float64)

@@ -231,8 +231,7 @@ def _look(job: Workspace, chosen: Candidate, test: Dataset) -> EarlierLooks:
         settings.margin,
         settings.confidence,
         settings.minimum_odds_ratio,
-        job.fit_settings.seed,
-        job.fit_settings.updates,
+        *job.fit_settings.numbers(),
     )
     return look_at([chosen.policy], test, job.estimand, rule)
 

@@ -58,7 +58,7 @@ class FittedQEvaluation:
             case,
             fitted,
             ratios,
-            (case.calibration, check_never_tried(untried)),
+            (case.calibration, *([] if case.log.num_actions is None else [check_never_tried(untried)])),
             assumes="Q or the ratio of state visits is well fitted",
             gradient=-found.weights * found.residual / case.log.num_episodes,
             untried=untried,

@@ -58,4 +58,5 @@ class LSTDQ:
             (),
             assumes="Q or the ratio of visits of state and action is well fitted",
             gradient=np.zeros(case.log.num_transitions),
+            weighs_actions=False,
         )

@@ -105,7 +105,7 @@ class RegressionImportanceSampling:
     def estimate(self, case: Case) -> Draft:
         """Equation (1), with the health of its weights and of the fit."""
         fits = case.fits.fits
-        if fits.settings.behavior == "mlp":
+        if fits.settings.behavior in ("mlp", "knn"):
             return Draft.refused(
                 "ris needs a behaviour that is fitted by maximum likelihood; the network stops early. Set `behavior` of the "
                 "fit settings to 'counts', 'logistic' or 'auto'.",
