@@ -111,6 +111,8 @@ def select_stage(job: Workspace) -> None:
     if gain is not None:
         predicted = best.get("predicted_lower", gain["lower"])
         text = f"validation gain {gain['value']:+.4f}, predicted to be shown above {predicted:+.4f} on test{_of(job)}"
+        if job.log.num_actions is None:
+            text += ", the error of the model apart"
     job.say("select", f"{candidate['title']}: {text}")
 
 

@@ -22,7 +22,9 @@ from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.evaluation.behavior_registry import fit_behavior
+from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.registry import DEFAULT, default_estimators
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
@@ -167,6 +169,7 @@ class Workspace:
             ],
             **dataclasses.asdict(self.settings),
             "seeds": list(range(self.settings.seeds)),
+            "estimators": list(default_estimators(first_steps(self.log, self.settings.horizon), self.settings.horizon)),
             "truth": None if self.truth is None else self.truth.name,
             "versions": versions,
             "command": self.command,
@@ -330,4 +333,5 @@ def _of_this_version(found: dict[str, Any]) -> dict[str, Any]:
             "be read, but it cannot go on. Choose another --out."
         )
     # What later versions added, as it was before.
-    return {"minimum_odds_ratio": PipelineSettings.minimum_odds_ratio, "ladder": False} | found
+    earlier = {"minimum_odds_ratio": PipelineSettings.minimum_odds_ratio, "ladder": False, "estimators": list(DEFAULT)}
+    return earlier | found
