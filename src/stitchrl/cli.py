@@ -273,6 +273,14 @@ def evaluate(
             f"The policy in {str(policy)!r} was learned from this very log, so estimates on it would be too good. "
             "Give episodes it never saw."
         )
+    if (bundle.schema.num_actions is None) != (data.num_actions is None):
+        kinds = [
+            "discrete" if one is not None else "continuous" for one in (bundle.schema.num_actions, data.num_actions)
+        ]
+        raise ConfigurationError(
+            f"The policy in {str(policy)!r} takes {kinds[0]} actions, and those of this log are {kinds[1]}. Give a log of the "
+            "kind that it learned from."
+        )
     chosen: dict[str, Any] = (
         {} if estimators is None else {"estimators": [name.strip() for name in estimators.split(",")]}
     )

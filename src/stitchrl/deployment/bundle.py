@@ -58,10 +58,7 @@ class Bundle:
         """
         if not isinstance(self.policy, DiscretePolicy):
             raise DataError("Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`.")
-        if obs.shape[1] != len(self.guard.low):
-            raise DataError(f"The policy takes observations of {len(self.guard.low)} numbers; got {obs.shape[1]}.")
-        if action_mask is not None and action_mask.shape[1] != self.schema.num_actions:
-            raise DataError(f"The policy has {self.schema.num_actions} actions; the mask has {action_mask.shape[1]}.")
+        self._check(obs, action_mask)
         return np.asarray(self.policy.probs(obs, action_mask=action_mask))
 
     def log_prob(
@@ -71,7 +68,8 @@ class Bundle:
         *,
         action_mask: Bool[NumpyArray, "B A"] | None = None,
     ) -> Float[NumpyArray, " B"]:
-        """(B,) log-probabilities, or log-densities, of the given actions."""
+        """(B,) log-probabilities, or log-densities, of the given actions. Raises DataError as `probs`."""
+        self._check(obs, action_mask)
         return np.asarray(self.policy.log_prob(obs, action, action_mask=action_mask))
 
     def greedy(self) -> Bundle:
@@ -81,14 +79,24 @@ class Bundle:
     def mode(
         self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Shaped[NumpyArray, "B ..."]:
-        """(B,) the most probable allowed action of each row; (B, D) where actions are continuous."""
+        """(B,) the most probable allowed action of each row; (B, D) where actions are continuous. Raises DataError as `probs`."""
+        self._check(obs, action_mask)
         return np.asarray(self.policy.mode(obs, action_mask=action_mask))
 
     def sample(
         self, obs: Float[NumpyArray, "B D"], *, key: Key, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Shaped[NumpyArray, "B ..."]:
-        """(B,) an action drawn for each row; (B, D) where actions are continuous."""
+        """(B,) an action drawn for each row; (B, D) where actions are continuous. Raises DataError as `probs`."""
+        self._check(obs, action_mask)
         return np.asarray(self.policy.sample(obs, key=key, action_mask=action_mask))
+
+    def _check(self, obs: NumpyArray, action_mask: NumpyArray | None) -> None:
+        if obs.ndim != 2 or obs.shape[1] != len(self.guard.low):
+            raise DataError(
+                f"The policy takes observations of {len(self.guard.low)} numbers, one row each; got shape {obs.shape}."
+            )
+        if action_mask is not None and action_mask.shape[1] != self.schema.num_actions:
+            raise DataError(f"The policy has {self.schema.num_actions} actions; the mask has {action_mask.shape[1]}.")
 
 
 def save_bundle(folder: Path, bundle: Bundle) -> None:
