@@ -22,7 +22,7 @@ is a difference between members of one computation: it is 0 at 1, and the fit's 
 choice of z moves the value to first order, the influence of an episode is that of a refit with z e in place of e, whose
 weights of states follow the worst cause: A_z^T carry = E[psi_0], A_z = E[sum_t rho_t psi_t (psi_t - gamma z_t psi_{t+1})^T].
 
-A network smooths V, and what it smooths away does not count in the spread of Y: on the hospital log the drop comes out up to 5%
+A network smooths V, and what it smooths away does not count in the spread of Y: on the hospital log the drop comes out up to 13%
 too small (benchmarks/results/hidden_strength.md).
 """
 
