@@ -57,16 +57,19 @@ def test_a_policy_without_chance_is_estimated_by_lstdq() -> None:
     assert abs(lw.value(lw.BEHAVIOR, lw.STD) - truth) > 6 * error
 
 
-def test_draws_that_serve_both_sides_of_a_product_would_bias_the_estimate() -> None:
+def test_draws_that_serve_both_sides_of_a_product_would_add_their_own_variance_to_it() -> None:
     log = lw.log(400, 40, 5)
     acting = lw.policy(lw.BETTER, lw.STD * 3)
     fitted = lw.fitted(log, acting)
-    ratio = np.ones(log.num_transitions)
-    apart = refit(log, fitted, ratio, gamma=lw.GAMMA)
-    shared = refit(log, fitted | {"instrument": fitted["psi"]}, ratio, gamma=lw.GAMMA)
-    gram = np.linalg.norm(fitted["psi"].T @ fitted["psi"])
-    assert np.linalg.norm(fitted["instrument"].T @ fitted["psi"]) < gram
-    assert apart.contributions.mean() != pytest.approx(shared.contributions.mean(), rel=1e-3)
+    # The first number of the action, averaged over 8 draws of standard deviation 1.5 about K s.
+    column = 3
+    psi, instrument = fitted["psi"][:, column], fitted["instrument"][:, column]
+    mean = log.observation.astype(np.float64) @ lw.BETTER[0]
+    exact = (mean**2).mean()
+    error = 5 * 1.5**2 / np.sqrt(8 * log.num_transitions) + 5 * 1.5 * np.sqrt(exact / log.num_transitions)
+    assert (instrument * psi).mean() == pytest.approx(exact, abs=error)
+    assert (psi**2).mean() == pytest.approx(exact + 1.5**2 / 8, abs=error)
+    assert error < 1.5**2 / 16  # so that the one cannot pass for the other
 
 
 def test_draws_are_the_same_again_and_one_where_there_is_no_chance() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,11 +11,12 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
+from stitchrl.evaluation.pieces import pieces
 from stitchrl.jax_types import Array
 from stitchrl.nn.networks import MLP
 from stitchrl.types import NumpyArray
 
-__all__ = ["features_and_q", "pieces", "read_drawn"]
+__all__ = ["features_and_q", "read_drawn"]
 
 ROWS_AT_ONCE = 1024
 """Rows that are read in one call, each with its own draws."""
@@ -100,10 +100,3 @@ def features_and_q(critic: MLP, obs: Array, of_actions: Array) -> tuple[Array, A
     ones = jnp.ones((*hidden.shape[:2], 1), hidden.dtype)
     q = hidden @ critic.weights[-1] + critic.biases[-1][None, None, :]
     return jnp.concatenate([hidden, ones], axis=-1), q[..., 0]
-
-
-def pieces(count: int, at_once: int) -> Iterator[tuple[int, int, int]]:
-    """(first row read, first row kept, end): the last piece reaches back, so that every piece compiles once."""
-    for start in range(0, count, at_once):
-        first = max(0, min(start, count - at_once))
-        yield first, start, min(first + at_once, count)

@@ -23,7 +23,7 @@ from stitchrl.evaluation.behavior import (
     join_behavior,
     logged_propensities,
 )
-from stitchrl.evaluation.behavior_model import FittedBehavior, log_likelihoods
+from stitchrl.evaluation.behavior_model import FittedBehavior
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps, with_clock
 from stitchrl.evaluation.contributions import Estimand
@@ -331,12 +331,6 @@ class Fits:
                 for fold in self._folds
             ]
         )
-
-    @cached_property
-    def fitted_log_ratio(self) -> Float[NumpyArray, " N"]:
-        """(N,) log of the density that a behaviour fitted to other episodes gives each logged action, minus what was logged."""
-        parts = [log_likelihoods(fold.data.behavior.policy, fold.log) for fold in self._folds]
-        return self._order.per_row(parts) - self.behavior.log_prob
 
     @property
     def fitted_behaviors(self) -> list[FittedBehavior]:

@@ -25,7 +25,8 @@ from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling, unit_return_scale
-from stitchrl.evaluation.drawn_q import features_and_q, pieces, read_drawn
+from stitchrl.evaluation.drawn_q import features_and_q, read_drawn
+from stitchrl.evaluation.pieces import pieces
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.feeds.batches import sample_transitions
 from stitchrl.feeds.feed import Source, transition_source

@@ -6,7 +6,7 @@ a key that depends on the seed and the row alone: two policies that share a dist
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.pieces import pieces
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.types import NumpyArray
@@ -67,7 +68,7 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
     """
     draws = DRAWS if _takes_chances(policy, obs, action_size, seed) else 1
     root, parts = jax.random.key(seed), []
-    for piece, (first, start, stop) in enumerate(_pieces(len(obs))):
+    for piece, (first, start, stop) in enumerate(pieces(len(obs), ROWS_AT_ONCE)):
         keys = jax.random.split(jax.random.fold_in(root, piece), draws)
         found = np.stack([_asked(policy, obs[first:stop], action_size, key) for key in keys], axis=1)
         parts.append(found[start - first :])
@@ -87,7 +88,7 @@ def log_densities(policy: Any, obs: NumpyArray, action: NumpyArray) -> Float[Num
         )
     ask = _compiled_log_prob if isinstance(policy, ContinuousPolicy) else _plain_log_prob
     parts = []
-    for first, start, stop in _pieces(len(obs)):
+    for first, start, stop in pieces(len(obs), ROWS_AT_ONCE):
         found = np.asarray(ask(policy, obs[first:stop], action[first:stop]), np.float64)
         if found.shape != (stop - first,):
             raise EvaluationError(
@@ -129,7 +130,7 @@ def usual_actions(policy: Any, obs: NumpyArray, action_size: int) -> Float[Numpy
     if not hasattr(policy, "mode"):
         return drawn_actions(policy, obs, action_size, seed=0)[:, 0]
     parts = []
-    for first, start, stop in _pieces(len(obs)):
+    for first, start, stop in pieces(len(obs), ROWS_AT_ONCE):
         rows = obs[first:stop]
         found = _compiled_mode(policy, rows) if isinstance(policy, ContinuousPolicy) else policy.mode(rows)
         parts.append(_checked(found, len(rows), action_size)[start - first :])
@@ -180,13 +181,6 @@ def _checked(found: Any, rows: int, action_size: int) -> Float[NumpyArray, "B D"
     if not np.isfinite(actions).all():
         raise EvaluationError("The policy must give finite actions; some of its actions are not. Check its inputs.")
     return actions
-
-
-def _pieces(count: int) -> Iterator[tuple[int, int, int]]:
-    """(first row asked, first row kept, end): the last piece reaches back, so that every piece compiles once."""
-    for start in range(0, count, ROWS_AT_ONCE):
-        first = max(0, min(start, count - ROWS_AT_ONCE))
-        yield first, start, min(first + ROWS_AT_ONCE, count)
 
 
 @eqx.filter_jit

@@ -10,6 +10,7 @@ import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.pieces import pieces
 from stitchrl.jax_types import Array
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray
@@ -45,10 +46,8 @@ def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: Numpy
         )
     ask = _compiled_probs if isinstance(policy, DiscretePolicy) else _plain_probs
     parts = []
-    for start in range(0, len(obs), ROWS_AT_ONCE):
-        # The last piece reaches back, so that every piece has one shape and compiles once.
-        first = max(0, min(start, len(obs) - ROWS_AT_ONCE))
-        rows = slice(first, first + ROWS_AT_ONCE)
+    for first, start, stop in pieces(len(obs), ROWS_AT_ONCE):
+        rows = slice(first, stop)
         mask = None if action_mask is None else action_mask[rows]
         parts.append(np.asarray(ask(policy, obs[rows], mask), dtype=np.float32)[start - first :])
     probs = np.concatenate(parts)

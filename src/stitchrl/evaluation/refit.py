@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 LARGEST_LOG_RATIO = 100.0
+"""Logarithm of the largest ratio that is computed with; a larger one fails every check in any case."""
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
 SHORT = 0.1

@@ -201,5 +201,5 @@ class FitReward:
         return RewardValues(model.of_actions(log.observation, log.action), v)
 
     def join(self, parts: Sequence[RewardValues], order: Order) -> RewardValues:
-        """Of the whole log."""
+        """The values of the decisions of all folds, in the order of the log."""
         return RewardValues(order.per_row([part.q for part in parts]), order.per_row([part.v for part in parts]))

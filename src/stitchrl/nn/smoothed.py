@@ -20,6 +20,7 @@ __all__ = ["SmoothedPolicy"]
 
 
 FURTHEST = 9.0
+"""Standard deviations from the mode beyond which an action has density 0, where the bounds are further away."""
 
 
 class SmoothedPolicy(ContinuousPolicy):

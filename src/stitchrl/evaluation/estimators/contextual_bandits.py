@@ -69,7 +69,7 @@ __all__ = [
 LARGEST_LOG_WEIGHT = 300.0
 """Above it weights are scaled down: their squares would soon exceed the range of float64."""
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-"""Of the weights of other decisions: where weights are cut off or shrunken that are tried."""
+"""Limits that are tried: these quantiles of the weights that other decisions have."""
 RATES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)
 """Limits of equation (6) that are tried."""
 
@@ -205,7 +205,7 @@ class ChooseLimit:
         return Limits(np.full(n, tried[best]), np.full(n, bounds[best]))
 
     def join(self, parts: Sequence[Limits], order: Order) -> Limits:
-        """Of the whole log."""
+        """The limits of the decisions of all folds, in the order of the log."""
         return Limits(order.per_row([part.limit for part in parts]), order.per_row([part.bias for part in parts]))
 
 
