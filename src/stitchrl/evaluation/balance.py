@@ -151,7 +151,7 @@ def balance_of_actions(
     gamma: float,
     units: Units,
 ) -> JointTest:
-    """The same over regions of observation and action together: whether the log has what the policy does, where it goes.
+    """Whether the weights carry the first states and actions through regions of observation and action together.
 
     Args:
         log: with continuous actions.

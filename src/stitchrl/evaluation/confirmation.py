@@ -29,7 +29,7 @@ NOT_COVERED = (
 )
 
 CONTINUOUS_COVERED = False
-"""Continuous actions may give GO where benchmarks/results/continuous.md shows that intervals cover. On Hopper they do not yet."""
+"""Continuous actions may give GO once benchmarks/results/continuous.md shows that intervals cover; on Hopper they do not."""
 CONTINUOUS_NOT_COVERED = (
     "Intervals over continuous actions have not been shown to cover in every world that was tried "
     "(benchmarks/results/continuous.md), so they give no GO yet."

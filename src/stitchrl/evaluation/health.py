@@ -197,7 +197,7 @@ def check_regional_balance(test: JointTest) -> Check:
 
 
 def check_action_balance(test: JointTest) -> Check:
-    """The same for what the policy does there: weights of actions that the log does not have cannot carry anything."""
+    """Weights must carry the policy's actions as well as its states, which fails where the log does not have such actions."""
     return _balance_of("action-balance", "of observations and actions together", "what the policy does", test)
 
 
@@ -239,7 +239,7 @@ def check_calibration(test: JointTest, *, fitted: bool) -> Check:
 
 
 def check_networks(count: int) -> Check:
-    """What one network of the value says cannot tell how wrong it is."""
+    """How wrong a fitted value is shows in what several networks disagree by, and not in one alone."""
     passed = count >= 2
     sentence = (
         f"{count} networks of different kinds were fitted; what they disagree by is in the interval."

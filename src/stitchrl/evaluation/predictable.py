@@ -71,7 +71,7 @@ class VisitRatios:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoggedWeights:
-    """The same where sums over all actions are not known, as of continuous ones: only the logged actions speak.
+    """What the weights of an estimate are at the logged actions alone, where sums over all actions are not known.
 
     The variance is then that of the martingale differences as they were seen, (1/n^2) sum_t (w_j e_j - w_k e_k)^2.
 

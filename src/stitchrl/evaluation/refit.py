@@ -114,7 +114,7 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
 
 
 def refit_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:
-    """The same with features of the logged action in place of ratios, LSTD-Q (Lagoudakis and Parr 2003):
+    """The refitted value with features of the logged action in place of ratios, LSTD-Q (Lagoudakis and Parr 2003):
 
         (5)  A = E[sum_t phi_t (phi_t - gamma psi_{t+1})^T] + ridge,  b = E[sum_t phi_t delta_t],   phi_t = phi(s_t, a_t)
 

@@ -41,11 +41,12 @@ ESTIMATORS: dict[str, Estimator] = {
 DEFAULT = ("wis", "wdr", "fqe")
 """The estimators of an evaluation that names none, over discrete actions."""
 DEFAULT_OF_DECISIONS = ("reward-dr", "snips", "dros")
-"""The same where every episode is a single decision."""
+"""The estimators of an evaluation that names none, where every episode is a single decision."""
 CONTINUOUS_DEFAULT = ("wis", "wdr", "fqe", "lstdq")
-"""The same over continuous actions with logged propensities."""
+"""The estimators of an evaluation that names none, over continuous actions with logged propensities."""
 UNKNOWN_DENSITY_DEFAULT = ("lstdq",)
-"""The same without them: ratios to a fitted density in many dimensions say little, and can be asked for."""
+"""The estimators over continuous actions without logged propensities: ratios to a fitted density in many dimensions say
+little, so those that use them must be asked for by name."""
 
 
 def default_estimators(log: Dataset, horizon: int | None = None) -> tuple[str, ...]:
