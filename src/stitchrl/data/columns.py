@@ -23,5 +23,7 @@ PER_TRANSITION = (
     "weight",
     "time",
     "observation_id",
+    "cost",
+    "subgroup",
 )
 """Columns of a Dataset with one row a transition."""

@@ -68,6 +68,8 @@ class Dataset:
         schema: what the columns of the log meant.
         behavior_log_prob, behavior_probs, action_mask, source, weight, time, observation_id: optional columns, (N,) or
             (N, A); None where the log does not have them.
+        cost: (N, costs) float32, what each row costs, one column for each that the schema names; None where it names none.
+        subgroup: (N, subgroups) text, columns whose first value in an episode tells which group of cases it is of; None likewise.
         group: (E,) what each episode belongs to (a patient, a machine); None where the log does not say.
         observation_names: the name of each number of an observation; empty where the log does not name them.
         notes: what was assumed or changed when the log was read.
@@ -91,6 +93,8 @@ class Dataset:
     weight: Float[NumpyArray, " N"] | None = None
     time: Shaped[NumpyArray, " N"] | None = None
     observation_id: Shaped[NumpyArray, " N"] | None = None
+    cost: Float[NumpyArray, "N costs"] | None = None
+    subgroup: Shaped[NumpyArray, "N subgroups"] | None = None
     group: Shaped[NumpyArray, " E"] | None = None
     observation_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

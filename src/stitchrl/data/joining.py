@@ -20,6 +20,9 @@ __all__ = ["joined_columns"]
 ACTION_MEANINGS = ("action_categories", "action_bins", "action_counts", "action_low", "action_high")
 """Settings of a schema that must be equal for the actions of two logs to mean the same."""
 
+NAMED = ("cost", "subgroup")
+"""Roles whose columns are told apart by their names."""
+
 
 def joined_columns(logs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The columns of one log that holds all of these, one after the other.
@@ -41,6 +44,8 @@ def joined_columns(logs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     joined["group"], grouped = _joined_groups(logs, joined["episode_id"])
     for name in (*PER_TRANSITION, "observation_table"):
         columns = [log[name] for log in logs]
+        if name in NAMED and len({log["schema"].columns.get(name) for log in logs}) > 1:
+            columns = [None]  # the same place would stand for another column
         joined[name] = None if any(column is None for column in columns) else np.concatenate(columns)
     first_observation = np.cumsum([0] + [len(log["observation_table"]) for log in logs])
     first_row = np.cumsum([0] + [len(log["reward"]) for log in logs])

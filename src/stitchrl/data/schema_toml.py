@@ -29,6 +29,8 @@ ROLES: tuple[str, ...] = (
     "weight",
     "time",
     "observation_id",
+    "cost",
+    "subgroup",
     "group",
 )
 """Every role that a column can have. A column named like a role has that role, unless a schema says otherwise."""

@@ -33,6 +33,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
+from stitchrl.evaluation.linear_system import Solved, solve_with_ratios, solve_without_ratios
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -49,11 +50,6 @@ __all__ = [
 
 LARGEST_LOG_RATIO = 100.0
 """Logarithm of the largest ratio that is computed with; a larger one fails every check in any case."""
-RIDGE = 1e-2
-"""Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
-SHORT = 0.1
-"""Share of a value that is lost from step to step, by the discount and by ends, below which the ridge shrinks with it: the
-eigenvalues of A do, and a ridge of their size would pull the value to the network's."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,9 +104,7 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
         ratio: (N,) policy / behaviour probability of the logged action.
         gamma: discount.
     """
-    psi = fitted["psi"].astype(np.float64)
-    instrument = fitted.get("instrument", psi).astype(np.float64)
-    return _solved(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
+    return _refit_of(log, fitted, solve_with_ratios(log, fitted, ratio, gamma=gamma))
 
 
 def refit_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:
@@ -123,40 +117,15 @@ def refit_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: 
     estimate is wrong by the product of the misfits of Q and of this w, and w has less help here: no ratio tells it which
     actions the policy takes. `visits` are the weights themselves.
     """
-    phi = fitted["phi"].astype(np.float64)
-    return _solved(log, fitted, phi, phi, log.can_bootstrap.astype(np.float64), gamma=gamma)
+    return _refit_of(log, fitted, solve_without_ratios(log, fitted, gamma=gamma))
 
 
-def _solved(
-    log: Dataset,
-    fitted: dict[str, NumpyArray],
-    features: Float[NumpyArray, "N H"],
-    here: Float[NumpyArray, "N H"],
-    ratio: Float[NumpyArray, " N"],
-    *,
-    gamma: float,
-) -> Refit:
-    """Equations (1) to (4): `features` times `ratio` are the instruments, `here` what theta corrects Q(s_t, a_t) by."""
-    n, start = log.num_episodes, log.episode_start[:-1]
-    go_on = gamma * (1.0 - log.terminated)
-    psi = fitted["psi"].astype(np.float64)
-    change = here - go_on[:, None] * fitted["next_psi"]
-    delta = log.reward + go_on * fitted["next_v"] - fitted["q"]
-    weighted = features * ratio[:, None]
-
-    scale = (features**2).sum() / (n * features.shape[1])
-    balance = weighted.T @ change / n
-    ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
-    matrix = balance + ridge * scale * np.eye(features.shape[1])
-    theta = np.linalg.solve(matrix, weighted.T @ delta / n)
-    first_psi = psi[start].mean(0)
-    carry = np.linalg.solve(matrix.T, first_psi)
-    visits = features @ carry
-    imbalance = float(np.linalg.norm(first_psi - balance.T @ carry) / np.linalg.norm(first_psi))
-    residual = delta - change @ theta
-    first = fitted["v"][start] + psi[start] @ theta
-    contributions = first + np.add.reduceat(visits * ratio * residual, start)
-    return Refit(contributions, float(fitted["v"][start].mean()), visits, visits * ratio, residual, first, imbalance)
+def _refit_of(log: Dataset, fitted: dict[str, NumpyArray], solved: Solved) -> Refit:
+    """What the solved equations say about the first states of all episodes."""
+    visits, imbalance = solved.visits()
+    network_value = float(fitted["v"][log.episode_start[:-1]].mean())
+    contributions, weights = solved.contributions(visits), visits * solved.ratio
+    return Refit(contributions, network_value, visits, weights, solved.residual, solved.first, imbalance)
 
 
 def refit_behavior(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:

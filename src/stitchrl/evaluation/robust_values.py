@@ -36,7 +36,7 @@ from jaxtyping import Float, Int
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.fits import Order
-from stitchrl.evaluation.refit import RIDGE, SHORT
+from stitchrl.evaluation.linear_system import RIDGE, SHORT
 from stitchrl.types import NumpyArray
 
 __all__ = ["GRID", "GROUPS", "RobustValues", "like_q", "robust_values"]

@@ -38,7 +38,8 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.estimator import Case
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
-from stitchrl.evaluation.refit import RIDGE, FitQ, ratio_of, refit
+from stitchrl.evaluation.linear_system import RIDGE
+from stitchrl.evaluation.refit import FitQ, ratio_of, refit
 from stitchrl.evaluation.robust_values import GRID, RobustValues, like_q, robust_values
 from stitchrl.evaluation.statistic import Statistic
 from stitchrl.evaluation.units import Units

@@ -30,6 +30,8 @@ PER_ROW = (
     "source",
     "weight",
     "observation_id",
+    "cost",
+    "subgroup",
 )
 
 

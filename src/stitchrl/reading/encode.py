@@ -104,6 +104,8 @@ class Encoder:
             "behavior_probs": self._probabilities,
             "action_mask": self._masks,
             "weight": self._weights,
+            "cost": self._costs,
+            "subgroup": self._subgroups,
         }
         if role in special:
             return special[role](block, row)
@@ -321,6 +323,16 @@ class Encoder:
         values = self._numbers(self.column("weight", block, row), where)
         check_within(values, 0.0, None, where)
         return values
+
+    def _costs(self, block: Block, row: int) -> Float[NumpyArray, "n K"]:
+        """What each row costs, one column for each that the schema names."""
+        values = self._numbers(self.column("cost", block, row), self._where("cost", row))
+        return values.reshape(len(values), -1)
+
+    def _subgroups(self, block: Block, row: int) -> Shaped[NumpyArray, "n K"]:
+        """Names of groups as text, whatever their type, one column for each that the schema names."""
+        columns = [plain(block[where.name], where) for where in self._each("subgroup", row)]
+        return np.concatenate([column.reshape(len(column), -1).astype(str) for column in columns], axis=1)
 
     def _numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
         """The values as `finite_numbers`, with a note if whole numbers are rounded."""

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,19 @@ from stitchrl.reading.sources.files import files_of, joined
 from stitchrl.reading.sources.source import Block, LogSource
 from stitchrl.reading.store import is_store, open_store
 
-__all__ = ["open_log", "read", "schema_of"]
+__all__ = ["open_log", "read", "schema_of", "with_columns"]
 
 OPTIONAL = ("episode",)
 """Required roles that a log without a schema may lack, because its episodes then run from one end to the next."""
 
 
-def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None, *, format: str | None = None) -> Dataset:
+def read(
+    source: Any,
+    schema: Schema | str | os.PathLike[str] | None = None,
+    *,
+    format: str | None = None,
+    beside: Mapping[str, Sequence[str]] | None = None,
+) -> Dataset:
     """Read a log.
 
     Args:
@@ -44,6 +50,8 @@ def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None, *, 
             counts as discrete with as many actions as the largest integer + 1. `notes` of the result say what was
             assumed.
         format: name of the files' format; by default it is told from their content.
+        beside: columns to be read beside those that the schema names: "cost" or "subgroup" -> their names. Columns that the
+            schema reads already keep their roles. A store has the columns that it was made with, and no others.
 
     Returns:
         The log. It is checked: all numbers are finite, actions are inside their space, and every episode has an end.
@@ -61,7 +69,18 @@ def read(source: Any, schema: Schema | str | os.PathLike[str] | None = None, *, 
         return open_store(Path(source))
     log = open_log(source, format=format)
     chosen, guessed = schema_of(source, log, schema)
-    return as_dataset(log, chosen, guessed)
+    return as_dataset(log, with_columns(chosen, beside or {}), guessed)
+
+
+def with_columns(schema: Schema, beside: Mapping[str, Sequence[str]]) -> Schema:
+    """The schema with further columns of the roles `cost` and `subgroup`; those that it has already are not repeated."""
+    columns = dict(schema.columns)
+    for role, names in beside.items():
+        named = columns.get(role, ())
+        held = (named,) if isinstance(named, str) else named
+        if together := tuple(dict.fromkeys((*held, *names))):
+            columns[role] = together
+    return dataclasses.replace(schema, columns=columns)
 
 
 def as_dataset(log: LogSource, schema: Schema, guessed: bool, new: New = in_memory) -> Dataset:

@@ -64,6 +64,8 @@ KINDS: Mapping[str, tuple[str, int]] = {
     "weight": ("f", 1),
     "time": (ANY, 1),
     "observation_id": (ANY, 1),
+    "cost": ("f", 2),
+    "subgroup": ("U", 2),
     "behavior_probs": ("f", 2),
     "action_mask": ("b", 2),
     "episode_start": ("i", 1),

@@ -25,7 +25,18 @@ __all__ = ["write_minari"]
 MINARI_VERSION = "0.5.3"
 """The version of Minari whose layout is written."""
 IDENTIFIER = re.compile(r"[-_\w]+-v\d+")
-AS_INFOS = ("step", "behavior_log_prob", "behavior_probs", "action_mask", "weight", "time", "source", "observation_id")
+AS_INFOS = (
+    "step",
+    "behavior_log_prob",
+    "behavior_probs",
+    "action_mask",
+    "weight",
+    "time",
+    "source",
+    "observation_id",
+    "cost",
+    "subgroup",
+)
 """Columns that Minari has no place for.
 
 Those that hold numbers are written as infos, from which they can be read back.

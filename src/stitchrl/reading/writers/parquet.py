@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.named_columns import named_columns
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError
 from stitchrl.reading.sources.values import float32
@@ -40,6 +41,8 @@ KEPT = (
 )
 """Settings of the log's schema that also hold for the columns as they are written."""
 OPTIONAL = ("behavior_log_prob", "behavior_probs", "action_mask", "source", "weight", "time", "observation_id")
+NAMED = ("cost", "subgroup")
+"""Roles of several columns that keep their names."""
 
 
 def write_parquet(log: Dataset, path: Path) -> Path:
@@ -59,13 +62,12 @@ def write_parquet(log: Dataset, path: Path) -> Path:
     if log.observation_table.ndim != 2:
         raise DataError("Image observations cannot be written as Parquet; convert to a native store.")
     schema, names = _schema(log)
-    action = schema.columns["action"]
 
     def write(beside: Path) -> None:
         writer = None
         try:
             for start in range(0, log.num_transitions, ROWS_AT_ONCE):
-                table = _table(log, names, action, slice(start, min(start + ROWS_AT_ONCE, log.num_transitions)))
+                table = _table(log, schema, names, slice(start, min(start + ROWS_AT_ONCE, log.num_transitions)))
                 writer = writer or pq.ParquetWriter(beside, table.schema)
                 writer.write_table(table)
         finally:
@@ -92,6 +94,11 @@ def _schema(log: Dataset) -> tuple[Schema, tuple[str, ...]]:
     held = {*roles, *names, "observation", *columns.get("next_observation", ())}
     if isinstance(action, tuple) and len(action) == _action_size(log) and not held & {*action}:
         columns["action"] = action
+        held |= {*action}
+    for role in NAMED:
+        if named := tuple(named_columns(log, role)):
+            columns[role] = tuple(name if name not in held else f"{role} {name}" for name in named)
+            held |= {*columns[role]}
     kept = {name: getattr(schema, name) for name in KEPT}
     return Schema(columns, observations=_rules(log, names), **kept), names
 
@@ -128,8 +135,9 @@ def _has_next(log: Dataset) -> bool:
     return bool((log.next_observation_index[~log.continues] != NO_OBSERVATION).any())
 
 
-def _table(log: Dataset, names: tuple[str, ...], action: str | tuple[str, ...], rows: slice) -> pa.Table:
-    """Some rows of the file, given the names of its observation columns and of its action columns."""
+def _table(log: Dataset, schema: Schema, names: tuple[str, ...], rows: slice) -> pa.Table:
+    """Some rows of the file, given its schema and the names of its observation columns."""
+    action = schema.columns["action"]
     episode = np.searchsorted(log.episode_start, np.arange(rows.start, rows.stop), side="right") - 1
     columns: dict[str, Any] = {"episode": log.episode_id[episode]}
     acted = _actions(log, rows)
@@ -138,6 +146,9 @@ def _table(log: Dataset, names: tuple[str, ...], action: str | tuple[str, ...], 
     columns |= {name: getattr(log, name)[rows] for name in OPTIONAL if getattr(log, name) is not None}
     if log.group is not None:
         columns["group"] = log.group[episode]
+    for role in NAMED:
+        found = named_columns(log, role).values()
+        columns |= {name: values[rows] for name, values in zip(schema.columns.get(role, ()), found, strict=True)}
     observed = {"observation": log.observation_table[log.observation_index[rows]]}
     if _has_next(log):
         after, inside = log.next_observation_index[rows], log.continues[rows]

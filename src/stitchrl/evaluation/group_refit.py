@@ -1,0 +1,151 @@
+"""The corrected Q of `evaluation/refit.py` for groups of first states: one matrix, a right-hand side for each group.
+
+    (1)  w_g = E[1_g psi_0]^T A^{-1} psi,    u_ig = 1_g(i) (V(s_0) + psi_0^T theta) + sum_t w_g rho_t (delta_t - ...)
+    (2)  value of group g = E[u_g] / E[1_g]
+
+All episodes speak about the states that a group comes to, so the contributions of the whole log must not be masked: those of
+the group's own episodes are not balanced by themselves. The balance is tested for each group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fitted_q import FittedQ
+from stitchrl.evaluation.groups import Groups
+from stitchrl.evaluation.linear_system import Solved, solve_with_ratios, solve_without_ratios
+from stitchrl.evaluation.refit import FitQ, ratio_of
+from stitchrl.types import NumpyArray
+
+__all__ = ["FitGroups", "GroupRefit", "RefitOfGroups"]
+
+
+class GroupRefit(NamedTuple):
+    """Equations (1) for G groups on n episodes of N transitions, each times the share of the group.
+
+    Attributes:
+        contributions: (n, G) u_ig.
+        visits: (N, G) w_g.
+        weights: (N, G) w_g rho_t.
+        residual: (N,) the TD error that the correction leaves.
+        first: (n,) the value of each first state.
+        imbalance: (G,) as `Refit.imbalance`, for the first states of each group.
+    """
+
+    contributions: Float[NumpyArray, "n G"]
+    visits: Float[NumpyArray, "N G"]
+    weights: Float[NumpyArray, "N G"]
+    residual: Float[NumpyArray, " N"]
+    first: Float[NumpyArray, " n"]
+    imbalance: Float[NumpyArray, " G"]
+
+
+class RefitOfGroups(NamedTuple):
+    """The policy's values in groups, and the behaviour's by the same equations where episodes were cut."""
+
+    policy: GroupRefit
+    behavior: GroupRefit | None
+    by_network: Float[NumpyArray, "networks G"]
+    behavior_by_network: Float[NumpyArray, "networks G"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FitGroups:
+    """The request for the corrected Q in groups, from the networks that `FitQ` fits.
+
+    Attributes:
+        groups: of episodes.
+        with_ratios: whether the correction uses ratios, or features of the logged action in their place.
+    """
+
+    groups: Groups
+    with_ratios: bool = True
+
+    def fit(self, data: FitData) -> Sequence[list[FittedQ]]:
+        """The networks of every policy."""
+        return data.models(FitQ())
+
+    def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> RefitOfGroups:
+        """The correction in each group, on the episodes of a fold; the mean over networks."""
+        log, gamma, members = fold.timed_log, fold.data.gamma, self.groups.members(fold.log)
+        cut = not log.terminated[log.episode_start[1:] - 1].all()
+        policies: list[GroupRefit] = []
+        behaviors: list[GroupRefit] = []
+        for network in model:
+            choices = [(fold.choices(policy), fold.next_choices(policy))]
+            (fitted,) = network.on_many(log, choices, logged=not self.with_ratios)
+            if self.with_ratios:
+                log_ratio = fold.log_ratio(policy)
+                assert log_ratio is not None
+                solved = solve_with_ratios(log, fitted, ratio_of(log_ratio), gamma=gamma)
+            else:
+                solved = solve_without_ratios(log, fitted, gamma=gamma)
+            policies.append(_by_group(solved, members))
+            if cut:
+                of_behavior = fitted | {"q": fitted["v"]}
+                solved = solve_with_ratios(log, of_behavior, np.ones(log.num_transitions), gamma=gamma)
+                behaviors.append(_by_group(solved, members))
+        return RefitOfGroups(
+            _mean(policies),
+            _mean(behaviors) if cut else None,
+            _by_network(policies),
+            _by_network(behaviors) if cut else None,
+        )
+
+    def join(self, parts: Sequence[RefitOfGroups], order: Order) -> RefitOfGroups:
+        """The corrections of all folds, as of the whole log."""
+        behaviors = [part.behavior for part in parts if part.behavior is not None]
+        whole = len(behaviors) == len(parts)
+        share = np.array([len(part.policy.contributions) for part in parts], float)
+        share /= share.sum()
+        of_behavior = [part.behavior_by_network for part in parts if part.behavior_by_network is not None]
+        return RefitOfGroups(
+            _joined([part.policy for part in parts], order),
+            _joined(behaviors, order) if whole else None,
+            np.tensordot(share, np.stack([part.by_network for part in parts]), 1),
+            np.tensordot(share, np.stack(of_behavior), 1) if whole else None,
+        )
+
+
+def _by_group(solved: Solved, members: Float[NumpyArray, "n G"]) -> GroupRefit:
+    found = [solved.visits(member) for member in members.T]
+    visits = np.stack([of_group for of_group, _ in found], axis=1)
+    contributions = [
+        solved.contributions(of_group, member) for (of_group, _), member in zip(found, members.T, strict=True)
+    ]
+    return GroupRefit(
+        np.stack(contributions, axis=1),
+        visits,
+        visits * solved.ratio[:, None],
+        solved.residual,
+        solved.first,
+        np.array([imbalance for _, imbalance in found]),
+    )
+
+
+def _mean(refits: Sequence[GroupRefit]) -> GroupRefit:
+    """The mean of several networks; the worst of them speaks for the balance of all."""
+    *arrays, imbalance = zip(*refits, strict=True)
+    return GroupRefit(*(np.mean(one, axis=0) for one in arrays), np.max(imbalance, axis=0))
+
+
+def _by_network(refits: Sequence[GroupRefit]) -> Float[NumpyArray, "networks G"]:
+    return np.stack([one.contributions.mean(0) for one in refits])
+
+
+def _joined(refits: Sequence[GroupRefit], order: Order) -> GroupRefit:
+    contributions, visits, weights, residual, first, imbalance = zip(*refits, strict=True)
+    return GroupRefit(
+        order.per_episode(contributions),
+        order.per_row(visits),
+        order.per_row(weights),
+        order.per_row(residual),
+        order.per_episode(first),
+        np.max(imbalance, axis=0),
+    )

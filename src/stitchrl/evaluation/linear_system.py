@@ -1,0 +1,109 @@
+"""The linear system behind a corrected Q, equations (1) and (2) of `evaluation/refit.py`, solved once for many groups.
+
+The matrix does not know whose value is asked for: that is the right-hand side E[psi_0] alone. For a group g of first states it
+is E[1_g psi_0], and what comes out, divided by the share of the group, is the value of the policy for the episodes that start
+there. Over groups that do not overlap and cover all episodes the contributions add up to those of the whole log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.types import NumpyArray
+
+__all__ = ["Solved", "solve_with_ratios", "solve_without_ratios"]
+
+RIDGE = 1e-2
+"""Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
+SHORT = 0.1
+"""Share of a value that is lost from step to step, by the discount and by ends, below which the ridge shrinks with it: the
+eigenvalues of A do, and a ridge of their size would pull the value to the network's."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solved:
+    """Equation (2) of `refit.py`, solved: the values of all first states, or of any group of them, can be read off it.
+
+    Attributes:
+        matrix: (H, H) A.
+        balance: (H, H) A without its ridge.
+        features: (N, H) what the weights of the transitions are linear in.
+        ratio: (N,) what they are multiplied by.
+        first_psi: (n, H) features of the first states.
+        first: (n,) their values, V(s_0) + psi_0^T theta.
+        residual: (N,) the TD error that the correction leaves.
+        start: (n,) first row of each episode.
+    """
+
+    matrix: Float[NumpyArray, "H H"]
+    balance: Float[NumpyArray, "H H"]
+    features: Float[NumpyArray, "N H"]
+    ratio: Float[NumpyArray, " N"]
+    first_psi: Float[NumpyArray, "n H"]
+    first: Float[NumpyArray, " n"]
+    residual: Float[NumpyArray, " N"]
+    start: Int[NumpyArray, " n"]
+
+    def visits(self, member: Float[NumpyArray, " n"] | None = None) -> tuple[Float[NumpyArray, " N"], float]:
+        """w_t of each transition, and how far the weights fail to carry the features of the first states through the log.
+
+        Args:
+            member: how much each episode counts as a start; None: all count once. With 1 for the episodes of a group and 0
+                for the others, w_t is the share of the group among the first states times its ratio of state visits.
+        """
+        first = self.first_psi.mean(0) if member is None else member @ self.first_psi / len(self.first_psi)
+        carry = np.linalg.solve(self.matrix.T, first)
+        imbalance = float(np.linalg.norm(first - self.balance.T @ carry) / np.linalg.norm(first))
+        return self.features @ carry, imbalance
+
+    def contributions(
+        self, visits: Float[NumpyArray, " N"], member: Float[NumpyArray, " n"] | None = None
+    ) -> Float[NumpyArray, " n"]:
+        """(n,) c_i of equation (4); `visits` and `member` as above."""
+        first = self.first if member is None else member * self.first
+        return first + np.add.reduceat(visits * self.ratio * self.residual, self.start)
+
+
+def solve_with_ratios(
+    log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"], *, gamma: float
+) -> Solved:
+    """The equations of `refit`, solved; arguments as there."""
+    psi = fitted["psi"].astype(np.float64)
+    instrument = fitted.get("instrument", psi).astype(np.float64)
+    return _solve(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
+
+
+def solve_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Solved:
+    """The equations of `refit_without_ratios`, solved; arguments as there."""
+    phi = fitted["phi"].astype(np.float64)
+    return _solve(log, fitted, phi, phi, log.can_bootstrap.astype(np.float64), gamma=gamma)
+
+
+def _solve(
+    log: Dataset,
+    fitted: dict[str, NumpyArray],
+    features: Float[NumpyArray, "N H"],
+    here: Float[NumpyArray, "N H"],
+    ratio: Float[NumpyArray, " N"],
+    *,
+    gamma: float,
+) -> Solved:
+    """Equation (2): `features` times `ratio` are the instruments, `here` what theta corrects Q(s_t, a_t) by."""
+    n, start = log.num_episodes, log.episode_start[:-1]
+    go_on = gamma * (1.0 - log.terminated)
+    psi = fitted["psi"].astype(np.float64)
+    change = here - go_on[:, None] * fitted["next_psi"]
+    delta = log.reward + go_on * fitted["next_v"] - fitted["q"]
+    weighted = features * ratio[:, None]
+
+    scale = (features**2).sum() / (n * features.shape[1])
+    balance = weighted.T @ change / n
+    ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
+    matrix = balance + ridge * scale * np.eye(features.shape[1])
+    theta = np.linalg.solve(matrix, weighted.T @ delta / n)
+    first = fitted["v"][start] + psi[start] @ theta
+    return Solved(matrix, balance, features, ratio, psi[start], first, delta - change @ theta, start)
