@@ -33,10 +33,10 @@ from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import evaluate as evaluation
 from stitchrl.evaluation.evaluate import Evaluation, evaluate_all, evaluate_fits
+from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.sensitivity import Sensitivity
 from stitchrl.evaluation.settings import FitSettings
-from stitchrl.evaluation.verdict import choose_primary
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 

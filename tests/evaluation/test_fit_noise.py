@@ -21,8 +21,9 @@ from evaluation_worlds import (
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.evaluation.behavior_models import counts
+from stitchrl.evaluation.cases import cases_of
 from stitchrl.evaluation.estimator import Case
-from stitchrl.evaluation.evaluate import cases_of, evaluate, evaluate_all
+from stitchrl.evaluation.evaluate import evaluate, evaluate_all
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.registry import ESTIMATORS
 from stitchrl.evaluation.units import Units

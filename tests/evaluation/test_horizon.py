@@ -12,9 +12,10 @@ from worlds import full_columns, schema_of, tiny_log
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.cases import cases_of
 from stitchrl.evaluation.clock import clock, first_steps, with_clock
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.evaluate import cases_of, evaluate
+from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.intervals import Resampler
 from stitchrl.evaluation.registry import ESTIMATORS

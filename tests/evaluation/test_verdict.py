@@ -10,9 +10,10 @@ from stitchrl.auditing.history import HistoryCheck, HistoryGain
 from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
+from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import Sensitivity
-from stitchrl.evaluation.verdict import choose_primary, decide
+from stitchrl.evaluation.verdict import decide
 
 RANKS = {"fqe": 0, "wdr": 1}
 CALIBRATED = Check("calibration", 0.01, 0.02, True, "The ratios are calibrated.")

@@ -18,7 +18,8 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, FitRequest, Fits, Fold
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
-from stitchrl.evaluation.refit import RIDGE, SHORT, CorrectedQ, FitQ, FittedValues, Refit, refit
+from stitchrl.evaluation.linear_system import RIDGE, SHORT
+from stitchrl.evaluation.refit import CorrectedQ, FitQ, FittedValues, Refit, refit
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.policy import DiscretePolicy
 

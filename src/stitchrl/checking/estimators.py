@@ -13,9 +13,9 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.evaluation.behavior import logged_return
+from stitchrl.evaluation.cases import cases_of
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimator import Case, Draft, Estimator
-from stitchrl.evaluation.evaluate import cases_of
 from stitchrl.evaluation.fits import FitRequest, Fits, PolicyFits
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.intervals import Resampler

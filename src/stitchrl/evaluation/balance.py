@@ -132,12 +132,27 @@ def unseen_spread(
 
 
 def balance_test(
-    log: Dataset, regions: RegionIndex, weights: Float[NumpyArray, " N"], gamma: float, units: Units
+    log: Dataset,
+    regions: RegionIndex,
+    weights: Float[NumpyArray, " N"],
+    gamma: float,
+    units: Units,
+    *,
+    start: Float[NumpyArray, " n"] | None = None,
 ) -> JointTest:
-    """Whether the weights carry the first states through the log; `size`: share of them that is gained or lost."""
+    """Whether the weights carry the first states through the log; `size`: share of them that is gained or lost.
+
+    Args:
+        log: on which the weights are.
+        regions: of the log.
+        weights: of the transitions.
+        gamma: discount.
+        units: which episodes are independent.
+        start: how much each first state counts, 1 on average; None: each counts 1.
+    """
     go_on = weights * gamma * (~log.terminated & log.can_bootstrap)
     found = regions.sums(regions.next, go_on) - regions.sums(regions.here, weights)
-    found[np.arange(len(found)), regions.here[regions.first]] += 1.0
+    found[np.arange(len(found)), regions.here[regions.first]] += 1.0 if start is None else start
     # Of long episodes more flows through each region: the share is of all that comes there, starts and steps.
     through = 1.0 + float(np.abs(go_on).sum()) / len(found)
     return JointTest(float(np.abs(found.mean(0)).sum()) / through, _p_value(found, units))

@@ -7,18 +7,16 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.action_shift import ActionShift, action_shift
 from stitchrl.evaluation.agreement import Agreement, agreement
-from stitchrl.evaluation.attainable import what_follows
-from stitchrl.evaluation.behavior import logged_return
 from stitchrl.evaluation.behavior_summary import BehaviorSummary, summary_of
+from stitchrl.evaluation.cases import cases_of, draft_of, logged_draft
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import Confirmation
-from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.costs import CostLimits, Limit, check_costs, costs_of, limits_of
 from stitchrl.evaluation.decisions import of_decisions, unit_noun
 from stitchrl.evaluation.estimating import behavior_estimate, bounded, estimates_of
 from stitchrl.evaluation.estimator import (
@@ -27,12 +25,13 @@ from stitchrl.evaluation.estimator import (
     Estimator,
 )
 from stitchrl.evaluation.fits import Fits
-from stitchrl.evaluation.health import check_lost_weight
+from stitchrl.evaluation.group_gains import GroupGains, gains_in_groups
+from stitchrl.evaluation.groups import Groups, groups_of
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import RESAMPLES, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.policy_actions import has_density
-from stitchrl.evaluation.predictable import VisitRatios
+from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
@@ -41,12 +40,12 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import Sensitivity, hidden_cause_sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO, FitSettings, check_odds_ratio
 from stitchrl.evaluation.units import Units
-from stitchrl.evaluation.verdict import NOT_AUDITED, Verdict, choose_primary, decide
-from stitchrl.evaluation.weights import cumulative_weights
+from stitchrl.evaluation.verdict import NOT_AUDITED, Verdict, decide
+from stitchrl.evaluation.vetoes import Vetoes
 from stitchrl.messages import interval_in_words
 from stitchrl.progress import LoopMonitor
 
-__all__ = ["Evaluation", "cases_of", "evaluate", "evaluate_all", "evaluate_fits"]
+__all__ = ["Evaluation", "evaluate", "evaluate_all", "evaluate_fits"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +62,8 @@ class Evaluation:
         confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
         influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
         behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
+        groups: the primary gain in each group that was asked for; None where none was, or there is no such gain.
+        costs: each cost that was asked for, against its limit; None where none was.
     """
 
     estimates: dict[str, Estimate]
@@ -74,6 +75,8 @@ class Evaluation:
     confirmation: Confirmation | None = None
     influence: VarianceShares | None = None
     behavior_model: BehaviorSummary | None = None
+    groups: GroupGains | None = None
+    costs: CostLimits | None = None
 
     def __str__(self) -> str:
         name = self.verdict.primary
@@ -100,6 +103,8 @@ class Evaluation:
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
             "influence": None if self.influence is None else self.influence.to_dict(),
             "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),
+            "groups": None if self.groups is None else self.groups.to_dict(),
+            "costs": None if self.costs is None else self.costs.to_dict(),
         }
 
 
@@ -118,6 +123,8 @@ def evaluate(
     audit_verdict: str | None = None,
     history: HistoryCheck | None = None,
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
+    groups: str | Sequence[str] = (),
+    costs: str | Sequence[str] = (),
     seed: int = 0,
     record_look: bool = False,
 ) -> Evaluation:
@@ -148,6 +155,11 @@ def evaluate(
             to be fitted.
         minimum_odds_ratio: a gain from a fitted behaviour must withstand a hidden cause of this strength in any single
             decision; at least 1, and 1 asks for nothing.
+        groups: columns whose value at the first step of an episode tells which group it is of: columns with the role
+            `subgroup`, `source` or `group`, or of the observation. A group in which the gain lies wholly below the margin
+            forbids GO; the intervals of all groups hold together.
+        costs: limits such as "hours_sedated<=8", of columns with the role `cost` or of the observation: a policy whose
+            expected cost of an episode, discounted as rewards are, lies wholly above the limit gets no GO.
         seed: of the fits and the bootstrap.
         record_look: remember that these episodes served as test, in the state folder of the user, and say in the verdict
             how often they did before. For the part that decides, and not for one that you choose candidates on. The
@@ -173,6 +185,8 @@ def evaluate(
         audit_verdict=audit_verdict,
         history=history,
         minimum_odds_ratio=minimum_odds_ratio,
+        groups=groups,
+        costs=costs,
         over_last=baseline is not None,
         record_look=record_look,
     )
@@ -193,6 +207,8 @@ def evaluate_all(
     audit_verdict: str | None = None,
     history: HistoryCheck | None = None,
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
+    groups: str | Sequence[str] = (),
+    costs: str | Sequence[str] = (),
     confirm: bool = True,
     resamples: int = RESAMPLES,
     over_last: bool = False,
@@ -211,6 +227,8 @@ def evaluate_all(
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
+    divided, limits = groups_of(log, groups), limits_of(costs)
+    check_costs(limits, log, fit_on)
     whole, log = log, first_steps(log, horizon)
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
     chosen = chosen or chosen_estimators(default_estimators(log, horizon))
@@ -230,6 +248,8 @@ def evaluate_all(
         audit_verdict=audit_verdict,
         history=history,
         minimum_odds_ratio=minimum_odds_ratio,
+        groups=divided,
+        limits=limits,
         confirm=confirm,
         resamples=resamples,
         over_last=over_last,
@@ -246,6 +266,8 @@ def evaluate_fits(
     audit_verdict: str | None = None,
     history: HistoryCheck | None = None,
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
+    groups: Groups | None = None,
+    limits: Sequence[Limit] = (),
     confirm: bool = True,
     resamples: int = RESAMPLES,
     over_last: bool = False,
@@ -256,10 +278,10 @@ def evaluate_fits(
     units = Units(log.num_episodes, log.group, noun=unit_noun(log, fits.estimand.horizon))
     resampler = Resampler(units, resamples=resamples, confidence=confidence, seed=fits.settings.seed)
     cases = cases_of(fits, units, over_last=over_last)
-    logged = _logged_draft(cases[0])
+    logged = logged_draft(cases[0])
     # Fitted values go on past the cuts as before them; who reads the verdict must know, and how to do without.
     notes = (*(check.sentence for check in logged.checks if not check.passed), *notes)
-    drafts = [[_draft(estimator, case) for estimator in chosen] for case in cases]
+    drafts = [[draft_of(estimator, case) for estimator in chosen] for case in cases]
     others = drafts[-1] if over_last else [logged] * len(chosen)
     gains = [
         [
@@ -272,8 +294,11 @@ def evaluate_fits(
     summary = summary_of(fits, units) if confirm else None
     assert logged.statistic is not None
     behavior = behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
+    limited = costs_of(fits, chosen, limits, resampler, over_last=over_last) if limits else None
     evaluations = []
-    for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
+    for k, (case, values, gain, of_policy) in enumerate(
+        zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True)
+    ):
         confirmation = influence = None
         if confirm:
             by_name = {estimator.name: draft for estimator, draft in zip(chosen, of_policy, strict=True)}
@@ -287,11 +312,17 @@ def evaluate_fits(
                 continuous=log.num_actions is None,
             )
             influence = _influence(gain, by_name, units)
+        vetoes = None
+        if groups is not None or limited is not None:
+            base = drafts[-1] if over_last else None
+            in_groups = _groups(groups, chosen, case, gain, drafts[k], base, logged, resampler, margin)
+            vetoes = Vetoes(in_groups, None if limited is None else limited[k])
         verdict = decide(
             gain,
             audit_verdict=NOT_AUDITED if audit_verdict is None else audit_verdict,
             margin=margin,
             confirmation=confirmation,
+            vetoes=vetoes,
             baseline="the baseline" if over_last else "the behaviour",
             notes=notes,
             decisions=log.num_actions is not None and of_decisions(log, fits.estimand.horizon),
@@ -304,9 +335,44 @@ def evaluate_fits(
             overlap = agreement(log, pieces, fits.behavior.log_prob, fits.behavior.probs)
         fitted = fits.behavior.fitted
         evaluations.append(
-            Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary)
+            Evaluation(
+                values,
+                gain,
+                behavior,
+                verdict,
+                fitted,
+                overlap,
+                confirmation,
+                influence,
+                summary,
+                None if vetoes is None else vetoes.groups,
+                None if vetoes is None else vetoes.costs,
+            )
         )
     return evaluations
+
+
+def _groups(
+    groups: Groups | None,
+    chosen: Sequence[Estimator],
+    case: Case,
+    gain: Mapping[str, Estimate],
+    drafts: Sequence[Draft],
+    others: Sequence[Draft] | None,
+    logged: Draft,
+    resampler: Resampler,
+    margin: float,
+) -> GroupGains | None:
+    """The primary gain in each group; None where no group was asked for, or there is no such gain."""
+    name = choose_primary(gain)
+    if groups is None or name is None:
+        return None
+    k = next(k for k, estimator in enumerate(chosen) if estimator.name == name)
+    other = None
+    if others is not None:
+        assert case.baseline is not None
+        other = (case.baseline, others[k])
+    return gains_in_groups(chosen[k], case, groups, drafts[k], logged, other, resampler, margin)
 
 
 def _sensitivity(
@@ -338,36 +404,3 @@ def _influence(gain: Mapping[str, Estimate], drafts: Mapping[str, Draft], units:
     name = choose_primary(gain)
     statistic = None if name is None else drafts[name].statistic
     return None if statistic is None else variance_shares(statistic.influence(), units)
-
-
-def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]:
-    """The case of every policy of `fits`; with `over_last` the last one is the baseline of all."""
-    log, estimand = fits.log, fits.estimand
-    episodes = Episodes.of(log, estimand)
-    for k in range(len(fits.policies)):
-        # A policy that cannot be asked is refused before anything is fitted.
-        fits.choices(k) if fits.whole else fits.log_policy(k)
-    cases = [
-        Case(log, episodes, estimand, fits.behavior, policy, fits.of(k), units)
-        for k, policy in enumerate(fits.policies)
-    ]
-    return [dataclasses.replace(case, baseline=cases[-1]) for case in cases] if over_last else cases
-
-
-def _draft(estimator: Estimator, case: Case) -> Draft:
-    refusal = estimator.refusal(case.log, case.estimand, [case.policy])
-    return estimator.estimate(case) if refusal is None else Draft.refused(refusal, case)
-
-
-def _logged_draft(case: Case) -> Draft:
-    """The behaviour's own value as a draft, to take gains over."""
-    n = case.log.num_transitions
-    if of_decisions(case.log, case.estimand.horizon):
-        ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
-        return Draft(Contributions.average(case.episodes.returns), ratios=ratios, behavior_gradient=np.zeros(n))
-    lost = cumulative_weights(case.episodes, np.zeros(n)).lost
-    unknown = what_follows(case.log, case.estimand, lost, case.episodes.longest)
-    check = check_lost_weight(lost, longest=case.episodes.longest, unknown=unknown)
-    ratios = VisitRatios(np.ones(n), None, np.ones((n, 0)))
-    gradient = np.zeros(n)
-    return Draft(logged_return(case.episodes), (check,), ratios=ratios, unknown=unknown, behavior_gradient=gradient)

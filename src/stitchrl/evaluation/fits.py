@@ -240,6 +240,20 @@ class Fits:
         other._data_of_others = self._data_of_others
         return other
 
+    def with_reward(self, reward: Callable[[Dataset], NumpyArray]) -> Fits:
+        """The same policies on the same episodes, whose rewards are another number of each row.
+
+        Args:
+            reward: gives the numbers of the rows of a log.
+        """
+        log = dataclasses.replace(self.log, reward=reward(self.log))
+        fit_on = None if self._fit_on is None else dataclasses.replace(self._fit_on, reward=reward(self._fit_on))
+        other = Fits(
+            self.policies, log, fit_on, estimand=self.estimand, settings=self.settings, monitors=self._monitors
+        )
+        other._choices, other._next_choices, other._log_policy = self._choices, self._next_choices, self._log_policy
+        return other
+
     def get(self, request: FitRequest) -> list[Any]:
         """What was asked for, for each policy, on the whole log; fitted at the first call."""
         if request not in self._found:

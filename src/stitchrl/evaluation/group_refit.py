@@ -131,8 +131,15 @@ def _by_group(solved: Solved, members: Float[NumpyArray, "n G"]) -> GroupRefit:
 
 def _mean(refits: Sequence[GroupRefit]) -> GroupRefit:
     """The mean of several networks; the worst of them speaks for the balance of all."""
-    *arrays, imbalance = zip(*refits, strict=True)
-    return GroupRefit(*(np.mean(one, axis=0) for one in arrays), np.max(imbalance, axis=0))
+    contributions, visits, weights, residual, first, imbalance = zip(*refits, strict=True)
+    return GroupRefit(
+        np.mean(contributions, axis=0),
+        np.mean(visits, axis=0),
+        np.mean(weights, axis=0),
+        np.mean(residual, axis=0),
+        np.mean(first, axis=0),
+        np.max(imbalance, axis=0),
+    )
 
 
 def _by_network(refits: Sequence[GroupRefit]) -> Float[NumpyArray, "networks G"]:

@@ -79,7 +79,9 @@ def first_labels(log: Dataset, column: str) -> Shaped[NumpyArray, " n"]:
         return log.group.astype(str)
     names = list(log.observation_names)
     if column in names:
-        return np.array([f"{value:g}" for value in log.observation_table[log.observation_index[first], names.index(column)]])
+        return np.array(
+            [f"{value:g}" for value in log.observation_table[log.observation_index[first], names.index(column)]]
+        )
     hot = [k for k, name in enumerate(names) if name.startswith(f"{column}=")]
     if hot:
         seen = log.observation_table[log.observation_index[first]][:, hot]

@@ -22,6 +22,8 @@ from stitchrl.messages import first_steps_in_words
 from stitchrl.types import NumpyArray
 
 __all__ = [
+    "LEAST_EFFECTIVE_UNITS",
+    "UNLIKELY",
     "Check",
     "at_another_size",
     "check_action_balance",
@@ -113,10 +115,17 @@ def not_applicable(sentence: str) -> Check:
     return Check("applicable", None, None, False, sentence)
 
 
-def check_spread(units: Units, weight: Float[NumpyArray, " n"]) -> tuple[Check, Check]:
-    """Whether the weights of n episodes rest on enough independent units, and on none too much."""
+def check_spread(units: Units, weight: Float[NumpyArray, " n"], *, among: int | None = None) -> tuple[Check, Check]:
+    """Whether the weights of n episodes rest on enough independent units, and on none too much.
+
+    Args:
+        units: which episodes are independent.
+        weight: of each episode.
+        among: how many units the estimate is about, where it is about a group of them; None: all.
+    """
+    count = units.count if among is None else among
     effective, share = units.effective(weight), units.largest_share(weight)
-    needed = effective_units_needed(units.count)
+    needed = effective_units_needed(count)
     enough, even = effective >= needed, share <= MAXIMUM_WEIGHT_SHARE
     noun = units.noun
     return (
@@ -125,10 +134,10 @@ def check_spread(units: Units, weight: Float[NumpyArray, " n"]) -> tuple[Check, 
             effective,
             needed,
             enough,
-            f"The weights of {units.count:,} {noun}s are worth {effective:,.0f} equally weighted ones, at least "
+            f"The weights of {count:,} {noun}s are worth {effective:,.0f} equally weighted ones, at least "
             f"{needed:,.0f}."
             if enough
-            else f"The effective sample size of {effective:,.0f} of {units.count:,} {noun}s is below "
+            else f"The effective sample size of {effective:,.0f} of {count:,} {noun}s is below "
             f"{needed:,.0f}: too little of the log speaks about this policy.",
         ),
         Check(

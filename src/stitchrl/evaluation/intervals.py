@@ -75,14 +75,8 @@ class Resampler:
             expected: the variance to be expected of each if its episodes were independent, where it is known.
             added: variance of each that has nothing to do with these episodes, such as that of fits to other ones.
         """
-        known = [None] * len(statistics) if expected is None else list(expected)
         errors = [self.standard_error(one) for one in statistics]
-        wide = [
-            max(error, 0.0 if variance is None else float(np.sqrt(variance)) * self._grouping(one))
-            for one, error, variance in zip(statistics, errors, known, strict=True)
-        ]
-        if added is not None:
-            wide = [float(np.hypot(error, np.sqrt(extra))) for error, extra in zip(wide, added, strict=True)]
+        wide = self.errors(statistics, expected, added)
         resampled = [k for k, one in enumerate(statistics) if not is_linear(one)]
         ends = dict(zip(resampled, self._quantiles([statistics[k] for k in resampled]), strict=True))
         reach = float(stats.t.ppf((1 + self.confidence) / 2, max(self.units.count - 1, 1)))
@@ -97,6 +91,22 @@ class Resampler:
                 lower, upper = value - (value - lower) * stretch, value + (upper - value) * stretch
             found.append(Interval(value, wide[k], float(lower), float(upper)))
         return found
+
+    def errors(
+        self,
+        statistics: Sequence[Statistic],
+        expected: Sequence[float | None] | None = None,
+        added: Sequence[float] | None = None,
+    ) -> list[float]:
+        """The standard errors that `intervals` makes its intervals from; arguments as there."""
+        known = [None] * len(statistics) if expected is None else list(expected)
+        wide = [
+            max(self.standard_error(one), 0.0 if variance is None else float(np.sqrt(variance)) * self._grouping(one))
+            for one, variance in zip(statistics, known, strict=True)
+        ]
+        if added is None:
+            return wide
+        return [float(np.hypot(error, np.sqrt(extra))) for error, extra in zip(wide, added, strict=True)]
 
     def standard_error(self, statistic: Statistic) -> float:
         """Spread of the influence values of independent units; 0 where there is one unit only."""

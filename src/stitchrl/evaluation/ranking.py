@@ -20,8 +20,8 @@ import numpy as np
 from scipy import stats
 
 from stitchrl.evaluation.health import at_another_size
+from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.results import Estimate
-from stitchrl.evaluation.verdict import choose_primary
 
 __all__ = ["LUCK", "Ranked", "rank"]
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchrl.evaluation.confirmation import NO_MEMORY, RECORDED, Confirmation
+from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.registry import primary_names
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST
+from stitchrl.evaluation.vetoes import Vetoes
 from stitchrl.messages import first_steps_in_words, interval_in_words
 
-__all__ = ["Line", "Part", "Verdict", "choose_primary", "decide"]
+__all__ = ["Line", "Part", "Verdict", "decide"]
 
 NOT_AUDITED = "not audited"
 """What line (d) is handed where nobody audited the log."""
@@ -108,21 +110,13 @@ def _wrapped(text: str, first: int, others: int) -> str:
     )
 
 
-def choose_primary(gains: Mapping[str, Estimate]) -> str | None:
-    """Name of the primary gain: the first with a rank and an interval, healthy or not.
-
-    One that fails a check is not exchanged for the next, which may never have been asked what the first failed.
-    """
-    ranked = [(gain.primary_rank, name) for name, gain in gains.items() if gain.primary_rank is not None]
-    return next((name for _, name in sorted(ranked) if gains[name].lower is not None), None)
-
-
 def decide(
     gains: Mapping[str, Estimate],
     *,
     audit_verdict: str = NOT_AUDITED,
     margin: float = 0.0,
     confirmation: Confirmation | None = None,
+    vetoes: Vetoes | None = None,
     baseline: str = "the behaviour",
     notes: Sequence[str] = (),
     decisions: bool = False,
@@ -133,13 +127,15 @@ def decide(
     (c) every health check of the primary holds; (d) the audit does not call the log unusable, or there was none; (e) the
     primary is confirmed: by logged propensities that are calibrated, or, with a fitted behaviour, by a past that adds
     nothing to it, by a gain that withstands a hidden cause in any single decision, and by a second healthy estimate on
-    other assumptions. NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
+    other assumptions; (f) of the groups and costs that were asked for, no group lies wholly below the margin, and no cost
+    wholly above its limit. NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
 
     Args:
         gains: estimator -> gain, all of one estimand, on the same episodes.
         audit_verdict: usable, usable with care, not usable, or not audited.
         margin: the least gain worth having, in return units.
         confirmation: what is known about the behaviour; None: nothing, and nothing then confirms the primary.
+        vetoes: the groups and costs that were asked for; None: none, and there is no line (f).
         baseline: what the gain is over.
         notes: further caveats, one sentence or more each.
         decisions: whether every episode is a single decision, for which a verdict rests on other estimators.
@@ -154,6 +150,7 @@ def decide(
         _line_c(primary),
         _line_d(audit_verdict),
         _line_e(name, gains, margin, confirmation),
+        *([] if vetoes is None else [_line_f(vetoes, margin)]),
     )
     failed = [line for line in lines if line.passed is False]
     sound = not {"c", "d"} & {line.key for line in failed}
@@ -256,6 +253,14 @@ def _line_e(name: str | None, gains: Mapping[str, Estimate], margin: float, conf
     told = " ".join(part.sentence for part in parts)
     seen = f"by {confirmation.rests_on(name, gains, margin)}" if confirmation.fitted else told
     return Line("e", rule, seen, True, parts)
+
+
+def _line_f(vetoes: Vetoes, margin: float) -> Line:
+    rule = vetoes.rule(margin)
+    parts = tuple(Part(passed, sentence) for passed, sentence in vetoes.parts())
+    failed = [part.sentence for part in parts if not part.passed]
+    seen = " ".join(failed or [part.sentence for part in parts])
+    return Line("f", rule, seen, False if failed else True if vetoes.judged else None, parts)
 
 
 def _span(estimate: Estimate) -> str:

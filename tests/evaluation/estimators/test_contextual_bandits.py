@@ -12,6 +12,7 @@ from scipy import stats
 import stitchrl as st
 from stitchrl.errors import EvaluationError
 from stitchrl.evaluation import probabilities, requirements
+from stitchrl.evaluation.cases import cases_of
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimators.contextual_bandits import (
     CONTEXTUAL_BANDITS,
@@ -22,7 +23,7 @@ from stitchrl.evaluation.estimators.contextual_bandits import (
     sub_gaussian,
     switched,
 )
-from stitchrl.evaluation.evaluate import cases_of, evaluate_all
+from stitchrl.evaluation.evaluate import evaluate_all
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.reward_model import RewardValues
 from stitchrl.evaluation.settings import FitSettings

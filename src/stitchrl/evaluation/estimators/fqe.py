@@ -17,6 +17,8 @@ from stitchrl.evaluation.corrected import corrected_draft
 from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.estimator import Case, Draft
 from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.group_drafts import corrected_group_drafts
+from stitchrl.evaluation.groups import Groups
 from stitchrl.evaluation.health import check_never_tried
 from stitchrl.evaluation.policy_actions import refusal_without_density
 from stitchrl.evaluation.predictable import LoggedWeights, Ratios, VisitRatios
@@ -63,6 +65,10 @@ class FittedQEvaluation:
             gradient=-found.weights * found.residual / case.log.num_episodes,
             untried=untried,
         )
+
+    def by_group(self, case: Case, groups: Groups) -> list[Draft]:
+        """The value in each group of first states, whose right-hand side alone is its own."""
+        return corrected_group_drafts(case, groups)
 
 
 def _ratios(case: Case, found: Refit) -> Ratios:

@@ -19,6 +19,8 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.corrected import corrected_draft
 from stitchrl.evaluation.estimator import Case, Draft
 from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.group_drafts import corrected_group_drafts
+from stitchrl.evaluation.groups import Groups
 from stitchrl.evaluation.predictable import LoggedWeights
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ, refusal_of_q
@@ -60,3 +62,7 @@ class LSTDQ:
             gradient=np.zeros(case.log.num_transitions),
             weighs_actions=False,
         )
+
+    def by_group(self, case: Case, groups: Groups) -> list[Draft]:
+        """The value in each group of first states, whose right-hand side alone is its own."""
+        return corrected_group_drafts(case, groups, with_ratios=False)
