@@ -24,11 +24,13 @@ from stitchrl.command_line.options import (
     Confidence,
     Config,
     Context,
+    Cost,
     EvaluationUpdates,
     Force,
     Format,
     Fractions,
     Gate,
+    Group,
     Horizon,
     Ladder,
     Log,
@@ -125,6 +127,8 @@ def run(
     confidence: Confidence = PipelineSettings.confidence,
     margin: Margin = PipelineSettings.margin,
     minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
+    group: Group = None,
+    cost: Cost = None,
     ladder: Ladder = PipelineSettings.ladder,
     horizon: Horizon = PipelineSettings.horizon,
     until: Until = STAGES[-1],
@@ -261,14 +265,20 @@ def evaluate(
     confidence: Confidence = PipelineSettings.confidence,
     margin: Margin = PipelineSettings.margin,
     minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
+    group: Group = None,
+    cost: Cost = None,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
     seed: Seed = PipelineSettings.seed,
     gate: Gate = False,
     json: AsJson = False,
 ) -> None:
     """Estimate a saved policy on a log it did not learn from, and give the verdict."""
-    bundle, data = stitchrl.load_policy(_policy_of(policy)), stitchrl.read(log, schema, format=format)
-    if bundle.provenance.get("log", {}).get("content_hash") == data.content_hash:
+    from stitchrl.evaluation.costs import limits_of
+
+    bundle = stitchrl.load_policy(_policy_of(policy))
+    beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())]}
+    data = stitchrl.read(log, schema, format=format, beside=beside)
+    if bundle.provenance.get("log", {}).get("content_hash") in (data.content_hash, data.bare().content_hash):
         raise ConfigurationError(
             f"The policy in {str(policy)!r} was learned from this very log, so estimates on it would be too good. "
             "Give episodes it never saw."
@@ -294,6 +304,8 @@ def evaluate(
         confidence=confidence,
         margin=margin,
         minimum_odds_ratio=minimum_odds_ratio,
+        groups=group or (),
+        costs=cost or (),
         audit_verdict=stitchrl.audit(data).verdict,
         record_look=True,
         **chosen,

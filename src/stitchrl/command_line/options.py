@@ -29,11 +29,13 @@ __all__ = [
     "Confidence",
     "Config",
     "Context",
+    "Cost",
     "EvaluationUpdates",
     "Force",
     "Format",
     "Fractions",
     "Gate",
+    "Group",
     "Horizon",
     "Ladder",
     "Log",
@@ -149,6 +151,24 @@ Margin = Annotated[float, typer.Option("--margin", help="The least gain worth ha
 Horizon = Annotated[
     int | None,
     typer.Option("--horizon", help="Count only so many first steps of an episode. [default: all, until it terminates]"),
+]
+Group = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        metavar="COLUMN",
+        help="Judge the gain in each group of episodes that this column tells apart at their first step, such as sex: a group "
+        "that loses forbids GO. May be repeated.",
+    ),
+]
+Cost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cost",
+        metavar="COLUMN<=LIMIT",
+        help="Hold the policy's expected sum of this column over an episode against a limit: one that is shown to be broken "
+        "forbids GO. May be repeated.",
+    ),
 ]
 MinimumOddsRatio = Annotated[
     float,

@@ -217,6 +217,12 @@ class Dataset:
         """SHA-256 over the content of every column: equal logs have equal hashes on every machine."""
         return hash_columns(self._columns(), self.continues)
 
+    def bare(self) -> Dataset:
+        """The same log without costs and subgroups, which say nothing to a learner; the log itself where it has none."""
+        if self.cost is None and self.subgroup is None:
+            return self
+        return dataclasses.replace(self, cost=None, subgroup=None)
+
     @cached_property
     def episode_hashes(self) -> UInt64[NumpyArray, " E"]:
         """(E,) a hash of the content of each episode: its observations, actions, rewards and end.

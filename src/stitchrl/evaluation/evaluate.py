@@ -31,6 +31,7 @@ from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import RESAMPLES, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.policy_actions import has_density
+from stitchrl.evaluation.power import power_of
 from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ
@@ -327,6 +328,11 @@ def evaluate_fits(
             notes=notes,
             decisions=log.num_actions is not None and of_decisions(log, fits.estimand.horizon),
         )
+        if confirm and verdict.decision == "CANNOT TELL" and (name := verdict.primary) is not None:
+            draft = gains[k][next(j for j, estimator in enumerate(chosen) if estimator.name == name)]
+            failed = [line.key for line in verdict.lines if line.passed is False]
+            power = power_of(draft, gain[name], units, margin, failed, seed=fits.settings.seed)
+            verdict = dataclasses.replace(verdict, power=power)
         overlap: Agreement | ActionShift
         if log.num_actions is None:
             overlap = action_shift(log, case.fits.choices)

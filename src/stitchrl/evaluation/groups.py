@@ -45,14 +45,14 @@ def groups_of(log: Dataset, columns: str | Sequence[str]) -> Groups | None:
     """The groups that columns of a log tell apart; None where no column is named.
 
     Raises:
-        ConfigurationError: a log without such a column, or a column with one label or with too many.
+        ConfigurationError: a log without such a column, or a column with too many labels.
     """
     named: list[tuple[str, str]] = []
     for column in dict.fromkeys([columns] if isinstance(columns, str) else columns):
         labels = np.unique(first_labels(log, column))
-        if not 2 <= len(labels) <= MOST_GROUPS:
+        if len(labels) > MOST_GROUPS:
             raise ConfigurationError(
-                f"`group` needs a column with 2 to {MOST_GROUPS} different values at the first steps of episodes; "
+                f"`group` needs a column with at most {MOST_GROUPS} different values at the first steps of episodes; "
                 f"{column!r} has {len(labels):,}. Give one of few values, such as age bands in place of ages."
             )
         named += [(column, str(label)) for label in labels]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchrl.evaluation.confirmation import NO_MEMORY, RECORDED, Confirmation
+from stitchrl.evaluation.power import Power
 from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.registry import primary_names
 from stitchrl.evaluation.results import Estimate
@@ -73,6 +74,7 @@ class Verdict:
         lines: the checklist.
         caveats: what no line can test.
         primary: name of the estimator of the primary gain; None where none has an interval.
+        power: how large a log would be needed for GO; None but for CANNOT TELL, and where nobody looked.
     """
 
     decision: str
@@ -82,19 +84,24 @@ class Verdict:
     primary: str | None
     margin: float
     confidence: float
+    power: Power | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"power": None if self.power is None else self.power.to_dict()}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verdict:
         """The verdict of a `to_dict`, for instance of a stored verdict.json."""
         lines = tuple(Line.from_dict(line) for line in content["lines"])
-        return cls(**dict(content) | {"lines": lines, "caveats": tuple(content["caveats"])})
+        power = content.get("power")
+        known = {"power": None if power is None else Power.from_dict(power)}
+        return cls(**dict(content) | {"lines": lines, "caveats": tuple(content["caveats"])} | known)
 
     def __str__(self) -> str:
         found = [_wrapped(f"{self.decision}: {self.headline}", 0, 2), *map(str, self.lines)]
+        if self.power is not None:
+            found.append(_wrapped(f"size: {self.power.sentence}", 2, 8))
         return "\n".join(found + [_wrapped(f"note: {caveat}", 2, 8) for caveat in self.caveats])
 
 

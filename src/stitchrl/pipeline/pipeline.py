@@ -84,6 +84,8 @@ def run(
     minimum_odds_ratio: float = PipelineSettings.minimum_odds_ratio,
     ladder: bool = PipelineSettings.ladder,
     horizon: int | None = PipelineSettings.horizon,
+    group: Sequence[str] = PipelineSettings.group,
+    cost: Sequence[str] = PipelineSettings.cost,
     until: str = "bundle",
     force: bool = False,
     truth: Truth | None = None,
@@ -99,7 +101,7 @@ def run(
             a mapping gives labels of your own: `{"IQL cautious": st.IQL(inverse_temperature=1.0)}`. None is the main
             job's own choice.
         updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin,
-            minimum_odds_ratio, ladder, horizon: as in `PipelineSettings`.
+            minimum_odds_ratio, ladder, horizon, group, cost: as in `PipelineSettings`.
         until: the last stage to do.
         force: go on where the audit calls the log not usable; the verdict then says so, and cannot be GO.
         truth: exact values, where the world behind the log is known.
@@ -122,6 +124,8 @@ def run(
         minimum_odds_ratio=minimum_odds_ratio,
         ladder=ladder,
         horizon=horizon,
+        group=tuple(group),
+        cost=tuple(cost),
     )
     job = Workspace(
         log, Path(out), schema=schema, format=format, algorithms=algorithms, settings=settings, truth=truth,

@@ -30,6 +30,8 @@ class PipelineSettings:
         ladder: whether policies between each candidate and the behaviour are candidates as well.
         horizon: how many first steps of an episode the evaluation counts, at least 1; None counts until it terminates.
             What candidates learn from is the whole log in either case.
+        group: columns whose value at the first step tells which group an episode is of; the gain is judged in each.
+        cost: limits such as "hours_sedated<=8" of the expected cost of an episode.
     """
 
     updates: int = 2000
@@ -44,8 +46,12 @@ class PipelineSettings:
     minimum_odds_ratio: float = 1.5
     ladder: bool = True
     horizon: int | None = None
+    group: tuple[str, ...] = ()
+    cost: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("group", "cost"):  # None and lists come from the command line
+            object.__setattr__(self, name, tuple(getattr(self, name) or ()))
         for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")

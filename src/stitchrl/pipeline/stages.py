@@ -254,6 +254,8 @@ def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> Evalua
             audit_verdict=audited["verdict"],
             history=None if history is None else HistoryCheck.from_dict(history),
             minimum_odds_ratio=job.settings.minimum_odds_ratio,
+            groups=job.settings.group,
+            costs=job.settings.cost,
             monitors=(display.track("FQE of the selected policy"),),
             notes=notes,
         )
@@ -307,7 +309,7 @@ def bundle_stage(job: Workspace) -> None:
             "seed": chosen.seed,
             "acts": chosen.acts if chosen.rung is None else "as trained",
             "rung": None if chosen.rung is None else dataclasses.asdict(chosen.rung),
-            "log": {"name": job.log.schema.name, "content_hash": job.log.content_hash},
+            "log": {"name": job.log.schema.name, "content_hash": job.log.bare().content_hash},
             "versions": job.load("run.json")["versions"],
             "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},
         }

@@ -24,6 +24,8 @@ from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.costs import check_costs, limits_of
+from stitchrl.evaluation.groups import groups_of
 from stitchrl.evaluation.registry import DEFAULT, default_estimators
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
@@ -100,7 +102,12 @@ class Workspace:
     @cached_property
     def log(self) -> Dataset:
         """The whole log, checked."""
-        return read(self.log_path, self.schema, format=self.format)
+        limits = limits_of(self.settings.cost)
+        beside = {"subgroup": self.settings.group, "cost": [limit.column for limit in limits]}
+        found = read(self.log_path, self.schema, format=self.format, beside=beside)
+        groups_of(found, self.settings.group)  # refused before anything is written
+        check_costs(limits, found)
+        return found
 
     @cached_property
     def labelled(self) -> dict[str, Algorithm]:
@@ -334,4 +341,5 @@ def _of_this_version(found: dict[str, Any]) -> dict[str, Any]:
         )
     # What later versions added, as it was before.
     earlier = {"minimum_odds_ratio": PipelineSettings.minimum_odds_ratio, "ladder": False, "estimators": list(DEFAULT)}
+    earlier |= {"group": [], "cost": []}
     return earlier | found

@@ -11,9 +11,11 @@ from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.confirmation import confirmation_view
+from stitchrl.reporting.groups import groups_view
 from stitchrl.reporting.ladder import ladder_view
 from stitchrl.reporting.numbers import decimals_for, is_number
 from stitchrl.reporting.page import environment
+from stitchrl.reporting.power import power_view
 from stitchrl.reporting.shift import shift_view
 
 __all__ = ["render"]
@@ -85,6 +87,8 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
         "ladder": ladder_view(report.get("ladder"), verdict["margin"], decimals),
         "ranking": _folded(report["ranking"]),
         "confirmation": confirmation_view(report.get("confirmation")),
+        "power": power_view(verdict.get("power")),
+        "groups": groups_view(report.get("groups")),
         "steps": first_steps_in_words(report["horizon"]) if report.get("horizon") is not None else "",
         "estimators": [{"name": name, "title": titles.get(name, name)} for name in order],
         "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"], decimals),

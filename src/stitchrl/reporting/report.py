@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from stitchrl.errors import RunDirectoryError
 from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting.confirmation import confirmation_content
+from stitchrl.reporting.groups import groups_content
 from stitchrl.reporting.ladder import ladder_content
 from stitchrl.reporting.numbers import short
 
@@ -59,6 +60,7 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
         "ranking": [_rank(place, row, ranking, _title(selected)) for place, row in enumerate(ranking["order"], 1)],
         "ladder": ladder_content(ranking, _title(selected), _title),
         "confirmation": confirmation_content(selected["evaluation"]),
+        "groups": groups_content(selected["evaluation"]),
         "disagreement": estimates["disagreement"],
         "explain": _explain(run, ranking, estimates, verdict, meaning["note"]),
         "provenance": _provenance(run, split),
@@ -109,6 +111,7 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
         "primary": None if primary is None else {"estimator": primary} | _span(gains[primary]),
         "lines": verdict["lines"],
         "caveats": verdict["caveats"],
+        "power": verdict.get("power"),
     }
 
 
