@@ -9,8 +9,8 @@ s_expected is the error that the ratios of the policy let expect (`evaluation/pr
 the sample's own error it is: rare large ratios are not among the psi that there are, but a larger log would have some. The health
 checks must hold at that size as well: shares of one unit fall with it, effective units rise, and other checks stay as they are.
 
-The estimate is noisy itself, and the curve says nothing that it does not: so it is given for a gain of the estimate's size, and for
-one that lies half as far above the margin. Where the estimate is not above the margin there is no curve.
+The estimate is noisy itself, and the curve knows no better: so it is given for a gain of the estimate's size, and for one that
+lies half as far above the margin. Where the estimate is not above the margin there is no curve.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ class Power:
             return f"No larger log of this kind is known to suffice for GO: {self.unmended[0]}"
         half = "half of that" if self.margin == 0 else "half as far above the margin"
         if self.needed is None:
-            found = f"Even {self.sizes[-1]:,} {self.noun}s like these, {SIZES[-1]:.0f} times as many, would not make GO 80% likely, "
-            found += "if the gain is what the estimate says"
+            found = f"Even {self.sizes[-1]:,} {self.noun}s like these, {SIZES[-1]:.0f} times as many, would not make GO 80% "
+            found += "likely, if the gain is what the estimate says"
         else:
             found = (
-                f"With about {self.needed:,} {self.noun}s like these to judge by (there are {self.units:,}) GO would be 80% likely, "
-                f"if the gain is what the estimate says; if it is {half}, "
+                f"With about {self.needed:,} {self.noun}s like these to judge by (there are {self.units:,}) GO would be 80% "
+                f"likely, if the gain is what the estimate says; if it is {half}, "
             )
             found += (
                 f"it would take about {self.needed_half:,}"
@@ -105,7 +105,8 @@ class Power:
         if not self.besides:
             return f"{found}."
         lines = " and ".join(f"({key})" for key in self.besides)
-        return f"{found}. Line{'s' if len(self.besides) > 1 else ''} {lines} would have to hold as well, which no size alone brings about."
+        many = "s" if len(self.besides) > 1 else ""
+        return f"{found}. Line{many} {lines} would have to hold as well, which no size alone brings about."
 
 
 def power_of(
@@ -127,14 +128,14 @@ def power_of(
     found = Power(units.noun, units.count, margin, gain.value, besides=besides)
     if not gain.value > margin:
         return found
-    largest = int(round(SIZES[-1] * units.count))
+    largest = round(SIZES[-1] * units.count)
     last = [at_another_size(check, units.count, largest) for check in gain.checks]
     if unmended := tuple(check.sentence for check in last if not check.passed):
         return dataclasses.replace(found, unmended=unmended)
     influence = units.sums(draft.statistic.influence()) * (units.count / units.episodes)
     half = margin + (gain.value - margin) / 2
     curves = np.array([_chances(influence, draft, gain, (gain.value, half), margin, size, seed) for size in SIZES])
-    sizes = tuple(int(round(size * units.count)) for size in SIZES)
+    sizes = tuple(round(size * units.count) for size in SIZES)
     return dataclasses.replace(
         found,
         sizes=sizes,
@@ -156,7 +157,7 @@ def _chances(
 ) -> tuple[float, float]:
     """The chance of GO for each gain that is supposed, at one size."""
     n = len(influence)
-    count = int(round(size * n))
+    count = round(size * n)
     if not all(at_another_size(check, n, count).passed for check in gain.checks):
         return 0.0, 0.0
     rng = np.random.default_rng(seed)
