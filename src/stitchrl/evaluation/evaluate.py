@@ -11,6 +11,7 @@ import numpy as np
 
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.action_shift import ActionShift, action_shift
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.attainable import what_follows
@@ -131,7 +132,7 @@ def evaluate(
             `sample(obs, key=...)`, or `mode(obs)` where it leaves no chance, and `log_prob(obs, action)` where it has a
             density. Exactly this object is judged: pass `policy.greedy()` if that is what will be deployed.
         log: episodes the policy never saw.
-        gamma: discount; the log's own by default.
+        gamma: discount; the log's own by default. Of one step, or of one `time_unit` where the log's schema states one.
         horizon: count only the first so many steps of an episode; None counts until it terminates. An episode that the
             log cut at the horizon or later is then complete, and models of value know the time.
         estimators: names from `registry.ESTIMATORS`, or estimators of your own; None: those that suit the log. Only what they
@@ -210,7 +211,12 @@ def evaluate_all(
     settings = FitSettings() if settings is None else settings
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
-    estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
+    estimand = Estimand.of(log, gamma, horizon)
+    if fit_on is not None and fit_on.schema.time_unit != log.schema.time_unit:
+        raise ConfigurationError(
+            f"`fit_on` must be discounted as the log is; their `time_unit` are {fit_on.schema.time_unit} and "
+            f"{log.schema.time_unit}. Read both with one schema."
+        )
     whole, log = log, first_steps(log, horizon)
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
     chosen = chosen or chosen_estimators(default_estimators(log, horizon))
@@ -259,6 +265,8 @@ def evaluate_fits(
     logged = _logged_draft(cases[0])
     # Fitted values go on past the cuts as before them; who reads the verdict must know, and how to do without.
     notes = (*(check.sentence for check in logged.checks if not check.passed), *notes)
+    if fits.estimand.time_unit is not None:
+        notes = (*notes, _by_time(fits.estimand))
     drafts = [[_draft(estimator, case) for estimator in chosen] for case in cases]
     others = drafts[-1] if over_last else [logged] * len(chosen)
     gains = [
@@ -309,6 +317,13 @@ def evaluate_fits(
     return evaluations
 
 
+def _by_time(estimand: Estimand) -> str:
+    return (
+        f"Rewards are discounted by time, gamma {estimand.gamma:g} per {estimand.time_unit}, from the decisions that they "
+        "follow: these values must not be compared with ones that are discounted by steps."
+    )
+
+
 def _sensitivity(
     chosen: Sequence[Estimator], case: Case, gain: Mapping[str, Estimate], drafts: Mapping[str, Draft], margin: float
 ) -> Sensitivity | None:
@@ -356,6 +371,11 @@ def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]
 
 def _draft(estimator: Estimator, case: Case) -> Draft:
     refusal = estimator.refusal(case.log, case.estimand, [case.policy])
+    if refusal is None and case.estimand.time_unit is not None and not getattr(estimator, "irregular_time", False):
+        refusal = (
+            f"{estimator.name} discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
+            f"{case.estimand.time_unit}. Leave `time_unit` out to count steps."
+        )
     return estimator.estimate(case) if refusal is None else Draft.refused(refusal, case)
 
 
