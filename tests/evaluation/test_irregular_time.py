@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_worlds import QUICK, Table, small_world
+from evaluation_worlds import QUICK, Table, sized, small_world
 from timed_worlds import GAMMA, SECONDS_AN_HOUR, exact_value, timed_log, timed_world
 
 from stitchrl.data.dataset import Dataset
@@ -23,7 +23,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 
-EPISODES = 500
+EPISODES, ROWS = 600, 1000
 MODEST = FitSettings(updates=1000, hidden_sizes=(32, 32))
 NAMES = ("is", "pdis", "wis", "pdwis", "dr", "wdr", "fqe")
 
@@ -40,10 +40,10 @@ def fits() -> Fits:
 
 
 def replicated(replicates: int, known: Fits, **kwargs: Any) -> dict[str, np.ndarray]:
-    """Estimator -> (replicates, 2) values and standard errors over fresh logs."""
+    """Estimator -> (replicates, 2) values and standard errors over fresh logs of one number of rows, which compile once."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
     for seed in range(1, replicates + 1):
-        log = timed_log(seed, EPISODES, **kwargs)
+        log = sized(timed_log(seed, EPISODES, **kwargs), ROWS)
         (case,) = cases_of(known.on(log), Units(log.num_episodes))
         for name, pairs in found.items():
             draft = ESTIMATORS[name].estimate(case)

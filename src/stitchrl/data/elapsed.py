@@ -14,7 +14,7 @@ from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.types import NumpyArray
 
-__all__ = ["elapsed_between", "elapsed_since_start", "name_of_unit"]
+__all__ = ["SECONDS", "elapsed_between", "elapsed_since_start", "name_of_unit"]
 
 SECONDS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86400.0: "day", 604800.0: "week"}
 """Units of time that have a name, by their length in seconds."""

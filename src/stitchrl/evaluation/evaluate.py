@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stitchrl.auditing.binning import binning_of
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
@@ -225,6 +226,8 @@ def evaluate_all(
     if record_look:  # before anything is seen; what is refused above is no look
         rule = (margin, confidence, minimum_odds_ratio, *settings.numbers())
         notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule), noun=unit_noun(log, horizon)))
+    if confirm and (binned := binning_of(whole)) is not None:
+        notes = (*notes, binned.caveat)
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
     if confirm and history is None and fits.behavior.fitted:
         history = history_check(whole)
