@@ -37,9 +37,9 @@ def evaluated(width: int, episodes: int, seed: int, settings: FitSettings) -> Ev
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "binning.md")
-    parser.add_argument("--replicates", type=int, default=3)
+    parser.add_argument("--replicates", type=int, default=2)
     args = parser.parse_args()
-    settings = FitSettings(updates=1500, hidden_sizes=(32, 32))
+    settings = FitSettings(updates=1000, hidden_sizes=(32, 32))
     lines = [
         "# What bins of time do to an estimate\n",
         describe("python benchmarks/binning.py"),

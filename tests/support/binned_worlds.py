@@ -103,28 +103,31 @@ def any_treatment(width: int) -> np.ndarray:
 
 def binned_log(width: int, episodes: int, seed: int) -> Dataset:
     """A log of the behaviour, in bins of so many moments."""
-    rng, moves = np.random.default_rng(seed), moment()
-    rows: dict[str, list] = {name: [] for name in ("episode", "step", "state", "action", "reward", "terminated")}
-    for episode in range(episodes):
-        state, running, step = int(rng.choice(3, p=FIRST)), True, 0
-        while running:
-            began, treated, well = state, False, 0.0
-            for _ in range(width):
-                well += state == 2
-                act = rng.random() < TREATS[state]
-                treated |= act
-                place = int((np.cumsum(moves[int(act), state]) <= rng.random()).sum())
-                if place == 3:
-                    running = False
-                    break
-                state = place
-            for name, content in zip(rows, (episode, step, began, int(treated), well, not running), strict=True):
-                rows[name].append(content)
-            step += 1
-    state = np.array(rows.pop("state"))
-    treats = any_treatment(width)[state]
-    columns = {name: np.array(content) for name, content in rows.items()}
+    rng, chances = np.random.default_rng(seed), np.cumsum(moment(), axis=2)
+    running = np.arange(episodes)
+    state = rng.choice(3, p=FIRST, size=episodes)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for step in range(10_000):
+        began, there = state.copy(), np.ones(len(state), bool)
+        treated, well = np.zeros(len(state), np.int32), np.zeros(len(state))
+        for _ in range(width):
+            well += there & (state == 2)
+            act = there & (rng.random(len(state)) < TREATS[state])
+            treated |= act
+            place = (chances[act.astype(int), state] <= rng.random(len(state))[:, None]).sum(1)
+            there &= place < 3
+            state = np.where(there, place, state)
+        parts.append((running, np.full(len(running), step), began, treated, well, ~there))
+        running, state = running[there], state[there]
+        if not len(running):
+            break
+    names = ("episode", "step", "state", "action", "reward", "terminated")
+    columns = dict(zip(names, (np.concatenate(column) for column in zip(*parts, strict=True)), strict=True))
+    order = np.lexsort((columns["step"], columns["episode"]))
+    columns = {name: column[order] for name, column in columns.items()}
+    began = columns.pop("state")
+    treats = any_treatment(width)[began]
     columns["time"] = columns["step"] * float(width)
-    columns["observation"] = np.eye(3, dtype=np.float32)[state]
+    columns["observation"] = np.eye(3, dtype=np.float32)[began]
     columns["behavior_probs"] = np.stack([1.0 - treats, treats], axis=1)
     return read(columns, Schema({name: name for name in columns}, num_actions=2, gamma=1.0))
