@@ -117,6 +117,12 @@ def time_back(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, time=time)
 
 
+def bins_left_out(log: st.Dataset) -> st.Dataset:
+    """Times of whole hours of which every tenth is skipped."""
+    hours = log.position + np.cumsum(np.arange(log.num_transitions) % 10 == 0)
+    return dataclasses.replace(log, time=np.datetime64("2026-01-01T00") + hours.astype("timedelta64[h]"))
+
+
 def last_observation_missing(log: st.Dataset) -> st.Dataset:
     """The last row is cut, and what came after it has a NaN that no row of the log observed."""
     return dataclasses.replace(
@@ -201,6 +207,7 @@ SMALL_FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("rows_missing", gap, "rows-missing", "warning"),
     ("steps_missing", step_lost, "steps-missing", "warning"),
     ("time_backwards", time_back, "time-backwards", "warning"),
+    ("steps_binned", bins_left_out, "steps-binned", "warning"),
     ("missing_values", last_observation_missing, "missing-values", "error"),
     ("infinite_values", last_observation_infinite, "infinite-values", "error"),
     ("weights_unused", weighed, "weight-unused", "warning"),

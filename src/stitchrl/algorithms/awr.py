@@ -86,6 +86,7 @@ def td_lambda_returns(
     td_weight: Float[Array, " N"],
     gamma: Scalar,
     td_lambda: Scalar,
+    elapsed: Float[Array, " N"] | None = None,
 ) -> Float[Array, " N"]:
     """(N,) equation (1) for all rows of a log, in the order of the log.
 
@@ -94,9 +95,10 @@ def td_lambda_returns(
         terminated: 1 at a true end.
         continues: 1 where the next row is the next moment of the same episode.
         td_weight: 0 where what followed is unknown.
+        elapsed: time units until the next row, where the log has a `time_unit`; None counts every step as one.
     """
     # G_t = constant_t + factor_t G_{t+1}: a linear recurrence, solved from the end in logarithmically many steps.
-    follows = gamma * (1.0 - terminated) * td_weight
+    follows = (gamma if elapsed is None else gamma**elapsed) * (1.0 - terminated) * td_weight
     factor = follows * continues * td_lambda
     constant = jnp.where(td_weight > 0, reward + follows * next_v * (1.0 - continues * td_lambda), v)
 
@@ -119,6 +121,7 @@ def weighted_imitation_loss(
 class AWR(Algorithm):
     """Advantage-weighted regression."""
 
+    irregular_time: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     has_critics: ClassVar[bool] = False
 
@@ -171,6 +174,7 @@ class AWR(Algorithm):
                 arrays["td_weight"],
                 self.gamma,
                 self.td_lambda,
+                arrays.get("elapsed"),
             )
         mean, spread = state.returns.adv_mean, state.returns.adv_spread
         if self.standardize_advantage:

@@ -177,6 +177,8 @@ class Algorithm(ABC):
     """Whether it learns Q: critics of continuous actions take vectors only."""
     closed_form: ClassVar[bool] = False
     """True where `prepare` solves everything: no update is made, whatever number is asked for."""
+    irregular_time: ClassVar[bool] = False
+    """Whether it discounts by the time that elapses where the log has a `time_unit`, as `td_return` does."""
 
     hidden_sizes: dataclasses.InitVar[tuple[int, ...] | None] = dataclasses.field(default=None, kw_only=True)
     """Short for `network=Network(hidden_sizes)`; only the constructor takes it."""
@@ -268,10 +270,13 @@ class Algorithm(ABC):
         """The two parts of a TD target beside the next value: the reward r, and the discount gamma (1 - terminated).
 
         Over n steps (`n_steps` of `fit`): sum_k gamma^k r_k and gamma^m (1 - terminated), m <= n the steps that the
-        log has before its end. The actions in between are the log's: for another policy n > 1 is biased.
+        log has before its end. The actions in between are the log's: for another policy n > 1 is biased. Where the log has
+        a `time_unit` the discount is gamma^elapsed (1 - terminated), and n is 1.
         """
         gamma: Scalar = getattr(self, "gamma")  # noqa: B009 - the base has none
         alive = 1.0 - batch["terminated"]
+        if "elapsed" in batch:
+            return batch["reward"], jnp.asarray(gamma) ** batch["elapsed"] * alive
         if "rewards" not in batch:
             return batch["reward"], gamma * alive
         rewards = batch["rewards"]

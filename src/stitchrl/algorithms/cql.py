@@ -75,6 +75,7 @@ State = DiscreteCQLState | ContinuousCQLState
 class CQL(CQLSettings):
     """Conservative Q-learning. Images only with discrete actions."""
 
+    irregular_time: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> State:

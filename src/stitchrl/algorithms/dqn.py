@@ -57,6 +57,7 @@ def max_target(
 class DQN(Algorithm):
     """Naive Q-learning on a log: a demonstration of overestimation, not a way to a policy."""
 
+    irregular_time: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
     caution: ClassVar[str] = (

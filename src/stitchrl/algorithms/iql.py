@@ -83,6 +83,7 @@ def advantage_weighted_loss(
 class IQL(Algorithm):
     """Implicit Q-learning."""
 
+    irregular_time: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     acts: ClassVar[str] = "greedy"  # the official evaluation takes the actor's mode (temperature 0)
 

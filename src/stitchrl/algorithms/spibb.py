@@ -65,6 +65,7 @@ def improved(
 class SPIBB(Algorithm):
     """Safe policy improvement with baseline bootstrapping, on logs with the role `observation_id`."""
 
+    irregular_time: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
     closed_form: ClassVar[bool] = True
 
@@ -92,14 +93,15 @@ class SPIBB(Algorithm):
             "q": model.q(v, self.gamma).astype(np.float32),
             "certain_share": np.float32(certain[model.count > 0].mean()),
             "model_gain": np.float32(gain),
-            "zeta": np.float32(self._zeta(model) / scaling.reward_scale - gain),
+            "zeta": np.float32(self._zeta(model, log) / scaling.reward_scale - gain),
             "value_range": np.float32((model.highest - model.lowest) / scaling.reward_scale),
         }
         return Prepared(log, given=given)
 
-    def _zeta(self, model: TabularModel) -> float:
-        """The first term of equation (4), in scaled units; infinite at gamma 1, for which it is not proved."""
-        if self.gamma >= 1.0:
+    def _zeta(self, model: TabularModel, log: Dataset) -> float:
+        """The first term of equation (4), in scaled units; infinite at gamma 1 and where gamma is of time,
+        for which it is not proved."""
+        if self.gamma >= 1.0 or log.elapsed is not None:
             return math.inf
         states, actions = model.count.shape
         largest = float(np.abs(model.reward).max(initial=0.0)) / (1.0 - self.gamma)
@@ -113,7 +115,10 @@ class SPIBB(Algorithm):
             f"least {self.least_count} times."
         )
         if not math.isfinite(zeta):
-            bound = "Its bound on the loss against the behaviour is not proved for gamma 1: it promises nothing here."
+            bound = (
+                "Its bound on the loss against the behaviour is proved neither for gamma 1 nor for a gamma of time: it promises "
+                "nothing here."
+            )
         elif zeta >= float(given["value_range"]):
             bound = (
                 f"Its proved bound on the loss against the behaviour is {zeta:.4g}, more than values of this log range "

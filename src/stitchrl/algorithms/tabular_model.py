@@ -44,7 +44,8 @@ class TabularModel:
         table: (S, D) float32 the observation of each state, scaled.
         count: (S, A) float64 how often each action was taken in each state with a known outcome.
         reward: (S, A) mean reward, scaled; 0 where never taken.
-        transition: (S A, S) sparse probabilities of the next state; rows sum to the chance of going on.
+        transition: (S A, S) sparse probabilities of the next state; rows sum to the chance of going on. Where the log has a
+            `time_unit`, each step of them counts gamma^(elapsed - 1).
         behavior: (S, A) the behaviour's probabilities: the log's own averaged over a state's rows where it has them,
             else the shares of its actions.
         lowest, highest: smallest and largest sum of the scaled, discounted rewards that follow any row in its episode,
@@ -100,12 +101,18 @@ class TabularModel:
             )
         following = _next_states(log, state, seen)
         known = log.terminated | (following >= 0)
+        if log.elapsed is not None:
+            known &= log.can_bootstrap
         values = returns_to_go(log, scaling, gamma)
         pair = state * actions + log.action
         count = np.bincount(pair[known], minlength=states * actions).astype(np.float64)
         reward = np.bincount(pair[known], scaling.rewards(log.reward)[known], states * actions) / np.maximum(count, 1)
         goes_on = np.flatnonzero(known & ~log.terminated)
-        entries = (1.0 / count[pair[goes_on]], (pair[goes_on], following[goes_on]))
+        chance = 1.0 / count[pair[goes_on]]
+        if log.elapsed is not None and gamma > 0:
+            # gamma times this is gamma^elapsed, whatever `q` is asked for; with gamma 0 nothing follows anyway.
+            chance *= log.discount(gamma)[goes_on] / gamma
+        entries = (chance, (pair[goes_on], following[goes_on]))
         transition = sparse.csr_matrix(entries, shape=(states * actions, states))
         shape = (states, actions)
         return cls(

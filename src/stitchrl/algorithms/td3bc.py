@@ -84,6 +84,7 @@ def regularized_actor_loss(
 class TD3BC(Algorithm):
     """TD3 whose actor is held to the logged actions by their squared distance."""
 
+    irregular_time: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")

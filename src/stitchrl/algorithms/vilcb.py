@@ -82,6 +82,7 @@ def pessimistic_values(
 class VILCB(Algorithm):
     """Value iteration with lower confidence bounds, on logs with the role `observation_id`."""
 
+    irregular_time: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
     closed_form: ClassVar[bool] = True
 

@@ -11,6 +11,7 @@ from typing import Any
 from stitchrl.auditing.checks import (
     actions,
     behavior,
+    binning,
     coverage,
     drift,
     history,
@@ -59,6 +60,7 @@ CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     structure.rows_missing,
     order.steps_missing,
     order.time_backwards,
+    binning.steps_binned,
     structure.observation_jumps,
     structure.terminated_at_limit,
     structure.cut_at_odd_places,

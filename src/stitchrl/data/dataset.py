@@ -14,12 +14,13 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt64
 
 from stitchrl.data.columns import MOST_ROWS, NO_OBSERVATION, PER_TRANSITION
 from stitchrl.data.content_hash import hash_columns
+from stitchrl.data.elapsed import elapsed_between, elapsed_since_start
 from stitchrl.data.joining import joined_columns
 from stitchrl.data.row_hashes import hash_episodes
 from stitchrl.data.schema import Schema
 from stitchrl.data.spaces import action_space, observation_space
 from stitchrl.data.splits import split_episodes
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.types import NumpyArray
 
 if TYPE_CHECKING:
@@ -153,12 +154,13 @@ class Dataset:
 
     @cached_property
     def can_bootstrap(self) -> Bool[NumpyArray, " N"]:
-        """(N,) False where the episode was cut and the next observation (or the next action mask) is unknown.
+        """(N,) False where the episode was cut and the next observation (or the next action mask, or with a `time_unit`
+        the time of the next decision) is unknown.
 
         Such a row has no TD target: it has weight 0 in every TD loss, and still counts for imitation and statistics.
         """
         known = self.next_observation_index != NO_OBSERVATION
-        if self.action_mask is not None:
+        if self.action_mask is not None or self.elapsed is not None:
             known = known & self.continues
         return self.terminated | known
 
@@ -207,9 +209,53 @@ class Dataset:
         """(N,) position of each row in its episode from 0, counted here rather than read from `step`."""
         return np.arange(self.num_transitions) - np.repeat(self.episode_start[:-1], self.episode_lengths)
 
+    @cached_property
+    def elapsed(self) -> Float[NumpyArray, " N"] | None:
+        """(N,) time units from each decision to the next; NaN where the log does not have the next decision.
+
+        None where the schema has no `time_unit`: every step then counts as one.
+
+        Raises:
+            DataError: the log has no times, or they fall within an episode.
+        """
+        if self.schema.time_unit is None:
+            return None
+        return elapsed_between(self._times, self.continues, self.schema.time_unit)
+
+    @property
+    def _times(self) -> Shaped[NumpyArray, " N"]:
+        if self.time is None:
+            raise DataError(
+                "The schema of this log has a `time_unit`, and the log has no column `time`. Name one in the schema, or leave "
+                "`time_unit` out."
+            )
+        return self.time
+
+    def discount(self, gamma: float) -> Float[NumpyArray, " N"]:
+        """(N,) what the value after each row counts for before it: gamma**n * (1 - terminated), n = 1 or the time that
+        elapses. 0 where that time is unknown."""
+        if self.elapsed is None:
+            return gamma * (1.0 - self.terminated)
+        known = np.isfinite(self.elapsed)
+        return np.where(known & ~self.terminated, np.power(float(gamma), np.where(known, self.elapsed, 0.0)), 0.0)
+
+    def reward_discount(self, gamma: float) -> Float[NumpyArray, " N"]:
+        """(N,) what each reward counts for at the start of its episode: gamma**n, n the steps, or the time, until then."""
+        unit = self.schema.time_unit
+        if unit is None:
+            return np.power(float(gamma), self.position)
+        return np.power(float(gamma), elapsed_since_start(self._times, self.episode_start, unit))
+
+    def largest_discount(self, gamma: float) -> float:
+        """gamma, or with a `time_unit` the largest that it becomes for any logged step."""
+        if self.elapsed is None:
+            return float(gamma)
+        known = self.elapsed[np.isfinite(self.elapsed)]
+        return float(gamma) ** float(known.min()) if len(known) else float(gamma)
+
     def episode_returns(self, gamma: float = 1.0) -> Float[NumpyArray, " E"]:
-        """(E,) the sum of gamma**t * reward over each episode, float64; gamma is in [0, 1]."""
-        discounted = self.reward.astype(np.float64) * np.power(float(gamma), self.position)
+        """(E,) the sum of the discounted rewards of each episode, float64, by `reward_discount`; gamma is in [0, 1]."""
+        discounted = self.reward.astype(np.float64) * self.reward_discount(gamma)
         return np.add.reduceat(discounted, self.episode_start[:-1])
 
     @cached_property

@@ -76,8 +76,8 @@ def _check_joinable(first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def _check_meanings(first: Schema, other: Schema) -> None:
-    """Raise DataError where the same number would stand for another action or observation."""
-    pairs = [(name, getattr(first, name), getattr(other, name)) for name in ACTION_MEANINGS]
+    """Raise DataError where the same number would stand for another action, observation or time."""
+    pairs = [(name, getattr(first, name), getattr(other, name)) for name in (*ACTION_MEANINGS, "time_unit")]
     plain = ColumnRule()
     pairs += [
         (

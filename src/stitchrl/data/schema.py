@@ -61,6 +61,8 @@ class Schema:
             makes such an episode an error.
         files: how episode identifiers are understood in a log of several files. "separate": the same identifier in two
             files means two episodes; "joined": it means one episode. None makes such an identifier an error.
+        time_unit: length of a unit of time, in seconds or in units of a numeric `time`; `gamma` is then the discount of one
+            such unit and not of one step, for learning and for evaluation. None counts steps.
         gap: the longest time between two rows of an episode, in seconds or in units of a numeric `time`; the episode is
             cut where more time passes. None never cuts.
 
@@ -90,6 +92,7 @@ class Schema:
     end: str | None = None
     gap: float | None = None
     files: str | None = None
+    time_unit: float | None = None
 
     def __post_init__(self) -> None:
         columns = {
@@ -212,7 +215,7 @@ class Schema:
             check_ordered(*bounds)
 
     def _check_numbers(self) -> None:
-        for name in ("gamma", "reward_low", "reward_high", "gap"):
+        for name in ("gamma", "reward_low", "reward_high", "gap", "time_unit"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_float(name, getattr(self, name)))
         if not 0.0 <= self.gamma <= 1.0:
@@ -224,6 +227,10 @@ class Schema:
             check_choice("files", self.files, ("separate", "joined"))
         if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
             raise SchemaError(f"`gap` of [episodes] must be a positive number; got {self.gap}.")
+        if self.time_unit is not None and not (math.isfinite(self.time_unit) and self.time_unit > 0):
+            raise SchemaError(f"`time_unit` of [task] must be a positive number; got {self.time_unit}.")
+        if self.time_unit is not None and "time" not in self.columns:
+            raise SchemaError("`time_unit` of [task] needs a column with the role `time`; the schema names none.")
         if self.gap is not None and "time" not in self.columns:
             raise SchemaError("`gap` of [episodes] needs a column with the role `time`; the schema names none.")
 

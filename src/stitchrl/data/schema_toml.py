@@ -88,7 +88,7 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
     },
     "reward": {"expression": TEXT, "low": NUMERIC, "high": NUMERIC},
     "episodes": {"bandit": FLAG, "end": TEXT, "gap": NUMERIC, "files": TEXT},
-    "task": {"gamma": ("a number in [0, 1]", _number), "name": TEXT},
+    "task": {"gamma": ("a number in [0, 1]", _number), "name": TEXT, "time_unit": NUMERIC},
 }
 """Section -> key -> (what its value must be, in words; the test of that)."""
 
@@ -142,6 +142,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
         "num_actions": count if isinstance(count, int) else None,
         "gamma": task.get("gamma", 0.99),
         "name": task.get("name", "log"),
+        "time_unit": task.get("time_unit"),
         "observations": {
             name: ColumnRule(**_with_tuples(rule)) for name, rule in content.get("observation", {}).items()
         },
@@ -197,6 +198,7 @@ def content_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     reward = {key: settings[f"reward_{key}"] for key in ("expression", "low", "high")}
     episodes = {"bandit": settings["bandit"] or None, **{key: settings[key] for key in ("end", "gap", "files")}}
+    task = {key: settings[key] for key in ("gamma", "name", "time_unit")}
     sections = {
         "columns": {
             role: list(column) if isinstance(column, tuple) else column for role, column in settings["columns"].items()
@@ -205,7 +207,7 @@ def content_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         "action": _action_content(settings),
         "reward": {key: value for key, value in reward.items() if value is not None},
         "episodes": {key: value for key, value in episodes.items() if value is not None},
-        "task": {"gamma": settings["gamma"], "name": settings["name"]},
+        "task": {key: value for key, value in task.items() if value is not None},
     }
     return {name: content for name, content in sections.items() if content}
 

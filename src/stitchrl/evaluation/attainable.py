@@ -22,29 +22,40 @@ def attainable_range(log: Dataset, estimand: Estimand) -> tuple[float, float]:
     """
     ends, on = log.reward[log.terminated].astype(np.float64), log.reward[~log.terminated].astype(np.float64)
     steps = int(log.episode_lengths.max())
-    if estimand.horizon is None and estimand.gamma == 1 and not log.terminated[log.episode_start[1:] - 1].all():
+    gamma = _of_one_step(log, estimand)
+    if estimand.horizon is None and gamma == 1 and not log.terminated[log.episode_start[1:] - 1].all():
         # Where episodes were cut, nobody knows how long they are.
         low, high = (-np.inf if log.reward.min() < 0 else 0.0), (np.inf if log.reward.max() > 0 else 0.0)
         return low, high
     if estimand.horizon is not None:
         steps = min(steps, estimand.horizon) if log.terminated.all() else estimand.horizon
-    return -_largest_return(-ends, -on, steps, estimand), _largest_return(ends, on, steps, estimand)
+    least, most = (-ends, -on), (ends, on)
+    if estimand.time_unit is not None:  # the longer the time, the nearer a loss comes to 0
+        least, most = (np.maximum(-ends, 0.0), np.maximum(-on, 0.0)), (np.maximum(ends, 0.0), np.maximum(on, 0.0))
+    return -_largest_return(*least, steps, gamma, estimand.horizon), _largest_return(
+        *most, steps, gamma, estimand.horizon
+    )
+
+
+def _of_one_step(log: Dataset, estimand: Estimand) -> float:
+    """The discount of one step: gamma, or the largest that it becomes for any logged time between two decisions."""
+    return estimand.gamma if estimand.time_unit is None else log.largest_discount(estimand.gamma)
 
 
 def _largest_return(
-    ends: Float[NumpyArray, " _"], on: Float[NumpyArray, " _"], steps: int, estimand: Estimand
+    ends: Float[NumpyArray, " _"], on: Float[NumpyArray, " _"], steps: int, gamma: float, horizon: int | None
 ) -> float:
     """The largest discounted sum of at most `steps` rewards of which only the last may be among `ends`."""
     if not len(on):
         return float(ends.max())
-    powers = np.power(float(estimand.gamma), np.arange(steps))
+    powers = np.power(float(gamma), np.arange(steps))
     before = np.concatenate([[0.0], np.cumsum(powers)[:-1]])
     found = []
     if len(ends):
         found.append(float((on.max() * before + powers * ends.max()).max()))
-    if estimand.horizon is None and estimand.gamma < 1:
-        found.append(float(on.max() / (1.0 - estimand.gamma)))
-    elif estimand.horizon is not None or not len(ends):
+    if horizon is None and gamma < 1:
+        found.append(float(on.max() / (1.0 - gamma)))
+    elif horizon is not None or not len(ends):
         found.append(float(on.max() * powers.sum()))
     return max(found)
 
@@ -52,16 +63,18 @@ def _largest_return(
 def what_follows(log: Dataset, estimand: Estimand, lost: float, longest: int) -> tuple[float, float]:
     """The least and the largest value that may follow the cuts which no other episode runs past; infinite without a discount.
 
-    Bounded by the rewards of the log: lost * gamma^longest * reward / (1 - gamma).
+    Bounded by the rewards of the log: lost * gamma^longest * reward / (1 - gamma), with the largest discount of any logged
+    step where the log has a `time_unit`.
     """
     if lost == 0 or (estimand.horizon is not None and longest >= estimand.horizon):
         return 0.0, 0.0
     low, high = min(float(log.reward.min()), 0.0), max(float(log.reward.max()), 0.0)
+    gamma = _of_one_step(log, estimand)
     if estimand.horizon is not None:
         steps = np.arange(longest, estimand.horizon)
-        factor = float(np.power(float(estimand.gamma), steps).sum())
-    elif estimand.gamma < 1:
-        factor = estimand.gamma**longest / (1.0 - estimand.gamma)
+        factor = float(np.power(float(gamma), steps).sum())
+    elif gamma < 1:
+        factor = gamma**longest / (1.0 - gamma)
     elif lost <= MAXIMUM_LOST:
         return 0.0, 0.0
     else:

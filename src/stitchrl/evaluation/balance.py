@@ -150,7 +150,7 @@ def balance_test(
         units: which episodes are independent.
         start: how much each first state counts, 1 on average; None: each counts 1.
     """
-    go_on = weights * gamma * (~log.terminated & log.can_bootstrap)
+    go_on = weights * log.discount(gamma) * log.can_bootstrap
     found = regions.sums(regions.next, go_on) - regions.sums(regions.here, weights)
     found[np.arange(len(found)), regions.here[regions.first]] += 1.0 if start is None else start
     # Of long episodes more flows through each region: the share is of all that comes there, starts and steps.
@@ -198,7 +198,7 @@ def balance_of_actions(
         return found
 
     first = log.episode_start[:-1]
-    go_on = weights * gamma * (~log.terminated & log.can_bootstrap)
+    go_on = weights * log.discount(gamma) * log.can_bootstrap
     flow = go_on[:, None] * shares(np.maximum(log.next_observation_index, 0), next_draws)
     flow -= weights[:, None] * shares(rows, log.action[:, None, :])
     found = np.add.reduceat(flow, first, axis=0) + shares(rows[first], draws[first])

@@ -37,6 +37,11 @@ def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]
 def draft_of(estimator: Estimator, case: Case) -> Draft:
     """What an estimator makes of a case; where it refuses, why."""
     refusal = estimator.refusal(case.log, case.estimand, [case.policy])
+    if refusal is None and case.estimand.time_unit is not None and not getattr(estimator, "irregular_time", False):
+        refusal = (
+            f"{estimator.name} discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
+            f"{case.estimand.time_unit}. Leave `time_unit` out to count steps."
+        )
     return estimator.estimate(case) if refusal is None else Draft.refused(refusal, case)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.elapsed import name_of_unit
 from stitchrl.errors import EvaluationError
 from stitchrl.types import NumpyArray
 
@@ -18,13 +19,17 @@ __all__ = ["Contributions", "Episodes", "Estimand", "influence_of_ratios"]
 class Estimand:
     """Which quantity an estimate is of: expected sum of gamma**t * reward over the first `horizon` steps.
 
+    Estimates of different estimands are never compared.
+
     Attributes:
         gamma: discount in [0, 1].
         horizon: number of steps; None means until terminated.
+        time_unit: the unit in which t is the time since the first decision, as "hour"; None: t counts steps.
     """
 
     gamma: float
     horizon: int | None = None
+    time_unit: str | None = None
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
@@ -32,7 +37,23 @@ class Estimand:
 
     def __str__(self) -> str:
         span = "until terminated" if self.horizon is None else f"first {self.horizon} steps"
-        return f"gamma {self.gamma:g}, {span}"
+        per = "" if self.time_unit is None else f" per {self.time_unit}"
+        return f"gamma {self.gamma:g}{per}, {span}"
+
+    @classmethod
+    def of(cls, log: Dataset, gamma: float | None = None, horizon: int | None = None) -> Estimand:
+        """That of a log: by steps, or by time where its schema has a `time_unit`. `gamma` is the schema's by default."""
+        gamma = log.schema.gamma if gamma is None else float(gamma)
+        return cls(gamma, horizon, _unit_of(log))
+
+
+def _unit_of(log: Dataset) -> str | None:
+    """What the log's unit of time is called; None where it counts steps."""
+    unit, time = log.schema.time_unit, log.time
+    if unit is None or time is None:
+        return None
+    column = log.schema.columns.get("time", "time")
+    return name_of_unit(unit, time, column if isinstance(column, str) else "time")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,18 +128,27 @@ class Episodes:
         valid: (n, T) True on logged steps.
         terminated: (n,) True where the episode truly ended within the horizon or reached it; False where it was cut.
         index: (n, T) row of the log, 0 in the padding.
-        discount: (T,) gamma**t.
+        discount: (T,) gamma**t; (n, T) where the log has a `time_unit`.
     """
 
     reward: Float[NumpyArray, "n T"]
     valid: Bool[NumpyArray, "n T"]
     terminated: Bool[NumpyArray, " n"]
     index: Int[NumpyArray, "n T"]
-    discount: Float[NumpyArray, " T"]
+    discount: Float[NumpyArray, " T"] | Float[NumpyArray, "n T"]
 
     @classmethod
     def of(cls, log: Dataset, estimand: Estimand) -> Episodes:
-        """Pad a log's episodes, keeping the first `horizon` steps."""
+        """Pad a log's episodes, keeping the first `horizon` steps.
+
+        Raises:
+            EvaluationError: the estimand counts time in other units than the log, or the one counts steps and the other time.
+        """
+        if estimand.time_unit != _unit_of(log):
+            raise EvaluationError(
+                f"The estimand has gamma per {estimand.time_unit or 'step'} and the log per {_unit_of(log) or 'step'}; "
+                "take `Estimand.of(log)`."
+            )
         lengths = log.episode_lengths
         longest = int(lengths.max())
         steps = longest if estimand.horizon is None else min(estimand.horizon, longest)
@@ -130,7 +160,10 @@ class Episodes:
         if estimand.horizon is not None:
             complete = complete | (lengths >= estimand.horizon)
         reward = np.where(valid, log.reward[index].astype(np.float64), 0.0)
-        return cls(reward, valid, complete, index, np.power(float(estimand.gamma), time))
+        discount = np.power(float(estimand.gamma), time)
+        if estimand.time_unit is not None:
+            discount = np.where(valid, log.reward_discount(estimand.gamma)[index], 0.0)
+        return cls(reward, valid, complete, index, discount)
 
     @property
     def longest(self) -> int:
@@ -140,7 +173,14 @@ class Episodes:
     @property
     def returns(self) -> Float[NumpyArray, " n"]:
         """(n,) discounted return of each episode as logged."""
-        return self.reward @ self.discount
+        return self.discounted(self.reward)
+
+    def discounted(
+        self, values: Float[NumpyArray, "n T"], scale: Float[NumpyArray, " T"] | float = 1.0
+    ) -> Float[NumpyArray, " n"]:
+        """(n,) sums of numbers of each step, discounted, and multiplied by a number of the step."""
+        factor = self.discount * scale
+        return values @ factor if factor.ndim == 1 else (values * factor).sum(1)
 
     def pad(self, per_transition: NumpyArray, fill: float = 0.0) -> Float[NumpyArray, "n T"]:
         """A per-transition column (N,) as (n, T) float64, `fill` in the padding."""

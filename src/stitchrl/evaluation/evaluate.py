@@ -7,8 +7,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stitchrl.auditing.binning import binning_of
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.action_shift import ActionShift, action_shift
 from stitchrl.evaluation.agreement import Agreement, agreement
 from stitchrl.evaluation.behavior_summary import BehaviorSummary, summary_of
@@ -139,7 +141,7 @@ def evaluate(
             `sample(obs, key=...)`, or `mode(obs)` where it leaves no chance, and `log_prob(obs, action)` where it has a
             density. Exactly this object is judged: pass `policy.greedy()` if that is what will be deployed.
         log: episodes the policy never saw.
-        gamma: discount; the log's own by default.
+        gamma: discount; the log's own by default. Of one step, or of one `time_unit` where the log's schema states one.
         horizon: count only the first so many steps of an episode; None counts until it terminates. An episode that the
             log cut at the horizon or later is then complete, and models of value know the time.
         estimators: names from `registry.ESTIMATORS`, or estimators of your own; None: those that suit the log. Only what they
@@ -227,9 +229,14 @@ def evaluate_all(
     settings = FitSettings() if settings is None else settings
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
-    estimand = Estimand(log.schema.gamma if gamma is None else float(gamma), horizon)
+    estimand = Estimand.of(log, gamma, horizon)
     divided, limits = groups_of(log, groups), limits_of(costs)
     check_costs(limits, log, fit_on)
+    if fit_on is not None and fit_on.schema.time_unit != log.schema.time_unit:
+        raise ConfigurationError(
+            f"`fit_on` must be discounted as the log is; their `time_unit` are {fit_on.schema.time_unit} and "
+            f"{log.schema.time_unit}. Read both with one schema."
+        )
     whole, log = log, first_steps(log, horizon)
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
     chosen = chosen or chosen_estimators(default_estimators(log, horizon))
@@ -238,6 +245,8 @@ def evaluate_all(
     if record_look:  # before anything is seen; what is refused above is no look
         rule = (margin, confidence, minimum_odds_ratio, *settings.numbers())
         notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule), noun=unit_noun(log, horizon)))
+    if confirm and (binned := binning_of(whole)) is not None:
+        notes = (*notes, binned.caveat)
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
     if confirm and history is None and fits.behavior.fitted:
         history = history_check(whole)
@@ -282,6 +291,8 @@ def evaluate_fits(
     logged = logged_draft(cases[0])
     # Fitted values go on past the cuts as before them; who reads the verdict must know, and how to do without.
     notes = (*(check.sentence for check in logged.checks if not check.passed), *notes)
+    if fits.estimand.time_unit is not None:
+        notes = (*notes, _by_time(fits.estimand))
     drafts = [[draft_of(estimator, case) for estimator in chosen] for case in cases]
     others = drafts[-1] if over_last else [logged] * len(chosen)
     gains = [
@@ -379,6 +390,13 @@ def _groups(
         assert case.baseline is not None
         other = (case.baseline, others[k])
     return gains_in_groups(chosen[k], case, groups, drafts[k], logged, other, resampler, margin)
+
+
+def _by_time(estimand: Estimand) -> str:
+    return (
+        f"Rewards are discounted by time, gamma {estimand.gamma:g} per {estimand.time_unit}, from the decisions that they "
+        "follow: these values must not be compared with ones that are discounted by steps."
+    )
 
 
 def _sensitivity(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,8 @@ class FQEState(NamedTuple):
 class FQE(Algorithm):
     """Fitted Q evaluation of a fixed policy; a discrete action enters the network one-hot, a continuous one in [-1, 1]."""
 
+    irregular_time: ClassVar[bool] = True
+
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is estimated.")
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
     target_rate: float = setting(0.02, "(0, 1]", "Share of the way the target critic moves each update.")
@@ -75,7 +77,8 @@ class FQE(Algorithm):
     def update(self, state: FQEState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[FQEState, Metrics]:
         action, next_action = _actions(batch, key)
         next_q = _q(state.target_critic, batch["next_obs"], next_action)
-        td_target = batch["reward"] + self.gamma * (1.0 - batch["terminated"]) * next_q
+        reward, discount = self.td_return(batch)
+        td_target = reward + discount * next_q
 
         def loss(critic: MLP) -> tuple[Array, Array]:
             q = _q(critic, batch["obs"], action)

@@ -94,7 +94,7 @@ def _solve(
 ) -> Solved:
     """Equation (2): `features` times `ratio` are the instruments, `here` what theta corrects Q(s_t, a_t) by."""
     n, start = log.num_episodes, log.episode_start[:-1]
-    go_on = gamma * (1.0 - log.terminated)
+    go_on = log.discount(gamma)
     psi = fitted["psi"].astype(np.float64)
     change = here - go_on[:, None] * fitted["next_psi"]
     delta = log.reward + go_on * fitted["next_v"] - fitted["q"]

@@ -37,6 +37,8 @@ def look_at(
         EvaluationError: a policy's `probs` are not probabilities.
     """
     asked = [estimand.gamma, -1.0 if estimand.horizon is None else float(estimand.horizon), *map(float, rule)]
+    if estimand.time_unit is not None:
+        asked.append(float(log.schema.time_unit or 0.0))
     projected = [_projected(policy, log) for policy in policies]
     return record_look(log.episode_hashes, np.concatenate([asked, *projected]))
 

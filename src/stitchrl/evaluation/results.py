@@ -64,8 +64,12 @@ class Estimate:
     weighs_actions: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain content for JSON."""
-        return dataclasses.asdict(self)
+        """Plain content for JSON; the estimand names a unit of time only where it has one."""
+        content = dataclasses.asdict(self)
+        content["estimand"] = {
+            key: value for key, value in content["estimand"].items() if key != "time_unit" or value is not None
+        }
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Estimate:

@@ -122,7 +122,7 @@ class _Equations:
     ) -> None:
         self.n, self.start = log.num_episodes, log.episode_start[:-1]
         self.sign = -1.0 if upwards else 1.0
-        self.go_on = gamma * (1.0 - log.terminated)
+        self.go_on = log.discount(gamma)
         self.psi, self.next_psi = (fitted[name].astype(np.float32, copy=False) for name in ("psi", "next_psi"))
         # Of drawn actions: features over other draws, as in `refit.py`.
         self.instrument = fitted.get("instrument", self.psi).astype(np.float32, copy=False)

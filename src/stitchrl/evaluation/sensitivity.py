@@ -174,8 +174,14 @@ class Outcomes:
             robust = robust_values(log, fitted, ratio, behavior, gamma=gamma, upwards=self.every == "rises")
         corrected = refit(log, fitted, ratio, gamma=gamma)
         bootstraps = log.can_bootstrap
-        visits = visits_by_step(log, fitted["psi"].astype(np.float64), fitted["next_psi"], ratio, corrected.visits)
-        weight = np.power(gamma, log.position) * visits * ratio * bootstraps * (1.0 - behavior)
+        psi, next_psi = fitted["psi"].astype(np.float64), fitted["next_psi"]
+        if log.elapsed is None:
+            visits = visits_by_step(log, psi, next_psi, ratio, corrected.visits)
+            visits = log.reward_discount(gamma) * visits
+        else:  # how long a state lets wait is part of what the ratio carries on
+            start = log.reward_discount(gamma) * corrected.visits
+            visits = visits_by_step(log, psi, next_psi, ratio, start, log.discount(gamma))
+        weight = visits * ratio * bootstraps * (1.0 - behavior)
         spread = OutcomeSpread(weight, np.where(bootstraps, corrected.residual, 0.0), like_q(fitted["q"]))
         return OutcomesOf(spread, robust)
 
@@ -205,12 +211,13 @@ def visits_by_step(
     next_psi: Float[NumpyArray, "N H"],
     ratio: Float[NumpyArray, " N"],
     visits: Float[NumpyArray, " N"],
+    discount: Float[NumpyArray, " N"] | None = None,
 ) -> Float[NumpyArray, " N"]:
     """Ratio of state visits at each step apart, carried forward from the first step.
 
     At each step the weights of the last step, times the ratio of its actions, say which features the policy meets next. A
     ridge regression gives the weights that reproduce them, starting from `visits`, which remain where rows are few. Steps
-    beyond `STEPS_LOOKED_AT` keep `visits`.
+    beyond `STEPS_LOOKED_AT` keep `visits`. With a `discount` (N,) the weights fall by it from each row to the next.
     """
     n, position = log.num_episodes, log.position
     found = visits.copy()
@@ -218,7 +225,7 @@ def visits_by_step(
     order = np.argsort(position, kind="stable")
     last = min(int(position.max()), STEPS_LOOKED_AT)
     ends = np.searchsorted(position[order], np.arange(last + 2))
-    go_on = log.can_bootstrap & ~log.terminated
+    go_on = log.can_bootstrap & ~log.terminated if discount is None else log.can_bootstrap * discount
     ridge = RIDGE * float((psi**2).mean()) * np.eye(psi.shape[1])
     for step in range(last):
         before, now = order[ends[step] : ends[step + 1]], order[ends[step + 1] : ends[step + 2]]

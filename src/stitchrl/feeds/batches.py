@@ -47,6 +47,12 @@ class Field(NamedTuple):
     in_pieces: bool = True
 
 
+def _elapsed(log: Dataset, scaling: Scaling, rows: Rows) -> NumpyArray:
+    """Times until the next decision; 0 where they are unknown, which no target uses."""
+    assert log.elapsed is not None
+    return np.nan_to_num(log.elapsed[rows], nan=0.0).astype(np.float32)
+
+
 def _next_mask(log: Dataset, scaling: Scaling, rows: Rows) -> NumpyArray:
     """Not the log's `next_action_mask`, which is all of it at once: the log may be memory-mapped."""
     mask = log.action_mask
@@ -63,10 +69,12 @@ FIELDS: dict[str, Field] = {
     "terminated": Field("last", lambda log, scaling, rows: log.terminated[rows].astype(np.float32)),
     "truncated": Field("last", lambda log, scaling, rows: log.truncated[rows].astype(np.float32)),
     "td_weight": Field("last", lambda log, scaling, rows: log.can_bootstrap[rows].astype(np.float32), in_pieces=False),
+    "elapsed": Field("last", _elapsed, in_pieces=False),
     "action_mask": Field("first", lambda log, scaling, rows: _mask(log)[rows]),
     "next_action_mask": Field("last", _next_mask, in_pieces=False),
 }
-"""Fields of a batch beside `obs`, `next_obs` and what an algorithm's `prepare` adds. Masks only with discrete actions."""
+"""Fields of a batch beside `obs`, `next_obs` and what an algorithm's `prepare` adds. Masks only with discrete actions,
+`elapsed` only where the schema has a `time_unit`."""
 MASKS = ("action_mask", "next_action_mask")
 
 
@@ -87,7 +95,9 @@ def fields_of(log: Dataset, *, pieces: bool = False) -> dict[str, Field]:
     return {
         name: field
         for name, field in FIELDS.items()
-        if (name not in MASKS or log.action_mask is not None) and (field.in_pieces or not pieces)
+        if (name not in MASKS or log.action_mask is not None)
+        and (name != "elapsed" or log.elapsed is not None)
+        and (field.in_pieces or not pieces)
     }
 
 

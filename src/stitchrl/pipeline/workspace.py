@@ -181,6 +181,8 @@ class Workspace:
             "versions": versions,
             "command": self.command,
         }
+        if self.estimand.time_unit is not None:
+            content["time_unit"] = self.estimand.time_unit
         return dict(json.loads(json.dumps(content)))
 
     def load(self, name: str) -> dict[str, Any]:
@@ -298,7 +300,7 @@ class Workspace:
     @property
     def estimand(self) -> Estimand:
         """Which quantity the evaluation estimates."""
-        return Estimand(self.log.schema.gamma, self.settings.horizon)
+        return Estimand.of(self.log, horizon=self.settings.horizon)
 
     def describe(self, candidate: Candidate, log: Dataset, of: int | None = None) -> dict[str, Any]:
         """A candidate for the stage files, with the value it claims on a log and its exact one where known.

@@ -271,10 +271,25 @@ def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
 
 
 def _provenance(run: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
-    keep = ("command", "versions", "content_hash", "seed", "seeds", "updates", "batch_size", "gamma", "truth")
+    keep = (
+        "command",
+        "versions",
+        "content_hash",
+        "seed",
+        "seeds",
+        "updates",
+        "batch_size",
+        "gamma",
+        "truth",
+        "time_unit",
+    )
     parts = {name: {k: part[k] for k in ("episodes", "transitions")} for name, part in split["parts"].items()}
     algorithms = []
     for label, entry in _candidates(run).items():
         kind = {} if label == entry["algorithm"] else {"algorithm": entry["algorithm"]}
         algorithms.append({"algorithm": label, "settings": kind | entry["settings"]})
-    return {key: run[key] for key in keep} | {"split": parts, "algorithms": algorithms}
+    return {key: run[key] for key in keep} | {
+        "time_unit": run.get("time_unit"),
+        "split": parts,
+        "algorithms": algorithms,
+    }

@@ -188,8 +188,24 @@ class Job:
                 f"{algorithm.name} looks at the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
                 "log does not allow. Train without `stream`."
             )
+        if self.log.schema.time_unit is not None:
+            self._check_time(algorithm)
         names = ("n_steps", "sampling", "stop", "environment")
         check_closed_form(algorithm, len(self.seeds), {name: getattr(self, name) for name in names})
+
+    def _check_time(self, algorithm: Algorithm) -> None:
+        """Raise ConfigurationError where the log is discounted by time and the algorithm, or `n_steps`, counts steps."""
+        leave = "Leave `time_unit` out of the schema to count steps"
+        if hasattr(algorithm, "gamma") and not algorithm.irregular_time:
+            raise ConfigurationError(
+                f"{algorithm.name} discounts by steps, and the schema of this log has a `time_unit`, by which gamma is of time. "
+                f"{leave}, or use IQL or CQL."
+            )
+        if self.n_steps > 1:
+            raise ConfigurationError(
+                f"`n_steps` of fit, {self.n_steps}, discounts by steps, and the schema of this log has a `time_unit`. {leave}, "
+                "or leave out `n_steps`."
+            )
 
     def _rule(self, algorithm: Algorithm) -> Sampling:
         """How rows are drawn: by the algorithm's own rule where it has one."""
@@ -266,6 +282,8 @@ class Job:
         # Newer keys are left out at their defaults, so that older runs still match.
         if self.n_steps > 1:
             content["n_steps"] = self.n_steps
+        if self.log.schema.time_unit is not None:
+            content["time_unit"] = self.log.schema.time_unit
         if self.reward_shift:
             content["reward_shift"] = self.reward_shift
         if self.environment is not None:
@@ -282,6 +300,7 @@ class Job:
         reward = max(abs(end + self.reward_shift) for end in ends) * self.reward_scale
         gamma = max(getattr(algorithm, "gamma", 1.0) for algorithm in algorithms)
         steps = float("inf") if self.log.truncated.any() else float(self.log.episode_lengths.max(initial=0))
+        gamma = self.log.largest_discount(gamma)  # of one step, whatever its length
         longest = min(1.0 / (1.0 - gamma) if gamma < 1.0 else float("inf"), steps)
         value = reward * longest if np.isfinite(longest) else None
         return {"gamma": gamma, "reward_bound": reward, "value_bound": value}

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -223,6 +223,8 @@ class BanditEstimator:
         shrinkage: how weights are made smaller, a key of `SHRINKAGES`; None: they are not.
         row_by_row: it needs no array of rows by actions.
     """
+
+    irregular_time: ClassVar[bool] = True
 
     name: str
     title: str

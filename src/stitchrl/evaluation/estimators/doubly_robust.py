@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -34,7 +35,7 @@ def doubly_robust(episodes: Episodes, weight: Weights, fitted: FittedValues) -> 
     """Doubly robust estimation (dr)."""
     residual, value = _terms(episodes, fitted)
     now, before = weight.now * weight.scale, weight.before * weight.scale_before
-    return Contributions.average((now * residual + before * value) @ episodes.discount)
+    return Contributions.average(episodes.discounted(now * residual + before * value))
 
 
 def weighted_doubly_robust(episodes: Episodes, weight: Weights, fitted: FittedValues) -> Contributions:
@@ -73,6 +74,8 @@ class DoublyRobust:
         by_weight: derivatives of the estimate by the logarithms of the weights.
         normalised: whether the formula divides by the weights.
     """
+
+    irregular_time: ClassVar[bool] = True
 
     name: str
     title: str

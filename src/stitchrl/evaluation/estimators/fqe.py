@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
@@ -31,6 +32,8 @@ __all__ = ["FittedQEvaluation"]
 @dataclasses.dataclass(frozen=True)
 class FittedQEvaluation:
     """Refitted FQE; the estimate that a verdict rests on first."""
+
+    irregular_time: ClassVar[bool] = True
 
     name: str = "fqe"
     title: str = "fitted Q evaluation: trusts a fitted model of the value"

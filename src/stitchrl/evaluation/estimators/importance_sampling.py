@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def importance_sampling(episodes: Episodes, weight: Weights) -> Contributions:
 
 def per_decision(episodes: Episodes, weight: Weights) -> Contributions:
     """Per-decision importance sampling (pdis)."""
-    return Contributions.average((weight.now * episodes.reward) @ (episodes.discount * weight.scale))
+    return Contributions.average(episodes.discounted(weight.now * episodes.reward, weight.scale))
 
 
 def weighted_per_decision(episodes: Episodes, weight: Weights) -> Contributions:
@@ -91,6 +92,8 @@ class ImportanceSampling:
         normalised: whether the formula divides by the weights.
         by_step: whether it divides at each step by the weights of that step.
     """
+
+    irregular_time: ClassVar[bool] = True
 
     name: str
     title: str

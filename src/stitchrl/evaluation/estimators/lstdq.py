@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ __all__ = ["LSTDQ"]
 @dataclasses.dataclass(frozen=True)
 class LSTDQ:
     """A corrected Q without ratios; a verdict rests on it where the policy has no density."""
+
+    irregular_time: ClassVar[bool] = True
 
     name: str = "lstdq"
     title: str = "LSTD-Q: trusts a fitted model of the value, needs no propensities"

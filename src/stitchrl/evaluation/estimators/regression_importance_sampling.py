@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -82,6 +83,8 @@ class WithOwnFit:
 @dataclasses.dataclass(frozen=True)
 class RegressionImportanceSampling:
     """Weighted importance sampling with the behaviour of the episodes themselves."""
+
+    irregular_time: ClassVar[bool] = True
 
     name: str = "ris"
     title: str = "regression importance sampling: weights from a behaviour fitted to the same episodes"
