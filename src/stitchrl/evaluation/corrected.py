@@ -76,6 +76,8 @@ def corrected_draft(
         ratios,
         behavior=_behavior(case, fitted),
         by_network=fitted.by_network,
+        jointly=weighs_actions,
+        moved=fitted.moved,
         weighs_actions=weighs_actions,
         behavior_gradient=gradient,
         unknown=what_untried_actions_may_do(untried, (low, high)),
@@ -114,4 +116,5 @@ def _behavior(case: Case, fitted: CorrectedQ) -> Draft | None:
         ratios=ratios,
         behavior_gradient=gradient,
         by_network=fitted.behavior_by_network,
+        moved=fitted.behavior_moved,
     )

@@ -102,19 +102,21 @@ def _estimate(
         checks=checks,
         predictable_error=None if expected is None else float(np.sqrt(expected)),
         model_error=None if draft.model_variance == 0 else float(np.sqrt(draft.model_variance)),
+        trace_shift=draft.moved or None,
         weighs_actions=draft.weighs_actions,
         behavior_error=None if noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
     )
 
 
 def _model_variance(draft: Draft, resampler: Resampler) -> float:
-    """The variance that networks disagree by, as large as Student's quantile of so few asks for beside that of the units."""
+    """The variance of the model: what networks disagree by, as large as Student's quantile of so few asks for beside that of
+    the units, and the square of what traces moved."""
     count = len(draft.by_network)
     if count < 2:
-        return 0.0
+        return draft.moved**2
     middle = (1 + resampler.confidence) / 2
     few, many = (float(stats.t.ppf(middle, max(degrees, 1))) for degrees in (count - 1, resampler.units.count - 1))
-    return draft.model_variance * (few / many) ** 2
+    return draft.model_variance * (few / many) ** 2 + draft.moved**2
 
 
 def bounded(unknown: float) -> float:

@@ -149,6 +149,8 @@ class Draft:
             action, from which the error is computed that a fitted behaviour brings; None where an estimator cannot say.
         by_network: the value by each of several networks, of which the statistic is the average; what they disagree by is
             part of the error.
+        jointly: whether the networks are corrected together, so that `by_network` are the jackknife's pseudo-values of each.
+        moved: by how much traces of ratios move the value, a sign of what they do not reach: part of the error too.
         weighs_actions: whether the logged actions are weighed by their propensities.
         possible: the least and the largest value that there can be: an interval of a value inside ends there.
     """
@@ -163,17 +165,23 @@ class Draft:
     unknown: tuple[float, float] = (0.0, 0.0)
     behavior_gradient: Float[NumpyArray, " N"] | None = None
     by_network: tuple[float, ...] = ()
+    jointly: bool = False
+    moved: float = 0.0
     possible: tuple[float, float] = (-np.inf, np.inf)
     weighs_actions: bool = True
 
     @property
     def model_variance(self) -> float:
-        """The variance of one more network about the average of those there are; 0 where there is but one.
+        """The variance that comes from the networks; 0 where there is but one.
 
-        It does not shrink with their number: all may be wrong in the same way, which their disagreement only hints at.
+        Of networks that are averaged it is that of one more about the average, and does not shrink with their number: all
+        may be wrong in the same way, which their disagreement only hints at. Of networks that are corrected together it is
+        the jackknife's, and `moved` hints at what they all miss.
         """
         count = len(self.by_network)
-        return float(np.var(self.by_network, ddof=1)) * (1 + 1 / count) if count > 1 else 0.0
+        if count < 2:
+            return 0.0
+        return float(np.var(self.by_network, ddof=1)) * (1 / count if self.jointly else 1 + 1 / count)
 
     @classmethod
     def refused(cls, sentence: str, case: Case) -> Draft:
@@ -211,6 +219,7 @@ class Draft:
             unknown=unknown,
             behavior_gradient=gradient,
             by_network=by_network,
+            moved=self.moved - other.moved,
             possible=(-np.inf, np.inf),
         )
 

@@ -43,7 +43,7 @@ ROWS_AT_ONCE = 4096
 """Rows whose features are computed in one call."""
 KINDS = (("none", 1.0), ("after", 1.0), ("none", 3.0), ("after", 3.0))
 """Layer normalisation, and by how much smaller a step is, of each kind of network: they extrapolate differently."""
-CONTINUOUS_TIMES = 5
+CONTINUOUS_TIMES = 10
 """Over continuous actions, whose logs have long episodes, FQE makes so many times the updates."""
 
 

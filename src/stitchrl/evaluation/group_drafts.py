@@ -89,10 +89,12 @@ def masked(draft: Draft, member: Float[NumpyArray, " n"], case: Case) -> Draft:
 def corrected_group_drafts(case: Case, groups: Groups, *, with_ratios: bool = True) -> list[Draft]:
     """The drafts of a corrected Q in each group: its own right-hand side, weights, balance and influence."""
     fitted: RefitOfGroups = case.fits.get(FitGroups(groups, with_ratios))
-    return [_corrected(case, fitted, member, g) for g, member in enumerate(groups.members(case.log).T)]
+    return [
+        _corrected(case, fitted, member, g, jointly=with_ratios) for g, member in enumerate(groups.members(case.log).T)
+    ]
 
 
-def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"], g: int) -> Draft:
+def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"], g: int, *, jointly: bool) -> Draft:
     found, share = fitted.policy, float(member.mean())
     log, start = case.fits.fits.timed_log, case.log.episode_start[:-1]
     weights = found.weights[:, g] / share
@@ -117,6 +119,8 @@ def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"
             ratios=_of_behavior(case, own, g, share),
             behavior_gradient=np.zeros(case.log.num_transitions),
             by_network=tuple((fitted.behavior_by_network[:, g] / share).tolist()),
+            jointly=jointly,
+            moved=0.0 if fitted.behavior_moved is None else float(fitted.behavior_moved[g] / share),
         )
     return Draft(
         Contributions(found.contributions[:, [g]], member[:, None]),
@@ -128,6 +132,8 @@ def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"
         unknown=what_untried_actions_may_do(untried, (low, high)),
         behavior_gradient=-weights * found.residual / case.log.num_episodes,
         by_network=tuple((fitted.by_network[:, g] / share).tolist()),
+        jointly=jointly,
+        moved=float(fitted.moved[g] / share),
     )
 
 

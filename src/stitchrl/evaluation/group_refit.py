@@ -19,6 +19,7 @@ from jaxtyping import Float
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
 from stitchrl.evaluation.groups import Groups
+from stitchrl.evaluation.joint_correction import Joint, solve_jointly, trace_rate
 from stitchrl.evaluation.linear_system import Solved, solve_with_ratios, solve_without_ratios
 from stitchrl.evaluation.refit import FitQ, ratio_of
 from stitchrl.types import NumpyArray
@@ -47,12 +48,23 @@ class GroupRefit(NamedTuple):
 
 
 class RefitOfGroups(NamedTuple):
-    """The policy's values in groups, and the behaviour's by the same equations where episodes were cut."""
+    """The policy's values in groups, and the behaviour's by the same equations where episodes were cut.
+
+    Attributes:
+        policy: of the policy.
+        behavior: of the behaviour.
+        by_network: (K, G) as `CorrectedQ.by_network`, each times the share of the group.
+        behavior_by_network: the same of the behaviour.
+        moved: (G,) by how much traces move each of the policy's values, times the share of the group.
+        behavior_moved: the same of the behaviour.
+    """
 
     policy: GroupRefit
     behavior: GroupRefit | None
-    by_network: Float[NumpyArray, "networks G"]
-    behavior_by_network: Float[NumpyArray, "networks G"] | None
+    by_network: Float[NumpyArray, "K G"]
+    behavior_by_network: Float[NumpyArray, "K G"] | None
+    moved: Float[NumpyArray, " G"]
+    behavior_moved: Float[NumpyArray, " G"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,29 +86,25 @@ class FitGroups:
     def apply(self, model: list[FittedQ], fold: Fold, policy: int) -> RefitOfGroups:
         """The correction in each group, on the episodes of a fold; the mean over networks."""
         log, gamma, members = fold.timed_log, fold.data.gamma, self.groups.members(fold.log)
-        cut = not log.terminated[log.episode_start[1:] - 1].all()
-        policies: list[GroupRefit] = []
-        behaviors: list[GroupRefit] = []
-        for network in model:
-            choices = [(fold.choices(policy), fold.next_choices(policy))]
-            (fitted,) = network.on_many(log, choices, logged=not self.with_ratios)
-            if self.with_ratios:
-                log_ratio = fold.log_ratio(policy)
-                assert log_ratio is not None
-                solved = solve_with_ratios(log, fitted, ratio_of(log_ratio), gamma=gamma)
-            else:
-                solved = solve_without_ratios(log, fitted, gamma=gamma)
-            policies.append(_by_group(solved, members))
-            if cut:
-                of_behavior = fitted | {"q": fitted["v"]}
-                solved = solve_with_ratios(log, of_behavior, np.ones(log.num_transitions), gamma=gamma)
-                behaviors.append(_by_group(solved, members))
-        return RefitOfGroups(
-            _mean(policies),
-            _mean(behaviors) if cut else None,
-            _by_network(policies),
-            _by_network(behaviors) if cut else None,
-        )
+        choices = [(fold.choices(policy), fold.next_choices(policy))]
+        networks = [network.on_many(log, choices, logged=not self.with_ratios)[0] for network in model]
+        as_logged = [fitted | {"q": fitted["v"]} for fitted in networks]
+        ones, cut = np.ones(log.num_transitions), not log.terminated[log.episode_start[1:] - 1].all()
+        if not self.with_ratios:
+            solved = [solve_without_ratios(log, fitted, gamma=gamma) for fitted in networks]
+            own = [solve_with_ratios(log, fitted, ones, gamma=gamma) for fitted in as_logged] if cut else []
+            return _refit_of_groups(_of_each(solved, members), _of_each(own, members) if cut else None)
+        log_ratio = fold.log_ratio(policy)
+        assert log_ratio is not None
+        ratio = ratio_of(log_ratio)
+        if fold.log.num_actions is not None:
+            solved = [solve_with_ratios(log, fitted, ratio, gamma=gamma) for fitted in networks]
+            own = [solve_with_ratios(log, fitted, ones, gamma=gamma) for fitted in as_logged] if cut else []
+            return _refit_of_groups(_of_each(solved, members), _of_each(own, members) if cut else None)
+        rate = trace_rate(ratio * log.can_bootstrap, log.discount(gamma))
+        joint = solve_jointly(log, networks, ratio, gamma=gamma, rate=rate)
+        of_behavior = solve_jointly(log, as_logged, ones, gamma=gamma, rate=rate) if cut else None
+        return _refit_of_groups(_of_all(joint, members), None if of_behavior is None else _of_all(of_behavior, members))
 
     def join(self, parts: Sequence[RefitOfGroups], order: Order) -> RefitOfGroups:
         """The corrections of all folds, as of the whole log."""
@@ -104,13 +112,37 @@ class FitGroups:
         whole = len(behaviors) == len(parts)
         share = np.array([len(part.policy.contributions) for part in parts], float)
         share /= share.sum()
+        moved = [part.behavior_moved for part in parts if part.behavior_moved is not None]
         of_behavior = [part.behavior_by_network for part in parts if part.behavior_by_network is not None]
         return RefitOfGroups(
             _joined([part.policy for part in parts], order),
             _joined(behaviors, order) if whole else None,
             np.tensordot(share, np.stack([part.by_network for part in parts]), 1),
             np.tensordot(share, np.stack(of_behavior), 1) if whole else None,
+            np.tensordot(share, np.stack([part.moved for part in parts]), 1),
+            np.tensordot(share, np.stack(moved), 1) if whole else None,
         )
+
+
+OfGroups = tuple[GroupRefit, Float[NumpyArray, "K G"], Float[NumpyArray, " G"]]
+"""Values in groups, those by network, and how far traces moved them."""
+
+
+def _refit_of_groups(policy: OfGroups, behavior: OfGroups | None) -> RefitOfGroups:
+    own, by_network, moved = (None, None, None) if behavior is None else behavior
+    return RefitOfGroups(policy[0], own, policy[1], by_network, policy[2], moved)
+
+
+def _of_each(solved: Sequence[Solved], members: Float[NumpyArray, "n G"]) -> OfGroups:
+    """Of networks that are corrected one by one."""
+    refits = [_by_group(one, members) for one in solved]
+    return _mean(refits), _by_network(refits), np.zeros(members.shape[1])
+
+
+def _of_all(joint: Joint, members: Float[NumpyArray, "n G"]) -> OfGroups:
+    """Of networks that are corrected together."""
+    by_network = np.array([joint.by_network(member) for member in members.T]).T
+    return _by_group(joint.solved, members), by_network, np.array([joint.moved(member) for member in members.T])
 
 
 def _by_group(solved: Solved, members: Float[NumpyArray, "n G"]) -> GroupRefit:

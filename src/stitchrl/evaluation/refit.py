@@ -33,6 +33,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
+from stitchrl.evaluation.joint_correction import solve_jointly, trace_rate
 from stitchrl.evaluation.linear_system import Solved, solve_with_ratios, solve_without_ratios
 from stitchrl.types import NumpyArray
 
@@ -144,8 +145,10 @@ class CorrectedQ(NamedTuple):
         values: the fitted Q; of several networks their average, as of everything that follows.
         refit: its correction; None where the policy has no density.
         behavior: the behaviour's value by the same equations; None where no episode was cut, and its mean return says it.
-        by_network: the corrected value of each network.
+        by_network: the corrected value of each network; where they are corrected jointly, pseudo-values of each.
         behavior_by_network: the same of the behaviour; empty where `behavior` is None.
+        moved: by how much traces of ratios move the value; 0 where there are none.
+        behavior_moved: the same of the behaviour.
         without_ratios: the same Q corrected without ratios; None over discrete actions.
     """
 
@@ -154,6 +157,8 @@ class CorrectedQ(NamedTuple):
     behavior: Refit | None = None
     by_network: tuple[float, ...] = ()
     behavior_by_network: tuple[float, ...] = ()
+    moved: float = 0.0
+    behavior_moved: float = 0.0
     without_ratios: CorrectedQ | None = None
 
 
@@ -184,30 +189,65 @@ class FitQ:
 
         Over continuous actions, where reading a network costs most, the correction without ratios is made as well.
         """
-        log, both = fold.timed_log, fold.log.num_actions is None
+        log = fold.timed_log
+        if fold.log.num_actions is None:
+            return [_jointly(model, fold, k) for k in policies]
+        (network,) = model
         asked = [(fold.choices(k), fold.next_choices(k)) for k in policies]
-        found: list[list[CorrectedQ]] = [[] for _ in policies]
-        for network in model:
-            for k, fitted, of_policy in zip(policies, network.on_many(log, asked, logged=both), found, strict=True):
-                of_policy.append(_corrected(fold, fitted, fold.log_ratio(k), both=both))
-        return [_averaged(of_policy) for of_policy in found]
+        found = network.on_many(log, asked)
+        return [_corrected(fold, fitted, fold.log_ratio(k)) for k, fitted in zip(policies, found, strict=True)]
 
     def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
         """Folds corrected apart: each keeps its own layer, and the worst balance speaks for all."""
         return _joined_q(parts, order)
 
 
-def _corrected(
-    fold: Fold, fitted: dict[str, NumpyArray], log_ratio: Float[NumpyArray, " N"] | None, *, both: bool
-) -> CorrectedQ:
-    """The corrections of one network on the episodes of a fold."""
+def _corrected(fold: Fold, fitted: dict[str, NumpyArray], log_ratio: Float[NumpyArray, " N"] | None) -> CorrectedQ:
+    """The correction of one network on the episodes of a fold."""
     log, gamma = fold.timed_log, fold.data.gamma
-    values = FittedValues(fitted["q"], fitted["v"])
-    cut = not log.terminated[log.episode_start[1:] - 1].all()
-    behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
+    behavior = refit_behavior(log, fitted, gamma=gamma) if _cut(log) else None
     with_ratios = None if log_ratio is None else refit(log, fitted, ratio_of(log_ratio), gamma=gamma)
-    without = CorrectedQ(values, refit_without_ratios(log, fitted, gamma=gamma), behavior) if both else None
-    return CorrectedQ(values, with_ratios, behavior, without_ratios=without)
+    return CorrectedQ(FittedValues(fitted["q"], fitted["v"]), with_ratios, behavior)
+
+
+def _jointly(model: Sequence[FittedQ], fold: Fold, policy: int) -> CorrectedQ:
+    """The correction of all networks together, with traces, and of each without ratios: over continuous actions."""
+    log, gamma, log_ratio = fold.timed_log, fold.data.gamma, fold.log_ratio(policy)
+    choices, next_choices = fold.choices(policy), fold.next_choices(policy)
+    of_networks = [network.on(log, choices, next_choices, logged=True) for network in model]
+    without = [_without_ratios(log, fitted, gamma=gamma) for fitted in of_networks]
+    found = _averaged(without)
+    if log_ratio is None:
+        return CorrectedQ(found.values, None, found.behavior, without_ratios=found)
+    ratio = ratio_of(log_ratio)
+    rate = trace_rate(ratio * log.can_bootstrap, log.discount(gamma))
+    joint = solve_jointly(log, of_networks, ratio, gamma=gamma, rate=rate)
+    corrected = CorrectedQ(
+        found.values,
+        _refit_of(log, {"v": found.values.v}, joint.solved),
+        by_network=joint.by_network(),
+        moved=joint.moved(),
+        without_ratios=found,
+    )
+    if not _cut(log):
+        return corrected
+    as_logged = [fitted | {"q": fitted["v"]} for fitted in of_networks]
+    own = solve_jointly(log, as_logged, np.ones(log.num_transitions), gamma=gamma, rate=rate)
+    return corrected._replace(
+        behavior=_refit_of(log, {"v": found.values.v}, own.solved),
+        behavior_by_network=own.by_network(),
+        behavior_moved=own.moved(),
+    )
+
+
+def _without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> CorrectedQ:
+    behavior = refit_behavior(log, fitted, gamma=gamma) if _cut(log) else None
+    return CorrectedQ(FittedValues(fitted["q"], fitted["v"]), refit_without_ratios(log, fitted, gamma=gamma), behavior)
+
+
+def _cut(log: Dataset) -> bool:
+    """Whether some episode was cut, so that the mean return does not say what the behaviour is worth."""
+    return not log.terminated[log.episode_start[1:] - 1].all()
 
 
 def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
@@ -223,6 +263,8 @@ def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
         _joined(behaviors, order) if cut else None,
         _mean_by_network([part.by_network for part in parts], refits) if refits else (),
         _mean_by_network([part.behavior_by_network for part in parts], behaviors) if cut else (),
+        _mean_by_network([(part.moved,) for part in parts], refits)[0] if refits else 0.0,
+        _mean_by_network([(part.behavior_moved,) for part in parts], behaviors)[0] if cut else 0.0,
         _joined_q(without, order) if without else None,
     )
 
@@ -231,7 +273,6 @@ def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:
     """The average of several networks on the same episodes; the worst of them speaks for the balance of all."""
     refits = [one.refit for one in of_networks if one.refit is not None]
     behaviors = [one.behavior for one in of_networks if one.behavior is not None]
-    without = [one.without_ratios for one in of_networks if one.without_ratios is not None]
     values = [one.values for one in of_networks]
     return CorrectedQ(
         FittedValues(np.mean([one.q for one in values], axis=0), np.mean([one.v for one in values], axis=0)),
@@ -239,7 +280,6 @@ def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:
         _mean_refit(behaviors) if behaviors else None,
         tuple(float(one.contributions.mean()) for one in refits),
         tuple(float(one.contributions.mean()) for one in behaviors),
-        _averaged(without) if without else None,
     )
 
 

@@ -61,6 +61,7 @@ class Estimate:
     predictable_error: float | None = None
     behavior_error: float | None = None
     model_error: float | None = None
+    trace_shift: float | None = None
     weighs_actions: bool = True
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class FitSettings:
     """How the nuisance models of an evaluation are fitted.
 
     Attributes:
-        updates: gradient updates of FQE; over continuous actions, and for a network of the behaviour, five times as many (the
-            latter stops early).
+        updates: gradient updates of FQE; over continuous actions ten times as many, and for a network of the behaviour five
+            times, which stops early.
         batch_size: rows a batch.
         hidden_sizes: widths of both networks.
         learning_rate: Adam's step size of both.
