@@ -67,7 +67,7 @@ BAD_TOML = {
     ),
     "unknown task key": (
         COLUMNS + "[task]\nsize = 3\n",
-        "[task] of the schema knows gamma, name; got 'size'.",
+        "[task] of the schema knows gamma, name, time_unit; got 'size'.",
     ),
     "column is a number": (COLUMNS + "step = 3\n", "The column of 'step' " + NO_NAME + "3."),
     "column list of numbers": (COLUMNS + "action_mask = [1, 2]\n", NO_NAME + "[1, 2]."),
