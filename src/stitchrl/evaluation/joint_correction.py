@@ -57,9 +57,12 @@ class Equations(NamedTuple):
         lowest = float(np.linalg.eigvalsh((found + found.T) / 2)[0])
         return found + (self.ridge * scale + max(0.0, -lowest)) * np.eye(len(found))
 
-    def theta(self, columns: Columns = EVERY) -> Float[NumpyArray, " C"]:
-        """The correction by these columns alone."""
-        return np.linalg.solve(self.matrix(columns), self.moment[columns])
+    def correction(self, first: Float[NumpyArray, " H"], columns: Columns = EVERY) -> float:
+        """What these columns alone add to V(s_0), given E[psi_0]: the mean of the contributions, whose second part is what
+        the ridge keeps theta from adding."""
+        matrix, balance, moment = self.matrix(columns), self.balance[columns][:, columns], self.moment[columns]
+        theta, carry = np.linalg.solve(matrix, moment), np.linalg.solve(matrix.T, first[columns])
+        return float(first[columns] @ theta + carry @ (moment - balance @ theta))
 
 
 class Joint(NamedTuple):
@@ -85,24 +88,21 @@ class Joint(NamedTuple):
         Args:
             member: (n,) how much each first state counts; None: all count once.
         """
-        whole = self._value(self.solved.first, member)
+        whole = self._value(self.equations, EVERY, member)
         if len(self.blocks) == 1:
             return (whole,)
         columns = np.arange(len(self.equations.moment))
         without = [np.setdiff1d(columns, block) for block in self.blocks]
-        values = [self._value(self._first(self.equations, kept), member) for kept in without]
-        return pseudo_values(whole, values)
+        return pseudo_values(whole, [self._value(self.equations, kept, member) for kept in without])
 
     def moved(self, member: Float[NumpyArray, " n"] | None = None) -> float:
         """By how much the traces move the mean over first states."""
-        return self._value(self.solved.first - self._first(self.untraced, EVERY), member)
+        return self._value(self.equations, EVERY, member) - self._value(self.untraced, EVERY, member)
 
-    def _first(self, equations: Equations, columns: Columns) -> Float[NumpyArray, " n"]:
-        return self.first_v + self.solved.first_psi[:, columns] @ equations.theta(columns)
-
-    @staticmethod
-    def _value(first: Float[NumpyArray, " n"], member: Float[NumpyArray, " n"] | None) -> float:
-        return float(first.mean() if member is None else (member * first).mean())
+    def _value(self, equations: Equations, columns: Columns, member: Float[NumpyArray, " n"] | None) -> float:
+        counts = np.ones(len(self.first_v)) if member is None else member
+        first = counts @ self.solved.first_psi / len(counts)
+        return float(counts @ self.first_v) / len(counts) + equations.correction(first, columns)
 
 
 def pseudo_values(whole: float, without: Sequence[float]) -> tuple[float, ...]:
@@ -179,12 +179,13 @@ def solve_jointly(
     untraced = equations(instrument)
     features = traced(log, instrument, rate * go_on * known) if rate > 0 else instrument
     with_traces = equations(features) if rate > 0 else untraced
-    theta, start = with_traces.theta(), log.episode_start[:-1]
+    matrix, start = with_traces.matrix(), log.episode_start[:-1]
+    theta = np.linalg.solve(matrix, with_traces.moment)
     first_v, first_psi = fitted["v"][start], fitted["psi"][start].astype(np.float64)
     residual = np.concatenate([delta[rows] - change[rows].astype(np.float64) @ theta for rows in _pieces(len(delta))])
     first = first_v + first_psi @ theta
     solved = Solved(
-        with_traces.matrix(), with_traces.balance, features, known, first_psi, first, residual, start
+        matrix, with_traces.balance, features, known, first_psi, first, residual, start
     )  # fmt: skip
     ends = np.cumsum([one["psi"].shape[1] for one in of_networks])
     blocks = [np.arange(end - one["psi"].shape[1], end) for one, end in zip(of_networks, ends, strict=True)]
