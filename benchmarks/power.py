@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--pilots", type=int, default=20)
     parser.add_argument("--logs", type=int, default=60)
     args = parser.parse_args()
-    cells = [tabular(400, 0.12), bandit(1000, 0.12)]
+    cells = [tabular(400, 0.12), bandit(150, 0.12)]
     found = [rows_of(cell, args.pilots, args.logs) for cell in cells]
     command = f"python benchmarks/power.py --pilots {args.pilots} --logs {args.logs}"
     head = (

@@ -345,7 +345,12 @@ def _baseline(folder: Path) -> Any:
     """A policy to take gains over: of a policy directory, of a run directory, or the first of a folder of `st.fit`."""
     where = _policy_of(folder)
     if (folder / "config.json").is_file() and not (where / "policy.json").is_file():
-        return stitchrl.load(folder).policy
+        found = stitchrl.load(folder)
+        if isinstance(found, stitchrl.Grid):
+            raise ConfigurationError(
+                f"`--baseline` takes one policy, and {str(folder)!r} holds a grid. Name one run of it."
+            )
+        return found.policy
     return stitchrl.load_policy(where)
 
 
