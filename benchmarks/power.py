@@ -2,11 +2,11 @@
 
     python benchmarks/power.py [--out benchmarks/results/power.md] [--pilots 20] [--logs 60]
 
-From each of many small pilot logs the chance of GO is predicted for logs 1 to 16 times as large, and such logs are drawn. A log
-counts as GO where the lower end of the primary gain is above 0 and every health check of it holds: the other lines of a verdict do
-not depend on the size. "Predicted" supposes the exact gain, and tests the simulation alone; "as printed" supposes what the pilot's
-own estimate says, as a verdict does, and holds the error of that estimate as well. Q is exact in the world of several steps, so
-that nothing is fitted.
+From each of many small pilot logs the chance of GO is predicted for logs 1 to 16 times as large, and such logs are drawn. A
+log counts as GO where the lower end of the primary gain is above 0 and every health check of it holds: the other lines of a
+verdict do not depend on the size. "Predicted" supposes the exact gain, and tests the simulation alone; "as printed"
+supposes what the pilot's own estimate says, as a verdict does, and holds the error of that estimate as well. Q is exact in
+the world of several steps, so that nothing is fitted.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--pilots", type=int, default=20)
     parser.add_argument("--logs", type=int, default=60)
     args = parser.parse_args()
-    cells = [tabular(400, 0.12), bandit(1000, 0.12)]
+    cells = [tabular(400, 0.12), bandit(150, 0.12)]
     found = [rows_of(cell, args.pilots, args.logs) for cell in cells]
     command = f"python benchmarks/power.py --pilots {args.pilots} --logs {args.logs}"
     head = (

@@ -258,7 +258,10 @@ def evaluate(
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option("--baseline", help="Another policy, over which gains are taken. [default: the log's]"),
+        typer.Option(
+            "--baseline",
+            help="Another policy, over which gains are taken: a policy, a run, or a folder of `st.fit`. [default: the log's]",
+        ),
     ] = None,
     gamma: Annotated[float | None, typer.Option("--gamma", help="Discount. [default: the log's]")] = None,
     horizon: Horizon = None,
@@ -299,7 +302,7 @@ def evaluate(
         data,
         gamma=gamma,
         horizon=horizon,
-        baseline=None if baseline is None else stitchrl.load_policy(_policy_of(baseline)),
+        baseline=None if baseline is None else _baseline(baseline),
         settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
         confidence=confidence,
         margin=margin,
@@ -336,6 +339,19 @@ def version() -> None:
 def _policy_of(folder: Path) -> Path:
     """The policy directory: the folder itself, or the one inside a run directory."""
     return folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
+
+
+def _baseline(folder: Path) -> Any:
+    """A policy to take gains over: of a policy directory, of a run directory, or the first of a folder of `st.fit`."""
+    where = _policy_of(folder)
+    if (folder / "config.json").is_file() and not (where / "policy.json").is_file():
+        found = stitchrl.load(folder)
+        if isinstance(found, stitchrl.Grid):
+            raise ConfigurationError(
+                f"`--baseline` takes one policy, and {str(folder)!r} holds a grid. Name one run of it."
+            )
+        return found.policy
+    return stitchrl.load_policy(where)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def changed_column(name: str) -> np.ndarray:
         column[0] = [0.6, 0.4, 0.0]
     elif name == "action_mask":
         column[0, 2] = True
-    elif name == "source":
+    elif name in ("source", "subgroup"):
         column[0] = "z"
     else:
         column[2] = 0 if name == "action" else column[2] + 1

@@ -585,9 +585,46 @@ def test_evaluate_command(finished: tuple[Path, Path], tmp_path: Path, stitchrl:
     for more, sentence in [
         (["--estimators", "magic"], "`estimators` must be names from"),
         (["--baseline", tmp_path], "no policy to load"),
+        (["--cost", "reward<0.5"], "`cost` must say COLUMN<=LIMIT"),
+        (["--cost", "hours<=0.5"], "The schema says cost is in column 'hours'"),
+        (["--group", "step", "--group", "sex"], "subgroup is in column 'sex'"),
     ]:
         done = stitchrl(*words, *more)
         assert (done.status, sentence in done.err) == (2, True), done.err
+
+
+def test_evaluate_command_with_groups_costs_and_a_trained_baseline(
+    finished: tuple[Path, Path], tmp_path: Path, stitchrl: Command
+) -> None:
+    """Columns of the file that its schema does not name; every stay is one half of the log or the other."""
+    log, run = finished
+    own = pq.read_table(log)
+    same = tmp_path / "same"
+    same.mkdir()
+    pq.write_table(own.append_column("hours", pa.array(np.ones(len(own)))), same / "stays.parquet")
+    (same / "stays.toml").write_text(log.with_suffix(".toml").read_text())
+    refused = stitchrl("evaluate", run, same / "stays.parquet", "--cost", "hours<=5")
+    assert (refused.status, "learned from this very log" in refused.err) == (2, True)
+    other = write_small_log(tmp_path, seed=4, stays=220)
+    table = pq.read_table(other)
+    half = np.where(table["episode"].to_numpy() % 2 == 0, "even", "odd")
+    table = table.append_column("half", pa.array(half)).append_column("hours", pa.array(np.ones(len(table))))
+    pq.write_table(table, other)
+    words = ["evaluate", run, other, "--evaluation-updates", 5, "--estimators", "wdr", "--json"]
+    more = ["--group", "half", "--cost", "hours<=1", "--baseline", run / "checkpoints" / "BC"]
+    done = stitchrl(*words, *more)
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    groups, (cost,) = found["groups"]["gains"], found["costs"]
+    assert [(gain["column"], gain["label"], gain["units"]) for gain in groups] == [
+        ("half", "even", 110),
+        ("half", "odd", 110),
+    ]
+    assert cost["behavior"] == pytest.approx(len(table) / 220)  # an hour a step: the mean length of a stay
+    line = found["verdict"]["lines"][-1]
+    assert line["rule"] == "no group lies wholly below 0 and no cost lies wholly above its limit"
+    assert [part["sentence"].split()[1] for part in line["parts"]] == ["half", "half", "limit"]
+    assert "baseline" in found["verdict"]["headline"]
 
 
 class Found(SimpleNamespace):

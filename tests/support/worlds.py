@@ -61,7 +61,7 @@ def full_columns() -> dict[str, np.ndarray]:
         "time": np.arange(6, dtype=np.int64) * 60,
         "observation_id": np.array([10, 11, 12, 13, 14, 15], np.int32),
         "cost": np.array([[1, 0], [2, 0], [3, 1], [4, 0], [5, 1], [6, 0]], np.float32),
-        "subgroup": np.array([["x"], ["x"], ["x"], ["y"], ["y"], ["x"]]),
+        "subgroup": np.array(["x", "x", "x", "y", "y", "x"]),
     }
 
 

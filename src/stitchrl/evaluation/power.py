@@ -74,8 +74,9 @@ class Power:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Power:
         """The power of its `to_dict`."""
-        held = {field.name: content[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in held.items()})
+        held: dict[str, Any] = {field.name: content[field.name] for field in dataclasses.fields(cls)}
+        held = {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
+        return cls(**held)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON, with the sentence."""
