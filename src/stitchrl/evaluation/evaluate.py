@@ -31,6 +31,7 @@ from stitchrl.evaluation.health import check_lost_weight
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import RESAMPLES, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
+from stitchrl.evaluation.lower_bounds import LowerBound, lower_bounds
 from stitchrl.evaluation.policy_actions import has_density
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -63,6 +64,8 @@ class Evaluation:
         confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
         influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
         behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
+        lower_bounds: bounds of the value, and of the gain over the behaviour, that rest on no model of the value; none where
+            nobody looked, or where none can be given. No line of the verdict looks at them.
     """
 
     estimates: dict[str, Estimate]
@@ -74,6 +77,7 @@ class Evaluation:
     confirmation: Confirmation | None = None
     influence: VarianceShares | None = None
     behavior_model: BehaviorSummary | None = None
+    lower_bounds: tuple[LowerBound, ...] = ()
 
     def __str__(self) -> str:
         name = self.verdict.primary
@@ -86,7 +90,8 @@ class Evaluation:
             )
             if one.value is not None and one.lower is not None and one.upper is not None
         ]
-        return "\n".join([*lines, str(self.verdict)])
+        stated = [one.sentence for one in self.lower_bounds if one.chosen and (one.says_something or one.of == "value")]
+        return "\n".join([*lines, *stated, str(self.verdict)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -100,6 +105,7 @@ class Evaluation:
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
             "influence": None if self.influence is None else self.influence.to_dict(),
             "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),
+            "lower_bounds": [one.to_dict() for one in self.lower_bounds],
         }
 
 
@@ -275,7 +281,10 @@ def evaluate_fits(
     evaluations = []
     for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
         confirmation = influence = None
+        bounds: tuple[LowerBound, ...] = ()
         if confirm:
+            if log.num_actions is not None or has_density(case.policy):
+                bounds = lower_bounds(case, confidence=confidence, seed=fits.settings.seed)
             by_name = {estimator.name: draft for estimator, draft in zip(chosen, of_policy, strict=True)}
             confirmation = Confirmation(
                 fits.behavior.fitted,
@@ -304,7 +313,7 @@ def evaluate_fits(
             overlap = agreement(log, pieces, fits.behavior.log_prob, fits.behavior.probs)
         fitted = fits.behavior.fitted
         evaluations.append(
-            Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary)
+            Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary, bounds)
         )
     return evaluations
 
