@@ -39,6 +39,8 @@ from stitchrl.evaluation.refit import FitQ
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
 from stitchrl.evaluation.results import Estimate
+from stitchrl.evaluation.return_distribution import ReturnDistribution, return_distributions
+from stitchrl.evaluation.returns import check_tail_share
 from stitchrl.evaluation.sensitivity import Sensitivity, hidden_cause_sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO, FitSettings, check_odds_ratio
 from stitchrl.evaluation.units import Units
@@ -66,6 +68,8 @@ class Evaluation:
         behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
         lower_bounds: bounds of the value, and of the gain over the behaviour, that rest on no model of the value; none where
             nobody looked, or where none can be given. No line of the verdict looks at them.
+        distribution: how the returns are distributed, by "weights" and by "fqe"; none where it was not asked for. No line of
+            the verdict looks at it.
     """
 
     estimates: dict[str, Estimate]
@@ -78,6 +82,7 @@ class Evaluation:
     influence: VarianceShares | None = None
     behavior_model: BehaviorSummary | None = None
     lower_bounds: tuple[LowerBound, ...] = ()
+    distribution: dict[str, ReturnDistribution] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         name = self.verdict.primary
@@ -91,7 +96,8 @@ class Evaluation:
             if one.value is not None and one.lower is not None and one.upper is not None
         ]
         stated = [one.sentence for one in self.lower_bounds if one.chosen and (one.says_something or one.of == "value")]
-        return "\n".join([*lines, *stated, str(self.verdict)])
+        worst = [one.sentence for one in self.distribution.values()]
+        return "\n".join([*lines, *stated, *worst, str(self.verdict)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -106,6 +112,7 @@ class Evaluation:
             "influence": None if self.influence is None else self.influence.to_dict(),
             "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),
             "lower_bounds": [one.to_dict() for one in self.lower_bounds],
+            "distribution": {name: one.to_dict() for name, one in self.distribution.items()},
         }
 
 
@@ -126,6 +133,8 @@ def evaluate(
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO,
     seed: int = 0,
     record_look: bool = False,
+    distribution: bool = False,
+    tail: float = 0.1,
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
 
@@ -158,6 +167,9 @@ def evaluate(
         record_look: remember that these episodes served as test, in the state folder of the user, and say in the verdict
             how often they did before. For the part that decides, and not for one that you choose candidates on. The
             commands `stitchrl run` and `stitchrl evaluate`, and `st.run`, always do; STITCHRL_STATE=off keeps nothing.
+        distribution: also estimate how the returns are distributed: their spread, quantiles, and the mean return of the worst
+            share of episodes, beside those of the behaviour or the baseline. It fits one more network.
+        tail: that share.
 
     Raises:
         ConfigurationError: an unknown estimator, or a number outside its range.
@@ -181,6 +193,7 @@ def evaluate(
         minimum_odds_ratio=minimum_odds_ratio,
         over_last=baseline is not None,
         record_look=record_look,
+        tail=tail if distribution else None,
     )
     return found[0]
 
@@ -205,13 +218,16 @@ def evaluate_all(
     monitors: Sequence[LoopMonitor] = (),
     record_look: bool = False,
     notes: Sequence[str] = (),
+    tail: float | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
 
     Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains; with
     `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO; `notes` are further caveats of the
-    verdicts.
+    verdicts; `tail` is the worst share of episodes of the distributions of returns, which None does not estimate.
     """
+    if tail is not None:
+        check_tail_share(tail)
     check_odds_ratio(minimum_odds_ratio)
     settings = FitSettings() if settings is None else settings
     chosen = () if estimators is None else chosen_estimators(estimators)
@@ -240,6 +256,7 @@ def evaluate_all(
         resamples=resamples,
         over_last=over_last,
         notes=notes,
+        tail=tail,
     )
 
 
@@ -256,6 +273,7 @@ def evaluate_fits(
     resamples: int = RESAMPLES,
     over_last: bool = False,
     notes: Sequence[str] = (),
+    tail: float | None = None,
 ) -> list[Evaluation]:
     """`evaluate_all` on what is known already about policies and their log; arguments as there."""
     log = fits.log
@@ -312,8 +330,13 @@ def evaluate_fits(
             pieces = functools.partial(fits.pieces, case.fits.policy)
             overlap = agreement(log, pieces, fits.behavior.log_prob, fits.behavior.probs)
         fitted = fits.behavior.fitted
+        returns: dict[str, ReturnDistribution] = {}
+        if tail is not None and not (over_last and case is cases[-1]):
+            returns = return_distributions(case, tail=tail, confidence=confidence, seed=fits.settings.seed)
         evaluations.append(
-            Evaluation(values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary, bounds)
+            Evaluation(
+                values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary, bounds, returns
+            )
         )
     return evaluations
 
