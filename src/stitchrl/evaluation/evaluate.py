@@ -18,6 +18,7 @@ from stitchrl.evaluation.behavior import logged_return
 from stitchrl.evaluation.behavior_summary import BehaviorSummary, summary_of
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import Confirmation
+from stitchrl.evaluation.consistency import Consistency, consistency_of
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
 from stitchrl.evaluation.decisions import of_decisions, unit_noun
 from stitchrl.evaluation.estimating import behavior_estimate, bounded, estimates_of
@@ -25,6 +26,7 @@ from stitchrl.evaluation.estimator import (
     Case,
     Draft,
     Estimator,
+    behavior_variances,
 )
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.health import check_lost_weight
@@ -70,6 +72,8 @@ class Evaluation:
             nobody looked, or where none can be given. No line of the verdict looks at them.
         distribution: how the returns are distributed, by "weights" and by "fqe"; none where it was not asked for. No line of
             the verdict looks at it.
+        consistency: whether the healthy estimates agree, and an interval of the gain that holds if one of them is right; None
+            where nobody looked. No line of the verdict looks at it.
     """
 
     estimates: dict[str, Estimate]
@@ -83,6 +87,7 @@ class Evaluation:
     behavior_model: BehaviorSummary | None = None
     lower_bounds: tuple[LowerBound, ...] = ()
     distribution: dict[str, ReturnDistribution] = dataclasses.field(default_factory=dict)
+    consistency: Consistency | None = None
 
     def __str__(self) -> str:
         name = self.verdict.primary
@@ -97,7 +102,8 @@ class Evaluation:
         ]
         stated = [one.sentence for one in self.lower_bounds if one.chosen and (one.says_something or one.of == "value")]
         worst = [one.sentence for one in self.distribution.values()]
-        return "\n".join([*lines, *stated, *worst, str(self.verdict)])
+        together = () if self.consistency is None else self.consistency.sentences
+        return "\n".join([*lines, *together, *stated, *worst, str(self.verdict)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -112,6 +118,7 @@ class Evaluation:
             "influence": None if self.influence is None else self.influence.to_dict(),
             "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),
             "lower_bounds": [one.to_dict() for one in self.lower_bounds],
+            "consistency": None if self.consistency is None else self.consistency.to_dict(),
             "distribution": {name: one.to_dict() for name, one in self.distribution.items()},
         }
 
@@ -297,13 +304,20 @@ def evaluate_fits(
     assert logged.statistic is not None
     behavior = behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
     evaluations = []
-    for case, values, gain, of_policy in zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True):
+    for case, of_values, values, gain, of_policy in zip(
+        cases, drafts, found[: len(cases)], found[len(cases) :], gains, strict=True
+    ):
         confirmation = influence = None
         bounds: tuple[LowerBound, ...] = ()
+        together: Consistency | None = None
         if confirm:
             if log.num_actions is not None or has_density(case.policy):
                 bounds = lower_bounds(case, confidence=confidence, seed=fits.settings.seed)
             by_name = {estimator.name: draft for estimator, draft in zip(chosen, of_policy, strict=True)}
+            value_drafts = {estimator.name: draft for estimator, draft in zip(chosen, of_values, strict=True)}
+            together = consistency_of(
+                value_drafts, values, gain, functools.partial(behavior_variances, case), resampler
+            )
             confirmation = Confirmation(
                 fits.behavior.fitted,
                 case.calibration,
@@ -335,7 +349,18 @@ def evaluate_fits(
             returns = return_distributions(case, tail=tail, confidence=confidence, seed=fits.settings.seed)
         evaluations.append(
             Evaluation(
-                values, gain, behavior, verdict, fitted, overlap, confirmation, influence, summary, bounds, returns
+                values,
+                gain,
+                behavior,
+                verdict,
+                fitted,
+                overlap,
+                confirmation,
+                influence,
+                summary,
+                bounds,
+                returns,
+                together,
             )
         )
     return evaluations

@@ -230,6 +230,7 @@ def _explain(
     ]
     if (primary := verdict["primary"]) is not None:
         texts.append(_primary_text(primary, selected["evaluation"]["estimates"][primary]))
+    texts += (selected["evaluation"].get("consistency") or {}).get("sentences", [])
     texts += [
         f"{bound['sentence']} This bound decides nothing; it holds whatever a model of the value says, if {_assumed(bound)}."
         for bound in selected["evaluation"].get("lower_bounds", ())
