@@ -71,6 +71,7 @@ class LowerBound:
         least: the least value, or gain, that there can be: a bound of that size says nothing.
         assumptions: what must hold for it.
         chosen: the bound that is stated: among the proven ones of its kind, that which was predicted to be highest.
+        noun: what one episode is called: "episode", or "decision" where each has one step.
     """
 
     of: str
@@ -83,6 +84,7 @@ class LowerBound:
     least: float
     assumptions: tuple[str, ...] = ()
     chosen: bool = False
+    noun: str = "episode"
 
     @property
     def says_something(self) -> bool:
@@ -101,11 +103,13 @@ class LowerBound:
         form = "+.4f" if self.of == "gain" else ".4f"
         if not self.says_something:
             return f"By the weights alone nothing is known about the {whose}: its lower bound is the least that there can be."
-        weighed = "whole episodes" if self.weights == "episodes" else "each reward"
+        weighed = (
+            "each reward of" if self.weights == "decisions" else "all" if self.noun == "decision" else "the whole of"
+        )
         return (
             f"By the weights alone, with no model of the value, the {whose} is at least {self.lower:{form}} with "
-            f"{self.confidence:.0%} one-sided confidence ({TITLES[self.method]}, weighing {weighed} of {self.episodes:,} "
-            "episodes)."
+            f"{self.confidence:.0%} one-sided confidence ({TITLES[self.method]}, weighing {weighed} {self.episodes:,} "
+            f"{self.noun}s)."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,7 +163,10 @@ def lower_bounds(case: Case, *, confidence: float = 0.95, seed: int = 0) -> tupl
     episodes = round(case.units.episodes * float((~choosing).mean()))
     return tuple(
         dataclasses.replace(
-            one, episodes=episodes, assumptions=(*shared, low if one.weights == "episodes" else per_decision)
+            one,
+            episodes=episodes,
+            noun=case.units.episode_noun,
+            assumptions=(*shared, low if one.weights == "episodes" else per_decision),
         )
         for one in bounds
     )

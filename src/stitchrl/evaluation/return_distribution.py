@@ -93,6 +93,7 @@ class ReturnDistribution:
         other_cdf: (G,) the same of the behaviour or the baseline.
         checks: the health of it.
         assumptions: what must hold for it to mean what it says.
+        noun: what one episode is called: "episode", or "decision" where each has one step.
     """
 
     method: str
@@ -108,6 +109,7 @@ class ReturnDistribution:
     cdf_upper: Float[NumpyArray, " G"] | None = None
     checks: tuple[Check, ...] = ()
     assumptions: tuple[str, ...] = ()
+    noun: str = "episode"
 
     @property
     def healthy(self) -> bool:
@@ -128,10 +130,10 @@ class ReturnDistribution:
     def sentence(self) -> str:
         """What happens to the worst episodes, in words."""
         if not self.readings:
-            return f"The worst {self.tail * 100:g}% of episodes, by {self.method}: {' '.join(self.reasons)}"
+            return f"The worst {self.tail * 100:g}% of {self.noun}s, by {self.method}: {' '.join(self.reasons)}"
         found = self.worst
         text = (
-            f"The worst {self.tail * 100:g}% of episodes return {found.policy} on average under the policy and {found.other} "
+            f"The worst {self.tail * 100:g}% of {self.noun}s return {found.policy} on average under the policy and {found.other} "
             f"under {self.other}, by {self.method}: a difference of {found.difference}."
         )
         if found.policy.lower is None:
@@ -184,7 +186,8 @@ def return_distributions(case: Case, *, tail: float, confidence: float, seed: in
             found[method] = _by_model(case, tail, confidence)
         else:
             found[method] = _by_weights(case, tail, confidence, seed)
-    return found
+    noun = case.units.episode_noun
+    return {name: dataclasses.replace(one, noun=noun) for name, one in found.items()}
 
 
 def _by_weights(case: Case, tail: float, confidence: float, seed: int) -> ReturnDistribution:
