@@ -226,7 +226,7 @@ def _by_weights(case: Case, tail: float, confidence: float, seed: int) -> Return
         )
         for k, name in enumerate(names)
     }
-    # Intervals of it missed 14% of differences in a world of heavy tails in which the worst tenth was covered.
+    # Its intervals missed too often in a world of heavy tails in which those of the worst tenth covered.
     spread = readings["standard deviation"]
     readings["standard deviation"] = Reading(*(Span(span.value) for span in spread))
     first = len(names)
