@@ -57,9 +57,12 @@ from stitchrl.deployment.bundle import Bundle as Bundle
 from stitchrl.deployment.guard import Guard as Guard
 from stitchrl.evaluation.action_shift import ActionShift as ActionShift
 from stitchrl.evaluation.agreement import Agreement as Agreement
+from stitchrl.evaluation.consistency import Consistency as Consistency
 from stitchrl.evaluation.contributions import Estimand as Estimand
 from stitchrl.evaluation.estimator import Estimator as Estimator
 from stitchrl.evaluation.evaluate import Evaluation as Evaluation
+from stitchrl.evaluation.lower_bounds import LowerBound as LowerBound
+from stitchrl.evaluation.return_distribution import ReturnDistribution as ReturnDistribution
 from stitchrl.evaluation.settings import FitSettings as FitSettings
 from stitchrl.evaluation.results import Estimate as Estimate
 from stitchrl.evaluation.verdict import Verdict as Verdict

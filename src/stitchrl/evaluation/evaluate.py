@@ -17,6 +17,7 @@ from stitchrl.evaluation.behavior_summary import BehaviorSummary, summary_of
 from stitchrl.evaluation.cases import cases_of, draft_of, logged_draft
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.confirmation import Confirmation
+from stitchrl.evaluation.consistency import Consistency, consistency_of
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.costs import CostLimits, Limit, check_costs, costs_of, limits_of
 from stitchrl.evaluation.decisions import of_decisions, unit_noun
@@ -25,6 +26,7 @@ from stitchrl.evaluation.estimator import (
     Case,
     Draft,
     Estimator,
+    behavior_variances,
 )
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.group_gains import GroupGains, gains_in_groups
@@ -32,6 +34,7 @@ from stitchrl.evaluation.groups import Groups, groups_of
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import RESAMPLES, Resampler
 from stitchrl.evaluation.looks import look_at, notes_on
+from stitchrl.evaluation.lower_bounds import LowerBound, lower_bounds
 from stitchrl.evaluation.policy_actions import has_density
 from stitchrl.evaluation.power import power_of
 from stitchrl.evaluation.primary import choose_primary
@@ -40,6 +43,8 @@ from stitchrl.evaluation.refit import FitQ
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
 from stitchrl.evaluation.results import Estimate
+from stitchrl.evaluation.return_distribution import ReturnDistribution, return_distributions
+from stitchrl.evaluation.returns import check_tail_share
 from stitchrl.evaluation.sensitivity import Sensitivity, hidden_cause_sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO, FitSettings, check_odds_ratio
 from stitchrl.evaluation.units import Units
@@ -67,6 +72,12 @@ class Evaluation:
         behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
         groups: the primary gain in each group that was asked for; None where none was, or there is no such gain.
         costs: each cost that was asked for, against its limit; None where none was.
+        lower_bounds: bounds of the value, and of the gain over the behaviour, that rest on no model of the value; none where
+            nobody looked, or where none can be given. No line of the verdict looks at them.
+        distribution: how the returns are distributed, by "weights" and by "fqe"; none where it was not asked for. No line of
+            the verdict looks at it.
+        consistency: whether the healthy estimates agree, and an interval of the gain that holds if one of them is right; None
+            where nobody looked. No line of the verdict looks at it.
     """
 
     estimates: dict[str, Estimate]
@@ -80,6 +91,9 @@ class Evaluation:
     behavior_model: BehaviorSummary | None = None
     groups: GroupGains | None = None
     costs: CostLimits | None = None
+    lower_bounds: tuple[LowerBound, ...] = ()
+    distribution: dict[str, ReturnDistribution] = dataclasses.field(default_factory=dict)
+    consistency: Consistency | None = None
 
     def __str__(self) -> str:
         name = self.verdict.primary
@@ -92,7 +106,10 @@ class Evaluation:
             )
             if one.value is not None and one.lower is not None and one.upper is not None
         ]
-        return "\n".join([*lines, str(self.verdict)])
+        stated = [one.sentence for one in self.lower_bounds if one.chosen and (one.says_something or one.of == "value")]
+        worst = [one.sentence for one in self.distribution.values()]
+        together = () if self.consistency is None else self.consistency.sentences
+        return "\n".join([*lines, *together, *stated, *worst, str(self.verdict)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -108,6 +125,9 @@ class Evaluation:
             "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),
             "groups": None if self.groups is None else self.groups.to_dict(),
             "costs": None if self.costs is None else self.costs.to_dict(),
+            "lower_bounds": [one.to_dict() for one in self.lower_bounds],
+            "consistency": None if self.consistency is None else self.consistency.to_dict(),
+            "distribution": {name: one.to_dict() for name, one in self.distribution.items()},
         }
 
 
@@ -130,6 +150,8 @@ def evaluate(
     costs: str | Sequence[str] = (),
     seed: int = 0,
     record_look: bool = False,
+    distribution: bool = False,
+    tail: float = 0.1,
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
 
@@ -167,6 +189,9 @@ def evaluate(
         record_look: remember that these episodes served as test, in the state folder of the user, and say in the verdict
             how often they did before. For the part that decides, and not for one that you choose candidates on. The
             commands `stitchrl run` and `stitchrl evaluate`, and `st.run`, always do; STITCHRL_STATE=off keeps nothing.
+        distribution: also estimate how the returns are distributed: their spread, quantiles, and the mean return of the worst
+            share of episodes, beside those of the behaviour or the baseline. It fits one more network.
+        tail: that share.
 
     Raises:
         ConfigurationError: an unknown estimator, or a number outside its range.
@@ -192,6 +217,7 @@ def evaluate(
         costs=costs,
         over_last=baseline is not None,
         record_look=record_look,
+        tail=tail if distribution else None,
     )
     return found[0]
 
@@ -218,13 +244,16 @@ def evaluate_all(
     monitors: Sequence[LoopMonitor] = (),
     record_look: bool = False,
     notes: Sequence[str] = (),
+    tail: float | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
 
     Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains; with
     `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO; `notes` are further caveats of the
-    verdicts.
+    verdicts; `tail` is the worst share of episodes of the distributions of returns, which None does not estimate.
     """
+    if tail is not None:
+        check_tail_share(tail)
     check_odds_ratio(minimum_odds_ratio)
     settings = FitSettings() if settings is None else settings
     chosen = () if estimators is None else chosen_estimators(estimators)
@@ -264,6 +293,7 @@ def evaluate_all(
         resamples=resamples,
         over_last=over_last,
         notes=notes,
+        tail=tail,
     )
 
 
@@ -282,6 +312,7 @@ def evaluate_fits(
     resamples: int = RESAMPLES,
     over_last: bool = False,
     notes: Sequence[str] = (),
+    tail: float | None = None,
 ) -> list[Evaluation]:
     """`evaluate_all` on what is known already about policies and their log; arguments as there."""
     log = fits.log
@@ -308,12 +339,20 @@ def evaluate_fits(
     behavior = behavior_estimate(resampler.interval(logged.statistic), cases[0], confidence)
     limited = costs_of(fits, chosen, limits, resampler, over_last=over_last) if limits else None
     evaluations = []
-    for k, (case, values, gain, of_policy) in enumerate(
-        zip(cases, found[: len(cases)], found[len(cases) :], gains, strict=True)
+    for k, (case, of_values, values, gain, of_policy) in enumerate(
+        zip(cases, drafts, found[: len(cases)], found[len(cases) :], gains, strict=True)
     ):
         confirmation = influence = None
+        bounds: tuple[LowerBound, ...] = ()
+        together: Consistency | None = None
         if confirm:
+            if log.num_actions is not None or has_density(case.policy):
+                bounds = lower_bounds(case, confidence=confidence, seed=fits.settings.seed)
             by_name = {estimator.name: draft for estimator, draft in zip(chosen, of_policy, strict=True)}
+            value_drafts = {estimator.name: draft for estimator, draft in zip(chosen, of_values, strict=True)}
+            together = consistency_of(
+                value_drafts, values, gain, functools.partial(behavior_variances, case), resampler
+            )
             confirmation = Confirmation(
                 fits.behavior.fitted,
                 case.calibration,
@@ -351,6 +390,9 @@ def evaluate_fits(
             pieces = functools.partial(fits.pieces, case.fits.policy)
             overlap = agreement(log, pieces, fits.behavior.log_prob, fits.behavior.probs)
         fitted = fits.behavior.fitted
+        returns: dict[str, ReturnDistribution] = {}
+        if tail is not None and not (over_last and case is cases[-1]):
+            returns = return_distributions(case, tail=tail, confidence=confidence, seed=fits.settings.seed)
         evaluations.append(
             Evaluation(
                 values,
@@ -364,6 +406,9 @@ def evaluate_fits(
                 summary,
                 None if vetoes is None else vetoes.groups,
                 None if vetoes is None else vetoes.costs,
+                bounds,
+                returns,
+                together,
             )
         )
     return evaluations

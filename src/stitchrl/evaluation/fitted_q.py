@@ -37,7 +37,7 @@ from stitchrl.progress import LoopMonitor
 from stitchrl.training.loop import train
 from stitchrl.types import NumpyArray, PyTree
 
-__all__ = ["FQE", "FittedQ", "evaluation_source", "fit_q"]
+__all__ = ["FQE", "FittedQ", "evaluation_source", "fit_q", "logged_and_next_actions"]
 
 ROWS_AT_ONCE = 4096
 """Rows whose features are computed in one call."""
@@ -75,7 +75,7 @@ class FQE(Algorithm):
         return FQEState(Trainable.create(critic, self.adam(self.learning_rate)), jax.tree.map(jnp.copy, critic))
 
     def update(self, state: FQEState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[FQEState, Metrics]:
-        action, next_action = _actions(batch, key)
+        action, next_action = logged_and_next_actions(batch, key)
         next_q = _q(state.target_critic, batch["next_obs"], next_action)
         reward, discount = self.td_return(batch)
         td_target = reward + discount * next_q
@@ -97,7 +97,7 @@ def _q(critic: MLP, obs: Float[Array, "B D"], action: Float[Array, "B action"]) 
     return critic(jnp.concatenate([obs, action], axis=-1))[:, 0]
 
 
-def _actions(batch: Batch, key: Key) -> tuple[Float[Array, "B action"], Float[Array, "B action"]]:
+def logged_and_next_actions(batch: Batch, key: Key) -> tuple[Float[Array, "B action"], Float[Array, "B action"]]:
     """The logged action and one of the policy's at the next state, as the network sees them."""
     if "next_cdf" in batch:
         next_cdf = batch["next_cdf"]

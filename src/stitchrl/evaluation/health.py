@@ -41,8 +41,10 @@ __all__ = [
     "check_regional_balance",
     "check_shrinkage",
     "check_spread",
+    "check_tail",
     "check_termination_mass",
     "check_untested_calibration",
+    "check_untested_model",
     "not_applicable",
     "of_baseline",
     "uses_episode_weights",
@@ -78,6 +80,8 @@ MAXIMUM_POSSIBLE_INFLUENCE = 0.25
 """Share of the variance that the logged action with the largest weight would carry, whether it was seen or not."""
 MAXIMUM_NEVER_TRIED = 0.01
 """Decisions of an episode that may be on actions which the behaviour never takes; the interval is widened by them."""
+MINIMUM_TAIL_UNITS = 30
+"""Effective units in the worst share of a distribution of returns from which that share is trusted."""
 MAXIMUM_SHRINKAGE = 0.25
 """Share of all weight that may be taken away before an estimate rests on what takes its place."""
 NO_REWARD_SLACK = 1e-3
@@ -417,6 +421,30 @@ def at_another_size(check: Check, size: int, other: int) -> Check:
 def effective_units_needed(count: int) -> float:
     """How many effective units weights must be worth where there are so many units."""
     return float(np.clip(MINIMUM_EFFECTIVE_SHARE * count, LEAST_EFFECTIVE_UNITS, ENOUGH_EFFECTIVE_UNITS))
+
+
+def check_tail(effective: float, tail: float, noun: str) -> Check:
+    """Whether enough units lie in the worst share of a distribution of returns."""
+    enough = effective >= MINIMUM_TAIL_UNITS
+    return Check(
+        "tail-units",
+        effective,
+        MINIMUM_TAIL_UNITS,
+        enough,
+        f"The {noun}s in the worst {tail * 100:g}% are worth {effective:,.0f} equally weighted ones, "
+        f"{'at least' if enough else 'below'} {MINIMUM_TAIL_UNITS}.",
+    )
+
+
+def check_untested_model() -> Check:
+    """A modelled distribution of which nothing tells how wrong it is."""
+    return Check(
+        "interval",
+        None,
+        None,
+        False,
+        "The distribution is a fitted model's, and nothing is known about the error of its fit: it has no interval.",
+    )
 
 
 def of_baseline(checks: Iterable[Check]) -> tuple[Check, ...]:

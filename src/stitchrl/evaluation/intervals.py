@@ -124,7 +124,7 @@ class Resampler:
     def _quantiles(self, statistics: Sequence[Statistic]) -> list[tuple[float, float]]:
         """The ends of the middle `confidence` of the replicates of each."""
         replicates: list[list[NumpyArray]] = [[] for _ in statistics]
-        for counts in self._counts() if statistics else ():
+        for counts in self.counts() if statistics else ():
             done: dict[int, NumpyArray] = {}
             for found, statistic in zip(replicates, statistics, strict=True):
                 found.append(_replicate(statistic, counts, done))
@@ -132,7 +132,7 @@ class Resampler:
         ends = [np.quantile(np.concatenate(found), [tail, 1 - tail]) for found in replicates]
         return [(float(lower), float(upper)) for lower, upper in ends]
 
-    def _counts(self) -> Iterator[Float[NumpyArray, "R n"]]:
+    def counts(self) -> Iterator[Float[NumpyArray, "R n"]]:
         """How often each episode is in each resample, a piece of the resamples at a time."""
         n, rng = self.units.count, np.random.default_rng(self._seed)
         at_once = max(1, COUNTS_AT_ONCE // self.units.episodes)

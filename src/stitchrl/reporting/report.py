@@ -233,6 +233,12 @@ def _explain(
     ]
     if (primary := verdict["primary"]) is not None:
         texts.append(_primary_text(primary, selected["evaluation"]["estimates"][primary]))
+    texts += (selected["evaluation"].get("consistency") or {}).get("sentences", [])
+    texts += [
+        f"{bound['sentence']} This bound decides nothing; it holds whatever a model of the value says, if {_assumed(bound)}."
+        for bound in selected["evaluation"].get("lower_bounds", ())
+        if bound["chosen"]
+    ]
     cautioned = [c for c in ranking["candidates"] if c["caution"] and c["claimed"] is not None]
     if cautioned:
         worst = max(cautioned, key=lambda c: c["claimed"])
@@ -268,6 +274,12 @@ def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
     if assumptions := [str(assumption).rstrip(".") for assumption in estimate.get("assumptions", ())]:
         text += f" Its interval assumes the following: {'; '.join(assumptions)}."
     return f"{text} An estimate that fails a check of its own conditions is drawn hollow and does not count."
+
+
+def _assumed(bound: Mapping[str, Any]) -> str:
+    """What must hold for a bound, as one clause."""
+    *first, last = map(str, bound["assumptions"])
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _provenance(run: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
