@@ -138,7 +138,8 @@ class KnownFits(Fits):
                 np.testing.assert_allclose(corrected.contributions, same.contributions, rtol=1e-4, atol=1e-5)
                 np.testing.assert_allclose(corrected.visits, same.visits, rtol=1e-4, atol=1e-5)
             state = log.observation_id
-            values = FittedValues(model.q[state, log.action], (table * model.q).sum(1)[state])
+            v = (table * model.q).sum(1)
+            values = FittedValues(model.q[state, log.action], v[state], v[np.append(state[1:], 0)])
             found.append(CorrectedQ(values, corrected))
         return found
 

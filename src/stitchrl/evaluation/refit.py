@@ -63,10 +63,12 @@ class FittedValues:
     Attributes:
         q: (N,) of the logged action.
         v: (N,) of the policy.
+        next_v: (N,) of the policy at the next observation, whatever it is where there is none; None: nobody asks.
     """
 
     q: Float[NumpyArray, " N"]
     v: Float[NumpyArray, " N"]
+    next_v: Float[NumpyArray, " N"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,7 +235,7 @@ def _corrected(
 ) -> CorrectedQ:
     """The corrections of one network on the episodes of a fold."""
     log, gamma = fold.timed_log, fold.data.gamma
-    values = FittedValues(fitted["q"], fitted["v"])
+    values = FittedValues(fitted["q"], fitted["v"], fitted["next_v"])
     cut = not log.terminated[log.episode_start[1:] - 1].all()
     behavior = refit_behavior(log, fitted, gamma=gamma) if cut else None
     with_ratios = None if log_ratio is None else refit(log, fitted, ratio_of(log_ratio), gamma=gamma)
@@ -242,14 +244,13 @@ def _corrected(
 
 
 def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
-    values = [part.values for part in parts]
     refits = [part.refit for part in parts if part.refit is not None]
     behaviors = [part.behavior for part in parts if part.behavior is not None]
     without = [part.without_ratios for part in parts if part.without_ratios is not None]
     # Where one fold was cut and another was not, the mean return of the second would be another assumption.
     cut = len(behaviors) == len(parts)
     return CorrectedQ(
-        FittedValues(order.per_row([one.q for one in values]), order.per_row([one.v for one in values])),
+        _joined_values([part.values for part in parts], order),
         _joined(refits, order) if refits else None,
         _joined(behaviors, order) if cut else None,
         _mean_by_network([part.by_network for part in parts], refits) if refits else (),
@@ -258,14 +259,31 @@ def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
     )
 
 
+def _joined_values(values: Sequence[FittedValues], order: Order) -> FittedValues:
+    following = [one.next_v for one in values if one.next_v is not None]
+    return FittedValues(
+        order.per_row([one.q for one in values]),
+        order.per_row([one.v for one in values]),
+        order.per_row(following) if len(following) == len(values) else None,
+    )
+
+
+def _mean_values(values: Sequence[FittedValues]) -> FittedValues:
+    following = [one.next_v for one in values if one.next_v is not None]
+    return FittedValues(
+        np.mean([one.q for one in values], axis=0),
+        np.mean([one.v for one in values], axis=0),
+        np.mean(following, axis=0) if len(following) == len(values) else None,
+    )
+
+
 def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:
     """The average of several networks on the same episodes; the worst of them speaks for the balance of all."""
     refits = [one.refit for one in of_networks if one.refit is not None]
     behaviors = [one.behavior for one in of_networks if one.behavior is not None]
     without = [one.without_ratios for one in of_networks if one.without_ratios is not None]
-    values = [one.values for one in of_networks]
     return CorrectedQ(
-        FittedValues(np.mean([one.q for one in values], axis=0), np.mean([one.v for one in values], axis=0)),
+        _mean_values([one.values for one in of_networks]),
         _mean_refit(refits) if refits else None,
         _mean_refit(behaviors) if behaviors else None,
         tuple(float(one.contributions.mean()) for one in refits),

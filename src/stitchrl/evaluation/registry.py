@@ -10,6 +10,7 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.estimators.contextual_bandits import CONTEXTUAL_BANDITS
+from stitchrl.evaluation.estimators.double_reinforcement import DoubleReinforcementLearning
 from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
 from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
 from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLING
@@ -33,6 +34,7 @@ ESTIMATORS: dict[str, Estimator] = {
         RegressionImportanceSampling(),
         *DOUBLY_ROBUST,
         FittedQEvaluation(),
+        DoubleReinforcementLearning(),
         LSTDQ(),
         *CONTEXTUAL_BANDITS,
     )
