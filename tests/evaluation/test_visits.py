@@ -6,7 +6,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from evaluation_worlds import QUICK, Table, cut_at_random, draw, small_log, small_world, values
+from evaluation_worlds import (
+    QUICK,
+    Table,
+    cut_at_random,
+    draw,
+    exact_ratio,
+    exact_visits,
+    small_log,
+    small_world,
+    values,
+)
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
@@ -15,20 +25,6 @@ from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.refit import FittedValues
 from stitchrl.evaluation.visits import FitVisits, StateFeatures, VisitModel, balance_terms, solve_visits
-from stitchrl.mdp.finite import FiniteMDP
-
-
-def exact_visits(world: FiniteMDP, probs: np.ndarray, gamma: float) -> np.ndarray:
-    """(live states,) discounted visits of a policy, by a linear solve."""
-    live = ~world.terminal
-    step = np.einsum("sa,sat->st", probs, world.transition)[np.ix_(live, live)]
-    found: np.ndarray = np.linalg.solve(np.eye(live.sum()) - gamma * step.T, world.initial[live])
-    return found
-
-
-def exact_ratio(world: FiniteMDP, policy: np.ndarray, behavior: np.ndarray, gamma: float) -> np.ndarray:
-    """(live states,) discounted visits of a policy over those of the behaviour."""
-    return exact_visits(world, policy, gamma) / exact_visits(world, behavior, gamma)
 
 
 def next_values(log: Dataset, q: np.ndarray, policy: np.ndarray) -> FittedValues:

@@ -148,8 +148,9 @@ class KnownFits(Fits):
         log: Dataset,
         next_choices: Callable[[], Iterable[np.ndarray]],
         log_policy: Callable[[int], np.ndarray],
+        choices: Callable[[], Iterable[np.ndarray]],
     ) -> FitData:
         part = log if log.behavior_log_prob is not None else of_rows(log, self._fit_rows)
-        data = FitData(part, next_choices, len(self._models), self.estimand, self.settings, (), log_policy)
+        data = FitData(part, next_choices, len(self._models), self.estimand, self.settings, (), log_policy, choices)
         data._models[FitQ()] = [[model] for model in self._models]
         return data

@@ -15,6 +15,7 @@ from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
 from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
 from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLING
 from stitchrl.evaluation.estimators.lstdq import LSTDQ
+from stitchrl.evaluation.estimators.marginalised import MARGINALISED
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
 
 __all__ = [
@@ -35,6 +36,7 @@ ESTIMATORS: dict[str, Estimator] = {
         *DOUBLY_ROBUST,
         FittedQEvaluation(),
         DoubleReinforcementLearning(),
+        *MARGINALISED,
         LSTDQ(),
         *CONTEXTUAL_BANDITS,
     )
