@@ -15,7 +15,7 @@ CONTINUOUS_ONLY = ("lstdq",)
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in CONTINUOUS_ONLY])
 def test_every_registered_estimator_passes(name: str) -> None:
     # These carry the noise of their own fit along linearly, while the check fits anew.
-    slack = {"ris": 0.35, "samis": 0.5}
+    slack = {"ris": 0.35, "samis": 0.5, "magic": 0.35}
     check_estimator(ESTIMATORS[name], resample_slack=slack.get(name, 0.2))
 
 

@@ -3,8 +3,9 @@
 zeta(s, a) stands for the ratio of discounted visits of state and action, policy over log, and nu for the multiplier of the
 balance of visits that every such ratio obeys. With E over episodes and sums over their steps,
 
-    (1)  min_nu max_zeta  E[ nu(s_0, a_0) ] + E[ sum_t gamma^t zeta_t (rewarded r_t + gamma (1 - terminated) nu(s_{t+1}, a') - nu_t) ]
-                          - 1/2 E[ sum_t gamma^t zeta_t^2 ] + normed lambda (1 - E[ sum_t gamma^t zeta_t (1 - gamma (1 - terminated)) ])
+    (1)  min_nu max_zeta  E[ nu(s_0, a_0) ] - 1/2 E[ sum_t gamma^t zeta_t^2 ]
+             + E[ sum_t gamma^t zeta_t (rewarded r_t + gamma (1 - terminated) nu(s_{t+1}, a') - nu(s_t, a_t)) ]
+             + normed lambda (1 - E[ sum_t gamma^t zeta_t (1 - gamma (1 - terminated)) ])
 
 with a_0 and a' drawn from the policy (Nachum, Chow, Dai, Li 2019, arXiv 1906.04733; the family: Yang, Nachum, Dai, Li, Schuurmans
 2020, arXiv 2007.03438; code: google-research/dice_rl).

@@ -40,6 +40,7 @@ __all__ = [
     "check_shrinkage",
     "check_spread",
     "check_termination_mass",
+    "check_uncorrected",
     "check_untested_calibration",
     "not_applicable",
     "of_baseline",
@@ -78,6 +79,8 @@ MAXIMUM_NEVER_TRIED = 0.01
 """Decisions of an episode that may be on actions which the behaviour never takes; the interval is widened by them."""
 MAXIMUM_SHRINKAGE = 0.25
 """Share of all weight that may be taken away before an estimate rests on what takes its place."""
+MAXIMUM_UNCORRECTED = 0.05
+"""Share of a policy's discounted weight that may rest on a fitted value which nothing corrects."""
 NO_REWARD_SLACK = 1e-3
 """What a fitted value may be where every reward is 0."""
 RANGE_SLACK = 1e-6
@@ -341,6 +344,20 @@ def check_shrinkage(weight: Float[NumpyArray, " n"], shrunken: Float[NumpyArray,
     limit = f"{MAXIMUM_SHRINKAGE:.0%}"
     sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: it rests on what takes its place."
     return Check("shrinkage", taken, MAXIMUM_SHRINKAGE, passed, sentence)
+
+
+def check_uncorrected(share: float, steps: int) -> Check:
+    """The error of a fitted value that nothing corrects is in no interval.
+
+    Args:
+        share: of the policy's discounted weight that the value speaks for.
+        steps: after which it does.
+    """
+    passed = share <= MAXIMUM_UNCORRECTED
+    seen = f"After {steps} steps a fitted value that nothing corrects speaks for {share:.1%} of the policy's weight"
+    limit = f"{MAXIMUM_UNCORRECTED:.0%}"
+    sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: its error is in no interval."
+    return Check("uncorrected", share, MAXIMUM_UNCORRECTED, passed, sentence)
 
 
 def check_lost_weight(lost: float, *, longest: int, unknown: tuple[float, float]) -> Check:

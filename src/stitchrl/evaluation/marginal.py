@@ -7,8 +7,9 @@ The linear form of all such methods is one system of equations, that of `evaluat
     (2)  W_t = E[psi_0]^T A^{-1} phi(s_t, a_t)                  state and action together, without any propensity
 
 with A as there, gamma^t included in the ratio. psi are features of the last layer of the Q network. No ratio tells (2) which
-actions the policy takes, so its features must; where pairs of an observation and an action are few, each is one. Two numbers are read off the same weights: the reward they carry, and the share
-of episodes that they carry to an end,
+actions the policy takes, so its features must; where pairs of an observation and an action are few, each is one.
+
+Two numbers are read off the same weights: the reward that they carry, and the share of episodes that they carry to an end,
 
     (3)  R = (1/n) sum W_t r_t,   M = (1/n) sum W_t (1 - gamma (1 - terminated)),   value = R / M
 
