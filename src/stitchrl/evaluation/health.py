@@ -27,6 +27,7 @@ __all__ = [
     "check_action_balance",
     "check_balance",
     "check_calibration",
+    "check_choice_balance",
     "check_influence",
     "check_lost_weight",
     "check_mean_weight",
@@ -202,6 +203,19 @@ def check_regional_balance(test: JointTest) -> Check:
 def check_action_balance(test: JointTest) -> Check:
     """Weights must carry the policy's actions as well as its states, which fails where the log does not have such actions."""
     return _balance_of("action-balance", "of observations and actions together", "what the policy does", test)
+
+
+def check_choice_balance(test: JointTest) -> Check:
+    """Weights of state and action that know no propensity must follow the policy's discrete actions."""
+    passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
+    seen = f"The weighted actions are as likely under the policy as its own are, but for {test.size:.1%}"
+    if passed:
+        sentence = f"{seen} (at most {CALIBRATION_SLACK:.0%}, or no more than chance explains)."
+    else:
+        sentence = (
+            f"{seen}, more than chance explains (p = {test.p_value:.1g}): the weights do not do what the policy does."
+        )
+    return Check("action-balance", test.size, CALIBRATION_SLACK, passed, sentence)
 
 
 def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:

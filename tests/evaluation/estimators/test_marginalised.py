@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from evaluation_worlds import QUICK, Table, draw, exact_ratio, exact_visits, small_log, small_world, tabular
 
+from stitchrl.evaluation.balance import RegionIndex, balance_of_choices
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.dice import FitDICE
 from stitchrl.evaluation.estimators.marginalised import self_normalised
 from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.fits import Fits
+from stitchrl.evaluation.health import check_choice_balance
 from stitchrl.evaluation.marginal import marginal_weights, pair_features
 from stitchrl.evaluation.refit import refit
+from stitchrl.evaluation.units import Units
 from stitchrl.evaluation.visits import StateFeatures
 
 
@@ -109,3 +112,17 @@ def test_what_the_networks_disagree_by_widens_the_interval() -> None:
         assert abs(estimate.value - world.policy_value(policy)) < 4 * estimate.standard_error, name
         assert (estimate.model_error or 0.0) > 0 if name.endswith("dice") else not estimate.model_error
     assert found.verdict.primary is None
+
+
+def test_weights_that_follow_the_states_and_not_the_actions_are_seen() -> None:
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 4000, 8)
+    state = log.observation_id
+    assert state is not None
+    regions, units = RegionIndex(log), Units(log.num_episodes)
+    visits = exact_ratio(world, policy, behavior, 1.0)[state]
+    right = visits * policy[state, log.action] / behavior[state, log.action]
+    assert check_choice_balance(balance_of_choices(regions, policy[state], log.action, right, units)).passed
+    found = check_choice_balance(balance_of_choices(regions, policy[state], log.action, visits, units))
+    assert not found.passed
+    assert "do not do what the policy does" in found.sentence

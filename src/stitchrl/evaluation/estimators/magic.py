@@ -175,7 +175,7 @@ class MagicStatistic:
         return found
 
     def by_weight(self) -> ByWeight:
-        """Derivatives of the blend by the logarithms of the weights, Omega as it is."""
+        """Derivatives of the blend by the logarithms of the weights, Omega as it is: near by, within about a fifth."""
         share = influence_of_ratios(self.numerator, self.denominator) * (self.sums @ self.slopes) / self.n
         now, before = np.split(share, 2, axis=1)
         return now, before

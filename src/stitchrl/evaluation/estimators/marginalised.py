@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import what_untried_actions_may_do
-from stitchrl.evaluation.balance import balance_test
+from stitchrl.evaluation.balance import balance_of_choices, balance_test
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.corrected import behavior_of, finite_range
 from stitchrl.evaluation.decisions import weights_suffice
@@ -37,6 +37,7 @@ from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.health import (
     Check,
+    check_choice_balance,
     check_balance,
     check_never_tried,
     check_range,
@@ -87,6 +88,12 @@ def _without_mass(name: str, mass: float) -> Check:
     )
 
 
+def _of_choices(case: Case, weight: Float[NumpyArray, " N"]) -> Check:
+    """Whether weights that know no propensity follow the policy's actions."""
+    regions = case.fits.fits.regions
+    return check_choice_balance(balance_of_choices(regions, case.fits.choices, case.log.action, weight, case.units))
+
+
 @dataclasses.dataclass(frozen=True)
 class LinearMarginal:
     """Marginal weights in the features of the policy's Q.
@@ -125,6 +132,8 @@ class LinearMarginal:
         if mass < LEAST_MASS:
             checks += (_without_mass(self.name, mass),)
             return Draft(None, checks, (*shared_assumptions(case), assumes), per_episode)
+        if self.actions:
+            checks += (_of_choices(case, weight),)
         gradient, untried = np.zeros(case.log.num_transitions), 0.0
         if not self.actions:
             ratios = VisitRatios(found.reward.visits, case.fits.choices, case.fits.fits.behavior_probs)
@@ -179,6 +188,7 @@ class DICEEstimator:
         checks: tuple[Check, ...] = (
             *check_spread(case.units, per_episode),
             check_regional_balance(balance_test(log, case.fits.fits.regions, mean, gamma, case.units)),
+            _of_choices(case, mean),
         )
         assumptions = (*shared_assumptions(case), "the networks of the ratio of visits are near their saddle point")
         if not mass >= LEAST_MASS:
