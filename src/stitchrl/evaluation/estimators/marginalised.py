@@ -37,8 +37,8 @@ from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.health import (
     Check,
-    check_choice_balance,
     check_balance,
+    check_choice_balance,
     check_never_tried,
     check_range,
     check_regional_balance,
