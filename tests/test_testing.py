@@ -14,8 +14,9 @@ CONTINUOUS_ONLY = ("lstdq",)
 
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in CONTINUOUS_ONLY])
 def test_every_registered_estimator_passes(name: str) -> None:
-    # `ris` carries the noise of its own fit along linearly, while the check fits anew.
-    check_estimator(ESTIMATORS[name], resample_slack=0.35 if name == "ris" else 0.2)
+    # These carry the noise of their own fit along linearly, while the check fits anew.
+    slack = {"ris": 0.35, "samis": 0.5, "magic": 0.35}
+    check_estimator(ESTIMATORS[name], resample_slack=slack.get(name, 0.2))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,19 @@ def corridor() -> tuple[FiniteMDP, np.ndarray, np.ndarray]:
     return world, np.tile([0.4, 0.6], (6, 1)), np.tile([0.25, 0.75], (6, 1))
 
 
+def exact_visits(world: FiniteMDP, probs: np.ndarray, gamma: float) -> np.ndarray:
+    """(live states,) discounted visits of a policy, by a linear solve."""
+    live = ~world.terminal
+    step = np.einsum("sa,sat->st", probs, world.transition)[np.ix_(live, live)]
+    found: np.ndarray = np.linalg.solve(np.eye(live.sum()) - gamma * step.T, world.initial[live])
+    return found
+
+
+def exact_ratio(world: FiniteMDP, policy: np.ndarray, behavior: np.ndarray, gamma: float) -> np.ndarray:
+    """(live states,) discounted visits of a policy over those of the behaviour."""
+    return exact_visits(world, policy, gamma) / exact_visits(world, behavior, gamma)
+
+
 def draw(
     world: FiniteMDP, behavior: np.ndarray, episodes: int, seed: int, *, last: bool = True, **kwargs: Any
 ) -> Dataset:

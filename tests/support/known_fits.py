@@ -139,7 +139,8 @@ class KnownFits(Fits):
                 np.testing.assert_allclose(corrected.contributions, same.contributions, rtol=1e-4, atol=1e-5)
                 np.testing.assert_allclose(corrected.visits, same.visits, rtol=1e-4, atol=1e-5)
             state = log.observation_id
-            values = FittedValues(model.q[state, log.action], (table * model.q).sum(1)[state])
+            v = (table * model.q).sum(1)
+            values = FittedValues(model.q[state, log.action], v[state], v[np.append(state[1:], 0)])
             found.append(CorrectedQ(values, corrected))
         return found
 
@@ -148,8 +149,9 @@ class KnownFits(Fits):
         log: Dataset,
         next_choices: Callable[[], Iterable[np.ndarray]],
         log_policy: Callable[[int], np.ndarray],
+        choices: Callable[[], Iterable[np.ndarray]],
     ) -> FitData:
         part = log if log.behavior_log_prob is not None else of_rows(log, self._fit_rows)
-        data = FitData(part, next_choices, len(self._models), self.estimand, self.settings, (), log_policy)
+        data = FitData(part, next_choices, len(self._models), self.estimand, self.settings, (), log_policy, choices)
         data._models[FitQ()] = [[model] for model in self._models]
         return data

@@ -182,8 +182,8 @@ def _statistic(estimator: Estimator, case: Case, where: str) -> Statistic:
     return statistic
 
 
-def _error(statistic: Statistic) -> float:
-    return Resampler(Units(statistic.n)).standard_error(statistic)
+def _error(statistic: Statistic, model_variance: float = 0.0) -> float:
+    return float(np.hypot(Resampler(Units(statistic.n)).standard_error(statistic), np.sqrt(model_variance)))
 
 
 # --- checks ----------------------------------------------------------------------------------------------------
@@ -312,11 +312,12 @@ def _check_on_policy(estimator: Estimator, worlds: _Worlds) -> None:
     case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=4)), worlds.behavior)
     logged = logged_return(case.episodes)
     difference = minus(_statistic(estimator, case, "for the behaviour's own policy"), logged)
+    error = _error(difference, _estimate(estimator, case).model_variance)
     _require(
-        abs(difference.value()) <= 4 * _error(difference) + 1e-5 * max(1.0, abs(logged.value())),
+        abs(difference.value()) <= 4 * error + 1e-5 * max(1.0, abs(logged.value())),
         estimator,
         f"the behaviour's own policy must be worth the mean logged return {logged.value():.5g}; the estimate is "
-        f"{difference.value():+.4g} away from it, with a standard error of {_error(difference):.2g}.",
+        f"{difference.value():+.4g} away from it, with a standard error of {error:.2g}.",
     )
 
 
@@ -327,16 +328,23 @@ def _check_truth(estimator: Estimator, worlds: _Worlds) -> None:
         worlds.behavior, gamma=GAMMA
     )
     rows = worlds.rows(worlds.even, n * REPLICATES, seed=5)
-    values, errors, covered = [], [], []
+    values, errors, covered, of_model, unknown = [], [], [], [], []
     for k in range(REPLICATES):
         case = worlds.case(worlds.log(_take(rows, np.arange(k * n, (k + 1) * n))))
+        draft = _estimate(estimator, case)
         gain = minus(_statistic(estimator, case, "on a plain log"), logged_return(case.episodes))
         found = Resampler(Units(n), resamples=200, seed=k).interval(gain)
         values.append(found.value)
         errors.append(found.standard_error)
-        covered.append(found.lower <= truth <= found.upper)
+        # All logs share one fit, so what its networks disagree by moves all estimates together.
+        of_model.append(draft.model_variance)
+        unknown.append(max(abs(end) for end in draft.unknown))
+        more = float(np.hypot(1.0, np.sqrt(of_model[-1]) / max(found.standard_error, 1e-300)))
+        lower = found.value - more * (found.value - found.lower) - unknown[-1]
+        covered.append(lower <= truth <= found.value + more * (found.upper - found.value) + unknown[-1])
     spread, off = float(np.std(values, ddof=1)), float(np.mean(values)) - truth
-    z = off / (spread / np.sqrt(REPLICATES))
+    beyond = np.sign(off) * max(abs(off) - float(np.mean(unknown)), 0.0)
+    z = beyond / float(np.hypot(spread / np.sqrt(REPLICATES), np.sqrt(np.mean(of_model))))
     _require(
         abs(z) <= 4,
         estimator,
@@ -358,7 +366,7 @@ def _check_horizon(estimator: Estimator, worlds: _Worlds) -> None:
         return
     truth = worlds.even.policy_value(worlds.policy, gamma=GAMMA, horizon=2)
     statistic = _statistic(estimator, case, "with a horizon that it does not refuse")
-    off, error = statistic.value() - truth, _error(statistic)
+    off, error = statistic.value() - truth, _error(statistic, _estimate(estimator, case).model_variance)
     _require(
         abs(off) <= 4.5 * error,
         estimator,

@@ -28,6 +28,7 @@ __all__ = [
     "JointTest",
     "RegionIndex",
     "balance_of_actions",
+    "balance_of_choices",
     "balance_test",
     "calibration_test",
     "unseen_spread",
@@ -111,6 +112,25 @@ def calibration_test(
     found = regions.sums(regions.here, ratio - 1.0)
     rows = np.bincount(regions.here, minlength=regions.count)
     return JointTest(float(np.abs(found.sum(0)).sum() / rows.sum()), _p_value(found, units, noise))
+
+
+def balance_of_choices(
+    regions: RegionIndex,
+    probs: Float[NumpyArray, "N A"],
+    action: Int[NumpyArray, " N"],
+    weights: Float[NumpyArray, " N"],
+    units: Units,
+) -> JointTest:
+    """Whether weighted discrete actions are as likely under the policy as the policy's own, in every region.
+
+    Weights W of state and action together obey E[ sum_t W_t (pi(a_t|s_t) - sum_a pi(a|s_t)^2) g(s_t) ] = 0; weights that follow
+    the policy's states and not its actions do not. `size` is the deviation as a share of the second term.
+    """
+    likely = np.take_along_axis(probs, action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)
+    own = (probs.astype(np.float64) ** 2).sum(1)
+    found = regions.sums(regions.here, weights * (likely - own))
+    total = float(np.abs(weights) @ own)
+    return JointTest(float(np.abs(found.sum(0)).sum()) / max(total, 1e-300), _p_value(found, units, None))
 
 
 def unseen_spread(

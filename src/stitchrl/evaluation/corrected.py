@@ -23,7 +23,7 @@ from stitchrl.evaluation.predictable import LoggedWeights, Ratios, VisitRatios
 from stitchrl.evaluation.refit import CorrectedQ, Refit
 from stitchrl.types import NumpyArray
 
-__all__ = ["corrected_draft"]
+__all__ = ["behavior_of", "corrected_draft", "finite_range"]
 
 
 def corrected_draft(
@@ -65,23 +65,28 @@ def corrected_draft(
     if per_episode.any():
         statistic = Contributions.average(found.contributions)
         checks += (check_range(statistic.value(), case.attainable),)
-    low, high = case.attainable
-    if not np.isfinite([low, high]).all():
-        low, high = float(case.episodes.returns.min()), float(case.episodes.returns.max())
     return Draft(
         statistic,
         checks,
         (*shared_assumptions(case), assumes),
         per_episode,
         ratios,
-        behavior=_behavior(case, fitted),
+        behavior=behavior_of(case, fitted),
         by_network=fitted.by_network,
         jointly=weighs_actions,
         moved=fitted.moved,
         weighs_actions=weighs_actions,
         behavior_gradient=gradient,
-        unknown=what_untried_actions_may_do(untried, (low, high)),
+        unknown=what_untried_actions_may_do(untried, finite_range(case)),
     )
+
+
+def finite_range(case: Case) -> tuple[float, float]:
+    """The attainable range; where it is not finite, the range of the logged returns."""
+    low, high = case.attainable
+    if np.isfinite([low, high]).all():
+        return low, high
+    return float(case.episodes.returns.min()), float(case.episodes.returns.max())
 
 
 def _of_actions(case: Case, found: Refit, networks: int) -> tuple[Check, ...]:
@@ -98,7 +103,7 @@ def _of_actions(case: Case, found: Refit, networks: int) -> tuple[Check, ...]:
     return check_action_balance(test), check_outside(outside), check_networks(networks)
 
 
-def _behavior(case: Case, fitted: CorrectedQ) -> Draft | None:
+def behavior_of(case: Case, fitted: CorrectedQ) -> Draft | None:
     """The behaviour's value by the same refit, where episodes were cut."""
     found = fitted.behavior
     if found is None:

@@ -95,6 +95,7 @@ class FitData:
         settings: of the fits.
         monitors: shown the progress of long fits.
         log_policy: gives the (N,) logarithm of a policy's probability of the logged action, by its number; None: nobody asks.
+        choices: gives what each policy does at the states of `log`, as `next_choices` does; None: nobody asks.
     """
 
     log: Dataset
@@ -104,6 +105,7 @@ class FitData:
     settings: FitSettings
     monitors: Sequence[LoopMonitor] = ()
     log_policy: Callable[[int], NumpyArray] | None = None
+    choices: Callable[[], Iterable[NumpyArray]] | None = None
 
     def __post_init__(self) -> None:
         self._models: dict[FitRequest, Sequence[Any]] = {}
@@ -417,6 +419,7 @@ class Fits:
             fit_on,
             lambda: (self._asked_next(k, fit_on, self._asked(k, fit_on)) for k in self._fitted),
             lambda k: self._log_policy_on(self._fitted[k], fit_on),
+            lambda: (self._asked(k, fit_on) for k in self._fitted),
         )
 
     @cached_property
@@ -432,6 +435,7 @@ class Fits:
             self.log.select_episodes(other),
             lambda: (self.next_choices(k)[other_rows] for k in self._fitted),
             lambda k: self.log_policy(self._fitted[k])[other_rows],
+            lambda: (self.choices(k)[other_rows] for k in self._fitted),
         )
         log = self.log.select_episodes(here)
 
@@ -459,8 +463,10 @@ class Fits:
         log: Dataset,
         next_choices: Callable[[], Iterable[NumpyArray]],
         log_policy: Callable[[int], NumpyArray],
+        choices: Callable[[], Iterable[NumpyArray]],
     ) -> FitData:
-        return FitData(log, next_choices, len(self._fitted), self.estimand, self.settings, self._monitors, log_policy)
+        count, known = len(self._fitted), (self.estimand, self.settings, self._monitors)
+        return FitData(log, next_choices, count, *known, log_policy, choices)
 
 
 class PolicyFits:

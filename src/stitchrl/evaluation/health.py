@@ -29,6 +29,7 @@ __all__ = [
     "check_action_balance",
     "check_balance",
     "check_calibration",
+    "check_choice_balance",
     "check_influence",
     "check_lost_weight",
     "check_mean_weight",
@@ -43,6 +44,7 @@ __all__ = [
     "check_spread",
     "check_tail",
     "check_termination_mass",
+    "check_uncorrected",
     "check_untested_calibration",
     "check_untested_model",
     "not_applicable",
@@ -84,6 +86,8 @@ MINIMUM_TAIL_UNITS = 30
 """Effective units in the worst share of a distribution of returns from which that share is trusted."""
 MAXIMUM_SHRINKAGE = 0.25
 """Share of all weight that may be taken away before an estimate rests on what takes its place."""
+MAXIMUM_UNCORRECTED = 0.05
+"""Share of a policy's discounted weight that may rest on a fitted value which nothing corrects."""
 NO_REWARD_SLACK = 1e-3
 """What a fitted value may be where every reward is 0."""
 RANGE_SLACK = 1e-6
@@ -212,6 +216,19 @@ def check_regional_balance(test: JointTest) -> Check:
 def check_action_balance(test: JointTest) -> Check:
     """Weights must carry the policy's actions as well as its states, which fails where the log does not have such actions."""
     return _balance_of("action-balance", "of observations and actions together", "what the policy does", test)
+
+
+def check_choice_balance(test: JointTest) -> Check:
+    """Weights of state and action that know no propensity must follow the policy's discrete actions."""
+    passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
+    seen = f"The weighted actions are as likely under the policy as its own are, but for {test.size:.1%}"
+    if passed:
+        sentence = f"{seen} (at most {CALIBRATION_SLACK:.0%}, or no more than chance explains)."
+    else:
+        sentence = (
+            f"{seen}, more than chance explains (p = {test.p_value:.1g}): the weights do not do what the policy does."
+        )
+    return Check("action-balance", test.size, CALIBRATION_SLACK, passed, sentence)
 
 
 def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:
@@ -354,6 +371,20 @@ def check_shrinkage(weight: Float[NumpyArray, " n"], shrunken: Float[NumpyArray,
     limit = f"{MAXIMUM_SHRINKAGE:.0%}"
     sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: it rests on what takes its place."
     return Check("shrinkage", taken, MAXIMUM_SHRINKAGE, passed, sentence)
+
+
+def check_uncorrected(share: float, steps: int) -> Check:
+    """The error of a fitted value that nothing corrects is in no interval.
+
+    Args:
+        share: of the policy's discounted weight that the value speaks for.
+        steps: after which it does.
+    """
+    passed = share <= MAXIMUM_UNCORRECTED
+    seen = f"After {steps} steps a fitted value that nothing corrects speaks for {share:.1%} of the policy's weight"
+    limit = f"{MAXIMUM_UNCORRECTED:.0%}"
+    sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: its error is in no interval."
+    return Check("uncorrected", share, MAXIMUM_UNCORRECTED, passed, sentence)
 
 
 def check_lost_weight(lost: float, *, longest: int, unknown: tuple[float, float]) -> Check:

@@ -60,10 +60,12 @@ class FittedValues:
     Attributes:
         q: (N,) of the logged action.
         v: (N,) of the policy.
+        next_v: (N,) of the policy at the next observation, whatever it is where there is none; None: nobody asks.
     """
 
     q: Float[NumpyArray, " N"]
     v: Float[NumpyArray, " N"]
+    next_v: Float[NumpyArray, " N"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,7 +209,7 @@ def _corrected(fold: Fold, fitted: dict[str, NumpyArray], log_ratio: Float[Numpy
     log, gamma = fold.timed_log, fold.data.gamma
     behavior = refit_behavior(log, fitted, gamma=gamma) if _cut(log) else None
     with_ratios = None if log_ratio is None else refit(log, fitted, ratio_of(log_ratio), gamma=gamma)
-    return CorrectedQ(FittedValues(fitted["q"], fitted["v"]), with_ratios, behavior)
+    return CorrectedQ(FittedValues(fitted["q"], fitted["v"], fitted["next_v"]), with_ratios, behavior)
 
 
 def _jointly(model: Sequence[FittedQ], fold: Fold, policy: int) -> CorrectedQ:
@@ -241,8 +243,9 @@ def _jointly(model: Sequence[FittedQ], fold: Fold, policy: int) -> CorrectedQ:
 
 
 def _without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> CorrectedQ:
+    values = FittedValues(fitted["q"], fitted["v"], fitted["next_v"])
     behavior = refit_behavior(log, fitted, gamma=gamma) if _cut(log) else None
-    return CorrectedQ(FittedValues(fitted["q"], fitted["v"]), refit_without_ratios(log, fitted, gamma=gamma), behavior)
+    return CorrectedQ(values, refit_without_ratios(log, fitted, gamma=gamma), behavior)
 
 
 def _cut(log: Dataset) -> bool:
@@ -251,14 +254,13 @@ def _cut(log: Dataset) -> bool:
 
 
 def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
-    values = [part.values for part in parts]
     refits = [part.refit for part in parts if part.refit is not None]
     behaviors = [part.behavior for part in parts if part.behavior is not None]
     without = [part.without_ratios for part in parts if part.without_ratios is not None]
     # Where one fold was cut and another was not, the mean return of the second would be another assumption.
     cut = len(behaviors) == len(parts)
     return CorrectedQ(
-        FittedValues(order.per_row([one.q for one in values]), order.per_row([one.v for one in values])),
+        _joined_values([part.values for part in parts], order),
         _joined(refits, order) if refits else None,
         _joined(behaviors, order) if cut else None,
         _mean_by_network([part.by_network for part in parts], refits) if refits else (),
@@ -269,13 +271,30 @@ def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
     )
 
 
+def _joined_values(values: Sequence[FittedValues], order: Order) -> FittedValues:
+    following = [one.next_v for one in values if one.next_v is not None]
+    return FittedValues(
+        order.per_row([one.q for one in values]),
+        order.per_row([one.v for one in values]),
+        order.per_row(following) if len(following) == len(values) else None,
+    )
+
+
+def _mean_values(values: Sequence[FittedValues]) -> FittedValues:
+    following = [one.next_v for one in values if one.next_v is not None]
+    return FittedValues(
+        np.mean([one.q for one in values], axis=0),
+        np.mean([one.v for one in values], axis=0),
+        np.mean(following, axis=0) if len(following) == len(values) else None,
+    )
+
+
 def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:
     """The average of several networks on the same episodes; the worst of them speaks for the balance of all."""
     refits = [one.refit for one in of_networks if one.refit is not None]
     behaviors = [one.behavior for one in of_networks if one.behavior is not None]
-    values = [one.values for one in of_networks]
     return CorrectedQ(
-        FittedValues(np.mean([one.q for one in values], axis=0), np.mean([one.v for one in values], axis=0)),
+        _mean_values([one.values for one in of_networks]),
         _mean_refit(refits) if refits else None,
         _mean_refit(behaviors) if behaviors else None,
         tuple(float(one.contributions.mean()) for one in refits),

@@ -10,11 +10,15 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.estimators.contextual_bandits import CONTEXTUAL_BANDITS
+from stitchrl.evaluation.estimators.double_reinforcement import DoubleReinforcementLearning
 from stitchrl.evaluation.estimators.doubly_robust import DOUBLY_ROBUST
 from stitchrl.evaluation.estimators.fqe import FittedQEvaluation
 from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLING
 from stitchrl.evaluation.estimators.lstdq import LSTDQ
+from stitchrl.evaluation.estimators.magic import Magic
+from stitchrl.evaluation.estimators.marginalised import MARGINALISED
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
+from stitchrl.evaluation.estimators.weights_then_value import WeightsThenValue
 
 __all__ = [
     "DEFAULT",
@@ -32,7 +36,11 @@ ESTIMATORS: dict[str, Estimator] = {
         *IMPORTANCE_SAMPLING,
         RegressionImportanceSampling(),
         *DOUBLY_ROBUST,
+        Magic(),
+        WeightsThenValue(),
         FittedQEvaluation(),
+        DoubleReinforcementLearning(),
+        *MARGINALISED,
         LSTDQ(),
         *CONTEXTUAL_BANDITS,
     )
