@@ -113,7 +113,7 @@ def test_evaluate_records_a_look_where_it_is_told_to() -> None:
 def test_what_is_refused_is_no_look() -> None:
     log = world_log()
     with pytest.raises(ConfigurationError):
-        evaluate(policy(), log, estimators=("magic",), record_look=True)
+        evaluate(policy(), log, estimators=("spell",), record_look=True)
     with pytest.raises(EvaluationError):
         evaluate(object(), log, estimators=("wis",), record_look=True)
     with pytest.raises(EvaluationError):

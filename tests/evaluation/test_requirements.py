@@ -25,7 +25,7 @@ def test_wrong_arguments() -> None:
     world, behavior, policy = small_world()
     log = draw(world, behavior, 20, 0)
     with pytest.raises(ConfigurationError, match="names from is, pdis"):
-        evaluate(Table(policy), log, estimators=("wis", "magic"))
+        evaluate(Table(policy), log, estimators=("wis", "spell"))
     with pytest.raises(ConfigurationError, match="gamma"):
         evaluate(Table(policy), log, gamma=1.5)
     with pytest.raises(ConfigurationError, match="confidence"):

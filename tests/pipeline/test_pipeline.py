@@ -583,7 +583,7 @@ def test_evaluate_command(finished: tuple[Path, Path], tmp_path: Path, stitchrl:
     assert found["estimates"]["wis"]["estimand"] == {"gamma": 0.95, "horizon": None}
     assert done.status == {"GO": 0, "NO-GO": 3, "CANNOT TELL": 4}[found["verdict"]["decision"]]
     for more, sentence in [
-        (["--estimators", "magic"], "`estimators` must be names from"),
+        (["--estimators", "spell"], "`estimators` must be names from"),
         (["--baseline", tmp_path], "no policy to load"),
         (["--cost", "reward<0.5"], "`cost` must say COLUMN<=LIMIT"),
         (["--cost", "hours<=0.5"], "The schema says cost is in column 'hours'"),

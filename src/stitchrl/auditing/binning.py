@@ -142,7 +142,10 @@ def _carried_forward(log: Dataset, rows: Int[NumpyArray, " n"]) -> dict[str, flo
     if table.ndim != 2:
         return {}
     here, after = table[log.observation_index[rows]], table[log.observation_index[rows + 1]]
-    names = log.observation_names
+    moved = (here != after).any(axis=1)  # where nothing changed, the state may simply have stayed what it was
+    if moved.sum() < LEAST_PAIRS:
+        return {}
+    here, after, names = here[moved], after[moved], log.observation_names
     found = {}
     for j in range(table.shape[1]):
         same = here[:, j] == after[:, j]

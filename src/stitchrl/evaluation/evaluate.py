@@ -259,6 +259,11 @@ def evaluate_all(
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     estimand = Estimand.of(log, gamma, horizon)
+    if tail is not None and estimand.time_unit is not None:
+        raise ConfigurationError(
+            "`distribution` discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
+            f"{estimand.time_unit}. Leave `time_unit` out to count steps, or `distribution`."
+        )
     divided, limits = groups_of(log, groups), limits_of(costs)
     check_costs(limits, log, fit_on)
     if fit_on is not None and fit_on.schema.time_unit != log.schema.time_unit:

@@ -195,7 +195,9 @@ def numbers_of(
     weight = np.exp(np.minimum(log_weight, LARGEST_LOG_WEIGHT))
     found = []
     for weights, of_weight in (("episodes", _by_episode), ("decisions", _by_decision)):
-        if not np.isfinite(attainable[0]) or (weights == "decisions" and episodes.longest == 1):
+        # By decisions every step has the same discount in all episodes, which it has not where time is what discounts.
+        by_decision = episodes.longest > 1 and estimand.time_unit is None
+        if not np.isfinite(attainable[0]) or (weights == "decisions" and not by_decision):
             continue
         x, offset, _ = of_weight(episodes, weight, estimand, attainable)
         found.append(Numbers("value", weights, _per_unit(x, units), 0.0, offset))

@@ -293,7 +293,6 @@ def _provenance(run: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, A
         "batch_size",
         "gamma",
         "truth",
-        "time_unit",
     )
     parts = {name: {k: part[k] for k in ("episodes", "transitions")} for name, part in split["parts"].items()}
     algorithms = []
