@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from binned_worlds import WIDTHS, Treat, binned_log, gain_in_the_bins, true_gain
 
 from stitchrl.auditing.binning import binning_of
-from stitchrl.evaluation.evaluate import Evaluation, evaluate
+from stitchrl.evaluation.evaluate import evaluate
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.settings import FitSettings
 
 

@@ -88,7 +88,9 @@ def mujoco(name: str, args: argparse.Namespace) -> World:
     small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
     cloned = st.fit(st.BC(**small), log, updates=6000, progress=False).policy
     learned = st.fit(st.IQL(expectile=0.8, **small), log, updates=6000, progress=False).policy
-    policies: dict[str, Any] = {f"clone, noise {s:g}": SmoothedPolicy(cloned, s, -1.0, 1.0) for s in (0.2, 0.25, 0.35, 0.4)}
+    policies: dict[str, Any] = {
+        f"clone, noise {s:g}": SmoothedPolicy(cloned, s, -1.0, 1.0) for s in (0.2, 0.25, 0.35, 0.4)
+    }
     policies |= {"IQL, noise 0.3": SmoothedPolicy(learned, NOISE, -1.0, 1.0), "clone, no noise": cloned.greedy()}
     behavior = SmoothedPolicy(cloned, NOISE, -1.0, 1.0)
     pool = args.pool or 6 * episodes

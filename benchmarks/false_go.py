@@ -32,7 +32,8 @@ from stitchrl.auditing.audit import audit
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import evaluate as evaluation
-from stitchrl.evaluation.evaluate import Evaluation, evaluate_all, evaluate_fits
+from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.sensitivity import Sensitivity

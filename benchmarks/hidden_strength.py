@@ -26,7 +26,8 @@ from stitchrl.algorithms.vilcb import VILCB
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import sensitivity
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.evaluate import Evaluation, evaluate_fits
+from stitchrl.evaluation.evaluate import evaluate_fits
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.registry import chosen_estimators
 from stitchrl.evaluation.robust_values import GRID, RobustValues

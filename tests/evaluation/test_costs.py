@@ -12,7 +12,8 @@ from evaluation_worlds import QUICK, Table, small_log, small_world
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.costs import Limit, cost_of, limits_of
-from stitchrl.evaluation.evaluate import Evaluation, evaluate
+from stitchrl.evaluation.evaluate import evaluate
+from stitchrl.evaluation.evaluation import Evaluation
 
 
 def with_cost(seed: int) -> Dataset:

@@ -24,7 +24,8 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import refit as refit_module
 from stitchrl.evaluation.contributions import Contributions
 from stitchrl.evaluation.estimator import Draft
-from stitchrl.evaluation.evaluate import Evaluation, evaluate, evaluate_all
+from stitchrl.evaluation.evaluate import evaluate, evaluate_all
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.registry import DEFAULT, ESTIMATORS
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.verdict import Verdict

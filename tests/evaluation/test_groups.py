@@ -11,7 +11,8 @@ from evaluation_worlds import QUICK, Table, draw, sized, small_log, small_world
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
-from stitchrl.evaluation.evaluate import Evaluation, evaluate
+from stitchrl.evaluation.evaluate import evaluate
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.group_gains import simultaneous_reach
 from stitchrl.evaluation.groups import first_labels, groups_of
 from stitchrl.mdp.finite import FiniteMDP

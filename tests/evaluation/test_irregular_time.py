@@ -14,8 +14,9 @@ from timed_worlds import GAMMA, SECONDS_AN_HOUR, exact_value, timed_log, timed_w
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, EvaluationError
 from stitchrl.evaluation.attainable import attainable_range, what_follows
+from stitchrl.evaluation.cases import cases_of
 from stitchrl.evaluation.contributions import Episodes, Estimand
-from stitchrl.evaluation.evaluate import cases_of, evaluate
+from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.intervals import Resampler
 from stitchrl.evaluation.registry import ESTIMATORS

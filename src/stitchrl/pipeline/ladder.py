@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
-from stitchrl.evaluation.evaluate import Evaluation, evaluate_fits
+from stitchrl.evaluation.evaluate import evaluate_fits
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.ranking import Ranked, rank
 from stitchrl.evaluation.registry import first_primary

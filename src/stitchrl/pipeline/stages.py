@@ -20,7 +20,8 @@ from stitchrl.evaluation.action_shift import ActionShift
 from stitchrl.evaluation.agreement import Agreement
 from stitchrl.evaluation.decisions import unit_noun
 from stitchrl.evaluation.estimator import Estimator
-from stitchrl.evaluation.evaluate import Evaluation, evaluate_all, evaluate_fits
+from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.meaning import MEANINGS

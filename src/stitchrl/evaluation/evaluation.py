@@ -1,0 +1,97 @@
+"""What an evaluation found: the estimates of a policy, its gain, and the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from stitchrl.evaluation.action_shift import ActionShift
+from stitchrl.evaluation.agreement import Agreement
+from stitchrl.evaluation.behavior_summary import BehaviorSummary
+from stitchrl.evaluation.confirmation import Confirmation
+from stitchrl.evaluation.consistency import Consistency
+from stitchrl.evaluation.costs import CostLimits
+from stitchrl.evaluation.group_gains import GroupGains
+from stitchrl.evaluation.influence import VarianceShares
+from stitchrl.evaluation.lower_bounds import LowerBound
+from stitchrl.evaluation.results import Estimate
+from stitchrl.evaluation.return_distribution import ReturnDistribution
+from stitchrl.evaluation.verdict import Verdict
+from stitchrl.messages import interval_in_words
+
+__all__ = ["Evaluation"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        estimates: estimator -> value of the policy.
+        gain: estimator -> gain over the behaviour (or the baseline) on the same episodes, paired.
+        behavior: the behaviour's own value: the mean logged return.
+        verdict: GO, NO-GO or CANNOT TELL, with its checklist.
+        behavior_fitted: True where the behaviour's probabilities come from a model.
+        agreement: how the policy's decisions differ from the logged ones; `ActionShift` where actions are continuous.
+        confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
+        influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
+        behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
+        groups: the primary gain in each group that was asked for; None where none was, or there is no such gain.
+        costs: each cost that was asked for, against its limit; None where none was.
+        lower_bounds: bounds of the value, and of the gain over the behaviour, that rest on no model of the value; none where
+            nobody looked, or where none can be given. No line of the verdict looks at them.
+        distribution: how the returns are distributed, by "weights" and by "fqe"; none where it was not asked for. No line of
+            the verdict looks at it.
+        consistency: whether the healthy estimates agree, and an interval of the gain that holds if one of them is right; None
+            where nobody looked. No line of the verdict looks at it.
+    """
+
+    estimates: dict[str, Estimate]
+    gain: dict[str, Estimate]
+    behavior: Estimate
+    verdict: Verdict
+    behavior_fitted: bool
+    agreement: Agreement | ActionShift
+    confirmation: Confirmation | None = None
+    influence: VarianceShares | None = None
+    behavior_model: BehaviorSummary | None = None
+    groups: GroupGains | None = None
+    costs: CostLimits | None = None
+    lower_bounds: tuple[LowerBound, ...] = ()
+    distribution: dict[str, ReturnDistribution] = dataclasses.field(default_factory=dict)
+    consistency: Consistency | None = None
+
+    def __str__(self) -> str:
+        name = self.verdict.primary
+        values = [] if name is None else [(f"the policy, by {name}", self.estimates[name])]
+        lines = [
+            f"value of {whose}: {interval_in_words(one.value, one.lower, one.upper, sign=False)}"
+            for whose, one in (
+                *values,
+                (f"the behaviour, {self.behavior.title.removesuffix(' of the behaviour')}", self.behavior),
+            )
+            if one.value is not None and one.lower is not None and one.upper is not None
+        ]
+        stated = [one.sentence for one in self.lower_bounds if one.chosen and (one.says_something or one.of == "value")]
+        worst = [one.sentence for one in self.distribution.values()]
+        together = () if self.consistency is None else self.consistency.sentences
+        return "\n".join([*lines, *together, *stated, *worst, str(self.verdict)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for JSON."""
+        return {
+            "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
+            "gain": {name: estimate.to_dict() for name, estimate in self.gain.items()},
+            "behavior": self.behavior.to_dict(),
+            "verdict": self.verdict.to_dict(),
+            "behavior_fitted": self.behavior_fitted,
+            "agreement": self.agreement.to_dict(),
+            "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
+            "influence": None if self.influence is None else self.influence.to_dict(),
+            "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),
+            "groups": None if self.groups is None else self.groups.to_dict(),
+            "costs": None if self.costs is None else self.costs.to_dict(),
+            "lower_bounds": [one.to_dict() for one in self.lower_bounds],
+            "consistency": None if self.consistency is None else self.consistency.to_dict(),
+            "distribution": {name: one.to_dict() for name, one in self.distribution.items()},
+        }
