@@ -31,9 +31,9 @@ from hidden_candidates import columns_of, hidden_cases
 from stitchrl.auditing.audit import audit
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation import evaluate as evaluation
 from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
 from stitchrl.evaluation.evaluation import Evaluation
+from stitchrl.evaluation.judge import Judge
 from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.sensitivity import Sensitivity
@@ -66,7 +66,7 @@ RESAMPLES = 1000
 """Resamples of the weighted estimates, which only confirm; the product takes 10,000. The primary needs none."""
 ACTIONS = {"sepsis, glucose and diabetes hidden": 8}
 PASSED = HistoryCheck(True, "not looked at")
-SENSITIVITY = evaluation._sensitivity
+SENSITIVITY = Judge._sensitivity
 
 
 # --- candidates ---------------------------------------------------------------------------------------------------
@@ -130,15 +130,14 @@ def models_path(name: str, tables: dict[str, np.ndarray], episodes: int, work: P
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 
-def _sensitivity_where_it_decides(chosen: Any, case: Any, gain: Any, drafts: Any, margin: float) -> Sensitivity | None:
+def _sensitivity_where_it_decides(judge: Judge, k: int, gain: Any) -> Sensitivity | None:
     """The product's, where nothing else rules out GO; elsewhere it changes no decision and is not computed."""
     name = choose_primary(gain)
-    if not case.behavior.fitted or name is None:
+    if not judge._fits.behavior.fitted or name is None:
         return None
-    if not (gain[name].healthy and gain[name].lower > margin):
+    if not (gain[name].healthy and gain[name].lower > judge._rule.margin):
         return Sensitivity(1.0, 0)
-    found: Sensitivity | None = SENSITIVITY(chosen, case, gain, drafts, margin)
-    return found
+    return SENSITIVITY(judge, k, gain)
 
 
 def finished(found: Evaluation, whole: Dataset, looked: dict[str, Any], audited: bool) -> tuple[str, str]:
@@ -177,7 +176,7 @@ def in_known_world(
         q = [TableQ(arrays[f"phi{k}"], arrays[f"q{k}"]) for k in range(len(tables))]
     rows = rows_for(name, rest.num_episodes)
     fits = KnownFits(world, list(tables.values()), log, rest, models=q, rows=rows, settings=FitSettings())
-    with mock.patch.object(evaluation, "_sensitivity", _sensitivity_where_it_decides):
+    with mock.patch.object(Judge, "_sensitivity", _sensitivity_where_it_decides):
         found = evaluate_fits(
             fits, chosen_estimators(DEFAULT), audit_verdict="usable", history=PASSED, resamples=RESAMPLES
         )
