@@ -26,6 +26,7 @@ from scipy import stats
 
 import stitchrl as st
 from coverage import ESTIMATE, FITTING, RARE, STOPPED, rows_for, subject_of, table
+from curves import Line, Panel, drawn
 from environment import describe
 from hidden_candidates import columns_of, hidden_cases
 from stitchrl.auditing.audit import audit
@@ -286,6 +287,34 @@ def curves(kept: Kept, truths: dict[str, dict[str, float]], worlds: Sequence[str
     return table(tuple(heads), rows)
 
 
+def pictures(kept: Kept, truths: dict[str, dict[str, float]], folder: Path) -> list[str]:
+    """Curves of GO rates against the size of the log, now and before, a file for each world and source of propensities."""
+    found = []
+    for mode in (KNOWN, FITTED):
+        for world in (HOSPITAL, SMALL):
+            sizes = [size for size in SIZES if kept.get((world, mode, size))]
+            if not sizes:
+                continue
+            panels = [
+                Panel(
+                    f"{title}: GO, by episodes of the log",
+                    [
+                        Line(
+                            f"{gain + 0.0:+.3f}",
+                            {size: counted(kept[world, mode, size], name, version) for size in sizes},
+                        )
+                        for name, gain in truths[world].items()
+                        if NEAR in name
+                    ],
+                )
+                for version, title in (("now", "now"), ("before", "commit cbe9abc"))
+            ]
+            name = f"false_go_{_stem(world)}_{mode}.svg"
+            (folder / name).write_text(drawn(panels, sizes), encoding="utf-8")
+            found += [f"![GO rates, {world}, propensities {mode}]({name})", ""]
+    return found
+
+
 def why(kept: Kept, truths: dict[str, dict[str, float]], world: str, mode: str, *, better: bool) -> list[str]:
     """Which lines kept GO from the candidates that are truly better, or worse, at each size."""
     rows = []
@@ -359,10 +388,12 @@ INTRODUCTION = (
 )
 
 
-def report(kept: Kept, truths: dict[str, dict[str, float]], command: str) -> str:
-    """Everything as Markdown."""
+def report(kept: Kept, truths: dict[str, dict[str, float]], command: str, folder: Path) -> str:
+    """Everything as Markdown; curves beside it in `folder`."""
     lines = ["# False GO, and GO when it is due\n", describe(command), "", STOPPED, "", *INTRODUCTION]
     lines += ["## Failures first\n", *failures(kept, truths)]
+    lines += ["## Curves\n", f"Candidates with {NEAR}, by their true gain; bars are 95% intervals.\n"]
+    lines += pictures(kept, truths, folder)
     lines += ["## GO for policies that are no better\n"]
     lines += ["Candidates together; those on one log are not independent of each other.\n", *summary(kept, truths)]
     for mode in (KNOWN, FITTED):
@@ -433,7 +464,7 @@ def main() -> None:
                         out.write(json.dumps([world, mode, size, row]) + "\n")
                         out.flush()
             done = {key: rows for key, rows in kept.items() if rows}
-            args.out.write_text(report(done, truths, command), encoding="utf-8")
+            args.out.write_text(report(done, truths, command, args.out.parent), encoding="utf-8")
             print(f"round {turn} of {rounds}, {time.monotonic() - began:.0f} s", flush=True)
             if time.monotonic() - began > 60 * args.minutes:
                 break
