@@ -46,6 +46,7 @@ SHARED = {
         "returns",
         "cql_discrete",
         "cql_continuous",
+        "dynamics",
     },
     "reading/formats": set[str](),
     "auditing/checks": set[str](),

@@ -26,8 +26,10 @@ from stitchrl.reading.read import read
 UNDISCOUNTED = Estimand(1.0)
 ROWS = 1599
 QUICK = FitSettings(updates=200, hidden_sizes=(16,))
-OF_EPISODES = tuple(name for name in ESTIMATORS if name not in {"lstdq", *(one.name for one in CONTEXTUAL_BANDITS)})
-"""The estimators that apply to episodes of several steps with discrete actions."""
+OF_EPISODES = tuple(
+    name for name in ESTIMATORS if name not in {"lstdq", "model", *(one.name for one in CONTEXTUAL_BANDITS)}
+)
+"""The estimators with intervals that apply to episodes of several steps with discrete actions."""
 
 
 @functools.cache

@@ -38,6 +38,8 @@ FITS = FitSettings(updates=200, batch_size=64, hidden_sizes=(16,))
 def check_estimator(estimator: Estimator, *, resample_slack: float = 0.2) -> None:
     """Check an off-policy estimator against its contract and against exact worlds of seven states.
 
+    One whose drafts have no interval (`Draft.interval` False) must never be healthy, and nothing is asked of its error.
+
     One that refuses episodes of several steps, but not single decisions, is checked on worlds whose episodes have one step.
 
     Checked are its members; that it asks only for the fits it names; the identities of its statistic (every episode
@@ -58,6 +60,10 @@ def check_estimator(estimator: Estimator, *, resample_slack: float = 0.2) -> Non
     worlds = _Worlds()
     if _refusal(estimator, worlds.plain()) is not None and _refusal(estimator, _Worlds(single=True).plain()) is None:
         worlds = _Worlds(single=True)
+    if _refusal(estimator, worlds.plain()) is None and not _interval(estimator, worlds):
+        for without in (_check_draft, _check_never_healthy, _check_state):
+            without(estimator, worlds)
+        return
     for check in (
         _check_draft,
         _check_statistic,
@@ -248,6 +254,23 @@ def _check_draft(estimator: Estimator, worlds: _Worlds) -> None:
         weight = np.asarray(draft.unit_weight)
         right = weight.shape == (case.log.num_episodes,) and np.isfinite(weight).all() and (weight >= 0).all()
         _require(bool(right), estimator, "`unit_weight` must be one finite number of at least 0 an episode.")
+
+
+def _interval(estimator: Estimator, worlds: _Worlds) -> bool:
+    """Whether its drafts have intervals; what is no draft is judged elsewhere."""
+    try:
+        return bool(getattr(estimator.estimate(worlds.plain()), "interval", True))
+    except Exception:  # what raises is reported by the checks that follow
+        return True
+
+
+def _check_never_healthy(estimator: Estimator, worlds: _Worlds) -> None:
+    """A number of whose error nothing is known must say so."""
+    for seed, policy in ((11, worlds.policy), (12, worlds.behavior)):
+        case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=seed)), policy)
+        healthy = all(check.passed for check in _estimate(estimator, case).checks)
+        _require(not healthy, estimator, "a draft without an interval must fail a check that says why; it passes all.")
+    _require(estimator.primary_rank is None, estimator, "a verdict cannot rest on an estimate without an interval.")
 
 
 def _check_statistic(estimator: Estimator, worlds: _Worlds) -> None:

@@ -71,10 +71,10 @@ def _estimate(
     units, weight = case.units, draft.unit_weight
     expected = expected_variance(draft)
     checks, assumptions = draft.checks, draft.assumptions
-    if interval is not None and noise is None:
+    if interval is not None and draft.interval and noise is None:
         assumptions += ("the noise of the fitted behaviour, which is not in the interval, is small",)
     lower = upper = None
-    if interval is not None:
+    if interval is not None and draft.interval:
         # Policies come in float32: a difference of less than its rounding is no gain, however small its error.
         rounding = ROUNDING * float(np.abs(case.episodes.returns).max(initial=0.0))
         lower = min(interval.lower, interval.value - rounding) + bounded(draft.unknown[0])
@@ -87,7 +87,7 @@ def _estimate(
         value=None if interval is None else interval.value,
         lower=lower,
         upper=upper,
-        standard_error=None if interval is None else interval.standard_error,
+        standard_error=None if lower is None or interval is None else interval.standard_error,
         confidence=confidence,
         estimand=case.estimand,
         # Effective sample size over independent units, rescaled to episodes.
@@ -104,7 +104,7 @@ def _estimate(
         model_error=None if draft.model_variance == 0 else float(np.sqrt(draft.model_variance)),
         trace_shift=draft.moved or None,
         weighs_actions=draft.weighs_actions,
-        behavior_error=None if noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
+        behavior_error=None if lower is None or noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
     )
 
 

@@ -153,6 +153,7 @@ class Fold:
             has no density.
         pieces: gives the (N, A) probabilities some rows at a time, where all would not fit in memory.
         episodes: how many there are in all folds together.
+        policies: the policies themselves, for what is not at a logged state.
     """
 
     log: Dataset
@@ -162,6 +163,7 @@ class Fold:
     log_policy: Callable[[int], NumpyArray | None]
     pieces: Callable[[int], Iterator[tuple[slice, NumpyArray]]]
     episodes: int
+    policies: Sequence[PolicyLike] = ()
 
     @cached_property
     def timed_log(self) -> Dataset:
@@ -426,7 +428,7 @@ class Fits:
     def _folds(self) -> list[Fold]:
         if self._fit_on is not None:
             parts = self.choices, self.next_choices, self._known_log_policy, self.pieces
-            return [Fold(self.log, self._data_of_others, *parts, self.log.num_episodes)]
+            return [Fold(self.log, self._data_of_others, *parts, self.log.num_episodes, self.policies)]
         return [self._half(here, other) for here, other in (self._halves, self._halves[::-1])]
 
     def _half(self, here: NumpyArray, other: NumpyArray) -> Fold:
@@ -452,6 +454,7 @@ class Fits:
             lambda k: None if (found := self._known_log_policy(k)) is None else found[rows],
             pieces,
             self.log.num_episodes,
+            self.policies,
         )
 
     def _log_policy_on(self, policy: int, log: Dataset) -> Float[NumpyArray, " N"]:

@@ -27,6 +27,7 @@ __all__ = [
     "following_actions",
     "has_density",
     "log_densities",
+    "one_action",
     "refusal_without_density",
     "usual_actions",
 ]
@@ -71,6 +72,23 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
     for piece, (first, start, stop) in enumerate(pieces(len(obs), ROWS_AT_ONCE)):
         keys = jax.random.split(jax.random.fold_in(root, piece), draws)
         found = np.stack([_asked(policy, obs[first:stop], action_size, key) for key in keys], axis=1)
+        parts.append(found[start - first :])
+    return np.concatenate(parts)
+
+
+def one_action(policy: Any, obs: NumpyArray, action_size: int, *, key: Key) -> Float[NumpyArray, "N D"]:
+    """(N, D) float32 one action of a policy at each observation, drawn where it leaves chance.
+
+    Args:
+        policy, obs, action_size: as of `drawn_actions`.
+        key: of the draws; another one gives other draws.
+
+    Raises:
+        EvaluationError: a wrong shape, or actions that are no finite numbers.
+    """
+    parts = []
+    for piece, (first, start, stop) in enumerate(pieces(len(obs), ROWS_AT_ONCE)):
+        found = _asked(policy, obs[first:stop], action_size, jax.random.fold_in(key, piece))
         parts.append(found[start - first :])
     return np.concatenate(parts)
 

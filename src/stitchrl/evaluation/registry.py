@@ -17,6 +17,7 @@ from stitchrl.evaluation.estimators.importance_sampling import IMPORTANCE_SAMPLI
 from stitchrl.evaluation.estimators.lstdq import LSTDQ
 from stitchrl.evaluation.estimators.magic import Magic
 from stitchrl.evaluation.estimators.marginalised import MARGINALISED
+from stitchrl.evaluation.estimators.model_based import MODEL_BASED
 from stitchrl.evaluation.estimators.regression_importance_sampling import RegressionImportanceSampling
 from stitchrl.evaluation.estimators.weights_then_value import WeightsThenValue
 
@@ -36,6 +37,7 @@ ESTIMATORS: dict[str, Estimator] = {
         *IMPORTANCE_SAMPLING,
         RegressionImportanceSampling(),
         *DOUBLY_ROBUST,
+        *MODEL_BASED,
         Magic(),
         WeightsThenValue(),
         FittedQEvaluation(),

@@ -11,109 +11,22 @@ the cut and hand on their weight as in importance sampling, so no value of an un
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import ClassVar
-
-import numpy as np
-from jaxtyping import Float
-
-from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand, influence_of_ratios
-from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, refusal_of_products
-from stitchrl.evaluation.fits import FitRequest
-from stitchrl.evaluation.policy_actions import refusal_without_density
-from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.refit import FitQ, FittedValues, refusal_of_q
-from stitchrl.evaluation.weights import ByWeight, Weights
-from stitchrl.types import NumpyArray
+from stitchrl.evaluation.doubly_robust_form import (
+    DR,
+    WDR,
+    DoublyRobust,
+    doubly_robust,
+    weighted_doubly_robust,
+)
 
 __all__ = ["DOUBLY_ROBUST", "DoublyRobust", "doubly_robust", "weighted_doubly_robust"]
 
-
-def doubly_robust(episodes: Episodes, weight: Weights, fitted: FittedValues) -> Contributions:
-    """Doubly robust estimation (dr)."""
-    residual, value = _terms(episodes, fitted)
-    now, before = weight.now * weight.scale, weight.before * weight.scale_before
-    return Contributions.average(episodes.discounted(now * residual + before * value))
-
-
-def weighted_doubly_robust(episodes: Episodes, weight: Weights, fitted: FittedValues) -> Contributions:
-    """Weighted doubly robust estimation (wdr): each step's weights are normalised over the episodes that count at it."""
-    residual, value = _terms(episodes, fitted)
-    numerator = np.concatenate([weight.now * residual, weight.before * value], axis=1) * np.tile(episodes.discount, 2)
-    return Contributions.ratios(numerator, np.concatenate([weight.now, weight.before], axis=1))
-
-
-def _of_dr(episodes: Episodes, weight: Weights, fitted: FittedValues) -> ByWeight:
-    residual, value = _terms(episodes, fitted)
-    now, before = weight.now * weight.scale, weight.before * weight.scale_before
-    share = episodes.discount / len(residual)
-    return now * residual * share, before * value * share
-
-
-def _of_wdr(episodes: Episodes, weight: Weights, fitted: FittedValues) -> ByWeight:
-    residual, value = _terms(episodes, fitted)
-    now = influence_of_ratios(weight.now * residual * episodes.discount, weight.now)
-    before = influence_of_ratios(weight.before * value * episodes.discount, weight.before)
-    return now / len(residual), before / len(residual)
-
-
-def _terms(episodes: Episodes, fitted: FittedValues) -> tuple[Float[NumpyArray, "n T"], Float[NumpyArray, "n T"]]:
-    """r - Q and V on each step, 0 in the padding."""
-    return episodes.reward - episodes.pad(fitted.q), episodes.pad(fitted.v)
-
-
-@dataclasses.dataclass(frozen=True)
-class DoublyRobust:
-    """An estimator that corrects a fitted Q by weighted residuals.
-
-    Attributes:
-        name, title, primary_rank: as in `Estimator`.
-        contributions: one of the two formulas.
-        by_weight: derivatives of the estimate by the logarithms of the weights.
-        normalised: whether the formula divides by the weights.
-    """
-
-    irregular_time: ClassVar[bool] = True
-
-    name: str
-    title: str
-    contributions: Callable[[Episodes, Weights, FittedValues], Contributions]
-    by_weight: Callable[[Episodes, Weights, FittedValues], ByWeight]
-    normalised: bool
-    primary_rank: int | None = None
-
-    def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses images, which no Q is fitted to, policies without a density, and logs of which no episode ends."""
-        return (
-            refusal_of_q(self.name, log, estimand)
-            or refusal_without_density(self.name, policies)
-            or refusal_of_products(self.name, log, estimand)
-        )
-
-    def requests(self) -> tuple[FitRequest, ...]:
-        """The policy's Q."""
-        return (FitQ(),)
-
-    def estimate(self, case: Case) -> Draft:
-        """The formula, with the health of its weights."""
-        (request,) = self.requests()
-        return episode_weight_draft(
-            case,
-            lambda: self.contributions(case.episodes, case.weights, case.fits.get(request).values),
-            lambda: self.by_weight(case.episodes, case.weights, case.fits.get(request).values),
-            normalised=self.normalised,
-        )
-
-
 DOUBLY_ROBUST = (
-    DoublyRobust("dr", "doubly robust: a fitted model, corrected by weights", doubly_robust, _of_dr, False),
+    DoublyRobust("dr", "doubly robust: a fitted model, corrected by weights", *DR, False),
     DoublyRobust(
         "wdr",
         "weighted doubly robust: weights that correct a fitted model",
-        weighted_doubly_robust,
-        _of_wdr,
+        *WDR,
         True,
         primary_rank=1,
     ),
