@@ -212,6 +212,22 @@ def test_a_ratio_beyond_all_measure_gives_numbers_and_fails_the_checks() -> None
     assert not found.gain["fqe"].healthy
 
 
+def test_a_smoothed_policy_is_named_wherever_its_value_is_printed() -> None:
+    still = lw.policy(lw.BETTER, np.zeros(2))
+    log, other = lw.log(40, 6, 1), lw.log(40, 6, 2)
+
+    def judged(policy: object) -> st.Evaluation:
+        return st.evaluate(policy, log, gamma=lw.GAMMA, estimators=("fqe",), fit_on=other, settings=QUICK)
+
+    found = judged(st.SmoothedPolicy(still, 0.2, -np.inf, np.inf))
+    name = "smoothed by normal noise of 0.2"
+    assert f"value of the policy, {name}, by fqe" in str(found)
+    assert found.to_dict()["policy"] == name
+    assert any(name in caveat for caveat in found.to_dict()["verdict"]["caveats"])
+    plain = judged(lw.policy(lw.BETTER, lw.STD))
+    assert "smoothed" not in json.dumps(plain.to_dict())
+
+
 def test_two_amounts_of_noise_about_one_mode_are_two_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STITCHRL_STATE", str(tmp_path))
     log, estimand = lw.log(20, 5, 0), Estimand(lw.GAMMA)

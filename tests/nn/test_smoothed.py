@@ -55,6 +55,12 @@ def test_it_is_saved_and_loaded_and_part_of_the_face(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.log_prob(obs, action), smoothed.log_prob(obs, action))
 
 
+def test_it_says_what_was_done_to_the_policy() -> None:
+    assert SmoothedPolicy(INNER, 0.2, -1.0, 1.0).described == "smoothed by normal noise of 0.2"
+    two = SmoothedPolicy(INNER, np.array([0.2, 0.5], np.float32), -1.0, 1.0)
+    assert two.described == "smoothed by normal noise of 0.2, 0.5"
+
+
 @pytest.mark.parametrize(("std", "low", "said"), [(0.0, -1.0, "`std`"), (0.1, 2.0, "`low`")])
 def test_noise_and_bounds_that_make_no_sense_are_refused(std: float, low: float, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):

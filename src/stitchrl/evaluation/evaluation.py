@@ -44,6 +44,7 @@ class Evaluation:
             the verdict looks at it.
         consistency: whether the healthy estimates agree, and an interval of the gain that holds if one of them is right; None
             where nobody looked. No line of the verdict looks at it.
+        described: what was done to the policy, such as "smoothed by normal noise of 0.2"; "" where nothing was.
     """
 
     estimates: dict[str, Estimate]
@@ -60,10 +61,12 @@ class Evaluation:
     lower_bounds: tuple[LowerBound, ...] = ()
     distribution: dict[str, ReturnDistribution] = dataclasses.field(default_factory=dict)
     consistency: Consistency | None = None
+    described: str = ""
 
     def __str__(self) -> str:
         name = self.verdict.primary
-        values = [] if name is None else [(f"the policy, by {name}", self.estimates[name])]
+        policy = "the policy" if not self.described else f"the policy, {self.described}"
+        values = [] if name is None else [(f"{policy}, by {name}", self.estimates[name])]
         lines = [
             f"value of {whose}: {interval_in_words(one.value, one.lower, one.upper, sign=False)}"
             for whose, one in (
@@ -80,6 +83,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
         return {
+            "policy": self.described,
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
             "gain": {name: estimate.to_dict() for name, estimate in self.gain.items()},
             "behavior": self.behavior.to_dict(),

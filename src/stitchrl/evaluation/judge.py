@@ -127,6 +127,7 @@ class Judge:
             self._lower_bounds(k) if confirm else (),
             self._distribution(k),
             self._consistency(k, values, gain) if confirm else None,
+            _described(self._cases[k].policy),
         )
 
     def _primary(self, k: int, gain: Mapping[str, Estimate]) -> tuple[int, Draft] | None:
@@ -215,7 +216,7 @@ class Judge:
             confirmation=confirmation,
             vetoes=vetoes,
             baseline="the baseline" if self._over_last else "the behaviour",
-            notes=self._notes,
+            notes=(*self._notes, *_of_another_policy(self._cases[k].policy)),
             decisions=log.num_actions is not None and of_decisions(log, self._fits.estimand.horizon),
         )
         primary = self._primary(k, gain)
@@ -250,6 +251,19 @@ class Judge:
         drafts = dict(zip(self._names, self._values[k], strict=True))
         variances = functools.partial(behavior_variances, self._cases[k])
         return consistency_of(drafts, values, gain, variances, self._resampler)
+
+
+def _described(policy: object) -> str:
+    """What was done to the policy that it was made from; "" where nothing was."""
+    return str(getattr(policy, "described", ""))
+
+
+def _of_another_policy(policy: object) -> tuple[str, ...]:
+    """A caveat where what is judged is a changed policy, whose value is not that of the policy it was made from."""
+    described = _described(policy)
+    if not described:
+        return ()
+    return (f"Every value here is of the policy {described}, and says nothing about the policy without it.",)
 
 
 def _notes(logged: Draft, estimand: Estimand, notes: Sequence[str]) -> tuple[str, ...]:

@@ -65,6 +65,11 @@ class SmoothedPolicy(ContinuousPolicy):
             )
         self.std, self.low, self.high = (jnp.asarray(one, jnp.float32) for one in (std, low, high))
 
+    @property
+    def described(self) -> str:
+        """What was done to the policy, for whoever reads its value."""
+        return f"smoothed by normal noise of {', '.join(f'{one:g}' for one in np.atleast_1d(np.asarray(self.std)))}"
+
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
