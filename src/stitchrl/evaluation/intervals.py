@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from stitchrl.errors import ConfigurationError
-from stitchrl.evaluation.statistic import Difference, Statistic, is_linear
+from stitchrl.evaluation.statistic import Difference, OfSums, Statistic, is_linear
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
 
@@ -124,8 +124,9 @@ class Resampler:
     def _quantiles(self, statistics: Sequence[Statistic]) -> list[tuple[float, float]]:
         """The ends of the middle `confidence` of the replicates of each."""
         replicates: list[list[NumpyArray]] = [[] for _ in statistics]
+        sums = _Sums(statistics)
         for counts in self.counts() if statistics else ():
-            done: dict[int, NumpyArray] = {}
+            done = sums.replicates(counts)
             for found, statistic in zip(replicates, statistics, strict=True):
                 found.append(_replicate(statistic, counts, done))
         tail = (1 - self.confidence) / 2
@@ -137,10 +138,42 @@ class Resampler:
         n, rng = self.units.count, np.random.default_rng(self._seed)
         at_once = max(1, COUNTS_AT_ONCE // self.units.episodes)
         for start in range(0, self.resamples, at_once):
-            rows = min(at_once, self.resamples - start)
-            drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
-            counts = np.bincount(drawn.reshape(-1), minlength=rows * n).reshape(rows, n).astype(np.float64)
+            counts = np.empty((min(at_once, self.resamples - start), n))
+            for row in counts:  # one by one, so that what is drawn stays in the processor's cache
+                row[:] = np.bincount(rng.integers(0, n, size=n), minlength=n)
             yield self.units.spread(counts)
+
+
+class _Sums:
+    """Sums over the episodes of everything that statistics need of each resample, by one product of matrices.
+
+    Args:
+        statistics: of the same episodes; those that are no functions of sums are left out.
+    """
+
+    def __init__(self, statistics: Sequence[Statistic]) -> None:
+        parts = (part for statistic in statistics for part in _parts(statistic))
+        self._of = list({id(part): part for part in parts if isinstance(part, OfSums)}.values())
+        # Columns lie in one piece each: the product takes a quarter of the time that it takes with rows in one piece.
+        columns = [part.columns().T for part in self._of]
+        self._columns = np.concatenate(columns) if columns else None
+        self._ends = np.cumsum([len(one) for one in columns])
+
+    def replicates(self, counts: Float[NumpyArray, "R n"]) -> dict[int, NumpyArray]:
+        """Replicates of each statistic by its `id`."""
+        if self._columns is None:
+            return {}
+        parts = np.split(counts @ self._columns.T, self._ends[:-1], axis=1)
+        return {id(one): one.of_sums(sums) for one, sums in zip(self._of, parts, strict=True)}
+
+
+def _parts(statistic: Statistic) -> Iterator[Statistic]:
+    """A statistic, or both sides of a difference, and their parts."""
+    if isinstance(statistic, Difference):
+        yield from _parts(statistic.minuend)
+        yield from _parts(statistic.subtrahend)
+    else:
+        yield statistic
 
 
 def _replicate(statistic: Statistic, counts: Float[NumpyArray, "R n"], done: dict[int, NumpyArray]) -> NumpyArray:
