@@ -7,6 +7,7 @@ Warnings are errors in all tests, NumPy's too. What is tested elsewhere: formula
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 
 WITHOUT_NETWORKS = ("is", "pdis", "wis", "pdwis")
-OF_EPISODES = tuple(name for name in ESTIMATORS if name not in ("snips", "ips", "sg-ips"))
 TINY = FitSettings(updates=5, hidden_sizes=(4,), networks=1)
 
 
@@ -117,8 +117,16 @@ def test_a_policy_that_takes_no_logged_action_has_no_estimate(name: str) -> None
     assert found.value is None
 
 
-def test_no_estimator_calls_a_log_healthy_that_holds_no_action_of_the_policy() -> None:
-    found = estimates(Fixed(0.0, 1.0), log_of([3] * 30, action=0), tuple(ESTIMATORS))
+@pytest.mark.parametrize(
+    ("policy", "log"),
+    [
+        pytest.param(Fixed(0.0, 1.0), lambda: log_of([3] * 30, action=0), id="no action of the policy was logged"),
+        pytest.param(Fixed(1e-38, 1.0), lambda: log_of([8] * 20, action=0), id="weights of 1e-300"),
+        pytest.param(Fixed(0.6, 0.4), lambda: log_of([1, 2, 3, 7, 30, 2, 1, 50]), id="unequal lengths"),
+    ],
+)
+def test_no_estimator_calls_healthy_what_says_too_little(policy: Fixed, log: Callable[[], Dataset]) -> None:
+    found = estimates(policy, log(), tuple(ESTIMATORS))
     assert set(found) == set(ESTIMATORS)
     for one in found.values():
         assert is_sober(one), one
