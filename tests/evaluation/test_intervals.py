@@ -10,7 +10,7 @@ from scipy import stats
 
 from stitchrl.evaluation.contributions import Contributions
 from stitchrl.evaluation.intervals import Resampler
-from stitchrl.evaluation.statistic import Statistic, minus
+from stitchrl.evaluation.statistic import OfSums, Statistic, minus
 from stitchrl.evaluation.units import Units, effective_sample_size
 
 
@@ -164,3 +164,25 @@ def test_a_difference_of_ratios_is_the_same_however_it_is_written() -> None:
     group = np.arange(150) // 3
     found = [Resampler(Units(150, group)).interval(difference) for difference in (joined, minus(one, other))]
     assert dataclasses.astuple(found[0]) == pytest.approx(dataclasses.astuple(found[1]), abs=1e-12)
+
+
+@pytest.mark.parametrize("group", [None, np.arange(60) // 4])
+def test_what_is_summed_at_once_is_what_each_statistic_makes_of_the_same_draws(group: np.ndarray | None) -> None:
+    """Against draws, counts and replicates written out one by one, of several statistics that are given together."""
+    rng = np.random.default_rng(8)
+    weight = rng.exponential(size=(60, 3)) * (rng.random((60, 3)) < 0.2)
+    ratio, mean = Contributions(weight * rng.normal(size=(60, 3)), weight), Contributions.average(rng.normal(size=60))
+    median = Median(rng.normal(size=60))
+    assert isinstance(ratio, OfSums)
+    assert not isinstance(median, OfSums)
+    units = Units(60, group)
+    drawn = np.random.default_rng(5).integers(0, units.count, size=(400, units.count))
+    counts = units.spread(np.array([np.bincount(row, minlength=units.count) for row in drawn]).astype(float))
+    sums = [counts @ weight, counts @ ratio.numerator]
+    of_ratio = np.where(sums[0] > 0, sums[1] / np.where(sums[0] > 0, sums[0], 1.0), 0.0).sum(1)
+    of_mean = counts @ mean.numerator[:, 0] / counts.sum(1)
+    given = [ratio, minus(ratio, mean), minus(median, ratio)]
+    found = Resampler(units, resamples=400, seed=5).intervals(given)
+    expected = [of_ratio, of_ratio - of_mean, median.replicate(counts) - of_ratio]
+    for one, replicates in zip(found, expected, strict=True):
+        assert (one.lower, one.upper) == pytest.approx(tuple(np.quantile(replicates, [0.025, 0.975])), rel=1e-12)

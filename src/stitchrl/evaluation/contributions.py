@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -83,6 +84,8 @@ class Contributions:
         used = (numerator != 0).any(0) & (denominator.sum(0) > 0)
         if not used.any():
             return cls.average(np.zeros(len(numerator)))
+        if used.all():
+            return cls(numerator, denominator)
         return cls(numerator[:, used], denominator[:, used])
 
     @property
@@ -105,7 +108,15 @@ class Contributions:
 
     def replicate(self, counts: Float[NumpyArray, "R n"]) -> Float[NumpyArray, " R"]:
         """(R,) the estimate of each resample, its ratios formed anew; a column without weight there counts as 0."""
-        numerator, denominator = counts @ self.numerator, counts @ self.denominator
+        return self.of_sums(counts @ self.columns())
+
+    def columns(self) -> Float[NumpyArray, "n K"]:
+        """The numerators, then the denominators, each column in one piece of memory."""
+        return np.concatenate([self.numerator.T, self.denominator.T]).T
+
+    def of_sums(self, sums: Float[NumpyArray, "R K"]) -> Float[NumpyArray, " R"]:
+        """The sum of the ratios of the first half of the sums to the second; a column without weight counts as 0."""
+        numerator, denominator = np.split(sums, 2, axis=1)
         ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
         return ratio.sum(1)
 
@@ -170,7 +181,7 @@ class Episodes:
         """Steps of the longest episode, within the horizon."""
         return self.valid.shape[1]
 
-    @property
+    @cached_property
     def returns(self) -> Float[NumpyArray, " n"]:
         """(n,) discounted return of each episode as logged."""
         return self.discounted(self.reward)

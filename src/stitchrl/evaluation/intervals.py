@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from stitchrl.errors import ConfigurationError
-from stitchrl.evaluation.statistic import Difference, Statistic, is_linear
+from stitchrl.evaluation.statistic import Difference, OfSums, Statistic, is_linear
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
 
@@ -25,6 +25,8 @@ RESAMPLES = 10_000
 """Resamples of a bootstrap: with 1,000 the ends of an interval move by .08 standard errors from seed to seed."""
 COUNTS_AT_ONCE = 2_000_000
 """Numbers of one piece of the resamples: 16 MB of them."""
+DRAWN_AT_ONCE = 20_000
+"""Of these, how many are drawn and counted together: so few that they stay in the processor's cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +126,9 @@ class Resampler:
     def _quantiles(self, statistics: Sequence[Statistic]) -> list[tuple[float, float]]:
         """The ends of the middle `confidence` of the replicates of each."""
         replicates: list[list[NumpyArray]] = [[] for _ in statistics]
+        sums = _Sums(statistics)
         for counts in self.counts() if statistics else ():
-            done: dict[int, NumpyArray] = {}
+            done = sums.replicates(counts)
             for found, statistic in zip(replicates, statistics, strict=True):
                 found.append(_replicate(statistic, counts, done))
         tail = (1 - self.confidence) / 2
@@ -135,12 +138,45 @@ class Resampler:
     def counts(self) -> Iterator[Float[NumpyArray, "R n"]]:
         """How often each episode is in each resample, a piece of the resamples at a time."""
         n, rng = self.units.count, np.random.default_rng(self._seed)
-        at_once = max(1, COUNTS_AT_ONCE // self.units.episodes)
+        at_once, drawn = max(1, COUNTS_AT_ONCE // self.units.episodes), max(1, DRAWN_AT_ONCE // n)
         for start in range(0, self.resamples, at_once):
-            rows = min(at_once, self.resamples - start)
-            drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
-            counts = np.bincount(drawn.reshape(-1), minlength=rows * n).reshape(rows, n).astype(np.float64)
+            counts = np.empty((min(at_once, self.resamples - start), n))
+            for few in np.split(counts, range(drawn, len(counts), drawn)):
+                places = rng.integers(0, n, size=few.shape) + np.arange(len(few))[:, None] * n
+                few[:] = np.bincount(places.reshape(-1), minlength=few.size).reshape(few.shape)
             yield self.units.spread(counts)
+
+
+class _Sums:
+    """Sums over the episodes of everything that statistics need of each resample, by one product of matrices.
+
+    Args:
+        statistics: of the same episodes; those that are no functions of sums are left out.
+    """
+
+    def __init__(self, statistics: Sequence[Statistic]) -> None:
+        parts = (part for statistic in statistics for part in _parts(statistic))
+        self._of = list({id(part): part for part in parts if isinstance(part, OfSums)}.values())
+        # Columns lie in one piece each: the product takes a quarter of the time that it takes with rows in one piece.
+        columns = [part.columns().T for part in self._of]
+        self._columns = np.concatenate(columns) if columns else None
+        self._ends = np.cumsum([len(one) for one in columns])
+
+    def replicates(self, counts: Float[NumpyArray, "R n"]) -> dict[int, NumpyArray]:
+        """Replicates of each statistic by its `id`."""
+        if self._columns is None:
+            return {}
+        parts = np.split(counts @ self._columns.T, self._ends[:-1], axis=1)
+        return {id(one): one.of_sums(sums) for one, sums in zip(self._of, parts, strict=True)}
+
+
+def _parts(statistic: Statistic) -> Iterator[Statistic]:
+    """A statistic, or both sides of a difference, and their parts."""
+    if isinstance(statistic, Difference):
+        yield from _parts(statistic.minuend)
+        yield from _parts(statistic.subtrahend)
+    else:
+        yield statistic
 
 
 def _replicate(statistic: Statistic, counts: Float[NumpyArray, "R n"], done: dict[int, NumpyArray]) -> NumpyArray:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["Difference", "Statistic", "is_linear", "minus"]
+__all__ = ["Difference", "OfSums", "Statistic", "is_linear", "minus"]
 
 
 @runtime_checkable
@@ -35,6 +35,20 @@ class Statistic(Protocol):
 
         A self-normalised estimate divides by the weights of the resample, not by those of the whole.
         """
+
+
+@runtime_checkable
+class OfSums(Protocol):
+    """A statistic that sees its episodes only through the sums of K columns over them.
+
+    The sums of many such statistics in many resamples are one product of matrices.
+    """
+
+    def columns(self) -> Float[NumpyArray, "n K"]:
+        """What is summed."""
+
+    def of_sums(self, sums: Float[NumpyArray, "R K"]) -> Float[NumpyArray, " R"]:
+        """The statistic from the sums of each resample; `replicate(counts)` is `of_sums(counts @ columns())`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
