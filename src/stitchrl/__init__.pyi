@@ -61,6 +61,7 @@ from stitchrl.evaluation.consistency import Consistency as Consistency
 from stitchrl.evaluation.contributions import Estimand as Estimand
 from stitchrl.evaluation.estimator import Estimator as Estimator
 from stitchrl.evaluation.evaluation import Evaluation as Evaluation
+from stitchrl.evaluation.logged_policy import LoggedPolicy as LoggedPolicy
 from stitchrl.evaluation.lower_bounds import LowerBound as LowerBound
 from stitchrl.evaluation.return_distribution import ReturnDistribution as ReturnDistribution
 from stitchrl.evaluation.settings import FitSettings as FitSettings
