@@ -58,7 +58,10 @@ def test_columns_of_the_log_are_a_policy(log: Path, stitchrl: Command) -> None:
         ([], "needs POLICY and LOG, or LOG with `--policy-columns`"),
         (["LOG", "--policy-log-prob", "logp"], "both were given. Leave one of them out"),
         (["--policy-log-prob", "logp", "--policy-columns", OF_ALL], "give one."),
-        (["--policy-columns", "p_0,p_1"], r"policy_probs of stays.parquet must hold one number for each of the 25 actions"),
+        (
+            ["--policy-columns", "p_0,p_1"],
+            r"policy_probs of stays.parquet must hold one number for each of the 25 actions",
+        ),
         (["--policy-columns", "p_0,,p_1"], "must be names separated by commas"),
         (["--policy-log-prob", "magic"], "policy_log_prob is in column 'magic'"),
         (["LOG", "--policy-output", "probs"], "no policy to load"),

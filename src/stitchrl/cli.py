@@ -262,15 +262,21 @@ def evaluate(
     config: Config = None,
     policy_columns: Annotated[
         str | None,
-        typer.Option("--policy-columns", help="Columns of the log with the policy's probability of each action, in order."),
+        typer.Option(
+            "--policy-columns", help="Columns of the log with the policy's probability of each action, in order."
+        ),
     ] = None,
     policy_log_prob: Annotated[
         str | None,
-        typer.Option("--policy-log-prob", help="Column with the policy's log-probability, or log-density, of the logged action."),
+        typer.Option(
+            "--policy-log-prob", help="Column with the policy's log-probability, or log-density, of the logged action."
+        ),
     ] = None,
     policy_output: Annotated[
         str | None,
-        typer.Option("--policy-output", help="What the output of an ONNX file is: probs, logits or action; or NAME:probs."),
+        typer.Option(
+            "--policy-output", help="What the output of an ONNX file is: probs, logits or action; or NAME:probs."
+        ),
     ] = None,
     estimators: Annotated[
         str | None, typer.Option("--estimators", help="Names separated by commas. [default: those that suit the log]")

@@ -17,7 +17,9 @@ WEIGHT = np.array([[1.0, 0.0, -1.0], [0.5, -0.5, 2.0]], np.float32)
 OBS = np.array([[0.2, 1.0], [-1.0, 0.3], [2.0, -0.7]], np.float32)
 
 
-def onnx_file(path: Path, *, operator: str = "", output: str = "y", rows: Any = "rows", more: tuple[str, ...] = ()) -> Path:
+def onnx_file(
+    path: Path, *, operator: str = "", output: str = "y", rows: Any = "rows", more: tuple[str, ...] = ()
+) -> Path:
     """A linear model: observations of 2 numbers times `WEIGHT`, then an operator if one is given."""
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
@@ -60,7 +62,9 @@ def test_logits_become_probabilities_renormalised_under_the_mask(tmp_path: Path)
     assert policy.has_density
     assert policy.num_actions == 3
     np.testing.assert_array_equal(policy.mode(OBS), (OBS @ WEIGHT).argmax(1))
-    np.testing.assert_allclose(policy.log_prob(OBS, np.array([0, 1, 2])), np.log(np.diag(softmax(OBS @ WEIGHT))), rtol=1e-5)
+    np.testing.assert_allclose(
+        policy.log_prob(OBS, np.array([0, 1, 2])), np.log(np.diag(softmax(OBS @ WEIGHT))), rtol=1e-5
+    )
     many = np.repeat(OBS[:1], 40_000, 0)  # more rows than are asked at once
     drawn = policy.sample(many, key=jax.random.key(0))
     np.testing.assert_array_equal(drawn, policy.sample(many, key=jax.random.key(0)))
@@ -113,7 +117,9 @@ def test_the_output_is_told_and_never_guessed(tmp_path: Path) -> None:
     plain = onnx_file(tmp_path / "plain.onnx", output="y")
     several = onnx_file(tmp_path / "several.onnx", output="probs", operator="Softmax", more=("action",))
     for path in (plain, several):
-        with pytest.raises(ConfigurationError, match="must have one output named probs, logits or action; its outputs are"):
+        with pytest.raises(
+            ConfigurationError, match="must have one output named probs, logits or action; its outputs are"
+        ):
             st.load_policy(path)
     expected = softmax(OBS @ WEIGHT)
     np.testing.assert_allclose(st.load_policy(plain, output="logits").probs(OBS), expected, rtol=1e-5)

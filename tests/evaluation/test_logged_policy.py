@@ -13,8 +13,8 @@ import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, EvaluationError, SchemaError
-from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.logged_policy import LoggedPolicy
 
 WEIGHTS = ("is", "pdis", "wis", "pdwis")
@@ -95,7 +95,9 @@ def test_rows_and_not_observations_tell_the_probabilities() -> None:
         "policy_probs": probs,
     }
     order = rng.permutation(count)
-    log = st.read({name: values[order] for name, values in columns.items()}, Schema({n: n for n in columns}, num_actions=2))
+    log = st.read(
+        {name: values[order] for name, values in columns.items()}, Schema({n: n for n in columns}, num_actions=2)
+    )
     found = st.evaluate(LoggedPolicy(), log, gamma=1.0, estimators=("is",), horizon=2)
     # By hand: the weight of the first two steps of an episode times the rewards there.
     hit = (action == turn).reshape(episodes, steps)[:, :2]
@@ -201,12 +203,15 @@ def test_they_are_read_by_name_and_survive_conversions(tmp_path) -> None:
     for target in ("log.parquet", "log"):
         again = st.read(st.convert(columns, tmp_path / target, schema=whole))
         np.testing.assert_array_equal(again.policy_probs, log.policy_probs)
-    assert log.bare().content_hash == st.read(tiny_columns(), Schema({n: n for n in tiny_columns()}, num_actions=3)).content_hash
+    assert (
+        log.bare().content_hash
+        == st.read(tiny_columns(), Schema({n: n for n in tiny_columns()}, num_actions=3)).content_hash
+    )
     assert log.content_hash != log.bare().content_hash
     assert log.concat(log).policy_probs.shape == (12, 3)
     with pytest.raises(SchemaError, match="policy_probs is in column 'p_d'"):
         st.read(columns, schema, beside={"policy_probs": ("p_a", "p_b", "p_d")})
     with pytest.raises(DataError, match="policy_probs of the dict must be at least 0 and sum to 1 in every row; row 0"):
         st.read(columns | {"p_c": np.full(6, 0.4)}, schema, beside=beside)
-    with pytest.raises(DataError, match="policy_log_prob of the dict .*must be finite; found NaN in row 0|must be finite"):
+    with pytest.raises(DataError, match=r"policy_log_prob.* must be finite; found NaN in row 0"):
         st.read(columns | {"lp": np.full(6, np.nan)}, schema)

@@ -68,7 +68,9 @@ def policy_of(path: Path, log: Dataset, *, output: str | None = None, fresh: boo
         policy = stitchrl.load_policy(path, output=output, num_actions=log.num_actions)
         discrete, learned_from, output = policy.discrete, "", None  # type: ignore[union-attr]
         if fresh:
-            print(f"{path.name} does not say which log it learned from: give episodes that it never saw.", file=sys.stderr)
+            print(
+                f"{path.name} does not say which log it learned from: give episodes that it never saw.", file=sys.stderr
+            )
     else:
         policy = stitchrl.load_policy(where)
         discrete = policy.schema.num_actions is not None  # type: ignore[union-attr]
@@ -97,6 +99,9 @@ def _trained(folder: Path) -> tuple[Any, bool, str]:
     if isinstance(found, stitchrl.Grid):
         raise ConfigurationError(f"One policy is needed, and {str(folder)!r} holds a grid. Name one run of it.")
     if len(found.seeds) > 1:
-        print(f"{str(folder)!r} holds {len(found.seeds)} seeds; the policy is that of seed {found.seeds[0]}.", file=sys.stderr)
+        print(
+            f"{str(folder)!r} holds {len(found.seeds)} seeds; the policy is that of seed {found.seeds[0]}.",
+            file=sys.stderr,
+        )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return found.policy, isinstance(found.policy, DiscretePolicy), str(config.get("log", ""))

@@ -95,7 +95,9 @@ class OnnxPolicy(OutsidePolicy):
             logits = np.where(action_mask, logits, -np.inf)
         top = logits.max(1, keepdims=True)
         if not np.isfinite(top).all():
-            raise DataError(f"{self} must leave some action possible; in row {int(np.argmin(top[:, 0]))} it leaves none.")
+            raise DataError(
+                f"{self} must leave some action possible; in row {int(np.argmin(top[:, 0]))} it leaves none."
+            )
         weight = np.exp(logits - top)
         return np.asarray(weight / weight.sum(1, keepdims=True))
 
@@ -182,7 +184,7 @@ def _chosen(name: str, outputs: dict[str, Any], output: str | None) -> tuple[Any
     wanted, _, meaning = output.rpartition(":")
     if meaning not in MEANINGS:
         raise ConfigurationError(
-            f'`output` must be "probs", "logits" or "action", perhaps after the name of an output and a colon; got {shown(output)}.'
+            f'`output` must be "probs", "logits" or "action", perhaps after an output\'s name and a colon; got {shown(output)}.'
         )
     if not wanted:
         wanted = next(iter(outputs)) if len(outputs) == 1 else meaning

@@ -39,7 +39,9 @@ class OutsidePolicy(ABC):
         Raises:
             DataError: the actions are continuous, the numbers are no probabilities, or only forbidden actions have any.
         """
-        self._refuse_if(not self.discrete, "Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`.")
+        self._refuse_if(
+            not self.discrete, "Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`."
+        )
         probs = np.asarray(self._probs(obs, action_mask), np.float64)
         right = (probs >= 0).all(1) & (np.abs(probs.sum(1) - 1) <= ROUNDING)  # NaN is neither
         if not right.all():

@@ -35,8 +35,8 @@ class SB3Policy(OutsidePolicy):
     Attributes:
         model: the model, such as `PPO.load("model.zip")`.
         deterministic: whether it always takes its preferred action, as with `model.predict(obs, deterministic=True)`.
-        normalize: what is done to observations before the model sees them, such as `vec_env.normalize_obs` where it was trained in
-            a `VecNormalize`; None: nothing.
+        normalize: what is done to observations before the model sees them, such as `vec_env.normalize_obs` where it was
+            trained in a `VecNormalize`; None: nothing.
         clip: whether normal actions are clipped to the bounds of the action, as `predict` does. False judges the normal itself,
             whose actions `rollout_buffer.actions` holds; a log of executed actions has clipped ones.
 
@@ -108,7 +108,9 @@ class SB3Policy(OutsidePolicy):
     def _numbered(self, action: NumpyArray) -> NumpyArray:
         space = self.model.action_space
         if isinstance(space, spaces.MultiDiscrete):
-            return np.asarray(np.ravel_multi_index(tuple(action.reshape(len(action), -1).T), tuple(space.nvec)), np.int64)
+            return np.asarray(
+                np.ravel_multi_index(tuple(action.reshape(len(action), -1).T), tuple(space.nvec)), np.int64
+            )
         return action.reshape(len(action)).astype(np.int64)
 
     # --- continuous --------------------------------------------------------------------------------------------------

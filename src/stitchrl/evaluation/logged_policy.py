@@ -124,7 +124,9 @@ def refusal_of_unknown_actions(name: str, log: Dataset, *, known: bool) -> str |
         what, way = "density", "Give the policy itself for the others."
     else:
         what, way = "probability", "Columns with the probability of every action (`policy_probs`) serve the others too."
-    remain = "ips and snips" if log.num_actions is not None and log.episode_lengths.max() == 1 else "is, pdis, wis and pdwis"
+    remain = (
+        "ips and snips" if log.num_actions is not None and log.episode_lengths.max() == 1 else "is, pdis, wis and pdwis"
+    )
     return (
         f"{name} asks what the policy would do beside the logged action, and the log has its {what} of that one alone "
         f"(`policy_log_prob`). {remain} ask for no more. {way}"
@@ -171,7 +173,9 @@ def _check_log_probs(given: NumpyArray, log: Dataset) -> None:
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])
         rule = (
-            "a number or minus infinity" if log.num_actions is None else "at most 0, being the logarithm of a probability"
+            "a number or minus infinity"
+            if log.num_actions is None
+            else "at most 0, being the logarithm of a probability"
         )
         raise EvaluationError(f"`policy_log_prob` must be {rule}; row {at} has {given[at]:.4g}.")
 
@@ -180,5 +184,5 @@ def _missing(log: Dataset, what: str) -> str:
     lacks = f"has {what}" if what.startswith("neither") else f"has no {what}"
     return (
         f"A `LoggedPolicy` is judged by columns of the log, and {log.schema.name!r} {lacks}. Name them in the schema, or in "
-        "`st.read(..., beside={\"policy_probs\": [...]})`."
+        '`st.read(..., beside={"policy_probs": [...]})`.'
     )
