@@ -41,11 +41,14 @@ class Tensor:
 class Model:
     """A model of Stable-Baselines3: `predict`, spaces, and a policy that must be told that it is not training."""
 
-    def __init__(self, action_space: spaces.Space, **policy: Any) -> None:
+    def __init__(self, action_space: Any, **policy: Any) -> None:
         self.action_space, self.observation_space, self.training = action_space, BOX, True
         self.policy = SimpleNamespace(
             obs_to_tensor=lambda obs: (Tensor(obs), True), set_training_mode=self._set_training, **policy
         )
+
+    exploration_rate: float = 0.0
+    use_sde: bool = False
 
     def _set_training(self, training: bool) -> None:
         self.training = training

@@ -104,9 +104,10 @@ class LoggedPolicy:
                 )
             with np.errstate(divide="ignore"):
                 found = np.log(chosen)
-        if found is None and given is None:
+        known = given if found is None else found
+        if known is None:
             raise EvaluationError(_missing(log, "neither `policy_probs` nor `policy_log_prob`"))
-        return given if found is None else found
+        return known
 
 
 def knows_every_action(policy: Any, log: Dataset) -> bool:
