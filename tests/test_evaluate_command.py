@@ -112,6 +112,6 @@ def test_a_file_of_onnx_is_a_policy_and_a_baseline(log: Path, tmp_path: Path, st
     assert wis(done) == pytest.approx(st.evaluate(policy, data, estimators=("wis",)).estimates["wis"].value)
     assert "does not say which log it learned from" in done.err
     refused = stitchrl(*words)
-    assert (refused.status, "outputs are 'y'" in refused.err) == (2, True), refused.err
+    assert (refused.status, "its outputs are y" in refused.err) == (2, True), refused.err
     wrong = stitchrl(*words, "--policy-output", "probs")
     assert (wrong.status, "If its output is logits" in wrong.err) == (2, True)
