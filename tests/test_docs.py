@@ -96,13 +96,23 @@ def test_commands_and_targets_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/training.md", "docs/running.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/training.md", "docs/running.md", "docs/policies.md"],
 )
 def test_links_point_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+def test_the_examples_of_policies_run(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for example in blocks("python", (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")):
+        exec(compile(example, "policies.md", "exec"), names)
+    values = re.findall(r"^value of the policy, by snips: (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(values) == 2
+    assert len(set(values)) == 1  # the class and the columns are one policy
 
 
 def test_version_and_changelog_agree() -> None:

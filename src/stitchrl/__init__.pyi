@@ -54,13 +54,17 @@ from stitchrl.training.trackers.wandb import WandbTracker as WandbTracker
 
 # Policies, estimates, verdicts
 from stitchrl.deployment.bundle import Bundle as Bundle
+from stitchrl.deployment.d3rlpy_policy import D3RLPyPolicy as D3RLPyPolicy
 from stitchrl.deployment.guard import Guard as Guard
+from stitchrl.deployment.onnx_policy import OnnxPolicy as OnnxPolicy
+from stitchrl.deployment.sb3_policy import SB3Policy as SB3Policy
 from stitchrl.evaluation.action_shift import ActionShift as ActionShift
 from stitchrl.evaluation.agreement import Agreement as Agreement
 from stitchrl.evaluation.consistency import Consistency as Consistency
 from stitchrl.evaluation.contributions import Estimand as Estimand
 from stitchrl.evaluation.estimator import Estimator as Estimator
 from stitchrl.evaluation.evaluation import Evaluation as Evaluation
+from stitchrl.evaluation.logged_policy import LoggedPolicy as LoggedPolicy
 from stitchrl.evaluation.lower_bounds import LowerBound as LowerBound
 from stitchrl.evaluation.return_distribution import ReturnDistribution as ReturnDistribution
 from stitchrl.evaluation.settings import FitSettings as FitSettings

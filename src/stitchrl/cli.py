@@ -45,6 +45,7 @@ from stitchrl.command_line.options import (
     Until,
     Updates,
 )
+from stitchrl.command_line.policies import columns_of_the_policy, policy_and_log, policy_of
 from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
 from stitchrl.pipeline.settings import PipelineSettings
@@ -248,11 +249,35 @@ def train(
 
 @app.command()
 def evaluate(
-    policy: Annotated[Path, typer.Argument(help="A policy directory, or the run directory it is in.")],
-    log: Log,
+    policy: Annotated[
+        Path,
+        typer.Argument(
+            help="A policy directory, the run directory it is in, a folder of `st.fit`, or an ONNX file; left out where columns "
+            "of the log are named."
+        ),
+    ],
+    log: Annotated[Path | None, typer.Argument(help="A file, a folder, a pattern, or a native store.")] = None,
     schema: SchemaFile = None,
     format: Format = None,
     config: Config = None,
+    policy_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--policy-columns", help="Columns of the log with the policy's probability of each action, in order."
+        ),
+    ] = None,
+    policy_log_prob: Annotated[
+        str | None,
+        typer.Option(
+            "--policy-log-prob", help="Column with the policy's log-probability, or log-density, of the logged action."
+        ),
+    ] = None,
+    policy_output: Annotated[
+        str | None,
+        typer.Option(
+            "--policy-output", help="What the output of an ONNX file is: probs, logits or action; or NAME:probs."
+        ),
+    ] = None,
     estimators: Annotated[
         str | None, typer.Option("--estimators", help="Names separated by commas. [default: those that suit the log]")
     ] = None,
@@ -260,7 +285,8 @@ def evaluate(
         Path | None,
         typer.Option(
             "--baseline",
-            help="Another policy, over which gains are taken: a policy, a run, or a folder of `st.fit`. [default: the log's]",
+            help="Another policy, over which gains are taken: a policy, a run, a folder of `st.fit`, or an ONNX file. "
+            "[default: the log's]",
         ),
     ] = None,
     gamma: Annotated[float | None, typer.Option("--gamma", help="Discount. [default: the log's]")] = None,
@@ -275,34 +301,25 @@ def evaluate(
     gate: Gate = False,
     json: AsJson = False,
 ) -> None:
-    """Estimate a saved policy on a log it did not learn from, and give the verdict."""
+    """Estimate a policy on a log it did not learn from, and give the verdict."""
+    columns = columns_of_the_policy(policy_columns, policy_log_prob)
+    where, log = policy_and_log(policy, log, columns)
+    if where is not None and not where.exists():
+        stitchrl.load_policy(where)  # says so before a long log is read
     from stitchrl.evaluation.costs import limits_of
 
-    bundle = stitchrl.load_policy(_policy_of(policy))
-    beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())]}
+    beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())], **columns}
     data = stitchrl.read(log, schema, format=format, beside=beside)
-    if bundle.provenance.get("log", {}).get("content_hash") in (data.content_hash, data.bare().content_hash):
-        raise ConfigurationError(
-            f"The policy in {str(policy)!r} was learned from this very log, so estimates on it would be too good. "
-            "Give episodes it never saw."
-        )
-    if (bundle.schema.num_actions is None) != (data.num_actions is None):
-        kinds = [
-            "discrete" if one is not None else "continuous" for one in (bundle.schema.num_actions, data.num_actions)
-        ]
-        raise ConfigurationError(
-            f"The policy in {str(policy)!r} takes {kinds[0]} actions, and those of this log are {kinds[1]}. Give a log of the "
-            "kind that it learned from."
-        )
+    judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
     chosen: dict[str, Any] = (
         {} if estimators is None else {"estimators": [name.strip() for name in estimators.split(",")]}
     )
     found = stitchrl.evaluate(
-        bundle,
+        judged,
         data,
         gamma=gamma,
         horizon=horizon,
-        baseline=None if baseline is None else _baseline(baseline),
+        baseline=None if baseline is None else policy_of(baseline, data, fresh=False),
         settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
         confidence=confidence,
         margin=margin,
@@ -334,24 +351,6 @@ def report(
 def version() -> None:
     """Print the version."""
     print(stitchrl.__version__)
-
-
-def _policy_of(folder: Path) -> Path:
-    """The policy directory: the folder itself, or the one inside a run directory."""
-    return folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
-
-
-def _baseline(folder: Path) -> Any:
-    """A policy to take gains over: of a policy directory, of a run directory, or the first of a folder of `st.fit`."""
-    where = _policy_of(folder)
-    if (folder / "config.json").is_file() and not (where / "policy.json").is_file():
-        found = stitchrl.load(folder)
-        if isinstance(found, stitchrl.Grid):
-            raise ConfigurationError(
-                f"`--baseline` takes one policy, and {str(folder)!r} holds a grid. Name one run of it."
-            )
-        return found.policy
-    return stitchrl.load_policy(where)
 
 
 def main() -> None:

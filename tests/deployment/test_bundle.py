@@ -112,7 +112,7 @@ def test_a_folder_without_a_bundle_is_named_for_what_it_looks_like(tmp_path: Pat
     fitted = str(tmp_path / "fitted")
     for name, way_out in (
         ("nowhere", "There is no such folder."),
-        ("other/notes.txt", "It is a file; give the folder in which a policy was saved."),
+        ("other/notes.txt", "It is a file; give the folder in which a policy was saved, or a file that ends in .onnx."),
         ("run", f"a run directory of `stitchrl run`, whose policy is in {str(tmp_path / 'run' / 'policy')!r}."),
         ("unfinished", "has not come to its end; the same command goes on with it."),
         ("fitted", f"It looks like a folder of `st.fit`, whose policy `st.load({fitted!r}).policy` gives."),

@@ -25,5 +25,7 @@ PER_TRANSITION = (
     "observation_id",
     "cost",
     "subgroup",
+    "policy_probs",
+    "policy_log_prob",
 )
 """Columns of a Dataset with one row a transition."""

@@ -71,6 +71,8 @@ class Dataset:
             (N, A); None where the log does not have them.
         cost: (N, costs) float32, what each row costs, one column for each that the schema names; None where it names none.
         subgroup: (N, subgroups) text, columns whose first value in an episode tells which group of cases it is of; None likewise.
+        policy_probs, policy_log_prob: (N, A) probability that the policy to be judged gives every action, and (N,) the
+            logarithm of its probability, or density, of the logged one (`st.LoggedPolicy`); None where the log has none.
         group: (E,) what each episode belongs to (a patient, a machine); None where the log does not say.
         observation_names: the name of each number of an observation; empty where the log does not name them.
         notes: what was assumed or changed when the log was read.
@@ -96,6 +98,8 @@ class Dataset:
     observation_id: Shaped[NumpyArray, " N"] | None = None
     cost: Float[NumpyArray, "N costs"] | None = None
     subgroup: Shaped[NumpyArray, "N subgroups"] | None = None
+    policy_probs: Float[NumpyArray, "N A"] | None = None
+    policy_log_prob: Float[NumpyArray, " N"] | None = None
     group: Shaped[NumpyArray, " E"] | None = None
     observation_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -264,10 +268,13 @@ class Dataset:
         return hash_columns(self._columns(), self.continues)
 
     def bare(self) -> Dataset:
-        """The same log without costs and subgroups, which say nothing to a learner; the log itself where it has none."""
-        if self.cost is None and self.subgroup is None:
+        """The same log without what says nothing to a learner: costs, subgroups, and what another policy would have done.
+
+        It is the log itself where there is none of these.
+        """
+        if all(one is None for one in (self.cost, self.subgroup, self.policy_probs, self.policy_log_prob)):
             return self
-        return dataclasses.replace(self, cost=None, subgroup=None)
+        return dataclasses.replace(self, cost=None, subgroup=None, policy_probs=None, policy_log_prob=None)
 
     @cached_property
     def episode_hashes(self) -> UInt64[NumpyArray, " E"]:

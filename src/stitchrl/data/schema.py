@@ -28,7 +28,16 @@ __all__ = ["ROLES", "Schema"]
 
 REQUIRED_ROLES = ("episode", "observation", "action", "reward", "terminated")
 """Roles that every log needs, but for the ways that `Schema` describes to do without some of them."""
-VECTOR_ROLES = ("observation", "next_observation", "behavior_probs", "action_mask", "action", "cost", "subgroup")
+VECTOR_ROLES = (
+    "observation",
+    "next_observation",
+    "behavior_probs",
+    "action_mask",
+    "action",
+    "cost",
+    "subgroup",
+    "policy_probs",
+)
 """Roles with several numbers a row, in one column of lists or in several columns."""
 LARGEST_ACTION_COUNT = 2**16
 """The largest number of discrete actions: masks and probabilities hold one number for each of them in every row."""
@@ -40,7 +49,7 @@ class Schema:
 
     Attributes:
         columns: role -> the column that has it, or several columns for a vector (`observation`,
-            `next_observation`, `behavior_probs`, `action_mask`, `action`, `cost`, `subgroup`).
+            `next_observation`, `behavior_probs`, `action_mask`, `action`, `cost`, `subgroup`, `policy_probs`).
         num_actions: number of discrete actions, which are the integers 0 to num_actions - 1; None if the action is
             continuous. With `action_counts` or `action_bins` it is the product over the components.
         gamma: discount of the task, in [0, 1]; 1 counts every reward of an episode in full.

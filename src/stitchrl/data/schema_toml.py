@@ -31,6 +31,8 @@ ROLES: tuple[str, ...] = (
     "observation_id",
     "cost",
     "subgroup",
+    "policy_probs",
+    "policy_log_prob",
     "group",
 )
 """Every role that a column can have. A column named like a role has that role, unless a schema says otherwise."""

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import Guard
-from stitchrl.errors import CheckpointError, DataError
+from stitchrl.deployment.onnx_policy import OnnxPolicy, load_onnx
+from stitchrl.errors import CheckpointError, ConfigurationError, DataError
 from stitchrl.jax_types import Key
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.policy import DiscretePolicy
@@ -112,13 +113,28 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
     write_json(folder / CARD, card)
 
 
-def load_policy(folder: str | os.PathLike[str]) -> Bundle:
-    """Read a bundle (this is `st.load_policy`).
+def load_policy(
+    folder: str | os.PathLike[str], *, output: str | None = None, num_actions: int | None = None
+) -> Bundle | OnnxPolicy:
+    """Read a bundle, or the policy of an ONNX file (this is `st.load_policy`).
+
+    Args:
+        folder: a `policy` folder of `stitchrl run`, or a file that ends in ".onnx".
+        output: of an ONNX file, what its output is: "probs", "logits" or "action", or "NAME:probs" and so on where it has
+            several. Not needed where one output has one of these three names.
+        num_actions: of an ONNX file that gives the action alone, how many discrete actions there are.
 
     Raises:
-        CheckpointError: there is no bundle, or it is damaged.
+        CheckpointError: there is no bundle, or it is damaged; onnxruntime is not installed, or cannot run the file.
+        ConfigurationError: it cannot be told what the output of an ONNX file is.
     """
     where = Path(folder)
+    if where.suffix == ".onnx" and where.is_file():
+        return load_onnx(where, output=output, num_actions=num_actions)
+    if output is not None or num_actions is not None:
+        raise ConfigurationError(
+            f"`output` and `num_actions` are for files of ONNX, and {str(where)!r} is none. Leave them out."
+        )
     if not (where / CARD).is_file():
         raise CheckpointError(
             f"There is no policy to load in {str(where)!r}, for it has no {CARD}. {_what_it_looks_like(where)}"
@@ -146,9 +162,9 @@ def load_policy(folder: str | os.PathLike[str]) -> Bundle:
 def _what_it_looks_like(where: Path) -> str:
     """A sentence on a folder that holds no bundle: what it seems to be, and the way to a policy from there."""
     if not where.exists():
-        return "There is no such folder."
+        return "There is no such file." if where.suffix == ".onnx" else "There is no such folder."
     if not where.is_dir():
-        return "It is a file; give the folder in which a policy was saved."
+        return "It is a file; give the folder in which a policy was saved, or a file that ends in .onnx."
     if (where / "policy" / CARD).is_file():
         return f"It looks like a run directory of `stitchrl run`, whose policy is in {str(where / 'policy')!r}."
     if (where / "run.json").is_file():

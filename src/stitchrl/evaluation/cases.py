@@ -13,6 +13,7 @@ from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.estimator import Case, Draft, Estimator
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.health import check_lost_weight
+from stitchrl.evaluation.logged_policy import knows_every_action, refusal_of_unknown_actions
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.units import Units
 from stitchrl.evaluation.weights import cumulative_weights
@@ -26,7 +27,7 @@ def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]
     episodes = Episodes.of(log, estimand)
     for k in range(len(fits.policies)):
         # A policy that cannot be asked is refused before anything is fitted.
-        fits.choices(k) if fits.whole else fits.log_policy(k)
+        fits.choices(k) if fits.whole and knows_every_action(fits.policies[k], fits.log) else fits.log_policy(k)
     cases = [
         Case(log, episodes, estimand, fits.behavior, policy, fits.of(k), units)
         for k, policy in enumerate(fits.policies)
@@ -42,6 +43,8 @@ def draft_of(estimator: Estimator, case: Case) -> Draft:
             f"{estimator.name} discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
             f"{case.estimand.time_unit}. Leave `time_unit` out to count steps."
         )
+    if refusal is None and not getattr(estimator, "logged_actions_suffice", False):
+        refusal = refusal_of_unknown_actions(estimator.name, case.log, known=case.fits.fits.every_action_known)
     return estimator.estimate(case) if refusal is None else Draft.refused(refusal, case)
 
 

@@ -121,7 +121,7 @@ class Case:
     def _rare_ratios_are_known(self) -> bool:
         """Whether the calibration test can count what rare ratios that were not drawn would have added to the spread."""
         alone = of_decisions(self.log, self.estimand.horizon)
-        return alone and self.log.num_actions is not None and self.fits.fits.whole
+        return alone and self.log.num_actions is not None and self.fits.fits.whole and self.fits.fits.every_action_known
 
     @cached_property
     def attainable(self) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.groups import Groups, groups_of
 from stitchrl.evaluation.intervals import RESAMPLES
 from stitchrl.evaluation.judge import Judge, Rule
+from stitchrl.evaluation.logged_policy import note_on_ends
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
@@ -181,6 +182,7 @@ def evaluate_all(
         notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule), noun=unit_noun(log, horizon)))
     if confirm and (binned := binning_of(whole)) is not None:
         notes = (*notes, binned.caveat)
+    notes = (*notes, *note_on_ends(policies, log))
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
     if confirm and history is None and fits.behavior.fitted:
         history = history_check(whole)

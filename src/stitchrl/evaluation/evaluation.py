@@ -32,7 +32,8 @@ class Evaluation:
         behavior: the behaviour's own value: the mean logged return.
         verdict: GO, NO-GO or CANNOT TELL, with its checklist.
         behavior_fitted: True where the behaviour's probabilities come from a model.
-        agreement: how the policy's decisions differ from the logged ones; `ActionShift` where actions are continuous.
+        agreement: how the policy's decisions differ from the logged ones; `ActionShift` where actions are continuous, None where
+            the log has the policy's probability of the logged action alone.
         confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
         influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
         behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
@@ -52,7 +53,7 @@ class Evaluation:
     behavior: Estimate
     verdict: Verdict
     behavior_fitted: bool
-    agreement: Agreement | ActionShift
+    agreement: Agreement | ActionShift | None
     confirmation: Confirmation | None = None
     influence: VarianceShares | None = None
     behavior_model: BehaviorSummary | None = None
@@ -66,7 +67,10 @@ class Evaluation:
     def __str__(self) -> str:
         name = self.verdict.primary
         policy = "the policy" if not self.described else f"the policy, {self.described}"
-        values = [] if name is None else [(f"{policy}, by {name}", self.estimates[name])]
+        if name is None:  # the verdict rests on none of them; a reader wants to see them all the same
+            values = [(f"{policy}, by {name}", one) for name, one in self.estimates.items()]
+        else:
+            values = [(f"{policy}, by {name}", self.estimates[name])]
         lines = [
             f"value of {whose}: {interval_in_words(one.value, one.lower, one.upper, sign=False)}"
             for whose, one in (
@@ -89,7 +93,7 @@ class Evaluation:
             "behavior": self.behavior.to_dict(),
             "verdict": self.verdict.to_dict(),
             "behavior_fitted": self.behavior_fitted,
-            "agreement": self.agreement.to_dict(),
+            "agreement": None if self.agreement is None else self.agreement.to_dict(),
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
             "influence": None if self.influence is None else self.influence.to_dict(),
             "behavior_model": None if self.behavior_model is None else self.behavior_model.to_dict(),

@@ -27,12 +27,14 @@ from stitchrl.evaluation.behavior_model import FittedBehavior
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps, with_clock
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.policy_actions import drawn_actions, following_actions, has_density, log_densities
+from stitchrl.evaluation.logged_policy import LoggedPolicy, knows_every_action, without_unknown_ends
+from stitchrl.evaluation.policy_actions import drawn_actions, following_actions, has_density, log_densities_on
 from stitchrl.evaluation.probabilities import (
     PolicyLike,
     next_probabilities,
     of_actions,
     policy_probabilities,
+    probabilities_on,
     probability_pieces,
 )
 from stitchrl.evaluation.requirements import check_size, held_whole
@@ -211,8 +213,8 @@ class Fits:
         served = list(range(len(policies))) if served_by is None else list(served_by)
         self._fitted = sorted(set(served))
         self._model_of = [self._fitted.index(k) for k in served]
-        self.log = first_steps(log, estimand.horizon)
-        self._fit_on = None if fit_on is None else first_steps(fit_on, estimand.horizon)
+        self.log = without_unknown_ends(policies, first_steps(log, estimand.horizon))
+        self._fit_on = None if fit_on is None else without_unknown_ends(policies, first_steps(fit_on, estimand.horizon))
         self.settings, self._monitors = settings, monitors
         self._choices: dict[int, NumpyArray] = {}
         self._next_choices: dict[int, NumpyArray] = {}
@@ -292,9 +294,9 @@ class Fits:
     def log_policy(self, policy: int) -> Float[NumpyArray, " N"]:
         """(N,) logarithm of a policy's probability, or density, of the logged action; minus infinity where it is 0."""
         if policy not in self._log_policy:
-            log = self.log
-            if log.num_actions is None:
-                self._log_policy[policy] = log_densities(self.policies[policy], log.observation, log.action)
+            log, one = self.log, self.policies[policy]
+            if log.num_actions is None or isinstance(one, LoggedPolicy):
+                self._log_policy[policy] = log_densities_on(one, log)
             else:
                 self._log_policy[policy] = _log_of_actions(self.pieces(policy), log)
         return self._log_policy[policy]
@@ -307,6 +309,11 @@ class Fits:
         if self.whole:
             return iter([(slice(0, self.log.num_transitions), self.choices(policy))])
         return probability_pieces(self.policies[policy], self.log)
+
+    @cached_property
+    def every_action_known(self) -> bool:
+        """Whether it is known what each of the policies would do with every action, and not with the logged one alone."""
+        return all(knows_every_action(policy, self.log) for policy in self.policies)
 
     @cached_property
     def whole(self) -> bool:
@@ -323,7 +330,7 @@ class Fits:
         if log.num_actions is None:
             size, seed = log.action.shape[1], self.settings.seed
             return drawn_actions(self.policies[policy], log.observation, size, seed=seed)
-        return policy_probabilities(self.policies[policy], log.observation, log.action_mask)
+        return probabilities_on(self.policies[policy], log)
 
     def _asked_next(self, policy: int, log: Dataset, here: Float[NumpyArray, "N ..."]) -> Float[NumpyArray, "N ..."]:
         """What a policy does at the next states of any log, given what it does at its states."""
@@ -459,6 +466,8 @@ class Fits:
 
     def _log_policy_on(self, policy: int, log: Dataset) -> Float[NumpyArray, " N"]:
         """The same as `log_policy` on any log with discrete actions."""
+        if isinstance(one := self.policies[policy], LoggedPolicy):
+            return one.log_prob_on(log)
         return _log_of_actions(probability_pieces(self.policies[policy], log), log)
 
     def _data(

@@ -25,6 +25,7 @@ from stitchrl.evaluation.group_gains import GroupGains, gains_in_groups
 from stitchrl.evaluation.groups import Groups
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import Resampler
+from stitchrl.evaluation.logged_policy import knows_every_action
 from stitchrl.evaluation.lower_bounds import LowerBound, lower_bounds
 from stitchrl.evaluation.policy_actions import has_density
 from stitchrl.evaluation.power import power_of
@@ -227,8 +228,10 @@ class Judge:
         power = power_of(primary[1], estimate, units, rule.margin, failed, seed=self._fits.settings.seed)
         return dataclasses.replace(verdict, power=power)
 
-    def _agreement(self, k: int) -> Agreement | ActionShift:
+    def _agreement(self, k: int) -> Agreement | ActionShift | None:
         fits, case = self._fits, self._cases[k]
+        if not knows_every_action(case.policy, fits.log):
+            return None  # what else it would have done is not in the log
         if fits.log.num_actions is None:
             return action_shift(fits.log, case.fits.choices)
         pieces = functools.partial(fits.pieces, case.fits.policy)

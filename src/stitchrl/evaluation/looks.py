@@ -9,7 +9,8 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import hash_places
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.policy_actions import has_density, log_densities, usual_actions
+from stitchrl.evaluation.logged_policy import LoggedPolicy, knows_every_action
+from stitchrl.evaluation.policy_actions import has_density, log_densities_on, usual_actions
 from stitchrl.evaluation.probabilities import PolicyLike, probability_pieces
 from stitchrl.storage.looks import EarlierLooks, record_look
 from stitchrl.types import NumpyArray
@@ -51,11 +52,14 @@ def _projected(policy: PolicyLike, log: Dataset) -> NumpyArray:
     size = log.action.shape[1] + 1 if log.num_actions is None else log.num_actions
     of_action = np.random.default_rng(5).normal(size=(size, PROJECTIONS)).astype(np.float32)
     if log.num_actions is None:
-        found = usual_actions(policy, log.observation, size - 1)
+        every = knows_every_action(policy, log)
+        found = usual_actions(policy, log.observation, size - 1) if every else np.zeros(log.action.shape, np.float32)
         density = np.zeros(len(found))
         if has_density(policy):  # two amounts of noise about one mode are two policies
-            density = np.maximum(log_densities(policy, log.observation, log.action), LEAST_LOG_DENSITY)
+            density = np.maximum(log_densities_on(policy, log), LEAST_LOG_DENSITY)
         projected = np.concatenate([found, density[:, None].astype(np.float32)], axis=1) @ of_action
+    elif isinstance(policy, LoggedPolicy) and not knows_every_action(policy, log):
+        projected = np.exp(policy.log_prob_on(log))[:, None] * of_action[log.action]
     else:
         projected = np.concatenate([probs @ of_action for _, probs in probability_pieces(policy, log)])
     row = hash_places(np.repeat(log.episode_hashes, log.episode_lengths), log.position)

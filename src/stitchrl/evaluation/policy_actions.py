@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.evaluation.pieces import pieces
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.continuous_policy import ContinuousPolicy
@@ -27,6 +28,7 @@ __all__ = [
     "following_actions",
     "has_density",
     "log_densities",
+    "log_densities_on",
     "one_action",
     "refusal_without_density",
     "usual_actions",
@@ -118,6 +120,13 @@ def log_densities(policy: Any, obs: NumpyArray, action: NumpyArray) -> Float[Num
         bad = int((np.isnan(joined) | (joined == np.inf)).sum())
         raise EvaluationError(f"`log_prob` must be a number or minus infinity; it is not for {bad:,} logged actions.")
     return joined
+
+
+def log_densities_on(policy: Any, log: Dataset) -> Float[NumpyArray, " N"]:
+    """(N,) float64 log-density that a policy gives each logged action. Raises EvaluationError as `log_densities`."""
+    if isinstance(policy, LoggedPolicy):
+        return policy.log_prob_on(log)
+    return log_densities(policy, log.observation, log.action)
 
 
 def following_actions(

@@ -10,6 +10,7 @@ import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.evaluation.pieces import pieces
 from stitchrl.jax_types import Array
 from stitchrl.nn.policy import DiscretePolicy
@@ -21,6 +22,7 @@ __all__ = [
     "next_probabilities",
     "of_actions",
     "policy_probabilities",
+    "probabilities_on",
     "probability_pieces",
     "taken",
 ]
@@ -43,6 +45,10 @@ def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: Numpy
     if not hasattr(policy, "probs"):
         raise EvaluationError(
             f"A policy over discrete actions needs `probs(obs, action_mask=...)`; {type(policy).__name__} has none."
+        )
+    if isinstance(policy, LoggedPolicy):
+        raise EvaluationError(
+            "The probabilities of a `LoggedPolicy` belong to the rows of a log: at other observations nothing is known of it."
         )
     ask = _compiled_probs if isinstance(policy, DiscretePolicy) else _plain_probs
     parts = []
@@ -78,14 +84,24 @@ def probability_pieces(policy: PolicyLike, log: Dataset) -> Iterator[tuple[slice
     at_once = max(1, min(ROWS_AT_ONCE, CELLS_AT_ONCE // (log.num_actions or 1)))
     for start in range(0, log.num_transitions, at_once):
         rows = slice(start, min(start + at_once, log.num_transitions))
+        if isinstance(policy, LoggedPolicy):
+            yield rows, policy.probs_on(log, rows)
+            continue
         obs = log.observation_table[log.observation_index[rows]]
         mask = None if log.action_mask is None else log.action_mask[rows]
         yield rows, policy_probabilities(policy, obs, mask)
 
 
+def probabilities_on(policy: PolicyLike, log: Dataset) -> NumpyArray:
+    """A policy's probabilities (N, A) at every logged state."""
+    if isinstance(policy, LoggedPolicy):
+        return policy.probs_on(log)
+    return policy_probabilities(policy, log.observation, log.action_mask)
+
+
 def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, NumpyArray]:
     """A policy's probabilities at every logged state and at every next state, (N, A) each."""
-    here = policy_probabilities(policy, log.observation, log.action_mask)
+    here = probabilities_on(policy, log)
     return here, next_probabilities(policy, log, here)
 
 

@@ -31,6 +31,7 @@ from stitchrl.evaluation.health import (
     of_baseline,
 )
 from stitchrl.evaluation.intervals import Resampler
+from stitchrl.evaluation.logged_policy import refusal_of_unknown_actions
 from stitchrl.evaluation.policy_actions import refusal_without_density
 from stitchrl.evaluation.refit import refusal_of_q
 from stitchrl.evaluation.returns import WeightedReturns, grid_of, names_of, read_off, spans
@@ -259,6 +260,9 @@ def _weighted(case: Case, tail: float) -> tuple[tuple[Check, ...], WeightedRetur
 
 def _by_model(case: Case, tail: float, confidence: float) -> ReturnDistribution:
     """The modelled distribution from the first states of the log, beside the logged returns or the baseline's model."""
+    refusal = refusal_of_unknown_actions("fqe", case.log, known=case.fits.fits.every_action_known)
+    if refusal is not None:
+        return _empty("fqe", case, tail, confidence, (not_applicable(refusal),))
     request = FitReturns()
     model = case.fits.get(request)
     grid, names = model.atoms, names_of(tail)

@@ -203,12 +203,14 @@ def _estimates(job: Workspace) -> dict[str, Any]:
     # Recorded before anything is seen, and kept in the directory: a run that goes on after a kill says the same.
     looks = EarlierLooks.from_dict(job.stage("looks.json", lambda: _look(job, chosen, test).to_dict()))
     evaluation = _evaluate(job, chosen, notes_on(looks, noun=unit_noun(test, job.settings.horizon)))
+    agreement = evaluation.agreement
+    assert agreement is not None  # a candidate can be asked about every action
     return {
         "part": "test",
         "selected": job.describe(chosen, test) | {"evaluation": evaluation.to_dict()},
         "behavior": evaluation.behavior.to_dict(),
         "behavior_exact": job.exact(None),
-        "disagreement": {"label": chosen.title} | _differences(evaluation.agreement, test),
+        "disagreement": {"label": chosen.title} | _differences(agreement, test),
     }
 
 

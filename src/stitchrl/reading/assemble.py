@@ -12,7 +12,7 @@ from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, SchemaError
 from stitchrl.messages import listed, shown
 from stitchrl.reading.allocation import New, in_memory
-from stitchrl.reading.encode import Encoder
+from stitchrl.reading.encode import PER_ACTION, Encoder
 from stitchrl.reading.layout import lay_out
 from stitchrl.reading.observation_table import ObservationTable, alike, index_of
 from stitchrl.reading.sources.source import LogSource
@@ -32,6 +32,8 @@ PER_ROW = (
     "observation_id",
     "cost",
     "subgroup",
+    "policy_probs",
+    "policy_log_prob",
 )
 
 
@@ -106,7 +108,7 @@ def _check_columns(source: LogSource, encoder: Encoder) -> None:
 
 def _counted(schema: Schema, columns: dict[str, Any]) -> Schema:
     """The guessed schema with as many actions as occur, where masks or probabilities do not say how many there are."""
-    if schema.num_actions is None or "behavior_probs" in columns or "action_mask" in columns:
+    if schema.num_actions is None or any(role in columns for role in PER_ACTION):
         return schema
     return dataclasses.replace(schema, num_actions=max(int(columns["action"].max()) + 1, 2))
 
@@ -158,6 +160,6 @@ def _with_propensities(columns: dict[str, Any], schema: Schema) -> dict[str, Any
         with np.errstate(divide="ignore"):
             columns.setdefault("behavior_log_prob", np.log(chosen).astype(np.float32))
     if schema.num_actions is None:
-        for role in ("behavior_probs", "action_mask"):
+        for role in PER_ACTION:
             columns.pop(role, None)
     return columns

@@ -32,6 +32,8 @@ __all__ = ["Encoder"]
 
 PLAIN = ColumnRule()
 ROUNDING = 1e-3
+PER_ACTION = ("behavior_probs", "action_mask", "policy_probs")
+"""Roles with one number for each discrete action."""
 """How far the probabilities of a row may sum from 1."""
 
 
@@ -71,7 +73,7 @@ class Encoder:
         action = self.column("action", block, 0)
         if action.ndim != 1 or action.dtype.kind not in "iub" or action.min() < 0:
             return
-        per_action = [self.column(r, block, 0) for r in ("behavior_probs", "action_mask") if r in self.schema.columns]
+        per_action = [self.column(r, block, 0) for r in PER_ACTION if r in self.schema.columns]
         count = max((values.shape[-1] for values in per_action), default=LARGEST_ACTION_COUNT)
         self.schema = dataclasses.replace(self.schema, num_actions=count)
 
@@ -101,7 +103,9 @@ class Encoder:
             "reward": self._rewards,
             "action": self._actions,
             "propensity": self._propensities,
-            "behavior_probs": self._probabilities,
+            "behavior_probs": lambda block, row: self._probabilities("behavior_probs", block, row),
+            "policy_probs": lambda block, row: self._probabilities("policy_probs", block, row),
+            "policy_log_prob": self._policy_log_probs,
             "action_mask": self._masks,
             "weight": self._weights,
             "cost": self._costs,
@@ -289,15 +293,23 @@ class Encoder:
         with np.errstate(divide="ignore"):
             return np.log(values)
 
-    def _probabilities(self, block: Block, row: int) -> Float[NumpyArray, "n A"]:
+    def _policy_log_probs(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
+        """Logarithms of probabilities or densities, which are minus infinity where the policy never takes the action."""
+        where = self._where("policy_log_prob", row)
+        values = self.column("policy_log_prob", block, row)
+        never = np.isneginf(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+        numbers = self._numbers(np.where(never, 0, values) if never.any() else values, where)
+        return np.where(never, np.float32(-np.inf), numbers)
+
+    def _probabilities(self, role: str, block: Block, row: int) -> Float[NumpyArray, "n A"]:
         """The probability of every action, checked to sum to 1 in each row."""
-        probs = self._of_each_action("behavior_probs", self.column("behavior_probs", block, row))
-        probs = self._numbers(probs, self._where("behavior_probs", row))
+        probs = self._of_each_action(role, self.column(role, block, row))
+        probs = self._numbers(probs, self._where(role, row))
         wrong = (probs < 0).any(1) | (np.abs(probs.sum(1) - 1) > ROUNDING)
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
             raise DataError(
-                f"behavior_probs of {self.origin} must be at least 0 and sum to 1 in every row; row {row + at} sums to "
+                f"{role} of {self.origin} must be at least 0 and sum to 1 in every row; row {row + at} sums to "
                 f"{probs[at].sum():.4g} with minimum {probs[at].min():.4g}."
             )
         return probs

@@ -29,6 +29,7 @@ from stitchrl.reading.store import is_store, open_store
 __all__ = ["open_log", "read", "schema_of", "with_columns"]
 
 OPTIONAL = ("episode",)
+OF_THE_POLICY = ("policy_probs", "policy_log_prob")
 """Required roles that a log without a schema may lack, because its episodes then run from one end to the next."""
 
 
@@ -51,7 +52,9 @@ def read(
             assumed.
         format: name of the files' format; by default it is told from their content.
         beside: columns to be read beside those that the schema names: "cost" or "subgroup" -> their names. Columns that the
-            schema reads already keep their roles. A store has the columns that it was made with, and no others.
+            schema reads already keep their roles. "policy_probs" or "policy_log_prob" -> the columns of the policy to be
+            judged, which take the place of those that the schema names. A store has the columns that it was made with,
+            and no others.
 
     Returns:
         The log. It is checked: all numbers are finite, actions are inside their space, and every episode has an end.
@@ -73,9 +76,17 @@ def read(
 
 
 def with_columns(schema: Schema, beside: Mapping[str, Sequence[str]]) -> Schema:
-    """The schema with further columns of the roles `cost` and `subgroup`; those that it has already are not repeated."""
+    """The schema with further columns of the roles `cost` and `subgroup`, and with others of the policy to be judged.
+
+    Columns that the schema has already are not repeated. Those of the policy take the place of the ones that it names.
+    """
     columns = dict(schema.columns)
+    if any(beside.get(role) for role in OF_THE_POLICY):  # what another column says is of another policy
+        columns = {role: column for role, column in columns.items() if role not in OF_THE_POLICY}
     for role, names in beside.items():
+        if role in OF_THE_POLICY and len(names) == 1:
+            columns[role] = names[0]
+            continue
         named = columns.get(role, ())
         held = (named,) if isinstance(named, str) else named
         if together := tuple(dict.fromkeys((*held, *names))):

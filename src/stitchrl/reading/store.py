@@ -42,7 +42,7 @@ __all__ = ["is_store", "on_disk", "open_store", "write_store"]
 FORMAT_VERSION = 1
 META = "meta.json"
 KIND = "stitchrl log"
-CHOICES = ("behavior_probs", "action_mask")
+CHOICES = ("behavior_probs", "action_mask", "policy_probs")
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "observations": ("observation_table",),
     "transitions": tuple(name for name in PER_TRANSITION if name not in CHOICES),
@@ -67,6 +67,8 @@ KINDS: Mapping[str, tuple[str, int]] = {
     "cost": ("f", 2),
     "subgroup": ("U", 2),
     "behavior_probs": ("f", 2),
+    "policy_probs": ("f", 2),
+    "policy_log_prob": ("f", 1),
     "action_mask": ("b", 2),
     "episode_start": ("i", 1),
     "episode_id": (ANY, 1),

@@ -234,6 +234,11 @@ class BanditEstimator:
     primary_rank: int | None = None
     row_by_row: bool = True
 
+    @property
+    def logged_actions_suffice(self) -> bool:
+        """Whether it needs the policy's probability of the logged action alone: a model of the reward is asked for all."""
+        return not self.modelled
+
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
         """It refuses continuous actions, episodes of several steps, and with a model of the reward images."""
         if log.num_actions is None:
@@ -299,13 +304,13 @@ class BanditEstimator:
             statistic = doubly_robust(used.weight, reward, model)
             residual, first = reward - model.q, model.v if self.modelled else None
             by_log_weight = used.slope * residual / len(reward)
-        ratios = None
-        if (self.normalised or self.modelled) and self.shrinkage is None and case.fits.fits.whole:
+        ratios, counted = None, case.fits.fits.whole and case.fits.fits.every_action_known
+        if (self.normalised or self.modelled) and self.shrinkage is None and counted:
             ratios = VisitRatios(
                 np.ones(len(reward)), case.fits.choices, case.fits.fits.behavior_probs, residual, first
             )
             checks += (check_never_tried(ratios.never_tried(len(reward)), noun=case.units.episode_noun),)
-        elif self.shrinkage is None and not case.fits.fits.whole:
+        elif self.shrinkage is None and not counted:
             assumptions += ("the actions that the policy prefers and the log happens to lack are few",)
         checks += (check_range(statistic.value(), case.attainable),)
         return Draft(

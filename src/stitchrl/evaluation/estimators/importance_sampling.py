@@ -94,6 +94,7 @@ class ImportanceSampling:
     """
 
     irregular_time: ClassVar[bool] = True
+    logged_actions_suffice: ClassVar[bool] = True
 
     name: str
     title: str

@@ -85,6 +85,7 @@ class RegressionImportanceSampling:
     """Weighted importance sampling with the behaviour of the episodes themselves."""
 
     irregular_time: ClassVar[bool] = True
+    logged_actions_suffice: ClassVar[bool] = True
 
     name: str = "ris"
     title: str = "regression importance sampling: weights from a behaviour fitted to the same episodes"

@@ -36,6 +36,8 @@ AS_INFOS = (
     "observation_id",
     "cost",
     "subgroup",
+    "policy_probs",
+    "policy_log_prob",
 )
 """Columns that Minari has no place for.
 

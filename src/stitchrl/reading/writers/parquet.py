@@ -40,7 +40,17 @@ KEPT = (
     "reward_high",
 )
 """Settings of the log's schema that also hold for the columns as they are written."""
-OPTIONAL = ("behavior_log_prob", "behavior_probs", "action_mask", "source", "weight", "time", "observation_id")
+OPTIONAL = (
+    "behavior_log_prob",
+    "behavior_probs",
+    "action_mask",
+    "source",
+    "weight",
+    "time",
+    "observation_id",
+    "policy_probs",
+    "policy_log_prob",
+)
 NAMED = ("cost", "subgroup")
 """Roles of several columns that keep their names."""
 

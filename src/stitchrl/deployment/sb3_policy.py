@@ -1,0 +1,205 @@
+"""The policy of a Stable-Baselines3 model, by the methods that its models have; the library itself is not imported.
+
+What acts is what `model.predict` does, and `deterministic` means what it means there. Known are
+
+    discrete       PPO, A2C and the like: the probabilities; DQN: its exploration, (1 - e) greedy + e uniform
+    continuous     SAC and the like: the density of the squashed normal, in units of the action
+                   PPO, A2C: a normal that `predict` clips to the bounds, so there is a density with `clip=False` alone
+                   TD3, DDPG, and `deterministic=True`: an action without chance, and no density
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from stitchrl.deployment.outside_policy import OutsidePolicy, generator_of, one_hot
+from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.jax_types import Key
+from stitchrl.nn.distributions import TanhNormal
+from stitchrl.types import NumpyArray
+
+__all__ = ["SB3Policy"]
+
+ROWS_AT_ONCE = 16384
+
+
+class SB3Policy(OutsidePolicy):
+    """A Stable-Baselines3 model as a policy to be evaluated.
+
+    Attributes:
+        model: the model, such as `PPO.load("model.zip")`.
+        deterministic: whether it always takes its preferred action, as with `model.predict(obs, deterministic=True)`.
+        normalize: what is done to observations before the model sees them, such as `vec_env.normalize_obs` where it was
+            trained in a `VecNormalize`; None: nothing.
+        clip: whether normal actions are clipped to the bounds of the action, as `predict` does. False judges the normal itself,
+            whose actions `rollout_buffer.actions` holds; a log of executed actions has clipped ones.
+
+    Raises:
+        ConfigurationError: actions that are neither discrete, multi-discrete nor a box; a policy with memory; exploration that
+            depends on the state (`use_sde=True`), whose draws hang together from step to step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        deterministic: bool = False,
+        normalize: Callable[[NumpyArray], NumpyArray] | None = None,
+        clip: bool = True,
+    ) -> None:
+        self.model, self.deterministic, self.normalize, self.clip = model, deterministic, normalize, clip
+        space = model.action_space
+        if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
+            raise ConfigurationError(
+                f"SB3Policy takes models whose actions are Discrete, MultiDiscrete or a Box; got {type(space).__name__}."
+            )
+        if hasattr(model.policy, "lstm_actor"):
+            raise ConfigurationError(
+                "SB3Policy takes models without memory; this one has an LSTM, whose action depends on what came before. Write "
+                "its probabilities into the log while it runs along, and judge `st.LoggedPolicy()`."
+            )
+        if getattr(model, "use_sde", False) and not deterministic:
+            raise ConfigurationError(
+                "With `use_sde=True` the noise of a model hangs together from step to step, so its actions have no density of "
+                "their own. Judge it with `deterministic=True`."
+            )
+        counts = [space.n] if isinstance(space, spaces.Discrete) else getattr(space, "nvec", [])
+        self.num_actions = math.prod(int(count) for count in counts) if len(counts) else None
+
+    def __str__(self) -> str:
+        return f"the {type(self.model).__name__} model"
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its actions are the integers 0, 1, ...; those of several components count with the last changing fastest."""
+        return self.num_actions is not None
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the probability, or density, of the executed action is known."""
+        if self.discrete:
+            return True
+        return not self.deterministic and (self._squashed or (self._normal and not self._clips))
+
+    # --- discrete ----------------------------------------------------------------------------------------------------
+
+    def _probs(self, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
+        assert self.num_actions is not None
+        if self.deterministic or not hasattr(self.model.policy, "get_distribution"):
+            greedy = one_hot(self._numbered(self._predicted(obs)), self.num_actions, str(self))
+            rate = 0.0 if self.deterministic else float(getattr(self.model, "exploration_rate", 0.0))
+            return (1.0 - rate) * greedy + rate / self.num_actions
+        return np.concatenate([self._categorical(rows) for rows in _pieces(obs)])
+
+    def _categorical(self, obs: NumpyArray) -> NumpyArray:
+        """(rows, A) probabilities; of several components their product, the last of them changing fastest."""
+        found = self._distribution(obs)
+        joint = np.ones((len(obs), 1))
+        for one in found if isinstance(found, list | tuple) else [found]:
+            joint = (joint[:, :, None] * _array(one.probs)[:, None, :]).reshape(len(obs), -1)
+        return joint
+
+    def _numbered(self, action: NumpyArray) -> NumpyArray:
+        space = self.model.action_space
+        if isinstance(space, spaces.MultiDiscrete):
+            return np.asarray(
+                np.ravel_multi_index(tuple(action.reshape(len(action), -1).T), tuple(space.nvec)), np.int64
+            )
+        return action.reshape(len(action)).astype(np.int64)
+
+    # --- continuous --------------------------------------------------------------------------------------------------
+
+    @property
+    def _squashed(self) -> bool:
+        return hasattr(getattr(self.model.policy, "actor", None), "get_action_dist_params")
+
+    @property
+    def _normal(self) -> bool:
+        return hasattr(self.model.policy, "get_distribution")
+
+    @property
+    def _clips(self) -> bool:
+        space = self.model.action_space
+        return self.clip and bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
+
+    def _mode(self, obs: NumpyArray) -> NumpyArray:
+        if self._normal and not self._squashed and not self.clip:
+            return np.concatenate([self._law(rows)[0] for rows in _pieces(obs)])
+        return self._flat(self._predicted(obs))
+
+    def _sample(self, obs: NumpyArray, key: Key) -> NumpyArray:
+        if self.deterministic or not (self._squashed or self._normal):
+            return self._mode(obs)
+        space = self.model.action_space
+        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        rng, parts = generator_of(key), []
+        for rows in _pieces(obs):
+            mean, std = self._law(rows)
+            drawn = mean + std * rng.standard_normal(mean.shape)
+            if self._squashed:
+                drawn = low + 0.5 * (np.tanh(drawn) + 1.0) * (high - low)
+            parts.append(np.clip(drawn, low, high) if self._clips else drawn)
+        return np.concatenate(parts)
+
+    def _log_density(self, obs: NumpyArray, action: NumpyArray) -> NumpyArray:
+        space, parts, start = self.model.action_space, [], 0
+        low, high = (np.asarray(end, np.float64).reshape(-1) for end in (space.low, space.high))
+        for rows in _pieces(obs):
+            mean, std = self._law(rows)
+            given = action[start : start + len(rows)].astype(np.float64)
+            start += len(rows)
+            if self._squashed:
+                unit = 2.0 * (given - low) / (high - low) - 1.0
+                law = TanhNormal(jnp.asarray(mean, jnp.float32), jnp.asarray(np.log(std), jnp.float32))
+                inside = np.asarray(law.log_prob(jnp.asarray(unit, jnp.float32)), np.float64)
+                parts.append(inside - np.log(0.5 * (high - low)).sum())
+            else:
+                each = -0.5 * ((given - mean) / std) ** 2 - np.log(std) - 0.5 * math.log(2 * math.pi)
+                parts.append(each.sum(1))
+        return np.concatenate(parts)
+
+    def _law(self, obs: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+        """(rows, D) mean and standard deviation of the normal, before it is squashed or clipped."""
+        if self._squashed:
+            mean, log_std, _ = self.model.policy.actor.get_action_dist_params(self._tensor(obs))
+            return _array(mean), np.exp(_array(log_std))
+        found = self._distribution(obs)
+        return _array(found.mean), _array(found.stddev)
+
+    # --- the model ---------------------------------------------------------------------------------------------------
+
+    def _distribution(self, obs: NumpyArray) -> Any:
+        return self.model.policy.get_distribution(self._tensor(obs)).distribution
+
+    def _tensor(self, obs: NumpyArray) -> Any:
+        self.model.policy.set_training_mode(False)
+        return self.model.policy.obs_to_tensor(self._seen(obs))[0]
+
+    def _predicted(self, obs: NumpyArray) -> NumpyArray:
+        pieces = [self.model.predict(self._seen(rows), deterministic=True)[0] for rows in _pieces(obs)]
+        return np.concatenate([np.asarray(one) for one in pieces])
+
+    def _seen(self, obs: NumpyArray) -> NumpyArray:
+        """What the model sees of observations."""
+        wanted = getattr(self.model.observation_space, "shape", None)
+        if wanted is not None and tuple(wanted) != obs.shape[1:]:
+            raise DataError(f"{self} takes observations of shape {tuple(wanted)}; the log's have {obs.shape[1:]}.")
+        return obs if self.normalize is None else np.asarray(self.normalize(obs), np.float32)
+
+    def _flat(self, action: NumpyArray) -> NumpyArray:
+        return action.reshape(len(action), -1)
+
+
+def _array(tensor: Any) -> NumpyArray:
+    return np.asarray(tensor.detach().cpu().numpy(), np.float64)
+
+
+def _pieces(obs: NumpyArray) -> list[NumpyArray]:
+    """Observations some rows at a time."""
+    return [obs[start : start + ROWS_AT_ONCE] for start in range(0, max(len(obs), 1), ROWS_AT_ONCE)]

@@ -1,0 +1,238 @@
+"""Adapters of Stable-Baselines3 and d3rlpy, on stand-ins with the methods, the shapes and the conventions of both libraries."""
+
+from __future__ import annotations
+
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+from scipy import integrate, stats
+
+import stitchrl as st
+from stitchrl.errors import ConfigurationError, DataError
+
+OBS = np.array([[0.2, 1.0], [-1.0, 0.3], [2.0, -0.7]], np.float32)
+BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+WEIGHT = np.array([[1.0, 0.0, -1.0], [0.5, -0.5, 2.0]], np.float32)
+KEY = jax.random.key(0)
+
+
+class Tensor:
+    """A tensor of PyTorch that must be detached and brought home before NumPy sees it."""
+
+    def __init__(self, values: Any, ready: int = 0) -> None:
+        self.values, self.ready = np.asarray(values, np.float32), ready
+
+    def detach(self) -> Tensor:
+        return Tensor(self.values, 1)
+
+    def cpu(self) -> Tensor:
+        return Tensor(self.values, self.ready + 1)
+
+    def numpy(self) -> np.ndarray:
+        assert self.ready == 2
+        return self.values
+
+
+class Model:
+    """A model of Stable-Baselines3: `predict`, spaces, and a policy that must be told that it is not training."""
+
+    def __init__(self, action_space: Any, **policy: Any) -> None:
+        self.action_space, self.observation_space, self.training = action_space, BOX, True
+        self.policy = SimpleNamespace(
+            obs_to_tensor=lambda obs: (Tensor(obs), True), set_training_mode=self._set_training, **policy
+        )
+
+    exploration_rate: float = 0.0
+    use_sde: bool = False
+
+    def _set_training(self, training: bool) -> None:
+        self.training = training
+
+    def predict(self, obs: np.ndarray, deterministic: bool = False) -> tuple[np.ndarray, None]:
+        assert deterministic
+        scores = obs @ WEIGHT
+        if isinstance(self.action_space, spaces.Discrete):
+            return scores.argmax(1), None
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            return np.stack([scores[:, :2].argmax(1), scores.argmax(1)], 1), None
+        return np.clip(scores[:, :2], self.action_space.low, self.action_space.high), None
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weight = np.exp(logits.astype(np.float64))
+    return np.asarray(weight / weight.sum(1, keepdims=True))
+
+
+def on_policy(action_space: spaces.Space) -> Model:
+    """As PPO and A2C: `get_distribution(tensor).distribution`, in evaluation mode alone."""
+
+    def get_distribution(obs: Tensor) -> Any:
+        assert not model.training
+        scores = obs.values @ WEIGHT
+        if isinstance(action_space, spaces.Discrete):
+            return SimpleNamespace(distribution=SimpleNamespace(probs=Tensor(softmax(scores))))
+        if isinstance(action_space, spaces.MultiDiscrete):
+            parts = [SimpleNamespace(probs=Tensor(softmax(part))) for part in (scores[:, :2], scores)]
+            return SimpleNamespace(distribution=parts)
+        normal = SimpleNamespace(mean=Tensor(scores[:, :2]), stddev=Tensor(np.full((len(scores), 2), 0.5)))
+        return SimpleNamespace(distribution=normal)
+
+    model = Model(action_space, get_distribution=get_distribution)
+    return model
+
+
+def off_policy(low: float, high: float) -> Model:
+    """As SAC: an actor that gives mean and log standard deviation before tanh."""
+    actor = SimpleNamespace(
+        get_action_dist_params=lambda obs: (
+            Tensor(obs.values @ WEIGHT[:, :1]),
+            Tensor(np.full((len(obs.values), 1), -0.5)),
+            {},
+        )
+    )
+    return Model(spaces.Box(low, high, (1,), np.float32), actor=actor)
+
+
+# --- Stable-Baselines3 -------------------------------------------------------------------------------------------
+
+
+def test_discrete_actions_have_the_probabilities_of_the_model() -> None:
+    policy = st.SB3Policy(on_policy(spaces.Discrete(3)))
+    np.testing.assert_allclose(policy.probs(OBS), softmax(OBS @ WEIGHT), rtol=1e-6)
+    mask = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 0]], bool)
+    allowed = softmax(OBS @ WEIGHT) * mask
+    np.testing.assert_allclose(policy.probs(OBS, action_mask=mask), allowed / allowed.sum(1, keepdims=True), rtol=1e-6)
+    greedy = st.SB3Policy(on_policy(spaces.Discrete(3)), deterministic=True)
+    np.testing.assert_array_equal(greedy.probs(OBS), np.eye(3)[(OBS @ WEIGHT).argmax(1)])
+
+
+def test_components_become_one_number_the_last_changing_fastest() -> None:
+    space = spaces.MultiDiscrete([2, 3])
+    probs = st.SB3Policy(on_policy(space)).probs(OBS)
+    one, other = softmax((OBS @ WEIGHT)[:, :2]), softmax(OBS @ WEIGHT)
+    np.testing.assert_allclose(probs[:, 1 * 3 + 2], one[:, 1] * other[:, 2], rtol=1e-6)
+    taken = st.SB3Policy(on_policy(space), deterministic=True).probs(OBS).argmax(1)
+    np.testing.assert_array_equal(taken, (OBS @ WEIGHT)[:, :2].argmax(1) * 3 + (OBS @ WEIGHT).argmax(1))
+
+
+def test_a_value_based_model_explores_as_predict_does() -> None:
+    model = Model(spaces.Discrete(3))
+    model.exploration_rate = 0.3
+    expected = 0.7 * np.eye(3)[(OBS @ WEIGHT).argmax(1)] + 0.1
+    np.testing.assert_allclose(st.SB3Policy(model).probs(OBS), expected)
+    np.testing.assert_array_equal(st.SB3Policy(model, deterministic=True).probs(OBS), np.round(expected))
+
+
+def test_a_clipped_normal_has_no_density_and_the_normal_itself_has() -> None:
+    model = on_policy(spaces.Box(-0.5, 0.5, (2,), np.float32))
+    clipped, whole = st.SB3Policy(model), st.SB3Policy(model, clip=False)
+    assert not clipped.has_density
+    assert whole.has_density
+    assert np.abs(clipped.sample(OBS, key=KEY)).max() == 0.5
+    assert np.abs(clipped.mode(OBS)).max() <= 0.5
+    mean = (OBS @ WEIGHT)[:, :2]
+    np.testing.assert_allclose(whole.mode(OBS), mean, rtol=1e-6)
+    action = mean + np.float32(0.3)
+    np.testing.assert_allclose(whole.log_prob(OBS, action), stats.norm(mean, 0.5).logpdf(action).sum(1), rtol=1e-5)
+    drawn = whole.sample(np.repeat(OBS[:1], 20_000, 0), key=KEY)
+    np.testing.assert_allclose([drawn.mean(0), drawn.std(0)], [mean[0], [0.5, 0.5]], atol=0.02)
+    with pytest.raises(DataError, match="has no density"):
+        clipped.log_prob(OBS, action)
+    unbounded = st.SB3Policy(on_policy(spaces.Box(-np.inf, np.inf, (2,), np.float32)))
+    assert unbounded.has_density
+
+
+def test_a_squashed_normal_has_the_density_of_the_scaled_action() -> None:
+    policy = st.SB3Policy(off_policy(-1.0, 3.0))
+    assert policy.has_density
+    row = OBS[:1]
+    # It integrates to 1 over the action's own range, and its draws follow it.
+    density = lambda a: float(np.exp(policy.log_prob(row, np.array([[a]], np.float32)))[0])  # noqa: E731
+    grid = np.linspace(-0.9999, 2.9999, 4001)
+    values = np.exp(policy.log_prob(np.repeat(row, len(grid), 0), grid[:, None].astype(np.float32)))
+    assert integrate.trapezoid(values, grid) == pytest.approx(1.0, abs=2e-3)
+    assert density(1.0) == pytest.approx(stats.norm(row @ WEIGHT[:, 0], np.exp(-0.5)).pdf(0.0)[0] / 2, rel=1e-5)
+    drawn = policy.sample(np.repeat(row, 20_000, 0), key=KEY)
+    assert drawn.min() >= -1.0
+    assert drawn.mean() == pytest.approx(integrate.trapezoid(values * grid, grid), abs=0.02)
+    assert not st.SB3Policy(off_policy(-1.0, 3.0), deterministic=True).has_density
+
+
+def test_a_model_without_chance_is_its_prediction() -> None:
+    policy = st.SB3Policy(Model(spaces.Box(-9, 9, (2,), np.float32)))
+    assert not policy.has_density
+    np.testing.assert_array_equal(policy.sample(OBS, key=KEY), policy.mode(OBS))
+    np.testing.assert_allclose(policy.mode(OBS), (OBS @ WEIGHT)[:, :2], rtol=1e-6)
+
+
+def test_observations_are_normalised_only_where_it_is_asked_for() -> None:
+    policy = st.SB3Policy(on_policy(spaces.Discrete(3)), normalize=lambda obs: obs * 2.0)
+    np.testing.assert_allclose(policy.probs(OBS), softmax(2 * OBS @ WEIGHT), rtol=1e-5)
+    with pytest.raises(DataError, match=r"takes observations of shape \(2,\); the log's have \(3,\)"):
+        policy.probs(np.zeros((4, 3), np.float32))
+
+
+def test_models_that_cannot_be_judged_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="got MultiBinary"):
+        st.SB3Policy(Model(spaces.MultiBinary(2)))
+    with pytest.raises(ConfigurationError, match="has an LSTM"):
+        st.SB3Policy(Model(spaces.Discrete(2), lstm_actor=None))
+    noisy = Model(spaces.Box(-1, 1, (2,)))
+    noisy.use_sde = True
+    with pytest.raises(ConfigurationError, match="hangs together from step to step"):
+        st.SB3Policy(noisy)
+    st.SB3Policy(noisy, deterministic=True)
+
+
+# --- d3rlpy ------------------------------------------------------------------------------------------------------
+
+
+class ActionSpace(Enum):
+    """As d3rlpy's."""
+
+    CONTINUOUS = 1
+    DISCRETE = 2
+
+
+class Algo:
+    """An algorithm of d3rlpy: draws come from a generator of its own."""
+
+    def __init__(self, kind: ActionSpace, built: bool = True) -> None:
+        self._kind, self.impl, self.action_size = kind, object() if built else None, 3
+        self.observation_shape = (2,)
+
+    def get_action_type(self) -> ActionSpace:
+        return self._kind
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        scores = x @ WEIGHT
+        return scores.argmax(1) if self._kind is ActionSpace.DISCRETE else scores
+
+    def sample_action(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.predict(x) + 0.25)
+
+
+def test_d3rlpy_discrete_actions_are_taken_without_chance() -> None:
+    policy = st.D3RLPyPolicy(Algo(ActionSpace.DISCRETE))
+    np.testing.assert_array_equal(policy.probs(OBS), np.eye(3)[(OBS @ WEIGHT).argmax(1)])
+    with pytest.raises(ConfigurationError, match="without telling their probabilities"):
+        st.D3RLPyPolicy(Algo(ActionSpace.DISCRETE), deterministic=False)
+    with pytest.raises(ConfigurationError, match="Algo has no network yet"):
+        st.D3RLPyPolicy(Algo(ActionSpace.DISCRETE, built=False))
+    with pytest.raises(DataError, match=r"takes observations of shape \(2,\)"):
+        policy.probs(np.zeros((4, 3), np.float32))
+
+
+def test_d3rlpy_continuous_actions_have_no_density() -> None:
+    for deterministic, apart in ((True, 0.0), (False, 0.25)):
+        policy = st.D3RLPyPolicy(Algo(ActionSpace.CONTINUOUS), deterministic=deterministic)
+        assert not policy.has_density
+        np.testing.assert_allclose(policy.mode(OBS), OBS @ WEIGHT)
+        np.testing.assert_allclose(policy.sample(OBS, key=KEY), OBS @ WEIGHT + apart)
+        with pytest.raises(DataError, match="no density"):
+            policy.log_prob(OBS, OBS @ WEIGHT)
