@@ -25,6 +25,7 @@ from stitchrl.command_line.options import (
     Config,
     Context,
     Cost,
+    Distribution,
     EvaluationUpdates,
     Force,
     Format,
@@ -42,12 +43,13 @@ from stitchrl.command_line.options import (
     Seed,
     Seeds,
     SplitBy,
+    Tail,
     Until,
     Updates,
 )
 from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
-from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.pipeline.settings import PipelineSettings, check_tail
 
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
 
@@ -129,6 +131,8 @@ def run(
     minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
     group: Group = None,
     cost: Cost = None,
+    distribution: Distribution = PipelineSettings.distribution,
+    tail: Tail = PipelineSettings.tail,
     ladder: Ladder = PipelineSettings.ladder,
     horizon: Horizon = PipelineSettings.horizon,
     until: Until = STAGES[-1],
@@ -270,6 +274,8 @@ def evaluate(
     minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
     group: Group = None,
     cost: Cost = None,
+    distribution: Distribution = PipelineSettings.distribution,
+    tail: Tail = PipelineSettings.tail,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
     seed: Seed = PipelineSettings.seed,
     gate: Gate = False,
@@ -278,6 +284,7 @@ def evaluate(
     """Estimate a saved policy on a log it did not learn from, and give the verdict."""
     from stitchrl.evaluation.costs import limits_of
 
+    check_tail(distribution, tail)
     bundle = stitchrl.load_policy(_policy_of(policy))
     beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())]}
     data = stitchrl.read(log, schema, format=format, beside=beside)
@@ -309,6 +316,8 @@ def evaluate(
         minimum_odds_ratio=minimum_odds_ratio,
         groups=group or (),
         costs=cost or (),
+        distribution=distribution,
+        tail=tail,
         audit_verdict=stitchrl.audit(data).verdict,
         record_look=True,
         **chosen,
