@@ -62,6 +62,7 @@ def _by_step(found: Json) -> dict[str, Any]:
         "ticks": [{"y": round(100.0 - up.at(power), 2), "text": number(10.0**power, 0)} for power in powers],
         "needed": round(100.0 - up.at(math.log10(needed)), 2) if is_number(needed) and needed >= 1 else None,
         "needed_text": number(needed, 0),
+        "enough": is_number(needed) and effective[-1] >= needed,
         "first": number(steps[0], 0),
         "last": number(steps[-1], 0),
     }
