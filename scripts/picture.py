@@ -55,9 +55,7 @@ class Picture:
 
     def text(self, x: float, y: float, text: str, css: str = "", anchor: str = "start") -> None:
         """Some words."""
-        self._parts.append(
-            f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-        )
+        self._parts.append(f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
         """A straight line."""
@@ -93,10 +91,15 @@ def across(axis: Axis, value: float, left: float, right: float) -> float:
 
 
 def rows_picture(
-    title: str, caption: str, rows: Sequence[Row], true: float, behavior: float | None = None, axis_title: str = "survival"
+    title: str,
+    caption: str,
+    rows: Sequence[Row],
+    true: float,
+    behavior: float | None = None,
+    axis_title: str = "survival",
 ) -> Picture:
     """Rows of numbers with intervals, and vertical lines at the true value and, where given, the behaviour's."""
-    left, right, top, step = 190.0, 470.0, 74.0, 40.0
+    left, right, top, step = 160.0, 440.0, 74.0, 40.0
     bottom = top + step * len(rows)
     drawn = Picture(title, caption, int(bottom + 52))
     core = [true, *(row.value for row in rows)] + ([] if behavior is None else [behavior])
@@ -114,7 +117,9 @@ def rows_picture(
         x = across(axis, value, left, right)
         drawn.line(x, top - 8, x, bottom, css)
         anchor = "middle" if len(marks) == 1 else ("end", "start")[place]
-        drawn.text(x + (0 if len(marks) == 1 else (3, -3)[place]), top - 14, f"{name} {value:.3f}", f"text-{css}", anchor)
+        drawn.text(
+            x + (0 if len(marks) == 1 else (-3, 3)[place]), top - 14, f"{name} {value:.3f}", f"text-{css}", anchor
+        )
     for place, row in enumerate(rows):
         y = top + step * place + step / 2
         drawn.text(16, y + 4.5, row.label)

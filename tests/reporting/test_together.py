@@ -144,7 +144,9 @@ def test_effective_units_are_drawn_on_a_scale_of_equal_factors() -> None:
     heights = [float(y) for _, y in re.findall(r"[ML](\S+) ([\d.]+)", view["by_step"]["line"])]
     assert heights == pytest.approx([0.0, 100 / 3, 200 / 3], abs=0.02)  # 1000, 100, 10 of 1000 on three decades
     assert view["by_step"]["needed"] == pytest.approx(100 / 3, abs=0.02)
-    assert [bar["height"] / view["bars"][0]["height"] for bar in view["bars"]] == pytest.approx([1, 2 / 3, 1 / 3], abs=1e-3)
+    assert [bar["height"] / view["bars"][0]["height"] for bar in view["bars"]] == pytest.approx(
+        [1, 2 / 3, 1 / 3], abs=1e-3
+    )
 
 
 def test_a_distribution_is_drawn_as_steps_and_two_returns_are_not_drawn() -> None:
