@@ -21,9 +21,9 @@ os.environ["STITCHRL_STATE"] = "off"  # what a picture evaluates is no look at a
 
 import jax.numpy as jnp
 import numpy as np
-from picture import WIDTH, Picture, Row, across, rows_picture
 
 import stitchrl as st
+from picture import WIDTH, Picture, Row, across, rows_picture
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Episodes, Estimand
 from stitchrl.evaluation.units import effective_sample_size
@@ -116,7 +116,8 @@ def collapse() -> Picture:
     effective = [effective_sample_size(weight[:, step]) for step in range(weight.shape[1])]
     shares = np.sort(weight[:, -1])[::-1] / weight[:, -1].sum()
     caption = (
-        f"True value {true:.3f}; `wis` says {one.value:.3f} {ends(one)} and `is` {plain.value:.3f}. Of 2,000 stays the weights of the "
+        f"True value {true:.3f}; `wis` says {one.value:.3f} {ends(one)} and `is` {plain.value:.3f}. Of 2,000 "
+        "stays the weights of the "
         f"last step are worth {effective[-1]:.1f}, and one stay has {shares[0]:.0%} of all weight. Health check: "
         f"{said(one, 'effective-units')}"
     )
@@ -164,9 +165,12 @@ def bias() -> Picture:
         means.append(float(((w * r).sum(1) / w.sum(1)).mean()))
         heaviest.append(float((w.max(1) / w.sum(1)).mean()))
     caption = (
-        f"True value {true:.3f}, the behaviour's {base:.3f}. Averaged over 4,000 logs each, `wis` gives {means[0]:.3f} on logs of "
-        f"{sizes[0]} stays, {means[3]:.3f} of {sizes[3]} and {means[-1]:.3f} of {sizes[-1]:,}: divided by their own sum, the weights of "
-        f"a small log cannot move far from the behaviour. Health check: on logs of {sizes[3]} stays one stay has {heaviest[3]:.0%} of all "
+        f"True value {true:.3f}, the behaviour's {base:.3f}. Averaged over 4,000 logs each, `wis` gives "
+        f"{means[0]:.3f} on logs of "
+        f"{sizes[0]} stays, {means[3]:.3f} of {sizes[3]} and {means[-1]:.3f} of {sizes[-1]:,}: divided by "
+        "their own sum, the weights of "
+        f"a small log cannot move far from the behaviour. Health check: on logs of {sizes[3]} stays one stay "
+        f"has {heaviest[3]:.0%} of all "
         "weight on average, where 2% is the limit."
     )
     drawn = Picture("Self-normalised weights are biased on small logs", caption, 300)
@@ -217,8 +221,10 @@ def claim() -> Picture:
     failed = [check for check in found.checks if not check.passed]
     health = f"Health check: {failed[0].sentence}" if failed else "Every health check holds."
     caption = (
-        f"A policy that is greedy in a model of 8,000 stays, among the actions seen in each state. True value {true:.3f}; FQE on the "
-        f"log that it was learned from claims {claimed:.3f}. `fqe` on {STAYS:,} fresh stays says {found.value:.3f} {ends(found)}. {health}"
+        "A policy that is greedy in a model of 8,000 stays, among the actions seen in each state. True value "
+        f"{true:.3f}; FQE on the "
+        f"log that it was learned from claims {claimed:.3f}. `fqe` on {STAYS:,} fresh stays says "
+        f"{found.value:.3f} {ends(found)}. {health}"
     )
     rows = [Row("FQE, on its own log", claimed, kind="claim", note="no evidence"), row(found, "fqe, on fresh stays")]
     return rows_picture("A value learned from the same log", caption, rows, true, exact(WORLD.clinicians))
@@ -248,8 +254,10 @@ def hidden() -> Picture:
     one, true, history = found.estimates["fqe"], exact(table), found.confirmation.history
     words = "healthy" if one.healthy else "not healthy"
     caption = (
-        f"Physicians withhold treatment from those who look well, and the log does not hold how they look. A policy that nearly always "
-        f"withholds it is truly worth {true:.3f}; `fqe` with fitted propensities says {one.value:.3f} {ends(one)} and is {words}. What "
+        "Physicians withhold treatment from those who look well, and the log does not hold how they look. A "
+        "policy that nearly always "
+        f"withholds it is truly worth {true:.3f}; `fqe` with fitted propensities says {one.value:.3f} "
+        f"{ends(one)} and is {words}. What "
         f"sees it is the history check: {history.sentence if history else 'not made'}"
     )
     return rows_picture("Fitted propensities hide a cause", caption, [row(one)], true, exact(behavior))
@@ -263,9 +271,12 @@ def cuts() -> Picture:
     found = st.evaluate(policy_of(sure), log, estimators=("wis", "fqe"), settings=SETTINGS).estimates
     naive, true, one = float(log.reward.sum()) / STAYS, exact(sure), found["wis"]
     caption = (
-        f"{log.truncated.sum() / STAYS:.0%} of the stays are cut after 8 steps. True value {true:.3f}; a mean that takes a cut for an end "
-        f"gives {naive:.3f}. `wis` hands the weight of a cut stay to those that run on, where there are any, and says {one.value:.3f} "
-        f"{ends(one)}; `fqe` bootstraps at the cuts and says {found['fqe'].value:.3f} {ends(found['fqe'])}. Health check of `wis`: "
+        f"{log.truncated.sum() / STAYS:.0%} of the stays are cut after 8 steps. True value {true:.3f}; a mean "
+        "that takes a cut for an end "
+        f"gives {naive:.3f}. `wis` hands the weight of a cut stay to those that run on, where there are any, "
+        f"and says {one.value:.3f} "
+        f"{ends(one)}; `fqe` bootstraps at the cuts and says {found['fqe'].value:.3f} {ends(found['fqe'])}. "
+        "Health check of `wis`: "
         f"{said(one, 'lost-weight').split(': ')[0]}."
     )
     rows = [
@@ -283,8 +294,10 @@ def support() -> Picture:
     found = st.evaluate(policy_of(table), log, estimators=("wis", "fqe"), settings=SETTINGS).estimates
     wis, fqe, true = found["wis"], found["fqe"], exact(table)
     caption = (
-        f"Every second decision is the strongest treatment, which clinicians give few patients. True value {true:.3f}; `wis` says "
-        f"{wis.value:.3f} {ends(wis)}, `fqe` {fqe.value:.3f} {ends(fqe)}: its interval allows for anything after an action that was never "
+        "Every second decision is the strongest treatment, which clinicians give few patients. True value "
+        f"{true:.3f}; `wis` says "
+        f"{wis.value:.3f} {ends(wis)}, `fqe` {fqe.value:.3f} {ends(fqe)}: its interval allows for anything "
+        "after an action that was never "
         f"tried. Health check: {said(fqe, 'never-tried')}"
     )
     return rows_picture(
@@ -305,9 +318,12 @@ def small() -> Picture:
     high = [one for one in found if one.lower > true]
     caught = [one for one in low + high if not one.healthy]
     caption = (
-        f"{logs} logs of {stays} stays each; true value {true:.3f}. Where 3 of 60 intervals of 95% may miss, {len(low)} of `wis` end below "
-        f"the true value and {len(high)} begin above it: stays with rare actions and large weights are not in those logs. Health check: "
-        f"{len(caught)} of these {len(low) + len(high)}, and {sum(not one.healthy for one in found)} of all {logs}, are not healthy."
+        f"{logs} logs of {stays} stays each; true value {true:.3f}. Where 3 of 60 intervals of 95% may miss, "
+        f"{len(low)} of `wis` end below "
+        f"the true value and {len(high)} begin above it: stays with rare actions and large weights are not in "
+        "those logs. Health check: "
+        f"{len(caught)} of these {len(low) + len(high)}, and {sum(not one.healthy for one in found)} of all "
+        f"{logs}, are not healthy."
     )
     drawn = Picture("Small logs miss rare actions", caption, 300)
     left, right, top, bottom = 60.0, WIDTH - 120.0, 60.0, 250.0
@@ -337,8 +353,10 @@ def elsewhere() -> Picture:
     failed = [check.sentence for check in one.checks if not check.passed]
     true = exact(best())
     caption = (
-        f"A log of 1,500 stays in which the commonest treatment is given in 97% of the decisions, and a policy that mostly gives others. True "
-        f"value {true:.3f}; `fqe` says {one.value:.3f} {ends(one)}. Health check: {failed[0] if failed else 'all of them hold.'}"
+        "A log of 1,500 stays in which the commonest treatment is given in 97% of the decisions, and a policy "
+        "that mostly gives others. True "
+        f"value {true:.3f}; `fqe` says {one.value:.3f} {ends(one)}. Health check: "
+        f"{failed[0] if failed else 'all of them hold.'}"
     )
     return rows_picture("The log does not go where the policy goes", caption, [row(one)], true, exact(behavior))
 

@@ -17,10 +17,12 @@ text { fill: #1c2226; } .muted { fill: #5a646b; } .title { font-weight: 600; fon
 .grid { stroke: #dfe1dc; } .base { stroke: #6b757b; } .true { stroke: #0d6b4a; stroke-width: 2; } .behavior { stroke: #c2470f;
 stroke-width: 1.5; stroke-dasharray: 5 3; } .text-true { fill: #0d6b4a; font-weight: 600; } .text-behavior { fill: #c2470f; }
 .est { stroke: #1f63a8; fill: #1f63a8; stroke-width: 2; } .bad { stroke: #6b757b; fill: #fcfcfa; stroke-width: 1.5; }
-.claim { stroke: #a8291e; fill: #a8291e; stroke-width: 2; } line.bad { stroke-dasharray: 4 3; } .line { fill: none; stroke-width: 2; }
+.claim { stroke: #a8291e; fill: #a8291e; stroke-width: 2; }
+line.bad { stroke-dasharray: 4 3; } .line { fill: none; stroke-width: 2; }
 rect.est { stroke: none; fill-opacity: .75; } .backing { fill: #fcfcfa; }
 @media (prefers-color-scheme: dark) {
-svg { background: #14181a; } text { fill: #e4e7e5; } .muted { fill: #9ca6ab; } .grid { stroke: #2c3337; } .base { stroke: #98a2a7; }
+svg { background: #14181a; } text { fill: #e4e7e5; } .muted { fill: #9ca6ab; }
+.grid { stroke: #2c3337; } .base { stroke: #98a2a7; }
 .true { stroke: #5fc79d; } .behavior { stroke: #f59d66; } .text-true { fill: #5fc79d; } .text-behavior { fill: #f59d66; }
 .est { stroke: #7ab5ea; fill: #7ab5ea; } .bad { stroke: #98a2a7; fill: #14181a; } .claim { stroke: #f38d82; fill: #f38d82; }
 .line { fill: none; } .backing { fill: #14181a; } }

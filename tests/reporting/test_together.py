@@ -99,13 +99,16 @@ def test_sections_show_what_was_found(tmp_path: Path) -> None:
     text, page = page_of(folder_with(tmp_path, evaluation, weights=WEIGHTS))
     words = " ".join(" ".join(page.words).split())
     assert "wdr and fqe differ by more than chance <b>explains</b>." in words  # as text, and not as markup
-    assert "at least −0.050" in words and "The value is at least +0.6000." in words  # noqa: RUF001
+    assert "at least −0.050" in words  # noqa: RUF001
+    assert "The value is at least +0.6000." in words
     assert "+0.9000" not in words  # a bound that is not the stated one
     assert "the propensities are right" in words
     assert "are worth 10 of equal weight: one has 30.0% of all weight, 2 have half of it, and 40 have none" in words
     assert "needed: 100" in words
-    assert "not healthy, fails: tail units" in words and "The worst 10% of episodes return +0.3." in words
-    assert text.count('id="distribution"') == 1 and 'href="#distribution"' in text
+    assert "not healthy, fails: tail units" in words
+    assert "The worst 10% of episodes return +0.3." in words
+    assert text.count('id="distribution"') == 1
+    assert 'href="#distribution"' in text
 
 
 def test_runs_of_earlier_versions_have_none_of_it(tmp_path: Path) -> None:
@@ -131,7 +134,8 @@ def test_a_bound_has_no_upper_end_and_one_that_says_nothing_is_no_number() -> No
     view = together_view({"primary": primary, "consistency": None, "bounds": [bound("gain", 0.02)]})
     assert view is not None
     first, last = view["ranges"]["rows"]
-    assert last["interval"]["cut_right"] and not first["interval"]["cut_right"]
+    assert last["interval"]["cut_right"]
+    assert not first["interval"]["cut_right"]
     assert last["interval"]["x1"] < first["interval"]["x1"]
     view = together_view({"primary": primary, "consistency": None, "bounds": [bound("gain", -1.0)]})
     assert view is not None
