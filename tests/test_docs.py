@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -97,7 +98,18 @@ def test_commands_and_targets_exist() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/training.md", "docs/running.md", "docs/policies.md"],
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/training.md",
+        "docs/running.md",
+        "docs/policies.md",
+        "docs/evaluation.md",
+        "docs/returns.md",
+        "docs/verdict.md",
+    ],
 )
 def test_links_point_somewhere(document: str) -> None:
     path = ROOT / document
@@ -113,6 +125,20 @@ def test_the_examples_of_policies_run(capsys: pytest.CaptureFixture[str]) -> Non
     values = re.findall(r"^value of the policy, by snips: (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
     assert len(values) == 2
     assert len(set(values)) == 1  # the class and the columns are one policy
+
+
+PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: path.stem)
+def test_a_picture_of_a_failure_is_small_and_its_caption_is_quoted(picture: Path) -> None:
+    text = picture.read_text(encoding="utf-8")
+    assert len(text) < 60_000
+    caption = ElementTree.fromstring(text).findtext("{http://www.w3.org/2000/svg}desc")
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert caption
+    assert f"](pictures/{picture.name})" in page
+    assert caption in " ".join(page.split())
 
 
 def test_version_and_changelog_agree() -> None:

@@ -25,6 +25,7 @@ from stitchrl.command_line.options import (
     Config,
     Context,
     Cost,
+    Distribution,
     EvaluationUpdates,
     Force,
     Format,
@@ -42,13 +43,14 @@ from stitchrl.command_line.options import (
     Seed,
     Seeds,
     SplitBy,
+    Tail,
     Until,
     Updates,
 )
 from stitchrl.command_line.policies import columns_of_the_policy, policy_and_log, policy_of
 from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
-from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.pipeline.settings import PipelineSettings, check_tail
 
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
 
@@ -130,6 +132,8 @@ def run(
     minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
     group: Group = None,
     cost: Cost = None,
+    distribution: Distribution = PipelineSettings.distribution,
+    tail: Tail = PipelineSettings.tail,
     ladder: Ladder = PipelineSettings.ladder,
     horizon: Horizon = PipelineSettings.horizon,
     until: Until = STAGES[-1],
@@ -296,6 +300,8 @@ def evaluate(
     minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
     group: Group = None,
     cost: Cost = None,
+    distribution: Distribution = PipelineSettings.distribution,
+    tail: Tail = PipelineSettings.tail,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
     seed: Seed = PipelineSettings.seed,
     gate: Gate = False,
@@ -308,6 +314,7 @@ def evaluate(
         stitchrl.load_policy(where)  # says so before a long log is read
     from stitchrl.evaluation.costs import limits_of
 
+    check_tail(distribution, tail)
     beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())], **columns}
     data = stitchrl.read(log, schema, format=format, beside=beside)
     judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
@@ -326,6 +333,8 @@ def evaluate(
         minimum_odds_ratio=minimum_odds_ratio,
         groups=group or (),
         costs=cost or (),
+        distribution=distribution,
+        tail=tail,
         audit_verdict=stitchrl.audit(data).verdict,
         record_look=True,
         **chosen,

@@ -30,6 +30,7 @@ __all__ = [
     "Config",
     "Context",
     "Cost",
+    "Distribution",
     "EvaluationUpdates",
     "Force",
     "Format",
@@ -47,6 +48,7 @@ __all__ = [
     "Seed",
     "Seeds",
     "SplitBy",
+    "Tail",
     "Until",
     "Updates",
     "take_config",
@@ -170,6 +172,15 @@ Cost = Annotated[
         "forbids GO. May be repeated.",
     ),
 ]
+Distribution = Annotated[
+    bool,
+    typer.Option(
+        "--distribution",
+        help="Estimate how the returns are distributed as well, and what happens to the worst episodes. Decides nothing, and "
+        "fits one more network.",
+    ),
+]
+Tail = Annotated[float, typer.Option("--tail", help="With --distribution: the share of episodes that are the worst.")]
 MinimumOddsRatio = Annotated[
     float,
     typer.Option(

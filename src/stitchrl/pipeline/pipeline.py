@@ -86,6 +86,8 @@ def run(
     horizon: int | None = PipelineSettings.horizon,
     group: Sequence[str] = PipelineSettings.group,
     cost: Sequence[str] = PipelineSettings.cost,
+    distribution: bool = PipelineSettings.distribution,
+    tail: float = PipelineSettings.tail,
     until: str = "bundle",
     force: bool = False,
     truth: Truth | None = None,
@@ -101,7 +103,7 @@ def run(
             a mapping gives labels of your own: `{"IQL cautious": st.IQL(inverse_temperature=1.0)}`. None is the main
             job's own choice.
         updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin,
-            minimum_odds_ratio, ladder, horizon, group, cost: as in `PipelineSettings`.
+            minimum_odds_ratio, ladder, horizon, group, cost, distribution, tail: as in `PipelineSettings`.
         until: the last stage to do.
         force: go on where the audit calls the log not usable; the verdict then says so, and cannot be GO.
         truth: exact values, where the world behind the log is known.
@@ -126,6 +128,8 @@ def run(
         horizon=horizon,
         group=tuple(group),
         cost=tuple(cost),
+        distribution=distribution,
+        tail=tail,
     )
     job = Workspace(
         log, Path(out), schema=schema, format=format, algorithms=algorithms, settings=settings, truth=truth,

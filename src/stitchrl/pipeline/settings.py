@@ -7,7 +7,7 @@ import math
 
 from stitchrl.errors import ConfigurationError
 
-__all__ = ["PipelineSettings"]
+__all__ = ["PipelineSettings", "check_tail"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,9 @@ class PipelineSettings:
             What candidates learn from is the whole log in either case.
         group: columns whose value at the first step tells which group an episode is of; the gain is judged in each.
         cost: limits such as "hours_sedated<=8" of the expected cost of an episode.
+        distribution: whether the evaluation on test also estimates how the returns are distributed; no line of the verdict
+            looks at it.
+        tail: the share of the worst episodes that it reports on, in (0, 1).
     """
 
     updates: int = 2000
@@ -48,6 +51,8 @@ class PipelineSettings:
     horizon: int | None = None
     group: tuple[str, ...] = ()
     cost: tuple[str, ...] = ()
+    distribution: bool = False
+    tail: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("group", "cost"):  # None and lists come from the command line
@@ -76,7 +81,21 @@ class PipelineSettings:
             raise ConfigurationError(
                 f"`minimum_odds_ratio` must be at least 1, which asks for nothing; got {self.minimum_odds_ratio}. 1.5 is usual."
             )
+        check_tail(self.distribution, self.tail)
         from stitchrl.data.splits import WAYS  # here, so that the command line has its defaults without NumPy
 
         if self.split_by is not None and self.split_by not in WAYS:
             raise ConfigurationError(f"`split_by` must be one of {', '.join(WAYS)}; got {self.split_by!r}.")
+
+
+def check_tail(distribution: bool, tail: float) -> None:
+    """Raise ConfigurationError where a share of worst episodes is no share, or no distribution of returns was asked for."""
+    if not 0 < tail < 1:
+        raise ConfigurationError(
+            f"`tail` must be in (0, 1), the share of the worst episodes; got {tail}. {PipelineSettings.tail} is usual."
+        )
+    if tail != PipelineSettings.tail and not distribution:
+        raise ConfigurationError(
+            f"`tail` is a share of the distribution of returns, which was not asked for; got {tail}. Ask for it with "
+            "`--distribution` (in Python `distribution=True`), or leave `tail` out."
+        )

@@ -31,6 +31,7 @@ from stitchrl.evaluation.requirements import check_requirements
 from stitchrl.messages import first_steps_in_words, interval_in_words
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.ladder import Step, climb
+from stitchrl.pipeline.weight_profile import profile_of
 from stitchrl.pipeline.workspace import Workspace
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reporting.audit_page import render_audit
@@ -210,8 +211,22 @@ def _estimates(job: Workspace) -> dict[str, Any]:
         "selected": job.describe(chosen, test) | {"evaluation": evaluation.to_dict()},
         "behavior": evaluation.behavior.to_dict(),
         "behavior_exact": job.exact(None),
+        "weights": _weights(job, chosen),
         "disagreement": {"label": chosen.title} | _differences(agreement, test),
     }
+
+
+def _weights(job: Workspace, chosen: Candidate) -> dict[str, Any] | None:
+    """How the weights of the selected policy are spread over the episodes of the test part."""
+    fits = Fits(
+        [chosen.policy],
+        job.parts["test"],
+        job.parts["train+validation"],
+        estimand=job.estimand,
+        settings=job.fit_settings,
+    )
+    profile = profile_of(fits)
+    return None if profile is None else profile.to_dict()
 
 
 def _differences(found: Agreement | ActionShift, log: Dataset) -> dict[str, Any]:
@@ -259,6 +274,7 @@ def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> Evalua
             minimum_odds_ratio=job.settings.minimum_odds_ratio,
             groups=job.settings.group,
             costs=job.settings.cost,
+            tail=job.settings.tail if job.settings.distribution else None,
             monitors=(display.track("FQE of the selected policy"),),
             notes=notes,
         )

@@ -343,5 +343,5 @@ def _of_this_version(found: dict[str, Any]) -> dict[str, Any]:
         )
     # What later versions added, as it was before.
     earlier = {"minimum_odds_ratio": PipelineSettings.minimum_odds_ratio, "ladder": False, "estimators": list(DEFAULT)}
-    earlier |= {"group": [], "cost": []}
+    earlier |= {"group": [], "cost": [], "distribution": False, "tail": PipelineSettings.tail}
     return earlier | found

@@ -11,12 +11,15 @@ from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.confirmation import confirmation_view
+from stitchrl.reporting.distribution import distribution_view
 from stitchrl.reporting.groups import groups_view
 from stitchrl.reporting.ladder import ladder_view
 from stitchrl.reporting.numbers import decimals_for, is_number
 from stitchrl.reporting.page import environment
 from stitchrl.reporting.power import power_view
 from stitchrl.reporting.shift import shift_view
+from stitchrl.reporting.together import together_view
+from stitchrl.reporting.weights import weights_view
 
 __all__ = ["render"]
 
@@ -89,6 +92,9 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
         "confirmation": confirmation_view(report.get("confirmation")),
         "power": power_view(verdict.get("power")),
         "groups": groups_view(report.get("groups")),
+        "weights": weights_view(report.get("weights")),
+        "together": together_view(report.get("together")),
+        "distribution": distribution_view(report.get("distribution")),
         "steps": first_steps_in_words(report["horizon"]) if report.get("horizon") is not None else "",
         "estimators": [{"name": name, "title": titles.get(name, name)} for name in order],
         "verdict_axis": gains and _verdict_axis(gains, primary, verdict["margin"], decimals),

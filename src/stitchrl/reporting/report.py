@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 from stitchrl.errors import RunDirectoryError
 from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting.confirmation import confirmation_content
+from stitchrl.reporting.distribution import distribution_content
 from stitchrl.reporting.groups import groups_content
 from stitchrl.reporting.ladder import ladder_content
 from stitchrl.reporting.numbers import short
+from stitchrl.reporting.together import together_content
+from stitchrl.reporting.weights import weights_content
 
 __all__ = ["CURVES", "build_report"]
 
@@ -60,6 +63,9 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
         "ranking": [_rank(place, row, ranking, _title(selected)) for place, row in enumerate(ranking["order"], 1)],
         "ladder": ladder_content(ranking, _title(selected), _title),
         "confirmation": confirmation_content(selected["evaluation"]),
+        "weights": weights_content(estimates),
+        "together": together_content(selected["evaluation"], verdict["primary"]),
+        "distribution": distribution_content(selected["evaluation"]),
         "groups": groups_content(selected["evaluation"]),
         "disagreement": estimates["disagreement"],
         "explain": _explain(run, ranking, estimates, verdict, meaning["note"]),
@@ -233,12 +239,6 @@ def _explain(
     ]
     if (primary := verdict["primary"]) is not None:
         texts.append(_primary_text(primary, selected["evaluation"]["estimates"][primary]))
-    texts += (selected["evaluation"].get("consistency") or {}).get("sentences", [])
-    texts += [
-        f"{bound['sentence']} This bound decides nothing; it holds whatever a model of the value says, if {_assumed(bound)}."
-        for bound in selected["evaluation"].get("lower_bounds", ())
-        if bound["chosen"]
-    ]
     cautioned = [c for c in ranking["candidates"] if c["caution"] and c["claimed"] is not None]
     if cautioned:
         worst = max(cautioned, key=lambda c: c["claimed"])
@@ -274,12 +274,6 @@ def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
     if assumptions := [str(assumption).rstrip(".") for assumption in estimate.get("assumptions", ())]:
         text += f" Its interval assumes the following: {'; '.join(assumptions)}."
     return f"{text} An estimate that fails a check of its own conditions is drawn hollow and does not count."
-
-
-def _assumed(bound: Mapping[str, Any]) -> str:
-    """What must hold for a bound, as one clause."""
-    *first, last = map(str, bound["assumptions"])
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _provenance(run: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
