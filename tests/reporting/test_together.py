@@ -18,7 +18,7 @@ from stitchrl.reporting.report import build_report
 from stitchrl.reporting.together import together_view
 from stitchrl.reporting.weights import weights_view
 
-CONSISTENCY = {
+CONSISTENCY: dict[str, Any] = {
     "pairs": [
         {"name": "wdr", "other": "fqe", "difference": -0.1, "standard_error": 0.02, "p_value": 1e-6, "differs": True},
         {"name": "wdr", "other": "wis", "difference": 0.01, "standard_error": 0.02, "p_value": 0.617, "differs": False},
@@ -118,7 +118,7 @@ def test_runs_of_earlier_versions_have_none_of_it(tmp_path: Path) -> None:
 
 
 def test_a_bar_reaches_zero_exactly_where_a_pair_agrees() -> None:
-    view = together_view({"primary": None, "consistency": CONSISTENCY, "bounds": []})
+    view: Any = together_view({"primary": None, "consistency": CONSISTENCY, "bounds": []})
     assert view is not None
     zero = view["pairs"]["zero"]["x"]
     reaches = [row["interval"]["x1"] <= zero <= row["interval"]["x2"] for row in view["pairs"]["rows"]]
