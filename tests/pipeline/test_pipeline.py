@@ -136,7 +136,7 @@ def test_only_the_selected_policy_touches_test(finished: tuple[Path, Path]) -> N
     _, run = finished
     estimates, split = content(run / "estimates.json"), content(run / "split.json")
     assert estimates["part"] == "test"
-    assert set(estimates) == {"part", "selected", "behavior", "behavior_exact", "disagreement"}
+    assert set(estimates) == {"part", "selected", "behavior", "behavior_exact", "weights", "disagreement"}
     positions = [set(part["positions"]) for part in split["parts"].values()]
     assert sum(map(len, positions)) == len(set.union(*positions)) == 400
     assert [len(p) for p in positions] == [200, 40, 160]

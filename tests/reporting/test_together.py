@@ -39,7 +39,7 @@ def bound(of: str, lower: float, least: float = -1.0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-WEIGHTS = {
+WEIGHTS: dict[str, Any] = {
     "noun": "episode",
     "count": 1000,
     "steps": [1, 2, 3],
@@ -54,7 +54,7 @@ def spread(value: float) -> dict[str, Any]:
     return {"value": value, "lower": value - 0.1, "upper": value + 0.1}
 
 
-DISTRIBUTION = {
+DISTRIBUTION: dict[str, Any] = {
     "method": "weights",
     "title": "logged returns, whole episodes reweighted",
     "other": "the behaviour",
