@@ -29,9 +29,9 @@ NOT_COVERED = (
 )
 
 CONTINUOUS_COVERED = False
-"""Continuous actions may give GO once benchmarks/results/continuous.md shows that intervals cover; on Hopper they do not."""
+"""Continuous actions may give GO once benchmarks/results/continuous.md shows that intervals cover; so far of too few logs."""
 CONTINUOUS_NOT_COVERED = (
-    "Intervals over continuous actions have not been shown to cover in every world that was tried "
+    "Intervals over continuous actions have not been shown to cover on enough logs "
     "(benchmarks/results/continuous.md), so they give no GO yet."
 )
 RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."
