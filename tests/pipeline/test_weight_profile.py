@@ -49,7 +49,10 @@ def test_weights_that_are_all_zero_have_no_profile() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"tail": 1.5, "distribution": True}, r"must be in \(0, 1\)"), ({"tail": 0.05}, "which was not asked for; got 0.05")],
+    [
+        ({"tail": 1.5, "distribution": True}, r"must be in \(0, 1\)"),
+        ({"tail": 0.05}, "which was not asked for; got 0.05"),
+    ],
 )
 def test_a_share_of_worst_episodes_is_refused(settings: dict[str, float], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
