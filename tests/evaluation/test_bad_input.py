@@ -73,9 +73,11 @@ def estimates(policy: object, log: Dataset, names: tuple[str, ...], **kwargs: ob
 
 
 def is_sober(one: Estimate) -> bool:
-    """Either a finite number with finite ends, or none and one sentence; never NaN."""
+    """Either a finite number with finite ends or without ends, or none and one sentence; never NaN."""
     if one.value is None:
         return not one.healthy and len(one.reasons) >= 1 and all(reason.endswith(".") for reason in one.reasons)
+    if one.lower is None or one.upper is None:  # a value without an interval never counts as healthy
+        return bool(np.isfinite(one.value)) and not one.healthy
     return bool(np.isfinite([one.value, one.lower, one.upper]).all())
 
 

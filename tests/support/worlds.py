@@ -55,6 +55,8 @@ def full_columns() -> dict[str, np.ndarray]:
         "next_observation": next_observations(),
         "behavior_probs": probs,
         "behavior_log_prob": np.log(probs[np.arange(6), columns["action"]]),
+        "policy_probs": probs,
+        "policy_log_prob": np.log(probs[np.arange(6), columns["action"]]),
         "action_mask": masks(),
         "source": np.array(["a", "a", "b", "b", "a", "b"]),
         "weight": np.array([1, 2, 3, 4, 5, 6], np.float32),

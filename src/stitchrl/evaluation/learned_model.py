@@ -177,11 +177,20 @@ def _step(
     )
 
 
+def _parts(log: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """Episodes to fit on, and others to judge the fit by: at least one; the same where there are no two."""
+    units = log.num_episodes if log.group is None else len(np.unique(log.group))
+    if units < 2:
+        return log, log
+    share = min(0.5, max(HELD_OUT, 1.5 / units))
+    held, kept = log.split_episodes((share, 1 - share), seed=seed)
+    return log.select_episodes(kept), log.select_episodes(held)
+
+
 def fit_dynamics(data: FitData) -> LearnedModel:
     """The ensemble, fitted to most of the episodes and judged on the others."""
     log, settings = data.log, data.settings
-    held, kept = log.split_episodes((HELD_OUT, 1 - HELD_OUT), seed=settings.seed)
-    train_log, held_out = log.select_episodes(kept), log.select_episodes(held)
+    train_log, held_out = _parts(log, settings.seed)
     spread, center = float(log.reward.std()), float(log.reward.mean())
     scaling = dataclasses.replace(
         Scaling.of(train_log, reward_scale=1.0 / spread if spread > 0 else 1.0), reward_shift=-center
