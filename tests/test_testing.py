@@ -42,6 +42,8 @@ def test_every_registered_estimator_passes(name: str) -> None:
         (faulty.IgnoresTheHorizon, "respect the horizon, or refuse it"),
         (faulty.ClaimsTheNetworksValue, "mean logged return|off on average|standard error"),
         (faulty.Remembers, "must keep no state"),
+        (faulty.HidesABiasBehindTheUnknown, "off on average"),
+        (faulty.HidesItBehindEverything, "off on average"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

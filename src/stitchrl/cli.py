@@ -309,6 +309,10 @@ def evaluate(
 ) -> None:
     """Estimate a policy on a log it did not learn from, and give the verdict."""
     columns = columns_of_the_policy(policy_columns, policy_log_prob)
+    if columns and policy_output is not None:
+        raise ConfigurationError(
+            "`--policy-output` is for files of ONNX, and the policy stands in columns of the log. Leave it out."
+        )
     where, log = policy_and_log(policy, log, columns)
     if where is not None and not where.exists():
         stitchrl.load_policy(where)  # says so before a long log is read

@@ -29,7 +29,7 @@ def changed_column(name: str) -> np.ndarray:
         column[5] = 11
     elif name in ("observation", "next_observation"):
         column[4, 0] += 0.5
-    elif name == "behavior_probs":
+    elif name in ("behavior_probs", "policy_probs"):
         column[0] = [0.6, 0.4, 0.0]
     elif name == "action_mask":
         column[0, 2] = True

@@ -138,9 +138,9 @@ def test_a_group_that_the_observation_does_not_explain_is_not_judged() -> None:
     """The policy loses for half of the episodes and wins for the others, and only a column beside the observation tells which."""
     _, _, policy = fork()
 
-    def hidden(seed: int) -> Dataset:
+    def hidden(seed: int, winners: float = 0.5) -> Dataset:
         log = fork_log(seed)
-        kind = np.repeat(np.random.default_rng(seed).random(log.num_episodes) < 0.5, log.episode_lengths)
+        kind = np.repeat(np.random.default_rng(seed).random(log.num_episodes) < winners, log.episode_lengths)
         reward = np.where(kind, log.action, 1.0 - log.action).astype(np.float32)
         return with_subgroup(dataclasses.replace(log, reward=reward), np.where(kind, "wins", "loses"))
 
@@ -149,7 +149,11 @@ def test_a_group_that_the_observation_does_not_explain_is_not_judged() -> None:
     for gain in found.groups.gains:
         assert gain.state == "not judged"
         assert "not explained by its observations" in " ".join(gain.reasons)
-    assert found.verdict.lines[-1].passed is None
+    # What there is lies wholly below 0 for those who lose: it is no proof, and no GO either.
+    assert found.verdict.lines[-1].passed is False
+    mostly = asked(hidden(1, 0.65), hidden(2, 0.65), policy, estimators=("fqe",))
+    assert [line.key for line in mostly.verdict.lines if line.passed is False] == ["f"]
+    assert mostly.verdict.decision == "CANNOT TELL"
     # Weights need no observation to explain anything.
     by_weights = asked(hidden(1), hidden(2), policy, estimators=("wdr",))
     assert by_weights.groups is not None

@@ -166,3 +166,16 @@ def test_an_evaluation_states_the_bounds() -> None:
     assert result.to_dict()["lower_bounds"][0]["sentence"] == result.lower_bounds[0].sentence
     over = st.evaluate(Table(policy), log, estimators=("wis",), baseline=Table(behavior))
     assert {one.of for one in over.lower_bounds} == {"value"}
+
+
+def test_without_discount_and_horizon_cuts_leave_no_bound_of_the_gain() -> None:
+    """After a cut the behaviour may get any sum of rewards, so nothing can be said of what is gained over it."""
+    world, behavior, policy = small_world()
+    log = draw(world, behavior, 400, 5)
+    log = dataclasses.replace(log, reward=log.reward - log.reward.min())
+    assert {of for of, _, _ in found_on(log, policy, behavior)} == {"value", "gain"}
+    cut = cut_at_random(log, 0.3, 1)
+    assert not cut.terminated[cut.episode_start[1:] - 1].all()
+    assert {of for of, _, _ in found_on(cut, policy, behavior)} == {"value"}
+    discounted = found_on(cut, policy, behavior, estimand=Estimand(0.9, None))
+    assert {of for of, _, _ in discounted} == {"value", "gain"}

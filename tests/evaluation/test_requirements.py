@@ -57,3 +57,10 @@ def test_an_evaluation_that_would_not_fit_is_refused() -> None:
     ):
         check_size(log, 100_000_000, None, 13)
     check_size(log, 100_000_000, 500_000_000, 1)
+
+
+@pytest.mark.parametrize("margin", [np.nan, -np.inf])
+def test_a_margin_that_is_no_number_is_refused(margin: float) -> None:
+    world, behavior, target = small_world()
+    with pytest.raises(ConfigurationError, match="`margin` must be a finite number"):
+        evaluate(Table(target), draw(world, behavior, 20, 1), margin=margin, settings=QUICK)

@@ -191,3 +191,24 @@ class Remembers(WithStatistic):
     def statistic(self, statistic: Any, case: Case) -> Any:
         self.calls += 1
         return Contributions(statistic.numerator + 1e-7 * self.calls * statistic.denominator, statistic.denominator)
+
+
+class HidesABiasBehindTheUnknown(Sound):
+    """Too large by .5 away from the behaviour, and says that the truth may lie higher still."""
+
+    unknown = (0.0, 0.8)
+
+    def refusal(self, log: Any, estimand: Any, policies: Any) -> Any:
+        return None if estimand.horizon is None else "This estimator has no horizon."
+
+    def estimate(self, case: Case) -> Draft:
+        draft = ESTIMATORS["wis"].estimate(case)
+        statistic = draft.statistic
+        if not isinstance(statistic, Contributions) or np.abs(case.fits.log_ratio).max() < 1e-6:
+            return draft
+        moved = Contributions(statistic.numerator + 0.5 * statistic.denominator, statistic.denominator)
+        return dataclasses.replace(draft, statistic=moved, unknown=self.unknown)
+
+
+class HidesItBehindEverything(HidesABiasBehindTheUnknown):
+    unknown = (-np.inf, np.inf)

@@ -15,6 +15,7 @@ from stitchrl.data.schema import Schema
 from stitchrl.evaluation.behavior import logged_return
 from stitchrl.evaluation.cases import cases_of
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.estimating import bounded
 from stitchrl.evaluation.estimator import Case, Draft, Estimator
 from stitchrl.evaluation.fits import FitRequest, Fits, PolicyFits
 from stitchrl.evaluation.health import Check
@@ -361,12 +362,14 @@ def _check_truth(estimator: Estimator, worlds: _Worlds) -> None:
         errors.append(found.standard_error)
         # All logs share one fit, so what its networks disagree by moves all estimates together.
         of_model.append(draft.model_variance)
-        unknown.append(max(abs(end) for end in draft.unknown))
+        unknown.append([bounded(end) for end in draft.unknown])
         more = float(np.hypot(1.0, np.sqrt(of_model[-1]) / max(found.standard_error, 1e-300)))
-        lower = found.value - more * (found.value - found.lower) - unknown[-1]
-        covered.append(lower <= truth <= found.value + more * (found.upper - found.value) + unknown[-1])
+        lower = found.value - more * (found.value - found.lower) + unknown[-1][0]
+        covered.append(lower <= truth <= found.value + more * (found.upper - found.value) + unknown[-1][1])
     spread, off = float(np.std(values, ddof=1)), float(np.mean(values)) - truth
-    beyond = np.sign(off) * max(abs(off) - float(np.mean(unknown)), 0.0)
+    # The truth may lie below by what is unknown below, and above by what is unknown above.
+    below, above = np.mean(unknown, axis=0)
+    beyond = max(off + below, 0.0) if off > 0 else min(off + above, 0.0)
     z = beyond / float(np.hypot(spread / np.sqrt(REPLICATES), np.sqrt(np.mean(of_model))))
     _require(
         abs(z) <= 4,

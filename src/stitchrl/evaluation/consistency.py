@@ -144,7 +144,7 @@ def _pair(a: str, b: str, draft: Draft, noise: float, resampler: Resampler, coun
     assert draft.statistic is not None
     value, expected = draft.statistic.value(), expected_variance(draft)
     error = max(resampler.standard_error(draft.statistic), 0.0 if expected is None else float(np.sqrt(expected)))
-    error = float(np.sqrt(error**2 + noise + draft.model_variance))
+    error = float(np.sqrt(error**2 + noise + draft.model_variance + draft.moved**2))
     scale = ALMOST_NONE * max(abs(value), 1.0)
     units = max(resampler.units.count - 1, 1)
     p_value = 1.0 if abs(value) <= scale else 0.0

@@ -120,6 +120,12 @@ class CostEstimate:
     state: str
 
     @property
+    def judged(self) -> bool:
+        """Whether there is a healthy estimate with an interval."""
+        one = self.estimate
+        return one is not None and one.lower is not None and one.upper is not None and one.healthy
+
+    @property
     def sentence(self) -> str:
         """What is said of the limit in the verdict."""
         asked = f"{self.column} <= {self.limit:g}"
@@ -147,6 +153,11 @@ class CostLimits:
     def parts(self) -> list[tuple[bool, str]]:
         """Whether each cost lets a GO pass, with a sentence that says why."""
         return [(one.state != BROKEN, one.sentence) for one in self.costs]
+
+    @property
+    def judged(self) -> bool:
+        """Whether every cost has a healthy estimate with an interval."""
+        return all(one.judged for one in self.costs)
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Plain content for JSON."""

@@ -86,6 +86,7 @@ class DoublyRobust:
         request: what gives Q: the `values` of what it finds are corrected.
         refuses: why there is no such Q for a log, given this estimator's name, the log and the estimand; None where there is.
         examine: further health checks, from what the request found.
+        refuses_policies: why a policy cannot be judged, beyond having no density; None where it can.
     """
 
     irregular_time: ClassVar[bool] = True
@@ -99,12 +100,14 @@ class DoublyRobust:
     request: FitRequest = FITTED_Q
     refuses: Callable[[str, Dataset, Estimand], str | None] = refusal_of_q
     examine: Callable[[Any], tuple[Check, ...]] = no_checks
+    refuses_policies: Callable[[str, Sequence[PolicyLike]], str | None] = refusal_without_density
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
         """It refuses images, which no Q is fitted to, policies without a density, and logs of which no episode ends."""
         return (
             self.refuses(self.name, log, estimand)
             or refusal_without_density(self.name, policies)
+            or self.refuses_policies(self.name, policies)
             or refusal_of_products(self.name, log, estimand)
         )
 

@@ -18,7 +18,7 @@ from stitchrl.evaluation.estimator import (
 from stitchrl.evaluation.intervals import Interval, Resampler
 from stitchrl.evaluation.results import Estimate
 
-__all__ = ["behavior_estimate", "bounded", "estimates_of"]
+__all__ = ["behavior_estimate", "bounded", "estimates_of", "variance_of_model"]
 
 ROUNDING = 1e-6
 """Half the width of the narrowest interval, as a share of the largest logged return."""
@@ -37,7 +37,7 @@ def estimates_of(
                 statistics,
                 [expected_variance(draft) for draft in held],
                 [
-                    (variance or 0.0) + _model_variance(draft, resampler)
+                    (variance or 0.0) + variance_of_model(draft, resampler)
                     for variance, draft in zip(noise, held, strict=True)
                 ],
             ),
@@ -108,7 +108,7 @@ def _estimate(
     )
 
 
-def _model_variance(draft: Draft, resampler: Resampler) -> float:
+def variance_of_model(draft: Draft, resampler: Resampler) -> float:
     """The variance of the model: what networks disagree by, as large as Student's quantile of so few asks for beside that of
     the units, and the square of what traces moved."""
     count = len(draft.by_network)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from stitchrl.auditing.binning import binning_of
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
@@ -156,6 +158,10 @@ def evaluate_all(
     if tail is not None:
         check_tail_share(tail)
     check_odds_ratio(minimum_odds_ratio)
+    if not np.isfinite(margin):
+        raise ConfigurationError(
+            f"`margin` must be a finite number of return units; got {margin}. 0 asks for any gain."
+        )
     settings = FitSettings() if settings is None else settings
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from stitchrl.evaluation.estimating import bounded
+from stitchrl.evaluation.estimating import bounded, variance_of_model
 from stitchrl.evaluation.estimator import (
     Case,
     Draft,
@@ -79,12 +79,26 @@ class GroupGain:
         """The group in words."""
         return f"{self.column} = {self.label}"
 
+    def forbids(self, margin: float) -> bool:
+        """Whether it forbids GO: it lies wholly below the margin, or would if its failed checks were let pass."""
+        below = self.upper is not None and self.upper < margin
+        return self.state == "below" or (self.state == "not judged" and below)
+
     def sentence(self, margin: float) -> str:
         """What is said of the group in the verdict."""
         size = f"{self.units:,} {self.noun}{'' if self.units == 1 else 's'}"
         if self.state == "too few":
             return f"For {self.name} there are too few to judge: {size}, and {LEAST_UNITS:,} are needed."
         if self.state == "not judged":
+            if self.forbids(margin):
+                assert self.value is not None
+                assert self.lower is not None
+                assert self.upper is not None
+                span = interval_in_words(self.value, self.lower, self.upper)
+                return (
+                    f"For {self.name} the gain cannot be judged, and what there is lies wholly below {margin:g}, {span}: "
+                    f"{self.reasons[0]}"
+                )
             return f"For {self.name} the gain cannot be judged: {self.reasons[0]}"
         assert self.value is not None
         assert self.lower is not None
@@ -118,12 +132,13 @@ class GroupGains:
 
     def parts(self) -> list[tuple[bool, str]]:
         """Whether each group lets a GO pass, with a sentence that says why."""
-        return [(gain.state != "below", gain.sentence(self.margin)) for gain in self.gains]
+        return [(not gain.forbids(self.margin), gain.sentence(self.margin)) for gain in self.gains]
 
     @property
     def judged(self) -> bool:
-        """Whether any group could be judged."""
-        return any(gain.state in ("below", "above", "not decided") for gain in self.gains)
+        """Whether groups were judged, and every one that has enough episodes."""
+        states = [gain.state for gain in self.gains if gain.state != "too few"]
+        return bool(states) and "not judged" not in states
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON, each group with its sentence."""
@@ -225,9 +240,8 @@ def _drafts(
 def _errors(gains: Sequence[Draft], case: Case, resampler: Resampler) -> list[float]:
     """The standard error of each gain, as that of the gain on all episodes."""
     statistics = [gain.statistic for gain in gains if gain.statistic is not None]
-    added = [
-        (noise or 0.0) + gain.model_variance for noise, gain in zip(behavior_variances(case, gains), gains, strict=True)
-    ]
+    noises = behavior_variances(case, gains)
+    added = [(noise or 0.0) + variance_of_model(gain, resampler) for noise, gain in zip(noises, gains, strict=True)]
     return resampler.errors(statistics, [expected_variance(gain) for gain in gains], added)
 
 

@@ -202,7 +202,9 @@ def numbers_of(
         x, offset, _ = of_weight(episodes, weight, estimand, attainable)
         found.append(Numbers("value", weights, _per_unit(x, units), 0.0, offset))
         same, _, width = of_weight(episodes, np.ones_like(weight), estimand, attainable)
-        if gain and np.isfinite(width):
+        # Undiscounted and without a horizon there is no most that could follow a cut.
+        endless = estimand.gamma == 1 and estimand.horizon is None and not episodes.terminated.all()
+        if gain and np.isfinite(width) and not endless:
             # What the behaviour gets after a cut counts as the most there can be, for the gain must not be too large.
             same = np.where(episodes.terminated, same, width)
             least = -width * float(units.sums(np.ones(units.episodes)).max()) * units.count / units.episodes

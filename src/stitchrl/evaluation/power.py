@@ -167,7 +167,7 @@ def _chances(
     variance = expected_variance(draft)
     expected = 0.0 if variance is None else float(np.sqrt(variance))
     noise = (gain.behavior_error or 0.0) / np.sqrt(size)
-    model = gain.model_error or 0.0
+    model = float(np.hypot(gain.model_error or 0.0, gain.trace_shift or 0.0))
     moved = moved * max(1.0, expected / own if own > 0 else 1.0)
     moved = moved + np.hypot(noise, model) * rng.normal(size=len(moved))
     wide = np.sqrt(np.maximum(error, expected / np.sqrt(size)) ** 2 + noise**2 + model**2)

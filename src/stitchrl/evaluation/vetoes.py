@@ -34,5 +34,5 @@ class Vetoes:
 
     @property
     def judged(self) -> bool:
-        """Whether anything that was asked for could be judged."""
-        return (self.groups is not None and self.groups.judged) or self.costs is not None
+        """Whether everything that was asked for could be judged, groups of too few episodes left out."""
+        return all(found.judged for found in (self.groups, self.costs) if found is not None)

@@ -69,10 +69,25 @@ def read(
                 f"The store {str(source)!r} has its schema, fixed when it was made; convert the original log again "
                 "to give another."
             )
-        return open_store(Path(source))
+        stored = open_store(Path(source))
+        _check_beside(source, stored.schema, beside or {})
+        return stored
     log = open_log(source, format=format)
     chosen, guessed = schema_of(source, log, schema)
     return as_dataset(log, with_columns(chosen, beside or {}), guessed)
+
+
+def _check_beside(source: str | os.PathLike[str], schema: Schema, beside: Mapping[str, Sequence[str]]) -> None:
+    """A store holds the columns it was made with and no others: asked for others, it must not answer with its own."""
+    for role, columns in beside.items():
+        named = schema.columns.get(role, ())
+        held = (named,) if isinstance(named, str) else tuple(named)
+        same = tuple(columns) == held if role in OF_THE_POLICY else set(columns) <= set(held)
+        if columns and not same:
+            raise ConfigurationError(
+                f"The store {str(source)!r} has its columns, fixed when it was made: for {role} {', '.join(held) or 'none'}, "
+                f"not {', '.join(columns)}. Convert the original log again with that column in the role {role} of its schema."
+            )
 
 
 def with_columns(schema: Schema, beside: Mapping[str, Sequence[str]]) -> Schema:

@@ -275,7 +275,7 @@ class Job:
             "reward_scale": self.reward_scale,
             "sampling": self._sampling_name,
             "stop": None if self.stop is None else _named(self.stop),
-            "log": self.log.content_hash if self.out is not None else "",
+            "log": self.log.bare().content_hash if self.out is not None else "",
             "meaning": self.log.schema.meaning(),
             "spec": spec.to_dict(),
         }

@@ -32,12 +32,23 @@ from stitchrl.evaluation.doubly_robust_form import WDR, DoublyRobust
 from stitchrl.evaluation.estimator import Case, Draft
 from stitchrl.evaluation.fits import FitRequest
 from stitchrl.evaluation.health import Check, check_range
+from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.evaluation.model_health import check_rollout_cap, check_rollouts_alone, model_checks
 from stitchrl.evaluation.model_rollouts import FitModelQ, FitModelReturns, ModelReturns, cap_of
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import refusal_of_q
 
 __all__ = ["MODEL_BASED", "ModelRollouts"]
+
+
+def refusal_of_logged_policies(name: str, policies: Sequence[PolicyLike]) -> str | None:
+    """Why a policy whose probabilities stand in the log has no rollouts; None where none is of that kind."""
+    if not any(isinstance(policy, LoggedPolicy) for policy in policies):
+        return None
+    return (
+        f"{name} asks the policy at simulated states, and the probabilities of a `LoggedPolicy` are known in the rows of the "
+        "log alone. fqe and wdr need none of them."
+    )
 
 
 def refusal_of_model(name: str, log: Dataset, estimand: Estimand) -> str | None:
@@ -64,8 +75,8 @@ class ModelRollouts:
     primary_rank: int | None = None
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses what no model is fitted to."""
-        return refusal_of_model(self.name, log, estimand)
+        """It refuses what no model is fitted to, and policies that cannot be asked at simulated states."""
+        return refusal_of_model(self.name, log, estimand) or refusal_of_logged_policies(self.name, policies)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """Rollouts of the policy."""
@@ -105,6 +116,7 @@ MODEL_BASED = (
         True,
         request=FitModelQ(),
         refuses=refusal_of_model,
+        refuses_policies=refusal_of_logged_policies,
         examine=_checks,
     ),
     ModelRollouts(),
