@@ -18,6 +18,7 @@ from stitchrl.evaluation.health import (
     check_range,
     check_regional_balance,
     check_spread,
+    check_unknown_waits,
 )
 from stitchrl.evaluation.predictable import LoggedWeights, Ratios, VisitRatios
 from stitchrl.evaluation.refit import CorrectedQ, Refit
@@ -59,6 +60,7 @@ def corrected_draft(
         check_balance(found.imbalance),
         check_regional_balance(balance),
         *_of_actions(case, found, len(fitted.by_network)),
+        *_of_waits(case),
         *checks,
     )
     statistic = None
@@ -87,6 +89,15 @@ def finite_range(case: Case) -> tuple[float, float]:
     if np.isfinite([low, high]).all():
         return low, high
     return float(case.episodes.returns.min()), float(case.episodes.returns.max())
+
+
+def _of_waits(case: Case) -> tuple[Check, ...]:
+    """Whether the time to the next decision is known, where values are discounted by it."""
+    if case.estimand.time_unit is None:
+        return ()
+    assert case.log.elapsed is not None
+    unknown = ~np.isfinite(case.log.elapsed) & ~case.log.terminated
+    return (check_unknown_waits(float(unknown.sum()) / case.log.num_episodes),)
 
 
 def _of_actions(case: Case, found: Refit, networks: int) -> tuple[Check, ...]:

@@ -279,6 +279,23 @@ def check_networks(count: int) -> Check:
     return Check("networks", float(count), 2.0, passed, sentence)
 
 
+def check_unknown_waits(share: float) -> Check:
+    """Where a decision's time is what discounts its value, a cut that hides that time hides the value too.
+
+    Args:
+        share: of the episodes that go on after their last logged decision, to a next one whose time is unknown.
+    """
+    passed = share <= MAXIMUM_LOST
+    seen = f"In {share:.1%} of the episodes the time of the decision after the last logged one is unknown"
+    sentence = (
+        f"{seen}, at most {MAXIMUM_LOST:.0%}."
+        if passed
+        else f"{seen}, above {MAXIMUM_LOST:.0%}: these rows are left out, so that episodes seem to end more often than they do. "
+        "Log the decision that follows, or leave `time_unit` out to count steps."
+    )
+    return Check("unknown-waits", share, MAXIMUM_LOST, passed, sentence)
+
+
 def check_outside(share: float) -> Check:
     """A log says nothing about actions beyond all that were logged."""
     passed = share <= MAXIMUM_OUTSIDE
