@@ -116,7 +116,13 @@ class OnnxPolicy(OutsidePolicy):
         ):
             raise DataError(f"{self} takes observations of shape {shape}, one row each; got shape {obs.shape}.")
         fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-        fed: dict[str, NumpyArray] = {self._input.name: np.asarray(obs, TYPES[self._input.type])}
+        taken = np.asarray(obs, TYPES[self._input.type])
+        if taken.dtype.kind in "iub" and not np.array_equal(taken, obs):
+            raise DataError(
+                f"{self} takes observations of type {taken.dtype}, and those of the log are not whole numbers of that range. "
+                "Give the log in the units that the model was made for."
+            )
+        fed: dict[str, NumpyArray] = {self._input.name: taken}
         if self._mask is not None:
             if action_mask is None and self.num_actions is None:
                 raise DataError(f"{self} needs an `action_mask`, and the log has none.")

@@ -29,7 +29,14 @@ from stitchrl.evaluation.refit import FitQ, FittedValues, refusal_of_q
 from stitchrl.evaluation.weights import ByWeight, Weights
 from stitchrl.types import NumpyArray
 
-__all__ = ["DR", "WDR", "DoublyRobust", "doubly_robust", "weighted_doubly_robust"]
+__all__ = [
+    "DR",
+    "WDR",
+    "DoublyRobust",
+    "doubly_robust",
+    "refusal_of_weighted_q",
+    "weighted_doubly_robust",
+]
 
 
 FITTED_Q = FitQ()
@@ -72,6 +79,15 @@ def _terms(episodes: Episodes, fitted: FittedValues) -> tuple[Float[NumpyArray, 
 def no_checks(found: Any) -> tuple[Check, ...]:
     """No further health check."""
     return ()
+
+
+def refusal_of_weighted_q(name: str, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
+    """Why an estimator that joins a fitted Q and products of ratios does not apply; None where it does."""
+    return (
+        refusal_of_q(name, log, estimand)
+        or refusal_without_density(name, policies)
+        or refusal_of_products(name, log, estimand)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

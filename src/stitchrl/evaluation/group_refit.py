@@ -134,13 +134,13 @@ def _refit_of_groups(policy: OfGroups, behavior: OfGroups | None) -> RefitOfGrou
 
 
 def _of_each(solved: Sequence[Solved], members: Float[NumpyArray, "n G"]) -> OfGroups:
-    """Of networks that are corrected one by one."""
+    """Values in groups by networks that are corrected one by one, averaged."""
     refits = [_by_group(one, members) for one in solved]
     return _mean(refits), _by_network(refits), np.zeros(members.shape[1])
 
 
 def _of_all(joint: Joint, members: Float[NumpyArray, "n G"]) -> OfGroups:
-    """Of networks that are corrected together."""
+    """Values in groups by networks that are corrected together, with traces."""
     by_network = np.array([joint.by_network(member) for member in members.T]).T
     return _by_group(joint.solved, members), by_network, np.array([joint.moved(member) for member in members.T])
 

@@ -36,11 +36,11 @@ from scipy import optimize
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Episodes, Estimand, influence_of_ratios
-from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, refusal_of_products
+from stitchrl.evaluation.doubly_robust_form import refusal_of_weighted_q
+from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft
 from stitchrl.evaluation.fits import FitRequest
-from stitchrl.evaluation.policy_actions import refusal_without_density
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.refit import FitQ, FittedValues, refusal_of_q
+from stitchrl.evaluation.refit import FitQ, FittedValues
 from stitchrl.evaluation.weights import ByWeight, Weights
 from stitchrl.types import NumpyArray
 
@@ -196,11 +196,7 @@ class Magic:
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
         """It refuses images, which no Q is fitted to, policies without a density, and logs of which no episode ends."""
-        return (
-            refusal_of_q(self.name, log, estimand)
-            or refusal_without_density(self.name, policies)
-            or refusal_of_products(self.name, log, estimand)
-        )
+        return refusal_of_weighted_q(self.name, log, estimand, policies)
 
     def requests(self) -> tuple[FitRequest, ...]:
         """The policy's Q."""
