@@ -116,7 +116,7 @@ class OnnxPolicy(OutsidePolicy):
         ):
             raise DataError(f"{self} takes observations of shape {shape}, one row each; got shape {obs.shape}.")
         fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-        taken = np.asarray(obs, TYPES[self._input.type])
+        taken: NumpyArray = np.asarray(obs, TYPES[self._input.type])
         if taken.dtype.kind in "iub" and not np.array_equal(taken, obs):
             raise DataError(
                 f"{self} takes observations of type {taken.dtype}, and those of the log are not whole numbers of that range. "
