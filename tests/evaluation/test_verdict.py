@@ -115,6 +115,11 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
         (dataclasses.replace(FITTED, covered=False), BY_WEIGHTS, "is not published yet"),
         (FITTED, {"wdr": gain(-0.01, 0.05, name="wdr")}, "nothing confirms the first"),  # on the same assumptions
         (FITTED, {"wdr": gain(0.01, 0.05, name="wdr", weight_based=True, healthy=False)}, "nothing confirms the first"),
+        (
+            FITTED,
+            {"magic": gain(0.01, 0.05, name="magic", weight_based=True, trusts_values=True)},
+            "nothing confirms the first",
+        ),
     ],
 )
 def test_without_confirmation_there_is_no_go(confirmation: Confirmation | None, others: dict, says: str) -> None:

@@ -201,6 +201,7 @@ def _others(name: str, gains: Mapping[str, Estimate], margin: float) -> list[str
         and gain.value > margin
         and _agree(gains[name], gain)
         and gain.weight_based != gains[name].weight_based
+        and not gain.trusts_values  # it would repeat the error of the values that the primary has as well
     ]
 
 

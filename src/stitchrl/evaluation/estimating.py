@@ -104,6 +104,7 @@ def _estimate(
         model_error=None if draft.model_variance == 0 else float(np.sqrt(draft.model_variance)),
         trace_shift=draft.moved or None,
         weighs_actions=draft.weighs_actions,
+        trusts_values=draft.trusts_values,
         behavior_error=None if lower is None or noise is None or not case.behavior.fitted else float(np.sqrt(noise)),
     )
 

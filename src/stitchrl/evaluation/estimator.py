@@ -152,6 +152,7 @@ class Draft:
         jointly: whether the networks are corrected together, so that `by_network` are the jackknife's pseudo-values of each.
         moved: by how much traces of ratios move the value, a sign of what they do not reach: part of the error too.
         weighs_actions: whether the logged actions are weighed by their propensities.
+        trusts_values: whether the estimate is wrong wherever the fitted values are, even with the right ratios.
         interval: whether the spread over episodes says how wrong it may be; False gives a value without an interval.
         possible: the least and the largest value that there can be: an interval of a value inside ends there.
     """
@@ -170,6 +171,7 @@ class Draft:
     moved: float = 0.0
     possible: tuple[float, float] = (-np.inf, np.inf)
     weighs_actions: bool = True
+    trusts_values: bool = False
     interval: bool = True
 
     @property

@@ -39,7 +39,9 @@ class Estimate:
             has propensities, or where it is not known.
         model_error: standard error from what several networks disagree by, part of `standard_error`; None where there is but
             one.
+        trace_shift: by how much traces of ratios move the value, part of `standard_error`; None where there are none.
         weighs_actions: whether it weighs logged actions by their propensities.
+        trusts_values: whether it is wrong wherever the fitted values are, even with the right ratios.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Estimate:
     model_error: float | None = None
     trace_shift: float | None = None
     weighs_actions: bool = True
+    trusts_values: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON; the estimand names a unit of time only where it has one."""

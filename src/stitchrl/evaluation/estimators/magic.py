@@ -216,4 +216,5 @@ class Magic:
         if draft.statistic is None:
             return draft
         low, high = draft.unknown
-        return dataclasses.replace(draft, unknown=(low - statistic.disagreement, high + statistic.disagreement))
+        unknown = (low - statistic.disagreement, high + statistic.disagreement)
+        return dataclasses.replace(draft, unknown=unknown, trusts_values=True)

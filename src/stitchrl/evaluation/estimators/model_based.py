@@ -100,6 +100,7 @@ class ModelRollouts:
             assumptions,
             behavior_gradient=np.zeros(case.log.num_transitions),
             weighs_actions=False,
+            trusts_values=True,
             interval=False,
         )
 

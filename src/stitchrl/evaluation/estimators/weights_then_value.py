@@ -99,4 +99,5 @@ class WeightsThenValue:
             assumes=(f"the fitted value is right after {self.steps} steps",),
         )
         share = uncorrected_share(case.episodes, case.weights, self.steps)
-        return dataclasses.replace(draft, checks=(*draft.checks, check_uncorrected(share, self.steps)))
+        checks = (*draft.checks, check_uncorrected(share, self.steps))
+        return dataclasses.replace(draft, checks=checks, trusts_values=True)
