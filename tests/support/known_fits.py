@@ -151,7 +151,9 @@ class KnownFits(Fits):
         log_policy: Callable[[int], np.ndarray],
         choices: Callable[[], Iterable[np.ndarray]],
     ) -> FitData:
-        part = log if log.behavior_log_prob is not None else of_rows(log, self._fit_rows)
+        # A log of unusually short episodes is taken whole, which compiles a program of its own.
+        whole = log.behavior_log_prob is not None or log.num_transitions <= self._fit_rows
+        part = log if whole else of_rows(log, self._fit_rows)
         data = FitData(part, next_choices, len(self._models), self.estimand, self.settings, (), log_policy, choices)
         data._models[FitQ()] = [[model] for model in self._models]
         return data
