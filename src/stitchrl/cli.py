@@ -47,7 +47,7 @@ from stitchrl.command_line.options import (
     Until,
     Updates,
 )
-from stitchrl.command_line.policies import columns_of_the_policy, policy_and_log, policy_of
+from stitchrl.command_line.policies import bundle_of, columns_of_the_policy, policy_and_log, policy_of, unseen_part
 from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
 from stitchrl.pipeline.settings import PipelineSettings, check_tail
@@ -223,8 +223,12 @@ def train(
     batch_size: BatchSize = PipelineSettings.batch_size,
     quiet: Quiet = False,
 ) -> None:
-    """Train one algorithm on a whole log, with the main job's settings and units; `st.load(OUT)` gives the run."""
+    """Train one algorithm on a whole log, with the main job's settings and units; `st.load(OUT)` gives the run.
+
+    OUT/policy is the first seed's policy as a bundle, for `evaluate` and `st.load_policy`. Nothing is known yet of its worth.
+    """
     from stitchrl.data.scaling import unit_return_scale
+    from stitchrl.pipeline.bundling import save_trained
 
     data = stitchrl.read(log, schema, format=format)
     named = algorithm or ("IQL" if context.obj is None else None)
@@ -238,7 +242,7 @@ def train(
             f"Rewards are multiplied by {scale:.4g} while learning, so that returns have a standard deviation of 1, as in "
             "the main job: settings such as IQL's inverse_temperature and CQL's cql_weight are in those units."
         )
-    stitchrl.fit(
+    trained = stitchrl.fit(
         chosen,
         data,
         updates=updates,
@@ -248,7 +252,8 @@ def train(
         reward_scale=scale,
         progress=not quiet,
     )
-    print(f"{label}: {out}")
+    where = save_trained(trained, data, out, label=label)
+    print(f"{label}: {out}" + (f" (policy of seed {trained.seeds[0]}: {where})" if where is not None else ""))
 
 
 @app.command()
@@ -304,6 +309,12 @@ def evaluate(
     tail: Tail = PipelineSettings.tail,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
     seed: Seed = PipelineSettings.seed,
+    leave_out_known: Annotated[
+        bool, typer.Option("--leave-out-known", help="Leave out the episodes that the policy learned from.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where the observations look like another unit than the policy's.")
+    ] = False,
     gate: Gate = False,
     json: AsJson = False,
 ) -> None:
@@ -320,8 +331,9 @@ def evaluate(
 
     check_tail(distribution, tail)
     beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())], **columns}
-    data = stitchrl.read(log, schema, format=format, beside=beside)
+    data = stitchrl.read(log, schema, format=format, beside=beside, policy=bundle_of(where))
     judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
+    data = data if where is None else unseen_part(where, judged, data, leave_out=leave_out_known)
     chosen: dict[str, Any] = (
         {} if estimators is None else {"estimators": [name.strip() for name in estimators.split(",")]}
     )
@@ -330,7 +342,7 @@ def evaluate(
         data,
         gamma=gamma,
         horizon=horizon,
-        baseline=None if baseline is None else policy_of(baseline, data, fresh=False),
+        baseline=None if baseline is None else policy_of(baseline, data),
         settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
         confidence=confidence,
         margin=margin,
@@ -341,6 +353,7 @@ def evaluate(
         tail=tail,
         audit_verdict=stitchrl.audit(data).verdict,
         record_look=True,
+        force=force,
         **chosen,
     )
     if json:

@@ -14,7 +14,7 @@ from stitchrl.errors import ConfigurationError
 if TYPE_CHECKING:
     from stitchrl.data.dataset import Dataset
 
-__all__ = ["columns_of_the_policy", "policy_and_log", "policy_of"]
+__all__ = ["bundle_of", "columns_of_the_policy", "policy_and_log", "policy_of", "unseen_part"]
 
 # JAX and NumPy are imported inside the functions: `stitchrl --help` must not wait for them.
 
@@ -47,41 +47,37 @@ def policy_and_log(first: Path, second: Path | None, columns: Mapping[str, Seque
     return (None, first) if columns else (first, second or first)
 
 
-def policy_of(path: Path, log: Dataset, *, output: str | None = None, fresh: bool = True) -> Any:
-    """The policy that a path names, to be judged on a log: of a policy folder, a run directory, `st.fit` or an ONNX file.
+def bundle_of(path: Path | None) -> Any:
+    """The bundle that a path names, itself or inside a run directory; None where it names none, as of `st.fit` or ONNX."""
+    if path is None:
+        return None
+    where = _bundle_folder(path)
+    return stitchrl.load_policy(where) if (where / "policy.json").is_file() else None
+
+
+def policy_of(path: Path, log: Dataset, *, output: str | None = None) -> Any:
+    """The policy that a path names, for a log: of a policy folder, a run directory, `st.fit` or an ONNX file.
 
     Args:
         path: what the command was given.
-        log: what it is judged on.
+        log: what it is for.
         output: what the output of an ONNX file is, as in `st.load_policy`.
-        fresh: whether the log must be one that the policy did not learn from.
 
     Raises:
         CheckpointError: there is no policy.
-        ConfigurationError: a grid, a policy that was learned from this very log, or actions of another kind.
+        ConfigurationError: a grid, or actions of another kind.
     """
-    inner = path / "policy"
-    where = inner if (inner / "policy.json").exists() else path
-    if (path / "config.json").is_file() and not (where / "policy.json").is_file():
-        policy, discrete, learned_from = _trained(path)
+    where = _bundle_folder(path)
+    if _is_fit(path):
+        policy, discrete = _trained(path)
     elif path.suffix == ".onnx" and path.is_file():
         policy = stitchrl.load_policy(path, output=output, num_actions=log.num_actions)
-        discrete, learned_from, output = policy.discrete, "", None  # type: ignore[union-attr]
-        if fresh:
-            print(
-                f"{path.name} does not say which log it learned from: give episodes that it never saw.", file=sys.stderr
-            )
+        discrete, output = policy.discrete, None  # type: ignore[union-attr]
     else:
         policy = stitchrl.load_policy(where)
         discrete = policy.schema.num_actions is not None  # type: ignore[union-attr]
-        learned_from = policy.provenance.get("log", {}).get("content_hash", "")  # type: ignore[union-attr]
     if output is not None:
         raise ConfigurationError(f"`--policy-output` is for files of ONNX, and {str(path)!r} is none. Leave it out.")
-    if fresh and learned_from in (log.content_hash, log.bare().content_hash):
-        raise ConfigurationError(
-            f"The policy in {str(path)!r} was learned from this very log, so estimates on it would be too good. "
-            "Give episodes it never saw."
-        )
     if discrete == (log.num_actions is None):
         kinds = ["discrete" if one else "continuous" for one in (discrete, log.num_actions is not None)]
         raise ConfigurationError(
@@ -91,8 +87,71 @@ def policy_of(path: Path, log: Dataset, *, output: str | None = None, fresh: boo
     return policy
 
 
-def _trained(folder: Path) -> tuple[Any, bool, str]:
-    """The policy of the first seed of a folder of `st.fit`, whether its actions are discrete, and the log it learned from."""
+def unseen_part(path: Path, policy: Any, log: Dataset, *, leave_out: bool) -> Dataset:
+    """The episodes of a log that the policy of a path did not learn from.
+
+    Args:
+        path: what the command was given.
+        policy: what `policy_of` made of it.
+        log: what it is to be judged on.
+        leave_out: whether to leave known episodes out; otherwise a log that holds any is refused.
+
+    Raises:
+        ConfigurationError: this very log, or all episodes but one, were learned from.
+        EvaluationError: some were, more than coincidence explains.
+    """
+    import numpy as np
+
+    from stitchrl.evaluation.log_of_policy import check_unseen
+    from stitchrl.storage.learned_from import read_learned_from
+
+    fit = _is_fit(path)
+    known = read_learned_from(path) if fit else getattr(policy, "learned_from", None)
+    if known is None and path.suffix == ".onnx":
+        print(f"{path.name} does not say which log it learned from: give episodes that it never saw.", file=sys.stderr)
+        return log
+    if known is not None and leave_out:
+        seen = np.isin(log.episode_contents, known)
+        if seen.all() or (~seen).sum() < 2:
+            raise ConfigurationError(
+                f"The policy in {str(path)!r} learned from {seen.sum():,} of the {log.num_episodes:,} episodes of this log, and "
+                "too few are left. Give episodes it never saw."
+            )
+        if seen.any():
+            print(
+                f"{seen.sum():,} of {log.num_episodes:,} episodes are left out, for the policy learned from them.",
+                file=sys.stderr,
+            )
+        return log.select_episodes(~seen)
+    learned_from = _log_of_fit(path) if fit else policy.provenance.get("log", {}).get("content_hash", "")
+    way_out = "`--leave-out-known` judges it on the others." if known is not None else "Give episodes it never saw."
+    if learned_from in (log.content_hash, log.bare().content_hash):
+        raise ConfigurationError(
+            f"The policy in {str(path)!r} was learned from this very log, so estimates on it would be too good. {way_out}"
+        )
+    if known is not None:
+        check_unseen(log, known, way_out=f"Give episodes it never saw, or {way_out}")
+    return log
+
+
+def _bundle_folder(path: Path) -> Path:
+    """The folder of a bundle inside a run directory where there is one, else the path itself."""
+    inner = path / "policy"
+    return inner if (inner / "policy.json").exists() else path
+
+
+def _is_fit(path: Path) -> bool:
+    """Whether a path is a folder of `st.fit` without a bundle in it."""
+    return (path / "config.json").is_file() and not (_bundle_folder(path) / "policy.json").is_file()
+
+
+def _log_of_fit(folder: Path) -> str:
+    """The content hash of the log that a folder of `st.fit` learned from."""
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("log", ""))
+
+
+def _trained(folder: Path) -> tuple[Any, bool]:
+    """The policy of the first seed of a folder of `st.fit`, and whether its actions are discrete."""
     from stitchrl.nn.policy import DiscretePolicy
 
     found = stitchrl.load(folder)
@@ -103,5 +162,4 @@ def _trained(folder: Path) -> tuple[Any, bool, str]:
             f"{str(folder)!r} holds {len(found.seeds)} seeds; the policy is that of seed {found.seeds[0]}.",
             file=sys.stderr,
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return found.policy, isinstance(found.policy, DiscretePolicy), str(config.get("log", ""))
+    return found.policy, isinstance(found.policy, DiscretePolicy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["hash_episodes", "hash_moments", "hash_places", "hash_rows", "hash_words", "mix", "words"]
+__all__ = ["hash_contents", "hash_episodes", "hash_moments", "hash_places", "hash_rows", "hash_words", "mix", "words"]
 
 HASHED_PIXELS = 64
 """The hash of an image covers about this many of its numbers, evenly spaced."""
@@ -22,7 +23,7 @@ def words(values: NumpyArray) -> NumpyArray:
     values = np.ascontiguousarray(values)
     values = values.astype(np.float32) if values.dtype.kind == "b" else values
     word = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}[values.dtype.itemsize]
-    return values.view(word).reshape(len(values), -1)
+    return values.view(word).reshape(len(values), math.prod(values.shape[1:]))  # of no rows too
 
 
 def hash_words(content: NumpyArray) -> NumpyArray:
@@ -57,6 +58,31 @@ def hash_places(row: NumpyArray, position: NumpyArray) -> NumpyArray:
     return mix(row ^ mix(position.astype(np.uint64) + np.uint64(1)))
 
 
+def hash_contents(columns: Mapping[str, Any]) -> NumpyArray:
+    """(E,) hashes of episodes by their rows in any order: observations before each action, actions and rewards.
+
+    Unlike `hash_episodes` neither the order of the rows counts nor how the episode ends, so that an episode is recognised in a
+    log whose rows were reversed or shuffled, or whose ends were marked anew.
+
+    Args:
+        columns: field of a Dataset -> its value.
+    """
+    rows = np.zeros(len(columns["reward"]), np.uint64)
+    for start in range(0, len(rows), HASHED_ROWS):
+        block = slice(start, start + HASHED_ROWS)
+        rows[block] = mix(_hash_of_rows(columns, block) + np.uint64(3))
+    starts = columns["episode_start"][:-1]
+    return mix(np.add.reduceat(rows, starts)) if len(starts) else rows
+
+
+def _hash_of_rows(columns: Mapping[str, Any], block: slice) -> NumpyArray:
+    """The hashes of some rows of a Dataset by observation, action and reward."""
+    seen = columns["observation_table"][columns["observation_index"][block]]
+    # Adding 0 makes -0.0, which some formats write as 0, the same as 0.
+    seen, action, reward = (x + x.dtype.type(0) for x in (seen, columns["action"][block], columns["reward"][block]))
+    return hash_rows(hash_moments(seen), action, reward)
+
+
 def hash_episodes(columns: Mapping[str, Any], position: NumpyArray) -> NumpyArray:
     """(E,) hashes of episodes by their observations before each action, actions, rewards, and how they end.
 
@@ -71,10 +97,7 @@ def hash_episodes(columns: Mapping[str, Any], position: NumpyArray) -> NumpyArra
     placed = np.zeros(len(position), np.uint64)
     for start in range(0, len(position), HASHED_ROWS):
         block = slice(start, start + HASHED_ROWS)
-        seen = columns["observation_table"][columns["observation_index"][block]]
-        # Adding 0 makes -0.0, which some formats write as 0, the same as 0.
-        seen, action, reward = (x + x.dtype.type(0) for x in (seen, columns["action"][block], columns["reward"][block]))
-        placed[block] = hash_places(hash_rows(hash_moments(seen), action, reward), position[block])
+        placed[block] = hash_places(_hash_of_rows(columns, block), position[block])
     starts, last = columns["episode_start"][:-1], columns["episode_start"][1:] - 1
     end = columns["terminated"][last] + np.uint64(2) * columns["truncated"][last]
     return mix(np.add.reduceat(placed, starts) ^ mix(end + np.uint64(1))) if len(starts) else placed

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt64
 
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import Guard
 from stitchrl.deployment.onnx_policy import OnnxPolicy, load_onnx
@@ -20,6 +21,7 @@ from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.storage.files import make_directory, write_json
+from stitchrl.storage.learned_from import read_learned_from, write_learned_from
 from stitchrl.types import NumpyArray
 
 __all__ = ["Bundle", "load_policy", "save_bundle"]
@@ -37,12 +39,22 @@ class Bundle:
         schema: the meaning of the columns of the log.
         guard: the ranges of the observations in the training log.
         provenance: where the policy comes from and what is known of it: algorithm, seed, log, verdict.
+        learned_from: hashes of the episodes that it learned from, or was chosen on (`Dataset.episode_contents`); None where
+            that is not known, as in bundles of older versions.
     """
 
     policy: DiscretePolicy | ContinuousPolicy
     schema: Schema
     guard: Guard
     provenance: dict[str, Any]
+    learned_from: UInt64[NumpyArray, " E"] | None = None
+
+    def knows(self, log: Dataset) -> Bool[NumpyArray, " E"]:
+        """(E,) which episodes of a log the policy learned from, recognised by their rows; all False where that is not known."""
+        if self.learned_from is None:
+            return np.zeros(log.num_episodes, bool)
+        found: NumpyArray = np.isin(log.episode_contents, self.learned_from)
+        return found
 
     @property
     def has_density(self) -> bool:
@@ -101,9 +113,11 @@ class Bundle:
 
 
 def save_bundle(folder: Path, bundle: Bundle) -> None:
-    """Write a bundle: policy.safetensors first, then policy.json, which marks the bundle as complete."""
+    """Write a bundle: policy.safetensors and episodes.safetensors first, then policy.json, which marks it as complete."""
     make_directory(folder)
     save_policy_file(folder / POLICY, bundle.policy)
+    if bundle.learned_from is not None:
+        write_learned_from(folder, bundle.learned_from)
     card = {
         "format": FORMAT_VERSION,
         "schema": bundle.schema.to_dict(),
@@ -156,7 +170,7 @@ def load_policy(
     policy = load_policy_file(where / POLICY)
     if not isinstance(policy, DiscretePolicy | ContinuousPolicy):
         raise CheckpointError(f"The file in {str(where)!r} must hold a policy; got a {type(policy).__name__}.")
-    return Bundle(policy, schema, guard, provenance)
+    return Bundle(policy, schema, guard, provenance, read_learned_from(where))
 
 
 def _what_it_looks_like(where: Path) -> str:

@@ -14,6 +14,10 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["Guard"]
 
+QUANTILES = (0.01, 0.25, 0.75, 0.99)
+FEWEST_ROWS = 20
+"""Of fewer rows the middle half says little."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Guard:
@@ -22,17 +26,21 @@ class Guard:
     Attributes:
         low, high: (D,) smallest and largest value of each observation column in the training log.
         margin: the share of that range by which a value may lie outside of it.
+        quantiles: (4, D) the values below which 1, 25, 75 and 99% of the rows of each column lie, by which another unit is
+            noticed; None where they are not known, as in bundles of older versions.
     """
 
     low: Float[NumpyArray, " D"]
     high: Float[NumpyArray, " D"]
     margin: float = 0.1
+    quantiles: Float[NumpyArray, "4 D"] | None = None
 
     @classmethod
     def fit(cls, log: Dataset, *, margin: float = 0.1) -> Guard:
         """The guard of a policy that was trained on this log."""
         seen = log.observation_table[np.unique(log.observation_index)]
-        return cls(seen.min(0), seen.max(0), margin)
+        quantiles = np.quantile(seen, QUANTILES, axis=0) if seen.ndim == 2 else None
+        return cls(seen.min(0), seen.max(0), margin, quantiles)
 
     def admits(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, " B"]:
         """(B,) True where the policy may be asked.
@@ -47,11 +55,34 @@ class Guard:
             inside = (obs >= self.low - slack) & (obs <= self.high + slack)
         return (inside & np.isfinite(obs)).all(1)
 
+    def other_ranges(
+        self, rows: Float[NumpyArray, "B D"]
+    ) -> list[tuple[int, tuple[float, float], tuple[float, float]]]:
+        """The columns of some rows that look like another unit: the middle half of their values lies apart from the middle 98%
+        of the training log's.
+
+        Args:
+            rows: observations of another log, as many as it has.
+
+        Returns:
+            For each such column its number, its middle half, and the middle half that the policy learned from.
+        """
+        if self.quantiles is None or len(rows) < FEWEST_ROWS:
+            return []
+        least, first, third, most = self.quantiles
+        low, high = np.quantile(rows, (0.25, 0.75), axis=0)
+        # A column that hardly varies, as of a rare category, has no unit to mistake.
+        apart = np.flatnonzero(((low > most) | (high < least)) & (third > first))
+        return [(int(j), (float(low[j]), float(high[j])), (float(first[j]), float(third[j]))) for j in apart]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
-        return {"low": self.low.tolist(), "high": self.high.tolist(), "margin": self.margin}
+        content = {"low": self.low.tolist(), "high": self.high.tolist(), "margin": self.margin}
+        return content if self.quantiles is None else content | {"quantiles": self.quantiles.tolist()}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Guard:
         """The guard that `to_dict` described."""
-        return cls(np.asarray(content["low"], np.float32), np.asarray(content["high"], np.float32), content["margin"])
+        quantiles = None if "quantiles" not in content else np.asarray(content["quantiles"], np.float64)
+        low, high = (np.asarray(content[name], np.float32) for name in ("low", "high"))
+        return cls(low, high, content["margin"], quantiles)

@@ -22,6 +22,7 @@ from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.groups import Groups, groups_of
 from stitchrl.evaluation.intervals import RESAMPLES
 from stitchrl.evaluation.judge import Judge, Rule
+from stitchrl.evaluation.log_of_policy import notes_on_policies
 from stitchrl.evaluation.logged_policy import note_on_ends
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -55,6 +56,7 @@ def evaluate(
     record_look: bool = False,
     distribution: bool = False,
     tail: float = 0.1,
+    force: bool = False,
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
 
@@ -95,11 +97,13 @@ def evaluate(
         distribution: also estimate how the returns are distributed: their spread, quantiles, and the mean return of the worst
             share of episodes, beside those of the behaviour or the baseline. It fits one more network.
         tail: that share.
+        force: judge a policy that carries the ranges it learned from also where the log's observations look like another unit.
 
     Raises:
         ConfigurationError: an unknown estimator, or a number outside its range.
         EvaluationError: fewer than 2 episodes or groups, more rows and actions than fit, or a policy whose `probs` are not
-            probabilities, or whose actions are not finite.
+            probabilities, or whose actions are not finite; a bundle that learned from episodes of this log, from columns with
+            another meaning, or from observations in what looks like another unit.
     """
     settings = FitSettings(seed=seed) if settings is None else settings
     policies = [policy] if baseline is None else [policy, baseline]
@@ -121,6 +125,7 @@ def evaluate(
         over_last=baseline is not None,
         record_look=record_look,
         tail=tail if distribution else None,
+        force=force,
     )
     return found[0]
 
@@ -148,6 +153,7 @@ def evaluate_all(
     record_look: bool = False,
     notes: Sequence[str] = (),
     tail: float | None = None,
+    force: bool = False,
 ) -> list[Evaluation]:
     """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
 
@@ -163,6 +169,8 @@ def evaluate_all(
             f"`margin` must be a finite number of return units; got {margin}. 0 asks for any gain."
         )
     settings = FitSettings() if settings is None else settings
+    unseen = len(policies) - over_last
+    notes = (*notes, *notes_on_policies(policies, log, unseen=unseen, force=force))
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     estimand = Estimand.of(log, gamma, horizon)

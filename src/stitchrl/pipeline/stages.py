@@ -332,7 +332,9 @@ def bundle_stage(job: Workspace) -> None:
             "versions": job.load("run.json")["versions"],
             "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},
         }
-        save_bundle(folder, Bundle(chosen.policy, job.log.schema, Guard.fit(job.parts["train"]), provenance))
+        learned_from = np.concatenate([job.parts[part].episode_contents for part in ("train", "validation")])
+        guard = Guard.fit(job.parts["train"])
+        save_bundle(folder, Bundle(chosen.policy, job.log.schema, guard, provenance, learned_from))
     job.say("bundle", f"{folder} ({verdict['decision']})")
 
 

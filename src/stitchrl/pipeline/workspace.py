@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import inspect
 import json
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +32,7 @@ from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled
 from stitchrl.pipeline.ladder import on_rung
 from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.pipeline.versions import installed_versions
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reading.read import read
 from stitchrl.storage.files import forget_abandoned, write_json
@@ -55,7 +54,6 @@ FILES = (
     "policy/policy.json",
 )
 """What the stages leave, in order; each rests on those before it."""
-PACKAGES = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "pyarrow")
 
 
 @runtime_checkable
@@ -159,7 +157,6 @@ class Workspace:
                 )
 
     def _identity(self) -> dict[str, Any]:
-        versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
         content = {
             "name": self.log.schema.name,
             "content_hash": self.log.content_hash,
@@ -178,7 +175,7 @@ class Workspace:
             "seeds": list(range(self.settings.seeds)),
             "estimators": list(default_estimators(first_steps(self.log, self.settings.horizon), self.settings.horizon)),
             "truth": None if self.truth is None else self.truth.name,
-            "versions": versions,
+            "versions": installed_versions(),
             "command": self.command,
         }
         if self.estimand.time_unit is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.same_meaning import difference_of_meaning, whole_schema_of, with_meaning_of
 from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema
 from stitchrl.errors import ConfigurationError, DataError, SchemaError
 from stitchrl.messages import listed, printable, shown
@@ -39,6 +40,7 @@ def read(
     *,
     format: str | None = None,
     beside: Mapping[str, Sequence[str]] | None = None,
+    policy: Any = None,
 ) -> Dataset:
     """Read a log.
 
@@ -55,6 +57,9 @@ def read(
             schema reads already keep their roles. "policy_probs" or "policy_log_prob" -> the columns of the policy to be
             judged, which take the place of those that the schema names. A store has the columns that it was made with,
             and no others.
+        policy: a policy with a `schema`, as bundles have, that the log is read for: its observations and actions then have the
+            meaning that the policy learned, by the names of columns, categories and actions. `notes` of the result say what was
+            put right. A log without a schema of its own is read by the policy's.
 
     Returns:
         The log. It is checked: all numbers are finite, actions are inside their space, and every episode has an end.
@@ -63,6 +68,7 @@ def read(
         DataError, SchemaError: one sentence says what is wrong, where, and what to do.
         ConfigurationError: the format is unknown.
     """
+    learned = getattr(policy, "schema", None)
     if isinstance(source, str | os.PathLike) and is_store(Path(source)):
         if schema is not None:
             raise ConfigurationError(
@@ -71,10 +77,34 @@ def read(
             )
         stored = open_store(Path(source))
         _check_beside(source, stored.schema, beside or {})
+        if learned is not None and (difference := difference_of_meaning(learned, stored.schema)):
+            raise SchemaError(
+                f"The policy learned another meaning than the store {str(source)!r} has: {difference}. Convert the original log "
+                "again by the policy's schema."
+            )
         return stored
     log = open_log(source, format=format)
+    chosen, guessed, notes = schema_for(source, log, schema, learned)
+    return as_dataset(dataclasses.replace(log, notes=(*log.notes, *notes)), with_columns(chosen, beside or {}), guessed)
+
+
+def schema_for(
+    source: Any, log: LogSource, schema: Schema | str | os.PathLike[str] | None, policy: Schema | None
+) -> tuple[Schema, bool, tuple[str, ...]]:
+    """The schema by which a log is read, whether it was guessed, and what was put right for a policy. Raises as `read` does."""
+    if policy is None:
+        return *schema_of(source, log, schema), ()
+    own = schema is not None or log.schema is not None
+    own = own or (isinstance(source, str | os.PathLike) and _beside(Path(source)) is not None)
+    if not own:
+        return (
+            whole_schema_of(policy, log.names),
+            False,
+            ("The log has no schema of its own and is read by the policy's.",),
+        )
     chosen, guessed = schema_of(source, log, schema)
-    return as_dataset(log, with_columns(chosen, beside or {}), guessed)
+    chosen, notes = with_meaning_of(policy, chosen, log.names)
+    return chosen, guessed, notes
 
 
 def _check_beside(source: str | os.PathLike[str], schema: Schema, beside: Mapping[str, Sequence[str]]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from stitchrl.errors import RunDirectoryError, StitchRLWarning
+from stitchrl.storage.coincidence import beyond_chance, coincidence
 from stitchrl.storage.files import forget_abandoned, make_directory, write_atomic
 from stitchrl.types import NumpyArray
 
@@ -32,9 +33,6 @@ MOST_CONTENTS = 2**16
 episodes, so two parts are compared on what both have kept."""
 SAME_POLICY = 1e-5
 """Two looks at one part whose numbers differ by no more are one: rounding differs between machines."""
-BEYOND_CHANCE = 5.0
-"""Shared contents count as shared episodes from so many standard deviations above what coincidence explains."""
-
 DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged record may raise."""
 
@@ -215,34 +213,16 @@ def _earlier(folder: Path, mine: _Look, episodes: NumpyArray) -> EarlierLooks:
             continue
         compared = episodes <= min(mine.limit, other.limit)
         seen = np.isin(episodes, other.contents) & compared
-        coincidence = _coincidence(times, other.count)
-        expected = coincidence * compared.sum()
-        if seen.sum() > expected + BEYOND_CHANCE * np.sqrt(expected):
+        by_chance = coincidence(times, other.count)
+        if beyond_chance(int(seen.sum()), by_chance * compared.sum()):
             count += 1
             covered |= seen
-            chance, limit = max(chance, coincidence), min(limit, other.limit)
+            chance, limit = max(chance, by_chance), min(limit, other.limit)
     compared = episodes <= limit
     share = 0.0
     if count and chance < 1 and compared.any():
         share = max(0.0, (float(covered[compared].mean()) - chance) / (1 - chance))
     return EarlierLooks(count + whole, 1.0 if whole else round(share, 4), whole, unreadable)
-
-
-def _coincidence(times: NumpyArray, others: int) -> float:
-    """The share of some episodes that has an equal among so many others of the same origin, at most: where there are few
-    different episodes, as with one step and few observations, equal ones need not be the same.
-
-    Among as many others it is the share that has an equal among these; among more, the extrapolation of Good and
-    Toulmin (1956) to first order.
-
-    Args:
-        times: how often each different content occurs among these.
-        others: how many others there are.
-    """
-    episodes = int(times.sum())
-    more = max(0.0, others / episodes - 1)
-    once, twice = int((times == 1).sum()), int((times == 2).sum())
-    return min(1.0, 1 - (once - 2 * twice * more) / episodes)
 
 
 def _records(folder: Path, pattern: str) -> tuple[list[_Look], int]:

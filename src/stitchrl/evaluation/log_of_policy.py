@@ -1,0 +1,123 @@
+"""Whether a log is one that a policy may be judged on: its columns mean the same, the policy did not learn from its episodes,
+and its observations lie where the policy learned. Asked of policies that carry the answers, as bundles do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt64
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.same_meaning import difference_of_meaning
+from stitchrl.data.schema import Schema
+from stitchrl.deployment.guard import Guard
+from stitchrl.errors import EvaluationError
+from stitchrl.messages import shown
+from stitchrl.storage.coincidence import beyond_chance, share_with_twins
+from stitchrl.types import NumpyArray
+
+__all__ = ["check_meaning", "check_unseen", "notes_on_policies"]
+
+FEW_OUTSIDE = 0.01
+"""Up to this share of decisions outside the range of the policy's log nothing is said."""
+
+
+def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, force: bool) -> tuple[str, ...]:
+    """Refuse a log that does not belong to the policies; sentences on what is doubtful and does not forbid.
+
+    Args:
+        policies: what is judged; only what a policy carries is looked at (`schema`, `learned_from`, `guard`).
+        log: what they are judged on.
+        unseen: the first so many policies must not have learned from episodes of the log.
+        force: whether to go on where the observations lie where the policy never learned.
+
+    Raises:
+        EvaluationError: other columns, categories or actions; known episodes; observations as of another unit.
+    """
+    notes: dict[str, None] = {}
+    for number, policy in enumerate(policies):
+        schema, guard = getattr(policy, "schema", None), getattr(policy, "guard", None)
+        learned_from = getattr(policy, "learned_from", None)
+        if isinstance(schema, Schema):
+            check_meaning(log, schema)
+        if isinstance(guard, Guard):
+            notes |= dict.fromkeys(_ranges(log, guard, force=force))
+        if isinstance(learned_from, np.ndarray) and number < unseen:
+            count = check_unseen(
+                log,
+                learned_from,
+                way_out="Give episodes it never saw; `log.select_episodes(~policy.knows(log))` leaves the known ones out.",
+            )
+            if count:
+                notes[
+                    f"{count:,} of {log.num_episodes:,} episodes are equal to ones that the policy learned from, no more than "
+                    "coincidence explains where observations are so few."
+                ] = None
+    return tuple(notes)
+
+
+def check_meaning(log: Dataset, schema: Schema) -> None:
+    """Raise EvaluationError where the numbers of a log mean something else than those a policy learned from."""
+    if difference := difference_of_meaning(schema, log.schema):
+        raise EvaluationError(
+            f"The policy learned another meaning than this log has: {difference}. `st.read(path, policy=policy)` reads the log "
+            "by the names that the policy learned."
+        )
+
+
+def check_unseen(log: Dataset, learned_from: UInt64[NumpyArray, " n"], *, way_out: str) -> int:
+    """How many episodes of the log equal one that the policy learned from, as far as coincidence explains it.
+
+    An episode is recognised by its rows, in whatever order they stand. Where observations are few, as numbers of states,
+    different episodes can be equal in every row: how often that happens is seen among the episodes that were learned from.
+
+    Args:
+        log: what the policy is to be judged on.
+        learned_from: hashes of the episodes that the policy learned from, as `Dataset.episode_contents` gives them.
+        way_out: what to do about it, as a sentence.
+
+    Raises:
+        EvaluationError: more episodes are known than coincidence explains.
+    """
+    count = int(np.isin(log.episode_contents, learned_from).sum())
+    if beyond_chance(count, share_with_twins(learned_from) * log.num_episodes):
+        raise EvaluationError(
+            f"The policy learned from {count:,} of the {log.num_episodes:,} episodes of this log, so that estimates on it would "
+            f"be too good. {way_out}"
+        )
+    return count
+
+
+def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
+    """A sentence where some decisions lie outside the range of the policy's log, and where a column looks like another unit.
+
+    Raises:
+        EvaluationError: a column looks like another unit, and nobody forces.
+    """
+    if log.observation_table.ndim != 2 or log.observation_table.shape[1] != len(guard.low):
+        return []
+    seen = log.observation_table[np.unique(log.observation_index)]
+    notes = []
+    for column, here, there in guard.other_ranges(seen):
+        name = _name_of(log, column)
+        sentence = (
+            f"{name} lies from {here[0]:.4g} to {here[1]:.4g} in the middle half of this log's rows, where the policy learned "
+            f"from {there[0]:.4g} to {there[1]:.4g}: it looks like another unit."
+        )
+        if not force:
+            raise EvaluationError(f"{sentence} Convert it, or judge the policy on it all the same with `force`.")
+        notes.append(f"{sentence} The evaluation was forced.")
+    outside = float(1 - guard.admits(log.observation_table)[log.observation_index].mean())
+    if outside > FEW_OUTSIDE and not notes:
+        notes.append(
+            f"In {outside:.0%} of the decisions the observation lies outside the range that the policy learned from."
+        )
+    return notes
+
+
+def _name_of(log: Dataset, column: int) -> str:
+    """What a number of the observation is called."""
+    names = log.observation_names
+    return f"The observation {shown(names[column])}" if column < len(names) else f"The observation's number {column}"

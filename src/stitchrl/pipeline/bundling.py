@@ -1,0 +1,47 @@
+"""The bundle of a policy that was trained alone, outside the main job."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.deployment.bundle import Bundle, save_bundle
+from stitchrl.deployment.guard import Guard
+from stitchrl.pipeline.versions import installed_versions
+from stitchrl.training.run import Run
+
+__all__ = ["save_trained"]
+
+NOT_JUDGED = "Nobody has estimated yet how good this policy is: `stitchrl evaluate` does, on episodes it never saw."
+
+
+def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | None:
+    """Write the policy of a run's first seed as the bundle `out`/policy.
+
+    Args:
+        run: what `st.fit` gave.
+        log: what it learned from.
+        out: the run's directory.
+        label: what the policy is called.
+
+    Returns:
+        The bundle's folder; None where the observations are images, which bundles do not hold yet.
+    """
+    if log.observation_table.ndim != 2:
+        return None
+    provenance = {
+        "label": label,
+        "algorithm": run.algorithm.name,
+        "settings": json.loads(json.dumps(dataclasses.asdict(run.algorithm))),
+        "seed": run.seeds[0],
+        "acts": "as trained",
+        "rung": None,
+        "log": {"name": log.schema.name, "content_hash": log.bare().content_hash},
+        "versions": installed_versions(),
+        "verdict": {"decision": "NOT JUDGED", "headline": NOT_JUDGED, "caveats": [NOT_JUDGED]},
+    }
+    folder = out / "policy"
+    save_bundle(folder, Bundle(run.policy, log.schema, Guard.fit(log), provenance, log.episode_contents))
+    return folder

@@ -1,0 +1,295 @@
+"""A policy and the log it is judged on: columns, categories, actions, units and episodes, each planted wrong and found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from commands import Command
+
+import stitchrl as st
+from stitchrl.data.same_meaning import difference_of_meaning, with_meaning_of
+from stitchrl.errors import EvaluationError, SchemaError
+from stitchrl.storage.coincidence import share_with_twins
+
+ACTIONS = ("wait", "pills", "drip")
+WARDS = ("a", "b")
+SCHEMA: dict[str, Any] = {
+    "columns": {
+        "episode": "stay",
+        "observation": ["pulse", "warmth", "ward"],
+        "action": "given",
+        "reward": "reward",
+        "terminated": "end",
+        "behavior_probs": ["p_wait", "p_pills", "p_drip"],
+    },
+    "observation": {"ward": {"categories": list(WARDS)}, "warmth": {"unit": "C"}},
+    "action": {"categories": list(ACTIONS)},
+    "task": {"name": "ward", "gamma": 1.0},
+}
+
+
+def table(episodes: int, seed: int) -> dict[str, Any]:
+    """Stays of 4 rows, in which each of three actions is given by the pulse."""
+    rng, rows = np.random.default_rng(seed), 4 * episodes
+    pulse = rng.normal(80, 10, rows)
+    logits = np.stack([np.zeros(rows), (pulse - 80) / 20, (80 - pulse) / 20], 1)
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    action = np.array([rng.choice(3, p=p) for p in probs])
+    return {
+        "stay": np.repeat(np.arange(episodes), 4),
+        "pulse": pulse,
+        "warmth": rng.normal(37, 0.5, rows),
+        "ward": np.array(WARDS)[rng.integers(0, 2, rows)],
+        "given": np.array(ACTIONS)[action],
+        "reward": (action == 1) * (pulse > 80) + rng.normal(0, 0.1, rows),
+        "end": np.tile([False, False, False, True], episodes),
+        **{f"p_{name}": probs[:, k] for k, name in enumerate(ACTIONS)},
+    }
+
+
+def write(folder: Path, columns: dict[str, Any], schema: dict[str, Any] | None = SCHEMA) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "log.parquet")
+    if schema is not None:
+        (folder / "log.toml").write_text(st.Schema.from_dict(schema).to_toml())
+    return folder / "log.parquet"
+
+
+def changed(section: str, **entries: Any) -> dict[str, Any]:
+    """The schema with other entries in one section."""
+    return SCHEMA | {section: SCHEMA[section] | entries}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A log, and what `stitchrl train` leaves of it."""
+    from stitchrl.pipeline.bundling import save_trained
+
+    folder = tmp_path_factory.mktemp("trained")
+    log = st.read(write(folder, table(40, 0)))
+    run = st.fit(st.BC(hidden_sizes=(8,), learning_rate=0.01), log, updates=60, out=folder / "run", progress=False)
+    save_trained(run, log, folder / "run", label="BC")
+    return folder / "log.parquet", folder / "run"
+
+
+def value(done: Any) -> float:
+    assert done.status == 0, done.err
+    return float(json.loads(done.out)["estimates"]["wis"]["value"])
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("fresh"), table(40, 1))
+
+
+WIS = ("--estimators", "wis", "--json")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        None,
+        changed("columns", observation=["ward", "pulse", "warmth"]),
+        changed("action", categories=["drip", "wait", "pills"])
+        | {"columns": SCHEMA["columns"] | {"behavior_probs": ["p_drip", "p_wait", "p_pills"]}},
+        changed("observation", ward={"categories": ["b", "a"]}),
+    ],
+    ids=["no schema of its own", "columns in another order", "actions in another order", "categories in another order"],
+)
+def test_what_stands_in_another_order_is_put_right(
+    schema: dict[str, Any] | None, trained: tuple[Path, Path], fresh: Path, tmp_path: Path, stitchrl: Command
+) -> None:
+    own = value(stitchrl("evaluate", trained[1], fresh, *WIS))
+    other = write(tmp_path, table(40, 1), schema)
+    assert value(stitchrl("evaluate", trained[1], other, *WIS)) == pytest.approx(own, rel=1e-6)
+    policy = st.load_policy(trained[1] / "policy")
+    assert st.read(other, policy=policy).notes[-1] != st.read(fresh, policy=policy).notes[-1]
+    if schema is not None:  # and by its own schema it is another log, which the policy must not be judged on
+        with pytest.raises(
+            EvaluationError, match=r"another meaning than this log has: .* `st.read\(path, policy=policy\)`"
+        ):
+            st.evaluate(policy, st.read(other), estimators=("wis",))
+
+
+@pytest.mark.parametrize(
+    ("columns", "schema", "sentence"),
+    [
+        (
+            lambda t: {k: v for k, v in t.items() if k != "warmth"},
+            changed("columns", observation=["pulse", "ward"]) | {"observation": {"ward": {"categories": list(WARDS)}}},
+            "no column warmth",
+        ),
+        (lambda t: t | {"warmth": t["warmth"] * 1.8 + 32}, SCHEMA, "'warmth' lies from 98"),
+        (
+            lambda t: t,
+            changed("observation", warmth={"unit": "F"}),
+            "learned from 'warmth' in 'C', and this log has it in 'F'",
+        ),
+        (
+            lambda t: t | {"ward": np.where(t["ward"] == "a", "c", "b")},
+            None,
+            "must hold one of its 2 categories; got 'c'",
+        ),
+        (
+            lambda t: t | {"given": np.unique(t["given"], return_inverse=True)[1]},
+            SCHEMA | {"action": {"count": 3}},
+            "The policy names its actions, wait, pills, drip, and this log counts them",
+        ),
+        (lambda t: t, changed("action", categories=[*ACTIONS, "surgery"]), "this log also has surgery"),
+    ],
+    ids=["column gone", "another unit", "unit said", "category unseen", "actions unnamed", "action unseen"],
+)
+def test_what_cannot_be_put_right_is_refused(
+    columns: Callable[[dict[str, Any]], dict[str, Any]],
+    schema: dict[str, Any] | None,
+    sentence: str,
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    stitchrl: Command,
+) -> None:
+    content = columns(table(40, 1))
+    if schema is not None and len(schema["action"].get("categories", ())) == 4:
+        content |= {"p_surgery": np.zeros(160)}
+        schema = schema | {
+            "columns": schema["columns"] | {"behavior_probs": [*SCHEMA["columns"]["behavior_probs"], "p_surgery"]}
+        }
+    log = write(tmp_path, content, schema)
+    done = stitchrl("evaluate", trained[1], log, *WIS)
+    assert (done.status, done.out) == (2, "")
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+    if "another unit" in done.err:
+        forced = stitchrl("evaluate", trained[1], log, *WIS, "--force")
+        assert forced.status == 0
+        assert "The evaluation was forced." in forced.out
+
+
+def less_a_row(t: dict[str, Any]) -> dict[str, Any]:
+    gone = {name: np.delete(column, 1) for name, column in t.items()}
+    return gone
+
+
+def reversed_rows(t: dict[str, Any]) -> dict[str, Any]:
+    """Every row in the opposite order, and ends marked where stays now end."""
+    return {name: column[::-1] for name, column in t.items()} | {"end": t["end"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [(lambda t: t, 40), (less_a_row, 39), (reversed_rows, 40), (lambda t: t | {"stay": t["stay"] + 900}, 40)],
+    ids=["resaved", "a row less", "rows reversed", "other identifiers"],
+)
+def test_episodes_that_were_learned_from_are_recognised(
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    known: int,
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    stitchrl: Command,
+) -> None:
+    log = write(tmp_path / "known", change(table(40, 0)))
+    done = stitchrl("evaluate", trained[1], log, *WIS)
+    assert done.status == 2
+    assert f"learned from {known} of the 40 episodes" in done.err or "from this very log" in done.err
+    assert "`--leave-out-known`" in done.err
+    with pytest.raises(EvaluationError, match=f"learned from {known} of the 40 episodes"):
+        st.evaluate(st.load_policy(trained[1] / "policy"), st.read(log), estimators=("wis",))
+
+
+def test_known_episodes_can_be_left_out(
+    trained: tuple[Path, Path], fresh: Path, tmp_path: Path, stitchrl: Command
+) -> None:
+    old, new = table(40, 0), table(40, 1)
+    joined = {name: np.concatenate([old[name][:40], new[name]]) for name in old}
+    joined["stay"] = np.repeat(np.arange(50), 4)
+    log = write(tmp_path, joined)
+    refused = stitchrl("evaluate", trained[1], log, *WIS)
+    assert (refused.status, "learned from 10 of the 50 episodes" in refused.err) == (2, True)
+    done = stitchrl("evaluate", trained[1], log, *WIS, "--leave-out-known")
+    assert "10 of 50 episodes are left out" in done.err
+    assert value(done) == pytest.approx(value(stitchrl("evaluate", trained[1], fresh, *WIS)), rel=1e-6)
+    nothing = stitchrl("evaluate", trained[1], trained[0], *WIS, "--leave-out-known")
+    assert (nothing.status, "too few are left" in nothing.err) == (2, True)
+    bare = tmp_path / "bare"  # a folder of `st.fit` without a bundle knows its episodes as well
+    bare.mkdir()
+    for file in trained[1].iterdir():
+        if file.is_file():
+            (bare / file.name).write_bytes(file.read_bytes())
+    refused = stitchrl("evaluate", bare, log, *WIS)
+    assert (refused.status, "learned from 10 of the 50 episodes" in refused.err) == (2, True)
+
+
+def test_equal_episodes_of_few_states_are_no_leak(trained: tuple[Path, Path]) -> None:
+    """A log of two observations and two actions: most stays have an equal by coincidence."""
+    policy = st.load_policy(trained[1] / "policy")
+    log = st.read(trained[0])
+
+    def coarse(seed: int) -> st.Dataset:
+        rng = np.random.default_rng(seed)
+        few = np.zeros((2, log.observation_size), np.float32)
+        few[1] = 1
+        index = rng.integers(0, 2, log.num_transitions).astype(log.observation_index.dtype)
+        action = rng.integers(0, 2, log.num_transitions).astype(np.int32)
+        nothing = np.full_like(log.next_observation_index, -1)
+        return dataclasses.replace(
+            log, observation_table=few, observation_index=index, next_observation_index=nothing, action=action,
+            reward=np.zeros_like(log.reward), behavior_probs=None, behavior_log_prob=None,
+        )  # fmt: skip
+
+    one, other = coarse(5), coarse(6)
+    assert share_with_twins(one.episode_contents) > 0.5
+    known = dataclasses.replace(
+        policy, learned_from=one.episode_contents, guard=st.load_policy(trained[1] / "policy").guard
+    )
+    assert known.knows(other).any()
+    found = st.evaluate(known, other, estimators=("is",), force=True)
+    assert any("no more than coincidence explains" in caveat for caveat in found.verdict.caveats)
+
+
+def test_train_writes_a_bundle_that_says_nobody_judged_it(tmp_path: Path, stitchrl: Command) -> None:
+    log = write(tmp_path / "log", table(10, 3))
+    words: Sequence[Any] = (
+        "--algorithm",
+        "BC",
+        "--updates",
+        3,
+        "--seeds",
+        2,
+        "--set",
+        "BC.hidden_sizes=[4]",
+        "--quiet",
+    )
+    done = stitchrl("train", log, "--out", tmp_path / "run", *words)
+    assert done.status == 0, done.err
+    assert f"policy of seed 0: {tmp_path / 'run' / 'policy'}" in done.out
+    bundle = st.load_policy(tmp_path / "run" / "policy")
+    assert bundle.provenance["verdict"]["decision"] == "NOT JUDGED"
+    assert bundle.knows(st.read(log)).all()
+    np.testing.assert_allclose(
+        bundle.probs(st.read(log).observation), st.load(tmp_path / "run").policy.probs(st.read(log).observation)
+    )
+
+
+def test_the_next_observation_follows_the_order_of_the_observation() -> None:
+    policy = st.Schema.from_dict(SCHEMA)
+    columns = SCHEMA["columns"] | {
+        "observation": ["ward", "pulse", "warmth"],
+        "next_observation": ["ward'", "pulse'", "warmth'"],
+    }
+    own = st.Schema.from_dict(SCHEMA | {"columns": columns})
+    names = [n for c in columns.values() for n in ([c] if isinstance(c, str) else c)]
+    merged, notes = with_meaning_of(policy, own, names)
+    assert merged.columns["next_observation"] == ("pulse'", "warmth'", "ward'")
+    assert notes == ("The observation columns stand in another order than the policy's, and are read in the policy's.",)
+    assert difference_of_meaning(policy, merged) == ""
+    lists = {role: column for role, column in columns.items() if role != "next_observation"} | {"behavior_probs": "p"}
+    mixed = SCHEMA | {"columns": lists, "action": {"categories": ["drip", "wait", "pills"]}}
+    with pytest.raises(SchemaError, match="behavior_probs has one number for each and cannot be put in order"):
+        with_meaning_of(policy, st.Schema.from_dict(mixed), names)
