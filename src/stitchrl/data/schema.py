@@ -114,7 +114,7 @@ class Schema:
     time_unit: float | None = None
     terminated_values: tuple[str, ...] | None = None
     truncated_values: tuple[str, ...] | None = None
-    file: FileRules = FileRules()
+    file: FileRules = dataclasses.field(default_factory=FileRules)
 
     def __post_init__(self) -> None:
         columns = {

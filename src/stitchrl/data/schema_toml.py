@@ -73,7 +73,10 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
         "missing": TEXT,
         "fill": NUMERIC,
         "indicator": FLAG,
-        "unknown": ("true, or the name of the category that unseen values count as", lambda v: isinstance(v, bool | str)),
+        "unknown": (
+            "true, or the name of the category that unseen values count as",
+            lambda v: isinstance(v, bool | str),
+        ),
         "low": NUMERIC,
         "high": NUMERIC,
         "unit": TEXT,
