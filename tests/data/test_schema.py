@@ -41,7 +41,7 @@ def test_schema_round_trips_through_toml(tmp_path: Path, num_actions: int | None
 DISCRETE = COLUMNS + '[action]\nkind = "discrete"\n'
 
 
-SECTIONS = "has the sections [columns], [observation], [action], [reward], [episodes], [task]; got "
+SECTIONS = "has the sections [columns], [observation], [action], [reward], [episodes], [task], [file]; got "
 
 
 NO_NAME = "must be a name or a list of names; got "

@@ -131,7 +131,7 @@ REFUSED = {
     ),
     "goes on after a cut": (changed("truncated", 3, True), "episode 8 of the dict goes on after"),
     "flag of 2": (changed("terminated", 2, 2, np.int32), "terminated of the dict must be true or false"),
-    "text flag": ({"truncated": np.array(["no"] * 6)}, "truncated of the dict must be true or false"),
+    "text flag": ({"truncated": np.array(["nay"] * 6)}, "truncated of the dict must be true or false"),
     "narrow mask": (
         {"action_mask": np.ones((6, 2), bool)},
         r"action_mask of the dict must hold one number for each of the 3 actions; got shape \(6, 2\)",

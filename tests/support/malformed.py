@@ -137,7 +137,7 @@ def wrong_values() -> Iterator[tuple[str, Case]]:
         "action beyond int32": ("action", [0, 1, 2, 2**40, 0, 1], ("action", "got 1099511627776 in row 3")),
         "negative action": ("action", [0, 1, 2, -1, 0, 1], ("action", "got -1 in row 3")),
         "text action": ("action", ["up", "down", "up", "up", "up", "up"], ("action", "'up' in row 0")),
-        "flags as words": ("terminated", ["yes", "no", "yes", "no", "no", "yes"], ("terminated", "'yes' in row 0")),
+        "flags as words": ("terminated", ["died", "no", "died", "no", "no", "yes"], ("terminated", "'died' in row 0")),
         "flag of 2": ("terminated", [0, 0, 1, 0, 2, 1], ("terminated", "got 2 in row 4")),
         "no end": ("truncated", [False] * 6, ("episode 8", "no end")),
         "goes on": ("terminated", [True, False, True, False, False, True], ("episode 7", "goes on", "row 0")),
@@ -193,22 +193,22 @@ def text_files() -> Iterator[tuple[str, Case]]:
     yield "mixed separators", csv_file(good + ROW.replace(",", ";"), "row 1", "got 1")
     yield "semicolons", csv_file(good.replace(",", ";"), "must carry the role names")
     yield "spaces", csv_file(good.replace(",", " "), "must carry the role names")
-    yield "decimal commas", csv_file(good.replace("1.5", '"1,5"'), "reward", "'1,5' in row 0", schema=FLAT_SCHEMA)
-    yield "UTF-16", csv_file(good.encode("utf-16"), "UTF-16", "save it as UTF-8")
-    yield "UTF-16 big end first", csv_file(b"\xfe\xff" + good.encode("utf-16-be"), "UTF-16")
-    yield "UTF-16 without mark", csv_file(good.encode("utf-16-le"), schema=FLAT_SCHEMA)
+    yield "decimal commas", csv_file(good + ROW.replace("1.5", '"1,5"'), "reward", "'1,5' in row 1", schema=FLAT_SCHEMA)
     yield "UTF-32", csv_file(good.encode("utf-32"))
     yield "Latin 1 in a role", csv_file(good.encode().replace(b"1.5", b"1\xe95"), "reward", "row 0", schema=FLAT_SCHEMA)
     yield "bad UTF-8 names", csv_file(good.encode().replace(b"reward", b"rew\xffard"), schema=FLAT_SCHEMA)
     yield (
         "bad UTF-8 episode",
-        csv_file(good.encode().replace(b"7,", b"\xff\xfe,"), "UTF-8", "row 0", schema=FLAT_SCHEMA),
+        csv_file(good.encode().replace(b"7,", b"\x81\xfe,"), "UTF-8", "row 0", schema=FLAT_SCHEMA),
     )
     yield "NUL bytes", csv_file(good.replace("1.5", "1\x005"), "reward", schema=FLAT_SCHEMA)
     yield "all NUL", csv_file(b"\0" * 10_000)
     yield "NUL header", csv_file(b"\0,\0\n1,2\n")
     yield "random bytes", csv_file(np.random.default_rng(0).bytes(5000))
-    yield "booleans as text", csv_file(good.replace("true", "ja"), "terminated", "'ja' in row 0", schema=FLAT_SCHEMA)
+    yield (
+        "booleans as text",
+        csv_file(good.replace("true", "gewiss"), "terminated", "'gewiss' in row 0", schema=FLAT_SCHEMA),
+    )
     yield (
         "dates in reward",
         csv_file(good.replace("1.5", "2026-01-31"), "reward", "must be numbers", schema=FLAT_SCHEMA),

@@ -34,6 +34,9 @@ class ColumnRule:
         indicator: whether to add a number that is 1 where the value was missing.
         low, high: bounds; values outside are an error, None is no bound.
         unit: unit of the values, for people to read.
+        unknown: whether values that are none of the categories are allowed. They count as one further category, the last
+            one, which is called "unknown"; a text here is another name for it. If the name is one of the categories, they
+            count as that one. False makes such a value an error.
 
     Raises:
         SchemaError: an unknown choice, no categories or repeated ones, `low` above `high`, a `fill` that is not finite.
@@ -47,17 +50,22 @@ class ColumnRule:
     low: float | None = None
     high: float | None = None
     unit: str = ""
+    unknown: bool | str = False
 
     def __post_init__(self) -> None:
         check_choice("encoding", self.encoding, ENCODINGS)
         check_choice("missing", self.missing, MISSING)
         if self.categories is not None:
             object.__setattr__(self, "categories", vocabulary_of(self.categories))
-            if self.encoding == "one-hot" and len(self.categories) > LARGEST_ONE_HOT:
+            if self.encoding == "one-hot" and len(self.vocabulary) > LARGEST_ONE_HOT:
                 raise SchemaError(
-                    f"Up to {LARGEST_ONE_HOT:,} categories can be one number each; got {len(self.categories):,}. "
+                    f"Up to {LARGEST_ONE_HOT:,} categories can be one number each; got {len(self.vocabulary):,}. "
                     'Say encoding = "code", or group them.'
                 )
+        elif self.unknown is not False:
+            raise SchemaError("`unknown` says what unseen categories count as; this column names no `categories`.")
+        if self.unknown == "":
+            raise SchemaError("`unknown` must be true or the name of a category; got an empty text.")
         for name in ("fill", "low", "high"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_float(name, getattr(self, name)))
@@ -66,17 +74,28 @@ class ColumnRule:
         check_ordered(self.low, self.high)
 
     @property
+    def unknown_category(self) -> str | None:
+        """The category that unseen values count as; None where they are an error."""
+        return "unknown" if self.unknown is True else self.unknown or None
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The categories in the order of their codes, with that of unseen values last unless it is one of them."""
+        categories, unknown = self.categories or (), self.unknown_category
+        return categories if unknown is None or unknown in categories else (*categories, unknown)
+
+    @property
     def width(self) -> int:
         """How many numbers this column adds to an observation, if it does not hold lists."""
         one_hot = self.categories is not None and self.encoding == "one-hot"
-        return (len(self.categories or ()) if one_hot else 1) + self.indicator
+        return (len(self.vocabulary) if one_hot else 1) + self.indicator
 
 
-def vocabulary_of(values: Iterable[Any]) -> tuple[str, ...]:
-    """The categories as text. Raises SchemaError if there are none or one is repeated."""
+def vocabulary_of(values: Iterable[Any], name: str = "categories") -> tuple[str, ...]:
+    """The values of a setting as text, `categories` by default. Raises SchemaError if there are none or one is repeated."""
     categories = tuple(str(value) for value in values)
     if not categories or len(set(categories)) < len(categories):
-        raise SchemaError(f"`categories` must be different values, at least one; got {shown(list(categories))}.")
+        raise SchemaError(f"`{name}` must be different values, at least one; got {shown(list(categories))}.")
     return categories
 
 

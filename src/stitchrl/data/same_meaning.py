@@ -96,7 +96,8 @@ def whole_schema_of(policy: Schema, names: Sequence[str]) -> Schema:
     kept = {
         role: column
         for role, column in policy.columns.items()
-        if role in ("observation", "action", "reward") or {column} <= there or set(column) <= there
+        if role in ("observation", "action", "reward")
+        or there.issuperset((column,) if isinstance(column, str) else column)
     }
     return dataclasses.replace(policy, columns=kept)
 

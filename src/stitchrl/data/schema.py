@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from stitchrl.data.column_rule import ColumnRule, as_float, check_choice, check_ordered, vocabulary_of
 from stitchrl.data.expression import Expression
+from stitchrl.data.file_rules import FileRules
 from stitchrl.data.joint_actions import bounds_of, components_of, names_of
 from stitchrl.data.schema_toml import ROLES, content_of, is_whole, settings_of
 from stitchrl.errors import SchemaError
@@ -39,6 +40,8 @@ VECTOR_ROLES = (
     "policy_probs",
 )
 """Roles with several numbers a row, in one column of lists or in several columns."""
+IDENTIFIER_ROLES = ("episode", "group")
+"""Roles that several columns may name together, such as a patient and a visit."""
 LARGEST_ACTION_COUNT = 2**16
 """The largest number of discrete actions: masks and probabilities hold one number for each of them in every row."""
 
@@ -49,7 +52,8 @@ class Schema:
 
     Attributes:
         columns: role -> the column that has it, or several columns for a vector (`observation`,
-            `next_observation`, `behavior_probs`, `action_mask`, `action`, `cost`, `subgroup`, `policy_probs`).
+            `next_observation`, `behavior_probs`, `action_mask`, `action`, `cost`, `subgroup`, `policy_probs`). Several columns of
+            `episode` or `group` name one together: patient 12 and visit 3 are the episode "12/3".
         num_actions: number of discrete actions, which are the integers 0 to num_actions - 1; None if the action is
             continuous. With `action_counts` or `action_bins` it is the product over the components.
         gamma: discount of the task, in [0, 1]; 1 counts every reward of an episode in full.
@@ -63,6 +67,8 @@ class Schema:
         action_low, action_high: bounds of each component of a continuous or binned action; values outside are an error.
         action_unit: unit of the action, for people to read.
         reward_expression: the reward as arithmetic over columns, in place of a `reward` column.
+        reward_fill: the reward of rows where it is missing, such as 0 where it stands in the last row of an episode only;
+            None makes a missing reward an error.
         reward_low, reward_high: bounds of the reward; values outside are an error.
         bandit: whether every row is an episode of one step that terminates; then no `episode` or `terminated` is
         needed.
@@ -70,6 +76,9 @@ class Schema:
             makes such an episode an error.
         files: how episode identifiers are understood in a log of several files. "separate": the same identifier in two
             files means two episodes; "joined": it means one episode. None makes such an identifier an error.
+        terminated_values, truncated_values: the words of the columns `terminated` and `truncated` that mark an end; every
+            other value, and a missing one, marks none. None asks for columns of true and false.
+        file: how the values of the file are written.
         time_unit: length of a unit of time, in seconds or in units of a numeric `time`; `gamma` is then the discount of one
             such unit and not of one step, for learning and for evaluation. None counts steps.
         gap: the longest time between two rows of an episode, in seconds or in units of a numeric `time`; the episode is
@@ -95,6 +104,7 @@ class Schema:
     action_high: tuple[float, ...] | None = None
     action_unit: str = ""
     reward_expression: str | None = None
+    reward_fill: float | None = None
     reward_low: float | None = None
     reward_high: float | None = None
     bandit: bool = False
@@ -102,6 +112,9 @@ class Schema:
     gap: float | None = None
     files: str | None = None
     time_unit: float | None = None
+    terminated_values: tuple[str, ...] | None = None
+    truncated_values: tuple[str, ...] | None = None
+    file: FileRules = dataclasses.field(default_factory=FileRules)
 
     def __post_init__(self) -> None:
         columns = {
@@ -116,12 +129,13 @@ class Schema:
                 raise SchemaError(f"The role {role!r} must name a column; got {shown(column)}.")
             if len(set(names)) < len(names):
                 raise SchemaError(f"The role {role!r} must name different columns; got {listed(names)}.")
-            if isinstance(column, tuple) and role not in VECTOR_ROLES:
+            if isinstance(column, tuple) and role not in (*VECTOR_ROLES, *IDENTIFIER_ROLES):
                 raise SchemaError(
                     f"The role {role!r} takes one column; got {len(column)}: {listed(column)}. "
-                    f"Only {', '.join(VECTOR_ROLES)} may take several."
+                    f"Only {', '.join((*VECTOR_ROLES, *IDENTIFIER_ROLES))} may take several."
                 )
         self._check_roles()
+        self._check_end_values()
         self._check_action()
         self._check_numbers()
 
@@ -152,6 +166,18 @@ class Schema:
             )
         if "propensity" in self.columns and "behavior_log_prob" in self.columns:
             raise SchemaError("`propensity` and `behavior_log_prob` say the same; the schema gives both. Drop one.")
+
+    def _check_end_values(self) -> None:
+        """Hold the words that mark ends as text; each needs its column."""
+        for role in ("terminated", "truncated"):
+            values = getattr(self, f"{role}_values")
+            if values is None:
+                continue
+            object.__setattr__(self, f"{role}_values", vocabulary_of(values, f"{role}_values"))
+            if role not in self.columns:
+                raise SchemaError(
+                    f"`{role}_values` of [episodes] needs a column with the role `{role}`; the schema names none."
+                )
 
     def _check_action(self) -> None:
         ways = {"action_counts": "count", "action_bins": "bins", "action_categories": "categories"}
@@ -224,12 +250,14 @@ class Schema:
             check_ordered(*bounds)
 
     def _check_numbers(self) -> None:
-        for name in ("gamma", "reward_low", "reward_high", "gap", "time_unit"):
+        for name in ("gamma", "reward_fill", "reward_low", "reward_high", "gap", "time_unit"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_float(name, getattr(self, name)))
         if not 0.0 <= self.gamma <= 1.0:
             raise SchemaError(f"`gamma` must be in [0, 1]; got {self.gamma}. Use 1 to count every reward in full.")
         check_ordered(self.reward_low, self.reward_high)
+        if self.reward_fill is not None and not math.isfinite(self.reward_fill):
+            raise SchemaError(f"`fill` of [reward] must be a finite number; got {self.reward_fill}.")
         if self.end not in (None, "truncated", "terminated"):
             raise SchemaError(f'`end` of [episodes] must be "truncated" or "terminated"; got {shown(self.end)}.')
         if self.files is not None:

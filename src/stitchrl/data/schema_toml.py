@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stitchrl.data.column_rule import ColumnRule
+from stitchrl.data.file_rules import FileRules
 from stitchrl.errors import SchemaError
 from stitchrl.messages import printable, shown
 
@@ -72,6 +73,10 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
         "missing": TEXT,
         "fill": NUMERIC,
         "indicator": FLAG,
+        "unknown": (
+            "true, or the name of the category that unseen values count as",
+            lambda v: isinstance(v, bool | str),
+        ),
         "low": NUMERIC,
         "high": NUMERIC,
         "unit": TEXT,
@@ -88,9 +93,31 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
         "high": BOUNDS,
         "unit": TEXT,
     },
-    "reward": {"expression": TEXT, "low": NUMERIC, "high": NUMERIC},
-    "episodes": {"bandit": FLAG, "end": TEXT, "gap": NUMERIC, "files": TEXT},
+    "reward": {"expression": TEXT, "fill": NUMERIC, "low": NUMERIC, "high": NUMERIC},
+    "episodes": {
+        "bandit": FLAG,
+        "end": TEXT,
+        "gap": NUMERIC,
+        "files": TEXT,
+        "terminated_values": VOCABULARY,
+        "truncated_values": VOCABULARY,
+    },
     "task": {"gamma": ("a number in [0, 1]", _number), "name": TEXT, "time_unit": NUMERIC},
+    "file": {
+        "delimiter": TEXT,
+        "quotechar": TEXT,
+        "decimal": TEXT,
+        "thousands": TEXT,
+        "encoding": TEXT,
+        "header": FLAG,
+        "names": ("a list of names", _names),
+        "na_values": VOCABULARY,
+        "true_values": VOCABULARY,
+        "false_values": VOCABULARY,
+        "dates": TEXT,
+        "timezone": TEXT,
+        "sheet": ("the name or the number of a sheet", lambda v: isinstance(v, str) or is_whole(v)),
+    },
 }
 """Section -> key -> (what its value must be, in words; the test of that)."""
 
@@ -155,12 +182,16 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
         "action_high": action.get("high"),
         "action_unit": action.get("unit", ""),
         "reward_expression": reward.get("expression"),
+        "reward_fill": reward.get("fill"),
         "reward_low": reward.get("low"),
         "reward_high": reward.get("high"),
         "bandit": episodes.get("bandit", False),
         "end": episodes.get("end"),
         "gap": episodes.get("gap"),
         "files": episodes.get("files"),
+        "terminated_values": episodes.get("terminated_values"),
+        "truncated_values": episodes.get("truncated_values"),
+        "file": FileRules(**_with_tuples(content.get("file", {}))),
     }
 
 
@@ -198,8 +229,10 @@ def content_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: field of a Schema -> its value.
     """
-    reward = {key: settings[f"reward_{key}"] for key in ("expression", "low", "high")}
+    reward = {key: settings[f"reward_{key}"] for key in ("expression", "fill", "low", "high")}
     episodes = {"bandit": settings["bandit"] or None, **{key: settings[key] for key in ("end", "gap", "files")}}
+    for key in ("terminated_values", "truncated_values"):
+        episodes[key] = None if settings[key] is None else list(settings[key])
     task = {key: settings[key] for key in ("gamma", "name", "time_unit")}
     sections = {
         "columns": {
@@ -210,6 +243,7 @@ def content_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         "reward": {key: value for key, value in reward.items() if value is not None},
         "episodes": {key: value for key, value in episodes.items() if value is not None},
         "task": {key: value for key, value in task.items() if value is not None},
+        "file": settings["file"].given(),
     }
     return {name: content for name, content in sections.items() if content}
 

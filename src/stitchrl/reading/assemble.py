@@ -72,7 +72,7 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
         raise DataError(f"{source.origin} changed while it was read: it had {layout.count} rows, then {end}.")
     observation_table, next_index = table.finish()
     columns = {role: _whole(v, layout.order) if isinstance(v, list) else v for role, v in columns.items()}
-    schema, notes = encoder.schema, (*source.notes, *layout.notes, *encoder.notes)
+    schema, notes = encoder.schema, (*source.notes, *layout.notes, *encoder.notes, *encoder.last_notes())
     if count_actions:
         schema = _counted(schema, columns)
         notes += _guessed_note(schema, columns["action"])

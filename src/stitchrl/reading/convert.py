@@ -10,7 +10,7 @@ from typing import Any
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError, RunDirectoryError
-from stitchrl.reading.read import as_dataset, open_log, schema_of
+from stitchrl.reading.read import as_dataset, known_schema, open_log, schema_of
 from stitchrl.reading.store import is_store, on_disk, open_store, write_store
 from stitchrl.reading.writers.minari import write_minari
 from stitchrl.reading.writers.parquet import write_parquet
@@ -58,7 +58,8 @@ def convert(
         raise RunDirectoryError(f"{str(path)!r} exists; nothing is overwritten. Choose another place or remove it.")
     if isinstance(source, str | os.PathLike) and is_store(Path(source)):
         return TARGETS[kind](open_store(Path(source)), path)
-    log = open_log(source, format=format)
-    chosen, guessed = schema_of(source, log, schema)
+    known = known_schema(source, schema)
+    log = open_log(source, format=format, rules=None if known is None else known.file)
+    chosen, guessed = schema_of(source, log, known)
     with on_disk(path.absolute().parent) as new:
         return TARGETS[kind](as_dataset(log, chosen, guessed, new), path)

@@ -14,8 +14,20 @@ from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.expression import Expression
 from stitchrl.data.schema import LARGEST_ACTION_COUNT, VECTOR_ROLES, Schema
 from stitchrl.errors import DataError
-from stitchrl.messages import shown
-from stitchrl.reading.sources.columns import Where, as_text, identifiers, is_image, is_list, plain, refuse_missing
+from stitchrl.messages import listed, printable, shown
+from stitchrl.reading.sources.columns import (
+    MissingError,
+    Where,
+    as_text,
+    identifiers,
+    is_image,
+    is_list,
+    joined_identifiers,
+    plain,
+    refuse_missing,
+)
+from stitchrl.reading.sources.dates import in_utc
+from stitchrl.reading.sources.ends import MarkedEnds
 from stitchrl.reading.sources.source import Block, Column
 from stitchrl.reading.sources.values import (
     LARGEST_WHOLE,
@@ -26,15 +38,18 @@ from stitchrl.reading.sources.values import (
     is_rounded,
     whole_numbers,
 )
+from stitchrl.reading.sources.words import as_flags, as_lists, text_of
 from stitchrl.types import NumpyArray
 
 __all__ = ["Encoder"]
 
 PLAIN = ColumnRule()
 ROUNDING = 1e-3
+"""How far the probabilities of a row may sum from 1."""
 PER_ACTION = ("behavior_probs", "action_mask", "policy_probs")
 """Roles with one number for each discrete action."""
-"""How far the probabilities of a row may sum from 1."""
+OF_WORDS = ("terminated", "truncated", "action_mask", "observation", "next_observation", "reward", "cost")
+"""Roles in which words such as yes and no count as numbers. Actions are none of them: they have names instead."""
 
 
 class Encoder:
@@ -58,6 +73,13 @@ class Encoder:
         self._reward = None if schema.reward_expression is None else Expression(schema.reward_expression)
         self._vocabularies: dict[tuple[str, str], pa.Array] = {}
         self.notes: dict[str, None] = {}
+        self._marked = {
+            role: MarkedEnds(values)
+            for role, values in (("terminated", schema.terminated_values), ("truncated", schema.truncated_values))
+            if values is not None
+        }
+        self._filled_rewards = 0
+        self._unknown: dict[str, int] = {}
 
     def settle_action(self, block: Block) -> None:
         """Decide from a log's first block whether the action of a guessed schema is discrete.
@@ -113,22 +135,42 @@ class Encoder:
         }
         if role in special:
             return special[role](block, row)
-        values = self.column(role, block, row)
         if role in ("terminated", "truncated"):
-            return as_bools(values, self._where(role, row))
-        return self._numbers(values, self._where(role, row)) if role == "behavior_log_prob" else values
+            return self._ends(role, block, row)
+        values = self.column(role, block, row)
+        return self._numbers(values, self.where(role, row)) if role == "behavior_log_prob" else values
 
     def identifiers(self, role: str, block: Block, row: int) -> NumpyArray | pa.DictionaryArray:
-        """The values of a role that names episodes or groups; text is dictionary-encoded."""
-        where = self._where(role, row)
+        """The values of a role that names episodes or groups; text is dictionary-encoded. Several columns become one
+        text, such as "12/3"."""
+        where = self.where(role, row)
+        if isinstance(self.schema.columns[role], tuple):
+            return joined_identifiers([(block[each.name], each) for each in self._each(role, row)])
         values = identifiers(block[where.name], where)
         if isinstance(values, np.ndarray) and values.ndim > 1:
             raise DataError(f"{where.called} must have at most 1 axes; got shape {values.shape}.")
         return values
 
-    def column(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
-        """The values of a role as the log has them; several columns are put side by side."""
-        columns = [plain(block[where.name], where) for where in self._each(role, row)]
+    def times(self, block: Block, row: int) -> NumpyArray | pa.Array:
+        """The values of the role `time`: numbers, dates in UTC, or text whose meaning the whole column tells."""
+        where = self.where("time", row)
+        column = block[where.name]
+        text = text_of(column)
+        if text is not None:
+            refuse_missing(text, where)
+            return text
+        values, timezone = self.column("time", block, row), self.schema.file.timezone
+        zoned = isinstance(column, pa.Array) and pa.types.is_timestamp(column.type) and column.type.tz is not None
+        if timezone is None or values.dtype.kind != "M" or zoned:
+            return values
+        values, said = in_utc(values, timezone)
+        self.notes |= dict.fromkeys(said)
+        return values
+
+    def column(self, role: str, block: Block, row: int, *, gaps: bool = False) -> Shaped[NumpyArray, "n ..."]:
+        """The values of a role as the log has them; several columns are put side by side, and with `gaps` missing values
+        become NaN."""
+        columns = [plain(self._settled(block[where.name], where), where, gaps=gaps) for where in self._each(role, row)]
         if isinstance(self.schema.columns[role], tuple):
             values = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         else:
@@ -166,15 +208,15 @@ class Encoder:
             rule = self.schema.observations.get(where.name, PLAIN)
             width = self._observation(where, rule, block[where.name][:1])[0].shape[1] - rule.indicator
             if rule.categories is not None and rule.encoding == "one-hot":
-                names = [f"{where.name}={category}" for category in rule.categories]
-            elif width == 1 and not _holds_lists(block[where.name]):
+                names = [f"{where.name}={category}" for category in rule.vocabulary]
+            elif width == 1 and not _holds_lists(self._settled(block[where.name], where)):
                 names = [where.name]
             else:
                 names = [f"{where.name}[{i}]" for i in range(width)]
             named.append((*names, *([f"{where.name} missing"] if rule.indicator else [])))
         return named
 
-    def _where(self, role: str, row: int) -> Where:
+    def where(self, role: str, row: int) -> Where:
         """Where messages say a value of this role stands; for a role of several columns, or of none,
         the role itself."""
         named = self.schema.columns.get(role, role)
@@ -193,16 +235,16 @@ class Encoder:
         """The numbers of one column, and the rows in which its value is missing altogether."""
         gaps = rule.missing != "error" or where.role == "next_observation"
         if rule.categories is not None:
-            values = self._codes(where, rule.categories, column, gaps=gaps)
+            values = self._codes(where, rule.vocabulary, column, gaps=gaps, unknown=rule.unknown_category)
         else:
-            values = self._numbers(plain(column, where, gaps=gaps), where, gaps=gaps)
+            values = self._numbers(plain(self._settled(column, where), where, gaps=gaps), where, gaps=gaps)
             check_within(values, rule.low, rule.high, where)
         values = values.reshape(len(values), -1)
         # Without gaps nothing can be missing, so the common case is spared a pass over the values.
         unknown: NumpyArray = np.isnan(values) if gaps else np.zeros((len(values), 1), bool)
         if rule.categories is not None and rule.encoding == "one-hot":
             known = ~np.isnan(values[:, 0])
-            hot = np.zeros((len(values), len(rule.categories)), np.float32)
+            hot = np.zeros((len(values), len(rule.vocabulary)), np.float32)
             hot[np.flatnonzero(known), values[known, 0].astype(np.int64)] = 1
             hot[~known] = 0 if rule.missing == "value" else np.nan  # NaN is replaced by the previous category later
             values = hot
@@ -212,46 +254,131 @@ class Encoder:
             values = np.concatenate([values, unknown.any(axis=1, keepdims=True).astype(np.float32)], axis=1)
         return values, np.asarray(unknown.all(axis=1))
 
+    def _settled(self, column: Column, where: Where) -> Column:
+        """A column, whose text of lists such as [1.0, 2.0] becomes lists, and of words such as yes and no true and false."""
+        text = text_of(column) if where.role in VECTOR_ROLES or where.role in OF_WORDS else None
+        if text is None or where.role == "subgroup":
+            return column
+        flags = as_flags(text, self.schema.file) if where.role in OF_WORDS else None
+        if flags is not None:
+            self.notes[f"Words of column {printable(where.name)!r} were read as true and false."] = None
+            return flags
+        lists = as_lists(text) if where.role in VECTOR_ROLES else None
+        return column if lists is None else lists
+
+    def _ends(self, role: str, block: Block, row: int) -> Bool[NumpyArray, " n"]:
+        """Where an episode ends: the words that the schema lists, or true and false in any spelling."""
+        where = self.where(role, row)
+        if role in self._marked:
+            return self._marked[role].ends(as_text(block[where.name], where))
+        column = self._settled(block[where.name], where)
+        if not isinstance(column, np.ndarray) and column.null_count:
+            try:
+                refuse_missing(column, where)
+            except DataError as error:
+                raise DataError(
+                    f"{error} Say which values mark an end, so that an empty one marks none: `{role}_values` under [episodes]."
+                ) from None
+        values = plain(column, where)
+        if values.ndim > 1:
+            raise DataError(f"{role} of {self.origin} must have at most 1 axes; got shape {values.shape}.")
+        return as_bools(values, where)
+
+    def last_notes(self) -> tuple[str, ...]:
+        """What the whole log has shown: words for ends that do not occur, and missing rewards."""
+        notes = [
+            f"{listed(map(repr, marked.unseen))} of `{role}_values` is nowhere in {self.where(role, 0).called}, which holds "
+            f"{listed(map(repr, marked.others))}."
+            for role, marked in self._marked.items()
+            if marked.unseen
+        ]
+        if self._filled_rewards:
+            notes.append(f"{self._filled_rewards:,} missing rewards count as {self.schema.reward_fill:g}.")
+        notes += [f"{count:,} values of {name!r} are none of its categories." for name, count in self._unknown.items()]
+        return tuple(notes)
+
     def _codes(
-        self, where: Where, categories: tuple[str, ...], column: Column, *, gaps: bool = False
+        self,
+        where: Where,
+        categories: tuple[str, ...],
+        column: Column,
+        *,
+        gaps: bool = False,
+        unknown: str | None = None,
     ) -> Float[NumpyArray, " n"]:
-        """Positions of a column's values in a vocabulary; NaN where a value is missing."""
+        """Positions of a column's values in a vocabulary; NaN where a value is missing.
+
+        Args:
+            where: the block stands.
+            categories: the vocabulary.
+            column: the values.
+            gaps: whether values may be missing.
+            unknown: the category of values that are not in the vocabulary; None refuses them.
+        """
         key = (where.role, where.name)
         if key not in self._vocabularies:
             self._vocabularies[key] = pa.array(categories, pa.large_string())
         text = as_text(column, where)
         codes = pc.index_in(text, self._vocabularies[key])
-        unknown = pc.and_(codes.is_null(), text.is_valid()).to_numpy(zero_copy_only=False)
-        if unknown.any():
-            at = int(np.argmax(unknown))
+        unseen = pc.and_(codes.is_null(), text.is_valid())
+        if unknown is not None:
+            codes = pc.if_else(unseen, pa.scalar(categories.index(unknown), codes.type), codes)
+            if count := pc.sum(unseen).as_py():
+                self._unknown[where.name] = self._unknown.get(where.name, 0) + count
+        elif pc.any(unseen, min_count=0).as_py():
+            at = int(np.argmax(unseen.to_numpy(zero_copy_only=False)))
+            also = f", or count all such values as one more category: `unknown = true` under [observation.{where.name}]"
             raise DataError(
                 f"{where.column} must hold one of its {len(categories)} categories; got {shown(text[at].as_py())} "
-                f"in row {where.row + at}. Add it to `categories` of the schema."
+                f"in row {where.row + at}. Add it to `categories` of the schema{also if where.role != 'action' else ''}."
             )
         if not gaps:
             refuse_missing(text, where)
         return codes.cast(pa.float32()).to_numpy(zero_copy_only=False)
 
     def _rewards(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
-        """The reward column, or the value of the reward's expression."""
-        where = self._where("reward", row)
-        if self._reward is None:
-            values = self.column("reward", block, row)
-        else:
-            inputs = {name: where._replace(name=name) for name in self._reward.columns}
-            columns = {name: plain(block[name], inputs[name]) for name in inputs}
-            for name, column in columns.items():
-                if column.ndim > 1:
-                    raise DataError(f"{inputs[name].column} must hold one value a row; it holds lists.")
-                self._numbers(column, inputs[name])  # refuses NaN, which a comparison would turn into a number
-            values = self._reward(columns, _rows(block))
+        """The reward column, or the value of the reward's expression; where it is missing, the `fill` of the schema."""
+        where, fill = self.where("reward", row), self.schema.reward_fill
+        gaps = fill is not None
+        try:
+            if self._reward is None:
+                values = self._numbers(self.column("reward", block, row, gaps=gaps), where, gaps=gaps)
+                missing = np.isnan(values) if gaps else None
+            else:
+                values, missing = self._expressed(self._reward, block, where, gaps=gaps)
+        except MissingError as error:
+            raise MissingError(
+                f"{error} If they stand in some rows only, such as the last of an episode, say `fill = 0.0` under [reward]."
+            ) from None
+        if missing is not None and missing.any():
+            self._filled_rewards += int(missing.sum())
+            values = np.where(missing, float32(fill), values)
         values = self._numbers(values, where)
         check_within(values, self.schema.reward_low, self.schema.reward_high, where)
         return values
 
+    def _expressed(
+        self, expression: Expression, block: Block, where: Where, *, gaps: bool
+    ) -> tuple[NumpyArray, Bool[NumpyArray, " n"] | None]:
+        """The value of the reward's expression, and with `gaps` the rows that lack a column of it."""
+        columns: dict[str, NumpyArray] = {}
+        missing = np.zeros(_rows(block), bool)
+        for name in expression.columns:
+            here = where._replace(name=name)
+            columns[name] = plain(self._settled(block[name], here), here, gaps=gaps)
+            if columns[name].ndim > 1:
+                raise DataError(f"{here.column} must hold one value a row; it holds lists.")
+            # Refuses NaN, which a comparison would turn into a number.
+            unknown = np.isnan(self._numbers(columns[name], here, gaps=gaps))
+            missing |= unknown
+        values = expression(columns, _rows(block))
+        if not gaps:
+            return values, None
+        return np.where(missing, 0.0, values), missing
+
     def _actions(self, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
         """Actions as (n,) numbers of discrete actions, or (n, components) continuous ones."""
-        schema, where = self.schema, self._where("action", row)
+        schema, where = self.schema, self.where("action", row)
         if schema.action_categories is not None:
             return self._codes(where, schema.action_categories, block[where.name]).astype(np.int32)
         raw = self.column("action", block, row)
@@ -287,7 +414,7 @@ class Encoder:
 
     def _propensities(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
         """The logarithm of the probability of the logged action."""
-        where = self._where("propensity", row)
+        where = self.where("propensity", row)
         values = self._numbers(self.column("propensity", block, row), where)
         check_within(values, 0.0, 1.0, where)
         with np.errstate(divide="ignore"):
@@ -295,7 +422,7 @@ class Encoder:
 
     def _policy_log_probs(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
         """Logarithms of probabilities or densities, which are minus infinity where the policy never takes the action."""
-        where = self._where("policy_log_prob", row)
+        where = self.where("policy_log_prob", row)
         values = self.column("policy_log_prob", block, row)
         never = np.isneginf(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
         numbers = self._numbers(np.where(never, 0, values) if never.any() else values, where)
@@ -304,7 +431,7 @@ class Encoder:
     def _probabilities(self, role: str, block: Block, row: int) -> Float[NumpyArray, "n A"]:
         """The probability of every action, checked to sum to 1 in each row."""
         probs = self._of_each_action(role, self.column(role, block, row))
-        probs = self._numbers(probs, self._where(role, row))
+        probs = self._numbers(probs, self.where(role, row))
         wrong = (probs < 0).any(1) | (np.abs(probs.sum(1) - 1) > ROUNDING)
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
@@ -317,7 +444,7 @@ class Encoder:
     def _masks(self, block: Block, row: int) -> Shaped[NumpyArray, "n A"]:
         """Which actions were allowed."""
         masks = self._of_each_action("action_mask", self.column("action_mask", block, row))
-        return as_bools(masks, self._where("action_mask", row))
+        return as_bools(masks, self.where("action_mask", row))
 
     def _of_each_action(self, role: str, values: NumpyArray) -> NumpyArray:
         """The values, checked to hold one number for each action in every row."""
@@ -331,14 +458,14 @@ class Encoder:
 
     def _weights(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
         """Weights, checked not to be negative."""
-        where = self._where("weight", row)
+        where = self.where("weight", row)
         values = self._numbers(self.column("weight", block, row), where)
         check_within(values, 0.0, None, where)
         return values
 
     def _costs(self, block: Block, row: int) -> Float[NumpyArray, "n K"]:
         """What each row costs, one column for each that the schema names."""
-        values = self._numbers(self.column("cost", block, row), self._where("cost", row))
+        values = self._numbers(self.column("cost", block, row), self.where("cost", row))
         return values.reshape(len(values), -1)
 
     def _subgroups(self, block: Block, row: int) -> Shaped[NumpyArray, "n K"]:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Int, Shaped
 
 from stitchrl.data.schema import Schema
@@ -23,6 +24,7 @@ from stitchrl.reading.identifiers import (
     over_files,
     ranks,
 )
+from stitchrl.reading.sources.dates import times_of_text
 from stitchrl.reading.sources.source import FILE_NUMBER, LogSource
 from stitchrl.types import NumpyArray
 
@@ -134,7 +136,10 @@ def _columns(source: LogSource, encoder: Encoder) -> tuple[dict[str, Any], int]:
     count = 0
     for row, rows, block in source.rows([*encoder.needed(present or ("action",)), *([FILE_NUMBER] if many else [])]):
         for role, values in held.items():
-            values.append(encoder.identifiers(role, block, row) if role in NAMES else encoder.role(role, block, row))
+            if role in NAMES:
+                values.append(encoder.identifiers(role, block, row))
+            else:
+                values.append(encoder.times(block, row) if role == "time" else encoder.role(role, block, row))
         if many:
             files.append(np.asarray(block[FILE_NUMBER]))
         count = row + rows
@@ -143,6 +148,9 @@ def _columns(source: LogSource, encoder: Encoder) -> tuple[dict[str, Any], int]:
                 f"{source.origin} has more than {count:,} rows: saying where they belong takes more memory than there is. "
                 "Split it into several files, and learn from some of them."
             )
+    if any(isinstance(values, pa.Array) for values in held.get("time", [])):
+        held["time"], notes = _times_of_text(held["time"], encoder)
+        encoder.notes |= dict.fromkeys(notes)
     columns: dict[str, Any] = {
         role: (identifiers_of if role in NAMES else joined_blocks)(blocks, f"{role} of {source.origin}")
         for role, blocks in held.items()
@@ -153,6 +161,15 @@ def _columns(source: LogSource, encoder: Encoder) -> tuple[dict[str, Any], int]:
     if files and "episode" in columns:
         columns["episode"] = over_files(columns["episode"], columns["file"], schema.files, source.origin)
     return columns, count
+
+
+def _times_of_text(blocks: list[Any], encoder: Encoder) -> tuple[list[NumpyArray], list[str]]:
+    """The blocks of a column of times, some of them text, as one block of dates, and what was assumed."""
+    called = encoder.where("time", 0).called
+    if not all(isinstance(values, pa.Array) for values in blocks):
+        raise DataError(f"{called} must be all numbers, all times or all text; it changes from block to block.")
+    times, notes = times_of_text(blocks, called, encoder.schema.file)
+    return [times], notes
 
 
 def _memory() -> int:

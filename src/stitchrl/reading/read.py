@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.file_rules import FileRules
 from stitchrl.data.same_meaning import difference_of_meaning, whole_schema_of, with_meaning_of
 from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema
 from stitchrl.errors import ConfigurationError, DataError, SchemaError
@@ -24,10 +25,10 @@ from stitchrl.reading.infer import guess_columns
 from stitchrl.reading.recognise import format_of, named_format
 from stitchrl.reading.sources.compressed import COMPRESSIONS
 from stitchrl.reading.sources.files import files_of, joined
-from stitchrl.reading.sources.source import Block, LogSource
+from stitchrl.reading.sources.source import Block, Format, LogSource
 from stitchrl.reading.store import is_store, open_store
 
-__all__ = ["open_log", "read", "schema_of", "with_columns"]
+__all__ = ["known_schema", "open_log", "read", "schema_of", "with_columns"]
 
 OPTIONAL = ("episode",)
 OF_THE_POLICY = ("policy_probs", "policy_log_prob")
@@ -83,26 +84,23 @@ def read(
                 "again by the policy's schema."
             )
         return stored
-    log = open_log(source, format=format)
-    chosen, guessed, notes = schema_for(source, log, schema, learned)
+    known = known_schema(source, schema)
+    rules = known or learned
+    log = open_log(source, format=format, rules=None if rules is None else rules.file)
+    chosen, guessed, notes = schema_for(source, log, known, learned)
     return as_dataset(dataclasses.replace(log, notes=(*log.notes, *notes)), with_columns(chosen, beside or {}), guessed)
 
 
 def schema_for(
-    source: Any, log: LogSource, schema: Schema | str | os.PathLike[str] | None, policy: Schema | None
+    source: Any, log: LogSource, known: Schema | None, policy: Schema | None
 ) -> tuple[Schema, bool, tuple[str, ...]]:
     """The schema by which a log is read, whether it was guessed, and what was put right for a policy. Raises as `read` does."""
     if policy is None:
-        return *schema_of(source, log, schema), ()
-    own = schema is not None or log.schema is not None
-    own = own or (isinstance(source, str | os.PathLike) and _beside(Path(source)) is not None)
-    if not own:
-        return (
-            whole_schema_of(policy, log.names),
-            False,
-            ("The log has no schema of its own and is read by the policy's.",),
-        )
-    chosen, guessed = schema_of(source, log, schema)
+        return *schema_of(source, log, known), ()
+    if known is None and log.schema is None:
+        whole = whole_schema_of(policy, log.names)
+        return whole, False, ("The log has no schema of its own and is read by the policy's.",)
+    chosen, guessed = schema_of(source, log, known)
     chosen, notes = with_meaning_of(policy, chosen, log.names)
     return chosen, guessed, notes
 
@@ -159,8 +157,17 @@ def as_dataset(log: LogSource, schema: Schema, guessed: bool, new: New = in_memo
         return assemble(source, schema, count_actions=guessed, new=new)
 
 
-def open_log(source: Any, *, format: str | None = None) -> LogSource:
-    """The columns of a log of any kind, before a schema gives them meaning. Raises as `read` does."""
+def open_log(source: Any, *, format: str | None = None, rules: FileRules | None = None) -> LogSource:
+    """The columns of a log of any kind, before a schema gives them meaning.
+
+    Args:
+        source, format: as `read` takes them.
+        rules: how the values of its files are written; what they leave open is found from the content.
+
+    Raises:
+        DataError, SchemaError, ConfigurationError: as `read` does.
+    """
+    rules = rules or FileRules()
     if not isinstance(source, str | os.PathLike):
         if format is not None:
             raise ConfigurationError(f"`format` is for paths; got {format!r} with {type(source).__name__}.")
@@ -172,23 +179,60 @@ def open_log(source: Any, *, format: str | None = None) -> LogSource:
     except (OSError, ValueError) as error:  # a name too long, a folder that may not be entered
         raise DataError(f"There is no log {shown(str(path))}: {printable(str(error))}.") from None
     if is_file:
-        return (chosen or format_of(path)).open(path)
+        return (chosen or format_of(path)).opened(path, rules)
     if is_folder:
         of_folder = chosen if chosen is not None and not chosen.endings else format_of(path, missing_ok=True)
         if of_folder is not None:
-            return of_folder.open(path)
+            return of_folder.opened(path, rules)
     elif not any(sign in str(path) for sign in "*?["):
         raise DataError(f"There is no log {shown(str(path))}.")
     files = files_of(path)
-    return joined([(chosen or format_of(file)).open(file) for file in files], path.name)
+    return _opened_alike([(chosen or format_of(file), file) for file in files], path.name, rules)
 
 
-def schema_of(source: Any, log: LogSource, schema: Schema | str | os.PathLike[str] | None) -> tuple[Schema, bool]:
-    """The schema of a log, and whether it was guessed from the names of columns. Raises as `read` does."""
+def _opened_alike(files: Sequence[tuple[Format, Path]], origin: str, rules: FileRules) -> LogSource:
+    """Several files as one log. What is certain of how one of them writes numbers holds for all.
+
+    Raises:
+        DataError: as `joined`, and where the files do not write numbers alike.
+    """
+    logs = [of.opened(file, rules) for of, file in files]
+    settled: dict[str, LogSource] = {}
+    for log in logs:
+        for value in log.settled.values():
+            settled.setdefault(value, log)
+    if len(settled) > 1:
+        point, comma = settled["."].origin, settled[","].origin
+        raise DataError(
+            f"The files of {origin} must write numbers alike; {comma} has decimal commas and {point} decimal points. Read them "
+            "apart, or say `decimal` under [file] of the schema."
+        )
+    if settled:
+        rules = dataclasses.replace(rules, decimal=next(iter(settled)))
+        logs = [log if log.settled else of.opened(file, rules) for log, (of, file) in zip(logs, files, strict=True)]
+    return joined(logs, origin)
+
+
+def known_schema(source: Any, schema: Schema | str | os.PathLike[str] | None) -> Schema | None:
+    """The schema that is given, or else that of the TOML beside a log; None if there is none. Raises as `Schema.load`."""
     if schema is None and isinstance(source, str | os.PathLike):
         schema = _beside(Path(source))
-    if schema is not None:
-        return (schema if isinstance(schema, Schema) else Schema.load(schema)), False
+    return schema if schema is None or isinstance(schema, Schema) else Schema.load(schema)
+
+
+def schema_of(source: Any, log: LogSource, known: Schema | None) -> tuple[Schema, bool]:
+    """The schema of a log, and whether it was guessed from the names of columns.
+
+    Args:
+        source: what `read` was given.
+        log: the open log.
+        known: the schema that was given or lies beside the log.
+
+    Raises:
+        SchemaError: there is none, and the names of the columns do not tell their roles.
+    """
+    if known is not None:
+        return known, False
     if log.schema is not None:
         return log.schema, False
     columns = guess_columns(log.names)
@@ -207,9 +251,12 @@ def _beside(path: Path) -> Path | None:
     """The TOML file beside a log, if there is one: of the log's name, or `schema.toml` for a folder or a pattern."""
     bare = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
     candidates = [bare.with_suffix(".toml")] if bare.name else []
-    if not path.is_file():
-        candidates.append((path if path.is_dir() else path.parent) / "schema.toml")
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    try:
+        if not path.is_file():
+            candidates.append((path if path.is_dir() else path.parent) / "schema.toml")
+        return next((candidate for candidate in candidates if candidate.is_file()), None)
+    except (OSError, ValueError):  # a name too long, a folder that may not be entered: opening the log says so
+        return None
 
 
 @contextmanager

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from stitchrl.reading.sources.delimited import open_delimited
+from stitchrl.reading.sources.dialect import DELIMITERS
 from stitchrl.reading.sources.source import Format
 
 __all__ = ["FORMAT"]
 
 
 def _recognises(path: Path, head: bytes) -> bool:
-    """Whether the first line has a comma or a tab, and does not look like JSON."""
+    """Whether the first line has a delimiter, and does not look like JSON."""
     line = head.split(b"\n", 1)[0]
-    return b"\x00" not in head and (b"," in line or b"\t" in line) and not line.lstrip().startswith((b"{", b"["))
+    separated = any(sign.encode() in line for sign in DELIMITERS)
+    return b"\x00" not in head and separated and not line.lstrip().startswith((b"{", b"["))
 
 
-FORMAT = Format("CSV", (".csv", ".tsv"), _recognises, open_delimited)
+FORMAT = Format("CSV", (".csv", ".tsv"), _recognises, open_delimited, open_delimited)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,10 +17,25 @@ from stitchrl.messages import printable
 from stitchrl.reading.sources.source import Column
 from stitchrl.types import NumpyArray
 
-__all__ = ["Where", "as_text", "identifiers", "is_image", "is_list", "plain", "refuse_missing"]
+__all__ = [
+    "MissingError",
+    "Where",
+    "as_text",
+    "identifiers",
+    "is_image",
+    "is_list",
+    "is_text",
+    "joined_identifiers",
+    "plain",
+    "refuse_missing",
+]
 
 LONGEST_TEXT = 1_000
 """The most bytes that a text value may have: NumPy makes every row as wide as the longest text of the column."""
+
+
+class MissingError(DataError):
+    """A column has missing values where it must have none."""
 
 
 class Where(NamedTuple):
@@ -101,6 +116,20 @@ def identifiers(column: Column, where: Where) -> NumpyArray | pa.DictionaryArray
         return text.dictionary_encode()
 
 
+def joined_identifiers(columns: Sequence[tuple[Column, Where]]) -> pa.DictionaryArray:
+    """What several columns identify together, as text with slashes between them: 12 and 3 become "12/3".
+
+    A slash that a value holds itself gets a backslash before it, so that different values stay different.
+    """
+    parts = []
+    for column, where in columns:
+        text = as_text(column, where)
+        refuse_missing(text, where)
+        _refuse_long(text, where)
+        parts.append(pc.replace_substring_regex(text, r"([/\\])", r"\\\1"))
+    return pc.binary_join_element_wise(*parts, "/").dictionary_encode()
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Whether values of this type are lists."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
@@ -157,7 +186,7 @@ def refuse_missing(array: pa.Array, where: Where) -> None:
     """Raise DataError naming the first row that has no value, if there is one."""
     if array.null_count:
         at = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(
+        raise MissingError(
             f"{where.column} must have no missing values; found {array.null_count}, the first in row {where.row + at}."
         )
 

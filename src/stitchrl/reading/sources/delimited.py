@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,44 +11,216 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
+from stitchrl.data.file_rules import FileRules
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.compressed import without_compression
+from stitchrl.messages import listed, printable, shown
+from stitchrl.reading.sources.compressed import unpacked, without_compression
+from stitchrl.reading.sources.dialect import DELIMITERS, Dialect, dialect_of
+from stitchrl.reading.sources.number_styles import SEPARATORS, Seen, Style
 from stitchrl.reading.sources.source import Block, LogSource, reading_errors
-from stitchrl.reading.sources.text import MOST_COLUMNS, line_blocks, wider
+from stitchrl.reading.sources.text import MOST_COLUMNS, encoding_of, line_blocks, wider
 
 __all__ = ["open_delimited"]
 
-MAYBE_LEADING_ZERO = re.compile(rb"(?:^|[,\t\r\n\" ])0[0-9]")
+MAYBE_LEADING_ZERO = re.compile(rb"(?:^|[,;|\t\r\n\"' ])0[0-9]")
 """Quick test of raw lines: whether any value may have a leading zero."""
 LEADING_ZERO = r"^\s*0[0-9]"
 """Matches leading zeros: 01 and 1 may be different identifiers."""
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """How files write a missing value."""
+OTHER_ENCODING = "windows-1252"
+"""What text is read as that is not UTF-8."""
+DECIMALS = {".": "point", ",": "comma"}
 
 
-def open_delimited(path: Path) -> LogSource:
+class _NotUTF8Error(Exception):
+    """The text is not UTF-8, which nobody had said it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """How a file of delimited text is parsed.
+
+    Attributes:
+        path: the file.
+        rules: what is known of it.
+        encoding: of its text; None for UTF-8 that is not checked any more.
+        dialect: how its values are separated and enclosed.
+        names: of its columns.
+        decimal: between whole parts and decimals.
+        types: of the columns; None while they are looked for.
+        styles: columns whose numbers Arrow does not parse -> how they are written.
+    """
+
+    path: Path
+    rules: FileRules
+    encoding: str | None
+    dialect: Dialect
+    names: tuple[str, ...]
+    decimal: str = "."
+    types: dict[str, pa.DataType] | None = None
+    styles: dict[str, Style] = dataclasses.field(default_factory=dict)
+
+
+def open_delimited(path: Path, rules: FileRules | None = None) -> LogSource:
     """The columns of a CSV or TSV file. The whole file is read once to find their types.
 
-    A column is text if any of its values has a leading zero before another digit, such as 01 or 007.
+    A column is text if any of its values has a leading zero before another digit, such as 01 or 007. What the rules leave
+    open is found from the content, and the notes of the source say what was found.
 
     Raises:
         DataError: not text, no header, rows of different lengths, repeated column names.
     """
+    rules = rules or FileRules()
     kind = "TSV" if without_compression(path) == ".tsv" else "CSV"
     with reading_errors(str(path), kind):
-        names, delimiter = _header(path)
-        source = LogSource(path.name, "TSV" if delimiter == "\t" else "CSV", names, lambda wanted: iter(()))
-        types: list[pa.DataType] = [pa.null()] * len(names)
-        for batch in _batches(path, names, delimiter):
-            types = [_wider(a, b) for a, b in zip(types, batch.schema.types, strict=True)]
-    known = dict(zip(names, types, strict=True))
+        try:
+            encoding = rules.encoding or _marked(path)
+            table, doubts, settled = _with_types(_opened(path, rules, encoding))
+        except _NotUTF8Error:
+            try:
+                table, doubts, settled = _with_types(_opened(path, rules, OTHER_ENCODING))
+            except UnicodeError:
+                table, doubts, settled = _with_types(_opened(path, rules, "utf-8"))
+        except UnicodeError as error:
+            raise DataError(
+                f"{path.name} is not {encoding} text ({printable(str(error))}): correct `encoding` under [file] of its schema."
+            ) from None
+    names = table.names
+    source = LogSource(path.name, "TSV" if table.dialect.delimiter == "\t" else "CSV", names, lambda wanted: iter(()))
 
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
         with reading_errors(path.name, source.format):
-            for batch in _batches(path, names, delimiter, known, list(wanted)):
-                yield dict(zip(batch.schema.names, batch.columns, strict=True))
+            for batch in _batches(table, list(wanted)):
+                yield {
+                    name: table.styles[name].numbers(column) if name in table.styles else column
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                }
 
-    return LogSource(path.name, source.format, names, blocks)
+    return dataclasses.replace(source, blocks=blocks, notes=tuple(_notes(table)), doubts=doubts, settled=settled)
+
+
+def _marked(path: Path) -> str | None:
+    """The encoding that the first bytes of a file tell, unless it may be UTF-8."""
+    found = encoding_of(next(unpacked(path), b""))
+    return None if found == "utf-8" else found
+
+
+def _opened(path: Path, rules: FileRules, encoding: str | None) -> _Table:
+    """A file whose types are not known yet. Raises DataError if it has no rows, too many columns or names that do not fit."""
+    first = next(line_blocks(path, encoding), b"").lstrip(b"\r\n")
+    line = first[: first.find(b"\n") + 1] or (first + b"\n" if first else b"")
+    if not line:
+        raise DataError(f"{path.name} has no rows; a log needs at least one episode.")
+    if encoding is None:
+        _check_utf8(line)
+    dialect = dialect_of(first[: 2**17], rules, tabs=without_compression(path) == ".tsv")
+    sign = dialect.delimiter.encode()
+    if line.count(sign) >= MOST_COLUMNS:
+        raise DataError(f"{path.name} has more than {MOST_COLUMNS:,} columns; put vectors into one list column.")
+    parsed = arrow_csv.read_csv(
+        pa.py_buffer(line),
+        arrow_csv.ReadOptions(autogenerate_column_names=True, block_size=len(line) + 1),
+        arrow_csv.ParseOptions(delimiter=dialect.delimiter, quote_char=dialect.quotechar),
+        arrow_csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(line.count(sign) + 1)}),
+    )
+    fields = tuple(column[0].as_py() or "" for column in parsed.columns)
+    if rules.names is not None and len(rules.names) != len(fields):
+        raise DataError(
+            f"`names` under [file] of the schema must name every column; it names {len(rules.names)}, and {path.name} has "
+            f"{len(fields)}: {listed(fields)}."
+        )
+    names = rules.names or (fields if dialect.header else tuple(map(str, range(len(fields)))))
+    return _Table(path, rules, encoding, dialect, names)
+
+
+def _check_utf8(lines: bytes) -> None:
+    """Raise _NotUTF8Error unless the bytes are UTF-8."""
+    if not lines.isascii():
+        try:
+            lines.decode()
+        except UnicodeDecodeError:
+            raise _NotUTF8Error from None
+
+
+# --- types --------------------------------------------------------------------------------------------------------------
+
+
+def _with_types(table: _Table) -> tuple[_Table, dict[str, str], dict[str, str]]:
+    """The table with the types of its columns, the columns in doubt with the question, and what is certain of its numbers.
+
+    A decimal comma is taken where the numbers of some column can be written in no other way, and those of no other column
+    contradict.
+    """
+    rules = table.rules
+    if rules.decimal is not None:
+        found, seen = _scan(dataclasses.replace(table, decimal=rules.decimal), commas=False)
+        return *_with_styles(found, seen, set()), {}
+    found, seen = _scan(table, commas=True, stop=True)
+    commas = {name for name, column in seen.items() if column.comma and column.certain}
+    if not commas:
+        point = {"decimal": "."} if any(map(pa.types.is_floating, (found.types or {}).values())) else {}
+        return *_with_styles(found, seen, set()), point
+    floating = [name for name, kind in (found.types or {}).items() if pa.types.is_floating(kind)]
+    with_comma, held = _scan(dataclasses.replace(table, decimal=","), commas=False)
+    types = with_comma.types or {}
+    contrary = [name for name in floating if pa.types.is_string(types[name]) and held[name].style() is None]
+    if not contrary and any(pa.types.is_floating(types[name]) or held[name].style() for name in commas):
+        return *_with_styles(with_comma, held, set()), {"decimal": ","}
+    found, seen = _scan(table, commas=True)
+    return *_with_styles(found, seen, commas), {}
+
+
+def _scan(table: _Table, *, commas: bool, stop: bool = False) -> tuple[_Table, dict[str, Seen]]:
+    """Read a file for the types of its columns.
+
+    Args:
+        table: the file.
+        commas: whether a decimal comma is looked for as well.
+        stop: whether to stop after a block in which a decimal comma is certain.
+    """
+    types: list[pa.DataType] = [pa.null()] * len(table.names)
+    given = table.rules.thousands
+    signs = tuple(sign for sign in SEPARATORS if sign != table.decimal) if given is None else tuple(given)
+    seen = {name: Seen(table.decimal, signs, commas=commas) for name in table.names}
+    for batch in _batches(table):
+        types = [_wider(a, b) for a, b in zip(types, batch.schema.types, strict=True)]
+        for name, column in zip(table.names, batch.columns, strict=True):
+            seen[name].add(column)
+        if stop and any(column.comma and column.certain for column in seen.values()):
+            break
+    return dataclasses.replace(table, types=dict(zip(table.names, types, strict=True))), seen
+
+
+def _with_styles(table: _Table, seen: dict[str, Seen], contrary: set[str]) -> tuple[_Table, dict[str, str]]:
+    """The table with the columns whose numbers Arrow does not parse, and the columns in doubt with the question.
+
+    Args:
+        table: with its types.
+        seen: what the values of each column have shown.
+        contrary: columns with decimal commas in a file whose other columns have decimal points.
+    """
+    types = table.types or {}
+    styles: dict[str, Style] = {}
+    doubts = {}
+    plain = any(map(pa.types.is_floating, types.values())) or table.rules.thousands is not None
+    text = {name: column for name, column in seen.items() if pa.types.is_string(types[name])}
+    plain = plain or any(column.style() is not None and not column.comma for column in text.values())
+    for name, column in text.items():
+        style, called = (
+            column.style(),
+            f"Column {shown(name)} of {printable(table.path.name)} holds {shown(column.example)}",
+        )
+        if name in contrary:
+            doubts[name] = f"{called}, while other columns have decimal points: write all numbers alike."
+        elif style is not None and style.thousands == "," and column.comma and not plain:
+            doubts[name] = (
+                f'{called}, where the comma may separate thousands or decimals: say `thousands = ","` or '
+                '`decimal = ","` under [file] of the schema.'
+            )
+        elif style is not None:
+            styles[name] = style
+    return dataclasses.replace(table, styles=styles), doubts
 
 
 def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
@@ -55,72 +228,69 @@ def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     return pa.binary() if pa.binary() in (a, b) else wider(a, b) or pa.string()
 
 
-def _header(path: Path) -> tuple[tuple[str, ...], str]:
-    """The column names in the first line, and the delimiter between them."""
-    first = next(line_blocks(path), b"").lstrip(b"\r\n")
-    line = first[: first.find(b"\n") + 1] or (first + b"\n" if first else b"")
-    tab = b"\t" in line and (without_compression(path) == ".tsv" or b"," not in line)
-    delimiter = "\t" if tab or without_compression(path) == ".tsv" else ","
-    if not line:
-        raise DataError(f"{path.name} has no rows; a log needs at least one episode.")
-    if line.count(delimiter.encode()) >= MOST_COLUMNS:
-        raise DataError(f"{path.name} has more than {MOST_COLUMNS:,} columns; put vectors into one list column.")
-    parsed = arrow_csv.read_csv(
-        pa.py_buffer(line),
-        arrow_csv.ReadOptions(autogenerate_column_names=True, block_size=len(line) + 1),
-        arrow_csv.ParseOptions(delimiter=delimiter),
-        arrow_csv.ConvertOptions(
-            column_types={f"f{i}": pa.string() for i in range(line.count(delimiter.encode()) + 1)}
-        ),
-    )
-    return tuple(column[0].as_py() or "" for column in parsed.columns), delimiter
+def _notes(table: _Table) -> Iterator[str]:
+    """What was found of the file that is not plain CSV, a sentence each."""
+    rules, dialect, usual = table.rules, table.dialect, without_compression(table.path) == ".tsv"
+    if rules.encoding is None and table.encoding not in (None, "utf-8"):
+        yield f"The text was read as {'Windows-1252' if table.encoding == OTHER_ENCODING else 'UTF-16'}."
+    if rules.delimiter is None and dialect.delimiter != ("\t" if usual else ","):
+        yield f"Values are separated by {DELIMITERS[dialect.delimiter]}."
+    if rules.quotechar is None and dialect.quotechar != '"':
+        yield "Values are enclosed in apostrophes."
+    if rules.header is None and not dialect.header and rules.names is None:
+        yield (
+            f"The first line holds values and no names: the columns are called '0' to '{len(table.names) - 1}' here. Name them "
+            "by `names` under [file]."
+        )
+    if rules.decimal is None and table.decimal == ",":
+        yield "Numbers were read with a decimal comma."
+    if rules.thousands is None:
+        for sign in dict.fromkeys(style.thousands for style in table.styles.values()):
+            columns = [name for name, style in table.styles.items() if style.thousands == sign]
+            yield f"Thousands are separated by {SEPARATORS[sign]} in {listed(map(repr, columns))}."
 
 
-def _batches(
-    path: Path,
-    names: tuple[str, ...],
-    delimiter: str,
-    types: dict[str, pa.DataType] | None = None,
-    wanted: list[str] | None = None,
-) -> Iterator[pa.RecordBatch]:
-    """The rows of a file in batches.
+# --- rows ---------------------------------------------------------------------------------------------------------------
 
-    Args:
-        path: the file.
-        names: of its columns.
-        delimiter: between values.
-        types: of the columns; without them each batch infers its own.
-        wanted: the columns to read; all by default.
-    """
+
+def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file in batches. Without types each batch infers its own; `wanted` are the columns, all by default."""
+    types = table.types
     convert = arrow_csv.ConvertOptions(
         column_types=types,
         include_columns=wanted,
-        null_values=MISSING,
+        null_values=[*MISSING, *table.rules.na_values],
         strings_can_be_null=True,
         true_values=["true", "True", "TRUE"],
         false_values=["false", "False", "FALSE"],
+        decimal_point=table.decimal,
     )
-    parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=False)
+    parse = arrow_csv.ParseOptions(
+        delimiter=table.dialect.delimiter, quote_char=table.dialect.quotechar, newlines_in_values=False
+    )
     row = 0
-    for number, lines in enumerate(line_blocks(path)):
+    for number, lines in enumerate(line_blocks(table.path, table.encoding)):
+        if types is None and table.encoding is None:
+            _check_utf8(lines)
         if number == 0:
             lines = lines.lstrip(b"\r\n")
+        if number == 0 and table.dialect.header:
             lines = lines[lines.find(b"\n") + 1 :] if b"\n" in lines else b""
         if not lines.strip():
             continue
-        read = arrow_csv.ReadOptions(column_names=list(names), block_size=len(lines) + 1)
+        read = arrow_csv.ReadOptions(column_names=list(table.names), block_size=len(lines) + 1)
         try:
-            table = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+            content = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
         except pa.ArrowInvalid:
             read.use_threads = False  # only a single-threaded reader says which row is wrong
             try:
-                table = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+                content = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
             except pa.ArrowInvalid as error:
                 raise pa.ArrowInvalid(_with_log_row(str(error), row)) from None
         if types is None and MAYBE_LEADING_ZERO.search(lines):
-            table = _with_leading_zeros(table, lines, read, parse)
-        yield from table.combine_chunks().to_batches()
-        row += table.num_rows
+            content = _with_leading_zeros(content, lines, read, parse)
+        yield from content.combine_chunks().to_batches()
+        row += content.num_rows
 
 
 def _with_leading_zeros(

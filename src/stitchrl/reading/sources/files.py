@@ -85,4 +85,5 @@ def joined(sources: Sequence[LogSource], origin: str) -> LogSource:
         raise DataError(f"The files of {origin} have a column {FILE_NUMBER!r}, which stitchrl adds itself; rename it.")
     notes = tuple(dict.fromkeys(note for source in sources for note in source.notes))
     notes = (f"{len(sources):,} files were read as one log.", *notes)
-    return LogSource(origin, first.format, first.names, blocks, first.schema, notes, len(sources))
+    doubts = {name: question for source in reversed(sources) for name, question in source.doubts.items()}
+    return LogSource(origin, first.format, first.names, blocks, first.schema, notes, len(sources), doubts)

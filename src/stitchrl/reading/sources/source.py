@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from stitchrl.data.file_rules import FileRules
 from stitchrl.data.schema import Schema
 from stitchrl.errors import DataError, StitchRLError
 from stitchrl.messages import printable, shown
@@ -51,6 +52,8 @@ class LogSource:
         schema: what the format itself says the columns mean; None where it says nothing.
         notes: sentences that a user should know: what was left out, what was assumed.
         files: how many files the log was joined from; if more than one, `blocks` also gives the column `FILE_NUMBER`.
+        doubts: columns of text that may be numbers in several ways -> the question, for whoever needs their numbers.
+        settled: settings of [file] that the content of this file makes certain, which other files of the log may leave open.
 
     Raises:
         DataError: two columns have the same name.
@@ -63,6 +66,8 @@ class LogSource:
     schema: Schema | None = None
     notes: tuple[str, ...] = ()
     files: int = 1
+    doubts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    settled: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", printable(self.origin))
@@ -96,12 +101,18 @@ class Format:
         endings: the endings of its file names, with the dot; empty if only the content tells it.
         recognises: whether a path is of this format, judged by the path and its first 512 bytes (none for a folder).
         open: opens a path. Raises DataError with one sentence.
+        open_by: the same by what a schema says of how the file is written; None where the format leaves nothing to say.
     """
 
     name: str
     endings: tuple[str, ...]
     recognises: Callable[[Path, bytes], bool]
     open: Callable[[Path], LogSource]
+    open_by: Callable[[Path, FileRules], LogSource] | None = None
+
+    def opened(self, path: Path, rules: FileRules) -> LogSource:
+        """The columns of a path, by what a schema says of how the file is written."""
+        return self.open(path) if self.open_by is None else self.open_by(path, rules)
 
 
 def from_arrays(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from stitchrl.errors import DataError
 from stitchrl.messages import printable
 from stitchrl.reading.sources.compressed import unpacked
 
-__all__ = ["MOST_COLUMNS", "line_blocks", "wider"]
+__all__ = ["MOST_COLUMNS", "encoding_of", "line_blocks", "wider"]
 
 BLOCK_BYTES = 2**22
 """About how many bytes a block of lines has."""
@@ -20,23 +21,35 @@ LONGEST_LINE = 2**24
 MOST_COLUMNS = 2**15
 """The most columns; Arrow would take minutes to read a million."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+LOOKED_AT = 512
+"""How many bytes of a file tell whether it is UTF-16 without a mark."""
 
 
-def line_blocks(path: Path) -> Iterator[bytes]:
-    """The lines of a file in blocks of whole lines, about `BLOCK_BYTES` each. Blocks of white space are left out.
+def encoding_of(start: bytes) -> str:
+    """The encoding that the first bytes of a text tell: UTF-16 by its mark or by its zeros, and UTF-8 for every other."""
+    if start[:2] in UTF_16_MARKS:
+        return "utf-16"
+    first, second = start[0:LOOKED_AT:2], start[1:LOOKED_AT:2]
+    if second and not any(second) and all(first):
+        return "utf-16-le"  # every second byte of Latin text is zero there
+    return "utf-16-be" if first and not any(first) and all(second) else "utf-8"
+
+
+def line_blocks(path: Path, encoding: str | None = None) -> Iterator[bytes]:
+    """The lines of a file as UTF-8 in blocks of whole lines, about `BLOCK_BYTES` each. Blocks of white space are left out.
+
+    Args:
+        path: the file.
+        encoding: of its text; by default its first bytes tell. UTF-8 is not checked.
 
     Raises:
-        DataError: a line is longer than `LONGEST_LINE`, or the first bytes say that the text is not UTF-8.
+        DataError: a line is longer than `LONGEST_LINE`.
+        UnicodeError: the text is not of this encoding.
     """
     held: list[bytes] = []
-    size, first = 0, True
-    for piece in unpacked(path):
-        if first:
-            first = False
-            if piece[:2] in OTHER_ENCODINGS:
-                raise DataError(f"{printable(path.name)} is {OTHER_ENCODINGS[piece[:2]]} text; save it as UTF-8.")
-            piece = piece.removeprefix(BYTE_ORDER_MARK)
+    size = 0
+    for piece in _utf8_pieces(path, encoding):
         held.append(piece)
         size += len(piece)
         if size < BLOCK_BYTES:
@@ -54,6 +67,21 @@ def line_blocks(path: Path) -> Iterator[bytes]:
     last = b"".join(held)
     if last.strip():
         yield last
+
+
+def _utf8_pieces(path: Path, encoding: str | None) -> Iterator[bytes]:
+    """The text of a file in pieces of UTF-8, without a byte order mark."""
+    decoder = None
+    for number, piece in enumerate(unpacked(path)):
+        if number == 0:
+            encoding = encoding_of(piece) if encoding is None else codecs.lookup(encoding).name
+            if encoding not in ("utf-8", "utf-8-sig", "ascii"):
+                decoder = codecs.getincrementaldecoder(encoding)()
+            else:
+                piece = piece.removeprefix(BYTE_ORDER_MARK)
+        yield piece if decoder is None else decoder.decode(piece).encode()
+    if decoder is not None:
+        decoder.decode(b"", final=True)  # raises where a character is cut in two
 
 
 def wider(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:

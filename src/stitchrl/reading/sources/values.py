@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from stitchrl.errors import DataError
-from stitchrl.messages import shown
+from stitchrl.messages import listed, shown
 from stitchrl.reading.sources.columns import Where
 from stitchrl.types import NumpyArray
 
@@ -86,9 +86,17 @@ def as_bools(values: NumpyArray, where: Where) -> Bool[NumpyArray, "n ..."]:
         at = int(np.argmax(wrong))
         raise DataError(
             f"{where.called} must be true or false (or 1 and 0); got {shown(values[at].tolist())} in row "
-            f"{where.row + at}."
+            f"{where.row + at}.{_ends_in_words(values, where)}"
         )
     return values.astype(bool)
+
+
+def _ends_in_words(values: NumpyArray, where: Where) -> str:
+    """The way out where a column of ends holds words."""
+    if values.dtype.kind != "U" or where.role not in ("terminated", "truncated"):
+        return ""
+    words = f"[{listed((repr(str(word)) for word in np.unique(values)[:4]), 4)}]".replace("'", '"')
+    return f" Under [episodes], list those of its words that mark an end: `{where.role}_values`, from {words}."
 
 
 def check_within(values: NumpyArray, low: float | None, high: float | None, where: Where) -> None:

@@ -1,0 +1,110 @@
+"""How a text file separates, encloses and names its values, found from its first lines."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import NamedTuple
+
+from stitchrl.data.file_rules import FileRules
+
+__all__ = ["DELIMITERS", "Dialect", "dialect_of"]
+
+DELIMITERS = {"\t": "a tab", ";": "a semicolon", "|": "a vertical bar", ",": "a comma"}
+"""The delimiters that are looked for, and what notes call them. Where several fit equally well, the first is taken."""
+LINES_LOOKED_AT = 100
+VALUE = re.compile(
+    r"[+-]?(\d+([.,]\d+)*|[.,]\d+)([eE][+-]?\d+)?|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}([T ].*)?|true|false|\[.*\]",
+    re.IGNORECASE,
+)
+"""What a number, a date, true, false or a list looks like, which no name of a column does but for whole numbers."""
+WHOLE = re.compile(r"\d+")
+
+
+class Dialect(NamedTuple):
+    """How a text file separates, encloses and names its values.
+
+    Attributes:
+        delimiter: between values.
+        quotechar: around values.
+        header: whether the first line holds names.
+    """
+
+    delimiter: str
+    quotechar: str
+    header: bool
+
+
+def dialect_of(start: bytes, rules: FileRules, *, tabs: bool) -> Dialect:
+    """The dialect of a text.
+
+    Args:
+        start: its first lines, as UTF-8.
+        rules: what is known of the file.
+        tabs: whether the ending of the file's name says that tabs separate its values.
+    """
+    text = start.decode("utf-8", "replace")
+    lines = [line for line in text.splitlines()[: LINES_LOOKED_AT + 1] if line.strip()]
+    if len(start) > len("".join(lines).encode()) + len(lines) or not lines:
+        lines = lines[:LINES_LOOKED_AT] or [""]
+    delimiter = rules.delimiter or ("\t" if tabs else None)
+    quotechar = rules.quotechar or _quotechar(lines, delimiter)
+    delimiter = delimiter or _delimiter([_without_quoted(line, quotechar) for line in lines])
+    header = rules.header
+    if header is None:
+        first = _fields(lines[0], delimiter, quotechar)
+        header = tuple(first) == rules.names if rules.names is not None else not _are_values(first)
+    return Dialect(delimiter, quotechar, header)
+
+
+def _delimiter(lines: list[str]) -> str:
+    """The delimiter that stands in the first line and as often in most others; a comma if there is none."""
+    first, *others = lines
+
+    def agreement(sign: str) -> float:
+        return sum(line.count(sign) == first.count(sign) for line in others) / len(others) if others else 0.0
+
+    there = [sign for sign in DELIMITERS if sign in first]
+    return max(there, key=lambda sign: round(agreement(sign), 1)) if there else ","
+
+
+def _quotechar(lines: list[str], delimiter: str | None) -> str:
+    """The apostrophe if it encloses every text of the first line or a whole column, and no double quote stands there."""
+    if any('"' in line for line in lines):
+        return '"'
+    signs = [delimiter] if delimiter else [sign for sign in DELIMITERS if sign in lines[0]]
+    for sign in signs:
+        columns = list(zip(*(line.split(sign) for line in lines[1:]), strict=False))
+        names = lines[0].split(sign)
+        quoted = [all(len(v) > 1 and v[0] == v[-1] == "'" for v in column) for column in (names, *columns)]
+        if any(quoted):
+            return "'"
+    return '"'
+
+
+def _without_quoted(line: str, quotechar: str) -> str:
+    """A line without what stands in quotes, where a delimiter separates nothing."""
+    quote = re.escape(quotechar)
+    return re.sub(f"{quote}[^{quote}]*{quote}", "", line)
+
+
+def _fields(line: str, delimiter: str, quotechar: str) -> list[str]:
+    """The values of a line, without their quotes."""
+    quote = re.escape(quotechar)
+    pieces = re.findall(f"((?:{quote}[^{quote}]*{quote}|[^{re.escape(delimiter)}])*)(?:{re.escape(delimiter)}|$)", line)
+    return [piece.strip().strip(quotechar) for piece in (pieces[:-1] if len(pieces) > 1 else pieces)]
+
+
+def _are_values(fields: list[str]) -> bool:
+    """Whether the fields of a first line are plainly values and not the names of columns.
+
+    At least half of them look like values. Whole numbers may also be names; they count as values where some repeat, or where
+    all fields are whole numbers that do not count on from one to the next.
+    """
+    values = [field for field in fields if VALUE.fullmatch(field)]
+    if not values or 2 * len(values) < len(fields):
+        return False
+    whole = [int(field) for field in values if WHOLE.fullmatch(field)]
+    if len(whole) < len(values) or max(Counter(whole).values()) > 1:
+        return True
+    return len(whole) == len(fields) and whole != list(range(whole[0], whole[0] + len(whole)))

@@ -1,0 +1,43 @@
+"""Ends that a log marks by words, such as "died" in a column of states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool
+
+from stitchrl.types import NumpyArray
+
+__all__ = ["MarkedEnds"]
+
+MOST_OTHERS = 8
+
+
+class MarkedEnds:
+    """Finds ends by the words that mark them.
+
+    Args:
+        values: the words; every other value, and a missing one, marks no end.
+
+    Attributes:
+        unseen: those of the words that no block has held so far.
+        others: some of the other words that the blocks have held.
+    """
+
+    def __init__(self, values: Sequence[str]) -> None:
+        self._values = pa.array(values, pa.large_string())
+        self.unseen = list(values)
+        self.others: list[str] = []
+
+    def ends(self, text: pa.Array) -> Bool[NumpyArray, " n"]:
+        """Which rows of a block are ends."""
+        text = pc.utf8_trim_whitespace(text)
+        marked = pc.is_in(text, self._values)
+        if self.unseen:
+            found = pc.unique(text).to_pylist()
+            self.unseen = [word for word in self.unseen if word not in found]
+            self.others = list(dict.fromkeys([*self.others, *(w for w in found if w is not None)]))[:MOST_OTHERS]
+        return np.asarray(marked.to_numpy(zero_copy_only=False), bool)

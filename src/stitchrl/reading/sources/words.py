@@ -1,0 +1,64 @@
+"""What the text of a column means where numbers are needed: words such as yes and no, and lists such as [1.0, 2.0]."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchrl.data.file_rules import FileRules
+from stitchrl.reading.sources.columns import is_text
+from stitchrl.reading.sources.source import Column
+
+__all__ = ["as_flags", "as_lists", "text_of"]
+
+TRUE_WORDS = ("true", "t", "yes", "y", "ja", "j", "oui", "o", "1")
+FALSE_WORDS = ("false", "f", "no", "n", "nein", "non", "0")
+"""Words for true and false, in lower case."""
+LIST = r"^\s*\[[^\[\]\"']*\]\s*$"
+"""Matches a list as JSON and NumPy write it, without others inside."""
+
+
+def text_of(column: Column) -> pa.Array | None:
+    """A column of text as Arrow's; None for a column of anything else."""
+    if isinstance(column, np.ndarray):
+        return pa.array(column.tolist(), pa.large_string()) if column.ndim == 1 and column.dtype.kind == "U" else None
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not is_text(kind):
+        return None
+    try:
+        return column.cast(pa.large_string())
+    except pa.ArrowInvalid:  # bytes that are no UTF-8: whoever reads the values says so
+        return None
+
+
+def as_flags(text: pa.Array, rules: FileRules) -> pa.Array | None:
+    """The values as true and false, missing ones as null; None if any of them is no such word."""
+    true = [*TRUE_WORDS, *(word.strip().lower() for word in rules.true_values)]
+    false = [*FALSE_WORDS, *(word.strip().lower() for word in rules.false_values)]
+    words = pa.array([*true, *false], pa.large_string())
+    for values in (text.drop_null()[:1], text):  # the first value decides for most columns
+        codes = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(values)), words)
+        if codes.null_count > values.null_count:
+            return None
+    return None if text.null_count == len(text) else pc.less(codes, len(true))
+
+
+def as_lists(text: pa.Array) -> pa.Array | None:
+    """The values as lists of numbers, missing ones as null; None if any of them is no such list."""
+    values = text.drop_null()
+    for some in (values[:1], values):
+        if not len(some) or not pc.all(pc.match_substring_regex(some, LIST)).as_py():
+            return None
+    parts = pc.split_pattern_regex(pc.utf8_trim(text, " \t\r\n[]"), r"\s*,\s*|\s+")
+    numbers = pc.utf8_lower(parts.values)
+    for word, number in (("true", "1"), ("false", "0"), ("null", None), ("none", None)):
+        numbers = pc.if_else(pc.equal(numbers, word), pa.scalar(number, numbers.type), numbers)
+    try:
+        numbers = numbers.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    kind = pa.large_list if pa.types.is_large_list(parts.type) else pa.list_
+    return pa.Array.from_buffers(
+        kind(pa.float64()), len(parts), parts.buffers()[:2], parts.null_count, parts.offset, children=[numbers]
+    )
