@@ -53,9 +53,9 @@ class Atoms(NamedTuple):
         return self.share_low + self.share_high
 
     def on(self, action: Float[NumpyArray, "*b D"]) -> Bool[NumpyArray, "*b two D"]:
-        """(..., 2, D) whether each number of some actions lies on its lower, and on its upper atom."""
+        """(..., 2, D) whether each number of some actions lies on its lower, and on its upper atom, and not beyond."""
         slack = bound_slack(self.low, self.high)
-        found = np.stack([action <= self.low + slack, action >= self.high - slack], axis=-2)
+        found = np.stack([np.abs(action - self.low) <= slack, np.abs(action - self.high) <= slack], axis=-2)
         return found & (np.stack([self.share_low, self.share_high]) > 0)
 
 
@@ -83,7 +83,7 @@ def action_atoms(log: Dataset) -> Atoms | None:
     found = Atoms(low, high, np.ones(size), np.ones(size), 0.0)
     count = sum(found.on(block).sum(0) for block in _blocks(log)) * live
     atom = (count >= LEAST_ROWS) & (count >= LEAST_SHARE * log.num_transitions)
-    for j in np.flatnonzero(atom.any(0)):
+    for j in np.flatnonzero(atom.any(0)).tolist():
         atom[:, j] &= count[:, j] / log.num_transitions >= STANDS_OUT * _commonest_inside(log, j, found)
     if not atom.any():
         return None

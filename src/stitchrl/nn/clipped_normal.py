@@ -36,12 +36,15 @@ def on_bounds(
 
 def clipped_log_prob(
     action: Float[AnyArray, "*b action"],
-    mean: Float[AnyArray, "*b action"],
-    log_std: Float[AnyArray, "*b action"],
+    mean: Float[AnyArray, "*law action"],
+    log_std: Float[AnyArray, "*law action"],
     low: Float[AnyArray, "..."],
     high: Float[AnyArray, "..."],
-) -> Float[Array, "*b action"]:
-    """Logarithm of (1), (2) or (3) for each number of an action; what lies beyond a bound counts as on it."""
+) -> Float[Array, "*law action"]:
+    """Logarithm of (1), (2) or (3) for each number of an action; what lies beyond a bound counts as on it.
+
+    Of several laws, such as those of components, the axes of `action` have length 1 there.
+    """
     at_low, at_high = on_bounds(action, low, high)
     low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))
     scale = jnp.exp(-log_std)
