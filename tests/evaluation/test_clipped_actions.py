@@ -19,6 +19,7 @@ from stitchrl.data.schema import Schema
 from stitchrl.evaluation.behavior_model import FittedBehavior, log_likelihoods
 from stitchrl.evaluation.behavior_models.mixture import with_factor
 from stitchrl.evaluation.behavior_registry import fit_behavior
+from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.policy_actions import log_densities
 from stitchrl.evaluation.probability_transform import probability_transform, transform_curve
 from stitchrl.nn.linear_policy import LinearPolicy
@@ -55,7 +56,8 @@ def log_of(rows: int, seed: int, *, propensities: str | None = None, bound: floa
     action = np.clip(raw, -bound, bound)
     columns = {
         "episode": np.arange(rows), "observation": obs[:, None].astype(np.float32),
-        "action": unit * action[:, None].astype(np.float32), "reward": action**2 + action * obs, "terminated": np.ones(rows, bool),
+        "action": unit * action[:, None].astype(np.float32), "reward": action**2 + action * obs,
+        "terminated": np.ones(rows, bool),
     }  # fmt: skip
     if propensities is not None:
         law = clipped_law(action, GAIN * obs, STD, bound)
@@ -77,8 +79,9 @@ def judged(acting: object, log: Dataset, *names: str, other: Dataset | None = No
     return st.evaluate(acting, log, gamma=1.0, estimators=names or ("is", "wis"), fit_on=other, settings=QUICK)
 
 
-def check(found: st.Evaluation, key: str = "clipping", name: str = "wis") -> object:
-    return next((one for one in found.estimates[name].checks if one.key == key), None)
+def check(found: st.Evaluation, name: str = "wis") -> Check:
+    (one,) = (one for one in found.estimates[name].checks if one.key == "clipping")
+    return one
 
 
 # --- atoms ----------------------------------------------------------------------------------------------------------
@@ -169,7 +172,9 @@ def test_an_ordinary_density_fails_by_name_with_the_share_and_the_way_out() -> N
     calm = check(judged(policy(0.0, 0.1), log))
     assert calm.passed
     # Without atoms nothing is said, and what weighs no action is not asked.
-    assert check(judged(policy(0.1, 0.2), log_of(8000, 3, propensities="mass", bound=50.0))) is None
+    whole = judged(policy(0.1, 0.2), log_of(8000, 3, propensities="mass", bound=50.0))
+    assert "clipping" not in {one.key for one in whole.estimates["wis"].checks}
+    assert whole.lower_bounds
 
 
 def test_logged_densities_of_clipped_actions_are_caught_by_the_policys_own_share() -> None:
@@ -177,6 +182,7 @@ def test_logged_densities_of_clipped_actions_are_caught_by_the_policys_own_share
     failed = check(found)
     assert not failed.passed
     assert "are not probabilities of being clipped" in failed.sentence
+    assert not found.lower_bounds  # they rest on the ratios alone
 
 
 class ClipsOnlyDraws:

@@ -95,7 +95,7 @@ def test_rescaled_and_smoothed_policies_are_clipped_in_logged_units(tmp_path: Pa
 def test_what_is_not_normal_and_bounds_without_room_are_refused() -> None:
     network = MLP.create(2, Network((4,)), 2, key=jax.random.key(0))
     for wrong in (SquashedGaussianPolicy(network), INNER.greedy(), SmoothedPolicy(INNER, 0.2, -1.0, 1.0)):
-        with pytest.raises(ConfigurationError, match="are not. Give it normal noise first"):
+        with pytest.raises(ConfigurationError, match=r"are not\. Give it normal noise first"):
             ClippedPolicy(wrong, -1.0, 1.0)
     with pytest.raises(ConfigurationError, match="`low` of ClippedPolicy must be below `high`"):
         ClippedPolicy(INNER, 1.0, 1.0)

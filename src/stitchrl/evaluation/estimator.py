@@ -124,7 +124,7 @@ class Case:
 
     @cached_property
     def clipping(self) -> tuple[Check, ...]:
-        """Whether the ratios are right where logged actions lie on bounds; nothing where none do, or the policy has no density."""
+        """Whether the ratios are right where logged actions lie on bounds; nothing where none do, or there are no ratios."""
         atoms = action_atoms(self.log)
         if atoms is None or not has_density(self.policy):
             return ()

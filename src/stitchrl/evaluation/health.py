@@ -320,7 +320,7 @@ def check_untested_clipping(share: float) -> Check:
         None,
         CALIBRATION_SLACK,
         False,
-        f"{share:.1%} of the logged actions lie exactly on a bound, and nothing tells whether the numbers of the policy there are "
+        f"{share:.1%} of the logged actions lie exactly on a bound, and nothing tells whether the policy's numbers there are "
         "probabilities or densities. Evaluate a policy that can be asked.",
     )
 

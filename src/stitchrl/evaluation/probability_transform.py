@@ -3,7 +3,9 @@
 The probability integral transform of action dimension j is F_j(a_j|s), the fitted probability that the dimension is at most
 what was logged. Under the right density it is uniform on [0, 1] in every dimension (Rosenblatt 1952; Diebold, Gunther and Tay
 1998). An action on a bound that actions are clipped to has a probability of its own, over which its value is drawn at random,
-so that it is uniform all the same (Brockwell 2007). Too many values near 0 and 1 say that the fit is too sure, too many in the middle that it is not sure enough; one action
+so that it is uniform all the same (Brockwell 2007).
+
+Too many values near 0 and 1 say that the fit is too sure, too many in the middle that it is not sure enough; one action
 logged again and again, such as a bound, stands out as one bin.
 """
 

@@ -31,7 +31,8 @@ def on_bounds(
     low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))
     width = high - low
     slack = SLACK * jnp.where(jnp.isfinite(width), width, 2.0)
-    return action <= low + slack, action >= high - slack
+    given = jnp.asarray(action)
+    return given <= low + slack, given >= high - slack
 
 
 def clipped_log_prob(

@@ -4,7 +4,9 @@ A perceptron on standardised observations gives weights, means and standard devi
 brought into [-1, 1]; `nn/mixture.py` holds the density. Where every action lies in a known box the normals are truncated to
 it, so that what they say integrates to 1 over the actions that are possible. Behaviours that squash their actions into the
 box by tanh, as SAC does, are fitted better by normals that are squashed as well. Where actions lie on bounds again and again
-(`data/atoms.py`) the normals are clipped instead: they give a bound the probability of their tail. The network maximises the likelihood of the
+(`data/atoms.py`) the normals are clipped instead: they give a bound the probability of their tail.
+
+The network maximises the likelihood of the
 logged actions, is stopped on held-out episodes, and there one factor on all standard deviations is chosen that makes it as sure
 as it is right.
 """
@@ -89,7 +91,8 @@ class Mixture:
     def fit(self, data: BehaviorData) -> FittedBehavior:
         """The best state on held-out episodes, with the best factor on its standard deviations."""
         settings, scaling, atoms = data.settings, Scaling.of(data.whole), action_atoms(data.whole)
-        kind, ends = "squashed" if self.squashed else "truncated" if has_box(data.whole) else "plain", ()
+        kind = "squashed" if self.squashed else "truncated" if has_box(data.whole) else "plain"
+        ends: Ends = ()
         if atoms is not None and not self.squashed:
             kind, (scaling, ends) = "clipped", _between(scaling, atoms)
         algorithm = MixtureDensity(
