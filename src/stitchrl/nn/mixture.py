@@ -83,7 +83,7 @@ class NormalMixture(Distribution):
         return log_density
 
     def mode(self) -> Float[Array, "B action"]:
-        """The mean of a component, the one at which the density is largest before squashing or clipping; then squashed or clipped."""
+        """The mean of the component at which the density is largest before it is squashed or clipped, and then it is."""
         before = dataclasses.replace(self, kind="plain") if self.kind == "clipped" else self
         at_means = jax.vmap(before._of_components, in_axes=1, out_axes=1)(self.mean)
         best = jnp.argmax(at_means, axis=1)
