@@ -70,6 +70,7 @@ from stitchrl.evaluation.return_distribution import ReturnDistribution as Return
 from stitchrl.evaluation.settings import FitSettings as FitSettings
 from stitchrl.evaluation.results import Estimate as Estimate
 from stitchrl.evaluation.verdict import Verdict as Verdict
+from stitchrl.nn.clipped import ClippedPolicy as ClippedPolicy
 from stitchrl.nn.policy import Policy as Policy
 from stitchrl.nn.smoothed import SmoothedPolicy as SmoothedPolicy
 from stitchrl.pipeline.outcome import Outcome as Outcome

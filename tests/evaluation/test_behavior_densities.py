@@ -286,6 +286,8 @@ def test_the_effect_of_a_density_is_what_leaving_episodes_out_does(kind: str) ->
     obs, action = linear(5, 600)
     if kind == "squashed":
         action = np.tanh(action)
+    elif kind == "clipped":
+        action = np.clip(action, -1, 1)
     elif kind == "truncated":
         mean = np.tanh(0.5 * obs[:, 0] - 0.3 * obs[:, 1])
         action = stats.truncnorm.rvs((-1 - mean) / NOISE, (1 - mean) / NOISE, mean, NOISE, random_state=9)

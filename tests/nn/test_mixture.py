@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from stitchrl.nn.continuous_policy import MixturePolicy
-from stitchrl.nn.mixture import MIXTURE_KINDS, NormalMixture
+from stitchrl.nn.mixture import MIXTURE_KINDS, UNIFORM_BROAD, NormalMixture
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.saving import load_policy_file, save_policy_file
 from stitchrl.nn.units import RescaledPolicy
@@ -51,6 +51,11 @@ def marginal_cdf(of: NormalMixture, action: jax.Array) -> jax.Array:
     return of.marginal_cdf(action)
 
 
+@jax.jit
+def marginal_below(of: NormalMixture, action: jax.Array) -> jax.Array:
+    return of.marginal_cdf(action, below=True)
+
+
 class Exact:
     """One dimension of one component, by SciPy."""
 
@@ -58,14 +63,20 @@ class Exact:
         mean, std = MEAN[0, k, j], std_of(kind)[0, k, j]
         box = stats.truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
         self._normal, self._squashed = box if kind == "truncated" else stats.norm(mean, std), kind == "squashed"
+        self._clipped = kind == "clipped"
 
     def cdf(self, action: Any) -> Any:
-        return self._normal.cdf(np.arctanh(action) if self._squashed else action)
+        below = self._normal.cdf(np.arctanh(action) if self._squashed else action)
+        return np.where(np.asarray(action) >= 1, 1.0, below) if self._clipped else below
 
     def pdf(self, action: Any) -> Any:
         if self._squashed:
             return self._normal.pdf(np.arctanh(action)) / (1 - np.asarray(action, np.float64) ** 2)
-        return self._normal.pdf(action)
+        density = self._normal.pdf(action)
+        if self._clipped:  # the probability of a tail on a bound
+            density = np.where(action >= 1, self._normal.sf(1), density)
+            density = np.where(action <= -1, self._normal.cdf(-1), density)
+        return density
 
 
 def grid(low: float) -> np.ndarray:
@@ -97,19 +108,25 @@ def test_the_density_and_the_marginals_are_those_of_scipy(kind: str) -> None:
     rng = np.random.default_rng(1)
     action = rng.uniform(-1, 1, (200, 2)).astype(np.float32)
     action[:50, 0] = -1 + 0.03 * rng.random(50)
+    if kind == "clipped":
+        action[50:90, 0], action[70:110, 1] = 1, -1
     normals = [[Exact(kind, j, k) for j in range(2)] for k in range(3)]
     exact = sum(WEIGHT[0, k] * normals[k][0].pdf(action[:, 0]) * normals[k][1].pdf(action[:, 1]) for k in range(3))
-    broad = np.full(200, 0.25) if kind != "plain" else stats.norm.pdf(action).prod(1)
+    broad = np.full(200, 0.25) if kind in UNIFORM_BROAD else stats.norm.pdf(action).prod(1)
+    if kind == "clipped":
+        broad = np.where(np.abs(action) >= 1, stats.norm.sf(1), stats.norm.pdf(action)).prod(1)
     log_prob = np.asarray(jax.jit(NormalMixture.log_prob)(of, action))
     np.testing.assert_allclose(log_prob, np.log((1 - share) * exact + share * broad), rtol=2e-5, atol=2e-5)
     below = marginal_cdf(of, action)
     for j in range(2):
         cdf = sum(WEIGHT[0, k] * normals[k][j].cdf(action[:, j]) for k in range(3))
-        wide = (action[:, j] + 1) / 2 if kind != "plain" else stats.norm.cdf(action[:, j])
+        wide = (action[:, j] + 1) / 2 if kind in UNIFORM_BROAD else stats.norm.cdf(action[:, j])
+        wide = np.where(action[:, j] >= 1, 1.0, wide) if kind == "clipped" else wide
         np.testing.assert_allclose(below[:, j], (1 - share) * cdf + share * wide, atol=2e-6)
     if kind != "plain":
         np.testing.assert_allclose(marginal_cdf(of, np.full((200, 2), 1.0, np.float32)), 1.0, atol=1e-6)
-        np.testing.assert_allclose(marginal_cdf(of, np.full((200, 2), -1.0, np.float32)), 0.0, atol=1e-6)
+        at_low = marginal_below(of, np.full((200, 2), -1.0, np.float32))
+        np.testing.assert_allclose(at_low, 0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", MIXTURE_KINDS)
@@ -119,16 +136,22 @@ def test_samples_follow_the_distribution(kind: str) -> None:
     drawn = sample(of, jax.random.key(2))
     if kind != "plain":
         assert float(jnp.max(jnp.abs(drawn))) <= 1.0
-    values = np.asarray(marginal_cdf(of, drawn))
+    chance = np.random.default_rng(4).random((20_000, 2))
+
+    def transform(of: NormalMixture) -> np.ndarray:
+        below = np.asarray(marginal_below(of, drawn))
+        return below + chance * (np.asarray(marginal_cdf(of, drawn)) - below)
+
+    values = transform(of)
     for j in range(2):
         assert stats.kstest(values[:, j], "uniform").pvalue > 1e-3
-    wrong = np.asarray(marginal_cdf(mixture(kind=kind, share=0.05, rows=20_000), drawn))
+    wrong = transform(mixture(kind=kind, share=0.05, rows=20_000))
     assert min(stats.kstest(wrong[:, j], "uniform").pvalue for j in range(2)) < 1e-6
     # Both dimensions come from one component: the share of a corner is the exact one, not the product of the margins.
     normals = [[Exact(kind, j, k) for j in range(2)] for k in range(3)]
     low, high = (-0.7, 0.7) if kind == "squashed" else (-0.9, 0.8)
     corner = ((np.asarray(drawn)[:, 0] < low) & (np.asarray(drawn)[:, 1] > high)).mean()
-    wide = [stats.norm.cdf(low), stats.norm.sf(high)] if kind == "plain" else [(1 + low) / 2, (1 - high) / 2]
+    wide = [(1 + low) / 2, (1 - high) / 2] if kind in UNIFORM_BROAD else [stats.norm.cdf(low), stats.norm.sf(high)]
     ends = [[normals[k][0].cdf(low), 1 - normals[k][1].cdf(high)] for k in range(3)]
     exact = 0.9 * sum(WEIGHT[0, k] * ends[k][0] * ends[k][1] for k in range(3)) + 0.1 * wide[0] * wide[1]
     margins = [0.9 * sum(WEIGHT[0, k] * ends[k][j] for k in range(3)) + 0.1 * wide[j] for j in range(2)]
@@ -140,13 +163,13 @@ def test_samples_follow_the_distribution(kind: str) -> None:
 @pytest.mark.parametrize("kind", MIXTURE_KINDS)
 def test_the_mode_is_the_mean_at_which_the_density_is_largest(kind: str) -> None:
     of = mixture(kind=kind)
-    inner = dataclasses.replace(of, kind="plain") if kind == "squashed" else of
+    inner = dataclasses.replace(of, kind="plain") if kind in ("squashed", "clipped") else of
     at_means = [float(density(inner, jnp.asarray(MEAN[0, k : k + 1], jnp.float32))[0]) for k in range(3)]
     best = MEAN[0, int(np.argmax(at_means))]
     np.testing.assert_allclose(of.mode()[0], np.tanh(best) if kind == "squashed" else best, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "squashed"])
+@pytest.mark.parametrize("kind", ["truncated", "squashed", "clipped"])
 def test_gradients_stay_finite_at_the_ends_of_the_box(kind: str) -> None:
     network = MLP((jnp.zeros((1, 5), jnp.float32),), (jnp.asarray([0, 30, -30, -50, 50], jnp.float32),))
 

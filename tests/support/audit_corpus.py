@@ -792,7 +792,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("common items recoded", "bandit", "action-unused", recoded, (5, 1), "actions"),
     Fault("actions lost", "control", "missing-values", lost_actions, (0.01, 0.0001), ROWS),
     Fault("torques in percent", "control", "action-outside-bounds", other_unit, (0.02, 0.002, 0.0002), ROWS),
-    Fault("torques clipped", "control", "action-saturated", clipped, (0.8, 1.2, 1.6, 1.9), "bound of 2"),
+    Fault("torques clipped", "control", "action-saturated", clipped, (0.8, 1.2, 1.6, 1.9, 1.99), "bound of 2"),
     Fault("torques quantised", "control", "action-effectively-discrete", quantised, (5, 32, 64, 256), "levels"),
     Fault("gears stored as floats", "control", "action-integers-as-floats", gears, (5, 64, 400), "gears"),
     Fault("no torque", "control", "action-constant", no_action, (1,), "-"),

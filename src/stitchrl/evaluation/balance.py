@@ -31,6 +31,7 @@ __all__ = [
     "balance_of_choices",
     "balance_test",
     "calibration_test",
+    "joint_p_value",
     "unseen_spread",
 ]
 
@@ -111,7 +112,7 @@ def calibration_test(
     """
     found = regions.sums(regions.here, ratio - 1.0)
     rows = np.bincount(regions.here, minlength=regions.count)
-    return JointTest(float(np.abs(found.sum(0)).sum() / rows.sum()), _p_value(found, units, noise))
+    return JointTest(float(np.abs(found.sum(0)).sum() / rows.sum()), joint_p_value(found, units, noise))
 
 
 def balance_of_choices(
@@ -130,7 +131,7 @@ def balance_of_choices(
     own = (probs.astype(np.float64) ** 2).sum(1)
     found = regions.sums(regions.here, weights * (likely - own))
     total = float(np.abs(weights) @ own)
-    return JointTest(float(np.abs(found.sum(0)).sum()) / max(total, 1e-300), _p_value(found, units, None))
+    return JointTest(float(np.abs(found.sum(0)).sum()) / max(total, 1e-300), joint_p_value(found, units, None))
 
 
 def unseen_spread(
@@ -175,7 +176,7 @@ def balance_test(
     found[np.arange(len(found)), regions.here[regions.first]] += 1.0 if start is None else start
     # Of long episodes more flows through each region: the share is of all that comes there, starts and steps.
     through = 1.0 + float(np.abs(go_on).sum()) / len(found)
-    return JointTest(float(np.abs(found.mean(0)).sum()) / through, _p_value(found, units))
+    return JointTest(float(np.abs(found.mean(0)).sum()) / through, joint_p_value(found, units))
 
 
 def balance_of_actions(
@@ -223,7 +224,7 @@ def balance_of_actions(
     flow -= weights[:, None] * shares(rows, log.action[:, None, :])
     found = np.add.reduceat(flow, first, axis=0) + shares(rows[first], draws[first])
     through = 1.0 + float(np.abs(go_on).sum()) / len(found)
-    return JointTest(float(np.abs(found.mean(0)).sum()) / through, _p_value(found, units))
+    return JointTest(float(np.abs(found.mean(0)).sum()) / through, joint_p_value(found, units))
 
 
 def _scale(values: Float[NumpyArray, "rows D"]) -> tuple[NumpyArray, NumpyArray]:
@@ -232,9 +233,13 @@ def _scale(values: Float[NumpyArray, "rows D"]) -> tuple[NumpyArray, NumpyArray]
     return values.mean(0), np.where(spread > 0, spread, 1.0) * np.sqrt(values.shape[1])
 
 
-def _p_value(found: Float[NumpyArray, "n K"], units: Units, noise: Float[NumpyArray, "K K"] | None = None) -> float:
+def joint_p_value(
+    found: Float[NumpyArray, "n K"], units: Units, noise: Float[NumpyArray, "K K"] | None = None
+) -> float:
     """Hotelling's test that the means of all columns are 0, over independent units; `noise` is added to the covariance of
     the sums."""
+    if not found.shape[1]:
+        return 1.0
     sums = units.sums(found)
     used = np.abs(sums).max(0) > 0
     sums = sums[:, used]

@@ -175,7 +175,7 @@ def log_likelihoods(policy: PolicyLike, log: Dataset) -> Float[NumpyArray, " N"]
         found = log_densities(policy, log.observation, log.action)
         if not np.isfinite(found).all():
             raise EvaluationError(
-                f"The behaviour was fitted to actions in [-1, 1] only, and {int((~np.isfinite(found)).sum()):,} of "
+                f"The behaviour was fitted to actions in their box only, and {int((~np.isfinite(found)).sum()):,} of "
                 f"{len(found):,} logged actions here are outside. Declare `low` and `high` of [action] in the schema."
             )
         return found

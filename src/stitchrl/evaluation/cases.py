@@ -45,7 +45,12 @@ def draft_of(estimator: Estimator, case: Case) -> Draft:
         )
     if refusal is None and not getattr(estimator, "logged_actions_suffice", False):
         refusal = refusal_of_unknown_actions(estimator.name, case.log, known=case.fits.fits.every_action_known)
-    return estimator.estimate(case) if refusal is None else Draft.refused(refusal, case)
+    if refusal is not None:
+        return Draft.refused(refusal, case)
+    draft = estimator.estimate(case)
+    if draft.weighs_actions and draft.statistic is not None:
+        draft = dataclasses.replace(draft, checks=(*draft.checks, *case.clipping))
+    return draft
 
 
 def logged_draft(case: Case) -> Draft:

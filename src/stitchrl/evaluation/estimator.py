@@ -15,16 +15,20 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from stitchrl.data.atoms import action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import attainable_range, what_follows
 from stitchrl.evaluation.balance import calibration_test, unseen_spread
 from stitchrl.evaluation.behavior import BehaviorProbabilities
+from stitchrl.evaluation.clipping import clipping_test, on_atoms
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
 from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.fits import FitRequest, PolicyFits
 from stitchrl.evaluation.health import (
     Check,
     check_calibration,
+    check_clipping,
+    check_density_at_atoms,
     check_influence,
     check_lost_weight,
     check_mean_weight,
@@ -32,6 +36,7 @@ from stitchrl.evaluation.health import (
     check_range,
     check_spread,
     check_untested_calibration,
+    check_untested_clipping,
     not_applicable,
     of_baseline,
     uses_episode_weights,
@@ -116,6 +121,25 @@ class Case:
         gradient[np.arange(self.log.num_transitions), regions.here] = -ratio
         noise = self.fits.fits.behavior_covariance(gradient)
         return check_calibration(calibration_test(regions, ratio, self.units, noise), fitted=True)
+
+    @cached_property
+    def clipping(self) -> tuple[Check, ...]:
+        """Whether the ratios are right where logged actions lie on bounds; nothing where none do, or there are no ratios."""
+        atoms = action_atoms(self.log)
+        if atoms is None or not has_density(self.policy):
+            return ()
+        if not self.fits.fits.every_action_known:
+            return (check_untested_clipping(atoms.share),)
+        on = on_atoms(atoms, self.log.action, self.fits.choices)
+        if on.seldom:
+            return (check_density_at_atoms(on.weight(self.fits.log_ratio), atoms.share),)
+        with np.errstate(over="ignore"):
+            ratio = np.minimum(np.exp(self.fits.log_ratio), 1e300)
+        noise = None
+        if self.behavior.fitted:
+            noise = self.fits.fits.behavior_covariance(-ratio[:, None] * on.logged)
+        test = clipping_test(on, ratio, self.log.episode_start[:-1], self.units, noise)
+        return (check_clipping(test, atoms.share, fitted=self.behavior.fitted),)
 
     @property
     def _rare_ratios_are_known(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
+from stitchrl.data.atoms import LEAST_SHARE
 from stitchrl.evaluation.balance import JointTest
 from stitchrl.evaluation.units import Units
 from stitchrl.messages import first_steps_in_words
@@ -30,6 +31,8 @@ __all__ = [
     "check_balance",
     "check_calibration",
     "check_choice_balance",
+    "check_clipping",
+    "check_density_at_atoms",
     "check_influence",
     "check_lost_weight",
     "check_mean_weight",
@@ -46,6 +49,7 @@ __all__ = [
     "check_termination_mass",
     "check_uncorrected",
     "check_untested_calibration",
+    "check_untested_clipping",
     "check_untested_model",
     "not_applicable",
     "of_baseline",
@@ -266,6 +270,59 @@ def check_calibration(test: JointTest, *, fitted: bool) -> Check:
         )
         sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
     return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)
+
+
+def check_density_at_atoms(weight: float, share: float) -> Check:
+    """A density of the policy and a probability of the behaviour are in different units: their quotient is no ratio.
+
+    Args:
+        weight: share of all weight that logged actions on bounds have.
+        share: of the logged actions that lie on bounds.
+    """
+    passed = weight <= LEAST_SHARE
+    seen = f"{share:.1%} of the logged actions lie exactly on a bound, where the policy never is"
+    if passed:
+        sentence = (
+            f"{seen}; its weights leave them out (they have {weight:.2%} of all weight, at most {LEAST_SHARE:.1%})."
+        )
+    else:
+        sentence = (
+            f"{seen}, and they have {weight:.1%} of all weight: a density of the policy is divided by a probability. Evaluate "
+            "the policy as it is executed, clipped to the same bounds: st.ClippedPolicy(policy, low, high)."
+        )
+    return Check("clipping", weight, LEAST_SHARE, passed, sentence)
+
+
+def check_clipping(test: JointTest, share: float, *, fitted: bool) -> Check:
+    """Weighted actions lie on the bounds they were clipped to as often as the policy's own."""
+    passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
+    seen = (
+        f"{share:.1%} of the logged actions lie exactly on a bound; weighted, their share differs from the policy's by "
+        f"{test.size:.1%}"
+    )
+    if passed:
+        sentence = f"{seen} (at most {CALIBRATION_SLACK:.0%}, or no more than chance explains)."
+    else:
+        whose = (
+            "the fitted behaviour is wrong there"
+            if fitted
+            else "the propensities logged there, or the policy's own log_prob, are not probabilities of being clipped. A density "
+            "of the action before it was clipped is none: log the probability of the tail, or leave the column out"
+        )
+        sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
+    return Check("clipping", test.size, CALIBRATION_SLACK, passed, sentence)
+
+
+def check_untested_clipping(share: float) -> Check:
+    """Without a policy that can be asked, nothing tells what its numbers on bounds are."""
+    return Check(
+        "clipping",
+        None,
+        CALIBRATION_SLACK,
+        False,
+        f"{share:.1%} of the logged actions lie exactly on a bound, and nothing tells whether the policy's numbers there are "
+        "probabilities or densities. Evaluate a policy that can be asked.",
+    )
 
 
 def check_networks(count: int) -> Check:

@@ -241,6 +241,8 @@ class Judge:
         case = self._cases[k]
         if case.log.num_actions is None and not has_density(case.policy):
             return ()
+        if not all(check.passed for check in case.clipping):
+            return ()  # a bound that rests on ratios alone says nothing where they are wrong
         return lower_bounds(case, confidence=self._rule.confidence, seed=self._fits.settings.seed)
 
     def _distribution(self, k: int) -> dict[str, ReturnDistribution]:

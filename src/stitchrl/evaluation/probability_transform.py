@@ -2,7 +2,10 @@
 
 The probability integral transform of action dimension j is F_j(a_j|s), the fitted probability that the dimension is at most
 what was logged. Under the right density it is uniform on [0, 1] in every dimension (Rosenblatt 1952; Diebold, Gunther and Tay
-1998). Too many values near 0 and 1 say that the fit is too sure, too many in the middle that it is not sure enough; one action
+1998). An action on a bound that actions are clipped to has a probability of its own, over which its value is drawn at random,
+so that it is uniform all the same (Brockwell 2007).
+
+Too many values near 0 and 1 say that the fit is too sure, too many in the middle that it is not sure enough; one action
 logged again and again, such as a bound, stands out as one bin.
 """
 
@@ -54,13 +57,15 @@ class TransformCurve:
 
 
 def probability_transform(policy: RescaledPolicy, log: Dataset) -> Float[NumpyArray, "N action"]:
-    """(N, action) the fitted probability that each dimension of an action is at most what was logged."""
+    """(N, action) the fitted probability that each dimension of an action is at most what was logged; on an atom a number drawn
+    between that and the probability that it is less."""
     parts = []
     for start in range(0, log.num_transitions, ROWS_AT_ONCE):
         rows = slice(start, min(start + ROWS_AT_ONCE, log.num_transitions))
         obs = log.observation_table[log.observation_index[rows]]
-        parts.append(np.asarray(_marginal_cdf(policy, obs, log.action[rows]), np.float64))
-    return np.concatenate(parts)
+        parts.append([np.asarray(one, np.float64) for one in _marginal_cdf(policy, obs, log.action[rows])])
+    below, upto = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return below + np.random.default_rng(0).random(below.shape) * (upto - below)
 
 
 def transform_curve(
@@ -102,5 +107,5 @@ def _counts(values: Float[NumpyArray, "N action"], log: Dataset) -> Float[NumpyA
 
 
 @jax.jit
-def _marginal_cdf(policy: RescaledPolicy, obs: Array, action: Array) -> Array:
-    return policy.marginal_cdf(obs, action)
+def _marginal_cdf(policy: RescaledPolicy, obs: Array, action: Array) -> tuple[Array, Array]:
+    return policy.marginal_cdf(obs, action, below=True), policy.marginal_cdf(obs, action)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Distribution, Normal, TanhNormal
-from stitchrl.nn.mixture import NormalMixture
+from stitchrl.nn.mixture import Ends, NormalMixture, as_ends, bounds_of_ends
 from stitchrl.nn.networks import MLP, ImageNetwork
 
 __all__ = [
@@ -35,6 +35,21 @@ class ContinuousPolicy(eqx.Module):
 
     has_density: ClassVar[bool] = True
     """False where actions have no density, so that weight-based estimators do not apply."""
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether the actions at each observation are normal, so that `normal` gives their law."""
+        return False
+
+    @property
+    def clipped_to(self) -> tuple[Array, Array] | None:
+        """(action,) or () bounds to which actions are clipped, infinite where there is none; they have a probability there, as
+        `log_prob` says. None where actions are not clipped."""
+        return None
+
+    def normal(self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
+        """The normal that actions are drawn from. Raises TypeError where they are not normal (`is_normal` False)."""
+        raise TypeError(f"The actions of a {type(self).__name__} are not normal (`is_normal` is False).")
 
     @abstractmethod
     def mode(
@@ -101,6 +116,13 @@ class GaussianPolicy(_FromDistribution):
     network: MLP | ImageNetwork
     log_std: Float[Array, " action"]
 
+    @property
+    def is_normal(self) -> bool:
+        return True
+
+    def normal(self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
+        return self(obs, action_mask=action_mask)
+
     def __call__(
         self,
         obs: Shaped[AnyArray, "B ..."],
@@ -138,8 +160,10 @@ class MixturePolicy(_FromDistribution):
         network: its outputs are, for `components` K and d action dimensions, K logits, K d means and K d log deviations.
         log_scale: () added to every log standard deviation: one number that calibrates a trained network.
         components: K.
-        kind: whether the normals are plain, truncated to [-1, 1] or squashed into it by tanh, see `nn/mixture.py`.
+        kind: whether the normals are plain, truncated to [-1, 1], squashed into it by tanh or clipped to it, see
+            `nn/mixture.py`.
         broad_share: share of a broad density, see `nn/mixture.py`.
+        ends: for each number of the action, whether it is clipped below and above; empty: both, where normals are clipped.
     """
 
     network: MLP | ImageNetwork
@@ -147,6 +171,11 @@ class MixturePolicy(_FromDistribution):
     components: int = eqx.field(static=True)
     kind: str = eqx.field(static=True)
     broad_share: float = eqx.field(static=True)
+    ends: Ends = eqx.field(static=True, default=(), converter=as_ends)
+
+    @property
+    def clipped_to(self) -> tuple[Array, Array] | None:
+        return bounds_of_ends(self.ends) if self.kind == "clipped" else None
 
     def __call__(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
@@ -162,13 +191,14 @@ class MixturePolicy(_FromDistribution):
         log_std = rest[:, 1] + self.log_scale
         log_std = MOST_LOG_STD - jax.nn.softplus(MOST_LOG_STD - log_std)
         log_std = LEAST_LOG_STD + jax.nn.softplus(log_std - LEAST_LOG_STD)
-        return NormalMixture(jax.nn.log_softmax(outputs[:, :k], axis=-1), mean, log_std, self.kind, self.broad_share)
+        log_weight = jax.nn.log_softmax(outputs[:, :k], axis=-1)
+        return NormalMixture(log_weight, mean, log_std, self.kind, self.broad_share, self.ends)
 
     def marginal_cdf(
-        self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]
+        self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"], *, below: bool = False
     ) -> Float[Array, "B action"]:
-        """(B, action) the probability that each dimension of the action is at most what is given."""
-        return self(obs).marginal_cdf(action)
+        """(B, action) the probability that each dimension of the action is at most what is given, or `below` it."""
+        return self(obs).marginal_cdf(action, below=below)
 
 
 class _WithoutChance(ContinuousPolicy):

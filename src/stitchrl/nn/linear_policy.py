@@ -25,6 +25,14 @@ class LinearPolicy(ContinuousPolicy):
         """Whether there is noise in every action dimension."""
         return bool((np.asarray(self.std) > 0).all())
 
+    @property
+    def is_normal(self) -> bool:
+        return self.has_density
+
+    def normal(self, obs: Shaped[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
+        mean = self.mode(obs)
+        return Normal(mean, jnp.broadcast_to(jnp.log(self.std), mean.shape))
+
     def mode(
         self, obs: Shaped[AnyArray, "B D"], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
@@ -43,5 +51,4 @@ class LinearPolicy(ContinuousPolicy):
         *,
         action_mask: Bool[AnyArray, "B _"] | None = None,
     ) -> Float[Array, " B"]:
-        mean = self.mode(obs)
-        return Normal(mean, jnp.broadcast_to(jnp.log(self.std), mean.shape)).log_prob(action)
+        return self.normal(obs).log_prob(action)

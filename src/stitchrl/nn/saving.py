@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stitchrl.errors import CheckpointError
+from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.continuous_policy import (
     ContinuousPolicy,
     DeterministicPolicy,
@@ -39,7 +40,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
-        LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy,
+        LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
     )
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.messages import shown
 from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.nn.distributions import Normal
 
 __all__ = ["SmoothedPolicy"]
 
@@ -69,6 +70,15 @@ class SmoothedPolicy(ContinuousPolicy):
     def described(self) -> str:
         """What was done to the policy, for whoever reads its value."""
         return f"smoothed by normal noise of {', '.join(f'{one:g}' for one in np.atleast_1d(np.asarray(self.std)))}"
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether no bound cuts the noise off."""
+        return bool(np.isneginf(np.asarray(self.low)).all() and np.isposinf(np.asarray(self.high)).all())
+
+    def normal(self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
+        mode = self.policy.mode(obs, action_mask=action_mask)
+        return Normal(mode, jnp.broadcast_to(jnp.log(self.std), mode.shape))
 
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None

@@ -7,7 +7,9 @@ from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.scaling import Scaling
 from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.nn.clipped_normal import on_bounds
 from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
+from stitchrl.nn.distributions import Normal
 from stitchrl.nn.networks import standardized
 from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
@@ -26,7 +28,8 @@ class RescaledPolicy(ContinuousPolicy):
     """Raw observations in, logged action units out, around a policy trained on scaled ones.
 
     Inside, observations are (obs - mean) / std and actions (action - action_center) / action_half_width; the density
-    is that of the logged action, so log_prob subtracts the sum of log half-widths (the Jacobian).
+    is that of the logged action, so log_prob subtracts the sum of log half-widths (the Jacobian), but for numbers on a bound
+    that the policy inside clips to: they have a probability, which has no unit.
     """
 
     mean: Float[Array, " D"]
@@ -39,6 +42,23 @@ class RescaledPolicy(ContinuousPolicy):
     def has_density(self) -> bool:  # type: ignore[override]
         """Whether the policy inside has a density."""
         return self.policy.has_density
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether the actions of the policy inside are normal."""
+        return self.policy.is_normal
+
+    @property
+    def clipped_to(self) -> tuple[Array, Array] | None:
+        """The bounds of the policy inside, in logged units."""
+        inner = self.policy.clipped_to
+        if inner is None:
+            return None
+        return tuple(self.action_center + self.action_half_width * end for end in inner)  # type: ignore[return-value]
+
+    def normal(self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
+        inner = self.policy.normal(self._inside(obs), action_mask=action_mask)
+        return Normal(self._outside(inner.mean), inner.log_std + jnp.log(self.action_half_width)[None, :])
 
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
@@ -59,12 +79,17 @@ class RescaledPolicy(ContinuousPolicy):
     ) -> Float[Array, " B"]:
         inner = standardized(action, self.action_center, self.action_half_width)
         log_prob = self.policy.log_prob(self._inside(obs), inner, action_mask=action_mask)
-        return log_prob - jnp.sum(jnp.log(self.action_half_width))
+        log_width = jnp.log(self.action_half_width)
+        bounds = self.policy.clipped_to
+        if bounds is None:
+            return log_prob - jnp.sum(log_width)
+        below, above = on_bounds(inner, *bounds)
+        return log_prob - jnp.sum(jnp.where(below | above, 0.0, log_width[None, :]), axis=-1)
 
     def marginal_cdf(
-        self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]
+        self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"], *, below: bool = False
     ) -> Float[Array, "B action"]:
-        """(B, action) the probability that each dimension of the action is at most what is given.
+        """(B, action) the probability that each dimension of the action is at most what is given, or `below` it.
 
         Raises:
             TypeError: the policy inside does not know it.
@@ -72,7 +97,7 @@ class RescaledPolicy(ContinuousPolicy):
         if not isinstance(self.policy, MixturePolicy):
             raise TypeError(f"A {type(self.policy).__name__} does not know the distribution of each action dimension.")
         inner = standardized(action, self.action_center, self.action_half_width)
-        return self.policy.marginal_cdf(self._inside(obs), inner)
+        return self.policy.marginal_cdf(self._inside(obs), inner, below=below)
 
     def _inside(self, obs: Shaped[AnyArray, "B ..."]) -> Shaped[Array, "B ..."]:
         return standardized(obs, self.mean, self.std)

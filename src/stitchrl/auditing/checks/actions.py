@@ -10,6 +10,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import count_rows
 from stitchrl.auditing.wording import listed, rows_from, share_of
+from stitchrl.data.atoms import LEAST_SHARE, action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -30,8 +31,8 @@ RARE_SHARE = 0.001
 FAR_OUT = 3.0
 """A value is far out when it lies this many ranges from the 10th to the 90th percentile away from the median: 7.7 standard
 deviations of a normal distribution."""
-SATURATED_INFO, SATURATED_WARNING = 0.1, 0.5
-"""Shares of rows in which a number of the action is exactly its smallest or largest value."""
+SATURATED = 0.5
+"""Share of rows in which a number of the action is exactly its smallest or largest value that leaves little to compare."""
 FEW_VALUES = 32
 """A number with at most this many different values in `LEAST_ROWS` rows or more is effectively discrete."""
 LEAST_ROWS = 500
@@ -122,29 +123,36 @@ def action_outside_bounds(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Continuous actions that are often exactly at their bound."""
-    moments = facts.scan.action
-    if moments is None or len(facts.sample) < LEAST_ROWS:
+    """Continuous actions that lie exactly on a bound again and again, as clipped ones do.
+
+    With logged propensities it is a warning: a number on a bound may be a probability or a density.
+    """
+    if log.num_actions is not None or len(facts.sample) < LEAST_ROWS:
         return
-    action = facts.sample.action
-    live = moments.high > moments.low
-    at_bound = ((action <= moments.low + _slack(facts)) | (action >= moments.high - _slack(facts))).mean(0)
-    found = np.flatnonzero(live & (at_bound >= SATURATED_INFO) & ~_few(facts))
+    atoms = action_atoms(log)
+    if atoms is None:
+        return
+    found = np.flatnonzero((atoms.each > 0) & ~_few(facts))
     if len(found):
-        worst = found[at_bound[found].argmax()]
+        worst = found[atoms.each[found].argmax()]
+        ends = [f"{end:g}" for end, share in zip(
+            (atoms.low[worst], atoms.high[worst]), (atoms.share_low[worst], atoms.share_high[worst]), strict=True
+        ) if share > 0]  # fmt: skip
+        logged = log.behavior_log_prob is not None
         yield Finding(
             "action-saturated",
-            "warning" if at_bound[worst] >= SATURATED_WARNING else "info",
+            "warning" if logged or atoms.each[worst] >= SATURATED else "info",
             f"action: {listed('number', found.tolist())}",
-            f"number {worst} is exactly {moments.low[worst]:g} or {moments.high[worst]:g} in {at_bound[worst]:.0%} of rows",
-            f"less than {SATURATED_INFO:.0%} of rows at a bound",
-            "If the action was clipped, log it before clipping: a probability density has no meaning at a bound.",
+            f"number {worst} is exactly {' or '.join(ends)} in {atoms.each[worst]:.1%} of rows",
+            f"less than {LEAST_SHARE:.1%} of rows on a bound",
+            "A bound that actions were clipped to has a probability and no density: evaluate a policy that is clipped as well, "
+            "st.ClippedPolicy(policy, low, high)"
+            + (
+                ", and make sure that the logged propensity of an action on a bound is the probability of being clipped there."
+                if logged
+                else "."
+            ),
         )
-
-
-def _slack(facts: Facts) -> NumpyArray:
-    assert facts.scan.action is not None
-    return np.asarray(1e-6 * (facts.scan.action.high - facts.scan.action.low))
 
 
 def _few(facts: Facts) -> NumpyArray:

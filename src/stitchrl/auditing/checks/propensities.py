@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy import special
 
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
@@ -12,6 +13,7 @@ from stitchrl.auditing.moments import blocks, count_rows
 from stitchrl.auditing.regression import z_of_mean
 from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
 from stitchrl.auditing.wording import rows_from, share_of
+from stitchrl.data.atoms import action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -190,7 +192,7 @@ def propensities_beaten(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if not np.isfinite(logged).all():
         return
     group = facts.fold
-    model = _discrete_model(log, facts, group) if log.num_actions is not None else _normal_model(facts)
+    model = _discrete_model(log, facts, group) if log.num_actions is not None else _normal_model(log, facts)
     gain = model - logged
     if gain.mean() > BEATEN_BY and z_of_mean(gain, group) > CALIBRATION_Z:
         yield Finding(
@@ -219,12 +221,19 @@ def _discrete_model(log: Dataset, facts: Facts, group: NumpyArray) -> NumpyArray
     return model
 
 
-def _normal_model(facts: Facts) -> NumpyArray:
-    """(n,) held-out log-density of a normal about a regression, with the spread of the residuals."""
+def _normal_model(log: Dataset, facts: Facts) -> NumpyArray:
+    """(n,) held-out log-density of a normal about a regression, with the spread of the residuals; on a bound that actions were
+    clipped to the probability of its tail."""
     left = facts.action_residuals
     # The floor keeps the density of a number that never changes finite.
     variance = np.maximum((left**2).mean(0), 1e-6 * np.maximum(facts.sample.action.var(0), 1e-12))
-    density: NumpyArray = -0.5 * (left**2 / variance + np.log(2 * np.pi * variance)).sum(1)
+    each = -0.5 * (left**2 / variance + np.log(2 * np.pi * variance))
+    atoms = action_atoms(log)
+    if atoms is not None:
+        low, high = np.moveaxis(atoms.on(facts.sample.action), 1, 0)
+        away = left / np.sqrt(variance)  # of the bound from the mean, in standard deviations
+        each = np.where(low, special.log_ndtr(away), np.where(high, special.log_ndtr(-away), each))
+    density: NumpyArray = each.sum(1)
     return density
 
 

@@ -3,7 +3,10 @@
 A perceptron on standardised observations gives weights, means and standard deviations of products of normals, in actions
 brought into [-1, 1]; `nn/mixture.py` holds the density. Where every action lies in a known box the normals are truncated to
 it, so that what they say integrates to 1 over the actions that are possible. Behaviours that squash their actions into the
-box by tanh, as SAC does, are fitted better by normals that are squashed as well. The network maximises the likelihood of the
+box by tanh, as SAC does, are fitted better by normals that are squashed as well. Where actions lie on bounds again and again
+(`data/atoms.py`) the normals are clipped instead: they give a bound the probability of their tail.
+
+The network maximises the likelihood of the
 logged actions, is stopped on held-out episodes, and there one factor on all standard deviations is chosen that makes it as sure
 as it is right.
 """
@@ -22,6 +25,7 @@ from jaxtyping import Float
 from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.algorithms.settings import choice, setting
+from stitchrl.data.atoms import LEAST_SHARE, Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.evaluation.behavior_model import UNIFORM, BehaviorData, FittedBehavior, log_likelihoods
@@ -30,7 +34,7 @@ from stitchrl.evaluation.score_noise import ScoreNoise
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
 from stitchrl.nn.distributions import LARGEST_TANH
-from stitchrl.nn.mixture import MIXTURE_KINDS
+from stitchrl.nn.mixture import MIXTURE_KINDS, Ends, as_ends, bounds_of_ends
 from stitchrl.nn.networks import MLP, ImageNetwork, create_network
 from stitchrl.nn.units import RescaledPolicy
 from stitchrl.types import PyTree
@@ -41,8 +45,6 @@ FACTORS = (0.5, 5.0)
 """Bounds of the factor on all standard deviations."""
 FIRST_STD = 0.5
 """Standard deviation of every normal at first, in actions scaled to [-1, 1]."""
-MOST_AT_BOUNDS = 0.001
-"""Share of the actions that may lie on a bound of the box where normals are squashed: tanh never reaches it."""
 PENALTY = 1.0
 """Ridge penalty of the last layer where the noise of the fit is computed: it counts as little as one row."""
 
@@ -55,7 +57,8 @@ class Mixture:
         name: of the model.
         title: in words.
         components: normals in the mixture.
-        squashed: squash the normals by tanh; otherwise they are truncated where the box of actions is known.
+        squashed: squash the normals by tanh; otherwise they are clipped where actions lie on bounds, and truncated where the
+            box of actions is known.
         maximum_likelihood: it is stopped early, and not fitted to all episodes.
     """
 
@@ -78,21 +81,26 @@ class Mixture:
                 "Squashed normals need the bounds of the actions: declare `low` and `high` of [action] in the schema."
             )
         at_bounds = float((np.abs(Scaling.of(log).actions(log.action)) >= LARGEST_TANH).any(1).mean())
-        if at_bounds > MOST_AT_BOUNDS:
+        if at_bounds > LEAST_SHARE:
             return (
                 f"Squashed normals never reach the bounds of the actions, on which {at_bounds:.1%} of this log's lie; at "
-                f"most {MOST_AT_BOUNDS:.1%} may."
+                f"most {LEAST_SHARE:.1%} may."
             )
         return None
 
     def fit(self, data: BehaviorData) -> FittedBehavior:
         """The best state on held-out episodes, with the best factor on its standard deviations."""
-        settings, scaling = data.settings, Scaling.of(data.whole)
+        settings, scaling, atoms = data.settings, Scaling.of(data.whole), action_atoms(data.whole)
+        kind = "squashed" if self.squashed else "truncated" if has_box(data.whole) else "plain"
+        ends: Ends = ()
+        if atoms is not None and not self.squashed:
+            kind, (scaling, ends) = "clipped", _between(scaling, atoms)
         algorithm = MixtureDensity(
             hidden_sizes=settings.hidden_sizes,
             learning_rate=settings.learning_rate,
             components=self.components,
-            kind="squashed" if self.squashed else "truncated" if has_box(data.whole) else "plain",
+            kind=kind,
+            ends=ends,
         )
         trained = train_on_behavior(algorithm, data, scaling)
         policy = best_number(lambda factor: with_factor(trained, factor), trained, data.held_out, FACTORS)
@@ -106,6 +114,21 @@ def has_box(log: Dataset) -> bool:
     """Whether the box of continuous actions is known: the schema declares it, or every logged action lies in [-1, 1]."""
     declared = log.schema.action_low is not None and log.schema.action_high is not None
     return declared or bool(np.abs(log.action).max() <= 1.0)
+
+
+def _between(scaling: Scaling, atoms: Atoms) -> tuple[Scaling, Ends]:
+    """The scaling that brings what actions are clipped to onto -1 and 1, and where each number of the action is clipped."""
+    assert scaling.action_center is not None
+    assert scaling.action_half_width is not None
+    center, half = scaling.action_center.astype(np.float64), scaling.action_half_width.astype(np.float64)
+    clipped = np.isfinite([atoms.low, atoms.high])
+    low, high = np.where(clipped[0], atoms.low, center - half), np.where(clipped[1], atoms.high, center + half)
+    scaled = dataclasses.replace(
+        scaling,
+        action_center=((low + high) / 2).astype(np.float32),
+        action_half_width=((high - low) / 2).astype(np.float32),
+    )
+    return scaled, as_ends(clipped.T)
 
 
 def with_factor(policy: PyTree, factor: float) -> RescaledPolicy:
@@ -133,8 +156,10 @@ class MixtureDensity(Algorithm):
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
     components: int = setting(1, "at least 1", "Normals in the mixture.")
     kind: str = choice(
-        "plain", MIXTURE_KINDS, "Whether normals are as they are, truncated to [-1, 1] or squashed by tanh."
+        "plain", MIXTURE_KINDS, "Whether normals are as they are, truncated to [-1, 1], squashed by tanh or clipped."
     )
+    ends: Ends = ()
+    """Where normals are clipped, whether each number of the action is below and above; empty: all of them are."""
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> MixtureState:
         k, size = self.components, spec.action_size
@@ -152,7 +177,10 @@ class MixtureDensity(Algorithm):
     ) -> tuple[MixtureState, Metrics]:
         def loss(network: MLP | ImageNetwork) -> Float[Array, ""]:
             # Clipped, since what rounding puts outside the box would otherwise have no likelihood.
-            action = batch["action"] if self.kind == "plain" else jnp.clip(batch["action"], -1.0, 1.0)
+            action = batch["action"]
+            if self.kind != "plain":
+                ends = bounds_of_ends(self.ends if self.kind == "clipped" else ())
+                action = jnp.clip(action, *(jnp.broadcast_to(end, action.shape) for end in ends))
             return -jnp.mean(self._policy(network).log_prob(batch["obs"], action))
 
         value, gradients = jax.value_and_grad(loss)(state.network.model)
@@ -162,4 +190,4 @@ class MixtureDensity(Algorithm):
         return self._policy(state.network.model)
 
     def _policy(self, network: MLP | ImageNetwork) -> MixturePolicy:
-        return MixturePolicy(network, jnp.zeros((), jnp.float32), self.components, self.kind, UNIFORM)
+        return MixturePolicy(network, jnp.zeros((), jnp.float32), self.components, self.kind, UNIFORM, self.ends)

@@ -1,0 +1,56 @@
+"""The law of normals that are drawn and then clipped to the bounds of the action: the censored normal (Tobin 1958).
+
+With mean m and standard deviation s of one number of the action, and phi and Phi the density and the distribution function
+of the standard normal,
+
+    (1)  phi((a - m) / s) / s        at low < a < high, a density
+    (2)  Phi((low - m) / s)          at a = low, a probability
+    (3)  Phi((m - high) / s)         at a = high, a probability
+
+Two laws that are clipped to the same bounds have ratios: both have a density at the same actions, and a probability at the
+others. The logarithms of (2) and (3) are finite however far the mean is from the bound.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from stitchrl.data.atoms import SLACK
+from stitchrl.jax_types import AnyArray, Array
+from stitchrl.nn.distributions import HALF_LOG_TWO_PI
+
+__all__ = ["clipped_log_prob", "on_bounds"]
+
+
+def on_bounds(
+    action: Float[AnyArray, "*b action"], low: Float[AnyArray, "..."], high: Float[AnyArray, "..."]
+) -> tuple[Bool[Array, "*b action"], Bool[Array, "*b action"]]:
+    """Whether each number of an action lies on its lower, and on its upper bound; an infinite bound is never reached."""
+    low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))
+    width = high - low
+    slack = SLACK * jnp.where(jnp.isfinite(width), width, 2.0)
+    given = jnp.asarray(action)
+    return given <= low + slack, given >= high - slack
+
+
+def clipped_log_prob(
+    action: Float[AnyArray, "*b action"],
+    mean: Float[AnyArray, "*law action"],
+    log_std: Float[AnyArray, "*law action"],
+    low: Float[AnyArray, "..."],
+    high: Float[AnyArray, "..."],
+) -> Float[Array, "*law action"]:
+    """Logarithm of (1), (2) or (3) for each number of an action; what lies beyond a bound counts as on it.
+
+    Of several laws, such as those of components, the axes of `action` have length 1 there.
+    """
+    at_low, at_high = on_bounds(action, low, high)
+    low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))
+    scale = jnp.exp(-log_std)
+    inside = -0.5 * ((action - mean) * scale) ** 2 - log_std - HALF_LOG_TWO_PI
+    # Gradients of what is not chosen must be numbers too, so an infinite bound is replaced.
+    below = jax.scipy.special.log_ndtr((jnp.where(jnp.isfinite(low), low, 0.0) - mean) * scale)
+    above = jax.scipy.special.log_ndtr((mean - jnp.where(jnp.isfinite(high), high, 0.0)) * scale)
+    return jnp.where(at_low, below, jnp.where(at_high, above, inside))
