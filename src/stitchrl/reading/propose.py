@@ -8,24 +8,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.schema import REQUIRED_ROLES, Schema
 from stitchrl.errors import SchemaError
-from stitchrl.messages import listed
+from stitchrl.reading.column_kinds import MOST_CATEGORIES, described, is_number, sort_columns, used, vocabulary
 from stitchrl.reading.infer import guess_columns
 from stitchrl.reading.sources.source import Column, LogSource
 from stitchrl.types import NumpyArray
 
 __all__ = ["propose"]
 
-MOST_CATEGORIES = 50
-"""The most different values of a column that is proposed to be categories."""
 SPARSE = 4
 """Integers that reach further than this many times the number of different values are amounts, not action numbers."""
-OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label"})
-"""Words that name outcomes. A column named by one of them must not be observed: it would tell a policy the future."""
 ROWS_LOOKED_AT = 2**18
 """About how many rows the proposal is based on."""
 DOUBTS = {
@@ -48,24 +43,23 @@ def propose(log: LogSource, name: str) -> str:
     remarks = [f"{log.origin}: {log.format}, {len(log.names)} columns.", *log.notes]
     if log.schema is not None:
         return _text([*remarks, "The format itself says what follows."], log.schema.to_toml())
-    roles = guess_columns(log.names)
-    free = [n for n in log.names if n not in _used(roles)]
-    if "observation" not in roles:
-        numeric = [n for n in free if _is_number(columns.get(n)) or _vocabulary(columns.get(n)) is not None]
-        outcomes = [n for n in numeric if OUTCOMES & set(re.split("[^a-z]+", n.lower()))]
-        numeric = [n for n in numeric if n not in outcomes]
-        if numeric:
-            roles["observation"] = tuple(numeric)
-            remarks.append("No name says what the observation is: every column left is taken. Strike out what is not.")
-            free = [n for n in free if n not in numeric]
-        if outcomes:
-            remarks.append(f"Not taken, because they are named like outcomes: {listed(map(repr, outcomes))}.")
+    found = sort_columns(log.names, columns, guess_columns(log.names))
+    roles, free = found.roles, [n for n in log.names if n not in used(found.roles)]
+    if found.observed:
+        roles["observation"] = tuple(found.observed)
+        remarks.append(
+            "No name says what the observation is: the columns that may be one are taken. Strike out what is not."
+        )
+        free = [n for n in free if n not in found.observed]
+    if found.apart:
+        remarks.append(f"Not offered as observations: {described(list(found.apart), found.apart)}.")
+    remarks += found.questions
     missing = [role for role in REQUIRED_ROLES if role not in roles]
     remarks += [f"No column looks like `{role}`: name one, or see the ways out below." for role in missing]
     remarks += [
         f"{text}." for role in ("terminated", "truncated") if (text := DOUBTS.get(str(roles.get(role)).lower()))
     ]
-    if free:
+    if free := [name for name in free if name not in found.apart]:
         remarks.append(f"Columns without a role: {', '.join(_described(free, columns))}.")
     if {"episode", "terminated"} & set(missing):
         remarks += [
@@ -92,7 +86,7 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
     observation = roles.get("observation", ())
     rules = {}
     for column in (observation,) if isinstance(observation, str) else observation:
-        categories = _vocabulary(columns.get(column))
+        categories = vocabulary(columns.get(column))
         rule = ColumnRule(categories=categories) if categories is not None else ColumnRule()
         if _has_gaps(columns.get(column)):
             rule = dataclasses.replace(rule, missing="previous", fill=_median(columns[column]), indicator=True)
@@ -102,7 +96,7 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
     acted = columns.get(action) if isinstance(action, str) else None
     doses = _doses(acted)
     count = _count(acted) if doses is None else None
-    named = None if acted is None or count is not None else _vocabulary(acted)
+    named = None if acted is None or count is not None else vocabulary(acted)
     if doses is not None and len(doses) <= MOST_CATEGORIES:
         named = tuple(map(str, doses))
     whole = dict(roles)
@@ -152,40 +146,14 @@ def _joined(blocks: Sequence[Column]) -> Column:
     return joined if isinstance(joined, pa.Array) else joined.chunk(0)
 
 
-def _used(roles: Mapping[str, str | tuple[str, ...]]) -> set[str]:
-    """The columns that have a role."""
-    return {n for column in roles.values() for n in ((column,) if isinstance(column, str) else column)}
-
-
-def _is_number(column: Column | None) -> bool:
-    """Whether a column holds numbers or bools."""
-    if column is None:
-        return False
-    if isinstance(column, np.ndarray):
-        return column.dtype.kind in "biuf"
-    kind = column.type
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-
-
 def _has_gaps(column: Column | None) -> bool:
     """Whether a column has missing values."""
     return isinstance(column, pa.Array) and column.null_count > 0
 
 
-def _vocabulary(column: Column | None) -> tuple[str, ...] | None:
-    """The sorted different values of a text column; None if there are too many, or for any other column."""
-    if column is None:
-        return None
-    array = pa.array(column) if isinstance(column, np.ndarray) and column.ndim == 1 else column
-    if isinstance(array, np.ndarray) or not (pa.types.is_string(array.type) or pa.types.is_dictionary(array.type)):
-        return None
-    values = [v for v in pc.unique(array.cast(pa.string())).to_pylist() if v is not None]
-    return tuple(sorted(values)) if 0 < len(values) <= MOST_CATEGORIES else None
-
-
 def _median(column: Column | None) -> float:
     """The median of a column's finite numbers, a plausible value for rows that lack one; 0 if there are none."""
-    if not isinstance(column, pa.Array) or not _is_number(column):
+    if not isinstance(column, pa.Array) or not is_number(column):
         return 0.0
     values = column.drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
     values = values[np.isfinite(values)]

@@ -1,0 +1,252 @@
+"""What the columns of a log seem to be, from their names and their first rows: which may be observed, and what the rest is for.
+
+Nothing found here is certain. Each guess that is not plain comes with a question for a person.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchrl.messages import listed
+from stitchrl.reading.sources.source import Column
+from stitchrl.types import NumpyArray
+
+__all__ = ["Sorted", "sort_columns"]
+
+# fmt: off
+HINTS: Mapping[str, frozenset[str]] = {
+    "group": frozenset({
+        "patient", "subject", "user", "customer", "client", "person", "member", "driver", "machine", "device", "usuario",
+        "paciente", "kunde", "nutzer",
+    }),
+    "episode": frozenset({
+        "stay", "visit", "encounter", "admission", "session", "trip", "trajectory", "episode", "hadm", "icustay", "aufenthalt",
+        "besuch", "fall", "sejour", "visite",
+    }),
+    "time": frozenset({
+        "time", "date", "datetime", "timestamp", "zeit", "datum", "zeitpunkt", "heure", "fecha", "hora", "charttime",
+    }),
+    "action": frozenset({
+        "action", "treatment", "treated", "therapy", "drug", "medication", "dose", "dosage", "intervention", "decision", "arm",
+        "offer", "therapie", "behandlung", "traitement", "tratamiento", "medikament",
+    }),
+    "terminated": frozenset({
+        "end", "ended", "ends", "terminal", "done", "last", "final", "ende", "letzte", "fin", "fini", "dernier", "termine",
+    }),
+    "reward": frozenset({
+        "reward", "outcome", "score", "click", "clicked", "revenue", "profit", "belohnung", "ergebnis", "recompense",
+    }),
+    "propensity": frozenset({"propensity", "pscore"}),
+}
+"""Role -> words in the names of columns that may have it, in the order in which roles choose."""
+IDENTIFIERS = frozenset({
+    "id", "ids", "key", "uuid", "guid", "nr", "no", "num", "number", "name", "email", "row", "index", "idx", "mrn",
+})
+LIMITS = frozenset({"limit", "max", "maximum", "horizon", "deadline", "budget", "zeitlimit"})
+# fmt: on
+OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label", "mortality"})
+"""Words that name outcomes. A column named by one of them must not be observed: it would tell a policy the future."""
+MOST_CATEGORIES = 50
+"""The most different values of a column that is proposed to be categories."""
+
+
+@dataclasses.dataclass
+class Sorted:
+    """What each column seems to be.
+
+    Attributes:
+        roles: role -> column or columns.
+        observed: the columns that may be observed.
+        apart: the others -> why they are not offered as observations, as the end of a sentence.
+        questions: what a person should answer, one sentence each.
+    """
+
+    roles: dict[str, str | tuple[str, ...]]
+    observed: list[str]
+    apart: dict[str, str]
+    questions: list[str]
+
+
+def sort_columns(
+    names: Sequence[str], columns: Mapping[str, Column], known: Mapping[str, str | tuple[str, ...]]
+) -> Sorted:
+    """Sort the columns of a log.
+
+    Args:
+        names: the columns.
+        columns: their first rows, of those that have any.
+        known: role -> column, where names leave no doubt.
+    """
+    found = Sorted(dict(known), [], {}, [])
+    # A reward for its name alone is taken before the roles below look for columns.
+    free = [n for n in names if n not in used(found.roles)]
+    if "observation" in found.roles:
+        return found
+    for role, words in HINTS.items():
+        if role in found.roles or (role == "propensity" and "behavior_log_prob" in found.roles):
+            continue
+        chosen = next((n for n in free if words & set(words_of(n)) and _may_be(role, columns.get(n))), None)
+        if chosen is not None:
+            found.roles[role] = chosen
+            free.remove(chosen)
+            if role not in ("time", "group"):
+                found.questions.append(f"Is {chosen!r} the {role}? It was taken for its name.")
+    _settle_episode(found, columns)
+    for name in free:
+        if (reason := _why_apart(name, columns.get(name))) is not None:
+            found.apart[name] = reason
+        else:
+            found.observed.append(name)
+    return found
+
+
+def used(roles: Mapping[str, str | tuple[str, ...]]) -> set[str]:
+    """The columns that have a role."""
+    return {n for column in roles.values() for n in ((column,) if isinstance(column, str) else column)}
+
+
+def words_of(name: str) -> list[str]:
+    """The words in the name of a column, in lower case: "PatientID" has patient and id."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return [word for word in re.split(r"[^a-zäöüßéèêáíóúñç]+", apart.lower()) if word]
+
+
+def is_number(column: Column | None) -> bool:
+    """Whether a column holds numbers or bools."""
+    if column is None:
+        return False
+    if isinstance(column, np.ndarray):
+        return column.dtype.kind in "biuf"
+    kind = column.type
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def vocabulary(column: Column | None) -> tuple[str, ...] | None:
+    """The sorted different values of a text column; None if there are too many, or for any other column."""
+    array = pa.array(column) if isinstance(column, np.ndarray) and column.ndim == 1 else column
+    if not isinstance(array, pa.Array) or not (pa.types.is_string(array.type) or pa.types.is_dictionary(array.type)):
+        return None
+    values = [v for v in pc.unique(array.cast(pa.string())).to_pylist() if v is not None]
+    return tuple(sorted(values)) if 0 < len(values) <= MOST_CATEGORIES else None
+
+
+def ends_of(column: Column | None) -> NumpyArray | None:
+    """(n,) which rows a column of two values marks, the rarer of them; None for any other column."""
+    codes = _codes(column)
+    if codes is None or int(codes.max(initial=-1)) != 1:
+        return None
+    marked: NumpyArray = codes == (codes.mean() < 0.5)
+    return marked
+
+
+def _may_be(role: str, column: Column | None) -> bool:
+    """Whether the values of a column allow for a role that its name suggests."""
+    if column is None:
+        return False
+    if role in ("reward", "propensity"):
+        return is_number(column)
+    if role == "terminated":
+        return ends_of(column) is not None
+    if role == "time":
+        return _is_time(column) or is_number(column)
+    if role == "action":
+        return (is_number(column) or vocabulary(column) is not None) and (_different(column) or 2) > 1
+    return _codes(column) is not None
+
+
+def _settle_episode(found: Sorted, columns: Mapping[str, Column]) -> None:
+    """Decide which column tells episodes apart, or which pair of columns where the same visit stands with several patients."""
+    episode, group = found.roles.get("episode"), found.roles.get("group")
+    if not isinstance(group, str):
+        return
+    if not isinstance(episode, str):
+        if "episode" in found.roles:
+            return
+        found.roles["episode"] = group
+        del found.roles["group"]
+        found.questions.append(f"Is every {group!r} one episode? Nothing else seems to tell episodes apart.")
+        return
+    inner, outer = _codes(columns.get(episode)), _codes(columns.get(group))
+    if inner is None or outer is None:
+        return
+    pair = inner.astype(np.int64) * (int(outer.max(initial=0)) + 1) + outer
+    if len(np.unique(pair)) > len(np.unique(inner)):  # the same visit of several patients
+        found.roles["episode"] = (group, episode)
+        found.questions.append(
+            f"Does a pair of {group!r} and {episode!r} make an episode? The same {episode!r} stands with several {group!r}."
+        )
+
+
+def _why_apart(name: str, column: Column | None) -> str | None:
+    """Why a column should not be observed; None where it may be."""
+    words = set(words_of(name))
+    if OUTCOMES & words:
+        return "named like an outcome"
+    if _is_time(column):
+        return "a time"
+    if column is None or not (is_number(column) or _is_list(column) or vocabulary(column) is not None):
+        return "neither numbers nor few categories"
+    different = _different(column)
+    if different == 1 and len(column) > 1:
+        return "the same in every row"
+    if LIMITS & words:
+        return "named like a limit"
+    if IDENTIFIERS & words and not _is_float(column):
+        return "named like an identifier"
+    if different == len(column) and len(column) > MOST_CATEGORIES and _rises(column):
+        return "a counter of rows"
+    return None
+
+
+def _is_list(column: Column) -> bool:
+    return column.ndim > 1 if isinstance(column, np.ndarray) else pa.types.is_nested(column.type)
+
+
+def _is_float(column: Column) -> bool:
+    if isinstance(column, np.ndarray):
+        return column.dtype.kind == "f"
+    return bool(pa.types.is_floating(column.type))
+
+
+def _is_time(column: Column | None) -> bool:
+    """Whether a column holds dates or times."""
+    if column is None:
+        return False
+    return column.dtype.kind in "mM" if isinstance(column, np.ndarray) else bool(pa.types.is_temporal(column.type))
+
+
+def _rises(column: Column) -> bool:
+    """Whether whole numbers rise from row to row."""
+    values = np.asarray(column) if isinstance(column, np.ndarray) else column.to_numpy(zero_copy_only=False)
+    return values.dtype.kind in "iu" and bool((np.diff(values) > 0).all())
+
+
+def _different(column: Column | None) -> int | None:
+    """How many different values a column of single values has; None for any other."""
+    codes = _codes(column)
+    return None if codes is None else int(codes.max(initial=-1)) + 1
+
+
+def _codes(column: Column | None) -> NumpyArray | None:
+    """(n,) a number for each different value of a column of single values, a missing one too; None for any other column."""
+    if column is None or _is_list(column):
+        return None
+    array = pa.array(column) if isinstance(column, np.ndarray) else column
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(pa.string())
+    codes: NumpyArray = pc.dictionary_encode(array, null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+    return codes
+
+
+def described(names: Sequence[str], reasons: Mapping[str, str]) -> str:
+    """The names of columns, with the reason of each in brackets; alike reasons are named once."""
+    by_reason: dict[str, list[str]] = {}
+    for name in names:
+        by_reason.setdefault(reasons[name], []).append(repr(name))
+    return "; ".join(f"{listed(held)} ({reason})" for reason, held in by_reason.items())
