@@ -6,9 +6,9 @@ Worlds: two random tabular ones and the hospital, propensities known. Of each lo
 in the main job. The policy is a tilt of the behaviour towards advantages that are known with noise (`benchmarks/coverage.py`).
 Every replicate draws a new log and fits every model anew on it: nothing is shared between replicates but the policy.
 
-Estimators that need at most one fitted Q and one fitted behaviour take seconds a log and go first, all replicates of them. Those that
-fit networks of their own, `DEAR`, follow for as long as the clock allows. Replicates are kept in the folder `--work` as they are
-made and the same command continues them; empty that folder after a change of the code.
+Estimators that need at most one fitted Q and one fitted behaviour take seconds a log and go first, all replicates of them.
+Those that fit networks of their own, `DEAR`, follow for as long as the clock allows. Replicates are kept in the folder `--work`
+as they are made, and the same command continues them; empty that folder after a change of the code.
 """
 
 from __future__ import annotations
@@ -194,10 +194,12 @@ def report(kept: Kept, truth: dict[str, float], command: str) -> str:
             "",
             describe(command),
             "",
-            f'Exact values: {values}. Intervals are of 95%. Every log fits its own models. "Too high" counts the logs on which the',
-            'whole interval lies above the exact value, which could make a false GO; "too low" those on which it lies below. An',
-            "interval misses too often where fewer than 1 in 200 sets of right intervals would miss as often. With few logs this",
-            "shows gross failures only: 3 misses of 10, 6 of 40, 8 of 60.",
+            f"Exact values: {values}.",
+            "",
+            "Intervals are of 95%. Every log fits its own models, and replicates of earlier calls of the same command are kept.",
+            '"Too high" counts the logs on which the whole interval lies above the exact value, which could make a false GO;',
+            '"too low" those on which it lies below. An interval misses too often where fewer than 1 in 200 sets of right',
+            "intervals would miss as often: 3 misses of 3, 4 of 10, 7 of 40, 9 of 60. Few logs show gross failures only.",
             "",
             *tables(kept, truth),
         ]
