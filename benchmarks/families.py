@@ -132,9 +132,10 @@ HEADER = (
 
 def line(world: str, episodes: int, name: str, one: dict[str, Any]) -> str:
     """A row of the tables."""
+    spread = f"{one['spread']:.4f}" if one["n"] > 1 else "-"
     check = "-" if one["failed"] is None else f"{one['failed'][0]} {one['failed'][1]}"
     return (
-        f"| {world} | {episodes:,} | {name} | {one['n']} | {one['bias']:+.4f} | {one['spread']:.4f} | {one['width']:.4f} | "
+        f"| {world} | {episodes:,} | {name} | {one['n']} | {one['bias']:+.4f} | {spread} | {one['width']:.4f} | "
         f"{one['above']} | {one['below']} | {one['healthy']} | {one['healthy_above']} | {one['healthy_below']} | {check} |"
     )
 
