@@ -32,6 +32,7 @@ __all__ = [
     "balance_test",
     "calibration_test",
     "joint_p_value",
+    "mass_test",
     "unseen_spread",
 ]
 
@@ -177,6 +178,23 @@ def balance_test(
     # Of long episodes more flows through each region: the share is of all that comes there, starts and steps.
     through = 1.0 + float(np.abs(go_on).sum()) / len(found)
     return JointTest(float(np.abs(found.mean(0)).sum()) / through, joint_p_value(found, units))
+
+
+def mass_test(log: Dataset, weights: Float[NumpyArray, " N"], gamma: float, units: Units) -> JointTest:
+    """Whether the weights carry every episode to one end: E[ sum_t W_t (1 - gamma (1 - terminated)) ] = 1, the balance of g = 1.
+
+    The balance in regions is measured against all that flows through them, so that of long episodes it does not see weights
+    that are all too large by a common factor. `size` is the share of the episodes that is gained or lost.
+
+    Args:
+        log: on which the weights are.
+        weights: of the transitions, gamma^t included.
+        gamma: discount.
+        units: which episodes are independent.
+    """
+    left = weights * (1.0 - log.discount(gamma) * log.can_bootstrap)
+    found = np.add.reduceat(left, log.episode_start[:-1])[:, None] - 1.0
+    return JointTest(float(np.abs(found.mean())), joint_p_value(found, units))
 
 
 def balance_of_actions(

@@ -30,6 +30,7 @@ __all__ = [
     "check_action_balance",
     "check_balance",
     "check_calibration",
+    "check_carried_mass",
     "check_choice_balance",
     "check_clipping",
     "check_density_at_atoms",
@@ -215,6 +216,20 @@ def check_balance(imbalance: float) -> Check:
 def check_regional_balance(test: JointTest) -> Check:
     """Weights that belong to this policy and this log carry what starts an episode to where it ends."""
     return _balance_of("regional-balance", "of the observations", "where the policy goes", test)
+
+
+def check_carried_mass(test: JointTest) -> Check:
+    """Right ratios of visits carry each episode to one end; ratios that are all too large or too small do not."""
+    passed = test.p_value >= UNLIKELY or test.size <= BALANCE_SLACK
+    seen = f"Counted by their weights, the episodes end once on average, but for {test.size:.1%}"
+    if passed:
+        sentence = f"{seen} (at most {BALANCE_SLACK:.0%}, or no more than chance explains)."
+    else:
+        sentence = (
+            f"{seen}, above {BALANCE_SLACK:.0%} and more than chance explains (p = {test.p_value:.1g}): the ratios of visits "
+            "are too large or too small as a whole."
+        )
+    return Check("carried-mass", test.size, BALANCE_SLACK, passed, sentence)
 
 
 def check_action_balance(test: JointTest) -> Check:

@@ -8,6 +8,7 @@ there. Over groups that do not overlap and cover all episodes the contributions 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,7 +16,10 @@ from jaxtyping import Float, Int
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["Solved", "solve_with_ratios", "solve_without_ratios"]
+__all__ = ["Matrix", "Solved", "dense", "scaled", "solve_with_ratios", "solve_without_ratios"]
+
+Matrix = Any
+"""A NumPy array or a sparse array of SciPy."""
 
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
@@ -41,9 +45,9 @@ class Solved:
 
     matrix: Float[NumpyArray, "H H"]
     balance: Float[NumpyArray, "H H"]
-    features: Float[NumpyArray, "N H"]
+    features: Matrix
     ratio: Float[NumpyArray, " N"]
-    first_psi: Float[NumpyArray, "n H"]
+    first_psi: Matrix
     first: Float[NumpyArray, " n"]
     residual: Float[NumpyArray, " N"]
     start: Int[NumpyArray, " n"]
@@ -55,7 +59,7 @@ class Solved:
             member: how much each episode counts as a start; None: all count once. With 1 for the episodes of a group and 0
                 for the others, w_t is the share of the group among the first states times its ratio of state visits.
         """
-        first = self.first_psi.mean(0) if member is None else member @ self.first_psi / len(self.first_psi)
+        first = self.first_psi.mean(0) if member is None else member @ self.first_psi / len(self.first)
         carry = np.linalg.solve(self.matrix.T, first)
         imbalance = float(np.linalg.norm(first - self.balance.T @ carry) / np.linalg.norm(first))
         return self.features @ carry, imbalance
@@ -77,17 +81,17 @@ def solve_with_ratios(
     return _solve(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
 
 
-def solve_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Solved:
-    """The equations of `refit_without_ratios`, solved; arguments as there."""
+def solve_without_ratios(log: Dataset, fitted: dict[str, Matrix], *, gamma: float) -> Solved:
+    """The equations of `refit_without_ratios`, solved; arguments as there. Features may be sparse."""
     phi = fitted["phi"].astype(np.float64)
     return _solve(log, fitted, phi, phi, log.can_bootstrap.astype(np.float64), gamma=gamma)
 
 
 def _solve(
     log: Dataset,
-    fitted: dict[str, NumpyArray],
-    features: Float[NumpyArray, "N H"],
-    here: Float[NumpyArray, "N H"],
+    fitted: dict[str, Matrix],
+    features: Matrix,
+    here: Matrix,
     ratio: Float[NumpyArray, " N"],
     *,
     gamma: float,
@@ -96,14 +100,24 @@ def _solve(
     n, start = log.num_episodes, log.episode_start[:-1]
     go_on = log.discount(gamma)
     psi = fitted["psi"].astype(np.float64)
-    change = here - go_on[:, None] * fitted["next_psi"]
+    change = here - scaled(fitted["next_psi"], go_on)
     delta = log.reward + go_on * fitted["next_v"] - fitted["q"]
-    weighted = features * ratio[:, None]
+    weighted = scaled(features, ratio)
 
     scale = (features**2).sum() / (n * features.shape[1])
-    balance = weighted.T @ change / n
+    balance = dense(weighted.T @ change) / n
     ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
     matrix = balance + ridge * scale * np.eye(features.shape[1])
     theta = np.linalg.solve(matrix, weighted.T @ delta / n)
     first = fitted["v"][start] + psi[start] @ theta
     return Solved(matrix, balance, features, ratio, psi[start], first, delta - change @ theta, start)
+
+
+def scaled(rows: Matrix, factor: Float[NumpyArray, " N"]) -> Matrix:
+    """Each row times a number of its own."""
+    return rows * factor[:, None] if isinstance(rows, np.ndarray) else rows.multiply(factor[:, None]).tocsr()
+
+
+def dense(matrix: Matrix) -> NumpyArray:
+    """The matrix as a NumPy array."""
+    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()

@@ -7,7 +7,11 @@ The linear form of all such methods is one system of equations, that of `evaluat
     (2)  W_t = E[psi_0]^T A^{-1} phi(s_t, a_t)                  state and action together, without any propensity
 
 with A as there, gamma^t included in the ratio. psi are features of the last layer of the Q network. No ratio tells (2) which
-actions the policy takes, so its features must; where pairs of an observation and an action are few, each is one.
+actions the policy takes, so its features must. Where there are at most `MOST_PAIRS` pairs of an observation and an action, each
+pair is a feature and W is exact in the limit. Where there are more, the features are those of a network that was fitted to Q
+and not to W: what they cannot say of either is a bias that no number of episodes removes and no interval holds. On a world
+of 100 states and 8 actions 65 such features left 34 to 45% of the spread of the exact Q unexplained, and the exact limit of
+(2) was 0.24 to 0.41 below a value of 1.44, with the ridge or without.
 
 Two numbers are read off the same weights: the reward that they carry, and the share of episodes that they carry to an end,
 
@@ -26,17 +30,19 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import sparse
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
+from stitchrl.evaluation.linear_system import Matrix
 from stitchrl.evaluation.refit import FitQ, Refit, ratio_of, refit, refit_without_ratios
 from stitchrl.evaluation.visits import StateFeatures
 from stitchrl.types import NumpyArray
 
 __all__ = ["FitMarginal", "Marginal", "marginal_weights", "pair_features"]
 
-MOST_PAIRS = 400
+MOST_PAIRS = 2000
 """Pairs of an observation and an action up to which each is a feature of its own."""
 
 
@@ -64,7 +70,7 @@ class Marginal(NamedTuple):
 
 
 def marginal_weights(
-    log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"] | None, *, gamma: float
+    log: Dataset, fitted: dict[str, Matrix], ratio: Float[NumpyArray, " N"] | None, *, gamma: float
 ) -> Marginal:
     """Equations (1) and (3), or without ratios (2) and (3).
 
@@ -86,16 +92,24 @@ def marginal_weights(
 
 def pair_features(
     features: StateFeatures, log: Dataset, probs: Float[NumpyArray, "N A"], next_probs: Float[NumpyArray, "N A"]
-) -> dict[str, NumpyArray]:
-    """One indicator for each pair of an observation and an action, as `FittedQ.on` names features."""
-    rows = log.num_transitions
-    here, after = (one.toarray() for one in features.on(log))
-    action = np.eye(probs.shape[1])[log.action]
+) -> dict[str, Matrix]:
+    """One indicator for each pair of an observation and an action, sparse, as `FittedQ.on` names features."""
+    here, after = features.on(log)
+    taken = np.eye(probs.shape[1])[log.action]
+    return {"phi": _pairs(here, taken), "psi": _pairs(here, probs), "next_psi": _pairs(after, next_probs)}
 
-    def pairs(states: NumpyArray, weights: NumpyArray) -> NumpyArray:
-        return np.einsum("ns,na->nsa", states, weights).reshape(rows, -1)
 
-    return {"phi": pairs(here, action), "psi": pairs(here, probs), "next_psi": pairs(after, next_probs)}
+def _pairs(states: Matrix, weights: Float[NumpyArray, "N A"]) -> Matrix:
+    """(N, S A) the weight of each action at the column of its pair with the state of the row; 0 where that is unknown."""
+    rows, state = states.nonzero()
+    actions = weights.shape[1]
+    columns = state[:, None] * actions + np.arange(actions)
+    shape = (len(weights), states.shape[1] * actions)
+    found = sparse.csr_array(
+        (weights[rows].astype(np.float64).reshape(-1), (np.repeat(rows, actions), columns.reshape(-1))), shape=shape
+    )
+    found.eliminate_zeros()
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

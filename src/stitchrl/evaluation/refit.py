@@ -34,7 +34,7 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.evaluation.joint_correction import solve_jointly, trace_rate
-from stitchrl.evaluation.linear_system import Solved, solve_with_ratios, solve_without_ratios
+from stitchrl.evaluation.linear_system import Matrix, Solved, solve_with_ratios, solve_without_ratios
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -110,7 +110,7 @@ def refit(log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, 
     return _refit_of(log, fitted, solve_with_ratios(log, fitted, ratio, gamma=gamma))
 
 
-def refit_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:
+def refit_without_ratios(log: Dataset, fitted: dict[str, Matrix], *, gamma: float) -> Refit:
     """The refitted value with features of the logged action in place of ratios, LSTD-Q (Lagoudakis and Parr 2003):
 
         (5)  A = E[sum_t phi_t (phi_t - gamma psi_{t+1})^T] + ridge,  b = E[sum_t phi_t delta_t],   phi_t = phi(s_t, a_t)
@@ -123,7 +123,7 @@ def refit_without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: 
     return _refit_of(log, fitted, solve_without_ratios(log, fitted, gamma=gamma))
 
 
-def _refit_of(log: Dataset, fitted: dict[str, NumpyArray], solved: Solved) -> Refit:
+def _refit_of(log: Dataset, fitted: dict[str, Matrix], solved: Solved) -> Refit:
     """What the solved equations say about the first states of all episodes."""
     visits, imbalance = solved.visits()
     network_value = float(fitted["v"][log.episode_start[:-1]].mean())

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +32,7 @@ from scipy import linalg, sparse
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.linear_system import Matrix, dense, scaled
 from stitchrl.evaluation.refit import ratio_of
 from stitchrl.types import NumpyArray
 
@@ -46,9 +47,6 @@ RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0)
 FLOOR = 1e-6
 """Added to the diagonal of D, as a share of its mean, so that features without any visit can be divided by."""
 ROWS_AT_ONCE = 16_384
-
-Matrix = Any
-"""A NumPy array or a sparse matrix of SciPy."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,10 +102,10 @@ class StateFeatures:
         after[following == NO_OBSERVATION] = 0.0
         return of_table[log.observation_index], after
 
-    def _indicators(self, number: NumpyArray) -> sparse.csr_matrix:
+    def _indicators(self, number: NumpyArray) -> sparse.csr_array:
         rows = np.flatnonzero(number >= 0)
         shape = (len(number), self.count)
-        return sparse.csr_matrix((np.ones(len(rows)), (rows, number[rows])), shape=shape)
+        return sparse.csr_array((np.ones(len(rows)), (rows, number[rows])), shape=shape)
 
     def _fourier(self, table: NumpyArray) -> Float[NumpyArray, "M K"]:
         assert self.frequency is not None
@@ -144,15 +142,7 @@ def balance_terms(
     change = here - gamma * after
     first = here[log.episode_start[:-1]]
     target = np.asarray(first.sum(0)).reshape(-1) / n - np.asarray(change.T @ weighted).reshape(-1)
-    return BalanceTerms(_dense(change.T @ _scaled(here, weighted)), _dense(here.T @ _scaled(here, share)), target)
-
-
-def _scaled(rows: Matrix, factor: Float[NumpyArray, " N"]) -> Matrix:
-    return rows * factor[:, None] if isinstance(rows, np.ndarray) else sparse.diags(factor) @ rows
-
-
-def _dense(matrix: Matrix) -> NumpyArray:
-    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+    return BalanceTerms(dense(change.T @ scaled(here, weighted)), dense(here.T @ scaled(here, share)), target)
 
 
 def solve_visits(whole: BalanceTerms, halves: Sequence[BalanceTerms] = ()) -> Float[NumpyArray, " K"]:

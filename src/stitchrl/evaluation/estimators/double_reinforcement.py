@@ -17,7 +17,8 @@ The refitted fqe has the same form with a w in the features of its own Q network
 judged on. If drl used that w, the two would coincide. Its w comes from `evaluation/visits.py` instead: other features, other
 episodes, and a ridge towards the behaviour's own visits. So the two fail in different ways. Where the last layer of the
 network cannot say where the policy goes, fqe is wrong and drl need not be; where w needs more episodes than there are, drl is
-wrong and fqe need not be. A bias of drl that comes from both misfits is in no interval, so no verdict rests on it.
+wrong and fqe need not be. A bias of drl that comes from both misfits is in no interval, so no verdict rests on it. How large it
+is on worlds that are known exactly is in docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -30,13 +31,20 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import what_untried_actions_may_do
-from stitchrl.evaluation.balance import balance_test
+from stitchrl.evaluation.balance import balance_test, mass_test
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.corrected import behavior_of, finite_range
 from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.fits import FitRequest
-from stitchrl.evaluation.health import Check, check_never_tried, check_range, check_regional_balance, check_spread
+from stitchrl.evaluation.health import (
+    Check,
+    check_carried_mass,
+    check_never_tried,
+    check_range,
+    check_regional_balance,
+    check_spread,
+)
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import CorrectedQ, FitQ, FittedValues, ratio_of, refusal_of_q
@@ -109,6 +117,7 @@ class DoubleReinforcementLearning:
         checks: tuple[Check, ...] = (
             *check_spread(case.units, per_episode),
             check_regional_balance(balance_test(log, case.fits.fits.regions, weight, gamma, case.units)),
+            check_carried_mass(mass_test(log, weight, gamma, case.units)),
             case.calibration,
             check_never_tried(untried),
         )

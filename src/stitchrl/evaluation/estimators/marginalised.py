@@ -8,14 +8,15 @@ With W_t the weight of a transition, gamma^t included, every member of the famil
 The denominator counts how often the weighted episodes are left; divided by n it is 1 for right weights, at gamma 1 too.
 
     smis       W_t = w(s_t) rho_t     linear in the features of Q, solved on these episodes (`evaluation/marginal.py`)
-    samis      W_t = w(s_t, a_t)      likewise, or a table where pairs of state and action are few; uses no propensity
+    samis      W_t = w(s_t, a_t)      a table of up to 2,000 pairs of state and action, else likewise; uses no propensity
     dualdice   W_t = gamma^t zeta(s_t, a_t), by networks fitted on other episodes (`evaluation/dice.py`)
     bestdice   likewise, the member of that family that did best where it was tried
 
 In the linear form these weights are those of the refitted fqe with Q = 0, so smis shares the features of fqe and nothing of
 its value: where both agree, it is not the network's Q that speaks. All are wrong to first order in the misfit of their
-weights. The linear ones have the noise of their solution in their interval; of dualdice and bestdice, what networks that saw
-different halves of the episodes disagree by is added to it. No verdict rests on any of them.
+weights; where there are more than 2,000 pairs, samis is far off in the limit too (`evaluation/marginal.py`). The linear ones
+have the noise of their solution in their interval; of dualdice and bestdice, what networks that saw different halves of the
+episodes disagree by is added to it. No verdict rests on any of them.
 """
 
 from __future__ import annotations
