@@ -43,14 +43,9 @@ def misfits(source: LogSource, encoder: Encoder) -> Iterator[tuple[str, str, Dat
                 role in ("observation", "next_observation") and rule is not None and rule.categories is not None
             )
             if name not in there:
-                yield (
-                    role,
-                    name,
-                    SchemaError(
-                        f"The schema says {role} is in column {shown(name)}, which {source.origin} does not have; it has: "
-                        f"{listed(source.names, 40)}."
-                    ),
-                )
+                said = f"The schema says {role} is in column {shown(name)}, which {source.origin} does not have{has}."
+                yield role, name, SchemaError(said)
+                has = ""  # once is enough
             elif name in source.doubts and not categories and role not in (*NAMES, *named):
                 yield role, name, DataError(source.doubts[name])
 
