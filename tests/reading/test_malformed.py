@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from malformed import CASES, SEEDS, Case
 from worlds import tiny_columns
 
 import stitchrl as st
+from stitchrl.data.file_rules import FileRules
 from stitchrl.data.schema import ROLES, Schema
 from stitchrl.errors import SchemaError, StitchRLError
 
@@ -38,8 +40,11 @@ def test_each_ends_in_one_sentence(tmp_path: Path, case: Case) -> None:
 
 def well_said(error: StitchRLError) -> str:
     message = str(error)
-    assert message.isprintable(), message
-    assert len(message) < LONGEST_MESSAGE
+    lines = message.split("\n")
+    assert all(line.isprintable() for line in lines), message
+    assert len(lines) == 1 or (lines[0].endswith(":") and all(line.startswith("- ") for line in lines[1:])), message
+    assert all(line.endswith(".") for line in lines[1:]), message
+    assert all(len(line) < LONGEST_MESSAGE for line in lines)
     assert message.endswith("."), message
     return message
 
@@ -96,9 +101,10 @@ SECTION_KEYS = {
     "columns": list(ROLES),
     "observation": ["observation", "a"],
     "action": ["kind", "count", "bins", "categories", "low", "high", "unit"],
-    "reward": ["expression", "low", "high"],
-    "episodes": ["bandit", "end", "gap", "files"],
+    "reward": ["expression", "fill", "low", "high"],
+    "episodes": ["bandit", "end", "gap", "files", "terminated_values", "truncated_values"],
     "task": ["gamma", "name"],
+    "file": [field.name for field in dataclasses.fields(FileRules)],
 }
 sections = some.fixed_dictionaries(
     {},

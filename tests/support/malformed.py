@@ -193,7 +193,12 @@ def text_files() -> Iterator[tuple[str, Case]]:
     yield "mixed separators", csv_file(good + ROW.replace(",", ";"), "row 1", "got 1")
     yield "semicolons", csv_file(good.replace(",", ";"), "must carry the role names")
     yield "spaces", csv_file(good.replace(",", " "), "must carry the role names")
-    yield "decimal commas", csv_file(good + ROW.replace("1.5", '"1,5"'), "reward", "'1,5' in row 1", schema=FLAT_SCHEMA)
+    yield (
+        "decimal commas",
+        csv_file(
+            good + ROW.replace("7,0", "8,0").replace("1.5", '"1,5"'), "reward", "'1,5' in row 1", schema=FLAT_SCHEMA
+        ),
+    )
     yield "UTF-32", csv_file(good.encode("utf-32"))
     yield "Latin 1 in a role", csv_file(good.encode().replace(b"1.5", b"1\xe95"), "reward", "row 0", schema=FLAT_SCHEMA)
     yield "bad UTF-8 names", csv_file(good.encode().replace(b"reward", b"rew\xffard"), schema=FLAT_SCHEMA)

@@ -9,12 +9,12 @@ import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
-from stitchrl.errors import DataError, SchemaError
-from stitchrl.messages import listed, shown
+from stitchrl.errors import DataError
 from stitchrl.reading.allocation import New, in_memory
 from stitchrl.reading.encode import PER_ACTION, Encoder
 from stitchrl.reading.layout import lay_out
 from stitchrl.reading.observation_table import ObservationTable, alike, index_of
+from stitchrl.reading.problems import misfits, with_all_others
 from stitchrl.reading.sources.source import LogSource
 from stitchrl.types import NumpyArray
 
@@ -48,10 +48,20 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
 
     Raises:
         SchemaError: a column that the schema names is absent, or does not fit.
-        DataError: no rows, missing or non-finite values, an action outside its space, an episode without an end.
+        DataError: no rows, missing or non-finite values, an action outside its space, an episode without an end. If more
+            than one thing is wrong, the error has a line for each.
     """
+    try:
+        return _assembled(source, schema, count_actions, new)
+    except DataError as error:
+        raise with_all_others(error, source, schema, guessed=count_actions) from None
+
+
+def _assembled(source: LogSource, schema: Schema, count_actions: bool, new: New) -> Dataset:
+    """`assemble`, which stops at the first problem."""
     encoder = Encoder(schema, source.origin, guessed=count_actions)
-    _check_columns(source, encoder)
+    for _, _, error in misfits(source, encoder):
+        raise error
     layout = lay_out(source, encoder)
     roles = tuple(role for role in PER_ROW if role in schema.columns or role == "reward")
     place = None if layout.order is None else np.argsort(layout.order)  # row of the log -> row of the Dataset
@@ -92,18 +102,6 @@ def assemble(source: LogSource, schema: Schema, *, count_actions: bool = False, 
         observation_names=table.names,
         **_with_propensities(columns, schema),
     )
-
-
-def _check_columns(source: LogSource, encoder: Encoder) -> None:
-    """Raise SchemaError where the source lacks a column that the schema names."""
-    there = set(source.names)
-    for role in dict.fromkeys((*encoder.schema.columns, "reward")):
-        for name in encoder.needed((role,)):
-            if name not in there:
-                raise SchemaError(
-                    f"The schema says {role} is in column {shown(name)}, which {source.origin} does not have; it has: "
-                    f"{listed(source.names, 40)}."
-                )
 
 
 def _counted(schema: Schema, columns: dict[str, Any]) -> Schema:

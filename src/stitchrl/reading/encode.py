@@ -189,9 +189,7 @@ class Encoder:
             DataError: missing or non-finite values without a rule, values outside their bounds or vocabulary.
         """
         each = self._each(role, row)
-        names = self.schema.observation_columns
-        rules = [self.schema.observations.get(name, PLAIN) for name in names]
-        rules = rules if len(rules) == len(each) else [PLAIN] * len(each)
+        rules = self._rules_of(each)
         if len(each) == 1 and rules[0] is PLAIN and is_image(block[each[0].name]):
             return plain(block[each[0].name], each[0])
         made = [self._observation(where, rule, block[where.name]) for where, rule in zip(each, rules, strict=True)]
@@ -200,6 +198,19 @@ class Encoder:
             unknown = np.logical_and.reduce([missing for _, missing in made])
             values = np.where(unknown[:, None], np.float32(np.nan), values) if unknown.any() else values
         return values
+
+    def observation_column(self, role: str, number: int, block: Block, row: int) -> None:
+        """Read one column of `observation` or `next_observation` for its errors alone, which are those of `observations`."""
+        each = self._each(role, row)
+        where, rule = each[number], self._rules_of(each)[number]
+        column = block[where.name]
+        if not (rule is PLAIN and is_image(column)):
+            self._observation(where, rule, column)
+
+    def _rules_of(self, each: list[Where]) -> list[ColumnRule]:
+        """The rules of the columns of `observation` or `next_observation`."""
+        rules = [self.schema.observations.get(name, PLAIN) for name in self.schema.observation_columns]
+        return rules if len(rules) == len(each) else [PLAIN] * len(each)
 
     def observation_names(self, block: Block) -> list[tuple[str, ...]]:
         """For each observation column, the names of the numbers that it becomes."""

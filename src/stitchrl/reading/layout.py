@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,7 @@ __all__ = ["Layout", "lay_out"]
 
 ROLES = ("episode", "step", "time", "terminated", "truncated", "group")
 """Roles that say where rows belong."""
+Report: TypeAlias = "Callable[[DataError], None]"
 NAMES = ("episode", "group")
 """Those of `ROLES` that hold identifiers."""
 BYTES_A_ROW = 24
@@ -69,12 +71,18 @@ class Layout:
         return len(self.step)
 
 
-def lay_out(source: LogSource, encoder: Encoder) -> Layout:
+def at_once(error: DataError) -> None:
+    """Raise an error as soon as it is found."""
+    raise error
+
+
+def lay_out(source: LogSource, encoder: Encoder, report: Report = at_once) -> Layout:
     """Read the columns that say where rows belong, and put the rows in order.
 
     Args:
         source: the log.
         encoder: reads its columns by the schema.
+        report: is given what is wrong with the order and the ends of episodes; by default it is raised.
 
     Raises:
         DataError: no rows, an episode without an end, rows after an end, steps that repeat, missing identifiers.
@@ -109,17 +117,17 @@ def lay_out(source: LogSource, encoder: Encoder) -> Layout:
         rank = rank if schema.bandit else _from_end_to_end(rank, terminated | truncated, step)
         identifiers = np.arange(rank[-1] + 1)
     if step is not None:
-        _check_repeats(step, rank, identifiers, order, origin)
+        _check_repeats(step, rank, identifiers, order, origin, report)
     start = np.concatenate([[0], np.flatnonzero(rank[1:] != rank[:-1]) + 1, [count]]).astype(np.int64)
     del rank
-    groups = None if "group" not in columns else _groups(columns["group"], order, start, origin)
+    groups = None if "group" not in columns else _groups(columns["group"], order, start, origin, report)
     if schema.gap is not None and time is not None:
         start, identifiers, truncated, groups, note = _cut_at_gaps(
             start, identifiers, time, terminated, truncated, groups, schema.gap
         )
         notes += note
     terminated, truncated, closed = _close(terminated, truncated, start, schema)
-    _check_ends(terminated, truncated, start, identifiers, order, origin)
+    _check_ends(terminated, truncated, start, identifiers, order, origin, report)
     if step is None:
         step = np.arange(count) - np.repeat(start[:-1], np.diff(start))
     return Layout(order, start, identifiers, terminated, truncated, step, time, groups, (*notes, *closed))
@@ -236,27 +244,36 @@ def _steps(step: NumpyArray, origin: str) -> Int[NumpyArray, " N"]:
 
 
 def _check_repeats(
-    step: NumpyArray, rank: NumpyArray, identifiers: NumpyArray, order: NumpyArray | None, origin: str
+    step: NumpyArray,
+    rank: NumpyArray,
+    identifiers: NumpyArray,
+    order: NumpyArray | None,
+    origin: str,
+    report: Report,
 ) -> None:
-    """Raise DataError where two rows of an episode have the same step."""
+    """Report where two rows of an episode have the same step."""
     same = (step[1:] == step[:-1]) & (rank[1:] == rank[:-1])
     if same.any():
         at = int(np.argmax(same)) + 1
-        raise DataError(
-            f"step must differ between the rows of an episode; episode {shown(identifiers[rank[at]])} of {origin} has "
-            f"step {shown(step[at])} twice (row {_row(at, order)}). Number its rows, or leave `step` out to keep the "
-            "file's order."
+        report(
+            DataError(
+                f"step must differ between the rows of an episode; episode {shown(identifiers[rank[at]])} of {origin} has "
+                f"step {shown(step[at])} twice (row {_row(at, order)}). Number its rows, or leave `step` out to keep the "
+                "file's order."
+            )
         )
 
 
-def _groups(column: Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str) -> NumpyArray:
-    """The group of each episode. Raises DataError where it changes inside an episode."""
+def _groups(
+    column: Identifiers, order: NumpyArray | None, start: NumpyArray, origin: str, report: Report
+) -> NumpyArray:
+    """The group of each episode. Reports where it changes inside an episode."""
     group = column.codes if order is None else column.codes[order]
     firsts = group[start[:-1]]
     other = group != np.repeat(firsts, np.diff(start))
     if other.any():
         row = _row(int(np.argmax(other)), order)
-        raise DataError(f"group of {origin} must be the same in every row of an episode; it changes in row {row}.")
+        report(DataError(f"group of {origin} must be the same in every row of an episode; it changes in row {row}."))
     return firsts if column.names is None else column.names[firsts]
 
 
@@ -313,24 +330,29 @@ def _check_ends(
     identifiers: NumpyArray,
     order: NumpyArray | None,
     origin: str,
+    report: Report,
 ) -> None:
-    """Raise DataError where the last row of an episode is no end, or another row is."""
+    """Report where the last row of an episode is no end, or another row is."""
     ended = terminated | truncated
     last = start[1:] - 1
     open_end = np.flatnonzero(~ended[last])
     if len(open_end):
-        raise DataError(
-            f"Every episode must end with terminated or truncated; episode {shown(identifiers[open_end[0]])} of "
-            f"{origin} has no end ({len(open_end)} such episode{'s' if len(open_end) > 1 else ''}). "
-            'Mark its last row truncated if the log was cut there, or say `end = "truncated"` under [episodes].'
+        report(
+            DataError(
+                f"Every episode must end with terminated or truncated; episode {shown(identifiers[open_end[0]])} of "
+                f"{origin} has no end ({len(open_end)} such episode{'s' if len(open_end) > 1 else ''}). "
+                'Mark its last row truncated if the log was cut there, or say `end = "truncated"` under [episodes].'
+            )
         )
     ended[last] = False
     if ended.any():
         at = int(np.argmax(ended))
         number = int(np.searchsorted(start, at, side="right")) - 1
-        raise DataError(
-            f"No row may follow the end of an episode; episode {shown(identifiers[number])} of {origin} goes on after "
-            f"terminated or truncated in row {_row(at, order)}. Give what follows another episode id."
+        report(
+            DataError(
+                f"No row may follow the end of an episode; episode {shown(identifiers[number])} of {origin} goes on after "
+                f"terminated or truncated in row {_row(at, order)}. Give what follows another episode id."
+            )
         )
 
 

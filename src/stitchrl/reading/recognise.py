@@ -19,6 +19,7 @@ from stitchrl.reading.formats import (
     open_bandit,
     parquet,
     rlds,
+    spreadsheet,
     stable_baselines3,
 )
 from stitchrl.reading.sources.compressed import COMPRESSIONS, MAGIC, without_compression
@@ -39,6 +40,7 @@ FORMATS: tuple[Format, ...] = (
     parquet.FORMAT,
     arrow_ipc.FORMAT,
     json_lines.FORMAT,
+    spreadsheet.FORMAT,
     csv.FORMAT,
 )
 """All formats, in the order in which they are asked: those that recognise their content most surely come first."""

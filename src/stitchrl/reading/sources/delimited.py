@@ -207,10 +207,8 @@ def _with_styles(table: _Table, seen: dict[str, Seen], contrary: set[str]) -> tu
     text = {name: column for name, column in seen.items() if pa.types.is_string(types[name])}
     plain = plain or any(column.style() is not None and not column.comma for column in text.values())
     for name, column in text.items():
-        style, called = (
-            column.style(),
-            f"Column {shown(name)} of {printable(table.path.name)} holds {shown(column.example)}",
-        )
+        style, (example, row) = column.style(), column.example
+        called = f"Column {shown(name)} of {printable(table.path.name)} holds {shown(example)} in row {row}"
         if name in contrary:
             doubts[name] = f"{called}, while other columns have decimal points: write all numbers alike."
         elif style is not None and style.thousands == "," and column.comma and not plain:

@@ -56,16 +56,18 @@ class Seen:
     Attributes:
         styles: the styles in which every value so far is a number.
         certain: whether some comma can only be a decimal one.
-        example: a value that is text.
+        example: a value that is text, and the row of it.
     """
 
     def __init__(self, decimal: str, thousands: tuple[str, ...], *, commas: bool) -> None:
         styles = [Style(decimal, sign) for sign in thousands]
         self.styles = [*styles, *([Style(",", "any")] if commas else [])]
-        self.certain, self._whole, self.example = False, True, ""
+        self.certain, self._whole, self.example = False, True, ("", 0)
+        self._rows = 0
 
     def add(self, column: pa.Array) -> None:
         """Take in a block, in which only text leaves anything open."""
+        row, self._rows = self._rows, self._rows + len(column)
         if not self.styles or pa.types.is_null(column.type) or pa.types.is_integer(column.type):
             return
         if pa.types.is_floating(column.type):
@@ -79,7 +81,10 @@ class Seen:
         self.styles = [style for style in self.styles if _all(first, style.pattern()) and _all(values, style.pattern())]
         if not self.styles:
             return
-        self.example = self.example or next((v for v in values[:1000].to_pylist() if "," in v), values[0].as_py())
+        if not self.example[0]:
+            at = pc.index(pc.match_substring(column, ",").fill_null(False), True).as_py()
+            at = max(at, 0)
+            self.example = (column[at].as_py() or values[0].as_py(), row + at)
         decimals = "[eE.]" if any(style.decimal == "." for style in self.styles) else "[eE,]"
         self._whole = self._whole and not _any(values, decimals)
         if any(style.thousands == "any" for style in self.styles):

@@ -23,6 +23,7 @@ __all__ = [
     "FILE_NUMBER",
     "Block",
     "Column",
+    "DamagedError",
     "Format",
     "LogSource",
     "concatenated",
@@ -37,6 +38,10 @@ BLOCK_ROWS = 2**16
 """The largest number of rows in a block."""
 FILE_NUMBER = "number of the file"
 """The column that says which of several files a row is from; `files.joined` adds it."""
+
+
+class DamagedError(DataError):
+    """A file cannot be read as the format that it should be of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,17 +179,19 @@ def reading_errors(origin: str, kind: str) -> Iterator[None]:
         kind: what the file should have been, such as "Parquet".
 
     Raises:
-        DataError: in place of any error raised inside that is not a StitchRLError.
+        DamagedError: in place of any error raised inside that is not a StitchRLError.
     """
     try:
         yield
     except (StitchRLError, GeneratorExit):
         raise
     except MemoryError:
-        raise DataError(f"{printable(origin)} asks for more memory than there is; it may be damaged.") from None
+        raise DamagedError(f"{printable(origin)} asks for more memory than there is; it may be damaged.") from None
     except Exception as error:  # a damaged file makes a library raise nearly anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"{printable(origin)} cannot be read as {kind}: {printable(lines[0].rstrip('.'))}.") from None
+        raise DamagedError(
+            f"{printable(origin)} cannot be read as {kind}: {printable(lines[0].rstrip('.'))}."
+        ) from None
 
 
 def concatenated(blocks: Sequence[Column]) -> Column:
