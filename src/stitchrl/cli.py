@@ -179,13 +179,28 @@ def audit(
 
 
 @app.command()
-def schema(log: Log, format: Format = None) -> None:
+def schema(
+    log: Log,
+    format: Format = None,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", help="A schema: print what it makes of the first rows, and all that is wrong."),
+    ] = None,
+) -> None:
     """Print a first schema for a log, as TOML with remarks: save it beside the log, and correct it."""
+    from stitchrl.data.schema import Schema
+    from stitchrl.reading.check_schema import check_schema
     from stitchrl.reading.propose import propose
     from stitchrl.reading.read import open_log
     from stitchrl.reading.store import is_store, open_store
 
-    if is_store(log):
+    if check is not None:
+        given = Schema.load(check)
+        text, readable = check_schema(open_log(log, format=format, rules=given.file), given)
+        print(text)
+        if not readable:
+            raise typer.Exit(2)
+    elif is_store(log):
         print(open_store(log).schema.to_toml(), end="")
     else:
         print(propose(open_log(log, format=format), log.stem), end="")

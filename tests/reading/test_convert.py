@@ -198,17 +198,14 @@ def test_a_first_schema_names_what_is_plain_and_asks_for_the_rest(tmp_path: Path
     path.write_text(CSV)
     text = propose(open_log(path), "stays")
     assert "# stays.csv: CSV, 9 columns." in text
-    assert "# No column looks like `action`" in text
+    assert "# Is 'treatment' what was decided? It was taken for its name." in text
+    assert "# Not offered as observations: 'died' (named like an outcome)." in text
     assert "# No column looks like `terminated`" in text
     assert 'episode = "stay"' in text
     assert 'reward = "outcome"' in text
     assert 'categories = [\n    "ER",\n    "ICU",\n]' in text
     # The proposal can be read once a person has filled in what is missing.
-    corrected = text.replace("WHICH COLUMN IS THE ACTION?", "treatment").replace(
-        "WHICH COLUMN IS THE TERMINATED?", "died"
-    )
-    lines = [line for line in corrected.splitlines() if line not in ('    "treatment",', '    "died",')]
-    (tmp_path / "stays.toml").write_text("\n".join(lines).replace('kind = "continuous"', "count = 3"))
+    (tmp_path / "stays.toml").write_text(text.replace("WHICH COLUMN IS THE TERMINATED?", "died"))
     log = st.read(path)
     assert log.action.tolist() == [0, 2, 1]
     assert log.reward.tolist() == [0, 1, 0]
@@ -228,8 +225,7 @@ def test_outcomes_are_not_proposed_as_observations(tmp_path: Path) -> None:
         "1,0,0.5,1,60,1,1,1,0\n2,1,0,1,50,0,0,2,1\n",
     )
     assert schema.observation_columns == ("age", "costly")
-    assert "# Not taken, because they are named like outcomes: 'hospital_death', 'Died', 'label_30d'." in text
-    assert "# Columns without a role: 'hospital_death' (int64), 'Died' (int64), 'label_30d' (int64)." in text
+    assert "# Not offered as observations: 'hospital_death', 'Died', 'label_30d' (named like an outcome)." in text
 
 
 def test_integer_doses_are_not_counted(tmp_path: Path) -> None:

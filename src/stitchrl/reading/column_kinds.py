@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stitchrl.data.schema import ROLES
 from stitchrl.messages import listed
 from stitchrl.reading.sources.source import Column
 from stitchrl.types import NumpyArray
@@ -50,6 +51,16 @@ IDENTIFIERS = frozenset({
 })
 LIMITS = frozenset({"limit", "max", "maximum", "horizon", "deadline", "budget", "zeitlimit"})
 # fmt: on
+QUESTIONS = {
+    "episode": "Does {} tell one episode from another? It was taken for its name.",
+    "action": "Is {} what was decided? It was taken for its name.",
+    "terminated": "Does {} mark ends of the task itself, as a death or a discharge? A time limit or the end of the recording "
+    "belongs under `truncated`. It was taken for its name.",
+    "reward": "Is {} what should be as large as possible? It was taken for its name.",
+}
+"""Role -> what a person should answer where a column was taken for it."""
+DATE = r"^\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4})"
+"""How text begins that says a date."""
 OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label", "mortality"})
 """Words that name outcomes. A column named by one of them must not be observed: it would tell a policy the future."""
 MOST_CATEGORIES = 50
@@ -84,7 +95,6 @@ def sort_columns(
         known: role -> column, where names leave no doubt.
     """
     found = Sorted(dict(known), [], {}, [])
-    # A reward for its name alone is taken before the roles below look for columns.
     free = [n for n in names if n not in used(found.roles)]
     if "observation" in found.roles:
         return found
@@ -95,14 +105,15 @@ def sort_columns(
         if chosen is not None:
             found.roles[role] = chosen
             free.remove(chosen)
-            if role not in ("time", "group"):
-                found.questions.append(f"Is {chosen!r} the {role}? It was taken for its name.")
+            if question := QUESTIONS.get(role):
+                found.questions.append(question.format(repr(chosen)))
     _settle_episode(found, columns)
     for name in free:
         if (reason := _why_apart(name, columns.get(name))) is not None:
             found.apart[name] = reason
         else:
             found.observed.append(name)
+    found.roles = {role: found.roles[role] for role in ROLES if role in found.roles}
     return found
 
 
@@ -218,7 +229,12 @@ def _is_time(column: Column | None) -> bool:
     """Whether a column holds dates or times."""
     if column is None:
         return False
-    return column.dtype.kind in "mM" if isinstance(column, np.ndarray) else bool(pa.types.is_temporal(column.type))
+    if isinstance(column, np.ndarray):
+        return column.dtype.kind in "mM"
+    if not pa.types.is_string(column.type):
+        return bool(pa.types.is_temporal(column.type))
+    known = column.drop_null()
+    return len(known) > 0 and bool(pc.all(pc.match_substring_regex(known, DATE)).as_py())
 
 
 def _rises(column: Column) -> bool:

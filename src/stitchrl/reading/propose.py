@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.schema import REQUIRED_ROLES, Schema
 from stitchrl.errors import SchemaError
+from stitchrl.reading.check_schema import problems_of
 from stitchrl.reading.column_kinds import MOST_CATEGORIES, described, is_number, sort_columns, used, vocabulary
 from stitchrl.reading.infer import guess_columns
 from stitchrl.reading.sources.source import Column, LogSource
@@ -78,7 +80,20 @@ def propose(log: LogSource, name: str) -> str:
             f"The number of actions and the categories are those of the first {ROWS_LOOKED_AT:,} rows or so; the log is "
             "longer. Add what only later rows hold."
         )
-    return _text(remarks, _toml(roles, columns, name))
+    reward = roles.get("reward")
+    if isinstance(reward, str) and (gaps := _gaps(columns.get(reward))):
+        remarks.append(f"{reward!r} is missing in {gaps:,} rows, and `fill = 0.0` counts these as 0: is that so?")
+    toml = _toml(roles, columns, name)
+    if (schema := _schema_of(toml)) is not None:
+        remarks += [f"Still wrong: {sentence}" for sentence in problems_of(log, schema)]
+    return _text(remarks, toml)
+
+
+def _schema_of(toml: str) -> Schema | None:
+    """The schema of a TOML document; None where a person has yet to name a column."""
+    content = tomllib.loads(toml)
+    named = [n for column in content["columns"].values() for n in ([column] if isinstance(column, str) else column)]
+    return None if any(n.startswith("WHICH COLUMN") for n in named) else Schema.from_dict(content)
 
 
 def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Column], name: str) -> str:
@@ -88,7 +103,7 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
     for column in (observation,) if isinstance(observation, str) else observation:
         categories = vocabulary(columns.get(column))
         rule = ColumnRule(categories=categories) if categories is not None else ColumnRule()
-        if _has_gaps(columns.get(column)):
+        if _gaps(columns.get(column)):
             rule = dataclasses.replace(rule, missing="previous", fill=_median(columns[column]), indicator=True)
         if rule != ColumnRule():
             rules[column] = rule
@@ -102,8 +117,10 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
     whole = dict(roles)
     for role in REQUIRED_ROLES:
         whole.setdefault(role, f"WHICH COLUMN IS THE {role.upper()}?")
+    reward = roles.get("reward")
+    fill = 0.0 if isinstance(reward, str) and _gaps(columns.get(reward)) else None
     try:
-        return Schema(whole, count, name=name, observations=rules, action_categories=named).to_toml()
+        return Schema(whole, count, name=name, observations=rules, action_categories=named, reward_fill=fill).to_toml()
     except SchemaError as error:
         return f"# {error}\n" + Schema(whole, name=name).to_toml()
 
@@ -146,9 +163,9 @@ def _joined(blocks: Sequence[Column]) -> Column:
     return joined if isinstance(joined, pa.Array) else joined.chunk(0)
 
 
-def _has_gaps(column: Column | None) -> bool:
-    """Whether a column has missing values."""
-    return isinstance(column, pa.Array) and column.null_count > 0
+def _gaps(column: Column | None) -> int:
+    """How many values of a column are missing."""
+    return column.null_count if isinstance(column, pa.Array) else 0
 
 
 def _median(column: Column | None) -> float:
