@@ -66,9 +66,7 @@ def write_ods(path: Path, sheets: Sheets) -> Path:
             kind, said = "float", f'office:value="{value}"'
         else:
             kind, said = "string", ""
-        return (
-            f'<table:table-cell office:value-type="{kind}" {said}><text:p>{escape(str(value))}</text:p></table:table-cell>'
-        )
+        return f'<table:table-cell office:value-type="{kind}" {said}><text:p>{escape(str(value))}</text:p></table:table-cell>'
 
     def table(name: str, rows: Sequence[Sequence[Any]]) -> str:
         lines = "".join(f"<table:table-row>{''.join(map(cell, row))}</table:table-row>" for row in rows)

@@ -44,7 +44,9 @@ def open_spreadsheet(path: Path, rules: FileRules | None = None) -> LogSource:
             raise DataError(f"Sheet {shown(chosen)} of {path.name} has no rows; a log needs at least one episode.")
         missing = {*MISSING, *rules.na_values}
         table = pa.table([_column(column, missing) for column in columns], names=names)
-    notes = [f"Sheet {shown(chosen)} was read, one of {len(sheets)}."] if len(sheets) > 1 and rules.sheet is None else []
+    notes = (
+        [f"Sheet {shown(chosen)} was read, one of {len(sheets)}."] if len(sheets) > 1 and rules.sheet is None else []
+    )
     return from_table(table, origin=path.name, format=KIND, notes=notes)
 
 

@@ -127,7 +127,7 @@ def joined_identifiers(columns: Sequence[tuple[Column, Where]]) -> pa.Dictionary
         refuse_missing(text, where)
         _refuse_long(text, where)
         parts.append(pc.replace_substring_regex(text, r"([/\\])", r"\\\1"))
-    return pc.binary_join_element_wise(*parts, "/").dictionary_encode()
+    return pc.binary_join_element_wise(*parts, pa.scalar("/", pa.large_string())).dictionary_encode()
 
 
 def is_list(kind: pa.DataType) -> bool:
