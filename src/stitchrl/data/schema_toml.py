@@ -163,11 +163,11 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     _check_content(content)
     action, task = _with_tuples(content.get("action", {})), content.get("task", {})
-    reward, episodes = content.get("reward", {}), content.get("episodes", {})
+    reward, episodes = content.get("reward", {}), _with_tuples(content.get("episodes", {}))
     _check_action(action)
     count = action.get("count")
     return {
-        "columns": content.get("columns", {}),
+        "columns": _with_tuples(content.get("columns", {})),
         "num_actions": count if isinstance(count, int) else None,
         "gamma": task.get("gamma", 0.99),
         "name": task.get("name", "log"),
@@ -213,10 +213,10 @@ def _check_action(action: Mapping[str, Any]) -> None:
 
 
 def _with_tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings with tuples in place of TOML's lists, and categories as text."""
+    """The same settings with tuples in place of TOML's lists, and words as text."""
 
     def held(key: str, value: Any) -> Any:
-        if key == "categories":
+        if key in ("categories", "terminated_values", "truncated_values"):
             return tuple(map(str, value))
         return tuple(held("", inner) for inner in value) if isinstance(value, list) else value
 

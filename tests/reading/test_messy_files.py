@@ -1,0 +1,283 @@
+"""The files that people really have: each reaches an audit with at most twelve lines of TOML, as its clean twin does."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from spreadsheets import write_ods, write_xlsx
+
+import stitchrl as st
+from stitchrl.errors import DataError
+
+HEAD = ["patient", "visit", "hour", "at", "lactate", "pressure", "ward", "action", "reward", "died"]
+TOML = """\
+[columns]
+episode = ["patient", "visit"]
+step = "hour"
+time = "at"
+observation = ["lactate", "pressure", "ward"]
+action = "action"
+reward = "reward"
+terminated = "died"
+[observation.ward]
+categories = ["Süd", "Nord"]
+[action]
+count = 2
+"""
+SHORT = """\
+[columns]
+episode = ["patient", "visit"]
+observation = ["lactate", "pressure"]
+action = "action"
+reward = "reward"
+terminated = "died"
+[action]
+count = 2
+"""
+MOST_LINES = 12
+
+
+@cache
+def rows() -> list[list[Any]]:
+    """40 stays of three hours in October and November, so that some dates tell days from months."""
+    rng = np.random.default_rng(0)
+    start = np.datetime64("2025-10-27T22:05", "m")
+    made = []
+    for stay in range(40):
+        for hour in range(3):
+            at = start + np.timedelta64(stay * 1440 + hour * 60, "m")
+            lactate, pressure = round(float(rng.normal(2, 1)), 2), float(rng.integers(900, 1500))
+            last = hour == 2
+            reward = float(rng.integers(0, 2)) if last else 0.0
+            ward = ("Süd", "Nord")[stay % 2]
+            action = int(rng.integers(0, 2))
+            made.append([stay // 2 + 1, stay % 2 + 1, hour, str(at), lactate, pressure, ward, action, reward, last])
+    return made
+
+
+def changed(**columns: Callable[[Any], Any]) -> list[list[Any]]:
+    """The rows with other values in some columns; None and what a function gives otherwise are written as they are."""
+    return [[columns.get(name, lambda v: v)(value) for name, value in zip(HEAD, row, strict=True)] for row in rows()]
+
+
+def text(content: Sequence[Sequence[Any]], delimiter: str = ",", head: Sequence[str] | None = HEAD) -> str:
+    """Delimited text."""
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+    writer.writerows([*([head] if head is not None else []), *content])
+    return out.getvalue()
+
+
+def read(folder: Path, content: str | bytes, toml: str = TOML, *, name: str = "stays.csv") -> st.Dataset:
+    """The log of a file with its schema beside it, after an audit of it."""
+    assert len(toml.strip().splitlines()) <= MOST_LINES
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    (folder / "stays.toml").write_text(toml, encoding="utf-8")
+    log = st.read(folder / name)
+    st.audit(log)
+    return log
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The content hash of the clean twin: one column for the episode, numbers with points, ISO dates, true and false."""
+    content = [[f"{row[0]}/{row[1]}", *row[2:]] for row in changed(died=lambda v: str(v).lower())]
+    toml = TOML.replace('["patient", "visit"]', '"stay"')
+    log = read(tmp_path_factory.mktemp("clean"), text(content, head=["stay", *HEAD[2:]]), toml)
+    assert log.notes == ("Read as CSV.",)
+    assert log.num_episodes == 40
+    return log.content_hash
+
+
+def comma(value: float) -> str:
+    return str(value).replace(".", ",")
+
+
+def test_episode_of_patient_and_visit(tmp_path: Path, clean: str) -> None:
+    log = read(tmp_path, text(rows()))
+    assert log.episode_id[:3].tolist() == ["1/1", "1/2", "2/1"]
+    assert log.content_hash == clean
+
+
+@pytest.mark.parametrize(("sign", "called"), [(";", "a semicolon"), ("\t", "a tab"), ("|", "a vertical bar")])
+def test_other_delimiters(tmp_path: Path, clean: str, sign: str, called: str) -> None:
+    log = read(tmp_path, text(rows(), sign))
+    assert log.content_hash == clean
+    assert f"Values are separated by {called}." in log.notes
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_decimal_commas(tmp_path: Path, clean: str) -> None:
+    """With thousands: 1.234 is a number above a thousand here, which a reader of points would take for 1.234."""
+    content = text(changed(lactate=comma, pressure=lambda v: f"{int(v):,}".replace(",", "."), reward=comma), ";")
+    log = read(tmp_path, content)
+    assert log.content_hash == clean
+    assert {"Numbers were read with a decimal comma.", "Thousands are separated by a point in 'pressure'."} < {
+        *log.notes
+    }
+
+
+def test_decimal_commas_between_commas(tmp_path: Path, clean: str) -> None:
+    assert read(tmp_path, text(changed(lactate=comma, reward=comma, pressure=comma))).content_hash == clean
+
+
+@pytest.mark.parametrize(
+    ("sign", "note"), [(",", "a comma"), (" ", "a space"), ("'", "an apostrophe"), ("\u00a0", "a space")]
+)
+def test_thousands(tmp_path: Path, clean: str, sign: str, note: str) -> None:
+    log = read(tmp_path, text(changed(pressure=lambda v: f"{int(v):,}".replace(",", sign))))
+    assert log.content_hash == clean
+    assert f"Thousands are separated by {note} in 'pressure'." in log.notes
+
+
+def dated(pattern: str) -> Callable[[str], str]:
+    return lambda at: np.datetime64(at).item().strftime(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "order"),
+    [
+        ("%d.%m.%Y %H:%M", "day"),
+        ("%d.%m.%Y %H:%M:%S", "day"),
+        ("%d/%m/%Y %H:%M", "day"),
+        ("%m/%d/%Y %I:%M %p", "month"),
+    ],
+)
+def test_other_dates(tmp_path: Path, clean: str, pattern: str, order: str) -> None:
+    log = read(tmp_path, text(changed(at=dated(pattern))))
+    assert log.content_hash == clean
+    assert any(note.endswith(f"were read with the {order} first.") for note in log.notes)
+
+
+def test_dates_of_a_pattern_in_a_time_zone(tmp_path: Path) -> None:
+    """Clock times of Berlin, which is an hour ahead of UTC in winter."""
+
+    def local(at: str) -> str:
+        return (np.datetime64(at) + np.timedelta64(60, "m")).item().strftime("%y%m%d-%H%M")
+
+    toml = SHORT.replace("action =", 'time = "at"\naction =')
+    toml += '[file]\ndates = "%y%m%d-%H%M"\ntimezone = "Europe/Berlin"\n'
+    log = read(tmp_path, text(changed(at=local)), toml)
+    expected = np.array([row[3] for row in rows()], "M8[us]")
+    assert (log.time == expected).all()
+
+
+@pytest.mark.parametrize(("yes", "no"), [("yes", "no"), ("Y", "N"), ("ja", "nein"), ("oui", "non"), ("T", "F"), (1, 0)])
+def test_ends_in_words(tmp_path: Path, clean: str, yes: Any, no: Any) -> None:
+    log = read(tmp_path, text(changed(died=lambda v: yes if v else no)))
+    assert log.content_hash == clean
+    assert ("Words of column 'died' were read as true and false." in log.notes) == isinstance(yes, str)
+
+
+@pytest.mark.parametrize("before", ["alive", ""])
+def test_words_that_mark_ends(tmp_path: Path, before: str) -> None:
+    toml = SHORT + '[episodes]\nterminated_values = ["dead", "home"]\n'
+    words = iter(("dead", "home") * 20)
+    log = read(tmp_path, text(changed(died=lambda v: next(words) if v else before)), toml)
+    assert (log.terminated == np.array([row[-1] for row in rows()])).all()
+
+
+def test_reward_in_the_last_row_only(tmp_path: Path) -> None:
+    content = text([[*row[:8], row[8] if row[9] else None, row[9]] for row in rows()])
+    with pytest.raises(DataError, match=r"found 80, the first in row 0\. .* say `fill = 0\.0` under \[reward\]"):
+        read(tmp_path, content)
+    log = read(tmp_path, content, SHORT + "[reward]\nfill = 0.0\n")
+    assert log.reward.tolist() == [row[8] for row in rows()]
+    assert "80 missing rewards count as 0." in log.notes
+
+
+def test_a_list_in_a_column(tmp_path: Path) -> None:
+    """As JSON writes it and as NumPy prints it, with commas and without."""
+    head = ["stay", "seen", "action", "reward", "died"]
+    toml = (
+        '[columns]\nepisode = "stay"\nobservation = "seen"\naction = "action"\nreward = "reward"\nterminated = "died"\n'
+    )
+    toml += "[action]\ncount = 2\n"
+    flat = toml.replace('"seen"', '["a", "b"]')
+    bare = [[f"{r[0]}-{r[1]}", r[4], r[5], *r[7:]] for r in rows()]
+    expected = read(tmp_path, text(bare, head=["stay", "a", "b", *head[2:]]), flat)
+    for written in ("[{}, {}]", "[{},{}]", "[ {}  {}]"):
+        content = [[row[0], written.format(row[1], row[2]), *row[3:]] for row in bare]
+        log = read(tmp_path, text(content, head=head), toml)
+        assert log.content_hash == expected.content_hash
+        assert log.observation_names == ("seen[0]", "seen[1]")
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("encoding", "called"),
+    [
+        ("latin-1", "Windows-1252"),
+        ("windows-1252", "Windows-1252"),
+        ("utf-16", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("utf-8-sig", None),
+    ],
+)
+def test_other_encodings(tmp_path: Path, clean: str, encoding: str, called: str | None) -> None:
+    log = read(tmp_path, text(rows()).encode(encoding))
+    assert log.content_hash == clean
+    assert (f"The text was read as {called}." in log.notes) == (called is not None)
+
+
+def test_a_file_without_a_header(tmp_path: Path) -> None:
+    toml = SHORT + f"[file]\nnames = {HEAD}\n".replace("'", '"')
+    log = read(tmp_path, text(rows(), head=None), toml)
+    assert log.num_transitions == 120
+    with pytest.raises(DataError, match=r"does not have; it has: 0, 1, 2"):
+        read(tmp_path, text(rows(), head=None))
+
+
+@pytest.mark.parametrize(("name", "write"), [("stays.xlsx", write_xlsx), ("stays.ods", write_ods)])
+def test_spreadsheets(tmp_path: Path, clean: str, name: str, write: Callable[..., Path]) -> None:
+    pytest.importorskip("python_calamine")
+    content = write(tmp_path / name, {"stays": [HEAD, *rows()], "notes": [["made by hand"]]}).read_bytes()
+    log = read(tmp_path, content, name=name)
+    assert log.content_hash == clean
+    assert "Sheet 'stays' was read, one of 2." in log.notes
+    with pytest.raises(
+        DataError, match=r"must be one of stays\.\w+: 'stays', 'notes', or its number from 0 on; got 'x'"
+    ):
+        read(
+            tmp_path,
+            content,
+            SHORT + '[file]\nsheet = "x"\n',
+            name=name,
+        )
+
+
+def test_spreadsheets_without_their_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "python_calamine", None)
+    path = write_xlsx(tmp_path / "x.xlsx", {"a": [["b"], [1]]})
+    with pytest.raises(DataError, match=r'^Reading x\.xlsx needs python-calamine: pip install "stitchrl\[excel\]"\.$'):
+        st.read(path)
+
+
+def test_several_files_are_written_alike(tmp_path: Path) -> None:
+    """The second file alone does not tell what the comma in 1,250 separates; the first one does."""
+    head = "episode;observation;action;reward;terminated\n"
+    (tmp_path / "0.csv").write_text(head + "1;0,5;0;1;true\n2;0,75;1;2;true\n")
+    (tmp_path / "1.csv").write_text(head + "3;1,250;0;1;true\n4;2,500;1;2;true\n")
+    log = st.read(tmp_path)
+    assert log.observation[:, 0].tolist() == [0.5, 0.75, 1.25, 2.5]
+    with pytest.raises(
+        DataError, match=r"holds '1,250' in row 0, where the comma may separate thousands or decimals: say"
+    ):
+        st.read(tmp_path / "1.csv")
+    (tmp_path / "1.toml").write_text("[columns]\n" + "".join(f'{n} = "{n}"\n' for n in head.strip().split(";")))
+    for said, expected in (('thousands = ","', [1250, 2500]), ('decimal = ","', [1.25, 2.5])):
+        toml = (tmp_path / "1.toml").read_text().split("[file]")[0] + f"[file]\n{said}\n"
+        (tmp_path / "1.toml").write_text(toml)
+        assert st.read(tmp_path / "1.csv").observation[:, 0].tolist() == expected
+    (tmp_path / "2.csv").write_text(head + "5;0.5;0;1;true\n")
+    with pytest.raises(
+        DataError, match=r"must write numbers alike; 0\.csv has decimal commas and 2\.csv decimal points"
+    ):
+        st.read(tmp_path)
