@@ -13,7 +13,7 @@ import pyarrow.json as arrow_json
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.reading.sources.source import Block, Format, LogSource, reading_errors
-from stitchrl.reading.sources.text import MOST_COLUMNS, line_blocks, wider
+from stitchrl.reading.sources.text import MOST_COLUMNS, arrow_owned, line_blocks, wider
 
 __all__ = ["FORMAT"]
 
@@ -61,7 +61,7 @@ def _batches(path: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
         _check_depth(lines, path.name)
         read = arrow_json.ReadOptions(block_size=len(lines) + 1)
         try:
-            table = arrow_json.read_json(pa.py_buffer(lines), read, parse)
+            table = arrow_json.read_json(arrow_owned(lines), read, parse)
         except pa.ArrowInvalid as error:
             raise pa.ArrowInvalid(_with_log_row(str(error), row)) from None
         if table.num_columns > MOST_COLUMNS:

@@ -18,7 +18,7 @@ from stitchrl.reading.sources.compressed import unpacked, without_compression
 from stitchrl.reading.sources.dialect import DELIMITERS, Dialect, dialect_of
 from stitchrl.reading.sources.number_styles import SEPARATORS, Seen, Style
 from stitchrl.reading.sources.source import Block, LogSource, reading_errors
-from stitchrl.reading.sources.text import MOST_COLUMNS, encoding_of, line_blocks, wider
+from stitchrl.reading.sources.text import MOST_COLUMNS, arrow_owned, encoding_of, line_blocks, wider
 
 __all__ = ["open_delimited"]
 
@@ -119,7 +119,7 @@ def _opened(path: Path, rules: FileRules, encoding: str | None) -> _Table:
     if line.count(sign) >= MOST_COLUMNS:
         raise DataError(f"{path.name} has more than {MOST_COLUMNS:,} columns; put vectors into one list column.")
     parsed = arrow_csv.read_csv(
-        pa.py_buffer(line),
+        arrow_owned(line),
         arrow_csv.ReadOptions(autogenerate_column_names=True, block_size=len(line) + 1),
         arrow_csv.ParseOptions(delimiter=dialect.delimiter, quote_char=dialect.quotechar),
         arrow_csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(line.count(sign) + 1)}),
@@ -278,11 +278,11 @@ def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.Reco
             continue
         read = arrow_csv.ReadOptions(column_names=list(table.names), block_size=len(lines) + 1)
         try:
-            content = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+            content = arrow_csv.read_csv(arrow_owned(lines), read, parse, convert)
         except pa.ArrowInvalid:
             read.use_threads = False  # only a single-threaded reader says which row is wrong
             try:
-                content = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+                content = arrow_csv.read_csv(arrow_owned(lines), read, parse, convert)
             except pa.ArrowInvalid as error:
                 raise pa.ArrowInvalid(_with_log_row(str(error), row)) from None
         if types is None and MAYBE_LEADING_ZERO.search(lines):
@@ -299,7 +299,7 @@ def _with_leading_zeros(
     if not numeric:
         return table
     convert = arrow_csv.ConvertOptions(column_types=dict.fromkeys(numeric, pa.string()), include_columns=numeric)
-    written = arrow_csv.read_csv(pa.py_buffer(lines), read, parse, convert)
+    written = arrow_csv.read_csv(arrow_owned(lines), read, parse, convert)
     for name in numeric:
         if pc.any(pc.match_substring_regex(written[name], LEADING_ZERO)).as_py():
             table = table.set_column(table.column_names.index(name), name, written[name])

@@ -6,13 +6,14 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from stitchrl.errors import DataError
 from stitchrl.messages import printable
 from stitchrl.reading.sources.compressed import unpacked
 
-__all__ = ["MOST_COLUMNS", "encoding_of", "line_blocks", "wider"]
+__all__ = ["MOST_COLUMNS", "arrow_owned", "encoding_of", "line_blocks", "wider"]
 
 BLOCK_BYTES = 2**22
 """About how many bytes a block of lines has."""
@@ -107,3 +108,14 @@ def wider(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     ):
         return pa.string()
     return None
+
+
+def arrow_owned(content: bytes) -> pa.Buffer:
+    """A copy of some bytes in memory that Arrow owns, for its readers with threads.
+
+    A reader's thread may let go of what it read only when the interpreter is about to end. Of an object of Python's that takes
+    the interpreter's lock, and then the whole process aborts ("terminate called without an active exception").
+    """
+    buffer = pa.allocate_buffer(len(content))
+    np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(content, np.uint8)
+    return buffer
