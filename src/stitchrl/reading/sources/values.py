@@ -80,12 +80,12 @@ def as_bools(values: NumpyArray, where: Where) -> Bool[NumpyArray, "n ..."]:
     """
     if values.dtype.kind == "b":
         return values
-    wrong = np.ones(len(values), bool)
+    wrong: NumpyArray = np.ones(len(values), bool)
     if values.dtype.kind in "iuf":
         wrong = ((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1)
     elif values.dtype.kind == "U":
         words = np.isin(np.char.lower(np.char.strip(values)), [*TRUE_WORDS, *FALSE_WORDS]).reshape(len(values), -1)
-        wrong = wrong if words.all() else ~words.all(axis=1)
+        wrong = wrong if words.all() else np.logical_not(words.all(axis=1))
     if wrong.any():
         at = int(np.argmax(wrong))
         raise DataError(
