@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.expression import Expression
 from stitchrl.data.schema import LARGEST_ACTION_COUNT, VECTOR_ROLES, Schema
 from stitchrl.errors import DataError
-from stitchrl.messages import listed, printable, shown
+from stitchrl.messages import listed, printable
+from stitchrl.reading.sources.actions import actions_of_components
 from stitchrl.reading.sources.columns import (
     MissingError,
     Where,
@@ -38,6 +38,7 @@ from stitchrl.reading.sources.values import (
     is_rounded,
     whole_numbers,
 )
+from stitchrl.reading.sources.vocabularies import Vocabularies
 from stitchrl.reading.sources.words import as_flags, as_lists, text_of
 from stitchrl.types import NumpyArray
 
@@ -71,7 +72,7 @@ class Encoder:
     def __init__(self, schema: Schema, origin: str, *, guessed: bool = False) -> None:
         self.schema, self.origin, self._guessed = schema, origin, guessed
         self._reward = None if schema.reward_expression is None else Expression(schema.reward_expression)
-        self._vocabularies: dict[tuple[str, str], pa.Array] = {}
+        self._vocabularies = Vocabularies()
         self.notes: dict[str, None] = {}
         self._marked = {
             role: MarkedEnds(values)
@@ -79,7 +80,6 @@ class Encoder:
             if values is not None
         }
         self._filled_rewards = 0
-        self._unknown: dict[str, int] = {}
 
     def settle_action(self, block: Block) -> None:
         """Decide from a log's first block whether the action of a guessed schema is discrete.
@@ -246,7 +246,7 @@ class Encoder:
         """The numbers of one column, and the rows in which its value is missing altogether."""
         gaps = rule.missing != "error" or where.role == "next_observation"
         if rule.categories is not None:
-            values = self._codes(where, rule.vocabulary, column, gaps=gaps, unknown=rule.unknown_category)
+            values = self._vocabularies.codes(where, rule.vocabulary, column, gaps=gaps, unknown=rule.unknown_category)
         else:
             values = self._numbers(plain(self._settled(column, where), where, gaps=gaps), where, gaps=gaps)
             check_within(values, rule.low, rule.high, where)
@@ -267,8 +267,9 @@ class Encoder:
 
     def _settled(self, column: Column, where: Where) -> Column:
         """A column, whose text of lists such as [1.0, 2.0] becomes lists, and of words such as yes and no true and false."""
-        text = text_of(column) if where.role in VECTOR_ROLES or where.role in OF_WORDS else None
-        if text is None or where.role == "subgroup":
+        needed = where.role != "subgroup" and (where.role in VECTOR_ROLES or where.role in OF_WORDS)
+        text = text_of(column) if needed else None
+        if text is None:
             return column
         flags = as_flags(text, self.schema.file) if where.role in OF_WORDS else None
         if flags is not None:
@@ -305,47 +306,7 @@ class Encoder:
         ]
         if self._filled_rewards:
             notes.append(f"{self._filled_rewards:,} missing rewards count as {self.schema.reward_fill:g}.")
-        notes += [f"{count:,} values of {name!r} are none of its categories." for name, count in self._unknown.items()]
-        return tuple(notes)
-
-    def _codes(
-        self,
-        where: Where,
-        categories: tuple[str, ...],
-        column: Column,
-        *,
-        gaps: bool = False,
-        unknown: str | None = None,
-    ) -> Float[NumpyArray, " n"]:
-        """Positions of a column's values in a vocabulary; NaN where a value is missing.
-
-        Args:
-            where: the block stands.
-            categories: the vocabulary.
-            column: the values.
-            gaps: whether values may be missing.
-            unknown: the category of values that are not in the vocabulary; None refuses them.
-        """
-        key = (where.role, where.name)
-        if key not in self._vocabularies:
-            self._vocabularies[key] = pa.array(categories, pa.large_string())
-        text = as_text(column, where)
-        codes = pc.index_in(text, self._vocabularies[key])
-        unseen = pc.and_(codes.is_null(), text.is_valid())
-        if unknown is not None:
-            codes = pc.if_else(unseen, pa.scalar(categories.index(unknown), codes.type), codes)
-            if count := pc.sum(unseen).as_py():
-                self._unknown[where.name] = self._unknown.get(where.name, 0) + count
-        elif pc.any(unseen, min_count=0).as_py():
-            at = int(np.argmax(unseen.to_numpy(zero_copy_only=False)))
-            also = f", or count all such values as one more category: `unknown = true` under [observation.{where.name}]"
-            raise DataError(
-                f"{where.column} must hold one of its {len(categories)} categories; got {shown(text[at].as_py())} "
-                f"in row {where.row + at}. Add it to `categories` of the schema{also if where.role != 'action' else ''}."
-            )
-        if not gaps:
-            refuse_missing(text, where)
-        return codes.cast(pa.float32()).to_numpy(zero_copy_only=False)
+        return (*notes, *self._vocabularies.notes())
 
     def _rewards(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
         """The reward column, or the value of the reward's expression; where it is missing, the `fill` of the schema."""
@@ -379,9 +340,11 @@ class Encoder:
             columns[name] = plain(self._settled(block[name], here), here, gaps=gaps)
             if columns[name].ndim > 1:
                 raise DataError(f"{here.column} must hold one value a row; it holds lists.")
-            # Refuses NaN, which a comparison would turn into a number.
-            unknown = np.isnan(self._numbers(columns[name], here, gaps=gaps))
-            missing |= unknown
+            numbers = self._numbers(
+                columns[name], here, gaps=gaps
+            )  # refuses NaN, which a comparison would make a number
+            if gaps:
+                missing |= np.isnan(numbers)
         values = expression(columns, _rows(block))
         if not gaps:
             return values, None
@@ -391,37 +354,14 @@ class Encoder:
         """Actions as (n,) numbers of discrete actions, or (n, components) continuous ones."""
         schema, where = self.schema, self.where("action", row)
         if schema.action_categories is not None:
-            return self._codes(where, schema.action_categories, block[where.name]).astype(np.int32)
+            return self._vocabularies.codes(where, schema.action_categories, block[where.name]).astype(np.int32)
         raw = self.column("action", block, row)
         values = self._numbers(raw, where)
         if schema.num_actions is not None and schema.action_counts is None:
             if raw.ndim != 1:
                 raise DataError(f"{where.called}, discrete, must be one integer a row; got shape {raw.shape}.")
             return whole_numbers(raw, schema.num_actions, where).astype(np.int32)
-        raw, values = raw.reshape(len(raw), -1), values.reshape(len(raw), -1)
-        declared = schema.action_counts or schema.action_low or schema.action_high
-        if declared is not None and len(declared) != values.shape[1]:
-            raise DataError(
-                f"{where.called} must have {len(declared)} components, as the schema says; got {values.shape[1]}."
-            )
-        each = [where._replace(name=f"{where.name}[{i}]") for i in range(values.shape[1])]
-        for i, component in enumerate(each):
-            low, high = (None if bounds is None else bounds[i] for bounds in (schema.action_low, schema.action_high))
-            check_within(values[:, i], low, high, component)
-        if schema.action_counts is None:
-            return values
-        if schema.action_bins is not None:
-            # Edges are float32 like the values, so that a dose of .7 is on the edge .7 whatever type the file has.
-            chosen = [
-                np.searchsorted(float32(edges), values[:, i], side="right")
-                for i, edges in enumerate(schema.action_bins)
-            ]
-        else:
-            chosen = [
-                whole_numbers(raw[:, i], count, each[i]).astype(np.int64)
-                for i, count in enumerate(schema.action_counts)
-            ]
-        return np.ravel_multi_index(chosen, schema.action_counts).astype(np.int32)
+        return actions_of_components(raw.reshape(len(raw), -1), values.reshape(len(raw), -1), schema, where)
 
     def _propensities(self, block: Block, row: int) -> Float[NumpyArray, " n"]:
         """The logarithm of the probability of the logged action."""

@@ -69,17 +69,13 @@ def _delimiter(lines: list[str]) -> str:
 
 
 def _quotechar(lines: list[str], delimiter: str | None) -> str:
-    """The apostrophe if it encloses every text of the first line or a whole column, and no double quote stands there."""
+    """The apostrophe if it encloses whole values, stands nowhere else, and no double quote stands anywhere."""
     if any('"' in line for line in lines):
         return '"'
-    signs = [delimiter] if delimiter else [sign for sign in DELIMITERS if sign in lines[0]]
-    for sign in signs:
-        columns = list(zip(*(line.split(sign) for line in lines[1:]), strict=False))
-        names = lines[0].split(sign)
-        quoted = [all(len(v) > 1 and v[0] == v[-1] == "'" for v in column) for column in (names, *columns)]
-        if any(quoted):
-            return "'"
-    return '"'
+    signs = re.escape(delimiter or "".join(sign for sign in DELIMITERS if sign in lines[0]) or ",")
+    enclosed = re.compile(rf"(?:(?<=^)|(?<=[{signs}]))'[^']*'(?=[{signs}]|$)")
+    found = any(enclosed.search(line) for line in lines)
+    return "'" if found and not any("'" in enclosed.sub("", line) for line in lines) else '"'
 
 
 def _without_quoted(line: str, quotechar: str) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from stitchrl.errors import DataError
 from stitchrl.messages import listed, shown
 from stitchrl.reading.sources.columns import Where
+from stitchrl.reading.sources.words import FALSE_WORDS, TRUE_WORDS
 from stitchrl.types import NumpyArray
 
 __all__ = ["LARGEST_WHOLE", "as_bools", "check_within", "finite_numbers", "float32", "is_rounded", "whole_numbers"]
@@ -72,16 +73,19 @@ def whole_numbers(raw: NumpyArray, count: int, where: Where) -> NumpyArray:
 
 
 def as_bools(values: NumpyArray, where: Where) -> Bool[NumpyArray, "n ..."]:
-    """The values as bools; 1 and 0 count as true and false.
+    """The values as bools; 1 and 0 count as true and false, and what is text is refused.
 
     Raises:
         DataError: a value is anything else.
     """
     if values.dtype.kind == "b":
         return values
-    wrong = np.ones(len(values), bool)
+    wrong: NumpyArray = np.ones(len(values), bool)
     if values.dtype.kind in "iuf":
         wrong = ((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1)
+    elif values.dtype.kind == "U":
+        words = np.isin(np.char.lower(np.char.strip(values)), [*TRUE_WORDS, *FALSE_WORDS]).reshape(len(values), -1)
+        wrong = wrong if words.all() else np.logical_not(words.all(axis=1))
     if wrong.any():
         at = int(np.argmax(wrong))
         raise DataError(

@@ -10,7 +10,7 @@ from stitchrl.data.file_rules import FileRules
 from stitchrl.reading.sources.columns import is_text
 from stitchrl.reading.sources.source import Column
 
-__all__ = ["as_flags", "as_lists", "text_of"]
+__all__ = ["FALSE_WORDS", "TRUE_WORDS", "as_flags", "as_lists", "text_of"]
 
 TRUE_WORDS = ("true", "t", "yes", "y", "ja", "j", "oui", "o", "1")
 FALSE_WORDS = ("false", "f", "no", "n", "nein", "non", "0")
