@@ -44,6 +44,7 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
         )
     names = {field.name for field in dataclasses.fields(PipelineSettings)} & set(given)
     settings = {name: given[name] for name in names} | {"fractions": shares(given.get("fractions", FRACTIONS))}
+    settings |= {name: tuple(given.get(name) or ()) for name in ("group", "cost")}
 
     def say(stage: str, text: str) -> None:
         if not quiet and not json:
