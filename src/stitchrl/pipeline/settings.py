@@ -55,12 +55,8 @@ class PipelineSettings:
     tail: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in (
-            "group",
-            "cost",
-        ):  # None and lists come from the command line, and one string is one column or limit
-            given = getattr(self, name) or ()
-            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        for name in ("group", "cost"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
