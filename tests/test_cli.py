@@ -164,6 +164,11 @@ def test_bad_options(words: list[str], sentence: str, log: Path, tmp_path: Path,
         ("updates = 2000.5", "Invalid value for '--updates'"),
         ("updates = 'many'", "Invalid value for '--updates'"),
         ("updates = [1, 2]", "Invalid value for '--updates'"),
+        ("group = 'ward'", "subgroup is in column 'ward'"),
+        ("group = ['ward']", "subgroup is in column 'ward'"),
+        ("cost = 'reward<1'", "`cost` must say COLUMN<=LIMIT"),
+        ("group = 3", "`group` in "),
+        ("cost = ['reward<=1', 2]", "must be a string or a list of strings; got ['reward<=1', 2]"),
     ],
 )
 def test_a_wrong_configuration(content: str, sentence: str, log: Path, tmp_path: Path, stitchrl: Command) -> None:

@@ -20,6 +20,7 @@ from stitchrl.command_line.options import (
     Algorithms,
     AsJson,
     Assignments,
+    Baseline,
     BatchSize,
     Confidence,
     Config,
@@ -130,6 +131,7 @@ def run(
     confidence: Confidence = PipelineSettings.confidence,
     margin: Margin = PipelineSettings.margin,
     minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
+    baseline: Baseline = None,
     group: Group = None,
     cost: Cost = None,
     distribution: Distribution = PipelineSettings.distribution,
@@ -305,14 +307,7 @@ def evaluate(
     estimators: Annotated[
         str | None, typer.Option("--estimators", help="Names separated by commas. [default: those that suit the log]")
     ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(
-            "--baseline",
-            help="Another policy, over which gains are taken: a policy, a run, a folder of `st.fit`, or an ONNX file. "
-            "[default: the log's]",
-        ),
-    ] = None,
+    baseline: Baseline = None,
     gamma: Annotated[float | None, typer.Option("--gamma", help="Discount. [default: the log's]")] = None,
     horizon: Horizon = None,
     confidence: Confidence = PipelineSettings.confidence,

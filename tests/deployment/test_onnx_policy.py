@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import stitchrl as st
+from stitchrl.deployment.onnx_policy import OnnxPolicy
 from stitchrl.errors import CheckpointError, ConfigurationError, DataError, StitchRLError
 
 WEIGHT = np.array([[1.0, 0.0, -1.0], [0.5, -0.5, 2.0]], np.float32)
@@ -111,6 +113,67 @@ def test_a_model_for_a_fixed_number_of_rows_is_run_as_often_as_needed(tmp_path: 
         np.testing.assert_allclose(policy.probs(OBS), softmax(OBS @ WEIGHT), rtol=1e-5)
     with pytest.raises(DataError, match=r"takes observations of shape \[1, 2\], one row each; got shape \(3, 1\)"):
         st.load_policy(tmp_path / "1.onnx").probs(OBS[:, :1])
+
+
+def test_a_model_of_whole_numbers_gets_no_fractions(tmp_path: Path) -> None:
+    """Where onnxruntime is installed: a model whose observations are int32, cast to float inside."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["obs"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["number", "weight"], ["logits"]),
+        ],
+        "policy",
+        [helper.make_tensor_value_info("obs", TensorProto.INT32, ["rows", 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", 3])],
+        [numpy_helper.from_array(WEIGHT, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, str(tmp_path / "p.onnx"))
+    policy = st.load_policy(tmp_path / "p.onnx")
+    whole = np.array([[0.0, 1.0], [-3.0, 2.0]], np.float32)
+    np.testing.assert_allclose(policy.probs(whole), softmax(whole @ WEIGHT), rtol=1e-5)
+    with pytest.raises(DataError, match="takes observations of type int32, and those of the log are not whole numbers"):
+        policy.probs(OBS)
+
+
+class WholeNumbers:
+    """A session of a model with two observations and two logits, without onnxruntime: it returns what it is fed."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.fed = kind, np.zeros(0)
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="obs", type=self.kind, shape=["rows", 2])]
+
+    def run(self, outputs: list[str], fed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.fed = fed["obs"]
+        return [self.fed.astype(np.float32)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("int32", [3.0, -4.0], [3.0, 0.5]),
+        ("int64", [3.0, -4.0], [3.0, 1e-3]),
+        ("uint8", [0.0, 255.0], [0.0, 256.0]),
+        ("bool", [0.0, 1.0], [0.0, 2.0]),
+    ],
+)
+def test_what_a_type_cannot_hold_is_refused(kind: str, right: list[float], wrong: list[float]) -> None:
+    session = WholeNumbers(f"tensor({kind})")
+    output = SimpleNamespace(name="logits", type="tensor(float)", shape=["rows", 2])
+    policy = OnnxPolicy("p.onnx", session, output, "logits", 2)
+    probs = policy.probs(np.array([right], np.float32))
+    np.testing.assert_allclose(probs, softmax(np.array([right])), rtol=1e-5)
+    assert session.fed.dtype == np.dtype(kind)
+    with pytest.raises(
+        DataError, match=f"takes observations of type {kind}, and those of the log are not whole numbers"
+    ):
+        policy.probs(np.array([right, wrong], np.float32))
 
 
 def test_the_output_is_told_and_never_guessed(tmp_path: Path) -> None:

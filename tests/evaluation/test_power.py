@@ -71,6 +71,13 @@ def test_the_sentence_says_what_is_known_and_no_more() -> None:
     assert below.sentence.endswith("no size of log is known to suffice for GO.")
     assert asked(0.0).sizes == asked(0.1, margin=0.1).sizes == ()
     assert "Even 6,400 units".replace("units", "episodes") in asked(0.001).sentence
+    several = asked(0.1)
+    assert several.needed is not None
+    once = dataclasses.replace(several, needed_half=several.needed)
+    number = f"{several.needed:,}"
+    assert several.sentence.count(number) == once.sentence.count(number) == 1
+    assert "GO would be 80% likely, whether the gain is what the estimate says or half of that." in once.sentence
+    assert "or half as far above the margin." in dataclasses.replace(once, margin=0.01).sentence
     also = asked(0.1, failed="abe").sentence
     assert also.endswith("Lines (b) and (e) would have to hold as well, which no size alone brings about.")
 

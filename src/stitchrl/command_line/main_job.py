@@ -17,6 +17,7 @@ import typer
 
 import stitchrl
 from stitchrl.command_line.options import FRACTIONS, STAGES, Context
+from stitchrl.command_line.policies import policy_of
 from stitchrl.errors import ConfigurationError
 from stitchrl.pipeline.settings import PipelineSettings
 
@@ -43,6 +44,7 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
         )
     names = {field.name for field in dataclasses.fields(PipelineSettings)} & set(given)
     settings = {name: given[name] for name in names} | {"fractions": shares(given.get("fractions", FRACTIONS))}
+    settings |= {name: tuple(given.get(name) or ()) for name in ("group", "cost")}
 
     def say(stage: str, text: str) -> None:
         if not quiet and not json:
@@ -70,6 +72,10 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
         numbered_states=not continuous and numbers_states(job.log),
         continuous=continuous,
     )
+    if (baseline := given.get("baseline")) is not None:
+        from stitchrl.pipeline.baseline import Baseline
+
+        job.baseline = Baseline(policy_of(baseline, job.log), str(baseline))
     found = run_stages(job, until=until or STAGES[-1], force=given.get("force", False))
     if json:
         print_json(found.to_dict())

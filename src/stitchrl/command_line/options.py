@@ -6,7 +6,7 @@ It is imported before a command is known: neither JAX nor NumPy is imported here
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ __all__ = [
     "Algorithms",
     "AsJson",
     "Assignments",
+    "Baseline",
     "BatchSize",
     "Confidence",
     "Config",
@@ -90,10 +91,22 @@ def take_config(context: Context, file: Path | None) -> Path | None:
     # As text, so that 2000.5 updates are refused as they are on the command line.
     several = {option.name for option in context.command.params if getattr(option, "multiple", False)}
     context.default_map = {
-        options[name]: value if isinstance(value, bool | str) or options[name] in several else str(value)
+        options[name]: _several(name, value, file)
+        if options[name] in several
+        else value
+        if isinstance(value, bool | str)
+        else str(value)
         for name, value in given.items()
     }
     return file
+
+
+def _several(name: str, value: Any, file: Path) -> list[str]:
+    """The values of an option that may be repeated: a list of strings, or one string."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise ConfigurationError(f"`{name}` in {str(file)!r} must be a string or a list of strings; got {value!r}.")
+    return values
 
 
 Log = Annotated[
@@ -153,6 +166,14 @@ Margin = Annotated[float, typer.Option("--margin", help="The least gain worth ha
 Horizon = Annotated[
     int | None,
     typer.Option("--horizon", help="Count only so many first steps of an episode. [default: all, until it terminates]"),
+]
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        help="Another policy, over which gains are taken: a policy, a run, a folder of `st.fit`, or an ONNX file. "
+        "[default: the log's]",
+    ),
 ]
 Group = Annotated[
     list[str] | None,

@@ -15,7 +15,7 @@ from stitchrl.evaluation.probabilities import PolicyLike, probability_pieces
 from stitchrl.storage.looks import EarlierLooks, record_look
 from stitchrl.types import NumpyArray
 
-__all__ = ["look_at", "notes_on"]
+__all__ = ["fingerprint", "look_at", "notes_on"]
 
 LEAST_LOG_DENSITY = -1e3
 """A density of 0 has no finite logarithm."""
@@ -40,11 +40,11 @@ def look_at(
     asked = [estimand.gamma, -1.0 if estimand.horizon is None else float(estimand.horizon), *map(float, rule)]
     if estimand.time_unit is not None:
         asked.append(float(log.schema.time_unit or 0.0))
-    projected = [_projected(policy, log) for policy in policies]
+    projected = [fingerprint(policy, log) for policy in policies]
     return record_look(log.episode_hashes, np.concatenate([asked, *projected]))
 
 
-def _projected(policy: PolicyLike, log: Dataset) -> NumpyArray:
+def fingerprint(policy: PolicyLike, log: Dataset) -> NumpyArray:
     """(PROJECTIONS,) random weighted sums of what a policy does on a log, probabilities or usual actions.
 
     Rounding, which differs between machines, moves them by about 1e-7; one action changed in a million rows by about 1e-3.

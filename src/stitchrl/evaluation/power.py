@@ -96,13 +96,16 @@ class Power:
         else:
             found = (
                 f"With about {self.needed:,} {self.noun}s like these to judge by (there are {self.units:,}) GO would be 80% "
-                f"likely, if the gain is what the estimate says; if it is {half}, "
+                "likely, "
             )
-            found += (
-                f"it would take about {self.needed_half:,}"
-                if self.needed_half is not None
-                else f"even {self.sizes[-1]:,} would not do"
-            )
+            if self.needed_half == self.needed:
+                found += f"whether the gain is what the estimate says or {half}"
+            elif self.needed_half is None:
+                found += f"if the gain is what the estimate says; if it is {half}, even {self.sizes[-1]:,} would not do"
+            else:
+                found += (
+                    f"if the gain is what the estimate says; if it is {half}, it would take about {self.needed_half:,}"
+                )
         if not self.besides:
             return f"{found}."
         lines = " and ".join(f"({key})" for key in self.besides)

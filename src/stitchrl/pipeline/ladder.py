@@ -73,7 +73,8 @@ def climb(
         order: their ranking.
         behavior: the behaviour as a model that acts on any observation.
         rank_sizes: independent units on validation and on test.
-        evaluate: `evaluate_fits` with the settings of the run.
+        evaluate: `evaluate_fits` with the settings of the run. A baseline stands behind the candidates in `fits`, and gains are
+            then over it.
     """
     best: dict[str, int] = {}
     for row in order:
@@ -87,7 +88,11 @@ def climb(
     ]
     if not rungs:
         return []
-    further = fits.with_policies([candidate.policy for _, candidate in rungs], [of for of, _ in rungs])
-    found = evaluate(further, (first_primary(fits.log, fits.estimand),), confirm=False)
+    baseline = range(len(candidates), len(fits.policies))
+    further = fits.with_policies(
+        [*(candidate.policy for _, candidate in rungs), *(fits.policies[k] for k in baseline)],
+        [*(of for of, _ in rungs), *baseline],
+    )
+    found = evaluate(further, (first_primary(fits.log, fits.estimand),), confirm=False)[: len(rungs)]
     places = rank([one.gain for one in found], [True] * len(rungs), size=rank_sizes[0], test_size=rank_sizes[1])
     return [Step(*rungs[place.index], found[place.index], place) for place in places]

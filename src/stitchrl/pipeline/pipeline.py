@@ -16,6 +16,8 @@ from pathlib import Path
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError
+from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.pipeline.baseline import Baseline
 from stitchrl.pipeline.outcome import Outcome
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.stages import STAGES, write_report
@@ -31,7 +33,7 @@ def run_stages(job: Workspace, *, until: str = "bundle", force: bool = False) ->
     After the audit the run stops where the log is not usable, unless `force` is given; the verdict then says so.
 
     Raises:
-        ConfigurationError: `until` is no stage, or the log or the candidates are not such as the main job can take.
+        ConfigurationError: `until` is no stage, or the log, the candidates or the baseline are not such as the main job can take.
         RunDirectoryError: the directory cannot be written, holds another run, or holds something else.
     """
     if until not in STAGES:
@@ -84,13 +86,14 @@ def run(
     minimum_odds_ratio: float = PipelineSettings.minimum_odds_ratio,
     ladder: bool = PipelineSettings.ladder,
     horizon: int | None = PipelineSettings.horizon,
-    group: Sequence[str] = PipelineSettings.group,
-    cost: Sequence[str] = PipelineSettings.cost,
+    group: str | Sequence[str] = PipelineSettings.group,
+    cost: str | Sequence[str] = PipelineSettings.cost,
     distribution: bool = PipelineSettings.distribution,
     tail: float = PipelineSettings.tail,
     until: str = "bundle",
     force: bool = False,
     truth: Truth | None = None,
+    baseline: PolicyLike | None = None,
     progress: bool = False,
 ) -> Outcome:
     """The main job on a log: audit, split, train, select, evaluate, verdict, report, bundle, all in `out`.
@@ -107,6 +110,7 @@ def run(
         until: the last stage to do.
         force: go on where the audit calls the log not usable; the verdict then says so, and cannot be GO.
         truth: exact values, where the world behind the log is known.
+        baseline: the policy that every gain is over, such as `st.load_policy` gives; None is the behaviour.
         progress: show bars.
 
     Raises:
@@ -126,14 +130,14 @@ def run(
         minimum_odds_ratio=minimum_odds_ratio,
         ladder=ladder,
         horizon=horizon,
-        group=tuple(group),
-        cost=tuple(cost),
+        group=(group,) if isinstance(group, str) else tuple(group),
+        cost=(cost,) if isinstance(cost, str) else tuple(cost),
         distribution=distribution,
         tail=tail,
     )
     job = Workspace(
         log, Path(out), schema=schema, format=format, algorithms=algorithms, settings=settings, truth=truth,
-        progress=progress,
+        baseline=None if baseline is None else Baseline(baseline), progress=progress,
     )  # fmt: skip
     return run_stages(job, until=until, force=force)
 

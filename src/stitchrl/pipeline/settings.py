@@ -55,8 +55,8 @@ class PipelineSettings:
     tail: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("group", "cost"):  # None and lists come from the command line
-            object.__setattr__(self, name, tuple(getattr(self, name) or ()))
+        for name in ("group", "cost"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")

@@ -112,7 +112,7 @@ def select_stage(job: Workspace) -> None:
     text = "no estimate has an interval"
     if gain is not None:
         predicted = best.get("predicted_lower", gain["lower"])
-        text = f"validation gain {gain['value']:+.4f}, predicted to be shown above {predicted:+.4f} on test{_of(job)}"
+        text = f"validation gain{_over(job)} {gain['value']:+.4f}, predicted to be shown above {predicted:+.4f} on test{_of(job)}"
         if job.log.num_actions is None:
             text += ", the error of the model apart"
     job.say("select", f"{candidate['title']}: {text}")
@@ -129,23 +129,23 @@ def _rank(job: Workspace) -> dict[str, Any]:
     def evaluated(fits: Fits, estimators: Sequence[Estimator], **how: Any) -> list[Evaluation]:
         return evaluate_fits(
             fits, estimators, confidence=settings.confidence, margin=settings.margin,
-            audit_verdict=job.load("audit.json")["verdict"], resamples=RANKING_RESAMPLES, **how,
+            audit_verdict=job.load("audit.json")["verdict"], resamples=RANKING_RESAMPLES,
+            over_last=job.baseline is not None, **how,
         )  # fmt: skip
 
     with ProgressDisplay(enabled=job.progress) as display:
         fits = Fits(
-            [candidate.policy for candidate in candidates],
+            [*(candidate.policy for candidate in candidates), *job.compared],
             valid,
             job.parts["train"],
             estimand=job.estimand,
             # What networks disagree by is for the decision: here one of them serves, for many policies.
             settings=dataclasses.replace(job.fit_settings, networks=1),
-            monitors=(display.track(f"FQE of {len(candidates)} policies"),),
+            monitors=(display.track(f"FQE of {len(candidates) + len(job.compared)} policies"),),
         )
         check_requirements(fits.log, None, fits.policies)
-        evaluations = evaluated(
-            fits, chosen_estimators(default_estimators(fits.log, fits.estimand.horizon)), confirm=False
-        )
+        found = evaluated(fits, chosen_estimators(default_estimators(fits.log, fits.estimand.horizon)), confirm=False)
+        evaluations = found[: len(candidates)]
         eligible = [not candidate.algorithm.caution for candidate in candidates]
         order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
         discrete = valid.num_actions is not None  # there is no ladder of densities
@@ -166,6 +166,7 @@ def _rank(job: Workspace) -> dict[str, Any]:
         "part": "validation",
         "behavior": evaluations[0].behavior.to_dict(),
         "behavior_exact": job.exact(None),
+        **_baseline(job, found),
         "candidates": shown,
         "order": [dataclasses.asdict(row) for row in order],
         "ladder": [_step_shown(job, step) for step in steps],
@@ -195,7 +196,7 @@ def evaluate_stage(job: Workspace) -> None:
     evaluation = found["selected"]["evaluation"]
     primary = evaluation["verdict"]["primary"]
     gain = evaluation["gain"].get(primary)
-    text = "no estimate has an interval" if gain is None else f"{primary} gain {_span(gain)}{_of(job)}"
+    text = "no estimate has an interval" if gain is None else f"{primary} gain{_over(job)} {_span(gain)}{_of(job)}"
     job.say("evaluate", f"{found['selected']['title']} on test: {text}")
 
 
@@ -203,7 +204,8 @@ def _estimates(job: Workspace) -> dict[str, Any]:
     test, chosen = job.parts["test"], job.selected
     # Recorded before anything is seen, and kept in the directory: a run that goes on after a kill says the same.
     looks = EarlierLooks.from_dict(job.stage("looks.json", lambda: _look(job, chosen, test).to_dict()))
-    evaluation = _evaluate(job, chosen, notes_on(looks, noun=unit_noun(test, job.settings.horizon)))
+    found = _evaluate(job, chosen, notes_on(looks, noun=unit_noun(test, job.settings.horizon)))
+    evaluation = found[0]
     agreement = evaluation.agreement
     assert agreement is not None  # a candidate can be asked about every action
     return {
@@ -211,6 +213,7 @@ def _estimates(job: Workspace) -> dict[str, Any]:
         "selected": job.describe(chosen, test) | {"evaluation": evaluation.to_dict()},
         "behavior": evaluation.behavior.to_dict(),
         "behavior_exact": job.exact(None),
+        **_baseline(job, found),
         "weights": _weights(job, chosen),
         "disagreement": {"label": chosen.title} | _differences(agreement, test),
     }
@@ -253,16 +256,17 @@ def _look(job: Workspace, chosen: Candidate, test: Dataset) -> EarlierLooks:
         settings.minimum_odds_ratio,
         *job.fit_settings.numbers(),
     )
-    return look_at([chosen.policy], test, job.estimand, rule)
+    return look_at([chosen.policy, *job.compared], test, job.estimand, rule)
 
 
-def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> Evaluation:
-    """Evaluate the selected policy on test, with Q and a fitted behaviour from the other parts."""
+def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> list[Evaluation]:
+    """Evaluate the selected policy, and behind it the baseline if there is one, on test, with Q and a fitted behaviour from
+    the other parts."""
     audited = job.load("audit.json")
     history = audited["numbers"].get("history")
     with ProgressDisplay(enabled=job.progress) as display:
-        (found,) = evaluate_all(
-            [chosen.policy],
+        return evaluate_all(
+            [chosen.policy, *job.compared],
             job.parts["test"],
             fit_on=job.parts["train+validation"],
             settings=job.fit_settings,
@@ -275,10 +279,23 @@ def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> Evalua
             groups=job.settings.group,
             costs=job.settings.cost,
             tail=job.settings.tail if job.settings.distribution else None,
+            over_last=job.baseline is not None,
             monitors=(display.track("FQE of the selected policy"),),
             notes=notes,
         )
-    return found
+
+
+def _baseline(job: Workspace, found: Sequence[Evaluation]) -> dict[str, Any]:
+    """What is known of the baseline on a part; nothing where gains are over the behaviour."""
+    if job.baseline is None:
+        return {}
+    return {
+        "baseline": {
+            "title": job.baseline.title,
+            "estimates": {name: estimate.to_dict() for name, estimate in found[-1].estimates.items()},
+            "exact": job.exact(job.baseline.policy),
+        }
+    }
 
 
 def verdict_stage(job: Workspace) -> None:
@@ -330,6 +347,7 @@ def bundle_stage(job: Workspace) -> None:
             "rung": None if chosen.rung is None else dataclasses.asdict(chosen.rung),
             "log": {"name": job.log.schema.name, "content_hash": job.log.bare().content_hash},
             "versions": job.load("run.json")["versions"],
+            **({} if job.baseline is None else {"baseline": job.load("run.json")["baseline"]}),
             "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},
         }
         learned_from = np.concatenate([job.parts[part].episode_contents for part in ("train", "validation")])
@@ -354,6 +372,11 @@ STAGES: dict[str, Callable[[Workspace], None]] = {
 def _of(job: Workspace) -> str:
     """Which steps a printed value is of; "" where all of them count."""
     return "" if job.settings.horizon is None else f" in {first_steps_in_words(job.settings.horizon)}"
+
+
+def _over(job: Workspace) -> str:
+    """What a printed gain is over; "" where it is the behaviour."""
+    return "" if job.baseline is None else " over the baseline"
 
 
 def _span(estimate: dict[str, Any]) -> str:

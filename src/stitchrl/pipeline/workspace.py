@@ -24,11 +24,13 @@ from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.costs import check_costs, limits_of
 from stitchrl.evaluation.groups import groups_of
+from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.registry import DEFAULT, default_estimators
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.pipeline.baseline import Baseline, same_baseline
 from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled
 from stitchrl.pipeline.ladder import on_rung
 from stitchrl.pipeline.settings import PipelineSettings
@@ -81,6 +83,7 @@ class Workspace:
             `default_algorithms`.
         settings: numbers of the run.
         truth: exact values, where known.
+        baseline: what gains are taken over; None is the behaviour.
         command: how the run was started, for the report.
         say: called with one line a finished stage.
         progress: show bars.
@@ -93,6 +96,7 @@ class Workspace:
     algorithms: Sequence[Algorithm] | Mapping[str, Algorithm] | None = None
     settings: PipelineSettings = dataclasses.field(default_factory=PipelineSettings)
     truth: Truth | None = None
+    baseline: Baseline | None = None
     command: str = ""
     say: Callable[[str, str], None] = lambda stage, text: None
     progress: bool = True
@@ -139,9 +143,9 @@ class Workspace:
         self._check_truth()
         train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)
         forms = 2 if kind == "continuous" else 1
-        check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds * forms)
-        check_size(self.log, test, train + valid, 1)
-        claim(self.out / "run.json", self._identity(), free=("command",), upgrade=_of_this_version, alone=True)
+        check_size(self.log, valid, train, len(self.labelled) * self.settings.seeds * forms + len(self.compared))
+        check_size(self.log, test, train + valid, 1 + len(self.compared))
+        claim(self.out / "run.json", self._identity(), free=("command",), upgrade=self._upgraded, alone=True)
         for name in FILES:  # what a killed run was writing
             forget_abandoned(self.out / name)
 
@@ -175,12 +179,22 @@ class Workspace:
             "seeds": list(range(self.settings.seeds)),
             "estimators": list(default_estimators(first_steps(self.log, self.settings.horizon), self.settings.horizon)),
             "truth": None if self.truth is None else self.truth.name,
+            **self._baseline_identity,
             "versions": installed_versions(),
             "command": self.command,
         }
         if self.estimand.time_unit is not None:
             content["time_unit"] = self.estimand.time_unit
         return dict(json.loads(json.dumps(content)))
+
+    @cached_property
+    def _baseline_identity(self) -> dict[str, Any]:
+        return {"baseline": None} if self.baseline is None else self.baseline.identity(self.log)
+
+    def _upgraded(self, found: dict[str, Any]) -> dict[str, Any]:
+        """run.json as this version would have written it, with the same baseline called what this run calls it."""
+        found = _of_this_version(found)
+        return found | (self._baseline_identity if same_baseline(found, self._baseline_identity) else {})
 
     def load(self, name: str) -> dict[str, Any]:
         """The content of a file that a stage left. Raises RunDirectoryError where it is missing or damaged."""
@@ -270,6 +284,11 @@ class Workspace:
         return policy
 
     @property
+    def compared(self) -> list[PolicyLike]:
+        """The baseline, to stand last among the policies of an evaluation; nothing where gains are over the behaviour."""
+        return [] if self.baseline is None else [self.baseline.policy]
+
+    @property
     def selected(self) -> Candidate:
         """The candidate that the ranking puts first, on the rung of its ladder where it is on one."""
         ranking = self.load("ranking.json")
@@ -341,4 +360,5 @@ def _of_this_version(found: dict[str, Any]) -> dict[str, Any]:
     # What later versions added, as it was before.
     earlier = {"minimum_odds_ratio": PipelineSettings.minimum_odds_ratio, "ladder": False, "estimators": list(DEFAULT)}
     earlier |= {"group": [], "cost": [], "distribution": False, "tail": PipelineSettings.tail}
+    earlier |= {"baseline": None}
     return earlier | found

@@ -8,7 +8,14 @@ from typing import Any
 from stitchrl.reporting.charts import Axis, fit_axis, line_path
 from stitchrl.reporting.numbers import Json, is_number, number, short, signed
 
-__all__ = ["ladder_content", "ladder_view"]
+__all__ = ["exact_base", "ladder_content", "ladder_view"]
+
+
+def exact_base(ranking: Json) -> Any:
+    """The exact value that exact gains are over: of the baseline where the run has one, else of the behaviour; None where it is
+    not known."""
+    baseline = ranking.get("baseline")
+    return ranking["behavior_exact"] if baseline is None else baseline["exact"]
 
 
 def ladder_content(ranking: Json, selected: str, title_of: Callable[[Json], str]) -> dict[str, Any] | None:
@@ -22,7 +29,7 @@ def ladder_content(ranking: Json, selected: str, title_of: Callable[[Json], str]
     steps = ranking.get("ladder") or []
     if not steps:
         return None
-    base = ranking["behavior_exact"]
+    base = exact_base(ranking)
     rows = [
         _row(step["title"], step, step["gain"], step["standard_error"], step, base)
         | {"power": step["power"], "floor": step["floor"]}

@@ -14,7 +14,7 @@ from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting.confirmation import confirmation_content
 from stitchrl.reporting.distribution import distribution_content
 from stitchrl.reporting.groups import groups_content
-from stitchrl.reporting.ladder import ladder_content
+from stitchrl.reporting.ladder import exact_base, ladder_content
 from stitchrl.reporting.numbers import short
 from stitchrl.reporting.together import together_content
 from stitchrl.reporting.weights import weights_content
@@ -55,6 +55,7 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
             "test": _span(estimates["behavior"]),
             "exact": ranking["behavior_exact"],
         },
+        "baseline": _baseline(estimates, verdict["primary"]),
         "estimators": _estimators([*ranking["candidates"], selected]),
         "estimates": {
             "validation": [row for c in ranking["candidates"] for row in _rows(c, _title(selected), ranking)],
@@ -111,7 +112,8 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
         "decision": verdict["decision"],
         "headline": verdict["headline"],
         "candidate": _title(estimates["selected"]),
-        "baseline": "behaviour",
+        "baseline": "the baseline" if "baseline" in estimates else "behaviour",
+        "baseline_title": estimates["baseline"]["title"] if "baseline" in estimates else "behaviour",
         "confidence": verdict["confidence"],
         "margin": verdict["margin"],
         "primary": None if primary is None else {"estimator": primary} | _span(gains[primary]),
@@ -119,6 +121,15 @@ def _verdict(verdict: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[s
         "caveats": verdict["caveats"],
         "power": verdict.get("power"),
     }
+
+
+def _baseline(estimates: Mapping[str, Any], primary: str | None) -> dict[str, Any] | None:
+    """The value of the baseline on test by the primary estimate; None where gains are over the behaviour."""
+    found = estimates.get("baseline")
+    if found is None:
+        return None
+    value = None if primary is None else {"estimator": primary} | _span(found["estimates"][primary])
+    return {"title": found["title"], "exact": found["exact"], "test": value}
 
 
 def _learning(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -167,7 +178,7 @@ def _claim(candidate: Mapping[str, Any], primary: str | None) -> dict[str, Any]:
 
 
 def _rows(candidate: Mapping[str, Any], selected: str, ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
-    exact, base = candidate["exact"], ranking["behavior_exact"]
+    exact, base = candidate["exact"], exact_base(ranking)
     rows = []
     for name, estimate in candidate["evaluation"]["estimates"].items():
         keep = ("value", "lower", "upper", "standard_error", "ess", "max_weight_share")
@@ -206,7 +217,7 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
         "healthy": bool(row.get("healthy", gain and gain["healthy"])),
         "predicted_lower": row.get("predicted_lower"),
         "selected": _title(candidate) == selected,
-        "exact_gain": None if exact is None else exact - ranking["behavior_exact"],
+        "exact_gain": None if exact is None else exact - exact_base(ranking),
     }
 
 
@@ -230,10 +241,11 @@ def _explain(
     note: str,
 ) -> list[str]:
     selected = estimates["selected"]
+    over = " over the baseline" if "baseline" in estimates else ""
     texts = [
         "A policy can be evaluated only where the log has tried what the policy would do. The more a policy differs from the "
         "behaviour, the more it can gain, and the fewer logged decisions tell something about it, so its interval is wider. "
-        f"Candidates are therefore ranked by the lower end of the interval of their gain{_predicted(ranking)}, not by its "
+        f"Candidates are therefore ranked by the lower end of the interval of their gain{over}{_predicted(ranking)}, not by its "
         "middle.",
         _agreement_text(estimates["disagreement"]),
     ]
