@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from commands import Command
 from main_job import write_small_log
 
 import stitchrl as st
+from stitchrl import cli
 from stitchrl.data.scaling import unit_return_scale
+from stitchrl.data.schema import Schema
 
 
 @pytest.fixture(scope="module")
@@ -295,3 +299,41 @@ def test_train_takes_a_configuration(log: Path, tmp_path: Path, stitchrl: Comman
     assert isinstance(run, st.Run)
     assert isinstance(run.algorithm, st.BC)
     assert run.updates == 2
+
+
+READS_A_LOG = ("run", "audit", "schema", "convert", "train", "evaluate")
+ESTIMATES = ("run", "evaluate")
+GRAMMAR = {
+    "--format": READS_A_LOG,
+    "--schema": tuple(name for name in READS_A_LOG if name != "schema"),
+    "--out": ("demo", "run", "schema", "train", "report"),
+    "--config": ("demo", "run", "audit", "train", "evaluate"),
+    "--set": ("demo", "run", "train"),
+    "--seed": ("demo", "run", "train", "evaluate"),
+    "--quiet": ("demo", "run", "audit", "train", "evaluate"),
+    "--json": ("demo", "run", "audit", "train", "evaluate"),
+    **dict.fromkeys(("--gamma", "--confidence", "--estimators", "--baseline"), ESTIMATES),
+    "--horizon": ("demo", *ESTIMATES),
+    "--gate": ESTIMATES,
+}
+
+
+def test_every_command_speaks_one_grammar_and_shows_an_example() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for flag, names in GRAMMAR.items():
+        for name in names:
+            assert flag in [opt for param in commands[name].params for opt in param.opts], (name, flag)
+    for name, command in commands.items():
+        assert command.epilog.startswith(f"Example: stitchrl {name}"), name
+        words = shlex.split(command.epilog.removeprefix("Example: stitchrl "))[1:]
+        command.make_context(name, words)  # the example can be understood
+
+
+def test_a_schema_is_written_once_and_never_over_another(tmp_path: Path, stitchrl: Command) -> None:
+    (tmp_path / "x.csv").write_text("episode,observation,action,reward,terminated\n1,0.5,1,0,1\n2,0.5,1,0,1\n")
+    done = stitchrl("schema", tmp_path / "x.csv", "--out", tmp_path / "x.toml")
+    assert (done.status, done.out.strip()) == (0, str(tmp_path / "x.toml"))
+    assert Schema.load(tmp_path / "x.toml").columns["action"] == "action"
+    again = stitchrl("schema", tmp_path / "x.csv", "--out", tmp_path / "x.toml")
+    assert (again.status, "may hold what a person wrote" in again.err) == (2, True)
+    assert stitchrl("audit", tmp_path / "x.csv", "--quiet").out.strip() in ("usable", "usable with care", "not usable")

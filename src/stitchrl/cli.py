@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,10 +27,12 @@ from stitchrl.command_line.options import (
     Context,
     Cost,
     Distribution,
+    Estimators,
     EvaluationUpdates,
     Force,
     Format,
     Fractions,
+    Gamma,
     Gate,
     Group,
     Horizon,
@@ -47,6 +49,7 @@ from stitchrl.command_line.options import (
     Tail,
     Until,
     Updates,
+    names_in,
 )
 from stitchrl.command_line.policies import bundle_of, columns_of_the_policy, policy_and_log, policy_of, unseen_part
 from stitchrl.command_line.usage import UsageError, sentence_of
@@ -59,6 +62,8 @@ STOPPED = 130
 
 app = typer.Typer(
     help="From a log file to a policy you can defend.",
+    epilog="Exit status: 0 done (with --gate: GO); 2 bad input; 3 NO-GO and 4 CANNOT TELL, with --gate; 5 the audit calls the "
+    "log not usable; 130 stopped from the keyboard. Example: stitchrl run stays.parquet --out runs/stays",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -82,7 +87,7 @@ def _options(
     """From a log file to a policy you can defend."""
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl demo --out demo")
 def demo(
     context: Context,
     out: Annotated[Path, typer.Option("--out", help="Directory for the log and the run.")] = Path("stitchrl-demo"),
@@ -98,6 +103,7 @@ def demo(
         typer.Option("--propensities/--no-propensities", help="Keep the clinicians' probabilities in the log."),
     ] = True,
     quiet: Quiet = False,
+    json: AsJson = False,
     config: Config = None,
 ) -> None:
     """Write the embedded hospital log as stays.parquet and run the main job on it, with exact values beside every number."""
@@ -106,12 +112,12 @@ def demo(
 
     candidates(context, algorithms, assignments, 1.0, numbered_states=True)  # before anything is written
     log = write_demo_log(out, propensities=propensities)
-    if not quiet:
+    if not quiet and not json:
         print(f"log: {log} (schema: {log.with_suffix('.toml').name})")
     main_job(context, log, out / "run", truth=ExactValues())
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl run stays.parquet --out runs/stays --gate")
 def run(
     context: Context,
     log: Log,
@@ -137,7 +143,9 @@ def run(
     distribution: Distribution = PipelineSettings.distribution,
     tail: Tail = PipelineSettings.tail,
     ladder: Ladder = PipelineSettings.ladder,
+    gamma: Gamma = None,
     horizon: Horizon = PipelineSettings.horizon,
+    estimators: Estimators = None,
     until: Until = STAGES[-1],
     force: Force = False,
     gate: Gate = False,
@@ -151,7 +159,7 @@ def run(
     main_job(context, log, out)
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl audit stays.parquet --html audit.html")
 def audit(
     log: Log,
     schema: SchemaFile = None,
@@ -159,6 +167,8 @@ def audit(
     against: Annotated[
         Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
     ] = None,
+    config: Config = None,
+    quiet: Quiet = False,
     json: AsJson = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
 ) -> None:
@@ -174,19 +184,25 @@ def audit(
         write_text(html, render_audit(found.to_dict(), title=log.name))
     if json:
         print_json(found.to_dict())
+    elif quiet:
+        print(found.verdict)
     else:
         print_audit(found.to_dict())
     if found.verdict == "not usable":
         raise typer.Exit(NOT_USABLE)
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl schema stays.csv --out stays.toml")
 def schema(
     log: Log,
     format: Format = None,
     check: Annotated[
         Path | None,
         typer.Option("--check", help="A schema: print what it makes of the first rows, and all that is wrong."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A new file to write, such as the log's name with .toml. [default: print it]"),
     ] = None,
 ) -> None:
     """Print a first schema for a log, as TOML with remarks: save it beside the log, and correct it."""
@@ -195,6 +211,7 @@ def schema(
     from stitchrl.reading.propose import propose
     from stitchrl.reading.read import open_log
     from stitchrl.reading.store import is_store, open_store
+    from stitchrl.storage.files import write_text
 
     if check is not None:
         given = Schema.load(check)
@@ -202,13 +219,20 @@ def schema(
         print(text)
         if not readable:
             raise typer.Exit(2)
-    elif is_store(log):
-        print(open_store(log).schema.to_toml(), end="")
-    else:
-        print(propose(open_log(log, format=format), log.stem), end="")
+        return
+    text = open_store(log).schema.to_toml() if is_store(log) else propose(open_log(log, format=format), log.stem)
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise ConfigurationError(
+            f"{str(out)!r} exists, and may hold what a person wrote. Name a new file, or delete it."
+        )
+    write_text(out, text)
+    print(out)
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl convert stays.csv stays.store")
 def convert(
     log: Log,
     out: Annotated[Path, typer.Argument(help="What to make: name.parquet, or a folder.")],
@@ -223,7 +247,7 @@ def convert(
     print(stitchrl.convert(log, out, schema=schema, format=format, to=to))
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl train stays.parquet --out iql --algorithm IQL --set expectile=0.9")
 def train(
     context: Context,
     log: Log,
@@ -238,7 +262,9 @@ def train(
     seeds: Seeds = 1,
     updates: Updates = PipelineSettings.updates,
     batch_size: BatchSize = PipelineSettings.batch_size,
+    seed: Annotated[int, typer.Option("--seed", help="The first seed; further ones follow it.")] = 0,
     quiet: Quiet = False,
+    json: AsJson = False,
 ) -> None:
     """Train one algorithm on a whole log, with the main job's settings and units; `st.load(OUT)` gives the run.
 
@@ -254,7 +280,7 @@ def train(
         raise ConfigurationError(f"`train` takes one algorithm; got {', '.join(found)}.")
     ((label, chosen),) = found.items()
     scale = unit_return_scale(data)
-    if not quiet:
+    if not quiet and not json:
         print(
             f"Rewards are multiplied by {scale:.4g} while learning, so that returns have a standard deviation of 1, as in "
             "the main job: settings such as IQL's inverse_temperature and CQL's cql_weight are in those units."
@@ -263,17 +289,29 @@ def train(
         chosen,
         data,
         updates=updates,
-        seeds=seeds,
+        seeds=range(seed, seed + seeds),
         batch_size=batch_size,
         out=out,
         reward_scale=scale,
-        progress=not quiet,
+        progress=not quiet and not json,
     )
     where = save_trained(trained, data, out, label=label)
-    print(f"{label}: {out}" + (f" (policy of seed {trained.seeds[0]}: {where})" if where is not None else ""))
+    if json:
+        policy = None if where is None else str(where)
+        print_json(
+            {
+                "label": label,
+                "out": str(out),
+                "policy": policy,
+                "seeds": list(trained.seeds),
+                "updates": trained.updates,
+            }
+        )
+    else:
+        print(f"{label}: {out}" + (f" (policy of seed {trained.seeds[0]}: {where})" if where is not None else ""))
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl evaluate runs/stays new_stays.parquet --gate")
 def evaluate(
     policy: Annotated[
         Path,
@@ -304,11 +342,9 @@ def evaluate(
             "--policy-output", help="What the output of an ONNX file is: probs, logits or action; or NAME:probs."
         ),
     ] = None,
-    estimators: Annotated[
-        str | None, typer.Option("--estimators", help="Names separated by commas. [default: those that suit the log]")
-    ] = None,
+    estimators: Estimators = None,
     baseline: Baseline = None,
-    gamma: Annotated[float | None, typer.Option("--gamma", help="Discount. [default: the log's]")] = None,
+    gamma: Gamma = None,
     horizon: Horizon = None,
     confidence: Confidence = PipelineSettings.confidence,
     margin: Margin = PipelineSettings.margin,
@@ -326,6 +362,7 @@ def evaluate(
         bool, typer.Option("--force", help="Go on where the observations look like another unit than the policy's.")
     ] = False,
     gate: Gate = False,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Estimate a policy on a log it did not learn from, and give the verdict."""
@@ -344,9 +381,6 @@ def evaluate(
     data = stitchrl.read(log, schema, format=format, beside=beside, policy=bundle_of(where))
     judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
     data = data if where is None else unseen_part(where, judged, data, leave_out=leave_out_known)
-    chosen: dict[str, Any] = (
-        {} if estimators is None else {"estimators": [name.strip() for name in estimators.split(",")]}
-    )
     found = stitchrl.evaluate(
         judged,
         data,
@@ -364,17 +398,17 @@ def evaluate(
         audit_verdict=stitchrl.audit(data).verdict,
         record_look=True,
         force=force,
-        **chosen,
+        estimators=names_in(estimators),
     )
     if json:
         print_json(found.to_dict())
     else:
-        print(found)
+        print(found.verdict.headline if quiet else found)
     if gate:
         raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl report runs/stays --out report.html")
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write. [default: report.html in it]")] = None,
@@ -383,7 +417,7 @@ def report(
     print(stitchrl.report(folder, out))
 
 
-@app.command()
+@app.command(epilog="Example: stitchrl version")
 def version() -> None:
     """Print the version."""
     print(stitchrl.__version__)

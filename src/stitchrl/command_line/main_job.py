@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import stitchrl
-from stitchrl.command_line.options import FRACTIONS, STAGES, Context
+from stitchrl.command_line.options import FRACTIONS, STAGES, Context, names_in
 from stitchrl.command_line.policies import policy_of
 from stitchrl.errors import ConfigurationError
 from stitchrl.pipeline.settings import PipelineSettings
@@ -43,7 +43,10 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
             f"`--gate` needs a verdict, and a run until {until!r} has none. Leave one of them out."
         )
     names = {field.name for field in dataclasses.fields(PipelineSettings)} & set(given)
-    settings = {name: given[name] for name in names} | {"fractions": shares(given.get("fractions", FRACTIONS))}
+    settings = {name: given[name] for name in names} | {
+        "fractions": shares(given.get("fractions", FRACTIONS)),
+        "estimators": names_in(given.get("estimators")),
+    }
     settings |= {name: tuple(given.get(name) or ()) for name in ("group", "cost")}
 
     def say(stage: str, text: str) -> None:

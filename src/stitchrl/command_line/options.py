@@ -32,10 +32,12 @@ __all__ = [
     "Context",
     "Cost",
     "Distribution",
+    "Estimators",
     "EvaluationUpdates",
     "Force",
     "Format",
     "Fractions",
+    "Gamma",
     "Gate",
     "Group",
     "Horizon",
@@ -52,6 +54,7 @@ __all__ = [
     "Tail",
     "Until",
     "Updates",
+    "names_in",
     "take_config",
 ]
 
@@ -99,6 +102,11 @@ def take_config(context: Context, file: Path | None) -> Path | None:
         for name, value in given.items()
     }
     return file
+
+
+def names_in(text: str | None) -> tuple[str, ...] | None:
+    """The names in a text that separates them by commas; None where there is no text."""
+    return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def _several(name: str, value: Any, file: Path) -> list[str]:
@@ -162,6 +170,12 @@ SplitBy = Annotated[
     ),
 ]
 Confidence = Annotated[float, typer.Option("--confidence", help="Coverage that the two-sided intervals aim at.")]
+Gamma = Annotated[
+    float | None, typer.Option("--gamma", help="Discount, in [0, 1]. [default: the one of the log's schema]")
+]
+Estimators = Annotated[
+    str | None, typer.Option("--estimators", help="Names separated by commas. [default: those that suit the log]")
+]
 Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
 Horizon = Annotated[
     int | None,

@@ -90,6 +90,8 @@ def run(
     cost: str | Sequence[str] = PipelineSettings.cost,
     distribution: bool = PipelineSettings.distribution,
     tail: float = PipelineSettings.tail,
+    gamma: float | None = PipelineSettings.gamma,
+    estimators: Sequence[str] | None = PipelineSettings.estimators,
     until: str = "bundle",
     force: bool = False,
     truth: Truth | None = None,
@@ -106,7 +108,7 @@ def run(
             a mapping gives labels of your own: `{"IQL cautious": st.IQL(inverse_temperature=1.0)}`. None is the main
             job's own choice.
         updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin,
-            minimum_odds_ratio, ladder, horizon, group, cost, distribution, tail: as in `PipelineSettings`.
+            minimum_odds_ratio, ladder, horizon, group, cost, distribution, tail, gamma, estimators: as in `PipelineSettings`.
         until: the last stage to do.
         force: go on where the audit calls the log not usable; the verdict then says so, and cannot be GO.
         truth: exact values, where the world behind the log is known.
@@ -134,6 +136,8 @@ def run(
         cost=(cost,) if isinstance(cost, str) else tuple(cost),
         distribution=distribution,
         tail=tail,
+        gamma=gamma,
+        estimators=None if estimators is None else tuple(estimators),
     )
     job = Workspace(
         log, Path(out), schema=schema, format=format, algorithms=algorithms, settings=settings, truth=truth,

@@ -35,6 +35,9 @@ class PipelineSettings:
         distribution: whether the evaluation on test also estimates how the returns are distributed; no line of the verdict
             looks at it.
         tail: the share of the worst episodes that it reports on, in (0, 1).
+        gamma: discount of the task, in [0, 1], for learning and for evaluation; None is the one of the log's schema.
+        estimators: what estimates on the test part, by name, as `st.evaluate` takes them; None are those that suit the log.
+            Candidates are ranked on the validation part by those that suit the log in either case.
     """
 
     updates: int = 2000
@@ -53,10 +56,18 @@ class PipelineSettings:
     cost: tuple[str, ...] = ()
     distribution: bool = False
     tail: float = 0.1
+    gamma: float | None = None
+    estimators: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("group", "cost"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.estimators is not None:
+            object.__setattr__(self, "estimators", tuple(self.estimators))
+        if self.gamma is not None and not 0 <= self.gamma <= 1:
+            raise ConfigurationError(
+                f"`gamma` must be in [0, 1]; got {self.gamma}. Use 1 to count every reward in full."
+            )
         for name in ("updates", "evaluation_updates", "seeds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}.")

@@ -268,6 +268,7 @@ def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> list[E
         return evaluate_all(
             [chosen.policy, *job.compared],
             job.parts["test"],
+            estimators=job.estimators,
             fit_on=job.parts["train+validation"],
             settings=job.fit_settings,
             confidence=job.settings.confidence,

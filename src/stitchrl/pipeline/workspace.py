@@ -25,7 +25,7 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.costs import check_costs, limits_of
 from stitchrl.evaluation.groups import groups_of
 from stitchrl.evaluation.probabilities import PolicyLike
-from stitchrl.evaluation.registry import DEFAULT, default_estimators
+from stitchrl.evaluation.registry import DEFAULT, chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
@@ -107,6 +107,8 @@ class Workspace:
         limits = limits_of(self.settings.cost)
         beside = {"subgroup": self.settings.group, "cost": [limit.column for limit in limits]}
         found = read(self.log_path, self.schema, format=self.format, beside=beside)
+        if (gamma := self.settings.gamma) is not None:
+            found = dataclasses.replace(found, schema=dataclasses.replace(found.schema, gamma=gamma))
         groups_of(found, self.settings.group)  # refused before anything is written
         check_costs(limits, found)
         return found
@@ -134,6 +136,7 @@ class Workspace:
                 "The main job needs observations that are vectors so far; this log's are images of shape "
                 f"{self.log.observation_shape}. `st.fit` learns from it."
             )
+        chosen_estimators(self.estimators)  # refused before anything is written
         kind = "continuous" if self.log.num_actions is None else "discrete"
         for label, algorithm in self.labelled.items():
             if kind not in algorithm.actions:
@@ -164,7 +167,6 @@ class Workspace:
         content = {
             "name": self.log.schema.name,
             "content_hash": self.log.content_hash,
-            "gamma": self.log.schema.gamma,
             "candidates": [
                 {
                     "label": label,
@@ -177,7 +179,8 @@ class Workspace:
             ],
             **dataclasses.asdict(self.settings),
             "seeds": list(range(self.settings.seeds)),
-            "estimators": list(default_estimators(first_steps(self.log, self.settings.horizon), self.settings.horizon)),
+            "gamma": self.log.schema.gamma,
+            "estimators": list(self.estimators),
             "truth": None if self.truth is None else self.truth.name,
             **self._baseline_identity,
             "versions": installed_versions(),
@@ -303,6 +306,14 @@ class Workspace:
         """How many independent units a part has: episodes, or groups where the log has them."""
         log = self.parts[part]
         return Units(log.num_episodes, log.group).count
+
+    @property
+    def estimators(self) -> tuple[str, ...]:
+        """What estimates on the test part, by name."""
+        if self.settings.estimators is not None:
+            return self.settings.estimators
+        horizon = self.settings.horizon
+        return default_estimators(first_steps(self.log, horizon), horizon)
 
     @property
     def fit_settings(self) -> FitSettings:
