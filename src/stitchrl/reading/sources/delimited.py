@@ -28,7 +28,6 @@ MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """How files write a missing value."""
 OTHER_ENCODING = "windows-1252"
 """What text is read as that is not UTF-8."""
-DECIMALS = {".": "point", ",": "comma"}
 
 
 class _NotUTF8Error(Exception):
