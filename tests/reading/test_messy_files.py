@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from spreadsheets import write_ods, write_xlsx
 
 import stitchrl as st
 from stitchrl.errors import DataError
+from stitchrl.reading.read import open_log
 
 HEAD = ["patient", "visit", "hour", "at", "lactate", "pressure", "ward", "action", "reward", "died"]
 TOML = """\
@@ -254,7 +259,7 @@ def test_spreadsheets(tmp_path: Path, clean: str, name: str, write: Callable[...
 
 
 def test_spreadsheets_without_their_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "python_calamine", None)
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
     path = write_xlsx(tmp_path / "x.xlsx", {"a": [["b"], [1]]})
     with pytest.raises(DataError, match=r'^Reading x\.xlsx needs python-calamine: pip install "stitchrl\[excel\]"\.$'):
         st.read(path)
@@ -281,3 +286,40 @@ def test_several_files_are_written_alike(tmp_path: Path) -> None:
         DataError, match=r"must write numbers alike; 0\.csv has decimal commas and 2\.csv decimal points"
     ):
         st.read(tmp_path)
+
+
+def random_frame(rng: np.random.Generator) -> pd.DataFrame:
+    """A table of numbers, text that holds delimiters, and flags, its columns in any order."""
+    count = int(rng.integers(3, 60))
+    words = ["ä b", "c;d", "e,f", "g|h", "yes", "1,5 mg", "ß"]
+    frame = pd.DataFrame(
+        {
+            "id": [f"p{i:03d}" for i in range(count)],
+            "whole": rng.integers(-50, 50, count),
+            "large": rng.integers(0, 2_000_000, count),
+            "small": rng.normal(size=count).round(int(rng.integers(1, 6))),
+            "amount": rng.normal(0, 1000, count).round(2),
+            "text": rng.choice(words, count),
+            "flag": rng.random(count) < 0.5,
+        }
+    )
+    if rng.random() < 0.3:
+        frame.loc[rng.integers(0, count), "amount"] = np.nan
+    return frame[rng.permutation(frame.columns)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_pandas_writes_is_read_whatever_the_dialect(tmp_path: Path) -> None:
+    """In every combination of delimiter and decimal sign, some encoding and thousands; nothing says which."""
+    rng = np.random.default_rng(0)
+    for delimiter, decimal in itertools.product(",;\t|", ".,"):
+        for encoding in ("utf-8", "utf-16", "windows-1252"):
+            frame = random_frame(rng)
+            sign = str(rng.choice([s for s in ("", ",", ".", " ", "'") if s != decimal]))
+            written = frame.assign(large=[f"{value:,}".replace(",", sign) for value in frame["large"]])
+            path = tmp_path / "x.csv"
+            written.to_csv(path, index=False, sep=delimiter, decimal=decimal, encoding=encoding)
+            log = open_log(path)
+            assert list(log.names) == list(frame.columns)
+            found = pa.concat_tables([pa.table(dict(block)) for block in log.blocks(log.names)]).to_pandas()
+            pd.testing.assert_frame_equal(found, frame.reset_index(drop=True), check_dtype=False)

@@ -141,3 +141,46 @@ def test_readers_with_threads_never_hold_python_s_memory(tmp_path: Path, monkeyp
         st.read(tmp_path / file)
     assert len(given) >= 4
     assert all(buffer.is_mutable for buffer in given)  # bytes that Python owns are not
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_identifiers_keep_leading_zeros_between_any_signs(tmp_path: Path) -> None:
+    for sign in ";|#^":
+        rows = [f"{i:02d}{sign}{i}{sign}0{sign}1{sign}true" for i in range(8, 12)]
+        (tmp_path / "x.csv").write_text("\n".join([HEAD.strip().replace(",", sign), *rows]))
+        (tmp_path / "x.toml").write_text(
+            "[columns]\n"
+            + "".join(f'{n} = "{n}"\n' for n in HEAD.strip().split(","))
+            + f'[file]\ndelimiter = "{sign}"\n'
+        )
+        assert st.read(tmp_path / "x.csv").episode_id.tolist() == ["08", "09", "10", "11"]
+
+
+def test_what_the_schema_says_of_the_file(tmp_path: Path) -> None:
+    """Each setting against what would be found, or refused, without it."""
+    names = HEAD.strip().split(",")
+    path = tmp_path / "x.csv"
+
+    def read(text: str, **rules: object) -> st.Dataset:
+        path.write_text(text)
+        return st.read(path, Schema.from_dict({"columns": {role: role for role in names}, "file": rules}))
+
+    other = "a,b,c,d,e\n1,0.5,0,1,true\n"
+    log = read(other, names=names)
+    assert (log.num_transitions, log.observation[0, 0]) == (1, 0.5)
+    assert "The first line was taken for names, which `names` of the schema replaces." in log.notes
+    assert read(other.split("\n")[1], names=names).num_transitions == 1
+    with pytest.raises(DataError, match=r"must be numbers; got 'b' in row 0"):
+        read(other, names=names, header=False)
+    with pytest.raises(DataError, match=r"`names` under \[file\] .* it names 2, and x\.csv has 5: a, b, c, d, e"):
+        read(other, names=["a", "b"])
+    with pytest.raises(
+        DataError, match=r"Column 'observation' \(observation\) of x\.csv must have no missing values; found 1"
+    ):
+        read(HEAD + "1,-,0,1,true\n", na_values=["-"])
+    assert read(HEAD + '1,"1,250",0,1,true\n', decimal=",").observation[0, 0] == 1.25
+    assert read(HEAD + '1,"1,250",0,1,true\n', thousands=",").observation[0, 0] == 1250
+    with pytest.raises(DataError, match="must be numbers; got '1 250' in row 0"):
+        read(HEAD + "1,1 250,0,1,true\n", thousands="")
+    log = read(HEAD + "1,1,0,1,true\n", sheet=0)
+    assert "`sheet` under [file] of the schema was not needed for CSV." in log.notes

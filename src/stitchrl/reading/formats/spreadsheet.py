@@ -111,4 +111,5 @@ FORMAT = Format(
     lambda path, head: False,  # these are archives: the ending of the name tells
     open_spreadsheet,
     open_spreadsheet,
+    ("header", "names", "na_values", "sheet"),
 )

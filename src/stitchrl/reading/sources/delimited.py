@@ -22,15 +22,12 @@ from stitchrl.reading.sources.text import MOST_COLUMNS, arrow_owned, encoding_of
 
 __all__ = ["open_delimited"]
 
-MAYBE_LEADING_ZERO = re.compile(rb"(?:^|[,;|\t\r\n\"' ])0[0-9]")
-"""Quick test of raw lines: whether any value may have a leading zero."""
 LEADING_ZERO = r"^\s*0[0-9]"
 """Matches leading zeros: 01 and 1 may be different identifiers."""
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """How files write a missing value."""
 OTHER_ENCODING = "windows-1252"
 """What text is read as that is not UTF-8."""
-DECIMALS = {".": "point", ",": "comma"}
 
 
 class _NotUTF8Error(Exception):
@@ -235,6 +232,8 @@ def _notes(table: _Table) -> Iterator[str]:
         yield f"Values are separated by {DELIMITERS[dialect.delimiter]}."
     if rules.quotechar is None and dialect.quotechar != '"':
         yield "Values are enclosed in apostrophes."
+    if rules.header is None and dialect.header and rules.names is not None:
+        yield "The first line was taken for names, which `names` of the schema replaces."
     if rules.header is None and not dialect.header and rules.names is None:
         yield (
             f"The first line holds values and no names: the columns are called '0' to '{len(table.names) - 1}' here. Name them "
@@ -266,6 +265,8 @@ def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.Reco
     parse = arrow_csv.ParseOptions(
         delimiter=table.dialect.delimiter, quote_char=table.dialect.quotechar, newlines_in_values=False
     )
+    signs = re.escape(f"{table.dialect.delimiter}{table.dialect.quotechar}").encode()
+    maybe_leading_zero = re.compile(rb"(?:^|[\r\n " + signs + rb"])0[0-9]")  # a quick test of raw lines
     row = 0
     for number, lines in enumerate(line_blocks(table.path, table.encoding)):
         if types is None and table.encoding is None:
@@ -285,7 +286,7 @@ def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.Reco
                 content = arrow_csv.read_csv(arrow_owned(lines), read, parse, convert)
             except pa.ArrowInvalid as error:
                 raise pa.ArrowInvalid(_with_log_row(str(error), row)) from None
-        if types is None and MAYBE_LEADING_ZERO.search(lines):
+        if types is None and maybe_leading_zero.search(lines):
             content = _with_leading_zeros(content, lines, read, parse)
         yield from content.combine_chunks().to_batches()
         row += content.num_rows

@@ -53,7 +53,9 @@ def dialect_of(start: bytes, rules: FileRules, *, tabs: bool) -> Dialect:
     header = rules.header
     if header is None:
         first = _fields(lines[0], delimiter, quotechar)
-        header = tuple(first) == rules.names if rules.names is not None else not _are_values(first)
+        second = _fields(lines[1], delimiter, quotechar) if len(lines) > 1 else []
+        names = tuple(first) == rules.names or (_values(second) and not _values(first))
+        header = bool(names) if rules.names is not None else not _are_values(first)
     return Dialect(delimiter, quotechar, header)
 
 
@@ -91,13 +93,18 @@ def _fields(line: str, delimiter: str, quotechar: str) -> list[str]:
     return [piece.strip().strip(quotechar) for piece in (pieces[:-1] if len(pieces) > 1 else pieces)]
 
 
+def _values(fields: list[str]) -> list[str]:
+    """Those of the fields that look like values."""
+    return [field for field in fields if VALUE.fullmatch(field)]
+
+
 def _are_values(fields: list[str]) -> bool:
     """Whether the fields of a first line are plainly values and not the names of columns.
 
     At least half of them look like values. Whole numbers may also be names; they count as values where some repeat, or where
     all fields are whole numbers that do not count on from one to the next.
     """
-    values = [field for field in fields if VALUE.fullmatch(field)]
+    values = _values(fields)
     if not values or 2 * len(values) < len(fields):
         return False
     whole = [int(field) for field in values if WHOLE.fullmatch(field)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -104,7 +105,7 @@ class Seen:
 def _class(thousands: str) -> str:
     """Matches one sign between groups of three digits."""
     signs = {"any": f"[.'{SPACES}]", " ": f"[{SPACES}]"}
-    return signs.get(thousands, f"[{thousands}]")
+    return signs.get(thousands, re.escape(thousands))
 
 
 def _all(values: pa.Array, pattern: str) -> bool:

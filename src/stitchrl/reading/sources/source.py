@@ -36,6 +36,8 @@ Column: TypeAlias = "pa.Array | NumpyArray"
 Block: TypeAlias = "Mapping[str, Column]"
 BLOCK_ROWS = 2**16
 """The largest number of rows in a block."""
+OF_EVERY_FORMAT = ("dates", "timezone", "true_values", "false_values")
+"""The settings of [file] that hold for the columns of every format."""
 FILE_NUMBER = "number of the file"
 """The column that says which of several files a row is from; `files.joined` adds it."""
 
@@ -107,6 +109,7 @@ class Format:
         recognises: whether a path is of this format, judged by the path and its first 512 bytes (none for a folder).
         open: opens a path. Raises DataError with one sentence.
         open_by: the same by what a schema says of how the file is written; None where the format leaves nothing to say.
+        uses: the settings of [file] that `open_by` looks at.
     """
 
     name: str
@@ -114,10 +117,18 @@ class Format:
     recognises: Callable[[Path, bytes], bool]
     open: Callable[[Path], LogSource]
     open_by: Callable[[Path, FileRules], LogSource] | None = None
+    uses: tuple[str, ...] = ()
 
     def opened(self, path: Path, rules: FileRules) -> LogSource:
-        """The columns of a path, by what a schema says of how the file is written."""
-        return self.open(path) if self.open_by is None else self.open_by(path, rules)
+        """The columns of a path, by what a schema says of how the file is written, with a note on what has no use there."""
+        log = self.open(path) if self.open_by is None else self.open_by(path, rules)
+        useless = [name for name in rules.given() if name not in (*OF_EVERY_FORMAT, *self.uses)]
+        if not useless:
+            return log
+        note = (
+            f"{', '.join(f'`{name}`' for name in useless)} under [file] of the schema was not needed for {self.name}."
+        )
+        return dataclasses.replace(log, notes=(*log.notes, note))
 
 
 def from_arrays(
