@@ -266,7 +266,7 @@ def test_train_writes_a_bundle_that_says_nobody_judged_it(tmp_path: Path, stitch
     )
     done = stitchrl("train", log, "--out", tmp_path / "run", *words)
     assert done.status == 0, done.err
-    assert f"policy of seed 0: {tmp_path / 'run' / 'policy'}" in done.out
+    assert f"The policy of seed 0 is a bundle: {tmp_path / 'run' / 'policy'}" in done.out
     bundle = st.load_policy(tmp_path / "run" / "policy")
     assert bundle.provenance["verdict"]["decision"] == "NOT JUDGED"
     assert bundle.knows(st.read(log)).all()

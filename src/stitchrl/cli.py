@@ -308,7 +308,9 @@ def train(
             }
         )
     else:
-        print(f"{label}: {out}" + (f" (policy of seed {trained.seeds[0]}: {where})" if where is not None else ""))
+        if where is not None and not quiet:
+            print(f"The policy of seed {trained.seeds[0]} is a bundle: {where}")
+        print(f"{label}: {out}")
 
 
 @app.command(epilog="Example: stitchrl evaluate runs/stays new_stays.parquet --gate")
