@@ -655,7 +655,7 @@ def test_what_the_evaluate_command_asks_for(
     assert asked == {
         "gamma": None, "horizon": 3, "confidence": 0.95, "margin": 0.02, "estimators": ["wis", "fqe"],
         "audit_verdict": "usable with care", "record_look": True, "minimum_odds_ratio": 1.5,
-        "groups": (), "costs": (), "distribution": False, "tail": 0.1,
+        "groups": (), "costs": (), "distribution": False, "tail": 0.1, "force": False,
     }  # fmt: skip
     assert stitchrl(*words, "--gate").status == 3
 
