@@ -262,7 +262,6 @@ def test_train_writes_a_bundle_that_says_nobody_judged_it(tmp_path: Path, stitch
         2,
         "--set",
         "BC.hidden_sizes=[4]",
-        "--quiet",
     )
     done = stitchrl("train", log, "--out", tmp_path / "run", *words)
     assert done.status == 0, done.err
