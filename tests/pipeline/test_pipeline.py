@@ -653,7 +653,7 @@ def test_what_the_evaluate_command_asks_for(
     assert isinstance(asked.pop("baseline"), st.Bundle)
     assert asked.pop("settings") == st.FitSettings(updates=7, seed=5)
     assert asked == {
-        "gamma": None, "horizon": 3, "confidence": 0.95, "margin": 0.02, "estimators": ["wis", "fqe"],
+        "gamma": None, "horizon": 3, "confidence": 0.95, "margin": 0.02, "estimators": ("wis", "fqe"),
         "audit_verdict": "usable with care", "record_look": True, "minimum_odds_ratio": 1.5,
         "groups": (), "costs": (), "distribution": False, "tail": 0.1, "force": False,
     }  # fmt: skip

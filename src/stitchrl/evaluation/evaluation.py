@@ -11,6 +11,7 @@ from stitchrl.evaluation.behavior_summary import BehaviorSummary
 from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.consistency import Consistency
 from stitchrl.evaluation.costs import CostLimits
+from stitchrl.evaluation.estimates_table import estimates_table
 from stitchrl.evaluation.group_gains import GroupGains
 from stitchrl.evaluation.influence import VarianceShares
 from stitchrl.evaluation.lower_bounds import LowerBound
@@ -67,10 +68,9 @@ class Evaluation:
     def __str__(self) -> str:
         name = self.verdict.primary
         policy = "the policy" if not self.described else f"the policy, {self.described}"
-        if name is None:  # the verdict rests on none of them; a reader wants to see them all the same
-            values = [(f"{policy}, by {name}", one) for name, one in self.estimates.items()]
-        else:
-            values = [(f"{policy}, by {name}", self.estimates[name])]
+        # Where the verdict rests on none of several, the table shows them all.
+        shown = [name] if name is not None else list(self.estimates) if len(self.estimates) < 2 else []
+        values = [(f"{policy}, by {one}", self.estimates[one]) for one in shown]
         lines = [
             f"value of {whose}: {interval_in_words(one.value, one.lower, one.upper, sign=False)}"
             for whose, one in (
@@ -82,7 +82,8 @@ class Evaluation:
         stated = [one.sentence for one in self.lower_bounds if one.chosen and (one.says_something or one.of == "value")]
         worst = [one.sentence for one in self.distribution.values()]
         together = () if self.consistency is None else self.consistency.sentences
-        return "\n".join([*lines, *together, *stated, *worst, str(self.verdict)])
+        table = estimates_table(self.estimates, self.gain, name)
+        return "\n".join([*lines, *table, *together, *stated, *worst, str(self.verdict)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
