@@ -290,3 +290,24 @@ def test_the_next_observation_follows_the_order_of_the_observation() -> None:
     mixed = SCHEMA | {"columns": lists, "action": {"categories": ["drip", "wait", "pills"]}}
     with pytest.raises(SchemaError, match="behavior_probs has one number for each and cannot be put in order"):
         with_meaning_of(policy, st.Schema.from_dict(mixed), names)
+
+
+def test_a_folder_of_fit_reads_a_log_by_the_schema_it_learned(
+    trained: tuple[Path, Path], fresh: Path, tmp_path: Path, stitchrl: Command
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in trained[1].iterdir():
+        if file.is_file():
+            (bare / file.name).write_bytes(file.read_bytes())
+    without = write(tmp_path / "without", table(40, 1), None)
+    expected = value(stitchrl("evaluate", bare, fresh, *WIS))
+    assert value(stitchrl("evaluate", bare, without, *WIS)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("inner", ["", "policy", "gone"])
+def test_a_report_names_what_it_looked_for(inner: str, trained: tuple[Path, Path], stitchrl: Command) -> None:
+    done = stitchrl("report", trained[1] / inner)
+    assert (done.status, done.out) == (2, "")
+    assert "There is no run to report on in" in done.err
+    assert ("There is no such folder." if inner == "gone" else "`stitchrl evaluate` says how good it is") in done.err

@@ -51,7 +51,13 @@ from stitchrl.command_line.options import (
     Updates,
     names_in,
 )
-from stitchrl.command_line.policies import bundle_of, columns_of_the_policy, policy_and_log, policy_of, unseen_part
+from stitchrl.command_line.policies import (
+    columns_of_the_policy,
+    learned_meaning,
+    policy_and_log,
+    policy_of,
+    unseen_part,
+)
 from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
 from stitchrl.pipeline.settings import PipelineSettings, check_tail
@@ -380,7 +386,7 @@ def evaluate(
 
     check_tail(distribution, tail)
     beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())], **columns}
-    data = stitchrl.read(log, schema, format=format, beside=beside, policy=bundle_of(where))
+    data = stitchrl.read(log, schema, format=format, beside=beside, policy=learned_meaning(where))
     judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
     data = data if where is None else unseen_part(where, judged, data, leave_out=leave_out_known)
     found = stitchrl.evaluate(

@@ -6,15 +6,16 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import stitchrl
 from stitchrl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from stitchrl.data.dataset import Dataset
+    from stitchrl.data.schema import Schema
 
-__all__ = ["bundle_of", "columns_of_the_policy", "policy_and_log", "policy_of", "unseen_part"]
+__all__ = ["columns_of_the_policy", "learned_meaning", "policy_and_log", "policy_of", "unseen_part"]
 
 # JAX and NumPy are imported inside the functions: `stitchrl --help` must not wait for them.
 
@@ -47,12 +48,27 @@ def policy_and_log(first: Path, second: Path | None, columns: Mapping[str, Seque
     return (None, first) if columns else (first, second or first)
 
 
-def bundle_of(path: Path | None) -> Any:
-    """The bundle that a path names, itself or inside a run directory; None where it names none, as of `st.fit` or ONNX."""
+class _Learned(NamedTuple):
+    """The meaning of the log that a policy without a bundle learned from."""
+
+    schema: Schema
+
+
+def learned_meaning(path: Path | None) -> Any:
+    """What a log must mean for the policy that a path names: its bundle, or the schema that `st.fit` kept; None where unknown."""
     if path is None:
         return None
     where = _bundle_folder(path)
-    return stitchrl.load_policy(where) if (where / "policy.json").is_file() else None
+    if (where / "policy.json").is_file():
+        return stitchrl.load_policy(where)
+    if not _is_fit(path):
+        return None
+    from stitchrl.data.schema import Schema
+    from stitchrl.training.checkpoint import read_meta
+    from stitchrl.training.run import CHECKPOINT
+
+    kept = read_meta(path / CHECKPOINT).get("schema") if (path / CHECKPOINT).is_file() else None
+    return None if kept is None else _Learned(Schema.from_dict(kept))
 
 
 def policy_of(path: Path, log: Dataset, *, output: str | None = None) -> Any:

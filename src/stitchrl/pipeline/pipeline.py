@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.schema import Schema
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.pipeline.baseline import Baseline
 from stitchrl.pipeline.outcome import Outcome
@@ -150,15 +150,34 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     """Render the report of a run directory anew.
 
     Args:
-        folder: a finished run of the main job, or one that stopped after its audit.
-        out: file to write; `report.html` in the folder by default.
+        folder: a finished run of the main job, or one that stopped after its audit; or the `policy` folder in it.
+        out: file to write; `report.html` in the run's folder by default.
 
     Returns:
         The path written.
 
     Raises:
-        RunDirectoryError: the run is not finished, or the file cannot be written.
+        RunDirectoryError: there is no run, it is not finished, or the file cannot be written.
     """
-    target = Path(folder) / "report.html" if out is None else Path(out)
-    write_report(Path(folder), target)
+    where = Path(folder)
+    if (where / "policy.json").is_file() and (where.parent / "run.json").is_file():
+        where = where.parent
+    if not (where / "run.json").is_file():
+        raise RunDirectoryError(
+            f"There is no run to report on in {str(where)!r}, for it has no run.json. {_what_it_looks_like(where)}"
+        )
+    target = where / "report.html" if out is None else Path(out)
+    write_report(where, target)
     return target
+
+
+def _what_it_looks_like(where: Path) -> str:
+    """A sentence on a folder that holds no run: what it seems to be."""
+    if not where.exists():
+        return "There is no such folder."
+    if (where / "config.json").is_file() or (where / "policy.json").is_file():
+        return (
+            "It looks like one policy or its training, of which no report is made: `stitchrl evaluate` says how good it is, and "
+            "the run directory of `stitchrl run` has a report."
+        )
+    return "Give the run directory that `stitchrl run` made with --out."
