@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import stitchrl as st
+from stitchrl.pipeline.pipeline import run_stages
+from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.pipeline.workspace import Workspace
 
 SCHEMA = """
 [action]
@@ -87,3 +90,26 @@ def test_an_algorithm_for_other_actions_is_refused(finished: tuple[Path, Path], 
         st.errors.ConfigurationError, match="DQN learns from discrete actions; this log's are continuous"
     ):
         st.run(log, tmp_path / "run", algorithms=[st.DQN(), st.BC()], **QUICK)
+
+
+def test_candidates_are_clipped_as_the_logged_actions_were(tmp_path: Path) -> None:
+    log = write(tmp_path, 1, "clipped")
+    table = pq.read_table(log).drop_columns(["behavior_log_prob"])
+    action = np.clip(np.array(table["action"].to_pylist()), -0.5, 0.5)
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", pa.array(action.tolist())), log)
+    toml = log.with_suffix(".toml")
+    toml.write_text(
+        toml.read_text(encoding="utf-8").replace('behavior_log_prob = "behavior_log_prob"\n', ""), encoding="utf-8"
+    )
+    job = Workspace(
+        log,
+        tmp_path / "run",
+        algorithms=[st.BC(hidden_sizes=(8,))],
+        settings=PipelineSettings(updates=3, seeds=1),
+        progress=False,
+    )
+    run_stages(job, until="train")
+    greedy, drawn = (candidate.policy for candidate in job.candidates)
+    assert isinstance(drawn, st.ClippedPolicy)
+    np.testing.assert_allclose([drawn.low, drawn.high], [[-0.5] * action.shape[1], [0.5] * action.shape[1]])
+    assert not greedy.has_density

@@ -15,6 +15,7 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.tabular_model import numbers_states
+from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
@@ -29,6 +30,7 @@ from stitchrl.evaluation.registry import DEFAULT, chosen_estimators, default_est
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
+from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.pipeline.baseline import Baseline, same_baseline
 from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled
@@ -273,11 +275,19 @@ class Workspace:
         """The ways in which a trained policy may act: as its algorithm says; over continuous actions the others as well.
 
         A policy that leaves no chance often gains more, and one with a density can be weighed: which can be shown better is
-        for the ranking to say.
+        for the ranking to say. Where logged actions were clipped, what is drawn from a normal is clipped as they were.
         """
         if isinstance(policy, DiscretePolicy):
             return [(algorithm.acts, policy.greedy() if algorithm.acts == "greedy" else policy)]
+        if self._atoms is not None and policy.is_normal:
+            drawn = ClippedPolicy(policy, self._atoms.low, self._atoms.high)
+            return [("greedy", policy.greedy()), ("as trained", drawn)]
         return [("greedy", policy.greedy()), *([("as trained", policy)] if policy.has_density else [])]
+
+    @cached_property
+    def _atoms(self) -> Atoms | None:
+        """The bounds to which the actions of the training part were clipped; None where they were not."""
+        return action_atoms(self.parts["train"])
 
     @cached_property
     def behavior_model(self) -> DiscretePolicy:
