@@ -10,8 +10,8 @@ from evaluation_worlds import QUICK, Table, draw, small_log, small_world, tabula
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.balance import RegionIndex, balance_test, calibration_test
+from stitchrl.evaluation.balance_checks import UNLIKELY, check_calibration, check_regional_balance
 from stitchrl.evaluation.evaluate import evaluate
-from stitchrl.evaluation.health import UNLIKELY, check_calibration, check_regional_balance
 from stitchrl.evaluation.refit import refit
 from stitchrl.evaluation.units import Units
 from stitchrl.mdp.finite import FiniteMDP

@@ -9,11 +9,11 @@ from worlds import schema_of
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import attainable_range
+from stitchrl.evaluation.balance_checks import check_balance
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimators.importance_sampling import importance_sampling, weighted
 from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.health import (
-    check_balance,
     check_lost_weight,
     check_mean_weight,
     check_range,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import stitchrl as st
+from stitchrl.evaluation.balance_checks import check_balance
 from stitchrl.evaluation.contributions import Contributions
 from stitchrl.evaluation.estimator import Draft
-from stitchrl.evaluation.health import check_balance
 from stitchrl.evaluation.joint_correction import (
     Equations,
     Joint,

@@ -10,7 +10,7 @@ from confounded import confounded, draw_confounded
 from evaluation_worlds import corridor, draw, small_world
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.fits import Order
+from stitchrl.evaluation.fit_data import Order
 from stitchrl.evaluation.refit import refit
 from stitchrl.evaluation.robust_values import GRID, RobustValues, robust_values
 from stitchrl.mdp.finite import FiniteMDP

@@ -14,7 +14,8 @@ from exact_worlds import World, tilted
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.evaluate import evaluate_fits
-from stitchrl.evaluation.fits import FitRequest, Fits, Fold
+from stitchrl.evaluation.fit_data import FitRequest, Fold
+from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.marginal import FitMarginal, Marginal
 from stitchrl.evaluation.refit import CorrectedQ, FitQ, FittedValues, Refit
 from stitchrl.evaluation.registry import chosen_estimators

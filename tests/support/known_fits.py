@@ -16,7 +16,8 @@ from scipy import sparse
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.fits import FitData, FitRequest, Fits, Fold
+from stitchrl.evaluation.fit_data import FitData, FitRequest, Fold
+from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.evaluation.linear_system import RIDGE, SHORT
 from stitchrl.evaluation.refit import CorrectedQ, FitQ, FittedValues, Refit, refit

@@ -10,30 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.data.dataset import Dataset
-from stitchrl.data.schema import Schema
+from stitchrl.checking.estimator_worlds import EPISODES, GAMMA, Worlds, take
 from stitchrl.evaluation.behavior import logged_return
-from stitchrl.evaluation.cases import cases_of
-from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimating import bounded
 from stitchrl.evaluation.estimator import Case, Draft, Estimator
-from stitchrl.evaluation.fits import FitRequest, Fits, PolicyFits
+from stitchrl.evaluation.fit_data import FitRequest
+from stitchrl.evaluation.fits import PolicyFits
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.intervals import Resampler
-from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.statistic import Statistic, minus
 from stitchrl.evaluation.units import Units
-from stitchrl.mdp.finite import FiniteMDP
-from stitchrl.reading.read import read
 
 __all__ = ["check_estimator"]
 
-GAMMA = 0.9
-EPISODES = 400
-"""Episodes of a log on which identities are checked."""
 REPLICATES = 60
 """Logs on which bias, standard error and coverage are checked."""
-FITS = FitSettings(updates=200, batch_size=64, hidden_sizes=(16,))
 
 
 def check_estimator(estimator: Estimator, *, resample_slack: float = 0.2) -> None:
@@ -58,9 +49,9 @@ def check_estimator(estimator: Estimator, *, resample_slack: float = 0.2) -> Non
         AssertionError: with a sentence that says which of these fails.
     """
     _check_members(estimator)
-    worlds = _Worlds()
-    if _refusal(estimator, worlds.plain()) is not None and _refusal(estimator, _Worlds(single=True).plain()) is None:
-        worlds = _Worlds(single=True)
+    worlds = Worlds()
+    if _refusal(estimator, worlds.plain()) is not None and _refusal(estimator, Worlds(single=True).plain()) is None:
+        worlds = Worlds(single=True)
     if _refusal(estimator, worlds.plain()) is None and not _interval(estimator, worlds):
         for without in (_check_draft, _check_never_healthy, _check_state):
             without(estimator, worlds)
@@ -85,84 +76,6 @@ def _require(holds: bool | np.bool_, estimator: Any, sentence: str) -> None:
 
 
 # --- worlds ----------------------------------------------------------------------------------------------------
-
-
-class _Table:
-    """A policy by its probabilities in each state; observations are one-hot."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        self.table = table
-
-    def probs(self, obs: Any, action_mask: Any = None) -> np.ndarray:
-        return self.table[np.asarray(obs).argmax(1)]
-
-
-class _Worlds:
-    """Two exact worlds of seven states: in one, every episode has 3 steps, which keeps all shapes equal; in the other,
-    an episode may end at any step. Returns lie well above 0, so that weights which do not sum to 1 are seen. With `single`
-    every episode of both has one step, in one of two states."""
-
-    def __init__(self, *, single: bool = False) -> None:
-        rng = np.random.default_rng(3)
-        transition = np.zeros((7, 2, 7))
-        for layer in range(3):
-            here, following = slice(2 * layer, 2 * layer + 2), slice(2 * layer + 2, min(2 * layer + 4, 7))
-            width = following.stop - following.start
-            transition[here, :, following] = rng.dirichlet(np.ones(width) * 2, size=(2, 2))
-        if single:
-            transition[:] = 0.0
-            transition[..., 6] = 1.0
-        transition[6, :, 6] = 1.0
-        reward = rng.normal(1.0, 1.0, size=(7, 2, 7))
-        initial, terminal = np.array([0.5, 0.5, 0, 0, 0, 0, 0]), np.arange(7) == 6
-        self.even = FiniteMDP(transition, reward, initial, terminal)
-        ending = 0.7 * transition
-        ending[..., 6] += 0.3
-        self.uneven = FiniteMDP(ending, reward, initial, terminal)
-        self.behavior, self.policy = rng.dirichlet([4, 4], size=7), rng.dirichlet([4, 4], size=7)
-        self._fits: dict[tuple[bytes, int | None], Fits] = {}
-
-    def plain(self) -> Case:
-        """The case of the policy on a log of the uneven world."""
-        return self.case(self.log(self.rows(self.uneven, EPISODES, seed=1)))
-
-    def rows(self, world: FiniteMDP, episodes: int, seed: int, **options: Any) -> dict[str, np.ndarray]:
-        """Simulated episodes under the behaviour, as columns."""
-        return vars(world.draw(self.behavior, episodes, seed=seed, **options))
-
-    def log(self, rows: dict[str, np.ndarray]) -> Dataset:
-        """The columns as a log with propensities."""
-        columns = {
-            "episode": rows["episode"],
-            "step": rows["step"],
-            "observation": np.eye(7, dtype=np.float32)[rows["state"]],
-            "next_observation": np.eye(7, dtype=np.float32)[rows["next_state"]],
-            "action": rows["action"],
-            "reward": rows["reward"],
-            "terminated": rows["terminated"],
-            "truncated": rows["truncated"],
-            "behavior_probs": self.behavior[rows["state"]],
-        }
-        return read(columns, Schema.infer(list(columns), num_actions=2, gamma=GAMMA))
-
-    def case(self, log: Dataset, policy: np.ndarray | None = None, horizon: int | None = None) -> Case:
-        """The case of a policy on a log; whatever is fitted is fitted once a policy, on other episodes."""
-        table = self.policy if policy is None else policy
-        key = table.tobytes(), horizon
-        if key not in self._fits:
-            other = self.log(self.rows(self.even, EPISODES, seed=99))
-            estimand = Estimand(GAMMA, horizon)
-            self._fits[key] = Fits([_Table(table)], other, other, estimand=estimand, settings=FITS)
-        (case,) = cases_of(self._fits[key].on(log), Units(log.num_episodes))
-        return case
-
-
-def _take(rows: dict[str, np.ndarray], episodes: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows of the given episodes, in this order and as often as they occur, as episodes of their own."""
-    start = np.searchsorted(rows["episode"], np.arange(rows["episode"][-1] + 2))
-    index = [np.arange(start[e], start[e + 1]) for e in episodes]
-    new = np.repeat(np.arange(len(episodes)), [len(one) for one in index])
-    return {name: column[np.concatenate(index)] for name, column in rows.items()} | {"episode": new}
 
 
 class _Watched(PolicyFits):
@@ -228,7 +141,7 @@ def _refusal(estimator: Estimator, case: Case) -> str | None:
     return found
 
 
-def _check_draft(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_draft(estimator: Estimator, worlds: Worlds) -> None:
     case = worlds.plain()
     refused = _refusal(estimator, case)
     _require(refused is None, estimator, f"it refuses a plain log with propensities and no horizon: {refused}")
@@ -257,7 +170,7 @@ def _check_draft(estimator: Estimator, worlds: _Worlds) -> None:
         _require(bool(right), estimator, "`unit_weight` must be one finite number of at least 0 an episode.")
 
 
-def _interval(estimator: Estimator, worlds: _Worlds) -> bool:
+def _interval(estimator: Estimator, worlds: Worlds) -> bool:
     """Whether its drafts have intervals; what is no draft is judged elsewhere."""
     try:
         return bool(getattr(estimator.estimate(worlds.plain()), "interval", True))
@@ -265,7 +178,7 @@ def _interval(estimator: Estimator, worlds: _Worlds) -> bool:
         return True
 
 
-def _check_never_healthy(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_never_healthy(estimator: Estimator, worlds: Worlds) -> None:
     """A number of whose error nothing is known must say so."""
     for seed, policy in ((11, worlds.policy), (12, worlds.behavior)):
         case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=seed)), policy)
@@ -274,7 +187,7 @@ def _check_never_healthy(estimator: Estimator, worlds: _Worlds) -> None:
     _require(estimator.primary_rank is None, estimator, "a verdict cannot rest on an estimate without an interval.")
 
 
-def _check_statistic(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_statistic(estimator: Estimator, worlds: Worlds) -> None:
     """What holds of every statistic, on episodes of different lengths."""
     log = worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=1))
     statistic = _statistic(estimator, worlds.case(log), "on a plain log")
@@ -312,7 +225,7 @@ def _check_statistic(estimator: Estimator, worlds: _Worlds) -> None:
     )
 
 
-def _check_resamples(estimator: Estimator, worlds: _Worlds, *, slack: float) -> None:
+def _check_resamples(estimator: Estimator, worlds: Worlds, *, slack: float) -> None:
     """A resample's replicate is the estimate from its episodes, with the same fits; linearised ones nearly."""
     rows = worlds.rows(worlds.even, EPISODES, seed=2)
     statistic = _statistic(estimator, worlds.case(worlds.log(rows)), "on a plain log")
@@ -322,7 +235,7 @@ def _check_resamples(estimator: Estimator, worlds: _Worlds, *, slack: float) -> 
         counts = np.bincount(drawn, minlength=EPISODES).astype(np.float64)
         replicate = float(statistic.replicate(counts[None])[0])
         anew = _statistic(
-            estimator, worlds.case(worlds.log(_take(rows, np.sort(drawn)))), "on resampled episodes"
+            estimator, worlds.case(worlds.log(take(rows, np.sort(drawn)))), "on resampled episodes"
         ).value()
         _require(
             abs(replicate - anew) <= slack * error + 1e-6 * max(1.0, abs(anew)),
@@ -332,7 +245,7 @@ def _check_resamples(estimator: Estimator, worlds: _Worlds, *, slack: float) -> 
         )
 
 
-def _check_on_policy(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_on_policy(estimator: Estimator, worlds: Worlds) -> None:
     case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=4)), worlds.behavior)
     logged = logged_return(case.episodes)
     difference = minus(_statistic(estimator, case, "for the behaviour's own policy"), logged)
@@ -345,7 +258,7 @@ def _check_on_policy(estimator: Estimator, worlds: _Worlds) -> None:
     )
 
 
-def _check_truth(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_truth(estimator: Estimator, worlds: Worlds) -> None:
     """Bias, standard error and coverage of the gain, over fresh logs of an exact world."""
     n = EPISODES // 2
     truth = worlds.even.policy_value(worlds.policy, gamma=GAMMA) - worlds.even.policy_value(
@@ -354,7 +267,7 @@ def _check_truth(estimator: Estimator, worlds: _Worlds) -> None:
     rows = worlds.rows(worlds.even, n * REPLICATES, seed=5)
     values, errors, covered, of_model, unknown = [], [], [], [], []
     for k in range(REPLICATES):
-        case = worlds.case(worlds.log(_take(rows, np.arange(k * n, (k + 1) * n))))
+        case = worlds.case(worlds.log(take(rows, np.arange(k * n, (k + 1) * n))))
         draft = _estimate(estimator, case)
         gain = minus(_statistic(estimator, case, "on a plain log"), logged_return(case.episodes))
         found = Resampler(Units(n), resamples=200, seed=k).interval(gain)
@@ -386,7 +299,7 @@ def _check_truth(estimator: Estimator, worlds: _Worlds) -> None:
     _require(share >= 0.8, estimator, f"the 95% interval holds the exact gain in {share:.0%} of {REPLICATES} logs.")
 
 
-def _check_horizon(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_horizon(estimator: Estimator, worlds: Worlds) -> None:
     case = worlds.case(worlds.log(worlds.rows(worlds.even, EPISODES, seed=6)), horizon=2)
     if _refusal(estimator, case) is not None:
         return
@@ -400,7 +313,7 @@ def _check_horizon(estimator: Estimator, worlds: _Worlds) -> None:
     )
 
 
-def _check_cut_episodes(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_cut_episodes(estimator: Estimator, worlds: Worlds) -> None:
     case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=7, max_steps=2)))
     if _refusal(estimator, case) is not None:
         return
@@ -410,7 +323,7 @@ def _check_cut_episodes(estimator: Estimator, worlds: _Worlds) -> None:
         _require(bool(np.isfinite(found).all()), estimator, "a log with cut episodes gives values that are not finite.")
 
 
-def _check_overlap(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_overlap(estimator: Estimator, worlds: Worlds) -> None:
     """The policy's first action was tried in one of a hundred episodes; afterwards it does what the behaviour does."""
     behavior, worlds.behavior = worlds.behavior, np.tile([0.99, 0.01], (7, 1))
     try:
@@ -427,7 +340,7 @@ def _check_overlap(estimator: Estimator, worlds: _Worlds) -> None:
     )
 
 
-def _check_state(estimator: Estimator, worlds: _Worlds) -> None:
+def _check_state(estimator: Estimator, worlds: Worlds) -> None:
     fresh = copy.deepcopy(estimator)
     one = worlds.case(worlds.log(worlds.rows(worlds.even, EPISODES, seed=9)))
     other = worlds.case(worlds.log(worlds.rows(worlds.even, EPISODES, seed=10)))

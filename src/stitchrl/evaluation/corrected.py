@@ -7,19 +7,15 @@ from jaxtyping import Float
 
 from stitchrl.evaluation.attainable import what_untried_actions_may_do
 from stitchrl.evaluation.balance import balance_of_actions, balance_test
-from stitchrl.evaluation.contributions import Contributions
-from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
-from stitchrl.evaluation.health import (
-    Check,
+from stitchrl.evaluation.balance_checks import (
     check_action_balance,
     check_balance,
-    check_networks,
     check_outside,
-    check_range,
     check_regional_balance,
-    check_spread,
-    check_unknown_waits,
 )
+from stitchrl.evaluation.contributions import Contributions
+from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
+from stitchrl.evaluation.health import Check, check_networks, check_range, check_spread, check_unknown_waits
 from stitchrl.evaluation.predictable import LoggedWeights, Ratios, VisitRatios
 from stitchrl.evaluation.refit import CorrectedQ, Refit
 from stitchrl.types import NumpyArray

@@ -37,7 +37,7 @@ from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.algorithms.settings import flag, network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling, unit_return_scale
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.feeds.batches import sample_transitions
 from stitchrl.feeds.feed import Source, transition_source
 from stitchrl.jax_types import Array, Batch, Key, Metrics

@@ -32,7 +32,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.evaluation.attainable import attainable_range
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import CONTINUOUS_TIMES, evaluation_source, logged_and_next_actions
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.networks import MLP, Network

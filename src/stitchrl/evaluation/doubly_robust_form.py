@@ -21,7 +21,7 @@ from jaxtyping import Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand, influence_of_ratios
 from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, refusal_of_products
-from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.fit_data import FitRequest
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.policy_actions import refusal_without_density
 from stitchrl.evaluation.probabilities import PolicyLike

@@ -19,24 +19,27 @@ from stitchrl.data.atoms import action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import attainable_range, what_follows
 from stitchrl.evaluation.balance import calibration_test, unseen_spread
+from stitchrl.evaluation.balance_checks import (
+    check_calibration,
+    check_clipping,
+    check_density_at_atoms,
+    check_untested_calibration,
+    check_untested_clipping,
+)
 from stitchrl.evaluation.behavior import BehaviorProbabilities
 from stitchrl.evaluation.clipping import clipping_test, on_atoms
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand
 from stitchrl.evaluation.decisions import of_decisions
-from stitchrl.evaluation.fits import FitRequest, PolicyFits
+from stitchrl.evaluation.fit_data import FitRequest
+from stitchrl.evaluation.fits import PolicyFits
 from stitchrl.evaluation.health import (
     Check,
-    check_calibration,
-    check_clipping,
-    check_density_at_atoms,
     check_influence,
     check_lost_weight,
     check_mean_weight,
     check_possible_influence,
     check_range,
     check_spread,
-    check_untested_calibration,
-    check_untested_clipping,
     not_applicable,
     of_baseline,
     uses_episode_weights,

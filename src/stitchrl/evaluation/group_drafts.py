@@ -15,17 +15,12 @@ from scipy import stats
 
 from stitchrl.evaluation.attainable import what_untried_actions_may_do
 from stitchrl.evaluation.balance import balance_test
+from stitchrl.evaluation.balance_checks import UNLIKELY, check_balance, check_regional_balance
 from stitchrl.evaluation.contributions import Contributions
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.group_refit import FitGroups, GroupRefit, RefitOfGroups
 from stitchrl.evaluation.groups import Groups
-from stitchrl.evaluation.health import (
-    UNLIKELY,
-    Check,
-    check_balance,
-    check_regional_balance,
-    check_spread,
-)
+from stitchrl.evaluation.health import Check, check_spread
 from stitchrl.evaluation.predictable import LoggedWeights, Ratios, VisitRatios
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
 from stitchrl.evaluation.groups import Groups
 from stitchrl.evaluation.joint_correction import Joint, solve_jointly, trace_rate

@@ -16,41 +16,26 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
-from stitchrl.data.atoms import LEAST_SHARE
-from stitchrl.evaluation.balance import JointTest
 from stitchrl.evaluation.units import Units
 from stitchrl.messages import first_steps_in_words
 from stitchrl.types import NumpyArray
 
 __all__ = [
     "LEAST_EFFECTIVE_UNITS",
-    "UNLIKELY",
     "Check",
     "at_another_size",
-    "check_action_balance",
-    "check_balance",
-    "check_calibration",
-    "check_carried_mass",
-    "check_choice_balance",
-    "check_clipping",
-    "check_density_at_atoms",
     "check_influence",
     "check_lost_weight",
     "check_mean_weight",
     "check_networks",
     "check_never_tried",
-    "check_outside",
     "check_own_fit",
     "check_possible_influence",
     "check_range",
-    "check_regional_balance",
     "check_shrinkage",
     "check_spread",
     "check_tail",
-    "check_termination_mass",
     "check_uncorrected",
-    "check_untested_calibration",
-    "check_untested_clipping",
     "check_untested_model",
     "not_applicable",
     "of_baseline",
@@ -65,22 +50,10 @@ ENOUGH_EFFECTIVE_UNITS = 1000
 """Effective units that are enough for a log of any size."""
 MEAN_WEIGHT_SLACK = 0.25
 """By how much whole-episode weights may average away from 1."""
-TERMINATION_SLACK = 0.1
-"""By how much the chances of ending, each normalised at its own step, may sum away from 1."""
-MAXIMUM_IMBALANCE = 0.2
-"""Largest `Refit.imbalance` at which the refitted FQE is trusted."""
 MAXIMUM_LOST = 0.01
 """Largest share of weight that may end in cuts no other episode runs past."""
-UNLIKELY = 1e-3
-"""Chance below which a deviation of the ratios is not taken to be luck."""
-CALIBRATION_SLACK = 0.02
-"""By how much the ratios of the logged actions may average away from 1 in regions of the observations."""
-BALANCE_SLACK = 0.1
-"""Share of the first states that the weights may gain or lose on their way through the regions of the observations."""
 MAXIMUM_OPTIMISM = 0.1
 """Nats an episode by which a behaviour may predict the episodes that it was fitted to, and is judged on, better than others."""
-MAXIMUM_OUTSIDE = 0.05
-"""Share of a policy's drawn actions that may have a number beyond the range of the logged ones."""
 MAXIMUM_INFLUENCE = 0.1
 """Share of the variance of an estimate that one unit may carry."""
 MAXIMUM_POSSIBLE_INFLUENCE = 0.25
@@ -185,159 +158,9 @@ def check_mean_weight(weight: Float[NumpyArray, " n"], log_scale: float = 0.0, *
     return Check("mean-weight", mean, 1.0, passed, sentence)
 
 
-def check_termination_mass(mass: float) -> Check:
-    """Where each step is normalised by itself, the chances of ending at each step must still sum to 1."""
-    passed = abs(mass - 1.0) <= TERMINATION_SLACK
-    seen = f"The chances of ending at each step sum to {mass:.2f}"
-    sentence = (
-        f"{seen}, where 1 is expected."
-        if passed
-        else f"{seen} where 1 is expected: rewards at the end of episodes are counted by that much."
-    )
-    return Check("termination-mass", mass, 1.0, passed, sentence)
-
-
 def uses_episode_weights(checks: Iterable[Check]) -> bool:
     """Whether an estimate multiplies probability ratios over whole episodes: then their mean weight was checked."""
     return any(check.key == "mean-weight" for check in checks)
-
-
-def check_balance(imbalance: float) -> Check:
-    """Where no logged decisions lead the policy's way, no weights can carry the correction there."""
-    passed = imbalance <= MAXIMUM_IMBALANCE
-    seen = f"The weights leave {imbalance:.0%} of the first states' features unbalanced"
-    if passed:
-        sentence = f"{seen}, at most {MAXIMUM_IMBALANCE:.0%}."
-    else:
-        sentence = f"{seen}, above {MAXIMUM_IMBALANCE:.0%}: the log does not go where the policy goes."
-    return Check("imbalance", imbalance, MAXIMUM_IMBALANCE, passed, sentence)
-
-
-def check_regional_balance(test: JointTest) -> Check:
-    """Weights that belong to this policy and this log carry what starts an episode to where it ends."""
-    return _balance_of("regional-balance", "of the observations", "where the policy goes", test)
-
-
-def check_carried_mass(test: JointTest) -> Check:
-    """Right ratios of visits carry each episode to one end; ratios that are all too large or too small do not."""
-    passed = test.p_value >= UNLIKELY or test.size <= BALANCE_SLACK
-    seen = f"Counted by their weights, the episodes end once on average, but for {test.size:.1%}"
-    if passed:
-        sentence = f"{seen} (at most {BALANCE_SLACK:.0%}, or no more than chance explains)."
-    else:
-        sentence = (
-            f"{seen}, above {BALANCE_SLACK:.0%} and more than chance explains (p = {test.p_value:.1g}): the ratios of visits "
-            "are too large or too small as a whole."
-        )
-    return Check("carried-mass", test.size, BALANCE_SLACK, passed, sentence)
-
-
-def check_action_balance(test: JointTest) -> Check:
-    """Weights must carry the policy's actions as well as its states, which fails where the log does not have such actions."""
-    return _balance_of("action-balance", "of observations and actions together", "what the policy does", test)
-
-
-def check_choice_balance(test: JointTest) -> Check:
-    """Weights of state and action that know no propensity must follow the policy's discrete actions."""
-    passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    seen = f"The weighted actions are as likely under the policy as its own are, but for {test.size:.1%}"
-    if passed:
-        sentence = f"{seen} (at most {CALIBRATION_SLACK:.0%}, or no more than chance explains)."
-    else:
-        sentence = (
-            f"{seen}, more than chance explains (p = {test.p_value:.1g}): the weights do not do what the policy does."
-        )
-    return Check("action-balance", test.size, CALIBRATION_SLACK, passed, sentence)
-
-
-def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:
-    passed = test.p_value >= UNLIKELY or test.size <= BALANCE_SLACK
-    seen = f"Through the regions {regions} the weights gain or lose {test.size:.0%} of the episodes"
-    if passed:
-        why = (
-            f"at most {BALANCE_SLACK:.0%}"
-            if test.size <= BALANCE_SLACK
-            else f"no more than chance explains (p = {test.p_value:.2g})"
-        )
-        sentence = f"{seen}, {why}."
-    else:
-        sentence = (
-            f"{seen}, above {BALANCE_SLACK:.0%} and more than chance explains (p = {test.p_value:.1g}): the log does not "
-            f"{'go ' if key == 'regional-balance' else 'show '}{lacking}."
-        )
-    return Check(key, test.size, BALANCE_SLACK, passed, sentence)
-
-
-def check_calibration(test: JointTest, *, fitted: bool) -> Check:
-    """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log."""
-    passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    seen = f"The ratios of the logged actions average away from 1 by {test.size:.1%} over regions of the observations"
-    if passed:
-        why = (
-            f"at most {CALIBRATION_SLACK:.0%}"
-            if test.size <= CALIBRATION_SLACK
-            else f"no more than chance explains (p = {test.p_value:.2g})"
-        )
-        sentence = f"{seen}, {why}."
-    else:
-        whose = (
-            "the fitted behaviour is wrong" if fitted else "the logged propensities are not those of the logged actions"
-        )
-        sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
-    return Check("calibration", test.size, CALIBRATION_SLACK, passed, sentence)
-
-
-def check_density_at_atoms(weight: float, share: float) -> Check:
-    """A density of the policy and a probability of the behaviour are in different units: their quotient is no ratio.
-
-    Args:
-        weight: share of all weight that logged actions on bounds have.
-        share: of the logged actions that lie on bounds.
-    """
-    passed = weight <= LEAST_SHARE
-    seen = f"{share:.1%} of the logged actions lie exactly on a bound, where the policy never is"
-    if passed:
-        sentence = (
-            f"{seen}; its weights leave them out (they have {weight:.2%} of all weight, at most {LEAST_SHARE:.1%})."
-        )
-    else:
-        sentence = (
-            f"{seen}, and they have {weight:.1%} of all weight: a density of the policy is divided by a probability. Evaluate "
-            "the policy as it is executed, clipped to the same bounds: st.ClippedPolicy(policy, low, high)."
-        )
-    return Check("clipping", weight, LEAST_SHARE, passed, sentence)
-
-
-def check_clipping(test: JointTest, share: float, *, fitted: bool) -> Check:
-    """Weighted actions lie on the bounds they were clipped to as often as the policy's own."""
-    passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    seen = (
-        f"{share:.1%} of the logged actions lie exactly on a bound; weighted, their share differs from the policy's by "
-        f"{test.size:.1%}"
-    )
-    if passed:
-        sentence = f"{seen} (at most {CALIBRATION_SLACK:.0%}, or no more than chance explains)."
-    else:
-        whose = (
-            "the fitted behaviour is wrong there"
-            if fitted
-            else "the propensities logged there, or the policy's own log_prob, are not probabilities of being clipped. A density "
-            "of the action before it was clipped is none: log the probability of the tail, or leave the column out"
-        )
-        sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): {whose}."
-    return Check("clipping", test.size, CALIBRATION_SLACK, passed, sentence)
-
-
-def check_untested_clipping(share: float) -> Check:
-    """Without a policy that can be asked, nothing tells what its numbers on bounds are."""
-    return Check(
-        "clipping",
-        None,
-        CALIBRATION_SLACK,
-        False,
-        f"{share:.1%} of the logged actions lie exactly on a bound, and nothing tells whether the policy's numbers there are "
-        "probabilities or densities. Evaluate a policy that can be asked.",
-    )
 
 
 def check_networks(count: int) -> Check:
@@ -366,26 +189,6 @@ def check_unknown_waits(share: float) -> Check:
         "Log the decision that follows, or leave `time_unit` out to count steps."
     )
     return Check("unknown-waits", share, MAXIMUM_LOST, passed, sentence)
-
-
-def check_outside(share: float) -> Check:
-    """A log says nothing about actions beyond all that were logged."""
-    passed = share <= MAXIMUM_OUTSIDE
-    seen = f"{share:.1%} of the policy's actions have a number beyond all logged ones"
-    limit = f"{MAXIMUM_OUTSIDE:.0%}"
-    sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: the log says nothing about them."
-    return Check("outside", share, MAXIMUM_OUTSIDE, passed, sentence)
-
-
-def check_untested_calibration() -> Check:
-    """Without a density of the policy there are no ratios to test."""
-    return Check(
-        "calibration",
-        None,
-        CALIBRATION_SLACK,
-        False,
-        "The policy has no density, so there are no ratios that could test how the logged actions came about.",
-    )
 
 
 def check_own_fit(nats: float) -> Check:

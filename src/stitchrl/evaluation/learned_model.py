@@ -21,7 +21,7 @@ from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.dynamics import Changes, Dynamics, Prediction, model_inputs, prediction_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import CONTINUOUS_TIMES
 from stitchrl.feeds.feed import transition_source
 from stitchrl.jax_types import Array, Key

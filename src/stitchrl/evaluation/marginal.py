@@ -33,7 +33,7 @@ from jaxtyping import Float
 from scipy import sparse
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
 from stitchrl.evaluation.linear_system import Matrix
 from stitchrl.evaluation.refit import FitQ, Refit, ratio_of, refit, refit_without_ratios

@@ -34,7 +34,7 @@ from jaxtyping import Float, Int
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.clock import clock
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
 from stitchrl.evaluation.learned_model import FitDynamics, LearnedModel, ModelError, WorldModel
 from stitchrl.evaluation.policy_actions import one_action

@@ -31,7 +31,7 @@ from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ, fit_q
 from stitchrl.evaluation.joint_correction import solve_jointly, trace_rate
 from stitchrl.evaluation.linear_system import Matrix, Solved, solve_with_ratios, solve_without_ratios

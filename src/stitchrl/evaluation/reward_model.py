@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.types import NumpyArray
 
 __all__ = ["FitReward", "RewardModel", "RewardValues", "fit_reward"]

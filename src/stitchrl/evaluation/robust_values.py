@@ -35,7 +35,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.fits import Order
+from stitchrl.evaluation.fit_data import Order
 from stitchrl.evaluation.linear_system import RIDGE, SHORT
 from stitchrl.types import NumpyArray
 

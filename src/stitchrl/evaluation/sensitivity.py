@@ -36,7 +36,7 @@ from scipy import stats
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.estimator import Case
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.fitted_q import FittedQ
 from stitchrl.evaluation.linear_system import RIDGE
 from stitchrl.evaluation.refit import FitQ, ratio_of, refit

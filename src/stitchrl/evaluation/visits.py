@@ -31,7 +31,7 @@ from scipy import linalg, sparse
 
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.fits import FitData, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, Fold, Order
 from stitchrl.evaluation.linear_system import Matrix, dense, scaled
 from stitchrl.evaluation.refit import ratio_of
 from stitchrl.types import NumpyArray

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from evaluation_worlds import Table, by_hand, draw, long_episodes, small_world, weights
 
+from stitchrl.evaluation.balance_checks import check_termination_mass
 from stitchrl.evaluation.contributions import Episodes
 from stitchrl.evaluation.estimators.importance_sampling import (
     importance_sampling,
@@ -17,7 +18,6 @@ from stitchrl.evaluation.estimators.importance_sampling import (
     weighted_per_decision,
 )
 from stitchrl.evaluation.evaluate import evaluate
-from stitchrl.evaluation.health import check_termination_mass
 from stitchrl.evaluation.weights import cumulative_weights
 
 

@@ -7,12 +7,12 @@ import pytest
 from evaluation_worlds import QUICK, Table, draw, exact_ratio, exact_visits, small_log, small_world, tabular
 
 from stitchrl.evaluation.balance import RegionIndex, balance_of_choices
+from stitchrl.evaluation.balance_checks import check_choice_balance
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.dice import FitDICE
 from stitchrl.evaluation.estimators.marginalised import self_normalised
 from stitchrl.evaluation.evaluate import evaluate
 from stitchrl.evaluation.fits import Fits
-from stitchrl.evaluation.health import check_choice_balance
 from stitchrl.evaluation.marginal import marginal_weights, pair_features
 from stitchrl.evaluation.refit import refit
 from stitchrl.evaluation.units import Units

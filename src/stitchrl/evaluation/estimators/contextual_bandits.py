@@ -39,7 +39,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
-from stitchrl.evaluation.fits import FitData, FitRequest, Fold, Order
+from stitchrl.evaluation.fit_data import FitData, FitRequest, Fold, Order
 from stitchrl.evaluation.health import (
     Check,
     check_mean_weight,

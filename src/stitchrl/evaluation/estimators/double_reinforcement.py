@@ -32,19 +32,13 @@ from jaxtyping import Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import what_untried_actions_may_do
 from stitchrl.evaluation.balance import balance_test, mass_test
+from stitchrl.evaluation.balance_checks import check_carried_mass, check_regional_balance
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.corrected import behavior_of, finite_range
 from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
-from stitchrl.evaluation.fits import FitRequest
-from stitchrl.evaluation.health import (
-    Check,
-    check_carried_mass,
-    check_never_tried,
-    check_range,
-    check_regional_balance,
-    check_spread,
-)
+from stitchrl.evaluation.fit_data import FitRequest
+from stitchrl.evaluation.health import Check, check_never_tried, check_range, check_spread
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import CorrectedQ, FitQ, FittedValues, ratio_of, refusal_of_q

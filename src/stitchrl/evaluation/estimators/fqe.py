@@ -17,7 +17,7 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.corrected import corrected_draft
 from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.estimator import Case, Draft
-from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.fit_data import FitRequest
 from stitchrl.evaluation.group_drafts import corrected_group_drafts
 from stitchrl.evaluation.groups import Groups
 from stitchrl.evaluation.health import check_never_tried

@@ -21,10 +21,10 @@ from typing import ClassVar
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.balance_checks import check_termination_mass
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand, influence_of_ratios
 from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, refusal_of_products, weighted
-from stitchrl.evaluation.fits import FitRequest
-from stitchrl.evaluation.health import check_termination_mass
+from stitchrl.evaluation.fit_data import FitRequest
 from stitchrl.evaluation.policy_actions import refusal_without_density
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.weights import ByWeight, Weights, by_final_weight, final_weights

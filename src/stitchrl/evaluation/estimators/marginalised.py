@@ -30,22 +30,14 @@ from jaxtyping import Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.attainable import what_untried_actions_may_do
 from stitchrl.evaluation.balance import balance_of_choices, balance_test
+from stitchrl.evaluation.balance_checks import check_balance, check_choice_balance, check_regional_balance
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.corrected import behavior_of, finite_range
 from stitchrl.evaluation.decisions import weights_suffice
 from stitchrl.evaluation.dice import FitDICE
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
-from stitchrl.evaluation.fits import FitRequest
-from stitchrl.evaluation.health import (
-    Check,
-    check_balance,
-    check_choice_balance,
-    check_never_tried,
-    check_range,
-    check_regional_balance,
-    check_spread,
-    not_applicable,
-)
+from stitchrl.evaluation.fit_data import FitRequest
+from stitchrl.evaluation.health import Check, check_never_tried, check_range, check_spread, not_applicable
 from stitchrl.evaluation.marginal import FitMarginal, Marginal
 from stitchrl.evaluation.predictable import VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike

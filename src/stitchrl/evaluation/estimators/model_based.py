@@ -30,7 +30,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.doubly_robust_form import WDR, DoublyRobust
 from stitchrl.evaluation.estimator import Case, Draft
-from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.fit_data import FitRequest
 from stitchrl.evaluation.health import Check, check_range
 from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.evaluation.model_health import check_rollout_cap, check_rollouts_alone, model_checks

@@ -34,7 +34,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.behavior_model import LEAST_PROBABILITY, FittedBehavior
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft, weighted
-from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.fit_data import FitRequest
 from stitchrl.evaluation.health import check_own_fit
 from stitchrl.evaluation.probabilities import PolicyLike, policy_probabilities, taken
 from stitchrl.evaluation.statistic import Statistic

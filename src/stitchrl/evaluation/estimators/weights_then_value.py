@@ -29,7 +29,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Contributions, Episodes, Estimand, influence_of_ratios
 from stitchrl.evaluation.doubly_robust_form import refusal_of_weighted_q
 from stitchrl.evaluation.estimator import Case, Draft, episode_weight_draft
-from stitchrl.evaluation.fits import FitRequest
+from stitchrl.evaluation.fit_data import FitRequest
 from stitchrl.evaluation.health import check_uncorrected
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.evaluation.refit import FitQ, FittedValues
