@@ -161,7 +161,9 @@ def test_numpy_gives_what_jax_gives(name: str, tmp_path: Path) -> None:
     drawn = np.asarray(ours.sample(OBS, key=jax.random.key(7)))
     wanted = np.asarray(ours.log_prob(OBS, drawn), np.float64)
     found = theirs.log_prob(OBS, drawn)
-    scale = np.maximum(np.abs(wanted), 1.0)  # float32 undoes tanh and squares distances: some log-densities lose a digit
+    scale = np.maximum(
+        np.abs(wanted), 1.0
+    )  # float32 undoes tanh and squares distances: some log-densities lose a digit
     np.testing.assert_allclose(found / scale, wanted / scale, rtol=0, atol=2e-6)
     beyond = drawn + np.float32(1e4)
     close(np.maximum(theirs.log_prob(OBS, beyond), -1e3), np.maximum(ours.log_prob(OBS, beyond), -1e3))
