@@ -124,7 +124,7 @@ def test_draws_depend_on_the_seed_alone(both: tuple[Bundle, Bundle]) -> None:
         with pytest.raises(ConfigurationError, match="both were given"):
             policy.sample(rows, seed=1, key=jax.random.key(1))
         with pytest.raises(ConfigurationError, match="`seed` must be a whole number"):
-            policy.sample(rows, seed="one")  # type: ignore[arg-type]
+            policy.sample(rows, seed=-1)
     drawn = np.bincount(both[0].sample(np.repeat(LOG.observation[:1], 30_000, 0), seed=0), minlength=3) / 30_000
     np.testing.assert_allclose(drawn, both[0].probs(LOG.observation[0]), atol=0.01)
 
@@ -320,7 +320,7 @@ def test_estimates_are_of_what_acts(both: tuple[Bundle, Bundle]) -> None:
     }
     for name, value in weights.items():
         assert found[name] == pytest.approx(float(value), rel=1e-5), name
-    assert len({round(value, 4) for value in found.values()}) == 3
+    assert len({round(value, 6) for value in found.values()}) == 3
     caveats = st.evaluate(policy, log, estimators=("is",), force=True).verdict.caveats
     assert any(
         "estimates are of the policy without its guard" in one or "looks like another unit" in one for one in caveats
