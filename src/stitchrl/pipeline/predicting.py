@@ -93,13 +93,15 @@ def predict_log(
     Raises:
         DataError: a column that the policy observes is not there, or values that are of another type.
         SchemaError: the log has a column in another unit than the policy's.
-        ConfigurationError: another ending of `out`, or `out` is the log itself.
+        ConfigurationError: another ending of `out`, no such folder, or `out` is the log itself.
         RunDirectoryError: `out` cannot be written.
     """
     if out.suffix not in ENDINGS:
         raise ConfigurationError(f"`--out` must end in {' or '.join(ENDINGS)}; got {printable(out.name)!r}.")
     if out.resolve() == Path(source).resolve():
         raise ConfigurationError(f"`--out` is the log itself, {str(out)!r}, which stays as it is. Name another file.")
+    if not out.parent.is_dir():
+        raise ConfigurationError(f"`--out` cannot be written: there is no folder {str(out.parent)!r}. Make it first.")
     own = known_schema(source, schema)
     log = open_log(source, format=format, rules=(own or policy.schema).file)
     asked = _Asking(policy, own, log, every_probability=every_probability, seed=seed)
