@@ -163,8 +163,8 @@ def main() -> None:
             print(path.summary(), flush=True)
     head = ["# A stranger's path", "", describe("python benchmarks/strangers.py"), ""]
     head += [
-        "Settings are small (400 updates, one seed), and seconds are of a machine that others use as well. What the three customers "
-        "of an earlier trial met here: nine commands, six errors and a script of their own from the file to a verdict.",
+        "Settings are small (400 updates, one seed), and seconds are of a machine that others use as well. What three "
+        "customers of an earlier trial met here: nine commands, six errors and a script of their own from the file to a verdict.",
         "",
     ]
     args.out.write_text("\n".join([*head, *pages]).rstrip() + "\n", encoding="utf-8")

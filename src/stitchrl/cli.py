@@ -6,6 +6,7 @@ audit calls the log not usable; 130 stopped from the keyboard.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -52,6 +53,7 @@ from stitchrl.command_line.options import (
     names_in,
 )
 from stitchrl.command_line.policies import (
+    bundle_folder,
     columns_of_the_policy,
     learned_meaning,
     policy_and_log,
@@ -414,6 +416,59 @@ def evaluate(
         print(found.verdict.headline if quiet else found)
     if gate:
         raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
+
+
+@app.command(epilog="Example: stitchrl predict stitchrl-run/policy today.csv --out actions.csv --on-outside clip")
+def predict(
+    policy: Annotated[Path, typer.Argument(help="A policy directory, or the run directory it is in.")],
+    log: Annotated[
+        Path, typer.Argument(help="A file, a folder or a pattern; the columns that the policy observes are enough.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The table to write: a file that ends in .parquet or .csv.")],
+    schema: SchemaFile = None,
+    format: Format = None,
+    config: Config = None,
+    on_outside: Annotated[
+        str | None,
+        typer.Option(
+            "--on-outside",
+            help="What is done in rows outside the range that the policy learned from: refuse, clip, behavior, or an action: its "
+            "number, its name, or its numbers separated by commas. [default: the policy's own, which is refuse]",
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of every action.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw the actions from their probabilities, by --seed.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Write what a policy does in every row of a log: the action, its probability, and what the guard says of the row.
+
+    A row that the guard refuses has no action; its columns guard_outside, guard_columns and acted say so.
+    """
+    from stitchrl.command_line.predicting import guard_of
+    from stitchrl.deployment.numpy_policy import load_policy
+    from stitchrl.pipeline.predicting import predict_log
+
+    bundle = load_policy(bundle_folder(policy))
+    found = predict_log(
+        bundle if on_outside is None else bundle.guarded(guard_of(on_outside, bundle)),
+        log,
+        out,
+        schema=schema,
+        format=format,
+        every_probability=probabilities,
+        seed=seed if sample else None,
+        progress=not quiet and not json,
+    )
+    if json:
+        print_json(dataclasses.asdict(found))
+    else:
+        print(found)
 
 
 @app.command(epilog="Example: stitchrl report runs/stays --out report.html")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stitchrl.data.dataset import Dataset
     from stitchrl.data.schema import Schema
 
-__all__ = ["columns_of_the_policy", "learned_meaning", "policy_and_log", "policy_of", "unseen_part"]
+__all__ = ["bundle_folder", "columns_of_the_policy", "learned_meaning", "policy_and_log", "policy_of", "unseen_part"]
 
 # JAX and NumPy are imported inside the functions: `stitchrl --help` must not wait for them.
 
@@ -58,7 +58,7 @@ def learned_meaning(path: Path | None) -> Any:
     """What a log must mean for the policy that a path names: its bundle, or the schema that `st.fit` kept; None where unknown."""
     if path is None:
         return None
-    where = _bundle_folder(path)
+    where = bundle_folder(path)
     if (where / "policy.json").is_file():
         return stitchrl.load_policy(where)
     if not _is_fit(path):
@@ -83,12 +83,12 @@ def policy_of(path: Path, log: Dataset, *, output: str | None = None) -> Any:
         CheckpointError: there is no policy.
         ConfigurationError: a grid, or actions of another kind.
     """
-    where = _bundle_folder(path)
+    where = bundle_folder(path)
     if _is_fit(path):
         policy, discrete = _trained(path)
     elif path.suffix == ".onnx" and path.is_file():
         policy = stitchrl.load_policy(path, output=output, num_actions=log.num_actions)
-        discrete, output = policy.discrete, None  # type: ignore[union-attr]
+        discrete, output = policy.discrete, None
     else:
         policy = stitchrl.load_policy(where)
         discrete = policy.schema.num_actions is not None  # type: ignore[union-attr]
@@ -150,7 +150,7 @@ def unseen_part(path: Path, policy: Any, log: Dataset, *, leave_out: bool) -> Da
     return log
 
 
-def _bundle_folder(path: Path) -> Path:
+def bundle_folder(path: Path) -> Path:
     """The folder of a bundle inside a run directory where there is one, else the path itself."""
     inner = path / "policy"
     return inner if (inner / "policy.json").exists() else path
@@ -158,7 +158,7 @@ def _bundle_folder(path: Path) -> Path:
 
 def _is_fit(path: Path) -> bool:
     """Whether a path is a folder of `st.fit` without a bundle in it."""
-    return (path / "config.json").is_file() and not (_bundle_folder(path) / "policy.json").is_file()
+    return (path / "config.json").is_file() and not (bundle_folder(path) / "policy.json").is_file()
 
 
 def _log_of_fit(folder: Path) -> str:

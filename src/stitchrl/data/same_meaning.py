@@ -15,7 +15,7 @@ from stitchrl.data.schema import Schema
 from stitchrl.errors import SchemaError
 from stitchrl.messages import listed, shown
 
-__all__ = ["difference_of_meaning", "whole_schema_of", "with_meaning_of"]
+__all__ = ["check_units", "difference_of_meaning", "whole_schema_of", "with_meaning_of"]
 
 ACTION = (
     "num_actions",
@@ -49,7 +49,7 @@ def with_meaning_of(policy: Schema, own: Schema, names: Sequence[str]) -> tuple[
             f"The policy observes {listed(policy.observation_columns)}, and this log has no column {listed(missing)}. Name its "
             "columns as the policy's log did."
         )
-    _check_units(policy, own)
+    check_units(policy, own)
     columns, notes = dict(own.columns), list[str]()
     order = policy.observation_columns
     if order != own.observation_columns:
@@ -113,7 +113,7 @@ def _under_one_name(policy: Schema, own: Schema) -> Schema:
     return dataclasses.replace(policy, columns=columns, observations=rules)
 
 
-def _check_units(policy: Schema, own: Schema) -> None:
+def check_units(policy: Schema, own: Schema) -> None:
     """Raise SchemaError where both schemas name a unit and the units differ."""
     pairs = [("the action", policy.action_unit, own.action_unit)]
     for name, rule in policy.observations.items():

@@ -1,4 +1,7 @@
-"""A bundle: a policy with its schema, guard and provenance, in one directory that can be loaded without training code."""
+"""A bundle: a policy with its schema, guard and provenance, in one directory that can be loaded without training code.
+
+Nothing here needs JAX: the policy inside does, or is one of NumPy (`deployment/numpy_policy.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,48 +9,61 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt64
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
-from stitchrl.deployment.guard import Guard
-from stitchrl.deployment.onnx_policy import OnnxPolicy, load_onnx
+from stitchrl.deployment.asked import Asked, allowed, answer, given_actions
+from stitchrl.deployment.chance import drawn_discretely, draws, generator
+from stitchrl.deployment.guard import ANSWER, BEHAVIOR, CLIP, REFUSE, Guard, OnOutside
+from stitchrl.deployment.numpy_saving import load_numpy_policy_file
+from stitchrl.deployment.observed import names_of_numbers, observed
+from stitchrl.deployment.outside_range import action_outside, refusal
 from stitchrl.errors import CheckpointError, ConfigurationError, DataError
-from stitchrl.jax_types import Key
-from stitchrl.nn.continuous_policy import ContinuousPolicy
-from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.nn.saving import load_policy_file, save_policy_file
+from stitchrl.messages import shown
 from stitchrl.storage.files import make_directory, write_json
 from stitchrl.storage.learned_from import read_learned_from, write_learned_from
 from stitchrl.types import NumpyArray
 
+if TYPE_CHECKING:
+    from stitchrl.deployment.onnx_policy import OnnxPolicy
+
 __all__ = ["Bundle", "load_policy", "save_bundle"]
 
 FORMAT_VERSION = 1
-POLICY, CARD = "policy.safetensors", "policy.json"
+POLICY, BEHAVIOR_FILE, CARD = "policy.safetensors", "behavior.safetensors", "policy.json"
+BACKENDS = ("jax", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bundle:
-    """A policy that is ready for use. It takes observations as they are in the log, B rows of D numbers.
+    """A policy that is ready for use.
+
+    It is asked about one row or many, which get one answer or many: D numbers or (B, D) as `log.observation` has them; or named
+    columns with values as in the file of the log, as a dict, a list of dicts, or a frame of pandas, Polars or Arrow. The rules of
+    the schema make their numbers. Columns that the policy does not observe are ignored.
+
+    Rows that the guard does not admit are refused with a `DataError`, unless the guard is told otherwise (`guarded`).
 
     Attributes:
         policy: the policy, with its scaling.
         schema: the meaning of the columns of the log.
-        guard: the ranges of the observations in the training log.
+        guard: the ranges of the observations in the training log, and what is done outside them.
         provenance: where the policy comes from and what is known of it: algorithm, seed, log, verdict.
         learned_from: hashes of the episodes that it learned from, or was chosen on (`Dataset.episode_contents`); None where
             that is not known, as in bundles of older versions.
+        behavior: a model of the log's own behaviour, for `guarded("behavior")`; None where there is none.
     """
 
-    policy: DiscretePolicy | ContinuousPolicy
+    policy: Any
     schema: Schema
     guard: Guard
     provenance: dict[str, Any]
     learned_from: UInt64[NumpyArray, " E"] | None = None
+    behavior: Any = None
 
     def knows(self, log: Dataset) -> Bool[NumpyArray, " E"]:
         """(E,) which episodes of a log the policy learned from, recognised by their rows; all False where that is not known."""
@@ -56,66 +72,252 @@ class Bundle:
         found: NumpyArray = np.isin(log.episode_contents, self.learned_from)
         return found
 
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its actions are the integers 0, 1, ..."""
+        return self.schema.num_actions is not None
+
     @property
     def has_density(self) -> bool:
         """Whether `log_prob` is a real (log-)probability or density."""
-        return bool(self.policy.has_density)
+        one_action = not isinstance(self.guard.on_outside, str)
+        return bool(self.policy.has_density) and (self.discrete or not one_action)
 
-    def probs(
-        self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
-    ) -> Float[NumpyArray, "B A"]:
-        """(B, A) probabilities of the actions, as NumPy.
-
-        Raises:
-            DataError: the rows or the mask are not as wide as the schema says, or the actions are continuous.
-        """
-        if not isinstance(self.policy, DiscretePolicy):
-            raise DataError("Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`.")
-        self._check(obs, action_mask)
-        return np.asarray(self.policy.probs(obs, action_mask=action_mask))
-
-    def log_prob(
-        self,
-        obs: Float[NumpyArray, "B D"],
-        action: Shaped[NumpyArray, "B ..."],
-        *,
-        action_mask: Bool[NumpyArray, "B A"] | None = None,
-    ) -> Float[NumpyArray, " B"]:
-        """(B,) log-probabilities, or log-densities, of the given actions. Raises DataError as `probs`."""
-        self._check(obs, action_mask)
-        return np.asarray(self.policy.log_prob(obs, action, action_mask=action_mask))
+    @property
+    def described(self) -> str:
+        """What was done to the policy, and what acts where the guard does not let it; "" where that is nothing."""
+        inner, act = str(getattr(self.policy, "described", "")), self.guard.on_outside
+        if act in (REFUSE, ANSWER):
+            return inner
+        words = {
+            CLIP: "guarded by clipping observations to the range of its log",
+            BEHAVIOR: "guarded by the behaviour outside the range of its log",
+        }
+        guarded = words[act] if isinstance(act, str) else f"guarded by action {act} outside the range of its log"
+        return f"{inner}{', then ' if inner else ''}{guarded}"
 
     def greedy(self) -> Bundle:
         """A bundle whose policy always takes the most probable action of this one; its provenance is still that of this one."""
         return dataclasses.replace(self, policy=self.policy.greedy())
 
-    def mode(
-        self, obs: Float[NumpyArray, "B D"], *, action_mask: Bool[NumpyArray, "B A"] | None = None
-    ) -> Shaped[NumpyArray, "B ..."]:
-        """(B,) the most probable allowed action of each row; (B, D) where actions are continuous. Raises DataError as `probs`."""
-        self._check(obs, action_mask)
-        return np.asarray(self.policy.mode(obs, action_mask=action_mask))
+    def guarded(self, on_outside: Any = REFUSE) -> Bundle:
+        """A bundle that does something else with rows that its guard does not admit.
+
+        What acts is then another policy, whose value is that of the bundle that this gives: evaluate that one.
+
+        Args:
+            on_outside: "refuse": a `DataError`. "clip": act as at the nearest values that are admitted. "behavior": act as the
+                model of the log's behaviour does, where the bundle has one. An action, by its number, its name or its numbers:
+                take that one. Where a value is missing only an action can be taken; the others refuse.
+
+        Raises:
+            ConfigurationError: no such choice or action, or a bundle without a model of the behaviour.
+        """
+        if on_outside in (REFUSE, CLIP) if isinstance(on_outside, str) else False:
+            told: OnOutside = on_outside
+        elif isinstance(on_outside, str) and on_outside == BEHAVIOR:
+            if self._behavior is None:
+                raise ConfigurationError(
+                    "This bundle holds no model of the behaviour, which bundles of `stitchrl run` over discrete actions do. Let "
+                    'its guard refuse, clip, or take a given action: `policy.guarded("clip")`.'
+                )
+            told = BEHAVIOR
+        else:
+            told = action_outside(on_outside, self.schema, self._action_size)
+        return dataclasses.replace(self, guard=dataclasses.replace(self.guard, on_outside=told))
+
+    def unguarded(self) -> Bundle:
+        """A bundle that answers wherever it is asked, as far from its log as that may be: for studying a policy, not for use."""
+        return dataclasses.replace(self, guard=dataclasses.replace(self.guard, on_outside=ANSWER))
+
+    # --- what it does --------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        *,
+        action_mask: Any = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> tuple[Shaped[NumpyArray, "..."], Any]:
+        """What to do, as `predict` of Stable-Baselines3 says it: (action, state).
+
+        Args:
+            observation: one row or many, see the class.
+            state: handed back as it is, for this policy has no memory.
+            episode_start: not looked at, for the same reason.
+            deterministic: whether to take the preferred action; False draws one. The default of Stable-Baselines3 is False.
+            action_mask: the allowed actions, (A,) for one row or (B, A).
+            seed: of the draw, as in `sample`.
+
+        Returns:
+            The action: one row gives a number () or a vector (action,), many rows (B,) or (B, action); and `state`.
+
+        Raises:
+            DataError: a row that cannot be used, or that the guard does not admit.
+        """
+        del episode_start
+        if deterministic:
+            return self.mode(observation, action_mask=action_mask), state
+        return self.sample(observation, seed=seed, action_mask=action_mask), state
+
+    def probs(self, obs: Any, *, action_mask: Any = None) -> Float[NumpyArray, "..."]:
+        """(B, A) probabilities of the actions, (A,) of one row.
+
+        Raises:
+            DataError: the actions are continuous, or as `predict`.
+        """
+        if not self.discrete:
+            raise DataError("Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`.")
+        asked = self._asked(obs, action_mask)
+        return answer(self._probs(asked), asked)
+
+    def log_prob(self, obs: Any, action: Any, *, action_mask: Any = None) -> Float[NumpyArray, "..."]:
+        """(B,) log-probabilities, or log-densities, of the given actions; () of one row.
+
+        Raises:
+            DataError: there is no density, actions that are none, or as `predict`.
+        """
+        if not self.has_density:
+            raise DataError("The policy has no density of its actions (`has_density` is False): ask for `predict`.")
+        asked = self._asked(obs, action_mask)
+        given = given_actions(action, asked, self.schema)
+        if asked.outside is None:
+            found = np.asarray(self.policy.log_prob(asked.rows, given, action_mask=asked.action_mask))
+        elif self.discrete:
+            with np.errstate(divide="ignore"):
+                found = np.log(np.take_along_axis(self._probs(asked), given[:, None], 1)[:, 0])
+        else:
+            inside, other = (np.asarray(one.log_prob(asked.rows, given)) for one in (self.policy, self._behavior))
+            found = np.where(asked.outside, other, inside)
+        return answer(found, asked)
+
+    def mode(self, obs: Any, *, action_mask: Any = None) -> Shaped[NumpyArray, "..."]:
+        """(B,) the most probable allowed action of each row; (B, action) where actions are continuous. Raises as `predict`."""
+        asked = self._asked(obs, action_mask)
+        if self.discrete and asked.outside is not None:
+            return answer(self._probs(asked).argmax(1), asked)
+        found = np.asarray(self.policy.mode(asked.rows, action_mask=asked.action_mask))
+        if self.discrete:
+            return answer(found.astype(np.int64), asked)
+        return answer(self._or_else(found, asked, lambda policy: policy.mode(asked.rows)), asked)
 
     def sample(
-        self, obs: Float[NumpyArray, "B D"], *, key: Key, action_mask: Bool[NumpyArray, "B A"] | None = None
-    ) -> Shaped[NumpyArray, "B ..."]:
-        """(B,) an action drawn for each row; (B, D) where actions are continuous. Raises DataError as `probs`."""
-        self._check(obs, action_mask)
-        return np.asarray(self.policy.sample(obs, key=key, action_mask=action_mask))
+        self,
+        obs: Any,
+        *,
+        seed: int | np.random.Generator | None = None,
+        key: Any = None,
+        action_mask: Any = None,
+    ) -> Shaped[NumpyArray, "..."]:
+        """(B,) an action drawn for each row; (B, action) where actions are continuous.
 
-    def _check(self, obs: NumpyArray, action_mask: NumpyArray | None) -> None:
-        if obs.ndim != 2 or obs.shape[1] != len(self.guard.low):
-            raise DataError(
-                f"The policy takes observations of {len(self.guard.low)} numbers, one row each; got shape {obs.shape}."
-            )
-        if action_mask is not None and action_mask.shape[1] != self.schema.num_actions:
-            raise DataError(f"The policy has {self.schema.num_actions} actions; the mask has {action_mask.shape[1]}.")
+        Args:
+            obs: one row or many, see the class.
+            seed: an int, which gives the same draws each time; a NumPy generator, which goes on; None: other draws each time.
+            key: a key of JAX in the place of a seed.
+            action_mask: as in `predict`.
+
+        Raises:
+            DataError: as `predict`.
+            ConfigurationError: `seed` and `key` together.
+        """
+        if seed is not None and key is not None:
+            raise ConfigurationError("Draws take a `seed` or a `key` of JAX; both were given. Leave one of them out.")
+        asked = self._asked(obs, action_mask)
+        if self.discrete and (key is None or asked.outside is not None):
+            return answer(drawn_discretely(self._probs(asked), generator(seed, key)), asked)
+        rng = key if key is not None else generator(seed)
+        found = draws(self.policy, asked.rows, asked.action_mask, rng)
+        if self.discrete:
+            return answer(found.astype(np.int64), asked)
+        return answer(self._or_else(found, asked, lambda policy: draws(policy, asked.rows, None, rng)), asked)
+
+    # --- inside ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _behavior(self) -> Any:
+        """The model of the behaviour that the bundle holds, perhaps as a part of its policy."""
+        if self.behavior is not None:
+            return self.behavior
+        policy = self.policy
+        while type(policy).__name__ in ("GreedyPolicy", "NumpyGreedyPolicy"):
+            policy = policy.policy
+        return getattr(policy, "behavior", None)
+
+    @property
+    def _action_size(self) -> int:
+        """How many numbers a continuous action has."""
+        if self.discrete:
+            return 1
+        return int(np.asarray(self.policy.mode(self.guard.low[None])).shape[1])
+
+    def _asked(self, obs: Any, action_mask: Any) -> Asked:
+        """The rows as numbers, and where something else acts than the policy. Raises DataError as `predict`."""
+        told = self.guard.on_outside
+        rows, single = observed(obs, self.schema, len(self.guard.low), gaps=not isinstance(told, str))
+        mask = None if action_mask is None else allowed(action_mask, self.schema, len(rows), single=single)
+        if told == ANSWER:
+            return Asked(rows, mask, None, single)
+        inside = self.guard.inside(rows)
+        if inside.all():
+            return Asked(rows, mask, None, single)
+        if told == REFUSE or (isinstance(told, str) and not np.isfinite(rows).all()):
+            raise refusal(rows, self.guard, names_of_numbers(self.schema, rows.shape[1]))
+        clipped = self.guard.clipped(np.nan_to_num(rows))
+        if told == CLIP:
+            return Asked(clipped, mask, None, single)
+        asked = rows if told == BEHAVIOR else clipped  # what is asked where an action is given does not matter
+        outside: NumpyArray = np.logical_not(inside.all(1))
+        return Asked(asked, mask, outside, single)
+
+    def _probs(self, asked: Asked) -> NumpyArray:
+        probs = np.asarray(self.policy.probs(asked.rows, action_mask=asked.action_mask))
+        if asked.outside is None:
+            return probs
+        if self.guard.on_outside == BEHAVIOR:
+            other = np.asarray(self._behavior.probs(asked.rows, action_mask=asked.action_mask))
+        else:
+            action = self.guard.on_outside
+            assert isinstance(action, int)
+            other = np.zeros_like(probs)
+            other[:, action] = 1
+            if asked.action_mask is not None and not asked.action_mask[asked.outside, action].all():
+                raise DataError(
+                    f"The guard takes action {action} outside the range of the policy's log, and `action_mask` "
+                    "forbids it in some such row. Give the guard an action that is always allowed."
+                )
+        return np.where(asked.outside[:, None], other, probs)
+
+    def _or_else(self, found: NumpyArray, asked: Asked, act: Any) -> NumpyArray:
+        """Continuous actions, with those of the behaviour, or the given one, where the guard does not let the policy act."""
+        if asked.outside is None:
+            return found
+        told = self.guard.on_outside
+        other = act(self._behavior) if told == BEHAVIOR else np.asarray(told, found.dtype)
+        return np.where(asked.outside[:, None], other, found)
 
 
 def save_bundle(folder: Path, bundle: Bundle) -> None:
-    """Write a bundle: policy.safetensors and episodes.safetensors first, then policy.json, which marks it as complete."""
+    """Write a bundle: the files of tensors first, then policy.json, which marks it as complete. `docs/bundle.md` describes them.
+
+    Raises:
+        ConfigurationError: the policy is one of NumPy, which are read and not written.
+    """
+    from stitchrl.nn.saving import save_policy_file
+
+    if type(bundle.policy).__module__.startswith("stitchrl.deployment.numpy_"):
+        raise ConfigurationError(
+            'A policy of NumPy is not written: load the bundle with `backend="jax"`, or copy its folder.'
+        )
     make_directory(folder)
     save_policy_file(folder / POLICY, bundle.policy)
+    if bundle.behavior is not None:
+        save_policy_file(folder / BEHAVIOR_FILE, bundle.behavior)
     if bundle.learned_from is not None:
         write_learned_from(folder, bundle.learned_from)
     card = {
@@ -128,7 +330,11 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
 
 
 def load_policy(
-    folder: str | os.PathLike[str], *, output: str | None = None, num_actions: int | None = None
+    folder: str | os.PathLike[str],
+    *,
+    output: str | None = None,
+    num_actions: int | None = None,
+    backend: str = "jax",
 ) -> Bundle | OnnxPolicy:
     """Read a bundle, or the policy of an ONNX file (this is `st.load_policy`).
 
@@ -137,13 +343,18 @@ def load_policy(
         output: of an ONNX file, what its output is: "probs", "logits" or "action", or "NAME:probs" and so on where it has
             several. Not needed where one output has one of these three names.
         num_actions: of an ONNX file that gives the action alone, how many discrete actions there are.
+        backend: of a bundle, what computes: "jax", or "numpy", which starts and answers one row faster and needs no JAX.
 
     Raises:
         CheckpointError: there is no bundle, or it is damaged; onnxruntime is not installed, or cannot run the file.
-        ConfigurationError: it cannot be told what the output of an ONNX file is.
+        ConfigurationError: it cannot be told what the output of an ONNX file is, or there is no such backend.
     """
     where = Path(folder)
+    if backend not in BACKENDS:
+        raise ConfigurationError(f'`backend` must be "jax" or "numpy"; got {shown(backend)}.')
     if where.suffix == ".onnx" and where.is_file():
+        from stitchrl.deployment.onnx_policy import load_onnx
+
         return load_onnx(where, output=output, num_actions=num_actions)
     if output is not None or num_actions is not None:
         raise ConfigurationError(
@@ -167,10 +378,17 @@ def load_policy(
             f"The policy in {str(where)!r} cannot be loaded, for its {CARD} is damaged: {reason.rstrip('.')}. Save it again, "
             "or let `stitchrl run` make it anew after deleting the folder."
         ) from None
-    policy = load_policy_file(where / POLICY)
-    if not isinstance(policy, DiscretePolicy | ContinuousPolicy):
-        raise CheckpointError(f"The file in {str(where)!r} must hold a policy; got a {type(policy).__name__}.")
-    return Bundle(policy, schema, guard, provenance, read_learned_from(where))
+    policy = _policy_of(where / POLICY, backend)
+    behavior = _policy_of(where / BEHAVIOR_FILE, backend) if (where / BEHAVIOR_FILE).is_file() else None
+    return Bundle(policy, schema, guard, provenance, read_learned_from(where), behavior)
+
+
+def _policy_of(file: Path, backend: str) -> Any:
+    if backend == "numpy":
+        return load_numpy_policy_file(file)
+    from stitchrl.nn.saving import load_policy_file
+
+    return load_policy_file(file)
 
 
 def _what_it_looks_like(where: Path) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -12,28 +13,44 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import DataError
 from stitchrl.types import NumpyArray
 
-__all__ = ["Guard"]
+__all__ = ["ANSWER", "BEHAVIOR", "CLIP", "REFUSE", "Guard", "OnOutside"]
 
 QUANTILES = (0.01, 0.25, 0.75, 0.99)
+REFUSE, CLIP, BEHAVIOR, ANSWER = "refuse", "clip", "behavior", "answer"
+OnOutside: TypeAlias = str | int | tuple[float, ...]
+"""What a guard is told to do outside: one of the words above, or an action."""
 FEWEST_ROWS = 20
 """Of fewer rows the middle half says little."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Guard:
-    """Refuses observations that are not finite, or lie outside the range of the training log by more than a margin.
+    """Knows which observations are not finite, or lie outside the range of the training log by more than a margin.
 
     Attributes:
         low, high: (D,) smallest and largest value of each observation column in the training log.
         margin: the share of that range by which a value may lie outside of it.
         quantiles: (4, D) the values below which 1, 25, 75 and 99% of the rows of each column lie, by which another unit is
             noticed; None where they are not known, as in bundles of older versions.
+        on_outside: what a bundle does with such observations: "refuse" them; "clip" them to what is admitted; act as the
+            "behavior" does; take an action, a number or a tuple of numbers; or "answer" as if there were no guard.
     """
 
     low: Float[NumpyArray, " D"]
     high: Float[NumpyArray, " D"]
     margin: float = 0.1
     quantiles: Float[NumpyArray, "4 D"] | None = None
+    on_outside: OnOutside = REFUSE
+
+    @cached_property
+    def least(self) -> Float[NumpyArray, " D"]:
+        """(D,) the smallest values that are admitted."""
+        return np.asarray(self.low - self.margin * (self.high - self.low))
+
+    @cached_property
+    def most(self) -> Float[NumpyArray, " D"]:
+        """(D,) the largest values that are admitted."""
+        return np.asarray(self.high + self.margin * (self.high - self.low))
 
     @classmethod
     def fit(cls, log: Dataset, *, margin: float = 0.1) -> Guard:
@@ -50,10 +67,15 @@ class Guard:
         """
         if obs.ndim != 2 or obs.shape[1] != len(self.low):
             raise DataError(f"Observations must be rows of {len(self.low)} numbers; got shape {obs.shape}.")
-        slack = self.margin * (self.high - self.low)
-        with np.errstate(invalid="ignore"):
-            inside = (obs >= self.low - slack) & (obs <= self.high + slack)
-        return (inside & np.isfinite(obs)).all(1)
+        return np.asarray(self.inside(obs).all(1))
+
+    def inside(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, "B D"]:
+        """(B, D) which numbers are finite and not outside; NaN compares as outside."""
+        return np.logical_and((obs >= self.least) & (obs <= self.most), np.isfinite(obs))
+
+    def clipped(self, obs: Float[NumpyArray, "B D"]) -> Float[NumpyArray, "B D"]:
+        """(B, D) the nearest numbers that are admitted."""
+        return np.clip(obs, self.least, self.most).astype(obs.dtype)
 
     def other_ranges(
         self, rows: Float[NumpyArray, "B D"]
@@ -78,6 +100,8 @@ class Guard:
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
         content = {"low": self.low.tolist(), "high": self.high.tolist(), "margin": self.margin}
+        if self.on_outside != REFUSE:
+            content["on_outside"] = list(self.on_outside) if isinstance(self.on_outside, tuple) else self.on_outside
         return content if self.quantiles is None else content | {"quantiles": self.quantiles.tolist()}
 
     @classmethod
@@ -85,4 +109,7 @@ class Guard:
         """The guard that `to_dict` described."""
         quantiles = None if "quantiles" not in content else np.asarray(content["quantiles"], np.float64)
         low, high = (np.asarray(content[name], np.float32) for name in ("low", "high"))
-        return cls(low, high, content["margin"], quantiles)
+        on_outside = content.get("on_outside", REFUSE)
+        return cls(
+            low, high, content["margin"], quantiles, tuple(on_outside) if isinstance(on_outside, list) else on_outside
+        )

@@ -22,7 +22,7 @@ from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.groups import Groups, groups_of
 from stitchrl.evaluation.intervals import RESAMPLES
 from stitchrl.evaluation.judge import Judge, Rule
-from stitchrl.evaluation.log_of_policy import notes_on_policies
+from stitchrl.evaluation.log_of_policy import as_judged, notes_on_policies
 from stitchrl.evaluation.logged_policy import note_on_ends
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -171,6 +171,7 @@ def evaluate_all(
     settings = FitSettings() if settings is None else settings
     unseen = len(policies) - over_last
     notes = (*notes, *notes_on_policies(policies, log, unseen=unseen, force=force))
+    policies = [as_judged(policy) for policy in policies]
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     estimand = Estimand.of(log, gamma, horizon)

@@ -12,13 +12,14 @@ from jaxtyping import UInt64
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.same_meaning import difference_of_meaning
 from stitchrl.data.schema import Schema
-from stitchrl.deployment.guard import Guard
+from stitchrl.deployment.bundle import Bundle
+from stitchrl.deployment.guard import REFUSE, Guard
 from stitchrl.errors import EvaluationError
 from stitchrl.messages import shown
 from stitchrl.storage.coincidence import beyond_chance, share_with_twins
 from stitchrl.types import NumpyArray
 
-__all__ = ["check_meaning", "check_unseen", "notes_on_policies"]
+__all__ = ["as_judged", "check_meaning", "check_unseen", "notes_on_policies"]
 
 FEW_OUTSIDE = 0.01
 """Up to this share of decisions outside the range of the policy's log nothing is said."""
@@ -56,6 +57,14 @@ def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, for
                     "coincidence explains where observations are so few."
                 ] = None
     return tuple(notes)
+
+
+def as_judged(policy: Any) -> Any:
+    """What estimates ask: a bundle whose guard refuses has no action where it refuses, so its policy answers there too.
+
+    A bundle that is told to do something else outside the range of its log acts everywhere, and is judged as it acts.
+    """
+    return policy.unguarded() if isinstance(policy, Bundle) and policy.guard.on_outside == REFUSE else policy
 
 
 def check_meaning(log: Dataset, schema: Schema) -> None:
@@ -113,8 +122,19 @@ def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
     if outside > FEW_OUTSIDE and not notes:
         notes.append(
             f"In {outside:.0%} of the decisions the observation lies outside the range that the policy learned from."
+            f"{_what_acts(guard)}"
         )
     return notes
+
+
+def _what_acts(guard: Guard) -> str:
+    """What a bundle with this guard does outside the range of its log, and of what the estimates are."""
+    if guard.on_outside != REFUSE:
+        return ""
+    return (
+        " There the policy in use refuses to act, and the estimates are of the policy without its guard: "
+        "`policy.guarded(...)` gives one that acts, and can be judged, everywhere."
+    )
 
 
 def _name_of(log: Dataset, column: int) -> str:

@@ -353,7 +353,10 @@ def bundle_stage(job: Workspace) -> None:
         }
         learned_from = np.concatenate([job.parts[part].episode_contents for part in ("train", "validation")])
         guard = Guard.fit(job.parts["train"])
-        save_bundle(folder, Bundle(chosen.policy, job.log.schema, guard, provenance, learned_from))
+        # On a rung of the ladder the policy holds the behaviour itself; without a ladder none was fitted.
+        fitted = job.settings.ladder and job.log.num_actions is not None and chosen.rung is None
+        behavior = job.behavior_model if fitted else None
+        save_bundle(folder, Bundle(chosen.policy, job.log.schema, guard, provenance, learned_from, behavior))
     job.say("bundle", f"{folder} ({verdict['decision']})")
 
 

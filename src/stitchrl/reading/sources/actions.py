@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from stitchrl.data.schema import Schema
+from stitchrl.encoding.columns import Where
+from stitchrl.encoding.values import check_within, float32, whole_numbers
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.columns import Where
-from stitchrl.reading.sources.values import check_within, float32, whole_numbers
 from stitchrl.types import NumpyArray
 
 __all__ = ["actions_of_components"]

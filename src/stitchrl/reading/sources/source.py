@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from stitchrl.data.file_rules import FileRules
 from stitchrl.data.schema import Schema
+from stitchrl.encoding.columns import Block, Column
 from stitchrl.errors import DataError, StitchRLError
 from stitchrl.messages import printable, shown
 from stitchrl.types import NumpyArray
@@ -32,8 +32,6 @@ __all__ = [
     "reading_errors",
 ]
 
-Column: TypeAlias = "pa.Array | NumpyArray"
-Block: TypeAlias = "Mapping[str, Column]"
 BLOCK_ROWS = 2**16
 """The largest number of rows in a block."""
 OF_EVERY_FORMAT = ("dates", "timezone", "true_values", "false_values")

@@ -17,8 +17,8 @@ from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.named_columns import named_columns
 from stitchrl.data.schema import Schema
+from stitchrl.encoding.values import float32
 from stitchrl.errors import DataError
-from stitchrl.reading.sources.values import float32
 from stitchrl.storage.files import write_atomic, write_text
 from stitchrl.types import NumpyArray
 

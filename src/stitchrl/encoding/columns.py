@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,11 @@ from jaxtyping import Shaped
 from stitchrl.data.schema import VECTOR_ROLES
 from stitchrl.errors import DataError
 from stitchrl.messages import printable
-from stitchrl.reading.sources.source import Column
 from stitchrl.types import NumpyArray
 
 __all__ = [
+    "Block",
+    "Column",
     "MissingError",
     "Where",
     "as_text",
@@ -30,6 +31,9 @@ __all__ = [
     "refuse_missing",
 ]
 
+Column: TypeAlias = "pa.Array | NumpyArray"
+Block: TypeAlias = "Mapping[str, Column]"
+"""Columns by their names, with as many rows each."""
 LONGEST_TEXT = 1_000
 """The most bytes that a text value may have: NumPy makes every row as wide as the longest text of the column."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from stitchrl.encoding.columns import Column, Where, as_text, refuse_missing
 from stitchrl.errors import DataError
 from stitchrl.messages import printable, shown
-from stitchrl.reading.sources.columns import Where, as_text, refuse_missing
-from stitchrl.reading.sources.source import Column
 from stitchrl.types import NumpyArray
 
 __all__ = ["Vocabularies"]
@@ -52,12 +53,22 @@ class Vocabularies:
         if codes.null_count > text.null_count:
             unseen = pc.and_(codes.is_null(), text.is_valid())
             if unknown is None:
-                raise _unseen_error(text, unseen, categories, where)
-            codes = pc.if_else(unseen, pa.scalar(categories.index(unknown), codes.type), codes)
-            self._unseen[where.name] = self._unseen.get(where.name, 0) + pc.sum(unseen).as_py()
+                self.refuse(text, unseen.to_numpy(zero_copy_only=False), categories, where)
+            else:
+                codes = pc.if_else(unseen, pa.scalar(categories.index(unknown), codes.type), codes)
+                self._unseen[where.name] = self._unseen.get(where.name, 0) + pc.sum(unseen).as_py()
         if not gaps:
             refuse_missing(text, where)
         return codes.cast(pa.float32()).to_numpy(zero_copy_only=False)
+
+    def refuse(self, text: pa.Array, unseen: Bool[NumpyArray, " n"], categories: Sequence[str], where: Where) -> None:
+        """Raise DataError for values that are none of the categories, with the ways out. Where it does not, they are missing."""
+        at = int(np.argmax(unseen))
+        also = f", or count all such values as one more category: `unknown = true` under [observation.{printable(where.name)}]"
+        raise DataError(
+            f"{where.column} must hold one of its {len(categories)} categories; got {shown(text[at].as_py())} "
+            f"in row {where.row + at}. Add it to `categories` of the schema{also if where.role != 'action' else ''}."
+        )
 
     def notes(self) -> list[str]:
         """How many values were none of the categories, a sentence a column."""
@@ -65,15 +76,3 @@ class Vocabularies:
             f"{count:,} values of {printable(name)!r} are none of its categories."
             for name, count in self._unseen.items()
         ]
-
-
-def _unseen_error(text: pa.Array, unseen: pa.Array, categories: tuple[str, ...], where: Where) -> DataError:
-    """What is raised where values are none of the categories, with the ways out."""
-    at = int(np.argmax(unseen.to_numpy(zero_copy_only=False)))
-    also = (
-        f", or count all such values as one more category: `unknown = true` under [observation.{printable(where.name)}]"
-    )
-    return DataError(
-        f"{where.column} must hold one of its {len(categories)} categories; got {shown(text[at].as_py())} "
-        f"in row {where.row + at}. Add it to `categories` of the schema{also if where.role != 'action' else ''}."
-    )

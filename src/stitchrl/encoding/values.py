@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from stitchrl.encoding.columns import Where
+from stitchrl.encoding.words import FALSE_WORDS, TRUE_WORDS
 from stitchrl.errors import DataError
 from stitchrl.messages import listed, shown
-from stitchrl.reading.sources.columns import Where
-from stitchrl.reading.sources.words import FALSE_WORDS, TRUE_WORDS
 from stitchrl.types import NumpyArray
 
 __all__ = ["LARGEST_WHOLE", "as_bools", "check_within", "finite_numbers", "float32", "is_rounded", "whole_numbers"]

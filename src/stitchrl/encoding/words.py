@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stitchrl.data.file_rules import FileRules
-from stitchrl.reading.sources.columns import is_text
-from stitchrl.reading.sources.source import Column
+from stitchrl.encoding.columns import Column, is_text
 
 __all__ = ["FALSE_WORDS", "TRUE_WORDS", "as_flags", "as_lists", "text_of"]
 

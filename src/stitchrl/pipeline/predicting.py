@@ -1,0 +1,283 @@
+"""What a bundle does in every row of a log, written as a table: actions, probabilities, and what the guard says.
+
+The log needs the columns that the policy observes, and nothing else. Rows that cannot be used are marked and left without an
+action: one bad row does not cost the others theirs. JAX is not imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from stitchrl.data.same_meaning import check_units
+from stitchrl.data.schema import Schema
+from stitchrl.deployment.bundle import Bundle
+from stitchrl.deployment.guard import BEHAVIOR, CLIP, REFUSE
+from stitchrl.deployment.observed import encoded, names_of_numbers
+from stitchrl.encoding.columns import Block, Column
+from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.messages import listed, printable
+from stitchrl.pipeline.carrying import LastValues
+from stitchrl.progress import RowsBar
+from stitchrl.reading.encode import Encoder
+from stitchrl.reading.read import known_schema, open_log
+from stitchrl.reading.sources.source import LogSource
+from stitchrl.storage.files import write_atomic
+from stitchrl.types import NumpyArray
+
+__all__ = ["Predictions", "predict_log"]
+
+ENDINGS = (".parquet", ".csv")
+IDENTIFYING = ("episode", "step", "time", "group", "source", "observation_id")
+"""Roles whose columns are carried along."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What was written.
+
+    Attributes:
+        file: the table.
+        rows: how many rows it has.
+        outside: how many of them the guard did not admit.
+        without_action: how many of them have no action.
+        notes: sentences that a user should know.
+    """
+
+    file: str
+    rows: int
+    outside: int
+    without_action: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        said = f"{self.file}: {self.rows:,} rows"
+        if self.outside:
+            said += f", {self.outside:,} of them outside the range that the policy learned from"
+        if self.without_action:
+            said += f", {self.without_action:,} without an action"
+        return "\n".join([said, *self.notes])
+
+
+def predict_log(
+    policy: Bundle,
+    source: str | Path,
+    out: Path,
+    *,
+    schema: str | Path | None = None,
+    format: str | None = None,
+    every_probability: bool = False,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Predictions:
+    """Write what a bundle does in every row of a log.
+
+    Args:
+        policy: the bundle; its guard says what is done in rows that it does not admit (`Bundle.guarded`).
+        source: the path of a log, which needs the columns of the observation alone.
+        out: a file that ends in .parquet or .csv. It is whole or not there.
+        schema: the TOML of the log, of which only the identifying columns and [file] count; None: the one beside it, if any.
+        format: of the log's files.
+        every_probability: whether to write the probabilities of all actions.
+        seed: draw the actions from this seed; None takes the preferred ones.
+        progress: whether to show a bar on a terminal.
+
+    Raises:
+        DataError: a column that the policy observes is not there, or values that are of another type.
+        SchemaError: the log has a column in another unit than the policy's.
+        ConfigurationError: another ending of `out`, no such folder, or `out` is the log itself.
+        RunDirectoryError: `out` cannot be written.
+    """
+    if out.suffix not in ENDINGS:
+        raise ConfigurationError(f"`--out` must end in {' or '.join(ENDINGS)}; got {printable(out.name)!r}.")
+    if out.resolve() == Path(source).resolve():
+        raise ConfigurationError(f"`--out` is the log itself, {str(out)!r}, which stays as it is. Name another file.")
+    if not out.parent.is_dir():
+        raise ConfigurationError(f"`--out` cannot be written: there is no folder {str(out.parent)!r}. Make it first.")
+    own = known_schema(source, schema)
+    log = open_log(source, format=format, rules=(own or policy.schema).file)
+    asked = _Asking(policy, own, log, every_probability=every_probability, seed=seed)
+    write_atomic(out, lambda beside: _write(beside, out.suffix, asked.tables(progress=progress)))
+    return Predictions(str(out), asked.rows, asked.outside, asked.without_action, asked.notes)
+
+
+class _Asking:
+    """A bundle that is asked about a log block by block, and what was counted on the way."""
+
+    def __init__(
+        self, policy: Bundle, own: Schema | None, log: LogSource, *, every_probability: bool, seed: int | None
+    ) -> None:
+        self.policy, self.schema, self.log = policy, _under_own_name(policy.schema, own), log
+        self.every_probability = every_probability and policy.discrete
+        self.rng = None if seed is None else np.random.default_rng(seed)
+        self.rows = self.outside = self.without_action = 0
+        if own is not None:
+            check_units(policy.schema, own)
+        there = set(log.names)
+        missing = [name for name in self.schema.observation_columns if name not in there]
+        if missing:
+            raise DataError(
+                f"The policy observes {listed(self.schema.observation_columns)}, and {log.origin} has no column "
+                f"{listed(missing)}; its columns are {listed(log.names)}. Name its columns as the policy's log did."
+            )
+        self.identifying = _identifying(own, self.schema, there)
+        mask = self.schema.columns.get("action_mask", ())
+        self.mask = () if not set((mask,) if isinstance(mask, str) else mask) <= there else mask
+        notes = []
+        if mask and not self.mask:
+            notes.append("The log has no action mask, which the policy's had: every action counts as allowed.")
+        self.notes = (*log.notes, *notes)
+        self.last = LastValues(self.schema, self.policy.guard.low.shape[0], there)
+
+    def tables(self, *, progress: bool) -> Iterator[pa.Table]:
+        """The table of predictions, block by block."""
+        mask = (self.mask,) if isinstance(self.mask, str) else self.mask
+        names = list(dict.fromkeys([*self.schema.observation_columns, *self.identifying, *self.last.columns, *mask]))
+        bar, begun = RowsBar() if progress else None, time.monotonic()
+        try:
+            for first, count, block in self.log.rows(names):
+                yield self._table(block, first, count)
+                if bar is not None:
+                    bar.show(f"asking about {self.log.origin}", self.rows, None, time.monotonic() - begun)
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def _table(self, block: Block, first: int, count: int) -> pa.Table:
+        rows, unseen = encoded(block, self.schema, gaps=True)
+        width = len(self.policy.guard.low)
+        if rows.shape[1] != width:
+            raise DataError(
+                f"The policy takes observations of {width} numbers; {self.log.origin} gives {rows.shape[1]}."
+            )
+        rows = self.last.filled(rows, block, first)
+        for here in unseen.values():
+            rows[here] = np.nan
+        inside = self.policy.guard.inside(rows)
+        admitted: NumpyArray = np.asarray(inside.all(1))
+        outside = np.flatnonzero(np.logical_not(admitted))
+        told = self.policy.guard.on_outside
+        usable = admitted
+        if told in (CLIP, BEHAVIOR):
+            usable = np.asarray(np.isfinite(rows).all(1))
+        elif told != REFUSE:
+            usable = np.ones(count, bool)
+        mask = None
+        if self.mask:
+            mask = Encoder(self.schema, self.log.origin).role("action_mask", block, first)[usable]
+        made: dict[str, Column] = {name: _carried(block[name]) for name in self.identifying}
+        if not self.identifying:
+            made["row"] = np.arange(first, first + count)
+        made |= self._answers(rows[usable], mask, usable)
+        made["guard_outside"] = ~admitted
+        made["guard_columns"] = self._columns_outside(inside, rows, unseen, outside)
+        word = {REFUSE: "nobody", CLIP: "policy, clipped", BEHAVIOR: "behavior"}.get(str(told), "given action")
+        made["acted"] = np.where(admitted, "policy", np.where(usable, word, "nobody"))
+        self.rows += count
+        self.outside += len(outside)
+        self.without_action += int((~usable).sum())
+        return pa.table(made)
+
+    def _answers(self, rows: NumpyArray, mask: NumpyArray | None, usable: NumpyArray) -> dict[str, pa.Array]:
+        """The actions of the usable rows and their probabilities; null in the other rows."""
+        found: dict[str, pa.Array] = {}
+        action, _ = self.policy.predict(rows, deterministic=self.rng is None, action_mask=mask, seed=self.rng)
+        if not self.policy.discrete:
+            for i, name in enumerate(_components(self.schema, action.shape[1])):
+                found[name] = _spread(action[:, i], usable)
+            if self.policy.has_density:
+                found["policy_log_density"] = _spread(self.policy.log_prob(rows, action), usable)
+            return found
+        names = self.schema.action_names
+        named = np.asarray(names)[action] if self.schema.action_categories is not None else action
+        found["policy_action"] = _spread(named, usable)
+        if self.schema.action_counts is not None:
+            parts = self.schema.action_components(action)
+            for i, name in enumerate(_components(self.schema, parts.shape[1])):
+                found[name] = _spread(parts[:, i], usable)
+        probs = self.policy.probs(rows, action_mask=mask)
+        found["policy_probability"] = _spread(np.take_along_axis(probs, action[:, None], 1)[:, 0], usable)
+        if self.every_probability:
+            found |= {f"policy_probability_{name}": _spread(probs[:, k], usable) for k, name in enumerate(names)}
+        return found
+
+    def _columns_outside(
+        self, inside: NumpyArray, rows: NumpyArray, unseen: dict[str, NumpyArray], outside: NumpyArray
+    ) -> pa.Array:
+        """For each row the columns that the guard does not admit, and why; null where it admits the row."""
+        names = names_of_numbers(self.schema, rows.shape[1])
+        said: list[str | None] = [None] * len(rows)
+        for row in outside.tolist():
+            words = [f"{name}: unseen category" for name, here in unseen.items() if here[row]]
+            if not words:
+                for number in np.flatnonzero(~inside[row]):
+                    value = rows[row, number]
+                    words.append(f"{names[number]}: {'missing' if np.isnan(value) else format(value, '.6g')}")
+            said[row] = "; ".join(words)
+        return pa.array(said, pa.string())
+
+
+def _write(beside: Path, ending: str, tables: Iterator[pa.Table]) -> None:
+    """Write tables into one file, as they come."""
+    writer: Any = None
+    try:
+        for table in tables:
+            if writer is None:
+                kind = pq.ParquetWriter if ending == ".parquet" else pacsv.CSVWriter
+                writer, schema = kind(beside, table.schema), table.schema
+            writer.write_table(table.cast(schema))
+    except pa.ArrowException as error:
+        raise DataError(
+            f"The predictions cannot be written as {ending[1:]}: {printable(str(error).rstrip('.'))}."
+        ) from None
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        raise DataError("The log has no rows.")
+
+
+def _spread(values: NumpyArray, usable: NumpyArray) -> pa.Array:
+    """Values of the usable rows in the places of all rows, null elsewhere."""
+    place = np.cumsum(usable) - 1
+    return pa.array(values).take(pa.array(place, mask=~usable))
+
+
+def _carried(column: Column) -> Column:
+    return column if isinstance(column, pa.Array) or column.ndim == 1 else pa.array(column.tolist())
+
+
+def _components(schema: Schema, count: int) -> Sequence[str]:
+    """What the columns of the parts of an action are called."""
+    column = schema.columns["action"]
+    if not isinstance(column, str):
+        return [f"policy_{name}" for name in column]
+    return [f"policy_{column}"] if count == 1 else [f"policy_{column}_{i}" for i in range(count)]
+
+
+def _identifying(own: Schema | None, policy: Schema, there: set[str]) -> list[str]:
+    """The identifying columns that a log has, by its own schema and by the policy's."""
+    found: dict[str, None] = {}
+    for schema in (own, policy) if own is not None else (policy,):
+        for column in schema.of_roles(IDENTIFYING).values():
+            found |= dict.fromkeys(name for name in ((column,) if isinstance(column, str) else column) if name in there)
+    return list(found)
+
+
+def _under_own_name(policy: Schema, own: Schema | None) -> Schema:
+    """The policy's schema, with the log's name of the observation where both have it in one column."""
+    if own is None or len(own.observation_columns) > 1 or len(policy.observation_columns) > 1:
+        return policy
+    (ours,), (theirs,) = policy.observation_columns, own.observation_columns
+    rules = {theirs: policy.observations[ours]} if ours in policy.observations else {}
+    columns = {**policy.columns, "observation": theirs}
+    columns.pop("next_observation", None)
+    return dataclasses.replace(policy, columns=columns, observations=rules)

@@ -1,0 +1,274 @@
+"""A bundle in use: one row or many, numbers or named columns, and what is refused, clipped or handed to somebody else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from bundles import COLUMNS, LOG, NUMBERS, ROW, SCHEMA, continuous, discrete
+
+import stitchrl as st
+from stitchrl.deployment.bundle import Bundle, save_bundle
+from stitchrl.deployment.numpy_policy import load_policy as load_without_jax
+from stitchrl.errors import ConfigurationError, DataError
+
+
+@pytest.fixture(scope="module", params=["jax", "numpy"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
+    """A bundle over discrete and one over continuous actions, by each backend."""
+    made = []
+    for name, bundle in (("discrete", discrete()), ("continuous", continuous())):
+        folder = tmp_path_factory.mktemp(name)
+        save_bundle(folder, bundle)
+        made.append(st.load_policy(folder, backend=request.param))
+    return made[0], made[1]  # type: ignore[return-value]
+
+
+def test_one_row_gives_one_action_and_many_rows_many(both: tuple[Bundle, Bundle]) -> None:
+    policy, other = both
+    rows = LOG.observation
+    action, state = policy.predict(rows)
+    assert (action.shape, action.dtype, state) == ((12,), np.int64, None)
+    np.testing.assert_array_equal(action, policy.probs(rows).argmax(1))
+    one, state = policy.predict(rows[3], "memory", None, True)
+    assert (one.shape, int(one), state) == ((), int(action[3]), "memory")
+    assert policy.probs(rows[3]).shape == (3,)
+    assert policy.log_prob(rows[3], 1).shape == ()
+    np.testing.assert_allclose(policy.log_prob(rows, action), np.log(policy.probs(rows).max(1)), rtol=1e-5)
+    moved, _ = other.predict(rows)
+    assert (moved.shape, moved.dtype) == ((12, 2), np.float32)
+    np.testing.assert_allclose(other.predict(rows[3].tolist())[0], moved[3], rtol=1e-6)
+    assert other.log_prob(rows[3], moved[3]).shape == ()
+    with pytest.raises(DataError, match="Continuous actions have no probabilities"):
+        other.probs(rows)
+
+
+def test_the_mode_is_that_of_the_policy_inside() -> None:
+    bundle = discrete()
+    np.testing.assert_array_equal(bundle.predict(LOG.observation)[0], bundle.policy.mode(LOG.observation))
+    np.testing.assert_array_equal(bundle.probs(LOG.observation), bundle.policy.probs(LOG.observation))
+
+
+def test_draws_depend_on_the_seed_alone(both: tuple[Bundle, Bundle]) -> None:
+    for policy in both:
+        rows = np.repeat(LOG.observation, 300, 0)
+        one, two = (policy.sample(rows, seed=7) for _ in range(2))
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(policy.predict(rows, deterministic=False, seed=7)[0], one)
+        assert (policy.sample(rows, seed=8) != one).any()
+        assert (policy.predict(rows, deterministic=False)[0] != one).any()
+        rng = np.random.default_rng(7)
+        first, second = (policy.sample(rows, seed=rng) for _ in range(2))
+        assert (first != second).any()
+        assert policy.sample(rows, key=jax.random.key(1)).shape == one.shape
+        with pytest.raises(ConfigurationError, match="both were given"):
+            policy.sample(rows, seed=1, key=jax.random.key(1))
+        with pytest.raises(ConfigurationError, match="`seed` must be a whole number"):
+            policy.sample(rows, seed=-1)
+    drawn = np.bincount(both[0].sample(np.repeat(LOG.observation[:1], 30_000, 0), seed=0), minlength=3) / 30_000
+    np.testing.assert_allclose(drawn, both[0].probs(LOG.observation[0]), atol=0.01)
+
+
+def test_named_columns_become_the_numbers_that_reading_makes(both: tuple[Bundle, Bundle]) -> None:
+    policy, _ = both
+    frame = pa.table({name: COLUMNS[name] for name in ("ward", "given", "lactate", "pulse")})  # another order
+    wanted = policy.probs(LOG.observation)
+    for given in (frame, frame.to_pandas(), pl.from_arrow(frame), frame.to_pydict(), frame.to_pylist()):
+        np.testing.assert_array_equal(policy.probs(given), wanted)
+    np.testing.assert_array_equal(policy.probs(ROW), policy.probs(NUMBERS))
+    assert policy.predict(ROW)[0].shape == ()
+    assert policy.predict(pd.DataFrame([ROW]).iloc[0])[0].shape == ()
+    assert policy.predict(pd.DataFrame([ROW]))[0].shape == (1,)
+    assert policy.predict([ROW, ROW])[0].shape == (2,)
+    mask = [False, True, True]
+    np.testing.assert_array_equal(policy.probs(ROW, action_mask=mask)[0], 0)
+
+
+def test_one_column_of_vectors_can_be_named() -> None:
+    schema = st.Schema(
+        {"episode": "e", "observation": "o", "action": "a", "reward": "r", "terminated": "t"}, num_actions=3
+    )
+    bundle = dataclasses.replace(discrete(), schema=schema)
+    vector = LOG.observation[0].tolist()
+    wanted = bundle.probs(LOG.observation)
+    np.testing.assert_allclose(bundle.probs({"o": vector}), wanted[0], rtol=1e-5)
+    np.testing.assert_array_equal(bundle.probs({"o": LOG.observation}), wanted)
+    np.testing.assert_array_equal(bundle.probs(pa.table({"o": LOG.observation.tolist()})), wanted)
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "width": (
+        NUMBERS[:4],
+        r"takes observations of 6 numbers, one row each \(pulse, ward=a, ward=b, ward=c \.\.\.\); got shape \(4,\)",
+    ),
+    "three axes": (NUMBERS[None, None], r"got shape \(1, 1, 6\)"),
+    "NaN": (
+        NUMBERS * np.array([np.nan, 1, 1, 1, 1, 1]),
+        r"pulse is missing \(NaN\) in row 0, and the policy acts on known",
+    ),
+    "infinity": (NUMBERS + np.array([0, 0, 0, 0, np.inf, 0]), r"lactate is infinite in row 0"),
+    "swapped": (NUMBERS[::-1], r"pulse is 1 in row 0, and the policy learned from values of 60 to 82"),
+    "another unit": (LOG.observation * np.array([0.1, 1, 1, 1, 1, 1]), r"pulse is 6 in row 0 \(12 such rows of 12\)"),
+    "an unseen category": (
+        ROW | {"ward": "d"},
+        r"'ward' must hold one of the 3 categories that the policy learned; got 'd' in",
+    ),
+    "a missing category": (ROW | {"ward": None}, r"'ward'.* must have no missing values"),
+    "a missing number": (ROW | {"pulse": None}, r"'pulse'.* must have no missing values|must be finite; found NaN"),
+    "text": (ROW | {"pulse": "fast"}, r"pulse.* must be numbers; got 'fast' in row 0"),
+    "no such column": ({"pulse": 1.0, "ward": "a"}, r"has no lactate\. Name the columns as its log did"),
+    "other lengths": ({"pulse": [1.0, 2.0], "ward": ["a"], "lactate": [1.0]}, r"must be equally long"),
+    "words": ("fast", r"asked about numbers, or about named columns; got 'fast'"),
+    "text in an array": (np.array(["a"] * 6), r"Values such as categories need the names"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_used_is_refused_in_one_sentence(name: str, both: tuple[Bundle, Bundle]) -> None:
+    given, said = BAD[name]
+    for policy in both:
+        for ask in (policy.predict, policy.mode, policy.sample):
+            with pytest.raises(DataError, match=said) as caught:
+                ask(given)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=said):
+        both[0].probs(given)
+
+
+def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundle]) -> None:
+    policy, other = both
+    for mask, said in (
+        ([True, True], "has 3 actions; the mask has 2"),
+        ([[True] * 3] * 2, "one row for each of the 1 observations; got 2"),
+        ([False] * 3, "in row 0 it allows none"),
+    ):
+        with pytest.raises(DataError, match=said):
+            policy.predict(NUMBERS, action_mask=mask)
+    with pytest.raises(DataError, match="takes no `action_mask`"):
+        other.predict(NUMBERS, action_mask=[True] * 3)
+    for action, said in ((3, "whole numbers from 0 to 2"), (0.5, "whole numbers"), ([1, 2], "one action a row")):
+        with pytest.raises(DataError, match=said):
+            policy.log_prob(NUMBERS, action)
+
+
+def test_a_guard_clips_hands_over_or_takes_an_action(both: tuple[Bundle, Bundle]) -> None:
+    policy, other = both
+    far = LOG.observation.copy()
+    far[2, 0] = 200.0  # admitted are 57.8 to 84.2
+    clipped = far.copy()
+    clipped[2, 0] = policy.guard.most[0]
+    assert policy.guard.most[0] == pytest.approx(84.2)
+    usual = policy.probs(LOG.observation)
+    np.testing.assert_array_equal(policy.guarded("clip").probs(far), policy.probs(clipped))
+    handed = policy.guarded("behavior").probs(far)
+    np.testing.assert_allclose(handed[2], discrete().behavior.probs(far[2:3])[0], rtol=1e-5)
+    assert abs(handed[2] - usual[2]).max() > 1e-3
+    np.testing.assert_array_equal(np.delete(handed, 2, 0), np.delete(usual, 2, 0))
+    for named in (2, "drip"):
+        fixed = policy.guarded(named)
+        assert fixed.probs(far)[2].tolist() == [0, 0, 1]
+        np.testing.assert_array_equal(np.delete(fixed.probs(far), 2, 0), np.delete(usual, 2, 0))
+        assert fixed.predict(far)[0][2] == fixed.sample(far, seed=0)[2] == 2
+        assert fixed.log_prob(far, np.full(12, 2))[2] == 0
+        assert fixed.predict(far[2])[0].shape == ()
+    with pytest.raises(DataError, match="`action_mask` forbids it"):
+        policy.guarded(2).predict(far, action_mask=[[True, True, False]] * 12)
+    moved = other.guarded((0.5, -0.5)).predict(far)[0]
+    assert moved[2].tolist() == [0.5, -0.5]
+    np.testing.assert_array_equal(np.delete(moved, 2, 0), other.predict(np.delete(far, 2, 0))[0])
+    assert not other.guarded((0.5, -0.5)).has_density
+    assert other.guarded("clip").has_density
+    with pytest.raises(DataError, match="no density"):
+        other.guarded((0.5, -0.5)).log_prob(far, moved)
+    np.testing.assert_allclose(policy.unguarded().probs(far)[2], policy.unguarded().probs(far[2]), rtol=1e-5)
+
+
+def test_only_a_given_action_is_taken_where_a_value_is_not_known(both: tuple[Bundle, Bundle]) -> None:
+    policy, _ = both
+    gone = NUMBERS.copy()
+    gone[0] = np.nan
+    for told in ("refuse", "clip", "behavior"):
+        with pytest.raises(DataError, match=r"pulse is missing"):
+            policy.guarded(told).predict(gone)
+    assert policy.guarded("drip").predict(gone)[0] == 2
+    for value in ({"ward": "d"}, {"ward": None}, {"pulse": None}, {"pulse": 900.0}):
+        assert policy.guarded("drip").predict(ROW | value)[0] == 2
+    assert policy.guarded("drip").predict(ROW)[0] == policy.predict(ROW)[0]
+    with pytest.raises(DataError, match="takes observations of 6 numbers"):
+        policy.guarded("drip").predict(NUMBERS[:5])
+
+
+def test_a_guard_is_told_something_it_can_do(both: tuple[Bundle, Bundle]) -> None:
+    policy, other = both
+    for told in (3, -1, "wander", True, 0.5):
+        with pytest.raises(ConfigurationError, match="or an action, wait, pills, drip; got"):
+            policy.guarded(told)
+    for wrong in ((1.0,), "drip", (np.nan, 1.0)):
+        with pytest.raises(ConfigurationError, match="an action of 2 finite numbers; got"):
+            other.guarded(wrong)
+    with pytest.raises(ConfigurationError, match="holds no model of the behaviour"):
+        other.guarded("behavior")
+    assert "behavior" not in policy.described
+    assert "guarded by the behaviour" in policy.guarded("behavior").described
+
+
+def test_what_a_guard_was_told_is_saved_with_the_bundle(tmp_path: Path) -> None:
+    for bundle in (discrete().guarded("behavior"), discrete().guarded(1), continuous().guarded((0.5, 1.0))):
+        save_bundle(tmp_path / str(bundle.guard.on_outside), bundle)
+        for load in (st.load_policy, load_without_jax):
+            assert load(tmp_path / str(bundle.guard.on_outside)).guard.on_outside == bundle.guard.on_outside  # type: ignore[union-attr]
+    with pytest.raises(ConfigurationError, match="A policy of NumPy is not written"):
+        save_bundle(tmp_path / "again", load_without_jax(tmp_path / "1"))
+
+
+def test_a_previous_value_is_not_guessed() -> None:
+    rules = dict(SCHEMA.observations) | {
+        "lactate": dataclasses.replace(SCHEMA.observations["lactate"], missing="previous")
+    }
+    bundle = dataclasses.replace(discrete(), schema=dataclasses.replace(LOG.schema, observations=rules))
+    with pytest.raises(DataError, match=r"lactate is missing in row 0, and the policy learned with the last value"):
+        bundle.predict(ROW)
+    assert bundle.predict(ROW | {"lactate": 1.5})[0].shape == ()
+
+
+def test_estimates_are_of_what_acts(both: tuple[Bundle, Bundle]) -> None:
+    policy, _ = both
+    rng = np.random.default_rng(0)
+    columns = {
+        "stay": np.arange(300),
+        "pulse": rng.uniform(60, 120, 300),  # half of it beyond what the guard admits
+        "ward": rng.choice(["a", "b", "c"], 300),
+        "lactate": rng.uniform(1, 3, 300),
+        "given": rng.choice(["wait", "pills", "drip"], 300),
+        "reward": rng.random(300),
+        "end": np.ones(300, bool),
+        **{f"p{k}": np.full(300, 1 / 3) for k in range(3)},
+    }
+    schema = dataclasses.replace(SCHEMA, columns=dict(SCHEMA.columns) | {"behavior_probs": ("p0", "p1", "p2")})
+    log = st.read(columns, schema)
+    weights = {
+        name: (of(log.observation)[np.arange(300), log.action] * 3 * log.reward).mean()
+        for name, of in {
+            "refuse": policy.policy.probs,
+            "drip": policy.guarded("drip").probs,
+            "clip": policy.guarded("clip").probs,
+        }.items()
+    }
+    found = {
+        name: st.evaluate(policy.guarded(name), log, estimators=("is",), force=True).estimates["is"].value
+        for name in weights
+    }
+    for name, value in weights.items():
+        assert found[name] == pytest.approx(float(value), rel=1e-5), name
+    assert len({round(value, 6) for value in found.values()}) == 3
+    caveats = st.evaluate(policy, log, estimators=("is",), force=True).verdict.caveats
+    assert any(
+        "estimates are of the policy without its guard" in one or "looks like another unit" in one for one in caveats
+    )

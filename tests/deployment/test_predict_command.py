@@ -1,0 +1,193 @@
+"""`stitchrl predict`: a table of actions for every row of a log, whatever else the log lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+from bundles import COLUMNS, LOG, SCHEMA, continuous, discrete
+from commands import Command, command_runner
+
+import stitchrl as st
+from stitchrl.deployment.bundle import Bundle, save_bundle
+from stitchrl.errors import DataError
+from stitchrl.pipeline.predicting import predict_log
+from stitchrl.reading.sources import source
+
+ASKED = ("stay", "ward", "lactate", "pulse")
+"""The columns of a log without actions, rewards and ends, in another order."""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return command_runner(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bundle over discrete actions, inside a run directory, and one over continuous actions."""
+    made = tmp_path_factory.mktemp("bundles")
+    save_bundle(made / "run" / "policy", discrete())
+    save_bundle(made / "continuous", continuous())
+    return made / "run", made / "continuous"
+
+
+def write(folder: Path, **changed: Any) -> Path:
+    columns = {name: COLUMNS[name] for name in ASKED} | changed
+    pq.write_table(
+        pa.table({name: values for name, values in columns.items() if values is not None}), folder / "asked.parquet"
+    )
+    return folder / "asked.parquet"
+
+
+def test_every_row_gets_its_action_and_probability(
+    folders: tuple[Path, Path], tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "actions.parquet"
+    done = command("predict", folders[0], write(tmp_path), "--out", out, "--probabilities")
+    assert (done.status, done.out, done.err) == (0, f"{out}: 12 rows\n", "")
+    found, probs = pq.read_table(out), discrete().probs(LOG.observation)
+    assert found.column_names[:3] == ["stay", "policy_action", "policy_probability"]
+    names = np.array(["wait", "pills", "drip"])
+    assert found["stay"].to_pylist() == COLUMNS["stay"].tolist()
+    assert found["policy_action"].to_pylist() == names[probs.argmax(1)].tolist()
+    np.testing.assert_allclose(found["policy_probability"], probs.max(1), rtol=1e-5)
+    every = np.stack([found[f"policy_probability_{name}"].to_numpy() for name in names], 1)
+    np.testing.assert_allclose(every, probs, rtol=1e-5)
+    assert set(found["acted"].to_pylist()) == {"policy"}
+    assert found["guard_outside"].to_pylist() == [False] * 12
+    assert found["guard_columns"].null_count == 12
+
+
+def test_rows_that_the_guard_refuses_are_marked_and_have_no_action(
+    folders: tuple[Path, Path], tmp_path: Path, command: Command
+) -> None:
+    pulse, ward = COLUMNS["pulse"].copy(), COLUMNS["ward"].copy()
+    pulse[1], pulse[4], ward[7] = 200.0, np.nan, "d"
+    log, out = write(tmp_path, pulse=pulse, ward=ward), tmp_path / "actions.csv"
+    done = command("predict", folders[0] / "policy", log, "--out", out, "--json")
+    assert json.loads(done.out) == {"file": str(out), "rows": 12, "outside": 3, "without_action": 3, "notes": []}
+    found = pacsv.read_csv(out).to_pydict()
+    bad = [1, 4, 7]
+    assert [row for row in range(12) if found["acted"][row] == "nobody"] == bad
+    assert [row for row in range(12) if found["policy_probability"][row] is None] == bad
+    assert [found["guard_columns"][row] for row in bad] == ["pulse: 200", "pulse: missing", "ward: unseen category"]
+    said = command("predict", folders[0], log, "--out", out)
+    assert "3 of them outside the range that the policy learned from, 3 without an action" in said.out
+    for told, acted in (
+        ("clip", ["policy, clipped", "nobody", "nobody"]),
+        ("behavior", ["behavior", "nobody", "nobody"]),
+        ("drip", ["given action"] * 3),
+    ):
+        assert command("predict", folders[0], log, "--out", out, "--on-outside", told).status == 0
+        found = pacsv.read_csv(out).to_pydict()
+        assert [found["acted"][row] for row in bad] == acted
+    assert [found["policy_action"][row] for row in bad] == ["drip"] * 3
+
+
+def test_continuous_actions_have_a_column_each(folders: tuple[Path, Path], tmp_path: Path, command: Command) -> None:
+    out = tmp_path / "actions.parquet"
+    assert command("predict", folders[1], write(tmp_path, stay=None), "--out", out).status == 0
+    found = pq.read_table(out)
+    assert found.column_names == [
+        "row", "policy_x", "policy_y", "policy_log_density", "guard_outside", "guard_columns", "acted",
+    ]  # fmt: skip
+    made = continuous()
+    action = made.mode(LOG.observation)
+    np.testing.assert_allclose(np.stack([found["policy_x"], found["policy_y"]], 1), action, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["policy_log_density"], made.log_prob(LOG.observation, action), rtol=1e-5)
+    drawn = []
+    for _ in range(2):
+        assert command("predict", folders[1], write(tmp_path), "--out", out, "--sample", "--seed", "3").status == 0
+        drawn.append(pq.read_table(out)["policy_x"].to_numpy())
+    np.testing.assert_array_equal(*drawn)
+    assert (drawn[0] != action[:, 0]).any()
+    told = command(
+        "predict", folders[1], write(tmp_path, pulse=COLUMNS["pulse"] * 9), "--out", out, "--on-outside", "0.5,1"
+    )
+    assert told.status == 0
+    assert set(pq.read_table(out)["policy_y"].to_pylist()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "a.txt"], "`--out` must end in .parquet or .csv; got 'a.txt'"),
+        (["--out", "asked.parquet"], "`--out` is the log itself"),
+        (["--out", "a.csv", "--on-outside", "jump"], "or an action, wait, pills, drip; got 'jump'"),
+        (["--out", "no/such/folder/a.csv"], "there is no folder 'no/such/folder'"),
+    ],
+)
+def test_what_cannot_be_written_is_said_first(
+    words: list[str],
+    said: str,
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = command("predict", folders[0], log, *words)
+    assert done.status == 2
+    assert said in done.err
+    assert [file.name for file in tmp_path.iterdir()] == ["asked.parquet"]
+
+
+def test_a_column_that_is_not_there_is_named(folders: tuple[Path, Path], tmp_path: Path, command: Command) -> None:
+    done = command("predict", folders[0], write(tmp_path, ward=None), "--out", tmp_path / "a.csv")
+    assert done.status == 2
+    assert "The policy observes pulse, ward, lactate, and asked.parquet has no column ward" in done.err
+
+
+def test_a_file_is_whole_or_not_there(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "BLOCK_ROWS", 5)
+    (tmp_path / "asked.csv").write_text("stay,ward,lactate,pulse\n" + "1,a,2.0,70\n" * 6 + "1,a,2.0,fast\n")
+    out = tmp_path / "actions.csv"
+    out.write_text("what was there")
+    bundle = st.load_policy(folders[0] / "policy", backend="numpy")
+    assert isinstance(bundle, Bundle)
+    with pytest.raises(DataError, match="pulse"):
+        predict_log(bundle, tmp_path / "asked.csv", out, progress=False)
+    assert out.read_text() == "what was there"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["actions.csv", "asked.csv"]
+
+
+def test_a_missing_value_is_filled_with_the_one_before_it_in_the_episode(tmp_path: Path) -> None:
+    rules = dict(SCHEMA.observations)
+    rules["lactate"] = dataclasses.replace(rules["lactate"], missing="previous")
+    schema = dataclasses.replace(SCHEMA, columns=dict(SCHEMA.columns) | {"step": "hour"}, observations=rules)
+    whole = pa.table(COLUMNS).append_column("hour", pa.array(np.tile([0, 1], 6)))
+    log = st.read(whole, schema)
+    bundle = dataclasses.replace(discrete(), schema=schema)
+    wanted = bundle.probs(log.observation).max(1)
+    # Episodes mixed, and the steps of each in order.
+    order = np.argsort(np.tile([0, 1], 6), kind="stable")
+    pq.write_table(whole.take(order), tmp_path / "mixed.parquet")
+    found = predict_log(bundle, tmp_path / "mixed.parquet", tmp_path / "out.parquet", progress=False)
+    assert (found.rows, found.outside) == (12, 0)
+    np.testing.assert_allclose(pq.read_table(tmp_path / "out.parquet")["policy_probability"], wanted[order], rtol=1e-5)
+    pq.write_table(whole.take(order[::-1]), tmp_path / "mixed.parquet")
+    with pytest.raises(DataError, match=r"steps of episode 5 do not rise in row 6\. Sort the log by stay, hour"):
+        predict_log(bundle, tmp_path / "mixed.parquet", tmp_path / "out.parquet", progress=False)
+
+
+def test_the_command_starts_no_jax(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    log, out = write(tmp_path), tmp_path / "out.csv"
+    code = (
+        "import sys; from stitchrl.cli import app\n"
+        f"app(['predict', {str(folders[0])!r}, {str(log)!r}, '--out', {str(out)!r}], standalone_mode=False)\n"
+        "assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
