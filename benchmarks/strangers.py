@@ -130,11 +130,9 @@ def hospital(path: Walk) -> None:
 
 def recommender(path: Walk, data: Path) -> None:
     path.say("## A recommender's log")
-    logs = {name: next((data / "open_bandit" / name).glob("*")) for name in ("bts", "random")}
-    for name, folder in logs.items():
-        (path.folder / name).symlink_to(folder)
-    path.run("audit random")
-    path.run(f"run random --out run {QUICK} --algorithms BC,FilteredBC")
+    (path.folder / "random").symlink_to(data / "open_bandit" / "random")
+    path.run("audit random/all.csv")
+    path.run(f"run random/all.csv --out run {QUICK} --algorithms BC,FilteredBC")
 
 
 def robot(path: Walk, data: Path) -> None:
