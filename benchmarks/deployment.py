@@ -37,7 +37,7 @@ STARTS = {
 }
 
 
-def started(code: str, repeats: int = 9) -> tuple[float, float]:
+def started(code: str, repeats: int = 15) -> tuple[float, float]:
     """Least and median wall seconds of an interpreter that runs some code."""
     times = []
     for _ in range(repeats):
@@ -87,7 +87,7 @@ def main() -> None:
     lines = [
         "# A bundle in use",
         "",
-        describe(f"python benchmarks/deployment.py DEMO/run/policy --out {given.out.name}"),
+        describe("python benchmarks/deployment.py DEMO/run/policy"),
         f"- policy: {plain.provenance.get('label')} of `stitchrl demo`, rung {plain.provenance.get('rung')}; "
         f"{len(guard.low)} numbers an observation, {plain.schema.num_actions or 'continuous'} actions",
         "",

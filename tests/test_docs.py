@@ -106,6 +106,7 @@ def test_commands_and_targets_exist() -> None:
         "docs/training.md",
         "docs/running.md",
         "docs/policies.md",
+        "docs/bundle.md",
         "docs/evaluation.md",
         "docs/returns.md",
         "docs/verdict.md",

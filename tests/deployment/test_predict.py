@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from bundles import COLUMNS, LOG, NUMBERS, ROW, SCHEMA, continuous, discrete
 import stitchrl as st
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.numpy_policy import load_policy as load_without_jax
+from stitchrl.deployment.numpy_saving import KINDS
 from stitchrl.errors import ConfigurationError, DataError
+from stitchrl.nn.saving import CLASSES
 
 
 @pytest.fixture(scope="module", params=["jax", "numpy"])
@@ -123,7 +126,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a missing category": (ROW | {"ward": None}, r"'ward'.* must have no missing values"),
     "a missing number": (ROW | {"pulse": None}, r"'pulse'.* must have no missing values|must be finite; found NaN"),
     "text": (ROW | {"pulse": "fast"}, r"pulse.* must be numbers; got 'fast' in row 0"),
-    "no such column": ({"pulse": 1.0, "ward": "a"}, r"has no lactate\. Name the columns as its log did"),
+    "no such column": ({"pulse": 1.0, "ward": "a"}, r"has no column lactate\. Name the columns as its log did"),
     "other lengths": ({"pulse": [1.0, 2.0], "ward": ["a"], "lactate": [1.0]}, r"must be equally long"),
     "words": ("fast", r"asked about numbers, or about named columns; got 'fast'"),
     "text in an array": (np.array(["a"] * 6), r"Values such as categories need the names"),
@@ -272,3 +275,17 @@ def test_estimates_are_of_what_acts(both: tuple[Bundle, Bundle]) -> None:
     assert any(
         "estimates are of the policy without its guard" in one or "looks like another unit" in one for one in caveats
     )
+
+
+def test_the_document_of_bundles_runs_and_names_every_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text(encoding="utf-8")
+    save_bundle(tmp_path / "policy", discrete())
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(example.replace('"run/policy"', repr(str(tmp_path / "policy"))), "bundle.md", "exec"), {})
+    assert capsys.readouterr().out.split()[0] in ("wait", "pills", "drip")
+    tables = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE))
+    assert set(KINDS) <= tables
+    for name in KINDS:
+        (line,) = re.findall(rf"^\| `{name}` \| .*", text, flags=re.MULTILINE)
+        for field in dataclasses.fields(CLASSES[name]):
+            assert f"`{field.name}`" in line, (name, field.name)

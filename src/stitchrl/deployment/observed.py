@@ -198,8 +198,8 @@ def _refuse_absent(wanted: tuple[str, ...], there: Iterable[str]) -> None:
     absent = [name for name in wanted if name not in known]
     if absent:
         raise DataError(
-            f"The policy observes {listed(wanted)}; what it is asked about has no {listed(absent)}. Name the columns as its log "
-            "did."
+            f"The policy observes {listed(wanted)}; what it is asked about has no column {listed(absent)}. Name the columns as "
+            "its log did."
         )
 
 
