@@ -31,6 +31,11 @@ EXPECTED_ROWS = 20
 by chance once in 500 million places."""
 SHARE_OF_ROWS = 0.05
 """Share of the rows that the places found must hold to do harm."""
+MISSING_MASS = 0.2
+"""A place does harm where the actions that it never takes are this share of the choices elsewhere: any behaviour that heeds
+the state leaves out a treatment or two in some states."""
+LEAST_EPISODES_OF_PLACE = 20
+"""Episodes that a place needs: many rows of few episodes may well miss an action."""
 ONE = 0.99
 """Share of a place's rows from which on an action is the only one there."""
 
@@ -123,21 +128,25 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
     taken, possible = inside @ action, inside @ allowed
     usual = action.sum(0) / np.maximum(allowed.sum(0), 1)  # how often it is taken where it may be
     expected = possible * usual
-    looked = expected >= EXPECTED_ROWS
-    missing = looked & (taken == 0)
+    episodes = np.array([len(np.unique(sample.episode[place > 0])) for place in inside])
+    missing = (expected >= EXPECTED_ROWS) & (taken == 0) & (episodes >= LEAST_EPISODES_OF_PLACE)[:, None]
     if missing.any():
         places, actions = np.nonzero(missing)
         worst = int(np.argmax(expected[places, actions]))
         share = float(inside[np.unique(places)].any(0).mean())
         lost = len(np.unique(actions))
         common = len(numbers)
+        mass = (expected * missing).sum(1) / inside.sum(1)
+        poor = mass >= MISSING_MASS
+        harmed = float(inside[poor].any(0).mean()) if poor.any() else 0.0
         yield Finding(
             "action-missing-in-region",
-            "warning" if share >= SHARE_OF_ROWS and lost >= 0.1 * common else "info",
+            "warning" if harmed >= SHARE_OF_ROWS else "info",
             f"action {numbers[actions[worst]]}, observation: {named[places[worst]]}",
             f"the action is never taken in {int(inside[places[worst]].sum()):,} rows, where about "
             f"{expected[places[worst], actions[worst]]:.0f} times were to be expected; {lost} of {common} common actions are "
-            f"missing from some place, which concerns {share:.0%} of rows",
+            f"missing from some place, which concerns {share:.0%} of rows; the place that lacks most lacks {mass.max():.0%} of "
+            "the choices made elsewhere",
             "common actions tried everywhere they are allowed",
             "They cannot be evaluated there: forbid them with an action_mask, or collect some.",
         )
