@@ -10,6 +10,7 @@ from typing import Any
 
 from stitchrl.auditing.checks import (
     actions,
+    alignment,
     behavior,
     binning,
     calibration,
@@ -62,6 +63,7 @@ CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     structure.duplicated_episodes,
     structure.duplicated_rows,
     structure.rows_missing,
+    alignment.actions_shuffled,
     order.steps_missing,
     order.time_backwards,
     binning.steps_binned,

@@ -8,7 +8,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.sample import Sample
 from stitchrl.types import NumpyArray
 
-__all__ = ["places", "region_name"]
+__all__ = ["examined_places", "region_name"]
 
 LEAST_ROWS_OF_PLACE = 100
 """Smaller places are not examined."""
@@ -18,7 +18,7 @@ MOST_OF_LOG = 0.6
 """A place with a larger share of the log is nearly everything, and is not examined."""
 
 
-def places(facts: Facts, sample: Sample | None = None) -> tuple[list[str], NumpyArray]:
+def examined_places(facts: Facts, sample: Sample | None = None) -> tuple[list[str], NumpyArray]:
     """The places to examine: the regions, and the lowest and highest tenth of the rows by each column.
 
     Returns:

@@ -12,7 +12,7 @@ from scipy import special
 from stitchrl.auditing.behavior_rows import BehaviorRows, behavior_rows
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
-from stitchrl.auditing.places import places
+from stitchrl.auditing.places import examined_places
 from stitchrl.auditing.sample import Sample
 from stitchrl.auditing.wording import listed
 from stitchrl.data.dataset import Dataset
@@ -98,7 +98,7 @@ def propensities_uncalibrated_in_part(log: Dataset, facts: Facts) -> Iterator[Fi
 
 def _named_places(log: Dataset, facts: Facts, sample: Sample) -> tuple[list[str], NumpyArray]:
     """The whole log, the regions and ends of columns, and the sources; and (places, n) 1.0 where a row belongs to one."""
-    named, inside = facts.once(places) if sample is facts.sample else places(facts, sample)
+    named, inside = facts.once(examined_places) if sample is facts.sample else examined_places(facts, sample)
     named, rows = ["the whole log", *named], [np.ones((1, len(sample))), inside]
     if log.source is not None:
         names, of_row = np.unique(log.source[sample.rows], return_inverse=True)

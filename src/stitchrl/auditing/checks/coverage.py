@@ -9,10 +9,9 @@ import numpy as np
 
 from stitchrl.auditing.facts import SHOWN_ACTIONS, Facts
 from stitchrl.auditing.finding import Finding
-from stitchrl.auditing.places import places, region_name
+from stitchrl.auditing.places import examined_places, region_name
 from stitchrl.auditing.randomness import NARROW
 from stitchrl.data.dataset import Dataset
-from stitchrl.types import NumpyArray
 
 __all__ = ["actions_missing_in_region", "coverage_numbers", "region_of_one_action"]
 
@@ -78,7 +77,7 @@ def region_of_one_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
     sample = facts.sample
     if not facts.has_columns or len(sample) < LEAST_ROWS:
         return
-    named, inside = facts.once(places)
+    named, inside = facts.once(examined_places)
     rows = inside.sum(1)
     if log.num_actions is not None:
         taken = np.unique(sample.action, return_inverse=True)[1]
@@ -115,7 +114,7 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
     sample = facts.sample
     if log.num_actions is None or not facts.has_columns or len(sample) < LEAST_ROWS:
         return
-    named, inside = facts.once(places)
+    named, inside = facts.once(examined_places)
     numbers, counts = np.unique(sample.action.clip(0, log.num_actions - 1), return_counts=True)
     numbers = numbers[counts >= COMMON_SHARE * len(sample)]  # at most 100 of them
     action = (sample.action.clip(0, log.num_actions - 1)[:, None] == numbers).astype(float)
