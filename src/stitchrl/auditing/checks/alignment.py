@@ -102,8 +102,9 @@ def actions_shuffled(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if by_policy or by_effect or _must_depend(log, signs):
         if by_policy:
             seen = (
-                f"an action is no likelier at the observation of its own row than at those of other rows of its episode ({gap:+.3f} "
-                f"nats, where {expected:.3f} were to be expected), although the episode's observations predict its actions"
+                "an action is no likelier at the observation of its own row than at those of other rows of its episode "
+                f"({gap:+.3f} nats, where {expected:.3f} were to be expected), although the observations of the episode "
+                "predict its actions"
             )
         elif by_effect:
             seen = (
@@ -121,8 +122,8 @@ def actions_shuffled(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "action",
             f"{seen}; neighbouring actions are no more alike than others of the episode",
             "actions in the rows in which they were taken",
-            "Were actions joined to rows by episode alone, or sorted by another column? Join them by episode and step. A behaviour "
-            "that heeds only what stays the same within an episode, or nothing at all, may look so too.",
+            "Were actions joined to rows by episode alone, or sorted by another column? Join them by episode and step. A "
+            "behaviour that heeds only what stays the same within an episode, or nothing at all, may look so too.",
         )
 
 

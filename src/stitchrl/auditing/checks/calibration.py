@@ -122,14 +122,12 @@ def _by_ratios(log: Dataset, rows: BehaviorRows, inside: NumpyArray) -> Iterator
     assert log.behavior_log_prob is not None
     n, k = len(rows.sample), len(rows.common)
     logged = np.exp(log.behavior_log_prob[rows.sample.rows].astype(np.float64)).clip(1e-6)
-    known = rows.choice < k
-    smooth = np.where(known[:, None], rows.probabilities[:, :k], 0)
-    fits = [(smooth, False)]
+    fits = [(rows.probabilities[:, :k], False)]
     if rows.state is not None:
-        fits.append((_shares_elsewhere(rows)[:, :k] * known[:, None], True))
+        fits.append((_shares_elsewhere(rows)[:, :k], True))
     for fitted, both in fits:
         seen = np.zeros((n, k))
-        at = np.flatnonzero(known)
+        at = np.flatnonzero(rows.choice < k)
         seen[at, rows.choice[at]] = fitted[at, rows.choice[at]] / logged[at]
         joined = np.concatenate([seen, seen.sum(1, keepdims=True)], 1)
         expected = np.concatenate([fitted, fitted.sum(1, keepdims=True)], 1)
