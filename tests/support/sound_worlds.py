@@ -1,6 +1,6 @@
 """Simulated worlds whose logs have no fault, for counting what an audit says of them all the same.
 
-Each world is a function `(episodes, seed) -> Dataset`; `EPISODES` holds how many episodes of it make a log of some ten
+Each world is a function `(episodes, seed) -> Dataset`; `EPISODES` holds how many episodes of it make a log of some five
 thousand rows. `DESERVED` names the findings that are right about a world although nothing is wrong with it.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import audit_corpus
 import evaluation_worlds
 import exact_worlds
 import hidden_worlds
@@ -50,6 +51,20 @@ def _sticky(episodes: int, seed: int) -> Dataset:
     return base._replace(mdp=mdp).log(episodes, seed)
 
 
+def _two_hospitals(name: str) -> Draw:
+    """Two sources whose policies have nothing in common, in one world with one code book."""
+
+    def draw(episodes: int, seed: int) -> Dataset:
+        world = exact_worlds.world_named(name)
+        logits = 1.2 * np.random.default_rng(99).normal(size=world.behavior.shape)
+        other = world._replace(behavior=np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+        logs = [each.log(episodes // 2, seed, propensities=False) for each in (world, other)]
+        names = np.repeat(["north", "south"], [log.num_transitions for log in logs])
+        return dataclasses.replace(audit_corpus.stacked(logs), source=names)
+
+    return draw
+
+
 SOUND_WORLDS: dict[str, Draw] = {
     "hospital": _exact(exact_worlds.HOSPITAL),
     "hospital, no propensities": _exact(exact_worlds.HOSPITAL, propensities=False),
@@ -61,6 +76,8 @@ SOUND_WORLDS: dict[str, Draw] = {
     "bandit": lambda episodes, seed: BanditWorld().log(episodes, seed),
     "bandit, taken action only": lambda episodes, seed: BanditWorld().log(episodes, seed, every=False),
     "12 states that seldom change": _sticky,
+    "12 states, two policies by source": _two_hospitals("tabular, 12 states"),
+    "100 states, two policies by source": _two_hospitals("tabular, 100 states"),
     "sepsis": lambda episodes, seed: hidden_worlds.sepsis(episodes, seed, True),
     "linear-Gaussian": lambda episodes, seed: linear_worlds.log(episodes, 30, seed),
     "a cart with a target that is moved": _fresh_target,
@@ -73,24 +90,26 @@ SOUND_WORLDS: dict[str, Draw] = {
 """The worlds, by the name they have in tables."""
 
 EPISODES: dict[str, int] = {
-    "hospital": 1500,
-    "hospital, no propensities": 1500,
-    "12 states": 1500,
-    "100 states": 1500,
-    "100 states, no propensities": 1500,
-    "4 states": 3000,
-    "corridor of 5 states": 300,
-    "bandit": 10_000,
-    "bandit, taken action only": 10_000,
-    "12 states that seldom change": 150,
-    "sepsis": 1500,
-    "linear-Gaussian": 400,
-    "a cart with a target that is moved": 400,
-    "joints under a network": 400,
-    "network policy": 800,
-    "network policy, nearly deterministic": 800,
-    "boxes, nearly deterministic": 800,
-    "forty fresh numbers": 1000,
+    "hospital": 750,
+    "hospital, no propensities": 750,
+    "12 states": 750,
+    "100 states": 750,
+    "100 states, no propensities": 750,
+    "4 states": 1500,
+    "corridor of 5 states": 150,
+    "bandit": 5_000,
+    "bandit, taken action only": 5_000,
+    "12 states that seldom change": 100,
+    "12 states, two policies by source": 1500,
+    "100 states, two policies by source": 1500,
+    "sepsis": 750,
+    "linear-Gaussian": 200,
+    "a cart with a target that is moved": 200,
+    "joints under a network": 200,
+    "network policy": 400,
+    "network policy, nearly deterministic": 400,
+    "boxes, nearly deterministic": 400,
+    "forty fresh numbers": 500,
 }
 """How many episodes of a world make a log."""
 

@@ -28,6 +28,8 @@ LEAST_EXPECTED = 25.0
 """Times that an action must be expected in a place before it is compared there."""
 MOST_SOURCES = 50
 """With more sources than this the column is taken for an identifier."""
+UNEVEN = 4.0
+"""Standard errors by which a place must differ from the whole log to be named in its stead."""
 MOST_NAMED = 8
 """The finding names at most this many actions, or places."""
 
@@ -163,6 +165,8 @@ def _finding(log: Dataset, rows: BehaviorRows, named: list[str], one: _Compared,
     elif by_place:
         order = np.flatnonzero(wrong[:, -1])
         order = order[np.argsort(-np.abs(ratio[order, -1] - 1), kind="stable")][:3]
+        if wrong[0, -1] and not _uneven(one):
+            order = np.zeros(1, np.int64)
         where, part, worst = "; ".join(named[p] for p in order), "there", ratio[order[0], -1]
     else:
         places_, acts = np.nonzero(wrong)
@@ -185,6 +189,13 @@ def _finding(log: Dataset, rows: BehaviorRows, named: list[str], one: _Compared,
         "probabilities with which the actions were drawn, for every action and in every part of the log",
         "Correct the probabilities of this part, or drop the column and let them be fitted.",
     )
+
+
+def _uneven(one: _Compared) -> bool:
+    """Whether some place deviates from the whole log by more than chance explains."""
+    error = np.sqrt(one.variance[1:, -1]) / np.maximum(one.expected[1:, -1], 1e-9)
+    away = np.abs(one.ratio()[1:, -1] - one.ratio()[0, -1])
+    return bool((away > UNEVEN * error).any())
 
 
 def _rather_places(one: _Compared) -> bool:

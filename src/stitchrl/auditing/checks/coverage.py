@@ -25,7 +25,7 @@ EXPECTED_ROWS = 20
 by chance once in 500 million places."""
 SHARE_OF_ROWS = 0.05
 """Share of the rows that the places found must hold to do harm."""
-MISSING_MASS = 0.2
+MISSING_MASS = 0.25
 """A place does harm where the actions that it never takes are this share of the choices elsewhere: any behaviour that heeds
 the state leaves out a treatment or two in some states."""
 LEAST_EPISODES_OF_PLACE = 20
