@@ -5,8 +5,10 @@ estimated step by step from all the others,
 
     P(episode) = P(o_0) prod_t P(a_t | o_t) P(r_t, o_{t+1} or the end | o_t, a_t),
 
-with the shares among the other episodes, those equal to it left out, so that a copy does not vouch for itself. In a log whose
-numbers hardly ever repeat these shares are 0, and no pair is expected at all.
+with the shares among the other episodes, those equal to it left out, so that a copy does not vouch for itself. Where a clock
+ends episodes that the observation does not show, the end does not follow from o_t and a_t: the chance is therefore also
+estimated as the share of the episode's length times that of its steps given which of them is the last, and the larger of the
+two counts. In a log whose numbers hardly ever repeat these shares are 0, and no pair is expected at all.
 """
 
 from __future__ import annotations
@@ -42,7 +44,12 @@ def expected_with_twin(log: Dataset, least_length: int) -> float:
 
     log_chance = _log_shares(np.zeros(len(first), np.uint64), moment[first], np.arange(len(first)), copies)
     log_chance = log_chance + np.add.reduceat(_log_shares(moment, chosen, of_row, copies), first)
-    log_chance = log_chance + np.add.reduceat(_log_shares(chosen, outcome, of_row, copies), first)
+    by_state = np.add.reduceat(_log_shares(chosen, outcome, of_row, copies), first)
+    known_end = np.where(inside, chosen, mix(chosen + np.uint64(13)))
+    by_clock = np.add.reduceat(_log_shares(known_end, outcome, of_row, copies), first)
+    of_episode = np.zeros(len(first), np.uint64), lengths.astype(np.uint64), np.arange(len(first))
+    by_clock = by_clock + _log_shares(*of_episode, copies)
+    log_chance = log_chance + np.maximum(by_state, by_clock)
     chance = np.exp(np.minimum(log_chance, 0))
     with_twin = -np.expm1((log.num_episodes - 1) * np.log1p(-np.minimum(chance, 1 - 1e-12)))
     return float(with_twin[lengths >= least_length].sum() * log.num_episodes / len(episodes))
