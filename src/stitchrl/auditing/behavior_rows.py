@@ -11,7 +11,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.history_models import Predictor, held_out_probabilities
 from stitchrl.auditing.regression import features
 from stitchrl.auditing.sample import Sample
-from stitchrl.data.row_hashes import hash_words, words
+from stitchrl.data.row_hashes import hash_words, mix, words
 from stitchrl.types import NumpyArray
 
 __all__ = ["BehaviorRows", "behavior_rows"]
@@ -38,7 +38,7 @@ class BehaviorRows:
         allowed: (n, k + 1) the classes that the action mask allows; None without a mask.
         state: (n,) a number for each distinct observation where observations repeat; None where they do not.
         x: (n, p) features of the observation.
-        half: (n,) True in a random half of the episodes.
+        half: (n,) True in a random half of the episodes; copies of an episode are in one half where observations hardly repeat.
     """
 
     sample: Sample
@@ -96,7 +96,9 @@ def _behavior_rows(facts: Facts) -> BehaviorRows | None:
         allowed[np.arange(len(action)), choice] = True  # an action outside its mask is another check's finding
     states, state = np.unique(hash_words(words(sample.observation)), return_inverse=True)
     repeat = len(states) <= MOST_STATES and len(states) * LEAST_ROWS_PER_STATE <= len(action)
-    even = rng.permutation(log.num_episodes) % 2 == 0
+    half = (rng.permutation(log.num_episodes) % 2 == 0)[sample.episode]
+    if not repeat:  # copies of an episode belong to one half, so that none is predicted from its own copy
+        half = (mix(facts.scan.episode_hash[sample.episode]) & np.uint64(1)) == 0
     return BehaviorRows(
         sample=sample,
         whole=bool((taken == lengths[: len(order)]).all()),
@@ -105,5 +107,5 @@ def _behavior_rows(facts: Facts) -> BehaviorRows | None:
         allowed=allowed,
         state=state if repeat else None,
         x=features(sample.observation, full_up_to=8),
-        half=even[sample.episode],
+        half=half,
     )

@@ -29,7 +29,7 @@ LEAST_OF_CODE = 20
 """Rows of a code, in half of a site, below which it is not compared."""
 MOST_COMPARED = 8
 """At most so many sites are compared with the largest one."""
-SURE, AGAINST = 5.0, -2.0
+SURE, AGAINST = 6.0, -1.5
 """Standard errors by which other codes must explain a site better, and by which neither behaviour nor outcomes may object."""
 LEAST_GAIN = 0.02
 """Nats a row of the codes concerned, by which the exchange must explain them better."""
