@@ -1,16 +1,20 @@
 """What the audit finds of the faults planted in three logs, from which strength on, and what it says of sound logs.
 
-    python benchmarks/audit_faults.py [--open-bandit FOLDER] [--mujoco FILE ...] [--out benchmarks/results/audit_faults.md]
+    python benchmarks/audit_faults.py [--open-bandit FOLDER] [--mujoco FILE ...] [--draws 20]
+        [--out benchmarks/results/audit_faults.md]
 
 The corpus is `tests/support/audit_corpus.py`. With `--open-bandit` its bandit log is the real Open Bandit Dataset:
 FOLDER/bts/all.csv (and FOLDER/random/all.csv among the sound logs). `--mujoco` takes more sound logs, of any kind that
-`st.read` reads.
+`st.read` reads. `--draws` fresh logs of each world of `tests/support/sound_worlds.py` count the false alarms. The history check
+is left out: benchmarks/hidden_causes.py counts what it sees.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +23,54 @@ import pyarrow.csv
 
 import stitchrl as st
 from environment import describe
+from stitchrl.auditing.all_checks import CHECKS
+from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import SEVERITIES, Audit
 from stitchrl.data.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 import audit_corpus as corpus
+import sound_worlds
+
+BY_NAME = {check.__name__: check for check in CHECKS if not check.__name__.startswith("history")}
+
+
+def audited(log: Dataset, against: Dataset | None = None, names: tuple[str, ...] = tuple(BY_NAME)) -> Audit:
+    """The findings of an audit without the history check, or of some of its checks."""
+    facts = Facts(log, against)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = [finding for name in names for finding in BY_NAME[name](log, facts)]
+    return Audit(tuple(sorted(found, key=lambda one: SEVERITIES.index(one.severity))), names, {})
+
+
+def false_alarms(draws: int) -> tuple[list[list[str]], int]:
+    """A line for each sound world: its size, in how many draws each warning or error was found, and the infos; and in how many
+    draws of all worlds one was found that the world does not deserve."""
+    rows, wrong = [], 0
+    for name, draw in sound_worlds.SOUND_WORLDS.items():
+        loud: Counter[str] = Counter()
+        quiet: Counter[str] = Counter()
+        sizes = []
+        for seed in range(draws):
+            log = draw(sound_worlds.EPISODES[name], 100 + seed)
+            sizes.append(log.num_transitions)
+            found = audited(log).findings
+            codes = {one.code for one in found if one.severity != "info"}
+            loud.update(codes)
+            quiet.update({one.code for one in found if one.severity == "info"})
+            wrong += bool(codes - set(sound_worlds.DESERVED.get(name, ())))
+        deserved = {c: k for c, k in loud.items() if c in sound_worlds.DESERVED.get(name, ())}
+        alarms = {c: k for c, k in loud.items() if c not in deserved}
+        rows.append(
+            [
+                name,
+                f"{np.mean(sizes):,.0f}",
+                *(", ".join(f"{c} {k}" for c, k in part.items()) or "-" for part in (alarms, deserved, quiet)),
+            ]
+        )
+        print(" | ".join(rows[-1]), flush=True)
+    return rows, wrong
 
 
 def open_bandit(path: Path) -> Dataset:
@@ -57,7 +103,9 @@ def fault_row(fault: corpus.Fault, clean: Dataset, before: dict[str, str]) -> tu
     found, beside = [], ""
     for k, strength in enumerate(fault.strengths):
         log, against = fault.spoiled(clean, strength)
-        findings = st.audit(log, against).findings
+        # The other checks run at the first strength alone.
+        names = tuple(BY_NAME) if k == 0 else corpus.CHECKS_OF_CODE[fault.code]
+        findings = audited(log, against, names).findings
         severity = {f.code: f.severity for f in reversed(findings)}.get(fault.code)
         worse = severity is not None and (
             fault.code not in before or SEVERITIES.index(severity) < SEVERITIES.index(before[fault.code])
@@ -83,9 +131,11 @@ def fault_row(fault: corpus.Fault, clean: Dataset, before: dict[str, str]) -> tu
 
 
 def main() -> None:
+    warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--open-bandit", type=Path, help="folder with bts/all.csv and random/all.csv")
     parser.add_argument("--mujoco", type=Path, nargs="*", default=[], help="more sound logs")
+    parser.add_argument("--draws", type=int, default=20, help="fresh logs of each sound world")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     clean = dict(corpus.clean_logs())
@@ -99,14 +149,14 @@ def main() -> None:
     alarms: list[tuple[str, Dataset, Audit]] = []
     before: dict[str, dict[str, str]] = {}
     for name, log in sound.items():
-        audit = st.audit(log)
+        audit = audited(log)
         alarms.append((name, log, audit))
         severities = {f.code: f.severity for f in reversed(audit.findings)}
         before |= {key: severities for key, other in clean.items() if other is log}
         print(name, audit.verdict, flush=True)
     for path in given.mujoco:
         log = st.read(path)
-        alarms.append((path.stem, log, st.audit(log)))
+        alarms.append((path.stem, log, audited(log)))
         print(path.stem, flush=True)
     rows, hits = [], []
     for fault in corpus.FAULTS:
@@ -114,6 +164,7 @@ def main() -> None:
         rows.append(cells)
         hits.append(hit)
         print(" | ".join(cells), flush=True)
+    worlds, wrong = false_alarms(given.draws)
     misses = [fault_row(fault, clean[fault.log], before[fault.log])[0] for fault in corpus.KNOWN_MISSES]
 
     heads = ["fault", "log", "code", "planted", "found", "found at", "missed at", "strength is", "new beside it"]
@@ -132,16 +183,27 @@ def main() -> None:
         "",
         "The corpus was at hand while the checks were written: some checks and thresholds (placeholders, outliers, piles of "
         "lengths, outcomes beside the end, ends of columns as places) were changed after it showed misses or false alarms. "
-        "So this is not a test on unseen faults.",
+        "So this is not a test on unseen faults. The history check is left out here.",
         "",
         *_table(heads, rows),
+        "",
+        "## False alarms",
+        "",
+        f"{given.draws} fresh logs of each of {len(worlds)} simulated worlds without a fault. In {wrong} of "
+        f"{given.draws * len(worlds)} logs there was a warning or an error that the world does not deserve. The number behind a "
+        "code is in how many of the logs it was found. A world deserves a warning where it is right: a behaviour that hardly "
+        "hesitates does leave out actions in large parts of the states, and a target that stays where it was put looks like a "
+        "number that is carried forward. The notes (infos) about fixed horizons are questions.",
+        "",
+        *_table(["world", "rows", "false warnings and errors", "deserved warnings", "notes"], worlds),
         "",
         "## Known misses",
         "",
         "Faults the checks do not see: patients whose state stays the same look like rows logged twice; a score of eight columns "
         "makes a place that is no end of a column and no region of its own; some "
         "sixty clicks follow from nothing that was seen; a pendulum's reward is of a state, and the step before leads to that "
-        "state.",
+        "state; where half of the episodes are in order, their actions do follow from their rows; stays that were cut at any "
+        "step leave no pile of lengths.",
         "",
         *_table(heads, misses),
         "",
@@ -163,7 +225,8 @@ def main() -> None:
             ],
         ),
         "",
-        describe("python benchmarks/audit_faults.py" + (" --open-bandit FOLDER" if given.open_bandit else "")
+        describe(f"python benchmarks/audit_faults.py --draws {given.draws}"
+                 + (" --open-bandit FOLDER" if given.open_bandit else "")
                  + (" --mujoco FILES" if given.mujoco else "")),
     ]  # fmt: skip
     text = "\n".join(lines) + "\n"

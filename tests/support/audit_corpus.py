@@ -662,6 +662,97 @@ def reward_offset(log: Dataset, size: float) -> Dataset:
     )
 
 
+# --- parts of a log ------------------------------------------------------------------------------------------------------
+
+
+def taken_only(log: Dataset) -> Dataset:
+    """The log with the probability of the taken action alone."""
+    return without(log, "behavior_probs")
+
+
+def half_scaled(log: Dataset, factor: float) -> Dataset:
+    """The probabilities of every second action times a factor, the others as they were."""
+    rows = log.action % 2 == 0
+    return part_scaled(log, rows, factor)
+
+
+def place_scaled(log: Dataset, factor: float) -> Dataset:
+    """The probabilities where a column is high times a factor."""
+    seen = log.observation[:, 5]
+    return part_scaled(log, seen >= np.quantile(seen, 0.8), factor)
+
+
+def part_scaled(log: Dataset, rows: np.ndarray, factor: float) -> Dataset:
+    assert log.behavior_log_prob is not None
+    moved = np.where(rows, np.minimum(log.behavior_log_prob + np.log(factor), 0), log.behavior_log_prob)
+    return dataclasses.replace(taken_only(log), behavior_log_prob=moved.astype(np.float32))
+
+
+def place_flattened(log: Dataset, part: float) -> Dataset:
+    """Whole rows of probabilities mixed with a uniform over the allowed actions, where a column is high."""
+    assert log.behavior_probs is not None
+    assert log.behavior_log_prob is not None
+    seen = log.observation[:, 5]
+    rows, flat = seen >= np.quantile(seen, 0.8), flattened(log, part)
+    return dataclasses.replace(
+        log,
+        behavior_probs=np.where(rows[:, None], flat.behavior_probs, log.behavior_probs),
+        behavior_log_prob=np.where(rows, flat.behavior_log_prob, log.behavior_log_prob),
+    )
+
+
+def mixed_within(log: Dataset, share: float) -> Dataset:
+    """Actions joined by episode alone: in random order, in part of the episodes."""
+    rng = np.random.default_rng(1)
+    order = np.lexsort((rng.random(log.num_transitions), log.episode_of_transition))
+    chosen = np.repeat(some(log.num_episodes, share), log.episode_lengths)
+    order = np.where(chosen, order, np.arange(log.num_transitions))
+    return dataclasses.replace(
+        without(log, "behavior_probs", "behavior_log_prob", "action_mask"), action=log.action[order]
+    )
+
+
+def two_hospitals(log: Dataset, codes: float) -> tuple[Dataset, np.ndarray]:
+    """Half of the episodes with some of the commonest codes moved on by one; and (E,) which episodes these are."""
+    common = np.argsort(-np.bincount(log.action, minlength=log.num_actions or 1))[: int(codes)]
+    new = np.arange(log.num_actions or 1)
+    new[common] = np.roll(common, 1)
+    second = some(log.num_episodes, 0.5)
+    action = np.where(np.repeat(second, log.episode_lengths), new[log.action], log.action).astype(log.action.dtype)
+    plain = without(log, "behavior_probs", "behavior_log_prob", "action_mask")
+    return dataclasses.replace(plain, action=action), second
+
+
+def codes_by_source(log: Dataset, codes: float) -> Dataset:
+    mixed, second = two_hospitals(log, codes)
+    return dataclasses.replace(mixed, source=np.where(np.repeat(second, log.episode_lengths), "north", "south"))
+
+
+def codes_by_group(log: Dataset, codes: float) -> Dataset:
+    mixed, second = two_hospitals(log, codes)
+    return dataclasses.replace(mixed, group=np.where(second, "north", "south"))
+
+
+def codes_by_column(log: Dataset, codes: float) -> Dataset:
+    mixed, second = two_hospitals(log, codes)
+    return column(mixed, np.repeat(second, log.episode_lengths).astype(float), 0)
+
+
+def some_followed(log: Dataset, share: float) -> Dataset:
+    """Part of the stays are followed for twelve steps only, and what is then left out is marked as an end."""
+    short = some(log.num_episodes, share)
+    counts = np.where(short, np.minimum(log.episode_lengths, 12), log.episode_lengths)
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    cut = take_rows(log, np.flatnonzero(log.position < np.repeat(counts, log.episode_lengths)), start)
+    return put(put(cut, "terminated", start[1:] - 1, True), "next_observation_index", start[1:] - 1, NO_OBSERVATION)
+
+
+def cut_anywhere(log: Dataset, share: float) -> Dataset:
+    """Stays still open at the export, cut at any step and marked as ends."""
+    cut = cut_stays(log, share)
+    return put(put(cut, "terminated", last_rows(cut), True), "truncated", last_rows(cut), False)
+
+
 # --- the list ----------------------------------------------------------------------------------------------------
 
 
@@ -691,6 +782,7 @@ class Fault:
         return planted if isinstance(planted, tuple) else (planted, None)
 
 
+IN_PART = "propensities-uncalibrated-in-part"
 ROWS, EPISODES, NOISE = "share of rows", "share of episodes", "noise, in sd"
 
 FAULTS: tuple[Fault, ...] = (
@@ -826,6 +918,18 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a thermometer re-calibrated", "control", "observation-drift", later_shift, (1, 0.5, 0.3, 0.1), "shift, in sd"
     ),
+    Fault("probabilities of half of the actions", "hospital", IN_PART, half_scaled, (0.8, 0.9, 0.95), "factor"),
+    Fault("probabilities of some states", "hospital", IN_PART, place_scaled, (0.8, 0.9, 0.95), "factor"),
+    Fault("whole rows too flat in some states", "hospital", IN_PART, place_flattened, (0.5, 0.3, 0.1), "part uniform"),
+    Fault("probabilities of half of the items", "bandit", IN_PART, half_scaled, (0.8, 0.9, 0.95), "factor"),
+    Fault("treatments mixed within stays", "hospital", "actions-shuffled", mixed_within, (1, 0.98, 0.9), EPISODES),
+    Fault("torques mixed within swings", "control", "actions-shuffled", mixed_within, (1, 0.98, 0.9), EPISODES),
+    Fault("two code books, with a source", "hospital", "action-codes-differ", codes_by_source, (5, 2), "codes"),
+    Fault("two code books, with groups", "hospital", "action-codes-differ", codes_by_group, (5, 2), "codes"),
+    Fault("two code books, a column tells", "hospital", "action-codes-differ", codes_by_column, (5, 2), "codes"),
+    Fault(
+        "some followed for twelve steps", "hospital", "time-limit-as-terminal", some_followed, (0.5, 0.3, 0.1), EPISODES
+    ),
 )
 """Every planted fault."""
 
@@ -860,6 +964,9 @@ CHECKS_OF_CODE: dict[str, tuple[str, ...]] = {
     "propensity-impossible": ("propensities_impossible",),
     "propensities-disagree": ("propensities_disagree",),
     "propensities-uncalibrated": ("propensities_uncalibrated",),
+    "propensities-uncalibrated-in-part": ("propensities_uncalibrated_in_part",),
+    "actions-shuffled": ("actions_shuffled",),
+    "action-codes-differ": ("action_codes_differ",),
     "propensities-beaten": ("propensities_beaten",),
     "propensity-too-small": ("propensities_too_small",),
     "propensities-missing": ("propensities_missing",),
@@ -923,6 +1030,9 @@ KNOWN_MISSES: tuple[Fault, ...] = (
     Fault("one treatment by a score", "hospital", "region-one-action", one_action_by_score, (0.3, 0.15), ROWS),
     Fault("clicks of the next impression", "bandit", "reward-misaligned", clicks_shifted, (1,), "-"),
     Fault("reward a row early", "control", "reward-misaligned", early_by_one, (1, 0.5), EPISODES),
+    Fault("half of the stays mixed", "hospital", "actions-shuffled", mixed_within, (0.5,), EPISODES),
+    Fault("open stays marked as ends", "hospital", "time-limit-as-terminal", cut_anywhere, (0.3, 0.1), EPISODES),
 )
 """Faults the checks do not see: rows like those of patients whose state stays the same; a place that is no end of a column
-and no region of its own; sixty clicks that follow from nothing seen; rewards of the state that a step leads to."""
+and no region of its own; sixty clicks that follow from nothing seen; rewards of the state that a step leads to; actions of
+which half stand in their own rows; cuts at any step."""

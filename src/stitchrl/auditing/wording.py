@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["listed", "rows_from", "share_of"]
+from stitchrl.types import NumpyArray
+
+__all__ = ["episodes_shown", "listed", "rows_from", "share_of"]
 
 
 def rows_from(first: object, count: int) -> str:
@@ -22,3 +24,9 @@ def share_of(count: int, total: int) -> str:
     """A share in percent, never rounded to none where there is any."""
     share = count / max(total, 1)
     return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def episodes_shown(identifiers: NumpyArray, episodes: NumpyArray, most: int = 3) -> str:
+    """The identifiers of the first few of some episodes, such as "17, 20, 31 and 5 more"; `identifiers` has one an episode."""
+    text = ", ".join(str(i) for i in identifiers[episodes[:most]])
+    return f"{text} and {len(episodes) - most:,} more" if len(episodes) > most else text

@@ -9,19 +9,13 @@ import numpy as np
 
 from stitchrl.auditing.facts import SHOWN_ACTIONS, Facts
 from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.places import examined_places, region_name
 from stitchrl.auditing.randomness import NARROW
 from stitchrl.data.dataset import Dataset
-from stitchrl.types import NumpyArray
 
 __all__ = ["actions_missing_in_region", "coverage_numbers", "region_of_one_action"]
 
-LEAST_ROWS_OF_PLACE = 100
-"""Smaller places are not examined."""
 LEAST_ROWS = 500
-MOST_COLUMNS = 100
-"""The ends of at most this many observation columns are examined."""
-MOST_OF_LOG = 0.6
-"""A place with a larger share of the log is nearly everything, and is not examined."""
 THIN = 0.01
 """A region with a smaller share of the log says little: regions are cut to be about equally large."""
 COMMON_SHARE = 0.01
@@ -31,6 +25,11 @@ EXPECTED_ROWS = 20
 by chance once in 500 million places."""
 SHARE_OF_ROWS = 0.05
 """Share of the rows that the places found must hold to do harm."""
+MISSING_MASS = 0.25
+"""A place does harm where the actions that it never takes are this share of the choices elsewhere: any behaviour that heeds
+the state leaves out a treatment or two in some states."""
+LEAST_EPISODES_OF_PLACE = 20
+"""Episodes that a place needs: many rows of few episodes may well miss an action."""
 ONE = 0.99
 """Share of a place's rows from which on an action is the only one there."""
 
@@ -49,7 +48,7 @@ def coverage_numbers(facts: Facts) -> dict[str, Any] | None:
     rows = np.bincount(region, minlength=count)
     used = np.flatnonzero(rows)
     found: dict[str, Any] = {
-        "regions": [_region_name(facts, int(r)) for r in used],
+        "regions": [region_name(facts, int(r)) for r in used],
         "row_share": (rows[used] / len(sample)).tolist(),
         "thin": (rows[used] < THIN * len(sample)).tolist(),
         "thin_below": THIN,
@@ -78,7 +77,7 @@ def region_of_one_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
     sample = facts.sample
     if not facts.has_columns or len(sample) < LEAST_ROWS:
         return
-    named, inside = facts.once(_places)
+    named, inside = facts.once(examined_places)
     rows = inside.sum(1)
     if log.num_actions is not None:
         taken = np.unique(sample.action, return_inverse=True)[1]
@@ -115,7 +114,7 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
     sample = facts.sample
     if log.num_actions is None or not facts.has_columns or len(sample) < LEAST_ROWS:
         return
-    named, inside = facts.once(_places)
+    named, inside = facts.once(examined_places)
     numbers, counts = np.unique(sample.action.clip(0, log.num_actions - 1), return_counts=True)
     numbers = numbers[counts >= COMMON_SHARE * len(sample)]  # at most 100 of them
     action = (sample.action.clip(0, log.num_actions - 1)[:, None] == numbers).astype(float)
@@ -123,55 +122,25 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
     taken, possible = inside @ action, inside @ allowed
     usual = action.sum(0) / np.maximum(allowed.sum(0), 1)  # how often it is taken where it may be
     expected = possible * usual
-    looked = expected >= EXPECTED_ROWS
-    missing = looked & (taken == 0)
+    episodes = np.array([len(np.unique(sample.episode[place > 0])) for place in inside])
+    missing = (expected >= EXPECTED_ROWS) & (taken == 0) & (episodes >= LEAST_EPISODES_OF_PLACE)[:, None]
     if missing.any():
         places, actions = np.nonzero(missing)
         worst = int(np.argmax(expected[places, actions]))
         share = float(inside[np.unique(places)].any(0).mean())
         lost = len(np.unique(actions))
         common = len(numbers)
+        mass = (expected * missing).sum(1) / inside.sum(1)
+        poor = mass >= MISSING_MASS
+        harmed = float(inside[poor].any(0).mean()) if poor.any() else 0.0
         yield Finding(
             "action-missing-in-region",
-            "warning" if share >= SHARE_OF_ROWS and lost >= 0.1 * common else "info",
+            "warning" if harmed >= SHARE_OF_ROWS else "info",
             f"action {numbers[actions[worst]]}, observation: {named[places[worst]]}",
             f"the action is never taken in {int(inside[places[worst]].sum()):,} rows, where about "
             f"{expected[places[worst], actions[worst]]:.0f} times were to be expected; {lost} of {common} common actions are "
-            f"missing from some place, which concerns {share:.0%} of rows",
+            f"missing from some place, which concerns {share:.0%} of rows; the place that lacks most lacks {mass.max():.0%} of "
+            "the choices made elsewhere",
             "common actions tried everywhere they are allowed",
             "They cannot be evaluated there: forbid them with an action_mask, or collect some.",
         )
-
-
-def _places(facts: Facts) -> tuple[list[str], NumpyArray]:
-    """The places to examine: the regions, and the lowest and highest tenth of the rows by each column.
-
-    Returns:
-        Their names, and (places, n) 1.0 where a row of the sample lies in the place. Places with few rows, or with nearly
-        all of them, are left out.
-    """
-    sample = facts.sample
-    named = [_region_name(facts, r) for r in range(facts.regions.count)]
-    rows = [facts.sample_region == r for r in range(facts.regions.count)]
-    low, high = np.quantile(sample.observation, [0.1, 0.9], axis=0)
-    for j in range(min(sample.observation.shape[1], MOST_COLUMNS)):
-        column = sample.observation[:, j]
-        named += [
-            f"{facts.observation_names[j]} at most {low[j]:.4g}",
-            f"{facts.observation_names[j]} at least {high[j]:.4g}",
-        ]
-        rows += [column <= low[j], column >= high[j]]
-    inside = np.stack(rows)
-    share = inside.mean(1)
-    keep = (inside.sum(1) >= LEAST_ROWS_OF_PLACE) & (share <= MOST_OF_LOG)
-    return [name for name, kept in zip(named, keep, strict=True) if kept], inside[keep].astype(np.float64)
-
-
-def _region_name(facts: Facts, region: int) -> str:
-    """The name of a region, by the column in which it lies furthest from the rest."""
-    inside: NumpyArray = facts.sample_region == region
-    if not inside.any() or inside.all():
-        return f"region {region}"
-    centre = facts.standardised(facts.sample.observation[inside]).mean(0)
-    column = int(np.abs(centre).argmax())
-    return f"region {region} ({'high' if centre[column] > 0 else 'low'} {facts.observation_names[column]})"

@@ -8,6 +8,7 @@ import numpy as np
 
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.moments import blocks
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -33,6 +34,8 @@ HUGE_MEAN = 1e4
 """Mean in units of the spread above which float32, which keeps 7 digits, has fewer than 3 left for what changes."""
 STUCK_SHARE = 0.01
 """Share of places in which a column must repeat its number before it looks frozen."""
+MOST_STUCK = 0.5
+"""A column that repeats its number in more places than this does so by its nature, as a set-point does."""
 LEAST_ROWS = 500
 
 
@@ -42,6 +45,10 @@ def observation_constant(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if moments is None or log.num_transitions < 2:
         return
     constant = np.flatnonzero(moments.high == moments.low)
+    for block in blocks(len(log.observation_table) if len(constant) else 0):
+        # A column may change only in observations after the last row, as the flag of a terminal state does.
+        seen = log.observation_table[block][:, constant]
+        constant = constant[((seen == moments.low[constant]) | ~np.isfinite(seen)).all(0)]
     if len(constant):
         yield Finding(
             "observation-constant",
@@ -168,7 +175,7 @@ def observation_stuck(log: Dataset, facts: Facts) -> Iterator[Finding]:
     distinct = np.array([len(np.unique(c)) for c in here.T])
     share = held[moving].mean(0) if moving.any() else np.zeros(here.shape[1])
     # Where nearly every row has a new number, only freezing repeats one; columns with few different numbers repeat anyway.
-    found = np.flatnonzero((share > STUCK_SHARE) & (share < 0.9) & (distinct > 0.5 * (1 - share) * len(here)))
+    found = np.flatnonzero((share > STUCK_SHARE) & (share < MOST_STUCK) & (distinct > 0.5 * (1 - share) * len(here)))
     if len(found):
         worst = int(found[share[found].argmax()])
         yield Finding(
