@@ -311,3 +311,69 @@ def test_a_report_names_what_it_looked_for(inner: str, trained: tuple[Path, Path
     assert (done.status, done.out) == (2, "")
     assert "There is no run to report on in" in done.err
     assert ("There is no such folder." if inner == "gone" else "`stitchrl evaluate` says how good it is") in done.err
+
+
+def two_knobs(columns: Sequence[str], **more: Any) -> st.Schema:
+    """A schema with an action of two columns."""
+    roles = {"episode": "e", "observation": ["x", "y"], "action": list(columns), "reward": "r", "terminated": "t"}
+    return st.Schema.from_dict({"columns": roles | more.pop("columns", {}), "action": {"kind": "continuous"} | more})
+
+
+def test_parts_of_an_action_are_told_by_their_names() -> None:
+    names = ["e", "x", "y", "steer", "gas", "r", "t"]
+    policy, own = two_knobs(["steer", "gas"], low=[-1.0, 0.0]), two_knobs(["gas", "steer"], low=[0.0, -1.0])
+    merged, notes = with_meaning_of(policy, own, names)
+    assert (merged.columns["action"], merged.action_low) == (("steer", "gas"), (-1.0, 0.0))
+    assert notes == (
+        "The columns of the action stand in another order than the policy's, and are read in the policy's.",
+    )
+    assert "its action is steer, gas" in difference_of_meaning(policy, own)
+    with pytest.raises(SchemaError, match="it cannot be told which is which"):
+        with_meaning_of(policy, two_knobs(["gas", "brake"]), [*names, "brake"])
+    counted = {"kind": "discrete", "count": 2}
+    one = st.Schema.from_dict({"columns": {**SCHEMA["columns"], "behavior_probs": ["up", "down"]}, "action": counted})
+    other = st.Schema.from_dict({"columns": {**SCHEMA["columns"], "behavior_probs": ["down", "up"]}, "action": counted})
+    with pytest.raises(SchemaError, match="numbers alone do not say which action is which"):
+        with_meaning_of(one, other, [*SCHEMA["columns"]["observation"], "up", "down"])
+
+
+def test_the_only_observation_is_taken_by_its_name_where_it_is_there() -> None:
+    roles = {"episode": "e", "action": "a", "reward": "r", "terminated": "t"}
+    policy, own = (
+        st.Schema.from_dict({"columns": roles | {"observation": name}, "action": {"count": 2}})
+        for name in ("glucose", "age")
+    )
+    merged, _ = with_meaning_of(policy, own, ["e", "a", "r", "t", "glucose", "age"])
+    assert merged.columns["observation"] == "glucose"
+    merged, notes = with_meaning_of(policy, own, ["e", "a", "r", "t", "age"])
+    assert merged.columns["observation"] == "age"
+    assert notes == ("The observation is 'age' here and was 'glucose' in the policy's log: make sure it is the same.",)
+
+
+def test_a_log_without_a_schema_keeps_its_episodes_or_is_refused(trained: tuple[Path, Path]) -> None:
+    policy = st.load_policy(trained[1] / "policy")
+    content = table(10, 1)
+    interleaved = np.arange(40).reshape(10, 4).T.ravel()
+    mixed = {name: column[interleaved] for name, column in content.items()}
+    renamed = {"stay_id" if name == "stay" else name: column for name, column in mixed.items()}
+    found = st.read(pa.table(renamed), policy=policy)
+    assert found.episode_lengths.tolist() == [4] * 10
+    with pytest.raises(SchemaError, match="no column stay, which was the episode of the policy's log"):
+        st.read(
+            pa.table({"whose" if name == "stay" else name: column for name, column in mixed.items()}), policy=policy
+        )
+    bare = {name: column for name, column in mixed.items() if not name.startswith("p_")}
+    assert "also had behavior_probs, which this log has no column for." in " ".join(
+        st.read(pa.table(bare), policy=policy).notes
+    )
+
+
+def test_train_never_replaces_a_policy_that_it_did_not_train(tmp_path: Path, stitchrl: Command) -> None:
+    log = write(tmp_path / "log", table(10, 3))
+    for name, content in (("run.json", "{}"), ("policy/policy.json", '{"precious": true}')):
+        out = tmp_path / name.split(".")[0].replace("/", "-")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text(content)
+        done = stitchrl("train", log, "--out", out, "--algorithm", "BC", "--updates", 3)
+        assert (done.status, "Choose another --out." in done.err) == (2, True)
+        assert (out / name).read_text() == content

@@ -279,8 +279,9 @@ def train(
     OUT/policy is the first seed's policy as a bundle, for `evaluate` and `st.load_policy`. Nothing is known yet of its worth.
     """
     from stitchrl.data.scaling import unit_return_scale
-    from stitchrl.pipeline.bundling import save_trained
+    from stitchrl.pipeline.bundling import check_free, save_trained
 
+    check_free(out)
     data = stitchrl.read(log, schema, format=format)
     named = algorithm or ("IQL" if context.obj is None else None)
     found = candidates(context, named, assignments, data.schema.gamma, continuous=data.num_actions is None) or {}

@@ -118,3 +118,40 @@ def test_what_is_no_observation_is_said_with_the_reason() -> None:
         "seen": "a time",
     }
     assert found.roles == {}
+
+
+def test_where_several_columns_may_be_the_action_none_is_chosen_and_none_observed() -> None:
+    rows = 60
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {
+        "fall_risk": rng.normal(size=rows),
+        "sofa_score": rng.integers(0, 20, rows),
+        "no_fever": rng.integers(0, 2, rows),
+        "last_dose_given": rng.integers(0, 3, rows),
+        "treatment": rng.integers(0, 3, rows),
+        "survived": rng.integers(0, 2, rows),
+    }
+    found = sort_columns(list(columns), columns, {})
+    assert found.roles == {"reward": "survived"}
+    assert found.observed == ["fall_risk", "sofa_score", "no_fever"]
+    assert found.questions[0] == "Which of 'last_dose_given', 'treatment' is the action? Their names allow for each."
+
+
+def test_a_check_of_the_first_rows_sees_that_no_end_is_marked(
+    tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"{i // 4},{i % 7}.5,{i % 2},1,{'1' if i % 4 == 3 else '0'},0\n" for i in range(400))
+    (tmp_path / "x.csv").write_text("episode,observation,action,reward,terminated,never\n" + rows)
+    for name, value in (
+        ("stitchrl.reading.check_schema.ROWS_CHECKED", 50),
+        ("stitchrl.reading.sources.text.BLOCK_BYTES", 400),
+    ):
+        monkeypatch.setattr(name, value)
+    monkeypatch.setattr("stitchrl.reading.sources.compressed.PIECE_BYTES", 400)
+    text = stitchrl("schema", tmp_path / "x.csv").out
+    schema = tmp_path / "x.toml"
+    schema.write_text(text)
+    assert stitchrl("schema", tmp_path / "x.csv", "--check", schema).status == 0
+    schema.write_text(text.replace('terminated = "terminated"', 'terminated = "never"'))
+    done = stitchrl("schema", tmp_path / "x.csv", "--check", schema)
+    assert (done.status, "has a marked end" in done.out) == (2, True)

@@ -8,7 +8,7 @@ observations and actions, and with its own episodes, rewards and ends.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchrl.data.schema import Schema
@@ -27,6 +27,8 @@ ACTION = (
     "action_unit",
 )
 """The fields of a schema that say what an action is."""
+OF_LAYOUT = ("episode", "step", "time", "group", "terminated", "truncated")
+"""Roles that say where rows belong and how episodes end."""
 PER_ACTION = ("behavior_probs", "action_mask", "policy_probs")
 """Roles with one column for each action, in the order of the actions."""
 
@@ -42,7 +44,7 @@ def with_meaning_of(policy: Schema, own: Schema, names: Sequence[str]) -> tuple[
     Raises:
         SchemaError: an observation column of the policy is not there, or what differs cannot be put right.
     """
-    policy = _under_one_name(policy, own)
+    policy, notes = _under_one_name(policy, own, names)
     missing = [name for name in policy.observation_columns if name not in names]
     if missing:
         raise SchemaError(
@@ -50,7 +52,7 @@ def with_meaning_of(policy: Schema, own: Schema, names: Sequence[str]) -> tuple[
             "columns as the policy's log did."
         )
     check_units(policy, own)
-    columns, notes = dict(own.columns), list[str]()
+    columns = dict(own.columns)
     order = policy.observation_columns
     if order != own.observation_columns:
         notes.append(_how_observations_differ(order, own.observation_columns))
@@ -77,6 +79,9 @@ def difference_of_meaning(policy: Schema, log: Schema) -> str:
     ours, theirs = policy.observation_columns, log.observation_columns
     if min(len(ours), len(theirs)) > 1 and ours != theirs:
         return f"it observes {listed(ours)}, and this log gives {listed(theirs)}"
+    acts, logged = policy.columns["action"], log.columns["action"]
+    if isinstance(acts, tuple) and isinstance(logged, tuple) and acts != logged:
+        return f"its action is {listed(acts)}, and this log's {listed(logged)}"
     one, other = policy.meaning(), log.meaning()
     if len(ours) == len(theirs) == 1:  # the name of the one column does not matter
         one, other = ({**m, "observation": list(m["observation"].values())} for m in (one, other))
@@ -86,31 +91,51 @@ def difference_of_meaning(policy: Schema, log: Schema) -> str:
     return ""
 
 
-def whole_schema_of(policy: Schema, names: Sequence[str]) -> Schema:
-    """The schema of a policy's log, for a log that has none of its own: without optional columns that this log lacks.
+def whole_schema_of(
+    policy: Schema, names: Sequence[str], guessed: Mapping[str, str | tuple[str, ...]]
+) -> tuple[Schema, tuple[str, ...]]:
+    """The schema of a policy's log, for a log that has none of its own, and what a person should know of it.
+
+    Args:
+        policy: the schema of the policy's log.
+        names: the columns that this log has.
+        guessed: role -> column, by the names of columns, for roles whose column has another name here.
 
     Raises:
-        SchemaError: a column that every log needs is not there.
+        SchemaError: a column that says where rows belong or how episodes end is not there.
     """
-    there = set(names)
-    kept = {
-        role: column
-        for role, column in policy.columns.items()
-        if role in ("observation", "action", "reward")
-        or there.issuperset((column,) if isinstance(column, str) else column)
-    }
-    return dataclasses.replace(policy, columns=kept)
+    there, kept, left_out = set(names), dict[str, str | tuple[str, ...]](), list[str]()
+    for role, column in policy.columns.items():
+        if role in ("observation", "action", "reward") or there.issuperset(
+            (column,) if isinstance(column, str) else column
+        ):
+            kept[role] = column
+        elif role in guessed:
+            kept[role] = guessed[role]
+        elif role in OF_LAYOUT:
+            raise SchemaError(
+                f"The log has no schema of its own, and no column {listed((column,) if isinstance(column, str) else column)}, "
+                f"which was the {role} of the policy's log. Give it a schema; `stitchrl schema LOG` writes a first one."
+            )
+        else:
+            left_out.append(role)
+    notes = ["The log has no schema of its own and is read by the policy's."]
+    if left_out:
+        notes.append(f"The policy's log also had {listed(left_out)}, which this log has no column for.")
+    return dataclasses.replace(policy, columns=kept), tuple(notes)
 
 
-def _under_one_name(policy: Schema, own: Schema) -> Schema:
-    """The policy's schema, with the name that this log gives the observation where both have it in a single column."""
+def _under_one_name(policy: Schema, own: Schema, names: Sequence[str]) -> tuple[Schema, list[str]]:
+    """The policy's schema, with the name that this log gives the observation where both have it in a single column and the
+    policy's is not there; and a note where it has another."""
     ours, theirs = policy.observation_columns, own.observation_columns
-    if ours == theirs or len(ours) > 1 or len(theirs) > 1:
-        return policy
+    if ours == theirs or len(ours) > 1 or len(theirs) > 1 or ours[0] in names:
+        return policy, []
     columns = {**policy.columns, "observation": own.columns["observation"]}
     columns.pop("next_observation", None)
     rules = dict(zip(theirs, policy.observations.values(), strict=False))
-    return dataclasses.replace(policy, columns=columns, observations=rules)
+    note = f"The observation is {shown(theirs[0])} here and was {shown(ours[0])} in the policy's log: make sure it is the same."
+    return dataclasses.replace(policy, columns=columns, observations=rules), [note]
 
 
 def check_units(policy: Schema, own: Schema) -> None:
@@ -151,6 +176,7 @@ def _with_actions_of(
     policy: Schema, own: Schema, columns: dict[str, str | tuple[str, ...]]
 ) -> tuple[dict[str, str | tuple[str, ...]], tuple[str, ...]]:
     """The columns with those of each action in the policy's order, and a note on what was put right."""
+    columns, parts = _with_parts_of(policy, own, columns)
     if (policy.num_actions is None) != (own.num_actions is None):
         kinds = ["continuous" if one.num_actions is None else "discrete" for one in (policy, own)]
         raise SchemaError(
@@ -165,7 +191,10 @@ def _with_actions_of(
             raise SchemaError(f"The policy knows the actions {listed(ours)}; this log also has {listed(extra)}.")
         for role in held:
             columns = {**columns, role: _in_order(role, columns[role], ours, theirs)}
-        return columns, ("The actions are numbered in another order than the policy's, and are read in the policy's.",)
+        return columns, (
+            *parts,
+            "The actions are numbered in another order than the policy's, and are read in the policy's.",
+        )
     if (ours is None) != (theirs is None):
         named, counted = ("The policy", "this log") if ours is not None else ("This log", "the policy")
         raise SchemaError(
@@ -182,7 +211,31 @@ def _with_actions_of(
                 f"The policy's actions have `{key}` {shown(one)} and this log's {shown(other)}; a policy is asked about "
                 "the actions that it learned. Read the log by the policy's [action]."
             )
-    return columns, ("The doses are binned by the policy's bins.",) if policy.action_bins != own.action_bins else ()
+    for role in held:
+        one, other = policy.columns.get(role), own.columns[role]
+        if ours is None and isinstance(one, tuple) and one != other and set(one) == set(other):
+            raise SchemaError(
+                f"The columns of {role} stand in the order {listed(one)} in the policy's log and {listed(other)} in this one, "
+                "and numbers alone do not say which action is which. Give both the same order, or `categories` under [action]."
+            )
+    binned = ("The doses are binned by the policy's bins.",) if policy.action_bins != own.action_bins else ()
+    return columns, (*parts, *binned)
+
+
+def _with_parts_of(
+    policy: Schema, own: Schema, columns: dict[str, str | tuple[str, ...]]
+) -> tuple[dict[str, str | tuple[str, ...]], tuple[str, ...]]:
+    """The columns with the parts of an action of several columns in the policy's order, and a note where it was another."""
+    one, other = policy.columns["action"], own.columns["action"]
+    if not isinstance(one, tuple) or not isinstance(other, tuple) or one == other:
+        return columns, ()
+    if set(one) != set(other):
+        raise SchemaError(
+            f"The policy's action has the columns {listed(one)}, and this log's {listed(other)}, so that it cannot be told which "
+            "is which. Name its columns as the policy's log did."
+        )
+    note = "The columns of the action stand in another order than the policy's, and are read in the policy's."
+    return {**columns, "action": one}, (note,)
 
 
 def _in_order(role: str, column: str | tuple[str, ...], ours: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.errors import ConfigurationError, StitchRLError
+from stitchrl.evaluation.log_of_policy import as_judged
 from stitchrl.evaluation.logged_policy import knows_every_action
 from stitchrl.evaluation.looks import fingerprint
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -55,7 +56,7 @@ class Baseline:
                 "that can act."
             )
         try:
-            numbers = fingerprint(self.policy, log)
+            numbers = fingerprint(as_judged(self.policy), log)
         except StitchRLError as error:
             raise ConfigurationError(f"The baseline {self.title!r} does not fit this log: {error}") from None
         return {"baseline": self.title, "baseline_fingerprint": [float(number) for number in numbers]}

@@ -9,12 +9,23 @@ from pathlib import Path
 from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
+from stitchrl.errors import RunDirectoryError
 from stitchrl.pipeline.versions import installed_versions
 from stitchrl.training.run import Run
 
-__all__ = ["save_trained"]
+__all__ = ["check_free", "save_trained"]
 
 NOT_JUDGED = "Nobody has estimated yet how good this policy is: `stitchrl evaluate` does, on episodes it never saw."
+
+
+def check_free(out: Path) -> None:
+    """Raise RunDirectoryError where a folder holds a policy that training there would replace."""
+    if (out / "run.json").exists():
+        raise RunDirectoryError(
+            f"{str(out)!r} holds a run of `stitchrl run`, whose policy a training would replace. Choose another --out."
+        )
+    if (out / "policy" / "policy.json").exists() and not (out / "config.json").exists():
+        raise RunDirectoryError(f"{str(out)!r} holds a policy that was not trained there. Choose another --out.")
 
 
 def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | None:

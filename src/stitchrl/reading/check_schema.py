@@ -19,6 +19,8 @@ __all__ = ["ROWS_CHECKED", "check_schema", "problems_of"]
 
 ROWS_CHECKED = 2**16
 """About how many rows are looked at."""
+CLOSED = " episodes had no end marked"
+"""What a note of reading says where ends were filled in."""
 FIRST = 3
 """Values shown of each role."""
 
@@ -32,22 +34,26 @@ def check_schema(log: LogSource, schema: Schema) -> tuple[str, bool]:
     """
     head, longer = head_of(log)
     of = f"the first {ROWS_CHECKED:,} rows or so" if longer else "all rows"
+    first = f"{log.origin}: {log.format}; {of} were looked at."
     try:
         found = assemble(head, _lenient(schema) if longer else schema)
+        lines = _lines(found, schema, longer)
+        if longer:
+            lines += _unmarked(found, schema)
     except DataError as error:
-        return f"{log.origin}: {log.format}; {of} were looked at.\n{error}", False
-    return "\n".join([f"{log.origin}: {log.format}; {of} were looked at.", *_lines(found, schema, longer)]), True
+        return f"{first}\n{error}", False
+    return "\n".join([first, *lines]), True
 
 
 def problems_of(log: LogSource, schema: Schema) -> tuple[str, ...]:
     """What is wrong with the first rows of a log read by a schema, one sentence each, with the way out of each."""
     head, longer = head_of(log)
     try:
-        assemble(head, _lenient(schema) if longer else schema)
+        found = assemble(head, _lenient(schema) if longer else schema)
+        return tuple(_unmarked(found, schema)) if longer else ()
     except DataError as error:
         first, *others = str(error).splitlines()
         return tuple(line.removeprefix("- ") for line in others) or (first,)
-    return ()
 
 
 def head_of(log: LogSource) -> tuple[LogSource, bool]:
@@ -73,6 +79,26 @@ def head_of(log: LogSource) -> tuple[LogSource, bool]:
 def _lenient(schema: Schema) -> Schema:
     """The schema for the first rows of a longer log, whose last episode goes on after them."""
     return dataclasses.replace(schema, end=schema.end or "truncated")
+
+
+def _unmarked(log: Dataset, schema: Schema) -> list[str]:
+    """A sentence on ends that the first rows of a longer log do not mark, though more than the last episode lacks one.
+
+    Raises:
+        DataError: no episode has a marked end.
+    """
+    closed = next((note for note in log.notes if CLOSED in note), "")
+    if schema.end is not None or not closed:
+        return []
+    count = int(closed.split(" ")[0].replace(",", ""))
+    if count == log.num_episodes:
+        raise DataError(
+            f"None of the {count:,} episodes in these rows has a marked end. Name the column that marks ends, or say "
+            '`end = "truncated"` under [episodes].'
+        )
+    if count > 1:
+        return [f"{count:,} of {log.num_episodes:,} episodes have no end in these rows: later rows must mark them."]
+    return []
 
 
 def _lines(log: Dataset, schema: Schema, longer: bool) -> list[str]:

@@ -28,7 +28,7 @@ HINTS: Mapping[str, frozenset[str]] = {
     }),
     "episode": frozenset({
         "stay", "visit", "encounter", "admission", "session", "trip", "trajectory", "episode", "hadm", "icustay", "aufenthalt",
-        "besuch", "fall", "sejour", "visite",
+        "besuch", "sejour", "visite",
     }),
     "time": frozenset({
         "time", "date", "datetime", "timestamp", "zeit", "datum", "zeitpunkt", "heure", "fecha", "hora", "charttime",
@@ -41,13 +41,13 @@ HINTS: Mapping[str, frozenset[str]] = {
         "end", "ended", "ends", "terminal", "done", "last", "final", "ende", "letzte", "fin", "fini", "dernier", "termine",
     }),
     "reward": frozenset({
-        "reward", "outcome", "score", "click", "clicked", "revenue", "profit", "belohnung", "ergebnis", "recompense",
+        "reward", "outcome", "click", "clicked", "revenue", "profit", "belohnung", "ergebnis", "recompense",
     }),
     "propensity": frozenset({"propensity", "pscore"}),
 }
 """Role -> words in the names of columns that may have it, in the order in which roles choose."""
 IDENTIFIERS = frozenset({
-    "id", "ids", "key", "uuid", "guid", "nr", "no", "num", "number", "name", "email", "row", "index", "idx", "mrn",
+    "id", "ids", "key", "uuid", "guid", "nr", "num", "number", "name", "email", "row", "index", "idx", "mrn",
 })
 LIMITS = frozenset({"limit", "max", "maximum", "horizon", "deadline", "budget", "zeitlimit"})
 # fmt: on
@@ -59,10 +59,14 @@ QUESTIONS = {
     "reward": "Is {} what should be as large as possible? It was taken for its name.",
 }
 """Role -> what a person should answer where a column was taken for it."""
+ALONE = ("action", "terminated", "reward")
+"""Roles for which no column is chosen where several might have them."""
 DATE = r"^\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4})"
 """How text begins that says a date."""
 OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label", "mortality"})
 """Words that name outcomes. A column named by one of them must not be observed: it would tell a policy the future."""
+WANTED = frozenset({"survived", "discharged", "outcome"})
+"""Those of which more is better, as of a reward."""
 MOST_CATEGORIES = 50
 """The most different values of a column that is proposed to be categories."""
 
@@ -101,12 +105,18 @@ def sort_columns(
     for role, words in HINTS.items():
         if role in found.roles or (role == "propensity" and "behavior_log_prob" in found.roles):
             continue
-        chosen = next((n for n in free if words & set(words_of(n)) and _may_be(role, columns.get(n))), None)
-        if chosen is not None:
-            found.roles[role] = chosen
-            free.remove(chosen)
+        fitting = [n for n in free if words & set(words_of(n)) and _may_be(role, columns.get(n))]
+        if role == "reward" and not fitting:  # what is named like an outcome is no observation, but may be the reward
+            fitting = [n for n in free if WANTED & set(words_of(n)) and _may_be(role, columns.get(n))]
+        if role in ALONE and len(fitting) > 1:
+            found.questions.append(f"Which of {listed(map(repr, fitting))} is the {role}? Their names allow for each.")
+            found.apart |= dict.fromkeys(fitting, f"perhaps the {role}")
+            free = [n for n in free if n not in fitting]
+        elif fitting:
+            found.roles[role] = fitting[0]
+            free.remove(fitting[0])
             if question := QUESTIONS.get(role):
-                found.questions.append(question.format(repr(chosen)))
+                found.questions.append(question.format(repr(fitting[0])))
     _settle_episode(found, columns)
     for name in free:
         if (reason := _why_apart(name, columns.get(name))) is not None:
@@ -168,7 +178,7 @@ def _may_be(role: str, column: Column | None) -> bool:
         return _is_time(column) or is_number(column)
     if role == "action":
         return (is_number(column) or vocabulary(column) is not None) and (_different(column) or 2) > 1
-    return _codes(column) is not None
+    return _codes(column) is not None and not _is_float(column)
 
 
 def _settle_episode(found: Sorted, columns: Mapping[str, Column]) -> None:
@@ -208,7 +218,8 @@ def _why_apart(name: str, column: Column | None) -> str | None:
         return "the same in every row"
     if LIMITS & words:
         return "named like a limit"
-    if IDENTIFIERS & words and not _is_float(column):
+    parts = words_of(name)
+    if (IDENTIFIERS & words or parts[-1:] == ["no"]) and not _is_float(column):
         return "named like an identifier"
     if different == len(column) and len(column) > MOST_CATEGORIES and _rises(column):
         return "a counter of rows"

@@ -98,8 +98,8 @@ def schema_for(
     if policy is None:
         return *schema_of(source, log, known), ()
     if known is None and log.schema is None:
-        whole = whole_schema_of(policy, log.names)
-        return whole, False, ("The log has no schema of its own and is read by the policy's.",)
+        whole, notes = whole_schema_of(policy, log.names, guess_columns(log.names))
+        return whole, False, notes
     chosen, guessed = schema_of(source, log, known)
     chosen, notes = with_meaning_of(policy, chosen, log.names)
     return chosen, guessed, notes
