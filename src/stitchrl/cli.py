@@ -6,7 +6,6 @@ audit calls the log not usable; 130 stopped from the keyboard.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 
 import stitchrl
-from stitchrl.command_line.main_job import EXIT_BY_DECISION, NOT_USABLE, candidates, main_job, print_json
+from stitchrl.command_line.main_job import NOT_USABLE, candidates, main_job, print_json
 from stitchrl.command_line.options import (
     FRACTIONS,
     STAGES,
@@ -50,19 +49,11 @@ from stitchrl.command_line.options import (
     Tail,
     Until,
     Updates,
-    names_in,
 )
-from stitchrl.command_line.policies import (
-    bundle_folder,
-    columns_of_the_policy,
-    learned_meaning,
-    policy_and_log,
-    policy_of,
-    unseen_part,
-)
+from stitchrl.command_line.policy_commands import evaluate, predict
 from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
-from stitchrl.pipeline.settings import PipelineSettings, check_tail
+from stitchrl.pipeline.settings import PipelineSettings
 
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
 
@@ -322,154 +313,10 @@ def train(
         print(f"{label}: {out}")
 
 
-@app.command(epilog="Example: stitchrl evaluate runs/stays new_stays.parquet --gate")
-def evaluate(
-    policy: Annotated[
-        Path,
-        typer.Argument(
-            help="A policy directory, the run directory it is in, a folder of `st.fit`, or an ONNX file; left out where columns "
-            "of the log are named."
-        ),
-    ],
-    log: Annotated[Path | None, typer.Argument(help="A file, a folder, a pattern, or a native store.")] = None,
-    schema: SchemaFile = None,
-    format: Format = None,
-    config: Config = None,
-    policy_columns: Annotated[
-        str | None,
-        typer.Option(
-            "--policy-columns", help="Columns of the log with the policy's probability of each action, in order."
-        ),
-    ] = None,
-    policy_log_prob: Annotated[
-        str | None,
-        typer.Option(
-            "--policy-log-prob", help="Column with the policy's log-probability, or log-density, of the logged action."
-        ),
-    ] = None,
-    policy_output: Annotated[
-        str | None,
-        typer.Option(
-            "--policy-output", help="What the output of an ONNX file is: probs, logits or action; or NAME:probs."
-        ),
-    ] = None,
-    estimators: Estimators = None,
-    baseline: Baseline = None,
-    gamma: Gamma = None,
-    horizon: Horizon = None,
-    confidence: Confidence = PipelineSettings.confidence,
-    margin: Margin = PipelineSettings.margin,
-    minimum_odds_ratio: MinimumOddsRatio = PipelineSettings.minimum_odds_ratio,
-    group: Group = None,
-    cost: Cost = None,
-    distribution: Distribution = PipelineSettings.distribution,
-    tail: Tail = PipelineSettings.tail,
-    evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
-    seed: Seed = PipelineSettings.seed,
-    leave_out_known: Annotated[
-        bool, typer.Option("--leave-out-known", help="Leave out the episodes that the policy learned from.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Go on where the observations look like another unit than the policy's.")
-    ] = False,
-    gate: Gate = False,
-    quiet: Quiet = False,
-    json: AsJson = False,
-) -> None:
-    """Estimate a policy on a log it did not learn from, and give the verdict."""
-    columns = columns_of_the_policy(policy_columns, policy_log_prob)
-    if columns and policy_output is not None:
-        raise ConfigurationError(
-            "`--policy-output` is for files of ONNX, and the policy stands in columns of the log. Leave it out."
-        )
-    where, log = policy_and_log(policy, log, columns)
-    if where is not None and not where.exists():
-        stitchrl.load_policy(where)  # says so before a long log is read
-    from stitchrl.evaluation.costs import limits_of
-
-    check_tail(distribution, tail)
-    beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())], **columns}
-    data = stitchrl.read(log, schema, format=format, beside=beside, policy=learned_meaning(where))
-    judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
-    data = data if where is None else unseen_part(where, judged, data, leave_out=leave_out_known)
-    found = stitchrl.evaluate(
-        judged,
-        data,
-        gamma=gamma,
-        horizon=horizon,
-        baseline=None if baseline is None else policy_of(baseline, data),
-        settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
-        confidence=confidence,
-        margin=margin,
-        minimum_odds_ratio=minimum_odds_ratio,
-        groups=group or (),
-        costs=cost or (),
-        distribution=distribution,
-        tail=tail,
-        audit_verdict=stitchrl.audit(data).verdict,
-        record_look=True,
-        force=force,
-        estimators=names_in(estimators),
-    )
-    if json:
-        print_json(found.to_dict())
-    else:
-        print(found.verdict.headline if quiet else found)
-    if gate:
-        raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
-
-
-@app.command(epilog="Example: stitchrl predict stitchrl-run/policy today.csv --out actions.csv --on-outside clip")
-def predict(
-    policy: Annotated[Path, typer.Argument(help="A policy directory, or the run directory it is in.")],
-    log: Annotated[
-        Path, typer.Argument(help="A file, a folder or a pattern; the columns that the policy observes are enough.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="The table to write: a file that ends in .parquet or .csv.")],
-    schema: SchemaFile = None,
-    format: Format = None,
-    config: Config = None,
-    on_outside: Annotated[
-        str | None,
-        typer.Option(
-            "--on-outside",
-            help="What is done in rows outside the range that the policy learned from: refuse, clip, behavior, or an action: its "
-            "number, its name, or its numbers separated by commas. [default: the policy's own, which is refuse]",
-        ),
-    ] = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write the probability of every action.")
-    ] = False,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Draw the actions from their probabilities, by --seed.")
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
-    quiet: Quiet = False,
-    json: AsJson = False,
-) -> None:
-    """Write what a policy does in every row of a log: the action, its probability, and what the guard says of the row.
-
-    A row that the guard refuses has no action; its columns guard_outside, guard_columns and acted say so.
-    """
-    from stitchrl.command_line.predicting import guard_of
-    from stitchrl.deployment.numpy_policy import load_policy
-    from stitchrl.pipeline.predicting import predict_log
-
-    bundle = load_policy(bundle_folder(policy))
-    found = predict_log(
-        bundle if on_outside is None else bundle.guarded(guard_of(on_outside, bundle)),
-        log,
-        out,
-        schema=schema,
-        format=format,
-        every_probability=probabilities,
-        seed=seed if sample else None,
-        progress=not quiet and not json,
-    )
-    if json:
-        print_json(dataclasses.asdict(found))
-    else:
-        print(found)
+app.command(epilog="Example: stitchrl evaluate runs/stays new_stays.parquet --gate")(evaluate)
+app.command(epilog="Example: stitchrl predict stitchrl-run/policy today.csv --out actions.csv --on-outside clip")(
+    predict
+)
 
 
 @app.command(epilog="Example: stitchrl report runs/stays --out report.html")
