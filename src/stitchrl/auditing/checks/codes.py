@@ -218,8 +218,8 @@ def _finding(
         "action-codes-differ",
         "warning",
         f"action, {sites.name}: {site}{more}",
-        f"{len(codes)} codes look exchanged: by the states in which they are taken and what follows, {sites.name} {site} uses code "
-        f"{said}{' ...' if len(codes) > MOST_NAMED else ''} as they are used in {largest}",
+        f"{len(codes)} codes look exchanged: by the states in which they are taken and what follows, {sites.name} {site} "
+        f"uses code {said}{' ...' if len(codes) > MOST_NAMED else ''} as they are used in {largest}",
         "a code to mean the same action in every part of the log",
         "Do these codes mean the same? If not, translate them before the parts are joined. If they do, the parts treat similar "
         "states differently, and are better evaluated apart.",
