@@ -92,11 +92,11 @@ def _behavior_rows(facts: Facts) -> BehaviorRows | None:
     if log.action_mask is not None:
         others = np.setdiff1d(np.arange(log.num_actions), common)
         free = facts.allowed(sample.rows, others).any(1) if len(others) else np.zeros(len(action), bool)
-        allowed = np.concatenate([facts.allowed(sample.rows, common), free[:, None]], 1)
+        allowed = np.concatenate([facts.allowed(sample.rows, common), np.reshape(free, (-1, 1))], 1)
         allowed[np.arange(len(action)), choice] = True  # an action outside its mask is another check's finding
     states, state = np.unique(hash_words(words(sample.observation)), return_inverse=True)
     repeat = len(states) <= MOST_STATES and len(states) * LEAST_ROWS_PER_STATE <= len(action)
-    half = (rng.permutation(log.num_episodes) % 2 == 0)[sample.episode]
+    half: NumpyArray = rng.permutation(log.num_episodes)[sample.episode] % 2 == 0
     if not repeat:  # copies of an episode belong to one half, so that none is predicted from its own copy
         half = (mix(facts.scan.episode_hash[sample.episode]) & np.uint64(1)) == 0
     return BehaviorRows(

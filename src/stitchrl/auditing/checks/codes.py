@@ -68,9 +68,9 @@ def action_codes_differ(log: Dataset, facts: Facts) -> Iterator[Finding]:
         for k in enough[1 : 1 + MOST_COMPARED]:
             cycles = _exchanged(log, facts, rows, sites, site == enough[0], site == k)
             if cycles:
-                exchanged.append((str(names[k]), cycles))
+                exchanged.append((_shown(names[k]), cycles))
         if exchanged:
-            yield _finding(log, rows, sites, str(names[enough[0]]), exchanged)
+            yield _finding(log, rows, sites, _shown(names[enough[0]]), exchanged)
 
 
 def _episodes(rows: BehaviorRows, inside: NumpyArray) -> int:
@@ -86,14 +86,17 @@ def _sites(log: Dataset, facts: Facts, rows: BehaviorRows) -> Iterator[_Sites]:
     if log.group is not None and 2 <= len(np.unique(log.group)) <= MOST_SITES:
         yield _Sites("group", log.group[sample.episode], seen)
     if log.subgroup is not None:
-        for j in range(log.subgroup.shape[1]):
-            yield _Sites(f"subgroup[{j}]", log.subgroup[sample.rows, j], seen)
+        for number in range(log.subgroup.shape[1]):
+            yield _Sites(f"subgroup[{number}]", log.subgroup[sample.rows, number], seen)
     same = np.diff(sample.episode) == 0
     if not same.any() or _episodes(rows, np.ones(len(seen), bool)) == len(seen):
         return
     still = np.flatnonzero(~(np.diff(seen, axis=0)[same] != 0).any(0) & (seen.std(0) > 0))
+    told: list[int] = []
     for j in still:
-        if len(np.unique(seen[:, j])) <= MOST_VALUES:
+        same_site = any(_determined(seen[:, i], seen[:, j]) and _determined(seen[:, j], seen[:, i]) for i in told)
+        if len(np.unique(seen[:, j])) <= MOST_VALUES and not same_site:
+            told.append(int(j))
             # Columns that change only with this one tell the site as well.
             others = [i for i in range(seen.shape[1]) if i not in still or not _determined(seen[:, j], seen[:, i])]
             yield _Sites(facts.observation_names[j], seen[:, j], seen[:, others])
@@ -215,12 +218,17 @@ def _finding(
         "action-codes-differ",
         "warning",
         f"action, {sites.name}: {site}{more}",
-        f"{len(codes)} codes look exchanged: by the states in which they are taken and by what follows them, {site} uses code "
-        f"{said}{' ...' if len(codes) > MOST_NAMED else ''} as it is used in {largest}",
+        f"{len(codes)} codes look exchanged: by the states in which they are taken and what follows, {sites.name} {site} "
+        f"uses code {said}{' ...' if len(codes) > MOST_NAMED else ''} as they are used in {largest}",
         "a code to mean the same action in every part of the log",
         "Do these codes mean the same? If not, translate them before the parts are joined. If they do, the parts treat similar "
         "states differently, and are better evaluated apart.",
     )
+
+
+def _shown(site: object) -> str:
+    """How the finding writes a site: whole numbers without decimals."""
+    return f"{site:g}" if isinstance(site, float) else str(site)
 
 
 def _name(log: Dataset, action: int) -> str:
