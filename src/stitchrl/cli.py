@@ -214,7 +214,7 @@ def schema(
 
     if check is not None:
         given = Schema.load(check)
-        text, readable = check_schema(open_log(log, format=format, rules=given.file), given)
+        text, readable = check_schema(open_log(log, format=format, rules=given.file_rules), given)
         print(text)
         if not readable:
             raise typer.Exit(2)

@@ -25,6 +25,7 @@ FULL = FileRules(
     false_values=("nunca",),
     dates="day first",
     timezone="Europe/Berlin",
+    text_columns=("visit",),
     sheet=1,
 )
 

@@ -323,3 +323,72 @@ def test_what_pandas_writes_is_read_whatever_the_dialect(tmp_path: Path) -> None
             assert list(log.names) == list(frame.columns)
             found = pa.concat_tables([pa.table(dict(block)) for block in log.blocks(log.names)]).to_pandas()
             pd.testing.assert_frame_equal(found, frame.reset_index(drop=True), check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("identifiers", "episodes"),
+    [(('"1,2"', '"1,20"', '"3,4"'), 3), (("1.1", "1.10", "2.5"), 3), (("7", "7", "9"), 2)],
+    ids=["two numbers", "points", "whole"],
+)
+def test_identifiers_are_names_and_no_numbers(identifiers: tuple[str, ...], episodes: int, tmp_path: Path) -> None:
+    """The steps of stays are kept apart; whole numbers stay whole numbers."""
+    rows = [
+        f"{name},{step},{k + 0.5},{k % 2},1,{int(step == last)}"
+        for k, name in enumerate(identifiers)
+        for step, last in ((2 * k, 2 * k + 1), (2 * k + 1, 2 * k + 1))
+    ]
+    if episodes == 2:  # the second pair goes on with the first
+        rows[1] = rows[1][:-1] + "0"
+    (tmp_path / "x.csv").write_text("episode,step,observation,action,reward,terminated\n" + "\n".join(rows) + "\n")
+    schema = st.Schema.from_dict(
+        {
+            "columns": {n: n for n in ("episode", "step", "observation", "action", "reward", "terminated")},
+            "action": {"count": 2},
+        }
+    )
+    log = st.read(tmp_path / "x.csv", schema)
+    assert log.num_episodes == episodes
+    assert not any("decimal comma" in note for note in log.notes)
+    assert (log.episode_id.dtype.kind == "i") == (episodes == 2)
+
+
+def test_actions_named_by_two_numbers_are_names(tmp_path: Path) -> None:
+    doses = ["1,2", "1,20", "3,4"]
+    rows = [f'{k},{k + 0.5},"{doses[k % 3]}",1,1' for k in range(6)]
+    (tmp_path / "x.csv").write_text("episode,observation,action,reward,terminated\n" + "\n".join(rows) + "\n")
+    columns = {n: n for n in ("episode", "observation", "action", "reward", "terminated")}
+    log = st.read(tmp_path / "x.csv", st.Schema.from_dict({"columns": columns, "action": {"categories": doses}}))
+    assert log.action.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [(("True", "False"), ["True"]), (("1.0", "0.0"), ["1.0"]), (("1", "0"), ["1.0"]), (("DIED", "-"), ["died"])],
+)
+def test_words_for_ends_are_found_however_the_column_writes_them(
+    written: tuple[str, str], words: list[str], tmp_path: Path
+) -> None:
+    rows = [f"{k // 2},{k + 0.5},{k % 2},1,{written[0 if k % 4 == 3 else 1]}" for k in range(8)]
+    (tmp_path / "x.csv").write_text("episode,observation,action,reward,how\n" + "\n".join(rows) + "\n")
+    columns = {n: n for n in ("episode", "observation", "action", "reward")} | {"terminated": "how"}
+    episodes = {"end": "truncated", "terminated_values": words}
+    content = {"columns": columns, "action": {"count": 2}, "episodes": episodes}
+    log = st.read(tmp_path / "x.csv", st.Schema.from_dict(content))
+    assert np.flatnonzero(log.terminated).tolist() == [3, 7]
+    assert np.flatnonzero(log.truncated).tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("dates", "written"),
+    [("%Y-%d-%m", ("2024-01-02", "2024-02-02")), ("%Y%m%d%H%M", ("202401312359", "202402010000"))],
+    ids=["day in the middle", "digits alone"],
+)
+def test_a_pattern_of_dates_overrules_what_they_look_like(dates: str, written: tuple[str, str], tmp_path: Path) -> None:
+    rows = [f"{when},{k + 0.5},{k % 2},1,{k}" for k, when in enumerate(written)]
+    (tmp_path / "x.csv").write_text("time,observation,action,reward,terminated\n" + "\n".join(rows) + "\n")
+    columns = {n: n for n in ("time", "observation", "action", "reward", "terminated")}
+    content = {"columns": columns, "action": {"count": 2}, "file": {"dates": dates}}
+    log = st.read(tmp_path / "x.csv", st.Schema.from_dict(content))
+    assert log.time is not None
+    passed = np.diff(log.time)[0] / np.timedelta64(1, "m")
+    assert passed == (24 * 60 if dates == "%Y-%d-%m" else 1)

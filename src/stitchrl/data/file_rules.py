@@ -16,7 +16,7 @@ DAY_FIRST, MONTH_FIRST = "day first", "month first"
 """What `dates` may be beside a pattern such as "%d.%m.%Y %H:%M"."""
 SIGNS = {"delimiter": "separates values", "quotechar": "encloses values", "decimal": "separates decimals"}
 """Settings of one character -> what the character does."""
-LISTS = ("names", "na_values", "true_values", "false_values")
+LISTS = ("names", "na_values", "true_values", "false_values", "text_columns")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,8 @@ class FileRules:
             "%d.%m.%Y %H:%M".
         timezone: the time zone of clock times that name none, such as "Europe/Berlin". They become UTC. By default they
             are taken as they stand.
+        text_columns: columns of names, whose values stay as they are written unless all are whole numbers: "1,20" is then no
+            decimal. The columns of identifiers and of what a schema lists as categories with commas are among them anyway.
         sheet: the sheet of a spreadsheet, by its name or by its number from 0 on; the first by default.
 
     Raises:
@@ -57,6 +59,7 @@ class FileRules:
     false_values: tuple[str, ...] = ()
     dates: str | None = None
     timezone: str | None = None
+    text_columns: tuple[str, ...] = ()
     sheet: str | int | None = None
 
     def __post_init__(self) -> None:

@@ -42,6 +42,8 @@ VECTOR_ROLES = (
 """Roles with several numbers a row, in one column of lists or in several columns."""
 IDENTIFIER_ROLES = ("episode", "group")
 """Roles that several columns may name together, such as a patient and a visit."""
+NAMES = ("episode", "group", "source", "subgroup", "observation_id")
+"""Roles whose values are names."""
 LARGEST_ACTION_COUNT = 2**16
 """The largest number of discrete actions: masks and probabilities hold one number for each of them in every row."""
 
@@ -279,6 +281,20 @@ class Schema:
         column = self.columns["observation"]
         return (column,) if isinstance(column, str) else column
 
+    @property
+    def file_rules(self) -> FileRules:
+        """How the file is written, with the columns that hold names and no numbers."""
+        listed = {"action": self.action_categories}
+        names = [
+            *self.of_roles(NAMES).values(),
+            *(self.columns[r] for r, words in listed.items() if _with_commas(words)),
+        ]
+        if "%" in (self.file.dates or ""):
+            names.append(self.columns.get("time", ()))
+        text = [n for column in names for n in ((column,) if isinstance(column, str) else column)]
+        text += [name for name, rule in self.observations.items() if _with_commas(rule.categories)]
+        return dataclasses.replace(self.file, text_columns=tuple(dict.fromkeys((*self.file.text_columns, *text))))
+
     def of_roles(self, roles: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
         """Role -> column, for those of the given roles that the schema has."""
         return {role: self.columns[role] for role in roles if role in self.columns}
@@ -377,3 +393,8 @@ class Schema:
     def to_toml(self) -> str:
         """The schema as a TOML document that `load` reads back."""
         return tomli_w.dumps(self.to_dict())
+
+
+def _with_commas(words: Sequence[str] | None) -> bool:
+    """Whether some of the words might be read as a number with a decimal comma."""
+    return any("," in word for word in words or ())

@@ -116,6 +116,7 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
         "false_values": VOCABULARY,
         "dates": TEXT,
         "timezone": TEXT,
+        "text_columns": ("a list of names", _names),
         "sheet": ("the name or the number of a sheet", lambda v: isinstance(v, str) or is_whole(v)),
     },
 }

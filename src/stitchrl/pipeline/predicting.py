@@ -103,7 +103,7 @@ def predict_log(
     if not out.parent.is_dir():
         raise ConfigurationError(f"`--out` cannot be written: there is no folder {str(out.parent)!r}. Make it first.")
     own = known_schema(source, schema)
-    log = open_log(source, format=format, rules=(own or policy.schema).file)
+    log = open_log(source, format=format, rules=(own or policy.schema).file_rules)
     asked = _Asking(policy, own, log, every_probability=every_probability, seed=seed)
     write_atomic(out, lambda beside: _write(beside, out.suffix, asked.tables(progress=progress)))
     return Predictions(str(out), asked.rows, asked.outside, asked.without_action, asked.notes)

@@ -59,7 +59,7 @@ def convert(
     if isinstance(source, str | os.PathLike) and is_store(Path(source)):
         return TARGETS[kind](open_store(Path(source)), path)
     known = known_schema(source, schema)
-    log = open_log(source, format=format, rules=None if known is None else known.file)
+    log = open_log(source, format=format, rules=None if known is None else known.file_rules)
     chosen, guessed = schema_of(source, log, known)
     with on_disk(path.absolute().parent) as new:
         return TARGETS[kind](as_dataset(log, chosen, guessed, new), path)

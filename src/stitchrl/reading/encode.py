@@ -145,6 +145,8 @@ class Encoder(ObservationEncoder):
         """The values of the role `time`: numbers, dates in UTC, or text whose meaning the whole column tells."""
         where = self.where("time", row)
         column = block[where.name]
+        if "%" in (self.schema.file.dates or "") and isinstance(column, pa.Array) and pa.types.is_integer(column.type):
+            column = column.cast(pa.string())  # 20240131 is written as the pattern says, and no number
         text = text_of(column)
         if text is not None:
             refuse_missing(text, where)

@@ -86,7 +86,7 @@ def read(
         return stored
     known = known_schema(source, schema)
     rules = known or learned
-    log = open_log(source, format=format, rules=None if rules is None else rules.file)
+    log = open_log(source, format=format, rules=None if rules is None else rules.file_rules)
     chosen, guessed, notes = schema_for(source, log, known, learned)
     return as_dataset(dataclasses.replace(log, notes=(*log.notes, *notes)), with_columns(chosen, beside or {}), guessed)
 

@@ -150,6 +150,23 @@ def _with_types(table: _Table) -> tuple[_Table, dict[str, str], dict[str, str]]:
     contradict.
     """
     rules = table.rules
+    found = _styled(table)
+    # Names are no numbers, whatever they look like; only whole numbers are the same name in every spelling.
+    types = {
+        name: pa.string() if name in rules.text_columns and not _keeps_its_type(kind) else kind
+        for name, kind in (found[0].types or {}).items()
+    }
+    return dataclasses.replace(found[0], types=types), *found[1:]
+
+
+def _keeps_its_type(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_integer, pa.types.is_null, pa.types.is_boolean, pa.types.is_binary)  # bytes are no text at all
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _styled(table: _Table) -> tuple[_Table, dict[str, str], dict[str, str]]:
+    """`_with_types`, without regard to columns of names but for the styles of their numbers, which they have not."""
+    rules = table.rules
     if rules.decimal is not None:
         found, seen = _scan(dataclasses.replace(table, decimal=rules.decimal), commas=False)
         return *_with_styles(found, seen, set()), {}
@@ -158,7 +175,11 @@ def _with_types(table: _Table) -> tuple[_Table, dict[str, str], dict[str, str]]:
     if not commas:
         point = {"decimal": "."} if any(map(pa.types.is_floating, (found.types or {}).values())) else {}
         return *_with_styles(found, seen, set()), point
-    floating = [name for name, kind in (found.types or {}).items() if pa.types.is_floating(kind)]
+    floating = [
+        name
+        for name, kind in (found.types or {}).items()
+        if pa.types.is_floating(kind) and name not in rules.text_columns
+    ]
     with_comma, held = _scan(dataclasses.replace(table, decimal=","), commas=False)
     types = with_comma.types or {}
     contrary = [name for name in floating if pa.types.is_string(types[name]) and held[name].style() is None]
@@ -179,7 +200,11 @@ def _scan(table: _Table, *, commas: bool, stop: bool = False) -> tuple[_Table, d
     types: list[pa.DataType] = [pa.null()] * len(table.names)
     given = table.rules.thousands
     signs = tuple(sign for sign in SEPARATORS if sign != table.decimal) if given is None else tuple(given)
-    seen = {name: Seen(table.decimal, signs, commas=commas) for name in table.names}
+    names = frozenset(table.rules.text_columns)
+    seen = {
+        name: Seen(table.decimal, () if name in names else signs, commas=commas and name not in names)
+        for name in table.names
+    }
     for batch in _batches(table):
         types = [_wider(a, b) for a, b in zip(types, batch.schema.types, strict=True)]
         for name, column in zip(table.names, batch.columns, strict=True):

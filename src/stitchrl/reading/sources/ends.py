@@ -28,16 +28,27 @@ class MarkedEnds:
     """
 
     def __init__(self, values: Sequence[str]) -> None:
-        self._values = pa.array(values, pa.large_string())
+        self._spellings = {word: _spellings(word) for word in values}
+        self._values = pa.array(sorted(set().union(*self._spellings.values())), pa.large_string())
         self.unseen = list(values)
         self.others: list[str] = []
 
     def ends(self, text: pa.Array) -> Bool[NumpyArray, " n"]:
         """Which rows of a block are ends."""
-        text = pc.utf8_trim_whitespace(text)
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(text))
         marked = pc.is_in(text, self._values)
         if self.unseen:
             found = pc.unique(text).to_pylist()
-            self.unseen = [word for word in self.unseen if word not in found]
+            self.unseen = [word for word in self.unseen if not self._spellings[word] & set(found)]
             self.others = list(dict.fromkeys([*self.others, *(w for w in found if w is not None)]))[:MOST_OTHERS]
         return np.asarray(marked.to_numpy(zero_copy_only=False), bool)
+
+
+def _spellings(word: str) -> set[str]:
+    """How a column may say a word, in lower case: as it stands, or as the number that it is."""
+    plain = word.strip().lower()
+    try:
+        number = float(plain)
+    except ValueError:
+        return {plain}
+    return {plain, format(number, "g"), repr(number)}

@@ -34,7 +34,7 @@ __all__ = [
 
 BLOCK_ROWS = 2**16
 """The largest number of rows in a block."""
-OF_EVERY_FORMAT = ("dates", "timezone", "true_values", "false_values")
+OF_EVERY_FORMAT = ("text_columns", "dates", "timezone", "true_values", "false_values")
 """The settings of [file] that hold for the columns of every format."""
 FILE_NUMBER = "number of the file"
 """The column that says which of several files a row is from; `files.joined` adds it."""
