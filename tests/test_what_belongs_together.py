@@ -244,11 +244,26 @@ def test_equal_episodes_of_few_states_are_no_leak(trained: tuple[Path, Path]) ->
         )  # fmt: skip
 
     one, other = coarse(5), coarse(6)
+    assert share_with_twins(one.distinct_contents()) > 0.5
     assert share_with_twins(one.episode_contents) > 0.5
     known = dataclasses.replace(policy, learned_from=one.episode_contents)
     assert known.knows(other).any()
     found = st.evaluate(known, other, estimators=("is",), force=True)
     assert any("no more than coincidence explains" in caveat for caveat in found.verdict.caveats)
+
+
+def test_a_log_that_holds_copies_hides_no_leak(trained: tuple[Path, Path]) -> None:
+    """Half of the log was exported twice; coincidence explains none of that."""
+    log = st.read(trained[0])
+    twice = log.concat(log.select_episodes(np.arange(20)))
+    assert share_with_twins(twice.episode_contents) > 0.5
+    assert share_with_twins(twice.distinct_contents()) == 0
+    np.testing.assert_array_equal(np.sort(twice.distinct_contents()), np.sort(log.episode_contents))
+    policy: Any = st.load_policy(trained[1] / "policy")
+    policy = dataclasses.replace(policy, learned_from=twice.distinct_contents())
+    fresh_rows = st.read(pa.table(table(20, 9)), policy.schema)
+    with pytest.raises(EvaluationError, match="learned from 5 of the 25 episodes"):
+        st.evaluate(policy, log.select_episodes(np.arange(5)).concat(fresh_rows), estimators=("is",), force=True)
 
 
 def test_train_writes_a_bundle_that_says_nobody_judged_it(tmp_path: Path, stitchrl: Command) -> None:

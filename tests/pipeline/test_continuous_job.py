@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import stitchrl as st
+from stitchrl.deployment.bundle import Bundle
 from stitchrl.pipeline.pipeline import run_stages
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.workspace import Workspace
@@ -113,3 +114,14 @@ def test_candidates_are_clipped_as_the_logged_actions_were(tmp_path: Path) -> No
     assert isinstance(drawn, st.ClippedPolicy)
     np.testing.assert_allclose([drawn.low, drawn.high], [[-0.5] * action.shape[1], [0.5] * action.shape[1]])
     assert not greedy.has_density
+
+
+def test_a_clipped_or_smoothed_bundle_knows_what_it_learned_from(finished: tuple[Path, Path]) -> None:
+    log, run = finished
+    bundle = st.load_policy(run / "policy")
+    assert isinstance(bundle, Bundle)
+    for other in (bundle.smoothed(0.2, -2.0, 2.0), bundle.smoothed(0.2, -np.inf, np.inf).clipped(-2.0, 2.0)):
+        assert other.knows(st.read(log)).any()
+        assert "smoothed by normal noise of 0.2" in other.described
+    with pytest.raises(st.errors.ConfigurationError, match=r"`bundle.clipped\(low, high\)`"):
+        st.ClippedPolicy(bundle, -1.0, 1.0)  # type: ignore[arg-type]

@@ -10,7 +10,17 @@ import numpy as np
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["hash_contents", "hash_episodes", "hash_moments", "hash_places", "hash_rows", "hash_words", "mix", "words"]
+__all__ = [
+    "contents_without_copies",
+    "hash_contents",
+    "hash_episodes",
+    "hash_moments",
+    "hash_places",
+    "hash_rows",
+    "hash_words",
+    "mix",
+    "words",
+]
 
 HASHED_PIXELS = 64
 """The hash of an image covers about this many of its numbers, evenly spaced."""
@@ -67,11 +77,45 @@ def hash_contents(columns: Mapping[str, Any]) -> NumpyArray:
     Args:
         columns: field of a Dataset -> its value.
     """
+    return _contents(_all_rows(columns), columns["episode_start"])
+
+
+def contents_without_copies(columns: Mapping[str, Any]) -> NumpyArray:
+    """The hashes of `hash_contents`, of which those of copies stand once.
+
+    Equal episodes are copies, as of a log that was exported twice, unless each of their rows stands in another episode as well
+    that is not equal to them: where observations are few, whole episodes are equal by coincidence.
+
+    Args:
+        columns: field of a Dataset -> its value.
+    """
+    rows, start = _all_rows(columns), columns["episode_start"]
+    contents = _contents(rows, start)
+    if not len(contents):
+        return contents
+    of_row = np.repeat(contents, np.diff(start))
+    order = np.lexsort((of_row, rows))
+    row, content = rows[order], of_row[order]
+    first = np.append(True, row[1:] != row[:-1])
+    other = ~first & np.append(False, content[1:] != content[:-1])  # the same row in an episode that is not equal
+    group = np.cumsum(first) - 1
+    common = np.zeros(len(rows), bool)
+    common[order] = np.bincount(group, other, group[-1] + 1)[group] > 0
+    coincident = np.logical_and.reduceat(common, start[:-1])
+    return np.concatenate([contents[coincident], np.unique(contents[~coincident])])
+
+
+def _all_rows(columns: Mapping[str, Any]) -> NumpyArray:
+    """(N,) the hashes of all rows."""
     rows = np.zeros(len(columns["reward"]), np.uint64)
     for start in range(0, len(rows), HASHED_ROWS):
         block = slice(start, start + HASHED_ROWS)
         rows[block] = mix(_hash_of_rows(columns, block) + np.uint64(3))
-    starts = columns["episode_start"][:-1]
+    return rows
+
+
+def _contents(rows: NumpyArray, episode_start: NumpyArray) -> NumpyArray:
+    starts = episode_start[:-1]
     return mix(np.add.reduceat(rows, starts)) if len(starts) else rows
 
 

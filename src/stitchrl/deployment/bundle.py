@@ -102,6 +102,24 @@ class Bundle:
         """A bundle whose policy always takes the most probable action of this one; its provenance is still that of this one."""
         return dataclasses.replace(self, policy=self.policy.greedy())
 
+    def clipped(self, low: float | NumpyArray, high: float | NumpyArray) -> Bundle:
+        """A bundle whose policy is clipped to [low, high], by `st.ClippedPolicy`; it knows what this one knows.
+
+        Raises ConfigurationError where the actions are not normal, or discrete.
+        """
+        from stitchrl.nn.clipped import ClippedPolicy  # here, so that acting without JAX needs none
+
+        return dataclasses.replace(self, policy=ClippedPolicy(self.policy, low, high))
+
+    def smoothed(self, std: float | NumpyArray, low: float | NumpyArray, high: float | NumpyArray) -> Bundle:
+        """A bundle whose policy has normal noise, by `st.SmoothedPolicy`; it knows what this one knows.
+
+        Raises ConfigurationError where actions are discrete.
+        """
+        from stitchrl.nn.smoothed import SmoothedPolicy
+
+        return dataclasses.replace(self, policy=SmoothedPolicy(self.policy, std, low, high))
+
     def guarded(self, on_outside: Any = REFUSE) -> Bundle:
         """A bundle that does something else with rows that its guard does not admit.
 

@@ -41,8 +41,8 @@ class ClippedPolicy(ContinuousPolicy):
     def __init__(self, policy: ContinuousPolicy, low: float | AnyArray, high: float | AnyArray) -> None:
         if not isinstance(policy, ContinuousPolicy):
             raise ConfigurationError(
-                f"ClippedPolicy clips a native policy over continuous actions; got a {type(policy).__name__}. Of a loaded "
-                "bundle give `bundle.policy`."
+                f"ClippedPolicy clips a native policy over continuous actions; got a {type(policy).__name__}. A "
+                "loaded bundle has `bundle.clipped(low, high)`."
             )
         if not policy.is_normal:
             raise ConfigurationError(

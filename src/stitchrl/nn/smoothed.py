@@ -51,8 +51,8 @@ class SmoothedPolicy(ContinuousPolicy):
     ) -> None:
         if not isinstance(policy, ContinuousPolicy):
             raise ConfigurationError(
-                f"SmoothedPolicy smooths a native policy over continuous actions; got a {type(policy).__name__}. Of a loaded "
-                "bundle give `bundle.policy`."
+                f"SmoothedPolicy smooths a native policy over continuous actions; got a {type(policy).__name__}. A "
+                "loaded bundle has `bundle.smoothed(std, low, high)`."
             )
         self.policy = policy
         if not (np.asarray(std) > 0).all():

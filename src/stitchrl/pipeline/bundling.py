@@ -54,5 +54,5 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | Non
         "verdict": {"decision": "NOT JUDGED", "headline": NOT_JUDGED, "caveats": [NOT_JUDGED]},
     }
     folder = out / "policy"
-    save_bundle(folder, Bundle(run.policy, log.schema, Guard.fit(log), provenance, log.episode_contents))
+    save_bundle(folder, Bundle(run.policy, log.schema, Guard.fit(log), provenance, log.distinct_contents()))
     return folder

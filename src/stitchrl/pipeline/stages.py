@@ -351,7 +351,7 @@ def bundle_stage(job: Workspace) -> None:
             **({} if job.baseline is None else {"baseline": job.load("run.json")["baseline"]}),
             "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},
         }
-        learned_from = np.concatenate([job.parts[part].episode_contents for part in ("train", "validation")])
+        learned_from = job.parts["train+validation"].distinct_contents()
         guard = Guard.fit(job.parts["train"])
         # On a rung of the ladder the policy holds the behaviour itself; without a ladder none was fitted.
         fitted = job.settings.ladder and job.log.num_actions is not None and chosen.rung is None

@@ -128,7 +128,7 @@ class Job:
         config = self._config(algorithm, spec) | extra
         if self.out is not None:
             scaling = claim(Path(self.out), config, scaling, default_settings(type(algorithm)))
-            write_learned_from(Path(self.out), log.episode_contents)
+            write_learned_from(Path(self.out), log.distinct_contents())
         prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
         given = self._given(prepared.given)
         bounds = self._bounds(algorithms)
