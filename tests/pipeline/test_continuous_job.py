@@ -123,5 +123,3 @@ def test_a_clipped_or_smoothed_bundle_knows_what_it_learned_from(finished: tuple
     for other in (bundle.smoothed(0.2, -2.0, 2.0), bundle.smoothed(0.2, -np.inf, np.inf).clipped(-2.0, 2.0)):
         assert other.knows(st.read(log)).any()
         assert "smoothed by normal noise of 0.2" in other.described
-    with pytest.raises(st.errors.ConfigurationError, match=r"`bundle.clipped\(low, high\)`"):
-        st.ClippedPolicy(bundle, -1.0, 1.0)  # type: ignore[arg-type]
