@@ -227,7 +227,7 @@ def test_weights_alone_fit_nothing_where_propensities_are_logged(monkeypatch: py
         raise AssertionError("something was fitted")
 
     monkeypatch.setattr(refit_module, "fit_q", never)
-    monkeypatch.setattr("stitchrl.evaluation.fits.fit_behavior", never)
+    monkeypatch.setattr("stitchrl.evaluation.fit_data.fit_behavior", never)
     found = evaluate(Table(policy), small_log(11), estimators=WITHOUT_Q)
     assert set(found.estimates) == set(WITHOUT_Q)
     for names, log in ((("wdr",), small_log(11)), (("wis",), without_propensities(small_log(11)))):

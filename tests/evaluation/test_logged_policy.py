@@ -59,7 +59,7 @@ def test_with_the_logged_action_alone_weights_go_on_and_the_others_say_why_not()
     assert found.agreement is None
     assert found.to_dict()["agreement"] is None
     assert found.verdict.decision == "CANNOT TELL"
-    assert "the policy, by wis" in str(found)
+    assert "\nwis " in str(found)
     assert found.distribution["fqe"].readings == {}
 
 

@@ -339,7 +339,7 @@ def kill_at_random(name: str, kind: str, out: Path, kills: int, seed: int) -> in
     return met
 
 
-FINISHED = ["checkpoint.safetensors", "config.json", "metrics.arrows", "metrics.parquet"]
+FINISHED = ["checkpoint.safetensors", "config.json", "episodes.safetensors", "metrics.arrows", "metrics.parquet"]
 
 
 def test_a_killed_run_continues_to_the_same_numbers(tmp_path: Path) -> None:

@@ -231,7 +231,14 @@ def test_a_closed_form_makes_no_update_however_many_are_asked_for(fed: str, upda
         assert each.seeds == (3, 1)
         assert len(each.policies) == 2
         np.testing.assert_allclose(each.policy.probs(log.observation[:1]), [counts / counts.sum()], rtol=1e-6)
-    names = {"checkpoint.safetensors", "config.json", "given.safetensors", "metrics.arrows", "metrics.parquet"}
+    names = {
+        "checkpoint.safetensors",
+        "config.json",
+        "episodes.safetensors",
+        "given.safetensors",
+        "metrics.arrows",
+        "metrics.parquet",
+    }
     assert {file.name for file in tmp_path.iterdir()} == names
 
 

@@ -55,7 +55,13 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, chunks: int) -
     assert table["update"].to_pylist() == [u for u in (10, 20, 30, 40, 50) for _ in range(2)]
     assert table["seed"].to_pylist() == [3, 8] * 5
     assert table["loss/actor"].to_pylist() == [row["loss/actor"] for row in whole.history]
-    assert names(out) == ["checkpoint.safetensors", "config.json", "metrics.arrows", "metrics.parquet"]
+    assert names(out) == [
+        "checkpoint.safetensors",
+        "config.json",
+        "episodes.safetensors",
+        "metrics.arrows",
+        "metrics.parquet",
+    ]
 
 
 def test_an_interrupted_run_with_critics_continues_bit_for_bit(tmp_path: Path) -> None:

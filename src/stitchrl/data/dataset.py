@@ -293,7 +293,7 @@ class Dataset:
     def distinct_contents(self) -> UInt64[NumpyArray, " n"]:
         """`episode_contents`, in which copies of an episode stand once: what a policy that learned from this log remembers.
 
-        Equal episodes whose rows all stand in other episodes as well are no copies, but alike by coincidence.
+        Equal episodes whose observations all stand in other episodes as well are no copies, but alike by coincidence.
         """
         return contents_without_copies(self._columns())
 

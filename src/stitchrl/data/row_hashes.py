@@ -83,8 +83,8 @@ def hash_contents(columns: Mapping[str, Any]) -> NumpyArray:
 def contents_without_copies(columns: Mapping[str, Any]) -> NumpyArray:
     """The hashes of `hash_contents`, of which those of copies stand once.
 
-    Equal episodes are copies, as of a log that was exported twice, unless each of their rows stands in another episode as well
-    that is not equal to them: where observations are few, whole episodes are equal by coincidence.
+    Equal episodes are copies, as of a log that was exported twice, unless each of their observations stands in another episode as
+    well that is not equal to them: where observations are few, whole episodes are equal by coincidence.
 
     Args:
         columns: field of a Dataset -> its value.
@@ -93,13 +93,15 @@ def contents_without_copies(columns: Mapping[str, Any]) -> NumpyArray:
     contents = _contents(rows, start)
     if not len(contents):
         return contents
-    of_row = np.repeat(contents, np.diff(start))
-    order = np.lexsort((of_row, rows))
-    row, content = rows[order], of_row[order]
-    first = np.append(True, row[1:] != row[:-1])
-    other = ~first & np.append(False, content[1:] != content[:-1])  # the same row in an episode that is not equal
+    of_row, moments = np.repeat(contents, np.diff(start)), _all_moments(columns)
+    order = np.lexsort((of_row, moments))
+    moment, content = moments[order], of_row[order]
+    first = np.append(True, moment[1:] != moment[:-1])
+    other = ~first & np.append(
+        False, content[1:] != content[:-1]
+    )  # the same observation in an episode that is not equal
     group = np.cumsum(first) - 1
-    common = np.zeros(len(rows), bool)
+    common = np.zeros(len(moments), bool)
     common[order] = np.bincount(group, other, group[-1] + 1)[group] > 0
     coincident = np.logical_and.reduceat(common, start[:-1])
     return np.concatenate([contents[coincident], np.unique(contents[~coincident])])
@@ -112,6 +114,16 @@ def _all_rows(columns: Mapping[str, Any]) -> NumpyArray:
         block = slice(start, start + HASHED_ROWS)
         rows[block] = mix(_hash_of_rows(columns, block) + np.uint64(3))
     return rows
+
+
+def _all_moments(columns: Mapping[str, Any]) -> NumpyArray:
+    """(N,) the hashes of the observations of all rows."""
+    index, found = columns["observation_index"], np.zeros(len(columns["reward"]), np.uint64)
+    for start in range(0, len(found), HASHED_ROWS):
+        block = slice(start, start + HASHED_ROWS)
+        seen = columns["observation_table"][index[block]]
+        found[block] = hash_moments(seen + seen.dtype.type(0))
+    return found
 
 
 def _contents(rows: NumpyArray, episode_start: NumpyArray) -> NumpyArray:

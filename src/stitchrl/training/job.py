@@ -24,7 +24,7 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
 from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay
-from stitchrl.storage.learned_from import write_learned_from
+from stitchrl.storage.learned_from import EPISODES, write_learned_from
 from stitchrl.training.closed_forms import check_closed_form
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
@@ -128,7 +128,9 @@ class Job:
         config = self._config(algorithm, spec) | extra
         if self.out is not None:
             scaling = claim(Path(self.out), config, scaling, default_settings(type(algorithm)))
-            write_learned_from(Path(self.out), log.distinct_contents())
+            # Before the first checkpoint, what lies there may be of an attempt on another log.
+            if not all((Path(self.out) / name).exists() for name in (EPISODES, CHECKPOINT)):
+                write_learned_from(Path(self.out), log.distinct_contents())
         prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
         given = self._given(prepared.given)
         bounds = self._bounds(algorithms)
