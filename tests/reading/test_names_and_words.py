@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from spreadsheets import write_xlsx
 
 import stitchrl as st
 from stitchrl.errors import DataError
@@ -75,3 +76,37 @@ def test_whole_numbers_are_times_by_the_pattern_in_arrays_too() -> None:
     log = st.read(columns, st.Schema.from_dict(content))
     assert log.time is not None
     assert np.diff(log.time).tolist() == [np.timedelta64(1, "m")]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_listed_word_is_no_missing_value(tmp_path: Path) -> None:
+    """Not even where it first stands after many rows; in other columns it goes on to mean one."""
+    given = ["drug"] * 30 + ["None", "NA", "drug", "None"]
+    rows = [f"{k},{'None' if k == 3 else k},{word},1,1" for k, word in enumerate(given)]
+    rule = {"observation": {"observation": {"missing": "value", "fill": -1.0}}}
+    log = read(tmp_path, *rows, action={"categories": ["None", "drug", "NA"]}, **rule)
+    assert log.action.tolist() == [1] * 30 + [0, 2, 1, 0]
+    assert log.observation[[2, 3, 4], 0].tolist() == [2, -1, 4]
+    with pytest.raises(
+        DataError, match=r"found 1, the first in row 31\. In text files and .* the words NA, .* unless `cat"
+    ):
+        read(tmp_path, *rows, action={"categories": ["None", "drug"]}, **rule)
+    rows[32] = "32,32,,1,1"
+    with pytest.raises(DataError, match=r"found 1, the first in row 32\. In text files"):  # an empty cell is no word
+        read(tmp_path, *rows, action={"categories": ["None", "drug", "NA"]}, **rule)
+
+
+def test_listed_words_and_numbers_for_missing_values_in_spreadsheets(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine")
+    given = [["None", 1.5], ["drug", 999], ["None", 2]]
+    rows = [[k, value, word, 1, True] for k, (word, value) in enumerate(given)]
+    path = write_xlsx(tmp_path / "x.xlsx", {"log": [list(ROLES), *rows]})
+    content = {
+        "columns": {role: role for role in ROLES},
+        "action": {"categories": ["drug", "None"]},
+        "observation": {"observation": {"missing": "value", "fill": -1.0}},
+        "file": {"na_values": ["999"]},
+    }
+    log = st.read(path, st.Schema.from_dict(content))
+    assert log.action.tolist() == [1, 0, 1]
+    assert log.observation[:, 0].tolist() == [1.5, -1, 2]

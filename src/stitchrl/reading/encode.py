@@ -27,6 +27,7 @@ from stitchrl.encoding.values import (
     float32,
     whole_numbers,
 )
+from stitchrl.encoding.vocabularies import WORDS_FOR_MISSING
 from stitchrl.encoding.words import text_of
 from stitchrl.errors import DataError
 from stitchrl.messages import listed
@@ -270,7 +271,10 @@ class Encoder(ObservationEncoder):
         schema, where = self.schema, self.where("action", row)
         if schema.action_categories is not None:
             return self._vocabularies.codes(where, schema.action_categories, block[where.name]).astype(np.int32)
-        raw = self.column("action", block, row)
+        try:
+            raw = self.column("action", block, row)
+        except MissingError as error:
+            raise MissingError(f"{error} {WORDS_FOR_MISSING}") from None
         values = self._numbers(raw, where)
         if schema.num_actions is not None and schema.action_counts is None:
             if raw.ndim != 1:
