@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import zoneinfo
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stitchrl.errors import SchemaError
@@ -40,8 +41,10 @@ class FileRules:
         timezone: the time zone of clock times that name none, such as "Europe/Berlin". They become UTC. By default they
             are taken as they stand.
         text_columns: columns of names, whose values stay as they are written unless all are whole numbers: "1,20" is then no
-            decimal. The columns of identifiers and of what a schema lists as categories with commas are among them anyway.
+            decimal. The columns of identifiers are among them anyway, and those with categories such as "1,2" and "1.10".
         sheet: the sheet of a spreadsheet, by its name or by its number from 0 on; the first by default.
+        vocabularies: columns with the words that the schema lists for them, which are not missing values even if they are
+            "None" or "NA". `Schema.file_rules` fills it in; it is no setting of [file].
 
     Raises:
         SchemaError: a value is outside what is said here.
@@ -61,6 +64,7 @@ class FileRules:
     timezone: str | None = None
     text_columns: tuple[str, ...] = ()
     sheet: str | int | None = None
+    vocabularies: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         for name in LISTS:
@@ -119,5 +123,28 @@ class FileRules:
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, (value, default) in held.items()
-            if value != default
+            if value != default and name != "vocabularies"
         }
+
+    def with_names(self, names: Iterable[str | Sequence[str]], words: Mapping[str, Sequence[str]]) -> FileRules:
+        """These rules, with the columns that hold names rather than numbers.
+
+        Args:
+            names: columns of identifiers.
+            words: column -> the words that a schema lists for it.
+        """
+        text = [name for column in names for name in ((column,) if isinstance(column, str) else column)]
+        text += [name for name, listed in words.items() if any(map(_changes_as_number, listed))]
+        return dataclasses.replace(
+            self,
+            text_columns=tuple(dict.fromkeys((*self.text_columns, *text))),
+            vocabularies=tuple((name, tuple(listed)) for name, listed in words.items()),
+        )
+
+
+def _changes_as_number(word: str) -> bool:
+    """Whether reading a word as a number loses how it is written: "1,2", and "1.10", which would become 1.1."""
+    try:
+        return not word.isdigit() and f"{float(word):g}" != word
+    except ValueError:
+        return "," in word

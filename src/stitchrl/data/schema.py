@@ -284,16 +284,20 @@ class Schema:
     @property
     def file_rules(self) -> FileRules:
         """How the file is written, with the columns that hold names and no numbers."""
-        listed = {"action": self.action_categories}
-        names = [
-            *self.of_roles(NAMES).values(),
-            *(self.columns[r] for r, words in listed.items() if _with_commas(words)),
-        ]
-        if "%" in (self.file.dates or ""):
-            names.append(self.columns.get("time", ()))
-        text = [n for column in names for n in ((column,) if isinstance(column, str) else column)]
-        text += [name for name, rule in self.observations.items() if _with_commas(rule.categories)]
-        return dataclasses.replace(self.file, text_columns=tuple(dict.fromkeys((*self.file.text_columns, *text))))
+        dated = ("time",) if "%" in (self.file.dates or "") else ()
+        listed = {
+            "action": self.action_categories,
+            "terminated": self.terminated_values,
+            "truncated": self.truncated_values,
+        }
+        words = {str(self.columns[role]): held for role, held in listed.items() if held}
+        following = self.columns.get("next_observation", ())
+        following = (following,) if isinstance(following, str) else following
+        for columns in (self.observation_columns, following):
+            rules = [self.observations.get(name) for name in self.observation_columns]
+            pairs = zip(columns, rules, strict=False)
+            words |= {name: rule.categories for name, rule in pairs if rule and rule.categories}
+        return self.file.with_names(self.of_roles((*NAMES, *dated)).values(), words)
 
     def of_roles(self, roles: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
         """Role -> column, for those of the given roles that the schema has."""
@@ -393,8 +397,3 @@ class Schema:
     def to_toml(self) -> str:
         """The schema as a TOML document that `load` reads back."""
         return tomli_w.dumps(self.to_dict())
-
-
-def _with_commas(words: Sequence[str] | None) -> bool:
-    """Whether some of the words might be read as a number with a decimal comma."""
-    return any("," in word for word in words or ())

@@ -9,12 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
-from stitchrl.encoding.columns import Column, Where, as_text, refuse_missing
+from stitchrl.encoding.columns import Column, MissingError, Where, as_text, refuse_missing
 from stitchrl.errors import DataError
 from stitchrl.messages import printable, shown
 from stitchrl.types import NumpyArray
 
-__all__ = ["Vocabularies"]
+__all__ = ["WORDS_FOR_MISSING", "Vocabularies"]
+
+WORDS_FOR_MISSING = (
+    "In text files and spreadsheets, empty cells and the words NA, N/A, NaN, null and None are missing values, unless "
+    "`categories` of the schema lists the word."
+)
 
 
 class Vocabularies:
@@ -58,7 +63,10 @@ class Vocabularies:
                 codes = pc.if_else(unseen, pa.scalar(categories.index(unknown), codes.type), codes)
                 self._unseen[where.name] = self._unseen.get(where.name, 0) + pc.sum(unseen).as_py()
         if not gaps:
-            refuse_missing(text, where)
+            try:
+                refuse_missing(text, where)
+            except MissingError as error:
+                raise MissingError(f"{error} {WORDS_FOR_MISSING}") from None
         return codes.cast(pa.float32()).to_numpy(zero_copy_only=False)
 
     def refuse(self, text: pa.Array, unseen: Bool[NumpyArray, " n"], categories: Sequence[str], where: Where) -> None:

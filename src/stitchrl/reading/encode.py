@@ -27,6 +27,7 @@ from stitchrl.encoding.values import (
     float32,
     whole_numbers,
 )
+from stitchrl.encoding.vocabularies import WORDS_FOR_MISSING
 from stitchrl.encoding.words import text_of
 from stitchrl.errors import DataError
 from stitchrl.messages import listed
@@ -145,8 +146,11 @@ class Encoder(ObservationEncoder):
         """The values of the role `time`: numbers, dates in UTC, or text whose meaning the whole column tells."""
         where = self.where("time", row)
         column = block[where.name]
-        if "%" in (self.schema.file.dates or "") and isinstance(column, pa.Array) and pa.types.is_integer(column.type):
-            column = column.cast(pa.string())  # 20240131 is written as the pattern says, and no number
+        if "%" in (self.schema.file.dates or ""):  # 20240131 is written as the pattern says, and no number
+            if isinstance(column, np.ndarray) and column.dtype.kind in "iu" and column.ndim == 1:
+                column = pa.array(column)
+            if isinstance(column, pa.Array) and pa.types.is_integer(column.type):
+                column = column.cast(pa.string())
         text = text_of(column)
         if text is not None:
             refuse_missing(text, where)
@@ -191,6 +195,22 @@ class Encoder(ObservationEncoder):
         if values.ndim > 1:
             raise DataError(f"{role} of {self.origin} must have at most 1 axes; got shape {values.shape}.")
         return as_bools(values, where)
+
+    def check_words(self) -> None:
+        """Check, once the whole log was read, that the words for ends are not misspelled.
+
+        Raises:
+            DataError: none of the words of a role occurs, and `end` of the schema would make every such end another kind.
+        """
+        for role, marked in self._marked.items():
+            if self.schema.end in (None, role) or len(marked.unseen) < len(marked.words):
+                continue
+            raise DataError(
+                f"None of `{role}_values` occurs in {self.where(role, 0).called}, which holds "
+                f"{listed(map(repr, marked.others))}; got {listed(map(repr, marked.words))}. Correct the words under [episodes]; "
+                f'if no episode of this log is {role}, leave out the column and its words, so that `end = "{self.schema.end}"` '
+                "says how all of them end."
+            )
 
     def last_notes(self) -> tuple[str, ...]:
         """What the whole log has shown: words for ends that do not occur, and missing rewards."""
@@ -251,7 +271,10 @@ class Encoder(ObservationEncoder):
         schema, where = self.schema, self.where("action", row)
         if schema.action_categories is not None:
             return self._vocabularies.codes(where, schema.action_categories, block[where.name]).astype(np.int32)
-        raw = self.column("action", block, row)
+        try:
+            raw = self.column("action", block, row)
+        except MissingError as error:
+            raise MissingError(f"{error} {WORDS_FOR_MISSING}") from None
         values = self._numbers(raw, where)
         if schema.num_actions is not None and schema.action_counts is None:
             if raw.ndim != 1:

@@ -43,7 +43,11 @@ def open_spreadsheet(path: Path, rules: FileRules | None = None) -> LogSource:
         if not columns:
             raise DataError(f"Sheet {shown(chosen)} of {path.name} has no rows; a log needs at least one episode.")
         missing = {*MISSING, *rules.na_values}
-        table = pa.table([_column(column, missing) for column in columns], names=names)
+        named = {name: missing - set(words) for name, words in rules.vocabularies}
+        table = pa.table(
+            [_column(column, named.get(name, missing)) for name, column in zip(names, columns, strict=True)],
+            names=names,
+        )
     notes = (
         [f"Sheet {shown(chosen)} was read, one of {len(sheets)}."] if len(sheets) > 1 and rules.sheet is None else []
     )
@@ -82,7 +86,7 @@ def _names(rows: Iterator[list[Any]], rules: FileRules, origin: str) -> tuple[li
 
 def _column(values: Sequence[Any], missing: set[str]) -> pa.Array:
     """A column whose cells are all numbers, all true or false, all dates or, failing that, all text."""
-    kept = [None if isinstance(value, str) and value.strip() in missing else value for value in values]
+    kept = [None if _text(value).strip() in missing else value for value in values]
     kinds = {type(value) for value in kept if value is not None}
     if kinds <= {float, int} and kinds:
         numbers = np.array([np.nan if value is None else value for value in kept], np.float64)

@@ -278,10 +278,12 @@ def _notes(table: _Table) -> Iterator[str]:
 def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a file in batches. Without types each batch infers its own; `wanted` are the columns, all by default."""
     types = table.types
+    missing = [*MISSING, *table.rules.na_values]
+    named = _named_missing(table, missing)
     convert = arrow_csv.ConvertOptions(
         column_types=types,
         include_columns=wanted,
-        null_values=[*MISSING, *table.rules.na_values],
+        null_values=missing,
         strings_can_be_null=True,
         true_values=["true", "True", "TRUE"],
         false_values=["false", "False", "FALSE"],
@@ -313,8 +315,34 @@ def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.Reco
                 raise pa.ArrowInvalid(_with_log_row(str(error), row)) from None
         if types is None and maybe_leading_zero.search(lines):
             content = _with_leading_zeros(content, lines, read, parse)
+        for name in set(named) & set(content.column_names):
+            content = _with_words(
+                content, name, lines, read, parse, [word for word in missing if word not in named[name]]
+            )
         yield from content.combine_chunks().to_batches()
         row += content.num_rows
+
+
+def _named_missing(table: _Table, missing: Sequence[str]) -> dict[str, frozenset[str]]:
+    """The columns for which the schema lists words that elsewhere mean a missing value, with these words."""
+    found = {name: frozenset(words) & frozenset(missing) for name, words in table.rules.vocabularies}
+    return {name: words for name, words in found.items() if words and name in table.names}
+
+
+def _with_words(
+    table: pa.Table,
+    name: str,
+    lines: bytes,
+    read: arrow_csv.ReadOptions,
+    parse: arrow_csv.ParseOptions,
+    missing: list[str],
+) -> pa.Table:
+    """The same block, in which one column is text and only the words of `missing` are missing values of it."""
+    convert = arrow_csv.ConvertOptions(
+        column_types={name: pa.string()}, include_columns=[name], null_values=missing, strings_can_be_null=True
+    )
+    written = arrow_csv.read_csv(arrow_owned(lines), read, parse, convert)
+    return table.set_column(table.column_names.index(name), name, written[name])
 
 
 def _with_leading_zeros(

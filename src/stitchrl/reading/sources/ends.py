@@ -23,11 +23,13 @@ class MarkedEnds:
         values: the words; every other value, and a missing one, marks no end.
 
     Attributes:
+        words: as given.
         unseen: those of the words that no block has held so far.
         others: some of the other words that the blocks have held.
     """
 
     def __init__(self, values: Sequence[str]) -> None:
+        self.words = tuple(values)
         self._spellings = {word: _spellings(word) for word in values}
         self._values = pa.array(sorted(set().union(*self._spellings.values())), pa.large_string())
         self.unseen = list(values)
