@@ -110,3 +110,31 @@ def test_listed_words_and_numbers_for_missing_values_in_spreadsheets(tmp_path: P
     log = st.read(path, st.Schema.from_dict(content))
     assert log.action.tolist() == [1, 0, 1]
     assert log.observation[:, 0].tolist() == [1.5, -1, 2]
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("written", "accepted"),
+    [
+        ("NFNNNNNNNNNN", False),
+        ("N" * 100 + "F", False),  # in a later block
+        ("YNYN", True),
+        ("TFFT", True),
+        ("JNJN", True),
+        ("0N10", True),
+        ("TN", False),
+    ],
+)
+def test_letters_are_true_and_false_only_in_pairs(written: str, accepted: bool, tmp_path: Path) -> None:
+    """N and F may be north and far; both would become zeros."""
+    rows = [f"{k},{letter},{k % 2},1,1" for k, letter in enumerate(written)]
+    if accepted:
+        assert read(tmp_path, *rows).observation[:, 0].tolist() == [letter in "YTJ1" for letter in written]
+        return
+    with pytest.raises(
+        DataError, match=r"must be numbers; got .* list them: `categories` under \[observation\.observation\]"
+    ):
+        read(tmp_path, *rows)
+    rows = [f"{k},{k},{k % 2},1,{letter}" for k, letter in enumerate(written)]
+    with pytest.raises(DataError, match=r"terminated of x\.csv must be true or false"):
+        read(tmp_path, *rows)

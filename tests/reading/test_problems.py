@@ -72,7 +72,8 @@ def test_columns_that_are_not_there_come_with_bad_values(tmp_path: Path) -> None
         "- The schema says observation is in column 'pulse', which x.csv does not have; it has: stay, hour, age, ward, dose, "
         "reward, died.",
         "- The schema says group is in column 'patient', which x.csv does not have.",
-        "- observation (column 'age') of x.csv must be numbers; got 'old' in row 0.",
+        "- observation (column 'age') of x.csv must be numbers; got 'old' in row 0. If these are names, list them: "
+        "`categories` under [observation.age].",
         "- action (column 'dose') of x.csv must be an integer from 0 to 1; got 5 in row 1 (1 such). Correct `count` under "
         "[action] or the log.",
     ]

@@ -39,6 +39,7 @@ class ObservationEncoder:
     def __init__(self, schema: Schema, origin: str) -> None:
         self.schema, self.origin = schema, origin
         self._vocabularies = Vocabularies()
+        self._letters: dict[tuple[str, str], set[str]] = {}
         self.notes: dict[str, None] = {}
 
     def observations(self, role: str, block: Block, row: int) -> Shaped[NumpyArray, "n ..."]:
@@ -130,7 +131,8 @@ class ObservationEncoder:
         text = text_of(column) if needed else None
         if text is None:
             return column
-        flags = as_flags(text, self.schema.file) if where.role in OF_WORDS else None
+        letters = self._letters.setdefault((where.role, where.name), set())
+        flags = as_flags(text, self.schema.file, letters) if where.role in OF_WORDS else None
         if flags is not None:
             self.notes[f"Words of column {printable(where.name)!r} were read as true and false."] = None
             return flags

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from stitchrl.encoding.columns import Where
 from stitchrl.encoding.words import FALSE_WORDS, TRUE_WORDS
 from stitchrl.errors import DataError
-from stitchrl.messages import listed, shown
+from stitchrl.messages import listed, printable, shown
 from stitchrl.types import NumpyArray
 
 __all__ = ["LARGEST_WHOLE", "as_bools", "check_within", "finite_numbers", "float32", "is_rounded", "whole_numbers"]
@@ -29,7 +29,13 @@ def finite_numbers(values: NumpyArray, where: Where, *, gaps: bool = False) -> F
         flat = values.reshape(-1)
         at = next((i for i, value in enumerate(flat.tolist()) if not _is_number(value)), None)
         seen = "text" if at is None else f"{shown(flat[at])} in row {where.row + at * len(values) // values.size}"
-        raise DataError(f"{where.called} must be numbers; got {seen}.")
+        named = where.role == "observation" and values.ndim == 1 and values.dtype.kind == "U"
+        also = (
+            f" If these are names, list them: `categories` under [observation.{printable(where.name)}]."
+            if named
+            else ""
+        )
+        raise DataError(f"{where.called} must be numbers; got {seen}.{also}")
     with np.errstate(over="ignore", invalid="ignore"):
         values = values.astype(np.float32, copy=False)  # numbers too large for float32 become infinite
         # A finite sum proves in one pass, without a copy, that every value is finite.

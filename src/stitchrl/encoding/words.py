@@ -14,6 +14,8 @@ __all__ = ["FALSE_WORDS", "TRUE_WORDS", "as_flags", "as_lists", "text_of"]
 TRUE_WORDS = ("true", "t", "yes", "y", "ja", "j", "oui", "o", "1")
 FALSE_WORDS = ("false", "f", "no", "n", "nein", "non", "0")
 """Words for true and false, in lower case."""
+LETTERS = (frozenset("tf"), frozenset("yn"), frozenset("jn"), frozenset("on"))
+"""Letters that mean true and false together, each pair in a language."""
 LIST = r"^\s*\[[^\[\]\"']*\]\s*$"
 """Matches a list as JSON and NumPy write it, without others inside."""
 
@@ -31,8 +33,16 @@ def text_of(column: Column) -> pa.Array | None:
         return None
 
 
-def as_flags(text: pa.Array, rules: FileRules) -> pa.Array | None:
-    """The values as true and false, missing ones as null; None if any of them is no such word."""
+def as_flags(text: pa.Array, rules: FileRules, letters: set[str]) -> pa.Array | None:
+    """The values as true and false, missing ones as null; None if any of them is no such word.
+
+    Single letters of different pairs, such as N and F for north and far, are no such words.
+
+    Args:
+        text: the values.
+        rules: with further words for true and false.
+        letters: those that earlier blocks of the column have held; those of this one are added if they are such words.
+    """
     true = [*TRUE_WORDS, *(word.strip().lower() for word in rules.true_values)]
     false = [*FALSE_WORDS, *(word.strip().lower() for word in rules.false_values)]
     words = pa.array([*true, *false], pa.large_string())
@@ -40,6 +50,12 @@ def as_flags(text: pa.Array, rules: FileRules) -> pa.Array | None:
         codes = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(values)), words)
         if codes.null_count > values.null_count:
             return None
+    own = {word.strip().lower() for word in (*rules.true_values, *rules.false_values)}
+    found = {true[i] if i < len(true) else false[i - len(true)] for i in pc.unique(codes.drop_null()).to_pylist()}
+    together = letters | {word for word in found - own if len(word) == 1 and word.isalpha()}
+    if together and not any(together <= pair for pair in LETTERS):
+        return None
+    letters |= together
     return None if text.null_count == len(text) else pc.less(codes, len(true))
 
 

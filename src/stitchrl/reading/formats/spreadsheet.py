@@ -37,7 +37,7 @@ def open_spreadsheet(path: Path, rules: FileRules | None = None) -> LogSource:
     with reading_errors(path.name, f"a {KIND}"), CalamineWorkbook.from_path(path) as book:
         sheets = list(book.sheet_names)
         chosen = _sheet(rules.sheet, sheets, path.name)
-        rows = book.get_sheet_by_name(chosen).iter_rows()
+        rows = _filled(book.get_sheet_by_name(chosen).iter_rows(), rules.names)
         names, values = _names(rows, rules, path.name)
         columns = list(zip(*values, strict=True))
         if not columns:
@@ -68,10 +68,19 @@ def _sheet(wanted: str | int | None, sheets: Sequence[str], origin: str) -> str:
     )
 
 
+def _filled(rows: Iterator[list[Any]], names: Sequence[str] | None) -> Iterator[list[Any]]:
+    """The rows that hold anything, without columns that hold nothing, not even a name, unless `names` names them."""
+    filled = [row for row in rows if any(value not in ("", None) for value in row)]
+    width = max(map(len, filled), default=0)
+    kept = [i for i in range(width) if any(i < len(row) and row[i] not in ("", None) for row in filled)]
+    if len(kept) == width or (names is not None and len(names) == width):
+        return iter(filled)
+    return ([row[i] if i < len(row) else "" for i in kept] for row in filled)
+
+
 def _names(rows: Iterator[list[Any]], rules: FileRules, origin: str) -> tuple[list[str], Iterator[list[Any]]]:
-    """The names of the columns, and the rows below them that hold anything."""
-    filled = (row for row in rows if any(value not in ("", None) for value in row))
-    first = next(filled, [])
+    """The names of the columns, and the rows below them."""
+    first = next(rows, [])
     header = rules.header if rules.header is not None else rules.names is None or tuple(map(str, first)) == rules.names
     if len(first) > MOST_COLUMNS:
         raise DataError(f"{origin} has more than {MOST_COLUMNS:,} columns; put vectors into one column of lists.")
@@ -81,7 +90,7 @@ def _names(rows: Iterator[list[Any]], rules: FileRules, origin: str) -> tuple[li
             f"{len(first)}: {listed(first)}."
         )
     own = [_text(value) for value in first] if header else [str(i) for i in range(len(first))]
-    return list(rules.names or own), filled if header else itertools.chain([first], filled)
+    return list(rules.names or own), rows if header else itertools.chain([first], rows)
 
 
 def _column(values: Sequence[Any], missing: set[str]) -> pa.Array:

@@ -16,6 +16,7 @@ from stitchrl.errors import DataError
 from stitchrl.messages import listed, printable, shown
 from stitchrl.reading.sources.compressed import unpacked, without_compression
 from stitchrl.reading.sources.dialect import DELIMITERS, Dialect, dialect_of
+from stitchrl.reading.sources.first_lines import FirstLines, first_lines
 from stitchrl.reading.sources.number_styles import SEPARATORS, Seen, Style
 from stitchrl.reading.sources.source import Block, LogSource, reading_errors
 from stitchrl.reading.sources.text import MOST_COLUMNS, arrow_owned, encoding_of, line_blocks, wider
@@ -44,6 +45,7 @@ class _Table:
         encoding: of its text; None for UTF-8 that is not checked any more.
         dialect: how its values are separated and enclosed.
         names: of its columns.
+        before: what stands before the table.
         decimal: between whole parts and decimals.
         types: of the columns; None while they are looked for.
         styles: columns whose numbers Arrow does not parse -> how they are written.
@@ -54,6 +56,7 @@ class _Table:
     encoding: str | None
     dialect: Dialect
     names: tuple[str, ...]
+    before: FirstLines
     decimal: str = "."
     types: dict[str, pa.DataType] | None = None
     styles: dict[str, Style] = dataclasses.field(default_factory=dict)
@@ -105,13 +108,16 @@ def _marked(path: Path) -> str | None:
 
 def _opened(path: Path, rules: FileRules, encoding: str | None) -> _Table:
     """A file whose types are not known yet. Raises DataError if it has no rows, too many columns or names that do not fit."""
-    first = next(line_blocks(path, encoding), b"").lstrip(b"\r\n")
+    first = next(_lines(path, encoding), b"")
+    before = first_lines(first[: 2**17], rules.delimiter or ("\t" if without_compression(path) == ".tsv" else None))
+    first = first[before.size :].lstrip(b"\r\n")
     line = first[: first.find(b"\n") + 1] or (first + b"\n" if first else b"")
     if not line:
         raise DataError(f"{path.name} has no rows; a log needs at least one episode.")
     if encoding is None:
         _check_utf8(line)
-    dialect = dialect_of(first[: 2**17], rules, tabs=without_compression(path) == ".tsv")
+    found = dataclasses.replace(rules, delimiter=rules.delimiter or before.delimiter)
+    dialect = dialect_of(first[: 2**17], found, tabs=without_compression(path) == ".tsv")
     sign = dialect.delimiter.encode()
     if line.count(sign) >= MOST_COLUMNS:
         raise DataError(f"{path.name} has more than {MOST_COLUMNS:,} columns; put vectors into one list column.")
@@ -128,7 +134,12 @@ def _opened(path: Path, rules: FileRules, encoding: str | None) -> _Table:
             f"{len(fields)}: {listed(fields)}."
         )
     names = rules.names or (fields if dialect.header else tuple(map(str, range(len(fields)))))
-    return _Table(path, rules, encoding, dialect, names)
+    return _Table(path, rules, encoding, dialect, names, before)
+
+
+def _lines(path: Path, encoding: str | None) -> Iterator[bytes]:
+    """The lines of a file in blocks, whatever ends them."""
+    return line_blocks(path, encoding, carriage_returns=True)
 
 
 def _check_utf8(lines: bytes) -> None:
@@ -253,6 +264,10 @@ def _notes(table: _Table) -> Iterator[str]:
     rules, dialect, usual = table.rules, table.dialect, without_compression(table.path) == ".tsv"
     if rules.encoding is None and table.encoding not in (None, "utf-8"):
         yield f"The text was read as {'Windows-1252' if table.encoding == OTHER_ENCODING else 'UTF-16'}."
+    if table.before.comments:
+        many = table.before.comments > 1
+        said = f"The first {table.before.comments} lines begin" if many else "The first line begins"
+        yield f"{said} with # and {'were' if many else 'was'} left out."
     if rules.delimiter is None and dialect.delimiter != ("\t" if usual else ","):
         yield f"Values are separated by {DELIMITERS[dialect.delimiter]}."
     if rules.quotechar is None and dialect.quotechar != '"':
@@ -295,11 +310,11 @@ def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.Reco
     signs = re.escape(f"{table.dialect.delimiter}{table.dialect.quotechar}").encode()
     maybe_leading_zero = re.compile(rb"(?:^|[\r\n " + signs + rb"])0[0-9]")  # a quick test of raw lines
     row = 0
-    for number, lines in enumerate(line_blocks(table.path, table.encoding)):
+    for number, lines in enumerate(_lines(table.path, table.encoding)):
         if types is None and table.encoding is None:
             _check_utf8(lines)
         if number == 0:
-            lines = lines.lstrip(b"\r\n")
+            lines = lines[table.before.size :].lstrip(b"\r\n")
         if number == 0 and table.dialect.header:
             lines = lines[lines.find(b"\n") + 1 :] if b"\n" in lines else b""
         if not lines.strip():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stitchrl.data.file_rules import FileRules
 
-__all__ = ["DELIMITERS", "Dialect", "dialect_of"]
+__all__ = ["DELIMITERS", "Dialect", "delimiter_counts", "dialect_of"]
 
 DELIMITERS = {"\t": "a tab", ";": "a semicolon", "|": "a vertical bar", ",": "a comma"}
 """The delimiters that are looked for, and what notes call them. Where several fit equally well, the first is taken."""
@@ -57,6 +58,20 @@ def dialect_of(start: bytes, rules: FileRules, *, tabs: bool) -> Dialect:
         names = tuple(first) == rules.names or (_values(second) and not _values(first))
         header = bool(names) if rules.names is not None else not _are_values(first)
     return Dialect(delimiter, quotechar, header)
+
+
+def delimiter_counts(lines: Sequence[bytes], delimiter: str | None, table: Sequence[bytes]) -> list[int]:
+    """How many delimiters stand in each line, outside quotes.
+
+    Args:
+        lines: the lines, as UTF-8.
+        delimiter: between values; None if it is to be found.
+        table: lines that are known to hold values, by which it is found.
+    """
+    known = [line.decode("utf-8", "replace").rstrip("\r\n") for line in table]
+    quotechar = _quotechar(known, delimiter)
+    sign = delimiter or _delimiter([_without_quoted(line, quotechar) for line in known])
+    return [_without_quoted(line.decode("utf-8", "replace"), quotechar).count(sign) for line in lines]
 
 
 def _delimiter(lines: list[str]) -> str:

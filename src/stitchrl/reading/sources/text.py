@@ -37,12 +37,13 @@ def encoding_of(start: bytes) -> str:
     return "utf-16-be" if first and not any(first) and all(second) else "utf-8"
 
 
-def line_blocks(path: Path, encoding: str | None = None) -> Iterator[bytes]:
+def line_blocks(path: Path, encoding: str | None = None, *, carriage_returns: bool = False) -> Iterator[bytes]:
     """The lines of a file as UTF-8 in blocks of whole lines, about `BLOCK_BYTES` each. Blocks of white space are left out.
 
     Args:
         path: the file.
         encoding: of its text; by default its first bytes tell. UTF-8 is not checked.
+        carriage_returns: whether a carriage return ends a line where the file has no line feeds, as in old spreadsheets.
 
     Raises:
         DataError: a line is longer than `LONGEST_LINE`.
@@ -50,7 +51,12 @@ def line_blocks(path: Path, encoding: str | None = None) -> Iterator[bytes]:
     """
     held: list[bytes] = []
     size = 0
-    for piece in _utf8_pieces(path, encoding):
+    alone = False
+    for number, piece in enumerate(_utf8_pieces(path, encoding)):
+        if number == 0:
+            alone = carriage_returns and b"\n" not in piece and b"\r" in piece[:-1]
+        if alone:
+            piece = piece.replace(b"\r", b"\n")
         held.append(piece)
         size += len(piece)
         if size < BLOCK_BYTES:
