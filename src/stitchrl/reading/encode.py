@@ -59,6 +59,7 @@ class Encoder(ObservationEncoder):
     Attributes:
         schema: of the log; `settle_action` may complete it.
         notes: what was lost on the way, each sentence once.
+        local_times: whether the times are those of clocks, which show an hour twice when summer time ends.
     """
 
     def __init__(self, schema: Schema, origin: str, *, guessed: bool = False) -> None:
@@ -71,6 +72,7 @@ class Encoder(ObservationEncoder):
             if values is not None
         }
         self._filled_rewards = 0
+        self.local_times = False
 
     def settle_action(self, block: Block) -> None:
         """Decide from a log's first block whether the action of a guessed schema is discrete.
@@ -160,6 +162,7 @@ class Encoder(ObservationEncoder):
         if timezone is None or values.dtype.kind != "M" or zoned:
             return values
         values, said = in_utc(values, timezone)
+        self.local_times = True
         self.notes |= dict.fromkeys(said)
         return values
 

@@ -25,6 +25,7 @@ from stitchrl.reading.identifiers import (
     over_files,
     ranks,
 )
+from stitchrl.reading.sources.clock_changes import names_zones, second_readings
 from stitchrl.reading.sources.dates import times_of_text
 from stitchrl.reading.sources.source import FILE_NUMBER, LogSource
 from stitchrl.types import NumpyArray
@@ -109,6 +110,11 @@ def lay_out(source: LogSource, encoder: Encoder, report: Report = at_once) -> La
         apart = bool((rank[1:] < rank[:-1]).any())
         within = None if schema.bandit else time
         by = "time" if rank[-1] == 0 else "group or file" + (", then time" if within is not None else "")
+    if time is not None and encoder.local_times and schema.file.timezone is not None:
+        by_time, numbered = within is time, step if "episode" in columns else None
+        time, said = second_readings(time, schema.file.timezone, rank, numbered)
+        within = time if by_time else within
+        notes += [said] if said else []
     order = None
     if apart or (within is not None and not _ascending(within, rank)):
         order = np.lexsort((rank,) if within is None else (within, rank))
@@ -181,6 +187,7 @@ def _times_of_text(blocks: list[Any], encoder: Encoder) -> tuple[list[NumpyArray
     if not all(isinstance(values, pa.Array) for values in blocks):
         raise DataError(f"{called} must be all numbers, all times or all text; it changes from block to block.")
     times, notes = times_of_text(blocks, called, encoder.schema.file)
+    encoder.local_times = not any(map(names_zones, blocks))
     return [times], notes
 
 
