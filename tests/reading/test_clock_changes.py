@@ -34,7 +34,10 @@ def test_the_second_reading_keeps_the_order(written: str, tmp_path: Path) -> Non
     assert log.observation[:, 0].tolist() == [0, 1, 2, 3, 4, 5] * 2
     assert log.time is not None
     assert log.time.astype("M8[m]").tolist() == np.array(IN_UTC * 2, "M8[m]").tolist()
-    assert "4 of them come after a later time of their episode: for these the second is taken." in log.notes
+    assert (
+        "4 times in the hour that clocks show twice stand after a later one: for these the second is taken."
+        in log.notes
+    )
 
 
 @pytest.mark.parametrize(

@@ -59,5 +59,5 @@ def second_readings(
     count = int((chosen != first).sum())
     changed = time.copy()
     changed[order] = chosen
-    said = f"{count:,} of them come after a later time of their episode: for these the second is taken."
+    said = f"{count:,} times in the hour that clocks show twice stand after a later one: for these the second is taken."
     return changed, said if count else None
