@@ -128,6 +128,7 @@ def test_what_stands_in_another_order_is_put_right(
             "no column warmth",
         ),
         (lambda t: t | {"warmth": t["warmth"] * 1.8 + 32}, SCHEMA, "'warmth' lies from 98"),
+        (lambda t: t | {"pulse": (t["pulse"] - 80) * 57 + 80}, SCHEMA, "times as widely: it looks like another unit"),
         (
             lambda t: t,
             changed("observation", warmth={"unit": "F"}),
@@ -145,7 +146,15 @@ def test_what_stands_in_another_order_is_put_right(
         ),
         (lambda t: t, changed("action", categories=[*ACTIONS, "surgery"]), "this log also has surgery"),
     ],
-    ids=["column gone", "another unit", "unit said", "category unseen", "actions unnamed", "action unseen"],
+    ids=[
+        "column gone",
+        "another unit",
+        "another width",
+        "unit said",
+        "category unseen",
+        "actions unnamed",
+        "action unseen",
+    ],
 )
 def test_what_cannot_be_put_right_is_refused(
     columns: Callable[[dict[str, Any]], dict[str, Any]],

@@ -123,6 +123,56 @@ def test_what_is_no_atom_and_what_is_one_on_one_side() -> None:
     assert declared.share_high[0] == 0.0
 
 
+def rest_and_bounds() -> np.ndarray:
+    """Actions of which 30% rest at 0 and 11% lie on each of -1 and 1."""
+    rng = np.random.default_rng(8)
+    kind, inside = rng.random(20_000), rng.uniform(-1, 1, 20_000)
+    return np.where(kind < 0.3, 0.0, np.where(kind < 0.41, -1.0, np.where(kind < 0.52, 1.0, inside)))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 48.0])
+def test_neither_a_rest_value_nor_outliers_hide_clipping(unit: float) -> None:
+    clipped = np.clip(drawn(20_000, 1)[1], -1, 1)
+    clipped[[17, 4000]] = 1.3, -1.2
+    share = (np.abs(clipped) == 1).mean()
+    few_steps = np.round(np.clip(drawn(20_000, 1)[1], -1, 1), 2)
+    for action, expected in ((rest_and_bounds(), 0.22), (clipped, share), (few_steps, (np.abs(few_steps) == 1).mean())):
+        found = action_atoms(with_actions(unit * action))
+        assert found is not None
+        np.testing.assert_allclose([found.low[0], found.high[0]], [-unit, unit], rtol=1e-6)
+        assert found.share == pytest.approx(expected, abs=0.02 if expected == 0.22 else 1e-9)
+        codes = {one.code for one in st.audit(with_actions(unit * action)).findings}
+        assert "action-saturated" in codes
+
+
+def test_declared_bounds_are_looked_at_however_many_rows_lie_beyond() -> None:
+    action = np.clip(drawn(20_000, 1)[1], -1, 1)
+    action[::50] = 3 * drawn(20_000, 2)[1][::50]  # 2% of the rows are wider and were not clipped
+    assert action_atoms(with_actions(action)) is None
+    found = action_atoms(with_actions(action, action_low=(-1.0,), action_high=(1.0,)))
+    assert found is not None
+    assert found.share == pytest.approx((np.abs(action) == 1).mean())
+
+
+def test_rounded_actions_with_a_rest_value_or_outliers_have_no_atoms() -> None:
+    for digits in (1, 2):
+        action = np.round(drawn(20_000, 1)[1], digits)
+        action[::3] = 0.0
+        action[[5, 6]] = 9.0, -9.0
+        assert action_atoms(with_actions(action)) is None
+
+
+def test_small_doses_next_to_a_bound_do_not_lie_on_it() -> None:
+    rng = np.random.default_rng(4)
+    for dose in (1e-5 * np.exp(rng.normal(size=4000)), np.exp(2 * rng.normal(size=4000))):
+        dose[:600] = 0.0
+        for schema in ({}, {"action_low": (0.0,), "action_high": (1e6,)}):
+            found = action_atoms(with_actions(dose, **schema))
+            assert found is not None
+            assert found.share == 0.15
+            assert found.high[0] == (1e6 if schema else np.inf)
+
+
 # --- ratios ---------------------------------------------------------------------------------------------------------
 
 

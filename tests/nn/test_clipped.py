@@ -40,6 +40,17 @@ def test_it_gives_densities_inside_and_tails_on_bounds_by_dimension() -> None:
     np.testing.assert_allclose(each, exact, rtol=1e-5)
 
 
+@pytest.mark.parametrize("high", [np.inf, 1e6])
+def test_doses_far_smaller_than_one_have_densities_next_to_a_bound(high: float) -> None:
+    found = ClippedPolicy(policy(np.array([[1e-5]]), np.array([1e-5])), 0.0, high)
+    action = np.array([[0.0], [1e-9], [1e-5]], np.float32)
+    law = stats.norm(1e-5, 1e-5)
+    exact = [law.logcdf(0), law.logpdf(1e-9), law.logpdf(1e-5)]
+    np.testing.assert_allclose(found.log_prob(np.ones((3, 1), np.float32), action), exact, rtol=1e-4)
+    if np.isinf(high):
+        assert found.log_prob(np.ones((1, 1), np.float32), np.array([[-1e-6]], np.float32))[0] == -np.inf
+
+
 def test_its_draws_lie_on_bounds_as_often_as_it_says() -> None:
     found, obs = ClippedPolicy(INNER, LOW, HIGH), np.full((20_000, 1), 0.9, np.float32)
     drawn = np.asarray(found.sample(obs, key=jax.random.key(0)))

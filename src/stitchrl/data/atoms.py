@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "bound_slack"]
+__all__ = ["BOUND_ROUNDING", "LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "shares_on_ends"]
 
 LEAST_SHARE = 0.001
 """An end of a number of the action is an atom if it is logged in at least this share of the rows. Weights are wrong there
@@ -23,10 +23,23 @@ by a factor without limit, so a share that is small beside the errors of an esti
 LEAST_ROWS = 5
 """An atom needs at least so many rows: of a small log each share is large."""
 STANDS_OUT = 2.0
-"""An atom is logged at least this many times as often as the commonest value inside: numbers that were rounded repeat their
+"""An atom is logged at least this many times as often as the common values inside: numbers that were rounded repeat their
 values too, their ends less often than what is inside, and quotients of densities are right for them."""
+RESTS = 3
+"""So many values inside may be as common as they like, as the value of a pump that is off: an atom is compared with the next
+commonest one."""
+MANY_VALUES = 32
+"""With fewer different values inside there is no telling rests from levels, and an atom is compared with the commonest."""
+OUTLIERS = 5
+"""Beyond an atom that no schema declares there are at most so many rows, or the next constant's share of a large log."""
+OUTLIERS_SHARE = 1e-4
+OUTWEIGHS = 10
+"""An atom that no schema declares is logged at least this many times as often as what lies beyond it."""
 SLACK = 1e-5
-"""An action lies on a bound if it is this share of the box from it: float32 rounds when actions are brought into [-1, 1]."""
+"""An action lies on a bound if it is this share of the box, or of the spread, from it: float32 rounds when actions are
+brought into [-1, 1]."""
+BOUND_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""A bound is known up to this share of itself."""
 SAMPLE_ROWS = 2**16
 ROWS_AT_ONCE = 2**16
 
@@ -39,6 +52,7 @@ class Atoms(NamedTuple):
             else -inf or inf.
         share_low, share_high: (D,) share of the rows in which each number lies there; 0 where there is no atom.
         share: of the rows in which any number lies on an atom.
+        spread: (D,) how widely each number is spread between its ends, by which it is told what lies on them.
     """
 
     low: Float[NumpyArray, " D"]
@@ -46,6 +60,7 @@ class Atoms(NamedTuple):
     share_low: Float[NumpyArray, " D"]
     share_high: Float[NumpyArray, " D"]
     share: float
+    spread: Float[NumpyArray, " D"]
 
     @property
     def each(self) -> Float[NumpyArray, " D"]:
@@ -54,51 +69,108 @@ class Atoms(NamedTuple):
 
     def on(self, action: Float[NumpyArray, "*b D"]) -> Bool[NumpyArray, "*b two D"]:
         """(..., 2, D) whether each number of some actions lies on its lower, and on its upper atom, and not beyond."""
-        slack = bound_slack(self.low, self.high)
-        found = np.stack([np.abs(action - self.low) <= slack, np.abs(action - self.high) <= slack], axis=-2)
-        return found & (np.stack([self.share_low, self.share_high]) > 0)
-
-
-def bound_slack(low: Float[NumpyArray, " D"], high: Float[NumpyArray, " D"]) -> Float[NumpyArray, " D"]:
-    """(D,) how near to a bound a number lies on it; where the other bound is infinite, as if the box were 2 wide."""
-    width = high - low
-    return SLACK * np.where(np.isfinite(width), width, 2.0)
+        there = np.stack([self.share_low, self.share_high]) > 0
+        ends = np.where(there, np.stack([self.low, self.high]), 0.0)
+        slack = SLACK * self.spread + BOUND_ROUNDING * np.abs(ends)
+        return (np.abs(np.asarray(action)[..., None, :] - ends) <= slack) & there
 
 
 def action_atoms(log: Dataset) -> Atoms | None:
     """The atoms of a log's continuous actions; None where there are none, or actions are discrete.
 
-    An end is the least or the largest value that is logged, whether it is declared or not: a log may be clipped to less than
-    its schema allows.
+    An end is the bound that the schema declares, or the commonest of the least and of the largest values that are logged, up to
+    a handful of outliers: a log may be clipped to less than its schema allows.
     """
-    if log.num_actions is not None or not log.num_transitions:
+    ends = _ends(log)
+    if ends is None:
         return None
-    size = log.action.shape[1]
-    low, high = np.full(size, np.inf), np.full(size, -np.inf)
-    for block in _blocks(log):
-        finite = np.where(np.isfinite(block), block, np.nan)
-        low, high = np.fmin(low, np.fmin.reduce(finite)), np.fmax(high, np.fmax.reduce(finite))
-    live = high > low
-    low, high = np.where(live, low, 0.0), np.where(live, high, 1.0)
-    found = Atoms(low, high, np.ones(size), np.ones(size), 0.0)
-    count = sum(found.on(block).sum(0) for block in _blocks(log)) * live
-    atom = (count >= LEAST_ROWS) & (count >= LEAST_SHARE * log.num_transitions)
-    for j in np.flatnonzero(atom.any(0)).tolist():
-        atom[:, j] &= count[:, j] / log.num_transitions >= STANDS_OUT * _commonest_inside(log, j, found)
+    found, usual, enough = ends
+    share = np.stack([found.share_low, found.share_high])
+    atom = enough & (share >= LEAST_SHARE) & (share >= STANDS_OUT * usual)
     if not atom.any():
         return None
-    share_low, share_high = np.where(atom, count / log.num_transitions, 0.0)
+    share_low, share_high = np.where(atom, share, 0.0)
     found = found._replace(share_low=share_low, share_high=share_high)
     rows = sum(int(found.on(block).any((1, 2)).sum()) for block in _blocks(log))
-    declared_low, declared_high = (
-        np.full(size, unbounded) if bound is None else np.asarray(bound, np.float64)
-        for bound, unbounded in ((log.schema.action_low, -np.inf), (log.schema.action_high, np.inf))
-    )
+    declared = _declared(log)
     return found._replace(
-        low=np.where(atom[0], low, declared_low),
-        high=np.where(atom[1], high, declared_high),
+        low=np.where(atom[0], found.low, np.where(np.isnan(declared[0]), -np.inf, declared[0])),
+        high=np.where(atom[1], found.high, np.where(np.isnan(declared[1]), np.inf, declared[1])),
         share=rows / log.num_transitions,
     )
+
+
+def shares_on_ends(log: Dataset) -> Atoms | None:
+    """As `action_atoms`, whether or not the ends stand out among the values inside; `share` is not counted and 0."""
+    ends = _ends(log)
+    return None if ends is None else ends[0]
+
+
+def _ends(log: Dataset) -> tuple[Atoms, Float[NumpyArray, " D"], Bool[NumpyArray, "two D"]] | None:
+    """The likeliest atom on each side of each number, the share of a value that is common inside, and whether an end has rows
+    enough beside what lies beyond it; None where actions are discrete or there are none."""
+    if log.num_actions is not None or not log.num_transitions:
+        return None
+    size, sample, declared = log.action.shape[1], _sample(log), _declared(log)
+    ends, spread, usual = np.full((2, size), np.nan), np.zeros(size), np.zeros(size)
+    for j in range(size):
+        column = sample[np.isfinite(sample[:, j]), j]
+        ends[:, j], spread[j], usual[j] = _ends_of(column, declared[:, j])
+    share = np.where(np.isnan(ends), 0.0, 1.0)
+    found = Atoms(*np.nan_to_num(ends), *share, 0.0, spread)
+    count, beyond = np.zeros((2, size)), np.zeros((2, size))
+    for block in _blocks(log):
+        on = found.on(block)
+        count += on.sum(0)
+        outside = np.stack([block < found.low, block > found.high], axis=1)
+        beyond += (outside & ~on).sum(0)
+    few = (beyond <= max(OUTLIERS, OUTLIERS_SHARE * log.num_transitions)) & (count >= OUTWEIGHS * beyond)
+    enough = (count >= LEAST_ROWS) & (few | (np.nan_to_num(ends) == declared))
+    share_low, share_high = np.where(enough, count / log.num_transitions, 0.0)
+    return found._replace(share_low=share_low, share_high=share_high), usual, enough
+
+
+def _ends_of(
+    column: Float[NumpyArray, " n"], declared: Float[NumpyArray, "2"]
+) -> tuple[Float[NumpyArray, "2"], float, float]:
+    """The likeliest atom on each side of the values of one number, NaN where there is none; the spread of what lies between;
+    and the share of a value that is common there."""
+    value, times = np.unique(column, return_counts=True)
+    if len(value) < 2:
+        return np.full(2, np.nan), 0.0, 0.0
+    ends = np.array([_end(value, times), _end(value[::-1], times[::-1])])
+    for side in (0, 1):
+        if np.isfinite(declared[side]):
+            near = [
+                times[np.abs(value - end) <= BOUND_ROUNDING * abs(end)].sum() for end in (ends[side], declared[side])
+            ]
+            # As float32 rounds it the bound is the extreme itself.
+            ends[side] = declared[side] if near[1] >= near[0] else ends[side]
+    if ends[0] >= ends[1]:  # all but a handful of rows have one value
+        ends = value[[0, -1]]
+    inside = np.abs(value[:, None] - ends).min(1) > BOUND_ROUNDING * np.abs(ends).max()
+    value, times = value[inside], times[inside]
+    if not len(value):
+        return ends, 0.0, 0.0
+    between = np.quantile(np.repeat(value, times), (0.25, 0.75, 0.05, 0.95, 0.0, 1.0))
+    spread = next((float(b - a) for a, b in between.reshape(3, 2) if b > a), 0.0)
+    times = np.sort(times)[::-1]
+    usual = int(times[RESTS] if len(times) >= MANY_VALUES else times[0])
+    return ends, spread, usual / len(column) if usual > 1 else 0.0
+
+
+def _end(value: Float[NumpyArray, " n"], times: NumpyArray) -> float:
+    """The commonest of the values with at most a handful of rows beyond; the outermost of equally common ones."""
+    beyond = np.cumsum(times) - times
+    outermost = int((beyond <= max(OUTLIERS, OUTLIERS_SHARE * times.sum())).sum())
+    return float(value[times[:outermost].argmax()])
+
+
+def _declared(log: Dataset) -> Float[NumpyArray, "two D"]:
+    """(2, D) the bounds that the schema declares, NaN where it declares none."""
+    size = log.action.shape[1]
+    bounds = (log.schema.action_low, log.schema.action_high)
+    return np.stack([np.full(size, np.nan if one is None else np.asarray(one, np.float64)) for one in bounds])
 
 
 def _blocks(log: Dataset) -> Iterator[Float[NumpyArray, "R D"]]:
@@ -106,13 +178,9 @@ def _blocks(log: Dataset) -> Iterator[Float[NumpyArray, "R D"]]:
         yield np.asarray(log.action[start : start + ROWS_AT_ONCE], np.float64)
 
 
-def _commonest_inside(log: Dataset, number: int, ends: Atoms) -> float:
-    """The share of the rows of the commonest value of one number of the action between its ends; 0 where none repeats."""
+def _sample(log: Dataset) -> Float[NumpyArray, "R D"]:
+    """The actions of all rows of a log, or of some at random where there are many."""
     rows = np.arange(log.num_transitions)
     if len(rows) > SAMPLE_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE_ROWS, replace=False))
-    action = np.asarray(log.action[rows], np.float64)
-    inside = action[~ends.on(action)[:, :, number].any(1), number]
-    times = np.unique(inside, return_counts=True)[1]
-    largest = int(times.max(initial=1))
-    return largest / len(rows) if largest > 1 else 0.0
+    return np.asarray(log.action[rows], np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,7 +13,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import DataError
 from stitchrl.types import NumpyArray
 
-__all__ = ["ANSWER", "BEHAVIOR", "CLIP", "REFUSE", "Guard", "OnOutside"]
+__all__ = ["ANSWER", "BEHAVIOR", "CLIP", "REFUSE", "Guard", "OnOutside", "OtherRange"]
 
 QUANTILES = (0.01, 0.25, 0.75, 0.99)
 REFUSE, CLIP, BEHAVIOR, ANSWER = "refuse", "clip", "behavior", "answer"
@@ -21,6 +21,26 @@ OnOutside: TypeAlias = str | int | tuple[float, ...]
 """What a guard is told to do outside: one of the words above, or an action."""
 FEWEST_ROWS = 20
 """Of fewer rows the middle half says little."""
+MOST_TIMES = 4.0
+"""A column whose middle half is wider, or narrower, by more than this factor may have another unit."""
+MOST_BEYOND = 0.5
+"""A wider column has another unit only if more than this share of its values lies outside the middle 98% of the log's."""
+FAR_NARROWER = 0.1
+"""A narrower column has another unit only if the middle 98% of its values is within this share of the log's middle half."""
+MOSTLY_ZERO = 0.5
+"""A column with at least this share of zeros, such as a drug that few get, is known by its other values."""
+
+
+class OtherRange(NamedTuple):
+    """A column that looks like another unit: its number, its middle half, and the middle half that the policy learned from.
+
+    `times` is how many times as widely it spreads, where its place alone does not tell; None where it does.
+    """
+
+    column: int
+    here: tuple[float, float]
+    there: tuple[float, float]
+    times: float | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +54,8 @@ class Guard:
             noticed; None where they are not known, as in bundles of older versions.
         on_outside: what a bundle does with such observations: "refuse" them; "clip" them to what is admitted; act as the
             "behavior" does; take an action, a number or a tuple of numbers; or "answer" as if there were no guard.
+        of_nonzero: (D,) in which columns, since most of their values are 0, the quantiles are those of the others; None for
+            none.
     """
 
     low: Float[NumpyArray, " D"]
@@ -41,6 +63,7 @@ class Guard:
     margin: float = 0.1
     quantiles: Float[NumpyArray, "4 D"] | None = None
     on_outside: OnOutside = REFUSE
+    of_nonzero: Bool[NumpyArray, " D"] | None = None
 
     @cached_property
     def least(self) -> Float[NumpyArray, " D"]:
@@ -56,8 +79,17 @@ class Guard:
     def fit(cls, log: Dataset, *, margin: float = 0.1) -> Guard:
         """The guard of a policy that was trained on this log."""
         seen = log.observation_table[np.unique(log.observation_index)]
-        quantiles = np.quantile(seen, QUANTILES, axis=0) if seen.ndim == 2 else None
-        return cls(seen.min(0), seen.max(0), margin, quantiles)
+        if seen.ndim != 2:
+            return cls(seen.min(0), seen.max(0), margin)
+        # A column of two values, as of a category, has no unit: it keeps the quantiles of all of its values.
+        rest = np.where(seen == 0, np.nan, seen)
+        least, most = np.nanmin(rest, 0, initial=np.inf), np.nanmax(rest, 0, initial=-np.inf)
+        mostly = ((seen == 0).mean(0) >= MOSTLY_ZERO) & (most > least)
+        quantiles = np.quantile(seen, QUANTILES, axis=0)
+        if not mostly.any():
+            return cls(seen.min(0), seen.max(0), margin, quantiles)
+        quantiles[:, mostly] = np.nanquantile(rest[:, mostly], QUANTILES, axis=0)
+        return cls(seen.min(0), seen.max(0), margin, quantiles, of_nonzero=mostly)
 
     def admits(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, " B"]:
         """(B,) True where the policy may be asked.
@@ -77,31 +109,37 @@ class Guard:
         """(B, D) the nearest numbers that are admitted."""
         return np.clip(obs, self.least, self.most).astype(obs.dtype)
 
-    def other_ranges(
-        self, rows: Float[NumpyArray, "B D"]
-    ) -> list[tuple[int, tuple[float, float], tuple[float, float]]]:
-        """The columns of some rows that look like another unit: the middle half of their values lies apart from the middle 98%
-        of the training log's.
+    def other_ranges(self, rows: Float[NumpyArray, "B D"]) -> list[OtherRange]:
+        """The columns of some rows that look like another unit, by the place or by the width of their values.
+
+        By the place: the middle half lies apart from the middle 98% of the training log's. By the width: the middle half is
+        more than four times as wide and most values lie outside the middle 98% of the training log's, or it is less than a
+        quarter as wide and nearly all values lie close together within a tenth of the training log's middle half.
 
         Args:
             rows: observations of another log, as many as it has.
-
-        Returns:
-            For each such column its number, its middle half, and the middle half that the policy learned from.
         """
-        if self.quantiles is None or len(rows) < FEWEST_ROWS:
+        if self.quantiles is None:
             return []
-        least, first, third, most = self.quantiles
-        low, high = np.quantile(rows, (0.25, 0.75), axis=0)
-        # A column that hardly varies, as of a rare category, has no unit to mistake.
-        apart = np.flatnonzero(((low > most) | (high < least)) & (third > first))
-        return [(int(j), (float(low[j]), float(high[j])), (float(first[j]), float(third[j]))) for j in apart]
+        found = []
+        for column in range(rows.shape[1]):
+            values = rows[:, column]
+            if self.of_nonzero is not None and self.of_nonzero[column]:
+                values = values[values != 0]
+            if len(values) >= FEWEST_ROWS:
+                least, first, third, most = self.quantiles[:, column].tolist()
+                # A column that hardly varies, as of a rare category, has no unit to mistake.
+                if third > first and (other := _other_range(column, values, (least, first, third, most))):
+                    found.append(other)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
         content = {"low": self.low.tolist(), "high": self.high.tolist(), "margin": self.margin}
         if self.on_outside != REFUSE:
             content["on_outside"] = list(self.on_outside) if isinstance(self.on_outside, tuple) else self.on_outside
+        if self.of_nonzero is not None:
+            content["of_nonzero"] = self.of_nonzero.tolist()
         return content if self.quantiles is None else content | {"quantiles": self.quantiles.tolist()}
 
     @classmethod
@@ -109,7 +147,22 @@ class Guard:
         """The guard that `to_dict` described."""
         quantiles = None if "quantiles" not in content else np.asarray(content["quantiles"], np.float64)
         low, high = (np.asarray(content[name], np.float32) for name in ("low", "high"))
+        of_nonzero = None if "of_nonzero" not in content else np.asarray(content["of_nonzero"], bool)
         on_outside = content.get("on_outside", REFUSE)
-        return cls(
-            low, high, content["margin"], quantiles, tuple(on_outside) if isinstance(on_outside, list) else on_outside
-        )
+        told = tuple(on_outside) if isinstance(on_outside, list) else on_outside
+        return cls(low, high, content["margin"], quantiles, told, of_nonzero)
+
+
+def _other_range(
+    column: int, values: Float[NumpyArray, " n"], known: tuple[float, float, float, float]
+) -> OtherRange | None:
+    """Whether the values of a column look like another unit than those with the `known` quantiles."""
+    least, first, third, most = known
+    bottom, low, high, top = np.quantile(values, QUANTILES).tolist()
+    if low > most or high < least:
+        return OtherRange(column, (low, high), (first, third), None)
+    times = (high - low) / (third - first)
+    beyond = float(((values < least) | (values > most)).mean())
+    wider = times > MOST_TIMES and beyond > MOST_BEYOND
+    narrower = 0 < times < 1 / MOST_TIMES and top - bottom < FAR_NARROWER * (third - first)
+    return OtherRange(column, (low, high), (first, third), times) if wider or narrower else None

@@ -285,8 +285,8 @@ class NumpyClippedPolicy(NumpyContinuousPolicy):
 
     def log_prob(self, obs: NumpyArray, action: NumpyArray, *, action_mask: None = None) -> NumpyArray:
         law = self.policy.normal(obs)
-        each = clipped_log_prob(action, law.mean, law.log_std, self.low, self.high)
-        width = self.high - self.low
-        beyond = BEYOND * np.where(np.isfinite(width), width, 2.0)
+        width, std = self.high - self.low, np.exp(law.log_std)
+        each = clipped_log_prob(action, law.mean, law.log_std, self.low, self.high, spread=std)
+        beyond = BEYOND * np.where(np.isfinite(width), width, std)
         possible = ((action >= self.low - beyond) & (action <= self.high + beyond)).all(-1)
         return np.where(possible, each.sum(-1), -np.inf)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stitchrl.data.atoms import SLACK
+from stitchrl.data.atoms import BOUND_ROUNDING, SLACK
 from stitchrl.deployment.numpy_networks import softplus
 from stitchrl.types import NumpyArray
 
@@ -173,20 +173,38 @@ def bounds_of(ends: Sequence[Sequence[bool]]) -> tuple[NumpyArray, NumpyArray]:
     return np.where(below, -1.0, -np.inf).astype(np.float32), np.where(above, 1.0, np.inf).astype(np.float32)
 
 
-def on_bounds(action: NumpyArray, low: NumpyArray, high: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
-    """Whether each number of an action lies on its lower, and on its upper bound; an infinite bound is never reached."""
+def on_bounds(
+    action: NumpyArray, low: NumpyArray, high: NumpyArray, *, spread: NumpyArray | None = None
+) -> tuple[NumpyArray, NumpyArray]:
+    """Whether each number of an action lies on its lower, and on its upper bound; an infinite bound is never reached.
+
+    Without a `spread` actions were brought into [-1, 1], and a box with an infinite bound counts as 2 wide. With the standard
+    deviations of actions in other units only what is very near beside them lies on a bound, however wide the box is.
+    """
     width = high - low
-    slack = np.float32(SLACK) * np.where(np.isfinite(width), width, np.float32(2))
-    return action <= low + slack, action >= high - slack
+    if spread is None:
+        slack = np.float32(SLACK) * np.where(np.isfinite(width), width, np.float32(2))
+        return action <= low + slack, action >= high - slack
+    slack, rounding = np.float32(SLACK) * np.minimum(width, spread), np.float32(BOUND_ROUNDING)
+    return action <= low + slack + rounding * np.abs(low), action >= high - slack - rounding * np.abs(high)
 
 
 def clipped_log_prob(
-    action: NumpyArray, mean: NumpyArray, log_std: NumpyArray, low: NumpyArray, high: NumpyArray
+    action: NumpyArray,
+    mean: NumpyArray,
+    log_std: NumpyArray,
+    low: NumpyArray,
+    high: NumpyArray,
+    *,
+    spread: NumpyArray | None = None,
 ) -> NumpyArray:
-    """Logarithm of a clipped normal for each number: the density between the bounds, the probability of the tail on them."""
+    """Logarithm of a clipped normal for each number: the density between the bounds, the probability of the tail on them.
+
+    `spread` is as in `on_bounds`.
+    """
     from scipy.special import log_ndtr
 
-    at_low, at_high = on_bounds(action, low, high)
+    at_low, at_high = on_bounds(action, low, high, spread=spread)
     scale = np.exp(-log_std)
     inside = np.float32(-0.5) * ((action - mean) * scale) ** 2 - log_std - HALF_LOG_TWO_PI
     below = log_ndtr((np.where(np.isfinite(low), low, 0) - mean) * scale)

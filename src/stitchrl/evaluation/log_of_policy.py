@@ -109,11 +109,11 @@ def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
         return []
     seen = log.observation_table[np.unique(log.observation_index)]
     notes = []
-    for column, here, there in guard.other_ranges(seen):
+    for column, here, there, times in guard.other_ranges(seen):
         name = _name_of(log, column)
         sentence = (
             f"{name} lies from {here[0]:.4g} to {here[1]:.4g} in the middle half of this log's rows, where the policy learned "
-            f"from {there[0]:.4g} to {there[1]:.4g}: it looks like another unit."
+            f"from {there[0]:.4g} to {there[1]:.4g}{_spreads(times)}: it looks like another unit."
         )
         if not force:
             raise EvaluationError(f"{sentence} Convert it, or judge the policy on it all the same with `force`.")
@@ -125,6 +125,17 @@ def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
             f"{_what_acts(guard)}"
         )
     return notes
+
+
+def _spreads(times: float | None) -> str:
+    """How much wider or narrower a column is, where that is what was seen."""
+    if times is None:
+        return ""
+    return (
+        f", and spreads {times:.3g} times as widely"
+        if times > 1
+        else f", and spreads {1 / times:.3g} times less widely"
+    )
 
 
 def _what_acts(guard: Guard) -> str:

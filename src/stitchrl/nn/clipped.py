@@ -20,7 +20,8 @@ from stitchrl.nn.continuous_policy import ContinuousPolicy
 __all__ = ["ClippedPolicy"]
 
 BEYOND = 1e-3
-"""An action beyond a bound by more than this share of the box is impossible: float32 does not round as far."""
+"""An action beyond a bound by more than this share of the box is impossible: float32 does not round as far. Where the other
+bound is infinite it is this share of a standard deviation."""
 
 
 class ClippedPolicy(ContinuousPolicy):
@@ -88,8 +89,9 @@ class ClippedPolicy(ContinuousPolicy):
         """(B,) logarithm of the density of the numbers between the bounds times the probability of those on them."""
         law = self.policy.normal(obs, action_mask=action_mask)
         low, high = (jnp.broadcast_to(end, law.mean.shape) for end in self.clipped_to)
-        each = clipped_log_prob(jnp.asarray(action), law.mean, law.log_std, low, high)
-        beyond = BEYOND * jnp.where(jnp.isfinite(high - low), high - low, 2.0)
+        std = jnp.broadcast_to(jnp.exp(law.log_std), law.mean.shape)
+        each = clipped_log_prob(jnp.asarray(action), law.mean, law.log_std, low, high, spread=std)
+        beyond = BEYOND * jnp.where(jnp.isfinite(high - low), high - low, std)
         possible = jnp.all((action >= low - beyond) & (action <= high + beyond), axis=-1)
         return jnp.where(possible, jnp.sum(each, axis=-1), -jnp.inf)
 

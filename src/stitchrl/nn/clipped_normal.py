@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from stitchrl.data.atoms import SLACK
+from stitchrl.data.atoms import BOUND_ROUNDING, SLACK
 from stitchrl.jax_types import AnyArray, Array
 from stitchrl.nn.distributions import HALF_LOG_TWO_PI
 
@@ -25,14 +25,24 @@ __all__ = ["clipped_log_prob", "on_bounds"]
 
 
 def on_bounds(
-    action: Float[AnyArray, "*b action"], low: Float[AnyArray, "..."], high: Float[AnyArray, "..."]
+    action: Float[AnyArray, "*b action"],
+    low: Float[AnyArray, "..."],
+    high: Float[AnyArray, "..."],
+    *,
+    spread: Float[AnyArray, "..."] | None = None,
 ) -> tuple[Bool[Array, "*b action"], Bool[Array, "*b action"]]:
-    """Whether each number of an action lies on its lower, and on its upper bound; an infinite bound is never reached."""
+    """Whether each number of an action lies on its lower, and on its upper bound; an infinite bound is never reached.
+
+    Without a `spread` actions were brought into [-1, 1], and a box with an infinite bound counts as 2 wide. With the standard
+    deviations of actions in other units only what is very near beside them lies on a bound, however wide the box is.
+    """
     low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))
-    width = high - low
-    slack = SLACK * jnp.where(jnp.isfinite(width), width, 2.0)
-    given = jnp.asarray(action)
-    return given <= low + slack, given >= high - slack
+    width, given = high - low, jnp.asarray(action)
+    if spread is None:
+        slack = SLACK * jnp.where(jnp.isfinite(width), width, 2.0)
+        return given <= low + slack, given >= high - slack
+    slack = SLACK * jnp.minimum(width, spread)
+    return given <= low + slack + BOUND_ROUNDING * jnp.abs(low), given >= high - slack - BOUND_ROUNDING * jnp.abs(high)
 
 
 def clipped_log_prob(
@@ -41,12 +51,14 @@ def clipped_log_prob(
     log_std: Float[AnyArray, "*law action"],
     low: Float[AnyArray, "..."],
     high: Float[AnyArray, "..."],
+    *,
+    spread: Float[AnyArray, "..."] | None = None,
 ) -> Float[Array, "*law action"]:
     """Logarithm of (1), (2) or (3) for each number of an action; what lies beyond a bound counts as on it.
 
-    Of several laws, such as those of components, the axes of `action` have length 1 there.
+    Of several laws, such as those of components, the axes of `action` have length 1 there. `spread` is as in `on_bounds`.
     """
-    at_low, at_high = on_bounds(action, low, high)
+    at_low, at_high = on_bounds(action, low, high, spread=spread)
     low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))
     scale = jnp.exp(-log_std)
     inside = -0.5 * ((action - mean) * scale) ** 2 - log_std - HALF_LOG_TWO_PI

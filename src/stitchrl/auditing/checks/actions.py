@@ -10,7 +10,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import count_rows
 from stitchrl.auditing.wording import listed, rows_from, share_of
-from stitchrl.data.atoms import LEAST_SHARE, action_atoms
+from stitchrl.data.atoms import LEAST_SHARE, Atoms, action_atoms, shares_on_ends
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -33,6 +33,8 @@ FAR_OUT = 3.0
 deviations of a normal distribution."""
 SATURATED = 0.5
 """Share of rows in which a number of the action is exactly its smallest or largest value that leaves little to compare."""
+PLAINLY_SATURATED = 0.1
+"""Above this share of rows on its bounds a number is called saturated even where values between them are as common."""
 FEW_VALUES = 32
 """A number with at most this many different values in `LEAST_ROWS` rows or more is effectively discrete."""
 LEAST_ROWS = 500
@@ -129,11 +131,12 @@ def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """
     if log.num_actions is not None or len(facts.sample) < LEAST_ROWS:
         return
-    atoms = action_atoms(log)
-    if atoms is None:
-        return
-    found = np.flatnonzero((atoms.each > 0) & ~_few(facts))
-    if len(found):
+    atoms, plain = action_atoms(log), shares_on_ends(log)
+    few = _few(facts)
+    found = _above(atoms, 0.0, few)
+    if not len(found):  # where other values inside are as common, a bound is still one
+        atoms, found = plain, _above(plain, PLAINLY_SATURATED, few)
+    if atoms is not None and len(found):
         worst = found[atoms.each[found].argmax()]
         ends = [f"{end:g}" for end, share in zip(
             (atoms.low[worst], atoms.high[worst]), (atoms.share_low[worst], atoms.share_high[worst]), strict=True
@@ -153,6 +156,11 @@ def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 else "."
             ),
         )
+
+
+def _above(atoms: Atoms | None, share: float, but: NumpyArray) -> NumpyArray:
+    """The numbers of the action that lie on their bounds in more than a share of the rows, but for some."""
+    return np.zeros(0, int) if atoms is None else np.flatnonzero((atoms.each > share) & ~but)
 
 
 def _few(facts: Facts) -> NumpyArray:
