@@ -117,7 +117,8 @@ def _ends(log: Dataset) -> tuple[Atoms, Float[NumpyArray, " D"], Bool[NumpyArray
         column = sample[np.isfinite(sample[:, j]), j]
         ends[:, j], spread[j], usual[j] = _ends_of(column, declared[:, j])
     share = np.where(np.isnan(ends), 0.0, 1.0)
-    found = Atoms(*np.nan_to_num(ends), *share, 0.0, spread)
+    low, high = np.nan_to_num(ends)
+    found = Atoms(low, high, share[0], share[1], 0.0, spread)
     count, beyond = np.zeros((2, size)), np.zeros((2, size))
     for block in _blocks(log):
         on = found.on(block)
