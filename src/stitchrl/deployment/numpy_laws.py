@@ -185,8 +185,12 @@ def on_bounds(
     if spread is None:
         slack = np.float32(SLACK) * np.where(np.isfinite(width), width, np.float32(2))
         return action <= low + slack, action >= high - slack
-    slack, rounding = np.float32(SLACK) * np.minimum(width, spread), np.float32(BOUND_ROUNDING)
-    return action <= low + slack + rounding * np.abs(low), action >= high - slack - rounding * np.abs(high)
+    slack = np.float32(SLACK) * np.minimum(width, spread)
+    below, above = (
+        slack + np.float32(BOUND_ROUNDING) * np.where(np.isfinite(end), np.abs(end), np.float32(0))
+        for end in (low, high)
+    )
+    return action <= low + below, action >= high - above
 
 
 def clipped_log_prob(
