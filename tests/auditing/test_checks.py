@@ -110,6 +110,16 @@ def test_few_clicks_are_said_to_be_few() -> None:
     assert found.seen.startswith(f"{clicks} of 10,000 decisions")
 
 
+def test_two_categories_of_one_column_are_no_duplicates() -> None:
+    """One-hot columns of two categories complete each other by construction; the same columns by other names do not."""
+    log = random_log(60, with_masks=False)
+    flag = (np.arange(len(log.observation_table)) % 3 == 0).astype(np.float32)
+    log = dataclasses.replace(log, observation_table=np.stack([flag, 1 - flag], axis=1))
+    for names, found in ((("sex=f", "sex=m"), 0), (("sex=f", "site=b"), 1)):
+        named = dataclasses.replace(log, observation_names=names)
+        assert len(list(BY_NAME["observation_twins"](named, Facts(named)))) == found
+
+
 def test_uniform_actions_are_recognised() -> None:
     log = random_log(800, with_masks=False)
     (found,) = BY_NAME["behavior_random"](log, Facts(log))

@@ -61,6 +61,19 @@ def test_rewards_by_expression(text: str) -> None:
     np.testing.assert_allclose(log.reward, EXPRESSIONS[text].astype(np.float32), rtol=1e-6)
 
 
+def test_rewards_by_words() -> None:
+    """An empty cell holds no word, capitals do not matter, and a word that occurs nowhere is named."""
+    text = "10 * (end == 'home') - (`the end` != 'Home') + a"
+    schema = Schema({r: r for r in tiny_columns() if r != "reward"}, num_actions=3, reward_expression=text)
+    end = np.array(["Home", "", "died", "home ", "", "died"])
+    home = np.array([1, 0, 0, 1, 0, 0])
+    log = rows_with(schema, reward=None, a=A, end=end, **{"the end": end})
+    np.testing.assert_allclose(log.reward, 10 * home - (1 - home) + A, rtol=1e-6)
+    schema = Schema({r: r for r in tiny_columns() if r != "reward"}, num_actions=3, reward_expression="end == 'hme'")
+    notes = rows_with(schema, reward=None, end=end).notes
+    assert any("The word 'hme' of the reward's expression is nowhere in column 'end'" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

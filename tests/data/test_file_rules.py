@@ -19,6 +19,7 @@ FULL = FileRules(
     thousands=".",
     encoding="latin-1",
     header=False,
+    skiprows=1,
     names=("a", "b"),
     na_values=("-", "999"),
     true_values=("si",),
@@ -58,7 +59,10 @@ def test_everything_round_trips(tmp_path: Path) -> None:
         ({"true_values": ["x"], "false_values": ["X"]}, "A word of [file] cannot be both true and false; got x."),
         ({"header": "no"}, "`header` of [file] must be true or false; got 'no'."),
         ({"sheet": 1.5}, "`sheet` of [file] must be the name or the number of a sheet; got 1.5."),
-        ({"sep": ";"}, "[file] of the schema knows delimiter, quotechar, decimal, thousands, encoding, header, names"),
+        (
+            {"sep": ";"},
+            "[file] of the schema knows delimiter, quotechar, decimal, thousands, encoding, header, skiprows, names",
+        ),
     ],
 )
 def test_what_is_refused(given: dict[str, Any], says: str) -> None:

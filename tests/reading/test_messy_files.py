@@ -18,8 +18,9 @@ import pytest
 from spreadsheets import write_ods, write_xlsx
 
 import stitchrl as st
-from stitchrl.errors import DataError
+from stitchrl.errors import DataError, SchemaError
 from stitchrl.reading.read import open_log
+from stitchrl.reading.sources.first_lines import title_rows
 
 HEAD = ["patient", "visit", "hour", "at", "lactate", "pressure", "ward", "action", "reward", "died"]
 TOML = """\
@@ -258,6 +259,14 @@ def test_spreadsheets(tmp_path: Path, clean: str, name: str, write: Callable[...
         )
 
 
+def test_a_title_above_the_table_of_a_spreadsheet(tmp_path: Path, clean: str) -> None:
+    pytest.importorskip("python_calamine")
+    sheet = [["Export of ward 7"], [], HEAD, *rows()]
+    log = read(tmp_path, write_xlsx(tmp_path / "stays.xlsx", {"stays": sheet}).read_bytes(), name="stays.xlsx")
+    assert log.content_hash == clean
+    assert any("above the table" in note for note in log.notes)
+
+
 def test_spreadsheets_without_their_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "python_calamine", None)
     path = write_xlsx(tmp_path / "x.xlsx", {"a": [["b"], [1]]})
@@ -392,3 +401,27 @@ def test_a_pattern_of_dates_overrules_what_they_look_like(dates: str, written: t
     assert log.time is not None
     passed = np.diff(log.time)[0] / np.timedelta64(1, "m")
     assert passed == (24 * 60 if dates == "%Y-%d-%m" else 1)
+
+
+@pytest.mark.parametrize("padding", ["", ",,,,,,,,,"])
+def test_lines_above_the_table(tmp_path: Path, clean: str, padding: str) -> None:
+    """A title and an empty line above the table are left out with a note, whether they have delimiters or not."""
+    content = f'"Export of ward 7, 2026"{padding}\n{padding}\n' + text(rows())
+    log = read(tmp_path, content)
+    assert log.content_hash == clean
+    assert any("The first 2 rows stand above the table and were left out" in note for note in log.notes)
+
+
+def test_lines_above_the_table_of_a_given_number(tmp_path: Path, clean: str) -> None:
+    content = "one line\nanother, with a comma\n" + text(rows())
+    assert read(tmp_path, content, SHORT + "[file]\nskiprows = 2\n").num_transitions == 120
+    with pytest.raises(SchemaError, match="from 0 to 90"):
+        read(tmp_path, content, SHORT + "[file]\nskiprows = -1\n")
+
+
+def test_a_title_is_one_text_above_a_wider_table() -> None:
+    table = [["a", "b", "c"], ["1", "2", "3"]]
+    assert title_rows([["Ward", "", ""], [], *table]) == 2
+    assert title_rows([["1", "", ""], *table]) == 0, "a row with one number may be data without a header"
+    assert title_rows([["Ward"], ["a", "b"], ["1", "2"]]) == 0
+    assert title_rows(table) == 0

@@ -155,3 +155,18 @@ def test_a_check_of_the_first_rows_sees_that_no_end_is_marked(
     schema.write_text(text.replace('terminated = "terminated"', 'terminated = "never"'))
     done = stitchrl("schema", tmp_path / "x.csv", "--check", schema)
     assert (done.status, "has a marked end" in done.out) == (2, True)
+
+
+def test_words_for_how_episodes_ended(tmp_path: Path, stitchrl: Command) -> None:
+    """A column with words in its last rows only gives the ends and the reward, and the proposal reads as it is."""
+    path = tmp_path / "stays.csv"
+    rows = [
+        f"{p},1,{60 + p + k},{(p + k) % 2},{'' if k < 2 else 'home' if p % 3 else 'died'}"
+        for p in range(30)
+        for k in range(3)
+    ]
+    path.write_text("\n".join(["patient,visit,pulse,treatment,outcome", *rows]) + "\n")
+    assert stitchrl("schema", path, "--out", path.with_suffix(".toml")).status == 0
+    log = st.read(path)
+    assert log.terminated.sum() == 30
+    assert log.reward.sum() == 20

@@ -6,10 +6,11 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from stitchrl.errors import SchemaError
 from stitchrl.types import NumpyArray
@@ -52,10 +53,23 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
 """Name -> (function, number of arguments)."""
 
 
+class _Names(NamedTuple):
+    """What the names of an expression mean.
+
+    Attributes:
+        value: the numbers of a column.
+        holds: in which rows a column of text holds a word.
+    """
+
+    value: Callable[[str], Any]
+    holds: Callable[[str, str], Any]
+
+
 class Expression:
     """An expression made of numbers, columns, + - * / ** %, comparisons, and/or/not, and the functions in `FUNCTIONS`.
 
-    A column whose name is not a single word is put in backticks: `` `heart rate` * 2 ``.
+    A column whose name is not a single word is put in backticks: `` `heart rate` * 2 ``. A column of text is compared with
+    a word: `outcome == "died"`.
 
     Args:
         text: the expression.
@@ -88,21 +102,45 @@ class Expression:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns that the expression needs, in order of first appearance."""
-        needed: dict[str, None] = {}
+        """The columns of numbers that the expression needs, in order of first appearance."""
+        return tuple(self._needed[0])
+
+    @cached_property
+    def words(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of a column and a word that it is compared with, in order of first appearance."""
+        return tuple(self._needed[1])
+
+    @cached_property
+    def _needed(self) -> tuple[dict[str, None], dict[tuple[str, str], None]]:
+        columns: dict[str, None] = {}
+        words: dict[tuple[str, str], None] = {}
+        names = _Names(
+            lambda name: columns.setdefault(self._quoted.get(name, name)),
+            lambda name, word: words.setdefault((self._quoted.get(name, name), word)),
+        )
         with np.errstate(all="ignore"):
-            _walk(self._tree, lambda name: needed.setdefault(self._quoted.get(name, name)), self.text)
-        return tuple(needed)
+            _walk(self._tree, names, self.text)
+        return columns, words
 
-    def __call__(self, columns: Mapping[str, NumpyArray], count: int) -> Float[NumpyArray, " count"]:
-        """The float64 value in each of `count` rows; NaN where it is undefined (logarithm of a
-        negative number, 0/0)."""
+    def __call__(
+        self,
+        columns: Mapping[str, NumpyArray],
+        count: int,
+        words: Mapping[tuple[str, str], Bool[NumpyArray, " count"]] = MappingProxyType({}),
+    ) -> Float[NumpyArray, " count"]:
+        """The float64 value in each of `count` rows; NaN where it is undefined (logarithm of a negative number, 0/0).
 
-        def column(name: str) -> Any:
-            return columns[self._quoted.get(name, name)].astype(np.float64)
-
+        Args:
+            columns: the numbers of each of `columns`.
+            count: of the rows.
+            words: for each pair of `words`, in which rows the column holds the word.
+        """
+        names = _Names(
+            lambda name: columns[self._quoted.get(name, name)].astype(np.float64),
+            lambda name, word: words[self._quoted.get(name, name), word],
+        )
         with np.errstate(all="ignore"):
-            return np.broadcast_to(np.asarray(_walk(self._tree, column, self.text), np.float64), (count,))
+            return np.broadcast_to(np.asarray(_walk(self._tree, names, self.text), np.float64), (count,))
 
 
 def _short(text: str) -> str:
@@ -118,8 +156,8 @@ def _depth(tree: ast.AST) -> int:
     return depth
 
 
-def _walk(node: ast.AST, column: Callable[[str], Any], text: str) -> Any:
-    """The value of a node, where `column` gives the value of a name.
+def _walk(node: ast.AST, names: _Names, text: str) -> Any:
+    """The value of a node.
 
     Raises:
         SchemaError: the node is of a kind that is not arithmetic.
@@ -128,24 +166,29 @@ def _walk(node: ast.AST, column: Callable[[str], Any], text: str) -> Any:
         case ast.Constant(value=bool() | int() | float() as number):
             return _constant(number, text)
         case ast.Name(id=name):
-            return column(name)
+            return names.value(name)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            return _apply(OPERATORS[type(op)], _walk(left, column, text), _walk(right, column, text))
+            return _apply(OPERATORS[type(op)], _walk(left, names, text), _walk(right, names, text))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
-            return _apply(OPERATORS[type(op)], _walk(operand, column, text))
+            return _apply(OPERATORS[type(op)], _walk(operand, names, text))
+        case ast.Compare(
+            left=ast.Name(id=name), ops=[ast.Eq() | ast.NotEq() as op], comparators=[ast.Constant(value=str() as word)]
+        ):
+            return _apply(OPERATORS[type(op)], names.holds(name, word), True)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
-            return _apply(OPERATORS[type(op)], _walk(left, column, text), _walk(right, column, text))
+            return _apply(OPERATORS[type(op)], _walk(left, names, text), _walk(right, names, text))
         case ast.BoolOp(op=op, values=[first, *others]):
-            result = _walk(first, column, text)
+            result = _walk(first, names, text)
             for other in others:
-                result = _apply(OPERATORS[type(op)], result, _walk(other, column, text))
+                result = _apply(OPERATORS[type(op)], result, _walk(other, names, text))
             return result
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
             function, arity = FUNCTIONS[name]
             if len(args) == arity:
-                return _apply(function, *(_walk(arg, column, text) for arg in args))
+                return _apply(function, *(_walk(arg, names, text) for arg in args))
     raise SchemaError(
-        f"The expression {_short(text)} may hold numbers, columns, + - * / ** %, comparisons of two, and/or/not and "
+        f"The expression {_short(text)} may hold numbers, columns, + - * / ** %, comparisons of two, and/or/not, "
+        f"words of a column of text (outcome == 'died') and "
         f"{', '.join(f'{name}({arity})' for name, (_, arity) in FUNCTIONS.items())}; "
         f"got {_short(ast.unparse(node))}."
     )

@@ -33,6 +33,7 @@ class FileRules:
         thousands: the character between groups of three digits; an empty text says that there is none.
         encoding: the encoding of the text, such as "utf-8", "utf-16" or "windows-1252".
         header: whether the first line holds the names of the columns.
+        skiprows: how many lines stand above the table, such as a title; by default those with one text at the left.
         names: the names of the columns, in their order; they take the place of those in the file.
         na_values: further words that mean a missing value.
         true_values, false_values: further words that mean true and false.
@@ -56,6 +57,7 @@ class FileRules:
     thousands: str | None = None
     encoding: str | None = None
     header: bool | None = None
+    skiprows: int | None = None
     names: tuple[str, ...] | None = None
     na_values: tuple[str, ...] = ()
     true_values: tuple[str, ...] = ()
@@ -74,6 +76,10 @@ class FileRules:
             value = getattr(self, name)
             if value is not None and (len(value) != 1 or not value.isascii() or value in "\r\n"):
                 raise SchemaError(f"`{name}` of [file] must be the one character that {does}; got {shown(value)}.")
+        if self.skiprows is not None and not 0 <= self.skiprows <= 90:
+            raise SchemaError(
+                f"`skiprows` of [file] must be the number of lines above the table, from 0 to 90; got {self.skiprows}."
+            )
         if self.decimal not in (None, ".", ","):
             raise SchemaError(f'`decimal` of [file] must be "." or ","; got {shown(self.decimal)}.')
         if self.thousands is not None and (len(self.thousands) > 1 or self.thousands.isalnum()):

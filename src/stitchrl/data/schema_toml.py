@@ -110,6 +110,7 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
         "thousands": TEXT,
         "encoding": TEXT,
         "header": FLAG,
+        "skiprows": ("a number of lines from 0 to 90", is_whole),
         "names": ("a list of names", _names),
         "na_values": VOCABULARY,
         "true_values": VOCABULARY,

@@ -67,6 +67,10 @@ OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "rew
 """Words that name outcomes. A column named by one of them must not be observed: it would tell a policy the future."""
 WANTED = frozenset({"survived", "discharged", "outcome"})
 """Those of which more is better, as of a reward."""
+GOOD = WANTED | {"alive", "home", "recovered", "success", "solved", "cured", "bought", "paid", "won", "yes"}
+"""Words for ends that are wanted."""
+MOST_ENDS = 10
+"""The most words of a column that says how episodes ended."""
 MOST_CATEGORIES = 50
 """The most different values of a column that is proposed to be categories."""
 
@@ -80,12 +84,16 @@ class Sorted:
         observed: the columns that may be observed.
         apart: the others -> why they are not offered as observations, as the end of a sentence.
         questions: what a person should answer, one sentence each.
+        ends: the words of the column `terminated`, where it says in words how episodes ended.
+        reward: an expression in place of a column of rewards; None where there is a column or nothing suggests one.
     """
 
     roles: dict[str, str | tuple[str, ...]]
     observed: list[str]
     apart: dict[str, str]
     questions: list[str]
+    ends: tuple[str, ...] | None = None
+    reward: str | None = None
 
 
 def sort_columns(
@@ -102,8 +110,14 @@ def sort_columns(
     free = [n for n in names if n not in used(found.roles)]
     if "observation" in found.roles:
         return found
+    _settle_words(found, columns)
+    free = [n for n in free if n not in used(found.roles)]
     for role, words in HINTS.items():
-        if role in found.roles or (role == "propensity" and "behavior_log_prob" in found.roles):
+        if (
+            role in found.roles
+            or (role == "reward" and found.reward)
+            or (role == "propensity" and "behavior_log_prob" in found.roles)
+        ):
             continue
         fitting = [n for n in free if words & set(words_of(n)) and _may_be(role, columns.get(n))]
         if role == "reward" and not fitting:  # what is named like an outcome is no observation, but may be the reward
@@ -179,6 +193,35 @@ def _may_be(role: str, column: Column | None) -> bool:
     if role == "action":
         return (is_number(column) or vocabulary(column) is not None) and (_different(column) or 2) > 1
     return _codes(column) is not None and not _is_float(column)
+
+
+def _settle_words(found: Sorted, columns: Mapping[str, Column]) -> None:
+    """Take a column that says in words how few rows ended, named like an outcome or an end, for ends and for the reward."""
+    reward = found.roles.get("reward")
+    if isinstance(reward, str) and reward in columns and not is_number(columns[reward]):
+        del found.roles["reward"]
+    if {"reward", "terminated"} & set(found.roles):
+        return
+    named = OUTCOMES | HINTS["terminated"] | HINTS["reward"]
+    fitting = {n: words for n, c in columns.items() if named & set(words_of(n)) and (words := _end_words(c))}
+    if len(fitting) != 1:
+        return
+    ((name, words),) = fitting.items()
+    good = next((word for word in words if GOOD & set(words_of(word))), words[0])
+    found.roles["terminated"], found.ends = name, words
+    found.reward = f"{name if name.isidentifier() else f'`{name}`'} == {good!r}"
+    found.questions.append(
+        f"Does {name!r} say how each episode ended, and is {good!r} what is wanted? The reward is 1 there and 0 elsewhere."
+    )
+
+
+def _end_words(column: Column) -> tuple[str, ...] | None:
+    """The words of a text column that is empty in most rows; None for any other column."""
+    array = pa.array(column) if isinstance(column, np.ndarray) and column.ndim == 1 else column
+    words = vocabulary(array)
+    if words is None or not isinstance(array, pa.Array) or 2 * array.null_count <= len(array):
+        return None
+    return words if len(words) <= MOST_ENDS else None
 
 
 def _settle_episode(found: Sorted, columns: Mapping[str, Column]) -> None:

@@ -71,6 +71,7 @@ class Encoder(ObservationEncoder):
             for role, values in (("terminated", schema.terminated_values), ("truncated", schema.truncated_values))
             if values is not None
         }
+        self._rewarded = {} if self._reward is None else {pair: MarkedEnds([pair[1]]) for pair in self._reward.words}
         self._filled_rewards = 0
         self.local_times = False
 
@@ -98,7 +99,7 @@ class Encoder(ObservationEncoder):
         for column in self.schema.of_roles(roles).values():
             names |= dict.fromkeys((column,) if isinstance(column, str) else column)
         if "reward" in roles and self._reward is not None:
-            names |= dict.fromkeys(self._reward.columns)
+            names |= dict.fromkeys([*self._reward.columns, *(name for name, _ in self._reward.words)])
         return list(names)
 
     # --- roles --------------------------------------------------------------------------------------------------
@@ -223,6 +224,12 @@ class Encoder(ObservationEncoder):
             for role, marked in self._marked.items()
             if marked.unseen
         ]
+        notes += [
+            f"The word {word!r} of the reward's expression is nowhere in column {name!r}, which holds "
+            f"{listed(map(repr, marked.others))}."
+            for (name, word), marked in self._rewarded.items()
+            if marked.unseen
+        ]
         if self._filled_rewards:
             notes.append(f"{self._filled_rewards:,} missing rewards count as {self.schema.reward_fill:g}.")
         return (*notes, *self._vocabularies.notes())
@@ -264,7 +271,11 @@ class Encoder(ObservationEncoder):
             )  # refuses NaN, which a comparison would make a number
             if gaps:
                 missing |= np.isnan(numbers)
-        values = expression(columns, _rows(block))
+        words = {
+            (name, word): marked.ends(as_text(block[name], where._replace(name=name)))
+            for (name, word), marked in self._rewarded.items()
+        }
+        values = expression(columns, _rows(block), words)
         if not gaps:
             return values, None
         return np.where(missing, 0.0, values), missing

@@ -56,7 +56,7 @@ def propose(log: LogSource, name: str) -> str:
     if found.apart:
         remarks.append(f"Not offered as observations: {described(list(found.apart), found.apart)}.")
     remarks += found.questions
-    missing = [role for role in REQUIRED_ROLES if role not in roles]
+    missing = [role for role in REQUIRED_ROLES if role not in roles and not (role == "reward" and found.reward)]
     remarks += [f"No column looks like `{role}`: name one, or see the ways out below." for role in missing]
     remarks += [
         f"{text}." for role in ("terminated", "truncated") if (text := DOUBTS.get(str(roles.get(role)).lower()))
@@ -83,7 +83,7 @@ def propose(log: LogSource, name: str) -> str:
     reward = roles.get("reward")
     if isinstance(reward, str) and (gaps := _gaps(columns.get(reward))):
         remarks.append(f"{reward!r} is missing in {gaps:,} rows, and `fill = 0.0` counts these as 0: is that so?")
-    toml = _toml(roles, columns, name)
+    toml = _toml(roles, columns, name, ends=found.ends, reward=found.reward)
     if (schema := _schema_of(toml)) is not None:
         remarks += [f"Still wrong: {sentence}" for sentence in problems_of(log, schema)]
     return _text(remarks, toml)
@@ -96,8 +96,23 @@ def _schema_of(toml: str) -> Schema | None:
     return None if any(n.startswith("WHICH COLUMN") for n in named) else Schema.from_dict(content)
 
 
-def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Column], name: str) -> str:
-    """The proposed schema. If the proposal is no valid schema, only its columns, after a comment that says why."""
+def _toml(
+    roles: Mapping[str, str | tuple[str, ...]],
+    columns: Mapping[str, Column],
+    name: str,
+    *,
+    ends: tuple[str, ...] | None,
+    reward: str | None,
+) -> str:
+    """The proposed schema. If the proposal is no valid schema, only its columns, after a comment that says why.
+
+    Args:
+        roles: role -> column or columns.
+        columns: their first rows.
+        name: what reports will call the log.
+        ends: the words that mark ends.
+        reward: an expression in place of a column.
+    """
     observation = roles.get("observation", ())
     rules = {}
     for column in (observation,) if isinstance(observation, str) else observation:
@@ -116,11 +131,22 @@ def _toml(roles: Mapping[str, str | tuple[str, ...]], columns: Mapping[str, Colu
         named = tuple(map(str, doses))
     whole = dict(roles)
     for role in REQUIRED_ROLES:
+        if role == "reward" and reward is not None:
+            continue
         whole.setdefault(role, f"WHICH COLUMN IS THE {role.upper()}?")
-    reward = roles.get("reward")
-    fill = 0.0 if isinstance(reward, str) and _gaps(columns.get(reward)) else None
+    rewarded = roles.get("reward")
+    fill = 0.0 if isinstance(rewarded, str) and _gaps(columns.get(rewarded)) else None
     try:
-        return Schema(whole, count, name=name, observations=rules, action_categories=named, reward_fill=fill).to_toml()
+        return Schema(
+            whole,
+            count,
+            name=name,
+            observations=rules,
+            action_categories=named,
+            reward_fill=fill,
+            reward_expression=reward,
+            terminated_values=ends,
+        ).to_toml()
     except SchemaError as error:
         return f"# {error}\n" + Schema(whole, name=name).to_toml()
 

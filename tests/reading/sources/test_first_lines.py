@@ -19,24 +19,24 @@ def log_of(folder: Path, content: str, encoding: str = "utf-8") -> st.Dataset:
 
 
 @pytest.mark.parametrize(
-    ("before", "size", "delimiter", "comments"),
+    ("before", "size", "delimiter", "comments", "titles"),
     [
-        ("", 0, None, 0),
-        ("sep=;\n", 6, ";", 0),
-        ('"SEP=|"\r\n', 9, "|", 0),
-        ("sep=\t\n", 6, "\t", 0),
-        ("sep=a\n", 0, None, 0),
-        ("# made by hand\n", 15, None, 1),
-        ("# x, y\n#\n", 9, None, 2),
-        ("\n# x\n", 5, None, 1),
-        ("# x\n#a,b,c\n", 4, None, 1),  # the second line has as many values as the table: it holds the names
-        ("#a,b,c\n# x\n", 0, None, 0),
+        ("", 0, None, 0, 0),
+        ("sep=;\n", 6, ";", 0, 0),
+        ('"SEP=|"\r\n', 9, "|", 0, 0),
+        ("sep=\t\n", 6, "\t", 0, 0),
+        ("sep=a\n", 6, None, 0, 1),
+        ("# made by hand\n", 15, None, 1, 0),
+        ("# x, y\n#\n", 9, None, 2, 0),
+        ("\n# x\n", 5, None, 1, 0),
+        ("# x\n#a,b,c\n", 4, None, 1, 0),  # the second line has as many values as the table: it holds the names
+        ("#a,b,c\n# x\n", 0, None, 0, 0),
     ],
 )
-def test_before_the_table(before: str, size: int, delimiter: str | None, comments: int) -> None:
+def test_before_the_table(before: str, size: int, delimiter: str | None, comments: int, titles: int) -> None:
     sign = delimiter or ","
     start = (before + "1,2,3\n4,5,6\n".replace(",", sign)).encode()
-    assert first_lines(start, None) == (size, delimiter, comments)
+    assert first_lines(start, None) == (size, delimiter, comments, titles)
 
 
 def test_a_sign_before_lines_that_are_no_table_is_kept() -> None:

@@ -75,6 +75,8 @@ def observation_twins(log: Dataset, facts: Facts) -> Iterator[Finding]:
     for a, b in zip(live[first], live[second], strict=True):
         if (seen[:, a] != np.median(seen[:, a])).sum() < LEAST_VARIED:
             continue  # two rare flags may agree by chance
+        if facts.label(int(a)).partition("=")[:2] == (facts.label(int(b)).partition("=")[0], "="):
+            continue  # two categories of one column always complete each other
         (equal if (seen[:, a] == seen[:, b]).all() else scaled).append((int(a), int(b)))
     for pairs, severity, text in ((equal, "warning", "equal"), (scaled, "info", "equal up to unit and offset")):
         if pairs:

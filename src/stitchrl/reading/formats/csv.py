@@ -18,5 +18,5 @@ def _recognises(path: Path, head: bytes) -> bool:
     return b"\x00" not in head and separated and not line.lstrip().startswith((b"{", b"["))
 
 
-USED = ("delimiter", "quotechar", "decimal", "thousands", "encoding", "header", "names", "na_values")
+USED = ("delimiter", "quotechar", "decimal", "thousands", "encoding", "header", "names", "na_values", "skiprows")
 FORMAT = Format("CSV", (".csv", ".tsv"), _recognises, open_delimited, open_delimited, USED)

@@ -15,6 +15,7 @@ from stitchrl.data.file_rules import FileRules
 from stitchrl.errors import DataError
 from stitchrl.messages import listed, shown
 from stitchrl.reading.sources.delimited import MISSING
+from stitchrl.reading.sources.first_lines import LINES_LOOKED_AT, title_rows, titles_note
 from stitchrl.reading.sources.source import Format, LogSource, from_table, reading_errors
 from stitchrl.reading.sources.text import MOST_COLUMNS
 
@@ -37,7 +38,8 @@ def open_spreadsheet(path: Path, rules: FileRules | None = None) -> LogSource:
     with reading_errors(path.name, f"a {KIND}"), CalamineWorkbook.from_path(path) as book:
         sheets = list(book.sheet_names)
         chosen = _sheet(rules.sheet, sheets, path.name)
-        rows = _filled(book.get_sheet_by_name(chosen).iter_rows(), rules.names)
+        table_rows, titles = _table_of(list(book.get_sheet_by_name(chosen).iter_rows()), rules.skiprows)
+        rows = _filled(table_rows, rules.names)
         names, values = _names(rows, rules, path.name)
         columns = list(zip(*values, strict=True))
         if not columns:
@@ -51,6 +53,7 @@ def open_spreadsheet(path: Path, rules: FileRules | None = None) -> LogSource:
     notes = (
         [f"Sheet {shown(chosen)} was read, one of {len(sheets)}."] if len(sheets) > 1 and rules.sheet is None else []
     )
+    notes += [titles_note(titles)] if titles else []
     return from_table(table, origin=path.name, format=KIND, notes=notes)
 
 
@@ -68,9 +71,21 @@ def _sheet(wanted: str | int | None, sheets: Sequence[str], origin: str) -> str:
     )
 
 
-def _filled(rows: Iterator[list[Any]], names: Sequence[str] | None) -> Iterator[list[Any]]:
+def _table_of(rows: list[list[Any]], skiprows: int | None) -> tuple[list[list[Any]], int]:
+    """The rows from the table on, and how many were taken for a title that stands above it."""
+    if skiprows is not None:
+        return rows[skiprows:], 0
+    titles = title_rows([["" if value is None else str(value) for value in row] for row in rows[:LINES_LOOKED_AT]])
+    return rows[titles:], titles if any(_is_filled(row) for row in rows[:titles]) else 0
+
+
+def _is_filled(row: Sequence[Any]) -> bool:
+    return any(value not in ("", None) for value in row)
+
+
+def _filled(rows: list[list[Any]], names: Sequence[str] | None) -> Iterator[list[Any]]:
     """The rows that hold anything, without columns that hold nothing, not even a name, unless `names` names them."""
-    filled = [row for row in rows if any(value not in ("", None) for value in row)]
+    filled = [row for row in rows if _is_filled(row)]
     width = max(map(len, filled), default=0)
     kept = [i for i in range(width) if any(i < len(row) and row[i] not in ("", None) for row in filled)]
     if len(kept) == width or (names is not None and len(names) == width):
@@ -124,5 +139,5 @@ FORMAT = Format(
     lambda path, head: False,  # these are archives: the ending of the name tells
     open_spreadsheet,
     open_spreadsheet,
-    ("header", "names", "na_values", "sheet"),
+    ("header", "names", "na_values", "sheet", "skiprows"),
 )

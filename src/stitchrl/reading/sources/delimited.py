@@ -16,7 +16,7 @@ from stitchrl.errors import DataError
 from stitchrl.messages import listed, printable, shown
 from stitchrl.reading.sources.compressed import unpacked, without_compression
 from stitchrl.reading.sources.dialect import DELIMITERS, Dialect, dialect_of
-from stitchrl.reading.sources.first_lines import FirstLines, first_lines
+from stitchrl.reading.sources.first_lines import FirstLines, first_lines, titles_note
 from stitchrl.reading.sources.number_styles import SEPARATORS, Seen, Style
 from stitchrl.reading.sources.source import Block, LogSource, reading_errors
 from stitchrl.reading.sources.text import MOST_COLUMNS, arrow_owned, encoding_of, line_blocks, wider
@@ -109,7 +109,8 @@ def _marked(path: Path) -> str | None:
 def _opened(path: Path, rules: FileRules, encoding: str | None) -> _Table:
     """A file whose types are not known yet. Raises DataError if it has no rows, too many columns or names that do not fit."""
     first = next(_lines(path, encoding), b"")
-    before = first_lines(first[: 2**17], rules.delimiter or ("\t" if without_compression(path) == ".tsv" else None))
+    known = rules.delimiter or ("\t" if without_compression(path) == ".tsv" else None)
+    before = first_lines(first[: 2**17], known, rules.skiprows)
     first = first[before.size :].lstrip(b"\r\n")
     line = first[: first.find(b"\n") + 1] or (first + b"\n" if first else b"")
     if not line:
@@ -268,6 +269,8 @@ def _notes(table: _Table) -> Iterator[str]:
         many = table.before.comments > 1
         said = f"The first {table.before.comments} lines begin" if many else "The first line begins"
         yield f"{said} with # and {'were' if many else 'was'} left out."
+    if table.before.titles:
+        yield titles_note(table.before.titles)
     if rules.delimiter is None and dialect.delimiter != ("\t" if usual else ","):
         yield f"Values are separated by {DELIMITERS[dialect.delimiter]}."
     if rules.quotechar is None and dialect.quotechar != '"':

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from stitchrl.data.file_rules import FileRules
 
-__all__ = ["DELIMITERS", "Dialect", "delimiter_counts", "dialect_of"]
+__all__ = ["DELIMITERS", "Dialect", "delimiter_counts", "dialect_of", "is_value", "rows_of"]
 
 DELIMITERS = {"\t": "a tab", ";": "a semicolon", "|": "a vertical bar", ",": "a comma"}
 """The delimiters that are looked for, and what notes call them. Where several fit equally well, the first is taken."""
@@ -72,6 +72,22 @@ def delimiter_counts(lines: Sequence[bytes], delimiter: str | None, table: Seque
     quotechar = _quotechar(known, delimiter)
     sign = delimiter or _delimiter([_without_quoted(line, quotechar) for line in known])
     return [_without_quoted(line.decode("utf-8", "replace"), quotechar).count(sign) for line in lines]
+
+
+def rows_of(lines: Sequence[bytes], delimiter: str | None) -> list[list[str]]:
+    """The values of the first lines of a text, as UTF-8, of which the last ones belong to a table."""
+    text = [line.decode("utf-8", "replace").rstrip("\r\n") for line in lines]
+    table = [line for line in reversed(text) if line.strip()]
+    if not table:
+        return [[] for _ in text]
+    quotechar = _quotechar(table, delimiter)
+    sign = delimiter or _delimiter([_without_quoted(line, quotechar) for line in table])
+    return [_fields(line, sign, quotechar) for line in text]
+
+
+def is_value(field: str) -> bool:
+    """Whether a text looks like a number, a date, true, false or a list."""
+    return VALUE.fullmatch(field.strip()) is not None
 
 
 def _delimiter(lines: list[str]) -> str:
