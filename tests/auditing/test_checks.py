@@ -15,6 +15,7 @@ import stitchrl as st
 from stitchrl.auditing.all_checks import CHECKS
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
+from stitchrl.auditing.places import region_names
 
 BY_NAME = {check.__name__: check for check in CHECKS}
 ELSEWHERE = {
@@ -118,6 +119,19 @@ def test_two_categories_of_one_column_are_no_duplicates() -> None:
     for names, found in ((("sex=f", "sex=m"), 0), (("sex=f", "site=b"), 1)):
         named = dataclasses.replace(log, observation_names=names)
         assert len(list(BY_NAME["observation_twins"](named, Facts(named)))) == found
+
+
+def test_regions_are_named_by_what_tells_them_apart() -> None:
+    """A category is named as such, and never by its complement; two regions at the same end get a second column each."""
+    log = random_log(800, with_masks=False)
+    rng = np.random.default_rng(0)
+    sex, age = rng.random(len(log.observation_table)) < 0.1, rng.choice([0.0, 1.0, 9.0], len(log.observation_table))
+    table = np.stack([sex, ~sex, age], axis=1).astype(np.float32)
+    log = dataclasses.replace(log, observation_table=table, observation_names=("sex=f", "sex=m", "age"))
+    names = region_names(Facts(log))
+    assert len(names) == len(set(names))
+    assert not any("high sex" in name or "low sex" in name for name in names)
+    assert any("sex=f" in name or "sex=m" in name for name in names), names
 
 
 def test_uniform_actions_are_recognised() -> None:

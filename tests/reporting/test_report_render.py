@@ -300,6 +300,13 @@ def test_axes_have_at_least_two_round_ticks_inside(values: list[float]) -> None:
     assert len({tick["text"] for tick in ticks}) == len(ticks)
 
 
+def test_wild_values_do_not_stretch_an_axis_without_any_sure_one() -> None:
+    """Where no estimate is healthy, the axis fits most of the values and not the one that ran away."""
+    axis = charts.fit_axis([0.75], [0.6, 0.7, 0.9, 1.1, -308.0, 40_000.0])
+    assert -1.0 < axis.lower < 0.6
+    assert 1.1 < axis.upper < 2.0
+
+
 def test_an_audit_with_pictures_draws_them_in_the_report(report: dict[str, Any]) -> None:
     text = Page(render(report)).text
     assert "What was tried where" not in text  # the fixture is of an older audit

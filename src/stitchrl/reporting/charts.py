@@ -85,12 +85,12 @@ def fit_axis(core: Iterable[Any], extra: Iterable[Any] = (), reach: float = 0.6,
     """An axis that holds all of `core`, and those values of `extra` that lie within `reach` spans of it.
 
     A single claim of 3.0 must not squeeze fifteen estimates near 0.8 together: a value that is left out is drawn as an
-    arrow with its number.
+    arrow with its number. Where nothing is sure enough to belong to `core`, the middle half of `extra` takes its place.
     """
     held = [float(value) for value in core if is_number(value)]
-    others = [float(value) for value in extra if is_number(value)]
+    others = sorted(float(value) for value in extra if is_number(value))
     if not held or max(held) == min(held):
-        held, others = held + others, []
+        held += others[len(others) // 4 : len(others) - len(others) // 4]
     if not held:
         held = [0.0, 1.0]
     lower, upper = min(held), max(held)

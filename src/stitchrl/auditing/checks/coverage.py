@@ -9,7 +9,7 @@ import numpy as np
 
 from stitchrl.auditing.facts import SHOWN_ACTIONS, Facts
 from stitchrl.auditing.finding import Finding
-from stitchrl.auditing.places import examined_places, region_name
+from stitchrl.auditing.places import examined_places, region_names
 from stitchrl.auditing.randomness import NARROW
 from stitchrl.data.dataset import Dataset
 
@@ -47,8 +47,9 @@ def coverage_numbers(facts: Facts) -> dict[str, Any] | None:
     region, count = facts.sample_region, facts.regions.count
     rows = np.bincount(region, minlength=count)
     used = np.flatnonzero(rows)
+    named = region_names(facts)
     found: dict[str, Any] = {
-        "regions": [region_name(facts, int(r)) for r in used],
+        "regions": [named[int(r)] for r in used],
         "row_share": (rows[used] / len(sample)).tolist(),
         "thin": (rows[used] < THIN * len(sample)).tolist(),
         "thin_below": THIN,
