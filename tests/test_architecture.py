@@ -37,6 +37,7 @@ SHARED = {
     "algorithms": {
         "base",
         "settings",
+        "presets",
         "optimizers",
         "losses",
         "heads",

@@ -85,3 +85,20 @@ def test_what_an_algorithm_cannot_use_is_said() -> None:
         ConfigurationError, match=r"learns from vectors; the log's observations are images of shape \(4, 5, 1\)"
     ):
         _ = Spec(ArraySpec((4, 5, 1)), DiscreteAction((3,))).vector_size
+
+
+def test_presets_are_published_settings_that_may_be_changed() -> None:
+    assert st.IQL.preset("antmaze", gamma=0.999) == st.IQL(
+        expectile=0.9, inverse_temperature=10.0, actor_decay_updates=1_000_000, gamma=0.999
+    )
+    with pytest.raises(ConfigurationError, match="IQL has no preset 'atari'; it has mujoco, antmaze"):
+        st.IQL.preset("atari")
+    with pytest.raises(ConfigurationError, match="BC has no preset 'x', and has none"):
+        st.BC.preset("x")
+
+
+def test_every_preset_can_be_made_and_names_its_source() -> None:
+    for name in st.ALGORITHMS:
+        for preset in (kind := getattr(st, name)).presets:
+            assert isinstance(kind.preset(preset), kind)
+            assert kind.presets[preset].source

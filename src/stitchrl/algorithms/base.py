@@ -8,19 +8,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int
 
 from stitchrl.algorithms.optimizers import adam
+from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import check_settings, choice, network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import Sampling
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
+from stitchrl.messages import shown
 from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
@@ -156,6 +158,9 @@ class Step(NamedTuple):
     updates: Int[Array, ""]
 
 
+Kind = TypeVar("Kind", bound="Algorithm")
+
+
 @dataclasses.dataclass(frozen=True)
 class Algorithm(ABC):
     """Base of every algorithm. Subclasses are final frozen dataclasses; their states are pytrees of arrays.
@@ -177,6 +182,8 @@ class Algorithm(ABC):
     """Whether it learns Q: critics of continuous actions take vectors only."""
     closed_form: ClassVar[bool] = False
     """True where `prepare` solves everything: no update is made, whatever number is asked for."""
+    presets: ClassVar[Mapping[str, Preset]] = MappingProxyType({})
+    """Published settings by name."""
     irregular_time: ClassVar[bool] = False
     """Whether it discounts by the time that elapses where the log has a `time_unit`, as `td_return` does."""
 
@@ -220,6 +227,25 @@ class Algorithm(ABC):
     def name(self) -> str:
         """The class name, as shown in tables and files."""
         return type(self).__name__
+
+    @classmethod
+    def preset(cls: type[Kind], name: str, **settings: Any) -> Kind:
+        """The algorithm with published settings: `IQL.preset("antmaze")`.
+
+        Args:
+            name: a key of `presets`, which also name their sources.
+            settings: those to change, such as `gamma` or `hidden_sizes`.
+
+        Raises:
+            ConfigurationError: there is no such preset, or a setting is outside its range.
+        """
+        if name not in cls.presets:
+            known = f"; it has {', '.join(cls.presets)}" if cls.presets else ", and has none"
+            raise ConfigurationError(f"{cls.__name__} has no preset {shown(name)}{known}.")
+        published = dict(cls.presets[name].settings)
+        if "hidden_sizes" in settings:
+            published.pop("network", None)
+        return cls(**(published | settings))
 
     @property
     def sampling(self) -> Sampling | None:

@@ -31,6 +31,7 @@ advantage weights at their cap); policy/agreement or policy/mode_error, policy/e
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -42,6 +43,7 @@ from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
+from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.networks import MLP, ImageNetwork, Network, create_network
@@ -53,6 +55,8 @@ __all__ = ["IQL", "IQLState", "advantage_weighted_loss"]
 Body = MLP | ImageNetwork
 MAX_WEIGHT = 100.0
 """Cap on the advantage weight (official code)."""
+SOURCE = "ikostrikov/implicit_q_learning, configs/"
+DROPPED = Network(dropout=0.1)
 
 
 class IQLState(NamedTuple):
@@ -86,6 +90,28 @@ class IQL(Algorithm):
     irregular_time: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     acts: ClassVar[str] = "greedy"  # the official evaluation takes the actor's mode (temperature 0)
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "mujoco": Preset(
+            {"actor_decay_updates": 1_000_000},
+            f"{SOURCE}mujoco_config.py",
+            "rewards times 1000 / (largest - smallest return of an episode), observations as they are, 1,000,000 updates",
+        ),
+        "antmaze": Preset(
+            {"expectile": 0.9, "inverse_temperature": 10.0, "actor_decay_updates": 1_000_000},
+            f"{SOURCE}antmaze_config.py",
+            "rewards minus 1 (reward_shift=-1.0), observations as they are, 1,000,000 updates",
+        ),
+        "kitchen": Preset(
+            {"inverse_temperature": 0.5, "actor_network": DROPPED, "actor_decay_updates": 1_000_000},
+            f"{SOURCE}kitchen_config.py",
+            "rewards and observations as they are, 1,000,000 updates",
+        ),
+        "adroit": Preset(
+            {"inverse_temperature": 0.5, "actor_network": DROPPED, "actor_decay_updates": 1_000_000},
+            f"{SOURCE}kitchen_config.py, which the paper also uses for Adroit",
+            "rewards and observations as they are, 1,000,000 updates",
+        ),
+    }
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     expectile: float = setting(0.7, "(0, 1)", "Larger is more optimistic; 0.7 suits dense rewards, 0.9 sparse ones.")
