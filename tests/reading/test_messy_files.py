@@ -425,3 +425,25 @@ def test_a_title_is_one_text_above_a_wider_table() -> None:
     assert title_rows([["1", "", ""], *table]) == 0, "a row with one number may be data without a header"
     assert title_rows([["Ward"], ["a", "b"], ["1", "2"]]) == 0
     assert title_rows(table) == 0
+
+
+def test_points_that_may_separate_thousands_are_asked_about(tmp_path: Path) -> None:
+    """2.260 beside 965 is never written by a program that writes decimals, so neither meaning is guessed."""
+    head = "episode;observation;action;reward;terminated\n"
+    written = ["2.260", "1.919", "965", "-1.001"]
+    content = head + "".join(f"{i};{value};{i % 2};1;true\n" for i, value in enumerate(written * 5))
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(DataError, match=r"holds '2\.260' in row 0, where the point may separate thousands or decimals"):
+        st.read(tmp_path / "x.csv")
+    toml = (
+        "[columns]\n"
+        + "".join(f'{name} = "{name}"\n' for name in head.strip().split(";"))
+        + "[action]\ncount = 2\n[file]\n"
+    )
+    for rule, meant in (('decimal = "."', 2.26), ('decimal = ","\nthousands = "."', 2260.0)):
+        (tmp_path / "x.toml").write_text(toml + rule)
+        assert st.read(tmp_path / "x.csv", schema=tmp_path / "x.toml").observation[0, 0] == np.float32(meant)
+    (tmp_path / "x.toml").unlink()
+    for more in ("2.26", "0.123"):  # each is written by programs that write decimals
+        (tmp_path / "x.csv").write_text(f"{content}99;{more};0;1;true\n")
+        assert st.read(tmp_path / "x.csv").observation[0, 0] == np.float32(2.26)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
@@ -17,7 +18,7 @@ from stitchrl.messages import listed, printable, shown
 from stitchrl.reading.sources.compressed import unpacked, without_compression
 from stitchrl.reading.sources.dialect import DELIMITERS, Dialect, dialect_of
 from stitchrl.reading.sources.first_lines import FirstLines, first_lines, titles_note
-from stitchrl.reading.sources.number_styles import SEPARATORS, Seen, Style
+from stitchrl.reading.sources.number_styles import SEPARATORS, Seen, Style, points_may_group
 from stitchrl.reading.sources.source import Block, LogSource, reading_errors
 from stitchrl.reading.sources.text import MOST_COLUMNS, arrow_owned, encoding_of, line_blocks, wider
 
@@ -243,7 +244,12 @@ def _with_styles(table: _Table, seen: dict[str, Seen], contrary: set[str]) -> tu
     for name, column in text.items():
         style, (example, row) = column.style(), column.example
         called = f"Column {shown(name)} of {printable(table.path.name)} holds {shown(example)} in row {row}"
-        if name in contrary:
+        if column.pointed and _point_is_open(table):
+            doubts[name] = (
+                f'{called}, where the point may separate thousands or decimals: say `thousands = "."` and `decimal = ","`, or '
+                '`decimal = "."`, under [file] of the schema.'
+            )
+        elif name in contrary:
             doubts[name] = f"{called}, while other columns have decimal points: write all numbers alike."
         elif style is not None and style.thousands == "," and column.comma and not plain:
             doubts[name] = (
@@ -333,6 +339,8 @@ def _batches(table: _Table, wanted: list[str] | None = None) -> Iterator[pa.Reco
                 raise pa.ArrowInvalid(_with_log_row(str(error), row)) from None
         if types is None and maybe_leading_zero.search(lines):
             content = _with_leading_zeros(content, lines, read, parse)
+        if types is None and _point_is_open(table):
+            content = _with_grouping_points(content, lines, read, parse)
         for name in set(named) & set(content.column_names):
             content = _with_words(
                 content, name, lines, read, parse, [word for word in missing if word not in named[name]]
@@ -376,6 +384,37 @@ def _with_leading_zeros(
         if pc.any(pc.match_substring_regex(written[name], LEADING_ZERO)).as_py():
             table = table.set_column(table.column_names.index(name), name, written[name])
     return table
+
+
+def _with_grouping_points(
+    table: pa.Table, lines: bytes, read: arrow_csv.ReadOptions, parse: arrow_csv.ParseOptions
+) -> pa.Table:
+    """The same block, in which a column of numbers is text if its points may stand between groups of three digits."""
+    for index, name in enumerate(table.column_names):
+        if not pa.types.is_floating(table.schema.field(index).type) or not _may_be_thousandths(table[index]):
+            continue
+        convert = arrow_csv.ConvertOptions(
+            column_types={name: pa.string()}, include_columns=[name], null_values=MISSING, strings_can_be_null=True
+        )
+        written = arrow_csv.read_csv(arrow_owned(lines), read, parse, convert)[name]
+        if points_may_group(written.combine_chunks()):
+            table = table.set_column(index, name, written)
+    return table
+
+
+def _point_is_open(table: _Table) -> bool:
+    """Whether neither the schema nor another column says what points mean."""
+    return table.decimal == "." and table.rules.decimal is None and table.rules.thousands is None
+
+
+def _may_be_thousandths(column: pa.ChunkedArray) -> bool:
+    """Whether the numbers are below 1,000 with at most three decimals, and whole where they are below 1: a quick test."""
+    values = np.abs(column.drop_null().to_numpy())
+    if not (values < 1000).all():
+        return False
+    whole = values == np.floor(values)
+    thousandths = np.abs(values * 1000 - np.round(values * 1000)) < 1e-6
+    return bool(whole.any() and not whole.all() and (whole | (thousandths & (values >= 1))).all())
 
 
 def _with_log_row(message: str, row: int) -> str:

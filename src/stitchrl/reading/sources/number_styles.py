@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["SEPARATORS", "Seen", "Style"]
+__all__ = ["SEPARATORS", "Seen", "Style", "points_may_group"]
 
 SPACES = " \u00a0\u202f"
 SEPARATORS = {",": "a comma", ".": "a point", " ": "a space", "'": "an apostrophe"}
 """Signs between groups of three digits, and what notes call them."""
 CERTAIN_COMMA = r"(?:^|[^0-9])0,[0-9]|,[0-9]{1,2}(?:[eE]|\s*$)|,[0-9]{4}|[0-9]{4},|[. '][0-9]{3},|(?:^|[+-]),"
 """Matches numbers whose comma cannot stand between groups of three digits."""
+POINTED = r"^\s*[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+\s*$"
+SHORT = r"^\s*[+-]?(0|[1-9][0-9]{0,2})\s*$"
+"""Matches numbers whose points may stand between groups of three digits, and whole numbers that need no such point."""
 
 
 class Style(NamedTuple):
@@ -58,6 +62,7 @@ class Seen:
         styles: the styles in which every value so far is a number.
         certain: whether some comma can only be a decimal one.
         example: a value that is text, and the row of it.
+        pointed: whether every value so far may have points between groups of three digits, or needs none.
     """
 
     def __init__(self, decimal: str, thousands: tuple[str, ...], *, commas: bool) -> None:
@@ -65,10 +70,12 @@ class Seen:
         self.styles = [*styles, *([Style(",", "any")] if commas else [])]
         self.certain, self._whole, self.example = False, True, ("", 0)
         self._rows = 0
+        self.pointed = True
 
     def add(self, column: pa.Array) -> None:
         """Take in a block, in which only text leaves anything open."""
         row, self._rows = self._rows, self._rows + len(column)
+        self.pointed = self.pointed and (pa.types.is_null(column.type) or _may_be_grouped(column))
         if not self.styles or pa.types.is_null(column.type) or pa.types.is_integer(column.type):
             return
         if pa.types.is_floating(column.type):
@@ -83,7 +90,8 @@ class Seen:
         if not self.styles:
             return
         if not self.example[0]:
-            at = pc.index(pc.match_substring(column, ",").fill_null(False), True).as_py()
+            sign = "." if self.pointed else ","
+            at = pc.index(pc.match_substring(column, sign).fill_null(False), True).as_py()
             at = max(at, 0)
             self.example = (column[at].as_py() or values[0].as_py(), row + at)
         decimals = "[eE.]" if any(style.decimal == "." for style in self.styles) else "[eE,]"
@@ -100,6 +108,27 @@ class Seen:
         """The style with signs between groups of three digits; None if there is none."""
         grouped = next((style for style in self.styles if style.thousands != "any"), None)
         return None if grouped is None else grouped._replace(whole=self._whole)
+
+
+def points_may_group(column: pa.Array) -> bool:
+    """Whether the points in a column of text may stand between groups of three digits.
+
+    All numbers with a point have exactly three digits after it, and whole numbers of up to three digits stand beside them
+    without one: no program that writes decimals writes 2.260 and 965 in one column.
+    """
+    if not pa.types.is_string(column.type):
+        return False
+    values = column.drop_null()
+    return _any(values, POINTED) and _any(values, SHORT) and _may_be_grouped(column)
+
+
+def _may_be_grouped(column: pa.Array) -> bool:
+    """Whether every value may have points between groups of three digits, or needs none."""
+    if pa.types.is_integer(column.type):
+        return bool((np.abs(column.drop_null().to_numpy()) < 1000).all())
+    if not pa.types.is_string(column.type):
+        return False
+    return _all(column.drop_null(), f"{POINTED}|{SHORT}")
 
 
 def _class(thousands: str) -> str:
