@@ -134,6 +134,25 @@ def test_regions_are_named_by_what_tells_them_apart() -> None:
     assert any("sex=f" in name or "sex=m" in name for name in names), names
 
 
+@pytest.mark.parametrize(("late", "code"), [(-1.0, "returns-multimodal"), (-5.0, "quality-drowned")])
+def test_short_episodes_are_no_better_behaviour(late: float, code: str) -> None:
+    """Every decision costs 1: the few that end early return more, and are no better unless the others cost more a decision."""
+    rng = np.random.default_rng(0)
+    length = np.where(rng.random(400) < 0.08, 2, 12)
+    last = np.cumsum(length) - 1
+    count = int(length.sum())
+    columns = {
+        "episode": np.repeat(np.arange(400), length),
+        "observation": rng.normal(size=(count, 3)).astype(np.float32),
+        "action": rng.integers(0, 3, count),
+        "reward": np.where(np.repeat(length, length) == 2, -1.0, late) + rng.normal(0, 0.2, count),
+        "terminated": np.isin(np.arange(count), last),
+    }
+    log = st.read(columns, schema_of(columns))
+    (found,) = BY_NAME["returns_multimodal"](log, Facts(log))
+    assert found.code == code
+
+
 def test_uniform_actions_are_recognised() -> None:
     log = random_log(800, with_masks=False)
     (found,) = BY_NAME["behavior_random"](log, Facts(log))

@@ -170,3 +170,15 @@ def test_words_for_how_episodes_ended(tmp_path: Path, stitchrl: Command) -> None
     log = st.read(path)
     assert log.terminated.sum() == 30
     assert log.reward.sum() == 20
+
+
+def test_what_comes_later_is_never_offered_as_an_observation(tmp_path: Path, stitchrl: Command) -> None:
+    rows = [f"{i // 3},{i % 7},{i % 2},1,{int(i % 3 == 2)},{(i + 1) % 7},{i % 5},0.5,7.{i % 4}" for i in range(90)]
+    head = "episode,pulse,action,reward,dead,next_pulse,return_,p_none,pH"
+    (tmp_path / "x.csv").write_text("\n".join([head, *rows]) + "\n")
+    said = stitchrl("schema", tmp_path / "x.csv").out
+    (tmp_path / "x.toml").write_text(said)
+    log = st.read(tmp_path / "x.csv")
+    assert log.observation_names == ("pulse", "pH")
+    assert log.terminated.sum() == 30
+    assert "Does 'dead' mark ends of the task itself" in said

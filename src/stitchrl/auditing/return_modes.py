@@ -25,6 +25,8 @@ STRONG = 10.0
 """Difference of BIC that is called very strong evidence (Kass and Raftery 1995)."""
 LEAST_SHARE = 0.01
 """Share of the episodes that the smaller mode must hold."""
+LEAST_STEP = 0.5
+"""By how many standard deviations a decision must earn more in the better mode, on average, to be more than shorter or longer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Modes:
         share, mean, spread: weight, mean and standard deviation of each normal, the better one first.
         gain: by how much its BIC is better than that of a single normal.
         separation: Ashman's D, the distance of the means in units of the spreads.
+        by_length: whether the modes differ in the length of their episodes and not in what a decision earns.
     """
 
     share: tuple[float, float]
@@ -42,6 +45,7 @@ class Modes:
     spread: tuple[float, float]
     gain: float
     separation: float
+    by_length: bool = False
 
     @property
     def distinct(self) -> bool:
@@ -81,11 +85,12 @@ def return_mode_numbers(facts: Facts) -> dict[str, Any] | None:
 
 
 def _fit(facts: Facts) -> Modes | None:
-    returns = facts.scan.returns
+    returns, length = facts.scan.returns, np.diff(facts.log.episode_start)
     if len(returns) < LEAST_EPISODES:
         return None
     if len(returns) > MOST_RETURNS:
-        returns = np.random.default_rng(7).choice(returns, MOST_RETURNS, replace=False)
+        kept = np.random.default_rng(7).choice(len(returns), MOST_RETURNS, replace=False)
+        returns, length = returns[kept], length[kept]
     if len(np.unique(returns)) <= LEAST_VALUES or returns.std() == 0:
         return None
     x = (returns - returns.mean()) / returns.std()
@@ -105,7 +110,17 @@ def _fit(facts: Facts) -> Modes | None:
         spread=(float(spreads[0]), float(spreads[1])),
         gain=float(gain),
         separation=float(np.sqrt(2) * abs(mean[0] - mean[1]) / np.hypot(*spread)),
+        by_length=_by_length(returns, length, means, spreads),
     )
+
+
+def _by_length(returns: NumpyArray, length: NumpyArray, mean: NumpyArray, spread: NumpyArray) -> bool:
+    """Whether a decision of the better episodes earns no more than one of the others, although lengths differ."""
+    better = returns > (mean[0] * spread[1] + mean[1] * spread[0]) / spread.sum()
+    if better.all() or not better.any() or length.min() == length.max():
+        return False
+    earned = returns / length
+    return bool(earned[better].mean() - earned[~better].mean() < LEAST_STEP * earned.std())
 
 
 def _fit_two_normals(x: NumpyArray, high: NumpyArray) -> tuple[float, NumpyArray, NumpyArray, NumpyArray] | None:

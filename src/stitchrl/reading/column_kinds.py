@@ -39,6 +39,7 @@ HINTS: Mapping[str, frozenset[str]] = {
     }),
     "terminated": frozenset({
         "end", "ended", "ends", "terminal", "done", "last", "final", "ende", "letzte", "fin", "fini", "dernier", "termine",
+        "dead", "died", "death", "deceased",
     }),
     "reward": frozenset({
         "reward", "outcome", "click", "clicked", "revenue", "profit", "belohnung", "ergebnis", "recompense",
@@ -63,8 +64,14 @@ ALONE = ("action", "terminated", "reward")
 """Roles for which no column is chosen where several might have them."""
 DATE = r"^\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4})"
 """How text begins that says a date."""
-OUTCOMES = frozenset({"survived", "died", "death", "discharged", "outcome", "reward", "cost", "label", "mortality"})
+OUTCOMES = frozenset({
+    "survived", "died", "dead", "deceased", "death", "discharged", "outcome", "reward", "cost", "label", "mortality", "return",
+    "returns",
+})  # fmt: skip
 """Words that name outcomes. A column named by one of them must not be observed: it would tell a policy the future."""
+LATER = frozenset({"next", "future", "following", "later"})
+PROBABILITIES = frozenset({"p", "prob", "proba", "probability", "propensity"})
+"""First words of the names of columns that say what comes after a decision, and how likely its actions were."""
 WANTED = frozenset({"survived", "discharged", "outcome"})
 """Those of which more is better, as of a reward."""
 GOOD = WANTED | {"alive", "home", "recovered", "success", "solved", "cured", "bought", "paid", "won", "yes"}
@@ -252,6 +259,11 @@ def _why_apart(name: str, column: Column | None) -> str | None:
     words = set(words_of(name))
     if OUTCOMES & words:
         return "named like an outcome"
+    first = words_of(name)[:1]
+    if LATER & set(first):
+        return "named like what comes next"
+    if PROBABILITIES & set(first) and _is_float(column) and _within_one(column):
+        return "named like a probability of the log"
     if _is_time(column):
         return "a time"
     if column is None or not (is_number(column) or _is_list(column) or vocabulary(column) is not None):
@@ -269,11 +281,19 @@ def _why_apart(name: str, column: Column | None) -> str | None:
     return None
 
 
+def _within_one(column: Column | None) -> bool:
+    """Whether all numbers of a column lie in [0, 1]."""
+    values = column if isinstance(column, np.ndarray) else np.asarray(column.drop_null() if column is not None else [])
+    return bool(np.all((values >= 0) & (values <= 1)))
+
+
 def _is_list(column: Column) -> bool:
     return column.ndim > 1 if isinstance(column, np.ndarray) else pa.types.is_nested(column.type)
 
 
-def _is_float(column: Column) -> bool:
+def _is_float(column: Column | None) -> bool:
+    if column is None:
+        return False
     if isinstance(column, np.ndarray):
         return column.dtype.kind == "f"
     return bool(pa.types.is_floating(column.type))

@@ -19,15 +19,17 @@ def returns_multimodal(log: Dataset, facts: Facts) -> Iterator[Finding]:
     modes = return_modes(facts)
     if modes is None or not modes.distinct:
         return
-    drowned = modes.share[0] < MINORITY
+    drowned = modes.share[0] < MINORITY and not modes.by_length
     yield Finding(
         "quality-drowned" if drowned else "returns-multimodal",
         "warning" if drowned else "info",
         "reward",
         f"{modes.share[0]:.0%} of episodes return about {modes.mean[0]:.4g}, the other {modes.share[1]:.0%} about "
-        f"{modes.mean[1]:.4g}",
+        f"{modes.mean[1]:.4g}{', through the length of the episodes and not what a decision earns' if modes.by_length else ''}",
         f"returns with a single mode, or at least {MINORITY:.0%} of episodes in the better one",
-        "Imitation learns the average of both modes: filter by return (FilteredBC) or weight by advantage (IQL, AWAC).",
+        "See whether long and short episodes are the same task."
+        if modes.by_length
+        else "Imitation learns the average of both modes: filter by return (FilteredBC) or weight by advantage (IQL, AWAC).",
     )
 
 
