@@ -17,10 +17,19 @@ episodes together as TD learning can. The advantage is MULTIPLIED by the inverse
 temperature): 1 suits standardised advantages (official code); raw ones need a value for the scale of the returns.
 
 Official code: xbpeng/awr (learning/awr_agent.py, awr_configs.py): td_lambda 0.95, standardised advantages, temperature
-1, weights up to 20, networks of 128 and 64 units. Deviations: Adam for both networks (there SGD with momentum 0.9, steps
+1, weights up to 20, networks of 128 and 64 units.
+
+Deviations: Adam for both networks (there SGD with momentum 0.9, steps
 of 0.01 for V and 5e-5 or so for the actor); one step of each an update (there 200 of V, then 1,000 of the actor, for
 every 2,048 fresh samples: online there, a fixed log here); a normal with tanh on its mean and a learned standard
 deviation (there fixed at 0.4, with a penalty on leaving the box); weights are taken from V before its step.
+
+Use: as a step above imitation that has no Q to go wrong, on logs whose returns tell good actions from bad.
+
+Avoid: long episodes with noisy returns, and tasks whose best way has to be pieced together from several episodes.
+
+First knob: `inverse_temperature`, from 0.3 to 10 on standardised advantages: larger follows them further from the
+log.
 
 Metrics: loss/value, loss/actor; v/mean, adv/mean, adv/std (of the batch, unstandardised); weight/mean, weight/clipped;
 policy/agreement or policy/mode_error, policy/entropy.

@@ -12,6 +12,12 @@ offline baseline (256-256 ReLU, Adam 3e-4, batch 256; CORL any_percent_bc.py).
 Deviations: that baseline is a deterministic network with the plain squared error; here every policy has a density, for
 the estimators that need one. Its mode, `policy.greedy()`, is what the baseline deploys.
 
+Use: first on every log, as the bar that all others must pass, and as the model of the logging policy.
+
+Avoid: expecting more than the log's average: where good and bad behaviour are mixed, it imitates the mixture.
+
+First knob: `learning_rate`, from 1e-4 to 1e-3: larger learns faster, and overfits a small log sooner.
+
 Metrics: loss/actor; discrete: policy/agreement (share of logged actions that are the policy's mode), policy/entropy
 (nats); continuous: policy/mode_error (root mean squared distance of the mode, an action dimension), policy/entropy.
 """

@@ -35,7 +35,7 @@ updated, H = -(numbers in an action); official code: aviralkumar2907/CQL, d4rl/r
 (6) has no entropy term (the official `deterministic_backup`). (7) is the official version 3: it leaves out a constant,
 log 3K, that has no gradient.
 
-Deviations. Discrete: the official code (atari) is on 200 quantiles with periodic target copies and a Huber loss; here Q
+Deviations: Discrete: the official code (atari) is on 200 quantiles with periodic target copies and a Huber loss; here Q
 is an expectation, the loss squared, targets averaged, and the target takes the smaller of two critics. Continuous: the
 official networks have three hidden layers (`hidden_sizes`) and its actor imitates for its first 40,000 updates; here
 two, and never. The official code steps the critics before it takes the actor's gradient through them, which
@@ -44,6 +44,13 @@ the old weights. Its log-density adds 1e-6 inside log(1 - a^2), which ends the p
 here it is exact. The Lagrange term is off, as the official commands for gym have it (its code's default is on). First
 weights are orthogonal, not the official very small ones (docs/decisions/0011); log standard deviations are kept in
 [-20, 2], not [-5, 2]; the gradient of alpha' goes on beyond its cap of 1e6, where the official one stops.
+
+Use: where values must not exceed the truth, and on discrete actions that the log covers broadly.
+
+Avoid: rewards of unknown scale, since the weight is in their units, and narrow logs of one expert, which imitation
+serves better.
+
+First knob: `cql_weight`, from 0.1 to 10: larger stays nearer to the log's actions and claims less.
 
 Metrics: loss/critic (TD part), loss/cql (penalty, unweighted), q/data_mean. Discrete: q/gap (largest allowed Q above
 the logged one), policy/agreement. Continuous: loss/actor, q/policy_mean, policy/entropy (a sample of it, nats),

@@ -10,6 +10,12 @@ here to be seen: compare its claimed value with what it truly gets.
 Deviations: squared loss instead of the clipped error, Polyak averaging instead of periodic copies, as in the other
 algorithms here, so that only the maximum tells them apart.
 
+Use: to see overestimation happen, and online, where it belongs.
+
+Avoid: deploying what it learns from a fixed log.
+
+First knob: `target_rate`, from 0.001 to 0.1: smaller delays the overestimation and does not end it.
+
 Metrics: loss/critic, q/data_mean, q/next_max_mean, policy/agreement.
 """
 

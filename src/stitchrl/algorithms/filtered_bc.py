@@ -5,12 +5,21 @@
 
 Two definitions are in print: Chen et al. 2021 (decision-transformer repository) keep top episodes until a share of
 TIMESTEPS is reached; CORL keeps a share of EPISODES by discounted return. Here: a share of episodes, undiscounted.
-Deviation: every episode tied with the threshold is kept, so with a 0-or-1 outcome the filter keeps all successes,
+
+Deviations: every episode tied with the threshold is kept, so with a 0-or-1 outcome the filter keeps all successes,
 however small top_fraction is; no tie is broken by chance.
 
 It is BC on rows drawn by `TopFractionSampling`; observations are scaled by what those rows show.
 
-Imitation cannot stitch: it never does better than its kept episodes' own actions. Metrics: as BC.
+Imitation cannot stitch: it never does better than its kept episodes' own actions.
+
+Use: where some episodes are plainly better than others, and success is known at their end.
+
+Avoid: where returns are mostly luck, since the lucky episodes are then imitated.
+
+First knob: `top_fraction`, from 0.05 to 0.5: smaller keeps better episodes, and fewer.
+
+Metrics: as those of BC.
 """
 
 from __future__ import annotations

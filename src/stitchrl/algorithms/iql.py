@@ -24,6 +24,12 @@ do not). Logged actions are not clipped to 1 - 1e-5, which only a squashed distr
 last layers start with gain 1 (actor: 0.01), not sqrt(2). The actor loses no outputs at random unless
 `actor_network=Network(dropout=0.1)` asks for it, as the official runs on kitchen and adroit do.
 
+Use: as the first learner of values on any log, above all where good pieces are spread over many episodes.
+
+Avoid: a high expectile where outcomes are mostly chance: it then takes luck for skill.
+
+First knob: `expectile`, from 0.5 to 0.9: larger is more optimistic among the actions in the log.
+
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/clipped (share of
 advantage weights at their cap); policy/agreement or policy/mode_error, policy/entropy.
 """

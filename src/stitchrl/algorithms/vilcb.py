@@ -17,7 +17,15 @@ in the model, which picks the luckiest actions.
 Deviations: Hoeffding's constant in place of the paper's; all of the log in every sweep, where the paper splits it into
 one part a sweep (for its proof). There are no updates: `updates` is ignored.
 
-Acting: an observation that is none of the log's is treated as the nearest one. No metrics.
+Acting: an observation that is none of the log's is treated as the nearest one.
+
+Use: logs whose states are numbered, as a fast bar for learners with networks.
+
+Avoid: states that cannot be counted, or that hide what decides the outcome.
+
+First knob: `penalty_weight`, from 0.01 to 1: larger trusts only what was tried often.
+
+Metrics: none.
 """
 
 from __future__ import annotations

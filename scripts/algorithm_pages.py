@@ -1,0 +1,209 @@
+"""Write docs/algorithms: a page for each algorithm from its docstring and its settings, and the page that compares them.
+
+    python scripts/algorithm_pages.py [--check]
+
+tests/test_algorithm_pages.py holds the pages to what this writes. The columns of the comparison that say what was learned are
+what tests/algorithms/test_learning_worlds.py holds every algorithm to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import stitchrl as st
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.nn.networks import Network
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "algorithms"
+LABELS = ("Use", "Avoid", "First knob", "Deviations", "Metrics")
+"""The paragraphs of a docstring that every page has under headings of their own, in this order."""
+HEADINGS = {
+    "Use": "When to use it",
+    "Avoid": "When not",
+    "First knob": "What to turn first",
+    "Deviations": "Deviations from the paper and its code",
+    "Metrics": "Metrics",
+}
+SHARED = ("network", "max_gradient_norm", "warmup_updates", "decay_updates", "average_rate", "precision")
+"""Settings that every algorithm has; docs/training.md describes them."""
+
+
+def pages() -> dict[str, str]:
+    """The name of each file -> its content."""
+    kinds = {name: getattr(st, name) for name in st.ALGORITHMS}
+    return {"README.md": comparison(kinds)} | {f"{name.lower()}.md": page(kind) for name, kind in kinds.items()}
+
+
+# --- a page ----------------------------------------------------------------------------------------------------------
+
+
+def paragraphs(kind: type[Algorithm]) -> tuple[list[str], dict[str, str]]:
+    """The paragraphs of the docstring of an algorithm's module, and those of `LABELS` apart, without their labels."""
+    module = importlib.import_module(kind.__module__)
+    text = ast.get_docstring(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))) or ""
+    plain: list[str] = []
+    labelled: dict[str, str] = {}
+    for paragraph in text.split("\n\n"):
+        label, colon, rest = paragraph.partition(":")
+        if colon and label in LABELS:
+            labelled[label] = rest.strip()
+        else:
+            plain.append(paragraph)
+    return plain, labelled
+
+
+def page(kind: type[Algorithm]) -> str:
+    """The page of an algorithm."""
+    plain, labelled = paragraphs(kind)
+    title = plain[0].rstrip(".").replace("\n", " ")
+    parts = [f"# {title}", facts(kind), *plain[1:]]
+    parts += [f"## {HEADINGS[label]}\n\n{upper(labelled[label])}" for label in LABELS if label in labelled]
+    parts += [settings(kind), published(kind)]
+    module = kind.__module__.replace(".", "/")
+    parts.append(f"[Source](../../src/{module}.py) · [All algorithms](README.md)")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def upper(text: str) -> str:
+    """A text that begins with a capital letter, unless it begins with code or with the name of a metric."""
+    return text if "/" in text.split(None, 1)[0] else text[:1].upper() + text[1:]
+
+
+def facts(kind: type[Algorithm]) -> str:
+    """What it learns from and how it acts, in one paragraph."""
+    name = kind.__name__
+    actions = " and ".join(kind.actions)
+    seen = " or ".join(kind.observations)
+    acts = {
+        "as trained": "acts as trained",
+        "greedy": "acts by its mode",
+        "sample": "acts by choosing among actions that it draws",
+    }[kind.acts]
+    updates = "is solved in closed form, without updates" if kind.closed_form else f"{acts}"
+    warning = f" **{kind.caution}**" if kind.caution else ""
+    return f"`st.{name}()` learns from {actions} actions and from observations that are {seen}; it {updates}.{warning}"
+
+
+def settings(kind: type[Algorithm]) -> str:
+    """The table of its own settings."""
+    rows = ["| setting | default | range | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(kind):
+        if field.name in SHARED:
+            continue
+        choices = field.metadata.get("choices")
+        interval = " or ".join(f"`{choice!r}`" for choice in choices) if choices else field.metadata.get("interval", "")
+        meaning = field.metadata["meaning"].replace("|", "\\|")
+        rows.append(f"| `{field.name}` | {default(field.default)} | {interval} | {meaning} |")
+    table = "\n".join(rows) if len(rows) > 2 else "It has no settings of its own."
+    network = next(field.default for field in dataclasses.fields(kind) if field.name == "network")
+    shape = "" if network == Network() else f" Its networks have {network.hidden_sizes} units unless told otherwise."
+    return f"## Settings\n\n{table}\n\nThose that all share are in [training](../training.md).{shape}"
+
+
+def default(value: Any) -> str:
+    """A default as it would be written."""
+    return "" if value is None else f"`{written(value)}`"
+
+
+def written(value: Any) -> str:
+    """A value as a person would write it: of a network only what is not usual."""
+    if not isinstance(value, Network):
+        return repr(value)
+    usual = Network()
+    given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return f"Network({', '.join(f'{k}={v!r}' for k, v in given.items() if v != getattr(usual, k))})"
+
+
+def published(kind: type[Algorithm]) -> str:
+    """The table of its presets."""
+    if not kind.presets:
+        return ""
+    rows = ["| `preset(...)` | settings | what else those runs did | source |", "|---|---|---|---|"]
+    for name, preset in kind.presets.items():
+        given = ", ".join(f"`{key}={written(value)}`" for key, value in preset.settings.items())
+        rows.append(f"| `{name!r}` | {given} | {preset.training} | {preset.source} |")
+    return "## Published settings\n\n" + "\n".join(rows)
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+ARRIVALS = {"s9": "yes", "s8": "no", "splits": "no: it splits as the log does"}
+
+
+def comparison(kinds: dict[str, type[Algorithm]]) -> str:
+    """The page that compares all algorithms."""
+    sys.path.append(str(ROOT / "tests" / "support"))
+    from learning_worlds import LEARNED
+
+    rows = []
+    for name, kind in kinds.items():
+        entries = {key: arrival for key, (_, arrival) in LEARNED.items() if key.partition(",")[0] == name}
+        stitches = "; ".join(
+            f"{ARRIVALS[arrival]}{key.removeprefix(name).replace(', ', ' at ')}" for key, arrival in entries.items()
+        )
+        asks = ("yes" if kind.caution else "no") if entries else ""
+        _, labelled = paragraphs(kind)
+        cells = [
+            f"[{name}]({name.lower()}.md)",
+            ", ".join(kind.actions),
+            stitches,
+            asks,
+            re.sub(r"\s+", " ", upper(labelled["Use"])),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    names = ("", "actions", "Does it stitch?", "Does it take an action that nobody took?", "When to use it")
+    head = f"| {' | '.join(names)} |\n|---|---|---|---|---|"
+    return f"""# Algorithms
+
+One file each, with its equations, its source and its deviations.
+
+{head}
+{chr(10).join(rows)}
+
+**Does it stitch?** In the [stitching world](../../src/stitchrl/mdp/stitching.py) the best route was never taken as a whole: a learner
+has to join the first half of one episode to the second half of another. What is said here is where each arrives after 1,000 updates on
+a log of discrete actions.
+
+**Does it take an action that nobody took?** In a state that an episode leaves with probability 0.1 all actions cost something, and one
+was never logged. A critic that starts near 0 believes that it costs nothing. Those that choose it also claim more than the best of the
+logged actions is worth; the others do neither.
+
+Both answers are held by [tests](../../tests/algorithms/test_learning_worlds.py), with small networks. An algorithm for continuous
+actions only, or one that counts states, has empty cells.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say which pages are not up to date")
+    check = parser.parse_args().check
+    FOLDER.mkdir(exist_ok=True)
+    wanted = pages()
+    stale = [
+        name
+        for name, content in wanted.items()
+        if not (path := FOLDER / name).exists() or path.read_text(encoding="utf-8") != content
+    ]
+    for path in FOLDER.glob("*.md"):
+        if path.name not in wanted:
+            stale.append(path.name)
+            if not check:
+                path.unlink()
+    if check:
+        sys.exit(f"Not up to date: {', '.join(stale)}." if stale else 0)
+    for name in stale:
+        if name in wanted:
+            (FOLDER / name).write_text(wanted[name], encoding="utf-8")
+    print(f"{len(wanted)} pages, {len(stale)} of them changed")
+
+
+if __name__ == "__main__":
+    main()
