@@ -168,16 +168,16 @@ One file each, with its equations, its source and its deviations.
 {head}
 {chr(10).join(rows)}
 
-**Does it stitch?** In the [stitching world](../../src/stitchrl/mdp/stitching.py) the best route was never taken as a whole: a learner
-has to join the first half of one episode to the second half of another. What is said here is where each arrives after 1,000 updates on
-a log of discrete actions.
+**Does it stitch?** In the [stitching world](../../src/stitchrl/mdp/stitching.py) the best route was never taken as a
+whole: a learner has to join the first half of one episode to the second half of another. What is said here is where
+each arrives after 1,000 updates on a log of discrete actions.
 
-**Does it take an action that nobody took?** In a state that an episode leaves with probability 0.1 all actions cost something, and one
-was never logged. A critic that starts near 0 believes that it costs nothing. Those that choose it also claim more than the best of the
-logged actions is worth; the others do neither.
+**Does it take an action that nobody took?** In a state that an episode leaves with probability 0.1 all actions cost
+something, and one was never logged. A critic that starts near 0 believes that it costs nothing. Those that choose it
+also claim more than the best of the logged actions is worth; the others do neither.
 
-Both answers are held by [tests](../../tests/algorithms/test_learning_worlds.py), with small networks. An algorithm for continuous
-actions only, or one that counts states, has empty cells.
+Both answers are held by [tests](../../tests/algorithms/test_learning_worlds.py), with small networks. An algorithm
+for continuous actions only, or one that counts states, has empty cells.
 """
 
 
