@@ -26,6 +26,7 @@ FLOORS = (
     {"algorithms"},
     {"deployment"},
     {"training"},
+    {"collection"},
     {"evaluation"},
     {"pipeline"},
     {"checking"},
@@ -55,6 +56,7 @@ SHARED = {
     "evaluation/estimators": set[str](),
     "evaluation/behavior_models": set[str](),
     "training/trackers": {"base"},
+    "collection": {"acting", "online"},
     "reading/writers": set[str](),
 }
 """Folders of files that never import each other, with those files of the folder that the others may import."""

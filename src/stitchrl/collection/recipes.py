@@ -1,0 +1,245 @@
+"""`collect`: an environment -> a log, by the recipes of D4RL (Fu et al. 2020, arXiv 2004.07219).
+
+    random         uniform actions
+    medium         a learner stopped early: the first of its snapshots that reaches a third of the way from random to expert
+    expert         the same learner at the end of its training
+    medium-replay  all that the learner did up to the medium snapshot, while it learned
+    mixed          half of the episodes medium, half expert (D4RL's medium-expert)
+
+Every action is logged with its exact probability (all actions', where they are numbered) or its density. The learner is DQN for
+numbered actions, acting greedily but for a share of uniform actions, and SAC for vectors, acting by draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.dqn import DQN
+from stitchrl.collection.acting import Actor, EpsilonGreedy, Space, Squashed, Steps, Uniform, make_copies, steps_of
+from stitchrl.collection.online import Snapshot, learn_online
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.schema import Schema
+from stitchrl.errors import ConfigurationError
+from stitchrl.messages import listed, shown
+from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
+from stitchrl.nn.policy import DiscretePolicy, Policy
+from stitchrl.progress import ProgressDisplay
+from stitchrl.reading.read import read
+
+__all__ = ["RECIPES", "Recipe", "collect"]
+
+Recipe = Literal["random", "medium", "medium-replay", "expert", "mixed"]
+RECIPES: tuple[str, ...] = get_args(Recipe)
+MEDIUM = 1 / 3
+"""How far from random to expert a medium policy is, by the return of its episodes."""
+PLAYED = 20
+"""Episodes by which a snapshot is judged."""
+COPIES = 8
+SNAPSHOTS = 60
+"""Snapshots of a training."""
+EXPLORING = 0.3
+"""Share of a training in which DQN's share of uniform actions falls from 1 to that of its log."""
+
+
+def collect(
+    environment: str | Callable[[], gym.Env[Any, Any]],
+    *,
+    recipe: Recipe = "medium",
+    episodes: int = 200,
+    steps: int = 20_000,
+    seed: int = 0,
+    epsilon: float = 0.1,
+    algorithm: Algorithm | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """Collect a log from a Gymnasium environment.
+
+    Args:
+        environment: the id of a registered environment, or a function that makes one. Observations are vectors, actions are
+            numbered or vectors between bounds.
+        recipe: "random", "medium", "medium-replay", "expert" or "mixed", as above. "medium-replay" has as many episodes as the
+            learner needed.
+        episodes: of the log, at least 1.
+        steps: of the environment, on which the learner is trained; ignored by "random".
+        seed: of everything that is random.
+        epsilon: in (0, 1], share of uniform actions in the logged behaviour where actions are numbered.
+        algorithm: the learner, DQN or SAC with other settings.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The log: gamma 0.99, `source` says which policy acted.
+
+    Raises:
+        ConfigurationError: a setting outside its range, an environment that cannot be made or has other spaces, or a
+            learner that did not get better than random in so many steps.
+    """
+    _check(recipe, episodes, steps, epsilon)
+    name = environment if isinstance(environment, str) else getattr(environment, "__name__", "environment")
+    env = make_copies(environment, COPIES)
+    try:
+        space = Space.of(env, str(name))
+        log = _Log(space, str(name))
+        if recipe == "random":
+            log.add(steps_of(env, space, lambda: Uniform(space), seed=seed, episodes=episodes), "random")
+            return log.dataset()
+        learner = _Learner(env, space, algorithm or _default(space), epsilon, seed)
+        shots = learner.snapshots(steps, progress=progress)
+        expert, medium = shots[-1], learner.medium(shots)
+        if recipe == "medium-replay":
+            log.add([made for shot in shots[: medium + 1] for made in shot.played], "replay")
+            return log.dataset(whole_episodes=True)
+        parts = {
+            "medium": [("medium", shots[medium], episodes)],
+            "expert": [("expert", expert, episodes)],
+            "mixed": [("medium", shots[medium], episodes - episodes // 2), ("expert", expert, episodes // 2)],
+        }[recipe]
+        for k, (source, shot, count) in enumerate(parts):
+            if count:
+                log.add(learner.play(shot, count, seed + 1 + k), source)
+        return log.dataset()
+    finally:
+        env.close()
+
+
+def _check(recipe: str, episodes: int, steps: int, epsilon: float) -> None:
+    if recipe not in RECIPES:
+        raise ConfigurationError(f"`recipe` of collect must be one of {listed(RECIPES)}; got {shown(recipe)}.")
+    for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2_000)):
+        if value < least:
+            raise ConfigurationError(f"`{name}` of collect must be at least {least:,}; got {value:,}.")
+    if not 0 < epsilon <= 1:
+        raise ConfigurationError(f"`epsilon` of collect must be in (0, 1]; got {epsilon}.")
+
+
+def _default(space: Space) -> Algorithm:
+    """A learner that is quick on small environments."""
+    if space.num_actions is None:
+        raise ConfigurationError("SAC is to come.")
+    return DQN(gamma=0.99, learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Learner:
+    """A learner in an environment."""
+
+    env: SyncVectorEnv
+    space: Space
+    algorithm: Algorithm
+    epsilon: float
+    seed: int
+
+    def acting(self, policy: Policy, share: float) -> Actor:
+        """Who decides after this share of the training."""
+        if self.space.num_actions is None:
+            assert isinstance(policy, SquashedGaussianPolicy)
+            return Squashed(policy, self.space)
+        assert isinstance(policy, DiscretePolicy)
+        left = max(0.0, 1.0 - share / EXPLORING)
+        return EpsilonGreedy(policy, self.space.num_actions, self.epsilon + (1 - self.epsilon) * left)
+
+    def snapshots(self, steps: int, *, progress: bool) -> list[Snapshot]:
+        """Those of a whole training."""
+        every = max(steps // SNAPSHOTS, COPIES)
+        shots = []
+        with ProgressDisplay(enabled=progress) as display:
+            show = display.track(f"{self.algorithm.name} acts and learns", unit="steps/s")
+            for shot in learn_online(
+                self.algorithm, self.env, self.space, self.acting, steps=steps, seed=self.seed, snapshot_every=every
+            ):
+                shots.append(shot)
+                show(min(shot.steps, steps), steps, {})
+        return shots
+
+    def play(self, shot: Snapshot, episodes: int, seed: int) -> list[Steps]:
+        """Episodes of a snapshot, as its log has them."""
+        actor = self.acting(shot.policy, 1.0)
+        return list(steps_of(self.env, self.space, lambda: actor, seed=seed, episodes=episodes))
+
+    def medium(self, shots: Sequence[Snapshot]) -> int:
+        """Which snapshot is the first that reaches a third of the way from random to the last one.
+
+        Raises:
+            ConfigurationError: the last one is no better than random.
+        """
+        random = _mean_return(
+            steps_of(self.env, self.space, lambda: Uniform(self.space), seed=self.seed + 1000, episodes=PLAYED)
+        )
+        expert = _mean_return(self.play(shots[-1], PLAYED, self.seed + 1001))
+        if expert <= random:
+            raise ConfigurationError(
+                f"After {shots[-1].steps:,} steps {self.algorithm.name} returns {expert:.4g} an episode, no more than uniform "
+                f"actions, {random:.4g}: give more `steps`, or another `algorithm`."
+            )
+        wanted = random + MEDIUM * (expert - random)
+        for k, shot in enumerate(shots):
+            if _mean_return(self.play(shot, PLAYED, self.seed + 1002 + k)) >= wanted:
+                return k
+        return len(shots) - 1
+
+
+def _mean_return(played: Any) -> float:
+    """The mean return of the episodes of some steps."""
+    totals: dict[int, float] = {}
+    for made in played:
+        for episode, reward in zip(made.copy_episode, made.reward, strict=True):
+            totals[int(episode)] = totals.get(int(episode), 0.0) + float(reward)
+    return float(np.mean(list(totals.values())))
+
+
+class _Log:
+    """Steps of several copies, put in the order of their episodes."""
+
+    def __init__(self, space: Space, name: str) -> None:
+        self._space, self._name = space, name
+        self._parts: list[dict[str, Any]] = []
+        self._episodes = 0
+
+    def add(self, played: Any, source: str) -> None:
+        """Steps of one source, whose episodes are counted on from those before."""
+        steps = list(played)
+        joined = Steps(*(np.concatenate(column) for column in zip(*steps, strict=True)))
+        columns = {
+            "episode": joined.copy_episode + self._episodes,
+            "step": joined.step,
+            "observation": joined.obs,
+            "action": joined.action
+            if self._space.num_actions is not None
+            else self._space.to_environment(joined.action),
+            "reward": joined.reward,
+            "next_observation": joined.next_obs,
+            "terminated": joined.terminated,
+            "truncated": joined.truncated,
+            "behavior_log_prob": joined.log_prob,
+            "source": np.full(len(joined.reward), source),
+        }
+        if joined.probs.shape[1]:
+            columns["behavior_probs"] = joined.probs
+            del columns["behavior_log_prob"]
+        self._episodes = int(columns["episode"].max()) + 1
+        self._parts.append(columns)
+
+    def dataset(self, *, whole_episodes: bool = False) -> Dataset:
+        """The log; with `whole_episodes` what is left of an episode that did not end is cut at its last step."""
+        columns = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        order = np.lexsort((columns["step"], columns["episode"]))
+        columns = {name: values[order] for name, values in columns.items()}
+        if whole_episodes:
+            last = np.append(np.diff(columns["episode"]) != 0, [True])
+            columns["truncated"] = columns["truncated"] | (last & ~columns["terminated"])
+        discrete = self._space.num_actions is not None
+        schema = Schema(
+            {name: name for name in columns},
+            num_actions=self._space.num_actions,
+            gamma=0.99,
+            name=self._name,
+            action_low=None if discrete else tuple(map(float, self._space.low)),
+            action_high=None if discrete else tuple(map(float, self._space.high)),
+        )
+        return read(columns, schema)
