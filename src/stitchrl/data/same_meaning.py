@@ -89,11 +89,11 @@ def difference_of_meaning(policy: Schema, log: Schema) -> str:
     acts, logged = policy.columns["action"], log.columns["action"]
     if isinstance(acts, tuple) and isinstance(logged, tuple) and acts != logged:
         return f"its action is {listed(acts)}, and this log's {listed(logged)}"
-    for role in PER_ACTION:
-        one_each, other_each = policy.columns.get(role), log.columns.get(role)
-        if isinstance(one_each, tuple) and isinstance(other_each, tuple) and one_each != other_each:
-            if policy.action_categories is None and set(one_each) == set(other_each):
-                return f"its {role} are {listed(one_each)}, and this log's {listed(other_each)}"
+    for role in () if policy.action_categories else PER_ACTION:
+        each, other_each = policy.columns.get(role, ""), log.columns.get(role, "")
+        several = not isinstance(each, str) and not isinstance(other_each, str)
+        if several and each != other_each and set(each) == set(other_each):  # numbers do not say which action is which
+            return f"its {role} are {listed(each)}, and this log's {listed(other_each)}"
     one, other = policy.meaning(), log.meaning()
     for meaning in (one, other):  # a rule that said the unit alone says nothing here
         meaning["observation"] = {name: rule for name, rule in meaning["observation"].items() if rule}

@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import DataError
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, Float, NumpyArray
 
 __all__ = ["ANSWER", "BEHAVIOR", "CLIP", "REFUSE", "Guard", "OnOutside", "OtherRange"]
 

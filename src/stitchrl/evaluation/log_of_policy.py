@@ -1,5 +1,5 @@
 """Whether a log is one that a policy may be judged on: its columns mean the same, the policy did not learn from its episodes,
-and its observations lie where the policy learned. Asked of policies that carry the answers, as bundles and those of `st.fit` do."""
+and its observations lie where the policy learned. Asked of policies that carry the answers: bundles, and those of `st.fit`."""
 
 from __future__ import annotations
 
