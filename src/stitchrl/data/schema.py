@@ -280,6 +280,12 @@ class Schema:
         column = self.columns["observation"]
         return (column,) if isinstance(column, str) else column
 
+    @cached_property
+    def plain_observation(self) -> bool:
+        """Whether the columns of the observation are plain numbers, with no rule but perhaps a unit."""
+        rules = (self.observations.get(name) for name in self.observation_columns)
+        return all(rule is None or rule == ColumnRule(unit=rule.unit) for rule in rules)
+
     @property
     def file_rules(self) -> FileRules:
         """How the file is written, with the columns that hold names and no numbers."""
