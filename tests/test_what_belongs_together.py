@@ -396,7 +396,7 @@ def test_train_never_replaces_a_policy_that_it_did_not_train(tmp_path: Path, sti
         assert (out / name).read_text() == content
 
 
-def held(policy: Any, columns: dict[str, Any], schema: dict[str, Any] = SCHEMA, **how: Any) -> tuple[float, str]:
+def held(policy: Any, columns: dict[str, Any], schema: dict[str, Any] = SCHEMA, **how: Any) -> tuple[float | None, str]:
     """What a policy in memory is worth on a table, and what its verdict says beside."""
     found = st.evaluate(policy, st.read(pa.table(columns), st.Schema.from_dict(schema)), estimators=("wis",), **how)
     return found.estimates["wis"].value, " ".join(found.verdict.caveats)
