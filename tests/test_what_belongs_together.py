@@ -16,7 +16,10 @@ from commands import Command
 
 import stitchrl as st
 from stitchrl.data.same_meaning import difference_of_meaning, with_meaning_of
-from stitchrl.errors import EvaluationError, SchemaError
+from stitchrl.deployment.guard import Guard
+from stitchrl.errors import ConfigurationError, EvaluationError, SchemaError
+from stitchrl.pipeline.baseline import Baseline
+from stitchrl.pipeline.bundling import save_trained
 from stitchrl.storage.coincidence import share_with_twins
 
 ACTIONS = ("wait", "pills", "drip")
@@ -71,8 +74,6 @@ def changed(section: str, **entries: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A log, and what `stitchrl train` leaves of it."""
-    from stitchrl.pipeline.bundling import save_trained
-
     folder = tmp_path_factory.mktemp("trained")
     log = st.read(write(folder, table(40, 0)))
     run = st.fit(st.BC(hidden_sizes=(8,), learning_rate=0.01), log, updates=60, out=folder / "run", progress=False)
@@ -226,11 +227,7 @@ def test_known_episodes_can_be_left_out(
     assert value(done) == pytest.approx(value(stitchrl("evaluate", trained[1], fresh, *WIS)), rel=1e-6)
     nothing = stitchrl("evaluate", trained[1], trained[0], *WIS, "--leave-out-known")
     assert (nothing.status, "too few are left" in nothing.err) == (2, True)
-    bare = tmp_path / "bare"  # a folder of `st.fit` without a bundle knows its episodes as well
-    bare.mkdir()
-    for file in trained[1].iterdir():
-        if file.is_file():
-            (bare / file.name).write_bytes(file.read_bytes())
+    bare = without_bundle(trained[1], tmp_path / "bare")  # a folder of `st.fit` knows its episodes as well
     refused = stitchrl("evaluate", bare, log, *WIS)
     assert (refused.status, "learned from 10 of the 50 episodes" in refused.err) == (2, True)
 
@@ -319,11 +316,7 @@ def test_the_next_observation_follows_the_order_of_the_observation() -> None:
 def test_a_folder_of_fit_reads_a_log_by_the_schema_it_learned(
     trained: tuple[Path, Path], fresh: Path, tmp_path: Path, stitchrl: Command
 ) -> None:
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for file in trained[1].iterdir():
-        if file.is_file():
-            (bare / file.name).write_bytes(file.read_bytes())
+    bare = without_bundle(trained[1], tmp_path / "bare")
     without = write(tmp_path / "without", table(40, 1), None)
     expected = value(stitchrl("evaluate", bare, fresh, *WIS))
     assert value(stitchrl("evaluate", bare, without, *WIS)) == pytest.approx(expected, rel=1e-6)
@@ -401,3 +394,135 @@ def test_train_never_replaces_a_policy_that_it_did_not_train(tmp_path: Path, sti
         done = stitchrl("train", log, "--out", out, "--algorithm", "BC", "--updates", 3)
         assert (done.status, "Choose another --out." in done.err) == (2, True)
         assert (out / name).read_text() == content
+
+
+def held(policy: Any, columns: dict[str, Any], schema: dict[str, Any] = SCHEMA, **how: Any) -> tuple[float | None, str]:
+    """What a policy in memory is worth on a table, and what its verdict says beside."""
+    found = st.evaluate(policy, st.read(pa.table(columns), st.Schema.from_dict(schema)), estimators=("wis",), **how)
+    return found.estimates["wis"].value, " ".join(found.verdict.caveats)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_policy_in_memory_is_held_to_the_log_it_learned_from(
+    greedy: bool, trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    policy: Any = st.load(trained[1]).policy
+    policy = policy.greedy() if greedy else policy
+    new = table(40, 1)
+    own, said = held(policy, new)
+    assert "forced" not in said
+    orders = [
+        changed("columns", observation=["ward", "pulse", "warmth"]),
+        changed("observation", ward={"categories": ["b", "a"]}),
+        changed("action", categories=["drip", "wait", "pills"])
+        | {"columns": SCHEMA["columns"] | {"behavior_probs": ["p_drip", "p_wait", "p_pills"]}},
+    ]
+    for schema in orders:
+        with pytest.raises(EvaluationError, match=r"another meaning than this log has: .* `st.read\(path, policy=pol"):
+            held(policy, new, schema)
+        with pytest.raises(
+            EvaluationError, match="another meaning than this log has"
+        ):  # as a baseline it is no less a policy
+            st.evaluate(
+                Always(0), st.read(pa.table(new), st.Schema.from_dict(schema)), estimators=("wis",), baseline=policy
+            )
+    put_right = st.read(write(tmp_path, new, orders[0]), policy=policy)
+    assert st.evaluate(policy, put_right, estimators=("wis",)).estimates["wis"].value == pytest.approx(own)
+    fahrenheit = new | {"warmth": new["warmth"] * 1.8 + 32}
+    said_so = changed("observation", warmth={"unit": "F"})
+    for columns, schema, sentence in (
+        (fahrenheit, SCHEMA, "'warmth' lies from 98"),
+        (new, said_so, "learned from 'warmth' in 'C', and this log has it in 'F'"),
+    ):
+        with pytest.raises(EvaluationError, match=sentence) as refused:
+            held(policy, columns, schema)
+        assert "`force`" in str(refused.value)
+        forced = held(policy, columns, schema, force=True)[1]
+        assert sentence in forced
+        assert "The evaluation was forced." in forced
+    unsaid = {k: v for k, v in SCHEMA.items() if k != "observation"} | {
+        "observation": {"ward": {"categories": list(WARDS)}}
+    }
+    assert held(policy, new, unsaid)[0] == pytest.approx(own)  # a schema that names no unit names no other one
+
+
+class Always:
+    """A user's own policy, which carries nothing: it always takes one action."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+
+    def probs(self, obs: Any, *, action_mask: Any = None) -> Any:
+        return np.eye(3)[np.full(len(obs), self.action)]
+
+
+def test_what_fit_gives_and_what_load_gives_remember_the_same(trained: tuple[Path, Path]) -> None:
+    log = st.read(trained[0])
+    fitted: Any = st.fit(st.BC(hidden_sizes=(8,)), log, updates=0, progress=False).policy
+    loaded: Any = st.load(trained[1]).policy
+    assert fitted.schema == loaded.schema == log.schema
+    for policy in (fitted, loaded):
+        np.testing.assert_array_equal(policy.guard.quantiles, Guard.fit(log).quantiles)
+        np.testing.assert_allclose(policy.guard.high, log.observation.max(0))
+        assert policy.guard.on_outside == "answer"  # it is looked at and forbids nothing
+    few = Guard.fit(log, most_rows=40)
+    assert (few.low >= fitted.guard.low).all()
+    assert few.low[0] == log.observation[::4, 0].min() > fitted.guard.low[0]
+
+
+def without_bundle(run: Path, to: Path) -> Path:
+    """A folder of `st.fit` without the bundle that `train` puts in it."""
+    to.mkdir(parents=True)
+    for file in run.iterdir():
+        if file.is_file():
+            (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def test_folders_of_fit_are_held_to_their_log_as_policy_and_as_baseline(
+    trained: tuple[Path, Path], fresh: Path, tmp_path: Path, stitchrl: Command
+) -> None:
+    bare = without_bundle(trained[1], tmp_path / "bare")
+    new = table(40, 1)
+    other = write(tmp_path / "order", new, changed("columns", observation=["ward", "pulse", "warmth"]))
+    hot = write(tmp_path / "hot", new | {"warmth": new["warmth"] * 1.8 + 32})
+    columns = ("--policy-columns", "p_wait,p_pills,p_drip")
+
+    def gain(*words: Any) -> float:
+        done = stitchrl("evaluate", *words, *WIS, "--baseline", bare)
+        assert done.status == 0, done.err
+        return float(json.loads(done.out)["gain"]["wis"]["value"])
+
+    assert value(stitchrl("evaluate", bare, other, *WIS)) == pytest.approx(
+        value(stitchrl("evaluate", bare, fresh, *WIS)), rel=1e-6
+    )
+    assert gain(other, *columns) == pytest.approx(gain(fresh, *columns), rel=1e-6)
+    for words in ((bare, hot), (hot, *columns, "--baseline", bare)):
+        refused = stitchrl("evaluate", *words, *WIS)
+        assert (refused.status, "it looks like another unit" in refused.err) == (2, True)
+        forced = stitchrl("evaluate", *words, *WIS, "--force")
+        assert (forced.status, "The evaluation was forced." in forced.out) == (0, True)
+    learned_other = tmp_path / "other"
+    st.fit(st.BC(hidden_sizes=(8,)), st.read(other), updates=0, out=learned_other, progress=False)
+    refused = stitchrl("evaluate", bare, fresh, *WIS, "--baseline", learned_other)
+    assert refused.status == 2
+    assert "it observes ward, pulse, warmth, and this log gives pulse, warmth, ward" in refused.err
+
+
+def test_the_baseline_of_a_run_is_held_to_the_log_before_the_run_begins(trained: tuple[Path, Path]) -> None:
+    policy = st.load(trained[1]).policy
+    new = table(40, 1)
+    turned = st.read(pa.table(new), st.Schema.from_dict(changed("columns", observation=["ward", "pulse", "warmth"])))
+    hot = st.read(pa.table(new | {"warmth": new["warmth"] * 1.8 + 32}), st.Schema.from_dict(SCHEMA))
+    for log, sentence in ((turned, "another meaning than this log has"), (hot, "it looks like another unit")):
+        with pytest.raises(ConfigurationError, match=f"The baseline 'old' does not fit this log: .*{sentence}"):
+            Baseline(policy, "old").identity(log)
+    assert Baseline(policy, "old", force=True).identity(hot)["baseline"] == "old"
+
+
+def test_columns_of_numbered_actions_in_another_order_are_another_meaning() -> None:
+    each = {"columns": {**SCHEMA["columns"], "behavior_probs": ["up", "down"]}, "action": {"count": 2}}
+    turned = each | {"columns": each["columns"] | {"behavior_probs": ["down", "up"]}}
+    one, other = st.Schema.from_dict(each), st.Schema.from_dict(turned)
+    assert difference_of_meaning(one, one) == ""
+    assert difference_of_meaning(one, other) == "its behavior_probs are up, down, and this log's down, up"

@@ -308,8 +308,13 @@ def train(
             }
         )
     else:
-        if where is not None and not quiet:
-            print(f"The policy of seed {trained.seeds[0]} is a bundle: {where}")
+        if not quiet:
+            print(
+                f"The observations are images, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of "
+                f"seed {trained.seeds[0]}, and `stitchrl evaluate` judges it by the folder {str(out)!r}."
+                if where is None
+                else f"The policy of seed {trained.seeds[0]} is a bundle: {where}"
+            )
         print(f"{label}: {out}")
 
 

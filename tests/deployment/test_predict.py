@@ -19,6 +19,7 @@ import stitchrl as st
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.numpy_policy import load_policy as load_without_jax
 from stitchrl.deployment.numpy_saving import KINDS
+from stitchrl.deployment.observed import observed
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.nn.saving import CLASSES
 
@@ -289,3 +290,33 @@ def test_the_document_of_bundles_runs_and_names_every_class(tmp_path: Path, caps
         (line,) = re.findall(rf"^\| `{name}` \| .*", text, flags=re.MULTILINE)
         for field in dataclasses.fields(CLASSES[name]):
             assert f"`{field.name}`" in line, (name, field.name)
+
+
+def test_one_plain_row_with_names_is_read_as_the_encoder_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = {"episode": "e", "action": "a", "reward": "r", "terminated": "t"}
+
+    def schema(names: Any, rules: Any) -> st.Schema:
+        content = {"columns": roles | {"observation": names}, "action": {"count": 2}, "observation": rules}
+        return st.Schema.from_dict(content)
+
+    plain = schema(["x", "y"], {"x": {"unit": "C"}})
+    vector = schema("v", {})
+    rows: list[tuple[st.Schema, int, dict[str, Any]]] = [
+        (plain, 2, {"y": 3, "x": 0.1, "other": "unread"}), (plain, 2, {"x": -(2**24), "y": 1e37}),
+        (vector, 3, {"v": [0.1, 2.0, -3.5]}),
+    ]  # fmt: skip
+    quick = [observed(row, of, width) for of, width, row in rows]
+    slow: list[tuple[st.Schema, int, dict[str, Any]]] = [
+        (plain, 2, {"x": float("nan"), "y": 1.0}), (plain, 2, {"x": None, "y": 1.0}), (plain, 2, {"x": "one", "y": 1.0}),
+        (plain, 2, {"x": 1e39, "y": 1.0}), (plain, 2, {"x": 1.0}), (vector, 3, {"v": [1.0, 2.0]}),
+        (schema(["x", "y"], {"x": {"high": 5.0}}), 2, {"x": 6.0, "y": 1.0}),
+    ]  # fmt: skip
+    for of, width, row in slow:
+        with pytest.raises(DataError):
+            observed(row, of, width)
+    monkeypatch.setattr("stitchrl.deployment.observed._plain_row", lambda *_: None)
+    for found, (of, width, row) in zip(quick, rows, strict=True):
+        expected = observed(row, of, width)
+        assert found.single is expected.single is True
+        assert found.rows.dtype == expected.rows.dtype
+        np.testing.assert_array_equal(found.rows, expected.rows)

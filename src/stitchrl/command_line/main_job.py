@@ -78,7 +78,7 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
     if (baseline := given.get("baseline")) is not None:
         from stitchrl.pipeline.baseline import Baseline
 
-        job.baseline = Baseline(policy_of(baseline, job.log), str(baseline))
+        job.baseline = Baseline(policy_of(baseline, job.log), str(baseline), force=given.get("force", False))
     found = run_stages(job, until=until or STAGES[-1], force=given.get("force", False))
     if json:
         print_json(found.to_dict())

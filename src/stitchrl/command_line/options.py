@@ -233,7 +233,12 @@ Ladder = Annotated[
 ]
 Until = Annotated[str, typer.Option("--until", help=f"Stop after this stage: {', '.join(STAGES)}.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Go on where the audit calls the log not usable; the verdict then says so.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Go on where the audit calls the log not usable, or where it seems to have other units than the baseline's; the "
+        "verdict then says so.",
+    ),
 ]
 Gate = Annotated[
     bool, typer.Option("--gate", help="Let the exit status tell the verdict: 0 GO, 3 NO-GO, 4 CANNOT TELL.")

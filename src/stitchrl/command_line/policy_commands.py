@@ -114,7 +114,7 @@ def evaluate(
 
     check_tail(distribution, tail)
     beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())], **columns}
-    data = stitchrl.read(log, schema, format=format, beside=beside, policy=learned_meaning(where))
+    data = stitchrl.read(log, schema, format=format, beside=beside, policy=learned_meaning(where or baseline))
     judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
     data = data if where is None else unseen_part(where, judged, data, leave_out=leave_out_known)
     found = stitchrl.evaluate(

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, Float, NumpyArray
 
 __all__ = ["BOUND_ROUNDING", "LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "shares_on_ends"]
 

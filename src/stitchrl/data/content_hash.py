@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from stitchrl.data.columns import NO_OBSERVATION
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, NumpyArray
 
 __all__ = ["hash_columns"]
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt64
 
 from stitchrl.data.columns import MOST_ROWS, NO_OBSERVATION, PER_TRANSITION
 from stitchrl.data.content_hash import hash_columns
@@ -21,7 +20,7 @@ from stitchrl.data.schema import Schema
 from stitchrl.data.spaces import action_space, observation_space
 from stitchrl.data.splits import split_episodes
 from stitchrl.errors import ConfigurationError, DataError
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, Float, Int, NumpyArray, Shaped, UInt64
 
 if TYPE_CHECKING:
     from gymnasium import spaces

@@ -8,11 +8,10 @@ first decision of its episode, both in these units (a semi-Markov decision proce
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, Float, Int, NumpyArray, Shaped
 
 __all__ = ["SECONDS", "elapsed_between", "elapsed_since_start", "name_of_unit"]
 

@@ -10,10 +10,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from stitchrl.errors import SchemaError
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, Float, NumpyArray
 
 __all__ = ["Expression"]
 

@@ -7,9 +7,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from stitchrl.types import NumpyArray
+from stitchrl.types import Float, Int, NumpyArray
 
 __all__ = ["bounds_of", "components_of", "names_of"]
 

@@ -46,6 +46,12 @@ def with_meaning_of(policy: Schema, own: Schema, names: Sequence[str]) -> tuple[
     """
     policy, notes = _under_one_name(policy, own, names)
     missing = [name for name in policy.observation_columns if name not in names]
+    if missing and len(policy.observation_columns) == 1 and len(own.observation_columns) > 1:
+        raise SchemaError(
+            f"The policy observes the numbers of one column, {shown(missing[0])}, which have no names, and this log names "
+            f"{listed(own.observation_columns)}, so that it cannot be told which is which. Give the log a column "
+            f"{shown(missing[0])} of lists, in the order that the policy learned."
+        )
     if missing:
         raise SchemaError(
             f"The policy observes {listed(policy.observation_columns)}, and this log has no column {listed(missing)}. Name its "
@@ -74,7 +80,8 @@ def with_meaning_of(policy: Schema, own: Schema, names: Sequence[str]) -> tuple[
 def difference_of_meaning(policy: Schema, log: Schema) -> str:
     """In what the observations or actions of a log that is read already differ from those a policy learned; "" where in nothing.
 
-    Columns of observations are compared where both logs name several; one column of vectors has no names inside.
+    Columns of observations are compared where both logs name several; one column of vectors has no names inside, and is
+    compared with several by its rules alone.
     """
     ours, theirs = policy.observation_columns, log.observation_columns
     if min(len(ours), len(theirs)) > 1 and ours != theirs:
@@ -82,7 +89,16 @@ def difference_of_meaning(policy: Schema, log: Schema) -> str:
     acts, logged = policy.columns["action"], log.columns["action"]
     if isinstance(acts, tuple) and isinstance(logged, tuple) and acts != logged:
         return f"its action is {listed(acts)}, and this log's {listed(logged)}"
+    for role in () if policy.action_categories else PER_ACTION:
+        each, other_each = policy.columns.get(role, ""), log.columns.get(role, "")
+        several = not isinstance(each, str) and not isinstance(other_each, str)
+        if several and each != other_each and set(each) == set(other_each):  # numbers do not say which action is which
+            return f"its {role} are {listed(each)}, and this log's {listed(other_each)}"
     one, other = policy.meaning(), log.meaning()
+    for meaning in (one, other):  # a rule that said the unit alone says nothing here
+        meaning["observation"] = {name: rule for name, rule in meaning["observation"].items() if rule}
+    if (len(ours) == 1) != (len(theirs) == 1) and one["observation"] != other["observation"]:
+        return f"it observes {listed(ours)}, and this log gives {listed(theirs)}"
     if len(ours) == len(theirs) == 1:  # the name of the one column does not matter
         one, other = ({**m, "observation": list(m["observation"].values())} for m in (one, other))
     for part, word in (("observation", "rules of its observations"), ("action", "actions")):

@@ -7,11 +7,10 @@ import math
 from abc import ABC, abstractmethod
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, DataError
-from stitchrl.types import NumpyArray
+from stitchrl.types import Float, Int, NumpyArray, Shaped
 
 __all__ = [
     "EpisodeSampling",

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.types import NumpyArray
+from stitchrl.types import Float, NumpyArray, Shaped
 
 __all__ = ["Scaling", "unit_return_scale"]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from jaxtyping import Float, Int
 
 from stitchrl.data.column_rule import ColumnRule, as_float, check_choice, check_ordered, vocabulary_of
 from stitchrl.data.expression import Expression
@@ -23,7 +22,7 @@ from stitchrl.data.joint_actions import bounds_of, components_of, names_of
 from stitchrl.data.schema_toml import ROLES, content_of, is_whole, settings_of
 from stitchrl.errors import SchemaError
 from stitchrl.messages import listed, printable, shown
-from stitchrl.types import NumpyArray
+from stitchrl.types import Float, Int, NumpyArray
 
 __all__ = ["ROLES", "Schema"]
 
@@ -280,6 +279,12 @@ class Schema:
         """The columns of the observation, in order."""
         column = self.columns["observation"]
         return (column,) if isinstance(column, str) else column
+
+    @cached_property
+    def plain_observation(self) -> bool:
+        """Whether the columns of the observation are plain numbers, with no rule but perhaps a unit."""
+        rules = (self.observations.get(name) for name in self.observation_columns)
+        return all(rule is None or rule == ColumnRule(unit=rule.unit) for rule in rules)
 
     @property
     def file_rules(self) -> FileRules:

@@ -6,10 +6,9 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
 
 from stitchrl.errors import ConfigurationError, DataError, StitchRLWarning
-from stitchrl.types import NumpyArray
+from stitchrl.types import Float, Int, NumpyArray, Shaped
 
 __all__ = ["by_group", "by_time", "by_value", "shares_of", "split_episodes"]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt64
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
@@ -26,7 +25,7 @@ from stitchrl.errors import CheckpointError, ConfigurationError, DataError
 from stitchrl.messages import shown
 from stitchrl.storage.files import make_directory, write_json
 from stitchrl.storage.learned_from import read_learned_from, write_learned_from
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, Float, NumpyArray, Shaped, UInt64
 
 if TYPE_CHECKING:
     from stitchrl.deployment.onnx_policy import OnnxPolicy

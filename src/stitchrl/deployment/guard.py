@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import DataError
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, Float, NumpyArray
 
 __all__ = ["ANSWER", "BEHAVIOR", "CLIP", "REFUSE", "Guard", "OnOutside", "OtherRange"]
 
@@ -76,9 +75,16 @@ class Guard:
         return np.asarray(self.high + self.margin * (self.high - self.low))
 
     @classmethod
-    def fit(cls, log: Dataset, *, margin: float = 0.1) -> Guard:
-        """The guard of a policy that was trained on this log."""
-        seen = log.observation_table[np.unique(log.observation_index)]
+    def fit(cls, log: Dataset, *, margin: float = 0.1, most_rows: int | None = None) -> Guard:
+        """The guard of a policy that was trained on this log.
+
+        Args:
+            log: what it learned from.
+            margin: see the class.
+            most_rows: look at up to so many rows, evenly spaced, where all of them take too long; None looks at all.
+        """
+        stride = 1 if most_rows is None else max(1, -(-len(log.observation_index) // most_rows))
+        seen = log.observation_table[np.unique(log.observation_index[::stride])]
         if seen.ndim != 2:
             return cls(seen.min(0), seen.max(0), margin)
         # A column of two values, as of a category, has no unit: it keeps the quantiles of all of its values.

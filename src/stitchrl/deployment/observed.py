@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Observed", "encoded", "names_of_numbers", "observed"]
 
 PLAIN = ColumnRule()
+LARGEST, LARGEST_WHOLE = 1e38, 2**24
+"""Numbers, and whole numbers, up to which float32 has nothing to be said about."""
 SHOWN_NAMES = 4
 """So many names of numbers stand in a message."""
 
@@ -52,6 +54,8 @@ def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Obs
         DataError: another width, columns that are not there, values that the schema's rules do not allow.
     """
     if not isinstance(obs, np.ndarray):
+        if type(obs) is dict and schema.plain_observation and (row := _plain_row(obs, schema, width)) is not None:
+            return Observed(row, single=True)
         named = _named(obs, schema, width)
         if named is not None:
             block, single = named
@@ -87,6 +91,20 @@ def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Obs
             f"{numbers.shape}."
         )
     return Observed(rows, single)
+
+
+def _plain_row(obs: dict[str, Any], schema: Schema, width: int) -> NumpyArray | None:
+    """(1, D) the numbers of one row of named columns where they are plain, as the encoder gives them in more time; else None."""
+    values = [obs.get(name) for name in schema.observation_columns]
+    if len(values) == 1 and width > 1 and type(values[0]) is list:
+        values = values[0]
+    kinds = set(map(type, values))
+    if len(values) != width or not kinds <= {float, int}:
+        return None
+    if kinds != {float} and any(type(value) is int and abs(value) > LARGEST_WHOLE for value in values):
+        return None
+    row = np.array([values], np.float64)
+    return row.astype(np.float32) if (np.abs(row) < LARGEST).all() else None  # NaN is not below anything
 
 
 def encoded(block: Block, schema: Schema, *, gaps: bool = False) -> tuple[NumpyArray, dict[str, NumpyArray]]:

@@ -1,5 +1,5 @@
 """Whether a log is one that a policy may be judged on: its columns mean the same, the policy did not learn from its episodes,
-and its observations lie where the policy learned. Asked of policies that carry the answers, as bundles do."""
+and its observations lie where the policy learned. Asked of policies that carry the answers: bundles, and those of `st.fit`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import UInt64
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.same_meaning import difference_of_meaning
+from stitchrl.data.same_meaning import check_units, difference_of_meaning
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.deployment.guard import REFUSE, Guard
-from stitchrl.errors import EvaluationError
-from stitchrl.messages import shown
+from stitchrl.errors import EvaluationError, SchemaError
+from stitchrl.messages import listed, shown
 from stitchrl.storage.coincidence import beyond_chance, share_with_twins
 from stitchrl.types import NumpyArray
 
@@ -32,18 +32,20 @@ def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, for
         policies: what is judged; only what a policy carries is looked at (`schema`, `learned_from`, `guard`).
         log: what they are judged on.
         unseen: the first so many policies must not have learned from episodes of the log.
-        force: whether to go on where the observations lie where the policy never learned.
+        force: whether to go on where the log has, or seems to have, other units.
 
     Raises:
         EvaluationError: other columns, categories or actions; known episodes; observations as of another unit.
     """
     notes: dict[str, None] = {}
+    looked_at = set[int]()
     for number, policy in enumerate(policies):
         schema, guard = getattr(policy, "schema", None), getattr(policy, "guard", None)
         learned_from = getattr(policy, "learned_from", None)
         if isinstance(schema, Schema):
-            check_meaning(log, schema)
-        if isinstance(guard, Guard):
+            notes |= dict.fromkeys(check_meaning(log, schema, guard if isinstance(guard, Guard) else None, force=force))
+        if isinstance(guard, Guard) and id(guard) not in looked_at:
+            looked_at.add(id(guard))  # the seeds of a run have one
             notes |= dict.fromkeys(_ranges(log, guard, force=force))
         if isinstance(learned_from, np.ndarray) and number < unseen:
             count = check_unseen(
@@ -67,13 +69,79 @@ def as_judged(policy: Any) -> Any:
     return policy.unguarded() if isinstance(policy, Bundle) and policy.guard.on_outside == REFUSE else policy
 
 
-def check_meaning(log: Dataset, schema: Schema) -> None:
-    """Raise EvaluationError where the numbers of a log mean something else than those a policy learned from."""
-    if difference := difference_of_meaning(schema, log.schema):
+def check_meaning(log: Dataset, schema: Schema, guard: Guard | None = None, *, force: bool = False) -> list[str]:
+    """Refuse a log whose numbers mean something else than those a policy learned from; sentences on what names do not tell.
+
+    Args:
+        log: what the policy is to be judged on.
+        schema: of the log that it learned from.
+        guard: the range of the observations in that log; None where it is not known.
+        force: whether to go on where the schemas name other units.
+
+    Raises:
+        EvaluationError: other columns, categories, actions or units.
+    """
+    if difference := difference_of_meaning(schema, log.schema) or _other_width(schema, guard, log):
         raise EvaluationError(
             f"The policy learned another meaning than this log has: {difference}. `st.read(path, policy=policy)` reads the log "
             "by the names that the policy learned."
         )
+    notes = _without_names(schema, log)
+    try:
+        check_units(schema, log.schema)
+    except SchemaError as error:
+        if not force:
+            raise EvaluationError(f"{error} With `force` the policy is judged on it all the same.") from None
+        notes.append(f"{error} The evaluation was forced.")
+    return notes
+
+
+def _other_width(schema: Schema, guard: Guard | None, log: Dataset) -> str:
+    """How the counts of numbers of an observation or an action differ from those that a policy learned; "" where they do not,
+    or where the policy does not say."""
+    observed, acting = schema.observation_columns, _columns_of_action(schema)
+    seen, taken = log.schema.observation_columns, _columns_of_action(log.schema)
+    if guard is not None and guard.low.shape != (shape := log.observation_table.shape[1:]):
+        return (
+            f"it observes {_numbers(guard.low.shape)} in {listed(observed)}, and this log gives {_numbers(shape)} in "
+            f"{listed(seen)}"
+        )
+    known = schema.action_low or schema.action_high or (acting if len(acting) > 1 else ())
+    if known and log.num_actions is None and log.action.shape[1] != len(known):
+        return (
+            f"its action has {_numbers((len(known),))} in {listed(acting)}, and this log's {_numbers(log.action.shape[1:])} in "
+            f"{listed(taken)}"
+        )
+    return ""
+
+
+def _without_names(schema: Schema, log: Dataset) -> list[str]:
+    """A sentence each on the observation and the action where one side names its numbers and the other has one column of them."""
+    found = []
+    for what, ours, theirs in (
+        ("observation", schema.observation_columns, log.schema.observation_columns),
+        ("action", _columns_of_action(schema), _columns_of_action(log.schema)),
+    ):
+        if (len(ours) == 1) != (len(theirs) == 1):
+            named = ours if len(ours) > 1 else theirs
+            single, whose = (theirs, "this log") if len(ours) > 1 else (ours, "the policy's log")
+            found.append(
+                f"The numbers of the {what} have no names in {whose}, where they stand in one column, {shown(single[0])}: make "
+                f"sure that their order is {listed(named)}."
+            )
+    return found
+
+
+def _columns_of_action(schema: Schema) -> tuple[str, ...]:
+    column = schema.columns["action"]
+    return (column,) if isinstance(column, str) else column
+
+
+def _numbers(shape: tuple[int, ...]) -> str:
+    """So many numbers."""
+    if len(shape) > 1:
+        return f"images of {' x '.join(map(str, shape))}"
+    return f"{shape[0]} number{'s' * (shape[0] != 1)}"
 
 
 def check_unseen(log: Dataset, learned_from: UInt64[NumpyArray, " n"], *, way_out: str) -> int:

@@ -15,6 +15,7 @@ from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Distribution, Normal, TanhNormal
 from stitchrl.nn.mixture import Ends, NormalMixture, as_ends, bounds_of_ends
 from stitchrl.nn.networks import MLP, ImageNetwork
+from stitchrl.nn.origin import WithOrigin
 
 __all__ = [
     "ContinuousPolicy",
@@ -30,7 +31,7 @@ LEAST_LOG_STD, MOST_LOG_STD = math.log(0.01), 1.0
 the density finite where the same action is logged again and again, as it is at the bounds of clipped actions."""
 
 
-class ContinuousPolicy(eqx.Module):
+class ContinuousPolicy(WithOrigin, eqx.Module):
     """A policy over vectors. Observations are (B, D), actions (B, action); `action_mask` must be None."""
 
     has_density: ClassVar[bool] = True

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Categorical, mask_logits, masked_log_softmax, take_action
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
+from stitchrl.nn.origin import WithOrigin
 
 __all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "Policy", "ValueGreedyPolicy"]
 
@@ -42,7 +43,7 @@ class Policy(Protocol):
         """The policy that always takes the mode of this one."""
 
 
-class DiscretePolicy(eqx.Module):
+class DiscretePolicy(WithOrigin, eqx.Module):
     """A policy over actions 0 to A - 1. Observations are (B, D), masks (B, A) with True for allowed."""
 
     has_density: ClassVar[bool] = True

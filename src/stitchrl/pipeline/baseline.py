@@ -11,7 +11,7 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.errors import ConfigurationError, StitchRLError
-from stitchrl.evaluation.log_of_policy import as_judged
+from stitchrl.evaluation.log_of_policy import as_judged, notes_on_policies
 from stitchrl.evaluation.logged_policy import knows_every_action
 from stitchrl.evaluation.looks import fingerprint
 from stitchrl.evaluation.probabilities import PolicyLike
@@ -28,10 +28,12 @@ class Baseline:
     Attributes:
         policy: the policy, as `st.evaluate` takes it.
         name: what the files of the run and the report call it; "" is the label of a bundle, or the name of the policy's class.
+        force: whether to compare with it also where the log has, or seems to have, other units than its own.
     """
 
     policy: PolicyLike
     name: str = ""
+    force: bool = False
 
     @property
     def title(self) -> str:
@@ -43,7 +45,8 @@ class Baseline:
         """What tells this baseline from others: its title, and a few numbers that depend on everything it does on the log.
 
         Raises:
-            ConfigurationError: the policy cannot be asked about the rows of the log, or not about every action.
+            ConfigurationError: the policy cannot be asked about the rows of the log, or not about every action; or it learned
+                from columns, actions or units with another meaning.
         """
         if not any(hasattr(self.policy, name) for name in ("probs", "sample", "mode", "log_prob")):
             raise ConfigurationError(
@@ -56,6 +59,7 @@ class Baseline:
                 "that can act."
             )
         try:
+            notes_on_policies([self.policy], log, unseen=0, force=self.force)
             numbers = fingerprint(as_judged(self.policy), log)
         except StitchRLError as error:
             raise ConfigurationError(f"The baseline {self.title!r} does not fit this log: {error}") from None

@@ -110,7 +110,8 @@ def run(
         updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin,
             minimum_odds_ratio, ladder, horizon, group, cost, distribution, tail, gamma, estimators: as in `PipelineSettings`.
         until: the last stage to do.
-        force: go on where the audit calls the log not usable; the verdict then says so, and cannot be GO.
+        force: go on where the audit calls the log not usable, and where the log seems to have other units than the baseline's;
+            the verdict then says so, and cannot be GO in the first case.
         truth: exact values, where the world behind the log is known.
         baseline: the policy that every gain is over, such as `st.load_policy` gives; None is the behaviour.
         progress: show bars.
@@ -141,7 +142,7 @@ def run(
     )
     job = Workspace(
         log, Path(out), schema=schema, format=format, algorithms=algorithms, settings=settings, truth=truth,
-        baseline=None if baseline is None else Baseline(baseline), progress=progress,
+        baseline=None if baseline is None else Baseline(baseline, force=force), progress=progress,
     )  # fmt: skip
     return run_stages(job, until=until, force=force)
 

@@ -283,6 +283,7 @@ def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> list[E
             over_last=job.baseline is not None,
             monitors=(display.track("FQE of the selected policy"),),
             notes=notes,
+            force=job.baseline is not None and job.baseline.force,
         )
 
 

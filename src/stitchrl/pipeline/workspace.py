@@ -243,10 +243,11 @@ class Workspace:
         return found
 
     def _fit(self, label: str, algorithm: Algorithm, display: ProgressDisplay) -> Run:
+        """A training run, whose policies need not remember their log: they are judged on other parts of it."""
         train = self.parts["train"]
         # What is solved and not trained is the same for every seed.
         seeds = 1 if algorithm.closed_form else self.settings.seeds
-        return fit(
+        trained = fit(
             algorithm,
             train,
             updates=self.settings.updates,
@@ -258,6 +259,7 @@ class Workspace:
             callbacks=(display.track(f"{label} x {seeds}"),),
             progress=False,
         )
+        return dataclasses.replace(trained, schema=None, guard=None)
 
     @cached_property
     def candidates(self) -> list[Candidate]:

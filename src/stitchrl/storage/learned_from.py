@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt64
 
 from stitchrl.errors import CheckpointError
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
-from stitchrl.types import NumpyArray
+from stitchrl.types import NumpyArray, UInt64
 
 __all__ = ["EPISODES", "read_learned_from", "write_learned_from"]
 

@@ -15,7 +15,9 @@ from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import Sampling
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import CheckpointError, ConfigurationError
+from stitchrl.data.schema import Schema
+from stitchrl.deployment.guard import Guard
+from stitchrl.errors import CheckpointError, ConfigurationError, StitchRLError
 from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint, read_meta
@@ -208,9 +210,21 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     state, history, meta = load_checkpoint(where / CHECKPOINT, like)
     trained = Trained(state, history, meta["update"], meta.get("stopped", ""), meta["diverged"])
     flags = red_flags(history, **meta["bounds"]) if "bounds" in meta else []
+    found = TrainedMembers(trained, scaling, flags, given, *_origin(where / CHECKPOINT, meta))
     if grid:
-        return _grid(chosen, points, seeds, TrainedMembers(trained, scaling, flags, given))
-    return _run(algorithm, seeds, TrainedMembers(trained, scaling, flags, given), range(len(seeds)))
+        return _grid(chosen, points, seeds, found)
+    return _run(algorithm, seeds, found, range(len(seeds)))
+
+
+def _origin(path: Path, meta: Mapping[str, Any]) -> tuple[Schema | None, Guard | None]:
+    """What a checkpoint says of its log: its schema, and where its observations lie; None where an older version did not."""
+    schema, guard = meta.get("schema"), meta.get("guard")
+    try:
+        return None if schema is None else Schema.from_dict(schema), None if guard is None else Guard.from_dict(guard)
+    except (StitchRLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"What the checkpoint {path} says of its log is damaged: {error!r}. Delete it to start over."
+        ) from None
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
@@ -241,6 +255,8 @@ def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: TrainedMembers, 
         own,
         {seeds[k - members[0]]: trained.diverged[k] for k in members if k in trained.diverged},
         outcome.given,
+        outcome.schema,
+        outcome.guard,
     )
 
 

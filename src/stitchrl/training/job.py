@@ -20,6 +20,8 @@ from stitchrl.algorithms.settings import default_settings
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import Sampling, UniformSampling, drawn_part
 from stitchrl.data.scaling import Scaling
+from stitchrl.data.schema import Schema
+from stitchrl.deployment.guard import ANSWER, Guard
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
 from stitchrl.nn.saving import load_tree_file, save_tree_file
@@ -38,17 +40,22 @@ __all__ = ["Environment", "Job", "TrainedMembers"]
 
 SAMPLING = ("uniform", "shuffled")
 """Names for `UniformSampling` with replacement, and without."""
+ROWS_OF_A_RANGE = 100_000
+"""Up to so many rows of a log are looked at for the range of its observations, which a fit must not wait for."""
 Environment = str | Callable[[], Any]
 """Id of a Gymnasium environment, or a function that makes one."""
 
 
 class TrainedMembers(NamedTuple):
-    """What `Job.train` gives back: trained members, the scaling they live in, what looked wrong, and what was given."""
+    """What `Job.train` gives back: trained members, the scaling they live in, what looked wrong, what was given, and what the
+    log means and where its observations lie."""
 
     trained: Trained
     scaling: Scaling
     flags: list[RedFlag]
     given: PyTree
+    schema: Schema | None = None
+    guard: Guard | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +141,7 @@ class Job:
         prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
         given = self._given(prepared.given)
         bounds = self._bounds(algorithms)
+        guard = range_of(log)
         with ExitStack() as stack:
             table = None if self.out is None else stack.enter_context(MetricsTable(Path(self.out) / METRICS, labels))
             monitors, flags = self._watching(stack, algorithm, config, labels, bounds)
@@ -153,13 +161,13 @@ class Job:
                 stop=self.stop,
                 spare=spare,
                 labels=_names(labels),
-                **self._saving(config, scaling, bounds, table, given is not None),
+                **self._saving(config, scaling, bounds, table, given is not None, guard),
             )
             if table is not None:
                 table.complete(trained.history)
         # A resumed or finished run has a history that no monitor saw.
         found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
-        return TrainedMembers(trained, scaling, found, given)
+        return TrainedMembers(trained, scaling, found, given, log.schema, guard)
 
     def _given(self, prepared: PyTree) -> PyTree:
         """What `prepare` gave, on the device, kept in the run directory; a run that goes on takes what it began with."""
@@ -230,6 +238,7 @@ class Job:
         bounds: dict[str, Any],
         table: MetricsTable | None,
         has_given: bool,
+        guard: Guard | None,
     ) -> dict[str, Any]:
         """The arguments of `train` that write to the run directory."""
         if self.out is None or table is None:
@@ -240,6 +249,7 @@ class Job:
             "bounds": bounds,
             "config": config | {"scaling": scaling.to_dict()},
             "schema": self.log.schema.to_dict(),
+            "guard": None if guard is None else guard.to_dict(),
         }
         return {
             "checkpoint": folder / CHECKPOINT,
@@ -327,6 +337,13 @@ class Job:
         from stitchrl.training.playing import playing  # Gymnasium is imported only where there is an environment
 
         return playing(algorithms, self.environment, scaling, given, episodes=self.evaluation_episodes)
+
+
+def range_of(log: Dataset) -> Guard | None:
+    """Where the observations of a log lie, for noticing another unit; None for images. It forbids nothing."""
+    if log.observation_table.ndim != 2:
+        return None
+    return dataclasses.replace(Guard.fit(log, most_rows=ROWS_OF_A_RANGE), on_outside=ANSWER)
 
 
 def _names(labels: list[dict[str, Any]]) -> list[str]:

@@ -11,7 +11,10 @@ from typing import Any
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.scaling import Scaling
+from stitchrl.data.schema import Schema
+from stitchrl.deployment.guard import Guard
 from stitchrl.nn.networks import Network
+from stitchrl.nn.origin import remember_origin
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.units import (
     RescaledPolicy,
@@ -48,6 +51,9 @@ class Run:
         red_flags: what looked wrong in the metrics, each once; `member` counts the seeds.
         diverged: seed -> where its numbers ceased to be finite. Such seeds of a grid are in none of the lists above.
         given: what the algorithm's `prepare` made of the log, beside its columns.
+        schema: of the log, which its policies remember: they are not judged on a log with another meaning. None where it is not
+            known, as in folders of older versions.
+        guard: where the observations of the log lie, by which another unit is noticed; None for images, or where it is not known.
     """
 
     algorithm: Algorithm
@@ -60,6 +66,8 @@ class Run:
     red_flags: tuple[RedFlag, ...] = ()
     diverged: dict[int, str] = dataclasses.field(default_factory=dict)
     given: PyTree = None
+    schema: Schema | None = None
+    guard: Guard | None = None
 
     @cached_property
     def history(self) -> Rows:
@@ -86,7 +94,10 @@ class Run:
             self.algorithm.policy(member.algorithm, self.given) if member.average is None else member.average
             for member in self.members
         ]
-        return [unscaled_policy(policy, self.scaling) for policy in inner]
+        found = [unscaled_policy(policy, self.scaling) for policy in inner]
+        for policy in found:
+            remember_origin(policy, self.schema, self.guard)
+        return found
 
     @property
     def policy(self) -> DiscretePolicy | RescaledPolicy:
