@@ -18,6 +18,7 @@ from stitchrl.auditing.regression import features, residuals
 from stitchrl.auditing.sample import SAMPLE_ROWS, Sample
 from stitchrl.auditing.scan import Scan, not_finite_after_rows, scan_rows, time_as_float
 from stitchrl.auditing.wording import listed
+from stitchrl.data.atoms import Atoms, atoms_and_shares
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -199,6 +200,11 @@ class Facts:
     def action_residuals(self) -> NumpyArray:
         """(n, k) held-out residuals of a regression of the continuous action on the observation."""
         return residuals(features(self.sample.observation), self.sample.action, self.fold)
+
+    @cached_property
+    def action_atoms(self) -> tuple[Atoms | None, Atoms | None]:
+        """The atoms of continuous actions, and the shares on the ends whether or not they stand out; None for discrete ones."""
+        return atoms_and_shares(self.log)
 
     # --- discrete actions: there may be very many, so no array here has a row for each row and a column for each action ---
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["BOUND_ROUNDING", "LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "shares_on_ends"]
+__all__ = ["BOUND_ROUNDING", "LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "atoms_and_shares"]
 
 LEAST_SHARE = 0.001
 """An end of a number of the action is an atom if it is logged in at least this share of the rows. Weights are wrong there
@@ -81,10 +81,21 @@ def action_atoms(log: Dataset) -> Atoms | None:
     An end is the bound that the schema declares, or the commonest of the least and of the largest values that are logged, up to
     a handful of outliers: a log may be clipped to less than its schema allows.
     """
+    return atoms_and_shares(log)[0]
+
+
+def atoms_and_shares(log: Dataset) -> tuple[Atoms | None, Atoms | None]:
+    """The atoms as `action_atoms` gives them, and the shares on the ends whether or not these stand out among the values inside
+    (whose `share` is not counted and 0); both from one look at the actions. None where actions are discrete, or there are none.
+    """
     ends = _ends(log)
-    if ends is None:
-        return None
-    found, usual, enough = ends
+    return (None, None) if ends is None else (_standing_out(log, *ends), ends[0])
+
+
+def _standing_out(
+    log: Dataset, found: Atoms, usual: Float[NumpyArray, " D"], enough: Bool[NumpyArray, "two D"]
+) -> Atoms | None:
+    """Those of the likeliest atoms that stand out among the values inside; None where none does. Arguments as `_ends` gives."""
     share = np.stack([found.share_low, found.share_high])
     atom = enough & (share >= LEAST_SHARE) & (share >= STANDS_OUT * usual)
     if not atom.any():
@@ -98,12 +109,6 @@ def action_atoms(log: Dataset) -> Atoms | None:
         high=np.where(atom[1], found.high, np.where(np.isnan(declared[1]), np.inf, declared[1])),
         share=rows / log.num_transitions,
     )
-
-
-def shares_on_ends(log: Dataset) -> Atoms | None:
-    """As `action_atoms`, whether or not the ends stand out among the values inside; `share` is not counted and 0."""
-    ends = _ends(log)
-    return None if ends is None else ends[0]
 
 
 def _ends(log: Dataset) -> tuple[Atoms, Float[NumpyArray, " D"], Bool[NumpyArray, "two D"]] | None:

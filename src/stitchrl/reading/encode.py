@@ -204,26 +204,39 @@ class Encoder(ObservationEncoder):
         """Check, once the whole log was read, that the words for ends are not misspelled.
 
         Raises:
-            DataError: none of the words of a role occurs, and `end` of the schema would make every such end another kind.
+            DataError: none of the words of a role occurs, one is spelled almost as a word of the log, and `end` of the schema
+                would make every such end another kind.
         """
         for role, marked in self._marked.items():
-            if self.schema.end in (None, role) or len(marked.unseen) < len(marked.words):
-                continue
-            raise DataError(
-                f"None of `{role}_values` occurs in {self.where(role, 0).called}, which holds "
-                f"{listed(map(repr, marked.others))}; got {listed(map(repr, marked.words))}. Correct the words under [episodes]; "
-                f'if no episode of this log is {role}, leave out the column and its words, so that `end = "{self.schema.end}"` '
-                "says how all of them end."
-            )
+            near = marked.misspelled() if self._other_ends(role) else None
+            if near is not None:
+                raise DataError(
+                    f"None of `{role}_values` occurs in {self.where(role, 0).called}, which holds "
+                    f"{listed(map(repr, marked.others))}; got {listed(map(repr, marked.words))}. Did you mean {near!r}? Correct the "
+                    f"words under [episodes]; if no episode of this log is {role}, leave out the column and its words, so that "
+                    f'`end = "{self.schema.end}"` says how all of them end.'
+                )
+
+    def _other_ends(self, role: str) -> bool:
+        """Whether none of the words for the ends of a role occurs, and `end` of the schema makes such ends another kind."""
+        marked = self._marked[role]
+        return self.schema.end not in (None, role) and len(marked.unseen) == len(marked.words)
+
+    def _unseen(self, role: str) -> str:
+        """The sentence on words for ends that do not occur."""
+        marked = self._marked[role]
+        words = f"{listed(map(repr, marked.unseen))} of `{role}_values`"
+        holds = f"{self.where(role, 0).called}, which holds {listed(map(repr, marked.others)) or 'no words at all'}"
+        if not self._other_ends(role):
+            return f"{words} is nowhere in {holds}."
+        return (
+            f"No episode ends with {words}: what has no end marked counts as {self.schema.end}. If a word of {holds}, marks an "
+            f"end that is {role}, add it to `{role}_values` under [episodes]."
+        )
 
     def last_notes(self) -> tuple[str, ...]:
         """What the whole log has shown: words for ends that do not occur, and missing rewards."""
-        notes = [
-            f"{listed(map(repr, marked.unseen))} of `{role}_values` is nowhere in {self.where(role, 0).called}, which holds "
-            f"{listed(map(repr, marked.others))}."
-            for role, marked in self._marked.items()
-            if marked.unseen
-        ]
+        notes = [self._unseen(role) for role, marked in self._marked.items() if marked.unseen]
         notes += [
             f"The word {word!r} of the reward's expression is nowhere in column {name!r}, which holds "
             f"{listed(map(repr, marked.others))}."
