@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.types import NumpyArray
 
 __all__ = ["learned_features"]
@@ -21,7 +22,7 @@ be larger: where other programs share the processors, waiting for a second threa
 def learned_features(x: NumpyArray, y: NumpyArray, train: NumpyArray) -> NumpyArray:
     """(n, WIDTH) the last hidden layer of a network with two hidden layers that predicts y (n, k) from x (n, d), fitted to the
     rows in `train` by Adam on the squared error."""
-    rng = np.random.default_rng(6)
+    rng = draws(6)
     inputs = np.ascontiguousarray(x[train], np.float32)
     wanted = y[train] - y[train].mean(0)
     wanted = np.ascontiguousarray(wanted / np.maximum(wanted.std(0), 1e-9), np.float32).clip(-5, 5)

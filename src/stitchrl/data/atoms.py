@@ -84,11 +84,12 @@ def action_atoms(log: Dataset) -> Atoms | None:
     return atoms_and_shares(log)[0]
 
 
-def atoms_and_shares(log: Dataset) -> tuple[Atoms | None, Atoms | None]:
+def atoms_and_shares(log: Dataset, *, seed: int = 0) -> tuple[Atoms | None, Atoms | None]:
     """The atoms as `action_atoms` gives them, and the shares on the ends whether or not these stand out among the values inside
     (whose `share` is not counted and 0); both from one look at the actions. None where actions are discrete, or there are none.
+    `seed` draws the rows whose values are counted where there are many.
     """
-    ends = _ends(log)
+    ends = _ends(log, seed)
     return (None, None) if ends is None else (_standing_out(log, *ends), ends[0])
 
 
@@ -111,12 +112,12 @@ def _standing_out(
     )
 
 
-def _ends(log: Dataset) -> tuple[Atoms, Float[NumpyArray, " D"], Bool[NumpyArray, "two D"]] | None:
+def _ends(log: Dataset, seed: int) -> tuple[Atoms, Float[NumpyArray, " D"], Bool[NumpyArray, "two D"]] | None:
     """The likeliest atom on each side of each number, the share of a value that is common inside, and whether an end has rows
     enough beside what lies beyond it; None where actions are discrete or there are none."""
     if log.num_actions is not None or not log.num_transitions:
         return None
-    size, sample, declared = log.action.shape[1], _sample(log), _declared(log)
+    size, sample, declared = log.action.shape[1], _sample(log, seed), _declared(log)
     ends, spread, usual = np.full((2, size), np.nan), np.zeros(size), np.zeros(size)
     for j in range(size):
         column = sample[np.isfinite(sample[:, j]), j]
@@ -184,9 +185,9 @@ def _blocks(log: Dataset) -> Iterator[Float[NumpyArray, "R D"]]:
         yield np.asarray(log.action[start : start + ROWS_AT_ONCE], np.float64)
 
 
-def _sample(log: Dataset) -> Float[NumpyArray, "R D"]:
+def _sample(log: Dataset, seed: int) -> Float[NumpyArray, "R D"]:
     """The actions of all rows of a log, or of some at random where there are many."""
     rows = np.arange(log.num_transitions)
     if len(rows) > SAMPLE_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE_ROWS, replace=False))
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), SAMPLE_ROWS, replace=False))
     return np.asarray(log.action[rows], np.float64)

@@ -34,6 +34,6 @@ def notes_on_unnamed(empty: Sequence[str], filled: Sequence[str]) -> Iterator[st
     if filled:
         what = "some columns at its end, which are" if len(filled) > 1 else "a column at its end, which is"
         yield (
-            f"The first line has no name for {what} called {listed(map(repr, filled))} here, by number. Name all columns by `names` "
-            "under [file]."
+            f"The first line has no name for {what} called {listed(map(repr, filled))} here, by number. Name all columns by "
+            "`names` under [file]."
         )
