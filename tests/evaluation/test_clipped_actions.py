@@ -13,6 +13,10 @@ from evaluation_worlds import QUICK
 from scipy import stats
 
 import stitchrl as st
+from stitchrl.auditing.checks.actions import action_saturated
+from stitchrl.auditing.checks.propensities import propensities_beaten
+from stitchrl.auditing.facts import Facts
+from stitchrl.data import atoms
 from stitchrl.data.atoms import action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
@@ -97,6 +101,17 @@ def test_atoms_are_the_ends_that_are_logged_again_and_again() -> None:
     narrow = action_atoms(log_of(4000, 1, bound=0.5, unit=3.0))  # less than any declared box, and other units
     assert narrow is not None
     assert (narrow.low[0], narrow.high[0]) == (-1.5, 1.5)
+
+
+def test_one_audit_looks_for_atoms_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, looks = log_of(600, 1, propensities="mass"), []
+    real = atoms._ends
+    monkeypatch.setattr(atoms, "_ends", lambda *given: looks.append(given) or real(*given))
+    facts = Facts(log)
+    (found,) = action_saturated(log, facts)
+    assert "number 0 is exactly -1 or 1" in found.seen
+    list(propensities_beaten(log, facts))
+    assert len(looks) == 1
 
 
 def with_actions(action: np.ndarray, **schema: object) -> Dataset:

@@ -62,8 +62,7 @@ def _slopes(parameters: list[NumpyArray], x: NumpyArray, y: NumpyArray) -> list[
     The rows are taken in parts, as an axis in front, so that no product is larger than `MOST_PRODUCTS`.
     """
     rows = len(x)
-    largest = rows * max(weights.size for weights in parameters[:3])
-    parts = next((k for k in range(1, rows) if rows % k == 0 and largest <= k * MOST_PRODUCTS), rows)
+    parts = _parts(rows, max(weights.size for weights in parameters[:3]))
     x, y = (values.reshape(parts, rows // parts, -1) for values in (x, y))
     first, second = _hidden(parameters, x)
     error = (second @ parameters[2] + parameters[5] - y) / np.float32(rows)
@@ -77,6 +76,11 @@ def _slopes(parameters: list[NumpyArray], x: NumpyArray, y: NumpyArray) -> list[
         back_second.sum((0, 1)),
         error.sum((0, 1)),
     ]
+
+
+def _parts(rows: int, size: int) -> int:
+    """The least number of equal parts of some rows whose products with a matrix of this size are small."""
+    return next((k for k in range(1, rows) if rows % k == 0 and rows * size <= k * MOST_PRODUCTS), rows)
 
 
 def _summed(a: NumpyArray, b: NumpyArray) -> NumpyArray:

@@ -9,7 +9,6 @@ import typer
 
 import stitchrl
 from stitchrl.errors import ConfigurationError
-from stitchrl.messages import printable
 
 if TYPE_CHECKING:
     from stitchrl.evaluation.settings import FitSettings
@@ -34,6 +33,7 @@ def fit_settings(updates: int, seed: int, assignments: Sequence[str] | None) -> 
     Raises:
         ConfigurationError: a text of another form, an unknown setting, or a value that does not fit.
     """
+    from stitchrl.messages import printable
     from stitchrl.pipeline.assignments import settings_of, with_setting
 
     settings = stitchrl.FitSettings(updates=updates, seed=seed)

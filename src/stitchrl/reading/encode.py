@@ -213,7 +213,7 @@ class Encoder(ObservationEncoder):
                 raise DataError(
                     f"None of `{role}_values` occurs in {self.where(role, 0).called}, which holds "
                     f"{listed(map(repr, marked.others))}; got {listed(map(repr, marked.words))}. Did you mean {near!r}? "
-                    f"Correct the words under [episodes]; if no episode of this log is {role}, leave out the column and its words, "
+                    f"Correct the words under [episodes]; if no episode of this log is {role}, leave out the column and words, "
                     f'so that `end = "{self.schema.end}"` says how all of them end.'
                 )
 
