@@ -218,7 +218,9 @@ def test_they_are_read_by_name_and_survive_conversions(tmp_path) -> None:
     words = columns | {"action": np.array(["a", "b", "c"])[columns["action"]]}
     named = Schema(roles, num_actions=3, action_categories=("a", "b", "c"))
     np.testing.assert_array_equal(st.read(words, named, beside={"policy_probs": ["named"]}).policy_probs, certain)
-    with pytest.raises(DataError, match="must be an integer from 0 to 2; got 3 in row 4"):
+    with pytest.raises(
+        DataError, match=r"must be an integer from 0 to 2; got 3 in row 4.* A single column of a policy"
+    ):
         st.read(columns | {"taken": np.array([0, 2, 1, 1, 3, 2])}, schema, beside=one)
     with pytest.raises(SchemaError, match="policy_probs is in column 'p_d'"):
         st.read(columns, schema, beside={"policy_probs": ("p_a", "p_b", "p_d")})

@@ -361,7 +361,13 @@ class Encoder(ObservationEncoder):
                     f"{where.called} holds one value a row, the action that the policy takes, which needs the number of actions: "
                     "say `count` or `categories` under [action] of the schema."
                 )
-            taken = whole_numbers(values, schema.num_actions, where)
+            try:
+                taken = whole_numbers(values, schema.num_actions, where)
+            except DataError as error:
+                raise DataError(
+                    f"{error} A single column of a policy holds a list with the probability of every action, or the action that it "
+                    "takes."
+                ) from None
         return (taken[:, None] == np.arange(schema.num_actions)).astype(np.float32)
 
     def _masks(self, block: Block, row: int) -> Shaped[NumpyArray, "n A"]:
