@@ -71,7 +71,12 @@ def test_the_seed_reaches_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigurationError, match="`seed` must be at least 0; got -1"):
         st.audit(log, seed=-1)
     seeds: list[int] = []
-    monkeypatch.setattr(audit_module, "CHECKS", (lambda log, facts: seeds.append(audit_seed()) or (),))
+
+    def check(log: st.Dataset, facts: Facts) -> tuple[()]:
+        seeds.append(audit_seed())
+        return ()
+
+    monkeypatch.setattr(audit_module, "CHECKS", (check,))
     st.audit(log, seed=3)
     assert (seeds, audit_seed()) == ([3], 0)
 

@@ -365,8 +365,8 @@ class Encoder(ObservationEncoder):
                 taken = whole_numbers(values, schema.num_actions, where)
             except DataError as error:
                 raise DataError(
-                    f"{error} A single column of a policy holds a list with the probability of every action, or the action that it "
-                    "takes."
+                    f"{error} A single column of a policy holds a list with the probability of every action, or the action "
+                    "that it takes."
                 ) from None
         return (taken[:, None] == np.arange(schema.num_actions)).astype(np.float32)
 
