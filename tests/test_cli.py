@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,10 @@ def test_the_command_line_starts_without_jax() -> None:
 
 
 def test_version_and_help(stitchrl: Command) -> None:
-    assert stitchrl("--version") == stitchrl("version") == (0, f"{st.__version__}\n", "")
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for words in (["--version"], ["version"], *([name, "--version"] for name in commands)):
+        assert stitchrl(*words) == (0, f"{st.__version__}\n", "")
+    assert json.loads(stitchrl("version", "--json").out) == {"version": st.__version__}
     done = stitchrl("run", "--help")
     assert done.status == 0
     for option in (
@@ -234,6 +238,14 @@ def test_stitchrl_alone_prints_its_help(stitchrl: Command) -> None:
     assert "error" not in done.err
 
 
+def test_a_report_says_where_it_is(tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(st, "report", lambda folder, out: out or folder / "report.html")
+    assert stitchrl("report", tmp_path) == (0, f"{tmp_path / 'report.html'}\n", "")
+    (tmp_path / "config.toml").write_text(f"out = '{tmp_path / 'x.html'}'\njson = true\n")
+    done = stitchrl("report", tmp_path, "--config", tmp_path / "config.toml")
+    assert (done.status, json.loads(done.out)) == (0, {"out": str(tmp_path / "x.html")})
+
+
 def test_a_command_stopped_from_the_keyboard_says_how_to_go_on(
     log: Path, tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,8 +269,10 @@ def test_audit_and_run_end_with_5_where_the_log_is_not_usable(log: Path, tmp_pat
     masks[:, 0] = True
     spoil(broken, action_mask=list(masks))
     assert stitchrl("audit", broken).status == 5
-    done = stitchrl("audit", broken, "--json")
+    done = stitchrl("audit", broken, "--json", "--seed", 1, "--out", tmp_path / "audit.json")
     assert (done.status, json.loads(done.out)["verdict"]) == (5, "not usable")
+    assert json.loads((tmp_path / "audit.json").read_text()) == json.loads(done.out)
+    assert stitchrl("audit", broken, "--seed", -1).err == "error: `seed` must be at least 0; got -1.\n"
     done = stitchrl("run", broken, "--out", tmp_path / "run", "--gate")
     assert done.status == 5
     assert "The audit calls the log not usable (action-outside-mask" in done.out
@@ -301,28 +315,34 @@ def test_train_takes_a_configuration(log: Path, tmp_path: Path, stitchrl: Comman
     assert run.updates == 2
 
 
-READS_A_LOG = ("run", "audit", "schema", "convert", "train", "evaluate")
-ESTIMATES = ("run", "evaluate")
+READS_A_LOG = ("run", "audit", "schema", "convert", "train", "evaluate", "predict")
+ESTIMATES = ("demo", "run", "evaluate")
+ALL = ("demo", *READS_A_LOG, "report")
 GRAMMAR = {
+    "--version": (*ALL, "version"),
+    "--json": (*ALL, "version"),
+    "--config": ALL,
+    "--quiet": ALL,
     "--format": READS_A_LOG,
-    "--schema": tuple(name for name in READS_A_LOG if name != "schema"),
-    "--out": ("demo", "run", "schema", "train", "report"),
-    "--config": ("demo", "run", "audit", "train", "evaluate"),
-    "--set": ("demo", "run", "train"),
-    "--seed": ("demo", "run", "train", "evaluate"),
-    "--quiet": ("demo", "run", "audit", "train", "evaluate"),
-    "--json": ("demo", "run", "audit", "train", "evaluate"),
-    **dict.fromkeys(("--gamma", "--confidence", "--estimators", "--baseline"), ESTIMATES),
-    "--horizon": ("demo", *ESTIMATES),
-    "--gate": ESTIMATES,
+    "--schema": tuple(name for name in READS_A_LOG if name != "schema"),  # which proposes one, or takes it as --check
+    "--out": tuple(name for name in ALL if name != "convert"),  # whose second argument it is
+    "--set": ("demo", "run", "train", "evaluate"),
+    "--seed": ("demo", "run", "audit", "train", "evaluate", "predict"),
+    **dict.fromkeys(("--horizon", "--confidence", "--estimators", "--baseline"), ESTIMATES),
+    "--gamma": ("run", "evaluate"),  # the exact values of the demo are of gamma 1
+    "--gate": ("run", "evaluate"),
+    "--policy-column": ("evaluate",),
 }
+"""Option -> the commands that take it, and no others do."""
 
 
 def test_every_command_speaks_one_grammar_and_shows_an_example() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     for flag, names in GRAMMAR.items():
-        for name in names:
-            assert flag in [opt for param in commands[name].params for opt in param.opts], (name, flag)
+        takes = {
+            n for n, command in commands.items() if flag in [opt for param in command.params for opt in param.opts]
+        }
+        assert takes == set(names), flag
     for name, command in commands.items():
         assert command.epilog.startswith(f"Example: stitchrl {name}"), name
         words = shlex.split(command.epilog.removeprefix("Example: stitchrl "))[1:]
@@ -334,6 +354,15 @@ def test_a_schema_is_written_once_and_never_over_another(tmp_path: Path, stitchr
     done = stitchrl("schema", tmp_path / "x.csv", "--out", tmp_path / "x.toml")
     assert (done.status, done.out.strip()) == (0, str(tmp_path / "x.toml"))
     assert Schema.load(tmp_path / "x.toml").columns["action"] == "action"
+    plain = stitchrl("schema", tmp_path / "x.csv", "--quiet").out
+    assert "#" not in plain
+    told = json.loads(stitchrl("schema", tmp_path / "x.csv", "--json").out)
+    assert told == {"schema": tomllib.loads(plain)} == {"schema": tomllib.loads((tmp_path / "x.toml").read_text())}
+    check = ["schema", tmp_path / "x.csv", "--check", tmp_path / "x.toml"]
+    assert stitchrl(*check, "--quiet") == (0, "readable\n", "")
+    assert json.loads(stitchrl(*check, "--json").out)["readable"] is True
+    done = stitchrl("convert", tmp_path / "x.csv", tmp_path / "y.parquet", "--json")
+    assert (done.status, json.loads(done.out)) == (0, {"out": str(tmp_path / "y.parquet")})
     again = stitchrl("schema", tmp_path / "x.csv", "--out", tmp_path / "x.toml")
     assert (again.status, "may hold what a person wrote" in again.err) == (2, True)
     assert stitchrl("audit", tmp_path / "x.csv", "--quiet").out.strip() in ("usable", "usable with care", "not usable")

@@ -31,6 +31,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = pq.read_table(path)
     for k in range(ACTIONS):
         table = table.append_column(f"p_{k}", pa.array(probs[:, k]))
+    table = table.append_column("always", pa.array(data.action))
     pq.write_table(table.append_column("logp", pa.array(np.log(chosen))), path)
     return path
 
@@ -48,10 +49,40 @@ def test_columns_of_the_log_are_a_policy(log: Path, stitchrl: Command) -> None:
     assert alone == pytest.approx(every, rel=1e-5)
     data = st.read(log, beside={"policy_log_prob": ["logp"]})
     assert alone == pytest.approx(st.evaluate(st.LoggedPolicy(), data, estimators=("wis",)).estimates["wis"].value)
+    assert wis(stitchrl(*words, "--policy-column", "always")) == pytest.approx(one_action(data))
     shown = stitchrl("evaluate", log, "--estimators", "wis,fqe", "--policy-log-prob", "logp")
     assert (shown.status, "\nwis " in shown.out) == (0, True)
     assert re.search(r"^fqe +- +- +does not apply$", shown.out, flags=re.MULTILINE)
     assert "CANNOT TELL" in shown.out
+
+
+def one_action(log: st.Dataset) -> float:
+    """The wis estimate, by hand, of the policy that repeats every logged action, whose ratio is 1 / its propensity."""
+    ratio = np.exp(-np.asarray(log.behavior_log_prob, np.float64))
+    weight = np.multiply.reduceat(ratio, log.episode_start[:-1])
+    returns = np.add.reduceat(np.asarray(log.reward, np.float64), log.episode_start[:-1])
+    return float((weight * returns).sum() / weight.sum())
+
+
+def test_settings_of_the_fits_reach_them(
+    log: Path, tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[st.FitSettings] = []
+
+    def evaluate(*_: object, settings: st.FitSettings, **__: object) -> None:
+        given.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(st, "evaluate", evaluate)
+    (tmp_path / "config.toml").write_text('set = ["fit.hidden_sizes=8x4", "behavior=counts"]\nevaluation_updates = 7\n')
+    words = ["evaluate", log, "--policy-log-prob", "logp", "--config", tmp_path / "config.toml", "--seed", 2]
+    assert stitchrl(*words).status == 130
+    assert stitchrl(*words, "--set", "fit.updates=9").status == 130
+    assert given[0] == st.FitSettings(updates=7, seed=2, hidden_sizes=(8, 4), behavior="counts")
+    assert given[1] == st.FitSettings(updates=9, seed=2)  # the command line wins
+    (tmp_path / "config.toml").write_text('[[candidate]]\nalgorithm = "BC"\n')
+    refused = stitchrl(*words)
+    assert (refused.status, "`candidate` in " in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +98,17 @@ def test_columns_of_the_log_are_a_policy(log: Path, stitchrl: Command) -> None:
         (["--policy-columns", "p_0,,p_1"], "must be names separated by commas"),
         (["--policy-log-prob", "magic"], "policy_log_prob is in column 'magic'"),
         (["LOG", "--policy-output", "probs"], "no policy to load"),
+        (["LOG"], "no policy to load"),
+        (
+            ["--policy-log-prob", "logp", "--set", "FQE.updates=3"],
+            "got 'FQE.updates=3'. The settings are fit.updates, fit.batch_size, fit.hidden_sizes, fit.learning_rate, fit.seed, "
+            "fit.behavior, fit.networks.",
+        ),
+        (
+            ["--policy-log-prob", "logp", "--set", "fit.updates=few"],
+            "`updates` of fit must be a whole number; got 'few'",
+        ),
+        (["--policy-log-prob", "logp", "--set", "fit.behavior=magic"], "`behavior` must be one of auto, counts"),
     ],
 )
 def test_bad_columns_are_one_sentence(words: list[str], sentence: str, log: Path, stitchrl: Command) -> None:

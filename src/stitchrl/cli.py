@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import stitchrl
-from stitchrl.command_line.main_job import NOT_USABLE, candidates, main_job, print_json
+from stitchrl.command_line.main_job import NOT_USABLE, candidates, main_job, print_json, write_json
 from stitchrl.command_line.options import (
     FRACTIONS,
     STAGES,
@@ -49,6 +49,7 @@ from stitchrl.command_line.options import (
     Tail,
     Until,
     Updates,
+    Version,
 )
 from stitchrl.command_line.policy_commands import evaluate, predict
 from stitchrl.command_line.usage import UsageError, sentence_of
@@ -70,18 +71,9 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> bool:
-    if wanted:
-        print(stitchrl.__version__)
-        raise typer.Exit
-    return wanted
-
-
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """From a log file to a policy you can defend."""
 
@@ -96,7 +88,10 @@ def demo(
     updates: Updates = PipelineSettings.updates,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
     seed: Seed = PipelineSettings.seed,
+    confidence: Confidence = PipelineSettings.confidence,
+    baseline: Baseline = None,
     horizon: Horizon = PipelineSettings.horizon,
+    estimators: Estimators = None,
     propensities: Annotated[
         bool,
         typer.Option("--propensities/--no-propensities", help="Keep the clinicians' probabilities in the log."),
@@ -104,6 +99,7 @@ def demo(
     quiet: Quiet = False,
     json: AsJson = False,
     config: Config = None,
+    version: Version = False,
 ) -> None:
     """Write the embedded hospital log as stays.parquet and run the main job on it, with exact values beside every number."""
     from stitchrl.mdp.icu_sepsis import ExactValues
@@ -150,6 +146,7 @@ def run(
     gate: Gate = False,
     quiet: Quiet = False,
     json: AsJson = False,
+    version: Version = False,
 ) -> None:
     """From a log to a verdict: audit, split, train, select, evaluate, verdict, report, bundle.
 
@@ -166,16 +163,26 @@ def audit(
     against: Annotated[
         Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
     ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", help="Seed of the samples that are looked at in a large log, and of random functions in checks."
+        ),
+    ] = 0,
     config: Config = None,
     quiet: Quiet = False,
     json: AsJson = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the audit as JSON to this file as well.")] = None,
+    version: Version = False,
 ) -> None:
     """Say what is in a log and what is wrong with it; exit status 5 where it is not usable."""
     from stitchrl.reporting.audit_terminal import print_audit
 
     other = None if against is None else stitchrl.read(against, schema, format=format)
-    found = stitchrl.audit(stitchrl.read(log, schema, format=format), against=other)
+    found = stitchrl.audit(stitchrl.read(log, schema, format=format), against=other, seed=seed)
+    if out is not None:
+        write_json(out, found.to_dict())
     if html is not None:
         from stitchrl.reporting.audit_page import render_audit
         from stitchrl.storage.files import write_text
@@ -195,7 +202,7 @@ def audit(
 def schema(
     log: Log,
     format: Format = None,
-    check: Annotated[
+    against: Annotated[
         Path | None,
         typer.Option("--check", help="A schema: print what it makes of the first rows, and all that is wrong."),
     ] = None,
@@ -203,32 +210,18 @@ def schema(
         Path | None,
         typer.Option("--out", help="A new file to write, such as the log's name with .toml. [default: print it]"),
     ] = None,
+    config: Config = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no remarks, and of a check the answer alone.")] = False,
+    json: AsJson = False,
+    version: Version = False,
 ) -> None:
     """Print a first schema for a log, as TOML with remarks: save it beside the log, and correct it."""
-    from stitchrl.data.schema import Schema
-    from stitchrl.reading.check_schema import check_schema
-    from stitchrl.reading.propose import propose
-    from stitchrl.reading.read import open_log
-    from stitchrl.reading.store import is_store, open_store
-    from stitchrl.storage.files import write_text
+    from stitchrl.command_line.schemas import check, propose
 
-    if check is not None:
-        given = Schema.load(check)
-        text, readable = check_schema(open_log(log, format=format, rules=given.file_rules), given)
-        print(text)
-        if not readable:
-            raise typer.Exit(2)
-        return
-    text = open_store(log).schema.to_toml() if is_store(log) else propose(open_log(log, format=format), log.stem)
-    if out is None:
-        print(text, end="")
-        return
-    if out.exists():
-        raise ConfigurationError(
-            f"{str(out)!r} exists, and may hold what a person wrote. Name a new file, or delete it."
-        )
-    write_text(out, text)
-    print(out)
+    if against is not None:
+        check(log, against, format=format, quiet=quiet, json=json)
+    else:
+        propose(log, out, format=format, quiet=quiet, json=json)
 
 
 @app.command(epilog="Example: stitchrl convert stays.csv stays.store")
@@ -241,9 +234,17 @@ def convert(
         str | None,
         typer.Option("--to", help="store, parquet or minari. [default: Parquet where OUT ends so, else a store]"),
     ] = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+    version: Version = False,
 ) -> None:
     """Write a log in another format: a store opens in milliseconds, however large, and trains without being loaded."""
-    print(stitchrl.convert(log, out, schema=schema, format=format, to=to))
+    written = stitchrl.convert(log, out, schema=schema, format=format, to=to)
+    if json:
+        print_json({"out": str(written)})
+    else:
+        print(written)
 
 
 @app.command(epilog="Example: stitchrl train stays.parquet --out iql --algorithm IQL --set expectile=0.9")
@@ -264,6 +265,7 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="The first seed; further ones follow it.")] = 0,
     quiet: Quiet = False,
     json: AsJson = False,
+    version: Version = False,
 ) -> None:
     """Train one algorithm on a whole log, with the main job's settings and units; `st.load(OUT)` gives the run.
 
@@ -328,15 +330,26 @@ app.command(epilog="Example: stitchrl predict stitchrl-run/policy today.csv --ou
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write. [default: report.html in it]")] = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+    version: Version = False,
 ) -> None:
     """Render the report of a run directory anew."""
-    print(stitchrl.report(folder, out))
+    written = stitchrl.report(folder, out)
+    if json:
+        print_json({"out": str(written)})
+    else:
+        print(written)
 
 
-@app.command(epilog="Example: stitchrl version")
-def version() -> None:
+@app.command(name="version", epilog="Example: stitchrl version")
+def print_the_version(json: AsJson = False, version: Version = False) -> None:
     """Print the version."""
-    print(stitchrl.__version__)
+    if json:
+        print_json({"version": stitchrl.__version__})
+    else:
+        print(stitchrl.__version__)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tracemalloc
+from pathlib import Path
 
 import audit_corpus as corpus
 import numpy as np
@@ -14,8 +15,13 @@ from small_faults import changed, constant_observation, mask_forbids
 from worlds import random_log, schema_of, tiny_log
 
 import stitchrl as st
+from stitchrl.auditing import audit as audit_module
+from stitchrl.auditing import facts
 from stitchrl.auditing.all_checks import CHECKS
+from stitchrl.auditing.draws import audit_seed, drawn_by
+from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import SEVERITIES, Audit, Finding
+from stitchrl.errors import ConfigurationError
 from stitchrl.reporting.audit_terminal import print_audit
 
 
@@ -50,6 +56,35 @@ def test_a_log_spoiled_by_numbers_is_audited_to_the_end(name: str) -> None:
     audit = st.audit(log)
     assert fault.code in {finding.code for finding in audit.findings}
     json.dumps(audit.to_dict(), allow_nan=False)
+
+
+def test_the_seed_reaches_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another seed draws other rows; the same one draws the same, and none is 0."""
+    log = random_log(60)
+    monkeypatch.setattr(facts, "SAMPLE_ROWS", 50)
+
+    def sampled(seed: int) -> list[int]:
+        with drawn_by(seed):
+            return Facts(log).sample_rows.tolist()
+
+    assert sampled(0) == sampled(0) == Facts(log).sample_rows.tolist() != sampled(1)
+    with pytest.raises(ConfigurationError, match="`seed` must be at least 0; got -1"):
+        st.audit(log, seed=-1)
+    seeds: list[int] = []
+
+    def check(log: st.Dataset, facts: Facts) -> tuple[()]:
+        seeds.append(audit_seed())
+        return ()
+
+    monkeypatch.setattr(audit_module, "CHECKS", (check,))
+    st.audit(log, seed=3)
+    assert (seeds, audit_seed()) == ([3], 0)
+
+
+def test_no_part_of_the_audit_draws_by_a_seed_of_its_own() -> None:
+    folder = Path(audit_module.__file__).parent
+    drawing = [path.name for path in sorted(folder.rglob("*.py")) if "default_rng" in path.read_text()]
+    assert drawing == ["draws.py"]
 
 
 def test_facts_of_a_log_by_hand() -> None:

@@ -12,6 +12,7 @@ from small_faults import changed
 from worlds import bandit_log, random_log
 
 import stitchrl as st
+from stitchrl.auditing import history_network
 from stitchrl.auditing.checks import history as checks
 from stitchrl.auditing.checks.history import history_decides_actions, history_decides_outcomes, history_numbers
 from stitchrl.auditing.facts import Facts
@@ -23,7 +24,7 @@ from stitchrl.auditing.history_models import (
     mean_and_error,
     number_gains,
 )
-from stitchrl.auditing.history_network import _slopes
+from stitchrl.auditing.history_network import _parts, _slopes
 from stitchrl.auditing.history_rows import past_rows
 
 
@@ -273,7 +274,10 @@ def test_the_error_of_a_mean_counts_clusters() -> None:
     assert (mean, error) == (2.0, pytest.approx(1.0))
 
 
-def test_the_slopes_of_the_network_are_those_of_its_loss() -> None:
+@pytest.mark.parametrize("most", [2**18, 32, 1])  # rows in one part, in three, and one at a time
+def test_the_slopes_of_the_network_are_those_of_its_loss(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_network, "MOST_PRODUCTS", most)
+    assert _parts(6, 16) == {2**18: 1, 32: 3, 1: 6}[most]
     rng = np.random.default_rng(5)
     shapes = [(3, 4), (4, 4), (4, 2), (4,), (4,), (2,)]
     parameters = [rng.normal(size=shape) for shape in shapes]

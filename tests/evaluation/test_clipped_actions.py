@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,10 @@ from evaluation_worlds import QUICK
 from scipy import stats
 
 import stitchrl as st
+from stitchrl.auditing.checks.actions import action_saturated
+from stitchrl.auditing.checks.propensities import propensities_beaten
+from stitchrl.auditing.facts import Facts
+from stitchrl.data import atoms
 from stitchrl.data.atoms import action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
@@ -97,6 +102,22 @@ def test_atoms_are_the_ends_that_are_logged_again_and_again() -> None:
     narrow = action_atoms(log_of(4000, 1, bound=0.5, unit=3.0))  # less than any declared box, and other units
     assert narrow is not None
     assert (narrow.low[0], narrow.high[0]) == (-1.5, 1.5)
+
+
+def test_one_audit_looks_for_atoms_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, looks = log_of(600, 1, propensities="mass"), []
+    real = atoms._ends
+
+    def counted(log: Dataset, seed: int) -> Any:
+        looks.append(seed)
+        return real(log, seed)
+
+    monkeypatch.setattr(atoms, "_ends", counted)
+    facts = Facts(log)
+    (found,) = action_saturated(log, facts)
+    assert "number 0 is exactly -1 or 1" in found.seen
+    list(propensities_beaten(log, facts))
+    assert len(looks) == 1
 
 
 def with_actions(action: np.ndarray, **schema: object) -> Dataset:

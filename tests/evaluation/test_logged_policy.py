@@ -209,6 +209,19 @@ def test_they_are_read_by_name_and_survive_conversions(tmp_path) -> None:
     )
     assert log.content_hash != log.bare().content_hash
     assert log.concat(log).policy_probs.shape == (12, 3)
+    columns |= {"taken": np.array([0, 2, 1, 1, 0, 2]), "named": np.array(["a", "c", "b", "b", "a", "c"])}
+    certain = np.eye(3)[columns["taken"]]
+    one = {"policy_probs": ["taken"]}
+    np.testing.assert_array_equal(st.read(columns, schema, beside=one).policy_probs, certain)
+    with_lists = columns | {"taken": certain}
+    np.testing.assert_array_equal(st.read(with_lists, schema, beside=one).policy_probs, certain)
+    words = columns | {"action": np.array(["a", "b", "c"])[columns["action"]]}
+    named = Schema(roles, num_actions=3, action_categories=("a", "b", "c"))
+    np.testing.assert_array_equal(st.read(words, named, beside={"policy_probs": ["named"]}).policy_probs, certain)
+    with pytest.raises(
+        DataError, match=r"must be an integer from 0 to 2; got 3 in row 4.* A single column of a policy"
+    ):
+        st.read(columns | {"taken": np.array([0, 2, 1, 1, 3, 2])}, schema, beside=one)
     with pytest.raises(SchemaError, match="policy_probs is in column 'p_d'"):
         st.read(columns, schema, beside={"policy_probs": ("p_a", "p_b", "p_d")})
     with pytest.raises(DataError, match="policy_probs of the dict must be at least 0 and sum to 1 in every row; row 0"):

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.history_models import Predictor, held_out_probabilities
 from stitchrl.auditing.regression import features
@@ -73,7 +74,7 @@ def _behavior_rows(facts: Facts) -> BehaviorRows | None:
         return None
     if log.num_transitions < LEAST_ROWS or log.num_episodes < LEAST_EPISODES:
         return None
-    rng = np.random.default_rng(9)
+    rng = draws(9)
     order = rng.permutation(log.num_episodes)
     lengths = np.diff(log.episode_start)[order]
     stretch = max(STRETCH, -(-ROWS // log.num_episodes))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from stitchrl.auditing.draws import draws
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.elapsed import SECONDS
 from stitchrl.types import NumpyArray
@@ -80,7 +81,7 @@ def binning_of(log: Dataset) -> Binning | None:
     if len(rows) < LEAST_PAIRS:
         return None
     if len(rows) > PAIRS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, PAIRS, replace=False))
+        rows = np.sort(draws(0).choice(rows, PAIRS, replace=False))
     columns = _carried_forward(log, rows)
     traces: list[str] = []
     where: list[str] = []

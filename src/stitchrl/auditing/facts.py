@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from stitchrl.auditing.draws import audit_seed, draws
 from stitchrl.auditing.moments import PARTS, NotFinite, blocks
 from stitchrl.auditing.regions import Regions
 from stitchrl.auditing.regression import features, residuals
 from stitchrl.auditing.sample import SAMPLE_ROWS, Sample
 from stitchrl.auditing.scan import Scan, not_finite_after_rows, scan_rows, time_as_float
 from stitchrl.auditing.wording import listed
+from stitchrl.data.atoms import Atoms, atoms_and_shares
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -115,7 +117,7 @@ class Facts:
         count = self.log.num_transitions
         if count <= SAMPLE_ROWS:
             return np.arange(count)
-        return np.sort(np.random.default_rng(0).choice(count, SAMPLE_ROWS, replace=False, shuffle=False))
+        return np.sort(draws(0).choice(count, SAMPLE_ROWS, replace=False, shuffle=False))
 
     @cached_property
     def sample(self) -> Sample:
@@ -128,7 +130,7 @@ class Facts:
         count = self.log.num_episodes
         chosen = np.arange(count)
         if count > SEGMENT_EPISODES:
-            rng = np.random.default_rng(1)
+            rng = draws(1)
             chosen = np.sort(rng.choice(count, SEGMENT_EPISODES, replace=False, shuffle=False))
         start = self.log.episode_start[chosen]
         lengths = self.log.episode_start[chosen + 1] - start
@@ -142,7 +144,7 @@ class Facts:
         """The first rows of at most `SAMPLE_ROWS` episodes."""
         count = self.log.num_episodes
         if count > SAMPLE_ROWS:
-            chosen = np.sort(np.random.default_rng(2).choice(count, SAMPLE_ROWS, replace=False, shuffle=False))
+            chosen = np.sort(draws(2).choice(count, SAMPLE_ROWS, replace=False, shuffle=False))
             return self.take(self.log.episode_start[chosen])
         return self.take(self.log.episode_start[:-1])
 
@@ -199,6 +201,11 @@ class Facts:
     def action_residuals(self) -> NumpyArray:
         """(n, k) held-out residuals of a regression of the continuous action on the observation."""
         return residuals(features(self.sample.observation), self.sample.action, self.fold)
+
+    @cached_property
+    def action_atoms(self) -> tuple[Atoms | None, Atoms | None]:
+        """The atoms of continuous actions, and the shares on the ends whether or not they stand out; None for discrete ones."""
+        return atoms_and_shares(self.log, seed=audit_seed())
 
     # --- discrete actions: there may be very many, so no array here has a row for each row and a column for each action ---
 

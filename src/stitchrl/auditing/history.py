@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from stitchrl.auditing.draws import draws
 from stitchrl.auditing.history_models import (
     Gains,
     Predictor,
@@ -323,7 +324,7 @@ def _decision_features(rows: PastRows) -> tuple[NumpyArray, tuple[NumpyArray, ..
 
 def _fresh(columns: NumpyArray) -> NumpyArray:
     """Further functions of the present that the models do not contain: waves in other directions, half of them shorter."""
-    rng = np.random.default_rng(9)
+    rng = draws(9)
     direction = rng.normal(size=(columns.shape[1], FRESH_WAVES)) / np.sqrt(max(columns.shape[1], 1))
     direction *= np.where(np.arange(FRESH_WAVES) % 2, 1.0, 2.0)
     found: NumpyArray = np.cos(columns @ direction + rng.uniform(0, 2 * np.pi, FRESH_WAVES))

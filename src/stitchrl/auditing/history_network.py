@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.types import NumpyArray
 
 __all__ = ["learned_features"]
@@ -13,12 +14,15 @@ __all__ = ["learned_features"]
 WIDTH, EPOCHS, BATCH = 64, 25, 128
 LEARNING_RATE = 3e-3
 """Adam's step size at the first update; it falls linearly to 0."""
+MOST_PRODUCTS = 2**18
+"""OpenBLAS computes a product of matrices in one thread up to so many multiplications. The many small products here must not
+be larger: where other programs share the processors, waiting for a second thread takes a hundred times as long as they do."""
 
 
 def learned_features(x: NumpyArray, y: NumpyArray, train: NumpyArray) -> NumpyArray:
     """(n, WIDTH) the last hidden layer of a network with two hidden layers that predicts y (n, k) from x (n, d), fitted to the
     rows in `train` by Adam on the squared error."""
-    rng = np.random.default_rng(6)
+    rng = draws(6)
     inputs = np.ascontiguousarray(x[train], np.float32)
     wanted = y[train] - y[train].mean(0)
     wanted = np.ascontiguousarray(wanted / np.maximum(wanted.std(0), 1e-9), np.float32).clip(-5, 5)
@@ -53,16 +57,33 @@ def _hidden(parameters: list[NumpyArray], x: NumpyArray) -> tuple[NumpyArray, Nu
 
 
 def _slopes(parameters: list[NumpyArray], x: NumpyArray, y: NumpyArray) -> list[NumpyArray]:
-    """The gradient of the mean squared error, half of it, with respect to each parameter."""
+    """The gradient of the mean squared error, half of it, with respect to each parameter.
+
+    The rows are taken in parts, as an axis in front, so that no product is larger than `MOST_PRODUCTS`.
+    """
+    rows = len(x)
+    parts = _parts(rows, max(weights.size for weights in parameters[:3]))
+    x, y = (values.reshape(parts, rows // parts, -1) for values in (x, y))
     first, second = _hidden(parameters, x)
-    error = (second @ parameters[2] + parameters[5] - y) / len(x)
+    error = (second @ parameters[2] + parameters[5] - y) / np.float32(rows)
     back_second = (error @ parameters[2].T) * (1 - second**2)
     back_first = (back_second @ parameters[1].T) * (1 - first**2)
     return [
-        x.T @ back_first,
-        first.T @ back_second,
-        second.T @ error,
-        back_first.sum(0),
-        back_second.sum(0),
-        error.sum(0),
+        _summed(x, back_first),
+        _summed(first, back_second),
+        _summed(second, error),
+        back_first.sum((0, 1)),
+        back_second.sum((0, 1)),
+        error.sum((0, 1)),
     ]
+
+
+def _parts(rows: int, size: int) -> int:
+    """The least number of equal parts of some rows whose products with a matrix of this size are small."""
+    return next((k for k in range(1, rows) if rows % k == 0 and rows * size <= k * MOST_PRODUCTS), rows)
+
+
+def _summed(a: NumpyArray, b: NumpyArray) -> NumpyArray:
+    """The products a.T @ b of each part, added up."""
+    found: NumpyArray = (a.transpose(0, 2, 1) @ b).sum(0)
+    return found

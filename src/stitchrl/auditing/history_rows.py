@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import hash_words, words
@@ -77,7 +78,7 @@ def past_rows(log: Dataset) -> PastRows:
     episode = np.searchsorted(log.episode_start, rows, "right") - 1
     cluster = episode if log.group is None else np.unique(log.group, return_inverse=True)[1][episode]
     cluster = np.unique(cluster, return_inverse=True)[1]
-    of_cluster = np.random.default_rng(5).permutation(cluster.max(initial=-1) + 1) % 2 == 0
+    of_cluster = draws(5).permutation(cluster.max(initial=-1) + 1) % 2 == 0
 
     kept, names = _kept_columns(log, rows)
     now = log.observation_table[log.observation_index[rows]]
@@ -120,7 +121,7 @@ def past_rows(log: Dataset) -> PastRows:
 
 def _chosen_rows(log: Dataset) -> NumpyArray:
     """Stretches of randomly chosen episodes, without first steps and rows after a gap, ascending."""
-    rng = np.random.default_rng(4)
+    rng = draws(4)
     order = rng.permutation(log.num_episodes)
     stretch = max(STRETCH, -(-ROWS // max(log.num_episodes, 1)))
     taken = np.minimum(log.episode_lengths[order] - 1, stretch)

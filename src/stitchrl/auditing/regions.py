@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.types import NumpyArray
 
 __all__ = ["Regions"]
@@ -40,7 +41,7 @@ class Regions:
     @classmethod
     def fit(cls, observation: NumpyArray) -> Regions:
         """The tree for standardised (n, D) observations."""
-        rng = np.random.default_rng(4)
+        rng = draws(4)
         count, size = observation.shape
         levels = int(np.clip(np.log2(max(count / ROWS_A_REGION, 1)), 0, MOST_LEVELS)) if size else 0
         nodes = 2**levels - 1

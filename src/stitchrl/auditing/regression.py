@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.types import NumpyArray
 
 __all__ = ["correlations", "features", "means_by_group", "residuals", "waves", "z_of_mean"]
@@ -36,7 +37,7 @@ def waves(*parts: NumpyArray, count: int) -> NumpyArray:
     columns = np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
     spread = columns.std(0)
     columns = np.clip((columns - columns.mean(0)) / np.where(spread > 0, spread, 1), -10, 10)
-    rng = np.random.default_rng(8)
+    rng = draws(8)
     direction = rng.normal(size=(columns.shape[1], count)) / np.sqrt(max(columns.shape[1], 1))
     found: NumpyArray = np.cos(columns @ direction + rng.uniform(0, 2 * np.pi, count))
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.auditing.facts import Facts
 from stitchrl.types import NumpyArray
 
@@ -89,7 +90,7 @@ def _fit(facts: Facts) -> Modes | None:
     if len(returns) < LEAST_EPISODES:
         return None
     if len(returns) > MOST_RETURNS:
-        kept = np.random.default_rng(7).choice(len(returns), MOST_RETURNS, replace=False)
+        kept = draws(7).choice(len(returns), MOST_RETURNS, replace=False)
         returns, length = returns[kept], length[kept]
     if len(np.unique(returns)) <= LEAST_VALUES or returns.std() == 0:
         return None

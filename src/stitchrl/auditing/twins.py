@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from stitchrl.auditing.draws import draws
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import hash_moments, hash_words, mix, words
 from stitchrl.types import NumpyArray
@@ -61,7 +62,7 @@ def _episodes_to_read(log: Dataset) -> tuple[NumpyArray, NumpyArray, NumpyArray]
     most = int(min(MOST_EPISODES, max(2, MOST_ROWS * count / max(log.num_transitions, 1))))
     episodes = np.arange(count)
     if count > most:
-        episodes = np.sort(np.random.default_rng(6).choice(count, most, replace=False, shuffle=False))
+        episodes = np.sort(draws(6).choice(count, most, replace=False, shuffle=False))
     lengths = log.episode_start[episodes + 1] - log.episode_start[episodes]
     start = np.concatenate([[0], np.cumsum(lengths)])
     rows = np.arange(start[-1]) + np.repeat(log.episode_start[episodes] - start[:-1], lengths)

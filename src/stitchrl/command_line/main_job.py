@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stitchrl.algorithms.base import Algorithm
     from stitchrl.pipeline.workspace import Truth
 
-__all__ = ["EXIT_BY_DECISION", "NOT_USABLE", "candidates", "main_job", "print_json"]
+__all__ = ["EXIT_BY_DECISION", "NOT_USABLE", "candidates", "main_job", "print_json", "write_json"]
 
 EXIT_BY_DECISION = {"GO": 0, "NO-GO": 3, "CANNOT TELL": 4}
 NOT_USABLE = 5
@@ -127,5 +127,13 @@ def shares(text: str) -> tuple[float, float, float]:
     return train, validation, test
 
 
+def write_json(file: Path, content: Any) -> None:
+    """Write a result as JSON: the whole file, or nothing."""
+    from stitchrl.storage.files import write_text
+
+    write_text(file, plain_json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
 def print_json(content: Any) -> None:
+    """Print a result as JSON."""
     print(plain_json.dumps(content, indent=1, allow_nan=False))

@@ -54,11 +54,21 @@ __all__ = [
     "Tail",
     "Until",
     "Updates",
+    "Version",
     "names_in",
+    "print_version",
     "take_config",
 ]
 
 STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
+
+
+def print_version(wanted: bool) -> bool:
+    """Print the version and end the command, where that is wanted."""
+    if wanted:
+        print(stitchrl.__version__)
+        raise typer.Exit
+    return wanted
 
 
 def take_config(context: Context, file: Path | None) -> Path | None:
@@ -77,10 +87,10 @@ def take_config(context: Context, file: Path | None) -> Path | None:
         flag[2:].replace("-", "_"): option.name
         for option in context.command.params
         for flag in option.opts
-        if flag.startswith("--") and flag not in ("--config", "--help")
+        if flag.startswith("--") and flag not in ("--config", "--help", "--version")
     }
     tables = content.pop("candidate", None)
-    if tables is not None and "set" in options:
+    if tables is not None and {"algorithm", "algorithms"} & set(options):
         context.obj = tables
         options["candidate"] = "candidate"
     elif tables is not None:
@@ -134,8 +144,8 @@ Config = Annotated[
         "--config",
         is_eager=True,
         callback=take_config,
-        help="A TOML file of options, such as `updates = 5000`, and of candidates, each under [[candidate]]. What the "
-        "command line says wins.",
+        help="A TOML file of options, such as `quiet = true`; where a command trains, also of candidates, each under "
+        "[[candidate]]. What the command line says wins.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; a run found there continues.")]
@@ -242,6 +252,9 @@ Force = Annotated[
 ]
 Gate = Annotated[
     bool, typer.Option("--gate", help="Let the exit status tell the verdict: 0 GO, 3 NO-GO, 4 CANNOT TELL.")
+]
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and do nothing.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only: no stages, no progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 import stitchrl
-from stitchrl.command_line.main_job import EXIT_BY_DECISION, print_json
+from stitchrl.command_line.fit_settings import FitAssignments, fit_settings
+from stitchrl.command_line.main_job import EXIT_BY_DECISION, print_json, write_json
 from stitchrl.command_line.options import (
     AsJson,
     Baseline,
@@ -30,6 +31,7 @@ from stitchrl.command_line.options import (
     SchemaFile,
     Seed,
     Tail,
+    Version,
     names_in,
 )
 from stitchrl.command_line.policies import (
@@ -63,7 +65,10 @@ def evaluate(
     policy_columns: Annotated[
         str | None,
         typer.Option(
-            "--policy-columns", help="Columns of the log with the policy's probability of each action, in order."
+            "--policy-columns",
+            "--policy-column",
+            help="Columns of the log with the policy's probability of each action, in order; or one column, with a list of them "
+            "or with the action that the policy takes.",
         ),
     ] = None,
     policy_log_prob: Annotated[
@@ -90,6 +95,7 @@ def evaluate(
     distribution: Distribution = PipelineSettings.distribution,
     tail: Tail = PipelineSettings.tail,
     evaluation_updates: EvaluationUpdates = PipelineSettings.evaluation_updates,
+    assignments: FitAssignments = None,
     seed: Seed = PipelineSettings.seed,
     leave_out_known: Annotated[
         bool, typer.Option("--leave-out-known", help="Leave out the episodes that the policy learned from.")
@@ -97,9 +103,13 @@ def evaluate(
     force: Annotated[
         bool, typer.Option("--force", help="Go on where the observations look like another unit than the policy's.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the evaluation as JSON to this file as well.")
+    ] = None,
     gate: Gate = False,
     quiet: Quiet = False,
     json: AsJson = False,
+    version: Version = False,
 ) -> None:
     """Estimate a policy on a log it did not learn from, and give the verdict."""
     columns = columns_of_the_policy(policy_columns, policy_log_prob)
@@ -113,6 +123,7 @@ def evaluate(
     from stitchrl.evaluation.costs import limits_of
 
     check_tail(distribution, tail)
+    settings = fit_settings(evaluation_updates, seed, assignments)
     beside = {"subgroup": group or (), "cost": [limit.column for limit in limits_of(cost or ())], **columns}
     data = stitchrl.read(log, schema, format=format, beside=beside, policy=learned_meaning(where or baseline))
     judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
@@ -123,7 +134,7 @@ def evaluate(
         gamma=gamma,
         horizon=horizon,
         baseline=None if baseline is None else policy_of(baseline, data),
-        settings=stitchrl.FitSettings(updates=evaluation_updates, seed=seed),
+        settings=settings,
         confidence=confidence,
         margin=margin,
         minimum_odds_ratio=minimum_odds_ratio,
@@ -136,6 +147,8 @@ def evaluate(
         force=force,
         estimators=names_in(estimators),
     )
+    if out is not None:
+        write_json(out, found.to_dict())
     if json:
         print_json(found.to_dict())
     else:
@@ -170,6 +183,7 @@ def predict(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
     quiet: Quiet = False,
     json: AsJson = False,
+    version: Version = False,
 ) -> None:
     """Write what a policy does in every row of a log: the action, its probability, and what the guard says of the row.
 

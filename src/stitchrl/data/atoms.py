@@ -14,7 +14,7 @@ import numpy as np
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import Bool, Float, NumpyArray
 
-__all__ = ["BOUND_ROUNDING", "LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "shares_on_ends"]
+__all__ = ["BOUND_ROUNDING", "LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "atoms_and_shares"]
 
 LEAST_SHARE = 0.001
 """An end of a number of the action is an atom if it is logged in at least this share of the rows. Weights are wrong there
@@ -80,10 +80,22 @@ def action_atoms(log: Dataset) -> Atoms | None:
     An end is the bound that the schema declares, or the commonest of the least and of the largest values that are logged, up to
     a handful of outliers: a log may be clipped to less than its schema allows.
     """
-    ends = _ends(log)
-    if ends is None:
-        return None
-    found, usual, enough = ends
+    return atoms_and_shares(log)[0]
+
+
+def atoms_and_shares(log: Dataset, *, seed: int = 0) -> tuple[Atoms | None, Atoms | None]:
+    """The atoms as `action_atoms` gives them, and the shares on the ends whether or not these stand out among the values inside
+    (whose `share` is not counted and 0); both from one look at the actions. None where actions are discrete, or there are none.
+    `seed` draws the rows whose values are counted where there are many.
+    """
+    ends = _ends(log, seed)
+    return (None, None) if ends is None else (_standing_out(log, *ends), ends[0])
+
+
+def _standing_out(
+    log: Dataset, found: Atoms, usual: Float[NumpyArray, " D"], enough: Bool[NumpyArray, "two D"]
+) -> Atoms | None:
+    """Those of the likeliest atoms that stand out among the values inside; None where none does. Arguments as `_ends` gives."""
     share = np.stack([found.share_low, found.share_high])
     atom = enough & (share >= LEAST_SHARE) & (share >= STANDS_OUT * usual)
     if not atom.any():
@@ -99,18 +111,12 @@ def action_atoms(log: Dataset) -> Atoms | None:
     )
 
 
-def shares_on_ends(log: Dataset) -> Atoms | None:
-    """As `action_atoms`, whether or not the ends stand out among the values inside; `share` is not counted and 0."""
-    ends = _ends(log)
-    return None if ends is None else ends[0]
-
-
-def _ends(log: Dataset) -> tuple[Atoms, Float[NumpyArray, " D"], Bool[NumpyArray, "two D"]] | None:
+def _ends(log: Dataset, seed: int) -> tuple[Atoms, Float[NumpyArray, " D"], Bool[NumpyArray, "two D"]] | None:
     """The likeliest atom on each side of each number, the share of a value that is common inside, and whether an end has rows
     enough beside what lies beyond it; None where actions are discrete or there are none."""
     if log.num_actions is not None or not log.num_transitions:
         return None
-    size, sample, declared = log.action.shape[1], _sample(log), _declared(log)
+    size, sample, declared = log.action.shape[1], _sample(log, seed), _declared(log)
     ends, spread, usual = np.full((2, size), np.nan), np.zeros(size), np.zeros(size)
     for j in range(size):
         column = sample[np.isfinite(sample[:, j]), j]
@@ -178,9 +184,9 @@ def _blocks(log: Dataset) -> Iterator[Float[NumpyArray, "R D"]]:
         yield np.asarray(log.action[start : start + ROWS_AT_ONCE], np.float64)
 
 
-def _sample(log: Dataset) -> Float[NumpyArray, "R D"]:
+def _sample(log: Dataset, seed: int) -> Float[NumpyArray, "R D"]:
     """The actions of all rows of a log, or of some at random where there are many."""
     rows = np.arange(log.num_transitions)
     if len(rows) > SAMPLE_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE_ROWS, replace=False))
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), SAMPLE_ROWS, replace=False))
     return np.asarray(log.action[rows], np.float64)

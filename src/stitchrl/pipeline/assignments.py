@@ -14,7 +14,7 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.messages import printable
 from stitchrl.pipeline.candidates import job_algorithm, unique_labels
 
-__all__ = ["candidates_of", "candidates_of_tables", "with_assignments", "with_setting"]
+__all__ = ["candidates_of", "candidates_of_tables", "settings_of", "with_assignments", "with_setting"]
 
 Classes = Mapping[str, type[Algorithm]]
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -93,7 +93,7 @@ def with_assignments(candidates: Mapping[str, Algorithm], assignments: Sequence[
         label = by_label.get(parts[0].lower())
         if label is not None and len(parts) > 1:
             parts = parts[1:]
-        elif len(candidates) == 1 and (len(parts) == 1 or parts[0] in _settings_of(next(iter(changed.values())))):
+        elif len(candidates) == 1 and (len(parts) == 1 or parts[0] in settings_of(next(iter(changed.values())))):
             (label,) = candidates
         else:
             raise ConfigurationError(
@@ -117,14 +117,14 @@ def with_setting(holder: Any, label: str, path: Sequence[str], value: Any) -> An
         ConfigurationError: there is no such setting, or the value is of another type or out of range.
     """
     name, rest = path[0], path[1:]
-    known = _settings_of(holder)
+    known = settings_of(holder)
     if name not in known:
         raise ConfigurationError(f"{label} has no setting {printable(name)!r}; it has {', '.join(known)}.")
     hint, meaning = known[name]
     kinds: list[Any] = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
     old = getattr(holder, name)
     if kinds and not rest:
-        inner = ", ".join(f"{name}.{entry}" for entry in _settings_of(kinds[0]))
+        inner = ", ".join(f"{name}.{entry}" for entry in settings_of(kinds[0]))
         raise ConfigurationError(f"`{name}` of {label} holds several settings; name one of {inner}.")
     if rest:
         if old is None and kinds:
@@ -143,7 +143,7 @@ def _class_of(name: str, classes: Classes) -> type[Algorithm]:
     raise ConfigurationError(f"There is no algorithm {printable(name)!r}; there are {', '.join(classes)}.")
 
 
-def _settings_of(holder: Any) -> dict[str, tuple[Any, str]]:
+def settings_of(holder: Any) -> dict[str, tuple[Any, str]]:
     """Name -> (type, meaning), of everything that the constructor takes."""
     found = {}
     for name, hint in typing.get_type_hints(holder if isinstance(holder, type) else type(holder)).items():

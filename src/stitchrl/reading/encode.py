@@ -90,7 +90,7 @@ class Encoder(ObservationEncoder):
         if action.ndim != 1 or action.dtype.kind not in "iub" or action.min() < 0:
             return
         per_action = [self.column(r, block, 0) for r in PER_ACTION if r in self.schema.columns]
-        count = max((values.shape[-1] for values in per_action), default=LARGEST_ACTION_COUNT)
+        count = max((values.shape[1] for values in per_action if values.ndim > 1), default=LARGEST_ACTION_COUNT)
         self.schema = dataclasses.replace(self.schema, num_actions=count)
 
     def needed(self, roles: tuple[str, ...]) -> list[str]:
@@ -120,7 +120,7 @@ class Encoder(ObservationEncoder):
             "action": self._actions,
             "propensity": self._propensities,
             "behavior_probs": lambda block, row: self._probabilities("behavior_probs", block, row),
-            "policy_probs": lambda block, row: self._probabilities("policy_probs", block, row),
+            "policy_probs": self._policy_probabilities,
             "policy_log_prob": self._policy_log_probs,
             "action_mask": self._masks,
             "weight": self._weights,
@@ -204,26 +204,39 @@ class Encoder(ObservationEncoder):
         """Check, once the whole log was read, that the words for ends are not misspelled.
 
         Raises:
-            DataError: none of the words of a role occurs, and `end` of the schema would make every such end another kind.
+            DataError: none of the words of a role occurs, one is spelled almost as a word of the log, and `end` of the schema
+                would make every such end another kind.
         """
         for role, marked in self._marked.items():
-            if self.schema.end in (None, role) or len(marked.unseen) < len(marked.words):
-                continue
-            raise DataError(
-                f"None of `{role}_values` occurs in {self.where(role, 0).called}, which holds "
-                f"{listed(map(repr, marked.others))}; got {listed(map(repr, marked.words))}. Correct the words under [episodes]; "
-                f'if no episode of this log is {role}, leave out the column and its words, so that `end = "{self.schema.end}"` '
-                "says how all of them end."
-            )
+            near = marked.misspelled() if self._other_ends(role) else None
+            if near is not None:
+                raise DataError(
+                    f"None of `{role}_values` occurs in {self.where(role, 0).called}, which holds "
+                    f"{listed(map(repr, marked.others))}; got {listed(map(repr, marked.words))}. Did you mean {near!r}? "
+                    f"Correct the words under [episodes]; if no episode of this log is {role}, leave out the column and words, "
+                    f'so that `end = "{self.schema.end}"` says how all of them end.'
+                )
+
+    def _other_ends(self, role: str) -> bool:
+        """Whether none of the words for the ends of a role occurs, and `end` of the schema makes such ends another kind."""
+        marked = self._marked[role]
+        return self.schema.end not in (None, role) and len(marked.unseen) == len(marked.words)
+
+    def _unseen(self, role: str) -> str:
+        """The sentence on words for ends that do not occur."""
+        marked = self._marked[role]
+        words = f"{listed(map(repr, marked.unseen))} of `{role}_values`"
+        holds = f"{self.where(role, 0).called}, which holds {listed(map(repr, marked.others)) or 'no words at all'}"
+        if not self._other_ends(role):
+            return f"{words} is nowhere in {holds}."
+        return (
+            f"No episode ends with {words}: what has no end marked counts as {self.schema.end}. If a word of {holds}, marks an "
+            f"end that is {role}, add it to `{role}_values` under [episodes]."
+        )
 
     def last_notes(self) -> tuple[str, ...]:
         """What the whole log has shown: words for ends that do not occur, and missing rewards."""
-        notes = [
-            f"{listed(map(repr, marked.unseen))} of `{role}_values` is nowhere in {self.where(role, 0).called}, which holds "
-            f"{listed(map(repr, marked.others))}."
-            for role, marked in self._marked.items()
-            if marked.unseen
-        ]
+        notes = [self._unseen(role) for role, marked in self._marked.items() if marked.unseen]
         notes += [
             f"The word {word!r} of the reward's expression is nowhere in column {name!r}, which holds "
             f"{listed(map(repr, marked.others))}."
@@ -324,6 +337,38 @@ class Encoder(ObservationEncoder):
                 f"{probs[at].sum():.4g} with minimum {probs[at].min():.4g}."
             )
         return probs
+
+    def _policy_probabilities(self, block: Block, row: int) -> Float[NumpyArray, "n A"]:
+        """The probability that the policy to be judged gives every action: as logged, or 1 for the one action that a single
+        column names."""
+        schema, where = self.schema, self.where("policy_probs", row)
+        if (
+            schema.num_actions is None
+            or schema.action_counts is not None
+            or isinstance(schema.columns["policy_probs"], tuple)
+        ):
+            return self._probabilities("policy_probs", block, row)
+        text = text_of(block[where.name])
+        named = text is not None and not str(next((v for v in text.to_pylist() if v is not None), "[")).startswith("[")
+        if named and schema.action_categories is not None:
+            taken = self._vocabularies.codes(where, schema.action_categories, block[where.name])
+        else:
+            values = self.column("policy_probs", block, row)
+            if values.ndim > 1:
+                return self._probabilities("policy_probs", block, row)
+            if self._guessed:
+                raise DataError(
+                    f"{where.called} holds one value a row, the action that the policy takes, which needs the number of actions: "
+                    "say `count` or `categories` under [action] of the schema."
+                )
+            try:
+                taken = whole_numbers(values, schema.num_actions, where)
+            except DataError as error:
+                raise DataError(
+                    f"{error} A single column of a policy holds a list with the probability of every action, or the action "
+                    "that it takes."
+                ) from None
+        return (taken[:, None] == np.arange(schema.num_actions)).astype(np.float32)
 
     def _masks(self, block: Block, row: int) -> Shaped[NumpyArray, "n A"]:
         """Which actions were allowed."""

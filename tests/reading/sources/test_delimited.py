@@ -122,6 +122,26 @@ def test_names_from_pandas_and_odd_names(tmp_path: Path) -> None:
     assert all(line.startswith("- The schema says ") for line in others)  # no name breaks a line
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_columns_without_a_name_at_the_end(tmp_path: Path) -> None:
+    """Those without a value are left out; the others are called by their number, and may have a role."""
+    head = HEAD.replace("\n", ",,,\n")
+    log = st.read(csv_log(tmp_path, *(f"{i},{i},{i % 2},{i},true,,," for i in range(30)), head=head))
+    assert log.observation_names == ("observation",)
+    assert "3 columns at the end have no name and no values, and were left out." in log.notes
+    given = {
+        "columns": {name: name for name in HEAD.strip().split(",")} | {"observation": ["observation", "6"]},
+        "action": {"count": 2},
+    }
+    rows = [f"{i},{i},{i % 2},{i},true,,{'7' if i > 28 else '2'}," for i in range(30)]
+    log = st.read(csv_log(tmp_path, *rows, head=head), Schema.from_dict(given))
+    assert log.observation[[0, 29]].tolist() == [[0, 2], [29, 7]]
+    assert "2 columns at the end have no name and no values, and were left out." in log.notes
+    assert any("no name for a column at its end, which is called '6' here, by number" in note for note in log.notes)
+    with pytest.raises(DataError, match="'' stands twice"):  # not at the end
+        st.read(csv_log(tmp_path, "1,2,3,4,5", head="episode,,,reward,terminated\n"))
+
+
 def test_readers_with_threads_never_hold_python_s_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that lets go of Python's memory while the interpreter ends aborts the process, once in about 50 runs."""
     given: list[pa.Buffer] = []

@@ -10,7 +10,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.moments import count_rows
 from stitchrl.auditing.wording import listed, rows_from, share_of
-from stitchrl.data.atoms import LEAST_SHARE, Atoms, action_atoms, shares_on_ends
+from stitchrl.data.atoms import LEAST_SHARE, Atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -131,7 +131,7 @@ def action_saturated(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """
     if log.num_actions is not None or len(facts.sample) < LEAST_ROWS:
         return
-    atoms, plain = action_atoms(log), shares_on_ends(log)
+    atoms, plain = facts.action_atoms
     few = _few(facts)
     found = _above(atoms, 0.0, few)
     if not len(found):  # where other values inside are as common, a bound is still one

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from stitchrl.auditing.behavior_rows import behavior_rows
+from stitchrl.auditing.draws import draws
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.regression import features, residuals, z_of_mean
@@ -149,7 +150,7 @@ def _stretches(episode: Int[NumpyArray, " n"]) -> tuple[Int[NumpyArray, " e"], I
 
 def _other_rows(start: NumpyArray, length: NumpyArray) -> Int[NumpyArray, " n"]:
     """(n,) for each row another one of its stretch (itself where it is alone): all are moved on by the same random number."""
-    rng = np.random.default_rng(10)
+    rng = draws(10)
     shift = np.where(length > 1, 1 + (rng.random(len(length)) * np.maximum(length - 1, 1)).astype(np.int64), 0)
     place = np.arange(length.sum()) - np.repeat(start, length)
     return np.repeat(start, length) + (place + np.repeat(shift, length)) % np.repeat(length, length)
@@ -191,7 +192,7 @@ def _discrete(facts: Facts) -> _Signs | None:
 def _continuous(log: Dataset, facts: Facts) -> _Signs | None:
     if not facts.has_columns or log.observation_table.shape[1] == 0 or not log.action[:1].size:
         return None
-    rng = np.random.default_rng(9)
+    rng = draws(9)
     lengths = np.diff(log.episode_start)
     long = np.flatnonzero(lengths >= LEAST_LENGTH)
     if len(long) < LEAST_EPISODES:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from stitchrl.auditing.draws import draws
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.regression import correlations, features, residuals
@@ -149,7 +150,7 @@ def _likeness(log: Dataset, facts: Facts, pile: NumpyArray) -> float | None:
     others = last[log.terminated[last] & (last - log.episode_start[:-1] != length)]
     if len(others) < LEAST_ENDS:
         return None
-    rng = np.random.default_rng(7)
+    rng = draws(7)
     inner = facts.sample.rows[facts.sample.position + 1 < facts.sample.length]
     rows = [np.sort(rng.choice(some, min(len(some), MOST_ENDS), replace=False)) for some in (others, inner, last[pile])]
     if min(map(len, rows)) < 5:

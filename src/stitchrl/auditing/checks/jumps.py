@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.regression import features, residuals
@@ -37,7 +38,7 @@ def observation_jumps(log: Dataset, facts: Facts) -> Iterator[Finding]:
     following = log.next_observation_index[sample.rows]
     known = np.flatnonzero(following != NO_OBSERVATION)
     if len(known) > STEPS_LOOKED_AT:
-        known = np.sort(np.random.default_rng(5).choice(known, STEPS_LOOKED_AT, replace=False))
+        known = np.sort(draws(5).choice(known, STEPS_LOOKED_AT, replace=False))
     rows = sample.rows[known]
     if not facts.has_columns or len(rows) < LEAST_STEPS:
         return

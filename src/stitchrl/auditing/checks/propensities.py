@@ -13,7 +13,6 @@ from stitchrl.auditing.moments import blocks, count_rows
 from stitchrl.auditing.regression import z_of_mean
 from stitchrl.auditing.thresholds import MAXIMUM_WEIGHT_SHARE
 from stitchrl.auditing.wording import rows_from, share_of
-from stitchrl.data.atoms import action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
@@ -228,7 +227,7 @@ def _normal_model(log: Dataset, facts: Facts) -> NumpyArray:
     # The floor keeps the density of a number that never changes finite.
     variance = np.maximum((left**2).mean(0), 1e-6 * np.maximum(facts.sample.action.var(0), 1e-12))
     each = -0.5 * (left**2 / variance + np.log(2 * np.pi * variance))
-    atoms = action_atoms(log)
+    atoms = facts.action_atoms[0]
     if atoms is not None:
         low, high = np.moveaxis(atoms.on(facts.sample.action), 1, 0)
         away = left / np.sqrt(variance)  # of the bound from the mean, in standard deviations

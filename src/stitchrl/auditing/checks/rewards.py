@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from stitchrl.auditing.draws import draws
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.regression import features, residuals, waves, z_of_mean
@@ -161,7 +162,7 @@ def reward_misaligned(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if len(inner) < 500 or not facts.has_columns:
         return
     if len(inner) > FITTED_ROWS:
-        inner = np.sort(np.random.default_rng(6).choice(inner, FITTED_ROWS, replace=False))
+        inner = np.sort(draws(6).choice(inner, FITTED_ROWS, replace=False))
     rows, episode = sample.rows[inner], sample.episode[inner]
     # Fewer than four episodes are cut into stretches of rows, which still predict one another.
     group = episode if len(np.unique(episode)) >= 4 else rows // 50

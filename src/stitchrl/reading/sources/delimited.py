@@ -21,6 +21,7 @@ from stitchrl.reading.sources.first_lines import FirstLines, first_lines, titles
 from stitchrl.reading.sources.number_styles import SEPARATORS, Seen, Style, points_may_group
 from stitchrl.reading.sources.source import Block, LogSource, reading_errors
 from stitchrl.reading.sources.text import MOST_COLUMNS, arrow_owned, encoding_of, line_blocks, wider
+from stitchrl.reading.sources.unnamed import notes_on_unnamed, with_numbers_for_names
 
 __all__ = ["open_delimited"]
 
@@ -50,6 +51,7 @@ class _Table:
         decimal: between whole parts and decimals.
         types: of the columns; None while they are looked for.
         styles: columns whose numbers Arrow does not parse -> how they are written.
+        unnamed: those of the names that are numbers of columns, behind the last column that the first line names.
     """
 
     path: Path
@@ -61,6 +63,12 @@ class _Table:
     decimal: str = "."
     types: dict[str, pa.DataType] | None = None
     styles: dict[str, Style] = dataclasses.field(default_factory=dict)
+    unnamed: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The unnamed columns at the end without a single value, as where every line ends with delimiters."""
+        return tuple(name for name in self.unnamed if pa.types.is_null((self.types or {})[name]))
 
 
 def open_delimited(path: Path, rules: FileRules | None = None) -> LogSource:
@@ -87,7 +95,7 @@ def open_delimited(path: Path, rules: FileRules | None = None) -> LogSource:
             raise DataError(
                 f"{path.name} is not {encoding} text ({printable(str(error))}): correct `encoding` under [file] of its schema."
             ) from None
-    names = table.names
+    names = tuple(name for name in table.names if name not in table.empty)
     source = LogSource(path.name, "TSV" if table.dialect.delimiter == "\t" else "CSV", names, lambda wanted: iter(()))
 
     def blocks(wanted: Sequence[str]) -> Iterator[Block]:
@@ -135,8 +143,11 @@ def _opened(path: Path, rules: FileRules, encoding: str | None) -> _Table:
             f"`names` under [file] of the schema must name every column; it names {len(rules.names)}, and {path.name} has "
             f"{len(fields)}: {listed(fields)}."
         )
+    unnamed: tuple[str, ...] = ()
+    if rules.names is None and dialect.header:
+        fields, unnamed = with_numbers_for_names(fields)
     names = rules.names or (fields if dialect.header else tuple(map(str, range(len(fields)))))
-    return _Table(path, rules, encoding, dialect, names, before)
+    return _Table(path, rules, encoding, dialect, names, before, unnamed=unnamed)
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[bytes]:
@@ -288,6 +299,7 @@ def _notes(table: _Table) -> Iterator[str]:
             f"The first line holds values and no names: the columns are called '0' to '{len(table.names) - 1}' here. Name them "
             "by `names` under [file]."
         )
+    yield from notes_on_unnamed(table.empty, [name for name in table.unnamed if name not in table.empty])
     if rules.decimal is None and table.decimal == ",":
         yield "Numbers were read with a decimal comma."
     if rules.thousands is None:

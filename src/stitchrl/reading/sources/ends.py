@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,8 @@ from stitchrl.types import NumpyArray
 __all__ = ["MarkedEnds"]
 
 MOST_OTHERS = 8
+ALIKE = 0.75
+"""Two words whose likeness, from 0 to 1, is at least this are taken for two spellings of one word."""
 
 
 class MarkedEnds:
@@ -44,6 +47,11 @@ class MarkedEnds:
             self.unseen = [word for word in self.unseen if not self._spellings[word] & set(found)]
             self.others = list(dict.fromkeys([*self.others, *(w for w in found if w is not None)]))[:MOST_OTHERS]
         return np.asarray(marked.to_numpy(zero_copy_only=False), bool)
+
+    def misspelled(self) -> str | None:
+        """A word of the blocks that is spelled almost as a word which none of them holds; None where there is none."""
+        near = (get_close_matches(word.strip().lower(), self.others, 1, ALIKE) for word in self.unseen)
+        return next((found[0] for found in near if found), None)
 
 
 def _spellings(word: str) -> set[str]:
