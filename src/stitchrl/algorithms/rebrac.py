@@ -15,17 +15,21 @@ penalty of (2) is left out of that row; a terminated row has neither value nor p
 of an action. Lambda is a constant of (4): the scale of Q drops out of it, but not of (2), whose weight is in units of
 reward. Q in (4) is the critic just updated. Critics have layer normalisation after each activation, the actor has none.
 
-When: continuous actions and a log of one or few behaviours, dense or sparse rewards; among the strongest of the simple
-methods on D4RL. Not: logs whose good actions at one state are several and far apart, since a deterministic actor is
-pulled to their mean. The knob that matters most is `actor_bc_weight`: try .001, .01, .05, .1; then `critic_bc_weight`:
-0, .001, .01, .1, .5. The published pairs (presets) were chosen by scores in the simulator, so they flatter it.
+The published pairs of weights (`presets`) were chosen by scores in the simulator, which a log does not give: they flatter
+the method.
 
-Deviations. The official data set takes the first action of the next episode for a'_log where an episode was cut; here
+Deviations: the official data set takes the first action of the next episode for a'_log where an episode was cut; here
 such rows have no penalty. The official target actor follows the actor of before its step, here the one after it, as in
 TD3. The actor's update is the second of each pair, as in TD3, not the first. Layer normalisation adds 1e-5 to the
 variance, as PyTorch does, not 1e-6. The official defaults of both weights, 1, are used by no published run: here they
 are .01, the pair chosen most often. Official runs take observations as they are (`standardize=False`) and batches of
 1,024 rows.
+
+Use: continuous actions, dense or sparse rewards, as the strongest of the simple methods where two weights can be tried.
+
+Avoid: logs with several good actions in one state, far apart, to whose mean a deterministic actor is pulled.
+
+First knob: `actor_bc_weight`, from 0.001 to 0.1: larger stays nearer to the log; then `critic_bc_weight`, from 0 to 0.5.
 
 Metrics: loss/critic, q/data_mean, bc/next (mean of the penalty of (2), unweighted, over rows that have one); from the
 last actor update: loss/actor, q/policy_mean, policy/mode_error (root mean squared distance of the policy's action from
