@@ -14,7 +14,7 @@ Each FOLDER is a Git checkout of an official repository; none of their code is k
     IQL      github.com/ikostrikov/implicit_q_learning  09d700248117881a75cb21f0adb95c6c8a694cb2
     CQL      github.com/aviralkumar2907/CQL             d67dbe9cf5d2b96e3b462b6146f249b3d6569796
     TD3+BC   github.com/sfujim/TD3_BC                   8791ad7d7656cb8396f1b3ac8c37f170b2a2dd5f
-    ReBRAC   github.com/tinkoff-ai/CORL                 6afec90484bbf47dee05fdf525e26a3ebe028e9b
+    ReBRAC, SAC-N and EDAC  github.com/tinkoff-ai/CORL  6afec90484bbf47dee05fdf525e26a3ebe028e9b
 
 Written to tests/golden: `batches.npz`, which all runs share; one .npz file for each algorithm with its first
 parameters, the random numbers it was given, and its parameters after 1 and after 20 updates; and `golden.json`, the
@@ -43,6 +43,7 @@ The official update functions run as they are. Around them, this is what is not 
   stand for them. ReBRAC's layer normalisation adds 1e-5 to the variance, as PyTorch does, instead of flax's 1e-6; its
   target actor is made to follow the actor after its step instead of before it; and the update of the actor is the
   second of each pair.
+- SAC-N and EDAC have three hidden layers of 16. Their temperature and their actor are handed the same random numbers.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def main() -> None:
         "cql": ("cql", lambda checkout, *rest: run_cql(checkout / "d4rl", *rest)),
         "discrete_cql": ("cql", lambda checkout, *rest: run_discrete_cql(checkout / "atari", *rest)),
         "rebrac": ("corl", run_rebrac),
+        "sac_n": ("corl", run_sac_n),
     }
     arguments.to.mkdir(parents=True, exist_ok=True)
     batches, told = make_batches(), arguments.to / "golden.json"
@@ -138,9 +140,9 @@ def make_batches() -> Arrays:
     }
 
 
-def make_network(rng: np.random.Generator, inputs: int, outputs: int) -> Layers:
+def make_network(rng: np.random.Generator, inputs: int, outputs: int, hidden: tuple = HIDDEN) -> Layers:
     """First parameters; biases are not zero, so that what becomes of them is seen."""
-    sizes = [inputs, *HIDDEN, outputs]
+    sizes = [inputs, *hidden, outputs]
     return [
         (rounded(rng.standard_normal((a, b)) * (1.5 / a) ** 0.5), rounded(0.1 * rng.standard_normal(b)))
         for a, b in itertools.pairwise(sizes)
@@ -474,6 +476,69 @@ def run_rebrac(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
                 )
         if update + 1 in KEPT:
             arrays.update(named(taken(actor, critic), f"rebrac/after_{update + 1}"))
+    return arrays
+
+
+# --- SAC-N and EDAC --------------------------------------------------------------------------------------------------
+
+
+def run_sac_n(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
+    """SAC-N and EDAC, with four critics and three hidden layers, from one start and with the same draws."""
+    import torch
+
+    critics, hidden, inputs = 4, (*HIDDEN, HIDDEN[0]), OBSERVATION + ACTION
+    rng = np.random.default_rng(7)
+    start = {"actor": make_network(rng, OBSERVATION, 2 * ACTION, hidden)}
+    # As for CQL: no sampled action comes near 1, where the official 1e-6 beside 1 - action^2 would be seen.
+    weight, bias = start["actor"][-1]
+    weight[...] = rounded(np.repeat([0.3, 0.05], ACTION) * weight)
+    bias[ACTION:] = rounded(rng.uniform(-1.5, -1.0, ACTION))
+    for name in ("critic", "target_critic"):
+        for i in range(critics):
+            start[f"{name}.{i}"] = make_network(rng, inputs, 1, hidden)
+    noise = {name: rounded(rng.standard_normal((UPDATES, ROWS, ACTION))) for name in ("actor", "target")}
+    arrays = {**named(start, "start"), **{f"draws/{name}": array for name, array in noise.items()}}
+
+    settings = {"gamma": 0.99, "tau": 0.005, "alpha_learning_rate": LEARNING_RATE}
+    for run, kind, more in (("sac_n", "SACN", {}), ("edac", "EDAC", {"eta": 2.0})):
+        official = corl(checkout, run)
+        runs[run] = {"learning_rate": LEARNING_RATE, "num_critics": critics, **settings, **more}
+        actor = official.Actor(OBSERVATION, ACTION, HIDDEN[0])
+        critic = official.VectorizedCritic(OBSERVATION, ACTION, HIDDEN[0], critics)
+        adams = [torch.optim.Adam(network.parameters(), lr=LEARNING_RATE) for network in (actor, critic)]
+        trainer = getattr(official, kind)(actor, adams[0], critic, adams[1], **settings, **more)
+        *layers, (weight, bias) = start["actor"]
+        heads = [(weight[:, :ACTION], bias[:ACTION].copy()), (weight[:, ACTION:], bias[ACTION:].copy())]
+        linear = [*actor.trunk[::2], actor.mu, actor.log_sigma]
+        put_torch(linear, [*layers, *heads])
+        vectorized = {"critic": trainer.critic.critic[::2], "target_critic": trainer.target_critic.critic[::2]}
+        for name, modules in vectorized.items():
+            for depth, module in enumerate(modules):
+                for i in range(critics):
+                    weight, bias = start[f"{name}.{i}"][depth]
+                    module.weight.data[i].copy_(torch.from_numpy(weight))
+                    module.bias.data[i, 0].copy_(torch.from_numpy(bias))
+        draws = Draws()
+        normal = importlib.import_module("torch.distributions.normal")
+        with mock.patch.object(normal, "_standard_normal", lambda shape, **_: draws.next(shape)):  # noqa: B023
+            for update in range(UPDATES):
+                draws.fill([noise[name][update] for name in ("actor", "actor", "target")])
+                columns = [batches["obs"][update], batches["action"][update], batches["reward"][update][:, None]]
+                columns += [batches["next_obs"][update], batches["terminated"][update][:, None]]
+                trainer.update([torch.from_numpy(column) for column in columns])
+                if update + 1 not in KEPT:
+                    continue
+                at, networks = f"{run}/after_{update + 1}", {}
+                layers = torch_layers(linear)
+                joined = tuple(np.concatenate(pair, axis=-1) for pair in zip(*layers[-2:], strict=True))
+                networks["actor"] = [*layers[:-2], joined]
+                for name, modules in vectorized.items():
+                    for i in range(critics):
+                        networks[f"{name}.{i}"] = [
+                            (m.weight.detach().numpy()[i].copy(), m.bias.detach().numpy()[i, 0].copy()) for m in modules
+                        ]
+                arrays.update(named(networks, at))
+                arrays[f"{at}/log_temperature"] = trainer.log_alpha.detach().numpy().copy()[0]
     return arrays
 
 
