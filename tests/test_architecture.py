@@ -43,6 +43,7 @@ SHARED = {
         "losses",
         "heads",
         "soft_actor",
+        "deterministic_actor",
         "behavior",
         "cql_settings",
         "tabular_model",

@@ -5,13 +5,16 @@ their own, on Python 3.11:
 
     python -m venv ENVIRONMENT
     ENVIRONMENT/bin/pip install -r scripts/golden/requirements.txt
-    ENVIRONMENT/bin/python scripts/golden/make_golden.py --iql FOLDER --cql FOLDER --td3bc FOLDER
+    ENVIRONMENT/bin/python scripts/golden/make_golden.py --iql FOLDER --cql FOLDER --td3bc FOLDER --corl FOLDER
+
+A folder that is left out leaves the numbers of its algorithms as they are.
 
 Each FOLDER is a Git checkout of an official repository; none of their code is kept here:
 
     IQL      github.com/ikostrikov/implicit_q_learning  09d700248117881a75cb21f0adb95c6c8a694cb2
     CQL      github.com/aviralkumar2907/CQL             d67dbe9cf5d2b96e3b462b6146f249b3d6569796
     TD3+BC   github.com/sfujim/TD3_BC                   8791ad7d7656cb8396f1b3ac8c37f170b2a2dd5f
+    ReBRAC, SAC-N and EDAC  github.com/tinkoff-ai/CORL  6afec90484bbf47dee05fdf525e26a3ebe028e9b
 
 Written to tests/golden: `batches.npz`, which all runs share; one .npz file for each algorithm with its first
 parameters, the random numbers it was given, and its parameters after 1 and after 20 updates; and `golden.json`, the
@@ -36,12 +39,18 @@ The official update functions run as they are. Around them, this is what is not 
 - Discrete CQL is written for TensorFlow 1 and on quantiles. The functions it takes from TensorFlow are replaced by
   PyTorch's. It runs on one quantile and with a Huber threshold that no error reaches, both of which its constructor
   takes; then its temporal-difference loss is a quarter of the squared error.
+- CORL's files import packages for environments and for logging, which its update functions do not use; empty modules
+  stand for them. ReBRAC's layer normalisation adds 1e-5 to the variance, as PyTorch does, instead of flax's 1e-6; its
+  target actor is made to follow the actor after its step instead of before it; and the update of the actor is the
+  second of each pair.
+- SAC-N and EDAC have three hidden layers of 16. Their temperature and their actor are handed the same random numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -62,6 +71,13 @@ LEARNING_RATE = 1e-3
 KEPT = (1, UPDATES)
 """The updates after which parameters are stored."""
 
+SOURCES = {
+    "iql": "ikostrikov/implicit_q_learning",
+    "cql": "aviralkumar2907/CQL",
+    "td3bc": "sfujim/TD3_BC",
+    "corl": "tinkoff-ai/CORL",
+}
+"""Option -> official repository."""
 Layers = list
 """Of one network: (weight, bias) of each layer, the weight as (inputs, outputs)."""
 Arrays = dict
@@ -70,35 +86,37 @@ Arrays = dict
 def main() -> None:
     """Make all numbers and write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name in ("iql", "cql", "td3bc"):
-        parser.add_argument(f"--{name}", type=Path, required=True, help="folder of the official checkout")
+    for name in SOURCES:
+        parser.add_argument(f"--{name}", type=Path, help=f"folder of a checkout of {SOURCES[name]}")
     default = Path(__file__).resolve().parents[2] / "tests" / "golden"
     parser.add_argument("--to", type=Path, default=default, help="folder to write to")
     arguments = parser.parse_args()
 
-    batches = make_batches()
-    runs: dict = {}
-    files = {
-        "iql": run_iql(arguments.iql.resolve(), batches, runs),
-        "td3bc": run_td3bc(arguments.td3bc.resolve(), batches, runs),
-        "cql": run_cql(arguments.cql.resolve() / "d4rl", batches, runs),
-        "discrete_cql": run_discrete_cql(arguments.cql.resolve() / "atari", batches, runs),
+    checkouts = {name: folder.resolve() for name in SOURCES if (folder := getattr(arguments, name)) is not None}
+    makers = {
+        "iql": ("iql", run_iql),
+        "td3bc": ("td3bc", run_td3bc),
+        "cql": ("cql", lambda checkout, *rest: run_cql(checkout / "d4rl", *rest)),
+        "discrete_cql": ("cql", lambda checkout, *rest: run_discrete_cql(checkout / "atari", *rest)),
+        "rebrac": ("corl", run_rebrac),
+        "sac_n": ("corl", run_sac_n),
     }
     arguments.to.mkdir(parents=True, exist_ok=True)
-    for name, arrays in {"batches": batches, **files}.items():
-        np.savez_compressed(arguments.to / f"{name}.npz", **arrays)
+    batches, told = make_batches(), arguments.to / "golden.json"
+    np.savez_compressed(arguments.to / "batches.npz", **batches)
+    about = json.loads(told.read_text()) if told.exists() else {"sources": {}, "runs": {}}
+    for file, (source, make) in makers.items():
+        if source in checkouts:
+            np.savez_compressed(arguments.to / f"{file}.npz", **make(checkouts[source], batches, about["runs"]))
+    sources = {name: about_source(SOURCES[name], checkout) for name, checkout in checkouts.items()}
     about = {
         "made_by": "scripts/golden/make_golden.py",
-        "sources": {
-            "iql": about_source("ikostrikov/implicit_q_learning", arguments.iql),
-            "cql": about_source("aviralkumar2907/CQL", arguments.cql),
-            "td3bc": about_source("sfujim/TD3_BC", arguments.td3bc),
-        },
+        "sources": about["sources"] | sources,
         "versions": versions(),
         "hidden_sizes": HIDDEN,
-        "runs": runs,
+        "runs": about["runs"],
     }
-    (arguments.to / "golden.json").write_text(json.dumps(about, indent=2) + "\n")
+    told.write_text(json.dumps(about, indent=2) + "\n")
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -122,9 +140,9 @@ def make_batches() -> Arrays:
     }
 
 
-def make_network(rng: np.random.Generator, inputs: int, outputs: int) -> Layers:
+def make_network(rng: np.random.Generator, inputs: int, outputs: int, hidden: tuple = HIDDEN) -> Layers:
     """First parameters; biases are not zero, so that what becomes of them is seen."""
-    sizes = [inputs, *HIDDEN, outputs]
+    sizes = [inputs, *hidden, outputs]
     return [
         (rounded(rng.standard_normal((a, b)) * (1.5 / a) ** 0.5), rounded(0.1 * rng.standard_normal(b)))
         for a, b in itertools.pairwise(sizes)
@@ -351,6 +369,176 @@ def run_td3bc(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
             if update + 1 in KEPT:
                 networks = {name: torch_layers(linear) for name, linear in modules.items()}
                 arrays.update(named(networks, f"td3bc/after_{update + 1}"))
+    return arrays
+
+
+# --- ReBRAC ----------------------------------------------------------------------------------------------------------
+
+
+def corl(checkout: Path, name: str) -> Any:
+    """A file of CORL's offline algorithms, without the packages that its update functions do not use."""
+    empty = {
+        package: types.ModuleType(package) for package in ("d4rl", "gym", "pyrallis", "tqdm", "tqdm.auto", "wandb")
+    }
+    empty["gym"].Env = object
+    empty["tqdm"].trange = empty["tqdm.auto"].trange = range
+    empty["pyrallis"].wrap = lambda: lambda function: function
+    folder = str(checkout / "algorithms" / "offline")
+    with mock.patch.dict(sys.modules, empty), mock.patch.object(sys, "path", [folder, *sys.path]):
+        return importlib.import_module(name)
+
+
+def run_rebrac(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
+    """ReBRAC. Beside the parameters, scales and offsets of layer normalisation; the next actions are drawn."""
+    import jax
+    import optax
+
+    official = corl(checkout, "rebrac")
+    official.nn.LayerNorm = functools.partial(official.nn.LayerNorm, epsilon=1e-5)
+    rng = np.random.default_rng(6)
+    inputs = OBSERVATION + ACTION
+    start = {"actor": make_network(rng, OBSERVATION, ACTION), "target_actor": make_network(rng, OBSERVATION, ACTION)}
+    for name in ("critic", "target_critic"):
+        for i in range(2):
+            start[f"{name}.{i}"] = make_network(rng, inputs, 1)
+            start[f"{name}_norm.{i}"] = [
+                (rounded(rng.uniform(0.8, 1.2, width)), rounded(0.1 * rng.standard_normal(width))) for width in HIDDEN
+            ]
+    settings = {
+        "gamma": 0.99, "tau": 0.005, "actor_bc_coef": 0.5, "critic_bc_coef": 0.1, "policy_noise": 0.2,
+        "noise_clip": 0.5,
+    }  # fmt: skip
+    runs["rebrac"] = {"learning_rate": LEARNING_RATE, "policy_freq": 2, **settings}
+    noise = rounded(rng.standard_normal((UPDATES, ROWS, ACTION)))
+    following = rounded(rng.uniform(-0.95, 0.95, (UPDATES, ROWS, ACTION)))
+    arrays = {**named(start, "start"), "draws/target_noise": noise, "draws/next_action": following}
+
+    def critic_tree(name: str) -> dict:
+        """Parameters of both critics as flax names them, members on axis 0."""
+        members = []
+        for i in range(2):
+            norms = {f"LayerNorm_{j}": {"scale": s, "bias": b} for j, (s, b) in enumerate(start[f"{name}_norm.{i}"])}
+            members.append(flax_mlp(start[f"{name}.{i}"]) | norms)
+        return {"params": {"VmapCritic_0": jax.tree_util.tree_map(lambda *leaves: np.stack(leaves), *members)}}
+
+    def taken(actor: Any, critic: Any) -> dict[str, Layers]:
+        """The other way round, from the two training states."""
+        networks = {}
+        for prefix in ("", "target_"):
+            parameters = getattr(actor, f"{prefix}params")["params"]
+            networks[f"{prefix}actor"] = flax_layers(parameters, len(HIDDEN) + 1)
+            parameters = getattr(critic, f"{prefix}params")["params"]["VmapCritic_0"]
+            for i in range(2):
+                member = jax.tree_util.tree_map(lambda leaf, i=i: np.asarray(leaf)[i], parameters)
+                networks[f"{prefix}critic.{i}"] = flax_layers(member, len(HIDDEN) + 1)
+                networks[f"{prefix}critic_norm.{i}"] = [
+                    (member[f"LayerNorm_{j}"]["scale"], member[f"LayerNorm_{j}"]["bias"]) for j in range(len(HIDDEN))
+                ]
+        return networks
+
+    adam = optax.adam(learning_rate=LEARNING_RATE)
+    actor = official.ActorTrainState.create(
+        apply_fn=official.DetActor(ACTION, HIDDEN[0], layernorm=False, n_hiddens=len(HIDDEN)).apply,
+        params={"params": flax_mlp(start["actor"])},
+        target_params={"params": flax_mlp(start["target_actor"])},
+        tx=adam,
+    )
+    critic = official.CriticTrainState.create(
+        apply_fn=official.EnsembleCritic(HIDDEN[0], num_critics=2, n_hiddens=len(HIDDEN)).apply,
+        params=critic_tree("critic"),
+        target_params=critic_tree("target_critic"),
+        tx=adam,
+    )
+    metrics = official.Metrics.create(
+        ["critic_loss", "q_min", "actor_loss", "bc_mse_policy", "bc_mse_random", "action_mse"]
+    )
+    shared = {name: value for name, value in settings.items() if name not in ("tau",)}
+    for update in range(UPDATES):
+        batch = {
+            "states": batches["obs"][update],
+            "actions": batches["action"][update],
+            "rewards": batches["reward"][update],
+            "next_states": batches["next_obs"][update],
+            "next_actions": following[update],
+            "dones": batches["terminated"][update],
+        }
+        before, key = actor, jax.random.PRNGKey(0)
+        with mock.patch.object(official.jax.random, "normal", lambda key, shape, update=update: noise[update]):
+            if update % 2:
+                _, actor, critic, _ = official.update_td3(
+                    key, actor, critic, batch, metrics, tau=settings["tau"], normalize_q=True, **shared
+                )
+                following_it = optax.incremental_update(actor.params, before.target_params, settings["tau"])
+                actor = actor.replace(target_params=following_it)
+            else:
+                _, actor, critic, _ = official.update_td3_no_targets(
+                    key, actor, critic, batch, metrics=metrics, tau=settings["tau"], **shared
+                )
+        if update + 1 in KEPT:
+            arrays.update(named(taken(actor, critic), f"rebrac/after_{update + 1}"))
+    return arrays
+
+
+# --- SAC-N and EDAC --------------------------------------------------------------------------------------------------
+
+
+def run_sac_n(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
+    """SAC-N and EDAC, with four critics and three hidden layers, from one start and with the same draws."""
+    import torch
+
+    critics, hidden, inputs = 4, (*HIDDEN, HIDDEN[0]), OBSERVATION + ACTION
+    rng = np.random.default_rng(7)
+    start = {"actor": make_network(rng, OBSERVATION, 2 * ACTION, hidden)}
+    # As for CQL: no sampled action comes near 1, where the official 1e-6 beside 1 - action^2 would be seen.
+    weight, bias = start["actor"][-1]
+    weight[...] = rounded(np.repeat([0.3, 0.05], ACTION) * weight)
+    bias[ACTION:] = rounded(rng.uniform(-1.5, -1.0, ACTION))
+    for name in ("critic", "target_critic"):
+        for i in range(critics):
+            start[f"{name}.{i}"] = make_network(rng, inputs, 1, hidden)
+    noise = {name: rounded(rng.standard_normal((UPDATES, ROWS, ACTION))) for name in ("actor", "target")}
+    arrays = {**named(start, "start"), **{f"draws/{name}": array for name, array in noise.items()}}
+
+    settings = {"gamma": 0.99, "tau": 0.005, "alpha_learning_rate": LEARNING_RATE}
+    for run, kind, more in (("sac_n", "SACN", {}), ("edac", "EDAC", {"eta": 2.0})):
+        official = corl(checkout, run)
+        runs[run] = {"learning_rate": LEARNING_RATE, "num_critics": critics, **settings, **more}
+        actor = official.Actor(OBSERVATION, ACTION, HIDDEN[0])
+        critic = official.VectorizedCritic(OBSERVATION, ACTION, HIDDEN[0], critics)
+        adams = [torch.optim.Adam(network.parameters(), lr=LEARNING_RATE) for network in (actor, critic)]
+        trainer = getattr(official, kind)(actor, adams[0], critic, adams[1], **settings, **more)
+        *layers, (weight, bias) = start["actor"]
+        heads = [(weight[:, :ACTION], bias[:ACTION].copy()), (weight[:, ACTION:], bias[ACTION:].copy())]
+        linear = [*actor.trunk[::2], actor.mu, actor.log_sigma]
+        put_torch(linear, [*layers, *heads])
+        vectorized = {"critic": trainer.critic.critic[::2], "target_critic": trainer.target_critic.critic[::2]}
+        for name, modules in vectorized.items():
+            for depth, module in enumerate(modules):
+                for i in range(critics):
+                    weight, bias = start[f"{name}.{i}"][depth]
+                    module.weight.data[i].copy_(torch.from_numpy(weight))
+                    module.bias.data[i, 0].copy_(torch.from_numpy(bias))
+        draws = Draws()
+        normal = importlib.import_module("torch.distributions.normal")
+        with mock.patch.object(normal, "_standard_normal", lambda shape, **_: draws.next(shape)):  # noqa: B023
+            for update in range(UPDATES):
+                draws.fill([noise[name][update] for name in ("actor", "actor", "target")])
+                columns = [batches["obs"][update], batches["action"][update], batches["reward"][update][:, None]]
+                columns += [batches["next_obs"][update], batches["terminated"][update][:, None]]
+                trainer.update([torch.from_numpy(column) for column in columns])
+                if update + 1 not in KEPT:
+                    continue
+                at, networks = f"{run}/after_{update + 1}", {}
+                layers = torch_layers(linear)
+                joined = tuple(np.concatenate(pair, axis=-1) for pair in zip(*layers[-2:], strict=True))
+                networks["actor"] = [*layers[:-2], joined]
+                for name, modules in vectorized.items():
+                    for i in range(critics):
+                        networks[f"{name}.{i}"] = [
+                            (m.weight.detach().numpy()[i].copy(), m.bias.detach().numpy()[i, 0].copy()) for m in modules
+                        ]
+                arrays.update(named(networks, at))
+                arrays[f"{at}/log_temperature"] = trainer.log_alpha.detach().numpy().copy()[0]
     return arrays
 
 

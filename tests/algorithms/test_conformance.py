@@ -88,7 +88,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (learner.kind == "continuous" and learner.name in SAMPLING)
 
 
-SAMPLING = ("CQL", "TD3BC")
+SAMPLING = ("CQL", "TD3BC", "ReBRAC")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -109,6 +109,7 @@ METRICS = {
         | {"cql/multiplier"},
     },
     "TD3BC": {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}},
+    "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
     "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
     "AWR": {
         kind: names | {"loss/value", "v/mean", "adv/mean", "adv/std", "weight/mean", "weight/clipped"}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -25,7 +26,10 @@ from algorithm_cases import model
 from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.behavior import BC
 from stitchrl.algorithms.cql import CQL
+from stitchrl.algorithms.edac import EDAC
 from stitchrl.algorithms.iql import IQL
+from stitchrl.algorithms.rebrac import ReBRAC
+from stitchrl.algorithms.sac_n import SACN
 from stitchrl.algorithms.td3bc import TD3BC
 from stitchrl.nn.distributions import TanhNormal
 
@@ -273,6 +277,96 @@ def test_td3bc_is_the_official_one() -> None:
     assert max(found.values()) <= TOLERANCE, found
 
 
+# --- ReBRAC ----------------------------------------------------------------------------------------------------------
+
+
+def norms_of(perceptron: Any) -> Any:
+    """Scales and offsets of layer normalisation, where weights and biases are looked for."""
+    return SimpleNamespace(weights=perceptron.norm_scales, biases=perceptron.norm_offsets)
+
+
+REBRAC_NETWORKS: Networks = {
+    **TD3BC_NETWORKS,
+    "critic_norm": lambda state: norms_of(TD3BC_NETWORKS["critic"](state)),
+    "target_critic_norm": lambda state: norms_of(TD3BC_NETWORKS["target_critic"](state)),
+}
+
+
+def rebrac_differences(**changes: Any) -> dict[str, float]:
+    """ReBRAC against the stored run, after 1 and after 20 updates, some of our settings changed."""
+    arrays, official = stored("rebrac"), settings_of("rebrac")
+    settings: dict[str, Any] = {
+        "gamma": official["gamma"],
+        "actor_bc_weight": official["actor_bc_coef"],
+        "critic_bc_weight": official["critic_bc_coef"],
+        "target_noise": official["policy_noise"],
+        "noise_clip": official["noise_clip"],
+        "actor_every_updates": official["policy_freq"],
+        "learning_rate": official["learning_rate"],
+        "actor_learning_rate": official["learning_rate"],
+        "target_rate": official["tau"],
+    }
+    algorithm = ReBRAC(**{**settings, **changes}, hidden_sizes=HIDDEN)
+    following = {"next_action_known": np.ones(32, np.float32)}
+    states = states_after(
+        algorithm,
+        CONTINUOUS,
+        with_parameters(fresh_state(algorithm, CONTINUOUS), REBRAC_NETWORKS, arrays, "start"),
+        [
+            {**batch, **following, "next_action": action}
+            for batch, action in zip(stored_batches(), arrays["draws/next_action"], strict=True)
+        ],
+        [{"normal": [noise]} for noise in arrays["draws/target_noise"]],
+    )
+    return {
+        f"{name} after {updates}": value
+        for updates in (1, UPDATES)
+        for name, value in differences(states[updates - 1], REBRAC_NETWORKS, arrays, f"rebrac/after_{updates}").items()
+    }
+
+
+def test_rebrac_is_the_official_one() -> None:
+    found = rebrac_differences()
+    assert max(found.values()) <= TOLERANCE, found
+
+
+# --- SAC-N and EDAC --------------------------------------------------------------------------------------------------
+
+
+def sac_n_differences(kind: type[SACN] | type[EDAC], **changes: Any) -> dict[str, float]:
+    """SAC-N or EDAC against its stored run, after 1 and after 20 updates, some of our settings changed."""
+    run = {SACN: "sac_n", EDAC: "edac"}[kind]
+    arrays, official = stored("sac_n"), settings_of(run)
+    settings: dict[str, Any] = {
+        "gamma": official["gamma"],
+        "num_critics": official["num_critics"],
+        "learning_rate": official["learning_rate"],
+        "actor_learning_rate": official["alpha_learning_rate"],
+        "target_rate": official["tau"],
+    } | ({"diversity_weight": official["eta"]} if "eta" in official else {})
+    algorithm = kind(**{**settings, **changes}, hidden_sizes=(*HIDDEN, HIDDEN[0]))
+    states = states_after(
+        algorithm,
+        CONTINUOUS,
+        with_parameters(fresh_state(algorithm, CONTINUOUS), CQL_NETWORKS, arrays, "start"),
+        stored_batches(),
+        [{"normal": list(pair)} for pair in zip(arrays["draws/actor"], arrays["draws/target"], strict=True)],
+    )
+    found = {}
+    for updates in (1, UPDATES):
+        state, at = states[updates - 1], f"{run}/after_{updates}"
+        ours = differences(state, CQL_NETWORKS, arrays, at)
+        ours["log_temperature"] = relative(state.actor.log_temperature.model, arrays[f"{at}/log_temperature"])
+        found |= {f"{name} after {updates}": value for name, value in ours.items()}
+    return found
+
+
+@pytest.mark.parametrize("kind", [SACN, EDAC])
+def test_sac_n_and_edac_are_the_official_ones(kind: type[SACN] | type[EDAC]) -> None:
+    found = sac_n_differences(kind)
+    assert max(found.values()) <= TOLERANCE, found
+
+
 # --- CQL -------------------------------------------------------------------------------------------------------------
 
 CQL_NETWORKS: Networks = {
@@ -410,6 +504,11 @@ CHANGES: dict[str, Callable[[], dict[str, float]]] = {
     "TD3BC weight": lambda: td3bc_differences(q_weight=2.4),
     "TD3BC noise": lambda: td3bc_differences(target_noise=0.15),
     "TD3BC noise clip": lambda: td3bc_differences(noise_clip=0.45),
+    "ReBRAC gamma": lambda: rebrac_differences(gamma=0.98),
+    "ReBRAC weight of the actor": lambda: rebrac_differences(actor_bc_weight=0.49),
+    "ReBRAC weight of the critics": lambda: rebrac_differences(critic_bc_weight=0.098),
+    "SACN gamma": lambda: sac_n_differences(SACN, gamma=0.98),
+    "EDAC weight": lambda: sac_n_differences(EDAC, diversity_weight=1.96),
     "CQL gamma": lambda: cql_differences("cql", gamma=0.98),
     "CQL weight": lambda: cql_differences("cql", cql_weight=4.9),
     "CQL weight under Lagrange": lambda: cql_differences("cql_lagrange", cql_weight=4.9),

@@ -49,16 +49,16 @@ def test_a_heavy_conservative_weight_stays_with_what_the_log_did_often() -> None
 
 # --- continuous actions ----------------------------------------------------------------------------------------------
 
-BEST = {"TD3BC": 1.0}
-"""What the best action pays: TD3+BC divides by mean |Q|, so it must not be 0 where the policy goes."""
+BEST = {"TD3BC": 1.0, "ReBRAC": 1.0}
+"""What the best action pays: these divide by mean |Q|, so it must not be 0 where the policy goes."""
 
 
 @cache
 def bandit_run(name: str) -> Any:
     """Actions spread evenly over [-1, 1], of which 0.5 is best."""
-    tuned = {"IQL": {"inverse_temperature": 10.0}}.get(name, {})
+    tuned = {"IQL": {"inverse_temperature": 10.0}, "ReBRAC": {"actor_bc_weight": 0.4}}.get(name, {})
     algorithm = dataclasses.replace(ALL[name], **tuned)
-    updates = 1000 if name == "TD3BC" else 400
+    updates = 1000 if name in BEST else 400
     return fitted(algorithm, continuous_bandit_log(best=BEST.get(name, 0.0)), updates=updates, log_every_updates=400)
 
 
@@ -73,18 +73,19 @@ def test_bc_learns_the_mean_and_spread_of_a_continuous_bandit_log() -> None:
     assert std == pytest.approx(1 / math.sqrt(3), rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["FilteredBC", "IQL", "CQL", "TD3BC"])
+@pytest.mark.parametrize("name", ["FilteredBC", "IQL", "CQL", "TD3BC", "ReBRAC"])
 def test_learners_find_the_better_actions_that_bc_does_not(name: str) -> None:
     assert abs(bandit_mode(name) - 0.5) < 0.2
     assert abs(bandit_mode(name) - 0.5) < abs(bandit_mode("BC") - 0.5) - 0.2
 
 
-def test_td3bc_stands_between_the_best_action_and_imitation_as_by_hand() -> None:
-    # Q = 1 - (a - 1/2)^2, so lambda is about 5/2; lambda Q - a^2 - 1/3 is largest at a = 5/14.
-    assert bandit_mode("TD3BC") == pytest.approx(5 / 14, abs=0.1)
+@pytest.mark.parametrize("name", ["TD3BC", "ReBRAC"])
+def test_it_stands_between_the_best_action_and_imitation_as_by_hand(name: str) -> None:
+    # Q = 1 - (a - 1/2)^2, so lambda is about 5/2; lambda Q - a^2 - 1/3 is largest at a = 5/14. ReBRAC's weight is 2/5.
+    assert bandit_mode(name) == pytest.approx(5 / 14, abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["IQL", "CQL", "TD3BC"])
+@pytest.mark.parametrize("name", ["IQL", "CQL", "TD3BC", "ReBRAC"])
 def test_learned_values_prefer_the_better_action(name: str) -> None:
     value = bandit_run(name).values[0]
     obs = jnp.ones((3, 1), jnp.float32)

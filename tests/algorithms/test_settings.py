@@ -158,9 +158,11 @@ def test_networks_outside_their_range_are_refused(fields: dict[str, Any], messag
 
 def test_hidden_sizes_are_short_for_a_network(algorithm: Algorithm) -> None:
     kind = type(algorithm)
-    assert kind(hidden_sizes=(4, 5)).network == Network((4, 5))
-    assert kind(hidden_sizes=(4, 5)) == kind(network=Network((4, 5)))
-    assert kind().network == Network((128, 64) if kind is st.AWR else (256, 256))
+    usual = {st.AWR: Network((128, 64)), st.ReBRAC: Network((256, 256, 256), layer_norm="after")}
+    assert kind().network == usual.get(kind, Network((256, 256)))
+    resized = dataclasses.replace(kind().network, hidden_sizes=(4, 5))
+    assert kind(hidden_sizes=(4, 5)).network == resized
+    assert kind(hidden_sizes=(4, 5)) == kind(network=resized)
     normed = kind(network=Network(layer_norm="before"), hidden_sizes=(4,))
     assert normed.network == Network((4,), layer_norm="before")
     assert dataclasses.replace(normed, warmup_updates=3).network == normed.network
@@ -270,6 +272,8 @@ INPUTS = {
     "IQL": {"gamma", "expectile", "inverse_temperature", "learning_rate", "target_rate"},
     "CQL": {"gamma", "cql_weight", "learning_rate", "target_rate", "actor_learning_rate"},
     "TD3BC": {"gamma", "q_weight", "target_noise", "noise_clip", "learning_rate", "target_rate"},
+    "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}
+    | {"actor_learning_rate", "target_rate"},
     "DQN": {"gamma", "learning_rate", "target_rate"},
     "AWR": {"inverse_temperature", "learning_rate"},
     "VILCB": set(),

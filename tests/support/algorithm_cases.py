@@ -32,6 +32,9 @@ ALL: dict[str, Algorithm] = {
         actor_learning_rate=1e-2, samples=3,
     ),
     "TD3BC": st.TD3BC(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    "ReBRAC": st.ReBRAC(
+        gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
+    ),
     "DQN": st.DQN(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "AWR": st.AWR(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
     "VILCB": st.VILCB(gamma=0.9),

@@ -29,6 +29,7 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "IQL continuous": (st.IQL(warmup_updates=5, decay_updates=50, max_gradient_norm=1.0, **TINY), "continuous"),
     "CQL continuous": (st.CQL(samples=2, lagrange_gap=1.0, **TINY), "continuous"),
     "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
+    "ReBRAC continuous": (st.ReBRAC(**TINY), "continuous"),
     "AWR continuous": (st.AWR(returns_every_updates=15, td_lambda=0.5, **TINY), "continuous"),
     "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
 }

@@ -135,7 +135,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         log: the rows to learn from.
-        columns: further columns of that log, (N, ...): each becomes a field of the batch of the same name.
+        columns: further columns of that log, (N, ...): each becomes a field of the batch of the same name. Over n steps it
+            is taken from the first row, or from the last where its name begins with `next_`.
         given: arrays that are no training state (a fitted behaviour, a solved table), handed to every function; None,
             or arrays, networks and policies in dicts and tuples.
     """
@@ -188,7 +189,7 @@ class Algorithm(ABC):
     """Whether it discounts by the time that elapses where the log has a `time_unit`, as `td_return` does."""
 
     hidden_sizes: dataclasses.InitVar[tuple[int, ...] | None] = dataclasses.field(default=None, kw_only=True)
-    """Short for `network=Network(hidden_sizes)`; only the constructor takes it."""
+    """Short for `network` with these widths and all else as it is; only the constructor takes it."""
     network: Network = network_setting(
         Network(), "Widths, activation, normalisation, dropout, and convolutions of an image."
     )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from stitchrl.jax_types import Array, Scalar
 
-__all__ = ["expectile_loss", "soft_actor_loss", "td_loss", "temperature_loss"]
+__all__ = ["expected_soft_actor_loss", "expectile_loss", "soft_actor_loss", "td_loss", "temperature_loss"]
 
 
 def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array, " B"]:
@@ -31,7 +31,16 @@ def soft_actor_loss(log_prob: Float[Array, " B"], q: Float[Array, " B"], tempera
     return jnp.mean(temperature * log_prob - q)
 
 
-def temperature_loss(log_temperature: Scalar, log_prob: Float[Array, " B"], entropy_target: float) -> Float[Array, ""]:
+def expected_soft_actor_loss(
+    log_probs: Float[Array, "B A"], q: Float[Array, "B A"], temperature: Scalar
+) -> Float[Array, ""]:
+    """The same with the expectation over discrete actions in full (Christodoulou 2019, arXiv 1910.07207)."""
+    return jnp.mean(jnp.sum(jnp.exp(log_probs) * (temperature * log_probs - q), axis=-1))
+
+
+def temperature_loss(
+    log_temperature: Scalar, log_prob: Float[Array, " B"], entropy_target: float | Float[Array, " B"]
+) -> Float[Array, ""]:
     """-log_temperature E[log pi(a|s) + entropy_target]: the temperature rises while entropy is below its target.
 
     Haarnoja et al. 2018 (arXiv 1812.05905) have the temperature itself here; its logarithm is what the official code of

@@ -30,6 +30,7 @@ INTERVALS = {
     "[0, inf)": lambda x: 0 <= x < float("inf"),
     "at least 0": lambda x: isinstance(x, Integral) and int(x) >= 0,
     "at least 1": lambda x: isinstance(x, Integral) and int(x) >= 1,
+    "at least 2": lambda x: isinstance(x, Integral) and int(x) >= 2,
 }
 
 

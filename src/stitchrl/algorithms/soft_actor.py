@@ -1,10 +1,13 @@
-"""The actor and temperature of soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), shared by its relatives.
+"""The actor, temperature and targets of soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), shared by its relatives.
 
-    (1)  L_alpha = -log alpha E[ log pi(a|s) + H ],             a ~ pi(s)
-    (2)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],    a ~ pi(s)
+    (1)  L_alpha = -log alpha E[ log pi(a|s) + H ],              a ~ pi(s)
+    (2)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
+    (3)  V(s')   = min_i Qbar_i(s', a') - alpha log pi(a'|s'),   a' ~ pi(s')
 
-H is the entropy the actor is held to, minus the numbers in an action by default. In (1) the paper has the temperature
-itself where the logarithm stands; the logarithm is what the official code of CQL has.
+H is the entropy the actor is held to. Continuous actions: each expectation is one sampled action a row, and H is minus
+the numbers in an action. Discrete actions: each is the sum over the allowed actions (Christodoulou 2019, arXiv
+1910.07207), and H is a share of the largest entropy that the allowed actions of a row permit, the logarithm of their
+number. In (1) the papers have the temperature itself where the logarithm stands; the logarithm is what their code has.
 """
 
 from __future__ import annotations
@@ -14,26 +17,115 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float
 
-from stitchrl.algorithms.losses import soft_actor_loss, temperature_loss
+from stitchrl.algorithms.base import Spec
+from stitchrl.algorithms.heads import Critics, create_critics
+from stitchrl.algorithms.losses import expected_soft_actor_loss, soft_actor_loss, temperature_loss
 from stitchrl.algorithms.optimizers import Trainable
-from stitchrl.jax_types import Array, Key, Metrics
+from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
-from stitchrl.nn.critics import ContinuousCritics
+from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
+from stitchrl.nn.networks import MLP, Network, create_network
+from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 
-__all__ = ["SoftActor", "soft_actor_step"]
+__all__ = [
+    "SoftActor",
+    "SoftPolicy",
+    "SoftState",
+    "fresh_soft_state",
+    "soft_actor_step",
+    "soft_critic_value",
+    "soft_policy_step",
+    "soft_value",
+]
+
+SoftPolicy = SquashedGaussianPolicy | CategoricalPolicy
 
 
 class SoftActor(NamedTuple):
     """An actor and the logarithm of its temperature, each with its optimiser's state."""
 
-    policy: Trainable[SquashedGaussianPolicy]
+    policy: Trainable[SoftPolicy]
     log_temperature: Trainable[Array]
 
     @classmethod
-    def create(cls, policy: SquashedGaussianPolicy, optimizer: optax.GradientTransformation) -> SoftActor:
+    def create(cls, policy: SoftPolicy, optimizer: optax.GradientTransformation) -> SoftActor:
         """A fresh pair; the temperature starts at 1."""
         return cls(Trainable.create(policy, optimizer), Trainable.create(jnp.float32(0.0), optimizer))
+
+
+class SoftState(NamedTuple):
+    """Everything a resume needs."""
+
+    actor: SoftActor
+    critics: Trainable[Critics]
+    target_critics: Critics
+
+
+def fresh_soft_state(
+    spec: Spec,
+    num_critics: int,
+    network: Network,
+    actor_network: Network,
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    *,
+    key: Key,
+) -> SoftState:
+    """New networks: over continuous actions they start small (see `MLP`), over discrete ones near uniform.
+
+    Args:
+        spec: sizes.
+        num_critics: how many.
+        network, actor_network: shapes of the critics and of the actor.
+        optimizers: of the actor and its temperature, and of the critics.
+        key: of the first weights.
+    """
+    actor_key, critic_key = jax.random.split(key)
+    policy: SoftPolicy
+    if spec.num_actions is None:
+        size, numbers = spec.vector_size, spec.action_size
+        body = MLP.create(size, actor_network, 2 * numbers, key=actor_key, start="small", final_gain=1e-3)
+        policy = SquashedGaussianPolicy(body)
+        critics: Critics = ContinuousCritics.create(
+            num_critics, size, numbers, network, key=critic_key, start="small", final_gain=3e-3
+        )
+    else:
+        shape = spec.observation.shape
+        policy = CategoricalPolicy(
+            create_network(shape, actor_network, spec.num_actions, key=actor_key, final_gain=0.01)
+        )
+        critics = create_critics(spec, num_critics, network, key=critic_key)
+    return SoftState(
+        SoftActor.create(policy, optimizers[0]),
+        Trainable.create(critics, optimizers[1]),
+        jax.tree.map(jnp.copy, critics),
+    )
+
+
+def soft_policy_step(
+    actor: SoftActor,
+    critics: Critics,
+    batch: Batch,
+    optimizer: optax.GradientTransformation,
+    entropy_share: Scalar,
+    *,
+    key: Key,
+) -> tuple[SoftActor, Metrics]:
+    """One step of equations (1) and (2), at the temperature just updated.
+
+    Args:
+        actor: before the step.
+        critics: their minimum is maximised.
+        batch: obs and action, and the action mask where actions are discrete.
+        optimizer: of the actor and its temperature.
+        entropy_share: H of discrete actions, as a share of the largest entropy.
+        key: of the sampled actions.
+    """
+    if isinstance(critics, DiscreteCritics):
+        return _discrete_step(actor, critics, batch, optimizer, entropy_share)
+    return soft_actor_step(actor, critics, batch["obs"], batch["action"], optimizer, key=key)
 
 
 def soft_actor_step(
@@ -45,17 +137,10 @@ def soft_actor_step(
     *,
     key: Key,
 ) -> tuple[SoftActor, Metrics]:
-    """One step of equations (1) and (2), on one sampled action an observation, at the temperature just updated.
-
-    Args:
-        actor: before the step.
-        critics: their minimum is maximised.
-        obs: (B, D).
-        action: (B, action) logged actions, for the metrics only.
-        optimizer: of both networks.
-        key: of the sampled actions.
-    """
-    _, log_prob = actor.policy.model(obs).sample_with_log_prob(key=key)
+    """As `soft_policy_step`, for continuous actions: one sampled action an observation serves (1) and (2)."""
+    policy = actor.policy.model
+    assert isinstance(policy, SquashedGaussianPolicy)
+    _, log_prob = policy(obs).sample_with_log_prob(key=key)
     gradient = jax.grad(temperature_loss)(actor.log_temperature.model, log_prob, -float(action.shape[1]))
     log_temperature = actor.log_temperature.step(optimizer, gradient)
     temperature = jnp.exp(log_temperature.model)
@@ -68,5 +153,56 @@ def soft_actor_step(
         metrics = {"loss/actor": value, "q/policy_mean": jnp.mean(q), "policy/entropy": -jnp.mean(log_prob)}
         return value, metrics | pi.metrics(action)
 
-    gradients, metrics = jax.grad(loss, has_aux=True)(actor.policy.model)
+    gradients, metrics = jax.grad(loss, has_aux=True)(policy)
     return SoftActor(actor.policy.step(optimizer, gradients), log_temperature), metrics | {"temperature": temperature}
+
+
+def _discrete_step(
+    actor: SoftActor,
+    critics: DiscreteCritics,
+    batch: Batch,
+    optimizer: optax.GradientTransformation,
+    entropy_share: Scalar,
+) -> tuple[SoftActor, Metrics]:
+    """As `soft_policy_step`, for discrete actions: sums over the allowed ones."""
+    policy, obs, mask = actor.policy.model, batch["obs"], batch["action_mask"]
+    assert isinstance(policy, CategoricalPolicy)
+    log_probs = policy(obs, action_mask=mask).log_probs
+    expected = jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+    target = entropy_share * jnp.log(jnp.sum(mask, axis=-1).astype(jnp.float32))
+    gradient = jax.grad(temperature_loss)(actor.log_temperature.model, expected, target)
+    log_temperature = actor.log_temperature.step(optimizer, gradient)
+    temperature = jnp.exp(log_temperature.model)
+    q = jnp.min(critics.every_action(obs), axis=0)
+
+    def loss(policy: CategoricalPolicy) -> tuple[Array, Metrics]:
+        pi = policy(obs, action_mask=mask)
+        value = expected_soft_actor_loss(pi.log_probs, q, temperature)
+        q_mean = jnp.mean(jnp.sum(jnp.exp(pi.log_probs) * q, axis=-1))
+        return value, {"loss/actor": value, "q/policy_mean": q_mean} | pi.metrics(batch["action"])
+
+    gradients, metrics = jax.grad(loss, has_aux=True)(policy)
+    return SoftActor(actor.policy.step(optimizer, gradients), log_temperature), metrics | {"temperature": temperature}
+
+
+def soft_value(actor: SoftActor, target_critics: Critics, batch: Batch, *, key: Key) -> Float[Array, " B"]:
+    """(B,) equation (3), at the next observations of a batch."""
+    next_obs, temperature = batch["next_obs"], jnp.exp(actor.log_temperature.model)
+    if isinstance(target_critics, DiscreteCritics):
+        policy = actor.policy.model
+        assert isinstance(policy, CategoricalPolicy)
+        log_probs = policy(next_obs, action_mask=batch["next_action_mask"]).log_probs
+        next_q = jnp.min(target_critics.every_action(next_obs), axis=0)
+        return jnp.sum(jnp.exp(log_probs) * (next_q - temperature * log_probs), axis=-1)
+    assert isinstance(actor.policy.model, SquashedGaussianPolicy)
+    next_action, log_prob = actor.policy.model(next_obs).sample_with_log_prob(key=key)
+    return jnp.min(target_critics(next_obs, next_action), axis=0) - temperature * log_prob
+
+
+def soft_critic_value(critics: Critics, policy: SoftPolicy) -> CriticValue | ContinuousCriticValue:
+    """The claims of critics under a policy: the mean of the critics, without entropy at the state itself."""
+    if isinstance(critics, DiscreteCritics):
+        assert isinstance(policy, CategoricalPolicy)
+        return CriticValue(critics.ensemble, policy)
+    assert isinstance(policy, SquashedGaussianPolicy)
+    return ContinuousCriticValue(critics, policy)

@@ -33,7 +33,7 @@ squared distance of the policy's action, an action dimension).
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,14 @@ import optax
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.deterministic_actor import (
+    DeterministicState,
+    actor_optimizer,
+    actor_step,
+    fresh_state,
+    smoothed_action,
+)
 from stitchrl.algorithms.losses import td_loss
-from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
@@ -52,27 +58,7 @@ from stitchrl.nn.networks import MLP, Network
 from stitchrl.nn.value import ContinuousCriticValue
 from stitchrl.types import PyTree
 
-__all__ = ["TD3BC", "TD3BCState", "regularized_actor_loss", "smoothed_action"]
-
-
-class TD3BCState(NamedTuple):
-    """Everything a resume needs; `actor_metrics` are those of the last actor update."""
-
-    actor: Trainable[DeterministicPolicy]
-    target_actor: DeterministicPolicy
-    critics: Trainable[ContinuousCritics]
-    target_critics: ContinuousCritics
-    actor_metrics: Metrics
-
-
-def smoothed_action(
-    action: Float[Array, "B action"],
-    noise: Float[Array, "B action"],
-    target_noise: Scalar,
-    noise_clip: Scalar,
-) -> Float[Array, "B action"]:
-    """Equation (1), of standard normal noise."""
-    return jnp.clip(action + jnp.clip(target_noise * noise, -noise_clip, noise_clip), -1.0, 1.0)
+__all__ = ["TD3BC", "regularized_actor_loss"]
 
 
 def regularized_actor_loss(
@@ -112,11 +98,9 @@ class TD3BC(Algorithm):
 
     @property
     def _actor_optimizer(self) -> optax.GradientTransformation:
-        """Its schedule counts actor updates; the settings count all."""
-        warmup, decay = (-(-n // self.actor_every_updates) for n in (self.warmup_updates, self.decay_updates))
-        return self.adam(self.learning_rate, warmup_updates=warmup, decay_updates=decay)
+        return actor_optimizer(self, self.learning_rate, self.actor_every_updates)
 
-    def init(self, key: Key, spec: Spec, given: PyTree) -> TD3BCState:
+    def init(self, key: Key, spec: Spec, given: PyTree) -> DeterministicState:
         if spec.num_actions is not None:
             raise ConfigurationError(
                 "TD3BC needs continuous actions; the log's are discrete. IQL or CQL learn from it."
@@ -127,18 +111,11 @@ class TD3BC(Algorithm):
         critics = ContinuousCritics.create(
             self.num_critics, size, spec.action_size, self.network, key=q_key, start="uniform"
         )
-        zeros = {name: jnp.float32(0.0) for name in ("loss/actor", "q/policy_mean", "policy/mode_error")}
-        return TD3BCState(
-            Trainable.create(actor, self._actor_optimizer),
-            jax.tree.map(jnp.copy, actor),
-            Trainable.create(critics, self._optimizer),
-            jax.tree.map(jnp.copy, critics),
-            zeros,
-        )
+        return fresh_state(actor, critics, self._actor_optimizer, self._optimizer)
 
     def update(
-        self, state: TD3BCState, batch: Batch, given: PyTree, key: Key, step: Step
-    ) -> tuple[TD3BCState, Metrics]:
+        self, state: DeterministicState, batch: Batch, given: PyTree, key: Key, step: Step
+    ) -> tuple[DeterministicState, Metrics]:
         action, next_obs = batch["action"], batch["next_obs"]
         noise = jax.random.normal(key, action.shape)
         next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
@@ -157,28 +134,18 @@ class TD3BC(Algorithm):
         state = jax.lax.cond(due, self._update_actor, lambda state, batch: state, state, dict(batch))
         return state, {"loss/critic": loss_q, "q/data_mean": q_mean} | state.actor_metrics
 
-    def _update_actor(self, state: TD3BCState, batch: Batch) -> TD3BCState:
+    def _update_actor(self, state: DeterministicState, batch: Batch) -> DeterministicState:
         """Equations (4) to (6)."""
-        first_critic = state.critics.model.member(0)
+        obs, action, first_critic = batch["obs"], batch["action"], state.critics.model.member(0)
 
-        def actor_loss(actor: DeterministicPolicy) -> tuple[Array, tuple[Array, Array]]:
-            policy_action = actor.mode(batch["obs"])
-            q = first_critic(batch["obs"], policy_action)[0]
-            loss = regularized_actor_loss(q, policy_action, batch["action"], self.q_weight)
-            error = jnp.sqrt(jnp.mean((policy_action - batch["action"]) ** 2))
-            return loss, (jnp.mean(q), error)
+        def loss(policy_action: Array) -> tuple[Array, Array]:
+            q = first_critic(obs, policy_action)[0]
+            return regularized_actor_loss(q, policy_action, action, self.q_weight), q
 
-        (loss, (q_mean, error)), gradients = jax.value_and_grad(actor_loss, has_aux=True)(state.actor.model)
-        actor = state.actor.step(self._actor_optimizer, gradients)
-        return state._replace(
-            actor=actor,
-            target_actor=polyak(state.target_actor, actor.model, self.target_rate),
-            target_critics=polyak(state.target_critics, state.critics.model, self.target_rate),
-            actor_metrics={"loss/actor": loss, "q/policy_mean": q_mean, "policy/mode_error": error},
-        )
+        return actor_step(state, loss, obs, action, self._actor_optimizer, self.target_rate)
 
-    def policy(self, state: TD3BCState, given: PyTree) -> DeterministicPolicy:
+    def policy(self, state: DeterministicState, given: PyTree) -> DeterministicPolicy:
         return state.actor.model
 
-    def value(self, state: TD3BCState, given: PyTree) -> ContinuousCriticValue:
+    def value(self, state: DeterministicState, given: PyTree) -> ContinuousCriticValue:
         return ContinuousCriticValue(state.critics.model, state.actor.model)

@@ -19,6 +19,7 @@ from stitchrl.types import NumpyArray, PyTree
 
 __all__ = [
     "FIELDS",
+    "OF_LAST",
     "Field",
     "NStepTransitions",
     "Sequences",
@@ -146,6 +147,8 @@ def transition_arrays(
 
 PREPARED = "prepared/"
 """Prefix of the columns that an algorithm prepared, among the log's own."""
+OF_LAST = "next_"
+"""Prepared columns whose name begins so tell what followed: they are taken from the last row of a window of n steps."""
 
 
 def sample_transitions(arrays: PyTree, index: Int[Array, " B"], member: Int[Array, ""]) -> Batch:
@@ -165,7 +168,8 @@ def _transitions(arrays: PyTree, first: Int[Array, " B"], last: Int[Array, " B"]
             batch[name] = arrays[name][_row_of(arrays[name], first if field.of == "first" else last)]
     for name, column in arrays.items():
         if name.startswith(PREPARED):
-            batch[name.removeprefix(PREPARED)] = column[first]
+            own = name.removeprefix(PREPARED)
+            batch[own] = column[last if own.startswith(OF_LAST) else first]
     return batch
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Int
 from stitchrl.data.columns import MOST_ROWS
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.feeds.batches import FIELDS, fields_of, mask_shared_by_all
+from stitchrl.feeds.batches import FIELDS, OF_LAST, fields_of, mask_shared_by_all
 from stitchrl.feeds.shuffling import ShuffledRows
 from stitchrl.types import NumpyArray
 
@@ -120,7 +120,7 @@ def read_transitions(
     for name, field in fields_of(log).items():
         batch[name] = field.read(log, scaling, first if field.of == "first" else last)
     for name, column in (columns or {}).items():
-        batch[name] = column[first]
+        batch[name] = column[last if name.startswith(OF_LAST) else first]
     if n_steps > 1:
         steps, offsets = last - first + 1, np.arange(n_steps)
         window = np.minimum(first[:, None] + offsets, last[:, None])

@@ -18,13 +18,15 @@ from stitchrl.nn.precision import product
 
 __all__ = ["MLP", "Ensemble", "ImageNetwork", "Network", "Start", "create_network", "standardized"]
 
-Start = Literal["orthogonal", "uniform"]
-"""The two ways of drawing fresh weights, explained at `MLP`."""
+Start = Literal["orthogonal", "uniform", "small"]
+"""The ways of drawing fresh weights, explained at `MLP`."""
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh, "silu": jax.nn.silu}
 LAYER_NORMS = ("none", "before", "after")
 VARIANCE_FLOOR = 1e-5
 """Added to the variance that layer normalisation divides by (PyTorch's default)."""
 KERNEL, STRIDE = 3, 2
+MOST_UNROLLED = 8
+"""Members of an ensemble that are drawn by a program of their own each; more are drawn in a loop, which compiles once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,8 @@ class MLP(eqx.Module):
     """Perceptron on the last axis; any leading axes are batch axes.
 
     Fresh weights are "orthogonal" with gain sqrt(2) (the last layer: `final_gain`) and biases zero; or, "uniform",
-    both within 1 / sqrt(inputs) of zero, PyTorch's default for a linear layer.
+    both within 1 / sqrt(inputs) of zero, PyTorch's default for a linear layer; or, "small", hidden weights likewise with
+    biases of 0.1, and all of the last layer within `final_gain` of zero (An et al. 2021, official code).
     """
 
     weights: tuple[Float[Array, "..."], ...]
@@ -111,6 +114,12 @@ class MLP(eqx.Module):
         if start == "uniform":
             layers = [_uniform(k, a, b) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
             weights, biases = tuple(weight for weight, _ in layers), tuple(bias for _, bias in layers)
+        elif start == "small":
+            drawn = [_uniform(k, a, b) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+            narrow = final_gain * sizes[-2] ** 0.5
+            weights = (*(weight for weight, _ in drawn[:-1]), narrow * drawn[-1][0])
+            hidden_biases = (jnp.full(size, 0.1, jnp.float32) for size in shape.hidden_sizes)
+            biases = (*hidden_biases, narrow * drawn[-1][1])
         else:
             gains = [2.0**0.5] * len(shape.hidden_sizes) + [final_gain]
             weights = tuple(
@@ -277,11 +286,14 @@ class Ensemble(eqx.Module):
         """Fresh, independent members for observations of the given shape, or with so many inputs."""
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         asked = network if isinstance(network, Network) else Network(tuple(network))
-        members = [
-            create_network(sizes, asked, out_size, key=k, final_gain=final_gain, start=start)
-            for k in jax.random.split(key, count)
-        ]
-        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
+
+        def member(key: Key) -> MLP | ImageNetwork:
+            return create_network(sizes, asked, out_size, key=key, final_gain=final_gain, start=start)
+
+        keys = jax.random.split(key, count)
+        if count > MOST_UNROLLED:
+            return cls(jax.lax.map(member, keys))
+        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *(member(k) for k in keys)))
 
     def __call__(self, x: Shaped[AnyArray, "..."]) -> Float[Array, "C *batch out"]:
         return jax.vmap(lambda member: member(x))(self.members)

@@ -1,0 +1,152 @@
+"""EDAC: an ensemble-diversified actor-critic (An et al. 2021, arXiv 2110.01548), for continuous actions.
+
+SAC-N whose critics are pushed to disagree on where to go from a logged action, so that far fewer of them suffice. One
+update, in the order of the official code (snu-mllab/EDAC; CORL, algorithms/offline/edac.py), each with what the step
+before it made:
+
+    (1)  L_alpha = -log alpha E[ log pi(a|s) + H ],              a ~ pi(s)
+    (2)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
+    (3)  y       = r + gamma (1 - terminated) ( min_i Qbar_i(s', a') - alpha log pi(a'|s') ),   a' ~ pi(s')
+    (4)  L_Q     = sum_i E[ (y - Q_i(s, a))^2 ] + diversity_weight / (N - 1) E[ sum_{i != j} <g_i, g_j> ],
+         g_i     = grad_a Q_i(s, a) / |grad_a Q_i(s, a)|
+    (5)  Qbar   <- Qbar + target_rate (Q - Qbar)
+
+<g_i, g_j> is the cosine between the slopes of two critics at the logged action: if all slopes agree, so do all critics
+a little further on, and their minimum is no warning. The sum in (4) is |sum_i g_i|^2 - sum_i |g_i|^2, which costs N
+products, not N^2. Rows without a TD target (cut, what followed unknown) have weight 0 in both terms of (4). H is minus
+the numbers of an action.
+
+Deviations: those of SAC-N: the temperature's sample serves the actor too, log standard deviations are kept in [-20, 2],
+the log-density is exact, and the critics' first layer starts within 1 / sqrt(inputs). The direction of a slope of exactly
+0, as of a network whose units are all off, is 0. Official runs take observations as they are (`standardize=False`).
+
+Use: as SAC-N, with a tenth of its critics.
+
+Avoid: narrow logs of experts and sparse rewards: all published runs on AntMaze end at 0.
+
+First knob: `diversity_weight`, from 0.1 to 1000: larger is more pessimistic; 1 and 5 on robots that walk, 200 on hands.
+
+Metrics: loss/critic (TD part), loss/diversity (the second term of (4), unweighted: from -1 to N), q/data_mean, q/spread
+(standard deviation over critics at logged actions, mean of rows); loss/actor, q/policy_mean (of the minimum),
+policy/entropy (a sample of it, nats), policy/mode_error, temperature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.heads import Critics
+from stitchrl.algorithms.losses import td_loss
+from stitchrl.algorithms.optimizers import polyak
+from stitchrl.algorithms.presets import Preset
+from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.algorithms.soft_actor import (
+    SoftPolicy,
+    SoftState,
+    fresh_soft_state,
+    soft_critic_value,
+    soft_policy_step,
+    soft_value,
+)
+from stitchrl.errors import ConfigurationError
+from stitchrl.jax_types import Array, Batch, Key, Metrics
+from stitchrl.nn.networks import Network
+from stitchrl.nn.value import ContinuousCriticValue, CriticValue
+from stitchrl.types import PyTree
+
+__all__ = ["EDAC", "diversity"]
+
+PUBLISHED = {
+    "halfcheetah": (10, 1.0), "halfcheetah-medium-expert": (10, 5.0), "walker2d": (10, 1.0),
+    "walker2d-medium-expert": (10, 5.0), "hopper": (50, 1.0), "maze2d": (10, 0.1), "antmaze": (10, 1.0),
+    "pen": (20, 10.0), "pen-human": (20, 1000.0), "door": (50, 200.0), "hammer": (50, 200.0), "relocate": (50, 200.0),
+}  # fmt: skip
+"""Task -> (critics, diversity_weight) of the published runs."""
+
+
+def diversity(slope: Float[Array, "C B action"], td_weight: Float[Array, " B"]) -> Float[Array, ""]:
+    """Second term of (4) without its weight, of the slopes of the critics by the action; of 2 critics or more."""
+    squared = jnp.sum(slope**2, axis=-1, keepdims=True)
+    # Where a slope is 0, so that its length has no derivative, it stays 0.
+    length = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
+    direction = slope / length
+    pairs = jnp.sum(jnp.sum(direction, axis=0) ** 2, axis=-1) - jnp.sum(direction**2, axis=(0, 2))
+    return jnp.mean(td_weight * pairs) / (slope.shape[0] - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EDAC(Algorithm):
+    """Soft actor-critic with several critics that are kept diverse, of whose values the smallest counts."""
+
+    irregular_time: ClassVar[bool] = True
+    actions: ClassVar[tuple[str, ...]] = ("continuous",)
+    acts: ClassVar[str] = "greedy"  # the official evaluation takes tanh of the mean
+    presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
+        {
+            task: Preset(
+                {"num_critics": count, "diversity_weight": weight},
+                "tinkoff-ai/CORL, configs/offline/edac/",
+                "observations as they are (standardize=False), 3,000,000 updates",
+            )
+            for task, (count, weight) in PUBLISHED.items()
+        }
+    )
+
+    gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
+    num_critics: int = setting(10, "at least 2", "Critics, whose minimum counts; more are more pessimistic.")
+    diversity_weight: float = setting(1.0, "[0, inf)", "Larger keeps critics more diverse; 0 is SAC-N.")
+    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the critics.")
+    actor_learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the actor and the temperature.")
+    target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
+    network: Network = network_setting(Network((256, 256, 256)), "Shape of the critics' networks.")
+    actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
+
+    def init(self, key: Key, spec: Spec, given: PyTree) -> SoftState:
+        if spec.num_actions is not None:
+            raise ConfigurationError(
+                "EDAC needs continuous actions; the log's are discrete. SACN, IQL or CQL learn from it."
+            )
+        optimizers = self.adam(self.actor_learning_rate), self.adam(self.learning_rate)
+        shapes = self.network, self.actor_network or self.network
+        return fresh_soft_state(spec, self.num_critics, *shapes, optimizers, key=key)
+
+    def update(self, state: SoftState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[SoftState, Metrics]:
+        actor_key, target_key = jax.random.split(key)
+        actor, metrics = soft_policy_step(
+            state.actor, state.critics.model, batch, self.adam(self.actor_learning_rate), 0.0, key=actor_key
+        )
+        reward, discount = self.td_return(batch)
+        td_target = reward + discount * soft_value(actor, state.target_critics, batch, key=target_key)
+
+        def critic_loss(critics: Any) -> tuple[Array, tuple[Array, Array, Array]]:
+            def values(actions: Float[Array, "C B action"]) -> tuple[Array, Array]:
+                q = critics.several_each(batch["obs"], actions[:, None])[:, 0]
+                return jnp.sum(q), q
+
+            # Each critic has a copy of the action, so that one gradient of the sum holds every critic's own.
+            copies = jnp.broadcast_to(batch["action"][None], (self.num_critics, *batch["action"].shape))
+            slope, q = jax.grad(values, has_aux=True)(copies)
+            td, spread = td_loss(q, td_target, batch["td_weight"]), diversity(slope, batch["td_weight"])
+            return td + self.diversity_weight * spread, (td, spread, q)
+
+        gradients, (td, spread, q) = jax.grad(critic_loss, has_aux=True)(state.critics.model)
+        critics = state.critics.step(self.adam(self.learning_rate), gradients)
+        target_critics: Critics = polyak(state.target_critics, critics.model, self.target_rate)
+
+        metrics |= {"loss/critic": td, "loss/diversity": spread}
+        metrics |= {"q/data_mean": jnp.mean(q), "q/spread": jnp.mean(jnp.std(q, axis=0))}
+        return SoftState(actor, critics, target_critics), metrics
+
+    def policy(self, state: SoftState, given: PyTree) -> SoftPolicy:
+        return state.actor.policy.model
+
+    def value(self, state: SoftState, given: PyTree) -> CriticValue | ContinuousCriticValue:
+        return soft_critic_value(state.critics.model, state.actor.policy.model)
