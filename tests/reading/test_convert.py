@@ -173,6 +173,10 @@ def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:
         with pytest.raises(RunDirectoryError, match="exists; nothing is overwritten"):
             st.convert(tiny_columns(), made)
         assert made.stat().st_mtime_ns == before
+    (tmp_path / "y.toml").write_text("# the schema of y.csv\n")
+    with pytest.raises(RunDirectoryError, match=r"y.toml' exists, where the schema of y.parquet is written"):
+        st.convert(tiny_columns(), tmp_path / "y.parquet")
+    assert (tmp_path / "y.toml").read_text() == "# the schema of y.csv\n"
 
 
 def test_a_bad_log_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -199,13 +203,12 @@ def test_a_first_schema_names_what_is_plain_and_asks_for_the_rest(tmp_path: Path
     text = propose(open_log(path), "stays")
     assert "# stays.csv: CSV, 9 columns." in text
     assert "# Is 'treatment' what was decided? It was taken for its name." in text
-    assert "# Not offered as observations: 'died' (named like an outcome)." in text
-    assert "# No column looks like `terminated`" in text
+    assert "# Does 'died' mark ends of the task itself" in text
+    assert 'terminated = "died"' in text
     assert 'episode = "stay"' in text
     assert 'reward = "outcome"' in text
     assert 'categories = [\n    "ER",\n    "ICU",\n]' in text
-    # The proposal can be read once a person has filled in what is missing.
-    (tmp_path / "stays.toml").write_text(text.replace("WHICH COLUMN IS THE TERMINATED?", "died"))
+    (tmp_path / "stays.toml").write_text(text)
     log = st.read(path)
     assert log.action.tolist() == [0, 2, 1]
     assert log.reward.tolist() == [0, 1, 0]

@@ -56,25 +56,29 @@ def test_words_for_ends_of_two_numbers(tmp_path: Path) -> None:
 
 def test_misspelled_words_for_ends_are_refused(tmp_path: Path) -> None:
     """Otherwise every death would count as a truncation. Where no word is near, a note says that none of them occurs."""
-    rows = [f"{k // 2},{k}.5,{k % 2},1,{('in', 'died')[k % 2]}" for k in range(4)]
+    rows = [f"{k // 3},{k}.5,{k % 2},1,{('in', 'in', 'died')[k % 3]}" for k in range(6)]
     with pytest.raises(DataError) as caught:
         read(tmp_path, *rows, episodes={"terminated_values": ["dyed"], "end": "truncated"})
     assert str(caught.value).startswith(
         "None of `terminated_values` occurs in terminated of x.csv, which holds 'in', 'died'; got 'dyed'. Did you mean 'died'?"
     )
-    survived = [row.replace("died", "home") for row in rows]
+    with pytest.raises(
+        DataError, match=r"'died' stands there in as few rows as an end does; got 'deceased'. List 'died' too"
+    ):
+        read(tmp_path, *rows, episodes={"terminated_values": ["deceased"], "end": "truncated"})
+    survived = [row.replace("died", "in") for row in rows]
     log = read(tmp_path, *survived, episodes={"terminated_values": ["died"], "end": "truncated"})
-    assert (log.terminated.sum(), log.truncated.tolist()) == (0, [False, True, False, True])
+    assert (log.terminated.sum(), log.truncated.tolist()) == (0, [False, False, True] * 2)
     assert log.notes[-2:] == (
         "2 episodes had no end marked and count as truncated.",
         "No episode ends with 'died' of `terminated_values`: what has no end marked counts as truncated. If a word of terminated "
-        "of x.csv, which holds 'in', 'home', marks an end that is terminated, add it to `terminated_values` under [episodes].",
+        "of x.csv, which holds 'in', marks an end that is terminated, add it to `terminated_values` under [episodes].",
     )
     # Nothing is lost where the rule for unmarked ends says the same as the words, or where one of the words is found.
     log = read(tmp_path, *rows, episodes={"terminated_values": ["deceased"], "end": "terminated"})
-    assert log.terminated.tolist() == [False, True, False, True]
+    assert log.terminated.tolist() == [False, False, True] * 2
     log = read(tmp_path, *rows, episodes={"terminated_values": ["deceased", "DIED"], "end": "truncated"})
-    assert log.terminated.tolist() == [False, True, False, True]
+    assert log.terminated.tolist() == [False, False, True] * 2
 
 
 def test_whole_numbers_are_times_by_the_pattern_in_arrays_too() -> None:

@@ -56,6 +56,11 @@ def convert(
         raise ConfigurationError(f"`to` of convert must be one of {', '.join(TARGETS)}; got {kind!r}.")
     if path.exists():
         raise RunDirectoryError(f"{str(path)!r} exists; nothing is overwritten. Choose another place or remove it.")
+    beside = path.with_suffix(".toml")
+    if kind == "parquet" and beside.exists():
+        raise RunDirectoryError(
+            f"{str(beside)!r} exists, where the schema of {path.name} is written; nothing is overwritten. Choose another name."
+        )
     if isinstance(source, str | os.PathLike) and is_store(Path(source)):
         return TARGETS[kind](open_store(Path(source)), path)
     known = known_schema(source, schema)

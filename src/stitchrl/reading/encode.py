@@ -200,15 +200,28 @@ class Encoder(ObservationEncoder):
             raise DataError(f"{role} of {self.origin} must have at most 1 axes; got shape {values.shape}.")
         return as_bools(values, where)
 
-    def check_words(self) -> None:
-        """Check, once the whole log was read, that the words for ends are not misspelled.
+    def check_words(self, episodes: int) -> None:
+        """Check, once the whole log was read, that the words for ends are those of the log.
+
+        Args:
+            episodes: how many there are.
 
         Raises:
-            DataError: none of the words of a role occurs, one is spelled almost as a word of the log, and `end` of the schema
-                would make every such end another kind.
+            DataError: none of the words of a role occurs, another word is spelled almost as one of them or stands in as few
+                rows as ends do, and `end` of the schema would make every such end another kind.
         """
+        listed_words = {word.strip().lower() for marked in self._marked.values() for word in marked.words}
         for role, marked in self._marked.items():
-            near = marked.misspelled() if self._other_ends(role) else None
+            if not self._other_ends(role):
+                continue
+            near, like = marked.misspelled(), marked.like_an_end(episodes, listed_words)
+            if near is None and like is not None:
+                other = "truncated" if role == "terminated" else "terminated"
+                raise DataError(
+                    f"None of `{role}_values` occurs in {self.where(role, 0).called}, and {like!r} stands there in as few "
+                    f"rows as an end does; got {listed(map(repr, marked.words))}. List {like!r} too, under `{role}_values`, or, if it is "
+                    f"no such end, under `{other}_values` with {other} = the same column."
+                )
             if near is not None:
                 raise DataError(
                     f"None of `{role}_values` occurs in {self.where(role, 0).called}, which holds "

@@ -92,10 +92,6 @@ def lay_out(source: LogSource, encoder: Encoder, report: Report = at_once) -> La
     columns, count = _columns(source, encoder)
     if count == 0:
         raise DataError(f"{source.origin} has no rows; a log needs at least one episode.")
-    try:
-        encoder.check_words()
-    except DataError as error:
-        report(error)
     origin, notes = source.origin, []
     terminated = columns["terminated"] if "terminated" in columns else np.full(count, schema.bandit)
     truncated = columns["truncated"] if "truncated" in columns else np.zeros(count, bool)
@@ -136,6 +132,10 @@ def lay_out(source: LogSource, encoder: Encoder, report: Report = at_once) -> La
             start, identifiers, time, terminated, truncated, groups, schema.gap
         )
         notes += note
+    try:
+        encoder.check_words(len(start) - 1)
+    except DataError as error:
+        report(error)
     terminated, truncated, closed = _close(terminated, truncated, start, schema)
     _check_ends(terminated, truncated, start, identifiers, order, origin, report)
     if step is None:

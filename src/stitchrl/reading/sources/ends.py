@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 import numpy as np
@@ -29,6 +30,7 @@ class MarkedEnds:
         words: as given.
         unseen: those of the words that no block has held so far.
         others: some of the other words that the blocks have held.
+        rows: how many rows the blocks have had.
     """
 
     def __init__(self, values: Sequence[str]) -> None:
@@ -37,16 +39,34 @@ class MarkedEnds:
         self._values = pa.array(sorted(set().union(*self._spellings.values())), pa.large_string())
         self.unseen = list(values)
         self.others: list[str] = []
+        self.rows = 0
+        self._held: Counter[str] = Counter()
 
     def ends(self, text: pa.Array) -> Bool[NumpyArray, " n"]:
         """Which rows of a block are ends."""
         text = pc.utf8_lower(pc.utf8_trim_whitespace(text))
         marked = pc.is_in(text, self._values)
         if self.unseen:
-            found = pc.unique(text).to_pylist()
+            counts = pc.value_counts(text)
+            found = counts.field(0).to_pylist()
+            held = zip(found, counts.field(1).to_pylist(), strict=True)
+            self._held.update({word: count for word, count in held if word})
+            self.rows += len(text)
             self.unseen = [word for word in self.unseen if not self._spellings[word] & set(found)]
             self.others = list(dict.fromkeys([*self.others, *(w for w in found if w is not None)]))[:MOST_OTHERS]
         return np.asarray(marked.to_numpy(zero_copy_only=False), bool)
+
+    def like_an_end(self, episodes: int, known: Collection[str]) -> str | None:
+        """Another word that the column holds in no more rows than there are episodes, as a word for an end would; None where
+        there is none, or where nearly all episodes have one row.
+
+        Args:
+            episodes: how many there are.
+            known: words in lower case that are listed for an end of some kind.
+        """
+        if 2 * self.rows < 3 * episodes or len(self._held) > MOST_OTHERS:
+            return None
+        return next((word for word, count in self._held.items() if count <= episodes and word not in known), None)
 
     def misspelled(self) -> str | None:
         """A word of the blocks that is spelled almost as a word which none of them holds; None where there is none."""
