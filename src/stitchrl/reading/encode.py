@@ -218,9 +218,9 @@ class Encoder(ObservationEncoder):
             if near is None and like is not None:
                 other = "truncated" if role == "terminated" else "terminated"
                 raise DataError(
-                    f"None of `{role}_values` occurs in {self.where(role, 0).called}, and {like!r} stands there in as few "
-                    f"rows as an end does; got {listed(map(repr, marked.words))}. List {like!r} too, under `{role}_values`, or, if it is "
-                    f"no such end, under `{other}_values` with {other} = the same column."
+                    f"None of `{role}_values` occurs in {self.where(role, 0).called}, and {like!r} stands there in as "
+                    f"few rows as an end does; got {listed(map(repr, marked.words))}. List {like!r} too, under "
+                    f"`{role}_values`, or, if it is no such end, under `{other}_values` with {other} = the same column."
                 )
             if near is not None:
                 raise DataError(
