@@ -17,6 +17,7 @@ from stitchrl.training.fit import fit_grid as fit_grid
 
 # Algorithms: every name from `stitchrl.algorithms`, the base class apart, is one of `ALGORITHMS`.
 from stitchrl.algorithms.base import Algorithm as Algorithm
+from stitchrl.algorithms.awac import AWAC as AWAC
 from stitchrl.algorithms.awr import AWR as AWR
 from stitchrl.algorithms.behavior import BC as BC
 from stitchrl.algorithms.cql import CQL as CQL

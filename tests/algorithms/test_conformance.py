@@ -88,7 +88,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (learner.kind == "continuous" and learner.name in SAMPLING)
 
 
-SAMPLING = ("CQL", "TD3BC", "ReBRAC")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -100,6 +100,10 @@ METRICS = {
     "FilteredBC": IMITATION,
     "IQL": {
         kind: names | Q_LEARNING | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/clipped"}
+        for kind, names in IMITATION.items()
+    },
+    "AWAC": {
+        kind: names | Q_LEARNING | {"v/mean", "adv/mean", "weight/mean", "weight/largest"}
         for kind, names in IMITATION.items()
     },
     "CQL": {
@@ -215,7 +219,7 @@ def test_the_policy_gives_masked_actions_nothing(name: str) -> None:
         assert (np.asarray(policy.sample(obs, key=KEY, action_mask=mask)) != 2).all()
 
 
-@pytest.mark.parametrize("name", ["CQL discrete", "DQN discrete"])
+@pytest.mark.parametrize("name", ["AWAC discrete", "CQL discrete", "DQN discrete"])
 def test_the_target_ignores_a_huge_value_of_a_forbidden_next_action(name: str) -> None:
     case = CASES[name]
     planted = raised(case.state(), "target_critics", 2, 1e6)
@@ -225,7 +229,9 @@ def test_the_target_ignores_a_huge_value_of_a_forbidden_next_action(name: str) -
     assert changes(case, allowed, allowed, other=planted)
 
 
-@pytest.mark.parametrize("name", ["BC discrete", "FilteredBC discrete", "IQL discrete", "CQL discrete"])
+@pytest.mark.parametrize(
+    "name", ["BC discrete", "FilteredBC discrete", "IQL discrete", "AWAC discrete", "CQL discrete"]
+)
 def test_imitation_ignores_forbidden_actions(name: str) -> None:
     # A logit or value of an action the mask forbids gets no gradient: its bias does not move.
     case = CASES[name]

@@ -29,7 +29,7 @@ def test_filtered_bc_learns_from_the_better_half_of_a_bandit_log() -> None:
     assert float(run.policy.probs(STATE)[0, 1]) > 0.85
 
 
-@pytest.mark.parametrize("name", ["IQL", "CQL", "DQN"])
+@pytest.mark.parametrize("name", ["IQL", "AWAC", "CQL", "DQN"])
 def test_value_learners_pick_the_better_and_rarer_action(name: str) -> None:
     run = fitted(ALL[name], bandit_log(), updates=300, log_every_updates=300)
     assert int(run.policy.greedy().mode(STATE)[0]) == 1
@@ -56,7 +56,11 @@ BEST = {"TD3BC": 1.0, "ReBRAC": 1.0}
 @cache
 def bandit_run(name: str) -> Any:
     """Actions spread evenly over [-1, 1], of which 0.5 is best."""
-    tuned = {"IQL": {"inverse_temperature": 10.0}, "ReBRAC": {"actor_bc_weight": 0.4}}.get(name, {})
+    tuned = {
+        "IQL": {"inverse_temperature": 10.0},
+        "AWAC": {"inverse_temperature": 10.0},
+        "ReBRAC": {"actor_bc_weight": 0.4},
+    }.get(name, {})
     algorithm = dataclasses.replace(ALL[name], **tuned)
     updates = 1000 if name in BEST else 400
     return fitted(algorithm, continuous_bandit_log(best=BEST.get(name, 0.0)), updates=updates, log_every_updates=400)
@@ -73,7 +77,7 @@ def test_bc_learns_the_mean_and_spread_of_a_continuous_bandit_log() -> None:
     assert std == pytest.approx(1 / math.sqrt(3), rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["FilteredBC", "IQL", "CQL", "TD3BC", "ReBRAC"])
+@pytest.mark.parametrize("name", ["FilteredBC", "IQL", "AWAC", "CQL", "TD3BC", "ReBRAC"])
 def test_learners_find_the_better_actions_that_bc_does_not(name: str) -> None:
     assert abs(bandit_mode(name) - 0.5) < 0.2
     assert abs(bandit_mode(name) - 0.5) < abs(bandit_mode("BC") - 0.5) - 0.2

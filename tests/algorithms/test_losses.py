@@ -18,8 +18,14 @@ from stitchrl.algorithms.cql_continuous import sampled_penalty
 from stitchrl.algorithms.cql_discrete import conservative_penalty
 from stitchrl.algorithms.deterministic_actor import smoothed_action
 from stitchrl.algorithms.dqn import max_target
-from stitchrl.algorithms.iql import MAX_WEIGHT, advantage_weighted_loss
-from stitchrl.algorithms.losses import expectile_loss, soft_actor_loss, td_loss, temperature_loss
+from stitchrl.algorithms.losses import (
+    MAX_WEIGHT,
+    advantage_weighted_loss,
+    expectile_loss,
+    soft_actor_loss,
+    td_loss,
+    temperature_loss,
+)
 from stitchrl.algorithms.td3bc import regularized_actor_loss
 from stitchrl.nn.distributions import Categorical, Normal, masked_log_softmax
 from stitchrl.nn.tiling import tile_count, tiled_value_and_grad

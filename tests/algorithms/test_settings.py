@@ -158,7 +158,12 @@ def test_networks_outside_their_range_are_refused(fields: dict[str, Any], messag
 
 def test_hidden_sizes_are_short_for_a_network(algorithm: Algorithm) -> None:
     kind = type(algorithm)
-    usual = {st.AWR: Network((128, 64)), st.ReBRAC: Network((256, 256, 256), layer_norm="after")}
+    deep = Network((256, 256, 256))
+    usual = {
+        st.AWR: Network((128, 64)),
+        st.AWAC: deep,
+        st.ReBRAC: dataclasses.replace(deep, layer_norm="after"),
+    }
     assert kind().network == usual.get(kind, Network((256, 256)))
     resized = dataclasses.replace(kind().network, hidden_sizes=(4, 5))
     assert kind(hidden_sizes=(4, 5)).network == resized
@@ -270,6 +275,7 @@ INPUTS = {
     "BC": {"learning_rate"},
     "FilteredBC": {"learning_rate"},
     "IQL": {"gamma", "expectile", "inverse_temperature", "learning_rate", "target_rate"},
+    "AWAC": {"gamma", "inverse_temperature", "learning_rate", "target_rate"},
     "CQL": {"gamma", "cql_weight", "learning_rate", "target_rate", "actor_learning_rate"},
     "TD3BC": {"gamma", "q_weight", "target_noise", "noise_clip", "learning_rate", "target_rate"},
     "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}

@@ -65,6 +65,7 @@ LEARNED: dict[str, tuple[dict[str, Any], str]] = {
     "IQL, expectile 0.5": ({"expectile": 0.5}, "s8"),
     "IQL": ({"expectile": 0.7}, "s9"),
     "IQL, expectile 0.9": ({"expectile": 0.9}, "s9"),
+    "AWAC": ({}, "s9"),
     "CQL": ({}, "s9"),
     "DQN": ({}, "s9"),
 }

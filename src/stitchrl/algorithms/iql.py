@@ -43,24 +43,21 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
-from stitchrl.algorithms.losses import expectile_loss, td_loss
+from stitchrl.algorithms.losses import MAX_WEIGHT, advantage_weighted_loss, expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import network_setting, setting
-from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
+from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.networks import MLP, ImageNetwork, Network, create_network
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 from stitchrl.types import PyTree
 
-__all__ = ["IQL", "IQLState", "advantage_weighted_loss"]
+__all__ = ["IQL", "IQLState"]
 
 Body = MLP | ImageNetwork
-MAX_WEIGHT = 100.0
-"""Cap on the advantage weight (official code)."""
 SOURCE = "ikostrikov/implicit_q_learning, configs/"
 DROPPED = Network(dropout=0.1)
 
@@ -72,21 +69,6 @@ class IQLState(NamedTuple):
     actor: Trainable[Actor]
     critics: Trainable[Critics]
     target_critics: Critics
-
-
-def advantage_weighted_loss(
-    log_prob: Float[Array, " B"],
-    adv: Float[Array, " B"],
-    td_weight: Float[Array, " B"],
-    inverse_temperature: Scalar,
-) -> tuple[Float[Array, ""], Float[Array, " B"]]:
-    """Equation (2), of the log-probabilities of the logged actions; also its weights (B,), in [0, 100].
-
-    A row without a TD target (td_weight 0) has no advantage that any target anchors: it is imitated with weight 1.
-    """
-    weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
-    weight = jnp.where(td_weight > 0, weight, 1.0)
-    return -jnp.mean(weight * log_prob), weight
 
 
 @dataclasses.dataclass(frozen=True)

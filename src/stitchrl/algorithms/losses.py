@@ -8,7 +8,33 @@ from jaxtyping import Float
 
 from stitchrl.jax_types import Array, Scalar
 
-__all__ = ["expected_soft_actor_loss", "expectile_loss", "soft_actor_loss", "td_loss", "temperature_loss"]
+__all__ = [
+    "MAX_WEIGHT",
+    "advantage_weighted_loss",
+    "expected_soft_actor_loss",
+    "expectile_loss",
+    "soft_actor_loss",
+    "td_loss",
+    "temperature_loss",
+]
+
+MAX_WEIGHT = 100.0
+"""Cap on advantage weights (official code of IQL, CORL's of AWAC)."""
+
+
+def advantage_weighted_loss(
+    log_prob: Float[Array, " B"],
+    adv: Float[Array, " B"],
+    td_weight: Float[Array, " B"],
+    inverse_temperature: Scalar,
+) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+    """-E[w log pi(a|s)], w = min(exp(inverse_temperature adv), 100), of the logged actions; also w (B,).
+
+    A row without a TD target (td_weight 0) has no advantage that any target anchors: it is imitated with weight 1.
+    """
+    weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
+    weight = jnp.where(td_weight > 0, weight, 1.0)
+    return -jnp.mean(weight * log_prob), weight
 
 
 def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array, " B"]:

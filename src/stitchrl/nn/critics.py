@@ -32,9 +32,11 @@ class DiscreteCritics(eqx.Module):
         *,
         key: Key,
         final_gain: float = 1.0,
+        start: Start = "orthogonal",
     ) -> DiscreteCritics:
         """Fresh, independent critics."""
-        return cls(Ensemble.create(count, observation_shape, network, num_actions, key=key, final_gain=final_gain))
+        shape = (observation_shape, network, num_actions)
+        return cls(Ensemble.create(count, *shape, key=key, final_gain=final_gain, start=start))
 
     def every_action(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "C B A"]:
         """(C, B, A) Q of every action."""

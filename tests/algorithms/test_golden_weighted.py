@@ -1,0 +1,88 @@
+"""Twenty updates of AWAC, SQL, EQL, XQL and CQL(rho) against the official implementations, parameter by parameter.
+
+The official numbers were made once by scripts/golden/make_weighted_golden.py, which says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import pytest
+from algorithm_cases import model
+
+from golden import (
+    CONTINUOUS,
+    TOLERANCE,
+    UPDATES,
+    Networks,
+    differences,
+    fresh_state,
+    relative,
+    settings_of,
+    states_after,
+    stored,
+    stored_batches,
+    with_parameters,
+)
+from stitchrl.algorithms.awac import AWAC
+from stitchrl.algorithms.base import Algorithm
+
+AWAC_NETWORKS: Networks = {
+    "actor": lambda state: model(state, "actor").network,
+    "critic": lambda state: model(state, "critics").ensemble.members,
+    "target_critic": lambda state: state.target_critics.ensemble.members,
+}
+
+
+def against(algorithm: Algorithm, run: str, file: str, networks: Networks, batches: Any, draws: Any = None) -> Any:
+    """The largest difference of each network, and of the log standard deviations, after 1 and after 20 updates."""
+    arrays, found = stored(file), {}
+    start = with_parameters(fresh_state(algorithm, CONTINUOUS), networks, arrays, "start")
+    start = eqx.tree_at(lambda s: model(s, "actor").log_std, start, jnp.asarray(arrays["start/log_std"]))
+    states = states_after(algorithm, CONTINUOUS, start, batches, draws)
+    for updates in (1, UPDATES):
+        state, at = states[updates - 1], f"{run}/after_{updates}"
+        ours = differences(state, networks, arrays, at)
+        ours["log_std"] = relative(model(state, "actor").log_std, arrays[f"{at}/log_std"])
+        found |= {f"{name} after {updates}": value for name, value in ours.items()}
+    return found
+
+
+def awac_differences(**changes: Any) -> dict[str, float]:
+    """AWAC against the stored run, some of our settings changed."""
+    arrays, official = stored("awac"), settings_of("awac", "weighted")
+    settings: dict[str, Any] = {
+        "gamma": official["gamma"],
+        "inverse_temperature": 1.0 / official["awac_lambda"],
+        "learning_rate": official["learning_rate"],
+        "target_rate": official["tau"],
+    }
+    algorithm = AWAC(**{**settings, **changes}, hidden_sizes=tuple(official["hidden_sizes"]))
+    draws = [{"normal": [arrays["draws/target"][i], arrays["draws/actor"][i]]} for i in range(UPDATES)]
+    return against(algorithm, "awac", "awac", AWAC_NETWORKS, stored_batches(), draws)
+
+
+RUNS: dict[str, Callable[[], dict[str, float]]] = {"AWAC": awac_differences}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_it_is_the_official_one(run: str) -> None:
+    found = RUNS[run]()
+    assert max(found.values()) <= TOLERANCE, found
+
+
+CHANGES: dict[str, Callable[[], dict[str, float]]] = {
+    "AWAC gamma": lambda: awac_differences(gamma=0.98),
+    "AWAC temperature": lambda: awac_differences(inverse_temperature=2.97),
+    "AWAC target rate": lambda: awac_differences(target_rate=0.006),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_setting_is_seen(change: str) -> None:
+    """The numbers are sharp enough: a setting that is a little off moves parameters ten tolerances away."""
+    found = CHANGES[change]()
+    assert max(found.values()) > 10.0 * TOLERANCE, found
