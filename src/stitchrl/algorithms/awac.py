@@ -27,7 +27,7 @@ Use: On logs that cover their actions well, and as a start for learning online.
 
 Avoid: Narrow logs, and long tasks that pay only at their end, such as AntMaze, where it fails.
 
-First knob: `inverse_temperature`, in units of 1 over value: 0.5, 1, 3 and 10.
+First knob: `inverse_temperature`, from 0.5 to 10, in units of 1 over value.
 
 Deviations: In CORL the mean has no tanh, and log standard deviations stay in [-20, 2], here in [-5, 2].
 Observations are scaled by `fit`. First weights are PyTorch's (uniform), as there. Defaults are those of its MuJoCo runs; the

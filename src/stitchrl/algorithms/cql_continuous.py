@@ -71,7 +71,7 @@ def update(
     critics, actor_optimizer = state.critics.model, settings.adam(settings.actor_learning_rate)
     actor, metrics = soft_actor_step(state.actor, critics, obs, action, actor_optimizer, key=actor_key)
 
-    pi, next_pi = state.actor.policy.model(obs), state.actor.policy.model(batch["next_obs"])
+    pi, next_pi = policy(state)(obs), policy(state)(batch["next_obs"])
     next_action = next_pi.sample(key=target_key)
     next_q = jnp.min(state.target_critics(batch["next_obs"], next_action), axis=0)
     reward, discount = settings.td_return(batch)
@@ -177,6 +177,7 @@ def _multiplier_step(
 
 def policy(state: ContinuousCQLState) -> SquashedGaussianPolicy:
     """The actor."""
+    assert isinstance(state.actor.policy.model, SquashedGaussianPolicy)
     return state.actor.policy.model
 
 
