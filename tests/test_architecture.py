@@ -43,6 +43,8 @@ SHARED = {
         "heads",
         "soft_actor",
         "behavior",
+        "bcq_settings",
+        "bcq_discrete",
         "cql_settings",
         "tabular_model",
         "returns",

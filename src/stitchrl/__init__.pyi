@@ -18,6 +18,8 @@ from stitchrl.training.fit import fit_grid as fit_grid
 # Algorithms: every name from `stitchrl.algorithms`, the base class apart, is one of `ALGORITHMS`.
 from stitchrl.algorithms.base import Algorithm as Algorithm
 from stitchrl.algorithms.awr import AWR as AWR
+from stitchrl.algorithms.bcq import BCQ as BCQ
+from stitchrl.algorithms.bcq_iql import BCQIQL as BCQIQL
 from stitchrl.algorithms.behavior import BC as BC
 from stitchrl.algorithms.cql import CQL as CQL
 from stitchrl.algorithms.dqn import DQN as DQN

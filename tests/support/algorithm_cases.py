@@ -31,6 +31,8 @@ ALL: dict[str, Algorithm] = {
         gamma=0.9, cql_weight=0.1, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES,
         actor_learning_rate=1e-2, samples=3,
     ),
+    "BCQ": st.BCQ(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    "BCQIQL": st.BCQIQL(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "TD3BC": st.TD3BC(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "DQN": st.DQN(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "AWR": st.AWR(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
