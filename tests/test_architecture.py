@@ -45,6 +45,8 @@ SHARED = {
         "soft_actor",
         "deterministic_actor",
         "behavior",
+        "bcq_settings",
+        "bcq_discrete",
         "cql_settings",
         "tabular_model",
         "returns",

@@ -19,6 +19,8 @@ from stitchrl.training.fit import fit_grid as fit_grid
 from stitchrl.algorithms.base import Algorithm as Algorithm
 from stitchrl.algorithms.awac import AWAC as AWAC
 from stitchrl.algorithms.awr import AWR as AWR
+from stitchrl.algorithms.bcq import BCQ as BCQ
+from stitchrl.algorithms.bcq_iql import BCQIQL as BCQIQL
 from stitchrl.algorithms.behavior import BC as BC
 from stitchrl.algorithms.cql import CQL as CQL
 from stitchrl.algorithms.dqn import DQN as DQN

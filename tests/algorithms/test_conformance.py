@@ -112,6 +112,11 @@ METRICS = {
         | {"loss/cql", "loss/actor", "q/policy_mean", "policy/entropy", "policy/mode_error", "temperature"}
         | {"cql/multiplier"},
     },
+    "BCQ": {"discrete": Q_LEARNING | {"loss/behavior", "policy/agreement", "behavior/likely"}},
+    "BCQIQL": {
+        "discrete": Q_LEARNING
+        | {"loss/behavior", "loss/value", "v/mean", "adv/mean", "policy/agreement", "behavior/likely"}
+    },
     "TD3BC": {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}},
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
     "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
@@ -219,7 +224,7 @@ def test_the_policy_gives_masked_actions_nothing(name: str) -> None:
         assert (np.asarray(policy.sample(obs, key=KEY, action_mask=mask)) != 2).all()
 
 
-@pytest.mark.parametrize("name", ["AWAC discrete", "CQL discrete", "DQN discrete"])
+@pytest.mark.parametrize("name", ["AWAC discrete", "CQL discrete", "DQN discrete", "BCQ discrete"])
 def test_the_target_ignores_a_huge_value_of_a_forbidden_next_action(name: str) -> None:
     case = CASES[name]
     planted = raised(case.state(), "target_critics", 2, 1e6)
@@ -230,12 +235,21 @@ def test_the_target_ignores_a_huge_value_of_a_forbidden_next_action(name: str) -
 
 
 @pytest.mark.parametrize(
-    "name", ["BC discrete", "FilteredBC discrete", "IQL discrete", "AWAC discrete", "CQL discrete"]
+    "name",
+    [
+        "BC discrete",
+        "FilteredBC discrete",
+        "IQL discrete",
+        "AWAC discrete",
+        "CQL discrete",
+        "BCQ discrete",
+        "BCQIQL discrete",
+    ],
 )
 def test_imitation_ignores_forbidden_actions(name: str) -> None:
     # A logit or value of an action the mask forbids gets no gradient: its bias does not move.
     case = CASES[name]
-    field = "critics" if case.name == "CQL" else "actor"
+    field = {"CQL": "critics", "BCQ": "behavior", "BCQIQL": "behavior"}.get(case.name, "actor")
     batch = case.batch(
         action=jnp.zeros(8, jnp.int32), action_mask=jnp.ones((8, 3), jnp.bool_).at[:, 2].set(False), td_weight=1.0
     )
@@ -263,6 +277,8 @@ def test_a_truncated_row_bootstraps(critic: Case) -> None:
 
 def test_rows_of_td_weight_zero_do_not_move_the_critics(critic: Case) -> None:
     everything = critic.batch(terminated=0.0, td_weight=1.0)
+    # The other way from the wild one: a clipped error knows the sign alone.
+    everything |= {"reward": everything["reward"].at[3].set(jnp.float32(-1e4))}
     wild = {
         "reward": everything["reward"].at[3].set(jnp.float32(1e4)),
         "next_obs": everything["next_obs"].at[3].set(jnp.float32(50.0)),
@@ -277,7 +293,7 @@ def test_without_any_target_critics_do_not_move_at_all(critic: Case) -> None:
     assert_trees_equal(model(after, "critics"), model(critic.state(), "critics"))
 
 
-@pytest.mark.parametrize("name", [name for name in CRITICS if not name.startswith("DQN")])
+@pytest.mark.parametrize("name", [name for name in CRITICS if name not in ("DQN discrete", "BCQ discrete")])
 def test_the_smaller_target_critic_counts(name: str) -> None:
     # Far above the first, the second is not heard; far below, it alone is.
     case = CASES[name]

@@ -15,6 +15,7 @@ from stitchrl.deployment.numpy_saving import FORMAT_VERSION, KINDS, NO_PART_OF_A
 from stitchrl.errors import CheckpointError
 from stitchrl.nn import saving
 from stitchrl.nn.clipped import ClippedPolicy
+from stitchrl.nn.constrained import ConstrainedGreedyPolicy
 from stitchrl.nn.continuous_policy import (
     DeterministicPolicy,
     GaussianPolicy,
@@ -83,6 +84,9 @@ MADE: dict[str, Callable[[], Any]] = {
     "categorical tanh, norm after": lambda: categorical(activation="tanh", layer_norm="after"),
     "categorical silu": lambda: categorical(activation="silu"),
     "value-greedy": lambda: ValueGreedyPolicy(Ensemble.create(3, D, (16,), A, key=jax.random.key(5))),
+    "constrained": lambda: ConstrainedGreedyPolicy(
+        Ensemble.create(2, D, (16,), A, key=jax.random.key(5)), categorical(), jnp.float32(0.9)
+    ),
     "greedy": lambda: GreedyPolicy(categorical()),
     "standardized": lambda: StandardizedPolicy(jnp.full(D, 2.0), jnp.full(D, 3.0), categorical()),
     "tabular": tabular,

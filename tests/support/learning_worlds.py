@@ -67,6 +67,8 @@ LEARNED: dict[str, tuple[dict[str, Any], str]] = {
     "IQL, expectile 0.9": ({"expectile": 0.9}, "s9"),
     "AWAC": ({}, "s9"),
     "CQL": ({}, "s9"),
+    "BCQ": ({"threshold": 0.3}, "s9"),
+    "BCQIQL": ({"threshold": 0.3}, "s9"),
     "DQN": ({}, "s9"),
 }
 """Algorithm, with what is set -> the settings, and where it arrives from s1."""

@@ -24,6 +24,8 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "AWAC discrete": (st.AWAC(weighting="batch", **TINY), "discrete"),
     "CQL discrete": (st.CQL(**TINY), "discrete"),
     "DQN discrete": (st.DQN(**TINY), "discrete"),
+    "BCQ discrete": (st.BCQ(**TINY), "discrete"),
+    "BCQIQL discrete": (st.BCQIQL(**TINY), "discrete"),
     "AWR discrete": (st.AWR(returns_every_updates=15, **TINY), "discrete"),
     "BC continuous": (st.BC(average_rate=0.1, **TINY), "continuous"),
     "FilteredBC continuous": (st.FilteredBC(**TINY), "continuous"),

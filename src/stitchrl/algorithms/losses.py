@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from stitchrl.jax_types import Array, Scalar
+from stitchrl.nn.distributions import masked_log_softmax, take_action
 
 __all__ = [
     "MAX_WEIGHT",
     "advantage_weighted_loss",
+    "damped_imitation_loss",
     "expected_soft_actor_loss",
     "expectile_loss",
     "soft_actor_loss",
@@ -20,6 +22,8 @@ __all__ = [
 
 MAX_WEIGHT = 100.0
 """Cap on advantage weights (official code of IQL, CORL's of AWAC)."""
+LOGIT_WEIGHT = 1e-2
+"""Weight of the squared logits in `damped_imitation_loss` (official code of discrete BCQ)."""
 
 
 def advantage_weighted_loss(
@@ -35,6 +39,18 @@ def advantage_weighted_loss(
     weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
     weight = jnp.where(td_weight > 0, weight, 1.0)
     return -jnp.mean(weight * log_prob), weight
+
+
+def damped_imitation_loss(
+    logits: Float[Array, "B A"], action: Int[Array, " B"], action_mask: Bool[Array, "B A"]
+) -> Float[Array, ""]:
+    """-E[log b(a|s)] + 0.01 E[logit^2], the mean over rows and actions: the model of the behaviour in discrete BCQ.
+
+    Forbidden actions have probability 0, and their logits count as 0 in the second term, which keeps the model from
+    becoming certain of what it saw a few times (Fujimoto et al. 2019, arXiv 1910.01708, official code).
+    """
+    log_prob = take_action(masked_log_softmax(logits, action_mask), action)
+    return -jnp.mean(log_prob) + LOGIT_WEIGHT * jnp.mean(jnp.where(action_mask, logits, 0.0) ** 2)
 
 
 def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array, " B"]:

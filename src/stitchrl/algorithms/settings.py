@@ -24,6 +24,7 @@ __all__ = [
 INTERVALS = {
     "(0, 1)": lambda x: 0 < x < 1,
     "(0, 1]": lambda x: 0 < x <= 1,
+    "[0, 1)": lambda x: 0 <= x < 1,
     "[0, 1]": lambda x: 0 <= x <= 1,
     "(-inf, inf)": lambda x: float("-inf") < x < float("inf"),
     "(0, inf)": lambda x: 0 < x < float("inf"),

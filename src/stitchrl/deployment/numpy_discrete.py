@@ -12,6 +12,7 @@ from stitchrl.types import NumpyArray
 
 __all__ = [
     "NumpyCategoricalPolicy",
+    "NumpyConstrainedGreedyPolicy",
     "NumpyDiscretePolicy",
     "NumpyFlooredPolicy",
     "NumpyGreedyPolicy",
@@ -78,6 +79,18 @@ class NumpyValueGreedyPolicy(NumpyDiscretePolicy):
 
     def logits(self, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
         return _point_mass(self.critics(obs).mean(0), action_mask)
+
+
+class NumpyConstrainedGreedyPolicy(NumpyDiscretePolicy):
+    """Takes the action of highest mean value over the critics among those that the behaviour finds likely."""
+
+    def __init__(self, critics: NumpyEnsemble, behavior: NumpyDiscretePolicy, threshold: NumpyArray) -> None:
+        self.critics, self.behavior, self.threshold = critics, behavior, threshold
+
+    def logits(self, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
+        log_probs = self.behavior.log_probs(obs, action_mask)
+        likely = np.exp(log_probs - log_probs.max(-1, keepdims=True)) > self.threshold
+        return _point_mass(self.critics(obs).mean(0), likely)
 
 
 class NumpyGreedyPolicy(NumpyDiscretePolicy):

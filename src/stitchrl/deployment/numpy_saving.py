@@ -18,6 +18,7 @@ from stitchrl.deployment.numpy_continuous import (
 )
 from stitchrl.deployment.numpy_discrete import (
     NumpyCategoricalPolicy,
+    NumpyConstrainedGreedyPolicy,
     NumpyDiscretePolicy,
     NumpyFlooredPolicy,
     NumpyGreedyPolicy,
@@ -41,6 +42,7 @@ KINDS: dict[str, type] = {
     "Ensemble": NumpyEnsemble,
     "CategoricalPolicy": NumpyCategoricalPolicy,
     "ValueGreedyPolicy": NumpyValueGreedyPolicy,
+    "ConstrainedGreedyPolicy": NumpyConstrainedGreedyPolicy,
     "GreedyPolicy": NumpyGreedyPolicy,
     "StandardizedPolicy": NumpyStandardizedPolicy,
     "TabularPolicy": NumpyTabularPolicy,

@@ -19,7 +19,7 @@ from stitchrl.nn.distributions import Categorical, mask_logits, masked_log_softm
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.origin import WithOrigin
 
-__all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "Policy", "ValueGreedyPolicy"]
+__all__ = ["CategoricalPolicy", "DiscretePolicy", "GreedyPolicy", "Policy", "ValueGreedyPolicy", "point_mass"]
 
 
 @runtime_checkable
@@ -123,7 +123,7 @@ class ValueGreedyPolicy(DiscretePolicy):
     def logits(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
-        return _point_mass(jnp.mean(self.critics(obs), axis=0), action_mask)
+        return point_mass(jnp.mean(self.critics(obs), axis=0), action_mask)
 
 
 class GreedyPolicy(DiscretePolicy):
@@ -134,10 +134,10 @@ class GreedyPolicy(DiscretePolicy):
     def logits(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, "B A"]:
-        return _point_mass(self.policy.logits(obs, action_mask=action_mask), action_mask)
+        return point_mass(self.policy.logits(obs, action_mask=action_mask), action_mask)
 
 
-def _point_mass(scores: Float[AnyArray, "B A"], action_mask: Bool[AnyArray, "B A"] | None) -> Float[Array, "B A"]:
+def point_mass(scores: Float[AnyArray, "B A"], action_mask: Bool[AnyArray, "B A"] | None) -> Float[Array, "B A"]:
     """Logits of a distribution with all its mass on the best allowed action."""
     best = jnp.argmax(mask_logits(scores, action_mask), axis=-1)
     return jnp.where(jax.nn.one_hot(best, scores.shape[-1], dtype=bool), 0.0, -1e9).astype(jnp.float32)

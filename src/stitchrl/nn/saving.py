@@ -13,6 +13,7 @@ import numpy as np
 
 from stitchrl.errors import CheckpointError
 from stitchrl.nn.clipped import ClippedPolicy
+from stitchrl.nn.constrained import ConstrainedGreedyPolicy
 from stitchrl.nn.continuous_policy import (
     ContinuousPolicy,
     DeterministicPolicy,
@@ -41,6 +42,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
         LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
+        ConstrainedGreedyPolicy,
     )
 }  # fmt: skip
 
