@@ -81,14 +81,14 @@ def test_rows_that_the_guard_refuses_are_marked_and_have_no_action(
     assert [row for row in range(12) if found["acted"][row] == "nobody"] == bad
     assert [row for row in range(12) if found["policy_probability"][row] is None] == bad
     assert [found["guard_columns"][row] for row in bad] == ["pulse: 200", "pulse: missing", "ward: unseen category"]
-    said = command("predict", folders[0], log, "--out", out)
+    said = command("predict", folders[0], log, "--out", out, "--overwrite")
     assert "3 of them outside the range that the policy learned from, 3 without an action" in said.out
     for told, acted in (
         ("clip", ["policy, clipped", "nobody", "nobody"]),
         ("behavior", ["behavior", "nobody", "nobody"]),
         ("drip", ["given action"] * 3),
     ):
-        assert command("predict", folders[0], log, "--out", out, "--on-outside", told).status == 0
+        assert command("predict", folders[0], log, "--out", out, "--on-outside", told, "--overwrite").status == 0
         found = pacsv.read_csv(out).to_pydict()
         assert [found["acted"][row] for row in bad] == acted
     assert [found["policy_action"][row] for row in bad] == ["drip"] * 3
@@ -107,13 +107,13 @@ def test_continuous_actions_have_a_column_each(folders: tuple[Path, Path], tmp_p
     np.testing.assert_allclose(found["policy_log_density"], made.log_prob(LOG.observation, action), rtol=1e-5)
     drawn = []
     for _ in range(2):
-        assert command("predict", folders[1], write(tmp_path), "--out", out, "--sample", "--seed", "3").status == 0
+        words = ("--out", out, "--overwrite", "--sample", "--seed", "3")
+        assert command("predict", folders[1], write(tmp_path), *words).status == 0
         drawn.append(pq.read_table(out)["policy_x"].to_numpy())
     np.testing.assert_array_equal(*drawn)
     assert (drawn[0] != action[:, 0]).any()
-    told = command(
-        "predict", folders[1], write(tmp_path, pulse=COLUMNS["pulse"] * 9), "--out", out, "--on-outside", "0.5,1"
-    )
+    far = write(tmp_path, pulse=COLUMNS["pulse"] * 9)
+    told = command("predict", folders[1], far, "--out", out, "--on-outside", "0.5,1", "--overwrite")
     assert told.status == 0
     assert set(pq.read_table(out)["policy_y"].to_pylist()) == {1.0}
 
@@ -122,7 +122,7 @@ def test_continuous_actions_have_a_column_each(folders: tuple[Path, Path], tmp_p
     ("words", "said"),
     [
         (["--out", "a.txt"], "`--out` must end in .parquet or .csv; got 'a.txt'"),
-        (["--out", "asked.parquet"], "`--out` is the log itself"),
+        (["--out", "asked.parquet"], "`--out` 'asked.parquet' is the log itself"),
         (["--out", "a.csv", "--on-outside", "jump"], "or an action, wait, pills, drip; got 'jump'"),
         (["--out", "no/such/folder/a.csv"], "there is no folder 'no/such/folder'"),
     ],
@@ -143,6 +143,40 @@ def test_what_cannot_be_written_is_said_first(
     assert [file.name for file in tmp_path.iterdir()] == ["asked.parquet"]
 
 
+def test_neither_the_log_nor_another_file_is_written_over(
+    folders: tuple[Path, Path], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    write(logs)
+    (tmp_path / "same.parquet").hardlink_to(logs / "asked.parquet")
+    (tmp_path / "notes.csv").write_text("dear")
+    whole = (logs / "asked.parquet").read_bytes()
+    for log, out, said in (
+        ("logs", "logs/asked.parquet", "lies among the files that 'logs' names"),
+        ("logs", "logs/new.parquet", "lies among the files that 'logs' names"),
+        ("logs/*.parquet", "logs/asked.parquet", "lies among the files that 'logs/*.parquet' names"),
+        ("logs/*.parquet", "logs/new.parquet", "lies among the files that 'logs/*.parquet' names"),
+        ("logs/asked.parquet", "same.parquet", "'same.parquet' is the log itself"),
+    ):
+        done = command("predict", folders[0], log, "--out", out, "--overwrite")
+        assert (done.status, said in done.err) == (2, True), (log, out, done.err)
+    done = command("predict", folders[0], "logs", "--out", "notes.csv")
+    assert done.status == 2
+    assert "'notes.csv' exists; nothing is overwritten unless `--overwrite` is given" in done.err
+    assert (tmp_path / "notes.csv").read_text() == "dear"
+    assert [file.name for file in logs.iterdir()] == ["asked.parquet"]
+    assert (logs / "asked.parquet").read_bytes() == whole
+    assert command("predict", folders[0], "logs/*.parquet", "--out", "logs/new.csv").status == 0  # no such name is read
+    done = command("train", "logs/asked.parquet", "--out", tmp_path)
+    assert done.status == 2
+    assert "must be new, empty or the folder of a training; it holds logs, notes.csv, same.parquet" in done.err
+    for log, out in (("logs", "logs"), ("logs", "logs/run"), ("logs/*.parquet", "logs/run.parquet")):
+        done = command("train", log, "--out", out)
+        assert (done.status, "lies among the files of the log" in done.err) == (2, True), (log, out, done.err)
+
+
 def test_a_column_that_is_not_there_is_named(folders: tuple[Path, Path], tmp_path: Path, command: Command) -> None:
     done = command("predict", folders[0], write(tmp_path, ward=None), "--out", tmp_path / "a.csv")
     assert done.status == 2
@@ -159,7 +193,7 @@ def test_a_file_is_whole_or_not_there(
     bundle = st.load_policy(folders[0] / "policy", backend="numpy")
     assert isinstance(bundle, Bundle)
     with pytest.raises(DataError, match="pulse"):
-        predict_log(bundle, tmp_path / "asked.csv", out, progress=False)
+        predict_log(bundle, tmp_path / "asked.csv", out, progress=False, overwrite=True)
     assert out.read_text() == "what was there"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["actions.csv", "asked.csv"]
 
@@ -175,12 +209,12 @@ def test_a_missing_value_is_filled_with_the_one_before_it_in_the_episode(tmp_pat
     # Episodes mixed, and the steps of each in order.
     order = np.argsort(np.tile([0, 1], 6), kind="stable")
     pq.write_table(whole.take(order), tmp_path / "mixed.parquet")
-    found = predict_log(bundle, tmp_path / "mixed.parquet", tmp_path / "out.parquet", progress=False)
+    found = predict_log(bundle, tmp_path / "mixed.parquet", tmp_path / "out.parquet", progress=False, overwrite=True)
     assert (found.rows, found.outside) == (12, 0)
     np.testing.assert_allclose(pq.read_table(tmp_path / "out.parquet")["policy_probability"], wanted[order], rtol=1e-5)
     pq.write_table(whole.take(order[::-1]), tmp_path / "mixed.parquet")
     with pytest.raises(DataError, match=r"steps of episode 5 do not rise in row 6\. Sort the log by stay, hour"):
-        predict_log(bundle, tmp_path / "mixed.parquet", tmp_path / "out.parquet", progress=False)
+        predict_log(bundle, tmp_path / "mixed.parquet", tmp_path / "other.parquet", progress=False)
 
 
 def test_the_command_starts_no_jax(folders: tuple[Path, Path], tmp_path: Path) -> None:

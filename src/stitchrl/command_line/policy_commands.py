@@ -181,6 +181,9 @@ def predict(
         bool, typer.Option("--sample", help="Draw the actions from their probabilities, by --seed.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out if it is there. A file of the log is never replaced.")
+    ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
     version: Version = False,
@@ -203,6 +206,7 @@ def predict(
         every_probability=probabilities,
         seed=seed if sample else None,
         progress=not quiet and not json,
+        overwrite=overwrite,
     )
     if json:
         print_json(dataclasses.asdict(found))

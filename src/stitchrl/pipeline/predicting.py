@@ -26,6 +26,7 @@ from stitchrl.encoding.columns import Block, Column
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.messages import listed, printable
 from stitchrl.pipeline.carrying import LastValues
+from stitchrl.pipeline.outputs import check_new_table
 from stitchrl.progress import RowsBar
 from stitchrl.reading.encode import Encoder
 from stitchrl.reading.read import known_schema, open_log
@@ -77,6 +78,7 @@ def predict_log(
     every_probability: bool = False,
     seed: int | None = None,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> Predictions:
     """Write what a bundle does in every row of a log.
 
@@ -89,19 +91,17 @@ def predict_log(
         every_probability: whether to write the probabilities of all actions.
         seed: draw the actions from this seed; None takes the preferred ones.
         progress: whether to show a bar on a terminal.
+        overwrite: whether a file that is there already may be replaced. A file of the log never is.
 
     Raises:
         DataError: a column that the policy observes is not there, or values that are of another type.
         SchemaError: the log has a column in another unit than the policy's.
-        ConfigurationError: another ending of `out`, no such folder, or `out` is the log itself.
+        ConfigurationError: another ending of `out`, no such folder, a file that is there, or one of the log.
         RunDirectoryError: `out` cannot be written.
     """
     if out.suffix not in ENDINGS:
         raise ConfigurationError(f"`--out` must end in {' or '.join(ENDINGS)}; got {printable(out.name)!r}.")
-    if out.resolve() == Path(source).resolve():
-        raise ConfigurationError(f"`--out` is the log itself, {str(out)!r}, which stays as it is. Name another file.")
-    if not out.parent.is_dir():
-        raise ConfigurationError(f"`--out` cannot be written: there is no folder {str(out.parent)!r}. Make it first.")
+    check_new_table(out, source, overwrite=overwrite)
     own = known_schema(source, schema)
     log = open_log(source, format=format, rules=(own or policy.schema).file_rules)
     asked = _Asking(policy, own, log, every_probability=every_probability, seed=seed)
