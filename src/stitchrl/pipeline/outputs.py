@@ -28,8 +28,8 @@ def check_new_table(out: Path, source: str | Path, *, overwrite: bool) -> None:
     """
     if _is_of_log(out, Path(source)):
         raise ConfigurationError(
-            f"`--out` {str(out)!r} is the log itself, or lies among the files that {str(source)!r} names, which stay as they are. "
-            "Name a file elsewhere."
+            f"`--out` {str(out)!r} is the log itself, or lies among the files that {str(source)!r} names, which stay as they "
+            "are. Name a file elsewhere."
         )
     if not out.parent.is_dir():
         raise ConfigurationError(f"`--out` cannot be written: there is no folder {str(out.parent)!r}. Make it first.")
