@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,23 +32,26 @@ class AskedEncoder(ObservationEncoder):
     Args:
         schema: of the policy.
         decimal: the sign before the decimals of numbers that are still text.
+        width: how many numbers the observation has, where lists that are still text are to be read.
 
     Attributes:
         unusable: for each column with values that mean nothing to the policy, what is wrong in each of the (n,) rows; "" where
             nothing is.
     """
 
-    def __init__(self, schema: Schema, *, decimal: str = ".") -> None:
+    def __init__(self, schema: Schema, *, decimal: str = ".", width: int | None = None) -> None:
         super().__init__(schema, ORIGIN)
         self.unusable: dict[str, NumpyArray] = {}
-        self.decimal = decimal
+        self.decimal, self.width = decimal, width
         self._vocabularies = _Learned(self.unusable)
 
     def masks(self, block: Block) -> Float[NumpyArray, "n A"]:
         """(n, A) the columns of the action mask: 1 and 0, and NaN where a value is missing or is neither true nor false."""
-        made = []
-        for where in self._each("action_mask", 0):
+        made, each = [], self._each("action_mask", 0)
+        for where in each:
             values = plain(self._settled(block[where.name], where), where, gaps=True)
+            if len(each) == 1 and values.ndim == 1:
+                values = _lists(values, self.schema.num_actions or 1)
             values = values.reshape(len(values), -1)
             made.append(self._read(values) if values.dtype.kind == "U" else values.astype(np.float64))
         found = np.concatenate(made, axis=1)
@@ -56,8 +60,11 @@ class AskedEncoder(ObservationEncoder):
     def _numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
         """The values as float32, NaN where a text means no number; what is infinite or NaN stays so, for the guard to see."""
         if values.dtype.kind == "U":
-            read = self._read(values)
-            wrong = np.isnan(read) & (np.char.strip(values) != "")
+            alone = len(self.schema.observation_columns) == 1 and self.width is not None
+            rule = self.schema.observations.get(where.name)
+            written = _lists(values, (self.width or 1) - bool(rule and rule.indicator)) if alone else values
+            read = self._read(written)
+            wrong = np.isnan(read) & (np.char.strip(values) != "").reshape(-1, *[1] * (read.ndim - 1))
             for row in np.flatnonzero(wrong.reshape(len(values), -1).any(1)):
                 self._note(where, row, len(values), f"{shown(values[row].tolist())} is no number")
             values = read
@@ -85,6 +92,14 @@ class AskedEncoder(ObservationEncoder):
 
     def _note(self, where: Where, row: Any, count: int, reason: str) -> None:
         self.unusable.setdefault(where.name, np.full(count, "", object))[row] = reason
+
+
+def _lists(values: NumpyArray, size: int) -> NumpyArray:
+    """(n, size) what stands in lists of `size` values that are still text, "" in lists of other lengths; others as given."""
+    if values.dtype.kind != "U" or values.ndim != 1 or size < 2:
+        return values
+    rows = [re.split(r"[\s,]+", text.strip(" []")) for text in values.tolist()]
+    return np.array([row if len(row) == size else [""] * size for row in rows], str).reshape(len(rows), size)
 
 
 class _Learned(Vocabularies):

@@ -128,13 +128,16 @@ def _plain_row(obs: dict[str, Any], schema: Schema, width: int) -> NumpyArray | 
     return row.astype(np.float32) if (np.abs(row) < LARGEST).all() else None  # NaN is not below anything
 
 
-def encoded(block: Block, schema: Schema, *, decimal: str = ".") -> tuple[NumpyArray, dict[str, NumpyArray]]:
+def encoded(
+    block: Block, schema: Schema, *, decimal: str = ".", width: int | None = None
+) -> tuple[NumpyArray, dict[str, NumpyArray]]:
     """(B, D) the numbers that the rules of a schema make of named columns, and which values mean nothing to the policy.
 
     Args:
         block: the columns of the observation, and perhaps others.
         schema: of the policy.
         decimal: the sign before the decimals of numbers that are still text.
+        width: D, where lists that are still text are to be read.
 
     Returns:
         The numbers, NaN where a value is missing that no rule fills alone; and for each column with unseen categories, or with
@@ -147,7 +150,7 @@ def encoded(block: Block, schema: Schema, *, decimal: str = ".") -> tuple[NumpyA
 
     # What `previous` leaves open is NaN, and the guard knows NaN; bounds are looked at where rows are refused.
     rules = {name: _lenient(schema.observations.get(name, PLAIN)) for name in schema.observation_columns}
-    encoder = AskedEncoder(dataclasses.replace(schema, observations=rules), decimal=decimal)
+    encoder = AskedEncoder(dataclasses.replace(schema, observations=rules), decimal=decimal, width=width)
     made = encoder.observations("observation", block, 0)
     return np.array(made, np.float32), encoder.unusable
 
