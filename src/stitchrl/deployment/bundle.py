@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,11 @@ from stitchrl.deployment.places import (
     places_of,
     refuse_impossible,
 )
+from stitchrl.deployment.soundness import UnsoundError, check_guard, check_learned_from, check_policy, check_told
 from stitchrl.errors import CheckpointError, ConfigurationError, DataError
 from stitchrl.messages import listed, shown
 from stitchrl.storage.files import make_directory, write_json
-from stitchrl.storage.learned_from import read_learned_from, write_learned_from
+from stitchrl.storage.learned_from import EPISODES, read_learned_from, write_learned_from
 from stitchrl.types import Bool, Float, NumpyArray, Shaped, UInt64
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ __all__ = ["Bundle", "load_policy", "save_bundle"]
 FORMAT_VERSION = 1
 POLICY, BEHAVIOR_FILE, CARD = "policy.safetensors", "behavior.safetensors", "policy.json"
 BACKENDS = ("jax", "numpy")
+SAVE_AGAIN = "Save it again, or let `stitchrl run` make it anew after deleting the folder."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -321,7 +324,9 @@ class Bundle:
     def _mask(self, given: Observed, action_mask: Any) -> NumpyArray | None:
         """The mask that the caller gave, or else the one among the named columns. Raises DataError where neither is there."""
         count, columns = len(given.rows), mask_columns(self.schema)
-        if action_mask is None and given.mask is None:
+        if action_mask is not None:
+            return allowed(action_mask, self.schema, count, single=given.single)
+        if given.mask is None:
             if columns and count:
                 raise DataError(
                     f"The policy learned which actions are allowed from the column{'s' if len(columns) > 1 else ''} "
@@ -329,8 +334,6 @@ class Bundle:
                     "True everywhere if every action is allowed."
                 )
             return None
-        if action_mask is not None:
-            return allowed(action_mask, self.schema, count, single=given.single)
         unknown = np.isnan(given.mask).any(1)
         if unknown.any():
             raise DataError(
@@ -381,6 +384,9 @@ class Bundle:
 def save_bundle(folder: Path, bundle: Bundle) -> None:
     """Write a bundle: the files of tensors first, then policy.json, which marks it as complete. `docs/bundle.md` describes them.
 
+    A bundle that was there stays as it is until all files of the new one are written; then policy.json goes first and comes last,
+    so that what lies in between is never taken for a bundle. Files of the old one that the new one lacks are removed.
+
     Raises:
         ConfigurationError: the policy is one of NumPy, which are read and not written.
     """
@@ -390,19 +396,30 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
         raise ConfigurationError(
             'A policy of NumPy is not written: load the bundle with `backend="jax"`, or copy its folder.'
         )
-    make_directory(folder)
-    save_policy_file(folder / POLICY, bundle.policy)
-    if bundle.behavior is not None:
-        save_policy_file(folder / BEHAVIOR_FILE, bundle.behavior)
-    if bundle.learned_from is not None:
-        write_learned_from(folder, bundle.learned_from)
     card = {
         "format": FORMAT_VERSION,
         "schema": bundle.schema.to_dict(),
         "guard": bundle.guard.to_dict(),
         "provenance": bundle.provenance,
     }
-    write_json(folder / CARD, card)
+    make_directory(folder)
+    beside = folder / f".{os.getpid()}.part"
+    try:
+        make_directory(beside)
+        save_policy_file(beside / POLICY, bundle.policy)
+        if bundle.behavior is not None:
+            save_policy_file(beside / BEHAVIOR_FILE, bundle.behavior)
+        if bundle.learned_from is not None:
+            write_learned_from(beside, bundle.learned_from)
+        write_json(beside / CARD, card)
+        (folder / CARD).unlink(missing_ok=True)
+        for name in (POLICY, BEHAVIOR_FILE, EPISODES, CARD):
+            if (beside / name).exists():
+                os.replace(beside / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_policy(
@@ -446,29 +463,42 @@ def load_policy(
             raise CheckpointError(
                 f"The policy in {str(where)!r} must have format {FORMAT_VERSION}; got {card['format']}."
             )
-        schema, guard = Schema.from_dict(card["schema"]), Guard.from_dict(card["guard"])
+        schema = Schema.from_dict(card["schema"])
+        check_guard(card["guard"])
+        guard = Guard.from_dict(card["guard"])
         provenance = card["provenance"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(provenance, dict):
+            raise UnsoundError(f"its provenance must be named entries; got {shown(provenance)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"The policy in {str(where)!r} cannot be loaded, for its {CARD} is damaged: {reason.rstrip('.')}. Save it again, "
-            "or let `stitchrl run` make it anew after deleting the folder."
+            f"The policy in {str(where)!r} cannot be loaded, for its {CARD} is damaged: {reason.rstrip('.')}. {SAVE_AGAIN}"
         ) from None
-    policy = _policy_of(where / POLICY, backend)
-    behavior = _policy_of(where / BEHAVIOR_FILE, backend) if (where / BEHAVIOR_FILE).is_file() else None
-    return Bundle(policy, schema, guard, provenance, read_learned_from(where), behavior)
+    has_behavior = (where / BEHAVIOR_FILE).is_file()
+    policy = load_numpy_policy_file(where / POLICY)
+    behavior = load_numpy_policy_file(where / BEHAVIOR_FILE) if has_behavior else None
+    bundle = Bundle(policy, schema, guard, provenance, read_learned_from(where), behavior)
+    try:
+        size = check_policy(policy, schema, guard, "its policy")
+        if behavior is not None:
+            check_policy(behavior, schema, guard, "its model of the behaviour")
+        check_told(guard, schema, policy, size, behavior=bundle._behavior is not None)
+        check_learned_from(bundle.learned_from)
+    except UnsoundError as error:
+        raise CheckpointError(f"The policy in {str(where)!r} cannot be loaded: {error}. {SAVE_AGAIN}") from None
+    if backend == "numpy":
+        return bundle
+    from stitchrl.nn.saving import load_policy_file
+
+    return dataclasses.replace(
+        bundle,
+        policy=load_policy_file(where / POLICY),
+        behavior=load_policy_file(where / BEHAVIOR_FILE) if has_behavior else None,
+    )
 
 
 def _is_numpy(policy: Any) -> bool:
     return type(policy).__module__.startswith("stitchrl.deployment.numpy_")
-
-
-def _policy_of(file: Path, backend: str) -> Any:
-    if backend == "numpy":
-        return load_numpy_policy_file(file)
-    from stitchrl.nn.saving import load_policy_file
-
-    return load_policy_file(file)
 
 
 def _what_it_looks_like(where: Path) -> str:

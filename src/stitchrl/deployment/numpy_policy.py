@@ -6,7 +6,7 @@
     action, _ = policy.predict(observation)
 
 It is the same as `st.load_policy(folder, backend="numpy")`, and computes what the JAX policy computes: probabilities to 1e-6,
-continuous actions to 1e-6 of the half-width of their range, log-densities to 2e-6.
+continuous actions to 1e-6 of their largest size, log-densities to 2e-6.
 """
 
 from __future__ import annotations

@@ -170,9 +170,10 @@ def _unmasked(array: np.ma.MaskedArray[Any, Any]) -> NumpyArray:
     """A masked array of NumPy as a plain one, with NaN for what is masked: what lies beneath is no value."""
     if not np.ma.is_masked(array):
         return np.asarray(array.data)
-    if array.dtype.kind not in "biuf":
-        return np.asarray(array.astype(object).filled(None))
-    return np.asarray(array.astype(np.float64).filled(np.nan))
+    kind, gap = (np.float64, np.nan) if array.dtype.kind in "biuf" else (object, None)
+    found: NumpyArray = np.array(array.data, kind)
+    found[np.ma.getmaskarray(array)] = gap
+    return found
 
 
 def _named(obs: Any, schema: Schema, width: int) -> tuple[Block, bool] | None:
