@@ -273,8 +273,10 @@ def train(
     """
     from stitchrl.data.scaling import unit_return_scale
     from stitchrl.pipeline.bundling import check_free, save_trained
+    from stitchrl.pipeline.outputs import check_run_folder
 
     check_free(out)
+    check_run_folder(out, log)
     data = stitchrl.read(log, schema, format=format)
     named = algorithm or ("IQL" if context.obj is None else None)
     found = candidates(context, named, assignments, data.schema.gamma, continuous=data.num_actions is None) or {}

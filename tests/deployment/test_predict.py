@@ -107,6 +107,82 @@ def test_one_column_of_vectors_can_be_named() -> None:
     np.testing.assert_array_equal(bundle.probs(pa.table({"o": LOG.observation.tolist()})), wanted)
 
 
+def test_the_action_mask_is_taken_from_named_columns(both: tuple[Bundle, Bundle]) -> None:
+    masks = {"can wait": [1, 0], "can pills": [0, 1], "can drip": [1, 1]}
+    for columns, given in (
+        (tuple(masks), masks),
+        ("mask", {"mask": np.array(list(masks.values())).T.tolist()}),
+    ):
+        schema = dataclasses.replace(LOG.schema, columns=dict(SCHEMA.columns) | {"action_mask": columns})
+        policy = dataclasses.replace(both[0], schema=schema)
+        rows = {"pulse": [70.0, 71.0], "ward": ["a", "b"], "lactate": [1.0, 2.0]}
+        frame = pa.table(rows | given)
+        wanted = policy.probs(rows, action_mask=[[True, False, True], [False, True, True]])
+        assert wanted[0, 1] == wanted[1, 0] == 0
+        for asked in (frame, frame.to_pandas(), pl.from_arrow(frame), frame.to_pydict(), frame.to_pylist()):
+            np.testing.assert_array_equal(policy.probs(asked), wanted)
+        np.testing.assert_allclose(policy.probs(frame.to_pylist()[1]), wanted[1], rtol=1e-6)
+        everything = np.ones((2, 3), bool)
+        assert (policy.probs(frame, action_mask=everything) > 0).all()  # what the caller says comes first
+        numbers = np.stack([NUMBERS, NUMBERS])
+        for bare in (rows, numbers):
+            with pytest.raises(
+                DataError, match=r"does not say\. Give the columns?, or `action_mask`, which is True everywhere"
+            ):
+                policy.predict(bare)
+        assert policy.predict(numbers, action_mask=everything)[0].shape == (2,)
+        for odd in ([0, 2, 1], [0, None, 1]):
+            spoilt = (
+                dict(zip(masks, ([1, one] for one in odd), strict=True))
+                if len(given) > 1
+                else {"mask": [[1, 0, 1], odd]}
+            )
+            with pytest.raises(DataError, match=r"must be true or false \(or 1 and 0\); in row 1 it is not"):
+                policy.predict(rows | spoilt)
+    named = dataclasses.replace(LOG.schema, columns=dict(SCHEMA.columns) | {"action_mask": tuple(masks)})
+    policy = dataclasses.replace(both[0], schema=named)
+    words = {"can wait": ["yes", "no"], "can pills": ["no", "yes"], "can drip": ["yes", "yes"]}
+    np.testing.assert_array_equal(policy.probs(rows | words), wanted)
+    with pytest.raises(DataError, match="has no column can drip"):
+        policy.predict(pa.table(rows | {"can wait": [1, 0], "can pills": [0, 1]}))
+
+
+def test_no_rows_give_no_answers(both: tuple[Bundle, Bundle]) -> None:
+    frame = pa.table({name: COLUMNS[name] for name in ("pulse", "ward", "lactate")}).slice(0, 0)
+    empty = (frame, frame.to_pandas(), pl.from_arrow(frame), frame.to_pydict(), [], np.empty((0, 6), np.float32))
+    for policy, shape in zip(both, ((0,), (0, 2)), strict=True):
+        for asked in empty:
+            for told in (policy, policy.guarded("clip"), policy.unguarded()):
+                assert told.predict(asked)[0].shape == told.sample(asked, seed=0).shape == shape
+            assert policy.log_prob(asked, np.empty(shape, np.int64)).shape == (0,)
+    assert both[0].probs(frame).shape == (0, 3)
+
+
+def test_codes_and_buckets_of_unknown_values_are_categories_too(both: tuple[Bundle, Bundle]) -> None:
+    rules = {"ward": dataclasses.replace(SCHEMA.observations["ward"], categories=("a", "b"), unknown=True)}
+    columns = dict(SCHEMA.columns) | {"observation": ("pulse", "ward", "unit", "age")}
+    rules |= {"unit": dataclasses.replace(rules["ward"], categories=("x", "y"), unknown=False, encoding="code")}
+    rules |= {
+        "age": dataclasses.replace(SCHEMA.observations["lactate"], missing="error", indicator=False, low=0.0, high=2.0)
+    }
+    guard = dataclasses.replace(
+        both[0].guard, low=np.float32([60, 0, 0, 0, 0, 0]), high=np.float32([90, 1, 1, 1, 1, 2.5])
+    )
+    policy = dataclasses.replace(
+        both[0], schema=dataclasses.replace(LOG.schema, columns=columns, observations=rules), guard=guard
+    )
+    wanted = policy.probs(np.float32([70, 0, 0, 1, 1, 1]))
+    np.testing.assert_array_equal(policy.probs({"pulse": 70.0, "ward": "never seen", "unit": "y", "age": 1.0}), wanted)
+    for row, said in (
+        ([70, 0, 1, 1, 1, 1], "ward is no category.*a, b, unknown must be 1"),
+        ([70, 0, 0, 1, 0.5, 1], "unit is no category in row 0: it must be a whole number from 0 to 1; got 0.5"),
+        ([70, 0, 0, 1, 1, 2.25], "age is 2.25 in row 0, and the schema of the policy allows 0 to 2"),
+    ):
+        with pytest.raises(DataError, match=said):
+            policy.predict(np.float32(row))
+    assert policy.guarded("drip").predict(np.float32([70, 0, 1, 1, 1, 1]))[0] == 2
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "width": (
         NUMBERS[:4],
@@ -122,13 +198,42 @@ BAD: dict[str, tuple[Any, str]] = {
     "another unit": (LOG.observation * np.array([0.1, 1, 1, 1, 1, 1]), r"pulse is 6 in row 0 \(12 such rows of 12\)"),
     "an unseen category": (
         ROW | {"ward": "d"},
-        r"'ward' must hold one of the 3 categories that the policy learned; got 'd' in",
+        r"Column ward, row 0: 'd' is an unseen category; the policy learned a, b, c\. Correct the value, or say which action",
     ),
-    "a missing category": (ROW | {"ward": None}, r"'ward'.* must have no missing values"),
-    "a missing number": (ROW | {"pulse": None}, r"'pulse'.* must have no missing values|must be finite; found NaN"),
-    "text": (ROW | {"pulse": "fast"}, r"pulse.* must be numbers; got 'fast' in row 0"),
+    "a missing category": (
+        ROW | {"ward": None},
+        r"^ward is missing in row 0, and the policy acts on known values only\. Give",
+    ),
+    "a missing number": (
+        ROW | {"pulse": None},
+        r"^pulse is missing in row 0, and the policy acts on known values only\. Give",
+    ),
+    "text": (ROW | {"pulse": "fast"}, r"Column pulse, row 0: 'fast' is no number\. Correct the value"),
     "no such column": ({"pulse": 1.0, "ward": "a"}, r"has no column lactate\. Name the columns as its log did"),
     "other lengths": ({"pulse": [1.0, 2.0], "ward": ["a"], "lactate": [1.0]}, r"must be equally long"),
+    "infinity by name": (ROW | {"pulse": np.inf}, r"pulse is infinite in row 0"),
+    "a masked value": (np.ma.masked_array(NUMBERS, [1, 0, 0, 0, 0, 0]), r"pulse is missing \(NaN\) in row 0"),
+    "a masked value by name": (ROW | {"pulse": np.ma.masked}, r"^pulse is missing in row 0"),
+    "a masked column": (
+        {"pulse": np.ma.masked_array([70.0, 70.0], [0, 1]), "ward": ["a", "b"], "lactate": [1.0, 1.0]},
+        r"^pulse is missing in row 1",
+    ),
+    "two categories": (
+        NUMBERS + np.array([0, 1, 0, 0, 0, 0]),
+        r"ward is no category in row 0: exactly one of the numbers for a, b, c must be 1 and the others 0; got 1, 1, 0\.",
+    ),
+    "no category": (NUMBERS * np.array([1, 1, 0, 1, 1, 1]), r"ward is no category in row 0.*got 0, 0, 0"),
+    "halves of categories": (
+        np.stack([NUMBERS, [70, 0.5, 0.5, 0, 1.25, 1]]),
+        r"ward is no category in row 1.*got 0\.5, 0\.5, 0\.",
+    ),
+    "a column twice": (
+        pa.Table.from_arrays(
+            [pa.array([70.0])] * 2 + [pa.array(["a"]), pa.array([1.0])], ["pulse", "pulse", "ward", "lactate"]
+        ),
+        r"has more than one column pulse\. Leave one",
+    ),
+    "a lazy frame": (pl.DataFrame([ROW | {"lactate": 1.0}]).lazy(), r"lazy frame of Polars.*give `frame\.collect\(\)`"),
     "words": ("fast", r"asked about numbers, or about named columns; got 'fast'"),
     "text in an array": (np.array(["a"] * 6), r"Values such as categories need the names"),
 }
@@ -152,6 +257,12 @@ def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundl
         ([True, True], "has 3 actions; the mask has 2"),
         ([[True] * 3] * 2, "one row for each of the 1 observations; got 2"),
         ([False] * 3, "in row 0 it allows none"),
+        (["yes", "no", "no"], "True for allowed actions and False for others, or 1 and 0; got 'yes'"),
+        (["1", "0", "0"], "or 1 and 0; got '1'"),
+        ([1, np.nan, 0], "or 1 and 0; got nan"),
+        ([1, None, 0], "or 1 and 0; got nan"),
+        ([-1, 1, 0], "or 1 and 0; got -1"),
+        (np.ma.masked_array([True, True, False], [1, 0, 0]), "got a masked array whose values are not all known"),
     ):
         with pytest.raises(DataError, match=said):
             policy.predict(NUMBERS, action_mask=mask)
@@ -160,6 +271,19 @@ def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundl
     for action, said in ((3, "whole numbers from 0 to 2"), (0.5, "whole numbers"), ([1, 2], "one action a row")):
         with pytest.raises(DataError, match=said):
             policy.log_prob(NUMBERS, action)
+    np.testing.assert_array_equal(
+        policy.probs(NUMBERS, action_mask=[1.0, 0, 1]), policy.probs(NUMBERS, action_mask=[True, False, True])
+    )
+    for moved, said in (
+        ([0.5], "has 2 numbers; got 1 in each row of `action`"),
+        ([0.5, 1.0, 2.0], "has 2 numbers; got 3"),
+        ([0.5, np.nan], "must hold finite numbers; got nan"),
+        (["a", "b"], "must hold finite numbers; got 'a'"),
+        (np.ma.masked_array([0.5, 1.0], [0, 1]), "must hold finite numbers; got a masked value"),
+        ([[0.5, 1.0], [0.5]], "must hold one action a row"),
+    ):
+        with pytest.raises(DataError, match=said):
+            other.log_prob(NUMBERS, moved)
 
 
 def test_a_guard_clips_hands_over_or_takes_an_action(both: tuple[Bundle, Bundle]) -> None:
@@ -184,13 +308,13 @@ def test_a_guard_clips_hands_over_or_takes_an_action(both: tuple[Bundle, Bundle]
         assert fixed.predict(far[2])[0].shape == ()
     with pytest.raises(DataError, match="`action_mask` forbids it"):
         policy.guarded(2).predict(far, action_mask=[[True, True, False]] * 12)
-    moved = other.guarded((0.5, -0.5)).predict(far)[0]
-    assert moved[2].tolist() == [0.5, -0.5]
+    moved = other.guarded((0.5, 1.5)).predict(far)[0]
+    assert moved[2].tolist() == [0.5, 1.5]
     np.testing.assert_array_equal(np.delete(moved, 2, 0), other.predict(np.delete(far, 2, 0))[0])
-    assert not other.guarded((0.5, -0.5)).has_density
+    assert not other.guarded((0.5, 1.5)).has_density
     assert other.guarded("clip").has_density
     with pytest.raises(DataError, match="no density"):
-        other.guarded((0.5, -0.5)).log_prob(far, moved)
+        other.guarded((0.5, 1.5)).log_prob(far, moved)
     np.testing.assert_allclose(policy.unguarded().probs(far)[2], policy.unguarded().probs(far[2]), rtol=1e-5)
 
 
@@ -217,6 +341,18 @@ def test_a_guard_is_told_something_it_can_do(both: tuple[Bundle, Bundle]) -> Non
     for wrong in ((1.0,), "drip", (np.nan, 1.0)):
         with pytest.raises(ConfigurationError, match="an action of 2 finite numbers; got"):
             other.guarded(wrong)
+    with pytest.raises(ConfigurationError, match=r"number 2 of the action must be in \[0, 2\], .*; got -0\.5"):
+        other.guarded((0.5, -0.5))
+    bounded = dataclasses.replace(
+        other, schema=dataclasses.replace(other.schema, action_low=(0.0, 0.0), action_high=(0.4, 5.0))
+    )
+    assert bounded.guarded((0.4, 4.0)).guard.on_outside == (0.4, 4.0)
+    with pytest.raises(ConfigurationError, match=r"number 1 of the action must be in \[0, 0\.4\].*; got 0\.5"):
+        bounded.guarded((0.5, 4.0))
+    if type(other.policy).__module__.startswith("stitchrl.deployment.numpy_"):
+        for wrap in (lambda: other.clipped(-1, 1), lambda: other.smoothed(0.1, -1, 1)):
+            with pytest.raises(ConfigurationError, match=r'`st\.load_policy\(folder, backend="jax"\)`'):
+                wrap()
     with pytest.raises(ConfigurationError, match="holds no model of the behaviour"):
         other.guarded("behavior")
     assert "behavior" not in policy.described

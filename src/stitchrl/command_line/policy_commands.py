@@ -181,6 +181,16 @@ def predict(
         bool, typer.Option("--sample", help="Draw the actions from their probabilities, by --seed.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+    without_mask: Annotated[
+        bool,
+        typer.Option(
+            "--without-mask",
+            help="Let every action count as allowed where the log lacks the action mask that the policy's log had.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out if it is there. A file of the log is never replaced.")
+    ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
     version: Version = False,
@@ -203,6 +213,8 @@ def predict(
         every_probability=probabilities,
         seed=seed if sample else None,
         progress=not quiet and not json,
+        overwrite=overwrite,
+        without_mask=without_mask,
     )
     if json:
         print_json(dataclasses.asdict(found))

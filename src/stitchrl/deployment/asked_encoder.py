@@ -1,17 +1,20 @@
-"""The encoder of rows that a policy is asked about: as of a log that is read, with sentences for whoever asks."""
+"""The encoder of rows that a policy is asked about: as of a log that is read, but one bad value costs no other row its answer."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from stitchrl.data.schema import Schema
-from stitchrl.encoding.columns import Where
+from stitchrl.encoding.columns import Block, Where, plain
 from stitchrl.encoding.observations import ObservationEncoder
 from stitchrl.encoding.vocabularies import Vocabularies
+from stitchrl.encoding.words import FALSE_WORDS, TRUE_WORDS
 from stitchrl.errors import DataError
 from stitchrl.messages import shown
 from stitchrl.types import NumpyArray
@@ -19,6 +22,8 @@ from stitchrl.types import NumpyArray
 __all__ = ["AskedEncoder"]
 
 ORIGIN = "what the policy is asked about"
+WORDS = {word: 1.0 for word in TRUE_WORDS if len(word) > 1} | {word: 0.0 for word in FALSE_WORDS if len(word) > 1}
+"""Words that stand for a number wherever they are; what a single letter means, the other values of a column tell."""
 
 
 class AskedEncoder(ObservationEncoder):
@@ -26,32 +31,85 @@ class AskedEncoder(ObservationEncoder):
 
     Args:
         schema: of the policy.
-        lenient: whether unseen categories are no error.
+        decimal: the sign before the decimals of numbers that are still text.
+        width: how many numbers the observation has, where lists that are still text are to be read.
 
     Attributes:
-        unseen: for each column that holds unseen categories, the (n,) rows in which it does.
+        unusable: for each column with values that mean nothing to the policy, what is wrong in each of the (n,) rows; "" where
+            nothing is.
     """
 
-    def __init__(self, schema: Schema, *, lenient: bool = False) -> None:
+    def __init__(self, schema: Schema, *, decimal: str = ".", width: int | None = None) -> None:
         super().__init__(schema, ORIGIN)
-        self.unseen: dict[str, NumpyArray] = {}
-        self._vocabularies = _Learned(self.unseen if lenient else None)
+        self.unusable: dict[str, NumpyArray] = {}
+        self.decimal, self.width = decimal, width
+        self._vocabularies = _Learned(self.unusable)
+
+    def masks(self, block: Block) -> Float[NumpyArray, "n A"]:
+        """(n, A) the columns of the action mask: 1 and 0, and NaN where a value is missing or is neither true nor false."""
+        made, each = [], self._each("action_mask", 0)
+        for where in each:
+            values = plain(self._settled(block[where.name], where), where, gaps=True)
+            if len(each) == 1 and values.ndim == 1:
+                values = _lists(values, self.schema.num_actions or 1)
+            values = values.reshape(len(values), -1)
+            made.append(self._read(values) if values.dtype.kind == "U" else values.astype(np.float64))
+        found = np.concatenate(made, axis=1)
+        return np.where((found == 0) | (found == 1), found, np.nan)
+
+    def _numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
+        """The values as float32, NaN where a text means no number; what is infinite or NaN stays so, for the guard to see."""
+        if values.dtype.kind == "U":
+            alone = len(self.schema.observation_columns) == 1 and self.width is not None
+            rule = self.schema.observations.get(where.name)
+            written = _lists(values, (self.width or 1) - bool(rule and rule.indicator)) if alone else values
+            read = self._read(written)
+            wrong = np.isnan(read) & (np.char.strip(values) != "").reshape(-1, *[1] * (read.ndim - 1))
+            for row in np.flatnonzero(wrong.reshape(len(values), -1).any(1)):
+                self._note(where, row, len(values), f"{shown(values[row].tolist())} is no number")
+            values = read
+        elif values.dtype.kind not in "biuf":
+            raise DataError(f"{where.name} must hold numbers; it holds {values.dtype}. Give its numbers.")
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32)
+
+    def _read(self, text: NumpyArray) -> NumpyArray:
+        """The numbers that text means, or the words for true and false; NaN for all other text."""
+        words = WORDS | {word.strip().lower(): 1.0 for word in self.schema.file.true_values}
+        words |= {word.strip().lower(): 0.0 for word in self.schema.file.false_values}
+
+        def number(value: str) -> float:
+            value = value.strip().lower()
+            if value in words:
+                return words[value]
+            try:
+                return float(value.replace(self.decimal, ".").replace("_", "no number"))
+            except ValueError:
+                return np.nan
+
+        found = np.array([number(value) for value in text.reshape(-1).tolist()], np.float64)
+        return found.reshape(text.shape)
+
+    def _note(self, where: Where, row: Any, count: int, reason: str) -> None:
+        self.unusable.setdefault(where.name, np.full(count, "", object))[row] = reason
+
+
+def _lists(values: NumpyArray, size: int) -> NumpyArray:
+    """(n, size) what stands in lists of `size` values that are still text, "" in lists of other lengths; others as given."""
+    if values.dtype.kind != "U" or values.ndim != 1 or size < 2:
+        return values
+    rows = [re.split(r"[\s,]+", text.strip(" []")) for text in values.tolist()]
+    return np.array([row if len(row) == size else [""] * size for row in rows], str).reshape(len(rows), size)
 
 
 class _Learned(Vocabularies):
-    """The categories that a policy learned; unseen ones are refused, or noted where there is something to note them in."""
+    """The categories that a policy learned; the rows of unseen ones are noted, and their values count as missing."""
 
-    def __init__(self, noted: dict[str, NumpyArray] | None) -> None:
+    def __init__(self, noted: dict[str, NumpyArray]) -> None:
         super().__init__()
         self._noted = noted
 
     def refuse(self, text: pa.Array, unseen: Bool[NumpyArray, " n"], categories: Sequence[str], where: Where) -> None:
-        if self._noted is not None:
-            self._noted[where.name] = np.array(unseen)
-            return
-        at = int(np.argmax(unseen))
-        raise DataError(
-            f"Column {shown(where.name)} must hold one of the {len(categories)} categories that the policy learned; got "
-            f"{shown(text[at].as_py())} in row {at}. Correct the value, or say which action to take in such rows: "
-            "`policy.guarded(action)`."
-        )
+        noted = self._noted.setdefault(where.name, np.full(len(text), "", object))
+        for row in np.flatnonzero(unseen):
+            noted[row] = f"{shown(text[int(row)].as_py())} is an unseen category"

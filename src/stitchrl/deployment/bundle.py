@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,21 @@ from stitchrl.deployment.asked import Asked, allowed, answer, given_actions
 from stitchrl.deployment.chance import drawn_discretely, draws, generator
 from stitchrl.deployment.guard import ANSWER, BEHAVIOR, CLIP, REFUSE, Guard, OnOutside
 from stitchrl.deployment.numpy_saving import load_numpy_policy_file
-from stitchrl.deployment.observed import names_of_numbers, observed
-from stitchrl.deployment.outside_range import action_outside, refusal
+from stitchrl.deployment.observed import Observed, mask_columns, observed
+from stitchrl.deployment.outside_range import action_outside, action_range, refusal
+from stitchrl.deployment.places import (
+    Place,
+    beyond_bounds,
+    impossible_categories,
+    names_of_numbers,
+    places_of,
+    refuse_impossible,
+)
+from stitchrl.deployment.soundness import UnsoundError, check_guard, check_learned_from, check_policy, check_told
 from stitchrl.errors import CheckpointError, ConfigurationError, DataError
-from stitchrl.messages import shown
+from stitchrl.messages import listed, shown
 from stitchrl.storage.files import make_directory, write_json
-from stitchrl.storage.learned_from import read_learned_from, write_learned_from
+from stitchrl.storage.learned_from import EPISODES, read_learned_from, write_learned_from
 from stitchrl.types import Bool, Float, NumpyArray, Shaped, UInt64
 
 if TYPE_CHECKING:
@@ -35,6 +46,7 @@ __all__ = ["Bundle", "load_policy", "save_bundle"]
 FORMAT_VERSION = 1
 POLICY, BEHAVIOR_FILE, CARD = "policy.safetensors", "behavior.safetensors", "policy.json"
 BACKENDS = ("jax", "numpy")
+SAVE_AGAIN = "Save it again, or let `stitchrl run` make it anew after deleting the folder."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,8 +116,9 @@ class Bundle:
     def clipped(self, low: float | NumpyArray, high: float | NumpyArray) -> Bundle:
         """A bundle whose policy is clipped to [low, high], by `st.ClippedPolicy`; it knows what this one knows.
 
-        Raises ConfigurationError where the actions are not normal, or discrete.
+        Raises ConfigurationError where the actions are not normal, or discrete, or the policy is one of NumPy.
         """
+        self._refuse_numpy("clipped")
         from stitchrl.nn.clipped import ClippedPolicy  # here, so that acting without JAX needs none
 
         return dataclasses.replace(self, policy=ClippedPolicy(self.policy, low, high))
@@ -113,8 +126,9 @@ class Bundle:
     def smoothed(self, std: float | NumpyArray, low: float | NumpyArray, high: float | NumpyArray) -> Bundle:
         """A bundle whose policy has normal noise, by `st.SmoothedPolicy`; it knows what this one knows.
 
-        Raises ConfigurationError where actions are discrete.
+        Raises ConfigurationError where actions are discrete, or the policy is one of NumPy.
         """
+        self._refuse_numpy("smoothed")
         from stitchrl.nn.smoothed import SmoothedPolicy
 
         return dataclasses.replace(self, policy=SmoothedPolicy(self.policy, std, low, high))
@@ -142,7 +156,7 @@ class Bundle:
                 )
             told = BEHAVIOR
         else:
-            told = action_outside(on_outside, self.schema, self._action_size)
+            told = action_outside(on_outside, self.schema, self._action_size, action_range(self.policy, self.schema))
         return dataclasses.replace(self, guard=dataclasses.replace(self.guard, on_outside=told))
 
     def unguarded(self) -> Bundle:
@@ -202,7 +216,7 @@ class Bundle:
         if not self.has_density:
             raise DataError("The policy has no density of its actions (`has_density` is False): ask for `predict`.")
         asked = self._asked(obs, action_mask)
-        given = given_actions(action, asked, self.schema)
+        given = given_actions(action, asked, self.schema, self._action_size)
         if asked.outside is None:
             found = np.asarray(self.policy.log_prob(asked.rows, given, action_mask=asked.action_mask))
         elif self.discrete:
@@ -254,6 +268,13 @@ class Bundle:
             return answer(found.astype(np.int64), asked)
         return answer(self._or_else(found, asked, lambda policy: draws(policy, asked.rows, None, rng)), asked)
 
+    def _refuse_numpy(self, done: str) -> None:
+        if _is_numpy(self.policy):
+            raise ConfigurationError(
+                f"A policy of NumPy cannot be {done}: load the bundle with JAX, "
+                '`st.load_policy(folder, backend="jax")`.'
+            )
+
     # --- inside ----------------------------------------------------------------------------------------------------------
 
     @property
@@ -266,7 +287,7 @@ class Bundle:
             policy = policy.policy
         return getattr(policy, "behavior", None)
 
-    @property
+    @cached_property
     def _action_size(self) -> int:
         """How many numbers a continuous action has."""
         if self.discrete:
@@ -276,21 +297,62 @@ class Bundle:
     def _asked(self, obs: Any, action_mask: Any) -> Asked:
         """The rows as numbers, and where something else acts than the policy. Raises DataError as `predict`."""
         told = self.guard.on_outside
-        rows, single = observed(obs, self.schema, len(self.guard.low), gaps=not isinstance(told, str))
-        mask = None if action_mask is None else allowed(action_mask, self.schema, len(rows), single=single)
+        given = observed(obs, self.schema, len(self.guard.low), gaps=not isinstance(told, str))
+        rows, single = given.rows, given.single
+        mask = self._mask(given, action_mask)
         if told == ANSWER:
             return Asked(rows, mask, None, single)
+        if told == REFUSE and self._bounded and (error := beyond_bounds(rows, self._bounded)) is not None:
+            raise error
         inside = self.guard.inside(rows)
-        if inside.all():
+        # Named columns give categories their numbers; whoever gives numbers may give some that are no category.
+        odd = None if given.named or not self._categories else impossible_categories(rows, self._categories)
+        if inside.all() and (odd is None or not odd.any()):
             return Asked(rows, mask, None, single)
-        if told == REFUSE or (isinstance(told, str) and not np.isfinite(rows).all()):
-            raise refusal(rows, self.guard, names_of_numbers(self.schema, rows.shape[1]))
+        unknown = ~inside if told == REFUSE else ~np.isfinite(rows)
+        if isinstance(told, str) and unknown.any():
+            raise refusal(rows, unknown, self.guard, names_of_numbers(self.schema, rows.shape[1]))
+        if isinstance(told, str) and odd is not None and odd.any():
+            raise refuse_impossible(rows, odd, self._categories)
         clipped = self.guard.clipped(np.nan_to_num(rows))
         if told == CLIP:
             return Asked(clipped, mask, None, single)
         asked = rows if told == BEHAVIOR else clipped  # what is asked where an action is given does not matter
         outside: NumpyArray = np.logical_not(inside.all(1))
-        return Asked(asked, mask, outside, single)
+        return Asked(asked, mask, outside if odd is None else outside | odd.any(1), single)
+
+    def _mask(self, given: Observed, action_mask: Any) -> NumpyArray | None:
+        """The mask that the caller gave, or else the one among the named columns. Raises DataError where neither is there."""
+        count, columns = len(given.rows), mask_columns(self.schema)
+        if action_mask is not None:
+            return allowed(action_mask, self.schema, count, single=given.single)
+        if given.mask is None:
+            if columns and count:
+                raise DataError(
+                    f"The policy learned which actions are allowed from the column{'s' if len(columns) > 1 else ''} "
+                    f"{listed(columns)}, and what it is asked about does not say. Give the columns, or `action_mask`, which is "
+                    "True everywhere if every action is allowed."
+                )
+            return None
+        unknown = np.isnan(given.mask).any(1)
+        if unknown.any():
+            raise DataError(
+                f"The action mask in the columns {listed(columns)} must be true or false (or 1 and 0); in row "
+                f"{int(np.argmax(unknown))} it is not. Correct it, or give `action_mask`."
+            )
+        return allowed(given.mask, self.schema, count, single=False)
+
+    @cached_property
+    def _bounded(self) -> tuple[Place, ...]:
+        """The columns whose values the schema bounds."""
+        return tuple(
+            one for one in places_of(self.schema, len(self.guard.low)) if {one.rule.low, one.rule.high} != {None}
+        )
+
+    @cached_property
+    def _categories(self) -> tuple[Place, ...]:
+        """The columns of categories."""
+        return tuple(one for one in places_of(self.schema, len(self.guard.low)) if one.rule.categories is not None)
 
     def _probs(self, asked: Asked) -> NumpyArray:
         probs = np.asarray(self.policy.probs(asked.rows, action_mask=asked.action_mask))
@@ -322,28 +384,42 @@ class Bundle:
 def save_bundle(folder: Path, bundle: Bundle) -> None:
     """Write a bundle: the files of tensors first, then policy.json, which marks it as complete. `docs/bundle.md` describes them.
 
+    A bundle that was there stays as it is until all files of the new one are written; then policy.json goes first and comes last,
+    so that what lies in between is never taken for a bundle. Files of the old one that the new one lacks are removed.
+
     Raises:
         ConfigurationError: the policy is one of NumPy, which are read and not written.
     """
     from stitchrl.nn.saving import save_policy_file
 
-    if type(bundle.policy).__module__.startswith("stitchrl.deployment.numpy_"):
+    if _is_numpy(bundle.policy):
         raise ConfigurationError(
             'A policy of NumPy is not written: load the bundle with `backend="jax"`, or copy its folder.'
         )
-    make_directory(folder)
-    save_policy_file(folder / POLICY, bundle.policy)
-    if bundle.behavior is not None:
-        save_policy_file(folder / BEHAVIOR_FILE, bundle.behavior)
-    if bundle.learned_from is not None:
-        write_learned_from(folder, bundle.learned_from)
     card = {
         "format": FORMAT_VERSION,
         "schema": bundle.schema.to_dict(),
         "guard": bundle.guard.to_dict(),
         "provenance": bundle.provenance,
     }
-    write_json(folder / CARD, card)
+    make_directory(folder)
+    beside = folder / f".{os.getpid()}.part"
+    try:
+        make_directory(beside)
+        save_policy_file(beside / POLICY, bundle.policy)
+        if bundle.behavior is not None:
+            save_policy_file(beside / BEHAVIOR_FILE, bundle.behavior)
+        if bundle.learned_from is not None:
+            write_learned_from(beside, bundle.learned_from)
+        write_json(beside / CARD, card)
+        (folder / CARD).unlink(missing_ok=True)
+        for name in (POLICY, BEHAVIOR_FILE, EPISODES, CARD):
+            if (beside / name).exists():
+                os.replace(beside / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_policy(
@@ -387,25 +463,42 @@ def load_policy(
             raise CheckpointError(
                 f"The policy in {str(where)!r} must have format {FORMAT_VERSION}; got {card['format']}."
             )
-        schema, guard = Schema.from_dict(card["schema"]), Guard.from_dict(card["guard"])
+        schema = Schema.from_dict(card["schema"])
+        check_guard(card["guard"])
+        guard = Guard.from_dict(card["guard"])
         provenance = card["provenance"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(provenance, dict):
+            raise UnsoundError(f"its provenance must be named entries; got {shown(provenance)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"The policy in {str(where)!r} cannot be loaded, for its {CARD} is damaged: {reason.rstrip('.')}. Save it again, "
-            "or let `stitchrl run` make it anew after deleting the folder."
+            f"The policy in {str(where)!r} cannot be loaded, for its {CARD} is damaged: {reason.rstrip('.')}. {SAVE_AGAIN}"
         ) from None
-    policy = _policy_of(where / POLICY, backend)
-    behavior = _policy_of(where / BEHAVIOR_FILE, backend) if (where / BEHAVIOR_FILE).is_file() else None
-    return Bundle(policy, schema, guard, provenance, read_learned_from(where), behavior)
-
-
-def _policy_of(file: Path, backend: str) -> Any:
+    has_behavior = (where / BEHAVIOR_FILE).is_file()
+    policy = load_numpy_policy_file(where / POLICY)
+    behavior = load_numpy_policy_file(where / BEHAVIOR_FILE) if has_behavior else None
+    bundle = Bundle(policy, schema, guard, provenance, read_learned_from(where), behavior)
+    try:
+        size = check_policy(policy, schema, guard, "its policy")
+        if behavior is not None:
+            check_policy(behavior, schema, guard, "its model of the behaviour")
+        check_told(guard, schema, policy, size, behavior=bundle._behavior is not None)
+        check_learned_from(bundle.learned_from)
+    except UnsoundError as error:
+        raise CheckpointError(f"The policy in {str(where)!r} cannot be loaded: {error}. {SAVE_AGAIN}") from None
     if backend == "numpy":
-        return load_numpy_policy_file(file)
+        return bundle
     from stitchrl.nn.saving import load_policy_file
 
-    return load_policy_file(file)
+    return dataclasses.replace(
+        bundle,
+        policy=load_policy_file(where / POLICY),
+        behavior=load_policy_file(where / BEHAVIOR_FILE) if has_behavior else None,
+    )
+
+
+def _is_numpy(policy: Any) -> bool:
+    return type(policy).__module__.startswith("stitchrl.deployment.numpy_")
 
 
 def _what_it_looks_like(where: Path) -> str:

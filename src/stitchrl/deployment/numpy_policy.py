@@ -5,8 +5,8 @@
     policy = load_policy("runs/first/policy")
     action, _ = policy.predict(observation)
 
-It is the same as `st.load_policy(folder, backend="numpy")`, and computes what the JAX policy computes: probabilities and actions
-to 1e-6, log-densities to 2e-6.
+It is the same as `st.load_policy(folder, backend="numpy")`, and computes what the JAX policy computes: probabilities to 1e-6,
+continuous actions to 1e-6 of their largest size, log-densities to 2e-6.
 """
 
 from __future__ import annotations

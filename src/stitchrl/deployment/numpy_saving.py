@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stitchrl.deployment.numpy_continuous import (
     NumpyClippedPolicy,
     NumpyContinuousPolicy,
@@ -64,6 +66,8 @@ NO_PART_OF_A_POLICY = {
     "TabularValue": "it is a value, and bundles hold policies",
 }
 """Classes that `nn/saving.py` writes as well -> why they are not read here."""
+MAY_BE_INFINITE = ("low", "high", "log_probabilities")
+"""Fields in which infinity is no damage: a bound that is none, an action that is never taken."""
 
 
 def load_numpy_policy_file(path: Path) -> NumpyDiscretePolicy | NumpyContinuousPolicy:
@@ -80,12 +84,24 @@ def load_numpy_policy_file(path: Path) -> NumpyDiscretePolicy | NumpyContinuousP
     if seen != FORMAT_VERSION:
         raise CheckpointError(f"The policy file {path} must have format {FORMAT_VERSION}; got {seen}.")
     try:
+        _refuse_not_finite(arrays)
         policy = _decode(header["policy"], arrays)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"The policy file {path} does not describe a policy: {error!r}.") from None
+        reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise CheckpointError(f"The policy file {path} does not describe a policy: {reason}.") from None
     if not isinstance(policy, NumpyDiscretePolicy | NumpyContinuousPolicy):
         raise CheckpointError(f"The policy file {path} holds a {type(policy).__name__}, not a policy.")
     return policy
+
+
+def _refuse_not_finite(arrays: dict[str, NumpyArray]) -> None:
+    """Raise ValueError for a tensor that holds NaN, or infinity where that means nothing."""
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            continue
+        bad = np.isnan(array) if name.split(".")[-1] in MAY_BE_INFINITE else ~np.isfinite(array)
+        if bad.any():
+            raise ValueError(f"its tensor {shown(name)} holds numbers that are not finite")
 
 
 def _decode(content: Any, arrays: dict[str, NumpyArray]) -> Any:

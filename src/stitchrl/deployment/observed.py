@@ -10,6 +10,7 @@ import numpy as np
 
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.schema import Schema
+from stitchrl.deployment.places import names_of_numbers, places_of
 from stitchrl.errors import DataError
 from stitchrl.messages import listed, shown
 from stitchrl.types import NumpyArray
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # PyArrow is imported where columns have names: a policy that is asked about arrays starts without it.
 
-__all__ = ["Observed", "encoded", "names_of_numbers", "observed"]
+__all__ = ["Observed", "encoded", "mask_columns", "observed"]
 
 PLAIN = ColumnRule()
 LARGEST, LARGEST_WHOLE = 1e38, 2**24
@@ -34,10 +35,14 @@ class Observed(NamedTuple):
     Attributes:
         rows: (B, D) float32.
         single: whether the caller asked about one row, and is to get one answer.
+        mask: (B, A) the columns of the action mask where they are among named ones: 1, 0, or NaN for anything else.
+        named: whether the rows were given by the names of their columns.
     """
 
     rows: NumpyArray
     single: bool
+    mask: NumpyArray | None = None
+    named: bool = False
 
 
 def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Observed:
@@ -48,28 +53,22 @@ def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Obs
             values or of columns, a list of such dicts, or a frame of pandas, Polars or Arrow.
         schema: of the policy.
         width: D.
-        gaps: whether a value that is missing, or is an unseen category, becomes NaN, and is no error.
+        gaps: whether a value that is missing, or means nothing to the policy, becomes NaN, and is no error.
 
     Raises:
         DataError: another width, columns that are not there, values that the schema's rules do not allow.
     """
+    if isinstance(obs, np.ma.MaskedArray):
+        obs = _unmasked(obs)
+    if isinstance(obs, list | tuple) and not len(obs):
+        return Observed(np.empty((0, width), np.float32), False, named=True)
     if not isinstance(obs, np.ndarray):
-        if type(obs) is dict and schema.plain_observation and (row := _plain_row(obs, schema, width)) is not None:
-            return Observed(row, single=True)
+        plain = type(obs) is dict and schema.plain_observation and not mask_columns(schema)
+        if plain and (row := _plain_row(obs, schema, width)) is not None:
+            return Observed(row, single=True, named=True)
         named = _named(obs, schema, width)
         if named is not None:
-            block, single = named
-            rows, unseen = encoded(block, schema, gaps=gaps)
-            for here in unseen.values():
-                rows[here] = np.nan
-            if not gaps:
-                _refuse_gaps(rows, schema)
-            if rows.shape[1] != width:
-                raise DataError(
-                    f"The policy takes observations of {width} numbers; the columns {listed(schema.observation_columns)} give "
-                    f"{rows.shape[1]}."
-                )
-            return Observed(rows, single)
+            return _of_names(*named, schema, width, gaps=gaps)
     try:
         numbers = np.asarray(obs)
         if numbers.dtype != np.float32:
@@ -93,6 +92,28 @@ def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Obs
     return Observed(rows, single)
 
 
+def _of_names(block: Block, single: bool, schema: Schema, width: int, *, gaps: bool) -> Observed:
+    """The rows in named columns. Raises as `observed`."""
+    from stitchrl.deployment.asked_encoder import AskedEncoder
+
+    count = len(next(iter(block.values())))
+    if not count:
+        return Observed(np.empty((0, width), np.float32), False, named=True)
+    rows, unusable = encoded(block, schema)
+    if rows.shape[1] != width:
+        raise DataError(
+            f"The policy takes observations of {width} numbers; the columns {listed(schema.observation_columns)} give "
+            f"{rows.shape[1]}."
+        )
+    if not gaps:
+        _refuse_unusable(rows, unusable, schema)
+    for reasons in unusable.values():
+        rows[reasons != ""] = np.nan
+    masks = mask_columns(schema)
+    mask = AskedEncoder(schema).masks(block) if masks and set(masks) <= set(block) else None
+    return Observed(rows, single, mask, True)
+
+
 def _plain_row(obs: dict[str, Any], schema: Schema, width: int) -> NumpyArray | None:
     """(1, D) the numbers of one row of named columns where they are plain, as the encoder gives them in more time; else None."""
     values = [obs.get(name) for name in schema.observation_columns]
@@ -107,29 +128,31 @@ def _plain_row(obs: dict[str, Any], schema: Schema, width: int) -> NumpyArray | 
     return row.astype(np.float32) if (np.abs(row) < LARGEST).all() else None  # NaN is not below anything
 
 
-def encoded(block: Block, schema: Schema, *, gaps: bool = False) -> tuple[NumpyArray, dict[str, NumpyArray]]:
-    """(B, D) the numbers that the rules of a schema make of named columns, and where categories are unseen.
+def encoded(
+    block: Block, schema: Schema, *, decimal: str = ".", width: int | None = None
+) -> tuple[NumpyArray, dict[str, NumpyArray]]:
+    """(B, D) the numbers that the rules of a schema make of named columns, and which values mean nothing to the policy.
 
     Args:
         block: the columns of the observation, and perhaps others.
         schema: of the policy.
-        gaps: whether missing values and unseen categories are no error. Missing ones become NaN.
+        decimal: the sign before the decimals of numbers that are still text.
+        width: D, where lists that are still text are to be read.
 
     Returns:
-        The numbers, NaN where "previous" is to fill a gap; and for each column with unseen categories the (B,) rows that
-        have one.
+        The numbers, NaN where a value is missing that no rule fills alone; and for each column with unseen categories, or with
+        text in the place of numbers, (B,) what is wrong with each row, "" where nothing is.
 
     Raises:
-        DataError: values that the rules do not allow.
+        DataError: a column whose values are all of another kind.
     """
     from stitchrl.deployment.asked_encoder import AskedEncoder
 
-    if gaps:  # what `previous` leaves open is NaN, and the guard knows NaN; it knows the bounds of the log as well
-        rules = {name: _lenient(schema.observations.get(name, PLAIN)) for name in schema.observation_columns}
-        schema = dataclasses.replace(schema, observations=rules)
-    encoder = AskedEncoder(schema, lenient=gaps)
+    # What `previous` leaves open is NaN, and the guard knows NaN; bounds are looked at where rows are refused.
+    rules = {name: _lenient(schema.observations.get(name, PLAIN)) for name in schema.observation_columns}
+    encoder = AskedEncoder(dataclasses.replace(schema, observations=rules), decimal=decimal, width=width)
     made = encoder.observations("observation", block, 0)
-    return np.asarray(made, np.float32), encoder.unseen
+    return np.array(made, np.float32), encoder.unusable
 
 
 def _lenient(rule: ColumnRule) -> ColumnRule:
@@ -137,42 +160,71 @@ def _lenient(rule: ColumnRule) -> ColumnRule:
     return dataclasses.replace(rule, missing=missing, low=None, high=None)
 
 
-def names_of_numbers(schema: Schema, width: int) -> tuple[str, ...]:
-    """What each of the D numbers of an observation is called."""
-    columns, names = schema.observation_columns, list[str]()
-    for name in columns:
-        rule = schema.observations.get(name, PLAIN)
-        if rule.categories is not None and rule.encoding == "one-hot":
-            names += [f"{name}={category}" for category in rule.vocabulary]
-        elif len(columns) == 1 and width > 1 + rule.indicator:
-            names += [f"{name}[{i}]" for i in range(width - rule.indicator)]
-        else:
-            names.append(name)
-        names += [f"{name} missing"] if rule.indicator else []
-    return tuple(names) if len(names) == width else tuple(f"number {i}" for i in range(width))
+def mask_columns(schema: Schema) -> tuple[str, ...]:
+    """The columns that say which actions are allowed, where the log of the policy had them and its actions are discrete."""
+    named = schema.columns.get("action_mask", ()) if schema.num_actions is not None else ()
+    return (named,) if isinstance(named, str) else named
+
+
+def _unmasked(array: np.ma.MaskedArray[Any, Any]) -> NumpyArray:
+    """A masked array of NumPy as a plain one, with NaN for what is masked: what lies beneath is no value."""
+    if not np.ma.is_masked(array):
+        return np.asarray(array.data)
+    kind, gap = (np.float64, np.nan) if array.dtype.kind in "biuf" else (object, None)
+    found: NumpyArray = np.array(array.data, kind)
+    found[np.ma.getmaskarray(array)] = gap
+    return found
 
 
 def _named(obs: Any, schema: Schema, width: int) -> tuple[Block, bool] | None:
-    """The named columns of the observation and whether they are of one row; None where nothing has names."""
-    wanted = schema.observation_columns
+    """The named columns of the observation, and of the action mask, and whether they are of one row; None without names."""
+    wanted, masks = schema.observation_columns, mask_columns(schema)
+    if type(obs).__name__ == "LazyFrame":
+        raise DataError("A lazy frame of Polars holds no rows yet: give `frame.collect()`.")
     if hasattr(obs, "to_dict") and hasattr(obs, "index") and not hasattr(obs, "columns"):  # a row of a pandas frame
         obs = obs.to_dict()
     if isinstance(obs, list | tuple) and obs and all(isinstance(row, Mapping) for row in obs):
+        names = (*wanted, *_given_masks(masks, obs[0]))
         for row in obs:
-            _refuse_absent(wanted, row)
-        return {name: _array([row[name] for row in obs], name) for name in wanted}, False
+            _refuse_absent(names, row)
+        return {name: _array([row[name] for row in obs], name) for name in names}, False
     if isinstance(obs, Mapping):
         _refuse_absent(wanted, obs)
-        return _of_dict({name: obs[name] for name in wanted}, vector=width > 1)
+        columns = {name: obs[name] for name in (*wanted, *_given_masks(masks, obs))}
+        return _of_dict(columns, vectors=_vectors(wanted, masks, width))
     if not (hasattr(obs, "columns") or hasattr(obs, "to_arrow") or hasattr(obs, "column_names")):
         return None
-    return _of_frame(obs, wanted), False
+    return _of_frame(obs, wanted, masks), False
 
 
-def _of_dict(columns: dict[str, Any], *, vector: bool) -> tuple[Block, bool]:
-    """Columns of a dict. Values without a length are of one row; beside them, lists are vectors of this row."""
+def _vectors(wanted: tuple[str, ...], masks: tuple[str, ...], width: int) -> set[str]:
+    """The columns that hold several numbers a row."""
+    return {names[0] for names, several in ((wanted, width > 1), (masks, True)) if len(names) == 1 and several}
+
+
+def _given_masks(masks: tuple[str, ...], there: Iterable[str]) -> tuple[str, ...]:
+    """The columns of the action mask, or none where none is there. Raises DataError where some are there and some are not."""
+    known = set(there)
+    absent = [name for name in masks if name not in known]
+    if absent and len(absent) < len(masks):
+        raise DataError(
+            f"The action mask of the policy is in the columns {listed(masks)}; what it is asked about has no column "
+            f"{listed(absent)}. Give all of them, or `action_mask`."
+        )
+    return () if absent else masks
+
+
+def _of_dict(columns: dict[str, Any], *, vectors: set[str]) -> tuple[Block, bool]:
+    """Columns of a dict. Values without a length are of one row; beside them, lists are vectors of this row.
+
+    Args:
+        columns: the values of each.
+        vectors: the columns that hold several numbers a row.
+    """
     depth = {name: 0 if isinstance(value, str | bytes) else np.ndim(value) for name, value in columns.items()}
-    single = min(depth.values()) == 0 or (len(columns) == 1 and vector and max(depth.values()) == 1)
+    # A list in a column of vectors is one row, but an empty one is none.
+    flat = {name: depth[name] - (name in vectors and depth[name] == 1 and len(columns[name]) > 0) for name in columns}
+    single = min(flat.values()) == 0
     made = {name: _array([value] if single else value, name) for name, value in columns.items()}
     lengths = {name: len(column) for name, column in made.items()}
     if len(set(lengths.values())) > 1:
@@ -180,31 +232,49 @@ def _of_dict(columns: dict[str, Any], *, vector: bool) -> tuple[Block, bool]:
     return made, single
 
 
-def _of_frame(frame: Any, wanted: tuple[str, ...]) -> Block:
+def _of_frame(frame: Any, wanted: tuple[str, ...], masks: tuple[str, ...]) -> Block:
     import pyarrow as pa
 
     try:
         if hasattr(frame, "iloc"):
             frame = frame.rename(columns=str)
-            _refuse_absent(wanted, frame.columns)
-            frame = pa.Table.from_pandas(frame[list(wanted)], preserve_index=False)
+            there = list(frame.columns)
         elif hasattr(frame, "to_arrow"):
             frame = frame.to_arrow()
+            there = list(frame.column_names)
+        else:
+            frame = pa.table(frame)
+            there = list(frame.column_names)
+        _refuse_absent(wanted, there)
+        names = [*wanted, *_given_masks(masks, there)]
+        twice = [name for name in names if there.count(name) > 1]
+        if twice:
+            raise DataError(
+                f"What the policy is asked about has more than one column {listed(twice)}. Leave one, or rename the others."
+            )
+        if hasattr(frame, "iloc"):
+            frame = pa.Table.from_pandas(frame[names], preserve_index=False)
         table = pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"The frame cannot be read: {shown(str(error))}.") from None
-    _refuse_absent(wanted, table.column_names)
-    return {name: table.column(name).combine_chunks() for name in wanted}
+    return {name: table.column(name).combine_chunks() for name in names}
 
 
 def _array(values: Any, name: str) -> Any:
     """Values of one column for the encoder."""
     import pyarrow as pa
 
+    if isinstance(values, np.ma.MaskedArray):
+        values = _unmasked(values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "biufU":
         return values
-    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], np.ndarray):
-        return values[0][None]
+    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], np.ndarray) and values[0].ndim:
+        only = values[0]
+        return (_unmasked(only) if isinstance(only, np.ma.MaskedArray) else only)[None]
+    if isinstance(values, list):
+        values = [None if value is np.ma.masked else value for value in values]
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
@@ -221,12 +291,25 @@ def _refuse_absent(wanted: tuple[str, ...], there: Iterable[str]) -> None:
         )
 
 
-def _refuse_gaps(rows: NumpyArray, schema: Schema) -> None:
-    """Raise DataError where a value is missing that the row before it would fill."""
+def _refuse_unusable(rows: NumpyArray, unusable: dict[str, NumpyArray], schema: Schema) -> None:
+    """Raise DataError for the first value that means nothing to the policy, or is missing and filled by no rule."""
+    way_out = "say which action to take in such rows: `policy.guarded(action)`"
+    for name, reasons in unusable.items():
+        row = int(np.flatnonzero(reasons != "")[0])
+        rule = schema.observations.get(name, PLAIN)
+        known = "" if rule.categories is None else f"; the policy learned {listed(rule.vocabulary)}"
+        raise DataError(f"Column {name}, row {row}: {reasons[row]}{known}. Correct the value, or {way_out}.")
     gaps = np.isnan(rows)
-    if gaps.any():
-        row, number = np.argwhere(gaps)[0]
+    if not gaps.any():
+        return
+    row, number = np.argwhere(gaps)[0]
+    place = next((one for one in places_of(schema, rows.shape[1]) if one.first <= number < one.end), None)
+    name = names_of_numbers(schema, rows.shape[1])[number] if place is None or not place.one_hot else place.name
+    if place is not None and place.rule.missing == "previous":
         raise DataError(
-            f"{names_of_numbers(schema, rows.shape[1])[number]} is missing in row {row}, and the policy learned with the last "
-            "value of the episode in its place, which one row does not tell. Give that value."
+            f"{name} is missing in row {row}, and the policy learned with the last value of the episode in its place, which one "
+            "row does not tell. Give that value."
         )
+    raise DataError(
+        f"{name} is missing in row {row}, and the policy acts on known values only. Give the value, or {way_out}."
+    )

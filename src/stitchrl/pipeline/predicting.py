@@ -7,6 +7,7 @@ action: one bad row does not cost the others theirs. JAX is not imported.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,15 +20,17 @@ import pyarrow.parquet as pq
 
 from stitchrl.data.same_meaning import check_units
 from stitchrl.data.schema import Schema
+from stitchrl.deployment.asked_encoder import AskedEncoder
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.deployment.guard import BEHAVIOR, CLIP, REFUSE
-from stitchrl.deployment.observed import encoded, names_of_numbers
+from stitchrl.deployment.observed import encoded, mask_columns
+from stitchrl.deployment.places import names_of_numbers
 from stitchrl.encoding.columns import Block, Column
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.messages import listed, printable
 from stitchrl.pipeline.carrying import LastValues
+from stitchrl.pipeline.outputs import check_new_table
 from stitchrl.progress import RowsBar
-from stitchrl.reading.encode import Encoder
 from stitchrl.reading.read import known_schema, open_log
 from stitchrl.reading.sources.source import LogSource
 from stitchrl.storage.files import write_atomic
@@ -38,6 +41,8 @@ __all__ = ["Predictions", "predict_log"]
 ENDINGS = (".parquet", ".csv")
 IDENTIFYING = ("episode", "step", "time", "group", "source", "observation_id")
 """Roles whose columns are carried along."""
+OF_THE_GUARD = ("guard_outside", "guard_columns", "acted")
+"""Columns of every table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,34 +82,36 @@ def predict_log(
     every_probability: bool = False,
     seed: int | None = None,
     progress: bool = True,
+    overwrite: bool = False,
+    without_mask: bool = False,
 ) -> Predictions:
     """Write what a bundle does in every row of a log.
 
     Args:
         policy: the bundle; its guard says what is done in rows that it does not admit (`Bundle.guarded`).
-        source: the path of a log, which needs the columns of the observation alone.
+        source: the path of a log, which needs the columns of the observation, and of the action mask if the policy's log had one.
         out: a file that ends in .parquet or .csv. It is whole or not there.
         schema: the TOML of the log, of which only the identifying columns and [file] count; None: the one beside it, if any.
         format: of the log's files.
         every_probability: whether to write the probabilities of all actions.
         seed: draw the actions from this seed; None takes the preferred ones.
         progress: whether to show a bar on a terminal.
+        overwrite: whether a file that is there already may be replaced. A file of the log never is.
+        without_mask: whether every action counts as allowed where the log lacks the action mask that the policy's log had.
 
     Raises:
-        DataError: a column that the policy observes is not there, or values that are of another type.
+        DataError: a column that the policy observes, or of its action mask, is not there; values that are of another type; a
+            column that is carried along has the name of a result.
         SchemaError: the log has a column in another unit than the policy's.
-        ConfigurationError: another ending of `out`, no such folder, or `out` is the log itself.
+        ConfigurationError: another ending of `out`, no such folder, a file that is there, or one of the log.
         RunDirectoryError: `out` cannot be written.
     """
     if out.suffix not in ENDINGS:
         raise ConfigurationError(f"`--out` must end in {' or '.join(ENDINGS)}; got {printable(out.name)!r}.")
-    if out.resolve() == Path(source).resolve():
-        raise ConfigurationError(f"`--out` is the log itself, {str(out)!r}, which stays as it is. Name another file.")
-    if not out.parent.is_dir():
-        raise ConfigurationError(f"`--out` cannot be written: there is no folder {str(out.parent)!r}. Make it first.")
+    check_new_table(out, source, overwrite=overwrite)
     own = known_schema(source, schema)
     log = open_log(source, format=format, rules=(own or policy.schema).file_rules)
-    asked = _Asking(policy, own, log, every_probability=every_probability, seed=seed)
+    asked = _Asking(policy, own, log, every_probability=every_probability, seed=seed, without_mask=without_mask)
     write_atomic(out, lambda beside: _write(beside, out.suffix, asked.tables(progress=progress)))
     return Predictions(str(out), asked.rows, asked.outside, asked.without_action, asked.notes)
 
@@ -113,7 +120,14 @@ class _Asking:
     """A bundle that is asked about a log block by block, and what was counted on the way."""
 
     def __init__(
-        self, policy: Bundle, own: Schema | None, log: LogSource, *, every_probability: bool, seed: int | None
+        self,
+        policy: Bundle,
+        own: Schema | None,
+        log: LogSource,
+        *,
+        every_probability: bool,
+        seed: int | None,
+        without_mask: bool,
     ) -> None:
         self.policy, self.schema, self.log = policy, _under_own_name(policy.schema, own), log
         self.every_probability = every_probability and policy.discrete
@@ -129,18 +143,47 @@ class _Asking:
                 f"{listed(missing)}; its columns are {listed(log.names)}. Name its columns as the policy's log did."
             )
         self.identifying = _identifying(own, self.schema, there)
-        mask = self.schema.columns.get("action_mask", ())
-        self.mask = () if not set((mask,) if isinstance(mask, str) else mask) <= there else mask
+        self._refuse_names_of_results()
+        mask = mask_columns(self.schema)
+        self.mask, absent = mask, [name for name in mask if name not in there]
         notes = []
-        if mask and not self.mask:
+        if absent:
+            if not without_mask:
+                raise DataError(
+                    f"The policy learned which actions are allowed from {listed(mask)}, and {log.origin} has no column "
+                    f"{listed(absent)}. Add {'it' if len(absent) == 1 else 'them'}, or let every action count as allowed: "
+                    "`--without-mask`."
+                )
+            self.mask = ()
             notes.append("The log has no action mask, which the policy's had: every action counts as allowed.")
         self.notes = (*log.notes, *notes)
+        rules = (own or policy.schema).file_rules
+        self.decimal = rules.decimal or log.settled.get("decimal", ".")
         self.last = LastValues(self.schema, self.policy.guard.low.shape[0], there)
+
+    def _refuse_names_of_results(self) -> None:
+        """Raise DataError where a column that is carried along has a name that the table needs for itself."""
+        column, numbered = self.schema.columns["action"], None
+        own = {*OF_THE_GUARD, "policy_action", "policy_probability", "policy_log_density"}
+        if isinstance(column, str):
+            own.add(f"policy_{column}")
+            numbered = re.compile(rf"policy_{re.escape(column)}_\d+")
+        else:
+            own.update(f"policy_{name}" for name in column)
+        if self.every_probability:
+            own.update(f"policy_probability_{name}" for name in self.schema.action_names)
+        taken = [name for name in self.identifying if name in own or (numbered and numbered.fullmatch(name))]
+        if taken:
+            raise DataError(
+                f"The columns {', '.join(OF_THE_GUARD)} and policy_... of the table are results, and {self.log.origin} has a "
+                f"column {printable(taken[0])!r} that is to be carried along. Rename it in the log and in its schema."
+            )
 
     def tables(self, *, progress: bool) -> Iterator[pa.Table]:
         """The table of predictions, block by block."""
-        mask = (self.mask,) if isinstance(self.mask, str) else self.mask
-        names = list(dict.fromkeys([*self.schema.observation_columns, *self.identifying, *self.last.columns, *mask]))
+        names = list(
+            dict.fromkeys([*self.schema.observation_columns, *self.identifying, *self.last.columns, *self.mask])
+        )
         bar, begun = RowsBar() if progress else None, time.monotonic()
         try:
             for first, count, block in self.log.rows(names):
@@ -152,15 +195,15 @@ class _Asking:
                 bar.close()
 
     def _table(self, block: Block, first: int, count: int) -> pa.Table:
-        rows, unseen = encoded(block, self.schema, gaps=True)
         width = len(self.policy.guard.low)
+        rows, unusable = encoded(block, self.schema, decimal=self.decimal, width=width)
         if rows.shape[1] != width:
             raise DataError(
                 f"The policy takes observations of {width} numbers; {self.log.origin} gives {rows.shape[1]}."
             )
         rows = self.last.filled(rows, block, first)
-        for here in unseen.values():
-            rows[here] = np.nan
+        for reasons in unusable.values():
+            rows[reasons != ""] = np.nan
         inside = self.policy.guard.inside(rows)
         admitted: NumpyArray = np.asarray(inside.all(1))
         outside = np.flatnonzero(np.logical_not(admitted))
@@ -170,21 +213,45 @@ class _Asking:
             usable = np.asarray(np.isfinite(rows).all(1))
         elif told != REFUSE:
             usable = np.ones(count, bool)
-        mask = None
-        if self.mask:
-            mask = Encoder(self.schema, self.log.origin).role("action_mask", block, first)[usable]
+        mask, forbidden = self._mask(block, admitted)
+        usable = usable & (forbidden == "")
         made: dict[str, Column] = {name: _carried(block[name]) for name in self.identifying}
         if not self.identifying:
             made["row"] = np.arange(first, first + count)
-        made |= self._answers(rows[usable], mask, usable)
+        made |= self._answers(rows[usable], None if mask is None else mask[usable], usable)
         made["guard_outside"] = ~admitted
-        made["guard_columns"] = self._columns_outside(inside, rows, unseen, outside)
+        made["guard_columns"] = self._reasons(inside, rows, unusable, forbidden, outside)
         word = {REFUSE: "nobody", CLIP: "policy, clipped", BEHAVIOR: "behavior"}.get(str(told), "given action")
-        made["acted"] = np.where(admitted, "policy", np.where(usable, word, "nobody"))
+        made["acted"] = np.where(usable, np.where(admitted, "policy", word), "nobody")
         self.rows += count
         self.outside += len(outside)
         self.without_action += int((~usable).sum())
         return pa.table(made)
+
+    def _mask(self, block: Block, admitted: NumpyArray) -> tuple[NumpyArray | None, NumpyArray]:
+        """(B, A) which actions are allowed, and (B,) why a row can have no action for that reason, "" where it can.
+
+        Args:
+            block: the columns.
+            admitted: (B,) the rows in which the policy acts.
+        """
+        why = np.full(len(admitted), "", object)
+        if not self.policy.discrete:
+            return None, why
+        if not self.mask:
+            every = np.ones((len(admitted), len(self.schema.action_names)), bool)
+            return every if mask_columns(self.schema) else None, why
+        found = AskedEncoder(self.schema).masks(block)
+        if found.shape[1] != self.schema.num_actions:
+            raise DataError(
+                f"The policy has {self.schema.num_actions} actions; the action mask of {self.log.origin} has {found.shape[1]}."
+            )
+        mask: NumpyArray = found == 1
+        why[~mask.any(1)] = "action mask: no action is allowed"
+        why[np.isnan(found).any(1)] = "action mask: missing, or neither true nor false"
+        if isinstance(action := self.policy.guard.on_outside, int):
+            why[~admitted & ~mask[:, action] & (why == "")] = f"action mask: forbids {self.schema.action_names[action]}"
+        return mask, why
 
     def _answers(self, rows: NumpyArray, mask: NumpyArray | None, usable: NumpyArray) -> dict[str, pa.Array]:
         """The actions of the usable rows and their probabilities; null in the other rows."""
@@ -209,19 +276,24 @@ class _Asking:
             found |= {f"policy_probability_{name}": _spread(probs[:, k], usable) for k, name in enumerate(names)}
         return found
 
-    def _columns_outside(
-        self, inside: NumpyArray, rows: NumpyArray, unseen: dict[str, NumpyArray], outside: NumpyArray
+    def _reasons(
+        self,
+        inside: NumpyArray,
+        rows: NumpyArray,
+        unusable: dict[str, NumpyArray],
+        forbidden: NumpyArray,
+        outside: NumpyArray,
     ) -> pa.Array:
-        """For each row the columns that the guard does not admit, and why; null where it admits the row."""
+        """For each row the columns that the guard does not admit, and why, and what its action mask lacks; null without any."""
         names = names_of_numbers(self.schema, rows.shape[1])
-        said: list[str | None] = [None] * len(rows)
+        said: list[str | None] = [str(reason) or None for reason in forbidden]
         for row in outside.tolist():
-            words = [f"{name}: unseen category" for name, here in unseen.items() if here[row]]
+            words = [f"{name}: {reasons[row]}" for name, reasons in unusable.items() if reasons[row]]
             if not words:
                 for number in np.flatnonzero(~inside[row]):
                     value = rows[row, number]
                     words.append(f"{names[number]}: {'missing' if np.isnan(value) else format(value, '.6g')}")
-            said[row] = "; ".join(words)
+            said[row] = "; ".join([*words, *([forbidden[row]] if forbidden[row] else [])])
         return pa.array(said, pa.string())
 
 
