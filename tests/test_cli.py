@@ -317,7 +317,7 @@ def test_train_takes_a_configuration(log: Path, tmp_path: Path, stitchrl: Comman
 
 READS_A_LOG = ("run", "audit", "schema", "convert", "train", "evaluate", "predict")
 ESTIMATES = ("demo", "run", "evaluate")
-ALL = ("demo", *READS_A_LOG, "report")
+ALL = ("demo", "collect", *READS_A_LOG, "report")
 GRAMMAR = {
     "--version": (*ALL, "version"),
     "--json": (*ALL, "version"),
@@ -327,7 +327,7 @@ GRAMMAR = {
     "--schema": tuple(name for name in READS_A_LOG if name != "schema"),  # which proposes one, or takes it as --check
     "--out": tuple(name for name in ALL if name != "convert"),  # whose second argument it is
     "--set": ("demo", "run", "train", "evaluate"),
-    "--seed": ("demo", "run", "audit", "train", "evaluate", "predict"),
+    "--seed": ("demo", "collect", "run", "audit", "train", "evaluate", "predict"),
     **dict.fromkeys(("--horizon", "--confidence", "--estimators", "--baseline"), ESTIMATES),
     "--gamma": ("run", "evaluate"),  # the exact values of the demo are of gamma 1
     "--gate": ("run", "evaluate"),

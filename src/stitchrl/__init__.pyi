@@ -11,6 +11,7 @@ from stitchrl.pipeline.pipeline import report as report
 from stitchrl.pipeline.pipeline import run as run
 from stitchrl.reading.convert import convert as convert
 from stitchrl.reading.read import read as read
+from stitchrl.collection.recipes import collect as collect
 from stitchrl.rollouts import rollout as rollout
 from stitchrl.training.fit import fit as fit
 from stitchrl.training.fit import fit_grid as fit_grid

@@ -247,6 +247,59 @@ def convert(
         print(written)
 
 
+@app.command(epilog="Example: stitchrl collect --env CartPole-v1 --recipe medium --episodes 500 --out cartpole.parquet")
+def collect(
+    env: Annotated[str, typer.Option("--env", help="The id of a registered Gymnasium environment.")],
+    out: Annotated[Path, typer.Option("--out", help="What to write: name.parquet, or the folder of a store.")],
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="random, medium, medium-replay, expert or mixed, as in D4RL.")
+    ] = "medium",
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the log.")] = 200,
+    steps: Annotated[
+        int, typer.Option("--steps", min=2000, help="Steps of the environment on which the learner is trained.")
+    ] = 20_000,
+    epsilon: Annotated[
+        float, typer.Option("--epsilon", help="Share of uniform actions in the log, where actions are numbered.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")] = 0,
+    config: Config = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+    version: Version = False,
+) -> None:
+    """Collect a log from an environment, with the exact probability of every action.
+
+    The policy that acts is a DQN (numbered actions) or an SAC (vectors), trained in the environment: stopped early for
+    `medium`, at the end for `expert`; `medium-replay` is all that it did until then.
+    """
+    import numpy as np
+
+    from stitchrl.errors import RunDirectoryError
+
+    if out.exists():
+        raise RunDirectoryError(f"{str(out)!r} exists; nothing is overwritten. Choose another place or remove it.")
+    log = stitchrl.collect(
+        env, recipe=recipe, episodes=episodes, steps=steps, seed=seed, epsilon=epsilon, progress=not quiet and not json
+    )
+    written = stitchrl.convert(log, out)
+    returns = np.add.reduceat(log.reward.astype(np.float64), log.episode_start[:-1])
+    if json:
+        print_json(
+            {
+                "out": str(written),
+                "episodes": log.num_episodes,
+                "transitions": log.num_transitions,
+                "mean_return": float(returns.mean()),
+            }
+        )
+    elif quiet:
+        print(written)
+    else:
+        print(
+            f"{written}: {log.num_episodes:,} episodes, {log.num_transitions:,} transitions, mean return {returns.mean():.4g}"
+        )
+
+
 @app.command(epilog="Example: stitchrl train stays.parquet --out iql --algorithm IQL --set expectile=0.9")
 def train(
     context: Context,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import gymnasium as gym
@@ -37,6 +37,7 @@ class Choice(NamedTuple):
     probs: Float[NumpyArray, "n A"]
 
 
+@runtime_checkable
 class Actor(Protocol):
     """Decides what is done."""
 

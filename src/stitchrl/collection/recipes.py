@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -33,10 +33,9 @@ from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reading.read import read
 
-__all__ = ["RECIPES", "Recipe", "collect"]
+__all__ = ["RECIPES", "collect"]
 
-Recipe = Literal["random", "medium", "medium-replay", "expert", "mixed"]
-RECIPES: tuple[str, ...] = get_args(Recipe)
+RECIPES = ("random", "medium", "medium-replay", "expert", "mixed")
 MEDIUM = 1 / 3
 """How far from random to expert a medium policy is, by the return of its episodes."""
 PLAYED = 20
@@ -51,7 +50,7 @@ EXPLORING = 0.3
 def collect(
     environment: str | Callable[[], gym.Env[Any, Any]],
     *,
-    recipe: Recipe = "medium",
+    recipe: str = "medium",
     episodes: int = 200,
     steps: int = 20_000,
     seed: int = 0,

@@ -36,7 +36,7 @@ def convert(
     """Write a log in another format. The log may be larger than memory: it is assembled in files beside `out`.
 
     Args:
-        source: what `st.read` takes.
+        source: what `st.read` takes, or a Dataset.
         out: the file (`name.parquet`, with its schema beside it) or folder to make.
         schema, format: of the source, as `st.read` takes them.
         to: "store" (a folder that opens in milliseconds), "parquet" or "minari" (a folder `name-v0`). The default is
@@ -61,6 +61,8 @@ def convert(
         raise RunDirectoryError(
             f"{str(beside)!r} exists, where the schema of {path.name} is written; nothing is overwritten. Choose another name."
         )
+    if isinstance(source, Dataset):
+        return TARGETS[kind](source, path)
     if isinstance(source, str | os.PathLike) and is_store(Path(source)):
         return TARGETS[kind](open_store(Path(source)), path)
     known = known_schema(source, schema)

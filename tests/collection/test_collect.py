@@ -1,0 +1,138 @@
+"""Logs collected from environments: exact probabilities, whole episodes, and a learner that gets better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import Command
+
+import stitchrl as st
+from stitchrl.collection.acting import EpsilonGreedy, Space, Steps, Uniform, make_copies, steps_of
+from stitchrl.errors import ConfigurationError
+from stitchrl.feeds.replay import Replay
+from stitchrl.nn.tabular import TabularPolicy
+
+
+class Corridor(gym.Env[Any, Any]):
+    """Episode k after a reset lasts 1 + (seed mod 3) steps; the reward is the step."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space: gym.Space[Any] = gym.spaces.Discrete(3, start=1)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left, self.step_number = 1 + (seed or 0) % 3, 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        self.left, self.step_number = self.left - 1, self.step_number + 1
+        return np.full(2, self.step_number, np.float32), float(self.step_number), self.left == 0, False, {}
+
+
+class Box(Corridor):
+    """The same with a vector of two numbers as action."""
+
+    action_space = gym.spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([3.0, 10.0], np.float32))
+
+
+def test_exactly_the_first_episodes_are_kept_whole() -> None:
+    env = make_copies(Corridor, 4)
+    space = Space.of(env, "corridor")
+    made = list(steps_of(env, space, lambda: Uniform(space), seed=0, episodes=11))
+    joined = Steps(*(np.concatenate(column) for column in zip(*made, strict=True)))
+    assert sorted(set(joined.copy_episode)) == list(range(11))
+    for episode in range(11):
+        inside = joined.copy_episode == episode
+        assert joined.step[inside].tolist() == list(range(inside.sum()))
+        assert joined.terminated[inside].tolist() == [False] * (inside.sum() - 1) + [True]
+        assert joined.obs[inside][1:].tolist() == joined.next_obs[inside][:-1].tolist()
+
+
+def test_uniform_actions_have_their_exact_density() -> None:
+    space = Space.of(make_copies(Box, 1), "box")
+    choice = Uniform(space)(np.zeros((5000, 2), np.float32), np.random.default_rng(0))
+    acted = space.to_environment(choice.action)
+    assert np.exp(choice.log_prob[0]) == pytest.approx(1 / (4 * 10))
+    np.testing.assert_allclose(acted.min(0), [-1, 0], atol=0.02)
+    np.testing.assert_allclose(acted.max(0), [3, 10], atol=0.02)
+
+
+def test_a_greedy_policy_with_a_share_of_uniform_actions_has_its_exact_probabilities() -> None:
+    policy = TabularPolicy(jnp.eye(2, dtype=jnp.float32), jnp.log(jnp.asarray([[0.1, 0.8, 0.1], [0.7, 0.2, 0.1]])))
+    obs = np.eye(2, dtype=np.float32)[np.arange(6000) % 2]
+    choice = EpsilonGreedy(policy, 3, 0.3)(obs, np.random.default_rng(0))
+    np.testing.assert_allclose(choice.probs[0], [0.1, 0.8, 0.1])
+    np.testing.assert_allclose(choice.probs[1], [0.8, 0.1, 0.1])
+    np.testing.assert_allclose(np.exp(choice.log_prob), choice.probs[np.arange(6000), choice.action])
+    for state in range(2):
+        share = np.bincount(choice.action[state::2], minlength=3) / 3000
+        np.testing.assert_allclose(share, choice.probs[state], atol=4 * 0.5 / np.sqrt(3000))
+
+
+def test_the_oldest_transitions_make_way() -> None:
+    replay = Replay(5, 2)
+    for first in (0, 3, 6):
+        values = np.arange(first, first + 3)
+        replay.add(
+            {
+                "obs": np.stack([values, values], 1),
+                "action": values % 2,
+                "reward": values,
+                "next_obs": np.stack([values, values], 1) + 1,
+                "terminated": values == 8,
+            }
+        )
+    batch = replay.draw(replay.arrays, jax.random.key(0), jnp.int32(0), jnp.int32(0), 200)
+    assert sorted(set(np.asarray(batch["reward"]).tolist())) == [4, 5, 6, 7, 8]
+    np.testing.assert_array_equal(batch["next_obs"][:, 0], batch["reward"] + 1)
+    np.testing.assert_array_equal(batch["terminated"], batch["reward"] == 8)
+    assert batch["action_mask"].shape == (200, 2)
+
+
+def test_the_command_collects_a_log_whose_learner_got_better(tmp_path: Path, stitchrl: Command) -> None:
+    out = tmp_path / "cartpole.parquet"
+    words = ["collect", "--env", "CartPole-v1", "--episodes", 12, "--steps", 2500, "--json"]
+    done = stitchrl(*words, "--recipe", "expert", "--out", out)
+    told = json.loads(done.out)
+    log = st.read(out)
+    assert (log.num_episodes, log.num_transitions) == (12, told["transitions"])
+    assert told["mean_return"] > 60  # uniform actions return about 22
+    assert log.behavior_probs is not None
+    np.testing.assert_allclose(np.sort(log.behavior_probs, 1), [[0.05, 0.95]] * log.num_transitions, atol=1e-6)
+    again = stitchrl(*words, "--recipe", "expert", "--out", out)
+    assert (again.status, "exists; nothing is overwritten" in again.err) == (2, True)
+
+
+def test_what_a_learner_did_while_it_learned() -> None:
+    log = st.collect("CartPole-v1", recipe="medium-replay", steps=2500, progress=False)
+    assert log.behavior_probs is not None
+    np.testing.assert_allclose(log.behavior_probs[:8], 0.5)
+    assert log.truncated[-1] or log.terminated[-1]
+    taken = log.behavior_probs[np.arange(log.num_transitions), log.action]
+    assert abs((1 / (2 * taken)).mean() - 1) < 5 * (1 / (2 * taken)).std() / np.sqrt(log.num_transitions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"recipe": "best"},
+            "`recipe` of collect must be one of random, medium, medium-replay, expert, mixed; got 'best'",
+        ),
+        ({"episodes": 0}, "`episodes` of collect must be at least 1; got 0"),
+        ({"epsilon": 0.0}, r"`epsilon` of collect must be in \(0, 1\]; got 0.0"),
+        ({"environment": "Nope-v0"}, "Environment 'Nope-v0' could not be made"),
+        ({"environment": "FrozenLake-v1"}, "whose observation is a vector; that of FrozenLake-v1 is Discrete"),
+    ],
+)
+def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        st.collect(**({"environment": "CartPole-v1", "progress": False} | settings))
