@@ -444,12 +444,12 @@ def test_one_plain_row_with_names_is_read_as_the_encoder_reads_it(monkeypatch: p
     quick = [observed(row, of, width) for of, width, row in rows]
     slow: list[tuple[st.Schema, int, dict[str, Any]]] = [
         (plain, 2, {"x": float("nan"), "y": 1.0}), (plain, 2, {"x": None, "y": 1.0}), (plain, 2, {"x": "one", "y": 1.0}),
-        (plain, 2, {"x": 1e39, "y": 1.0}), (plain, 2, {"x": 1.0}), (vector, 3, {"v": [1.0, 2.0]}),
-        (schema(["x", "y"], {"x": {"high": 5.0}}), 2, {"x": 6.0, "y": 1.0}),
+        (plain, 2, {"x": 1.0}), (vector, 3, {"v": [1.0, 2.0]}),
     ]  # fmt: skip
     for of, width, row in slow:
         with pytest.raises(DataError):
             observed(row, of, width)
+    assert np.isinf(observed({"x": 1e39, "y": 1.0}, plain, 2).rows).tolist() == [[True, False]]  # for the guard to see
     monkeypatch.setattr("stitchrl.deployment.observed._plain_row", lambda *_: None)
     for found, (of, width, row) in zip(quick, rows, strict=True):
         expected = observed(row, of, width)

@@ -224,6 +224,27 @@ def test_a_cell_that_means_nothing_costs_its_own_row_only(
         np.testing.assert_allclose(probs, discrete().probs(rest).max(1), rtol=1e-5)
 
 
+def test_lists_that_are_text_are_read_row_by_row(tmp_path: Path) -> None:
+    columns = {"episode": "e", "observation": "o", "action": "a", "reward": "r", "terminated": "t", "action_mask": "m"}
+    bundle = dataclasses.replace(discrete(), schema=st.Schema(columns, num_actions=3))
+    rows = LOG.observation[:4]
+    written = [str(row.tolist()) for row in rows]
+    written[1] = written[1].replace("[", "[about ")  # a list of seven, one of which is a word
+    masks = ["[1, 1, 0]", "[1, 1, 0]", "[1, 0]", "[0, 1, 1]"]
+    pq.write_table(pa.table({"o": written, "m": masks}), tmp_path / "lists.parquet")
+    found = predict_log(bundle, tmp_path / "lists.parquet", tmp_path / "out.parquet", progress=False)
+    assert (found.rows, found.outside, found.without_action) == (4, 1, 2)
+    pq.write_table(pa.table({"o": [[1.0], *rows[1:].tolist()], "m": [[1, 1, 1]] * 4}), tmp_path / "lists.parquet")
+    assert predict_log(bundle, tmp_path / "lists.parquet", tmp_path / "o.csv", progress=False).without_action == 1
+    assert pacsv.read_csv(tmp_path / "o.csv")["guard_columns"][0].as_py() == "o: a list of 1 where 6 numbers belong"
+    made = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    mask = np.array([[1, 1, 0], [0, 1, 1]], bool)
+    wanted = bundle.probs(rows[[0, 3]], action_mask=mask).max(1)
+    np.testing.assert_allclose([made["policy_probability"][row] for row in (0, 3)], wanted, rtol=1e-5)
+    assert made["guard_columns"][1].startswith("o: '[about 6")
+    assert made["guard_columns"][2] == "action mask: missing, or neither true nor false"
+
+
 MASKS = {"can wait": [1, 0, 0, 1] * 3, "can pills": [0, 1, 0, 0] * 3, "can drip": pa.array([1, 1, 0, None] * 3)}
 
 

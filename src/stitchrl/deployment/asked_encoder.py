@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from stitchrl.data.schema import Schema
-from stitchrl.encoding.columns import Block, Where, plain
+from stitchrl.encoding.columns import Block, Column, Where, is_list, plain
 from stitchrl.encoding.observations import ObservationEncoder
 from stitchrl.encoding.vocabularies import Vocabularies
 from stitchrl.encoding.words import FALSE_WORDS, TRUE_WORDS
@@ -47,11 +47,11 @@ class AskedEncoder(ObservationEncoder):
 
     def masks(self, block: Block) -> Float[NumpyArray, "n A"]:
         """(n, A) the columns of the action mask: 1 and 0, and NaN where a value is missing or is neither true nor false."""
-        made, each = [], self._each("action_mask", 0)
-        for where in each:
+        made = []
+        for where in self._each("action_mask", 0):
             values = plain(self._settled(block[where.name], where), where, gaps=True)
-            if len(each) == 1 and values.ndim == 1:
-                values = _lists(values, self.schema.num_actions or 1)
+            if values.ndim == 1:
+                values = _lists(values, self._size(where))
             values = values.reshape(len(values), -1)
             made.append(self._read(values) if values.dtype.kind == "U" else values.astype(np.float64))
         found = np.concatenate(made, axis=1)
@@ -60,10 +60,7 @@ class AskedEncoder(ObservationEncoder):
     def _numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
         """The values as float32, NaN where a text means no number; what is infinite or NaN stays so, for the guard to see."""
         if values.dtype.kind == "U":
-            alone = len(self.schema.observation_columns) == 1 and self.width is not None
-            rule = self.schema.observations.get(where.name)
-            written = _lists(values, (self.width or 1) - bool(rule and rule.indicator)) if alone else values
-            read = self._read(written)
+            read = self._read(_lists(values, self._size(where)))
             wrong = np.isnan(read) & (np.char.strip(values) != "").reshape(-1, *[1] * (read.ndim - 1))
             for row in np.flatnonzero(wrong.reshape(len(values), -1).any(1)):
                 self._note(where, row, len(values), f"{shown(values[row].tolist())} is no number")
@@ -72,6 +69,30 @@ class AskedEncoder(ObservationEncoder):
             raise DataError(f"{where.name} must hold numbers; it holds {values.dtype}. Give its numbers.")
         with np.errstate(over="ignore"):
             return values.astype(np.float32)
+
+    def _size(self, where: Where) -> int:
+        """How many numbers a row of a column holds; 1 where that is not known."""
+        if len(self._each(where.role, 0)) > 1:
+            return 1
+        if where.role == "action_mask":
+            return self.schema.num_actions or 1
+        rule = self.schema.observations.get(where.name)
+        return (self.width or 1) - bool(rule and rule.indicator)
+
+    def _settled(self, column: Column, where: Where) -> Column:
+        """As the encoder of logs does; but a list of another length costs its own row only, where others have the right one."""
+        made = super()._settled(column, where)
+        if isinstance(made, np.ndarray) or not is_list(made.type) or pa.types.is_fixed_size_list(made.type):
+            return made
+        size = self._size(where)
+        lengths = made.value_lengths().fill_null(size).to_numpy(zero_copy_only=False)
+        wrong = lengths != size
+        if not wrong.any() or wrong.all():
+            return made
+        if where.role == "observation":
+            for row in np.flatnonzero(wrong):
+                self._note(where, row, len(made), f"a list of {lengths[row]} where {size} numbers belong")
+        return made.take(pa.array(np.arange(len(made)), mask=wrong))
 
     def _read(self, text: NumpyArray) -> NumpyArray:
         """The numbers that text means, or the words for true and false; NaN for all other text."""

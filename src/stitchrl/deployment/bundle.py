@@ -307,12 +307,12 @@ class Bundle:
         inside = self.guard.inside(rows)
         # Named columns give categories their numbers; whoever gives numbers may give some that are no category.
         odd = None if given.named or not self._categories else impossible_categories(rows, self._categories)
-        if inside.all() and (odd is None or not odd.any()):
+        if odd is None and inside.all():
             return Asked(rows, mask, None, single)
         unknown = ~inside if told == REFUSE else ~np.isfinite(rows)
         if isinstance(told, str) and unknown.any():
             raise refusal(rows, unknown, self.guard, names_of_numbers(self.schema, rows.shape[1]))
-        if isinstance(told, str) and odd is not None and odd.any():
+        if isinstance(told, str) and odd is not None:
             raise refuse_impossible(rows, odd, self._categories)
         clipped = self.guard.clipped(np.nan_to_num(rows))
         if told == CLIP:

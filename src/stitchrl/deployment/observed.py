@@ -63,7 +63,7 @@ def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Obs
     if isinstance(obs, list | tuple) and not len(obs):
         return Observed(np.empty((0, width), np.float32), False, named=True)
     if not isinstance(obs, np.ndarray):
-        plain = type(obs) is dict and schema.plain_observation and not mask_columns(schema)
+        plain = type(obs) is dict and schema.plain_observation and not any(one in obs for one in mask_columns(schema))
         if plain and (row := _plain_row(obs, schema, width)) is not None:
             return Observed(row, single=True, named=True)
         named = _named(obs, schema, width)
@@ -99,7 +99,7 @@ def _of_names(block: Block, single: bool, schema: Schema, width: int, *, gaps: b
     count = len(next(iter(block.values())))
     if not count:
         return Observed(np.empty((0, width), np.float32), False, named=True)
-    rows, unusable = encoded(block, schema)
+    rows, unusable = encoded(block, schema, width=width)
     if rows.shape[1] != width:
         raise DataError(
             f"The policy takes observations of {width} numbers; the columns {listed(schema.observation_columns)} give "

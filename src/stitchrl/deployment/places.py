@@ -64,12 +64,14 @@ def names_of_numbers(schema: Schema, width: int) -> tuple[str, ...]:
     return tuple(names) if places else tuple(f"number {i}" for i in range(width))
 
 
-def impossible_categories(rows: NumpyArray, places: Sequence[Place]) -> NumpyArray:
-    """(B, columns) where the numbers of a column stand for no category; False where one of them is not finite.
+def impossible_categories(rows: NumpyArray, places: Sequence[Place]) -> NumpyArray | None:
+    """(B, columns) where the numbers of a column stand for no category; None where they do in all columns.
 
     One number must be 1 and the others 0, or a code must be one of the whole numbers; where a missing value is allowed, its
-    numbers are possible as well.
+    numbers are possible as well. What is not finite is left to the guard.
     """
+    if len(rows) == 1 and _is_one_of_each(rows[0].tolist(), places):
+        return None
     found = np.zeros((len(rows), len(places)), bool)
     for i, place in enumerate(places):
         rule, values = place.rule, rows[:, place.first : place.end]
@@ -83,7 +85,17 @@ def impossible_categories(rows: NumpyArray, places: Sequence[Place]) -> NumpyArr
             fits = (value >= 0) & (value < len(rule.vocabulary)) & (value == np.floor(value))
             fits |= (value == np.float32(rule.fill)) & (rule.missing == "value")
         found[:, i] = np.isfinite(values).all(1) & ~fits
-    return found
+    return found if found.any() else None
+
+
+def _is_one_of_each(row: list[float], places: Sequence[Place]) -> bool:
+    """Whether every column of categories of one row has exactly one of them: in a tenth of the time that arrays take."""
+    for _, rule, first, end in places:
+        if rule.categories is not None:
+            values = row[first:end]
+            if rule.encoding != "one-hot" or values.count(1.0) != 1 or values.count(0.0) != end - first - 1:
+                return False
+    return True
 
 
 def refuse_impossible(rows: NumpyArray, impossible: NumpyArray, places: Sequence[Place]) -> DataError:
