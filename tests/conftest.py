@@ -51,6 +51,17 @@ from jaxtyping import install_import_hook  # noqa: E402 - after the settings abo
 
 install_import_hook("stitchrl", "checker.typechecked")
 
+# Importing the package and rewriting the tests makes little garbage that is cyclic, and much that stays for ever.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is never garbage: the collector no longer walks through it at the end of every file."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 10)
+    gc.enable()
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_end_with_their_file() -> Iterator[None]:

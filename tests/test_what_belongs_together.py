@@ -254,7 +254,8 @@ def test_equal_episodes_of_few_states_are_no_leak(trained: tuple[Path, Path]) ->
     assert share_with_twins(one.episode_contents) > 0.5
     known = dataclasses.replace(policy, learned_from=one.episode_contents)
     assert known.knows(other).any()
-    found = st.evaluate(known, other, estimators=("is",), force=True)
+    # Who acted does not matter here, so the cheapest model of it serves.
+    found = st.evaluate(known, other, estimators=("is",), settings=st.FitSettings(behavior="counts"), force=True)
     assert any("no more than coincidence explains" in caveat for caveat in found.verdict.caveats)
 
 

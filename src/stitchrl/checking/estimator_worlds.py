@@ -84,6 +84,11 @@ class Worlds:
         }
         return read(columns, Schema.infer(list(columns), num_actions=2, gamma=GAMMA))
 
+    def logs(self, world: FiniteMDP, episodes: int, count: int, seed: int) -> list[Dataset]:
+        """So many logs of so many episodes each: they are read as one, and cut."""
+        whole = self.log(self.rows(world, episodes * count, seed=seed))
+        return [whole.select_episodes(np.arange(k * episodes, (k + 1) * episodes)) for k in range(count)]
+
     def case(self, log: Dataset, policy: np.ndarray | None = None, horizon: int | None = None) -> Case:
         """The case of a policy on a log; whatever is fitted is fitted once a policy, on other episodes."""
         table = self.policy if policy is None else policy

@@ -264,10 +264,9 @@ def _check_truth(estimator: Estimator, worlds: Worlds) -> None:
     truth = worlds.even.policy_value(worlds.policy, gamma=GAMMA) - worlds.even.policy_value(
         worlds.behavior, gamma=GAMMA
     )
-    rows = worlds.rows(worlds.even, n * REPLICATES, seed=5)
     values, errors, covered, of_model, unknown = [], [], [], [], []
-    for k in range(REPLICATES):
-        case = worlds.case(worlds.log(take(rows, np.arange(k * n, (k + 1) * n))))
+    for k, log in enumerate(worlds.logs(worlds.even, n, REPLICATES, seed=5)):
+        case = worlds.case(log)
         draft = _estimate(estimator, case)
         gain = minus(_statistic(estimator, case, "on a plain log"), logged_return(case.episodes))
         found = Resampler(Units(n), resamples=200, seed=k).interval(gain)
