@@ -88,13 +88,14 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (learner.kind == "continuous" and learner.name in SAMPLING)
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
     "continuous": {"loss/actor", "policy/mode_error", "policy/entropy"},
 }
 Q_LEARNING = {"loss/critic", "q/data_mean"}
+SOFT = {kind: names | Q_LEARNING | {"q/spread", "q/policy_mean", "temperature"} for kind, names in IMITATION.items()}
 METRICS = {
     "BC": IMITATION,
     "FilteredBC": IMITATION,
@@ -114,6 +115,8 @@ METRICS = {
     },
     "TD3BC": {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}},
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
+    "SACN": SOFT,
+    "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},
     "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
     "AWR": {
         kind: names | {"loss/value", "v/mean", "adv/mean", "adv/std", "weight/mean", "weight/clipped"}
