@@ -88,7 +88,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (learner.kind == "continuous" and learner.name in SAMPLING)
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -113,9 +113,13 @@ METRICS = {
         | {"loss/cql", "loss/actor", "q/policy_mean", "policy/entropy", "policy/mode_error", "temperature"}
         | {"cql/multiplier"},
     },
-    "TD3BC": {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}},
+    **{
+        name: {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}}
+        for name in ("TD3BC", "TD3", "DDPG")
+    },
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
     "SACN": SOFT,
+    "SAC": SOFT,
     "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},
     "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
     "AWR": {
@@ -280,7 +284,7 @@ def test_without_any_target_critics_do_not_move_at_all(critic: Case) -> None:
     assert_trees_equal(model(after, "critics"), model(critic.state(), "critics"))
 
 
-@pytest.mark.parametrize("name", [name for name in CRITICS if not name.startswith("DQN")])
+@pytest.mark.parametrize("name", [name for name in CRITICS if not name.startswith(("DQN", "DDPG"))])
 def test_the_smaller_target_critic_counts(name: str) -> None:
     # Far above the first, the second is not heard; far below, it alone is.
     case = CASES[name]

@@ -35,6 +35,10 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "SACN discrete": (st.SACN(num_critics=2, **TINY), "discrete"),
     "SACN continuous": (st.SACN(num_critics=9, **TINY), "continuous"),
     "EDAC continuous": (st.EDAC(num_critics=2, **TINY), "continuous"),
+    "SAC discrete": (st.SAC(**TINY), "discrete"),
+    "SAC continuous": (st.SAC(**TINY), "continuous"),
+    "TD3 continuous": (st.TD3(**TINY), "continuous"),
+    "DDPG continuous": (st.DDPG(**TINY), "continuous"),
     "AWR continuous": (st.AWR(returns_every_updates=15, td_lambda=0.5, **TINY), "continuous"),
     "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
 }
