@@ -141,7 +141,7 @@ ARRIVALS = {"s9": "yes", "s8": "no", "splits": "no: it splits as the log does"}
 def comparison(kinds: dict[str, type[Algorithm]]) -> str:
     """The page that compares all algorithms."""
     sys.path.append(str(ROOT / "tests" / "support"))
-    from learning_worlds import LEARNED
+    from learning_worlds import LEARNED, takes_unlogged
 
     rows = []
     for name, kind in kinds.items():
@@ -149,7 +149,7 @@ def comparison(kinds: dict[str, type[Algorithm]]) -> str:
         stitches = "; ".join(
             f"{ARRIVALS[arrival]}{key.removeprefix(name).replace(', ', ' at ')}" for key, arrival in entries.items()
         )
-        asks = ("yes" if kind.caution else "no") if entries else ""
+        asks = ("yes" if takes_unlogged(name) else "no") if entries else ""
         _, labelled = paragraphs(kind)
         cells = [
             f"[{name}]({name.lower()}.md)",

@@ -24,11 +24,16 @@ from stitchrl.algorithms.bcq import BCQ as BCQ
 from stitchrl.algorithms.bcq_iql import BCQIQL as BCQIQL
 from stitchrl.algorithms.behavior import BC as BC
 from stitchrl.algorithms.cql import CQL as CQL
+from stitchrl.algorithms.ddpg import DDPG as DDPG
 from stitchrl.algorithms.dqn import DQN as DQN
+from stitchrl.algorithms.edac import EDAC as EDAC
 from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
 from stitchrl.algorithms.iql import IQL as IQL
 from stitchrl.algorithms.rebrac import ReBRAC as ReBRAC
+from stitchrl.algorithms.sac import SAC as SAC
+from stitchrl.algorithms.sac_n import SACN as SACN
 from stitchrl.algorithms.spibb import SPIBB as SPIBB
+from stitchrl.algorithms.td3 import TD3 as TD3
 from stitchrl.algorithms.td3bc import TD3BC as TD3BC
 from stitchrl.algorithms.vilcb import VILCB as VILCB
 from stitchrl.nn.networks import Network as Network

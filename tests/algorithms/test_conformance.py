@@ -88,13 +88,14 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (learner.kind == "continuous" and learner.name in SAMPLING)
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
     "continuous": {"loss/actor", "policy/mode_error", "policy/entropy"},
 }
 Q_LEARNING = {"loss/critic", "q/data_mean"}
+SOFT = {kind: names | Q_LEARNING | {"q/spread", "q/policy_mean", "temperature"} for kind, names in IMITATION.items()}
 METRICS = {
     "BC": IMITATION,
     "FilteredBC": IMITATION,
@@ -117,8 +118,14 @@ METRICS = {
         "discrete": Q_LEARNING
         | {"loss/behavior", "loss/value", "v/mean", "adv/mean", "policy/agreement", "behavior/likely"}
     },
-    "TD3BC": {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}},
+    **{
+        name: {"continuous": Q_LEARNING | {"loss/actor", "q/policy_mean", "policy/mode_error"}}
+        for name in ("TD3BC", "TD3", "DDPG")
+    },
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
+    "SACN": SOFT,
+    "SAC": SOFT,
+    "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},
     "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
     "AWR": {
         kind: names | {"loss/value", "v/mean", "adv/mean", "adv/std", "weight/mean", "weight/clipped"}
@@ -293,7 +300,7 @@ def test_without_any_target_critics_do_not_move_at_all(critic: Case) -> None:
     assert_trees_equal(model(after, "critics"), model(critic.state(), "critics"))
 
 
-@pytest.mark.parametrize("name", [name for name in CRITICS if name not in ("DQN discrete", "BCQ discrete")])
+@pytest.mark.parametrize("name", [name for name in CRITICS if not name.startswith(("DQN", "DDPG", "BCQ discrete"))])
 def test_the_smaller_target_critic_counts(name: str) -> None:
     # Far above the first, the second is not heard; far below, it alone is.
     case = CASES[name]

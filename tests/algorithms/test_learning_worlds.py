@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from learning_worlds import LEARNED, LOOP_VALUE, learner, looped, names, stitched
+from learning_worlds import LEARNED, LOOP_VALUE, looped, names, stitched, takes_unlogged
 
 import stitchrl as st
 from stitchrl.mdp.stitching import STATES, stitching_columns, stitching_world
@@ -50,13 +50,13 @@ def test_expectiles_join_the_two_continuations_as_by_hand(name: str, value: floa
     assert stitched(name).q == pytest.approx(value, abs=0.25)
 
 
-def test_only_the_failures_take_the_action_that_nobody_took(name: str) -> None:
-    found, caution = looped(name), learner(name).caution
-    assert found.chosen == bool(caution)
-    assert (found.probability > 0.5) == bool(caution)
+def test_who_takes_the_action_that_nobody_took(name: str) -> None:
+    found, expected = looped(name), takes_unlogged(name)
+    assert found.chosen == expected
+    assert (found.probability > 0.5) == expected
 
 
-def test_only_the_failures_claim_more_than_the_best_of_the_logged_actions(name: str) -> None:
+def test_who_claims_more_than_the_best_of_the_logged_actions(name: str) -> None:
     claimed = looped(name).claimed
     if not math.isnan(claimed):
-        assert (claimed > LOOP_VALUE + 0.5) == bool(learner(name).caution), claimed
+        assert (claimed > LOOP_VALUE + 0.5) == takes_unlogged(name), claimed

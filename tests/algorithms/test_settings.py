@@ -162,6 +162,9 @@ def test_hidden_sizes_are_short_for_a_network(algorithm: Algorithm) -> None:
     usual = {
         st.AWR: Network((128, 64)),
         st.AWAC: deep,
+        st.DDPG: Network((400, 300)),
+        st.SACN: deep,
+        st.EDAC: deep,
         st.ReBRAC: dataclasses.replace(deep, layer_norm="after"),
     }
     assert kind().network == usual.get(kind, Network((256, 256)))
@@ -280,6 +283,11 @@ INPUTS = {
     "TD3BC": {"gamma", "q_weight", "target_noise", "noise_clip", "learning_rate", "target_rate"},
     "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}
     | {"actor_learning_rate", "target_rate"},
+    "SACN": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"},
+    "EDAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "diversity_weight"},
+    "SAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"},
+    "TD3": {"gamma", "target_noise", "noise_clip", "learning_rate", "target_rate"},
+    "DDPG": {"gamma", "learning_rate", "actor_learning_rate", "target_rate"},
     "DQN": {"gamma", "learning_rate", "target_rate"},
     "AWR": {"inverse_temperature", "learning_rate"},
     "VILCB": set(),

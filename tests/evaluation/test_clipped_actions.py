@@ -18,8 +18,6 @@ from stitchrl.auditing.checks.actions import action_saturated
 from stitchrl.auditing.checks.propensities import propensities_beaten
 from stitchrl.auditing.facts import Facts
 from stitchrl.data import atoms
-from stitchrl.auditing.checks.actions import action_saturated
-from stitchrl.auditing.facts import Facts
 from stitchrl.data.atoms import action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema

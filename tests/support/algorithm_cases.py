@@ -38,6 +38,15 @@ ALL: dict[str, Algorithm] = {
     "ReBRAC": st.ReBRAC(
         gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
     ),
+    "SACN": st.SACN(
+        gamma=0.9, num_critics=4, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
+    ),
+    "EDAC": st.EDAC(
+        gamma=0.9, num_critics=4, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
+    ),
+    "SAC": st.SAC(gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    "TD3": st.TD3(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    "DDPG": st.DDPG(gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "DQN": st.DQN(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "AWR": st.AWR(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
     "VILCB": st.VILCB(gamma=0.9),

@@ -22,7 +22,7 @@ import stitchrl as st
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.mdp.stitching import STATES, stitching_columns, stitching_world
 
-__all__ = ["LEARNED", "LOOP_VALUE", "Stitched", "learner", "looped", "names", "stitched"]
+__all__ = ["LEARNED", "LOOP_VALUE", "Stitched", "learner", "looped", "names", "stitched", "takes_unlogged"]
 
 UPDATES = 1000
 TIMES = 48
@@ -69,14 +69,24 @@ LEARNED: dict[str, tuple[dict[str, Any], str]] = {
     "CQL": ({}, "s9"),
     "BCQ": ({"threshold": 0.3}, "s9"),
     "BCQIQL": ({"threshold": 0.3}, "s9"),
+    "SACN": ({"num_critics": 10}, "s9"),
+    "SAC": ({"entropy_share": 0.3}, "s9"),
     "DQN": ({}, "s9"),
 }
 """Algorithm, with what is set -> the settings, and where it arrives from s1."""
+FOOLED = ("SACN",)
+"""Algorithms without a `caution` that still take the action that nobody took: critics have nothing to disagree about there."""
 
 
 def names() -> list[str]:
     """The algorithms of the comparison."""
     return list(LEARNED)
+
+
+def takes_unlogged(name: str) -> bool:
+    """Whether an algorithm takes, and believes in, the action of the loop that nobody took."""
+    kind = name.partition(",")[0]
+    return bool(ALL[kind].caution) or kind in FOOLED
 
 
 def learner(name: str) -> Algorithm:

@@ -34,6 +34,13 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "CQL continuous": (st.CQL(samples=2, lagrange_gap=1.0, **TINY), "continuous"),
     "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
     "ReBRAC continuous": (st.ReBRAC(**TINY), "continuous"),
+    "SACN discrete": (st.SACN(num_critics=2, **TINY), "discrete"),
+    "SACN continuous": (st.SACN(num_critics=9, **TINY), "continuous"),
+    "EDAC continuous": (st.EDAC(num_critics=2, **TINY), "continuous"),
+    "SAC discrete": (st.SAC(**TINY), "discrete"),
+    "SAC continuous": (st.SAC(**TINY), "continuous"),
+    "TD3 continuous": (st.TD3(**TINY), "continuous"),
+    "DDPG continuous": (st.DDPG(**TINY), "continuous"),
     "AWR continuous": (st.AWR(returns_every_updates=15, td_lambda=0.5, **TINY), "continuous"),
     "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
 }

@@ -12,7 +12,8 @@ before it made:
     (5)  Qbar   <- Qbar + target_rate (Q - Qbar)
 
 <g_i, g_j> is the cosine between the slopes of two critics at the logged action: if all slopes agree, so do all critics
-a little further on, and their minimum is no warning. The sum in (4) is |sum_i g_i|^2 - sum_i |g_i|^2, which costs N
+a little further on, and their minimum is no warning. An action of one number has two directions only, so that nothing
+can be turned: there EDAC is SAC-N. The sum in (4) is |sum_i g_i|^2 - sum_i |g_i|^2, which costs N
 products, not N^2. Rows without a TD target (cut, what followed unknown) have weight 0 in both terms of (4). H is minus
 the numbers of an action.
 
@@ -20,7 +21,7 @@ Deviations: those of SAC-N: the temperature's sample serves the actor too, log s
 the log-density is exact, and the critics' first layer starts within 1 / sqrt(inputs). The direction of a slope of exactly
 0, as of a network whose units are all off, is 0. Official runs take observations as they are (`standardize=False`).
 
-Use: as SAC-N, with a tenth of its critics.
+Use: as SAC-N, with a tenth of its critics, where an action has two numbers or more.
 
 Avoid: narrow logs of experts and sparse rewards: all published runs on AntMaze end at 0.
 

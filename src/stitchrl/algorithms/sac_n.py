@@ -11,8 +11,8 @@ step before it made:
 
 Nothing holds the actor to the log but the minimum: where the log says little, critics disagree, and the smallest of N
 normal numbers of standard deviation d lies about 1.5 d (N 10), 2.7 d (N 200) or 3 d (N 500) below their mean. Critics
-disagree by what their networks make of the same targets, so for an action that the log never has, alone in its column
-of a table, only first weights speak.
+disagree by what their networks make of the same targets. Of a discrete action that the log never has they have no
+targets at all: only their first weights speak, and the minimum is no protection.
 
 H is minus the numbers of a continuous action. Discrete actions, which the official code does not have, are summed over
 (`soft_actor`); H is then `entropy_share` of the logarithm of the number of allowed actions.
@@ -25,7 +25,8 @@ chosen for exploring, and on a log it makes values be mostly entropy. Official r
 
 Use: logs of many different actions, such as replays of a learner, with time for many critics and long training.
 
-Avoid: narrow logs of experts and sparse rewards: all published runs on AntMaze end at 0.
+Avoid: narrow logs of experts, sparse rewards (all published runs on AntMaze end at 0), and discrete actions of which
+some were never logged, which it takes.
 
 First knob: `num_critics`, from 10 to 500: larger is more pessimistic; fewer suffice where the log covers more.
 
