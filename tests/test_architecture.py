@@ -47,6 +47,8 @@ SHARED = {
         "behavior",
         "bcq_settings",
         "bcq_discrete",
+        "bcq_continuous",
+        "generative",
         "cql_settings",
         "tabular_model",
         "returns",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ import stitchrl as st
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.bcq_discrete import constrained_target, huber_td_loss
 from stitchrl.algorithms.bcq_iql import constrained_value_loss
+from stitchrl.algorithms.generative import best_candidate_value, vae_loss
 from stitchrl.algorithms.losses import damped_imitation_loss
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy, likely_actions
 from stitchrl.nn.critics import DiscreteCritics
@@ -94,6 +96,32 @@ def test_the_value_loss_of_the_combination_by_hand() -> None:
     found, gradient = jax.value_and_grad(constrained_value_loss, argnums=1)(q, v, likely, weight, 0.8)
     assert float(found) == pytest.approx((0.8 * 4 + 0.2 * 1) / 4)
     np.testing.assert_allclose(gradient, np.array([-2 * 0.8 * 2, 2 * 0.2 * 1, 0.0, 0.0]) / 4, rtol=1e-6)
+
+
+def test_the_loss_of_the_autoencoder_by_hand() -> None:
+    generated, action = np.array([[0.5, -0.5], [0.0, 1.0]]), np.array([[0.3, 0.0], [0.0, 0.6]])
+    mean, log_std = np.array([[1.0, 0.0, -2.0], [0.5, 0.0, 0.0]]), np.array([[0.0, 0.7, -1.0], [0.0, 0.0, 0.2]])
+
+    def by_hand(generated: np.ndarray, mean: np.ndarray, log_std: np.ndarray) -> float:
+        var = np.exp(log_std) ** 2
+        divergence = 0.5 * (var + mean**2 - 1.0 - np.log(var))  # of N(mean, var) from N(0, 1)
+        return float(((generated - action) ** 2).sum() / 4 + 0.5 * divergence.sum() / 6)
+
+    loss = jax.value_and_grad(lambda g, m, s: vae_loss(g, f32(action), m, s), argnums=(0, 1, 2))
+    found, gradients = loss(f32(generated), f32(mean), f32(log_std))
+    assert float(found) == pytest.approx(by_hand(generated, mean, log_std), rel=1e-6)
+    arguments = [generated, mean, log_std]
+    for i, gradient in enumerate(gradients):
+        expected = slopes(lambda at, i=i: by_hand(*[*arguments[:i], at, *arguments[i + 1 :]]), arguments[i])
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_the_value_of_the_best_candidate_by_hand() -> None:
+    # Candidates of the first row: .75 * 1 + .25 * 5 = 2, .75 * 2 + .25 * 2.4 = 2.1; of the second 0 and -1.
+    q = f32([[[1.0, 0.0], [2.4, -1.0]], [[5.0, 0.0], [2.0, -1.0]]])
+    np.testing.assert_allclose(best_candidate_value(q, 0.75), [2.1, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(best_candidate_value(q, 1.0), [2.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(best_candidate_value(q, 0.0), [5.0, 0.0], rtol=1e-6)
 
 
 # --- an update, by hand ----------------------------------------------------------------------------------------------
@@ -192,3 +220,35 @@ def test_it_does_not_take_the_lucky_action_that_naive_q_learning_takes(name: str
     assert int(free.mode(state)[0]) == 2
     forbidden = run.policy.probs(state, action_mask=jnp.asarray([[False, False, True]]))
     np.testing.assert_array_equal(forbidden, [[0.0, 0.0, 1.0]])  # alone allowed, it is the most likely one
+
+
+def two_humps_log() -> st.Dataset:
+    """One state; half of the actions about -0.9, half about 0.5, each spread over 0.2; an action pays its own number."""
+    rng = np.random.default_rng(0)
+    action = np.where(rng.random(400) < 0.5, -0.9, 0.5) + rng.uniform(-0.1, 0.1, 400)
+    columns = {
+        "episode": np.arange(400),
+        "observation": np.ones((400, 1), np.float32),
+        "action": action[:, None].astype(np.float32),
+        "reward": action.astype(np.float32),
+        "terminated": np.ones(400, bool),
+    }
+    return st.read(columns, schema_of(columns, num_actions=None))
+
+
+def test_continuous_bcq_takes_the_better_hump_and_does_not_go_where_its_critic_points() -> None:
+    algorithm = dataclasses.replace(ALL["BCQ"], acting_candidates=50)
+    run = fitted(algorithm, two_humps_log(), updates=400, log_every_updates=400)
+    many = jnp.ones((201, 1), jnp.float32)
+    drawn = np.asarray(run.policy.sample(many, key=jax.random.key(1)))
+    for action in (drawn, np.asarray(run.policy.mode(many))):
+        # Logged are 0.4 to 0.6, and a generated action is moved by 0.05 at most.
+        assert (np.abs(action - 0.5) < 0.17).all()
+    grid = np.linspace(-1.0, 1.0, 201, dtype=np.float32)[:, None]
+    claimed = np.asarray(run.values[0].q(many, jnp.asarray(grid)))
+    assert grid[claimed.argmax(), 0] > 0.9
+    assert claimed.max() > claimed[150] + 0.1
+    # It generates both humps, more than what is between them, where the mean of the log is.
+    generated = np.asarray(run.policy.policy.proposal.sample(many * 0.0, key=jax.random.key(2)))
+    assert (np.mean(generated < -0.6), np.mean(generated > 0.3)) > (0.25, 0.25)
+    assert np.mean(np.abs(generated + 0.2) < 0.3) < 0.25

@@ -279,6 +279,8 @@ INPUTS = {
     "FilteredBC": {"learning_rate"},
     "IQL": {"gamma", "expectile", "inverse_temperature", "learning_rate", "target_rate"},
     "AWAC": {"gamma", "inverse_temperature", "learning_rate", "target_rate"},
+    "BCQ": {"gamma", "threshold", "perturbation_limit", "min_weight", "learning_rate", "target_rate"},
+    "BCQIQL": {"gamma", "threshold", "expectile", "learning_rate", "target_rate"},
     "CQL": {"gamma", "cql_weight", "learning_rate", "target_rate", "actor_learning_rate"},
     "TD3BC": {"gamma", "q_weight", "target_noise", "noise_clip", "learning_rate", "target_rate"},
     "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}

@@ -14,6 +14,7 @@ import pytest
 from stitchrl.deployment.numpy_saving import FORMAT_VERSION, KINDS, NO_PART_OF_A_POLICY, load_numpy_policy_file
 from stitchrl.errors import CheckpointError
 from stitchrl.nn import saving
+from stitchrl.nn.best_of import BestOfPolicy
 from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy
 from stitchrl.nn.continuous_policy import (
@@ -30,6 +31,7 @@ from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, 
 from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy
 from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
+from stitchrl.nn.vae import PerturbedPolicy
 
 D, A, ROWS = 5, 4, 64
 RNG = np.random.default_rng(0)
@@ -78,6 +80,16 @@ def mixture(kind: str, ends: Any = ()) -> RescaledPolicy:
     return rescaled(MixturePolicy(network(2 + 2 * 2 * 3), jnp.float32(0.1), 2, kind, 0.05, ends))
 
 
+def perturbed() -> PerturbedPolicy:
+    decoder, moves = (MLP.create(inputs, (16,), 3, key=jax.random.key(inputs)) for inputs in (D + 6, D + 3))
+    return PerturbedPolicy(decoder, moves, jnp.float32(0.2))
+
+
+def best_of(proposal: Any, size: int) -> RescaledPolicy:
+    critic = MLP.create(D + 3, (16,), 1, key=jax.random.key(9))
+    return rescaled(BestOfPolicy.create(proposal, critic, 7, size))
+
+
 MADE: dict[str, Callable[[], Any]] = {
     "categorical": categorical,
     "categorical gelu, norm before": lambda: categorical(activation="gelu", layer_norm="before", dropout=0.1),
@@ -108,6 +120,9 @@ MADE: dict[str, Callable[[], Any]] = {
     "smoothed": lambda: SmoothedPolicy(
         rescaled(DeterministicPolicy(network(3))), np.float32([0.3, 1.0, 0.5]), -1.0, np.float32([1.0, 2.0, np.inf])
     ),
+    "perturbed": lambda: rescaled(perturbed()),
+    "best of generated ones": lambda: best_of(perturbed(), 6),
+    "best of a squashed gaussian": lambda: best_of(SquashedGaussianPolicy(network(6)), 3),
     "clipped": lambda: ClippedPolicy(
         rescaled(GaussianPolicy(network(3), jnp.zeros(3))), np.float32([-1, 0.5, -np.inf]), np.float32([1, 1.5, np.inf])
     ),

@@ -32,7 +32,9 @@ ALL: dict[str, Algorithm] = {
         gamma=0.9, cql_weight=0.1, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES,
         actor_learning_rate=1e-2, samples=3,
     ),
-    "BCQ": st.BCQ(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    "BCQ": st.BCQ(
+        gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES, candidates=3, acting_candidates=5
+    ),
     "BCQIQL": st.BCQIQL(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "TD3BC": st.TD3BC(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "ReBRAC": st.ReBRAC(

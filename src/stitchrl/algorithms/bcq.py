@@ -1,8 +1,11 @@
-"""BCQ: batch-constrained Q-learning, for discrete actions (Fujimoto, Conti, Ghavamzadeh, Pineau 2019, arXiv 1910.01708).
+"""BCQ: batch-constrained Q-learning, for discrete and for continuous actions.
 
-A model b of the behaviour says which actions the log supports; Q-learning takes its maximum over those alone. One
-update, in the order of the official code (sfujim/BCQ, discrete_BCQ/discrete_BCQ.py), both gradients at the parameters
-before it:
+A model of the behaviour says which actions the log supports; the maximum of Q-learning is taken over those alone. The
+two kinds of action are two algorithms, `bcq_discrete` and `bcq_continuous`; this name picks by the log. Rows without a
+TD target (cut, what followed unknown) have weight 0 in (4) and (8) and full weight in the model of the behaviour.
+
+Discrete (Fujimoto, Conti, Ghavamzadeh, Pineau 2019, arXiv 1910.01708; sfujim/BCQ, discrete_BCQ/discrete_BCQ.py), with
+b the model, both gradients at the parameters before the update:
 
     (1)  L_b    = -E[ log b(a | s) ] + 0.01 E[ logit^2 ]
     (2)  A(s)   = {a : b(a | s) / max_b b(. | s) > threshold}
@@ -11,59 +14,97 @@ before it:
     (5)  Qbar  <- Qbar + target_rate (Q - Qbar)
 
 It acts by the argmax over A(s) of Q(s, .). The threshold is RELATIVE to the most likely action, so that A(s) is never
-empty; under an action mask b is renormalised over the allowed actions. Threshold 0 is Q-learning, a threshold near 1
-behaviour cloning. Rows without a TD target (cut, what followed unknown) have weight 0 in (4) and full weight in (1).
+empty; under an action mask b is renormalised over the allowed actions.
 
-Use: discrete actions, a log that tries several actions in most states, and no wish to go beyond what was done.
+Continuous (Fujimoto, Meger, Precup 2019, arXiv 1812.02900; sfujim/BCQ, continuous_BCQ/BCQ.py), each with what was
+updated before it. D decodes latent vectors z to actions, x perturbs an action a to x(s, a) = clip(a +
+perturbation_limit tanh net(s, a), +-1):
 
-Avoid: a log of nearly one action a state, of which it can only be a copy; rewards in the hundreds, for which the clipped
-error (4) learns slowly (use `reward_scale`).
+    (6)  L_D    = E[ (D(s, z) - a)^2 ] + KL(N(m, v), N(0, 1)) / 2,   z ~ N(m, v),  (m, v) = encoder(s, a)
+    (7)  y      = r + gamma (1 - terminated) max_k [ w min_i Qbar_i(s', a_k) + (1 - w) max_i Qbar_i(s', a_k) ],
+                  a_k = xbar(s', D(s', z_k)),  z_k ~ N(0, 1) cut at +-0.5,  k = 1 .. candidates,  w = min_weight
+    (8)  L_Q    = sum_i E[ (y - Q_i(s, a))^2 ]
+    (9)  L_x    = -E[ Q_1(s, x(s, D(s, z))) ],   z ~ N(0, 1) cut at +-0.5
+    (10) Qbar  <- Qbar + target_rate (Q - Qbar)
+    (11) xbar  <- xbar + target_rate (x - xbar)
 
-First knob: `threshold`, from 0.1 to 0.5: larger keeps nearer to what the behaviour did most.
+It acts by sampling: the best by Q_1 of `acting_candidates` of x(s, D(s, z)). Such actions have no density. `greedy()`
+has the same candidates' z at every observation, and leaves no chance.
 
-Deviations: the official code for Atari shares the convolutions of Q and b and copies the target every 8,000 updates;
-here the two are apart and the target is an average, as in the official code for other tasks. First weights are
+Use: a log that tries several actions in most states, and no wish to go beyond what was done.
+
+Avoid: a log of nearly one action a state, of which it can only be a copy; discrete actions with errors far above 1, from
+which the clipped error (4) learns slowly (use `reward_scale`); continuous actions whose choices lie close together: the
+weights in (6) average away what differs by less than a standard deviation of about 0.35, in a box of [-1, 1].
+
+First knob: `threshold`, from 0.1 to 0.5: larger keeps nearer to what the behaviour did most. For continuous actions it is
+`perturbation_limit`, from 0 to 0.2: smaller does.
+
+Deviations: Discrete: the official code for Atari shares the convolutions of Q and b and copies the target every 8,000
+updates; here the two are apart and the target is an average, as in the official code for other tasks. First weights are
 orthogonal, and b starts near uniform. It acts without the official 0.1% of random actions. Masks are an addition.
+Continuous: the official widths and step size are the preset "mujoco"; the defaults are those of the other algorithms.
 
-Metrics: loss/critic, loss/behavior, q/data_mean; policy/agreement (share of logged actions that are the policy's),
-behavior/likely (share of the allowed actions that are in A(s): 1 constrains nothing).
+Metrics: loss/critic, loss/behavior, q/data_mean. Discrete: policy/agreement (share of logged actions that are the
+policy's), behavior/likely (share of the allowed actions that are in A(s): 1 constrains nothing). Continuous: loss/actor
+(9), q/policy_mean, behavior/error (root mean squared distance of D's action from the logged one, an action dimension).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
-from stitchrl.algorithms import bcq_discrete
+from stitchrl.algorithms import bcq_continuous, bcq_discrete
 from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.bcq_continuous import ContinuousBCQState
 from stitchrl.algorithms.bcq_discrete import DiscreteBCQState
 from stitchrl.algorithms.bcq_settings import BCQSettings
+from stitchrl.algorithms.presets import Preset
 from stitchrl.jax_types import Batch, Key, Metrics
+from stitchrl.nn.best_of import BestOfPolicy
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy
-from stitchrl.nn.value import CriticValue
+from stitchrl.nn.networks import Network
+from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 from stitchrl.types import PyTree
 
 __all__ = ["BCQ"]
 
+State = DiscreteBCQState | ContinuousBCQState
+
 
 @dataclasses.dataclass(frozen=True)
 class BCQ(BCQSettings):
-    """Batch-constrained Q-learning."""
+    """Batch-constrained Q-learning. Images only with discrete actions."""
 
     irregular_time: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
-    actions: ClassVar[tuple[str, ...]] = ("discrete",)
+    acts: ClassVar[str] = "sample"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "mujoco": Preset(
+            {"learning_rate": 1e-3, "network": Network((400, 300)), "behavior_network": Network((750, 750))},
+            "sfujim/BCQ, continuous_BCQ/BCQ.py and main.py",
+            "batches of 100 rows, rewards and observations as they are, 1,000,000 updates",
+        ),
+    }
 
-    def init(self, key: Key, spec: Spec, given: PyTree) -> DiscreteBCQState:
+    def init(self, key: Key, spec: Spec, given: PyTree) -> State:
+        if spec.num_actions is None:
+            return bcq_continuous.init(self, spec, key=key)
         return bcq_discrete.init(self, spec, key=key)
 
-    def update(
-        self, state: DiscreteBCQState, batch: Batch, given: PyTree, key: Key, step: Step
-    ) -> tuple[DiscreteBCQState, Metrics]:
-        return bcq_discrete.update(self, state, batch)
+    def update(self, state: State, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[State, Metrics]:
+        if isinstance(state, DiscreteBCQState):
+            return bcq_discrete.update(self, state, batch)
+        return bcq_continuous.update(self, state, batch, key=key)
 
-    def policy(self, state: DiscreteBCQState, given: PyTree) -> ConstrainedGreedyPolicy:
-        return bcq_discrete.policy(self, state)
+    def policy(self, state: State, given: PyTree) -> ConstrainedGreedyPolicy | BestOfPolicy:
+        if isinstance(state, DiscreteBCQState):
+            return bcq_discrete.policy(self, state)
+        return bcq_continuous.policy(self, state)
 
-    def value(self, state: DiscreteBCQState, given: PyTree) -> CriticValue:
-        return bcq_discrete.value(self, state)
+    def value(self, state: State, given: PyTree) -> CriticValue | ContinuousCriticValue:
+        if isinstance(state, DiscreteBCQState):
+            return bcq_discrete.value(self, state)
+        return bcq_continuous.value(self, state)

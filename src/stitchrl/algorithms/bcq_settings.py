@@ -13,7 +13,7 @@ __all__ = ["BCQSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class BCQSettings(Algorithm):
-    """Settings of BCQ."""
+    """`threshold` is for discrete actions only; what names critics, candidates or perturbation, for continuous ones."""
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     threshold: float = setting(
@@ -23,6 +23,16 @@ class BCQSettings(Algorithm):
     )  # fmt: skip
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for all networks.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the targets move each update.")
+    perturbation_limit: float = setting(
+        0.05, "[0, inf)",
+        "Largest change of a generated action, whose numbers are in [-1, 1]; 0 keeps to what the log's actions look like.",
+    )  # fmt: skip
+    min_weight: float = setting(
+        0.75, "[0, 1]", "Weight of the least critic in the target, the rest is the largest's; larger is more cautious."
+    )
+    candidates: int = setting(10, "at least 1", "Generated actions over which the target takes its maximum.")
+    acting_candidates: int = setting(100, "at least 1", "Generated actions among which the policy chooses.")
+    num_critics: int = setting(2, "at least 1", "Critics of continuous actions; discrete ones have one.")
     behavior_network: Network | None = network_setting(
         None, "Shape of the networks that model the behaviour; that of `network` by default."
     )

@@ -124,6 +124,11 @@ class NumpySquashedGaussianPolicy(_FromLaw):
         mean, log_std = np.split(self.network(obs), 2, -1)
         return NumpyTanhNormal(mean, np.clip(log_std, np.float32(-20), np.float32(2)))
 
+    def candidates(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
+        """(K, B, action) the actions that standard normal noise stands for."""
+        law = self.law(obs)
+        return np.tanh(law.mean + np.exp(law.log_std) * noise)
+
 
 class NumpyMixturePolicy(_FromLaw):
     """A mixture of normals from one network: K logits, then K means and K log standard deviations for each number."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stitchrl.deployment.numpy_candidates import NumpyBestOfPolicy, NumpyPerturbedPolicy
 from stitchrl.deployment.numpy_continuous import (
     NumpyClippedPolicy,
     NumpyContinuousPolicy,
@@ -58,6 +59,8 @@ KINDS: dict[str, type] = {
     "MixturePolicy": NumpyMixturePolicy,
     "SmoothedPolicy": NumpySmoothedPolicy,
     "ClippedPolicy": NumpyClippedPolicy,
+    "PerturbedPolicy": NumpyPerturbedPolicy,
+    "BestOfPolicy": NumpyBestOfPolicy,
 }
 """The name of a class in the file -> what computes the same with NumPy."""
 NO_PART_OF_A_POLICY = {

@@ -150,6 +150,13 @@ class SquashedGaussianPolicy(_FromDistribution):
         mean, log_std = jnp.split(self.network(obs), 2, axis=-1)
         return TanhNormal(mean, jnp.clip(log_std, -20.0, 2.0))
 
+    def candidates(
+        self, obs: Shaped[AnyArray, "B ..."], noise: Float[Array, "K B action"]
+    ) -> Float[Array, "K B action"]:
+        """(K, B, action) the actions that standard normal noise stands for."""
+        pi = self(obs)
+        return jnp.tanh(pi.mean[None] + jnp.exp(pi.log_std)[None] * noise)
+
 
 class MixturePolicy(_FromDistribution):
     """A mixture density network (Bishop 1994): one network gives weights, means and log standard deviations of normals.

@@ -12,7 +12,6 @@ from jaxtyping import Float, Shaped
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import take_action
 from stitchrl.nn.networks import MLP, Ensemble, Network, Start
-from stitchrl.nn.precision import product
 
 __all__ = ["ContinuousCritics", "DiscreteCritics"]
 
@@ -78,24 +77,19 @@ class ContinuousCritics(eqx.Module):
 
     def several(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "K B action"]) -> Float[Array, "C K B"]:
         """(C, K, B) Q of K actions an observation, whose share of the first layer is computed once."""
-        return jax.vmap(_several, (0, None, None))(self._perceptrons, obs, action)
+        return jax.vmap(MLP.several, (0, None, None))(self._perceptrons, obs, action)[..., 0]
 
     def several_each(
         self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "C K B action"]
     ) -> Float[Array, "C K B"]:
         """As `several`, where every critic is asked about K actions of its own."""
-        return jax.vmap(_several, (0, None, 0))(self._perceptrons, obs, action)
+        return jax.vmap(MLP.several, (0, None, 0))(self._perceptrons, obs, action)[..., 0]
+
+    def perceptron(self, index: int) -> MLP:
+        """One critic alone, as a network of (observation, action) side by side."""
+        return jax.tree.map(lambda leaf: leaf[index], self._perceptrons)
 
     @property
     def _perceptrons(self) -> MLP:
         assert isinstance(self.ensemble.members, MLP)
         return self.ensemble.members
-
-
-def _several(member: MLP, obs: AnyArray, action: AnyArray) -> Float[Array, "K B"]:
-    """Q of one critic of K actions (K, B, action) an observation."""
-    size, weight, bias = obs.shape[1], member.weights[0], member.biases[0]
-    narrowest = min(weight.shape)  # as if both were one product
-    from_obs = product(jnp.asarray(obs), weight[:size], narrowest=narrowest) + bias[None, :]
-    first = product(jnp.asarray(action), weight[size:], narrowest=narrowest) + from_obs[None]
-    return member.from_first(first)[..., 0]

@@ -153,6 +153,17 @@ class MLP(eqx.Module):
             return first
         return _affine(self._after_first(first, None), self.weights[-1], self.biases[-1])
 
+    def several(self, shared: Float[AnyArray, "B inputs"], own: Float[AnyArray, "K B more"]) -> Float[Array, "K B out"]:
+        """The outputs for K completions of every row: inputs are (shared, own) side by side.
+
+        The share that the shared inputs have in the first layer's product is computed once.
+        """
+        size, weight, bias = shared.shape[1], self.weights[0], self.biases[0]
+        narrowest = min(weight.shape)  # as if both were one product
+        from_shared = product(jnp.asarray(shared), weight[:size], narrowest=narrowest) + bias[None, :]
+        first = product(jnp.asarray(own), weight[size:], narrowest=narrowest) + from_shared[None]
+        return self.from_first(first)
+
     def hidden_from_first(self, first: Float[Array, "*batch width"]) -> Float[Array, "*batch last"]:
         """The output of the last hidden layer, given what the first layer's product and bias give."""
         return self._after_first(first, None)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stitchrl.errors import CheckpointError
+from stitchrl.nn.best_of import BestOfPolicy
 from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy
 from stitchrl.nn.continuous_policy import (
@@ -30,6 +31,7 @@ from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, 
 from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy, TabularValue
 from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
+from stitchrl.nn.vae import PerturbedPolicy
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
 
 __all__ = ["load_policy_file", "load_tree_file", "save_policy_file", "save_tree_file"]
@@ -42,7 +44,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
         LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
-        ConstrainedGreedyPolicy,
+        ConstrainedGreedyPolicy, PerturbedPolicy, BestOfPolicy,
     )
 }  # fmt: skip
 

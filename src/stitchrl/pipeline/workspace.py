@@ -280,7 +280,8 @@ class Workspace:
         for the ranking to say. Where logged actions were clipped, what is drawn from a normal is clipped as they were.
         """
         if isinstance(policy, DiscretePolicy):
-            return [(algorithm.acts, policy.greedy() if algorithm.acts == "greedy" else policy)]
+            greedy = algorithm.acts == "greedy"  # "sample" says nothing of discrete actions
+            return [("greedy", policy.greedy()) if greedy else ("as trained", policy)]
         if self._atoms is not None and policy.is_normal:
             drawn = ClippedPolicy(policy, self._atoms.low, self._atoms.high)
             return [("greedy", policy.greedy()), ("as trained", drawn)]
