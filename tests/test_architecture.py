@@ -48,6 +48,8 @@ SHARED = {
         "cql_settings",
         "tabular_model",
         "returns",
+        "cql_terms",
+        "behavior_fit",
         "cql_discrete",
         "cql_continuous",
         "dynamics",

@@ -67,6 +67,7 @@ LEARNED: dict[str, tuple[dict[str, Any], str]] = {
     "IQL, expectile 0.9": ({"expectile": 0.9}, "s9"),
     "AWAC": ({}, "s9"),
     "CQL": ({}, "s9"),
+    "CQL, penalty behavior": ({"penalty": "behavior", "behavior_updates": 300}, "s9"),
     "DQN": ({}, "s9"),
 }
 """Algorithm, with what is set -> the settings, and where it arrives from s1."""
