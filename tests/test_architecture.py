@@ -52,6 +52,8 @@ SHARED = {
         "cql_settings",
         "tabular_model",
         "returns",
+        "cql_terms",
+        "behavior_fit",
         "cql_discrete",
         "cql_continuous",
         "dynamics",

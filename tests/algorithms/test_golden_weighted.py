@@ -15,6 +15,7 @@ from algorithm_cases import model
 
 from golden import (
     CONTINUOUS,
+    HIDDEN,
     TOLERANCE,
     UPDATES,
     Networks,
@@ -29,6 +30,7 @@ from golden import (
 )
 from stitchrl.algorithms.awac import AWAC
 from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.cql import CQL
 
 AWAC_NETWORKS: Networks = {
     "actor": lambda state: model(state, "actor").network,
@@ -65,7 +67,40 @@ def awac_differences(**changes: Any) -> dict[str, float]:
     return against(algorithm, "awac", "awac", AWAC_NETWORKS, stored_batches(), draws)
 
 
-RUNS: dict[str, Callable[[], dict[str, float]]] = {"AWAC": awac_differences}
+# --- CQL(rho) --------------------------------------------------------------------------------------------------------
+
+
+def rho_differences(run: str = "cql_rho", **changes: Any) -> dict[str, float]:
+    """Continuous CQL(rho) against a stored run, from the start and with the draws of CQL(H)'s runs."""
+    arrays, draws, official = stored("cql_rho"), stored("cql"), settings_of(run, "weighted")
+    settings: dict[str, Any] = {
+        "gamma": official["discount"],
+        "cql_weight": official["min_q_weight"],
+        "learning_rate": official["qf_lr"],
+        "actor_learning_rate": official["policy_lr"],
+        "target_rate": official["soft_target_tau"],
+        "samples": official["num_random"],
+        "lagrange_gap": official["lagrange_thresh"] if official["with_lagrange"] else 0.0,
+    }
+    algorithm = CQL(**{"penalty": "rho", **settings, **changes}, hidden_sizes=HIDDEN)
+    kinds = {"normal": ("actor", "target", "policy", "next_policy"), "uniform": ("uniform",)}
+    handed = [{kind: [draws[f"draws/{n}"][i] for n in names] for kind, names in kinds.items()} for i in range(UPDATES)]
+    start = with_parameters(fresh_state(algorithm, CONTINUOUS), AWAC_NETWORKS, draws, "start")
+    states, found = states_after(algorithm, CONTINUOUS, start, stored_batches(), handed), {}
+    for updates in (1, UPDATES):
+        at = f"{run}/after_{updates}"
+        ours = differences(states[updates - 1], AWAC_NETWORKS, arrays, at)
+        if f"{at}/log_multiplier" in arrays:
+            ours["log_multiplier"] = relative(states[updates - 1].log_multiplier.model, arrays[f"{at}/log_multiplier"])
+        found |= {f"{name} after {updates}": value for name, value in ours.items()}
+    return found
+
+
+RUNS: dict[str, Callable[[], dict[str, float]]] = {
+    "AWAC": awac_differences,
+    "CQL(rho)": rho_differences,
+    "CQL(rho) with a multiplier": lambda: rho_differences("cql_rho_lagrange"),
+}
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -77,6 +112,7 @@ def test_it_is_the_official_one(run: str) -> None:
 CHANGES: dict[str, Callable[[], dict[str, float]]] = {
     "AWAC gamma": lambda: awac_differences(gamma=0.98),
     "AWAC temperature": lambda: awac_differences(inverse_temperature=2.97),
+    "CQL(H) for CQL(rho)": lambda: rho_differences(penalty="H"),
     "AWAC target rate": lambda: awac_differences(target_rate=0.006),
 }
 

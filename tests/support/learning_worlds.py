@@ -71,6 +71,7 @@ LEARNED: dict[str, tuple[dict[str, Any], str]] = {
     "BCQIQL": ({"threshold": 0.3}, "s9"),
     "SACN": ({"num_critics": 10}, "s9"),
     "SAC": ({"entropy_share": 0.3}, "s9"),
+    "CQL, penalty behavior": ({"penalty": "behavior", "behavior_updates": 300}, "s9"),
     "DQN": ({}, "s9"),
 }
 """Algorithm, with what is set -> the settings, and where it arrives from s1."""

@@ -17,7 +17,7 @@ Discrete: the sum of (1) runs over the allowed actions; there is no actor, and
 
     (3)  y = r + gamma (1 - terminated) max_{a' allowed} min_i Qbar_i(s', a')
 
-Continuous: soft actor-critic, every gradient at the parameters before the update, with the temperature alpha just
+Continuous, soft actor-critic, every gradient at the parameters before the update, with the temperature alpha just
 updated, H = -(numbers in an action); official code: aviralkumar2907/CQL, d4rl/rlkit/torch/sac/cql.py:
 
     (4)  L_alpha = -log alpha E[ log pi(a|s) + H ],   a ~ pi(s)
@@ -25,12 +25,31 @@ updated, H = -(numbers in an action); official code: aviralkumar2907/CQL, d4rl/r
     (6)  y       = r + gamma (1 - terminated) min_i Qbar_i(s', a'),   a' ~ pi(s')
     (7)  log sum_b exp Q(s, b)  ~  log sum_k exp( Q(s, b_k) - log d_k(b_k) ),   K actions b_k each from the uniform
          distribution, from pi(s) and from pi(s'), every one valued at s, d_k its own density
+
+Variants, for both kinds of action unless it is said, each off by default; only (14) changes the target:
+
     (8)  with `lagrange_gap` above 0, the penalty of each critic is alpha' (cql_weight penalty - lagrange_gap), and
          alpha' in [0, 1e6] rises while that difference is above 0
-
     (9)  with `gradient_samples` m above 0, the gradient of (7) is estimated without bias: it is the expectation of
          grad Q(s, b_k) under k ~ softmax_k(Q(s, b_k) - log d_k), so all K candidates are valued, and m of them, drawn by
          that distribution for each row and critic, are differentiated (`docs/decisions/0017-cql-sampled-gradient.md`)
+
+    (10) `penalty="rho"`, the paper's CQL(rho): log sum_b rho(b|s) exp Q_i(s, b) - Q_i(s, a). Continuous: the candidates of
+         (7) and the logged action, without their densities, which is the official version 2. Discrete: rho is softmax
+         Qbar(s, .) over allowed actions, the policy before
+    (11) `penalty="behavior"`: the same with omega(b|s) = (1 - beta(b|s)) / (1 + beta(b|s)) in place of rho, so that actions
+         are pushed down the more, the rarer they are. beta is the behaviour, cloned from the log before learning and then
+         fixed; continuous: its density relative to that at its mode
+    (12) `return_weighted`: the penalty's second term is u Q_i(s, a), u = clip(exp z, 0.1, 10) with mean 1 over rows, z the
+         standardised return of the row's episode
+    (13) `bc_weight` and `kl_weight` hold the policy to the log, which (1) alone does not: continuous, L_pi +
+         bc_weight E[ -log pi(a|s) ] + kl_weight E[ KL(pi(.|s) || beta(.|s)) ], the divergence by the action of (5); discrete,
+         where (1) is already the loss of behaviour cloning of softmax Q, L + kl_weight sum_i E[ KL(softmax Q_i || beta) ]
+    (14) `target_samples` above 1, continuous: the next value of (6) is the largest of so many actions, for each critic (the
+         official `max_q_backup`)
+
+Under (12) a common shift of Q is no longer free: rows of u above 1 pull Q up, the others down. (11) and (12) are not of the
+paper; they are sometimes written with the penalty's sign turned, which would raise the rare actions.
 
 (6) has no entropy term (the official `deterministic_backup`). (7) is the official version 3: it leaves out a constant,
 log 3K, that has no gradient.
@@ -53,28 +72,39 @@ serves better.
 First knob: `cql_weight`, from 0.1 to 10: larger stays nearer to the log's actions and claims less.
 
 Metrics: loss/critic (TD part), loss/cql (penalty, unweighted), q/data_mean. Discrete: q/gap (largest allowed Q above
-the logged one), policy/agreement. Continuous: loss/actor, q/policy_mean, policy/entropy (a sample of it, nats),
-policy/mode_error, temperature, cql/multiplier (alpha' of (8), else 1).
+the logged one), policy/agreement, with (8) cql/multiplier, with (13) policy/kl. Continuous: loss/actor, q/policy_mean,
+policy/entropy (a sample of it, nats), policy/mode_error, temperature, cql/multiplier (alpha' of (8), else 1),
+with (13) loss/bc and policy/kl.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from stitchrl.algorithms import cql_continuous, cql_discrete
-from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.base import Prepared, Spec, Step
+from stitchrl.algorithms.behavior_fit import fitted_behavior
 from stitchrl.algorithms.cql_continuous import ContinuousCQLState
 from stitchrl.algorithms.cql_discrete import DiscreteCQLState
 from stitchrl.algorithms.cql_settings import CQLSettings
+from stitchrl.algorithms.cql_terms import return_weights
+from stitchrl.algorithms.presets import Preset
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
 from stitchrl.jax_types import Batch, Key, Metrics
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
+from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import ValueGreedyPolicy
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 from stitchrl.types import PyTree
 
 __all__ = ["CQL"]
 
+OFFICIAL = "aviralkumar2907/CQL, d4rl/examples"
+CORL = "tinkoff-ai/CORL, configs/offline/cql"
+DEEP, DEEPER = Network((256, 256, 256)), Network((256,) * 5)
 State = DiscreteCQLState | ContinuousCQLState
 
 
@@ -84,6 +114,36 @@ class CQL(CQLSettings):
 
     irregular_time: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "mujoco": Preset(
+            {"network": DEEP},
+            f"{OFFICIAL}/cql_mujoco_new.py with the arguments of its README (weight 5 or 10)",
+            "observations as they are, 3,000,000 updates, in the first 40,000 of which the actor imitates",
+        ),
+        "antmaze": Preset(
+            {"network": DEEP, "lagrange_gap": 5.0},
+            f"{OFFICIAL}/cql_antmaze_new.py with the arguments of its README",
+            "rewards (r - 0.5) 4, observations as they are, 3,000,000 updates, in the first 40,000 of which the actor imitates",
+        ),
+        "corl mujoco": Preset(
+            {"network": DEEP, "cql_weight": 10.0, "actor_learning_rate": 3e-5},
+            f"{CORL}/halfcheetah, hopper, walker2d",
+            "observations standardised, 1,000,000 updates; hopper-medium also scales rewards by the spread of returns",
+        ),
+        "corl antmaze": Preset(
+            {"network": DEEPER, "actor_network": DEEP, "lagrange_gap": 4.0, "target_samples": 10},
+            f"{CORL}/antmaze, whose gap of 0.8 is multiplied by the weight 5",
+            "rewards 10 r - 5, observations as they are, 1,000,000 updates; its multiplier starts at e and its difference "
+            "is kept above -200",
+        ),
+    }
+
+    def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        columns = {"return_weight": return_weights(log)} if self.return_weighted else {}
+        if not self.needs_behavior:
+            return Prepared(log, columns)
+        behavior = fitted_behavior(log, scaling, self.network, self.behavior_updates, key=key)
+        return Prepared(log, columns, {"behavior": behavior})
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> State:
         if spec.num_actions is None:
@@ -92,8 +152,8 @@ class CQL(CQLSettings):
 
     def update(self, state: State, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[State, Metrics]:
         if isinstance(state, DiscreteCQLState):
-            return cql_discrete.update(self, state, batch)
-        return cql_continuous.update(self, state, batch, key=key)
+            return cql_discrete.update(self, state, batch, given)
+        return cql_continuous.update(self, state, batch, given, key=key)
 
     def policy(self, state: State, given: PyTree) -> ValueGreedyPolicy | SquashedGaussianPolicy:
         return cql_discrete.policy(state) if isinstance(state, DiscreteCQLState) else cql_continuous.policy(state)

@@ -1,4 +1,4 @@
-"""CQL for continuous actions: equations (1), (2) and (4) to (8) of `cql`."""
+"""CQL for continuous actions: equations (1), (2) and (4) to (13) of `cql`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from jaxtyping import Float, Int
 
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.cql_settings import CQLSettings
+from stitchrl.algorithms.cql_terms import logged_value, multiplier_of, multiplier_step, rarity
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
-from stitchrl.algorithms.soft_actor import SoftActor, soft_actor_step
+from stitchrl.algorithms.soft_actor import ExtraTerm, SoftActor, soft_actor_step
 from stitchrl.jax_types import Array, Batch, Key, Metrics
-from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
+from stitchrl.nn.continuous_policy import GaussianPolicy, SquashedGaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.distributions import TanhNormal
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.tiling import tile_count, tiled_value_and_grad
 from stitchrl.nn.value import ContinuousCriticValue
+from stitchrl.types import PyTree
 
 __all__ = ["ContinuousCQLState", "drawn_by_weight", "init", "policy", "sampled_penalty", "update", "value"]
-
-LARGEST_MULTIPLIER = 1e6
 
 
 class ContinuousCQLState(NamedTuple):
@@ -62,22 +62,27 @@ def init(settings: CQLSettings, spec: Spec, *, key: Key) -> ContinuousCQLState:
 
 
 def update(
-    settings: CQLSettings, state: ContinuousCQLState, batch: Batch, *, key: Key
+    settings: CQLSettings, state: ContinuousCQLState, batch: Batch, given: PyTree, *, key: Key
 ) -> tuple[ContinuousCQLState, Metrics]:
     """Equations (4) and (5), (6), (1) with (7), (8) and (2); every gradient at the parameters before the update."""
     actor_key, target_key, penalty_key = jax.random.split(key, 3)
     obs, action, td_weight = batch["obs"], batch["action"], batch["td_weight"]
 
     critics, actor_optimizer = state.critics.model, settings.adam(settings.actor_learning_rate)
-    actor, metrics = soft_actor_step(state.actor, critics, obs, action, actor_optimizer, key=actor_key)
+    extra = _near_the_log(settings, batch, given) if settings.bc_weight or settings.kl_weight else None
+    actor, metrics = soft_actor_step(state.actor, critics, obs, action, actor_optimizer, key=actor_key, extra=extra)
 
     pi, next_pi = policy(state)(obs), policy(state)(batch["next_obs"])
-    next_action = next_pi.sample(key=target_key)
-    next_q = jnp.min(state.target_critics(batch["next_obs"], next_action), axis=0)
+    next_q = _next_value(settings, state.target_critics, batch["next_obs"], next_pi, key=target_key)
     reward, discount = settings.td_return(batch)
     td_target = reward + discount * next_q
 
     sampled, log_density = _sampled_actions(pi, next_pi, settings.samples, key=penalty_key)
+    if settings.penalty == "rho":
+        sampled = jnp.concatenate([sampled, action[None]])
+        log_density = jnp.zeros(sampled.shape[:2], jnp.float32)
+    elif settings.penalty == "behavior":
+        log_density = log_density - _rarities(given["behavior"], obs, sampled)
     # Rows first, so that parts of the batch can be taken one after another.
     parts = {
         "obs": obs,
@@ -87,10 +92,12 @@ def update(
         "td_target": td_target,
         "td_weight": td_weight,
     }
+    if settings.return_weighted:
+        parts["return_weight"] = batch["return_weight"]
     if settings.gradient_samples:
         shape = (len(obs), settings.num_critics, settings.gradient_samples)
         parts["uniform"] = jax.random.uniform(jax.random.fold_in(penalty_key, 1), shape)
-    multiplier = jnp.clip(jnp.exp(state.log_multiplier.model), 0.0, LARGEST_MULTIPLIER)
+    multiplier = multiplier_of(state.log_multiplier)
 
     def loss(critics: ContinuousCritics, part: Batch) -> tuple[Array, tuple[Array, Array, Array]]:
         penalties = _sampled_gradient if settings.gradient_samples else _whole_gradient
@@ -106,15 +113,46 @@ def update(
     after = state.critics.step(settings.adam(settings.learning_rate), gradients)
 
     metrics |= {"loss/critic": td, "loss/cql": jnp.sum(penalty), "q/data_mean": q_mean, "cql/multiplier": multiplier}
-    return (
-        ContinuousCQLState(
-            actor,
-            after,
-            polyak(state.target_critics, after.model, settings.target_rate),
-            _multiplier_step(settings, state.log_multiplier, multiplier, penalty),
-        ),
-        metrics,
+    log_multiplier, target_critics = (
+        state.log_multiplier,
+        polyak(state.target_critics, after.model, settings.target_rate),
     )
+    if settings.lagrange_gap:
+        log_multiplier = multiplier_step(settings, log_multiplier, multiplier, penalty)
+    return ContinuousCQLState(actor, after, target_critics, log_multiplier), metrics
+
+
+def _next_value(
+    settings: CQLSettings, target_critics: ContinuousCritics, next_obs: Array, next_pi: TanhNormal, *, key: Key
+) -> Float[Array, " B"]:
+    """The next value of (6): of one action, or the best of several for each critic."""
+    if settings.target_samples == 1:
+        return jnp.min(target_critics(next_obs, next_pi.sample(key=key)), axis=0)
+    next_action, _ = next_pi.sample_with_log_prob(key=key, count=(settings.target_samples,))
+    return jnp.min(jnp.max(target_critics.several(next_obs, next_action), axis=1), axis=0)
+
+
+def _near_the_log(settings: CQLSettings, batch: Batch, given: PyTree) -> ExtraTerm:
+    """The term of equation (13)."""
+    obs, action = batch["obs"], batch["action"]
+
+    def term(pi: TanhNormal, policy_action: Array, log_prob: Array) -> tuple[Array, Metrics]:
+        value, metrics = jnp.float32(0.0), {}
+        if settings.bc_weight:
+            metrics["loss/bc"] = -jnp.mean(pi.log_prob(action))
+            value = value + settings.bc_weight * metrics["loss/bc"]
+        if settings.kl_weight:
+            metrics["policy/kl"] = jnp.mean(log_prob - given["behavior"].log_prob(obs, policy_action))
+            value = value + settings.kl_weight * metrics["policy/kl"]
+        return value, metrics
+
+    return term
+
+
+def _rarities(behavior: GaussianPolicy, obs: Array, action: Float[Array, "K B action"]) -> Float[Array, "K B"]:
+    """log omega of equation (11) of K actions an observation, b relative to the density at the behaviour's mode."""
+    pi = behavior(obs)
+    return rarity(jax.vmap(pi.log_prob)(action) - pi.log_prob(pi.mode())[None])
 
 
 Penalties = tuple[Float[Array, "C B"], Float[Array, " C"], Float[Array, " C"]]
@@ -125,7 +163,7 @@ def _whole_gradient(critics: ContinuousCritics, part: Batch) -> Penalties:
     """Equation (7), every candidate differentiated."""
     candidates = jnp.concatenate([part["candidates"], part["action"][:, None]], axis=1)
     q = critics.several(part["obs"], jnp.swapaxes(candidates, 0, 1))
-    penalty = sampled_penalty(q[:, :-1], part["log_density"].T, q[:, -1], part["td_weight"])
+    penalty = sampled_penalty(q[:, :-1], part["log_density"].T, logged_value(q[:, -1], part), part["td_weight"])
     return q[:, -1], penalty, penalty
 
 
@@ -139,8 +177,9 @@ def _sampled_gradient(critics: ContinuousCritics, part: Batch) -> Penalties:
     logged = jnp.broadcast_to(part["action"][None, None], (drawn.shape[0], 1, *part["action"].shape))
     q = critics.several_each(part["obs"], jnp.concatenate([chosen, logged], axis=1))
     q_data, td_weight = q[:, -1], part["td_weight"]
-    surrogate = jnp.mean(td_weight[None, :] * (jnp.mean(q[:, :-1], axis=1) - q_data), axis=1)
-    penalty = sampled_penalty(scores, log_density, jax.lax.stop_gradient(q_data), td_weight)
+    pushed_up = logged_value(q_data, part)
+    surrogate = jnp.mean(td_weight[None, :] * (jnp.mean(q[:, :-1], axis=1) - pushed_up), axis=1)
+    penalty = sampled_penalty(scores, log_density, jax.lax.stop_gradient(pushed_up), td_weight)
     return q_data, penalty, surrogate + jax.lax.stop_gradient(penalty - surrogate)
 
 
@@ -163,16 +202,6 @@ def _sampled_actions(
         next_pi.sample_with_log_prob(key=next_key, count=(samples,)),
     ]
     return jnp.concatenate([a for a, _ in drawn]), jnp.concatenate([density for _, density in drawn])
-
-
-def _multiplier_step(
-    settings: CQLSettings, log_multiplier: Trainable[Array], multiplier: Array, penalty: Float[Array, " C"]
-) -> Trainable[Array]:
-    """Equation (8): one step down -alpha' (cql_weight penalty - lagrange_gap), by log alpha'."""
-    if not settings.lagrange_gap:
-        return log_multiplier
-    difference = jnp.mean(settings.cql_weight * penalty) - settings.lagrange_gap
-    return log_multiplier.step(settings.adam(settings.learning_rate), -difference * multiplier)
 
 
 def policy(state: ContinuousCQLState) -> SquashedGaussianPolicy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from stitchrl.algorithms.base import Algorithm
-from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.algorithms.settings import choice, flag, network_setting, setting
 from stitchrl.nn.networks import Network
 
 __all__ = ["CQLSettings"]
@@ -13,7 +13,7 @@ __all__ = ["CQLSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class CQLSettings(Algorithm):
-    """Settings that name the actor, samples or Lagrange are for continuous actions only."""
+    """Settings that name the actor, samples or cloning are for continuous actions only."""
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     cql_weight: float = setting(
@@ -36,3 +36,33 @@ class CQLSettings(Algorithm):
         static=True,
     )
     actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
+    target_samples: int = setting(
+        1, "at least 1", "Actions drawn for a target, of which the best counts; more is less pessimistic.", kw_only=True
+    )
+    penalty: str = choice(
+        "H", ("H", "rho", "behavior"),
+        "What is pushed down: every action alike, what the policy does, or what the behaviour rarely does.",
+    )  # fmt: skip
+    return_weighted: bool = flag(False, "Push logged actions up by the return of their episode, (12).")
+    bc_weight: float = setting(
+        0.0,
+        "[0, inf)",
+        "Behaviour cloning in the actor's loss; larger stays nearer to the log.",
+        static=True,
+        kw_only=True,
+    )
+    kl_weight: float = setting(
+        0.0, "[0, inf)", "KL divergence from the fitted behaviour; larger stays nearer to it; 0 is off.",
+        static=True, kw_only=True,
+    )  # fmt: skip
+    behavior_updates: int = setting(
+        2000,
+        "at least 1",
+        "Updates that fit the behaviour before learning, where (11) or the KL needs it.",
+        kw_only=True,
+    )
+
+    @property
+    def needs_behavior(self) -> bool:
+        """Whether a model of the behaviour is fitted before learning."""
+        return self.penalty == "behavior" or self.kl_weight > 0

@@ -12,6 +12,7 @@ number. In (1) the papers have the temperature itself where the logarithm stands
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
+from stitchrl.nn.distributions import TanhNormal
 from stitchrl.nn.networks import MLP, Network, create_network
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
@@ -42,6 +44,8 @@ __all__ = [
 ]
 
 SoftPolicy = SquashedGaussianPolicy | CategoricalPolicy
+ExtraTerm = Callable[[TanhNormal, Array, Array], tuple[Array, Metrics]]
+"""(the distribution of actions, one draw of it, that draw's log-density) -> a term of the actor's loss, and metrics."""
 
 
 class SoftActor(NamedTuple):
@@ -136,8 +140,12 @@ def soft_actor_step(
     optimizer: optax.GradientTransformation,
     *,
     key: Key,
+    extra: ExtraTerm | None = None,
 ) -> tuple[SoftActor, Metrics]:
-    """As `soft_policy_step`, for continuous actions: one sampled action an observation serves (1) and (2)."""
+    """As `soft_policy_step`, for continuous actions: one sampled action an observation serves (1) and (2).
+
+    `extra` adds a term to the actor's loss, and its metrics.
+    """
     policy = actor.policy.model
     assert isinstance(policy, SquashedGaussianPolicy)
     _, log_prob = policy(obs).sample_with_log_prob(key=key)
@@ -150,8 +158,11 @@ def soft_actor_step(
         policy_action, log_prob = pi.sample_with_log_prob(key=key)
         q = jnp.min(critics(obs, policy_action), axis=0)
         value = soft_actor_loss(log_prob, q, temperature)
-        metrics = {"loss/actor": value, "q/policy_mean": jnp.mean(q), "policy/entropy": -jnp.mean(log_prob)}
-        return value, metrics | pi.metrics(action)
+        metrics = {"q/policy_mean": jnp.mean(q), "policy/entropy": -jnp.mean(log_prob)} | pi.metrics(action)
+        if extra is not None:
+            term, more = extra(pi, policy_action, log_prob)
+            value, metrics = value + term, metrics | more
+        return value, metrics | {"loss/actor": value}
 
     gradients, metrics = jax.grad(loss, has_aux=True)(policy)
     return SoftActor(actor.policy.step(optimizer, gradients), log_temperature), metrics | {"temperature": temperature}

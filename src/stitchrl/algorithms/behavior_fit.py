@@ -1,0 +1,48 @@
+"""A model of the logging policy that an algorithm needs before it learns: behaviour cloning inside `Algorithm.prepare`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.behavior import BC, BCState
+from stitchrl.algorithms.heads import Actor
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.feeds.feed import transition_source
+from stitchrl.jax_types import Array, Key
+from stitchrl.nn.networks import Network
+from stitchrl.types import PyTree
+
+__all__ = ["fitted_behavior"]
+
+BATCH_SIZE = 256
+
+
+def fitted_behavior(log: Dataset, scaling: Scaling, network: Network, updates: int, *, key: Key) -> Actor:
+    """The policy that behaviour cloning fits to a log, in scaled units, by one compiled loop over rows in memory.
+
+    Args:
+        log: the training part.
+        scaling: of the batches that the algorithm itself learns from.
+        network: its shape.
+        updates: of Adam, on `BATCH_SIZE` rows each, drawn with replacement.
+        key: of the first weights and of the rows.
+    """
+    cloning, source = BC(network=network), transition_source(log, scaling)
+    init_key, loop_key = jax.random.split(key)
+
+    def train(state: BCState, arrays: PyTree, key: Key) -> BCState:
+        def one(state: BCState, number: Array) -> tuple[BCState, None]:
+            rows_key, update_key = jax.random.split(jax.random.fold_in(key, number))
+            rows = jax.random.randint(rows_key, (BATCH_SIZE,), 0, source.count)
+            batch = source.sample(arrays, rows, jnp.int32(0))
+            step = Step(number, jnp.int32(updates))
+            return cloning.update(state, batch, None, update_key, step)[0], None
+
+        return jax.lax.scan(one, state, jnp.arange(updates, dtype=jnp.int32))[0]
+
+    state = cloning.init(init_key, Spec.of(log), None)
+    trained: BCState = jax.jit(train)(state, source.arrays, loop_key)
+    return trained.actor.model
