@@ -104,6 +104,7 @@ def test_commands_and_targets_exist() -> None:
         "CONTRIBUTING.md",
         "docs/architecture.md",
         "docs/training.md",
+        "docs/collecting.md",
         "docs/running.md",
         "docs/policies.md",
         "docs/bundle.md",

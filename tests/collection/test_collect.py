@@ -14,9 +14,11 @@ import pytest
 from commands import Command
 
 import stitchrl as st
-from stitchrl.collection.acting import EpsilonGreedy, Space, Steps, Uniform, make_copies, steps_of
+from stitchrl.collection.acting import EpsilonGreedy, Space, Squashed, Steps, Uniform, make_copies, steps_of
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.replay import Replay
+from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
+from stitchrl.nn.networks import MLP, Network
 from stitchrl.nn.tabular import TabularPolicy
 
 
@@ -75,6 +77,19 @@ def test_a_greedy_policy_with_a_share_of_uniform_actions_has_its_exact_probabili
     for state in range(2):
         share = np.bincount(choice.action[state::2], minlength=3) / 3000
         np.testing.assert_allclose(share, choice.probs[state], atol=4 * 0.5 / np.sqrt(3000))
+
+
+def test_squashed_draws_have_their_exact_density_in_the_units_of_the_environment() -> None:
+    """The logged density is that of the histogram of the executed actions, between bounds that are not -1 and 1."""
+    space = Space(2, None, np.array([0.0]), np.array([10.0]))
+    body = MLP.create(2, Network((4,)), 2, key=jax.random.key(1))
+    choice = Squashed(SquashedGaussianPolicy(body), space)(np.ones((40_000, 2), np.float32), np.random.default_rng(0))
+    acted = space.to_environment(choice.action)[:, 0]
+    heights, edges = np.histogram(acted, bins=20, range=(0, 10), density=True)
+    middle = (acted > edges[5]) & (acted < edges[15])
+    place = np.digitize(acted[middle], edges) - 1
+    density = np.bincount(place, np.exp(choice.log_prob[middle]), 20)[5:15] / np.bincount(place, minlength=20)[5:15]
+    np.testing.assert_allclose(density, heights[5:15], rtol=0.12)
 
 
 def test_the_oldest_transitions_make_way() -> None:
@@ -136,3 +151,12 @@ def test_what_a_learner_did_while_it_learned() -> None:
 def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         st.collect(**({"environment": "CartPole-v1", "progress": False} | settings))
+
+
+@pytest.mark.slow
+def test_sac_learns_the_pendulum_and_its_densities_are_calibrated() -> None:
+    log = st.collect("Pendulum-v1", recipe="expert", episodes=100, steps=12_000, progress=False)
+    returns = np.add.reduceat(log.reward.astype(np.float64), log.episode_start[:-1])
+    assert returns.mean() > -250  # uniform actions return about -1,200
+    assert log.behavior_log_prob is not None
+    assert not [finding for finding in st.audit(log).findings if "propensities" in finding.code]

@@ -22,6 +22,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.dqn import DQN
+from stitchrl.algorithms.sac import SAC
 from stitchrl.collection.acting import Actor, EpsilonGreedy, Space, Squashed, Steps, Uniform, make_copies, steps_of
 from stitchrl.collection.online import Snapshot, learn_online
 from stitchrl.data.dataset import Dataset
@@ -120,7 +121,7 @@ def _check(recipe: str, episodes: int, steps: int, epsilon: float) -> None:
 def _default(space: Space) -> Algorithm:
     """A learner that is quick on small environments."""
     if space.num_actions is None:
-        raise ConfigurationError("SAC is to come.")
+        return SAC(gamma=0.99, learning_rate=1e-3, actor_learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
     return DQN(gamma=0.99, learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
 
 
