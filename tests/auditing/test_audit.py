@@ -142,7 +142,7 @@ def catalogue(actions: int, rows: int, *, steps: int = 6) -> st.Dataset:
 
 
 def test_very_many_actions_fit_in_memory() -> None:
-    actions = 16_384
+    actions = 65_536
     log = catalogue(actions, 72_000)  # more than one block of rows
     tracemalloc.start()
     try:
@@ -150,7 +150,7 @@ def test_very_many_actions_fit_in_memory() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2e8, peak  # rows of the sample times actions would be 5.2e8
+    assert peak < 5e8  # rows of the sample times actions would be 2.1e9
     numbers = audit.numbers
     assert len(numbers["action_counts"]) == actions
     coverage, drift = numbers["coverage"], numbers["drift"]

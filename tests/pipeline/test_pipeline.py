@@ -194,15 +194,6 @@ def test_run_of_the_face_is_the_same_job(finished: tuple[Path, Path]) -> None:
         st.run(log, run, algorithms=small_algorithms(), truth=ExactValues(), margin=0.1, **numbers)
 
 
-def test_stage_by_stage_a_second_run_is_identical(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    log, run = finished
-    for stage in STAGES:
-        found = run_stages(small_job(log, tmp_path / "staged"), until=stage)
-        assert (found.verdict is None) == (stage in ("audit", "split", "train", "select", "evaluate"))
-    assert results(tmp_path / "staged") == results(run)
-    assert (tmp_path / "staged" / "report.html").read_bytes() == (run / "report.html").read_bytes()
-
-
 def test_a_deleted_stage_is_done_again_and_so_is_what_rests_on_it(finished: tuple[Path, Path], tmp_path: Path) -> None:
     log, run = finished
     copy = tmp_path / "copy"
@@ -688,19 +679,33 @@ def whole(run: Path) -> None:
         pq.read_table(path)
 
 
-def test_killed_in_training_and_in_selection_it_ends_the_same(finished: tuple[Path, Path], tmp_path: Path) -> None:
+def test_stage_by_stage_and_killed_in_training_and_in_selection_it_ends_the_same(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
     log, undisturbed = finished
     run = tmp_path / "killed"
-    for name, count in (("BC/checkpoint.safetensors", 2), ("ranking.json", 1)):
+
+    def until(*stages: str) -> None:
+        for stage in stages:
+            found = run_stages(small_job(log, run), until=stage)
+            assert (found.verdict is None) == (stage in ("audit", "split", "train", "select", "evaluate"))
+
+    def killed(name: str, count: int, updates: int) -> None:
         words = [sys.executable, main_job.__file__, log, run, name, count]
         done = subprocess.run([*map(str, words)], env=environment(), capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
         whole(run)
         assert not (run / "ranking.json").exists()
         _, header = read_tensors(run / "checkpoints" / "BC" / "checkpoint.safetensors")
-        assert header["update"] == (500 if name.startswith("BC") else 600)
-    run_stages(small_job(log, run))
+        assert header["update"] == updates
+
+    until("audit", "split")
+    killed("BC/checkpoint.safetensors", 2, updates=500)
+    until("train")
+    killed("ranking.json", 1, updates=600)
+    until(*list(STAGES)[list(STAGES).index("select") :])
     assert results(run) == results(undisturbed)
+    assert (run / "report.html").read_bytes() == (undisturbed / "report.html").read_bytes()
     assert not list(run.rglob("*.part"))
 
 
