@@ -17,6 +17,10 @@ from stitchrl.algorithms.base import Algorithm
 COMPILATIONS = Compilations()
 QUICK = {"IQL discrete", "TD3BC continuous"}
 """Cases whose further programs are compiled in the default suite: with masks, and with noise and a delayed actor."""
+RELATIVES = {
+    "SACN discrete", "EDAC continuous", "SAC discrete", "SAC continuous", "TD3 continuous", "DDPG continuous",
+}  # fmt: skip
+"""Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC or ReBRAC."""
 
 
 class Case(NamedTuple):
@@ -32,7 +36,9 @@ class Case(NamedTuple):
     compiled: list[int]
 
 
-@pytest.fixture(params=EVERY, scope="module")
+@pytest.fixture(
+    params=[pytest.param(n, marks=[pytest.mark.slow] if n in RELATIVES else []) for n in EVERY], scope="module"
+)
 def case(request: pytest.FixtureRequest) -> Case:
     algorithm, kind = EVERY[request.param]
     log, compiled = log_of(kind), [COMPILATIONS.count]
