@@ -64,7 +64,9 @@ def row_of(name: str, draws: int) -> list[str]:
         found["a tenth known"] += refused(memory, read(mixed(columns, fresh, 0.1)))
         found["a third known"] += refused(memory, read(mixed(columns, fresh, 1 / 3)))
     one_row = len(columns["reward"]) == episodes
-    cells = ["-" if one_row and key in ONE_ROW else str(found[key]) for key in (*CHANGES, "a third known", "a tenth known")]
+    cells = [
+        "-" if one_row and key in ONE_ROW else str(found[key]) for key in (*CHANGES, "a third known", "a tenth known")
+    ]
     return [name, f"{found['fresh']} + {found['tenth']} + {found['bigger']}", *cells]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
 
-__all__ = ["CHANGES", "bandit", "columns_of", "customers", "grid", "mixed", "read"]
+__all__ = ["CHANGES", "bandit", "columns_of", "customers", "grid", "mixed", "one_step", "read"]
 
 Columns = dict[str, Any]
 STEPS, SIDE = ((0, 1), (1, 0), (0, -1), (-1, 0)), 5
@@ -36,7 +36,8 @@ def columns_of(log: Dataset) -> Columns:
     }
 
 
-def _one_step(context: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> Dataset:
+def one_step(context: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> Dataset:
+    """Episodes of one row with the given contexts and actions, of which the second pays more often."""
     rows = len(context)
     return read(
         {
@@ -55,7 +56,7 @@ def bandit(contexts: int) -> Callable[[int, int], Dataset]:
 
     def draw(episodes: int, seed: int) -> Dataset:
         rng = np.random.default_rng(seed)
-        return _one_step(rng.integers(0, contexts, episodes), rng.integers(0, 2, episodes), rng)
+        return one_step(rng.integers(0, contexts, episodes), rng.integers(0, 2, episodes), rng)
 
     return draw
 
@@ -64,7 +65,7 @@ def customers(episodes: int, seed: int) -> Dataset:
     """The same customers in each log, every one once, with the same features."""
     features = np.random.default_rng(7).normal(size=(episodes, 3))
     rng = np.random.default_rng(seed)
-    return _one_step(features, rng.integers(0, 2, episodes), rng)
+    return one_step(features, rng.integers(0, 2, episodes), rng)
 
 
 def grid(episodes: int, seed: int) -> Dataset:

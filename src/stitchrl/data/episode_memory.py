@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt64
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import mix
-from stitchrl.types import NumpyArray
+from stitchrl.types import Bool, NumpyArray, UInt64
 
-__all__ = ["CHOSEN", "CONTENT", "OBSERVED", "EpisodeMemory"]
+__all__ = ["CHOSEN", "CONTENT", "EVERY", "FEW_ALIKE", "OBSERVED", "EpisodeMemory"]
 
 OBSERVED, CHOSEN, CONTENT = 0, 1, 2
 """The columns of `EpisodeMemory.episodes`."""
@@ -21,9 +20,11 @@ MOST_EPISODES = 2**17
 MOST_ROWS = 2**17
 """Of more episodes or rows, those with the smallest hashes are kept: which they are does not depend on the other ones."""
 EVERY = np.uint64(2**64 - 1)
-RUNS = (1, 2, 4)
+"""The limit where all are kept."""
+RUNS = (1, 2, 4, 8)
 """Rows are compared alone, or joined to the rows that follow, as far as it takes until few are alike by coincidence."""
-FEW_ALIKE = 0.02
+FEW_ALIKE = 0.01
+"""Up to this share of episodes that are alike by coincidence, leaving out those that are alike hardly selects."""
 COPIES = 0.1
 """Where no more than this share of the repeated observations occurs in unequal episodes, equal episodes are copies."""
 
@@ -33,8 +34,8 @@ class EpisodeMemory:
     """Hashes by which the episodes of one log are recognised in another.
 
     Attributes:
-        episodes: (n, 3) sorted hashes of episodes as `Dataset.nested_hashes` gives them, of those whose hash by observations is at
-            most `limit`: what is kept depends neither on actions nor on rewards.
+        episodes: (n, 3) sorted hashes of episodes as `Dataset.nested_hashes` gives them, of those whose hash by observations is
+            at most `limit`: what is kept depends neither on actions nor on rewards.
         limit: see `episodes`.
         chosen: sorted hashes by observations and actions of all episodes, each once.
         runs: sorted hashes by observation and action of `run` rows in a row, each once, up to `run_limit`. A run whose
@@ -103,10 +104,11 @@ class EpisodeMemory:
         """
         if not self.whole:
             return np.isin(log.episode_contents, self.episodes[:, CONTENT])
-        return np.isin(log.nested_hashes[:, CHOSEN], self.chosen) | (self.known_runs(log) > 0)
+        equal: NumpyArray = np.isin(log.nested_hashes[:, CHOSEN], self.chosen)
+        return equal | (self.known_runs(log) > 0) if self.runs_alike <= FEW_ALIKE else equal
 
     def known_runs(self, log: Dataset) -> NumpyArray:
-        """(E,) by episode: -1 without a run that can be compared, 0 where at most half of these are remembered, else how many are."""
+        """(E,) how many runs of each episode are remembered; 0 where at most half of them are, -1 where none can be compared."""
         if not len(self.runs):
             return np.full(log.num_episodes, -1)
         of_row, valid = _runs(*log.choice_hashes(), log, self.run)

@@ -69,7 +69,7 @@ def hash_places(row: NumpyArray, position: NumpyArray) -> NumpyArray:
 
 
 def hash_nested(columns: Mapping[str, Any]) -> NumpyArray:
-    """(E, 3) hashes of episodes by their rows in any order: by observations, by observations and actions, and by these and rewards.
+    """(E, 3) hashes of episodes by their rows in any order: by observations; by these and actions; by these and rewards.
 
     Unlike in `hash_episodes` neither the order of the rows counts nor how the episode ends, so that an episode is recognised in a
     log whose rows were reversed or shuffled, or whose ends were marked anew; and without rewards where these were changed.

@@ -1,9 +1,9 @@
 """Whether a log holds episodes that a policy learned from, or only ones that are equal to them by coincidence.
 
-Where observations are few, different episodes can be equal in every row. How often they are is seen inside each of the two logs
-(`_chance`): an episode of the same origin has an equal among E others as often as one of E + 1 has among the others of them. It is
-asked of the episodes with their rewards, of the episodes without them, and of runs of rows, so that episodes are also recognised
-where rewards were changed, rows cut off or episodes joined.
+Where observations are few, different episodes can be equal in every row. How often they are is seen inside each of the two
+logs (`_chance`): an episode of the same origin has an equal among E others as often as one of E + 1 has among the others of
+them. It is asked of the episodes with their rewards, of the episodes without them, and of runs of rows, so that episodes are
+also recognised where rewards were changed, rows cut off or episodes joined.
 
 Where nearly every episode has an equal by coincidence, two things still tell: all episodes equal those of the other log, each as
 often as there; and contents that occur more evenly in both logs than two draws do, as in a part of the log that was learned from.
@@ -14,25 +14,28 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import gammainc, gammaln
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.episode_memory import CHOSEN, CONTENT, OBSERVED, EpisodeMemory
-from stitchrl.storage.coincidence import BEYOND_CHANCE
+from stitchrl.data.episode_memory import CHOSEN, CONTENT, EVERY, FEW_ALIKE, OBSERVED, EpisodeMemory
+from stitchrl.storage.coincidence import BEYOND_CHANCE, beyond_chance
 from stitchrl.types import NumpyArray
 
 __all__ = ["Overlap", "overlap_of"]
 
 FEWEST = 3
 """So many equal episodes at least are more than coincidence, where single rows do not prove more."""
-NEGLIGIBLE = 0.01
-"""Up to this share of episodes that are equal by coincidence, leaving out equal ones hardly selects."""
 SAME_BY_CHANCE = 1e-6
 """Two logs are the same where two draws would hold the same episodes with a smaller probability."""
-AGREEING = 4.0
-"""So many times as many episodes with a known observation may agree in the rest as do not, where neither log tells it."""
+AGREEING = 0.8
+"""The chance that an episode agrees with one of equal observations in the rest, where the log itself does not tell it."""
+TOLD = 20.0
+"""The evenness of two logs is looked at where chi-square has at least so many degrees of freedom."""
 TOLD_BY = 20
 """So many episodes with equal observations in one log tell how often the rest agrees by coincidence."""
+EQUAL = "The policy learned from {count:,} of the {episodes:,} episodes of this log,"
+OTHER_REWARDS = EQUAL + " as their observations and actions show though their rewards differ,"
+MOST_ROWS = EQUAL + " as most of their rows show,"
 UNPLANNED = 0.5
 """Observations whose counts vary by less than this part of what random draws do were planned, such as every one once."""
 
@@ -41,12 +44,12 @@ class Overlap(NamedTuple):
     """How much of a log a policy learned from.
 
     Attributes:
-        count: how many episodes are equal to ones that were learned from, or have most of their rows from there.
-        seen: "" where coincidence explains it; else what was seen, as the middle of a sentence.
+        known: how many episodes are equal to ones that were learned from, or have most of their rows from there.
+        seen: "" where coincidence explains it; else what was seen, as the beginning of a sentence.
         removable: whether equal episodes can be left out without a choice by what coincidence decides.
     """
 
-    count: int
+    known: int
     seen: str = ""
     removable: bool = False
 
@@ -55,30 +58,25 @@ def overlap_of(memory: EpisodeMemory, log: Dataset) -> Overlap:
     """Compare a log with what a policy remembers of the log it learned from."""
     mine = EpisodeMemory.of(log, run=memory.run)
     hashes = log.nested_hashes[log.nested_hashes[:, OBSERVED] <= memory.limit] if memory.whole else log.nested_hashes
-    most, removable, plainly = 0, True, ""
+    most, removable, words = 0, True, ""
     for level in (CONTENT, CHOSEN) if memory.whole else (CONTENT,):
         count, expected, seen = _equal_episodes(memory, mine, hashes, level, log)
-        most, removable = max(most, count), removable and expected <= NEGLIGIBLE * log.num_episodes
-        plainly = plainly or ("are equal to episodes that the policy learned from" if seen else "")
-        if seen and level == CHOSEN and count > 2 * _known(memory, hashes, CONTENT).sum():
-            plainly = "are equal, but for the rewards, to episodes that the policy learned from"
-    if not plainly and memory.whole:
+        most, removable = max(most, count), removable and expected <= FEW_ALIKE * log.num_episodes
+        words = words or ((EQUAL if level == CONTENT else OTHER_REWARDS) if seen else "")
+    most = round(most * log.num_episodes / max(len(hashes), 1))  # where only some of them could be compared
+    if not words and memory.whole:
         count, expected, seen = _equal_rows(memory, mine, log)
         if seen:
-            most, removable = count, expected <= NEGLIGIBLE * log.num_episodes
-            plainly = "have most of their rows from episodes that the policy learned from"
-    if plainly:
-        return Overlap(_of_all(most, hashes, log), plainly, removable)
+            words, most = MOST_ROWS, count
+            removable = memory.run_limit == EVERY and expected <= FEW_ALIKE * log.num_episodes
+    if words:
+        most = int(memory.recognised(log).sum()) if removable else most
+        return Overlap(most, words.format(count=most, episodes=log.num_episodes), removable)
     if memory.whole and len(hashes):
         for level in (CONTENT, CHOSEN):
-            if told := _too_alike(memory.episodes, hashes, level, one_row=log.num_transitions == log.num_episodes):
-                return Overlap(_of_all(most, hashes, log), told)
-    return Overlap(_of_all(most, hashes, log))
-
-
-def _of_all(count: int, hashes: NumpyArray, log: Dataset) -> int:
-    """About how many episodes of a whole log a count means, where only some of them could be compared."""
-    return count if len(hashes) == log.num_episodes else round(count * log.num_episodes / max(len(hashes), 1))
+            if words := _too_alike(memory.episodes, hashes, level, one_row=log.num_transitions == log.num_episodes):
+                return Overlap(most, words)
+    return Overlap(most)
 
 
 def _known(memory: EpisodeMemory, hashes: NumpyArray, level: int) -> NumpyArray:
@@ -99,17 +97,22 @@ def _equal_episodes(
     expected = episodes * share
     limit = expected + BEYOND_CHANCE * np.sqrt(expected * (1 - share) + episodes**2 * variance)
     # The same people or places may come again in a fresh log; then some have another action or reward.
-    others = int((_known(memory, hashes, OBSERVED) & ~known).sum()) if memory.whole else 0
-    odds = _agreement(theirs, level)
+    again = hashes[_known(memory, hashes, OBSERVED)] if memory.whole else hashes[known]
+    others, odds = len(again) - count, _odds_of_agreement(theirs, again[:, OBSERVED], level)
     agreeing = others * odds
     limit = max(limit, agreeing + BEYOND_CHANCE * np.sqrt(agreeing * (1 + odds)), FEWEST - 1)
     expected = max(expected, agreeing)
-    sure = _proven(memory, mine, int((np.isin(log.nested_hashes[:, level], memory.episodes[:, level]) & (log.episode_lengths > 1)).sum()), log)
-    return count, expected, count > limit or (sure and not others)
+    sure = _proven(
+        memory,
+        mine,
+        int((np.isin(log.nested_hashes[:, level], memory.episodes[:, level]) & (log.episode_lengths > 1)).sum()),
+        log,
+    )
+    return count, float(expected), bool(count > limit) or (sure and not others)
 
 
 def _equal_rows(memory: EpisodeMemory, mine: EpisodeMemory, log: Dataset) -> tuple[int, float, bool]:
-    """How many episodes have most of their rows from remembered ones, how many are expected, and whether that is beyond chance."""
+    """How many episodes have most rows from remembered ones, how many chance lets expect, and whether it is beyond chance."""
     found = memory.known_runs(log)
     count, episodes = int((found > 0).sum()), int((found >= 0).sum())
     if not count:
@@ -119,14 +122,14 @@ def _equal_rows(memory: EpisodeMemory, mine: EpisodeMemory, log: Dataset) -> tup
     variance = (2 * share * (1 - share) + 2 / others) / others
     limit = expected + BEYOND_CHANCE * np.sqrt(expected * (1 - share) + episodes**2 * variance)
     sure = _proven(memory, mine, int((found > 1).sum()), log)
-    return count, expected, count > max(limit, FEWEST - 1) or sure
+    return count, expected, bool(count > max(limit, FEWEST - 1)) or sure
 
 
 def _proven(memory: EpisodeMemory, mine: EpisodeMemory, count: int, log: Dataset) -> bool:
     """Whether equal episodes of two rows and more are proof, since single observations hardly ever come again."""
     recurring = max(memory.recurring, mine.recurring, 3 / log.num_transitions)
     expected = log.num_episodes * recurring**2
-    return count > expected + BEYOND_CHANCE * np.sqrt(expected)
+    return beyond_chance(count, expected)
 
 
 def _once(episodes: NumpyArray, *, copies: bool) -> NumpyArray:
@@ -149,14 +152,24 @@ def _chance(hashes: NumpyArray, others: int) -> tuple[float, float]:
     return share, float((once * share + 2 * max(twice, 1)) / episodes**2)
 
 
-def _agreement(episodes: NumpyArray, level: int) -> float:
-    """How many episodes with an equal observation agree in the rest, for each that does not, in one log."""
-    observed, level_hash = episodes[:, OBSERVED], episodes[:, level]
-    twins, agreeing = (np.unique(one, return_inverse=True, return_counts=True)[1:] for one in (observed, level_hash))
-    has_twin, agrees = twins[1][twins[0]] > 1, agreeing[1][agreeing[0]] > 1
-    if has_twin.sum() < TOLD_BY:
-        return AGREEING
-    return float((agrees.sum() + 1) / ((has_twin & ~agrees).sum() + 1))
+def _odds_of_agreement(theirs: NumpyArray, again: NumpyArray, level: int) -> float:
+    """How many episodes with known observations agree in the rest with a remembered one by coincidence, for each that does not.
+
+    Args:
+        theirs: the remembered hashes.
+        again: the hashes by observations of the episodes whose observations are known.
+        level: what is compared.
+    """
+    values, group, size = np.unique(theirs[:, OBSERVED], return_inverse=True, return_counts=True)
+    cell, alike = np.unique(theirs[:, level], return_inverse=True, return_counts=True)[1:]
+    twins = size[group] > 1
+    chance = AGREEING
+    if twins.sum() >= TOLD_BY:
+        chance = float(((alike[cell] - 1)[twins] / (size[group] - 1)[twins]).mean())
+    # Among several with these observations it is enough that one agrees. Where chances differ, this is an upper bound.
+    place = np.minimum(np.searchsorted(values, again), len(values) - 1)
+    agree = 1 - (1 - chance) ** size[place]
+    return float(agree.sum() / max((1 - agree).sum(), 1 / len(theirs)))
 
 
 def _too_alike(theirs: NumpyArray, own: NumpyArray, level: int, *, one_row: bool) -> str:
@@ -167,11 +180,11 @@ def _too_alike(theirs: NumpyArray, own: NumpyArray, level: int, *, one_row: bool
     by_observation = one_row and level == CHOSEN
     group = CHOSEN if planned else OBSERVED if by_observation else None
     counts = _counts(theirs, own, level, group)
-    what = "" if level == CONTENT else ", but for the rewards,"
+    what = "" if level == CONTENT else ", but for their rewards,"
     if counts.same_by_chance() < np.log(SAME_BY_CHANCE):
-        return f"are, each as often as there{what} exactly the episodes that the policy learned from"
-    if not planned and _counts(theirs, own, level, OBSERVED if one_row else None).evenness() < -BEYOND_CHANCE:
-        return f"occur{what} so evenly in both logs as only shared episodes do, and are equal to ones that the policy learned from"
+        return f"The policy learned from this log: it holds{what} the same episodes, each as often,"
+    if not planned and _counts(theirs, own, level, OBSERVED if one_row else None).evenness() < SAME_BY_CHANCE:
+        return f"The policy learned from episodes of this log: it holds{what} nearly as many of each kind as two draws never do,"
     return ""
 
 
@@ -196,27 +209,33 @@ class _Counts(NamedTuple):
         return float(_log_middle(self.own).sum() - _log_middle(whole).sum())
 
     def evenness(self) -> float:
-        """How many standard deviations Pearson's chi-square of the two logs lies above its mean over permutations.
+        """The probability that Pearson's chi-square of the two logs is as small as it is, when episodes are permuted.
 
-        Mean and variance are those of Dawson (1954), group by group; groups of fewer than 4 episodes say nothing.
+        It is that of a gamma distribution with the mean and the variance of chi-square; 1 where too few contents tell.
+        """
+        seen, mean, variance = self.chi_square()
+        return float(gammainc(mean**2 / variance, seen * mean / variance)) if mean >= TOLD else 1.0
+
+    def chi_square(self) -> tuple[float, float, float]:
+        """Pearson's chi-square of the two logs, summed over groups, with its mean and variance over permutations within groups.
+
+        Mean and variance are those of Dawson (1954). Groups of fewer than 4 episodes say nothing.
         """
         total = self.theirs + self.own
         number, n, k = (np.bincount(self.group, x) for x in (total, self.own, np.ones_like(total)))
         told = (number > 3) & (n > 0) & (n < number) & (k > 1)
-        if not told.any():
-            return 0.0
         inside = told[self.group]
         group, m, own = self.group[inside], total[inside], self.own[inside]
-        share = (n / number)[group]
+        share = (n / np.maximum(number, 1))[group]
         seen = ((own - m * share) ** 2 / (m * share * (1 - share))).sum()
         harmonic = np.bincount(group, 1 / m, len(number))[told]
         number, n, k = number[told], n[told], k[told]
         mean = (number * (k - 1) / (number - 1)).sum()
         v, w = (k - 1) * (number - k) / (number - 1), (number * harmonic - k**2) / (number - 2)
-        y = (number * (1 / n + 1 / (number - n)) - 4) / (number - 2)
         z = (number - 2) / (number - 1)
+        y = (number * (1 / n + 1 / (number - n)) - 4) / (number - 2)
         variance = (2 * number / (number - 3) * (v - w) * (z - y) + number**2 / (number - 1) * w * y).sum()
-        return float((seen - mean) / np.sqrt(variance)) if variance > 0 else 0.0
+        return float(seen), float(mean), float(variance)
 
 
 def _log_middle(count: NumpyArray) -> NumpyArray:

@@ -30,8 +30,9 @@ def read_learned_from(folder: Path) -> dict[str, NumpyArray] | None:
         return None
     try:
         arrays = read_tensors(file)[0]
-        if "contents" not in arrays:
-            raise UnreadableError("it has no array `contents`")
+        for name in ("contents", *(("chosen", "runs", "shares") if "limits" in arrays else ())):
+            if name not in arrays:
+                raise UnreadableError(f"it has no array `{name}`")
     except UnreadableError as error:
         raise CheckpointError(
             f"The episodes that the policy in {str(folder)!r} learned from cannot be read, for {EPISODES} is damaged: {error}. "
