@@ -37,7 +37,9 @@ EQUAL = "The policy learned from {count:,} of the {episodes:,} episodes of this 
 OTHER_REWARDS = EQUAL + " as their observations and actions show though their rewards differ,"
 MOST_ROWS = EQUAL + " as most of their rows show,"
 UNPLANNED = 0.5
-"""Observations whose counts vary by less than this part of what random draws do were planned, such as every one once."""
+PLANNED_BY_CHANCE = 0.01
+"""Observations were planned, such as every one once, where their counts vary by less than this part of what those of random
+draws do, and so little with less than this probability."""
 
 
 class Overlap(NamedTuple):
@@ -174,7 +176,7 @@ def _odds_of_agreement(theirs: NumpyArray, again: NumpyArray, level: int) -> flo
 
 def _too_alike(theirs: NumpyArray, own: NumpyArray, level: int, *, one_row: bool) -> str:
     """What two logs have in common that two draws would not have, where nearly every episode has an equal; "" where nothing."""
-    planned = min(_spread(theirs[:, OBSERVED]), _spread(own[:, OBSERVED])) < UNPLANNED
+    planned = _planned(theirs[:, OBSERVED]) or _planned(own[:, OBSERVED])
     if planned and level == CHOSEN:
         return ""
     by_observation = one_row and level == CHOSEN
@@ -188,10 +190,13 @@ def _too_alike(theirs: NumpyArray, own: NumpyArray, level: int, *, one_row: bool
     return ""
 
 
-def _spread(hashes: NumpyArray) -> float:
-    """The variance of how often each observation occurs, as a multiple of that of random draws; 0 where every one is planned."""
+def _planned(hashes: NumpyArray) -> bool:
+    """Whether observations occur more evenly than draws at random do, as where somebody saw to it."""
     times = np.unique(hashes, return_counts=True)[1]
-    return float(times.var(ddof=1) / times.mean()) if len(times) > 1 else 1.0
+    if len(times) < 2:
+        return False
+    spread, freedom = times.var(ddof=1) / times.mean(), len(times) - 1
+    return bool(spread < UNPLANNED and gammainc(freedom / 2, spread * freedom / 2) < PLANNED_BY_CHANCE)
 
 
 class _Counts(NamedTuple):
