@@ -1,10 +1,11 @@
 """How often fresh logs are mistaken for one that a policy learned from, and which changes of that log hide it.
 
-    python benchmarks/known_episodes.py [--draws 20] [--out benchmarks/results/known_episodes.md]
+    python benchmarks/known_episodes.py [--draws 20] [--open-bandit FOLDER] [--mujoco FILE ...]
+        [--out benchmarks/results/known_episodes.md]
 
 Worlds of few observations, in which different episodes are equal by coincidence, and worlds of real numbers, in which none are.
 For each draw one log is learned from. Two fresh logs, one of the same size and one of a tenth, must pass; the log itself and
-what ordinary changes make of it must not.
+what ordinary changes make of it must not. Real logs (`--open-bandit`, `--mujoco`) are halved at random instead.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+import stitchrl as st
 from environment import describe
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.episode_memory import EpisodeMemory
@@ -70,6 +73,29 @@ def row_of(name: str, draws: int) -> list[str]:
     return [name, f"{found['fresh']} + {found['tenth']} + {found['bigger']}", *cells]
 
 
+def halves(name: str, log: Dataset, draws: int) -> str:
+    """How often one half of a real log is mistaken for the other, and how many of its episodes are equal to some there."""
+    alarms, known = 0, 0
+    for seed in range(draws):
+        chosen = np.random.default_rng(seed).permutation(log.num_episodes) % 2 == 0
+        found = overlap_of(EpisodeMemory.of(log.select_episodes(chosen)), log.select_episodes(~chosen))
+        alarms, known = alarms + bool(found.seen), known + found.known
+    return f"| {name} | {log.num_episodes:,} | {known / draws / (log.num_episodes // 2):.0%} | {alarms} |"
+
+
+def real_logs(given: argparse.Namespace) -> list[str]:
+    """The table of real logs; nothing where there are none."""
+    logs = {"hospital, all 20,000 stays": st.demo_log()}
+    if given.open_bandit:
+        from audit_faults import open_bandit
+
+        logs |= {
+            f"Open Bandit, {name}": open_bandit(given.open_bandit / name / "all.csv") for name in ("bts", "random")
+        }
+    logs |= {path.stem: st.read(path) for path in given.mujoco}
+    return [halves(name, log, given.draws) for name, log in logs.items()]
+
+
 def cost(rows: int, episodes: int) -> str:
     """Seconds and bytes of a long log."""
     rng, each = np.random.default_rng(0), rows // episodes
@@ -85,18 +111,24 @@ def cost(rows: int, episodes: int) -> str:
     start = time.perf_counter()
     memory = EpisodeMemory.of(log)
     learned = time.perf_counter() - start
+    tracemalloc.start()
+    EpisodeMemory.of(log)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     with tempfile.TemporaryDirectory() as folder:
         write_learned_from(Path(folder), memory.arrays())
         size = (Path(folder) / EPISODES).stat().st_size
     start = time.perf_counter()
     assert refused(memory, log)
-    return f"| {rows:,} | {episodes:,} | {learned:.1f} | {time.perf_counter() - start:.1f} | {size / 1e6:.1f} |"
+    return f"| {rows:,} | {episodes:,} | {learned:.1f} | {time.perf_counter() - start:.1f} | {peak / 1e6:.0f} | {size / 1e6:.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--open-bandit", type=Path)
+    parser.add_argument("--mujoco", type=Path, nargs="*", default=[])
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS))
     given = parser.parse_args()
     rows = []
@@ -106,7 +138,11 @@ def main() -> None:
     names = [*CHANGES, "a third known", "a tenth known"]
     lines = [
         "# Which logs are known\n",
-        describe(f"python benchmarks/known_episodes.py --draws {given.draws}"),
+        describe(
+            f"python benchmarks/known_episodes.py --draws {given.draws}"
+            + (" --open-bandit FOLDER" if given.open_bandit else "")
+            + (" --mujoco FILES" if given.mujoco else "")
+        ),
         f"\nOf {given.draws} draws of each world, how many were refused. Fresh logs must pass: of the size of the log that was "
         "learned from, of a tenth, and of ten times. All other columns should be refused: the log itself, what ordinary changes "
         "make of it, and a fresh log of which a third or a tenth of the episodes is known. Worlds of one row an episode have no "
@@ -114,9 +150,14 @@ def main() -> None:
         f"| world | fresh | {' | '.join(names)} |",
         "|" + "---|" * (len(names) + 2),
         *(f"| {' | '.join(cells)} |" for cells in rows),
-        "\nWhat remembering costs: seconds to remember a log, seconds to compare it with one as long, and the file.\n",
-        "| rows | episodes | remember, s | compare, s | file, MB |",
-        "|---|---|---|---|---|",
+        f"\nWhole logs, halved at random {given.draws} times: the share of episodes that equal one of the other half, and how often the "
+        "one half was refused for a policy of the other.\n",
+        "| log | episodes | equal | refused |",
+        "|---|---|---|---|",
+        *real_logs(given),
+        "\nWhat remembering costs: seconds to remember a log, seconds to compare it with one as long, the memory that remembering takes beside the log, and the file.\n",
+        "| rows | episodes | remember, s | compare, s | memory, MB | file, MB |",
+        "|---|---|---|---|---|---|",
         *(cost(1_000_000, episodes) for episodes in (100_000, 1_000_000)),
     ]
     text = "\n".join(lines) + "\n"

@@ -77,14 +77,13 @@ def hash_nested(columns: Mapping[str, Any]) -> NumpyArray:
     Args:
         columns: field of a Dataset -> its value.
     """
-    starts, rows = columns["episode_start"][:-1], np.zeros((len(columns["reward"]), 3), np.uint64)
-    if not len(starts):
-        return rows[:0]
-    for start in range(0, len(rows), HASHED_ROWS):
-        block = slice(start, start + HASHED_ROWS)
-        observation, chosen, row = _hashes_of_rows(columns, block)
-        rows[block] = mix(np.stack([observation + np.uint64(11), chosen + np.uint64(5), row + np.uint64(3)], 1))
-    return mix(np.add.reduceat(rows, starts))
+    starts, salts = columns["episode_start"][:-1], np.array([11, 5, 3], np.uint64)
+    total = np.zeros((len(starts), 3), np.uint64)
+    for start in range(0, len(columns["reward"]), HASHED_ROWS):
+        rows = mix(np.stack(_hashes_of_rows(columns, slice(start, start + HASHED_ROWS)), 1) + salts)
+        first, last = np.searchsorted(starts, start, "right") - 1, np.searchsorted(starts, start + len(rows))
+        total[first:last] += np.add.reduceat(rows, np.maximum(starts[first:last] - start, 0))
+    return mix(total)
 
 
 def hash_choices(columns: Mapping[str, Any]) -> tuple[NumpyArray, NumpyArray]:
