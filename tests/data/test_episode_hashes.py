@@ -94,6 +94,17 @@ def test_the_end_and_the_order_of_the_rows_change_the_episode() -> None:
 
 
 def test_a_log_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = random_log().episode_hashes
+    expected, nested = random_log().episode_hashes, random_log().nested_hashes
     monkeypatch.setattr("stitchrl.data.row_hashes.HASHED_ROWS", 7)
     np.testing.assert_array_equal(random_log().episode_hashes, expected)
+    np.testing.assert_array_equal(random_log().nested_hashes, nested)
+
+
+def test_nested_hashes_know_observations_actions_and_rewards_apart() -> None:
+    log, columns = tiny_log(), tiny_columns()
+    for changed, name in enumerate(["observation", "action", "reward"]):
+        other = columns | {name: columns[name].copy()}
+        other[name][3] = other[name][3] + 1
+        differs = st.read(other, schema_of(other)).nested_hashes != log.nested_hashes
+        assert differs.any(0).tolist() == [level >= changed for level in range(3)], name
+        assert not differs[[0, 2]].any()

@@ -13,6 +13,7 @@ from stitchrl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from stitchrl.data.dataset import Dataset
+    from stitchrl.data.episode_memory import EpisodeMemory
     from stitchrl.data.schema import Schema
 
 __all__ = ["bundle_folder", "columns_of_the_policy", "learned_meaning", "policy_and_log", "policy_of", "unseen_part"]
@@ -110,44 +111,65 @@ def unseen_part(path: Path, policy: Any, log: Dataset, *, leave_out: bool) -> Da
         path: what the command was given.
         policy: what `policy_of` made of it.
         log: what it is to be judged on.
-        leave_out: whether to leave known episodes out; otherwise a log that holds any is refused.
+        leave_out: whether to leave known episodes out; otherwise a log that holds any is refused. So is one whose known
+            episodes cannot be told from ones that are equal by coincidence.
 
     Raises:
-        ConfigurationError: this very log, or all episodes but one, were learned from.
+        ConfigurationError: all episodes but one were learned from, or known ones cannot be left out.
         EvaluationError: some were, more than coincidence explains.
     """
-    import numpy as np
-
-    from stitchrl.evaluation.log_of_policy import check_unseen
+    from stitchrl.data.episode_memory import EpisodeMemory
+    from stitchrl.evaluation.log_of_policy import SAME_LOG, check_unseen, refusal_of_known
+    from stitchrl.evaluation.seen_episodes import overlap_of
     from stitchrl.storage.learned_from import read_learned_from
 
     fit = _is_fit(path)
-    known = read_learned_from(path) if fit else getattr(policy, "learned_from", None)
+    hashes = read_learned_from(path) if fit else None
+    known = getattr(policy, "learned_from", None) if hashes is None else EpisodeMemory.from_arrays(hashes)
     if known is None and path.suffix == ".onnx":
         print(f"{path.name} does not say which log it learned from: give episodes that it never saw.", file=sys.stderr)
         return log
-    if known is not None and leave_out:
-        seen = np.isin(log.episode_contents, known)
-        if seen.all() or (~seen).sum() < 2:
-            raise ConfigurationError(
-                f"The policy in {str(path)!r} learned from {seen.sum():,} of the {log.num_episodes:,} episodes of this log, and "
-                "too few are left. Give episodes it never saw."
-            )
-        if seen.any():
-            print(
-                f"{seen.sum():,} of {log.num_episodes:,} episodes are left out, for the policy learned from them.",
-                file=sys.stderr,
-            )
-        return log.select_episodes(~seen)
     learned_from = _log_of_fit(path) if fit else policy.provenance.get("log", {}).get("content_hash", "")
-    way_out = "`--leave-out-known` judges it on the others." if known is not None else "Give episodes it never saw."
-    if learned_from in (log.content_hash, log.bare().content_hash):
-        raise ConfigurationError(
-            f"The policy in {str(path)!r} was learned from this very log, so estimates on it would be too good. {way_out}"
+    very = learned_from in (log.content_hash, log.bare().content_hash)
+    leaving_out = "`--leave-out-known` judges it on the others."
+    if known is None:
+        if very:
+            raise ConfigurationError(
+                f"{SAME_LOG} so that estimates on it would be too good. Give episodes it never saw."
+            )
+        return log
+    if not leave_out:
+        check_unseen(log, known, content_hash=learned_from, leaving_out=leaving_out)
+        return log
+    found = overlap_of(known, log)
+    if very:
+        found = found._replace(seen=SAME_LOG)
+    if found.seen and not found.removable:
+        raise ConfigurationError(refusal_of_known(found, leaving_out))
+    if found.seen:
+        return _without_known(path, known, log)
+    if found.known:
+        print(
+            f"None of {log.num_episodes:,} episodes is left out: {found.known:,} are equal to ones that the policy learned "
+            "from, no more than coincidence explains, and leaving these out would select by what happened.",
+            file=sys.stderr,
         )
-    if known is not None:
-        check_unseen(log, known, way_out=f"Give episodes it never saw, or {way_out}")
     return log
+
+
+def _without_known(path: Path, known: EpisodeMemory, log: Dataset) -> Dataset:
+    """The episodes of a log that are not recognised; ConfigurationError where too few are left."""
+    seen = known.recognised(log)
+    if (~seen).sum() < 2:
+        raise ConfigurationError(
+            f"The policy in {str(path)!r} learned from {seen.sum():,} of the {log.num_episodes:,} episodes of this log, and "
+            "too few are left. Give episodes it never saw."
+        )
+    print(
+        f"{seen.sum():,} of {log.num_episodes:,} episodes are left out, for the policy learned from them.",
+        file=sys.stderr,
+    )
+    return log.select_episodes(~seen)
 
 
 def bundle_folder(path: Path) -> Path:

@@ -15,7 +15,7 @@ from stitchrl.data.columns import MOST_ROWS, NO_OBSERVATION, PER_TRANSITION
 from stitchrl.data.content_hash import hash_columns
 from stitchrl.data.elapsed import elapsed_between, elapsed_since_start
 from stitchrl.data.joining import joined_columns
-from stitchrl.data.row_hashes import contents_without_copies, hash_contents, hash_episodes
+from stitchrl.data.row_hashes import hash_choices, hash_episodes, hash_nested
 from stitchrl.data.schema import Schema
 from stitchrl.data.spaces import action_space, observation_space
 from stitchrl.data.splits import split_episodes
@@ -285,16 +285,19 @@ class Dataset:
         return hash_episodes(self._columns(), self.position)
 
     @cached_property
+    def nested_hashes(self) -> UInt64[NumpyArray, "E 3"]:
+        """(E, 3) hashes of the rows of each episode in any order, whatever its end: by its observations; by these and its
+        actions; by these and its rewards."""
+        return hash_nested(self._columns())
+
+    @property
     def episode_contents(self) -> UInt64[NumpyArray, " E"]:
         """(E,) a hash of the rows of each episode in any order: like `episode_hashes`, but blind to order and end."""
-        return hash_contents(self._columns())
+        return self.nested_hashes[:, 2]
 
-    def distinct_contents(self) -> UInt64[NumpyArray, " n"]:
-        """`episode_contents`, in which copies of an episode stand once: what a policy that learned from this log remembers.
-
-        Equal episodes whose observations all stand in other episodes as well are no copies, but alike by coincidence.
-        """
-        return contents_without_copies(self._columns())
+    def choice_hashes(self) -> tuple[UInt64[NumpyArray, " N"], UInt64[NumpyArray, " N"]]:
+        """Two times (N,) a hash of each row: by its observation, and by its observation and action."""
+        return hash_choices(self._columns())
 
     def _columns(self) -> dict[str, Any]:
         """Field -> its value; the arrays are not copied."""

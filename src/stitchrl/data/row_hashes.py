@@ -11,10 +11,10 @@ import numpy as np
 from stitchrl.types import NumpyArray
 
 __all__ = [
-    "contents_without_copies",
-    "hash_contents",
+    "hash_choices",
     "hash_episodes",
     "hash_moments",
+    "hash_nested",
     "hash_places",
     "hash_rows",
     "hash_words",
@@ -68,75 +68,45 @@ def hash_places(row: NumpyArray, position: NumpyArray) -> NumpyArray:
     return mix(row ^ mix(position.astype(np.uint64) + np.uint64(1)))
 
 
-def hash_contents(columns: Mapping[str, Any]) -> NumpyArray:
-    """(E,) hashes of episodes by their rows in any order: observations before each action, actions and rewards.
+def hash_nested(columns: Mapping[str, Any]) -> NumpyArray:
+    """(E, 3) hashes of episodes by their rows in any order: by observations; by these and actions; by these and rewards.
 
-    Unlike `hash_episodes` neither the order of the rows counts nor how the episode ends, so that an episode is recognised in a
-    log whose rows were reversed or shuffled, or whose ends were marked anew.
-
-    Args:
-        columns: field of a Dataset -> its value.
-    """
-    return _contents(_all_rows(columns), columns["episode_start"])
-
-
-def contents_without_copies(columns: Mapping[str, Any]) -> NumpyArray:
-    """The hashes of `hash_contents`, of which those of copies stand once.
-
-    Equal episodes are copies, as of a log that was exported twice, unless each of their observations stands in another episode as
-    well that is not equal to them: where observations are few, whole episodes are equal by coincidence.
+    Unlike in `hash_episodes` neither the order of the rows counts nor how the episode ends, so that an episode is recognised in a
+    log whose rows were reversed or shuffled, or whose ends were marked anew; and without rewards where these were changed.
 
     Args:
         columns: field of a Dataset -> its value.
     """
-    rows, start = _all_rows(columns), columns["episode_start"]
-    contents = _contents(rows, start)
-    if not len(contents):
-        return contents
-    of_row, moments = np.repeat(contents, np.diff(start)), _all_moments(columns)
-    order = np.lexsort((of_row, moments))
-    moment, content = moments[order], of_row[order]
-    first = np.append(True, moment[1:] != moment[:-1])
-    other = ~first & np.append(
-        False, content[1:] != content[:-1]
-    )  # the same observation in an episode that is not equal
-    group = np.cumsum(first) - 1
-    common = np.zeros(len(moments), bool)
-    common[order] = np.bincount(group, other, group[-1] + 1)[group] > 0
-    coincident = np.logical_and.reduceat(common, start[:-1])
-    return np.concatenate([contents[coincident], np.unique(contents[~coincident])])
+    starts, salts = columns["episode_start"][:-1], np.array([11, 5, 3], np.uint64)
+    total = np.zeros((len(starts), 3), np.uint64)
+    for start in range(0, len(columns["reward"]), HASHED_ROWS):
+        rows = mix(np.stack(_hashes_of_rows(columns, slice(start, start + HASHED_ROWS)), 1) + salts)
+        first, last = np.searchsorted(starts, start, "right") - 1, np.searchsorted(starts, start + len(rows))
+        total[first:last] += np.add.reduceat(rows, np.maximum(starts[first:last] - start, 0))
+    return mix(total)
 
 
-def _all_rows(columns: Mapping[str, Any]) -> NumpyArray:
-    """(N,) the hashes of all rows."""
-    rows = np.zeros(len(columns["reward"]), np.uint64)
-    for start in range(0, len(rows), HASHED_ROWS):
+def hash_choices(columns: Mapping[str, Any]) -> tuple[NumpyArray, NumpyArray]:
+    """Two times (N,) hashes of rows: by observation, and by observation and action.
+
+    Args:
+        columns: field of a Dataset -> its value.
+    """
+    found = np.zeros((2, len(columns["reward"])), np.uint64)
+    for start in range(0, found.shape[1], HASHED_ROWS):
         block = slice(start, start + HASHED_ROWS)
-        rows[block] = mix(_hash_of_rows(columns, block) + np.uint64(3))
-    return rows
+        found[:, block] = _hashes_of_rows(columns, block)[:2]
+    return found[0], found[1]
 
 
-def _all_moments(columns: Mapping[str, Any]) -> NumpyArray:
-    """(N,) the hashes of the observations of all rows."""
-    index, found = columns["observation_index"], np.zeros(len(columns["reward"]), np.uint64)
-    for start in range(0, len(found), HASHED_ROWS):
-        block = slice(start, start + HASHED_ROWS)
-        seen = columns["observation_table"][index[block]]
-        found[block] = hash_moments(seen + seen.dtype.type(0))
-    return found
-
-
-def _contents(rows: NumpyArray, episode_start: NumpyArray) -> NumpyArray:
-    starts = episode_start[:-1]
-    return mix(np.add.reduceat(rows, starts)) if len(starts) else rows
-
-
-def _hash_of_rows(columns: Mapping[str, Any], block: slice) -> NumpyArray:
-    """The hashes of some rows of a Dataset by observation, action and reward."""
+def _hashes_of_rows(columns: Mapping[str, Any], block: slice) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    """The hashes of some rows of a Dataset: by observation; by observation and action; by observation, action and reward."""
     seen = columns["observation_table"][columns["observation_index"][block]]
     # Adding 0 makes -0.0, which some formats write as 0, the same as 0.
     seen, action, reward = (x + x.dtype.type(0) for x in (seen, columns["action"][block], columns["reward"][block]))
-    return hash_rows(hash_moments(seen), action, reward)
+    observation = hash_moments(seen)
+    chosen = mix(observation ^ mix(hash_words(words(action)) + np.uint64(7)))
+    return observation, chosen, hash_rows(observation, action, reward)
 
 
 def hash_episodes(columns: Mapping[str, Any], position: NumpyArray) -> NumpyArray:
@@ -153,7 +123,7 @@ def hash_episodes(columns: Mapping[str, Any], position: NumpyArray) -> NumpyArra
     placed = np.zeros(len(position), np.uint64)
     for start in range(0, len(position), HASHED_ROWS):
         block = slice(start, start + HASHED_ROWS)
-        placed[block] = hash_places(_hash_of_rows(columns, block), position[block])
+        placed[block] = hash_places(_hashes_of_rows(columns, block)[2], position[block])
     starts, last = columns["episode_start"][:-1], columns["episode_start"][1:] - 1
     end = columns["terminated"][last] + np.uint64(2) * columns["truncated"][last]
     return mix(np.add.reduceat(placed, starts) ^ mix(end + np.uint64(1))) if len(starts) else placed

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.asked import Asked, allowed, answer, given_actions
 from stitchrl.deployment.chance import drawn_discretely, draws, generator
@@ -36,7 +37,7 @@ from stitchrl.errors import CheckpointError, ConfigurationError, DataError
 from stitchrl.messages import listed, shown
 from stitchrl.storage.files import make_directory, write_json
 from stitchrl.storage.learned_from import EPISODES, read_learned_from, write_learned_from
-from stitchrl.types import Bool, Float, NumpyArray, Shaped, UInt64
+from stitchrl.types import Bool, Float, NumpyArray, Shaped
 
 if TYPE_CHECKING:
     from stitchrl.deployment.onnx_policy import OnnxPolicy
@@ -64,8 +65,8 @@ class Bundle:
         schema: the meaning of the columns of the log.
         guard: the ranges of the observations in the training log, and what is done outside them.
         provenance: where the policy comes from and what is known of it: algorithm, seed, log, verdict.
-        learned_from: hashes of the episodes that it learned from, or was chosen on (`Dataset.episode_contents`); None where
-            that is not known, as in bundles of older versions.
+        learned_from: what is remembered of the episodes that it learned from, or was chosen on; None where that is not known,
+            as in bundles of the oldest versions.
         behavior: a model of the log's own behaviour, for `guarded("behavior")`; None where there is none.
     """
 
@@ -73,15 +74,19 @@ class Bundle:
     schema: Schema
     guard: Guard
     provenance: dict[str, Any]
-    learned_from: UInt64[NumpyArray, " E"] | None = None
+    learned_from: EpisodeMemory | None = None
     behavior: Any = None
 
     def knows(self, log: Dataset) -> Bool[NumpyArray, " E"]:
-        """(E,) which episodes of a log the policy learned from, recognised by their rows; all False where that is not known."""
+        """(E,) which episodes of a log equal ones that the policy learned from, in all observations and actions, or have most of
+        their rows from there; all False where it is not known what it learned from.
+
+        Where observations are few, different episodes are equal by coincidence: then leaving out the equal ones selects by the
+        actions that were taken, and estimates on the others are biased. `st.evaluate` says where that is so.
+        """
         if self.learned_from is None:
             return np.zeros(log.num_episodes, bool)
-        found: NumpyArray = np.isin(log.episode_contents, self.learned_from)
-        return found
+        return self.learned_from.recognised(log)
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -410,7 +415,7 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
         if bundle.behavior is not None:
             save_policy_file(beside / BEHAVIOR_FILE, bundle.behavior)
         if bundle.learned_from is not None:
-            write_learned_from(beside, bundle.learned_from)
+            write_learned_from(beside, bundle.learned_from.arrays())
         write_json(beside / CARD, card)
         (folder / CARD).unlink(missing_ok=True)
         for name in (POLICY, BEHAVIOR_FILE, EPISODES, CARD):
@@ -477,15 +482,18 @@ def load_policy(
     has_behavior = (where / BEHAVIOR_FILE).is_file()
     policy = load_numpy_policy_file(where / POLICY)
     behavior = load_numpy_policy_file(where / BEHAVIOR_FILE) if has_behavior else None
-    bundle = Bundle(policy, schema, guard, provenance, read_learned_from(where), behavior)
+    hashes = read_learned_from(where)
+    bundle = Bundle(policy, schema, guard, provenance, None, behavior)
     try:
         size = check_policy(policy, schema, guard, "its policy")
         if behavior is not None:
             check_policy(behavior, schema, guard, "its model of the behaviour")
         check_told(guard, schema, policy, size, behavior=bundle._behavior is not None)
-        check_learned_from(bundle.learned_from)
+        check_learned_from(hashes)
     except UnsoundError as error:
         raise CheckpointError(f"The policy in {str(where)!r} cannot be loaded: {error}. {SAVE_AGAIN}") from None
+    if hashes is not None:
+        bundle = dataclasses.replace(bundle, learned_from=EpisodeMemory.from_arrays(hashes))
     if backend == "numpy":
         return bundle
     from stitchrl.nn.saving import load_policy_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -131,9 +131,22 @@ def check_told(guard: Guard, schema: Schema, policy: Any, size: int, *, behavior
         raise UnsoundError(f"`on_outside` of its guard is no action of the policy: {str(error).rstrip('.')}") from None
 
 
-def check_learned_from(contents: NumpyArray | None) -> None:
-    """Raise UnsoundError unless the hashes of episodes are whole numbers in a row."""
-    if contents is not None and (contents.ndim != 1 or contents.dtype != np.uint64):
-        raise UnsoundError(
-            f"the hashes of its episodes must be (E,) uint64; got {contents.dtype} of shape {contents.shape}"
-        )
+def check_learned_from(arrays: Mapping[str, NumpyArray] | None) -> None:
+    """Raise UnsoundError unless the hashes of episodes are such as `EpisodeMemory.arrays` gives, or an older version."""
+    whole = {
+        "contents": ("uint64", (None, 3)),
+        "chosen": ("uint64", (None,)),
+        "runs": ("uint64", (None,)),
+        "limits": ("uint64", (4,)),
+        "shares": ("float64", (2,)),
+    }
+    if arrays is None:
+        return
+    for name, (dtype, shape) in (whole if "limits" in arrays else {"contents": ("uint64", (None,))}).items():
+        found = arrays[name]
+        fits = len(found.shape) == len(shape) and all(one in (None, n) for one, n in zip(shape, found.shape, strict=True))
+        if not fits or str(found.dtype) != dtype:
+            wanted = " x ".join("n" if one is None else str(one) for one in shape)
+            raise UnsoundError(
+                f"`{name}` of the hashes of its episodes must be {wanted} {dtype}; got {found.dtype} of shape {found.shape}"
+            )

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt64
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.same_meaning import check_units, difference_of_meaning
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.deployment.guard import REFUSE, Guard
 from stitchrl.errors import EvaluationError, SchemaError
+from stitchrl.evaluation.seen_episodes import Overlap, overlap_of
 from stitchrl.messages import listed, shown
-from stitchrl.storage.coincidence import beyond_chance, share_with_twins
-from stitchrl.types import NumpyArray
 
-__all__ = ["as_judged", "check_meaning", "check_unseen", "notes_on_policies"]
+__all__ = ["SAME_LOG", "as_judged", "check_meaning", "check_unseen", "notes_on_policies", "refusal_of_known"]
 
+SAME_LOG = "The policy learned from this very log,"
 FEW_OUTSIDE = 0.01
 """Up to this share of decisions outside the range of the policy's log nothing is said."""
 
@@ -35,7 +35,8 @@ def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, for
         force: whether to go on where the log has, or seems to have, other units.
 
     Raises:
-        EvaluationError: other columns, categories or actions; known episodes; observations as of another unit.
+        EvaluationError: other columns, categories or actions; known episodes, or the very log that a policy learned from;
+            observations as of another unit.
     """
     notes: dict[str, None] = {}
     looked_at = set[int]()
@@ -47,16 +48,17 @@ def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, for
         if isinstance(guard, Guard) and id(guard) not in looked_at:
             looked_at.add(id(guard))  # the seeds of a run have one
             notes |= dict.fromkeys(_ranges(log, guard, force=force))
-        if isinstance(learned_from, np.ndarray) and number < unseen:
+        if isinstance(learned_from, EpisodeMemory) and number < unseen:
             count = check_unseen(
                 log,
                 learned_from,
-                way_out="Give episodes it never saw; `log.select_episodes(~policy.knows(log))` leaves the known ones out.",
+                content_hash=getattr(policy, "provenance", {}).get("log", {}).get("content_hash", ""),
+                leaving_out="`log.select_episodes(~policy.knows(log))` leaves the known ones out.",
             )
             if count:
                 notes[
                     f"{count:,} of {log.num_episodes:,} episodes are equal to ones that the policy learned from, no more than "
-                    "coincidence explains where observations are so few."
+                    "coincidence explains where observations are so few; leaving them out would select by what happened."
                 ] = None
     return tuple(notes)
 
@@ -144,27 +146,38 @@ def _numbers(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} number{'s' * (shape[0] != 1)}"
 
 
-def check_unseen(log: Dataset, learned_from: UInt64[NumpyArray, " n"], *, way_out: str) -> int:
+def check_unseen(log: Dataset, learned_from: EpisodeMemory, *, content_hash: str, leaving_out: str) -> int:
     """How many episodes of the log equal one that the policy learned from, as far as coincidence explains it.
 
-    An episode is recognised by its rows, in whatever order they stand. Where observations are few, as numbers of states,
-    different episodes can be equal in every row: how often that happens is seen among the episodes that were learned from.
+    An episode is recognised by its rows, in whatever order they stand (`evaluation/seen_episodes.py`).
 
     Args:
         log: what the policy is to be judged on.
-        learned_from: hashes of the episodes that the policy learned from, as `Dataset.episode_contents` gives them.
-        way_out: what to do about it, as a sentence.
+        learned_from: what is remembered of the episodes that the policy learned from.
+        content_hash: that of the log which the policy learned from; "" where it is not known.
+        leaving_out: how known episodes are left out, as a sentence.
 
     Raises:
-        EvaluationError: more episodes are known than coincidence explains.
+        EvaluationError: more episodes are known than coincidence explains, or it is the same log.
     """
-    count = int(np.isin(log.episode_contents, learned_from).sum())
-    if beyond_chance(count, share_with_twins(learned_from) * log.num_episodes):
-        raise EvaluationError(
-            f"The policy learned from {count:,} of the {log.num_episodes:,} episodes of this log, so that estimates on it would "
-            f"be too good. {way_out}"
+    found = overlap_of(learned_from, log)
+    if content_hash in (log.content_hash, log.bare().content_hash):
+        found = found._replace(seen=SAME_LOG)
+    if found.seen:
+        raise EvaluationError(refusal_of_known(found, leaving_out))
+    return found.known
+
+
+def refusal_of_known(found: Overlap, leaving_out: str) -> str:
+    """Why a log is refused of which a policy knows episodes, and what to give instead."""
+    if found.removable:
+        way_out = f"Give episodes it never saw; {leaving_out}"
+    else:
+        way_out = (
+            "Leaving equal episodes out would select by what happened, for fresh ones are equal by coincidence as well: give a "
+            "log of a later time, or split the log by time, group or source before anything is learned from it."
         )
-    return count
+    return f"{found.seen} so that estimates on it would be too good. {way_out}"
 
 
 def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import RunDirectoryError
@@ -54,5 +55,5 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | Non
         "verdict": {"decision": "NOT JUDGED", "headline": NOT_JUDGED, "caveats": [NOT_JUDGED]},
     }
     folder = out / "policy"
-    save_bundle(folder, Bundle(run.policy, log.schema, Guard.fit(log), provenance, log.distinct_contents()))
+    save_bundle(folder, Bundle(run.policy, log.schema, Guard.fit(log), provenance, EpisodeMemory.of(log)))
     return folder

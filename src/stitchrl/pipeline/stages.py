@@ -13,6 +13,7 @@ import numpy as np
 from stitchrl.auditing.audit import audit
 from stitchrl.auditing.history import HistoryCheck
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import DataError
@@ -352,7 +353,7 @@ def bundle_stage(job: Workspace) -> None:
             **({} if job.baseline is None else {"baseline": job.load("run.json")["baseline"]}),
             "verdict": {key: verdict[key] for key in ("decision", "headline", "caveats")},
         }
-        learned_from = job.parts["train+validation"].distinct_contents()
+        learned_from = EpisodeMemory.of(job.parts["train+validation"])
         guard = Guard.fit(job.parts["train"])
         # On a rung of the ladder the policy holds the behaviour itself; without a ladder none was fitted.
         fitted = job.settings.ladder and job.log.num_actions is not None and chosen.rung is None

@@ -6,7 +6,7 @@ import numpy as np
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["beyond_chance", "coincidence", "share_with_twins"]
+__all__ = ["beyond_chance", "coincidence"]
 
 BEYOND_CHANCE = 5.0
 """Shared contents count as shared episodes from so many standard deviations above what coincidence explains."""
@@ -32,13 +32,3 @@ def coincidence(times: NumpyArray, others: int) -> float:
     more = max(0.0, others / episodes - 1)
     once, twice = int((times == 1).sum()), int((times == 2).sum())
     return min(1.0, 1 - (once - 2 * twice * more) / episodes)
-
-
-def share_with_twins(contents: NumpyArray) -> float:
-    """The share of some episodes that has an equal among the others of them, by the hashes of their contents.
-
-    It is how often an episode of the same origin has an equal among these by coincidence, at most: of one that is not among
-    them the chance is the same, since none of them is special.
-    """
-    times = np.unique(contents, return_counts=True)[1]
-    return float(times[times > 1].sum() / max(len(contents), 1))

@@ -18,6 +18,7 @@ import numpy as np
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec
 from stitchrl.algorithms.settings import default_settings
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.sampling import Sampling, UniformSampling, drawn_part
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
@@ -137,7 +138,7 @@ class Job:
             scaling = claim(Path(self.out), config, scaling, default_settings(type(algorithm)))
             # Before the first checkpoint, what lies there may be of an attempt on another log.
             if not all((Path(self.out) / name).exists() for name in (EPISODES, CHECKPOINT)):
-                write_learned_from(Path(self.out), log.distinct_contents())
+                write_learned_from(Path(self.out), EpisodeMemory.of(log).arrays())
         prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
         given = self._given(prepared.given)
         bounds = self._bounds(algorithms)
