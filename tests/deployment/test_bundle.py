@@ -134,7 +134,11 @@ def test_a_folder_without_a_bundle_is_named_for_what_it_looks_like(tmp_path: Pat
 
 
 def test_a_bundle_that_replaces_another_keeps_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = dataclasses.replace(bundle(), learned_from=EpisodeMemory.from_arrays({"contents": np.arange(3, dtype=np.uint64)}), behavior=bundle().policy)
+    old = dataclasses.replace(
+        bundle(),
+        learned_from=EpisodeMemory.from_arrays({"contents": np.arange(3, dtype=np.uint64)}),
+        behavior=bundle().policy,
+    )
     save_bundle(tmp_path, old)
     kept = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert sorted(kept) == ["behavior.safetensors", "episodes.safetensors", "policy.json", "policy.safetensors"]

@@ -144,7 +144,9 @@ def check_learned_from(arrays: Mapping[str, NumpyArray] | None) -> None:
         return
     for name, (dtype, shape) in (whole if "limits" in arrays else {"contents": ("uint64", (None,))}).items():
         found = arrays[name]
-        fits = len(found.shape) == len(shape) and all(one in (None, n) for one, n in zip(shape, found.shape, strict=True))
+        fits = len(found.shape) == len(shape) and all(
+            one in (None, n) for one, n in zip(shape, found.shape, strict=True)
+        )
         if not fits or str(found.dtype) != dtype:
             wanted = " x ".join("n" if one is None else str(one) for one in shape)
             raise UnsoundError(
