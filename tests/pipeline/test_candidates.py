@@ -15,7 +15,7 @@ from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.tabular_model import numbers_states
 from stitchrl.errors import ConfigurationError
 from stitchrl.pipeline.assignments import candidates_of, candidates_of_tables, with_assignments
-from stitchrl.pipeline.candidates import default_algorithms, job_algorithm, labelled, unique_labels
+from stitchrl.pipeline.candidates import default_algorithms, job_algorithm, labelled, unique_labels, why_default
 
 CLASSES: dict[str, type[Algorithm]] = {name: getattr(st, name) for name in st.ALGORITHMS}
 
@@ -146,7 +146,7 @@ def test_a_wrong_assignment_is_one_sentence(text: str, sentence: str) -> None:
 
 
 def test_wrong_names_are_one_sentence() -> None:
-    assert "There is no algorithm 'magic'; there are AWR, BC, " in refusal(candidates_of, "IQL,magic", CLASSES, 1.0)
+    assert "There is no algorithm 'magic'; there are AWAC, AWR, " in refusal(candidates_of, "IQL,magic", CLASSES, 1.0)
     assert "At least one algorithm must be named" in refusal(candidates_of, " , ", CLASSES, 1.0)
 
 
@@ -182,7 +182,7 @@ def test_tables_make_candidates() -> None:
 @pytest.mark.parametrize(
     ("tables", "sentence"),
     [
-        ([{"expectile": 0.9}], "Every [[candidate]] must name its `algorithm`, one of AWR, BC"),
+        ([{"expectile": 0.9}], "Every [[candidate]] must name its `algorithm`, one of AWAC, AWR"),
         ([{}], "has only nothing"),
         ([{"algorithm": "magic"}], "There is no algorithm 'magic'"),
         ([{"algorithm": "IQL", "expectil": 1}], "IQL has no setting 'expectil'"),
@@ -196,3 +196,13 @@ def test_tables_make_candidates() -> None:
 )
 def test_a_wrong_table_is_one_sentence(tables: Any, sentence: str) -> None:
     assert sentence in refusal(candidates_of_tables, tables, CLASSES, 1.0)
+
+
+def test_a_log_of_few_episodes_gets_few_candidates_and_the_reason_is_said() -> None:
+    few = labelled(default_algorithms(0.9, episodes=99))
+    assert set(few) == {"BC", "FilteredBC", "IQL", "DQN"}
+    assert set(labelled(default_algorithms(0.9, continuous=True, episodes=99))) == {"BC", "FilteredBC", "IQL", "TD3BC"}
+    assert "CQL" in labelled(default_algorithms(0.9, episodes=100))
+    said = why_default(numbered_states=False, continuous=False, episodes=99)
+    assert "with 99 episodes few are tried" in said
+    assert "few are tried" not in why_default(numbered_states=True, continuous=False, episodes=100)

@@ -74,6 +74,7 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
         job.log.schema.gamma,
         numbered_states=not continuous and numbers_states(job.log),
         continuous=continuous,
+        episodes=job.log.num_episodes,
     )
     if (baseline := given.get("baseline")) is not None:
         from stitchrl.pipeline.baseline import Baseline
@@ -98,6 +99,7 @@ def candidates(
     *,
     numbered_states: bool = False,
     continuous: bool = False,
+    episodes: int = 1_000,
 ) -> dict[str, Algorithm] | None:
     """The candidates that a command was given, label -> algorithm; None where it says nothing about them."""
     tables = context.obj
@@ -114,7 +116,9 @@ def candidates(
     elif names is not None:
         found = candidates_of(names, classes, gamma, continuous=continuous)
     else:
-        found = labelled(default_algorithms(gamma, numbered_states=numbered_states, continuous=continuous))
+        found = labelled(
+            default_algorithms(gamma, numbered_states=numbered_states, continuous=continuous, episodes=episodes)
+        )
     return with_assignments(found, assignments or ())
 
 

@@ -26,16 +26,22 @@ from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
 
-__all__ = ["Candidate", "Rung", "default_algorithms", "job_algorithm", "labelled", "unique_labels"]
+__all__ = ["Candidate", "Rung", "default_algorithms", "job_algorithm", "labelled", "unique_labels", "why_default"]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,58}[A-Za-z0-9_+-]|[A-Za-z0-9]")
 """A label is also the name of a folder, and what stands before the dot of `--set LABEL.setting=value`."""
 
 
+FEW_EPISODES = 100
+"""Below so many, the validation part has fewer than ten: it would choose among many candidates by luck."""
+
+
 def default_algorithms(
-    gamma: float, *, numbered_states: bool = False, continuous: bool = False
+    gamma: float, *, numbered_states: bool = False, continuous: bool = False, episodes: int = FEW_EPISODES
 ) -> tuple[Algorithm, ...]:
     """The candidates of a run: small networks, rewards scaled to unit spread of returns.
+
+    With fewer `episodes` than `FEW_EPISODES`, only imitation and IQL (and TD3+BC over continuous actions).
 
     With `continuous`, for a log of continuous actions, those that learn from such, at the steps of their papers: CQL with a
     sampled gradient, since it would otherwise take as long as all others together.
@@ -46,23 +52,40 @@ def default_algorithms(
     """
     small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
     value = small | {"gamma": gamma, "target_rate": 0.02}
+    few = episodes < FEW_EPISODES
     if continuous:
         return (
             BC(**small),
             FilteredBC(**small),
             IQL(gamma=gamma, hidden_sizes=(128, 128)),
             TD3BC(gamma=gamma, hidden_sizes=(128, 128)),
-            CQL(gamma=gamma, hidden_sizes=(128, 128), gradient_samples=4),
+            *(() if few else (CQL(gamma=gamma, hidden_sizes=(128, 128), gradient_samples=4),)),
         )
     counting = (SPIBB(gamma=gamma), VILCB(gamma=gamma)) if numbered_states else ()
     return (
         BC(**small),
         FilteredBC(**small),
         IQL(expectile=0.8, inverse_temperature=10.0, **value),
-        CQL(cql_weight=0.2, **value),
+        *(() if few else (CQL(cql_weight=0.2, **value),)),
         *counting,
         DQN(**value),
     )
+
+
+def why_default(*, numbered_states: bool, continuous: bool, episodes: int) -> str:
+    """Why `default_algorithms` gives what it gives, in a sentence."""
+    kind = (
+        "actions are vectors, which these learn from"
+        if continuous
+        else "actions are numbered, and DQN is there as a warning"
+    )
+    counted = "; states are numbered, so SPIBB and VILCB count them" if numbered_states and not continuous else ""
+    few = (
+        f"; with {episodes:,} episodes few are tried, since the validation part would choose among many by luck"
+        if episodes < FEW_EPISODES
+        else ""
+    )
+    return f"Candidates that fit the log: {kind}{counted}{few}."
 
 
 def job_algorithm(kind: type[Algorithm], gamma: float, *, continuous: bool = False) -> Algorithm:

@@ -99,9 +99,8 @@ def _split(job: Workspace) -> dict[str, Any]:
 
 def train_stage(job: Workspace) -> None:
     """checkpoints/LABEL/: every seed of a candidate in one program, resumable."""
-    job.say(
-        "train", f"{len(job.candidates)} candidates: {', '.join(f'{k} x {len(r.seeds)}' for k, r in job.runs.items())}"
-    )
+    trained = ", ".join(f"{label} x {len(run.seeds)}" for label, run in job.runs.items())
+    job.say("train", " ".join(filter(None, [f"{len(job.candidates)} candidates: {trained}", job.why_candidates])))
 
 
 def select_stage(job: Workspace) -> None:

@@ -33,7 +33,7 @@ from stitchrl.evaluation.units import Units
 from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.pipeline.baseline import Baseline, same_baseline
-from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled
+from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled, why_default
 from stitchrl.pipeline.ladder import on_rung
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.versions import installed_versions
@@ -120,9 +120,19 @@ class Workspace:
         """Label -> algorithm, of every candidate."""
         if self.algorithms is not None:
             return labelled(self.algorithms)
+        return labelled(default_algorithms(self.log.schema.gamma, **self._kind_of_log))
+
+    @cached_property
+    def _kind_of_log(self) -> dict[str, Any]:
+        """What the choice of candidates depends on."""
         continuous = self.log.num_actions is None
         counted = not continuous and numbers_states(self.log)
-        return labelled(default_algorithms(self.log.schema.gamma, numbered_states=counted, continuous=continuous))
+        return {"numbered_states": counted, "continuous": continuous, "episodes": self.log.num_episodes}
+
+    @property
+    def why_candidates(self) -> str:
+        """Why these are the candidates; "" where they were asked for."""
+        return "" if self.algorithms is not None else why_default(**self._kind_of_log)
 
     # --- the directory -------------------------------------------------------------------------------------------
 
