@@ -120,7 +120,8 @@ def cost(rows: int, episodes: int) -> str:
         size = (Path(folder) / EPISODES).stat().st_size
     start = time.perf_counter()
     assert refused(memory, log)
-    return f"| {rows:,} | {episodes:,} | {learned:.1f} | {time.perf_counter() - start:.1f} | {peak / 1e6:.0f} | {size / 1e6:.1f} |"
+    compared = time.perf_counter() - start
+    return f"| {rows:,} | {episodes:,} | {learned:.1f} | {compared:.1f} | {peak / 1e6:.0f} | {size / 1e6:.1f} |"
 
 
 def main() -> None:
@@ -150,12 +151,13 @@ def main() -> None:
         f"| world | fresh | {' | '.join(names)} |",
         "|" + "---|" * (len(names) + 2),
         *(f"| {' | '.join(cells)} |" for cells in rows),
-        f"\nWhole logs, halved at random {given.draws} times: the share of episodes that equal one of the other half, and how often the "
-        "one half was refused for a policy of the other.\n",
+        f"\nWhole logs, halved at random {given.draws} times: the share of episodes that equal one of the other half, "
+        "and how often the one half was refused for a policy of the other.\n",
         "| log | episodes | equal | refused |",
         "|---|---|---|---|",
         *real_logs(given),
-        "\nWhat remembering costs: seconds to remember a log, seconds to compare it with one as long, the memory that remembering takes beside the log, and the file.\n",
+        "\nWhat remembering costs: seconds to remember a log, seconds to compare it with one as long, the memory "
+        "that remembering takes beside the log, and the file.\n",
         "| rows | episodes | remember, s | compare, s | memory, MB | file, MB |",
         "|---|---|---|---|---|---|",
         *(cost(1_000_000, episodes) for episodes in (100_000, 1_000_000)),

@@ -90,7 +90,7 @@ def test_the_bundle_of_a_continuous_policy_acts_and_has_its_guard_on(algorithm: 
         with pytest.raises(DataError, match="b is 49"):
             bundle.predict(log.observation[5] + np.array([0, 50, 0], np.float32))
         assert bundle.knows(log).all()
-    with pytest.raises(EvaluationError, match="learned from 10 of the 10 episodes"):
+    with pytest.raises(EvaluationError, match="learned from this very log"):
         st.evaluate(bundle, log, estimators=("fqe",))
 
 
