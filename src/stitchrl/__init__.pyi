@@ -22,6 +22,7 @@ from stitchrl.algorithms.awac import AWAC as AWAC
 from stitchrl.algorithms.awr import AWR as AWR
 from stitchrl.algorithms.bcq import BCQ as BCQ
 from stitchrl.algorithms.bcq_iql import BCQIQL as BCQIQL
+from stitchrl.algorithms.bear import BEAR as BEAR
 from stitchrl.algorithms.behavior import BC as BC
 from stitchrl.algorithms.cql import CQL as CQL
 from stitchrl.algorithms.ddpg import DDPG as DDPG

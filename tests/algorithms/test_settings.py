@@ -280,6 +280,8 @@ INPUTS = {
     "IQL": {"gamma", "expectile", "inverse_temperature", "learning_rate", "target_rate"},
     "AWAC": {"gamma", "inverse_temperature", "learning_rate", "target_rate"},
     "BCQ": {"gamma", "threshold", "perturbation_limit", "min_weight", "learning_rate", "target_rate"},
+    "BEAR": {"gamma", "mmd_threshold", "kernel_width", "min_weight", "learning_rate", "actor_learning_rate"}
+    | {"multiplier_learning_rate", "target_rate"},
     "BCQIQL": {"gamma", "threshold", "expectile", "learning_rate", "target_rate"},
     "CQL": {"gamma", "cql_weight", "learning_rate", "target_rate", "actor_learning_rate"},
     "TD3BC": {"gamma", "q_weight", "target_noise", "noise_clip", "learning_rate", "target_rate"},

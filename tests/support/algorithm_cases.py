@@ -35,6 +35,10 @@ ALL: dict[str, Algorithm] = {
     "BCQ": st.BCQ(
         gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES, candidates=3, acting_candidates=5
     ),
+    "BEAR": st.BEAR(
+        gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES, candidates=3,
+        acting_candidates=5, warm_start_updates=100, match_samples=3, multiplier_learning_rate=0.1,
+    ),
     "BCQIQL": st.BCQIQL(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "TD3BC": st.TD3BC(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "ReBRAC": st.ReBRAC(

@@ -41,6 +41,7 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "SAC continuous": (st.SAC(**TINY), "continuous"),
     "TD3 continuous": (st.TD3(**TINY), "continuous"),
     "DDPG continuous": (st.DDPG(**TINY), "continuous"),
+    "BEAR continuous": (st.BEAR(candidates=3, match_samples=2, warm_start_updates=20, **TINY), "continuous"),
     "BCQ continuous": (st.BCQ(candidates=3, acting_candidates=5, **TINY), "continuous"),
     "AWR continuous": (st.AWR(returns_every_updates=15, td_lambda=0.5, **TINY), "continuous"),
     "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
