@@ -32,8 +32,11 @@ HEADINGS = {
     "Deviations": "Deviations from the paper and its code",
     "Metrics": "Metrics",
 }
-SHARED = ("network", "max_gradient_norm", "warmup_updates", "decay_updates", "average_rate", "precision")
-"""Settings that every algorithm has; docs/training.md describes them."""
+SHARED = (
+    "network", "max_gradient_norm", "warmup_updates", "decay_updates", "average_rate", "precision", "deviations",
+    "reward_noise",
+)  # fmt: skip
+"""Settings that every algorithm has, or every one with several critics; docs/training.md describes them."""
 
 
 def pages() -> dict[str, str]:

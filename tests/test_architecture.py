@@ -50,6 +50,7 @@ SHARED = {
         "bcq_continuous",
         "generative",
         "cql_settings",
+        "critic_settings",
         "tabular_model",
         "returns",
         "cql_terms",

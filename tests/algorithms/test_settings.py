@@ -321,6 +321,8 @@ def test_algorithms_that_differ_only_in_inputs_have_one_structure(algorithm: Alg
         ("warmup_updates", 3),
         ("decay_updates", 7),
         ("num_critics", 3),
+        ("deviations", 1.0),
+        ("reward_noise", 0.5),
         ("actor_decay_updates", 5),
         ("samples", 2),
         ("lagrange_gap", 5.0),

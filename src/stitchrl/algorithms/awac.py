@@ -40,14 +40,15 @@ policy/mode_error, policy/entropy.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import advantage_weighted_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
@@ -62,6 +63,8 @@ from stitchrl.types import PyTree
 
 __all__ = ["AWAC", "AWACState", "batch_weighted_loss"]
 
+Lower = Callable[[Array], Array]
+"""The values of several critics, on axis 0 -> one."""
 SOURCE = "tinkoff-ai/CORL, configs/offline/awac/"
 
 
@@ -86,22 +89,22 @@ def batch_weighted_loss(
     return -jnp.mean(weight * log_prob), weight
 
 
-def policy_value(critics: Critics, obs: Array, pi: Distribution, *, key: Key) -> Float[Array, " B"]:
+def policy_value(critics: Critics, obs: Array, pi: Distribution, lower: Lower, *, key: Key) -> Float[Array, " B"]:
     """min_i Q_i(s, b) with b ~ pi(s): its expectation for discrete actions, that of one draw for continuous ones."""
     if isinstance(critics, DiscreteCritics):
-        return _expected(jnp.min(critics.every_action(obs), axis=0), pi)
-    return jnp.min(critics(obs, _drawn(pi, key)), axis=0)
+        return _expected(lower(critics.every_action(obs)), pi)
+    return lower(critics(obs, _drawn(pi, key)))
 
 
 def values_here(
-    critics: Critics, obs: Array, action: Array, pi: Distribution, *, key: Key
+    critics: Critics, obs: Array, action: Array, pi: Distribution, lower: Lower, *, key: Key
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """min_i Q_i of the logged actions, and V of equation (3), the networks asked once."""
     if isinstance(critics, DiscreteCritics):
-        q = jnp.min(critics.every_action(obs), axis=0)
+        q = lower(critics.every_action(obs))
         return take_action(q, action), _expected(q, pi)
     assert isinstance(critics, ContinuousCritics)
-    both = jnp.min(critics.several(obs, jnp.stack([action, _drawn(pi, key)])), axis=0)
+    both = lower(critics.several(obs, jnp.stack([action, _drawn(pi, key)])))
     return both[0], both[1]
 
 
@@ -115,7 +118,7 @@ def _drawn(pi: Distribution, key: Key) -> Float[Array, "B action"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class AWAC(Algorithm):
+class AWAC(CriticSettings):
     """Advantage-weighted actor-critic."""
 
     irregular_time: ClassVar[bool] = True
@@ -164,7 +167,8 @@ class AWAC(Algorithm):
 
         next_pi = state.actor.model(next_obs, action_mask=batch.get("next_action_mask"))
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * policy_value(state.target_critics, next_obs, next_pi, key=next_key)
+        next_v = policy_value(state.target_critics, next_obs, next_pi, self.pessimistic, key=next_key)
+        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)
@@ -173,7 +177,9 @@ class AWAC(Algorithm):
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         critics = state.critics.step(optimizer, gradients)
 
-        q, v = values_here(critics.model, obs, action, state.actor.model(obs, action_mask=mask), key=here_key)
+        q, v = values_here(
+            critics.model, obs, action, state.actor.model(obs, action_mask=mask), self.pessimistic, key=here_key
+        )
         weighted_loss = advantage_weighted_loss if self.weighting == "clipped" else batch_weighted_loss
 
         def actor_loss(actor: Actor) -> tuple[Array, tuple[Array, Metrics]]:

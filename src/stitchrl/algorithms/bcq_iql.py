@@ -37,7 +37,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.losses import damped_imitation_loss, expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import network_setting, setting
@@ -76,7 +77,7 @@ def constrained_value_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class BCQIQL(Algorithm):
+class BCQIQL(CriticSettings):
     """An expectile value over the actions that the log supports, and the best of these actions."""
 
     irregular_time: ClassVar[bool] = True
@@ -122,7 +123,7 @@ class BCQIQL(Algorithm):
         behavior = state.behavior.step(optimizer, gradients)
         likely = likely_actions(behavior.model.logits(obs), mask, self.threshold)
         logged_likely = jnp.any(likely & jax.nn.one_hot(action, likely.shape[1], dtype=bool), axis=1)
-        q_data = jnp.min(state.target_critics(obs, action), axis=0)
+        q_data = self.pessimistic(state.target_critics(obs, action))
 
         def value_loss(value: Body) -> Array:
             return constrained_value_loss(q_data, value(obs)[:, 0], logged_likely, td_weight, self.expectile)
@@ -132,7 +133,7 @@ class BCQIQL(Algorithm):
         v, next_v = jnp.split(value.model(jnp.concatenate([obs, batch["next_obs"]]))[:, 0], 2)
 
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * next_v
+        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
 
         def critic_loss(critics: DiscreteCritics) -> tuple[Array, Array]:
             q = critics.every_action(obs)

@@ -70,12 +70,14 @@ def update(
 
     critics, actor_optimizer = state.critics.model, settings.adam(settings.actor_learning_rate)
     extra = _near_the_log(settings, batch, given) if settings.bc_weight or settings.kl_weight else None
-    actor, metrics = soft_actor_step(state.actor, critics, obs, action, actor_optimizer, key=actor_key, extra=extra)
+    actor, metrics = soft_actor_step(
+        state.actor, critics, obs, action, actor_optimizer, lower=settings.pessimistic, key=actor_key, extra=extra
+    )
 
     pi, next_pi = policy(state)(obs), policy(state)(batch["next_obs"])
     next_q = _next_value(settings, state.target_critics, batch["next_obs"], next_pi, key=target_key)
     reward, discount = settings.td_return(batch)
-    td_target = reward + discount * next_q
+    td_target = settings.targets(reward + discount * next_q, batch, settings.num_critics)
 
     sampled, log_density = _sampled_actions(pi, next_pi, settings.samples, key=penalty_key)
     if settings.penalty == "rho":
@@ -89,7 +91,7 @@ def update(
         "action": action,
         "candidates": jnp.swapaxes(sampled, 0, 1),
         "log_density": log_density.T,
-        "td_target": td_target,
+        "td_target": td_target.T,  # of all critics, or each critic's own
         "td_weight": td_weight,
     }
     if settings.return_weighted:
@@ -102,7 +104,7 @@ def update(
     def loss(critics: ContinuousCritics, part: Batch) -> tuple[Array, tuple[Array, Array, Array]]:
         penalties = _sampled_gradient if settings.gradient_samples else _whole_gradient
         q_data, penalty, surrogate = penalties(critics, part)
-        td = td_loss(q_data, part["td_target"], part["td_weight"])
+        td = td_loss(q_data, part["td_target"].T, part["td_weight"])
         weighted = settings.cql_weight * surrogate
         if settings.lagrange_gap:
             weighted = multiplier * (weighted - settings.lagrange_gap)
@@ -127,9 +129,9 @@ def _next_value(
 ) -> Float[Array, " B"]:
     """The next value of (6): of one action, or the best of several for each critic."""
     if settings.target_samples == 1:
-        return jnp.min(target_critics(next_obs, next_pi.sample(key=key)), axis=0)
+        return settings.pessimistic(target_critics(next_obs, next_pi.sample(key=key)))
     next_action, _ = next_pi.sample_with_log_prob(key=key, count=(settings.target_samples,))
-    return jnp.min(jnp.max(target_critics.several(next_obs, next_action), axis=1), axis=0)
+    return settings.pessimistic(jnp.max(target_critics.several(next_obs, next_action), axis=1))
 
 
 def _near_the_log(settings: CQLSettings, batch: Batch, given: PyTree) -> ExtraTerm:

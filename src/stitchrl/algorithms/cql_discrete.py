@@ -69,10 +69,10 @@ def update(
 ) -> tuple[DiscreteCQLState, Metrics]:
     """Equations (3), (1) and (2)."""
     action, mask, td_weight = batch["action"], batch["action_mask"], batch["td_weight"]
-    next_q = jnp.min(state.target_critics(batch["next_obs"]), axis=0)
+    next_q = settings.pessimistic(state.target_critics(batch["next_obs"]))
     next_v = jnp.max(mask_logits(next_q, batch["next_action_mask"]), axis=-1)
     reward, discount = settings.td_return(batch)
-    td_target = reward + discount * next_v
+    td_target = settings.targets(reward + discount * next_v, batch, settings.num_critics)
 
     log_weight = _log_weight(settings, state, batch, given)
     multiplier = None if state.log_multiplier is None else multiplier_of(state.log_multiplier)

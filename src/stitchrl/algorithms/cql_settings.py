@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.settings import choice, flag, network_setting, setting
 from stitchrl.nn.networks import Network
 
@@ -12,7 +12,7 @@ __all__ = ["CQLSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
-class CQLSettings(Algorithm):
+class CQLSettings(CriticSettings):
     """Settings that name the actor, samples or cloning are for continuous actions only."""
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")

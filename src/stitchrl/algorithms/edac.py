@@ -43,7 +43,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Critics
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.optimizers import polyak
@@ -84,7 +85,7 @@ def diversity(slope: Float[Array, "C B action"], td_weight: Float[Array, " B"]) 
 
 
 @dataclasses.dataclass(frozen=True)
-class EDAC(Algorithm):
+class EDAC(CriticSettings):
     """Soft actor-critic with several critics that are kept diverse, of whose values the smallest counts."""
 
     irregular_time: ClassVar[bool] = True
@@ -122,10 +123,17 @@ class EDAC(Algorithm):
     def update(self, state: SoftState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[SoftState, Metrics]:
         actor_key, target_key = jax.random.split(key)
         actor, metrics = soft_policy_step(
-            state.actor, state.critics.model, batch, self.adam(self.actor_learning_rate), 0.0, key=actor_key
+            state.actor,
+            state.critics.model,
+            batch,
+            self.adam(self.actor_learning_rate),
+            0.0,
+            lower=self.pessimistic,
+            key=actor_key,
         )
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * soft_value(actor, state.target_critics, batch, key=target_key)
+        next_v = soft_value(actor, state.target_critics, batch, self.pessimistic, key=target_key)
+        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
 
         def critic_loss(critics: Any) -> tuple[Array, tuple[Array, Array, Array]]:
             def values(actions: Float[Array, "C B action"]) -> tuple[Array, Array]:

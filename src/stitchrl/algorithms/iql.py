@@ -44,7 +44,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import MAX_WEIGHT, advantage_weighted_loss, expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
@@ -72,7 +73,7 @@ class IQLState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class IQL(Algorithm):
+class IQL(CriticSettings):
     """Implicit Q-learning."""
 
     irregular_time: ClassVar[bool] = True
@@ -138,7 +139,7 @@ class IQL(Algorithm):
 
     def update(self, state: IQLState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[IQLState, Metrics]:
         obs, action, td_weight = batch["obs"], batch["action"], batch["td_weight"]
-        q_data = jnp.min(state.target_critics(obs, action), axis=0)
+        q_data = self.pessimistic(state.target_critics(obs, action))
 
         def value_loss(value: Body) -> Array:
             return jnp.mean(td_weight * expectile_loss(q_data - value(obs)[:, 0], self.expectile))
@@ -158,7 +159,7 @@ class IQL(Algorithm):
         actor = state.actor.step(self._actor_optimizer, gradients)
 
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * next_v
+        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)

@@ -62,9 +62,15 @@ def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array,
     return weight * error**2
 
 
-def td_loss(q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Float[Array, " B"]) -> Float[Array, ""]:
-    """Sum over critics of the mean squared TD error; rows without a target have td_weight 0."""
-    error = q - jax.lax.stop_gradient(td_target)[None, :]
+def td_loss(
+    q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
+) -> Float[Array, ""]:
+    """Sum over critics of the mean squared TD error; rows without a target have td_weight 0.
+
+    Targets are those of all critics, or each critic's own.
+    """
+    fixed = jax.lax.stop_gradient(td_target)
+    error = q - (fixed if fixed.ndim == 2 else fixed[None, :])
     return jnp.sum(jnp.mean(td_weight[None, :] * error**2, axis=1))
 
 

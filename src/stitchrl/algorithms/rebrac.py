@@ -49,7 +49,8 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
+from stitchrl.algorithms.base import Prepared, Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.deterministic_actor import (
     DeterministicState,
     actor_optimizer,
@@ -135,7 +136,7 @@ def penalized_actor_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class ReBRAC(Algorithm):
+class ReBRAC(CriticSettings):
     """TD3 with a penalty on the distance from logged actions in the actor and, by a weight of its own, in the target."""
 
     irregular_time: ClassVar[bool] = True
@@ -204,9 +205,10 @@ class ReBRAC(Algorithm):
         noise = jax.random.normal(key, action.shape)
         next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
         penalty = known * squared_distance(next_action, batch["next_action"])
-        next_q = jnp.min(state.target_critics(next_obs, next_action), axis=0)
+        next_q = self.pessimistic(state.target_critics(next_obs, next_action))
         reward, discount = self.td_return(batch)
         td_target = reward + discount * (next_q - self.critic_bc_weight * penalty)
+        td_target = self.targets(td_target, batch, self.num_critics)
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(batch["obs"], action)
@@ -226,7 +228,7 @@ class ReBRAC(Algorithm):
         obs, action, critics = batch["obs"], batch["action"], state.critics.model
 
         def loss(policy_action: Array) -> tuple[Array, Array]:
-            q = jnp.min(critics(obs, policy_action), axis=0)
+            q = self.pessimistic(critics(obs, policy_action))
             return penalized_actor_loss(q, policy_action, action, self.actor_bc_weight), q
 
         return actor_step(state, loss, obs, action, self._actor_optimizer, self.target_rate)

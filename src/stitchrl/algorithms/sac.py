@@ -37,7 +37,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Critics
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.optimizers import polyak
@@ -59,7 +60,7 @@ __all__ = ["SAC"]
 
 
 @dataclasses.dataclass(frozen=True)
-class SAC(Algorithm):
+class SAC(CriticSettings):
     """Soft actor-critic on a log: a demonstration of overestimation, not a way to a policy."""
 
     irregular_time: ClassVar[bool] = True
@@ -88,7 +89,8 @@ class SAC(Algorithm):
     def update(self, state: SoftState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[SoftState, Metrics]:
         target_key, actor_key = jax.random.split(key)
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * soft_value(state.actor, state.target_critics, batch, key=target_key)
+        next_v = soft_value(state.actor, state.target_critics, batch, self.pessimistic, key=target_key)
+        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(batch["obs"], batch["action"])
@@ -99,7 +101,7 @@ class SAC(Algorithm):
 
         optimizer = self.adam(self.actor_learning_rate)
         actor, metrics = soft_policy_step(
-            state.actor, critics.model, batch, optimizer, self.entropy_share, key=actor_key
+            state.actor, critics.model, batch, optimizer, self.entropy_share, lower=self.pessimistic, key=actor_key
         )
         target_critics: Critics = polyak(state.target_critics, critics.model, self.target_rate)
 

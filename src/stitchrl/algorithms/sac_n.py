@@ -45,7 +45,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Critics
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.optimizers import polyak
@@ -73,7 +74,7 @@ CRITICS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SACN(Algorithm):
+class SACN(CriticSettings):
     """Soft actor-critic with many critics, of whose values the smallest counts."""
 
     irregular_time: ClassVar[bool] = True
@@ -114,10 +115,12 @@ class SACN(Algorithm):
             batch,
             self.adam(self.actor_learning_rate),
             self.entropy_share,
+            lower=self.pessimistic,
             key=actor_key,
         )
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * soft_value(actor, state.target_critics, batch, key=target_key)
+        next_v = soft_value(actor, state.target_critics, batch, self.pessimistic, key=target_key)
+        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(batch["obs"], batch["action"])

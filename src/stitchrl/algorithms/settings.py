@@ -90,7 +90,8 @@ def check_settings(algorithm: Any) -> None:
             if isinstance(value, list):  # as JSON and people write it; settings are hashed
                 value = tuple(value)
                 object.__setattr__(algorithm, field.name, value)
-            _check_interval(name, field, value)
+            if value is not None or field.default is not None:
+                _check_interval(name, field, value)
 
 
 def _check_interval(name: str, field: dataclasses.Field[Any], value: Any) -> None:

@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 SoftPolicy = SquashedGaussianPolicy | CategoricalPolicy
+Lower = Callable[[Array], Array]
+"""The values of several critics, on axis 0 -> one: their minimum, or what the settings of critics have in its place."""
 ExtraTerm = Callable[[TanhNormal, Array, Array], tuple[Array, Metrics]]
 """(the distribution of actions, one draw of it, that draw's log-density) -> a term of the actor's loss, and metrics."""
 
@@ -115,21 +117,23 @@ def soft_policy_step(
     optimizer: optax.GradientTransformation,
     entropy_share: Scalar,
     *,
+    lower: Lower,
     key: Key,
 ) -> tuple[SoftActor, Metrics]:
     """One step of equations (1) and (2), at the temperature just updated.
 
     Args:
         actor: before the step.
-        critics: their minimum is maximised.
+        critics: what `lower` makes of them is maximised.
         batch: obs and action, and the action mask where actions are discrete.
         optimizer: of the actor and its temperature.
         entropy_share: H of discrete actions, as a share of the largest entropy.
+        lower: the minimum, or what stands in its place.
         key: of the sampled actions.
     """
     if isinstance(critics, DiscreteCritics):
-        return _discrete_step(actor, critics, batch, optimizer, entropy_share)
-    return soft_actor_step(actor, critics, batch["obs"], batch["action"], optimizer, key=key)
+        return _discrete_step(actor, critics, batch, optimizer, entropy_share, lower)
+    return soft_actor_step(actor, critics, batch["obs"], batch["action"], optimizer, lower=lower, key=key)
 
 
 def soft_actor_step(
@@ -139,6 +143,7 @@ def soft_actor_step(
     action: Array,
     optimizer: optax.GradientTransformation,
     *,
+    lower: Lower,
     key: Key,
     extra: ExtraTerm | None = None,
 ) -> tuple[SoftActor, Metrics]:
@@ -156,7 +161,7 @@ def soft_actor_step(
     def loss(policy: SquashedGaussianPolicy) -> tuple[Array, Metrics]:
         pi = policy(obs)
         policy_action, log_prob = pi.sample_with_log_prob(key=key)
-        q = jnp.min(critics(obs, policy_action), axis=0)
+        q = lower(critics(obs, policy_action))
         value = soft_actor_loss(log_prob, q, temperature)
         metrics = {"q/policy_mean": jnp.mean(q), "policy/entropy": -jnp.mean(log_prob)} | pi.metrics(action)
         if extra is not None:
@@ -174,6 +179,7 @@ def _discrete_step(
     batch: Batch,
     optimizer: optax.GradientTransformation,
     entropy_share: Scalar,
+    lower: Lower,
 ) -> tuple[SoftActor, Metrics]:
     """As `soft_policy_step`, for discrete actions: sums over the allowed ones."""
     policy, obs, mask = actor.policy.model, batch["obs"], batch["action_mask"]
@@ -184,7 +190,7 @@ def _discrete_step(
     gradient = jax.grad(temperature_loss)(actor.log_temperature.model, expected, target)
     log_temperature = actor.log_temperature.step(optimizer, gradient)
     temperature = jnp.exp(log_temperature.model)
-    q = jnp.min(critics.every_action(obs), axis=0)
+    q = lower(critics.every_action(obs))
 
     def loss(policy: CategoricalPolicy) -> tuple[Array, Metrics]:
         pi = policy(obs, action_mask=mask)
@@ -196,18 +202,20 @@ def _discrete_step(
     return SoftActor(actor.policy.step(optimizer, gradients), log_temperature), metrics | {"temperature": temperature}
 
 
-def soft_value(actor: SoftActor, target_critics: Critics, batch: Batch, *, key: Key) -> Float[Array, " B"]:
+def soft_value(
+    actor: SoftActor, target_critics: Critics, batch: Batch, lower: Lower, *, key: Key
+) -> Float[Array, " B"]:
     """(B,) equation (3), at the next observations of a batch."""
     next_obs, temperature = batch["next_obs"], jnp.exp(actor.log_temperature.model)
     if isinstance(target_critics, DiscreteCritics):
         policy = actor.policy.model
         assert isinstance(policy, CategoricalPolicy)
         log_probs = policy(next_obs, action_mask=batch["next_action_mask"]).log_probs
-        next_q = jnp.min(target_critics.every_action(next_obs), axis=0)
+        next_q = lower(target_critics.every_action(next_obs))
         return jnp.sum(jnp.exp(log_probs) * (next_q - temperature * log_probs), axis=-1)
     assert isinstance(actor.policy.model, SquashedGaussianPolicy)
     next_action, log_prob = actor.policy.model(next_obs).sample_with_log_prob(key=key)
-    return jnp.min(target_critics(next_obs, next_action), axis=0) - temperature * log_prob
+    return lower(target_critics(next_obs, next_action)) - temperature * log_prob
 
 
 def soft_critic_value(critics: Critics, policy: SoftPolicy) -> CriticValue | ContinuousCriticValue:

@@ -33,7 +33,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.deterministic_actor import (
     DeterministicState,
     actor_optimizer,
@@ -55,7 +56,7 @@ __all__ = ["TD3"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TD3(Algorithm):
+class TD3(CriticSettings):
     """Twin delayed DDPG on a log: a demonstration of overestimation, not a way to a policy."""
 
     irregular_time: ClassVar[bool] = True
@@ -99,9 +100,9 @@ class TD3(Algorithm):
         action, next_obs = batch["action"], batch["next_obs"]
         noise = jax.random.normal(key, action.shape)
         next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
-        next_q = jnp.min(state.target_critics(next_obs, next_action), axis=0)
+        next_q = self.pessimistic(state.target_critics(next_obs, next_action))
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * next_q
+        td_target = self.targets(reward + discount * next_q, batch, self.num_critics)
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(batch["obs"], action)

@@ -40,7 +40,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.deterministic_actor import (
     DeterministicState,
     actor_optimizer,
@@ -74,7 +75,7 @@ def regularized_actor_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class TD3BC(Algorithm):
+class TD3BC(CriticSettings):
     """TD3 whose actor is held to the logged actions by their squared distance."""
 
     irregular_time: ClassVar[bool] = True
@@ -119,9 +120,9 @@ class TD3BC(Algorithm):
         action, next_obs = batch["action"], batch["next_obs"]
         noise = jax.random.normal(key, action.shape)
         next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
-        next_q = jnp.min(state.target_critics(next_obs, next_action), axis=0)
+        next_q = self.pessimistic(state.target_critics(next_obs, next_action))
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * next_q
+        td_target = self.targets(reward + discount * next_q, batch, self.num_critics)
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(batch["obs"], action)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.data.scaling import Scaling
 from stitchrl.jax_types import AnyArray, Array, Key
@@ -131,6 +131,9 @@ class StandardizedValue(DiscreteValue):
     def q_all(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "B A"]:
         return self.value.q_all(standardized(obs, self.mean, self.std)) / self.reward_scale
 
+    def spread(self, obs: Shaped[AnyArray, "B ..."], action: Int[AnyArray, " B"]) -> Float[Array, " B"]:
+        return self.value.spread(standardized(obs, self.mean, self.std), action) / self.reward_scale
+
     def v(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Float[Array, " B"]:
@@ -150,6 +153,10 @@ class RescaledValue(ContinuousValue):
     def q(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
         inner = standardized(action, self.action_center, self.action_half_width)
         return self.value.q(standardized(obs, self.mean, self.std), inner) / self.reward_scale
+
+    def spread(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+        inner = standardized(action, self.action_center, self.action_half_width)
+        return self.value.spread(standardized(obs, self.mean, self.std), inner) / self.reward_scale
 
     def v(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None

@@ -17,6 +17,8 @@ from stitchrl.nn.policy import DiscretePolicy
 
 __all__ = ["ContinuousCriticValue", "ContinuousValue", "CriticValue", "DiscreteValue"]
 
+NO_CRITICS = "A {} has no critics that could disagree, so it has no `spread`."
+
 
 class DiscreteValue(eqx.Module):
     """Q and V in the log's reward units."""
@@ -35,6 +37,10 @@ class DiscreteValue(eqx.Module):
         """(B,) claimed Q of the given actions."""
         return take_action(self.q_all(obs), action)
 
+    def spread(self, obs: Shaped[AnyArray, "B ..."], action: Int[AnyArray, " B"]) -> Float[Array, " B"]:
+        """(B,) standard deviation over critics of the claimed Q. Raises TypeError where there are no critics."""
+        raise TypeError(NO_CRITICS.format(type(self).__name__))
+
 
 class CriticValue(DiscreteValue):
     """Mean over critics; V is the policy's expectation of Q."""
@@ -44,6 +50,9 @@ class CriticValue(DiscreteValue):
 
     def q_all(self, obs: Shaped[AnyArray, "B ..."]) -> Float[Array, "B A"]:
         return jnp.mean(self.critics(obs), axis=0)
+
+    def spread(self, obs: Shaped[AnyArray, "B ..."], action: Int[AnyArray, " B"]) -> Float[Array, " B"]:
+        return take_action(jnp.std(self.critics(obs), axis=0), action)
 
     def v(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B A"] | None = None
@@ -64,6 +73,10 @@ class ContinuousValue(eqx.Module):
     ) -> Float[Array, " B"]:
         """(B,) claimed value of acting as the policy does."""
 
+    def spread(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+        """(B,) standard deviation over critics of the claimed Q. Raises TypeError where there are no critics."""
+        raise TypeError(NO_CRITICS.format(type(self).__name__))
+
 
 class ContinuousCriticValue(ContinuousValue):
     """Mean over critics; V is Q of the policy's mode, without its chance."""
@@ -73,6 +86,9 @@ class ContinuousCriticValue(ContinuousValue):
 
     def q(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
         return jnp.mean(self.critics(obs, action), axis=0)
+
+    def spread(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"]) -> Float[Array, " B"]:
+        return jnp.std(self.critics(obs, action), axis=0)
 
     def v(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
