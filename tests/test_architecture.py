@@ -53,6 +53,7 @@ SHARED = {
         "critic_settings",
         "tabular_model",
         "returns",
+        "in_sample",
         "cql_terms",
         "behavior_fit",
         "cql_discrete",

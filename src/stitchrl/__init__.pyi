@@ -35,8 +35,11 @@ from stitchrl.algorithms.sac import SAC as SAC
 from stitchrl.algorithms.sac_n import SACN as SACN
 from stitchrl.algorithms.spibb import SPIBB as SPIBB
 from stitchrl.algorithms.td3 import TD3 as TD3
+from stitchrl.algorithms.sql import EQL as EQL
+from stitchrl.algorithms.sql import SQL as SQL
 from stitchrl.algorithms.td3bc import TD3BC as TD3BC
 from stitchrl.algorithms.vilcb import VILCB as VILCB
+from stitchrl.algorithms.xql import XQL as XQL
 from stitchrl.nn.networks import Network as Network
 
 # Logs

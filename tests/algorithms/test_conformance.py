@@ -103,6 +103,13 @@ METRICS = {
         kind: names | Q_LEARNING | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/clipped"}
         for kind, names in IMITATION.items()
     },
+    **{
+        name: {
+            kind: names | Q_LEARNING | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/clipped"} | more
+            for kind, names in IMITATION.items()
+        }
+        for name, more in (("SQL", {"weight/zero"}), ("EQL", set[str]()), ("XQL", set[str]()))
+    },
     "AWAC": {
         kind: names | Q_LEARNING | {"v/mean", "adv/mean", "weight/mean", "weight/largest"}
         for kind, names in IMITATION.items()
@@ -254,6 +261,7 @@ def test_the_target_ignores_a_huge_value_of_a_forbidden_next_action(name: str) -
         "BC discrete",
         "FilteredBC discrete",
         "IQL discrete",
+        "SQL discrete",
         "AWAC discrete",
         "CQL discrete",
         "BCQ discrete",

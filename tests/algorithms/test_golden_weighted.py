@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from algorithm_cases import model
 
@@ -31,6 +32,8 @@ from golden import (
 from stitchrl.algorithms.awac import AWAC
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.cql import CQL
+from stitchrl.algorithms.sql import EQL, SQL
+from stitchrl.algorithms.xql import XQL
 
 AWAC_NETWORKS: Networks = {
     "actor": lambda state: model(state, "actor").network,
@@ -67,6 +70,29 @@ def awac_differences(**changes: Any) -> dict[str, float]:
     return against(algorithm, "awac", "awac", AWAC_NETWORKS, stored_batches(), draws)
 
 
+# --- SQL, EQL and XQL ------------------------------------------------------------------------------------------------
+
+
+def in_sample_differences(run: str, file: str, **changes: Any) -> dict[str, float]:
+    """SQL, EQL or XQL against a stored run, some of our settings changed."""
+    official, networks = settings_of(run, "weighted"), AWAC_NETWORKS | {"value": lambda state: model(state, "value")}
+    settings: dict[str, Any] = {
+        "gamma": official["discount"],
+        "learning_rate": official["learning_rate"],
+        "target_rate": official["tau"],
+        "value_layer_norm": False,
+    }
+    if file == "xql":
+        settings |= {"temperature": official["loss_temp"], "inverse_temperature": official["temperature"]}
+        settings["largest_exponent"] = official["max_clip"]
+    else:
+        settings["temperature"] = official["alpha"]
+    scale = np.float32(official.get("reward_scale", 1.0))
+    batches = [{**batch, "reward": scale * batch["reward"]} for batch in stored_batches()]
+    kind = {"sql": SQL, "eql": EQL, "xql": XQL}[run[:3]]
+    return against(kind(**{**settings, **changes}, hidden_sizes=HIDDEN), run, file, networks, batches)
+
+
 # --- CQL(rho) --------------------------------------------------------------------------------------------------------
 
 
@@ -98,6 +124,11 @@ def rho_differences(run: str = "cql_rho", **changes: Any) -> dict[str, float]:
 
 RUNS: dict[str, Callable[[], dict[str, float]]] = {
     "AWAC": awac_differences,
+    "SQL": lambda: in_sample_differences("sql", "sql"),
+    "SQL at a low temperature": lambda: in_sample_differences("sql_sparse", "sql"),
+    "EQL": lambda: in_sample_differences("eql", "sql"),
+    "XQL": lambda: in_sample_differences("xql", "xql"),
+    "XQL with exponents cut off and errors beyond the threshold": lambda: in_sample_differences("xql_clipped", "xql"),
     "CQL(rho)": rho_differences,
     "CQL(rho) with a multiplier": lambda: rho_differences("cql_rho_lagrange"),
 }
@@ -113,6 +144,10 @@ CHANGES: dict[str, Callable[[], dict[str, float]]] = {
     "AWAC gamma": lambda: awac_differences(gamma=0.98),
     "AWAC temperature": lambda: awac_differences(inverse_temperature=2.97),
     "CQL(H) for CQL(rho)": lambda: rho_differences(penalty="H"),
+    "SQL temperature": lambda: in_sample_differences("sql", "sql", temperature=1.02),
+    "EQL temperature": lambda: in_sample_differences("eql", "sql", temperature=2.02),
+    "XQL temperature": lambda: in_sample_differences("xql", "xql", temperature=1.02),
+    "XQL largest exponent": lambda: in_sample_differences("xql_clipped", "xql", largest_exponent=1.9),
     "AWAC target rate": lambda: awac_differences(target_rate=0.006),
 }
 

@@ -29,7 +29,7 @@ def test_filtered_bc_learns_from_the_better_half_of_a_bandit_log() -> None:
     assert float(run.policy.probs(STATE)[0, 1]) > 0.85
 
 
-@pytest.mark.parametrize("name", ["IQL", "AWAC", "CQL", "SACN", "DQN"])
+@pytest.mark.parametrize("name", ["IQL", "SQL", "XQL", "AWAC", "CQL", "SACN", "DQN"])
 def test_value_learners_pick_the_better_and_rarer_action(name: str) -> None:
     run = fitted(ALL[name], bandit_log(), updates=300, log_every_updates=300)
     assert int(run.policy.greedy().mode(STATE)[0]) == 1
@@ -77,7 +77,7 @@ def test_bc_learns_the_mean_and_spread_of_a_continuous_bandit_log() -> None:
     assert std == pytest.approx(1 / math.sqrt(3), rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["FilteredBC", "IQL", "AWAC", "CQL", "TD3BC", "ReBRAC", "SACN"])
+@pytest.mark.parametrize("name", ["FilteredBC", "IQL", "EQL", "AWAC", "CQL", "TD3BC", "ReBRAC", "SACN"])
 def test_learners_find_the_better_actions_that_bc_does_not(name: str) -> None:
     assert abs(bandit_mode(name) - 0.5) < 0.2
     assert abs(bandit_mode(name) - 0.5) < abs(bandit_mode("BC") - 0.5) - 0.2

@@ -50,6 +50,15 @@ def test_expectiles_join_the_two_continuations_as_by_hand(name: str, value: floa
     assert stitched(name).q == pytest.approx(value, abs=0.25)
 
 
+SOFT_MAXIMUM = 2 * math.log((math.exp(3 / 2) + math.exp(10 / 2)) / 2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("SQL", 8.0), ("EQL", SOFT_MAXIMUM), ("XQL", SOFT_MAXIMUM)])
+def test_soft_values_join_the_two_continuations_as_by_hand(name: str, value: float) -> None:
+    # of {3, 10} SQL's V at temperature 1 makes the mean of max(1 + (x - V) / 2, 0) one; the others have temperature 2
+    assert stitched(name).q == pytest.approx(value, abs=0.25)
+
+
 def test_who_takes_the_action_that_nobody_took(name: str) -> None:
     found, expected = looped(name), takes_unlogged(name)
     assert found.chosen == expected

@@ -278,6 +278,9 @@ INPUTS = {
     "BC": {"learning_rate"},
     "FilteredBC": {"learning_rate"},
     "IQL": {"gamma", "expectile", "inverse_temperature", "learning_rate", "target_rate"},
+    "SQL": {"gamma", "temperature", "learning_rate", "target_rate"},
+    "EQL": {"gamma", "temperature", "learning_rate", "target_rate"},
+    "XQL": {"gamma", "temperature", "inverse_temperature", "largest_exponent", "learning_rate", "target_rate"},
     "AWAC": {"gamma", "inverse_temperature", "learning_rate", "target_rate"},
     "BCQ": {"gamma", "threshold", "perturbation_limit", "min_weight", "learning_rate", "target_rate"},
     "BEAR": {"gamma", "mmd_threshold", "kernel_width", "min_weight", "learning_rate", "actor_learning_rate"}

@@ -27,6 +27,10 @@ ALL: dict[str, Algorithm] = {
     "BC": st.BC(learning_rate=1e-2, hidden_sizes=SIZES),
     "FilteredBC": st.FilteredBC(top_fraction=0.5, learning_rate=1e-2, hidden_sizes=SIZES),
     "IQL": st.IQL(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
+    **{
+        kind.__name__: kind(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES)
+        for kind in (st.SQL, st.EQL, st.XQL)
+    },
     "AWAC": st.AWAC(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "CQL": st.CQL(
         gamma=0.9, cql_weight=0.1, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES,

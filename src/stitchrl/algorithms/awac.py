@@ -3,9 +3,9 @@
 One update, in the order of CORL's code (tinkoff-ai/CORL, algorithms/offline/awac.py), which this follows:
 
     (1)  y    = r + gamma (1 - terminated) min_i Qbar_i(s', a'),   a' ~ pi(s')
-    (2)  L_Q  = sum_i E[ (y - Q_i(s, a))^2 ]                                                   (paper eq. 1)
+    (2)  L_Q  = sum_i E[ (y - Q_i(s, a))^2 ]
     (3)  A    = min_i Q_i(s, a) - V(s),   V(s) = min_i Q_i(s, b),   b ~ pi(s)
-    (4)  L_pi = -E[ w log pi(a | s) ],   w = min(exp(inverse_temperature A), 100)              (eq. 13)
+    (4)  L_pi = -E[ w log pi(a | s) ],   w = min(exp(inverse_temperature A), 100)
     (5)  Qbar <- Qbar + target_rate (Q - Qbar)
 
 Q is new in (3); pi is the actor before its step in (1) and (3). Discrete: (1) and (3) take the expectation of min_i Q_i over
