@@ -88,7 +88,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (learner.kind == "continuous" and learner.name in SAMPLING)
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -137,6 +137,7 @@ METRICS = {
         for name in ("TD3BC", "TD3", "DDPG")
     },
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
+    "FQL": {"continuous": Q_LEARNING | {"loss/behavior", "loss/actor", "q/policy_mean", "policy/flow_error"}},
     "SACN": SOFT,
     "SAC": SOFT,
     "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},
@@ -315,7 +316,9 @@ def test_without_any_target_critics_do_not_move_at_all(critic: Case) -> None:
     assert_trees_equal(model(after, "critics"), model(critic.state(), "critics"))
 
 
-@pytest.mark.parametrize("name", [name for name in CRITICS if name.split()[0] not in ("DQN", "DDPG", "BCQ", "BEAR")])
+@pytest.mark.parametrize(
+    "name", [name for name in CRITICS if name.split()[0] not in ("DQN", "DDPG", "BCQ", "BEAR", "FQL")]
+)
 def test_the_smaller_target_critic_counts(name: str) -> None:
     # Far above the first, the second is not heard; far below, it alone is.
     case = CASES[name]

@@ -166,6 +166,7 @@ def test_hidden_sizes_are_short_for_a_network(algorithm: Algorithm) -> None:
         st.SACN: deep,
         st.EDAC: deep,
         st.ReBRAC: dataclasses.replace(deep, layer_norm="after"),
+        st.FQL: Network((512, 512, 512, 512), activation="gelu", layer_norm="after"),
     }
     assert kind().network == usual.get(kind, Network((256, 256)))
     resized = dataclasses.replace(kind().network, hidden_sizes=(4, 5))
@@ -290,6 +291,7 @@ INPUTS = {
     "TD3BC": {"gamma", "q_weight", "target_noise", "noise_clip", "learning_rate", "target_rate"},
     "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}
     | {"actor_learning_rate", "target_rate"},
+    "FQL": {"gamma", "distill_weight", "learning_rate", "target_rate"},
     "SACN": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"},
     "EDAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "diversity_weight"},
     "SAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"},

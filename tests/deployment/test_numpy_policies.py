@@ -25,8 +25,10 @@ from stitchrl.nn.continuous_policy import (
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.floored import FlooredPolicy
+from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork, Network
+from stitchrl.nn.one_step import OneStepPolicy
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
 from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy
@@ -123,6 +125,8 @@ MADE: dict[str, Callable[[], Any]] = {
     "perturbed": lambda: rescaled(perturbed()),
     "best of generated ones": lambda: best_of(perturbed(), 6),
     "best of a squashed gaussian": lambda: best_of(SquashedGaussianPolicy(network(6)), 3),
+    "flow": lambda: rescaled(FlowPolicy.create(D, 3, Network((16,), activation="gelu"), 4, key=jax.random.key(8))),
+    "one step": lambda: rescaled(OneStepPolicy.create(D, 3, Network((16,), activation="gelu"), key=jax.random.key(8))),
     "clipped": lambda: ClippedPolicy(
         rescaled(GaussianPolicy(network(3), jnp.zeros(3))), np.float32([-1, 0.5, -np.inf]), np.float32([1, 1.5, np.inf])
     ),

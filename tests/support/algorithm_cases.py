@@ -48,6 +48,10 @@ ALL: dict[str, Algorithm] = {
     "ReBRAC": st.ReBRAC(
         gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
     ),
+    "FQL": st.FQL(
+        gamma=0.9, learning_rate=1e-2, target_rate=0.05, flow_steps=3, normalize_q=True, distill_weight=1.0,
+        hidden_sizes=SIZES,
+    ),
     "SACN": st.SACN(
         gamma=0.9, num_critics=4, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
     ),

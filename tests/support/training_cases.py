@@ -40,6 +40,7 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "CQL continuous": (st.CQL(samples=2, lagrange_gap=1.0, **TINY), "continuous"),
     "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
     "ReBRAC continuous": (st.ReBRAC(**TINY), "continuous"),
+    "FQL continuous": (st.FQL(flow_steps=2, **TINY), "continuous"),
     "SACN discrete": (st.SACN(num_critics=2, **TINY), "discrete"),
     "SACN continuous": (st.SACN(num_critics=9, **TINY), "continuous"),
     "EDAC continuous": (st.EDAC(num_critics=2, **TINY), "continuous"),

@@ -22,7 +22,23 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import transition_source
 from stitchrl.feeds.streaming import read_transitions
 
-BY_TARGETS = ("IQL", "SQL", "EQL", "XQL", "AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "DDPG", "DQN")
+BY_TARGETS = (
+    "IQL",
+    "SQL",
+    "EQL",
+    "XQL",
+    "AWAC",
+    "CQL",
+    "TD3BC",
+    "ReBRAC",
+    "FQL",
+    "SACN",
+    "EDAC",
+    "SAC",
+    "TD3",
+    "DDPG",
+    "DQN",
+)
 """Algorithms that bootstrap from row to row."""
 
 

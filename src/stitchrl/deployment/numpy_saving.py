@@ -30,6 +30,7 @@ from stitchrl.deployment.numpy_discrete import (
     NumpyTabularPolicy,
     NumpyValueGreedyPolicy,
 )
+from stitchrl.deployment.numpy_flows import NumpyFlowPolicy, NumpyOneStepPolicy
 from stitchrl.deployment.numpy_networks import NumpyEnsemble, NumpyImageNetwork, NumpyMLP
 from stitchrl.errors import CheckpointError
 from stitchrl.messages import shown
@@ -61,6 +62,8 @@ KINDS: dict[str, type] = {
     "ClippedPolicy": NumpyClippedPolicy,
     "PerturbedPolicy": NumpyPerturbedPolicy,
     "BestOfPolicy": NumpyBestOfPolicy,
+    "FlowPolicy": NumpyFlowPolicy,
+    "OneStepPolicy": NumpyOneStepPolicy,
 }
 """The name of a class in the file -> what computes the same with NumPy."""
 NO_PART_OF_A_POLICY = {

@@ -25,8 +25,10 @@ from stitchrl.nn.continuous_policy import (
 )
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.floored import FlooredPolicy
+from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
+from stitchrl.nn.one_step import OneStepPolicy
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
 from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy, TabularValue
@@ -44,7 +46,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
         LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
-        ConstrainedGreedyPolicy, PerturbedPolicy, BestOfPolicy,
+        ConstrainedGreedyPolicy, PerturbedPolicy, BestOfPolicy, FlowPolicy, OneStepPolicy,
     )
 }  # fmt: skip
 
