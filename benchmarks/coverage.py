@@ -306,12 +306,24 @@ def pooled(cells: dict[tuple[str, str, int], dict[str, Cell]]) -> list[str]:
         worst = max(by_policy, key=lambda name: _rate(by_policy[name]))
         rows.append(
             f"| {world} | {mode} | {size:,} | {every[0].n} | {now[1] / total:.0%} | {_percent(*now)} "
+            f"| {_error(every)} "
             f"| {_worst(worst, by_policy[worst])} "
             f"| {old[1] / total:.0%} | {_percent(*old)} |"
         )
-    heads = ("world", "propensities", "episodes", "replicates", "healthy", "low, healthy only", "the worst policy",
+    heads = ("world", "propensities", "episodes", "replicates", "healthy", "low, healthy only", "its SE, logs as units",
+             "the worst policy",
              "before: healthy", "before: low, healthy only")  # fmt: skip
     return table(heads, rows)
+
+
+def _error(cells: list[Cell]) -> str:
+    """The standard error of the share of healthy low misses, policies together: those of one log are not independent."""
+    misses = np.sum([cell.low & cell.healthy for cell in cells], axis=0)
+    healthy = np.sum([cell.healthy for cell in cells], axis=0)
+    if not healthy.sum():
+        return "-"
+    rate = misses.sum() / healthy.sum()
+    return f"{np.sqrt(((misses - rate * healthy) ** 2).sum()) / healthy.sum():.1%}"
 
 
 def _percent(count: int, n: int) -> str:

@@ -21,11 +21,11 @@ from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 __all__ = ["NO_MEMORY", "RECORDED", "Confirmation"]
 
 FITTED_COVERED = False
-"""A fitted behaviour may give GO where a table of benchmarks/results/coverage.md shows that its intervals cover. With the
-models of today too few replicates have been run for any."""
+"""A fitted behaviour may give GO once benchmarks/results/false_go.md shows whole verdicts with fitted propensities, hidden causes
+among the worlds. That its intervals cover is shown (benchmarks/results/coverage.md)."""
 NOT_COVERED = (
-    "How often intervals with a fitted behaviour cover is not published yet, so a fitted behaviour gives no GO: log the "
-    "probability of each action that was taken."
+    "How often whole verdicts with a fitted behaviour are wrong where a cause is hidden is not published yet, so a fitted "
+    "behaviour gives no GO: log the probability of each action that was taken."
 )
 
 CONTINUOUS_COVERED = False
