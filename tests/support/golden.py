@@ -1,7 +1,7 @@
 """What the golden tests share: stored official numbers, and runs of our updates on the same batches and draws.
 
 The official numbers were made once by the scripts in scripts/golden, which say how; tests/golden holds them, with the
-commits and settings in golden.json and weighted.json.
+commits and settings in JSON files beside the arrays.
 """
 
 from __future__ import annotations

@@ -19,6 +19,10 @@ no gradient goes through the K steps. Lambda is 1, or with `normalize_q` 1 / mea
 `target_aggregation="min"` it is their minimum, which some of the published runs use. Critics have layer normalisation
 after each activation, the two policies have none. Rows without a TD target have weight 0 in (3) alone.
 
+The flow keeps apart what the log did in different ways, but each z holds mu to its own F(s, z) by a squared distance. As
+`distill_weight` falls, the draws of a worse way move towards a better one, and at weights between they stand where nobody
+acted, though fewer of them than under TD3+BC, whose one action is held to all logged ones.
+
 It acts by drawing z; such actions have no density, so weight-based estimators do not apply. `greedy()` has z = 0 in every
 state, which no published number does.
 
