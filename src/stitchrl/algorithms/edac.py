@@ -27,7 +27,7 @@ Avoid: narrow logs of experts and sparse rewards: all published runs on AntMaze 
 
 First knob: `diversity_weight`, from 0.1 to 1000: larger is more pessimistic; 1 and 5 on robots that walk, 200 on hands.
 
-Metrics: loss/critic (TD part), loss/diversity (the second term of (4), unweighted: from -1 to N), q/data_mean, q/spread
+Metrics: loss/critic (TD part), loss/diversity (the second term of (4), unweighted: from -N / (N - 1) to N), q/data_mean, q/spread
 (standard deviation over critics at logged actions, mean of rows); loss/actor, q/policy_mean (of the minimum),
 policy/entropy (a sample of it, nats), policy/mode_error, temperature.
 """
@@ -108,6 +108,9 @@ class EDAC(CriticSettings):
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the critics.")
     actor_learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the actor and the temperature.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
+    first_temperature: float = setting(
+        1.0, "(0, inf)", "Weight of entropy at the start; it should not outweigh a decision's reward."
+    )
     network: Network = network_setting(Network((256, 256, 256)), "Shape of the critics' networks.")
     actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
 
@@ -118,7 +121,9 @@ class EDAC(CriticSettings):
             )
         optimizers = self.adam(self.actor_learning_rate), self.adam(self.learning_rate)
         shapes = self.network, self.actor_network or self.network
-        return fresh_soft_state(spec, self.num_critics, *shapes, optimizers, key=key)
+        return fresh_soft_state(
+            spec, self.num_critics, *shapes, optimizers, temperature=self.first_temperature, key=key
+        )
 
     def update(self, state: SoftState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[SoftState, Metrics]:
         actor_key, target_key = jax.random.split(key)

@@ -179,7 +179,9 @@ class ReBRAC(CriticSettings):
             raise ConfigurationError(
                 "ReBRAC needs continuous actions; the log's are discrete. IQL or CQL learn from it."
             )
-        known = log.continues
+        # By the numbers of episodes and steps: that the next observation equals that of the next row may fail by a rounding.
+        episode = log.episode_of_transition
+        known = np.append((np.diff(episode) == 0) & (np.diff(log.step) == 1), [False])
         action = scaling.actions(log.action)
         following = np.where(known[:, None], np.roll(action, -1, axis=0), np.float32(0.0))
         return Prepared(log, {"next_action": following, "next_action_known": known.astype(np.float32)})

@@ -99,13 +99,18 @@ class SACN(CriticSettings):
     entropy_share: float = setting(
         0.3, "[0, 1]", "Entropy that a policy over discrete actions is held to, as a share of the largest there is."
     )
+    first_temperature: float = setting(
+        1.0, "(0, inf)", "Weight of entropy at the start; it should not outweigh a decision's reward."
+    )
     network: Network = network_setting(Network((256, 256, 256)), "Shape of the critics' networks.")
     actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> SoftState:
         optimizers = self.adam(self.actor_learning_rate), self.adam(self.learning_rate)
         shapes = self.network, self.actor_network or self.network
-        return fresh_soft_state(spec, self.num_critics, *shapes, optimizers, key=key)
+        return fresh_soft_state(
+            spec, self.num_critics, *shapes, optimizers, temperature=self.first_temperature, key=key
+        )
 
     def update(self, state: SoftState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[SoftState, Metrics]:
         actor_key, target_key = jax.random.split(key)

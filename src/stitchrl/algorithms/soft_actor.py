@@ -57,9 +57,12 @@ class SoftActor(NamedTuple):
     log_temperature: Trainable[Array]
 
     @classmethod
-    def create(cls, policy: SoftPolicy, optimizer: optax.GradientTransformation) -> SoftActor:
-        """A fresh pair; the temperature starts at 1."""
-        return cls(Trainable.create(policy, optimizer), Trainable.create(jnp.float32(0.0), optimizer))
+    def create(
+        cls, policy: SoftPolicy, optimizer: optax.GradientTransformation, temperature: Scalar = 1.0
+    ) -> SoftActor:
+        """A fresh pair, the temperature as given."""
+        log_temperature = jnp.log(jnp.asarray(temperature, jnp.float32))
+        return cls(Trainable.create(policy, optimizer), Trainable.create(log_temperature, optimizer))
 
 
 class SoftState(NamedTuple):
@@ -77,6 +80,7 @@ def fresh_soft_state(
     actor_network: Network,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     *,
+    temperature: Scalar = 1.0,
     key: Key,
 ) -> SoftState:
     """New networks: over continuous actions they start small (see `MLP`), over discrete ones near uniform.
@@ -86,6 +90,7 @@ def fresh_soft_state(
         num_critics: how many.
         network, actor_network: shapes of the critics and of the actor.
         optimizers: of the actor and its temperature, and of the critics.
+        temperature: at the start.
         key: of the first weights.
     """
     actor_key, critic_key = jax.random.split(key)
@@ -104,7 +109,7 @@ def fresh_soft_state(
         )
         critics = create_critics(spec, num_critics, network, key=critic_key)
     return SoftState(
-        SoftActor.create(policy, optimizers[0]),
+        SoftActor.create(policy, optimizers[0], temperature),
         Trainable.create(critics, optimizers[1]),
         jax.tree.map(jnp.copy, critics),
     )

@@ -23,6 +23,10 @@ from stitchrl.types import NumpyArray
 __all__ = ["Actor", "Choice", "EpsilonGreedy", "Space", "Squashed", "Steps", "Uniform", "make_copies", "steps_of"]
 
 
+LONGEST = 100_000
+"""Steps after which an episode is taken to have no end."""
+
+
 class Choice(NamedTuple):
     """What is done in each copy.
 
@@ -73,7 +77,8 @@ class Space:
         if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
             raise ConfigurationError(
                 f"collect needs an environment whose observation is a vector; that of {name} is {observation}. "
-                "`gymnasium.wrappers.FlattenObservation` makes one of it."
+                "Give a function that returns the environment in a wrapper, such as "
+                "`gymnasium.wrappers.FlattenObservation`."
             )
         size, none = int(observation.shape[0]), np.zeros(0)
         if isinstance(action, gym.spaces.Discrete):
@@ -203,7 +208,13 @@ def make_copies(environment: str | Callable[[], gym.Env[Any, Any]], copies: int)
 
 
 def steps_of(
-    env: SyncVectorEnv, space: Space, actor: Callable[[], Actor], *, seed: int, episodes: int | None = None
+    env: SyncVectorEnv,
+    space: Space,
+    actor: Callable[[], Actor],
+    *,
+    seed: int,
+    purpose: str = "",
+    episodes: int | None = None,
 ) -> Iterator[Steps]:
     """Act without end, or until so many episodes were played.
 
@@ -215,9 +226,10 @@ def steps_of(
         space: its spaces.
         actor: asked before every step who decides.
         seed: of resets and actions.
+        purpose: makes streams of their own of one seed.
         episodes: how many; None never ends.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, len(purpose), *purpose.encode()])
     copies = env.num_envs
     number, step = np.arange(copies), np.zeros(copies, np.int64)
     begun, left = copies, episodes
@@ -234,6 +246,11 @@ def steps_of(
         if kept.any():
             yield Steps(*(part[kept] for part in made))
         step += 1
+        if step.max() >= LONGEST:
+            raise ConfigurationError(
+                f"An episode has not ended after {LONGEST:,} steps: give the environment a limit, as by "
+                "`gymnasium.wrappers.TimeLimit`, in a function that makes it."
+            )
         ended = terminated | truncated
         if not ended.any():
             continue

@@ -70,7 +70,7 @@ def learn_online(
     decides: list[Actor] = [Uniform(space)]
     done, updates, last, played = 0, 0, 0, list[Steps]()
     try:
-        for made in steps_of(env, space, lambda: decides[0], seed=seed):
+        for made in steps_of(env, space, lambda: decides[0], seed=seed, purpose="learning"):
             replay.add(_transitions(made))
             played.append(made)
             done += len(made.reward)

@@ -80,16 +80,20 @@ def collect(
         ConfigurationError: a setting outside its range, an environment that cannot be made or has other spaces, or a
             learner that did not get better than random in so many steps.
     """
-    _check(recipe, episodes, steps, epsilon)
+    _check(recipe, episodes, steps, seed, epsilon)
     name = environment if isinstance(environment, str) else getattr(environment, "__name__", "environment")
     env = make_copies(environment, COPIES)
     try:
         space = Space.of(env, str(name))
+        learns = _learner(space, algorithm)
         log = _Log(space, str(name))
         if recipe == "random":
-            log.add(steps_of(env, space, lambda: Uniform(space), seed=seed, episodes=episodes), "random")
+            log.add(
+                steps_of(env, space, lambda: Uniform(space), seed=seed, purpose="log of random", episodes=episodes),
+                "random",
+            )
             return log.dataset()
-        learner = _Learner(env, space, algorithm or _default(space), epsilon, seed)
+        learner = _Learner(env, space, learns, epsilon, seed)
         shots = learner.snapshots(steps, progress=progress)
         expert, medium = shots[-1], learner.medium(shots)
         if recipe == "medium-replay":
@@ -100,26 +104,41 @@ def collect(
             "expert": [("expert", expert, episodes)],
             "mixed": [("medium", shots[medium], episodes - episodes // 2), ("expert", expert, episodes // 2)],
         }[recipe]
-        for k, (source, shot, count) in enumerate(parts):
+        for source, shot, count in parts:
             if count:
-                log.add(learner.play(shot, count, seed + 1 + k), source)
+                log.add(learner.play(shot, count, f"log of {source}"), source)
         return log.dataset()
     finally:
         env.close()
 
 
-def _check(recipe: str, episodes: int, steps: int, epsilon: float) -> None:
+def _check(recipe: str, episodes: Any, steps: Any, seed: Any, epsilon: float) -> None:
     if recipe not in RECIPES:
         raise ConfigurationError(f"`recipe` of collect must be one of {listed(RECIPES)}; got {shown(recipe)}.")
-    for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2_000)):
+    for name, value in (("episodes", episodes), ("steps", steps), ("seed", seed)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise ConfigurationError(f"`{name}` of collect must be a whole number; got {shown(value)}.")
+    for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2_000), ("seed", seed, 0)):
         if value < least:
             raise ConfigurationError(f"`{name}` of collect must be at least {least:,}; got {value:,}.")
     if not 0 < epsilon <= 1:
         raise ConfigurationError(f"`epsilon` of collect must be in (0, 1]; got {epsilon}.")
 
 
-def _default(space: Space) -> Algorithm:
-    """A learner that is quick on small environments."""
+def _learner(space: Space, algorithm: Algorithm | None) -> Algorithm:
+    """The learner that was asked for, or one that is quick on small environments.
+
+    Raises:
+        ConfigurationError: it is neither of those that act while they learn, or is for other actions.
+    """
+    wanted = SAC if space.num_actions is None else DQN
+    if algorithm is not None and not isinstance(algorithm, wanted):
+        raise ConfigurationError(
+            f"`algorithm` of collect must be {wanted.__name__} in this environment, whose actions are "
+            f"{'vectors' if space.num_actions is None else 'numbered'}; got {algorithm.name}."
+        )
+    if algorithm is not None:
+        return algorithm
     if space.num_actions is None:
         return SAC(gamma=0.99, learning_rate=1e-3, actor_learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
     return DQN(gamma=0.99, learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
@@ -157,10 +176,10 @@ class _Learner:
                 show(min(shot.steps, steps), steps, {})
         return shots
 
-    def play(self, shot: Snapshot, episodes: int, seed: int) -> list[Steps]:
+    def play(self, shot: Snapshot, episodes: int, purpose: str) -> list[Steps]:
         """Episodes of a snapshot, as its log has them."""
         actor = self.acting(shot.policy, 1.0)
-        return list(steps_of(self.env, self.space, lambda: actor, seed=seed, episodes=episodes))
+        return list(steps_of(self.env, self.space, lambda: actor, seed=self.seed, purpose=purpose, episodes=episodes))
 
     def medium(self, shots: Sequence[Snapshot]) -> int:
         """Which snapshot is the first that reaches a third of the way from random to the last one.
@@ -169,9 +188,11 @@ class _Learner:
             ConfigurationError: the last one is no better than random.
         """
         random = _mean_return(
-            steps_of(self.env, self.space, lambda: Uniform(self.space), seed=self.seed + 1000, episodes=PLAYED)
+            steps_of(
+                self.env, self.space, lambda: Uniform(self.space), seed=self.seed, purpose="random", episodes=PLAYED
+            )
         )
-        expert = _mean_return(self.play(shots[-1], PLAYED, self.seed + 1001))
+        expert = _mean_return(self.play(shots[-1], PLAYED, "judging the expert"))
         if expert <= random:
             raise ConfigurationError(
                 f"After {shots[-1].steps:,} steps {self.algorithm.name} returns {expert:.4g} an episode, no more than uniform "
@@ -179,7 +200,7 @@ class _Learner:
             )
         wanted = random + MEDIUM * (expert - random)
         for k, shot in enumerate(shots):
-            if _mean_return(self.play(shot, PLAYED, self.seed + 1002 + k)) >= wanted:
+            if _mean_return(self.play(shot, PLAYED, f"judging snapshot {k}")) >= wanted:
                 return k
         return len(shots) - 1
 

@@ -64,7 +64,7 @@ def _rows(arrays: PyTree, rows: Int[Array, " B"], member: Int[Array, ""]) -> Bat
     columns, shared = arrays
     batch = {name: column[rows] for name, column in columns.items()}
     batch |= {name: jnp.broadcast_to(mask, (len(rows), mask.shape[1])) for name, mask in shared.items()}
-    return batch | {"truncated": jnp.zeros(len(rows)), "td_weight": jnp.ones(len(rows))}
+    return batch | {"row": rows, "truncated": jnp.zeros(len(rows)), "td_weight": jnp.ones(len(rows))}
 
 
 @partial(jax.jit, donate_argnums=0)

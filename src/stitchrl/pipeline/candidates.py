@@ -88,8 +88,15 @@ def why_default(*, numbered_states: bool, continuous: bool, episodes: int) -> st
     return f"Candidates that fit the log: {kind}{counted}{few}."
 
 
+JOB_SETTINGS: dict[str, Any] = {"first_temperature": 0.01, "critic_bc_weight": 1e-4, "warm_start_updates": 200}
+"""Settings, of whichever algorithm has them, for rewards in units of the spread of returns and for the job's short trainings."""
+
+
 def job_algorithm(kind: type[Algorithm], gamma: float, *, continuous: bool = False) -> Algorithm:
     """An algorithm with the settings that the main job gives it: those of `default_algorithms`, else its own defaults.
+
+    Where rewards are scaled to unit spread of returns, a decision's reward is small: terms beside it start smaller here than in
+    the papers (the entropy of soft actors, ReBRAC's penalty in the target), and BEAR only imitates for its first 200 updates.
 
     Args:
         kind: the class of the algorithm.
@@ -99,8 +106,9 @@ def job_algorithm(kind: type[Algorithm], gamma: float, *, continuous: bool = Fal
     for algorithm in default_algorithms(gamma, continuous=continuous):
         if type(algorithm) is kind:
             return algorithm
-    has_gamma = any(field.name == "gamma" for field in dataclasses.fields(kind))
-    return kind(**({"gamma": gamma} if has_gamma else {}))  # type: ignore[arg-type]
+    fields = {field.name for field in dataclasses.fields(kind)}
+    given = {"gamma": gamma, **JOB_SETTINGS}
+    return kind(**{name: value for name, value in given.items() if name in fields})
 
 
 def unique_labels(names: Iterable[str]) -> list[str]:
