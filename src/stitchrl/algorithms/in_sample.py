@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import MAX_WEIGHT, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
@@ -59,7 +60,7 @@ def exponents(
 
 
 @dataclasses.dataclass(frozen=True)
-class InSample(Algorithm):
+class InSample(CriticSettings):
     """The common part: equations (1) to (4), of which each algorithm gives its own first three."""
 
     irregular_time: ClassVar[bool] = True
@@ -87,7 +88,7 @@ class InSample(Algorithm):
         """w of equation (2), before it is capped at 100."""
 
     def critic_loss(
-        self, q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Float[Array, " B"]
+        self, q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
     ) -> Float[Array, ""]:
         """Equation (3), by default the squared error."""
         return td_loss(q, td_target, td_weight)
@@ -124,7 +125,7 @@ class InSample(Algorithm):
         self, state: InSampleState, batch: Batch, given: PyTree, key: Key, step: Step
     ) -> tuple[InSampleState, Metrics]:
         obs, action, td_weight = batch["obs"], batch["action"], batch["td_weight"]
-        q_data = jnp.min(state.target_critics(obs, action), axis=0)
+        q_data = self.pessimistic(state.target_critics(obs, action))
 
         def value_loss(value: Body) -> Array:
             return self.value_loss(q_data, value(obs)[:, 0], td_weight)
@@ -144,7 +145,7 @@ class InSample(Algorithm):
         actor = state.actor.step(self._actor_optimizer, gradients)
 
         reward, discount = self.td_return(batch)
-        td_target = reward + discount * next_v
+        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)

@@ -14,6 +14,9 @@ normal numbers of standard deviation d lies about 1.5 d (N 10), 2.7 d (N 200) or
 disagree by what their networks make of the same targets. Of a discrete action that the log never has they have no
 targets at all: only their first weights speak, and the minimum is no protection.
 
+Q contains the entropy to come, alpha times it, by (3): while the temperature is high, or with gamma 1 over long
+episodes, claimed values lie above what returns can be.
+
 H is minus the numbers of a continuous action. Discrete actions, which the official code does not have, are summed over
 (`soft_actor`); H is then `entropy_share` of the logarithm of the number of allowed actions.
 

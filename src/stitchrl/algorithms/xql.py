@@ -69,10 +69,11 @@ def gumbel_loss(
 
 
 def huber_td_loss(
-    q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Float[Array, " B"]
+    q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
 ) -> Float[Array, ""]:
     """Equation (3)."""
-    size = jnp.abs(q - jax.lax.stop_gradient(td_target)[None, :])
+    fixed = jax.lax.stop_gradient(td_target)
+    size = jnp.abs(q - (fixed if fixed.ndim == 2 else fixed[None, :]))
     inside = jnp.minimum(size, HUBER)
     return jnp.sum(jnp.mean(td_weight[None, :] * (0.5 * inside**2 + HUBER * (size - inside)), axis=1))
 
@@ -123,6 +124,6 @@ class XQL(InSample):
         return jnp.exp(self.inverse_temperature * adv)
 
     def critic_loss(
-        self, q: Float[Array, "C B"], td_target: Float[Array, " B"], td_weight: Float[Array, " B"]
+        self, q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
     ) -> Float[Array, ""]:
         return huber_td_loss(q, td_target, td_weight)
