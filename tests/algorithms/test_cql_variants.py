@@ -124,6 +124,7 @@ def test_the_behaviour_is_fitted_before_learning_and_then_fixed() -> None:
 ALL_AT_ONCE = {"return_weighted": True, "kl_weight": 0.1, "lagrange_gap": 1.0, "behavior_updates": 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [

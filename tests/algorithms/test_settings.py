@@ -292,9 +292,10 @@ INPUTS = {
     "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}
     | {"actor_learning_rate", "target_rate"},
     "FQL": {"gamma", "distill_weight", "learning_rate", "target_rate"},
-    "SACN": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"},
-    "EDAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "diversity_weight"},
-    "SAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"},
+    "SACN": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"} | {"first_temperature"},
+    "EDAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "diversity_weight"}
+    | {"first_temperature"},
+    "SAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"} | {"first_temperature"},
     "TD3": {"gamma", "target_noise", "noise_clip", "learning_rate", "target_rate"},
     "DDPG": {"gamma", "learning_rate", "actor_learning_rate", "target_rate"},
     "DQN": {"gamma", "learning_rate", "target_rate"},
