@@ -34,6 +34,7 @@ def test_the_sampled_gradient_is_the_whole_one_on_average() -> None:
         "candidates": jax.random.uniform(keys[3], (ROWS, 7, 2), minval=-1.0),
         "log_density": 2.0 * jax.random.normal(keys[4], (ROWS, 7)),
         "td_weight": jnp.ones(ROWS, jnp.float32).at[1].set(0.0),
+        "return_weight": jnp.linspace(0.5, 2.0, ROWS, dtype=jnp.float32),
     }
 
     def value_and_grad(penalties, uniform):  # type: ignore[no-untyped-def]
@@ -43,7 +44,7 @@ def test_the_sampled_gradient_is_the_whole_one_on_average() -> None:
 
         return jax.value_and_grad(loss, has_aux=True)(critics)
 
-    (value, penalty), whole = value_and_grad(_whole_gradient, None)
+    (value, penalty), whole = jax.jit(lambda: value_and_grad(_whole_gradient, None))()
     uniform = jax.random.uniform(keys[5], (2000, ROWS, CRITICS, DRAWS))
     (values, penalties), sampled = jax.jit(jax.vmap(lambda u: value_and_grad(_sampled_gradient, u)))(uniform)
     np.testing.assert_allclose(values, value, rtol=1e-5)
@@ -67,5 +68,5 @@ def test_it_trains_and_says_the_same_of_the_penalty() -> None:
     first = [run.history[0] for run in runs]
     for name in ("loss/cql", "loss/critic", "loss/actor", "q/data_mean"):
         np.testing.assert_allclose(first[0][name], first[1][name], rtol=1e-4)
-    gap = st.CQL(gradient_samples=2, samples=3, lagrange_gap=1.0, hidden_sizes=(8,))
+    gap = st.CQL(gradient_samples=2, samples=3, lagrange_gap=1.0, penalty="rho", hidden_sizes=(8,))
     assert np.isfinite(st.fit(gap, log, updates=5, batch_size=16, progress=False).history[-1]["cql/multiplier"])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from algorithm_cases import ALL, CASES, KEY, Case, differ, model, plain, with_models
+from algorithm_cases import CASES, KEY, assert_finite, differ, plain, with_models
 from scipy.optimize import approx_fprime
 from scipy.special import logsumexp, softmax
 from worlds import assert_trees_equal, bandit_log, schema_of
@@ -64,8 +64,10 @@ def test_a_weighted_penalty_and_its_gradient(name: str) -> None:
         mask = jnp.asarray(MASK)
         return conservative_penalty(q, jnp.asarray(ACTION), mask, f32(TD_WEIGHT), log_weight, return_weight)
 
-    assert float(ours(f32(Q))) == pytest.approx(expected(Q.ravel()), rel=1e-5)
-    np.testing.assert_allclose(np.ravel(jax.grad(ours)(f32(Q))), approx_fprime(Q.ravel(), expected, 1e-7), atol=1e-5)
+    assert float(jax.jit(ours)(f32(Q))) == pytest.approx(expected(Q.ravel()), rel=1e-5)
+    np.testing.assert_allclose(
+        np.ravel(jax.jit(jax.grad(ours))(f32(Q))), approx_fprime(Q.ravel(), expected, 1e-7), atol=1e-5
+    )
     plain_one = conservative_penalty(f32(Q), jnp.asarray(ACTION), jnp.asarray(MASK), f32(TD_WEIGHT))
     assert abs(expected(Q.ravel()) - float(plain_one)) > 0.01
 
@@ -124,23 +126,27 @@ def test_the_behaviour_is_fitted_before_learning_and_then_fixed() -> None:
 ALL_AT_ONCE = {"return_weighted": True, "kl_weight": 0.1, "lagrange_gap": 1.0, "behavior_updates": 20}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("discrete", {"penalty": "behavior", **ALL_AT_ONCE}),
-        ("continuous", {"penalty": "behavior", "bc_weight": 0.1, "target_samples": 2, **ALL_AT_ONCE}),
-    ],
-)
-def test_all_variants_at_once_pass_the_check_of_algorithms(kind: str, settings: dict[str, Any]) -> None:
-    case = CASES[f"CQL {kind}"].with_settings(**settings)
-    check_algorithm(case.algorithm, kinds=[kind])
-    state, metrics = case.update(case.state(), case.batch())
+VARIED = {
+    "discrete": {"penalty": "behavior", **ALL_AT_ONCE},
+    "continuous": {"penalty": "behavior", "bc_weight": 0.1, "target_samples": 2, **ALL_AT_ONCE},
+}
+
+
+@pytest.mark.parametrize("kind", VARIED)
+def test_all_variants_at_once(kind: str) -> None:
+    plain_case = CASES[f"CQL {kind}"]
+    case = plain_case.with_settings(**VARIED[kind])
+    after, metrics = case.update(case.state(), case.batch())
+    assert_finite((after, metrics))
     assert {"policy/kl", "cql/multiplier"} <= set(metrics)
     assert ("loss/bc" in metrics) == (kind == "continuous")
-    for changed in ({"kl_weight": 0.2}, {"return_weighted": False}, {"penalty": "rho"}):
-        other = case.with_settings(**changed)
-        assert differ(other.update(other.state(), other.batch())[0], state), changed
+    assert differ(after.critics, plain_case.update(plain_case.state(), plain_case.batch())[0].critics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", VARIED)
+def test_all_variants_at_once_pass_the_check_of_algorithms(kind: str) -> None:
+    check_algorithm(CASES[f"CQL {kind}"].with_settings(**VARIED[kind]).algorithm, kinds=[kind])
 
 
 def test_cloning_is_for_continuous_actions() -> None:
@@ -205,17 +211,6 @@ def test_the_best_of_several_actions_for_each_critic(count: int) -> None:
     expected = min(drawn.max(), 1 - 2 * drawn.min())
     found = float(_next_value(settings, critics, f32([[0.0]]), pi, key=KEY)[0])
     assert found == pytest.approx(expected if count > 1 else min(drawn[0], 1 - 2 * drawn[0]), rel=1e-5)
-
-
-@pytest.mark.parametrize("settings", [{"penalty": "rho"}, {"penalty": "behavior"}, {"return_weighted": True}])
-def test_sampled_gradients_estimate_the_same_penalty(settings: dict[str, Any]) -> None:
-    whole = Case(ALL["CQL"], "continuous").with_settings(behavior_updates=20, **settings)
-    few = whole.with_settings(gradient_samples=64)
-    one, two = (case.update(case.state(), case.batch()) for case in (whole, few))
-    assert float(one[1]["loss/cql"]) == pytest.approx(float(two[1]["loss/cql"]), rel=1e-4)
-    # With many draws the critics' first steps have the signs of the whole gradient, where Adam shows no more.
-    moved = [np.sign(np.asarray(model(after, "critics").ensemble.members.weights[-1])) for after, _ in (one, two)]
-    assert (moved[0] == moved[1]).mean() > 0.9
 
 
 def test_presets_are_whole() -> None:

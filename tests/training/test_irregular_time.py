@@ -25,8 +25,6 @@ from stitchrl.feeds.streaming import read_transitions
 BY_TARGETS = (
     "IQL",
     "SQL",
-    "EQL",
-    "XQL",
     "AWAC",
     "CQL",
     "TD3BC",
@@ -39,7 +37,7 @@ BY_TARGETS = (
     "DDPG",
     "DQN",
 )
-"""Algorithms that bootstrap from row to row."""
+"""Algorithms that bootstrap from row to row; SQL for those that share its update."""
 
 
 def plain(log: st.Dataset) -> Scaling:
