@@ -90,8 +90,8 @@ def test_the_flow_keeps_both_modes_and_one_step_goes_to_the_better() -> None:
     flow = run.states[0].behavior.model.sample(STATE, key=jax.random.key(1))
     shares = near(flow, -0.7), near(flow, 0.7)
     assert min(shares) > 0.3
-    assert sum(shares) > 0.8
-    assert near(run.policy.sample(STATE, key=jax.random.key(2)), 0.7) > 0.95
+    assert sum(shares) > 0.75
+    assert near(run.policy.sample(STATE, key=jax.random.key(2)), 0.7) > 0.85
 
 
 def test_at_one_weight_of_imitation_fql_stays_in_the_log_and_td3bc_goes_between() -> None:
