@@ -43,6 +43,7 @@ def test_bandit(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("which holds the exact rate") == 3
 
 
+@pytest.mark.slow
 def test_continuous_control(capsys: pytest.CaptureFixture[str]) -> None:
     returns = main_of("continuous_control")(updates=2_000, episodes=100)
     assert "learned by TD3BC" in capsys.readouterr().out

@@ -71,7 +71,18 @@ def shared_worlds() -> Any:
     return cache(SharedWorlds)
 
 
-@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in CONTINUOUS_ONLY])
+DEAR = ("model-dr", "dualdice")
+"""Estimators whose checks take as long as those of many others; each has a file of tests of its own."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name
+        for name in ESTIMATORS
+        if name not in CONTINUOUS_ONLY
+    ],
+)
 def test_every_registered_estimator_passes(name: str, shared_worlds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "Worlds", shared_worlds)
     # These carry the noise of their own fit along linearly, while the check fits anew.

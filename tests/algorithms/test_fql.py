@@ -94,6 +94,7 @@ def test_the_flow_keeps_both_modes_and_one_step_goes_to_the_better() -> None:
     assert near(run.policy.sample(STATE, key=jax.random.key(2)), 0.7) > 0.85
 
 
+@pytest.mark.slow
 def test_at_one_weight_of_imitation_fql_stays_in_the_log_and_td3bc_goes_between() -> None:
     """Both lose the squared distance and win Q over its mean size, by weights of 2 to 1. TD3+BC's is to every action."""
     drawn = flow_run(2.0).policy.sample(STATE, key=jax.random.key(2))

@@ -141,6 +141,7 @@ def catalogue(actions: int, rows: int, *, steps: int = 6) -> st.Dataset:
     return st.read(columns, schema_of(columns, num_actions=actions))
 
 
+@pytest.mark.slow
 def test_very_many_actions_fit_in_memory() -> None:
     actions = 65_536
     log = catalogue(actions, 72_000)  # more than one block of rows

@@ -37,7 +37,7 @@ def corrected(way: str, log: st.Dataset, gain: np.ndarray, std: np.ndarray) -> t
     return found, refit_behavior(log, fitted, gamma=lw.GAMMA)
 
 
-@pytest.mark.parametrize("way", ["fqe", "lstdq"])
+@pytest.mark.parametrize("way", ["fqe", pytest.param("lstdq", marks=pytest.mark.slow)])
 def test_with_features_that_hold_q_intervals_of_the_gain_cover_though_every_episode_is_cut(way: str) -> None:
     truth = lw.value(lw.BETTER, SHAKY) - lw.value(lw.BEHAVIOR, lw.STD)
     z = []
