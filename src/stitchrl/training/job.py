@@ -187,7 +187,8 @@ class Job:
         kind = "continuous" if self.log.num_actions is None else "discrete"
         if kind not in algorithm.actions:
             raise ConfigurationError(
-                f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
+                f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}. BC, IQL and "
+                "CQL learn from both kinds."
             )
         shape = self.log.observation_table.shape[1:]
         seen = "vectors" if len(shape) == 1 else "images"
