@@ -119,4 +119,5 @@ DESERVED: dict[str, tuple[str, ...]] = {
     "a cart with a target that is moved": ("steps-binned",),
 }
 """Findings that a world deserves: a behaviour that hardly hesitates leaves out actions in large parts of the states (the less
-certain one in 1 draw of 20, in 375 rows), and a target that stays where it was put looks like a number that is carried forward."""
+certain one in 1 draw of 20, in 375 rows), and a target that stays where it was put looks like a number that is carried forward.
+"""
