@@ -14,7 +14,7 @@ from stitchrl.nn.vae import ActionVAE
 __all__ = ["best_candidate_value", "vae_loss", "vae_step"]
 
 KL_WEIGHT = 0.5
-"""Of the divergence in `vae_loss` (official code)."""
+"""The weight of the divergence in `vae_loss`, as in the official code."""
 
 
 def vae_loss(

@@ -42,7 +42,7 @@ class BestOfPolicy(ContinuousPolicy):
     def create(
         cls, proposal: PerturbedPolicy | SquashedGaussianPolicy, critic: MLP, count: int, noise_size: int
     ) -> BestOfPolicy:
-        """With so many candidates; the noise of `mode` is the same in every policy of these sizes."""
+        """The same policy with so many candidates; the noise of `mode` is the same in every policy of these sizes."""
         noise = np.random.default_rng(0).standard_normal((count, noise_size), np.float32)
         return cls(proposal, critic, jnp.asarray(noise))
 

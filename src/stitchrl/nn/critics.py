@@ -82,7 +82,7 @@ class ContinuousCritics(eqx.Module):
     def several_each(
         self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "C K B action"]
     ) -> Float[Array, "C K B"]:
-        """As `several`, where every critic is asked about K actions of its own."""
+        """Q of K actions an observation, as in `several`, where every critic is asked about actions of its own."""
         return jax.vmap(MLP.several, (0, None, 0))(self._perceptrons, obs, action)[..., 0]
 
     def perceptron(self, index: int) -> MLP:

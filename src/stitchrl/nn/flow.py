@@ -66,7 +66,7 @@ class FlowPolicy(ContinuousPolicy):
         key: Key,
         start: Start = "orthogonal",
     ) -> FlowPolicy:
-        """With fresh weights."""
+        """A policy with fresh weights."""
         return cls(MLP.create(observation_size + action_size + 1, network, action_size, key=key, start=start), steps)
 
     def velocity(

@@ -33,7 +33,7 @@ class OneStepPolicy(ContinuousPolicy):
     def create(
         cls, observation_size: int, action_size: int, network: Network, *, key: Key, start: Start = "orthogonal"
     ) -> OneStepPolicy:
-        """With fresh weights."""
+        """A policy with fresh weights."""
         return cls(MLP.create(observation_size + action_size, network, action_size, key=key, start=start))
 
     def unbounded(self, obs: Float[AnyArray, "B D"], noise: Float[AnyArray, "B action"]) -> Float[Array, "B action"]:
