@@ -50,8 +50,31 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "conservative_weight": 5.0,
         "n_action_samples": 10,
     },
+    "AWAC": COMMON | {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4, "lam": 1.0},
+    "ReBRAC": COMMON
+    | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "actor_beta": 0.01, "critic_beta": 0.01},
+    "BCQ": COMMON
+    | {
+        "actor_learning_rate": 3e-4,
+        "critic_learning_rate": 3e-4,
+        "imitator_learning_rate": 3e-4,
+        "n_action_samples": 10,
+    },
+    "BEAR": COMMON
+    | {
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "imitator_learning_rate": 1e-3,
+        "alpha_learning_rate": 1e-3,
+        "temp_learning_rate": 0.0,
+        "initial_temperature": 1e-8,
+        "n_action_samples": 10,
+        "n_target_samples": 10,
+        "n_mmd_action_samples": 5,
+        "warmup_steps": 0,
+    },
 }
-"""As stitchrl's defaults: Adam, no decay, no Lagrange term in CQL."""
+"""As stitchrl's defaults: Adam, no decay, no Lagrange term in CQL, no entropy bonus and as many actions in BEAR."""
 
 
 def create(job: dict[str, Any], *, scaler: Any = None) -> Any:
@@ -63,6 +86,10 @@ def create(job: dict[str, Any], *, scaler: Any = None) -> Any:
         "IQL": d3rlpy.algos.IQLConfig,
         "TD3BC": d3rlpy.algos.TD3PlusBCConfig,
         "CQL": d3rlpy.algos.CQLConfig,
+        "AWAC": d3rlpy.algos.AWACConfig,
+        "ReBRAC": d3rlpy.algos.ReBRACConfig,
+        "BCQ": d3rlpy.algos.BCQConfig,
+        "BEAR": d3rlpy.algos.BEARConfig,
     }[name]
     settings = {"batch_size": job.get("batch", 256)} | SETTINGS[name]
     if "critics" in job and "n_critics" in settings:

@@ -4,7 +4,8 @@
 
 Every number is of its own process; ours and the peer's take turns, and medians are given with the spread of all. Ours
 is `st.fit` on a log of 100,000 random transitions, logging included; the peer's is its update on batches it samples.
-Setting: 17 numbers an observation, 6 an action, two hidden layers of 256, batch 256, two critics.
+Setting: 17 numbers an observation, 6 an action, two hidden layers of 256, batch 256, two critics (ten in SAC-N and EDAC),
+and as many candidate actions on both sides.
 
 A section asked for alone replaces only its own part of the results file.
 """
@@ -28,9 +29,21 @@ from typing import Any
 from environment import describe
 
 HERE = Path(__file__).parent
-UPDATES = {"BC": 3000, "BC discrete": 3000, "IQL": 800, "TD3BC": 1000, "CQL": 60}
+UPDATES = {
+    "BC": 3000, "BC discrete": 3000, "IQL": 800, "TD3BC": 1000, "CQL": 60, "AWAC": 600, "BCQ": 60, "BEAR": 60,
+    "ReBRAC": 1000, "SQL": 800, "XQL": 800, "FQL": 200, "SACN": 120, "EDAC": 60, "TD3": 1000, "SAC": 400,
+}  # fmt: skip
 """Timed updates of ours in a process; a fifth of them of the peer's."""
-BARS = {"BC": 7, "BC discrete": 7, "IQL": 4.5, "TD3BC": 4.5, "CQL": 1.8}
+BARS = {"BC": 7, "BC discrete": 7, "IQL": 4.5, "TD3BC": 4.5, "CQL": 1.8, "AWAC": 3.5, "BCQ": 2, "BEAR": 2.5}
+"""Least ratio to the peer's rate, where one was set."""
+PEERS = ("BC", "BC discrete", "IQL", "TD3BC", "CQL", "AWAC", "BCQ", "BEAR", "ReBRAC")
+"""What the peer has too, with as many critics and candidates."""
+SAME = {"hidden_sizes": [256, 256]}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "AWAC": SAME, "ReBRAC": SAME, "SACN": SAME | {"num_critics": 10}, "EDAC": SAME | {"num_critics": 10}, "FQL": SAME,
+    "SQL": SAME, "XQL": SAME, "BEAR": {"warm_start_updates": 0},
+}  # fmt: skip
+"""What differs from the defaults: the widths of this benchmark, ten critics for ensembles, and no warm start for BEAR."""
 OBSERVATION, ACTION, BATCH = 17, 6, 256
 
 
@@ -73,7 +86,7 @@ def random_log(rows: int, *, discrete: bool = False) -> Any:
 def algorithm_of(name: str, **settings: Any) -> Any:
     import stitchrl as st
 
-    return getattr(st, name.split()[0])(**settings)
+    return getattr(st, name.split()[0])(**SETTINGS.get(name, {}) | settings)
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +114,8 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     return {"rates": rates, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
-    """(algorithm, state of one member, one batch) in the setting of this benchmark."""
+def traced(name: str, **settings: Any) -> tuple[Any, Any, Any, Any]:
+    """(algorithm, state of one member, one batch, what `prepare` gave) in the setting of this benchmark."""
     import jax
     import jax.numpy as jnp
 
@@ -115,18 +128,20 @@ def traced(name: str, **settings: Any) -> tuple[Any, Any, Any]:
     log = random_log(2000, discrete="discrete" in name)
     algorithm = algorithm_of(name, **settings)
     state = jax.tree.map(lambda leaf: leaf[0], initial_state(algorithm, Spec.of(log), [0])).algorithm
-    source = transition_source(log, Scaling.of(log))
-    return algorithm, state, dict(sample_transitions(source.arrays, jnp.arange(BATCH), jnp.int32(0)))
+    prepared = algorithm.prepare(log, Scaling.of(log), key=jax.random.key(0))
+    source = transition_source(prepared.log, Scaling.of(log), columns=prepared.columns)
+    batch = dict(sample_transitions(source.arrays, jnp.arange(BATCH), jnp.int32(0)))
+    return algorithm, state, batch, prepared.given
 
 
-def one_update(algorithm: Any) -> Callable[..., Any]:
+def one_update(algorithm: Any, given: Any) -> Callable[..., Any]:
     """(state, batch, key, number of the update) -> (state, metrics)."""
     import jax.numpy as jnp
 
     from stitchrl.algorithms.base import Step
 
     def update(state: Any, batch: Any, key: Any, number: Any) -> Any:
-        return algorithm.update(state, batch, None, key, Step(number, jnp.int32(1_000_000)))
+        return algorithm.update(state, batch, given, key, Step(number, jnp.int32(1_000_000)))
 
     return update
 
@@ -139,9 +154,11 @@ def floor(job: dict[str, Any]) -> dict[str, Any]:
     from floor import floor_rates, products_of
     from stitchrl.nn.precision import products_in
 
-    algorithm, state, batch = traced(job["algorithm"])
+    algorithm, state, batch, given = traced(job["algorithm"])
     with products_in(job["precision"]):
-        products = products_of(one_update(algorithm), state, batch, jax.random.key(0), jnp.int32(1), branch_share=0.5)
+        products = products_of(
+            one_update(algorithm, given), state, batch, jax.random.key(0), jnp.int32(1), branch_share=0.5
+        )
     return {"rates": floor_rates(products), "megaflop": products.flops / 1e6}
 
 
@@ -151,10 +168,12 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
+    from stitchrl.data.scaling import Scaling
     from stitchrl.nn.precision import products_in
 
-    algorithm, state, _ = traced(job["algorithm"])
+    algorithm, state, batch, given = traced(job["algorithm"])
     log = random_log(100_000, discrete="discrete" in job["algorithm"])
+    prepared = algorithm.prepare(log, Scaling.of(log), key=jax.random.key(0))
     columns = {
         "obs": log.observation, "next_obs": log.next_observation, "action": log.action, "reward": log.reward,
         "terminated": log.terminated.astype(np.float32), "td_weight": np.ones(len(log.reward), np.float32),
@@ -162,7 +181,9 @@ def call_an_update(job: dict[str, Any]) -> dict[str, Any]:
     if log.num_actions is not None:
         mask = np.ones((len(log.reward), ACTION), bool)
         columns |= {"action_mask": mask, "next_action_mask": mask}
-    update = jax.jit(one_update(algorithm), donate_argnums=0)
+    columns |= {name: np.asarray(column) for name, column in prepared.columns.items()}
+    columns = {name: column for name, column in columns.items() if name in batch}
+    update = jax.jit(one_update(algorithm, given), donate_argnums=0)
     random, key = np.random.default_rng(0), jax.random.key(0)
 
     def run(start: int, count: int) -> Any:
@@ -241,7 +262,9 @@ def rates(peer: str, rounds: int, names: list[str], kept: dict[str, Any]) -> str
         updates = UPDATES[name]
         timed = max(10, updates // 5)
         theirs = {"algorithm": name, "warmup": max(3, timed // 10), "timed": max(5, timed // 3), "repeats": 3}
-        kinds: dict[str, Any] = {"peer": lambda theirs=theirs: process("peer", theirs, peer=peer)}
+        kinds: dict[str, Any] = {}
+        if name in PEERS:
+            kinds["peer"] = lambda theirs=theirs: process("peer", theirs, peer=peer)
         for chosen in PRECISIONS:
             job = {"algorithm": name, "updates": updates, "precision": chosen}
             own = {"algorithm": name, "updates": updates, "settings": {"precision": chosen}}
@@ -264,10 +287,12 @@ def rates(peer: str, rounds: int, names: list[str], kept: dict[str, Any]) -> str
         ]
         for name, found in ((name, kept[name]) for name in UPDATES if name in kept):
             own, floor, call = (found[f"{kind} {chosen}"] for kind in ("ours", "floor", "call"))
+            beside = ("-", "-")
+            if "peer" in found:
+                beside = shown(found["peer"]), f"{middle(own) / middle(found['peer']):.2f}"
             lines.append(
                 f"| {name} | {found['megaflop']:,.0f} | {shown(own)} | {shown(floor)} | {middle(own) / middle(floor):.0%} "
-                f"| {shown(found['peer'])} | {middle(own) / middle(found['peer']):.2f} | {BARS[name]} | {shown(call)} "
-                f"| {middle(own) / middle(call):.2f} |"
+                f"| {beside[0]} | {beside[1]} | {BARS.get(name, '-')} | {shown(call)} | {middle(own) / middle(call):.2f} |"
             )
     return "\n".join(lines)
 
