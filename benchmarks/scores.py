@@ -2,7 +2,7 @@
 
     cd benchmarks && python scores.py --data FOLDER --peer-python ../.bench/bin/python
 
-FOLDER holds halfcheetah_medium_replay.parquet and hopper_mixed.parquet (columns: episode, step, observation, action,
+FOLDER holds the logs of `ENVIRONMENTS` as Parquet files (columns: episode, step, observation, action,
 reward, terminated, truncated, next_observation). `--peer-python` belongs to an environment with d3rlpy and the same
 `gymnasium[mujoco]`. Every finished training is appended to `--state`, so a run that was stopped goes on where it was;
 `--table` only writes the table from it.
@@ -27,41 +27,51 @@ import numpy as np
 
 import stitchrl as st
 from environment import describe
+from stitchrl.nn.networks import Network
 from stitchrl.rollouts import episode_seeds, rollout
 
 ENVIRONMENTS = {
     "halfcheetah_medium_replay": ("HalfCheetah-v5", 8907.0),
+    "hopper_medium_replay": ("Hopper-v5", 3600.0),
     "hopper_mixed": ("Hopper-v5", 3600.0),
 }
 """Log -> environment and the return that scores 100."""
-ALGORITHMS = {
-    "IQL": (st.IQL(), 20_000, ("halfcheetah_medium_replay", "hopper_mixed")),
-    "TD3BC": (st.TD3BC(), 20_000, ("halfcheetah_medium_replay", "hopper_mixed")),
-    "BC": (st.BC(), 20_000, ("halfcheetah_medium_replay", "hopper_mixed")),
-    "CQL": (st.CQL(), 10_000, ("halfcheetah_medium_replay",)),
+THREE, TWO = tuple(ENVIRONMENTS), ("halfcheetah_medium_replay", "hopper_medium_replay")
+ALGORITHMS: dict[str, tuple[st.Algorithm, int, tuple[str, ...], int]] = {
+    "BC": (st.BC(), 20_000, THREE, 4),
+    "IQL": (st.IQL(), 20_000, THREE, 4),
+    "TD3BC": (st.TD3BC(), 20_000, THREE, 4),
+    "AWAC": (st.AWAC(hidden_sizes=(256, 256)), 20_000, THREE, 4),
+    "ReBRAC": (st.ReBRAC(network=Network((256, 256))), 20_000, THREE, 4),
+    "CQL": (st.CQL(), 5_000, TWO, 3),
+    "BCQ": (st.BCQ(acting_candidates=10), 5_000, TWO, 3),
+    "BEAR": (st.BEAR(warm_start_updates=0), 5_000, TWO, 3),
 }
-"""Name -> settings, updates, logs. The settings are the defaults; the peer's are set to the same in its worker."""
+"""Name -> settings, updates, logs, and seeds of the peer. Settings are the defaults but for what the peer cannot have: its
+networks have one width and no layer normalisation, BCQ acts by as many candidates as it learns from, and BEAR, in so few
+updates, has no warm start."""
 RANDOM_EPISODES, PLAY_SEED = 100, 10_000
 WORKER = Path(__file__).resolve().parent / "d3rlpy_worker.py"
 NOTES = """
-Every cell is the mean normalised return of the policy's mode over {episodes} episodes a training seed, {seeds} seeds a
-side. 0 is the uniform random policy, 100 is 8,907 in HalfCheetah-v5 and 3,600 in Hopper-v5. These are v5 physics and
-logs made for this project: no score published for D4RL applies.
+Every cell is the mean normalised return of the policy's mode over {episodes} episodes a training seed; {seeds} seeds of ours, 4
+of the peer's, 3 where an update is dear. 0 is the uniform random policy, 100 is 8,907 in HalfCheetah-v5 and 3,600 in Hopper-v5.
+These are v5 physics and logs made for this project: no score published for D4RL applies.
 
 Random policy, mean return of {random_episodes} episodes: {random}.
 
 Same on both sides: transitions, batch 256, two hidden layers of 256, Adam, gamma 0.99, targets moved by 0.005,
 standardised observations, raw rewards, updates, and the reset seeds of the episodes. IQL: expectile 0.7, inverse
-temperature 3, 3e-4, no decay. TD3+BC: weight 2.5, 3e-4. BC: 3e-4. CQL: weight 5, actor 1e-4, critics 3e-4, 10 samples
-from each of three distributions, no Lagrange term.
+temperature 3, 3e-4, no decay. TD3+BC: weight 2.5, 3e-4. BC: 3e-4. AWAC: inverse temperature 1, 3e-4. ReBRAC: both weights 0.01,
+1e-3, no layer normalisation. CQL: weight 5, actor 1e-4, critics 3e-4, 10 samples from each of three distributions, no Lagrange
+term. BCQ: 10 candidates in targets and in acting, 3e-4. BEAR: 1e-3, 10 candidates, 5 actions in the discrepancy, no warm start.
 
 Not the same: first weights (here as each paper's official code: orthogonal for IQL, PyTorch's uniform for TD3+BC; BC and
 CQL orthogonal; PyTorch's uniform for all there); BC is a Gaussian likelihood here and a
 deterministic network with squared error there (the modes are compared); CQL's target takes a sampled action here, as
-its official code, and the mean action there.
+its official code, and the mean action there; in AWAC and BEAR what each side has made of the paper's text.
 
 Few updates, few seeds: a check that both learn alike, not what either can reach. "2 SE, seeds" is two standard errors
-of the difference from the spread of the seeds' means, with {seeds} seeds a side a coarse number. "2 SE, seeds and
+of the difference from the spread of the seeds' means. "2 SE, seeds and
 episodes" adds in quadrature the error of finitely many episodes with the policies held fixed. Verdict, by the first:
 "at or above" where the difference is not negative, "within" where it is by less than 2 SE, else "below".
 """
@@ -144,13 +154,13 @@ def work(args: argparse.Namespace, state: State) -> None:
             found = rollout(UniformPolicy(size), environment, episodes=RANDOM_EPISODES, seed=0, mode=False)
             state.add(side="random", dataset=dataset, returns=found.returns.tolist())
     logs: dict[str, st.Dataset] = {}
-    for name, (_, full, datasets) in ALGORITHMS.items():
+    for name, (_, full, datasets, peers) in ALGORITHMS.items():
         for dataset in datasets:
             if args.jobs and not {name, f"{name}/{dataset}"} & set(args.jobs):
                 continue
             environment, updates = ENVIRONMENTS[dataset][0], args.updates or full
             key = {"algorithm": name, "dataset": dataset, "updates": updates, "episodes": args.episodes}
-            asked = {"ours": sorted({*args.seeds, *args.precision_seeds}), "d3rlpy": args.seeds}
+            asked = {"ours": sorted({*range(args.seeds), *args.precision_seeds}), "d3rlpy": list(range(peers))}
             asked["bfloat16"] = args.precision_seeds
             missing = {
                 side: [s for s in seeds if not state.find(side=side, seed=s, **key)] for side, seeds in asked.items()
@@ -203,10 +213,12 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
     ]
     versions: dict[str, str] = {}
     missing: list[str] = []
-    for name, (_, full, datasets) in ALGORITHMS.items():
+    differences: dict[str, list[tuple[float, float]]] = {}
+    for name, (_, full, datasets, peers) in ALGORITHMS.items():
         for dataset in datasets:
             key = {"algorithm": name, "dataset": dataset, "updates": args.updates or full, "episodes": args.episodes}
-            found = {side: [state.find(side=side, seed=s, **key) for s in args.seeds] for side in ("ours", "d3rlpy")}
+            asked = {"ours": args.seeds, "d3rlpy": peers}
+            found = {side: [state.find(side=side, seed=s, **key) for s in range(n)] for side, n in asked.items()}
             if None in found["ours"] or None in found["d3rlpy"]:
                 missing.append(f"{name} on {dataset}")
                 continue
@@ -218,18 +230,30 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
             episodes_variance = sum(
                 np.var(x, axis=1, ddof=1).mean() / x.size if x.shape[1] > 1 else np.nan for x in scores.values()
             )
+            differences.setdefault(name, []).append((difference, seeds_variance))
             bound = 2 * np.sqrt(seeds_variance)
             verdict = "at or above" if difference >= 0 else "within" if difference >= -bound else "below"
             rows.append(
                 f"| {dataset} | {name} | {key['updates']:,} | {_seeds(ours)} | {_seeds(peer)} | {difference:+.1f} "
                 f"| {bound:.1f} | {2 * np.sqrt(seeds_variance + episodes_variance):.1f} | {verdict} |"
             )
+    if differences:
+        rows += [
+            "",
+            "| algorithm | logs | mean difference | SE | at least 0 within one SE | no log below -2 SE |",
+            "|---|---|---|---|---|---|",
+        ]
+    for name, cells in differences.items():
+        mean, error = np.mean([d for d, _ in cells]), np.sqrt(sum(v for _, v in cells)) / len(cells)
+        worst = all(d >= -2 * np.sqrt(v) for d, v in cells)
+        answers = ["yes" if fine else "NO" for fine in (mean >= -error, worst)]
+        rows.append(f"| {name} | {len(cells)} | {mean:+.1f} | {error:.1f} | {' | '.join(answers)} |")
     if missing:
         rows += ["", f"Not run yet: {', '.join(missing)}."]
     begun = state.find(side="about")
     peer_versions = ", ".join(f"{package} {number}" for package, number in versions.items())
     shown = ", ".join(f"{floor[d]:,.0f} ± {error[d]:,.0f} in {ENVIRONMENTS[d][0]}" for d in floor)
-    notes = NOTES.format(episodes=args.episodes, seeds=len(args.seeds), random_episodes=RANDOM_EPISODES, random=shown)
+    notes = NOTES.format(episodes=args.episodes, seeds=args.seeds, random_episodes=RANDOM_EPISODES, random=shown)
     about = begun["text"] if begun else describe("python benchmarks/scores.py")
     peer = f"- peer: {peer_versions or 'not run yet'}"
     return ["# Scores beside d3rlpy's\n", about, peer, notes, *rows, *precision_table(args, state, floor)]
@@ -241,7 +265,7 @@ def precision_table(args: argparse.Namespace, state: State, floor: dict[str, Any
         "| dataset | algorithm | updates | float32: mean (a seed) | bfloat16: mean (a seed) | difference | 2 SE, seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, (_, full, datasets) in ALGORITHMS.items():
+    for name, (_, full, datasets, _) in ALGORITHMS.items():
         for dataset in datasets:
             key = {"algorithm": name, "dataset": dataset, "updates": args.updates or full, "episodes": args.episodes}
             pairs = [[state.find(side=side, seed=s, **key) for side in ("ours", "bfloat16")] for s in range(100)]
@@ -275,8 +299,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the two logs")
     parser.add_argument("--peer-python", type=Path, default=here.parent / ".bench" / "bin" / "python")
     parser.add_argument("--jobs", nargs="*", default=[], metavar="JOB", help="IQL or IQL/hopper_mixed; all by default")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--precision-seeds", nargs="*", type=int, default=[0, 1, 2, 3], help="of the second table")
+    parser.add_argument("--seeds", type=int, default=8, help="of ours; the peer's are 4, or 3 where an update is dear")
+    parser.add_argument("--precision-seeds", nargs="*", type=int, default=[], help="of the second table")
     parser.add_argument("--updates", type=int, help="instead of each algorithm's own number (for a trial)")
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--state", type=Path, default=Path(tempfile.gettempdir()) / "stitchrl_scores.jsonl")
