@@ -30,7 +30,7 @@ from curves import Line, Panel, drawn
 from environment import describe
 from hidden_candidates import columns_of, hidden_cases
 from stitchrl.auditing.audit import audit
-from stitchrl.auditing.history import HistoryCheck, history_check
+from stitchrl.auditing.history import ENOUGH_DECISIONS, HistoryCheck, HistoryGain, history_check
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
 from stitchrl.evaluation.evaluation import Evaluation
@@ -66,7 +66,8 @@ AUDITED = 2
 RESAMPLES = 1000
 """Resamples of the weighted estimates, which only confirm; the product takes 10,000. The primary needs none."""
 ACTIONS = {"sepsis, glucose and diabetes hidden": 8}
-PASSED = HistoryCheck(True, "not looked at")
+PASSED = HistoryCheck(True, "Not looked at.", (HistoryGain("action", 0.0, 0.0, 0.0, ENOUGH_DECISIONS, (), True),))
+"""Stands in for the history check until nothing else rules out GO; `finished` then makes the check itself."""
 SENSITIVITY = Judge._sensitivity
 
 
@@ -149,7 +150,8 @@ def finished(found: Evaluation, whole: Dataset, looked: dict[str, Any], audited:
         return decision, lines
     if found.behavior_fitted:
         if "history" not in looked:
-            looked["history"] = history_check(whole).passed
+            history = history_check(whole)
+            looked["history"] = history.passed if history.passed is not True or history.enough else None
         if looked["history"] is not True:
             return "CANNOT TELL", "e, history"
     if audited:
