@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from stitchrl.errors import ConfigurationError
+from stitchrl.nn.distributions import Categorical
+from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.rollouts import Rollout, episode_seeds, rollout
@@ -154,6 +156,55 @@ def test_a_policy_of_the_library_acts_by_mode_and_by_sample() -> None:
     policy = CategoricalPolicy(MLP.create(2, (4,), 2, key=jax.random.key(0)))
     assert set(rollout(policy, Told, episodes=3).returns) <= {5.0, 6.0}
     assert set(rollout(policy, Told, episodes=40, mode=False).returns) == {5.0, 6.0}
+
+
+class Counting(MemoryPolicy):
+    """Action 1 at the first step of an episode and at steps that follow a reward of 2; else an action drawn, mostly 0."""
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        return ()
+
+    def initial_carry(self, count: int) -> Any:
+        return {"steps": jnp.zeros(count, jnp.int32)}
+
+    def respond(self, carry: Any, obs: Any, last_action: Any, last_reward: Any, *, action_mask: Any = None) -> Any:
+        steps = carry["steps"]
+        one = jnp.where((steps == 0) | (last_reward == 2.0), 1.0, jnp.where(last_action == 1, 0.3, 0.1))
+        return Categorical(jnp.log(jnp.stack([1.0 - one, one], axis=-1))), {"steps": steps + 1}
+
+
+class Remembered(Lengths):
+    """As `Lengths`, with actions numbered from 5; an episode returns the steps, in decimal places, at which 6 was done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gym.spaces.Discrete(2, start=5)
+        self.total = 0.0
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, ended, cut, more = super().step(action)
+        self.total = self.total * (self.step_number > 1) + (action == 6) * 10.0 ** (self.step_number - 1)
+        return obs, 1e6 + self.total if ended else reward, ended, cut, more
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_a_policy_with_memory_remembers_its_own_episode_alone(num_envs: int) -> None:
+    # Step 1 is the first, and step 3 follows the reward of step 2, which is 2: 6 is done there, whoever plays beside it.
+    found = rollout(Counting(), Remembered, episodes=12, seed=3, num_envs=num_envs)
+    assert found.lengths.tolist() == lengths_of(3, 12)
+    paid = np.where(found.lengths == 1, 1e6 + 1.0, 1e6 + 101.0 + sum(range(1, 5)))
+    assert found.returns.tolist() == paid.tolist()
+
+
+def test_draws_of_a_policy_with_memory_depend_on_the_seed_alone() -> None:
+    one, other, unlike = (
+        rollout(Counting(), Remembered, episodes=12, seed=seed, num_envs=n, mode=False).returns.tolist()
+        for seed, n in ((3, 1), (3, 4), (4, 4))
+    )
+    assert one == other
+    assert len(set(one)) > 2
+    assert one != unlike
 
 
 def test_a_registered_environment_is_found_by_its_id() -> None:

@@ -86,6 +86,7 @@ from stitchrl.evaluation.settings import FitSettings as FitSettings
 from stitchrl.evaluation.results import Estimate as Estimate
 from stitchrl.evaluation.verdict import Verdict as Verdict
 from stitchrl.nn.clipped import ClippedPolicy as ClippedPolicy
+from stitchrl.nn.memory import MemoryPolicy as MemoryPolicy
 from stitchrl.nn.policy import Policy as Policy
 from stitchrl.nn.smoothed import SmoothedPolicy as SmoothedPolicy
 from stitchrl.pipeline.outcome import Outcome as Outcome

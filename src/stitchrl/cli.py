@@ -366,8 +366,9 @@ def train(
         )
     else:
         if not quiet:
+            unheld = "The policy remembers its episode" if chosen.has_memory else "The observations are images"
             print(
-                f"The observations are images, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of "
+                f"{unheld}, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of "
                 f"seed {trained.seeds[0]}, and `stitchrl evaluate` judges it by the folder {str(out)!r}."
                 if where is None
                 else f"The policy of seed {trained.seeds[0]} is a bundle: {where}"

@@ -4,6 +4,9 @@ Episodes are numbered, and each has its own reset seed. Copies of the environmen
 episode ends takes the next number not yet begun, and every number below `episodes` that was begun is played to its end.
 So exactly the first `episodes` episodes in order of their START count. (Counting the first to FINISH would prefer
 short episodes, which in most environments are the bad ones.) Autoreset is off: a copy is reset by its number's seed.
+
+A policy with memory (`nn/memory.py`) has a carry for every copy, which begins anew with each of its episodes. It is told the
+action as the environment took it, and the reward.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float, Int
 
 from stitchrl.errors import ConfigurationError
-from stitchrl.jax_types import Array, Key
+from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.nn.memory import MemoryPolicy, has_memory, nothing_yet, restarted
 from stitchrl.types import NumpyArray
 
 __all__ = ["Rollout", "episode_seeds", "rollout"]
@@ -66,7 +70,7 @@ def rollout(
     environment knows. Episode i depends on `seed` and i alone, whatever `num_envs` (up to rounding in the network).
 
     Args:
-        policy: has `mode(obs)` or `sample(obs, *, key)` over observations (B, D), written in JAX.
+        policy: has `mode(obs)` or `sample(obs, *, key)` over observations (B, D), written in JAX; or is a `MemoryPolicy`.
         environment: the id of a registered environment, or a function that makes one.
         episodes: how many, at least 1.
         seed: at least 0; of the resets (see `episode_seeds`) and of sampled actions.
@@ -105,13 +109,15 @@ def _play(policy: Any, envs: SyncVectorEnv, *, episodes: int, seed: int, max_ste
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     number = np.arange(copies)  # the episode of each copy; `episodes` and above: idle, steps without counting
     step = np.zeros(copies, np.int64)
+    decides = (_Remembering if has_memory(policy) else _Forgetful)(policy, copies, mode, key)
     begun, unfinished = copies, episodes
     obs, _ = envs.reset(seed=list(seeds[:copies]))
     while unfinished:
         rows = np.asarray(obs, np.float32)
         place = np.stack([number, step], axis=1).astype(np.int32)
-        chosen = _modes(policy, rows) if mode else _samples(policy, rows, place, key)
-        obs, reward, terminated, truncated, _ = envs.step(_to_environment(np.asarray(chosen), space))
+        chosen = _to_environment(np.asarray(decides.choose(rows, place)), space)
+        obs, reward, terminated, truncated, _ = envs.step(chosen)
+        decides.learn(_from_environment(chosen, space), reward)
         step += 1
         counted = number < episodes
         returns[number[counted]] += reward[counted]
@@ -126,9 +132,70 @@ def _play(policy: Any, envs: SyncVectorEnv, *, episodes: int, seed: int, max_ste
             number[copy] = begun
             begun += 1
         step[ended] = 0
+        decides.restart(ended)
         following: list[int | None] = [seeds[n] if n < episodes else 0 for n in number]
         obs, _ = envs.reset(seed=following, options={"reset_mask": ended})
     return Rollout(returns, lengths)
+
+
+class _Forgetful:
+    """Acts by the observation alone."""
+
+    def __init__(self, policy: Any, copies: int, mode: bool, key: Key) -> None:
+        self._policy, self._mode, self._key = policy, mode, key
+
+    def choose(self, rows: AnyArray, place: AnyArray) -> Array:
+        """(copies, ...) actions, given each copy's (episode, step)."""
+        return _modes(self._policy, rows) if self._mode else _samples(self._policy, rows, place, self._key)
+
+    def learn(self, action: NumpyArray, reward: NumpyArray) -> None:
+        """What was done, as a policy gives it, and paid in this step."""
+
+    def restart(self, ended: NumpyArray) -> None:
+        """Some copies begin another episode."""
+
+
+class _Remembering(_Forgetful):
+    """Acts by the episode so far: what each copy saw, did and was paid."""
+
+    def __init__(self, policy: MemoryPolicy, copies: int, mode: bool, key: Key) -> None:
+        super().__init__(policy, copies, mode, key)
+        self._carry = policy.initial_carry(copies)
+        self._last: tuple[Any, Any] = nothing_yet(policy, copies)
+
+    def choose(self, rows: AnyArray, place: AnyArray) -> Array:
+        """As of `_Forgetful`; the carry goes one step on."""
+        action, self._carry = _steps(self._policy, self._carry, rows, *self._last, place, self._key, self._mode)
+        return action
+
+    def learn(self, action: NumpyArray, reward: NumpyArray) -> None:
+        """Keep it for the next step."""
+        self._last = action, np.asarray(reward, np.float32)
+
+    def restart(self, ended: NumpyArray) -> None:
+        """Those copies forget."""
+        self._carry = _restarted(self._policy, self._carry, ended)
+
+
+@eqx.filter_jit
+def _steps(
+    policy: MemoryPolicy, carry: Any, obs: Any, last_action: Any, last_reward: Any, place: Any, key: Key, mode: bool
+) -> tuple[Array, Any]:
+    """A step of every copy; draws have keys as in `_samples`."""
+    if mode:
+        return policy.step(carry, obs, last_action, last_reward)
+
+    def one(place: Any, *inputs: Any) -> Any:
+        own = jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1])
+        alone = jax.tree.map(lambda leaf: leaf[None], inputs)
+        return jax.tree.map(lambda leaf: leaf[0], policy.step(*alone, key=own))
+
+    return jax.vmap(one)(place, carry, obs, last_action, last_reward)
+
+
+@eqx.filter_jit
+def _restarted(policy: MemoryPolicy, carry: Any, ended: Any) -> Any:
+    return restarted(policy, carry, ended)
 
 
 @eqx.filter_jit
@@ -152,6 +219,13 @@ def _to_environment(action: NumpyArray, space: gym.Space[Any]) -> NumpyArray:
         return action.astype(space.dtype) + space.start
     assert isinstance(space, gym.spaces.Box)
     return np.clip(action, space.low, space.high).astype(space.dtype)
+
+
+def _from_environment(action: NumpyArray, space: gym.Space[Any]) -> NumpyArray:
+    """Inverse of `_to_environment`, but for the clipping."""
+    if isinstance(space, gym.spaces.Discrete):
+        return (action - space.start).astype(np.int32)
+    return action.astype(np.float32)
 
 
 def _make(environment: str | Callable[[], gym.Env[Any, Any]], copies: int) -> SyncVectorEnv:
@@ -192,12 +266,9 @@ def _check_spaces(envs: SyncVectorEnv, policy: Any, mode: bool) -> None:
         )
     rows = np.zeros((envs.num_envs, *observation.shape), np.float32)
     place = np.zeros((envs.num_envs, 2), np.int32)
+    asked = (_Remembering if has_memory(policy) else _Forgetful)(policy, envs.num_envs, mode, jax.random.key(0))
     try:
-        given = (
-            eqx.filter_eval_shape(_modes, policy, rows)
-            if mode
-            else eqx.filter_eval_shape(_samples, policy, rows, place, jax.random.key(0))
-        )
+        given = eqx.filter_eval_shape(asked.choose, rows, place)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             f"The policy must take this environment's observations, {observation.shape[0]} numbers each; it failed with "

@@ -23,6 +23,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.messages import shown
+from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
@@ -185,6 +186,8 @@ class Algorithm(ABC):
     """True where `prepare` solves everything: no update is made, whatever number is asked for."""
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType({})
     """Published settings by name."""
+    has_memory: ClassVar[bool] = False
+    """Whether its policy remembers its episode (`nn/memory.py`)."""
     irregular_time: ClassVar[bool] = False
     """Whether it discounts by the time that elapses where the log has a `time_unit`, as `td_return` does."""
 
@@ -347,7 +350,7 @@ class Algorithm(ABC):
         return state
 
     @abstractmethod
-    def policy(self, state: PyTree, given: PyTree) -> Policy:
+    def policy(self, state: PyTree, given: PyTree) -> Policy | MemoryPolicy:
         """The policy of a state, as trained."""
 
     def value(self, state: PyTree, given: PyTree) -> DiscreteValue | ContinuousValue | None:

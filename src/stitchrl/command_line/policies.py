@@ -190,6 +190,7 @@ def _log_of_fit(folder: Path) -> str:
 
 def _trained(folder: Path) -> tuple[Any, bool]:
     """The policy of the first seed of a folder of `st.fit`, and whether its actions are discrete."""
+    from stitchrl.nn.memory import MemoryPolicy
     from stitchrl.nn.policy import DiscretePolicy
 
     found = stitchrl.load(folder)
@@ -200,4 +201,7 @@ def _trained(folder: Path) -> tuple[Any, bool]:
             f"{str(folder)!r} holds {len(found.seeds)} seeds; the policy is that of seed {found.seeds[0]}.",
             file=sys.stderr,
         )
-    return found.policy, isinstance(found.policy, DiscretePolicy)
+    policy = found.policy
+    if isinstance(policy, MemoryPolicy):
+        return policy, not policy.action_shape
+    return policy, isinstance(policy, DiscretePolicy)

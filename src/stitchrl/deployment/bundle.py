@@ -393,14 +393,17 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
     so that what lies in between is never taken for a bundle. Files of the old one that the new one lacks are removed.
 
     Raises:
-        ConfigurationError: the policy is one of NumPy, which are read and not written.
+        ConfigurationError: the policy is one of NumPy, which are read and not written, or remembers its episode.
     """
+    from stitchrl.nn.memory import has_memory, refuse_memory
     from stitchrl.nn.saving import save_policy_file
 
     if _is_numpy(bundle.policy):
         raise ConfigurationError(
             'A policy of NumPy is not written: load the bundle with `backend="jax"`, or copy its folder.'
         )
+    if has_memory(bundle.policy):
+        refuse_memory(bundle.policy, "be put into a bundle, which answers row by row")
     card = {
         "format": FORMAT_VERSION,
         "schema": bundle.schema.to_dict(),

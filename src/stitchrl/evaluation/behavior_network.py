@@ -19,6 +19,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.evaluation.behavior_model import BehaviorData, log_likelihoods
 from stitchrl.feeds.feed import transition_source
+from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.units import RescaledPolicy, unscaled_policy
 from stitchrl.training.loop import train
@@ -86,6 +87,7 @@ class _Best:
         """The held-out log-likelihood of the state as it is."""
         inner = self._algorithm.policy(jax.tree.map(jnp.array, state(0).algorithm), None)
         policy = unscaled_policy(inner, self._scaling)
+        assert not isinstance(policy, MemoryPolicy)
         score = float(log_likelihoods(policy, self._held_out).mean())
         if self.policy is None or score > self._score:
             self.policy, self._score = policy, score

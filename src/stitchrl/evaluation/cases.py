@@ -44,7 +44,7 @@ def draft_of(estimator: Estimator, case: Case) -> Draft:
             f"{case.estimand.time_unit}. Leave `time_unit` out to count steps."
         )
     if refusal is None and not getattr(estimator, "logged_actions_suffice", False):
-        refusal = refusal_of_unknown_actions(estimator.name, case.log, known=case.fits.fits.every_action_known)
+        refusal = refusal_of_unknown_actions(estimator.name, case.log, case.fits.fits.policies)
     if refusal is not None:
         return Draft.refused(refusal, case)
     draft = estimator.estimate(case)

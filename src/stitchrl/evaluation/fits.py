@@ -37,6 +37,7 @@ from stitchrl.evaluation.probabilities import (
     probabilities_on,
     probability_pieces,
 )
+from stitchrl.evaluation.remembering import RememberingPolicy
 from stitchrl.evaluation.requirements import check_size, held_whole
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
@@ -114,6 +115,9 @@ class Fits:
         Args:
             reward: gives the numbers of the rows of a log.
         """
+        for k, policy in enumerate(self.policies):
+            if isinstance(policy, RememberingPolicy):
+                self.log_policy(k)  # it remembers the rewards of the log, not these numbers
         log = dataclasses.replace(self.log, reward=reward(self.log))
         fit_on = None if self._fit_on is None else dataclasses.replace(self._fit_on, reward=reward(self._fit_on))
         other = Fits(

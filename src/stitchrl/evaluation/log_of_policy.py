@@ -15,8 +15,10 @@ from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.deployment.guard import REFUSE, Guard
 from stitchrl.errors import EvaluationError, SchemaError
+from stitchrl.evaluation.remembering import RememberingPolicy
 from stitchrl.evaluation.seen_episodes import Overlap, overlap_of
 from stitchrl.messages import listed, shown
+from stitchrl.nn.memory import MemoryPolicy
 
 __all__ = ["SAME_LOG", "as_judged", "check_meaning", "check_unseen", "notes_on_policies", "refusal_of_known"]
 
@@ -66,8 +68,11 @@ def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, for
 def as_judged(policy: Any) -> Any:
     """What estimates ask: a bundle whose guard refuses has no action where it refuses, so its policy answers there too.
 
-    A bundle that is told to do something else outside the range of its log acts everywhere, and is judged as it acts.
+    A bundle that is told to do something else outside the range of its log acts everywhere, and is judged as it acts. A policy
+    with memory is asked along the episodes of the log.
     """
+    if isinstance(policy, MemoryPolicy):
+        return RememberingPolicy(policy)
     return policy.unguarded() if isinstance(policy, Bundle) and policy.guard.on_outside == REFUSE else policy
 
 

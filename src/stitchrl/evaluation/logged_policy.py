@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
+from stitchrl.nn.memory import has_memory
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -49,6 +50,24 @@ class LoggedPolicy:
         """Refuses: probabilities belong to rows, and an observation does not tell which row it is of."""
         raise EvaluationError(
             "The probabilities of a `LoggedPolicy` belong to the rows of a log: at other observations nothing is known of it."
+        )
+
+    def knows_every_action(self, log: Dataset) -> bool:
+        """Whether a log has the policy's probability of every action."""
+        return log.num_actions is not None and log.policy_probs is not None
+
+    def refusal(self, name: str, log: Dataset, remain: str) -> str:
+        """Why an estimator does not apply that asks for more than the logged actions; `remain` names those that do."""
+        if log.num_actions is None:
+            what, way = "density", "Give the policy itself for the others."
+        else:
+            what, way = (
+                "probability",
+                "Columns with the probability of every action (`policy_probs`) serve the others too.",
+            )
+        return (
+            f"{name} asks what the policy would do beside the logged action, and the log has its {what} of that one alone "
+            f"(`policy_log_prob`). {remain} ask for no more. {way}"
         )
 
     def probs_on(self, log: Dataset, rows: slice = slice(None)) -> Float[NumpyArray, "n A"]:
@@ -112,26 +131,21 @@ class LoggedPolicy:
 
 def knows_every_action(policy: Any, log: Dataset) -> bool:
     """Whether it is known what a policy would do at the states of a log, and not with the logged action alone."""
-    if not isinstance(policy, LoggedPolicy):
-        return True
-    return log.num_actions is not None and log.policy_probs is not None
+    if isinstance(policy, LoggedPolicy):
+        return policy.knows_every_action(log)
+    return not has_memory(policy)
 
 
-def refusal_of_unknown_actions(name: str, log: Dataset, *, known: bool) -> str | None:
+def refusal_of_unknown_actions(name: str, log: Dataset, policies: Sequence[Any]) -> str | None:
     """Why an estimator does not apply that asks what policies would do beside the logged action; None where it is known."""
-    if known:
+    unknown = [policy for policy in policies if not knows_every_action(policy, log)]
+    if not unknown:
         return None
-    if log.num_actions is None:
-        what, way = "density", "Give the policy itself for the others."
-    else:
-        what, way = "probability", "Columns with the probability of every action (`policy_probs`) serve the others too."
     remain = (
         "ips and snips" if log.num_actions is not None and log.episode_lengths.max() == 1 else "is, pdis, wis and pdwis"
     )
-    return (
-        f"{name} asks what the policy would do beside the logged action, and the log has its {what} of that one alone "
-        f"(`policy_log_prob`). {remain} ask for no more. {way}"
-    )
+    assert isinstance(unknown[0], LoggedPolicy)
+    return unknown[0].refusal(name, log, remain)
 
 
 def without_unknown_ends(policies: Sequence[Any], log: Dataset) -> Dataset:

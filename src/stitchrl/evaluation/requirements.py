@@ -10,6 +10,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, EvaluationError
 from stitchrl.evaluation.policy_actions import DRAWS
 from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.remembering import RememberingPolicy, check_followable
 from stitchrl.messages import shown
 
 __all__ = ["check_requirements", "check_size", "held_whole"]
@@ -81,6 +82,8 @@ def check_requirements(log: Dataset, gamma: float | None, policies: Sequence[Pol
             f"Every row must allow at least one action; the mask of row {row} allows none. Correct it."
         )
     for policy in policies:
+        if isinstance(policy, RememberingPolicy):
+            check_followable(policy.policy, log)
         if log.num_actions is not None and not getattr(policy, "has_density", True):
             raise EvaluationError(
                 f"{type(policy).__name__} has no action probabilities (has_density is False), and every estimator here "

@@ -260,7 +260,7 @@ def _weighted(case: Case, tail: float) -> tuple[tuple[Check, ...], WeightedRetur
 
 def _by_model(case: Case, tail: float, confidence: float) -> ReturnDistribution:
     """The modelled distribution from the first states of the log, beside the logged returns or the baseline's model."""
-    refusal = refusal_of_unknown_actions("fqe", case.log, known=case.fits.fits.every_action_known)
+    refusal = refusal_of_unknown_actions("fqe", case.log, case.fits.fits.policies)
     if refusal is not None:
         return _empty("fqe", case, tail, confidence, (not_applicable(refusal),))
     request = FitReturns()

@@ -6,15 +6,18 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.data.scaling import Scaling
-from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.jax_types import AnyArray, Array, Key, Metrics
 from stitchrl.nn.clipped_normal import on_bounds
 from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
-from stitchrl.nn.distributions import Normal
+from stitchrl.nn.distributions import Distribution, Normal
+from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.networks import standardized
 from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.types import PyTree
 
 __all__ = [
+    "RescaledMemoryPolicy",
     "RescaledPolicy",
     "RescaledValue",
     "StandardizedPolicy",
@@ -120,6 +123,77 @@ class StandardizedPolicy(DiscretePolicy):
         return self.policy.logits(scaled, action_mask=action_mask)
 
 
+class RescaledMemoryPolicy(MemoryPolicy):
+    """Raw observations and rewards in, logged action units in and out, around a policy with memory trained on scaled ones.
+
+    Numbered actions have no unit: `action_center` and `action_half_width` are None then.
+    """
+
+    mean: Float[Array, " D"]
+    std: Float[Array, " D"]
+    action_center: Float[Array, " action"] | None
+    action_half_width: Float[Array, " action"] | None
+    reward_shift: Float[Array, ""]
+    reward_scale: Float[Array, ""]
+    policy: MemoryPolicy
+
+    @property
+    def has_density(self) -> bool:  # type: ignore[override]
+        """Whether the policy inside has a density."""
+        return self.policy.has_density
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """That of the policy inside."""
+        return self.policy.action_shape
+
+    def initial_carry(self, count: int) -> PyTree:
+        return self.policy.initial_carry(count)
+
+    def respond(
+        self,
+        carry: PyTree,
+        obs: Shaped[AnyArray, "B ..."],
+        last_action: Shaped[AnyArray, "B ..."],
+        last_reward: Float[AnyArray, " B"],
+        *,
+        action_mask: Bool[AnyArray, "B A"] | None = None,
+    ) -> tuple[Distribution, PyTree]:
+        center, half_width = self.action_center, self.action_half_width
+        if center is not None and half_width is not None:
+            last_action = standardized(last_action, center, half_width)
+        reward = (jnp.asarray(last_reward) + self.reward_shift) * self.reward_scale
+        seen = standardized(obs, self.mean, self.std)
+        found, carry = self.policy.respond(carry, seen, last_action, reward, action_mask=action_mask)
+        if center is not None and half_width is not None:
+            found = _Rescaled(found, center, half_width)
+        return found, carry
+
+
+class _Rescaled(Distribution):
+    """A distribution of scaled vectors, in logged units."""
+
+    inner: Distribution
+    center: Float[Array, " action"]
+    half_width: Float[Array, " action"]
+
+    def log_prob(self, action: Shaped[AnyArray, "B action"]) -> Float[Array, " B"]:
+        inside = self.inner.log_prob(standardized(action, self.center, self.half_width))
+        return inside - jnp.sum(jnp.log(self.half_width))
+
+    def mode(self) -> Float[Array, "B action"]:
+        return self._outside(self.inner.mode())
+
+    def sample(self, *, key: Key) -> Float[Array, "B action"]:
+        return self._outside(self.inner.sample(key=key))
+
+    def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
+        return self.inner.metrics(standardized(action, self.center, self.half_width))
+
+    def _outside(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
+        return self.center[None, :] + self.half_width[None, :] * action
+
+
 class StandardizedValue(DiscreteValue):
     """A value trained on standardised observations and scaled rewards, put back into raw units."""
 
@@ -164,13 +238,21 @@ class RescaledValue(ContinuousValue):
         return self.value.v(standardized(obs, self.mean, self.std), action_mask=action_mask) / self.reward_scale
 
 
-def unscaled_policy(policy: Policy, scaling: Scaling) -> DiscretePolicy | RescaledPolicy:
+def unscaled_policy(
+    policy: Policy | MemoryPolicy, scaling: Scaling
+) -> DiscretePolicy | RescaledPolicy | RescaledMemoryPolicy:
     """A policy trained on scaled arrays, put before raw observations."""
     mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
     if isinstance(policy, DiscretePolicy):
         return StandardizedPolicy(mean, std, policy)
-    assert isinstance(policy, ContinuousPolicy)
+    if isinstance(policy, MemoryPolicy):
+        shift, scale = (jnp.asarray(n, jnp.float32) for n in (scaling.reward_shift, scaling.reward_scale))
+        middle, width = (
+            None if n is None else jnp.asarray(n) for n in (scaling.action_center, scaling.action_half_width)
+        )
+        return RescaledMemoryPolicy(mean, std, middle, width, shift, scale, policy)
     center, half_width = jnp.asarray(scaling.action_center), jnp.asarray(scaling.action_half_width)
+    assert isinstance(policy, ContinuousPolicy)
     return RescaledPolicy(mean, std, center, half_width, policy)
 
 

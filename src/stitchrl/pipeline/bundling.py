@@ -39,9 +39,10 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | Non
         label: what the policy is called.
 
     Returns:
-        The bundle's folder; None where the observations are images, which bundles do not hold yet.
+        The bundle's folder; None where the observations are images, or the policy remembers its episode, neither of which
+        bundles hold yet.
     """
-    if log.observation_table.ndim != 2:
+    if log.observation_table.ndim != 2 or run.algorithm.has_memory:
         return None
     provenance = {
         "label": label,

@@ -31,6 +31,7 @@ from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 from stitchrl.nn.clipped import ClippedPolicy
+from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.pipeline.baseline import Baseline, same_baseline
 from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled, why_default
@@ -155,6 +156,11 @@ class Workspace:
                 raise ConfigurationError(
                     f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
                 )
+            if algorithm.has_memory:
+                raise ConfigurationError(
+                    f"{label} gives a policy that remembers its episode, which the main job can neither rank by fitted values "
+                    "nor put into a bundle. `stitchrl train` or `st.fit` trains it, and `evaluate` judges it by weights."
+                )
         self._check_truth()
         train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)
         forms = 2 if kind == "continuous" else 1
@@ -277,6 +283,7 @@ class Workspace:
         found = []
         for label, run in self.runs.items():
             for seed, policy, value in zip(run.seeds, run.policies, run.values, strict=True):
+                assert not isinstance(policy, MemoryPolicy)  # refused before anything was trained
                 found += [
                     Candidate(label, run.algorithm, seed, acting, value, policy, acts=acts)
                     for acts, acting in self._forms(run.algorithm, policy)

@@ -17,6 +17,7 @@ from stitchrl.nn.networks import Network
 from stitchrl.nn.origin import remember_origin
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.units import (
+    RescaledMemoryPolicy,
     RescaledPolicy,
     unscaled_policy,
     unscaled_value,
@@ -85,7 +86,7 @@ class Run:
         return [member.algorithm for member in self.members]
 
     @cached_property
-    def policies(self) -> list[DiscretePolicy | RescaledPolicy]:
+    def policies(self) -> list[DiscretePolicy | RescaledPolicy | RescaledMemoryPolicy]:
         """One a seed, on raw observations and in logged units of action.
 
         As trained; with the algorithm's `average_rate`, the running average of what was trained.
@@ -100,7 +101,7 @@ class Run:
         return found
 
     @property
-    def policy(self) -> DiscretePolicy | RescaledPolicy:
+    def policy(self) -> DiscretePolicy | RescaledPolicy | RescaledMemoryPolicy:
         """The first seed's. Raises DivergenceError where none is left."""
         if not self.members:
             raise DivergenceError(next(iter(self.diverged.values())))
