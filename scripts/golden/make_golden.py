@@ -5,7 +5,8 @@ their own, on Python 3.11:
 
     python -m venv ENVIRONMENT
     ENVIRONMENT/bin/pip install -r scripts/golden/requirements.txt
-    ENVIRONMENT/bin/python scripts/golden/make_golden.py --iql FOLDER --cql FOLDER --td3bc FOLDER --corl FOLDER
+    ENVIRONMENT/bin/python scripts/golden/make_golden.py --iql FOLDER --cql FOLDER --td3bc FOLDER --corl FOLDER \
+        --td3 FOLDER
 
 A folder that is left out leaves the numbers of its algorithms as they are.
 
@@ -14,6 +15,7 @@ Each FOLDER is a Git checkout of an official repository; none of their code is k
     IQL      github.com/ikostrikov/implicit_q_learning  09d700248117881a75cb21f0adb95c6c8a694cb2
     CQL      github.com/aviralkumar2907/CQL             d67dbe9cf5d2b96e3b462b6146f249b3d6569796
     TD3+BC   github.com/sfujim/TD3_BC                   8791ad7d7656cb8396f1b3ac8c37f170b2a2dd5f
+    TD3      github.com/sfujim/TD3                      34770ccdcb51df6f6c7d85c1ba7e40d71b940d16
     ReBRAC, SAC-N and EDAC  github.com/tinkoff-ai/CORL  6afec90484bbf47dee05fdf525e26a3ebe028e9b
 
 Written to tests/golden: `batches.npz`, which all runs share; one .npz file for each algorithm with its first
@@ -25,7 +27,7 @@ small.
 The official update functions run as they are. Around them, this is what is not theirs:
 
 - Networks have two hidden layers of 16 and fixed first parameters. Target networks start with other parameters than the
-  networks they follow, so that one taken for the other is seen. TD3+BC has its width and its step size in its code: the
+  networks they follow, so that one taken for the other is seen. TD3 and TD3+BC have their width and step size in their code: the
   width is narrowed while its networks are built, the step size is set in its optimisers.
 - Random numbers are drawn here, from NumPy, and handed out where the official code asks PyTorch for some. IQL asks for
   none.
@@ -76,6 +78,7 @@ SOURCES = {
     "cql": "aviralkumar2907/CQL",
     "td3bc": "sfujim/TD3_BC",
     "corl": "tinkoff-ai/CORL",
+    "td3": "sfujim/TD3",
 }
 """Option -> official repository."""
 Layers = list
@@ -100,6 +103,7 @@ def main() -> None:
         "discrete_cql": ("cql", lambda checkout, *rest: run_discrete_cql(checkout / "atari", *rest)),
         "rebrac": ("corl", run_rebrac),
         "sac_n": ("corl", run_sac_n),
+        "td3": ("td3", lambda *rest: run_td3bc(*rest, kind="td3")),
     }
     arguments.to.mkdir(parents=True, exist_ok=True)
     batches, told = make_batches(), arguments.to / "golden.json"
@@ -306,12 +310,13 @@ class Draws:
 # --- TD3+BC ----------------------------------------------------------------------------------------------------------
 
 
-def run_td3bc(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
-    """TD3+BC."""
+def run_td3bc(checkout: Path, batches: Arrays, runs: dict, kind: str = "td3bc") -> Arrays:
+    """TD3+BC, or TD3 from the same start, with the same draws: then only what it ends with."""
     import torch
 
+    module = {"td3bc": "TD3_BC", "td3": "TD3"}[kind]
     with mock.patch.object(sys, "path", [str(checkout), *sys.path]):
-        official = importlib.import_module("TD3_BC")
+        official = importlib.import_module(module)
 
     rng = np.random.default_rng(2)
     inputs = OBSERVATION + ACTION
@@ -319,10 +324,10 @@ def run_td3bc(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
     for name in ("critic.0", "critic.1", "target_critic.0", "target_critic.1"):
         start[name] = make_network(rng, inputs, 1)
     noise = rounded(rng.standard_normal((UPDATES, ROWS, ACTION)))
-    settings = {
-        "discount": 0.99, "tau": 0.005, "policy_noise": 0.2, "noise_clip": 0.5, "policy_freq": 2, "alpha": 2.5,
-    }  # fmt: skip
-    runs["td3bc"] = {"learning_rate": LEARNING_RATE, **settings}
+    settings = {"discount": 0.99, "tau": 0.005, "policy_noise": 0.2, "noise_clip": 0.5, "policy_freq": 2}
+    if kind == "td3bc":
+        settings["alpha"] = 2.5
+    runs[kind] = {"learning_rate": LEARNING_RATE, **settings}
 
     wide = torch.nn.Linear
 
@@ -331,7 +336,7 @@ def run_td3bc(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
         return wide(width if inputs == 256 else inputs, width if outputs == 256 else outputs)
 
     with mock.patch.object(torch.nn, "Linear", narrow):
-        agent = official.TD3_BC(OBSERVATION, ACTION, 1.0, **settings)
+        agent = getattr(official, module)(OBSERVATION, ACTION, 1.0, **settings)
     for optimizer in (agent.actor_optimizer, agent.critic_optimizer):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE
@@ -343,10 +348,10 @@ def run_td3bc(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
         "target_critic.0": [agent.critic_target.l1, agent.critic_target.l2, agent.critic_target.l3],
         "target_critic.1": [agent.critic_target.l4, agent.critic_target.l5, agent.critic_target.l6],
     }
-    for name, layers in start.items():
-        put_torch(modules[name], layers)
+    for network, layers in start.items():
+        put_torch(modules[network], layers)
 
-    arrays = {**named(start, "start"), "draws/target_noise": noise}
+    arrays = {**named(start, "start"), "draws/target_noise": noise} if kind == "td3bc" else {}
     draws = Draws()
 
     class Buffer:
@@ -367,8 +372,8 @@ def run_td3bc(checkout: Path, batches: Arrays, runs: dict) -> Arrays:
             draws.fill([noise[update]])
             agent.train(buffer, ROWS)
             if update + 1 in KEPT:
-                networks = {name: torch_layers(linear) for name, linear in modules.items()}
-                arrays.update(named(networks, f"td3bc/after_{update + 1}"))
+                networks = {network: torch_layers(linear) for network, linear in modules.items()}
+                arrays.update(named(networks, f"{kind}/after_{update + 1}"))
     return arrays
 
 

@@ -44,6 +44,7 @@ from stitchrl.algorithms.edac import EDAC
 from stitchrl.algorithms.iql import IQL
 from stitchrl.algorithms.rebrac import ReBRAC
 from stitchrl.algorithms.sac_n import SACN
+from stitchrl.algorithms.td3 import TD3
 from stitchrl.algorithms.td3bc import TD3BC
 from stitchrl.nn.distributions import TanhNormal
 
@@ -127,6 +128,37 @@ def td3bc_differences(**changes: Any) -> dict[str, float]:
 
 def test_td3bc_is_the_official_one() -> None:
     found = td3bc_differences()
+    assert max(found.values()) <= TOLERANCE, found
+
+
+def td3_differences(**changes: Any) -> dict[str, float]:
+    """TD3 against the stored run, which starts as that of TD3+BC and takes the same draws."""
+    common, arrays, official = stored("td3bc"), stored("td3"), settings_of("td3")
+    settings: dict[str, Any] = {
+        "gamma": official["discount"],
+        "target_noise": official["policy_noise"],
+        "noise_clip": official["noise_clip"],
+        "actor_every_updates": official["policy_freq"],
+        "learning_rate": official["learning_rate"],
+        "target_rate": official["tau"],
+    }
+    algorithm = TD3(**{**settings, **changes}, hidden_sizes=HIDDEN)
+    states = states_after(
+        algorithm,
+        CONTINUOUS,
+        with_parameters(fresh_state(algorithm, CONTINUOUS), TD3BC_NETWORKS, common, "start"),
+        stored_batches(),
+        [{"normal": [noise]} for noise in common["draws/target_noise"]],
+    )
+    return {
+        f"{name} after {updates}": value
+        for updates in (1, UPDATES)
+        for name, value in differences(states[updates - 1], TD3BC_NETWORKS, arrays, f"td3/after_{updates}").items()
+    }
+
+
+def test_td3_is_the_official_one() -> None:
+    found = td3_differences()
     assert max(found.values()) <= TOLERANCE, found
 
 
@@ -357,6 +389,8 @@ CHANGES: dict[str, Callable[[], dict[str, float]]] = {
     "TD3BC weight": lambda: td3bc_differences(q_weight=2.4),
     "TD3BC noise": lambda: td3bc_differences(target_noise=0.15),
     "TD3BC noise clip": lambda: td3bc_differences(noise_clip=0.45),
+    "TD3 gamma": lambda: td3_differences(gamma=0.98),
+    "TD3 every": lambda: td3_differences(actor_every_updates=3),
     "ReBRAC gamma": lambda: rebrac_differences(gamma=0.98),
     "ReBRAC weight of the actor": lambda: rebrac_differences(actor_bc_weight=0.49),
     "ReBRAC weight of the critics": lambda: rebrac_differences(critic_bc_weight=0.098),
