@@ -9,8 +9,8 @@ import pytest
 from worlds import bandit_log, next_observations, random_log, tiny_columns, tiny_log
 
 import stitchrl as st
-from stitchrl.algorithms.awr import td_lambda_returns, weighted_imitation_loss
-from stitchrl.algorithms.returns import returns_to_go
+from stitchrl.algorithms.awr import weighted_imitation_loss
+from stitchrl.algorithms.returns import returns_to_go, td_lambda_returns
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 

@@ -63,6 +63,7 @@ ALL: dict[str, Algorithm] = {
     "DDPG": st.DDPG(gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "DQN": st.DQN(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "AWR": st.AWR(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
+    "AdvantageBC": st.AdvantageBC(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
     "VILCB": st.VILCB(gamma=0.9),
     "SPIBB": st.SPIBB(gamma=0.9, least_count=2),
 }  # fmt: skip

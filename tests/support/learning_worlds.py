@@ -62,6 +62,7 @@ LEARNED: dict[str, tuple[dict[str, Any], str]] = {
     "BC": ({}, "splits"),
     "FilteredBC": ({"top_fraction": 2 / 3}, "s8"),
     "AWR": ({}, "s8"),
+    "AdvantageBC": ({"learning_rate": 1e-3}, "s8"),
     "IQL, expectile 0.5": ({"expectile": 0.5}, "s8"),
     "IQL": ({"expectile": 0.7}, "s9"),
     "IQL, expectile 0.9": ({"expectile": 0.9}, "s9"),

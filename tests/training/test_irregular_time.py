@@ -13,8 +13,7 @@ from evaluation_worlds import small_world
 from timed_worlds import GAMMA, hours, timed_log, timed_world
 
 import stitchrl as st
-from stitchrl.algorithms.awr import td_lambda_returns
-from stitchrl.algorithms.returns import returns_to_go
+from stitchrl.algorithms.returns import returns_to_go, td_lambda_returns
 from stitchrl.algorithms.tabular_model import TabularModel, policy_value
 from stitchrl.checking.subject import Subject, differ
 from stitchrl.data.scaling import Scaling

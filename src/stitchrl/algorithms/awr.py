@@ -48,7 +48,7 @@ from jaxtyping import Float
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.algorithms.heads import Actor, create_actor
 from stitchrl.algorithms.optimizers import Trainable
-from stitchrl.algorithms.returns import returns_to_go
+from stitchrl.algorithms.returns import returns_to_go, td_lambda_returns
 from stitchrl.algorithms.settings import flag, network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
@@ -56,7 +56,7 @@ from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.networks import MLP, ImageNetwork, Network, create_network
 from stitchrl.types import PyTree
 
-__all__ = ["AWR", "AWRState", "td_lambda_returns", "weighted_imitation_loss"]
+__all__ = ["AWR", "AWRState", "weighted_imitation_loss"]
 
 MAX_WEIGHT = 20.0
 """Cap on the weight of equation (4) (official code)."""
@@ -84,38 +84,6 @@ class AWRState(NamedTuple):
     value: Trainable[MLP | ImageNetwork]
     actor: Trainable[Actor]
     returns: Returns
-
-
-def td_lambda_returns(
-    reward: Float[Array, " N"],
-    v: Float[Array, " N"],
-    next_v: Float[Array, " N"],
-    terminated: Float[Array, " N"],
-    continues: Float[Array, " N"],
-    td_weight: Float[Array, " N"],
-    gamma: Scalar,
-    td_lambda: Scalar,
-    elapsed: Float[Array, " N"] | None = None,
-) -> Float[Array, " N"]:
-    """(N,) equation (1) for all rows of a log, in the order of the log.
-
-    Args:
-        reward, v, next_v: r_t, V(s_t) and V(s_{t+1}).
-        terminated: 1 at a true end.
-        continues: 1 where the next row is the next moment of the same episode.
-        td_weight: 0 where what followed is unknown.
-        elapsed: time units until the next row, where the log has a `time_unit`; None counts every step as one.
-    """
-    # G_t = constant_t + factor_t G_{t+1}: a linear recurrence, solved from the end in logarithmically many steps.
-    follows = (gamma if elapsed is None else gamma**elapsed) * (1.0 - terminated) * td_weight
-    factor = follows * continues * td_lambda
-    constant = jnp.where(td_weight > 0, reward + follows * next_v * (1.0 - continues * td_lambda), v)
-
-    def compose(later: tuple[Array, Array], earlier: tuple[Array, Array]) -> tuple[Array, Array]:
-        return earlier[0] + earlier[1] * later[0], earlier[1] * later[1]
-
-    returns, _ = jax.lax.associative_scan(compose, (constant, factor), reverse=True)
-    return returns
 
 
 def weighted_imitation_loss(
