@@ -95,7 +95,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (learner.kind == "continuous" and learner.name in SAMPLING)
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL", "IDQL")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -145,6 +145,7 @@ METRICS = {
     },
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
     "FQL": {"continuous": Q_LEARNING | {"loss/behavior", "loss/actor", "q/policy_mean", "policy/flow_error"}},
+    "IDQL": {"continuous": Q_LEARNING | {"loss/value", "loss/actor", "v/mean", "adv/mean"}},
     "SACN": SOFT,
     "SAC": SOFT,
     "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},

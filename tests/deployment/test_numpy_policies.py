@@ -24,6 +24,7 @@ from stitchrl.nn.continuous_policy import (
     ModePolicy,
     SquashedGaussianPolicy,
 )
+from stitchrl.nn.diffusion import DiffusionPolicy
 from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
@@ -92,6 +93,15 @@ def best_of(proposal: Any, size: int) -> RescaledPolicy:
     return rescaled(BestOfPolicy.create(proposal, critic, 7, size))
 
 
+def diffusion() -> DiffusionPolicy:
+    return DiffusionPolicy.create(D, 3, 8, 2, 3, 0.1, key=jax.random.key(8))
+
+
+def several_best_of(joined: Any) -> RescaledPolicy:
+    critics = Ensemble.create(2, D + 3, (16,), 1, key=jax.random.key(9))
+    return rescaled(BestOfPolicy.create(diffusion(), critics, 5, 9, joined=joined))
+
+
 MADE: dict[str, Callable[[], Any]] = {
     "categorical": categorical,
     "categorical gelu, norm before": lambda: categorical(activation="gelu", layer_norm="before", dropout=0.1),
@@ -127,6 +137,9 @@ MADE: dict[str, Callable[[], Any]] = {
     "best of a squashed gaussian": lambda: best_of(SquashedGaussianPolicy(network(6)), 3),
     "flow": lambda: rescaled(FlowPolicy.create(D, 3, Network((16,), activation="gelu"), 4, key=jax.random.key(8))),
     "one step": lambda: rescaled(OneStepPolicy.create(D, 3, Network((16,), activation="gelu"), key=jax.random.key(8))),
+    "diffusion": lambda: rescaled(diffusion()),
+    "best of a diffusion": lambda: several_best_of("min"),
+    "best of a diffusion by the mean": lambda: several_best_of("mean"),
     "clipped": lambda: ClippedPolicy(
         rescaled(GaussianPolicy(network(3), jnp.zeros(3))), np.float32([-1, 0.5, -np.inf]), np.float32([1, 1.5, np.inf])
     ),

@@ -30,6 +30,7 @@ BY_TARGETS = (
     "TD3BC",
     "ReBRAC",
     "FQL",
+    "IDQL",
     "SACN",
     "EDAC",
     "SAC",
