@@ -85,7 +85,7 @@ def states_after(
 
 @contextmanager
 def handed_out(draws: Mapping[str, Sequence[Any]]) -> Iterator[None]:
-    """While it lasts, `jax.random.normal`, `uniform` and `randint` return these arrays in order; a key used again, the same array.
+    """While it lasts, `normal`, `uniform` and `randint` of `jax.random` return these arrays in order; a key used again, the same.
 
     Raises AssertionError where another shape is asked for, or fewer arrays than there are.
     """

@@ -18,6 +18,10 @@ and dropout; a draw starts from noise and takes the noise that ebar sees in it, 
 (1) is over the numbers of an action. Rows without a TD target (cut, what followed unknown) have weight 0 in (3) and (4)
 and full weight in (1). `deviations` changes (3) alone; (6) is by the minimum.
 
+Few steps blur: with 5 of them, the paper's number, and a network that is exactly right, 22% of the draws for a log of two
+actions, -0.7 and 0.7, end more than 0.25 from both; with 20 steps almost none do. Where critics overvalue actions between
+those of the log, more steps help.
+
 It acts by sampling: such actions have no density, so weight-based estimators do not apply. `greedy()` has the same
 candidates' noise at every observation, and leaves no chance.
 
