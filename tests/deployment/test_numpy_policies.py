@@ -160,8 +160,8 @@ def both(policy: Any, folder: Path) -> tuple[Any, Any]:
     return saving.load_policy_file(file), load_numpy_policy_file(file)
 
 
-def close(ours: Any, theirs: Any) -> None:
-    np.testing.assert_allclose(np.asarray(ours, np.float64), np.asarray(theirs, np.float64), rtol=1e-6, atol=1e-6)
+def close(ours: Any, theirs: Any, atol: float = 1e-6) -> None:
+    np.testing.assert_allclose(np.asarray(ours, np.float64), np.asarray(theirs, np.float64), rtol=1e-6, atol=atol)
 
 
 def test_every_kind_that_is_saved_is_known_or_is_no_part_of_a_policy() -> None:
@@ -189,8 +189,9 @@ def test_numpy_gives_what_jax_gives(name: str, tmp_path: Path) -> None:
                 theirs.greedy().probs(OBS, action_mask=mask), ours.greedy().probs(OBS, action_mask=mask)
             )
         return
-    close(theirs.mode(OBS), ours.mode(OBS))
-    close(theirs.greedy().mode(OBS), ours.greedy().mode(OBS))
+    atol = 3e-5 if "diffusion" in name else 1e-6  # its steps multiply what is rounded by up to 12
+    close(theirs.mode(OBS), ours.mode(OBS), atol)
+    close(theirs.greedy().mode(OBS), ours.greedy().mode(OBS), atol)
     assert theirs.has_density == ours.has_density
     if not ours.has_density:
         return
