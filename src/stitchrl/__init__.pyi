@@ -31,6 +31,7 @@ from stitchrl.algorithms.dqn import DQN as DQN
 from stitchrl.algorithms.edac import EDAC as EDAC
 from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
 from stitchrl.algorithms.fql import FQL as FQL
+from stitchrl.algorithms.idql import IDQL as IDQL
 from stitchrl.algorithms.iql import IQL as IQL
 from stitchrl.algorithms.rebrac import ReBRAC as ReBRAC
 from stitchrl.algorithms.sac import SAC as SAC

@@ -96,7 +96,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (draws_actions or learner.name == "AdvantageBC")  # which draws who is told
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL", "IDQL")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -146,6 +146,7 @@ METRICS = {
     },
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
     "FQL": {"continuous": Q_LEARNING | {"loss/behavior", "loss/actor", "q/policy_mean", "policy/flow_error"}},
+    "IDQL": {"continuous": Q_LEARNING | {"loss/value", "loss/actor", "v/mean", "adv/mean"}},
     "SACN": SOFT,
     "SAC": SOFT,
     "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},

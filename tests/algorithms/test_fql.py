@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from algorithm_cases import ALL, KEY, SPECS, fitted, mlp_of, model
-from worlds import schema_of
+from two_modes import SCALED, STATE, near, two_modes
 
 import stitchrl as st
 from stitchrl.algorithms.base import Spec
@@ -49,25 +49,7 @@ def test_the_loss_of_q_and_its_gradients_by_hand() -> None:
 
 # --- two modes -------------------------------------------------------------------------------------------------------
 
-STATE = jnp.ones((1000, 1), jnp.float32)
 UPDATES = 1500
-
-
-@cache
-def two_modes() -> st.Dataset:
-    """One state; actions within 0.15 of -0.7 or of 0.7, as often; 0.7 pays 1 and pays most, -0.7 pays 0.5."""
-    rng = np.random.default_rng(0)
-    action = rng.choice([-0.7, 0.7], 400) + rng.uniform(-0.15, 0.15, 400)
-    reward = np.where(action > 0, 1.0 - np.abs(action - 0.7), 0.5 + 0.3 * (action + 0.7))
-    columns = {
-        "episode": np.arange(400),
-        "observation": np.ones((400, 1), np.float32),
-        "action": action[:, None].astype(np.float32),
-        "reward": reward.astype(np.float32),
-        "terminated": np.ones(400, bool),
-    }
-    schema = dataclasses.replace(schema_of(columns, num_actions=None), action_low=(-1.0,), action_high=(1.0,))
-    return st.read(columns, schema)
 
 
 @cache
@@ -80,14 +62,9 @@ def flow_run(distill_weight: float) -> Any:
     return fitted(algorithm, two_modes(), updates=UPDATES, log_every_updates=UPDATES, batch_size=128)
 
 
-def near(action: Any, mode: float) -> float:
-    """The share of actions within 0.25 of a mode."""
-    return float(np.mean(np.abs(np.asarray(action) - mode) < 0.25))
-
-
 def test_the_flow_keeps_both_modes_and_one_step_goes_to_the_better() -> None:
     run = flow_run(0.05)
-    flow = run.states[0].behavior.model.sample(STATE, key=jax.random.key(1))
+    flow = run.states[0].behavior.model.sample(SCALED, key=jax.random.key(1))
     shares = near(flow, -0.7), near(flow, 0.7)
     assert min(shares) > 0.3
     assert sum(shares) > 0.75

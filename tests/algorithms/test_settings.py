@@ -295,6 +295,7 @@ INPUTS = {
     "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}
     | {"actor_learning_rate", "target_rate"},
     "FQL": {"gamma", "distill_weight", "learning_rate", "target_rate"},
+    "IDQL": {"gamma", "expectile", "learning_rate", "target_rate", "actor_target_rate", "actor_weight_decay"},
     "SACN": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"} | {"first_temperature"},
     "EDAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "diversity_weight"}
     | {"first_temperature"},

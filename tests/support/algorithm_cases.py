@@ -52,6 +52,10 @@ ALL: dict[str, Algorithm] = {
         gamma=0.9, learning_rate=1e-2, target_rate=0.05, flow_steps=3, normalize_q=True, distill_weight=1.0,
         hidden_sizes=SIZES,
     ),
+    "IDQL": st.IDQL(
+        gamma=0.9, learning_rate=1e-2, target_rate=0.05, actor_target_rate=0.05, hidden_sizes=SIZES, actor_width=8,
+        actor_blocks=1, diffusion_steps=3, acting_candidates=5,
+    ),
     "SACN": st.SACN(
         gamma=0.9, num_critics=4, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
     ),

@@ -70,7 +70,8 @@ def states_after(
         spec: sizes.
         start: the first state.
         batches: one an update.
-        draws: for each update the random numbers it takes, "normal" and "uniform", in order; None if it takes none.
+        draws: for each update the random numbers it takes, "normal", "uniform" and "randint", in order; None if it takes
+            none.
     """
     _, update = program(algorithm.structure(), spec)
     settings = {name: np.float32(getattr(algorithm, name)) for name in algorithm.input_settings()}
@@ -84,11 +85,11 @@ def states_after(
 
 @contextmanager
 def handed_out(draws: Mapping[str, Sequence[Any]]) -> Iterator[None]:
-    """While it lasts, `jax.random.normal` and `uniform` return these arrays in order; a key used again, the same array.
+    """While it lasts, `normal`, `uniform` and `randint` of `jax.random` return these arrays in order; a key used again, the same.
 
     Raises AssertionError where another shape is asked for, or fewer arrays than there are.
     """
-    waiting = {"normal": list(draws.get("normal", ())), "uniform": list(draws.get("uniform", ()))}
+    waiting = {kind: list(draws.get(kind, ())) for kind in ("normal", "uniform", "randint")}
     seen: list[tuple[Any, Any]] = []  # keys are kept, so that none gets the identity of another
 
     def giver(kind: str) -> Callable[..., Any]:
@@ -107,6 +108,7 @@ def handed_out(draws: Mapping[str, Sequence[Any]]) -> Iterator[None]:
     with (
         mock.patch.object(jax.random, "normal", giver("normal")),
         mock.patch.object(jax.random, "uniform", giver("uniform")),
+        mock.patch.object(jax.random, "randint", giver("randint")),
     ):
         yield
     assert not any(waiting.values()), "The update draws fewer arrays than the official one."
@@ -144,7 +146,9 @@ def discrete_batches(allowed: np.ndarray | None = None) -> list[dict[str, np.nda
 
 
 def leaves(network: Any) -> list[Any]:
-    """Weights and biases, layer by layer; of an ensemble, with its members on axis 0."""
+    """Weights and biases, layer by layer, or weights alone; of an ensemble, with its members on axis 0."""
+    if not network.biases:
+        return list(network.weights)
     return [leaf for pair in zip(network.weights, network.biases, strict=True) for leaf in pair]
 
 

@@ -29,6 +29,7 @@ BY_TARGETS = (
     "TD3BC",
     "ReBRAC",
     "FQL",
+    "IDQL",
     "SACN",
     "EDAC",
     "SAC",

@@ -281,19 +281,26 @@ class Algorithm(ABC):
         return self.with_inputs(defaults)
 
     def adam(
-        self, learning_rate: Scalar, *, warmup_updates: int | None = None, decay_updates: int | None = None
+        self,
+        learning_rate: Scalar,
+        *,
+        warmup_updates: int | None = None,
+        decay_updates: int | None = None,
+        weight_decay: Scalar | None = None,
     ) -> optax.GradientTransformation:
         """Adam with the clipping and the schedule that the settings ask for.
 
         Args:
             learning_rate: of the network at hand.
             warmup_updates, decay_updates: of the schedule, where the network has its own.
+            weight_decay: share, times the step size, by which the network's parameters shrink in each step; None is off.
         """
         return adam(
             learning_rate,
             warmup_updates=self.warmup_updates if warmup_updates is None else warmup_updates,
             decay_updates=self.decay_updates if decay_updates is None else decay_updates,
             max_gradient_norm=self.max_gradient_norm,
+            weight_decay=weight_decay,
         )
 
     def td_return(self, batch: Batch) -> tuple[Float[Array, " B"], Float[Array, " B"]]:

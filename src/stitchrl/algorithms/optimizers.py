@@ -39,7 +39,12 @@ class Trainable(eqx.Module, Generic[Model]):
 
 
 def adam(
-    learning_rate: Scalar, *, warmup_updates: int = 0, decay_updates: int = 0, max_gradient_norm: float = 0.0
+    learning_rate: Scalar,
+    *,
+    warmup_updates: int = 0,
+    decay_updates: int = 0,
+    max_gradient_norm: float = 0.0,
+    weight_decay: Scalar | None = None,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015), with a schedule and clipping where asked for.
 
@@ -48,6 +53,8 @@ def adam(
         warmup_updates: the step size rises linearly from 0 over so many updates; 0 is off.
         decay_updates: it falls to 0 as a cosine over so many updates, warm-up included; 0 is off.
         max_gradient_norm: longer gradients are shortened to it; 0 is off.
+        weight_decay: share, times the step size, by which parameters shrink in each step (Loshchilov and Hutter 2019,
+            arXiv 1711.05101); None is off.
     """
 
     def schedule(count: Array) -> Array:
@@ -59,7 +66,8 @@ def adam(
             rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(done / decay_updates, 1.0)))
         return rate
 
-    optimizer = optax.adam(schedule if warmup_updates or decay_updates else learning_rate)
+    rate = schedule if warmup_updates or decay_updates else learning_rate
+    optimizer = optax.adam(rate) if weight_decay is None else optax.adamw(rate, weight_decay=weight_decay)
     if max_gradient_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
     return optimizer

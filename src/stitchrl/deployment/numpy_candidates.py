@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stitchrl.deployment.numpy_continuous import NumpyContinuousPolicy, NumpySquashedGaussianPolicy
-from stitchrl.deployment.numpy_networks import NumpyMLP
+from stitchrl.deployment.numpy_flows import NumpyFromNoisePolicy
+from stitchrl.deployment.numpy_networks import NumpyEnsemble, NumpyMLP
 from stitchrl.types import NumpyArray
 
 __all__ = ["NumpyBestOfPolicy", "NumpyPerturbedPolicy"]
@@ -52,12 +53,17 @@ class NumpyPerturbedPolicy(_WithoutDensity):
 
 
 class NumpyBestOfPolicy(_WithoutDensity):
-    """The best of K candidates of another policy, by one critic; the mode has the same noise at every observation."""
+    """The best of K candidates of another policy, by one critic or the least or the mean of several; the mode has the same
+    noise at every observation."""
 
     def __init__(
-        self, proposal: NumpyPerturbedPolicy | NumpySquashedGaussianPolicy, critic: NumpyMLP, noise: NumpyArray
+        self,
+        proposal: NumpyPerturbedPolicy | NumpySquashedGaussianPolicy | NumpyFromNoisePolicy,
+        critic: NumpyMLP | NumpyEnsemble,
+        noise: NumpyArray,
+        joined: str = "min",
     ) -> None:
-        self.proposal, self.critic, self.noise = proposal, critic, noise
+        self.proposal, self.critic, self.noise, self.joined = proposal, critic, noise, joined
 
     def mode(self, obs: NumpyArray, *, action_mask: None = None) -> NumpyArray:
         return self._best(obs, np.repeat(self.noise[:, None], len(obs), axis=1))
@@ -67,8 +73,10 @@ class NumpyBestOfPolicy(_WithoutDensity):
 
     def _best(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
         action = self.proposal.candidates(obs, noise)
-        best = self.critic(_beside(obs, action))[..., 0].argmax(0)
-        chosen: NumpyArray = action[best, np.arange(len(obs))]
+        q = self.critic(_beside(obs, action))[..., 0]
+        if isinstance(self.critic, NumpyEnsemble):
+            q = q.min(0) if self.joined == "min" else q.mean(0)
+        chosen: NumpyArray = action[q.argmax(0), np.arange(len(obs))]
         return chosen
 
 

@@ -9,7 +9,15 @@ import numpy as np
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["NumpyEnsemble", "NumpyImageNetwork", "NumpyMLP", "log_softmax", "softplus", "standardized"]
+__all__ = [
+    "NumpyEnsemble",
+    "NumpyImageNetwork",
+    "NumpyMLP",
+    "NumpyResidualNetwork",
+    "log_softmax",
+    "softplus",
+    "standardized",
+]
 
 VARIANCE_FLOOR = np.float32(1e-5)
 """Added to the variance that layer normalisation divides by."""
@@ -97,11 +105,31 @@ class NumpyMLP:
         return part
 
     def _normed(self, layer: int, x: NumpyArray) -> NumpyArray:
-        scale, offset = self.norms[layer]
-        centred = x - x.mean(-1, keepdims=True)
-        spread = np.sqrt((centred**2).mean(-1, keepdims=True) + VARIANCE_FLOOR)
-        normed: NumpyArray = centred / spread * scale + offset
-        return normed
+        return _layer_normed(x, *self.norms[layer])
+
+
+class NumpyResidualNetwork:
+    """A linear layer, blocks x + perceptron(layer normalisation of x), the activation and a linear layer. Dropout is off."""
+
+    def __init__(
+        self,
+        first: NumpyMLP,
+        blocks: Sequence[NumpyMLP],
+        last: NumpyMLP,
+        norm_scales: Sequence[NumpyArray],
+        norm_offsets: Sequence[NumpyArray],
+        activation: str,
+        dropout: float = 0.0,
+    ) -> None:
+        del dropout
+        self.first, self.last, self.activation = first, last, ACTIVATIONS[activation]
+        self.blocks = tuple(zip(blocks, norm_scales, norm_offsets, strict=True))
+
+    def __call__(self, x: NumpyArray) -> NumpyArray:
+        x = self.first(x)
+        for block, scale, offset in self.blocks:
+            x = x + block(_layer_normed(x, scale, offset))
+        return self.last(self.activation(x))
 
 
 class NumpyImageNetwork:
@@ -131,6 +159,13 @@ class NumpyEnsemble:
 
     def __call__(self, x: NumpyArray) -> NumpyArray:
         return np.stack([member(x) for member in self.members])
+
+
+def _layer_normed(x: NumpyArray, scale: NumpyArray, offset: NumpyArray) -> NumpyArray:
+    centred = x - x.mean(-1, keepdims=True)
+    spread = np.sqrt((centred**2).mean(-1, keepdims=True) + VARIANCE_FLOOR)
+    normed: NumpyArray = centred / spread * scale + offset
+    return normed
 
 
 def _convolved(images: NumpyArray, kernel: NumpyArray) -> NumpyArray:

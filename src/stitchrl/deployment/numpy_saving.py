@@ -30,8 +30,8 @@ from stitchrl.deployment.numpy_discrete import (
     NumpyTabularPolicy,
     NumpyValueGreedyPolicy,
 )
-from stitchrl.deployment.numpy_flows import NumpyFlowPolicy, NumpyOneStepPolicy
-from stitchrl.deployment.numpy_networks import NumpyEnsemble, NumpyImageNetwork, NumpyMLP
+from stitchrl.deployment.numpy_flows import NumpyDiffusionPolicy, NumpyFlowPolicy, NumpyOneStepPolicy
+from stitchrl.deployment.numpy_networks import NumpyEnsemble, NumpyImageNetwork, NumpyMLP, NumpyResidualNetwork
 from stitchrl.errors import CheckpointError
 from stitchrl.messages import shown
 from stitchrl.storage.tensors import UnreadableError, read_tensors
@@ -64,6 +64,8 @@ KINDS: dict[str, type] = {
     "BestOfPolicy": NumpyBestOfPolicy,
     "FlowPolicy": NumpyFlowPolicy,
     "OneStepPolicy": NumpyOneStepPolicy,
+    "ResidualNetwork": NumpyResidualNetwork,
+    "DiffusionPolicy": NumpyDiffusionPolicy,
 }
 """The name of a class in the file -> what computes the same with NumPy."""
 NO_PART_OF_A_POLICY = {

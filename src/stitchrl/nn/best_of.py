@@ -1,18 +1,20 @@
-"""A policy that draws several candidates and takes the one that a critic values most (BCQ, BEAR)."""
+"""A policy that draws several candidates and takes the one that critics value most (BCQ, BEAR, IDQL)."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from stitchrl.jax_types import AnyArray, Array, Key
-from stitchrl.nn.continuous_policy import ContinuousPolicy, SquashedGaussianPolicy
-from stitchrl.nn.networks import MLP
-from stitchrl.nn.vae import PerturbedPolicy
+from stitchrl.nn.continuous_policy import ContinuousPolicy, SquashedGaussianPolicy, refuse_mask
+from stitchrl.nn.critics import ContinuousCritics
+from stitchrl.nn.from_noise import FromNoisePolicy
+from stitchrl.nn.networks import MLP, Ensemble
 
 __all__ = ["BestOfPolicy"]
 
@@ -20,43 +22,55 @@ AT_ONCE = 2**15
 """Candidates that are computed at once; of more, one for every row after another, so that memory stays small."""
 
 
+Proposal = FromNoisePolicy | SquashedGaussianPolicy
+"""What candidates come from."""
+
+
 class BestOfPolicy(ContinuousPolicy):
-    """The best of K candidates of another policy, by one critic; without a density.
+    """The best of K candidates of another policy, by one critic or several; without a density.
 
     `sample` draws the candidates of every row. `mode` is without chance: its candidates come from noise that is a part of
     the policy, the same for every observation.
 
     Attributes:
         proposal: where candidates come from.
-        critic: network of (observation, action) with one output.
+        critic: network of (observation, action) with one output, or an ensemble of such networks.
         noise: (K, size) standard normal, of the candidates of `mode`; K counts for `sample` as well.
+        joined: whether the least of several critics counts, "min", or their mean, "mean".
     """
 
     has_density: ClassVar[bool] = False
 
-    proposal: PerturbedPolicy | SquashedGaussianPolicy
-    critic: MLP
+    proposal: Proposal
+    critic: MLP | Ensemble
     noise: Float[AnyArray, "K size"]
+    joined: Literal["min", "mean"] = eqx.field(static=True, default="min")
 
     @classmethod
     def create(
-        cls, proposal: PerturbedPolicy | SquashedGaussianPolicy, critic: MLP, count: int, noise_size: int
+        cls,
+        proposal: Proposal,
+        critic: MLP | Ensemble,
+        count: int,
+        noise_size: int,
+        *,
+        joined: Literal["min", "mean"] = "min",
     ) -> BestOfPolicy:
         """The same policy with so many candidates; the noise of `mode` is the same in every policy of these sizes."""
         noise = np.random.default_rng(0).standard_normal((count, noise_size), np.float32)
-        return cls(proposal, critic, jnp.asarray(noise))
+        return cls(proposal, critic, jnp.asarray(noise), joined)
 
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
-        _refuse_mask(action_mask)
+        refuse_mask(action_mask)
         count, size = self.noise.shape
         return self._best(obs, jnp.broadcast_to(jnp.asarray(self.noise)[:, None, :], (count, obs.shape[0], size)))
 
     def sample(
         self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
-        _refuse_mask(action_mask)
+        refuse_mask(action_mask)
         count, size = self.noise.shape
         return self._best(obs, jax.random.normal(key, (count, obs.shape[0], size)))
 
@@ -69,10 +83,16 @@ class BestOfPolicy(ContinuousPolicy):
     ) -> Float[Array, " B"]:
         raise TypeError("The best of several candidates has no density in closed form (`has_density` is False).")
 
+    def _values(self, obs: Shaped[AnyArray, "B ..."], action: Float[Array, "k B action"]) -> Float[Array, "k B"]:
+        if isinstance(self.critic, MLP):
+            return self.critic.several(obs, action)[..., 0]
+        q = ContinuousCritics(self.critic).several(obs, action)
+        return jnp.min(q, axis=0) if self.joined == "min" else jnp.mean(q, axis=0)
+
     def _best(self, obs: Shaped[AnyArray, "B ..."], noise: Float[Array, "K B size"]) -> Float[Array, "B action"]:
         def valued(noise: Float[Array, "k B size"]) -> tuple[Float[Array, "k B"], Float[Array, "k B action"]]:
             action = self.proposal.candidates(obs, noise)
-            return self.critic.several(obs, action)[..., 0], action
+            return self._values(obs, action), action
 
         if noise.shape[0] * noise.shape[1] <= AT_ONCE:
             q, action = valued(noise)
@@ -80,8 +100,3 @@ class BestOfPolicy(ContinuousPolicy):
             q, action = (each[:, 0] for each in jax.lax.map(valued, noise[:, None]))
         best = jnp.argmax(q, axis=0)
         return jnp.take_along_axis(action, best[None, :, None], axis=0)[0]
-
-
-def _refuse_mask(action_mask: Bool[AnyArray, "B _"] | None) -> None:
-    if action_mask is not None:
-        raise TypeError("A policy over continuous actions takes no `action_mask`; got one.")

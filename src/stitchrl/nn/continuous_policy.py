@@ -24,6 +24,7 @@ __all__ = [
     "MixturePolicy",
     "ModePolicy",
     "SquashedGaussianPolicy",
+    "refuse_mask",
 ]
 
 LEAST_LOG_STD, MOST_LOG_STD = math.log(0.01), 1.0
@@ -132,7 +133,7 @@ class GaussianPolicy(_FromDistribution):
         key: Key | None = None,
     ) -> Normal:
         """The distribution of actions at each observation; with a key, the network's dropout is on."""
-        _refuse_mask(action_mask)
+        refuse_mask(action_mask)
         mean = jnp.tanh(self.network(obs, key=key))
         log_std = jnp.clip(self.log_std, -5.0, 2.0)
         return Normal(mean, jnp.broadcast_to(log_std, mean.shape))
@@ -146,7 +147,7 @@ class SquashedGaussianPolicy(_FromDistribution):
     def __call__(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> TanhNormal:
-        _refuse_mask(action_mask)
+        refuse_mask(action_mask)
         mean, log_std = jnp.split(self.network(obs), 2, axis=-1)
         return TanhNormal(mean, jnp.clip(log_std, -20.0, 2.0))
 
@@ -188,7 +189,7 @@ class MixturePolicy(_FromDistribution):
     def __call__(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> NormalMixture:
-        _refuse_mask(action_mask)
+        refuse_mask(action_mask)
         return self.of_outputs(self.network(obs))
 
     def of_outputs(self, outputs: Float[Array, "B out"]) -> NormalMixture:
@@ -238,7 +239,7 @@ class DeterministicPolicy(_WithoutChance):
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
-        _refuse_mask(action_mask)
+        refuse_mask(action_mask)
         return jnp.tanh(self.network(obs))
 
 
@@ -253,6 +254,7 @@ class ModePolicy(_WithoutChance):
         return self.policy.mode(obs, action_mask=action_mask)
 
 
-def _refuse_mask(action_mask: Bool[AnyArray, "B _"] | None) -> None:
+def refuse_mask(action_mask: Bool[AnyArray, "B _"] | None) -> None:
+    """Raise TypeError where a mask of discrete actions was given."""
     if action_mask is not None:
         raise TypeError("A policy over continuous actions takes no `action_mask`; got one.")

@@ -16,7 +16,17 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.precision import product
 
-__all__ = ["MLP", "Ensemble", "ImageNetwork", "Network", "Start", "create_network", "standardized"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Ensemble",
+    "ImageNetwork",
+    "Network",
+    "Start",
+    "create_network",
+    "layer_normed",
+    "standardized",
+]
 
 Start = Literal["orthogonal", "uniform", "small"]
 """The ways of drawing fresh weights, explained at `MLP`."""
@@ -78,6 +88,16 @@ def standardized(
     if mean.size == 0:
         return jnp.asarray(raw)
     return (jnp.asarray(raw) - mean[None, :]) / std[None, :]
+
+
+def layer_normed(
+    y: Float[Array, "*batch size"], scale: Float[Array, " size"], offset: Float[Array, " size"]
+) -> Float[Array, "*batch size"]:
+    """Layer normalisation (Ba, Kiros and Hinton 2016, arXiv 1607.06450)."""
+    centred = y - jnp.mean(y, axis=-1, keepdims=True)
+    scaled = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + VARIANCE_FLOOR)
+    scale, offset = (jnp.broadcast_to(p, y.shape) for p in (scale, offset))
+    return scaled * scale + offset
 
 
 class MLP(eqx.Module):
@@ -184,11 +204,7 @@ class MLP(eqx.Module):
         return y
 
     def _normed(self, layer: int, y: Array) -> Array:
-        """Layer normalisation (Ba, Kiros and Hinton 2016, arXiv 1607.06450)."""
-        centred = y - jnp.mean(y, axis=-1, keepdims=True)
-        scaled = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + VARIANCE_FLOOR)
-        scale, offset = (jnp.broadcast_to(p[layer], y.shape) for p in (self.norm_scales, self.norm_offsets))
-        return scaled * scale + offset
+        return layer_normed(y, self.norm_scales[layer], self.norm_offsets[layer])
 
 
 class ImageNetwork(eqx.Module):

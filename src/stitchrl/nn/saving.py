@@ -24,12 +24,14 @@ from stitchrl.nn.continuous_policy import (
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
+from stitchrl.nn.diffusion import DiffusionPolicy
 from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.one_step import OneStepPolicy
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
+from stitchrl.nn.residual import ResidualNetwork
 from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy, TabularValue
 from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
@@ -47,6 +49,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
         LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
         ConstrainedGreedyPolicy, PerturbedPolicy, BestOfPolicy, FlowPolicy, OneStepPolicy,
+        ResidualNetwork, DiffusionPolicy,
     )
 }  # fmt: skip
 

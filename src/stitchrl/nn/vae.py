@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float
 
 from stitchrl.jax_types import AnyArray, Array, Key
-from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.nn.from_noise import FromNoisePolicy
 from stitchrl.nn.networks import MLP, Network
 
 __all__ = ["ActionVAE", "PerturbedPolicy"]
@@ -61,10 +59,10 @@ class ActionVAE(eqx.Module):
         return self.decoder.several(obs, jnp.clip(noise, -LARGEST_LATENT, LARGEST_LATENT))
 
 
-class PerturbedPolicy(ContinuousPolicy):
+class PerturbedPolicy(FromNoisePolicy):
     """Actions that a decoder generates, each moved by a network by at most `limit`, and kept in [-1, 1].
 
-    Its mode is the action of the latent vector 0.
+    Its noise is the latent vector, cut at +-0.5; its mode is the action of the latent vector 0.
 
     Attributes:
         decoder: of an `ActionVAE`.
@@ -72,39 +70,22 @@ class PerturbedPolicy(ContinuousPolicy):
         limit: () at least 0.
     """
 
-    has_density: ClassVar[bool] = False
-
     decoder: MLP
     perturbation: MLP
     limit: Float[AnyArray, ""]
 
     @property
     def noise_size(self) -> int:
-        """Numbers of noise behind an action."""
         actions = self.perturbation.biases[-1].shape[-1]
         return self.decoder.weights[0].shape[-2] - self.perturbation.weights[0].shape[-2] + actions
 
-    def candidates(self, obs: Float[AnyArray, "B D"], noise: Float[Array, "K B latent"]) -> Float[Array, "K B action"]:
+    def action(self, obs: Float[AnyArray, "B D"], noise: Float[AnyArray, "B latent"]) -> Float[Array, "B action"]:
+        return self.candidates(obs, noise[None])[0]
+
+    def candidates(
+        self, obs: Float[AnyArray, "B D"], noise: Float[AnyArray, "K B latent"]
+    ) -> Float[Array, "K B action"]:
         """(K, B, action) the actions that standard normal noise, cut at +-0.5, stands for."""
         generated = jnp.tanh(self.decoder.several(obs, jnp.clip(noise, -LARGEST_LATENT, LARGEST_LATENT)))
         moved = generated + jnp.asarray(self.limit) * jnp.tanh(self.perturbation.several(obs, generated))
         return jnp.clip(moved, -1.0, 1.0)
-
-    def mode(
-        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        return self.candidates(obs, jnp.zeros((1, obs.shape[0], self.noise_size), jnp.float32))[0]
-
-    def sample(
-        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        return self.candidates(obs, jax.random.normal(key, (1, obs.shape[0], self.noise_size)))[0]
-
-    def log_prob(
-        self,
-        obs: Shaped[AnyArray, "B ..."],
-        action: Float[AnyArray, "B action"],
-        *,
-        action_mask: Bool[AnyArray, "B _"] | None = None,
-    ) -> Float[Array, " B"]:
-        raise TypeError("Generated actions have no density in closed form (`has_density` is False).")
