@@ -65,7 +65,7 @@ SHARED = {
     "evaluation/estimators": set[str](),
     "evaluation/behavior_models": set[str](),
     "training/trackers": {"base"},
-    "collection": {"acting", "online"},
+    "collection": {"acting", "online", "model_actors"},
     "reading/writers": set[str](),
 }
 """Folders of files that never import each other, with those files of the folder that the others may import."""

@@ -237,12 +237,19 @@ def test_a_missing_package_is_named_with_the_way_out() -> None:
         raise gym.error.DependencyNotInstalled('MuJoCo is not installed, run `pip install "gymnasium[mujoco]"`')
 
     def without_box2d() -> gym.Env[Any, Any]:
-        raise gym.error.DependencyNotInstalled("Box2D is not installed")
+        raise gym.error.DependencyNotInstalled("Box2D is not installed, you can install it by run `pip install swig`")
+
+    def without_a_game() -> gym.Env[Any, Any]:
+        raise gym.error.DependencyNotInstalled("The game is not installed")
 
     with pytest.raises(ConfigurationError, match=r'pip install "stitchrl\[mujoco\]"'):
         rollout(VECTOR, without_mujoco, episodes=1)
-    with pytest.raises(ConfigurationError, match=r"Box2D is not installed. Install it"):
+    with pytest.raises(
+        ConfigurationError, match=r'not installed. Run: pip install swig && pip install "gymnasium\[box2d\]"$'
+    ):
         rollout(VECTOR, without_box2d, episodes=1)
+    with pytest.raises(ConfigurationError, match=r"The game is not installed. Install it"):
+        rollout(VECTOR, without_a_game, episodes=1)
 
 
 def test_spaces_that_do_not_fit_are_refused() -> None:

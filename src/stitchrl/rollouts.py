@@ -27,7 +27,13 @@ from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.memory import MemoryPolicy, has_memory, nothing_yet, restarted
 from stitchrl.types import NumpyArray
 
-__all__ = ["Rollout", "episode_seeds", "rollout"]
+__all__ = ["Rollout", "episode_seeds", "make_copies", "rollout"]
+
+INSTALLS = {
+    "mujoco": 'pip install "stitchrl[mujoco]"',
+    "box2d": 'pip install swig && pip install "gymnasium[box2d]"',
+}
+"""A word in Gymnasium's message about a missing package -> what installs it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +96,7 @@ def rollout(
     ):
         if value < least:
             raise ConfigurationError(f"`{name}` of rollout must be at least {least}; got {value}.")
-    envs = _make(environment, min(num_envs, episodes))
+    envs = make_copies(environment, min(num_envs, episodes))
     try:
         _check_spaces(envs, policy, mode)
         return _play(policy, envs, episodes=episodes, seed=seed, max_steps=max_steps, mode=mode)
@@ -228,22 +234,30 @@ def _from_environment(action: NumpyArray, space: gym.Space[Any]) -> NumpyArray:
     return action.astype(np.float32)
 
 
-def _make(environment: str | Callable[[], gym.Env[Any, Any]], copies: int) -> SyncVectorEnv:
+def make_copies(environment: str | Callable[[], gym.Env[Any, Any]], copies: int) -> SyncVectorEnv:
+    """Copies of an environment that step side by side and are reset by hand.
+
+    Raises:
+        ConfigurationError: an unknown environment, or one that needs a package that is not installed.
+    """
+
     def make() -> gym.Env[Any, Any]:
         return gym.make(environment) if isinstance(environment, str) else environment()
 
     try:
         return SyncVectorEnv([make] * copies, autoreset_mode=AutoresetMode.DISABLED)
     except gym.error.DependencyNotInstalled as error:
-        remedy = 'pip install "stitchrl[mujoco]"' if "mujoco" in str(error).lower() else "Install it"
+        said = str(error).rstrip(".")
+        command = next((command for name, command in INSTALLS.items() if name in said.lower()), None)
         raise ConfigurationError(
-            f"Environment {environment!r} needs a package that is not installed: {str(error).rstrip('.')}. "
-            + (f"Run: {remedy}" if remedy.startswith("pip") else f"{remedy} and try again.")
+            f"Environment {environment!r} needs a package that is not installed"
+            + (f". Run: {command}" if command else f": {said}. Install it and try again.")
         ) from error
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise ConfigurationError(
-            f"`environment` of rollout must be a registered Gymnasium id or a function that makes an environment; "
-            f"{environment!r} could not be made: {str(error).rstrip('.')}. `gymnasium.pprint_registry()` lists the ids."
+            f"`environment` must be the id of a registered Gymnasium environment or a function that makes one; {environment!r} "
+            f"could not be made: {str(error).rstrip('.')}. `gymnasium.pprint_registry()` lists the ids; an environment of "
+            "another package is registered by importing that package."
         ) from error
 
 

@@ -10,7 +10,7 @@ import equinox as eqx
 import gymnasium as gym
 import jax
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv
 from jaxtyping import Float
 
 from stitchrl.errors import ConfigurationError
@@ -20,7 +20,7 @@ from stitchrl.nn.distributions import TanhNormal
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.types import NumpyArray
 
-__all__ = ["Actor", "Choice", "EpsilonGreedy", "Space", "Squashed", "Steps", "Uniform", "make_copies", "steps_of"]
+__all__ = ["Actor", "Choice", "EpsilonGreedy", "Space", "Squashed", "Steps", "Uniform", "steps_of"]
 
 
 LONGEST = 100_000
@@ -54,13 +54,13 @@ class Space:
     """The spaces of an environment.
 
     Attributes:
-        observation_size: numbers in an observation.
+        observation_shape: of an observation.
         num_actions: of discrete actions, the first of which the environment calls `start`; None for vectors.
         low, high: (action,) bounds of vectors.
         start: the environment's number of discrete action 0.
     """
 
-    observation_size: int
+    observation_shape: tuple[int, ...]
     num_actions: int | None
     low: NumpyArray
     high: NumpyArray
@@ -80,9 +80,9 @@ class Space:
                 "Give a function that returns the environment in a wrapper, such as "
                 "`gymnasium.wrappers.FlattenObservation`."
             )
-        size, none = int(observation.shape[0]), np.zeros(0)
+        shape, none = tuple(map(int, observation.shape)), np.zeros(0)
         if isinstance(action, gym.spaces.Discrete):
-            return cls(size, int(action.n), none, none, int(action.start))
+            return cls(shape, int(action.n), none, none, int(action.start))
         bounded = isinstance(action, gym.spaces.Box) and len(action.shape) == 1 and action.is_bounded()
         if not bounded:
             raise ConfigurationError(
@@ -90,7 +90,7 @@ class Space:
                 f"{name} is {action}. Wrap the environment, for example by `gymnasium.wrappers.RescaleAction`."
             )
         assert isinstance(action, gym.spaces.Box)
-        return cls(size, None, action.low.astype(np.float64), action.high.astype(np.float64))
+        return cls(shape, None, action.low.astype(np.float64), action.high.astype(np.float64))
 
     def to_environment(self, action: NumpyArray) -> NumpyArray:
         """Actions as an actor gives them -> as the environment takes them and a log holds them."""
@@ -186,25 +186,6 @@ class Steps(NamedTuple):
     truncated: NumpyArray
     log_prob: NumpyArray
     probs: NumpyArray
-
-
-def make_copies(environment: str | Callable[[], gym.Env[Any, Any]], copies: int) -> SyncVectorEnv:
-    """Copies of an environment that step side by side and are reset by hand.
-
-    Raises:
-        ConfigurationError: an unknown environment, or one that needs a package that is not installed.
-    """
-
-    def make() -> gym.Env[Any, Any]:
-        return gym.make(environment) if isinstance(environment, str) else environment()
-
-    try:
-        return SyncVectorEnv([make] * copies, autoreset_mode=AutoresetMode.DISABLED)
-    except (gym.error.Error, ModuleNotFoundError) as error:
-        raise ConfigurationError(
-            f"Environment {environment!r} could not be made: {str(error).rstrip('.')}. `gymnasium.pprint_registry()` lists the "
-            "ids; an environment of another package is registered by importing that package."
-        ) from error
 
 
 def steps_of(

@@ -62,7 +62,7 @@ def learn_online(
         updates_at_once: updates in one call of the program.
     """
     action = BoxAction(len(space.low)) if space.num_actions is None else DiscreteAction((space.num_actions,))
-    spec = Spec(ArraySpec((space.observation_size,)), action)
+    spec = Spec(ArraySpec(space.observation_shape), action)
     replay = Replay(min(capacity, steps), space.num_actions)
     program = program_of([algorithm], [seed], replay.draw, batch_size, updates=steps, log_every_updates=updates_at_once)
     placed = program.place(initial_state(algorithm, spec, [seed]))

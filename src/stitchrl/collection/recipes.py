@@ -7,7 +7,8 @@
     mixed          half of the episodes medium, half expert (D4RL's medium-expert)
 
 Every action is logged with its exact probability (all actions', where they are numbered) or its density. The learner is DQN for
-numbered actions, acting greedily but for a share of uniform actions, and SAC for vectors, acting by draws.
+numbered actions, acting greedily but for a share of uniform actions, and SAC for vectors, acting by draws. A model of
+Stable-Baselines3 can act in its place; then there is no recipe and nothing is trained.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from gymnasium.vector import SyncVectorEnv
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.dqn import DQN
 from stitchrl.algorithms.sac import SAC
-from stitchrl.collection.acting import Actor, EpsilonGreedy, Space, Squashed, Steps, Uniform, make_copies, steps_of
+from stitchrl.collection.acting import Actor, EpsilonGreedy, Space, Squashed, Steps, Uniform, steps_of
+from stitchrl.collection.model_actors import actor_of_model, model_policy
 from stitchrl.collection.online import Snapshot, learn_online
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
@@ -33,6 +35,7 @@ from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reading.read import read
+from stitchrl.rollouts import make_copies
 
 __all__ = ["RECIPES", "collect"]
 
@@ -44,6 +47,8 @@ PLAYED = 20
 COPIES = 8
 SNAPSHOTS = 60
 """Snapshots of a training."""
+EPSILON = 0.1
+"""Share of uniform actions in a log of DQN's, where none is asked for."""
 EXPLORING = 0.3
 """Share of a training in which DQN's share of uniform actions falls from 1 to that of its log."""
 
@@ -51,12 +56,15 @@ EXPLORING = 0.3
 def collect(
     environment: str | Callable[[], gym.Env[Any, Any]],
     *,
-    recipe: str = "medium",
+    recipe: str | None = None,
+    policy: Any = None,
     episodes: int = 200,
     steps: int = 20_000,
     seed: int = 0,
-    epsilon: float = 0.1,
+    epsilon: float | None = None,
+    noise: float | None = None,
     algorithm: Algorithm | None = None,
+    trust_pickle: bool = False,
     progress: bool = True,
 ) -> Dataset:
     """Collect a log from a Gymnasium environment.
@@ -64,36 +72,50 @@ def collect(
     Args:
         environment: the id of a registered environment, or a function that makes one. Observations are vectors, actions are
             numbered or vectors between bounds.
-        recipe: "random", "medium", "medium-replay", "expert" or "mixed", as above. "medium-replay" has as many episodes as the
-            learner needed.
+        recipe: "random", "medium" (the default), "medium-replay", "expert" or "mixed", as above. "medium-replay" has as many
+            episodes as the learner needed.
+        policy: acts in place of a learner: a Stable-Baselines3 model, the path of a saved one, or an `st.SB3Policy`.
         episodes: of the log, at least 1.
-        steps: of the environment, on which the learner is trained; ignored by "random".
+        steps: of the environment, on which the learner is trained; ignored where nothing is.
         seed: of everything that is random.
-        epsilon: in (0, 1], share of uniform actions in the logged behaviour where actions are numbered.
+        epsilon: in (0, 1], share of uniform actions in the logged behaviour where actions are numbered; None is 0.1 for a
+            learner, and the chance that the model itself takes for a `policy`.
+        noise: above 0, standard deviation of normal noise on the actions of a `policy` that leaves nothing to chance, as a
+            share of half of the action's range; what leaves the bounds is clipped.
         algorithm: the learner, DQN or SAC with other settings.
+        trust_pickle: allows the code that was pickled into the file of a model to run, without which it cannot be loaded.
         progress: whether to show a progress bar.
 
     Returns:
         The log: gamma 0.99, `source` says which policy acted.
 
     Raises:
-        ConfigurationError: a setting outside its range, an environment that cannot be made or has other spaces, or a
-            learner that did not get better than random in so many steps.
+        ConfigurationError: a setting outside its range, an environment that cannot be made or has other spaces, a model that
+            cannot be loaded or is for another environment, or a learner that did not get better than random in so many steps.
     """
-    _check(recipe, episodes, steps, seed, epsilon)
+    _check(recipe, episodes, steps, seed, epsilon, noise)
+    _check_who_acts(policy, recipe, algorithm, noise)
+    acting = None if policy is None else model_policy(policy, trust_pickle=trust_pickle)
     name = environment if isinstance(environment, str) else getattr(environment, "__name__", "environment")
     env = make_copies(environment, COPIES)
     try:
         space = Space.of(env, str(name))
-        learns = _learner(space, algorithm)
         log = _Log(space, str(name))
+        if acting is not None:
+            actor = actor_of_model(acting, space, environment=str(name), epsilon=epsilon, noise=noise)
+            log.add(
+                steps_of(env, space, lambda: actor, seed=seed, purpose="log of a model", episodes=episodes),
+                type(acting.model).__name__,
+            )
+            return log.dataset()
+        learns = _learner(space, algorithm)
         if recipe == "random":
             log.add(
                 steps_of(env, space, lambda: Uniform(space), seed=seed, purpose="log of random", episodes=episodes),
                 "random",
             )
             return log.dataset()
-        learner = _Learner(env, space, learns, epsilon, seed)
+        learner = _Learner(env, space, learns, EPSILON if epsilon is None else epsilon, seed)
         shots = learner.snapshots(steps, progress=progress)
         expert, medium = shots[-1], learner.medium(shots)
         if recipe == "medium-replay":
@@ -103,7 +125,7 @@ def collect(
             "medium": [("medium", shots[medium], episodes)],
             "expert": [("expert", expert, episodes)],
             "mixed": [("medium", shots[medium], episodes - episodes // 2), ("expert", expert, episodes // 2)],
-        }[recipe]
+        }[recipe or "medium"]
         for source, shot, count in parts:
             if count:
                 log.add(learner.play(shot, count, f"log of {source}"), source)
@@ -112,8 +134,10 @@ def collect(
         env.close()
 
 
-def _check(recipe: str, episodes: Any, steps: Any, seed: Any, epsilon: float) -> None:
-    if recipe not in RECIPES:
+def _check(
+    recipe: str | None, episodes: Any, steps: Any, seed: Any, epsilon: float | None, noise: float | None
+) -> None:
+    if recipe is not None and recipe not in RECIPES:
         raise ConfigurationError(f"`recipe` of collect must be one of {listed(RECIPES)}; got {shown(recipe)}.")
     for name, value in (("episodes", episodes), ("steps", steps), ("seed", seed)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
@@ -121,8 +145,22 @@ def _check(recipe: str, episodes: Any, steps: Any, seed: Any, epsilon: float) ->
     for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2_000), ("seed", seed, 0)):
         if value < least:
             raise ConfigurationError(f"`{name}` of collect must be at least {least:,}; got {value:,}.")
-    if not 0 < epsilon <= 1:
+    if epsilon is not None and not 0 < epsilon <= 1:
         raise ConfigurationError(f"`epsilon` of collect must be in (0, 1]; got {epsilon}.")
+    if noise is not None and not 0 < noise < np.inf:
+        raise ConfigurationError(f"`noise` of collect must be above 0; got {noise}. 0.1 is usual.")
+
+
+def _check_who_acts(policy: Any, recipe: str | None, algorithm: Algorithm | None, noise: float | None) -> None:
+    if policy is None and noise is not None:
+        raise ConfigurationError(
+            "`noise` of collect is for a `policy` that leaves nothing to chance; no policy was given."
+        )
+    for name, given in (("recipe", recipe), ("algorithm", algorithm)):
+        if policy is not None and given is not None:
+            raise ConfigurationError(
+                f"`{name}` of collect says how a learner is trained, and with `policy` none is; both were given. Leave one out."
+            )
 
 
 def _learner(space: Space, algorithm: Algorithm | None) -> Algorithm:

@@ -116,6 +116,11 @@ class SB3Policy(OutsidePolicy):
     # --- continuous --------------------------------------------------------------------------------------------------
 
     @property
+    def kind(self) -> str:
+        """What continuous actions are drawn from: a normal that is "squashed" or not ("normal"), or "none" (no chance)."""
+        return "squashed" if self._squashed else "normal" if self._normal else "none"
+
+    @property
     def _squashed(self) -> bool:
         return hasattr(getattr(self.model.policy, "actor", None), "get_action_dist_params")
 
@@ -130,7 +135,7 @@ class SB3Policy(OutsidePolicy):
 
     def _mode(self, obs: NumpyArray) -> NumpyArray:
         if self._normal and not self._squashed and not self.clip:
-            return np.concatenate([self._law(rows)[0] for rows in _pieces(obs)])
+            return np.concatenate([self.normal(rows)[0] for rows in _pieces(obs)])
         return self._flat(self._predicted(obs))
 
     def _sample(self, obs: NumpyArray, key: Key) -> NumpyArray:
@@ -140,7 +145,7 @@ class SB3Policy(OutsidePolicy):
         low, high = space.low.reshape(-1), space.high.reshape(-1)
         rng, parts = generator_of(key), []
         for rows in _pieces(obs):
-            mean, std = self._law(rows)
+            mean, std = self.normal(rows)
             drawn = mean + std * rng.standard_normal(mean.shape)
             if self._squashed:
                 drawn = low + 0.5 * (np.tanh(drawn) + 1.0) * (high - low)
@@ -151,7 +156,7 @@ class SB3Policy(OutsidePolicy):
         space, parts, start = self.model.action_space, [], 0
         low, high = (np.asarray(end, np.float64).reshape(-1) for end in (space.low, space.high))
         for rows in _pieces(obs):
-            mean, std = self._law(rows)
+            mean, std = self.normal(rows)
             given = action[start : start + len(rows)].astype(np.float64)
             start += len(rows)
             if self._squashed:
@@ -164,8 +169,8 @@ class SB3Policy(OutsidePolicy):
                 parts.append(each.sum(1))
         return np.concatenate(parts)
 
-    def _law(self, obs: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
-        """(rows, D) mean and standard deviation of the normal, before it is squashed or clipped."""
+    def normal(self, obs: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+        """(rows, D) mean and standard deviation of the normal, before it is squashed or clipped; `kind` must not be "none"."""
         if self._squashed:
             mean, log_std, _ = self.model.policy.actor.get_action_dist_params(self._tensor(obs))
             return _array(mean), np.exp(_array(log_std))
