@@ -2,8 +2,8 @@
 
     python scripts/algorithm_pages.py [--check]
 
-tests/test_algorithm_pages.py holds the pages to what this writes. The columns of the comparison that say what was learned are
-what tests/algorithms/test_learning_worlds.py holds every algorithm to.
+tests/test_algorithm_pages.py holds the pages to what this writes. The cells of the comparison are what tests hold every
+algorithm to; scripts/algorithms_compared.md is the text around them and names the tests.
 """
 
 from __future__ import annotations
@@ -139,49 +139,43 @@ def published(kind: type[Algorithm]) -> str:
 # --- the comparison --------------------------------------------------------------------------------------------------
 
 ARRIVALS = {"s9": "yes", "s8": "no", "splits": "no: it splits as the log does"}
+RISKS = {
+    "none": "none: its targets ask for logged actions only",
+    "likely": "low: its targets ask for likely actions only",
+    "the policy's": "some: its targets ask for the policy's actions",
+    "all": "some: its targets ask for every action, and a penalty holds down those that were not taken",
+}
+"""Which actions the targets of a constrained algorithm ask for -> its risk of believing what the log does not say."""
 
 
 def comparison(kinds: dict[str, type[Algorithm]]) -> str:
     """The page that compares all algorithms."""
     sys.path.append(str(ROOT / "tests" / "support"))
-    from learning_worlds import LEARNED, takes_unlogged
+    from learning_worlds import KINDS
 
     rows = []
     for name, kind in kinds.items():
-        entries = {key: arrival for key, (_, arrival) in LEARNED.items() if key.partition(",")[0] == name}
-        stitches = "; ".join(
-            f"{ARRIVALS[arrival]}{key.removeprefix(name).replace(', ', ' at ')}" for key, arrival in entries.items()
-        )
-        asks = ("yes" if takes_unlogged(name) else "no") if entries else ""
-        _, labelled = paragraphs(kind)
-        cells = [
-            f"[{name}]({name.lower()}.md)",
-            ", ".join(kind.actions),
-            stitches,
-            asks,
-            re.sub(r"\s+", " ", upper(labelled["Use"])),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    names = ("", "actions", "Does it stitch?", "Does it take an action that nobody took?", "When to use it")
-    head = f"| {' | '.join(names)} |\n|---|---|---|---|---|"
-    return f"""# Algorithms
+        use = re.sub(r"\s+", " ", upper(paragraphs(kind)[1]["Use"]))
+        rows.append(f"| [{name}]({name.lower()}.md) | {', '.join(kind.actions)} | {use} |")
+    compared = [f"| {' | '.join(compared_row(name))} |" for name in kinds if name in KINDS]
+    text = (Path(__file__).parent / "algorithms_compared.md").read_text(encoding="utf-8")
+    return text.replace("(use)", "\n".join(rows)).replace("(compared)", "\n".join(compared))
 
-One file each, with its equations, its source and its deviations.
 
-{head}
-{chr(10).join(rows)}
+def compared_row(name: str) -> list[str]:
+    """The cells of an algorithm in the comparison, each of which a test holds."""
+    from learning_worlds import KINDS, LEARNED, grows, takes_unlogged
 
-**Does it stitch?** In the [stitching world](../../src/stitchrl/mdp/stitching.py) the best route was never taken as a
-whole: a learner has to join the first half of one episode to the second half of another. What is said here is where
-each arrives after 1,000 updates on a log of discrete actions.
-
-**Does it take an action that nobody took?** In a state that an episode leaves with probability 0.1 all actions cost
-something, and one was never logged. A critic that starts near 0 believes that it costs nothing. Those that choose it
-also claim more than the best of the logged actions is worth; the others do neither.
-
-Both answers are held by [tests](../../tests/algorithms/test_learning_worlds.py), with small networks. An algorithm
-for continuous actions only, or one that counts states, has empty cells.
-"""
+    constraint, values, asks = KINDS[name]
+    entries = {key: arrival for key, (_, arrival) in LEARNED.items() if key.partition(",")[0] == name}
+    stitches = "; ".join(
+        f"{ARRIVALS[arrival]}{key.removeprefix(name).replace(', ', ' at ')}" for key, arrival in entries.items()
+    )
+    risk = RISKS[asks] if values.startswith("TD") else "none: it has no Q"
+    if takes_unlogged(name):
+        risk = "high: an error eps grows to eps / (1 - gamma)" if grows(name) else "high where its critics agree"
+    taken = "yes" if takes_unlogged(name) else "no"
+    return [f"[{name}]({name.lower()}.md)", constraint, values, stitches, taken, risk]
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from algorithm_cases import (
     raised,
     shifted,
 )
+from learning_worlds import KINDS
 from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
@@ -291,6 +292,23 @@ def test_imitation_ignores_forbidden_actions(name: str) -> None:
     old, new = (np.asarray(last_bias(s, field)) for s in (case.state(), after))
     np.testing.assert_array_equal(new[..., 2], old[..., 2])
     assert (new[..., 1] != old[..., 1]).all()
+
+
+@pytest.mark.parametrize("name", [name for name in CRITICS if CASES[name].kind == "discrete"])
+def test_which_actions_targets_ask_for(name: str) -> None:
+    # Where all logged actions are 0, does a huge Q of action 2 reach the critics? Some only ask for it where it is likely.
+    case, asks = CASES[name], KINDS[name.split()[0]].asks
+    batch = case.batch(action=jnp.zeros(8, jnp.int32), terminated=0.0, td_weight=1.0)
+    batch |= {f: jnp.ones((8, 3), jnp.bool_) for f in ("action_mask", "next_action_mask")}
+
+    def reached(unlikely: str | None) -> bool:
+        state = case.state() if unlikely is None else raised(case.state(), unlikely, 2, -1e4)
+        critics = [case.update(s, batch)[0].critics for s in (state, raised(state, "target_critics", 2, 50.0))]
+        return differ(*critics)
+
+    assert reached(None) == (asks != "none")
+    if asks in ("likely", "the policy's"):
+        assert not reached("behavior" if asks == "likely" else "actor")
 
 
 def test_a_terminal_row_does_not_bootstrap(critic: Case) -> None:
