@@ -21,6 +21,7 @@ FLOORS = (
     {"mdp"},
     {"feeds"},
     {"nn"},
+    {"environments"},
     {"rollouts"},
     {"auditing"},
     {"algorithms"},

@@ -19,21 +19,16 @@ import equinox as eqx
 import gymnasium as gym
 import jax
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv
 from jaxtyping import Float, Int
 
+from stitchrl.environments import Observations, make_copies
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.memory import MemoryPolicy, has_memory, nothing_yet, restarted
 from stitchrl.types import NumpyArray
 
-__all__ = ["Rollout", "episode_seeds", "make_copies", "rollout"]
-
-INSTALLS = {
-    "mujoco": 'pip install "stitchrl[mujoco]"',
-    "box2d": 'pip install swig && pip install "gymnasium[box2d]"',
-}
-"""A word in Gymnasium's message about a missing package -> what installs it."""
+__all__ = ["Rollout", "episode_seeds", "rollout"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +71,8 @@ def rollout(
     environment knows. Episode i depends on `seed` and i alone, whatever `num_envs` (up to rounding in the network).
 
     Args:
-        policy: has `mode(obs)` or `sample(obs, *, key)` over observations (B, D), written in JAX; or is a `MemoryPolicy`.
+        policy: has `mode(obs)` or `sample(obs, *, key)` over observations, written in JAX; or is a `MemoryPolicy`. Observations
+            are (B, D) numbers, or (B, height, width, channels) bytes where the environment shows images.
         environment: the id of a registered environment, or a function that makes one.
         episodes: how many, at least 1.
         seed: at least 0; of the resets (see `episode_seeds`) and of sampled actions.
@@ -86,7 +82,7 @@ def rollout(
 
     Raises:
         ConfigurationError: a number outside its range, an unknown environment, one that needs a package that is not
-            installed, or spaces that are not a vector of observations and a vector or one number as action.
+            installed, or spaces that are not a vector or an image as observation and a vector or one number as action.
     """
     for name, value, least in (
         ("episodes", episodes, 1),
@@ -98,8 +94,9 @@ def rollout(
             raise ConfigurationError(f"`{name}` of rollout must be at least {least}; got {value}.")
     envs = make_copies(environment, min(num_envs, episodes))
     try:
-        _check_spaces(envs, policy, mode)
-        return _play(policy, envs, episodes=episodes, seed=seed, max_steps=max_steps, mode=mode)
+        observe = Observations.of(envs.single_observation_space, whose="rollout")
+        _check_spaces(envs, observe, policy, mode)
+        return _play(policy, envs, observe, episodes=episodes, seed=seed, max_steps=max_steps, mode=mode)
     finally:
         envs.close()
 
@@ -109,7 +106,16 @@ def episode_seeds(seed: int, episodes: int) -> list[int]:
     return [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
 
 
-def _play(policy: Any, envs: SyncVectorEnv, *, episodes: int, seed: int, max_steps: int | None, mode: bool) -> Rollout:
+def _play(
+    policy: Any,
+    envs: SyncVectorEnv,
+    observe: Observations,
+    *,
+    episodes: int,
+    seed: int,
+    max_steps: int | None,
+    mode: bool,
+) -> Rollout:
     seeds, key, copies = episode_seeds(seed, episodes), jax.random.key(seed), envs.num_envs
     space = envs.single_action_space
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -119,7 +125,7 @@ def _play(policy: Any, envs: SyncVectorEnv, *, episodes: int, seed: int, max_ste
     begun, unfinished = copies, episodes
     obs, _ = envs.reset(seed=list(seeds[:copies]))
     while unfinished:
-        rows = np.asarray(obs, np.float32)
+        rows = observe(obs)
         place = np.stack([number, step], axis=1).astype(np.int32)
         chosen = _to_environment(np.asarray(decides.choose(rows, place)), space)
         obs, reward, terminated, truncated, _ = envs.step(chosen)
@@ -234,41 +240,9 @@ def _from_environment(action: NumpyArray, space: gym.Space[Any]) -> NumpyArray:
     return action.astype(np.float32)
 
 
-def make_copies(environment: str | Callable[[], gym.Env[Any, Any]], copies: int) -> SyncVectorEnv:
-    """Copies of an environment that step side by side and are reset by hand.
-
-    Raises:
-        ConfigurationError: an unknown environment, or one that needs a package that is not installed.
-    """
-
-    def make() -> gym.Env[Any, Any]:
-        return gym.make(environment) if isinstance(environment, str) else environment()
-
-    try:
-        return SyncVectorEnv([make] * copies, autoreset_mode=AutoresetMode.DISABLED)
-    except gym.error.DependencyNotInstalled as error:
-        said = str(error).rstrip(".")
-        command = next((command for name, command in INSTALLS.items() if name in said.lower()), None)
-        raise ConfigurationError(
-            f"Environment {environment!r} needs a package that is not installed"
-            + (f". Run: {command}" if command else f": {said}. Install it and try again.")
-        ) from error
-    except (gym.error.Error, ModuleNotFoundError) as error:
-        raise ConfigurationError(
-            f"`environment` must be the id of a registered Gymnasium environment or a function that makes one; {environment!r} "
-            f"could not be made: {str(error).rstrip('.')}. `gymnasium.pprint_registry()` lists the ids; an environment of "
-            "another package is registered by importing that package."
-        ) from error
-
-
-def _check_spaces(envs: SyncVectorEnv, policy: Any, mode: bool) -> None:
+def _check_spaces(envs: SyncVectorEnv, observe: Observations, policy: Any, mode: bool) -> None:
     """Refuse an environment whose spaces do not fit, or a policy that does not fit them."""
-    observation, action = envs.single_observation_space, envs.single_action_space
-    if not (isinstance(observation, gym.spaces.Box) and len(observation.shape) == 1):
-        raise ConfigurationError(
-            f"rollout needs an environment whose observation is a vector (a Box of one dimension); this one's is "
-            f"{observation}. `gymnasium.wrappers.FlattenObservation` makes one of it."
-        )
+    action = envs.single_action_space
     if isinstance(action, gym.spaces.Discrete):
         wanted: tuple[int, ...] = (envs.num_envs,)
     elif isinstance(action, gym.spaces.Box) and len(action.shape) == 1:
@@ -278,14 +252,14 @@ def _check_spaces(envs: SyncVectorEnv, policy: Any, mode: bool) -> None:
             f"rollout needs an environment whose action is one number (Discrete) or a vector (a Box of one dimension); "
             f"this one's is {action}. Wrap the environment, for example by `gymnasium.ActionWrapper`."
         )
-    rows = np.zeros((envs.num_envs, *observation.shape), np.float32)
+    rows = np.zeros((envs.num_envs, *observe.shape), observe.dtype)
     place = np.zeros((envs.num_envs, 2), np.int32)
     asked = (_Remembering if has_memory(policy) else _Forgetful)(policy, envs.num_envs, mode, jax.random.key(0))
     try:
         given = eqx.filter_eval_shape(asked.choose, rows, place)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"The policy must take this environment's observations, {observation.shape[0]} numbers each; it failed with "
+            f"The policy must take this environment's observations, {observe}; it failed with "
             f"{str(error).strip().splitlines()[0]!r}. Was it trained on another environment's log?"
         ) from error
     kind = "i" if len(wanted) == 1 else "f"

@@ -20,14 +20,15 @@ from scipy import stats
 import stitchrl as st
 from stitchrl.collection.acting import Choice, Space
 from stitchrl.collection.model_actors import actor_of_model
+from stitchrl.environments import Observations
 from stitchrl.errors import ConfigurationError
 
 ROWS = 20_000
 THREE = spaces.Discrete(3)
-NUMBERED = Space((2,), 3, np.zeros(0), np.zeros(0), start=1)
+NUMBERED = Space(Observations((2,)), 3, np.zeros(0), np.zeros(0), start=1)
 LOW, HIGH = np.array([-0.5, -1.0]), np.array([0.5, 3.0])
 BOX = spaces.Box(LOW.astype(np.float32), HIGH.astype(np.float32))
-VECTORS = Space((2,), None, LOW, HIGH)
+VECTORS = Space(Observations((2,)), None, LOW, HIGH)
 
 
 class Doors(gym.Env[Any, Any]):
@@ -113,7 +114,7 @@ def test_a_model_without_chance_acts_with_the_noise_that_is_given() -> None:
 
 
 def test_a_squashed_normal_has_its_density_in_the_units_of_the_environment() -> None:
-    space = Space((2,), None, np.array([-1.0]), np.array([3.0]))
+    space = Space(Observations((2,)), None, np.array([-1.0]), np.array([3.0]))
     choice = chosen(off_policy(-1.0, 3.0), space)
     acted = space.to_environment(choice.action)
     np.testing.assert_allclose(choice.log_prob[:500], st.SB3Policy(off_policy(-1.0, 3.0)).log_prob(
@@ -206,7 +207,7 @@ def test_the_command_says_what_is_missing_or_wrong(
         (off_policy(-1.0, 3.0), VECTORS, {}, "has actions Box.*those of the test are from"),
         (
             on_policy(THREE),
-            Space((4,), 3, LOW, HIGH),
+            Space(Observations((4,)), 3, LOW, HIGH),
             {},
             r"takes observations of shape \(2,\); those of the test have \(4,\)",
         ),

@@ -11,8 +11,9 @@ import gymnasium as gym
 import jax
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
+from stitchrl.environments import Observations
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Key
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
@@ -45,7 +46,7 @@ class Choice(NamedTuple):
 class Actor(Protocol):
     """Decides what is done."""
 
-    def __call__(self, obs: Float[NumpyArray, "n D"], rng: np.random.Generator) -> Choice:
+    def __call__(self, obs: Shaped[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
         """The choice at each observation, drawn from `rng`."""
 
 
@@ -54,13 +55,13 @@ class Space:
     """The spaces of an environment.
 
     Attributes:
-        observation_shape: of an observation.
+        observations: what is observed, as a log holds it.
         num_actions: of discrete actions, the first of which the environment calls `start`; None for vectors.
         low, high: (action,) bounds of vectors.
         start: the environment's number of discrete action 0.
     """
 
-    observation_shape: tuple[int, ...]
+    observations: Observations
     num_actions: int | None
     low: NumpyArray
     high: NumpyArray
@@ -71,18 +72,13 @@ class Space:
         """The spaces of copies of an environment.
 
         Raises:
-            ConfigurationError: observations that are no vector, or actions that are neither numbered nor in a bounded box.
+            ConfigurationError: observations that are neither a vector nor an image, or actions that are neither numbered nor in
+                a bounded box.
         """
-        observation, action = env.single_observation_space, env.single_action_space
-        if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
-            raise ConfigurationError(
-                f"collect needs an environment whose observation is a vector; that of {name} is {observation}. "
-                "Give a function that returns the environment in a wrapper, such as "
-                "`gymnasium.wrappers.FlattenObservation`."
-            )
-        shape, none = tuple(map(int, observation.shape)), np.zeros(0)
+        observed, none = Observations.of(env.single_observation_space, whose="collect"), np.zeros(0)
+        action = env.single_action_space
         if isinstance(action, gym.spaces.Discrete):
-            return cls(shape, int(action.n), none, none, int(action.start))
+            return cls(observed, int(action.n), none, none, int(action.start))
         bounded = isinstance(action, gym.spaces.Box) and len(action.shape) == 1 and action.is_bounded()
         if not bounded:
             raise ConfigurationError(
@@ -90,7 +86,7 @@ class Space:
                 f"{name} is {action}. Wrap the environment, for example by `gymnasium.wrappers.RescaleAction`."
             )
         assert isinstance(action, gym.spaces.Box)
-        return cls(shape, None, action.low.astype(np.float64), action.high.astype(np.float64))
+        return cls(observed, None, action.low.astype(np.float64), action.high.astype(np.float64))
 
     def to_environment(self, action: NumpyArray) -> NumpyArray:
         """Actions as an actor gives them -> as the environment takes them and a log holds them."""
@@ -111,7 +107,7 @@ class Uniform:
 
     space: Space
 
-    def __call__(self, obs: Float[NumpyArray, "n D"], rng: np.random.Generator) -> Choice:
+    def __call__(self, obs: Shaped[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
         count, actions = len(obs), self.space.num_actions
         if actions is not None:
             probs = np.full((count, actions), 1.0 / actions)
@@ -129,7 +125,7 @@ class EpsilonGreedy:
     num_actions: int
     epsilon: float
 
-    def __call__(self, obs: Float[NumpyArray, "n D"], rng: np.random.Generator) -> Choice:
+    def __call__(self, obs: Shaped[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
         count = len(obs)
         best = np.asarray(_mode(self.policy, obs))
         random = rng.random(count) < self.epsilon
@@ -146,7 +142,7 @@ class Squashed:
     policy: SquashedGaussianPolicy
     space: Space
 
-    def __call__(self, obs: Float[NumpyArray, "n D"], rng: np.random.Generator) -> Choice:
+    def __call__(self, obs: Shaped[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
         key = jax.random.key(int(rng.integers(2**31)))
         action, log_prob = _drawn(self.policy, obs, key)
         return Choice(
@@ -216,12 +212,12 @@ def steps_of(
     begun, left = copies, episodes
     obs, _ = env.reset(seed=[int(s) for s in rng.integers(2**31, size=copies)])
     while left is None or left > 0:
-        seen = np.asarray(obs, np.float32).copy()
+        seen = space.observations(obs)
         choice = actor()(seen, rng)
         obs, reward, terminated, truncated, _ = env.step(space.to_environment(choice.action))
         made = Steps(
             number.copy(), step.copy(), seen, choice.action, np.asarray(reward, np.float64),
-            np.asarray(obs, np.float32).copy(), terminated.copy(), truncated & ~terminated, choice.log_prob, choice.probs,
+            space.observations(obs), terminated.copy(), truncated & ~terminated, choice.log_prob, choice.probs,
         )  # fmt: skip
         kept = np.ones(copies, bool) if episodes is None else number < episodes
         if kept.any():

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 from scipy.special import log_ndtr
 
 from stitchrl.collection.acting import Actor, Choice, Space
@@ -123,7 +123,7 @@ class Drawn:
     policy: SB3Policy
     epsilon: float
 
-    def __call__(self, obs: Float[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
+    def __call__(self, obs: Shaped[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
         probs = self.policy.probs(obs)
         probs = probs / probs.sum(1, keepdims=True)
         probs = (1.0 - self.epsilon) * probs + self.epsilon / probs.shape[1]
@@ -139,7 +139,7 @@ class SquashedNormal:
     policy: SB3Policy
     space: Space
 
-    def __call__(self, obs: Float[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
+    def __call__(self, obs: Shaped[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
         mean, std = self.policy.normal(obs)
         noise = rng.standard_normal(mean.shape)
         inner = mean + std * noise
@@ -163,7 +163,7 @@ class ClippedNormal:
     space: Space
     noise: float | None = None
 
-    def __call__(self, obs: Float[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
+    def __call__(self, obs: Shaped[NumpyArray, "n ..."], rng: np.random.Generator) -> Choice:
         low, high = self.space.low, self.space.high
         half = (high - low) / 2
         if self.noise is None:
@@ -232,10 +232,10 @@ def _check_spaces(policy: SB3Policy, space: Space, environment: str) -> None:
     """Refuse a model that was trained for other observations or actions."""
     model, name = policy.model, type(policy.model).__name__
     observed = getattr(model.observation_space, "shape", None)
-    if tuple(observed or ()) != space.observation_shape:
+    if tuple(observed or ()) != space.observations.shape:
         raise ConfigurationError(
             f"The {name} model takes observations of shape {observed}; those of {environment} have "
-            f"{space.observation_shape}. Give the environment, in its wrappers, that the model was trained in."
+            f"{space.observations.shape}. Give the environment, in its wrappers, that the model was trained in."
         )
     if policy.num_actions is not None or space.num_actions is not None:
         fits = policy.num_actions == space.num_actions

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from stitchrl.algorithms.base import Algorithm, ArraySpec, BoxAction, DiscreteAction, Spec
@@ -15,6 +16,9 @@ from stitchrl.nn.policy import Policy
 from stitchrl.training.program import initial_state, program_of
 
 __all__ = ["Snapshot", "learn_online"]
+
+IMAGE_BYTES = 2**30
+"""What the images of a replay may take together."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,12 +62,14 @@ def learn_online(
         snapshot_every: steps between snapshots; the last one is at the end.
         warmup: steps before the first update.
         batch_size: transitions of an update.
-        capacity: transitions of the replay.
+        capacity: transitions of the replay, fewer where they hold large images.
         updates_at_once: updates in one call of the program.
     """
     action = BoxAction(len(space.low)) if space.num_actions is None else DiscreteAction((space.num_actions,))
-    spec = Spec(ArraySpec(space.observation_shape), action)
-    replay = Replay(min(capacity, steps), space.num_actions)
+    observed = space.observations
+    spec = Spec(ArraySpec(observed.shape, observed.dtype), action)
+    most = max(IMAGE_BYTES // (2 * int(np.prod(observed.shape))), batch_size) if observed.image else capacity
+    replay = Replay(min(capacity, steps, most), space.num_actions)
     program = program_of([algorithm], [seed], replay.draw, batch_size, updates=steps, log_every_updates=updates_at_once)
     placed = program.place(initial_state(algorithm, spec, [seed]))
     policy = algorithm.policy(program.member(placed, 0).algorithm, None)

@@ -29,13 +29,14 @@ from stitchrl.collection.model_actors import actor_of_model, model_policy
 from stitchrl.collection.online import Snapshot, learn_online
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
+from stitchrl.environments import make_copies
 from stitchrl.errors import ConfigurationError
 from stitchrl.messages import listed, shown
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
+from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reading.read import read
-from stitchrl.rollouts import make_copies
 
 __all__ = ["RECIPES", "collect"]
 
@@ -45,6 +46,8 @@ MEDIUM = 1 / 3
 PLAYED = 20
 """Episodes by which a snapshot is judged."""
 COPIES = 8
+LARGE = 32
+"""The longest side of an image from which on three convolutions reduce it, rather than one."""
 SNAPSHOTS = 60
 """Snapshots of a training."""
 EPSILON = 0.1
@@ -70,8 +73,8 @@ def collect(
     """Collect a log from a Gymnasium environment.
 
     Args:
-        environment: the id of a registered environment, or a function that makes one. Observations are vectors, actions are
-            numbered or vectors between bounds.
+        environment: the id of a registered environment, or a function that makes one. Observations are vectors, or images
+            where actions are numbered; actions are numbered or vectors between bounds.
         recipe: "random", "medium" (the default), "medium-replay", "expert" or "mixed", as above. "medium-replay" has as many
             episodes as the learner needed.
         policy: acts in place of a learner: a Stable-Baselines3 model, the path of a saved one, or an `st.SB3Policy`.
@@ -115,6 +118,11 @@ def collect(
                 "random",
             )
             return log.dataset()
+        if space.observations.image and space.num_actions is None:
+            raise ConfigurationError(
+                f"SAC learns from vectors here, and {name} shows {space.observations} where actions are vectors. Take the "
+                "recipe random, a `policy`, or a wrapper that makes vectors, such as `gymnasium.wrappers.FlattenObservation`."
+            )
         learner = _Learner(env, space, learns, EPSILON if epsilon is None else epsilon, seed)
         shots = learner.snapshots(steps, progress=progress)
         expert, medium = shots[-1], learner.medium(shots)
@@ -179,7 +187,10 @@ def _learner(space: Space, algorithm: Algorithm | None) -> Algorithm:
         return algorithm
     if space.num_actions is None:
         return SAC(gamma=0.99, learning_rate=1e-3, actor_learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
-    return DQN(gamma=0.99, learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
+    if not space.observations.image:
+        return DQN(gamma=0.99, learning_rate=1e-3, target_rate=0.01, hidden_sizes=(64, 64))
+    channels = (16,) if max(space.observations.shape[:2]) < LARGE else (32, 32, 32)
+    return DQN(gamma=0.99, learning_rate=3e-4, target_rate=0.01, network=Network((128,), channels=channels))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

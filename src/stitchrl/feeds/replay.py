@@ -35,9 +35,11 @@ class Replay:
             self._shared = {name: jnp.ones((1, num_actions), bool) for name in ("action_mask", "next_action_mask")}
 
     def add(self, columns: Mapping[str, NumpyArray]) -> None:
-        """Add transitions: `obs`, `action`, `reward`, `next_obs` and `terminated`, each (n, ...) with n up to the capacity."""
-        new = {name: np.asarray(values, np.int32 if name == "action" and values.ndim == 1 else np.float32)
-               for name, values in columns.items()}  # fmt: skip
+        """Add transitions: `obs`, `action`, `reward`, `next_obs` and `terminated`, each (n, ...) with n up to the capacity.
+
+        Images stay bytes, numbered actions are int32, all else is float32.
+        """
+        new = {name: np.asarray(values, _kind(name, values)) for name, values in columns.items()}
         count = len(new["reward"])
         if not self._columns:
             self._columns = {
@@ -56,6 +58,13 @@ class Replay:
     def draw(self) -> Callable[[PyTree, Key, Int[Array, ""], Int[Array, ""], int], Batch]:
         """(arrays, key, position, member, batch size) -> batch; pure and hashable."""
         return Source((), 0, _rows).draw
+
+
+def _kind(name: str, values: NumpyArray) -> type[np.generic]:
+    """The type that a column is held in."""
+    if values.dtype == np.uint8 and values.ndim > 2:
+        return np.uint8
+    return np.int32 if name == "action" and values.ndim == 1 else np.float32
 
 
 def _rows(arrays: PyTree, rows: Int[Array, " B"], member: Int[Array, ""]) -> Batch:

@@ -63,21 +63,28 @@ def write_parquet(log: Dataset, path: Path) -> Path:
     lower edge of the bin (or the lower bound, if that is higher), and below the first edge 0 or less.
 
     The next observation is written only where no other row holds it, and is NaN elsewhere. A reader takes NaN for the
-    observation of the next row inside an episode, and for unknown at its end.
+    observation of the next row inside an episode, and for unknown at its end. Bytes have no NaN, so images are written in every
+    row (as Arrow's tensors of a fixed shape).
 
     Raises:
-        DataError: the observations are images, for which Parquet has no type of column.
+        DataError: the observations are images, and of only some episodes the one after the last row is known.
         RunDirectoryError: the disk is full or the folder cannot be written.
     """
-    if log.observation_table.ndim != 2:
-        raise DataError("Image observations cannot be written as Parquet; convert to a native store.")
+    images = log.observation_table.ndim != 2
+    if images and _has_next(log) and (log.next_observation_index == NO_OBSERVATION).any():
+        raise DataError(
+            "Parquet has no missing images, and this log knows what was seen after the last step of only some episodes; convert "
+            "to a native store, a folder."
+        )
     schema, names = _schema(log)
+    pixels = int(np.prod(log.observation_shape)) if images else 1
+    rows_at_once = max(ROWS_AT_ONCE // pixels, 1)
 
     def write(beside: Path) -> None:
         writer = None
         try:
-            for start in range(0, log.num_transitions, ROWS_AT_ONCE):
-                table = _table(log, schema, names, slice(start, min(start + ROWS_AT_ONCE, log.num_transitions)))
+            for start in range(0, log.num_transitions, rows_at_once):
+                table = _table(log, schema, names, slice(start, min(start + rows_at_once, log.num_transitions)))
                 writer = writer or pq.ParquetWriter(beside, table.schema)
                 writer.write_table(table)
         finally:
@@ -163,7 +170,9 @@ def _table(log: Dataset, schema: Schema, names: tuple[str, ...], rows: slice) ->
     if _has_next(log):
         after, inside = log.next_observation_index[rows], log.continues[rows]
         held = log.observation_table[np.maximum(after, 0)]
-        observed["next_observation"] = np.where((inside | (after == NO_OBSERVATION))[:, None], np.float32(np.nan), held)
+        if held.ndim == 2:
+            held = np.where((inside | (after == NO_OBSERVATION))[:, None], np.float32(np.nan), held)
+        observed["next_observation"] = held
     for role, values in observed.items():
         if names:
             prefix = "" if role == "observation" else "next "
@@ -199,10 +208,12 @@ def _doses(edges: tuple[float, ...], low: float | None, high: float | None) -> F
 
 
 def _arrow(column: NumpyArray | pa.Array) -> pa.Array:
-    """A column as an Arrow array: of lists of a fixed length if it has two axes."""
+    """A column as an Arrow array: of lists of a fixed length if it has two axes, of tensors if it has more."""
     if isinstance(column, pa.Array):
         return column
     column = np.ascontiguousarray(column)
     if column.ndim == 1:
         return pa.array(column)
+    if column.ndim > 2:
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(column)
     return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
