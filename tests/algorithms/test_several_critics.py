@@ -29,7 +29,7 @@ def test_who_can_be_told() -> None:
     assert set(SEVERAL) == {name for name in LEARNERS if hasattr(CASES[name].algorithm, "num_critics")} - OTHERS
 
 
-OTHERS: set[str] = {name for name in LEARNERS if name.startswith(("BCQ ", "BEAR ", "FQL "))}
+OTHERS: set[str] = {name for name in LEARNERS if name.startswith(("BCQ ", "BEAR ", "FQL ", "QChunking "))}
 """Those with a rule of their own for several critics."""
 
 
