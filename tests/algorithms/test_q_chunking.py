@@ -119,15 +119,15 @@ def chancy_world() -> st.Dataset:
     then to 2 and 3, where each step pays 1 and the second ends. Actions are normal around 0, which a flow learns at once."""
     rng = np.random.default_rng(0)
     rows: list[tuple[int, float, float, float, bool]] = []
-    for episode in range(600):
+    for number in range(600):
         one, two, three, four = np.clip(0.35 * rng.standard_normal(4), -1.0, 1.0)
         stops = bool(rng.random() < 0.5)
-        rows.append((episode, 0.0, one, one / 2, stops))
+        rows.append((number, 0.0, one, one / 2, stops))
         if not stops:
             rows += [
-                (episode, 1.0, two, two, False),
-                (episode, 2.0, three, 1.0, False),
-                (episode, 3.0, four, 1.0, True),
+                (number, 1.0, two, two, False),
+                (number, 2.0, three, 1.0, False),
+                (number, 3.0, four, 1.0, True),
             ]
     episode, seen, action, reward, ended = map(np.asarray, zip(*rows, strict=True))
     return log_of(
