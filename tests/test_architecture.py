@@ -55,6 +55,7 @@ SHARED = {
         "tabular_model",
         "returns",
         "in_sample",
+        "flow_losses",
         "cql_terms",
         "behavior_fit",
         "cql_discrete",

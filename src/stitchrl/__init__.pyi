@@ -33,6 +33,7 @@ from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
 from stitchrl.algorithms.fql import FQL as FQL
 from stitchrl.algorithms.idql import IDQL as IDQL
 from stitchrl.algorithms.iql import IQL as IQL
+from stitchrl.algorithms.q_chunking import QChunking as QChunking
 from stitchrl.algorithms.rebrac import ReBRAC as ReBRAC
 from stitchrl.algorithms.sac import SAC as SAC
 from stitchrl.algorithms.sac_n import SACN as SACN

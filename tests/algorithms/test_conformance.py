@@ -30,6 +30,7 @@ import stitchrl as st
 from stitchrl.algorithms.base import Step
 from stitchrl.checking.subject import small_log
 from stitchrl.data.scaling import Scaling
+from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 from stitchrl.testing import check_algorithm
 
 
@@ -97,7 +98,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (draws_actions or learner.name == "AdvantageBC")  # which draws who is told
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL", "IDQL")
+SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL", "IDQL", "QChunking")
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -147,6 +148,10 @@ METRICS = {
     },
     "ReBRAC": {"continuous": Q_LEARNING | {"bc/next", "loss/actor", "q/policy_mean", "policy/mode_error"}},
     "FQL": {"continuous": Q_LEARNING | {"loss/behavior", "loss/actor", "q/policy_mean", "policy/flow_error"}},
+    "QChunking": {
+        "continuous": Q_LEARNING
+        | {"loss/behavior", "loss/actor", "q/policy_mean", "policy/flow_error", "chunk/targets"},
+    },
     "IDQL": {"continuous": Q_LEARNING | {"loss/value", "loss/actor", "v/mean", "adv/mean"}},
     "SACN": SOFT,
     "SAC": SOFT,
@@ -190,7 +195,12 @@ def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(case: Case,
         probs = np.asarray(run.policy.probs(obs, action_mask=jnp.asarray(log.action_mask)))
         np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-5)
     else:
-        assert (np.abs(np.asarray(run.policy.mode(obs))) <= 1.0).all()
+        policy, count = run.policy, len(obs)
+        if isinstance(policy, MemoryPolicy):
+            action = policy.step(policy.initial_carry(count), obs, *nothing_yet(policy, count))[0]
+        else:
+            action = policy.mode(obs)
+        assert (np.abs(np.asarray(action)) <= 1.0).all()
         if run.policy.has_density:
             assert_finite(run.policy.log_prob(obs, jnp.asarray(log.action)))
 
@@ -346,7 +356,7 @@ def test_without_any_target_critics_do_not_move_at_all(critic: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CRITICS if name.split()[0] not in ("DQN", "DDPG", "BCQ", "BEAR", "FQL")]
+    "name", [name for name in CRITICS if name.split()[0] not in ("DQN", "DDPG", "BCQ", "BEAR", "FQL", "QChunking")]
 )
 def test_the_smaller_target_critic_counts(name: str) -> None:
     # Far above the first, the second is not heard; far below, it alone is.

@@ -15,7 +15,7 @@ from two_modes import SCALED, STATE, near, two_modes
 
 import stitchrl as st
 from stitchrl.algorithms.base import Spec
-from stitchrl.algorithms.fql import distillation_loss, flow_matching_loss, q_loss
+from stitchrl.algorithms.flow_losses import distillation_loss, flow_matching_loss, q_loss
 from stitchrl.errors import ConfigurationError
 
 ONE = jnp.asarray([[0.5, -1.0], [0.0, 2.0]], jnp.float32)

@@ -167,6 +167,7 @@ def test_hidden_sizes_are_short_for_a_network(algorithm: Algorithm) -> None:
         st.EDAC: deep,
         st.ReBRAC: dataclasses.replace(deep, layer_norm="after"),
         st.FQL: Network((512, 512, 512, 512), activation="gelu", layer_norm="after"),
+        st.QChunking: Network((512, 512, 512, 512), activation="gelu", layer_norm="after"),
     }
     assert kind().network == usual.get(kind, Network((256, 256)))
     resized = dataclasses.replace(kind().network, hidden_sizes=(4, 5))
@@ -295,6 +296,7 @@ INPUTS = {
     "ReBRAC": {"gamma", "actor_bc_weight", "critic_bc_weight", "target_noise", "noise_clip", "learning_rate"}
     | {"actor_learning_rate", "target_rate"},
     "FQL": {"gamma", "distill_weight", "learning_rate", "target_rate"},
+    "QChunking": {"gamma", "distill_weight", "learning_rate", "target_rate"},
     "IDQL": {"gamma", "expectile", "learning_rate", "target_rate", "actor_target_rate", "actor_weight_decay"},
     "SACN": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "entropy_share"} | {"first_temperature"},
     "EDAC": {"gamma", "learning_rate", "actor_learning_rate", "target_rate", "diversity_weight"}

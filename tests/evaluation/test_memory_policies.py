@@ -128,7 +128,9 @@ def test_densities_are_of_the_logged_action_in_its_own_units() -> None:
 
 
 def test_what_leaves_no_chance_over_vectors_cannot_be_judged() -> None:
-    with pytest.raises(EvaluationError, match="GreedyMemoryPolicy remembers its episode and leaves no chance"):
+    with pytest.raises(
+        EvaluationError, match="GreedyMemoryPolicy remembers its episode and its actions have no density"
+    ):
         st.evaluate(Drifting().greedy(), continuous_log())
 
 

@@ -52,6 +52,10 @@ ALL: dict[str, Algorithm] = {
         gamma=0.9, learning_rate=1e-2, target_rate=0.05, flow_steps=3, normalize_q=True, distill_weight=1.0,
         hidden_sizes=SIZES,
     ),
+    "QChunking": st.QChunking(
+        gamma=0.9, chunk=2, learning_rate=1e-2, target_rate=0.05, flow_steps=3, normalize_q=True, distill_weight=1.0,
+        hidden_sizes=SIZES,
+    ),
     "IDQL": st.IDQL(
         gamma=0.9, learning_rate=1e-2, target_rate=0.05, actor_target_rate=0.05, hidden_sizes=SIZES, actor_width=8,
         actor_blocks=1, diffusion_steps=3, acting_candidates=5,
@@ -147,7 +151,7 @@ def prepared(algorithm: Algorithm, kind: str) -> Prepared:
 def first_rows(algorithm: Algorithm, kind: str) -> Fields:
     """The first rows that an algorithm prepared."""
     ready, scaling = prepared(algorithm, kind), Scaling.of(log_of(kind), standardize=False)
-    source = transition_source(ready.log, scaling, columns=ready.columns)
+    source = transition_source(ready.log, scaling, columns=ready.columns, n_steps=algorithm.target_steps or 1)
     return dict(source.sample(source.arrays, jnp.arange(ROWS), jnp.int32(0)))
 
 

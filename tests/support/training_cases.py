@@ -41,6 +41,7 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "TD3BC continuous": (st.TD3BC(**TINY), "continuous"),
     "ReBRAC continuous": (st.ReBRAC(**TINY), "continuous"),
     "FQL continuous": (st.FQL(flow_steps=2, **TINY), "continuous"),
+    "QChunking continuous": (st.QChunking(chunk=2, flow_steps=2, **TINY), "continuous"),
     "IDQL continuous": (st.IDQL(actor_width=8, actor_blocks=1, diffusion_steps=2, **TINY), "continuous"),
     "SACN discrete": (st.SACN(num_critics=2, **TINY), "discrete"),
     "SACN continuous": (st.SACN(num_critics=9, **TINY), "continuous"),

@@ -257,6 +257,11 @@ class Algorithm(ABC):
         return None
 
     @property
+    def target_steps(self) -> int:
+        """Steps of reward in a TD target where that is part of the algorithm; 0 leaves it to `n_steps` of `fit`."""
+        return 0
+
+    @property
     def refresh_every_updates(self) -> int:
         """Gradient updates between two calls of `refresh`; 0 never calls it."""
         return 0

@@ -24,7 +24,7 @@ from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.settings import setting
 from stitchrl.jax_types import Array, Batch
 
-__all__ = ["CriticSettings", "mean_less_deviations", "noise_of_rows"]
+__all__ = ["CriticSettings", "RewardNoise", "mean_less_deviations", "noise_of_rows"]
 
 STREAM = 20181806
 """Seed of the noise, the same for every run: what a critic is told of a row never changes."""
@@ -48,23 +48,14 @@ def noise_of_rows(row: Int[Array, " B"], critics: int) -> Float[Array, "C B"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class CriticSettings(Algorithm):
-    """Base of the algorithms with several critics."""
+class RewardNoise(Algorithm):
+    """Base of the algorithms with several critics that join them by a rule of their own: equation (3) alone."""
 
-    deviations: float | None = setting(
-        None, "[0, inf)",
-        "Standard deviations that are taken from the mean of the critics; larger is more pessimistic; none is their minimum.",
-        static=True, kw_only=True,
-    )  # fmt: skip
     reward_noise: float = setting(
         0.0, "[0, inf)",
         "Standard deviation of the noise on rewards, as they are scaled, that each critic has for itself; 0 is off.",
         static=True, kw_only=True,
     )  # fmt: skip
-
-    def pessimistic(self, q: Float[Array, "C *rest"]) -> Float[Array, "*rest"]:
-        """One number of those of the critics: (1), or (2)."""
-        return jnp.min(q, axis=0) if self.deviations is None else mean_less_deviations(q, self.deviations)
 
     def targets(
         self, td_target: Float[Array, " B"], batch: Batch, critics: int
@@ -73,3 +64,18 @@ class CriticSettings(Algorithm):
         if not self.reward_noise:
             return td_target
         return td_target[None, :] + self.reward_noise * noise_of_rows(batch["row"], critics)
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticSettings(RewardNoise):
+    """Base of the algorithms with several critics."""
+
+    deviations: float | None = setting(
+        None, "[0, inf)",
+        "Standard deviations that are taken from the mean of the critics; larger is more pessimistic; none is their minimum.",
+        static=True, kw_only=True,
+    )  # fmt: skip
+
+    def pessimistic(self, q: Float[Array, "C *rest"]) -> Float[Array, "*rest"]:
+        """One number of those of the critics: (1), or (2)."""
+        return jnp.min(q, axis=0) if self.deviations is None else mean_less_deviations(q, self.deviations)

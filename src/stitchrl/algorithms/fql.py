@@ -55,9 +55,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
-from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.critic_settings import RewardNoise
+from stitchrl.algorithms.flow_losses import distillation_loss, flow_matching_loss, q_loss
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.presets import Preset
@@ -71,7 +72,7 @@ from stitchrl.nn.one_step import OneStepPolicy
 from stitchrl.nn.value import ContinuousCriticValue
 from stitchrl.types import PyTree
 
-__all__ = ["FQL", "distillation_loss", "flow_matching_loss", "q_loss"]
+__all__ = ["FQL"]
 
 OGBENCH: Mapping[str, Mapping[str, Any]] = {
     "antmaze-large-navigate": {"target_aggregation": "min"},
@@ -115,26 +116,6 @@ def _presets() -> dict[str, Preset]:
     return found
 
 
-def flow_matching_loss(
-    velocity: Float[Array, "B action"], noise: Float[Array, "B action"], action: Float[Array, "B action"]
-) -> Float[Array, ""]:
-    """Equation (4), with the velocity at (1 - t) noise + t action, and action the logged one."""
-    return jnp.mean((velocity - (action - noise)) ** 2)
-
-
-def distillation_loss(one_step: Float[Array, "B action"], flow_action: Float[Array, "B action"]) -> Float[Array, ""]:
-    """The first mean of equation (6), before its weight; `flow_action` is a constant."""
-    return jnp.mean((one_step - jax.lax.stop_gradient(flow_action)) ** 2)
-
-
-def q_loss(q: Float[Array, " B"], normalize_q: bool) -> Float[Array, ""]:
-    """The second term of equation (6), with q = mean_i Q_i(s, mu(s, z))."""
-    if not normalize_q:
-        return -jnp.mean(q)
-    # A critic that is 0 everywhere says nothing: the floor keeps 0 / 0 out of the policy.
-    return -jnp.mean(q) / jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8)
-
-
 class FQLState(NamedTuple):
     """Everything a resume needs."""
 
@@ -145,7 +126,7 @@ class FQLState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FQL(Algorithm):
+class FQL(RewardNoise):
     """A flow that imitates the log, and a one-step policy that is held to it while it climbs the critics."""
 
     irregular_time: ClassVar[bool] = True
@@ -195,6 +176,7 @@ class FQL(Algorithm):
         next_key, start_key, time_key, noise_key = jax.random.split(key, 4)
 
         td_target = self._td_target(state, batch, jax.random.normal(next_key, action.shape))
+        td_target = self.targets(td_target, batch, self.num_critics)
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(obs, action)

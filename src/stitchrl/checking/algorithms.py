@@ -19,6 +19,7 @@ from stitchrl.checking.ends import check_bootstrap, check_closed_form, check_row
 from stitchrl.checking.subject import ROWS, Subject, acts, compiled_update, differ, same_program, structure, traced
 from stitchrl.errors import CheckpointError, StitchRLWarning
 from stitchrl.jax_types import Key
+from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.training.fit import fit, load
 from stitchrl.types import PyTree
@@ -188,6 +189,9 @@ def _check_kept(subject: Subject, after: PyTree, avals: Sequence[Any]) -> None:
 def _check_masks(subject: Subject) -> None:
     policy = subject.algorithm.policy(subject.state, subject.given)
     obs = subject.batch["obs"]
+    if isinstance(policy, MemoryPolicy):
+        _check_memory(subject, policy, obs)
+        return
     if not isinstance(policy, DiscretePolicy):
         shape = np.shape(policy.mode(obs))
         if shape != (ROWS, subject.spec.action_size):
@@ -205,6 +209,25 @@ def _check_masks(subject: Subject) -> None:
         )
     if np.abs(probs.sum(1) - 1.0).max() > 1e-4:
         subject.fail("the probabilities of a policy must sum to 1 under a mask.")
+
+
+def _check_memory(subject: Subject, policy: MemoryPolicy, obs: Any) -> None:
+    """One step of a policy with memory: one action an episode, none that is forbidden, and carries of independent episodes."""
+    start, nothing = policy.initial_carry(ROWS), nothing_yet(policy, ROWS)
+    best, carry = policy.step(start, obs, *nothing)
+    wanted = (ROWS, *(() if subject.kind == "discrete" else (subject.spec.action_size,)))
+    if np.shape(best) != wanted:
+        subject.fail(f"a policy must give one action an episode, {wanted}; it gives {np.shape(best)}.")
+    if any(np.shape(leaf)[:1] != (ROWS,) for leaf in jax.tree.leaves(carry)):
+        subject.fail("every leaf of a carry must have the episodes on axis 0, so that some can begin anew.")
+    if subject.kind == "discrete":
+        mask = jnp.asarray(~np.eye(subject.spec.discrete_actions, dtype=bool)[np.asarray(best)])
+        for key in (None, jax.random.key(0)):
+            if (np.asarray(policy.step(start, obs, *nothing, key=key, action_mask=mask)[0]) == np.asarray(best)).any():
+                subject.fail("a policy with memory must neither choose nor draw an action that the mask forbids.")
+    alone, _ = policy.step(policy.initial_carry(1), obs[:1], *nothing_yet(policy, 1))
+    if differ(np.asarray(alone[0]), np.asarray(best[0]), tolerance=1e-4):
+        subject.fail("what is done in one episode must not depend on those that are played beside it.")
 
 
 class _InterruptedError(Exception):

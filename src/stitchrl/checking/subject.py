@@ -18,6 +18,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
 from stitchrl.feeds.feed import transition_source
 from stitchrl.jax_types import Batch, Key, Metrics
+from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.reading.read import read
 from stitchrl.training.program import initial_state, member_of
@@ -131,7 +132,8 @@ class Subject:
     @cached_property
     def batch(self) -> dict[str, Any]:
         """The first rows of the prepared log."""
-        source = transition_source(self.prepared.log, self.scaling, columns=self.prepared.columns)
+        steps = self.algorithm.target_steps or 1
+        source = transition_source(self.prepared.log, self.scaling, columns=self.prepared.columns, n_steps=steps)
         return dict(source.sample(source.arrays, jnp.arange(ROWS) % source.count, jnp.int32(0)))
 
     def with_columns(self, **values: float) -> dict[str, Any]:
@@ -156,6 +158,9 @@ class Subject:
 def acts(policy: Any, log: Dataset) -> PyTree:
     """What a policy does at the observations of a log."""
     obs, action = jnp.asarray(log.observation), jnp.asarray(log.action)
+    if isinstance(policy, MemoryPolicy):  # two steps of an episode from each row
+        first, carry = policy.step(policy.initial_carry(len(obs)), obs, *nothing_yet(policy, len(obs)))
+        return first, policy.step(carry, obs[::-1], action, jnp.asarray(log.reward))
     if isinstance(policy, DiscretePolicy):
         mask = None if log.action_mask is None else jnp.asarray(log.action_mask)
         return policy.probs(obs, action_mask=mask)

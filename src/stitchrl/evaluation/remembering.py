@@ -96,8 +96,8 @@ def check_followable(policy: MemoryPolicy, log: Dataset) -> None:
     """Raise EvaluationError where what a policy with memory would have remembered in a log is not known, or has no density."""
     if not policy.has_density:
         raise EvaluationError(
-            f"{type(policy).__name__} remembers its episode and leaves no chance, so that no estimator can weigh the logged "
-            "actions or ask it at single observations. `st.rollout` plays it where there is an environment."
+            f"{type(policy).__name__} remembers its episode and its actions have no density, so that no estimator can weigh "
+            "the logged actions or ask it at single observations. `st.rollout` plays it where there is an environment."
         )
     last = np.zeros(log.num_transitions, bool)
     last[log.episode_start[1:] - 1] = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -159,15 +161,34 @@ class RescaledMemoryPolicy(MemoryPolicy):
         *,
         action_mask: Bool[AnyArray, "B A"] | None = None,
     ) -> tuple[Distribution, PyTree]:
-        center, half_width = self.action_center, self.action_half_width
-        if center is not None and half_width is not None:
-            last_action = standardized(last_action, center, half_width)
-        reward = (jnp.asarray(last_reward) + self.reward_shift) * self.reward_scale
-        seen = standardized(obs, self.mean, self.std)
-        found, carry = self.policy.respond(carry, seen, last_action, reward, action_mask=action_mask)
-        if center is not None and half_width is not None:
-            found = _Rescaled(found, center, half_width)
+        found, carry = self.policy.respond(carry, *self._inside(obs, last_action, last_reward), action_mask=action_mask)
+        if self.action_center is not None and self.action_half_width is not None:
+            found = _Rescaled(found, self.action_center, self.action_half_width)
         return found, carry
+
+    def step(
+        self,
+        carry: PyTree,
+        obs: Shaped[AnyArray, "B ..."],
+        last_action: Shaped[AnyArray, "B ..."],
+        last_reward: Float[AnyArray, " B"],
+        *,
+        key: Key | None = None,
+        action_mask: Bool[AnyArray, "B A"] | None = None,
+    ) -> tuple[Shaped[Array, "B ..."], PyTree]:
+        # By the step of the policy inside, which may remember what it draws.
+        scaled = self._inside(obs, last_action, last_reward)
+        action, carry = self.policy.step(carry, *scaled, key=key, action_mask=action_mask)
+        if self.action_center is not None and self.action_half_width is not None:
+            action = self.action_center[None, :] + self.action_half_width[None, :] * action
+        return action, carry
+
+    def _inside(self, obs: Any, last_action: Any, last_reward: Any) -> tuple[Array, Array, Array]:
+        """What was seen, done and paid, as the policy inside takes it."""
+        if self.action_center is not None and self.action_half_width is not None:
+            last_action = standardized(last_action, self.action_center, self.action_half_width)
+        reward = (jnp.asarray(last_reward) + self.reward_shift) * self.reward_scale
+        return standardized(obs, self.mean, self.std), last_action, reward
 
 
 class _Rescaled(Distribution):

@@ -148,7 +148,7 @@ class Job:
             monitors, flags = self._watching(stack, algorithm, config, labels, bounds)
             trained = train(
                 algorithms,
-                self._source(prepared, scaling, rule),
+                self._source(algorithm, prepared, scaling, rule),
                 spec,
                 updates=self.updates,
                 seeds=[label["seed"] for label in labels],
@@ -201,6 +201,11 @@ class Job:
             raise ConfigurationError(
                 f"{algorithm.name} looks at the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
                 "log does not allow. Train without `stream`."
+            )
+        if algorithm.target_steps and self.n_steps > 1:
+            raise ConfigurationError(
+                f"{algorithm.name} has {algorithm.target_steps} steps of reward in its targets by its own settings; `n_steps` of "
+                f"fit gives another number, {self.n_steps}. Leave it out."
             )
         if self.log.schema.time_unit is not None:
             self._check_time(algorithm)
@@ -328,9 +333,15 @@ class Job:
             return "shuffled" if self.stream else self.sampling
         return f"shuffled {self.sampling!r}" if self.stream else repr(self.sampling)
 
-    def _source(self, prepared: Prepared, scaling: Scaling, rule: Sampling) -> Feed:
+    def _source(self, algorithm: Algorithm, prepared: Prepared, scaling: Scaling, rule: Sampling) -> Feed:
         make = StreamSource.of if self.stream else shuffled_source if self.sampling == "shuffled" else transition_source
-        return make(prepared.log, scaling, columns=prepared.columns, sampling=rule, n_steps=self.n_steps)
+        return make(
+            prepared.log,
+            scaling,
+            columns=prepared.columns,
+            sampling=rule,
+            n_steps=algorithm.target_steps or self.n_steps,
+        )
 
     def _online(self, algorithms: list[Algorithm], scaling: Scaling, given: PyTree) -> Play | None:
         """What plays every member's policy in the environment; None without an environment."""
