@@ -97,7 +97,22 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (draws_actions or learner.name == "AdvantageBC")  # which draws who is told
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL", "IDQL", "MOPO", "COMBO")
+SAMPLING = (
+    "AWAC",
+    "CQL",
+    "TD3BC",
+    "ReBRAC",
+    "SACN",
+    "EDAC",
+    "SAC",
+    "TD3",
+    "BCQ",
+    "BEAR",
+    "FQL",
+    "IDQL",
+    "MOPO",
+    "COMBO",
+)
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
