@@ -25,6 +25,7 @@ from stitchrl.algorithms.bcq import BCQ as BCQ
 from stitchrl.algorithms.bcq_iql import BCQIQL as BCQIQL
 from stitchrl.algorithms.bear import BEAR as BEAR
 from stitchrl.algorithms.behavior import BC as BC
+from stitchrl.algorithms.combo import COMBO as COMBO
 from stitchrl.algorithms.cql import CQL as CQL
 from stitchrl.algorithms.ddpg import DDPG as DDPG
 from stitchrl.algorithms.dqn import DQN as DQN
@@ -34,6 +35,7 @@ from stitchrl.algorithms.fql import FQL as FQL
 from stitchrl.algorithms.idql import IDQL as IDQL
 from stitchrl.algorithms.iql import IQL as IQL
 from stitchrl.algorithms.q_chunking import QChunking as QChunking
+from stitchrl.algorithms.mopo import MOPO as MOPO
 from stitchrl.algorithms.rebrac import ReBRAC as ReBRAC
 from stitchrl.algorithms.sac import SAC as SAC
 from stitchrl.algorithms.sac_n import SACN as SACN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TextIO
 
@@ -20,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["LoopMonitor", "ProgressDisplay", "RowsBar", "with_progress"]
+__all__ = ["LoopMonitor", "ProgressDisplay", "RowsBar", "shown_display", "with_progress"]
 
 FIRST_SHOWN_SECONDS = 2.0
 """Nothing is shown of what takes less time than this."""
@@ -104,6 +105,7 @@ class ProgressDisplay:
     def __init__(self, *, file: TextIO | None = None, enabled: bool = True) -> None:
         self._file = sys.stderr if file is None else file
         self._enabled = enabled
+        self._before: Token[ProgressDisplay | None] | None = None
         self._live: Progress | None = None
         if enabled and self._file.isatty():
             self._live = Progress(
@@ -121,16 +123,21 @@ class ProgressDisplay:
     def __enter__(self) -> ProgressDisplay:
         if self._live is not None:
             self._live.start()
+        if self._enabled:
+            self._before = _SHOWN.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._before is not None:
+            _SHOWN.reset(self._before)
+            self._before = None
         if self._live is not None:
             self._live.stop()
 
-    def say(self, line: str) -> None:
-        """Print a line, above the bars if there are any."""
+    def say(self, line: str, *, style: str = "red") -> None:
+        """Print a line, above the bars if there are any; on a terminal in this style, by default that of a warning."""
         if self._live is not None:
-            self._live.console.print(line, style="red", highlight=False, markup=False)
+            self._live.console.print(line, style=style, highlight=False, markup=False)
         elif self._enabled:
             print(f"  {line}", file=self._file, flush=True)
 
@@ -178,6 +185,15 @@ class ProgressDisplay:
                 )
 
         return show
+
+
+_SHOWN: ContextVar[ProgressDisplay | None] = ContextVar("shown_display", default=None)
+
+
+def shown_display() -> ProgressDisplay:
+    """The innermost display that is open and shows anything, for work that is done on behalf of others; else one that shows
+    nothing."""
+    return _SHOWN.get() or ProgressDisplay(enabled=False)
 
 
 class _Rate:

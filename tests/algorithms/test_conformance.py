@@ -98,7 +98,7 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (draws_actions or learner.name == "AdvantageBC")  # which draws who is told
 
 
-SAMPLING = ("AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL", "IDQL", "QChunking")
+SAMPLING = "AWAC CQL TD3BC ReBRAC SACN EDAC SAC TD3 BCQ BEAR FQL IDQL QChunking MOPO COMBO".split()
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
@@ -106,6 +106,7 @@ IMITATION = {
 }
 Q_LEARNING = {"loss/critic", "q/data_mean"}
 SOFT = {kind: names | Q_LEARNING | {"q/spread", "q/policy_mean", "temperature"} for kind, names in IMITATION.items()}
+MODEL = {"model/change_error", "model/reward_error", "model/reward", "model/penalty", "model/ends"}
 METRICS = {
     "BC": IMITATION,
     "FilteredBC": IMITATION,
@@ -153,6 +154,8 @@ METRICS = {
         | {"loss/behavior", "loss/actor", "q/policy_mean", "policy/flow_error", "chunk/targets"},
     },
     "IDQL": {"continuous": Q_LEARNING | {"loss/value", "loss/actor", "v/mean", "adv/mean"}},
+    "MOPO": {"continuous": SOFT["continuous"] | MODEL},
+    "COMBO": {"continuous": SOFT["continuous"] | MODEL | {"loss/cql"}},
     "SACN": SOFT,
     "SAC": SOFT,
     "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},
@@ -250,7 +253,7 @@ def changes(case: Case, first: Any, second: Any, *, state: Any = None, other: An
 
 def td_part(case: Case) -> Case:
     """The case without CQL's penalty, for which continuous actions are also drawn from the policy at the next state."""
-    return case.with_settings(cql_weight=0.0) if case.name == "CQL" else case
+    return case.with_settings(cql_weight=0.0) if case.name in ("CQL", "COMBO") else case
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNERS if CASES[name].kind == "discrete"])

@@ -23,6 +23,11 @@ from stitchrl.nn.networks import MLP
 from stitchrl.training.compilation import enable_compilation_cache
 
 SIZES = (8,)
+MODEL: dict[str, Any] = {
+    "rollout_length": 2, "rollouts": 16, "rollouts_every_updates": 2, "retained": 2, "members": 2, "elites": 1,
+    "model_updates": 20, "model_network": st.Network(SIZES, activation="silu"),
+}  # fmt: skip
+"""Settings of a small model of the world and of few rollouts in it."""
 ALL: dict[str, Algorithm] = {
     "BC": st.BC(learning_rate=1e-2, hidden_sizes=SIZES),
     "FilteredBC": st.FilteredBC(top_fraction=0.5, learning_rate=1e-2, hidden_sizes=SIZES),
@@ -65,6 +70,13 @@ ALL: dict[str, Algorithm] = {
     ),
     "EDAC": st.EDAC(
         gamma=0.9, num_critics=4, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES
+    ),
+    "MOPO": st.MOPO(
+        gamma=0.9, real_share=0.5, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES, **MODEL
+    ),
+    "COMBO": st.COMBO(
+        gamma=0.9, cql_weight=0.1, samples=3, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05,
+        hidden_sizes=SIZES, **MODEL,
     ),
     "SAC": st.SAC(gamma=0.9, learning_rate=1e-2, actor_learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "TD3": st.TD3(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),

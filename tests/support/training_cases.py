@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from algorithm_cases import MODEL
 from worlds import random_continuous_log, random_log
 
 import stitchrl as st
@@ -43,6 +44,8 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "FQL continuous": (st.FQL(flow_steps=2, **TINY), "continuous"),
     "QChunking continuous": (st.QChunking(chunk=2, flow_steps=2, **TINY), "continuous"),
     "IDQL continuous": (st.IDQL(actor_width=8, actor_blocks=1, diffusion_steps=2, **TINY), "continuous"),
+    "MOPO continuous": (st.MOPO(**MODEL | TINY | {"rollouts_every_updates": 15}), "continuous"),
+    "COMBO continuous": (st.COMBO(samples=2, **MODEL | TINY | {"rollouts_every_updates": 15}), "continuous"),
     "SACN discrete": (st.SACN(num_critics=2, **TINY), "discrete"),
     "SACN continuous": (st.SACN(num_critics=9, **TINY), "continuous"),
     "EDAC continuous": (st.EDAC(num_critics=2, **TINY), "continuous"),

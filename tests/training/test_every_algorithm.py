@@ -19,8 +19,9 @@ QUICK = {"IQL discrete", "TD3BC continuous"}
 """Cases whose further programs are compiled in the default suite: with masks, and with noise and a delayed actor."""
 RELATIVES = {
     "SACN discrete", "EDAC continuous", "SAC discrete", "SAC continuous", "TD3 continuous", "DDPG continuous",
+    "COMBO continuous",
 }  # fmt: skip
-"""Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC or ReBRAC."""
+"""Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC, ReBRAC or MOPO."""
 
 
 class Case(NamedTuple):
@@ -116,7 +117,7 @@ STREAMED = """
             assert run.history == runs[0].history, name
         print(name)
 """
-HOW_TO_STREAM = [name for name in EVERY if not name.startswith("AWR")]  # that one looks at the whole log
+HOW_TO_STREAM = [name for name, (algorithm, _) in EVERY.items() if not algorithm.refresh_every_updates]
 STREAMED_QUICKLY = {"DQN discrete", "TD3BC continuous"}
 """Masks, of the next actions too, in the smallest program that has them; and noise and a delayed actor."""
 STREAMED_SLOWLY = [name for name in HOW_TO_STREAM if name not in STREAMED_QUICKLY]

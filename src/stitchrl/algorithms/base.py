@@ -338,6 +338,17 @@ class Algorithm(ABC):
         """
         return Prepared(log)
 
+    def prepare_again(self, log: Dataset, scaling: Scaling, given: PyTree, *, key: Key) -> Prepared:
+        """What `prepare` makes, where its `given` is at hand from an earlier call with the same arguments.
+
+        An algorithm whose `prepare` takes long overrides this, so that a run that goes on, or is only looked at, does not wait.
+
+        Args:
+            log, scaling, key: as of `prepare`.
+            given: what it made.
+        """
+        return self.prepare(log, scaling, key=key)._replace(given=given)
+
     def remarks(self, given: PyTree) -> tuple[str, ...]:
         """Sentences that a person should read about what `prepare` made: `Run.remarks` holds them."""
         return ()

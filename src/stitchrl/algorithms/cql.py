@@ -139,11 +139,14 @@ class CQL(CQLSettings):
     }
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        given = None
+        if self.needs_behavior:
+            given = {"behavior": fitted_behavior(log, scaling, self.network, self.behavior_updates, key=key)}
+        return self.prepare_again(log, scaling, given, key=key)
+
+    def prepare_again(self, log: Dataset, scaling: Scaling, given: PyTree, *, key: Key) -> Prepared:
         columns = {"return_weight": return_weights(log)} if self.return_weighted else {}
-        if not self.needs_behavior:
-            return Prepared(log, columns)
-        behavior = fitted_behavior(log, scaling, self.network, self.behavior_updates, key=key)
-        return Prepared(log, columns, {"behavior": behavior})
+        return Prepared(log, columns, given)
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> State:
         if spec.num_actions is None:

@@ -24,7 +24,16 @@ from stitchrl.nn.tiling import tile_count, tiled_value_and_grad
 from stitchrl.nn.value import ContinuousCriticValue
 from stitchrl.types import PyTree
 
-__all__ = ["ContinuousCQLState", "drawn_by_weight", "init", "policy", "sampled_penalty", "update", "value"]
+__all__ = [
+    "ContinuousCQLState",
+    "drawn_by_weight",
+    "init",
+    "policy",
+    "sampled_actions",
+    "sampled_penalty",
+    "update",
+    "value",
+]
 
 
 class ContinuousCQLState(NamedTuple):
@@ -79,7 +88,7 @@ def update(
     reward, discount = settings.td_return(batch)
     td_target = settings.targets(reward + discount * next_q, batch, settings.num_critics)
 
-    sampled, log_density = _sampled_actions(pi, next_pi, settings.samples, key=penalty_key)
+    sampled, log_density = sampled_actions(pi, next_pi, settings.samples, key=penalty_key)
     if settings.penalty == "rho":
         sampled = jnp.concatenate([sampled, action[None]])
         log_density = jnp.zeros(sampled.shape[:2], jnp.float32)
@@ -192,7 +201,7 @@ def drawn_by_weight(logits: Float[Array, "C K B"], uniform: Float[Array, "C m B"
     return jnp.minimum(k, logits.shape[1] - 1)  # the last sum may round below 1
 
 
-def _sampled_actions(
+def sampled_actions(
     pi: TanhNormal, next_pi: TanhNormal, samples: int, *, key: Key
 ) -> tuple[Float[Array, "K B action"], Float[Array, "K B"]]:
     """The actions b_k of equation (7) and their log-densities, 3 * samples an observation."""

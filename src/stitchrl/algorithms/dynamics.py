@@ -13,11 +13,11 @@ large. The weights w_m, exponential with mean 1, fixed for each row and member, 
 bootstrap (Rubin 1981), so that members differ where the log says little.
 
 Source: Chua, Calandra, McAllister, Levine 2018 (PETS, arXiv 1805.12114); Yu and others 2020 (MOPO, arXiv 2005.13239; code
-tianheyu927/mopo), whose algorithm, like COMBO (Yu and others 2021, arXiv 2102.08363), learns from rollouts of such an ensemble.
+tianheyu927/mopo), whose algorithm (`mopo`), like COMBO (`combo`), learns from rollouts of such an ensemble.
 
-Deviations: MOPO resamples rows for each network, where here rows are weighted; it learns the bounds of the variances, which are
-fixed here; it keeps the 5 networks of 7 that predict held-out rows best, where here all are kept; and it knows the end of an
-episode by a rule written for each environment, where here it is learned.
+Deviations: MOPO resamples rows for each network, where here rows are weighted; it learns the bounds of the variances, which
+are fixed here; it keeps the 5 networks of 7 that predict held-out rows best, where here all are kept (`dynamics_fit` keeps
+those); and it knows the end of an episode by a rule written for each environment, where here it is learned.
 
 Metrics, means over the members: loss/change (negative log-likelihood of all changes, nats), loss/reward and loss/end (nats).
 """

@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.dynamics import Changes, Dynamics, Prediction, model_inputs, prediction_of
+from stitchrl.algorithms.dynamics_fit import parts_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.evaluation.fit_data import FitData, Fold, Order
@@ -31,8 +32,6 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["FitDynamics", "LearnedModel", "ModelError", "ModelStep", "WorldModel", "fit_dynamics"]
 
-HELD_OUT = 0.1
-"""Share of the episodes that only say how well the model predicts."""
 ROWS_AT_ONCE = 8192
 """Rows whose predictions are compared in one call."""
 
@@ -177,20 +176,10 @@ def _step(
     )
 
 
-def _parts(log: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """Episodes to fit on, and others to judge the fit by: at least one; the same where there are no two."""
-    units = log.num_episodes if log.group is None else len(np.unique(log.group))
-    if units < 2:
-        return log, log
-    share = min(0.5, max(HELD_OUT, 1.5 / units))
-    held, kept = log.split_episodes((share, 1 - share), seed=seed)
-    return log.select_episodes(kept), log.select_episodes(held)
-
-
 def fit_dynamics(data: FitData) -> LearnedModel:
     """The ensemble, fitted to most of the episodes and judged on the others."""
     log, settings = data.log, data.settings
-    train_log, held_out = _parts(log, settings.seed)
+    train_log, held_out = parts_of(log, settings.seed)
     spread, center = float(log.reward.std()), float(log.reward.mean())
     scaling = dataclasses.replace(
         Scaling.of(train_log, reward_scale=1.0 / spread if spread > 0 else 1.0), reward_shift=-center

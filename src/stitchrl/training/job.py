@@ -26,7 +26,7 @@ from stitchrl.deployment.guard import ANSWER, Guard
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
 from stitchrl.nn.saving import load_tree_file, save_tree_file
-from stitchrl.progress import LoopMonitor, ProgressDisplay
+from stitchrl.progress import LoopMonitor, ProgressDisplay, shown_display
 from stitchrl.storage.learned_from import EPISODES, write_learned_from
 from stitchrl.training.closed_forms import check_closed_form
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
@@ -139,8 +139,11 @@ class Job:
             # Before the first checkpoint, what lies there may be of an attempt on another log.
             if not all((Path(self.out) / name).exists() for name in (EPISODES, CHECKPOINT)):
                 write_learned_from(Path(self.out), EpisodeMemory.of(log).arrays())
-        prepared = algorithm.prepare(log, scaling, key=jax.random.key(0))
-        given = self._given(prepared.given)
+        with ProgressDisplay(enabled=self._shown):
+            prepared = self._prepared(algorithm, scaling)
+            given = prepared.given
+            for remark in algorithm.remarks(given):
+                shown_display().say(f"{algorithm.name}: {remark}", style="")
         bounds = self._bounds(algorithms)
         guard = range_of(log)
         with ExitStack() as stack:
@@ -170,17 +173,19 @@ class Job:
         found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
         return TrainedMembers(trained, scaling, found, given, log.schema, guard)
 
-    def _given(self, prepared: PyTree) -> PyTree:
-        """What `prepare` gave, on the device, kept in the run directory; a run that goes on takes what it began with."""
-        given = jax.tree.map(jnp.asarray, prepared)
-        if self.out is None or given is None:
-            return given
-        file = Path(self.out) / GIVEN
+    def _prepared(self, algorithm: Algorithm, scaling: Scaling) -> Prepared:
+        """What `prepare` makes of the log, its `given` on the device and kept in the run directory; a run that goes on takes
+        what it began with."""
+        key = jax.random.key(0)
+        file = None if self.out is None else Path(self.out) / GIVEN
         # Before the first checkpoint, what lies there is of an attempt that may have had other settings.
-        if file.exists() and (Path(self.out) / CHECKPOINT).exists():
-            return load_tree_file(file)
-        save_tree_file(file, given)
-        return given
+        if file is not None and file.exists() and (file.parent / CHECKPOINT).exists():
+            return algorithm.prepare_again(self.log, scaling, load_tree_file(file), key=key)
+        prepared = algorithm.prepare(self.log, scaling, key=key)
+        given = jax.tree.map(jnp.asarray, prepared.given)
+        if file is not None and given is not None:
+            save_tree_file(file, given)
+        return prepared._replace(given=given)
 
     def _check_fits(self, algorithm: Algorithm) -> None:
         """Raise ConfigurationError where the algorithm does not learn from such a log, or with such arguments."""
@@ -274,8 +279,7 @@ class Job:
     ) -> tuple[list[LoopMonitor], FlagMonitor]:
         """What looks on between chunks, and the one that gathers red flags. The stack closes bars and trackers."""
         names = _names(labels)
-        shown = sys.stderr.isatty() if self.progress is None else self.progress
-        display = stack.enter_context(ProgressDisplay(enabled=shown))
+        display = stack.enter_context(ProgressDisplay(enabled=self._shown))
         flags = FlagMonitor(
             lambda flag: display.say(f"red flag, {names[flag.member]}, update {flag.update:,}: {flag.sentence}"),
             **bounds,
@@ -283,6 +287,11 @@ class Job:
         bar = display.track(f"{algorithm.name} x {len(labels)}", note_metric=("loss/critic", "loss/actor"))
         tracked = [stack.enter_context(_tracked(tracker, config, names)) for tracker in self.trackers]
         return [bar, flags, *self.callbacks, *tracked], flags
+
+    @property
+    def _shown(self) -> bool:
+        """Whether progress is shown: on a terminal where nobody said."""
+        return sys.stderr.isatty() if self.progress is None else bool(self.progress)
 
     def _config(self, algorithm: Algorithm, spec: Spec) -> dict[str, Any]:
         """What makes a run this run and no other."""
