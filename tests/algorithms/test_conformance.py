@@ -98,23 +98,9 @@ def test_only_sampling_algorithms_depend_on_the_key(learner: Case) -> None:
     assert differ(one, two) == (draws_actions or learner.name == "AdvantageBC")  # which draws who is told
 
 
-SAMPLING = [
-    "AWAC",
-    "CQL",
-    "TD3BC",
-    "ReBRAC",
-    "SACN",
-    "EDAC",
-    "SAC",
-    "TD3",
-    "BCQ",
-    "BEAR",
-    "FQL",
-    "IDQL",
-    "QChunking",
-    "MOPO",
-    "COMBO",
-]
+SAMPLING = (
+    "AWAC", "CQL", "TD3BC", "ReBRAC", "SACN", "EDAC", "SAC", "TD3", "BCQ", "BEAR", "FQL", "IDQL", "QChunking", "MOPO", "COMBO",
+)  # fmt: skip
 """Those that draw actions while they learn, which only continuous ones are."""
 IMITATION = {
     "discrete": {"loss/actor", "policy/agreement", "policy/entropy"},
