@@ -52,6 +52,7 @@ SHARED = {
         "generative",
         "cql_settings",
         "critic_settings",
+        "source_critics",
         "tabular_model",
         "returns",
         "in_sample",

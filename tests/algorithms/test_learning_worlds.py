@@ -15,6 +15,7 @@ from learning_worlds import (
     LEARNED,
     LOOP_VALUE,
     NOTHING,
+    PAIRS,
     WAY,
     grows,
     improved,
@@ -22,6 +23,8 @@ from learning_worlds import (
     looped,
     names,
     overestimated,
+    paired,
+    paired_log,
     stitched,
     stitching_log,
     takes_unlogged,
@@ -200,6 +203,19 @@ def test_who_keeps_to_the_log(name: str) -> None:
         assert unlogged > 0.2
     else:
         assert unlogged < 0.01
+
+
+# --- actions of two components ---------------------------------------------------------------------------------------
+
+
+def test_an_action_of_two_components_is_learned_as_their_product() -> None:
+    # What the components pay, and how often they are taken, cannot be told by either of them alone.
+    run = {name: paired(name) for name in ("BC", "IQL", "AWAC")}
+    obs = np.eye(16, dtype=np.float32)[:1]
+    np.testing.assert_allclose(np.asarray(run["BC"].policy.probs(obs))[0], PAIRS, atol=0.04)
+    for name in ("IQL", "AWAC"):
+        best = np.asarray(run[name].policy.greedy().mode(obs))
+        assert paired_log().schema.action_components(best).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("world", [RANDOM[0], "grid"])

@@ -260,6 +260,32 @@ def overestimated(name: str, gamma: float, seed: int) -> Overestimated:
     return Overestimated(q[1, 1] - q[0, 1], claimed[1] - overestimation_world().state_values(probs, gamma=gamma)[1])
 
 
+# --- actions of two components ---------------------------------------------------------------------------------------------
+
+PAIRS = (0.4, 0.1, 0.2, 0.3)
+"""How often the behaviour takes the components (0, 0), (0, 1), (1, 0) and (1, 1)."""
+
+
+@cache
+def paired_log() -> st.Dataset:
+    """One-step episodes of one state, whose action is a choice of 0 or 1 twice: (1, 1) pays 2, (0, 0) pays 1, others nothing."""
+    joint = np.random.default_rng(0).choice(ACTIONS, ROWS, p=PAIRS)
+    columns = {
+        "episode": np.arange(ROWS),
+        "observation": np.eye(SIZE, dtype=np.float32)[np.zeros(ROWS, int)],
+        "action": np.stack(np.divmod(joint, 2), axis=1),
+        "reward": np.array([1.0, 0.0, 0.0, 2.0])[joint],
+        "terminated": np.ones(ROWS, bool),
+    }
+    return st.read(columns, st.Schema({name: name for name in columns}, action_counts=(2, 2)))
+
+
+@cache
+def paired(name: str) -> Any:
+    """The run of an algorithm on actions of two components."""
+    return trained(learner(name, 1.0), paired_log())
+
+
 # --- random worlds and a grid -----------------------------------------------------------------------------------------------
 
 

@@ -259,6 +259,15 @@ def test_what_does_nothing_for_a_closed_form_is_refused(settings: Any, arguments
     assert sentence in str(caught.value)
 
 
+def test_too_many_joint_actions_are_refused() -> None:
+    action = np.array([[0, 199], [7, 3]])
+    columns = {"episode": np.arange(2), "observation": np.ones((2, 1)), "action": action, "reward": np.ones(2)}
+    columns |= {"terminated": np.ones(2, bool)}
+    log = st.read(columns, st.Schema({name: name for name in columns}, action_counts=(200, 200)))
+    with pytest.raises(ConfigurationError, match=r"2 components, 200 x 200: 40,000 joint actions.* at most 10,000"):
+        st.fit(st.IQL(), log, updates=1)
+
+
 def tabular_log() -> st.Dataset:
     rng = np.random.default_rng(0)
     state = rng.integers(0, 4, 200)

@@ -48,12 +48,12 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import advantage_weighted_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import choice, network_setting, setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.distributions import Categorical, Distribution, take_action
@@ -118,7 +118,7 @@ def _drawn(pi: Distribution, key: Key) -> Float[Array, "B action"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class AWAC(CriticSettings):
+class AWAC(SourceCriticSettings):
     """Advantage-weighted actor-critic."""
 
     irregular_time: ClassVar[bool] = True
@@ -155,7 +155,9 @@ class AWAC(CriticSettings):
         a_key, q_key = jax.random.split(key)
         optimizer = self.adam(self.learning_rate)
         actor = create_actor(spec, self.actor_network or self.network, key=a_key, start="uniform")
-        critics = create_critics(spec, self.num_critics, self.network, key=q_key, start="uniform")
+        critics = create_critics(
+            spec, self.count_critics(given, self.num_critics), self.network, key=q_key, start="uniform"
+        )
         return AWACState(
             Trainable.create(actor, optimizer), Trainable.create(critics, optimizer), jax.tree.map(jnp.copy, critics)
         )
@@ -168,11 +170,12 @@ class AWAC(CriticSettings):
         next_pi = state.actor.model(next_obs, action_mask=batch.get("next_action_mask"))
         reward, discount = self.td_return(batch)
         next_v = policy_value(state.target_critics, next_obs, next_pi, self.pessimistic, key=next_key)
-        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
+        td_target = self.targets(reward + discount * next_v, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)
-            return td_loss(q, td_target, td_weight), jnp.mean(q)
+            return td_loss(q, td_target, critic_weight), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         critics = state.critics.step(optimizer, gradients)

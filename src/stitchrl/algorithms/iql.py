@@ -45,12 +45,12 @@ import jax.numpy as jnp
 import optax
 
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import MAX_WEIGHT, advantage_weighted_loss, expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.networks import MLP, ImageNetwork, Network, create_network
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
@@ -73,7 +73,7 @@ class IQLState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class IQL(CriticSettings):
+class IQL(SourceCriticSettings):
     """Implicit Q-learning."""
 
     irregular_time: ClassVar[bool] = True
@@ -129,7 +129,9 @@ class IQL(CriticSettings):
         gain, actor_gain = (2.0**0.5, 2.0**0.5) if spec.num_actions is None else (1.0, 0.01)
         value = create_network(spec.observation.shape, self.network, 1, key=v_key, final_gain=gain)
         actor = create_actor(spec, self.actor_network or self.network, key=a_key, final_gain=actor_gain)
-        critics = create_critics(spec, self.num_critics, self.network, key=q_key, final_gain=gain)
+        critics = create_critics(
+            spec, self.count_critics(given, self.num_critics), self.network, key=q_key, final_gain=gain
+        )
         return IQLState(
             Trainable.create(value, self._optimizer),
             Trainable.create(actor, self._actor_optimizer),
@@ -159,11 +161,12 @@ class IQL(CriticSettings):
         actor = state.actor.step(self._actor_optimizer, gradients)
 
         reward, discount = self.td_return(batch)
-        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
+        td_target = self.targets(reward + discount * next_v, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)
-            return td_loss(q, td_target, td_weight), jnp.mean(q)
+            return td_loss(q, td_target, critic_weight), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         critics = state.critics.step(self._optimizer, gradients)

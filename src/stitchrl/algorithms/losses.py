@@ -63,15 +63,18 @@ def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array,
 
 
 def td_loss(
-    q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
+    q: Float[Array, "C B"],
+    td_target: Float[Array, " B"] | Float[Array, "C B"],
+    td_weight: Float[Array, " B"] | Float[Array, "C B"],
 ) -> Float[Array, ""]:
     """Sum over critics of the mean squared TD error; rows without a target have td_weight 0.
 
-    Targets are those of all critics, or each critic's own.
+    Targets and weights are those of all critics, or each critic's own.
     """
     fixed = jax.lax.stop_gradient(td_target)
     error = q - (fixed if fixed.ndim == 2 else fixed[None, :])
-    return jnp.sum(jnp.mean(td_weight[None, :] * error**2, axis=1))
+    weight = td_weight if td_weight.ndim == 2 else td_weight[None, :]
+    return jnp.sum(jnp.mean(weight * error**2, axis=1))
 
 
 def soft_actor_loss(log_prob: Float[Array, " B"], q: Float[Array, " B"], temperature: Scalar) -> Float[Array, ""]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,8 @@ SAMPLING = ("uniform", "shuffled")
 """Names for `UniformSampling` with replacement, and without."""
 ROWS_OF_A_RANGE = 100_000
 """Up to so many rows of a log are looked at for the range of its observations, which a fit must not wait for."""
+MOST_JOINT_ACTIONS = 10_000
+"""Networks have an output for each joint action, and a batch a mask of as many."""
 Environment = str | Callable[[], Any]
 """Id of a Gymnasium environment, or a function that makes one."""
 
@@ -201,6 +204,13 @@ class Job:
             raise ConfigurationError(
                 f"{algorithm.name} learns from {' or '.join(algorithm.observations)}; this log's observations are {seen} "
                 f"of shape {shape} with {kind} actions. BC learns from images whatever the actions."
+            )
+        counts = self.log.schema.action_counts
+        if counts is not None and math.prod(counts) > MOST_JOINT_ACTIONS:
+            raise ConfigurationError(
+                f"An action of this log is a choice in each of {len(counts)} components, {' x '.join(map(str, counts))}: "
+                f"{math.prod(counts):,} joint actions. Networks have an output for each, and fit takes at most "
+                f"{MOST_JOINT_ACTIONS:,}. Join choices (fewer `bins`), or read the components as continuous actions."
             )
         if algorithm.refresh_every_updates and self.stream:
             raise ConfigurationError(

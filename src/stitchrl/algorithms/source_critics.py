@@ -1,0 +1,74 @@
+"""Critics of each source: where a log was made by several people, policies or machines, each has critics of its own.
+
+With S sources in the column `source` and `num_critics` N there are S N critics, of which critic i learns from the rows of
+source i // N alone:
+
+    (1)  L_Q = sum_i E[ 1(source = i // N) / share(i // N) (y - Q_i(s, a))^2 ],   share: of the source among the rows
+
+By (1) every critic has the mean loss over its own source's rows, however few they are. One number of them is made as always
+(`CriticSettings`): by their minimum an action is worth what the source that speaks worst of it makes it worth, and by
+`deviations=0` the mean over sources. What a source never tried its critics extrapolate, as all critics do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.algorithms.base import Prepared
+from stitchrl.algorithms.critic_settings import CriticSettings
+from stitchrl.algorithms.settings import flag
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.errors import DataError
+from stitchrl.jax_types import Array, Batch, Key
+from stitchrl.types import PyTree
+
+__all__ = ["SourceCriticSettings"]
+
+MOST_SOURCES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceCriticSettings(CriticSettings):
+    """Base of the algorithms that can have critics for each source; a subclass has the setting `num_critics`."""
+
+    critic_per_source: bool = flag(
+        False,
+        "`num_critics` critics for each value of the column `source`, each learning from that source's rows only.",
+    )
+
+    def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        if not self.critic_per_source:
+            return Prepared(log)
+        if log.source is None:
+            raise DataError(
+                f"`critic_per_source` of {self.name} needs the column `source`, which says who or what chose the actions; "
+                "the log has none. Name that column in the schema, or leave the setting off."
+            )
+        names, number = np.unique(log.source, return_inverse=True)
+        if len(names) > MOST_SOURCES:
+            raise DataError(
+                f"`critic_per_source` of {self.name} takes at most {MOST_SOURCES} sources; the column `source` has "
+                f"{len(names)} values. Join those that act alike, or leave the setting off."
+            )
+        share = np.bincount(number.ravel()) / len(number)
+        columns = {"source_number": number.ravel().astype(np.int32)}
+        return Prepared(log, columns, {"source_share": share.astype(np.float32)})
+
+    def count_critics(self, given: PyTree, num_critics: int) -> int:
+        """How many critics there are in all."""
+        return num_critics * given["source_share"].shape[0] if self.critic_per_source else num_critics
+
+    def critic_weight(self, batch: Batch, given: PyTree, num_critics: int) -> Float[Array, " B"] | Float[Array, "C B"]:
+        """The weight of each row in the loss of every critic, or in that of each: equation (1)."""
+        td_weight: Float[Array, " B"] = batch["td_weight"]
+        if not self.critic_per_source:
+            return td_weight
+        share = given["source_share"]
+        of_critic = jnp.repeat(jnp.arange(share.shape[0], dtype=jnp.int32), num_critics)
+        own = batch["source_number"][None, :] == of_critic[:, None]
+        return jnp.where(own, td_weight[None, :] / share[of_critic][:, None], 0.0)
