@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format bench scores clean
+.PHONY: demo test test-all lint format bench scores pixels clean
 
 demo: $(VENV)/.core
 	$(BIN)/stitchrl demo
@@ -33,6 +33,11 @@ bench: $(VENV)/.dev .bench/.ready
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peer.txt
 	.bench/bin/python -m pip install --quiet --disable-pip-version-check "gymnasium[mujoco]==1.4.0" "mujoco==4.0.0"
 	@touch $@
+
+# MinAtar's other requirements only draw.
+pixels: $(VENV)/.dev .bench/.ready
+	for python in $(BIN)/python .bench/bin/python; do $$python -m pip install --quiet --disable-pip-version-check --no-deps minatar==1.0.15; done
+	cd benchmarks && ../$(BIN)/python pixels.py
 
 scores: $(VENV)/.dev .bench/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "gymnasium[mujoco]==1.4.0" "mujoco==4.0.0"

@@ -34,10 +34,13 @@ import torch  # noqa: E402
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
+DISCRETE = {"learning_rate": 3e-4, "gamma": 0.99, "n_critics": 1, "target_update_interval": 200}
 COMMON = {"gamma": 0.99, "tau": 0.005, "n_critics": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "BC": {"learning_rate": 3e-4},
     "BC discrete": {"learning_rate": 3e-4, "beta": 0.0},
+    "CQL discrete": DISCRETE | {"alpha": 1.0},
+    "BCQ discrete": DISCRETE | {"action_flexibility": 0.3, "beta": 0.01, "share_encoder": False},
     "IQL": COMMON | {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4, "expectile": 0.7, "weight_temp": 3.0},
     "TD3BC": COMMON | {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4, "alpha": 2.5},
     "CQL": COMMON
@@ -83,6 +86,8 @@ def create(job: dict[str, Any], *, scaler: Any = None) -> Any:
     config = {
         "BC": d3rlpy.algos.BCConfig,
         "BC discrete": d3rlpy.algos.DiscreteBCConfig,
+        "CQL discrete": d3rlpy.algos.DiscreteCQLConfig,
+        "BCQ discrete": d3rlpy.algos.DiscreteBCQConfig,
         "IQL": d3rlpy.algos.IQLConfig,
         "TD3BC": d3rlpy.algos.TD3PlusBCConfig,
         "CQL": d3rlpy.algos.CQLConfig,
@@ -97,6 +102,9 @@ def create(job: dict[str, Any], *, scaler: Any = None) -> Any:
     settings |= job.get("settings", {})
 
     def encoder() -> Any:
+        if "filters" in job:  # of images: filters, kernel and stride of each convolution, then one hidden layer
+            (width,) = job["hidden"]
+            return d3rlpy.models.encoders.PixelEncoderFactory(filters=job["filters"], feature_size=width)
         return d3rlpy.models.encoders.VectorEncoderFactory(hidden_units=list(job.get("hidden", [256, 256])))
 
     roles = [field for field in config.__dataclass_fields__ if field.endswith("encoder_factory")]
@@ -147,9 +155,11 @@ def rate(job: dict[str, Any]) -> dict[str, Any]:
 
 def episodes_of(log: Any) -> list[Any]:
     """The log as d3rlpy's episodes; a truncated one carries the observation after its end as one more row."""
-    obs, action, reward = (np.asarray(log[name], np.float32) for name in ("observations", "actions", "rewards"))
+    obs, reward = as_seen(log["observations"]), np.asarray(log["rewards"], np.float32)
+    action = np.asarray(log["actions"])
+    action = action[:, None].astype(np.int32) if action.dtype.kind in "iu" else action.astype(np.float32)
     terminated, truncated = log["terminated"].astype(bool), log["truncated"].astype(bool)
-    following = np.asarray(log["next_observations"], np.float32) if "next_observations" in log else None
+    following = as_seen(log["next_observations"]) if "next_observations" in log else None
     found, start = [], 0
     for end in np.flatnonzero(terminated | truncated) + 1:
         part = [obs[start:end], action[start:end], reward[start:end, None]]
@@ -161,14 +171,25 @@ def episodes_of(log: Any) -> list[Any]:
     return found
 
 
+def as_seen(obs: Any) -> Any:
+    """Observations as d3rlpy takes them: vectors of float32, or images of bytes whose channels come first."""
+    given = np.asarray(obs)
+    if given.ndim < 4:
+        return given.astype(np.float32)
+    return np.moveaxis(given.astype(np.uint8) * 255 if given.dtype == bool else given, -1, 1)
+
+
 def score(job: dict[str, Any]) -> dict[str, Any]:
     """Train on a log, then play: one return for each of the given reset seeds."""
     d3rlpy.seed(job["seed"])
     with np.load(job["npz"]) as log:
         dataset = d3rlpy.dataset.create_infinite_replay_buffer(episodes_of(log))
         transitions = len(log["rewards"])
-    scaler = d3rlpy.preprocessing.StandardObservationScaler()
-    scaler.fit_with_transition_picker(dataset.episodes, dataset.transition_picker)
+    if "filters" in job:
+        scaler: Any = d3rlpy.preprocessing.PixelObservationScaler()
+    else:
+        scaler = d3rlpy.preprocessing.StandardObservationScaler()
+        scaler.fit_with_transition_picker(dataset.episodes, dataset.transition_picker)
     algo = create(job, scaler=scaler)
     start = time.perf_counter()
     algo.build_with_dataset(dataset)
@@ -188,8 +209,10 @@ def play(algo: Any, environment: str, seeds: list[int]) -> list[float]:
     space, returns = envs[0].action_space, np.zeros(len(seeds))
     obs = {k: env.reset(seed=seed)[0] for k, (env, seed) in enumerate(zip(envs, seeds, strict=True))}
     while obs:
-        actions = algo.predict(np.stack(list(obs.values())).astype(np.float32))
-        for k, action in zip(list(obs), np.clip(actions, space.low, space.high), strict=True):
+        actions = algo.predict(as_seen(np.stack(list(obs.values()))))
+        if isinstance(space, gymnasium.spaces.Box):
+            actions = np.clip(actions, space.low, space.high)
+        for k, action in zip(list(obs), actions, strict=True):
             obs[k], reward, terminated, truncated, _ = envs[k].step(action)
             returns[k] += reward
             if terminated or truncated:

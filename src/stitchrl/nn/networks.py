@@ -238,12 +238,29 @@ class ImageNetwork(eqx.Module):
         leading = x.shape[:-3]
         y = x.reshape(-1, *x.shape[-3:]).astype(jnp.float32) / 255.0
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            y = jax.lax.conv_general_dilated(
-                y, kernel, (STRIDE, STRIDE), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            seen = _patches(y)
+            y = product(seen, kernel.reshape(-1, kernel.shape[-1]))
             y = jax.nn.relu(y + jnp.broadcast_to(bias, y.shape))
         out = self.head(y.reshape(y.shape[0], -1), key=key)
         return out.reshape(*leading, out.shape[-1])
+
+
+def _patches(y: Float[Array, "n height width channels"]) -> Float[Array, "n rows columns seen"]:
+    """What each place of a convolution sees, so that the convolution is a product of matrices.
+
+    Several members or seeds make a batched product of it, where XLA makes grouped convolutions, several times as slow.
+    """
+    rows, columns = (-(-side // STRIDE) for side in y.shape[1:3])
+    pads = [
+        max((count - 1) * STRIDE + KERNEL - side, 0) for count, side in zip((rows, columns), y.shape[1:3], strict=True)
+    ]
+    y = jnp.pad(y, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)))  # as "SAME"
+    shifted = [
+        y[:, i : i + STRIDE * (rows - 1) + 1 : STRIDE, j : j + STRIDE * (columns - 1) + 1 : STRIDE]
+        for i in range(KERNEL)
+        for j in range(KERNEL)
+    ]
+    return jnp.concatenate(shifted, axis=-1)
 
 
 def create_network(
