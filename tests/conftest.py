@@ -87,6 +87,19 @@ def _compiled_programs_stay_few() -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _audits_share_their_fits() -> Iterator[None]:
+    """Most of an audit's seconds go into regressions, and tests audit a few logs again and again."""
+    from shared_fits import once_for_equal_arrays
+
+    from stitchrl.auditing import history_models
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_softmax_fit", "_spectrum"):
+            patch.setattr(history_models, name, once_for_equal_arrays(getattr(history_models, name)))
+        yield
+
+
 FRESH = (str(Path(STATE.name, str(number))) for number in itertools.count())
 """State folders that nobody has used."""
 
