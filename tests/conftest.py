@@ -22,8 +22,15 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
 os.environ["XDG_CACHE_HOME"] = str(CACHE)
 
-FAST_TO_COMPILE = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
+FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_use_fusion_emitters": "false",
+    "xla_cpu_parallel_codegen_split_count": "1",
+}
 """Options of XLA under which the small programs of tests compile in a fifth of the time; they run a little slower."""
+
+MANY_MAPPINGS = 30_000
+"""Compiled programs are dropped once the process holds so many memory mappings: Linux allows 65,530."""
 
 
 def known_to_xla(options: dict[str, str]) -> dict[str, str]:
@@ -63,12 +70,34 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def mappings() -> int:
+    """How many regions of memory this process has mapped, each compiled program a few; 0 where the system does not say."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _programs_end_with_their_file() -> Iterator[None]:
-    """Compiled programs hold memory maps, of which Linux gives a process 65,530: beyond them XLA crashes."""
+def _compiled_programs_stay_few() -> Iterator[None]:
+    """Files share compiled programs until they are so many that XLA would soon crash for want of memory mappings."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if mappings() > MANY_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _audits_share_their_fits() -> Iterator[None]:
+    """Most of an audit's seconds go into regressions, and tests audit a few logs again and again."""
+    from shared_fits import once_for_equal_arrays
+
+    from stitchrl.auditing import history_models
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_softmax_fit", "_spectrum"):
+            patch.setattr(history_models, name, once_for_equal_arrays(getattr(history_models, name)))
+        yield
 
 
 FRESH = (str(Path(STATE.name, str(number))) for number in itertools.count())

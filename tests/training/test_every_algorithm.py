@@ -37,6 +37,12 @@ class Case(NamedTuple):
     compiled: list[int]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_compiled_yet() -> None:
+    """What another file compiled would not be compiled here, and its compilation would not be seen."""
+    jax.clear_caches()
+
+
 @pytest.fixture(
     params=[pytest.param(n, marks=[pytest.mark.slow] if n in RELATIVES else []) for n in EVERY], scope="module"
 )

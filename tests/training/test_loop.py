@@ -33,6 +33,7 @@ def test_the_count_sees_a_compilation() -> None:
 
 
 def test_another_setting_other_seeds_more_of_them_and_another_length_compile_nothing() -> None:
+    jax.clear_caches()  # what another test compiled would not be compiled here
     log = random_log(12)
     st.fit(st.IQL(**TINY), log, **SETTINGS)
     before = COMPILATIONS.count

@@ -99,13 +99,14 @@ def test_the_next_call_is_under_way_before_the_last_one_is_looked_at(calls: list
 
 
 def test_nothing_compiles_after_the_first_call(calls: list[Rows]) -> None:
+    jax.clear_caches()  # what another test compiled would not be compiled here
     counts: list[int] = []
     heard: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: heard.append(event) if event.endswith("backend_compile_duration") else None
     )
     learn(monitors=[lambda *_: counts.append(len(heard))], seeds=[5, 6])
-    assert counts[0] == counts[-1]
+    assert 0 < counts[0] == counts[-1]
     assert len(calls[-1]) != len(calls[0])
 
 
