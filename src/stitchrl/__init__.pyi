@@ -28,6 +28,7 @@ from stitchrl.algorithms.behavior import BC as BC
 from stitchrl.algorithms.combo import COMBO as COMBO
 from stitchrl.algorithms.cql import CQL as CQL
 from stitchrl.algorithms.ddpg import DDPG as DDPG
+from stitchrl.algorithms.decision_transformer import DecisionTransformer as DecisionTransformer
 from stitchrl.algorithms.dqn import DQN as DQN
 from stitchrl.algorithms.edac import EDAC as EDAC
 from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
