@@ -18,9 +18,9 @@ from stitchrl.training.fit import fit_grid as fit_grid
 
 # Algorithms: every name from `stitchrl.algorithms`, the base class apart, is one of `ALGORITHMS`.
 from stitchrl.algorithms.base import Algorithm as Algorithm
-from stitchrl.algorithms.advantage_bc import AdvantageBC as AdvantageBC
 from stitchrl.algorithms.awac import AWAC as AWAC
 from stitchrl.algorithms.awr import AWR as AWR
+from stitchrl.algorithms.advantage_bc import AdvantageBC as AdvantageBC
 from stitchrl.algorithms.bcq import BCQ as BCQ
 from stitchrl.algorithms.bcq_iql import BCQIQL as BCQIQL
 from stitchrl.algorithms.bear import BEAR as BEAR

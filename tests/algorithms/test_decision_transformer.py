@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from algorithm_cases import ALL, KEY, fitted, updated
-from worlds import assert_trees_equal, random_continuous_log, schema_of
+from worlds import assert_trees_equal, schema_of
 
 import stitchrl as st
 from golden import GOLDEN
@@ -286,12 +286,3 @@ def test_what_does_not_fit_is_refused() -> None:
         fitted(SMALL, counted(), n_steps=3)
     with pytest.raises(ConfigurationError, match="RescaledMemoryPolicy remembers its episode and cannot answer"):
         fitted(SMALL, counted(), updates=0).policy.mode(jnp.ones((1, 1)))
-
-
-def test_a_streamed_log_teaches_the_same() -> None:
-    log = random_continuous_log(20)
-    one, two = (
-        fitted(SMALL, log, updates=4, log_every_updates=2, stream=stream, sampling="shuffled").states[0]
-        for stream in (False, True)
-    )
-    assert_trees_equal(one, two, rtol=1e-5, atol=1e-5)

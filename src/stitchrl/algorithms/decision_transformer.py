@@ -31,8 +31,8 @@ Use: on logs of nearly deterministic tasks that hold whole good episodes, where 
 Avoid: noisy outcomes, where it asks for luck (a high return is imitated though no action earned it); tasks whose best way
 has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole.
 
-First knob: `target_return`, from the median to somewhat above the largest return of the log: larger asks for better
-episodes, and beyond what the log holds for what nobody saw.
+First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` asks for any
+return, also for one that nobody saw, and `policy.towards(return)` for another without training again.
 
 Metrics: loss/actor; policy/agreement (share of logged actions that are the mode) and policy/entropy (nats), or
 policy/mode_error (root mean squared distance of the action, an action dimension), over the rows of the pieces.
