@@ -5,6 +5,7 @@ import os
 # Verbs
 from stitchrl.auditing.audit import audit as audit
 from stitchrl.deployment.bundle import load_policy as load_policy
+from stitchrl.data.history import with_history as with_history
 from stitchrl.evaluation.evaluate import evaluate as evaluate
 from stitchrl.mdp.icu_sepsis import demo_log as demo_log
 from stitchrl.pipeline.pipeline import report as report
@@ -92,6 +93,7 @@ from stitchrl.evaluation.settings import FitSettings as FitSettings
 from stitchrl.evaluation.results import Estimate as Estimate
 from stitchrl.evaluation.verdict import Verdict as Verdict
 from stitchrl.nn.clipped import ClippedPolicy as ClippedPolicy
+from stitchrl.nn.history import HistoryPolicy as HistoryPolicy
 from stitchrl.nn.memory import MemoryPolicy as MemoryPolicy
 from stitchrl.nn.policy import Policy as Policy
 from stitchrl.nn.smoothed import SmoothedPolicy as SmoothedPolicy
