@@ -52,7 +52,7 @@ import optax
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
-from stitchrl.algorithms.optimizers import Trainable, adam
+from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.algorithms.settings import network_setting, setting
@@ -193,7 +193,11 @@ class DecisionTransformer(Algorithm):
         network = ReturnConditionedNetwork.create(
             spec.vector_size, spec.action_size, spec.num_actions, self.positions, body, width, key=rest_key
         )
-        return DecisionTransformerState(Trainable.create(network, self._optimizer()))
+        return DecisionTransformerState(Trainable.create(network, self._optimizer))
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return self.adam(self.learning_rate, weight_decay=self.weight_decay)
 
     def update(
         self, state: DecisionTransformerState, batch: Batch, given: PyTree, key: Key, step: Step
@@ -206,17 +210,8 @@ class DecisionTransformer(Algorithm):
             return sequence_loss(network(steps, key=key), batch["action"], batch["valid"], batch.get("action_mask"))
 
         gradients, metrics = jax.grad(loss, has_aux=True)(state.actor.model)
-        return DecisionTransformerState(state.actor.step(self._optimizer(), gradients)), metrics
+        return DecisionTransformerState(state.actor.step(self._optimizer, gradients)), metrics
 
     def policy(self, state: DecisionTransformerState, given: PyTree) -> ReturnConditionedPolicy:
         target, scale = (jnp.asarray(given[name], jnp.float32) for name in ("target", "scale"))
         return ReturnConditionedPolicy(state.actor.model, target, scale, self.length)
-
-    def _optimizer(self) -> optax.GradientTransformation:
-        return adam(
-            self.learning_rate,
-            warmup_updates=self.warmup_updates,
-            decay_updates=self.decay_updates,
-            max_gradient_norm=self.max_gradient_norm,
-            weight_decay=self.weight_decay,
-        )
