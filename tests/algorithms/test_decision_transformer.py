@@ -142,6 +142,12 @@ def network(kind: str = "discrete") -> ReturnConditionedNetwork:
     )
 
 
+@eqx.filter_jit
+def said(network: ReturnConditionedNetwork, steps: Steps) -> jax.Array:
+    """What it says at each step."""
+    return network(steps)
+
+
 def some_steps(length: int = 5, kind: str = "discrete") -> Steps:
     rng = np.random.default_rng(0)
     action = rng.integers(0, 3, (2, length)) if kind == "discrete" else rng.uniform(-1, 1, (2, length, 2))
@@ -158,7 +164,7 @@ def some_steps(length: int = 5, kind: str = "discrete") -> Steps:
 def test_nothing_sees_what_comes_later(name: str) -> None:
     steps = some_steps()
     changed = steps._replace(**{name: (column := getattr(steps, name)).at[:, 2].set((column[:, 2] + 1) % 3)})
-    before, after = network()(steps), network()(changed)
+    before, after = said(network(), steps), said(network(), changed)
     first = 3 if name == "action" else 2  # what is done is said before it is seen
     np.testing.assert_array_equal(before[:, :first], after[:, :first])
     assert (np.abs(np.asarray(before - after))[:, first:].max(-1) > 1e-4).all()
@@ -175,9 +181,9 @@ def test_padding_on_either_side_changes_nothing(kind: str) -> None:
         there = jnp.pad(steps.there, [(0, 0), (before, after)], constant_values=False)
         return wide._replace(there=there)
 
-    plain = network(kind)(steps)
-    np.testing.assert_allclose(network(kind)(padded(3, 0))[:, 3:], plain, atol=2e-6)
-    np.testing.assert_allclose(network(kind)(padded(0, 3))[:, :5], plain, atol=2e-6)
+    plain = said(network(kind), steps)
+    np.testing.assert_allclose(said(network(kind), padded(3, 0))[:, 3:], plain, atol=2e-6)
+    np.testing.assert_allclose(said(network(kind), padded(0, 3))[:, :5], plain, atol=2e-6)
 
 
 # --- acting ----------------------------------------------------------------------------------------------------------
@@ -188,12 +194,12 @@ def test_step_by_step_it_says_what_the_whole_sequence_says() -> None:
     steps = some_steps()
     policy = ReturnConditionedPolicy(network(), f32(4.0)[0], f32(2.0)[0], 3)
     reward = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5)), jnp.float32)
-    found = policy.log_probs_along(steps.obs, steps.action, reward)
+    found = eqx.filter_jit(policy.log_probs_along)(steps.obs, steps.action, reward)
     left = (4.0 - jnp.cumsum(reward, axis=1) + reward) / 2.0
     whole = steps._replace(returns=left)
     for t in range(5):
         last = Steps(*(column[:, max(0, t - 2) : t + 1] for column in whole))
-        log_probs = jax.nn.log_softmax(network()(last)[:, -1])
+        log_probs = jax.nn.log_softmax(said(network(), last)[:, -1])
         np.testing.assert_allclose(found[:, t], np.take_along_axis(log_probs, steps.action[:, [t]], 1)[:, 0], atol=1e-5)
 
 
@@ -205,7 +211,7 @@ def test_vectors_are_acted_without_chance_and_have_no_density() -> None:
     alone = Steps(
         f32([2.0], [2.0]), obs[:, None], jnp.zeros((2, 1, 2)), jnp.zeros((2, 1), jnp.int32), jnp.ones((2, 1), bool)
     )
-    np.testing.assert_allclose(first, np.tanh(network("continuous")(alone)[:, 0]), atol=1e-6)
+    np.testing.assert_allclose(first, np.tanh(said(network("continuous"), alone)[:, 0]), atol=1e-6)
     np.testing.assert_array_equal(first, drawn)
     assert not policy.has_density
 

@@ -25,11 +25,11 @@ class Carry(NamedTuple):
 
     Attributes:
         seen: the last observations, the oldest first.
-        count: steps so far.
+        step: how many there were so far.
     """
 
     seen: Float[Array, "B K D"]
-    count: Int[Array, " B"]
+    step: Int[Array, " B"]
 
 
 class HistoryPolicy(MemoryPolicy):
@@ -99,9 +99,9 @@ class HistoryPolicy(MemoryPolicy):
     ) -> tuple[Distribution, Carry]:
         now = jnp.asarray(obs, jnp.float32)[:, None]
         pushed = jnp.concatenate([carry.seen[:, 1:], now], axis=1)
-        seen = jnp.where((carry.count == 0)[:, None, None], jnp.broadcast_to(now, pushed.shape), pushed)
+        seen = jnp.where((carry.step == 0)[:, None, None], jnp.broadcast_to(now, pushed.shape), pushed)
         joined = seen.reshape(len(seen), -1)
-        after = Carry(seen, carry.count + 1)
+        after = Carry(seen, carry.step + 1)
         if isinstance(self.policy, DiscretePolicy):
             return Categorical(self.policy.log_probs(joined, action_mask=action_mask)), after
         return _At(self.policy, joined), after

@@ -96,11 +96,11 @@ class Carry(NamedTuple):
 
     Attributes:
         steps: the last K steps; the action of the last is not known until the next.
-        count: steps so far.
+        step: how many there were so far.
     """
 
     steps: Steps
-    count: Int[Array, " B"]
+    step: Int[Array, " B"]
 
 
 class ReturnConditionedPolicy(MemoryPolicy):
@@ -152,17 +152,17 @@ class ReturnConditionedPolicy(MemoryPolicy):
         *,
         action_mask: Bool[AnyArray, "B A"] | None = None,
     ) -> tuple[Distribution, Carry]:
-        old, count = carry
-        left = jnp.where(count > 0, old.returns[:, -1] - last_reward / self.scale, self.target / self.scale)
+        old, step = carry
+        left = jnp.where(step > 0, old.returns[:, -1] - last_reward / self.scale, self.target / self.scale)
         action = old.action.at[:, -1].set(jnp.asarray(last_action, old.action.dtype))
         steps = Steps(
             _pushed(old.returns, left),
             _pushed(old.obs, jnp.asarray(obs, jnp.float32)),
             _pushed(action, jnp.zeros_like(action[:, 0])),
-            _pushed(old.position, count),
+            _pushed(old.position, step),
             _pushed(old.there, jnp.ones_like(old.there[:, 0])),
         )
-        return self.response(self.network(steps)[:, -1], action_mask), Carry(steps, count + 1)
+        return self.response(self.network(steps)[:, -1], action_mask), Carry(steps, step + 1)
 
     def response(self, out: Float[Array, "*b out"], action_mask: Bool[AnyArray, "*b A"] | None) -> Distribution:
         """The distribution that outputs of the network stand for."""
