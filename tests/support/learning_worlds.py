@@ -196,7 +196,8 @@ def stitched(name: str) -> Stitched:
 def _stitched_by_memory(policy: MemoryPolicy) -> Stitched:
     """Where a policy with memory goes from s1, step by step."""
     world, eye = stitching_world(), np.eye(SIZE, dtype=np.float32)
-    state, carry, last = 0, policy.initial_carry(1), nothing_yet(policy, 1)
+    state, carry = 0, policy.initial_carry(1)
+    last: tuple[Any, Any] = nothing_yet(policy, 1)
     while not world.terminal[state]:
         action, carry = policy.step(carry, eye[[state]], *last)
         then = int(world.transition[state, int(action[0])].argmax())
