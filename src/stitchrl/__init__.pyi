@@ -5,6 +5,7 @@ import os
 # Verbs
 from stitchrl.auditing.audit import audit as audit
 from stitchrl.deployment.bundle import load_policy as load_policy
+from stitchrl.data.history import with_history as with_history
 from stitchrl.evaluation.evaluate import evaluate as evaluate
 from stitchrl.mdp.icu_sepsis import demo_log as demo_log
 from stitchrl.pipeline.pipeline import report as report
@@ -18,9 +19,9 @@ from stitchrl.training.fit import fit_grid as fit_grid
 
 # Algorithms: every name from `stitchrl.algorithms`, the base class apart, is one of `ALGORITHMS`.
 from stitchrl.algorithms.base import Algorithm as Algorithm
-from stitchrl.algorithms.advantage_bc import AdvantageBC as AdvantageBC
 from stitchrl.algorithms.awac import AWAC as AWAC
 from stitchrl.algorithms.awr import AWR as AWR
+from stitchrl.algorithms.advantage_bc import AdvantageBC as AdvantageBC
 from stitchrl.algorithms.bcq import BCQ as BCQ
 from stitchrl.algorithms.bcq_iql import BCQIQL as BCQIQL
 from stitchrl.algorithms.bear import BEAR as BEAR
@@ -28,6 +29,7 @@ from stitchrl.algorithms.behavior import BC as BC
 from stitchrl.algorithms.combo import COMBO as COMBO
 from stitchrl.algorithms.cql import CQL as CQL
 from stitchrl.algorithms.ddpg import DDPG as DDPG
+from stitchrl.algorithms.decision_transformer import DecisionTransformer as DecisionTransformer
 from stitchrl.algorithms.dqn import DQN as DQN
 from stitchrl.algorithms.edac import EDAC as EDAC
 from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
@@ -91,6 +93,7 @@ from stitchrl.evaluation.settings import FitSettings as FitSettings
 from stitchrl.evaluation.results import Estimate as Estimate
 from stitchrl.evaluation.verdict import Verdict as Verdict
 from stitchrl.nn.clipped import ClippedPolicy as ClippedPolicy
+from stitchrl.nn.history import HistoryPolicy as HistoryPolicy
 from stitchrl.nn.memory import MemoryPolicy as MemoryPolicy
 from stitchrl.nn.policy import Policy as Policy
 from stitchrl.nn.smoothed import SmoothedPolicy as SmoothedPolicy

@@ -381,6 +381,9 @@ def train(
         reward_scale=scale,
         progress=not quiet and not json,
     )
+    if not quiet and not json:
+        for remark in trained.remarks:
+            print(remark)
     where = save_trained(trained, data, out, label=label)
     if json:
         policy = None if where is None else str(where)

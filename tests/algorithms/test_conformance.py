@@ -28,7 +28,7 @@ from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
 from stitchrl.algorithms.base import Step
-from stitchrl.checking.subject import small_log
+from stitchrl.checking.subject import acts, small_log
 from stitchrl.data.scaling import Scaling
 from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 from stitchrl.testing import check_algorithm
@@ -166,6 +166,10 @@ METRICS = {
         kind: names | {"loss/value", "v/mean", "adv/mean", "adv/std", "weight/mean", "weight/clipped"}
         for kind, names in IMITATION.items()
     },
+    "DecisionTransformer": {
+        "discrete": IMITATION["discrete"],
+        "continuous": {"loss/actor", "policy/mode_error"},
+    },
     "AdvantageBC": {kind: names | {"loss/value", "v/mean", "adv/mean", "bit/on"} for kind, names in IMITATION.items()},
 }
 """What the docstring of each says that it measures; a new algorithm is added here."""
@@ -196,7 +200,9 @@ def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(case: Case,
     assert_finite(run.states)
     assert all(np.isfinite(value) for row in run.history for value in row.values())
     obs = jnp.asarray(log.observation)
-    if case.kind == "discrete":
+    if case.algorithm.has_memory:
+        assert_finite(acts(run.policy, log))
+    elif case.kind == "discrete":
         probs = np.asarray(run.policy.probs(obs, action_mask=jnp.asarray(log.action_mask)))
         np.testing.assert_allclose(probs.sum(1), 1.0, rtol=1e-5)
     else:
@@ -258,7 +264,9 @@ def td_part(case: Case) -> Case:
     return case.with_settings(cql_weight=0.0) if case.name in ("CQL", "COMBO") else case
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if CASES[name].kind == "discrete"])
+@pytest.mark.parametrize(
+    "name", [name for name in LEARNERS if CASES[name].kind == "discrete" and not CASES[name].algorithm.has_memory]
+)
 def test_the_policy_gives_masked_actions_nothing(name: str) -> None:
     # However much it prefers them.
     case = CASES[name]

@@ -45,6 +45,10 @@ WORLDS = (*RANDOM, "grid")
 WITH_CRITICS = [name for name in names() if KINDS[kind_of(name)].values.startswith("TD")]
 
 
+WITHOUT_MEMORY = [name for name in names() if not getattr(st, kind_of(name)).has_memory]
+"""Those whose policies are functions of the observation, which exact values are of."""
+
+
 @pytest.fixture(params=names())
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -179,6 +183,7 @@ def test_no_error_grows_elsewhere(name: str, gamma: float) -> None:
 # --- random worlds and a grid ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", WITHOUT_MEMORY)
 def test_a_learner_of_values_nears_the_best_policy_among_the_logged_actions(name: str) -> None:
     gone = [improved(name, world).gone for world in WORLDS]
     if not KINDS[kind_of(name)].values.startswith("TD"):
@@ -197,6 +202,7 @@ def test_naive_learners_end_below_the_behaviour_and_claim_more_than_can_be_had(n
     assert all(found.claimed > 1.1 for found in learned)
 
 
+@pytest.mark.parametrize("name", WITHOUT_MEMORY)
 def test_who_keeps_to_the_log(name: str) -> None:
     unlogged = np.mean([improved(name, world).unlogged for world in WORLDS])
     if KINDS[kind_of(name)].constraint in (NOTHING, DISAGREEMENT):
@@ -232,7 +238,7 @@ def test_closed_forms_find_the_best_policy_among_the_logged_actions(world: str) 
 @pytest.mark.parametrize("number", range(4, 20))
 def test_more_random_worlds(number: int) -> None:
     world = f"random {number}"
-    gone = {name: improved(name, world).gone for name in names()}
+    gone = {name: improved(name, world).gone for name in WITHOUT_MEMORY}
     for name, share in gone.items():
         if KINDS[kind_of(name)].values.startswith("TD") and not takes_unlogged(name):
             assert share > 0.4, gone

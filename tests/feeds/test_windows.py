@@ -204,13 +204,14 @@ def test_n_step_values_on_a_chain_are_the_exact_ones() -> None:
 
 def test_sequences_end_with_their_episode() -> None:
     log = tiny_log(**full_columns())
-    source = sequence_source(log, PLAIN, 3)
+    source = sequence_source(log, PLAIN, 3, columns={"own": np.arange(6.0, dtype=np.float32)})
     batch = source.sample(source.arrays, jnp.array([0, 1, 4, 5]), jnp.int32(0))
     rows = np.array([[0, 1, 2], [1, 2, 2], [4, 4, 4], [5, 5, 5]])
     assert np.asarray(batch["valid"]).tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
     np.testing.assert_array_equal(batch["obs"], log.observation[rows])
     np.testing.assert_array_equal(batch["action"], log.action[rows])
     np.testing.assert_array_equal(batch["action_mask"], log.action_mask[rows])
+    np.testing.assert_array_equal(batch["own"], rows)
     assert np.asarray(batch["position"]).tolist() == [[0, 1, 2], [1, 2, 2], [1, 1, 1], [0, 0, 0]]
 
 
@@ -218,8 +219,9 @@ def test_streamed_sequences_are_those_in_memory() -> None:
     """Over several buffers and passes; with and without masks, discrete and continuous."""
     for log in (random_log(40), random_continuous_log(40), tiny_log(**full_columns())):
         scaling, count = Scaling.of(log), log.num_transitions
-        streamed = StreamSource.of(log, scaling, seed=3, length=4)
-        held = shuffled_source(log, scaling, seed=3, length=4)
+        own = {"own": np.arange(count, dtype=np.float32)}
+        streamed = StreamSource.of(log, scaling, seed=3, length=4, columns=own)
+        held = shuffled_source(log, scaling, seed=3, length=4, columns=own)
         spans = [(0, 5), (5, 10), (10, 15)]
         args = (jax.random.key(0), jnp.int32(0))
         size = max(4, count // 4)

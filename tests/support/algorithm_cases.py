@@ -18,7 +18,7 @@ from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.algorithms.soft_actor import SoftActor
 from stitchrl.checking.subject import compiled_update, small_log
 from stitchrl.data.scaling import Scaling
-from stitchrl.feeds.feed import transition_source
+from stitchrl.feeds.feed import sequence_source, transition_source
 from stitchrl.nn.networks import MLP
 from stitchrl.training.compilation import enable_compilation_cache
 
@@ -84,6 +84,9 @@ ALL: dict[str, Algorithm] = {
     "DQN": st.DQN(gamma=0.9, learning_rate=1e-2, target_rate=0.05, hidden_sizes=SIZES),
     "AWR": st.AWR(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
     "AdvantageBC": st.AdvantageBC(gamma=0.9, learning_rate=1e-2, returns_every_updates=2, hidden_sizes=SIZES),
+    "DecisionTransformer": st.DecisionTransformer(
+        length=3, positions=5, learning_rate=1e-2, warmup_updates=0, network=st.Network((8,))
+    ),
     "VILCB": st.VILCB(gamma=0.9),
     "SPIBB": st.SPIBB(gamma=0.9, least_count=2),
 }  # fmt: skip
@@ -163,7 +166,10 @@ def prepared(algorithm: Algorithm, kind: str) -> Prepared:
 def first_rows(algorithm: Algorithm, kind: str) -> Fields:
     """The first rows that an algorithm prepared."""
     ready, scaling = prepared(algorithm, kind), Scaling.of(log_of(kind), standardize=False)
-    source = transition_source(ready.log, scaling, columns=ready.columns, n_steps=algorithm.target_steps or 1)
+    if algorithm.sequence_length:
+        source = sequence_source(ready.log, scaling, algorithm.sequence_length, columns=ready.columns)
+    else:
+        source = transition_source(ready.log, scaling, columns=ready.columns, n_steps=algorithm.target_steps or 1)
     return dict(source.sample(source.arrays, jnp.arange(ROWS), jnp.int32(0)))
 
 

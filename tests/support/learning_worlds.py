@@ -27,6 +27,8 @@ from stitchrl.mdp.finite import FiniteMDP
 from stitchrl.mdp.gridworld import GridWorld
 from stitchrl.mdp.overestimation import overestimation_columns, overestimation_world
 from stitchrl.mdp.stitching import STATES, stitching_columns, stitching_world
+from stitchrl.nn.distributions import Categorical
+from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 
 __all__ = [
     "DISAGREEMENT", "GAMMAS", "GRID", "KINDS", "LEARNED", "LOOP_VALUE", "NOTHING", "WAY", "World", "grows",
@@ -59,7 +61,7 @@ class Kind(NamedTuple):
 
 
 IMITATION, WEIGHTS, LIKELY = "imitates the log", "weights the log's actions", "only actions that are likely in the log"
-TOLD = "imitates the log, told which actions were good"
+TOLD, ASKED = "imitates the log, told which actions were good", "imitates the log, told the return to reach"
 DOWN, DISAGREEMENT, NOTHING = "none: values are held down", "none: critics that disagree", "none"
 OF_POLICY = "the policy's"
 KINDS = {
@@ -67,6 +69,7 @@ KINDS = {
     "FilteredBC": Kind(IMITATION, "none", "none"),
     "AWR": Kind(WEIGHTS, "returns", "none"),
     "AdvantageBC": Kind(TOLD, "returns", "none"),
+    "DecisionTransformer": Kind(ASKED, "returns", "none"),
     "AWAC": Kind(WEIGHTS, "TD, the policy's actions", OF_POLICY),
     "IQL": Kind(WEIGHTS, "TD, an expectile of the logged actions", "none"),
     "SQL": Kind(WEIGHTS, "TD, a soft maximum of the logged actions", "none"),
@@ -85,6 +88,10 @@ LEARNED: dict[str, tuple[dict[str, Any], str]] = {
     "AWR": ({"returns_every_updates": 100}, "s8"),
     # the bit that it is told has to meet the state, which takes a hidden layer
     "AdvantageBC": ({"returns_every_updates": 100, "learning_rate": 1e-2, "hidden_sizes": (32,)}, "s8"),
+    "DecisionTransformer": (
+        {"length": 4, "positions": 4, "learning_rate": 3e-3, "hidden_sizes": (32,)},
+        "s8",
+    ),
     "IQL, expectile 0.5": ({"expectile": 0.5}, "s8"),
     "IQL": ({"expectile": 0.7}, "s9"),
     "IQL, expectile 0.9": ({"expectile": 0.9}, "s9"),
@@ -177,11 +184,33 @@ def stitching_log() -> st.Dataset:
 def stitched(name: str) -> Stitched:
     """What an algorithm learns in the stitching world."""
     run, obs = trained(learner(name, 1.0), stitching_log()), np.eye(SIZE, dtype=np.float32)[: len(STATES)]
+    if isinstance(run.policy, MemoryPolicy):
+        return _stitched_by_memory(run.policy)
     probs, mode = np.asarray(run.policy.probs(obs)), np.asarray(run.policy.greedy().probs(obs))
     end = {3.0: "s7", 7.0: "s8", 10.0: "s9"}
     joined = stitching_world().policy_value(mode[:, :2] / np.maximum(mode[:, :2].sum(1, keepdims=True), 1e-9))
     q = float("nan") if run.values[0] is None else float(np.asarray(run.values[0].q_all(obs))[0, 0])
     return Stitched(end[joined], bool((np.abs(probs[[0, 2], 0] - 0.5) < 0.15).all()), q)
+
+
+def _stitched_by_memory(policy: MemoryPolicy) -> Stitched:
+    """Where a policy with memory goes from s1, step by step."""
+    world, eye = stitching_world(), np.eye(SIZE, dtype=np.float32)
+    state, carry = 0, policy.initial_carry(1)
+    last: tuple[Any, Any] = nothing_yet(policy, 1)
+    while not world.terminal[state]:
+        action, carry = policy.step(carry, eye[[state]], *last)
+        then = int(world.transition[state, int(action[0])].argmax())
+        last, state = (action, np.float32([world.reward[state, int(action[0]), then]])), then
+    splits = all(abs(float(_first_probs(policy, eye[[s]])[0]) - 0.5) < 0.15 for s in (0, 2))
+    return Stitched(STATES[state], splits, float("nan"))
+
+
+def _first_probs(policy: MemoryPolicy, obs: np.ndarray) -> np.ndarray:
+    """The probabilities of the first action of an episode."""
+    found, _ = policy.respond(policy.initial_carry(1), obs, *nothing_yet(policy, 1))
+    assert isinstance(found, Categorical)
+    return np.exp(np.asarray(found.log_probs))[0]
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------------
@@ -223,6 +252,9 @@ def loop_log() -> st.Dataset:
 def looped(name: str) -> Looped:
     """What an algorithm learns in the loop."""
     run, obs = trained(learner(name, 1.0), loop_log()), np.eye(SIZE, dtype=np.float32)[:1]
+    if isinstance(run.policy, MemoryPolicy):
+        first = _first_probs(run.policy, obs)
+        return Looped(float(first[2:].sum()), int(first.argmax()) >= 2, float("nan"))
     probs = np.asarray(run.policy.probs(obs))[0]
     claimed = float("nan") if run.values[0] is None else float(np.asarray(run.values[0].v(obs))[0])
     return Looped(float(probs[2:].sum()), int(np.asarray(run.policy.greedy().mode(obs))[0]) >= 2, claimed)

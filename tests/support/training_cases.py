@@ -56,6 +56,10 @@ EVERY: dict[str, tuple[Algorithm, str]] = {
     "BEAR continuous": (st.BEAR(candidates=3, match_samples=2, warm_start_updates=20, **TINY), "continuous"),
     "BCQ continuous": (st.BCQ(candidates=3, acting_candidates=5, **TINY), "continuous"),
     "AWR continuous": (st.AWR(returns_every_updates=15, td_lambda=0.5, **TINY), "continuous"),
+    "AdvantageBC discrete": (st.AdvantageBC(returns_every_updates=15, **TINY), "discrete"),
+    "AdvantageBC continuous": (st.AdvantageBC(returns_every_updates=15, **TINY), "continuous"),
+    "DecisionTransformer discrete": (st.DecisionTransformer(length=3, positions=5, **TINY), "discrete"),
+    "DecisionTransformer continuous": (st.DecisionTransformer(length=3, positions=5, **TINY), "continuous"),
     "IQL continuous bfloat16": (st.IQL(hidden_sizes=(32, 32), precision="bfloat16"), "continuous"),
 }
 """Name and kind of action -> an algorithm; between them they use every setting that all algorithms have."""

@@ -262,6 +262,11 @@ class Algorithm(ABC):
         return 0
 
     @property
+    def sequence_length(self) -> int:
+        """Rows of the pieces of episodes that it learns from (`feeds.batches.Sequences`); 0 learns from transitions."""
+        return 0
+
+    @property
     def refresh_every_updates(self) -> int:
         """Gradient updates between two calls of `refresh`; 0 never calls it."""
         return 0

@@ -46,7 +46,7 @@ def adam(
     max_gradient_norm: float = 0.0,
     weight_decay: Scalar | None = None,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015), with a schedule and clipping where asked for.
+    """Adam (Kingma and Ba 2015), with a schedule, clipping and decay where asked for.
 
     Args:
         learning_rate: the step size, above 0.

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Prepared
-from stitchrl.checking.ends import check_bootstrap, check_closed_form, check_rows_without_target
+from stitchrl.checking.ends import check_bootstrap, check_closed_form, check_padding, check_rows_without_target
 from stitchrl.checking.subject import ROWS, Subject, acts, compiled_update, differ, same_program, structure, traced
 from stitchrl.errors import CheckpointError, StitchRLWarning
 from stitchrl.jax_types import Key
@@ -53,11 +53,17 @@ def check_algorithm(algorithm: Algorithm, *, kinds: Sequence[str] | None = None)
             _check_init,
             _check_update,
             _check_masks,
-            check_closed_form if algorithm.closed_form else check_bootstrap,
+            _check_of_ends(algorithm),
             check_rows_without_target,
             _check_training,
         ):
             check(subject)
+
+
+def _check_of_ends(algorithm: Algorithm) -> Callable[[Subject], None]:
+    if algorithm.sequence_length:
+        return check_padding
+    return check_closed_form if algorithm.closed_form else check_bootstrap
 
 
 def _check_settings(algorithm: Algorithm) -> None:
@@ -190,7 +196,7 @@ def _check_masks(subject: Subject) -> None:
     policy = subject.algorithm.policy(subject.state, subject.given)
     obs = subject.batch["obs"]
     if isinstance(policy, MemoryPolicy):
-        _check_memory(subject, policy, obs)
+        _check_memory(subject, policy, obs[:, 0] if subject.algorithm.sequence_length else obs)
         return
     if not isinstance(policy, DiscretePolicy):
         shape = np.shape(policy.mode(obs))

@@ -19,7 +19,7 @@ from stitchrl.jax_types import Batch
 from stitchrl.reading.read import read
 from stitchrl.types import PyTree
 
-__all__ = ["check_bootstrap", "check_closed_form", "check_rows_without_target"]
+__all__ = ["check_bootstrap", "check_closed_form", "check_padding", "check_rows_without_target"]
 
 ENDED, CUT = "a row that terminated must not bootstrap", "a truncated row must bootstrap"
 TOLERANCE = 1e-5
@@ -44,6 +44,21 @@ def check_bootstrap(subject: Subject) -> None:
     cut = subject.with_columns(terminated=0.0, truncated=1.0, td_weight=1.0)
     if gamma_matters(inside) and not gamma_matters(cut):
         subject.fail(f"{CUT}; `gamma` does not change the update of rows that all are truncated.")
+
+
+def check_padding(subject: Subject) -> None:
+    """What stands beyond the end of an episode, in the place of rows that a piece of it lacks, changes no update."""
+    batch = subject.batch
+    missing = batch["valid"] == 0
+    other = dict(batch)
+    for name in ("obs", "action", "reward", *subject.prepared.columns):
+        column = batch[name]
+        outside = missing.reshape(*missing.shape, *[1] * (column.ndim - 2))
+        other[name] = jnp.where(outside, (column + 1) % 2 if column.dtype == jnp.int32 else 3.0 * column + 1.0, column)
+    if differ(subject.after(batch), subject.after(other)):
+        subject.fail(
+            "rows beyond the end of an episode (`valid` 0) must not count; what stands there changes the update."
+        )
 
 
 def check_rows_without_target(subject: Subject) -> None:

@@ -16,7 +16,7 @@ from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
-from stitchrl.feeds.feed import transition_source
+from stitchrl.feeds.feed import sequence_source, transition_source
 from stitchrl.jax_types import Batch, Key, Metrics
 from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 from stitchrl.nn.policy import DiscretePolicy
@@ -131,9 +131,12 @@ class Subject:
 
     @cached_property
     def batch(self) -> dict[str, Any]:
-        """The first rows of the prepared log."""
-        steps = self.algorithm.target_steps or 1
-        source = transition_source(self.prepared.log, self.scaling, columns=self.prepared.columns, n_steps=steps)
+        """The first rows of the prepared log, or the pieces of episodes that begin there."""
+        log, columns, length = self.prepared.log, self.prepared.columns, self.algorithm.sequence_length
+        if length:
+            source = sequence_source(log, self.scaling, length, columns=columns)
+        else:
+            source = transition_source(log, self.scaling, columns=columns, n_steps=self.algorithm.target_steps or 1)
         return dict(source.sample(source.arrays, jnp.arange(ROWS) % source.count, jnp.int32(0)))
 
     def with_columns(self, **values: float) -> dict[str, Any]:

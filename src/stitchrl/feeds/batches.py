@@ -205,7 +205,8 @@ class Sequences:
     """Batches of pieces of episodes: K rows from the drawn one on, within its episode.
 
     Fields: obs (B, K, D), action, reward, terminated, truncated (B, K, ...), position (B, K) in the episode, valid
-    (B, K) 1 for rows of the episode and 0 beyond its end, where the last row is repeated; action_mask where discrete.
+    (B, K) 1 for rows of the episode and 0 beyond its end, where the last row is repeated; action_mask where discrete; and the
+    columns that an algorithm prepared, of each row.
     """
 
     length: int
@@ -218,5 +219,8 @@ class Sequences:
         for name, field in FIELDS.items():
             if name in arrays and field.in_pieces:
                 batch[name] = arrays[name][_row_of(arrays[name], rows)]
+        for name, column in arrays.items():
+            if name.startswith(PREPARED):
+                batch[name.removeprefix(PREPARED)] = column[rows]
         batch["valid"] = (rows == wanted).astype(jnp.float32)
         return batch

@@ -227,7 +227,7 @@ def shuffled_source(
     held = (
         transition_source(log, scaling, columns=columns, n_steps=n_steps)
         if length is None
-        else sequence_source(log, scaling, length)
+        else sequence_source(log, scaling, length, columns=columns)
     )
     return StreamSource(produce, _TakeRows(held.sample), held.arrays)
 
@@ -265,8 +265,15 @@ def transition_source(
     )
 
 
-def sequence_source(log: Dataset, scaling: Scaling, length: int, *, sampling: Sampling = UNIFORM) -> Source:
-    """Pieces of episodes, `length` rows from a drawn row on; see `Sequences`."""
-    held = transition_source(log, scaling, sampling=sampling)
+def sequence_source(
+    log: Dataset,
+    scaling: Scaling,
+    length: int,
+    *,
+    columns: Mapping[str, NumpyArray] | None = None,
+    sampling: Sampling = UNIFORM,
+) -> Source:
+    """Pieces of episodes, `length` rows from a drawn row on; see `Sequences`. Other arguments as of `transition_source`."""
+    held = transition_source(log, scaling, columns=columns, sampling=sampling)
     arrays = held.arrays | {"run_end": jnp.asarray(log.run_end), "position": jnp.asarray(log.position, jnp.int32)}
     return dataclasses.replace(held, arrays=arrays, sample=Sequences(length))

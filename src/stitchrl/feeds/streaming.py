@@ -91,7 +91,7 @@ class ShuffledReader:
                 size = max(1, self._order.buffer_rows // self._length)
                 part = (position - begin) // size
                 rows, begin = rows[part * size : (part + 1) * size], begin + part * size
-                columns = read_sequences(self._log, self._scaling, rows, self._length)
+                columns = read_sequences(self._log, self._scaling, rows, self._length, self._columns)
             self._held = (begin, begin + len(rows), columns)
         return self._held
 
@@ -135,7 +135,13 @@ def _window_end(log: Dataset, rows: Int[NumpyArray, " R"]) -> Int[NumpyArray, " 
     return end - ~log.can_bootstrap[end]
 
 
-def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], length: int) -> dict[str, NumpyArray]:
+def read_sequences(
+    log: Dataset,
+    scaling: Scaling,
+    rows: Int[NumpyArray, " R"],
+    length: int,
+    columns: Mapping[str, NumpyArray] | None = None,
+) -> dict[str, NumpyArray]:
     """The fields of `Sequences` for pieces that start at these rows, in their order.
 
     Masks of a log without any are (1, length, A), all True.
@@ -149,6 +155,7 @@ def read_sequences(log: Dataset, scaling: Scaling, rows: Int[NumpyArray, " R"], 
         "valid": (at == wanted).astype(np.float32),
     }
     batch |= {name: field.read(log, scaling, at) for name, field in fields_of(log, pieces=True).items()}
+    batch |= {name: column[at] for name, column in (columns or {}).items()}
     shared = {
         name: np.repeat(mask[:, None], length, axis=1)
         for name, mask in mask_shared_by_all(log).items()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.data.scaling import Scaling
+from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key, Metrics
 from stitchrl.nn.clipped_normal import on_bounds
 from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
 from stitchrl.nn.distributions import Distribution, Normal
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.networks import standardized
+from stitchrl.nn.origin import remember_origin
 from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.types import PyTree
@@ -148,6 +151,26 @@ class RescaledMemoryPolicy(MemoryPolicy):
     def action_shape(self) -> tuple[int, ...]:
         """That of the policy inside."""
         return self.policy.action_shape
+
+    def towards(self, target_return: float) -> RescaledMemoryPolicy:
+        """The policy that acts towards another return, in units of the log.
+
+        Raises:
+            ConfigurationError: it acts towards none, or learned from shifted rewards, whose sum depends on how long it goes on.
+        """
+        if not hasattr(self.policy, "towards"):
+            raise ConfigurationError(
+                f"A {type(self.policy).__name__} acts towards no return. `st.DecisionTransformer` gives a policy that does."
+            )
+        if float(self.reward_shift):
+            raise ConfigurationError(
+                f"The policy learned from rewards with {float(self.reward_shift):g} added, so that a return of "
+                f"{target_return:g} in units of the log says nothing to it. Train it without `reward_shift`."
+            )
+        inner = self.policy.towards(target_return * float(self.reward_scale))
+        changed = dataclasses.replace(self, policy=inner)
+        remember_origin(changed, self.schema, self.guard)
+        return changed
 
     def initial_carry(self, count: int) -> PyTree:
         return self.policy.initial_carry(count)

@@ -25,7 +25,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import ANSWER, Guard
 from stitchrl.errors import ConfigurationError
-from stitchrl.feeds.feed import Feed, StreamSource, shuffled_source, transition_source
+from stitchrl.feeds.feed import Feed, StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay, shown_display
 from stitchrl.storage.learned_from import EPISODES, write_learned_from
@@ -222,6 +222,11 @@ class Job:
                 f"{algorithm.name} has {algorithm.target_steps} steps of reward in its targets by its own settings; `n_steps` of "
                 f"fit gives another number, {self.n_steps}. Leave it out."
             )
+        if algorithm.sequence_length and self.n_steps > 1:
+            raise ConfigurationError(
+                f"{algorithm.name} learns from pieces of episodes and has no TD target that `n_steps` of fit, {self.n_steps}, "
+                "could reach over. Leave it out."
+            )
         if self.log.schema.time_unit is not None:
             self._check_time(algorithm)
         names = ("n_steps", "sampling", "stop", "environment")
@@ -353,14 +358,14 @@ class Job:
         return f"shuffled {self.sampling!r}" if self.stream else repr(self.sampling)
 
     def _source(self, algorithm: Algorithm, prepared: Prepared, scaling: Scaling, rule: Sampling) -> Feed:
-        make = StreamSource.of if self.stream else shuffled_source if self.sampling == "shuffled" else transition_source
-        return make(
-            prepared.log,
-            scaling,
-            columns=prepared.columns,
-            sampling=rule,
-            n_steps=algorithm.target_steps or self.n_steps,
-        )
+        log, columns, length = prepared.log, prepared.columns, algorithm.sequence_length
+        steps = algorithm.target_steps or self.n_steps
+        if self.stream or self.sampling == "shuffled":
+            make = StreamSource.of if self.stream else shuffled_source
+            return make(log, scaling, columns=columns, sampling=rule, n_steps=steps, length=length or None)
+        if length:
+            return sequence_source(log, scaling, length, columns=columns, sampling=rule)
+        return transition_source(log, scaling, columns=columns, sampling=rule, n_steps=steps)
 
     def _online(self, algorithms: list[Algorithm], scaling: Scaling, given: PyTree) -> Play | None:
         """What plays every member's policy in the environment; None without an environment."""

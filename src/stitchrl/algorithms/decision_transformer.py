@@ -1,0 +1,217 @@
+"""DecisionTransformer: imitation that is told the return to reach (Chen and others 2021, arXiv 2106.01345).
+
+A causal transformer reads the last K steps of an episode, each as three tokens, and learns to say the logged action from
+everything before it and the return that the log went on to have:
+
+    (1)  G_t  = r_t + r_{t+1} + ... + r_T                            undiscounted, to the end of the episode
+    (2)  tokens  ..., G_t / scale, s_t, a_t, G_{t+1} / scale, s_{t+1}, a_{t+1}, ...
+         each embedded, plus a learned embedding of the step t; then layer normalisation
+    (3)  L = mean over the rows of the pieces of (tanh f(..., G_t, s_t) - a_t)^2       vectors
+         L = mean of -log softmax f(..., G_t, s_t)[a_t], under the action mask         numbered actions
+    (4)  acts with G_0 = the target return and G_{t+1} = G_t - r_t
+
+Pieces of K rows start at rows that are drawn alike, so that episodes are drawn in proportion to their lengths, and end
+with their episode; what is missing is padding that nothing attends to and that has no loss. The policy remembers its
+episode (`stitchrl.nn.memory`).
+
+The target is a part of the method: half of it asks for, and gets, about half the score. Without `target_return` it is the
+`target_quantile` of the returns in the log, and `Run.remarks` says which.
+
+Official code: kzl/decision-transformer, gym/ (decision_transformer.py, trajectory_gpt2.py, seq_trainer.py, experiment.py):
+K 20, 3 blocks of width 128 with 1 head, ReLU, dropout 0.1; AdamW with steps of 1e-4, a decay of 1e-4, a warm-up of 10,000
+updates and gradients no longer than 0.25; batches of 64, 100,000 updates; returns divided by 1,000.
+
+Deviations: padding comes after an episode's end (there before its rows; what is valid sees neither); returns are divided by
+the largest of the log (there by 1,000); the target is a quantile of the log's returns (there a number for each task, at
+times above all of the log); numbered actions go through a linear embedding of their one-hot and the same small network
+(the paper's Atari code has an embedding with tanh, images and other sizes).
+
+Use: on logs of nearly deterministic tasks that hold whole good episodes, where the past matters, as where not all is seen.
+
+Avoid: noisy outcomes, where it asks for luck (a high return is imitated though no action earned it); tasks whose best way
+has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole.
+
+First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` asks for any
+return, also for one that nobody saw, and `policy.towards(return)` for another without training again.
+
+Metrics: loss/actor; policy/agreement (share of logged actions that are the mode) and policy/entropy (nats), or
+policy/mode_error (root mean squared distance of the action, an action dimension), over the rows of the pieces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
+from stitchrl.algorithms.optimizers import Trainable
+from stitchrl.algorithms.presets import Preset
+from stitchrl.algorithms.returns import returns_to_go
+from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.errors import ConfigurationError
+from stitchrl.jax_types import Array, Batch, Key, Metrics
+from stitchrl.nn.distributions import masked_log_softmax, take_action
+from stitchrl.nn.networks import Network
+from stitchrl.nn.return_conditioned import ReturnConditionedNetwork, ReturnConditionedPolicy, Steps
+from stitchrl.nn.transformer import CausalTransformer
+from stitchrl.types import PyTree
+
+__all__ = ["DecisionTransformer", "DecisionTransformerState", "sequence_loss"]
+
+SOURCE = "gym/experiment.py of the official code"
+
+
+class DecisionTransformerState(NamedTuple):
+    """Everything a resume needs."""
+
+    actor: Trainable[ReturnConditionedNetwork]
+
+
+def sequence_loss(
+    out: Float[Array, "B K out"], action: Array, valid: Float[Array, "B K"], action_mask: Array | None = None
+) -> tuple[Float[Array, ""], Metrics]:
+    """Equation (3) of the network's outputs, over the rows where `valid` is 1; also what is measured."""
+    rows = jnp.maximum(jnp.sum(valid), 1.0)
+    if jnp.issubdtype(action.dtype, jnp.integer):
+        log_probs = masked_log_softmax(out, action_mask)
+        agreed = (jnp.argmax(log_probs, axis=-1) == action).astype(jnp.float32)
+        entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+        loss = -jnp.sum(valid * take_action(log_probs, action)) / rows
+        found = {"policy/agreement": agreed, "policy/entropy": entropy}
+        return loss, {"loss/actor": loss} | {name: jnp.sum(valid * one) / rows for name, one in found.items()}
+    loss = jnp.sum(valid[..., None] * (jnp.tanh(out) - action) ** 2) / (rows * action.shape[-1])
+    return loss, {"loss/actor": loss, "policy/mode_error": jnp.sqrt(loss)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionTransformer(Algorithm):
+    """Decision Transformer."""
+
+    has_critics: ClassVar[bool] = False
+    has_memory: ClassVar[bool] = True
+
+    length: int = setting(20, "at least 1", "Steps that are remembered; more see further back and cost more.")
+    heads: int = setting(1, "at least 1", "Attention heads of each block; they divide its width.")
+    positions: int = setting(
+        1000, "at least 1", "Steps of an episode that are told apart; later ones count as the last."
+    )
+    target_return: float | None = setting(
+        None,
+        "(-inf, inf)",
+        "The return that the policy acts towards, in units of the log; None takes a quantile of the log's.",
+    )
+    target_quantile: float = setting(
+        0.95, "[0, 1]", "Which of the log's returns is the target where none is given; 1 is the largest.", static=True
+    )
+    return_scale: float | None = setting(
+        None, "(0, inf)", "What returns are divided by; None takes the largest of the log, in size."
+    )
+    learning_rate: float = setting(1e-4, "(0, inf)", "AdamW's step size.")
+    weight_decay: float = setting(
+        1e-4, "[0, inf)", "Share of every weight, times the step size, that a step takes off it."
+    )
+    warmup_updates: int = setting(
+        10_000, "at least 0", "The step size rises linearly from 0 over so many updates; 0 is off.", kw_only=True
+    )
+    max_gradient_norm: float = setting(
+        0.25, "[0, inf)", "Gradients longer than this are shortened to it; 0 is off.", static=True, kw_only=True
+    )
+    network: Network = network_setting(
+        Network((128, 128, 128), dropout=0.1), "One width for each block, all equal; its activation and dropout."
+    )
+
+    presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
+        {
+            name: Preset(
+                {"target_return": target, "return_scale": 1000.0}, SOURCE, "fit(batch_size=64, updates=100_000)"
+            )
+            for name, target in (("hopper", 3600.0), ("halfcheetah", 12000.0), ("walker2d", 5000.0))
+        }
+    )
+
+    def __post_init__(self, hidden_sizes: tuple[int, ...] | None) -> None:
+        super().__post_init__(hidden_sizes)
+        widths = self.network.hidden_sizes
+        if not widths or len(set(widths)) > 1 or widths[0] % self.heads:
+            raise ConfigurationError(
+                "`network` of DecisionTransformer must have one width for each block, all equal and divided by `heads`; got "
+                f"{widths} and {self.heads} heads. The default is (128, 128, 128) and 1."
+            )
+
+    @property
+    def sequence_length(self) -> int:
+        """The number that the setting `length` gives."""
+        return self.length
+
+    def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        returns = returns_to_go(log, scaling, 1.0)
+        of_episodes = returns[log.episode_start[:-1]]
+        if self.target_return is None:
+            target = float(np.quantile(of_episodes, self.target_quantile))
+        elif scaling.reward_shift:
+            raise ConfigurationError(
+                f"`target_return` of DecisionTransformer, {self.target_return:g}, is a sum of the log's rewards, and "
+                "`reward_shift` of fit makes it depend on the length of an episode. Leave one of them out."
+            )
+        else:
+            target = self.target_return * scaling.reward_scale
+        largest = float(np.abs(returns).max(initial=0.0)) or 1.0
+        scale = largest if self.return_scale is None else self.return_scale * scaling.reward_scale
+        given = {"target": np.float32(target), "scale": np.float32(scale), "unit": np.float32(scaling.reward_scale)}
+        given |= {"least": np.float32(of_episodes.min()), "most": np.float32(of_episodes.max())}
+        return Prepared(log, {"return_to_go": returns}, given)
+
+    def remarks(self, given: PyTree) -> tuple[str, ...]:
+        """Which return the policy acts towards, beside those of the log."""
+        target, least, most = (float(given[name] / given["unit"]) for name in ("target", "least", "most"))
+        source = f"the {self.target_quantile:g} quantile of the log's" if self.target_return is None else "as told"
+        return (
+            f"The policy acts towards a return of {target:.4g}, {source}, whose returns go from {least:.4g} to {most:.4g}.",
+        )
+
+    def init(self, key: Key, spec: Spec, given: PyTree) -> DecisionTransformerState:
+        body_key, rest_key = jax.random.split(key)
+        shape, width = self.network, self.network.hidden_sizes[0]
+        body = CausalTransformer.create(
+            width,
+            len(shape.hidden_sizes),
+            heads=self.heads,
+            activation=shape.activation,
+            dropout=shape.dropout,
+            key=body_key,
+        )
+        network = ReturnConditionedNetwork.create(
+            spec.vector_size, spec.action_size, spec.num_actions, self.positions, body, width, key=rest_key
+        )
+        return DecisionTransformerState(Trainable.create(network, self._optimizer))
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return self.adam(self.learning_rate, weight_decay=self.weight_decay)
+
+    def update(
+        self, state: DecisionTransformerState, batch: Batch, given: PyTree, key: Key, step: Step
+    ) -> tuple[DecisionTransformerState, Metrics]:
+        steps = Steps(
+            batch["return_to_go"] / given["scale"], batch["obs"], batch["action"], batch["position"], batch["valid"] > 0
+        )
+
+        def loss(network: ReturnConditionedNetwork) -> tuple[Array, Metrics]:
+            return sequence_loss(network(steps, key=key), batch["action"], batch["valid"], batch.get("action_mask"))
+
+        gradients, metrics = jax.grad(loss, has_aux=True)(state.actor.model)
+        return DecisionTransformerState(state.actor.step(self._optimizer, gradients)), metrics
+
+    def policy(self, state: DecisionTransformerState, given: PyTree) -> ReturnConditionedPolicy:
+        target, scale = (jnp.asarray(given[name], jnp.float32) for name in ("target", "scale"))
+        return ReturnConditionedPolicy(state.actor.model, target, scale, self.length)

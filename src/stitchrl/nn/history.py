@@ -1,0 +1,134 @@
+"""A policy of the last observations, as one that remembers them: the other half of `stitchrl.data.history`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Shaped
+
+from stitchrl.data.history import without_history
+from stitchrl.data.schema import Schema
+from stitchrl.errors import ConfigurationError
+from stitchrl.jax_types import AnyArray, Array, Key, Metrics
+from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.nn.distributions import Categorical, Distribution
+from stitchrl.nn.memory import MemoryPolicy
+from stitchrl.nn.policy import DiscretePolicy
+
+__all__ = ["HistoryPolicy"]
+
+
+class Carry(NamedTuple):
+    """What is remembered.
+
+    Attributes:
+        seen: the last observations, the oldest first.
+        step: how many there were so far.
+    """
+
+    seen: Float[Array, "B K D"]
+    step: Int[Array, " B"]
+
+
+class HistoryPolicy(MemoryPolicy):
+    """Acts by a policy that was trained on a log of `st.with_history`, and remembers the last observations for it.
+
+    Attributes:
+        policy: of the last observations side by side, on raw ones and in logged units, as `Run.policy` is.
+        history: how many they are.
+        observation_size: numbers of one observation.
+        action_size: numbers of an action; 0 where actions are numbered.
+
+    Raises:
+        ConfigurationError: a policy of another kind, or numbers that do not fit it.
+    """
+
+    policy: DiscretePolicy | ContinuousPolicy
+    history: int = eqx.field(static=True)
+    observation_size: int = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+
+    def __init__(self, policy: Any, history: int) -> None:
+        if not isinstance(policy, DiscretePolicy | ContinuousPolicy):
+            raise ConfigurationError(
+                f"`HistoryPolicy` remembers for a policy that `st.fit` trained on a log of `st.with_history`; got a "
+                f"{type(policy).__name__}."
+            )
+        wide = _size(policy, "mean")
+        if history < 1 or not wide or wide % history:
+            raise ConfigurationError(
+                f"`history` of HistoryPolicy must be that of `st.with_history`, by which the policy's {wide} numbers of an "
+                f"observation divide; got {history}."
+            )
+        self.policy, self.history, self.observation_size = policy, int(history), wide // history
+        self.action_size = _size(policy, "action_center")
+
+    @property
+    def schema(self) -> Schema | None:
+        """That of the log before `st.with_history`."""
+        inner = self.policy.schema
+        return None if inner is None else without_history(inner, self.history)
+
+    @property
+    def guard(self) -> None:
+        """None: the range that is known is of observations side by side."""
+        return None
+
+    @property
+    def has_density(self) -> bool:  # type: ignore[override]
+        """Whether the policy inside has a density."""
+        return bool(self.policy.has_density)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        return (self.action_size,) if self.action_size else ()
+
+    def initial_carry(self, count: int) -> Carry:
+        return Carry(jnp.zeros((count, self.history, self.observation_size), jnp.float32), jnp.zeros(count, jnp.int32))
+
+    def respond(
+        self,
+        carry: Carry,
+        obs: Shaped[AnyArray, "B ..."],
+        last_action: Shaped[AnyArray, "B ..."],
+        last_reward: Float[AnyArray, " B"],
+        *,
+        action_mask: Bool[AnyArray, "B A"] | None = None,
+    ) -> tuple[Distribution, Carry]:
+        now = jnp.asarray(obs, jnp.float32)[:, None]
+        pushed = jnp.concatenate([carry.seen[:, 1:], now], axis=1)
+        seen = jnp.where((carry.step == 0)[:, None, None], jnp.broadcast_to(now, pushed.shape), pushed)
+        joined = seen.reshape(len(seen), -1)
+        after = Carry(seen, carry.step + 1)
+        if isinstance(self.policy, DiscretePolicy):
+            return Categorical(self.policy.log_probs(joined, action_mask=action_mask)), after
+        return _At(self.policy, joined), after
+
+
+def _size(policy: Any, name: str) -> int:
+    """Numbers in an array of the policy that knows the units, which may be inside another; 0 where there is none."""
+    while policy is not None and not hasattr(policy, name):
+        policy = getattr(policy, "policy", None)
+    return 0 if policy is None else int(getattr(policy, name).size)
+
+
+class _At(Distribution):
+    """What a policy over vectors does at given observations."""
+
+    policy: ContinuousPolicy
+    obs: Float[Array, "B D"]
+
+    def log_prob(self, action: Shaped[AnyArray, "B action"]) -> Float[Array, " B"]:
+        return self.policy.log_prob(self.obs, jnp.asarray(action))
+
+    def mode(self) -> Float[Array, "B action"]:
+        return self.policy.mode(self.obs)
+
+    def sample(self, *, key: Key) -> Float[Array, "B action"]:
+        return self.policy.sample(self.obs, key=key)
+
+    def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
+        """policy/mode_error: root mean squared distance of the mode, an action dimension."""
+        return {"policy/mode_error": jnp.sqrt(jnp.mean((self.mode() - action) ** 2))}
