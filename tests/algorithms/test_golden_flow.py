@@ -5,11 +5,10 @@ The official numbers were made once by scripts/golden/make_flow_golden.py, which
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from algorithm_cases import mlp_of, model
+from flow_networks import FLOW_NETWORKS
 
 import stitchrl as st
 from golden import (
@@ -17,7 +16,6 @@ from golden import (
     HIDDEN,
     TOLERANCE,
     UPDATES,
-    Networks,
     differences,
     fresh_state,
     settings_of,
@@ -26,21 +24,6 @@ from golden import (
     stored_batches,
     with_parameters,
 )
-
-
-def norms_of(perceptron: Any) -> Any:
-    """Scales and offsets of layer normalisation, where weights and biases are looked for."""
-    return SimpleNamespace(weights=perceptron.norm_scales, biases=perceptron.norm_offsets)
-
-
-NETWORKS: Networks = {
-    "behavior": lambda state: model(state, "behavior").network,
-    "actor": lambda state: model(state, "actor").network,
-    "critic": lambda state: mlp_of(model(state, "critics")),
-    "critic_norm": lambda state: norms_of(mlp_of(model(state, "critics"))),
-    "target_critic": lambda state: mlp_of(state.target_critics),
-    "target_critic_norm": lambda state: norms_of(mlp_of(state.target_critics)),
-}
 
 
 def fql_differences(run: str, **changes: Any) -> dict[str, float]:
@@ -63,12 +46,12 @@ def fql_differences(run: str, **changes: Any) -> dict[str, float]:
         }
         for i in range(UPDATES)
     ]
-    start = with_parameters(fresh_state(algorithm, CONTINUOUS), NETWORKS, arrays, "start")
+    start = with_parameters(fresh_state(algorithm, CONTINUOUS), FLOW_NETWORKS, arrays, "start")
     states = states_after(algorithm, CONTINUOUS, start, stored_batches(), draws)
     return {
         f"{name} after {updates}": value
         for updates in (1, UPDATES)
-        for name, value in differences(states[updates - 1], NETWORKS, arrays, f"{run}/after_{updates}").items()
+        for name, value in differences(states[updates - 1], FLOW_NETWORKS, arrays, f"{run}/after_{updates}").items()
     }
 
 
