@@ -42,7 +42,8 @@ Mean return of the policy's mode over {episodes} episodes a training seed, the s
 updates with batches of {batch}. The game is {game} of MinAtar: images of 10 x 10 truth values, and in place of an action the one
 before it is taken with probability 0.1; an episode is cut after 1,000 steps. The logs are `st.collect`'s, by a DQN of {steps:,}
 steps that takes a uniform action in a tenth of the steps: *mixed* has {log_episodes:,} episodes, half of a medium policy and half
-of the last one; *medium-replay* is all that the DQN did until it was medium. Uniform actions return {random}.
+of the last one; *medium-replay* is all that the DQN did until it was medium, at first with more uniform actions. Uniform actions
+alone return {random}.
 
 Same on both sides: transitions, bytes divided by 255, updates, batch, one convolution of 16 filters (3 x 3, stride 2), one hidden
 layer of 128, Adam at 3e-4, gamma 0.99, raw rewards. CQL: one critic; weight 2 beside a squared error here, 1 beside half of it

@@ -125,21 +125,26 @@ def collect(
             )
         learner = _Learner(env, space, learns, EPSILON if epsilon is None else epsilon, seed)
         shots = learner.snapshots(steps, progress=progress)
-        expert, medium = shots[-1], learner.medium(shots)
-        if recipe == "medium-replay":
-            log.add([made for shot in shots[: medium + 1] for made in shot.played], "replay")
-            return log.dataset(whole_episodes=True)
-        parts = {
-            "medium": [("medium", shots[medium], episodes)],
-            "expert": [("expert", expert, episodes)],
-            "mixed": [("medium", shots[medium], episodes - episodes // 2), ("expert", expert, episodes // 2)],
-        }[recipe or "medium"]
-        for source, shot, count in parts:
-            if count:
-                log.add(learner.play(shot, count, f"log of {source}"), source)
-        return log.dataset()
+        return _learned_log(log, learner, shots, recipe or "medium", episodes)
     finally:
         env.close()
+
+
+def _learned_log(log: _Log, learner: _Learner, shots: Sequence[Snapshot], recipe: str, episodes: int) -> Dataset:
+    """The log of a recipe that needs a learner, given its snapshots."""
+    expert, medium = shots[-1], learner.medium(shots)
+    if recipe == "medium-replay":
+        log.add([made for shot in shots[: medium + 1] for made in shot.played], "replay")
+        return log.dataset(whole_episodes=True)
+    parts = {
+        "medium": [("medium", shots[medium], episodes)],
+        "expert": [("expert", expert, episodes)],
+        "mixed": [("medium", shots[medium], episodes - episodes // 2), ("expert", expert, episodes // 2)],
+    }[recipe]
+    for source, shot, count in parts:
+        if count:
+            log.add(learner.play(shot, count, f"log of {source}"), source)
+    return log.dataset()
 
 
 def _check(
