@@ -15,6 +15,7 @@ from worlds import assert_trees_equal, random_log
 
 import stitchrl as st
 from stitchrl.errors import StitchRLWarning
+from stitchrl.progress import ProgressDisplay, shown_display
 
 
 class Noted:
@@ -109,3 +110,18 @@ def test_play_in_an_environment_is_logged_when_due_and_resumes(tmp_path: Path) -
     assert resumed.history == whole.history
     table = pq.read_table(tmp_path / "metrics.parquet")
     assert table["online/return"].null_count == len(whole.history) - 6
+
+
+def test_work_done_for_others_is_shown_by_the_innermost_display_that_shows_anything(tmp_path: Path) -> None:
+    with (tmp_path / "outer").open("w") as outer, (tmp_path / "inner").open("w") as inner:
+        shown_display().say("to nobody")
+        with ProgressDisplay(file=outer):
+            shown_display().say("first")
+            with ProgressDisplay(file=inner, enabled=False):
+                shown_display().say("second")
+            with ProgressDisplay(file=inner):
+                shown_display().track("a fit")(3, 3, {})
+            shown_display().say("third")
+        shown_display().say("to nobody")
+    assert (tmp_path / "outer").read_text().split() == ["first", "second", "third"]
+    assert (tmp_path / "inner").read_text().split()[:3] == ["a", "fit", "3/3"]
