@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "support"))
 
 import learning_worlds as worlds  # noqa: E402 - after its folder
+from continuous_loop import share_of_growth  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results" / "learned_worlds.md"
 SEEDS = range(8)
@@ -38,6 +39,19 @@ def grown() -> list[str]:
             shares = [found.error * (1 - gamma) / found.eps for found in upward]
             cells.append(f"{min(shares):.3f} to {max(shares):.3f} ({len(upward)})" if shares else "its eps is below 0")
         rows.append(f"| {name} | {' | '.join(cells)} |")
+    return rows
+
+
+CONTINUOUS = ("IQL", "AWAC", "EQL", "XQL", "BCQ", "BEAR", "IDQL", "FQL", "TD3BC", "TD3", "SAC", "DDPG")
+
+
+def grown_continuous() -> list[str]:
+    """The same over continuous actions."""
+    rows = ["| algorithm | " + " | ".join(f"gamma {gamma:g}" for gamma in worlds.GAMMAS) + " |", "|---|---|---|---|"]
+    for name in CONTINUOUS:
+        shares = [[share_of_growth(name, gamma, seed) for seed in (0, 1)] for gamma in worlds.GAMMAS]
+        rows.append(f"| {name} | {' | '.join(f'{min(pair):.2f} to {max(pair):.2f}' for pair in shares)} |")
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -75,6 +89,13 @@ above 0.02, and how many these are. Of several critics eps is their mean, while 
 below 1 for DQN at 0.99 is a large eps, whose claim still rises when the updates end.
 
 {chr(10).join(grown())}
+
+## The same over continuous actions
+
+One state without end, in which every action pays 0 and the log holds one action alone; tests/support/continuous_loop.py
+describes it. The claimed value of what the policy does, which is worth 0, in units of eps / (1 - gamma); two seeds.
+
+{chr(10).join(grown_continuous())}
 
 ## How far it goes from the behaviour to the best policy among the logged actions
 
