@@ -1,8 +1,9 @@
 """The overestimation world over continuous actions: one state without end, and what algorithms with critics learn in it.
 
-Every action pays 0 and stays, and the log holds the action (0, 0) alone. A critic without hidden layers is Q(a) = bias + weight . a,
-and no row of the log ever moves the weight: eps = |weight_1| + |weight_2| is the most by which it extrapolates above the logged action,
-at a corner of the box. A target that asks for that corner makes the bias gamma (bias + eps), and the corner's Q eps / (1 - gamma).
+Every action pays 0 and stays, and the log holds the action (0, 0) alone. A critic without hidden layers is
+Q(a) = bias + weight . a, and no row of the log ever moves the weight: eps = |weight_1| + |weight_2| is the most by which it
+extrapolates above the logged action, at a corner of the box. A target that asks for that corner makes the bias
+gamma (bias + eps), and the corner's Q eps / (1 - gamma).
 """
 
 from __future__ import annotations
