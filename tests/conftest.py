@@ -29,8 +29,9 @@ FAST_TO_COMPILE = {
 }
 """Options of XLA under which the small programs of tests compile in a fifth of the time; they run a little slower."""
 
-MANY_MAPPINGS = 30_000
-"""Compiled programs are dropped once the process holds so many memory mappings: Linux allows 65,530."""
+MANY_MAPPINGS = 6_000
+"""Compiled programs are dropped at the end of the file in which the process comes to hold so many memory mappings. Linux allows
+65,530, beyond which XLA crashes; so many are about 1,300 programs, which take 2 GB of memory."""
 
 
 def known_to_xla(options: dict[str, str]) -> dict[str, str]:
@@ -80,7 +81,7 @@ def mappings() -> int:
 
 @pytest.fixture(autouse=True, scope="module")
 def _compiled_programs_stay_few() -> Iterator[None]:
-    """Files share compiled programs until they are so many that XLA would soon crash for want of memory mappings."""
+    """Files share compiled programs until these are many."""
     yield
     if mappings() > MANY_MAPPINGS:
         jax.clear_caches()
