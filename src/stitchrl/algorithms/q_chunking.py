@@ -20,8 +20,8 @@ have earned is not known, and the value of fewer actions is not that of the chun
 does not have are those of F(s, z), in (3) and (4).
 
 With `acting="best of"` there is no mu and no (6): the policy, which also gives c' in (1), takes of `acting_candidates`
-draws of F that with the largest mean_i Q_i. The paper calls it QC, and the one with mu QC-FQL. Lambda, `normalize_q` and
-`target_aggregation` are as in FQL, which this is, number by number, with `chunk=1`.
+draws of F that with the largest mean_i Q_i, or min_i where (2) has it. The paper calls it QC, and the one with mu QC-FQL.
+Lambda, `normalize_q` and `target_aggregation` are as in FQL, which this is, number by number, with `chunk=1`.
 
 The policy acts with memory: it chooses a chunk, takes its actions one by one, and only then looks again. `st.rollout`
 plays it. Its actions have no density, and no fitted value of single observations describes it, so that no estimator of
