@@ -167,13 +167,14 @@ def test_hidden_sizes_are_short_for_a_network(algorithm: Algorithm) -> None:
         st.EDAC: deep,
         st.COMBO: deep,
         st.ReBRAC: dataclasses.replace(deep, layer_norm="after"),
+        st.DecisionTransformer: Network((128, 128, 128), dropout=0.1),
         st.FQL: Network((512, 512, 512, 512), activation="gelu", layer_norm="after"),
         st.QChunking: Network((512, 512, 512, 512), activation="gelu", layer_norm="after"),
     }
     assert kind().network == usual.get(kind, Network((256, 256)))
-    resized = dataclasses.replace(kind().network, hidden_sizes=(4, 5))
-    assert kind(hidden_sizes=(4, 5)).network == resized
-    assert kind(hidden_sizes=(4, 5)) == kind(network=resized)
+    resized = dataclasses.replace(kind().network, hidden_sizes=(4, 4))
+    assert kind(hidden_sizes=(4, 4)).network == resized
+    assert kind(hidden_sizes=(4, 4)) == kind(network=resized)
     normed = kind(network=Network(layer_norm="before"), hidden_sizes=(4,))
     assert normed.network == Network((4,), layer_norm="before")
     assert dataclasses.replace(normed, warmup_updates=3).network == normed.network
@@ -309,6 +310,8 @@ INPUTS = {
     "DDPG": {"gamma", "learning_rate", "actor_learning_rate", "target_rate"},
     "DQN": {"gamma", "learning_rate", "target_rate"},
     "AWR": {"inverse_temperature", "learning_rate"},
+    "AdvantageBC": {"positive_share", "bit_dropout", "learning_rate"},
+    "DecisionTransformer": {"learning_rate", "weight_decay"},
     "VILCB": set(),
     "SPIBB": set(),
 }

@@ -20,18 +20,18 @@ have earned is not known, and the value of fewer actions is not that of the chun
 does not have are those of F(s, z), in (3) and (4).
 
 With `acting="best of"` there is no mu and no (6): the policy, which also gives c' in (1), takes of `acting_candidates`
-draws of F that with the largest mean_i Q_i. The paper calls it QC, and the one with mu QC-FQL. Lambda, `normalize_q` and
-`target_aggregation` are as in FQL, which this is, number by number, with `chunk=1`.
+draws of F that with the largest mean_i Q_i, or min_i where (2) has it. The paper calls it QC, and the one with mu QC-FQL.
+Lambda, `normalize_q` and `target_aggregation` are as in FQL, which this is, number by number, with `chunk=1`.
 
 The policy acts with memory: it chooses a chunk, takes its actions one by one, and only then looks again. `st.rollout`
 plays it. Its actions have no density, and no fitted value of single observations describes it, so that no estimator of
-`st.evaluate` applies, but with `chunk=1`. What run.values say of an action is Q of the chunk that the policy's mode
+`st.evaluate` applies, but with `chunk=1`. What `run.values` say of an action is Q of the chunk that the policy's mode
 becomes when it begins with that action.
 
 Deviations: the official code leaves out every row whose chunk would reach beyond the end of an episode, also where the
 episode terminated. Then whatever may end an episode within a chunk is not learned, and Q is that of the chunks that
-survived. Rows that the log has only to the end of the data are used here, and there left out. The others are those
-of FQL.
+survived. How right Q is here, where chance ends an episode within a chunk, depends on how well F imitates the log. The
+official code also leaves out the last h - 1 rows of the log. The other deviations are those of FQL.
 
 Use: continuous actions of high frequency, sparse rewards far ahead, and logs of people, whose actions hang together over
 several steps.
