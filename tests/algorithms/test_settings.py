@@ -309,6 +309,8 @@ INPUTS = {
     "DDPG": {"gamma", "learning_rate", "actor_learning_rate", "target_rate"},
     "DQN": {"gamma", "learning_rate", "target_rate"},
     "AWR": {"inverse_temperature", "learning_rate"},
+    "AdvantageBC": {"positive_share", "bit_dropout", "learning_rate"},
+    "DecisionTransformer": {"learning_rate", "weight_decay"},
     "VILCB": set(),
     "SPIBB": set(),
 }
