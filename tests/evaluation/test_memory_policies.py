@@ -22,6 +22,7 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.remembering import RememberingPolicy
 from stitchrl.nn.units import unscaled_policy
+from stitchrl.pipeline.baseline import Baseline
 
 WEIGHTS = ("is", "pdis", "wis", "pdwis")
 
@@ -141,6 +142,13 @@ def test_rows_that_are_missing_inside_an_episode_leave_a_memory_unknown() -> Non
     gappy = dataclasses.replace(log, next_observation_index=broken)
     with pytest.raises(EvaluationError, match="in 1 places of this log rows are missing inside an episode"):
         st.evaluate(STICKY, gappy, estimators=("wis",))
+
+
+def test_the_main_job_takes_it_neither_as_a_candidate_nor_as_a_baseline(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"`baseline` must be a policy of observations.*'Sticky' remembers"):
+        Baseline(STICKY).identity(sticky_log(10))
+    with pytest.raises(ConfigurationError, match="DecisionTransformer gives a policy that remembers its episode"):
+        st.run(st.convert(sticky_log(10), tmp_path / "log"), tmp_path / "run", algorithms=[st.DecisionTransformer()])
 
 
 def test_a_bundle_does_not_hold_it(tmp_path: Path) -> None:

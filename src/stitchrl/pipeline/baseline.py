@@ -16,6 +16,7 @@ from stitchrl.evaluation.logged_policy import knows_every_action
 from stitchrl.evaluation.looks import fingerprint
 from stitchrl.evaluation.probabilities import PolicyLike
 from stitchrl.messages import printable
+from stitchrl.nn.memory import has_memory
 from stitchrl.storage.looks import SAME_POLICY
 
 __all__ = ["Baseline", "same_baseline"]
@@ -51,6 +52,11 @@ class Baseline:
         if not any(hasattr(self.policy, name) for name in ("probs", "sample", "mode", "log_prob")):
             raise ConfigurationError(
                 f"`baseline` must be a policy, such as `st.load_policy` gives; got {printable(repr(self.policy))}."
+            )
+        if has_memory(self.policy):
+            raise ConfigurationError(
+                "`baseline` must be a policy of observations, since candidates are ranked by fitted values of them; "
+                f"{self.title!r} remembers its episode. `st.evaluate(policy, log, baseline=...)` compares by weights."
             )
         if not knows_every_action(self.policy, log):
             raise ConfigurationError(
