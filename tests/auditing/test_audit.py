@@ -167,23 +167,27 @@ def test_very_many_actions_fit_in_memory() -> None:
     json.dumps(audit.to_dict(), allow_nan=False)
 
 
-def test_an_audit_is_plain_json(clean: st.Dataset) -> None:
-    audit = st.audit(mask_forbids(clean))
-    content = json.loads(json.dumps(audit.to_dict(), allow_nan=False))
+@pytest.fixture(scope="module")
+def spoiled(clean: st.Dataset) -> Audit:
+    """The audit of a log with an error and a warning."""
+    return st.audit(constant_observation(mask_forbids(clean)))
+
+
+def test_an_audit_is_plain_json(spoiled: Audit) -> None:
+    content = json.loads(json.dumps(spoiled.to_dict(), allow_nan=False))
     assert content["verdict"] == "not usable"
     assert content["findings"][0]["code"] == "action-outside-mask"
     assert content["numbers"]["episodes"] == 300
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_terminal_shows_every_finding(clean: st.Dataset, width: int) -> None:
-    audit = st.audit(constant_observation(mask_forbids(clean)))
+def test_the_terminal_shows_every_finding(spoiled: Audit, width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
-    print_audit(audit.to_dict(), console)
+    print_audit(spoiled.to_dict(), console)
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= width
     assert "not usable" in text.splitlines()[0]
-    for finding in audit.findings:
+    for finding in spoiled.findings:
         assert finding.code in text
         assert finding.severity in text
 
@@ -231,8 +235,7 @@ def test_an_audit_sums_up_in_a_sentence(severities: list[str], checks: int, summ
     assert audit.summary == audit.to_dict()["summary"] == summary
 
 
-def test_findings_come_most_harmful_first(clean: st.Dataset) -> None:
-    log = constant_observation(mask_forbids(clean)).select_episodes(range(50))
-    ranks = [SEVERITIES.index(finding.severity) for finding in st.audit(log).findings]
+def test_findings_come_most_harmful_first(spoiled: Audit) -> None:
+    ranks = [SEVERITIES.index(finding.severity) for finding in spoiled.findings]
     assert ranks == sorted(ranks)
     assert {0, 1} <= set(ranks)

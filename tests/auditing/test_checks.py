@@ -63,7 +63,9 @@ def test_a_planted_fault_is_found(
     assert found[0].severity == severity
     for text in (found[0].where, found[0].seen, found[0].expected, found[0].action):
         assert text
-    # The whole audit says it too.
+    if plant is not next(fault for _, fault, other, _ in small.SMALL_FAULTS if other == code):
+        return
+    # The whole audit says it too, of the first fault of each code.
     audit = st.audit(log)
     assert code in {finding.code for finding in audit.findings}
     if severity == "error":
