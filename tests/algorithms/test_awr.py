@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from worlds import bandit_log, next_observations, random_log, tiny_columns, tiny_log
+from algorithm_cases import KEY
+from worlds import bandit_log, next_observations, random_log, schema_of, tiny_columns, tiny_log
 
 import stitchrl as st
 from stitchrl.algorithms.awr import weighted_imitation_loss
+from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.returns import returns_to_go, td_lambda_returns
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
+from stitchrl.feeds.feed import transition_source
 
 
 def f32(values: object) -> jax.Array:
@@ -109,6 +112,29 @@ def test_returns_are_computed_from_the_value_function_of_the_time() -> None:
 def test_a_log_of_whole_episodes_with_lambda_one_needs_no_returns_in_the_state() -> None:
     run = st.fit(st.AWR(td_lambda=1.0, hidden_sizes=()), bandit_log(50), updates=2, progress=False)
     assert run.states[0].returns.td_lambda.shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["AWR", "AdvantageBC"])
+def test_with_lambda_one_a_gap_is_no_end(name: str) -> None:
+    # The row after the first is missing; its observation, 5, is in the log. Nothing was cut.
+    columns = {
+        "episode": [0, 0, 0],
+        "observation": np.float32([[1], [2], [3]]),
+        "next_observation": np.float32([[5], [3], [4]]),
+        "action": [0, 1, 0],
+        "reward": [1.0, 2.0, 4.0],
+        "terminated": [False, False, True],
+    }
+    log = st.read(columns, schema_of(columns, 2, 1.0))
+    assert (log.continues.tolist(), log.truncated.any()) == ([False, True, False], False)
+    algorithm, scaling = getattr(st, name)(td_lambda=1.0, gamma=0.5, hidden_sizes=(4,)), Scaling.identity(1)
+    ready = algorithm.prepare(log, scaling, key=KEY)
+    arrays = transition_source(log, scaling, columns=ready.columns).arrays
+    state = algorithm.init(KEY, Spec.vectors(1, 2), ready.given)
+    after = algorithm.refresh(state, arrays, ready.given, KEY).returns
+    value = float(state.value.model(f32([[5.0]]))[0, 0])
+    found = after.td_lambda if name == "AWR" else after
+    np.testing.assert_allclose(found, [1 + 0.5 * value, 2 + 0.5 * 4, 4], rtol=1e-5)
 
 
 def test_it_learns_the_better_arm_that_the_log_seldom_took() -> None:

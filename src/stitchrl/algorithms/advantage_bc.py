@@ -6,17 +6,20 @@ function V:
 
     (1)  G_t  = r_t + gamma [ (1 - td_lambda) V(s_{t+1}) + td_lambda G_{t+1} ]            return of the log
     (2)  L_V  = E[ (G - V(s))^2 ]
-    (3)  bit  = 1 where A = G - V(s) is above its (1 - positive_share)-quantile over the batch, else 0
+    (3)  bit  = 1 where A = G - V(s) is above its (1 - positive_share)-quantile over the batch, else 0;
+                where nothing is above it, 1 where A is the largest of the batch, unless all A are equal
     (4)  L_pi = -E[ log pi(a | s, c) ],   c = no bit with probability bit_dropout, else the bit
     (5)  acts by log pi(a | s, on) guidance + log pi(a | s, no bit) (1 - guidance), renormalised
 
-In (1) nothing follows a true end; where the log was cut, gamma V of what followed stands for the rest, and where that is
-unknown a row has weight 0 in (2) and no bit in (4). G is computed anew from V every `returns_every_updates`, over all rows
-of the log; with td_lambda 1 and no cut episode it is the column `return_to_go`. Discrete and continuous actions.
+In (1) nothing follows a true end; where the log was cut or rows are missing, gamma V of what followed stands for the rest,
+and where that is unknown a row has weight 0 in (2) and no bit in (4). G is computed anew from V every
+`returns_every_updates`, over all rows of the log; with td_lambda 1 and a true end to every episode, without missing rows, it
+is the column `return_to_go`. Discrete and continuous actions.
 
 Bad actions are learned from too, under the bit that is off: unlike a weight of AWR they cost nothing where the bit is on,
-and no exponential has to be scaled. What (3) calls good is better than the log's own average, so that, as AWR, it takes
-one step from the behaviour and does not stitch.
+and no exponential has to be scaled. (3) picks the best rows of a batch by what the logging policy was paid, which is not
+always more than V: a `positive_share` of more than half, or a few very bad rows, calls some actions good that were worse
+than expected. G follows the logging policy, so that, as AWR, it takes one step from the behaviour and does not stitch.
 
 Guidance above 1 goes beyond imitation of the good actions, away from what is done anyway (classifier-free guidance, Ho
 and Salimans 2021). For normals with one standard deviation (5) is a normal again, whose mean is combined before its tanh
@@ -26,8 +29,9 @@ There is no official code; other settings than those of the paper suit small net
 
 Deviations: V is one number fitted by squared error (there a distribution over bins, by cross-entropy), and is learned
 beside the policy (there before it); the bit has two inputs of its own, (1, 0) on, (0, 1) off and (0, 0) no bit (there
-words of a prompt); the quantile is of a batch, so that it follows V (there of a task's rows, after V was fitted); no
-interventions of people, which the paper marks as good; a categorical or normal policy (there a flow).
+words of a prompt); the quantile is of a batch, so that it follows V (there of a task's rows, after V was fitted); where
+nothing is above it, ties for the largest advantage are good (the paper does not speak of ties); no interventions of people,
+which the paper marks as good; a categorical or normal policy (there a flow).
 
 Use: on logs of mixed quality whose returns tell good actions from bad, where a weight would be hard to scale.
 
@@ -35,8 +39,9 @@ Avoid: tasks whose best way has to be pieced together from several episodes, and
 
 First knob: `positive_share`, from 0.1 to 0.5: smaller imitates better actions, and fewer.
 
-Metrics: loss/value, loss/actor; v/mean, adv/mean (of the batch); bit/on (share of the batch above the quantile);
-policy/agreement or policy/mode_error, policy/entropy (under the bits of the batch).
+Metrics: loss/value, loss/actor; v/mean, adv/mean (of the batch); bit/on (share of the batch that (3) calls good, more than
+`positive_share` where as many share the largest A); policy/agreement or policy/mode_error, policy/entropy (under the bits of
+the batch).
 """
 
 from __future__ import annotations
@@ -82,10 +87,17 @@ class AdvantageBCState(NamedTuple):
 
 
 def good_actions(adv: Float[Array, " B"], td_weight: Float[Array, " B"], positive_share: Scalar) -> Bool[Array, " B"]:
-    """Equation (3): whether each advantage is above the quantile of those that are known (`td_weight` above 0)."""
+    """Equation (3): whether each advantage is among the best of those that are known (`td_weight` above 0).
+
+    More than `positive_share` of them may be the largest, as where every return is 0 or 1: all of these are good then.
+    Nothing is good where all are equal.
+    """
     known = td_weight > 0
     threshold = jnp.nanquantile(jnp.where(known, adv, jnp.nan), 1.0 - positive_share)
-    return (adv > threshold) & known
+    above = (adv > threshold) & known
+    largest = jnp.max(adv, where=known, initial=-jnp.inf)
+    good = jnp.where(jnp.any(above), above, (adv == largest) & known)
+    return good & (largest > jnp.min(adv, where=known, initial=jnp.inf))
 
 
 def conditions(good: Bool[Array, " B"], told: Bool[Array, " B"]) -> Float[Array, "B 2"]:
@@ -130,7 +142,7 @@ class AdvantageBC(Algorithm):
             "continues": log.continues.astype(np.float32),
             "return_to_go": returns_to_go(log, scaling, self.gamma),
         }
-        whole = self.td_lambda == 1.0 and not log.truncated.any()
+        whole = self.td_lambda == 1.0 and bool((log.terminated | log.continues).all())
         return Prepared(log, columns, {"returns": np.zeros(0 if whole else log.num_transitions, np.float32)})
 
     @property

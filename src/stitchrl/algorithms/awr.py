@@ -7,10 +7,11 @@ Returns of the logged behaviour, a value function regressed on them, and imitati
     (3)  A    = G - V(s);  standardised: (A - mean A) / (std A + 1e-5), mean and std over the whole log
     (4)  L_pi = -E[ min(exp(inverse_temperature A), 20) log pi(a | s) ]
 
-In (1) nothing follows a true end; where the log was cut, gamma V of what followed stands for the rest (so with
-td_lambda 1 too), and where what followed is unknown, G is V(s): such a row has no advantage and weight 0 in (2). G, and
-the mean and std of (3), are computed anew from V every `returns_every_updates`, over all rows of the log, however rows
-are drawn. With td_lambda 1 and a log without cut episodes G is the column `return_to_go`, and V enters only (3).
+In (1) nothing follows a true end; where the log was cut or rows are missing, gamma V of what followed stands for the rest
+(so with td_lambda 1 too), and where what followed is unknown, G is V(s): such a row has no advantage and weight 0 in (2). G,
+and the mean and std of (3), are computed anew from V every `returns_every_updates`, over all rows of the log, however rows
+are drawn. With td_lambda 1 and a true end to every episode, without missing rows, G is the column `return_to_go`, and V
+enters only (3).
 
 AWR is a step of policy improvement on the behaviour: G follows what the logging policy did next, so it cannot stitch
 episodes together as TD learning can. The advantage is MULTIPLIED by the inverse temperature (the paper divides by a
@@ -119,7 +120,7 @@ class AWR(Algorithm):
             "continues": log.continues.astype(np.float32),
             "return_to_go": returns_to_go(log, scaling, self.gamma),
         }
-        whole = self.td_lambda == 1.0 and not log.truncated.any()
+        whole = self.td_lambda == 1.0 and bool((log.terminated | log.continues).all())
         return Prepared(log, columns, {"td_lambda": np.zeros(0 if whole else log.num_transitions, np.float32)})
 
     @property
