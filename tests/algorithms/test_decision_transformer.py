@@ -19,7 +19,7 @@ from golden import GOLDEN
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.decision_transformer import sequence_loss
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.nn.memory import nothing_yet
 from stitchrl.nn.networks import Network
 from stitchrl.nn.return_conditioned import ReturnConditionedNetwork, ReturnConditionedPolicy, Steps
@@ -249,7 +249,7 @@ def test_it_reaches_the_return_that_it_is_asked_for() -> None:
     algorithm = dataclasses.replace(SMALL, length=STEPS, target_quantile=1.0, network=Network((16,)))
     run = fitted(algorithm, counted(), updates=400, log_every_updates=400, reward_scale=0.5, standardize=False)
     assert run.remarks == (
-        "The policy acts towards a return of 4, the 1 quantile of the log's, whose returns go from 0 to 4.",
+        "The policy acts towards a return of 4, the 1 quantile of the log's returns, which go from 0 to 4.",
     )
     assert returned(run.policy) == 4.0
     assert [returned(run.policy.towards(target)) for target in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -280,6 +280,52 @@ def test_the_target_is_in_units_of_the_log() -> None:
         ConfigurationError, match="`target_return` of DecisionTransformer, 7, is a sum of the log's rewards"
     ):
         dataclasses.replace(SMALL, target_return=7.0).prepare(log, shifted, key=KEY)
+
+
+def cut_log(*, ends: bool = True) -> st.Dataset:
+    """Returns of 3 and 0 that ended, of 6 that was cut at the length of the longest, and of 100 that was cut short."""
+    end = np.array([0, 0, 1, 1, 0, 0, 0, 0], bool) & ends
+    columns = {
+        "episode": [0, 0, 0, 1, 2, 2, 2, 3],
+        "observation": np.arange(8, dtype=np.float32)[:, None],
+        "action": np.arange(8) % 2,
+        "reward": np.float32([1, 1, 1, 0, 2, 2, 2, 100]),
+        "terminated": end,
+        "truncated": np.array([0, 0, 1, 1, 0, 0, 1, 1], bool) & ~end,
+    }
+    return st.read(columns, schema_of(columns, 2, 1.0))
+
+
+def test_returns_that_were_cut_short_are_no_target() -> None:
+    algorithm = dataclasses.replace(SMALL, target_quantile=0.5)
+    for ends, target, known in (
+        (True, 3.0, "3, the 0.5 quantile of the returns of the log's whole episodes, which go from 0 to 6."),
+        (False, 4.5, "4.5, the 0.5 quantile of the log's returns, which go from 0 to 100."),
+    ):
+        log = cut_log(ends=ends)
+        given = algorithm.prepare(log, Scaling.of(log, reward_scale=0.25), key=KEY).given
+        assert float(given["target"]) == pytest.approx(0.25 * target)
+        assert algorithm.remarks(given) == (
+            f"The policy acts towards a return of {known}",
+            f"Of 4 episodes {1 if ends else 2} were cut short: what would still have been paid is missing from the returns that "
+            "the policy was told.",
+        )
+    told = dataclasses.replace(SMALL, target_return=7.0)
+    given = told.prepare(log, Scaling.of(log), key=KEY).given
+    assert (
+        told.remarks(given)[0] == "The policy acts towards a return of 7, as told; the log's returns go from 0 to 100."
+    )
+
+
+def test_rows_that_are_missing_inside_an_episode_are_refused() -> None:
+    log = cut_log()
+    after = log.next_observation_index.copy()
+    after[4] = -1
+    gappy = dataclasses.replace(log, next_observation_index=after)
+    with pytest.raises(
+        DataError, match=r"in 1 places of this log rows are missing inside an episode.*without such gaps"
+    ):
+        SMALL.prepare(gappy, Scaling.of(gappy), key=KEY)
 
 
 def test_what_does_not_fit_is_refused() -> None:

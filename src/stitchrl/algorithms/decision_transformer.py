@@ -14,8 +14,10 @@ Pieces of K rows start at rows that are drawn alike, so that episodes are drawn 
 with their episode; what is missing is padding that nothing attends to and that has no loss. The policy remembers its
 episode (`stitchrl.nn.memory`).
 
-The target is a part of the method: half of it asks for, and gets, about half the score. Without `target_return` it is the
-`target_quantile` of the returns in the log, and `Run.remarks` says which.
+The target is a part of the method: the policy is asked for it, and who asks for less than the best gets less. Without
+`target_return` it is the `target_quantile` of the returns of the log's whole episodes, and `Run.remarks` says which. An
+episode is whole if it truly ended, or was cut at the length of the longest, as by a time limit; where none truly ended, all
+count. Logs in which rows are missing inside an episode are refused.
 
 Official code: kzl/decision-transformer, gym/ (decision_transformer.py, trajectory_gpt2.py, seq_trainer.py, experiment.py):
 K 20, 3 blocks of width 128 with 1 head, ReLU, dropout 0.1; AdamW with steps of 1e-4, a decay of 1e-4, a warm-up of 10,000
@@ -58,7 +60,7 @@ from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.distributions import masked_log_softmax, take_action
 from stitchrl.nn.networks import Network
@@ -154,8 +156,15 @@ class DecisionTransformer(Algorithm):
         return self.length
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        if log.num_gaps:
+            raise DataError(
+                f"DecisionTransformer learns from the returns of whole episodes, and in {log.num_gaps:,} places of this log rows "
+                "are missing inside an episode: what they paid is not known. Give it the episodes without such gaps."
+            )
         returns = returns_to_go(log, scaling, 1.0)
-        of_episodes = returns[log.episode_start[:-1]]
+        ended = log.terminated[log.episode_start[1:] - 1]
+        cut = ~ended & (log.episode_lengths < log.episode_lengths.max())
+        of_episodes = returns[log.episode_start[:-1]][~cut if ended.any() else ...]
         if self.target_return is None:
             target = float(np.quantile(of_episodes, self.target_quantile))
         elif scaling.reward_shift:
@@ -169,14 +178,30 @@ class DecisionTransformer(Algorithm):
         scale = largest if self.return_scale is None else self.return_scale * scaling.reward_scale
         given = {"target": np.float32(target), "scale": np.float32(scale), "unit": np.float32(scaling.reward_scale)}
         given |= {"least": np.float32(of_episodes.min()), "most": np.float32(of_episodes.max())}
+        given |= {
+            "episodes": np.int32(log.num_episodes),
+            "cut": np.int32(cut.sum()),
+            "counted": np.int32(len(of_episodes)),
+        }
         return Prepared(log, {"return_to_go": returns}, given)
 
     def remarks(self, given: PyTree) -> tuple[str, ...]:
-        """Which return the policy acts towards, beside those of the log."""
+        """Which return the policy acts towards, beside those of the log, and how many of these are not whole."""
         target, least, most = (float(given[name] / given["unit"]) for name in ("target", "least", "most"))
-        source = f"the {self.target_quantile:g} quantile of the log's" if self.target_return is None else "as told"
+        episodes, cut, counted = (int(given[name]) for name in ("episodes", "cut", "counted"))
+        known = "the log's returns" if counted == episodes else "the returns of the log's whole episodes"
+        source = (
+            f"the {self.target_quantile:g} quantile of {known}, which"
+            if self.target_return is None
+            else f"as told; {known}"
+        )
+        found = (f"The policy acts towards a return of {target:.4g}, {source} go from {least:.4g} to {most:.4g}.",)
+        if not cut:
+            return found
         return (
-            f"The policy acts towards a return of {target:.4g}, {source}, whose returns go from {least:.4g} to {most:.4g}.",
+            *found,
+            f"Of {episodes:,} episodes {cut:,} were cut short: what would still have been paid is missing from the returns that "
+            "the policy was told.",
         )
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> DecisionTransformerState:

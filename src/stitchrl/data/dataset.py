@@ -179,6 +179,11 @@ class Dataset:
         return continues
 
     @cached_property
+    def num_gaps(self) -> int:
+        """In how many places rows are missing inside an episode."""
+        return int((~self.continues).sum()) - self.num_episodes
+
+    @cached_property
     def run_end(self) -> Int[NumpyArray, " N"]:
         """(N,) the last row that follows each row without a break: the end of its episode, or the row before a gap.
 

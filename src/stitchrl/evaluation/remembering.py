@@ -99,13 +99,10 @@ def check_followable(policy: MemoryPolicy, log: Dataset) -> None:
             f"{type(policy).__name__} remembers its episode and its actions have no density, so that no estimator can weigh "
             "the logged actions or ask it at single observations. `st.rollout` plays it where there is an environment."
         )
-    last = np.zeros(log.num_transitions, bool)
-    last[log.episode_start[1:] - 1] = True
-    gaps = int((~log.continues & ~last).sum())
-    if gaps:
+    if log.num_gaps:
         raise EvaluationError(
-            f"{type(policy).__name__} remembers its episode, and in {gaps:,} places of this log rows are missing inside an "
-            "episode: what it would have remembered is not known. Give it the episodes without such gaps."
+            f"{type(policy).__name__} remembers its episode, and in {log.num_gaps:,} places of this log rows are missing inside "
+            "an episode: what it would have remembered is not known. Give it the episodes without such gaps."
         )
 
 
