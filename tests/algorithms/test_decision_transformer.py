@@ -253,6 +253,8 @@ def test_it_reaches_the_return_that_it_is_asked_for() -> None:
     )
     assert returned(run.policy) == 4.0
     assert [returned(run.policy.towards(target)) for target in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert float(run.policy.greedy().towards(3.0).policy.policy.target) == 3.0 * 0.5
+    assert returned(run.policy.greedy().towards(3.0)) == 3.0
     # and its value by the log: the weights of whole histories, for a policy that asks for 4 and is paid 4
     found = st.evaluate(run.policy, counted(), estimators=("wis",)).estimates["wis"]
     assert found.value == pytest.approx(4.0, abs=0.3)

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from algorithm_cases import fitted
+from algorithm_cases import fitted, plain
 from worlds import full_columns, random_continuous_log, random_log, schema_of, tiny_log
 
 import stitchrl as st
@@ -20,6 +20,9 @@ from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.policy_actions import log_densities
 from stitchrl.evaluation.probabilities import probabilities_on, taken
 from stitchrl.evaluation.remembering import RememberingPolicy
+from stitchrl.nn.origin import remember_origin
+from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.nn.units import StandardizedPolicy
 
 
 def test_each_row_holds_the_last_observations_of_its_episode() -> None:
@@ -69,6 +72,23 @@ def test_named_columns_are_named_anew_and_back() -> None:
     assert set(found.schema.observations) == {"unit", "unit (1 before)"}
     assert len(found.observation_names) == found.observation_size == 2 * log.observation_size
     assert without_history(found.schema, 2) == dataclasses.replace(log.schema)
+    for trained_on, history, fits in (
+        (found, 2, True),
+        (log, 1, True),
+        (log, 3, False),
+        (st.with_history(log, 4), 2, False),
+    ):
+        size = trained_on.observation_size
+        inner = CategoricalPolicy(plain(weights=np.zeros((size, 3)), biases=np.zeros(3)))
+        policy = StandardizedPolicy(jnp.zeros(size), jnp.ones(size), inner)
+        remember_origin(policy, trained_on.schema, None)
+        if fits:
+            assert st.HistoryPolicy(policy, history).history == history
+        else:
+            with pytest.raises(
+                ConfigurationError, match=rf"on whose log the policy was trained; got {history}, and.* are pulse"
+            ):
+                st.HistoryPolicy(policy, history)
 
 
 def test_what_cannot_be_stacked_is_refused() -> None:

@@ -21,6 +21,7 @@ from stitchrl.errors import ConfigurationError, EvaluationError
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.remembering import RememberingPolicy
+from stitchrl.nn.memory import GreedyMemoryPolicy
 from stitchrl.nn.units import unscaled_policy
 from stitchrl.pipeline.baseline import Baseline
 
@@ -72,7 +73,7 @@ def test_importance_sampling_of_a_policy_with_memory_is_right() -> None:
         (reason,) = found.estimates[name].reasons
         assert reason == (
             f"{name} takes the policy to be a function of the observation, and Sticky remembers its episode. is, pdis, wis "
-            "and pdwis weigh whole logged histories and are right for it."
+            "and pdwis weigh whole logged histories and apply."
         )
     assert found.agreement is None
 
@@ -160,6 +161,8 @@ def test_a_bundle_does_not_hold_it(tmp_path: Path) -> None:
         save_bundle(tmp_path / "policy", bundle)
     with pytest.raises(ConfigurationError, match=r"cannot answer for a single observation.*policy\.step"):
         bundle.predict(np.ones(1))
+    with pytest.raises(ConfigurationError, match=r"A Sticky acts towards no return. `st\.DecisionTransformer`"):
+        GreedyMemoryPolicy(STICKY).towards(1.0)
     for ask in (STICKY.mode, STICKY.sample, lambda obs: STICKY.log_prob(obs, jnp.zeros(1))):
         with pytest.raises(
             ConfigurationError, match="Sticky remembers its episode and cannot answer for a single observation"

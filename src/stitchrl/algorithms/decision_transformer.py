@@ -176,14 +176,12 @@ class DecisionTransformer(Algorithm):
             target = self.target_return * scaling.reward_scale
         largest = float(np.abs(returns).max(initial=0.0)) or 1.0
         scale = largest if self.return_scale is None else self.return_scale * scaling.reward_scale
-        given = {"target": np.float32(target), "scale": np.float32(scale), "unit": np.float32(scaling.reward_scale)}
-        given |= {"least": np.float32(of_episodes.min()), "most": np.float32(of_episodes.max())}
-        given |= {
-            "episodes": np.int32(log.num_episodes),
-            "cut": np.int32(cut.sum()),
-            "counted": np.int32(len(of_episodes)),
-        }
-        return Prepared(log, {"return_to_go": returns}, given)
+        given = {"target": target, "scale": scale, "unit": scaling.reward_scale}
+        given |= {"least": of_episodes.min(), "most": of_episodes.max()}
+        counts = {"episodes": log.num_episodes, "cut": cut.sum(), "counted": len(of_episodes)}
+        numbers: PyTree = {name: np.float32(number) for name, number in given.items()}
+        numbers |= {name: np.int32(number) for name, number in counts.items()}
+        return Prepared(log, {"return_to_go": returns}, numbers)
 
     def remarks(self, given: PyTree) -> tuple[str, ...]:
         """Which return the policy acts towards, beside those of the log, and how many of these are not whole."""

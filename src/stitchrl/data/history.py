@@ -7,6 +7,7 @@ missing, the first one stands for those that are not there, as in `gymnasium.wra
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Int
@@ -17,7 +18,7 @@ from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError
 from stitchrl.types import NumpyArray
 
-__all__ = ["with_history", "without_history"]
+__all__ = ["has_history", "with_history", "without_history"]
 
 
 def with_history(log: Dataset, history: int) -> Dataset:
@@ -51,14 +52,13 @@ def with_history(log: Dataset, history: int) -> Dataset:
     following[log.continues] = rows[log.continues] + 1
     following[alone] = len(rows) + np.arange(len(alone))
     stacks = np.concatenate([here, after])
-    names = log.observation_names
     return dataclasses.replace(
         log,
         observation_table=log.observation_table[stacks].reshape(len(stacks), -1),
         observation_index=rows.astype(np.int32),
         next_observation_index=following.astype(np.int32),
         observation_id=None,
-        observation_names=tuple(_renamed(name, back) for back in range(history - 1, -1, -1) for name in names),
+        observation_names=_stacked_names(log.observation_names, history),
         schema=_stacked_schema(log.schema, history),
         notes=(*log.notes, f"Each observation holds the last {history}."),
     )
@@ -69,9 +69,17 @@ def without_history(schema: Schema, history: int) -> Schema:
     column = schema.columns["observation"]
     if isinstance(column, str) or history == 1:
         return schema
-    kept = column[len(column) - len(column) // history :]
+    kept = _last_names(column, history)
     rules = {name: rule for name, rule in schema.observations.items() if name in kept}
     return dataclasses.replace(schema, columns={**schema.columns, "observation": kept}, observations=rules)
+
+
+def has_history(schema: Schema, history: int) -> bool | None:
+    """Whether the named observations are those of `with_history` with this number; None where they have no names."""
+    column = schema.columns.get("observation")
+    if column is None or isinstance(column, str):
+        return None
+    return column == _stacked_names(_last_names(column, history), history)
 
 
 def _before(log: Dataset, history: int) -> Int[NumpyArray, "N history"]:
@@ -90,9 +98,18 @@ def _stacked_schema(schema: Schema, history: int) -> Schema:
     if isinstance(column, str):
         return dataclasses.replace(schema, columns=columns)
     steps = range(history - 1, -1, -1)
-    columns["observation"] = tuple(_renamed(name, back) for back in steps for name in column)
+    columns["observation"] = _stacked_names(column, history)
     rules = {_renamed(name, back): rule for back in steps for name, rule in schema.observations.items()}
     return dataclasses.replace(schema, columns=columns, observations=rules)
+
+
+def _last_names(names: tuple[str, ...], history: int) -> tuple[str, ...]:
+    return names[len(names) - len(names) // history :]
+
+
+def _stacked_names(names: Iterable[str], history: int) -> tuple[str, ...]:
+    names = tuple(names)
+    return tuple(_renamed(name, back) for back in range(history - 1, -1, -1) for name in names)
 
 
 def _renamed(name: str, back: int) -> str:

@@ -1,9 +1,10 @@
 """A policy with memory on a log: the probability of every logged action given the history of its own episode.
 
-Importance sampling weighs an episode by the product of pi(a_t | history_t) / b(a_t | s_t), which is as right for a policy that
-remembers as for one that does not: the history is the logged one, and it is known (Precup, Sutton and Singh 2000, section 3,
-holds for any policy of histories). What fits a value of observations, or weighs by ratios of visits to them, takes the policy to
-be a function of the observation and is refused.
+Importance sampling weighs an episode by the product of pi(a_t | history_t) / b(a_t | s_t). The policy's probabilities are
+exact, for the history is the logged one, and it is known; given logged propensities, the estimates have the properties that
+they have for any policy (Precup, Sutton and Singh 2000, section 3, holds for any policy of histories). Where the behaviour is
+fitted from single observations, it does not describe a logging policy that itself remembered. What fits a value of
+observations, or weighs by ratios of visits to them, takes the policy to be a function of the observation and is refused.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class RememberingPolicy(LoggedPolicy):
         """Why an estimator that asks for more does not apply."""
         return (
             f"{name} takes the policy to be a function of the observation, and {type(self.policy).__name__} remembers its "
-            f"episode. {remain} weigh whole logged histories and are right for it."
+            f"episode. {remain} weigh whole logged histories and apply."
         )
 
     def probs_on(self, log: Dataset, rows: slice = slice(None)) -> Float[NumpyArray, "n A"]:

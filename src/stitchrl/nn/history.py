@@ -8,10 +8,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
-from stitchrl.data.history import without_history
+from stitchrl.data.history import has_history, without_history
 from stitchrl.data.schema import Schema
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key, Metrics
+from stitchrl.messages import listed
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.distributions import Categorical, Distribution
 from stitchrl.nn.memory import MemoryPolicy
@@ -61,6 +62,13 @@ class HistoryPolicy(MemoryPolicy):
             raise ConfigurationError(
                 f"`history` of HistoryPolicy must be that of `st.with_history`, by which the policy's {wide} numbers of an "
                 f"observation divide; got {history}."
+            )
+        schema = policy.schema
+        if schema is not None and has_history(schema, history) is False:
+            raise ConfigurationError(
+                f"`history` of HistoryPolicy must be that of the `st.with_history` on whose log the policy was trained; got "
+                f"{history}, and the policy's observations are {listed(schema.columns['observation'])}. Train it on "
+                f"`st.with_history(log, {history})`, or give the number of that log."
             )
         self.policy, self.history, self.observation_size = policy, int(history), wide // history
         self.action_size = _size(policy, "action_center")

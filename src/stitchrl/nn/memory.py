@@ -8,11 +8,12 @@ that are played side by side:
 
 `last_action` and `last_reward` are what was done and paid in the step before; at the first step of an episode they are ignored.
 Everything is pure and can be compiled. Along logged episodes the same function gives the exact probability of every logged
-action given its history (`log_probs_along`), by which importance sampling of such a policy is as valid as of any other.
+action given its history (`log_probs_along`), by which importance sampling weighs such a policy like any other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from typing import Any, ClassVar, NoReturn
 
@@ -24,12 +25,20 @@ from jaxtyping import Bool, Float, Shaped
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Categorical, Distribution
-from stitchrl.nn.origin import WithOrigin
+from stitchrl.nn.origin import WithOrigin, remember_origin
 from stitchrl.nn.point import PointAction
 from stitchrl.nn.policy import point_mass
 from stitchrl.types import PyTree
 
-__all__ = ["GreedyMemoryPolicy", "MemoryPolicy", "has_memory", "nothing_yet", "refuse_memory", "restarted"]
+__all__ = [
+    "GreedyMemoryPolicy",
+    "MemoryPolicy",
+    "has_memory",
+    "nothing_yet",
+    "policy_towards",
+    "refuse_memory",
+    "restarted",
+]
 
 SINGLE = "answer for a single observation, which does not say what came before it"
 WAY_OUT = (
@@ -148,6 +157,17 @@ class GreedyMemoryPolicy(MemoryPolicy):
         """That of the policy inside."""
         return self.policy.action_shape
 
+    def towards(self, target_return: float) -> GreedyMemoryPolicy:
+        """The mode of the policy that acts towards another return, in the units in which the policy inside takes it: those of the
+        log where it is a `Run.policy`.
+
+        Raises:
+            ConfigurationError: the policy inside acts towards no return, or does not take one.
+        """
+        changed = dataclasses.replace(self, policy=policy_towards(self.policy, target_return))
+        remember_origin(changed, self.schema, self.guard)
+        return changed
+
     def initial_carry(self, count: int) -> PyTree:
         return self.policy.initial_carry(count)
 
@@ -174,6 +194,20 @@ def has_memory(policy: Any) -> bool:
 def refuse_memory(policy: Any, what: str) -> NoReturn:
     """Raise ConfigurationError: such a policy cannot do this, for it would need the episode so far."""
     raise ConfigurationError(f"{type(policy).__name__} remembers its episode and cannot {what}: {WAY_OUT}.")
+
+
+def policy_towards(policy: MemoryPolicy, target_return: float) -> MemoryPolicy:
+    """The policy that acts towards another return, in the units in which it takes it.
+
+    Raises:
+        ConfigurationError: it acts towards none.
+    """
+    if not hasattr(policy, "towards"):
+        raise ConfigurationError(
+            f"A {type(policy).__name__} acts towards no return. `st.DecisionTransformer` gives a policy that does."
+        )
+    found: MemoryPolicy = policy.towards(target_return)
+    return found
 
 
 def nothing_yet(policy: MemoryPolicy, count: int) -> tuple[Array, Array]:

@@ -130,7 +130,7 @@ class ReturnConditionedPolicy(MemoryPolicy):
         return () if self.network.numbered else (self.network.embed_action.weight.shape[0],)
 
     def towards(self, target: float) -> ReturnConditionedPolicy:
-        """The policy that acts towards another return, in scaled rewards."""
+        """The policy that acts towards another return, in scaled rewards; that of `Run.policy` takes one in units of the log."""
         return dataclasses.replace(self, target=jnp.asarray(target, jnp.float32))
 
     def initial_carry(self, count: int) -> Carry:

@@ -14,7 +14,7 @@ from stitchrl.jax_types import AnyArray, Array, Key, Metrics
 from stitchrl.nn.clipped_normal import on_bounds
 from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
 from stitchrl.nn.distributions import Distribution, Normal
-from stitchrl.nn.memory import MemoryPolicy
+from stitchrl.nn.memory import MemoryPolicy, policy_towards
 from stitchrl.nn.networks import standardized
 from stitchrl.nn.origin import remember_origin
 from stitchrl.nn.policy import DiscretePolicy, Policy
@@ -158,16 +158,12 @@ class RescaledMemoryPolicy(MemoryPolicy):
         Raises:
             ConfigurationError: it acts towards none, or learned from shifted rewards, whose sum depends on how long it goes on.
         """
-        if not hasattr(self.policy, "towards"):
-            raise ConfigurationError(
-                f"A {type(self.policy).__name__} acts towards no return. `st.DecisionTransformer` gives a policy that does."
-            )
         if float(self.reward_shift):
             raise ConfigurationError(
                 f"The policy learned from rewards with {float(self.reward_shift):g} added, so that a return of "
                 f"{target_return:g} in units of the log says nothing to it. Train it without `reward_shift`."
             )
-        inner = self.policy.towards(target_return * float(self.reward_scale))
+        inner = policy_towards(self.policy, target_return * float(self.reward_scale))
         changed = dataclasses.replace(self, policy=inner)
         remember_origin(changed, self.schema, self.guard)
         return changed
