@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from stitchrl.errors import ConfigurationError
 from stitchrl.types import NumpyArray
 
-__all__ = ["Observations", "make_copies"]
+__all__ = ["Observations", "image_scale", "make_copies"]
 
 INSTALLS = {
     "mujoco": 'pip install "stitchrl[mujoco]"',
@@ -57,7 +57,7 @@ class Observations:
         shape = tuple(map(int, space.shape or ()))
         if isinstance(space, gym.spaces.Box) and len(shape) == 1:
             return cls(shape)
-        scale = _image_scale(space) if len(shape) in (2, 3) else None
+        scale = image_scale(space) if len(shape) in (2, 3) else None
         if scale is None:
             raise ConfigurationError(
                 f"{whose} needs an environment whose observation is a vector or an image of (height, width, channels) that holds "
@@ -88,7 +88,7 @@ class Observations:
         return np.array(given if self.scale == 1 else np.rint(given * np.float32(self.scale)), np.uint8)
 
 
-def _image_scale(space: gym.Space[Any]) -> int | None:
+def image_scale(space: gym.Space[Any]) -> int | None:
     """What makes bytes of the numbers of an image; None of other numbers."""
     if isinstance(space, gym.spaces.MultiBinary):
         return 255

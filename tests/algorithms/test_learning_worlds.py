@@ -45,7 +45,7 @@ WORLDS = (*RANDOM, "grid")
 WITH_CRITICS = [name for name in names() if KINDS[kind_of(name)].values.startswith("TD")]
 
 
-WITHOUT_MEMORY = [name for name in names() if not getattr(st, kind_of(name)).has_memory]
+WITHOUT_MEMORY = [name for name in names() if not getattr(st, kind_of(name))().has_memory]
 """Those whose policies are functions of the observation, which exact values are of."""
 
 

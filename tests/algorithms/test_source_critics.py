@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from worlds import schema_of
 import stitchrl as st
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.source_critics import MOST_SOURCES
-from stitchrl.errors import DataError
+from stitchrl.data.scaling import Scaling
+from stitchrl.errors import ConfigurationError, DataError
 
 PAYS = {"day": (1.0, 0.5), "night": (0.2, 0.5)}
 """Source -> what the two actions pay in its rows. Three rows in four are of the day."""
@@ -57,6 +59,32 @@ def test_the_weight_of_a_row_in_each_critic_by_hand() -> None:
     # errors 1 and 2 of the first row, 3 and 4 of the second, against targets of 0 and 1
     loss = td_loss(q, jnp.asarray([0.0, 1.0, 9.0], jnp.float32), weight)
     assert float(loss) == pytest.approx((4 / 3 * (1 + 4) + 4 * (9 + 16)) / 3)
+
+
+def test_the_share_of_a_source_is_that_of_its_rows_with_a_target() -> None:
+    # Of 120 rows of the day and 40 of the night, the last 20 of the day and 20 of the night are cut: nothing follows them.
+    source = np.repeat(["day", "night"], [120, 40])
+    ended = np.ones(160, bool)
+    ended[100:140] = False
+    rows = log(source=source, terminated=ended, truncated=~ended)
+    prepared = st.IQL(critic_per_source=True).prepare(rows, Scaling.of(rows), key=jax.random.key(0))
+    np.testing.assert_allclose(prepared.given["source_share"], [100 / 160, 20 / 160])
+    batch = {
+        "td_weight": jnp.asarray(rows.can_bootstrap, jnp.float32),
+        "source_number": jnp.asarray(prepared.columns["source_number"]),
+    }
+    weight = st.IQL(critic_per_source=True).critic_weight(batch, prepared.given, 1)
+    np.testing.assert_allclose(jnp.mean(weight, axis=1), [1.0, 1.0], rtol=1e-6)
+    ended[120:] = False
+    with pytest.raises(DataError, match=r"every source that terminated .*; the source .night. has none"):
+        fitted(st.IQL(critic_per_source=True), log(source=source, terminated=ended, truncated=~ended))
+
+
+@pytest.mark.parametrize("sampling", [st.EpisodeSampling(), st.StratifiedSampling(), st.WeightedSampling()])
+def test_rows_drawn_by_another_rule_are_refused(sampling: Any) -> None:
+    message = rf"`critic_per_source` of IQL weighs rows .* `sampling` of fit, {type(sampling).__name__}\(.*Leave one of them out"
+    with pytest.raises(ConfigurationError, match=message):
+        fitted(st.IQL(critic_per_source=True), log(), sampling=sampling)
 
 
 @pytest.mark.parametrize("name", ["IQL", pytest.param("AWAC", marks=pytest.mark.slow)])

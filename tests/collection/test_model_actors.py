@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from commands import Command
 from gymnasium import spaces
-from sb3_models import OBS, WEIGHT, Model, off_policy, on_policy, softmax
+from sb3_models import IMAGE_WEIGHT, OBS, WEIGHT, Model, off_policy, on_policy, seeing, softmax
 from scipy import stats
 
 import stitchrl as st
@@ -73,6 +73,7 @@ OWN = softmax(OBS @ WEIGHT)[0]
         (value_model(), 0.6, 0.4 * GREEDY + 0.2),  # in place of its own rate, not on top of it
         (on_policy(THREE), None, OWN),
         (on_policy(THREE), 0.6, 0.4 * OWN + 0.2),
+        (st.SB3Policy(on_policy(THREE), deterministic=True), 0.6, 0.4 * np.eye(3)[OWN.argmax()] + 0.2),
     ],
 )
 def test_numbered_actions_have_their_exact_probabilities(model: Any, epsilon: Any, expected: Any) -> None:
@@ -131,6 +132,49 @@ def test_a_model_in_memory_makes_a_log_with_the_probabilities_of_its_rows() -> N
     assert set(log.source) == {"Model"}
     inverse = 1 / (3 * log.behavior_probs[np.arange(450), log.action])  # its mean is 1 if these are the probabilities
     assert abs(inverse.mean() - 1) < 4 * inverse.std() / 450**0.5
+
+
+class Pictures(gym.Env[Any, Any]):
+    """Two steps an episode; images of 2 x 3 and two channels, with numbers that a byte holds exactly."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, kind: str) -> None:
+        top = 255 if kind == "uint8" else 1
+        self.observation_space = spaces.Box(0, top, (2, 3, 2), np.dtype(kind).type)
+
+    def _shown(self) -> Any:
+        drawn = self.np_random.integers(0, 256, (2, 3, 2))
+        shown = {"uint8": drawn, "bool": drawn > 127, "float32": drawn / 255}[str(self.observation_space.dtype)]
+        return shown.astype(self.observation_space.dtype)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = 2
+        return self._shown(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return self._shown(), 0.0, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", ["float32", "bool", "uint8"])
+def test_a_model_of_images_is_given_the_numbers_and_the_order_of_its_own_space(kind: str, first: bool) -> None:
+    model, top = seeing((2, 2, 3) if first else (2, 3, 2), kind), 1 if kind == "uint8" else 255
+    log = st.collect(lambda: Pictures(kind), policy=model, episodes=8, progress=False)
+    held = log.observation.astype(np.float64)
+    assert (held.shape[1:], held.max() > 1) == ((2, 3, 2), True)
+    logits = (np.moveaxis(held, -1, 1) if first else held).reshape(len(held), -1) @ IMAGE_WEIGHT / top
+    np.testing.assert_allclose(log.behavior_probs, softmax(logits), rtol=1e-4)
+    np.testing.assert_allclose(st.SB3Policy(model).probs(log.observation), log.behavior_probs, rtol=1e-4)
+
+
+def test_a_model_of_images_on_another_scale_is_refused() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"takes images of Box\(0, 255.*this environment shows truth values or num"
+    ):
+        st.collect(lambda: Pictures("float32"), policy=seeing((2, 3, 2), "uint8"), episodes=1, progress=False)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -203,6 +247,13 @@ def test_the_command_says_what_is_missing_or_wrong(
         (on_policy(BOX), VECTORS, {"epsilon": 0.1}, "`epsilon` is for numbered actions"),
         (on_policy(BOX), VECTORS, {"noise": 0.1}, "draws its own"),
         (Model(BOX), VECTORS, {}, "The Model model leaves nothing to chance.*give `noise`"),
+        (Model(THREE), NUMBERED, {}, "The Model model leaves nothing to chance.*give `epsilon`"),
+        (
+            st.SB3Policy(on_policy(THREE), deterministic=True),
+            NUMBERED,
+            {},
+            "model with `deterministic=True` leaves nothing to chance.*give `epsilon`",
+        ),
         (Model(BOX), NUMBERED, {}, "has actions Box.*those of the test are 3 numbers"),
         (off_policy(-1.0, 3.0), VECTORS, {}, "has actions Box.*those of the test are from"),
         (

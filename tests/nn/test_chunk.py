@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +25,18 @@ PLANNER = OneStepPolicy(
 POLICY = ChunkPolicy(PLANNER, 3, 1)
 
 
+@eqx.filter_jit
+def step(policy: Any, carry: Any, obs: Any, last_action: Any, last_reward: Any, key: Any) -> Any:
+    return policy.step(carry, obs, last_action, last_reward, key=key)
+
+
 def played(policy: Any, seen: Any, keys: Any = None) -> np.ndarray:
     """(T, B) what is done while (T, B) is seen."""
     count = len(seen[0])
     carry, last, done = policy.initial_carry(count), nothing_yet(policy, count), []
     for t, obs in enumerate(seen):
-        action, carry = policy.step(
-            carry, jnp.asarray(obs, jnp.float32)[:, None], *last, key=None if keys is None else keys[t]
-        )
+        seen_now = jnp.asarray(obs, jnp.float32)[:, None]
+        action, carry = step(policy, carry, seen_now, *last, key=None if keys is None else keys[t])
         done.append(np.asarray(action)[:, 0])
     return np.asarray(done)
 
@@ -43,11 +48,38 @@ def test_a_chunk_is_carried_out_before_it_looks_again() -> None:
     )
 
 
+class Counted(OneStepPolicy):
+    """Says on the host that it planned."""
+
+    def mode(self, obs: Any, *, action_mask: Any = None) -> Any:
+        jax.debug.callback(lambda: PLANNED.append(1))
+        return super().mode(obs, action_mask=action_mask)
+
+
+PLANNED: list[int] = []
+
+
+def test_it_plans_only_where_some_episode_needs_a_chunk() -> None:
+    counted = ChunkPolicy(Counted(PLANNER.network), 3, 1)
+    carry, last, plans = counted.initial_carry(2), nothing_yet(counted, 2), []
+    for at in range(5):
+        if at == 2:  # one of them begins anew, so that they look at different steps
+            carry = restarted(counted, carry, jnp.asarray([False, True]))
+        obs = jnp.asarray([[0.1 * at], [-0.7]])
+        # as it was: planned at every step, and taken where it is new
+        every = jnp.where((carry.left == 0)[:, None, None], PLANNER.mode(obs).reshape(2, 3, 1), carry.actions)
+        _, carry = step(counted, carry, obs, *last, key=None)
+        np.testing.assert_array_equal(carry.actions, every)
+        jax.effects_barrier()
+        plans.append(len(PLANNED))
+    assert plans == [1, 1, 2, 3, 3]
+
+
 def test_an_episode_that_begins_anew_looks_at_once() -> None:
     obs = jnp.asarray([[0.1], [-0.5]])
-    _, carry = POLICY.step(POLICY.initial_carry(2), obs, *nothing_yet(POLICY, 2))
+    _, carry = step(POLICY, POLICY.initial_carry(2), obs, *nothing_yet(POLICY, 2), key=None)
     carry = restarted(POLICY, carry, jnp.asarray([True, False]))
-    action, carry = POLICY.step(carry, jnp.asarray([[0.7], [0.7]]), *nothing_yet(POLICY, 2))
+    action, carry = step(POLICY, carry, jnp.asarray([[0.7], [0.7]]), *nothing_yet(POLICY, 2), key=None)
     np.testing.assert_allclose(action[:, 0], [0.7, -0.4], atol=1e-6)
     np.testing.assert_array_equal(carry.left, [2, 1])
 

@@ -12,6 +12,8 @@ OBS = np.array([[0.2, 1.0], [-1.0, 0.3], [2.0, -0.7]], np.float32)
 BOX = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 WEIGHT = np.array([[1.0, 0.0, -1.0], [0.5, -0.5, 2.0]], np.float32)
 
+IMAGE_WEIGHT = np.linspace(-0.02, 0.03, 36, dtype=np.float32).reshape(12, 3) * np.array([1.0, -1.0, 0.5], np.float32)
+
 
 class Tensor:
     """A tensor of PyTorch that must be detached and brought home before NumPy sees it."""
@@ -75,6 +77,23 @@ def on_policy(action_space: spaces.Space) -> Model:
         return SimpleNamespace(distribution=normal)
 
     model = Model(action_space, get_distribution=get_distribution)
+    return model
+
+
+def seeing(shape: tuple[int, ...], kind: str) -> Model:
+    """As PPO of images of 12 numbers: it must be given those of its own space, in their own order and type."""
+
+    def get_distribution(obs: Tensor) -> Any:
+        logits = obs.values.reshape(len(obs.values), -1) @ IMAGE_WEIGHT
+        return SimpleNamespace(distribution=SimpleNamespace(probs=Tensor(softmax(logits))))
+
+    def obs_to_tensor(obs: np.ndarray) -> tuple[Tensor, bool]:
+        assert (obs.shape[1:], obs.dtype) == (shape, np.dtype(kind))
+        return Tensor(obs), True
+
+    model = Model(spaces.Discrete(3), get_distribution=get_distribution)
+    model.observation_space = spaces.Box(0, 255 if kind == "uint8" else 1, shape, np.dtype(kind).type)
+    model.policy.obs_to_tensor = obs_to_tensor
     return model
 
 

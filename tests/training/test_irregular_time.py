@@ -60,9 +60,12 @@ def test_a_target_falls_by_the_time_that_elapses(name: str) -> None:
     assert differ(after(2.0, 0.8), after(None, 0.8), tolerance=1e-4)
 
 
-def test_every_algorithm_with_a_discount_says_that_it_knows_time() -> None:
+def test_every_algorithm_with_a_discount_says_that_it_knows_time_or_counts_steps() -> None:
+    """Chunks of actions and rollouts of a learned model have steps, whose times no row tells."""
     for name, algorithm in ALL.items():
-        assert algorithm.irregular_time == hasattr(algorithm, "gamma"), name
+        knows = hasattr(algorithm, "gamma") and name not in ("QChunking", "MOPO", "COMBO")
+        assert algorithm.irregular_time == knows, name
+        assert isinstance(algorithm.has_memory, bool), name
 
 
 def test_batches_hold_the_times() -> None:

@@ -186,8 +186,6 @@ class Algorithm(ABC):
     """True where `prepare` solves everything: no update is made, whatever number is asked for."""
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType({})
     """Published settings by name."""
-    has_memory: ClassVar[bool] = False
-    """Whether its policy remembers its episode (`nn/memory.py`)."""
     irregular_time: ClassVar[bool] = False
     """Whether it discounts by the time that elapses where the log has a `time_unit`, as `td_return` does."""
 
@@ -260,6 +258,11 @@ class Algorithm(ABC):
     def target_steps(self) -> int:
         """Steps of reward in a TD target where that is part of the algorithm; 0 leaves it to `n_steps` of `fit`."""
         return 0
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether its policy remembers its episode (`nn/memory.py`)."""
+        return False
 
     @property
     def sequence_length(self) -> int:

@@ -100,7 +100,6 @@ class DecisionTransformer(Algorithm):
     """Decision Transformer."""
 
     has_critics: ClassVar[bool] = False
-    has_memory: ClassVar[bool] = True
 
     length: int = setting(20, "at least 1", "Steps that are remembered; more see further back and cost more.")
     heads: int = setting(1, "at least 1", "Attention heads of each block; they divide its width.")
@@ -149,6 +148,10 @@ class DecisionTransformer(Algorithm):
                 "`network` of DecisionTransformer must have one width for each block, all equal and divided by `heads`; got "
                 f"{widths} and {self.heads} heads. The default is (128, 128, 128) and 1."
             )
+
+    @property
+    def has_memory(self) -> bool:
+        return True
 
     @property
     def sequence_length(self) -> int:

@@ -21,7 +21,8 @@ does not have are those of F(s, z), in (3) and (4).
 
 With `acting="best of"` there is no mu and no (6): the policy, which also gives c' in (1), takes of `acting_candidates`
 draws of F that with the largest mean_i Q_i, or min_i where (2) has it. The paper calls it QC, and the one with mu QC-FQL.
-Lambda, `normalize_q` and `target_aggregation` are as in FQL, which this is, number by number, with `chunk=1`.
+Lambda, `normalize_q` and `target_aggregation` are as in FQL, which this is, number by number, with `chunk=1`, but for logs with a
+`time_unit`: a chunk counts steps, whatever time they take, so that this refuses such a log, and FQL discounts by its time.
 
 The policy acts with memory: it chooses a chunk, takes its actions one by one, and only then looks again. `st.rollout`
 plays it. Its actions have no density, and no fitted value of single observations describes it, so that no estimator of
@@ -147,7 +148,7 @@ class QChunking(RewardNoise):
     )
 
     @property
-    def has_memory(self) -> bool:  # type: ignore[override]
+    def has_memory(self) -> bool:
         """Whether its policy remembers the rest of a chunk."""
         return self.chunk > 1
 

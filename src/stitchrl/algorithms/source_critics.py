@@ -3,9 +3,11 @@
 With S sources in the column `source` and `num_critics` N there are S N critics, of which critic i learns from the rows of
 source i // N alone:
 
-    (1)  L_Q = sum_i E[ 1(source = i // N) / share(i // N) (y - Q_i(s, a))^2 ],   share: of the source among the rows
+    (1)  L_Q = sum_i E[ 1(source = i // N, there is a y) / share(i // N) (y - Q_i(s, a))^2 ]
 
-By (1) every critic has the mean loss over its own source's rows, however few they are. One number of them is made as always
+share(k) is the share of all rows of the log that are of source k and have a TD target y: a row whose next observation is
+not known has none. By (1) every critic has the mean loss over its own source's rows with a target, however few they are.
+Rows must be drawn uniformly for that, so that `fit` refuses another rule of `sampling`. One number of them is made as always
 (`CriticSettings`): by their minimum an action is worth what the source that speaks worst of it makes it worth, and by
 `deviations=0` the mean over sources. What a source never tried its critics extrapolate, as all critics do.
 """
@@ -25,6 +27,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import DataError
 from stitchrl.jax_types import Array, Batch, Key
+from stitchrl.messages import shown
 from stitchrl.types import PyTree
 
 __all__ = ["SourceCriticSettings"]
@@ -55,7 +58,14 @@ class SourceCriticSettings(CriticSettings):
                 f"`critic_per_source` of {self.name} takes at most {MOST_SOURCES} sources; the column `source` has "
                 f"{len(names)} values. Join those that act alike, or leave the setting off."
             )
-        share = np.bincount(number.ravel()) / len(number)
+        targets = np.bincount(number.ravel(), log.can_bootstrap.astype(np.float64), minlength=len(names))
+        if not targets.all():
+            raise DataError(
+                f"`critic_per_source` of {self.name} needs rows of every source that terminated or whose next observation is "
+                f"known; the source {shown(str(names[int(np.argmin(targets))]))} has none, and its critics would learn nothing. "
+                "Leave its rows out, or leave the setting off."
+            )
+        share = targets / len(log.source)
         columns = {"source_number": number.ravel().astype(np.int32)}
         return Prepared(log, columns, {"source_share": share.astype(np.float32)})
 

@@ -12,6 +12,7 @@ has its density, each number on a bound the probability of what was clipped to i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -193,31 +194,42 @@ def actor_of_model(
         policy: of the model.
         space: of the environment.
         environment: its name.
-        epsilon: share of uniform actions where actions are numbered; None leaves the chance that the model itself takes.
+        epsilon: share of uniform actions where actions are numbered; None leaves the chance that the model itself takes,
+            which must be some.
         noise: as in `ClippedNormal`, of a model whose actions leave nothing to chance.
 
     Raises:
-        ConfigurationError: the model is for other spaces, or chance is asked for in a way that its actions do not take.
+        ConfigurationError: the model is for other spaces, nothing is left to chance, or chance is asked for in a way that its
+            actions do not take.
     """
     _check_spaces(policy, space, environment)
+    if space.observations.image:
+        policy = policy.acting_on(space.observations.scale)
     if space.num_actions is not None:
         _refuse(
             noise is not None, f"`noise` is for vectors of actions, and those of {environment} are numbered", "epsilon"
         )
         greedy = epsilon is not None and not hasattr(policy.model.policy, "get_distribution")
-        acting = SB3Policy(policy.model, deterministic=True, normalize=policy.normalize) if greedy else policy
-        return Drawn(acting, epsilon or 0.0)
+        model = policy.model
+        by_chance = hasattr(model.policy, "get_distribution") or bool(getattr(model, "exploration_rate", False))
+        _refuse_without_chance(
+            epsilon is None and (policy.deterministic or not by_chance), policy,
+            "`epsilon` (`--epsilon`), the share of actions that are drawn alike",
+        )  # fmt: skip
+        if greedy:
+            policy = copy.copy(policy)
+            policy.deterministic = True
+        return Drawn(policy, epsilon or 0.0)
     _refuse(epsilon is not None, f"`epsilon` is for numbered actions, and those of {environment} are vectors", "noise")
-    name, by_chance = type(policy.model).__name__, policy.kind != "none" and not policy.deterministic
+    by_chance = policy.kind != "none" and not policy.deterministic
     if by_chance and noise is not None:
         raise ConfigurationError(
             f"`noise` of collect is for models whose actions leave nothing to chance, and {policy} draws its own. Leave it out."
         )
-    if not by_chance and noise is None:
-        raise ConfigurationError(
-            f"The {name} model leaves nothing to chance, and no other policy can be weighed on such a log: give `noise` "
-            "(`--noise`), the standard deviation of normal noise as a share of half of the action's range; 0.1 is usual."
-        )
+    _refuse_without_chance(
+        not by_chance and noise is None, policy,
+        "`noise` (`--noise`), the standard deviation of normal noise as a share of half of the action's range",
+    )  # fmt: skip
     if policy.kind == "squashed" and by_chance:
         return SquashedNormal(policy, space)
     return ClippedNormal(policy, space, noise)
@@ -228,11 +240,20 @@ def _refuse(wrong: bool, why: str, other: str) -> None:
         raise ConfigurationError(f"{why}. Give `{other}` in its place, or leave it out.")
 
 
+def _refuse_without_chance(without: bool, policy: SB3Policy, setting: str) -> None:
+    if without:
+        taken = " with `deterministic=True`" if policy.deterministic else ""
+        raise ConfigurationError(
+            f"The {type(policy.model).__name__} model{taken} leaves nothing to chance, and no other policy can be weighed on "
+            f"such a log: give {setting}; 0.1 is usual."
+        )
+
+
 def _check_spaces(policy: SB3Policy, space: Space, environment: str) -> None:
     """Refuse a model that was trained for other observations or actions."""
     model, name = policy.model, type(policy.model).__name__
-    observed = getattr(model.observation_space, "shape", None)
-    if tuple(observed or ()) != space.observations.shape:
+    if not policy.takes(space.observations.shape):
+        observed = getattr(model.observation_space, "shape", None)
         raise ConfigurationError(
             f"The {name} model takes observations of shape {observed}; those of {environment} have "
             f"{space.observations.shape}. Give the environment, in its wrappers, that the model was trained in."

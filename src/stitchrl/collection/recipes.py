@@ -82,7 +82,7 @@ def collect(
         steps: of the environment, on which the learner is trained; ignored where nothing is.
         seed: of everything that is random.
         epsilon: in (0, 1], share of uniform actions in the logged behaviour where actions are numbered; None is 0.1 for a
-            learner, and the chance that the model itself takes for a `policy`.
+            learner, and the chance that the model itself takes for a `policy`; one that takes none needs it.
         noise: above 0, standard deviation of normal noise on the actions of a `policy` that leaves nothing to chance, as a
             share of half of the action's range; what leaves the bounds is clipped.
         algorithm: the learner, DQN or SAC with other settings.

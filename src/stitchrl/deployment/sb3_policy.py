@@ -6,10 +6,14 @@ What acts is what `model.predict` does, and `deterministic` means what it means 
     continuous     SAC and the like: the density of the squashed normal, in units of the action
                    PPO, A2C: a normal that `predict` clips to the bounds, so there is a density with `clip=False` alone
                    TD3, DDPG, and `deterministic=True`: an action without chance, and no density
+
+Images of a log are bytes of (height, width, channels). A model that was trained on truth values or numbers from 0 to 1 is given
+these again, by the bytes divided by 255, and one whose observation space has its channels first is given them first.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +23,7 @@ import numpy as np
 from gymnasium import spaces
 
 from stitchrl.deployment.outside_policy import OutsidePolicy, generator_of, one_hot
+from stitchrl.environments import image_scale
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.jax_types import Key
 from stitchrl.nn.distributions import TanhNormal
@@ -54,6 +59,7 @@ class SB3Policy(OutsidePolicy):
         clip: bool = True,
     ) -> None:
         self.model, self.deterministic, self.normalize, self.clip = model, deterministic, normalize, clip
+        self._scale: int | None = image_scale(model.observation_space)
         space = model.action_space
         if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
             raise ConfigurationError(
@@ -190,12 +196,45 @@ class SB3Policy(OutsidePolicy):
         pieces = [self.model.predict(self._seen(rows), deterministic=True)[0] for rows in _pieces(obs)]
         return np.concatenate([np.asarray(one) for one in pieces])
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the model takes observations that a log holds in this shape, that of one observation."""
+        wanted = self._wanted
+        return wanted is None or wanted == shape or _channels_moved(shape, wanted)
+
+    def acting_on(self, scale: int) -> SB3Policy:
+        """The policy where the environment shows images that a log holds multiplied by `scale`, 1 or 255.
+
+        Raises:
+            ConfigurationError: the model's own observation space is of images on the other scale.
+        """
+        if self._scale not in (None, scale) and len(self._wanted or ()) > 1:
+            shows = "bytes" if scale == 1 else "truth values or numbers from 0 to 1"
+            raise ConfigurationError(
+                f"{self} takes images of {self.model.observation_space}; this environment shows {shows}. Give the environment, "
+                "in its wrappers, that the model was trained in."
+            )
+        found = copy.copy(self)
+        found._scale = scale
+        return found
+
+    @property
+    def _wanted(self) -> tuple[int, ...] | None:
+        shape = getattr(self.model.observation_space, "shape", None)
+        return None if shape is None else tuple(shape)
+
     def _seen(self, obs: NumpyArray) -> NumpyArray:
-        """What the model sees of observations."""
-        wanted = getattr(self.model.observation_space, "shape", None)
-        if wanted is not None and tuple(wanted) != obs.shape[1:]:
-            raise DataError(f"{self} takes observations of shape {tuple(wanted)}; the log's have {obs.shape[1:]}.")
-        return obs if self.normalize is None else np.asarray(self.normalize(obs), np.float32)
+        """What the model sees of observations: on its own scale, of its own type, and in its own order of the axes."""
+        wanted = self._wanted
+        if not self.takes(obs.shape[1:]):
+            raise DataError(f"{self} takes observations of shape {wanted}; the log's have {obs.shape[1:]}.")
+        if obs.dtype == np.uint8 and self._scale not in (None, 1):
+            dtype = self.model.observation_space.dtype
+            obs = (obs / np.float32(self._scale)).astype(dtype if self.normalize is None else np.float32)
+        if self.normalize is not None:
+            obs = np.asarray(self.normalize(obs), np.float32)
+        if wanted is None or wanted == obs.shape[1:]:
+            return obs
+        return obs[..., 0] if len(wanted) == 2 else np.moveaxis(obs, -1, 1)
 
     def _flat(self, action: NumpyArray) -> NumpyArray:
         return action.reshape(len(action), -1)
@@ -203,6 +242,11 @@ class SB3Policy(OutsidePolicy):
 
 def _array(tensor: Any) -> NumpyArray:
     return np.asarray(tensor.detach().cpu().numpy(), np.float64)
+
+
+def _channels_moved(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether images of (height, width, channels) fit after the channels are moved first, or a single one is left out."""
+    return len(shape) == 3 and wanted in ((shape[2], *shape[:2]), (*shape[:2],) if shape[2] == 1 else ())
 
 
 def _pieces(obs: NumpyArray) -> list[NumpyArray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -83,9 +84,14 @@ class ChunkPolicy(MemoryPolicy):
         action_mask: Bool[AnyArray, "B A"] | None = None,
     ) -> tuple[Float[Array, "B action"], Plan]:
         refuse_mask(action_mask)
-        chosen = self.planner.mode(obs) if key is None else self.planner.sample(obs, key=key)
         new = carry.left == 0
-        actions = jnp.where(new[:, None, None], chosen.reshape(carry.actions.shape), carry.actions)
+
+        def planned(held: Float[Array, "B length action"]) -> Float[Array, "B length action"]:
+            chosen = self.planner.mode(obs) if key is None else self.planner.sample(obs, key=key)
+            return jnp.where(new[:, None, None], chosen.reshape(held.shape), held)
+
+        # Where every episode is inside a chunk nothing is planned. Under `jax.vmap` both branches are computed.
+        actions = jax.lax.cond(jnp.any(new), planned, lambda held: held, carry.actions)
         left = jnp.where(new, self.length, carry.left)
         now = jnp.take_along_axis(actions, (self.length - left)[:, None, None], axis=1)[:, 0]
         return now, Plan(actions, left - 1)

@@ -227,6 +227,11 @@ class Job:
                 f"{algorithm.name} learns from pieces of episodes and has no TD target that `n_steps` of fit, {self.n_steps}, "
                 "could reach over. Leave it out."
             )
+        if getattr(algorithm, "critic_per_source", False) and not isinstance(self._rule(algorithm), UniformSampling):
+            raise ConfigurationError(
+                f"`critic_per_source` of {algorithm.name} weighs rows by their source's share of the log, which rows drawn by "
+                f"`sampling` of fit, {self.sampling!r}, do not have. Leave one of them out."
+            )
         if self.log.schema.time_unit is not None:
             self._check_time(algorithm)
         names = ("n_steps", "sampling", "stop", "environment")
