@@ -121,6 +121,20 @@ def test_what_is_refused_is_no_look() -> None:
     assert look_files() == []
 
 
+def test_what_is_killed_before_there_is_an_estimate_is_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*given: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stitchrl.evaluation.evaluate.evaluate_fits", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(policy(), world_log(), estimators=("wis",), record_look=True)
+    assert look_files() == []
+    found = evaluate(policy(), world_log(), estimators=("wis",), margin=0.1, record_look=True)
+    assert not any("looked at" in caveat for caveat in found.verdict.caveats)
+    assert len(look_files()) == 1
+
+
 @pytest.mark.parametrize(
     ("looks", "sentences"),
     [

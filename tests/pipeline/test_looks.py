@@ -101,11 +101,13 @@ def test_a_run_that_goes_on_says_what_it_would_have_said(
     def die(*given: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(stages, "_evaluate", die)  # the look is recorded, and nothing was estimated yet
-        with pytest.raises(KeyboardInterrupt):
-            verdict_of(selected, tmp_path / "killed")
-    assert not (tmp_path / "killed" / "estimates.json").exists()
+    for stage, kept in (("_evaluate", False), ("_weights", True)):  # before there are estimates, and after
+        with monkeypatch.context() as patch:
+            patch.setattr(stages, stage, die)
+            with pytest.raises(KeyboardInterrupt):
+                verdict_of(selected, tmp_path / "killed")
+        assert (tmp_path / "killed" / "looks.json").exists() == kept
+        assert not (tmp_path / "killed" / "estimates.json").exists()
     # Somebody else looks meanwhile.
     assert look_at([Uniform()], job(selected[0], tmp_path / "killed").parts["test"], Estimand(1.0)).count == 1
     assert verdict_of(selected, tmp_path / "killed") == undisturbed

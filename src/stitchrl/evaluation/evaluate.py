@@ -192,16 +192,13 @@ def evaluate_all(
     chosen = chosen or chosen_estimators(default_estimators(log, horizon))
     if log.behavior_log_prob is None or not all(getattr(one, "row_by_row", False) for one in chosen):
         check_size(log, log.num_transitions, None if fit_on is None else fit_on.num_transitions, len(policies))
-    if record_look:  # before anything is seen; what is refused above is no look
-        rule = (margin, confidence, minimum_odds_ratio, *settings.numbers())
-        notes = (*notes, *notes_on(look_at(policies, whole, estimand, rule), noun=unit_noun(log, horizon)))
     if confirm and (binned := binning_of(whole)) is not None:
         notes = (*notes, binned.caveat)
     notes = (*notes, *note_on_ends(policies, log))
     fits = Fits(policies, log, fit_on, estimand=estimand, settings=settings, monitors=monitors)
     if confirm and history is None and fits.behavior.fitted:
         history = history_check(whole)
-    return evaluate_fits(
+    found = evaluate_fits(
         fits,
         chosen,
         confidence=confidence,
@@ -217,6 +214,12 @@ def evaluate_all(
         notes=notes,
         tail=tail,
     )
+    if not record_look:
+        return found
+    # Recorded when there is something to be seen, and before it can be: what was refused, failed or killed above is no look.
+    rule = (margin, confidence, minimum_odds_ratio, *settings.numbers())
+    looks = look_at(policies, whole, estimand, rule)
+    return [one.noted(notes_on(looks, noun=unit_noun(log, horizon))) for one in found]
 
 
 def evaluate_fits(

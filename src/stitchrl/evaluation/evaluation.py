@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from stitchrl.evaluation.action_shift import ActionShift
@@ -84,6 +85,11 @@ class Evaluation:
         together = () if self.consistency is None else self.consistency.sentences
         table = estimates_table(self.estimates, self.gain, name)
         return "\n".join([*lines, *table, *together, *stated, *worst, str(self.verdict)])
+
+    def noted(self, notes: Sequence[str]) -> Evaluation:
+        """The same evaluation with further caveats at the end of its verdict."""
+        verdict = dataclasses.replace(self.verdict, caveats=(*self.verdict.caveats, *notes))
+        return dataclasses.replace(self, verdict=verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""

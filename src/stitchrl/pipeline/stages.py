@@ -190,8 +190,8 @@ def _step_shown(job: Workspace, step: Step) -> dict[str, Any]:
 
 
 def evaluate_stage(job: Workspace) -> None:
-    """estimates.json: the selected policy and the behaviour on test, and nothing else; before it looks.json, the other
-    looks that there were at the test part."""
+    """estimates.json: the selected policy and the behaviour on test, and nothing else; just before it is written, looks.json:
+    the other looks that there were at the test part."""
     found = job.stage("estimates.json", lambda: _estimates(job))
     evaluation = found["selected"]["evaluation"]
     primary = evaluation["verdict"]["primary"]
@@ -202,10 +202,11 @@ def evaluate_stage(job: Workspace) -> None:
 
 def _estimates(job: Workspace) -> dict[str, Any]:
     test, chosen = job.parts["test"], job.selected
-    # Recorded before anything is seen, and kept in the directory: a run that goes on after a kill says the same.
+    found = _evaluate(job, chosen)
+    # Recorded when there are estimates, and before they can be seen: a run that is killed earlier took no look. It is kept in
+    # the directory, so that a run that goes on after a kill says the same.
     looks = EarlierLooks.from_dict(job.stage("looks.json", lambda: _look(job, chosen, test).to_dict()))
-    found = _evaluate(job, chosen, notes_on(looks, noun=unit_noun(test, job.settings.horizon)))
-    evaluation = found[0]
+    evaluation = found[0].noted(notes_on(looks, noun=unit_noun(test, job.settings.horizon)))
     agreement = evaluation.agreement
     assert agreement is not None  # a candidate can be asked about every action
     return {
@@ -259,7 +260,7 @@ def _look(job: Workspace, chosen: Candidate, test: Dataset) -> EarlierLooks:
     return look_at([chosen.policy, *job.compared], test, job.estimand, rule)
 
 
-def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> list[Evaluation]:
+def _evaluate(job: Workspace, chosen: Candidate) -> list[Evaluation]:
     """Evaluate the selected policy, and behind it the baseline if there is one, on test, with Q and a fitted behaviour from
     the other parts."""
     audited = job.load("audit.json")
@@ -282,7 +283,6 @@ def _evaluate(job: Workspace, chosen: Candidate, notes: Sequence[str]) -> list[E
             tail=job.settings.tail if job.settings.distribution else None,
             over_last=job.baseline is not None,
             monitors=(display.track("FQE of the selected policy"),),
-            notes=notes,
             force=job.baseline is not None and job.baseline.force,
         )
 
