@@ -76,6 +76,10 @@ def test_importance_sampling_of_a_policy_with_memory_is_right() -> None:
             "and pdwis weigh whole logged histories and apply."
         )
     assert found.agreement is None
+    assert found.verdict.headline.startswith(
+        "the log does not prove the policy better than the behaviour: line (a) failed, the estimates that a verdict may rest on "
+        "ask what the policy does at any observation, and of this policy only the probabilities of the logged actions are known"
+    )
 
 
 def test_a_policy_that_takes_the_last_action_for_a_state_would_be_judged_wrongly() -> None:

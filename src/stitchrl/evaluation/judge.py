@@ -25,7 +25,7 @@ from stitchrl.evaluation.group_gains import GroupGains, gains_in_groups
 from stitchrl.evaluation.groups import Groups
 from stitchrl.evaluation.influence import VarianceShares, variance_shares
 from stitchrl.evaluation.intervals import Resampler
-from stitchrl.evaluation.logged_policy import knows_every_action
+from stitchrl.evaluation.logged_policy import knows_every_action, why_no_verdict
 from stitchrl.evaluation.lower_bounds import LowerBound, lower_bounds
 from stitchrl.evaluation.policy_actions import has_density
 from stitchrl.evaluation.power import power_of
@@ -210,6 +210,7 @@ class Judge:
     ) -> Verdict:
         """The verdict; under CANNOT TELL with how large a log would decide."""
         log, rule = self._fits.log, self._rule
+        decisions = log.num_actions is not None and of_decisions(log, self._fits.estimand.horizon)
         verdict = decide(
             gain,
             audit_verdict=NOT_AUDITED if rule.audit_verdict is None else rule.audit_verdict,
@@ -218,7 +219,8 @@ class Judge:
             vetoes=vetoes,
             baseline="the baseline" if self._over_last else "the behaviour",
             notes=(*self._notes, *_of_another_policy(self._cases[k].policy)),
-            decisions=log.num_actions is not None and of_decisions(log, self._fits.estimand.horizon),
+            decisions=decisions,
+            not_judged="" if decisions else why_no_verdict(self._cases[k].policy, log),
         )
         primary = self._primary(k, gain)
         if not rule.confirm or verdict.decision != "CANNOT TELL" or primary is None:

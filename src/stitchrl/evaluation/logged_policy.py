@@ -27,6 +27,7 @@ __all__ = [
     "knows_every_action",
     "note_on_ends",
     "refusal_of_unknown_actions",
+    "why_no_verdict",
     "without_unknown_ends",
 ]
 
@@ -134,6 +135,16 @@ def knows_every_action(policy: Any, log: Dataset) -> bool:
     if isinstance(policy, LoggedPolicy):
         return policy.knows_every_action(log)
     return not has_memory(policy)
+
+
+def why_no_verdict(policy: Any, log: Dataset) -> str:
+    """Why no estimate of several steps that a verdict may rest on applies to a policy; "" where nothing is against it."""
+    if knows_every_action(policy, log):
+        return ""
+    return (
+        "the estimates that a verdict may rest on ask what the policy does at any observation, and of this policy only the "
+        "probabilities of the logged actions are known"
+    )
 
 
 def refusal_of_unknown_actions(name: str, log: Dataset, policies: Sequence[Any]) -> str | None:

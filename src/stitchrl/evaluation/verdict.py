@@ -127,6 +127,7 @@ def decide(
     baseline: str = "the behaviour",
     notes: Sequence[str] = (),
     decisions: bool = False,
+    not_judged: str = "",
 ) -> Verdict:
     """Apply the rule to the paired gains of one policy on the test episodes.
 
@@ -146,13 +147,14 @@ def decide(
         baseline: what the gain is over.
         notes: further caveats, one sentence or more each.
         decisions: whether every episode is a single decision, for which a verdict rests on other estimators.
+        not_judged: why no estimator that a verdict may rest on applies to the policy; "" where one may.
     """
     name = choose_primary(gains)
     primary = gains[name] if name is not None else None
     confidence = primary.confidence if primary is not None else 0.95
     horizon = next((gain.estimand.horizon for gain in gains.values()), None)
     lines = (
-        _line_a(name, gains, margin, confidence, decisions),
+        _line_a(name, gains, margin, confidence, decisions, not_judged),
         _line_b(name, gains, margin),
         _line_c(primary),
         _line_d(audit_verdict),
@@ -202,12 +204,16 @@ def _reasons(failed: Sequence[Line]) -> str:
     return "; ".join(reasons)
 
 
-def _line_a(name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float, decisions: bool) -> Line:
+def _line_a(
+    name: str | None, gains: Mapping[str, Estimate], margin: float, confidence: float, decisions: bool, not_judged: str
+) -> Line:
     rule = f"the primary gain's {confidence:.0%} interval lies above {margin:g}"
     if name is not None:
         primary = gains[name]
         assert primary.lower is not None
         return Line("a", rule, f"{name} {_span(primary)}", primary.lower > margin)
+    if not_judged:
+        return Line("a", rule, not_judged, False)
     if any(gain.primary_rank is not None for gain in gains.values()) or not gains:
         why = next((gain.reasons[0] for gain in gains.values() if gain.reasons), "")
         return Line("a", rule, f"no estimate that a verdict may rest on has an interval. {why}".strip(), False)
