@@ -103,6 +103,8 @@ def test_a_normal_that_is_clipped_has_densities_inside_and_probabilities_on_the_
     acted = VECTORS.to_environment(choice.action)
     assert {-0.5, 0.5} <= set(acted[:, 0].tolist())
     check_clipped(choice, VECTORS, (OBS @ WEIGHT)[0, :2], 0.5)
+    own = st.SB3Policy(on_policy(BOX)).log_prob(np.repeat(OBS[:1], ROWS, 0), acted)
+    np.testing.assert_allclose(own, choice.log_prob, rtol=1e-3, atol=1e-3)  # its ratios on its own log are 1
 
 
 def test_a_model_without_chance_acts_with_the_noise_that_is_given() -> None:

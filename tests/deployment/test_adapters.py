@@ -47,11 +47,12 @@ def test_a_value_based_model_explores_as_predict_does() -> None:
     np.testing.assert_array_equal(st.SB3Policy(model, deterministic=True).probs(OBS), np.round(expected))
 
 
-def test_a_clipped_normal_has_no_density_and_the_normal_itself_has() -> None:
+def test_a_clipped_normal_has_the_law_of_what_is_executed_and_the_normal_itself_its_density() -> None:
     model = on_policy(spaces.Box(-0.5, 0.5, (2,), np.float32))
     clipped, whole = st.SB3Policy(model), st.SB3Policy(model, clip=False)
-    assert not clipped.has_density
+    assert clipped.has_density
     assert whole.has_density
+    assert not st.SB3Policy(model, deterministic=True).has_density
     assert np.abs(clipped.sample(OBS, key=KEY)).max() == 0.5
     assert np.abs(clipped.mode(OBS)).max() <= 0.5
     mean = (OBS @ WEIGHT)[:, :2]
@@ -60,8 +61,13 @@ def test_a_clipped_normal_has_no_density_and_the_normal_itself_has() -> None:
     np.testing.assert_allclose(whole.log_prob(OBS, action), stats.norm(mean, 0.5).logpdf(action).sum(1), rtol=1e-5)
     drawn = whole.sample(np.repeat(OBS[:1], 20_000, 0), key=KEY)
     np.testing.assert_allclose([drawn.mean(0), drawn.std(0)], [mean[0], [0.5, 0.5]], atol=0.02)
+    law = stats.norm(mean, 0.5)  # the executed actions: on a lower bound, on an upper one, inside
+    acted = np.array([[-0.5, 0.5], [0.1, -0.5], [0.5, 0.2]], np.float32)
+    each = np.where(acted == -0.5, law.logcdf(-0.5), np.where(acted == 0.5, law.logsf(0.5), law.logpdf(acted)))
+    np.testing.assert_allclose(clipped.log_prob(OBS, acted), each.sum(1), rtol=1e-4)
+    assert clipped.log_prob(OBS[:1], np.array([[0.1, 0.6]], np.float32)) == -np.inf
     with pytest.raises(DataError, match="has no density"):
-        clipped.log_prob(OBS, action)
+        st.SB3Policy(model, deterministic=True).log_prob(OBS, acted)
     unbounded = st.SB3Policy(on_policy(spaces.Box(-np.inf, np.inf, (2,), np.float32)))
     assert unbounded.has_density
 

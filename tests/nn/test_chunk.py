@@ -59,7 +59,9 @@ class Counted(OneStepPolicy):
 PLANNED: list[int] = []
 
 
-def test_it_plans_only_where_some_episode_needs_a_chunk() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_it_plans_only_where_some_episode_needs_a_chunk(compiled: bool) -> None:
+    PLANNED.clear()
     counted = ChunkPolicy(Counted(PLANNER.network), 3, 1)
     carry, last, plans = counted.initial_carry(2), nothing_yet(counted, 2), []
     for at in range(5):
@@ -68,7 +70,7 @@ def test_it_plans_only_where_some_episode_needs_a_chunk() -> None:
         obs = jnp.asarray([[0.1 * at], [-0.7]])
         # as it was: planned at every step, and taken where it is new
         every = jnp.where((carry.left == 0)[:, None, None], PLANNER.mode(obs).reshape(2, 3, 1), carry.actions)
-        _, carry = step(counted, carry, obs, *last, key=None)
+        _, carry = step(counted, carry, obs, *last, key=None) if compiled else counted.step(carry, obs, *last)
         np.testing.assert_array_equal(carry.actions, every)
         jax.effects_barrier()
         plans.append(len(PLANNED))

@@ -4,7 +4,8 @@ What acts is what `model.predict` does, and `deterministic` means what it means 
 
     discrete       PPO, A2C and the like: the probabilities; DQN: its exploration, (1 - e) greedy + e uniform
     continuous     SAC and the like: the density of the squashed normal, in units of the action
-                   PPO, A2C: a normal that `predict` clips to the bounds, so there is a density with `clip=False` alone
+                   PPO, A2C: a normal that `predict` clips to the bounds, with densities inside and probabilities on a bound
+                   (the law of `st.ClippedPolicy`); `clip=False` has the density of the normal itself
                    TD3, DDPG, and `deterministic=True`: an action without chance, and no density
 
 Images of a log are bytes of (height, width, channels). A model that was trained on truth values or numbers from 0 to 1 is given
@@ -22,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from stitchrl.deployment.numpy_continuous import BEYOND
+from stitchrl.deployment.numpy_laws import clipped_log_prob
 from stitchrl.deployment.outside_policy import OutsidePolicy, generator_of, one_hot
 from stitchrl.environments import image_scale
 from stitchrl.errors import ConfigurationError, DataError
@@ -91,7 +94,7 @@ class SB3Policy(OutsidePolicy):
         """Whether the probability, or density, of the executed action is known."""
         if self.discrete:
             return True
-        return not self.deterministic and (self._squashed or (self._normal and not self._clips))
+        return not self.deterministic and (self._squashed or self._normal)
 
     # --- discrete ----------------------------------------------------------------------------------------------------
 
@@ -170,6 +173,11 @@ class SB3Policy(OutsidePolicy):
                 law = TanhNormal(jnp.asarray(mean, jnp.float32), jnp.asarray(np.log(std), jnp.float32))
                 inside = np.asarray(law.log_prob(jnp.asarray(unit, jnp.float32)), np.float64)
                 parts.append(inside - np.log(0.5 * (high - low)).sum())
+            elif self._clips:
+                each = clipped_log_prob(given, mean, np.log(std), low, high, spread=std)
+                beyond = BEYOND * np.where(np.isfinite(high - low), high - low, std)
+                possible = ((given >= low - beyond) & (given <= high + beyond)).all(1)
+                parts.append(np.where(possible, each.sum(1), -np.inf))
             else:
                 each = -0.5 * ((given - mean) / std) ** 2 - np.log(std) - 0.5 * math.log(2 * math.pi)
                 parts.append(each.sum(1))

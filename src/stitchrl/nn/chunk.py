@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -90,11 +91,23 @@ class ChunkPolicy(MemoryPolicy):
             chosen = self.planner.mode(obs) if key is None else self.planner.sample(obs, key=key)
             return jnp.where(new[:, None, None], chosen.reshape(held.shape), held)
 
-        # Where every episode is inside a chunk nothing is planned. Under `jax.vmap` both branches are computed.
-        actions = jax.lax.cond(jnp.any(new), planned, lambda held: held, carry.actions)
+        actions = _where_needed(new, planned, carry.actions, draws=key is not None)
         left = jnp.where(new, self.length, carry.left)
         now = jnp.take_along_axis(actions, (self.length - left)[:, None, None], axis=1)[:, 0]
         return now, Plan(actions, left - 1)
+
+
+def _where_needed(
+    new: Bool[Array, " B"], planned: Callable[[Array], Array], held: Float[Array, "B length action"], *, draws: bool
+) -> Float[Array, "B length action"]:
+    """The chunks after planning, which is left out where every episode is inside its chunk.
+
+    A compiled program in which draws are made plans at every step: `rollout` gives each copy a key by `jax.vmap`, under which
+    both branches of a condition are computed, and rounded otherwise.
+    """
+    if not isinstance(new, jax.core.Tracer):
+        return planned(held) if bool(jnp.any(new)) else held
+    return planned(held) if draws else jax.lax.cond(jnp.any(new), planned, lambda held: held, held)
 
 
 class ChunkValue(ContinuousValue):
