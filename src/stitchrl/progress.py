@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["LoopMonitor", "ProgressDisplay", "RowsBar", "shown_display", "with_progress"]
+__all__ = ["LateProgress", "LoopMonitor", "ProgressDisplay", "RowsBar", "shown_display", "with_progress"]
 
 FIRST_SHOWN_SECONDS = 2.0
 """Nothing is shown of what takes less time than this."""
@@ -194,6 +194,32 @@ def shown_display() -> ProgressDisplay:
     """The innermost display that is open and shows anything, for work that is done on behalf of others; else one that shows
     nothing."""
     return _SHOWN.get() or ProgressDisplay(enabled=False)
+
+
+class LateProgress:
+    """The progress of one job in the display that is open, once it has taken two seconds; nothing where none is open.
+
+    Args:
+        label: what the job is called.
+        total: how many units it has.
+        unit: of the rate.
+    """
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._begun, self._display = time.monotonic(), shown_display()
+        self._show: LoopMonitor | None = None
+        if self._display._live is None:  # lines are printed late anyway, and then know the rate from the beginning
+            self._show = self._display.track(label, unit=unit)
+            self._show(0, total, {})
+
+    def __call__(self, done: int) -> None:
+        """Say that so many units are done."""
+        if time.monotonic() - self._begun < FIRST_SHOWN_SECONDS:
+            return
+        if self._show is None:
+            self._show = self._display.track(self._label, unit=self._unit)
+        self._show(done, self._total, {})
 
 
 class _Rate:

@@ -121,6 +121,7 @@ def evaluate(
     if where is not None and not where.exists():
         stitchrl.load_policy(where)  # says so before a long log is read
     from stitchrl.evaluation.costs import limits_of
+    from stitchrl.progress import ProgressDisplay
 
     check_tail(distribution, tail)
     settings = fit_settings(evaluation_updates, seed, assignments)
@@ -128,25 +129,27 @@ def evaluate(
     data = stitchrl.read(log, schema, format=format, beside=beside, policy=learned_meaning(where or baseline))
     judged = stitchrl.LoggedPolicy() if where is None else policy_of(where, data, output=policy_output)
     data = data if where is None else unseen_part(where, judged, data, leave_out=leave_out_known)
-    found = stitchrl.evaluate(
-        judged,
-        data,
-        gamma=gamma,
-        horizon=horizon,
-        baseline=None if baseline is None else policy_of(baseline, data),
-        settings=settings,
-        confidence=confidence,
-        margin=margin,
-        minimum_odds_ratio=minimum_odds_ratio,
-        groups=group or (),
-        costs=cost or (),
-        distribution=distribution,
-        tail=tail,
-        audit_verdict=stitchrl.audit(data).verdict,
-        record_look=True,
-        force=force,
-        estimators=names_in(estimators),
-    )
+    audited = stitchrl.audit(data)
+    with ProgressDisplay(enabled=not quiet and not json):
+        found = stitchrl.evaluate(
+            judged,
+            data,
+            gamma=gamma,
+            horizon=horizon,
+            baseline=None if baseline is None else policy_of(baseline, data),
+            settings=settings,
+            confidence=confidence,
+            margin=margin,
+            minimum_odds_ratio=minimum_odds_ratio,
+            groups=group or (),
+            costs=cost or (),
+            distribution=distribution,
+            tail=tail,
+            audit_verdict=audited.verdict,
+            record_look=True,
+            force=force,
+            estimators=names_in(estimators),
+        )
     if out is not None:
         write_json(out, found.to_dict())
     if json:

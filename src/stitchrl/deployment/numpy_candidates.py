@@ -13,6 +13,8 @@ __all__ = ["NumpyBestOfPolicy", "NumpyPerturbedPolicy"]
 
 LARGEST_LATENT = np.float32(0.5)
 """Latent numbers are cut at this size."""
+AT_ONCE = 4096
+"""Candidates that are computed at once, so that what a network holds of them stays small."""
 
 
 class _WithoutDensity(NumpyContinuousPolicy):
@@ -72,6 +74,13 @@ class NumpyBestOfPolicy(_WithoutDensity):
         return self._best(obs, rng.standard_normal((len(self.noise), len(obs), self.noise.shape[1]), np.float32))
 
     def _best(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
+        rows = max(1, AT_ONCE // len(noise))
+        if len(obs) <= rows:
+            return self._best_of_few(obs, noise)
+        parts = [self._best_of_few(obs[i : i + rows], noise[:, i : i + rows]) for i in range(0, len(obs), rows)]
+        return np.concatenate(parts)
+
+    def _best_of_few(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
         action = self.proposal.candidates(obs, noise)
         q = self.critic(_beside(obs, action))[..., 0]
         if isinstance(self.critic, NumpyEnsemble):

@@ -84,6 +84,8 @@ class NumpyMLP:
         self.activation, self.layer_norm = ACTIVATIONS[activation], layer_norm
 
     def __call__(self, x: NumpyArray) -> NumpyArray:
+        if x.ndim > 2:  # one large product in the place of many small ones, at each of which threads would wait
+            return self(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
         last = len(self.layers) - 1
         for i, (weight, bias) in enumerate(self.layers):
             x = x @ weight + bias

@@ -15,11 +15,14 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.deployment.bundle import Bundle
+from stitchrl.deployment.guard import ANSWER
 from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.evaluation.pieces import pieces
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.progress import LateProgress
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -36,9 +39,12 @@ __all__ = [
 
 DRAWS = 16
 """Actions drawn a state; a policy without chance has one."""
+COSTLY_DRAWS = 4
+"""The same of a policy that asks a network over MANY_PASSES times for one action, such as IDQL by default (320 times). Averages
+over fewer draws are as unbiased, and their noise is a part of the standard error."""
+MANY_PASSES = 128
 ROWS_AT_ONCE = 4096
-AGAIN = 2
-"""Draws of the same states that tell a policy without chance from one with."""
+COSTLY_ROWS_AT_ONCE = 1024
 
 
 def has_density(policy: Any) -> bool:
@@ -69,12 +75,21 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
     Raises:
         EvaluationError: neither `sample` nor `mode`, a wrong shape, or actions that are no finite numbers.
     """
-    draws = DRAWS if _takes_chances(policy, obs, action_size, seed) else 1
-    root, parts = jax.random.key(seed), []
-    for piece, (first, start, stop) in enumerate(pieces(len(obs), ROWS_AT_ONCE)):
-        keys = jax.random.split(jax.random.fold_in(root, piece), draws)
-        found = np.stack([_asked(policy, obs[first:stop], action_size, key) for key in keys], axis=1)
-        parts.append(found[start - first :])
+    chance, most = _may_take_chances(policy), COSTLY_DRAWS if _costly(policy) else DRAWS
+    root, at_once, parts = jax.random.key(seed), _rows_at_once(policy), list[NumpyArray]()
+    draws = most if chance else 1
+    bar, asked = LateProgress("actions of the policy", draws * len(obs), "rows/s"), 0
+    for piece, (first, start, stop) in enumerate(pieces(len(obs), at_once)):
+        keys, found = jax.random.split(jax.random.fold_in(root, piece), most), list[NumpyArray]()
+        for key in keys[:draws]:
+            found.append(_asked(policy, obs[first:stop], action_size, key))
+            asked += stop - start
+            bar(asked)
+            if chance and piece == 0 and len(found) == 2 and np.array_equal(*found):  # two alike: it leaves no chance
+                draws, chance = 1, False
+                bar, asked = LateProgress("actions of the policy", len(obs), "rows/s"), stop - start
+                break
+        parts.append(np.stack(found[:draws], axis=1)[start - first :])
     return np.concatenate(parts)
 
 
@@ -156,15 +171,18 @@ def usual_actions(policy: Any, obs: NumpyArray, action_size: int) -> Float[Numpy
     """
     if not hasattr(policy, "mode"):
         return drawn_actions(policy, obs, action_size, seed=0)[:, 0]
-    parts = []
-    for first, start, stop in pieces(len(obs), ROWS_AT_ONCE):
+    parts, native = [], _native(policy)
+    bar = LateProgress("usual actions of the policy", len(obs), "rows/s")
+    for first, start, stop in pieces(len(obs), _rows_at_once(policy)):
         rows = obs[first:stop]
-        found = _compiled_mode(policy, rows) if isinstance(policy, ContinuousPolicy) else policy.mode(rows)
+        found = policy.mode(rows) if native is None else _compiled_mode(native, rows)
         parts.append(_checked(found, len(rows), action_size)[start - first :])
+        bar(stop)
     return np.concatenate(parts)
 
 
-def _takes_chances(policy: Any, obs: NumpyArray, action_size: int, seed: int) -> bool:
+def _may_take_chances(policy: Any) -> bool:
+    """Whether a policy can be asked to draw; otherwise it has a mode alone, and no density."""
     if not hasattr(policy, "sample"):
         if not hasattr(policy, "mode"):
             raise EvaluationError(
@@ -177,15 +195,29 @@ def _takes_chances(policy: Any, obs: NumpyArray, action_size: int, seed: int) ->
                 f"{type(policy).__name__} has `mode` alone, and its values would be of another policy than its weights."
             )
         return False
-    keys = jax.random.split(jax.random.key(seed), AGAIN)
-    one, other = (_asked(policy, obs[:ROWS_AT_ONCE], action_size, key) for key in keys)
-    return not np.array_equal(one, other)
+    return True
+
+
+def _native(policy: Any) -> ContinuousPolicy | None:
+    """The policy of JAX that answers alone, in a bundle or not, which can be compiled; None where there is none."""
+    if isinstance(policy, Bundle) and policy.guard.on_outside == ANSWER:
+        policy = policy.policy
+    return policy if isinstance(policy, ContinuousPolicy) else None
+
+
+def _costly(policy: Any) -> bool:
+    inner = policy.policy if isinstance(policy, Bundle) else policy
+    return int(getattr(inner, "passes_per_action", 1)) > MANY_PASSES
+
+
+def _rows_at_once(policy: Any) -> int:
+    return COSTLY_ROWS_AT_ONCE if _costly(policy) else ROWS_AT_ONCE
 
 
 def _asked(policy: Any, obs: NumpyArray, action_size: int, key: Key) -> Float[NumpyArray, "B D"]:
     """(B, D) one action an observation."""
-    if isinstance(policy, ContinuousPolicy):
-        return _checked(_compiled_sample(policy, obs, key), len(obs), action_size)
+    if (native := _native(policy)) is not None:
+        return _checked(_compiled_sample(native, obs, key), len(obs), action_size)
     if not hasattr(policy, "sample"):
         return _checked(policy.mode(obs), len(obs), action_size)
     try:

@@ -60,6 +60,10 @@ class BestOfPolicy(ContinuousPolicy):
         noise = np.random.default_rng(0).standard_normal((count, noise_size), np.float32)
         return cls(proposal, critic, jnp.asarray(noise), joined)
 
+    @property
+    def passes_per_action(self) -> int:
+        return int(self.noise.shape[0]) * self.proposal.passes_per_action
+
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:

@@ -44,6 +44,11 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
         return False
 
     @property
+    def passes_per_action(self) -> int:
+        """How many times one action asks the network that proposes actions: a measure of what an action costs."""
+        return int(getattr(getattr(self, "policy", None), "passes_per_action", 1))
+
+    @property
     def clipped_to(self) -> tuple[Array, Array] | None:
         """(action,) or () bounds to which actions are clipped, infinite where there is none; they have a probability there, as
         `log_prob` says. None where actions are not clipped."""

@@ -121,6 +121,10 @@ class DiffusionPolicy(FromNoisePolicy):
     def noise_size(self) -> int:
         return self.steps * self.network.last.biases[-1].shape[-1]
 
+    @property
+    def passes_per_action(self) -> int:
+        return self.steps
+
     def action(
         self, obs: Float[AnyArray, "*batch D"], noise: Float[AnyArray, "*batch noise"]
     ) -> Float[Array, "*batch action"]:

@@ -64,6 +64,10 @@ class FlowPolicy(FromNoisePolicy):
         """A policy with fresh weights."""
         return cls(MLP.create(observation_size + action_size + 1, network, action_size, key=key, start=start), steps)
 
+    @property
+    def passes_per_action(self) -> int:
+        return self.steps
+
     def velocity(
         self,
         obs: Float[AnyArray, "*batch D"],
