@@ -20,9 +20,10 @@ from stitchrl.feeds.feed import sequence_source, transition_source
 from stitchrl.nn import precision as products
 from stitchrl.nn.critics import ContinuousCritics
 from stitchrl.nn.networks import MLP, Ensemble
-from stitchrl.nn.precision import NARROWEST, product, products_in
+from stitchrl.nn.precision import BLOCK, NARROWEST, product, products_in
 
 KEYS = jax.random.split(jax.random.key(0), 3)
+MODELS = ("MOPO", "COMBO")
 SHAPES = [(256, 64, 32), (16, 33, 64), (100, 40, 48), (3, 32, 32), (1, 64, 64)]
 
 
@@ -127,7 +128,12 @@ def matrix_products(jaxpr: Any) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(n, kind) for n in st.ALGORITHMS if not getattr(st, n).closed_form for kind in getattr(st, n).actions],
+    [
+        pytest.param(n, kind, marks=[pytest.mark.slow] if n == "COMBO" else [])
+        for n in st.ALGORITHMS
+        if not getattr(st, n).closed_form
+        for kind in getattr(st, n).actions
+    ],
 )
 def test_all_wide_products_of_every_algorithm_are_rounded_and_no_other(name: str, kind: str) -> None:
     # 36 tokens of a sequence make its layers wide; attention, by heads of 16, is narrow and is not rounded
@@ -136,6 +142,9 @@ def test_all_wide_products_of_every_algorithm_are_rounded_and_no_other(name: str
         if name == "DecisionTransformer"
         else {"hidden_sizes": (32, 48)}
     )
+    if name in MODELS:
+        # half of a batch of 64 are logged rows, which are wide; the model itself is not what is looked at
+        shape |= {"real_share": 0.5, "model_updates": 1, "model_network": st.Network((8, 8)), "rollouts": 8}
     algorithm = getattr(st, name)(**shape)
     log = small_log(kind)
     ready = algorithm.prepare(log, Scaling.of(log), key=KEYS[0])
@@ -143,7 +152,7 @@ def test_all_wide_products_of_every_algorithm_are_rounded_and_no_other(name: str
     if length := algorithm.sequence_length:
         source = sequence_source(ready.log, Scaling.of(log), length, columns=ready.columns)
     else:
-        source = transition_source(ready.log, Scaling.of(log), columns=ready.columns)
+        source = transition_source(ready.log, Scaling.of(log), columns=ready.columns, n_steps=algorithm.target_steps or 1)
     batch = dict(source.sample(source.arrays, jnp.arange(64) % 33, jnp.int32(0)))
     step = Step(jnp.int32(1), jnp.int32(100))
     state = jax.eval_shape(lambda: algorithm.init(KEYS[0], Spec.of(log), given))
@@ -157,6 +166,8 @@ def test_all_wide_products_of_every_algorithm_are_rounded_and_no_other(name: str
         for sides, rounds in zip(found, wide, strict=True):
             if name == "EDAC" and len({side.dtype for side in sides}) > 1:
                 continue  # in the gradient of a gradient a rounded factor meets one that is not
+            if rounds and any(size % BLOCK for size in sides[0].shape[-2:]):
+                continue  # a gradient by a weight whose inputs are no multiple of a block is computed in float32
             expected = jnp.bfloat16 if rounds and precision == "bfloat16" else jnp.float32
             assert all(side.dtype == expected for side in sides), sides
 

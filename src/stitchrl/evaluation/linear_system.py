@@ -60,7 +60,7 @@ class Solved:
                 for the others, w_t is the share of the group among the first states times its ratio of state visits.
         """
         first = self.first_psi.mean(0) if member is None else member @ self.first_psi / len(self.first)
-        carry = np.linalg.solve(self.matrix.T, first)
+        carry = solved_system(self.matrix.T, first)
         imbalance = float(np.linalg.norm(first - self.balance.T @ carry) / np.linalg.norm(first))
         return self.features @ carry, imbalance
 
@@ -108,9 +108,18 @@ def _solve(
     balance = dense(weighted.T @ change) / n
     ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
     matrix = balance + ridge * scale * np.eye(features.shape[1])
-    theta = np.linalg.solve(matrix, weighted.T @ delta / n)
+    theta = solved_system(matrix, weighted.T @ delta / n)
     first = fitted["v"][start] + psi[start] @ theta
     return Solved(matrix, balance, features, ratio, psi[start], first, delta - change @ theta, start)
+
+
+def solved_system(matrix: Float[NumpyArray, "H H"], target: Float[NumpyArray, " H"]) -> Float[NumpyArray, " H"]:
+    """The solution of matrix @ x = target; the shortest of the nearest ones where one ratio so outweighs all others that in
+    float64 the matrix has no inverse. What rests on such weights fails its checks."""
+    try:
+        return np.linalg.solve(matrix, target)
+    except np.linalg.LinAlgError:
+        return np.linalg.lstsq(matrix, target)[0]
 
 
 def scaled(rows: Matrix, factor: Float[NumpyArray, " N"]) -> Matrix:
