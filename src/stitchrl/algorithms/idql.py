@@ -22,8 +22,11 @@ Few steps blur: with 5 of them, the paper's number, and a network that is exactl
 actions, -0.7 and 0.7, end more than 0.25 from both; with 20 steps almost none do. Where critics overvalue actions between
 those of the log, more steps help.
 
-It acts by sampling: such actions have no density, so weight-based estimators do not apply. `greedy()` has the same
-candidates' noise at every observation, and leaves no chance.
+It acts by sampling: such actions have no density, so weight-based estimators do not apply. `policy.greedy()` makes its
+candidates from the same fixed noise at every observation, so that the same observation always gives the same action.
+
+`hidden_sizes` and `network` shape the critics and V only. The diffusion's own network has `actor_blocks` residual blocks of
+`actor_width`.
 
 With more candidates it follows the critics further from the log, and their errors too. All that holds it to the log is
 that no action is taken more than `acting_candidates` times as often as the diffusion draws it.

@@ -193,7 +193,7 @@ def has_memory(policy: Any) -> bool:
 
 def refuse_memory(policy: Any, what: str) -> NoReturn:
     """Raise ConfigurationError: such a policy cannot do this, for it would need the episode so far."""
-    raise ConfigurationError(f"{type(policy).__name__} remembers its episode and cannot {what}: {WAY_OUT}.")
+    raise ConfigurationError(f"The policy remembers its episode and cannot {what}: {WAY_OUT}.")
 
 
 def policy_towards(policy: MemoryPolicy, target_return: float) -> MemoryPolicy:
