@@ -337,7 +337,10 @@ def train(
     log: Log,
     out: Out,
     algorithm: Annotated[
-        str | None, typer.Option("--algorithm", help=f"One of {', '.join(stitchrl.ALGORITHMS)}. [default: IQL]")
+        str | None,
+        typer.Option(
+            "--algorithm", help=f"One of {', '.join(sorted(stitchrl.ALGORITHMS, key=str.lower))}. [default: IQL]"
+        ),
     ] = None,
     assignments: Assignments = None,
     schema: SchemaFile = None,

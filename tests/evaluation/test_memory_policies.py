@@ -75,6 +75,7 @@ def test_importance_sampling_of_a_policy_with_memory_is_right() -> None:
             f"{name} takes the policy to be a function of the observation, and the policy remembers its episode. is, pdis, wis "
             "and pdwis weigh whole logged histories and apply."
         )
+    assert "Not for this policy, which remembers its episode: fqe, wdr ask" in str(found)
     assert found.agreement is None
     assert found.verdict.headline.startswith(
         "the log does not prove the policy better than the behaviour: line (a) failed, the estimates that a verdict may rest on "

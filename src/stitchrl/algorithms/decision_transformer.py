@@ -30,9 +30,10 @@ times above all of the log); numbered actions go through a linear embedding of t
 
 Use: on logs of nearly deterministic tasks that hold whole good episodes, where the past matters, as where not all is seen.
 
-Avoid: noisy outcomes, where it asks for luck (a high return is imitated though no action earned it); tasks whose best way
-has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole; and actions that are vectors, where the policy must be judged from a
-log alone: it leaves no chance, so that its actions have no density and `st.evaluate` cannot judge it. `st.rollout` plays it.
+Avoid: noisy outcomes, where it asks for luck (a high return is imitated though no action earned it); tasks whose best
+way has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole; and actions that
+are vectors, where the policy must be judged from a log alone: it leaves no chance, so that its actions have no density
+and `st.evaluate` cannot judge it. `st.rollout` plays it.
 
 First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` asks for any
 return, also for one that nobody saw, and `policy.towards(return)` for another without training again.

@@ -132,7 +132,9 @@ class IDQL(CriticSettings):
         1e-4, "[0, inf)", "Share, times the step size, by which the diffusion's parameters shrink each update."
     )
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the Q of V's loss and of the choice.")
-    actor_width: int = setting(256, "at least 1", "Width of the residual blocks of the diffusion's network.")
+    actor_width: int = setting(
+        256, "at least 1", "Width of the residual blocks of the diffusion's network; smaller is faster, such as 64."
+    )
     actor_blocks: int = setting(3, "at least 1", "Residual blocks of the diffusion's network.")
     actor_dropout: float = setting(
         0.1, "[0, 1)", "Share of a block's inputs that is lost at random while it learns.", static=True

@@ -122,7 +122,11 @@ class QChunking(RewardNoise):
     )
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised, of one step.")
-    chunk: int = setting(5, "at least 1", "Actions that are chosen at once and carried out without looking.")
+    chunk: int = setting(
+        5,
+        "at least 1",
+        "Actions that are chosen at once and carried out without looking; 1 looks before each, as FQL does.",
+    )
     distill_weight: float = setting(
         100.0, "[0, inf)", "Larger holds the one-step policy nearer to the flow that imitates the log."
     )

@@ -20,7 +20,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.jax_types import Array
-from stitchrl.nn.memory import MemoryPolicy
+from stitchrl.nn.memory import REMEMBERS, MemoryPolicy
 from stitchrl.types import NumpyArray
 
 __all__ = ["RememberingPolicy", "check_followable"]
@@ -57,7 +57,7 @@ class RememberingPolicy(LoggedPolicy):
     def refusal(self, name: str, log: Dataset, remain: str) -> str:
         """Why an estimator that asks for more does not apply."""
         return (
-            f"{name} takes the policy to be a function of the observation, and the policy remembers its episode. "
+            f"{name} takes the policy to be a function of the observation, and {REMEMBERS}. "
             f"{remain} weigh whole logged histories and apply."
         )
 
