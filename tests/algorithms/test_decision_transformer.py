@@ -320,7 +320,8 @@ def test_returns_that_were_cut_short_are_no_target() -> None:
     told = dataclasses.replace(SMALL, target_return=7.0)
     given = told.prepare(log, Scaling.of(log), key=KEY).given
     assert (
-        told.remarks(given)[0] == "The policy acts towards a return of 7, as `target_return` says. The log's returns go from 0 to 100."
+        told.remarks(given)[0]
+        == "The policy acts towards a return of 7, as `target_return` says. The log's returns go from 0 to 100."
     )
 
 
