@@ -133,7 +133,12 @@ def published(kind: type[Algorithm]) -> str:
     for name, preset in kind.presets.items():
         given = ", ".join(f"`{key}={written(value)}`" for key, value in preset.settings.items())
         rows.append(f"| `{name!r}` | {given} | {preset.training} | {preset.source} |")
-    return "## Published settings\n\n" + "\n".join(rows)
+    training = [preset.training for preset in kind.presets.values()]
+    note = "`preset` sets these settings of the algorithm and nothing else."
+    if any(training):
+        plain = any("standardize" in one or "observations as they are" in one for one in training)
+        note += f" Pass the rest to `st.fit` yourself{', such as `standardize=False`' if plain else ''}."
+    return "## Published settings\n\n" + "\n".join(rows) + f"\n\n{note}"
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------

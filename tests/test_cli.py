@@ -291,7 +291,7 @@ def test_train_learns_in_the_units_of_the_main_job(log: Path, tmp_path: Path, st
     words = ["train", log, "--out", tmp_path / "iql", "--updates", 3, "--batch-size", 8, "--set", "hidden_sizes=4"]
     done = stitchrl(*words, "--set", "IQL.expectile=0.6")
     assert done.status == 0
-    assert f"Rewards are multiplied by {scale:.4g} while learning" in done.out
+    assert f"Rewards were multiplied by {scale:.4g} while learning" in done.out
     assert done.out.splitlines()[-1] == f"IQL: {tmp_path / 'iql'}"
     run = st.load(tmp_path / "iql")
     assert isinstance(run, st.Run)
@@ -299,6 +299,8 @@ def test_train_learns_in_the_units_of_the_main_job(log: Path, tmp_path: Path, st
     assert isinstance(run.algorithm, st.IQL)
     assert (run.algorithm.expectile, run.algorithm.inverse_temperature) == (0.6, 10.0)  # the main job's, in those units
     assert run.algorithm.network.hidden_sizes == (4,)
+    refused = stitchrl(*words[:3], tmp_path / "dt", *words[4:6], "--algorithm", "TD3BC")
+    assert (refused.status, refused.out) == (2, "")
     done = stitchrl(*words, "--quiet", "--set", "expectile=0.6")  # the same run, finished
     assert (done.status, done.out, done.err) == (0, f"IQL: {tmp_path / 'iql'}\n", "")
 

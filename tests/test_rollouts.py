@@ -16,6 +16,7 @@ from stitchrl.nn.distributions import Categorical
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.networks import MLP
 from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.nn.units import StandardizedPolicy
 from stitchrl.rollouts import Rollout, episode_seeds, rollout
 
 
@@ -230,6 +231,10 @@ def test_an_unknown_environment_is_refused() -> None:
         rollout(ZERO, "Nowhere-v7", episodes=1)
     with pytest.raises(ConfigurationError, match="No module named"):
         rollout(ZERO, "no_such_module:Nowhere-v7", episodes=1)
+    with pytest.raises(
+        ConfigurationError, match=r"the namespace Nowhere belongs to a package.*as in 'module:Nowhere/A-v7'"
+    ):
+        rollout(ZERO, "Nowhere/A-v7", episodes=1)
 
 
 def test_a_missing_package_is_named_with_the_way_out() -> None:
@@ -271,8 +276,13 @@ def test_spaces_that_do_not_fit_are_refused() -> None:
 
 def test_a_policy_that_does_not_fit_is_refused() -> None:
     wide = CategoricalPolicy(MLP.create(3, (4,), 2, key=jax.random.key(0)))
-    with pytest.raises(ConfigurationError, match="observations, 2 numbers each"):
+    with pytest.raises(ConfigurationError, match=r"observations, 2 numbers each\. Was it trained"):
         rollout(wide, Told, episodes=1)
+    learned = StandardizedPolicy(jnp.zeros(3), jnp.ones(3), wide)
+    with pytest.raises(
+        ConfigurationError, match="learned from observations of 3 numbers, and this environment's have 2"
+    ):
+        rollout(learned, Told, episodes=1)
     with pytest.raises(ConfigurationError, match="must give this environment's actions"):
         rollout(VECTOR, Told, episodes=1)
     with pytest.raises(ConfigurationError, match="must give this environment's actions"):

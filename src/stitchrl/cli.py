@@ -295,9 +295,11 @@ def collect(
     import numpy as np
 
     from stitchrl.errors import RunDirectoryError
+    from stitchrl.reading.convert import target_kind
 
     if out.exists():
         raise RunDirectoryError(f"{str(out)!r} exists; nothing is overwritten. Choose another place or remove it.")
+    target_kind(out)  # refused before anything is played
     log = stitchrl.collect(
         env,
         recipe=recipe,
@@ -335,7 +337,10 @@ def train(
     log: Log,
     out: Out,
     algorithm: Annotated[
-        str | None, typer.Option("--algorithm", help=f"One of {', '.join(stitchrl.ALGORITHMS)}. [default: IQL]")
+        str | None,
+        typer.Option(
+            "--algorithm", help=f"One of {', '.join(sorted(stitchrl.ALGORITHMS, key=str.lower))}. [default: IQL]"
+        ),
     ] = None,
     assignments: Assignments = None,
     schema: SchemaFile = None,
@@ -354,7 +359,7 @@ def train(
     OUT/policy is the first seed's policy as a bundle, for `evaluate` and `st.load_policy`. Nothing is known yet of its worth.
     """
     from stitchrl.data.scaling import unit_return_scale
-    from stitchrl.pipeline.bundling import check_free, save_trained
+    from stitchrl.pipeline.bundling import check_free, in_words, save_trained
     from stitchrl.pipeline.outputs import check_run_folder
 
     check_free(out)
@@ -366,11 +371,6 @@ def train(
         raise ConfigurationError(f"`train` takes one algorithm; got {', '.join(found)}.")
     ((label, chosen),) = found.items()
     scale = unit_return_scale(data)
-    if not quiet and not json:
-        print(
-            f"Rewards are multiplied by {scale:.4g} while learning, so that returns have a standard deviation of 1, as in "
-            "the main job: settings such as IQL's inverse_temperature and CQL's cql_weight are in those units."
-        )
     trained = stitchrl.fit(
         chosen,
         data,
@@ -381,9 +381,11 @@ def train(
         reward_scale=scale,
         progress=not quiet and not json,
     )
-    if not quiet and not json:
-        for remark in trained.remarks:
-            print(remark)
+    if not quiet and not json:  # after the checks that `fit` makes, so that a refusal stands alone
+        print(
+            f"Rewards were multiplied by {scale:.4g} while learning, so that returns had a standard deviation of 1, as in the "
+            "main job: settings that depend on the size of rewards are in those units."
+        )
     where = save_trained(trained, data, out, label=label)
     if json:
         policy = None if where is None else str(where)
@@ -398,13 +400,7 @@ def train(
         )
     else:
         if not quiet:
-            unheld = "The policy remembers its episode" if chosen.has_memory else "The observations are images"
-            print(
-                f"{unheld}, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of "
-                f"seed {trained.seeds[0]}, and `stitchrl evaluate` judges it by the folder {str(out)!r}."
-                if where is None
-                else f"The policy of seed {trained.seeds[0]} is a bundle: {where}"
-            )
+            print(in_words(trained, out, where))
         print(f"{label}: {out}")
 
 

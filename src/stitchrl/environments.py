@@ -25,6 +25,8 @@ INSTALLS = {
     "box2d": 'pip install swig && pip install "gymnasium[box2d]"',
 }
 """A word in Gymnasium's message about a missing package -> what installs it."""
+NAMESPACES = {"ALE": ("run `pip install ale-py`", "ale_py")}
+"""The namespace of an id -> how its package is installed, and its module, which registers the environments."""
 MOST_CHANNELS_FIRST, LEAST_SIDE = 4, 16
 """An image with so few rows and so many "channels" has its channels first."""
 
@@ -119,9 +121,19 @@ def make_copies(environment: str | Callable[[], gym.Env[Any, Any]], copies: int)
             f"Environment {environment!r} needs a package that is not installed"
             + (f". Run: {command}" if command else f": {said}. Install it and try again.")
         ) from error
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except gym.error.NamespaceNotFound as error:
+        name = str(environment)
+        space = name.partition("/")[0]
+        install, module = NAMESPACES.get(space, ("install it", "module"))
         raise ConfigurationError(
-            f"`environment` must be the id of a registered Gymnasium environment or a function that makes one; {environment!r} "
-            f"could not be made: {str(error).rstrip('.')}. `gymnasium.pprint_registry()` lists the ids; an environment of "
-            "another package is registered by importing that package."
+            f"Environment {name!r} could not be made, for the namespace {space} belongs to a package that is not installed or "
+            f"not imported: {install}, and put its module before the id, as in '{module}:{name}' (`--env` on the command line)."
+        ) from error
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        said = str(error).strip()
+        raise ConfigurationError(
+            f"`environment` (`--env` on the command line) must be the id of a registered Gymnasium environment or a function "
+            f"that makes one; {environment!r} could not be made: {said}{'' if said.endswith(('.', '?', '!')) else '.'} "
+            "`gymnasium.pprint_registry()` lists the ids; an environment of another package is registered by importing that "
+            "package."
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["first_steps_in_words", "interval_in_words", "listed", "printable", "shown"]
+__all__ = ["first_steps_in_words", "interval_in_words", "listed", "plain_number", "printable", "shown"]
 
 LONGEST_SHOWN = 300
 """The most characters of a value that a message shows."""
@@ -39,6 +39,12 @@ def interval_in_words(value: float, lower: float, upper: float, *, sign: bool = 
     form = f"{'+' if sign else ''}.{places}f"
     number, low, high = (format(round(one, places) + 0.0, form) for one in (value, lower, upper))
     return f"{number} [{low}, {high}]"
+
+
+def plain_number(value: float) -> str:
+    """A number with four digits; one that is whole but for the rounding of 32 bits with all of them: "100,000"."""
+    whole = abs(value) < 1e9 and abs(value - round(value)) <= 1e-6 * abs(value)
+    return f"{round(value):,}" if whole else f"{value:.4g}"
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

@@ -25,7 +25,9 @@ from jaxtyping import Float, Int
 from stitchrl.environments import Observations, make_copies
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import AnyArray, Array, Key
+from stitchrl.nn.history import HistoryPolicy
 from stitchrl.nn.memory import MemoryPolicy, has_memory, nothing_yet, restarted
+from stitchrl.nn.units import RescaledMemoryPolicy, RescaledPolicy, StandardizedPolicy
 from stitchrl.types import NumpyArray
 
 __all__ = ["Rollout", "episode_seeds", "rollout"]
@@ -252,15 +254,23 @@ def _check_spaces(envs: SyncVectorEnv, observe: Observations, policy: Any, mode:
             f"rollout needs an environment whose action is one number (Discrete) or a vector (a Box of one dimension); "
             f"this one's is {action}. Wrap the environment, for example by `gymnasium.ActionWrapper`."
         )
+    known = _learned_numbers(policy)
+    if known and not observe.image and observe.shape != (known,):
+        raise ConfigurationError(
+            f"The policy learned from observations of {known:,} numbers, and this environment's have {observe.shape[0]:,}. Was "
+            "it trained on another environment's log?"
+        )
     rows = np.zeros((envs.num_envs, *observe.shape), observe.dtype)
     place = np.zeros((envs.num_envs, 2), np.int32)
     asked = (_Remembering if has_memory(policy) else _Forgetful)(policy, envs.num_envs, mode, jax.random.key(0))
     try:
         given = eqx.filter_eval_shape(asked.choose, rows, place)
     except (TypeError, ValueError) as error:
+        # What JAX says of shapes inside a policy of ours tells nobody anything.
+        own = type(policy).__module__.startswith("stitchrl.")
+        said = "" if own else f"; it failed with {str(error).strip().splitlines()[0]!r}"
         raise ConfigurationError(
-            f"The policy must take this environment's observations, {observe}; it failed with "
-            f"{str(error).strip().splitlines()[0]!r}. Was it trained on another environment's log?"
+            f"The policy must take this environment's observations, {observe}{said}. Was it trained on another environment's log?"
         ) from error
     kind = "i" if len(wanted) == 1 else "f"
     if given.shape != wanted or np.dtype(given.dtype).kind not in kind + "u" * (kind == "i"):
@@ -269,3 +279,14 @@ def _check_spaces(envs: SyncVectorEnv, observe: Observations, policy: Any, mode:
             f"an array of shape {tuple(given.shape)} and type {given.dtype}, not {wanted}. "
             "Was it trained on another environment's log?"
         )
+
+
+def _learned_numbers(policy: Any) -> int:
+    """Numbers of an observation of the log that a policy learned from; 0 where that is not known."""
+    while type(policy).__module__.startswith("stitchrl."):  # what another class does with observations is not known
+        if isinstance(policy, HistoryPolicy):
+            return policy.observation_size
+        if isinstance(policy, StandardizedPolicy | RescaledPolicy | RescaledMemoryPolicy):
+            return int(np.size(policy.mean))
+        policy = getattr(policy, "policy", None)
+    return 0

@@ -91,10 +91,12 @@ def test_presets_are_published_settings_that_may_be_changed() -> None:
     assert st.IQL.preset("antmaze", gamma=0.999) == st.IQL(
         expectile=0.9, inverse_temperature=10.0, actor_decay_updates=1_000_000, gamma=0.999
     )
-    with pytest.raises(ConfigurationError, match="IQL has no preset 'atari'; it has mujoco, antmaze"):
+    with pytest.raises(ConfigurationError, match="IQL has no preset 'atari'; it has 'mujoco', 'antmaze'"):
         st.IQL.preset("atari")
-    with pytest.raises(ConfigurationError, match="BC has no preset 'x', and has none"):
+    with pytest.raises(ConfigurationError, match=r"BC has no presets; `st.BC\(\)` has its default settings"):
         st.BC.preset("x")
+    with pytest.raises(ConfigurationError, match="IQL needs the name of a preset; it has 'mujoco', 'antmaze'"):
+        st.IQL.preset()
 
 
 def test_every_preset_can_be_made_and_names_its_source() -> None:

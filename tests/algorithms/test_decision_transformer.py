@@ -251,6 +251,9 @@ def test_it_reaches_the_return_that_it_is_asked_for() -> None:
     assert run.remarks == (
         "The policy acts towards a return of 4, the 1 quantile of the log's returns, which go from 0 to 4.",
     )
+    for nothing in (float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match="`target_return` of `towards` must be a finite number"):
+            run.policy.towards(nothing)
     assert returned(run.policy) == 4.0
     assert [returned(run.policy.towards(target)) for target in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert float(run.policy.greedy().towards(3.0).policy.policy.target) == 3.0 * 0.5
@@ -273,6 +276,8 @@ def test_the_target_is_in_units_of_the_log() -> None:
         scaling = Scaling.of(log, reward_scale=0.25)
         ready = algorithm.prepare(log, scaling, key=KEY)
         assert float(ready.given["target"]) == pytest.approx(0.25 * target)
+        beyond = "The log's returns go from 0 to 4; nothing in it shows how to reach more than that."
+        assert (beyond in algorithm.remarks(ready.given)[0]) == (target > 4)
         assert float(ready.given["scale"]) == pytest.approx(2.5 if target == 7.0 else 1.0)
         assert (
             ready.columns["return_to_go"][:STEPS].tolist() == (0.25 * log.reward[:STEPS][::-1].cumsum()[::-1]).tolist()
@@ -315,7 +320,8 @@ def test_returns_that_were_cut_short_are_no_target() -> None:
     told = dataclasses.replace(SMALL, target_return=7.0)
     given = told.prepare(log, Scaling.of(log), key=KEY).given
     assert (
-        told.remarks(given)[0] == "The policy acts towards a return of 7, as told; the log's returns go from 0 to 100."
+        told.remarks(given)[0]
+        == "The policy acts towards a return of 7, as `target_return` says. The log's returns go from 0 to 100."
     )
 
 
@@ -338,5 +344,5 @@ def test_what_does_not_fit_is_refused() -> None:
             st.DecisionTransformer(network=shape, heads=2)
     with pytest.raises(ConfigurationError, match="has no TD target that `n_steps` of fit, 3, could reach over"):
         fitted(SMALL, counted(), n_steps=3)
-    with pytest.raises(ConfigurationError, match="RescaledMemoryPolicy remembers its episode and cannot answer"):
+    with pytest.raises(ConfigurationError, match="The policy remembers its episode and cannot answer"):
         fitted(SMALL, counted(), updates=0).policy.mode(jnp.ones((1, 1)))

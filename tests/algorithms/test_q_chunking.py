@@ -187,3 +187,26 @@ def test_settings_and_refusals() -> None:
     with pytest.raises(ConfigurationError, match=message):
         fitted(ALL["QChunking"], three_ends(), n_steps=3)
     assert QChunking.preset("cube-triple one step") == QChunking()
+
+
+def test_a_chunk_that_no_episode_can_fill_is_refused() -> None:
+    log = three_ends()
+    columns = {
+        "episode": np.repeat(np.arange(2), (4, 3)),
+        "observation": log.observation[5:],
+        "next_observation": np.where(np.arange(7)[:, None] == 6, np.nan, log.next_observation[5:]),
+        "action": log.action[5:],
+        "reward": log.reward[5:],
+        "terminated": np.zeros(7, bool),
+        "truncated": np.isin(np.arange(7), (3, 6)),
+    }
+    cut = log_of(columns)
+    scaling = Scaling.of(cut, standardize=False)
+    message = (
+        r"`chunk` of QChunking is 5, and the longest episode of this log has 4 rows in sequence .*; use at most 4\."
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        QChunking(chunk=5).prepare(cut, scaling, key=KEY)
+    QChunking(chunk=4).prepare(cut, scaling, key=KEY)
+    # An episode that terminates has TD targets however short it is.
+    QChunking(chunk=50).prepare(log, Scaling.of(log, standardize=False), key=KEY)

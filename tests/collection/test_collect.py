@@ -116,6 +116,8 @@ def test_the_oldest_transitions_make_way() -> None:
 def test_the_command_collects_a_log_whose_learner_got_better(tmp_path: Path, stitchrl: Command) -> None:
     out = tmp_path / "cartpole.parquet"
     words = ["collect", "--env", "CartPole-v1", "--episodes", 12, "--steps", 2500, "--json"]
+    refused = stitchrl(*words, "--out", tmp_path / "h.csv")
+    assert (refused.status, "no such ending as .csv" in refused.err, (tmp_path / "h.csv").exists()) == (2, True, False)
     done = stitchrl(*words, "--recipe", "expert", "--out", out)
     told = json.loads(done.out)
     log = st.read(out)

@@ -100,8 +100,12 @@ def test_what_cannot_be_stacked_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="got a str"):
         st.HistoryPolicy("mine", 2)
     run = fitted(st.BC(hidden_sizes=(4,)), tiny_log(), updates=0)
-    with pytest.raises(ConfigurationError, match="by which the policy's 2 numbers of an observation divide; got 3"):
+    with pytest.raises(
+        ConfigurationError, match="got 3, and the policy takes 2 numbers at once, which are not 3 observations"
+    ):
         st.HistoryPolicy(run.policy, 3)
+    with pytest.raises(ConfigurationError, match="`history` of HistoryPolicy must be at least 1"):
+        st.HistoryPolicy(run.policy, 0)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])

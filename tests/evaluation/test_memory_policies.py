@@ -72,9 +72,10 @@ def test_importance_sampling_of_a_policy_with_memory_is_right() -> None:
     for name in ("fqe", "wdr"):
         (reason,) = found.estimates[name].reasons
         assert reason == (
-            f"{name} takes the policy to be a function of the observation, and Sticky remembers its episode. is, pdis, wis "
+            f"{name} takes the policy to be a function of the observation, and the policy remembers its episode. is, pdis, wis "
             "and pdwis weigh whole logged histories and apply."
         )
+    assert "Not for this policy, which remembers its episode: fqe, wdr ask" in str(found)
     assert found.agreement is None
     assert found.verdict.headline.startswith(
         "the log does not prove the policy better than the behaviour: line (a) failed, the estimates that a verdict may rest on "
@@ -134,9 +135,7 @@ def test_densities_are_of_the_logged_action_in_its_own_units() -> None:
 
 
 def test_what_leaves_no_chance_over_vectors_cannot_be_judged() -> None:
-    with pytest.raises(
-        EvaluationError, match="GreedyMemoryPolicy remembers its episode and its actions have no density"
-    ):
+    with pytest.raises(EvaluationError, match="The policy remembers its episode and its actions have no density"):
         st.evaluate(Drifting().greedy(), continuous_log())
 
 
@@ -160,7 +159,7 @@ def test_a_bundle_does_not_hold_it(tmp_path: Path) -> None:
     log = sticky_log(10)
     bundle = Bundle(STICKY, log.schema, st.Guard.fit(log), {})
     with pytest.raises(
-        ConfigurationError, match=r"Sticky remembers its episode and cannot be put into a bundle.*st\.rollout"
+        ConfigurationError, match=r"The policy remembers its episode and cannot be put into a bundle.*st\.rollout"
     ):
         save_bundle(tmp_path / "policy", bundle)
     with pytest.raises(ConfigurationError, match=r"cannot answer for a single observation.*policy\.step"):
@@ -169,6 +168,6 @@ def test_a_bundle_does_not_hold_it(tmp_path: Path) -> None:
         GreedyMemoryPolicy(STICKY).towards(1.0)
     for ask in (STICKY.mode, STICKY.sample, lambda obs: STICKY.log_prob(obs, jnp.zeros(1))):
         with pytest.raises(
-            ConfigurationError, match="Sticky remembers its episode and cannot answer for a single observation"
+            ConfigurationError, match="The policy remembers its episode and cannot answer for a single observation"
         ):
             ask(jnp.ones((1, 1)))

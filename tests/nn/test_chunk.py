@@ -101,7 +101,7 @@ def test_it_has_no_density_and_no_action_of_a_single_observation() -> None:
     assert not POLICY.has_density
     with pytest.raises(TypeError, match="no density"):
         POLICY.log_probs_along(jnp.zeros((1, 2, 1)), jnp.zeros((1, 2, 1)), jnp.zeros((1, 2)))
-    with pytest.raises(Exception, match="ChunkPolicy remembers its episode and cannot answer for a single observation"):
+    with pytest.raises(Exception, match="The policy remembers its episode and cannot answer for a single observation"):
         POLICY.mode(jnp.zeros((1, 1)))
     with pytest.raises(TypeError, match="takes no `action_mask`"):
         POLICY.step(

@@ -231,7 +231,7 @@ class Algorithm(ABC):
         return type(self).__name__
 
     @classmethod
-    def preset(cls: type[Kind], name: str, **settings: Any) -> Kind:
+    def preset(cls: type[Kind], name: str = "", **settings: Any) -> Kind:
         """The algorithm with published settings: `IQL.preset("antmaze")`.
 
         Args:
@@ -242,8 +242,12 @@ class Algorithm(ABC):
             ConfigurationError: there is no such preset, or a setting is outside its range.
         """
         if name not in cls.presets:
-            known = f"; it has {', '.join(cls.presets)}" if cls.presets else ", and has none"
-            raise ConfigurationError(f"{cls.__name__} has no preset {shown(name)}{known}.")
+            if not cls.presets:
+                raise ConfigurationError(
+                    f"{cls.__name__} has no presets; `st.{cls.__name__}()` has its default settings."
+                )
+            asked = f"has no preset {shown(name)}" if name else "needs the name of a preset"
+            raise ConfigurationError(f"{cls.__name__} {asked}; it has {', '.join(map(repr, cls.presets))}.")
         published = dict(cls.presets[name].settings)
         if "hidden_sizes" in settings:
             published.pop("network", None)

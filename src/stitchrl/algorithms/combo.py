@@ -25,7 +25,8 @@ error, which that code leaves out, as here, so that its weight is half of this o
 there is no Lagrange multiplier and there are no rollouts by uniform actions, both of which are off in that code. First
 weights are those of SAC-N.
 
-Use: as MOPO, where the model does not know what it does not know.
+Use: as MOPO, and where the model's own standard deviations do not show in which states it is wrong, since COMBO does not
+use them.
 
 Avoid: rewards of unknown scale, since the weight is in their units, and observations that a network predicts badly.
 

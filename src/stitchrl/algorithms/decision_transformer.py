@@ -30,8 +30,10 @@ times above all of the log); numbered actions go through a linear embedding of t
 
 Use: on logs of nearly deterministic tasks that hold whole good episodes, where the past matters, as where not all is seen.
 
-Avoid: noisy outcomes, where it asks for luck (a high return is imitated though no action earned it); tasks whose best way
-has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole.
+Avoid: noisy outcomes, where it asks for luck (a high return is imitated though no action earned it); tasks whose best
+way has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole; and actions that
+are vectors, where the policy must be judged from a log alone: it leaves no chance, so that its actions have no density
+and `st.evaluate` cannot judge it. `st.rollout` plays it.
 
 First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` asks for any
 return, also for one that nobody saw, and `policy.towards(return)` for another without training again.
@@ -62,6 +64,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.jax_types import Array, Batch, Key, Metrics
+from stitchrl.messages import plain_number
 from stitchrl.nn.distributions import masked_log_softmax, take_action
 from stitchrl.nn.networks import Network
 from stitchrl.nn.return_conditioned import ReturnConditionedNetwork, ReturnConditionedPolicy, Steps
@@ -191,16 +194,19 @@ class DecisionTransformer(Algorithm):
         target, least, most = (float(given[name] / given["unit"]) for name in ("target", "least", "most"))
         episodes, cut, counted = (int(given[name]) for name in ("episodes", "cut", "counted"))
         known = "the log's returns" if counted == episodes else "the returns of the log's whole episodes"
-        source = (
-            f"the {self.target_quantile:g} quantile of {known}, which"
+        acts = f"The policy acts towards a return of {plain_number(target)}"
+        span = f"go from {plain_number(least)} to {plain_number(most)}"
+        beyond = target > most + 1e-4 * max(abs(target), abs(most))
+        caution = "; nothing in it shows how to reach more than that" if beyond else ""
+        found = (
+            f"{acts}, the {self.target_quantile:g} quantile of {known}, which {span}."
             if self.target_return is None
-            else f"as told; {known}"
+            else f"{acts}, as `target_return` says. {known[:1].upper()}{known[1:]} {span}{caution}."
         )
-        found = (f"The policy acts towards a return of {target:.4g}, {source} go from {least:.4g} to {most:.4g}.",)
         if not cut:
-            return found
+            return (found,)
         return (
-            *found,
+            found,
             f"Of {episodes:,} episodes {cut:,} were cut short: what would still have been paid is missing from the returns that "
             "the policy was told.",
         )

@@ -22,8 +22,11 @@ Few steps blur: with 5 of them, the paper's number, and a network that is exactl
 actions, -0.7 and 0.7, end more than 0.25 from both; with 20 steps almost none do. Where critics overvalue actions between
 those of the log, more steps help.
 
-It acts by sampling: such actions have no density, so weight-based estimators do not apply. `greedy()` has the same
-candidates' noise at every observation, and leaves no chance.
+It acts by sampling: such actions have no density, so weight-based estimators do not apply. `policy.greedy()` makes its
+candidates from the same fixed noise at every observation, so that the same observation always gives the same action.
+
+`hidden_sizes` and `network` shape the critics and V only. The diffusion's own network has `actor_blocks` residual blocks of
+`actor_width`.
 
 With more candidates it follows the critics further from the log, and their errors too. All that holds it to the log is
 that no action is taken more than `acting_candidates` times as often as the diffusion draws it.
@@ -129,7 +132,9 @@ class IDQL(CriticSettings):
         1e-4, "[0, inf)", "Share, times the step size, by which the diffusion's parameters shrink each update."
     )
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the Q of V's loss and of the choice.")
-    actor_width: int = setting(256, "at least 1", "Width of the residual blocks of the diffusion's network.")
+    actor_width: int = setting(
+        256, "at least 1", "Width of the residual blocks of the diffusion's network; smaller is faster, such as 64."
+    )
     actor_blocks: int = setting(3, "at least 1", "Residual blocks of the diffusion's network.")
     actor_dropout: float = setting(
         0.1, "[0, 1)", "Share of a block's inputs that is lost at random while it learns.", static=True

@@ -13,9 +13,12 @@ one update has `real_share` of logged rows, and rows of those rollouts for the r
     (6)  L_pi     = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
     (7)  Qbar    <- Qbar + target_rate (Q - Qbar)
 
-H is minus the numbers of an action. u has the standard deviations of the standardised observations and of the logged reward
-side by side, with `standardize=False` those of the logged observations, in which the published weights were chosen; all of
-it is scaled as the reward is (`reward_scale`). With a true bound on the model's error in place of u, the return in the
+H is minus the numbers of an action. The vector sigma_m holds a standard deviation for each number of the next observation
+and one for the reward, and |.| is its length. Those of the observation are of the standardised observation by default, and of
+the observation as logged with `standardize=False`. `reward_scale` multiplies u as it multiplies
+the reward, so that it does not change which weight is right. The published weights, from 0.5 to 5, were chosen with
+`standardize=False`, and so was the default of `penalty_weight`, 2.5, which is the middle one of them; with standardised
+observations it is only a place to start from. With a true bound on the model's error in place of u, the return in the
 penalised model is a lower bound of the true one (paper, theorem 4.4); a standard deviation is no bound, and where a model is
 wrong without knowing it, values are too high.
 

@@ -26,13 +26,14 @@ Lambda, `normalize_q` and `target_aggregation` are as in FQL, which this is, num
 
 The policy acts with memory: it chooses a chunk, takes its actions one by one, and only then looks again. `st.rollout`
 plays it. Its actions have no density, and no fitted value of single observations describes it, so that no estimator of
-`st.evaluate` applies, but with `chunk=1`. What `run.values` say of an action is Q of the chunk that the policy's mode
-becomes when it begins with that action.
+`st.evaluate` applies, but with `chunk=1`. `run.values` give Q(s, a) of a single action a: it is the critics' Q of a whole
+chunk, the one that the policy would choose in s by its mode, with its first action replaced by a.
 
 Deviations: the official code leaves out every row whose chunk would reach beyond the end of an episode, also where the
 episode terminated. Then whatever may end an episode within a chunk is not learned, and Q is that of the chunks that
 survived. How right Q is here, where chance ends an episode within a chunk, depends on how well F imitates the log. The
-official code also leaves out the last h - 1 rows of the log. The other deviations are those of FQL.
+official code also never starts a chunk at the last h - 1 rows of the whole log; here every row may start one. The other
+deviations are those of FQL.
 
 Use: continuous actions of high frequency, sparse rewards far ahead, and logs of people, whose actions hang together over
 several steps.
@@ -121,7 +122,11 @@ class QChunking(RewardNoise):
     )
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised, of one step.")
-    chunk: int = setting(5, "at least 1", "Actions that are chosen at once and carried out without looking.")
+    chunk: int = setting(
+        5,
+        "at least 1",
+        "Actions that are chosen at once and carried out without looking; 1 looks before each, as FQL does.",
+    )
     distill_weight: float = setting(
         100.0, "[0, inf)", "Larger holds the one-step policy nearer to the flow that imitates the log."
     )
@@ -157,7 +162,21 @@ class QChunking(RewardNoise):
         return self.chunk
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
-        return Prepared(log, {} if self.chunk == 1 else chunk_columns(log, scaling, self.chunk))
+        if self.chunk == 1:
+            return Prepared(log)
+        self._check_length(log)
+        return Prepared(log, chunk_columns(log, scaling, self.chunk))
+
+    def _check_length(self, log: Dataset) -> None:
+        """Raise ConfigurationError where no row of the log has a TD target because all that it has is shorter than a chunk."""
+        known = log.run_end - np.arange(log.num_transitions) + log.can_bootstrap[log.run_end]
+        longest = int(known.max(initial=0))
+        if longest < self.chunk and not log.terminated.any():
+            raise ConfigurationError(
+                f"`chunk` of QChunking is {self.chunk:,}, and the longest episode of this log has {longest:,} rows in "
+                "sequence whose next observation is known, so that no chunk has a TD target and the critics would learn "
+                f"nothing; use {'at most ' if longest > 1 else ''}{max(longest, 1):,}."
+            )
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> QChunkingState:
         if spec.num_actions is not None:

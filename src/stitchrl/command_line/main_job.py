@@ -108,7 +108,7 @@ def candidates(
     from stitchrl.pipeline.assignments import candidates_of, candidates_of_tables, with_assignments
     from stitchrl.pipeline.candidates import default_algorithms, labelled
 
-    classes: dict[str, Any] = {name: getattr(stitchrl, name) for name in stitchrl.ALGORITHMS}
+    classes: dict[str, Any] = {name: getattr(stitchrl, name) for name in sorted(stitchrl.ALGORITHMS, key=str.lower)}
     if names is not None and tables is not None:
         raise ConfigurationError("Candidates stand in the configuration file and on the command line; give them once.")
     if tables is not None:

@@ -60,6 +60,7 @@ __all__ = [
     "take_config",
 ]
 
+ALL_NAMES = ", ".join(sorted(stitchrl.ALGORITHMS, key=str.lower))
 STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
 
 
@@ -153,7 +154,7 @@ Algorithms = Annotated[
     str | None,
     typer.Option(
         "--algorithms",
-        help=f"Candidates, separated by commas, from {', '.join(stitchrl.ALGORITHMS)}. A name given twice makes two "
+        help=f"Candidates, separated by commas, from {ALL_NAMES}. A name given twice makes two "
         "candidates: IQL,IQL are labelled IQL and IQL-2. [default: the main job's own]",
     ),
 ]

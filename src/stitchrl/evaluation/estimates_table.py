@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from stitchrl.evaluation.results import Estimate
 from stitchrl.messages import interval_in_words
+from stitchrl.nn.memory import REMEMBERS
 
 __all__ = ["estimates_table"]
 
@@ -31,7 +32,14 @@ def estimates_table(estimates: Mapping[str, Estimate], gain: Mapping[str, Estima
         "  ".join((*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3])).rstrip()
         for row in rows
     ]
-    return [*lines, "* the verdict rests on this one"] if primary is not None else lines
+    if primary is not None:
+        lines.append("* the verdict rests on this one")
+    unable = [name for name, one in estimates.items() if any(REMEMBERS in reason for reason in one.reasons)]
+    if unable:
+        lines.append(
+            f"Not for this policy, which remembers its episode: {', '.join(unable)} ask what it does at an observation alone."
+        )
+    return lines
 
 
 def _number(one: Estimate) -> str:

@@ -20,7 +20,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.jax_types import Array
-from stitchrl.nn.memory import MemoryPolicy
+from stitchrl.nn.memory import REMEMBERS, MemoryPolicy
 from stitchrl.types import NumpyArray
 
 __all__ = ["RememberingPolicy", "check_followable"]
@@ -57,8 +57,8 @@ class RememberingPolicy(LoggedPolicy):
     def refusal(self, name: str, log: Dataset, remain: str) -> str:
         """Why an estimator that asks for more does not apply."""
         return (
-            f"{name} takes the policy to be a function of the observation, and {type(self.policy).__name__} remembers its "
-            f"episode. {remain} weigh whole logged histories and apply."
+            f"{name} takes the policy to be a function of the observation, and {REMEMBERS}. "
+            f"{remain} weigh whole logged histories and apply."
         )
 
     def probs_on(self, log: Dataset, rows: slice = slice(None)) -> Float[NumpyArray, "n A"]:
@@ -87,7 +87,7 @@ class RememberingPolicy(LoggedPolicy):
             found[at[inside]] = np.asarray(_along(self.policy, obs, log.action[at], reward, mask), np.float64)[inside]
         if np.isnan(found).any() or (found == np.inf).any():
             raise EvaluationError(
-                f"{type(self.policy).__name__} gives {int((~(found < np.inf)).sum()):,} logged actions no log-probability that "
+                f"The policy gives {int((~(found < np.inf)).sum()):,} logged actions no log-probability that "
                 "is a number or minus infinity."
             )
         return found
@@ -97,12 +97,12 @@ def check_followable(policy: MemoryPolicy, log: Dataset) -> None:
     """Raise EvaluationError where what a policy with memory would have remembered in a log is not known, or has no density."""
     if not policy.has_density:
         raise EvaluationError(
-            f"{type(policy).__name__} remembers its episode and its actions have no density, so that no estimator can weigh "
+            "The policy remembers its episode and its actions have no density, so that no estimator can weigh "
             "the logged actions or ask it at single observations. `st.rollout` plays it where there is an environment."
         )
     if log.num_gaps:
         raise EvaluationError(
-            f"{type(policy).__name__} remembers its episode, and in {log.num_gaps:,} places of this log rows are missing inside "
+            f"The policy remembers its episode, and in {log.num_gaps:,} places of this log rows are missing inside "
             "an episode: what it would have remembered is not known. Give it the episodes without such gaps."
         )
 

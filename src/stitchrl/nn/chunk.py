@@ -111,7 +111,7 @@ def _where_needed(
 
 
 class ChunkValue(ContinuousValue):
-    """Mean over critics of chunks; V is Q of the planner's mode, and Q of an action that of the mode begun with this action.
+    """Mean over critics of chunks; V is Q of the planner's mode; Q of an action is that of the mode with it in the first place.
 
     Attributes:
         critics: of (observation, chunk).

@@ -58,10 +58,14 @@ class HistoryPolicy(MemoryPolicy):
                 f"{type(policy).__name__}."
             )
         wide = _size(policy, "mean")
-        if history < 1 or not wide or wide % history:
+        if history < 1:
             raise ConfigurationError(
-                f"`history` of HistoryPolicy must be that of `st.with_history`, by which the policy's {wide} numbers of an "
-                f"observation divide; got {history}."
+                f"`history` of HistoryPolicy must be at least 1, the number that `st.with_history` was given; got {history}."
+            )
+        if not wide or wide % history:
+            raise ConfigurationError(
+                f"`history` of HistoryPolicy must be the number that `st.with_history` was given; got {history}, and the policy "
+                f"takes {wide} numbers at once, which are not {history} observations of equal size."
             )
         schema = policy.schema
         if schema is not None and has_history(schema, history) is False:

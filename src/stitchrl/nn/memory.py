@@ -31,6 +31,7 @@ from stitchrl.nn.policy import point_mass
 from stitchrl.types import PyTree
 
 __all__ = [
+    "REMEMBERS",
     "GreedyMemoryPolicy",
     "MemoryPolicy",
     "has_memory",
@@ -45,6 +46,10 @@ WAY_OUT = (
     "`st.rollout` plays it, and step by step `carry = policy.initial_carry(1)` and "
     "`action, carry = policy.step(carry, obs, last_action, last_reward)` do"
 )
+
+
+REMEMBERS = "the policy remembers its episode"
+"""What an estimator that does not apply says of such a policy."""
 
 
 class MemoryPolicy(WithOrigin, eqx.Module):
@@ -193,7 +198,7 @@ def has_memory(policy: Any) -> bool:
 
 def refuse_memory(policy: Any, what: str) -> NoReturn:
     """Raise ConfigurationError: such a policy cannot do this, for it would need the episode so far."""
-    raise ConfigurationError(f"{type(policy).__name__} remembers its episode and cannot {what}: {WAY_OUT}.")
+    raise ConfigurationError(f"The policy remembers its episode and cannot {what}: {WAY_OUT}.")
 
 
 def policy_towards(policy: MemoryPolicy, target_return: float) -> MemoryPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -156,8 +157,13 @@ class RescaledMemoryPolicy(MemoryPolicy):
         """The policy that acts towards another return, in units of the log.
 
         Raises:
-            ConfigurationError: it acts towards none, or learned from shifted rewards, whose sum depends on how long it goes on.
+            ConfigurationError: `target_return` is not a finite number, or the policy acts towards no return, or it learned
+                from shifted rewards, whose sum depends on how long it goes on.
         """
+        if not math.isfinite(target_return):
+            raise ConfigurationError(
+                f"`target_return` of `towards` must be a finite number, the sum of rewards to reach; got {target_return!r}."
+            )
         if float(self.reward_shift):
             raise ConfigurationError(
                 f"The policy learned from rewards with {float(self.reward_shift):g} added, so that a return of "

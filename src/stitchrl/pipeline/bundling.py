@@ -14,7 +14,7 @@ from stitchrl.errors import RunDirectoryError
 from stitchrl.pipeline.versions import installed_versions
 from stitchrl.training.run import Run
 
-__all__ = ["check_free", "save_trained"]
+__all__ = ["check_free", "in_words", "save_trained"]
 
 NOT_JUDGED = "Nobody has estimated yet how good this policy is: `stitchrl evaluate` does, on episodes it never saw."
 
@@ -58,3 +58,24 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | Non
     folder = out / "policy"
     save_bundle(folder, Bundle(run.policy, log.schema, Guard.fit(log), provenance, EpisodeMemory.of(log)))
     return folder
+
+
+def in_words(run: Run, out: Path, bundle: Path | None) -> str:
+    """A sentence for a person on where the policy of the first seed is, and how its worth can be known.
+
+    Args:
+        run: what `st.fit` gave.
+        out: the run's directory.
+        bundle: what `save_trained` gave.
+    """
+    if bundle is not None:
+        return f"The policy of seed {run.seeds[0]} is a bundle: {bundle}"
+    remembers = run.algorithm.has_memory
+    unheld = "The policy remembers its episode" if remembers else "The observations are images"
+    way = f"`stitchrl evaluate` judges it by the folder {str(out)!r}."
+    if remembers and not run.policy.has_density:
+        way = "`st.rollout` plays it in an environment. Its actions have no density, so that `stitchrl evaluate` cannot judge it."
+    return (
+        f"{unheld}, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of seed {run.seeds[0]}, "
+        f"and {way}"
+    )

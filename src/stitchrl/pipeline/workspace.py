@@ -157,9 +157,15 @@ class Workspace:
                     f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}."
                 )
             if algorithm.has_memory:
+                judged = (
+                    "`stitchrl evaluate` judges it by weights"
+                    if kind == "discrete"
+                    else "`st.rollout` plays it in an environment; `stitchrl evaluate` judges it only if its actions have a "
+                    "density, which those of QChunking and DecisionTransformer over vectors do not have"
+                )
                 raise ConfigurationError(
                     f"{label} gives a policy that remembers its episode, which the main job can neither rank by fitted values "
-                    "nor put into a bundle. `stitchrl train` or `st.fit` trains it, and `evaluate` judges it by weights."
+                    f"nor put into a bundle. `stitchrl train` or `st.fit` trains it, and {judged}."
                 )
         self._check_truth()
         train, valid, test = (int(share * self.log.num_transitions) for share in self.settings.fractions)

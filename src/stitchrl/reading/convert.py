@@ -15,7 +15,7 @@ from stitchrl.reading.store import is_store, on_disk, open_store, write_store
 from stitchrl.reading.writers.minari import write_minari
 from stitchrl.reading.writers.parquet import write_parquet
 
-__all__ = ["TARGETS", "convert"]
+__all__ = ["TARGETS", "convert", "target_kind"]
 
 TARGETS: dict[str, Callable[[Dataset, Path], Path]] = {
     "store": write_store,
@@ -23,6 +23,22 @@ TARGETS: dict[str, Callable[[Dataset, Path], Path]] = {
     "minari": write_minari,
 }
 """Name of a target -> what writes it."""
+OTHER_FORMATS = frozenset((
+    ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".npz", ".npy", ".pkl", ".pickle", ".h5", ".hdf5", ".arrow",
+    ".feather", ".avro", ".orc", ".xlsx", ".zip", ".gz", ".zst", ".toml",
+))  # fmt: skip
+"""Endings that nobody gives to a folder."""
+
+
+def target_kind(path: Path) -> str:
+    """What a name asks for where nobody says: "parquet" or "store". Raises ConfigurationError where it ends as other files do."""
+    ending = path.suffix.lower()
+    if ending in OTHER_FORMATS:
+        raise ConfigurationError(
+            f"A log is written as name.parquet, or as the folder of a store, which has no such ending as {ending}; got "
+            f"{str(path)!r}. Choose {str(path.with_suffix('.parquet'))!r}."
+        )
+    return "parquet" if ending in (".parquet", ".pq") else "store"
 
 
 def convert(
@@ -46,12 +62,12 @@ def convert(
         The path of the file or folder.
 
     Raises:
-        ConfigurationError: `to` is unknown.
+        ConfigurationError: `to` is unknown, or is not given and `out` ends as a file of another format.
         RunDirectoryError: `out` exists, the disk is full, or it cannot be written; nothing is left behind.
         DataError, SchemaError: as `st.read`.
     """
     path = Path(out)
-    kind = to or ("parquet" if path.suffix.lower() in (".parquet", ".pq") else "store")
+    kind = to or target_kind(path)
     if kind not in TARGETS:
         raise ConfigurationError(f"`to` of convert must be one of {', '.join(TARGETS)}; got {kind!r}.")
     if path.exists():
