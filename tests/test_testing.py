@@ -71,7 +71,7 @@ def shared_worlds() -> Any:
     return cache(SharedWorlds)
 
 
-DEAR = ("model-dr", "dualdice")
+DEAR = ("model-dr", "dualdice", "ris", "bestdice", "magic", "samis")
 """Estimators whose checks take as long as those of many others; each has a file of tests of its own."""
 
 

@@ -192,7 +192,7 @@ def test_a_batch_of_one(learner: Case) -> None:
     assert jax.tree.structure(after) == jax.tree.structure(learner.state())
 
 
-@pytest.mark.parametrize("reward", [0.0, 1.0])
+@pytest.mark.parametrize("reward", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(case: Case, reward: float) -> None:
     log = small_log(case.kind, reward=reward)
     assert log.num_transitions < 64

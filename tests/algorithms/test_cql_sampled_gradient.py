@@ -59,6 +59,7 @@ def test_the_sampled_gradient_is_the_whole_one_on_average() -> None:
     assert np.concatenate([x.ravel() for x in z]).std() < 2
 
 
+@pytest.mark.slow
 def test_it_trains_and_says_the_same_of_the_penalty() -> None:
     log = random_continuous_log(20)
     runs = [

@@ -62,6 +62,7 @@ def flow_run(distill_weight: float) -> Any:
     return fitted(algorithm, two_modes(), updates=UPDATES, log_every_updates=UPDATES, batch_size=128)
 
 
+@pytest.mark.slow
 def test_the_flow_keeps_both_modes_and_one_step_goes_to_the_better() -> None:
     run = flow_run(0.05)
     flow = run.states[0].behavior.model.sample(SCALED, key=jax.random.key(1))

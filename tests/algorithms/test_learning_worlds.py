@@ -49,7 +49,11 @@ WITHOUT_MEMORY = [name for name in names() if not getattr(st, kind_of(name))().h
 """Those whose policies are functions of the observation, which exact values are of."""
 
 
-@pytest.fixture(params=names())
+DEAR = "DecisionTransformer"
+"""It learns by many more products than the tables of the others; its own file has what it must learn."""
+
+
+@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.slow] if n == DEAR else []) for n in names()])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

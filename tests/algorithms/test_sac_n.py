@@ -85,6 +85,7 @@ def test_edac_refuses_discrete_actions_and_a_single_critic() -> None:
         st.EDAC(num_critics=1)
 
 
+@pytest.mark.slow
 def test_diversity_keeps_the_actor_inside_the_log() -> None:
     # Two numbers an action, both logged in [-1/2, 1/2] only, and the reward rises beyond: four critics whose slopes agree
     # all point out of the log, four that disagree do not. The same program, with and without the weight.

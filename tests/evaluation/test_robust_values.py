@@ -78,6 +78,7 @@ def test_no_cause_is_the_refit_itself_and_every_stronger_one_costs_more() -> Non
     assert (np.diff(found.change.mean(0)) < 0).all()
 
 
+@pytest.mark.slow
 def test_the_error_of_a_fall_is_its_spread_over_logs() -> None:
     """In a corridor with long episodes most of the error comes from where the worst cause leads, and next to nothing would
     be seen of it with the visits of the policy without a cause (a quarter)."""

@@ -152,7 +152,9 @@ def test_all_wide_products_of_every_algorithm_are_rounded_and_no_other(name: str
     if length := algorithm.sequence_length:
         source = sequence_source(ready.log, Scaling.of(log), length, columns=ready.columns)
     else:
-        source = transition_source(ready.log, Scaling.of(log), columns=ready.columns, n_steps=algorithm.target_steps or 1)
+        source = transition_source(
+            ready.log, Scaling.of(log), columns=ready.columns, n_steps=algorithm.target_steps or 1
+        )
     batch = dict(source.sample(source.arrays, jnp.arange(64) % 33, jnp.int32(0)))
     step = Step(jnp.int32(1), jnp.int32(100))
     state = jax.eval_shape(lambda: algorithm.init(KEYS[0], Spec.of(log), given))
@@ -172,7 +174,9 @@ def test_all_wide_products_of_every_algorithm_are_rounded_and_no_other(name: str
             assert all(side.dtype == expected for side in sides), sides
 
 
-@pytest.mark.parametrize(("name", "kind"), [("IQL", "discrete"), ("CQL", "continuous")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("IQL", "discrete"), pytest.param("CQL", "continuous", marks=pytest.mark.slow)]
+)
 def test_it_learns_nearly_the_same(name: str, kind: str) -> None:
     algorithm = getattr(st, name)(hidden_sizes=(32, 32), learning_rate=1e-3)
     half = dataclasses.replace(algorithm, precision="bfloat16")

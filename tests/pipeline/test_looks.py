@@ -67,6 +67,7 @@ def results(run: Path) -> dict[str, str]:
     return {name: (run / name).read_text() for name in ("looks.json", "estimates.json", "verdict.json")}
 
 
+@pytest.mark.slow
 def test_other_splits_are_counted_and_the_same_command_is_not(selected: tuple[Path, Path], tmp_path: Path) -> None:
     first = verdict_of(selected, tmp_path / "first")
     assert not any("looked at" in caveat for caveat in first.caveats)

@@ -231,6 +231,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "stays.parquet"
 
 
+@pytest.mark.slow
 def test_from_the_advice_to_a_verdict(limited: Path, stitchrl: Command) -> None:
     """A log whose stays are all cut cannot be judged until the end, and what it says to do about that works."""
     one = ["--algorithms", "BC", "--set", "BC.hidden_sizes=16", "--updates", 100, "--seeds", 1]

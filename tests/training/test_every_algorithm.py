@@ -19,10 +19,11 @@ QUICK = {"IQL discrete", "TD3BC continuous"}
 """Cases whose further programs are compiled in the default suite: with masks, and with noise and a delayed actor."""
 RELATIVES = {
     "SACN discrete", "EDAC continuous", "SAC discrete", "SAC continuous", "TD3 continuous", "DDPG continuous",
-    "COMBO continuous", "AdvantageBC discrete", "AdvantageBC continuous", "DecisionTransformer continuous",
+    "COMBO continuous", "EQL discrete", "EQL continuous", "XQL discrete", "XQL continuous", "AdvantageBC discrete",
+    "AdvantageBC continuous", "DecisionTransformer continuous",
 }  # fmt: skip
-"""Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC, ReBRAC or MOPO; AWR, or
-DecisionTransformer discrete."""
+"""Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC, ReBRAC or MOPO; SQL; AWR,
+or DecisionTransformer discrete."""
 
 
 class Case(NamedTuple):

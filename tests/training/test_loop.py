@@ -83,7 +83,12 @@ def test_what_a_member_draws_is_bit_identical_alone_and_among_others() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["IQL discrete", "TD3BC continuous", pytest.param("IQL continuous bfloat16", marks=pytest.mark.slow)]
+    "name",
+    [
+        "IQL discrete",
+        pytest.param("TD3BC continuous", marks=pytest.mark.slow),
+        pytest.param("IQL continuous bfloat16", marks=pytest.mark.slow),
+    ],
 )
 def test_the_batch_axis_of_an_accelerator_gives_the_same_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm, log = EVERY[name][0], log_of(EVERY[name][1])
