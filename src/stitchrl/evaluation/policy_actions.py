@@ -85,9 +85,8 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
             found.append(_asked(policy, obs[first:stop], action_size, key))
             asked += stop - start
             bar(asked)
-            if (
-                chance and piece == 0 and len(found) == 2 and np.array_equal(found[0], found[1])
-            ):  # two alike: it leaves no chance
+            alike = chance and piece == 0 and len(found) == 2 and np.array_equal(found[0], found[1])
+            if alike:  # it leaves nothing to chance
                 draws, chance = 1, False
                 bar, asked = LateProgress("actions of the policy", len(obs), "rows/s"), stop - start
                 break
