@@ -21,7 +21,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["LateProgress", "LoopMonitor", "ProgressDisplay", "RowsBar", "shown_display", "with_progress"]
+__all__ = [
+    "LateProgress",
+    "LoopMonitor",
+    "ProgressDisplay",
+    "RowsBar",
+    "shown_display",
+    "shown_once_it_runs",
+    "with_progress",
+]
 
 FIRST_SHOWN_SECONDS = 2.0
 """Nothing is shown of what takes less time than this."""
@@ -194,6 +202,18 @@ def shown_display() -> ProgressDisplay:
     """The innermost display that is open and shows anything, for work that is done on behalf of others; else one that shows
     nothing."""
     return _SHOWN.get() or ProgressDisplay(enabled=False)
+
+
+def shown_once_it_runs(label: str) -> LoopMonitor:
+    """A callback that shows the progress of a fit in the display that is open, from its first report on."""
+    monitors = list[LoopMonitor]()
+
+    def show(done: int, total: int, metrics: dict[str, list[float]]) -> None:
+        if not monitors:
+            monitors.append(shown_display().track(label))
+        monitors[0](done, total, metrics)
+
+    return show
 
 
 class LateProgress:

@@ -30,7 +30,7 @@ from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements, check_size
 from stitchrl.evaluation.returns import check_tail_share
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO, FitSettings, check_odds_ratio
-from stitchrl.progress import LoopMonitor
+from stitchrl.progress import LoopMonitor, shown_once_it_runs
 
 __all__ = ["evaluate", "evaluate_all", "evaluate_fits"]
 
@@ -123,6 +123,7 @@ def evaluate(
         groups=groups,
         costs=costs,
         over_last=baseline is not None,
+        monitors=(shown_once_it_runs("fits of the evaluation"),),
         record_look=record_look,
         tail=tail if distribution else None,
         force=force,
