@@ -41,7 +41,8 @@ DRAWS = 16
 """Actions drawn a state; a policy without chance has one."""
 COSTLY_DRAWS = 4
 """The same of a policy that asks a network over MANY_PASSES times for one action, such as IDQL by default (320 times). Averages
-over fewer draws are as unbiased, and their noise is a part of the standard error."""
+over fewer draws are as unbiased, but noisier. The noise at the first states widens the standard error of an estimate, as it
+differs between episodes; by how much has not been measured."""
 MANY_PASSES = 128
 ROWS_AT_ONCE = 4096
 COSTLY_ROWS_AT_ONCE = 1024
