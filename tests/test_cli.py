@@ -140,7 +140,7 @@ def test_bad_logs(damage: Callable[[Path], None], sentence: str, tmp_path: Path,
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--algorithms", "IQL,magic"], "There is no algorithm 'magic'; there are AWAC, AWR"),
+        (["--algorithms", "IQL,magic"], "There is no algorithm 'magic'; there are AdvantageBC, AWAC"),
         (["--algorithms", "DQN"], "only shown as a warning"),
         (["--until", "magic"], "`until` must be a stage"),
         (["--margin", "nan"], "`margin` must be a finite number"),

@@ -119,6 +119,7 @@ def model() -> LearnedModel:
     return found
 
 
+@pytest.mark.slow
 def test_a_learned_model_finds_the_value_of_another_policy_at_gamma_1() -> None:
     (found,) = learned().get(FitModelReturns())
     exact, own = truth(1.0), lw.WORLD.value(lw.BEHAVIOR, lw.STD, gamma=1 - HAZARD)

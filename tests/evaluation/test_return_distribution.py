@@ -182,6 +182,7 @@ def test_the_fitted_distribution_is_near_the_exact_one_and_says_that_it_has_no_i
     assert content["readings"]["worst 10%"]["policy"]["value"] == weighed.worst.policy.value
 
 
+@pytest.mark.slow
 def test_cut_episodes_are_no_ends_for_the_model() -> None:
     world, behavior, _ = wards()
     # A third go on after two steps; what follows is in no row. One fit, on other episodes, is enough here.
