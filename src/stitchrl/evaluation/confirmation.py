@@ -21,11 +21,11 @@ from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 __all__ = ["NO_MEMORY", "RECORDED", "Confirmation"]
 
 FITTED_COVERED = False
-"""A fitted behaviour may give GO once benchmarks/results/false_go_fitted.md has weak hidden causes that act in every decision, and
-single decisions, among its worlds. That intervals cover is shown (benchmarks/results/coverage.md)."""
+"""A fitted behaviour may give GO once benchmarks/results/false_go_fitted.md has weak hidden causes that act in every decision,
+and single decisions, among its worlds. That intervals cover is shown (benchmarks/results/coverage.md)."""
 NOT_COVERED = (
-    "How often whole verdicts with a fitted behaviour are wrong where a weak cause is hidden in every decision is not published "
-    "yet, so a fitted behaviour gives no GO: log the probability of each action that was taken."
+    "How often whole verdicts with a fitted behaviour are wrong where a weak cause is hidden in every decision is not "
+    "published yet, so a fitted behaviour gives no GO: log the probability of each action that was taken."
 )
 
 CONTINUOUS_COVERED = False
