@@ -192,8 +192,20 @@ def test_a_batch_of_one(learner: Case) -> None:
     assert jax.tree.structure(after) == jax.tree.structure(learner.state())
 
 
-@pytest.mark.parametrize("reward", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
-def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(case: Case, reward: float) -> None:
+RELATIVES = ("EQL", "XQL", "EDAC", "SAC ", "TD3 ", "DDPG", "COMBO", "FilteredBC", "AdvantageBC", "BCQIQL")
+"""Cases whose losses are those of another that the default suite trains: SQL, SACN, TD3BC, MOPO, BC, AWR, BCQ and IQL."""
+
+
+@pytest.mark.parametrize(
+    ("name", "reward"),
+    [
+        pytest.param(name, reward, marks=[pytest.mark.slow] if reward or name.startswith(RELATIVES) else [])
+        for name in CASES
+        for reward in (0.0, 1.0)
+    ],
+)
+def test_constant_rewards_and_a_log_smaller_than_a_batch_stay_finite(name: str, reward: float) -> None:
+    case = CASES[name]
     log = small_log(case.kind, reward=reward)
     assert log.num_transitions < 64
     run = fitted(case.algorithm, log, updates=50, log_every_updates=50)

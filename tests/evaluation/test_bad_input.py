@@ -123,8 +123,12 @@ def test_a_policy_that_takes_no_logged_action_has_no_estimate(name: str) -> None
     ("policy", "log"),
     [
         pytest.param(Fixed(0.0, 1.0), lambda: log_of([3] * 32, action=0), id="no action of the policy was logged"),
-        pytest.param(Fixed(1e-38, 1.0), lambda: log_of([8] * 12, action=0), id="weights of 1e-300"),
-        pytest.param(Fixed(0.6, 0.4), lambda: log_of([1, 2, 3, 7, 30, 2, 8, 43]), id="unequal lengths"),
+        pytest.param(
+            Fixed(1e-38, 1.0), lambda: log_of([8] * 12, action=0), id="weights of 1e-300", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            Fixed(0.6, 0.4), lambda: log_of([1, 2, 3, 7, 30, 2, 8, 43]), id="unequal lengths", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_no_estimator_calls_healthy_what_says_too_little(policy: Fixed, log: Callable[[], Dataset]) -> None:

@@ -680,6 +680,7 @@ def whole(run: Path) -> None:
         pq.read_table(path)
 
 
+@pytest.mark.slow
 def test_stage_by_stage_and_killed_in_training_and_in_selection_it_ends_the_same(
     finished: tuple[Path, Path], tmp_path: Path
 ) -> None:
