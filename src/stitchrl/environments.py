@@ -47,7 +47,7 @@ class Observations:
 
     @classmethod
     def of(cls, space: gym.Space[Any], *, whose: str) -> Observations:
-        """Of an observation space.
+        """What an environment with this observation space shows.
 
         Args:
             space: of one copy.

@@ -163,10 +163,10 @@ class _Forgetful:
         return _modes(self._policy, rows) if self._mode else _samples(self._policy, rows, place, self._key)
 
     def learn(self, action: NumpyArray, reward: NumpyArray) -> None:
-        """What was done, as a policy gives it, and paid in this step."""
+        """Takes the actions of this step, as a policy gives them, and its rewards; nothing is kept here."""
 
     def restart(self, ended: NumpyArray) -> None:
-        """Some copies begin another episode."""
+        """Is told which copies begin another episode; there is nothing to forget here."""
 
 
 class _Remembering(_Forgetful):
@@ -178,16 +178,16 @@ class _Remembering(_Forgetful):
         self._last: tuple[Any, Any] = nothing_yet(policy, copies)
 
     def choose(self, rows: AnyArray, place: AnyArray) -> Array:
-        """As of `_Forgetful`; the carry goes one step on."""
+        """(copies, ...) actions, given each copy's (episode, step); the carry of every copy moves on by one step."""
         action, self._carry = _steps(self._policy, self._carry, rows, *self._last, place, self._key, self._mode)
         return action
 
     def learn(self, action: NumpyArray, reward: NumpyArray) -> None:
-        """Keep it for the next step."""
+        """Keeps the actions and rewards of this step for the next one."""
         self._last = action, np.asarray(reward, np.float32)
 
     def restart(self, ended: NumpyArray) -> None:
-        """Those copies forget."""
+        """Gives the copies that begin another episode a fresh carry."""
         self._carry = _restarted(self._policy, self._carry, ended)
 
 
