@@ -29,6 +29,7 @@ FLOORS = (
     {"training"},
     {"collection"},
     {"evaluation"},
+    {"diagnosis"},
     {"pipeline"},
     {"checking"},
     {"command_line"},

@@ -5,6 +5,7 @@ import os
 # Verbs
 from stitchrl.auditing.audit import audit as audit
 from stitchrl.deployment.bundle import load_policy as load_policy
+from stitchrl.diagnosis.diagnose import diagnose as diagnose
 from stitchrl.data.history import with_history as with_history
 from stitchrl.evaluation.evaluate import evaluate as evaluate
 from stitchrl.mdp.icu_sepsis import demo_log as demo_log
@@ -75,6 +76,7 @@ from stitchrl.training.trackers.trackio import TrackioTracker as TrackioTracker
 from stitchrl.training.trackers.wandb import WandbTracker as WandbTracker
 
 # Policies, estimates, verdicts
+from stitchrl.diagnosis.diagnosis import Diagnosis as Diagnosis
 from stitchrl.deployment.bundle import Bundle as Bundle
 from stitchrl.deployment.d3rlpy_policy import D3RLPyPolicy as D3RLPyPolicy
 from stitchrl.deployment.guard import Guard as Guard

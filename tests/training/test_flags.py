@@ -9,9 +9,11 @@ from worlds import random_log
 
 import stitchrl as st
 from stitchrl.errors import ConfigurationError
-from stitchrl.training.flags import CHECKS, red_flags
+from stitchrl.training.flag_rules import RULES
+from stitchrl.training.flags import red_flags
 
 GAMMA, REWARD = 0.9, 2.0  # values of at most 20
+BOUNDS = {"gamma": GAMMA, "reward_bound": REWARD, "lowest_value": -2.0}
 
 
 def history(rows: int = 24, member: int = 0, **planted: Any) -> list[dict[str, Any]]:
@@ -25,6 +27,16 @@ def history(rows: int = 24, member: int = 0, **planted: Any) -> list[dict[str, A
         "weight/clipped": 0.1,
         "policy/agreement": 0.5,
         "policy/entropy": 1.2,
+        "loss/actor": 1.0,
+        "weight/effective_share": 0.4,
+        "probe/q_gap": 0.1,
+        "probe/q_highest": 1.0,
+        "probe/q_states": 0.5,
+        "probe/dead_units": 0.1,
+        "probe/td_error": lambda i: 1.0 / (i + 1),
+        "held_out/td_error": lambda i: 1.0 / (i + 1) + 0.1,
+        "probe/log_prob": lambda i: -1.0 / (i + 1),
+        "held_out/log_prob": lambda i: -1.0 / (i + 1) - 0.1,
     }
     metrics = {name.replace("__", "/"): value for name, value in planted.items()}
     return [
@@ -35,7 +47,7 @@ def history(rows: int = 24, member: int = 0, **planted: Any) -> list[dict[str, A
 
 
 def codes(rows: list[dict[str, Any]], **settings: Any) -> list[str]:
-    return [flag.code for flag in red_flags(rows, **({"gamma": GAMMA, "reward_bound": REWARD} | settings))]
+    return [flag.code for flag in red_flags(rows, **(BOUNDS | settings))]
 
 
 PLANTED: list[tuple[str, dict[str, Any], int]] = [
@@ -45,6 +57,15 @@ PLANTED: list[tuple[str, dict[str, Any], int]] = [
     ("critic-growth", {"loss__critic": lambda i: 1.0 if i < 6 else 10.5}, 2400),
     ("capped-weights", {"weight__clipped": lambda i: 0.6 if i >= 19 else 0.0}, 2400),
     ("collapsed-entropy", {"policy__entropy": lambda i: 0.009 if i >= 19 else 1.0}, 2400),
+    ("policy-claim", {"q__policy_mean": None, "probe__q_gap": lambda i: 10.1 if i >= 3 else 9.9}, 400),
+    ("pessimistic-value", {"probe__q_highest": lambda i: -4.3 if i >= 19 else 1.0}, 2400),
+    ("constant-value", {"probe__q_states": lambda i: 0.0019 if i >= 19 else 1.0}, 2400),
+    ("collapsed-weights", {"weight__effective_share": lambda i: 0.04 if i >= 19 else 0.3}, 2400),
+    ("equal-weights", {"weight__effective_share": lambda i: 0.9995 if i >= 19 else 0.9}, 2400),
+    ("dead-units", {"probe__dead_units": lambda i: 0.6 if i >= 19 else 0.4}, 2400),
+    # Least, smoothed, at row 11; risen to twice that, while the error on seen rows goes on falling.
+    ("held-out-error", {"held_out__td_error": lambda i: 1.0 - 0.05 * i if i < 12 else 0.45 + 0.1 * (i - 11)}, 2400),
+    ("held-out-likelihood", {"held_out__log_prob": lambda i: -1.0 if i < 12 else -1.0 - 0.05 * (i - 11)}, 2400),
     ("nothing-learned", {"loss__critic": lambda i: 0.0 if i >= 19 else 1.0}, 2400),
     ("nothing-learned", {"loss__value": 0.0}, 2400),
 ]
@@ -52,13 +73,13 @@ PLANTED: list[tuple[str, dict[str, Any], int]] = [
 
 @pytest.mark.parametrize(("code", "planted", "update"), PLANTED)
 def test_a_planted_flaw_is_flagged_and_nothing_else(code: str, planted: dict[str, Any], update: int) -> None:
-    flags = red_flags(history(**planted), gamma=GAMMA, reward_bound=REWARD)
+    flags = red_flags(history(**planted), **BOUNDS)
     assert [(flag.code, flag.member, flag.update) for flag in flags] == [(code, 0, update)]
     assert flags[0].sentence.count(". ") >= 1  # what was seen; what it may mean and what to do
 
 
 def test_every_check_is_planted_above() -> None:
-    assert {code for code, _, _ in PLANTED} == set(CHECKS)
+    assert {code for code, _, _ in PLANTED} == set(RULES)
 
 
 def test_a_sound_history_has_no_flag() -> None:
@@ -78,6 +99,17 @@ def test_a_sound_history_has_no_flag() -> None:
         {"policy__entropy": -3.0, "policy__agreement": None},  # a density's
         {"loss__critic": lambda i: 0.0 if i >= 20 else 1.0},
         {"loss__critic": lambda i: None},
+        {"probe__q_highest": -4.1},
+        {"probe__q_states": 0.0021},
+        {"weight__effective_share": 0.051},
+        {"weight__effective_share": 0.9989},
+        {"probe__dead_units": 0.5},
+        {"held_out__td_error": lambda i: 1.0 if i < 12 else 1.24},
+        # Both errors rise, as where values grow from 0.
+        {"held_out__td_error": lambda i: 1.0 + i, "probe__td_error": lambda i: 0.9 + i},
+        {"held_out__log_prob": lambda i: -1.0 if i < 12 else -1.19},
+        # Both likelihoods fall, as where a policy leaves the behaviour.
+        {"held_out__log_prob": lambda i: -1.0 - 0.1 * i, "probe__log_prob": lambda i: -0.9 - 0.1 * i},
     ],
 )  # fmt: skip
 def test_just_inside_the_threshold_is_no_flag(planted: dict[str, Any]) -> None:

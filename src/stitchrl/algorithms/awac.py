@@ -33,8 +33,8 @@ Deviations: In CORL the mean has no tanh, and log standard deviations stay in [-
 Observations are scaled by `fit`. First weights are PyTorch's (uniform), as there. Defaults are those of its MuJoCo runs; the
 default of its code is a lambda of 1.
 
-Metrics: loss/critic, loss/actor; q/data_mean, v/mean, adv/mean; weight/mean, weight/largest; policy/agreement or
-policy/mode_error, policy/entropy.
+Metrics: loss/critic, loss/actor; q/data_mean, v/mean, adv/mean; weight/mean, weight/largest, weight/effective_share;
+policy/agreement or policy/mode_error, policy/entropy.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from jaxtyping import Float
 
 from stitchrl.algorithms.base import Spec, Step
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
-from stitchrl.algorithms.losses import advantage_weighted_loss, td_loss
+from stitchrl.algorithms.losses import advantage_weighted_loss, effective_share, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import choice, network_setting, setting
@@ -197,6 +197,7 @@ class AWAC(SourceCriticSettings):
         metrics |= {"loss/critic": loss_q, "loss/actor": loss_pi, "q/data_mean": q_mean}
         metrics |= {"v/mean": jnp.mean(v), "adv/mean": jnp.mean(q - v)}
         metrics |= {"weight/mean": jnp.mean(weight), "weight/largest": jnp.max(weight)}
+        metrics["weight/effective_share"] = effective_share(weight)
         return AWACState(actor, critics, target_critics), metrics
 
     def policy(self, state: AWACState, given: PyTree) -> Actor:

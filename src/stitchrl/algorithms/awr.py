@@ -32,8 +32,8 @@ Avoid: long episodes with noisy returns, and tasks whose best way has to be piec
 First knob: `inverse_temperature`, from 0.3 to 10 on standardised advantages: larger follows them further from the
 log.
 
-Metrics: loss/value, loss/actor; v/mean, adv/mean, adv/std (of the batch, unstandardised); weight/mean, weight/clipped;
-policy/agreement or policy/mode_error, policy/entropy.
+Metrics: loss/value, loss/actor; v/mean, adv/mean, adv/std (of the batch, unstandardised); weight/mean, weight/effective_share,
+weight/clipped; policy/agreement or policy/mode_error, policy/entropy.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.algorithms.heads import Actor, create_actor
+from stitchrl.algorithms.losses import effective_share
 from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.algorithms.returns import returns_to_go, td_lambda_returns
 from stitchrl.algorithms.settings import flag, network_setting, setting
@@ -184,6 +185,7 @@ class AWR(Algorithm):
 
         metrics |= {"loss/value": loss_v, "loss/actor": loss_pi, "v/mean": jnp.mean(v)}
         metrics |= {"adv/mean": jnp.mean(raw), "adv/std": jnp.std(raw), "weight/mean": jnp.mean(weight)}
+        metrics["weight/effective_share"] = effective_share(weight)
         metrics["weight/clipped"] = jnp.mean((weight >= MAX_WEIGHT).astype(jnp.float32))
         return AWRState(value, actor, held), metrics
 

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from stitchrl.algorithms.base import Spec, Step
 from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
-from stitchrl.algorithms.losses import MAX_WEIGHT, td_loss
+from stitchrl.algorithms.losses import MAX_WEIGHT, effective_share, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import flag, network_setting, setting
 from stitchrl.jax_types import Array, Batch, Key, Metrics
@@ -96,7 +96,11 @@ class InSample(CriticSettings):
     def weight_metrics(self, weight: Float[Array, " B"]) -> Metrics:
         """What the weights of a batch look like."""
         clipped = jnp.mean((weight >= MAX_WEIGHT).astype(jnp.float32))
-        return {"weight/mean": jnp.mean(weight), "weight/clipped": clipped}
+        return {
+            "weight/mean": jnp.mean(weight),
+            "weight/clipped": clipped,
+            "weight/effective_share": effective_share(weight),
+        }
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:

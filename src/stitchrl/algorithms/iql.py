@@ -30,8 +30,8 @@ Avoid: a high expectile where outcomes are mostly chance: it then takes luck for
 
 First knob: `expectile`, from 0.5 to 0.9: larger is more optimistic among the actions in the log.
 
-Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/clipped (share of
-advantage weights at their cap); policy/agreement or policy/mode_error, policy/entropy.
+Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/effective_share,
+weight/clipped (share of advantage weights at their cap); policy/agreement or policy/mode_error, policy/entropy.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ import optax
 
 from stitchrl.algorithms.base import Spec, Step
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
-from stitchrl.algorithms.losses import MAX_WEIGHT, advantage_weighted_loss, expectile_loss, td_loss
+from stitchrl.algorithms.losses import MAX_WEIGHT, advantage_weighted_loss, effective_share, expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import network_setting, setting
@@ -175,6 +175,7 @@ class IQL(SourceCriticSettings):
         metrics |= {"loss/value": loss_v, "loss/actor": loss_pi, "loss/critic": loss_q}
         metrics |= {"q/data_mean": q_mean, "v/mean": jnp.mean(v), "adv/mean": jnp.mean(adv)}
         metrics["weight/mean"] = jnp.mean(weight)
+        metrics["weight/effective_share"] = effective_share(weight)
         metrics["weight/clipped"] = jnp.mean((weight >= MAX_WEIGHT).astype(jnp.float32))
         return IQLState(value, actor, critics, target_critics), metrics
 

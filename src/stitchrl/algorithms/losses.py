@@ -13,6 +13,7 @@ __all__ = [
     "MAX_WEIGHT",
     "advantage_weighted_loss",
     "damped_imitation_loss",
+    "effective_share",
     "expected_soft_actor_loss",
     "expectile_loss",
     "soft_actor_loss",
@@ -39,6 +40,13 @@ def advantage_weighted_loss(
     weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
     weight = jnp.where(td_weight > 0, weight, 1.0)
     return -jnp.mean(weight * log_prob), weight
+
+
+def effective_share(weight: Float[Array, " B"]) -> Float[Array, ""]:
+    """(E w)^2 / E w^2: the share of a batch that counts under its weights, 1 where all are alike and 1 / B for a single one."""
+    largest = jnp.maximum(jnp.max(weight), jnp.finfo(jnp.float32).tiny)  # so that no square overflows or vanishes
+    scaled = weight / largest
+    return jnp.mean(scaled) ** 2 / jnp.maximum(jnp.mean(scaled**2), jnp.finfo(jnp.float32).tiny)
 
 
 def damped_imitation_loss(

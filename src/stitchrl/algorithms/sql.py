@@ -29,8 +29,9 @@ Deviations: In the paper SQL's weight is max(t, 0), which follows from (1); the 
 The actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are taken as they come,
 observations as `fit` scales them. The official code names a dropout of V's network for AntMaze but never switches it on.
 
-Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/clipped, SQL also
-weight/zero (share of rows that are not imitated); policy/agreement or policy/mode_error, policy/entropy.
+Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/effective_share,
+weight/clipped, SQL also weight/zero (share of rows that are not imitated); policy/agreement or policy/mode_error,
+policy/entropy.
 """
 
 from __future__ import annotations

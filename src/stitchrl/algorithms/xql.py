@@ -29,7 +29,7 @@ Defaults are those of the consistent MuJoCo runs; the code's own temperature is 
 training is off unless `actor_decay_updates` is given. Rewards are taken as they come, observations as `fit` scales them. The
 official code names a dropout of V's network for AntMaze but never switches it on.
 
-Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/clipped;
+Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/effective_share, weight/clipped;
 policy/agreement or policy/mode_error, policy/entropy.
 """
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["SEVERITIES", "Audit", "Finding"]
+__all__ = ["SEVERITIES", "Audit", "Finding", "summary_of"]
 
 SEVERITIES = ("error", "warning", "info")
 """The severities of a finding, the most harmful first."""
@@ -40,6 +41,14 @@ class Finding:
     action: str
 
 
+def summary_of(findings: Sequence[Finding], checks: Sequence[str]) -> str:
+    """How many checks found how many errors, warnings and notes, in one sentence."""
+    counts = {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES}
+    found = [f"{count:,} {COUNTED[severity][count != 1]}" for severity, count in counts.items() if count]
+    listed = " and ".join(text for text in (", ".join(found[:-1]), *found[-1:]) if text)
+    return f"{len(checks):,} check{'' if len(checks) == 1 else 's'} found {listed or 'nothing to report'}."
+
+
 @dataclasses.dataclass(frozen=True)
 class Audit:
     """All findings, the most harmful first, and the numbers that later stages and pictures use.
@@ -72,10 +81,7 @@ class Audit:
     @property
     def summary(self) -> str:
         """How many checks found how many errors, warnings and notes, in one sentence."""
-        found = [f"{count:,} {COUNTED[severity][count != 1]}" for severity, count in self.counts.items() if count]
-        listed = " and ".join(text for text in (", ".join(found[:-1]), *found[-1:]) if text)
-        checks = f"{len(self.checks):,} check{'' if len(self.checks) == 1 else 's'}"
-        return f"{checks} found {listed or 'nothing to report'}."
+        return summary_of(self.findings, self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON, with everything that a reader needs who knows nothing of the checks."""

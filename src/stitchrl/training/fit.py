@@ -24,6 +24,7 @@ from stitchrl.training.checkpoint import load_checkpoint, read_meta
 from stitchrl.training.flags import red_flags
 from stitchrl.training.job import Environment, Job, TrainedMembers
 from stitchrl.training.loop import Trained
+from stitchrl.training.probe import Probe
 from stitchrl.training.program import initial_state
 from stitchrl.training.run import CHECKPOINT, CONFIG, GIVEN, Grid, Run, upgraded
 from stitchrl.training.stopping import StopRule
@@ -55,6 +56,7 @@ def fit(
     evaluate_every_updates: int = 5000,
     evaluation_episodes: int = 10,
     progress: bool | None = None,
+    probe: Probe | None = None,
 ) -> Run:
     """Train an algorithm on a log.
 
@@ -93,6 +95,9 @@ def fit(
         evaluate_every_updates, evaluation_episodes: how often, at the first chunk end at or after each multiple, and
             over how many episodes.
         progress: show a bar; None does so when standard error is a terminal.
+        probe: measures every state on fixed rows, in the compiled program, at the end of each log row: `st.Probe(held_out)`
+            gives the metrics probe/... and held_out/... that red flags and `st.diagnose` read. It changes nothing of what is
+            learned.
 
     Raises:
         ConfigurationError: a number outside its range, or an algorithm that does not fit the log.
@@ -122,6 +127,7 @@ def fit(
         evaluate_every_updates=evaluate_every_updates,
         evaluation_episodes=evaluation_episodes,
         progress=progress,
+        probe=probe,
     )
     result = job.train(algorithm, [algorithm] * len(numbers), [{"seed": s} for s in numbers], {})
     return _run(algorithm, numbers, result, range(len(numbers)))

@@ -33,6 +33,7 @@ from stitchrl.training.closed_forms import check_closed_form
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
 from stitchrl.training.metrics_table import MetricsTable
+from stitchrl.training.probe import Probe
 from stitchrl.training.run import CHECKPOINT, GIVEN, METRICS, claim
 from stitchrl.training.stopping import EarlyStop, StopRule
 from stitchrl.training.trackers.base import Tracker, guarded
@@ -86,6 +87,7 @@ class Job:
     evaluate_every_updates: int = 5000
     evaluation_episodes: int = 10
     progress: bool | None = None
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -168,6 +170,8 @@ class Job:
                 stop=self.stop,
                 spare=spare,
                 labels=_names(labels),
+                measure=None if self.probe is None else self.probe.measure,
+                probed=self._probed(prepared, scaling),
                 **self._saving(config, scaling, bounds, table, given is not None, guard),
             )
             if table is not None:
@@ -189,6 +193,12 @@ class Job:
         if file is not None and given is not None:
             save_tree_file(file, given)
         return prepared._replace(given=given)
+
+    def _probed(self, prepared: Prepared, scaling: Scaling) -> PyTree:
+        """The arrays of the probe, on the device; None without one."""
+        if self.probe is None:
+            return None
+        return jax.tree.map(jnp.asarray, self.probe.arrays(prepared.log, scaling))
 
     def _check_fits(self, algorithm: Algorithm) -> None:
         """Raise ConfigurationError where the algorithm does not learn from such a log, or with such arguments."""
@@ -353,7 +363,9 @@ class Job:
         gamma = self.log.largest_discount(gamma)  # of one step, whatever its length
         longest = min(1.0 / (1.0 - gamma) if gamma < 1.0 else float("inf"), steps)
         value = reward * longest if np.isfinite(longest) else None
-        return {"gamma": gamma, "reward_bound": reward, "value_bound": value}
+        least = float((ends[0] + self.reward_shift) * self.reward_scale)
+        lowest = min(least, least * longest) if least >= 0 or np.isfinite(longest) else None
+        return {"gamma": gamma, "reward_bound": reward, "value_bound": value, "lowest_value": lowest}
 
     @property
     def _sampling_name(self) -> str:

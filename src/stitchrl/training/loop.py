@@ -31,6 +31,7 @@ from stitchrl.training.divergence import Diverged
 from stitchrl.training.history import History
 from stitchrl.training.interrupt import deferred_interrupt
 from stitchrl.training.metrics_file import METRICS_FILE, MetricsFile
+from stitchrl.training.probe import Measure
 from stitchrl.training.program import Fetch, Placed, Program, initial_state, member_of, program_of
 from stitchrl.training.stopping import Stopping, StopRule
 from stitchrl.training.updates import MemberState, MetricTable, Row
@@ -89,6 +90,8 @@ def train(
     stop: StopRule | None = None,
     spare: bool = False,
     labels: Sequence[str] | None = None,
+    measure: Measure | None = None,
+    probed: PyTree = None,
 ) -> Trained:
     """Train one member a seed, all in one program.
 
@@ -112,6 +115,7 @@ def train(
         stop: asked after each log row, with the history of the members that are left; the run ends at that row.
         spare: let the others go on where some members diverge.
         labels: what messages call each member; its seed by default.
+        measure, probed: of a probe: its function, and its arrays on the device.
 
     Raises:
         CheckpointError: the checkpoint is damaged or not of this algorithm.
@@ -149,7 +153,15 @@ def train(
             book.save(jax.device_get(state))
         return book.trained(state)
     program = program_of(
-        algorithms, seeds, source.draw, batch_size, given=given, updates=updates, log_every_updates=log_every_updates
+        algorithms,
+        seeds,
+        source.draw,
+        batch_size,
+        given=given,
+        updates=updates,
+        log_every_updates=log_every_updates,
+        measure=measure,
+        probed=probed,
     )
     with closing(program):
         return _learn(program, source, state, batch_size, log_every_updates, algorithms[0].refresh_every_updates, book)

@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.jax_types import Array, Key
 from stitchrl.nn.precision import check_supported
+from stitchrl.training.probe import Measure
 from stitchrl.training.updates import Draw, Layout, MemberState, MetricTable, Row, member_call, member_refresh
 from stitchrl.types import PyTree
 
@@ -71,6 +72,8 @@ def program_of(
     given: PyTree = None,
     updates: int = 0,
     log_every_updates: int = 1,
+    measure: Measure | None = None,
+    probed: PyTree = None,
 ) -> Program:
     """The program of a run on this process's devices.
 
@@ -82,6 +85,7 @@ def program_of(
         given: what the algorithm's `prepare` gave, the same for all members.
         updates: how many the run was asked for.
         log_every_updates: length of most log rows.
+        measure, probed: of a probe: its function, and its arrays on the device.
     """
     structure = algorithms[0].structure()
     assert all(a.structure() == structure for a in algorithms)
@@ -96,10 +100,10 @@ def program_of(
     backend, mesh = jax.default_backend(), mesh_of(len(seeds))
     layout = Layout.of_backend(backend, log_every_updates)
     if backend == "cpu" and mesh is None:
-        call, refresh = _compiled_one(structure, draw, batch_size, layout)
-        return Apart(call, refresh, layout, own, given, updates)
-    call, refresh = _compiled_all(structure, draw, batch_size, layout, len(seeds), mesh)
-    return Together(call, refresh, layout, own, given, updates, mesh)
+        call, refresh = _compiled_one(structure, draw, batch_size, layout, measure)
+        return Apart(call, refresh, layout, own, given, updates, probed)
+    call, refresh = _compiled_all(structure, draw, batch_size, layout, len(seeds), mesh, measure)
+    return Together(call, refresh, layout, own, given, updates, mesh, probed)
 
 
 class Apart:
@@ -108,9 +112,16 @@ class Apart:
     # Where one member's products leave a core idle, between and around them, another's fill it.
 
     def __init__(
-        self, call: Any, refresh: Any, layout: Layout, own: Sequence[Any], given: PyTree, updates: int
+        self,
+        call: Any,
+        refresh: Any,
+        layout: Layout,
+        own: Sequence[Any],
+        given: PyTree,
+        updates: int,
+        probed: PyTree = None,
     ) -> None:
-        self.most_rows = layout.most_rows
+        self.most_rows, self._probed = layout.most_rows, probed
         self._call, self._refresh, self._layout = call, refresh, layout
         self._own, self._given, self._updates = own, given, np.int32(updates)
         self._executable: Any = None
@@ -124,11 +135,13 @@ class Apart:
         inputs = self._layout.spans(rows), np.int32(len(rows)), self._updates
         if self._executable is None:
             state, _ = placed[0].result()
-            self._executable = _executable(self._call, state, arrays, self._given, self._own[0], *inputs)
+            self._executable = _executable(
+                self._call, state, (arrays, self._probed), self._given, self._own[0], *inputs
+            )
 
         def run(before: Future[Any], own: Any) -> Any:
             state, _ = before.result()  # it began earlier, so that it never waits for this thread
-            return jax.block_until_ready(self._executable(state, arrays, self._given, own, *inputs))
+            return jax.block_until_ready(self._executable(state, (arrays, self._probed), self._given, own, *inputs))
 
         after = [self._threads.submit(run, *one) for one in zip(placed, self._own, strict=True)]
 
@@ -166,8 +179,9 @@ class Together:
         given: PyTree,
         updates: int,
         mesh: Mesh | None,
+        probed: PyTree = None,
     ) -> None:
-        self.most_rows = layout.most_rows
+        self.most_rows, self._probed = layout.most_rows, probed
         self._call, self._refresh, self._layout, self._mesh = call, refresh, layout, mesh
         self._own: Any = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
         self._given, self._updates = given, np.int32(updates)
@@ -177,7 +191,7 @@ class Together:
         return jax.device_put(state, None if self._mesh is None else NamedSharding(self._mesh, MEMBERS))
 
     def start(self, placed: Placed, arrays: PyTree, rows: list[Row]) -> tuple[Placed, Fetch]:
-        arrays, given = self._copies((arrays, self._given))
+        arrays, given = self._copies(((arrays, self._probed), self._given))
         inputs = self._layout.spans(rows), np.int32(len(rows)), self._updates
         after, table = self._call(placed, arrays, given, self._own, *inputs)
         table.means.copy_to_host_async()
@@ -218,19 +232,27 @@ def _executable(call: Any, *arguments: Any) -> Any:
 
 
 @lru_cache(maxsize=KEPT_PROGRAMS)
-def _compiled_one(structure: Algorithm, draw: Draw, batch_size: int, layout: Layout) -> tuple[Any, Any]:
+def _compiled_one(
+    structure: Algorithm, draw: Draw, batch_size: int, layout: Layout, measure: Measure | None
+) -> tuple[Any, Any]:
     """The call and the refresh of one member."""
-    return jax.jit(member_call(structure, draw, batch_size, layout)), jax.jit(member_refresh(structure))
+    return jax.jit(member_call(structure, draw, batch_size, layout, measure)), jax.jit(member_refresh(structure))
 
 
 @lru_cache(maxsize=KEPT_PROGRAMS)
 def _compiled_all(
-    structure: Algorithm, draw: Draw, batch_size: int, layout: Layout, members: int, mesh: Mesh | None
+    structure: Algorithm,
+    draw: Draw,
+    batch_size: int,
+    layout: Layout,
+    members: int,
+    mesh: Mesh | None,
+    measure: Measure | None,
 ) -> tuple[Any, Any]:
     """The call and the refresh of all members, axis 0 of their states and of what is their own."""
     on_a_device = members // (1 if mesh is None else mesh.size)
     over = _on_an_axis_of_one if on_a_device == 1 else _on_a_batch_axis
-    both = [over(member_call(structure, draw, batch_size, layout)), over(member_refresh(structure))]
+    both = [over(member_call(structure, draw, batch_size, layout, measure)), over(member_refresh(structure))]
     if mesh is not None:
         both = [_split(function, mesh) for function in both]
     call, refresh = both

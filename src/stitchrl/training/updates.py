@@ -16,8 +16,9 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Step
 from stitchrl.algorithms.optimizers import polyak
-from stitchrl.jax_types import Array, Batch, Key
+from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.precision import products_in
+from stitchrl.training.probe import Measure
 from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["Draw", "Layout", "MemberState", "MetricTable", "Row", "member_call", "member_refresh"]
@@ -88,13 +89,14 @@ class Layout(NamedTuple):
 
 
 def member_call(
-    structure: Algorithm, draw: Draw, batch_size: int, layout: Layout
+    structure: Algorithm, draw: Draw, batch_size: int, layout: Layout, measure: Measure | None = None
 ) -> Callable[..., tuple[MemberState, MetricTable]]:
-    """(state, arrays, given, (key, inputs, member), spans, rows, updates) -> (state, metrics of each row)."""
+    """(state, (arrays, probe's arrays), given, (key, inputs, member), spans, rows, updates) -> (state, metrics of each row)."""
 
     def call(
-        state: MemberState, arrays: PyTree, given: PyTree, own: Any, spans: Array, rows: Array, updates: Array
+        state: MemberState, both: PyTree, given: PyTree, own: Any, spans: Array, rows: Array, updates: Array
     ) -> tuple[MemberState, MetricTable]:
+        arrays, probed = both
         key, inputs, member = own
         algorithm = structure.with_inputs(inputs)
         start = spans[0, 0]
@@ -114,6 +116,15 @@ def member_call(
         _, shapes = jax.eval_shape(lambda: learn(state, start, *drawn(start)))
         names = tuple(sorted(shapes))
 
+        def measured(state: MemberState) -> Metrics:
+            if measure is None:
+                return {}
+            # The barrier keeps the measurements out of how the updates are computed.
+            return measure(algorithm, jax.lax.optimization_barrier(state.algorithm), given, probed)
+
+        seen_names = tuple(sorted(jax.eval_shape(measured, state)))
+        assert not set(names) & set(seen_names), "a probe has a metric of the same name as the algorithm"
+
         def advance(carry: Any, update: Array, batch: Batch, update_key: Key) -> Any:
             state, sums = carry
             state, metrics = learn(state, update, batch, update_key)
@@ -126,14 +137,16 @@ def member_call(
             first, end = spans[number, 0], spans[number, 1]
             state, sums = learn_row(first, end, (state, jnp.zeros(len(names), jnp.float32)))
             means = sums / (end - first).astype(jnp.float32)
+            seen = measured(state)
+            means = jnp.concatenate([means, _vector([seen[name] for name in seen_names])])
             return state, jax.lax.dynamic_update_index_in_dim(table, means, number, 0)
 
-        table = jnp.zeros((layout.most_rows, len(names)), jnp.float32)
+        table = jnp.zeros((layout.most_rows, len(names) + len(seen_names)), jnp.float32)
         if layout.most_rows == 1:
             state, table = row(jnp.int32(0), (state, table))
         else:
             state, table = jax.lax.fori_loop(0, rows, row, (state, table))
-        return state, MetricTable(table, names)
+        return state, MetricTable(table, names + seen_names)
 
     return call
 

@@ -1,0 +1,171 @@
+"""Checks of claimed values: against what rewards allow, against the returns of the log, and against an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.algorithms.returns import returns_to_go
+from stitchrl.auditing.finding import Finding
+from stitchrl.data.scaling import Scaling
+from stitchrl.diagnosis.subject import NotLookedAtError, Shared, Subject
+from stitchrl.evaluation.attainable import attainable_range
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.types import NumpyArray
+
+__all__ = [
+    "claim_against_estimate",
+    "value_constant",
+    "value_impossible",
+    "value_numbers",
+    "value_too_low",
+]
+
+SLACK = 0.1
+"""Share of the attainable range by which a mean value may lie outside of it: critics are approximate."""
+CONSTANT = 0.01
+"""Spread of the claimed values over states, as a share of the spread of the logged returns, below which nothing is told apart."""
+
+
+class Claims(NamedTuple):
+    """Claimed values of one policy, in the log's reward units.
+
+    Attributes:
+        logged, policy: (N,) of the logged action and of the policy's own, at each row.
+        low, high: the least and the largest value that logged rewards can add up to; infinite where nobody knows.
+        seen: the largest logged return from any step on; cut episodes count as they are.
+    """
+
+    logged: Float[NumpyArray, " N"]
+    policy: Float[NumpyArray, " N"]
+    low: float
+    high: float
+    seen: float
+
+
+def claims(subject: Subject) -> Claims:
+    """The claims of a subject. Raises `NotLookedAtError` where it claims none."""
+    logged, policy = subject.q_logged, subject.q_policy
+    if logged is None:
+        raise NotLookedAtError(f"{subject.member.name} has no critics, so it claims no values that could be checked.")
+    low, high = attainable_range(subject.shared.log, _estimand(subject))
+    return Claims(logged, logged if policy is None else policy, low, high, subject.shared.once(_largest_seen))
+
+
+def value_numbers(subject: Subject) -> dict[str, Any]:
+    """The claims as plain numbers."""
+    found = subject.once(claims)
+    return {
+        "logged_mean": float(found.logged.mean()),
+        "policy_mean": float(found.policy.mean()),
+        "lowest": float(min(found.logged.min(), found.policy.min())),
+        "highest": float(max(found.logged.max(), found.policy.max())),
+        "attainable": [found.low, found.high],
+        "largest_return_seen": found.seen,
+    }
+
+
+def value_impossible(subject: Subject) -> Iterator[Finding]:
+    """The mean claimed value is larger than rewards can add up to."""
+    found = subject.once(claims)
+    claimed = max(found.logged.mean(), found.policy.mean())
+    if np.isfinite(found.high) and claimed > found.high + SLACK * _width(found):
+        yield Finding(
+            "value-impossible",
+            "error",
+            "claimed values",
+            f"the critics claim a value of {claimed:.4g} on average, where logged rewards add up to {found.high:.4g} at most "
+            f"(the largest return in the log is {found.seen:.4g})",
+            f"a mean value of at most {found.high:.4g}",
+            "The critics feed on their own overestimates of actions that the log does not show. Use an algorithm that stays "
+            "nearer to the log (IQL, BCQ, or CQL with a larger `cql_weight`), or lower the learning rate or the target rate.",
+        )
+
+
+def value_too_low(subject: Subject) -> Iterator[Finding]:
+    """The mean claimed value is smaller than rewards can add up to: pessimism without measure."""
+    found = subject.once(claims)
+    claimed = min(found.logged.mean(), found.policy.mean())
+    if np.isfinite(found.low) and claimed < found.low - SLACK * _width(found):
+        yield Finding(
+            "value-too-low",
+            "warning",
+            "claimed values",
+            f"the critics claim a value of {claimed:.4g} on average, where logged rewards add up to {found.low:.4g} at least",
+            f"a mean value of at least {found.low:.4g}",
+            "The penalty on values outweighs the rewards, so that the order of actions is the penalty's and not theirs: lower "
+            "`cql_weight` (or the pessimism of the ensemble), or scale rewards up.",
+        )
+
+
+def value_constant(subject: Subject) -> Iterator[Finding]:
+    """Claimed values hardly differ between states, although returns do."""
+    found = subject.once(claims)
+    spread, returns = float(found.logged.std()), float(subject.shared.once(_returns_to_go).std())
+    if returns > 0 and spread < CONSTANT * returns:
+        yield Finding(
+            "value-constant",
+            "error",
+            "claimed values",
+            f"the claimed values of the logged actions have a standard deviation of {spread:.3g} over {len(found.logged):,} "
+            f"decisions, where the returns that followed them have one of {returns:.3g}",
+            f"a standard deviation of at least {CONSTANT * returns:.3g}",
+            "The critics tell no state from another: they have not learned (too few updates, a step size that is too small, "
+            "dead units), or the observations say nothing about what follows.",
+        )
+
+
+def claim_against_estimate(subject: Subject) -> Iterator[Finding]:
+    """The value that the policy claims for itself at the start lies outside the interval of its evaluation."""
+    evaluation = subject.member.evaluation
+    if evaluation is None:
+        raise NotLookedAtError("There is no evaluation to hold the claimed values against; `st.evaluate` makes one.")
+    name = evaluation.verdict.primary
+    estimate = None if name is None else evaluation.estimates.get(name)
+    if estimate is None or estimate.lower is None or estimate.upper is None:
+        raise NotLookedAtError("The evaluation has no estimate with an interval to hold the claimed values against.")
+    if estimate.estimand != _estimand(subject):
+        raise NotLookedAtError(
+            f"The evaluation is of {estimate.estimand}, and the claimed values are of {_estimand(subject)}."
+        )
+    claimed = float(subject.once(claims).policy[subject.rows.episode_start[:-1]].mean())
+    wide = estimate.upper - estimate.lower
+    if not estimate.lower - wide <= claimed <= estimate.upper + wide:
+        above = claimed > estimate.upper
+        yield Finding(
+            "claim-above-estimate" if above else "claim-below-estimate",
+            "warning",
+            "first steps of episodes",
+            f"the critics claim {claimed:.4g} for the policy, where its evaluation estimates {estimate.value:.4g} "
+            f"({estimate.lower:.4g} to {estimate.upper:.4g})",
+            "a claim within one width of that interval",
+            "Believe the evaluation. The policy prefers actions whose value is overestimated: hold it nearer to the log."
+            if above
+            else "Believe the evaluation. The critics are more pessimistic than the policy deserves: a smaller penalty may "
+            "find a better one.",
+        )
+
+
+def _estimand(subject: Subject) -> Estimand:
+    """What the critics speak about: the discount of training, until the end of an episode."""
+    gamma = getattr(subject.member.algorithm, "gamma", None)
+    return Estimand.of(subject.shared.log, gamma=gamma)
+
+
+def _width(found: Claims) -> float:
+    """The width of the attainable range, or of what is finite of it."""
+    ends = [end for end in (found.low, found.high, found.seen) if np.isfinite(end)]
+    return max(ends) - min(ends)
+
+
+def _returns_to_go(shared: Shared) -> Float[NumpyArray, " N"]:
+    """(N,) the discounted sum of logged rewards from each step on, by the log's gamma."""
+    log = shared.log
+    return returns_to_go(log, Scaling.identity(0), log.schema.gamma).astype(np.float64)
+
+
+def _largest_seen(shared: Shared) -> float:
+    return float(shared.once(_returns_to_go).max())

@@ -1,0 +1,152 @@
+"""`st.diagnose`: what went wrong in a run, and what its policies do that the log does not support."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from stitchrl.auditing.finding import SEVERITIES, Finding
+from stitchrl.data.dataset import Dataset
+from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS
+from stitchrl.diagnosis.diagnosis import Diagnosis
+from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
+from stitchrl.errors import ConfigurationError
+from stitchrl.evaluation.evaluation import Evaluation
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.training.flags import RedFlag
+from stitchrl.training.run import Run
+
+__all__ = ["diagnose", "diagnose_members"]
+
+
+def diagnose(
+    run: Run | Any,
+    log: Dataset | None = None,
+    *,
+    newer: Dataset | None = None,
+    evaluations: Sequence[Evaluation | None] = (),
+    settings: FitSettings | None = None,
+) -> Diagnosis:
+    """Name what is wrong with a run or a policy, each failure with its number, the healthy range, the reason and the remedy.
+
+    Args:
+        run: what `st.fit` gave back; or a policy alone, of which only what it does can be looked at.
+        log: episodes to look at the policies on, best ones that they did not learn from; None reads the metrics of the run
+            alone.
+        newer: data logged later: it is held against `log`.
+        evaluations: of the policies of the run, one a seed, or of the policy; none by default.
+        settings: of the behaviour that is fitted where the log has no propensities.
+
+    Raises:
+        ConfigurationError: a log with other observations or actions than the policy's, another number of evaluations than of
+            policies, or a policy alone without a log.
+    """
+    if isinstance(run, Run):
+        title = f"{run.algorithm.name}, {_count(len(run.seeds), 'seed')}, {run.updates:,} updates"
+        policies = run.policies if log is not None else []
+        values = run.values if log is not None else []
+        members = [
+            Member(f"seed {seed}", policy, value, run.algorithm)
+            for seed, policy, value in zip(run.seeds, policies, values, strict=False)
+        ]
+        flags = [_of_flag(flag, f"seed {run.seeds[flag.member]}") for flag in run.red_flags]
+        flags += [_of_divergence(seed, message) for seed, message in run.diverged.items()]
+    else:
+        title, flags = type(run).__name__, []
+        members = [Member("the policy", run)]
+        if log is None:
+            raise ConfigurationError("A policy alone has no metrics: `diagnose` needs a `log` to look at it on.")
+    if evaluations:
+        if len(evaluations) != len(members):
+            raise ConfigurationError(
+                f"`evaluations` of diagnose must be one a policy, {len(members)}; got {len(evaluations)}."
+            )
+        members = [dataclasses.replace(m, evaluation=e) for m, e in zip(members, evaluations, strict=True)]
+    return diagnose_members(title, members, log, flags, newer=newer, settings=settings)
+
+
+def diagnose_members(
+    title: str,
+    members: Sequence[Member],
+    log: Dataset | None,
+    flags: Iterable[Finding] = (),
+    *,
+    newer: Dataset | None = None,
+    settings: FitSettings | None = None,
+) -> Diagnosis:
+    """The diagnosis of some policies on a log; of the metrics of their run alone where there is no log.
+
+    Args:
+        title: of the diagnosis.
+        members: the policies.
+        log: what they are looked at on.
+        flags: findings about the metrics of their run.
+        newer, settings: as of `diagnose`.
+    """
+    found = list(flags)
+    skipped: dict[str, str] = {}
+    numbers: dict[str, Any] = {}
+    checks = ["red_flags"]
+    if log is None:
+        skipped["log"] = (
+            "No log was given, so the policies themselves were not looked at: only the metrics of the run were."
+        )
+    elif members:
+        shared = Shared(log, settings, newer)
+        subjects = [Subject(member, shared) for member in members]
+        for check in CHECKS:
+            try:
+                found += [
+                    dataclasses.replace(finding, where=f"{subject.member.name}: {finding.where}")
+                    for subject in subjects
+                    for finding in check(subject)
+                ]
+                checks.append(check.__name__)
+            except NotLookedAtError as why:
+                skipped[check.__name__] = str(why)
+        for subject in subjects:
+            numbers[subject.member.name] = _numbers(subject)
+    merged = _merged(found)
+    merged.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
+
+
+def _numbers(subject: Subject) -> dict[str, Any]:
+    found = {}
+    for name, compute in NUMBERS.items():
+        try:
+            found[name] = compute(subject)
+        except NotLookedAtError:
+            continue
+    return found
+
+
+def _merged(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding a code: the first, which says of how many others the same is true."""
+    found = []
+    for code in dict.fromkeys(finding.code for finding in findings):
+        alike = [finding for finding in findings if finding.code == code]
+        others = [finding.where.split(":")[0] for finding in alike[1:]]
+        where = alike[0].where + (f" (and {', '.join(dict.fromkeys(others))})" if others else "")
+        found.append(dataclasses.replace(alike[0], where=where))
+    return found
+
+
+def _of_flag(flag: RedFlag, member: str) -> Finding:
+    return Finding(flag.code, "warning", f"{member}: update {flag.update:,}", flag.seen, flag.expected, flag.action)
+
+
+def _of_divergence(seed: int, message: str) -> Finding:
+    return Finding(
+        "diverged",
+        "error",
+        f"seed {seed}: training",
+        message.rstrip("."),
+        "numbers that stay finite",
+        "Lower the learning rate, shorten gradients with `max_gradient_norm`, or scale rewards down.",
+    )
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,179 @@
+"""What the checks of a diagnosis look at: one policy of a run on a log, and the numbers that several checks share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.behavior import BehaviorProbabilities, fitted_propensities, logged_propensities
+from stitchrl.evaluation.behavior_registry import fit_behavior
+from stitchrl.evaluation.evaluation import Evaluation
+from stitchrl.evaluation.probabilities import policy_probabilities
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.nn.memory import MemoryPolicy
+from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.types import NumpyArray
+
+__all__ = ["MOST_ROWS", "Member", "NotLookedAtError", "Shared", "Subject"]
+
+MOST_ROWS = 4096
+"""Rows that are looked at, at most: whole episodes drawn at random."""
+
+T = TypeVar("T")
+
+
+class NotLookedAtError(Exception):
+    """Raised by a check that cannot look at a subject; its message is the sentence that says why."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """One policy to be diagnosed.
+
+    Attributes:
+        name: how findings call it, such as "seed 0".
+        policy: exactly what would act, on raw observations and in logged units.
+        value: its claimed values in the log's reward units; None where it has none.
+        algorithm: what it was learned with; None for a policy that came alone.
+        evaluation: of that policy, where there is one.
+    """
+
+    name: str
+    policy: Any
+    value: DiscreteValue | ContinuousValue | None = None
+    algorithm: Algorithm | None = None
+    evaluation: Evaluation | None = None
+
+
+class Shared:
+    """What is known of the log, whichever policy is looked at.
+
+    Attributes:
+        log: as it was given.
+        rows_of: up to `MOST_ROWS` rows of it, as whole episodes drawn at random where there are more.
+        newer: a log of later data, to compare with; None where there is none.
+
+    Args:
+        log: what the policies are looked at on.
+        settings: of the behaviour that is fitted where propensities are missing.
+        newer: see above.
+    """
+
+    def __init__(self, log: Dataset, settings: FitSettings | None = None, newer: Dataset | None = None) -> None:
+        self.log, self.newer = log, newer
+        self._settings = FitSettings() if settings is None else settings
+        self._computed: dict[Callable[[Shared], Any], Any] = {}
+
+    def once(self, compute: Callable[[Shared], T]) -> T:
+        """What `compute` gives, computed at the first call only."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        result: T = self._computed[compute]
+        return result
+
+    @cached_property
+    def rows_of(self) -> Dataset:
+        """See the class."""
+        if self.log.num_transitions <= MOST_ROWS:
+            return self.log
+        order = np.random.default_rng(0).permutation(self.log.num_episodes)
+        ends = np.cumsum(self.log.episode_lengths[order])
+        taken = max(int(np.searchsorted(ends, MOST_ROWS, side="right")), 1)
+        return self.log.select_episodes(np.sort(order[:taken]))
+
+    @cached_property
+    def behavior(self) -> BehaviorProbabilities:
+        """The behaviour on `rows_of`: logged propensities, or a model fitted to the whole log."""
+        rows = self.rows_of
+        logged = logged_propensities(rows)
+        if logged is not None and (logged.probs is not None or rows.num_actions is None):
+            return logged
+        return fitted_propensities(fit_behavior(self.log, self._settings).policy, rows)
+
+    @cached_property
+    def mean_return(self) -> float:
+        """The mean of `returns`."""
+        return float(self.returns.mean())
+
+    @cached_property
+    def returns(self) -> Float[NumpyArray, " E"]:
+        """(E,) the discounted return of every episode of the whole log, by its own gamma; cut ones count as they are."""
+        return self.log.episode_returns(self.log.schema.gamma)
+
+
+class Subject:
+    """One policy with its log: the facts of it that several checks share, each computed when it is first asked for."""
+
+    def __init__(self, member: Member, shared: Shared) -> None:
+        self.member, self.shared = member, shared
+        self._computed: dict[Callable[[Subject], Any], Any] = {}
+
+    def once(self, compute: Callable[[Subject], T]) -> T:
+        """What `compute` gives, computed at the first call only."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        result: T = self._computed[compute]
+        return result
+
+    @property
+    def rows(self) -> Dataset:
+        """The rows that are looked at."""
+        return self.shared.rows_of
+
+    @property
+    def acts_alone(self) -> bool:
+        """Whether the policy acts by the observation alone."""
+        return not isinstance(self.member.policy, MemoryPolicy)
+
+    @cached_property
+    def obs(self) -> NumpyArray:
+        """(N, ...) observations of the rows."""
+        return self.rows.observation_table[self.rows.observation_index]
+
+    @property
+    def mask(self) -> Bool[NumpyArray, "N A"] | None:
+        """(N, A) allowed actions of the rows; None without a mask."""
+        return self.rows.action_mask
+
+    @cached_property
+    def probs(self) -> Float[NumpyArray, "N A"]:
+        """(N, A) probabilities of the policy over discrete actions, with the mask of the log."""
+        return policy_probabilities(self.member.policy, self.obs, self.mask)
+
+    @cached_property
+    def actions(self) -> Int[NumpyArray, " N"] | Float[NumpyArray, "N D"]:
+        """(N,) or (N, D) the action that the policy takes without chance at each row."""
+        if self.rows.num_actions is not None:
+            return self.probs.argmax(1)
+        return np.asarray(self.member.policy.mode(self.obs), np.float64)
+
+    @cached_property
+    def drawn(self) -> Float[NumpyArray, "N D"]:
+        """(N, D) one draw of the policy over continuous actions at each row; its mode where it leaves no chance."""
+        if not hasattr(self.member.policy, "sample"):
+            return np.asarray(self.actions, np.float64)
+        return np.asarray(self.member.policy.sample(self.obs, key=jax.random.key(0)), np.float64)
+
+    @cached_property
+    def q_logged(self) -> Float[NumpyArray, " N"] | None:
+        """(N,) claimed Q of the logged actions; None where nothing is claimed."""
+        value = self.member.value
+        return None if value is None else np.asarray(value.q(self.obs, self.rows.action), np.float64)
+
+    @cached_property
+    def q_policy(self) -> Float[NumpyArray, " N"] | None:
+        """(N,) claimed Q of what the policy does: its expectation over discrete actions, else of its mode."""
+        value = self.member.value
+        if value is None or not self.acts_alone:
+            return None
+        if isinstance(value, DiscreteValue):
+            return (self.probs * np.asarray(value.q_all(self.obs), np.float64)).sum(1)
+        return np.asarray(value.q(self.obs, self.actions.astype(np.float32)), np.float64)

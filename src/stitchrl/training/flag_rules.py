@@ -1,0 +1,299 @@
+"""What red flags look for in the metrics of one member: one rule a failure, each with its healthy range. Pure functions.
+
+Thresholds are set so that sound runs raise none; each says why it is where it is. Metrics named probe/... and held_out/... are
+of a probe (`diagnosis.probe`); a rule that needs one says nothing where there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from stitchrl.types import NumpyArray
+
+__all__ = ["RULES", "Columns", "Found", "Limits"]
+
+RECENT_ROWS = 5  # that "now" means: a chunk's mean is itself noisy
+GROWTH_ROWS = 20  # fewest in which growth is looked for, so that a quarter of them is as many as "now"
+LARGEST_GROWTH = 10.0  # of the critic loss; sound runs on Hopper raised it up to 6 times, as values rose from 0
+VALUE_MARGIN = 1.5  # times the largest value possible: a mean over many transitions has no honest way there
+CLAIM_SHARE = 0.5  # of that value, by which a policy may claim to beat the log; true gains of half of it are rare
+CAPPED_SHARE = 0.5  # of the weights at their cap: beyond it the better half of the log is not told apart
+LEAST_ENTROPY = 0.01  # nats: one action has more than 99.8% on average
+LEAST_SHARE = 0.05  # of a batch that still counts under its weights: a dozen rows of 256
+EQUAL_SHARE = 0.999  # of a batch: weights that differ by some 3% change nothing
+DEAD_SHARE = 0.5  # of the last hidden layer; small sound networks lost up to a third
+CONSTANT_SHARE = 1e-3  # of the largest reward: sparse rewards spread over long episodes leave more
+GENERALISATION = 1.5  # times the error on seen rows: sound runs on small logs stayed below
+RISEN = 1.25  # times its least: held-out errors are noisy
+LIKELIHOOD_LOST = 0.2  # nats a decision; a fifth of one is seen in the behaviour's own table
+
+
+class Limits(NamedTuple):
+    """What rewards allow: the largest |scaled reward|, and the largest |value| (infinite where not known).
+
+    `lowest` is the least value that scaled rewards can add up to; minus infinity where it is not known.
+    """
+
+    reward: float
+    value: float
+    lowest: float = -math.inf
+
+
+class Found(NamedTuple):
+    """What a rule saw: at which update, what, what a sound run would show, and what to do about it."""
+
+    update: int
+    seen: str
+    expected: str
+    action: str
+
+
+Columns = Mapping[str, NumpyArray]
+"""The rows of one member, at least one, by column: "update" and each metric, NaN where a row does not have it."""
+
+
+def _impossible_value(rows: Columns, limits: Limits) -> Found | None:
+    row = _first(np.abs(_metric(rows, "q/data_mean")) > VALUE_MARGIN * limits.value)
+    if row is None:
+        return None
+    return Found(
+        int(rows["update"][row]),
+        f"the mean value of logged actions is {rows['q/data_mean'][row]:.3g}, where rewards allow {limits.value:.3g} at most",
+        f"at most {VALUE_MARGIN:g} times what rewards allow",
+        "The critic may be feeding on its own overestimates: lower the learning rate or the target rate, or use an algorithm "
+        "that stays nearer to the log (IQL, or CQL with a larger `cql_weight`).",
+    )
+
+
+def _policy_claim(rows: Columns, limits: Limits) -> Found | None:
+    gap = _metric(rows, "q/policy_mean") - _metric(rows, "q/data_mean")
+    gap = np.where(np.isnan(gap), _metric(rows, "probe/q_gap"), gap)
+    row = _first(gap > CLAIM_SHARE * limits.value)
+    if row is None:
+        return None
+    return Found(
+        int(rows["update"][row]),
+        f"the critic values the policy's actions {gap[row]:.3g} above the logged ones, where rewards allow values of "
+        f"{limits.value:.3g}",
+        f"a difference of at most {CLAIM_SHARE:.0%} of that",
+        "It may be praising actions that the log never shows: do not believe its claim, and hold the policy nearer to the log.",
+    )
+
+
+def _pessimistic_value(rows: Columns, limits: Limits) -> Found | None:
+    highest = _recent(rows, "probe/q_highest")
+    width = limits.value - limits.lowest
+    if not highest or not math.isfinite(width) or fmean(highest) >= limits.lowest - 0.1 * width:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"even the highest of the claimed values is {fmean(highest):.3g}, where rewards add up to {limits.lowest:.3g} at least",
+        f"values of at least {limits.lowest:.3g}",
+        "The penalty on values outweighs the rewards: lower `cql_weight` or the pessimism of the ensemble, or scale rewards up.",
+    )
+
+
+def _constant_value(rows: Columns, limits: Limits) -> Found | None:
+    spread = _recent(rows, "probe/q_states")
+    if not spread or len(_present(rows, "probe/q_states")) < GROWTH_ROWS or limits.reward == 0:
+        return None
+    if max(spread) > CONSTANT_SHARE * limits.reward:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"the claimed values of {SAMPLE} have a standard deviation of {max(spread):.2g}, where a reward can be "
+        f"{limits.reward:.3g}",
+        f"a standard deviation of at least {CONSTANT_SHARE:g} of that",
+        "The critic tells no state from another: raise the learning rate, look at `probe/dead_units`, and see whether the "
+        "observations say anything (the audit's findings on them).",
+    )
+
+
+def _critic_growth(rows: Columns, limits: Limits) -> Found | None:
+    losses = _present(rows, "loss/critic")
+    if len(losses) < GROWTH_ROWS:
+        return None
+    quarter = len(losses) // 4
+    first, last = float(losses[:quarter].mean()), float(losses[-quarter:].mean())
+    # Below a reward's own square, growth is a sparse reward's signal arriving, not divergence.
+    if not last > max(LARGEST_GROWTH * first, limits.reward**2):
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"the critic loss rose from {first:.3g} to {last:.3g}",
+        f"a rise of at most {LARGEST_GROWTH:g} times",
+        "Its targets may be running away: lower the learning rate or the target rate, or scale rewards down.",
+    )
+
+
+def _capped_weights(rows: Columns, limits: Limits) -> Found | None:
+    recent = _recent(rows, "weight/clipped")
+    if not recent or fmean(recent) <= CAPPED_SHARE:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"{fmean(recent):.0%} of the advantage weights are at their cap",
+        f"at most {CAPPED_SHARE:.0%}",
+        "Most transitions then count alike, good or merely less bad: lower the inverse temperature, or scale rewards down.",
+    )
+
+
+def _collapsed_weights(rows: Columns, limits: Limits) -> Found | None:
+    recent = _recent(rows, "weight/effective_share")
+    if not recent or fmean(recent) >= LEAST_SHARE:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"the weights leave {fmean(recent):.1%} of a batch that counts (the effective sample size)",
+        f"at least {LEAST_SHARE:.0%}",
+        "A few rows decide every update, and the policy copies them, noise and all: lower the inverse temperature, or use larger "
+        "batches.",
+    )
+
+
+def _equal_weights(rows: Columns, limits: Limits) -> Found | None:
+    recent = _recent(rows, "weight/effective_share")
+    if not recent or fmean(recent) <= EQUAL_SHARE:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"the advantage weights hardly differ: {fmean(recent):.2%} of a batch counts (the effective sample size)",
+        f"at most {EQUAL_SHARE:.1%}",
+        "The policy imitates the whole log, as BC does: raise the inverse temperature, or scale rewards up.",
+    )
+
+
+def _collapsed_entropy(rows: Columns, limits: Limits) -> Found | None:
+    # "policy/agreement" is there for discrete actions only; a density's entropy may well be below 0.
+    discrete = not math.isnan(_metric(rows, "policy/agreement")[-1])
+    recent = _recent(rows, "policy/entropy") if discrete else []
+    if not recent or fmean(recent) >= LEAST_ENTROPY:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"the policy's entropy is {fmean(recent):.2g} nats: it always takes one action",
+        f"at least {LEAST_ENTROPY:g} nats",
+        "Unless the log does so too, it overfits or its weights single out few transitions: stop earlier, or lower the inverse "
+        "temperature.",
+    )
+
+
+def _dead_units(rows: Columns, limits: Limits) -> Found | None:
+    recent = _recent(rows, "probe/dead_units")
+    if not recent or fmean(recent) <= DEAD_SHARE:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"{fmean(recent):.0%} of the last hidden layer of a network is 0 on all of {SAMPLE}",
+        f"at most {DEAD_SHARE:.0%}",
+        "These units neither say nor learn anything: lower the learning rate, use layer normalisation, or another activation "
+        '(`Network(activation="gelu")`), and see whether an observation column has another scale than the rest.',
+    )
+
+
+def _held_out_error(rows: Columns, limits: Limits) -> Found | None:
+    held_out, seen = _present(rows, "held_out/td_error"), _present(rows, "probe/td_error")
+    if len(held_out) < GROWTH_ROWS or len(seen) != len(held_out):
+        return None
+    smooth = _smoothed(held_out)
+    best = int(smooth.argmin())
+    if smooth[-1] <= RISEN * smooth[best] or smooth[-1] <= GENERALISATION * _smoothed(seen)[-1]:
+        return None
+    update = int(rows["update"][~np.isnan(_metric(rows, "held_out/td_error"))][best])
+    return Found(
+        int(rows["update"][-1]),
+        f"the TD error on held-out rows rose from {smooth[best]:.3g} at update {update:,} to {smooth[-1]:.3g}, where that on "
+        f"seen rows is {_smoothed(seen)[-1]:.3g}",
+        f"a rise of at most {RISEN - 1:.0%}, or an error of at most {GENERALISATION:g} times that on seen rows",
+        f"The critic learns its rows by heart. Stop near update {update:,} (`updates=`, or a stop rule on held_out/td_error), or "
+        "use a smaller network or a larger log.",
+    )
+
+
+def _held_out_likelihood(rows: Columns, limits: Limits) -> Found | None:
+    held_out, seen = _present(rows, "held_out/log_prob"), _present(rows, "probe/log_prob")
+    # A greedy policy gives what it does not take no probability; its likelihood says nothing.
+    if len(held_out) < GROWTH_ROWS or len(seen) != len(held_out) or math.isnan(_metric(rows, "loss/actor")[-1]):
+        return None
+    smooth = _smoothed(held_out)
+    best = int(smooth.argmax())
+    lost = float(smooth[best] - smooth[-1])
+    if lost <= LIKELIHOOD_LOST or _smoothed(seen)[-1] - smooth[-1] <= lost / 2:
+        return None
+    update = int(rows["update"][~np.isnan(_metric(rows, "held_out/log_prob"))][best])
+    return Found(
+        int(rows["update"][-1]),
+        f"the policy's log-probability of held-out actions fell by {lost:.2f} nats a decision since update {update:,}, and that "
+        f"of seen ones is {_smoothed(seen)[-1] - smooth[-1]:.2f} nats above it",
+        f"a fall of at most {LIKELIHOOD_LOST:g} nats",
+        f"The policy learns its rows by heart. Stop near update {update:,} (`updates=`, or a stop rule on held_out/log_prob), or "
+        "use a smaller network or dropout.",
+    )
+
+
+def _nothing_learned(rows: Columns, limits: Limits) -> Found | None:
+    for name in ("loss/critic", "loss/value"):
+        recent = _recent(rows, name)
+        if recent and not any(recent):
+            return Found(
+                int(rows["update"][-1]),
+                f"{name} is exactly 0 over {RECENT_ROWS} rows",
+                "a loss above 0",
+                "Nothing is being learned: rewards may all be 0, or no transition may have a target (see the audit).",
+            )
+    return None
+
+
+SAMPLE = "the probe's rows"
+RULES: dict[str, Callable[[Columns, Limits], Found | None]] = {
+    "impossible-value": _impossible_value,
+    "policy-claim": _policy_claim,
+    "pessimistic-value": _pessimistic_value,
+    "constant-value": _constant_value,
+    "critic-growth": _critic_growth,
+    "capped-weights": _capped_weights,
+    "collapsed-weights": _collapsed_weights,
+    "equal-weights": _equal_weights,
+    "collapsed-entropy": _collapsed_entropy,
+    "dead-units": _dead_units,
+    "held-out-error": _held_out_error,
+    "held-out-likelihood": _held_out_likelihood,
+    "nothing-learned": _nothing_learned,
+}
+"""Code -> what looks for it in the rows of one member."""
+
+
+def _smoothed(values: Float[NumpyArray, " N"]) -> Float[NumpyArray, " N"]:
+    """The mean of each value and up to `RECENT_ROWS` - 1 before it."""
+    sums = np.cumsum(values)
+    sums[RECENT_ROWS:] -= np.cumsum(values)[:-RECENT_ROWS]
+    counts: Float[NumpyArray, " N"] = sums / np.minimum(np.arange(1, len(values) + 1), RECENT_ROWS)
+    return counts
+
+
+def _metric(rows: Columns, name: str) -> Float[NumpyArray, " N"]:
+    """The metric of each row; NaN where it has none."""
+    return rows[name] if name in rows else np.full(len(rows["update"]), np.nan)
+
+
+def _present(rows: Columns, name: str) -> Float[NumpyArray, " _"]:
+    """The metric of the rows that have it."""
+    values = _metric(rows, name)
+    return values[~np.isnan(values)]
+
+
+def _recent(rows: Columns, name: str) -> list[float]:
+    """The metric's last rows; none where there are too few."""
+    values: list[float] = _present(rows, name)[-RECENT_ROWS:].tolist()
+    return values if len(values) == RECENT_ROWS else []
+
+
+def _first(seen: Bool[NumpyArray, " N"]) -> int | None:
+    """Index of the first True; None where there is none."""
+    return int(np.argmax(seen)) if seen.any() else None

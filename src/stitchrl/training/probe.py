@@ -1,0 +1,37 @@
+"""The contract of a probe: measurements of a member's state on fixed rows, in the compiled program, once a log row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import Scaling
+from stitchrl.jax_types import Metrics
+from stitchrl.types import PyTree
+
+__all__ = ["Measure", "Probe"]
+
+Measure = Callable[[Algorithm, PyTree, PyTree, PyTree], Metrics]
+"""(algorithm, its state, what its `prepare` gave, the probe's arrays) -> scalars by name. It is pure, is traced into the
+program of the loop, and gives finite numbers where the state is finite."""
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """What a run is asked beside its own metrics. It changes nothing of what is learned.
+
+    Its metrics are of the state at the end of a log row, where those of the updates are means over the row.
+    """
+
+    measure: Measure
+    """The same function for every probe of a kind, so that programs are compiled once."""
+
+    def arrays(self, log: Dataset, scaling: Scaling) -> PyTree:
+        """What is measured on: made once a run, on the host.
+
+        Args:
+            log: the rows that are learned from.
+            scaling: the units of batches.
+        """
