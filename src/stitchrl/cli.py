@@ -148,7 +148,7 @@ def run(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """From a log to a verdict: audit, split, train, select, evaluate, verdict, report, bundle.
+    """From a log to a verdict: audit, split, train, select, evaluate, diagnose, verdict, report, bundle.
 
     Exit status 5 where the audit calls the log not usable and the run stopped there.
     """

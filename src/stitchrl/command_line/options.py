@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 ALL_NAMES = ", ".join(sorted(stitchrl.ALGORITHMS, key=str.lower))
-STAGES = ("audit", "split", "train", "select", "evaluate", "verdict", "report", "bundle")
+STAGES = ("audit", "split", "train", "select", "evaluate", "diagnose", "verdict", "report", "bundle")
 
 
 def print_version(wanted: bool) -> bool:

@@ -13,6 +13,7 @@ from stitchrl.diagnosis.diagnosis import Diagnosis
 from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
 from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.evaluation import Evaluation
+from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.run import Run
@@ -62,7 +63,7 @@ def diagnose(
             raise ConfigurationError(
                 f"`evaluations` of diagnose must be one a policy, {len(members)}; got {len(evaluations)}."
             )
-        members = [dataclasses.replace(m, evaluation=e) for m, e in zip(members, evaluations, strict=True)]
+        members = [dataclasses.replace(m, estimate=_primary(e)) for m, e in zip(members, evaluations, strict=True)]
     return diagnose_members(title, members, log, flags, newer=newer, settings=settings)
 
 
@@ -110,6 +111,13 @@ def diagnose_members(
     merged = _merged(found)
     merged.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
+
+
+def _primary(evaluation: Evaluation | None) -> Estimate | None:
+    """The estimate that the verdict of an evaluation rests on; None where there is none."""
+    if evaluation is None or evaluation.verdict.primary is None:
+        return None
+    return evaluation.estimates[evaluation.verdict.primary]
 
 
 def _numbers(subject: Subject) -> dict[str, Any]:

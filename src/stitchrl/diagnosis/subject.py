@@ -15,8 +15,8 @@ from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.behavior import BehaviorProbabilities, fitted_propensities, logged_propensities
 from stitchrl.evaluation.behavior_registry import fit_behavior
-from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.probabilities import policy_probabilities
+from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
@@ -43,14 +43,14 @@ class Member:
         policy: exactly what would act, on raw observations and in logged units.
         value: its claimed values in the log's reward units; None where it has none.
         algorithm: what it was learned with; None for a policy that came alone.
-        evaluation: of that policy, where there is one.
+        estimate: of the value of that policy, where there is one.
     """
 
     name: str
     policy: Any
     value: DiscreteValue | ContinuousValue | None = None
     algorithm: Algorithm | None = None
-    evaluation: Evaluation | None = None
+    estimate: Estimate | None = None
 
 
 class Shared:

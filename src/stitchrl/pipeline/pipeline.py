@@ -98,7 +98,7 @@ def run(
     baseline: PolicyLike | None = None,
     progress: bool = False,
 ) -> Outcome:
-    """The main job on a log: audit, split, train, select, evaluate, verdict, report, bundle, all in `out`.
+    """The main job on a log: audit, split, train, select, evaluate, diagnose, verdict, report, bundle, all in `out`.
 
     Args:
         log: path of the log, in any format that `st.read` knows.

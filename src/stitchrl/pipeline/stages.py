@@ -29,8 +29,10 @@ from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements
+from stitchrl.evaluation.results import Estimate
 from stitchrl.messages import first_steps_in_words, interval_in_words
 from stitchrl.pipeline.candidates import Candidate
+from stitchrl.pipeline.diagnosing import diagnosis_content, diagnosis_line
 from stitchrl.pipeline.ladder import Step, climb
 from stitchrl.pipeline.weight_profile import profile_of
 from stitchrl.pipeline.workspace import Workspace
@@ -300,6 +302,17 @@ def _baseline(job: Workspace, found: Sequence[Evaluation]) -> dict[str, Any]:
     }
 
 
+def diagnose_stage(job: Workspace) -> None:
+    """diagnosis.json: what went wrong in training, and what the policies do that the log does not support."""
+
+    def make() -> dict[str, Any]:
+        evaluation = job.load("estimates.json")["selected"]["evaluation"]
+        name = evaluation["verdict"]["primary"]
+        return diagnosis_content(job, None if name is None else Estimate.from_dict(evaluation["estimates"][name]))
+
+    job.say("diagnose", diagnosis_line(job.stage("diagnosis.json", make)))
+
+
 def verdict_stage(job: Workspace) -> None:
     """verdict.json: the verdict on the selected policy, as its evaluation on test gave it."""
 
@@ -367,6 +380,7 @@ STAGES: dict[str, Callable[[Workspace], None]] = {
     "train": train_stage,
     "select": select_stage,
     "evaluate": evaluate_stage,
+    "diagnose": diagnose_stage,
     "verdict": verdict_stage,
     "report": report_stage,
     "bundle": bundle_stage,

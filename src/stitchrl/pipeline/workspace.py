@@ -19,6 +19,7 @@ from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
+from stitchrl.diagnosis.probe import StandardProbe
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps
@@ -54,6 +55,7 @@ FILES = (
     "ranking.json",
     "looks.json",
     "estimates.json",
+    "diagnosis.json",
     "verdict.json",
     "report.html",
     "policy/policy.json",
@@ -280,6 +282,7 @@ class Workspace:
             reward_scale=unit_return_scale(train),
             callbacks=(display.track(f"{label} x {seeds}"),),
             progress=False,
+            probe=StandardProbe(self.parts["validation"]),
         )
         return dataclasses.replace(trained, schema=None, guard=None)
 

@@ -311,7 +311,9 @@ class Job:
         names = _names(labels)
         display = stack.enter_context(ProgressDisplay(enabled=self._shown))
         flags = FlagMonitor(
-            lambda flag: display.say(f"red flag, {names[flag.member]}, update {flag.update:,}: {flag.sentence}"),
+            lambda flag: shown_display().say(
+                f"red flag of {algorithm.name}, {names[flag.member]}, update {flag.update:,}: {flag.sentence}"
+            ),
             **bounds,
         )
         bar = display.track(f"{algorithm.name} x {len(labels)}", note_metric=("loss/critic", "loss/actor"))

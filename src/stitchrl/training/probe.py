@@ -25,8 +25,9 @@ class Probe(Protocol):
     Its metrics are of the state at the end of a log row, where those of the updates are means over the row.
     """
 
-    measure: Measure
-    """The same function for every probe of a kind, so that programs are compiled once."""
+    @property
+    def measure(self) -> Measure:
+        """What is measured; the same function for every probe of a kind, so that programs are compiled once."""
 
     def arrays(self, log: Dataset, scaling: Scaling) -> PyTree:
         """What is measured on: made once a run, on the host.

@@ -120,13 +120,11 @@ def value_constant(subject: Subject) -> Iterator[Finding]:
 
 def claim_against_estimate(subject: Subject) -> Iterator[Finding]:
     """The value that the policy claims for itself at the start lies outside the interval of its evaluation."""
-    evaluation = subject.member.evaluation
-    if evaluation is None:
-        raise NotLookedAtError("There is no evaluation to hold the claimed values against; `st.evaluate` makes one.")
-    name = evaluation.verdict.primary
-    estimate = None if name is None else evaluation.estimates.get(name)
-    if estimate is None or estimate.lower is None or estimate.upper is None:
-        raise NotLookedAtError("The evaluation has no estimate with an interval to hold the claimed values against.")
+    estimate = subject.member.estimate
+    if estimate is None or estimate.value is None or estimate.lower is None or estimate.upper is None:
+        raise NotLookedAtError(
+            "There is no estimate with an interval to hold the claimed values against; `st.evaluate` makes one."
+        )
     if estimate.estimand != _estimand(subject):
         raise NotLookedAtError(
             f"The evaluation is of {estimate.estimand}, and the claimed values are of {_estimand(subject)}."
