@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import stitchrl
+from stitchrl.command_line.diagnosing import diagnose
 from stitchrl.command_line.main_job import NOT_USABLE, candidates, main_job, print_json, write_json
 from stitchrl.command_line.options import (
     FRACTIONS,
@@ -405,6 +406,7 @@ def train(
 
 
 app.command(epilog="Example: stitchrl evaluate runs/stays new_stays.parquet --gate")(evaluate)
+app.command(epilog="Example: stitchrl diagnose runs/stays --log new_stays.parquet")(diagnose)
 app.command(epilog="Example: stitchrl predict stitchrl-run/policy today.csv --out actions.csv --on-outside clip")(
     predict
 )

@@ -18,7 +18,7 @@ from stitchrl.evaluation.settings import FitSettings
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.run import Run
 
-__all__ = ["diagnose", "diagnose_members"]
+__all__ = ["diagnose", "diagnose_members", "findings_of_training", "title_of"]
 
 
 def diagnose(
@@ -44,15 +44,14 @@ def diagnose(
             policies, or a policy alone without a log.
     """
     if isinstance(run, Run):
-        title = f"{run.algorithm.name}, {_count(len(run.seeds), 'seed')}, {run.updates:,} updates"
+        title = title_of(run)
         policies = run.policies if log is not None else []
         values = run.values if log is not None else []
         members = [
             Member(f"seed {seed}", policy, value, run.algorithm)
             for seed, policy, value in zip(run.seeds, policies, values, strict=False)
         ]
-        flags = [_of_flag(flag, f"seed {run.seeds[flag.member]}") for flag in run.red_flags]
-        flags += [_of_divergence(seed, message) for seed, message in run.diverged.items()]
+        flags = findings_of_training(run)
     else:
         title, flags = type(run).__name__, []
         members = [Member("the policy", run)]
@@ -65,6 +64,19 @@ def diagnose(
             )
         members = [dataclasses.replace(m, estimate=_primary(e)) for m, e in zip(members, evaluations, strict=True)]
     return diagnose_members(title, members, log, flags, newer=newer, settings=settings)
+
+
+def title_of(run: Run) -> str:
+    """A run in a few words."""
+    return f"{run.algorithm.name}, {_count(len(run.seeds), 'seed')}, {run.updates:,} updates"
+
+
+def findings_of_training(run: Run) -> list[Finding]:
+    """What the metrics of a run say: its red flags, and the seeds that diverged."""
+    return [
+        *(_of_divergence(seed, message) for seed, message in run.diverged.items()),
+        *(_of_flag(flag, f"seed {run.seeds[flag.member]}") for flag in run.red_flags),
+    ]
 
 
 def diagnose_members(

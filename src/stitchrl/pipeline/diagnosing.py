@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from stitchrl.diagnosis.diagnose import diagnose, diagnose_members
+from stitchrl.diagnosis.diagnose import diagnose_members, findings_of_training, title_of
 from stitchrl.diagnosis.subject import Member
 from stitchrl.evaluation.results import Estimate
-from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.workspace import Workspace
 
 __all__ = ["diagnosis_content", "diagnosis_line"]
 
 
-def diagnosis_content(job: Workspace, estimate: Estimate | None) -> dict[str, Any]:
+def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, Any]:
     """The content of diagnosis.json.
 
     Args:
-        job: whose candidates are trained and whose policy is selected.
-        estimate: of the value of that policy on the test part, which nothing else here looks at; None where there is none.
+        job: whose candidates are trained, ranked, and whose policy is selected.
+        selected: the evaluation of that policy on the test part, at which nothing else here looks.
     """
-    valid = job.parts["validation"]
+    valid, settings = job.parts["validation"], job.fit_settings
+    ranked = {one["title"]: one["evaluation"] for one in job.load("ranking.json")["candidates"]}
+    found = {}
+    for label, run in job.runs.items():
+        members = [
+            Member(one.title, one.policy, one.value, one.algorithm, _estimate(ranked[one.title]))
+            for one in job.candidates
+            if one.label == label
+        ]
+        found[label] = diagnose_members(title_of(run), members, valid, findings_of_training(run), settings=settings)
     chosen = job.selected
-    found = {label: diagnose(run, valid, settings=job.fit_settings) for label, run in job.runs.items()}
-    member = Member(chosen.title, chosen.policy, _claims(chosen), chosen.algorithm, estimate)
-    whole = diagnose_members(chosen.title, [member], valid, settings=job.fit_settings)
+    # The critics of a rung speak about another policy.
+    claims = chosen.value if chosen.rung is None else None
+    member = Member(chosen.title, chosen.policy, claims, chosen.algorithm, _estimate(selected))
+    whole = diagnose_members(chosen.title, [member], valid, settings=settings)
     return {
-        "on": "the validation part, which no candidate learned from",
+        "on": "the validation part, from which no candidate learned",
         "selected": whole.to_dict(),
         "candidates": {
             label: one.to_dict() | {"caution": bool(job.labelled[label].caution)} for label, one in found.items()
@@ -34,22 +44,20 @@ def diagnosis_content(job: Workspace, estimate: Estimate | None) -> dict[str, An
     }
 
 
-def diagnosis_line(content: dict[str, Any]) -> str:
+def diagnosis_line(content: Mapping[str, Any]) -> str:
     """The line that the stage says."""
     parts = [f"{content['selected']['title']}: {_codes(content['selected'])}"]
-    parts += [
-        f"{label}: {_codes(one)}"
-        for label, one in content["candidates"].items()
-        if one["worst"] in ("error", "warning")
-    ]
+    wrong = {label: one for label, one in content["candidates"].items() if one["worst"] in ("error", "warning")}
+    parts += [f"{label}: {_codes(one)}" for label, one in wrong.items()]
     return "; ".join(parts)
 
 
-def _codes(diagnosis: dict[str, Any]) -> str:
+def _codes(diagnosis: Mapping[str, Any]) -> str:
     found = [finding["code"] for finding in diagnosis["findings"] if finding["severity"] != "info"]
     return ", ".join(found) or "no failure found"
 
 
-def _claims(chosen: Candidate) -> Any:
-    """The value functions of the selected policy; None on a rung, whose critics speak about another policy."""
-    return chosen.value if chosen.rung is None else None
+def _estimate(evaluation: Mapping[str, Any]) -> Estimate | None:
+    """The estimate of the value that an evaluation rests on; None where there is none."""
+    name = evaluation["verdict"]["primary"]
+    return None if name is None else Estimate.from_dict(evaluation["estimates"][name])

@@ -29,7 +29,6 @@ from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements
-from stitchrl.evaluation.results import Estimate
 from stitchrl.messages import first_steps_in_words, interval_in_words
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.diagnosing import diagnosis_content, diagnosis_line
@@ -306,9 +305,7 @@ def diagnose_stage(job: Workspace) -> None:
     """diagnosis.json: what went wrong in training, and what the policies do that the log does not support."""
 
     def make() -> dict[str, Any]:
-        evaluation = job.load("estimates.json")["selected"]["evaluation"]
-        name = evaluation["verdict"]["primary"]
-        return diagnosis_content(job, None if name is None else Estimate.from_dict(evaluation["estimates"][name]))
+        return diagnosis_content(job, job.load("estimates.json")["selected"]["evaluation"])
 
     job.say("diagnose", diagnosis_line(job.stage("diagnosis.json", make)))
 

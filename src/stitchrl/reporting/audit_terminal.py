@@ -7,15 +7,14 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.rule import Rule
-from rich.table import Table
 from rich.text import Text
+
+from stitchrl.reporting.findings_terminal import STYLES, findings_table
 
 __all__ = ["print_audit", "render"]
 
 Content = Mapping[str, Any]
 
-STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan", None: "bold green"}
-"""Style of a severity; None is the style of an audit without findings."""
 VERDICT_STYLES = STYLES | {"warning": "bold yellow", "info": "bold green"}
 """Style of the verdict, by the severity of the most harmful finding."""
 
@@ -37,14 +36,7 @@ def render(audit: Content) -> RenderableType:
     if audit["numbers"]:
         parts.append(Text(_facts(audit), "dim"))
     if audit["findings"]:
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column(ratio=1, overflow="fold")
-        for k, finding in enumerate(audit["findings"]):
-            if k:
-                table.add_row("", "")
-            table.add_row(Text(finding["severity"], STYLES.get(finding["severity"], "")), _finding(finding))
-        parts += [Rule(style="dim"), table]
+        parts += [Rule(style="dim"), findings_table(audit["findings"])]
     return Group(*parts)
 
 
@@ -61,13 +53,3 @@ def _facts(audit: Content) -> str:
         f"mean {each} {numbers['mean_return']:.4g}" if numbers["mean_return"] is not None else f"no mean {each}",
     ]
     return ", ".join(words)
-
-
-def _finding(finding: Content) -> Text:
-    text = Text()
-    text.append(finding["code"], "bold")
-    text.append(f"  {finding['where']}\n", "dim")
-    text.append(f"{finding['seen'][:1].upper()}{finding['seen'][1:]}; expected {finding['expected']}.\n")
-    text.append("-> ", "dim")
-    text.append(finding["action"])
-    return text

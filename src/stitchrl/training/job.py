@@ -18,6 +18,7 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec
 from stitchrl.algorithms.settings import default_settings
+from stitchrl.data.attainable import attainable_returns
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.sampling import Sampling, UniformSampling, drawn_part
@@ -364,10 +365,17 @@ class Job:
         steps = float("inf") if self.log.truncated.any() else float(self.log.episode_lengths.max(initial=0))
         gamma = self.log.largest_discount(gamma)  # of one step, whatever its length
         longest = min(1.0 / (1.0 - gamma) if gamma < 1.0 else float("inf"), steps)
-        value = reward * longest if np.isfinite(longest) else None
-        least = float((ends[0] + self.reward_shift) * self.reward_scale)
-        lowest = min(least, least * longest) if least >= 0 or np.isfinite(longest) else None
-        return {"gamma": gamma, "reward_bound": reward, "value_bound": value, "lowest_value": lowest}
+        if self.reward_shift:  # it is added to the reward of every step, which no step of the log has
+            value = reward * longest if np.isfinite(longest) else None
+            return {"gamma": gamma, "reward_bound": reward, "value_bound": value}
+        low, high = attainable_returns(self.log, gamma, by_time=self.log.schema.time_unit is not None)
+        largest = max(abs(low), abs(high)) * self.reward_scale
+        return {
+            "gamma": gamma,
+            "reward_bound": reward,
+            "value_bound": largest if np.isfinite(largest) else None,
+            "lowest_value": low * self.reward_scale if np.isfinite(low) else None,
+        }
 
     @property
     def _sampling_name(self) -> str:

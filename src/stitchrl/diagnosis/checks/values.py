@@ -50,7 +50,7 @@ def claims(subject: Subject) -> Claims:
     """The claims of a subject. Raises `NotLookedAtError` where it claims none."""
     logged, policy = subject.q_logged, subject.q_policy
     if logged is None:
-        raise NotLookedAtError(f"{subject.member.name} has no critics, so it claims no values that could be checked.")
+        raise NotLookedAtError("There are no critics, so that no values are claimed that could be checked.")
     low, high = attainable_range(subject.shared.log, _estimand(subject))
     return Claims(logged, logged if policy is None else policy, low, high, subject.shared.once(_largest_seen))
 

@@ -1,0 +1,117 @@
+"""The command `stitchrl diagnose`: what went wrong in a run that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import stitchrl
+from stitchrl.command_line.main_job import print_json, write_json
+from stitchrl.command_line.options import AsJson, Config, Format, Quiet, SchemaFile, Version
+from stitchrl.command_line.policies import learned_meaning, policy_of
+from stitchrl.errors import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    from stitchrl.data.dataset import Dataset
+    from stitchrl.training.run import Run
+
+__all__ = ["diagnose"]
+
+# JAX and NumPy are imported inside the functions: `stitchrl --help` must not wait for them.
+
+
+def diagnose(
+    run: Annotated[
+        Path, typer.Argument(help="A folder of `stitchrl run`, of `stitchrl train` or `st.fit`, or a policy directory.")
+    ],
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="Episodes to look at the policies on, best ones that they did not learn from."),
+    ] = None,
+    newer: Annotated[
+        Path | None, typer.Option("--newer", help="A log of later data, to be held against the one of `--log`.")
+    ] = None,
+    schema: SchemaFile = None,
+    format: Format = None,
+    config: Config = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the diagnosis as JSON to this file as well.")] = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+    version: Version = False,
+) -> None:
+    """Name what went wrong in a run: each failure with its number, the healthy range, the reason and the remedy.
+
+    Without `--log`, what the run itself recorded: the diagnosis of `stitchrl run`, or the metrics of training.
+    """
+    from stitchrl.reporting.diagnosis_terminal import print_diagnosis
+
+    if newer is not None and log is None:
+        raise ConfigurationError("`--newer` is held against a log: name that one with `--log`.")
+    if not run.exists():
+        raise ConfigurationError(f"There is no run to diagnose: {str(run)!r} does not exist.")
+    found = _diagnoses(run, log, newer, schema, format)
+    content = next(iter(found.values())) if len(found) == 1 else found
+    if out is not None:
+        write_json(out, content)
+    if json:
+        print_json(content)
+        return
+    for k, one in enumerate(found.values()):
+        if quiet:
+            print(f"{one['title']}: {', '.join(f['code'] for f in one['findings']) or 'no failure found'}")
+            continue
+        if k:
+            print()
+        print_diagnosis(one)
+
+
+def _diagnoses(
+    run: Path, log: Path | None, newer: Path | None, schema: Path | None, format: str | None
+) -> dict[str, dict[str, Any]]:
+    """Label -> the plain content of a diagnosis, for everything in a folder."""
+    from stitchrl.storage.run_directory import load_json
+
+    whole = (run / "run.json").is_file()
+    if whole and log is None and (run / "diagnosis.json").is_file():
+        found = load_json(run / "diagnosis.json")
+        return {"selected": found["selected"], **found["candidates"]}
+    meaning = learned_meaning(run)
+    logs = [None if one is None else stitchrl.read(one, schema, format=format, policy=meaning) for one in (log, newer)]
+    folders = sorted((run / "checkpoints").glob("*/")) if whole else [run] if (run / "config.json").is_file() else []
+    diagnosed = {
+        folder.name: stitchrl.diagnose(_run_of(folder), logs[0], newer=logs[1]).to_dict() for folder in folders
+    }
+    if (whole and (run / "policy").is_dir()) or not folders:
+        if logs[0] is None and not folders:
+            raise ConfigurationError(
+                f"{str(run)!r} holds a policy without the metrics of its training: name a log to look at it on with `--log`."
+                if (run / "policy.json").is_file() or run.suffix == ".onnx"
+                else f"There is no run to diagnose in {str(run)!r}: it has no run.json, config.json or policy.json. Give a "
+                "folder that `stitchrl run`, `stitchrl train` or `st.fit(out=)` made."
+            )
+        if logs[0] is not None:
+            diagnosed = {"selected": _policy_alone(run, logs[0], logs[1])} | diagnosed
+    return diagnosed
+
+
+def _run_of(folder: Path) -> Run:
+    """The run in a folder of `st.fit`."""
+    found = stitchrl.load(folder)
+    if isinstance(found, stitchrl.Grid):
+        raise ConfigurationError(
+            f"{str(folder)!r} holds a grid; `st.diagnose` takes one of its runs: `for point, run in st.load(folder)`."
+        )
+    return found
+
+
+def _policy_alone(path: Path, log: Dataset, newer: Dataset | None) -> dict[str, Any]:
+    """The diagnosis of the policy that a path names."""
+    try:
+        policy = policy_of(path, log)
+    except CheckpointError:
+        raise ConfigurationError(f"There is neither a run nor a policy to diagnose in {str(path)!r}.") from None
+    found = stitchrl.diagnose(policy, log, newer=newer).to_dict()
+    title = getattr(policy, "provenance", {}).get("label", path.name)
+    return found | {"title": f"the policy of {path.name} ({title})"}
