@@ -77,6 +77,7 @@ from stitchrl.training.trackers.wandb import WandbTracker as WandbTracker
 
 # Policies, estimates, verdicts
 from stitchrl.diagnosis.diagnosis import Diagnosis as Diagnosis
+from stitchrl.diagnosis.probe import Probe as Probe
 from stitchrl.deployment.bundle import Bundle as Bundle
 from stitchrl.deployment.d3rlpy_policy import D3RLPyPolicy as D3RLPyPolicy
 from stitchrl.deployment.guard import Guard as Guard

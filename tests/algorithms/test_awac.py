@@ -50,6 +50,7 @@ def test_an_update_by_hand_discrete(weighting: str) -> None:
         "adv/mean": 1.6 - v,
         "weight/mean": weight,
         "weight/largest": weight,
+        "weight/effective_share": 1.0,  # every row weighs the same
         "loss/actor": weight * math.log(4),
         "policy/agreement": 0.0,
         "policy/entropy": 0.25 * math.log(4) + 0.75 * math.log(4 / 3),
@@ -81,6 +82,7 @@ def test_an_update_by_hand_continuous() -> None:
         "adv/mean": adv,
         "weight/mean": 100.0,
         "weight/largest": 100.0,
+        "weight/effective_share": 1.0,  # every row weighs the same
         "loss/actor": 100 * (0.5 * 0.5**2 + 0.5 * math.log(2 * math.pi)),
     }
     assert math.exp(2 * adv) > 100

@@ -30,6 +30,7 @@ IQL_NUMBERS = {
     "adv/mean": 0.4,
     "weight/mean": math.exp(3 * 0.4),
     "weight/clipped": 0.0,
+    "weight/effective_share": 1.0,  # every row weighs the same
     # y = 2 + 0.9 0.6, against 1.5 and 2.5.
     "loss/critic": 1.04**2 + 0.04**2,
     "q/data_mean": 2.0,
@@ -147,6 +148,7 @@ def test_the_weight_of_a_row_without_a_target_is_one() -> None:
     _, metrics = case.update(state, batch | {"td_weight": batch["td_weight"].at[:2].set(0.0)})
     assert float(metrics["weight/mean"]) == pytest.approx((2 * 1 + 6 * 100) / 8)
     assert float(metrics["weight/clipped"]) == pytest.approx(6 / 8)
+    assert float(metrics["weight/effective_share"]) == pytest.approx(602**2 / (8 * (2 + 6 * 100**2)))
     # With no target at all an update is one of behaviour cloning.
     after, metrics = case.update(state, case.batch(td_weight=0.0))
     assert float(metrics["weight/mean"]) == 1.0

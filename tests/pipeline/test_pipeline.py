@@ -245,7 +245,7 @@ def test_from_the_advice_to_a_verdict(limited: Path, stitchrl: Command) -> None:
     assert advice.groups() == ("horizon", "5")
     done = stitchrl(*words, "--out", limited.parent / "run", f"--{advice[1]}", advice[2])
     assert done.status == 0, done.err
-    for stage in ("4/8 select ", "5/8 evaluate"):
+    for stage in ("4/9 select ", "5/9 evaluate"):
         (line,) = (line for line in done.out.splitlines() if line.startswith(stage))
         assert line.endswith("in the first 5 steps"), line
     assert "Only the first 5 steps of an episode count" in done.out
@@ -506,9 +506,9 @@ def test_the_command_finds_the_run_that_python_made(commanded: tuple[Path, list[
     assert done.status == 0, done.err
     verdict = content(run / "verdict.json")
     lines = done.out.splitlines()
-    assert [line.split()[:2] for line in lines[:8]] == [[f"{k}/8", stage] for k, stage in enumerate(STAGES, 1)]
+    assert [line.split()[:2] for line in lines[:9]] == [[f"{k}/9", stage] for k, stage in enumerate(STAGES, 1)]
     assert lines[2].endswith("6 candidates: BC x 2, IQL x 2, IQL-2 x 2")
-    assert lines[9].startswith(f"{verdict['decision']}: ")
+    assert lines[10].startswith(f"{verdict['decision']}: ")
     assert lines[-1] == f"report: {run / 'report.html'}"
     assert results(run) == before
 
@@ -518,13 +518,13 @@ def test_what_the_command_prints(commanded: tuple[Path, list[object]], stitchrl:
     quiet = stitchrl(*words, "--quiet")
     assert (quiet.status, quiet.err) == (0, "")
     assert quiet.out.startswith(content(run / "verdict.json")["decision"])
-    assert "1/8" not in quiet.out
+    assert "1/9" not in quiet.out
     plain = stitchrl(*words, "--json")
     assert (plain.status, plain.err) == (0, "")
     found = json.loads(plain.out)
     assert found["verdict"] == content(run / "verdict.json")
     assert (found["audit"], found["stopped"], found["policy"]) == ("usable", "", str(run / "policy"))
-    assert stitchrl(*words, "--until", "split").out.splitlines()[-1].startswith("2/8 split")
+    assert stitchrl(*words, "--until", "split").out.splitlines()[-1].startswith("2/9 split")
 
 
 @pytest.mark.parametrize(("decision", "status"), [("GO", 0), ("NO-GO", 3), ("CANNOT TELL", 4)])

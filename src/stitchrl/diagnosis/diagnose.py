@@ -13,6 +13,7 @@ from stitchrl.diagnosis.diagnosis import Diagnosis
 from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
 from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.evaluation import Evaluation
+from stitchrl.evaluation.log_of_policy import check_meaning
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.training.flags import RedFlag
@@ -40,9 +41,12 @@ def diagnose(
         settings: of the behaviour that is fitted where the log has no propensities.
 
     Raises:
-        ConfigurationError: a log with other observations or actions than the policy's, another number of evaluations than of
-            policies, or a policy alone without a log.
+        EvaluationError: a log with other columns, categories or actions than the policy learned from.
+        ConfigurationError: another number of evaluations than of policies, or a policy alone without a log.
     """
+    for one in (log, newer):
+        if one is not None and (schema := getattr(run, "schema", None)) is not None:
+            check_meaning(one, schema, getattr(run, "guard", None), force=True)  # another unit is a finding
     if isinstance(run, Run):
         title = title_of(run)
         policies = run.policies if log is not None else []
@@ -120,8 +124,8 @@ def diagnose_members(
                 skipped[check.__name__] = str(why)
         for subject in subjects:
             numbers[subject.member.name] = _numbers(subject)
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     merged = _merged(found)
-    merged.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
 
 
@@ -147,8 +151,9 @@ def _merged(findings: Sequence[Finding]) -> list[Finding]:
     found = []
     for code in dict.fromkeys(finding.code for finding in findings):
         alike = [finding for finding in findings if finding.code == code]
-        others = [finding.where.split(":")[0] for finding in alike[1:]]
-        where = alike[0].where + (f" (and {', '.join(dict.fromkeys(others))})" if others else "")
+        first, *others = (finding.where.split(":")[0] for finding in alike)
+        more = [name for name in dict.fromkeys(others) if name != first]
+        where = alike[0].where + (f" (and {', '.join(more)})" if more else "")
         found.append(dataclasses.replace(alike[0], where=where))
     return found
 

@@ -13,7 +13,7 @@ MEANINGS = {
     "error": "An error below means that what was learned must not be used: mend its cause and train again.",
     "warning": "Each warning below names something that may be wrong with what was learned. None of them is a proof.",
     "info": "No check found a failure; the notes below are worth knowing.",
-    None: "No check found a failure. That is no proof that the policy is good: `st.evaluate` says how good it is.",
+    None: "No check found a failure. That is no proof that the policy is good: an evaluation says how good it is.",
 }
 """What a diagnosis means, by the severity of its most harmful finding."""
 

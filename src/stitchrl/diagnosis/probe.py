@@ -38,7 +38,7 @@ from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.training.probe import Measure
 from stitchrl.types import NumpyArray, PyTree
 
-__all__ = ["HELD_OUT", "SEEN", "StandardProbe"]
+__all__ = ["HELD_OUT", "SEEN", "Probe"]
 
 SEEN, HELD_OUT = "probe", "held_out"
 """Prefixes of metrics on rows that are learned from, and on rows that are not."""
@@ -47,8 +47,8 @@ LEAST_LOG_PROB = -20.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StandardProbe:
-    """Measures a run on fixed rows; `st.Probe` is its name in the public face.
+class Probe:
+    """Measures a run on fixed rows.
 
     Args:
         held_out: a log that the run does not learn from, such as the validation part; None measures on seen rows alone.
@@ -105,8 +105,8 @@ def _named(part: str, metrics: Mapping[str, Array]) -> Metrics:
 
 
 def _likelihood(policy: Any, batch: Batch) -> Metrics:
-    """How probable the logged actions are under the policy; nothing where it has no density."""
-    if not policy.has_density:
+    """How probable the logged actions are under the policy; nothing where it has no density, or always takes one action."""
+    if not policy.has_density or not getattr(policy, "leaves_chance", True):
         return {}
     found = policy.log_prob(batch["obs"], batch["action"], action_mask=batch.get("action_mask"))
     return {"log_prob": jnp.mean(jnp.maximum(found, LEAST_LOG_PROB))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Shaped
 
@@ -33,6 +35,7 @@ class ConstrainedGreedyPolicy(DiscretePolicy):
         threshold: () an action is likely if its probability is more than this share of the largest one, in [0, 1).
     """
 
+    leaves_chance: ClassVar[bool] = False
     critics: Ensemble
     behavior: DiscretePolicy
     threshold: Float[AnyArray, ""]

@@ -48,6 +48,8 @@ class DiscretePolicy(WithOrigin, eqx.Module):
 
     has_density: ClassVar[bool] = True
     """True where `log_prob` is a real probability, so that weight-based estimators apply."""
+    leaves_chance: ClassVar[bool] = True
+    """False where one action has all the probability: then `log_prob` of any other says nothing."""
 
     @abstractmethod
     def logits(
@@ -118,6 +120,7 @@ class CategoricalPolicy(DiscretePolicy):
 class ValueGreedyPolicy(DiscretePolicy):
     """Takes the allowed action of highest mean value over the critics."""
 
+    leaves_chance: ClassVar[bool] = False
     critics: Ensemble
 
     def logits(
@@ -129,6 +132,7 @@ class ValueGreedyPolicy(DiscretePolicy):
 class GreedyPolicy(DiscretePolicy):
     """Takes the mode of another policy."""
 
+    leaves_chance: ClassVar[bool] = False
     policy: DiscretePolicy
 
     def logits(

@@ -25,7 +25,9 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
     found = {}
     for label, run in job.runs.items():
         members = [
-            Member(one.title, one.policy, one.value, one.algorithm, _estimate(ranked[one.title]))
+            Member(
+                one.title.removeprefix(f"{label} "), one.policy, one.value, one.algorithm, _estimate(ranked[one.title])
+            )
             for one in job.candidates
             if one.label == label
         ]

@@ -19,7 +19,7 @@ from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
-from stitchrl.diagnosis.probe import StandardProbe
+from stitchrl.diagnosis.probe import Probe
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps
@@ -282,7 +282,7 @@ class Workspace:
             reward_scale=unit_return_scale(train),
             callbacks=(display.track(f"{label} x {seeds}"),),
             progress=False,
-            probe=StandardProbe(self.parts["validation"]),
+            probe=Probe(self.parts["validation"]),
         )
         return dataclasses.replace(trained, schema=None, guard=None)
 

@@ -11,6 +11,7 @@ from stitchrl.messages import first_steps_in_words
 from stitchrl.reporting import charts
 from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.confirmation import confirmation_view
+from stitchrl.reporting.diagnosis import diagnosis_view
 from stitchrl.reporting.distribution import distribution_view
 from stitchrl.reporting.groups import groups_view
 from stitchrl.reporting.ladder import ladder_view
@@ -110,6 +111,7 @@ def _view(report: Mapping[str, Any], decimals: int) -> dict[str, Any]:
             {s["seed"] for entry in report["learning"] for curve in entry["curves"] for s in curve["seeds"]}
         ),
         "heat": _heat(disagreement),
+        "diagnosis": diagnosis_view(report.get("diagnosis")),
         "shift": shift_view(disagreement.get("shift")),
     }
 

@@ -21,7 +21,7 @@ from stitchrl.reporting.weights import weights_content
 
 __all__ = ["CURVES", "build_report"]
 
-CURVES = ("loss/critic", "loss/actor", "q/data_mean", "policy/agreement")
+CURVES = ("loss/critic", "loss/actor", "held_out/td_error", "held_out/log_prob", "q/data_mean", "policy/agreement")
 """Metrics that are shown as learning curves, where an algorithm has them."""
 
 
@@ -68,6 +68,7 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
         "together": together_content(selected["evaluation"], verdict["primary"]),
         "distribution": distribution_content(selected["evaluation"]),
         "groups": groups_content(selected["evaluation"]),
+        "diagnosis": _read(folder / "diagnosis.json") if (folder / "diagnosis.json").exists() else None,
         "disagreement": estimates["disagreement"],
         "explain": _explain(run, ranking, estimates, verdict, meaning["note"]),
         "provenance": _provenance(run, split),

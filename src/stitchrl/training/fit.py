@@ -24,7 +24,7 @@ from stitchrl.training.checkpoint import load_checkpoint, read_meta
 from stitchrl.training.flags import red_flags
 from stitchrl.training.job import Environment, Job, TrainedMembers
 from stitchrl.training.loop import Trained
-from stitchrl.training.probe import Probe
+from stitchrl.training.probe import AnyProbe
 from stitchrl.training.program import initial_state
 from stitchrl.training.run import CHECKPOINT, CONFIG, GIVEN, Grid, Run, upgraded
 from stitchrl.training.stopping import StopRule
@@ -56,7 +56,7 @@ def fit(
     evaluate_every_updates: int = 5000,
     evaluation_episodes: int = 10,
     progress: bool | None = None,
-    probe: Probe | None = None,
+    probe: AnyProbe | None = None,
 ) -> Run:
     """Train an algorithm on a log.
 

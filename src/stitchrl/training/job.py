@@ -34,7 +34,7 @@ from stitchrl.training.closed_forms import check_closed_form
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
 from stitchrl.training.metrics_table import MetricsTable
-from stitchrl.training.probe import Probe
+from stitchrl.training.probe import AnyProbe
 from stitchrl.training.run import CHECKPOINT, GIVEN, METRICS, claim
 from stitchrl.training.stopping import EarlyStop, StopRule
 from stitchrl.training.trackers.base import Tracker, guarded
@@ -88,7 +88,7 @@ class Job:
     evaluate_every_updates: int = 5000
     evaluation_episodes: int = 10
     progress: bool | None = None
-    probe: Probe | None = None
+    probe: AnyProbe | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (

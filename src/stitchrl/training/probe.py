@@ -11,7 +11,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.jax_types import Metrics
 from stitchrl.types import PyTree
 
-__all__ = ["Measure", "Probe"]
+__all__ = ["AnyProbe", "Measure"]
 
 Measure = Callable[[Algorithm, PyTree, PyTree, PyTree], Metrics]
 """(algorithm, its state, what its `prepare` gave, the probe's arrays) -> scalars by name. It is pure, is traced into the
@@ -19,7 +19,7 @@ program of the loop, and gives finite numbers where the state is finite."""
 
 
 @runtime_checkable
-class Probe(Protocol):
+class AnyProbe(Protocol):
     """What a run is asked beside its own metrics. It changes nothing of what is learned.
 
     Its metrics are of the state at the end of a log row, where those of the updates are means over the row.

@@ -74,7 +74,7 @@ def value_impossible(subject: Subject) -> Iterator[Finding]:
     claimed = max(found.logged.mean(), found.policy.mean())
     if np.isfinite(found.high) and claimed > found.high + SLACK * _width(found):
         yield Finding(
-            "value-impossible",
+            "impossible-value",
             "error",
             "claimed values",
             f"the critics claim a value of {claimed:.4g} on average, where logged rewards add up to {found.high:.4g} at most "
@@ -91,7 +91,7 @@ def value_too_low(subject: Subject) -> Iterator[Finding]:
     claimed = min(found.logged.mean(), found.policy.mean())
     if np.isfinite(found.low) and claimed < found.low - SLACK * _width(found):
         yield Finding(
-            "value-too-low",
+            "pessimistic-value",
             "warning",
             "claimed values",
             f"the critics claim a value of {claimed:.4g} on average, where logged rewards add up to {found.low:.4g} at least",
@@ -107,7 +107,7 @@ def value_constant(subject: Subject) -> Iterator[Finding]:
     spread, returns = float(found.logged.std()), float(subject.shared.once(_returns_to_go).std())
     if returns > 0 and spread < CONSTANT * returns:
         yield Finding(
-            "value-constant",
+            "constant-value",
             "error",
             "claimed values",
             f"the claimed values of the logged actions have a standard deviation of {spread:.3g} over {len(found.logged):,} "

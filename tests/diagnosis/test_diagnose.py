@@ -1,0 +1,138 @@
+"""`st.diagnose` and its command: planted claims are named with their numbers, sound ones are not, bad input is one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import Command
+from worlds import random_log
+
+import stitchrl as st
+from stitchrl.diagnosis.diagnose import diagnose_members
+from stitchrl.diagnosis.subject import Member
+from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.results import Estimate
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.value import DiscreteValue
+from stitchrl.training.flags import RedFlag
+
+LOG = random_log(200, with_masks=False)
+RETURNS = LOG.episode_returns(LOG.schema.gamma)
+
+
+class Even(DiscretePolicy):
+    """Takes every action alike."""
+
+    def logits(self, obs: Any, *, action_mask: Any = None) -> Any:
+        return jnp.zeros((len(obs), 3))
+
+
+class Claim(DiscreteValue):
+    """Claims so much for every action, more where the first column is larger."""
+
+    level: float
+    slope: float = 1.0
+
+    def q_all(self, obs: Any) -> Any:
+        return jnp.repeat(self.level + self.slope * jnp.asarray(obs)[:, :1], 3, axis=1)
+
+    def v(self, obs: Any, *, action_mask: Any = None) -> Any:
+        return self.q_all(obs)[:, 0]
+
+
+def diagnosis(value: DiscreteValue | None, estimate: Estimate | None = None) -> st.Diagnosis:
+    member = Member("seed 0", Even(), value, st.DQN(gamma=LOG.schema.gamma), estimate)
+    return diagnose_members("planted", [member], LOG)
+
+
+def values_only(found: st.Diagnosis) -> set[str]:
+    return {code for code in found.codes if "value" in code or "claim" in code}
+
+
+def test_claims_are_held_against_what_rewards_allow() -> None:
+    low, high = found_range()
+    assert values_only(diagnosis(Claim(float(RETURNS.mean())))) == set()
+    impossible = diagnosis(Claim(high + 0.2 * (high - low)))
+    assert values_only(impossible) == {"impossible-value"}
+    finding = next(f for f in impossible.findings if f.code == "impossible-value")
+    assert (finding.severity, finding.where) == ("error", "seed 0: claimed values")
+    assert f"{high:.4g} at most" in finding.seen
+    assert values_only(diagnosis(Claim(low - 0.2 * (high - low)))) == {"pessimistic-value"}
+    assert values_only(diagnosis(Claim(float(RETURNS.mean()), 1e-5))) == {"constant-value"}
+
+
+def found_range() -> tuple[float, float]:
+    low, high = diagnosis(Claim(0.0)).numbers["seed 0"]["values"]["attainable"]
+    return low, high
+
+
+def test_claims_are_held_against_an_estimate() -> None:
+    estimand = Estimand(LOG.schema.gamma)
+    near = Estimate("wdr", 0.0, -0.5, 0.5, 0.25, 0.95, estimand)
+    first = LOG.observation_table[LOG.observation_index[LOG.episode_start[:-1]]][:, 0].mean()
+    sound = Claim(-float(first))  # which claims 0 on average at the start
+    assert values_only(diagnosis(sound, near)) == set()
+    assert values_only(diagnosis(sound, dataclasses.replace(near, value=-2.0, lower=-2.5, upper=-1.5))) == {
+        "claim-above-estimate"
+    }
+    assert values_only(diagnosis(sound, dataclasses.replace(near, value=2.0, lower=1.5, upper=2.5))) == {
+        "claim-below-estimate"
+    }
+    other = diagnosis(sound, dataclasses.replace(near, estimand=Estimand(0.5), value=2.0, lower=1.5, upper=2.5))
+    assert "claim_against_estimate" in other.skipped
+
+
+def test_a_run_is_diagnosed_with_and_without_a_log() -> None:
+    run = st.fit(st.IQL(hidden_sizes=(8,)), LOG, updates=20, log_every_updates=10, seeds=2, batch_size=16)
+    flags = tuple(RedFlag("dead-units", k, 20, "all units are dead", "some alive", "Revive them.") for k in (0, 1))
+    alone = st.diagnose(dataclasses.replace(run, red_flags=flags))
+    assert [f.code for f in alone.findings] == ["dead-units"]
+    assert alone.findings[0].where == "seed 0: update 20 (and seed 1)"
+    assert "No log was given" in alone.skipped["log"]
+    whole = st.diagnose(dataclasses.replace(run, red_flags=flags), LOG)
+    assert "dead-units" in whole.codes
+    assert set(whole.numbers) == {"seed 0", "seed 1"}
+    assert whole.to_dict() == json.loads(json.dumps(whole.to_dict()))
+    assert str(whole).startswith("IQL, 2 seeds, 20 updates: ")
+
+
+def test_a_policy_alone_claims_nothing() -> None:
+    found = st.diagnose(Even(), LOG)
+    assert "no values are claimed" in found.skipped["value_impossible"]
+    with pytest.raises(ConfigurationError, match="needs a `log`"):
+        st.diagnose(Even())
+    with pytest.raises(ConfigurationError, match="one a policy, 1; got 2"):
+        st.diagnose(Even(), LOG, evaluations=[None, None])
+
+
+def test_the_command_diagnoses_what_is_in_a_folder(tmp_path: Path, stitchrl: Command) -> None:
+    run = st.fit(st.BC(hidden_sizes=(8,)), LOG, updates=4, batch_size=16, out=tmp_path / "bc")
+    assert run.updates == 4
+    done = stitchrl("diagnose", tmp_path / "bc", "--json")
+    assert (done.status, json.loads(done.out)["title"]) == (0, "BC, 1 seed, 4 updates")
+    assert stitchrl("diagnose", tmp_path / "bc", "--quiet").out == "BC, 1 seed, 4 updates: no failure found\n"
+    assert "BC, 1 seed, 4 updates: no failure found" in stitchrl("diagnose", tmp_path / "bc").out
+    (tmp_path / "empty").mkdir()
+    for words, sentence in (
+        ([tmp_path / "none"], "does not exist"),
+        ([tmp_path / "empty"], "it has no run.json, config.json or policy.json"),
+        ([tmp_path / "bc", "--newer", tmp_path], "name that one with `--log`"),
+    ):
+        done = stitchrl("diagnose", *words)
+        assert (done.status, done.out) == (2, "")
+        assert sentence in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_a_log_of_other_observations_is_one_sentence() -> None:
+    run = st.fit(st.BC(hidden_sizes=(8,)), LOG, updates=2, batch_size=16)
+    wide = dataclasses.replace(LOG, observation_table=np.repeat(LOG.observation_table, 2, axis=1), observation_names=())
+    with pytest.raises(EvaluationError, match="observation"):
+        st.diagnose(run, wide)
