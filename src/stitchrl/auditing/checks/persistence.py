@@ -20,7 +20,8 @@ def action_repeats(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if log.num_actions is not None:
         seen = (
             f"{found.last:.0%} of the actions repeat the last one, and a model of the whole observation names "
-            f"{found.observed:.0%} of them (the commonest action alone: {found.constant:.0%}); by likelihood the last action is as good a predictor"
+            f"{found.observed:.0%} of them (the commonest action alone: {found.constant:.0%}); by likelihood the last action is "
+            "as good a predictor"
         )
     else:
         seen = (

@@ -33,7 +33,7 @@ def column_made_of_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
     if found is None:
         return
     made = _made(found)
-    which = _named(found, made.any(0), facts)
+    which = _named(found, np.asarray(made.any(axis=0)), facts)
     if not which:
         return
     explained = (1 - found.left_acted / np.maximum(found.left, 1e-12))[made]
@@ -62,7 +62,7 @@ def column_decides_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
     found = treatment(facts)
     if found is None:
         return
-    which = _named(found, (found.told >= TOLD) & ~_made(found).any(0), facts)
+    which = _named(found, (found.told >= TOLD) & ~_made(found).any(axis=0), facts)
     if which:
         told = float(found.told[found.told >= TOLD].min())
         yield Finding(
