@@ -26,7 +26,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.elapsed import SECONDS
 from stitchrl.types import NumpyArray
 
-__all__ = ["Binning", "binning_of"]
+__all__ = ["Binning", "binning_of", "time_steps"]
 
 PAIRS = 2**15
 """Rows that are looked at together with the row that follows them."""
@@ -91,7 +91,7 @@ def binning_of(log: Dataset) -> Binning | None:
         where += list(columns)
     if log.time is None or log.time.dtype.kind not in "iufM":
         return Binning("", tuple(traces), tuple(where)) if traces else None
-    steps, is_date = _steps_of_time(log.time, rows), log.time.dtype.kind == "M"
+    steps, is_date = time_steps(log.time, rows), log.time.dtype.kind == "M"
     width = _width(steps)
     if width is None:
         return None
@@ -110,7 +110,7 @@ def binning_of(log: Dataset) -> Binning | None:
     return Binning(_in_words(width, is_date), tuple(traces), tuple(dict.fromkeys(where))) if traces else None
 
 
-def _steps_of_time(time: NumpyArray, rows: Int[NumpyArray, " n"]) -> Float[NumpyArray, " n"]:
+def time_steps(time: NumpyArray, rows: Int[NumpyArray, " n"]) -> Float[NumpyArray, " n"]:
     """Time from each row to the next: in seconds where times are dates."""
     if time.dtype.kind == "M":
         return (time[rows + 1] - time[rows]) / np.timedelta64(1, "s")

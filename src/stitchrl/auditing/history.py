@@ -109,7 +109,7 @@ class HistoryCheck:
         return cls(content["passed"], content["sentence"], tuple(gains))
 
 
-def history_check(log: Dataset) -> HistoryCheck:
+def history_check(log: Dataset, rows: PastRows | None = None) -> HistoryCheck:
     """Tell whether the past predicts the logged action, the reward or the next observation beyond what the observation (and,
     for the latter two, the action) says, held out.
 
@@ -117,6 +117,7 @@ def history_check(log: Dataset) -> HistoryCheck:
 
     Args:
         log: the log; its observations must be columns of numbers.
+        rows: the rows to look at, where they are at hand already: `past_rows(log)`.
     """
     if log.observation_table.ndim != 2:
         return HistoryCheck(
@@ -126,7 +127,7 @@ def history_check(log: Dataset) -> HistoryCheck:
         return HistoryCheck(
             None, "The history check needs episodes of at least two steps, and here every decision stands alone."
         )
-    rows = past_rows(log)
+    rows = past_rows(log) if rows is None else rows
     clusters = int(rows.cluster.max(initial=-1)) + 1
     if len(rows.reward) < LEAST_ROWS or clusters < LEAST_CLUSTERS:
         units = "groups" if log.group is not None else "episodes"

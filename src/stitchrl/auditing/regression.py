@@ -7,12 +7,14 @@ import numpy as np
 from stitchrl.auditing.draws import draws
 from stitchrl.types import NumpyArray
 
-__all__ = ["correlations", "features", "means_by_group", "residuals", "waves", "z_of_mean"]
+__all__ = ["correlations", "features", "means_by_group", "residuals", "same_up_to_unit", "waves", "z_of_mean"]
 
 FULL_QUADRATIC = 24
 """With at most this many columns all products are features; with more, only the squares."""
 RIDGE = 1e-4
 """Penalty on standardised features, relative to the number of rows."""
+EXACT = 0.999
+"""Correlation at which one number explains 99.8% of the variance of the other."""
 
 
 def features(*parts: NumpyArray, full_up_to: int = FULL_QUADRATIC) -> NumpyArray:
@@ -78,3 +80,17 @@ def correlations(columns: NumpyArray, target: NumpyArray) -> NumpyArray:
     a, b = columns - columns.mean(0), target - target.mean()
     scale = np.sqrt((a**2).sum(0) * (b**2).sum())
     return np.where(scale > 0, (a * b[:, None]).sum(0) / np.where(scale > 0, scale, 1), 0.0)
+
+
+def same_up_to_unit(columns: NumpyArray, target: NumpyArray) -> NumpyArray:
+    """(D,) whether each column is the target up to unit and offset: over all rows, and also over the middle 98% of the target,
+    so that a few wild values do not decide."""
+    if not len(target) or target.min() == target.max():
+        return np.zeros(columns.shape[1], bool)
+    close = np.abs(correlations(columns, target)) > EXACT
+    if close.any():
+        low, high = np.quantile(target, [0.01, 0.99])
+        middle = (target >= low) & (target <= high)
+        if target[middle].min() < target[middle].max():
+            close &= np.abs(correlations(columns[middle], target[middle])) > EXACT
+    return np.asarray(close)

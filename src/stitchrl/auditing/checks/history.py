@@ -8,6 +8,7 @@ from typing import Any
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.history import HistoryCheck, HistoryGain, history_check
+from stitchrl.auditing.treatment import rows_with_past
 from stitchrl.data.dataset import Dataset
 
 __all__ = ["history_decides_actions", "history_decides_outcomes", "history_numbers"]
@@ -50,7 +51,7 @@ def history_decides_outcomes(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def _check(facts: Facts) -> HistoryCheck:
-    return history_check(facts.log)
+    return history_check(facts.log, rows_with_past(facts))
 
 
 def _severity(log: Dataset) -> str:

@@ -1,6 +1,6 @@
 """Checks for observation columns that hold what could not be known when the action was chosen.
 
-Only near-exact matches count (a correlation above `EXACT`, or a perfect separation of two outcomes): a velocity that
+Only near-exact matches count (a correlation above .999, or a perfect separation of two outcomes): a velocity that
 correlates at 0.9 with the reward is physics, while a column that equals the reward is an error of the export.
 """
 
@@ -13,14 +13,13 @@ from scipy import stats
 
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
-from stitchrl.auditing.regression import correlations
+from stitchrl.auditing.leaked_action import equal_to_action
+from stitchrl.auditing.regression import same_up_to_unit
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
 __all__ = ["leaks_action", "leaks_future_reward", "leaks_outcome", "leaks_reward", "leaks_time_left"]
 
-EXACT = 0.999
-"""Correlation at which one number explains 99.8% of the variance of the other."""
 SEPARATED = 0.999
 """Area under the ROC curve from which on a column separates two outcomes."""
 LEAST_EACH = 10
@@ -33,7 +32,7 @@ def leaks_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
     sample = facts.sample
     if len(sample) < LEAST_ROWS or (np.diff(log.episode_start) == 1).all():
         return
-    found = np.flatnonzero(_exact(sample.observation, sample.reward))
+    found = np.flatnonzero(same_up_to_unit(sample.observation, sample.reward))
     if len(found):
         yield _finding(
             facts,
@@ -60,7 +59,7 @@ def leaks_outcome(log: Dataset, facts: Facts) -> Iterator[Finding]:
     else:
         if len(first) < LEAST_ROWS // 2:
             return
-        found = np.flatnonzero(_exact(first.observation, returns))
+        found = np.flatnonzero(same_up_to_unit(first.observation, returns))
         how = ("gives", "give", "the exact return of an episode from its first row on")
     # In one-step episodes the outcome is the reward of the row, which may rightly be a part of the context.
     one_step = bool((np.diff(log.episode_start) == 1).all())
@@ -86,7 +85,7 @@ def leaks_future_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
     following = log.reward[sample.rows[inner] + 1].astype(np.float64)
     following = np.where(np.isfinite(following), following, 0)
     here = sample.observation[inner]
-    found = np.flatnonzero(_exact(here, following) & ~_exact(here, sample.reward[inner]))
+    found = np.flatnonzero(same_up_to_unit(here, following) & ~same_up_to_unit(here, sample.reward[inner]))
     if len(found):
         yield _finding(
             facts,
@@ -101,29 +100,18 @@ def leaks_future_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
 def leaks_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """A column that equals the action of its own row. A behaviour that follows one column looks the same, so the finding asks
     which of the two it is."""
-    sample = facts.sample
-    if len(sample) < LEAST_ROWS:
-        return
-    actions = sample.action[:, None] if log.num_actions is not None else sample.action
-    for j, action in enumerate(actions.T.astype(np.float64)):
-        if (
-            len(np.unique(action)) < 3
-        ):  # with two actions, a behaviour that follows a threshold on one column looks the same
-            continue
-        same = (sample.observation == action[:, None]).all(0)
-        found = np.flatnonzero(same | _exact(sample.observation, action))
-        if len(found):
-            which = "the action" if log.num_actions is not None else f"number {j} of the action"
-            unit = "" if same[found].any() else ", up to unit and offset"
-            yield _finding(
-                facts,
-                "observation-leaks-action",
-                "warning",
-                found,
-                ("equals", "equal", f"{which} of the same row{unit}"),
-                "If it was filled in after the action, drop it: imitation would read the answer from it. If it is a rule that "
-                "the behaviour follows, the log has tried nothing else.",
-            )
+    for found in equal_to_action(facts):
+        which = "the action" if log.num_actions is not None else f"number {found.number} of the action"
+        unit = "" if found.exactly else ", up to unit and offset"
+        yield _finding(
+            facts,
+            "observation-leaks-action",
+            "warning",
+            found.columns,
+            ("equals", "equal", f"{which} of the same row{unit}"),
+            "If it was filled in after the action, drop it: imitation would read the answer from it. If it is a rule that "
+            "the behaviour follows, the log has tried nothing else.",
+        )
 
 
 def leaks_time_left(log: Dataset, facts: Facts) -> Iterator[Finding]:
@@ -136,8 +124,10 @@ def leaks_time_left(log: Dataset, facts: Facts) -> Iterator[Finding]:
     left = (sample.length - sample.position)[long].astype(np.float64)
     done = sample.position[long].astype(np.float64)
     length = sample.length[long].astype(np.float64)
-    clock = _exact(here, done)
-    found = np.flatnonzero((_exact(here, left) | _exact(here, length) | _exact(here, done / length)) & ~clock)
+    clock = same_up_to_unit(here, done)
+    found = np.flatnonzero(
+        (same_up_to_unit(here, left) | same_up_to_unit(here, length) | same_up_to_unit(here, done / length)) & ~clock
+    )
     if len(found):
         yield _finding(
             facts,
@@ -147,20 +137,6 @@ def leaks_time_left(log: Dataset, facts: Facts) -> Iterator[Finding]:
             ("gives", "give", "the number of steps until the episode ends"),
             "Drop it: while an episode runs nobody knows when it will end.",
         )
-
-
-def _exact(columns: NumpyArray, target: NumpyArray) -> NumpyArray:
-    """(D,) whether each column is the target up to unit and offset: over all rows, and also over the middle 98% of the target,
-    so that a few wild values do not decide."""
-    if not len(target) or target.min() == target.max():
-        return np.zeros(columns.shape[1], bool)
-    close = np.abs(correlations(columns, target)) > EXACT
-    if close.any():
-        low, high = np.quantile(target, [0.01, 0.99])
-        middle = (target >= low) & (target <= high)
-        if target[middle].min() < target[middle].max():
-            close &= np.abs(correlations(columns[middle], target[middle])) > EXACT
-    return np.asarray(close)
 
 
 def _separates(columns: NumpyArray, positive: NumpyArray) -> NumpyArray:
