@@ -86,7 +86,7 @@ def findings_of_training(run: Run) -> list[Finding]:
 def diagnose_members(
     title: str,
     members: Sequence[Member],
-    log: Dataset | None,
+    log: Dataset | Shared | None,
     flags: Iterable[Finding] = (),
     *,
     newer: Dataset | None = None,
@@ -97,7 +97,7 @@ def diagnose_members(
     Args:
         title: of the diagnosis.
         members: the policies.
-        log: what they are looked at on.
+        log: what they are looked at on; as `Shared` where other policies are looked at on it too: its behaviour is fitted once.
         flags: findings about the metrics of their run.
         newer, settings: as of `diagnose`.
     """
@@ -110,7 +110,7 @@ def diagnose_members(
             "No log was given, so the policies themselves were not looked at: only the metrics of the run were."
         )
     elif members:
-        shared = Shared(log, settings, newer)
+        shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
         for check in CHECKS:
             try:

@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float, Int
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.dataset import Dataset
+from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.behavior import BehaviorProbabilities, fitted_propensities, logged_propensities
+from stitchrl.evaluation.behavior_model import BehaviorPolicy
 from stitchrl.evaluation.behavior_registry import fit_behavior
-from stitchrl.evaluation.probabilities import policy_probabilities
+from stitchrl.evaluation.probabilities import probabilities_on
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.memory import MemoryPolicy
@@ -91,12 +93,29 @@ class Shared:
 
     @cached_property
     def behavior(self) -> BehaviorProbabilities:
-        """The behaviour on `rows_of`: logged propensities, or a model fitted to the whole log."""
+        """The behaviour on `rows_of`: logged propensities, or a model fitted to the whole log.
+
+        Raises `NotLookedAtError` where neither can be had.
+        """
         rows = self.rows_of
-        logged = logged_propensities(rows)
-        if logged is not None and (logged.probs is not None or rows.num_actions is None):
-            return logged
-        return fitted_propensities(fit_behavior(self.log, self._settings).policy, rows)
+        try:
+            logged = logged_propensities(rows)
+            if logged is not None and (logged.probs is not None or rows.num_actions is None):
+                return logged
+            return fitted_propensities(self.behavior_model, rows)
+        except EvaluationError as why:
+            raise NotLookedAtError(str(why)) from None
+
+    @cached_property
+    def behavior_model(self) -> BehaviorPolicy:
+        """A model of the behaviour fitted to the whole log, which can be asked about actions that were not logged.
+
+        Raises `NotLookedAtError` where none can be fitted.
+        """
+        try:
+            return fit_behavior(self.log, self._settings).policy
+        except EvaluationError as why:
+            raise NotLookedAtError(str(why)) from None
 
     @cached_property
     def mean_return(self) -> float:
@@ -145,8 +164,14 @@ class Subject:
 
     @cached_property
     def probs(self) -> Float[NumpyArray, "N A"]:
-        """(N, A) probabilities of the policy over discrete actions, with the mask of the log."""
-        return policy_probabilities(self.member.policy, self.obs, self.mask)
+        """(N, A) probabilities of the policy over discrete actions, with the mask of the log.
+
+        Raises `NotLookedAtError` where the policy gives none that can be used.
+        """
+        try:
+            return probabilities_on(self.member.policy, self.rows)
+        except EvaluationError as why:
+            raise NotLookedAtError(str(why)) from None
 
     @cached_property
     def actions(self) -> Int[NumpyArray, " N"] | Float[NumpyArray, "N D"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stitchrl.diagnosis.diagnose import diagnose_members, findings_of_training, title_of
-from stitchrl.diagnosis.subject import Member
+from stitchrl.diagnosis.subject import Member, Shared
 from stitchrl.evaluation.results import Estimate
 from stitchrl.pipeline.workspace import Workspace
 
@@ -20,7 +20,7 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
         job: whose candidates are trained, ranked, and whose policy is selected.
         selected: the evaluation of that policy on the test part, at which nothing else here looks.
     """
-    valid, settings = job.parts["validation"], job.fit_settings
+    valid = Shared(job.parts["validation"], job.fit_settings)
     ranked = {one["title"]: one["evaluation"] for one in job.load("ranking.json")["candidates"]}
     found = {}
     for label, run in job.runs.items():
@@ -31,12 +31,12 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
             for one in job.candidates
             if one.label == label
         ]
-        found[label] = diagnose_members(title_of(run), members, valid, findings_of_training(run), settings=settings)
+        found[label] = diagnose_members(title_of(run), members, valid, findings_of_training(run))
     chosen = job.selected
     # The critics of a rung speak about another policy.
     claims = chosen.value if chosen.rung is None else None
     member = Member(chosen.title, chosen.policy, claims, chosen.algorithm, _estimate(selected))
-    whole = diagnose_members(chosen.title, [member], valid, settings=settings)
+    whole = diagnose_members(chosen.title, [member], valid)
     return {
         "on": "the validation part, from which no candidate learned",
         "selected": whole.to_dict(),
