@@ -46,6 +46,8 @@ class Member:
         value: its claimed values in the log's reward units; None where it has none.
         algorithm: what it was learned with; None for a policy that came alone.
         estimate: of the value of that policy, where there is one.
+        with_mask: whether it is known to have learned from a log with action masks; a policy that remembers its schema says so
+            itself.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Member:
     value: DiscreteValue | ContinuousValue | None = None
     algorithm: Algorithm | None = None
     estimate: Estimate | None = None
+    with_mask: bool = False
 
 
 class Shared:

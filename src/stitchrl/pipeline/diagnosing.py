@@ -22,11 +22,16 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
     """
     valid = Shared(job.parts["validation"], job.fit_settings)
     ranked = {one["title"]: one["evaluation"] for one in job.load("ranking.json")["candidates"]}
-    found = {}
+    masked, found = job.log.action_mask is not None, {}
     for label, run in job.runs.items():
         members = [
             Member(
-                one.title.removeprefix(f"{label} "), one.policy, one.value, one.algorithm, _estimate(ranked[one.title])
+                one.title.removeprefix(f"{label} "),
+                one.policy,
+                one.value,
+                one.algorithm,
+                _estimate(ranked[one.title]),
+                with_mask=masked,
             )
             for one in job.candidates
             if one.label == label
@@ -35,7 +40,7 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
     chosen = job.selected
     # The critics of a rung speak about another policy.
     claims = chosen.value if chosen.rung is None else None
-    member = Member(chosen.title, chosen.policy, claims, chosen.algorithm, _estimate(selected))
+    member = Member(chosen.title, chosen.policy, claims, chosen.algorithm, _estimate(selected), with_mask=masked)
     whole = diagnose_members(chosen.title, [member], valid)
     return {
         "on": "the validation part, from which no candidate learned",

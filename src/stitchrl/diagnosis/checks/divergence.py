@@ -143,7 +143,7 @@ def takes_forbidden_actions(subject: Subject) -> Iterator[Finding]:
             "no probability on forbidden actions",
             "The policy ignores the mask: honour `action_mask` in its `probs`, and give it the mask of each decision in use.",
         )
-    elif not _learned_with_mask(subject.member.policy):
+    elif not (subject.member.with_mask or _learned_with_mask(subject.member.policy)):
         yield Finding(
             "takes-forbidden-actions",
             "warning",
