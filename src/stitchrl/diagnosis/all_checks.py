@@ -1,28 +1,43 @@
 """The registry of the diagnosis: every check of a policy with its log, and the numbers that go with them.
 
-A check takes a `Subject` and yields findings; it raises `NotLookedAtError` with a sentence where it cannot look.
+A check takes a `Subject` and yields findings; a check of a run takes the subjects of all its seeds. Either raises
+`NotLookedAtError` with a sentence where it cannot look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from stitchrl.auditing.finding import Finding
-from stitchrl.diagnosis.checks import values
+from stitchrl.diagnosis.checks import deployment, horizon, settings, values
 from stitchrl.diagnosis.subject import Subject
 
-__all__ = ["CHECKS", "NUMBERS"]
+__all__ = ["CHECKS", "NUMBERS", "RUN_CHECKS"]
 
 CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     values.value_impossible,
     values.value_constant,
     values.value_too_low,
     values.claim_against_estimate,
+    deployment.estimate_against_deployed,
 )
-"""Every check, the most harmful kinds first; findings of one severity keep this order."""
+"""Every check of one policy, the most harmful kinds first; findings of one severity keep this order."""
+
+RUN_CHECKS: tuple[Callable[[Sequence[Subject]], Iterator[Finding]], ...] = (
+    horizon.gamma_too_large,
+    horizon.gamma_too_small,
+    settings.expectile_low,
+    settings.threshold_off,
+    settings.threshold_strict,
+    settings.shift_changes_order,
+    settings.actions_scaled,
+)
+"""Every check of a run as a whole: of its settings, and of its seeds beside each other. There is at least one subject."""
 
 NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "values": values.value_numbers,
+    "deployed": deployment.deployed_numbers,
+    "horizon": horizon.horizon_numbers,
 }
 """What was measured, by its name among the numbers of a diagnosis."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from stitchrl.auditing.finding import SEVERITIES, Finding
 from stitchrl.data.dataset import Dataset
-from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS
+from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS, RUN_CHECKS
 from stitchrl.diagnosis.diagnosis import Diagnosis
 from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
 from stitchrl.errors import ConfigurationError
@@ -17,6 +17,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.run import Run
+from stitchrl.types import NumpyArray
 
 __all__ = ["diagnose", "diagnose_members", "findings_of_training", "title_of"]
 
@@ -27,6 +28,7 @@ def diagnose(
     *,
     newer: Dataset | None = None,
     evaluations: Sequence[Evaluation | None] = (),
+    deployed: Sequence[float] | NumpyArray | Dataset | None = None,
     settings: FitSettings | None = None,
 ) -> Diagnosis:
     """Name what is wrong with a run or a policy, each failure with its number, the healthy range, the reason and the remedy.
@@ -37,18 +39,20 @@ def diagnose(
             alone.
         newer: data logged later: it is held against `log`.
         evaluations: of the policies of the run, one a seed, or of the policy; none by default.
+        deployed: the return of each episode in which the policy acted after it was deployed, or the log of them: they are held
+            against its evaluation. Of several policies, the deployed one is that whose evaluation is given.
         settings: of the behaviour that is fitted where the log has no propensities.
 
     Raises:
         ConfigurationError: a log with other observations or actions than the policy's, another number of evaluations than of
-            policies, or a policy alone without a log.
+            policies, a policy alone without a log, or deployed returns without exactly one evaluation.
     """
     if isinstance(run, Run):
         title = title_of(run)
         policies = run.policies if log is not None else []
         values = run.values if log is not None else []
         members = [
-            Member(f"seed {seed}", policy, value, run.algorithm)
+            Member(f"seed {seed}", policy, value, run.algorithm, run=run)
             for seed, policy, value in zip(run.seeds, policies, values, strict=False)
         ]
         flags = findings_of_training(run)
@@ -63,6 +67,8 @@ def diagnose(
                 f"`evaluations` of diagnose must be one a policy, {len(members)}; got {len(evaluations)}."
             )
         members = [dataclasses.replace(m, estimate=_primary(e)) for m, e in zip(members, evaluations, strict=True)]
+    if deployed is not None:
+        members = _with_deployed(members, deployed)
     return diagnose_members(title, members, log, flags, newer=newer, settings=settings)
 
 
@@ -118,6 +124,12 @@ def diagnose_members(
                 checks.append(check.__name__)
             except NotLookedAtError as why:
                 skipped[check.__name__] = str(why)
+        for run_check in RUN_CHECKS:
+            try:
+                found += run_check(subjects)
+                checks.append(run_check.__name__)
+            except NotLookedAtError as why:
+                skipped[run_check.__name__] = str(why)
         for subject in subjects:
             numbers[subject.member.name] = _numbers(subject)
     merged = _merged(found)
@@ -130,6 +142,17 @@ def _primary(evaluation: Evaluation | None) -> Estimate | None:
     if evaluation is None or evaluation.verdict.primary is None:
         return None
     return evaluation.estimates[evaluation.verdict.primary]
+
+
+def _with_deployed(members: Sequence[Member], deployed: Sequence[float] | NumpyArray | Dataset) -> list[Member]:
+    """The members, of which the one that was evaluated has the deployed returns."""
+    evaluated = sum(member.estimate is not None for member in members)
+    if evaluated != 1:
+        raise ConfigurationError(
+            "`deployed` of diagnose is held against the estimate of the policy that was deployed: `evaluations` must hold its "
+            f"evaluation, with an estimate that can be believed, and None for other policies; got {evaluated} such evaluations."
+        )
+    return [m if m.estimate is None else dataclasses.replace(m, deployed=deployed) for m in members]
 
 
 def _numbers(subject: Subject) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.training.run import Run
 from stitchrl.types import NumpyArray
 
 __all__ = ["MOST_ROWS", "Member", "NotLookedAtError", "Shared", "Subject"]
@@ -44,6 +45,8 @@ class Member:
         value: its claimed values in the log's reward units; None where it has none.
         algorithm: what it was learned with; None for a policy that came alone.
         estimate: of the value of that policy, where there is one.
+        deployed: the return of each episode in which that policy acted, or the log of them; None where it was not deployed.
+        run: what it was learned in; None for a policy that came alone.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Member:
     value: DiscreteValue | ContinuousValue | None = None
     algorithm: Algorithm | None = None
     estimate: Estimate | None = None
+    deployed: Sequence[float] | NumpyArray | Dataset | None = None
+    run: Run | None = None
 
 
 class Shared:
