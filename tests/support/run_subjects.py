@@ -37,8 +37,8 @@ def episodes_log(
         "truncated": ends & cut,
         **columns,
     }
-    actions = {} if action.dtype.kind == "f" else {"num_actions": int(max(action.max() + 1, 2))}
-    return st.read(given, st.Schema.infer(list(given), gamma=gamma, **actions))
+    actions = None if action.dtype.kind == "f" else int(max(action.max() + 1, 2))
+    return st.read(given, st.Schema.infer(list(given), gamma=gamma, num_actions=actions))
 
 
 def run_of(
