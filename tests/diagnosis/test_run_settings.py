@@ -17,7 +17,9 @@ GOALS = episodes_log([[0.0] * (n - 1) + [1.0] for n in (8, 12, 10, 9)])
 CUT = episodes_log([[1.0] * 50] * 4, cut=True)
 
 
-def run_codes(check: Callable[..., Any], algorithm: Any, log: st.Dataset, rows: Sequence[Any] = (), **scaling: Any) -> Any:
+def run_codes(
+    check: Callable[..., Any], algorithm: Any, log: st.Dataset, rows: Sequence[Any] = (), **scaling: Any
+) -> Any:
     return codes_of(check, subjects_of(run_of(algorithm, log, rows, **scaling), log))
 
 

@@ -5,14 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 import stitchrl as st
 from stitchrl.data.scaling import Scaling
 from stitchrl.diagnosis.subject import Member, Shared, Subject
+from stitchrl.nn.value import DiscreteValue
 from stitchrl.training.history import History
 
-__all__ = ["codes_of", "episodes_log", "run_of", "subjects_of"]
+__all__ = ["PointPolicy", "TablePolicy", "TableValue", "codes_of", "episodes_log", "run_of", "subjects_of"]
+
+
+class TablePolicy:
+    """Probabilities of actions in each state; an observation is the number of its state."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self._table = np.asarray(table, np.float64)
+
+    def probs(self, obs: np.ndarray, *, action_mask: np.ndarray | None = None) -> np.ndarray:
+        return self._table[np.asarray(obs)[:, 0].astype(int)]
+
+
+class PointPolicy:
+    """Continuous actions: in each state one."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self._table = np.asarray(table, np.float64)
+
+    def mode(self, obs: np.ndarray, *, action_mask: np.ndarray | None = None) -> np.ndarray:
+        return self._table[np.asarray(obs)[:, 0].astype(int)]
+
+
+class TableValue(DiscreteValue):
+    """Claimed values of actions in each state; an observation is the number of its state."""
+
+    table: Any
+
+    def q_all(self, obs: Any) -> Any:
+        return jnp.asarray(self.table)[jnp.asarray(obs)[:, 0].astype(int)]
+
+    def v(self, obs: Any, *, action_mask: Any = None) -> Any:
+        raise NotImplementedError
 
 
 def episodes_log(
@@ -37,7 +71,8 @@ def episodes_log(
         "truncated": ends & cut,
         **columns,
     }
-    actions = None if action.dtype.kind == "f" else int(max(action.max() + 1, 2))
+    known = np.shape(columns.get("behavior_probs", np.zeros((1, 2))))[1]
+    actions = None if action.dtype.kind == "f" else max(int(action.max()) + 1, known)
     return st.read(given, st.Schema.infer(list(given), gamma=gamma, num_actions=actions))
 
 
@@ -50,10 +85,22 @@ def run_of(
     return st.Run(algorithm, tuple(range(seeds)), [], scaled, History.of_rows(rows), 100)
 
 
-def subjects_of(run: st.Run, log: st.Dataset, *, newer: st.Dataset | None = None) -> list[Subject]:
-    """One subject a seed of a run, with neither policy nor values."""
+def subjects_of(
+    run: st.Run,
+    log: st.Dataset,
+    *,
+    newer: st.Dataset | None = None,
+    policies: Sequence[Any] = (),
+    values: Sequence[Any] = (),
+    estimates: Sequence[Any] = (),
+) -> list[Subject]:
+    """One subject a seed of a run, with what is given for each seed, and None for the rest."""
     shared = Shared(log, newer=newer)
-    return [Subject(Member(f"seed {seed}", None, algorithm=run.algorithm, run=run), shared) for seed in run.seeds]
+    found = []
+    for i, seed in enumerate(run.seeds):
+        policy, value, estimate = (given[i] if len(given) else None for given in (policies, values, estimates))
+        found.append(Subject(Member(f"seed {seed}", policy, value, run.algorithm, estimate, run=run), shared))
+    return found
 
 
 def codes_of(check: Callable[[Sequence[Subject]], Iterator[st.Finding]], subjects: Sequence[Subject]) -> list[str]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from stitchrl.auditing.finding import Finding
-from stitchrl.diagnosis.checks import deployment, horizon, settings, values
+from stitchrl.diagnosis.checks import deployment, horizon, learned_settings, seeds, settings, updates, values
 from stitchrl.diagnosis.subject import Subject
 
-__all__ = ["CHECKS", "NUMBERS", "RUN_CHECKS"]
+__all__ = ["CHECKS", "NUMBERS", "RUN_CHECKS", "RUN_NUMBERS"]
 
 CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     values.value_impossible,
@@ -25,13 +25,20 @@ CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
 """Every check of one policy, the most harmful kinds first; findings of one severity keep this order."""
 
 RUN_CHECKS: tuple[Callable[[Sequence[Subject]], Iterator[Finding]], ...] = (
+    seeds.seeds_differ_in_actions,
+    seeds.seeds_claim_differently,
+    seeds.seeds_evaluate_differently,
     horizon.gamma_too_large,
     horizon.gamma_too_small,
     settings.expectile_low,
+    learned_settings.expectile_high,
+    learned_settings.penalty_decides,
     settings.threshold_off,
     settings.threshold_strict,
     settings.shift_changes_order,
     settings.actions_scaled,
+    updates.updates_too_few,
+    updates.updates_more_than_enough,
 )
 """Every check of a run as a whole: of its settings, and of its seeds beside each other. There is at least one subject."""
 
@@ -41,3 +48,8 @@ NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "horizon": horizon.horizon_numbers,
 }
 """What was measured, by its name among the numbers of a diagnosis."""
+
+RUN_NUMBERS: dict[str, Callable[[Sequence[Subject]], dict[str, Any]]] = {
+    "seeds": seeds.seed_numbers,
+}
+"""What was measured of a run as a whole, by its name among the numbers of a diagnosis."""

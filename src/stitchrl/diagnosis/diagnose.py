@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from stitchrl.auditing.finding import SEVERITIES, Finding
 from stitchrl.data.dataset import Dataset
-from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS, RUN_CHECKS
+from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS, RUN_CHECKS, RUN_NUMBERS
 from stitchrl.diagnosis.diagnosis import Diagnosis
 from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
 from stitchrl.errors import ConfigurationError
@@ -20,6 +20,8 @@ from stitchrl.training.run import Run
 from stitchrl.types import NumpyArray
 
 __all__ = ["diagnose", "diagnose_members", "findings_of_training", "title_of"]
+
+T = TypeVar("T")
 
 
 def diagnose(
@@ -131,7 +133,8 @@ def diagnose_members(
             except NotLookedAtError as why:
                 skipped[run_check.__name__] = str(why)
         for subject in subjects:
-            numbers[subject.member.name] = _numbers(subject)
+            numbers[subject.member.name] = _numbers(NUMBERS, subject)
+        numbers |= _numbers(RUN_NUMBERS, subjects)
     merged = _merged(found)
     merged.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
@@ -155,11 +158,12 @@ def _with_deployed(members: Sequence[Member], deployed: Sequence[float] | NumpyA
     return [m if m.estimate is None else dataclasses.replace(m, deployed=deployed) for m in members]
 
 
-def _numbers(subject: Subject) -> dict[str, Any]:
+def _numbers(registry: Mapping[str, Callable[[T], dict[str, Any]]], of: T) -> dict[str, Any]:
+    """What was measured of a subject, or of all of them; what cannot be is left out."""
     found = {}
-    for name, compute in NUMBERS.items():
+    for name, compute in registry.items():
         try:
-            found[name] = compute(subject)
+            found[name] = compute(of)
         except NotLookedAtError:
             continue
     return found

@@ -33,7 +33,9 @@ def estimate_against_deployed(subject: Subject) -> Iterator[Finding]:
         return
     if gap.verdict == CANNOT_TELL:
         half = (gap.upper - gap.lower) / 2
-        small = f" {BAND:.0%} of the estimate are {gap.band:.3g}, less than the {half:.3g} that chance makes of the gap."
+        small = (
+            f" {BAND:.0%} of the estimate are {gap.band:.3g}, less than the {half:.3g} that chance makes of the gap."
+        )
         yield Finding(
             "deployed-cannot-tell",
             "info",
@@ -50,8 +52,8 @@ def estimate_against_deployed(subject: Subject) -> Iterator[Finding]:
             "deployed returns",
             gap.sentence,
             EXPECTED,
-            "The estimate was optimistic: the policy does worse than it said. Believe the deployed returns. See what changed since "
-            "the log was recorded (`newer=` of diagnose), add the deployed episodes to the log, audit, train and evaluate "
+            "The estimate was optimistic: the policy does worse than it said. Believe the deployed returns. See what changed "
+            "since the log was recorded (`newer=` of diagnose), add the deployed episodes to the log, audit, train and evaluate "
             "again, and hold the policy nearer to the log (more pessimism).",
         )
     else:
@@ -69,7 +71,9 @@ def estimate_against_deployed(subject: Subject) -> Iterator[Finding]:
 def _gap(subject: Subject) -> DeployedGap:
     deployed, estimate = subject.member.deployed, subject.member.estimate
     if deployed is None:
-        raise NotLookedAtError("No returns of the deployed policy were given (`deployed=`) to hold its estimate against.")
+        raise NotLookedAtError(
+            "No returns of the deployed policy were given (`deployed=`) to hold its estimate against."
+        )
     if estimate is None or estimate.lower is None:
         raise NotLookedAtError(
             "There is no estimate with an interval to hold deployed returns against; `st.evaluate` makes one."

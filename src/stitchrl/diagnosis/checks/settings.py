@@ -34,10 +34,11 @@ def expectile_low(subjects: Sequence[Subject]) -> Iterator[Finding]:
             "expectile-low",
             "warning",
             "`expectile`",
-            f"an expectile of {expectile:g} makes the value of a state {whose}: the critics learn how good the behaviour is (SARSA)",
+            f"an expectile of {expectile:g} makes the value of a state {whose}: the critics learn how good the behaviour is "
+            "(SARSA)",
             "an expectile above 0.5",
-            "Good pieces of different episodes are then not joined; only the last step of the policy goes beyond the log. Use 0.7, "
-            "or 0.9 where rewards are sparse and outcomes owe little to chance.",
+            "Good pieces of different episodes are then not joined; only the last step of the policy goes beyond the log. Use "
+            "0.7, or 0.9 where rewards are sparse and outcomes owe little to chance.",
         )
 
 
@@ -54,8 +55,8 @@ def threshold_off(subjects: Sequence[Subject]) -> Iterator[Finding]:
             "`threshold`",
             f"a threshold of {threshold:g} forbids next to nothing{seen}",
             f"a threshold above 0, which at most {ALL:.0%} of the allowed actions pass",
-            "The constraint on the policy is off, and what is left is plain Q-learning, which believes its overestimates of actions "
-            "that the log hardly shows. Use 0.3, or more on a small log.",
+            "The constraint on the policy is off, and what is left is plain Q-learning, which believes its overestimates of "
+            "actions that the log hardly shows. Use 0.3, or more on a small log.",
         )
 
 
@@ -65,7 +66,8 @@ def threshold_strict(subjects: Sequence[Subject]) -> Iterator[Finding]:
     log = subjects[0].shared.log
     if threshold is None or log.num_actions is None or np.isnan(likely):
         return
-    allowed = log.num_actions if log.action_mask is None else float(subjects[0].rows.action_mask.sum(1).mean())
+    mask = subjects[0].mask
+    allowed = log.num_actions if mask is None else float(mask.sum(1).mean())
     if likely * allowed < ONE < allowed:
         yield Finding(
             "threshold-strict",
@@ -95,8 +97,8 @@ def shift_changes_order(subjects: Sequence[Subject]) -> Iterator[Finding]:
         f"each step {kind} {abs(shift):g} by the reward shift, and episodes end by themselves: of two episodes with different "
         f"returns, the other is the better one in {flipped:.0%} of cases",
         f"at most {FLIPPED:.0%}",
-        f"The policy learns to {'end episodes early' if shift < 0 else 'draw episodes out'}, whatever the log's rewards say. Drop "
-        "the shift, or scale rewards (`reward_scale`), which changes no order.",
+        f"The policy learns to {'end episodes early' if shift < 0 else 'draw episodes out'}, whatever the log's rewards say. "
+        "Drop the shift, or scale rewards (`reward_scale`), which changes no order.",
     )
 
 
@@ -117,11 +119,11 @@ def actions_scaled(subjects: Sequence[Subject]) -> Iterator[Finding]:
             "actions-outside-scale",
             "warning",
             listed("action dimension", beyond.tolist()),
-            f"{outside[worst]:.0%} of the actions of dimension {worst} lie outside of the bounds that the policy was trained with "
-            f"({_bounds(run, worst)})",
+            f"{outside[worst]:.0%} of the actions of dimension {worst} lie outside of the bounds that the policy was trained "
+            f"with ({_bounds(run, worst)})",
             f"at most {OUTSIDE:.0%}",
-            "The policy cannot take such actions. See whether this log has another unit than the one it was trained on, or correct "
-            "`action_low` and `action_high` of the schema and train again.",
+            "The policy cannot take such actions. See whether this log has another unit than the one it was trained on, or "
+            "correct `action_low` and `action_high` of the schema and train again.",
         )
     if len(thin):
         worst = int(thin[filled[thin].argmin()])
@@ -130,11 +132,12 @@ def actions_scaled(subjects: Sequence[Subject]) -> Iterator[Finding]:
             "actions-in-a-sliver",
             "warning",
             listed("action dimension", thin.tolist()),
-            f"98% of the actions of dimension {worst} lie between {ends[0]:.4g} and {ends[1]:.4g}, {filled[worst]:.1%} of the bounds "
-            f"that they are scaled by ({_bounds(run, worst)})",
+            f"98% of the actions of dimension {worst} lie between {ends[0]:.4g} and {ends[1]:.4g}, {filled[worst]:.1%} of the "
+            f"bounds that they are scaled by ({_bounds(run, worst)})",
             f"at least {SLIVER:.0%}",
             "To the networks all of them look alike, and a small step of the policy leaves everything the log shows. Correct "
-            "`action_low` and `action_high` of the schema to the range in use, or drop outliers among the actions, and train again.",
+            "`action_low` and `action_high` of the schema to the range in use, or drop outliers among the actions, and train "
+            "again.",
         )
 
 
@@ -161,7 +164,8 @@ def _last(subjects: Sequence[Subject], name: str) -> float:
 
 def _bounds(run: Run, dimension: int) -> str:
     center, half = run.scaling.action_center, run.scaling.action_half_width
-    assert center is not None and half is not None
+    assert center is not None
+    assert half is not None
     return f"{center[dimension] - half[dimension]:.4g} to {center[dimension] + half[dimension]:.4g}"
 
 
