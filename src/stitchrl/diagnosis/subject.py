@@ -23,12 +23,16 @@ from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.training.run import Run
 from stitchrl.types import NumpyArray
 
-__all__ = ["MOST_ROWS", "Member", "NotLookedAtError", "Shared", "Subject"]
+__all__ = ["MOST_ROWS", "NO_RUN", "Member", "NotLookedAtError", "Shared", "Subject"]
 
 MOST_ROWS = 4096
 """Rows that are looked at, at most: whole episodes drawn at random."""
 
 T = TypeVar("T")
+
+
+NO_RUN = "A policy without its run has neither settings nor metrics that could be looked at."
+"""Why a check of a run does not look at a policy that came alone."""
 
 
 class NotLookedAtError(Exception):

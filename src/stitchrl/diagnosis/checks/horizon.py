@@ -9,7 +9,7 @@ import numpy as np
 
 from stitchrl.auditing.finding import Finding
 from stitchrl.data.dataset import Dataset
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_RUN, NotLookedAtError, Subject
 
 __all__ = ["gamma_too_large", "gamma_too_small", "horizon_numbers"]
 
@@ -25,7 +25,9 @@ AT_END, LAST_PART = 0.8, 0.1
 
 def gamma_too_large(subjects: Sequence[Subject]) -> Iterator[Finding]:
     """Most of a value lies beyond the end of episodes that were cut."""
-    gamma, log = _gamma(subjects), subjects[0].shared.log
+    if not _has_gamma(subjects[0]):
+        return
+    gamma, log = _gamma(subjects[0]), subjects[0].shared.log
     cut, after = _cut(log), _weight_after(log, gamma)
     if cut.mean() <= MOSTLY or after <= BEYOND:
         return
@@ -45,7 +47,9 @@ def gamma_too_large(subjects: Sequence[Subject]) -> Iterator[Finding]:
 
 def gamma_too_small(subjects: Sequence[Subject]) -> Iterator[Finding]:
     """Rewards come at the end, and the discount leaves next to nothing of them at the start."""
-    gamma, log = _gamma(subjects), subjects[0].shared.log
+    if not _has_gamma(subjects[0]):
+        return
+    gamma, log = _gamma(subjects[0]), subjects[0].shared.log
     share, left = _share_at_end(log), _weight_at_end(log, gamma)
     if share < AT_END or left >= FAINT or not log.reward.any():
         return
@@ -64,7 +68,9 @@ def gamma_too_small(subjects: Sequence[Subject]) -> Iterator[Finding]:
 
 def horizon_numbers(subject: Subject) -> dict[str, Any]:
     """The discount against the episodes, as plain numbers."""
-    gamma, log = _gamma([subject]), subject.shared.log
+    if not _has_gamma(subject):
+        raise NotLookedAtError("What was learned has no discount (`gamma`).")
+    gamma, log = _gamma(subject), subject.shared.log
     return {
         "gamma": gamma,
         "mean_length": float(log.episode_lengths.mean()),
@@ -75,11 +81,15 @@ def horizon_numbers(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _gamma(subjects: Sequence[Subject]) -> float:
-    gamma = getattr(subjects[0].member.algorithm, "gamma", None)
-    if gamma is None:
-        raise NotLookedAtError("What was learned has no discount (`gamma`) that could be held against the log.")
-    return float(gamma)
+def _has_gamma(subject: Subject) -> bool:
+    """Whether what was learned has a discount, which imitation has not."""
+    if subject.member.algorithm is None:
+        raise NotLookedAtError(NO_RUN)
+    return hasattr(subject.member.algorithm, "gamma")
+
+
+def _gamma(subject: Subject) -> float:
+    return float(getattr(subject.member.algorithm, "gamma", 1.0))
 
 
 def _steps_ahead(gamma: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.wording import listed
 from stitchrl.data.dataset import Dataset
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_RUN, NotLookedAtError, Subject
 from stitchrl.training.run import Run
 
 __all__ = ["actions_scaled", "expectile_low", "shift_changes_order", "threshold_off", "threshold_strict"]
@@ -144,7 +144,7 @@ def actions_scaled(subjects: Sequence[Subject]) -> Iterator[Finding]:
 def _run(subjects: Sequence[Subject]) -> Run:
     run = subjects[0].member.run
     if run is None:
-        raise NotLookedAtError("A policy without its run has no settings that could be looked at.")
+        raise NotLookedAtError(NO_RUN)
     return run
 
 

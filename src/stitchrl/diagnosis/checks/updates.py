@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.auditing.finding import Finding
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_RUN, NotLookedAtError, Subject
 from stitchrl.evaluation.attainable import attainable_range
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.types import NumpyArray
@@ -117,7 +117,9 @@ def _metrics(subjects: Sequence[Subject]) -> tuple[str, ...]:
 def _signal(subjects: Sequence[Subject], name: str) -> Signal | None:
     """A metric; None where there is none, or too few rows of it."""
     run = subjects[0].member.run
-    if run is None or name not in run.metrics.metrics:
+    if run is None:
+        raise NotLookedAtError(NO_RUN)
+    if name not in run.metrics.metrics:
         return None
     columns = run.metrics.columns()
     present = ~np.isnan(columns[name])
