@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from stitchrl.auditing.finding import SEVERITIES, Finding
 from stitchrl.data.dataset import Dataset
-from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS
+from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS, RUN_CHECKS, RUN_NUMBERS
 from stitchrl.diagnosis.diagnosis import Diagnosis
 from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
 from stitchrl.errors import ConfigurationError
@@ -18,8 +18,11 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.run import Run
+from stitchrl.types import NumpyArray
 
 __all__ = ["diagnose", "diagnose_members", "findings_of_training", "title_of"]
+
+T = TypeVar("T")
 
 
 def diagnose(
@@ -28,6 +31,7 @@ def diagnose(
     *,
     newer: Dataset | None = None,
     evaluations: Sequence[Evaluation | None] = (),
+    deployed: Sequence[float] | NumpyArray | Dataset | None = None,
     settings: FitSettings | None = None,
 ) -> Diagnosis:
     """Name what is wrong with a run or a policy, each failure with its number, the healthy range, the reason and the remedy.
@@ -38,11 +42,18 @@ def diagnose(
             alone.
         newer: data logged later: it is held against `log`.
         evaluations: of the policies of the run, one a seed, or of the policy; none by default.
+        deployed: the return of each episode in which the policy acted after it was deployed, or the log of them: they are held
+            against its evaluation. Of several policies, the deployed one is that whose evaluation is given.
         settings: of the behaviour that is fitted where the log has no propensities.
 
     Raises:
+<<<<<<< HEAD
         EvaluationError: a log with other columns, categories or actions than the policy learned from.
         ConfigurationError: another number of evaluations than of policies, or a policy alone without a log.
+=======
+        ConfigurationError: a log with other observations or actions than the policy's, another number of evaluations than of
+            policies, a policy alone without a log, or deployed returns without exactly one evaluation.
+>>>>>>> shift14
     """
     for one in (log, newer):
         if one is not None and (schema := getattr(run, "schema", None)) is not None:
@@ -52,7 +63,7 @@ def diagnose(
         policies = run.policies if log is not None else []
         values = run.values if log is not None else []
         members = [
-            Member(f"seed {seed}", policy, value, run.algorithm)
+            Member(f"seed {seed}", policy, value, run.algorithm, run=run)
             for seed, policy, value in zip(run.seeds, policies, values, strict=False)
         ]
         flags = findings_of_training(run)
@@ -67,6 +78,8 @@ def diagnose(
                 f"`evaluations` of diagnose must be one a policy, {len(members)}; got {len(evaluations)}."
             )
         members = [dataclasses.replace(m, estimate=_primary(e)) for m, e in zip(members, evaluations, strict=True)]
+    if deployed is not None:
+        members = _with_deployed(members, deployed)
     return diagnose_members(title, members, log, flags, newer=newer, settings=settings)
 
 
@@ -122,9 +135,20 @@ def diagnose_members(
                 checks.append(check.__name__)
             except NotLookedAtError as why:
                 skipped[check.__name__] = str(why)
+        for run_check in RUN_CHECKS:
+            try:
+                found += run_check(subjects)
+                checks.append(run_check.__name__)
+            except NotLookedAtError as why:
+                skipped[run_check.__name__] = str(why)
         for subject in subjects:
+<<<<<<< HEAD
             numbers[subject.member.name] = _numbers(subject)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+=======
+            numbers[subject.member.name] = _numbers(NUMBERS, subject)
+        numbers |= _numbers(RUN_NUMBERS, subjects)
+>>>>>>> shift14
     merged = _merged(found)
     return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
 
@@ -136,11 +160,23 @@ def _primary(evaluation: Evaluation | None) -> Estimate | None:
     return evaluation.estimates[evaluation.verdict.primary]
 
 
-def _numbers(subject: Subject) -> dict[str, Any]:
+def _with_deployed(members: Sequence[Member], deployed: Sequence[float] | NumpyArray | Dataset) -> list[Member]:
+    """The members, of which the one that was evaluated has the deployed returns."""
+    evaluated = sum(member.estimate is not None for member in members)
+    if evaluated != 1:
+        raise ConfigurationError(
+            "`deployed` of diagnose is held against the estimate of the policy that was deployed: `evaluations` must hold its "
+            f"evaluation, with an estimate that can be believed, and None for other policies; got {evaluated} such evaluations."
+        )
+    return [m if m.estimate is None else dataclasses.replace(m, deployed=deployed) for m in members]
+
+
+def _numbers(registry: Mapping[str, Callable[[T], dict[str, Any]]], of: T) -> dict[str, Any]:
+    """What was measured of a subject, or of all of them; what cannot be is left out."""
     found = {}
-    for name, compute in NUMBERS.items():
+    for name, compute in registry.items():
         try:
-            found[name] = compute(subject)
+            found[name] = compute(of)
         except NotLookedAtError:
             continue
     return found

@@ -69,4 +69,4 @@ class Diagnosis:
         lines += [
             f"  {f.severity:<7} {f.code}: {f.where}: {f.seen}; expected {f.expected}. {f.action}" for f in self.findings
         ]
-        return "\n".join([*lines, *(f"  not looked at: {why}" for why in self.skipped.values())])
+        return "\n".join([*lines, *(f"  not looked at: {why}" for why in dict.fromkeys(self.skipped.values()))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -22,14 +22,19 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.training.run import Run
 from stitchrl.types import NumpyArray
 
-__all__ = ["MOST_ROWS", "Member", "NotLookedAtError", "Shared", "Subject"]
+__all__ = ["MOST_ROWS", "NO_RUN", "Member", "NotLookedAtError", "Shared", "Subject"]
 
 MOST_ROWS = 4096
 """Rows that are looked at, at most: whole episodes drawn at random."""
 
 T = TypeVar("T")
+
+
+NO_RUN = "A policy without its run has neither settings nor metrics that could be looked at."
+"""Why a check of a run does not look at a policy that came alone."""
 
 
 class NotLookedAtError(Exception):
@@ -46,8 +51,13 @@ class Member:
         value: its claimed values in the log's reward units; None where it has none.
         algorithm: what it was learned with; None for a policy that came alone.
         estimate: of the value of that policy, where there is one.
+<<<<<<< HEAD
         with_mask: whether it is known to have learned from a log with action masks; a policy that remembers its schema says so
             itself.
+=======
+        deployed: the return of each episode in which that policy acted, or the log of them; None where it was not deployed.
+        run: what it was learned in; None for a policy that came alone.
+>>>>>>> shift14
     """
 
     name: str
@@ -55,7 +65,12 @@ class Member:
     value: DiscreteValue | ContinuousValue | None = None
     algorithm: Algorithm | None = None
     estimate: Estimate | None = None
+<<<<<<< HEAD
     with_mask: bool = False
+=======
+    deployed: Sequence[float] | NumpyArray | Dataset | None = None
+    run: Run | None = None
+>>>>>>> shift14
 
 
 class Shared:
