@@ -98,7 +98,7 @@ def test_a_run_is_diagnosed_with_and_without_a_log() -> None:
     assert "No log was given" in alone.skipped["log"]
     whole = st.diagnose(dataclasses.replace(run, red_flags=flags), LOG)
     assert "dead-units" in whole.codes
-    assert set(whole.numbers) == {"seed 0", "seed 1"}
+    assert set(whole.numbers) == {"seed 0", "seed 1", "seeds"}
     assert whole.to_dict() == json.loads(json.dumps(whole.to_dict()))
     assert str(whole).startswith("IQL, 2 seeds, 20 updates: ")
 

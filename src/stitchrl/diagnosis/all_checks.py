@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from stitchrl.auditing.finding import Finding
-<<<<<<< HEAD
-from stitchrl.diagnosis.checks import divergence, values
-=======
-from stitchrl.diagnosis.checks import deployment, horizon, learned_settings, seeds, settings, updates, values
->>>>>>> shift14
+from stitchrl.diagnosis.checks import (
+    deployment,
+    divergence,
+    horizon,
+    learned_settings,
+    seeds,
+    settings,
+    updates,
+    values,
+)
 from stitchrl.diagnosis.subject import Subject
 
 __all__ = ["CHECKS", "NUMBERS", "RUN_CHECKS", "RUN_NUMBERS"]
@@ -24,13 +29,10 @@ CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     values.value_constant,
     values.value_too_low,
     values.claim_against_estimate,
-<<<<<<< HEAD
     divergence.takes_forbidden_actions,
     divergence.far_from_behavior,
     divergence.actions_without_support,
-=======
     deployment.estimate_against_deployed,
->>>>>>> shift14
 )
 """Every check of one policy, the most harmful kinds first; findings of one severity keep this order."""
 
@@ -54,12 +56,9 @@ RUN_CHECKS: tuple[Callable[[Sequence[Subject]], Iterator[Finding]], ...] = (
 
 NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "values": values.value_numbers,
-<<<<<<< HEAD
     "divergence": divergence.divergence_numbers,
-=======
     "deployed": deployment.deployed_numbers,
     "horizon": horizon.horizon_numbers,
->>>>>>> shift14
 }
 """What was measured, by its name among the numbers of a diagnosis."""
 

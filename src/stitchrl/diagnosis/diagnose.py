@@ -47,13 +47,9 @@ def diagnose(
         settings: of the behaviour that is fitted where the log has no propensities.
 
     Raises:
-<<<<<<< HEAD
         EvaluationError: a log with other columns, categories or actions than the policy learned from.
-        ConfigurationError: another number of evaluations than of policies, or a policy alone without a log.
-=======
-        ConfigurationError: a log with other observations or actions than the policy's, another number of evaluations than of
-            policies, a policy alone without a log, or deployed returns without exactly one evaluation.
->>>>>>> shift14
+        ConfigurationError: another number of evaluations than of policies, a policy alone without a log, or deployed returns
+            without exactly one evaluation.
     """
     for one in (log, newer):
         if one is not None and (schema := getattr(run, "schema", None)) is not None:
@@ -142,13 +138,9 @@ def diagnose_members(
             except NotLookedAtError as why:
                 skipped[run_check.__name__] = str(why)
         for subject in subjects:
-<<<<<<< HEAD
-            numbers[subject.member.name] = _numbers(subject)
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-=======
             numbers[subject.member.name] = _numbers(NUMBERS, subject)
         numbers |= _numbers(RUN_NUMBERS, subjects)
->>>>>>> shift14
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     merged = _merged(found)
     return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
 

@@ -51,13 +51,10 @@ class Member:
         value: its claimed values in the log's reward units; None where it has none.
         algorithm: what it was learned with; None for a policy that came alone.
         estimate: of the value of that policy, where there is one.
-<<<<<<< HEAD
         with_mask: whether it is known to have learned from a log with action masks; a policy that remembers its schema says so
             itself.
-=======
         deployed: the return of each episode in which that policy acted, or the log of them; None where it was not deployed.
         run: what it was learned in; None for a policy that came alone.
->>>>>>> shift14
     """
 
     name: str
@@ -65,12 +62,9 @@ class Member:
     value: DiscreteValue | ContinuousValue | None = None
     algorithm: Algorithm | None = None
     estimate: Estimate | None = None
-<<<<<<< HEAD
     with_mask: bool = False
-=======
     deployed: Sequence[float] | NumpyArray | Dataset | None = None
     run: Run | None = None
->>>>>>> shift14
 
 
 class Shared:

@@ -32,6 +32,7 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
                 one.algorithm,
                 _estimate(ranked[one.title]),
                 with_mask=masked,
+                run=run,
             )
             for one in job.candidates
             if one.label == label

@@ -75,7 +75,7 @@ def seeds_evaluate_differently(subjects: Sequence[Subject]) -> Iterator[Finding]
         return
     if len({(one.name, one.estimand) for _, one in known}) > 1:
         raise NotLookedAtError("The evaluations of the seeds are by different estimators or of different quantities.")
-    order = np.argsort([one.value for _, one in known])
+    order = np.argsort([float(one.value or 0.0) for _, one in known])
     low, high = known[order[0]], known[order[-1]]
     if _errors_apart(low[1], high[1]) > ERRORS_APART:
         yield Finding(
