@@ -51,6 +51,7 @@ from stitchrl.command_line.options import (
     Until,
     Updates,
     Version,
+    names_in,
 )
 from stitchrl.command_line.policy_commands import evaluate, predict
 from stitchrl.command_line.usage import UsageError, sentence_of
@@ -164,6 +165,10 @@ def audit(
     against: Annotated[
         Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
     ] = None,
+    removed: Annotated[
+        str | None,
+        typer.Option("--removed", help="Columns left out of the observation on purpose, a,b: does it reveal them?"),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -178,10 +183,12 @@ def audit(
     version: Version = False,
 ) -> None:
     """Say what is in a log and what is wrong with it; exit status 5 where it is not usable."""
+    from stitchrl.command_line.removed import log_and_removed
     from stitchrl.reporting.audit_terminal import print_audit
 
     other = None if against is None else stitchrl.read(against, schema, format=format)
-    found = stitchrl.audit(stitchrl.read(log, schema, format=format), against=other, seed=seed)
+    data, left_out = log_and_removed(log, schema, format=format, removed=names_in(removed) or ())
+    found = stitchrl.audit(data, against=other, removed=left_out, seed=seed)
     if out is not None:
         write_json(out, found.to_dict())
     if html is not None:

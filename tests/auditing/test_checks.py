@@ -9,6 +9,7 @@ import audit_corpus as corpus
 import numpy as np
 import pytest
 import small_faults as small
+import treatment_faults as treatment
 from worlds import random_log, schema_of, tiny_log
 
 import stitchrl as st
@@ -24,21 +25,25 @@ ELSEWHERE = {
     "reader_notes",
     "history_decides_actions",
     "history_decides_outcomes",
+    "common_cause_hinted",
+    "removed_column_revealed",
 }
-"""Checks whose findings are planted in tests of their own, below and in test_history.py."""
+"""Checks whose findings are planted in tests of their own: below, in test_history.py and in test_left_out.py."""
+ALL_FAULTS = (*corpus.FAULTS, *treatment.FAULTS)
+CHECKS_OF_CODE = corpus.CHECKS_OF_CODE | treatment.CHECKS_OF_CODE
 
 
 def test_every_check_has_a_fault_planted_for_it() -> None:
-    planted = {name for fault in corpus.FAULTS for name in corpus.CHECKS_OF_CODE[fault.code]}
+    planted = {name for fault in ALL_FAULTS for name in CHECKS_OF_CODE[fault.code]}
     assert {name for name, *_ in small.SMALL_FAULTS} | planted | ELSEWHERE == set(BY_NAME)
 
 
-@pytest.mark.parametrize("fault", corpus.FAULTS, ids=lambda f: f"{f.log}-{f.name}".replace(" ", "-"))
+@pytest.mark.parametrize("fault", ALL_FAULTS, ids=lambda f: f"{f.log}-{f.name}".replace(" ", "-"))
 def test_a_fault_of_the_corpus_is_found(clean_codes: dict[str, set[str]], fault: corpus.Fault) -> None:
     assert fault.code not in clean_codes[fault.log]
     log, against = fault.spoiled(corpus.clean_logs()[fault.log])
     facts = Facts(log, against)
-    found = [f for name in corpus.CHECKS_OF_CODE[fault.code] for f in BY_NAME[name](log, facts)]
+    found = [f for name in CHECKS_OF_CODE[fault.code] for f in BY_NAME[name](log, facts)]
     assert fault.code in {finding.code for finding in found}
     assert all(f.where and f.seen and f.expected and f.action for f in found)
 

@@ -13,8 +13,10 @@ from worlds import bandit_log, random_log
 
 import stitchrl as st
 from stitchrl.auditing import history_network
+from stitchrl.auditing.checks import common_cause as common_cause_check
 from stitchrl.auditing.checks import history as checks
 from stitchrl.auditing.checks.history import history_decides_actions, history_decides_outcomes, history_numbers
+from stitchrl.auditing.common_cause import _sums_within, common_cause
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.history import LEAST_GAIN, HistoryCheck, HistoryGain, history_check
 from stitchrl.auditing.history_models import (
@@ -301,7 +303,7 @@ def test_the_slopes_of_the_network_are_those_of_its_loss(most: int, monkeypatch:
 def test_findings_name_columns_and_weigh_more_without_propensities(
     severity: st.Dataset, seen: HistoryCheck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "history_check", lambda log: seen)
+    monkeypatch.setattr(checks, "history_of", lambda facts: seen)
     facts = Facts(severity)
     (found,) = history_decides_actions(severity, facts)
     assert (found.code, found.severity) == ("history-decides-actions", "warning")
@@ -313,6 +315,38 @@ def test_findings_name_columns_and_weigh_more_without_propensities(
     numbers = history_numbers(facts)
     assert json.loads(json.dumps(numbers))["targets"][0]["target"] == "action"
     assert numbers["sentence"] == seen.sentence
+
+
+def test_a_lasting_cause_of_actions_and_rewards_is_hinted_at(severity: st.Dataset) -> None:
+    """What is left of both is related across the rows of an episode, in both directions of time; where the cause decides the
+    actions alone the second direction is chance."""
+    both = common_cause(past_rows(severity))
+    assert both is not None
+    assert both.hinted
+    assert min(both.reaction, both.late) > 0.1
+    alone = common_cause(past_rows(worlds.preference(400, 0, False)))
+    assert alone is not None
+    assert not alone.hinted
+    assert abs(alone.late) < 0.05
+
+
+def test_the_hint_is_said_as_a_hint(severity: st.Dataset, seen: HistoryCheck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common_cause_check, "history_of", lambda facts: seen)
+    (found,) = common_cause_check.common_cause_hinted(severity, Facts(severity))
+    assert (found.code, found.severity) == ("hidden-common-cause", "info")
+    assert found.seen.startswith("a hint that")
+    assert "no proof" in found.action
+    told = dataclasses.replace(seen, targets=tuple(g for g in seen.targets if g.target != "action"))
+    monkeypatch.setattr(common_cause_check, "history_of", lambda facts: told)
+    assert list(common_cause_check.common_cause_hinted(severity, Facts(severity))) == []
+
+
+def test_sums_of_the_other_rows_of_a_cluster_by_hand() -> None:
+    """Clusters need not be contiguous: rows 0, 2, 3 are of one and 1, 4 of another."""
+    values = np.array([[1.0], [10.0], [2.0], [4.0], [20.0]])
+    earlier, later = _sums_within(values, np.array([7, 3, 7, 7, 3]))
+    assert earlier[:, 0].tolist() == [0, 0, 1, 3, 10]
+    assert later[:, 0].tolist() == [6, 20, 4, 0, 0]
 
 
 @pytest.mark.slow

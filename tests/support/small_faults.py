@@ -123,71 +123,28 @@ def bins_left_out(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, time=np.datetime64("2026-01-01T00") + hours.astype("timedelta64[h]"))
 
 
-def stays_resumed(log: st.Dataset) -> st.Dataset:
-    """Whole hours, and every hundredth row stands three weeks after the one before it, as when a patient comes back."""
-    hours = np.arange(log.num_transitions) + 504 * (np.arange(log.num_transitions) // 100)
-    return dataclasses.replace(log, time=np.datetime64("2026-01-01T00") + hours.astype("timedelta64[h]"))
-
-
 def irregular_times(log: st.Dataset) -> st.Dataset:
-    """Waits between ten minutes and ten hours, in a log whose discount counts steps."""
+    """Waits between ten minutes and ten hours, in a log that discounts nothing."""
     waits = 600 * 60 ** np.random.default_rng(0).random(log.num_transitions)
-    discounted = dataclasses.replace(log.schema, gamma=0.99)
     time = np.datetime64("2026-01-01") + np.cumsum(waits).astype("timedelta64[s]")
-    return dataclasses.replace(log, time=time, schema=discounted)
+    return dataclasses.replace(log, time=time)
 
 
-def with_column(log: st.Dataset, values: np.ndarray, name: str) -> st.Dataset:
-    """The log with one more observation column, a number for each row; observations are then stored once a row."""
-    following = np.append(np.arange(1, log.num_transitions), -1).astype(np.int32)
+def cost_among_features(log: st.Dataset) -> st.Dataset:
+    """A column that is the cost of its own row."""
+    cost = np.random.default_rng(0).exponential(size=log.num_transitions).astype(np.float32)
+    table = np.concatenate([log.observation, 2 * cost[:, None] + 1], 1)
+    following = np.append(np.arange(1, log.num_transitions), -1)
     following[log.episode_start[1:] - 1] = -1
-    names = log.observation_names or tuple(f"sign {j}" for j in range(log.observation_size))
     return dataclasses.replace(
         log,
-        observation_table=np.concatenate([log.observation, values[:, None]], 1).astype(np.float32),
+        observation_table=table,
         observation_index=np.arange(log.num_transitions, dtype=np.int32),
-        next_observation_index=following,
-        observation_names=(*names, name),
+        next_observation_index=following.astype(np.int32),
         observation_id=None,
+        cost=cost[:, None],
+        schema=dataclasses.replace(log.schema, columns={**log.schema.columns, "cost": "bill"}),
     )
-
-
-def given_so_far(log: st.Dataset) -> st.Dataset:
-    """A running total of the doses, which counts the dose of its own row already."""
-    dose = np.array([0.0, 40.0, 150.0, 500.0, 900.0])[log.action % 5]
-    total = np.cumsum(dose)
-    return with_column(log, total - np.repeat((total - dose)[log.episode_start[:-1]], log.episode_lengths), "total")
-
-
-def dose_of_the_bin(log: st.Dataset) -> st.Dataset:
-    """The dose itself among the observations, where the action is the bin of four into which it falls."""
-    level = log.action // 7
-    dose = level + np.random.default_rng(0).random(log.num_transitions)
-    return dataclasses.replace(
-        with_column(log, np.exp(dose), "dose"),
-        action=level.astype(np.int32),
-        behavior_probs=None,
-        behavior_log_prob=None,
-        action_mask=None,
-    )
-
-
-def mostly_as_before(log: st.Dataset) -> st.Dataset:
-    """Nineteen of twenty actions repeat the last one, and the others are drawn by lot."""
-    rng = np.random.default_rng(0)
-    action = np.where(rng.random(log.num_transitions) < 0.5, 0, rng.integers(0, 5, log.num_transitions))
-    for row in np.flatnonzero((rng.random(log.num_transitions) < 0.95) & (log.position > 0)):
-        action[row] = action[row - 1]
-    return dataclasses.replace(
-        log, action=action.astype(np.int32), behavior_probs=None, behavior_log_prob=None, action_mask=None
-    )
-
-
-def reward_of_the_case(log: st.Dataset) -> st.Dataset:
-    """Each episode has a level of its own, which its rewards keep to."""
-    rng = np.random.default_rng(0)
-    level = np.repeat(rng.normal(size=log.num_episodes), log.episode_lengths)
-    return dataclasses.replace(log, reward=(level + 0.2 * rng.normal(size=len(level))).astype(np.float32))
 
 
 def last_observation_missing(log: st.Dataset) -> st.Dataset:
@@ -275,18 +232,13 @@ SMALL_FAULTS: list[tuple[str, Callable[[st.Dataset], st.Dataset], str, str]] = [
     ("steps_missing", step_lost, "steps-missing", "warning"),
     ("time_backwards", time_back, "time-backwards", "warning"),
     ("steps_binned", bins_left_out, "steps-binned", "warning"),
-    ("time_broken_off", stays_resumed, "time-broken-off", "warning"),
-    ("time_irregular", irregular_times, "time-irregular", "warning"),
+    ("leaks_cost", cost_among_features, "observation-leaks-cost", "warning"),
     (
         "time_irregular",
-        lambda log: dataclasses.replace(irregular_times(log), schema=log.schema),
+        irregular_times,
         "time-irregular",
         "info",
     ),
-    ("column_made_of_action", given_so_far, "observation-made-of-action", "warning"),
-    ("column_decides_action", dose_of_the_bin, "column-decides-action", "warning"),
-    ("action_repeats", mostly_as_before, "action-repeats", "warning"),
-    ("reward_repeats", reward_of_the_case, "reward-repeats", "warning"),
     ("missing_values", last_observation_missing, "missing-values", "error"),
     ("infinite_values", last_observation_infinite, "infinite-values", "error"),
     ("weights_unused", weighed, "weight-unused", "warning"),

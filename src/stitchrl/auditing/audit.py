@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import SEVERITIES, Audit
 from stitchrl.auditing.moments import Moments, blocks
 from stitchrl.data.dataset import Dataset
+from stitchrl.errors import ConfigurationError
 from stitchrl.types import NumpyArray
 
 __all__ = ["audit"]
@@ -22,7 +24,13 @@ MOST_COLUMNS = 200
 MOST_BINS = 24
 
 
-def audit(log: Dataset, against: Dataset | None = None, *, seed: int = 0) -> Audit:
+def audit(
+    log: Dataset,
+    against: Dataset | None = None,
+    *,
+    removed: Mapping[str, NumpyArray] | None = None,
+    seed: int = 0,
+) -> Audit:
     """Say what is in a log and what is wrong with it, before anything is trained.
 
     The log is read once, in blocks, so it may be larger than memory. Everything that needs several looks at a row uses a
@@ -31,22 +39,42 @@ def audit(log: Dataset, against: Dataset | None = None, *, seed: int = 0) -> Aud
     Args:
         log: the log.
         against: another log that must share nothing with this one, such as the test part.
+        removed: name -> (N,) values of a column that was left out of the observation on purpose, in the order of the log's
+            rows. The audit says whether the observation reveals it all the same, and whether it decided both the actions and
+            what followed. `stitchrl audit LOG --removed a,b` reads such columns from the log itself.
         seed: of the samples that are looked at in a large log, and of the random functions in the models of the checks; at
             least 0. A finding that another seed does not give is a matter of the draw.
 
     Raises:
-        ConfigurationError: the seed is below 0.
+        ConfigurationError: the seed is below 0, or a removed column does not fit the log or is part of its observation.
 
     Returns:
         Findings, the most harmful first, and numbers: sizes, returns, lengths, actions, and the numbers of pictures
         (`coverage`, `drift`, `history`, `randomness`, `columns`, `sources`, `return_modes`).
     """
-    facts = Facts(log, against)
+    facts = Facts(log, against, _removed(log, removed or {}))
     with drawn_by(seed), np.errstate(over="ignore", invalid="ignore"):  # values that are not finite become findings
         findings = [finding for check in CHECKS for finding in check(log, facts)]
         findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
         numbers = _plain(_numbers(log, facts))
     return Audit(tuple(findings), tuple(check.__name__ for check in CHECKS), numbers)
+
+
+def _removed(log: Dataset, given: Mapping[str, NumpyArray]) -> dict[str, NumpyArray]:
+    """The removed columns as arrays; each must have a value for every row, and must really be left out."""
+    seen = {name.partition("=")[0] for name in log.observation_names}
+    found = {name: np.asarray(values) for name, values in given.items()}
+    for name, values in found.items():
+        if values.shape != (log.num_transitions,):
+            raise ConfigurationError(
+                f"`removed` must give one value for each of the {log.num_transitions:,} rows of the log; {name!r} has shape "
+                f"{values.shape}. Give its values in the order of the log's rows."
+            )
+        if name in seen:
+            raise ConfigurationError(
+                f"`removed` names {name!r}, which is part of the observation. Take it out of `observation` in the schema first."
+            )
+    return found
 
 
 def _numbers(log: Dataset, facts: Facts) -> dict[str, Any]:

@@ -6,7 +6,7 @@ episodes. Regressions, correlations and regions use `Sample`, at most `SAMPLE_RO
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -41,10 +41,14 @@ class Facts:
     Args:
         log: the log.
         against: another log that it must not overlap, such as the test part.
+        removed: name -> (N,) values of columns that were left out of the observation on purpose.
     """
 
-    def __init__(self, log: Dataset, against: Dataset | None = None) -> None:
+    def __init__(
+        self, log: Dataset, against: Dataset | None = None, removed: Mapping[str, NumpyArray] | None = None
+    ) -> None:
         self.log = log
+        self.removed = dict(removed or {})
         self.other = None if against is None else Facts(against)
         self._computed: dict[Callable[[Facts], Any], Any] = {}
 

@@ -16,6 +16,7 @@ from scipy import stats
 
 from stitchrl.auditing.draws import draws
 from stitchrl.auditing.history_models import (
+    LEAST_SPREAD,
     Gains,
     Predictor,
     class_gains,
@@ -30,7 +31,14 @@ from stitchrl.auditing.regression import features, waves
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["ENOUGH_DECISIONS", "HistoryCheck", "HistoryGain", "history_check"]
+__all__ = [
+    "ENOUGH_DECISIONS",
+    "HistoryCheck",
+    "HistoryGain",
+    "gains_beyond_observation",
+    "history_check",
+    "unexplained",
+]
 
 LEAST_ROWS, LEAST_CLUSTERS = 300, 20
 """With fewer rows that have a past, or fewer episodes (or groups), nothing can be said."""
@@ -136,8 +144,28 @@ def history_check(log: Dataset, rows: PastRows | None = None) -> HistoryCheck:
             f"The history check needs at least {LEAST_ROWS} decisions that have a past in at least {LEAST_CLUSTERS} {units}, "
             f"and this log has {len(rows.reward):,} in {clusters:,}.",
         )
-    gains = tuple(gain for gain in (_action(rows), *_outcomes(rows)) if gain is not None)
+    gains = gains_beyond_observation(rows)
     return HistoryCheck(_passed(gains), _sentence(gains), gains)
+
+
+def gains_beyond_observation(rows: PastRows) -> tuple[HistoryGain, ...]:
+    """What `rows.past`, which may hold columns other than those of the past, adds to the prediction of the action beyond the
+    observation, and of the reward and the next observation beyond both; for each target that varies."""
+    return tuple(gain for gain in (_action(rows), *_outcomes(rows)) if gain is not None)
+
+
+def unexplained(rows: PastRows) -> tuple[NumpyArray, NumpyArray]:
+    """(n, k) what the observation leaves of the action, and (n, m) what observation and action leave of the reward and of the
+    next observation, held out, in units of their standard deviations."""
+    seen = _Present(rows, acted=False)
+    if rows.classes:
+        action = np.eye(rows.classes)[rows.action] - _ClassTarget(rows).probabilities(seen)
+    else:
+        action = seen.model.residuals(rows.action)
+    targets = [(rows.reward[:, None], np.ones(len(rows.reward), bool)), (rows.change, rows.change_known)]
+    target = _NumberTarget(rows, tuple(targets))
+    outcome = target.left(_Present(rows, acted=True)) if target.values else np.zeros((len(rows.reward), 0))
+    return action, outcome / np.maximum(outcome.std(0), LEAST_SPREAD)
 
 
 def _passed(gains: tuple[HistoryGain, ...]) -> bool | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class PastRows:
     """Some rows of a log that have a past, n of them.
 
     Attributes:
+        rows: (n,) their numbers in the log, ascending.
         cluster: (n,) the episode of each row, or its group where the log has groups; clusters are independent.
         half: (n,) True in a random half of the clusters.
         observation: (n, D) standardised, with a column of 0 and 1 for each column that has missing values.
@@ -55,6 +57,7 @@ class PastRows:
         past_names: the name of each column of the past.
     """
 
+    rows: NumpyArray
     cluster: NumpyArray
     half: NumpyArray
     observation: NumpyArray
@@ -71,10 +74,23 @@ class PastRows:
     past: NumpyArray
     past_names: tuple[str, ...]
 
+    def every(self, nth: int) -> PastRows:
+        """Every nth of the rows."""
+        names = (field.name for field in dataclasses.fields(self))
+        arrays: dict[str, Any] = {
+            name: value[::nth] for name in names if isinstance(value := getattr(self, name), np.ndarray)
+        }
+        return dataclasses.replace(self, **arrays)
 
-def past_rows(log: Dataset) -> PastRows:
-    """The rows of a log whose observations are columns of numbers; there may be none."""
-    rows = _chosen_rows(log)
+
+def past_rows(log: Dataset, *, first_steps: bool = False) -> PastRows:
+    """The rows of a log whose observations are columns of numbers; there may be none.
+
+    Args:
+        log: the log.
+        first_steps: whether the first steps of episodes are among them, although nothing precedes them.
+    """
+    rows = _chosen_rows(log, first_steps)
     episode = np.searchsorted(log.episode_start, rows, "right") - 1
     cluster = episode if log.group is None else np.unique(log.group, return_inverse=True)[1][episode]
     cluster = np.unique(cluster, return_inverse=True)[1]
@@ -101,6 +117,7 @@ def past_rows(log: Dataset) -> PastRows:
         allowed = np.concatenate([mask[:, common], mask[:, others].any(1, keepdims=True)], 1)
         allowed[np.arange(len(rows)), action] = True  # an action outside its mask is another check's finding
     return PastRows(
+        rows,
         cluster,
         of_cluster[cluster],
         observation,
@@ -119,19 +136,21 @@ def past_rows(log: Dataset) -> PastRows:
     )
 
 
-def _chosen_rows(log: Dataset) -> NumpyArray:
-    """Stretches of randomly chosen episodes, without first steps and rows after a gap, ascending."""
+def _chosen_rows(log: Dataset, first_steps: bool) -> NumpyArray:
+    """Stretches of randomly chosen episodes, ascending, without rows after a gap and, unless they are wanted, first steps."""
     rng = draws(4)
     order = rng.permutation(log.num_episodes)
     stretch = max(STRETCH, -(-ROWS // max(log.num_episodes, 1)))
-    taken = np.minimum(log.episode_lengths[order] - 1, stretch)
+    before = 0 if first_steps else 1
+    taken = np.minimum(log.episode_lengths[order] - before, stretch)
     order = order[: int(np.searchsorted(np.cumsum(taken), ROWS)) + 1]
     taken = taken[: len(order)]
-    spare = log.episode_lengths[order] - 1 - taken
-    first = log.episode_start[order] + 1 + (rng.random(len(order)) * (spare + 1)).astype(np.int64)
+    spare = log.episode_lengths[order] - before - taken
+    first = log.episode_start[order] + before + (rng.random(len(order)) * (spare + 1)).astype(np.int64)
     ends = np.cumsum(taken)
     rows = np.sort(np.repeat(first - ends + taken, taken) + np.arange(taken.sum()))
-    chosen: NumpyArray = rows[log.continues[rows - 1]] if len(rows) else rows
+    follows = log.continues[np.maximum(rows - 1, 0)] | np.isin(rows, log.episode_start[:-1]) if len(rows) else rows
+    chosen: NumpyArray = rows[follows] if len(rows) else rows
     return chosen
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from stitchrl.auditing.behavior_rows import behavior_rows
 from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.history_facts import rows_with_past
 from stitchrl.auditing.history_models import mean_and_error
 from stitchrl.auditing.history_rows import PastRows
 from stitchrl.auditing.regression import features, residuals
-from stitchrl.auditing.treatment import rows_with_past
 from stitchrl.types import NumpyArray
 
 __all__ = ["Persistence", "action_persistence", "reward_persistence"]

@@ -17,18 +17,21 @@ import dataclasses
 import numpy as np
 
 from stitchrl.auditing.facts import Facts
-from stitchrl.auditing.history_rows import PastRows, past_rows
+from stitchrl.auditing.history_facts import rows_with_past
+from stitchrl.auditing.nearest import told_by_column
 from stitchrl.types import NumpyArray
 
-__all__ = ["Treatment", "rows_with_past", "treatment"]
+__all__ = ["Treatment", "treatment"]
 
 LEAST_ROWS, LEAST_CLUSTERS = 300, 20
 """With fewer rows, or fewer episodes, nothing is said."""
 ROWS = 2**13
 """At most about this many rows are looked at."""
-RIDGE = 1e-4
+CUT = 10, 6
+"""Standard deviations at which `PastRows` cuts observations and columns of the past."""
+RIDGE = 1e-6
 """Penalty on standardised columns, relative to the number of rows."""
-MOST_CLASSES, BINS = 50, 8
+MOST_CLASSES, BINS = 100, 8
 """A discrete action has a column for each of its commonest values; a continuous one has these many bins beside its number."""
 
 
@@ -52,18 +55,6 @@ class Treatment:
     has_past: bool
 
 
-def rows_with_past(facts: Facts) -> PastRows | None:
-    """The rows that have a row before them, shared with the history check; None for images and logs of single decisions."""
-    return facts.once(_rows_with_past)
-
-
-def _rows_with_past(facts: Facts) -> PastRows | None:
-    log = facts.log
-    if not facts.has_columns or log.observation_table.shape[1] == 0 or (log.episode_lengths < 2).all():
-        return None
-    return past_rows(log)
-
-
 def treatment(facts: Facts) -> Treatment | None:
     """What ties the columns to the actions; None where the log is small or its observations are images."""
     return facts.once(_treatment)
@@ -76,6 +67,10 @@ def _treatment(facts: Facts) -> Treatment | None:
         before = np.flatnonzero([name.endswith("one step back") for name in rows.past_names])
         here, past, half, names = rows.observation[thin], rows.past[thin][:, before], rows.half[thin], rows.columns
         action = rows.action[thin]
+        # Numbers that were cut to a range are no longer those that a sum was made of.
+        whole = (np.abs(here) < CUT[0]).all(1) & (np.abs(past) < CUT[1]).all(1)
+        if whole.mean() > 0.5:
+            here, past, half, action = here[whole], past[whole], half[whole], action[whole]
         discrete = rows.classes > 0
     else:
         sample = facts.sample
@@ -98,7 +93,7 @@ def _treatment(facts: Facts) -> Treatment | None:
     return Treatment(
         tuple(names),
         *_shares_left(here, acted, past, half),
-        _told(here, action, half, discrete),
+        told_by_column(here, action, half, discrete),
         past.shape[1] > 0,
     )
 
@@ -119,7 +114,8 @@ def _action_columns(action: NumpyArray, discrete: bool) -> NumpyArray:
             edges = np.unique(np.quantile(values, np.arange(1, BINS) / BINS))
             binned = np.searchsorted(edges, values)
             spread = values.std() or 1.0
-            parts.append(((values - values.mean()) / spread)[:, None])
+            size = np.abs(values - np.median(values)) if values.min() >= 0 else np.abs(values)
+            parts.append(np.stack([(values - values.mean()) / spread, size / spread, (size / spread) ** 2], 1))
             parts.append((binned[:, None] == np.arange(1, len(edges) + 1)).astype(np.float64))
     return np.concatenate(parts, 1)
 
@@ -159,27 +155,3 @@ def _gram(x: NumpyArray) -> NumpyArray:
     gram = x.T @ x
     gram[np.diag_indices(len(gram))] += RIDGE * len(x)
     return np.asarray(gram)
-
-
-def _told(here: NumpyArray, action: NumpyArray, half: NumpyArray, discrete: bool) -> NumpyArray:
-    """(D,) how much better than a constant guess the action of the row with the nearest number in a column is, in another
-    part of the log. With several action numbers the one that is told best counts."""
-    best = np.full(here.shape[1], -np.inf)
-    for j, column in enumerate(here.T):
-        wrong, base = np.zeros(action.shape[1]), np.zeros(action.shape[1])
-        for train in (half, ~half):
-            seen, taken = column[train], action[train]
-            order = np.argsort(seen, kind="stable")
-            seen, taken = seen[order], taken[order]
-            place = np.searchsorted(seen, column[~train]).clip(1, len(seen) - 1)
-            nearer = column[~train] - seen[place - 1] < seen[place] - column[~train]
-            guess, truth = taken[place - nearer], action[~train]
-            if discrete:
-                values, counts = np.unique(taken[:, 0], return_counts=True)
-                wrong += (guess != truth).sum(0)
-                base += (truth != values[counts.argmax()]).sum(0)
-            else:
-                wrong += ((guess - truth) ** 2).sum(0) / 2  # the neighbour's own noise doubles the error
-                base += ((truth - taken.mean(0)) ** 2).sum(0)
-        best[j] = (1 - wrong / np.maximum(base, 1e-12))[base > 0].max(initial=-np.inf)
-    return best

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stitchrl.types import NumpyArray
 
-__all__ = ["episodes_shown", "listed", "rows_from", "share_of"]
+__all__ = ["episodes_shown", "listed", "percent", "rows_from", "share_of"]
 
 
 def rows_from(first: object, count: int) -> str:
@@ -18,6 +18,11 @@ def listed(noun: str, names: Sequence[object], most: int = 10) -> str:
     """A noun and the first `most` of some names, such as "columns 2, 5 ..."."""
     text = ", ".join(str(name) for name in names[:most])
     return f"{noun}{'' if len(names) == 1 else 's'} {text}{' ...' if len(names) > most else ''}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, never rounded to all where something is missing."""
+    return f"{share:.0%}" if share == 1 else "over 99.9%" if share > 0.999 else f"{share:.1%}"
 
 
 def share_of(count: int, total: int) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
-from stitchrl.auditing.history import HistoryCheck, HistoryGain, history_check
-from stitchrl.auditing.treatment import rows_with_past
+from stitchrl.auditing.history import HistoryGain
+from stitchrl.auditing.history_facts import history_of
 from stitchrl.data.dataset import Dataset
 
 __all__ = ["history_decides_actions", "history_decides_outcomes", "history_numbers"]
@@ -16,12 +16,12 @@ __all__ = ["history_decides_actions", "history_decides_outcomes", "history_numbe
 
 def history_numbers(facts: Facts) -> dict[str, Any]:
     """The gains as plain numbers, with the sentence that says what they mean."""
-    return facts.once(_check).to_dict()
+    return history_of(facts).to_dict()
 
 
 def history_decides_actions(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """The past predicts the logged action beyond the observation: something that decided it is not in the observation."""
-    for gain in facts.once(_check).targets:
+    for gain in history_of(facts).targets:
         if gain.target == "action" and gain.passed is False:
             yield Finding(
                 "history-decides-actions",
@@ -37,7 +37,7 @@ def history_decides_actions(log: Dataset, facts: Facts) -> Iterator[Finding]:
 def history_decides_outcomes(log: Dataset, facts: Facts) -> Iterator[Finding]:
     """The past predicts the reward or the next observation beyond the observation and the action: the observation is not the
     whole state."""
-    failed = [g for g in facts.once(_check).targets if g.target != "action" and g.passed is False]
+    failed = [g for g in history_of(facts).targets if g.target != "action" and g.passed is False]
     if failed:
         yield Finding(
             "history-decides-outcomes",
@@ -48,10 +48,6 @@ def history_decides_outcomes(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "the observation and the action to say all that the log knows of what comes next",
             "Add the columns named here to the observation; values that are learned from it rest on its being the whole state.",
         )
-
-
-def _check(facts: Facts) -> HistoryCheck:
-    return history_check(facts.log, rows_with_past(facts))
 
 
 def _severity(log: Dataset) -> str:

@@ -18,7 +18,7 @@ from stitchrl.auditing.regression import same_up_to_unit
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
-__all__ = ["leaks_action", "leaks_future_reward", "leaks_outcome", "leaks_reward", "leaks_time_left"]
+__all__ = ["leaks_action", "leaks_cost", "leaks_future_reward", "leaks_outcome", "leaks_reward", "leaks_time_left"]
 
 SEPARATED = 0.999
 """Area under the ROC curve from which on a column separates two outcomes."""
@@ -42,6 +42,26 @@ def leaks_reward(log: Dataset, facts: Facts) -> Iterator[Finding]:
             ("equals", "equal", "the reward of the same row, up to unit and offset"),
             "Unless this reward was already known before the action, drop the column.",
         )
+
+
+def leaks_cost(log: Dataset, facts: Facts) -> Iterator[Finding]:
+    """A column that equals a cost of its own row, which comes after the action."""
+    sample = facts.sample
+    if log.cost is None or len(sample) < LEAST_ROWS or (np.diff(log.episode_start) == 1).all():
+        return
+    named = log.schema.columns["cost"]
+    for j, name in enumerate((named,) if isinstance(named, str) else named):
+        cost = log.cost[sample.rows, j].astype(np.float64)
+        found = np.flatnonzero(same_up_to_unit(sample.observation, np.where(np.isfinite(cost), cost, 0)))
+        if len(found):
+            yield _finding(
+                facts,
+                "observation-leaks-cost",
+                "warning",
+                found,
+                ("equals", "equal", f"the cost {name} of the same row, up to unit and offset"),
+                "Unless this cost was already known before the action, drop the column.",
+            )
 
 
 def leaks_outcome(log: Dataset, facts: Facts) -> Iterator[Finding]:

@@ -14,13 +14,13 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.leaked_action import columns_equal_to_action
 from stitchrl.auditing.treatment import Treatment, treatment
-from stitchrl.auditing.wording import listed
+from stitchrl.auditing.wording import listed, percent
 from stitchrl.data.dataset import Dataset
 from stitchrl.types import NumpyArray
 
 __all__ = ["column_decides_action", "column_made_of_action"]
 
-MADE, LEAST_LEFT = 0.95, 0.001
+MADE, LEAST_LEFT = 0.95, 1e-5
 """A column is made of the action where the action accounts for this share of what the row before (and other columns) leave of
 it, if these leave at least this share of its variance."""
 TOLD = 0.97
@@ -48,7 +48,7 @@ def column_made_of_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
         "observation-made-of-action",
         "warning",
         f"observation: {listed('column', which)}",
-        f"the action of the same row accounts for {_percent(float(explained.min()))} of {whole}",
+        f"the action of the same row accounts for {percent(float(explained.min()))} of {whole}",
         "observations of what was known before the action",
         f"If {'the column was' if one else 'these columns were'} filled in after the action or computed from it (a dose of "
         "this window, a running total, a score that a treatment raises), move it to the next row or leave the treatment out "
@@ -70,7 +70,7 @@ def column_decides_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "warning",
             f"observation: {listed('column', which)}",
             f"{'this column alone tells' if len(which) == 1 else 'each of these columns alone tells'} the action of its row: "
-            f"it avoids {_percent(told)} of the errors of a guess that knows nothing",
+            f"it avoids {percent(told)} of the errors of a guess that knows nothing",
             "actions that weigh several things, or that chance has a part in",
             "If it was recorded with the action or after it (the dose of which the action is a bin, an order number), drop it: "
             "a policy in use will not have it, and imitation would read the answer from it. If it is the rule that the "
@@ -88,7 +88,3 @@ def _named(found: Treatment, which: NumpyArray, facts: Facts) -> Sequence[str]:
     equal = {facts.observation_names[j] for j in columns_equal_to_action(facts)}
     chosen = [found.names[j] for j in np.flatnonzero(which) if found.names[j] not in equal]
     return [name[12:-1] if name.startswith("observation[") else name for name in chosen]
-
-
-def _percent(share: float) -> str:
-    return "over 99.9%" if share > 0.999 else f"{share:.1%}"
