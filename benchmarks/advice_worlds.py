@@ -14,7 +14,7 @@ import numpy as np
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.mdp.gridworld import GridWorld
-from stitchrl.mdp.icu_sepsis import DEATH, ExactValues, compact_table, demo_log, icu_sepsis
+from stitchrl.mdp.icu_sepsis import ExactValues, compact_table, demo_log, icu_sepsis
 
 PLAYED = 60
 """Episodes by which a policy is valued in a game."""
@@ -33,14 +33,14 @@ class Case:
         world: a name of `SPAN`.
         log: the log itself.
         behavior: the true value of what logged it.
-        value: gives the true value of a policy.
+        value: gives the true value of a policy, acting greedily (True) or by draws from its probabilities (False).
     """
 
     name: str
     world: str
     log: Dataset
     behavior: float
-    value: Callable[[Any], float]
+    value: Callable[[Any, bool], float]
 
 
 # --- the hospital ------------------------------------------------------------------------------------------------------
@@ -73,7 +73,11 @@ def hospital(name: str, parts: dict[str, int], seed: int) -> Case:
     order = np.random.default_rng(seed).permutation(log.num_episodes)
     values = [icu_sepsis().mdp.policy_value(hospital_policy(kind)) for kind in parts]
     truth = float(np.average(values, weights=list(parts.values())))
-    return Case(name, "hospital", log.select_episodes(order), truth, ExactValues().value)
+
+    def exact(policy: Any, greedy: bool) -> float:
+        return ExactValues().value(policy.greedy() if greedy else policy)
+
+    return Case(name, "hospital", log.select_episodes(order), truth, exact)
 
 
 # --- grids -------------------------------------------------------------------------------------------------------------
@@ -90,8 +94,8 @@ def grid(name: str, rows: tuple[str, ...], random_share: float, episodes: int, s
     log = world.draw(probs, episodes, seed=seed, max_steps=60)
     seen = np.eye(world.num_states, dtype=np.float32)
 
-    def value(policy: Any) -> float:
-        table = np.asarray(policy.probs(seen), np.float64)
+    def value(policy: Any, greedy: bool) -> float:
+        table = np.asarray((policy.greedy() if greedy else policy).probs(seen), np.float64)
         return world.mdp.policy_value(table / table.sum(1, keepdims=True), gamma=world.gamma)
 
     return Case(name, "grid", log, world.mdp.policy_value(probs, gamma=world.gamma), value)
@@ -103,7 +107,9 @@ def grid(name: str, rows: tuple[str, ...], random_share: float, episodes: int, s
 def game(name: str, environment: str, parts: dict[str, int], seed: int, **given: Any) -> Case:
     """Episodes collected by one or several recipes of `st.collect`, each with as many as `parts` says, in random order."""
     logs = [
-        st.collect(environment, recipe=recipe, episodes=count, steps=STEPS[environment], seed=seed, progress=False, **given)
+        st.collect(
+            environment, recipe=recipe, episodes=count, steps=STEPS[environment], seed=seed, progress=False, **given
+        )
         for recipe, count in parts.items()
     ]
     # "medium-replay" has as many episodes as the learner needed: what it did last is the best of it, so all are kept.
@@ -111,9 +117,8 @@ def game(name: str, environment: str, parts: dict[str, int], seed: int, **given:
     log = log.select_episodes(np.random.default_rng(seed).permutation(log.num_episodes))
     returns = np.add.reduceat(log.reward.astype(np.float64), log.episode_start[:-1])
 
-    def value(policy: Any) -> float:
-        acts = getattr(policy, "benchmark_mode", True)
-        return st.rollout(policy, environment, episodes=PLAYED, seed=1_000 + seed, mode=acts, num_envs=PLAYED).mean
+    def value(policy: Any, greedy: bool) -> float:
+        return st.rollout(policy, environment, episodes=PLAYED, seed=1_000 + seed, mode=greedy, num_envs=PLAYED).mean
 
     return Case(name, environment, log, float(returns.mean()), value)
 

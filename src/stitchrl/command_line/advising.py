@@ -23,7 +23,9 @@ def _answer(name: str, question: str) -> object:
 
 def advise(
     log: Log,
-    collect_more: Annotated[str, _answer("--collect-more", "Can more episodes be collected by a policy of your own?")] = "unknown",
+    collect_more: Annotated[
+        str, _answer("--collect-more", "Can more episodes be collected by a policy of your own?")
+    ] = "unknown",
     costly: Annotated[str, _answer("--costly", "Does an episode cost much money or time?")] = "unknown",
     dangerous: Annotated[str, _answer("--dangerous", "Can a bad action do harm?")] = "unknown",
     simulator: Annotated[str, _answer("--simulator", "Is there a simulator that you trust?")] = "unknown",
@@ -44,9 +46,14 @@ def advise(
     version: Version = False,
 ) -> None:
     """Say whether to learn from a log, whether it is good enough, with which algorithms, and what to log next."""
-    given = {"collect_more": collect_more, "costly": costly, "dangerous": dangerous, "simulator": simulator}
-    answers = {name: _read(name, text) for name, text in given.items()}
-    found = stitchrl.advise(stitchrl.read(log, schema, format=format), width=width, **answers)
+    found = stitchrl.advise(
+        stitchrl.read(log, schema, format=format),
+        collect_more=_read("collect-more", collect_more),
+        costly=_read("costly", costly),
+        dangerous=_read("dangerous", dangerous),
+        simulator=_read("simulator", simulator),
+        width=width,
+    )
     content = found.to_dict() | {"command": found.command(str(log), f"runs/{log.stem}")}
     if out is not None:
         write_json(out, content)
@@ -64,5 +71,5 @@ def _read(name: str, text: str) -> bool | None:
     """The answer that a word gives."""
     word = text.strip().lower()
     if word not in ANSWERS:
-        raise ConfigurationError(f"`--{name.replace('_', '-')}` must be yes, no or unknown; got {text!r}.")
+        raise ConfigurationError(f"`--{name}` must be yes, no or unknown; got {text!r}.")
     return ANSWERS[word]

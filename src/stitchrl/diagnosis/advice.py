@@ -65,7 +65,15 @@ class Advice:
         """The command line that runs the main job with the advised algorithms; empty where none is advised."""
         if not self.choices:
             return ""
-        words = ["stitchrl", "run", log, "--out", out, "--algorithms", ",".join(choice.label for choice in self.choices)]
+        words = [
+            "stitchrl",
+            "run",
+            log,
+            "--out",
+            out,
+            "--algorithms",
+            ",".join(choice.label for choice in self.choices),
+        ]
         for choice in self.choices:
             for text in choice.assignments:
                 words += ["--set", text]
@@ -97,7 +105,11 @@ def lines_of(content: Mapping[str, Any], command: str) -> list[str]:
     for part in content["parts"].values():
         lines += [part["title"]]
         for each in part["statements"]:
-            lines += [f"  - {each['statement']}", f"      because: {each['number']}", f"      rule: {each['rule']} ({each['source']})"]
+            lines += [
+                f"  - {each['statement']}",
+                f"      because: {each['number']}",
+                f"      rule: {each['rule']} ({each['source']})",
+            ]
     if command:
         lines += ["To run it:", f"  {command}"]
     return lines
@@ -129,7 +141,8 @@ def advise(
             deviation of returns.
 
     Raises:
-        ConfigurationError: an answer that is neither True, False nor None, a width that is not above 0, or an audit of another log.
+        ConfigurationError: an answer that is neither True, False nor None, a width that is not above 0, or an audit of another
+            log.
     """
     answers = Answers(collect_more, costly, dangerous, simulator)
     for name, answer in dataclasses.asdict(answers).items():
@@ -172,7 +185,7 @@ def _content(log: Dataset, audit: Audit | Mapping[str, Any] | None) -> Mapping[s
     seen = (content["numbers"].get("episodes"), content["numbers"].get("transitions"))
     if seen != (log.num_episodes, log.num_transitions):
         raise ConfigurationError(
-            f"`audit` must be of this log, which has {log.num_episodes:,} episodes and {log.num_transitions:,} transitions; it is "
-            f"of one with {seen[0]:,} and {seen[1]:,}. Leave `audit` out to make it anew."
+            f"`audit` must be of this log, which has {log.num_episodes:,} episodes and {log.num_transitions:,} transitions; it "
+            f"is of one with {seen[0]:,} and {seen[1]:,}. Leave `audit` out to make it anew."
         )
     return content

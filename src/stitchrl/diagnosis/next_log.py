@@ -102,8 +102,7 @@ def _gaps(log: Dataset, shared: Facts) -> tuple[Statement, ...]:
     found.sort(key=lambda gap: -gap[0])
     names = log.schema.action_names or tuple(str(a) for a in range(log.num_actions))
     texts = [
-        f"{name} ({share:.0%} of the decisions): "
-        + listed([names[a] for a in untried], 6)
+        f"{name}, which holds {share:.0%} of the decisions: {_actions([names[a] for a in untried])}"
         for _, name, share, untried in found[:MOST_REGIONS]
     ]
     untried = sum(len(gap[3]) for gap in found)
@@ -119,12 +118,19 @@ def _gaps(log: Dataset, shared: Facts) -> tuple[Statement, ...]:
     )
 
 
+def _actions(names: list[str]) -> str:
+    """Names of actions, such as "actions 2, 9"."""
+    return f"action{'s' if len(names) > 1 else ''} {listed(names, 6)}"
+
+
 def _narrow_regions(log: Dataset, shared: Facts) -> tuple[Statement, ...]:
     sample, region = shared.sample, shared.sample_region
     overall = np.where(sample.action.std(0) > 0, sample.action.std(0), 1.0)
     left = np.sqrt(((shared.action_residuals / overall) ** 2).mean(1))
     named = region_names(shared)
-    spread = [(float(np.sqrt((left[region == r] ** 2).mean())), r) for r in range(shared.regions.count) if (region == r).any()]
+    spread = [
+        (float(np.sqrt((left[region == r] ** 2).mean())), r) for r in range(shared.regions.count) if (region == r).any()
+    ]
     narrow = sorted((s, r) for s, r in spread if s < NARROW)
     rule = (
         f"where actions spread about their regression by less than {NARROW:.0%} of their spread in the log, no other action can "
@@ -134,7 +140,9 @@ def _narrow_regions(log: Dataset, shared: Facts) -> tuple[Statement, ...]:
     if not narrow:
         text = "Actions vary in every region; more episodes of the same kind are the best next log."
     else:
-        places = "; ".join(f"{named[r]} ({float((region == r).mean()):.0%} of the decisions)" for _, r in narrow[:MOST_REGIONS])
+        places = "; ".join(
+            f"{named[r]} ({float((region == r).mean()):.0%} of the decisions)" for _, r in narrow[:MOST_REGIONS]
+        )
         text = f"Let the behaviour explore a little where its actions hardly vary: {places}."
     return (Statement(text, number, rule, "st.audit"),)
 
@@ -180,8 +188,8 @@ def _episodes_needed(log: Dataset, facts: LogFacts, width: float | None) -> tupl
         needed = _needed(influence, wanted)
         found.append(
             Statement(
-                f"An interval of width {wanted:.3g} for {departure.name} takes about {_round(needed):,} {units.noun}s to judge by, "
-                f"which is a log of about {_round(needed / TEST):,} where {TEST:.0%} are the test part.",
+                f"An interval of width {wanted:.3g} for {departure.name} takes about {_round(needed):,} {units.noun}s to judge "
+                f"by, which is a log of about {_round(needed / TEST):,} where {TEST:.0%} are the test part.",
                 f"{units.count:,} {units.noun}s give a width of {now:.3g}; wanted is {wanted:.3g}, {asked}",
                 "logs of other sizes are drawn from the contributions of this one, and their 95% intervals measured",
                 "simulation, as in evaluation/power.py",

@@ -24,4 +24,4 @@ class Statement:
     source: str
 
     def __str__(self) -> str:
-        return f"{self.statement} Measured: {self.number}. Rule: {self.rule} ({self.source})."
+        return f"{self.statement} Because: {self.number}. Rule: {self.rule} ({self.source})."

@@ -35,7 +35,7 @@ def render_advice(content: Mapping[str, Any]) -> RenderableType:
         parts.append(Text(part["title"], "bold cyan"))
         for each in part["statements"]:
             text = Text(f"- {each['statement']}\n")
-            text.append(f"Measured: {each['number']}. Rule: {each['rule']} ({each['source']}).", "dim")
+            text.append(f"Because: {each['number']}. Rule: {each['rule']} ({each['source']}).", "dim")
             parts.append(Padding(text, (0, 0, 0, 2)))
         parts.append(Text(""))
     return Group(*parts)
