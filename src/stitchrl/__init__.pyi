@@ -61,7 +61,6 @@ from stitchrl.data.dataset import Episode as Episode
 from stitchrl.data.scaling import Scaling as Scaling
 from stitchrl.data.schema import Schema as Schema
 from stitchrl.diagnosis.advice import Advice as Advice
-from stitchrl.diagnosis.statement import Statement as Statement
 
 # Training
 from stitchrl.data.sampling import EpisodeSampling as EpisodeSampling
