@@ -54,6 +54,9 @@ def candidates(log: Dataset) -> dict[str, Algorithm]:
         }
         found |= {f"TD3BC {weight:g}": of(st.TD3BC, q_weight=weight) for weight in (1.0, 2.5, 10.0)}
         found |= {f"CQL {weight:g}": of(st.CQL, cql_weight=weight) for weight in (1.0, 5.0)}
+        fast: dict[str, Any] = {"learning_rate": 1e-3, "target_rate": 0.02}
+        found |= {f"TD3BC {weight:g}, fast": of(st.TD3BC, q_weight=weight, **fast) for weight in (2.5, 10.0)}
+        found |= {"IQL 0.7, 3, fast": of(st.IQL, **fast)}
         return found
     found |= {f"IQL {expectile:g}": of(st.IQL, expectile=expectile) for expectile in (0.6, 0.8, 0.95)}
     found |= {"IQL 0.8, 3": of(st.IQL, inverse_temperature=3.0)}
@@ -65,9 +68,14 @@ def candidates(log: Dataset) -> dict[str, Algorithm]:
     return found | {"DQN": of(st.DQN)}
 
 
-def settings_of(algorithm: Algorithm) -> str:
-    """Name and settings, as the state file knows a candidate."""
-    return f"{algorithm.name} {json.dumps(dataclasses.asdict(algorithm), sort_keys=True)}"
+KNOBS = ("expectile", "inverse_temperature", "cql_weight", "threshold", "q_weight", "top_fraction", "least_count")
+
+
+def named(label: str, algorithm: Algorithm, fixed: Mapping[str, Algorithm]) -> str:
+    """What an advised candidate is called: as the same one of the fixed set, else by its label and knobs."""
+    same = next((name for name, other in fixed.items() if other == algorithm), None)
+    knobs = ", ".join(f"{getattr(algorithm, knob):g}" for knob in KNOBS if hasattr(algorithm, knob))
+    return same or f"{label} {knobs} (advised)"
 
 
 def true_values(case: Case, algorithm: Algorithm, updates: int) -> list[float]:
@@ -89,9 +97,9 @@ class State:
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
-    def find(self, log: str, settings: str) -> dict[str, Any] | None:
+    def find(self, log: str, label: str) -> dict[str, Any] | None:
         """The line of a candidate; None where it was not trained."""
-        return next((row for row in self.rows if row["log"] == log and row["settings"] == settings), None)
+        return next((row for row in self.rows if row["log"] == log and row["label"] == label), None)
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
         """Append a line."""
@@ -105,11 +113,10 @@ def train(state: State, case: Case, found: Mapping[str, Algorithm], updates: int
     """Label -> true value, the mean of its seeds; trained where the state file does not have it."""
     values = {}
     for label, algorithm in found.items():
-        row = state.find(case.name, settings_of(algorithm))
+        row = state.find(case.name, label)
         if row is None:
             begun = time.perf_counter()
-            row = {"log": case.name, "label": label, "settings": settings_of(algorithm)}
-            row["values"] = true_values(case, algorithm, updates)
+            row = {"log": case.name, "label": label, "values": true_values(case, algorithm, updates)}
             row |= {"behavior": case.behavior, "world": case.world, "seconds": round(time.perf_counter() - begun, 1)}
             state.add(row)
             print(f"{case.name}: {label} {np.mean(row['values']):.4g} ({row['seconds']} s)", flush=True)
@@ -128,8 +135,7 @@ def judged(state: State, case: Case, updates: int) -> dict[str, Any]:
     begun = time.perf_counter()
     advised = st.advise(case.log).algorithms
     seconds = time.perf_counter() - begun
-    known = {settings_of(algorithm): label for label, algorithm in fixed.items()}
-    labels = {known.get(settings_of(each), f"{label} as advised"): each for label, each in advised.items()}
+    labels = {named(label, each, fixed): each for label, each in advised.items()}
     values |= train(state, case, {label: each for label, each in labels.items() if label not in fixed}, updates)
     best = max(values, key=values.__getitem__)
     gain = max(values[best] - case.behavior, LEAST * SPAN[case.world])
