@@ -116,6 +116,15 @@ CASES: list[tuple[dict[str, Any], list[str], dict[str, Any]]] = [
     ({"numbered_states": True, "thin_share": 0.1}, ["VILCB", "IQL", "CQL"], {}),
     ({"numbered_states": True, "thin_share": 0.6}, ["IQL", "VILCB", "CQL"], {"expectile": 0.6}),
     ({"return_spread": 0.0}, ["BC"], {}),
+    ({"continuous": True}, ["TD3BC", "FilteredBC", "IQL"], {"q_weight": 10.0}),
+    ({"continuous": True, "modes": ((0.1, 9.0), (0.9, 1.0))}, ["FilteredBC", "TD3BC", "IQL"], {"top_fraction": 0.1}),
+    ({"continuous": True, "modes": ((0.5, 9.0), (0.5, 1.0))}, ["FilteredBC", "TD3BC", "IQL"], {"top_fraction": 0.3}),
+    (
+        {"continuous": True, "modes": ((0.1, 9.0), (0.9, 1.0)), "episodes": 60},
+        ["FilteredBC", "TD3BC", "IQL"],
+        {"top_fraction": 0.3},
+    ),
+    ({"continuous": True, "deterministic": True, "certain_share": 0.9}, ["TD3BC", "BC", "IQL"], {"q_weight": 2.5}),
 ]
 
 

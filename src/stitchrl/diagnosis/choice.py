@@ -32,6 +32,10 @@ THIN = 0.3
 """Share of decisions whose state and action are rare above which counting comes second."""
 SMALL: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "target_rate": 0.02}
 """The main job's network and steps, for an algorithm that would otherwise start with its paper's, made for long trainings."""
+FAST: dict[str, Any] = {"learning_rate": 1e-3, "target_rate": 0.02}
+"""Larger steps than the papers', for the main job's short trainings."""
+LEAST_KEPT = 10
+"""Episodes that FilteredBC should keep."""
 KNOBS = ("expectile", "inverse_temperature", "cql_weight", "threshold", "q_weight", "top_fraction")
 """Settings that are shown beside a name."""
 
@@ -189,7 +193,60 @@ def _imitation(facts: LogFacts, why: str) -> Choice:
 
 
 def _continuous(facts: LogFacts) -> tuple[Choice, ...]:
-    return (_of(facts, TD3BC, "Start with TD3+BC", "n", "r", BENCHMARK),)
+    if facts.return_spread == 0:
+        return (_imitation(facts, "there is nothing to gain where every episode returns the same"),)
+    if facts.deterministic:
+        narrow = f"in {facts.certain_share:.0%} of the decisions, at least, the actions hardly vary"
+        copy = _imitation(facts, "such a behaviour is the standard to hold against; its copy is the safe choice")
+        return (_td3bc(facts, 2.5, narrow), copy, _iql_continuous(facts))
+    spread = "unknown" if facts.chance is None else f"{facts.chance:.2f}"
+    wide = f"the relative spread of the actions about their regression is {spread} (1 is uniform)"
+    towards = _td3bc(facts, 10.0, wide)
+    filtered, iql = _best_episodes(facts), _iql_continuous(facts)
+    return (filtered, towards, iql) if facts.modes is not None else (towards, filtered, iql)
+
+
+def _td3bc(facts: LogFacts, q_weight: float, number: str) -> Choice:
+    return _of(
+        facts, TD3BC,
+        f"TD3+BC with a value weight of {q_weight:g}, at steps that suit the main job's short trainings.",
+        number,
+        "the wider the actions were tried, the more the learned values may decide against imitation: 10, and 2.5 (the paper's) "
+        "where they hardly vary",
+        f"Fujimoto and Gu 2021; {BENCHMARK}",
+        q_weight=q_weight, **FAST,
+    )  # fmt: skip
+
+
+def _best_episodes(facts: LogFacts) -> Choice:
+    """FilteredBC with as many episodes as the better mode holds, and at least `LEAST_KEPT`."""
+    share = 0.1 if facts.modes is None else facts.modes[0][0]
+    few = 0.1 * facts.episodes < LEAST_KEPT
+    wide = few or share >= (0.1 + 0.3) / 2
+    number = f"one of {facts.episodes:,} episodes in ten returns at least {facts.high_return:.4g} (mean {facts.mean_return:.4g})"
+    if facts.modes is not None:
+        (better, high), (worse, low) = facts.modes
+        number = f"{better:.0%} of {facts.episodes:,} episodes return about {high:.4g}, the other {worse:.0%} about {low:.4g}"
+    return _of(
+        facts, FilteredBC,
+        f"FilteredBC, which imitates the best {0.3 if wide else 0.1:.0%} of the episodes.",
+        number,
+        "where the returns have two modes, the better episodes are the target; 10% are kept where that is about the share of the "
+        f"better mode and at least {LEAST_KEPT} episodes, otherwise 30%",
+        f"Chen et al. 2021 (percentage BC); {BENCHMARK}",
+        top_fraction=0.3 if wide else 0.1,
+    )  # fmt: skip
+
+
+def _iql_continuous(facts: LogFacts) -> Choice:
+    return _of(
+        facts, IQL,
+        "IQL, which never asks for the value of an action outside the log, at steps that suit the main job's short trainings.",
+        f"{facts.transitions:,} decisions",
+        "an expectile of 0.7 and an inverse temperature of 3 are the paper's for dense rewards",
+        f"Kostrikov et al. 2021; {BENCHMARK}",
+        **FAST,
+    )  # fmt: skip
 
 
 def _of(
