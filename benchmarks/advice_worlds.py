@@ -47,13 +47,14 @@ class Case:
 
 
 def hospital_policy(kind: str) -> np.ndarray:
-    """(S, A) probabilities of a behaviour: "clinicians", "noisier" (half of them uniform), "near-random" or "expert"."""
+    """(S, A) probabilities of a behaviour: "clinicians", "noisier" (half of them uniform), "near-random" (nine
+    tenths), "random" (all of them) or "expert"."""
     world = icu_sepsis()
     uniform = world.mask / np.maximum(world.mask.sum(1, keepdims=True), 1)
     if kind == "expert":
         best = world.mdp.optimal_policy(allowed=world.mask)
         return np.where(world.mdp.terminal[:, None], world.clinicians, 0.95 * best + 0.05 * uniform)
-    share = {"clinicians": 0.0, "noisier": 0.5, "near-random": 0.9}[kind]
+    share = {"clinicians": 0.0, "noisier": 0.5, "near-random": 0.9, "random": 1.0}[kind]
     return (1 - share) * world.clinicians + share * uniform
 
 
@@ -147,5 +148,27 @@ DEVELOPMENT: dict[str, Callable[[str], Case]] = {
     ),
 }
 """Logs on which the rules were found."""
-HELD_OUT: dict[str, Callable[[str], Case]] = {}
+HELD_OUT: dict[str, Callable[[str], Case]] = {
+    "CartPole, 10% expert in random, 300 episodes": lambda name: game(
+        name, "CartPole-v1", {"random": 270, "expert": 30}, 152
+    ),
+    "CartPole, medium-replay": lambda name: game(name, "CartPole-v1", {"medium-replay": 100}, 153),
+    "CartPole, expert alone, 120 episodes": lambda name: game(name, "CartPole-v1", {"expert": 120}, 154),
+    "Pendulum, random alone, 200 episodes": lambda name: game(name, "Pendulum-v1", {"random": 200}, 160),
+    "Pendulum, medium-replay": lambda name: game(name, "Pendulum-v1", {"medium-replay": 100}, 161),
+    "Pendulum, half medium, half expert, 80 episodes": lambda name: game(name, "Pendulum-v1", {"mixed": 80}, 162),
+    "Pendulum, expert alone, 50 episodes": lambda name: game(name, "Pendulum-v1", {"expert": 50}, 163),
+    "grid of a corridor, 30% random, 150 walks": lambda name: grid(name, CORRIDOR, 0.3, 150, 140),
+    "grid of a corridor, random alone, 400 walks": lambda name: grid(name, CORRIDOR, 1.0, 400, 141),
+    "grid of a corridor, expert alone, 200 walks": lambda name: grid(name, CORRIDOR, 0.05, 200, 142),
+    **{
+        f"hospital, {kind}, {stays:,} stays": lambda name, kind=kind, stays=stays: hospital(name, {kind: stays}, 110)  # type: ignore[misc]
+        for stays in (1_000, 10_000)
+        for kind in ("clinicians", "noisier", "near-random")
+    },
+    "hospital, 10% expert in clinicians, 2,000 stays": lambda name: hospital(
+        name, {"clinicians": 1_800, "expert": 200}, 120
+    ),
+    "hospital, random alone, 2,000 stays": lambda name: hospital(name, {"random": 2_000}, 130),
+}
 """Logs made after the rules were fixed."""
