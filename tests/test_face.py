@@ -28,7 +28,7 @@ def test_every_name_is_there_and_says_what_it_is() -> None:
     for name in dir(st):
         assert getattr(st, name).__doc__, name
     with pytest.raises(
-        AttributeError, match="has no attribute 'magic'; it has AWAC, AWR, ActionShift, AdvantageBC, Agreement"
+        AttributeError, match="has no attribute 'magic'; it has AWAC, AWR, ActionShift, AdvantageBC, Advice, Agreement"
     ):
         getattr(st, "magic")  # noqa: B009 - type checkers know that it is not there
 

@@ -5,6 +5,7 @@ import os
 # Verbs
 from stitchrl.auditing.audit import audit as audit
 from stitchrl.deployment.bundle import load_policy as load_policy
+from stitchrl.diagnosis.advice import advise as advise
 from stitchrl.diagnosis.diagnose import diagnose as diagnose
 from stitchrl.data.history import with_history as with_history
 from stitchrl.evaluation.evaluate import evaluate as evaluate
@@ -59,6 +60,7 @@ from stitchrl.data.dataset import Dataset as Dataset
 from stitchrl.data.dataset import Episode as Episode
 from stitchrl.data.scaling import Scaling as Scaling
 from stitchrl.data.schema import Schema as Schema
+from stitchrl.diagnosis.advice import Advice as Advice
 
 # Training
 from stitchrl.data.sampling import EpisodeSampling as EpisodeSampling

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import stitchrl
+from stitchrl.command_line.advising import advise
 from stitchrl.command_line.diagnosing import diagnose
 from stitchrl.command_line.main_job import NOT_USABLE, candidates, main_job, print_json, write_json
 from stitchrl.command_line.options import (
@@ -204,6 +205,9 @@ def audit(
         print_audit(found.to_dict())
     if found.verdict == "not usable":
         raise typer.Exit(NOT_USABLE)
+
+
+app.command(epilog="Example: stitchrl advise stays.parquet --collect-more no --dangerous yes --width 0.02")(advise)
 
 
 @app.command(epilog="Example: stitchrl schema stays.csv --out stays.toml")

@@ -64,6 +64,11 @@ def test_every_stage_leaves_its_file(finished: tuple[Path, Path]) -> None:
     for name in [*FILES, "run.json", "policy/policy.json", "policy/policy.safetensors"]:
         assert (run / name).stat().st_size > 0, name
     assert not list(run.rglob("*.part"))
+    advice = content(run / "advice.json")
+    assert "40% are the test part" in advice["parts"]["next_log"]["statements"][-1]["statement"]
+    report = (run / "report.html").read_text()
+    assert "<h2>What is advised</h2>" in report
+    assert f"<p>{advice['parts']['choice']['statements'][0]['statement']}</p>" in report
     ranking = content(run / "ranking.json")
     for candidate in ranking["candidates"]:
         names = {"fqe"} if candidate["rung"] else {"wis", "wdr", "fqe"}

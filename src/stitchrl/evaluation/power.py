@@ -30,7 +30,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.units import Units
 from stitchrl.types import NumpyArray
 
-__all__ = ["LIKELY", "SIZES", "Power", "power_of"]
+__all__ = ["LIKELY", "SIZES", "Power", "drawn", "power_of"]
 
 SIZES = tuple(float(2 ** (k / 2)) for k in range(9))
 """Sizes of the logs that are simulated, 1 to 16 times the one at hand."""
@@ -165,7 +165,7 @@ def _chances(
     if not all(at_another_size(check, n, count).passed for check in gain.checks):
         return 0.0, 0.0
     rng = np.random.default_rng(seed)
-    moved, error = _drawn(influence, size, rng)
+    moved, error = drawn(influence, size, rng)
     own = float(influence.std(ddof=1) / np.sqrt(n))
     variance = expected_variance(draft)
     expected = 0.0 if variance is None else float(np.sqrt(variance))
@@ -180,7 +180,7 @@ def _chances(
     return at_estimate, at_half
 
 
-def _drawn(
+def drawn(
     influence: Float[NumpyArray, " units"], size: float, rng: np.random.Generator
 ) -> tuple[Float[NumpyArray, " R"], Float[NumpyArray, " R"]]:
     """Mean and standard error of the influence values of each simulated log."""

@@ -30,6 +30,7 @@ from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.requirements import check_requirements
 from stitchrl.messages import first_steps_in_words, interval_in_words
+from stitchrl.pipeline.advising import advised
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.diagnosing import diagnosis_content, diagnosis_line
 from stitchrl.pipeline.ladder import Step, climb
@@ -60,6 +61,8 @@ def audit_stage(job: Workspace) -> None:
         "audit",
         f"{found['verdict']}: {_counted(numbers)}, {len(found['findings'])} findings",
     )
+    if found["verdict"] != "not usable":
+        job.say("audit", advised(job, found))
 
 
 def split_stage(job: Workspace) -> None:

@@ -48,6 +48,7 @@ def build_report(folder: Path, meanings: Mapping[str, Mapping[str, str]]) -> dic
         "verdict": _verdict(verdict, estimates) | {"tone": meaning["tone"]},
         "audit": {"checks": []} | {key: value for key, value in audit.items() if key != "numbers"},
         "log": audit["numbers"],
+        "advice": _read(folder / "advice.json") if (folder / "advice.json").exists() else None,  # older runs have none
         "learning": _learning(folder, run),
         "claims": [_claim(candidate, verdict["primary"]) for candidate in ranking["candidates"]],
         "behavior": {

@@ -1,0 +1,216 @@
+"""Is the advice right? `st.advise` on logs of varied quality, held against what every candidate is truly worth.
+
+    python benchmarks/advice.py [--only WORDS] [--updates 1500] [--out results/advice.md] [--state results/advice.jsonl]
+
+On every log of `advice_worlds.py` a fixed set of candidates (each algorithm at a few settings) is trained with the same budget,
+as the main job trains them, and each is valued truly: exactly where the world is known, otherwise by playing. Then
+`st.advise(log)` names its first candidate. Regret is (best candidate - advised) / (best candidate - behaviour): 0 is the best
+choice that there was, 1 is no better than going on as before. Where the best candidate is hardly better than the behaviour, the
+denominator is `LEAST` of the world's span, so that noise does not count as regret. Every line of the state file is one
+trained candidate, so a benchmark that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import stitchrl as st
+from advice_worlds import DEVELOPMENT, HELD_OUT, SPAN, Case
+from environment import describe
+from stitchrl.algorithms.base import Algorithm
+from stitchrl.algorithms.tabular_model import numbers_states
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.scaling import unit_return_scale
+from stitchrl.pipeline.candidates import job_algorithm
+
+SEEDS = 2
+LEAST = 0.01
+"""Least denominator of a regret, as a share of the world's span."""
+RESULTS = Path(__file__).parent / "results"
+
+
+def candidates(log: Dataset) -> dict[str, Algorithm]:
+    """The fixed set: each algorithm with the main job's settings, and a few values of its first knob."""
+    continuous = log.num_actions is None
+
+    def of(kind: Any, **settings: Any) -> Algorithm:
+        return dataclasses.replace(job_algorithm(kind, log.schema.gamma, continuous=continuous), **settings)
+
+    small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
+    found = {"BC": of(st.BC)} | {f"FilteredBC {top:g}": of(st.FilteredBC, top_fraction=top) for top in (0.1, 0.3)}
+    if continuous:
+        found |= {
+            f"IQL {expectile:g}, {heat:g}": of(st.IQL, expectile=expectile, inverse_temperature=heat)
+            for expectile, heat in ((0.7, 3.0), (0.9, 3.0), (0.7, 10.0), (0.9, 10.0))
+        }
+        found |= {f"TD3BC {weight:g}": of(st.TD3BC, q_weight=weight) for weight in (1.0, 2.5, 10.0)}
+        found |= {f"CQL {weight:g}": of(st.CQL, cql_weight=weight) for weight in (1.0, 5.0)}
+        fast: dict[str, Any] = {"learning_rate": 1e-3, "target_rate": 0.02}
+        found |= {f"TD3BC {weight:g}, fast": of(st.TD3BC, q_weight=weight, **fast) for weight in (2.5, 10.0)}
+        found |= {"IQL 0.7, 3, fast": of(st.IQL, **fast)}
+        return found
+    found |= {f"IQL {expectile:g}": of(st.IQL, expectile=expectile) for expectile in (0.6, 0.8, 0.95)}
+    found |= {"IQL 0.8, 3": of(st.IQL, inverse_temperature=3.0)}
+    found |= {f"CQL {weight:g}": of(st.CQL, cql_weight=weight) for weight in (0.05, 0.2, 1.0, 5.0)}
+    value = small | {"target_rate": 0.02}
+    found |= {f"BCQ {share:g}": of(st.BCQ, threshold=share, **value) for share in (0.1, 0.3, 0.6)}
+    if numbers_states(log):
+        found |= {"SPIBB": of(st.SPIBB), "VILCB": of(st.VILCB)}
+    return found | {"DQN": of(st.DQN)}
+
+
+KNOBS = ("expectile", "inverse_temperature", "cql_weight", "threshold", "q_weight", "top_fraction", "least_count")
+
+
+def named(label: str, algorithm: Algorithm, fixed: Mapping[str, Algorithm]) -> str:
+    """What an advised candidate is called: as the same one of the fixed set, else by its label and knobs."""
+    same = next((name for name, other in fixed.items() if other == algorithm), None)
+    knobs = ", ".join(f"{getattr(algorithm, knob):g}" for knob in KNOBS if hasattr(algorithm, knob))
+    return same or f"{label} {knobs} (advised)"
+
+
+def true_values(case: Case, algorithm: Algorithm, updates: int) -> list[float]:
+    """What each seed of a candidate is truly worth, trained and acting as in the main job."""
+    seeds = 1 if algorithm.closed_form else SEEDS
+    scale = unit_return_scale(case.log)
+    run = st.fit(algorithm, case.log, updates=updates, seeds=seeds, reward_scale=scale, progress=False)
+    greedy = case.log.num_actions is None or algorithm.acts == "greedy"
+    return [case.value(policy, greedy) for policy in run.policies]
+
+
+@dataclasses.dataclass
+class State:
+    """The file of what was trained: one line a candidate of a log."""
+
+    file: Path
+
+    def __post_init__(self) -> None:
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def find(self, log: str, label: str) -> dict[str, Any] | None:
+        """The line of a candidate; None where it was not trained."""
+        return next((row for row in self.rows if row["log"] == log and row["label"] == label), None)
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Append a line."""
+        self.rows.append(row)
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+
+def train(state: State, case: Case, found: Mapping[str, Algorithm], updates: int) -> dict[str, float]:
+    """Label -> true value, the mean of its seeds; trained where the state file does not have it."""
+    values = {}
+    for label, algorithm in found.items():
+        row = state.find(case.name, label)
+        if row is None:
+            begun = time.perf_counter()
+            row = {"log": case.name, "label": label, "values": true_values(case, algorithm, updates)}
+            row |= {"behavior": case.behavior, "world": case.world, "seconds": round(time.perf_counter() - begun, 1)}
+            state.add(row)
+            print(f"{case.name}: {label} {np.mean(row['values']):.4g} ({row['seconds']} s)", flush=True)
+        values[label] = float(np.mean(row["values"]))
+    return values
+
+
+ALWAYS = {"IQL": ("IQL 0.8", "IQL 0.7, 3"), "CQL": ("CQL 0.2", "CQL 5")}
+"""What "always IQL" and "always CQL" are: the main job's own, over discrete and over continuous actions."""
+
+
+def judged(state: State, case: Case, updates: int) -> dict[str, Any]:
+    """The regrets of a log: of the advised candidate, of the best of the three advised, and of always the same algorithm."""
+    fixed = candidates(case.log)
+    values = train(state, case, fixed, updates)
+    begun = time.perf_counter()
+    advised = st.advise(case.log).algorithms
+    seconds = time.perf_counter() - begun
+    labels = {named(label, each, fixed): each for label, each in advised.items()}
+    values |= train(state, case, {label: each for label, each in labels.items() if label not in fixed}, updates)
+    best = max(values, key=values.__getitem__)
+    gain = max(values[best] - case.behavior, LEAST * SPAN[case.world])
+    regret = {label: (values[best] - value) / gain for label, value in values.items()}
+    chosen = list(labels)
+    same = {name: ALWAYS[name][case.log.num_actions is None] for name in ALWAYS}
+    return {
+        "log": case.name,
+        "behavior": case.behavior,
+        "best": best,
+        "best_value": values[best],
+        "chosen": chosen,
+        "chosen_value": values[chosen[0]],
+        "advised": regret[chosen[0]],
+        "of three": min(regret[label] for label in chosen),
+        **{f"always {name}": regret[label] for name, label in same.items()},
+        "median candidate": float(np.median([regret[label] for label in fixed])),
+        "seconds": seconds,
+    }
+
+
+COLUMNS = ("advised", "of three", "always IQL", "always CQL", "median candidate")
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> list[str]:
+    """A table of regrets, with the medians and means below it."""
+    lines = [f"\n## {title}\n"]
+    lines.append("| log | behaviour | best candidate | first advised | then | " + " | ".join(COLUMNS) + " |")
+    lines.append("|---" * (5 + len(COLUMNS)) + "|")
+    for row in rows:
+        cells = [row["log"], f"{row['behavior']:.4g}", f"{row['best']}: {row['best_value']:.4g}"]
+        cells += [f"{row['chosen'][0]}: {row['chosen_value']:.4g}", ", ".join(row["chosen"][1:])]
+        lines.append("| " + " | ".join([*cells, *(f"{row[name]:.2f}" for name in COLUMNS)]) + " |")
+    for name, of in (("median", np.median), ("mean", np.mean)):
+        numbers = [f"**{of([row[column] for row in rows]):.2f}**" for column in COLUMNS]
+        lines.append(f"| {name} | | | | | " + " | ".join(numbers) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--only", default="", help="Only logs with these words in their name; writes no results.")
+    parser.add_argument("--out", type=Path, default=RESULTS / "advice.md")
+    parser.add_argument("--state", type=Path, default=RESULTS / "advice.jsonl")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    state, found = State(args.state), []
+    for group in (DEVELOPMENT, HELD_OUT):
+        rows = []
+        for name, make in group.items():
+            if args.only in name:
+                rows.append(judged(state, make(name), args.updates))
+                print(json.dumps(rows[-1]), flush=True)
+        found.append(rows)
+    if args.only:
+        return
+    development, held_out = found
+    lines = [
+        "# Is the advice right?\n",
+        describe(f"python benchmarks/advice.py --updates {args.updates}"),
+        INTRODUCTION,
+    ]
+    lines += table("Logs made after the rules were fixed", held_out) if held_out else []
+    lines += table("Logs on which the rules were found", development)
+    lines += table("All logs", [*development, *held_out])[-2:]
+    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+INTRODUCTION = f"""
+Regret is (best candidate - chosen) / (best candidate - behaviour), of true values: 0 is the best choice that there was, 1 is no
+better than the behaviour, above 1 is worse. The denominator is at least {LEAST:.0%} of the world's span. Every candidate was
+trained for the same number of updates with {SEEDS} seeds, whose mean counts; "of three" is the best of the three advised
+candidates, which is what an oracle that chooses among them would have; "median candidate" is a candidate drawn blindly."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The advice in the main job: advice.json beside the audit, and the line that a run says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stitchrl.diagnosis.advice import advise
+from stitchrl.pipeline.workspace import Workspace
+from stitchrl.storage.files import write_json
+from stitchrl.storage.run_directory import load_json
+
+__all__ = ["advised"]
+
+
+def advised(job: Workspace, audit: Mapping[str, Any]) -> str:
+    """Write advice.json where it is not there yet, and say in a line what it advises.
+
+    No later stage rests on it, so a run of an older version, which has none, goes on as it was.
+
+    Args:
+        job: the run.
+        audit: the plain content of its audit.
+    """
+    file = job.out / "advice.json"
+    if not file.exists():
+        write_json(file, advise(job.log, audit=audit).to_dict())
+    chosen = load_json(file)["algorithms"]
+    texts = [" ".join([each["label"], *(f"{k}={v}" for k, v in each["shown"].items())]) for each in chosen]
+    return f"advice: try {', then '.join(texts)}; `stitchrl advise {job.log_path}` says why"
