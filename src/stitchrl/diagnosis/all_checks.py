@@ -13,10 +13,12 @@ from stitchrl.auditing.finding import Finding
 from stitchrl.diagnosis.checks import (
     deployment,
     divergence,
+    extrapolation,
     horizon,
     learned_settings,
     seeds,
     settings,
+    uncertainty,
     updates,
     values,
 )
@@ -33,6 +35,8 @@ CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     divergence.far_from_behavior,
     divergence.actions_without_support,
     deployment.estimate_against_deployed,
+    extrapolation.claims_without_support,
+    uncertainty.critics_disagree,
 )
 """Every check of one policy, the most harmful kinds first; findings of one severity keep this order."""
 
@@ -59,6 +63,8 @@ NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "divergence": divergence.divergence_numbers,
     "deployed": deployment.deployed_numbers,
     "horizon": horizon.horizon_numbers,
+    "extrapolation": extrapolation.extrapolation_numbers,
+    "uncertainty": uncertainty.uncertainty_numbers,
 }
 """What was measured, by its name among the numbers of a diagnosis."""
 
