@@ -11,6 +11,7 @@ from typing import Any
 
 from stitchrl.auditing.finding import Finding
 from stitchrl.diagnosis.checks import (
+    attention,
     deployment,
     divergence,
     extrapolation,
@@ -37,6 +38,8 @@ CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     deployment.estimate_against_deployed,
     extrapolation.claims_without_support,
     uncertainty.critics_disagree,
+    attention.repeats_last_action,
+    attention.follows_one_column,
 )
 """Every check of one policy, the most harmful kinds first; findings of one severity keep this order."""
 
@@ -65,6 +68,8 @@ NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "horizon": horizon.horizon_numbers,
     "extrapolation": extrapolation.extrapolation_numbers,
     "uncertainty": uncertainty.uncertainty_numbers,
+    "attention": attention.attention_numbers,
+    "departures": attention.departure_numbers,
 }
 """What was measured, by its name among the numbers of a diagnosis."""
 
