@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from worlds import schema_of
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.diagnosis.subject import Member, Shared, Subject
 from stitchrl.evaluation.settings import FitSettings
+from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.reading.read import read
 
 BEHAVIOR = np.array([[0.5, 0.25, 0.25, 0.0], [0.98, 0.01, 0.01, 0.0]])
@@ -60,6 +62,40 @@ class Normals:
     def log_prob(self, obs: Any, action: Any) -> np.ndarray:
         apart = (np.asarray(action, np.float64) - self._mean(obs))[:, 0] / self.STD
         return -0.5 * apart**2 - np.log(self.STD * np.sqrt(2 * np.pi))
+
+
+class TableValue(DiscreteValue):
+    """Claimed values, and what critics disagree by, by the number of the state."""
+
+    table: jax.Array
+    apart: jax.Array
+
+    def q_all(self, obs: Any) -> jax.Array:
+        return self.table[jnp.rint(obs[:, 0]).astype(jnp.int32)]
+
+    def v(self, obs: Any, *, action_mask: Any = None) -> jax.Array:
+        return self.q_all(obs).max(axis=1)
+
+    def spread(self, obs: Any, action: Any) -> jax.Array:
+        return self.apart[jnp.rint(obs[:, 0]).astype(jnp.int32), action]
+
+
+class NumbersValue(ContinuousValue):
+    """Claims `slope` times the distance of an action from half the first column; critics disagree by 0.1 and that distance."""
+
+    slope: float
+
+    def _apart(self, obs: Any, action: Any) -> jax.Array:
+        return jnp.abs(jnp.asarray(action)[:, 0] - 0.5 * jnp.asarray(obs)[:, 0])
+
+    def q(self, obs: Any, action: Any) -> jax.Array:
+        return self.slope * self._apart(obs, action)
+
+    def v(self, obs: Any, *, action_mask: Any = None) -> jax.Array:
+        return jnp.zeros(len(obs))
+
+    def spread(self, obs: Any, action: Any) -> jax.Array:
+        return 0.1 + self._apart(obs, action)
 
 
 def two_states(

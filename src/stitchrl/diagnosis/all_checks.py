@@ -11,12 +11,15 @@ from typing import Any
 
 from stitchrl.auditing.finding import Finding
 from stitchrl.diagnosis.checks import (
+    attention,
     deployment,
     divergence,
+    extrapolation,
     horizon,
     learned_settings,
     seeds,
     settings,
+    uncertainty,
     updates,
     values,
 )
@@ -33,6 +36,10 @@ CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     divergence.far_from_behavior,
     divergence.actions_without_support,
     deployment.estimate_against_deployed,
+    extrapolation.claims_without_support,
+    uncertainty.critics_disagree,
+    attention.repeats_last_action,
+    attention.follows_one_column,
 )
 """Every check of one policy, the most harmful kinds first; findings of one severity keep this order."""
 
@@ -59,6 +66,10 @@ NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "divergence": divergence.divergence_numbers,
     "deployed": deployment.deployed_numbers,
     "horizon": horizon.horizon_numbers,
+    "extrapolation": extrapolation.extrapolation_numbers,
+    "uncertainty": uncertainty.uncertainty_numbers,
+    "attention": attention.attention_numbers,
+    "departures": attention.departure_numbers,
 }
 """What was measured, by its name among the numbers of a diagnosis."""
 

@@ -12,7 +12,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.diagnosis.support import Support
 from stitchrl.types import NumpyArray
 
-__all__ = ["ColumnDifference", "FirstDepartures", "column_name", "first_departures"]
+__all__ = ["ColumnDifference", "FirstDepartures", "column_name", "distinguishing_columns", "first_departures"]
 
 LEAST_ROWS = 20
 """Rows of each kind from which their columns are compared."""
@@ -97,11 +97,11 @@ def first_departures(log: Dataset, support: Support) -> FirstDepartures:
         len(start),
         float(np.median(steps)) if first.any() else None,
         float((steps == 1).mean()) if first.any() else 0.0,
-        _differences(log, support.rows, first, ~off & (before == 0)),
+        distinguishing_columns(log, support.rows, first, ~off & (before == 0)),
     )
 
 
-def _differences(
+def distinguishing_columns(
     log: Dataset, rows: NumpyArray, here: Bool[NumpyArray, " n"], elsewhere: Bool[NumpyArray, " n"]
 ) -> tuple[ColumnDifference, ...]:
     """The columns of the observation that differ most between two kinds of rows, by the rank-sum statistic."""

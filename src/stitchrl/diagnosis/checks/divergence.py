@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.wording import share_of
 from stitchrl.deployment.bundle import Bundle
+from stitchrl.diagnosis.departure_table import departure_table
 from stitchrl.diagnosis.first_departures import FirstDepartures, first_departures
 from stitchrl.diagnosis.knobs import nearer_to_log
 from stitchrl.diagnosis.similar_states import action_discrepancy
@@ -118,7 +119,7 @@ def actions_without_support(subject: Subject) -> Iterator[Finding]:
         "warning",
         f"{count:,} decisions",
         f"{share_of(round(share * count), count)} of the policy's decisions {lacking}; of the behaviour's own decisions "
-        f"{share_of(round(own * count), count)} do. {_sentence(subject.once(_departures))}",
+        f"{share_of(round(own * count), count)} do. {_sentence(subject.once(_departures))}{_most_frequent(subject)}",
         f"at most {max(UNSUPPORTED, 2 * own):.0%}",
         "What follows such an action is extrapolated from other states and actions, and was not seen. "
         f"{nearer_to_log(subject.member.algorithm)} Or log episodes in which these actions are tried in these states.",
@@ -184,6 +185,15 @@ def _learned_with_mask(policy: Any) -> bool:
 
 def _departures(subject: Subject) -> FirstDepartures:
     return first_departures(subject.rows, subject.once(support_of))
+
+
+def _most_frequent(subject: Subject) -> str:
+    """The most frequent departure that lacks support, as a sentence more; "" where there is none between discrete actions."""
+    behavior = subject.shared.behavior.probs if subject.rows.num_actions is not None else None
+    if behavior is None:
+        return ""
+    table = departure_table(subject.rows, subject.probs * (behavior < SUPPORT), behavior)
+    return f". Most often it takes {table[0]}" if table else ""
 
 
 def _sentence(found: FirstDepartures) -> str:

@@ -1,0 +1,163 @@
+"""Checks of what a policy looks at: the columns that it follows, the last action, and how it departs from the behaviour."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stitchrl.auditing.finding import Finding
+from stitchrl.diagnosis.departure_table import departure_table, moved_numbers
+from stitchrl.diagnosis.first_departures import distinguishing_columns
+from stitchrl.diagnosis.importance import importance_of, importance_of_behavior
+from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.support import check_acts_alone
+from stitchrl.types import NumpyArray
+
+__all__ = ["attention_numbers", "departure_numbers", "follows_one_column", "repeats_last_action"]
+
+ONE_COLUMN = 0.9
+"""Share of the importance of all columns that makes one of them nearly all that counts."""
+LEAST_COLUMNS = 3
+"""Fewer columns leave little else to look at."""
+LEAST_IMPORTANCE = 0.05
+"""Importance below which a policy looks at no column: it acts the same everywhere."""
+OF_BEHAVIOR = 0.5
+"""Share of a column for the behaviour from which it is natural that the policy follows it."""
+REPEATS = 0.9
+"""Share of decisions that repeat the last action from which it is nearly all of them."""
+CHANGES = 0.5
+"""It is natural for a policy whose behaviour repeats itself as well, unless it changes its action at most this much as often."""
+MORE_OFTEN = 0.25
+"""Difference to the behaviour's share of repeats that is far more often."""
+LEAST_ROWS = 30
+SAME = 0.1
+"""Distance, in standard deviations of the logged actions, up to which continuous actions are the same."""
+MOST_SHOWN = 10
+
+
+class Repeats(NamedTuple):
+    """How often an action is the last logged one, over the decisions that follow one and leave a choice.
+
+    Attributes:
+        rows: how many decisions these are.
+        policy, behavior: the share of repeats of the policy, and of what was logged.
+    """
+
+    rows: int
+    policy: float
+    behavior: float
+
+
+def repeats_of(subject: Subject) -> Repeats:
+    """How often the policy takes the last logged action, and how often the log itself does."""
+    check_acts_alone(subject)
+    log = subject.rows
+    now = np.flatnonzero(log.continues) + 1
+    if subject.mask is not None:
+        now = now[subject.mask[now].sum(1) > 1]
+    if len(now) == 0:
+        return Repeats(0, 0.0, 0.0)
+    before = log.action[now - 1]
+    if log.num_actions is not None:
+        policy = np.take_along_axis(subject.probs[now], before[:, None].astype(np.int64), 1)[:, 0]
+        return Repeats(len(now), float(policy.mean(dtype=np.float64)), float((log.action[now] == before).mean()))
+    return Repeats(len(now), _same(log.action, subject.drawn[now], before), _same(log.action, log.action[now], before))
+
+
+def repeats_last_action(subject: Subject) -> Iterator[Finding]:
+    """The policy takes the last action again, where the behaviour chooses."""
+    found = subject.once(repeats_of)
+    if found.rows < LEAST_ROWS:
+        return
+    nearly_all = found.policy > REPEATS and 1 - found.policy <= CHANGES * (1 - found.behavior)
+    if not nearly_all and found.policy <= found.behavior + MORE_OFTEN:
+        return
+    yield Finding(
+        "repeats-last-action",
+        "warning",
+        f"{found.rows:,} decisions that follow another one",
+        f"the policy takes the last logged action again in {found.policy:.1%} of them, and the behaviour does in "
+        f"{found.behavior:.1%}",
+        "about as many repeats as the behaviour has",
+        "It copies what was done and does not look at the state. Leave columns that tell the last action (a running dose, a "
+        "device setting) out of the observation, or compare with a policy that is trained without them.",
+    )
+
+
+def follows_one_column(subject: Subject) -> Iterator[Finding]:
+    """One column carries nearly all that the policy's actions depend on, which the behaviour's do not."""
+    found = subject.once(importance_of)
+    top = int(found.values.argmax())
+    if len(found.names) < LEAST_COLUMNS or found.values[top] < LEAST_IMPORTANCE or found.shares[top] < ONE_COLUMN:
+        return
+    with contextlib.suppress(NotLookedAtError):
+        if importance_of_behavior(subject).shares[top] >= OF_BEHAVIOR:
+            return
+    yield Finding(
+        "follows-one-column",
+        "warning",
+        found.names[top],
+        f"{found.shares[top]:.0%} of what the policy's actions depend on is {found.names[top]}: shuffled over the rows it "
+        f"changes {_change(subject, float(found.values[top]))}, and the next of {len(found.names):,} columns "
+        f"{_change(subject, float(np.delete(found.values, top).max()))}",
+        "actions that depend on several columns, as the behaviour's do",
+        "See whether this column tells what was done or what will happen (the audit's findings on leaks), whether it is scaled "
+        "like the others, and whether a policy trained without it does as well.",
+    )
+
+
+def attention_numbers(subject: Subject) -> dict[str, Any]:
+    """The most important columns and the repeats as plain numbers."""
+    repeats = subject.once(repeats_of)
+    found: dict[str, Any] = {"repeats": repeats._asdict()}
+    try:
+        importance = subject.once(importance_of)
+    except NotLookedAtError as why:
+        return found | {"importance_missing": str(why)}
+    behavior = None
+    with contextlib.suppress(NotLookedAtError):
+        behavior = importance_of_behavior(subject).values if subject.shared.behavior.fitted else None
+    order = np.argsort(-importance.values, kind="stable")[:MOST_SHOWN]
+    found["columns"] = [
+        {
+            "name": importance.names[j],
+            "importance": float(importance.values[j]),
+            "share": float(importance.shares[j]),
+            "behavior": None if behavior is None else float(behavior[j]),
+        }
+        for j in order
+    ]
+    return found
+
+
+def departure_numbers(subject: Subject) -> dict[str, Any]:
+    """How and where the policy departs from the behaviour, as plain numbers."""
+    check_acts_alone(subject)
+    log = subject.rows
+    if log.num_actions is None:
+        return {"numbers": moved_numbers(log, subject.drawn.astype(np.float64))}
+    behavior = subject.shared.behavior.probs
+    if behavior is None:
+        raise NotLookedAtError("Nothing says how probable the behaviour's other actions were.")
+    usual = np.take_along_axis(subject.probs, behavior.argmax(1)[:, None], 1)[:, 0]
+    where = distinguishing_columns(log, np.arange(len(usual)), usual < 0.5, usual >= 0.5)
+    return {
+        "share": float(1 - usual.mean(dtype=np.float64)),
+        "table": [departure._asdict() for departure in departure_table(log, subject.probs, behavior)],
+        "where": [column._asdict() for column in where],
+    }
+
+
+def _same(logged: NumpyArray, action: NumpyArray, before: NumpyArray) -> float:
+    spread = logged.astype(np.float64).std(0)
+    apart = (action - before) / np.where(spread > 0, spread, 1.0)
+    return float((np.linalg.norm(apart, axis=1) / np.sqrt(apart.shape[1]) <= SAME).mean())
+
+
+def _change(subject: Subject, value: float) -> str:
+    if subject.rows.num_actions is not None:
+        return f"{value:.0%} of its choices"
+    return f"its actions by {value:.2g} standard deviations"

@@ -1,0 +1,131 @@
+"""Permutation importance of observation columns: by how much a policy acts otherwise when a column is shuffled over the rows.
+
+    (1)  discrete actions     mean over rows of the total variation  (1/2) sum_a |pi(a|s) - pi(a|s')|
+    (2)  continuous actions   mean over rows of the distance of the actions, in standard deviations of the logged ones and
+                              divided by the root of how many numbers an action has
+
+s' is s with the values that the column has in another row. Columns of one category ("sex=f", "sex=m") are shuffled together.
+Columns that say the same share their importance, so that each of them may seem to matter less than it does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.deployment.bundle import Bundle
+from stitchrl.diagnosis.first_departures import column_name
+from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.support import check_acts_alone
+from stitchrl.errors import EvaluationError
+from stitchrl.evaluation.logged_policy import LoggedPolicy
+from stitchrl.evaluation.probabilities import policy_probabilities
+from stitchrl.types import NumpyArray
+
+__all__ = ["Importance", "importance_of", "importance_of_behavior"]
+
+MOST_ROWS = 1024
+"""Rows on which a policy is asked again for every column."""
+LEAST_ROWS = 64
+PASSES = 16
+"""A policy that passes its network more often than this for one action is asked about fewer rows, by as much."""
+MOST_COLUMNS = 256
+"""Columns that are looked at, at most: the first ones."""
+
+
+class Importance(NamedTuple):
+    """The importance of each column, or of each group of columns that tell one category.
+
+    Attributes:
+        names: of the columns.
+        values: equation (1) or (2).
+    """
+
+    names: tuple[str, ...]
+    values: Float[NumpyArray, " columns"]
+
+    @property
+    def shares(self) -> Float[NumpyArray, " columns"]:
+        """What each has of the sum; 0 where no column matters."""
+        return self.values / max(float(self.values.sum()), 1e-12)
+
+
+def importance_of(subject: Subject) -> Importance:
+    """The importance of the columns for the policy. Raises `NotLookedAtError` where it cannot be asked."""
+    check_acts_alone(subject)
+    if isinstance(subject.member.policy, LoggedPolicy):
+        raise NotLookedAtError(
+            "The policy is known at the rows of the log alone, so nothing says which columns it looks at."
+        )
+    return _importance(subject.member.policy, subject.rows, subject.member.name)
+
+
+def importance_of_behavior(subject: Subject) -> Importance:
+    """The importance of the columns for a model of the behaviour, fitted where it was not yet."""
+    return _importance(subject.shared.behavior_model, subject.rows, "the behaviour")
+
+
+def _importance(policy: Any, log: Dataset, name: str) -> Importance:
+    if log.observation_table.ndim != 2:
+        raise NotLookedAtError("The observations are images, which have no columns whose importance could be told.")
+    policy = policy.unguarded() if isinstance(policy, Bundle) else policy
+    passes = int(getattr(getattr(policy, "policy", policy), "passes_per_action", 1))
+    count = min(log.num_transitions, max(MOST_ROWS * PASSES // max(passes, PASSES), LEAST_ROWS))
+    rows = np.unique(np.linspace(0, log.num_transitions - 1, count).astype(np.int64))
+    asked = _Asked(policy, log, rows)
+    obs = log.observation_table[log.observation_index[rows]]
+    names, groups = _groups(log)
+    rng = np.random.default_rng(0)
+    try:
+        before, found = asked.answers(obs), []
+        for columns in groups:
+            if (obs[:, columns] == obs[:1, columns]).all():
+                found.append(0.0)
+                continue
+            shuffled = obs.copy()
+            shuffled[:, columns] = obs[rng.permutation(len(obs))][:, columns]
+            found.append(asked.apart(before, asked.answers(shuffled)))
+    except EvaluationError as why:
+        raise NotLookedAtError(f"{name} cannot be asked about other observations than the logged ones: {why}") from None
+    return Importance(names, np.array(found))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """A policy with the rows that it is asked about."""
+
+    policy: Any
+    log: Dataset
+    rows: NumpyArray
+
+    def answers(self, obs: NumpyArray) -> NumpyArray:
+        """(n, A) probabilities, or (n, D) actions in which chance is the same whatever the observation."""
+        mask = self.log.action_mask
+        if self.log.num_actions is not None:
+            return policy_probabilities(self.policy, obs, None if mask is None else mask[self.rows])
+        if hasattr(self.policy, "mode"):
+            return np.asarray(self.policy.mode(obs), np.float64)
+        return np.asarray(self.policy.sample(obs, key=jax.random.key(0)), np.float64)
+
+    def apart(self, before: NumpyArray, after: NumpyArray) -> float:
+        """Equation (1) or (2)."""
+        if self.log.num_actions is not None:
+            return float(np.abs(before - after).sum(1).mean() / 2)
+        spread = self.log.action.astype(np.float64).std(0)
+        moved = (after - before) / np.where(spread > 0, spread, 1.0)
+        return float(np.linalg.norm(moved, axis=1).mean() / np.sqrt(moved.shape[1]))
+
+
+def _groups(log: Dataset) -> tuple[tuple[str, ...], Sequence[list[int]]]:
+    """The names of what is shuffled, and the columns that are shuffled together."""
+    found: dict[str, list[int]] = {}
+    for j in range(min(log.observation_table.shape[1], MOST_COLUMNS)):
+        name = column_name(log, j)
+        found.setdefault(name.split("=")[0] if "=" in name else name, []).append(j)
+    return tuple(found), list(found.values())
