@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
+from stitchrl.reporting.diagnosis import columns_and_departures
 from stitchrl.reporting.findings_terminal import STYLES, findings_table
 
 __all__ = ["print_diagnosis", "render_diagnosis"]
@@ -35,6 +36,16 @@ def render_diagnosis(diagnosis: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head, Text(diagnosis["meaning"])]
     if diagnosis["findings"]:
         parts += [Rule(style="dim"), findings_table(diagnosis["findings"])]
+    looks_at = columns_and_departures(diagnosis)
+    if looks_at["columns"]:
+        parts.append(
+            Text("It looks at: " + ", ".join(f"{name} ({share})" for name, _, share in looks_at["columns"]), "dim")
+        )
+    if looks_at["departures"]:
+        commonest = ", ".join(f"{usual} -> {taken} ({share})" for usual, taken, share, _ in looks_at["departures"][:3])
+        parts.append(
+            Text(f"It departs from the behaviour in {looks_at['share']} of the decisions: {commonest}.", "dim")
+        )
     if diagnosis["skipped"]:
         parts.append(Text("Not looked at: " + " ".join(dict.fromkeys(diagnosis["skipped"].values())), "dim"))
     return Group(*parts)
