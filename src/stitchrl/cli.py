@@ -15,7 +15,7 @@ import typer
 import stitchrl
 from stitchrl.command_line.advising import advise
 from stitchrl.command_line.diagnosing import diagnose
-from stitchrl.command_line.main_job import NOT_USABLE, candidates, main_job, print_json, write_json
+from stitchrl.command_line.main_job import ADVISED, NOT_USABLE, candidates, main_job, print_json, write_json
 from stitchrl.command_line.options import (
     FRACTIONS,
     STAGES,
@@ -108,7 +108,8 @@ def demo(
     from stitchrl.mdp.icu_sepsis import ExactValues
     from stitchrl.pipeline.demo import write_demo_log
 
-    candidates(context, algorithms, assignments, 1.0, numbered_states=True)  # before anything is written
+    if algorithms != ADVISED:
+        candidates(context, algorithms, assignments, 1.0, numbered_states=True)  # before anything is written
     log = write_demo_log(out, propensities=propensities)
     if not quiet and not json:
         print(f"log: {log} (schema: {log.with_suffix('.toml').name})")

@@ -220,18 +220,42 @@ def test_advice_is_whole_and_refuses_what_does_not_fit() -> None:
             st.advise(log, **({"audit": content_of(log)} | arguments))  # type: ignore[arg-type]
 
 
-def test_the_command(stitchrl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A log in a file, of which commands know the audit without its checks, which are tested elsewhere."""
     log = a_log(episodes=30)
     st.convert(log, tmp_path / "log.parquet")
-    monkeypatch.setattr(
-        "stitchrl.diagnosis.advice.audit_of", lambda log: type("A", (), {"to_dict": lambda _: content_of(log)})()
-    )
-    done = stitchrl("advise", tmp_path / "log.parquet", "--dangerous", "yes", "--out", tmp_path / "a.json")
+
+    class Known:
+        def to_dict(self) -> dict[str, Any]:
+            return content_of(log)
+
+    for module in ("diagnosis.advice.audit_of", "pipeline.workspace.audit"):
+        monkeypatch.setattr(f"stitchrl.{module}", lambda log: Known())
+    return tmp_path / "log.parquet"
+
+
+def test_the_command(stitchrl: Command, written: Path, tmp_path: Path) -> None:
+    done = stitchrl("advise", written, "--dangerous", "yes", "--out", tmp_path / "a.json")
     assert done.status == 0
     assert done.out.startswith("advice: offline learning is needed; the log is usable; try IQL")
-    assert f"\nstitchrl run {tmp_path / 'log.parquet'} --out runs/log --algorithms IQL," in done.out
-    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(
-        stitchrl("advise", tmp_path / "log.parquet", "--dangerous", "yes", "--json").out
-    )
-    refused = stitchrl("advise", tmp_path / "log.parquet", "--costly", "very")
+    assert f"\nstitchrl run {written} --out runs/log --algorithms IQL," in done.out
+    printed = stitchrl("advise", written, "--dangerous", "yes", "--json").out
+    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(printed)
+    refused = stitchrl("advise", written, "--costly", "very")
     assert (refused.status, refused.err) == (2, "error: `--costly` must be yes, no or unknown; got 'very'.\n")
+
+
+def test_a_run_takes_the_advised_candidates(stitchrl: Command, written: Path, tmp_path: Path) -> None:
+    words = ["run", written, "--out", tmp_path / "run", "--algorithms", "advised", "--until", "audit"]
+    done = stitchrl(*words, "--set", "CQL.cql_weight=2")
+    assert done.status == 0
+    assert "advice: try IQL expectile=0.6 inverse_temperature=10.0, then CQL cql_weight=1.0" in done.out
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    settings = {entry["label"]: entry["settings"] for entry in run["candidates"]}
+    assert list(settings) == ["IQL", "CQL", "FilteredBC"]
+    assert (settings["IQL"]["expectile"], settings["CQL"]["cql_weight"]) == (0.6, 2.0)
+    advice = (tmp_path / "run" / "advice.json").read_text()
+    assert stitchrl(*words, "--set", "CQL.cql_weight=2").status == 0  # it continues
+    assert (tmp_path / "run" / "advice.json").read_text() == advice
+    assert stitchrl("train", written, "--out", tmp_path / "t", "--algorithm", "advised").status == 2

@@ -23,12 +23,14 @@ from stitchrl.pipeline.settings import PipelineSettings
 
 if TYPE_CHECKING:
     from stitchrl.algorithms.base import Algorithm
-    from stitchrl.pipeline.workspace import Truth
+    from stitchrl.pipeline.workspace import Truth, Workspace
 
-__all__ = ["EXIT_BY_DECISION", "NOT_USABLE", "candidates", "main_job", "print_json", "write_json"]
+__all__ = ["ADVISED", "EXIT_BY_DECISION", "NOT_USABLE", "candidates", "main_job", "print_json", "write_json"]
 
 EXIT_BY_DECISION = {"GO": 0, "NO-GO": 3, "CANNOT TELL": 4}
 NOT_USABLE = 5
+ADVISED = "advised"
+"""In place of the names of candidates: those that `stitchrl advise` names for the log."""
 
 
 def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = None) -> None:
@@ -67,15 +69,18 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
     from stitchrl.algorithms.tabular_model import numbers_states
 
     continuous = job.log.num_actions is None
-    job.algorithms = candidates(
-        context,
-        given["algorithms"],
-        given["assignments"],
-        job.log.schema.gamma,
-        numbered_states=not continuous and numbers_states(job.log),
-        continuous=continuous,
-        episodes=job.log.num_episodes,
-    )
+    if given["algorithms"] == ADVISED:
+        job.algorithms = _advised(context, job, given["assignments"])
+    else:
+        job.algorithms = candidates(
+            context,
+            given["algorithms"],
+            given["assignments"],
+            job.log.schema.gamma,
+            numbered_states=not continuous and numbers_states(job.log),
+            continuous=continuous,
+            episodes=job.log.num_episodes,
+        )
     if (baseline := given.get("baseline")) is not None:
         from stitchrl.pipeline.baseline import Baseline
 
@@ -89,6 +94,17 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
         raise typer.Exit(NOT_USABLE)
     if gate and found.verdict is not None:
         raise typer.Exit(EXIT_BY_DECISION[found.verdict.decision])
+
+
+def _advised(context: Context, job: Workspace, assignments: Sequence[str] | None) -> dict[str, Algorithm] | None:
+    """The candidates that are advised for the log of a run, with settings changed as `--set` says."""
+    from stitchrl.pipeline.advising import advised_algorithms
+    from stitchrl.pipeline.assignments import with_assignments
+
+    if context.obj is not None:
+        raise ConfigurationError("Candidates stand in the configuration file and on the command line; give them once.")
+    found = advised_algorithms(job)
+    return found if found is None else with_assignments(found, assignments or ())
 
 
 def candidates(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stitchrl.algorithms.base import Algorithm
 from stitchrl.diagnosis.advice import advise
 from stitchrl.pipeline.workspace import Workspace
 from stitchrl.storage.files import write_json
 from stitchrl.storage.run_directory import load_json
 
-__all__ = ["advised"]
+__all__ = ["advised", "advised_algorithms"]
 
 
 def advised(job: Workspace, audit: Mapping[str, Any]) -> str:
@@ -28,3 +29,9 @@ def advised(job: Workspace, audit: Mapping[str, Any]) -> str:
     chosen = load_json(file)["algorithms"]
     texts = [" ".join([each["label"], *(f"{k}={v}" for k, v in each["shown"].items())]) for each in chosen]
     return f"advice: try {', then '.join(texts)}; `stitchrl advise {job.log_path}` says why"
+
+
+def advised_algorithms(job: Workspace) -> dict[str, Algorithm] | None:
+    """Label -> algorithm, as advised for the log of a run; None, which is the main job's own, where none is advised because the
+    log is not usable. The audit stage then does not audit the log again."""
+    return advise(job.log, audit=job.audited).algorithms or None

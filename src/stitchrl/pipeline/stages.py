@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.auditing.audit import audit
 from stitchrl.auditing.history import HistoryCheck
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.episode_memory import EpisodeMemory
@@ -55,7 +54,7 @@ FORCED = (
 
 def audit_stage(job: Workspace) -> None:
     """audit.json: what is in the log and what is wrong with it."""
-    found = job.stage("audit.json", lambda: audit(job.log).to_dict())
+    found = job.stage("audit.json", lambda: job.audited)
     numbers = found["numbers"]
     job.say(
         "audit",

@@ -15,6 +15,7 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.tabular_model import numbers_states
+from stitchrl.auditing.audit import audit
 from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import unit_return_scale
@@ -239,6 +240,11 @@ class Workspace:
                 (self.out / later).unlink(missing_ok=True)
             write_json(file, content)
         return load_json(file)
+
+    @cached_property
+    def audited(self) -> dict[str, Any]:
+        """The plain content of an audit of the log, made when it is first asked for."""
+        return audit(self.log).to_dict()
 
     # --- what stages share ---------------------------------------------------------------------------------------
 
