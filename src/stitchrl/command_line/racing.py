@@ -36,6 +36,7 @@ from stitchrl.command_line.options import (
     Version,
 )
 from stitchrl.errors import ConfigurationError
+from stitchrl.pipeline.race_settings import RaceSettings
 from stitchrl.pipeline.settings import PipelineSettings
 
 if TYPE_CHECKING:
@@ -44,11 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["race"]
 
+
 # JAX and NumPy are imported inside the command: `stitchrl --help` must not wait for them.
-BUDGET, ETA = 30_000, 3
-"""Those of `RaceSettings`, which must not be imported here."""
-
-
 def race(
     context: Context,
     log: Log,
@@ -58,8 +56,10 @@ def race(
     config: Config = None,
     budget: Annotated[
         int, typer.Option("--budget", help="Gradient updates of all candidates together; never more are made.")
-    ] = BUDGET,
-    eta: Annotated[int, typer.Option("--eta", help="One of so many candidates goes on to the next round.")] = ETA,
+    ] = RaceSettings.budget,
+    eta: Annotated[
+        int, typer.Option("--eta", help="One of so many candidates goes on to the next round.")
+    ] = RaceSettings.eta,
     algorithms: Algorithms = None,
     assignments: Assignments = None,
     grid: Annotated[
@@ -86,8 +86,8 @@ def race(
 ) -> None:
     """Find an algorithm and its most important setting under a budget of updates: all learn a little, the better third goes on.
 
-    Candidates are ranked on the validation part. The test part is not looked at: the command that is printed at the end judges the
-    winner, OUT/policy, on it. Exit status 5 where the audit calls the log not usable.
+    Candidates are ranked on the validation part. The test part is not looked at: the command that is printed at the end judges
+    the winner, OUT/policy, on it. Exit status 5 where the audit calls the log not usable.
     """
     wanted = _grid(grid or ())
     data = stitchrl.read(log, schema, format=format)
@@ -140,11 +140,13 @@ def race(
         won = content["winner"]
         print(f"{won['title']}: {out / 'policy'}")
         return
-    print(f"{winner_in_words(content)}\n\nThe winner is a bundle: {out / 'policy'}. To judge it on the test part:\n  {command}")
+    print(
+        f"{winner_in_words(content)}\n\nThe winner is a bundle: {out / 'policy'}. To judge it on the test part:\n  {command}"
+    )
 
 
 def _grid(texts: Sequence[str]) -> dict[str, list[str]]:
-    """"LABEL.setting" -> values, from texts LABEL.setting=values."""
+    """The values of each LABEL.setting, from texts LABEL.setting=values."""
     found: dict[str, list[str]] = {}
     for text in texts:
         target, equals, values = text.partition("=")
@@ -167,7 +169,7 @@ def _evaluation(
 
     words = ["stitchrl", "evaluate", str(out)]
     far = [] if horizon is None else ["--horizon", str(horizon)]
-    learned_from = stitchrl.load_policy(out / "policy").learned_from
+    learned_from = getattr(stitchrl.load_policy(out / "policy"), "learned_from", None)
     if learned_from is not None and overlap_of(learned_from, log).removable:
         given = {"--schema": schema, "--format": format}
         options = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]

@@ -1,15 +1,14 @@
-"""What a race is told: its numbers, its candidates, and how its budget is divided among rounds."""
+"""The numbers of a race, and how its budget is divided among rounds."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 
-from stitchrl.algorithms.base import Algorithm
 from stitchrl.errors import ConfigurationError
 from stitchrl.pipeline.settings import PipelineSettings
 
-__all__ = ["FINALISTS", "Entrant", "RaceSettings", "check_budget", "round_sizes", "updates_each"]
+__all__ = ["FINALISTS", "RaceSettings", "check_budget", "round_sizes", "updates_each"]
 
 FINALISTS = 3
 """A round with so many candidates or fewer is the last one."""
@@ -63,31 +62,6 @@ class RaceSettings:
         object.__setattr__(self, "fractions", PipelineSettings(**shared).fractions)
 
 
-@dataclasses.dataclass(frozen=True)
-class Entrant:
-    """A candidate of a race: an algorithm with one value of its knob, and a seed.
-
-    Attributes:
-        label: of the algorithm, such as "IQL-2".
-        algorithm: with its settings.
-        knob: the setting that the race varies; "" where it varies none.
-        seed: it is trained with.
-        seeded: whether there are others that differ in the seed alone, so that its title names the seed.
-    """
-
-    label: str
-    algorithm: Algorithm
-    knob: str
-    seed: int
-    seeded: bool = False
-
-    @property
-    def title(self) -> str:
-        """As shown in tables, such as "IQL expectile 0.8"; no two candidates of a race share it."""
-        words = [self.label, *([f"{self.knob} {getattr(self.algorithm, self.knob):g}"] if self.knob else [])]
-        return " ".join([*words, *([f"seed {self.seed}"] if self.seeded else [])])
-
-
 def round_sizes(candidates: int, eta: int) -> list[int]:
     """How many candidates each round has: one of `eta` goes on, until at most `FINALISTS` are left for the last round."""
     sizes = [candidates]
@@ -105,6 +79,6 @@ def check_budget(budget: int, rounds: int, learners: int) -> None:
     """Raise ConfigurationError where a candidate of the first round would not make a single update."""
     if learners and budget < rounds * learners:
         raise ConfigurationError(
-            f"`budget` must be at least {rounds * learners:,} updates, one for each of {learners} candidates where {rounds} rounds "
-            f"share them evenly; got {budget:,}. Raise it, or name fewer algorithms."
+            f"`budget` must be at least {rounds * learners:,} updates, one for each of {learners} candidates where {rounds} "
+            f"rounds share them evenly; got {budget:,}. Raise it, or name fewer algorithms."
         )

@@ -54,7 +54,8 @@ def winner_in_words(race: Content) -> str:
             "other algorithms or more episodes may change that."
         )
     lucky = (
-        f"it was chosen for it among {judged} candidates, on the same {episodes['validation']:,} episodes, so that part of it is luck"
+        f"it was chosen for it among {judged} candidates, on the same {episodes['validation']:,} episodes, so that part of "
+        "it is luck"
         if judged > 1
         else f"it rests on {episodes['validation']:,} episodes"
     )

@@ -239,8 +239,8 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
         config = upgraded(json.loads((where / CONFIG).read_text(encoding="utf-8")))
         if "members" in config:
             raise CheckpointError(
-                f"The folder {str(where)!r} holds candidates of a race while they learn, which are no run of their own. The policy "
-                "that won is in the folder `policy` of the race: load it with `st.load_policy`."
+                f"The folder {str(where)!r} holds candidates of a race while they learn, which are no run of their own. The "
+                "policy that won is in the folder `policy` of the race: load it with `st.load_policy`."
             )
         scaling = Scaling.from_dict(config["scaling"])
         kind: Any = algorithms[config["algorithm"]]

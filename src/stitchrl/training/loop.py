@@ -323,8 +323,8 @@ def _begin(
     """(state, history, updates done, why it stopped, who diverged) of the checkpoint, of `begin`, or of fresh members."""
     if checkpoint is None or not checkpoint.exists():
         if begin is not None:
-            columns = begin.history.columns()
-            history = History.of(columns.pop("update"), columns.pop("member"), columns)  # a copy, to which rows are added
+            columns = begin.history.columns()  # copied, since rows are added to them
+            history = History.of(columns.pop("update"), columns.pop("member"), columns)
             return begin.state, history, begin.updates, "", dict(begin.diverged)
         return initial_state(algorithms, spec, seeds, given), History(), 0, "", {}
     like = initial_state(algorithms, spec, seeds, given, shapes_only=True)
