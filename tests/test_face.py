@@ -14,7 +14,8 @@ import pytest
 import stitchrl as st
 
 VERBS = (
-    "audit", "convert", "demo_log", "evaluate", "fit", "fit_grid", "load", "load_policy", "race", "read", "report", "rollout", "run",
+    "audit", "convert", "demo_log", "evaluate", "fit", "fit_grid", "load", "load_policy", "race", "read", "report",
+    "rollout", "run",
 )  # fmt: skip
 NOUNS = (
     "Algorithm", "Audit", "Bundle", "Dataset", "EarlyStop", "Episode", "EpisodeSampling", "Estimate", "Evaluation",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +29,7 @@ from stitchrl.pipeline.race_training import Group, groups_of
 from stitchrl.training import program
 
 SMALL: dict[str, Any] = {"budget": 431, "evaluation_updates": 20, "batch_size": 64, "fractions": (0.4, 0.3, 0.3)}
-WORDS = "--budget 431 --evaluation-updates 20 --batch-size 64 --fractions 0.4,0.3,0.3".split()
+WORDS = ["--budget", "431", "--evaluation-updates", "20", "--batch-size", "64", "--fractions", "0.4,0.3,0.3"]
 GRID: dict[str, Any] = {"IQL.expectile": [0.6, 0.9], "wild.learning_rate": [1e30]}
 
 
@@ -54,8 +53,8 @@ def log(stays: Path) -> st.Dataset:
 
 
 @pytest.fixture(scope="module")
-def raced(log: st.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Race]:
-    yield st.race(log, algorithms=algorithms(), grid=GRID, out=tmp_path_factory.mktemp("race") / "race", **SMALL)
+def raced(log: st.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Race:
+    return st.race(log, algorithms=algorithms(), grid=GRID, out=tmp_path_factory.mktemp("race") / "race", **SMALL)
 
 
 def content(race: Race) -> dict[str, Any]:

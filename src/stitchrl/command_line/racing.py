@@ -91,6 +91,15 @@ def race(
     """
     wanted = _grid(grid or ())
     data = stitchrl.read(log, schema, format=format)
+    continuous = data.num_actions is None
+    named = candidates(
+        context, algorithms, assignments, data.schema.gamma, continuous=continuous, episodes=data.num_episodes
+    )
+    if named is not None and algorithms is None and context.obj is None:  # `--set` alone: the usual candidates
+        named = {label: one for label, one in named.items() if not one.caution}
+    from stitchrl.pipeline.race import race_entrants
+
+    race_entrants(data, named, wanted)  # refused before the audit, which may take long
     audited = stitchrl.audit(data)
     if audited.verdict == "not usable" and not force:
         print(
@@ -106,12 +115,6 @@ def race(
         if shown:
             print(f"{round_table(found.to_dict())}\n", flush=True)
 
-    continuous = data.num_actions is None
-    named = candidates(
-        context, algorithms, assignments, data.schema.gamma, continuous=continuous, episodes=data.num_episodes
-    )
-    if named is not None and algorithms is None and context.obj is None:  # `--set` alone: the usual candidates
-        named = {label: one for label, one in named.items() if not one.caution}
     found = stitchrl.race(
         data,
         algorithms=named,

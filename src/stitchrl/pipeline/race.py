@@ -39,7 +39,7 @@ from stitchrl.storage.files import write_json
 from stitchrl.storage.run_directory import claim, load_json
 from stitchrl.training.divergence import DivergenceError
 
-__all__ = ["race"]
+__all__ = ["race", "race_entrants"]
 
 RESULT = "result.json"
 
@@ -93,6 +93,49 @@ def race(
     return _Racing(log, settings, algorithms, grid or {}, folder, on_round, progress).run()
 
 
+def race_entrants(
+    log: Dataset,
+    algorithms: Sequence[Algorithm] | Mapping[str, Algorithm] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int = 1,
+) -> list[Entrant]:
+    """The candidates of a race, checked; arguments as of `race`.
+
+    Raises:
+        ConfigurationError: the log, or one of the candidates, is not such as can race.
+    """
+    if log.observation_table.ndim != 2:
+        raise ConfigurationError(
+            f"A race needs observations that are vectors; this log's are images of shape {log.observation_shape}. "
+            "`st.fit` learns from it."
+        )
+    continuous = log.num_actions is None
+    kind = "continuous" if continuous else "discrete"
+    if algorithms is None:
+        counted = not continuous and numbers_states(log)
+        defaults = default_algorithms(
+            log.schema.gamma, numbered_states=counted, continuous=continuous, episodes=log.num_episodes
+        )
+        candidates = labelled([algorithm for algorithm in defaults if not algorithm.caution])
+    else:
+        candidates = labelled(algorithms)
+    for label, algorithm in candidates.items():
+        if kind not in algorithm.actions:
+            raise ConfigurationError(
+                f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}. Leave it out."
+            )
+        if algorithm.caution:
+            raise ConfigurationError(
+                f"{label} is only a warning example, which must not win a race; `stitchrl run` shows it. Leave it out."
+            )
+        if algorithm.has_memory:
+            raise ConfigurationError(
+                f"{label} gives a policy that remembers its episode, which a race cannot rank by fitted values. Leave it "
+                "out; `stitchrl train` trains it."
+            )
+    return entrants_of(candidates, grid or {}, continuous=continuous, seeds=seeds)
+
+
 @dataclasses.dataclass(eq=False)
 class _Racing:
     """A race while it runs."""
@@ -107,7 +150,7 @@ class _Racing:
 
     def run(self) -> Race:
         """All rounds, and the winner."""
-        entrants = self._entrants()
+        entrants = race_entrants(self.log, self.algorithms, self.grid, self.settings.seeds)
         sizes = round_sizes(len(entrants), self.settings.eta)
         groups = groups_of(entrants)
         check_budget(self.settings.budget, len(sizes), sum(group.learners for group in groups))
@@ -223,39 +266,6 @@ class _Racing:
         train, validation, test = self.parts
         units = [Units(part.num_episodes, part.group).count for part in (validation, test)]
         return Jury(train, validation, validation_units=units[0], test_units=units[1], settings=self.settings)
-
-    def _entrants(self) -> list[Entrant]:
-        """The candidates, checked. Raises ConfigurationError where the log or one of them cannot race."""
-        if self.log.observation_table.ndim != 2:
-            raise ConfigurationError(
-                f"A race needs observations that are vectors; this log's are images of shape {self.log.observation_shape}. "
-                "`st.fit` learns from it."
-            )
-        continuous = self.log.num_actions is None
-        kind = "continuous" if continuous else "discrete"
-        if self.algorithms is None:
-            counted = not continuous and numbers_states(self.log)
-            defaults = default_algorithms(
-                self.log.schema.gamma, numbered_states=counted, continuous=continuous, episodes=self.log.num_episodes
-            )
-            candidates = labelled([algorithm for algorithm in defaults if not algorithm.caution])
-        else:
-            candidates = labelled(self.algorithms)
-        for label, algorithm in candidates.items():
-            if kind not in algorithm.actions:
-                raise ConfigurationError(
-                    f"{label} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}. Leave it out."
-                )
-            if algorithm.caution:
-                raise ConfigurationError(
-                    f"{label} is only a warning example, which must not win a race; `stitchrl run` shows it. Leave it out."
-                )
-            if algorithm.has_memory:
-                raise ConfigurationError(
-                    f"{label} gives a policy that remembers its episode, which a race cannot rank by fitted values. Leave it "
-                    "out; `stitchrl train` trains it."
-                )
-        return entrants_of(candidates, self.grid, continuous=continuous, seeds=self.settings.seeds)
 
     def _check_size(self, candidates: int) -> None:
         """Raise EvaluationError where the policies of the first round do not fit into memory on the validation part."""
