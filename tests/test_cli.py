@@ -214,7 +214,7 @@ def test_other_bad_commands(log: Path, tmp_path: Path, stitchrl: Command) -> Non
         ("evalute LOG", "There is no command evalute; did you mean evaluate?"),
         (
             "xyz LOG",
-            "There is no command xyz; there are demo, run, audit, schema, convert, collect, train, race, evaluate, diagnose, pre",
+            "There is no command xyz; there are demo, run, audit, schema, convert, collect, train, race, evaluate, diagnose",
         ),
         ("run --out X", "`stitchrl run` needs LOG, which was not given; see `stitchrl run --help`."),
         ("run LOG", "`stitchrl run` needs --out, which was not given; see `stitchrl run --help`."),
