@@ -214,7 +214,7 @@ def test_other_bad_commands(log: Path, tmp_path: Path, stitchrl: Command) -> Non
         ("evalute LOG", "There is no command evalute; did you mean evaluate?"),
         (
             "xyz LOG",
-            "There is no command xyz; there are demo, run, audit, schema, convert, collect, train, evaluate, diagnose, predict",
+            "There is no command xyz; there are demo, run, audit, schema, convert, collect, train, race, evaluate, diagnose",
         ),
         ("run --out X", "`stitchrl run` needs LOG, which was not given; see `stitchrl run --help`."),
         ("run LOG", "`stitchrl run` needs --out, which was not given; see `stitchrl run --help`."),
@@ -317,7 +317,7 @@ def test_train_takes_a_configuration(log: Path, tmp_path: Path, stitchrl: Comman
     assert run.updates == 2
 
 
-READS_A_LOG = ("run", "audit", "schema", "convert", "train", "evaluate", "diagnose", "predict")
+READS_A_LOG = ("run", "race", "audit", "schema", "convert", "train", "evaluate", "diagnose", "predict")
 ESTIMATES = ("demo", "run", "evaluate")
 ALL = ("demo", "collect", *READS_A_LOG, "report")
 GRAMMAR = {
@@ -328,9 +328,11 @@ GRAMMAR = {
     "--format": READS_A_LOG,
     "--schema": tuple(name for name in READS_A_LOG if name != "schema"),  # which proposes one, or takes it as --check
     "--out": tuple(name for name in ALL if name != "convert"),  # whose second argument it is
-    "--set": ("demo", "run", "train", "evaluate"),
-    "--seed": ("demo", "collect", "run", "audit", "train", "evaluate", "predict"),
-    **dict.fromkeys(("--horizon", "--confidence", "--estimators", "--baseline"), ESTIMATES),
+    "--set": ("demo", "run", "race", "train", "evaluate"),
+    "--seed": ("demo", "collect", "run", "race", "audit", "train", "evaluate", "predict"),
+    **dict.fromkeys(("--horizon", "--confidence"), (*ESTIMATES, "race")),
+    **dict.fromkeys(("--estimators", "--baseline"), ESTIMATES),
+    **dict.fromkeys(("--budget", "--eta", "--grid"), ("race",)),
     "--gamma": ("run", "evaluate"),  # the exact values of the demo are of gamma 1
     "--gate": ("run", "evaluate"),
     "--policy-column": ("evaluate",),

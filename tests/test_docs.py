@@ -105,6 +105,7 @@ def test_commands_and_targets_exist() -> None:
         "docs/architecture.md",
         "docs/training.md",
         "docs/collecting.md",
+        "docs/race.md",
         "docs/running.md",
         "docs/policies.md",
         "docs/bundle.md",

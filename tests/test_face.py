@@ -14,11 +14,12 @@ import pytest
 import stitchrl as st
 
 VERBS = (
-    "audit", "convert", "demo_log", "evaluate", "fit", "fit_grid", "load", "load_policy", "read", "report", "rollout", "run",
+    "audit", "convert", "demo_log", "evaluate", "fit", "fit_grid", "load", "load_policy", "race", "read", "report",
+    "rollout", "run",
 )  # fmt: skip
 NOUNS = (
     "Algorithm", "Audit", "Bundle", "Dataset", "EarlyStop", "Episode", "EpisodeSampling", "Estimate", "Evaluation",
-    "Finding", "Grid", "Network", "Outcome", "Policy", "Run", "Scaling", "Schema", "StratifiedSampling",
+    "Finding", "Grid", "Network", "Outcome", "Policy", "Race", "Run", "Scaling", "Schema", "StratifiedSampling",
     "TopFractionSampling", "UniformSampling", "Verdict", "WeightedSampling",
 )  # fmt: skip
 

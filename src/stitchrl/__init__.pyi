@@ -11,6 +11,7 @@ from stitchrl.data.history import with_history as with_history
 from stitchrl.evaluation.evaluate import evaluate as evaluate
 from stitchrl.mdp.icu_sepsis import demo_log as demo_log
 from stitchrl.pipeline.pipeline import report as report
+from stitchrl.pipeline.race import race as race
 from stitchrl.pipeline.pipeline import run as run
 from stitchrl.reading.convert import convert as convert
 from stitchrl.reading.read import read as read
@@ -103,6 +104,7 @@ from stitchrl.nn.memory import MemoryPolicy as MemoryPolicy
 from stitchrl.nn.policy import Policy as Policy
 from stitchrl.nn.smoothed import SmoothedPolicy as SmoothedPolicy
 from stitchrl.pipeline.outcome import Outcome as Outcome
+from stitchrl.pipeline.race_result import Race as Race
 from stitchrl.rollouts import Rollout as Rollout
 
 # Namespaces

@@ -55,6 +55,7 @@ from stitchrl.command_line.options import (
     names_in,
 )
 from stitchrl.command_line.policy_commands import evaluate, predict
+from stitchrl.command_line.racing import race
 from stitchrl.command_line.usage import UsageError, sentence_of
 from stitchrl.errors import ConfigurationError, StitchRLError
 from stitchrl.pipeline.settings import PipelineSettings
@@ -417,6 +418,7 @@ def train(
         print(f"{label}: {out}")
 
 
+app.command(epilog="Example: stitchrl race stays.parquet --out race --budget 60000")(race)
 app.command(epilog="Example: stitchrl evaluate runs/stays new_stays.parquet --gate")(evaluate)
 app.command(epilog="Example: stitchrl diagnose runs/stays --log new_stays.parquet")(diagnose)
 app.command(epilog="Example: stitchrl predict stitchrl-run/policy today.csv --out actions.csv --on-outside clip")(

@@ -11,12 +11,19 @@ from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import RunDirectoryError
+from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.versions import installed_versions
 from stitchrl.training.run import Run
 
-__all__ = ["check_free", "in_words", "save_trained"]
+__all__ = ["check_free", "in_words", "save_trained", "save_winner"]
 
 NOT_JUDGED = "Nobody has estimated yet how good this policy is: `stitchrl evaluate` does, on episodes it never saw."
+
+
+SELECTED = (
+    "This policy won a race on validation episodes, where its estimate is optimistic. Nobody has estimated yet how good it is on "
+    "episodes that the race did not look at: `stitchrl evaluate` does."
+)
 
 
 def check_free(out: Path) -> None:
@@ -58,6 +65,33 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | Non
     folder = out / "policy"
     save_bundle(folder, Bundle(run.policy, log.schema, Guard.fit(log), provenance, EpisodeMemory.of(log)))
     return folder
+
+
+def save_winner(folder: Path, winner: Candidate, log: Dataset, train: Dataset, learned_from: Dataset) -> None:
+    """Write the policy that won a race as a bundle, where there is none yet.
+
+    Args:
+        folder: of the bundle.
+        winner: as it is to be deployed.
+        log: the whole log.
+        train: what the policy learned from.
+        learned_from: the episodes that it learned from or was chosen by, on which it must not be judged.
+    """
+    if (folder / "policy.json").exists():
+        return
+    provenance = {
+        "label": winner.label,
+        "algorithm": winner.algorithm.name,
+        "settings": json.loads(json.dumps(dataclasses.asdict(winner.algorithm))),
+        "seed": winner.seed,
+        "acts": winner.acts,
+        "rung": None,
+        "log": {"name": log.schema.name, "content_hash": log.bare().content_hash},
+        "versions": installed_versions(),
+        "verdict": {"decision": "NOT JUDGED", "headline": SELECTED, "caveats": [SELECTED]},
+    }
+    memory = EpisodeMemory.of(learned_from)
+    save_bundle(folder, Bundle(winner.policy, log.schema, Guard.fit(train), provenance, memory))
 
 
 def in_words(run: Run, out: Path, bundle: Path | None) -> str:

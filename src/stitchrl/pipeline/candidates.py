@@ -11,15 +11,26 @@ import jax
 import numpy as np
 
 from stitchrl.algorithms.base import Algorithm
+from stitchrl.data.atoms import Atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.diagnosis.starting_algorithms import default_algorithms, job_algorithm, why_default
 from stitchrl.errors import ConfigurationError
 from stitchrl.messages import printable
+from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
 
-__all__ = ["Candidate", "Rung", "default_algorithms", "job_algorithm", "labelled", "unique_labels", "why_default"]
+__all__ = [
+    "Candidate",
+    "Rung",
+    "default_algorithms",
+    "forms_of",
+    "job_algorithm",
+    "labelled",
+    "unique_labels",
+    "why_default",
+]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,58}[A-Za-z0-9_+-]|[A-Za-z0-9]")
 """A label is also the name of a folder, and what stands before the dot of `--set LABEL.setting=value`."""
@@ -80,6 +91,26 @@ def labelled(algorithms: Any) -> dict[str, Algorithm]:
             f"A run needs an algorithm that may be selected; {names} is only shown as a warning. Add another."
         )
     return found
+
+
+def forms_of(algorithm: Algorithm, policy: Any, atoms: Atoms | None) -> list[tuple[str, Any]]:
+    """The ways in which a trained policy may act: as its algorithm says; over continuous actions the others as well.
+
+    A policy that leaves no chance often gains more, and one with a density can be weighed: which can be shown better is
+    for the ranking to say. Where logged actions were clipped, what is drawn from a normal is clipped as they were.
+
+    Args:
+        algorithm: that trained it.
+        policy: as trained.
+        atoms: the bounds to which the actions of the training part were clipped; None where they were not.
+    """
+    if isinstance(policy, DiscretePolicy):
+        greedy = algorithm.acts == "greedy"  # "sample" says nothing of discrete actions
+        return [("greedy", policy.greedy()) if greedy else ("as trained", policy)]
+    if atoms is not None and policy.is_normal:
+        drawn = ClippedPolicy(policy, atoms.low, atoms.high)
+        return [("greedy", policy.greedy()), ("as trained", drawn)]
+    return [("greedy", policy.greedy()), *([("as trained", policy)] if policy.has_density else [])]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,12 +27,12 @@ from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.meaning import MEANINGS
 from stitchrl.evaluation.ranking import rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
-from stitchrl.evaluation.requirements import check_requirements
 from stitchrl.messages import first_steps_in_words, interval_in_words
 from stitchrl.pipeline.advising import advised
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.diagnosing import diagnosis_content, diagnosis_line
 from stitchrl.pipeline.ladder import Step, climb
+from stitchrl.pipeline.validation import RANKING_RESAMPLES, validation_fits
 from stitchrl.pipeline.weight_profile import profile_of
 from stitchrl.pipeline.workspace import Workspace
 from stitchrl.progress import ProgressDisplay
@@ -121,10 +121,6 @@ def select_stage(job: Workspace) -> None:
     job.say("select", f"{candidate['title']}: {text}")
 
 
-RANKING_RESAMPLES = 1000
-"""Resamples behind intervals on validation, which nothing is decided by."""
-
-
 def _rank(job: Workspace) -> dict[str, Any]:
     valid, candidates, settings = job.parts["validation"], job.candidates, job.settings
     sizes = (job.units_of("validation"), job.units_of("test"))
@@ -137,16 +133,14 @@ def _rank(job: Workspace) -> dict[str, Any]:
         )  # fmt: skip
 
     with ProgressDisplay(enabled=job.progress) as display:
-        fits = Fits(
+        fits = validation_fits(
             [*(candidate.policy for candidate in candidates), *job.compared],
             valid,
             job.parts["train"],
             estimand=job.estimand,
-            # What networks disagree by is for the decision: here one of them serves, for many policies.
-            settings=dataclasses.replace(job.fit_settings, networks=1),
-            monitors=(display.track(f"FQE of {len(candidates) + len(job.compared)} policies"),),
+            settings=job.fit_settings,
+            display=display,
         )
-        check_requirements(fits.log, None, fits.policies)
         found = evaluated(fits, chosen_estimators(default_estimators(fits.log, fits.estimand.horizon)), confirm=False)
         evaluations = found[: len(candidates)]
         eligible = [not candidate.algorithm.caution for candidate in candidates]

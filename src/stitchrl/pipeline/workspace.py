@@ -32,11 +32,10 @@ from stitchrl.evaluation.registry import DEFAULT, chosen_estimators, default_est
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
-from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.pipeline.baseline import Baseline, same_baseline
-from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, labelled, why_default
+from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, forms_of, labelled, why_default
 from stitchrl.pipeline.ladder import on_rung
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.versions import installed_versions
@@ -301,23 +300,9 @@ class Workspace:
                 assert not isinstance(policy, MemoryPolicy)  # refused before anything was trained
                 found += [
                     Candidate(label, run.algorithm, seed, acting, value, policy, acts=acts)
-                    for acts, acting in self._forms(run.algorithm, policy)
+                    for acts, acting in forms_of(run.algorithm, policy, self._atoms)
                 ]
         return found
-
-    def _forms(self, algorithm: Algorithm, policy: Any) -> list[tuple[str, Any]]:
-        """The ways in which a trained policy may act: as its algorithm says; over continuous actions the others as well.
-
-        A policy that leaves no chance often gains more, and one with a density can be weighed: which can be shown better is
-        for the ranking to say. Where logged actions were clipped, what is drawn from a normal is clipped as they were.
-        """
-        if isinstance(policy, DiscretePolicy):
-            greedy = algorithm.acts == "greedy"  # "sample" says nothing of discrete actions
-            return [("greedy", policy.greedy()) if greedy else ("as trained", policy)]
-        if self._atoms is not None and policy.is_normal:
-            drawn = ClippedPolicy(policy, self._atoms.low, self._atoms.high)
-            return [("greedy", policy.greedy()), ("as trained", drawn)]
-        return [("greedy", policy.greedy()), *([("as trained", policy)] if policy.has_density else [])]
 
     @cached_property
     def _atoms(self) -> Atoms | None:

@@ -30,7 +30,7 @@ from stitchrl.training.run import CHECKPOINT, CONFIG, GIVEN, Grid, Run, upgraded
 from stitchrl.training.stopping import StopRule
 from stitchrl.training.trackers.base import Tracker
 
-__all__ = ["fit", "fit_grid", "load"]
+__all__ = ["fit", "fit_grid", "fit_members", "load", "run_of"]
 
 
 def fit(
@@ -183,6 +183,47 @@ def fit_grid(
     return _grid(algorithms, points, numbers, result)
 
 
+def fit_members(
+    algorithms: Sequence[Algorithm],
+    log: Dataset,
+    *,
+    updates: int,
+    seeds: Sequence[int],
+    named_by: Sequence[str] = (),
+    begin: TrainedMembers | None = None,
+    **settings: Any,
+) -> TrainedMembers:
+    """Train members that may each have other number settings, in one program, and on from where they were.
+
+    A member that diverges is left out as by `fit_grid`. `run_of` gives the run of one of them.
+
+    Args:
+        algorithms: one a member, equal but for their number settings.
+        log: the training part.
+        updates: of each member, those before `begin` included.
+        seeds: one a member.
+        named_by: settings by which messages and tables tell the members apart.
+        begin: what the very same members learned before on this log (`TrainedMembers.of_members`); None begins anew. In a
+            directory `out` that holds a checkpoint, the checkpoint counts.
+        settings: the other arguments of `fit`.
+
+    Raises:
+        DivergenceError: every member diverged.
+        Others as `fit`.
+    """
+    labels = [
+        {"seed": seed} | {name: getattr(algorithm, name) for name in named_by}
+        for algorithm, seed in zip(algorithms, seeds, strict=True)
+    ]
+    job = Job(log, updates, tuple(seeds), **settings)
+    return job.train(algorithms[0], list(algorithms), labels, {"members": labels}, spare=True, begin=begin)
+
+
+def run_of(algorithm: Algorithm, seed: int, trained: TrainedMembers, member: int) -> Run:
+    """The run of one of several members: one that diverged has no policy, and `Run.diverged` says where."""
+    return _run(algorithm, (seed,), trained, [member])
+
+
 def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm]]) -> Run | Grid:
     """The run or grid saved in a directory by `fit` or `fit_grid` with `out=folder`, as far as its last checkpoint.
 
@@ -196,6 +237,11 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     where = Path(folder)
     try:
         config = upgraded(json.loads((where / CONFIG).read_text(encoding="utf-8")))
+        if "members" in config:
+            raise CheckpointError(
+                f"The folder {str(where)!r} holds candidates of a race while they learn, which are no run of their own. The "
+                "policy that won is in the folder `policy` of the race: load it with `st.load_policy`."
+            )
         scaling = Scaling.from_dict(config["scaling"])
         kind: Any = algorithms[config["algorithm"]]
         algorithm = kind(**revived_settings(config["settings"], kind))

@@ -63,6 +63,12 @@ class TrainedMembers(NamedTuple):
     schema: Schema | None = None
     guard: Guard | None = None
 
+    def of_members(self, members: Sequence[int]) -> TrainedMembers:
+        """The same of some members alone, none of which diverged, to be trained further."""
+        place = {member: i for i, member in enumerate(members)}
+        flags = [dataclasses.replace(f, member=place[f.member]) for f in self.flags if f.member in place]
+        return self._replace(trained=self.trained.of_members(members), flags=flags)
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -129,8 +135,12 @@ class Job:
         extra: dict[str, Any],
         *,
         spare: bool = False,
+        begin: TrainedMembers | None = None,
     ) -> TrainedMembers:
-        """Train the members, one an entry of `algorithms` and `labels`; `spare` as of `train`."""
+        """Train the members, one an entry of `algorithms` and `labels`; `spare` as of `train`.
+
+        They go on from `begin`, which is of the same members on the same log, where it is given and `out` holds no checkpoint.
+        """
         log = self.log
         spec = Spec.of(log)
         self._check_fits(algorithm)
@@ -146,7 +156,7 @@ class Job:
             if not all((Path(self.out) / name).exists() for name in (EPISODES, CHECKPOINT)):
                 write_learned_from(Path(self.out), EpisodeMemory.of(log).arrays())
         with ProgressDisplay(enabled=self._shown):
-            prepared = self._prepared(algorithm, scaling)
+            prepared = self._prepared(algorithm, scaling, None if begin is None else begin.given)
             given = prepared.given
             for remark in algorithm.remarks(given):
                 shown_display().say(f"{algorithm.name}: {remark}", style="")
@@ -173,6 +183,7 @@ class Job:
                 labels=_names(labels),
                 measure=None if self.probe is None else self.probe.measure,
                 probed=self._probed(prepared, scaling),
+                begin=None if begin is None else begin.trained,
                 **self._saving(config, scaling, bounds, table, given is not None, guard),
             )
             if table is not None:
@@ -181,15 +192,18 @@ class Job:
         found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
         return TrainedMembers(trained, scaling, found, given, log.schema, guard)
 
-    def _prepared(self, algorithm: Algorithm, scaling: Scaling) -> Prepared:
+    def _prepared(self, algorithm: Algorithm, scaling: Scaling, known: PyTree = None) -> Prepared:
         """What `prepare` makes of the log, its `given` on the device and kept in the run directory; a run that goes on takes
-        what it began with."""
+        what it began with, which `known` is where the run began elsewhere."""
         key = jax.random.key(0)
         file = None if self.out is None else Path(self.out) / GIVEN
         # Before the first checkpoint, what lies there is of an attempt that may have had other settings.
         if file is not None and file.exists() and (file.parent / CHECKPOINT).exists():
             return algorithm.prepare_again(self.log, scaling, load_tree_file(file), key=key)
-        prepared = algorithm.prepare(self.log, scaling, key=key)
+        if known is None:
+            prepared = algorithm.prepare(self.log, scaling, key=key)
+        else:
+            prepared = algorithm.prepare_again(self.log, scaling, known, key=key)
         given = jax.tree.map(jnp.asarray, prepared.given)
         if file is not None and given is not None:
             save_tree_file(file, given)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.errors import RunDirectoryError
@@ -69,6 +70,13 @@ class Trained:
         one: MemberState = member_of(self.state, index)
         return one
 
+    def of_members(self, members: Sequence[int]) -> Trained:
+        """The same of some members alone, none of which diverged: the first of them is member 0 there."""
+        assert not set(members) & set(self.diverged)
+        # By NumPy, as in `member_of`: JAX would compile a program for each shape and number of members.
+        state = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[list(members)]), self.state)
+        return Trained(state, self.history.of_members(members), self.updates, self.stopped)
+
 
 def train(
     algorithm: Algorithm | Sequence[Algorithm],
@@ -92,6 +100,7 @@ def train(
     labels: Sequence[str] | None = None,
     measure: Measure | None = None,
     probed: PyTree = None,
+    begin: Trained | None = None,
 ) -> Trained:
     """Train one member a seed, all in one program.
 
@@ -116,6 +125,7 @@ def train(
         spare: let the others go on where some members diverge.
         labels: what messages call each member; its seed by default.
         measure, probed: of a probe: its function, and its arrays on the device.
+        begin: what these members learned before, where there is no checkpoint yet; None begins with fresh members.
 
     Raises:
         CheckpointError: the checkpoint is damaged or not of this algorithm.
@@ -126,7 +136,7 @@ def train(
     enable_compilation_cache()
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
     updates = 0 if algorithms[0].closed_form else updates
-    state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds, given)
+    state, history, done, stopped, known = _begin(checkpoint, algorithms, spec, seeds, given, begin)
     if done > updates:
         raise RunDirectoryError(
             f"{str(checkpoint)!r} is of a run of {done:,} updates; {updates:,} were asked for. Ask for at least as many, "
@@ -303,10 +313,19 @@ class _Book:
 
 
 def _begin(
-    checkpoint: Path | None, algorithms: Sequence[Algorithm], spec: Spec, seeds: Sequence[int], given: PyTree
+    checkpoint: Path | None,
+    algorithms: Sequence[Algorithm],
+    spec: Spec,
+    seeds: Sequence[int],
+    given: PyTree,
+    begin: Trained | None,
 ) -> tuple[PyTree, History, int, str, dict[int, str]]:
-    """(state, history, updates done, why it stopped, who diverged) of the checkpoint, or of fresh members."""
+    """(state, history, updates done, why it stopped, who diverged) of the checkpoint, of `begin`, or of fresh members."""
     if checkpoint is None or not checkpoint.exists():
+        if begin is not None:
+            columns = begin.history.columns()  # copied, since rows are added to them
+            history = History.of(columns.pop("update"), columns.pop("member"), columns)
+            return begin.state, history, begin.updates, "", dict(begin.diverged)
         return initial_state(algorithms, spec, seeds, given), History(), 0, "", {}
     like = initial_state(algorithms, spec, seeds, given, shapes_only=True)
     state, history, meta = load_checkpoint(checkpoint, like)
