@@ -40,7 +40,14 @@ from stitchrl.auditing.randomness import randomness_numbers
 from stitchrl.auditing.return_modes import return_mode_numbers
 from stitchrl.data.dataset import Dataset
 
-__all__ = ["CHECKS", "PICTURES"]
+__all__ = ["CHECKS", "DRIFT", "PICTURES"]
+
+DRIFT: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
+    drift.observation_drift,
+    drift.action_drift,
+    drift.reward_drift,
+)
+"""The checks for change from early to late in a log."""
 
 CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     # Faults that make every number wrong.
@@ -100,9 +107,7 @@ CHECKS: tuple[Callable[[Dataset, Facts], Iterator[Finding]], ...] = (
     behavior.behavior_deterministic,
     coverage.region_of_one_action,
     coverage.actions_missing_in_region,
-    drift.observation_drift,
-    drift.action_drift,
-    drift.reward_drift,
+    *DRIFT,
     history.history_decides_actions,
     history.history_decides_outcomes,
     common_cause.common_cause_hinted,

@@ -7,7 +7,7 @@ import numpy as np
 from stitchrl.auditing.draws import draws
 from stitchrl.types import NumpyArray
 
-__all__ = ["correlations", "features", "means_by_group", "residuals", "same_up_to_unit", "waves", "z_of_mean"]
+__all__ = ["RIDGE", "correlations", "features", "means_by_group", "residuals", "same_up_to_unit", "waves", "z_of_mean"]
 
 FULL_QUADRATIC = 24
 """With at most this many columns all products are features; with more, only the squares."""

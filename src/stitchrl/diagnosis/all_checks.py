@@ -20,6 +20,7 @@ from stitchrl.diagnosis.checks import (
     seeds,
     settings,
     uncertainty,
+    shift,
     updates,
     values,
 )
@@ -58,6 +59,8 @@ RUN_CHECKS: tuple[Callable[[Sequence[Subject]], Iterator[Finding]], ...] = (
     settings.actions_scaled,
     updates.updates_too_few,
     updates.updates_more_than_enough,
+    shift.change_in_newer_data,
+    shift.drift_in_log,
 )
 """Every check of a run as a whole: of its settings, and of its seeds beside each other. There is at least one subject."""
 
@@ -75,5 +78,6 @@ NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
 
 RUN_NUMBERS: dict[str, Callable[[Sequence[Subject]], dict[str, Any]]] = {
     "seeds": seeds.seed_numbers,
+    "shift": shift.shift_numbers,
 }
 """What was measured of a run as a whole, by its name among the numbers of a diagnosis."""

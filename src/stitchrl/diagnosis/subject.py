@@ -25,7 +25,7 @@ from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.training.run import Run
 from stitchrl.types import NumpyArray
 
-__all__ = ["MOST_ROWS", "NO_RUN", "Member", "NotLookedAtError", "Shared", "Subject"]
+__all__ = ["MOST_ROWS", "NO_RUN", "Member", "NotLookedAtError", "Shared", "Subject", "drawn_episodes"]
 
 MOST_ROWS = 4096
 """Rows that are looked at, at most: whole episodes drawn at random."""
@@ -39,6 +39,16 @@ NO_RUN = "A policy without its run has neither settings nor metrics that could b
 
 class NotLookedAtError(Exception):
     """Raised by a check that cannot look at a subject; its message is the sentence that says why."""
+
+
+def drawn_episodes(log: Dataset, most: int) -> Dataset:
+    """Whole episodes of a log, drawn at random, with at most so many rows together (or one episode); a smaller log as it is."""
+    if log.num_transitions <= most:
+        return log
+    order = np.random.default_rng(0).permutation(log.num_episodes)
+    ends = np.cumsum(log.episode_lengths[order])
+    taken = max(int(np.searchsorted(ends, most, side="right")), 1)
+    return log.select_episodes(np.sort(order[:taken]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,12 +106,7 @@ class Shared:
     @cached_property
     def rows_of(self) -> Dataset:
         """See the class."""
-        if self.log.num_transitions <= MOST_ROWS:
-            return self.log
-        order = np.random.default_rng(0).permutation(self.log.num_episodes)
-        ends = np.cumsum(self.log.episode_lengths[order])
-        taken = max(int(np.searchsorted(ends, MOST_ROWS, side="right")), 1)
-        return self.log.select_episodes(np.sort(order[:taken]))
+        return drawn_episodes(self.log, MOST_ROWS)
 
     @cached_property
     def behavior(self) -> BehaviorProbabilities:

@@ -1,0 +1,281 @@
+"""Checks for change: within the log, and between the log and newer data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from stitchrl.auditing.all_checks import DRIFT
+from stitchrl.auditing.facts import Facts
+from stitchrl.auditing.finding import Finding
+from stitchrl.data.dataset import Dataset
+from stitchrl.diagnosis.shifts import ERRORS, OUTSIDE, ColumnShift, Rows, Shift, mechanism_shift, observation_shift
+from stitchrl.diagnosis.subject import NotLookedAtError, Shared, Subject, drawn_episodes
+from stitchrl.diagnosis.two_samples import RATE
+from stitchrl.types import NumpyArray
+
+__all__ = ["change_in_newer_data", "drift_in_log", "shift_numbers"]
+
+MOST_ROWS = 2**14
+"""Rows of either log that are compared, at most."""
+LEAST_EPISODES = 20
+"""Episodes that either log needs; below it nothing can be told from chance."""
+LEAST_TAKEN, MOST_ACTIONS = 30, 50
+"""Times that an action must be taken in either log to be looked at by itself, and how many actions are."""
+SMALL, MEDIUM = 0.2, 0.5
+"""Shifts of observations, in standard deviations, called small and medium (Cohen 1988)."""
+WEAK, STRONG = 0.02, 0.05
+"""Shifts of what follows, in standard deviations of what a model leaves unexplained, from which they are told, and harmful."""
+MOST_NAMES = 10
+CHANCE = f"what chance brings (at most {RATE:.0%} of comparisons of unchanged logs show any change)"
+END, TAKEN = "the end of the episode", "action number"
+PER = "for each standard deviation more of"
+NO_NEWER = "No newer data was given to hold the log against (`newer=`, or `--newer`)."
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifts:
+    """What changed from the log to the newer one; `reward`, `behavior` and `dynamics` are None where nothing is comparable."""
+
+    observations: Shift
+    behavior: Shift | None
+    reward: Shift | None
+    dynamics: Shift | None
+    sizes: tuple[int, int]
+
+
+def drift_in_log(subjects: Sequence[Subject]) -> Iterator[Finding]:
+    """What the audit says of change from early to late in the log."""
+    log = subjects[0].shared.log
+    facts = Facts(log)
+    for check in DRIFT:
+        yield from check(log, facts)
+
+
+def change_in_newer_data(subjects: Sequence[Subject]) -> Iterator[Finding]:
+    """Observations, behaviour, rewards or dynamics that are not in the newer log what they were."""
+    found = subjects[0].shared.once(_shifts)
+    rows = f"{found.sizes[0]:,} decisions of the log against {found.sizes[1]:,} newer ones"
+    yield from _observations(found.observations, rows)
+    if found.dynamics is None or found.reward is None or found.behavior is None:
+        yield Finding(
+            "newer-not-comparable",
+            "warning",
+            "newer data",
+            f"hardly any older decision looks like the newer ones ({rows}), so nobody can say whether behaviour, rewards and "
+            "dynamics are what they were",
+            "older decisions like the newer ones",
+            "Take what was learned for a policy of the old population alone: record a log of the new one, audit it, and train "
+            "and evaluate again.",
+        )
+        return
+    yield from _followed(
+        found.dynamics,
+        "dynamics-shift",
+        rows,
+        "what follows the same observation and action",
+        "The world changed after the log was recorded, so the policy and its estimates are of a world that is gone: find out "
+        "what changed (treatment, equipment, how a column is computed), and train and evaluate again on newer data alone.",
+    )
+    yield from _followed(
+        found.reward,
+        "reward-shift",
+        rows,
+        "the reward of the same observation and action",
+        "See whether the definition of the reward changed or the world did. Estimates from the log do not hold for the newer "
+        "data: bring both to one definition, or train and evaluate again on newer data alone.",
+    )
+    yield from _followed(
+        found.behavior,
+        "behavior-shift",
+        rows,
+        "the action taken after the same observation",
+        "Whoever acts now acts otherwise than in the log. The policy must now beat this newer behaviour: evaluate it on the "
+        "newer log, with the newer propensities (or a behaviour fitted to that log alone), before it is deployed.",
+    )
+
+
+def shift_numbers(subjects: Sequence[Subject]) -> dict[str, Any]:
+    """What was compared, and what changed, as plain numbers."""
+    found = subjects[0].shared.once(_shifts)
+    parts = {"observations": found.observations, "dynamics": found.dynamics, "reward": found.reward}
+    return {
+        name: None if one is None else dataclasses.asdict(one)
+        for name, one in (parts | {"behavior": found.behavior}).items()
+    }
+
+
+def _observations(shift: Shift, rows: str) -> Iterator[Finding]:
+    large = [one for one in shift.found if abs(one.size) >= SMALL]
+    if not large:
+        return
+    worst = large[0]
+    names = list(dict.fromkeys(one.target for one in large))
+    moved = (
+        f"{worst.after:.0%} of newer values of {worst.target} lie outside of the range that holds "
+        f"{1 - worst.before:.0%} of the older ones"
+        if worst.within == OUTSIDE
+        else f"the mean of {worst.target} goes from {worst.before:.4g} to {worst.after:.4g} (effect {worst.size:+.2f} sd)"
+    )
+    yield Finding(
+        "observation-shift",
+        "warning" if max(abs(one.size) for one in large) >= MEDIUM else "info",
+        "observation: " + _listed(names),
+        f"{moved}; columns that changed by {SMALL:g} sd or more: {len(names)} ({rows})",
+        f"effects of less than {SMALL:g} standard deviations, or {CHANCE}",
+        "The policy now meets other states than those it learned from. See whether a unit, a sensor or the population changed, "
+        "audit the newer log, and train and evaluate again on a log that holds such states.",
+    )
+
+
+def _followed(shift: Shift, code: str, rows: str, what: str, action: str) -> Iterator[Finding]:
+    large = [one for one in shift.found if abs(one.size) >= WEAK]
+    if not large:
+        return
+    names = list(dict.fromkeys(one.target for one in large))
+    assert shift.error_ratio is not None
+    ratio, low, high = shift.error_ratio
+    yield Finding(
+        code,
+        "warning" if max(abs(one.size) for one in large) >= STRONG else "info",
+        _listed(names),
+        f"{what} changed: {_in_words(large[0])}; the squared errors of a model fitted to the log are {ratio:.2f} times as "
+        f"large on newer data ({low:.2f} to {high:.2f}; {rows})",
+        f"effects of less than {WEAK:g} sd, or {CHANCE}",
+        action,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMES]) + (" ..." if len(names) > MOST_NAMES else "")
+
+
+def _in_words(shift: ColumnShift) -> str:
+    """What changed, as a clause."""
+    if shift.within == ERRORS:
+        return (
+            f"what a model of the log leaves unexplained of {shift.target} is {shift.after / max(shift.before, 1e-12):.2f} "
+            "times as large"
+        )
+    change = shift.after - shift.before
+    if shift.target == END or shift.target.startswith(TAKEN):
+        amount = f"in {abs(change):.1%} {'more' if change > 0 else 'fewer'} of the decisions"
+        said = f"{shift.target} {'comes' if shift.target == END else 'is taken'} {amount}"
+    else:
+        said = f"{shift.target} is {abs(change):.3g} {'higher' if change > 0 else 'lower'}"
+    where = f"{shift.within}, " if shift.within else ""
+    return (
+        f"{where}{said} than a model of the log says (effect {shift.size:+.2f} sd of what the model leaves unexplained)"
+    )
+
+
+def _shifts(shared: Shared) -> Shifts:
+    """Both logs, compared."""
+    if shared.newer is None:
+        raise NotLookedAtError(NO_NEWER)
+    old, new = (drawn_episodes(log, MOST_ROWS) for log in (shared.log, shared.newer))
+    if old.observation_table.ndim != 2:
+        raise NotLookedAtError("Images of two logs are not compared: only columns of numbers are.")
+    if min(old.num_episodes, new.num_episodes) < LEAST_EPISODES:
+        raise NotLookedAtError(
+            f"The log and the newer data must have at least {LEAST_EPISODES} episodes each to be compared; got "
+            f"{old.num_episodes} and {new.num_episodes}."
+        )
+    actions = _actions(old, new)
+    rows = Rows.of(old, actions), Rows.of(new, actions)
+    return Shifts(
+        observation_shift(*rows, _columns(old)),
+        _behavior(old, rows, actions),
+        _reward((old, new), rows, actions),
+        _dynamics((old, new), rows, actions),
+        (old.num_transitions, new.num_transitions),
+    )
+
+
+def _actions(old: Dataset, new: Dataset) -> list[int]:
+    """The discrete actions that both logs take often enough, the commonest of them."""
+    if old.num_actions is None:
+        return []
+    counts = [np.bincount(log.action, minlength=old.num_actions) for log in (old, new)]
+    often = np.flatnonzero(np.minimum(*counts) >= LEAST_TAKEN)
+    return sorted(often[np.argsort(-counts[0][often], kind="stable")[:MOST_ACTIONS]].tolist())
+
+
+def _columns(old: Dataset) -> list[str]:
+    """How findings call the observation columns."""
+    names = Facts(old).observation_names
+    return [f"column {j}" if name == f"observation[{j}]" else name for j, name in enumerate(names)]
+
+
+def _named(old: Dataset, actions: Sequence[int]) -> list[str]:
+    if old.num_actions is None:
+        return [f"{PER} action dimension {k}" for k in range(old.action.shape[1])]
+    return [f"after action {a}" for a in actions]
+
+
+def _standard(rows: tuple[Rows, Rows], part: str) -> tuple[NumpyArray, NumpyArray]:
+    """Columns of both logs, standardised by the older one."""
+    old, new = (getattr(one, part) for one in rows)
+    spread = np.where(old.std(0) > 0, old.std(0), 1.0)
+    return tuple(np.clip((one - old.mean(0)) / spread, -5, 5) for one in (old, new))  # type: ignore[return-value]
+
+
+def _instruments(old: Dataset, rows: tuple[Rows, Rows], actions: Sequence[int]) -> Any:
+    """What errors are correlated with beside their mean: actions, then observations; and how they are called."""
+    acts = (rows[0].action, rows[1].action) if old.num_actions is not None else _standard(rows, "action")
+    observed = _standard(rows, "observation")
+    names = [f"{PER} {name}" for name in _columns(old)]
+    return tuple(np.concatenate(pair, axis=1) for pair in zip(acts, observed, strict=True)), [
+        *_named(old, actions),
+        *names,
+    ]
+
+
+def _behavior(old: Dataset, rows: tuple[Rows, Rows], actions: Sequence[int]) -> Shift | None:
+    names = [f"action dimension {k}" for k in range(rows[0].action.shape[1])]
+    if old.num_actions is not None:
+        names = [f"{TAKEN} {a}" for a in actions]
+    return mechanism_shift(
+        *rows,
+        (rows[0].observation, rows[1].observation),
+        (rows[0].action, rows[1].action),
+        names,
+        _standard(rows, "observation"),
+        [f"{PER} {name}" for name in _columns(old)],
+    )
+
+
+def _reward(logs: tuple[Dataset, Dataset], rows: tuple[Rows, Rows], actions: Sequence[int]) -> Shift | None:
+    given = tuple(np.concatenate([one.observation, one.action], axis=1) for one in rows)
+    target = tuple(log.reward.astype(np.float64)[:, None] for log in logs)
+    return mechanism_shift(*rows, given, target, ["reward"], *_instruments(logs[0], rows, actions))  # type: ignore[arg-type]
+
+
+def _dynamics(logs: tuple[Dataset, Dataset], rows: tuple[Rows, Rows], actions: Sequence[int]) -> Shift | None:
+    """What is observed next, and whether the episode ends, given observation and action."""
+    known = [log.can_bootstrap for log in logs]
+    kept = rows[0].take(known[0]), rows[1].take(known[1])
+    given = tuple(np.concatenate([one.observation, one.action], axis=1) for one in kept)
+    ends = tuple(log.terminated[known_][:, None].astype(np.float64) for log, known_ in zip(logs, known, strict=True))
+    names = _columns(logs[0])
+    following = tuple(
+        # An end counts as no change: what follows it is not observed.
+        np.where(end > 0, one.observation, log.next_observation[known_].astype(np.float64)) - one.observation
+        for log, known_, one, end in zip(logs, known, kept, ends, strict=True)
+    )
+    targets = tuple(np.concatenate(pair, axis=1) for pair in zip(following, ends, strict=True))
+    instruments, called = _instruments(logs[0], kept, actions)
+    few = len(_named(logs[0], actions))
+    if len(names) > MOST_ACTIONS // 4:  # each target against each column would be too many comparisons to see anything
+        instruments, called = tuple(one[:, :few] for one in instruments), called[:few]
+    return mechanism_shift(
+        *kept,
+        given,
+        targets,
+        [*(f"next {name}" for name in names), END],
+        instruments,
+        called,  # type: ignore[arg-type]
+    )
