@@ -23,7 +23,14 @@ from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 from stitchrl.training.flags import RedFlag
 
-LOG = random_log(200, with_masks=False)
+
+def with_propensities(log: st.Dataset) -> st.Dataset:
+    """Its actions were drawn evenly; knowing it, nothing fits a behaviour."""
+    probs = np.full((log.num_transitions, 3), 1 / 3, np.float32)
+    return dataclasses.replace(log, behavior_probs=probs, behavior_log_prob=np.log(probs[:, 0]))
+
+
+LOG = with_propensities(random_log(200, with_masks=False))
 RETURNS = LOG.episode_returns(LOG.schema.gamma)
 
 
