@@ -19,8 +19,8 @@ from stitchrl.diagnosis.checks import (
     learned_settings,
     seeds,
     settings,
-    uncertainty,
     shift,
+    uncertainty,
     updates,
     values,
 )
