@@ -220,7 +220,7 @@ def _standard(rows: tuple[Rows, Rows], part: str) -> tuple[NumpyArray, NumpyArra
     """Columns of both logs, standardised by the older one."""
     old, new = (getattr(one, part) for one in rows)
     spread = np.where(old.std(0) > 0, old.std(0), 1.0)
-    return tuple(np.clip((one - old.mean(0)) / spread, -5, 5) for one in (old, new))  # type: ignore[return-value]
+    return tuple(np.clip((one - old.mean(0)) / spread, -5, 5) for one in (old, new))
 
 
 def _instruments(old: Dataset, rows: tuple[Rows, Rows], actions: Sequence[int]) -> Any:
@@ -273,9 +273,9 @@ def _dynamics(logs: tuple[Dataset, Dataset], rows: tuple[Rows, Rows], actions: S
         instruments, called = tuple(one[:, :few] for one in instruments), called[:few]
     return mechanism_shift(
         *kept,
-        given,
-        targets,
+        given,  # type: ignore[arg-type]
+        targets,  # type: ignore[arg-type]
         [*(f"next {name}" for name in names), END],
         instruments,
-        called,  # type: ignore[arg-type]
+        called,
     )
