@@ -78,34 +78,38 @@ class EpisodeRanking:
 
     @property
     def headline(self) -> str:
-        """What follows from the ranking, in one or two sentences."""
-        apart = len(self.apart)
-        tried = ", ".join(f"{one.dropped:,}" for one in self.curve[1:])
-        many = f"{apart:,} of {len(self.order):,} episodes {'stands' if apart == 1 else 'stand'} apart from all others"
-        if self.recommended:
-            step = next(one for one in self.curve if one.dropped == self.recommended)
-            low = min(step.errors, key=lambda one: one.change)
+        """What follows from the ranking, in a few sentences."""
+        apart, n = len(self.apart), len(self.order)
+        if self.by != "harm":
             return (
-                f"{many}. Without the worst {self.recommended:,} the error of the fitted "
-                f"{low.model} on episodes held out falls by {-low.change:.2%} (standard error {low.standard_error:.2%}): look at "
-                "these first, and drop those that prove to be errors of the data."
+                f"Episodes are ranked by {ORDERS[self.by]}. To move much is no fault: an episode that is rare and true should. Rank "
+                "by harm for episodes that contradict the others."
             )
-        nothing = (
-            f"Leaving out the worst {tried} makes no fit surely better on episodes held out"
-            if tried
-            else "Nothing was left out"
+        tried = ", ".join(f"{one.dropped:,}" for one in self.curve[1:])
+        nothing = f"Leaving out the worst {tried} makes no fit surely better on held-out episodes"
+        if not apart:
+            return f"No episode stands apart from the others. {nothing}: there is nothing to drop."
+        many = f"{apart:,} of {n:,} episodes {'stands' if apart == 1 else 'stand'} apart from the others"
+        if not self.recommended:
+            return (
+                f"{many}: look whether they are errors of the data or rare truth. {nothing}, so nothing calls for dropping what is "
+                "true."
+            )
+        step = next(one for one in self.curve if one.dropped == self.recommended)
+        low = min(step.errors, key=lambda one: one.change)
+        return (
+            f"{many}. Without the worst {self.recommended:,} the error of the fitted {low.model} on held-out episodes falls by "
+            f"{-low.change:.2%} (standard error {low.standard_error:.2%}): look at these first, and drop those that prove to be "
+            "errors of the data."
         )
-        if apart:
-            return f"{many}: look whether they are errors of the data or rare truth. {nothing}, so nothing calls for dropping what is true."
-        return f"No episode stands apart from all others. {nothing}: there is nothing to drop."
 
     @property
     def warning(self) -> str:
         """What must be known before anything is dropped."""
         return (
-            "Nothing was dropped. Whoever drops episodes for what they say biases the value, and the intervals without them do not "
-            "know of the choice. Rare but true outcomes stand out as errors do: drop an episode only for a fault that you have "
-            "seen in its records."
+            "Nothing was dropped. Whoever drops episodes for what they say biases the value, and the intervals without them do "
+            "not know of the choice. Rare but true outcomes stand out as errors do: drop an episode only for a fault that you "
+            "have seen in its records."
         )
 
     def drop_list(self, count: int | None = None) -> list[Any]:
@@ -180,9 +184,11 @@ def rank_episodes(
     halves = halves_of(log, seed)
     features = chosen_ridges(log, LogFeatures.of(log), halves, gamma)
     scores = score_episodes(log, features, gamma)
+    order, apart = scores.order(by), scores.apart
+    if drops is None and 0 < len(apart) <= (log.num_episodes - 1) // 2:
+        counts = sorted({*counts, len(apart)})
     curve = drop_curve(log, features, scores, counts, by=by, halves=halves, gamma=gamma, confidence=confidence)
-    order = scores.order(by)
-    helping = [one for one in curve if one.helps]
+    helping = [one for one in curve if one.helps and one.dropped <= len(apart)] if by == "harm" else []
     best = min(helping, key=lambda one: sum(each.change for each in one.errors), default=None)
     return EpisodeRanking(
         by,

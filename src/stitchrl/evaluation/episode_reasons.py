@@ -74,8 +74,8 @@ def reason(log: Dataset, scores: EpisodeScores, ranges: Ranges, episode: int) ->
 def _of_value(log: Dataset, missed: Float[NumpyArray, "T K"], row: int, step: int) -> str:
     where = "at the last step" if row + 1 in log.episode_start else f"at step {log.step[row]}"
     return (
-        f"{where} the reward {log.reward[row]:.4g}, with the change of state that came with it, is worth {abs(missed[step, 0]):.3g} "
-        f"{'more' if missed[step, 0] > 0 else 'less'} than other episodes foretell"
+        f"{where} the reward {log.reward[row]:.4g}, with the change of state that came with it, is worth "
+        f"{abs(missed[step, 0]):.3g} {'more' if missed[step, 0] > 0 else 'less'} than other episodes foretell"
     )
 
 
@@ -85,8 +85,8 @@ def _of_actions(log: Dataset, model: LogModel, missed: Float[NumpyArray, "T K"],
         column = int(np.argmax(np.abs(missed[step])))
         given = log.action[rows.start + step, column]
         return (
-            f"its action {given:.4g} at step {place} is {abs(missed[step, column]):.2g} standard deviations from what other episodes "
-            "foretell"
+            f"its action {given:.4g} at step {place} is {abs(missed[step, column]):.2g} standard deviations from what other "
+            "episodes foretell"
         )
     taken = log.action[rows].astype(np.int64)
     probs = 1.0 - missed[np.arange(len(taken)), taken]
