@@ -32,15 +32,16 @@ def kept_episodes(
     """
     if isinstance(unwanted, str | bytes):
         raise ConfigurationError(
-            f"`without_episodes` takes a list of identifiers of episodes; got the text {unwanted!r}. `read_drop_list` reads a file."
+            f"`without_episodes` takes a list of identifiers of episodes; got the text {unwanted!r}. `st.read_drop_list` reads "
+            "such a list from a file."
         )
     names = [str(one) for one in unwanted]
     known = np.array([str(one) for one in episode_id.tolist()])
     missing = sorted(set(names) - set(known.tolist()))
     if missing:
         raise ConfigurationError(
-            f"The log has no episode {listed(missing, LISTED)}: {len(missing):,} of the {len(set(names)):,} episodes to leave out "
-            "are not in it. Take a drop list that was made from this log."
+            f"The log has no episode {listed(missing, LISTED)}: {len(missing):,} of the {len(set(names)):,} episodes to leave "
+            "out are not in it. Take a drop list that was made from this log."
         )
     keep = ~np.isin(known, names) if names else np.ones(len(known), bool)
     if not keep.any():

@@ -16,7 +16,7 @@ from stitchrl.evaluation.episode_scores import ORDERS, EpisodeScores, score_epis
 from stitchrl.evaluation.log_features import LogFeatures
 from stitchrl.evaluation.log_models import chosen_ridges
 
-__all__ = ["EpisodeRanking", "RankedEpisode", "rank_episodes"]
+__all__ = ["EpisodeRanking", "RankedEpisode", "default_drops", "rank_episodes"]
 
 FEWEST = 20
 """Episodes below which a log is too small: its tail would be one or two episodes."""
@@ -82,8 +82,8 @@ class EpisodeRanking:
         apart, n = len(self.apart), len(self.order)
         if self.by != "harm":
             return (
-                f"Episodes are ranked by {ORDERS[self.by]}. To move much is no fault: an episode that is rare and true should. Rank "
-                "by harm for episodes that contradict the others."
+                f"Episodes are ranked by {ORDERS[self.by]}. To move much is no fault: an episode that is rare and true should. "
+                "Rank by harm for episodes that contradict the others."
             )
         tried = ", ".join(f"{one.dropped:,}" for one in self.curve[1:])
         nothing = f"Leaving out the worst {tried} makes no fit surely better on held-out episodes"
@@ -92,8 +92,8 @@ class EpisodeRanking:
         many = f"{apart:,} of {n:,} episodes {'stands' if apart == 1 else 'stand'} apart from the others"
         if not self.recommended:
             return (
-                f"{many}: look whether they are errors of the data or rare truth. {nothing}, so nothing calls for dropping what is "
-                "true."
+                f"{many}: look whether they are errors of the data or rare truth. {nothing}, so nothing calls for dropping what "
+                "is true."
             )
         step = next(one for one in self.curve if one.dropped == self.recommended)
         low = min(step.errors, key=lambda one: one.change)
@@ -168,7 +168,7 @@ def rank_episodes(
         by: "harm", as above; "value", by how far the behaviour's value moves without an episode; "fit", by how far the fitted
             values of all states move.
         drops: how many of the worst episodes are left out, together, each number below half of the episodes; by default
-            1, 5, 20, 1% and 5% of them, and all that stand apart.
+            1, 5, 20, 1% and 5% of them. Of a ranking by harm all that stand apart are left out together as well.
         shown: how many of the worst are described.
         gamma: discount of the values; by default the schema's.
         confidence: of the intervals.
@@ -185,7 +185,7 @@ def rank_episodes(
     features = chosen_ridges(log, LogFeatures.of(log), halves, gamma)
     scores = score_episodes(log, features, gamma)
     order, apart = scores.order(by), scores.apart
-    if drops is None and 0 < len(apart) <= (log.num_episodes - 1) // 2:
+    if by == "harm" and 0 < len(apart) <= (log.num_episodes - 1) // 2:
         counts = sorted({*counts, len(apart)})
     curve = drop_curve(log, features, scores, counts, by=by, halves=halves, gamma=gamma, confidence=confidence)
     helping = [one for one in curve if one.helps and one.dropped <= len(apart)] if by == "harm" else []
@@ -200,6 +200,12 @@ def rank_episodes(
         curve,
         0 if best is None else best.dropped,
     )
+
+
+def default_drops(log: Dataset) -> list[int]:
+    """How many of the worst episodes are left out where nobody says: 1, 5, 20, 1% and 5% of them."""
+    n = log.num_episodes
+    return sorted({k for k in (*DROPS, n // 100, n // 20) if 1 <= k <= (n - 1) // 2})
 
 
 def _described(log: Dataset, scores: EpisodeScores, worst: Sequence[int], gamma: float) -> tuple[RankedEpisode, ...]:
@@ -250,7 +256,7 @@ def _checked(
         )
     most = (n - 1) // 2
     if drops is None:
-        return sorted({k for k in (*DROPS, n // 100, n // 20) if 1 <= k <= most})
+        return default_drops(log)
     wrong = [k for k in drops if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most]
     if wrong:
         raise ConfigurationError(

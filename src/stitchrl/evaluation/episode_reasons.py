@@ -8,13 +8,15 @@ from jaxtyping import Bool, Float
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.episode_scores import EpisodeScores
-from stitchrl.evaluation.log_models import ACTIONS, OBSERVATIONS, VALUES, LogModel
+from stitchrl.evaluation.log_models import ACTIONS, OBSERVATIONS, VALUES
 from stitchrl.types import NumpyArray
 
 __all__ = ["Ranges", "reason"]
 
 RARE = 0.05
 """Probability below which an action counts as rare."""
+NOTICED = 0.5
+"""Standard deviations outside the range of a column from which on a number is worth telling."""
 
 
 class Ranges:
@@ -34,26 +36,32 @@ class Ranges:
         self._spread = seen.std(0, dtype=np.float64)
         self._reward = float(log.reward[rows].min()), float(log.reward[rows].max())
 
-    def beyond(self, log: Dataset, rows: slice) -> list[str]:
-        """What an episode holds that no ordinary episode does, in words: a reward, and the column furthest out."""
-        found = []
+    def reward_beyond(self, log: Dataset, rows: slice) -> str:
+        """The reward of an episode that lies furthest outside those of ordinary episodes, in words; empty where none does."""
         low, high = self._reward
         reward = log.reward[rows]
         wild = int(np.argmax(np.maximum(low - reward, reward - high)))
-        if reward[wild] < low or reward[wild] > high:
-            found.append(
-                f"its reward {reward[wild]:.4g} at step {log.step[rows][wild]} lies outside the {low:.4g} to {high:.4g} of "
-                "ordinary episodes"
-            )
+        if low <= reward[wild] <= high:
+            return ""
+        place = log.step[rows][wild]
+        return f"its reward {reward[wild]:.4g} at step {place} lies outside the {low:.4g} to {high:.4g} of ordinary episodes"
+
+    def column_beyond(self, log: Dataset, rows: slice) -> str:
+        """The observation of an episode that lies furthest outside the range of its column, in words; empty where none does."""
         seen = log.observation_table[log.observation_index[rows]].astype(np.float64)
         out = np.maximum(self._low - seen, seen - self._high) / np.where(self._spread > 0, self._spread, 1.0)
         step, column = np.unravel_index(int(np.argmax(out)), out.shape)
-        if out[step, column] > 0.5:
-            found.append(
-                f"{self._names[column]} is {seen[step, column]:.4g} at step {log.step[rows][step]}, outside the "
-                f"{self._low[column]:.4g} to {self._high[column]:.4g} of ordinary episodes"
-            )
-        return found
+        if not out[step, column] > NOTICED:
+            return ""
+        return (
+            f"{self._names[column]} is {seen[step, column]:.4g} at step {log.step[rows][step]}, outside the "
+            f"{self._low[column]:.4g} to {self._high[column]:.4g} of ordinary episodes"
+        )
+
+    def steepest(self, change: Float[NumpyArray, " D"]) -> tuple[int, str]:
+        """The column that changes most for its spread, and its name."""
+        column = int(np.argmax(np.abs(change) / np.where(self._spread > 0, self._spread, 1.0)))
+        return column, self._names[column]
 
 
 def reason(log: Dataset, scores: EpisodeScores, ranges: Ranges, episode: int) -> str:
@@ -65,10 +73,12 @@ def reason(log: Dataset, scores: EpisodeScores, ranges: Ranges, episode: int) ->
     row = rows.start + step
     said = {
         VALUES: lambda: _of_value(log, missed, row, step),
-        ACTIONS: lambda: _of_actions(log, model, missed, rows, step),
+        ACTIONS: lambda: _of_actions(log, missed, rows, step),
         OBSERVATIONS: lambda: _of_observation(log, ranges, row),
     }[model.name]()
-    return "; ".join([*ranges.beyond(log, rows), said])
+    reward, column = ranges.reward_beyond(log, rows), ranges.column_beyond(log, rows)
+    plain = model.name == VALUES and reward  # the reward says it all
+    return "; ".join(text for text in (reward, column, "" if plain else said) if text)
 
 
 def _of_value(log: Dataset, missed: Float[NumpyArray, "T K"], row: int, step: int) -> str:
@@ -79,7 +89,7 @@ def _of_value(log: Dataset, missed: Float[NumpyArray, "T K"], row: int, step: in
     )
 
 
-def _of_actions(log: Dataset, model: LogModel, missed: Float[NumpyArray, "T K"], rows: slice, step: int) -> str:
+def _of_actions(log: Dataset, missed: Float[NumpyArray, "T K"], rows: slice, step: int) -> str:
     place = log.step[rows][step]
     if log.num_actions is None:
         column = int(np.argmax(np.abs(missed[step])))
@@ -103,8 +113,8 @@ def _of_observation(log: Dataset, ranges: Ranges, row: int) -> str:
     assert log.next_observation_index[row] != NO_OBSERVATION
     here = log.observation_table[log.observation_index[row]].astype(np.float64)
     after = log.observation_table[log.next_observation_index[row]].astype(np.float64)
-    column = int(np.argmax(np.abs(after - here) / np.where(ranges._spread > 0, ranges._spread, 1.0)))
+    column, name = ranges.steepest(after - here)
     return (
-        f"the observation after step {log.step[row]} is not what other episodes foretell: {ranges._names[column]} goes from "
+        f"the observation after step {log.step[row]} is not what other episodes foretell: {name} goes from "
         f"{here[column]:.4g} to {after[column]:.4g}"
     )

@@ -120,7 +120,7 @@ class LinearFit:
             change = _dense_block(instruments @ self.inverse.T, rows.shape)
             x = self._left_out(change, _dense_block(self.features[rows.reshape(-1)], rows.shape), held_out[rows])
             held_out[rows] = x
-            begin = _dense_block(states[rows[:, 0]], (len(rows),))
+            begin = _dense(states[rows[:, 0]])
             first[episodes] = np.einsum("et,et->e", np.einsum("eh,eth->et", begin, change), x[:, :, 0])
             pulled = np.matmul(_dense_block(instruments @ metric, rows.shape), np.swapaxes(ahead, 1, 2))
             moved[episodes] = np.einsum("etk,etk->e", x, np.matmul(pulled, x))
@@ -161,5 +161,9 @@ def _alike(start: Int[NumpyArray, " n_plus_1"]) -> Iterator[tuple[Int[NumpyArray
 
 def _dense_block(rows_of: Any, shape: tuple[int, ...]) -> Float[NumpyArray, "e T H"]:
     """The rows of some episodes of equal length as one dense array."""
+    return _dense(rows_of).reshape(*shape, -1)
+
+
+def _dense(rows_of: Any) -> Float[NumpyArray, "rows H"]:
     found: NumpyArray = rows_of.toarray() if sparse.issparse(rows_of) else rows_of
-    return found.reshape(*shape, -1)
+    return found
