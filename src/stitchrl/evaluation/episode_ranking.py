@@ -87,6 +87,7 @@ class EpisodeRanking:
             )
         tried = ", ".join(f"{one.dropped:,}" for one in self.curve[1:])
         nothing = f"Leaving out the worst {tried} makes no fit surely better on held-out episodes"
+        nothing = nothing if tried else "No list of them was tried"
         if not apart:
             return f"No episode stands apart from the others. {nothing}: there is nothing to drop."
         many = f"{apart:,} of {n:,} episodes {'stands' if apart == 1 else 'stand'} apart from the others"

@@ -54,8 +54,8 @@ class LogFeatures:
     table: Any
     columns: Float[NumpyArray, "M D"]
     numbered: bool
-    action_mean: Float[NumpyArray, " D"]
-    action_spread: Float[NumpyArray, " D"]
+    action_mean: Float[NumpyArray, " A"]
+    action_spread: Float[NumpyArray, " A"]
     ridge: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -78,7 +78,7 @@ class LogFeatures:
                 "`fill` fills them."
             )
         columns = _standardised(table)
-        mean, spread = np.zeros(0), np.ones(0)
+        mean, spread = np.zeros(0), np.zeros(0)
         if log.num_actions is None:
             taken = log.action.astype(np.float64)
             mean, spread = taken.mean(0), taken.std(0)

@@ -68,7 +68,7 @@ def _curve(ranking: Mapping[str, Any]) -> Table:
     low = round(100 * ranking["confidence"])
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("without the worst", justify="right")
-    table.add_column("value", justify="right")
+    table.add_column("fitted value", justify="right")
     table.add_column(f"{low}% interval")
     names = [error["model"] for error in ranking["curve"][1]["errors"]]
     for name in names:
@@ -87,6 +87,6 @@ def _curve(ranking: Mapping[str, Any]) -> Table:
 
 def _curve_legend(ranking: Mapping[str, Any]) -> str:
     return (
-        "value: of what is done now, by the remaining episodes. error: change of the squared error on the half of the episodes "
+        "fitted value: of what is done now, by the remaining episodes. error: change of the squared error on the half of the episodes "
         "that neither the fit nor the choice has seen, and its standard error; below 0 the fit is better without them."
     )
