@@ -331,7 +331,7 @@ GRAMMAR = {
     "--set": ("demo", "run", "train", "evaluate"),
     "--seed": ("demo", "collect", "run", "audit", "train", "evaluate", "predict"),
     **dict.fromkeys(("--horizon", "--confidence", "--estimators", "--baseline"), ESTIMATES),
-    "--gamma": ("run", "evaluate"),  # the exact values of the demo are of gamma 1
+    "--gamma": ("run", "audit", "evaluate"),  # the exact values of the demo are of gamma 1
     "--gate": ("run", "evaluate"),
     "--policy-column": ("evaluate",),
 }

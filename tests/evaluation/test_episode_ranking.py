@@ -103,7 +103,8 @@ def test_the_value_of_a_log_whose_episodes_end_is_near_its_mean_return_and_as_un
         assert (
             0.75 < (found.upper - found.lower) / (2 * 1.966 * error) < 1.1
         )  # what the states foretell is no error twice
-    assert whole.errors == () and [one.model for one in less.errors] == [VALUES, ACTIONS, OBSERVATIONS]
+    assert whole.errors == ()
+    assert [one.model for one in less.errors] == [VALUES, ACTIONS, OBSERVATIONS]
 
 
 LEAST_RECALL = {
@@ -121,7 +122,8 @@ def test_planted_harm_is_near_the_top(harm: str, actions: int | None) -> None:
     log, harmed = plant(vector_log(actions=actions), max(share, 0.01), 1)
     found = st.rank_episodes(log, drops=())
     assert recall(found.order, log, harmed) >= LEAST_RECALL[harm]  # by chance .01 to .02
-    assert len(found.apart) >= 2 and set(found.apart[:2]) <= set(log.episode_id[harmed].tolist())
+    assert len(found.apart) >= 2
+    assert set(found.apart[:2]) <= set(log.episode_id[harmed].tolist())
     assert found.worst[0].episode in log.episode_id[harmed]
 
 
@@ -129,10 +131,13 @@ def test_dropping_is_recommended_where_episodes_held_out_are_foretold_better_wit
     log, harmed = HARMS["rewards of another unit"][0](vector_log(), 0.01, 1)
     found = st.rank_episodes(log)
     names = set(log.episode_id[harmed].tolist())
-    assert 0 < found.recommended <= len(names) and set(found.drop_list()) <= names
-    assert "falls by" in found.headline and "its reward 1" in found.worst[0].reason
+    assert 0 < found.recommended <= len(names)
+    assert set(found.drop_list()) <= names
+    assert "falls by" in found.headline
+    assert "its reward 1" in found.worst[0].reason
     again = st.rank_episodes(log.without_episodes(names))
-    assert again.recommended == 0 and again.apart == ()
+    assert again.recommended == 0
+    assert again.apart == ()
 
 
 @pytest.mark.parametrize("actions", [None, 5])
@@ -141,9 +146,13 @@ def test_a_sound_log_gives_nothing_to_drop(actions: int | None) -> None:
         log = vector_log(200, seed, actions=actions)
         before = log.content_hash
         found = st.rank_episodes(log)
-        assert found.apart == () and found.recommended == 0 and found.drop_list() == []
-        assert found.headline.endswith("there is nothing to drop.") and found.warning.startswith("Nothing was dropped.")
-        assert dataclasses.replace(log).content_hash == before and log.num_episodes == len(found.order)
+        assert found.apart == ()
+        assert found.recommended == 0
+        assert found.drop_list() == []
+        assert found.headline.endswith("there is nothing to drop.")
+        assert found.warning.startswith("Nothing was dropped.")
+        assert dataclasses.replace(log).content_hash == before
+        assert log.num_episodes == len(found.order)
 
 
 def test_rare_true_rewards_stand_apart_but_are_not_recommended_for_dropping() -> None:
@@ -151,7 +160,8 @@ def test_rare_true_rewards_stand_apart_but_are_not_recommended_for_dropping() ->
     reward, rare = np.zeros_like(log.reward), np.random.default_rng(0).choice(300, 4, replace=False)
     reward[log.episode_start[rare + 1] - 1] = 1.0
     found = st.rank_episodes(dataclasses.replace(log, reward=reward), gamma=1.0)
-    assert set(found.apart) == set(log.episode_id[rare].tolist()) and found.recommended == 0
+    assert set(found.apart) == set(log.episode_id[rare].tolist())
+    assert found.recommended == 0
     assert "errors of the data or rare truth" in found.headline
 
 
@@ -166,10 +176,13 @@ def test_propensities_groups_and_orders() -> None:
     assert not set(pairs[first]) & set(pairs[second])
     by_value = st.rank_episodes(log, by="value", drops=(3,))
     moves = np.array([abs(one.value_change) for one in by_value.worst])
-    assert (np.diff(moves) <= 0).all() and by_value.recommended == 0 and "no fault" in by_value.headline
+    assert (np.diff(moves) <= 0).all()
+    assert by_value.recommended == 0
+    assert "no fault" in by_value.headline
     by_fit = st.rank_episodes(log, by="fit", drops=(3,), shown=200)
     pulls = np.array([one.pull for one in by_fit.worst])
-    assert (np.diff(pulls) <= 0).all() and abs(pulls.mean() - 1) < 1e-9
+    assert (np.diff(pulls) <= 0).all()
+    assert abs(pulls.mean() - 1) < 1e-9
 
 
 def test_a_world_without_chance_has_no_tail_and_still_shows_the_odd_one() -> None:
@@ -178,7 +191,8 @@ def test_a_world_without_chance_has_no_tail_and_still_shows_the_odd_one() -> Non
     reward = log.reward.copy()
     reward[log.episode_start[7]] = 3.0
     found = st.rank_episodes(dataclasses.replace(log, reward=reward), drops=())
-    assert found.order[0] == log.episode_id[7] and 7 in found.apart
+    assert found.order[0] == log.episode_id[7]
+    assert 7 in found.apart
     assert found.worst[0].reason.startswith("its reward 3 at step 0 lies outside the 0 to 0 of ordinary")
 
 
@@ -215,7 +229,8 @@ def test_bad_input_is_one_sentence(log: object, given: dict[str, object], senten
 
 def test_a_drop_list_is_asked_for_by_number() -> None:
     found = st.rank_episodes(vector_log(24), drops=())
-    assert found.drop_list(3) == list(found.order[:3]) and found.drop_list() == []
+    assert found.drop_list(3) == list(found.order[:3])
+    assert found.drop_list() == []
     for wrong in (-1, 24, True):
         with pytest.raises(ConfigurationError, match="holds 0 to 23 of the 24 episodes"):
             found.drop_list(wrong)

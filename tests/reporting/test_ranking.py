@@ -28,36 +28,42 @@ def test_a_ranking_from_the_command_line_to_a_log_without_the_worst(
     chosen, page = tmp_path / "drop.csv", tmp_path / "audit.html"
     done = stitchrl("audit", harmed, "--rank", "--drop", 2, "--drop-list", chosen, "--html", page)
     words = " ".join(done.out.split())
-    assert "1 of 60 episodes stands apart from the others" in words and "Nothing was dropped." in words
-    assert f"stitchrl convert LOG NEW --without {chosen}" in words and "95% interval" in words
-    assert chosen.read_text().splitlines()[0] == "episode,reason" and len(read_drop_list(chosen)) == 2
+    assert "1 of 60 episodes stands apart from the others" in words
+    assert "Nothing was dropped." in words
+    assert f"stitchrl convert LOG NEW --without {chosen}" in words
+    assert "95% interval" in words
+    assert chosen.read_text().splitlines()[0] == "episode,reason"
+    assert len(read_drop_list(chosen)) == 2
     html = page.read_text()
-    assert "Which episodes harm most" in html and worst[0].reason[1:] in html and "error of next observations" in html
+    assert "Which episodes harm most" in html
+    assert worst[0].reason[1:] in html
+    assert "error of next observations" in html
     assert stitchrl("convert", harmed, tmp_path / "less", "--without", chosen).out.startswith("Left out 2 episodes")
     less = st.read(tmp_path / "less")
-    assert less.num_episodes == 58 and worst[0].episode not in less.episode_id and st.read(harmed).num_episodes == 60
+    assert less.num_episodes == 58
+    assert worst[0].episode not in less.episode_id
+    assert st.read(harmed).num_episodes == 60
 
 
 def test_json_holds_the_ranking_and_options_need_it(harmed: Path, tmp_path: Path, stitchrl: Command) -> None:
     found = json.loads(stitchrl("audit", harmed, "--json", "--rank", "--rank-by", "value", "--gamma", 0.5).out)[
         "ranking"
     ]
-    assert (
-        found["by"] == "value"
-        and found["gamma"] == 0.5
-        and found["episodes"] == 60
-        and found["curve"][0]["dropped"] == 0
-    )
+    assert found["by"] == "value"
+    assert found["gamma"] == 0.5
+    assert found["episodes"] == 60
+    assert found["curve"][0]["dropped"] == 0
     assert "ranking" not in json.loads(stitchrl("audit", harmed, "--json").out)
     for option, value in (("--drop", 3), ("--drop-list", tmp_path / "x.json"), ("--rank-by", "fit"), ("--gamma", 0.9)):
         done = stitchrl("audit", harmed, option, value)
-        assert done.status == 2 and done.err == (
-            f"error: `{option}` belongs to a ranking of episodes. Add `--rank`, or leave it out.\n"
-        )
+        assert done.status == 2
+        assert done.err == (f"error: `{option}` belongs to a ranking of episodes. Add `--rank`, or leave it out.\n")
     (tmp_path / "there.csv").write_text("")
     for name, sentence in (("there.csv", "nothing is overwritten"), ("list.txt", "ends in .json or .csv")):
         done = stitchrl("audit", harmed, "--rank", "--drop-list", tmp_path / name)
-        assert done.status == 2 and sentence in done.err and done.out == ""
+        assert done.status == 2
+        assert sentence in done.err
+        assert done.out == ""
 
 
 def test_drop_lists_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -80,8 +86,10 @@ def test_drop_lists_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_a_log_without_episodes_says_so() -> None:
     log = vector_log(24)
     less = log.without_episodes(["3", 5])
-    assert less.num_episodes == 22 and not {3, 5} & set(less.episode_id.tolist())
-    assert less.notes[-1] == "2 episodes were left out on request: 3, 5" and log.num_episodes == 24
+    assert less.num_episodes == 22
+    assert not {3, 5} & set(less.episode_id.tolist())
+    assert less.notes[-1] == "2 episodes were left out on request: 3, 5"
+    assert log.num_episodes == 24
     assert log.without_episodes([]).notes == log.notes
     notes = [finding.seen for finding in st.audit(less).findings if finding.code == "reader-note"]
     assert less.notes[-1] in notes

@@ -104,8 +104,8 @@ def _of_actions(log: Dataset, missed: Float[NumpyArray, "T K"], rows: slice, ste
     names = log.schema.action_names
     name = names[taken[step]] if names else taken[step]
     return (
-        f"{rare} of its {len(taken)} actions {'has' if rare == 1 else 'have'} less than {RARE:.0%} probability by other episodes, such as {name} at step "
-        f"{place} ({max(probs[step], 0.0):.1%})"
+        f"{rare} of its {len(taken)} actions {'has' if rare == 1 else 'have'} less than {RARE:.0%} probability by other "
+        f"episodes, such as {name} at step {place} ({max(probs[step], 0.0):.1%})"
     )
 
 

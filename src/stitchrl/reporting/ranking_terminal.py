@@ -87,6 +87,6 @@ def _curve(ranking: Mapping[str, Any]) -> Table:
 
 def _curve_legend(ranking: Mapping[str, Any]) -> str:
     return (
-        "fitted value: of what is done now, by the remaining episodes. error: change of the squared error on the half of the episodes "
-        "that neither the fit nor the choice has seen, and its standard error; below 0 the fit is better without them."
+        "fitted value: of what is done now, by the remaining episodes. error: change of the squared error on the half of the "
+        "episodes that neither the fit nor the choice has seen, and its standard error; below 0 the fit is better without them."
     )
