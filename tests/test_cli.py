@@ -333,7 +333,7 @@ GRAMMAR = {
     **dict.fromkeys(("--horizon", "--confidence"), (*ESTIMATES, "race")),
     **dict.fromkeys(("--estimators", "--baseline"), ESTIMATES),
     **dict.fromkeys(("--budget", "--eta", "--grid"), ("race",)),
-    "--gamma": ("run", "evaluate"),  # the exact values of the demo are of gamma 1
+    "--gamma": ("run", "audit", "evaluate"),  # the exact values of the demo are of gamma 1
     "--gate": ("run", "evaluate"),
     "--policy-column": ("evaluate",),
 }

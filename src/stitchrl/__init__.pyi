@@ -8,12 +8,14 @@ from stitchrl.deployment.bundle import load_policy as load_policy
 from stitchrl.diagnosis.advice import advise as advise
 from stitchrl.diagnosis.diagnose import diagnose as diagnose
 from stitchrl.data.history import with_history as with_history
+from stitchrl.evaluation.episode_ranking import rank_episodes as rank_episodes
 from stitchrl.evaluation.evaluate import evaluate as evaluate
 from stitchrl.mdp.icu_sepsis import demo_log as demo_log
 from stitchrl.pipeline.pipeline import report as report
 from stitchrl.pipeline.race import race as race
 from stitchrl.pipeline.pipeline import run as run
 from stitchrl.reading.convert import convert as convert
+from stitchrl.reading.drop_list import read_drop_list as read_drop_list
 from stitchrl.reading.read import read as read
 from stitchrl.collection.recipes import collect as collect
 from stitchrl.rollouts import rollout as rollout
@@ -90,6 +92,7 @@ from stitchrl.evaluation.action_shift import ActionShift as ActionShift
 from stitchrl.evaluation.agreement import Agreement as Agreement
 from stitchrl.evaluation.consistency import Consistency as Consistency
 from stitchrl.evaluation.contributions import Estimand as Estimand
+from stitchrl.evaluation.episode_ranking import EpisodeRanking as EpisodeRanking
 from stitchrl.evaluation.estimator import Estimator as Estimator
 from stitchrl.evaluation.evaluation import Evaluation as Evaluation
 from stitchrl.evaluation.logged_policy import LoggedPolicy as LoggedPolicy

@@ -14,8 +14,9 @@ import typer
 
 import stitchrl
 from stitchrl.command_line.advising import advise
+from stitchrl.command_line.audit_command import audit
 from stitchrl.command_line.diagnosing import diagnose
-from stitchrl.command_line.main_job import ADVISED, NOT_USABLE, candidates, main_job, print_json, write_json
+from stitchrl.command_line.main_job import ADVISED, candidates, main_job, print_json
 from stitchrl.command_line.options import (
     FRACTIONS,
     STAGES,
@@ -52,7 +53,6 @@ from stitchrl.command_line.options import (
     Until,
     Updates,
     Version,
-    names_in,
 )
 from stitchrl.command_line.policy_commands import evaluate, predict
 from stitchrl.command_line.racing import race
@@ -160,53 +160,7 @@ def run(
     main_job(context, log, out)
 
 
-@app.command(epilog="Example: stitchrl audit stays.parquet --html audit.html")
-def audit(
-    log: Log,
-    schema: SchemaFile = None,
-    format: Format = None,
-    against: Annotated[
-        Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
-    ] = None,
-    removed: Annotated[
-        str | None,
-        typer.Option("--removed", help="Columns left out of the observation on purpose, a,b: does it reveal them?"),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", help="Seed of the samples that are looked at in a large log, and of random functions in checks."
-        ),
-    ] = 0,
-    config: Config = None,
-    quiet: Quiet = False,
-    json: AsJson = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the audit as JSON to this file as well.")] = None,
-    version: Version = False,
-) -> None:
-    """Say what is in a log and what is wrong with it; exit status 5 where it is not usable."""
-    from stitchrl.command_line.removed import log_and_removed
-    from stitchrl.reporting.audit_terminal import print_audit
-
-    other = None if against is None else stitchrl.read(against, schema, format=format)
-    data, left_out = log_and_removed(log, schema, format=format, removed=names_in(removed) or ())
-    found = stitchrl.audit(data, against=other, removed=left_out, seed=seed)
-    if out is not None:
-        write_json(out, found.to_dict())
-    if html is not None:
-        from stitchrl.reporting.audit_page import render_audit
-        from stitchrl.storage.files import write_text
-
-        write_text(html, render_audit(found.to_dict(), title=log.name))
-    if json:
-        print_json(found.to_dict())
-    elif quiet:
-        print(found.verdict)
-    else:
-        print_audit(found.to_dict())
-    if found.verdict == "not usable":
-        raise typer.Exit(NOT_USABLE)
+app.command(epilog="Example: stitchrl audit stays.parquet --html audit.html")(audit)
 
 
 app.command(epilog="Example: stitchrl advise stays.parquet --collect-more no --dangerous yes --width 0.02")(advise)
@@ -248,16 +202,25 @@ def convert(
         str | None,
         typer.Option("--to", help="store, parquet or minari. [default: Parquet where OUT ends so, else a store]"),
     ] = None,
+    without: Annotated[
+        Path | None,
+        typer.Option(
+            "--without", help="A drop list, name.json or name.csv: its episodes are left out of what is written."
+        ),
+    ] = None,
     config: Config = None,
     quiet: Quiet = False,
     json: AsJson = False,
     version: Version = False,
 ) -> None:
     """Write a log in another format: a store opens in milliseconds, however large, and trains without being loaded."""
-    written = stitchrl.convert(log, out, schema=schema, format=format, to=to)
+    unwanted = None if without is None else stitchrl.read_drop_list(without)
+    written = stitchrl.convert(log, out, schema=schema, format=format, to=to, without=unwanted)
     if json:
-        print_json({"out": str(written)})
+        print_json({"out": str(written)} | ({} if unwanted is None else {"left_out": unwanted}))
     else:
+        if unwanted and not quiet:
+            print(f"Left out {len(unwanted):,} episodes that {without} lists.")
         print(written)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from stitchrl.data.columns import MOST_ROWS, NO_OBSERVATION, PER_TRANSITION
 from stitchrl.data.content_hash import hash_columns
+from stitchrl.data.dropping import kept_episodes
 from stitchrl.data.elapsed import elapsed_between, elapsed_since_start
 from stitchrl.data.joining import joined_columns
 from stitchrl.data.row_hashes import hash_choices, hash_episodes, hash_nested
@@ -417,6 +418,15 @@ class Dataset:
                 f"{wanted.shape}."
             )
         return self.select_episodes(wanted)
+
+    def without_episodes(self, episodes: Iterable[Any]) -> Dataset:
+        """A log without the episodes of these identifiers, such as a drop list of `st.rank_episodes`; `notes` says so.
+
+        Raises:
+            ConfigurationError: the log has no such episode, or no episode would be left.
+        """
+        keep, notes = kept_episodes(self.episode_id, episodes)
+        return dataclasses.replace(self.select_episodes(keep), notes=(*self.notes, *notes))
 
     def episode(self, position: int) -> Episode:
         """The episode at a position from 0 to E - 1.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def convert(
     schema: Schema | str | os.PathLike[str] | None = None,
     format: str | None = None,
     to: str | None = None,
+    without: Iterable[Any] | None = None,
 ) -> Path:
     """Write a log in another format. The log may be larger than memory: it is assembled in files beside `out`.
 
@@ -57,12 +58,14 @@ def convert(
         schema, format: of the source, as `st.read` takes them.
         to: "store" (a folder that opens in milliseconds), "parquet" or "minari" (a folder `name-v0`). The default is
             "parquet" if `out` ends in .parquet or .pq, else "store".
+        without: identifiers of episodes to leave out, such as `st.read_drop_list(file)`; the log itself stays as it is.
 
     Returns:
         The path of the file or folder.
 
     Raises:
-        ConfigurationError: `to` is unknown, or is not given and `out` ends as a file of another format.
+        ConfigurationError: `to` is unknown, or is not given and `out` ends as a file of another format; the log lacks an
+            episode of `without`.
         RunDirectoryError: `out` exists, the disk is full, or it cannot be written; nothing is left behind.
         DataError, SchemaError: as `st.read`.
     """
@@ -77,12 +80,18 @@ def convert(
         raise RunDirectoryError(
             f"{str(beside)!r} exists, where the schema of {path.name} is written; nothing is overwritten. Choose another name."
         )
+    unwanted = list(without or ())
     if isinstance(source, Dataset):
-        return TARGETS[kind](source, path)
+        return TARGETS[kind](_left(source, unwanted), path)
     if isinstance(source, str | os.PathLike) and is_store(Path(source)):
-        return TARGETS[kind](open_store(Path(source)), path)
+        return TARGETS[kind](_left(open_store(Path(source)), unwanted), path)
     known = known_schema(source, schema)
     log = open_log(source, format=format, rules=None if known is None else known.file_rules)
     chosen, guessed = schema_of(source, log, known)
     with on_disk(path.absolute().parent) as new:
-        return TARGETS[kind](as_dataset(log, chosen, guessed, new), path)
+        return TARGETS[kind](_left(as_dataset(log, chosen, guessed, new), unwanted), path)
+
+
+def _left(log: Dataset, unwanted: list[Any]) -> Dataset:
+    """The log without some episodes, and without observations that only these had."""
+    return log.without_episodes(unwanted).compact() if unwanted else log

@@ -8,6 +8,7 @@ import jinja2
 from stitchrl.errors import DataError
 from stitchrl.reporting.audit_view import audit_view
 from stitchrl.reporting.page import environment
+from stitchrl.reporting.ranking_view import ranking_view
 
 __all__ = ["render_audit"]
 
@@ -18,7 +19,8 @@ def render_audit(audit: Mapping[str, Any], *, title: str = "What is in the log")
     """The HTML document for an audit, as ``Audit.to_dict()`` or a run's ``audit.json`` gives it.
 
     Args:
-        audit: `verdict`, `findings` and `numbers`; `checks` where it has them. Numbers that an older audit did not write
+        audit: `verdict`, `findings` and `numbers`; `checks` where it has them, and `ranking`, as
+            ``EpisodeRanking.to_dict()`` gives it. Numbers that an older audit did not write
             are left out.
         title: the page's heading, such as the name of the log.
 
@@ -34,7 +36,7 @@ def render_audit(audit: Mapping[str, Any], *, title: str = "What is in the log")
         return (
             environment()
             .get_template("audit_page.html.j2")
-            .render(title=title, audit=audit_view(audit, audit["numbers"]))
+            .render(title=title, audit=audit_view(audit, audit["numbers"]), ranking=ranking_view(audit.get("ranking")))
         )
     except (KeyError, jinja2.UndefinedError) as error:
         raise DataError(

@@ -1,0 +1,164 @@
+"""The command `stitchrl audit`: what is in a log, what is wrong with it, and with `--rank` which episodes harm most."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import stitchrl
+from stitchrl.command_line.main_job import NOT_USABLE, print_json, write_json
+from stitchrl.command_line.options import AsJson, Config, Format, Log, Quiet, SchemaFile, Version, names_in
+from stitchrl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from stitchrl.data.dataset import Dataset
+    from stitchrl.evaluation.episode_ranking import EpisodeRanking
+
+__all__ = ["audit"]
+
+SHOWN = 20
+"""Episodes of a ranking that are described."""
+
+
+def audit(
+    log: Log,
+    schema: SchemaFile = None,
+    format: Format = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
+    ] = None,
+    removed: Annotated[
+        str | None,
+        typer.Option("--removed", help="Columns left out of the observation on purpose, a,b: does it reveal them?"),
+    ] = None,
+    rank: Annotated[
+        bool,
+        typer.Option("--rank", help="Rank the episodes by the harm they do, and say what dropping them would change."),
+    ] = False,
+    rank_by: Annotated[
+        str | None,
+        typer.Option(
+            "--rank-by",
+            help="harm: how badly the other episodes foretell it; value: how far it moves the value; fit: how far it moves the "
+            "fitted values. [default: harm]",
+        ),
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option("--gamma", help="Discount of the values of --rank. [default: the schema's]")
+    ] = None,
+    drop: Annotated[
+        int | None,
+        typer.Option(
+            "--drop",
+            help="How many of the worst episodes the drop list holds; they are left out of the comparison too. [default: those "
+            "that the ranking recommends]",
+        ),
+    ] = None,
+    drop_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--drop-list",
+            help="Write the worst episodes to this new file, name.json or name.csv. Nothing is dropped by that; `convert "
+            "--without` takes the file.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", help="Seed of the samples that are looked at in a large log, and of random functions in checks."
+        ),
+    ] = 0,
+    config: Config = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the audit as JSON to this file as well.")] = None,
+    version: Version = False,
+) -> None:
+    """Say what is in a log and what is wrong with it; exit status 5 where it is not usable."""
+    from stitchrl.command_line.removed import log_and_removed
+    from stitchrl.reporting.audit_terminal import print_audit
+
+    for option, given in {"--rank-by": rank_by, "--gamma": gamma, "--drop": drop, "--drop-list": drop_list}.items():
+        if given is not None and not rank:
+            raise ConfigurationError(f"`{option}` belongs to a ranking of episodes. Add `--rank`, or leave it out.")
+    if drop_list is not None:
+        from stitchrl.reading.drop_list import check_drop_list_file
+
+        check_drop_list_file(drop_list)  # refused before a long log is read
+    data, left_out = log_and_removed(log, schema, format=format, removed=names_in(removed) or ())
+    other = None if against is None else stitchrl.read(against, schema, format=format)
+    found = stitchrl.audit(data, against=other, removed=left_out, seed=seed)
+    if not json and not quiet:
+        print_audit(found.to_dict())
+    content: dict[str, Any] = found.to_dict()
+    ranking = _ranking(data, rank_by or "harm", gamma, drop, seed, silent=quiet or json) if rank else None
+    if ranking is not None:
+        content["ranking"] = ranking.to_dict()
+    if out is not None:
+        write_json(out, content)
+    if html is not None:
+        from stitchrl.reporting.audit_page import render_audit
+        from stitchrl.storage.files import write_text
+
+        write_text(html, render_audit(content, title=log.name))
+    if json:
+        print_json(content)
+    elif quiet:
+        print(found.verdict)
+    if ranking is not None:
+        if not json and not quiet:
+            from stitchrl.reporting.ranking_terminal import print_ranking
+
+            print_ranking(content["ranking"])
+        if drop_list is not None:
+            _write(data, ranking, drop, drop_list, silent=quiet or json)
+    if found.verdict == "not usable":
+        raise typer.Exit(NOT_USABLE)
+
+
+def _ranking(
+    data: Dataset, by: str, gamma: float | None, drop: int | None, seed: int, *, silent: bool
+) -> EpisodeRanking:
+    """The ranking, with a sign of life while it is made."""
+    from rich.console import Console
+
+    from stitchrl.evaluation.episode_ranking import default_drops, rank_episodes
+
+    if drop is not None and drop < 1:
+        raise ConfigurationError(f"`--drop` must be at least 1, the number of episodes of the drop list; got {drop}.")
+    drops = None if drop is None else [*default_drops(data), drop]
+    wait = f"ranking {data.num_episodes:,} episodes"
+    with nullcontext() if silent else Console(stderr=True).status(wait):
+        return rank_episodes(data, by=by, gamma=gamma, drops=drops, shown=max(SHOWN, drop or 0), seed=seed)
+
+
+def _write(data: Dataset, ranking: EpisodeRanking, drop: int | None, file: Path, *, silent: bool) -> None:
+    """Write the drop list, and say what to do with it."""
+    from stitchrl.reading.drop_list import write_drop_list
+
+    episodes = ranking.drop_list(drop)
+    if not episodes:
+        raise ConfigurationError(
+            "No drop list was written: the ranking recommends none. Say with `--drop` how many of the worst episodes to list."
+        )
+    write_drop_list(
+        file,
+        episodes,
+        reasons={one.episode: one.reason for one in ranking.worst},
+        about={
+            "log": data.schema.name,
+            "log_content": data.content_hash,
+            "ranked_by": ranking.by,
+            "gamma": ranking.gamma,
+            "warning": ranking.warning,
+        },
+    )
+    if not silent:
+        print(
+            f"\n{file}: the worst {len(episodes):,} episodes. Look them up, delete from the list those that are true, and leave "
+            f"the others out with\n  stitchrl convert LOG NEW --without {file}"
+        )

@@ -1,0 +1,134 @@
+"""How far each episode stands out from what all other episodes of its log say, and how hard it pulls at what is fitted.
+
+Of every model of `log_models.py` the fit to the other episodes foretells the rows of an episode. By how much it misses
+them, beyond what is usual, is summed over the T rows of the episode and divided by the root of T, so that long episodes
+do not stand out for their length. How many episodes would be so far out by chance is read off the tail of the log's own
+episodes: between their quantiles at 80% and 95% the tail falls off by a factor of 4, and it is continued at this rate,
+
+    (1)  expected_i = n (1 - .8) exp(-(s_i - q_80) / beta),   beta = (q_95 - q_80) / log 4
+
+which a few episodes beyond q_95, however wild, do not change. Where fewer than `FEW` are expected, the episode stands apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.leave_one_out import EpisodeInfluence
+from stitchrl.evaluation.log_features import LogFeatures
+from stitchrl.evaluation.log_models import LogModel, fit_models, fit_values
+from stitchrl.types import NumpyArray
+
+__all__ = ["FEW", "ORDERS", "EpisodeScores", "score_episodes"]
+
+FEW = 0.05
+"""An episode stands apart where fewer than so many of its log's episodes are expected to be as far out."""
+NEAR, FAR = 0.80, 0.95
+"""Quantiles between which the tail is measured."""
+NO_WIDTH = 1e-6
+"""Width of a tail, as a share of the largest score, that is rounding alone."""
+ORDERS = {
+    "harm": "how much worse the other episodes foretell an episode than is usual",
+    "value": "how far the value of the behaviour moves when an episode is left out",
+    "fit": "how far the fitted values move when an episode is left out",
+}
+"""What episodes can be ranked by."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EpisodeScores:
+    """What leaving out each of n episodes says about it.
+
+    Attributes:
+        models: the models, fitted to all episodes.
+        influence: of each model, what leaving out each episode changes.
+        values: the model of values with hardly any ridge, which pulls a value to the average; values are read off it.
+        of_values: what leaving out each episode changes in it.
+        excess: (N,) for each model, by how much each row is foretold worse than usual by the other episodes.
+        out: (n, models) minus the logarithm of how many episodes are expected to be as far out, equation (1).
+    """
+
+    models: tuple[LogModel, ...]
+    influence: tuple[EpisodeInfluence, ...]
+    values: LogModel
+    of_values: EpisodeInfluence
+    excess: tuple[Float[NumpyArray, " N"], ...]
+    out: Float[NumpyArray, "n models"]
+
+    @property
+    def value(self) -> float:
+        """Mean fitted value of the logged first states."""
+        return float(self.firsts.mean())
+
+    @cached_property
+    def firsts(self) -> Float[NumpyArray, " n"]:
+        """(n,) fitted value of the first state of each episode."""
+        values = self.values
+        start = values.fit.start[:-1]
+        return np.asarray(values.states[start] @ values.fit.theta)[:, 0] + values.base[0]
+
+    @cached_property
+    def value_without(self) -> Float[NumpyArray, " n"]:
+        """(n,) the value where an episode is left out, of the fit and of the first states."""
+        n, change = len(self.firsts), self.of_values
+        return (n * (self.value - change.readout) - (self.firsts - change.first)) / (n - 1)
+
+    @property
+    def harm(self) -> Float[NumpyArray, " n"]:
+        """(n,) the largest of `out`, less what looking at several models adds: the model that misses it most counts."""
+        return self.out.max(1) - np.log(self.out.shape[1])
+
+    @property
+    def expected(self) -> Float[NumpyArray, " n"]:
+        """(n,) how many episodes are expected to be as far out by chance in any of the models, at most all."""
+        return np.minimum(np.exp(-np.minimum(self.harm, 700.0)), float(len(self.out)))
+
+    @property
+    def apart(self) -> Int[NumpyArray, " _"]:
+        """The episodes that stand apart, the farthest out first."""
+        found = np.flatnonzero(self.expected < FEW)
+        return found[np.argsort(-self.harm[found], kind="stable")]
+
+    @property
+    def moved(self) -> Float[NumpyArray, " n"]:
+        """(n,) how far the fitted values move, in units of what an episode moves them on average."""
+        moved = self.of_values.moved
+        return moved * len(moved) / max(float(moved.sum()), 1e-300)
+
+    def order(self, by: str) -> Int[NumpyArray, " n"]:
+        """All episodes, the worst first, by one of `ORDERS`."""
+        score = {"harm": self.harm, "value": np.abs(self.value_without - self.value), "fit": self.moved}[by]
+        return np.argsort(-score, kind="stable")
+
+
+def score_episodes(log: Dataset, features: LogFeatures, gamma: float) -> EpisodeScores:
+    """Fit the models to a log, and score its episodes."""
+    models = tuple(fit_models(log, features, gamma))
+    influence = tuple(one.fit.influence(one.states) for one in models)
+    values = fit_values(log, dataclasses.replace(features, ridge={}), gamma)
+    first = np.asarray(values.states[log.episode_start[:-1]].mean(0)).reshape(-1)
+    of_values = values.fit.influence(values.states, first)
+    excess = tuple(one.excess(log, features, left.held_out) for one, left in zip(models, influence, strict=True))
+    out = [_tail(log, one, row) for one, row in zip(models, excess, strict=True)]
+    return EpisodeScores(models, influence, values, of_values, excess, np.stack(out, axis=1))
+
+
+def _tail(log: Dataset, model: LogModel, excess: Float[NumpyArray, " N"]) -> Float[NumpyArray, " n"]:
+    """Minus the logarithm of equation (1). Where the tail has no width, as in a world without chance, the standard deviation
+    is its width."""
+    start = log.episode_start[:-1]
+    rows = np.add.reduceat(model.known.astype(np.float64), start)
+    score = np.add.reduceat(excess, start) / np.sqrt(np.maximum(rows, 1.0))
+    near, far = np.quantile(score, (NEAR, FAR))
+    width = (far - near) / np.log((1 - NEAR) / (1 - FAR))
+    everywhere = -np.log(len(score))
+    if not width > NO_WIDTH * float(np.abs(score).max()):
+        width = float(score.std())
+    if not width > 0:
+        return np.full(len(score), everywhere)
+    return np.maximum((score - near) / width - np.log(len(score) * (1 - NEAR)), everywhere)

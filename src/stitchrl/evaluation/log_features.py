@@ -1,0 +1,124 @@
+"""Features of a log for linear fits: an indicator of each state where states are few, else functions of the columns.
+
+Over vectors they are a constant, the standardised columns, their products, and random cosines, which stand for a Gaussian
+kernel (Rahimi and Recht 2007). They depend on the observations alone, so that leaving an episode out of a fit leaves the
+features what they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy import sparse
+
+from stitchrl.auditing.regression import features, waves
+from stitchrl.data.dataset import Dataset
+from stitchrl.errors import DataError
+from stitchrl.types import NumpyArray
+
+__all__ = ["LogFeatures"]
+
+MOST_STATES, VISITS = 1_000, 10
+"""Different observations that count as finitely many states: at most so many, seen so often on average."""
+LOOKED_AT = 5_000
+"""Observations among which there must not be more states than that, before all are compared."""
+MOST_COLUMNS = 100
+"""Numbers of an observation that enter; of a longer one, as many random projections."""
+MOST_PRODUCTS = 12
+"""Up to so many columns all products of two are features; with more, the squares alone."""
+COSINES = 100
+MOST_NUMBERS = 2**28
+"""Numbers that the features of all rows may be together; a larger log gets fewer cosines."""
+WIDEST = 10.0
+"""Distances from the median, in units of the usual spread, beyond which a number enters as this distance."""
+NORMAL_IQR = 1.349
+"""Distance between the quartiles of a normal variable, in standard deviations."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogFeatures:
+    """The features of every stored observation of a log, and of its actions. They hold for parts of it as well.
+
+    Attributes:
+        table: (M, H) one row for each row of the observation table; sparse where states are numbered.
+        columns: (M, D) the observations, standardised by median and quartiles and clipped.
+        numbered: whether each of few states has a feature of its own.
+        action_mean, action_spread: (action size,) of continuous actions; empty where actions are numbered.
+        ridge: name of a model of the log -> its ridge, as a share of the mean diagonal; `chosen_ridges` finds them.
+    """
+
+    table: Any
+    columns: Float[NumpyArray, "M D"]
+    numbered: bool
+    action_mean: Float[NumpyArray, " A"]
+    action_spread: Float[NumpyArray, " A"]
+    ridge: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, log: Dataset) -> LogFeatures:
+        """The features of a log.
+
+        Raises:
+            DataError: observations are images, or some are not finite.
+        """
+        table = log.observation_table
+        if table.ndim != 2:
+            raise DataError(
+                "Episodes are ranked by fits that are linear in columns of the observation, and this log's observations are "
+                f"images of shape {log.observation_shape}: rank a log that describes each image by a few numbers."
+            )
+        if not np.isfinite(table).all():
+            raise DataError(
+                f"Episodes are ranked by linear fits, and {int((~np.isfinite(table)).any(1).sum()):,} observations of this log "
+                "have missing or infinite numbers: `stitchrl audit` without `--rank` says in which columns, and a schema's "
+                "`fill` fills them."
+            )
+        columns = _standardised(table)
+        mean, spread = np.zeros(0), np.zeros(0)
+        if log.num_actions is None:
+            taken = log.action.astype(np.float64)
+            mean, spread = taken.mean(0), taken.std(0)
+            spread = np.where(spread > 0, spread, 1.0)
+        state = _states(table)
+        if state is not None and log.num_transitions >= VISITS * (int(state.max()) + 1):
+            cells = (np.ones(len(state)), (np.arange(len(state)), state))
+            return cls(sparse.csr_matrix(cells), columns, True, mean, spread)
+        parts = [features(columns, full_up_to=MOST_PRODUCTS)]
+        if columns.shape[1]:
+            spare = MOST_NUMBERS // max(log.num_transitions, 1) - parts[0].shape[1]
+            parts.append(waves(columns, count=max(1, min(COSINES, spare))))
+        return cls(np.concatenate(parts, axis=1), columns, False, mean, spread)
+
+    def actions(self, log: Dataset) -> Float[NumpyArray, "N K"]:
+        """The actions of a log: 1 in the place of the one taken, or continuous ones in standard deviations."""
+        if log.num_actions is None:
+            return (log.action.astype(np.float64) - self.action_mean) / self.action_spread
+        found = np.zeros((log.num_transitions, log.num_actions))
+        found[np.arange(len(found)), log.action] = 1.0
+        return found
+
+
+def _states(table: Float[NumpyArray, "M D"]) -> Shaped[NumpyArray, " M"] | None:
+    """The number of each row's state; None where there are too many different rows for states."""
+    if len(np.unique(table[:: max(1, len(table) // LOOKED_AT)], axis=0)) > MOST_STATES:
+        return None
+    distinct, state = np.unique(table, axis=0, return_inverse=True)
+    return state.reshape(-1) if len(distinct) <= MOST_STATES else None
+
+
+def _standardised(table: Float[NumpyArray, "M D"]) -> Float[NumpyArray, "M D"]:
+    """Each column by its median and quartiles, so that a few wild rows change nothing for the others; constant columns left
+    out, and many columns replaced by projections."""
+    low, middle, high = np.quantile(table, (0.25, 0.5, 0.75), axis=0)
+    spread = (high - low) / NORMAL_IQR
+    spread = np.where(spread > 0, spread, table.std(0, dtype=np.float64))
+    moves = spread > 0
+    found = np.clip((table[:, moves] - middle[moves]) / spread[moves], -WIDEST, WIDEST)
+    if found.shape[1] > MOST_COLUMNS:
+        directions = np.random.default_rng(0).normal(size=(found.shape[1], MOST_COLUMNS))
+        found = found @ (directions / np.sqrt(found.shape[1]))
+    return found.astype(np.float64)
