@@ -112,7 +112,7 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
         (dataclasses.replace(FITTED, calibration=dataclasses.replace(CALIBRATED, passed=False)), BY_WEIGHTS, "calibr"),
         (dataclasses.replace(LOGGED, calibration=dataclasses.replace(CALIBRATED, passed=False)), {}, "calibr"),
         (FITTED, {}, "nothing confirms the first"),
-        (dataclasses.replace(FITTED, covered=False), BY_WEIGHTS, "is not published yet"),
+        (dataclasses.replace(FITTED, covered=False), BY_WEIGHTS, "a weak cause that is hidden in every decision"),
         (FITTED, {"wdr": gain(-0.01, 0.05, name="wdr")}, "nothing confirms the first"),  # on the same assumptions
         (FITTED, {"wdr": gain(0.01, 0.05, name="wdr", weight_based=True, healthy=False)}, "nothing confirms the first"),
         (

@@ -21,11 +21,11 @@ from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 __all__ = ["NO_MEMORY", "RECORDED", "Confirmation"]
 
 FITTED_COVERED = False
-"""A fitted behaviour may give GO once benchmarks/results/false_go_fitted.md has weak hidden causes that act in every decision,
-and single decisions, among its worlds. That intervals cover is shown (benchmarks/results/coverage.md)."""
+"""A fitted behaviour gives no GO: where a weak cause acts in every decision of long episodes, all other conditions held for a
+policy that is worse (benchmarks/results/weak_causes.md), although intervals cover (benchmarks/results/coverage.md)."""
 NOT_COVERED = (
-    "How often whole verdicts with a fitted behaviour are wrong where a weak cause is hidden in every decision is not "
-    "published yet, so a fitted behaviour gives no GO: log the probability of each action that was taken."
+    "A fitted behaviour gives no GO: a weak cause that is hidden in every decision can make a worse policy pass every other "
+    "condition (benchmarks/results/weak_causes.md), and no log shows it. Log the probability of each action that was taken."
 )
 
 CONTINUOUS_COVERED = False
