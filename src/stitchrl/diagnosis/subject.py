@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.dataset import Dataset
-from stitchrl.errors import EvaluationError
+from stitchrl.errors import EvaluationError, StitchRLError
 from stitchrl.evaluation.behavior import BehaviorProbabilities, fitted_propensities, logged_propensities
 from stitchrl.evaluation.behavior_model import BehaviorPolicy
 from stitchrl.evaluation.behavior_registry import fit_behavior
@@ -131,8 +131,13 @@ class Shared:
         """
         try:
             return fit_behavior(self.log, self._settings).policy
-        except EvaluationError as why:
+        except StitchRLError as why:
             raise NotLookedAtError(str(why)) from None
+
+    @property
+    def has_behavior_model(self) -> bool:
+        """Whether `behavior_model` is fitted already, so that asking it costs nothing."""
+        return "behavior_model" in self.__dict__
 
     @cached_property
     def mean_return(self) -> float:

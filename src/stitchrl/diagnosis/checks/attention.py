@@ -117,9 +117,7 @@ def attention_numbers(subject: Subject) -> dict[str, Any]:
         importance = subject.once(importance_of)
     except NotLookedAtError as why:
         return found | {"importance_missing": str(why)}
-    behavior = None
-    with contextlib.suppress(NotLookedAtError):
-        behavior = importance_of_behavior(subject).values if subject.shared.behavior.fitted else None
+    behavior = importance_of_behavior(subject).values if subject.shared.has_behavior_model else None
     order = np.argsort(-importance.values, kind="stable")[:MOST_SHOWN]
     found["columns"] = [
         {

@@ -145,14 +145,18 @@ def takes_forbidden_actions(subject: Subject) -> Iterator[Finding]:
             "The policy ignores the mask: honour `action_mask` in its `probs`, and give it the mask of each decision in use.",
         )
     elif not (subject.member.with_mask or _learned_with_mask(subject.member.policy)):
+        learned = subject.member.algorithm is not None or getattr(subject.member.policy, "schema", None) is not None
         yield Finding(
             "takes-forbidden-actions",
-            "warning",
+            "warning" if learned else "info",
             "allowed actions",
             f"asked without the mask, {seen}",
             "a mask in the log that it learns from, and with every observation in use",
-            "Nothing shows that it learned with the mask. Where it did not, the values of forbidden actions were among its "
-            "targets: train on a log that has the mask (`action_mask` in the schema), and give the mask of each decision in use.",
+            "It learned without the mask, so that the values of forbidden actions were among its targets: train on a log that "
+            "has the mask (`action_mask` in the schema), and give the mask of each decision in use."
+            if learned
+            else "Give it the mask of each decision in use. If it was learned, learn it again from a log that has the mask "
+            "(`action_mask` in the schema): otherwise the values of forbidden actions were among its targets.",
         )
 
 
