@@ -3,10 +3,11 @@
     python benchmarks/audit_faults.py [--open-bandit FOLDER] [--mujoco FILE ...] [--draws 20]
         [--out benchmarks/results/audit_faults.md]
 
-The corpus is `tests/support/audit_corpus.py`. With `--open-bandit` its bandit log is the real Open Bandit Dataset:
-FOLDER/bts/all.csv (and FOLDER/random/all.csv among the sound logs). `--mujoco` takes more sound logs, of any kind that
-`st.read` reads. `--draws` fresh logs of each world of `tests/support/sound_worlds.py` count the false alarms. The history check
-is left out: benchmarks/hidden_causes.py counts what it sees.
+The corpus is `tests/support/audit_corpus.py` and `tests/support/treatment_faults.py`. With `--open-bandit` its bandit log is
+the real Open Bandit Dataset: FOLDER/bts/all.csv (and FOLDER/random/all.csv among the sound logs). `--mujoco` takes more sound
+logs, of any kind that `st.read` reads. `--draws` fresh logs of each world of `tests/support/sound_worlds.py` count the false
+alarms. The history check and the hint that follows from it are left out: benchmarks/hidden_causes.py and
+benchmarks/treatment_leaks.py count what they see.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 import audit_corpus as corpus
 import sound_worlds
+import treatment_faults as treatment
 
-BY_NAME = {check.__name__: check for check in CHECKS if not check.__name__.startswith("history")}
+BY_NAME = {check.__name__: check for check in CHECKS if not check.__name__.startswith(("history", "common_cause"))}
+CHECKS_OF_CODE = corpus.CHECKS_OF_CODE | treatment.CHECKS_OF_CODE
 
 
 def audited(log: Dataset, against: Dataset | None = None, names: tuple[str, ...] = tuple(BY_NAME)) -> Audit:
@@ -104,7 +107,7 @@ def fault_row(fault: corpus.Fault, clean: Dataset, before: dict[str, str]) -> tu
     for k, strength in enumerate(fault.strengths):
         log, against = fault.spoiled(clean, strength)
         # The other checks run at the first strength alone.
-        names = tuple(BY_NAME) if k == 0 else corpus.CHECKS_OF_CODE[fault.code]
+        names = tuple(BY_NAME) if k == 0 else CHECKS_OF_CODE[fault.code]
         findings = audited(log, against, names).findings
         severity = {f.code: f.severity for f in reversed(findings)}.get(fault.code)
         worse = severity is not None and (
@@ -159,7 +162,7 @@ def main() -> None:
         alarms.append((path.stem, log, audited(log)))
         print(path.stem, flush=True)
     rows, hits = [], []
-    for fault in corpus.FAULTS:
+    for fault in (*corpus.FAULTS, *treatment.FAULTS):
         cells, hit = fault_row(fault, clean[fault.log], before[fault.log])
         rows.append(cells)
         hits.append(hit)
