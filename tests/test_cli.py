@@ -214,7 +214,7 @@ def test_other_bad_commands(log: Path, tmp_path: Path, stitchrl: Command) -> Non
         ("evalute LOG", "There is no command evalute; did you mean evaluate?"),
         (
             "xyz LOG",
-            "There is no command xyz; there are demo, run, audit, schema, convert, collect, train, race, evaluate, diagnose",
+            "There is no command xyz; there are demo, run, audit, advise, schema, convert, collect, train, race, evaluate",
         ),
         ("run --out X", "`stitchrl run` needs LOG, which was not given; see `stitchrl run --help`."),
         ("run LOG", "`stitchrl run` needs --out, which was not given; see `stitchrl run --help`."),
@@ -317,7 +317,7 @@ def test_train_takes_a_configuration(log: Path, tmp_path: Path, stitchrl: Comman
     assert run.updates == 2
 
 
-READS_A_LOG = ("run", "race", "audit", "schema", "convert", "train", "evaluate", "diagnose", "predict")
+READS_A_LOG = ("run", "race", "audit", "advise", "schema", "convert", "train", "evaluate", "diagnose", "predict")
 ESTIMATES = ("demo", "run", "evaluate")
 ALL = ("demo", "collect", *READS_A_LOG, "report")
 GRAMMAR = {
