@@ -20,16 +20,21 @@ import stitchrl as st
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.errors import CheckpointError, ConfigurationError, RunDirectoryError
 from stitchrl.pipeline.candidates import job_algorithm
-from stitchrl.pipeline.knobs import BCQ_KNOBS, KNOBS, entrants_of
+from stitchrl.pipeline.knobs import BCQ_KNOBS, KNOBS, Entrant, entrants_of
 from stitchrl.pipeline.race_judging import Jury
 from stitchrl.pipeline.race_places import Judged, place_candidates
 from stitchrl.pipeline.race_result import Race
-from stitchrl.pipeline.race_settings import check_budget, round_sizes, updates_each
+from stitchrl.pipeline.race_settings import RaceSettings, check_budget, round_sizes, updates_each
 from stitchrl.pipeline.race_training import Group, groups_of
+from stitchrl.progress import ProgressDisplay
 from stitchrl.training import program
 
-SMALL: dict[str, Any] = {"budget": 431, "evaluation_updates": 20, "batch_size": 64, "fractions": (0.4, 0.3, 0.3)}
-WORDS = ["--budget", "431", "--evaluation-updates", "20", "--batch-size", "64", "--fractions", "0.4,0.3,0.3"]
+SMALL: dict[str, Any] = {
+    "budget": 431, "evaluation_updates": 20, "batch_size": 64, "fractions": (0.4, 0.3, 0.3), "ladder": False,
+}  # fmt: skip
+WORDS = [
+    "--budget", "431", "--evaluation-updates", "20", "--batch-size", "64", "--fractions", "0.4,0.3,0.3", "--no-ladder",
+]  # fmt: skip
 GRID: dict[str, Any] = {"IQL.expectile": [0.6, 0.9], "wild.learning_rate": [1e30]}
 
 
@@ -151,6 +156,23 @@ def test_the_winner_has_learned_on_as_if_it_had_trained_alone(raced: Race) -> No
     )
     assert_trees_equal(alone.states, raced.run.states)
     assert [row["update"] for row in raced.run.history][-1] == raced.run.updates == 162
+
+
+def test_the_best_rung_of_the_ladder_stands_for_a_candidate(raced: Race) -> None:
+    settings = RaceSettings(431, evaluation_updates=20, batch_size=64, fractions=(0.4, 0.3, 0.3))
+    jury = Jury(raced.train, raced.validation, test_units=90, validation_units=90, settings=settings)
+    entrant = Entrant("a", raced.winner.algorithm, "", 0)
+    found = jury.judge(jury.candidates(entrant, raced.run), ProgressDisplay(enabled=False))
+    assert sorted(one.candidate.rung is None for one in found) == [False, True]
+    (row,) = place_candidates(found, {entrant.title: 162}, 0)
+    obs, mask = raced.test.observation[:5], raced.test.action_mask
+    assert mask is not None
+    deployed = jury.deployed(entrant, raced.run, row).policy.probs(obs, action_mask=mask[:5])
+    np.testing.assert_array_equal(deployed, found[0].candidate.policy.probs(obs, action_mask=mask[:5]))
+    assert (row.power, row.bound) == (
+        None if found[0].candidate.rung is None else found[0].candidate.rung.power,
+        found[0].ranked.predicted_lower,
+    )
 
 
 def test_settings_of_one_algorithm_are_one_program(log: st.Dataset) -> None:
