@@ -7,8 +7,9 @@ audit calls the log not usable; 130 stopped from the keyboard.
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,7 +59,7 @@ from stitchrl.command_line.options import (
 from stitchrl.command_line.policy_commands import evaluate, predict
 from stitchrl.command_line.training import train
 from stitchrl.command_line.usage import UsageError, sentence_of
-from stitchrl.errors import StitchRLError
+from stitchrl.errors import StitchRLError, StitchRLWarning
 from stitchrl.pipeline.settings import PipelineSettings
 
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
@@ -298,10 +299,18 @@ def print_the_version(json: AsJson = False, version: Version = False) -> None:
         print(stitchrl.__version__)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Print a warning of ours as the sentence that it is, and another one as Python does."""
+    ours = issubclass(category, StitchRLWarning)
+    print(f"warning: {message}" if ours else warnings.formatwarning(message, category, *where[:2]), file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: our errors, and what cannot be understood of a command line, become one sentence and exit status 2."""
     try:
-        status = app(prog_name="stitchrl", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = app(prog_name="stitchrl", standalone_mode=False)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # `stitchrl` alone
             print(error.ctx.get_help(), file=sys.stderr)

@@ -115,7 +115,9 @@ def test_what_cannot_be_stacked_is_refused() -> None:
 def test_more_observations_than_the_longest_episode_has_steps_are_warned_of() -> None:
     log = tiny_log()
     assert log.episode_lengths.tolist() == [3, 2, 1]
-    with pytest.warns(StitchRLWarning, match="is 4, and the longest episode of this log has 3 steps: .* At most 3 is of use"):
+    with pytest.warns(
+        StitchRLWarning, match="is 4, and the longest episode of this log has 3 steps: .* At most 3 is of use"
+    ):
         found = st.with_history(log, 4)
     oldest = found.observation[:, : log.observation_size]
     np.testing.assert_array_equal(oldest, found.observation[:, log.observation_size : 2 * log.observation_size])
@@ -126,7 +128,7 @@ def test_what_is_no_log_is_refused_with_the_way_to_one() -> None:
     for function, name in ((st.with_history, "st.with_history"), (st.audit, "st.audit")):
         with pytest.raises(ConfigurationError, match=rf"`{name}` takes a log .* Give `st.read\('stays.parquet'\)`"):
             inspect.unwrap(function)(Path("stays.parquet"), 2)
-    with pytest.raises(ConfigurationError, match="a Dataset as `st.read` gives it; got an object of the class dict"):
+    with pytest.raises(ConfigurationError, match=r"a Dataset as `st.read` gives it; got an object of the class dict"):
         inspect.unwrap(st.evaluate)(None, {"reward": [1.0]})
 
 

@@ -98,6 +98,9 @@ def collect(
     Raises:
         ConfigurationError: a setting outside its range, an environment that cannot be made or has other spaces, a model that
             cannot be loaded or is for another environment, or a learner that did not get better than random in so many steps.
+
+    Warns:
+        StitchRLWarning: the learner got hardly better than random, by less than a standard deviation of random returns.
     """
     _check(recipe, episodes, steps, seed, epsilon, noise)
     _check_who_acts(policy, recipe, algorithm, noise)
