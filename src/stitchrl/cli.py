@@ -7,14 +7,16 @@ audit calls the log not usable; 130 stopped from the keyboard.
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import stitchrl
 from stitchrl.command_line.advising import advise
 from stitchrl.command_line.audit_command import audit
+from stitchrl.command_line.collecting import collect
 from stitchrl.command_line.diagnosing import diagnose
 from stitchrl.command_line.main_job import ADVISED, candidates, main_job, print_json
 from stitchrl.command_line.options import (
@@ -56,8 +58,9 @@ from stitchrl.command_line.options import (
 )
 from stitchrl.command_line.policy_commands import evaluate, predict
 from stitchrl.command_line.racing import race
+from stitchrl.command_line.training import train
 from stitchrl.command_line.usage import UsageError, sentence_of
-from stitchrl.errors import ConfigurationError, StitchRLError
+from stitchrl.errors import StitchRLError, StitchRLWarning
 from stitchrl.pipeline.settings import PipelineSettings
 
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
@@ -224,163 +227,10 @@ def convert(
         print(written)
 
 
-@app.command(epilog="Example: stitchrl collect --env CartPole-v1 --recipe medium --episodes 500 --out cartpole.parquet")
-def collect(
-    env: Annotated[str, typer.Option("--env", help="The id of a registered Gymnasium environment.")],
-    out: Annotated[Path, typer.Option("--out", help="What to write: name.parquet, or the folder of a store.")],
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", help="random, medium, medium-replay, expert or mixed, as in D4RL. [default: medium]"),
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option("--policy", help="A model that Stable-Baselines3 saved, which acts in place of a learner."),
-    ] = None,
-    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the log.")] = 200,
-    steps: Annotated[
-        int, typer.Option("--steps", min=2000, help="Steps of the environment on which the learner is trained.")
-    ] = 20_000,
-    epsilon: Annotated[
-        float | None,
-        typer.Option(
-            "--epsilon",
-            help="Share of uniform actions in the log, where actions are numbered. [default: 0.1, or the model's own]",
-        ),
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option(
-            "--noise",
-            help="Standard deviation of normal noise on the actions of a TD3 or DDPG model, as a share of half of their range.",
-        ),
-    ] = None,
-    trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load the model although that runs the code pickled into its file.")
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")] = 0,
-    config: Config = None,
-    quiet: Quiet = False,
-    json: AsJson = False,
-    version: Version = False,
-) -> None:
-    """Collect a log from an environment, with the exact probability of every action.
-
-    The policy that acts is a DQN (numbered actions) or an SAC (vectors), trained in the environment: stopped early for
-    `medium`, at the end for `expert`; `medium-replay` is all that it did until then. Or, with `--policy`, a model of
-    Stable-Baselines3.
-    """
-    import numpy as np
-
-    from stitchrl.errors import RunDirectoryError
-    from stitchrl.reading.convert import target_kind
-
-    if out.exists():
-        raise RunDirectoryError(f"{str(out)!r} exists; nothing is overwritten. Choose another place or remove it.")
-    target_kind(out)  # refused before anything is played
-    log = stitchrl.collect(
-        env,
-        recipe=recipe,
-        policy=policy,
-        episodes=episodes,
-        steps=steps,
-        seed=seed,
-        epsilon=epsilon,
-        noise=noise,
-        trust_pickle=trust_pickle,
-        progress=not quiet and not json,
-    )
-    written = stitchrl.convert(log, out)
-    returns = np.add.reduceat(log.reward.astype(np.float64), log.episode_start[:-1])
-    if json:
-        print_json(
-            {
-                "out": str(written),
-                "episodes": log.num_episodes,
-                "transitions": log.num_transitions,
-                "mean_return": float(returns.mean()),
-            }
-        )
-    elif quiet:
-        print(written)
-    else:
-        print(
-            f"{written}: {log.num_episodes:,} episodes, {log.num_transitions:,} transitions, mean return {returns.mean():.4g}"
-        )
-
-
-@app.command(epilog="Example: stitchrl train stays.parquet --out iql --algorithm IQL --set expectile=0.9")
-def train(
-    context: Context,
-    log: Log,
-    out: Out,
-    algorithm: Annotated[
-        str | None,
-        typer.Option(
-            "--algorithm", help=f"One of {', '.join(sorted(stitchrl.ALGORITHMS, key=str.lower))}. [default: IQL]"
-        ),
-    ] = None,
-    assignments: Assignments = None,
-    schema: SchemaFile = None,
-    format: Format = None,
-    config: Config = None,
-    seeds: Seeds = 1,
-    updates: Updates = PipelineSettings.updates,
-    batch_size: BatchSize = PipelineSettings.batch_size,
-    seed: Annotated[int, typer.Option("--seed", help="The first seed; further ones follow it.")] = 0,
-    quiet: Quiet = False,
-    json: AsJson = False,
-    version: Version = False,
-) -> None:
-    """Train one algorithm on a whole log, with the main job's settings and units; `st.load(OUT)` gives the run.
-
-    OUT/policy is the first seed's policy as a bundle, for `evaluate` and `st.load_policy`. Nothing is known yet of its worth.
-    """
-    from stitchrl.data.scaling import unit_return_scale
-    from stitchrl.pipeline.bundling import check_free, in_words, save_trained
-    from stitchrl.pipeline.outputs import check_run_folder
-
-    check_free(out)
-    check_run_folder(out, log)
-    data = stitchrl.read(log, schema, format=format)
-    named = algorithm or ("IQL" if context.obj is None else None)
-    found = candidates(context, named, assignments, data.schema.gamma, continuous=data.num_actions is None) or {}
-    if len(found) != 1:
-        raise ConfigurationError(f"`train` takes one algorithm; got {', '.join(found)}.")
-    ((label, chosen),) = found.items()
-    scale = unit_return_scale(data)
-    trained = stitchrl.fit(
-        chosen,
-        data,
-        updates=updates,
-        seeds=range(seed, seed + seeds),
-        batch_size=batch_size,
-        out=out,
-        reward_scale=scale,
-        progress=not quiet and not json,
-    )
-    if not quiet and not json:  # after the checks that `fit` makes, so that a refusal stands alone
-        print(
-            f"Rewards were multiplied by {scale:.4g} while learning, so that returns had a standard deviation of 1, as in the "
-            "main job: settings that depend on the size of rewards are in those units."
-        )
-    where = save_trained(trained, data, out, label=label)
-    if json:
-        policy = None if where is None else str(where)
-        print_json(
-            {
-                "label": label,
-                "out": str(out),
-                "policy": policy,
-                "seeds": list(trained.seeds),
-                "updates": trained.updates,
-            }
-        )
-    else:
-        if not quiet:
-            print(in_words(trained, out, where))
-        print(f"{label}: {out}")
-
-
+app.command(epilog="Example: stitchrl collect --env CartPole-v1 --recipe medium --episodes 500 --out cartpole.parquet")(
+    collect
+)
+app.command(epilog="Example: stitchrl train stays.parquet --out iql --algorithm IQL --set expectile=0.9")(train)
 app.command(epilog="Example: stitchrl race stays.parquet --out race --budget 60000")(race)
 app.command(epilog="Example: stitchrl evaluate runs/stays new_stays.parquet --gate")(evaluate)
 app.command(epilog="Example: stitchrl diagnose runs/stays --log new_stays.parquet")(diagnose)
@@ -415,10 +265,18 @@ def print_the_version(json: AsJson = False, version: Version = False) -> None:
         print(stitchrl.__version__)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Print a warning of ours as the sentence that it is, and another one as Python does."""
+    ours = issubclass(category, StitchRLWarning)
+    print(f"warning: {message}" if ours else warnings.formatwarning(message, category, *where[:2]), file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: our errors, and what cannot be understood of a command line, become one sentence and exit status 2."""
     try:
-        status = app(prog_name="stitchrl", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = app(prog_name="stitchrl", standalone_mode=False)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # `stitchrl` alone
             print(error.ctx.get_help(), file=sys.stderr)

@@ -124,6 +124,15 @@ def test_a_log_without_sources_is_refused() -> None:
         fitted(st.IQL(critic_per_source=True), log(source=None))
 
 
+def test_a_single_source_is_refused() -> None:
+    alone = np.repeat("day", 160)
+    with pytest.raises(
+        ConfigurationError, match=r"all 160 rows have one value, 'day': the critics would be .* Leave it off"
+    ):
+        fitted(st.AWAC(critic_per_source=True), log(source=alone))
+    assert st.AWAC().prepare(log(source=alone), Scaling.of(log()), key=jax.random.key(0)).given is None
+
+
 def test_too_many_sources_are_refused() -> None:
     many = np.array([f"person {number}" for number in range(160)])
     with pytest.raises(DataError, match=f"at most {MOST_SOURCES} sources; the column `source` has 160 values"):

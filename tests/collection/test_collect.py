@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from commands import Command
 
 import stitchrl as st
 from stitchrl.collection.acting import EpsilonGreedy, Space, Squashed, Steps, Uniform, steps_of
+from stitchrl.collection.online import Snapshot
+from stitchrl.collection.recipes import _learned_log, _Log
 from stitchrl.environments import Observations, make_copies
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, StitchRLWarning
 from stitchrl.feeds.replay import Replay
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.networks import MLP, Network
@@ -145,6 +148,68 @@ def test_the_command_collects_a_log_whose_learner_got_better(tmp_path: Path, sti
 def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         st.collect(**({"environment": "CartPole-v1", "progress": False} | settings))
+
+
+class Learned:
+    """A learner whose policy returns two numbers in turn, two steps an episode, where uniform actions return 8, 10 and 12."""
+
+    random_returns = np.array([8.0, 10.0, 12.0])  # standard deviation 2
+
+    def __init__(self, *returns: float) -> None:
+        self.returns = returns
+
+    def medium(self, shots: Any) -> int:
+        return 0
+
+    def play(self, shot: Any, episodes: int, purpose: str) -> list[Steps]:
+        one, two = np.ones(2 * episodes), np.arange(2 * episodes)
+        rewards = np.resize(np.repeat(self.returns, 2), 2 * episodes) / 2
+        steps = {"reward": rewards, "copy_episode": two // 2, "step": two % 2, "terminated": two % 2 == 1}
+        steps |= {
+            "truncated": one == 0,
+            "action": two % 2,
+            "log_prob": np.log(one / 2),
+            "probs": np.tile([0.5, 0.5], (len(one), 1)),
+        }
+        obs = np.stack([two, two], 1).astype(np.float32)
+        return [Steps(**{"obs": obs, "next_obs": obs + 1} | steps)]
+
+
+SHOTS = [Snapshot(2_000, None, []), Snapshot(4_000, None, [])]  # type: ignore[arg-type]
+
+
+def collected(learner: Learned, recipe: str = "medium") -> st.Dataset:
+    space = Space(Observations((2,)), 2, np.zeros(0), np.zeros(0))
+    found: st.Dataset = inspect.unwrap(_learned_log)(_Log(space, "world"), learner, SHOTS, recipe, 40)
+    return found
+
+
+def test_a_learner_that_is_hardly_better_than_random_is_warned_of() -> None:
+    message = (
+        "The medium policy is hardly better than random: it returns 11.9 an episode in this log, and uniform actions return 10, "
+        r"with a standard deviation of 2. It was trained for 2,000 steps of the environment: give more `steps` \(--steps\)."
+    )
+    with pytest.warns(StitchRLWarning, match=message):
+        log = collected(Learned(11.8, 12.0))
+    assert log.episode_returns().mean() == pytest.approx(11.9)
+    # Two errors of the mean of 3 random episodes are 2.31 or more, whatever the log has.
+    with pytest.warns(StitchRLWarning, match="returns 12.2 an episode"):
+        collected(Learned(12.2, 12.2))
+    with pytest.warns(StitchRLWarning, match="The expert policy .* trained for 4,000 steps"):
+        collected(Learned(9.0, 9.0), "expert")
+    collected(Learned(12.4, 12.4))  # says nothing: a warning would be an error here
+    collected(Learned(20.0, 40.0), "mixed")
+
+
+@pytest.mark.filterwarnings("default::stitchrl.errors.StitchRLWarning")
+def test_the_command_prints_the_warning_as_a_sentence(
+    tmp_path: Path, stitchrl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(st, "collect", lambda *given, **more: collected(Learned(11.8, 12.0)))
+    done = stitchrl("collect", "--env", "World-v0", "--out", tmp_path / "world.parquet", "--quiet")
+    assert (done.status, done.out) == (0, f"{tmp_path / 'world.parquet'}\n")
+    assert done.err.startswith("warning: The medium policy is hardly better than random")
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ import stitchrl as st
 from stitchrl.data.column_rule import ColumnRule
 from stitchrl.data.history import without_history
 from stitchrl.data.schema import Schema
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, StitchRLWarning
 from stitchrl.evaluation.policy_actions import log_densities
 from stitchrl.evaluation.probabilities import probabilities_on, taken
 from stitchrl.evaluation.remembering import RememberingPolicy
@@ -72,11 +74,13 @@ def test_named_columns_are_named_anew_and_back() -> None:
     assert set(found.schema.observations) == {"unit", "unit (1 before)"}
     assert len(found.observation_names) == found.observation_size == 2 * log.observation_size
     assert without_history(found.schema, 2) == dataclasses.replace(log.schema)
+    with pytest.warns(StitchRLWarning, match="is 4, and the longest episode of this log has 2 steps"):
+        four = st.with_history(log, 4)
     for trained_on, history, fits in (
         (found, 2, True),
         (log, 1, True),
         (log, 3, False),
-        (st.with_history(log, 4), 2, False),
+        (four, 2, False),
     ):
         size = trained_on.observation_size
         inner = CategoricalPolicy(plain(weights=np.zeros((size, 3)), biases=np.zeros(3)))
@@ -106,6 +110,26 @@ def test_what_cannot_be_stacked_is_refused() -> None:
         st.HistoryPolicy(run.policy, 3)
     with pytest.raises(ConfigurationError, match="`history` of HistoryPolicy must be at least 1"):
         st.HistoryPolicy(run.policy, 0)
+
+
+def test_more_observations_than_the_longest_episode_has_steps_are_warned_of() -> None:
+    log = tiny_log()
+    assert log.episode_lengths.tolist() == [3, 2, 1]
+    with pytest.warns(
+        StitchRLWarning, match="is 4, and the longest episode of this log has 3 steps: .* At most 3 is of use"
+    ):
+        found = st.with_history(log, 4)
+    oldest = found.observation[:, : log.observation_size]
+    np.testing.assert_array_equal(oldest, found.observation[:, log.observation_size : 2 * log.observation_size])
+    st.with_history(log, 3)  # says nothing: a warning would be an error here
+
+
+def test_what_is_no_log_is_refused_with_the_way_to_one() -> None:
+    for function, name in ((st.with_history, "st.with_history"), (st.audit, "st.audit")):
+        with pytest.raises(ConfigurationError, match=rf"`{name}` takes a log .* Give `st.read\('stays.parquet'\)`"):
+            inspect.unwrap(function)(Path("stays.parquet"), 2)
+    with pytest.raises(ConfigurationError, match=r"a Dataset as `st.read` gives it; got an object of the class dict"):
+        inspect.unwrap(st.evaluate)(None, {"reward": [1.0]})
 
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])

@@ -25,7 +25,7 @@ from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.settings import flag
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
-from stitchrl.errors import DataError
+from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.jax_types import Array, Batch, Key
 from stitchrl.messages import shown
 from stitchrl.types import PyTree
@@ -53,6 +53,12 @@ class SourceCriticSettings(CriticSettings):
                 "the log has none. Name that column in the schema, or leave the setting off."
             )
         names, number = np.unique(log.source, return_inverse=True)
+        if len(names) == 1:
+            raise ConfigurationError(
+                f"`critic_per_source` of {self.name} makes critics for each value of the column `source`, and in this log all "
+                f"{len(log.source):,} rows have one value, {shown(str(names[0]))}: the critics would be those of the setting "
+                "off. Leave it off, or learn from a log of several sources."
+            )
         if len(names) > MOST_SOURCES:
             raise DataError(
                 f"`critic_per_source` of {self.name} takes at most {MOST_SOURCES} sources; the column `source` has "

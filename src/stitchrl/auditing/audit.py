@@ -14,6 +14,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import SEVERITIES, Audit
 from stitchrl.auditing.moments import Moments, blocks
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.given import check_is_log
 from stitchrl.errors import ConfigurationError
 from stitchrl.types import NumpyArray
 
@@ -46,12 +47,14 @@ def audit(
             least 0. A finding that another seed does not give is a matter of the draw.
 
     Raises:
-        ConfigurationError: the seed is below 0, or a removed column does not fit the log or is part of its observation.
+        ConfigurationError: the seed is below 0, what was given is no log, or a removed column does not fit the log or is part
+            of its observation.
 
     Returns:
         Findings, the most harmful first, and numbers: sizes, returns, lengths, actions, and the numbers of pictures
         (`coverage`, `drift`, `history`, `randomness`, `columns`, `sources`, `return_modes`).
     """
+    check_is_log(log, "st.audit")
     facts = Facts(log, against, _removed(log, removed or {}))
     with drawn_by(seed), np.errstate(over="ignore", invalid="ignore"):  # values that are not finite become findings
         findings = [finding for check in CHECKS for finding in check(log, facts)]

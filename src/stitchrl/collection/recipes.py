@@ -14,7 +14,9 @@ Stable-Baselines3 can act in its place; then there is no recipe and nothing is t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -30,13 +32,14 @@ from stitchrl.collection.online import Snapshot, learn_online
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.schema import Schema
 from stitchrl.environments import make_copies
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, StitchRLWarning
 from stitchrl.messages import listed, shown
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.networks import Network
 from stitchrl.nn.policy import DiscretePolicy, Policy
 from stitchrl.progress import ProgressDisplay
 from stitchrl.reading.read import read
+from stitchrl.types import NumpyArray
 
 __all__ = ["RECIPES", "collect"]
 
@@ -95,6 +98,9 @@ def collect(
     Raises:
         ConfigurationError: a setting outside its range, an environment that cannot be made or has other spaces, a model that
             cannot be loaded or is for another environment, or a learner that did not get better than random in so many steps.
+
+    Warns:
+        StitchRLWarning: the learner got hardly better than random, by less than a standard deviation of random returns.
     """
     _check(recipe, episodes, steps, seed, epsilon, noise)
     _check_who_acts(policy, recipe, algorithm, noise)
@@ -143,8 +149,26 @@ def _learned_log(log: _Log, learner: _Learner, shots: Sequence[Snapshot], recipe
     }[recipe]
     for source, shot, count in parts:
         if count:
-            log.add(learner.play(shot, count, f"log of {source}"), source)
+            played = learner.play(shot, count, f"log of {source}")
+            log.add(played, source)
+            _warn_if_hardly_better(source, _returns(played), learner.random_returns, shot.steps)
     return log.dataset()
+
+
+def _warn_if_hardly_better(source: str, returns: NumpyArray, random: NumpyArray, steps: int) -> None:
+    """Warn of a policy that returns less than a standard deviation of random returns more than random, or no more than chance."""
+    if len(returns) < 2:
+        return
+    spread = float(random.std(ddof=1))
+    chance = 2.0 * float(np.sqrt(random.var(ddof=1) / len(random) + returns.var(ddof=1) / len(returns)))
+    if returns.mean() - random.mean() < max(spread, chance):
+        warnings.warn(
+            f"The {source} policy is hardly better than random: it returns {returns.mean():.4g} an episode in this log, and "
+            f"uniform actions return {random.mean():.4g}, with a standard deviation of {spread:.4g}. It was trained for "
+            f"{steps:,} steps of the environment: give more `steps` (--steps).",
+            StitchRLWarning,
+            stacklevel=4,
+        )
 
 
 def _check(
@@ -235,18 +259,23 @@ class _Learner:
         actor = self.acting(shot.policy, 1.0)
         return list(steps_of(self.env, self.space, lambda: actor, seed=self.seed, purpose=purpose, episodes=episodes))
 
+    @cached_property
+    def random_returns(self) -> NumpyArray:
+        """Of episodes of uniform actions."""
+        return _returns(
+            steps_of(
+                self.env, self.space, lambda: Uniform(self.space), seed=self.seed, purpose="random", episodes=PLAYED
+            )
+        )
+
     def medium(self, shots: Sequence[Snapshot]) -> int:
         """Which snapshot is the first that reaches a third of the way from random to the last one.
 
         Raises:
             ConfigurationError: the last one is no better than random.
         """
-        random = _mean_return(
-            steps_of(
-                self.env, self.space, lambda: Uniform(self.space), seed=self.seed, purpose="random", episodes=PLAYED
-            )
-        )
-        expert = _mean_return(self.play(shots[-1], PLAYED, "judging the expert"))
+        random = float(self.random_returns.mean())
+        expert = float(_returns(self.play(shots[-1], PLAYED, "judging the expert")).mean())
         if expert <= random:
             raise ConfigurationError(
                 f"After {shots[-1].steps:,} steps {self.algorithm.name} returns {expert:.4g} an episode, no more than uniform "
@@ -254,18 +283,18 @@ class _Learner:
             )
         wanted = random + MEDIUM * (expert - random)
         for k, shot in enumerate(shots):
-            if _mean_return(self.play(shot, PLAYED, f"judging snapshot {k}")) >= wanted:
+            if _returns(self.play(shot, PLAYED, f"judging snapshot {k}")).mean() >= wanted:
                 return k
         return len(shots) - 1
 
 
-def _mean_return(played: Any) -> float:
-    """The mean return of the episodes of some steps."""
+def _returns(played: Iterable[Steps]) -> NumpyArray:
+    """The return of each episode of some steps."""
     totals: dict[int, float] = {}
     for made in played:
         for episode, reward in zip(made.copy_episode, made.reward, strict=True):
             totals[int(episode)] = totals.get(int(episode), 0.0) + float(reward)
-    return float(np.mean(list(totals.values())))
+    return np.array(list(totals.values()))
 
 
 class _Log:

@@ -7,6 +7,7 @@ missing, the first one stands for those that are not there, as in `gymnasium.wra
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,8 +15,9 @@ from jaxtyping import Int
 
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.given import check_is_log
 from stitchrl.data.schema import Schema
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, StitchRLWarning
 from stitchrl.types import NumpyArray
 
 __all__ = ["has_history", "with_history", "without_history"]
@@ -33,8 +35,12 @@ def with_history(log: Dataset, history: int) -> Dataset:
         history: observations in a row, at least 1: the last one and those before it.
 
     Raises:
-        ConfigurationError: a number below 1, or observations that are images.
+        ConfigurationError: a number below 1, observations that are images, or what is no log.
+
+    Warns:
+        StitchRLWarning: no episode has so many steps, so that the oldest observations of each row are copies everywhere.
     """
+    check_is_log(log, "st.with_history")
     if isinstance(history, bool) or not isinstance(history, int | np.integer) or history < 1:
         raise ConfigurationError(f"`history` of with_history must be a whole number of at least 1; got {history!r}.")
     if log.observation_table.ndim != 2:
@@ -44,6 +50,15 @@ def with_history(log: Dataset, history: int) -> Dataset:
         )
     if history == 1:
         return log
+    longest = int(log.episode_lengths.max(initial=0))
+    if history > longest:
+        warnings.warn(
+            f"`history` of with_history is {history:,}, and the longest episode of this log has {longest:,} "
+            f"{'step' if longest == 1 else 'steps'}: in every row the first observation of the episode stands for those that are "
+            f"not there, so that the columns of steps further back hold nothing new. At most {longest:,} is of use to this log.",
+            StitchRLWarning,
+            stacklevel=2,
+        )
     rows = np.arange(log.num_transitions)
     here = log.observation_index[_before(log, history)]
     alone = np.flatnonzero(~log.continues & (log.next_observation_index != NO_OBSERVATION))

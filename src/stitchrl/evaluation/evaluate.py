@@ -9,6 +9,7 @@ import numpy as np
 from stitchrl.auditing.binning import binning_of
 from stitchrl.auditing.history import HistoryCheck, history_check
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.given import check_is_log
 from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.contributions import Estimand
@@ -100,11 +101,12 @@ def evaluate(
         force: judge a policy that carries the ranges it learned from also where the log's observations look like another unit.
 
     Raises:
-        ConfigurationError: an unknown estimator, or a number outside its range.
+        ConfigurationError: an unknown estimator, a number outside its range, or what is no log.
         EvaluationError: fewer than 2 episodes or groups, more rows and actions than fit, or a policy whose `probs` are not
             probabilities, or whose actions are not finite; a bundle that learned from episodes of this log, from columns with
             another meaning, or from observations in what looks like another unit.
     """
+    check_is_log(log, "st.evaluate")
     settings = FitSettings(seed=seed) if settings is None else settings
     policies = [policy] if baseline is None else [policy, baseline]
     found = evaluate_all(
