@@ -59,7 +59,7 @@ def checked(item: Any = None, *, typechecker: Any = None) -> Any:
         return partial(checked, typechecker=typechecker)
     if inspect.isclass(item):
         if dataclasses.is_dataclass(item) and "__init__" in vars(item):
-            item.__init__ = checked(vars(item)["__init__"])
+            item.__init__ = checked(vars(item)["__init__"])  # type: ignore[method-assign]
         return item
     if not inspect.isfunction(item):
         raise TypeError(f"The import hook decorates classes and functions; got {item!r}.")
@@ -84,5 +84,5 @@ def checked(item: Any = None, *, typechecker: Any = None) -> Any:
 
 def install() -> None:
     """Check every module of the package that is imported from here on."""
-    jaxtyping.jaxtyped = checked
+    jaxtyping.jaxtyped = checked  # type: ignore[assignment]
     jaxtyping.install_import_hook("stitchrl", "checker.strict")
