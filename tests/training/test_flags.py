@@ -53,6 +53,7 @@ def codes(rows: list[dict[str, Any]], **settings: Any) -> list[str]:
 PLANTED: list[tuple[str, dict[str, Any], int]] = [
     ("impossible-value", {"q__data_mean": lambda i: 30.5 if i == 7 else 1.0, "q__policy_mean": None}, 800),
     ("impossible-value", {"q__data_mean": -31.0, "q__policy_mean": None}, 100),
+    ("accelerating-value", {"q__data_mean": lambda i: 0.1 * 1.25**i, "q__policy_mean": None}, 2400),
     ("policy-claim", {"q__data_mean": 1.0, "q__policy_mean": lambda i: 11.5 if i >= 3 else 10.5}, 400),
     ("critic-growth", {"loss__critic": lambda i: 1.0 if i < 6 else 10.5}, 2400),
     ("capped-weights", {"weight__clipped": lambda i: 0.6 if i >= 19 else 0.0}, 2400),
@@ -99,6 +100,8 @@ def test_a_sound_history_has_no_flag() -> None:
         {"policy__entropy": -3.0, "policy__agreement": None},  # a density's
         {"loss__critic": lambda i: 0.0 if i >= 20 else 1.0},
         {"loss__critic": lambda i: None},
+        {"q__data_mean": lambda i: 0.8 * i, "q__policy_mean": None},  # which does not slow down, nor grow faster
+        {"q__data_mean": lambda i: 0.05 * 1.25**i, "q__policy_mean": None},  # which is small yet
         {"probe__q_highest": -4.1},
         {"probe__q_states": 0.0021},
         {"weight__effective_share": 0.051},

@@ -9,6 +9,7 @@ from stitchrl.diagnosis.diagnose import diagnose_members, findings_of_training, 
 from stitchrl.diagnosis.subject import Member, Shared
 from stitchrl.evaluation.results import Estimate
 from stitchrl.pipeline.workspace import Workspace
+from stitchrl.progress import LateProgress
 
 __all__ = ["diagnosis_content", "diagnosis_line"]
 
@@ -23,7 +24,8 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
     valid = Shared(job.parts["validation"], job.fit_settings)
     ranked = {one["title"]: one["evaluation"] for one in job.load("ranking.json")["candidates"]}
     masked, found = job.log.action_mask is not None, {}
-    for label, run in job.runs.items():
+    bar = LateProgress("diagnosis of the candidates", len(job.runs) + 1, "runs/s")
+    for done, (label, run) in enumerate(job.runs.items(), 1):
         members = [
             Member(
                 one.title.removeprefix(f"{label} "),
@@ -38,11 +40,13 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
             if one.label == label
         ]
         found[label] = diagnose_members(title_of(run), members, valid, findings_of_training(run))
+        bar(done)
     chosen = job.selected
     # The critics of a rung speak about another policy.
     claims = chosen.value if chosen.rung is None else None
     member = Member(chosen.title, chosen.policy, claims, chosen.algorithm, _estimate(selected), with_mask=masked)
     whole = diagnose_members(chosen.title, [member], valid)
+    bar(len(job.runs) + 1)
     return {
         "on": "the validation part, from which no candidate learned",
         "selected": whole.to_dict(),

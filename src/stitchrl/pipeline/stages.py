@@ -301,7 +301,8 @@ def diagnose_stage(job: Workspace) -> None:
     """diagnosis.json: what went wrong in training, and what the policies do that the log does not support."""
 
     def make() -> dict[str, Any]:
-        return diagnosis_content(job, job.load("estimates.json")["selected"]["evaluation"])
+        with ProgressDisplay(enabled=job.progress):
+            return diagnosis_content(job, job.load("estimates.json")["selected"]["evaluation"])
 
     job.say("diagnose", diagnosis_line(job.stage("diagnosis.json", make)))
 

@@ -22,6 +22,8 @@ RECENT_ROWS = 5  # that "now" means: a chunk's mean is itself noisy
 GROWTH_ROWS = 20  # fewest in which growth is looked for, so that a quarter of them is as many as "now"
 LARGEST_GROWTH = 10.0  # of the critic loss; sound runs on Hopper raised it up to 6 times, as values rose from 0
 VALUE_MARGIN = 1.5  # times the largest value possible: a mean over many transitions has no honest way there
+ACCELERATION = 1.5  # times the growth of the quarter before: sound values level off once they are large
+LARGE_VALUE = 0.5  # of the largest value possible; while they are small, values may well grow faster and faster
 CLAIM_SHARE = 0.5  # of that value, by which a policy may claim to beat the log; true gains of half of it are rare
 CAPPED_SHARE = 0.5  # of the weights at their cap: beyond it the better half of the log is not told apart
 LEAST_ENTROPY = 0.01  # nats: one action has more than 99.8% on average
@@ -68,6 +70,25 @@ def _impossible_value(rows: Columns, limits: Limits) -> Found | None:
         f"at most {VALUE_MARGIN:g} times what rewards allow",
         "The critic may be feeding on its own overestimates: lower the learning rate or the target rate, or use an algorithm "
         "that stays nearer to the log (IQL, or CQL with a larger `cql_weight`).",
+    )
+
+
+def _accelerating_value(rows: Columns, limits: Limits) -> Found | None:
+    values = np.abs(_present(rows, "q/data_mean"))
+    if len(values) < GROWTH_ROWS or not math.isfinite(limits.value):
+        return None
+    smooth = _smoothed(values)
+    quarter = len(values) // 4
+    before, last = smooth[-quarter] - smooth[-2 * quarter], smooth[-1] - smooth[-quarter]
+    if not (last > ACCELERATION * before > 0 and smooth[-1] > LARGE_VALUE * limits.value):
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"the mean value of logged actions is {smooth[-1]:.3g}, where rewards allow {limits.value:.3g}, and it grows faster and "
+        f"faster: by {last:.3g} in the last quarter of training, after {before:.3g} in the one before",
+        "growth that slows down, as each step of a backup that discounts does",
+        "The critic feeds on its own values: lower the learning rate or the target rate, or use an algorithm that stays nearer "
+        "to the log.",
     )
 
 
@@ -253,6 +274,7 @@ def _nothing_learned(rows: Columns, limits: Limits) -> Found | None:
 SAMPLE = "the probe's rows"
 RULES: dict[str, Callable[[Columns, Limits], Found | None]] = {
     "impossible-value": _impossible_value,
+    "accelerating-value": _accelerating_value,
     "policy-claim": _policy_claim,
     "pessimistic-value": _pessimistic_value,
     "constant-value": _constant_value,
