@@ -74,7 +74,10 @@ def _as_text(value: Any) -> str:
 
 def choices_of(facts: LogFacts) -> tuple[Choice, ...]:
     """The advised algorithms, the best first."""
-    return (_continuous(facts) if facts.continuous else _discrete(facts))[:MOST]
+    found = _continuous(facts) if facts.continuous else _discrete(facts)
+    if facts.images:
+        found = tuple(choice for choice in found if "images" in choice.algorithm.observations)
+    return found[:MOST]
 
 
 # --- discrete actions --------------------------------------------------------------------------------------------------
@@ -86,7 +89,8 @@ def _discrete(facts: LogFacts) -> tuple[Choice, ...]:
     if facts.deterministic:
         return _narrow(facts)
     iql, cql = _iql(facts), _cql(facts)
-    if not facts.numbered_states:
+    ends = facts.gamma < 1 or facts.truncated_share == 0  # otherwise what is counted may have no solution
+    if not facts.numbered_states or not ends:
         return (iql, cql, _filtered(facts))
     counted = _counting(facts)
     thin = facts.thin_share is not None and facts.thin_share > THIN
