@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import time
 import warnings
@@ -128,20 +129,47 @@ ALWAYS = {"IQL": ("IQL 0.8", "IQL 0.7, 3"), "CQL": ("CQL 0.2", "CQL 5")}
 """What "always IQL" and "always CQL" are: the main job's own, over discrete and over continuous actions."""
 
 
+def advised(state: State, case: Case, fixed: Mapping[str, Algorithm], updates: int) -> dict[str, Any]:
+    """The advised candidates of a log by their labels, the best first, and the seconds that the advice took."""
+    row = state.find(case.name, ADVISED)
+    if row is None:
+        begun = time.perf_counter()
+        found = st.advise(case.log).algorithms
+        seconds = round(time.perf_counter() - begun, 1)
+        labels = {named(label, each, fixed): each for label, each in found.items()}
+        train(state, case, {label: each for label, each in labels.items() if label not in fixed}, updates)
+        row = state.add(
+            {"log": case.name, "label": ADVISED, "chosen": list(labels), "seconds": seconds, "rules": rules()}
+        )
+    return row
+
+
+def rules() -> str:
+    """What tells one version of the rules from another: Git's hash of the file that holds them."""
+    content = (Path(st.__file__).parent / "diagnosis" / "choice.py").read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()[:10]
+
+
 def judged(state: State, case: Case, updates: int) -> dict[str, Any]:
     """The regrets of a log: of the advised candidate, of the best of the three advised, and of always the same algorithm."""
     fixed = candidates(case.log)
     values = train(state, case, fixed, updates)
-    begun = time.perf_counter()
-    advised = st.advise(case.log).algorithms
-    seconds = time.perf_counter() - begun
-    labels = {named(label, each, fixed): each for label, each in advised.items()}
-    values |= train(state, case, {label: each for label, each in labels.items() if label not in fixed}, updates)
+    answer = advised(state, case, fixed, updates)
+    chosen = answer["chosen"]
+    for label in chosen:
+        row = state.find(case.name, label)
+        assert row is not None
+        values[label] = float(np.mean(row["values"]))
     best = max(values, key=values.__getitem__)
     gain = max(values[best] - case.behavior, LEAST * SPAN[case.world])
     regret = {label: (values[best] - value) / gain for label, value in values.items()}
-    chosen = list(labels)
     same = {name: ALWAYS[name][case.log.num_actions is None] for name in ALWAYS}
+    found = {
+        "advised": regret[chosen[0]],
+        "of three": min(regret[label] for label in chosen),
+        **{f"always {name}": regret[label] for name, label in same.items()},
+        "median candidate": float(np.median([regret[label] for label in fixed])),
+    }
     return {
         "log": case.name,
         "behavior": case.behavior,
@@ -149,14 +177,15 @@ def judged(state: State, case: Case, updates: int) -> dict[str, Any]:
         "best_value": values[best],
         "chosen": chosen,
         "chosen_value": values[chosen[0]],
-        "advised": regret[chosen[0]],
-        "of three": min(regret[label] for label in chosen),
-        **{f"always {name}": regret[label] for name, label in same.items()},
-        "median candidate": float(np.median([regret[label] for label in fixed])),
-        "seconds": seconds,
+        "counts": values[best] > case.behavior,
+        "rules": answer["rules"],
+        **found,
     }
 
 
+ADVISED = "the advice"
+"""The label under which the state file keeps what was advised."""
+RULES_COMMIT, RULES_HASH, HELD_OUT_COMMIT = "4aba536", "2940ec2b7c", "d1c3f23"
 COLUMNS = ("advised", "of three", "always IQL", "always CQL", "median candidate")
 
 
@@ -167,12 +196,21 @@ def table(title: str, rows: list[dict[str, Any]]) -> list[str]:
     lines.append("|---" * (5 + len(COLUMNS)) + "|")
     for row in rows:
         cells = [row["log"], f"{row['behavior']:.4g}", f"{row['best']}: {row['best_value']:.4g}"]
-        cells += [f"{row['chosen'][0]}: {row['chosen_value']:.4g}", ", ".join(row["chosen"][1:])]
-        lines.append("| " + " | ".join([*cells, *(f"{row[name]:.2f}" for name in COLUMNS)]) + " |")
-    for name, of in (("median", np.median), ("mean", np.mean)):
-        numbers = [f"**{of([row[column] for row in rows]):.2f}**" for column in COLUMNS]
-        lines.append(f"| {name} | | | | | " + " | ".join(numbers) + " |")
-    return lines
+        cells += [f"{row['chosen'][0]}: {row['chosen_value']:.4g}", "; ".join(row["chosen"][1:])]
+        numbers = [f"{row[name]:.2f}" if row["counts"] else "-" for name in COLUMNS]
+        lines.append("| " + " | ".join([*cells, *numbers]) + " |")
+    return [*lines, *summary(rows)]
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """Median and mean of the regrets, over the logs of which some candidate is better than the behaviour."""
+    counted = [row for row in rows if row["counts"]]
+    return [
+        f"| {name} of {len(counted)} | | | | | "
+        + " | ".join(f"**{of([row[column] for row in counted]):.2f}**" for column in COLUMNS)
+        + " |"
+        for name, of in (("median", np.median), ("mean", np.mean))
+    ]
 
 
 def main() -> None:
@@ -194,14 +232,16 @@ def main() -> None:
     if args.only:
         return
     development, held_out = found
-    lines = [
-        "# Is the advice right?\n",
-        describe(f"python benchmarks/advice.py --updates {args.updates}"),
-        INTRODUCTION,
-    ]
-    lines += table("Logs made after the rules were fixed", held_out) if held_out else []
-    lines += table("Logs on which the rules were found", development)
-    lines += table("All logs", [*development, *held_out])[-2:]
+    lines = ["# Is the advice right?\n", describe(f"python benchmarks/advice.py --updates {args.updates}")]
+    lines.append(
+        f"- rules: Git's hash of `diagnosis/choice.py` was {', '.join(sorted({row['rules'] for row in held_out}))}"
+    )
+    lines.append(INTRODUCTION)
+    lines += table("Logs made after the rules were fixed", held_out) + table(
+        "Logs on which the rules were found", development
+    )
+    head = table("All logs", [])[1:3]
+    lines += ["\n## All logs\n", *head, *summary([*development, *held_out])]
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -209,7 +249,12 @@ INTRODUCTION = f"""
 Regret is (best candidate - chosen) / (best candidate - behaviour), of true values: 0 is the best choice that there was, 1 is no
 better than the behaviour, above 1 is worse. The denominator is at least {LEAST:.0%} of the world's span. Every candidate was
 trained for the same number of updates with {SEEDS} seeds, whose mean counts; "of three" is the best of the three advised
-candidates, which is what an oracle that chooses among them would have; "median candidate" is a candidate drawn blindly."""
+candidates, which is what an oracle that chooses among them would have; "median candidate" is a candidate drawn blindly. Where
+every candidate is worse than the behaviour there was nothing to advise: the row has no regrets (-) and does not count.
+
+The rules were fixed in commit {RULES_COMMIT} (`diagnosis/choice.py` {RULES_HASH}); the logs held out came into being in commit
+{HELD_OUT_COMMIT}, after it. Nothing was changed in the rules since but two guards that concern none of these logs (images, and
+worlds without a discount whose episodes are cut)."""
 
 
 if __name__ == "__main__":

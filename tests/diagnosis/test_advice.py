@@ -28,9 +28,9 @@ from stitchrl.pipeline.assignments import candidates_of, with_assignments
 CLASSES: dict[str, type[Algorithm]] = {name: getattr(st, name) for name in st.ALGORITHMS}
 FACTS = LogFacts(
     episodes=1_000, transitions=10_000, mean_length=10.0, gamma=0.9, mean_return=1.0, return_spread=0.5, high_return=1.6,
-    return_values=900, continuous=False, num_actions=4, chance=0.4, certain_share=0.1, random_share=0.0, deterministic=False,
-    uniform=False, mixture=False, modes=None, outcome_noise=0.8, transition_noise=0.3, rewarded_share=0.5, numbered_states=False,
-    thin_share=None, propensities="logged", truncated_share=0.0,
+    return_values=900, continuous=False, images=False, num_actions=4, chance=0.4, certain_share=0.1, random_share=0.0,
+    deterministic=False, uniform=False, mixture=False, modes=None, outcome_noise=0.8, transition_noise=0.3, rewarded_share=0.5,
+    numbered_states=False, thin_share=None, propensities="logged", truncated_share=0.0,
 )  # fmt: skip
 
 
@@ -115,7 +115,13 @@ CASES: list[tuple[dict[str, Any], list[str], dict[str, Any]]] = [
     ({"deterministic": True, "certain_share": 0.9}, ["BCQ", "CQL", "BC"], {"threshold": 0.6}),
     ({"numbered_states": True, "thin_share": 0.1}, ["VILCB", "IQL", "CQL"], {}),
     ({"numbered_states": True, "thin_share": 0.6}, ["IQL", "VILCB", "CQL"], {"expectile": 0.6}),
+    (
+        {"numbered_states": True, "thin_share": 0.1, "gamma": 1.0, "truncated_share": 0.2},
+        ["IQL", "CQL", "FilteredBC"],
+        {},
+    ),
     ({"return_spread": 0.0}, ["BC"], {}),
+    ({"continuous": True, "images": True}, ["FilteredBC", "IQL"], {}),
     ({"continuous": True}, ["TD3BC", "FilteredBC", "IQL"], {"q_weight": 10.0}),
     ({"continuous": True, "modes": ((0.1, 9.0), (0.9, 1.0))}, ["FilteredBC", "TD3BC", "IQL"], {"top_fraction": 0.1}),
     ({"continuous": True, "modes": ((0.5, 9.0), (0.5, 1.0))}, ["FilteredBC", "TD3BC", "IQL"], {"top_fraction": 0.3}),

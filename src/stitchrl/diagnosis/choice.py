@@ -74,7 +74,10 @@ def _as_text(value: Any) -> str:
 
 def choices_of(facts: LogFacts) -> tuple[Choice, ...]:
     """The advised algorithms, the best first."""
-    return (_continuous(facts) if facts.continuous else _discrete(facts))[:MOST]
+    found = _continuous(facts) if facts.continuous else _discrete(facts)
+    if facts.images:
+        found = tuple(choice for choice in found if "images" in choice.algorithm.observations)
+    return found[:MOST]
 
 
 # --- discrete actions --------------------------------------------------------------------------------------------------
@@ -86,7 +89,8 @@ def _discrete(facts: LogFacts) -> tuple[Choice, ...]:
     if facts.deterministic:
         return _narrow(facts)
     iql, cql = _iql(facts), _cql(facts)
-    if not facts.numbered_states:
+    ends = facts.gamma < 1 or facts.truncated_share == 0  # otherwise what is counted may have no solution
+    if not facts.numbered_states or not ends:
         return (iql, cql, _filtered(facts))
     counted = _counting(facts)
     thin = facts.thin_share is not None and facts.thin_share > THIN
@@ -223,7 +227,8 @@ def _best_episodes(facts: LogFacts) -> Choice:
     share = 0.1 if facts.modes is None else facts.modes[0][0]
     few = 0.1 * facts.episodes < LEAST_KEPT
     wide = few or share >= (0.1 + 0.3) / 2
-    number = f"one of {facts.episodes:,} episodes in ten returns at least {facts.high_return:.4g} (mean {facts.mean_return:.4g})"
+    number = f"of {facts.episodes:,} episodes one in ten returns at least {facts.high_return:.4g} "
+        f"(the mean is {facts.mean_return:.4g})"
     if facts.modes is not None:
         (better, high), (worse, low) = facts.modes
         number = f"{better:.0%} of {facts.episodes:,} episodes return about {high:.4g}, the other {worse:.0%} about {low:.4g}"
@@ -231,8 +236,9 @@ def _best_episodes(facts: LogFacts) -> Choice:
         facts, FilteredBC,
         f"FilteredBC, which imitates the best {0.3 if wide else 0.1:.0%} of the episodes.",
         number,
-        "where the returns have two modes, the better episodes are the target; 10% are kept where that is about the share of the "
-        f"better mode and at least {LEAST_KEPT} episodes, otherwise 30%",
+        "it comes first where the returns have two modes, of which the better one is the target, and second where they have "
+        f"one; the best 10% are kept where that is about the share of the better mode and at least {LEAST_KEPT} episodes, "
+        "otherwise 30%",
         f"Chen et al. 2021 (percentage BC); {BENCHMARK}",
         top_fraction=0.3 if wide else 0.1,
     )  # fmt: skip

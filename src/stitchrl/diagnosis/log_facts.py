@@ -39,6 +39,7 @@ class LogFacts:
         high_return: the return that one episode in ten reaches.
         return_values: how many different returns there are.
         continuous: whether actions are vectors.
+        images: whether observations are images, of which no regression is made.
         num_actions: how many discrete actions there are; for continuous ones, the numbers of an action.
         chance: of the behaviour, from 0 (always the same action in a state) to 1 (uniform), as the audit estimates it.
         certain_share: the share of decisions that were made with hardly any chance.
@@ -65,6 +66,7 @@ class LogFacts:
     high_return: float
     return_values: int
     continuous: bool
+    images: bool
     num_actions: int
     chance: float | None
     certain_share: float | None
@@ -106,6 +108,7 @@ class LogFacts:
             high_return=float(np.quantile(returns, 0.9)),
             return_values=len(np.unique(returns)),
             continuous=log.num_actions is None,
+            images=not facts.has_columns,
             num_actions=log.num_actions if log.num_actions is not None else int(np.prod(log.action.shape[1:])),
             chance=random.chance,
             certain_share=random.near_deterministic_share,

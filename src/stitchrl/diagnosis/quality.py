@@ -37,8 +37,9 @@ def quality_of(facts: LogFacts, verdict: str, findings: Sequence[Mapping[str, An
                 "st.audit",
             )
         )
-    found += [_size(facts), *_to_gain(facts)]
-    return tuple(found)
+    if "few-episodes" not in {finding["code"] for finding in findings}:  # which says the same
+        found.append(_size(facts))
+    return (*found, *_to_gain(facts))
 
 
 def _verdict(verdict: str, findings: Sequence[Mapping[str, Any]]) -> Statement:
@@ -50,10 +51,14 @@ def _verdict(verdict: str, findings: Sequence[Mapping[str, Any]]) -> Statement:
     count = {severity: sum(f["severity"] == severity for f in findings) for severity in ("error", "warning")}
     return Statement(
         words[verdict],
-        f"{count['error']} errors and {count['warning']} warnings of the audit",
+        f"{_counted(count['error'], 'error')} and {_counted(count['warning'], 'warning')} of the audit",
         "one error makes a log not usable, one warning makes it usable with care",
         "st.audit",
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _size(facts: LogFacts) -> Statement:
