@@ -86,7 +86,7 @@ def worlds(args: argparse.Namespace) -> dict[str, World]:
         "linear": World(
             lambda seed: lw.log(200, 30, 1000 + seed),
             rolled_out,
-            lw.value(lw.BEHAVIOR, lw.STD),
+            rolled_out(lw.policy(lw.BEHAVIOR, lw.STD)),
             args.budget,
             30,
             (0.4, 0.3, 0.3),
@@ -130,7 +130,7 @@ def evenly(log: st.Dataset, candidates: Sequence[st.Algorithm], world: World) ->
         made += [(one, group.run(one)) for one in group.entrants if one not in failed]
     judged = jury.judge([c for one, run in made for c in jury.candidates(one, run)], ProgressDisplay(enabled=False))
     won = place_candidates(judged, {one.title: each for one, _ in made}, 0)[0]
-    chosen = next(jury.deployed(one, run, won) for one, run in made if one.title == won.title)
+    chosen = next(jury.deployed(one, run, won).policy for one, run in made if one.title == won.title)
     plain = [jury.candidates(one, run)[0].policy for one, run in made]
     return chosen, each * len(entrants), plain
 
@@ -228,7 +228,10 @@ def main() -> None:
     parser.add_argument("--stays", type=int, default=2500)
     args = parser.parse_args()
     kept = RESULTS / "race.jsonl"
-    rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+
+    def finished() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+
     simulated = rolled_out(lw.policy(lw.BEHAVIOR, lw.STD))
     print(
         f"behaviour of the linear system: {simulated:.4f} by rollouts, {lw.value(lw.BEHAVIOR, lw.STD):.4f} exactly",
@@ -237,13 +240,13 @@ def main() -> None:
     found = worlds(args)
     for seed in range(args.seeds):
         for name in args.worlds:
-            if any((row["world"], row["seed"]) == (name, seed) for row in rows):
+            if any((row["world"], row["seed"]) == (name, seed) for row in finished()):
                 continue
-            rows.append(trial(name, found[name], seed))
+            row = trial(name, found[name], seed)
             with kept.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(json.dumps(rows[-1]), flush=True)
-    rows.sort(key=lambda row: (list(KINDS).index(row["world"]), row["seed"]))
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+    rows = sorted(finished(), key=lambda row: (list(KINDS).index(row["world"]), row["seed"]))
     (RESULTS / "race.md").write_text(report(rows, args), encoding="utf-8")
 
 

@@ -278,7 +278,7 @@ def test_twins_take_nobodys_place_and_a_candidate_has_the_place_of_its_best_poli
         ("a", "goes on"), ("twin of a", "dropped"), ("b", "goes on"), ("c", "dropped"),
     ]  # fmt: skip
     assert rows[1].why == "the same policy as a, with the same estimates to the last digit"
-    assert rows[3].why == "place 4 of 4; checks fail: weak."
+    assert rows[3].why == "place 4 of 4; the best 2 go on; checks fail: weak."
     assert rows[0].bound == pytest.approx(0.2)
 
 

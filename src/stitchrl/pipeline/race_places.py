@@ -45,7 +45,8 @@ def place_candidates(order: Sequence[Judged], updates: Mapping[str, int], go_on:
             fate, why = "dropped", f"the same policy as {twin}, with the same estimates to the last digit"
         else:
             fate = ("goes on" if go_on else "wins") if places_left > 0 else ("dropped" if go_on else "loses the final")
-            why = f"place {place} of {len(best)}{_behind(one)}"
+            ahead = f"; the best {go_on} go on" if go_on else ""
+            why = f"place {place} of {len(best)}{ahead}{_behind(one)}"
             places_left -= 1
         rows.append(_row(one, updates[title], place, fate, why))
     return rows
