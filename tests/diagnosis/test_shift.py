@@ -18,6 +18,7 @@ from stitchrl.diagnosis.checks import shift
 from stitchrl.diagnosis.matching import effective_share, matching_weights
 from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
 from stitchrl.diagnosis.two_samples import Side, changed, compare
+from stitchrl.errors import ConfigurationError
 
 
 def subjects(log: st.Dataset, newer: st.Dataset | None) -> list[Subject]:
@@ -103,9 +104,8 @@ def test_drift_within_the_log_is_what_the_audit_says() -> None:
     rng = np.random.default_rng(0)
     observation = np.concatenate([early, late]) + 0.3 * rng.normal(size=(800, 1))
     log = episodes_log([[0.0] * 9 + [1.0]] * 80, observation=observation)
-    here = list(shift.drift_in_log(subjects(log, None)))
-    assert [one.code for one in here] == ["observation-drift"]
-    assert here[0] in audit(log).findings
+    (here,) = shift.drift_in_log(subjects(log, log))
+    assert dataclasses.replace(here, where=here.where.removeprefix("within the log, ")) in audit(log).findings
 
 
 def test_what_cannot_be_compared_is_said() -> None:
@@ -113,3 +113,19 @@ def test_what_cannot_be_compared_is_said() -> None:
     for newer, why in ((None, "No newer data was given"), (episodes_log([[1.0]] * 19), "at least 20 episodes")):
         with pytest.raises(NotLookedAtError, match=why):
             codes_of(shift.change_in_newer_data, subjects(log, newer))
+
+
+def test_newer_data_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"of the log, continuous actions of shape \(1,\).*got 2 actions"):
+        Shared(shifting_log(1, 5), newer=shifting_log(2, 5, discrete=True))
+
+
+def test_an_action_that_only_the_newer_log_takes_is_a_change_of_behavior() -> None:
+    rng = np.random.default_rng(0)
+    rewards, observation = [[0.0] * 9 + [1.0]] * 60, rng.normal(size=(600, 1))
+    probs = np.tile([0.4, 0.4, 0.2], (600, 1))
+    log = episodes_log(rewards, observation=observation, action=rng.integers(0, 2, 600), behavior_probs=probs)
+    newer = episodes_log(rewards, observation=observation, action=rng.integers(0, 3, 600), behavior_probs=probs)
+    (finding,) = shift.change_in_newer_data(subjects(log, newer))
+    assert finding.code == "behavior-shift"
+    assert "2" in finding.where

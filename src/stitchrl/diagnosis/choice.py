@@ -227,8 +227,10 @@ def _best_episodes(facts: LogFacts) -> Choice:
     share = 0.1 if facts.modes is None else facts.modes[0][0]
     few = 0.1 * facts.episodes < LEAST_KEPT
     wide = few or share >= (0.1 + 0.3) / 2
-    number = f"of {facts.episodes:,} episodes one in ten returns at least {facts.high_return:.4g} "
+    number = (
+        f"of {facts.episodes:,} episodes one in ten returns at least {facts.high_return:.4g} "
         f"(the mean is {facts.mean_return:.4g})"
+    )
     if facts.modes is not None:
         (better, high), (worse, low) = facts.modes
         number = f"{better:.0%} of {facts.episodes:,} episodes return about {high:.4g}, the other {worse:.0%} about {low:.4g}"

@@ -181,8 +181,8 @@ def mechanism_shift(
 
 
 def _ordered(shifts: Sequence[ColumnShift]) -> tuple[ColumnShift, ...]:
-    """The largest first; means before what is harder to put in words."""
-    return tuple(sorted(shifts, key=lambda shift: (shift.within in (OUTSIDE, ERRORS), -abs(shift.size))))
+    """The largest first; means over all rows before what is harder to put in words."""
+    return tuple(sorted(shifts, key=lambda one: (one.within in (OUTSIDE, ERRORS), one.within != "", -abs(one.size))))
 
 
 def _compared(columns: NumpyArray, old: Rows, new: Rows, weight: NumpyArray) -> Comparison:

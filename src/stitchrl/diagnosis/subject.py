@@ -13,13 +13,14 @@ from jaxtyping import Bool, Float, Int
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.dataset import Dataset
-from stitchrl.errors import EvaluationError, StitchRLError
+from stitchrl.errors import ConfigurationError, EvaluationError, StitchRLError
 from stitchrl.evaluation.behavior import BehaviorProbabilities, fitted_propensities, logged_propensities
 from stitchrl.evaluation.behavior_model import BehaviorPolicy
 from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.probabilities import probabilities_on
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
+from stitchrl.messages import listed
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
 from stitchrl.training.run import Run
@@ -89,9 +90,17 @@ class Shared:
         log: what the policies are looked at on.
         settings: of the behaviour that is fitted where propensities are missing.
         newer: see above.
+
+    Raises:
+        ConfigurationError: newer data with other observations or actions than the log.
     """
 
     def __init__(self, log: Dataset, settings: FitSettings | None = None, newer: Dataset | None = None) -> None:
+        if newer is not None and (_kind(newer) != _kind(log) or _renamed(newer, log)):
+            raise ConfigurationError(
+                f"Newer data must have the observations and actions of the log, {_meaning(log)}; got {_meaning(newer)}. Read it "
+                "by the schema of the log."
+            )
         self.log, self.newer = log, newer
         self._settings = FitSettings() if settings is None else settings
         self._computed: dict[Callable[[Shared], Any], Any] = {}
@@ -148,6 +157,30 @@ class Shared:
     def returns(self) -> Float[NumpyArray, " E"]:
         """(E,) the discounted return of every episode of the whole log, by its own gamma; cut ones count as they are."""
         return self.log.episode_returns(self.log.schema.gamma)
+
+
+def _kind(log: Dataset) -> tuple[object, ...]:
+    """What two logs must have in common to be compared."""
+    return log.num_actions, log.observation_shape, log.action.shape[1:]
+
+
+def _meaning(log: Dataset) -> str:
+    """What observations and actions of a log are, in words."""
+    actions = f"{log.num_actions} actions"
+    if log.num_actions is None:
+        actions = f"continuous actions of shape {log.action.shape[1:]}"
+    names = "" if _numbered(log) else f" ({listed(log.observation_names)})"
+    return f"{actions} and observations of shape {log.observation_shape}{names}"
+
+
+def _renamed(one: Dataset, other: Dataset) -> bool:
+    """Whether the observation columns of two logs have names, and other ones."""
+    return not (_numbered(one) or _numbered(other)) and one.observation_names != other.observation_names
+
+
+def _numbered(log: Dataset) -> bool:
+    """Whether the observation columns have numbers and no names."""
+    return all(name.endswith("]") for name in log.observation_names)
 
 
 class Subject:

@@ -15,8 +15,9 @@ __all__ = ["gamma_too_large", "gamma_too_small", "horizon_numbers"]
 
 MOSTLY = 0.5
 """Share of the episodes that are cut above which the ends are mostly unknown."""
-BEYOND = 0.75
-"""Largest share of a value that may lie beyond the end of cut episodes: what is bootstrapped there was seen by nobody."""
+BEYOND = 0.9
+"""Largest share of a value that may lie beyond the end of cut episodes: what is bootstrapped there was seen by nobody. It is
+reached where gamma looks some ten times as far as the episodes go."""
 FAINT = 0.05
 """Least weight, at its start, of a reward that comes at the end of an episode of mean length."""
 AT_END, LAST_PART = 0.8, 0.1
