@@ -129,3 +129,11 @@ def test_an_action_that_only_the_newer_log_takes_is_a_change_of_behavior() -> No
     (finding,) = shift.change_in_newer_data(subjects(log, newer))
     assert finding.code == "behavior-shift"
     assert "2" in finding.where
+
+
+def test_logs_without_a_common_action_cannot_be_compared() -> None:
+    rng = np.random.default_rng(0)
+    rewards, observation = [[0.0] * 9 + [1.0]] * 30, rng.normal(size=(300, 1))
+    rare = np.arange(300) % 60  # each action five times
+    log = episodes_log(rewards, observation=observation, action=rare)
+    assert codes_of(shift.change_in_newer_data, subjects(log, log)) == ["newer-not-comparable"]

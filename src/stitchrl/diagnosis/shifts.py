@@ -25,7 +25,16 @@ from stitchrl.diagnosis.matching import effective_share, matching_weights
 from stitchrl.diagnosis.two_samples import Comparison, Side, changed, compare, interval_of_ratio
 from stitchrl.types import NumpyArray
 
-__all__ = ["ERRORS", "OUTSIDE", "ColumnShift", "Rows", "Shift", "mechanism_shift", "observation_shift"]
+__all__ = [
+    "ERRORS",
+    "LEAST_EPISODES",
+    "OUTSIDE",
+    "ColumnShift",
+    "Rows",
+    "Shift",
+    "mechanism_shift",
+    "observation_shift",
+]
 
 CLIPPED = 5.0
 """Standard deviations at which observations and errors are cut off, so that one wild row decides nothing."""
@@ -33,6 +42,8 @@ FULL_QUADRATIC = 8
 """With at most this many columns the features hold all products; with more, only the squares."""
 LEAST_SHARE = 0.05
 """Share of the older rows that must count once they look like the newer ones; with fewer the two are not comparable."""
+LEAST_EPISODES = 20
+"""Episodes that either log needs; below it nothing can be told from chance."""
 ROWS_A_FEATURE = 20
 """Rows that a regression must have for each feature; without them there are no quadratic ones."""
 OUTSIDE, ERRORS = "outside", "errors"
@@ -148,6 +159,8 @@ def mechanism_shift(
         instruments: (n, k) and (m, k) the columns that errors are correlated with, beside their mean.
         instrument_names: k descriptions, such as "after action 3".
     """
+    if not targets[0].shape[1] or min(len(np.unique(rows.episode)) for rows in (old, new)) < LEAST_EPISODES:
+        return None
     x = _features(*given)
     count = len(given[0])
     weight = matching_weights(np.clip(x[:count, 1:], -CLIPPED, CLIPPED), np.clip(x[count:, 1:], -CLIPPED, CLIPPED))

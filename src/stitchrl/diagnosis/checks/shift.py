@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,16 @@ from stitchrl.auditing.all_checks import DRIFT
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.finding import Finding
 from stitchrl.data.dataset import Dataset
-from stitchrl.diagnosis.shifts import ERRORS, OUTSIDE, ColumnShift, Rows, Shift, mechanism_shift, observation_shift
+from stitchrl.diagnosis.shifts import (
+    ERRORS,
+    LEAST_EPISODES,
+    OUTSIDE,
+    ColumnShift,
+    Rows,
+    Shift,
+    mechanism_shift,
+    observation_shift,
+)
 from stitchrl.diagnosis.subject import NotLookedAtError, Shared, Subject, drawn_episodes
 from stitchrl.diagnosis.two_samples import RATE
 from stitchrl.types import NumpyArray
@@ -21,8 +30,6 @@ __all__ = ["change_in_newer_data", "drift_in_log", "shift_numbers"]
 
 MOST_ROWS = 2**14
 """Rows of either log that are compared, at most."""
-LEAST_EPISODES = 20
-"""Episodes that either log needs; below it nothing can be told from chance."""
 LEAST_TAKEN, MOST_ACTIONS = 30, 50
 """Times that an action must be taken in either log to be looked at by itself, and how many actions are."""
 SMALL, MEDIUM = 0.2, 0.5
@@ -36,11 +43,32 @@ MOST_NAMES = 10
 CHANCE = f"what chance brings (at most {RATE:.0%} of comparisons of unchanged logs show any change)"
 END, TAKEN = "the end of the episode", "action"
 PER = "for each standard deviation more of"
+DYNAMICS = (
+    "dynamics-shift",
+    "what follows the same observation and action",
+    "The world changed after the log was recorded, so the policy and its estimates are of a world that is gone: find out what "
+    "changed (treatment, equipment, how a column is computed), and train and evaluate again on newer data alone.",
+)
+REWARDS = (
+    "reward-shift",
+    "the reward of the same observation and action",
+    "See whether the definition of the reward changed or the world did. Estimates from the log do not hold for the newer "
+    "data: bring both to one definition, or train and evaluate again on newer data alone.",
+)
+BEHAVIOR = (
+    "behavior-shift",
+    "the action taken after the same observation",
+    "Whoever acts now acts otherwise than in the log. The policy must now beat this newer behaviour: evaluate it on the newer "
+    "log, with the newer propensities (or a behaviour fitted to that log alone), before it is deployed.",
+)
+"""Codes, what changed, and what to do."""
 NO_NEWER = "No newer data was given to hold the log against (`newer=`, or `--newer`)."
 
 
-Logs, Both = tuple[Dataset, Dataset], tuple[Rows, Rows]
-"""The log and the newer one; the rows of either."""
+Logs: TypeAlias = tuple[Dataset, Dataset]
+"""The log and the newer one."""
+Both: TypeAlias = tuple[Rows, Rows]
+"""The rows of either."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,42 +98,26 @@ def change_in_newer_data(subjects: Sequence[Subject]) -> Iterator[Finding]:
     found = subjects[0].shared.once(_shifts)
     rows = f"{found.sizes[0]:,} decisions of the log against {found.sizes[1]:,} newer ones"
     yield from _observations(found.observations, rows)
-    if found.dynamics is None or found.reward is None or found.behavior is None:
+    parts = {
+        "dynamics": (found.dynamics, *DYNAMICS),
+        "rewards": (found.reward, *REWARDS),
+        "behaviour": (found.behavior, *BEHAVIOR),
+    }
+    unknown = [name for name, (one, *_) in parts.items() if one is None]
+    if unknown:
         yield Finding(
             "newer-not-comparable",
             "warning",
             "newer data",
-            f"hardly any older decision looks like the newer ones ({rows}), so nobody can say whether behaviour, rewards and "
-            "dynamics are what they were",
-            "older decisions like the newer ones",
+            f"hardly any older decision looks like the newer ones ({rows}), so nobody can say whether {' and '.join(unknown)} "
+            f"{'is' if unknown == ['behaviour'] else 'are'} the same",
+            "older decisions with observations and actions like the newer ones",
             "Take what was learned for a policy of the old population alone: record a log of the new one, audit it, and train "
             "and evaluate again.",
         )
-        return
-    yield from _followed(
-        found.dynamics,
-        "dynamics-shift",
-        rows,
-        "what follows the same observation and action",
-        "The world changed after the log was recorded, so the policy and its estimates are of a world that is gone: find out "
-        "what changed (treatment, equipment, how a column is computed), and train and evaluate again on newer data alone.",
-    )
-    yield from _followed(
-        found.reward,
-        "reward-shift",
-        rows,
-        "the reward of the same observation and action",
-        "See whether the definition of the reward changed or the world did. Estimates from the log do not hold for the newer "
-        "data: bring both to one definition, or train and evaluate again on newer data alone.",
-    )
-    yield from _followed(
-        found.behavior,
-        "behavior-shift",
-        rows,
-        "the action taken after the same observation",
-        "Whoever acts now acts otherwise than in the log. The policy must now beat this newer behaviour: evaluate it on the "
-        "newer log, with the newer propensities (or a behaviour fitted to that log alone), before it is deployed.",
-    )
+    for one, code, what, action in parts.values():
+        if one is not None:
+            yield from _followed(one, code, rows, what, action)
 
 
 def shift_numbers(subjects: Sequence[Subject]) -> dict[str, Any]:
@@ -272,6 +284,8 @@ def _behavior(old: Dataset, rows: Both, actions: Sequence[int]) -> Shift | None:
 def _reward(logs: Logs, rows: Both, actions: Sequence[int]) -> Shift | None:
     """Whether the same observation and action bring the same reward."""
     kept = [_known_actions(log, actions) for log in logs]
+    if not all(one.any() for one in kept):
+        return None
     rows = _each(lambda one, rows_: one.take(rows_), rows, kept)
     target = _each(lambda log, rows_: log.reward[rows_].astype(np.float64)[:, None], logs, kept)
     return mechanism_shift(*rows, _observed_and_done(rows), target, ["reward"], *_instruments(logs[0], rows, actions))
@@ -280,6 +294,8 @@ def _reward(logs: Logs, rows: Both, actions: Sequence[int]) -> Shift | None:
 def _dynamics(logs: Logs, rows: Both, actions: Sequence[int]) -> Shift | None:
     """Whether the same is observed next, and as many episodes end, after the same observation and action."""
     kept = [_known_actions(log, actions) & log.can_bootstrap for log in logs]
+    if not all(one.any() for one in kept):
+        return None
     rows = _each(lambda one, rows_: one.take(rows_), rows, kept)
     ends = _each(lambda log, rows_: log.terminated[rows_].astype(np.float64)[:, None], logs, kept)
     following = _each(lambda log, rows_: log.next_observation[rows_].astype(np.float64), logs, kept)
@@ -304,7 +320,7 @@ def _known_actions(log: Dataset, actions: Sequence[int]) -> NumpyArray:
     return np.isin(log.action, actions) if log.num_actions is not None else np.ones(log.num_transitions, bool)
 
 
-def _observed_and_done(rows: Both) -> tuple[NumpyArray, NumpyArray]:
+def _observed_and_done(rows: Both) -> Any:
     return _each(lambda one, _: np.concatenate([one.observation, one.action], axis=1), rows, rows)
 
 
