@@ -4,7 +4,7 @@ import os
 
 # Verbs
 from stitchrl.auditing.audit import audit as audit
-from stitchrl.deployment.bundle import load_policy as load_policy
+from stitchrl.deployment.loading import load_policy as load_policy
 from stitchrl.diagnosis.advice import advise as advise
 from stitchrl.diagnosis.diagnose import diagnose as diagnose
 from stitchrl.data.history import with_history as with_history

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from stitchrl.deployment.bundle import Bundle
-from stitchrl.deployment.bundle import load_policy as load_by_backend
+from stitchrl.deployment.loading import load_policy as load_by_backend
 
 __all__ = ["load_policy"]
 

@@ -164,13 +164,7 @@ def evaluate_all(
     `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO; `notes` are further caveats of the
     verdicts; `tail` is the worst share of episodes of the distributions of returns, which None does not estimate.
     """
-    if tail is not None:
-        check_tail_share(tail)
-    check_odds_ratio(minimum_odds_ratio)
-    if not np.isfinite(margin):
-        raise ConfigurationError(
-            f"`margin` must be a finite number of return units; got {margin}. 0 asks for any gain."
-        )
+    _check_numbers(margin, minimum_odds_ratio, tail)
     settings = FitSettings() if settings is None else settings
     unseen = len(policies) - over_last
     notes = (*notes, *notes_on_policies(policies, log, unseen=unseen, force=force))
@@ -178,18 +172,9 @@ def evaluate_all(
     chosen = () if estimators is None else chosen_estimators(estimators)
     check_requirements(log, gamma, policies)
     estimand = Estimand.of(log, gamma, horizon)
-    if tail is not None and estimand.time_unit is not None:
-        raise ConfigurationError(
-            "`distribution` discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
-            f"{estimand.time_unit}. Leave `time_unit` out to count steps, or `distribution`."
-        )
+    _check_time_units(log, fit_on, estimand, tail)
     divided, limits = groups_of(log, groups), limits_of(costs)
     check_costs(limits, log, fit_on)
-    if fit_on is not None and fit_on.schema.time_unit != log.schema.time_unit:
-        raise ConfigurationError(
-            f"`fit_on` must be discounted as the log is; their `time_unit` are {fit_on.schema.time_unit} and "
-            f"{log.schema.time_unit}. Read both with one schema."
-        )
     whole, log = log, first_steps(log, horizon)
     fit_on = None if fit_on is None else first_steps(fit_on, horizon)
     chosen = chosen or chosen_estimators(default_estimators(log, horizon))
@@ -223,6 +208,31 @@ def evaluate_all(
     rule = (margin, confidence, minimum_odds_ratio, *settings.numbers())
     looks = look_at(policies, whole, estimand, rule)
     return [one.noted(notes_on(looks, noun=unit_noun(log, horizon))) for one in found]
+
+
+def _check_numbers(margin: float, minimum_odds_ratio: float, tail: float | None) -> None:
+    """Raise ConfigurationError where a number is outside its range."""
+    if tail is not None:
+        check_tail_share(tail)
+    check_odds_ratio(minimum_odds_ratio)
+    if not np.isfinite(margin):
+        raise ConfigurationError(
+            f"`margin` must be a finite number of return units; got {margin}. 0 asks for any gain."
+        )
+
+
+def _check_time_units(log: Dataset, fit_on: Dataset | None, estimand: Estimand, tail: float | None) -> None:
+    """Raise ConfigurationError where a distribution is asked for that would not be discounted as the log is, or a fit."""
+    if tail is not None and estimand.time_unit is not None:
+        raise ConfigurationError(
+            "`distribution` discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
+            f"{estimand.time_unit}. Leave `time_unit` out to count steps, or `distribution`."
+        )
+    if fit_on is not None and fit_on.schema.time_unit != log.schema.time_unit:
+        raise ConfigurationError(
+            f"`fit_on` must be discounted as the log is; their `time_unit` are {fit_on.schema.time_unit} and "
+            f"{log.schema.time_unit}. Read both with one schema."
+        )
 
 
 def evaluate_fits(
