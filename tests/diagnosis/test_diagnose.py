@@ -30,7 +30,8 @@ def with_propensities(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, behavior_probs=probs, behavior_log_prob=np.log(probs[:, 0]))
 
 
-LOG = with_propensities(random_log(200, with_masks=False))
+MASKED = with_propensities(random_log(200))
+LOG = dataclasses.replace(MASKED, action_mask=None)
 RETURNS = LOG.episode_returns(LOG.schema.gamma)
 
 
@@ -143,3 +144,11 @@ def test_a_log_of_other_observations_is_one_sentence() -> None:
     wide = dataclasses.replace(LOG, observation_table=np.repeat(LOG.observation_table, 2, axis=1), observation_names=())
     with pytest.raises(EvaluationError, match="observation"):
         st.diagnose(run, wide)
+
+
+def test_a_run_that_lost_the_mask_of_its_log_takes_forbidden_actions() -> None:
+    """Three actions that are nearly alike, of which the mask forbids four in fifteen."""
+    run = st.fit(st.BC(hidden_sizes=(8,)), LOG, updates=2, batch_size=16)
+    finding = next(f for f in st.diagnose(run, MASKED).findings if f.code == "takes-forbidden-actions")
+    assert finding.severity == "warning"
+    assert "It learned without the mask" in finding.action

@@ -176,6 +176,17 @@ def test_bits_of_densities(shift: float, bits: float, codes: set[str]) -> None:
     assert {finding.code for finding in far_from_behavior(subject)} == codes
 
 
+@pytest.mark.parametrize(
+    ("std", "codes"), [(0.18, set()), (0.25, {"actions-without-support", "departs-from-behavior"})]
+)
+def test_a_density_that_is_only_wider_than_the_behaviours(std: float, codes: set[str]) -> None:
+    """More than a tenth of the draws of both lie outside of the log; a noise of 0.18 against 0.1 is under 1 bit, 0.25 is not."""
+    subject = subject_of(Normals(0.0, std), numbers_log(400))
+    subject.shared.__dict__["behavior_model"] = Normals(0.0)
+    assert support_of(subject).off.mean() > 0.1
+    assert set(found(subject)) == codes
+
+
 def test_what_cannot_be_looked_at_is_said() -> None:
     log = two_states(4)
     with pytest.raises(NotLookedAtError, match="memory of the episode"):

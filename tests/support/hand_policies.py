@@ -46,22 +46,20 @@ class Numbers:
 
 
 class Normals:
-    """A policy over one number: half the first column and a shift, with normal noise of standard deviation 0.1."""
+    """A policy over one number: half the first column and a shift, with normal noise."""
 
-    STD = 0.1
-
-    def __init__(self, shift: float) -> None:
-        self.shift = shift
+    def __init__(self, shift: float, std: float = 0.1) -> None:
+        self.shift, self.std = shift, std
 
     def _mean(self, obs: Any) -> np.ndarray:
         return 0.5 * np.asarray(obs)[:, :1] + self.shift
 
     def sample(self, obs: Any, *, key: Any) -> np.ndarray:
-        return self._mean(obs) + self.STD * np.asarray(jax.random.normal(key, (len(obs), 1)))
+        return self._mean(obs) + self.std * np.asarray(jax.random.normal(key, (len(obs), 1)))
 
     def log_prob(self, obs: Any, action: Any) -> np.ndarray:
-        apart = (np.asarray(action, np.float64) - self._mean(obs))[:, 0] / self.STD
-        return -0.5 * apart**2 - np.log(self.STD * np.sqrt(2 * np.pi))
+        apart = (np.asarray(action, np.float64) - self._mean(obs))[:, 0] / self.std
+        return -0.5 * apart**2 - np.log(self.std * np.sqrt(2 * np.pi))
 
 
 class TableValue(DiscreteValue):

@@ -190,7 +190,17 @@ class Job:
                 table.complete(trained.history)
         # A resumed or finished run has a history that no monitor saw.
         found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
-        return TrainedMembers(trained, scaling, found, given, log.schema, guard)
+        return TrainedMembers(trained, scaling, found, given, self._schema, guard)
+
+    @property
+    def _schema(self) -> Schema:
+        """The schema that policies remember: without a mask where the log has lost the one that its schema names."""
+        schema = self.log.schema
+        if self.log.action_mask is not None or "action_mask" not in schema.columns:
+            return schema
+        return dataclasses.replace(
+            schema, columns={role: column for role, column in schema.columns.items() if role != "action_mask"}
+        )
 
     def _prepared(self, algorithm: Algorithm, scaling: Scaling, known: PyTree = None) -> Prepared:
         """What `prepare` makes of the log, its `given` on the device and kept in the run directory; a run that goes on takes
@@ -305,7 +315,7 @@ class Job:
             "given": has_given,
             "bounds": bounds,
             "config": config | {"scaling": scaling.to_dict()},
-            "schema": self.log.schema.to_dict(),
+            "schema": self._schema.to_dict(),
             "guard": None if guard is None else guard.to_dict(),
         }
         return {
