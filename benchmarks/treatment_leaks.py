@@ -302,8 +302,9 @@ def main() -> None:
             f"sail-leakage {version} on the same {draws} hospital logs in the same run: how many it flags with the leak / "
             "without it. It looks where it is told to look: at a score with its formula (or its column) and the signal that it "
             "should measure, at a total with its parts, or at two areas under the ROC curve, which it compares. Its check of "
-            "scores is made for a formula; given a column, and another column as its signal, it flags every log. The audit is "
-            "told the names of removed columns and nothing else. Two categories of sail-leakage need what a log does not hold: "
+            "scores is made for a formula; given a column, and another column as its signal, it flags most logs without the "
+            "leak too. Parts must add up to the total within a tolerance that the user states, here 1e-4. The audit is told the "
+            "names of removed columns and nothing else. Two categories of sail-leakage need what a log does not hold: "
             "the intervals of treatment (overlap in time), and a second time for each row, that of the action (violation of "
             "timing).",
             "",

@@ -42,7 +42,7 @@ def column_made_of_action(log: Dataset, facts: Facts) -> Iterator[Finding]:
         for text, needed in (("the row before", found.has_past), ("the other columns", not made[0].any()))
         if needed
     ]
-    one, columns = len(which) == 1, f"{len(which)} column{'' if len(which) == 1 else 's'}"
+    one, columns = len(which) == 1, "this column" if len(which) == 1 else f"these {len(which)} columns"
     whole = f"what {' and '.join(known)} cannot tell about {columns}" if known else f"the variance of {columns}"
     yield Finding(
         "observation-made-of-action",
