@@ -243,6 +243,7 @@ def main() -> None:
     )
     head = table("All logs", [])[1:3]
     lines += ["\n## All logs\n", *head, *summary([*development, *held_out])]
+    lines.append(READING)
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -256,6 +257,28 @@ every candidate is worse than the behaviour there was nothing to advise: the row
 The rules were fixed in commit {RULES_COMMIT} (`diagnosis/choice.py` {RULES_HASH}); the logs held out came into being in commit
 {HELD_OUT_COMMIT}, after it. Nothing was changed in the rules since but two guards that concern none of these logs (images, and
 worlds without a discount whose episodes are cut)."""
+
+
+READING = """
+## Reading
+
+The bar was a median regret of at most 0.25. On the logs of development, to which the rules were fitted, and over all logs it
+is met; the medians above say whether it is on those held out alone, which are the ones that count. Where the first advice was
+poor there:
+
+- The hospital near random: VILCB, which comes second where most pairs of a state and an action are rare, would have been the
+  better first. The threshold of 30% was drawn between logs of 4,000 stays.
+- CartPole, medium-replay: the behaviour changes from random to less random while it learns. As a whole it looks nearly
+  uniform, and the milder IQL that this calls for is the worse one there.
+- CartPole, expert alone: BCQ with a threshold of 0.1 found a policy far better than the "expert", and so did no other
+  candidate. No rule that was tried on the logs of development would have named it.
+- Where the behaviour is better than every candidate (rows with -), the right advice is to keep it. No rule says so: it cannot
+  be seen before something was trained and evaluated, and is what NO-GO and CANNOT TELL are for. FilteredBC and TD3+BC were
+  advised.
+
+The steps of the candidates called fast were added to the fixed set after the first results on the logs of development with
+continuous actions, and before the rules were fixed. The values of games carry the noise of 60 played episodes, and of two
+seeds."""
 
 
 if __name__ == "__main__":
