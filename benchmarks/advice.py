@@ -202,13 +202,20 @@ def table(title: str, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """Median and mean of the regrets, over the logs of which some candidate is better than the behaviour."""
+    """Median and mean of the regrets, over the logs of which some candidate is better than the behaviour; and the median in which
+    the others count as 1, so that leaving them out can flatter nobody."""
     counted = [row for row in rows if row["counts"]]
+    lost = len(rows) - len(counted)
+    lines = {
+        f"median of {len(counted)}": [np.median([row[name] for row in counted]) for name in COLUMNS],
+        f"mean of {len(counted)}": [np.mean([row[name] for row in counted]) for name in COLUMNS],
+    }
+    if lost:
+        with_lost = [np.median([row[name] for row in counted] + [1.0] * lost) for name in COLUMNS]
+        lines[f"median of {len(rows)}, rows with - as 1"] = with_lost
     return [
-        f"| {name} of {len(counted)} | | | | | "
-        + " | ".join(f"**{of([row[column] for row in counted]):.2f}**" for column in COLUMNS)
-        + " |"
-        for name, of in (("median", np.median), ("mean", np.mean))
+        f"| {name} | | | | | " + " | ".join(f"**{number:.2f}**" for number in numbers) + " |"
+        for name, numbers in lines.items()
     ]
 
 
