@@ -230,7 +230,9 @@ def main() -> None:
     kept = RESULTS / "race.jsonl"
 
     def finished() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+        """The trials that were made, of this budget."""
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+        return [row for row in map(json.loads, lines) if row["spent"]["IQL"] == args.budget]
 
     simulated = rolled_out(lw.policy(lw.BEHAVIOR, lw.STD))
     print(

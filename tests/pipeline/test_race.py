@@ -18,7 +18,7 @@ from worlds import assert_trees_equal
 
 import stitchrl as st
 from stitchrl.data.scaling import unit_return_scale
-from stitchrl.errors import CheckpointError, ConfigurationError, RunDirectoryError
+from stitchrl.errors import CheckpointError, ConfigurationError, EvaluationError, RunDirectoryError
 from stitchrl.pipeline.candidates import job_algorithm
 from stitchrl.pipeline.knobs import BCQ_KNOBS, KNOBS, Entrant, entrants_of
 from stitchrl.pipeline.race_judging import Jury
@@ -309,6 +309,13 @@ def test_bad_input_is_refused_in_a_sentence(changes: dict[str, Any], sentence: s
     with pytest.raises(ConfigurationError, match=sentence) as refused:
         st.race(log, **arguments)
     assert "\n" not in str(refused.value)
+
+
+def test_a_validation_part_that_cannot_judge_is_refused_before_anything_is_trained(log: st.Dataset) -> None:
+    with pytest.raises(
+        EvaluationError, match=r"validation part needs at least 2 episodes.* It has 1\..*`fractions`; now 0.5, 0.1, 0.4"
+    ):
+        st.race(log.head(10), algorithms=[small(st.IQL)], **SMALL | {"fractions": (0.5, 0.1, 0.4)})
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

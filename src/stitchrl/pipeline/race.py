@@ -22,7 +22,7 @@ from typing import Any
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.algorithms.tabular_model import numbers_states
 from stitchrl.data.dataset import Dataset
-from stitchrl.errors import ConfigurationError, RunDirectoryError
+from stitchrl.errors import ConfigurationError, EvaluationError, RunDirectoryError
 from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.units import Units
 from stitchrl.pipeline.bundling import save_winner
@@ -268,8 +268,14 @@ class _Racing:
         return Jury(train, validation, validation_units=units[0], test_units=units[1], settings=self.settings)
 
     def _check_size(self, candidates: int) -> None:
-        """Raise EvaluationError where the policies of the first round do not fit into memory on the validation part."""
+        """Raise EvaluationError where the validation part is too small to judge by, or the policies do not fit into memory."""
         train, validation, _ = self.parts
+        if self._jury.validation_units < 2:
+            raise EvaluationError(
+                "The validation part needs at least 2 episodes, of 2 groups where the log has groups: their spread makes the "
+                f"intervals that candidates are ranked by. It has {self._jury.validation_units}. Log more episodes, or give it "
+                f"a larger share with `fractions`; now {', '.join(f'{share:g}' for share in self.settings.fractions)}."
+            )
         forms = 2 if self.log.num_actions is None else 1
         check_size(self.log, validation.num_transitions, train.num_transitions, candidates * forms)
 
