@@ -103,6 +103,7 @@ WITHOUT_JAX = (
     "stitchrl.reporting.render",
     "stitchrl.reporting.audit_page",
     "stitchrl.reporting.audit_terminal",
+    "stitchrl.evaluation.episode_ranking",
     "stitchrl.cli",
 )
 """Modules that only touch NumPy: importing them starts no JAX."""

@@ -31,7 +31,7 @@ MOST_COLUMNS = 100
 MOST_PRODUCTS = 12
 """Up to so many columns all products of two are features; with more, the squares alone."""
 COSINES = 100
-MOST_NUMBERS = 2**28
+MOST_NUMBERS = 2**26
 """Numbers that the features of all rows may be together; a larger log gets fewer cosines."""
 WIDEST = 10.0
 """Distances from the median, in units of the usual spread, beyond which a number enters as this distance."""
