@@ -1,8 +1,9 @@
 """How far each episode stands out from what all other episodes of its log say, and how hard it pulls at what is fitted.
 
 Of every model of `log_models.py` the fit to the other episodes foretells the rows of an episode. By how much it misses
-them, beyond what is usual, is summed over the T rows of the episode and divided by the root of T, so that long episodes
-do not stand out for their length. How many episodes would be so far out by chance is read off the tail of the log's own
+them, beyond what is usual, is summed over the T rows of the episode and divided by T^p, with p between 0 and 1/2 such that
+the sums of long episodes spread as far as those of short ones: 1/2 where every row adds its own noise, 0 where only the
+end of an episode decides. How many episodes would be so far out by chance is read off the tail of the log's own
 episodes: between their quantiles at 80% and 95% the tail falls off by a factor of 4, and it is continued at this rate,
 
     (1)  expected_i = n (1 - .8) exp(-(s_i - q_80) / beta),   beta = (q_95 - q_80) / log 4
@@ -30,6 +31,8 @@ FEW = 0.05
 """An episode stands apart where fewer than so many of its log's episodes are expected to be as far out."""
 NEAR, FAR = 0.80, 0.95
 """Quantiles between which the tail is measured."""
+FEWEST_ALIKE = 50
+"""Short episodes, and long ones, that a comparison of their spreads needs."""
 NO_WIDTH = 1e-6
 """Width of a tail, as a share of the largest score, that is rounding alone."""
 ORDERS = {
@@ -123,7 +126,8 @@ def _tail(log: Dataset, model: LogModel, excess: Float[NumpyArray, " N"]) -> Flo
     is its width."""
     start = log.episode_start[:-1]
     rows = np.add.reduceat(model.known.astype(np.float64), start)
-    score = np.add.reduceat(excess, start) / np.sqrt(np.maximum(rows, 1.0))
+    total, rows = np.add.reduceat(excess, start), np.maximum(rows, 1.0)
+    score = total / rows ** _power(total, rows)
     near, far = np.quantile(score, (NEAR, FAR))
     width = (far - near) / np.log((1 - NEAR) / (1 - FAR))
     everywhere = -np.log(len(score))
@@ -132,3 +136,16 @@ def _tail(log: Dataset, model: LogModel, excess: Float[NumpyArray, " N"]) -> Flo
     if not width > 0:
         return np.full(len(score), everywhere)
     return np.maximum((score - near) / width - np.log(len(score) * (1 - NEAR)), everywhere)
+
+
+def _power(total: Float[NumpyArray, " n"], rows: Float[NumpyArray, " n"]) -> float:
+    """By which power of its rows the upper spread of an episode's sum grows, from 0 to 1/2; 1/2 where it cannot be seen."""
+    long = rows > np.median(rows)
+    if not FEWEST_ALIKE <= long.sum() <= len(rows) - FEWEST_ALIKE:
+        return 0.5
+    middle, far = zip(*(np.quantile(total[part], (0.5, FAR)) for part in (~long, long)), strict=True)
+    spreads = np.subtract(far, middle)
+    if not (spreads > 0).all():
+        return 0.5
+    growth = np.log(spreads[1] / spreads[0]) / np.log(rows[long].mean() / rows[~long].mean())
+    return float(np.clip(growth, 0.0, 0.5))
