@@ -511,9 +511,10 @@ def test_the_command_finds_the_run_that_python_made(commanded: tuple[Path, list[
     assert done.status == 0, done.err
     verdict = content(run / "verdict.json")
     lines = done.out.splitlines()
-    assert [line.split()[:2] for line in lines[:9]] == [[f"{k}/9", stage] for k, stage in enumerate(STAGES, 1)]
-    assert lines[2].endswith("6 candidates: BC x 2, IQL x 2, IQL-2 x 2")
-    assert lines[10].startswith(f"{verdict['decision']}: ")
+    said = [tuple(line.split()[:2]) for line in lines[: lines.index("")]]
+    assert list(dict.fromkeys(said)) == [(f"{k}/9", stage) for k, stage in enumerate(STAGES, 1)]
+    assert any(line.endswith("6 candidates: BC x 2, IQL x 2, IQL-2 x 2") for line in lines)
+    assert lines[lines.index("") + 1].startswith(f"{verdict['decision']}: ")
     assert lines[-1] == f"report: {run / 'report.html'}"
     assert results(run) == before
 

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial, wraps
+from functools import _lru_cache_wrapper, partial, wraps
 from types import FunctionType
 from typing import Any, get_type_hints
 
@@ -43,7 +43,9 @@ def _check_of(function: FunctionType) -> Callable[..., Any]:
     for name, said in function.__annotations__.items():
         with suppress(Exception):
             holder = type("Holder", (), {"__annotations__": {name: said}})
-            known |= get_type_hints(holder, function.__globals__, include_extras=True)
+            found = get_type_hints(holder, function.__globals__, include_extras=True)
+            # A test may have put a function in the place of a class: then the name says nothing of types.
+            known |= {name: hint for name, hint in found.items() if not isinstance(hint, _lru_cache_wrapper)}
     if any("jaxtyping" in repr(hint) for hint in known.values()):
         return of_arrays(function, typechecker=strict)
     copy = FunctionType(

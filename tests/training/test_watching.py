@@ -63,7 +63,7 @@ def test_red_flags_are_told_as_they_appear_and_kept(capsys: pytest.CaptureFixtur
     assert fine.red_flags == ()
     wild = st.fit(zero, random_log(12), **SETTINGS | {"reward_scale": 1e-9, "updates": 60, "progress": True})
     assert [flag.code for flag in wild.red_flags] == ["impossible-value"]
-    assert "red flag, seed 0, update 10: The mean value of logged actions is" in capsys.readouterr().err
+    assert "red flag of IQL, seed 0, update 10: The mean value of logged actions is" in capsys.readouterr().err
 
 
 def test_red_flags_outlive_the_process(tmp_path: Path) -> None:
