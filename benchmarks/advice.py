@@ -158,6 +158,8 @@ def judged(state: State, log: str) -> dict[str, Any] | None:
     values = {row["label"]: float(np.mean(row["values"])) for row in rows}
     behavior, world, chosen = rows[0]["behavior"], rows[0]["world"], answer["chosen"]
     best = max(values, key=values.__getitem__)
+    if not chosen:  # the audit called the log not usable, and without advice the behaviour goes on
+        chosen, values = [NOTHING], values | {NOTHING: behavior}
     gain = max(values[best] - behavior, LEAST * SPAN[world])
     regret = {label: (values[best] - value) / gain for label, value in values.items()}
     same = {
@@ -167,7 +169,7 @@ def judged(state: State, log: str) -> dict[str, Any] | None:
         "advised": regret[chosen[0]],
         "of three": min(regret[label] for label in chosen),
         **{f"always {name}": regret[label] for name, label in same.items()},
-        "median candidate": float(np.median([regret[label] for label in regret if "(advised)" not in label])),
+        "median candidate": float(np.median([regret[label] for label in regret if "advised" not in label])),
     }
     return {
         "log": log,
@@ -184,6 +186,8 @@ def judged(state: State, log: str) -> dict[str, Any] | None:
 
 ADVISED = "the advice"
 """The label under which the state file keeps what was advised."""
+NOTHING = "nothing advised"
+"""The label of what goes on where nothing is advised."""
 RULES_COMMIT, RULES_HASH, HELD_OUT_COMMIT = "4aba536", "2940ec2b7c", "d1c3f23"
 COLUMNS = ("advised", "of three", "always IQL", "always CQL", "median candidate")
 
@@ -279,6 +283,8 @@ poor there:
   uniform, and the milder IQL that this calls for is the worse one there.
 - CartPole, expert alone: BCQ with a threshold of 0.1 found a policy far better than the "expert", and so did no other
   candidate. No rule that was tried on the logs of development would have named it.
+- Grid of a corridor, random alone: every walk returned the same, so the audit called the log not usable and nothing was
+  advised. Only the discount told walks apart, and with it some candidates were better than the behaviour.
 - Where the behaviour is better than every candidate (rows with -), the right advice is to keep it. No rule says so: it cannot
   be seen before something was trained and evaluated, and is what NO-GO and CANNOT TELL are for. FilteredBC and TD3+BC were
   advised.
