@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
-from run_subjects import episodes_log
+from run_subjects import TablePolicy, episodes_log
 
 import stitchrl as st
+from stitchrl.diagnosis.checks import deployment
 from stitchrl.diagnosis.deployed import DeployedGap, deployed_gap
+from stitchrl.diagnosis.diagnose import diagnose_members
+from stitchrl.diagnosis.subject import Member, Shared, Subject
 from stitchrl.errors import ConfigurationError
 
 EXACT = st.Estimate("wis", 10.0, 10.0, 10.0, 0.0, 0.95, st.Estimand(1.0))
@@ -83,3 +87,41 @@ def test_too_few_returns_are_refused(returns: list[float]) -> None:
 def test_an_estimate_without_an_interval_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="needs an interval"):
         deployed_gap(dataclasses.replace(EXACT, lower=None), [1.0] * 10)
+
+
+LOG = episodes_log([[0.0, 1.0]] * 5, behavior_probs=np.tile([0.5, 0.5], (10, 1)))
+POLICY = TablePolicy(np.array([[0.5, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    ("mean", "codes", "says"),
+    [
+        (8.0, ["estimate-optimistic"], "the policy does worse than it said"),
+        (12.0, ["estimate-pessimistic"], "the policy does better than it said"),
+        (10.99, ["deployed-cannot-tell"], "go on counting"),
+        (10.0, [], ""),
+    ],
+)
+def test_what_is_said_of_a_deployed_policy(mean: float, codes: list[str], says: str) -> None:
+    member = Member("the policy", POLICY, estimate=EXACT, deployed=around(mean))
+    found = list(deployment.estimate_against_deployed(Subject(member, Shared(LOG))))
+    assert [one.code for one in found] == codes
+    assert says in " ".join(one.action for one in found)
+
+
+def test_ten_percent_below_the_noise_is_said() -> None:
+    wide = dataclasses.replace(EXACT, lower=7.0, upper=13.0)
+    member = Member("the policy", POLICY, estimate=wide, deployed=around(11.5))
+    (finding,) = deployment.estimate_against_deployed(Subject(member, Shared(LOG)))
+    assert finding.action.endswith("10% of the estimate are 1, less than the 3 that chance makes of the gap.")
+
+
+def test_the_gap_is_among_the_numbers_of_a_diagnosis() -> None:
+    found = diagnose_members("a policy", [Member("it", POLICY, estimate=EXACT, deployed=around(8.0))], LOG)
+    assert "estimate-optimistic" in found.codes
+    assert json.loads(json.dumps(found.to_dict()))["numbers"]["it"]["deployed"]["gap"] == pytest.approx(-2)
+
+
+def test_deployed_returns_without_an_evaluation_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="got 0 such evaluations"):
+        st.diagnose(POLICY, LOG, deployed=[1.0] * 10)
