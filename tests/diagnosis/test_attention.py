@@ -85,11 +85,22 @@ def test_importance_of_continuous_actions_is_in_standard_deviations() -> None:
     assert found[1] == pytest.approx(2 / np.sqrt(np.pi) / log.action.std(), rel=0.06)
 
 
+def test_a_column_that_gives_the_action_away_is_no_excuse() -> None:
+    """The model of the behaviour follows the column as well, but knows actions that the propensities say were drawn evenly."""
+    log = controlled()
+    given = dataclasses.replace(log, observation_table=log.observation_table.copy())
+    given.observation_table.flags.writeable = True
+    given.observation_table[given.observation_index, 1] = 2 * log.action - 1
+    (finding,) = follows_one_column(beside(Follows(1), given, Follows(1)))
+    assert "The log lets the action be told from the observation" in finding.seen
+
+
 def test_a_policy_that_follows_one_column() -> None:
     log = controlled()
     (finding,) = follows_one_column(beside(Follows(1), log, Follows(0, 1, 2)))
     assert finding.where == "observation column 1"
-    assert "100% of what the policy's actions depend on is observation column 1" in finding.seen
+    assert "the policy acts almost by observation column 1 alone" in finding.seen
+    assert "shuffling all other 3 columns together 0% of its choices" in finding.seen
     for policy, behavior in (
         (Follows(0, 1), Follows(0, 1, 2)),  # follows two
         (Follows(1), Follows(1)),  # as the behaviour does
@@ -117,14 +128,22 @@ def test_a_policy_that_copies_the_last_action(policy: Any, stays: float, share: 
 
 
 def test_a_behaviour_that_repeats_itself_may_be_imitated() -> None:
-    class Same:
+    """The policy knows no last action: it holds one that is as usual as the other."""
+    subject = subject_of(Table([[0.0, 1.0]]), controlled(0.95))
+    assert attention_numbers(subject)["repeats"]["behavior"] == pytest.approx(0.95, abs=0.02)
+    assert list(repeats_last_action(subject)) == []
+
+
+def test_a_policy_that_acts_by_the_column_of_the_last_action() -> None:
+    """Its behaviour holds an action as often, but not because it looks at it alone."""
+
+    class Held:
         def probs(self, obs: Any, *, action_mask: Any = None) -> np.ndarray:
             again = np.asarray(obs)[:, 3] > 0
             return np.where(again[:, None] == (np.arange(2) == 1), 0.95, 0.05)
 
-    subject = subject_of(Same(), controlled(0.95))
-    assert attention_numbers(subject)["repeats"]["policy"] == pytest.approx(0.95, abs=1e-6)
-    assert list(repeats_last_action(subject)) == []
+    (finding,) = repeats_last_action(subject_of(Held(), controlled(0.95)))
+    assert "it acts almost by observation column 3 alone, which tells the last action" in finding.seen
 
 
 def test_where_nothing_can_be_chosen_nothing_is_repeated() -> None:

@@ -45,10 +45,22 @@ class Importance(NamedTuple):
     Attributes:
         names: of the columns.
         values: equation (1) or (2).
+        others: the same where all columns but the most important one are shuffled together.
     """
 
     names: tuple[str, ...]
     values: Float[NumpyArray, " columns"]
+    others: float
+
+    @property
+    def top(self) -> int:
+        """The most important column."""
+        return int(self.values.argmax())
+
+    @property
+    def alone(self) -> float:
+        """How far the most important column decides alone, 0 to 1: its importance, over that and the one of all others."""
+        return float(self.values[self.top] / max(float(self.values[self.top]) + self.others, 1e-12))
 
     @property
     def shares(self) -> Float[NumpyArray, " columns"]:
@@ -91,9 +103,13 @@ def _importance(policy: Any, log: Dataset, name: str) -> Importance:
             shuffled = obs.copy()
             shuffled[:, columns] = obs[rng.permutation(len(obs))][:, columns]
             found.append(asked.apart(before, asked.answers(shuffled)))
+        kept = groups[int(np.argmax(found))]
+        shuffled = obs[rng.permutation(len(obs))]
+        shuffled[:, kept] = obs[:, kept]
+        others = asked.apart(before, asked.answers(shuffled))
     except EvaluationError as why:
         raise NotLookedAtError(f"{name} cannot be asked about other observations than the logged ones: {why}") from None
-    return Importance(names, np.array(found))
+    return Importance(names, np.array(found), others)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

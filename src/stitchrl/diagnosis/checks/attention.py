@@ -10,30 +10,37 @@ import numpy as np
 
 from stitchrl.auditing.finding import Finding
 from stitchrl.diagnosis.departure_table import departure_table, moved_numbers
-from stitchrl.diagnosis.first_departures import distinguishing_columns
+from stitchrl.diagnosis.first_departures import column_name, distinguishing_columns
 from stitchrl.diagnosis.importance import importance_of, importance_of_behavior
 from stitchrl.diagnosis.subject import NotLookedAtError, Subject
 from stitchrl.diagnosis.support import check_acts_alone
+from stitchrl.evaluation.behavior import fitted_propensities
 from stitchrl.types import NumpyArray
 
 __all__ = ["attention_numbers", "departure_numbers", "follows_one_column", "repeats_last_action"]
 
-ONE_COLUMN = 0.9
-"""Share of the importance of all columns that makes one of them nearly all that counts."""
+ONE_COLUMN = 0.6
+"""What a column decides alone from which it decides nearly everything: half as much again as all others together."""
 LEAST_COLUMNS = 3
 """Fewer columns leave little else to look at."""
 LEAST_IMPORTANCE = 0.05
 """Importance below which a policy looks at no column: it acts the same everywhere."""
 OF_BEHAVIOR = 0.5
-"""Share of a column for the behaviour from which it is natural that the policy follows it."""
+"""What the column decides alone for the behaviour from which it is natural to follow it, unless it tells the action."""
+TOLD = 0.9
+"""Mean probability of the logged actions under a model of the behaviour from which the observation tells them."""
+TOLD_ABOVE = 0.1
+"""And by how much it exceeds that of the logged propensities, where there are any."""
 REPEATS = 0.9
 """Share of decisions that repeat the last action from which it is nearly all of them."""
 CHANGES = 0.5
 """It is natural for a policy whose behaviour repeats itself as well, unless it changes its action at most this much as often."""
 MORE_OFTEN = 0.25
 """Difference to the behaviour's share of repeats that is far more often."""
+TELLS = 0.95
+"""Correlation of a column with the last action from which it tells it."""
 LEAST_ROWS = 30
-SAME = 0.1
+SAME = 0.25
 """Distance, in standard deviations of the logged actions, up to which continuous actions are the same."""
 MOST_SHOWN = 10
 
@@ -64,7 +71,9 @@ def repeats_of(subject: Subject) -> Repeats:
     if log.num_actions is not None:
         policy = np.take_along_axis(subject.probs[now], before[:, None].astype(np.int64), 1)[:, 0]
         return Repeats(len(now), float(policy.mean(dtype=np.float64)), float((log.action[now] == before).mean()))
-    return Repeats(len(now), _same(log.action, subject.drawn[now], before), _same(log.action, log.action[now], before))
+    # Draws of a density repeat nothing; what the policy would usually do can.
+    usual = subject.actions if hasattr(subject.member.policy, "mode") else subject.drawn
+    return Repeats(len(now), _same(log.action, usual[now], before), _same(log.action, log.action[now], before))
 
 
 def repeats_last_action(subject: Subject) -> Iterator[Finding]:
@@ -73,40 +82,81 @@ def repeats_last_action(subject: Subject) -> Iterator[Finding]:
     if found.rows < LEAST_ROWS:
         return
     nearly_all = found.policy > REPEATS and 1 - found.policy <= CHANGES * (1 - found.behavior)
-    if not nearly_all and found.policy <= found.behavior + MORE_OFTEN:
+    column = _column_of_last_action(subject)
+    if not nearly_all and found.policy <= found.behavior + MORE_OFTEN and column is None:
         return
     yield Finding(
         "repeats-last-action",
         "warning",
         f"{found.rows:,} decisions that follow another one",
         f"the policy takes the last logged action again in {found.policy:.1%} of them, and the behaviour does in "
-        f"{found.behavior:.1%}",
-        "about as many repeats as the behaviour has",
+        f"{found.behavior:.1%}{'' if column is None else f'; it acts almost by {column} alone, which tells the last action'}",
+        "about as many repeats as the behaviour has, and a policy that looks at the state",
         "It copies what was done and does not look at the state. Leave columns that tell the last action (a running dose, a "
         "device setting) out of the observation, or compare with a policy that is trained without them.",
     )
 
 
+def _column_of_last_action(subject: Subject) -> str | None:
+    """The column by which the policy acts almost alone, if it tells the last action; None otherwise."""
+    try:
+        found = subject.once(importance_of)
+    except NotLookedAtError:
+        return None
+    log, name = subject.rows, found.names[found.top]
+    if found.values[found.top] < LEAST_IMPORTANCE or found.alone < ONE_COLUMN:
+        return None
+    now = np.flatnonzero(log.continues) + 1
+    columns = [j for j in range(log.observation_table.shape[1]) if column_name(log, j) == name]
+    last = np.reshape(log.action[now - 1], (len(now), -1)).astype(np.float64)
+    for told in (subject.obs[now, j].astype(np.float64) for j in columns):
+        if any(abs(_correlation(told, number)) >= TELLS for number in last.T):
+            return name
+    return None
+
+
+def _correlation(a: NumpyArray, b: NumpyArray) -> float:
+    spread = float(a.std() * b.std())
+    return 0.0 if spread == 0 else float(((a - a.mean()) * (b - b.mean())).mean() / spread)
+
+
 def follows_one_column(subject: Subject) -> Iterator[Finding]:
     """One column carries nearly all that the policy's actions depend on, which the behaviour's do not."""
     found = subject.once(importance_of)
-    top = int(found.values.argmax())
-    if len(found.names) < LEAST_COLUMNS or found.values[top] < LEAST_IMPORTANCE or found.shares[top] < ONE_COLUMN:
+    top, value = found.names[found.top], float(found.values[found.top])
+    if len(found.names) < LEAST_COLUMNS or value < LEAST_IMPORTANCE or found.alone < ONE_COLUMN:
         return
+    told = False
     with contextlib.suppress(NotLookedAtError):
-        if importance_of_behavior(subject).shares[top] >= OF_BEHAVIOR:
+        told = _tells_the_action(subject)
+        behavior = importance_of_behavior(subject)
+        if not told and behavior.top == found.top and behavior.alone >= OF_BEHAVIOR:
             return
     yield Finding(
         "follows-one-column",
         "warning",
-        found.names[top],
-        f"{found.shares[top]:.0%} of what the policy's actions depend on is {found.names[top]}: shuffled over the rows it "
-        f"changes {_change(subject, float(found.values[top]))}, and the next of {len(found.names):,} columns "
-        f"{_change(subject, float(np.delete(found.values, top).max()))}",
-        "actions that depend on several columns, as the behaviour's do",
+        top,
+        f"the policy acts almost by {top} alone: shuffling it over the rows changes {_change(subject, value)}, and shuffling all "
+        f"other {len(found.names) - 1:,} columns together {_change(subject, found.others)}"
+        f"{'. The log lets the action be told from the observation nearly without fail' if told else ''}",
+        "actions that depend on several columns",
         "See whether this column tells what was done or what will happen (the audit's findings on leaks), whether it is scaled "
         "like the others, and whether a policy trained without it does as well.",
     )
+
+
+def _tells_the_action(subject: Subject) -> bool:
+    """Whether the observation gives the logged action away: a model of the behaviour knows it better than it can be known.
+
+    Raises `NotLookedAtError` where no behaviour can be fitted.
+    """
+    log, shared = subject.rows, subject.shared
+    if log.num_actions is None:
+        return False
+    mean = float(np.exp(fitted_propensities(shared.behavior_model, log).log_prob).mean())
+    if log.behavior_log_prob is not None:
+        return mean > float(np.exp(log.behavior_log_prob).mean()) + TOLD_ABOVE
+    return mean > TOLD
 
 
 def attention_numbers(subject: Subject) -> dict[str, Any]:
@@ -118,6 +168,7 @@ def attention_numbers(subject: Subject) -> dict[str, Any]:
     except NotLookedAtError as why:
         return found | {"importance_missing": str(why)}
     behavior = importance_of_behavior(subject).values if subject.shared.has_behavior_model else None
+    found |= {"most_important": importance.names[importance.top], "decides_alone": importance.alone}
     order = np.argsort(-importance.values, kind="stable")[:MOST_SHOWN]
     found["columns"] = [
         {
