@@ -35,6 +35,15 @@ def test_v_above_the_best_supported_action(v: float, found: list[str]) -> None:
     assert codes_of(learned_settings.expectile_high, of_value(st.IQL(expectile=0.9), Q, rows)) == found
 
 
+def test_v_above_a_q_that_falls_is_late_and_not_too_high() -> None:
+    """Q falls by .02 an update; target critics follow at a rate of .01: V may lie 2 x 100 x .02 = 4 above for that alone."""
+    for over, found in ((8.8, ["expectile-high"]), (8.5, [])):  # the best supported action lies 5 - 1/3 above
+        rows = [{"update": u, "member": 0, "v/mean": over - 0.02 * u, "q/data_mean": -0.02 * u} for u in range(1, 101)]
+        subjects = of_value(st.IQL(expectile=0.9, target_rate=0.01), Q, rows)
+        assert codes_of(learned_settings.expectile_high, subjects) == found
+    assert codes_of(learned_settings.expectile_high, of_value(st.IQL(expectile=0.7), Q, rows)) == []
+
+
 def test_an_action_without_support_excuses_no_value() -> None:
     log = episodes_log(
         [[0.0, 1.0]] * 5,
@@ -42,7 +51,7 @@ def test_an_action_without_support_excuses_no_value() -> None:
         action=np.tile([0, 1], 5),
         behavior_probs=np.tile([0.5, 0.49, 0.01], (10, 1)),
     )
-    run = run_of(st.IQL(), log, [{"update": 1, "member": 0, "v/mean": 2.0, "q/data_mean": 0.5}])
+    run = run_of(st.IQL(expectile=0.8), log, [{"update": 1, "member": 0, "v/mean": 2.0, "q/data_mean": 0.5}])
     subjects = subjects_of(run, log, policies=[TablePolicy(BEHAVIOR[None])], values=[TableValue(np.float32(Q[None]))])
     assert codes_of(learned_settings.expectile_high, subjects) == ["expectile-high"]
 

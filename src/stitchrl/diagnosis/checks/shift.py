@@ -190,7 +190,7 @@ def _in_words(shift: ColumnShift) -> str:
         )
     change = shift.after - shift.before
     if shift.target == END or _discrete(shift.target):
-        amount = f"in {abs(change):.1%} {'more' if change > 0 else 'fewer'} of the decisions"
+        amount = f"in {100 * abs(change):.1f} {'more' if change > 0 else 'fewer'} of every 100 decisions"
         said = f"{shift.target} {'comes' if shift.target == END else 'is taken'} {amount}"
     else:
         said = f"{shift.target} is {abs(change):.3g} {'higher' if change > 0 else 'lower'}"
