@@ -122,15 +122,17 @@ def diagnose_members(
         shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
         for check in CHECKS:
-            try:
-                found += [
-                    dataclasses.replace(finding, where=f"{subject.member.name}: {finding.where}")
-                    for subject in subjects
-                    for finding in check(subject)
-                ]
+            looked_at = False
+            for subject in subjects:
+                try:
+                    own = list(check(subject))
+                except NotLookedAtError as why:
+                    skipped.setdefault(check.__name__, str(why))
+                    continue
+                looked_at = True
+                found += [dataclasses.replace(one, where=f"{subject.member.name}: {one.where}") for one in own]
+            if looked_at:
                 checks.append(check.__name__)
-            except NotLookedAtError as why:
-                skipped[check.__name__] = str(why)
         for run_check in RUN_CHECKS:
             try:
                 found += run_check(subjects)
