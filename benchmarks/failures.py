@@ -77,13 +77,15 @@ def page(state: State, replicates: int) -> list[str]:
     hits = sum(not one.missed(_findings(record)) for one, record in looked)
     healthy = [record for records in sound.values() for record in records if record]
     alarms = sum(bool(_loud(record)) for record in healthy)
+    missing = replicates * (len(planted) + len(sound)) - len(looked) - len(healthy)
     seconds = sum(record["seconds"] for _, record in looked) + sum(record["seconds"] for record in healthy)
     return [
         "# Planted failures and sound runs",
         "",
         f"{len(planted)} failures, each planted in {replicates} logs: {hits} of {len(looked)} named by a code of their own. "
         f"{len(sound)} sound runs of {len({name.split(',')[0] for name in sound})} algorithms, each on {replicates} logs: "
-        f"{alarms} of {len(healthy)} raised an error or a warning. {seconds:,.0f} seconds of processor time in all.",
+        f"{alarms} of {len(healthy)} raised an error or a warning. {seconds:,.0f} seconds of processor time in all."
+        + (f" {missing} of these runs were not made, and are missing below." if missing else ""),
         "",
         'A code counts where it is an error or a warning; notes never count. "Beside it" are other codes, many of them right: a '
         "policy that Q-learning ruins is far from the behaviour as well. What a planting does, which codes are its own, and the "
