@@ -91,7 +91,8 @@ def page(state: State, replicates: int) -> list[str]:
         "policy that Q-learning ruins is far from the behaviour as well. What a planting does, which codes are its own, and the "
         "settings of every sound run were written down first; where the table showed a miss or a false alarm, the rule, "
         "the check or the planting was looked at and the one at fault was changed. So this is not a test on unseen "
-        "failures. The audit runs without its history checks.",
+        "failures. The audit runs without its history checks. Runs were kept over several commits: "
+        "those that a changed rule, check or planting concerns were made again.",
         "",
         "## Planted failures",
         "",
