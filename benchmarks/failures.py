@@ -88,11 +88,10 @@ def page(state: State, replicates: int) -> list[str]:
         + (f" {missing} of these runs were not made, and are missing below." if missing else ""),
         "",
         'A code counts where it is an error or a warning; notes never count. "Beside it" are other codes, many of them right: a '
-        "policy that Q-learning ruins is far from the behaviour as well. What a planting does, which codes are its own, and the "
-        "settings of every sound run were written down first; where the table showed a miss or a false alarm, the rule, "
-        "the check or the planting was looked at and the one at fault was changed. So this is not a test on unseen "
-        "failures. The audit runs without its history checks. Runs were kept over several commits: "
-        "those that a changed rule, check or planting concerns were made again.",
+        "policy that Q-learning ruins is far from the behaviour as well. This is not a test on unseen failures: where the table "
+        "showed a miss or a false alarm, the rule, the planting, its own codes or the settings of the sound run were changed, "
+        "whichever was at fault. Runs are kept over several commits, so that a code beside may be of an earlier rule. The audit "
+        "runs without its history checks.",
         "",
         "## Planted failures",
         "",
