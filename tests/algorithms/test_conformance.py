@@ -115,18 +115,23 @@ METRICS = {
     "BC": IMITATION,
     "FilteredBC": IMITATION,
     "IQL": {
-        kind: names | Q_LEARNING | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/clipped"}
+        kind: names
+        | Q_LEARNING
+        | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/effective_share", "weight/clipped"}
         for kind, names in IMITATION.items()
     },
     **{
         name: {
-            kind: names | Q_LEARNING | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/clipped"} | more
+            kind: names
+            | Q_LEARNING
+            | {"loss/value", "v/mean", "adv/mean", "weight/mean", "weight/effective_share", "weight/clipped"}
+            | more
             for kind, names in IMITATION.items()
         }
         for name, more in (("SQL", {"weight/zero"}), ("EQL", set[str]()), ("XQL", set[str]()))
     },
     "AWAC": {
-        kind: names | Q_LEARNING | {"v/mean", "adv/mean", "weight/mean", "weight/largest"}
+        kind: names | Q_LEARNING | {"v/mean", "adv/mean", "weight/mean", "weight/effective_share", "weight/largest"}
         for kind, names in IMITATION.items()
     },
     "CQL": {
@@ -165,7 +170,8 @@ METRICS = {
     "EDAC": {"continuous": SOFT["continuous"] | {"loss/diversity"}},
     "DQN": {"discrete": Q_LEARNING | {"q/next_max_mean", "policy/agreement"}},
     "AWR": {
-        kind: names | {"loss/value", "v/mean", "adv/mean", "adv/std", "weight/mean", "weight/clipped"}
+        kind: names
+        | {"loss/value", "v/mean", "adv/mean", "adv/std", "weight/mean", "weight/effective_share", "weight/clipped"}
         for kind, names in IMITATION.items()
     },
     "DecisionTransformer": {
