@@ -126,6 +126,11 @@ def test_just_inside_the_threshold_is_no_flag(planted: dict[str, Any]) -> None:
     assert codes(rows) == []
 
 
+def test_rewards_of_nothing_but_0_are_no_pessimism() -> None:
+    rows = history(q__data_mean=0.0, q__policy_mean=0.0, probe__q_gap=0.0, probe__q_highest=-0.01)
+    assert "pessimistic-value" not in codes(rows, value_bound=0.0, lowest_value=0.0)
+
+
 def test_growth_needs_twenty_rows() -> None:
     planted = {"loss__critic": lambda i: 50.0**i if i < 5 else 1e9}
     assert codes(history(19, **planted)) == []

@@ -113,7 +113,7 @@ def _policy_claim(rows: Columns, limits: Limits) -> Found | None:
 def _pessimistic_value(rows: Columns, limits: Limits) -> Found | None:
     highest = _recent(rows, "probe/q_highest")
     width = limits.value - limits.lowest
-    if not highest or not math.isfinite(width) or fmean(highest) >= limits.lowest - 0.1 * width:
+    if not highest or not 0 < width < math.inf or fmean(highest) >= limits.lowest - 0.1 * width:
         return None
     return Found(
         int(rows["update"][-1]),
