@@ -25,6 +25,7 @@ NEAR: dict[str, Any] = CRITICS | {"gamma": 0.9}
 MOVED: dict[str, Any] = {"hidden_sizes": (32, 32), "learning_rate": 3e-3}
 HELD: dict[str, Any] = MOVED | {"gamma": 0.9, "target_rate": 0.04}
 ACTORS: dict[str, Any] = HELD | {"actor_learning_rate": 3e-3}
+SLOW: dict[str, Any] = HELD | {"learning_rate": 1e-3}
 BEARING: dict[str, Any] = ACTORS | {"learning_rate": 1e-3, "actor_learning_rate": 1e-3}
 MODEL: dict[str, Any] = {
     "rollout_length": 2, "rollouts": 500, "rollouts_every_updates": 250, "retained": 2, "members": 3, "elites": 2,
@@ -64,7 +65,8 @@ DISCRETE = (
 )  # fmt: skip
 CONTINUOUS = (
     st.BC(**MOVED), st.FilteredBC(**MOVED, top_fraction=0.5), st.AWR(**MOVED, gamma=0.9),
-    st.AdvantageBC(**MOVED, gamma=0.9), st.AWAC(**HELD), st.IQL(**HELD), st.SQL(**HELD), st.EQL(**HELD), st.XQL(**HELD),
+    st.AdvantageBC(**MOVED, gamma=0.9),
+    st.AWAC(**(HELD | {"learning_rate": 2e-3})), st.IQL(**HELD), st.SQL(**HELD), st.EQL(**HELD), st.XQL(**HELD),
     st.CQL(**ACTORS, cql_weight=1.0, samples=4), st.BCQ(**HELD), st.BEAR(**BEARING, warm_start_updates=200),
     st.TD3BC(**HELD), st.ReBRAC(**ACTORS, actor_bc_weight=0.1), st.FQL(**HELD, normalize_q=True, distill_weight=3.0),
     st.QChunking(**HELD, chunk=2, normalize_q=True, distill_weight=3.0),
@@ -76,7 +78,7 @@ UNHELD_DISCRETE = (
     st.SACN(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05, num_critics=4),
 )  # fmt: skip
 UNHELD = (
-    st.SAC(**ACTORS), st.TD3(**HELD), st.DDPG(**ACTORS), st.SACN(**ACTORS, num_critics=4),
+    st.SAC(**ACTORS), st.TD3(**SLOW), st.DDPG(**BEARING), st.SACN(**ACTORS, num_critics=4),
     st.EDAC(**ACTORS, num_critics=4), st.MOPO(**ACTORS, **MODEL), st.COMBO(**ACTORS, **MODEL, cql_weight=1.0, samples=4),
 )  # fmt: skip
 
