@@ -122,15 +122,19 @@ def diagnose_members(
         shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
         for check in CHECKS:
-            try:
-                found += [
-                    dataclasses.replace(finding, where=f"{subject.member.name}: {finding.where}")
-                    for subject in subjects
-                    for finding in check(subject)
-                ]
+            ran = False
+            for subject in subjects:
+                try:
+                    found += [
+                        dataclasses.replace(finding, where=f"{subject.member.name}: {finding.where}")
+                        for finding in check(subject)
+                    ]
+                    ran = True
+                except NotLookedAtError as why:
+                    # What is true of one policy may not be asked of another, which must not silence it.
+                    skipped.setdefault(check.__name__, str(why))
+            if ran:
                 checks.append(check.__name__)
-            except NotLookedAtError as why:
-                skipped[check.__name__] = str(why)
         for run_check in RUN_CHECKS:
             try:
                 found += run_check(subjects)
