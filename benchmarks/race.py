@@ -186,7 +186,8 @@ def report(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> str:
     lines = [
         "# A race against the same updates spent evenly, and on IQL alone\n",
         describe(f"cd benchmarks && python race.py --worlds {' '.join(args.worlds)} --seeds {args.seeds}"),
-        f"- budget: {args.budget:,} gradient updates each way; networks 32x32\n",
+        f"- budget: {args.budget:,} gradient updates each way; networks 32x32; {args.stays:,} stays, and 200 episodes of the "
+        "linear system, split .4, .3, .3; seconds are of a machine that did much else at the same time\n",
         "Regret is (best - chosen) / (best - behaviour) in true values, with the best of all policies that were learned on that "
         "log: 0 is the best, 1 is no better than the behaviour, above 1 is worse than it.\n",
         "| world | seeds | "

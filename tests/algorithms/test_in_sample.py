@@ -126,7 +126,7 @@ def test_an_update_by_hand(name: str) -> None:
         target_critics=DiscreteCritics(Ensemble(plain(weights=np.zeros((2, 1, 2)), biases=[[1, 3], [2, 0]]))),
     )
     # In SQL and EQL the pull of V / T is weaker than that of t: V rises; in XQL too, for z is above 0.
-    common = {"v/mean": 0.6, "adv/mean": 0.4, "q/data_mean": 2.0, "weight/clipped": 0.0}
+    common = {"v/mean": 0.6, "adv/mean": 0.4, "q/data_mean": 2.0, "weight/clipped": 0.0, "weight/effective_share": 1.0}
     actor = {"loss/actor": NUMBERS[name]["weight/mean"] * math.log(2), "policy/entropy": math.log(2)}
     assert metrics == pytest.approx(NUMBERS[name] | common | actor | {"policy/agreement": 1.0}, rel=1e-4)
     np.testing.assert_allclose(last_bias(after, "value"), [0.6], rtol=1e-4)

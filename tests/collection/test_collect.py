@@ -121,6 +121,8 @@ def test_the_command_collects_a_log_whose_learner_got_better(tmp_path: Path, sti
     words = ["collect", "--env", "CartPole-v1", "--episodes", 12, "--steps", 2500, "--json"]
     refused = stitchrl(*words, "--out", tmp_path / "h.csv")
     assert (refused.status, "no such ending as .csv" in refused.err, (tmp_path / "h.csv").exists()) == (2, True, False)
+    refused = stitchrl(*words, "--out", tmp_path / "none" / "h.parquet")
+    assert (refused.status, "none' is not there, and 'h.parquet' would be written into it" in refused.err) == (2, True)
     done = stitchrl(*words, "--recipe", "expert", "--out", out)
     told = json.loads(done.out)
     log = st.read(out)

@@ -111,6 +111,14 @@ def test_a_run_is_diagnosed_with_and_without_a_log() -> None:
     assert str(whole).startswith("IQL, 2 seeds, 20 updates: ")
 
 
+def test_what_cannot_be_said_of_one_policy_is_said_of_the_others() -> None:
+    low, high = found_range()
+    members = [Member("seed 0", Even(), Claim(high + 0.2 * (high - low))), Member("seed 1", Even())]
+    found = diagnose_members("planted", members, LOG)
+    assert "impossible-value" in found.codes
+    assert "no values are claimed" in found.skipped["value_impossible"]
+
+
 def test_a_policy_alone_claims_nothing() -> None:
     found = st.diagnose(Even(), LOG)
     assert "no values are claimed" in found.skipped["value_impossible"]

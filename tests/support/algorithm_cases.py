@@ -165,7 +165,12 @@ def prepared(algorithm: Algorithm, kind: str) -> Prepared:
 @cache
 def first_rows(algorithm: Algorithm, kind: str) -> Fields:
     """The first rows that an algorithm prepared."""
-    ready, scaling = prepared(algorithm, kind), Scaling.of(log_of(kind), standardize=False)
+    return rows_of(algorithm, prepared(algorithm, kind), log_of(kind))
+
+
+def rows_of(algorithm: Algorithm, ready: Prepared, log: st.Dataset) -> Fields:
+    """The first rows of a log that an algorithm prepared."""
+    scaling = Scaling.of(log, standardize=False)
     if algorithm.sequence_length:
         source = sequence_source(ready.log, scaling, algorithm.sequence_length, columns=ready.columns)
     else:

@@ -54,11 +54,11 @@ PLANTED: list[tuple[str, dict[str, Any], int]] = [
     ("impossible-value", {"q__data_mean": lambda i: 30.5 if i == 7 else 1.0, "q__policy_mean": None}, 800),
     ("impossible-value", {"q__data_mean": -31.0, "q__policy_mean": None}, 100),
     ("accelerating-value", {"q__data_mean": lambda i: 0.1 * 1.25**i, "q__policy_mean": None}, 2400),
-    ("policy-claim", {"q__data_mean": 1.0, "q__policy_mean": lambda i: 11.5 if i >= 3 else 10.5}, 400),
+    ("policy-claim", {"q__data_mean": 1.0, "q__policy_mean": lambda i: 11.5 if i >= 3 else 10.5}, 800),
     ("critic-growth", {"loss__critic": lambda i: 1.0 if i < 6 else 10.5}, 2400),
     ("capped-weights", {"weight__clipped": lambda i: 0.6 if i >= 19 else 0.0}, 2400),
     ("collapsed-entropy", {"policy__entropy": lambda i: 0.009 if i >= 19 else 1.0}, 2400),
-    ("policy-claim", {"q__policy_mean": None, "probe__q_gap": lambda i: 10.1 if i >= 3 else 9.9}, 400),
+    ("policy-claim", {"q__policy_mean": None, "probe__q_gap": lambda i: 10.1 if i >= 3 else 9.9}, 800),
     ("pessimistic-value", {"probe__q_highest": lambda i: -4.3 if i >= 19 else 1.0}, 2400),
     ("constant-value", {"probe__q_states": lambda i: 0.0019 if i >= 19 else 1.0}, 2400),
     ("collapsed-weights", {"weight__effective_share": lambda i: 0.04 if i >= 19 else 0.3}, 2400),
@@ -93,6 +93,7 @@ def test_a_sound_history_has_no_flag() -> None:
     [
         {"q__data_mean": 29.9, "q__policy_mean": 29.9},
         {"q__data_mean": 1.0, "q__policy_mean": 10.9},
+        {"q__data_mean": 1.0, "q__policy_mean": lambda i: 20.0 if i < 4 else 1.0},  # of fresh networks
         {"loss__critic": lambda i: 1.0 if i < 6 else 9.9},
         {"loss__critic": lambda i: 0.001 if i < 6 else 3.9},  # a sparse reward's signal arriving
         {"weight__clipped": lambda i: 1.0 if i >= 22 else 0.1},
@@ -111,6 +112,11 @@ def test_a_sound_history_has_no_flag() -> None:
         # Both errors rise, as where values grow from 0.
         {"held_out__td_error": lambda i: 1.0 + i, "probe__td_error": lambda i: 0.9 + i},
         {"held_out__log_prob": lambda i: -1.0 if i < 12 else -1.19},
+        # Seen actions become less probable as well, as where a policy climbs values; the samples differ from the start.
+        {
+            "held_out__log_prob": lambda i: -1.3 - 0.05 * max(i - 11, 0),
+            "probe__log_prob": lambda i: -1.0 - 0.05 * max(i - 11, 0),
+        },
         # Both likelihoods fall, as where a policy leaves the behaviour.
         {"held_out__log_prob": lambda i: -1.0 - 0.1 * i, "probe__log_prob": lambda i: -0.9 - 0.1 * i},
     ],

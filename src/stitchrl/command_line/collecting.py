@@ -68,6 +68,11 @@ def collect(
     if out.exists():
         raise RunDirectoryError(f"{str(out)!r} exists; nothing is overwritten. Choose another place or remove it.")
     target_kind(out)  # refused before anything is played
+    if not out.absolute().parent.is_dir():
+        raise RunDirectoryError(
+            f"The folder {str(out.absolute().parent)!r} is not there, and {out.name!r} would be written into it. Make it, or "
+            "choose another --out."
+        )
     log = stitchrl.collect(
         env,
         recipe=recipe,

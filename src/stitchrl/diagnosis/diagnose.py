@@ -122,18 +122,16 @@ def diagnose_members(
         shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
         for check in CHECKS:
-            ran = False
+            looked_at = False
             for subject in subjects:
                 try:
-                    found += [
-                        dataclasses.replace(finding, where=f"{subject.member.name}: {finding.where}")
-                        for finding in check(subject)
-                    ]
-                    ran = True
+                    own = list(check(subject))
                 except NotLookedAtError as why:
-                    # What is true of one policy may not be asked of another, which must not silence it.
                     skipped.setdefault(check.__name__, str(why))
-            if ran:
+                    continue
+                looked_at = True
+                found += [dataclasses.replace(one, where=f"{subject.member.name}: {one.where}") for one in own]
+            if looked_at:
                 checks.append(check.__name__)
         for run_check in RUN_CHECKS:
             try:

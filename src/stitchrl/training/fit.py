@@ -13,11 +13,13 @@ from typing import Any
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.given import check_is_log
 from stitchrl.data.sampling import Sampling
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import CheckpointError, ConfigurationError, StitchRLError
+from stitchrl.messages import printable
 from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint, read_meta
@@ -105,6 +107,7 @@ def fit(
         CheckpointError: the checkpoint found there is damaged.
         DivergenceError: a loss is no longer finite; the last good checkpoint stays.
     """
+    _check_given(algorithm, log, "st.fit")
     numbers = _seeds(seeds)
     job = Job(
         log=log,
@@ -158,6 +161,7 @@ def fit_grid(
         DivergenceError: every member diverged.
         Others as `fit`.
     """
+    _check_given(algorithm, log, "st.fit_grid")
     inputs = algorithm.input_settings()
     if not grid:
         raise ConfigurationError(f"A grid needs at least one setting; {algorithm.name} has {', '.join(inputs)}.")
@@ -277,6 +281,15 @@ def _origin(path: Path, meta: Mapping[str, Any]) -> tuple[Schema | None, Guard |
         raise CheckpointError(
             f"What the checkpoint {path} says of its log is damaged: {error!r}. Delete it to start over."
         ) from None
+
+
+def _check_given(algorithm: object, log: object, function: str) -> None:
+    """Raise ConfigurationError where a fit was given something else than an algorithm with its settings, or than a log."""
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigurationError(
+            f"`{function}` takes an algorithm with its settings, such as st.IQL(); got {printable(repr(algorithm))}."
+        )
+    check_is_log(log, function)
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:

@@ -19,8 +19,9 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["attention_numbers", "departure_numbers", "follows_one_column", "repeats_last_action"]
 
-ONE_COLUMN = 0.6
-"""What a column decides alone from which it decides nearly everything: half as much again as all others together."""
+ONE_COLUMN = 0.7
+"""What a column decides alone from which it decides nearly everything: more than twice as much as all others together. Sound
+imitation of the clinicians reaches 0.55 in their most important column."""
 LEAST_COLUMNS = 3
 """Fewer columns leave little else to look at."""
 LEAST_IMPORTANCE = 0.05
