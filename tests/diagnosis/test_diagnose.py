@@ -160,3 +160,46 @@ def test_a_run_that_lost_the_mask_of_its_log_takes_forbidden_actions() -> None:
     finding = next(f for f in st.diagnose(run, MASKED).findings if f.code == "takes-forbidden-actions")
     assert finding.severity == "warning"
     assert "It learned without the mask" in finding.action
+
+
+def test_what_cannot_be_asked_of_one_policy_is_asked_of_the_others() -> None:
+    """One of two policies was evaluated, and claims more than its evaluation says; the other has no evaluation."""
+    estimate = Estimate("wis", 0.0, -0.1, 0.1, 0.05, 0.95, Estimand.of(LOG))
+    members = [
+        Member(name, Even(), Claim(5.0), st.DQN(gamma=LOG.schema.gamma), one)
+        for name, one in (("seed 0", estimate), ("seed 1", None))
+    ]
+    for order in (members, members[::-1]):
+        found = diagnose_members("planted", order, LOG)
+        assert "claim-above-estimate" in found.codes
+        assert "claim_against_estimate" in found.checks
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_small_errors_are_no_failure_where_every_return_is_the_same(reward: float) -> None:
+    """One step an episode, and always the same reward: the attainable range has no width, and critics are approximate."""
+    rows = np.arange(40)
+    log = st.read(
+        {
+            "episode": rows,
+            "observation": np.linspace(-1, 1, 40, dtype=np.float32)[:, None],
+            "action": rows % 3,
+            "reward": np.full(40, reward, np.float32),
+            "terminated": np.ones(40, bool),
+            "behavior_probs": np.full((40, 3), 1 / 3, np.float32),
+        }
+    )
+    for error in (-0.01, 0.01):
+        member = Member("seed 0", Even(), Claim(reward + error, 1e-3), st.DQN())
+        assert values_only(diagnose_members("planted", [member], log)) == set()
+
+
+def test_returns_are_discounted_as_the_claims_are() -> None:
+    """A log whose schema discounts nothing, and critics that look two steps ahead: the largest return is named by their gamma."""
+    log = dataclasses.replace(LOG, schema=dataclasses.replace(LOG.schema, gamma=1.0))
+    member = Member("seed 0", Even(), Claim(0.0), st.DQN(gamma=0.5))
+    seen = diagnose_members("planted", [member], log).numbers["seed 0"]["values"]["largest_return_seen"]
+    to_go = np.zeros(log.num_transitions)
+    for row in range(log.num_transitions - 1, -1, -1):
+        to_go[row] = log.reward[row] + (0.5 * to_go[row + 1] if log.continues[row] else 0.0)
+    assert seen == pytest.approx(to_go.max(), rel=1e-5)

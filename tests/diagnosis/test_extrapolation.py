@@ -14,7 +14,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.diagnosis.checks.extrapolation import claims_without_support, extrapolation_numbers
 from stitchrl.diagnosis.checks.uncertainty import critics_disagree, uncertainty_numbers
 from stitchrl.diagnosis.extrapolation_error import one_step_error
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
 
 CLAIMED = np.array([[0.0, 0.0, 4.0, 10.0], [0.0, 0.0, 0.0, 10.0]])
 APART = np.array([[1.0, 1.0, 1.0, 5.0], [1.0, 1.0, 1.0, 5.0]])
@@ -125,3 +125,19 @@ def test_what_cannot_be_looked_at_is_said() -> None:
         list(critics_disagree(subject_of(always(0, 0), log, value(apart=0 * APART))))
     with pytest.raises(NotLookedAtError, match="two halves of at least 4 episodes"):
         one_step_error(subject_of(always(0, 0), two_states(2), value()))
+
+
+def test_rows_of_which_nobody_knows_what_followed_have_no_error_of_a_backup() -> None:
+    rows = np.arange(40)
+    log = st.read(
+        {
+            "episode": rows,
+            "observation": np.linspace(-1, 1, 40, dtype=np.float32)[:, None],
+            "action": rows % 2,
+            "reward": np.ones(40, np.float32),
+            "terminated": np.zeros(40, bool),
+            "truncated": np.ones(40, bool),
+        }
+    )
+    with pytest.raises(NotLookedAtError, match="cut every one of them off"):
+        one_step_error(Subject(Member("seed 0", None, None, st.DQN()), Shared(log)))

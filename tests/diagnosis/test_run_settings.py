@@ -74,6 +74,13 @@ def test_a_threshold_that_is_off_or_leaves_no_choice(threshold: float, likely: f
     assert codes_of(settings.threshold_off, subjects) + codes_of(settings.threshold_strict, subjects) == found
 
 
+def test_a_log_of_random_actions_has_nothing_to_forbid() -> None:
+    """Both actions are taken alike, so that a threshold that both pass is no fault, and no other would be better."""
+    even = episodes_log([[0.0, 1.0]] * 5, action=np.tile([0, 1], 5), behavior_probs=np.full((10, 2), 0.5))
+    run = run_of(st.BCQ(threshold=0.3), even, [{"update": 100, "member": 0, "behavior/likely": 1.0}])
+    assert codes_of(settings.threshold_off, subjects_of(run, even)) == []
+
+
 def test_a_shift_that_makes_worse_episodes_the_better_ones() -> None:
     """Death (0) after 2 steps and recovery (1) after 10: at -1 a step death becomes the better end."""
     outcomes = episodes_log([[0.0, 0.0], [0.0] * 9 + [1.0]] * 5)

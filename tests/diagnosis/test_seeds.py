@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,14 @@ def test_seeds_without_critics_say_so_and_without_evaluations_nothing() -> None:
     with pytest.raises(NotLookedAtError, match="no critics"):
         list(seeds.seeds_claim_differently(two_seeds()))
     assert codes_of(seeds.seeds_evaluate_differently, two_seeds()) == []
+
+
+def test_two_ways_of_acting_are_no_two_seeds() -> None:
+    """A seed that acts greedily and as trained, of which the former does much better: no seed decides anything."""
+    estimates = [st.Estimate("wis", v, v - 0.2, v + 0.2, 0.1, 0.95, st.Estimand(1.0)) for v in (0.5, 2.0)]
+    policies = [TablePolicy(always(1.0)), TablePolicy(always(0.0))]
+    one, other = two_seeds(policies=policies, estimates=estimates)
+    other.member = dataclasses.replace(other.member, acts="greedy")
+    assert codes_of(seeds.seeds_evaluate_differently, [one, other]) == []
+    with pytest.raises(NotLookedAtError, match="One seed alone"):
+        list(seeds.seeds_differ_in_actions([one, other]))

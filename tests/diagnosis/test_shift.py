@@ -136,4 +136,15 @@ def test_logs_without_a_common_action_cannot_be_compared() -> None:
     rewards, observation = [[0.0] * 9 + [1.0]] * 30, rng.normal(size=(300, 1))
     rare = np.arange(300) % 60  # each action five times
     log = episodes_log(rewards, observation=observation, action=rare)
-    assert codes_of(shift.change_in_newer_data, subjects(log, log)) == ["newer-not-comparable"]
+    (finding,) = shift.change_in_newer_data(subjects(log, log))
+    assert (finding.code, finding.severity) == ("newer-not-comparable", "info")
+    assert "no action was taken 30 times in both logs" in finding.seen  # it is like itself, only small
+
+
+def test_a_rare_event_that_a_short_newer_log_lacks_is_no_change() -> None:
+    """One row in ten of the older log, and by chance none of 30 newer ones, which happens in 4% of such logs."""
+    old = Side(np.tile([1.0] + [0.0] * 9, 100)[:, None] - 0.1, np.arange(1000))
+    rng = np.random.default_rng(0)
+    new = Side(np.full((30, 1), -0.1) + 1e-3 * rng.normal(size=(30, 1)), np.arange(30))
+    assert compare(old, new).p[0] < 1e-10
+    assert 0.01 < compare(old, new, same_spread=True).p[0] < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import planted_episodes as planted
@@ -236,3 +237,19 @@ def test_a_drop_list_is_asked_for_by_number() -> None:
             found.drop_list(wrong)
     assert str(found).splitlines()[0] == found.headline
     assert planted.recall(found.order, vector_log(24), np.arange(24) >= 0) == 1.0
+
+
+def test_long_episodes_take_no_memory_of_their_square() -> None:
+    """Episodes of 3,000 rows: products of all pairs of their rows would take 72 MB an episode."""
+    rng = np.random.default_rng(0)
+    x, start = rng.normal(size=(9_000, 6)), np.arange(4) * 3_000
+    fit = LinearFit(x, x, rng.normal(size=(9_000, 1)), start, 1.0)
+    tracemalloc.start()
+    try:
+        found = fit.influence(x)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    without = dataclasses.replace(fit, instruments=x[3_000:], features=x[3_000:], target=fit.target[3_000:]).theta
+    moved = ((x @ (fit.theta - without)) ** 2).mean()
+    np.testing.assert_allclose(found.moved[0], moved, rtol=1e-6)

@@ -176,3 +176,12 @@ def test_a_real_run_has_no_flag() -> None:
     run = st.fit(st.IQL(hidden_sizes=(8,)), random_log(), updates=60, log_every_updates=3, seeds=2)
     assert len(run.history) == 40
     assert codes(run.history, gamma=0.99, reward_bound=10.0) == []
+
+
+def test_a_critic_that_is_nearly_right_is_no_failure_where_every_return_is_the_same() -> None:
+    """One-step episodes that all pay 1: claims of .999 are neither pessimistic nor too much alike."""
+    rows = [{"update": i, "member": 0, "probe/q_highest": 0.999, "probe/q_states": 1e-4} for i in range(1, 30)]
+    assert red_flags(rows, gamma=0.99, reward_bound=1.0, value_bound=1.0, lowest_value=1.0) == []
+    below = [row | {"probe/q_highest": 0.8} for row in rows]
+    (flag,) = red_flags(below, gamma=0.99, reward_bound=1.0, value_bound=1.0, lowest_value=1.0)
+    assert flag.code == "pessimistic-value"

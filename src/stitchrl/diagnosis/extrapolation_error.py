@@ -63,6 +63,10 @@ def one_step_error(subject: Subject) -> OneStepError:
     """The error of one backup. Raises `NotLookedAtError` where it cannot be measured."""
     check_acts_alone(subject)
     log, known = subject.rows, subject.rows.can_bootstrap
+    if not known.any():
+        raise NotLookedAtError(
+            "The error of one backup needs rows of which it is known what followed them: this log cut every one of them off."
+        )
     halves, target, state = _halves(log), _targets(subject), _state_features(log)
     middle = float(target[known].mean())
     features = _with_numbers(state, log.action) if log.num_actions is None else _with_choices(state, log)

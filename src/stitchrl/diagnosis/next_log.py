@@ -201,7 +201,7 @@ def _episodes_needed(log: Dataset, facts: LogFacts, width: float | None) -> tupl
 def _departures(log: Dataset) -> list[Departure]:
     """The behaviour itself and, where all its probabilities are logged, a moderate departure from it."""
     ends = log.episode_start[1:] - 1
-    discounted = _discounted_returns(log)
+    discounted = log.episode_returns(log.schema.gamma)
     value = discounted.mean()
     found = [Departure("the value of the behaviour", discounted - value, float(len(discounted)))]
     if log.behavior_probs is None:
@@ -218,12 +218,6 @@ def _departures(log: Dataset) -> list[Departure]:
     name = f"the gain of a policy that takes the behaviour's likelier actions more often (its probabilities to the power {POWER})"
     found.append(Departure(name, influence, float(effective_sample_size(weight))))
     return found
-
-
-def _discounted_returns(log: Dataset) -> Float[NumpyArray, " E"]:
-    start = log.episode_start[:-1]
-    place = np.arange(log.num_transitions) - np.repeat(start, log.episode_lengths)
-    return np.add.reduceat(log.reward.astype(np.float64) * log.schema.gamma**place, start)
 
 
 def simulated_width(influence: Float[NumpyArray, " units"], size: float, *, seed: int = 0) -> float:

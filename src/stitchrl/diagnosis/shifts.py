@@ -200,7 +200,7 @@ def _ordered(shifts: Sequence[ColumnShift]) -> tuple[ColumnShift, ...]:
 
 def _compared(columns: NumpyArray, old: Rows, new: Rows, weight: NumpyArray) -> Comparison:
     count = len(old.episode)
-    return compare(Side(columns[:count], old.episode, weight), Side(columns[count:], new.episode))
+    return compare(Side(columns[:count], old.episode, weight), Side(columns[count:], new.episode), same_spread=True)
 
 
 def _features(old: NumpyArray, new: NumpyArray) -> Float[NumpyArray, "r f"]:

@@ -66,6 +66,7 @@ class Member:
             itself.
         deployed: the return of each episode in which that policy acted, or the log of them; None where it was not deployed.
         run: what it was learned in; None for a policy that came alone.
+        acts: how it acts, such as "greedy", where one seed of a run may act in several ways; "" where there is one.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Member:
     with_mask: bool = False
     deployed: Sequence[float] | NumpyArray | Dataset | None = None
     run: Run | None = None
+    acts: str = ""
 
 
 class Shared:

@@ -51,9 +51,18 @@ class Comparison(NamedTuple):
     p: Float[NumpyArray, " k"]
 
 
-def compare(old: Side, new: Side) -> Comparison:
-    """Hold the means of two logs against each other, column by column."""
+def compare(old: Side, new: Side, *, same_spread: bool = False) -> Comparison:
+    """Hold the means of two logs against each other, column by column.
+
+    Args:
+        old, new: the logs.
+        same_spread: whether the newer columns count as spread at least as far as the older ones, which they are if nothing
+            changed. Columns that are nearly always 0 need it: where a short newer log has a rare event never, its own spread
+            would be about 0, and every such log would look changed.
+    """
     (before, one, few), (after, other, many) = _mean(old), _mean(new)
+    if same_spread:
+        other = np.maximum(other, one * few / many)
     variance = one + other
     error = np.sqrt(variance)
     difference = np.abs(after - before)

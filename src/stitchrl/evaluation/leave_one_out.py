@@ -122,8 +122,8 @@ class LinearFit:
             held_out[rows] = x
             begin = _dense(states[rows[:, 0]])
             first[episodes] = np.einsum("et,et->e", np.einsum("eh,eth->et", begin, change), x[:, :, 0])
-            pulled = np.matmul(_dense_block(instruments @ metric, rows.shape), np.swapaxes(ahead, 1, 2))
-            moved[episodes] = np.einsum("etk,etk->e", x, np.matmul(pulled, x))
+            pulled = np.matmul(np.swapaxes(ahead, 1, 2), x)  # (e, H, K), however long the episodes are
+            moved[episodes] = np.einsum("ehk,ehk->e", pulled, np.matmul(metric, pulled))
             if carry is not None:
                 readout[episodes] = np.einsum("et,et->e", (instruments @ carry).reshape(rows.shape), x[:, :, 0])
         return EpisodeInfluence(held_out, np.maximum(moved, 0.0), readout, first)

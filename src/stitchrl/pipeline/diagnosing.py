@@ -35,6 +35,7 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
                 _estimate(ranked[one.title]),
                 with_mask=masked,
                 run=run,
+                acts=one.acts,
             )
             for one in job.candidates
             if one.label == label

@@ -113,7 +113,8 @@ def _policy_claim(rows: Columns, limits: Limits) -> Found | None:
 def _pessimistic_value(rows: Columns, limits: Limits) -> Found | None:
     highest = _recent(rows, "probe/q_highest")
     width = limits.value - limits.lowest
-    if not highest or not 0 < width < math.inf or fmean(highest) >= limits.lowest - 0.1 * width:
+    # Where every return is the same the range has no width, and critics are approximate all the same.
+    if not highest or not math.isfinite(width) or fmean(highest) >= limits.lowest - 0.1 * max(width, limits.value):
         return None
     return Found(
         int(rows["update"][-1]),
@@ -127,6 +128,8 @@ def _constant_value(rows: Columns, limits: Limits) -> Found | None:
     spread = _recent(rows, "probe/q_states")
     if not spread or len(_present(rows, "probe/q_states")) < GROWTH_ROWS or limits.reward == 0:
         return None
+    if limits.lowest == limits.value:
+        return None  # every return is the same, and there is nothing to tell apart
     if max(spread) > CONSTANT_SHARE * limits.reward:
         return None
     return Found(

@@ -33,6 +33,7 @@ ERRORS_APART = 4.0
 
 def seeds_differ_in_actions(subjects: Sequence[Subject]) -> Iterator[Finding]:
     """Two seeds of the run choose different actions in so many decisions that chance chose the policy."""
+    subjects = _of_one_form(subjects)
     apart = _apart(subjects)
     discrete = subjects[0].rows.num_actions is not None
     if apart <= (DISAGREE if discrete else APART):
@@ -52,6 +53,7 @@ def seeds_differ_in_actions(subjects: Sequence[Subject]) -> Iterator[Finding]:
 
 def seeds_claim_differently(subjects: Sequence[Subject]) -> Iterator[Finding]:
     """The mean claimed values of the seeds differ by more than returns leave room for."""
+    subjects = _of_one_form(subjects)
     claims = _claims(subjects)
     spread = float(subjects[0].shared.returns.std())
     if spread > 0 and claims.std() > CLAIMS_APART * spread:
@@ -69,6 +71,7 @@ def seeds_claim_differently(subjects: Sequence[Subject]) -> Iterator[Finding]:
 
 def seeds_evaluate_differently(subjects: Sequence[Subject]) -> Iterator[Finding]:
     """The evaluations of two seeds differ by more than the noise of either; where fewer were evaluated nothing is said."""
+    subjects = _of_one_form(subjects)
     found = [(s.member.name, s.member.estimate) for s in subjects if s.member.estimate is not None]
     known = [(name, one) for name, one in found if one.value is not None and one.standard_error is not None]
     if len(known) < 2:
@@ -92,12 +95,18 @@ def seeds_evaluate_differently(subjects: Sequence[Subject]) -> Iterator[Finding]
 
 def seed_numbers(subjects: Sequence[Subject]) -> dict[str, Any]:
     """How far the seeds are apart, as plain numbers; claims are left out where there are none."""
+    subjects = _of_one_form(subjects)
     found: dict[str, Any] = {"seeds": len(subjects), "actions_apart": _apart(subjects)}
     try:
         claims = _claims(subjects)
     except NotLookedAtError:
         return found
     return found | {"claims": claims.tolist(), "return_spread": float(subjects[0].shared.returns.std())}
+
+
+def _of_one_form(subjects: Sequence[Subject]) -> Sequence[Subject]:
+    """The seeds that act in the way of the first one: two ways of acting of one seed are no two seeds."""
+    return [subject for subject in subjects if subject.member.acts == subjects[0].member.acts]
 
 
 def _several(subjects: Sequence[Subject]) -> None:

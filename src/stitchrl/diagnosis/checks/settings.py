@@ -21,6 +21,9 @@ PAIRS, FLIPPED = 20_000, 0.05
 """Pairs of episodes that are drawn, and the share of them whose order a reward shift may turn over."""
 SLIVER, TRIMMED = 0.1, 0.01
 """Least share of [-1, 1] that the actions of a dimension should take up, without 1% at either end."""
+USUAL = 0.3
+"""The usual threshold. Where the behaviour takes nearly every allowed action so often that it forbids nothing either, as in a log
+of random actions, there is nothing to forbid."""
 OUTSIDE = 0.01
 """Share of actions that may lie outside of the bounds that actions were scaled by."""
 
@@ -47,7 +50,7 @@ def threshold_off(subjects: Sequence[Subject]) -> Iterator[Finding]:
     threshold, likely = _setting(subjects, "threshold"), _last(subjects, "behavior/likely")
     if threshold is None or subjects[0].shared.log.num_actions is None:
         return
-    if threshold == 0 or likely > ALL:
+    if threshold == 0 or (likely > ALL and _something_to_forbid(subjects[0])):
         seen = "" if np.isnan(likely) else f": {likely:.0%} of the allowed actions pass it"
         yield Finding(
             "threshold-off",
@@ -160,6 +163,19 @@ def _last(subjects: Sequence[Subject], name: str) -> float:
         return float("nan")
     columns = run.metrics.columns()
     return float(columns[name][columns["update"] == columns["update"].max()].mean())
+
+
+def _something_to_forbid(subject: Subject) -> bool:
+    """Whether the usual threshold would forbid some of the allowed actions; True where nobody knows the behaviour."""
+    try:
+        probs = subject.shared.behavior.probs
+    except NotLookedAtError:
+        return True
+    if probs is None:
+        return True
+    allowed = np.ones_like(probs, bool) if subject.mask is None else subject.mask
+    likely = allowed & (probs >= USUAL * probs.max(1, keepdims=True))
+    return bool(likely.sum() <= ALL * allowed.sum())
 
 
 def _bounds(run: Run, dimension: int) -> str:

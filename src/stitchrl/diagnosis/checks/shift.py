@@ -73,13 +73,17 @@ Both: TypeAlias = tuple[Rows, Rows]
 
 @dataclasses.dataclass(frozen=True)
 class Shifts:
-    """What changed from the log to the newer one; `reward`, `behavior` and `dynamics` are None where nothing is comparable."""
+    """What changed from the log to the newer one; `reward`, `behavior` and `dynamics` are None where nothing is comparable.
+
+    `few` is whether it is the size of a log and not what it holds that leaves `reward` and `dynamics` unknown.
+    """
 
     observations: Shift
     behavior: Shift | None
     reward: Shift | None
     dynamics: Shift | None
     sizes: tuple[int, int]
+    few: bool = False
 
 
 def drift_in_log(subjects: Sequence[Subject]) -> Iterator[Finding]:
@@ -104,7 +108,17 @@ def change_in_newer_data(subjects: Sequence[Subject]) -> Iterator[Finding]:
         "behaviour": (found.behavior, *BEHAVIOR),
     }
     unknown = [name for name, (one, *_) in parts.items() if one is None]
-    if unknown:
+    if found.few:
+        yield Finding(
+            "newer-not-comparable",
+            "info",
+            "newer data",
+            f"no action was taken {LEAST_TAKEN} times in both logs, in {LEAST_EPISODES} episodes of each ({rows}), so nobody "
+            f"can say yet whether {' and '.join(unknown)} are the same",
+            f"actions that both logs show {LEAST_TAKEN} times or more",
+            "Nothing is wrong so far: go on logging, and compare again with more newer episodes.",
+        )
+    elif unknown:
         yield Finding(
             "newer-not-comparable",
             "warning",
@@ -220,7 +234,13 @@ def _shifts(shared: Shared) -> Shifts:
         _reward((old, new), rows, actions),
         _dynamics((old, new), rows, actions),
         (old.num_transitions, new.num_transitions),
+        old.num_actions is not None and min(_episodes_of(log, actions) for log in (old, new)) < LEAST_EPISODES,
     )
+
+
+def _episodes_of(log: Dataset, actions: Sequence[int]) -> int:
+    """How many episodes have one of these actions."""
+    return len(np.unique(log.episode_of_transition[_known_actions(log, actions)]))
 
 
 def _actions(old: Dataset, new: Dataset) -> tuple[list[int], list[int]]:

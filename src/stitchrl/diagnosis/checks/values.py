@@ -11,7 +11,7 @@ from jaxtyping import Float
 from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.auditing.finding import Finding
 from stitchrl.data.scaling import Scaling
-from stitchrl.diagnosis.subject import NotLookedAtError, Shared, Subject
+from stitchrl.diagnosis.subject import NotLookedAtError, Subject
 from stitchrl.evaluation.attainable import attainable_range
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.types import NumpyArray
@@ -36,7 +36,7 @@ class Claims(NamedTuple):
     Attributes:
         logged, policy: (N,) of the logged action and of the policy's own, at each row.
         low, high: the least and the largest value that logged rewards can add up to; infinite where nobody knows.
-        seen: the largest logged return from any step on; cut episodes count as they are.
+        seen: the largest logged return from any step on, by the discount of the claims; cut episodes count as they are.
     """
 
     logged: Float[NumpyArray, " N"]
@@ -52,7 +52,8 @@ def claims(subject: Subject) -> Claims:
     if logged is None:
         raise NotLookedAtError("There are no critics, so that no values are claimed that could be checked.")
     low, high = attainable_range(subject.shared.log, _estimand(subject))
-    return Claims(logged, logged if policy is None else policy, low, high, subject.shared.once(_largest_seen))
+    seen = float(subject.once(_returns_to_go).max())
+    return Claims(logged, logged if policy is None else policy, low, high, seen)
 
 
 def value_numbers(subject: Subject) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def value_impossible(subject: Subject) -> Iterator[Finding]:
     """The mean claimed value is larger than rewards can add up to."""
     found = subject.once(claims)
     claimed = max(found.logged.mean(), found.policy.mean())
-    if np.isfinite(found.high) and claimed > found.high + SLACK * _width(found):
+    if np.isfinite(found.high) and claimed > found.high + _slack(found):
         yield Finding(
             "impossible-value",
             "error",
@@ -89,7 +90,7 @@ def value_too_low(subject: Subject) -> Iterator[Finding]:
     """The mean claimed value is smaller than rewards can add up to: pessimism without measure."""
     found = subject.once(claims)
     claimed = min(found.logged.mean(), found.policy.mean())
-    if np.isfinite(found.low) and claimed < found.low - SLACK * _width(found):
+    if np.isfinite(found.low) and claimed < found.low - _slack(found):
         yield Finding(
             "pessimistic-value",
             "warning",
@@ -104,7 +105,7 @@ def value_too_low(subject: Subject) -> Iterator[Finding]:
 def value_constant(subject: Subject) -> Iterator[Finding]:
     """Claimed values hardly differ between states, although returns do."""
     found = subject.once(claims)
-    spread, returns = float(found.logged.std()), float(subject.shared.once(_returns_to_go).std())
+    spread, returns = float(found.logged.std()), float(subject.once(_returns_to_go).std())
     if returns > 0 and spread < CONSTANT * returns:
         yield Finding(
             "constant-value",
@@ -153,17 +154,14 @@ def _estimand(subject: Subject) -> Estimand:
     return Estimand.of(subject.shared.log, gamma=gamma)
 
 
-def _width(found: Claims) -> float:
-    """The width of the attainable range, or of what is finite of it."""
+def _slack(found: Claims) -> float:
+    """How far a mean value may lie outside of the attainable range: a share of its width (or of what is finite of it), and where
+    every return is the same, of that. Where all rewards are 0 they have no unit to measure an error in, and nothing is said."""
     ends = [end for end in (found.low, found.high, found.seen) if np.isfinite(end)]
-    return max(ends) - min(ends)
+    return SLACK * (max(ends) - min(ends) or max(map(abs, ends))) or np.inf
 
 
-def _returns_to_go(shared: Shared) -> Float[NumpyArray, " N"]:
-    """(N,) the discounted sum of logged rewards from each step on, by the log's gamma."""
-    log = shared.log
-    return returns_to_go(log, Scaling.identity(0), log.schema.gamma).astype(np.float64)
-
-
-def _largest_seen(shared: Shared) -> float:
-    return float(shared.once(_returns_to_go).max())
+def _returns_to_go(subject: Subject) -> Float[NumpyArray, " N"]:
+    """(N,) the discounted sum of logged rewards from each step on, by the discount that the critics speak about."""
+    log = subject.shared.log
+    return returns_to_go(log, Scaling.identity(0), _estimand(subject).gamma).astype(np.float64)
