@@ -77,6 +77,11 @@ class Member:
     deployed: Sequence[float] | NumpyArray | Dataset | None = None
     run: Run | None = None
 
+    @property
+    def heading(self) -> str:
+        """The name as a sentence begins with it."""
+        return self.name[:1].upper() + self.name[1:]
+
 
 class Shared:
     """What is known of the log, whichever policy is looked at.
