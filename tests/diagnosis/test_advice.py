@@ -28,9 +28,9 @@ from stitchrl.pipeline.assignments import candidates_of, with_assignments
 CLASSES: dict[str, type[Algorithm]] = {name: getattr(st, name) for name in st.ALGORITHMS}
 FACTS = LogFacts(
     episodes=1_000, transitions=10_000, mean_length=10.0, gamma=0.9, mean_return=1.0, return_spread=0.5, high_return=1.6,
-    return_values=900, continuous=False, images=False, num_actions=4, chance=0.4, certain_share=0.1, random_share=0.0,
-    deterministic=False, uniform=False, mixture=False, modes=None, outcome_noise=0.8, transition_noise=0.3, rewarded_share=0.5,
-    numbered_states=False, thin_share=None, propensities="logged", truncated_share=0.0,
+    best_tenth=0.1, return_values=900, continuous=False, images=False, num_actions=4, chance=0.4, certain_share=0.1,
+    random_share=0.0, deterministic=False, uniform=False, mixture=False, modes=None, outcome_noise=0.8, transition_noise=0.3,
+    rewarded_share=0.5, numbered_states=False, thin_share=None, propensities="logged", truncated_share=0.0,
 )  # fmt: skip
 
 
@@ -152,6 +152,22 @@ def test_what_is_advised_for_which_facts(changed: dict[str, Any], labels: list[s
 # --- measured facts ----------------------------------------------------------------------------------------------------
 
 
+def test_what_filtering_keeps_is_said_with_its_ties() -> None:
+    log = a_log(episodes=30, steps=10)
+    facts = LogFacts.measure(log, content_of(log)["numbers"], Facts(log))
+    assert facts.best_tenth == 0.1  # all returns differ
+    survived = np.arange(300) % 10 == 9
+    survived[:30] = False  # three die
+    alive = dataclasses.replace(log, reward=survived.astype(np.float32))
+    tied = LogFacts.measure(alive, content_of(log)["numbers"], Facts(alive))
+    assert tied.best_tenth == 0.9
+    assert "imitates the best 10% of the episodes" in choices_of(dataclasses.replace(FACTS))[2].statement.statement
+    for continuous in (False, True):
+        choices = choices_of(dataclasses.replace(FACTS, best_tenth=0.9, continuous=continuous))
+        (said,) = [choice.statement.statement for choice in choices if choice.label == "FilteredBC"]
+        assert "imitates the 90% of the episodes that tie for the best return" in said
+
+
 def test_noise_is_what_a_regression_leaves() -> None:
     shares = []
     for noise in (0.0, 1.0, 30.0):
@@ -215,6 +231,16 @@ def test_advice_is_whole_and_refuses_what_does_not_fit() -> None:
     assert words[:5] == ["stitchrl", "run", "my log.csv", "--out", "here"]
     assert words[6].split(",") == list(found.algorithms)
     assert "60 episodes, 1,200 decisions" in str(found)
+    warned = {
+        "code": "x",
+        "severity": "warning",
+        "where": "action 2",
+        "seen": "it is never taken",
+        "expected": "all",
+        "action": "Mask it.",
+    }
+    said = str(st.advise(log, audit=content_of(log) | {"verdict": "usable with care", "findings": [warned]}))
+    assert "It is never taken. Mask it.\n      because: found in action 2; expected all" in said
     bad = content_of(log) | {"verdict": "not usable"}
     assert st.advise(log, audit=bad).algorithms == {}
     other = content_of(a_log(episodes=61))
@@ -248,6 +274,9 @@ def test_the_command(stitchrl: Command, written: Path, tmp_path: Path) -> None:
     assert f"\nstitchrl run {written} --out runs/log --algorithms IQL," in done.out
     printed = stitchrl("advise", written, "--dangerous", "yes", "--json").out
     assert json.loads((tmp_path / "a.json").read_text()) == json.loads(printed)
+    before = written.read_bytes()
+    over = stitchrl("advise", written, "--out", written)
+    assert (over.status, over.out, written.read_bytes()) == (2, "", before)
     refused = stitchrl("advise", written, "--costly", "very")
     assert (refused.status, refused.err) == (2, "error: `--costly` must be yes, no or unknown; got 'very'.\n")
 

@@ -84,6 +84,13 @@ def test_too_few_returns_are_refused(returns: list[float]) -> None:
         deployed_gap(EXACT, returns)
 
 
+def test_words_are_no_returns() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"must be numbers, the return of each deployed episode.*got \['alive'\]"
+    ):
+        deployed_gap.__wrapped__(EXACT, ["alive"])  # type: ignore[attr-defined]
+
+
 def test_an_estimate_without_an_interval_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="needs an interval"):
         deployed_gap(dataclasses.replace(EXACT, lower=None), [1.0] * 10)

@@ -14,6 +14,8 @@ from commands import Command
 from worlds import random_log
 
 import stitchrl as st
+from stitchrl.deployment.bundle import Bundle, save_bundle
+from stitchrl.deployment.guard import Guard
 from stitchrl.diagnosis.diagnose import diagnose_members
 from stitchrl.diagnosis.subject import Member
 from stitchrl.errors import ConfigurationError, EvaluationError
@@ -98,13 +100,16 @@ def test_claims_are_held_against_an_estimate() -> None:
 
 
 def test_a_run_is_diagnosed_with_and_without_a_log() -> None:
-    run = st.fit(st.IQL(hidden_sizes=(8,)), LOG, updates=20, log_every_updates=10, seeds=2, batch_size=16)
+    run = st.fit(
+        st.IQL(hidden_sizes=(8,)), LOG, updates=20, log_every_updates=10, seeds=2, batch_size=16, probe=st.Probe()
+    )
     flags = tuple(RedFlag("dead-units", k, 20, "all units are dead", "some alive", "Revive them.") for k in (0, 1))
     alone = st.diagnose(dataclasses.replace(run, red_flags=flags))
     assert [f.code for f in alone.findings] == ["dead-units"]
     assert alone.findings[0].where == "seed 0: update 20 (and seed 1)"
     assert "No log was given" in alone.skipped["log"]
     whole = st.diagnose(dataclasses.replace(run, red_flags=flags), LOG)
+    assert "was probed 2 times" in whole.skipped["updates_too_few"]
     assert "dead-units" in whole.codes
     assert set(whole.numbers) == {"seed 0", "seed 1", "seeds"}
     assert whole.to_dict() == json.loads(json.dumps(whole.to_dict()))
@@ -116,7 +121,7 @@ def test_what_cannot_be_said_of_one_policy_is_said_of_the_others() -> None:
     members = [Member("seed 0", Even(), Claim(high + 0.2 * (high - low))), Member("seed 1", Even())]
     found = diagnose_members("planted", members, LOG)
     assert "impossible-value" in found.codes
-    assert "no values are claimed" in found.skipped["value_impossible"]
+    assert found.skipped["value_impossible"].startswith("Seed 1: There are no critics, so that no values are claimed")
 
 
 def test_a_policy_alone_claims_nothing() -> None:
@@ -128,6 +133,27 @@ def test_a_policy_alone_claims_nothing() -> None:
         st.diagnose(Even(), LOG, evaluations=[None, None])
 
 
+def test_paths_and_other_things_are_no_logs_and_no_runs() -> None:
+    ask = st.diagnose.__wrapped__  # type: ignore[attr-defined]  # a user has no checks of types
+    with pytest.raises(ConfigurationError, match=r"must be a run or a policy; got the path 'runs/bc'\. `st\.load`"):
+        ask("runs/bc", LOG)
+    for name in ("log", "newer"):
+        with pytest.raises(ConfigurationError, match=rf"`{name}` of diagnose must be a log.*got 'stays\.csv'"):
+            ask(Even(), **({"log": LOG} | {name: "stays.csv"}))
+
+
+def test_a_bundle_is_diagnosed_on_rows_that_its_guard_refuses() -> None:
+    """The guard refuses to act there, and the diagnosis is for finding out what such rows are."""
+    run = st.fit(st.BC(hidden_sizes=(8,)), MASKED, updates=2, batch_size=16)
+    bundle = Bundle(run.policy, MASKED.schema, Guard.fit(MASKED), {})
+    far = dataclasses.replace(MASKED, observation_table=MASKED.observation_table + 1_000)
+    assert bundle.guard.admits(far.observation_table).sum() == 0
+    assert (
+        st.diagnose(bundle, far).numbers["the policy"].keys()
+        == st.diagnose(bundle, MASKED).numbers["the policy"].keys()
+    )
+
+
 def test_the_command_diagnoses_what_is_in_a_folder(tmp_path: Path, stitchrl: Command) -> None:
     run = st.fit(st.BC(hidden_sizes=(8,)), LOG, updates=4, batch_size=16, out=tmp_path / "bc")
     assert run.updates == 4
@@ -136,9 +162,21 @@ def test_the_command_diagnoses_what_is_in_a_folder(tmp_path: Path, stitchrl: Com
     assert stitchrl("diagnose", tmp_path / "bc", "--quiet").out == "BC, 1 seed, 4 updates: no failure found\n"
     assert "BC, 1 seed, 4 updates: no failure found" in stitchrl("diagnose", tmp_path / "bc").out
     (tmp_path / "empty").mkdir()
+    for name in ("run", "race"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.json").write_text("{}")
+    (tmp_path / "finished").mkdir()
+    save_bundle(tmp_path / "finished" / "policy", Bundle(run.policy, LOG.schema, Guard.fit(LOG), {}))
     for words, sentence in (
         ([tmp_path / "none"], "does not exist"),
         ([tmp_path / "empty"], "it has no run.json, config.json or policy.json"),
+        ([tmp_path / "run"], "has trained nothing yet"),
+        ([tmp_path / "race"], "has trained nothing yet"),
+        ([tmp_path / "finished"], "name a log to look at it on with `--log`"),
+        (
+            [tmp_path / "bc", "--out", tmp_path / "bc" / "config.json"],
+            "must not be what the command reads, or lie in it",
+        ),
         ([tmp_path / "bc", "--newer", tmp_path], "name that one with `--log`"),
     ):
         done = stitchrl("diagnose", *words)

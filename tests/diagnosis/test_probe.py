@@ -105,6 +105,10 @@ def test_rows_without_a_target_are_left_out() -> None:
 def test_what_cannot_be_probed_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="`rows` of a probe must be at least 1; got 0"):
         st.Probe(rows=0)
+    path = st.Probe()
+    object.__setattr__(path, "held_out", "valid.csv")  # a user has no checks of types
+    with pytest.raises(ConfigurationError, match=r"`held_out` of a probe must be a log.*got 'valid\.csv'"):
+        path.__post_init__()
     with pytest.raises(
         ConfigurationError, match="must have the observations and actions of the log that is learned from"
     ):

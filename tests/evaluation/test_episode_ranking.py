@@ -15,6 +15,7 @@ import stitchrl as st
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.evaluation.drop_curve import drop_curve, halves_of
+from stitchrl.evaluation.episode_reasons import _of_actions as of_actions
 from stitchrl.evaluation.episode_scores import score_episodes
 from stitchrl.evaluation.leave_one_out import LinearFit
 from stitchrl.evaluation.log_features import LogFeatures
@@ -253,3 +254,17 @@ def test_long_episodes_take_no_memory_of_their_square() -> None:
     without = dataclasses.replace(fit, instruments=x[3_000:], features=x[3_000:], target=fit.target[3_000:]).theta
     moved = ((x @ (fit.theta - without)) ** 2).mean()
     np.testing.assert_allclose(found.moved[0], moved, rtol=1e-6)
+
+
+def test_a_reason_counts_rare_actions_only_where_there_are_any() -> None:
+    log = vector_log(4, actions=5)
+    rows = slice(int(log.episode_start[0]), int(log.episode_start[1]))
+    taken = log.action[rows].astype(int)
+    missed = np.full((len(taken), 5), 0.9)  # each logged action has a probability of 0.1 by the others
+    missed[0, taken[0]] = 0.92
+    said = of_actions(log, missed, rows, 0)
+    assert said.endswith(f"the least of all {taken[0]} at step 0 (8.0%)")
+    missed[0, taken[0]] = 0.97
+    said = of_actions(log, missed, rows, 0)
+    assert said.startswith(f"1 of its {len(taken)} actions has less than 5% probability")
+    assert said.endswith(f"such as {taken[0]} at step 0 (3.0%)")

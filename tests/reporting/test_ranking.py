@@ -59,6 +59,19 @@ def test_json_holds_the_ranking_and_options_need_it(harmed: Path, tmp_path: Path
         assert done.status == 2
         assert done.err == (f"error: `{option}` belongs to a ranking of episodes. Add `--rank`, or leave it out.\n")
     (tmp_path / "there.csv").write_text("")
+    for words, sentence in (
+        (["--rank", "--rank-by", "size"], "`--rank-by` must be one of harm, value, fit; got 'size'"),
+        (["--rank", "--drop", 0], "`--drop` must be at least 1"),
+        (["--out", harmed], "must not be what the command reads"),
+        (["--html", harmed], "must not be what the command reads"),
+        (["--out", tmp_path / "there.csv"], "replaces no file whose name does not end in .json"),
+        (["--out", tmp_path], "is a folder"),
+    ):
+        before = harmed.read_bytes()
+        done = stitchrl("audit", harmed, *words)
+        assert (done.status, done.out, done.err.count("\n")) == (2, "", 1), words
+        assert sentence in done.err
+        assert harmed.read_bytes() == before
     for name, sentence in (("there.csv", "nothing is overwritten"), ("list.txt", "ends in .json or .csv")):
         done = stitchrl("audit", harmed, "--rank", "--drop-list", tmp_path / name)
         assert done.status == 2

@@ -103,7 +103,9 @@ class IQL(SourceCriticSettings):
     }
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
-    expectile: float = setting(0.7, "(0, 1)", "Larger is more optimistic; 0.7 suits dense rewards, 0.9 sparse ones.")
+    expectile: float = setting(
+        0.7, "(0, 1)", "Larger is more optimistic; the papers take 0.7 for most tasks and 0.9 for mazes."
+    )
     inverse_temperature: float = setting(
         3.0, "[0, inf)", "Larger follows the advantage further from the log; 0 is behaviour cloning."
     )

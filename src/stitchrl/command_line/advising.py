@@ -10,6 +10,7 @@ import typer
 import stitchrl
 from stitchrl.command_line.main_job import print_json, write_json
 from stitchrl.command_line.options import AsJson, Config, Format, Log, Quiet, SchemaFile, Version
+from stitchrl.command_line.output_files import check_output_file
 from stitchrl.errors import ConfigurationError
 
 __all__ = ["advise"]
@@ -46,6 +47,7 @@ def advise(
     version: Version = False,
 ) -> None:
     """Say whether to learn from a log, whether it is good enough, with which algorithms, and what to log next."""
+    check_output_file("--out", out, ".json", log, schema)
     found = stitchrl.advise(
         stitchrl.read(log, schema, format=format),
         collect_more=_read("collect-more", collect_more),

@@ -11,6 +11,7 @@ import typer
 import stitchrl
 from stitchrl.command_line.main_job import NOT_USABLE, print_json, write_json
 from stitchrl.command_line.options import AsJson, Config, Format, Log, Quiet, SchemaFile, Version, names_in
+from stitchrl.command_line.output_files import check_output_file
 from stitchrl.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -89,6 +90,15 @@ def audit(
         from stitchrl.reading.drop_list import check_drop_list_file
 
         check_drop_list_file(drop_list)  # refused before a long log is read
+    check_output_file("--out", out, ".json", log, against, schema)
+    check_output_file("--html", html, ".html", log, against, schema)
+    if rank:
+        from stitchrl.evaluation.episode_scores import ORDERS
+
+        if rank_by is not None and rank_by not in ORDERS:
+            raise ConfigurationError(f"`--rank-by` must be one of {', '.join(ORDERS)}; got {rank_by!r}.")
+    if drop is not None and drop < 1:
+        raise ConfigurationError(f"`--drop` must be at least 1, the number of episodes of the drop list; got {drop}.")
     data, left_out = log_and_removed(log, schema, format=format, removed=names_in(removed) or ())
     other = None if against is None else stitchrl.read(against, schema, format=format)
     found = stitchrl.audit(data, against=other, removed=left_out, seed=seed)
@@ -128,8 +138,11 @@ def _ranking(
 
     from stitchrl.evaluation.episode_ranking import default_drops, rank_episodes
 
-    if drop is not None and drop < 1:
-        raise ConfigurationError(f"`--drop` must be at least 1, the number of episodes of the drop list; got {drop}.")
+    if drop is not None and 2 * drop >= data.num_episodes:
+        raise ConfigurationError(
+            f"`--drop` must be below half of the episodes, at most {(data.num_episodes - 1) // 2:,} of {data.num_episodes:,}; "
+            f"got {drop:,}."
+        )
     drops = None if drop is None else [*default_drops(data), drop]
     wait = f"ranking {data.num_episodes:,} episodes"
     with nullcontext() if silent else Console(stderr=True).status(wait):
@@ -143,7 +156,8 @@ def _write(data: Dataset, ranking: EpisodeRanking, drop: int | None, file: Path,
     episodes = ranking.drop_list(drop)
     if not episodes:
         raise ConfigurationError(
-            "No drop list was written: the ranking recommends none. Say with `--drop` how many of the worst episodes to list."
+            "No drop list was written, because the ranking recommends none. Say how many of the worst episodes to list"
+            + (f": `--drop {len(ranking.apart)}` lists those that stand apart." if ranking.apart else " with `--drop`.")
         )
     write_drop_list(
         file,

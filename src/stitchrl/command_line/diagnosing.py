@@ -10,7 +10,8 @@ import typer
 import stitchrl
 from stitchrl.command_line.main_job import print_json, write_json
 from stitchrl.command_line.options import AsJson, Config, Format, Quiet, SchemaFile, Version
-from stitchrl.command_line.policies import learned_meaning, policy_of
+from stitchrl.command_line.output_files import check_output_file
+from stitchrl.command_line.policies import bundle_folder, learned_meaning, policy_of
 from stitchrl.errors import CheckpointError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def diagnose(
 
     if newer is not None and log is None:
         raise ConfigurationError("`--newer` is held against a log: name that one with `--log`.")
+    check_output_file("--out", out, ".json", log, newer, schema, run)
     if not run.exists():
         raise ConfigurationError(f"There is no run to diagnose: {str(run)!r} does not exist.")
     found = _diagnoses(run, log, newer, schema, format)
@@ -85,15 +87,33 @@ def _diagnoses(
     }
     if (whole and (run / "policy").is_dir()) or not folders:
         if logs[0] is None and not folders:
-            raise ConfigurationError(
-                f"{str(run)!r} holds a policy without the metrics of its training: name a log to look at it on with `--log`."
-                if (run / "policy.json").is_file() or run.suffix == ".onnx"
-                else f"There is no run to diagnose in {str(run)!r}: it has no run.json, config.json or policy.json. Give a "
-                "folder that `stitchrl run`, `stitchrl train` or `st.fit(out=)` made."
-            )
+            raise ConfigurationError(_nothing_to_read(run))
         if logs[0] is not None:
             diagnosed = {"selected": _policy_alone(run, logs[0], logs[1])} | diagnosed
     return diagnosed
+
+
+def _nothing_to_read(run: Path) -> str:
+    """Why nothing in a folder can be diagnosed without a log, and what to do."""
+    if (bundle_folder(run) / "policy.json").is_file() or run.suffix == ".onnx":
+        return f"{str(run)!r} holds a policy without the metrics of its training: name a log to look at it on with `--log`."
+    if _unfinished(run):
+        return _NOT_FINISHED.format(run)
+    return (
+        f"There is no run to diagnose in {str(run)!r}: it has no run.json, config.json or policy.json. Give a folder that "
+        "`stitchrl run`, `stitchrl train` or `st.fit(out=)` made."
+    )
+
+
+_NOT_FINISHED = (
+    "The run in '{}' has trained nothing yet, so there is nothing to diagnose. The command that started it "
+    "goes on with it."
+)
+
+
+def _unfinished(run: Path) -> bool:
+    """Whether a folder is that of a run or race that was started, and holds neither a policy nor anything trained."""
+    return (run / "run.json").is_file() or (run / "race.json").is_file()
 
 
 def _run_of(folder: Path) -> Run:
@@ -111,7 +131,12 @@ def _policy_alone(path: Path, log: Dataset, newer: Dataset | None) -> dict[str, 
     try:
         policy = policy_of(path, log)
     except CheckpointError:
-        raise ConfigurationError(f"There is neither a run nor a policy to diagnose in {str(path)!r}.") from None
+        raise ConfigurationError(
+            _NOT_FINISHED.format(path)
+            if _unfinished(path)
+            else f"There is neither a run nor a policy to diagnose in {str(path)!r}. Give a folder that `stitchrl run`, "
+            "`stitchrl train` or `st.fit(out=)` made."
+        ) from None
     found = stitchrl.diagnose(policy, log, newer=newer).to_dict()
     title = getattr(policy, "provenance", {}).get("label", path.name)
     return found | {"title": f"the policy of {path.name} ({title})"}

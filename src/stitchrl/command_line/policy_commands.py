@@ -34,6 +34,7 @@ from stitchrl.command_line.options import (
     Version,
     names_in,
 )
+from stitchrl.command_line.output_files import check_output_file
 from stitchrl.command_line.policies import (
     bundle_folder,
     columns_of_the_policy,
@@ -118,6 +119,7 @@ def evaluate(
             "`--policy-output` is for files of ONNX, and the policy stands in columns of the log. Leave it out."
         )
     where, log = policy_and_log(policy, log, columns)
+    check_output_file("--out", out, ".json", log, schema)
     if where is not None and not where.exists():
         stitchrl.load_policy(where)  # says so before a long log is read
     from stitchrl.evaluation.costs import limits_of

@@ -34,6 +34,8 @@ SMALL: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "tar
 """The main job's network and steps, for an algorithm that would otherwise start with its paper's, made for long trainings."""
 FAST: dict[str, Any] = {"learning_rate": 1e-3, "target_rate": 0.02}
 """Larger steps than the papers', for the main job's short trainings."""
+TIED = 0.15
+"""Share of the episodes in the best tenth, with those that tie with its last, above which the ties are named."""
 LEAST_KEPT = 10
 """Episodes that FilteredBC should keep."""
 KNOBS = ("expectile", "inverse_temperature", "cql_weight", "threshold", "q_weight", "top_fraction")
@@ -176,11 +178,18 @@ def _cql(facts: LogFacts) -> Choice:
 def _filtered(facts: LogFacts) -> Choice:
     return _of(
         facts, FilteredBC,
-        "FilteredBC, the simplest way to gain: it imitates the best tenth of the episodes.",
+        f"FilteredBC, the simplest way to gain: it imitates {_best(facts, 0.1)}.",
         f"one episode in ten returns at least {facts.high_return:.4g}; the mean is {facts.mean_return:.4g}",
         "where the best episodes owe their return to skill, imitating them is hard to beat",
         "Chen et al. 2021 (percentage BC)",
     )  # fmt: skip
+
+
+def _best(facts: LogFacts, share: float) -> str:
+    """The episodes that FilteredBC keeps: no tie is broken, so that they can be far more than were asked for."""
+    if facts.best_tenth > max(TIED, share):
+        return f"the {facts.best_tenth:.0%} of the episodes that tie for the best return"
+    return f"the best {share:.0%} of the episodes"
 
 
 def _imitation(facts: LogFacts, why: str) -> Choice:
@@ -236,7 +245,7 @@ def _best_episodes(facts: LogFacts) -> Choice:
         number = f"{better:.0%} of {facts.episodes:,} episodes return about {high:.4g}, the other {worse:.0%} about {low:.4g}"
     return _of(
         facts, FilteredBC,
-        f"FilteredBC, which imitates the best {0.3 if wide else 0.1:.0%} of the episodes.",
+        f"FilteredBC, which imitates {_best(facts, 0.3 if wide else 0.1)}.",
         number,
         "it comes first where the returns have two modes, of which the better one is the target, and second where they have "
         f"one; the best 10% are kept where that is about the share of the better mode and at least {LEAST_KEPT} episodes, "

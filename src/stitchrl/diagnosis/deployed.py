@@ -102,7 +102,12 @@ def deployed_gap(estimate: Estimate, returns: Sequence[float] | NumpyArray | Dat
         if estimate.estimand.horizon is None:
             cut = int((~returns.terminated[returns.episode_start[1:] - 1]).sum())
         returns = _returns_of(returns, estimate.estimand)
-    found = np.asarray(returns, np.float64).reshape(-1)
+    try:
+        found = np.asarray(returns, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"`deployed` must be numbers, the return of each deployed episode, or a log of them; got {returns!r:.60}."
+        ) from None
     if len(found) < LEAST_RETURNS or not np.isfinite(found).all():
         raise ConfigurationError(
             f"`deployed` must hold at least {LEAST_RETURNS} finite returns, one an episode; got {len(found)}, of which "

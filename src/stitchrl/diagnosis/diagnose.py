@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from stitchrl.auditing.finding import SEVERITIES, Finding
 from stitchrl.data.dataset import Dataset
+from stitchrl.deployment.bundle import Bundle
+from stitchrl.deployment.guard import REFUSE
 from stitchrl.diagnosis.all_checks import CHECKS, NUMBERS, RUN_CHECKS, RUN_NUMBERS
 from stitchrl.diagnosis.diagnosis import Diagnosis
 from stitchrl.diagnosis.subject import Member, NotLookedAtError, Shared, Subject
@@ -51,6 +54,7 @@ def diagnose(
         ConfigurationError: another number of evaluations than of policies, a policy alone without a log, or deployed returns
             without exactly one evaluation.
     """
+    _check_kinds(run, log, newer)
     for one in (log, newer):
         if one is not None and (schema := getattr(run, "schema", None)) is not None:
             check_meaning(one, schema, getattr(run, "guard", None), force=True)  # another unit is a finding
@@ -65,7 +69,7 @@ def diagnose(
         flags = findings_of_training(run)
     else:
         title, flags = type(run).__name__, []
-        members = [Member("the policy", run)]
+        members = [Member("the policy", _without_refusals(run))]
         if log is None:
             raise ConfigurationError("A policy alone has no metrics: `diagnose` needs a `log` to look at it on.")
     if evaluations:
@@ -77,6 +81,23 @@ def diagnose(
     if deployed is not None:
         members = _with_deployed(members, deployed)
     return diagnose_members(title, members, log, flags, newer=newer, settings=settings)
+
+
+def _check_kinds(run: Run | Any, log: Any, newer: Any) -> None:
+    """Raise ConfigurationError where a path stands in place of what was read from it."""
+    if isinstance(run, str | os.PathLike):
+        raise ConfigurationError(
+            f"`run` of diagnose must be a run or a policy; got the path {os.fspath(run)!r}. `st.load` reads the run of a folder, "
+            "and `st.load_policy` a policy."
+        )
+    for name, one in (("log", log), ("newer", newer)):
+        if one is not None and not isinstance(one, Dataset):
+            raise ConfigurationError(f"`{name}` of diagnose must be a log, as `st.read` gives it; got {one!r:.60}.")
+
+
+def _without_refusals(policy: Any) -> Any:
+    """The policy inside a bundle whose guard refuses: rows outside the range of its log are for a check to name."""
+    return policy.unguarded() if isinstance(policy, Bundle) and policy.guard.on_outside == REFUSE else policy
 
 
 def title_of(run: Run) -> str:
@@ -122,17 +143,22 @@ def diagnose_members(
         shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
         for check in CHECKS:
-            looked_at = False
+            not_of: dict[str, str] = {}
             for subject in subjects:
                 try:
                     own = list(check(subject))
                 except NotLookedAtError as why:
-                    skipped.setdefault(check.__name__, str(why))
+                    not_of[subject.member.heading] = str(why)
                     continue
-                looked_at = True
                 found += [dataclasses.replace(one, where=f"{subject.member.name}: {one.where}") for one in own]
+            looked_at = len(not_of) < len(subjects)
             if looked_at:
                 checks.append(check.__name__)
+            if not_of:
+                name, why_not = next(iter(not_of.items()))
+                skipped[check.__name__] = (
+                    f"{name}: {why_not}" if looked_at and not why_not.startswith(name) else why_not
+                )
         for run_check in RUN_CHECKS:
             try:
                 found += run_check(subjects)

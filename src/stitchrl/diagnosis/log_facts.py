@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class LogFacts:
         gamma: discount of the log's schema.
         mean_return, return_spread: mean and standard deviation of the episodes' returns, undiscounted.
         high_return: the return that one episode in ten reaches.
+        best_tenth: the share of the episodes that are in the best tenth or tie with its last: FilteredBC keeps them all.
         return_values: how many different returns there are.
         continuous: whether actions are vectors.
         images: whether observations are images, of which no regression is made.
@@ -64,6 +66,7 @@ class LogFacts:
     mean_return: float
     return_spread: float
     high_return: float
+    best_tenth: float
     return_values: int
     continuous: bool
     images: bool
@@ -106,6 +109,7 @@ class LogFacts:
             mean_return=float(returns.mean()),
             return_spread=float(returns.std()),
             high_return=float(np.quantile(returns, 0.9)),
+            best_tenth=float(np.mean(returns >= np.sort(returns)[-math.ceil(0.1 * len(returns))])),
             return_values=len(np.unique(returns)),
             continuous=log.num_actions is None,
             images=not facts.has_columns,

@@ -62,6 +62,10 @@ class Probe:
     rows: int = 256
 
     def __post_init__(self) -> None:
+        if self.held_out is not None and not isinstance(self.held_out, Dataset):
+            raise ConfigurationError(
+                f"`held_out` of a probe must be a log, as `st.read` or `log.split` gives it; got {self.held_out!r:.60}."
+            )
         if self.rows < 1:
             raise ConfigurationError(f"`rows` of a probe must be at least 1; got {self.rows}. 256 suit most logs.")
 

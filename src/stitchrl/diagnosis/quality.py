@@ -31,8 +31,8 @@ def quality_of(facts: LogFacts, verdict: str, findings: Sequence[Mapping[str, An
     for finding in (*errors, *warnings):
         found.append(
             Statement(
-                finding["action"],
-                f"{finding['seen']} (expected {finding['expected']})",
+                f"{finding['seen'][:1].upper()}{finding['seen'][1:]}. {finding['action']}",
+                f"found in {finding['where']}; expected {finding['expected']}",
                 f"the audit's check {finding['code']!r}",
                 "st.audit",
             )

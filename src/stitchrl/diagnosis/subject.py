@@ -79,6 +79,11 @@ class Member:
     run: Run | None = None
     acts: str = ""
 
+    @property
+    def heading(self) -> str:
+        """The name as a sentence begins with it."""
+        return self.name[:1].upper() + self.name[1:]
+
 
 class Shared:
     """What is known of the log, whichever policy is looked at.

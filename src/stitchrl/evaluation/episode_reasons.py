@@ -103,9 +103,12 @@ def _of_actions(log: Dataset, missed: Float[NumpyArray, "T K"], rows: slice, ste
     rare = int((probs < RARE).sum())
     names = log.schema.action_names
     name = names[taken[step]] if names else taken[step]
+    rarest = f"{name} at step {place} ({max(probs[step], 0.0):.1%})"
+    if rare == 0:
+        return f"by other episodes its actions are as a whole less probable than usual, the least of all {rarest}"
     return (
         f"{rare} of its {len(taken)} actions {'has' if rare == 1 else 'have'} less than {RARE:.0%} probability by other "
-        f"episodes, such as {name} at step {place} ({max(probs[step], 0.0):.1%})"
+        f"episodes, such as {rarest}"
     )
 
 

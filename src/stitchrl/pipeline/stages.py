@@ -58,7 +58,7 @@ def audit_stage(job: Workspace) -> None:
     numbers = found["numbers"]
     job.say(
         "audit",
-        f"{found['verdict']}: {_counted(numbers)}, {len(found['findings'])} findings",
+        f"{found['verdict']}: {_counted(numbers)}, {len(found['findings'])} finding{'' if len(found['findings']) == 1 else 's'}",
     )
     if found["verdict"] != "not usable":
         job.say("audit", advised(job, found))

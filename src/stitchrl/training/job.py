@@ -121,6 +121,10 @@ class Job:
             raise ConfigurationError(
                 f'`standardize` of fit must be True, False or "min-max"; got {self.standardize!r}.'
             )
+        if self.probe is not None and not (hasattr(self.probe, "measure") and hasattr(self.probe, "arrays")):
+            raise ConfigurationError(
+                f"`probe` of fit must be a probe, such as st.Probe(valid) of held-out episodes; got {self.probe!r:.60}."
+            )
         if self.sampling not in SAMPLING and not isinstance(self.sampling, Sampling):
             raise ConfigurationError(
                 f"`sampling` of fit must be {', '.join(map(repr, SAMPLING))} or a rule such as st.EpisodeSampling(); got "

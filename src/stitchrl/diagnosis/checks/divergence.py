@@ -167,7 +167,7 @@ def forbidden_share(subject: Subject) -> float:
     try:
         bare = policy_probabilities(policy.unguarded() if isinstance(policy, Bundle) else policy, subject.obs, None)
     except (EvaluationError, TypeError, ValueError, AttributeError) as why:
-        raise NotLookedAtError(f"{subject.member.name} cannot be asked without a mask: {why}") from None
+        raise NotLookedAtError(f"{subject.member.heading} cannot be asked without a mask: {why}") from None
     return float((bare * _forbidden(subject)).sum(1).mean())
 
 

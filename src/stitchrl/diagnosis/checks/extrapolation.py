@@ -46,7 +46,7 @@ def gap_of(subject: Subject) -> Gap:
     value = subject.member.value
     if value is None or subject.q_logged is None or subject.q_policy is None:
         raise NotLookedAtError(
-            f"{subject.member.name} has no critics, so it claims nothing for actions that were not logged."
+            f"{subject.member.heading} has no critics, so it claims nothing for actions that were not logged."
         )
     if isinstance(value, DiscreteValue):
         behavior = subject.shared.behavior.probs

@@ -93,7 +93,7 @@ def _best_over_logged(subject: Subject) -> float:
     """Mean of max Q over supported actions, less Q(s, a), a logged; over continuous actions, of the better of mode and draw."""
     value, logged = subject.member.value, subject.q_logged
     if value is None or logged is None or not subject.acts_alone:
-        raise NotLookedAtError(f"{subject.member.name} claims no values of actions that could be compared.")
+        raise NotLookedAtError(f"{subject.member.heading} claims no values of actions that could be compared.")
     if isinstance(value, DiscreteValue):
         probs = _behavior(subject)
         q = np.asarray(value.q_all(subject.obs), np.float64)
@@ -108,7 +108,7 @@ def _against_log_probability(subject: Subject) -> tuple[float, float]:
     """Correlation and slope, within states, of Q(s, .) in units of training against log b(. | s)."""
     value, run = subject.member.value, subject.member.run
     if not isinstance(value, DiscreteValue) or run is None:
-        raise NotLookedAtError(f"{subject.member.name} claims no values of actions that could be compared.")
+        raise NotLookedAtError(f"{subject.member.heading} claims no values of actions that could be compared.")
     probs = _behavior(subject)
     counted = probs >= COUNTED
     q = _centred(np.asarray(value.q_all(subject.obs), np.float64) * run.scaling.reward_scale, counted)

@@ -46,8 +46,10 @@ PER = "for each standard deviation more of"
 DYNAMICS = (
     "dynamics-shift",
     "what follows the same observation and action",
-    "The world changed after the log was recorded, so the policy and its estimates are of a world that is gone: find out what "
-    "changed (treatment, equipment, how a column is computed), and train and evaluate again on newer data alone.",
+    "Either the world changed after the log was recorded, or something did that decides what follows and is not in the "
+    "observation (`history-decides-outcomes` of the audit). Either way the policy and its estimates are not of what happens "
+    "now: find out what changed (treatment, equipment, patients, how a column is computed), and train and evaluate again on "
+    "newer data alone.",
 )
 REWARDS = (
     "reward-shift",

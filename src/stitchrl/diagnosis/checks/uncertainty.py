@@ -36,7 +36,9 @@ def spread_of(subject: Subject) -> Spread:
     """The disagreement. Raises `NotLookedAtError` where there are no several critics."""
     value = subject.member.value
     if value is None:
-        raise NotLookedAtError(f"{subject.member.name} has no critics, so nothing says how uncertain its values are.")
+        raise NotLookedAtError(
+            f"{subject.member.heading} has no critics, so nothing says how uncertain its values are."
+        )
     check_acts_alone(subject)
     action = subject.actions.astype(np.int32 if subject.rows.num_actions is not None else np.float32)
     try:
@@ -44,7 +46,7 @@ def spread_of(subject: Subject) -> Spread:
     except TypeError as why:
         raise NotLookedAtError(str(why)) from None
     if not any(one.any() for one in found):
-        raise NotLookedAtError(f"{subject.member.name} has one critic, which nothing disagrees with.")
+        raise NotLookedAtError(f"{subject.member.heading} has one critic, which nothing disagrees with.")
     return Spread(*found)
 
 

@@ -42,7 +42,8 @@ def updates_too_few(subjects: Sequence[Subject]) -> Iterator[Finding]:
     q, likelihood = _signal(subjects, "probe/q_logged"), _signal(subjects, "held_out/log_prob")
     if q is None and likelihood is None:
         raise NotLookedAtError(
-            "The run was not probed while it learned, so nobody knows whether it has settled (`probe=`)."
+            _probed_too_rarely(subjects)
+            or "The run was not probed while it learned, so nobody knows whether it has settled (`probe=`)."
         )
     run = subjects[0].member.run
     spread = float(subjects[0].shared.returns.std()) * (1.0 if run is None else run.scaling.reward_scale)
@@ -81,7 +82,8 @@ def updates_more_than_enough(subjects: Sequence[Subject]) -> Iterator[Finding]:
         return
     if not known:
         raise NotLookedAtError(
-            "The run has no metrics on held-out rows that would say when to stop (`probe=st.Probe(...)`)."
+            _probed_too_rarely(subjects)
+            or "The run has no metrics on held-out rows that would say when to stop (`probe=st.Probe(...)`)."
         )
     last = subjects[0].member.run.updates if subjects[0].member.run is not None else 0
     settled = max(known.values())
@@ -129,6 +131,18 @@ def _signal(subjects: Sequence[Subject], name: str) -> Signal | None:
     mean = np.bincount(of_row, columns[name][present]) / np.bincount(of_row)
     wide = max(len(update) // LEAST_ROWS, 1)
     return Signal(update[wide - 1 :], np.convolve(mean, np.full(wide, 1 / wide), "valid"))
+
+
+def _probed_too_rarely(subjects: Sequence[Subject]) -> str:
+    """That a probed run has too few rows of metrics to see a course in; "" where it was not probed."""
+    run = subjects[0].member.run
+    if run is None or not any(name.startswith(("probe/", "held_out/")) for name in run.metrics.metrics):
+        return ""
+    rows = len(np.unique(run.metrics.columns()["update"]))
+    return (
+        f"The run was probed {rows:,} times, and whether it has settled shows from {LEAST_ROWS} times on: train for "
+        "more updates, or with a smaller `log_every_updates`."
+    )
 
 
 def _before_last_quarter(signal: Signal) -> int:
