@@ -21,7 +21,7 @@ from jaxtyping import Float
 from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.diagnosis.first_departures import column_name
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NotLookedAtError, Shared, Subject
 from stitchrl.diagnosis.support import check_acts_alone
 from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.logged_policy import LoggedPolicy
@@ -78,9 +78,9 @@ def importance_of(subject: Subject) -> Importance:
     return _importance(subject.member.policy, subject.rows, subject.member.name)
 
 
-def importance_of_behavior(subject: Subject) -> Importance:
+def importance_of_behavior(shared: Shared) -> Importance:
     """The importance of the columns for a model of the behaviour, fitted where it was not yet."""
-    return _importance(subject.shared.behavior_model, subject.rows, "the behaviour")
+    return _importance(shared.behavior_model, shared.rows_of, "the behaviour")
 
 
 def _importance(policy: Any, log: Dataset, name: str) -> Importance:

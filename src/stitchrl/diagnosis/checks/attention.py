@@ -93,7 +93,7 @@ def repeats_last_action(subject: Subject) -> Iterator[Finding]:
         f"the policy takes the last logged action again in {found.policy:.1%} of them, and the behaviour does in "
         f"{found.behavior:.1%}{'' if column is None else f'; it acts almost by {column} alone, which tells the last action'}",
         "about as many repeats as the behaviour has, and a policy that looks at the state",
-        "It copies what was done and does not look at the state. Leave columns that tell the last action (a running dose, a "
+        "It may copy what was done where it should look at the state. Leave columns that tell the last action (a running dose, a "
         "device setting) out of the observation, or compare with a policy that is trained without them.",
     )
 
@@ -130,7 +130,7 @@ def follows_one_column(subject: Subject) -> Iterator[Finding]:
     told = False
     with contextlib.suppress(NotLookedAtError):
         told = _tells_the_action(subject)
-        behavior = importance_of_behavior(subject)
+        behavior = subject.shared.once(importance_of_behavior)
         if not told and behavior.top == found.top and behavior.alone >= OF_BEHAVIOR:
             return
     yield Finding(
@@ -168,7 +168,7 @@ def attention_numbers(subject: Subject) -> dict[str, Any]:
         importance = subject.once(importance_of)
     except NotLookedAtError as why:
         return found | {"importance_missing": str(why)}
-    behavior = importance_of_behavior(subject).values if subject.shared.has_behavior_model else None
+    behavior = subject.shared.once(importance_of_behavior).values if subject.shared.has_behavior_model else None
     found |= {"most_important": importance.names[importance.top], "decides_alone": importance.alone}
     order = np.argsort(-importance.values, kind="stable")[:MOST_SHOWN]
     found["columns"] = [

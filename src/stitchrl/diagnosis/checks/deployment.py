@@ -29,7 +29,7 @@ def deployed_numbers(subject: Subject) -> dict[str, Any]:
 def estimate_against_deployed(subject: Subject) -> Iterator[Finding]:
     """The deployed policy returns more, or less, than its evaluation said."""
     if subject.member.deployed is None:
-        return
+        raise NotLookedAtError("No deployed returns were given to hold the estimate against (`deployed=`).")
     gap = subject.once(_gap)
     if gap.verdict == AS_ESTIMATED:
         return
