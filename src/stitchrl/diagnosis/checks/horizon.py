@@ -40,9 +40,9 @@ def gamma_too_large(subjects: Sequence[Subject]) -> Iterator[Finding]:
         f"gamma {gamma:g} looks {_steps_ahead(gamma)} ahead, but {cut.mean():.0%} of the logged episodes were cut, after "
         f"{steps:,.0f} steps on average: {after:.0%} of a value at their start is about what nobody saw",
         f"at most {BEYOND:.0%}",
-        f"Values that are learned there rest on other guesses and on no reward that was seen. Lower gamma (to about {1 - 1 / max(steps, 2):.3g}, which looks "
-        "as far as these episodes go), or log longer ones. Where the cuts fall at random places of one unending task, whose "
-        "later states other episodes show, this is harmless.",
+        "Values that are learned there rest on other guesses and on no reward that was seen. Lower gamma (to about "
+        f"{1 - 1 / max(steps, 2):.3g}, which looks as far as these episodes go), or log longer ones. Where the cuts fall at random "
+        "places of one unending task, whose later states other episodes show, this is harmless.",
     )
 
 
