@@ -41,7 +41,7 @@ def gamma_too_large(subjects: Sequence[Subject]) -> Iterator[Finding]:
         f"{steps:,.0f} steps on average: {after:.0%} of a value at their start is about what nobody saw",
         f"at most {BEYOND:.0%}",
         "Values that are learned there rest on other guesses and on no reward that was seen. Lower gamma (to about "
-        f"{1 - 1 / max(steps, 2):.3g}, which looks as far as these episodes go), or log longer ones. Where the cuts fall at random "
+        f"{1 - 1 / max(steps, 2):.3g}, which looks as far as these episodes go), or log longer ones. Where cuts fall at random "
         "places of one unending task, whose later states other episodes show, this is harmless.",
     )
 
