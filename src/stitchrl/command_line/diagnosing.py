@@ -46,6 +46,7 @@ def diagnose(
 
     Without `--log`, what the run itself recorded: the diagnosis of `stitchrl run`, or the metrics of training.
     """
+    from stitchrl.progress import ProgressDisplay
     from stitchrl.reporting.diagnosis_terminal import print_diagnosis
 
     if newer is not None and log is None:
@@ -53,7 +54,8 @@ def diagnose(
     check_output_file("--out", out, ".json", log, newer, schema, run)
     if not run.exists():
         raise ConfigurationError(f"There is no run to diagnose: {str(run)!r} does not exist.")
-    found = _diagnoses(run, log, newer, schema, format)
+    with ProgressDisplay(enabled=not quiet and not json):
+        found = _diagnoses(run, log, newer, schema, format)
     content = next(iter(found.values())) if len(found) == 1 else found
     if out is not None:
         write_json(out, content)
@@ -73,6 +75,7 @@ def _diagnoses(
     run: Path, log: Path | None, newer: Path | None, schema: Path | None, format: str | None
 ) -> dict[str, dict[str, Any]]:
     """Label -> the plain content of a diagnosis, for everything in a folder."""
+    from stitchrl.progress import LateProgress
     from stitchrl.storage.run_directory import load_json
 
     whole = (run / "run.json").is_file()
@@ -82,10 +85,15 @@ def _diagnoses(
     meaning = learned_meaning(run)
     logs = [None if one is None else stitchrl.read(one, schema, format=format, policy=meaning) for one in (log, newer)]
     folders = sorted((run / "checkpoints").glob("*/")) if whole else [run] if (run / "config.json").is_file() else []
-    diagnosed = {
-        folder.name: stitchrl.diagnose(_run_of(folder), logs[0], newer=logs[1]).to_dict() for folder in folders
-    }
-    if (whole and (run / "policy").is_dir()) or not folders:
+    # What changed between two logs is the same whichever policy is looked at: with several it is said of the selected one.
+    several = whole and (run / "policy").is_dir()
+    bar = LateProgress("diagnosis", len(folders) + several, "runs/s")
+    diagnosed = {}
+    for done, folder in enumerate(folders, 1):
+        newer_log = None if several else logs[1]
+        diagnosed[folder.name] = stitchrl.diagnose(_run_of(folder), logs[0], newer=newer_log).to_dict()
+        bar(done)
+    if several or not folders:
         if logs[0] is None and not folders:
             raise ConfigurationError(_nothing_to_read(run))
         if logs[0] is not None:

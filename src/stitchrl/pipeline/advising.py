@@ -28,7 +28,10 @@ def advised(job: Workspace, audit: Mapping[str, Any]) -> str:
         write_json(file, advise(job.log, audit=audit).to_dict())
     chosen = load_json(file)["algorithms"]
     texts = [" ".join([each["label"], *(f"{k}={v}" for k, v in each["shown"].items())]) for each in chosen]
-    return f"advice: try {', then '.join(texts)}; `stitchrl advise {job.log_path}` says why"
+    why = f"`stitchrl advise {job.log_path}` says why"
+    if not texts:
+        return f"advice: no algorithm suits this log yet; {why}"
+    return f"advice: try {', then '.join(texts)}; {why}, and `--algorithms advised` takes these"
 
 
 def advised_algorithms(job: Workspace) -> dict[str, Algorithm] | None:
