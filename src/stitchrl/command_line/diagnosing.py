@@ -87,12 +87,17 @@ def _diagnoses(
     folders = sorted((run / "checkpoints").glob("*/")) if whole else [run] if (run / "config.json").is_file() else []
     # What changed between two logs is the same whichever policy is looked at: with several it is said of the selected one.
     several = whole and (run / "policy").is_dir()
-    bar = LateProgress("diagnosis", len(folders) + several, "runs/s")
+    bar = (
+        LateProgress("diagnosis", len(folders) + several, "runs/s")
+        if len(folders) > 1 and logs[0] is not None
+        else None
+    )
     diagnosed = {}
     for done, folder in enumerate(folders, 1):
         newer_log = None if several else logs[1]
         diagnosed[folder.name] = stitchrl.diagnose(_run_of(folder), logs[0], newer=newer_log).to_dict()
-        bar(done)
+        if bar is not None:
+            bar(done)
     if several or not folders:
         if logs[0] is None and not folders:
             raise ConfigurationError(_nothing_to_read(run))
