@@ -68,7 +68,7 @@ def test_the_bands() -> None:
 
 
 def test_many_equally_usual_actions_make_no_policy_severe() -> None:
-    """Of 64 actions at random every policy with one action has 6 bits, and the behaviour itself has no more support."""
+    """Where 64 actions are taken alike, every policy with one action is 6 bits away, and the behaviour has no more support."""
     log = two_states(10)
     uniform = np.full((log.num_transitions, 64), 1 / 64, np.float32)
     log = dataclasses.replace(

@@ -261,7 +261,7 @@ class _Learner:
 
     @cached_property
     def random_returns(self) -> NumpyArray:
-        """Of episodes of uniform actions."""
+        """The returns of episodes in which actions are drawn uniformly."""
         return _returns(
             steps_of(
                 self.env, self.space, lambda: Uniform(self.space), seed=self.seed, purpose="random", episodes=PLAYED

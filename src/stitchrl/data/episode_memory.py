@@ -18,7 +18,7 @@ OBSERVED, CHOSEN, CONTENT = 0, 1, 2
 """The columns of `EpisodeMemory.episodes`."""
 MOST_EPISODES = 2**17
 MOST_ROWS = 2**17
-"""Of more episodes or rows, those with the smallest hashes are kept: which they are does not depend on the other ones."""
+"""Where there are more episodes or rows, those with the smallest hashes are kept: which they are does not depend on others."""
 EVERY = np.uint64(2**64 - 1)
 """The limit where all are kept."""
 RUNS = (1, 2, 4, 8)

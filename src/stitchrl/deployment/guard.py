@@ -19,7 +19,7 @@ REFUSE, CLIP, BEHAVIOR, ANSWER = "refuse", "clip", "behavior", "answer"
 OnOutside: TypeAlias = str | int | tuple[float, ...]
 """What a guard is told to do outside: one of the words above, or an action."""
 FEWEST_ROWS = 20
-"""Of fewer rows the middle half says little."""
+"""With fewer rows their middle half says little."""
 MOST_TIMES = 4.0
 """A column whose middle half is wider, or narrower, by more than this factor may have another unit."""
 MOST_BEYOND = 0.5

@@ -167,7 +167,7 @@ def _unexplained(x: NumpyArray, y: Float[NumpyArray, "n k"], fold: NumpyArray) -
 
 
 def _thin_share(log: Dataset) -> float | None:
-    """Of a log with numbered states, the share of rows whose state and action occur fewer than ten times."""
+    """The share of rows whose state and action occur together fewer than ten times; None where either has no numbers."""
     if log.num_actions is None or log.observation_id is None:
         return None
     _, state = np.unique(log.observation_id, return_inverse=True)

@@ -26,7 +26,7 @@ RESAMPLES = 10_000
 COUNTS_AT_ONCE = 2_000_000
 """Numbers of one piece of the resamples: 16 MB of them."""
 DRAWN_AT_ONCE = 20_000
-"""Of these, how many are drawn and counted together: so few that they stay in the processor's cache."""
+"""How many resamples are drawn and counted together: so few that they stay in the processor's cache."""
 
 
 @dataclasses.dataclass(frozen=True)

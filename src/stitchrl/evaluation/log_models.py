@@ -206,7 +206,7 @@ def _surprise(log: Dataset, probs: Float[NumpyArray, "N A"]) -> Float[NumpyArray
 def _summed_to_the_end(
     steps: Float[NumpyArray, "N K"], log: Dataset, go_on: Float[NumpyArray, " N"]
 ) -> Float[NumpyArray, "N K"]:
-    """Of each row the discounted sum of the numbers of it and all later rows of its episode, up to a gap."""
+    """(N, K) the discounted sum of the numbers of a row and of all later rows of its episode, up to a gap."""
     found = steps.copy()
     order = np.argsort(log.position, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(log.position[order])) + 1)[::-1]:

@@ -186,7 +186,7 @@ def _bounds(run: Run, dimension: int) -> str:
 
 
 def _flipped(log: Dataset, shift: float, gamma: float) -> float:
-    """Of random pairs of episodes with different returns, the share in which the shift makes the worse one the better."""
+    """The share of random pairs of episodes with different returns in which the shift makes the worse one the better."""
     returns = log.episode_returns(gamma)
     shifted = returns + shift * np.add.reduceat(log.reward_discount(gamma), log.episode_start[:-1])
     rng = np.random.default_rng(0)
