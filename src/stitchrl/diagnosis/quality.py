@@ -103,8 +103,8 @@ def _to_gain(facts: LogFacts) -> tuple[Statement, ...]:
         found.append(
             Statement(
                 "Expect small gains, and trust no single run: what follows a decision is hardly predicted by it.",
-                f"{facts.outcome_noise:.0%} of the variance of the return to go is left by a regression on observation and "
-                "action",
+                f"{facts.outcome_noise:.0%} of the variance of the return to go stays unexplained by a regression on observation "
+                "and action",
                 "where outcomes are mostly chance, differences between policies are small against the noise",
                 "arithmetic",
             )
