@@ -60,7 +60,7 @@ def _wide(seed: int) -> worlds.Parts:
 DISCRETE = (
     st.BC(**NETWORK), st.FilteredBC(**NETWORK, top_fraction=0.5), st.AWR(**NETWORK, gamma=1.0),
     st.AdvantageBC(**NETWORK, gamma=1.0), st.AWAC(**STAYS), st.IQL(**STAYS), st.SQL(**STAYS), st.EQL(**STAYS), st.XQL(**STAYS),
-    st.CQL(**NEAR, cql_weight=0.1), st.BCQ(**NEAR, threshold=0.5), st.BCQIQL(**STAYS), st.SPIBB(gamma=1.0), st.VILCB(gamma=1.0),
+    st.CQL(**NEAR, cql_weight=0.3), st.BCQ(**NEAR, threshold=0.5), st.BCQIQL(**STAYS), st.SPIBB(gamma=1.0), st.VILCB(gamma=1.0),
     st.DecisionTransformer(length=5, positions=100, learning_rate=2e-3, warmup_updates=0, network=st.Network((32,))),
 )  # fmt: skip
 CONTINUOUS = (
@@ -74,7 +74,8 @@ CONTINUOUS = (
     st.DecisionTransformer(length=5, positions=20, learning_rate=2e-3, warmup_updates=0, network=st.Network((32,))),
 )  # fmt: skip
 UNHELD_DISCRETE = (
-    st.DQN(**CRITICS, gamma=0.9), st.SAC(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05),
+    st.DQN(**CRITICS, gamma=0.9),
+    st.SAC(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05, entropy_share=0.3),
     st.SACN(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05, num_critics=4),
 )  # fmt: skip
 UNHELD = (

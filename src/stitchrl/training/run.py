@@ -30,6 +30,7 @@ from stitchrl.training.flags import RedFlag
 from stitchrl.training.history import History, Rows
 from stitchrl.training.metrics_file import METRICS_FILE
 from stitchrl.training.program import MemberState
+from stitchrl.training.value_limits import ValueLimits
 from stitchrl.types import PyTree
 
 __all__ = ["CHECKPOINT", "CONFIG", "GIVEN", "METRICS", "Grid", "Run", "claim", "upgraded"]
@@ -55,6 +56,8 @@ class Run:
         schema: of the log, which its policies remember: they are not judged on a log with another meaning. None where it is not
             known, as in folders of older versions.
         guard: where the observations of the log lie, by which another unit is noticed; None for images, or where it is not known.
+        limits: what the rewards of the log allow values to be; None where it is not known, as in folders of older versions and
+            in grids over gamma.
     """
 
     algorithm: Algorithm
@@ -69,6 +72,7 @@ class Run:
     given: PyTree = None
     schema: Schema | None = None
     guard: Guard | None = None
+    limits: ValueLimits | None = None
 
     @cached_property
     def history(self) -> Rows:
