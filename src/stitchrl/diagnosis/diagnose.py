@@ -134,7 +134,8 @@ def diagnose_members(
     found = list(flags)
     skipped: dict[str, str] = {}
     numbers: dict[str, Any] = {}
-    checks = ["red_flags"]
+    checks: list[str] = ["red_flags"]
+    notes: tuple[str, ...] = ()
     if log is None:
         skipped["log"] = (
             "No log was given, so the policies themselves were not looked at: only the metrics of the run were."
@@ -142,6 +143,7 @@ def diagnose_members(
     elif members:
         shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
+        notes = tuple(note for note in shared.log.notes if "policy" in note)
         for check in CHECKS:
             not_of: dict[str, str] = {}
             for subject in subjects:
@@ -170,7 +172,7 @@ def diagnose_members(
         numbers |= _numbers(RUN_NUMBERS, subjects)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     merged = _merged(found)
-    return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
+    return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers, notes)
 
 
 def _primary(evaluation: Evaluation | None) -> Estimate | None:

@@ -68,6 +68,8 @@ class Member:
             itself.
         deployed: the return of each episode in which that policy acted, or the log of them; None where it was not deployed.
         run: what it was learned in; None for a policy that came alone.
+        learned_in: that run where its settings and metrics are looked at elsewhere: only what its rewards allow values to be is
+            taken from it.
         acts: how it acts, such as "greedy", where one seed of a run may act in several ways; "" where there is one.
     """
 
@@ -80,6 +82,12 @@ class Member:
     deployed: Sequence[float] | NumpyArray | Dataset | None = None
     run: Run | None = None
     acts: str = ""
+    learned_in: Run | None = None
+
+    @property
+    def origin(self) -> Run | None:
+        """The run that the policy was learned in, whether its settings are looked at or not."""
+        return self.learned_in if self.run is None else self.run
 
     @property
     def heading(self) -> str:
@@ -209,7 +217,7 @@ class Subject:
     @cached_property
     def limits(self) -> ValueLimits:
         """What rewards allow values to be: those of the training log where it is known, else those of the log looked at."""
-        run, algorithm = self.member.run, self.member.algorithm
+        run, algorithm = self.member.origin, self.member.algorithm
         if run is not None and run.limits is not None:
             return run.limits
         entropy = 0.0 if algorithm is None else largest_entropy(algorithm, self.shared.log)
@@ -218,13 +226,13 @@ class Subject:
     @property
     def limits_from(self) -> str:
         """Whose rewards those are, in words."""
-        run = self.member.run
+        run = self.member.origin
         return "the rewards of the " + ("log looked at" if run is None or run.limits is None else "training log")
 
     @cached_property
     def entropy_reach(self) -> tuple[float, float]:
         """What an entropy bonus may take from a claimed value, and what it may add to it; (0, 0) where values hold none."""
-        run = self.member.run
+        run = self.member.origin
         if run is None or not self.limits.entropy:
             return 0.0, 0.0
         rows = in_logged_units(run.metrics.columns(), self.limits.scale)

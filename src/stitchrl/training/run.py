@@ -165,7 +165,7 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
         The scaling of the run: the one it began with, whatever another version would fit today.
 
     Raises:
-        RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
+        RunDirectoryError: it cannot be made, is damaged, holds another run (says which setting differs), or holds other files.
     """
 
     def brought_up_to_date(found: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +180,9 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
 
     identity = config | {"scaling": scaling.to_dict()}
     begun = (folder / CHECKPOINT).exists()
-    content = claim_directory(folder / CONFIG, identity, free=("scaling",), upgrade=brought_up_to_date, begun=begun)
+    content = claim_directory(
+        folder / CONFIG, identity, free=("scaling",), upgrade=brought_up_to_date, begun=begun, alone=True
+    )
     for name in (CHECKPOINT, METRICS_FILE, METRICS, GIVEN):
         forget_abandoned(folder / name)
     return Scaling.from_dict(content["scaling"])
