@@ -58,8 +58,9 @@ SOFT = dataclasses.replace(LIMITS, entropy=1.0, steps=9.0)
 
 
 PLANTED: list[tuple[str, dict[str, Any], int]] = [
-    ("impossible-value", {"q__data_mean": lambda i: 22.3 if i >= 7 else 1.0, "q__policy_mean": None}, 1200),
-    ("impossible-value", {"q__data_mean": 12.5, "q__policy_mean": 22.3, "probe__q_gap": None}, 500),
+    ("impossible-value", {"q__data_mean": lambda i: 31.1 if i >= 7 else 1.0, "q__policy_mean": None}, 1200),
+    ("impossible-value", {"q__data_mean": 22.3, "q__policy_mean": None}, 2000),
+    ("impossible-value", {"q__data_mean": 21.5, "q__policy_mean": 31.1, "probe__q_gap": None}, 500),
     ("accelerating-value", {"q__data_mean": lambda i: 0.1 * 1.25**i, "q__policy_mean": None}, 2400),
     ("policy-claim", {"q__data_mean": 1.0, "q__policy_mean": lambda i: 11.5 if i >= 3 else 10.5}, 800),
     ("critic-growth", {"loss__critic": lambda i: 1.0 if i < 6 else 10.5}, 2400),
@@ -71,7 +72,7 @@ PLANTED: list[tuple[str, dict[str, Any], int]] = [
     ("constant-value", {"probe__q_states": lambda i: 0.0019 if i >= 19 else 1.0}, 2400),
     ("collapsed-weights", {"weight__effective_share": lambda i: 0.04 if i >= 19 else 0.3}, 2400),
     ("equal-weights", {"weight__effective_share": lambda i: 0.9995 if i >= 19 else 0.9}, 2400),
-    ("dead-units", {"probe__dead_units": lambda i: 0.6 if i >= 19 else 0.4}, 2400),
+    ("dead-units", {"probe__dead_units": lambda i: 0.8 if i >= 19 else 0.4}, 2400),
     # Least, smoothed, at row 11; risen to twice that, while the error on seen rows goes on falling.
     ("held-out-error", {"held_out__td_error": lambda i: 1.0 - 0.05 * i if i < 12 else 0.45 + 0.1 * (i - 11)}, 2400),
     ("held-out-likelihood", {"held_out__log_prob": lambda i: -1.0 if i < 12 else -1.0 - 0.05 * (i - 11)}, 2400),
@@ -100,6 +101,7 @@ def test_a_sound_history_has_no_flag() -> None:
     "planted",
     [
         {"q__data_mean": 22.1, "q__policy_mean": 22.1},
+        {"q__data_mean": lambda i: 30.9 if i < 19 else 1.0, "q__policy_mean": None},  # of fresh networks
         {"q__data_mean": lambda i: 1e6 if i < 4 else 1.0, "q__policy_mean": None},  # of fresh networks
         {"q__data_mean": 1.0, "q__policy_mean": 10.9},
         {"q__data_mean": 1.0, "q__policy_mean": lambda i: 20.0 if i < 4 else 1.0},  # of fresh networks
@@ -117,7 +119,7 @@ def test_a_sound_history_has_no_flag() -> None:
         {"probe__q_states": 0.0021},
         {"weight__effective_share": 0.051},
         {"weight__effective_share": 0.9989},
-        {"probe__dead_units": 0.5},
+        {"probe__dead_units": 0.75},
         {"held_out__td_error": lambda i: 1.0 if i < 12 else 1.24},
         # Both errors rise, as where values grow from 0.
         {"held_out__td_error": lambda i: 1.0 + i, "probe__td_error": lambda i: 0.9 + i},

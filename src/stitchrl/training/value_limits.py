@@ -28,6 +28,8 @@ __all__ = ["SLACK", "ValueLimits", "largest_entropy"]
 
 SLACK = 0.1
 """Share of the attainable range by which a mean value may lie outside of it: critics are approximate."""
+FRESH_SLACK = 0.5
+"""The same while networks are fresh: the mean claims of sound runs rose up to a third of the range beyond it at first."""
 CONSTANT = 0.01
 """Spread of the claimed values over states, as a share of the spread of the returns that followed, below which nothing is told
 apart."""
@@ -122,12 +124,13 @@ class ValueLimits:
         ends = [end for end in (self.low, self.high, self.seen) if math.isfinite(end)]
         return max(ends) - min(ends) or max(map(abs, ends), default=0.0)
 
-    def highest(self, bonus: float = 0.0) -> float:
-        """The largest mean claim that is possible: (1), what entropy adds, and the slack.
+    def highest(self, bonus: float = 0.0, *, fresh: bool = False) -> float:
+        """The largest mean claim that is possible: (1), what entropy adds, and the slack, which is wider of fresh networks.
 
         Infinite where nobody knows, and where all rewards are 0: they have no unit to measure an error in.
         """
-        return self.high + bonus + SLACK * self.width if self.width else math.inf
+        slack = FRESH_SLACK if fresh else SLACK
+        return self.high + bonus + slack * self.width if self.width else math.inf
 
     def lowest(self, loss: float = 0.0) -> float:
         """The least mean claim that is possible; `loss` is what entropies below 0 take away at most."""
