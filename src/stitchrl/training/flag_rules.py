@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from stitchrl.messages import likelier
 from stitchrl.training.value_limits import ValueLimits
 from stitchrl.types import NumpyArray
 
@@ -224,8 +225,8 @@ def _collapsed_entropy(rows: Columns, limits: ValueLimits) -> Found | None:
         return None
     return Found(
         int(rows["update"][-1]),
-        f"the policy's entropy is {fmean(recent):.2g} nats: it always takes one action",
-        f"at least {LEAST_ENTROPY:g} nats",
+        f"the policy always takes one action: in a typical decision it gives it {math.exp(-fmean(recent)):.2%}",
+        f"at most {math.exp(-LEAST_ENTROPY):.0%}",
         "Unless the log does so too, it overfits or its weights single out few transitions: stop earlier, or lower the inverse "
         "temperature.",
     )
@@ -277,9 +278,9 @@ def _held_out_likelihood(rows: Columns, limits: ValueLimits) -> Found | None:
     update = int(rows["update"][~np.isnan(_metric(rows, "held_out/log_prob"))][best])
     return Found(
         int(rows["update"][-1]),
-        f"the policy's log-probability of held-out actions fell by {lost:.2f} nats a decision since update {update:,}, and that "
-        f"of seen ones did not: it is {known[-1] - smooth[-1]:.2f} nats above it",
-        f"a fall of at most {LIKELIHOOD_LOST:g} nats",
+        f"to the policy held-out actions became {likelier(-lost)} on average since update {update:,}, and seen ones did not: "
+        f"these are {likelier(known[-1] - smooth[-1])} than held-out ones",
+        f"held-out actions that become at most {likelier(-LIKELIHOOD_LOST)}",
         f"The policy learns its rows by heart. Stop near update {update:,} (`updates=`, or a stop rule on held_out/log_prob), or "
         "use a smaller network or dropout.",
     )

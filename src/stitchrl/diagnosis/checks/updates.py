@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from stitchrl.auditing.finding import Finding
 from stitchrl.diagnosis.subject import NO_RUN, NotLookedAtError, Subject
+from stitchrl.messages import likelier
 from stitchrl.types import NumpyArray
 
 __all__ = ["updates_more_than_enough", "updates_too_few"]
@@ -62,8 +63,8 @@ def updates_too_few(subjects: Sequence[Subject]) -> Iterator[Finding]:
         gained = likelihood.mean[-1] - likelihood.mean[_before_last_quarter(likelihood)]
         if gained > GAINED:
             yield _too_few(
-                f"over the last quarter of the updates held-out actions became more probable by {gained:.2f} nats a decision",
-                f"at most {GAINED:g}",
+                f"over the last quarter of the updates held-out actions became {likelier(gained)} to the policy on average",
+                f"at most {likelier(GAINED)}",
             )
 
 
