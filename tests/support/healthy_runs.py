@@ -75,6 +75,7 @@ CONTINUOUS = (
 )  # fmt: skip
 UNHELD_DISCRETE = (
     st.DQN(**CRITICS, gamma=0.9),
+    # Held to 98% of the largest entropy, its temperature rose from .05 to 640 and 2,190 within 8,000 updates: not sound.
     st.SAC(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05, entropy_share=0.3),
     st.SACN(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05, num_critics=4),
 )  # fmt: skip
@@ -83,6 +84,8 @@ UNHELD = (
     st.EDAC(**ACTORS, num_critics=4), st.MOPO(**ACTORS, **MODEL), st.COMBO(**ACTORS, **MODEL, cql_weight=1.0, samples=4),
 )  # fmt: skip
 
+# CQL has a weight of .3: with .1 two of its seeds chose otherwise in 58% to 60% of decisions, in each of four logs, and with .3
+# in 48% to 51%. The exact values of both are as high.
 HEALTHY: dict[str, Healthy] = {
     **{f"{one.name}, hospital": Healthy(one, worlds.hospital) for one in DISCRETE},
     **{f"{one.name}, grid": Healthy(one, worlds.grid, 1000 if one.name == "DQN" else 2000) for one in UNHELD_DISCRETE},
