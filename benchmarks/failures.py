@@ -110,9 +110,9 @@ def page(state: State, replicates: int) -> list[str]:
         "## What is known of the misses and false alarms",
         "",
         "Noise on the rewards of a large log is not named, and does no harm there: the exact value of what IQL learns is the "
-        "same with it and without. It makes the TD error large from the first update on, but the critics learn the noise, after which "
-        "that error is no larger beside their values than without it. In a small log it is learned by heart, and that is named. "
-        "DDPG is here as a warning example: about a tenth of its decisions have no support, and that is said.",
+        "same with it and without. It makes the TD error large from the first update on, but the critics learn the noise, after "
+        "which that error is no larger beside their values than without it. In a small log it is learned by heart, and that is "
+        "named. DDPG is here as a warning example: about a tenth of its decisions have no support, and that is said.",
         "",
         "## Confusion table",
         "",

@@ -15,6 +15,7 @@ from worlds import random_log
 
 import stitchrl as st
 from stitchrl.data.scaling import Scaling
+from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.diagnosis.diagnose import diagnose_members
@@ -224,6 +225,25 @@ def test_the_command_diagnoses_what_is_in_a_folder(tmp_path: Path, stitchrl: Com
         assert (done.status, done.out) == (2, "")
         assert sentence in done.err
         assert done.err.count("\n") == 1
+
+
+def test_how_a_log_with_another_column_was_read_is_said(tmp_path: Path, stitchrl: Command) -> None:
+    rng, rows = np.random.default_rng(0), 40
+    columns = {
+        "episode": np.repeat(np.arange(10), 4), "pulse": rng.normal(size=rows), "pressure": rng.normal(size=rows),
+        "action": rng.integers(0, 2, rows), "reward": rng.normal(size=rows), "terminated": np.arange(rows) % 4 == 3,
+        "lactate": rng.normal(size=rows),
+    }  # fmt: skip
+    roles = {role: role for role in ("episode", "action", "reward", "terminated")}
+    wide = Schema(roles | {"observation": ("pulse", "pressure", "lactate")}, num_actions=2)
+    narrow = dataclasses.replace(wide, columns=roles | {"observation": ("pulse", "pressure")})
+    st.fit(st.BC(hidden_sizes=(4,)), st.read(columns, narrow), updates=1, batch_size=4, out=tmp_path / "bc")
+    st.convert(st.read(columns, wide), tmp_path / "log.parquet")
+    done = stitchrl("diagnose", tmp_path / "bc", "--log", tmp_path / "log.parquet")
+    assert "How the log was read" in done.out
+    assert "does not observe lactate" in " ".join(done.out.split())
+    content = json.loads(stitchrl("diagnose", tmp_path / "bc", "--log", tmp_path / "log.parquet", "--json").out)
+    assert any("lactate" in note for note in content["notes"])
 
 
 def test_a_log_of_other_observations_is_one_sentence() -> None:
