@@ -175,7 +175,7 @@ def logged_actions() -> Bool[NumpyArray, "S A"]:
 
 
 def solved(weight: float) -> Solved:
-    """CQL's fixed point Q = minimiser for y = r + gamma max Q. At weight 0 it is Q-learning, whose unlogged actions keep their first value 0."""
+    """CQL's fixed point: Q is the minimiser for y = r + gamma max Q. Weight 0 is Q-learning: what was not logged keeps its first value, 0."""
     b, q = behavior(), np.zeros((GRID.num_states, 4))
     logged = b > 0
     for _ in range(2000):
@@ -188,7 +188,7 @@ def solved(weight: float) -> Solved:
 
 
 def subtracted_from_target(weight: float) -> Solved:
-    """The wrong recipe: y = r + gamma (max Q - weight log sum exp Q) at the next state and no penalty in the loss, 500 times over."""
+    """The wrong recipe, 500 times over: y = r + gamma (max Q - weight log sum exp Q) at the next state, no penalty in the loss."""
     logged, q = logged_actions(), np.zeros((GRID.num_states, 4))
     for _ in range(500):
         top = q.max(1)
@@ -238,11 +238,14 @@ def _push_and_pull() -> Figure:
                 for force, size in (("squared error", squared[a]), ("penalty", penalty[a])):
                     pulls.append(at | {"action": name, "force": force, "size": round(float(size), 3)})
             chosen = int(q.argmax())
-            frames.append(at | {"choice": ACTIONS[chosen][0], "claimed": float(q[chosen]), "true": float(WORTH[chosen])})
+            frames.append(
+                at | {"choice": ACTIONS[chosen][0], "claimed": float(q[chosen]), "true": float(WORTH[chosen])}
+            )
     y = alt.Y("action:N", title=None, sort=None)
-    value = alt.Chart(rows(bars)).transform_filter(follows("weight", "updates")).mark_bar(height=26).encode(
-        alt.X("q:Q", title="Q (bar) and what it is worth (line)", scale=alt.Scale(domain=[-10, 10], clamp=True)), y
-    )  # fmt: skip
+    ticks = alt.Axis(values=[-8, -4, 0, 4, 8])
+    x = alt.X("q:Q", title="Q (bar) and worth (line)", scale=alt.Scale(domain=[-10, 10], clamp=True), axis=ticks)
+    shown = alt.Chart(rows(bars)).transform_filter(follows("weight", "updates"))
+    value = shown.mark_bar(height=26, color=COLORS[3]).encode(x, y)
     truth = alt.Chart(rows([{"action": n, "worth": float(w)} for n, w in zip(ACTIONS, WORTH, strict=True)])).mark_tick(
         color=INK, thickness=3, size=38
     )
@@ -252,8 +255,8 @@ def _push_and_pull() -> Figure:
         .transform_filter(follows("weight", "updates"))
         .mark_bar(height=11)
         .encode(
-            alt.X("size:Q", title="Force on Q, per step size", scale=alt.Scale(domain=[-8, 8], clamp=True)),
-            alt.Y("action:N", title=None, sort=None, axis=alt.Axis(labels=False, ticks=False)),
+            alt.X("size:Q", title="Force on Q (minus the slope)", scale=alt.Scale(domain=[-8, 8], clamp=True)),
+            alt.Y("action:N", title=None, sort=None, axis=alt.Axis(labelExpr='slice(datum.label, 0, 1)')),
             alt.Color("force:N", title=None, scale=alt.Scale(domain=["squared error", "penalty"], range=list(COLORS[:2]))),
             yOffset=alt.YOffset("force:N", sort=["squared error", "penalty"]),
         )
@@ -262,13 +265,16 @@ def _push_and_pull() -> Figure:
     return Figure(
         name="push",
         title="One state: play the gradient steps at weight 0, then at weight 2, and watch C, which nobody ever took.",
-        chart=alt.hconcat(left, right).add_params(*parameters([weight, updates])),
-        description="Left: the learned value of three actions as bars, with what each is worth as a black or white line. Right: how "
-        "hard the squared error and the penalty move each value; to the right is up. Bars beyond an axis are cut at its end.",
+        chart=alt.hconcat(left, right).resolve_scale(color="independent").add_params(*parameters([weight, updates])),
+        description="Left: the learned value of three actions as bars, with what each is worth as a line across. Right: how hard the squared error and the penalty move each value; to the right is up. Bars beyond an axis are cut at its end.",
         controls=[weight, updates],
-        numbers=[Number("choice", "Action of highest Q"), Number("claimed", "Its claimed value"), Number("true", "What it is worth")],
+        numbers=[
+            Number("choice", "Action of highest Q"),
+            Number("claimed", "Its claimed value"),
+            Number("true", "What it is worth"),
+        ],
         frames=frames,
-    )  # fmt: skip
+    )
 
 
 def _weights(answers: dict[float, Solved]) -> Figure:
@@ -289,38 +295,59 @@ def _weights(answers: dict[float, Solved]) -> Figure:
     rare, common = int(best[start]), int(behavior()[start].argmax())
     return Figure(
         name="weight",
-        title="A grid whose log took the best action seldom. Raise the weight: first the claim sinks below the truth, then the policy changes.",
-        chart=alt.hconcat(_map(cells), _curves(lines)).resolve_scale(color="independent").add_params(*parameters([slider])),
-        description="Left: the greedy policy; S is the start, G the goal (+10), X a pit (−10), and the dark cell a wall; each move costs 1 and slips "
-        "sideways one time in ten. Right: the claimed and the exact value of the start, at each weight; the vertical line is the slider.",
+        title="A grid whose log took the best action seldom. Raise the weight: first the claim sinks below the truth, then the "
+        "policy changes.",
+        chart=alt.hconcat(_map(cells), _curves(lines))
+        .resolve_scale(color="independent", shape="independent", strokeDash="independent")
+        .add_params(*parameters([slider])),
+        description="Left: the greedy policy; S is the start, G the goal (it pays 10), X a pit (it costs 10), filled cells are walls; "
+        "each move costs 1 and slips sideways one time in ten. Right: the claimed and the exact value of the start, at each weight; "
+        "the vertical line is the slider.",
         controls=[slider],
         numbers=[
-            Number("claimed", "Claimed value of the start"), Number("true", "Exact value of the policy"),
-            Number("rare", "Q of the best action there (logged 35%)"), Number("common", "Q of the commoner action there (logged 65%)"),
-            Number("kept", f"Cells, of {int(live.sum())}, with the best logged action", 0), Number("unlogged", "Cells with an action never logged", 0),
+            Number("claimed", "Claimed value of the start"),
+            Number("true", "Exact value of the policy"),
+            Number("rare", "Q of the best action there (logged 35%)"),
+            Number("common", "Q of the commoner action there (logged 65%)"),
+            Number("kept", f"Cells, of {int(live.sum())}, with the best logged action", 0),
+            Number("unlogged", "Cells with an action never logged", 0),
         ],
         frames=[
-            {"weight": w, "claimed": f.claimed, "true": f.true, "rare": float(f.q[start, rare]), "common": float(f.q[start, common]),
-             "kept": f.kept, "unlogged": f.unlogged}
-            for w, f in answers.items()
+            {
+                "weight": weight,
+                "claimed": found.claimed,
+                "true": found.true,
+                "rare": float(found.q[start, rare]),
+                "common": float(found.q[start, common]),
+                "kept": found.kept,
+                "unlogged": found.unlogged,
+            }
+            for weight, found in answers.items()
         ],
-    )  # fmt: skip
+    )
 
 
 def _map(cells: list[dict[str, Any]]) -> Any:
     """The grid with the arrows of the policy."""
     x = alt.X("column:O", axis=None, scale=alt.Scale(domain=list(range(len(GRID.rows[0])))))
     y = alt.Y("row:O", axis=None, scale=alt.Scale(domain=list(range(len(GRID.rows)))))
-    ground = [{"row": i, "column": j, "sign": s if s in "SGX" else "", "wall": s == "#"} for i, r in enumerate(GRID.rows) for j, s in enumerate(r)]  # fmt: skip
+    ground = [
+        {"row": i, "column": j, "sign": sign if sign in "SGX" else "", "wall": sign == "#"}
+        for i, signs in enumerate(GRID.rows)
+        for j, sign in enumerate(signs)
+    ]
     tiles = alt.Chart(rows(ground)).mark_rect(stroke=RULE, strokeWidth=1.5).encode(
         x, y, color=alt.condition(alt.datum.wall, alt.value(MUTED), alt.value("transparent"))
     )  # fmt: skip
     goals = [row for row in ground if row["sign"] in ("G", "X")]
     ends = alt.Chart(rows(goals)).mark_text(fontSize=20, fontWeight="bold").encode(x, y, text="sign:N")
-    start = alt.Chart(rows([row for row in ground if row["sign"] == "S"])).mark_text(dx=-20, dy=-18, color=MUTED).encode(x, y, text="sign:N")  # fmt: skip
+    starts = alt.Chart(rows([row for row in ground if row["sign"] == "S"]))
+    start = starts.mark_text(dx=-20, dy=-18, color=MUTED).encode(x, y, text="sign:N")
     kinds = [BEST, OTHER, UNLOGGED]
     shown = alt.Chart(rows(cells)).transform_filter(follows("weight"))
-    color = alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds, range=list(COLORS[:3])), legend=alt.Legend(columns=1))
+    color = alt.Color(
+        "kind:N", title=None, scale=alt.Scale(domain=kinds, range=list(COLORS[:3])), legend=alt.Legend(columns=1)
+    )
     arrows = shown.mark_text(fontSize=24, fontWeight="bold").encode(x, y, color, text="arrow:N")
     marks = shown.mark_point(size=36, xOffset=18, yOffset=16).encode(
         x, y, color, shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=list(SHAPES[:3])))
@@ -341,10 +368,8 @@ def _curves(lines: list[dict[str, Any]]) -> Any:
         alt.StrokeDash("what:N", title=None, scale=alt.Scale(domain=kinds, range=[[6, 3], [1, 0]])),
     )
     rule = base.transform_filter(follows("weight")).mark_rule(color=MUTED).encode(x)
-    levels = [
-        {"value": GRID.mdp.policy_value(GRID.optimal_policy(logged_actions()), gamma=GAMMA), "name": "best of the logged actions"},
-        {"value": GRID.mdp.policy_value(behavior(), gamma=GAMMA), "name": "behaviour"},
-    ]  # fmt: skip
+    named = {"best of the logged actions": GRID.optimal_policy(logged_actions()), "behaviour": behavior()}
+    levels = [{"name": name, "value": GRID.mdp.policy_value(probs, gamma=GAMMA)} for name, probs in named.items()]
     level = alt.Chart(rows(levels)).mark_rule(strokeDash=[2, 3]).encode(y="value:Q")
     label = alt.Chart(rows(levels)).mark_text(align="right", dy=-8, color=MUTED, fontSize=12).encode(
         x=alt.value(290), y="value:Q", text="name:N"
