@@ -175,7 +175,7 @@ def logged_actions() -> Bool[NumpyArray, "S A"]:
 
 
 def solved(weight: float) -> Solved:
-    """CQL's fixed point: Q is the minimiser for y = r + gamma max Q. Weight 0 is Q-learning: what was not logged keeps its first value, 0."""
+    """CQL's fixed point: Q is the minimiser for y = r + gamma max Q. Weight 0 is Q-learning: what was not logged stays at 0."""
     b, q = behavior(), np.zeros((GRID.num_states, 4))
     logged = b > 0
     for _ in range(2000):
@@ -188,7 +188,7 @@ def solved(weight: float) -> Solved:
 
 
 def subtracted_from_target(weight: float) -> Solved:
-    """The wrong recipe, 500 times over: y = r + gamma (max Q - weight log sum exp Q) at the next state, no penalty in the loss."""
+    """The wrong recipe, 500 times over: y = r + gamma (max Q - weight log sum exp Q) of the next state, and no penalty."""
     logged, q = logged_actions(), np.zeros((GRID.num_states, 4))
     for _ in range(500):
         top = q.max(1)
@@ -266,7 +266,8 @@ def _push_and_pull() -> Figure:
         name="push",
         title="One state: play the gradient steps at weight 0, then at weight 2, and watch C, which nobody ever took.",
         chart=alt.hconcat(left, right).resolve_scale(color="independent").add_params(*parameters([weight, updates])),
-        description="Left: the learned value of three actions as bars, with what each is worth as a line across. Right: how hard the squared error and the penalty move each value; to the right is up. Bars beyond an axis are cut at its end.",
+        description="Left: the learned value of three actions as bars, with what each is worth as a line across. Right: how hard "
+        "the squared error and the penalty move each value; to the right is up. Bars beyond an axis are cut at its end.",
         controls=[weight, updates],
         numbers=[
             Number("choice", "Action of highest Q"),
@@ -300,9 +301,9 @@ def _weights(answers: dict[float, Solved]) -> Figure:
         chart=alt.hconcat(_map(cells), _curves(lines))
         .resolve_scale(color="independent", shape="independent", strokeDash="independent")
         .add_params(*parameters([slider])),
-        description="Left: the greedy policy; S is the start, G the goal (it pays 10), X a pit (it costs 10), filled cells are walls; "
-        "each move costs 1 and slips sideways one time in ten. Right: the claimed and the exact value of the start, at each weight; "
-        "the vertical line is the slider.",
+        description="Left: the greedy policy; S is the start, G the goal (it pays 10), X a pit (it costs 10), filled cells are "
+        "walls; each move costs 1 and slips sideways one time in ten. Right: the claimed and the exact value of the start, at "
+        "each weight; the vertical line is the slider.",
         controls=[slider],
         numbers=[
             Number("claimed", "Claimed value of the start"),
