@@ -42,7 +42,6 @@ LIMITS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 def lesson() -> Lesson:
     """The page."""
     exact, world = GIVEN / GIVEN.max(), ward()
-    kept = [int(a) for a in np.flatnonzero(exact > 0.3)]
     true_q = world.action_values(world.optimal_policy())
     inside = np.where((exact > 0.1)[None], true_q, -np.inf)
     soft = np.exp(inside - inside.max(1, keepdims=True))
@@ -51,9 +50,8 @@ def lesson() -> Lesson:
         question="How do you tell a maximum which actions it may look at, and what does it mean to stay close to a log?",
         figures=[_threshold(), _candidates(), _discrepancies()],
         values={
-            "relative": kept,
-            "absolute": [int(a) for a in np.flatnonzero(GIVEN > 0.3)],
-            "share_3": GIVEN[3],
+            "relative": ", ".join(str(dose) for dose in np.flatnonzero(exact > 0.3)),
+            "absolute": ", ".join(str(dose) for dose in np.flatnonzero(GIVEN > 0.3)),
             "best": world.policy_value(world.optimal_policy()),
             "behavior": world.policy_value(np.tile(GIVEN, (world.num_states, 1))),
             "mode": world.policy_value(np.eye(DOSES)[np.full(world.num_states, GIVEN.argmax())]),
