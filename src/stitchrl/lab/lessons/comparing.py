@@ -26,6 +26,7 @@ KIND = {
     "BC": KINDS[0], "FilteredBC": KINDS[0], "AWR": KINDS[1], "AWAC": KINDS[2], "IQL": KINDS[2], "CQL": KINDS[2],
     "BCQ": KINDS[2], "DQN": KINDS[3],
 }  # fmt: skip
+CAREFUL = tuple(name for name, kind in KIND.items() if kind == KINDS[2])
 HEIGHT, ROOM = 300, 19
 """Of the inside of the scatter and between two of its names, in pixels."""
 LOWEST, HIGHEST = -6.0, 45.0
@@ -76,6 +77,7 @@ def lesson() -> Lesson:
     """The page."""
     short, long = ({name: measured(name, size, LOUD[0]) for name in ALGORITHMS} for size in SIZES)
     noisy = {name: measured(name, SIZES[1], LOUD[1]) for name in ALGORITHMS}
+    noisy_short = {name: measured(name, SIZES[0], LOUD[1]) for name in ALGORITHMS}
     action, weights = extracted(1.0, 1.0)
     alike, _ = extracted(10.0, 0.1)
     return Lesson(
@@ -86,6 +88,8 @@ def lesson() -> Lesson:
             "short": short,
             "long": long,
             "noisy": noisy,
+            "noisy_short": noisy_short,
+            "noisy_most": max(found[name].error or 0.0 for found in (noisy, noisy_short) for name in CAREFUL),
             "seeds": SEEDS,
             "best_trap": trap_world(DAYS[1], 0.0).policy_value(_best_logged(DAYS[1])),
             "best_joined": joining_world(1, 0.0).policy_value(joining_world(1, 0.0).optimal_policy()),
@@ -216,10 +220,11 @@ def _logged() -> tuple[Float[NumpyArray, " N"], Any]:
 
 
 def extracted(inverse_temperature: float, gap: float) -> tuple[float, tuple[float, float]]:
-    """IQL's policy in one state, exactly: the mean of the normal that maximises E[w log pi(a|s)], and the weights of left and right.
+    """IQL's policy in one state, exactly: the mean of the normal that maximises E[w log pi(a|s)], and the weights of both sides.
 
-    The left actions are worth 0 and the right ones `gap`; V is their expectile, and w = min(exp(inverse_temperature (Q - V)), 100)
-    (Kostrikov, Nair and Levine 2022, eq. 5 and 7). The best mean is the weighted mean of the logged actions.
+    The left actions are worth 0 and the right ones `gap`; V is their expectile, and the weights are
+    w = min(exp(inverse_temperature (Q - V)), 100) (Kostrikov, Nair and Levine 2022, eq. 5 and 7). The best mean is the weighted
+    mean of the logged actions.
     """
     action, right = _logged()
     high, low = EXPECTILE * RIGHT, (1 - EXPECTILE) * (1 - RIGHT)
