@@ -167,8 +167,8 @@ def _figure_grid(
         .resolve_scale(color="independent")
         .add_params(*parameters([slider, choice])),
         description="Left: returns of the 240 logged episodes, the kept ones in blue. Right: the grid; the bluer a cell, "
-        "the more often the kept episodes were there, the arrow is the imitator's most likely move, and a question mark is a cell that "
-        "no kept episode has seen. S start, G goal (+30), X pit (\N{MINUS SIGN}10), every move \N{MINUS SIGN}1.",
+        "the more often the kept episodes were there, the arrow is the imitator's most likely move, and a question mark is "
+        "a cell that no kept episode has seen. S start, G goal (+30), X pit (\N{MINUS SIGN}10), every move \N{MINUS SIGN}1.",
         controls=[slider, choice],
         numbers=[
             Number("mean", "Mean return of the kept episodes"), Number("worth", "Exact value of the imitator"),
