@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stitchrl.lab.lessons.awr import divergence, effective_number, monte_carlo_policy, shares
+from stitchrl.lab.lessons.awr import divergence, effective_number, gamble_share, monte_carlo_policy, shares
 
 
 @pytest.mark.parametrize("temperature", [1.0, 5.0])
@@ -35,3 +35,9 @@ def test_monte_carlo_weights_of_the_stitching_world_are_those_of_two_returns_a_s
 
     assert probs[0, 0] == pytest.approx(1 / (1 + np.exp((7 - 3) / 2)))
     assert probs[2, 1] == pytest.approx(1 / (1 + np.exp((3 - 10) / 2)))
+
+
+def test_a_gamble_is_weighted_by_the_mean_of_its_exponentials():
+    gamble, sure = 0.9 + 0.1 * np.exp(10 / 4), np.exp(2 / 4)
+
+    assert gamble_share(4.0) == pytest.approx(gamble / (gamble + sure))

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 from jaxtyping import Float
+from scipy.optimize import brentq
 
 from stitchrl.lab.figures import COLORS, INK, MUTED, follows, parameters, rows
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
@@ -15,7 +16,7 @@ from stitchrl.mdp.icu_sepsis import demo_log
 from stitchrl.mdp.stitching import STATES, stitching_columns, stitching_world
 from stitchrl.types import NumpyArray
 
-__all__ = ["divergence", "effective_number", "lesson", "monte_carlo_policy", "shares"]
+__all__ = ["divergence", "effective_number", "gamble_share", "lesson", "monte_carlo_policy", "shares"]
 
 EXAMPLE = (3.0, 7.0, 1.0)
 """Returns of three actions that were logged in one state, once each."""
@@ -39,6 +40,8 @@ def lesson() -> Lesson:
         values[f"effective_at_{temperature}"] = effective_number(shares(EXAMPLE, temperature))
     values |= {"divided_by_3": shares(EXAMPLE, 3.0)[1], "effective_divided": effective_number(shares(EXAMPLE, 3.0))}
     values |= {"times_3": shares(EXAMPLE, 1 / 3)[1], "effective_times": effective_number(shares(EXAMPLE, 1 / 3))}
+    values |= {"even": brentq(lambda t: gamble_share(t) - 0.5, 2.0, 20.0), "gamble_at_1": gamble_share(1.0)}
+    values |= {"gamble_at_30": gamble_share(30.0)}
     hospital = _hospital_advantages()
     values |= {f"hospital_at_1_{scale}": _effective_share(hospital * scale, 1.0, capped=False) for scale in SCALES}
     values["rows_at_1_100"] = len(hospital) * values["hospital_at_1_100"]
@@ -79,6 +82,15 @@ def divergence(probs: Any, behavior: Any) -> float:
     """KL(probs || behavior) in nats; an action of probability 0 adds nothing."""
     p, b = np.asarray(probs, np.float64), np.asarray(behavior, np.float64)
     return float(np.sum(p[p > 0] * np.log(p[p > 0] / b[p > 0])))
+
+
+def gamble_share(temperature: float) -> float:
+    """Weight of a gamble that pays 10 one time in ten beside a sure 2, both logged equally often and endlessly many times.
+
+    Each row is weighted by its own return, so an action's weight is the mean of exp(return / temperature).
+    """
+    gamble = 0.9 * np.exp(-2.0 / temperature) + 0.1 * np.exp((10.0 - 2.0) / temperature)
+    return float(gamble / (1.0 + gamble))
 
 
 def monte_carlo_policy(temperature: float) -> Float[NumpyArray, "S A"]:
