@@ -16,6 +16,7 @@ from stitchrl.pipeline.race import race as race
 from stitchrl.pipeline.pipeline import run as run
 from stitchrl.reading.convert import convert as convert
 from stitchrl.reading.drop_list import read_drop_list as read_drop_list
+from stitchrl.reading.preferences import read_preferences as read_preferences
 from stitchrl.reading.read import read as read
 from stitchrl.collection.recipes import collect as collect
 from stitchrl.rollouts import rollout as rollout

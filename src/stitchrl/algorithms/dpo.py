@@ -8,13 +8,14 @@ Of each pair a judge preferred one segment, w, to the other, l. With pi_ref the 
 
 With label_smoothing 0 this is the paper's equation (7), in which a segment is the answer to a prompt, and its decisions are the
 tokens. If judges prefer w to l with probability sigma(u_w - u_l), where u is what a single action is worth to them, and all
-actions of pi_ref are compared, then (3) is least where pi = pi_ref exp(u / beta) / Z: the policy that maximises
+actions of pi_ref are compared, then (3) without label_smoothing is least where pi = pi_ref exp(u / beta) / Z: the policy that maximises
 E[u] - beta KL(pi || pi_ref). No reward is fitted on the way, and none is read.
 
-It is not AWR with other weights, although both aim at that optimum. AWR maximises a likelihood with weights of at least 0, which
-raises the log-probability of every logged action. (3) is a logistic loss on a difference: its gradient raises R_w and lowers R_l by the
-same factor, beta sigma(-m), so that a rejected action becomes less likely than under the reference. That difference is all that
-it sees: R_w and R_l may both fall.
+It is not AWR with other weights, although both aim at that optimum. AWR maximises a likelihood with weights of at least 0: no term
+of it lowers the probability of a logged action, and the mean of a normal policy stays among the logged actions. (3) is a logistic loss
+on a difference: its gradient raises R_w and lowers R_l by the same factor, beta sigma(-m), so that a rejected action becomes less
+likely than under the reference, and the mean of a normal policy moves beyond the preferred action, away from the rejected one. That
+difference is all that it sees: R_w and R_l may both fall.
 
 A sum over the decisions of a segment is the paper's, for tokens. Of actions in a world with chance it is optimal where u is a sum
 of advantages, not of rewards; contrastive preference learning (Hejna and others 2023, arXiv 2310.13639) proves that, sums with a
@@ -112,7 +113,7 @@ class DPO(Algorithm):
     behavior_updates: int = setting(
         2000, "at least 0", "Updates of the cloning that the policy starts from; 0 starts from random weights."
     )
-    learning_rate: float = setting(1e-4, "(0, inf)", "Adam's step size.")
+    learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size.")
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
         self._check_reference(log)

@@ -17,8 +17,9 @@ from stitchrl.feeds.shuffling import ShuffledRows
 from stitchrl.jax_types import Array, Batch
 from stitchrl.types import NumpyArray, PyTree
 
-__all__ = ["Pairs", "pair_source", "shuffled_pairs"]
+__all__ = ["REFERENCE", "Pairs", "pair_source", "shuffled_pairs"]
 
+SIDES = ("preferred", "rejected")
 REFERENCE = "reference_log_prob"
 """Field of a batch: what the logged log-probability of each action is in the units of the batch."""
 
@@ -61,9 +62,6 @@ def pair_source(preferences: Preferences, scaling: Scaling) -> Source:
         Pairs(length),
         None if alias is None else (jnp.asarray(alias[0]), jnp.asarray(alias[1])),
     )
-
-
-SIDES = ("preferred", "rejected")
 
 
 def shuffled_pairs(preferences: Preferences, scaling: Scaling) -> StreamSource:

@@ -13,7 +13,6 @@ from typing import Any
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.given import check_is_log
 from stitchrl.data.preferences import Preferences
 from stitchrl.data.sampling import Sampling
 from stitchrl.data.scaling import Scaling
@@ -24,7 +23,7 @@ from stitchrl.messages import printable
 from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint, read_meta
-from stitchrl.training.comparing import learned_preferences
+from stitchrl.training.comparing import learned_from
 from stitchrl.training.flags import red_flags
 from stitchrl.training.job import Environment, Job, TrainedMembers
 from stitchrl.training.loop import Trained
@@ -286,23 +285,12 @@ def _origin(path: Path, meta: Mapping[str, Any]) -> tuple[Schema | None, Guard |
 
 
 def _learned_from(algorithm: object, log: object, function: str) -> dict[str, Any]:
-    """The arguments of a `Job` that say what is learned from.
-
-    Raises:
-        ConfigurationError: a fit was given something else than an algorithm with its settings, or than what it learns from.
-    """
+    """What `learned_from` gives. Raises ConfigurationError as it does, and where there is no algorithm with its settings."""
     if not isinstance(algorithm, Algorithm):
         raise ConfigurationError(
             f"`{function}` takes an algorithm with its settings, such as st.IQL(); got {printable(repr(algorithm))}."
         )
-    if algorithm.learns_from == "preferences":
-        return learned_preferences(algorithm, log, function)
-    if isinstance(log, Preferences):
-        raise ConfigurationError(
-            f"{algorithm.name} learns from a log with rewards, and `{function}` was given preferences. st.DPO learns from these."
-        )
-    check_is_log(log, function)
-    return {"log": log}
+    return learned_from(algorithm, log, function)
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:

@@ -33,7 +33,7 @@ from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay, shown_display
 from stitchrl.storage.learned_from import EPISODES, write_learned_from
 from stitchrl.training.closed_forms import check_closed_form
-from stitchrl.training.comparing import check_preferences
+from stitchrl.training.comparing import check_kind
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
 from stitchrl.training.metrics_table import MetricsTable
@@ -238,6 +238,8 @@ class Job:
 
     def _check_fits(self, algorithm: Algorithm) -> None:
         """Raise ConfigurationError where the algorithm does not learn from such a log, or with such arguments."""
+        asked = ("n_steps", "sampling", "stream", "reward_scale", "reward_shift")
+        check_kind(algorithm, self.preferences, {name: getattr(self, name) for name in asked})
         kind = "continuous" if self.log.num_actions is None else "discrete"
         if kind not in algorithm.actions:
             raise ConfigurationError(
@@ -280,9 +282,6 @@ class Job:
             )
         if self.log.schema.time_unit is not None:
             self._check_time(algorithm)
-        if self.preferences is not None:
-            asked = ("n_steps", "sampling", "stream", "reward_scale", "reward_shift")
-            check_preferences(algorithm, {name: getattr(self, name) for name in asked})
         names = ("n_steps", "sampling", "stop", "environment")
         check_closed_form(algorithm, len(self.seeds), {name: getattr(self, name) for name in names})
 
