@@ -106,7 +106,9 @@ def trained(trainers: Any, arrays: Arrays, run: str, settings: dict[str, float])
         linear = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
         ends = np.cumsum([a * b + b for a, b in zip(sizes, sizes[1:], strict=False)])
         parts = np.split(arrays[f"start/{name}"], ends[:-1])
-        put_torch(linear, [(p[: a * b].reshape(a, b), p[a * b :]) for p, a, b in zip(parts, sizes, sizes[1:], strict=False)])
+        put_torch(
+            linear, [(p[: a * b].reshape(a, b), p[a * b :]) for p, a, b in zip(parts, sizes, sizes[1:], strict=False)]
+        )
         return torch.nn.Sequential(linear[0], torch.nn.ReLU(), linear[1], torch.nn.ReLU(), linear[2]), linear
 
     (policy, linear), (reference, _) = network("actor"), network("reference")

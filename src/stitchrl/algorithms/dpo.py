@@ -117,7 +117,9 @@ class DPO(Algorithm):
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
         self._check_reference(log)
-        return Prepared(log, given={"start": fitted_behavior(log, scaling, self.network, self.behavior_updates, key=key)})
+        return Prepared(
+            log, given={"start": fitted_behavior(log, scaling, self.network, self.behavior_updates, key=key)}
+        )
 
     def prepare_again(self, log: Dataset, scaling: Scaling, given: PyTree, *, key: Key) -> Prepared:
         self._check_reference(log)

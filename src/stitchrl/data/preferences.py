@@ -102,10 +102,16 @@ class Preferences:
         if self.weight is None:
             return
         weight = np.array(self.weight, np.float64)
-        if weight.shape != self.preferred.shape or not np.isfinite(weight).all() or weight.min() < 0 or weight.sum() <= 0:
+        if (
+            weight.shape != self.preferred.shape
+            or not np.isfinite(weight).all()
+            or weight.min() < 0
+            or weight.sum() <= 0
+        ):
             raise ConfigurationError(
                 f"`weight` of Preferences must be one finite number of at least 0 for each of the {self.num_pairs} pairs, not all "
-                f"of them 0; got shape {weight.shape}" + (f", from {weight.min()} to {weight.max()}." if weight.size else ".")
+                f"of them 0; got shape {weight.shape}"
+                + (f", from {weight.min()} to {weight.max()}." if weight.size else ".")
             )
         object.__setattr__(self, "weight", weight)
 
@@ -234,7 +240,9 @@ class Preferences:
                 f"A reference must give each of the {log.num_transitions} decisions one finite log-probability; got shape "
                 f"{found.shape}, of which {int((~np.isfinite(found)).sum())} are not finite."
             )
-        return dataclasses.replace(self, segments=dataclasses.replace(log, behavior_log_prob=found, behavior_probs=None))
+        return dataclasses.replace(
+            self, segments=dataclasses.replace(log, behavior_log_prob=found, behavior_probs=None)
+        )
 
     def __repr__(self) -> str:
         return f"Preferences({self.num_pairs:,} pairs of segments of at most {self.longest}; {self.segments!r})"

@@ -30,7 +30,9 @@ def learned_from(algorithm: Algorithm, given: object, function: str) -> dict[str
     if isinstance(given, Preferences):
         return {"log": given.segments, "preferences": given}
     if algorithm.learns_from == "preferences":
-        raise ConfigurationError(f"{algorithm.name} {FROM_PREFERENCES} Got an object of the class {type(given).__name__}.")
+        raise ConfigurationError(
+            f"{algorithm.name} {FROM_PREFERENCES} Got an object of the class {type(given).__name__}."
+        )
     check_is_log(given, function)
     return {"log": given}
 
