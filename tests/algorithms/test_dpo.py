@@ -22,6 +22,8 @@ from stitchrl.diagnosis.preference_probe import measure_pairs
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
 from stitchrl.nn.distributions import Normal
 from stitchrl.nn.policy import CategoricalPolicy
+from stitchrl.mdp.preferences import every_preference
+from stitchrl.mdp.stitching import stitching_columns, stitching_world
 from stitchrl.testing import check_algorithm
 from stitchrl.training.fit import fit_members
 
@@ -171,6 +173,23 @@ def test_the_mean_moves_beyond_the_preferred_action_and_an_interrupted_run_ends_
     assert_trees_equal(loaded.states, run.states)
     with pytest.raises(RunDirectoryError, match="log"):
         st.fit(algorithm, st.Preferences(pair.segments, pair.rejected, pair.preferred), **settings)
+
+
+@pytest.mark.slow
+def test_it_stitches_what_the_judge_knew_and_nothing_else() -> None:
+    world, columns = stitching_world(), stitching_columns(1)
+    log = st.read(columns, st.Schema({name: name for name in columns}, num_actions=2, gamma=1.0))
+    a, b, c = 0, 1, 2  # the routes, which pay 3, 10 and 7
+    routes = st.Preferences(log, np.array([c, b, b]), np.array([a, a, c]))
+    best = world.action_values(world.optimal_policy())
+    single = every_preference(world, np.full((9, 2), 0.5), best)
+    algorithm = st.DPO(kl_weight=0.3, hidden_sizes=(), learning_rate=0.05, behavior_updates=200)
+    arrives = {}
+    for name, pairs in (("returns of routes", routes), ("worth of single actions", single)):
+        run = st.fit(algorithm, pairs, updates=300, batch_size=64, standardize=False, progress=False)
+        probs = np.asarray(run.policy.probs(np.eye(9, dtype=np.float32)), np.float64)
+        arrives[name] = world.policy_value(np.eye(2)[probs.argmax(1)])
+    assert arrives == {"returns of routes": 7.0, "worth of single actions": 10.0}
 
 
 # --- in the loop ---------------------------------------------------------------------------------------------------------

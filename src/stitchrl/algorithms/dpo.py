@@ -13,14 +13,15 @@ E[u] - beta KL(pi || pi_ref). No reward is fitted on the way, and none is read.
 
 It is not AWR with other weights, although both aim at that optimum. AWR maximises a likelihood with weights of at least 0: no term
 of it lowers the probability of a logged action, and the mean of a normal policy stays among the logged actions. (3) is a logistic loss
-on a difference: its gradient raises R_w and lowers R_l by the same factor, beta sigma(-m), so that a rejected action becomes less
-likely than under the reference, and the mean of a normal policy moves beyond the preferred action, away from the rejected one. That
-difference is all that it sees: R_w and R_l may both fall.
+on a difference: its gradient pushes R_w up and R_l down with the same force, beta sigma(-m), so that a rejected action is pushed below
+its probability under the reference, and the mean of a normal policy may move beyond the preferred action, away from the rejected
+one. That difference is all that it sees: R_w and R_l may both fall.
 
-A sum over the decisions of a segment is the paper's, for tokens. Of actions in a world with chance it is optimal where u is a sum
-of advantages, not of rewards; contrastive preference learning (Hejna and others 2023, arXiv 2310.13639) proves that, sums with a
-discount, and has no reference. No equation here looks beyond the last decision of a segment: nothing is bootstrapped, so that nothing
-is stitched but what the judge has joined in their mind.
+A sum over the decisions of a segment is the paper's, for tokens, without a discount. Contrastive preference learning (Hejna and others
+2023, arXiv 2310.13639) derives such a loss for judges who go by the advantages of the best policy under maximum entropy; its sums have a
+discount, and its main form no reference. Where judges go by the rewards of a segment, and chance has a part in these, (3) credits the
+policy with luck. Nothing here looks beyond the last decision of a segment, for nothing is bootstrapped: what is stitched is what the
+judge knew of what would follow.
 
 The reference is the policy that behaviour cloning fits to the decisions of both sides ("behavior"), or what the pairs say in
 `behavior_log_prob` ("logged"; `preferences.with_reference(policy)` writes there what any policy says). Learning starts from the
