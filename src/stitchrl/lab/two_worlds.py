@@ -82,7 +82,7 @@ class Learned(NamedTuple):
     Attributes:
         reached: the exact value of its policy from the start, the policy acting as its algorithm means it to.
         claimed: that value by its own critic; NaN where it has none.
-        unlogged: the probability that its policy gives to actions never logged there, mean over the states on its way.
+        unlogged: the probability that its policy gives to actions never logged there, mean over the states of the log.
     """
 
     reached: float
