@@ -25,8 +25,8 @@ def test_the_ends_of_an_interval_in_words() -> None:
 
 def row(**changes: Any) -> dict[str, Any]:
     found = {
-        "title": "IQL seed 0", "updates": 500, "value": 1.0, "lower": 0.9, "upper": 1.1, "bound": 0.05, "place": 1, "healthy": True,
-        "fate": "goes on", "acts": "as trained", "power": None, "floor": None, "why": "",
+        "title": "IQL seed 0", "updates": 500, "value": 1.0, "lower": 0.9, "upper": 1.1, "bound": 0.05, "place": 1,
+        "healthy": True, "fate": "goes on", "acts": "as trained", "power": None, "floor": None, "why": "",
     }  # fmt: skip
     return found | changes
 
