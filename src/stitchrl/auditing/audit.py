@@ -10,9 +10,9 @@ import numpy as np
 from stitchrl.auditing.all_checks import CHECKS, PICTURES
 from stitchrl.auditing.draws import drawn_by
 from stitchrl.auditing.facts import Facts
-from stitchrl.auditing.own_checks import findings_of, name_of
 from stitchrl.auditing.finding import SEVERITIES, Audit, Finding
 from stitchrl.auditing.moments import Moments, blocks
+from stitchrl.auditing.own_checks import findings_of, name_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.given import check_is_log
 from stitchrl.errors import ConfigurationError

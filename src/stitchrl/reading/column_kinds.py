@@ -282,9 +282,9 @@ def _settle_pairs(found: Sorted, free: list[str], columns: Mapping[str, Column])
     if acted:
         one = len(acted) == 1
         found.roles["action"] = acted[0] if one else tuple(acted)
+        verb, these = ("Is", "It alone has") if one else ("Are", "They alone have")
         found.questions.append(
-            f"{'Is' if one else 'Are'} {listed(map(repr, acted))} what was decided? {'It alone has' if one else 'They alone have'} "
-            "no column of what came next."
+            f"{verb} {listed(map(repr, acted))} what was decided? {these} no column of what came next."
         )
     return [name for name in rest if name not in acted]
 

@@ -58,7 +58,9 @@ def propose(log: LogSource, name: str) -> str:
     remarks += found.questions
     missing = [role for role in _required(roles) if role not in roles and not (role == "reward" and found.reward)]
     if "terminated" not in roles and "truncated" in roles:
-        remarks.append("No column looks like `terminated`, so that every end is taken for a cut: name one if tasks also end.")
+        remarks.append(
+            "No column looks like `terminated`, so that every end is taken for a cut: name one if tasks also end."
+        )
     remarks += [f"No column looks like `{role}`: name one, or see the ways out below." for role in missing]
     remarks += [
         f"{text}." for role in ("terminated", "truncated") if (text := DOUBTS.get(str(roles.get(role)).lower()))
