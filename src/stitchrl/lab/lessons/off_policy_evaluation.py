@@ -39,7 +39,7 @@ CHANCES = (0.6, 0.75, 0.9)
 HORIZONS = (5, 10, 20)
 EPISODES, LOGS, SHOWN = 200, 150, 8
 """Patients in a log, logs that were drawn, and how many of these the reader can look at one by one."""
-NAMES = ("IS", "PDIS", "WIS", "PDWIS", "DR", "WDR", "model alone")
+NAMES = ("IS", "PDIS", "WIS", "PDWIS", "DR", "WDR", "model")
 RESAMPLES = 200
 SIZES = (50, 100, 200)
 
@@ -99,22 +99,21 @@ def _weights() -> Figure:
                 "effective": 1000 / moment,
             }
         )
-    lines = (
+    base = (
         alt.Chart(rows(shown))
         .transform_filter(follows("horizon", "chance"))
-        .mark_line(point=alt.OverlayMarkDef(size=55, filled=True))
         .encode(
             alt.X("share:Q", title="Share of days on which the patient was treated", axis=alt.Axis(format="%")),
             alt.Y("mass:Q", title="Share of episodes, or of weight", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
             alt.Color("of:N", title=None),
-            alt.StrokeDash("of:N", title=None),
-            alt.Shape("of:N", title=None),
         )
     )  # fmt: skip
+    lines = base.mark_line().encode(alt.StrokeDash("of:N", legend=None))
+    points = base.mark_point(size=60).encode(alt.Shape("of:N", title=None))
     return Figure(
         name="weights",
         title="As episodes grow longer, the log's episodes and its weight part company.",
-        chart=lines.properties(height=280).add_params(*parameters([slider, choice])),
+        chart=alt.layer(lines, points).properties(height=280).add_params(*parameters([slider, choice])),
         description="Episodes in which every day was treated or not by the toss of a fair coin, and the weight that they carry in the estimate "
         "of a policy that treats more often. All numbers are exact. Where the curves no longer overlap, the episodes that the estimate "
         "rests on are hardly in any log.",
@@ -211,7 +210,7 @@ def _all_estimates(chance: float, steps: int) -> dict[str, NumpyArray]:
             "PDWIS": weighted_per_decision(episodes, weight).value(),
             "DR": doubly_robust(episodes, weight, fitted).value(),
             "WDR": weighted_doubly_robust(episodes, weight, fitted).value(),
-            "model alone": float(v[0][state[:, 0]].mean()),
+            "model": float(v[0][state[:, 0]].mean()),
             "RIS": weighted(episodes, own).value(),
             "ess": effective_sample_size(final_weights(episodes, weight)),
         }
@@ -285,13 +284,13 @@ def _corrections(claimed: float) -> dict[str, NumpyArray]:
     steps, policy = 10, treats(0.75)
     drawn = _logs(LOGS, EPISODES, max(HORIZONS), 0)
     q, v = q_by_step(ward().transition, policy, steps)
-    found: dict[str, list[float]] = {"PDIS": [], "DR": [], "model alone": []}
+    found: dict[str, list[float]] = {"PDIS": [], "DR": [], "model": []}
     for state, action, reward in zip(drawn.state, drawn.action, drawn.reward, strict=True):
         s, a, episodes = state[:, :steps], action[:, :steps], _episodes(reward[:, :steps])
         weight = _weighted(episodes, s, a, policy, treats(claimed))
         found["PDIS"].append(per_decision(episodes, weight).value())
         found["DR"].append(doubly_robust(episodes, weight, _fitted(q, v, s, a)).value())
-        found["model alone"].append(float(v[0][s[:, 0]].mean()))
+        found["model"].append(float(v[0][s[:, 0]].mean()))
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -306,7 +305,7 @@ def _doubly_robust() -> Figure:
         # Doubly robust estimation is linear in Q: 0 gives PDIS.
         estimates = {
             "PDIS": found["PDIS"],
-            "model alone": c * found["model alone"],
+            "model": c * found["model"],
             "DR": found["PDIS"] + c * (found["DR"] - found["PDIS"]),
         }
         for name, values in estimates.items():
@@ -318,9 +317,9 @@ def _doubly_robust() -> Figure:
         }
         frames.append({"model": c, "claimed": says, **made, "mean_d": float(estimates["DR"].mean())})
     base = alt.Chart(rows(shown)).transform_filter(follows("model", "claimed"))
-    y = alt.Y("name:N", title=None, sort=["model alone", "PDIS", "DR"])
+    y = alt.Y("name:N", title=None, sort=["model", "PDIS", "DR"])
     x = {"title": "Days in good health, of 10", "scale": alt.Scale(domain=[0, 16])}
-    color = alt.Color("name:N", legend=None, sort=["model alone", "PDIS", "DR"])
+    color = alt.Color("name:N", legend=None, sort=["model", "PDIS", "DR"])
     rule = alt.Chart(rows([{"truth": truth}])).mark_rule(color=INK, strokeDash=[5, 3]).encode(alt.X("truth:Q", **x))
     chart = alt.layer(
         base.mark_bar(height=16, opacity=0.45, clip=True).encode(alt.X("low:Q", **x), alt.X2("high:Q"), y, color),
@@ -389,24 +388,24 @@ def _intervals() -> Figure:
                 "log": k + 1,
                 "low": round(float(low), 3),
                 "high": round(float(high), 3),
-                "holds": "holds the truth" if ok else "misses it",
+                "holds": "holds the truth" if ok else "misses the truth",
             }
             for k, ((low, high), ok) in enumerate(zip(ends[:50], holds[:50], strict=True))
         ]
         width = float((ends[:, 1] - ends[:, 0]).mean())
         frames.append({"way": name, "size": episodes, "covers": float(holds.mean()), "width": width})
     y = {"title": "Days in good health, of 10", "scale": alt.Scale(domain=[4.5, 9])}
-    kinds = alt.Scale(domain=["holds the truth", "misses it"], range=[COLORS[0], COLORS[1]])
+    kinds = alt.Scale(domain=["holds the truth", "misses the truth"], range=[COLORS[0], COLORS[1]])
     bars = (
         alt.Chart(rows(shown))
         .transform_filter(follows("way", "size"))
-        .mark_rule(strokeWidth=4)
+        .mark_rule()
         .encode(
             alt.X("log:Q", title="Log", scale=alt.Scale(domain=[0, 51], nice=False)),
             alt.Y("low:Q", **y),
             alt.Y2("high:Q"),
             alt.Color("holds:N", title=None, scale=kinds),
-            alt.StrokeDash("holds:N", title=None, scale=alt.Scale(domain=kinds.domain, range=[[1, 0], [3, 2]])),
+            alt.StrokeWidth("holds:N", title=None, scale=alt.Scale(domain=kinds.domain, range=[6, 2.5])),
         )
     )
     rule = (
