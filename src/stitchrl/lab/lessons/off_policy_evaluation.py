@@ -109,7 +109,7 @@ def _weights() -> Figure:
         )
     )  # fmt: skip
     lines = base.mark_line().encode(alt.StrokeDash("of:N", legend=None))
-    points = base.mark_point(size=60).encode(alt.Shape("of:N", title=None))
+    points = base.mark_point(size=60).encode(alt.Shape("of:N", legend=None))
     return Figure(
         name="weights",
         title="As episodes grow longer, the log's episodes and its weight part company.",
@@ -405,12 +405,12 @@ def _intervals() -> Figure:
             alt.Y("low:Q", **y),
             alt.Y2("high:Q"),
             alt.Color("holds:N", title=None, scale=kinds),
-            alt.StrokeWidth("holds:N", title=None, scale=alt.Scale(domain=kinds.domain, range=[6, 2.5])),
+            alt.StrokeWidth(
+                "holds:O", title=None, sort=kinds.domain, scale=alt.Scale(domain=kinds.domain, range=[6, 2.5])
+            ),
         )
     )
-    rule = (
-        alt.Chart(rows([{"truth": truth}])).mark_rule(color=MUTED, strokeDash=[5, 3]).encode(alt.Y("truth:Q", **y))
-    )
+    rule = alt.Chart(rows([{"truth": truth}])).mark_rule(color=MUTED, strokeDash=[5, 3]).encode(alt.Y("truth:Q", **y))
     return Figure(
         name="intervals",
         title="Fifty logs of the same ward, each with an interval that is called 95%.",
