@@ -79,8 +79,8 @@ class Judged(NamedTuple):
     def word(self) -> str:
         """What it comes to."""
         if not self.healthy:
-            return "not to be believed"
-        return "a gain is shown" if self.lower > 0 else "no gain is shown"
+            return "not to be judged"
+        return "shown" if self.lower > 0 else "not shown"
 
 
 @cache
@@ -262,14 +262,14 @@ NUMBERS = (
     Number("claimed", "Claimed by the learner", 1, percent=True),
     Number("estimated", "Estimated on stays it never saw", 1, percent=True),
     Number("true", "True", 1, percent=True),
-    Number("word", "Of a gain over the clinicians"),
+    Number("word", "A gain over the clinicians is"),
 )
 
 
 def _conservative() -> Figure:
     """From greedy to careful."""
     slider = Slider(
-        "least", "A pair of a state and an action must have been seen", COUNTS, 1, [f"{k} times" for k in COUNTS]
+        "least", "A pair of a state and an action must have been seen", COUNTS, 1, ["once", *(f"{k} times" for k in COUNTS[1:])]
     )
     shown, frames = [], []
     for count in COUNTS:
@@ -365,7 +365,7 @@ def _settings() -> Figure:
 @cache
 def _candidates() -> dict[str, tuple[Learned, Judged]]:
     """Name -> what was learned and how validation judges it."""
-    found = {f"SPIBB, {k}": (safe(k), _on_validation("safe", k, 25)) for k in COUNTS}
+    found = {f"SPIBB at {k}": (safe(k), _on_validation("safe", k, 25)) for k in COUNTS}
     for e, t in itertools.product(EXPECTILES, TEMPERATURES):
         found[f"IQL {e:g}, {t:g}"] = (implicit(e, t), _on_validation("implicit", e, t))
     return found
@@ -377,7 +377,7 @@ def _validation() -> Figure:
     own, shown = _clinicians(), []
     for name, (learned, seen) in _candidates().items():
         exact = learned.exact
-        kind = name.split()[0].rstrip(",")
+        kind = name.split()[0]
         shown.append({"by": "claims", "name": name, "kind": kind, "true": exact, "said": learned.claim, "healthy": "healthy"})
         healthy = "healthy" if seen.healthy else "fails a check"
         shown.append({"by": "estimates", "name": name, "kind": kind, "true": exact, "said": own + seen.value, "healthy": healthy})
@@ -418,7 +418,7 @@ def _values() -> dict[str, Any]:
         ((name, pair) for name, pair in candidates.items() if pair[1].healthy), key=lambda one: one[1][1].lower
     )
     last = judged(learned, 2)
-    greedy, greedy_seen = candidates["SPIBB, 1"]
+    greedy, greedy_seen = candidates["SPIBB at 1"]
     return {
         "clinicians": own,
         "greedy_claim": greedy.claim,
