@@ -117,7 +117,8 @@ def _fits() -> Figure:
         name="fits",
         title="The stronger the hidden cause, the better the treatment looks, and the worse the log tells the truth.",
         chart=base.mark_point(size=170).encode(x, y, color, shape).properties(height=180).add_params(*parameters([slider])),
-        description="Physicians give the treatment more often to patients who look well, which no column records. Circles: mean outcome of "
+        description="Physicians give the treatment more often to patients who look well, which no column "
+        "records. Circles: mean outcome of "
         "those who were treated, or not, in the log. Diamonds: the mean if all patients were treated, or none.",
         controls=[slider],
         numbers=[
@@ -161,12 +162,15 @@ def _worst() -> Figure:
     color = alt.Color("of:N", title=None, scale=alt.Scale(domain=domain, range=[MUTED, COLORS[1]]))
     bars = base.transform_filter("datum.of == 'logged'").mark_bar(size=26, opacity=0.45).encode(x, y, color)
     line = base.transform_filter("datum.of != 'logged'").encode(x, y, color)
+    chart = alt.layer(bars, line.mark_line(), line.mark_point(shape="square", size=60))
     return Figure(
         name="worst",
         title="The worst hidden cause of strength Lambda: below a quantile all outcomes weigh the most, above it the least.",
-        chart=alt.layer(bars, line.mark_line(), line.mark_point(shape="square", size=60)).properties(height=260).add_params(*parameters([slider])),
-        description=f"Bars: logged outcomes of the treated. Line: the same outcomes, reweighted as unfavourably as Lambda permits. In the log "
-        f"patients have {world.behavior:.2f} days on average; treating all is shown to gain while the least mean stays above that. "
+        chart=chart.properties(height=260).add_params(*parameters([slider])),
+        description="Bars: logged outcomes of the treated. Line: the same outcomes, reweighted as unfavourably "
+        "as Lambda permits. In the log "
+        f"patients have {world.behavior:.2f} days on average; treating all is shown to gain while the least mean "
+        "stays above that. "
         f"The truth, which no log shows, is {world.true[1] @ DAYS:.2f}.",
         controls=[slider],
         numbers=[
@@ -181,8 +185,8 @@ def _worst() -> Figure:
 
 
 def ward(days: int) -> FiniteMDP:
-    """A ward of four states of health over so many days, each day with its own copy of the states. A day that ends in one of the two
-    better states pays 1. Actions: 0 waits, 1 treats."""
+    """A ward of four states of health over so many days, each day with its own copy of the states. A day that ends in
+    one of the two better states pays 1. Actions: 0 waits, 1 treats."""
     count = 4 * (days + 1)
     transition, reward = np.zeros((count, 2, count)), np.zeros((count, 2, count))
     for at, (action, chances) in itertools.product(range(4 * days), MOVES.items()):
@@ -218,7 +222,8 @@ def _falls_by_day(days: int, odds_ratio: float) -> NumpyArray:
 
 @cache
 def gains(days: int, odds_ratio: float) -> dict[str, float]:
-    """The least gain of treating with chance 0.75 over the log's fair coin, per day: a cause in every decision, or in the worst one."""
+    """The least gain of treating with chance 0.75 over the log's fair coin, per day: a cause in every decision, or in
+    the worst one."""
     world, policy, behavior = ward(days), treats(days, 0.75), treats(days, 0.5)
     logged = world.policy_value(behavior)
     every = robust_policy_value(world, policy, behavior, odds_ratio) - logged
@@ -268,7 +273,8 @@ def _turning() -> Figure:
         name="turning",
         title="Where a line crosses zero the verdict turns. Lengthen the episodes: only one of the two lines gains by it.",
         chart=chart.properties(height=270).add_params(*parameters([slider, length])),
-        description="The least gain, over the log's fair coin, of treating with chance 0.75 in the ward of four states. Exact, of a log "
+        description="The least gain, over the log's fair coin, of treating with chance 0.75 in the ward of four "
+        "states. Exact, of a log "
         "without end: there is no sampling error in it.",
         controls=[slider, length],
         numbers=[

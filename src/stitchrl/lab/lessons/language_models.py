@@ -16,8 +16,10 @@ from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
 from stitchrl.mdp.finite import FiniteMDP
 from stitchrl.mdp.preferences import draw_preferences, every_preference
 from stitchrl.mdp.stitching import ROUTES, stitching_columns, stitching_world
+from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.reading.read import read
 from stitchrl.training.fit import fit, fit_grid
+from stitchrl.training.run import Run
 from stitchrl.types import NumpyArray
 
 __all__ = ["ANSWERS", "JUDGED", "REFERENCE", "lesson", "optimum", "question", "two_answers", "what_is_joined"]
@@ -48,15 +50,16 @@ def lesson() -> Lesson:
 
 
 def optimum(kl_weight: float) -> NumpyArray:
-    """(5,) the policy that maximises the judged worth minus kl_weight times KL(policy || reference): reference exp(worth / kl_weight) / Z."""
+    """(5,) the policy that maximises the judged worth minus kl_weight times KL(policy || reference): reference
+    exp(worth / kl_weight) / Z."""
     weight = REFERENCE * np.exp((JUDGED - JUDGED.max()) / kl_weight)
     found: NumpyArray = weight / weight.sum()
     return found
 
 
 def question() -> tuple[FiniteMDP, NumpyArray, NumpyArray]:
-    """A world of one question: state 0 asks, an answer is given, and the conversation ends. With the reference (2, 5), and the judged
-    worth (2, 5) of each answer."""
+    """A world of one question: state 0 asks, an answer is given, and the conversation ends. With the reference (2, 5),
+    and the judged worth (2, 5) of each answer."""
     transition = np.zeros((2, len(ANSWERS), 2))
     transition[:, :, 1] = 1.0
     world = FiniteMDP(transition, np.zeros(transition.shape), np.array([1.0, 0.0]), np.array([False, True]))
@@ -67,6 +70,12 @@ def _judged(pairs: int) -> Preferences:
     """So many pairs of answers, drawn from the reference and judged."""
     world, reference, worth = question()
     return draw_preferences(world, reference, pairs, seed=1, values=worth)
+
+
+def _probs(run: Run, obs: NumpyArray) -> NumpyArray:
+    """(B, A) what the learned policy does."""
+    assert isinstance(run.policy, DiscretePolicy)
+    return np.asarray(run.policy.probs(obs), np.float64)
 
 
 @cache
@@ -83,7 +92,7 @@ def _policies(pairs: int) -> dict[float, NumpyArray]:
         progress=False,
     )
     asked = np.eye(2, dtype=np.float32)[:1]
-    return {point["kl_weight"]: np.asarray(run.policy.probs(asked), np.float64)[0] for point, run in found}
+    return {point["kl_weight"]: _probs(run, asked)[0] for point, run in found}
 
 
 def _learned() -> Figure:
@@ -113,16 +122,18 @@ def _learned() -> Figure:
     x = alt.X("chance:Q", title="Probability of the answer", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     y = alt.Y("answer:N", title=None, sort=list(ANSWERS))
     color = alt.Color("of:N", title=None, scale=alt.Scale(domain=domain, range=colors))
-    shape = alt.Shape("of:N", title=None, scale=alt.Scale(domain=domain, range=["stroke", "square", "diamond"]))
+    of = {name: base.transform_filter(f"datum.of == '{name}'").encode(x, y, color) for name in domain}
     chart = alt.layer(
-        base.transform_filter("datum.of == 'exact optimum'").mark_bar(height=18, opacity=0.35).encode(x, y, alt.Color("of:N", legend=None, scale=alt.Scale(domain=domain, range=colors))),
-        base.mark_point(size=130).encode(x, y, color, shape),
+        of["exact optimum"].mark_bar(height=20, opacity=0.4),
+        of["reference"].mark_tick(thickness=3, height=26),
+        of["DPO"].mark_point(size=150, shape="diamond", opacity=1),
     )
     return Figure(
         name="learned",
         title="Five answers to one question. DPO saw only which of two was preferred, and comes to the optimum all the same.",
         chart=chart.properties(height=230).add_params(*parameters([weight, pairs])),
-        description="Judges overrate flattery, which is worth nothing to the person who asked. The two numbers of worth are those of the policy "
+        description="Bars: the exact optimum; upright strokes: the reference; diamonds: DPO. Judges overrate "
+        "flattery, which is worth nothing to the person who asked. The two numbers of worth are those of the policy "
         "that DPO learned: one by the judges, one for the person.",
         controls=[weight, pairs],
         numbers=[
@@ -136,12 +147,12 @@ def _learned() -> Figure:
 
 
 def two_answers(method: str, shares: bool, updates: int, *, kl_weight: float = 1.0, step: float = 0.5) -> NumpyArray:
-    """(updates + 1, 3) probabilities of a preferred, a rejected and a third answer, in gradient descent on one pair that always comes
-    out the same way.
+    """(updates + 1, 3) probabilities of a preferred, a rejected and a third answer, in gradient descent on one pair
+    that always comes out the same way.
 
     Args:
-        method: "DPO", with the loss of Rafailov and others 2023; or "AWR", which imitates both answers, weighted by exp(1/2 / kl_weight)
-            and exp(-1/2 / kl_weight) (Peng and others 2019).
+        method: "DPO", with the loss of Rafailov and others 2023; or "AWR", which imitates both answers, weighted by
+            exp(1/2 / kl_weight) and exp(-1/2 / kl_weight) (Peng and others 2019).
         shares: whether the two answers share a feature, as similar texts do; else each answer has a parameter of its own.
         updates: steps of gradient descent.
         kl_weight: beta.
@@ -179,18 +190,31 @@ def _pushed_down() -> Figure:
                 for name, chance in zip(names, path[at], strict=True)
             ]
         for at in UPDATES:
-            made = {f"{name}_{method}": float(path[at][k]) for method, path in paths.items() for k, name in ((0, "preferred"), (1, "rejected"))}
+            made = {
+                f"{name}_{method}": float(path[at][k])
+                for method, path in paths.items()
+                for k, name in ((0, "preferred"), (1, "rejected"))
+            }
             frames.append({"share": says, "update": at, **made})
-    x = alt.X("at:Q", title="Updates", scale=alt.Scale(type="symlog", domain=[0, UPDATES[-1]]), axis=alt.Axis(values=[0, 1, 5, 20, 100, 400]))
+    x = alt.X(
+        "at:Q",
+        title="Updates",
+        scale=alt.Scale(type="symlog", domain=[0, UPDATES[-1]]),
+        axis=alt.Axis(values=[0, 1, 5, 20, 100, 400]),
+    )
     color = alt.Color("answer:N", title=None, sort=list(names))
     charts = []
     for method in ("DPO", "AWR"):
         base = alt.Chart(rows([row for row in shown if row["method"] == method])).transform_filter(follows("share"))
-        y = alt.Y("chance:Q", title=f"Probability under {method}", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+        y = alt.Y(
+            "chance:Q", title=f"Probability under {method}", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")
+        )
         now = base.transform_filter("datum.at == update")
         charts.append(
             alt.layer(
-                alt.Chart(rows([{"start": float(START[1])}])).mark_rule(color=INK, strokeDash=[5, 3]).encode(y="start:Q"),
+                alt.Chart(rows([{"start": float(START[1])}]))
+                .mark_rule(color=INK, strokeDash=[5, 3])
+                .encode(y="start:Q"),
                 base.mark_line().encode(x, y, color, alt.StrokeDash("answer:N", legend=None, sort=list(names))),
                 now.mark_rule(color=MUTED).encode(x),
                 now.mark_point(size=90).encode(x, y, color, alt.Shape("answer:N", legend=None, sort=list(names))),
@@ -200,7 +224,8 @@ def _pushed_down() -> Figure:
         name="pushed_down",
         title="One pair, judged the same way each time. Follow the rejected answer.",
         chart=alt.hconcat(*charts).add_params(*parameters([slider, share])),
-        description="Left DPO, right AWR, on the same pair, by gradient descent from the same reference. Dashed: the probability of the preferred "
+        description="Left DPO, right AWR, on the same pair, by gradient descent from the same reference. Dashed: "
+        "the probability of the preferred "
         "and of the rejected answer before. The third answer is in no pair.",
         controls=[slider, share],
         numbers=[
@@ -218,8 +243,8 @@ def what_is_joined(labels: str) -> NumpyArray:
     """(9, 2) the policy that DPO learns in the stitching world.
 
     Args:
-        labels: "routes": the three logged routes are compared as wholes, by what they paid. "moves": single moves are compared, by what
-            the best continuation would pay.
+        labels: "routes": the three logged routes are compared as wholes, by what they paid. "moves": single moves are
+            compared, by what the best continuation would pay.
     """
     world = stitching_world()
     if labels == "routes":
@@ -233,7 +258,7 @@ def what_is_joined(labels: str) -> NumpyArray:
         preferences = every_preference(world, np.full((9, 2), 0.5), best)
     algorithm = DPO(kl_weight=0.3, hidden_sizes=(), learning_rate=0.05, reference="logged", behavior_updates=0)
     run = fit(algorithm, preferences, updates=300, batch_size=64, standardize=False, progress=False)
-    return np.asarray(run.policy.probs(np.eye(9, dtype=np.float32)), np.float64)
+    return _probs(run, np.eye(9, dtype=np.float32))
 
 
 def _joined() -> Figure:
@@ -244,29 +269,38 @@ def _joined() -> Figure:
     world, shown, frames = stitching_world(), [], []
     for labels in names:
         probs = what_is_joined(labels)
-        shown += [
-            {"labels": labels, "move": move, "chance": round(float(probs[at]), 4)} for move, at in moves.items()
-        ]
+        shown += [{"labels": labels, "move": move, "chance": round(float(probs[at]), 4)} for move, at in moves.items()]
         likeliest = np.eye(2)[probs.argmax(1)]
         frames.append(
             {
                 "labels": labels,
                 "value": world.policy_value(probs),
                 "greedy": world.policy_value(likeliest),
-                "way": "s1, s2, s8" if probs[0].argmax() == 1 else "s1, s3, s6, s9" if probs[2].argmax() == 1 else "s1, s3, s5, s7",
+                "way": "s1, s2, s8"
+                if probs[0].argmax() == 1
+                else "s1, s3, s6, s9"
+                if probs[2].argmax() == 1
+                else "s1, s3, s5, s7",
             }
         )
     base = alt.Chart(rows(shown)).transform_filter(follows("labels"))
-    x = alt.X("chance:Q", title="Probability of the move, by DPO", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    x = alt.X(
+        "chance:Q", title="Probability of the move, by DPO", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")
+    )
     bars = base.mark_bar(height=24).encode(x, alt.Y("move:N", title=None, sort=list(moves)))
     return Figure(
         name="joined",
         title="The stitching world, learned from preferences. What is joined depends on what the judges knew.",
         chart=bars.properties(height=170).add_params(*parameters([choice])),
-        description="The log holds three routes: A, s1 s3 s5 s7, pays 3; B, s4 s3 s6 s9, pays 10; C, s1 s2 s8, pays 7. The best way from s1 is "
+        description="The log holds three routes: A, s1 s3 s5 s7, pays 3; B, s4 s3 s6 s9, pays 10; C, s1 s2 s8, "
+        "pays 7. The best way from s1 is "
         "s1 s3 s6 s9, which no route took.",
         controls=[choice],
-        numbers=[Number("way", "The likeliest way from s1"), Number("greedy", "It pays", 0), Number("value", "Drawing the moves pays")],
+        numbers=[
+            Number("way", "The likeliest way from s1"),
+            Number("greedy", "It pays", 0),
+            Number("value", "Drawing the moves pays"),
+        ],
         frames=frames,
     )  # fmt: skip
 

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from functools import cache
 from typing import Any
 
 import altair as alt
 import numpy as np
 from scipy import stats
 
-from stitchrl.evaluation.contributions import Episodes
-from stitchrl.evaluation.doubly_robust_form import doubly_robust, weighted_doubly_robust
-from stitchrl.evaluation.estimator import weighted
-from stitchrl.evaluation.estimators.importance_sampling import (
-    importance_sampling,
-    per_decision,
-    weighted_per_decision,
-)
 from stitchrl.evaluation.estimators.weights_then_value import weights_then_value
-from stitchrl.evaluation.intervals import Resampler
-from stitchrl.evaluation.refit import FittedValues
-from stitchrl.evaluation.units import Units, effective_sample_size
-from stitchrl.evaluation.weights import Weights, cumulative_weights, final_weights
 from stitchrl.lab.figures import COLORS, INK, MUTED, follows, parameters, rows
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
-from stitchrl.mdp.finite import FiniteMDP
-from stitchrl.types import NumpyArray
+from stitchrl.lab.ward_logs import (
+    EPISODES,
+    HORIZONS,
+    LOGGED,
+    LOGS,
+    all_estimates,
+    corrections,
+    coverage,
+    fitted_values,
+    logs,
+    padded,
+    q_by_step,
+    treats,
+    ward,
+    weights_of,
+)
 
-__all__ = ["coverage", "lesson", "q_by_step", "second_moment", "treats", "ward"]
+__all__ = ["lesson", "second_moment"]
 
-MOVES = {0: (0.25, 0.40, 0.35), 1: (0.55, 0.30, 0.15)}
-"""Action (0 waits, 1 treats) -> chance that the patient is better, the same, worse on the next day."""
-LOGGED = 0.5
-"""Chance of a treatment in the log, whatever the state of the patient."""
 CHANCES = (0.6, 0.75, 0.9)
-HORIZONS = (5, 10, 20)
-EPISODES, LOGS, SHOWN = 200, 150, 8
-"""Patients in a log, logs that were drawn, and how many of these the reader can look at one by one."""
+SHOWN = 8
+"""How many of the logs the reader can look at one by one."""
 NAMES = ("IS", "PDIS", "WIS", "PDWIS", "DR", "WDR", "model")
-RESAMPLES = 200
 SIZES = (50, 100, 200)
 
 
@@ -52,22 +46,6 @@ def lesson() -> Lesson:
         figures=[_weights(), _estimators(), _doubly_robust(), _intervals()],
         values=_values(),
     )
-
-
-def ward() -> FiniteMDP:
-    """Four states of health, two actions (0 waits, 1 treats), and a reward of 1 on each day that ends in one of the two better
-    states. Nobody leaves; what is counted is a number of days, by `horizon`."""
-    transition, reward = np.zeros((4, 2, 4)), np.zeros((4, 2, 4))
-    for state, (action, chances) in itertools.product(range(4), MOVES.items()):
-        for change, chance in zip((1, 0, -1), chances, strict=True):
-            transition[state, action, min(max(state + change, 0), 3)] += chance
-    reward[:, :, 2:] = 1.0
-    return FiniteMDP(transition, reward, np.array([0.0, 0.8, 0.2, 0.0]), np.zeros(4, bool))
-
-
-def treats(chance: float) -> NumpyArray:
-    """(4, 2) the policy that treats with this chance in every state."""
-    return np.tile([1 - chance, chance], (4, 1))
 
 
 def second_moment(chance: float, steps: int, logged: float = LOGGED) -> float:
@@ -114,8 +92,10 @@ def _weights() -> Figure:
         name="weights",
         title="As episodes grow longer, the log's episodes and its weight part company.",
         chart=alt.layer(lines, points).properties(height=280).add_params(*parameters([slider, choice])),
-        description="Episodes in which every day was treated or not by the toss of a fair coin, and the weight that they carry in the estimate "
-        "of a policy that treats more often. All numbers are exact. Where the curves no longer overlap, the episodes that the estimate "
+        description="Episodes in which every day was treated or not by the toss of a fair coin, and the weight "
+        "that they carry in the estimate "
+        "of a policy that treats more often. All numbers are exact. Where the curves no longer overlap, the "
+        "episodes that the estimate "
         "rests on are hardly in any log.",
         controls=[slider, choice],
         numbers=[
@@ -127,98 +107,6 @@ def _weights() -> Figure:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Drawn:
-    """Logs of the ward: (logs, n, T) arrays."""
-
-    state: NumpyArray
-    action: NumpyArray
-    following: NumpyArray
-    reward: NumpyArray
-
-
-@cache
-def _logs(logs: int, episodes: int, steps: int, seed: int) -> Drawn:
-    drawn = ward().draw(treats(LOGGED), logs * episodes, seed=seed, max_steps=steps)
-    shape = (logs, episodes, steps)
-    columns = (drawn.state, drawn.action, drawn.next_state, drawn.reward)
-    return Drawn(*(column.reshape(shape) for column in columns))
-
-
-def q_by_step(transition: NumpyArray, policy: NumpyArray, steps: int) -> tuple[NumpyArray, NumpyArray]:
-    """Q (T, ..., S, A) and V (T, ..., S) of a policy in the ward, at each step of so many, by going backwards from the last.
-
-    Args:
-        transition: (..., S, A, S) the world, or a model of it, or several.
-        policy: (S, A) probabilities.
-        steps: T, days that are counted.
-    """
-    reward = (transition * ward().reward).sum(-1)
-    after, q, v = np.zeros(transition.shape[:-2]), [], []
-    for _ in range(steps):
-        of_action = reward + np.einsum("...sat,...t->...sa", transition, after)
-        after = (policy * of_action).sum(-1)
-        q.append(of_action)
-        v.append(after)
-    return np.stack(q[::-1]), np.stack(v[::-1])
-
-
-def _counted(state: NumpyArray, action: NumpyArray, following: NumpyArray) -> NumpyArray:
-    """(4, 2, 4) the world as a log shows it: how often each next state followed."""
-    counts = np.zeros((4, 2, 4))
-    np.add.at(counts, (state.ravel(), action.ravel(), following.ravel()), 1.0)
-    return counts / np.maximum(counts.sum(-1, keepdims=True), 1.0)
-
-
-def _episodes(reward: NumpyArray) -> Episodes:
-    n, steps = reward.shape
-    index = np.arange(n * steps).reshape(n, steps)
-    return Episodes(reward, np.ones((n, steps), bool), np.ones(n, bool), index, np.ones(steps))
-
-
-def _weighted(
-    episodes: Episodes, state: NumpyArray, action: NumpyArray, policy: NumpyArray, behavior: NumpyArray
-) -> Weights:
-    return cumulative_weights(episodes, np.log(policy[state, action] / behavior[state, action]).ravel())
-
-
-def _fitted(q: NumpyArray, v: NumpyArray, state: NumpyArray, action: NumpyArray) -> FittedValues:
-    """Values of a model on the transitions of a log."""
-    time = np.arange(state.shape[1])[None]
-    return FittedValues(q[time, state, action].ravel(), v[time, state].ravel())
-
-
-@cache
-def _all_estimates(chance: float, steps: int) -> dict[str, NumpyArray]:
-    """Name -> (logs,) estimates; "RIS" and the effective sample size "ess" too. The model of a log is fitted to the next log."""
-    drawn, policy, behavior = _logs(LOGS, EPISODES, max(HORIZONS), 0), treats(chance), treats(LOGGED)
-    found: dict[str, list[float]] = {}
-    for k in range(LOGS):
-        state, action, reward = (column[k, :, :steps] for column in (drawn.state, drawn.action, drawn.reward))
-        other = (k + 1) % LOGS
-        model = _counted(*(c[other, :, :steps] for c in (drawn.state, drawn.action, drawn.following)))
-        q, v = q_by_step(model, policy, steps)
-        episodes, fitted = _episodes(reward), _fitted(q, v, state, action)
-        weight = _weighted(episodes, state, action, policy, behavior)
-        counts = np.zeros((4, 2))
-        np.add.at(counts, (state.ravel(), action.ravel()), 1.0)
-        own = _weighted(episodes, state, action, policy, counts / counts.sum(1, keepdims=True))
-        made = {
-            "IS": importance_sampling(episodes, weight).value(),
-            "PDIS": per_decision(episodes, weight).value(),
-            "WIS": weighted(episodes, weight).value(),
-            "PDWIS": weighted_per_decision(episodes, weight).value(),
-            "DR": doubly_robust(episodes, weight, fitted).value(),
-            "WDR": weighted_doubly_robust(episodes, weight, fitted).value(),
-            "model": float(v[0][state[:, 0]].mean()),
-            "RIS": weighted(episodes, own).value(),
-            "ess": effective_sample_size(final_weights(episodes, weight)),
-        }
-        for name, value in made.items():
-            found.setdefault(name, []).append(value)
-    return {name: np.array(values) for name, values in found.items()}
-
-
 def _estimators() -> Figure:
     """Seven estimators on the same logs, and their spread over many."""
     days = Choice("days", "Days in an episode", HORIZONS, 10)
@@ -227,7 +115,7 @@ def _estimators() -> Figure:
     spread, dots, truths, frames = [], [], [], []
     for steps, by in itertools.product(HORIZONS, CHANCES):
         at = {"days": steps, "chance": by}
-        found, truth = _all_estimates(by, steps), ward().policy_value(treats(by), horizon=steps) / steps
+        found, truth = all_estimates(by, steps), ward().policy_value(treats(by), horizon=steps) / steps
         truths.append({**at, "truth": truth})
         for name in NAMES:
             low, high = np.quantile(found[name] / steps, [0.05, 0.95])
@@ -245,7 +133,7 @@ def _estimators() -> Figure:
                 }
             )
     y = alt.Y("name:N", title=None, sort=list(NAMES))
-    x = {
+    x: dict[str, Any] = {
         "title": "Share of days in good health, estimated",
         "scale": alt.Scale(domain=[0, 1.5]),
         "axis": alt.Axis(format="%"),
@@ -266,7 +154,8 @@ def _estimators() -> Figure:
         name="estimators",
         title="Seven estimates of the same policy from the same log. The dashed line is the truth.",
         chart=chart.properties(height=270).add_params(*parameters([days, chance, log])),
-        description=f"Bars: the middle 90% of the estimates from {LOGS} logs of {EPISODES} patients each. Dots: what the chosen log gives. The "
+        description=f"Bars: the middle 90% of the estimates from {LOGS} logs of {EPISODES} patients each. Dots: "
+        "what the chosen log gives. The "
         "axis ends at 150%: dots and bars may lie beyond it, though no patient has more good days than days.",
         controls=[days, chance, log],
         numbers=[
@@ -278,22 +167,6 @@ def _estimators() -> Figure:
     )
 
 
-@cache
-def _corrections(claimed: float) -> dict[str, NumpyArray]:
-    """(logs,) PDIS and DR with the exact Q, where the log claims that it treated with this chance; and the exact V of first states."""
-    steps, policy = 10, treats(0.75)
-    drawn = _logs(LOGS, EPISODES, max(HORIZONS), 0)
-    q, v = q_by_step(ward().transition, policy, steps)
-    found: dict[str, list[float]] = {"PDIS": [], "DR": [], "model": []}
-    for state, action, reward in zip(drawn.state, drawn.action, drawn.reward, strict=True):
-        s, a, episodes = state[:, :steps], action[:, :steps], _episodes(reward[:, :steps])
-        weight = _weighted(episodes, s, a, policy, treats(claimed))
-        found["PDIS"].append(per_decision(episodes, weight).value())
-        found["DR"].append(doubly_robust(episodes, weight, _fitted(q, v, s, a)).value())
-        found["model"].append(float(v[0][s[:, 0]].mean()))
-    return {name: np.array(values) for name, values in found.items()}
-
-
 def _doubly_robust() -> Figure:
     """What becomes of three estimates where the model is wrong, where the propensities are, and where both are."""
     model = Slider("model", "The model's Q is the true one times", (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0), 0.5)
@@ -301,7 +174,7 @@ def _doubly_robust() -> Figure:
     truth = ward().policy_value(treats(0.75), horizon=10)
     shown, frames = [], []
     for c, says in itertools.product(model.values, claimed.values):
-        found = _corrections(LOGGED if says == "right" else 0.6)
+        found = corrections(LOGGED if says == "right" else 0.6)
         # Doubly robust estimation is linear in Q: 0 gives PDIS.
         estimates = {
             "PDIS": found["PDIS"],
@@ -318,7 +191,7 @@ def _doubly_robust() -> Figure:
         frames.append({"model": c, "claimed": says, **made, "mean_d": float(estimates["DR"].mean())})
     base = alt.Chart(rows(shown)).transform_filter(follows("model", "claimed"))
     y = alt.Y("name:N", title=None, sort=["model", "PDIS", "DR"])
-    x = {"title": "Days in good health, of 10", "scale": alt.Scale(domain=[0, 16])}
+    x: dict[str, Any] = {"title": "Days in good health, of 10", "scale": alt.Scale(domain=[0, 16])}
     color = alt.Color("name:N", legend=None, sort=["model", "PDIS", "DR"])
     rule = alt.Chart(rows([{"truth": truth}])).mark_rule(color=INK, strokeDash=[5, 3]).encode(alt.X("truth:Q", **x))
     chart = alt.layer(
@@ -330,7 +203,8 @@ def _doubly_robust() -> Figure:
         name="doubly_robust",
         title="Make the model wrong, then the propensities. The doubly robust estimate falls only with both.",
         chart=chart.properties(height=170).add_params(*parameters([model, claimed])),
-        description=f"Bars: the middle 90% of the estimates from {LOGS} logs of {EPISODES} patients; diamonds: their mean; dashed: the truth. The "
+        description=f"Bars: the middle 90% of the estimates from {LOGS} logs of {EPISODES} patients; diamonds: "
+        "their mean; dashed: the truth. The "
         "policy treats with chance 0.75. Wrong propensities: the log says that it treated with chance 0.6, and it was 0.5.",
         controls=[model, claimed],
         numbers=[
@@ -341,34 +215,6 @@ def _doubly_robust() -> Figure:
         ],
         frames=frames,
     )
-
-
-@cache
-def coverage(episodes: int, logs: int = LOGS) -> dict[str, NumpyArray]:
-    """Two 95% intervals of the model's value V(s_0) on each of many logs: way -> (logs, 2) lower and upper ends.
-
-    "spread" takes the fitted model as known, and looks at how V(s_0) differs from patient to patient. "refit" fits the model anew
-    in each bootstrap resample of the episodes.
-    """
-    steps, policy = 10, treats(0.75)
-    drawn = _logs(logs, episodes, steps, 1)
-    cell = (drawn.state * 2 + drawn.action) * 4 + drawn.following
-    reach = float(stats.norm.ppf(0.975))
-    found: dict[str, list[Any]] = {"spread": [], "refit": []}
-    for k in range(logs):
-        per_episode = np.zeros((episodes, 32))
-        np.add.at(per_episode, (np.repeat(np.arange(episodes), steps), cell[k].ravel()), 1.0)
-        first = np.eye(4)[drawn.state[k, :, 0]]
-        resamples = next(Resampler(Units(episodes), resamples=RESAMPLES, seed=k).counts())
-        counts = np.concatenate([np.ones((1, episodes)), resamples])
-        tables = (counts @ per_episode).reshape(-1, 4, 2, 4)
-        _, v = q_by_step(tables / np.maximum(tables.sum(-1, keepdims=True), 1.0), policy, steps)
-        values = (v[0] * (counts @ first) / episodes).sum(-1)
-        of_patients = first @ v[0][0]
-        error = reach * of_patients.std(ddof=1) / np.sqrt(episodes)
-        found["spread"].append([values[0] - error, values[0] + error])
-        found["refit"].append(np.quantile(values[1:], [0.025, 0.975]))
-    return {way: np.array(ends) for way, ends in found.items()}
 
 
 def _intervals() -> Figure:
@@ -394,7 +240,7 @@ def _intervals() -> Figure:
         ]
         width = float((ends[:, 1] - ends[:, 0]).mean())
         frames.append({"way": name, "size": episodes, "covers": float(holds.mean()), "width": width})
-    y = {"title": "Days in good health, of 10", "scale": alt.Scale(domain=[4.5, 9])}
+    y: dict[str, Any] = {"title": "Days in good health, of 10", "scale": alt.Scale(domain=[4.5, 9])}
     kinds = alt.Scale(domain=["holds the truth", "misses the truth"], range=[COLORS[0], COLORS[1]])
     bars = (
         alt.Chart(rows(shown))
@@ -415,7 +261,8 @@ def _intervals() -> Figure:
         name="intervals",
         title="Fifty logs of the same ward, each with an interval that is called 95%.",
         chart=alt.layer(bars, rule).properties(height=280).add_params(*parameters([way, size])),
-        description=f"Each bar is the interval of the model's value from one log; the dashed line is the truth. The share below the chart is of all "
+        description="Each bar is the interval of the model's value from one log; the dashed line is the truth. "
+        "The share below the chart is of all "
         f"{LOGS} logs. The model is the table of what followed what in the log, so nothing is wrong but the interval.",
         controls=[way, size],
         numbers=[
@@ -430,21 +277,21 @@ def _values() -> dict[str, Any]:
     """Numbers of the prose."""
     steps, chance = 10, 0.75
     truth = ward().policy_value(treats(chance), horizon=steps)
-    short = _all_estimates(chance, 5)
+    short = all_estimates(chance, 5)
     error = {name: float((short[name] - short[name].mean()).std()) for name in ("WIS", "RIS")}
-    drawn, policy = _logs(LOGS, EPISODES, max(HORIZONS), 0), treats(chance)
+    drawn, policy = logs(LOGS, EPISODES, max(HORIZONS), 0), treats(chance)
     q, v = q_by_step(ward().transition, policy, steps)
     hybrid: dict[float, list[float]] = {1.0: [], 0.5: []}
     for state, action, reward in zip(drawn.state, drawn.action, drawn.reward, strict=True):
-        s, a, episodes = state[:, :steps], action[:, :steps], _episodes(reward[:, :steps])
-        weight = _weighted(episodes, s, a, policy, treats(LOGGED))
+        s, a, episodes = state[:, :steps], action[:, :steps], padded(reward[:, :steps])
+        weight = weights_of(episodes, s, a, policy, treats(LOGGED))
         for c, values in hybrid.items():
-            values.append(weights_then_value(episodes, weight, _fitted(c * q, c * v, s, a), 3).value())
-    found = _corrections(LOGGED)
+            values.append(weights_then_value(episodes, weight, fitted_values(c * q, c * v, s, a), 3).value())
+    found = corrections(LOGGED)
     covers = {
         name: float(((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean()) for name, ends in coverage(100).items()
     }
-    far = _all_estimates(0.9, 20)
+    far = all_estimates(0.9, 20)
     return {
         "truth": truth,
         "logged": ward().policy_value(treats(LOGGED), horizon=steps),
@@ -456,7 +303,7 @@ def _values() -> dict[str, Any]:
         "far_truth": ward().policy_value(treats(0.9), horizon=20),
         "wis_error": error["WIS"],
         "ris_error": error["RIS"],
-        "ris_mean": float(_all_estimates(chance, steps)["RIS"].mean()),
+        "ris_mean": float(all_estimates(chance, steps)["RIS"].mean()),
         "hybrid_right": float(np.mean(hybrid[1.0])),
         "hybrid_wrong": float(np.mean(hybrid[0.5])),
         "dr_right": float(found["DR"].mean()),
