@@ -55,7 +55,7 @@ def test_continuous_control(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_preference_learning(capsys: pytest.CaptureFixture[str]) -> None:
-    found = main_of("preference_learning")(updates=300, pairs=4_000)
+    found = main_of("preference_learning")(updates=150, pairs=3_000)
     assert "held-out verdicts foretold" in capsys.readouterr().out
     assert found["old system"] + 0.8 < found["learned by DPO"] < found["best possible"]
     assert 0.7 < found["accuracy"] < found["best accuracy"] + 0.05

@@ -19,13 +19,17 @@ VERBS = (
 )  # fmt: skip
 NOUNS = (
     "Algorithm", "Audit", "Bundle", "Dataset", "EarlyStop", "Episode", "EpisodeSampling", "Estimate", "Evaluation",
-    "DPO", "Finding", "Grid", "Network", "Outcome", "Policy", "Preferences", "Race", "Run", "Scaling", "Schema", "StratifiedSampling",
-    "TopFractionSampling", "UniformSampling", "Verdict", "WeightedSampling",
+    "DPO", "Finding", "Grid", "Network", "Outcome", "Policy", "Preferences", "Race", "Run", "Scaling", "Schema",
+    "StratifiedSampling", "TopFractionSampling", "UniformSampling", "Verdict", "WeightedSampling",
 )  # fmt: skip
 
 
 def test_every_name_is_there_and_says_what_it_is() -> None:
-    assert set(VERBS) | set(NOUNS) | set(st.ALGORITHMS) | set(st.PREFERENCE_ALGORITHMS) | {"errors", "sampling", "trackers"} <= set(dir(st))
+    assert set(VERBS) | set(NOUNS) | set(st.ALGORITHMS) | set(st.PREFERENCE_ALGORITHMS) | {
+        "errors",
+        "sampling",
+        "trackers",
+    } <= set(dir(st))
     for name in dir(st):
         assert getattr(st, name).__doc__, name
     with pytest.raises(

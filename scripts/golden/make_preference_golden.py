@@ -2,14 +2,15 @@
 
     ENVIRONMENT/bin/python scripts/golden/make_preference_golden.py --dpo FOLDER
 
-FOLDER is a checkout of github.com/eric-mitchell/direct-preference-optimization, commit f8b8c0f49dc92a430bae41585f9d467d3618fe2f; the
-environment needs torch 2.13.0 and NumPy. `preference.json` holds the commit and the settings.
+FOLDER is a checkout of github.com/eric-mitchell/direct-preference-optimization, commit
+f8b8c0f49dc92a430bae41585f9d467d3618fe2f; the environment needs torch 2.13.0 and NumPy. `preference.json` holds the commit and
+the settings.
 
-Two official functions of trainers.py run as they are: `_get_batch_logps`, which sums log-probabilities over the tokens of an answer, and
-`preference_loss`. Around them, this is what is not theirs:
+Two official functions of trainers.py run as they are: `_get_batch_logps`, which sums log-probabilities over the tokens of an
+answer, and `preference_loss`. Around them, this is what is not theirs:
 
-- A token is an action here: a small network gives the logits of each decision from its own observation, not a language model from the
-  tokens before it. The shift of labels by one token is undone by a first label and last logits that are not looked at.
+- A token is an action here: a small network gives the logits of each decision from its own observation, not a language model
+  from the tokens before it. The shift of labels by one token is undone by a first label and last logits that are not looked at.
 - trainers.py imports packages that these functions do not use; objects that do nothing stand for them.
 - Parameters are moved by Adam, as everywhere in this library; the official default is RMSprop.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -103,8 +105,8 @@ def trained(trainers: Any, arrays: Arrays, run: str, settings: dict[str, float])
 
     def network(name: str) -> tuple[Any, list]:
         sizes = [OBSERVATION, *HIDDEN, CHOICES]
-        linear = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-        ends = np.cumsum([a * b + b for a, b in zip(sizes, sizes[1:], strict=False)])
+        linear = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        ends = np.cumsum([a * b + b for a, b in itertools.pairwise(sizes)])
         parts = np.split(arrays[f"start/{name}"], ends[:-1])
         put_torch(
             linear, [(p[: a * b].reshape(a, b), p[a * b :]) for p, a, b in zip(parts, sizes, sizes[1:], strict=False)]

@@ -20,10 +20,10 @@ from stitchrl.algorithms.base import Spec, Step
 from stitchrl.algorithms.dpo import preference_loss
 from stitchrl.diagnosis.preference_probe import measure_pairs
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
-from stitchrl.nn.distributions import Normal
-from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.mdp.preferences import every_preference
 from stitchrl.mdp.stitching import stitching_columns, stitching_world
+from stitchrl.nn.distributions import Normal
+from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.testing import check_algorithm
 from stitchrl.training.fit import fit_members
 

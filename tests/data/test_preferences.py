@@ -164,14 +164,14 @@ def test_a_split_keeps_together_what_shares_a_segment_or_a_group() -> None:
     assert first == again
     linked = pairs_of(log, chain)
     with pytest.raises(
-        DataError, match='3 pairs, .* fall into 1 that can be split; 2 parts were asked for. Use by="pair"'
+        DataError, match=r'3 pairs, .* fall into 1 that can be split; 2 parts were asked for\. Use by="pair"'
     ):
         linked.split((0.5, 0.5))
     assert [part.num_pairs for part in linked.split((0.4, 0.6), by="pair")] == [1, 2]
     with pytest.raises(DataError, match="needs `group`, which these preferences lack"):
         linked.split(by="group")
     with pytest.raises(
-        ConfigurationError, match="must be one of pair, segment, group, and `seed` at least 0; got 'time' and 0"
+        ConfigurationError, match=r"must be one of pair, segment, group, and `seed` at least 0; got 'time' and 0"
     ):
         linked.split(by="time")
 
@@ -248,5 +248,5 @@ def test_bad_tables_are_refused_in_one_sentence() -> None:
             st.read_preferences(columns)
         assert isinstance(refused.value, error)
         assert "\n" not in str(refused.value)
-    with pytest.raises(DataError, match="There is no log 'none.parquet'"):
+    with pytest.raises(DataError, match=r"There is no log 'none\.parquet'"):
         st.read_preferences("none.parquet")

@@ -2,47 +2,49 @@
 
 Of each pair a judge preferred one segment, w, to the other, l. With pi_ref the reference and beta the setting `kl_weight`:
 
-    (1)  R_w = sum_t log pi(a_t | s_t) - log pi_ref(a_t | s_t) over the decisions t of w;   R_l likewise
-    (2)  m    = beta (R_w - R_l), the margin
-    (3)  L    = -E[ (1 - label_smoothing) log sigma(m) + label_smoothing log sigma(-m) ],   sigma(m) = 1 / (1 + exp(-m))
+    (1)  R_w = sum_t log pi(a_t | s_t) - log pi_ref(a_t | s_t), over the decisions t of w;   R_l likewise
+    (2)  m   = beta (R_w - R_l), the margin
+    (3)  L   = -E[ (1 - label_smoothing) log sigma(m) + label_smoothing log sigma(-m) ],   sigma(m) = 1 / (1 + exp(-m))
 
-With label_smoothing 0 this is the paper's equation (7), in which a segment is the answer to a prompt, and its decisions are the
-tokens. If judges prefer w to l with probability sigma(u_w - u_l), where u is what a single action is worth to them, and all
-actions of pi_ref are compared, then (3) without label_smoothing is least where pi = pi_ref exp(u / beta) / Z: the policy that maximises
-E[u] - beta KL(pi || pi_ref). No reward is fitted on the way, and none is read.
+With label_smoothing 0 this is the paper's equation (7), in which a segment is the answer to a prompt and its decisions are
+the tokens. If the judge prefers w to l with probability sigma(u_w - u_l), where u is what a single action is worth to them,
+and every action of pi_ref is compared, then (3) without label_smoothing is least where pi = pi_ref exp(u / beta) / Z. That is
+the policy that maximises E[u] - beta KL(pi || pi_ref). No reward is fitted on the way, and none is read.
 
-It is not AWR with other weights, although both aim at that optimum. AWR maximises a likelihood with weights of at least 0: no term
-of it lowers the probability of a logged action, and the mean of a normal policy stays among the logged actions. (3) is a logistic loss
-on a difference: its gradient pushes R_w up and R_l down with the same force, beta sigma(-m), so that a rejected action is pushed below
-its probability under the reference, and the mean of a normal policy may move beyond the preferred action, away from the rejected
-one. That difference is all that it sees: R_w and R_l may both fall.
+It is not AWR with other weights, although both aim at that optimum. AWR maximises a likelihood with weights of at least 0:
+no term of it lowers the probability of a logged action, and the mean of a normal policy stays among the logged actions.
+(3) is a logistic loss on a difference: its gradient pushes R_w up and R_l down with the same force, beta sigma(-m). A
+rejected action is so pushed below its probability under the reference, and the mean of a normal policy may move beyond the
+preferred action, away from the rejected one. The difference is all that (3) sees: R_w and R_l may both fall.
 
-A sum over the decisions of a segment is the paper's, for tokens, without a discount. Contrastive preference learning (Hejna and others
-2023, arXiv 2310.13639) derives such a loss for judges who go by the advantages of the best policy under maximum entropy; its sums have a
-discount, and its main form no reference. Where judges go by the rewards of a segment, and chance has a part in these, (3) credits the
-policy with luck. Nothing here looks beyond the last decision of a segment, for nothing is bootstrapped: what is stitched is what the
-judge knew of what would follow.
+A sum over the decisions of a segment is the paper's, for tokens, without a discount. Contrastive preference learning (Hejna
+and others 2023, arXiv 2310.13639) derives such a loss for judges who go by the advantages of the best policy under maximum
+entropy; its sums have a discount, and its main form no reference. Where judges go by the rewards of a segment, and chance
+has a part in these, (3) credits the policy with luck. Nothing here looks beyond the last decision of a segment, for nothing
+is bootstrapped: what is stitched is what the judge knew of what would follow.
 
-The reference is the policy that behaviour cloning fits to the decisions of both sides ("behavior"), or what the pairs say in
-`behavior_log_prob` ("logged"; `preferences.with_reference(policy)` writes there what any policy says). Learning starts from the
-policy that was cloned in both cases.
+The reference is the policy that behaviour cloning fits to the decisions of both sides ("behavior"), or what the pairs say
+in `behavior_log_prob` ("logged"); `preferences.with_reference(policy)` writes there what any policy says. Learning starts
+from the policy that was cloned in both cases.
 
-Official code: eric-mitchell/direct-preference-optimization, trainers.py (preference_loss, _get_batch_logps): beta 0.1, batches of
-64 pairs, RMSprop with steps of 5e-7 that rise over 150 updates, gradients no longer than 10. `label_smoothing` is from there.
+Official code: eric-mitchell/direct-preference-optimization, trainers.py (preference_loss, _get_batch_logps): beta 0.1,
+batches of 64 pairs, RMSprop with steps of 5e-7 that rise over 150 updates, gradients no longer than 10. `label_smoothing` is
+from there.
 
-Deviations: Adam, with steps for small networks. The policy and the reference are small networks with an action a decision, not
-language models. The reference imitates both sides, since both are taken to be drawn from it; where there is none, the paper imitates
-the preferred side alone. A segment sums decisions, each with an observation of its own.
+Deviations: Adam, with steps for small networks. The policy and the reference are small networks with an action a decision,
+not language models, and each decision has an observation of its own. The reference imitates both sides, since both are taken
+to be drawn from it; where there is none, the paper imitates the preferred side alone.
 
 Use: where people, or a rule, can say which of two actions or pieces of episodes is better, but not how good they are.
 
-Avoid: logs with rewards, which say more; judgements of segments that differ by luck; and hopes to join the first half of one segment
-to the second half of another, unless the judge sees the worth of both halves.
+Avoid: logs with rewards, which say more; judgements of segments that differ by luck; and hopes to join the first half of one
+segment to the second half of another, unless the judge knows the worth of both halves.
 
 First knob: `kl_weight`, from 0.01 to 1: smaller follows the judge further from the reference, and overfits sooner.
 
-Metrics: loss/actor (3); preference/accuracy (share of pairs with R_w above R_l; a tie counts one half) and preference/margin (2);
-log_ratio/preferred and log_ratio/rejected (R_w and R_l); with a cloned reference, reference/kl (KL(pi || pi_ref), nats a decision).
+Metrics: loss/actor (3); preference/accuracy (share of pairs with R_w above R_l; a tie counts one half) and preference/margin
+(2); log_ratio/preferred and log_ratio/rejected (R_w and R_l); with a cloned reference, reference/kl (KL(pi || pi_ref), nats
+a decision).
 """
 
 from __future__ import annotations
@@ -129,8 +131,8 @@ class DPO(Algorithm):
     def _check_reference(self, log: Dataset) -> None:
         if self.reference == "logged" and log.behavior_log_prob is None:
             raise DataError(
-                'DPO(reference="logged") needs the column `behavior_log_prob` in the segments; these have none. Log it, write it with '
-                '`preferences.with_reference(policy)`, or take reference="behavior".'
+                'DPO(reference="logged") needs the column `behavior_log_prob` in the segments; these have none. Log it, '
+                'write it with `preferences.with_reference(policy)`, or take reference="behavior".'
             )
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> DPOState:

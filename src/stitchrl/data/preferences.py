@@ -52,13 +52,13 @@ class Preferences:
     def __post_init__(self) -> None:
         if not isinstance(self.segments, Dataset):
             raise ConfigurationError(
-                "`segments` of Preferences must be a log whose episodes are the segments, as `st.read` gives it; got an object of "
-                f"the class {type(self.segments).__name__}."
+                "`segments` of Preferences must be a log whose episodes are the segments, as `st.read` gives it; got an "
+                f"object of the class {type(self.segments).__name__}."
             )
         if self.segments.num_gaps:
             raise DataError(
-                f"The decisions of a segment must follow one another; in {self.segments.num_gaps:,} places of these segments rows "
-                "are missing. Give each unbroken stretch as a segment of its own."
+                f"The decisions of a segment must follow one another; in {self.segments.num_gaps:,} places of these segments "
+                "rows are missing. Give each unbroken stretch as a segment of its own."
             )
         for name in ("preferred", "rejected"):
             object.__setattr__(self, name, self._positions(name))
@@ -89,8 +89,8 @@ class Preferences:
         last = self.segments.num_episodes - 1
         if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
             raise ConfigurationError(
-                f"`{name}` of Preferences must be one whole number a pair, the position of a segment; got {found.dtype} of shape "
-                f"{found.shape}."
+                f"`{name}` of Preferences must be one whole number a pair, the position of a segment; got {found.dtype} of "
+                f"shape {found.shape}."
             )
         if len(found) and (found.min() < 0 or found.max() > last):
             raise ConfigurationError(
@@ -109,8 +109,8 @@ class Preferences:
             or weight.sum() <= 0
         ):
             raise ConfigurationError(
-                f"`weight` of Preferences must be one finite number of at least 0 for each of the {self.num_pairs} pairs, not all "
-                f"of them 0; got shape {weight.shape}"
+                f"`weight` of Preferences must be one finite number of at least 0 for each of the {self.num_pairs} pairs, "
+                f"not all of them 0; got shape {weight.shape}"
                 + (f", from {weight.min()} to {weight.max()}." if weight.size else ".")
             )
         object.__setattr__(self, "weight", weight)
@@ -231,8 +231,8 @@ class Preferences:
         log = self.segments
         if not getattr(policy, "has_density", True):
             raise ConfigurationError(
-                f"A reference must have a probability, or a density, for every action; a {type(policy).__name__} has none. Take a "
-                "policy that draws its actions, such as that of st.BC()."
+                f"A reference must have a probability, or a density, for every action; a {type(policy).__name__} has none. "
+                "Take a policy that draws its actions, such as that of st.BC()."
             )
         found = np.asarray(policy.log_prob(log.observation, log.action, action_mask=log.action_mask), np.float32)
         if found.shape != log.reward.shape or not np.isfinite(found).all():

@@ -40,8 +40,8 @@ def measure_pairs(algorithm: Algorithm, state: PyTree, given: PyTree, batch: Bat
         )
     if algorithm.reference == "logged" and REFERENCE not in batch:
         raise ConfigurationError(
-            'The pairs that a probe holds out must say `behavior_log_prob` where DPO(reference="logged") learns; these do not. Split '
-            "them off the others, or write it with `preferences.with_reference(policy)`."
+            'The pairs that a probe holds out must say `behavior_log_prob` where DPO(reference="logged") learns; these do not. '
+            "Split them off the others, or write it with `preferences.with_reference(policy)`."
         )
     _, found = algorithm.measured(algorithm.policy(state, given), batch, given)
     return {f"{HELD_OUT}/{name}": found[metric] for name, metric in NAMES.items()}

@@ -69,7 +69,8 @@ class Probe:
     def __post_init__(self) -> None:
         if self.held_out is not None and not isinstance(self.held_out, Dataset | Preferences):
             raise ConfigurationError(
-                f"`held_out` of a probe must be a log, as `st.read` or `log.split` gives it, or preferences; got {self.held_out!r:.60}."
+                f"`held_out` of a probe must be a log, as `st.read` or `log.split` gives it, or preferences; got "
+                f"{self.held_out!r:.60}."
             )
         if self.rows < 1:
             raise ConfigurationError(f"`rows` of a probe must be at least 1; got {self.rows}. 256 suit most logs.")
@@ -77,18 +78,20 @@ class Probe:
     def arrays(self, log: Dataset, scaling: Scaling) -> dict[str, dict[str, NumpyArray]]:
         """The rows, as batches. Raises ConfigurationError where the held-out log has other actions or observations."""
         found = {SEEN: probed_rows(log, scaling, self.rows)}
-        if self.held_out is not None:
-            pairs = self.held_out if isinstance(self.held_out, Preferences) else None
-            other = self.held_out if pairs is None else pairs.segments
-            if (other.num_actions, other.observation_shape) != (log.num_actions, log.observation_shape):
-                raise ConfigurationError(
-                    "The held-out log of a probe must have the observations and actions of the log that is learned from: shape "
-                    f"{log.observation_shape} and {_actions(log)}; got {other.observation_shape} and {_actions(other)}."
-                )
-            found[HELD_OUT] = (
-                probed_rows(other, scaling, self.rows) if pairs is None else held_out_pairs(pairs, scaling, self.rows)
+        if self.held_out is None:
+            return found
+        if isinstance(self.held_out, Preferences):
+            self._check_alike(log, self.held_out.segments)
+            return found | {HELD_OUT: held_out_pairs(self.held_out, scaling, self.rows)}
+        self._check_alike(log, self.held_out)
+        return found | {HELD_OUT: probed_rows(self.held_out, scaling, self.rows)}
+
+    def _check_alike(self, log: Dataset, other: Dataset) -> None:
+        if (other.num_actions, other.observation_shape) != (log.num_actions, log.observation_shape):
+            raise ConfigurationError(
+                "The held-out log of a probe must have the observations and actions of the log that is learned from: shape "
+                f"{log.observation_shape} and {_actions(log)}; got {other.observation_shape} and {_actions(other)}."
             )
-        return found
 
     @property
     def measure(self) -> Measure:

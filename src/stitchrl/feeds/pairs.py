@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,19 +42,20 @@ class Pairs:
         return {name: field.reshape(2, len(index), *field.shape[1:]) for name, field in both.items()}
 
 
-def pair_source(preferences: Preferences, scaling: Scaling) -> Source:
+def pair_source(preferences: Preferences, scaling: Scaling, columns: Mapping[str, NumpyArray] | None = None) -> Source:
     """Pairs in device memory, drawn with replacement: by their weights where they have any.
 
     Args:
         preferences: the training part.
         scaling: applied to observations and actions.
+        columns: further columns, one entry a decision, that become fields of the batch.
 
     Raises:
         DataError: more rows than device memory can number.
     """
     log, length = preferences.segments, preferences.longest
-    columns = {} if log.behavior_log_prob is None else {REFERENCE: _in_units_of(scaling, log.behavior_log_prob)}
-    held = sequence_source(log, scaling, length, columns=columns)
+    said = {} if log.behavior_log_prob is None else {REFERENCE: _in_units_of(scaling, log.behavior_log_prob)}
+    held = sequence_source(log, scaling, length, columns={**said, **(columns or {})})
     first = {name: jnp.asarray(log.episode_start[getattr(preferences, name)], jnp.int32) for name in SIDES}
     alias = None if preferences.weight is None else alias_table(preferences.weight)
     return Source(
@@ -64,10 +66,12 @@ def pair_source(preferences: Preferences, scaling: Scaling) -> Source:
     )
 
 
-def shuffled_pairs(preferences: Preferences, scaling: Scaling) -> StreamSource:
+def shuffled_pairs(
+    preferences: Preferences, scaling: Scaling, columns: Mapping[str, NumpyArray] | None = None
+) -> StreamSource:
     """The same pairs, each visited once a pass, or in proportion to its weight, in an order that all seeds share."""
     order = ShuffledRows(preferences.num_pairs, weights=preferences.weight)
-    return shuffled_rows(pair_source(preferences, scaling), order)
+    return shuffled_rows(pair_source(preferences, scaling, columns), order)
 
 
 def _in_units_of(scaling: Scaling, log_prob: NumpyArray) -> NumpyArray:

@@ -50,8 +50,8 @@ def draw_preferences(
     """
     if pairs < 1 or (length is not None and length < 1) or not 0 <= gamma <= 1 or inverse_temperature < 0:
         raise ConfigurationError(
-            "`pairs` and `length` of draw_preferences must be at least 1, `gamma` in [0, 1] and `inverse_temperature` at least 0; "
-            f"got {pairs}, {length}, {gamma} and {inverse_temperature}."
+            "`pairs` and `length` of draw_preferences must be at least 1, `gamma` in [0, 1] and `inverse_temperature` at "
+            f"least 0; got {pairs}, {length}, {gamma} and {inverse_temperature}."
         )
     start_seed, walk_seed, judge_seed = (int(one) for one in np.random.SeedSequence(seed).generate_state(3))
     rng = np.random.default_rng(start_seed)
@@ -59,8 +59,8 @@ def draw_preferences(
         starts = rng.choice(mdp.num_states, pairs, p=mdp.initial)
     else:
         starts = rng.choice(mdp.draw(probs, pairs, seed=start_seed).state, pairs)
-    both = {"seed": walk_seed, "max_steps": length or 1000, "starts": np.repeat(starts, 2)}
-    drawn = mdp.draw(probs, 2 * pairs, **both)
+    twice = np.repeat(starts, 2)
+    drawn = mdp.draw(probs, 2 * pairs, seed=walk_seed, max_steps=length or 1000, starts=twice)
     worth = drawn.reward if values is None else values[drawn.state, drawn.action]
     utility = np.bincount(drawn.episode, worth * gamma**drawn.step, minlength=2 * pairs).reshape(pairs, 2)
     sure = _sigmoid(inverse_temperature * (utility[:, 0] - utility[:, 1]))

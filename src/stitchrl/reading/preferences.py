@@ -38,17 +38,17 @@ def read_preferences(
     The table has one of two forms:
 
     - One row a decision, with the columns `pair` (any identifier), `preferred` (true or 1 on the decisions of the preferred
-      segment, false or 0 on those of the other), the observation and the action; with several decisions a segment, `step` or `time`
-      orders them, else the order of the rows does.
+      segment, false or 0 on those of the other), the observation and the action; with several decisions a segment, `step` or
+      `time` orders them, else the order of the rows does.
     - One row a pair of single actions at one observation, with the columns `preferred_action` and `rejected_action`.
 
-    Further columns have the roles that they have in a log: `action_mask`, `behavior_log_prob`, `weight` (of a pair, on the rows of its
-    preferred side), `group` (such as who judged). Rewards and ends may be there and are not needed.
+    Further columns have the roles that they have in a log: `action_mask`, `behavior_log_prob`, `weight` (of a pair, on the
+    rows of its preferred side), `group` (such as who judged). Rewards and ends may be there and are not needed.
 
     Args:
         source: what `st.read` takes: a path of any known format, a frame, an Arrow table, or a dict of arrays.
-        schema: what the columns mean, as `st.read` takes it; its column `episode` is not read. By default their names say so, and an
-            action column of integers counts as discrete, with as many actions as the largest integer + 1.
+        schema: what the columns mean, as `st.read` takes it; its column `episode` is not read. By default their names say so,
+            and an action column of integers counts as discrete, with as many actions as the largest integer + 1.
         format: name of the files' format; by default it is told from their content.
 
     Raises:
@@ -69,8 +69,9 @@ def _one_row_a_decision(log: LogSource) -> LogSource:
     missing = [name for name in (PAIR, PREFERRED) if name not in log.names]
     if missing:
         raise SchemaError(
-            f"Preferences need the columns {PAIR!r} and {PREFERRED!r}, with one row a decision, or {' and '.join(map(repr, WIDE))}, "
-            f"with one row a pair; {log.origin} has no {listed(missing)}, but {listed(log.names)}."
+            f"Preferences need the columns {PAIR!r} and {PREFERRED!r}, with one row a decision, or "
+            f"{' and '.join(map(repr, WIDE))}, with one row a pair; {log.origin} has no {listed(missing)}, but "
+            f"{listed(log.names)}."
         )
     return log
 
@@ -80,8 +81,8 @@ def _long(log: LogSource) -> LogSource:
     of_one = [name for name in log.names if name in OF_ONE_ACTION]
     if of_one:
         raise SchemaError(
-            f"A row of {log.origin} has two actions, and the column {listed(of_one)} one number, which cannot be of both. Write one row "
-            f"a decision, with the columns {PAIR!r} and {PREFERRED!r}."
+            f"A row of {log.origin} has two actions, and the column {listed(of_one)} one number, which cannot be of both. "
+            f"Write one row a decision, with the columns {PAIR!r} and {PREFERRED!r}."
         )
     shared = tuple(name for name in log.names if name not in (*WIDE, PAIR))
     made = (PAIR, PREFERRED, "action")

@@ -14,8 +14,8 @@ from stitchrl.errors import ConfigurationError
 __all__ = ["check_kind", "learned_from"]
 
 FROM_PREFERENCES = (
-    "learns from preferences, not from a log: `st.read_preferences` makes them of a table, and st.Preferences of a log whose episodes "
-    "were compared."
+    "learns from preferences, not from a log: `st.read_preferences` makes them of a table, and st.Preferences of a log "
+    "whose episodes were compared."
 )
 USUAL = {"n_steps": 1, "stream": False, "reward_scale": 1.0, "reward_shift": 0.0}
 """Arguments of `fit` that pairs have no use for, with the values that ask for nothing."""
@@ -56,11 +56,11 @@ def check_kind(algorithm: Algorithm, preferences: Preferences | None, arguments:
     for name, usual in USUAL.items():
         if arguments[name] != usual:
             raise ConfigurationError(
-                f"`{name}` of fit, {arguments[name]!r}, does nothing for {algorithm.name}, which reads no rewards and holds all pairs "
-                "in memory. Leave it out."
+                f"`{name}` of fit, {arguments[name]!r}, does nothing for {algorithm.name}, which reads no rewards and holds "
+                "all pairs in memory. Leave it out."
             )
     if isinstance(arguments["sampling"], Sampling):
         raise ConfigurationError(
-            f"`sampling` of fit, {arguments['sampling']!r}, draws rows of a log, and {algorithm.name} learns from pairs. Give the pairs "
-            "a `weight`, and leave it out."
+            f"`sampling` of fit, {arguments['sampling']!r}, draws rows of a log, and {algorithm.name} learns from pairs. "
+            "Give the pairs a `weight`, and leave it out."
         )

@@ -429,7 +429,8 @@ class Job:
     def _source(self, algorithm: Algorithm, prepared: Prepared, scaling: Scaling, rule: Sampling) -> Feed:
         log, columns, length = prepared.log, prepared.columns, algorithm.sequence_length
         if self.preferences is not None:
-            return (shuffled_pairs if self.sampling == "shuffled" else pair_source)(self.preferences, scaling)
+            make_pairs = shuffled_pairs if self.sampling == "shuffled" else pair_source
+            return make_pairs(self.preferences, scaling, columns)
         steps = algorithm.target_steps or self.n_steps
         if self.stream or self.sampling == "shuffled":
             make = StreamSource.of if self.stream else shuffled_source
