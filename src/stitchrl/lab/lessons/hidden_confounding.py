@@ -222,17 +222,17 @@ def _falls_by_day(days: int, odds_ratio: float) -> NumpyArray:
 
 @cache
 def gains(days: int, odds_ratio: float) -> dict[str, float]:
-    """The least gain of treating with chance 0.75 over the log's fair coin, per day: a cause in every decision, or in
-    the worst one."""
+    """The least gain of treating with chance 0.75 over the log's fair coin, per day, where a cause acts in every
+    decision, or in the worst one alone."""
     world, policy, behavior = ward(days), treats(days, 0.75), treats(days, 0.5)
     logged = world.policy_value(behavior)
     every = robust_policy_value(world, policy, behavior, odds_ratio) - logged
     single = world.policy_value(policy) - logged - float(_falls_by_day(days, odds_ratio).max())
-    return {"a cause in every decision": every / days, "a cause in the worst single one": single / days}
+    return {"in every decision": every / days, "in the worst one": single / days}
 
 
 def _turning() -> Figure:
-    """The least gain against Lambda, for a cause in every decision and in the worst one."""
+    """The least gain against Lambda, of a cause in every decision and of one in the worst."""
     slider = Slider("odds", "Lambda: the odds may have been changed up to", ODDS, 1.5, [f"{x:g} times" for x in ODDS])
     length = Choice("days", "Days in an episode", LENGTHS, 5)
     shown, frames = [], []
@@ -252,8 +252,8 @@ def _turning() -> Figure:
                     "odds": odds,
                     "every": every,
                     "single": single,
-                    "turn_every": words["a cause in every decision"],
-                    "turn_single": words["a cause in the worst single one"],
+                    "turn_every": words["in every decision"],
+                    "turn_single": words["in the worst one"],
                 }
             )
     base = alt.Chart(rows(shown)).transform_filter(follows("days"))
@@ -292,7 +292,7 @@ def _values() -> dict[str, Any]:
     world = one_decision(2.0)
     said, true = world.logged @ DAYS, world.true @ DAYS
     turn = turning_point(lambda odds: least_mean(world.logged[1], odds) - world.behavior)
-    names = {"a cause in every decision": "every", "a cause in the worst single one": "single"}
+    names = {"in every decision": "every", "in the worst one": "single"}
     turns = {
         f"{short}_{days}": turning_point(lambda odds, of=of, days=days: gains(days, odds)[of])  # type: ignore[misc]
         for days in (1, 5, 20)
