@@ -170,12 +170,12 @@ def implicit(expectile: float, inverse_temperature: float) -> Learned:
 def exact_value(table: NumpyArray) -> float:
     """Survival under a policy, exactly: the share of patients who leave alive."""
     mdp = icu_sepsis().mdp
-    live = np.flatnonzero(~mdp.terminal)
-    step = np.matmul(table[live][:, None, :], mdp.transition[live])[:, 0]
-    # The reward is 1 on the way to survival, the one live reward there is.
-    reward = (step * mdp.reward[live, 0]).sum(1)
-    values = np.linalg.solve(np.eye(len(live)) - step[:, live], reward)
-    return float(mdp.initial[live] @ values)
+    live = int((~mdp.terminal).sum())  # the terminal states are the last ones
+    step = np.matmul(table[:live, None, :], mdp.transition[:live])[:, 0]
+    # The reward is 1 on the way to survival, whatever the action.
+    reward = (step * mdp.reward[:live, 0]).sum(1)
+    values = np.linalg.solve(np.eye(live) - step[:, :live], reward)
+    return float(mdp.initial[:live] @ values)
 
 
 def judged(learned: Learned, part: int) -> Judged:
@@ -222,18 +222,18 @@ def best_possible(actions: int) -> float:
     """The best survival that any policy over the grouped actions can have, by policy iteration."""
     _, group = grouped(actions)
     world = icu_sepsis()
-    live = np.flatnonzero(~world.mdp.terminal)
+    live = int((~world.mdp.terminal).sum())  # the terminal states are the last ones
     member = np.eye(actions)[group]
-    share = (world.clinicians @ member)[live]
-    inside = world.clinicians[live, None, :] * member.T / np.where(share > 0, share, 1.0)[:, :, None]
-    transition = np.matmul(inside, world.mdp.transition[live])
-    reward = (transition * world.mdp.reward[live, :1]).sum(2)
-    transition = transition[:, :, live]
-    each, choice = np.arange(len(live)), share.argmax(1)
+    share = (world.clinicians @ member)[:live]
+    inside = world.clinicians[:live, None, :] * member.T / np.where(share > 0, share, 1.0)[:, :, None]
+    transition = np.matmul(inside, world.mdp.transition[:live])
+    reward = (transition * world.mdp.reward[:live, :1]).sum(2)
+    transition = transition[:, :, :live]
+    each, choice = np.arange(live), share.argmax(1)
     while True:
-        v = np.linalg.solve(np.eye(len(live)) - transition[each, choice], reward[each, choice])
+        v = np.linalg.solve(np.eye(live) - transition[each, choice], reward[each, choice])
         q = np.where(share > 0, reward + transition @ v, -np.inf)
         better = q.max(1) > q[each, choice] + 1e-12
         if not better.any():
-            return float(world.mdp.initial[live] @ v)
+            return float(world.mdp.initial[:live] @ v)
         choice = np.where(better, q.argmax(1), choice)
