@@ -369,7 +369,7 @@ def _learners() -> Figure:
                 "learner": name,
                 "where": where,
                 "probability": round(float(found[name][s, a]), 4),
-                "area": 340 if s else 130,
+                "area": 240 if s else 110,
             }
             for name in LEARNERS
             for where, s, a in reversed(places)
@@ -403,7 +403,7 @@ def _learners() -> Figure:
     return Figure(
         name="learners",
         title="Only a learner with both marks on the right goes s1, s3, s6, s9.",
-        chart=alt.layer(half, join, points).properties(height=210).add_params(*parameters([beta, expectile])),
+        chart=alt.layer(half, join, points).properties(height=240).add_params(*parameters([beta, expectile])),
         description="The policy of each learner at s1 and at s3, from its own equations solved on the table of "
         "the log. The numbers are what each "
         "policy truly earns from s1 on average; 10 is the most there is.",
