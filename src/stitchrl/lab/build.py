@@ -11,18 +11,20 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from stitchrl.errors import ConfigurationError
+from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.lab.registry import LESSONS, STAGES, check_name, prose_of
-from stitchrl.storage.files import make_directory, write_bytes, write_text
+from stitchrl.storage.files import make_directory, write_atomic, write_bytes, write_text
 
 __all__ = ["Built", "build", "cache_folder", "export"]
 
 NEEDED = ("altair", "vl_convert", "markdown_it", "mdit_py_plugins", "math_core", "pygments")
 WORKERS = 2
+MADE_BY = '<meta name="generator" content="stitchrl lab">'
+"""By which an exported index is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +56,14 @@ def export(
         The pages: first the index, then the lessons.
 
     Raises:
-        ConfigurationError: there is no lesson of a name.
-        ConfigurationError: the extra `lab` is not installed.
-        RunDirectoryError: the folder cannot be written.
+        ConfigurationError: there is no lesson of a name, or the extra `lab` is not installed.
+        RunDirectoryError: the folder cannot be written, or holds an index.html that is not of lessons.
     """
     for name in names:
         check_name(name)
     check_dependencies()
     make_directory(folder)
+    _refuse_foreign(folder / "index.html")
     chosen = [name for name in LESSONS if not names or name in names]
     from stitchrl.lab.page import assets, index_page, lesson_page
 
@@ -74,7 +76,7 @@ def export(
     if not single:
         make_directory(folder / "assets")
         for name, content in assets().items():
-            write_bytes(folder / "assets" / name, content)
+            write_atomic(folder / "assets" / name, partial(write_bytes, content=content))
     pages = [folder / "index.html"]
     write_text(pages[0], index_page(order, headings=list(STAGES), single=single))
     for one in built:
@@ -99,6 +101,14 @@ def build(names: Sequence[str], *, done: Callable[[int, int], None] = lambda don
                 found[one.name] = one
                 done(len(found), len(names))
     return [found[name] for name in names]
+
+
+def _refuse_foreign(index: Path) -> None:
+    """Raises RunDirectoryError where a folder has an index that is not of lessons: it would be lost."""
+    if index.exists() and MADE_BY not in index.read_text(encoding="utf-8", errors="replace"):
+        raise RunDirectoryError(
+            f"The folder {str(index.parent)!r} holds an index.html that is not of stitchrl's lessons; choose another --export."
+        )
 
 
 def check_dependencies() -> None:

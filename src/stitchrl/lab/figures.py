@@ -51,7 +51,7 @@ def follows(*names: str) -> str:
 
 def specification(chart: Any) -> dict[str, Any]:
     """The chart as Vega-Lite, in the house's colours and type."""
-    text = {
+    text: Any = {
         "labelColor": MUTED,
         "titleColor": MUTED,
         "labelFontSize": 12,

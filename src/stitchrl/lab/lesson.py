@@ -1,7 +1,8 @@
 """What a lesson is made of: prose, figures, the controls of a figure and the numbers shown beside it.
 
-A figure is answered in one of two ways. By *frames*: every position of its controls was computed beforehand, and the page picks rows.
-*Live*: a small JavaScript function in `assets/live.js` computes rows and numbers, and a test holds it to its Python twin.
+A figure is answered in one of two ways. By *frames*: every position of its controls was computed beforehand, and the page
+picks rows. *Live*: a small JavaScript function in `assets/live.js` computes rows and numbers, and a test holds it to its
+Python twin.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Lesson:
         title: of the page.
         question: the question that it answers, in one sentence.
         figures: in any order; the prose places them.
-        values: numbers and texts that the prose names by `[[ name ]]`; a number is written by a filter, as `[[ name | fixed(2) ]]`.
+        values: numbers and texts that the prose names by `[[ name ]]`; a filter writes a number, as `[[ name | fixed(2) ]]`.
     """
 
     title: str

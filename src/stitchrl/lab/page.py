@@ -39,7 +39,8 @@ def body_of(lesson: Lesson, prose: str) -> str:
     body = to_html(filled(prose, lesson.values, place))
     if sorted(placed) != sorted(figures):
         raise ConfigurationError(
-            f"The prose of lesson {lesson.title!r} must place each of its figures {sorted(figures)} once; it places {sorted(placed)}."
+            f"The prose of lesson {lesson.title!r} must place each of its figures {sorted(figures)} once; "
+            f"it places {sorted(placed)}."
         )
     for name, figure in figures.items():
         body = body.replace(f'<div data-place="{name}"></div>', figure_html(figure))
@@ -74,7 +75,7 @@ def figure_html(figure: Figure) -> str:
 def lesson_page(
     name: str, title: str, question: str, body: str, order: Sequence[Mapping[str, Any]], *, single: bool
 ) -> str:
-    """A whole page. `single`: styles, scripts and fonts stand inside it; else it reads them from the folder `assets` beside it."""
+    """A whole page. `single`: styles, scripts and fonts stand inside it; else it reads them from a folder `assets`."""
     at = [entry["name"] for entry in order].index(name)
     return _environment().get_template("lesson.html.j2").render(
         title=title, question=question, body=body, order=order, number=at + 1, single=single, asset=asset,
@@ -108,7 +109,7 @@ def asset(name: str) -> str:
     if name == "vega.js":
         import vl_convert
 
-        return "(() => {" + vl_convert.javascript_bundle() + "})();\n"
+        return "(() => {" + vl_convert.javascript_bundle() + "})();\n"  # type: ignore[call-arg]
     if name == "lab.css":
         # Of the report's style only what a page is made of: its rules for charts would overrule Vega's.
         shared, _, _ = SHARED_STYLE.read_text(encoding="utf-8").partition("/* verdict */")
