@@ -16,6 +16,9 @@
   // A chart takes the width that there is; charts side by side stand below one another on a phone.
   function fitted(specification, available) {
     const made = structuredClone(specification);
+    // Widths of words are measured on a canvas, which knows no CSS variables.
+    const sans = getComputedStyle(document.documentElement).getPropertyValue("--sans").trim();
+    if (sans) made.config = { ...made.config, font: sans };
     const wide = made.usermeta && made.usermeta.width ? made.usermeta.width : 640;
     if (made.hconcat || made.vconcat) {
       if (made.hconcat && available < wide) { made.vconcat = made.hconcat; delete made.hconcat; }
