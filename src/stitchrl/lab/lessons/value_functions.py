@@ -12,14 +12,27 @@ import altair as alt
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from stitchrl.lab.figures import COLORS, INK, MUTED, PAPER, RULE, follows, parameters, rows
+from stitchrl.lab.figures import COLORS, INK, PAPER, RULE, follows, parameters, rows
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
 from stitchrl.mdp.gridworld import ACTION_NAMES, GridWorld
 from stitchrl.types import NumpyArray
 
-__all__ = ["GRID", "Log", "behavior", "first_visit", "lesson", "logs", "one_pass", "settled", "swept", "target_variances"]
+__all__ = [
+    "GRID",
+    "Log",
+    "behavior",
+    "first_visit",
+    "lesson",
+    "logs",
+    "one_pass",
+    "settled",
+    "swept",
+    "target_variances",
+]
 
-GRID = GridWorld(("S...G", ".#.#.", "....X", "S.#.."), slip=0.2, gamma=0.95, step_reward=-1.0, goal_reward=10.0, pit_reward=-10.0)  # fmt: skip
+GRID = GridWorld(
+    ("S...G", ".#.#.", "....X", "S.#.."), slip=0.2, gamma=0.95, step_reward=-1.0, goal_reward=10.0, pit_reward=-10.0
+)
 UPPER, RARE = GRID.state_of(0, 0), GRID.state_of(2, 3)
 """A cell where every second episode starts, and one that few episodes reach."""
 LEFT = ACTION_NAMES.index("left")
@@ -54,6 +67,7 @@ def lesson() -> Lesson:
             "singles": len(once),
             "step": GRID.step_reward,
             "goal": GRID.goal_reward,
+            "cells": GRID.num_states,
             "slip": GRID.slip,
             "gamma": GRID.gamma,
             "logs": LOGS,
@@ -149,14 +163,14 @@ def _returns(log: Log) -> Float[NumpyArray, " N"]:
 
 
 def first_visit(log: Log, state: int, action: int | None) -> float:
-    """Monte Carlo: the mean return from the first time in each episode that the state (and the action in it) occurs; NaN where never."""
+    """Monte Carlo: the mean return from the first time in each episode that the state, with this action, occurs."""
     at = np.flatnonzero((log.state == state) & ((log.action == action) if action is not None else True))
     _, firsts = np.unique(log.episode[at], return_index=True)
     return float(_returns(log)[at[firsts]].mean()) if len(at) else float("nan")
 
 
 def _single_episodes() -> tuple[Float[NumpyArray, " E"], Float[NumpyArray, " E"]]:
-    """What each single episode that visits the upper start says of it: the mean return over every visit, and that from the first."""
+    """What each episode that visits the upper start says of it: the mean return over every visit, and that from the first."""
     every, once = [], []
     for log in logs():
         at = np.flatnonzero(log.state == UPPER)
@@ -168,24 +182,28 @@ def _single_episodes() -> tuple[Float[NumpyArray, " E"], Float[NumpyArray, " E"]
 
 
 def one_pass(some: list[Log], rate: float) -> tuple[Float[NumpyArray, "L S"], Float[NumpyArray, "L S A"]]:
-    """TD(0) and SARSA, once through each log from values of 0: V(s) += rate (r + gamma V(s') - V(s)), and Q alike with the next logged action."""
-    count, actions = GRID.num_states, len(ACTION_NAMES)
-    v, q = np.zeros((len(some), count)), np.zeros((len(some), count, actions))
-    for t in range(max(len(log.reward) for log in some)):
-        who = np.array([k for k, log in enumerate(some) if t < len(log.reward)])
-        s, a, r, s2, end = (
-            np.array([getattr(some[k], name)[t] for k in who])
-            for name in ("state", "action", "reward", "next_state", "terminated")
-        )
-        a2 = np.array([some[k].action[t + 1] if t + 1 < len(some[k].action) else 0 for k in who])
-        go_on = GRID.gamma * ~end
+    """TD(0) and SARSA, once through each log from values of 0.
+
+    V(s) += rate (r + gamma V(s') - V(s)), and Q alike with the next logged action.
+    """
+    count, longest = GRID.num_states, max(len(log.reward) for log in some)
+    columns = ("state", "action", "reward", "next_state", "terminated")
+    state, action, reward, following, ends = (
+        np.array([np.pad(getattr(log, name), (0, longest + 1 - len(log.reward))) for log in some]) for name in columns
+    )
+    lengths = np.array([len(log.reward) for log in some])
+    v, q = np.zeros((len(some), count)), np.zeros((len(some), count, len(ACTION_NAMES)))
+    for t in range(longest):
+        who = np.flatnonzero(lengths > t)
+        s, a, r, s2 = state[who, t], action[who, t], reward[who, t], following[who, t]
+        go_on = GRID.gamma * ~ends[who, t]
         v[who, s] += rate * (r + go_on * v[who, s2] - v[who, s])
-        q[who, s, a] += rate * (r + go_on * q[who, s2, a2] - q[who, s, a])
+        q[who, s, a] += rate * (r + go_on * q[who, s2, action[who, t + 1]] - q[who, s, a])
     return v, q
 
 
 def settled(log: Log, *, moves: bool) -> Float[NumpyArray, " S"] | Float[NumpyArray, "S A"]:
-    """What TD(0) (or SARSA, where `moves`) settles at when the log is passed over again and again; NaN where the log says nothing.
+    """What TD(0) (or SARSA, where `moves`) settles at, pass after pass over the log; NaN where the log says nothing.
 
     It is the value in the world whose probabilities are the log's shares (Sutton 1988): one linear system.
     """
@@ -216,7 +234,7 @@ def _exact(aim: str) -> float:
 
 @cache
 def _estimates() -> dict[str, dict[int, np.ndarray]]:
-    """What is estimated -> number of episodes -> (LOGS, 3) the estimates of each log by the three methods; NaN where it never occurred."""
+    """What is estimated -> episodes -> (LOGS, 3) the estimates of each log by the three methods; NaN where it never occurred."""
     found: dict[str, dict[int, np.ndarray]] = {aim: {} for aim in AIMS}
     for n in EPISODES:
         some = [log.first(n) for log in logs()]
@@ -225,7 +243,11 @@ def _estimates() -> dict[str, dict[int, np.ndarray]]:
         for aim, state in (("upper", UPPER), ("rare", RARE), ("move", RARE)):
             action = LEFT if aim == "move" else None
             returns = np.array([first_visit(log, state, action) for log in some])
-            td, end = (v[:, state], of_states[:, state]) if action is None else (q[:, state, action], of_moves[:, state, action])
+            td, end = (
+                (v[:, state], of_states[:, state])
+                if action is None
+                else (q[:, state, action], of_moves[:, state, action])
+            )
             found[aim][n] = np.stack([returns, np.where(np.isnan(returns), np.nan, td), end], axis=1)
     return found
 
@@ -252,13 +274,13 @@ def _grid_rows(values: np.ndarray) -> Iterator[dict[str, Any]]:
     sign_names = {"S": "start", "G": "goal", "X": "pit"}
     for state, (row, column) in enumerate(GRID.cells):
         sign = GRID.rows[row][column]
-        ends = bool(GRID.mdp.terminal[state])
         yield {
             "state": state,
             "row": row,
             "column": column,
             "what": sign_names.get(sign, ""),
-            "v": None if ends else round(float(values[state]), 2),
+            "v": round(float(values[state]), 2),
+            "ends": bool(GRID.mdp.terminal[state]),
         }
 
 
@@ -272,16 +294,17 @@ def _axes() -> dict[str, Any]:
 
 def _heat(base: alt.Chart, domain: tuple[float, float]) -> tuple[alt.Chart, ...]:
     """Cells coloured by value, with the value and the name of special cells written in; walls are drawn by the caller."""
-    middle = sum(domain) / 2
     scale = alt.Scale(scheme="viridis", domain=list(domain), clamp=True)
     box = base.mark_rect(stroke=PAPER, strokeWidth=3).encode(
-        color=alt.condition("datum.v === null", alt.value(RULE), alt.Color("v:Q", scale=scale, legend=None))
+        color=alt.condition("datum.ends", alt.value(RULE), alt.Color("v:Q", scale=scale, legend=None))
     )
-    dark = alt.condition(f"datum.v !== null && datum.v > {middle}", alt.value("black"), alt.value("white"))
-    number = base.transform_filter("datum.v !== null").mark_text(fontSize=14).encode(text=alt.Text("v:Q", format=".2f"), color=dark)
-    name = base.transform_filter("datum.what !== '' && datum.v !== null").mark_text(fontSize=11, dy=-17).encode(text="what:N", color=dark)
-    end = base.transform_filter("datum.v === null").mark_text(fontSize=13, fontWeight=600, color=INK).encode(text="what:N")
+    ink = alt.condition(f"datum.v > {sum(domain) / 2}", alt.value("black"), alt.value("white"))
+    inside = base.transform_filter("!datum.ends")
+    number = inside.mark_text(fontSize=14).encode(text=alt.Text("v:Q", format=".2f"), color=ink)
+    name = inside.transform_filter("datum.what !== ''").mark_text(fontSize=11, dy=-17).encode(text="what:N", color=ink)
+    end = base.transform_filter("datum.ends").mark_text(fontSize=13, fontWeight=600, color=INK).encode(text="what:N")
     return box, number, name, end
+
 
 def _cells() -> Figure:
     """V of every cell; Q and the advantage of every move in the cell that is pointed at."""
@@ -297,10 +320,12 @@ def _cells() -> Figure:
         for state in np.flatnonzero(~grid.mdp.terminal).tolist():
             for a, move in enumerate(ACTION_NAMES):
                 text = f"{q[state, a] - v[state]:+.2f}".replace("-", "\N{MINUS SIGN}")
-                row = {"state": state, "move": move, "q": round(float(q[state, a]), 2), "here": round(float(v[state]), 2), "gap": text}
-                moves.append(row | at)
+                worth = {"q": round(float(q[state, a]), 2), "here": round(float(v[state]), 2), "gap": text}
+                moves.append(at | {"state": state, "move": move} | worth)
         frames.append(at | {"start": grid.mdp.initial @ v, "upper": v[UPPER], "beside": v[RARE]})
-    chosen = alt.selection_point(name="cell", fields=["state"], on="pointerover", clear=False, empty=False, value=[{"state": RARE}])
+    chosen = alt.selection_point(
+        name="cell", fields=["state"], on="pointerover", clear=False, empty=False, value=[{"state": RARE}]
+    )
     keep = follows("policy", "gamma")
     base = alt.Chart(rows(cells)).transform_filter(keep).encode(**_axes())
     box, *written = _heat(base, (-10.0, 9.0))
@@ -310,19 +335,28 @@ def _cells() -> Figure:
     left = alt.layer(box, *written, ring.add_params(chosen)).properties(width=SIDE, height=240, title="V of each cell")
     at_cell = alt.Chart(rows(moves)).transform_filter(keep).transform_filter(chosen)
     y = alt.Y("move:N", sort=list(ACTION_NAMES), title=None)
-    x = alt.X("q:Q", title="Q of the move", scale=alt.Scale(domain=[-12, 13]), axis=alt.Axis(values=[-10, -5, 0, 5, 10]))
+    x = alt.X(
+        "q:Q", title="Q of the move", scale=alt.Scale(domain=[-12, 13]), axis=alt.Axis(values=[-10, -5, 0, 5, 10])
+    )
     bars = at_cell.mark_bar(height=22).encode(x, y, tooltip=["move:N", "q:Q", "here:Q"])
     value = at_cell.mark_rule(color=COLORS[1], strokeWidth=2.5, strokeDash=[6, 3]).encode(alt.X("here:Q"))
     gaps = at_cell.mark_text(align="left", fontSize=13).encode(alt.X(datum=9.2), y, text="gap:N")
-    right = alt.layer(bars, value, gaps).properties(width=210, height=240, title="Its moves: Q, and the advantage in numbers")
+    right = alt.layer(bars, value, gaps).properties(
+        width=210, height=240, title="Its moves: Q, and the advantage in numbers"
+    )
     return Figure(
         name="cells",
         title="Point at a cell, or touch it. Its four moves stand on the right.",
         chart=alt.hconcat(left, right, spacing=26).add_params(*parameters([policy, gamma])),
-        description="Left: V of each cell, brighter is higher; grey cells end the episode, gaps are walls. Right: Q of each move in the ringed cell as a bar, its V as "
+        description="Left: V of each cell, brighter is higher; grey cells end the episode, gaps are walls. Right: "
+        "Q of each move in the ringed cell as a bar, its V as "
         "the dashed line, and how far each bar lies from the line, the advantage, as a number.",
         controls=[policy, gamma],
-        numbers=[Number("start", "Mean V of the two starts"), Number("upper", "V of the upper start"), Number("beside", "V of the cell beside the pit")],
+        numbers=[
+            Number("start", "Mean V of the two starts"),
+            Number("upper", "V of the upper start"),
+            Number("beside", "V of the cell beside the pit"),
+        ],
         frames=frames,
     )
 
@@ -346,10 +380,15 @@ def _backups() -> Figure:
         name="backups",
         title="Press play: what the goal and the pit pay travels one cell a sweep.",
         chart=chart.add_params(*parameters([way, sweep])),
-        description="V of each cell after so many sweeps, from 0 everywhere; brighter is higher. The error is the largest over the cells, "
+        description="V of each cell after so many sweeps, from 0 everywhere; brighter is higher. The error is the "
+        "largest over the cells, "
         "and the bound is what the derivation below promises for it.",
         controls=[way, sweep],
-        numbers=[Number("upper", "V of the upper start"), Number("error", "Largest error of a cell", 3), Number("bound", "Its bound", 3)],
+        numbers=[
+            Number("upper", "V of the upper start"),
+            Number("error", "Largest error of a cell", 3),
+            Number("bound", "Its bound", 3),
+        ],
         frames=frames,
     )
 
@@ -368,14 +407,28 @@ def _logs() -> Figure:
             for j, value in enumerate(of[:SHOWN]):
                 dots.append(at | {"m": method, "v": round(float(value), 2), "j": round((j * 0.618) % 1 - 0.5, 2)})
             low, high = np.quantile(of, [0.1, 0.9])
-            means.append(at | {"m": method, "mean": round(float(of.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3), "exact": exact})
+            middle = {"mean": float(of.mean()), "low": float(low), "high": float(high), "exact": exact}
+            means.append(at | {"m": method} | {name: round(value, 3) for name, value in middle.items()})
             frame |= {f"bias{k}": _bias(of, exact), f"sd{k}": _spread(of, exact)}
         frames.append(frame)
+    numbers = [
+        Number(f"{what}{k}", f"{method}: {name}")
+        for k, method in enumerate(METHODS)
+        for what, name in (("bias", "bias"), ("sd", "standard deviation"))
+    ]
     keep = follows("aim", "count")
     y = alt.Y("m:N", sort=list(METHODS), title=None)
     scale = alt.Scale(domain=[-16, 6], nice=False)
-    points = alt.Chart(rows(dots)).transform_filter(keep).mark_point(size=26, opacity=0.55, clip=True).encode(
-        alt.X("v:Q", title="Estimate", scale=scale), y, alt.YOffset("j:Q", scale=alt.Scale(domain=[-1, 1])), color=alt.Color("m:N", sort=list(METHODS), legend=None),
+    points = (
+        alt.Chart(rows(dots))
+        .transform_filter(keep)
+        .mark_point(size=26, opacity=0.55, clip=True)
+        .encode(
+            alt.X("v:Q", title="Estimate", scale=scale),
+            y,
+            alt.YOffset("j:Q", scale=alt.Scale(domain=[-1, 1])),
+            color=alt.Color("m:N", sort=list(METHODS), legend=None),
+        )
     )
     over = alt.Chart(rows(means)).transform_filter(keep)
     truth = over.mark_rule(color=INK, strokeDash=[5, 4], strokeWidth=1.5).encode(alt.X("exact:Q", scale=scale))
@@ -383,11 +436,14 @@ def _logs() -> Figure:
     mean = over.mark_point(shape="diamond", size=150, color=INK, opacity=1).encode(alt.X("mean:Q", scale=scale), y)
     return Figure(
         name="logs",
-        title="Each dot is what one log says. How far is their mean from the truth, and how far are they from one another?",
+        title="Each dot is what one log says. How far is their mean from the truth, and how far are they from one "
+        "another?",
         chart=alt.layer(points, truth, band, mean).properties(height=290).add_params(*parameters([aim, count])),
-        description=f"Dots: the first {SHOWN} of {LOGS} logs. Diamond: the mean over all of them; the bar through it holds the middle 80 in 100. "
-        "Dashed: the exact value. The distance of the diamond from the dashed line is the bias. Logs in which the cell or the move never occurs are left out.",
+        description=f"Dots: the first {SHOWN} of {LOGS} logs. Diamond: the mean over all of them; the bar through "
+        f"it holds the middle 80 in 100. "
+        "Dashed: the exact value. The distance of the diamond from the dashed line is the bias. Logs in which the "
+        "cell or the move never occurs are left out.",
         controls=[aim, count],
-        numbers=[Number("said", "Logs in which it occurs"), *(Number(f"{what}{k}", f"{method}: {name}") for k, method in enumerate(METHODS) for what, name in (("bias", "bias"), ("sd", "spread (standard deviation)")))],
+        numbers=[Number("said", "Logs in which it occurs"), *numbers],
         frames=frames,
     )
