@@ -409,13 +409,10 @@ def _logs() -> Figure:
             low, high = np.quantile(of, [0.1, 0.9])
             middle = {"mean": float(of.mean()), "low": float(low), "high": float(high), "exact": exact}
             means.append(at | {"m": method} | {name: round(value, 3) for name, value in middle.items()})
-            frame |= {f"bias{k}": _bias(of, exact), f"sd{k}": _spread(of, exact)}
+            said = f"{_bias(of, exact):+.2f}, {_spread(of, exact):.2f}"
+            frame[f"method{k}"] = said.replace("-", "\N{MINUS SIGN}")
         frames.append(frame)
-    numbers = [
-        Number(f"{what}{k}", f"{method}: {name}")
-        for k, method in enumerate(METHODS)
-        for what, name in (("bias", "bias"), ("sd", "standard deviation"))
-    ]
+    numbers = [Number(f"method{k}", f"{method}: bias, standard deviation") for k, method in enumerate(METHODS)]
     keep = follows("aim", "count")
     y = alt.Y("m:N", sort=list(METHODS), title=None)
     scale = alt.Scale(domain=[-16, 6], nice=False)
