@@ -201,7 +201,7 @@ def _two_states() -> list[dict[str, Any]]:
 @cache
 def _grids() -> list[dict[str, Any]]:
     """A row for each draw of log and errors in the grid."""
-    sizes = np.linspace(0.05, 1.0, SEEDS)
+    sizes = np.linspace(0.1, 3.0, SEEDS)
     return [
         {"gamma": gamma, "eps": float(eps), "final": float(final), "scaled": float(final) * (1 - gamma), "kind": "both"}
         for gamma in GAMMAS
@@ -264,7 +264,7 @@ def _bound() -> Figure:
     world = Choice("world", "World", ("two", "grid"), "two", names=("two states, a trained DQN", "the grid"))
     gamma = Choice("gamma", "Discount", GAMMAS, 0.9)
     measured = {"two": _two_states(), "grid": _grids()}
-    kinds = {"too high": "too much", "too low": "too little", "both": "some too much, some too little"}
+    kinds = {"too high": "too much", "too low": "too little", "both": "some of each"}
     points, frames = [], []
     for name, found in measured.items():
         for row in found:
@@ -275,13 +275,19 @@ def _bound() -> Figure:
             share = float(np.mean([row["scaled"] / row["eps"] for row in of]))
             most = max(row["final"] for row in of)
             frames.append({"world": name, "gamma": g, "horizon": 1 / (1 - g), "most": most, "share": share})
-    scale = alt.Scale(domain=[0, 1.2], nice=False)
-    x = alt.X("eps:Q", title="Largest error in one backup, eps", scale=scale)
+    widest = {"two": 1.2, "grid": 3.2}
+    widest_now = alt.ExprRef(f"world == 'two' ? {widest['two']} : {widest['grid']}")
+    scale = alt.Scale(domainMin=0, domainMax=widest_now, nice=False)
+    x = alt.X("eps:Q", title="Largest error in one backup, eps", scale=scale, axis=alt.Axis(tickCount=6))
     y = alt.Y("scaled:Q", title="Error in the end, times (1 - discount)", scale=scale)
-    ends = alt.Chart(rows([{"eps": 0.0, "scaled": 0.0}, {"eps": 1.2, "scaled": 1.2}]))
+    corners = [{"world": name, "eps": at, "scaled": at} for name, most in widest.items() for at in (0.0, most)]
+    ends = alt.Chart(rows(corners)).transform_filter(follows("world"))
     line = ends.mark_line(color=INK, strokeDash=[6, 4], strokeWidth=1.5).encode(x, y)
-    label = alt.Chart(rows([{"eps": 1.04, "scaled": 1.12, "text": "the bound"}])).mark_text(align="right", color=INK)
-    title, order = "What the critic says of untried moves", list(kinds.values())
+    named = [
+        {"world": name, "eps": 0.86 * most, "scaled": 0.93 * most, "text": "the bound"} for name, most in widest.items()
+    ]
+    label = alt.Chart(rows(named)).transform_filter(follows("world")).mark_text(align="right", color=INK)
+    title, order = "Says of untried moves", list(kinds.values())
     dots = alt.Chart(rows(points)).transform_filter(follows("world", "gamma")).mark_point(size=75, opacity=0.85)
     dots = dots.encode(
         x,
