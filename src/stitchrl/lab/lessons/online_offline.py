@@ -22,7 +22,7 @@ CLIFF = GridWorld(
     (".....", ".....", "SXXXG"), slip=0.0, gamma=0.95, step_reward=-1.0, goal_reward=10.0, pit_reward=-10.0
 )
 START = CLIFF.state_of(2, 0)
-ROUNDS, EPISODES, LONGEST = 31, 6, 60
+ROUNDS, EPISODES, LONGEST = 26, 6, 60
 LOGS = {"careful": "a careful operator", "random": "random moves"}
 LEARNERS = {
     "average": "every move, average guess",
@@ -147,7 +147,7 @@ def lesson() -> Lesson:
             "logged": int(offline[0].tried.sum()),
             "covering": int(covered.tried.sum()),
             "claimed": offline[0].claimed,
-            "true": offline[0].true,
+            "earned": offline[0].true,
             "last": ROUNDS - 1,
             "claimed_online": online[-1].claimed,
             "true_online": online[-1].true,
@@ -158,6 +158,9 @@ def lesson() -> Lesson:
             "covered": covered.true,
             "covered_claimed": covered.claimed,
             "best": best,
+            "step": CLIFF.step_reward,
+            "goal": CLIFF.goal_reward,
+            "gamma": CLIFF.gamma,
             "hopeful_claimed": hopeful[0][0].claimed,
             "hopeful_true": hopeful[0][0].true,
             "hopeful_online": hopeful[1][-1].true,
