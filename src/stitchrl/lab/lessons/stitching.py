@@ -295,7 +295,7 @@ def _course(way: str) -> list[tuple[Table, dict[int, float]]]:
 def _backups() -> Figure:
     """How far a value has travelled."""
     way = Choice("way", "What the next state is worth", tuple(WAYS), "TD, best", names=tuple(WAYS.values()))
-    step = Slider("step", "Step", tuple(range(SWEEPS + 1)), 0, play=True)
+    step = Slider("step", "Step", tuple(range(SWEEPS + 1)), 1, play=True)
     edges, values, frames = [], [], []
     for name in WAYS:
         course = _course(name)

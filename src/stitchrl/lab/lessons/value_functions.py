@@ -364,7 +364,7 @@ def _cells() -> Figure:
 def _backups() -> Figure:
     """Values that spread from the goal and the pit, a sweep at a time."""
     way = Choice("way", "Each sweep takes", ("mean", "best"), "best", names=("the behaviour's moves", "the best moves"))
-    sweep = Slider("sweep", "Sweeps", SWEEPS, 0, play=True)
+    sweep = Slider("sweep", "Sweeps", SWEEPS, 1, play=True)
     cells, frames = [], []
     for name in way.values:
         end = swept(2000, best=name == "best")
@@ -382,7 +382,7 @@ def _backups() -> Figure:
         chart=chart.add_params(*parameters([way, sweep])),
         description="V of each cell after so many sweeps, from 0 everywhere; brighter is higher. The error is the "
         "largest over the cells, "
-        "and the bound is what the derivation below promises for it.",
+        "and the bound is what the derivation above promises for it.",
         controls=[way, sweep],
         numbers=[
             Number("upper", "V of the upper start"),
@@ -409,7 +409,7 @@ def _logs() -> Figure:
             low, high = np.quantile(of, [0.1, 0.9])
             middle = {"mean": float(of.mean()), "low": float(low), "high": float(high), "exact": exact}
             means.append(at | {"m": method} | {name: round(value, 3) for name, value in middle.items()})
-            said = f"{_bias(of, exact):+.2f}, {_spread(of, exact):.2f}"
+            said = f"{round(_bias(of, exact), 2) + 0.0:+.2f}, {_spread(of, exact):.2f}"
             frame[f"method{k}"] = said.replace("-", "\N{MINUS SIGN}")
         frames.append(frame)
     numbers = [Number(f"method{k}", f"{method}: bias, standard deviation") for k, method in enumerate(METHODS)]
