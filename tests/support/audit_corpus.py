@@ -251,10 +251,10 @@ def placeholder(log: Dataset, share: float) -> Dataset:
     return column(log, values, 2)
 
 
-def mistyped(log: Dataset, ranges: float) -> Dataset:
+def mistyped(log: Dataset, times: float) -> Dataset:
     values = np.array(log.observation[:, 2])
-    low, high = np.quantile(values, [0.1, 0.9])
-    values[log.num_transitions // 3] = np.median(values) + ranges * (high - low)
+    usual = np.median(values)
+    values[log.num_transitions // 3] = usual + times * np.abs(values - usual).max()
     return column(log, values, 2)
 
 
@@ -820,7 +820,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a column is empty", "hospital", "observation-constant", constant_column, (0.0,), "value"),
     Fault("a column twice", "hospital", "observation-duplicate", copied_column, (0, 1e-4, 1e-2), NOISE),
     Fault("-999 for missing", "hospital", "observation-placeholder", placeholder, (0.05, 0.01, 0.002, 0.001), ROWS),
-    Fault("one value mistyped", "hospital", "observation-far-out", mistyped, (100, 30, 10), "ranges of most rows"),
+    Fault("one value mistyped", "hospital", "observation-far-out", mistyped, (30, 10, 5), "times the farthest value"),
     Fault(
         "discharge code among features",
         "hospital",
@@ -923,7 +923,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("an actuator re-calibrated", "control", "action-drift", torque_offset, (1, 0.5, 0.3, 0.1), "shift, in sd"),
     Fault("a reward re-defined", "control", "reward-drift", reward_offset, (1, 0.5, 0.3, 0.1), "shift, in sd"),
     Fault("-999 for missing", "control", "observation-placeholder", placeholder, (0.05, 0.002, 0.001), ROWS),
-    Fault("one value mistyped", "control", "observation-far-out", mistyped, (100, 30, 10), "ranges of most rows"),
+    Fault("one value mistyped", "control", "observation-far-out", mistyped, (30, 10, 5), "times the farthest value"),
     Fault(
         "a thermometer re-calibrated", "control", "observation-drift", later_shift, (1, 0.5, 0.3, 0.1), "shift, in sd"
     ),
