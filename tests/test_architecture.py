@@ -32,6 +32,7 @@ FLOORS = (
     {"diagnosis"},
     {"pipeline"},
     {"checking"},
+    {"lab"},
     {"command_line"},
     {"__init__", "cli", "testing", "trackers"},
 )
@@ -74,6 +75,7 @@ SHARED = {
     "training/trackers": {"base"},
     "collection": {"acting", "online", "model_actors"},
     "reading/writers": set[str](),
+    "lab/lessons": set[str](),
 }
 """Folders of files that never import each other, with those files of the folder that the others may import."""
 ROOMS = {

@@ -321,10 +321,10 @@ READS_A_LOG = ("run", "race", "audit", "advise", "schema", "convert", "train", "
 ESTIMATES = ("demo", "run", "evaluate")
 ALL = ("demo", "collect", *READS_A_LOG, "report")
 GRAMMAR = {
-    "--version": (*ALL, "version"),
-    "--json": (*ALL, "version"),
+    "--version": (*ALL, "lab", "version"),
+    "--json": (*ALL, "lab", "version"),
     "--config": ALL,
-    "--quiet": ALL,
+    "--quiet": (*ALL, "lab"),
     "--format": READS_A_LOG,
     "--schema": tuple(name for name in READS_A_LOG if name != "schema"),  # which proposes one, or takes it as --check
     "--out": tuple(name for name in ALL if name != "convert"),  # whose second argument it is

@@ -18,6 +18,7 @@ from stitchrl.command_line.advising import advise
 from stitchrl.command_line.audit_command import audit
 from stitchrl.command_line.collecting import collect
 from stitchrl.command_line.diagnosing import diagnose
+from stitchrl.command_line.lessons import lab
 from stitchrl.command_line.main_job import ADVISED, candidates, main_job, print_json
 from stitchrl.command_line.options import (
     FRACTIONS,
@@ -254,6 +255,9 @@ def report(
         print_json({"out": str(written)})
     else:
         print(written)
+
+
+app.command(epilog="Example: stitchrl lab stitching")(lab)
 
 
 @app.command(name="version", epilog="Example: stitchrl version")

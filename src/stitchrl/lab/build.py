@@ -1,0 +1,166 @@
+"""Builds the lessons: computes each once for a version of the code, and writes pages that open without a network."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from stitchrl.errors import ConfigurationError, RunDirectoryError
+from stitchrl.lab.registry import LESSONS, STAGES, check_name, prose_of
+from stitchrl.storage.files import make_directory, write_atomic, write_bytes, write_text
+
+__all__ = ["Built", "build", "cache_folder", "export"]
+
+NEEDED = ("altair", "vl_convert", "markdown_it", "mdit_py_plugins", "math_core", "pygments")
+WORKERS = 2
+MADE_BY = '<meta name="generator" content="stitchrl lab">'
+"""By which an exported index is known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A lesson whose numbers are computed: what a page is written from."""
+
+    name: str
+    title: str
+    question: str
+    body: str
+
+
+def export(
+    folder: Path,
+    names: Sequence[str] = (),
+    *,
+    single: bool = False,
+    done: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """Write lessons and their index as HTML into a folder.
+
+    Args:
+        folder: made where it is missing; pages of lessons that are in it are replaced, and other files are left alone.
+        names: which lessons; all where none is named.
+        single: each page holds all it needs; else the pages share a folder `assets`.
+        done: told how many lessons of how many are built.
+
+    Returns:
+        The pages: first the index, then the lessons.
+
+    Raises:
+        ConfigurationError: there is no lesson of a name, or the extra `lab` is not installed.
+        RunDirectoryError: the folder cannot be written, or holds an index.html that is not of lessons.
+    """
+    for name in names:
+        check_name(name)
+    check_dependencies()
+    make_directory(folder)
+    _refuse_foreign(folder / "index.html")
+    chosen = [name for name in LESSONS if not names or name in names]
+    from stitchrl.lab.page import assets, index_page, lesson_page
+
+    built = build(chosen, done=done)
+    stage = {name: heading for heading, group in STAGES.items() for name in group}
+    order: list[dict[str, Any]] = [
+        {"name": one.name, "title": one.title, "question": one.question, "stage": stage[one.name], "number": at + 1}
+        for at, one in enumerate(built)
+    ]
+    if not single:
+        make_directory(folder / "assets")
+        for name, content in assets().items():
+            write_atomic(folder / "assets" / name, partial(write_bytes, content=content))
+    pages = [folder / "index.html"]
+    write_text(pages[0], index_page(order, headings=list(STAGES), single=single))
+    for one in built:
+        pages.append(folder / f"{one.name}.html")
+        write_text(pages[-1], lesson_page(one.name, one.title, one.question, one.body, order, single=single))
+    return pages
+
+
+def build(names: Sequence[str], *, done: Callable[[int, int], None] = lambda done, total: None) -> list[Built]:
+    """The lessons of these names, from the cache where this version of the code has built them before."""
+    found = {name: read for name in names if (read := _cached(name)) is not None}
+    missing = [name for name in names if name not in found]
+    done(len(found), len(names))
+    if len(missing) == 1:
+        found[missing[0]] = _build_one(missing[0])
+    elif missing:
+        # A process each: compiling keeps a core busy, and two lessons share nothing.
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(min(WORKERS, len(missing)), mp_context=context) as pool:
+            for future in concurrent.futures.as_completed([pool.submit(_build_one, name) for name in missing]):
+                one = future.result()
+                found[one.name] = one
+                done(len(found), len(names))
+    return [found[name] for name in names]
+
+
+def _refuse_foreign(index: Path) -> None:
+    """Raises RunDirectoryError where a folder has an index that is not of lessons: it would be lost."""
+    if index.exists() and MADE_BY not in index.read_text(encoding="utf-8", errors="replace"):
+        raise RunDirectoryError(
+            f"The folder {str(index.parent)!r} holds an index.html that is not of stitchrl's lessons; choose another --export."
+        )
+
+
+def check_dependencies() -> None:
+    """Raises ConfigurationError where the extra `lab` is not installed."""
+    for module in NEEDED:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            raise ConfigurationError(
+                f"The lessons need the package that provides {module!r}, which is not installed; run: pip install 'stitchrl[lab]'"
+            ) from None
+
+
+def cache_folder() -> Path:
+    """Where built lessons are kept: below XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "stitchrl" / "lessons"
+
+
+def _build_one(name: str) -> Built:
+    """Compute a lesson, and keep it."""
+    from stitchrl.lab.page import body_of
+
+    lesson = importlib.import_module(f"stitchrl.lab.lessons.{name}").lesson()
+    built = Built(name, lesson.title, lesson.question, body_of(lesson, prose_of(name)))
+    try:
+        make_directory(cache_folder() / _version())
+        write_text(_place(name), json.dumps(dataclasses.asdict(built)))
+    except Exception:  # a cache that cannot be written costs time, nothing else
+        pass
+    return built
+
+
+def _cached(name: str) -> Built | None:
+    try:
+        return Built(**json.loads(_place(name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _place(name: str) -> Path:
+    return cache_folder() / _version() / f"{name}.json"
+
+
+@cache
+def _version() -> str:
+    """A name for all that a lesson is made from: the package's own source and the libraries that compute and draw."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent.parent
+    for file in sorted(package.rglob("*")):
+        if file.suffix in (".py", ".md", ".j2") and file.is_file():
+            digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    for library in ("jax", "equinox", "optax", "numpy", "altair", "math-core", "markdown-it-py"):
+        digest.update(importlib.metadata.version(library).encode())
+    return digest.hexdigest()[:16]
