@@ -9,6 +9,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ class _Call(NamedTuple):
     choice: ast.IfExp | None = None
 
 
+@cache
 def codes() -> dict[str, Code]:
     """Every code that the source can raise, by name, in the order of the files."""
     found: dict[str, Code] = {}

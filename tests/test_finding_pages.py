@@ -65,6 +65,12 @@ def test_every_page_says_what_why_and_what_to_do(writer: ModuleType) -> None:
         assert 50 < len(prose.split()) < 250, name
 
 
+def test_links_of_the_pages_point_somewhere() -> None:
+    for name, page in PAGES.items():
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page):
+            assert (FOLDER / target).exists(), (name, target)
+
+
 def test_no_two_pages_share_a_paragraph() -> None:
     paragraphs = [
         paragraph

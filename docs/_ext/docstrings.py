@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
-from sphinx.domains.python import PyObject
+if TYPE_CHECKING:  # so that a test needs no Sphinx
+    from sphinx.application import Sphinx
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Warns:", "Yields:", "Example:", "Examples:", "Note:")
 SPAN = re.compile(r"`([^`]+)`")
@@ -124,6 +124,8 @@ def _default(value: Any) -> Any:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Ask Sphinx to call the above; docstrings before napoleon does."""
+    from sphinx.domains.python import PyObject
+
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"

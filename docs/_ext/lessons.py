@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,14 +32,10 @@ def export(app: Sphinx, failed: Exception | None) -> None:
     if failed is not None or app.builder.name != "html" or not there_are():
         return
     folder = Path(app.outdir) / FOLDER
-    kept = Path(app.outdir).parent / FOLDER  # the lessons write only what changed, into a folder that stays theirs
-    done = subprocess.run(
-        [sys.executable, "-m", "stitchrl.cli", "lab", "--export", str(kept)], capture_output=True, text=True, check=False
-    )
-    if done.returncode or not (kept / "index.html").exists():
+    command = [sys.executable, "-m", "stitchrl.cli", "lab", "--export", str(folder), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not (folder / "index.html").exists():
         logger.warning("The lessons could not be written: %s", (done.stderr or done.stdout).strip()[-500:])
-        return
-    shutil.copytree(kept, folder, dirs_exist_ok=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
