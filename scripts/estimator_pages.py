@@ -34,9 +34,9 @@ OF_CONTINUOUS = (
 HEAD = """\
 # Estimators
 
-An estimator says how good a policy is from a log of another one. Each gives a value with an interval, its gain over what was done
-before, and checks of its own health. [Which one when, and how each fails](../evaluation.md) chooses for you, and shows every failure in
-a picture; `st.evaluate(policy, log)` makes that choice by itself, and takes others by name:
+An estimator says how good a policy is from a log of another one. Each gives a value with an interval, its gain over what
+was done before, and checks of its own health. [Which one when, and how each fails](../evaluation.md) chooses for you, and
+shows every failure in a picture; `st.evaluate(policy, log)` makes that choice by itself, and takes others by name:
 
 ```python
 import stitchrl as st
@@ -78,7 +78,9 @@ def role(name: str) -> str:
         names = primary_names(decisions=decisions)
         if name in names:
             before = names[: names.index(name)]
-            after = f", after {' and '.join(f'[`{one}`]({one}.md)' for one in before)}" if before else ", and does so first"
+            after = (
+                f", after {' and '.join(f'[`{one}`]({one}.md)' for one in before)}" if before else ", and does so first"
+            )
             return f"a verdict on {logs} may rest on it{after}"
     if name == "model":
         return "it is a number without an interval, at which no verdict looks"
@@ -106,7 +108,11 @@ def page(estimator: Estimator) -> str:
     }
     table = "\n".join(f"- **{key}**: {value}." for key, value in facts.items())
     title = estimator.title[:1].upper() + estimator.title[1:]
-    about = "[Single decisions](../bandits.md)" if single else "[Which estimator when, and how each fails](../evaluation.md)"
+    about = (
+        "[Single decisions](../bandits.md)"
+        if single
+        else "[Which estimator when, and how each fails](../evaluation.md)"
+    )
     measured = "bandits" if single else "continuous" if name == "lstdq" else "families"
     source = str(module.__name__).replace(".", "/")
     family = inspect.getdoc(module) or ""

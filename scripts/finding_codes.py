@@ -1,6 +1,6 @@
 """The codes that the audit, the diagnosis and the training flags can raise, read from the source, with what it says of each.
 
-scripts/finding_pages.py makes the facts of the pages in docs/findings of it, and tests/test_finding_pages.py holds the pages to it.
+scripts/finding_pages.py makes the facts of the pages in docs/findings of it; tests/test_finding_pages.py holds them to it.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def _calls(tree: ast.Module, functions: dict[str, ast.FunctionDef]) -> Iterator[
             ):
                 helper = functions[node.func.id]
                 made = [one for one in ast.walk(helper) if isinstance(one, ast.Call) and _named(one) == "Finding"]
-                severity = next((one for one in given if isinstance(one, ast.Constant) and one.value in SEVERITIES), None)
+                severity = next(
+                    (one for one in given if isinstance(one, ast.Constant) and one.value in SEVERITIES), None
+                )
                 for one in made:
                     text = " ".join(ast.dump(part) for part in given)
                     yield _Call(text, severity or one.args[1], None, one.args[4], name)
@@ -209,7 +211,9 @@ def _severities(name: str, calls: list[_Call], functions: dict[str, ast.Function
             node = functions[call.function]
             callers = [other for other in functions.values() if call.function in _names(other)]
             for one in (node, *callers):
-                inside |= _of_severity(one).union(*(_of_severity(functions[name]) for name in _names(one) & functions.keys()))
+                inside |= _of_severity(one).union(
+                    *(_of_severity(functions[name]) for name in _names(one) & functions.keys())
+                )
         found |= inside
     return tuple(severity for severity in SEVERITIES if severity in found)
 

@@ -39,8 +39,8 @@ Every finding of stitchrl has a short code. Its page says what the code means, h
 - **A note** is worth knowing and asks for nothing.
 
 `st.audit` and `stitchrl audit` look at a log ([data](../data.md#audit)); training raises red flags from its metrics
-([training](../training.md)); `st.diagnose` looks at a run and its policy ([diagnosis](../diagnosis.md)). The examples are messages of
-logs and runs with a planted fault. How often each fault is found, and how often sound logs raise an alarm, is measured:
+([training](../training.md)); `st.diagnose` looks at a run and its policy ([diagnosis](../diagnosis.md)). The examples are
+messages of logs and runs with a planted fault. How often each fault is found, and how often sound logs raise an alarm, is measured:
 [faults of logs](../../benchmarks/results/audit_faults.md), [failures of runs](../../benchmarks/results/failures.md).
 """
 
@@ -84,7 +84,9 @@ def index(found: dict[str, Code], pages: dict[str, str]) -> str:
 def wanted() -> dict[str, str]:
     """Name of each file -> what it should hold. A code without a page, or a page without a code, is an error."""
     found = codes()
-    pages = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md")) if path.name != "README.md"}
+    pages = {
+        path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md")) if path.name != "README.md"
+    }
     missing = sorted({f"{name}.md" for name in found} - pages.keys())
     unknown = sorted(pages.keys() - {f"{name}.md" for name in found})
     if missing or unknown:

@@ -21,7 +21,9 @@ def run(page: str, blocks: list[Block], names: dict[str, Any]) -> None:
             exec(compile(smaller(block.text), page, "exec"), names)
 
 
-@pytest.mark.parametrize("page", [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in sorted(PAGES)])
+@pytest.mark.parametrize(
+    "page", [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in sorted(PAGES)]
+)
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # Models of an evaluation that names no settings: few updates of narrow networks.
@@ -35,7 +37,9 @@ def test_pages_that_are_prepared_for_have_blocks() -> None:
 
 
 def test_a_block_that_fails_is_told_and_one_that_is_not_run_says_why() -> None:
-    failing, left_out = blocks_of("```python\n1 / 0\n```\n\ntext\n\n<!-- not run: it needs a robot -->\n```python\nrobot()\n```\n")
+    failing, left_out = blocks_of(
+        "```python\n1 / 0\n```\n\ntext\n\n<!-- not run: it needs a robot -->\n```python\nrobot()\n```\n"
+    )
     assert left_out == Block("robot()\n", "it needs a robot")
     with pytest.raises(ZeroDivisionError):
         run("page", [failing], {})

@@ -86,9 +86,7 @@ def signature(
     parameters = list(found.parameters.values())
     if what == "method" and parameters and parameters[0].name in ("self", "cls"):
         parameters = parameters[1:]
-    parameters = [
-        one.replace(annotation=_shown(one.annotation), default=_default(one.default)) for one in parameters
-    ]
+    parameters = [one.replace(annotation=_shown(one.annotation), default=_default(one.default)) for one in parameters]
     result = "" if what == "class" or found.return_annotation is found.empty else str(_shown(found.return_annotation))
     try:
         shown = str(found.replace(parameters=parameters, return_annotation=inspect.Signature.empty))

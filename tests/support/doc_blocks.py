@@ -5,6 +5,7 @@ A block that cannot be run says why in the line above it: `<!-- not run: it need
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +69,13 @@ def a_log() -> dict[str, Any]:
 
 
 def two_logs() -> dict[str, Any]:
-    """Besides, a second log of other stays, and the time of each row."""
-    import dataclasses
-
-    names = a_log()
-    log = dataclasses.replace(names["log"], time=np.arange(names["log"].num_transitions))
-    return names | {"log": log, "other": dataclasses.replace(log, episode_id=log.episode_id + log.num_episodes)}
+    """`stays.parquet` with the time of each row, and `other`, a log of other stays."""
+    log = small_log()
+    schema = dataclasses.replace(log.schema, columns={**log.schema.columns, "time": "time"})
+    log = dataclasses.replace(log, time=np.arange(log.num_transitions), schema=schema)
+    st.convert(log.head(200), "stays.parquet")
+    st.convert(log.select_episodes(range(200, 400)), "others.parquet")
+    return {"st": st, "other": st.read("others.parquet")}
 
 
 def a_policy() -> dict[str, Any]:
