@@ -39,9 +39,9 @@ Every finding of stitchrl has a short code. Its page says what the code means, h
 - **A note** is worth knowing and asks for nothing.
 
 `st.audit` and `stitchrl audit` look at a log ([data](../data.md#audit)); training raises red flags from its metrics
-([training](../training.md)); `st.diagnose` looks at a run and its policy ([diagnosis](../diagnosis.md)). The examples are
-messages of logs and runs with a planted fault. How often each fault is found, and how often sound logs raise an alarm, is measured:
-[faults of logs](../../benchmarks/results/audit_faults.md), [failures of runs](../../benchmarks/results/failures.md).
+([training](../training.md)); `st.diagnose` looks at a run and its policy ([diagnosis](../diagnosis.md)). Most examples are
+messages of logs and runs with a planted fault. How often each fault is found, and how often sound logs raise an alarm, is
+measured: [faults of logs](../../benchmarks/results/audit_faults.md), [failures of runs](../../benchmarks/results/failures.md).
 """
 
 
