@@ -36,7 +36,10 @@ HEAD = """\
 
 An estimator says how good a policy is from a log of another one. Each gives a value with an interval, its gain over what
 was done before, and checks of its own health. [Which one when, and how each fails](../evaluation.md) chooses for you, and
-shows every failure in a picture; `st.evaluate(policy, log)` makes that choice by itself, and takes others by name:
+shows every failure in a picture; `st.evaluate(policy, log)` makes that choice by itself, and takes others by name.
+
+All of them take for granted that nothing hidden decided both the logged actions and the outcome, that the propensities are
+right, and that episodes, or groups of them, are independent.
 
 ```python
 import stitchrl as st
@@ -100,7 +103,7 @@ def page(estimator: Estimator) -> str:
     single = any(estimator is one for one in CONTEXTUAL_BANDITS)
     facts = {
         "What it computes": computes,
-        "What it assumes, beyond no hidden cause, right propensities and independent episodes": assumes,
+        "What it assumes": f"{assumes} ([what all assume](README.md) apart)",
         "How it fails": fails,
         "What is fitted for it": lower(sentence(type(estimator).requests)),
         "What it refuses": lower(sentence(type(estimator).refusal)).removeprefix("it refuses "),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # so that a test needs no Sphinx
     from sphinx.application import Sphinx
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Warns:", "Yields:", "Example:", "Examples:", "Note:")
+NAMES = re.compile(r"^    [a-z_]\w*(?:, [a-z_]\w*)+(?=: )")
 SPAN = re.compile(r"`([^`]+)`")
 SIGNS = re.compile(r"([*|\\])|(?<=\w)(_)(?=\W|$)")
 
@@ -41,6 +42,8 @@ def converted(lines: list[str]) -> list[str]:
         if starts:
             found += ["::", ""]
             literal = True
+        if section and NAMES.match(line):  # entries of one name alone may hold a space
+            line = NAMES.sub(lambda found: found[0].replace(", ", ","), line)
         if blank or literal or (section and not indented):
             found.append(line)
         else:
@@ -110,6 +113,7 @@ def _shown(annotation: Any) -> Any:
         return annotation
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+    text = re.sub(r"([\"'])\s+", r"\1", text)  # shapes of one letter have a space before it, for linters
     return _Text(text)
 
 
@@ -118,6 +122,19 @@ def _default(value: Any) -> Any:
         return value
     text = repr(value)
     return _Text("...") if " object at 0x" in text or "<factory>" in text or len(text) > 60 else value
+
+
+def tidy(app: Sphinx, document: Any) -> None:
+    """Spaces between names that share an entry, and dashes after names."""
+    from docutils import nodes
+    from sphinx import addnodes
+
+    for name in document.findall(addnodes.literal_strong):
+        if "," in name.astext():
+            name.children = [nodes.Text(name.astext().replace(",", ", "))]
+    for text in list(document.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -129,4 +146,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
             field.label = "Attributes"
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("autodoc-process-signature", signature)
+    app.connect("doctree-read", tidy)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
