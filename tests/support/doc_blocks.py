@@ -48,7 +48,8 @@ def blocks_of(text: str) -> list[Block]:
 def smaller(text: str) -> str:
     """A block with the small log in place of the demo's, narrow networks, and a few updates."""
     text = text.replace("st.demo_log()", "small_log()")
-    text = re.sub(r"\bupdates=[\d_]+", "updates=20", text)
+    few = "seeds=1, evaluation_updates=20, updates=20" if "st.run(" in text else "updates=20"
+    text = re.sub(r"\bupdates=[\d_]+", few, text)
     text = re.sub(r"\bbudget=[\d_]+", "budget=240", text)
     return text.replace("(128, 128)", "(16,)")
 
