@@ -74,6 +74,8 @@ def process(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: 
     if what == "class" and dataclasses.is_dataclass(value) and "Attributes:" not in lines:
         lines.extend(settings_of(value))
     lines[:] = converted(lines)
+    if what in ("attribute", "property", "data"):
+        lines.insert(0, "")  # napoleon takes a first line with a colon for a type and its description
 
 
 def signature(
