@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # so that a test needs no Sphinx
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Warns:", "Yields:", "Example:", "Examples:", "Note:")
 NAMES = re.compile(r"^    [a-z_]\w*(?:, [a-z_]\w*)+(?=: )")
+COLON = "\ue000"
+"""Stands for a colon while napoleon reads, which takes "text: text" of a property for its type and its description."""
 SPAN = re.compile(r"`([^`]+)`")
 SIGNS = re.compile(r"([*|\\])|(?<=\w)(_)(?=\W|$)")
 
@@ -74,8 +76,13 @@ def process(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: 
     if what == "class" and dataclasses.is_dataclass(value) and "Attributes:" not in lines:
         lines.extend(settings_of(value))
     lines[:] = converted(lines)
-    if what in ("attribute", "property", "data"):
-        lines.insert(0, "")  # napoleon takes a first line with a colon for a type and its description
+    if what in ("attribute", "property", "data") and lines:
+        lines[0] = lines[0].replace(":", COLON)
+
+
+def restore(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Put the colons back."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def signature(
@@ -147,6 +154,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
         if field.name == "variable":
             field.label = "Attributes"
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-docstring", restore, priority=600)
     app.connect("autodoc-process-signature", signature)
     app.connect("doctree-read", tidy)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
