@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ QUICK = {"docs/bundle.md", "docs/collecting.md", "docs/data.md"}
 def run(page: str, blocks: list[Block], names: dict[str, Any]) -> None:
     for block in blocks:
         if not block.reason:
-            exec(compile(smaller(block.text), page, "exec"), names)
+            exec(compile(smaller(block.text), page, "exec", dont_inherit=True), names)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,10 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest
     # Models of an evaluation that names no settings: few updates of narrow networks.
     monkeypatch.setattr(FitSettings.__init__, "__defaults__", (20, 256, (16,), 1e-3, 0, "auto", 2))
     names = PREPARED[page]() if page in PREPARED else {}
-    run(page, PAGES[page], {"__name__": "page", "small_log": small_log} | names)
+    module = ModuleType("page")  # classes look up the module that they are defined in
+    monkeypatch.setitem(sys.modules, "page", module)
+    vars(module).update({"small_log": small_log} | names)
+    run(page, PAGES[page], vars(module))
 
 
 def test_pages_that_are_prepared_for_have_blocks() -> None:
