@@ -54,9 +54,14 @@ def filled(text: str, values: Mapping[str, Any], figure: Callable[[str], str]) -
         autoescape=False,
         keep_trailing_newline=True,
     )
-    environment.filters["fixed"] = lambda value, places=2: f"{value:.{places}f}".replace("-", "\N{MINUS SIGN}")
+    environment.filters["fixed"] = _fixed
     environment.filters["percent"] = lambda value, places=0: f"{100 * value:.{places}f}%"
     return environment.from_string(text).render({**values, "figure": figure})
+
+
+def _fixed(value: float, places: int = 2) -> str:
+    """A number with so many places, a typographic minus, and no minus before a zero."""
+    return f"{round(value, places) + 0.0:.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def to_html(text: str) -> str:
