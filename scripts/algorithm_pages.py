@@ -41,7 +41,7 @@ SHARED = (
 
 def pages() -> dict[str, str]:
     """The name of each file -> its content."""
-    kinds = {name: getattr(st, name) for name in st.ALGORITHMS}
+    kinds = {name: getattr(st, name) for name in (*st.ALGORITHMS, *st.PREFERENCE_ALGORITHMS)}
     return {"README.md": comparison(kinds)} | {f"{name.lower()}.md": page(kind) for name, kind in kinds.items()}
 
 
@@ -92,6 +92,8 @@ def facts(kind: type[Algorithm]) -> str:
     }[kind.acts]
     updates = "is solved in closed form, without updates" if kind.closed_form else f"{acts}"
     warning = f" **{kind.caution}**" if kind.caution else ""
+    if kind.learns_from == "preferences":
+        actions = f"[preferences](../preferences.md) between {actions}"
     return f"`st.{name}()` learns from {actions} actions and from observations that are {seen}; it {updates}.{warning}"
 
 

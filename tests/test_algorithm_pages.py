@@ -32,7 +32,7 @@ def test_the_pages_are_up_to_date(writer: ModuleType) -> None:
     assert not stale, f"{stale} are not up to date: run `python scripts/algorithm_pages.py`."
 
 
-@pytest.mark.parametrize("name", st.ALGORITHMS)
+@pytest.mark.parametrize("name", [*st.ALGORITHMS, *st.PREFERENCE_ALGORITHMS])
 def test_every_algorithm_says_when_to_use_it_and_what_to_turn_first(writer: ModuleType, name: str) -> None:
     _, labelled = writer.paragraphs(getattr(st, name))
     assert set(labelled) == set(writer.LABELS)

@@ -59,6 +59,13 @@ def test_the_python_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]
     run_example(*blocks("python"), capsys)
 
 
+@pytest.mark.slow
+def test_the_example_of_preferences_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("python", (ROOT / "docs" / "preferences.md").read_text(encoding="utf-8"))
+    exec(compile(example, "preferences.md", "exec"), {})
+    assert float(capsys.readouterr().out.split()[0]) > 0.7
+
+
 def test_the_schema_example_is_a_schema() -> None:
     (example,) = blocks("toml")
     schema = Schema.from_dict(tomllib.loads(example))

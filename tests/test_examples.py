@@ -54,10 +54,17 @@ def test_continuous_control(capsys: pytest.CaptureFixture[str]) -> None:
         assert learned > returns["clumsy without noise"]
 
 
+def test_preference_learning(capsys: pytest.CaptureFixture[str]) -> None:
+    found = main_of("preference_learning")(updates=150, pairs=3_000)
+    assert "held-out verdicts foretold" in capsys.readouterr().out
+    assert found["old system"] + 0.8 < found["learned by DPO"] < found["best possible"]
+    assert 0.7 < found["accuracy"] < found["best accuracy"] + 0.05
+
+
 def test_each_example_is_listed_and_uses_only_the_public_face() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert len(scripts) == 3
+    assert len(scripts) == 4
     for script in scripts:
         text = script.read_text(encoding="utf-8")
         assert f"python examples/{script.name}" in listed

@@ -14,18 +14,22 @@ import pytest
 import stitchrl as st
 
 VERBS = (
-    "audit", "convert", "demo_log", "evaluate", "fit", "fit_grid", "load", "load_policy", "race", "read", "report",
-    "rollout", "run",
+    "audit", "convert", "demo_log", "evaluate", "fit", "fit_grid", "load", "load_policy", "race", "read", "read_preferences",
+    "report", "rollout", "run",
 )  # fmt: skip
 NOUNS = (
     "Algorithm", "Audit", "Bundle", "Dataset", "EarlyStop", "Episode", "EpisodeSampling", "Estimate", "Evaluation",
-    "Finding", "Grid", "Network", "Outcome", "Policy", "Race", "Run", "Scaling", "Schema", "StratifiedSampling",
-    "TopFractionSampling", "UniformSampling", "Verdict", "WeightedSampling",
+    "DPO", "Finding", "Grid", "Network", "Outcome", "Policy", "Preferences", "Race", "Run", "Scaling", "Schema",
+    "StratifiedSampling", "TopFractionSampling", "UniformSampling", "Verdict", "WeightedSampling",
 )  # fmt: skip
 
 
 def test_every_name_is_there_and_says_what_it_is() -> None:
-    assert set(VERBS) | set(NOUNS) | set(st.ALGORITHMS) | {"errors", "sampling", "trackers"} <= set(dir(st))
+    assert set(VERBS) | set(NOUNS) | set(st.ALGORITHMS) | set(st.PREFERENCE_ALGORITHMS) | {
+        "errors",
+        "sampling",
+        "trackers",
+    } <= set(dir(st))
     for name in dir(st):
         assert getattr(st, name).__doc__, name
     with pytest.raises(
@@ -58,10 +62,11 @@ def test_a_verb_is_not_hidden_by_a_module_of_its_name() -> None:
 
 
 def test_algorithms_are_the_classes_of_their_names() -> None:
-    for name in st.ALGORITHMS:
-        kind = getattr(st, name)
-        assert issubclass(kind, st.Algorithm)
-        assert kind.__name__ == name
+    for names, learns_from in ((st.ALGORITHMS, "logs"), (st.PREFERENCE_ALGORITHMS, "preferences")):
+        for name in names:
+            kind = getattr(st, name)
+            assert issubclass(kind, st.Algorithm)
+            assert (kind.__name__, kind.learns_from) == (name, learns_from)
 
 
 def test_namespaces_hold_the_flat_names() -> None:

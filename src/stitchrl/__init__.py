@@ -32,12 +32,16 @@ _FACE: dict[str, str] = {
 }
 """Name in the face -> module that defines it, or package that holds it where it is a module itself."""
 
+PREFERENCE_ALGORITHMS: dict[str, str] = {"DPO": _FACE["DPO"]}
+"""Name of an algorithm that learns from preferences -> defining module."""
+
 ALGORITHMS: dict[str, str] = {
     name: module
     for name, module in _FACE.items()
     if module.startswith("stitchrl.algorithms.") and module != "stitchrl.algorithms.base"
+    if name not in PREFERENCE_ALGORITHMS
 }
-"""Algorithm name -> defining module."""
+"""Name of an algorithm that learns from logs -> defining module."""
 
 __all__ = sorted([*_FACE, "load"])
 
@@ -62,5 +66,6 @@ def load(folder: str | os.PathLike[str]) -> Any:
     """The run or grid that `fit` or `fit_grid` saved with `out=folder`, as far as its last checkpoint."""
     from stitchrl.training.fit import load as load_run
 
-    classes = {name: getattr(importlib.import_module(module), name) for name, module in ALGORITHMS.items()}
+    known = ALGORITHMS | PREFERENCE_ALGORITHMS
+    classes = {name: getattr(importlib.import_module(module), name) for name, module in known.items()}
     return load_run(folder, classes)

@@ -16,13 +16,14 @@ from stitchrl.pipeline.race import race as race
 from stitchrl.pipeline.pipeline import run as run
 from stitchrl.reading.convert import convert as convert
 from stitchrl.reading.drop_list import read_drop_list as read_drop_list
+from stitchrl.reading.preferences import read_preferences as read_preferences
 from stitchrl.reading.read import read as read
 from stitchrl.collection.recipes import collect as collect
 from stitchrl.rollouts import rollout as rollout
 from stitchrl.training.fit import fit as fit
 from stitchrl.training.fit import fit_grid as fit_grid
 
-# Algorithms: every name from `stitchrl.algorithms`, the base class apart, is one of `ALGORITHMS`.
+# Algorithms: every name from `stitchrl.algorithms`, the base class apart, is one of `ALGORITHMS` or `PREFERENCE_ALGORITHMS`.
 from stitchrl.algorithms.base import Algorithm as Algorithm
 from stitchrl.algorithms.awac import AWAC as AWAC
 from stitchrl.algorithms.awr import AWR as AWR
@@ -35,6 +36,7 @@ from stitchrl.algorithms.combo import COMBO as COMBO
 from stitchrl.algorithms.cql import CQL as CQL
 from stitchrl.algorithms.ddpg import DDPG as DDPG
 from stitchrl.algorithms.decision_transformer import DecisionTransformer as DecisionTransformer
+from stitchrl.algorithms.dpo import DPO as DPO
 from stitchrl.algorithms.dqn import DQN as DQN
 from stitchrl.algorithms.edac import EDAC as EDAC
 from stitchrl.algorithms.filtered_bc import FilteredBC as FilteredBC
@@ -61,6 +63,7 @@ from stitchrl.auditing.finding import Finding as Finding
 from stitchrl.data.column_rule import ColumnRule as ColumnRule
 from stitchrl.data.dataset import Dataset as Dataset
 from stitchrl.data.dataset import Episode as Episode
+from stitchrl.data.preferences import Preferences as Preferences
 from stitchrl.data.scaling import Scaling as Scaling
 from stitchrl.data.schema import Schema as Schema
 from stitchrl.diagnosis.advice import Advice as Advice
@@ -117,6 +120,7 @@ from stitchrl.data import sampling as sampling
 
 __version__: str
 ALGORITHMS: dict[str, str]
+PREFERENCE_ALGORITHMS: dict[str, str]
 
 def load(folder: str | os.PathLike[str]) -> Run | Grid:
     """The run or grid that `fit` or `fit_grid` saved with `out=folder`, as far as its last checkpoint."""

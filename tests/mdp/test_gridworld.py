@@ -70,6 +70,12 @@ def test_cut_episodes_keep_what_followed() -> None:
     assert log.next_observation.argmax(1).tolist() == [0] * 6
 
 
+def test_a_whole_number_as_a_reward_is_a_reward() -> None:
+    grid = GridWorld(("SG",), gamma=1.0, step_reward=-1, goal_reward=3)
+
+    assert grid.mdp.policy_value(np.eye(4)[[1, 1]]) == 2.0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stitchrl.lab.lessons.iql import EXAMPLE, EXPECTILES, expectile_of
+from stitchrl.lab.lessons.iql import EXAMPLE, EXPECTILES, expectile_of, pull_up
 
 __all__ = ["live_cases"]
 
@@ -16,7 +16,12 @@ def live_cases() -> list[tuple[str, dict[str, Any], dict[str, Any], dict[str, fl
             "expectile",
             {"expectile": expectile},
             {"values": list(EXAMPLE)},
-            {"value": expectile_of(EXAMPLE, expectile), "mean": 16 / 3, "highest": 8.0},
+            {
+                "value": expectile_of(EXAMPLE, expectile),
+                "pull": pull_up(EXAMPLE, expectile),
+                "mean": 16 / 3,
+                "highest": 8.0,
+            },
         )
         for expectile in EXPECTILES[::7]
     ]

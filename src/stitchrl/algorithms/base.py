@@ -175,6 +175,8 @@ class Algorithm(ABC):
     """Kinds of action it can learn from."""
     observations: ClassVar[tuple[str, ...]] = ("vectors",)
     """Kinds of observation it can learn from: "vectors", "images"."""
+    learns_from: ClassVar[str] = "logs"
+    """What `fit` takes for it: "logs", which are Datasets, or "preferences"."""
     acts: ClassVar[str] = "as trained"
     """How its policy is meant to act: "as trained"; "greedy" where the paper evaluates the mode; "sample" where it
     chooses among candidates that it draws."""

@@ -25,6 +25,7 @@ INTERVALS = {
     "(0, 1)": lambda x: 0 < x < 1,
     "(0, 1]": lambda x: 0 < x <= 1,
     "[0, 1)": lambda x: 0 <= x < 1,
+    "[0, 0.5)": lambda x: 0 <= x < 0.5,
     "[0, 1]": lambda x: 0 <= x <= 1,
     "(-inf, inf)": lambda x: float("-inf") < x < float("inf"),
     "(0, inf)": lambda x: 0 < x < float("inf"),

@@ -61,7 +61,7 @@ def check_algorithm(algorithm: Algorithm, *, kinds: Sequence[str] | None = None)
 
 
 def _check_of_ends(algorithm: Algorithm) -> Callable[[Subject], None]:
-    if algorithm.sequence_length:
+    if algorithm.sequence_length or algorithm.learns_from == "preferences":
         return check_padding
     return check_closed_form if algorithm.closed_form else check_bootstrap
 
@@ -195,6 +195,8 @@ def _check_kept(subject: Subject, after: PyTree, avals: Sequence[Any]) -> None:
 def _check_masks(subject: Subject) -> None:
     policy = subject.algorithm.policy(subject.state, subject.given)
     obs = subject.batch["obs"]
+    if subject.preferences is not None:
+        obs = obs[0, :, 0]
     if isinstance(policy, MemoryPolicy):
         _check_memory(subject, policy, obs[:, 0] if subject.algorithm.sequence_length else obs)
         return
@@ -253,7 +255,7 @@ def _check_training(subject: Subject) -> None:
         every = {"log_every_updates": 2, "save_every_updates": 2, "batch_size": 64, "progress": False}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StitchRLWarning)  # several seeds of a closed form are meant here
-            return fit(algorithm, subject.log, updates=6, seeds=seeds, **every, **settings)  # type: ignore[arg-type]
+            return fit(algorithm, subject.preferences or subject.log, updates=6, seeds=seeds, **every, **settings)  # type: ignore[arg-type]
 
     with tempfile.TemporaryDirectory() as folder:
         among = trained([4, 1]).states[1]

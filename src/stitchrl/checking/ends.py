@@ -53,7 +53,7 @@ def check_padding(subject: Subject) -> None:
     other = dict(batch)
     for name in ("obs", "action", "reward", *subject.prepared.columns):
         column = batch[name]
-        outside = missing.reshape(*missing.shape, *[1] * (column.ndim - 2))
+        outside = missing.reshape(*missing.shape, *[1] * (column.ndim - missing.ndim))
         other[name] = jnp.where(outside, (column + 1) % 2 if column.dtype == jnp.int32 else 3.0 * column + 1.0, column)
     if differ(subject.after(batch), subject.after(other)):
         subject.fail(

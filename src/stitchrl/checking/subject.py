@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
@@ -14,9 +15,11 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec, Step
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.preferences import Preferences
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
 from stitchrl.feeds.feed import sequence_source, transition_source
+from stitchrl.feeds.pairs import pair_source
 from stitchrl.jax_types import Batch, Key, Metrics
 from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 from stitchrl.nn.policy import DiscretePolicy
@@ -96,12 +99,22 @@ def compiled_update(structure: Algorithm) -> Any:
     return jax.jit(update)
 
 
+def small_preferences(log: Dataset) -> Preferences:
+    """Six pairs of the episodes of `small_log`, of different lengths, with a log-probability of every action."""
+    said = np.random.default_rng(2).normal(-1.0, 0.1, log.num_transitions).astype(np.float32)
+    episodes = np.arange(log.num_episodes).reshape(-1, 2)
+    return Preferences(dataclasses.replace(log, behavior_log_prob=said), episodes[:, 0], episodes[:, 1])
+
+
 class Subject:
     """An algorithm on one kind of action, with a log, a batch and a state."""
 
     def __init__(self, algorithm: Algorithm, kind: str) -> None:
         self.algorithm, self.kind = algorithm, kind
         self.log = small_log(kind)
+        self.preferences = small_preferences(self.log) if algorithm.learns_from == "preferences" else None
+        if self.preferences is not None:
+            self.log = self.preferences.segments
         self.scaling = Scaling.of(self.log)
         self.spec = Spec.of(self.log)
 
@@ -131,9 +144,11 @@ class Subject:
 
     @cached_property
     def batch(self) -> dict[str, Any]:
-        """The first rows of the prepared log, or the pieces of episodes that begin there."""
+        """The first rows of the prepared log, or the pieces of episodes that begin there; or pairs of segments."""
         log, columns, length = self.prepared.log, self.prepared.columns, self.algorithm.sequence_length
-        if length:
+        if self.preferences is not None:
+            source = pair_source(self.preferences, self.scaling)
+        elif length:
             source = sequence_source(log, self.scaling, length, columns=columns)
         else:
             source = transition_source(log, self.scaling, columns=columns, n_steps=self.algorithm.target_steps or 1)

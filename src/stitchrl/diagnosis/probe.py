@@ -14,6 +14,8 @@ On both kinds of rows (`probe/...` and `held_out/...`):
     td_error                  root mean square of r + gamma (1 - terminated) V(s') - Q(s, a)
     log_prob                  mean log-probability, or log-density, of the logged action under the policy
 
+Where preferences are held out, `held_out/` has instead what `diagnosis/preference_probe.py` says.
+
 All in the units of training: scaled observations, actions and rewards. What an algorithm does not have is left out.
 """
 
@@ -28,8 +30,10 @@ from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.preferences import Preferences
 from stitchrl.data.scaling import Scaling
 from stitchrl.diagnosis.dead_units import dead_share
+from stitchrl.diagnosis.preference_probe import HELD_OUT, held_out_pairs, measure_pairs
 from stitchrl.diagnosis.probed_rows import probed_rows
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Metrics
@@ -40,8 +44,8 @@ from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["HELD_OUT", "SEEN", "Probe"]
 
-SEEN, HELD_OUT = "probe", "held_out"
-"""Prefixes of metrics on rows that are learned from, and on rows that are not."""
+SEEN = "probe"
+"""Prefix of metrics on rows that are learned from; those on rows that are not have `HELD_OUT`."""
 LEAST_LOG_PROB = -20.0
 """Log-probabilities below it count as this: an action that a greedy policy never takes has none that is finite."""
 
@@ -51,20 +55,22 @@ class Probe:
     """Measures a run on fixed rows.
 
     Args:
-        held_out: a log that the run does not learn from, such as the validation part; None measures on seen rows alone.
-        rows: how many of each kind are looked at, at least 1.
+        held_out: a log that the run does not learn from, such as the validation part, or preferences where it learns from these;
+            None measures on seen rows alone.
+        rows: how many of each kind are looked at, at least 1; of preferences, how many pairs.
 
     Raises:
         ConfigurationError: `rows` below 1.
     """
 
-    held_out: Dataset | None = None
+    held_out: Dataset | Preferences | None = None
     rows: int = 256
 
     def __post_init__(self) -> None:
-        if self.held_out is not None and not isinstance(self.held_out, Dataset):
+        if self.held_out is not None and not isinstance(self.held_out, Dataset | Preferences):
             raise ConfigurationError(
-                f"`held_out` of a probe must be a log, as `st.read` or `log.split` gives it; got {self.held_out!r:.60}."
+                f"`held_out` of a probe must be a log, as `st.read` or `log.split` gives it, or preferences; got "
+                f"{self.held_out!r:.60}."
             )
         if self.rows < 1:
             raise ConfigurationError(f"`rows` of a probe must be at least 1; got {self.rows}. 256 suit most logs.")
@@ -72,20 +78,31 @@ class Probe:
     def arrays(self, log: Dataset, scaling: Scaling) -> dict[str, dict[str, NumpyArray]]:
         """The rows, as batches. Raises ConfigurationError where the held-out log has other actions or observations."""
         found = {SEEN: probed_rows(log, scaling, self.rows)}
-        if self.held_out is not None:
-            other = self.held_out
-            if (other.num_actions, other.observation_shape) != (log.num_actions, log.observation_shape):
-                raise ConfigurationError(
-                    "The held-out log of a probe must have the observations and actions of the log that is learned from: shape "
-                    f"{log.observation_shape} and {_actions(log)}; got {other.observation_shape} and {_actions(other)}."
-                )
-            found[HELD_OUT] = probed_rows(other, scaling, self.rows)
-        return found
+        if self.held_out is None:
+            return found
+        if isinstance(self.held_out, Preferences):
+            self._check_alike(log, self.held_out.segments)
+            return found | {HELD_OUT: held_out_pairs(self.held_out, scaling, self.rows)}
+        self._check_alike(log, self.held_out)
+        return found | {HELD_OUT: probed_rows(self.held_out, scaling, self.rows)}
+
+    def _check_alike(self, log: Dataset, other: Dataset) -> None:
+        if (other.num_actions, other.observation_shape) != (log.num_actions, log.observation_shape):
+            raise ConfigurationError(
+                "The held-out log of a probe must have the observations and actions of the log that is learned from: shape "
+                f"{log.observation_shape} and {_actions(log)}; got {other.observation_shape} and {_actions(other)}."
+            )
 
     @property
     def measure(self) -> Measure:
         """The function that every probe of this kind has."""
-        return measure
+        return measure_preferences if isinstance(self.held_out, Preferences) else measure
+
+
+def measure_preferences(algorithm: Algorithm, state: PyTree, given: PyTree, arrays: Mapping[str, Batch]) -> Metrics:
+    """The metrics named above on the decisions that are learned from, and those of the pairs that are held out."""
+    seen = measure(algorithm, state, given, {SEEN: arrays[SEEN]})
+    return seen | measure_pairs(algorithm, state, given, arrays[HELD_OUT])
 
 
 def measure(algorithm: Algorithm, state: PyTree, given: PyTree, arrays: Mapping[str, Batch]) -> Metrics:

@@ -28,7 +28,15 @@ from stitchrl.feeds.streaming import ShuffledReader, prefetched
 from stitchrl.jax_types import Array, Batch, Key
 from stitchrl.types import NumpyArray, PyTree
 
-__all__ = ["Feed", "Source", "StreamSource", "sequence_source", "shuffled_source", "transition_source"]
+__all__ = [
+    "Feed",
+    "Source",
+    "StreamSource",
+    "sequence_source",
+    "shuffled_rows",
+    "shuffled_source",
+    "transition_source",
+]
 
 UNIFORM = UniformSampling()
 Spans = Iterator[tuple[int, int]]
@@ -219,16 +227,21 @@ def shuffled_source(
     """
     check_rows(log)
     order = ShuffledRows(log.num_transitions, seed, weights=sampling.weights(log), **shuffle)
-
-    def produce(first: int, end: int, batch_size: int) -> PyTree:
-        rows = order.rows(first * batch_size, end * batch_size)
-        return rows.astype(np.int32).reshape(end - first, batch_size)
-
     held = (
         transition_source(log, scaling, columns=columns, n_steps=n_steps)
         if length is None
         else sequence_source(log, scaling, length, columns=columns)
     )
+    return shuffled_rows(held, order)
+
+
+def shuffled_rows(held: Source, order: ShuffledRows) -> StreamSource:
+    """What a source holds in device memory, in the order of these rows."""
+
+    def produce(first: int, end: int, batch_size: int) -> PyTree:
+        rows = order.rows(first * batch_size, end * batch_size)
+        return rows.astype(np.int32).reshape(end - first, batch_size)
+
     return StreamSource(produce, _TakeRows(held.sample), held.arrays)
 
 

@@ -116,12 +116,21 @@ class FiniteMDP:
             choice = np.where(better, q.argmax(1), choice)
 
     def draw(
-        self, probs: Float[NumpyArray, "S A"], episodes: int, *, seed: int, max_steps: int = 1000
+        self,
+        probs: Float[NumpyArray, "S A"],
+        episodes: int,
+        *,
+        seed: int,
+        max_steps: int = 1000,
+        starts: Int[NumpyArray, " episodes"] | None = None,
     ) -> FiniteEpisodes:
-        """Simulate episodes under a policy, all in lockstep; those still running after max_steps are truncated."""
+        """Simulate episodes under a policy, all in lockstep; those still running after max_steps are truncated.
+
+        `starts` are the first states of the episodes, none of them terminal; None draws them from `initial`.
+        """
         rng = np.random.default_rng(seed)
         act_cdf, next_cdf = np.cumsum(probs, axis=1), np.cumsum(self.transition, axis=2)
-        state = _draw_rows(np.cumsum(self.initial)[None].repeat(episodes, 0), rng)
+        state = _draw_rows(np.cumsum(self.initial)[None].repeat(episodes, 0), rng) if starts is None else starts
         running, parts = np.arange(episodes), []
         for step in range(max_steps):
             action = _draw_rows(act_cdf[state], rng)

@@ -106,7 +106,7 @@ class GridWorld:
     def mdp(self) -> FiniteMDP:
         """The exact world; an episode starts in every S equally often."""
         count, goal, pit = self.num_states, self._signs("G"), self._signs("X")
-        reward = np.full((count, len(MOVES), count), self.step_reward)
+        reward = np.full((count, len(MOVES), count), self.step_reward, np.float64)
         reward += np.where(goal, self.goal_reward, np.where(pit, self.pit_reward, 0.0))
         transition = np.zeros((count, len(MOVES), count))
         for state, (row, column) in enumerate(self.cells):

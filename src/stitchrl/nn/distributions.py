@@ -84,6 +84,10 @@ class Categorical(Distribution):
     def sample(self, *, key: Key) -> Int[Array, " B"]:
         return jax.random.categorical(key, self.log_probs, axis=-1)
 
+    def kl(self, other: Categorical) -> Float[Array, " B"]:
+        """(B,) KL(self || other) in nats, at least 0; both under the same mask."""
+        return jnp.sum(jnp.exp(self.log_probs) * (self.log_probs - other.log_probs), axis=-1)
+
     def metrics(self, action: Shaped[AnyArray, " B"]) -> Metrics:
         """policy/agreement: share of the actions that are the mode. policy/entropy: nats."""
         entropy = -jnp.sum(jnp.exp(self.log_probs) * self.log_probs, axis=-1)
@@ -106,6 +110,11 @@ class Normal(Distribution):
 
     def sample(self, *, key: Key) -> Float[Array, "B action"]:
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+    def kl(self, other: Normal) -> Float[Array, " B"]:
+        """(B,) KL(self || other) in nats, at least 0: the sum over the numbers of an action."""
+        ratio, shift = jnp.exp(2.0 * (self.log_std - other.log_std)), (self.mean - other.mean) * jnp.exp(-other.log_std)
+        return jnp.sum(0.5 * (ratio + shift**2 - 1.0) - (self.log_std - other.log_std), axis=-1)
 
     def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
         """policy/mode_error: root mean squared distance of the mode, an action dimension. policy/entropy: nats."""

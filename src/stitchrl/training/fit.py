@@ -13,7 +13,7 @@ from typing import Any
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.algorithms.settings import revived_settings
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.given import check_is_log
+from stitchrl.data.preferences import Preferences
 from stitchrl.data.sampling import Sampling
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
@@ -23,6 +23,7 @@ from stitchrl.messages import printable
 from stitchrl.nn.saving import load_tree_file
 from stitchrl.progress import LoopMonitor
 from stitchrl.training.checkpoint import load_checkpoint, read_meta
+from stitchrl.training.comparing import learned_from
 from stitchrl.training.flags import red_flags
 from stitchrl.training.job import Environment, Job, TrainedMembers
 from stitchrl.training.loop import Trained
@@ -37,7 +38,7 @@ __all__ = ["fit", "fit_grid", "fit_members", "load", "run_of"]
 
 def fit(
     algorithm: Algorithm,
-    log: Dataset,
+    log: Dataset | Preferences,
     *,
     updates: int,
     seeds: int | Sequence[int] = 1,
@@ -64,7 +65,7 @@ def fit(
 
     Args:
         algorithm: a settings dataclass such as `st.IQL(expectile=0.8)`.
-        log: the training part.
+        log: the training part; for `st.DPO`, preferences, of which a batch holds so many pairs.
         updates: gradient updates of each seed; 0 is legal, and algorithms in closed form make none. More of them than a
             run in `out` has done train it further, to the same bits as one long run (on an accelerator to rounding, where
             the shorter run ended between two multiples of `log_every_updates`).
@@ -107,10 +108,10 @@ def fit(
         CheckpointError: the checkpoint found there is damaged.
         DivergenceError: a loss is no longer finite; the last good checkpoint stays.
     """
-    _check_given(algorithm, log, "st.fit")
+    learned = _learned_from(algorithm, log, "st.fit")
     numbers = _seeds(seeds)
     job = Job(
-        log=log,
+        **learned,
         updates=updates,
         seeds=numbers,
         batch_size=batch_size,
@@ -138,7 +139,7 @@ def fit(
 
 def fit_grid(
     algorithm: Algorithm,
-    log: Dataset,
+    log: Dataset | Preferences,
     grid: Mapping[str, Sequence[Any]],
     *,
     updates: int,
@@ -161,7 +162,7 @@ def fit_grid(
         DivergenceError: every member diverged.
         Others as `fit`.
     """
-    _check_given(algorithm, log, "st.fit_grid")
+    learned = _learned_from(algorithm, log, "st.fit_grid")
     inputs = algorithm.input_settings()
     if not grid:
         raise ConfigurationError(f"A grid needs at least one setting; {algorithm.name} has {', '.join(inputs)}.")
@@ -176,7 +177,7 @@ def fit_grid(
     points = _points(grid)
     algorithms = [_with_settings(algorithm, point) for point in points]
     numbers = _seeds(seeds)
-    job = Job(log, updates, numbers, **settings)
+    job = Job(**learned, updates=updates, seeds=numbers, **settings)
     result = job.train(
         algorithm,
         [a for a in algorithms for _ in numbers],
@@ -283,13 +284,13 @@ def _origin(path: Path, meta: Mapping[str, Any]) -> tuple[Schema | None, Guard |
         ) from None
 
 
-def _check_given(algorithm: object, log: object, function: str) -> None:
-    """Raise ConfigurationError where a fit was given something else than an algorithm with its settings, or than a log."""
+def _learned_from(algorithm: object, log: object, function: str) -> dict[str, Any]:
+    """What `learned_from` gives. Raises ConfigurationError as it does, and where there is no algorithm with its settings."""
     if not isinstance(algorithm, Algorithm):
         raise ConfigurationError(
             f"`{function}` takes an algorithm with its settings, such as st.IQL(); got {printable(repr(algorithm))}."
         )
-    check_is_log(log, function)
+    return learned_from(algorithm, log, function)
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:

@@ -21,16 +21,19 @@ from stitchrl.algorithms.settings import default_settings
 from stitchrl.data.attainable import attainable_returns
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.episode_memory import EpisodeMemory
+from stitchrl.data.preferences import Preferences
 from stitchrl.data.sampling import Sampling, UniformSampling, drawn_part
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import ANSWER, Guard
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, sequence_source, shuffled_source, transition_source
+from stitchrl.feeds.pairs import pair_source, shuffled_pairs
 from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay, shown_display
 from stitchrl.storage.learned_from import EPISODES, write_learned_from
 from stitchrl.training.closed_forms import check_closed_form
+from stitchrl.training.comparing import check_kind
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
 from stitchrl.training.metrics_table import MetricsTable
@@ -72,7 +75,10 @@ class TrainedMembers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The arguments of `fit` but for the algorithm, checked."""
+    """The arguments of `fit` but for the algorithm, checked.
+
+    With `preferences`, `log` is their segments.
+    """
 
     log: Dataset
     updates: int
@@ -95,6 +101,7 @@ class Job:
     evaluation_episodes: int = 10
     progress: bool | None = None
     probe: AnyProbe | None = None
+    preferences: Preferences | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -231,6 +238,8 @@ class Job:
 
     def _check_fits(self, algorithm: Algorithm) -> None:
         """Raise ConfigurationError where the algorithm does not learn from such a log, or with such arguments."""
+        asked = ("n_steps", "sampling", "stream", "reward_scale", "reward_shift")
+        check_kind(algorithm, self.preferences, {name: getattr(self, name) for name in asked})
         kind = "continuous" if self.log.num_actions is None else "discrete"
         if kind not in algorithm.actions:
             raise ConfigurationError(
@@ -366,7 +375,7 @@ class Job:
             "reward_scale": self.reward_scale,
             "sampling": self._sampling_name,
             "stop": None if self.stop is None else _named(self.stop),
-            "log": self.log.bare().content_hash if self.out is not None else "",
+            "log": self._content_hash if self.out is not None else "",
             "meaning": self.log.schema.meaning(),
             "spec": spec.to_dict(),
         }
@@ -384,6 +393,11 @@ class Job:
                 self.evaluation_episodes,
             ]
         return dict(json.loads(json.dumps(content)))
+
+    @property
+    def _content_hash(self) -> str:
+        """Of what is learned from."""
+        return (self.log.bare() if self.preferences is None else self.preferences).content_hash
 
     def _bounds(self, algorithms: list[Algorithm]) -> dict[str, Any]:
         """What the log's rewards allow a value to be: by the largest discount, or by the longest of whole episodes."""
@@ -414,6 +428,9 @@ class Job:
 
     def _source(self, algorithm: Algorithm, prepared: Prepared, scaling: Scaling, rule: Sampling) -> Feed:
         log, columns, length = prepared.log, prepared.columns, algorithm.sequence_length
+        if self.preferences is not None:
+            make_pairs = shuffled_pairs if self.sampling == "shuffled" else pair_source
+            return make_pairs(self.preferences, scaling, columns)
         steps = algorithm.target_steps or self.n_steps
         if self.stream or self.sampling == "shuffled":
             make = StreamSource.of if self.stream else shuffled_source

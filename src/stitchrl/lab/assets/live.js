@@ -13,8 +13,16 @@ window.stitchrlLive = {
     }
     const loss = (m) => mean(values.map((x) => (x > m ? expectile : 1 - expectile) * (x - m) ** 2));
     const low = Math.min(...values) - 1, high = Math.max(...values) + 1;
-    const curve = [];
-    for (let k = 0; k <= 120; k += 1) { const m = low + ((high - low) * k) / 120; curve.push({ m, loss: loss(m) }); }
-    return { rows: { curve, minimum: [{ m: at, loss: loss(at) }] }, numbers: { value: at, mean: mean(values), highest: Math.max(...values) } };
+    const above = (m) => expectile * mean(values.map((x) => Math.max(x - m, 0)));
+    const below = (m) => (1 - expectile) * mean(values.map((x) => Math.max(m - x, 0)));
+    const curve = [], pulls = [];
+    for (let k = 0; k <= 120; k += 1) {
+      const m = low + ((high - low) * k) / 120;
+      curve.push({ m, loss: loss(m) });
+      pulls.push({ m, pull: above(m), side: "up" }, { m, pull: below(m), side: "down" });
+    }
+    const minimum = [{ m: at, loss: loss(at), pull: above(at) }];
+    const numbers = { value: at, pull: above(at), mean: mean(values), highest: Math.max(...values) };
+    return { rows: { curve, pulls, minimum }, numbers };
   },
 };
