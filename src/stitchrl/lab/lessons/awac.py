@@ -42,7 +42,7 @@ def lesson() -> Lesson:
     world = stitching_world()
     values: dict[str, Any] = {
         "td_1": world.policy_value(td[1.0]), "returns_1": world.policy_value(observed[1.0]),
-        "even": 7 / np.log(4 / 3),
+        "even": 7 / np.log(4 / 3), "crash": CRASH,
         "leaves_warm": leaving("normal", 100.0), "leaves_cold": leaving("normal", 0.2),
         "says_warm": _expected("normal", 100.0, critic=True), "true_warm": _expected("normal", 100.0, critic=False),
         "claim_5": claimed(0.05, 0.99), "claim_100": claimed(1.0, 0.99),
