@@ -16,6 +16,9 @@
   // A chart takes the width that there is; charts side by side stand below one another on a phone.
   function fitted(specification, available) {
     const made = structuredClone(specification);
+    // Texts are measured on a canvas, which knows no CSS variables: with one, labels would be laid out for another font.
+    const font = getComputedStyle(document.body).getPropertyValue("--sans").trim();
+    if (made.config && font) made.config.font = font;
     const wide = made.usermeta && made.usermeta.width ? made.usermeta.width : 640;
     if (made.hconcat || made.vconcat) {
       if (made.hconcat && available < wide) { made.vconcat = made.hconcat; delete made.hconcat; }
