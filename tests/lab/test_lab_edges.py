@@ -10,10 +10,12 @@ from typing import Any
 
 import altair as alt
 import pytest
+from commands import Command
 from lesson_pages import drive, live_answers
 from pages import CHROMIUM, Page
 
-import stitchrl
+import stitchrl as package
+from stitchrl.command_line import lessons
 from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.lab import build
 from stitchrl.lab.figures import follows, parameters, rows
@@ -56,6 +58,7 @@ def test_texts_of_a_figure_stay_texts() -> None:
     assert "<b>bold" not in made.replace(held[0], "")
 
 
+@pytest.mark.slow
 @NEEDS_BROWSER
 def test_a_single_page_with_such_texts_works_under_its_policy_of_content(tmp_path: Path) -> None:
     figure = hostile_figure()
@@ -71,6 +74,13 @@ def test_a_single_page_with_such_texts_works_under_its_policy_of_content(tmp_pat
     assert seen["chart"] <= seen["room"]
 
 
+def test_a_tie_goes_away_from_zero_and_zero_has_no_sign() -> None:
+    said = [rounded(value, places) for value, places in ((2.5, 0), (-2.5, 0), (0.125, 2), (-0.001, 2), (1e30, 0))]
+    assert said == ["3", "\N{MINUS SIGN}3", "0.13", "0.00", "1000000000000000019884624838656"]
+    assert filled("[[ x | percent(1) ]] [[ y | fixed(0) ]]", {"x": -0.125, "y": 2.5}, str) == "\N{MINUS SIGN}12.5% 3"
+
+
+@pytest.mark.slow
 @NEEDS_BROWSER
 def test_a_number_is_written_as_the_page_writes_it(tmp_path: Path) -> None:
     cases = [(0.125, 2), (2.5, 0), (-2.5, 0), (1.005, 2), (0.5, 0), (80 / 13, 3), (123456.75, 1), (1e20, 2), (7, 1)]
@@ -80,8 +90,6 @@ def test_a_number_is_written_as_the_page_writes_it(tmp_path: Path) -> None:
     assert [rounded(value, places) for value, places in cases] == [
         text.replace("-", "\N{MINUS SIGN}") for text in answers
     ]
-    assert rounded(-0.001, 2) == "0.00"
-    assert filled("[[ x | percent(1) ]] [[ y | fixed(0) ]]", {"x": -0.125, "y": 2.5}, str) == "\N{MINUS SIGN}12.5% 3"
 
 
 def test_names_that_a_page_cannot_tell_apart_are_refused() -> None:
@@ -137,8 +145,8 @@ def test_a_broken_entry_of_the_cache_is_built_again(kept: Path, monkeypatch: pyt
 
 
 def test_what_the_cache_is_named_by_holds_every_kind_of_file_that_numbers_come_from() -> None:
-    package = Path(stitchrl.__file__).parent
-    kinds = {file.suffix for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+    root = Path(package.__file__).parent
+    kinds = {file.suffix for file in root.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
     assert set(build.SOURCES) <= kinds
     assert kinds - set(build.SOURCES) <= {
         ".css",
@@ -197,3 +205,19 @@ def test_no_file_of_somebody_else_is_overwritten(kept: Path, tmp_path: Path) -> 
     other = tmp_path / "2"  # a page alone needs no assets
     assert build.export(other, ["iql"], single=True)
     assert (other / "assets" / "lab.css").read_text() == "mine"
+
+
+def test_a_program_is_told_the_address_of_the_served_pages(
+    stitchrl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, served = tmp_path / "index.html", []
+    monkeypatch.setattr(lessons, "_built", lambda *_, **__: [page])
+    monkeypatch.setattr(lessons, "_serve", lambda server, first, *, quiet: served.append((server, first)))
+    bound = lessons._bound(0)
+    monkeypatch.setattr(lessons, "_bound", lambda _port: bound)
+    try:
+        said = json.loads(stitchrl("lab", "--json", "--port", "8000").out)
+    finally:
+        bound.server_close()
+    assert said == {"pages": [str(page)], "address": f"http://127.0.0.1:{bound.server_port}/index.html"}
+    assert served == [(bound, page)]
