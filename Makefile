@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format bench scores pixels clean
+.PHONY: demo test test-all lint format bench scores pixels docs docs-links clean
 
 demo: $(VENV)/.core
 	$(BIN)/stitchrl demo
@@ -43,8 +43,16 @@ scores: $(VENV)/.dev .bench/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "gymnasium[mujoco]==1.4.0" "mujoco==4.0.0"
 	cd benchmarks && ../$(BIN)/python scores.py --data $(abspath $(DATA))
 
+# docs/_build/html/index.html. Warnings are errors; a link to a file that is not there is one. Addresses of other sites are
+# looked at by docs-links, which needs a network.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -b html -n -W --keep-going -q -j auto docs docs/_build/html
+
+docs-links: $(VENV)/.docs
+	$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/links
+
 clean:
-	rm -rf .bench $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf docs/_build docs/api docs/benchmarks .bench $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -54,6 +62,10 @@ $(VENV)/bin/python:
 $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs,lab]'
+	@touch $@ $(VENV)/.core
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'

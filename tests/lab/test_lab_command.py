@@ -52,7 +52,12 @@ def test_no_browser_is_said_and_the_page_named(
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"No browser could be started here; open {page} yourself")
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
+
+    def opens(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", opens)
     assert stitchrl("lab").out == f"{page}\n"
     assert opened == [page.as_uri()]
 

@@ -24,7 +24,7 @@ from stitchrl.mdp.icu_sepsis import icu_sepsis
 def test_the_mean_square_of_a_weight_is_that_of_all_sequences() -> None:
     ratio, found = np.array([0.25, 0.75]) / 0.5, 0.0
     for taken in itertools.product((0, 1), repeat=4):
-        found += 0.5**4 * np.prod(ratio[list(taken)]) ** 2
+        found += 0.5**4 * float(np.prod(ratio[list(taken)])) ** 2
     assert second_moment(0.75, 4) == pytest.approx(found)
 
 

@@ -50,7 +50,8 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
             "- No row may follow the end of an episode; episode 13 of x.csv goes on after terminated or truncated in row 13. "
             "Give what follows another episode id.",
             "- reward of x.csv must be numbers; got 'much' in row 11.",
-            "- Column 'age' (observation) of x.csv must have no missing values; found 1, the first in row 3.",
+            "- Column 'age' (observation) of x.csv must have no missing values; found 1, the first in row 3. Say what "
+            "stands for them: `missing` under [observation.age].",
             "- observation (column 'age') of x.csv must be in [0, 120]; got 500.0 in row 7 (1 such). Correct the log or the "
             "bounds.",
             "- Column 'ward' (observation) of x.csv must hold one of its 2 categories; got 'OR' in row 7. Add it to "

@@ -182,3 +182,26 @@ def test_what_comes_later_is_never_offered_as_an_observation(tmp_path: Path, sti
     assert log.observation_names == ("pulse", "pH")
     assert log.terminated.sum() == 30
     assert "Does 'dead' mark ends of the task itself" in said
+
+
+def test_a_time_limit_is_a_cut_and_columns_with_a_next_one_are_observed(tmp_path: Path, stitchrl: Command) -> None:
+    """A robot's table is proposed whole: the force alone has no next column, and a limit is neither a time nor an end."""
+    rows = [f"{i // 3},{i % 3},0.{i % 7},0.{(i + 1) % 7},-0.{i % 4},1.{i % 5},{int(i % 3 == 2)}" for i in range(90)]
+    path = tmp_path / "robot.csv"
+    path.write_text("\n".join(["episode,step,x,next_x,force,reward,time_limit", *rows]) + "\n")
+    said = stitchrl("schema", path, "--out", path.with_suffix(".toml")).out
+    assert "WHICH COLUMN" not in said
+    log = st.read(path)
+    assert (log.observation_names, log.action.shape) == (("x",), (90, 1))
+    assert (log.truncated.sum(), log.terminated.sum(), log.time) == (30, 0, None)
+    np.testing.assert_allclose(log.next_observation[:3, 0], [0.1, 0.2, 0.3], rtol=1e-6)
+
+
+def test_a_transfer_is_asked_about_as_a_cut(tmp_path: Path, stitchrl: Command) -> None:
+    rows = [f"{i // 3},7{i % 4},{i % 2},0.{i % 3},{int(i % 6 == 5)},{int(i % 6 == 2)}" for i in range(90)]
+    path = tmp_path / "stays.csv"
+    path.write_text("\n".join(["stay,pulse,dose,outcome,died,transferred", *rows]) + "\n")
+    assert "Does 'transferred' mark where the recording stopped" in stitchrl("schema", path).out
+    assert stitchrl("schema", path, "--out", path.with_suffix(".toml")).status == 0
+    log = st.read(path)
+    assert (log.observation_names, log.truncated.sum(), log.terminated.sum()) == (("pulse",), 15, 15)

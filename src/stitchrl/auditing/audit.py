@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,13 @@ import numpy as np
 from stitchrl.auditing.all_checks import CHECKS, PICTURES
 from stitchrl.auditing.draws import drawn_by
 from stitchrl.auditing.facts import Facts
-from stitchrl.auditing.finding import SEVERITIES, Audit
+from stitchrl.auditing.finding import SEVERITIES, Audit, Finding
 from stitchrl.auditing.moments import Moments, blocks
+from stitchrl.auditing.own_checks import findings_of, name_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.given import check_is_log
 from stitchrl.errors import ConfigurationError
+from stitchrl.storage.plain import plain
 from stitchrl.types import NumpyArray
 
 __all__ = ["audit"]
@@ -31,6 +32,7 @@ def audit(
     *,
     removed: Mapping[str, NumpyArray] | None = None,
     seed: int = 0,
+    checks: Sequence[Callable[[Dataset, Facts], Iterable[Finding]]] = (),
 ) -> Audit:
     """Say what is in a log and what is wrong with it, before anything is trained.
 
@@ -45,10 +47,12 @@ def audit(
             what followed. `stitchrl audit LOG --removed a,b` reads such columns from the log itself.
         seed: of the samples that are looked at in a large log, and of the random functions in the models of the checks; at
             least 0. A finding that another seed does not give is a matter of the draw.
+        checks: checks of your own, which run after the built-in ones: each takes the log and the facts about it and gives
+            findings.
 
     Raises:
-        ConfigurationError: the seed is below 0, what was given is no log, or a removed column does not fit the log or is part
-            of its observation.
+        ConfigurationError: the seed is below 0, what was given is no log, a removed column does not fit the log or is part
+            of its observation, or a check of your own gives something else than findings.
 
     Returns:
         Findings, the most harmful first, and numbers: sizes, returns, lengths, actions, and the numbers of pictures
@@ -58,9 +62,10 @@ def audit(
     facts = Facts(log, against, _removed(log, removed or {}))
     with drawn_by(seed), np.errstate(over="ignore", invalid="ignore"):  # values that are not finite become findings
         findings = [finding for check in CHECKS for finding in check(log, facts)]
+        findings += [finding for check in checks for finding in findings_of(check, log, facts)]
         findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-        numbers = _plain(_numbers(log, facts))
-    return Audit(tuple(findings), tuple(check.__name__ for check in CHECKS), numbers)
+        numbers = plain(_numbers(log, facts))
+    return Audit(tuple(findings), tuple(map(name_of, (*CHECKS, *checks))), numbers)
 
 
 def _removed(log: Dataset, given: Mapping[str, NumpyArray]) -> dict[str, NumpyArray]:
@@ -130,17 +135,6 @@ def _mean_by_block(values: NumpyArray) -> list[float]:
         total += values[rows].sum(0)
     means: list[float] = (total / max(len(values), 1)).tolist()
     return means
-
-
-def _plain(value: Any) -> Any:
-    """The same value in the types that JSON has; numbers that are not finite become None."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _histogram(values: NumpyArray) -> dict[str, list[float]]:

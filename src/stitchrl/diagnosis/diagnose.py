@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from stitchrl.auditing.finding import SEVERITIES, Finding
+from stitchrl.auditing.own_checks import findings_of, name_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.deployment.guard import REFUSE
@@ -19,6 +20,7 @@ from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.log_of_policy import check_meaning
 from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.settings import FitSettings
+from stitchrl.storage.plain import plain
 from stitchrl.training.flags import RedFlag
 from stitchrl.training.run import Run
 from stitchrl.types import NumpyArray
@@ -36,6 +38,7 @@ def diagnose(
     evaluations: Sequence[Evaluation | None] = (),
     deployed: Sequence[float] | NumpyArray | Dataset | None = None,
     settings: FitSettings | None = None,
+    checks: Sequence[Callable[[Subject], Iterable[Finding]]] = (),
 ) -> Diagnosis:
     """Name what is wrong with a run or a policy, each failure with its number, the healthy range, the reason and the remedy.
 
@@ -48,6 +51,8 @@ def diagnose(
         deployed: the return of each episode in which the policy acted after it was deployed, or the log of them: they are held
             against its evaluation. Of several policies, the deployed one is that whose evaluation is given.
         settings: of the behaviour that is fitted where the log has no propensities.
+        checks: checks of your own, which run after the built-in ones: each takes a `Subject`, one policy on the log, and gives
+            findings; one that cannot look raises `NotLookedAtError` with the reason.
 
     Raises:
         EvaluationError: a log with other columns, categories or actions than the policy learned from.
@@ -80,7 +85,7 @@ def diagnose(
         members = [dataclasses.replace(m, estimate=_primary(e)) for m, e in zip(members, evaluations, strict=True)]
     if deployed is not None:
         members = _with_deployed(members, deployed)
-    return diagnose_members(title, members, log, flags, newer=newer, settings=settings)
+    return diagnose_members(title, members, log, flags, newer=newer, settings=settings, checks=checks)
 
 
 def _check_kinds(run: Run | Any, log: Any, newer: Any) -> None:
@@ -121,6 +126,7 @@ def diagnose_members(
     *,
     newer: Dataset | None = None,
     settings: FitSettings | None = None,
+    checks: Sequence[Callable[[Subject], Iterable[Finding]]] = (),
 ) -> Diagnosis:
     """The diagnosis of some policies on a log; of the metrics of their run alone where there is no log.
 
@@ -129,12 +135,12 @@ def diagnose_members(
         members: the policies.
         log: what they are looked at on; as `Shared` where other policies are looked at on it too: its behaviour is fitted once.
         flags: findings about the metrics of their run.
-        newer, settings: as of `diagnose`.
+        newer, settings, checks: as of `diagnose`.
     """
     found = list(flags)
     skipped: dict[str, str] = {}
     numbers: dict[str, Any] = {}
-    checks = ["red_flags"]
+    looked = ["red_flags"]
     if log is None:
         skipped["log"] = (
             "No log was given, so the policies themselves were not looked at: only the metrics of the run were."
@@ -142,27 +148,27 @@ def diagnose_members(
     elif members:
         shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
-        for check in CHECKS:
+        for check in (*CHECKS, *checks):
             not_of: dict[str, str] = {}
             for subject in subjects:
                 try:
-                    own = list(check(subject))
+                    own = findings_of(check, subject)
                 except NotLookedAtError as why:
                     not_of[subject.member.heading] = str(why)
                     continue
                 found += [dataclasses.replace(one, where=f"{subject.member.name}: {one.where}") for one in own]
             looked_at = len(not_of) < len(subjects)
             if looked_at:
-                checks.append(check.__name__)
+                looked.append(name_of(check))
             if not_of:
                 name, why_not = next(iter(not_of.items()))
-                skipped[check.__name__] = (
+                skipped[name_of(check)] = (
                     f"{name}: {why_not}" if looked_at and not why_not.startswith(name) else why_not
                 )
         for run_check in RUN_CHECKS:
             try:
                 found += run_check(subjects)
-                checks.append(run_check.__name__)
+                looked.append(run_check.__name__)
             except NotLookedAtError as why:
                 skipped[run_check.__name__] = str(why)
         for subject in subjects:
@@ -170,7 +176,7 @@ def diagnose_members(
         numbers |= _numbers(RUN_NUMBERS, subjects)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     merged = _merged(found)
-    return Diagnosis(title, tuple(merged), tuple(checks), skipped, numbers)
+    return Diagnosis(title, tuple(merged), tuple(looked), skipped, numbers)
 
 
 def _primary(evaluation: Evaluation | None) -> Estimate | None:
@@ -192,11 +198,11 @@ def _with_deployed(members: Sequence[Member], deployed: Sequence[float] | NumpyA
 
 
 def _numbers(registry: Mapping[str, Callable[[T], dict[str, Any]]], of: T) -> dict[str, Any]:
-    """What was measured of a subject, or of all of them; what cannot be is left out."""
+    """What was measured of a subject, or of all of them; what cannot be is left out, and what is not finite is None."""
     found = {}
     for name, compute in registry.items():
         try:
-            found[name] = compute(of)
+            found[name] = plain(compute(of))
         except NotLookedAtError:
             continue
     return found

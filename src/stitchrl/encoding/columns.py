@@ -190,8 +190,13 @@ def refuse_missing(array: pa.Array, where: Where) -> None:
     """Raise DataError naming the first row that has no value, if there is one."""
     if array.null_count:
         at = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+        way = (
+            ""
+            if where.role != "observation"
+            else f" Say what stands for them: `missing` under [{where.role}.{where.name}]."
+        )
         raise MissingError(
-            f"{where.column} must have no missing values; found {array.null_count}, the first in row {where.row + at}."
+            f"{where.column} must have no missing values; found {array.null_count}, the first in row {where.row + at}.{way}"
         )
 
 

@@ -107,8 +107,8 @@ def run(
         algorithms: the candidates. A sequence such as `[st.IQL(), st.IQL(expectile=0.9)]` is labelled "IQL", "IQL-2";
             a mapping gives labels of your own: `{"IQL cautious": st.IQL(inverse_temperature=1.0)}`. None is the main
             job's own choice.
-        updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence, margin,
-            minimum_odds_ratio, ladder, horizon, group, cost, distribution, tail, gamma, estimators: as in `PipelineSettings`.
+        updates, evaluation_updates, seeds, batch_size, seed, fractions, split_by, confidence: as in `PipelineSettings`.
+        margin, minimum_odds_ratio, ladder, horizon, group, cost, distribution, tail, gamma, estimators: likewise.
         until: the last stage to do.
         force: go on where the audit calls the log not usable, and where the log seems to have other units than the baseline's;
             the verdict then says so, and cannot be GO in the first case.

@@ -41,6 +41,9 @@ HINTS: Mapping[str, frozenset[str]] = {
         "end", "ended", "ends", "terminal", "done", "last", "final", "ende", "letzte", "fin", "fini", "dernier", "termine",
         "dead", "died", "death", "deceased",
     }),
+    "truncated": frozenset({
+        "truncated", "censored", "transferred", "timeout", "cutoff", "aborted", "interrupted",
+    }),
     "reward": frozenset({
         "reward", "outcome", "click", "clicked", "revenue", "profit", "belohnung", "ergebnis", "recompense",
     }),
@@ -57,6 +60,7 @@ QUESTIONS = {
     "action": "Is {} what was decided? It was taken for its name.",
     "terminated": "Does {} mark ends of the task itself, as a death or a discharge? A time limit or the end of the recording "
     "belongs under `truncated`. It was taken for its name.",
+    "truncated": "Does {} mark where the recording stopped although the task went on? It was taken for its name.",
     "reward": "Is {} what should be as large as possible? It was taken for its name.",
 }
 """Role -> what a person should answer where a column was taken for it."""
@@ -126,7 +130,7 @@ def sort_columns(
             or (role == "propensity" and "behavior_log_prob" in found.roles)
         ):
             continue
-        fitting = [n for n in free if words & set(words_of(n)) and _may_be(role, columns.get(n))]
+        fitting = [n for n in free if _named_like(role, words, n) and _may_be(role, columns.get(n))]
         if role == "reward" and not fitting:  # what is named like an outcome is no observation, but may be the reward
             fitting = [n for n in free if WANTED & set(words_of(n)) and _may_be(role, columns.get(n))]
         if role in ALONE and len(fitting) > 1:
@@ -139,6 +143,7 @@ def sort_columns(
             if question := QUESTIONS.get(role):
                 found.questions.append(question.format(repr(fitting[0])))
     _settle_episode(found, columns)
+    free = _settle_pairs(found, free, columns)
     for name in free:
         if (reason := _why_apart(name, columns.get(name))) is not None:
             found.apart[name] = reason
@@ -187,13 +192,21 @@ def ends_of(column: Column | None) -> NumpyArray | None:
     return marked
 
 
+def _named_like(role: str, words: frozenset[str], name: str) -> bool:
+    """Whether the name of a column suggests a role; a time limit is no time."""
+    held = set(words_of(name))
+    if role == "time" and LIMITS & held:
+        return False
+    return bool(words & held) or (role == "truncated" and {"time", "limit"} <= held)
+
+
 def _may_be(role: str, column: Column | None) -> bool:
     """Whether the values of a column allow for a role that its name suggests."""
     if column is None:
         return False
     if role in ("reward", "propensity"):
         return is_number(column)
-    if role == "terminated":
+    if role in ("terminated", "truncated"):
         return ends_of(column) is not None
     if role == "time":
         return _is_time(column) or is_number(column)
@@ -252,6 +265,28 @@ def _settle_episode(found: Sorted, columns: Mapping[str, Column]) -> None:
         found.questions.append(
             f"Does a pair of {group!r} and {episode!r} make an episode? The same {episode!r} stands with several {group!r}."
         )
+
+
+def _settle_pairs(found: Sorted, free: list[str], columns: Mapping[str, Column]) -> list[str]:
+    """Take columns that have a partner of the next step, as x and next_x, for observations; gives the columns that remain.
+
+    What else may be observed is then taken for the action, where nothing else is; where something is, partners say nothing.
+    """
+    pairs = {name: f"next_{name}" for name in free if f"next_{name}" in free and is_number(columns.get(name))}
+    rest = [name for name in free if name not in pairs and name not in pairs.values()]
+    acted = [name for name in rest if is_number(columns.get(name)) and _why_apart(name, columns.get(name)) is None]
+    if not pairs or "next_observation" in found.roles or (acted and "action" in found.roles):
+        return free
+    found.observed += pairs
+    found.roles["next_observation"] = tuple(pairs.values())
+    if acted:
+        one = len(acted) == 1
+        found.roles["action"] = acted[0] if one else tuple(acted)
+        verb, these = ("Is", "It alone has") if one else ("Are", "They alone have")
+        found.questions.append(
+            f"{verb} {listed(map(repr, acted))} what was decided? {these} no column of what came next."
+        )
+    return [name for name in rest if name not in acted]
 
 
 def _why_apart(name: str, column: Column | None) -> str | None:

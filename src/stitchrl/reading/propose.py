@@ -56,7 +56,11 @@ def propose(log: LogSource, name: str) -> str:
     if found.apart:
         remarks.append(f"Not offered as observations: {described(list(found.apart), found.apart)}.")
     remarks += found.questions
-    missing = [role for role in REQUIRED_ROLES if role not in roles and not (role == "reward" and found.reward)]
+    missing = [role for role in _required(roles) if role not in roles and not (role == "reward" and found.reward)]
+    if "terminated" not in roles and "truncated" in roles:
+        remarks.append(
+            "No column looks like `terminated`, so that every end is taken for a cut: name one if tasks also end."
+        )
     remarks += [f"No column looks like `{role}`: name one, or see the ways out below." for role in missing]
     remarks += [
         f"{text}." for role in ("terminated", "truncated") if (text := DOUBTS.get(str(roles.get(role)).lower()))
@@ -87,6 +91,11 @@ def propose(log: LogSource, name: str) -> str:
     if (schema := _schema_of(toml)) is not None:
         remarks += [f"Still wrong: {sentence}" for sentence in problems_of(log, schema)]
     return _text(remarks, toml)
+
+
+def _required(roles: Mapping[str, str | tuple[str, ...]]) -> tuple[str, ...]:
+    """The roles that the log must have; where ends are cuts, there need be none of the other kind."""
+    return tuple(role for role in REQUIRED_ROLES if role != "terminated" or "truncated" not in roles)
 
 
 def _schema_of(toml: str) -> Schema | None:
@@ -130,7 +139,7 @@ def _toml(
     if doses is not None and len(doses) <= MOST_CATEGORIES:
         named = tuple(map(str, doses))
     whole = dict(roles)
-    for role in REQUIRED_ROLES:
+    for role in _required(roles):
         if role == "reward" and reward is not None:
             continue
         whole.setdefault(role, f"WHICH COLUMN IS THE {role.upper()}?")

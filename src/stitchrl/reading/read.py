@@ -39,7 +39,7 @@ def read(
     source: Any,
     schema: Schema | str | os.PathLike[str] | None = None,
     *,
-    format: str | None = None,
+    format: str | Format | None = None,
     beside: Mapping[str, Sequence[str]] | None = None,
     policy: Any = None,
 ) -> Dataset:
@@ -53,7 +53,7 @@ def read(
             format says nothing, the names of the columns must make their roles plain, and an action column of integers
             counts as discrete with as many actions as the largest integer + 1. `notes` of the result say what was
             assumed.
-        format: name of the files' format; by default it is told from their content.
+        format: name of the files' format, or a `Format` of your own; by default it is told from their content.
         beside: columns to be read beside those that the schema names: "cost" or "subgroup" -> their names. Columns that the
             schema reads already keep their roles. "policy_probs" or "policy_log_prob" -> the columns of the policy to be
             judged, which take the place of those that the schema names. A store has the columns that it was made with,
@@ -157,7 +157,7 @@ def as_dataset(log: LogSource, schema: Schema, guessed: bool, new: New = in_memo
         return assemble(source, schema, count_actions=guessed, new=new)
 
 
-def open_log(source: Any, *, format: str | None = None, rules: FileRules | None = None) -> LogSource:
+def open_log(source: Any, *, format: str | Format | None = None, rules: FileRules | None = None) -> LogSource:
     """The columns of a log of any kind, before a schema gives them meaning.
 
     Args:
@@ -173,7 +173,7 @@ def open_log(source: Any, *, format: str | None = None, rules: FileRules | None 
             raise ConfigurationError(f"`format` is for paths; got {format!r} with {type(source).__name__}.")
         return open_object(source)
     path = Path(source)
-    chosen = None if format is None else named_format(format)
+    chosen = named_format(format) if isinstance(format, str) else format
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, ValueError) as error:  # a name too long, a folder that may not be entered
