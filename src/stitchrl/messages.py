@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["first_steps_in_words", "interval_in_words", "listed", "plain_number", "printable", "shown"]
+__all__ = [
+    "first_steps_in_words",
+    "interval_in_words",
+    "likelier",
+    "likelier_between",
+    "listed",
+    "plain_number",
+    "printable",
+    "shown",
+]
 
 LONGEST_SHOWN = 300
 """The most characters of a value that a message shows."""
@@ -51,6 +60,22 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     """The first names of possibly many, separated by commas."""
     some = [printable(str(name)) for name in itertools.islice(names, most + 1)]
     return ", ".join(some[:most]) + (" ..." if len(some) > most else "")
+
+
+def likelier(nats: float) -> str:
+    """A difference of mean log-probabilities, in nats, in words: how much likelier what happened is on average.
+
+    The geometric mean of the probabilities is exp(nats) times as large.
+    """
+    times = math.exp(min(nats, 700.0))
+    if times >= 2:
+        return f"{times:.3g} times as likely"
+    return f"{times - 1:.1%} likelier" if nats >= 0 else f"{1 - times:.1%} less likely"
+
+
+def likelier_between(lower: float, upper: float) -> str:
+    """The ends of an interval of such a difference, in words."""
+    return f"{likelier(lower)} to {likelier(upper)}"
 
 
 def shown(value: Any) -> str:

@@ -241,6 +241,13 @@ def test_advice_is_whole_and_refuses_what_does_not_fit() -> None:
     }
     said = str(st.advise(log, audit=content_of(log) | {"verdict": "usable with care", "findings": [warned]}))
     assert "It is never taken. Mask it.\n      because: found in action 2; expected all" in said
+    made = warned | {
+        "code": "observation-made-of-action",
+        "where": "observation: column dose",
+        "seen": "it is the action",
+    }
+    many = content_of(log) | {"findings": [warned | {"where": f"action {k}"} for k in range(9)] + [made]}
+    assert "Drop column dose before anything is learned, unless it was known before" in str(st.advise(log, audit=many))
     bad = content_of(log) | {"verdict": "not usable"}
     assert st.advise(log, audit=bad).algorithms == {}
     other = content_of(a_log(episodes=61))

@@ -93,14 +93,19 @@ def test_a_column_that_gives_the_action_away_is_no_excuse() -> None:
     given.observation_table[given.observation_index, 1] = 2 * log.action - 1
     (finding,) = follows_one_column(beside(Follows(1), given, Follows(1)))
     assert "The log lets the action be told from the observation" in finding.seen
+    assert finding.severity == "warning"
 
 
 def test_a_policy_that_follows_one_column() -> None:
     log = controlled()
     (finding,) = follows_one_column(beside(Follows(1), log, Follows(0, 1, 2)))
     assert finding.where == "observation column 1"
+    assert finding.severity == "info"  # it may truly decide
     assert "the policy acts almost by observation column 1 alone" in finding.seen
     assert "shuffling all other 3 columns together 0% of its choices" in finding.seen
+    (last,) = follows_one_column(beside(Follows(3), log, Follows(0, 1, 2)))  # column 3 tells the last action
+    assert last.severity == "warning"
+    assert "That column tells the last action" in last.seen
     for policy, behavior in (
         (Follows(0, 1), Follows(0, 1, 2)),  # follows two
         (Follows(1), Follows(1)),  # as the behaviour does

@@ -14,6 +14,8 @@ from commands import Command
 from worlds import random_log
 
 import stitchrl as st
+from stitchrl.data.scaling import Scaling
+from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.diagnosis.diagnose import diagnose_members
@@ -24,6 +26,8 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import DiscreteValue
 from stitchrl.training.flags import RedFlag
+from stitchrl.training.history import History
+from stitchrl.training.value_limits import ValueLimits
 
 
 def with_propensities(log: st.Dataset) -> st.Dataset:
@@ -97,6 +101,44 @@ def test_claims_are_held_against_an_estimate() -> None:
     }
     other = diagnosis(sound, dataclasses.replace(near, estimand=Estimand(0.5), value=2.0, lower=1.5, upper=2.5))
     assert "claim_against_estimate" in other.skipped
+
+
+def test_values_are_held_against_the_rewards_of_the_training_log_where_they_are_known() -> None:
+    """Rewards twice as large in training: a claim of 1.8 times what the log looked at allows is possible."""
+    high = found_range()[1]
+    twice = dataclasses.replace(LOG, reward=2 * LOG.reward)
+    run = st.fit(st.DQN(hidden_sizes=(4,), gamma=LOG.schema.gamma), twice, updates=1, batch_size=4)
+    member = Member("seed 0", Even(), Claim(1.8 * high), run.algorithm, run=run)
+    trained = diagnose_members("planted", [member], LOG)
+    assert "impossible-value" not in trained.codes
+    assert trained.numbers["seed 0"]["values"]["attainable_from"] == "the rewards of the training log"
+    unknown = dataclasses.replace(member, run=dataclasses.replace(run, limits=None))
+    (finding,) = (f for f in diagnose_members("planted", [unknown], LOG).findings if f.code == "impossible-value")
+    assert "where the rewards of the log looked at add up to" in finding.seen
+
+
+def test_an_entropy_bonus_is_no_overestimate() -> None:
+    """SAC at a temperature of 1: log(3) nats in each of the later decisions."""
+    low, high = found_range()
+    limits = ValueLimits.of(LOG, LOG.schema.gamma, entropy=np.log(3))
+    rows = History.of_rows([{"update": 1, "member": 0, "temperature": 1.0, "policy/entropy": 1.0}])
+    run = st.Run(st.SAC(gamma=LOG.schema.gamma), (0,), [], Scaling.identity(3), rows, 1, limits=limits)
+    possible = high + np.log(3) * limits.steps
+    for claim, found in ((possible, set()), (possible + 0.2 * (high - low), {"impossible-value"})):
+        member = Member("seed 0", Even(), Claim(claim), run.algorithm, run=run)
+        assert values_only(diagnose_members("planted", [member], LOG)) == found
+    assert limits.steps > 0
+
+
+def test_a_claim_over_few_first_states_is_given_its_error() -> None:
+    """The mean over first states of claims that differ a lot among them is known to its standard error alone."""
+    estimand = Estimand(LOG.schema.gamma)
+    first = 10 * LOG.observation_table[LOG.observation_index[LOG.episode_start[:-1]]][:, 0]
+    error = first.std(ddof=1) / np.sqrt(len(first))
+    near = Estimate("wdr", 0.0, -0.001, 0.001, 0.0005, 0.95, estimand)
+    for times, found in ((1.9, set()), (2.0, {"claim-above-estimate"})):
+        claim = Claim(float(0.003 + times * error - first.mean()), 10.0)
+        assert values_only(diagnosis(claim, near)) & {"claim-above-estimate"} == found
 
 
 def test_a_run_is_diagnosed_with_and_without_a_log() -> None:
@@ -183,6 +225,23 @@ def test_the_command_diagnoses_what_is_in_a_folder(tmp_path: Path, stitchrl: Com
         assert (done.status, done.out) == (2, "")
         assert sentence in done.err
         assert done.err.count("\n") == 1
+
+
+def test_how_a_log_with_another_column_was_read_is_said(tmp_path: Path, stitchrl: Command) -> None:
+    rng, rows = np.random.default_rng(0), 40
+    columns = {
+        "episode": np.repeat(np.arange(10), 4), "pulse": rng.normal(size=rows), "pressure": rng.normal(size=rows),
+        "action": rng.integers(0, 2, rows), "reward": rng.normal(size=rows), "terminated": np.arange(rows) % 4 == 3,
+        "lactate": rng.normal(size=rows), "behavior_probs": np.full((rows, 2), 0.5, np.float32),
+    }  # fmt: skip
+    roles = {role: role for role in ("episode", "action", "reward", "terminated", "behavior_probs")}
+    wide = Schema(roles | {"observation": ("pulse", "pressure", "lactate")}, num_actions=2)
+    narrow = dataclasses.replace(wide, columns=roles | {"observation": ("pulse", "pressure")})
+    st.fit(st.BC(hidden_sizes=(4,)), st.read(columns, narrow), updates=1, batch_size=4, out=tmp_path / "bc")
+    st.convert(st.read(columns, wide), tmp_path / "log.parquet")
+    done = stitchrl("diagnose", tmp_path / "bc", "--log", tmp_path / "log.parquet")
+    assert "How the log was read" in done.out
+    assert "does not observe lactate" in " ".join(done.out.split())
 
 
 def test_a_log_of_other_observations_is_one_sentence() -> None:

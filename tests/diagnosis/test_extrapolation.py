@@ -73,7 +73,9 @@ def test_the_excess_at_an_action_that_was_not_logged_is_measured_and_told() -> N
     assert "above what a regression on the logged rows says" in finding.seen
 
 
-@pytest.mark.parametrize(("gamma", "cut", "steps"), [(0.9, True, 10.0), (0.9, False, 3.0), (1.0, True, 3.0)])
+@pytest.mark.parametrize(
+    ("gamma", "cut", "steps"), [(0.9, True, 10.0), (0.9, False, 3.0), (1.0, False, 3.0), (1.0, True, np.inf)]
+)
 def test_over_how_many_steps_an_error_adds_up(gamma: float, cut: bool, steps: float) -> None:
     log = two_states(8)
     ends = log.terminated & (not cut)

@@ -100,3 +100,12 @@ def probed(
 )
 def test_too_few_updates_and_more_than_enough(subjects: Any, found: list[str]) -> None:
     assert codes_of(updates.updates_too_few, subjects) + codes_of(updates.updates_more_than_enough, subjects) == found
+
+
+def test_what_moved_is_held_against_returns_by_the_gamma_of_training() -> None:
+    """Two steps, of which the second pays: at gamma 0.1 returns differ a tenth as much, and a move of .04 is large."""
+    log = episodes_log([[0.0, 1.0], [0.0, 0.0]])
+    rows = [{"update": 100 * i, "member": 0, "probe/q_logged": 0.16 * i / 40} for i in range(1, 41)]
+    for gamma, found in ((0.1, ["updates-too-few"]), (1.0, [])):
+        subjects = subjects_of(run_of(st.IQL(gamma=gamma), log, rows), log)
+        assert codes_of(updates.updates_too_few, subjects) == found

@@ -62,6 +62,16 @@ def test_claims_that_differ_more_than_returns_allow(claims: tuple[float, float],
     assert codes_of(seeds.seeds_claim_differently, subjects) == found
 
 
+def test_returns_are_discounted_as_the_claims_are() -> None:
+    """At the gamma of training, 0.5, a reward after four steps counts a sixteenth: claims .2 apart are far apart."""
+    for gamma, found in ((0.5, ["seeds-claim-differently"]), (1.0, [])):
+        values = [TableValue(np.full((10, 2), claim, np.float32)) for claim in (0.0, 0.2)]
+        policies = [TablePolicy(always(1.0))] * 2
+        subjects = subjects_of(run_of(st.IQL(gamma=gamma), LOG, seeds=2), LOG, policies=policies, values=values)
+        assert codes_of(seeds.seeds_claim_differently, subjects) == found
+        assert seeds.seed_numbers(subjects)["return_spread"] == pytest.approx(gamma**4)
+
+
 @pytest.mark.parametrize(("gap", "found"), [(0.57, ["seeds-evaluate-differently"]), (0.56, [])])
 def test_estimates_beyond_their_noise(gap: float, found: list[str]) -> None:
     """Four standard errors of the difference, each estimate having .1: .566."""

@@ -250,7 +250,7 @@ def test_the_past_and_who_carries_the_variance_are_shown(folder: Path) -> None:
     text = text_of(folder)
     for said in (
         "The past predicts the action.",
-        "action 0.0431 0.0300 to 0.0500 dose 2 back more than the observation",
+        "action through dose 2 back 4.4% likelier 99% interval: 3.0% likelier to 5.1% likelier more than the observation",
         "nothing more",
         "One stay carries 20.0% of it, and the 3 with the largest shares 30.0% together.",
         "Half of it is carried by 61 of 8,000 stays.",

@@ -68,10 +68,28 @@ def test_what_an_older_version_wrote_is_brought_up_to_date(tmp_path: Path) -> No
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunDirectoryError, match="not empty and holds no run"):
+    with pytest.raises(
+        RunDirectoryError,
+        match=r"holds other files \(thesis\.txt\), and a run of `stitchrl run` is written to a new or an empty folder",
+    ):
         claim(tmp_path / "run.json", IDENTITY, alone=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert claim(tmp_path / "run.json", IDENTITY) == IDENTITY  # a run beside other files, where that is allowed
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "sentence"),
+    [
+        ("race.json", "run.json", "holds a race of `stitchrl race`, and a run of `stitchrl run` is written to"),
+        ("run.json", "race.json", "holds a run of `stitchrl run`, and a race of `stitchrl race` is written to"),
+        ("run.json", "config.json", "holds a run of `stitchrl run`, and a training of `stitchrl train` or `st.fit` is"),
+    ],
+)
+def test_a_folder_of_another_command_is_named(tmp_path: Path, there: str, wanted: str, sentence: str) -> None:
+    claim(tmp_path / there, IDENTITY)
+    with pytest.raises(RunDirectoryError, match=sentence):
+        claim(tmp_path / wanted, IDENTITY, alone=True)
+    assert [path.name for path in tmp_path.iterdir()] == [there]
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "null", '{"a": 1'])

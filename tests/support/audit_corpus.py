@@ -251,6 +251,13 @@ def placeholder(log: Dataset, share: float) -> Dataset:
     return column(log, values, 2)
 
 
+def mistyped(log: Dataset, times: float) -> Dataset:
+    values = np.array(log.observation[:, 2])
+    usual = np.median(values)
+    values[log.num_transitions // 3] = usual + times * np.abs(values - usual).max()
+    return column(log, values, 2)
+
+
 def later_shift(log: Dataset, size: float) -> Dataset:
     values = log.observation[:, 2] + np.where(half_of_rows(log, 0.4), size * log.observation[:, 2].std(), 0)
     return column(log, values, 2)
@@ -813,6 +820,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a column is empty", "hospital", "observation-constant", constant_column, (0.0,), "value"),
     Fault("a column twice", "hospital", "observation-duplicate", copied_column, (0, 1e-4, 1e-2), NOISE),
     Fault("-999 for missing", "hospital", "observation-placeholder", placeholder, (0.05, 0.01, 0.002, 0.001), ROWS),
+    Fault("one value mistyped", "hospital", "observation-far-out", mistyped, (30, 10, 5), "times the farthest value"),
     Fault(
         "discharge code among features",
         "hospital",
@@ -915,6 +923,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("an actuator re-calibrated", "control", "action-drift", torque_offset, (1, 0.5, 0.3, 0.1), "shift, in sd"),
     Fault("a reward re-defined", "control", "reward-drift", reward_offset, (1, 0.5, 0.3, 0.1), "shift, in sd"),
     Fault("-999 for missing", "control", "observation-placeholder", placeholder, (0.05, 0.002, 0.001), ROWS),
+    Fault("one value mistyped", "control", "observation-far-out", mistyped, (30, 10, 5), "times the farthest value"),
     Fault(
         "a thermometer re-calibrated", "control", "observation-drift", later_shift, (1, 0.5, 0.3, 0.1), "shift, in sd"
     ),
@@ -973,6 +982,7 @@ CHECKS_OF_CODE: dict[str, tuple[str, ...]] = {
     "observation-constant": ("observation_constant",),
     "observation-duplicate": ("observation_twins",),
     "observation-placeholder": ("observation_placeholder",),
+    "observation-far-out": ("observation_far_out",),
     "observation-scale": ("observation_scale",),
     "observation-stuck": ("observation_stuck",),
     "observation-jumps": ("observation_jumps",),

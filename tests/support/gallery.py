@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gallery_worlds import Parts, control, cut_after, hospital, parts, with_column
+from gallery_worlds import Parts, control, cut_after, grid, hospital, parts, with_column
 
 import stitchrl as st
 from stitchrl.auditing.all_checks import CHECKS
@@ -186,8 +186,7 @@ class ByColumn(DiscretePolicy):
 
 def one_column(seed: int) -> Found:
     log = hospital(seed).held_out
-    spread = 6.0 + 4.0 * log.observation[:, 3]
-    return list(st.diagnose(ByColumn(3), with_column(log, spread, 3)).findings)
+    return list(st.diagnose(ByColumn(3), with_column(log, log.action.astype(np.float64), 3)).findings)
 
 
 def copies_last(seed: int) -> Found:
@@ -337,6 +336,11 @@ PLANTINGS: tuple[Planting, ...] = (
         ("critic-growth", "impossible-value", "diverged", "dead-units"), _run(st.IQL(**(CRITICS | {"learning_rate": 3.0}))),
     ),
     Planting(
+        "entropy instead of rewards", "SAC held to nearly uniform actions, with a temperature that rises without end",
+        ("entropy-outweighs-rewards",),
+        _run(st.SAC(**CONTINUOUS, actor_learning_rate=2e-3, first_temperature=0.05), grid, updates=2000),
+    ),
+    Planting(
         "bounds of actions too wide", "actions within 2 of each other in bounds of -100 to 100", ("actions-in-a-sliver",),
         _run(st.BC(**NETWORK), lambda seed: control(seed, bound=100.0)),
     ),
@@ -358,7 +362,7 @@ PLANTINGS: tuple[Planting, ...] = (
         ("repeats-last-action",), copies_last,
     ),
     Planting(
-        "a policy that follows one column", "a policy whose action is the size of one column",
+        "a policy that follows one column", "a policy that reads its action from a column which was filled in after it",
         ("follows-one-column",), one_column,
     ),
     Planting(

@@ -60,7 +60,7 @@ def _wide(seed: int) -> worlds.Parts:
 DISCRETE = (
     st.BC(**NETWORK), st.FilteredBC(**NETWORK, top_fraction=0.5), st.AWR(**NETWORK, gamma=1.0),
     st.AdvantageBC(**NETWORK, gamma=1.0), st.AWAC(**STAYS), st.IQL(**STAYS), st.SQL(**STAYS), st.EQL(**STAYS), st.XQL(**STAYS),
-    st.CQL(**NEAR, cql_weight=0.1), st.BCQ(**NEAR, threshold=0.5), st.BCQIQL(**STAYS), st.SPIBB(gamma=1.0), st.VILCB(gamma=1.0),
+    st.CQL(**NEAR, cql_weight=0.3), st.BCQ(**NEAR, threshold=0.5), st.BCQIQL(**STAYS), st.SPIBB(gamma=1.0), st.VILCB(gamma=1.0),
     st.DecisionTransformer(length=5, positions=100, learning_rate=2e-3, warmup_updates=0, network=st.Network((32,))),
 )  # fmt: skip
 CONTINUOUS = (
@@ -74,7 +74,9 @@ CONTINUOUS = (
     st.DecisionTransformer(length=5, positions=20, learning_rate=2e-3, warmup_updates=0, network=st.Network((32,))),
 )  # fmt: skip
 UNHELD_DISCRETE = (
-    st.DQN(**CRITICS, gamma=0.9), st.SAC(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05),
+    st.DQN(**CRITICS, gamma=0.9),
+    # Held to 98% of the largest entropy, its temperature rose from .05 to 640 and 2,190 within 8,000 updates: not sound.
+    st.SAC(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05, entropy_share=0.3),
     st.SACN(**CRITICS, gamma=0.9, actor_learning_rate=2e-3, first_temperature=0.05, num_critics=4),
 )  # fmt: skip
 UNHELD = (
@@ -82,6 +84,8 @@ UNHELD = (
     st.EDAC(**ACTORS, num_critics=4), st.MOPO(**ACTORS, **MODEL), st.COMBO(**ACTORS, **MODEL, cql_weight=1.0, samples=4),
 )  # fmt: skip
 
+# CQL has a weight of .3: with .1 two of its seeds chose otherwise in 58% to 60% of decisions, in each of four logs, and with .3
+# in 48% to 51%. The exact values of both are as high.
 HEALTHY: dict[str, Healthy] = {
     **{f"{one.name}, hospital": Healthy(one, worlds.hospital) for one in DISCRETE},
     **{f"{one.name}, grid": Healthy(one, worlds.grid, 1000 if one.name == "DQN" else 2000) for one in UNHELD_DISCRETE},

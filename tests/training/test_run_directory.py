@@ -161,6 +161,13 @@ def test_damaged_runs_are_refused_and_left_alone(tmp_path: Path) -> None:
         st.fit(BC, random_log(12), out=tmp_path, **SETTINGS)
 
 
+def test_a_folder_with_other_files_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunDirectoryError, match=r"holds other files \(thesis\.txt\)"):
+        st.fit(BC, random_log(12), out=tmp_path, **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_a_run_below_a_file_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     seen = []

@@ -56,21 +56,25 @@ def test_a_tracker_that_fails_is_left_out_with_a_warning_and_closed() -> None:
     assert noted.finished == 1
 
 
+TINY_REWARDS = {"reward_scale": 1e-9, "updates": 50, "log_every_updates": 2, "batch_size": 256}
+"""Beside such rewards the first claims of a network, which are below 0 here, are far out of what rewards allow."""
+
+
 def test_red_flags_are_told_as_they_appear_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
     log = random_log(12, constant_reward=0.0)
     zero = st.IQL(learning_rate=1e-9, hidden_sizes=(8,), gamma=0.9)
     fine = st.fit(st.BC(**TINY), log, **SETTINGS)
     assert fine.red_flags == ()
-    wild = st.fit(zero, random_log(12), **SETTINGS | {"reward_scale": 1e-9, "updates": 60, "progress": True})
-    assert [flag.code for flag in wild.red_flags] == ["impossible-value"]
-    assert "red flag of IQL, seed 0, update 10: The mean value of logged actions is" in capsys.readouterr().err
+    wild = st.fit(zero, random_log(12), **SETTINGS | TINY_REWARDS | {"progress": True})
+    assert [flag.code for flag in wild.red_flags] == ["pessimistic-value"]
+    assert "red flag of IQL, seed 0, update 40: The critics claim a value of" in capsys.readouterr().err
 
 
 def test_red_flags_outlive_the_process(tmp_path: Path) -> None:
-    settings = SETTINGS | {"reward_scale": 1e-9}
+    settings = SETTINGS | TINY_REWARDS
     zero = st.IQL(learning_rate=1e-9, hidden_sizes=(8,), gamma=0.9)
     first = st.fit(zero, random_log(12), out=tmp_path, **settings)
-    assert [flag.code for flag in first.red_flags] == ["impossible-value"]
+    assert [flag.code for flag in first.red_flags] == ["pessimistic-value"]
     assert st.fit(zero, random_log(12), out=tmp_path, **settings).red_flags == first.red_flags
     assert st.load(tmp_path).red_flags == first.red_flags
 

@@ -184,6 +184,8 @@ class Algorithm(ABC):
     """Set where the algorithm is kept as a warning: why it must not be deployed."""
     has_critics: ClassVar[bool] = True
     """Whether it learns Q: critics of continuous actions take vectors only."""
+    values_hold_entropy: ClassVar[bool] = False
+    """Whether its Q holds the entropy of later decisions beside their rewards, weighed by the metric "temperature"."""
     closed_form: ClassVar[bool] = False
     """True where `prepare` solves everything: no update is made, whatever number is asked for."""
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType({})

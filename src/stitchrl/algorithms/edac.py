@@ -89,6 +89,7 @@ class EDAC(CriticSettings):
     """Soft actor-critic with several critics that are kept diverse, of whose values the smallest counts."""
 
     irregular_time: ClassVar[bool] = True
+    values_hold_entropy: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
     acts: ClassVar[str] = "greedy"  # the official evaluation takes tanh of the mean
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(

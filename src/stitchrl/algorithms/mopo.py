@@ -81,6 +81,7 @@ PUBLISHED = {
 class MOPO(ModelSettings):
     """Soft actor-critic in a model of the world, whose uncertainty is taken from the reward."""
 
+    values_hold_entropy: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(
         {
             task: Preset(

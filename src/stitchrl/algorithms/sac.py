@@ -64,6 +64,7 @@ class SAC(CriticSettings):
     """Soft actor-critic on a log: a demonstration of overestimation, not a way to a policy."""
 
     irregular_time: ClassVar[bool] = True
+    values_hold_entropy: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     acts: ClassVar[str] = "greedy"  # the paper evaluates the mean action
     caution: ClassVar[str] = (

@@ -81,6 +81,7 @@ class SACN(CriticSettings):
     """Soft actor-critic with many critics, of whose values the smallest counts."""
 
     irregular_time: ClassVar[bool] = True
+    values_hold_entropy: ClassVar[bool] = True
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     acts: ClassVar[str] = "greedy"  # the official evaluation takes tanh of the mean
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType(

@@ -29,6 +29,7 @@ from stitchrl.auditing.history_network import learned_features
 from stitchrl.auditing.history_rows import PastRows, past_rows
 from stitchrl.auditing.regression import features, waves
 from stitchrl.data.dataset import Dataset
+from stitchrl.messages import likelier, likelier_between
 from stitchrl.types import NumpyArray
 
 __all__ = [
@@ -367,10 +368,12 @@ def _sentence(gains: tuple[HistoryGain, ...]) -> str:
     """The answer in one sentence."""
     if not gains:
         return "The history check needs actions, rewards or observations that vary, and here none does."
-    numbers = ", ".join(f"{gain.target} {gain.gain:+.4f} [{gain.lower:+.4f}, {gain.upper:+.4f}]" for gain in gains)
+    numbers = ", ".join(
+        f"{gain.target} {likelier(gain.gain)} ({likelier_between(gain.lower, gain.upper)})" for gain in gains
+    )
     failed = [gain for gain in gains if gain.passed is False]
     doubtful = [gain for gain in gains if gain.passed is None]
-    measure = f"(gain of held-out log-likelihood in nats a row, 99% intervals: {numbers})"
+    measure = f"(what happened becomes to a model that also knows the past, held out, with 99% intervals: {numbers})"
     if failed:
         carried = ", ".join(dict.fromkeys(name for gain in failed for name in gain.columns))
         return (

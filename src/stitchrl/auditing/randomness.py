@@ -11,6 +11,7 @@ from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.moments import blocks
 from stitchrl.auditing.regression import features
 from stitchrl.auditing.sample import Sample
+from stitchrl.messages import likelier
 from stitchrl.types import NumpyArray
 
 __all__ = ["Randomness", "randomness", "randomness_numbers"]
@@ -66,7 +67,7 @@ class Randomness:
 
     @property
     def chance(self) -> float | None:
-        """The degree of chance, from 0 (always the same action) to 1 (uniformly random)."""
+        """How much chance there is in the actions, from 0 (always the same action) to 1 (uniformly random)."""
         if self.relative_spread is not None:
             return min(1.0, max(0.0, self.relative_spread))
         if self.effective_actions is None or self.allowed_actions is None:
@@ -92,7 +93,7 @@ class Randomness:
 
     @property
     def meaning(self) -> str:
-        """What this degree of chance means for learning and evaluation, in a sentence or two; empty where it is unknown."""
+        """What this much chance means for learning and evaluation, in a sentence or two; empty where it is unknown."""
         chance = self.chance
         if chance is None:
             return ""
@@ -142,8 +143,8 @@ class Randomness:
         text += "; the other episodes follow a policy"
         if self.gain is None:
             return text
-        text += f". The evidence for such a mixture is {self.gain:.2f} nats per episode"
-        return text if self.gain >= LEAST_GAIN else f"{text}, and under {LEAST_GAIN:g} it counts as none"
+        text += f". To such a mixture the actions of an episode are {likelier(self.gain)}"
+        return text if self.gain >= LEAST_GAIN else f"{text}; under {likelier(LEAST_GAIN)} it counts as none"
 
 
 def randomness(facts: Facts) -> Randomness:

@@ -27,7 +27,7 @@ MOST = 3
 """At most so many algorithms are advised."""
 BENCHMARK = "benchmarks/results/advice.md"
 NEARLY_UNIFORM = 0.9
-"""Degree of chance from which on a behaviour counts as nearly uniform."""
+"""How much chance there is in the actions, from 0 to 1, from which on a behaviour counts as nearly uniform."""
 THIN = 0.3
 """Share of decisions whose state and action are rare above which counting comes second."""
 SMALL: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "target_rate": 0.02}
@@ -131,9 +131,8 @@ def _iql(facts: LogFacts) -> Choice:
         return _of(
             facts, IQL,
             "IQL with a low inverse temperature: its policy then rests on many rows of each action, and not on the luckiest.",
-            f"the behaviour's degree of chance is {chance:.2f} (1 is uniform)",
-            f"from a degree of chance of {NEARLY_UNIFORM:g} on, no action is favoured by the behaviour, and sharp weights follow "
-            "the noise of the values",
+            _evenness(facts),
+            f"from {NEARLY_UNIFORM:g} on no action is favoured by the behaviour, and sharp weights follow the noise of values",
             BENCHMARK,
             expectile=0.8, inverse_temperature=3.0,
         )  # fmt: skip
@@ -141,13 +140,22 @@ def _iql(facts: LogFacts) -> Choice:
     return _of(
         facts, IQL,
         "IQL with a low expectile: a high one would take luck for skill.",
-        f"{noise} of the variance of what follows a decision stays unexplained by a regression, and the behaviour's degree "
-        f"of chance is {'unknown' if chance is None else f'{chance:.2f}'}",
+        f"{noise} of the variance of what follows a decision stays unexplained by a regression, and {_evenness(facts)}",
         "the noisier the outcomes, the nearer to 0.5 the expectile should be; 0.95 was the best on 2 of the "
         "16 logs that the rules were found on",
         f"Kostrikov et al. 2021; {BENCHMARK}",
         expectile=0.6,
     )  # fmt: skip
+
+
+def _evenness(facts: LogFacts) -> str:
+    """How much chance there is in the actions, with what the number means."""
+    if facts.chance is None:
+        return "nobody knows how evenly the behaviour tried its actions"
+    return (
+        f"the behaviour tried its actions with an evenness of {facts.chance:.2f} (0: always the same action in a state, 1: "
+        "all of them equally often)"
+    )
 
 
 def _counting(facts: LogFacts) -> Choice:
@@ -168,7 +176,7 @@ def _cql(facts: LogFacts) -> Choice:
     return _of(
         facts, CQL,
         "CQL, as a second opinion of another kind.",
-        f"the behaviour's degree of chance is {'unknown' if facts.chance is None else f'{facts.chance:.2f}'}",
+        _evenness(facts),
         "the better the actions are covered, the smaller its weight: 0.2 where the behaviour is nearly uniform, 1 elsewhere",
         "Kumar et al. 2020",
         cql_weight=0.2 if wide else 1.0,

@@ -140,6 +140,7 @@ def diagnose_members(
     found = list(flags)
     skipped: dict[str, str] = {}
     numbers: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
     looked = ["red_flags"]
     if log is None:
         skipped["log"] = (
@@ -148,6 +149,7 @@ def diagnose_members(
     elif members:
         shared = log if isinstance(log, Shared) else Shared(log, settings, newer)
         subjects = [Subject(member, shared) for member in members]
+        notes = tuple(note for note in shared.log.notes if "policy" in note)
         for check in (*CHECKS, *checks):
             not_of: dict[str, str] = {}
             for subject in subjects:
@@ -176,7 +178,7 @@ def diagnose_members(
         numbers |= _numbers(RUN_NUMBERS, subjects)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     merged = _merged(found)
-    return Diagnosis(title, tuple(merged), tuple(looked), skipped, numbers)
+    return Diagnosis(title, tuple(merged), tuple(looked), skipped, numbers, notes)
 
 
 def _primary(evaluation: Evaluation | None) -> Estimate | None:

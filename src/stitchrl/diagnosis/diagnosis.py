@@ -28,6 +28,7 @@ class Diagnosis:
         checks: names of the checks that ran.
         skipped: check -> why it could not run, in a sentence.
         numbers: measurements by check, as JSON holds them.
+        notes: how the log was read for the policy where their columns differ, one sentence each.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Diagnosis:
     checks: tuple[str, ...]
     skipped: dict[str, str]
     numbers: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def codes(self) -> frozenset[str]:
@@ -62,6 +64,7 @@ class Diagnosis:
             "skipped": self.skipped,
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "numbers": self.numbers,
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:

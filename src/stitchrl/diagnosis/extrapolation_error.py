@@ -15,6 +15,7 @@ were not logged, and f, a regression without networks, is a guess there too, but
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from stitchrl.diagnosis.subject import NotLookedAtError, Subject
 from stitchrl.diagnosis.support import check_acts_alone
 from stitchrl.types import NumpyArray
 
-__all__ = ["OneStepError", "gamma_of", "one_step_error"]
+__all__ = ["OneStepError", "one_step_error"]
 
 MOST_FEATURES = 600
 MOST_ACTIONS = 500
@@ -40,7 +41,8 @@ class OneStepError(NamedTuple):
     Attributes:
         policy, logged: equation (3) at the policy's actions, and at the logged ones.
         noise: equation (4).
-        steps: over how many steps it can add up: 1 / (1 - gamma), and no more than the longest episode where none was cut.
+        steps: over how many steps it can add up: 1 / (1 - gamma), and no more than the longest episode where none was cut;
+            infinite without a discount where episodes were cut, for nobody knows how long these are.
     """
 
     policy: float
@@ -51,12 +53,7 @@ class OneStepError(NamedTuple):
     @property
     def bound(self) -> float:
         """What the excess comes to where it is made in every step: eps / (1 - gamma) for long episodes; 0 where there is none."""
-        return max(self.policy, 0.0) * self.steps
-
-
-def gamma_of(subject: Subject) -> float:
-    """The discount of the claimed values."""
-    return float(getattr(subject.member.algorithm, "gamma", subject.rows.schema.gamma))
+        return self.policy * self.steps if self.policy > 0 else 0.0
 
 
 def one_step_error(subject: Subject) -> OneStepError:
@@ -93,17 +90,16 @@ def _targets(subject: Subject) -> Float[NumpyArray, " N"]:
         raise NotLookedAtError(f"{subject.member.name} has no critics, so it claims no values that could be wrong.")
     after = log.observation_table[np.maximum(log.next_observation_index, 0)]
     claimed = np.asarray(value.v(after, action_mask=log.next_action_mask), np.float64)
-    return log.reward + log.discount(gamma_of(subject)) * claimed
+    return log.reward + log.discount(subject.gamma) * claimed
 
 
 def _steps(subject: Subject) -> float:
     log = subject.shared.log
-    discount = log.largest_discount(gamma_of(subject))
+    discount = log.largest_discount(subject.gamma)
     ended = bool(log.terminated[log.episode_start[1:] - 1].all())
     longest = float(log.episode_lengths.max())
-    if discount >= 1:
-        return longest
-    return min(1 / (1 - discount), longest) if ended else 1 / (1 - discount)
+    without_end = 1 / (1 - discount) if discount < 1 else math.inf
+    return min(without_end, longest) if ended else without_end
 
 
 def _halves(log: Dataset) -> Bool[NumpyArray, " N"]:

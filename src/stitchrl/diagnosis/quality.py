@@ -13,6 +13,8 @@ __all__ = ["quality_of"]
 
 MOST_FINDINGS = 5
 """At most so many warnings of the audit are repeated; all errors are."""
+OF_THE_TREATMENT = ("observation-made-of-action", "observation-leaks-action")
+"""Codes of the audit for columns that hold what was done in their own row."""
 VALIDATION = 0.1
 """Share of the episodes that chooses among candidates in the main job."""
 
@@ -26,6 +28,9 @@ def quality_of(facts: LogFacts, verdict: str, findings: Sequence[Mapping[str, An
         findings: of its audit, as plain content, the most harmful first.
     """
     found = [_verdict(verdict, findings)]
+    made = [finding for finding in findings if finding["code"] in OF_THE_TREATMENT]
+    found += [_to_drop(finding) for finding in made]
+    findings = [finding for finding in findings if finding not in made]
     errors = [finding for finding in findings if finding["severity"] == "error"]
     warnings = [finding for finding in findings if finding["severity"] == "warning"][:MOST_FINDINGS]
     for finding in (*errors, *warnings):
@@ -40,6 +45,18 @@ def quality_of(facts: LogFacts, verdict: str, findings: Sequence[Mapping[str, An
     if "few-episodes" not in {finding["code"] for finding in findings}:  # which says the same
         found.append(_size(facts))
     return (*found, *_to_gain(facts))
+
+
+def _to_drop(finding: Mapping[str, Any]) -> Statement:
+    """That a column made of the treatment must go."""
+    return Statement(
+        f"Drop {finding['where'].removeprefix('observation: ')} before anything is learned, unless it was known before the "
+        "action was chosen: it is made of the treatment, so that imitation reads the answer there, and a policy in use does not "
+        "have it.",
+        f"{finding['seen']}; expected {finding['expected']}",
+        f"the audit's check {finding['code']!r}",
+        "st.audit",
+    )
 
 
 def _verdict(verdict: str, findings: Sequence[Mapping[str, Any]]) -> Statement:

@@ -23,7 +23,9 @@ from stitchrl.evaluation.settings import FitSettings
 from stitchrl.messages import listed
 from stitchrl.nn.memory import MemoryPolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.training.flag_rules import in_logged_units, temperature_and_entropy
 from stitchrl.training.run import Run
+from stitchrl.training.value_limits import ValueLimits, largest_entropy
 from stitchrl.types import NumpyArray
 
 __all__ = ["MOST_ROWS", "NO_RUN", "Member", "NotLookedAtError", "Shared", "Subject", "drawn_episodes"]
@@ -66,6 +68,8 @@ class Member:
             itself.
         deployed: the return of each episode in which that policy acted, or the log of them; None where it was not deployed.
         run: what it was learned in; None for a policy that came alone.
+        learned_in: that run where its settings and metrics are looked at elsewhere: only what its rewards allow values to be is
+            taken from it.
         acts: how it acts, such as "greedy", where one seed of a run may act in several ways; "" where there is one.
     """
 
@@ -78,6 +82,12 @@ class Member:
     deployed: Sequence[float] | NumpyArray | Dataset | None = None
     run: Run | None = None
     acts: str = ""
+    learned_in: Run | None = None
+
+    @property
+    def origin(self) -> Run | None:
+        """The run that the policy was learned in, whether its settings are looked at or not."""
+        return self.learned_in if self.run is None else self.run
 
     @property
     def heading(self) -> str:
@@ -155,16 +165,6 @@ class Shared:
         """Whether `behavior_model` is fitted already, so that asking it costs nothing."""
         return "behavior_model" in self.__dict__
 
-    @cached_property
-    def mean_return(self) -> float:
-        """The mean of `returns`."""
-        return float(self.returns.mean())
-
-    @cached_property
-    def returns(self) -> Float[NumpyArray, " E"]:
-        """(E,) the discounted return of every episode of the whole log, by its own gamma; cut ones count as they are."""
-        return self.log.episode_returns(self.log.schema.gamma)
-
 
 def _kind(log: Dataset) -> tuple[object, ...]:
     """What two logs must have in common to be compared."""
@@ -208,6 +208,41 @@ class Subject:
     def rows(self) -> Dataset:
         """The rows that are looked at."""
         return self.shared.rows_of
+
+    @property
+    def gamma(self) -> float:
+        """The discount that the claimed values speak about: that of training, or the schema's where it had none."""
+        return float(getattr(self.member.algorithm, "gamma", self.shared.log.schema.gamma))
+
+    @cached_property
+    def limits(self) -> ValueLimits:
+        """What rewards allow values to be: those of the training log where it is known, else those of the log looked at."""
+        run, algorithm = self.member.origin, self.member.algorithm
+        if run is not None and run.limits is not None:
+            return run.limits
+        entropy = 0.0 if algorithm is None else largest_entropy(algorithm, self.shared.log)
+        return ValueLimits.of(self.shared.log, self.gamma, entropy=entropy)
+
+    @property
+    def limits_from(self) -> str:
+        """Whose rewards those are, in words."""
+        run = self.member.origin
+        return "the rewards of the " + ("log looked at" if run is None or run.limits is None else "training log")
+
+    @cached_property
+    def entropy_reach(self) -> tuple[float, float]:
+        """What an entropy bonus may take from a claimed value, and what it may add to it; (0, 0) where values hold none."""
+        run = self.member.origin
+        if run is None or not self.limits.entropy:
+            return 0.0, 0.0
+        rows = in_logged_units(run.metrics.columns(), self.limits.scale)
+        temperature, entropy = temperature_and_entropy(rows)
+        return self.limits.entropy_loss(temperature, entropy), self.limits.entropy_bonus(temperature)
+
+    @cached_property
+    def returns(self) -> Float[NumpyArray, " E"]:
+        """(E,) the return of every episode of the whole log by `gamma`; cut ones count as they are."""
+        return self.shared.log.episode_returns(self.gamma)
 
     @property
     def acts_alone(self) -> bool:

@@ -90,4 +90,4 @@ def check_requirements(log: Dataset, gamma: float | None, policies: Sequence[Pol
                 "weighs logged actions by them. Evaluate a policy that has."
             )
     if gamma is not None and not 0 <= gamma <= 1:
-        raise ConfigurationError(f"`gamma` must be in [0, 1]; got {gamma}.")
+        raise ConfigurationError(f"`gamma` must be in [0, 1]; got {gamma}. Use 1 to count every reward in full.")

@@ -45,7 +45,15 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
     chosen = job.selected
     # The critics of a rung speak about another policy.
     claims = chosen.value if chosen.rung is None else None
-    member = Member(chosen.title, chosen.policy, claims, chosen.algorithm, _estimate(selected), with_mask=masked)
+    member = Member(
+        chosen.title,
+        chosen.policy,
+        claims,
+        chosen.algorithm,
+        _estimate(selected),
+        with_mask=masked,
+        learned_in=job.runs.get(chosen.label),
+    )
     whole = diagnose_members(chosen.title, [member], valid)
     bar(len(job.runs) + 1)
     return {

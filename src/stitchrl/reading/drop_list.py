@@ -74,7 +74,11 @@ def read_drop_list(file: str | os.PathLike[str]) -> list[Any]:
         DataError: the file cannot be read, or is no drop list.
     """
     path = Path(file)
-    _check_ending(path)
+    if path.suffix.lower() not in ENDINGS:
+        raise ConfigurationError(
+            f"A drop list is a file whose name ends in .json or .csv; got {str(path)!r}. `stitchrl audit LOG --rank --drop-list "
+            "worst.json` writes one, and a list by hand is JSON with a list named `episodes`."
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
@@ -86,7 +90,10 @@ def read_drop_list(file: str | os.PathLike[str]) -> list[Any]:
         rows = list(csv.DictReader(io.StringIO(text)))
         return [row["episode"] for row in rows]
     except OSError as error:
-        raise DataError(f"The drop list {str(path)!r} cannot be read: {error.strerror}.") from None
+        raise DataError(
+            f"The drop list {str(path)!r} cannot be read: {error.strerror}. `stitchrl audit LOG --rank --drop-list worst.json` "
+            "writes one."
+        ) from None
     except (ValueError, KeyError) as error:
         why = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(

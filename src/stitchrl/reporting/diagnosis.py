@@ -29,11 +29,21 @@ def diagnosis_view(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """
     if content is None:
         return None
+    candidates = [_one(one) | {"label": label} for label, one in content["candidates"].items()]
+    # What is true of all of them is said once.
+    every = (
+        [why for why in candidates[0]["skipped"] if all(why in one["skipped"] for one in candidates)]
+        if candidates
+        else []
+    )
+    for one in candidates:
+        one["skipped"] = [why for why in one["skipped"] if why not in every]
     return {
         "on": content["on"],
         "selected": _one(content["selected"]),
         "looks_at": columns_and_departures(content["selected"]),
-        "candidates": [_one(one) | {"label": label} for label, one in content["candidates"].items()],
+        "candidates": candidates,
+        "skipped": every,
     }
 
 

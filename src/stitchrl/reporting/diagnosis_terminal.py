@@ -34,6 +34,8 @@ def render_diagnosis(diagnosis: Mapping[str, Any]) -> RenderableType:
     head.append(WORDS[diagnosis["worst"]], STYLES[diagnosis["worst"]] if diagnosis["worst"] != "info" else "bold green")
     head.append(f"  {diagnosis['summary']}", "dim")
     parts: list[RenderableType] = [head, Text(diagnosis["meaning"])]
+    if diagnosis.get("notes"):  # diagnoses of older versions have none
+        parts.append(Text("How the log was read: " + " ".join(diagnosis["notes"]), "yellow"))
     if diagnosis["findings"]:
         parts += [Rule(style="dim"), findings_table(diagnosis["findings"])]
     looks_at = columns_and_departures(diagnosis)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from stitchrl.messages import likelier
 from stitchrl.reporting import numbers
 
 __all__ = ["environment"]
@@ -40,6 +41,7 @@ def environment(decimals: int = 3) -> jinja2.Environment:
         "percent": numbers.percent,
         "interval": partial(_interval, decimals),
         "setting": _setting,
+        "likelier": likelier,
     }
     made.filters |= {name: _strict(function) for name, function in filters.items()}
     return made

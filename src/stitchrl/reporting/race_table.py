@@ -23,7 +23,7 @@ def race_in_words(race: Content) -> str:
 def round_table(content: Content) -> str:
     """The plain content of a round (`Round.to_dict`) as a headline and a table, with the reasons that need a sentence below."""
     rows = content["rows"]
-    head = ("candidate", "updates", "value on validation", "gain bound", "")
+    head = ("candidate", "updates", "value on validation", "gain at least", "")
     cells = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[k]) for line in cells) for k in range(len(head))]
     after = f"the best {content['go_on']} go on" if content["go_on"] else "the final"
@@ -37,6 +37,8 @@ def round_table(content: Content) -> str:
             f"  {name:<{widths[0]}}  {updates:>{widths[1]}}  {value:<{widths[2]}}  {bound:>{widths[3]}}  {fate}".rstrip()
         )
     lines += _remarks(rows)
+    if content["number"] == 1:
+        lines += _explained(rows)
     if content["number"] == 1 and content["rounds"] > 1 and 0 < content["updates"] < FEW_UPDATES:
         lines.append(
             f"  {content['updates']} updates are too few to tell candidates apart: raise the budget, or name fewer algorithms."
@@ -50,8 +52,8 @@ def winner_in_words(race: Content) -> str:
     lines = [f"winner: {_titled(won)}, after {won['updates']:,} updates: {_gain(won)}{_of_model(race, won)}."]
     if won["bound"] is not None and won["bound"] <= 0:
         lines.append(
-            "No candidate is predicted to be shown better than the log's own policy: the bound is not above 0. A larger budget, "
-            "other algorithms or more episodes may change that."
+            "No candidate is predicted to be shown better than the log's own policy: the least gain is not above 0. A larger "
+            "budget, other algorithms or more episodes may change that."
         )
     lucky = (
         f"it was chosen for it among {judged} candidates, on the same {episodes['validation']:,} episodes, so that part of "
@@ -66,6 +68,21 @@ def winner_in_words(race: Content) -> str:
         "fitted beside that.",
     ]
     return "\n".join(lines)
+
+
+def _explained(rows: Sequence[Content]) -> list[str]:
+    """What the words of the table mean, below the first one."""
+    lines = [
+        "  gain at least: what a policy is predicted to be shown to bring more than the log's own policy, on the test part."
+    ]
+    rung = next((row for row in rows if row["power"] is not None), None)
+    if rung is not None:
+        lines.append(
+            f"  ladder {rung['power']:g} from {rung['floor']:.0%}: a policy between the candidate and the log's own. It prefers "
+            f"what the candidate prefers, the more strictly the higher the {rung['power']:g}, and takes only actions that the "
+            f"log's policy takes with a probability of {rung['floor']:.0%} or more."
+        )
+    return lines
 
 
 def _remarks(rows: Sequence[Content]) -> list[str]:

@@ -36,7 +36,14 @@ def ranking_view(ranking: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "meaning": ranking["meaning"],
         "episodes": ranking["episodes"],
         "percent": round(100 * ranking["confidence"]),
-        "worst": [{**one, "expected": expected_in_words(one["expected"])} for one in ranking["worst"]],
+        "worst": [
+            {
+                **one,
+                "expected": expected_in_words(one["expected"]),
+                "change": f"{one['value_change']:+.2g}".replace("-", "\N{MINUS SIGN}"),
+            }
+            for one in ranking["worst"]
+        ],
         "models": [MODEL_ERRORS[error["model"]] for error in (ranking["curve"][-1]["errors"])],
         "curve": [
             {

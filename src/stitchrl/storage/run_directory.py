@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.errors import RunDirectoryError
+from stitchrl.messages import listed
 from stitchrl.storage.files import forget_abandoned, make_directory, write_json
 
 __all__ = ["claim", "difference", "load_json"]
@@ -30,7 +31,7 @@ def claim(
         free: entries of `identity` that may differ from run to run of the same command.
         upgrade: brings the content found up to date, where an older version wrote it.
         begun: False where nothing has been computed in the folder yet: a file found there is then replaced.
-        alone: refuse a folder that holds files but no run; otherwise files of others are left beside the run.
+        alone: refuse a folder that holds files and no such `file`; otherwise files of others are left beside the run.
 
     Returns:
         The content of `file`: what the run began with where there is one, else `identity`.
@@ -39,14 +40,10 @@ def claim(
         RunDirectoryError: the folder cannot be written, is damaged, or holds another run or something else.
     """
     folder = file.parent
-    if (
-        alone
-        and not file.exists()
-        and folder.is_dir()
-        and any(not entry.name.startswith(".") for entry in folder.iterdir())
-    ):
+    if alone and not file.exists() and (there := _what_it_holds(folder)):
         raise RunDirectoryError(
-            f"{str(folder)!r} is not empty and holds no run of stitchrl. Choose another --out; nothing was changed."
+            f"{str(folder)!r} holds {there}, and {_KINDS.get(file.name, 'a run')} is written to a new or an empty folder. Choose "
+            "another `out`; nothing was changed."
         )
     make_directory(folder)
     forget_abandoned(file)
@@ -90,6 +87,24 @@ def load_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise RunDirectoryError(f"{path} is missing or damaged. Delete it to have its stage done again.") from None
     return content
+
+
+_KINDS = {
+    "run.json": "a run of `stitchrl run`",
+    "race.json": "a race of `stitchrl race`",
+    "config.json": "a training of `stitchrl train` or `st.fit`",
+    "policy.json": "a policy",
+}
+"""By the file that they are known by: what a folder may hold."""
+
+
+def _what_it_holds(folder: Path) -> str:
+    """What a folder holds, in words; "" where it is empty or not there."""
+    there = (
+        sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")) if folder.is_dir() else []
+    )
+    known = next((kind for name, kind in _KINDS.items() if name in there), "")
+    return known or (f"other files ({listed(there, 3)})" if there else "")
 
 
 def _labels(entries: Any) -> list[str]:

@@ -32,6 +32,7 @@ from stitchrl.training.program import initial_state
 from stitchrl.training.run import CHECKPOINT, CONFIG, GIVEN, Grid, Run, upgraded
 from stitchrl.training.stopping import StopRule
 from stitchrl.training.trackers.base import Tracker
+from stitchrl.training.value_limits import ValueLimits
 
 __all__ = ["fit", "fit_grid", "fit_members", "load", "run_of"]
 
@@ -266,8 +267,10 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     like = initial_state(members, spec, seeds * len(points), given, shapes_only=True)
     state, history, meta = load_checkpoint(where / CHECKPOINT, like)
     trained = Trained(state, history, meta["update"], meta.get("stopped", ""), meta["diverged"])
-    flags = red_flags(history, **meta["bounds"]) if "bounds" in meta else []
-    found = TrainedMembers(trained, scaling, flags, given, *_origin(where / CHECKPOINT, meta))
+    limits = ValueLimits.from_dict(meta["bounds"]) if "bounds" in meta else None
+    flags = [] if limits is None else red_flags(history, limits)
+    kept = None if limits is None or "scale" not in meta["bounds"] else limits  # older versions kept less
+    found = TrainedMembers(trained, scaling, flags, given, *_origin(where / CHECKPOINT, meta), kept)
     if grid:
         return _grid(chosen, points, seeds, found)
     return _run(algorithm, seeds, found, range(len(seeds)))
@@ -323,6 +326,7 @@ def _run(algorithm: Algorithm, seeds: tuple[int, ...], outcome: TrainedMembers, 
         outcome.given,
         outcome.schema,
         outcome.guard,
+        outcome.limits,
     )
 
 
@@ -330,4 +334,6 @@ def _grid(
     algorithms: list[Algorithm], points: list[dict[str, float]], seeds: tuple[int, ...], outcome: TrainedMembers
 ) -> Grid:
     n = len(seeds)
+    if len({getattr(one, "gamma", None) for one in algorithms}) > 1:
+        outcome = outcome._replace(limits=None)  # they are by the largest gamma
     return Grid(points, [_run(a, seeds, outcome, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)])

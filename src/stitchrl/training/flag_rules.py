@@ -14,14 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from stitchrl.messages import likelier
+from stitchrl.training.value_limits import ValueLimits
 from stitchrl.types import NumpyArray
 
-__all__ = ["RULES", "Columns", "Found", "Limits"]
+__all__ = ["RULES", "Columns", "Found", "in_logged_units", "temperature_and_entropy"]
 
 RECENT_ROWS = 5  # that "now" means: a chunk's mean is itself noisy
 GROWTH_ROWS = 20  # fewest in which growth is looked for, so that a quarter of them is as many as "now"
 LARGEST_GROWTH = 10.0  # of the critic loss; sound runs on Hopper raised it up to 6 times, as values rose from 0
-VALUE_MARGIN = 1.5  # times the largest value possible: a mean over many transitions has no honest way there
 ACCELERATION = 1.5  # times the growth of the quarter before: sound values level off once they are large
 LARGE_VALUE = 0.5  # of the largest value possible; while they are small, values may well grow faster and faster
 CLAIM_SHARE = 0.5  # of that value, by which a policy may claim to beat the log; true gains of half of it are rare
@@ -29,23 +30,11 @@ CAPPED_SHARE = 0.5  # of the weights at their cap: beyond it the better half of 
 LEAST_ENTROPY = 0.01  # nats: one action has more than 99.8% on average
 LEAST_SHARE = 0.05  # of a batch that still counts under its weights: a dozen rows of 256
 EQUAL_SHARE = 0.999  # of a batch: weights that differ by some 3% change nothing
-DEAD_SHARE = 0.5  # of the last hidden layer; small sound networks lost up to a third
-CONSTANT_SHARE = 1e-3  # of the largest reward: sparse rewards spread over long episodes leave more
+DEAD_SHARE = 0.75  # of the last hidden layer; sound deterministic actors lost up to 0.56, ruined networks 0.97
 GENERALISATION = 1.5  # times the error on seen rows: sound runs on small logs stayed below
 RISEN = 1.25  # times its least: held-out errors are noisy
 SEEN_LOST = 0.05  # nats a decision that seen actions may lose in the same time; learned by heart, they gain
 LIKELIHOOD_LOST = 0.2  # nats a decision; a fifth of one is seen in the behaviour's own table
-
-
-class Limits(NamedTuple):
-    """What rewards allow: the largest |scaled reward|, and the largest |value| (infinite where not known).
-
-    `lowest` is the least value that scaled rewards can add up to; minus infinity where it is not known.
-    """
-
-    reward: float
-    value: float
-    lowest: float = -math.inf
 
 
 class Found(NamedTuple):
@@ -58,34 +47,53 @@ class Found(NamedTuple):
 
 
 Columns = Mapping[str, NumpyArray]
-"""The rows of one member, at least one, by column: "update" and each metric, NaN where a row does not have it."""
+"""The rows of one member, at least one, by column: "update" and each metric, NaN where a row does not have it.
+
+Values, temperatures and TD errors are in the log's unit of reward (`in_logged_units`), losses in that of training.
+"""
 
 
-def _impossible_value(rows: Columns, limits: Limits) -> Found | None:
-    row = _first(np.abs(_metric(rows, "q/data_mean")) > VALUE_MARGIN * limits.value)
+def in_logged_units(columns: Columns, scale: float) -> dict[str, NumpyArray]:
+    """Columns of metrics as training gives them -> as the rules read them; rewards were multiplied by `scale`."""
+    rewarded = ("q/", "probe/q_", "probe/spread_")
+    named = ("temperature", "probe/td_error", "held_out/td_error")
+    return {
+        name: column / scale if name.startswith(rewarded) or name in named else column
+        for name, column in columns.items()
+    }
+
+
+def _impossible_value(rows: Columns, limits: ValueLimits) -> Found | None:
+    claimed, bonus = _claimed(rows, np.fmax), _bonus(rows, limits)
+    # Fresh networks overshoot: a claim must last.
+    allowed = np.where(_late(claimed), limits.highest(), limits.highest(fresh=True))
+    row = _lasting(claimed > allowed + bonus)
     if row is None:
         return None
+    possible = limits.high + bonus[row]
     return Found(
         int(rows["update"][row]),
-        f"the mean value of logged actions is {rows['q/data_mean'][row]:.3g}, where rewards allow {limits.value:.3g} at most",
-        f"at most {VALUE_MARGIN:g} times what rewards allow",
+        f"the critics claim a value of {claimed[row]:.3g} on average, where rewards"
+        f"{' and an entropy bonus' if bonus[row] else ''} add up to {possible:.3g} at most",
+        f"a mean value of at most {possible:.3g}",
         "The critic may be feeding on its own overestimates: lower the learning rate or the target rate, or use an algorithm "
         "that stays nearer to the log (IQL, or CQL with a larger `cql_weight`).",
     )
 
 
-def _accelerating_value(rows: Columns, limits: Limits) -> Found | None:
+def _accelerating_value(rows: Columns, limits: ValueLimits) -> Found | None:
     values = np.abs(_present(rows, "q/data_mean"))
-    if len(values) < GROWTH_ROWS or not math.isfinite(limits.value):
+    largest = _largest(limits) + _bonus(rows, limits).max(initial=0.0)
+    if len(values) < GROWTH_ROWS or not math.isfinite(largest):
         return None
     smooth = _smoothed(values)
     quarter = len(values) // 4
     before, last = smooth[-quarter] - smooth[-2 * quarter], smooth[-1] - smooth[-quarter]
-    if not (last > ACCELERATION * before > 0 and smooth[-1] > LARGE_VALUE * limits.value):
+    if not (last > ACCELERATION * before > 0 and smooth[-1] > LARGE_VALUE * largest):
         return None
     return Found(
         int(rows["update"][-1]),
-        f"the mean value of logged actions is {smooth[-1]:.3g}, where rewards allow {limits.value:.3g}, and it grows faster and "
+        f"the mean value of logged actions is {smooth[-1]:.3g}, where rewards allow {largest:.3g}, and it grows faster and "
         f"faster: by {last:.3g} in the last quarter of training, after {before:.3g} in the one before",
         "growth that slows down, as each step of a backup that discounts does",
         "The critic feeds on its own values: lower the learning rate or the target rate, or use an algorithm that stays nearer "
@@ -93,63 +101,76 @@ def _accelerating_value(rows: Columns, limits: Limits) -> Found | None:
     )
 
 
-def _policy_claim(rows: Columns, limits: Limits) -> Found | None:
+def _policy_claim(rows: Columns, limits: ValueLimits) -> Found | None:
     gap = _metric(rows, "q/policy_mean") - _metric(rows, "q/data_mean")
     gap = np.where(np.isnan(gap), _metric(rows, "probe/q_gap"), gap)
     # Fresh networks claim anything, and most among many actions: the claim must last.
-    lasting = np.convolve(gap > CLAIM_SHARE * limits.value, np.ones(RECENT_ROWS))[: len(gap)] == RECENT_ROWS
-    row = _first(lasting)
+    row = _lasting(gap > CLAIM_SHARE * _largest(limits))
     if row is None:
         return None
     return Found(
         int(rows["update"][row]),
         f"the critic values the policy's actions {gap[row]:.3g} above the logged ones, where rewards allow values of "
-        f"{limits.value:.3g}",
+        f"{_largest(limits):.3g}",
         f"a difference of at most {CLAIM_SHARE:.0%} of that",
         "It may be praising actions that the log never shows: do not believe its claim, and hold the policy nearer to the log.",
     )
 
 
-def _pessimistic_value(rows: Columns, limits: Limits) -> Found | None:
-    highest = _recent(rows, "probe/q_highest")
-    width = limits.value - limits.lowest
-    # Where every return is the same the range has no width, and critics are approximate all the same.
-    if not highest or not math.isfinite(width) or fmean(highest) >= limits.lowest - 0.1 * max(width, limits.value):
+def _pessimistic_value(rows: Columns, limits: ValueLimits) -> Found | None:
+    claimed, loss = _claimed(rows, np.fmin), limits.entropy_loss(*temperature_and_entropy(rows))
+    # Fresh networks claim values near 0, which may be far below what every episode returns.
+    row = _lasting((claimed < limits.lowest(loss)) & _late(claimed))
+    if row is None:
         return None
     return Found(
-        int(rows["update"][-1]),
-        f"even the highest of the claimed values is {fmean(highest):.3g}, where rewards add up to {limits.lowest:.3g} at least",
-        f"values of at least {limits.lowest:.3g}",
-        "The penalty on values outweighs the rewards: lower `cql_weight` or the pessimism of the ensemble, or scale rewards up.",
+        int(rows["update"][row]),
+        f"the critics claim a value of {claimed[row]:.3g} on average, where rewards add up to {limits.low - loss:.3g} at least",
+        f"a mean value of at least {limits.low - loss:.3g}",
+        "The penalty on values outweighs the rewards: lower `cql_weight` or the pessimism of the ensemble, or scale rewards up. "
+        "Without a penalty the critic is running away: lower the learning rate.",
     )
 
 
-def _constant_value(rows: Columns, limits: Limits) -> Found | None:
+def _constant_value(rows: Columns, limits: ValueLimits) -> Found | None:
     spread = _recent(rows, "probe/q_states")
-    if not spread or len(_present(rows, "probe/q_states")) < GROWTH_ROWS or limits.reward == 0:
-        return None
-    if limits.lowest == limits.value:
-        return None  # every return is the same, and there is nothing to tell apart
-    if max(spread) > CONSTANT_SHARE * limits.reward:
+    if not spread or len(_present(rows, "probe/q_states")) < GROWTH_ROWS or max(spread) >= limits.least_spread:
         return None
     return Found(
         int(rows["update"][-1]),
-        f"the claimed values of {SAMPLE} have a standard deviation of {max(spread):.2g}, where a reward can be "
-        f"{limits.reward:.3g}",
-        f"a standard deviation of at least {CONSTANT_SHARE:g} of that",
+        f"the claimed values of {SAMPLE} have a standard deviation of {max(spread):.2g}, where the returns that followed logged "
+        f"decisions have one of {limits.spread:.3g}",
+        f"a standard deviation of at least {limits.least_spread:.2g}",
         "The critic tells no state from another: raise the learning rate, look at `probe/dead_units`, and see whether the "
         "observations say anything (the audit's findings on them).",
     )
 
 
-def _critic_growth(rows: Columns, limits: Limits) -> Found | None:
+def _entropy_outweighs(rows: Columns, limits: ValueLimits) -> Found | None:
+    temperatures = _recent(rows, "temperature")
+    if not temperatures or len(_present(rows, "temperature")) < GROWTH_ROWS:
+        return None
+    bonus = limits.entropy_bonus(fmean(temperatures))
+    if not limits.width or not math.isfinite(bonus) or bonus <= limits.largest_bonus:
+        return None
+    return Found(
+        int(rows["update"][-1]),
+        f"the temperature is {fmean(temperatures):.3g}, at which acting at random adds up to {bonus:.3g} to a value by its "
+        f"entropy bonus, where rewards make values differ by {limits.width:.3g} at most",
+        f"a bonus of at most {limits.largest_bonus:.3g}",
+        "Claimed values then tell how much chance is left rather than what rewards bring, and the temperature may go on rising. "
+        "Lower `entropy_share` (0.3 suits a fixed log), start from a lower `first_temperature`, or scale rewards up.",
+    )
+
+
+def _critic_growth(rows: Columns, limits: ValueLimits) -> Found | None:
     losses = _present(rows, "loss/critic")
     if len(losses) < GROWTH_ROWS:
         return None
     quarter = len(losses) // 4
     first, last = float(losses[:quarter].mean()), float(losses[-quarter:].mean())
     # Below a reward's own square, growth is a sparse reward's signal arriving, not divergence.
-    if not last > max(LARGEST_GROWTH * first, limits.reward**2):
+    if not last > max(LARGEST_GROWTH * first, (limits.reward * limits.scale) ** 2):
         return None
     return Found(
         int(rows["update"][-1]),
@@ -159,7 +180,7 @@ def _critic_growth(rows: Columns, limits: Limits) -> Found | None:
     )
 
 
-def _capped_weights(rows: Columns, limits: Limits) -> Found | None:
+def _capped_weights(rows: Columns, limits: ValueLimits) -> Found | None:
     recent = _recent(rows, "weight/clipped")
     if not recent or fmean(recent) <= CAPPED_SHARE:
         return None
@@ -171,7 +192,7 @@ def _capped_weights(rows: Columns, limits: Limits) -> Found | None:
     )
 
 
-def _collapsed_weights(rows: Columns, limits: Limits) -> Found | None:
+def _collapsed_weights(rows: Columns, limits: ValueLimits) -> Found | None:
     recent = _recent(rows, "weight/effective_share")
     if not recent or fmean(recent) >= LEAST_SHARE:
         return None
@@ -184,7 +205,7 @@ def _collapsed_weights(rows: Columns, limits: Limits) -> Found | None:
     )
 
 
-def _equal_weights(rows: Columns, limits: Limits) -> Found | None:
+def _equal_weights(rows: Columns, limits: ValueLimits) -> Found | None:
     recent = _recent(rows, "weight/effective_share")
     if not recent or fmean(recent) <= EQUAL_SHARE:
         return None
@@ -196,7 +217,7 @@ def _equal_weights(rows: Columns, limits: Limits) -> Found | None:
     )
 
 
-def _collapsed_entropy(rows: Columns, limits: Limits) -> Found | None:
+def _collapsed_entropy(rows: Columns, limits: ValueLimits) -> Found | None:
     # "policy/agreement" is there for discrete actions only; a density's entropy may well be below 0.
     discrete = not math.isnan(_metric(rows, "policy/agreement")[-1])
     recent = _recent(rows, "policy/entropy") if discrete else []
@@ -204,14 +225,14 @@ def _collapsed_entropy(rows: Columns, limits: Limits) -> Found | None:
         return None
     return Found(
         int(rows["update"][-1]),
-        f"the policy's entropy is {fmean(recent):.2g} nats: it always takes one action",
-        f"at least {LEAST_ENTROPY:g} nats",
+        f"the policy always takes one action: in a typical decision it gives it {math.exp(-fmean(recent)):.2%}",
+        f"at most {math.exp(-LEAST_ENTROPY):.0%}",
         "Unless the log does so too, it overfits or its weights single out few transitions: stop earlier, or lower the inverse "
         "temperature.",
     )
 
 
-def _dead_units(rows: Columns, limits: Limits) -> Found | None:
+def _dead_units(rows: Columns, limits: ValueLimits) -> Found | None:
     recent = _recent(rows, "probe/dead_units")
     if not recent or fmean(recent) <= DEAD_SHARE:
         return None
@@ -224,7 +245,7 @@ def _dead_units(rows: Columns, limits: Limits) -> Found | None:
     )
 
 
-def _held_out_error(rows: Columns, limits: Limits) -> Found | None:
+def _held_out_error(rows: Columns, limits: ValueLimits) -> Found | None:
     held_out, seen = _present(rows, "held_out/td_error"), _present(rows, "probe/td_error")
     if len(held_out) < GROWTH_ROWS or len(seen) != len(held_out):
         return None
@@ -243,7 +264,7 @@ def _held_out_error(rows: Columns, limits: Limits) -> Found | None:
     )
 
 
-def _held_out_likelihood(rows: Columns, limits: Limits) -> Found | None:
+def _held_out_likelihood(rows: Columns, limits: ValueLimits) -> Found | None:
     held_out, seen = _present(rows, "held_out/log_prob"), _present(rows, "probe/log_prob")
     # A greedy policy gives what it does not take no probability; its likelihood says nothing.
     if len(held_out) < GROWTH_ROWS or len(seen) != len(held_out) or math.isnan(_metric(rows, "loss/actor")[-1]):
@@ -257,15 +278,15 @@ def _held_out_likelihood(rows: Columns, limits: Limits) -> Found | None:
     update = int(rows["update"][~np.isnan(_metric(rows, "held_out/log_prob"))][best])
     return Found(
         int(rows["update"][-1]),
-        f"the policy's log-probability of held-out actions fell by {lost:.2f} nats a decision since update {update:,}, and that "
-        f"of seen ones did not: it is {known[-1] - smooth[-1]:.2f} nats above it",
-        f"a fall of at most {LIKELIHOOD_LOST:g} nats",
+        f"to the policy held-out actions became {likelier(-lost)} on average since update {update:,}, and seen ones did not: "
+        f"these are {likelier(known[-1] - smooth[-1])} than held-out ones",
+        f"held-out actions that become at most {likelier(-LIKELIHOOD_LOST)}",
         f"The policy learns its rows by heart. Stop near update {update:,} (`updates=`, or a stop rule on held_out/log_prob), or "
         "use a smaller network or dropout.",
     )
 
 
-def _nothing_learned(rows: Columns, limits: Limits) -> Found | None:
+def _nothing_learned(rows: Columns, limits: ValueLimits) -> Found | None:
     for name in ("loss/critic", "loss/value"):
         recent = _recent(rows, name)
         if recent and not any(recent):
@@ -279,12 +300,13 @@ def _nothing_learned(rows: Columns, limits: Limits) -> Found | None:
 
 
 SAMPLE = "the probe's rows"
-RULES: dict[str, Callable[[Columns, Limits], Found | None]] = {
+RULES: dict[str, Callable[[Columns, ValueLimits], Found | None]] = {
     "impossible-value": _impossible_value,
     "accelerating-value": _accelerating_value,
     "policy-claim": _policy_claim,
     "pessimistic-value": _pessimistic_value,
     "constant-value": _constant_value,
+    "entropy-outweighs-rewards": _entropy_outweighs,
     "critic-growth": _critic_growth,
     "capped-weights": _capped_weights,
     "collapsed-weights": _collapsed_weights,
@@ -296,6 +318,44 @@ RULES: dict[str, Callable[[Columns, Limits], Found | None]] = {
     "nothing-learned": _nothing_learned,
 }
 """Code -> what looks for it in the rows of one member."""
+
+
+def temperature_and_entropy(rows: Columns) -> tuple[float, float]:
+    """The largest temperature of soft actor-critic so far, and the least entropy of its policy of late; 0 without one.
+
+    The largest: critics follow a temperature that falls with a delay.
+    """
+    temperature, entropy = _present(rows, "temperature"), _present(rows, "policy/entropy")
+    if not len(temperature):
+        return 0.0, 0.0
+    return float(temperature.max()), float(entropy.min()) if len(entropy) else 0.0
+
+
+def _bonus(rows: Columns, limits: ValueLimits) -> Float[NumpyArray, " N"]:
+    """What entropy adds to a value at most, by the largest temperature up to each row."""
+    temperature = np.nan_to_num(_metric(rows, "temperature"))
+    return np.asarray([limits.entropy_bonus(float(t)) for t in np.maximum.accumulate(temperature)])
+
+
+def _claimed(rows: Columns, of_both: Callable[..., NumpyArray]) -> Float[NumpyArray, " N"]:
+    """The mean claim of each row, of logged or of the policy's actions, whichever is more extreme; NaN where there is none."""
+    policy = _metric(rows, "q/policy_mean")
+    policy = np.where(np.isnan(policy), _metric(rows, "probe/q_policy"), policy)
+    logged = _metric(rows, "q/data_mean")
+    logged = np.where(np.isnan(logged), _metric(rows, "probe/q_logged"), logged)
+    claimed: Float[NumpyArray, " N"] = of_both(logged, policy)
+    return claimed
+
+
+def _late(claimed: Float[NumpyArray, " N"]) -> Bool[NumpyArray, " N"]:
+    """Which rows count for what has lasted by the twentieth row that has a claim, or later."""
+    late: Bool[NumpyArray, " N"] = np.cumsum(~np.isnan(claimed)) > GROWTH_ROWS - RECENT_ROWS
+    return late
+
+
+def _largest(limits: ValueLimits) -> float:
+    """The largest absolute value that rewards allow; infinite where nobody knows, and where all rewards are 0."""
+    return max(abs(limits.low), abs(limits.high)) or math.inf
 
 
 def _smoothed(values: Float[NumpyArray, " N"]) -> Float[NumpyArray, " N"]:
@@ -323,6 +383,7 @@ def _recent(rows: Columns, name: str) -> list[float]:
     return values if len(values) == RECENT_ROWS else []
 
 
-def _first(seen: Bool[NumpyArray, " N"]) -> int | None:
-    """Index of the first True; None where there is none."""
-    return int(np.argmax(seen)) if seen.any() else None
+def _lasting(seen: Bool[NumpyArray, " N"]) -> int | None:
+    """Index of the row in which something has been seen in `RECENT_ROWS` rows on end; None where it has not."""
+    lasting = np.convolve(seen, np.ones(RECENT_ROWS))[: len(seen)] == RECENT_ROWS
+    return int(np.argmax(lasting)) if lasting.any() else None

@@ -7,16 +7,15 @@ What is looked for stands in `flag_rules`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from stitchrl.errors import ConfigurationError
-from stitchrl.training.flag_rules import RULES, Limits
+from stitchrl.training.flag_rules import RULES, in_logged_units
 from stitchrl.training.history import History
+from stitchrl.training.value_limits import ValueLimits
 
 __all__ = ["FlagMonitor", "RedFlag", "red_flags"]
 
@@ -48,39 +47,16 @@ class RedFlag:
 
 
 def red_flags(
-    rows: Iterable[Mapping[str, Any]] | History,
-    *,
-    gamma: float,
-    reward_bound: float,
-    value_bound: float | None = None,
-    lowest_value: float | None = None,
-    reported: Collection[RedFlag] = (),
+    rows: Iterable[Mapping[str, Any]] | History, limits: ValueLimits, *, reported: Collection[RedFlag] = ()
 ) -> list[RedFlag]:
     """What is wrong in a history, each flag once a member.
 
     Args:
         rows: the history: "update", "member" and metrics, in the order of updates; or the history itself.
-        gamma: the discount; at 1 flags on values need `value_bound`.
-        reward_bound: largest |reward| as trained on (scaled).
-        value_bound: largest |value| possible, in the same unit, where it is better known than by
-            reward_bound / (1 - gamma), such as the largest |return| of an episode where rewards come at the end.
-        lowest_value: the least value that scaled rewards can add up to, where it is known.
+        limits: of values.
         reported: flags of earlier calls, which are not given again.
-
-    Raises:
-        ConfigurationError: `gamma` outside [0, 1], or a bound below 0.
     """
-    if not 0 <= gamma <= 1 or reward_bound < 0 or (value_bound or 0.0) < 0:
-        raise ConfigurationError(
-            "red_flags needs `gamma` in [0, 1] and bounds of at least 0; "
-            f"got gamma {gamma}, reward_bound {reward_bound}, value_bound {value_bound}."
-        )
-    if value_bound is None:
-        value_bound = reward_bound / (1 - gamma) if gamma < 1 else 0.0
-    limits = Limits(
-        reward_bound, value_bound or math.inf, -math.inf if lowest_value is None else lowest_value
-    )  # a bound of 0 would flag every fresh network
-    columns = (rows if isinstance(rows, History) else History.of_rows(rows)).columns()
+    columns = in_logged_units((rows if isinstance(rows, History) else History.of_rows(rows)).columns(), limits.scale)
     known = {(flag.code, flag.member) for flag in reported}
     found: list[RedFlag] = []
     for member in np.unique(columns["member"]).tolist():
@@ -95,11 +71,11 @@ class FlagMonitor:
 
     Args:
         say: called with a new flag.
-        bounds: `gamma`, `reward_bound`, `value_bound` and `lowest_value` of `red_flags`.
+        limits: of values.
     """
 
-    def __init__(self, say: Callable[[RedFlag], None], **bounds: Any) -> None:
-        self._say, self._bounds = say, bounds
+    def __init__(self, say: Callable[[RedFlag], None], limits: ValueLimits) -> None:
+        self._say, self._limits = say, limits
         self._history = History()
         self._look_at = 0
         self.flags: list[RedFlag] = []
@@ -112,6 +88,6 @@ class FlagMonitor:
         if len(self._history) < self._look_at and done < total:
             return
         self._look_at = len(self._history) + len(self._history) // 20
-        for flag in red_flags(self._history, reported=self.flags, **self._bounds):
+        for flag in red_flags(self._history, self._limits, reported=self.flags):
             self.flags.append(flag)
             self._say(flag)

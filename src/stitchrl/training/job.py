@@ -18,7 +18,6 @@ import numpy as np
 
 from stitchrl.algorithms.base import Algorithm, Prepared, Spec
 from stitchrl.algorithms.settings import default_settings
-from stitchrl.data.attainable import attainable_returns
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.preferences import Preferences
@@ -41,6 +40,7 @@ from stitchrl.training.probe import AnyProbe
 from stitchrl.training.run import CHECKPOINT, GIVEN, METRICS, claim
 from stitchrl.training.stopping import EarlyStop, StopRule
 from stitchrl.training.trackers.base import Tracker, guarded
+from stitchrl.training.value_limits import ValueLimits
 from stitchrl.types import PyTree
 
 __all__ = ["Environment", "Job", "TrainedMembers"]
@@ -65,6 +65,7 @@ class TrainedMembers(NamedTuple):
     given: PyTree
     schema: Schema | None = None
     guard: Guard | None = None
+    limits: ValueLimits | None = None
 
     def of_members(self, members: Sequence[int]) -> TrainedMembers:
         """The same of some members alone, none of which diverged, to be trained further."""
@@ -171,11 +172,11 @@ class Job:
             given = prepared.given
             for remark in algorithm.remarks(given):
                 shown_display().say(f"{algorithm.name}: {remark}", style="")
-        bounds = self._bounds(algorithms)
+        limits = ValueLimits.of_algorithms(self.log, algorithms, scale=self.reward_scale, shift=self.reward_shift)
         guard = range_of(log)
         with ExitStack() as stack:
             table = None if self.out is None else stack.enter_context(MetricsTable(Path(self.out) / METRICS, labels))
-            monitors, flags = self._watching(stack, algorithm, config, labels, bounds)
+            monitors, flags = self._watching(stack, algorithm, config, labels, limits)
             trained = train(
                 algorithms,
                 self._source(algorithm, prepared, scaling, rule),
@@ -195,13 +196,13 @@ class Job:
                 measure=None if self.probe is None else self.probe.measure,
                 probed=self._probed(prepared, scaling),
                 begin=None if begin is None else begin.trained,
-                **self._saving(config, scaling, bounds, table, given is not None, guard),
+                **self._saving(config, scaling, limits, table, given is not None, guard),
             )
             if table is not None:
                 table.complete(trained.history)
         # A resumed or finished run has a history that no monitor saw.
-        found = flags.flags + red_flags(trained.history, reported=flags.flags, **bounds)
-        return TrainedMembers(trained, scaling, found, given, self._schema, guard)
+        found = flags.flags + red_flags(trained.history, limits, reported=flags.flags)
+        return TrainedMembers(trained, scaling, found, given, self._schema, guard, limits)
 
     @property
     def _schema(self) -> Schema:
@@ -315,7 +316,7 @@ class Job:
         self,
         config: dict[str, Any],
         scaling: Scaling,
-        bounds: dict[str, Any],
+        limits: ValueLimits,
         table: MetricsTable | None,
         has_given: bool,
         guard: Guard | None,
@@ -326,7 +327,7 @@ class Job:
         folder = Path(self.out)
         about = {
             "given": has_given,
-            "bounds": bounds,
+            "bounds": limits.to_dict(),
             "config": config | {"scaling": scaling.to_dict()},
             "schema": self._schema.to_dict(),
             "guard": None if guard is None else guard.to_dict(),
@@ -343,7 +344,7 @@ class Job:
         algorithm: Algorithm,
         config: dict[str, Any],
         labels: list[dict[str, Any]],
-        bounds: dict[str, Any],
+        limits: ValueLimits,
     ) -> tuple[list[LoopMonitor], FlagMonitor]:
         """What looks on between chunks, and the one that gathers red flags. The stack closes bars and trackers."""
         names = _names(labels)
@@ -352,7 +353,7 @@ class Job:
             lambda flag: shown_display().say(
                 f"red flag of {algorithm.name}, {names[flag.member]}, update {flag.update:,}: {flag.sentence}"
             ),
-            **bounds,
+            limits,
         )
         bar = display.track(f"{algorithm.name} x {len(labels)}", note_metric=("loss/critic", "loss/actor"))
         tracked = [stack.enter_context(_tracked(tracker, config, names)) for tracker in self.trackers]
@@ -398,26 +399,6 @@ class Job:
     def _content_hash(self) -> str:
         """Of what is learned from."""
         return (self.log.bare() if self.preferences is None else self.preferences).content_hash
-
-    def _bounds(self, algorithms: list[Algorithm]) -> dict[str, Any]:
-        """What the log's rewards allow a value to be: by the largest discount, or by the longest of whole episodes."""
-        ends = (float(self.log.reward.min()), float(self.log.reward.max()))
-        reward = max(abs(end + self.reward_shift) for end in ends) * self.reward_scale
-        gamma = max(getattr(algorithm, "gamma", 1.0) for algorithm in algorithms)
-        steps = float("inf") if self.log.truncated.any() else float(self.log.episode_lengths.max(initial=0))
-        gamma = self.log.largest_discount(gamma)  # of one step, whatever its length
-        longest = min(1.0 / (1.0 - gamma) if gamma < 1.0 else float("inf"), steps)
-        if self.reward_shift:  # it is added to the reward of every step, which no step of the log has
-            value = reward * longest if np.isfinite(longest) else None
-            return {"gamma": gamma, "reward_bound": reward, "value_bound": value}
-        low, high = attainable_returns(self.log, gamma, by_time=self.log.schema.time_unit is not None)
-        largest = max(abs(low), abs(high)) * self.reward_scale
-        return {
-            "gamma": gamma,
-            "reward_bound": reward,
-            "value_bound": largest if np.isfinite(largest) else None,
-            "lowest_value": low * self.reward_scale if np.isfinite(low) else None,
-        }
 
     @property
     def _sampling_name(self) -> str:

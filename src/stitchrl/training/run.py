@@ -30,6 +30,7 @@ from stitchrl.training.flags import RedFlag
 from stitchrl.training.history import History, Rows
 from stitchrl.training.metrics_file import METRICS_FILE
 from stitchrl.training.program import MemberState
+from stitchrl.training.value_limits import ValueLimits
 from stitchrl.types import PyTree
 
 __all__ = ["CHECKPOINT", "CONFIG", "GIVEN", "METRICS", "Grid", "Run", "claim", "upgraded"]
@@ -55,6 +56,8 @@ class Run:
         schema: of the log, which its policies remember: they are not judged on a log with another meaning. None where it is not
             known, as in folders of older versions.
         guard: where the observations of the log lie, by which another unit is noticed; None for images, or where it is not known.
+        limits: what the rewards of the log allow values to be; None where it is not known, as in folders of older versions and
+            in grids over gamma.
     """
 
     algorithm: Algorithm
@@ -69,6 +72,7 @@ class Run:
     given: PyTree = None
     schema: Schema | None = None
     guard: Guard | None = None
+    limits: ValueLimits | None = None
 
     @cached_property
     def history(self) -> Rows:
@@ -161,7 +165,7 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
         The scaling of the run: the one it began with, whatever another version would fit today.
 
     Raises:
-        RunDirectoryError: it cannot be made, is damaged, or holds another run; says which setting differs.
+        RunDirectoryError: it cannot be made, is damaged, holds another run (says which setting differs), or holds other files.
     """
 
     def brought_up_to_date(found: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +180,9 @@ def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict
 
     identity = config | {"scaling": scaling.to_dict()}
     begun = (folder / CHECKPOINT).exists()
-    content = claim_directory(folder / CONFIG, identity, free=("scaling",), upgrade=brought_up_to_date, begun=begun)
+    content = claim_directory(
+        folder / CONFIG, identity, free=("scaling",), upgrade=brought_up_to_date, begun=begun, alone=True
+    )
     for name in (CHECKPOINT, METRICS_FILE, METRICS, GIVEN):
         forget_abandoned(folder / name)
     return Scaling.from_dict(content["scaling"])

@@ -17,6 +17,7 @@ from stitchrl.auditing.regression import features, residuals, z_of_mean
 from stitchrl.auditing.sample import Sample
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
+from stitchrl.messages import likelier
 from stitchrl.types import NumpyArray
 
 __all__ = ["actions_shuffled"]
@@ -104,7 +105,7 @@ def actions_shuffled(log: Dataset, facts: Facts) -> Iterator[Finding]:
         if by_policy:
             seen = (
                 "an action is no likelier at the observation of its own row than at those of other rows of its episode "
-                f"({gap:+.3f} nats, where {expected:.3f} were to be expected), although the observations of the episode "
+                f"({likelier(gap)}, where {likelier(expected)} was to be expected), although the observations of the episode "
                 "predict its actions"
             )
         elif by_effect:

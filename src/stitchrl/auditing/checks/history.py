@@ -10,6 +10,7 @@ from stitchrl.auditing.finding import Finding
 from stitchrl.auditing.history import HistoryGain
 from stitchrl.auditing.history_facts import history_of
 from stitchrl.data.dataset import Dataset
+from stitchrl.messages import likelier, likelier_between
 
 __all__ = ["history_decides_actions", "history_decides_outcomes", "history_numbers"]
 
@@ -27,7 +28,7 @@ def history_decides_actions(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 "history-decides-actions",
                 _severity(log),
                 ", ".join(gain.columns),
-                f"something that decided the actions is not in the observation: the past predicts them better by {_seen(gain)}",
+                f"something that decided the actions is not in the observation: the past predicts them, and {_seen(gain)}",
                 "the past to say nothing about the action that the observation does not say",
                 "Add to the observation what the decision maker saw, or the columns named here. Until then fitted probabilities "
                 "and values learned from this log may mistake a hidden cause for the effect of an action.",
@@ -44,7 +45,7 @@ def history_decides_outcomes(log: Dataset, facts: Facts) -> Iterator[Finding]:
             _severity(log),
             ", ".join(dict.fromkeys(name for gain in failed for name in gain.columns)),
             "the observation does not hold the whole state: the past predicts "
-            + ", and ".join(f"the {gain.target} better by {_seen(gain)}" for gain in failed),
+            + ", and ".join(f"the {gain.target}, and {_seen(gain)}" for gain in failed),
             "the observation and the action to say all that the log knows of what comes next",
             "Add the columns named here to the observation; values that are learned from it rest on its being the whole state.",
         )
@@ -55,4 +56,7 @@ def _severity(log: Dataset) -> str:
 
 
 def _seen(gain: HistoryGain) -> str:
-    return f"{gain.gain:.3f} nats a decision (99% interval {gain.lower:.3f} to {gain.upper:.3f}), held out"
+    return (
+        f"{'they' if gain.target == 'action' else 'it'} is {likelier(gain.gain)} on average to a model that also knows it (99% "
+        f"interval: {likelier_between(gain.lower, gain.upper)}), held out"
+    ).replace("they is", "they are")

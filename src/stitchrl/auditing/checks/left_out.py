@@ -14,6 +14,7 @@ from stitchrl.auditing.history_rows import past_rows
 from stitchrl.auditing.left_out import left_out_columns, revealed
 from stitchrl.auditing.wording import listed, percent
 from stitchrl.data.dataset import Dataset
+from stitchrl.messages import likelier
 
 __all__ = ["left_out_common_cause", "removed_column_revealed"]
 
@@ -58,7 +59,7 @@ def left_out_common_cause(log: Dataset, facts: Facts) -> Iterator[Finding]:
     names = [n for n in dict.fromkeys(c.partition("=")[0] for gain in outcome for c in gain.columns) if n in shared]
     if not names:
         return
-    numbers = ", ".join(f"the {gain.target} by {gain.gain:.3f} nats a decision" for gain in (*action, *outcome))
+    numbers = ", ".join(f"the {gain.target} (which is {likelier(gain.gain)} with them)" for gain in (*action, *outcome))
     yield Finding(
         "left-out-common-cause",
         "warning",

@@ -122,7 +122,10 @@ def _correlation(a: NumpyArray, b: NumpyArray) -> float:
 
 
 def follows_one_column(subject: Subject) -> Iterator[Finding]:
-    """One column carries nearly all that the policy's actions depend on, which the behaviour's do not."""
+    """One column carries nearly all that the policy's actions depend on, which the behaviour's do not.
+
+    A warning where that column tells the action or the last one; else a note, for one column may truly decide.
+    """
     found = subject.once(importance_of)
     top, value = found.names[found.top], float(found.values[found.top])
     if len(found.names) < LEAST_COLUMNS or value < LEAST_IMPORTANCE or found.alone < ONE_COLUMN:
@@ -133,16 +136,25 @@ def follows_one_column(subject: Subject) -> Iterator[Finding]:
         behavior = subject.shared.once(importance_of_behavior)
         if not told and behavior.top == found.top and behavior.alone >= OF_BEHAVIOR:
             return
+    last = _column_of_last_action(subject) == top
+    if told:
+        remark = ". The log lets the action be told from the observation nearly without fail"
+    else:
+        remark = ". That column tells the last action" if last else ""
     yield Finding(
         "follows-one-column",
-        "warning",
+        "warning" if told or last else "info",
         top,
         f"the policy acts almost by {top} alone: shuffling it over the rows changes {_change(subject, value)}, and shuffling all "
-        f"other {len(found.names) - 1:,} columns together {_change(subject, found.others)}"
-        f"{'. The log lets the action be told from the observation nearly without fail' if told else ''}",
-        "actions that depend on several columns",
+        f"other {len(found.names) - 1:,} columns together {_change(subject, found.others)}{remark}",
+        "actions that depend on several columns, unless one truly decides",
         "See whether this column tells what was done or what will happen (the audit's findings on leaks), whether it is scaled "
-        "like the others, and whether a policy trained without it does as well.",
+        "like the others, and whether a policy trained without it does as well. "
+        + (
+            "It tells an action, so leave it out of the observation."
+            if told or last
+            else "If one column truly decides, nothing is wrong."
+        ),
     )
 
 

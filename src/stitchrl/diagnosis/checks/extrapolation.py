@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.auditing.finding import Finding
 from stitchrl.data.scaling import Scaling
-from stitchrl.diagnosis.extrapolation_error import OneStepError, gamma_of, one_step_error
+from stitchrl.diagnosis.extrapolation_error import OneStepError, one_step_error
 from stitchrl.diagnosis.knobs import nearer_to_log
 from stitchrl.diagnosis.similar_states import distance_to_nearest
 from stitchrl.diagnosis.subject import NotLookedAtError, Subject
@@ -107,13 +108,20 @@ def _amplified(subject: Subject) -> str:
         return ""
     return (
         f". They lie {error.policy:.2g} above what a regression on the logged rows says of the reward and the next value there "
-        f"(at logged actions {error.logged:.2g}); made in each of {error.steps:.3g} steps, such an error adds up to "
-        f"{error.bound:.2g}"
+        f"(at logged actions {error.logged:.2g}); {_added_up(error)}"
     )
+
+
+def _added_up(error: OneStepError) -> str:
+    if math.isinf(error.steps):
+        return (
+            "made in every step, such an error adds up without end, since nothing is discounted and episodes were cut"
+        )
+    return f"made in each of {error.steps:.3g} steps, such an error adds up to {error.bound:.2g}"
 
 
 def _scale(subject: Subject) -> float:
     """What values differ by: the standard deviation of the logged returns, or their size where they do not vary."""
     log = subject.shared.log
-    returns = returns_to_go(log, Scaling.identity(0), gamma_of(subject)).astype(np.float64)
+    returns = returns_to_go(log, Scaling.identity(0), subject.gamma).astype(np.float64)
     return float(returns.std()) or float(np.abs(returns).mean()) or 1.0

@@ -55,7 +55,7 @@ def seeds_claim_differently(subjects: Sequence[Subject]) -> Iterator[Finding]:
     """The mean claimed values of the seeds differ by more than returns leave room for."""
     subjects = _of_one_form(subjects)
     claims = _claims(subjects)
-    spread = float(subjects[0].shared.returns.std())
+    spread = float(subjects[0].returns.std())
     if spread > 0 and claims.std() > CLAIMS_APART * spread:
         yield Finding(
             "seeds-claim-differently",
@@ -101,7 +101,7 @@ def seed_numbers(subjects: Sequence[Subject]) -> dict[str, Any]:
         claims = _claims(subjects)
     except NotLookedAtError:
         return found
-    return found | {"claims": claims.tolist(), "return_spread": float(subjects[0].shared.returns.std())}
+    return found | {"claims": claims.tolist(), "return_spread": float(subjects[0].returns.std())}
 
 
 def _of_one_form(subjects: Sequence[Subject]) -> Sequence[Subject]:

@@ -46,16 +46,17 @@ PER = "for each standard deviation more of"
 DYNAMICS = (
     "dynamics-shift",
     "what follows the same observation and action",
-    "Either the world changed after the log was recorded, or something did that decides what follows and is not in the "
-    "observation (`history-decides-outcomes` of the audit). Either way the policy and its estimates are not of what happens "
-    "now: find out what changed (treatment, equipment, patients, how a column is computed), and train and evaluate again on "
-    "newer data alone.",
+    "Either the world changed after the log was recorded, or the observation is not the whole state (the audit then finds "
+    "`history-decides-outcomes`) and only the mix of cases changed: sicker patients who look alike fare worse in the same "
+    "world. Either way the policy and its estimates are not of what happens now: find out what changed (treatment, equipment, "
+    "patients, how a column is computed), and train and evaluate again on newer data alone.",
 )
 REWARDS = (
     "reward-shift",
     "the reward of the same observation and action",
-    "See whether the definition of the reward changed or the world did. Estimates from the log do not hold for the newer "
-    "data: bring both to one definition, or train and evaluate again on newer data alone.",
+    "See whether the definition of the reward changed or the world did. Where the observation is not the whole state (the "
+    "audit then finds `history-decides-outcomes`), another mix of cases alone looks the same. Estimates from the log do not hold "
+    "for the newer data: bring both to one definition, or train and evaluate again on newer data alone.",
 )
 BEHAVIOR = (
     "behavior-shift",

@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from stitchrl.auditing.finding import Finding
 from stitchrl.diagnosis.subject import NO_RUN, NotLookedAtError, Subject
-from stitchrl.evaluation.attainable import attainable_range
-from stitchrl.evaluation.contributions import Estimand
+from stitchrl.messages import likelier
 from stitchrl.types import NumpyArray
 
 __all__ = ["updates_more_than_enough", "updates_too_few"]
@@ -46,12 +45,13 @@ def updates_too_few(subjects: Sequence[Subject]) -> Iterator[Finding]:
             or "The run was not probed while it learned, so nobody knows whether it has settled (`probe=`)."
         )
     run = subjects[0].member.run
-    spread = float(subjects[0].shared.returns.std()) * (1.0 if run is None else run.scaling.reward_scale)
+    spread = float(subjects[0].returns.std())
     if q is not None and _impossible(subjects, float(q.mean[-1])):
         return  # they run away, and more updates would not settle them
     if q is not None and spread > 0:
-        moved = q.mean[-1] - q.mean[_before_last_quarter(q)]
-        whole = float(np.abs(q.mean - q.mean[0]).max())
+        scale = 1.0 if run is None else run.scaling.reward_scale
+        moved = (q.mean[-1] - q.mean[_before_last_quarter(q)]) / scale
+        whole = float(np.abs(q.mean - q.mean[0]).max()) / scale
         if abs(moved) > MOVED * spread and abs(moved) > SHARE * whole:
             yield _too_few(
                 f"over the last quarter of the updates the mean claimed value {'rose' if moved > 0 else 'fell'} by "
@@ -63,8 +63,8 @@ def updates_too_few(subjects: Sequence[Subject]) -> Iterator[Finding]:
         gained = likelihood.mean[-1] - likelihood.mean[_before_last_quarter(likelihood)]
         if gained > GAINED:
             yield _too_few(
-                f"over the last quarter of the updates held-out actions became more probable by {gained:.2f} nats a decision",
-                f"at most {GAINED:g}",
+                f"over the last quarter of the updates held-out actions became {likelier(gained)} to the policy on average",
+                f"at most {likelier(GAINED)}",
             )
 
 
@@ -159,11 +159,10 @@ def _settled(signal: Signal, *, rises: bool) -> int:
 
 def _impossible(subjects: Sequence[Subject], claimed: float) -> bool:
     """Whether a mean claimed value, in units of training, is above what logged rewards can add up to."""
-    run, log = subjects[0].member.run, subjects[0].shared.log
-    gamma = getattr(subjects[0].member.algorithm, "gamma", None)
+    run = subjects[0].member.run
     if run is None or run.scaling.reward_shift:
         return False
-    return claimed / run.scaling.reward_scale > attainable_range(log, Estimand.of(log, gamma=gamma))[1]
+    return claimed / run.scaling.reward_scale > subjects[0].limits.highest(subjects[0].entropy_reach[1])
 
 
 def _rounded(update: int) -> int:

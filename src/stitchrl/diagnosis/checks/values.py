@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import norm
 
 from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.auditing.finding import Finding
 from stitchrl.data.scaling import Scaling
 from stitchrl.diagnosis.subject import NotLookedAtError, Subject
-from stitchrl.evaluation.attainable import attainable_range
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.types import NumpyArray
 
@@ -24,25 +24,18 @@ __all__ = [
     "value_too_low",
 ]
 
-SLACK = 0.1
-"""Share of the attainable range by which a mean value may lie outside of it: critics are approximate."""
-CONSTANT = 0.01
-"""Spread of the claimed values over states, as a share of the spread of the logged returns, below which nothing is told apart."""
-
 
 class Claims(NamedTuple):
     """Claimed values of one policy, in the log's reward units.
 
     Attributes:
         logged, policy: (N,) of the logged action and of the policy's own, at each row.
-        low, high: the least and the largest value that logged rewards can add up to; infinite where nobody knows.
-        seen: the largest logged return from any step on, by the discount of the claims; cut episodes count as they are.
+        seen: the largest return in the log looked at from any step on, by the discount of the claims; cut episodes count as
+            they are.
     """
 
     logged: Float[NumpyArray, " N"]
     policy: Float[NumpyArray, " N"]
-    low: float
-    high: float
     seen: float
 
 
@@ -51,36 +44,40 @@ def claims(subject: Subject) -> Claims:
     logged, policy = subject.q_logged, subject.q_policy
     if logged is None:
         raise NotLookedAtError("There are no critics, so that no values are claimed that could be checked.")
-    low, high = attainable_range(subject.shared.log, _estimand(subject))
-    seen = float(subject.once(_returns_to_go).max())
-    return Claims(logged, logged if policy is None else policy, low, high, seen)
+    seen = returns_to_go(subject.shared.log, Scaling.identity(0), subject.gamma).max()
+    return Claims(logged, logged if policy is None else policy, float(seen))
 
 
 def value_numbers(subject: Subject) -> dict[str, Any]:
     """The claims as plain numbers."""
-    found = subject.once(claims)
+    found, limits = subject.once(claims), subject.limits
+    lost, gained = subject.entropy_reach
     return {
         "logged_mean": float(found.logged.mean()),
         "policy_mean": float(found.policy.mean()),
         "lowest": float(min(found.logged.min(), found.policy.min())),
         "highest": float(max(found.logged.max(), found.policy.max())),
-        "attainable": [found.low, found.high],
+        "attainable": [limits.low, limits.high],
+        "attainable_from": subject.limits_from,
+        "entropy_reach": [-lost, gained],
         "largest_return_seen": found.seen,
     }
 
 
 def value_impossible(subject: Subject) -> Iterator[Finding]:
     """The mean claimed value is larger than rewards can add up to."""
-    found = subject.once(claims)
-    claimed = max(found.logged.mean(), found.policy.mean())
-    if np.isfinite(found.high) and claimed > found.high + _slack(found):
+    found, limits, bonus = subject.once(claims), subject.limits, subject.entropy_reach[1]
+    claimed = float(max(found.logged.mean(), found.policy.mean()))
+    if claimed > limits.highest(bonus):
+        possible = limits.high + bonus
         yield Finding(
             "impossible-value",
             "error",
             "claimed values",
-            f"the critics claim a value of {claimed:.4g} on average, where logged rewards add up to {found.high:.4g} at most "
-            f"(the largest return in the log is {found.seen:.4g})",
-            f"a mean value of at most {found.high:.4g}",
+            f"the critics claim a value of {claimed:.4g} on average, where {subject.limits_from}"
+            f"{' and an entropy bonus' if bonus else ''} add up to {possible:.4g} at most "
+            f"(the largest return in the log looked at is {found.seen:.4g})",
+            f"a mean value of at most {possible:.4g}",
             "The critics feed on their own overestimates of actions that the log does not show. Use an algorithm that stays "
             "nearer to the log (IQL, BCQ, or CQL with a larger `cql_weight`), or lower the learning rate or the target rate.",
         )
@@ -88,32 +85,35 @@ def value_impossible(subject: Subject) -> Iterator[Finding]:
 
 def value_too_low(subject: Subject) -> Iterator[Finding]:
     """The mean claimed value is smaller than rewards can add up to: pessimism without measure."""
-    found = subject.once(claims)
-    claimed = min(found.logged.mean(), found.policy.mean())
-    if np.isfinite(found.low) and claimed < found.low - _slack(found):
+    found, limits, loss = subject.once(claims), subject.limits, subject.entropy_reach[0]
+    claimed = float(min(found.logged.mean(), found.policy.mean()))
+    if claimed < limits.lowest(loss):
+        possible = limits.low - loss
         yield Finding(
             "pessimistic-value",
             "warning",
             "claimed values",
-            f"the critics claim a value of {claimed:.4g} on average, where logged rewards add up to {found.low:.4g} at least",
-            f"a mean value of at least {found.low:.4g}",
+            f"the critics claim a value of {claimed:.4g} on average, where {subject.limits_from} add up to {possible:.4g} at "
+            "least",
+            f"a mean value of at least {possible:.4g}",
             "The penalty on values outweighs the rewards, so that the order of actions is the penalty's and not theirs: lower "
-            "`cql_weight` (or the pessimism of the ensemble), or scale rewards up.",
+            "`cql_weight` (or the pessimism of the ensemble), or scale rewards up. Without a penalty the critics are running "
+            "away: lower the learning rate.",
         )
 
 
 def value_constant(subject: Subject) -> Iterator[Finding]:
     """Claimed values hardly differ between states, although returns do."""
-    found = subject.once(claims)
-    spread, returns = float(found.logged.std()), float(subject.once(_returns_to_go).std())
-    if returns > 0 and spread < CONSTANT * returns:
+    found, limits = subject.once(claims), subject.limits
+    spread = float(found.logged.std())
+    if spread < limits.least_spread:
         yield Finding(
             "constant-value",
             "error",
             "claimed values",
             f"the claimed values of the logged actions have a standard deviation of {spread:.3g} over {len(found.logged):,} "
-            f"decisions, where the returns that followed them have one of {returns:.3g}",
-            f"a standard deviation of at least {CONSTANT * returns:.3g}",
+            f"decisions, where the returns that follow a decision have one of {limits.spread:.3g} by {subject.limits_from}",
+            f"a standard deviation of at least {limits.least_spread:.3g}",
             "The critics tell no state from another: they have not learned (too few updates, a step size that is too small, "
             "dead units), or the observations say nothing about what follows.",
         )
@@ -130,17 +130,20 @@ def claim_against_estimate(subject: Subject) -> Iterator[Finding]:
         raise NotLookedAtError(
             f"The evaluation is of {estimate.estimand}, and the claimed values are of {_estimand(subject)}."
         )
-    claimed = float(subject.once(claims).policy[subject.rows.episode_start[:-1]].mean())
-    wide = estimate.upper - estimate.lower
-    if not estimate.lower - wide <= claimed <= estimate.upper + wide:
+    starts = subject.once(claims).policy[subject.rows.episode_start[:-1]]
+    claimed, error = float(starts.mean()), standard_error(starts)
+    # The claim is a mean over the first states of a sample of episodes, which may start better or worse than others.
+    wide = estimate.upper - estimate.lower + float(norm.ppf(0.5 + estimate.confidence / 2)) * error
+    lost, gained = subject.entropy_reach
+    if not estimate.lower - wide - lost <= claimed <= estimate.upper + wide + gained:
         above = claimed > estimate.upper
         yield Finding(
             "claim-above-estimate" if above else "claim-below-estimate",
             "warning",
             "first steps of episodes",
-            f"the critics claim {claimed:.4g} for the policy, where its evaluation estimates {estimate.value:.4g} "
-            f"({estimate.lower:.4g} to {estimate.upper:.4g})",
-            "a claim within one width of that interval",
+            f"the critics claim {claimed:.4g} for the policy (with a standard error of {error:.2g}, over {len(starts):,} first "
+            f"states), where its evaluation estimates {estimate.value:.4g} ({estimate.lower:.4g} to {estimate.upper:.4g})",
+            "a claim within one width of that interval, and the error of its own mean",
             "Believe the evaluation. The policy prefers actions whose value is overestimated: hold it nearer to the log."
             if above
             else "Believe the evaluation. The critics are more pessimistic than the policy deserves: a smaller penalty may "
@@ -150,18 +153,9 @@ def claim_against_estimate(subject: Subject) -> Iterator[Finding]:
 
 def _estimand(subject: Subject) -> Estimand:
     """What the critics speak about: the discount of training, until the end of an episode."""
-    gamma = getattr(subject.member.algorithm, "gamma", None)
-    return Estimand.of(subject.shared.log, gamma=gamma)
+    return Estimand.of(subject.shared.log, gamma=subject.gamma)
 
 
-def _slack(found: Claims) -> float:
-    """How far a mean value may lie outside of the attainable range: a share of its width (or of what is finite of it), and where
-    every return is the same, of that. Where all rewards are 0 they have no unit to measure an error in, and nothing is said."""
-    ends = [end for end in (found.low, found.high, found.seen) if np.isfinite(end)]
-    return SLACK * (max(ends) - min(ends) or max(map(abs, ends))) or np.inf
-
-
-def _returns_to_go(subject: Subject) -> Float[NumpyArray, " N"]:
-    """(N,) the discounted sum of logged rewards from each step on, by the discount that the critics speak about."""
-    log = subject.shared.log
-    return returns_to_go(log, Scaling.identity(0), _estimand(subject).gamma).astype(np.float64)
+def standard_error(values: Float[NumpyArray, " n"]) -> float:
+    """Of the mean of independent values; 0 of a single one, whose spread nobody knows."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
