@@ -60,10 +60,13 @@ def test_the_python_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-def test_the_example_of_preferences_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks("python", (ROOT / "docs" / "preferences.md").read_text(encoding="utf-8"))
-    exec(compile(example, "preferences.md", "exec"), {})
-    assert float(capsys.readouterr().out.split()[0]) > 0.7
+def test_the_examples_of_preferences_run(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for example in blocks("python", (ROOT / "docs" / "preferences.md").read_text(encoding="utf-8")):
+        exec(compile(example, "preferences.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert float(out.split()[0]) > 0.7
+    assert "Preferences(2,000 pairs of segments of at most 1; " in out
 
 
 def test_the_schema_example_is_a_schema() -> None:

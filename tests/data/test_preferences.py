@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,7 @@ def test_what_is_refused() -> None:
         ),
         ({"weight": np.zeros(2)}, "not all of them 0"),
         ({"weight": np.ones(3)}, "for each of the 2 pairs"),
+        ({"weight": np.array(["a", "b"])}, "`weight` of Preferences must be numbers; got <U1"),
         ({"group": np.array(["x"])}, "`group` of Preferences must have one entry for each of the 2 pairs"),
     ):
         given: dict[str, Any] = {"segments": log, "preferred": two, "rejected": np.array([2, 2]), **settings}
@@ -143,7 +145,7 @@ def test_a_part_has_its_pairs_and_only_their_segments() -> None:
     assert part.group is not None
     assert (part.weight.tolist(), part.group.tolist()) == ([3.0, 1.0], ["z", "x"])
     assert pairs.select(np.array([False, True, False])).content_hash == pairs.select([1]).content_hash
-    for wrong in ([3], [-1], [], [0.5]):
+    for wrong in ([3], [-1], [], [0.5], 0, [[0, 1]]):
         with pytest.raises(ConfigurationError, match="at least one position from 0 to 2"):
             pairs.select(np.asarray(wrong))
 
@@ -162,6 +164,14 @@ def test_a_split_keeps_together_what_shares_a_segment_or_a_group() -> None:
         assert not set(one.group) & set(other.group)
     first, again = (alone.split(seed=3)[0].content_hash for _ in range(2))
     assert first == again
+    half_known = np.array([None, *"xyz"] * 3 + ["x"], object)  # who judged is not known of every pair
+    one, other = dataclasses.replace(pairs, group=half_known).split((0.5, 0.5))
+    assert set(one.group) | set(other.group) == {"None", "x", "y", "z"}
+    assert not set(one.group) & set(other.group)
+    with pytest.raises(
+        DataError, match=r"would have only pairs of weight 0, which are never drawn\. Leave such pairs out"
+    ):
+        dataclasses.replace(alone, weight=np.eye(13)[0]).split((0.5, 0.5))
     linked = pairs_of(log, chain)
     with pytest.raises(
         DataError, match=r'3 pairs, .* fall into 1 that can be split; 2 parts were asked for\. Use by="pair"'
@@ -188,6 +198,8 @@ def test_a_reference_is_what_any_policy_says() -> None:
         pairs.with_reference(never)
     with pytest.raises(ConfigurationError, match="must have a probability, or a density, for every action"):
         pairs.with_reference(SimpleNamespace(has_density=False))
+    with pytest.raises(ConfigurationError, match="for every action; a BC has none"):
+        pairs.with_reference(st.BC())  # the algorithm, not what it learned
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------
@@ -225,6 +237,22 @@ def test_a_table_with_one_row_a_pair(tmp_path: Path) -> None:
     assert sides(st.read_preferences(tmp_path / "pairs.csv")) == sides(pairs)
 
 
+def test_segments_cut_out_of_a_log_need_no_end_of_their_own() -> None:
+    log = st.read_preferences(arrays(LONG, terminated=[False, False, False, True, False])).segments
+    assert (log.terminated.sum(), log.truncated.sum()) == (1, 3)
+
+
+def test_a_schema_names_the_columns_of_a_table_with_one_row_a_decision() -> None:
+    columns = {"pair": LONG["pair"], "preferred": LONG["preferred"], "when": LONG["step"], "dose": LONG["action"]}
+    columns |= {"age": [row[0] for row in LONG["observation"]], "pressure": [row[1] for row in LONG["observation"]]}
+    roles = {"episode": "pair", "observation": ("age", "pressure"), "action": "dose", "step": "when"}
+    pairs = st.read_preferences(
+        arrays(columns), st.Schema(roles, num_actions=4, reward_expression="0", end="truncated")
+    )
+    assert sides(pairs) == [([0], [2]), ([1], [0, 1])]
+    assert pairs.num_actions == 4
+
+
 def test_actions_that_are_vectors() -> None:
     columns = arrays(WIDE, preferred_action=[[0.5], [0.1]], rejected_action=[[-0.5], [0.0]])
     pairs = st.read_preferences(columns)
@@ -237,10 +265,25 @@ def test_bad_tables_are_refused_in_one_sentence() -> None:
         (arrays(LONG, pair=None), SchemaError, "need the columns 'pair' and 'preferred', .* the dict has no pair, but"),
         (arrays(LONG, observation=None), SchemaError, "there is no observation among"),
         (arrays(WIDE, rejected_action=None), SchemaError, "the dict has no pair, preferred, but"),
-        (arrays(LONG, preferred=[0, 1, 1, 1, 1], step=[0, 0, 0, 1, 2]), DataError, "pair 'a' has no rejected one"),
-        (arrays(LONG, preferred=[0, 0, 1, 0, 0], step=[0, 1, 0, 1, 0]), DataError, "pair 'b' has no preferred one"),
+        (
+            arrays(LONG, preferred=[0, 1, 1, 1, 1], step=[0, 0, 0, 1, 2]),
+            DataError,
+            "pair 'a' has 1 preferred and no rejected",
+        ),
+        (
+            arrays(LONG, preferred=[0, 0, 1, 0, 0], step=[0, 1, 0, 1, 0]),
+            DataError,
+            "pair 'b' has no preferred and 1 rejected",
+        ),
+        (arrays(LONG, preferred=["0", "1", "1", "0", "no"]), DataError, "pair 'a' has 1 preferred and 2 rejected"),
+        (arrays(WIDE, action=[0, 0]), SchemaError, "has two actions, and the column action one value"),
+        (
+            arrays(WIDE, action_mask=[[True] * 3, [False, True, True]]),
+            DataError,
+            r"row 3 has action 0, which its mask forbids",
+        ),
         (arrays(LONG, preferred=[0, 1, 1, 2, 2]), DataError, "must be true or false, .* pair 'a' has '2'"),
-        (arrays(WIDE, propensity=[0.5, 0.5]), SchemaError, "has two actions, and the column propensity one number"),
+        (arrays(WIDE, propensity=[0.5, 0.5]), SchemaError, "has two actions, and the column propensity one value"),
         (arrays(LONG, action=[2, 0, 1, 1, np.nan]), DataError, "action"),
         (arrays(LONG, observation=[[np.nan, 0.0]] * 5), DataError, "observation"),
     ):

@@ -100,7 +100,9 @@ def check_numbers(figure: Figure, shown: list[dict[str, Any]]) -> None:
             value, text = numbers[number.name], position["told"][number.name]
             if isinstance(value, str):
                 assert text == value
-            elif value is not None:
+            elif value is None:
+                assert text == "\N{EN DASH}"
+            else:
                 read = float(text.replace("\N{MINUS SIGN}", "-").rstrip("%")) / (100 if number.percent else 1)
                 assert read == pytest.approx(value, abs=0.51 * 10.0 ** -(number.decimals + 2 * number.percent))
 
@@ -133,7 +135,7 @@ def test_a_figure_without_a_frame_for_each_position_is_refused() -> None:
 
 def test_a_folder_with_an_index_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
-    with pytest.raises(RunDirectoryError, match=r"holds an index\.html that is not of stitchrl's lessons"):
+    with pytest.raises(RunDirectoryError, match=r"holds index\.html, which is not of stitchrl's lessons"):
         export(tmp_path, ["iql"])
     assert (tmp_path / "index.html").read_text() == "mine"
 

@@ -79,7 +79,22 @@ def test_endless_pairs_are_every_pair_with_its_weight() -> None:
 
 
 def test_numbers_outside_their_range_are_refused() -> None:
-    for changed in ({"pairs": 0}, {"length": 0}, {"gamma": 1.5}, {"inverse_temperature": -1.0}):
+    for changed in ({"pairs": 0}, {"length": 0}, {"gamma": 1.5}):
         settings = {"pairs": 10, "seed": 0} | changed
         with pytest.raises(ConfigurationError, match="`pairs` and `length` of draw_preferences must be at least 1"):
             draw_preferences(WORLD, UNIFORM, **settings)
+    for wrong in (-1.0, np.inf, np.nan):  # of a tie, a judge who is infinitely sure could say nothing
+        with pytest.raises(ConfigurationError, match="of a judge must be finite and at least 0"):
+            draw_preferences(WORLD, UNIFORM, 10, seed=0, inverse_temperature=wrong)
+        with pytest.raises(ConfigurationError, match="of a judge must be finite and at least 0"):
+            every_preference(WORLD, UNIFORM, UNIFORM, inverse_temperature=wrong)
+    with pytest.raises(ConfigurationError, match="one finite number for each of the 9 states and 2 actions"):
+        draw_preferences(WORLD, UNIFORM, 10, seed=0, values=np.full((9, 2), np.nan))
+
+
+def test_actions_that_are_never_taken_are_in_no_pair() -> None:
+    probs = UNIFORM.copy()
+    probs[0] = [1.0, 0.0]  # s1: one action alone, which is compared with nothing
+    pairs = every_preference(WORLD, probs, UNIFORM)
+    assert (pairs.num_pairs, pairs.segments.num_episodes) == (10, 11)
+    assert {STATES[s] for s in first_states(pairs)[0]} == {"s2", "s3", "s4", "s5", "s6"}

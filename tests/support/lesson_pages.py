@@ -15,7 +15,8 @@ __all__ = ["drive", "live_answers"]
 
 WATCH = """<script>
 window.trouble = [];
-window.addEventListener("error", (event) => window.trouble.push(String(event.message)));
+window.addEventListener("error", (event) => window.trouble.push(String(event.message || event.target.outerHTML)), true);
+document.addEventListener("securitypolicyviolation", (event) => window.trouble.push("refused: " + event.violatedDirective));
 window.addEventListener("unhandledrejection", (event) => window.trouble.push(String(event.reason)));
 for (const kind of ["error", "warn"]) console[kind] = (...words) => window.trouble.push(words.map(String).join(" "));
 </script>"""
@@ -71,7 +72,8 @@ def drive(page: Path, *, width: int = 1000) -> dict[str, Any]:
     """
     copy = page.with_name(f"driven-{width}-{page.name}")
     text = page.read_text(encoding="utf-8").replace("<head>", "<head>" + WATCH, 1)
-    copy.write_text(text.replace("</body>", DRIVE + "</body>", 1), encoding="utf-8")
+    before, end, after = text.rpartition("</body>")  # the last one: a script inside the page may speak of others
+    copy.write_text(before + DRIVE + end + after, encoding="utf-8")
     return _report(copy, width)
 
 

@@ -33,9 +33,12 @@ has the same candidates' z at every observation, and leaves no chance.
 
 Use: a log that tries several actions in most states, and no wish to go beyond what was done.
 
-Avoid: a log of nearly one action a state, of which it can only be a copy; discrete actions with errors far above 1, from
-which the clipped error (4) learns slowly (use `reward_scale`); continuous actions whose choices lie close together: the
-weights in (6) average away what differs by less than a standard deviation of about 0.35, in a box of [-1, 1].
+Avoid: a log of nearly one action a state, of which it can only be a copy; continuous actions whose choices lie close
+together: the weights in (6) average away what differs by less than a standard deviation of about 0.35, in a box of
+[-1, 1]; discrete actions with rewards or targets that scatter by more than 1 about their mean. Beyond 1 the error (4)
+is absolute, and Q learns a number between the mean and the median of its targets: for a reward of 100 one time in
+ten, else 0, it learns 0.11 and not 10. More updates do not mend this bias; smaller rewards do: set `reward_scale` of
+`stitchrl.fit` so that the targets scatter by less than 1.
 
 First knob: `threshold`, from 0.1 to 0.5: larger keeps nearer to what the behaviour did most. For continuous actions it is
 `perturbation_limit`, from 0 to 0.2: smaller does.

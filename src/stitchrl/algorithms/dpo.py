@@ -23,9 +23,9 @@ entropy; its sums have a discount, and its main form no reference. Where judges 
 has a part in these, (3) credits the policy with luck. Nothing here looks beyond the last decision of a segment, for nothing
 is bootstrapped: what is stitched is what the judge knew of what would follow.
 
-The reference is the policy that behaviour cloning fits to the decisions of both sides ("behavior"), or what the pairs say
-in `behavior_log_prob` ("logged"); `preferences.with_reference(policy)` writes there what any policy says. Learning starts
-from the policy that was cloned in both cases.
+The reference is the policy that behaviour cloning fits to all segments, each once, in however many pairs it is ("behavior"),
+or what the pairs say in `behavior_log_prob` ("logged"); `preferences.with_reference(policy)` writes there what any policy
+says. Learning starts from the policy that was cloned in both cases.
 
 Official code: eric-mitchell/direct-preference-optimization, trainers.py (preference_loss, _get_batch_logps): beta 0.1,
 batches of 64 pairs, RMSprop with steps of 5e-7 that rise over 150 updates, gradients no longer than 10. `label_smoothing` is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +56,9 @@ def lab(
     pages = _built(export, names, single=single, quiet=quiet or json)
     first = pages[1] if len(names) == 1 else pages[0]
     if json:
-        print_json({"pages": [str(page) for page in pages]})
+        address = {} if server is None else {"address": _address(server, first)}
+        print_json({"pages": [str(page) for page in pages], **address})
+        sys.stdout.flush()  # a program that reads it must not wait for the end of the server
     elif export is not None:
         print(first)
     if server is not None:
@@ -119,13 +122,17 @@ def _serve(server: ThreadingHTTPServer, page: Path, *, quiet: bool) -> None:
     """Serve the folder of a page until Ctrl-C."""
     server.RequestHandlerClass = _handler(page.parent)
     if not quiet:
-        print(f"http://127.0.0.1:{server.server_port}/{page.name} (stop with Ctrl-C)", flush=True)
+        print(f"{_address(server, page)} (stop with Ctrl-C)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
         print()
     finally:
         server.server_close()
+
+
+def _address(server: ThreadingHTTPServer, page: Path) -> str:
+    return f"http://127.0.0.1:{server.server_port}/{page.name}"
 
 
 def _handler(folder: Path) -> type[BaseRequestHandler]:

@@ -40,7 +40,7 @@ class Preferences:
 
     Raises:
         ConfigurationError: `segments` is no log, or the positions, weights or groups have another type, shape or range.
-        DataError: rows are missing inside a segment.
+        DataError: rows are missing inside a segment, or its mask forbids an action that it holds.
     """
 
     segments: Dataset
@@ -60,6 +60,7 @@ class Preferences:
                 f"The decisions of a segment must follow one another; in {self.segments.num_gaps:,} places of these segments "
                 "rows are missing. Give each unbroken stretch as a segment of its own."
             )
+        self._check_masks()
         for name in ("preferred", "rejected"):
             object.__setattr__(self, name, self._positions(name))
         if len(self.preferred) != len(self.rejected) or not len(self.preferred):
@@ -74,7 +75,9 @@ class Preferences:
             )
         self._check_weight()
         if self.group is not None:
-            object.__setattr__(self, "group", np.array(self.group))
+            group = np.array(self.group)
+            # Objects of several kinds, such as texts and None, have no order: by their texts they have.
+            object.__setattr__(self, "group", group.astype(str) if group.dtype.kind == "O" else group)
             if self.group.shape != self.preferred.shape:
                 raise ConfigurationError(
                     f"`group` of Preferences must have one entry for each of the {self.num_pairs} pairs; got shape "
@@ -98,10 +101,28 @@ class Preferences:
             )
         return found.astype(np.int32)  # a copy, which nobody else can write to
 
+    def _check_masks(self) -> None:
+        """A policy gives an action outside its mask no probability, so that nothing could be learned of it."""
+        log = self.segments
+        if log.action_mask is None or log.action.ndim > 1:
+            return
+        forbidden = np.flatnonzero(~log.action_mask[np.arange(log.num_transitions), log.action])
+        if len(forbidden):
+            raise DataError(
+                f"A segment may hold only actions that its `action_mask` allows; row {forbidden[0]} has action "
+                f"{log.action[forbidden[0]]}, which its mask forbids ({len(forbidden):,} such rows). Correct the masks, or leave "
+                "these pairs out."
+            )
+
     def _check_weight(self) -> None:
         if self.weight is None:
             return
-        weight = np.array(self.weight, np.float64)
+        try:
+            weight = np.array(self.weight, np.float64)
+        except (TypeError, ValueError):
+            raise ConfigurationError(
+                f"`weight` of Preferences must be numbers; got {np.asarray(self.weight).dtype}."
+            ) from None
         if (
             weight.shape != self.preferred.shape
             or not np.isfinite(weight).all()
@@ -163,7 +184,13 @@ class Preferences:
         chosen = np.asarray(pairs)
         if chosen.dtype == bool and chosen.shape == (self.num_pairs,):
             chosen = np.flatnonzero(chosen)
-        if not len(chosen) or chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= self.num_pairs:
+        if (
+            chosen.ndim != 1
+            or not len(chosen)
+            or chosen.dtype.kind not in "iu"
+            or chosen.min() < 0
+            or chosen.max() >= self.num_pairs
+        ):
             raise ConfigurationError(
                 f"Pairs are chosen by at least one position from 0 to {self.num_pairs - 1}, or by one bool a pair; got "
                 f"{chosen.dtype} of shape {chosen.shape}."
@@ -194,7 +221,7 @@ class Preferences:
 
         Raises:
             ConfigurationError: fractions not positive or not summing to 1, an unknown `by`, a negative seed.
-            DataError: a part would be empty, or there are no groups to keep together.
+            DataError: a part would be empty or have only pairs of weight 0, or there are no groups to keep together.
         """
         by = by or ("segment" if self.group is None else "group")
         if by not in WAYS or seed < 0:
@@ -216,7 +243,13 @@ class Preferences:
                 f"Preferences of {self.num_pairs} pairs, of which those of one {by} stay together, fall into "
                 f'{int(together.max()) + 1} that can be split; {len(fractions)} parts were asked for. Use by="pair".'
             )
-        return tuple(self.select(part) for part in by_group(together, fractions, np.random.default_rng(seed)))
+        parts = by_group(together, fractions, np.random.default_rng(seed))
+        if self.weight is not None and not all(self.weight[part].any() for part in parts):
+            raise DataError(
+                f"A part of these {self.num_pairs} pairs would have only pairs of weight 0, which are never drawn. Leave such "
+                "pairs out by `select`, or take another `seed`."
+            )
+        return tuple(self.select(part) for part in parts)
 
     def with_reference(self, policy: Any) -> Preferences:
         """The same preferences with `behavior_log_prob` of every decision as a policy says, for `st.DPO(reference="logged")`.
@@ -229,7 +262,7 @@ class Preferences:
             ConfigurationError: it has no density, or says that a decision of a segment cannot happen.
         """
         log = self.segments
-        if not getattr(policy, "has_density", True):
+        if not getattr(policy, "has_density", True) or not hasattr(policy, "log_prob"):
             raise ConfigurationError(
                 f"A reference must have a probability, or a density, for every action; a {type(policy).__name__} has none. "
                 "Take a policy that draws its actions, such as that of st.BC()."

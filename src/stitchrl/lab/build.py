@@ -23,8 +23,14 @@ __all__ = ["Built", "build", "cache_folder", "export"]
 
 NEEDED = ("altair", "vl_convert", "markdown_it", "mdit_py_plugins", "math_core", "pygments")
 WORKERS = 2
+SOURCES = (".py", ".md", ".j2", ".npz", ".parquet")
+"""Suffixes of the package's files that a lesson's numbers and text can depend on. Styles and scripts are not kept with it."""
+LIBRARIES = (
+    *("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "pyarrow"),
+    *("altair", "math-core", "markdown-it-py", "mdit-py-plugins", "pygments", "jinja2"),
+)
 MADE_BY = '<meta name="generator" content="stitchrl lab">'
-"""By which an exported index is known."""
+"""By which an exported page is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,42 +53,45 @@ def export(
     """Write lessons and their index as HTML into a folder.
 
     Args:
-        folder: made where it is missing; pages of lessons that are in it are replaced, and other files are left alone.
+        folder: made where it is missing. Pages of the named lessons that are in it are replaced; other lessons that are in it
+            stay in the index and in the path, where this version of the code built them; other files are left alone.
         names: which lessons; all where none is named.
         single: each page holds all it needs; else the pages share a folder `assets`.
         done: told how many lessons of how many are built.
 
     Returns:
-        The pages: first the index, then the lessons.
+        The pages: first the index, then the named lessons.
 
     Raises:
         ConfigurationError: there is no lesson of a name, or the extra `lab` is not installed.
-        RunDirectoryError: the folder cannot be written, or holds an index.html that is not of lessons.
+        RunDirectoryError: the folder cannot be written, or a file of the user's would be lost.
     """
     for name in names:
         check_name(name)
     check_dependencies()
     make_directory(folder)
-    _refuse_foreign(folder / "index.html")
     chosen = [name for name in LESSONS if not names or name in names]
     from stitchrl.lab.page import assets, index_page, lesson_page
 
-    built = build(chosen, done=done)
+    shared = {} if single else assets()
+    _refuse_foreign(folder, ["index.html", *(f"{name}.html" for name in chosen)], [f"assets/{name}" for name in shared])
+    path = [name for name in LESSONS if name in chosen or (_is_ours(folder / f"{name}.html") and _cached(name))]
+    built = build(path, done=done)
     stage = {name: heading for heading, group in STAGES.items() for name in group}
     order: list[dict[str, Any]] = [
         {"name": one.name, "title": one.title, "question": one.question, "stage": stage[one.name], "number": at + 1}
         for at, one in enumerate(built)
     ]
-    if not single:
+    # The index comes first: by it an interrupted export knows its own files again.
+    write_text(folder / "index.html", index_page(order, headings=list(STAGES), single=single))
+    if shared:
         make_directory(folder / "assets")
-        for name, content in assets().items():
-            write_atomic(folder / "assets" / name, partial(write_bytes, content=content))
-    pages = [folder / "index.html"]
-    write_text(pages[0], index_page(order, headings=list(STAGES), single=single))
+    for name, content in shared.items():
+        write_atomic(folder / "assets" / name, partial(write_bytes, content=content))
     for one in built:
-        pages.append(folder / f"{one.name}.html")
-        write_text(pages[-1], lesson_page(one.name, one.title, one.question, one.body, order, single=single))
-    return pages
+        page = lesson_page(one.name, one.title, one.question, one.body, order, single=single)
+        write_text(folder / f"{one.name}.html", page)
+    return [folder / "index.html", *(folder / f"{name}.html" for name in chosen)]
 
 
 def build(names: Sequence[str], *, done: Callable[[int, int], None] = lambda done, total: None) -> list[Built]:
@@ -95,20 +104,42 @@ def build(names: Sequence[str], *, done: Callable[[int, int], None] = lambda don
     elif missing:
         # A process each: compiling keeps a core busy, and two lessons share nothing.
         context = multiprocessing.get_context("spawn")
+        others = multiprocessing.active_children()
         with concurrent.futures.ProcessPoolExecutor(min(WORKERS, len(missing)), mp_context=context) as pool:
-            for future in concurrent.futures.as_completed([pool.submit(_build_one, name) for name in missing]):
-                one = future.result()
-                found[one.name] = one
-                done(len(found), len(names))
+            try:
+                for future in concurrent.futures.as_completed([pool.submit(_build_one, name) for name in missing]):
+                    one = future.result()
+                    found[one.name] = one
+                    done(len(found), len(names))
+            except BaseException:  # Ctrl-C, or a lesson that fails: nobody waits for the rest
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in set(multiprocessing.active_children()) - set(others):
+                    process.terminate()
+                raise
     return [found[name] for name in names]
 
 
-def _refuse_foreign(index: Path) -> None:
-    """Raises RunDirectoryError where a folder has an index that is not of lessons: it would be lost."""
-    if index.exists() and MADE_BY not in index.read_text(encoding="utf-8", errors="replace"):
+def _refuse_foreign(folder: Path, pages: Sequence[str], shared: Sequence[str]) -> None:
+    """Raises RunDirectoryError where a file that would be written is there and is not of lessons: it would be lost.
+
+    Styles and scripts carry no mark of ours; beside an index of lessons they are taken to be ours.
+    """
+    foreign = [name for name in pages if (folder / name).exists() and not _is_ours(folder / name)]
+    if not (folder / "index.html").exists():
+        foreign += [name for name in shared if (folder / name).exists()]
+    if foreign:
         raise RunDirectoryError(
-            f"The folder {str(index.parent)!r} holds an index.html that is not of stitchrl's lessons; choose another --export."
+            f"The folder {str(folder)!r} holds {foreign[0]}, which is not of stitchrl's lessons and would be lost; choose "
+            "another --export."
         )
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether there is such a page, and an export of lessons wrote it."""
+    try:
+        return MADE_BY in page.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def check_dependencies() -> None:
@@ -143,10 +174,13 @@ def _build_one(name: str) -> Built:
 
 
 def _cached(name: str) -> Built | None:
+    """What was kept of a lesson; None where nothing was, or what is there is no whole lesson."""
     try:
-        return Built(**json.loads(_place(name).read_text(encoding="utf-8")))
+        found = Built(**json.loads(_place(name).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    whole = all(isinstance(value, str) for value in dataclasses.astuple(found))
+    return found if whole and found.name == name else None
 
 
 def _place(name: str) -> Path:
@@ -155,12 +189,13 @@ def _place(name: str) -> Path:
 
 @cache
 def _version() -> str:
-    """A name for all that a lesson is made from: the package's own source and the libraries that compute and draw."""
+    """A name for all that a lesson is made from: the package's own source and data, and the libraries that compute and draw."""
     digest = hashlib.sha256()
     package = Path(__file__).parent.parent
     for file in sorted(package.rglob("*")):
-        if file.suffix in (".py", ".md", ".j2") and file.is_file():
-            digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    for library in ("jax", "equinox", "optax", "numpy", "altair", "math-core", "markdown-it-py"):
-        digest.update(importlib.metadata.version(library).encode())
+        if file.suffix in SOURCES and file.is_file():
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(package)}:{len(content)};".encode() + content)
+    for library in LIBRARIES:
+        digest.update(f"{library} {importlib.metadata.version(library)};".encode())
     return digest.hexdigest()[:16]

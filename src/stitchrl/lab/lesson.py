@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,11 +87,11 @@ class Figure:
     """A chart, its controls, and the numbers beside it.
 
     Attributes:
-        name: an identifier, unique in its lesson; the prose places it by `[[ figure("name") ]]`.
+        name: letters, digits, `_` and `-`, unique in its lesson; the prose places it by `[[ figure("name") ]]`.
         title: one sentence that says what to look at.
         chart: an Altair chart. It has a parameter for each control that its rows depend on, made by `figures.parameter`.
         description: what the chart shows, for those who cannot see it.
-        controls: sliders and choices, at most three.
+        controls: sliders and choices, at most three, of which one has a play button.
         numbers: what is shown beside it.
         frames: one mapping for each combination of control values: the value of each control and of each number.
             Empty where the figure is live or where nothing is shown beside it.
@@ -110,21 +111,38 @@ class Figure:
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_names()
         if self.live is not None or not self.numbers:
             return
         keys = [control.name for control in self.controls]
-        seen = {tuple(frame[key] for key in keys) for frame in self.frames}
-        wanted = set(itertools.product(*(control.values for control in self.controls)))
-        if seen != wanted:
+        positions = [tuple(frame.get(key) for key in keys) for frame in self.frames]
+        seen, wanted = set(positions), set(itertools.product(*(control.values for control in self.controls)))
+        if seen != wanted or len(seen) < len(positions):
             raise ConfigurationError(
                 f"Figure {self.name!r} needs a frame for each of the {len(wanted)} positions of its controls; "
-                f"{len(wanted - seen)} are missing and {len(seen - wanted)} fit none."
+                f"{len(wanted - seen)} are missing, {len(seen - wanted)} fit none and {len(positions) - len(seen)} come twice."
             )
         for frame, number in itertools.product(self.frames, self.numbers):
             if number.name not in frame:
                 raise ConfigurationError(
                     f"Figure {self.name!r} shows the number {number.name!r}, which its frames lack."
                 )
+
+    def _check_names(self) -> None:
+        """The page finds a figure, its controls and its numbers by their names."""
+        names = [control.name for control in self.controls], [number.name for number in self.numbers]
+        if not re.fullmatch(r"[A-Za-z][\w-]*", self.name):
+            raise ConfigurationError(f"The name of a figure must be of letters, digits, _ and -; got {self.name!r}.")
+        if any(len(set(some)) < len(some) for some in names):
+            raise ConfigurationError(
+                f"The controls of figure {self.name!r} must have names of their own, and so must its numbers; got {names[0]} "
+                f"and {names[1]}."
+            )
+        plays = sum(isinstance(control, Slider) and control.play for control in self.controls)
+        if len(self.controls) > 3 or plays > 1:
+            raise ConfigurationError(
+                f"A figure has at most three controls and one play button; {self.name!r} has {len(self.controls)} and {plays}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +171,9 @@ def _check(control: Control, values: Sequence[Any], names: Sequence[str] | None)
     """One sentence on a control that cannot work."""
     if not control.name.isidentifier():
         raise ConfigurationError(f"The name of a control must be an identifier; got {control.name!r}.")
-    if len(values) < 2 or control.start not in values:
+    if len(set(values)) < max(len(values), 2) or control.start not in values:
         raise ConfigurationError(
-            f"Control {control.name!r} needs at least two values with its start {control.start!r} among them; "
+            f"Control {control.name!r} needs at least two different values with its start {control.start!r} among them; "
             f"got {list(values)!r}."
         )
     if any(isinstance(value, float) and not math.isfinite(value) for value in values):

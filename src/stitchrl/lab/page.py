@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,7 +14,7 @@ import jinja2
 from stitchrl.errors import ConfigurationError
 from stitchrl.lab.figures import WIDTH, specification
 from stitchrl.lab.lesson import Control, Figure, Lesson, Slider
-from stitchrl.lab.text import filled, to_html
+from stitchrl.lab.text import filled, rounded, to_html
 
 __all__ = ["asset", "assets", "body_of", "index_page", "lesson_page"]
 
@@ -50,7 +49,7 @@ def body_of(lesson: Lesson, prose: str) -> str:
 def figure_html(figure: Figure) -> str:
     """A figure: its sentence, controls, chart, numbers, and the JSON that they are drawn from."""
     made = specification(figure.chart)
-    made.setdefault("usermeta", {})["width"] = made.get("width") or WIDTH
+    made.setdefault("usermeta", {})["width"] = made["width"] if isinstance(made.get("width"), int) else WIDTH
     signals = [param["name"] for param in made.get("params", []) if "select" not in param]
     controls = [_control(control) for control in figure.controls]
     start = {control.name: control.start for control in figure.controls}
@@ -68,7 +67,8 @@ def figure_html(figure: Figure) -> str:
         figure=figure,
         controls=controls,
         numbers=[(number, _written(frame.get(number.name), number.decimals, number.percent)) for number in figure.numbers],
-        content=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
+        # Nothing in the JSON may end the script element, or begin a comment in it.
+        content=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )  # fmt: skip
 
 
@@ -152,8 +152,5 @@ def _written(value: Any, decimals: int, percent: bool) -> str:
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, str):
-        return html.escape(value)
-    text = f"{100 * value if percent else value:.{decimals}f}"
-    if float(text) == 0:
-        text = text.replace("-", "")
-    return text.replace("-", "\N{MINUS SIGN}") + ("%" if percent else "")
+        return value
+    return rounded(100 * value, decimals) + "%" if percent else rounded(value, decimals)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import cache
 from typing import Any
 
@@ -27,7 +29,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers.python import PythonLexer
 
-__all__ = ["PARTS", "Snippet", "parts_of", "snippets", "to_html"]
+__all__ = ["PARTS", "Snippet", "filled", "parts_of", "rounded", "snippets", "to_html"]
 
 PARTS = ("outcome", "step", "exercise", "answer", "wrong")
 NAMES = {"outcome": "You will be able to", "wrong": "Often said, and wrong"}
@@ -54,14 +56,20 @@ def filled(text: str, values: Mapping[str, Any], figure: Callable[[str], str]) -
         autoescape=False,
         keep_trailing_newline=True,
     )
-    environment.filters["fixed"] = _fixed
-    environment.filters["percent"] = lambda value, places=0: f"{100 * value:.{places}f}%"
+    environment.filters["fixed"] = lambda value, places=2: rounded(value, places)
+    environment.filters["percent"] = lambda value, places=0: rounded(100 * value, places) + "%"
     return environment.from_string(text).render({**values, "figure": figure})
 
 
-def _fixed(value: float, places: int = 2) -> str:
-    """A number with so many places, a typographic minus, and no minus before a zero."""
-    return f"{round(value, places) + 0.0:.{places}f}".replace("-", "\N{MINUS SIGN}")
+def rounded(value: float, places: int) -> str:
+    """A number as `assets/lab.js` writes it: a tie goes away from zero, as JavaScript's `toFixed` does, and zero has no sign."""
+    text = f"{value:f}"
+    if math.isfinite(value):
+        exactly = Context(prec=1100, rounding=ROUND_HALF_UP)
+        text = f"{Decimal(float(value)).quantize(Decimal(1).scaleb(-places), context=exactly):f}"
+    if float(text) == 0:
+        text = text.replace("-", "")
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def to_html(text: str) -> str:

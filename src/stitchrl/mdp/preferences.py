@@ -42,23 +42,25 @@ def draw_preferences(
             policy visits, as often as it visits them. None draws whole episodes, of at most 1,000 steps, from their start.
         values: (S, A) what the judge takes an action to be worth, such as its advantage; None is the reward received.
         gamma: discount of the sum, in [0, 1].
-        inverse_temperature: how sure the judge is, at least 0; at 0 they judge by a coin.
+        inverse_temperature: how sure the judge is, finite and at least 0; at 0 they judge by a coin.
         observations: what is seen of each state; by default 1 at the number of the state and 0 elsewhere.
 
     Raises:
         ConfigurationError: a number outside its range.
     """
-    if pairs < 1 or (length is not None and length < 1) or not 0 <= gamma <= 1 or inverse_temperature < 0:
+    if pairs < 1 or (length is not None and length < 1) or not 0 <= gamma <= 1:
         raise ConfigurationError(
-            "`pairs` and `length` of draw_preferences must be at least 1, `gamma` in [0, 1] and `inverse_temperature` at "
-            f"least 0; got {pairs}, {length}, {gamma} and {inverse_temperature}."
+            "`pairs` and `length` of draw_preferences must be at least 1 and `gamma` in [0, 1]; got "
+            f"{pairs}, {length} and {gamma}."
         )
-    start_seed, walk_seed, judge_seed = (int(one) for one in np.random.SeedSequence(seed).generate_state(3))
-    rng = np.random.default_rng(start_seed)
+    _check_judge(mdp, values, inverse_temperature)
+    # Their own streams: which visits are taken must not hang on how the visits were drawn.
+    seeds = [int(one) for one in np.random.SeedSequence(seed).generate_state(4)]
+    walk_seed, judge_seed, visit_seed, rng = seeds[1], seeds[2], seeds[3], np.random.default_rng(seeds[0])
     if length is None:
         starts = rng.choice(mdp.num_states, pairs, p=mdp.initial)
     else:
-        starts = rng.choice(mdp.draw(probs, pairs, seed=start_seed).state, pairs)
+        starts = rng.choice(mdp.draw(probs, pairs, seed=visit_seed).state, pairs)
     twice = np.repeat(starts, 2)
     drawn = mdp.draw(probs, 2 * pairs, seed=walk_seed, max_steps=length or 1000, starts=twice)
     worth = drawn.reward if values is None else values[drawn.state, drawn.action]
@@ -85,18 +87,38 @@ def every_preference(
     Args:
         mdp: the world.
         probs, values, inverse_temperature, observations: as of `draw_preferences`.
+
+    Actions that the policy never takes are in no pair.
+
+    Raises:
+        ConfigurationError: a number outside its range.
     """
-    live, count = np.flatnonzero(~mdp.terminal), mdp.num_actions
-    state, action = np.repeat(live, count), np.tile(np.arange(count), len(live))
+    _check_judge(mdp, values, inverse_temperature)
+    taken = (probs > 0) & ~mdp.terminal[:, None]
+    state, action = np.nonzero(taken)
     none, no = np.zeros(len(state)), np.zeros(len(state), bool)
     each = FiniteEpisodes(np.arange(len(state)), none.astype(int), state, action, none, state, no, ~no)
     log = _log_of(mdp, probs, each, 1.0, observations, what_followed=False)
-    one, other = (side.reshape(-1) for side in np.nonzero(~np.eye(count, dtype=bool)))
-    place = count * np.repeat(np.arange(len(live)), len(one))
-    preferred, rejected = place + np.tile(one, len(live)), place + np.tile(other, len(live))
+    number = np.cumsum(taken).reshape(taken.shape) - 1  # of each action among the segments
+    at, one, other = np.nonzero(taken[:, :, None] & taken[:, None, :] & ~np.eye(mdp.num_actions, dtype=bool))
+    preferred, rejected = number[at, one], number[at, other]
     own, worth = probs[state, action], values[state, action]
     sure = _sigmoid(inverse_temperature * (worth[preferred] - worth[rejected]))
     return Preferences(log, preferred, rejected, own[preferred] * own[rejected] * sure)
+
+
+def _check_judge(mdp: FiniteMDP, values: Float[NumpyArray, "S A"] | None, inverse_temperature: float) -> None:
+    """Raises ConfigurationError where a judge cannot judge."""
+    if not 0 <= inverse_temperature < np.inf:
+        raise ConfigurationError(
+            f"`inverse_temperature` of a judge must be finite and at least 0; got {inverse_temperature}. 0 is a coin, "
+            "and a large number hardly ever errs."
+        )
+    if values is not None and (values.shape != (mdp.num_states, mdp.num_actions) or not np.isfinite(values).all()):
+        raise ConfigurationError(
+            f"`values` of a judge must be one finite number for each of the {mdp.num_states} states and {mdp.num_actions} "
+            f"actions; got shape {values.shape}, of which {int((~np.isfinite(values)).sum())} are not finite."
+        )
 
 
 def _sigmoid(x: Float[NumpyArray, " n"]) -> Float[NumpyArray, " n"]:

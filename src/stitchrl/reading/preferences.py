@@ -26,7 +26,7 @@ PAIR, PREFERRED = "pair", "preferred"
 """Columns of a table with one row a decision: which pair it belongs to, and whether its side was preferred."""
 WIDE = ("preferred_action", "rejected_action")
 """Columns of a table with one row a pair of single actions."""
-OF_ONE_ACTION = ("behavior_log_prob", "propensity")
+OF_ONE_ACTION = ("action", "behavior_log_prob", "propensity")
 YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
 
@@ -42,13 +42,15 @@ def read_preferences(
       `time` orders them, else the order of the rows does.
     - One row a pair of single actions at one observation, with the columns `preferred_action` and `rejected_action`.
 
-    Further columns have the roles that they have in a log: `action_mask`, `behavior_log_prob`, `weight` (of a pair, on the
-    rows of its preferred side), `group` (such as who judged). Rewards and ends may be there and are not needed.
+    Further columns have the roles that they have in a log: `action_mask`, `behavior_log_prob`, `weight` (of a pair: that of
+    its preferred side counts), `group` (such as who judged). Rewards and ends may be there and are not needed; a segment
+    whose last row has no end counts as truncated there.
 
     Args:
         source: what `st.read` takes: a path of any known format, a frame, an Arrow table, or a dict of arrays.
-        schema: what the columns mean, as `st.read` takes it; its column `episode` is not read. By default their names say so,
-            and an action column of integers counts as discrete, with as many actions as the largest integer + 1.
+        schema: what the columns mean, as `st.read` takes it; its column `episode` is not read. A table with one row a pair
+            has the column `action` in it for both actions. By default the names of the columns say what they mean, and an
+            action column of integers counts as discrete, with as many actions as the largest integer + 1.
         format: name of the files' format; by default it is told from their content.
 
     Raises:
@@ -81,8 +83,8 @@ def _long(log: LogSource) -> LogSource:
     of_one = [name for name in log.names if name in OF_ONE_ACTION]
     if of_one:
         raise SchemaError(
-            f"A row of {log.origin} has two actions, and the column {listed(of_one)} one number, which cannot be of both. "
-            f"Write one row a decision, with the columns {PAIR!r} and {PREFERRED!r}."
+            f"A row of {log.origin} has two actions, and the column {listed(of_one)} one value, which cannot be of both. "
+            f"Leave it out, or write one row a decision, with the columns {PAIR!r} and {PREFERRED!r}."
         )
     shared = tuple(name for name in log.names if name not in (*WIDE, PAIR))
     made = (PAIR, PREFERRED, "action")
@@ -119,8 +121,8 @@ def _schema_of(log: LogSource, known: Schema | None) -> Schema:
     reward = known.reward_expression if known is not None else None
     if "reward" not in columns and reward is None:
         settings["reward_expression"] = "0"
-    if not {"terminated", "truncated"} & set(columns):
-        settings["end"] = "truncated" if known is None or known.end is None else known.end
+    if known is None or known.end is None:
+        settings["end"] = "truncated"
     if known is None:
         return Schema(columns, name="preferences", **settings)
     return dataclasses.replace(known, bandit=False, **settings)
@@ -138,9 +140,12 @@ def _paired(segments: Dataset, origin: str) -> Preferences:
     sides = [np.bincount(number.reshape(-1)[side], minlength=len(each)) for side in (yes, ~yes)]
     wrong = np.flatnonzero((sides[0] != 1) | (sides[1] != 1))
     if len(wrong):
+        found = (
+            f"{count[wrong[0]] or 'no'} {name}" for count, name in zip(sides, (PREFERRED, "rejected"), strict=True)
+        )
         raise DataError(
-            f"Every pair of {origin} must have a preferred side and a rejected one; pair {shown(each[wrong[0]])} has "
-            f"{'no rejected' if sides[0][wrong[0]] else 'no preferred'} one. Leave it out, or add its other side."
+            f"Every pair of {origin} must have one preferred side and one rejected one, each with one word in {PREFERRED!r}; "
+            f"pair {shown(each[wrong[0]])} has {' and '.join(found)}. Leave it out, or correct it."
         )
     # In the order in which pairs first appear.
     order = np.argsort(np.unique(pair, return_index=True)[1])

@@ -279,7 +279,7 @@ def _held_out_likelihood(rows: Columns, limits: ValueLimits) -> Found | None:
     return Found(
         int(rows["update"][-1]),
         f"to the policy held-out actions became {likelier(-lost)} on average since update {update:,}, and seen ones did not: "
-        f"these are {likelier(known[-1] - smooth[-1])} than held-out ones",
+        f"against held-out ones, these are {likelier(known[-1] - smooth[-1])}",
         f"held-out actions that become at most {likelier(-LIKELIHOOD_LOST)}",
         f"The policy learns its rows by heart. Stop near update {update:,} (`updates=`, or a stop rule on held_out/log_prob), or "
         "use a smaller network or dropout.",

@@ -30,7 +30,7 @@
         const inner = made.spec || made;
         inner.width = Math.max(available - 76, 160);
       }
-    } else {
+    } else if (!made.width || typeof made.width === "number") {  // a width in steps, one for each category, stays
       made.width = made.width ? Math.min(made.width, available) : available;
       made.autosize = { type: "fit", contains: "padding" };
     }
@@ -68,6 +68,7 @@
     }
 
     async function embed() {
+      if (figure.view) figure.view.finalize();
       const result = await window.vegaEmbed(place, fitted(content.specification, place.clientWidth), {
         renderer: "svg", actions: false, tooltip: { theme: "custom" }, mode: "vega-lite",
       });

@@ -42,7 +42,7 @@ def lesson() -> Lesson:
     world = stitching_world()
     values: dict[str, Any] = {
         "td_1": world.policy_value(td[1.0]), "returns_1": world.policy_value(observed[1.0]),
-        "even": 7 / np.log(4 / 3),
+        "even": 7 / np.log(4 / 3), "crash": CRASH,
         "leaves_warm": leaving("normal", 100.0), "leaves_cold": leaving("normal", 0.2),
         "says_warm": _expected("normal", 100.0, critic=True), "true_warm": _expected("normal", 100.0, critic=False),
         "claim_5": claimed(0.05, 0.99), "claim_100": claimed(1.0, 0.99),
@@ -214,7 +214,7 @@ def _figure_leaving() -> Figure:
     ]
     logged = [
         {"low": low, "high": high, "y": share / (high - low), "at": (low + high) / 2,
-         "text": f"logged: {100 * share:.0f}%, worth {worth:g}"}
+         "text": f"{100 * share:.0f}%, worth {worth:g}"}
         for (low, high), share, worth in zip(SIDES, SHARES, WORTH, strict=True)
     ]  # fmt: skip
     x = alt.Scale(domain=[-1.5, 1.5])
@@ -244,7 +244,8 @@ def _figure_leaving() -> Figure:
         title="An obstacle ahead: the log steers left or right, never straight. Warm the policy up, and watch where "
         "its draws fall.",
         chart=chart,
-        description="Grey: the logged angles. Blue line: the policy fitted to them with the weights exp(worth / temperature). "
+        description="Grey: the logged angles, with the share and the worth of each side above them. Blue line: the policy "
+        "fitted to them with the weights exp(worth / temperature). "
         "Orange: the share of its draws at which nothing was logged; every such angle is in truth worth \N{MINUS SIGN}5.",
         controls=[slider, choice],
         numbers=[

@@ -18,7 +18,7 @@ from stitchrl.lab.figures import COLORS, INK, MUTED, follows, parameters, rows
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
 from stitchrl.types import NumpyArray
 
-__all__ = ["averages", "discrepancy", "divergence", "lesson"]
+__all__ = ["averages", "discrepancy", "divergence", "lesson", "outside"]
 
 # --- the ward ---------------------------------------------------------------------------------------------------------------
 
@@ -65,6 +65,7 @@ def lesson() -> Lesson:
             "wide_20_outside": discrepancy("two peaks outside", "gaussian", 20.0),
             "narrow_inside": discrepancy("sure, inside", "gaussian", 0.03),
             "narrow_outside": discrepancy("two peaks outside", "gaussian", 0.03),
+            "shifted_outside": outside("shifted"),
             "sampled": {shape: _sampled(shape) for shape in SHAPES_OF_POLICY},
         },
     )
@@ -296,6 +297,11 @@ def divergence(shape: str) -> float:
     return float((p[inside] * np.log(p[inside] / b[inside])).sum())
 
 
+def outside(shape: str) -> float:
+    """The policy's share of actions beyond 1 on either side, where the log has none."""
+    return float(_density(shape)[np.abs(LINE) > 1].sum())
+
+
 def _sampled(shape: str) -> float:
     """Mean of what the library's BEAR computes from five actions each, over 2,000 draws; Laplacian kernel of width 10."""
     rng = np.random.default_rng(0)
@@ -319,10 +325,11 @@ def _discrepancies() -> Figure:
     frames: list[dict[str, Any]] = []
     for shape, w, name in itertools.product(SHAPES_OF_POLICY, WIDTHS, ("gaussian", "laplacian")):
         found, kl = discrepancy(shape, name, w), divergence(shape)
-        outside = float(_density(shape)[np.abs(LINE) > 1].sum())
         curves.append({"shape": shape, "at": w, "kernel": name, "mmd": round(found, 4)})
         said = "infinite" if math.isinf(kl) else f"{kl:.2f}"
-        frames.append({"policy": shape, "width": w, "kernel": name, "mmd": found, "kl": said, "outside": outside})
+        frames.append(
+            {"policy": shape, "width": w, "kernel": name, "mmd": found, "kl": said, "outside": outside(shape)}
+        )
     kinds = ["log", "policy"]
     picture = (
         alt.Chart(rows(densities))

@@ -19,6 +19,7 @@ from stitchrl.lab.hospital import (
     grouped,
     implicit,
     judged,
+    parts,
     safe,
 )
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
@@ -64,7 +65,7 @@ def _bars(shown: list[dict[str, Any]], controls: list[Any], extra: list[Any] | N
     """The three numbers of a candidate on one axis, with the clinicians' survival as a dashed line."""
     base = alt.Chart(rows(shown)).transform_filter(follows(*(control.name for control in controls)))
     x: dict[str, Any] = {
-        "title": "Survival",
+        "title": "Survival, share of patients",
         "scale": alt.Scale(domain=[0.7, 1.0]),
         "axis": alt.Axis(format="%"),
     }
@@ -105,7 +106,8 @@ def _conservative() -> Figure:
         frames.append(frame)
     return Figure(
         name="conservative",
-        title="At 1 the policy believes whatever it saw once. Make it more careful: the claim falls, and the truth rises.",
+        title="At 1 the policy believes whatever it saw once. Make it more careful: the claim falls; the truth rises, "
+        "then falls.",
         chart=_bars(shown, [slider]),
         description="Safe policy improvement, learned from 10,000 stays. Dashed: the clinicians' survival. The "
         "bar about the estimate is its 95% "
@@ -194,14 +196,10 @@ def _validation() -> Figure:
     shown: list[dict[str, Any]] = []
     for name, (learned, seen) in _candidates().items():
         exact = learned.exact
-        kind = name.split()[0]
-        shown.append(
-            {"by": "claims", "name": name, "kind": kind, "true": exact, "said": learned.claim, "healthy": "healthy"}
-        )
+        at = {"name": name, "kind": name.split()[0], "count": name.split()[-1], "true": exact}
+        shown.append(at | {"by": "claims", "said": learned.claim, "healthy": "healthy"})
         healthy = "healthy" if seen.healthy else "fails a check"
-        shown.append(
-            {"by": "estimates", "name": name, "kind": kind, "true": exact, "said": own + seen.value, "healthy": healthy}
-        )
+        shown.append(at | {"by": "estimates", "said": own + seen.value, "healthy": healthy})
     frames = []
     for by in choice.values:
         of = [row for row in shown if row["by"] == by and row["healthy"] == "healthy"]
@@ -214,11 +212,12 @@ def _validation() -> Figure:
     )
     x = alt.X(
         "true:Q",
-        title="True survival",
+        title="True survival, share of patients",
         scale=alt.Scale(domain=[0.77, 0.83]),
         axis=alt.Axis(format=".0%", values=[0.77, 0.78, 0.79, 0.8, 0.81, 0.82, 0.83]),
     )
     y = alt.Y("said:Q", title="Claimed, or estimated", scale=alt.Scale(domain=[0.75, 1.0]), axis=alt.Axis(format="%"))
+    named = base.transform_filter("datum.kind == 'SPIBB'").mark_text(dx=11, align="left").encode(x, y, text="count:N")
     points = base.mark_point(size=110).encode(
         x,
         y,
@@ -235,9 +234,9 @@ def _validation() -> Figure:
     return Figure(
         name="validation",
         title="Twelve candidates. On the dashed line a number would be true.",
-        chart=alt.layer(line.encode(x, y), points).properties(height=300).add_params(*parameters([choice])),
-        description="Each mark is a policy of the figures above, named when it is pointed at. Faint marks are "
-        "estimates that fail a health check.",
+        chart=alt.layer(line.encode(x, y), points, named).properties(height=300).add_params(*parameters([choice])),
+        description="Each mark is a policy of the other figures, named when it is pointed at. The number beside a square is "
+        "how often a pair must have been seen. Faint marks are estimates that fail a check. Dashed: what is said is true.",
         controls=[choice],
         numbers=[
             Number("chosen", "Best of those that are healthy"),
@@ -257,7 +256,14 @@ def _values() -> dict[str, Any]:
     )
     last = judged(learned, 2)
     greedy, greedy_seen = candidates["SPIBB at 1"]
+    learning, comparing, deciding = (part.num_episodes for part in parts())
     return {
+        "stays": f"{learning + comparing + deciding:,}",
+        "decisions": f"{sum(part.num_transitions for part in parts()):,}",
+        "measurements": parts()[0].observation.shape[1],
+        "learning": f"{learning:,}",
+        "comparing": f"{comparing:,}",
+        "deciding": f"{deciding:,}",
         "clinicians": own,
         "greedy_claim": greedy.claim,
         "greedy_true": greedy.exact,

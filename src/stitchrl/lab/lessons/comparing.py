@@ -14,7 +14,7 @@ from jaxtyping import Float
 from stitchrl.algorithms.losses import MAX_WEIGHT
 from stitchrl.lab.figures import COLORS, INK, MUTED, SHAPES, follows, parameters, rows
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
-from stitchrl.lab.two_worlds import ALGORITHMS, DAYS, LENGTHS, NOISES, SEEDS, joining_world, learned, trap_world
+from stitchrl.lab.two_worlds import ALGORITHMS, DAYS, LENGTHS, NOISES, SCALES, SEEDS, joining_world, learned, trap_world
 from stitchrl.types import NumpyArray
 
 __all__ = ["Measured", "extracted", "lesson", "measured"]
@@ -91,6 +91,7 @@ def lesson() -> Lesson:
             "noisy_short": noisy_short,
             "noisy_most": max(found[name].error or 0.0 for found in (noisy, noisy_short) for name in CAREFUL),
             "seeds": SEEDS,
+            "shrunk": 1 / SCALES["BCQ"],
             "best_trap": trap_world(DAYS[1], 0.0).policy_value(_best_logged(DAYS[1])),
             "best_joined": joining_world(1, 0.0).policy_value(joining_world(1, 0.0).optimal_policy()),
             "days": DAYS[1],

@@ -70,10 +70,10 @@ def lesson() -> Lesson:
             "cells": int((~GRID.mdp.terminal).sum()),
             "naive": answers[0.0],
             "wrong": wrong,
+            "at_001": answers[0.01],
             "at_01": answers[0.1],
             "at_1": answers[1.0],
             "at_10": answers[10.0],
-            "at_1000": answers[1000.0],
         }
         | rare,
     )

@@ -11,6 +11,7 @@ import altair as alt
 import numpy as np
 from scipy import stats
 
+from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 from stitchrl.lab.figures import COLORS, INK, MUTED, follows, parameters, rows
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
 from stitchrl.mdp.finite import FiniteMDP
@@ -307,6 +308,8 @@ def _values() -> dict[str, Any]:
         "claimed": float(said[1] - world.behavior),
         "truly": float(true[1] - world.behavior),
         "turn": turn,
+        "as_severity": float(np.log(turn) / np.log(3)),
+        "needed": MINIMUM_ODDS_RATIO,
         "least_at_2": least_mean(world.logged[1], 2.0) - world.behavior,
         **turns,
     }

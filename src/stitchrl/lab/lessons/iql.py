@@ -304,7 +304,7 @@ def _luck(found: dict[tuple[int, float], Luck]) -> Figure:
                 of.mark_text(align="left", color=MUTED, dy=dy).encode(x, axis, text="text:N")]  # fmt: skip
 
     left = alt.layer(
-        *mark(0.03, SURE, claim, "claim", "best inside, in truth: 2", dy=10),
+        *mark(0.03, SURE, claim, "claim", "best inside: 2", dy=10),
         *mark(0.03, LEAVE, claim, "claim", "leaving: 2.5"),
         alt.Chart(rows(single)).mark_line(color=COLORS[3], strokeDash=DASHES[2]).encode(x, claim),
         alt.Chart(rows([{"at": 0.84, "claim": 5.6, "text": "without a Q"}])).mark_text(align="right", color=COLORS[3])

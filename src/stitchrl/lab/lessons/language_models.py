@@ -130,7 +130,8 @@ def _learned() -> Figure:
     )
     return Figure(
         name="learned",
-        title="Five answers to one question. DPO saw only which of two was preferred, and comes to the optimum all the same.",
+        title="Five answers to one question. DPO saw only which of two was preferred, and with many pairs comes to the "
+        "optimum all the same.",
         chart=chart.properties(height=230).add_params(*parameters([weight, pairs])),
         description="Bars: the exact optimum; upright strokes: the reference; diamonds: DPO. Judges overrate "
         "flattery, which is worth nothing to the person who asked. The two numbers of worth are those of the policy "
@@ -226,7 +227,8 @@ def _pushed_down() -> Figure:
         chart=alt.hconcat(*charts).add_params(*parameters([slider, share])),
         description="Left DPO, right AWR, on the same pair, by gradient descent from the same reference. Dashed: "
         "the probability of the preferred "
-        "and of the rejected answer before. The third answer is in no pair.",
+        "and of the rejected answer before. The third answer is in no pair. For AWR the preferred answer has an advantage of "
+        "one half and the rejected one of minus one half; beta is 1.",
         controls=[slider, share],
         numbers=[
             Number("rejected_DPO", "Rejected, DPO", 1, percent=True),
@@ -312,18 +314,19 @@ def _values() -> dict[str, Any]:
     true = {beta: float(optimum(beta) @ TRUE) for beta in WEIGHTS}
     best = max(true, key=lambda beta: true[beta])
     few = _judged(min(SETS))
+    furthest = max(np.abs(policy - optimum(beta)).max() for beta, policy in _policies(max(SETS)).items())
     won, lost = (
         int((few.segments.action[few.segments.episode_start[side]] == ANSWERS.index("flattering")).sum())
         for side in (few.preferred, few.rejected)
     )
     return {
+        "furthest": float(furthest),
         "won": won,
         "lost": lost,
         "dpo_rejected": float(apart["DPO"][1]),
         "awr_rejected": float(apart["AWR"][1]),
         "awr_limit": float(np.exp(-0.5) / (np.exp(0.5) + np.exp(-0.5))),
         "start": float(START[1]),
-        "alike_preferred": float(alike["DPO"][0]),
         "alike_third": float(alike["DPO"][2]),
         "alike_awr": float(alike["AWR"][0] + alike["AWR"][1]),
         "true_reference": float(REFERENCE @ TRUE),

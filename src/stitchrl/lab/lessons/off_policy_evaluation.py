@@ -152,10 +152,10 @@ def _estimators() -> Figure:
     )
     return Figure(
         name="estimators",
-        title="Seven estimates of the same policy from the same log. The dashed line is the truth.",
+        title="Seven estimates of the same policy. The dashed line is the truth.",
         chart=chart.properties(height=270).add_params(*parameters([days, chance, log])),
         description=f"Bars: the middle 90% of the estimates from {LOGS} logs of {EPISODES} patients each. Dots: "
-        "what the chosen log gives. The "
+        "what the chosen log gives. The model, which DR and WDR use too, was fitted to another log of the same size. The "
         "axis ends at 150%: dots and bars may lie beyond it, though no patient has more good days than days.",
         controls=[days, chance, log],
         numbers=[
@@ -201,7 +201,7 @@ def _doubly_robust() -> Figure:
     )
     return Figure(
         name="doubly_robust",
-        title="Make the model wrong, then the propensities. The doubly robust estimate falls only with both.",
+        title="Make the model wrong, then the propensities. The doubly robust estimate fails only with both.",
         chart=chart.properties(height=170).add_params(*parameters([model, claimed])),
         description=f"Bars: the middle 90% of the estimates from {LOGS} logs of {EPISODES} patients; diamonds: "
         "their mean; dashed: the truth. The "

@@ -64,7 +64,7 @@ def lesson() -> Lesson:
             "every_error": every.std() / np.sqrt(len(every)),
             "once_bias": once.mean() - exact,
             "once_error": once.std() / np.sqrt(len(once)),
-            "singles": len(once),
+            "singles": f"{len(once):,}",
             "step": GRID.step_reward,
             "goal": GRID.goal_reward,
             "cells": GRID.num_states,
