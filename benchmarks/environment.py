@@ -22,7 +22,7 @@ def describe(command: str) -> str:
             f"- command: `{command}`",
             f"- machine: {_cpu()}, {os.cpu_count()} cores; {platform.system()} {platform.machine()}",
             f"- versions: Python {platform.python_version()}, {versions}",
-            f"- commit: {_commit()}",
+            f"- commit: {commit()}",
         ]
     )
 
@@ -37,7 +37,9 @@ def _cpu() -> str:
     return platform.processor() or "unknown"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is checked out, and whether files were changed since."""
+
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
         return done.stdout.strip()
