@@ -103,7 +103,7 @@ def page(state: State, replicates: int) -> list[str]:
         f"This is not a test on unseen failures. Where the first {LOOKED_AT} logs of a row showed a miss or a false alarm, the "
         "rule, the planting, its own codes or the settings of the sound run were changed, whichever was at fault. The other logs "
         f"were drawn when all that was fixed (only the weight of the sound run of CQL was tried on all): of these "
-        f"{later_hits} of {len(later)} plantings were named, and {later_alarms} of {len(later_sound)} sound runs raised an alarm.",
+        f"{later_hits} of {len(later)} plantings were named, and {later_alarms} of {len(later_sound)} sound runs raised alarms.",
         "",
         "## Planted failures",
         "",
