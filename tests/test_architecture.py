@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 Place = tuple[str, ...]
 
 
+@cache
 def imports_of(path: Path) -> set[Place]:
     """Every stitchrl module imported anywhere in a file, nested imports included, TYPE_CHECKING blocks too."""
     found: set[Place] = set()

@@ -22,6 +22,7 @@ def main_of(name: str) -> Callable[..., Any]:
     return main
 
 
+@pytest.mark.slow
 def test_hospital(capsys: pytest.CaptureFixture[str]) -> None:
     found = main_of("hospital")(updates=200, stays=1_500)
     out = capsys.readouterr().out
@@ -34,6 +35,7 @@ def test_hospital(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(lower < 0.8751 - 0.7818 for lower, _ in found["healthy gains"])
 
 
+@pytest.mark.slow
 def test_recommender(capsys: pytest.CaptureFixture[str]) -> None:
     found = main_of("recommender")(updates=800, rows=20_000)
     for name in ("reward-dr", "snips"):
@@ -54,6 +56,7 @@ def test_robot(capsys: pytest.CaptureFixture[str]) -> None:
         assert learned > returns["without noise"]
 
 
+@pytest.mark.slow
 def test_preference_learning(capsys: pytest.CaptureFixture[str]) -> None:
     found = main_of("preference_learning")(updates=150, pairs=3_000)
     assert "held-out verdicts foretold" in capsys.readouterr().out

@@ -236,6 +236,7 @@ def two_humps_log() -> st.Dataset:
     return st.read(columns, schema_of(columns, num_actions=None))
 
 
+@pytest.mark.slow
 def test_continuous_bcq_takes_the_better_hump_and_does_not_go_where_its_critic_points() -> None:
     algorithm = dataclasses.replace(ALL["BCQ"], acting_candidates=50)
     run = fitted(algorithm, two_humps_log(), updates=400, log_every_updates=400)

@@ -106,6 +106,7 @@ def trained(**settings: Any) -> tuple[Any, np.ndarray]:
     return run, np.asarray(run.policy.sample(jnp.ones((200, 1), jnp.float32), key=jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_the_actor_improves_and_stays_where_the_log_has_actions() -> None:
     held, actions = trained(mmd_threshold=0.3)
     assert 0.1 < actions.mean() < 0.6

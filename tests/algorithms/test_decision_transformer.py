@@ -244,6 +244,7 @@ def returned(policy: Any) -> float:
     return total
 
 
+@pytest.mark.slow
 def test_it_reaches_the_return_that_it_is_asked_for() -> None:
     # Nothing that is seen tells how much was paid so far: only what is remembered does.
     algorithm = dataclasses.replace(SMALL, length=STEPS, target_quantile=1.0, network=Network((16,)))

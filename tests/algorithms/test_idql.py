@@ -40,6 +40,7 @@ def run() -> Any:
     return fitted(algorithm, two_modes(), updates=UPDATES, log_every_updates=UPDATES, batch_size=128)
 
 
+@pytest.mark.slow
 def test_the_diffusion_keeps_both_modes_and_the_best_draw_is_of_the_better() -> None:
     # A normal's likelihood is largest with its mean at that of the log, where nobody acted.
     middle = two_modes().action.mean()

@@ -56,6 +56,7 @@ def test_pixels_stay_bytes_until_the_network_scales_them() -> None:
     np.testing.assert_allclose(np.asarray(network(dark)), np.asarray(network(dark.astype(np.float32))), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bc_imitates_and_iql_goes_to_what_paid() -> None:
     train, fresh = image_log(400), image_log(100, seed=1)
     bc = st.fit(st.BC(network=SMALL, learning_rate=3e-3), train, updates=150, batch_size=32, progress=False)

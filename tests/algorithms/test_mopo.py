@@ -476,6 +476,7 @@ def goes_to(algorithm: Algorithm) -> float:
     return float(run.policy.mode(jnp.ones((1, 1), jnp.float32))[0, 0])
 
 
+@pytest.mark.slow
 def test_the_penalty_keeps_mopo_where_the_model_is_sure() -> None:
     # The same program, with two weights of the penalty.
     assert goes_to(PlantedMOPO(penalty_weight=0.0, **SHORT)) > 0.9
@@ -498,6 +499,7 @@ def test_a_run_that_is_there_does_not_wait_for_its_model_again(
     assert f"PlantedMOPO: {first.remarks[0]}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_combo_stays_with_the_log_though_the_model_is_sure_of_what_it_does_not_know() -> None:
     # MOPO's penalty is the same everywhere here, and would not hold it.
     assert goes_to(PlantedCOMBO(cql_weight=0.0, samples=3, **SHORT)) > 0.9

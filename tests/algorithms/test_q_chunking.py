@@ -151,6 +151,7 @@ def chancy_run(acting: Any) -> Any:
     return fitted(algorithm, chancy_world(), updates=1000, log_every_updates=1000, batch_size=128)
 
 
+@pytest.mark.slow
 def test_the_value_of_a_chunk_counts_the_episodes_that_end_within_it() -> None:
     run = chancy_run("one step")
     critics, scaling = run.states[0].critics.model, run.scaling

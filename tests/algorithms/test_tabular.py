@@ -101,6 +101,7 @@ def test_without_caution_and_with_much_data_both_find_the_best_policy(gamma: flo
         assert run.history == []
 
 
+@pytest.mark.slow
 def test_spibb_improves_safely_where_plain_policy_iteration_does_not() -> None:
     # A good behaviour and little data: the lucky reward of a pair tried once or twice misleads plain iteration.
     gamma, behaviors, safe, plain = 0.95, [], [], []

@@ -48,7 +48,7 @@ def test_one_row_gives_one_action_and_many_rows_many(both: tuple[Bundle, Bundle]
     np.testing.assert_allclose(policy.log_prob(rows, action), np.log(policy.probs(rows).max(1)), rtol=1e-5)
     moved, _ = other.predict(rows)
     assert (moved.shape, moved.dtype) == ((12, 2), np.float32)
-    np.testing.assert_allclose(other.predict(rows[3].tolist())[0], moved[3], rtol=1e-6)
+    np.testing.assert_allclose(other.predict(rows[3].tolist())[0], moved[3], rtol=1e-4)  # float32, another batch shape
     assert other.log_prob(rows[3], moved[3]).shape == ()
     with pytest.raises(DataError, match="Continuous actions have no probabilities"):
         other.probs(rows)

@@ -61,7 +61,7 @@ def test_an_expectile_that_improves_nothing(expectile: float, found: list[str]) 
     ("threshold", "likely", "found"),
     [
         (0.0, None, ["threshold-off"]),
-        (0.1, 1.0, ["threshold-off"]),
+        pytest.param(0.1, 1.0, ["threshold-off"], marks=pytest.mark.slow),
         (0.3, 0.7, []),
         (0.99, 0.5, ["threshold-strict"]),  # of two actions one is left
         (0.3, None, []),

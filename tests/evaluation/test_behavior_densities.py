@@ -140,6 +140,7 @@ def test_squashed_normals_refuse_an_unknown_box_and_actions_on_its_bounds() -> N
     assert "on which 1.0% of this log's lie; at most 0.1% may" in (model.refusal(log_of(obs, on_bounds)) or "")
 
 
+@pytest.mark.slow
 def test_a_mixture_beats_a_normal_by_what_the_two_ways_are_worth_and_auto_takes_it() -> None:
     obs, action = two_ways(0)
     model = fit_behavior(log_of(obs, action), dataclasses.replace(QUICK, updates=600))

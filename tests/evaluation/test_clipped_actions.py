@@ -324,6 +324,7 @@ def test_a_bound_has_the_same_probability_in_every_unit_and_only_what_is_inside_
     np.testing.assert_allclose(gap, [0.0, np.log(16.0), 0.0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fitted_behaviour_serves_the_clipped_policy_and_not_the_ordinary_one() -> None:
     log, other = log_of(8000, 6), log_of(8000, 7)
     truth, _ = true_value()

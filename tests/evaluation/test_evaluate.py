@@ -46,6 +46,7 @@ def assert_near(estimates: dict[str, Estimate], truth: float, errors: float = 4.
         assert abs(estimate.value - truth) < errors * estimate.standard_error, name
 
 
+@pytest.mark.slow
 def test_cut_episodes_do_not_move_the_estimates() -> None:
     world, behavior, policy = small_world()
     truth, own = world.policy_value(policy), world.policy_value(behavior)

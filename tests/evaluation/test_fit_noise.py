@@ -38,6 +38,7 @@ def case_of(fits: Fits) -> Case:
     return case
 
 
+@pytest.mark.slow
 def test_every_estimator_knows_how_it_depends_on_the_behaviour() -> None:
     """The gradient against finite differences in a random direction."""
     _, _, policy = small_world()

@@ -140,6 +140,7 @@ def truth() -> float:
     return world.policy_value(policy, horizon=HORIZON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["longer", "cut at the horizon", "some cut before"])
 def test_estimates_of_the_first_steps_are_unbiased(way: str) -> None:
     """Without a clock FQE is .29 too low here, four standard errors of each log."""

@@ -79,6 +79,7 @@ def test_without_traces_one_network_is_corrected_as_by_the_refit() -> None:
     assert joint.by_network() == (pytest.approx(one.contributions.mean(), rel=1e-4),)
 
 
+@pytest.mark.slow
 def test_where_features_cannot_say_where_the_policy_goes_traces_bring_the_estimate_nearer_to_the_truth() -> None:
     gain = lw.BEHAVIOR + 0.3 * (lw.BETTER - lw.BEHAVIOR)
     truth = lw.value(gain, lw.STD) - lw.value(lw.BEHAVIOR, lw.STD)
@@ -161,6 +162,7 @@ def test_without_one_network_the_equations_of_the_others_are_solved() -> None:
     assert joint.moved(member) != joint.moved() != 0
 
 
+@pytest.mark.slow
 def test_the_error_of_the_model_is_the_jackknifes_and_what_traces_moved_enters_the_interval() -> None:
     draft = Draft(Contributions.average(np.zeros(4)), by_network=(1.0, 2.0, 3.0, 6.0), jointly=True, moved=0.5)
     assert draft.model_variance == pytest.approx(np.var([1, 2, 3, 6], ddof=1) / 4)

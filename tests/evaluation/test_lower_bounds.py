@@ -82,6 +82,7 @@ def test_a_constant_in_all_rewards_moves_the_bound_by_itself() -> None:
     assert [b.lower for b in one if b.of == "gain"] == pytest.approx([b.lower for b in other if b.of == "gain"])
 
 
+@pytest.mark.slow
 def test_the_truth_lies_above_on_single_decisions_and_the_bound_is_no_empty_one() -> None:
     value, base = WORLD.value(WORLD.policy), WORLD.value(WORLD.behavior)
     rng, lowers = np.random.default_rng(0), {}

@@ -133,6 +133,7 @@ def test_a_learned_model_finds_the_value_of_another_policy_at_gamma_1() -> None:
     assert check_model_ends(error).passed
 
 
+@pytest.mark.slow
 def test_a_model_that_ignores_the_chance_of_the_end_is_seen_on_held_out_rows() -> None:
     """The planted fault: the logit of the end is shifted far down."""
     sound = model()

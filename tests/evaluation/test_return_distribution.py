@@ -154,6 +154,7 @@ def test_atoms_lie_on_the_lattice_of_rewards() -> None:
     assert support_of(draw(world, behavior, 200, 0), UNDISCOUNTED)[1] * (ATOMS - 1) < 60
 
 
+@pytest.mark.slow
 def test_the_fitted_distribution_is_near_the_exact_one_and_says_that_it_has_no_interval() -> None:
     _, behavior, policy = wards()
     log = ward_log(1200, 3)

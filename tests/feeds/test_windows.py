@@ -179,6 +179,7 @@ def test_a_log_too_long_for_device_memory_is_refused() -> None:
                 make(each, PLAIN)
 
 
+@pytest.mark.slow
 def test_n_step_values_on_a_chain_are_the_exact_ones() -> None:
     # One action, 5 states in a row, reward only at the end: V(first) = gamma^4 whatever n is.
     steps, gamma = 5, 0.9

@@ -360,7 +360,7 @@ def test_another_log_in_the_directory_is_refused(finished: tuple[Path, Path], tm
 def test_a_directory_with_something_else_is_left_alone(finished: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunDirectoryError, match="not empty"):
+    with pytest.raises(RunDirectoryError, match=r"holds other files \(thesis\.txt\)"):
         run_stages(small_job(finished[0], tmp_path / "mine"))
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

@@ -158,6 +158,7 @@ def test_the_winner_has_learned_on_as_if_it_had_trained_alone(raced: Race) -> No
     assert [row["update"] for row in raced.run.history][-1] == raced.run.updates == 162
 
 
+@pytest.mark.slow
 def test_the_best_rung_of_the_ladder_stands_for_a_candidate(raced: Race) -> None:
     settings = RaceSettings(431, evaluation_updates=20, batch_size=64, fractions=(0.4, 0.3, 0.3))
     jury = Jury(raced.train, raced.validation, test_units=90, validation_units=90, settings=settings)
@@ -241,6 +242,7 @@ def test_a_finished_race_is_returned_and_another_one_refused(
         st.load(raced.folder / "checkpoints" / "round-1" / "IQL")
 
 
+@pytest.mark.slow
 def test_vectors_of_actions_race_as_well() -> None:
     plant = lw.log(60, 12, 1)
     bc, td3bc = st.BC(hidden_sizes=(8,)), st.TD3BC(hidden_sizes=(8,))

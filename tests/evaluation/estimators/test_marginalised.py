@@ -101,6 +101,7 @@ def test_the_networks_find_the_ratio_of_visits(best: bool) -> None:
     assert not best or zeta.min() >= 0
 
 
+@pytest.mark.slow
 def test_what_the_networks_disagree_by_widens_the_interval() -> None:
     world, _, policy = small_world()
     names = ("smis", "samis", "dualdice", "bestdice")
