@@ -365,6 +365,7 @@ def test_the_log_of_the_checks_has_ends_of_both_kinds_among_its_first_rows() -> 
     assert not np.asarray(small_log().action_mask).all()
 
 
+@pytest.mark.slow
 def test_it_runs_under_plain_jax() -> None:
     """No strict numerics, no type checker, no fixture: as in the test suite of somebody else."""
     code = (

@@ -52,6 +52,7 @@ def test_the_diffusion_keeps_both_modes_and_the_best_draw_is_of_the_better() -> 
     assert near(run().policy.sample(STATE, key=jax.random.key(2)), 0.7) > 0.95
 
 
+@pytest.mark.slow
 def test_values_are_the_expectile_and_the_rewards_of_the_log() -> None:
     state, log = run().states[0], two_modes()
     exact = expectile(log.reward.astype(float), 0.8)

@@ -70,6 +70,7 @@ def linear_fit() -> tuple[st.Dataset, dict[str, Any]]:
     return log, fitted_dynamics(log, Scaling.of(log), dynamics, 1500, 2, key=KEY)
 
 
+@pytest.mark.slow
 def test_the_model_of_a_linear_system_is_its_matrices_and_its_error_is_the_noise() -> None:
     log, model = linear_fit()
     world, scaling = linear_worlds.WORLD, Scaling.of(log)
@@ -484,6 +485,7 @@ def test_the_penalty_keeps_mopo_where_the_model_is_sure() -> None:
     assert 0.3 < held < 0.75, held
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_does_not_wait_for_its_model_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

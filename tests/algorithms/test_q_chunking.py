@@ -166,6 +166,7 @@ def test_the_value_of_a_chunk_counts_the_episodes_that_end_within_it() -> None:
     np.testing.assert_allclose(q[2:], np.broadcast_to([[1 + GAMMA], [1.0]], (2, 9)), atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_policy_chooses_a_chunk_and_the_best_of_draws_needs_no_actor() -> None:
     run = chancy_run("one step")
     assert isinstance(run.policy.policy, ChunkPolicy)

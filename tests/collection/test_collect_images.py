@@ -84,6 +84,7 @@ def test_a_policy_sees_the_bytes_that_a_log_holds() -> None:
     assert set(np.unique(flat.observation_table)) == {0, 100, 255}
 
 
+@pytest.mark.slow
 def test_what_a_learner_did_in_images_while_it_learned() -> None:
     learner = st.DQN(network=TINY, learning_rate=3e-3, target_rate=0.05)
     log = st.collect(Catch, recipe="medium-replay", steps=2000, algorithm=learner, progress=False)

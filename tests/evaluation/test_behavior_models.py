@@ -102,6 +102,7 @@ def test_where_one_action_is_all_that_was_done_it_is_all_but_certain(name: str) 
     np.testing.assert_array_equal(policy_probabilities(fitted(log, name).policy, log.observation, only)[:, 0], 1.0)
 
 
+@pytest.mark.slow
 def test_auto_takes_the_model_that_predicts_held_out_episodes_and_the_simplest_of_equals() -> None:
     rng = np.random.default_rng(1)
     state = rng.integers(0, 30, 4000)

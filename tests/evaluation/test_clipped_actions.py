@@ -289,6 +289,7 @@ def law_of(model: FittedBehavior, obs: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.asarray(inner.mean)[:, 0, 0] * half[0], np.exp(np.asarray(inner.log_std))[:, 0, 0] * half[0]
 
 
+@pytest.mark.slow
 def test_a_fit_of_clipped_draws_recovers_mean_and_spread_where_an_uncensored_one_does_not() -> None:
     obs = np.linspace(-1.5, 1.5, 13)
     mean, std = law_of(fitted("gaussian"), obs)

@@ -201,6 +201,7 @@ def masked_corridor() -> tuple[FiniteMDP, np.ndarray, np.ndarray]:
     return world, behavior, policy
 
 
+@pytest.mark.slow
 def test_cross_fitted_with_groups_masks_and_cuts_it_is_near_the_truth() -> None:
     world, behavior, policy = masked_corridor()
     log = draw(world, behavior, 1600, 3, max_steps=HORIZON + 3)

@@ -185,6 +185,7 @@ def test_what_is_possible_follows_the_shortest_time() -> None:
     assert lost[1] == pytest.approx(0.5 * largest**3 / (1 - largest) * float(log.reward.max()))
 
 
+@pytest.mark.slow
 def test_a_world_without_waiting_is_an_ordinary_one() -> None:
     """One unit between all decisions: the numbers are those of steps, to rounding."""
     _, _, policy = small_world()

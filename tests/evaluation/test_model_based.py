@@ -147,6 +147,7 @@ def test_a_model_that_ignores_the_chance_of_the_end_is_seen_on_held_out_rows() -
     assert "wrong length" in found.sentence
 
 
+@pytest.mark.slow
 def test_simulated_observations_and_rewards_stay_within_what_was_seen() -> None:
     sound, far = model(), np.full((4, 8, 2), 50.0, np.float32)
     found = sound.step(jnp.asarray(far), jnp.asarray(far), jnp.zeros((4, 8, 2)))
@@ -157,6 +158,7 @@ def test_simulated_observations_and_rewards_stay_within_what_was_seen() -> None:
 # --- the estimators --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_estimators_on_a_finite_world() -> None:
     """model-dr is right with an interval; model is a number that claims nothing, and no verdict looks at it."""
     world, _, policy = small_world()

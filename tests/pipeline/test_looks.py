@@ -94,6 +94,7 @@ def test_other_splits_are_counted_and_the_same_command_is_not(selected: tuple[Pa
     assert results(tmp_path / "first") == before
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_says_what_it_would_have_said(
     selected: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,6 +267,7 @@ def test_from_the_advice_to_a_verdict(limited: Path, stitchrl: Command) -> None:
     assert "Only the first 5 steps" in content(run / "policy" / "policy.json")["provenance"]["verdict"]["caveats"][0]
 
 
+@pytest.mark.slow
 def test_exact_values_are_of_the_same_steps(limited: Path) -> None:
     settings = dataclasses.replace(ONE, horizon=5)
     job = small_job(limited, limited.parent / "exact", algorithms=small_algorithms()[1:2], settings=settings)

@@ -130,6 +130,7 @@ ON_FOUR_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_members_are_split_over_four_devices() -> None:
     # Compiled fast, as here: the numbers are compared within what another order of sums does.
     done = python(ON_FOUR_DEVICES, XLA_FLAGS=f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4")

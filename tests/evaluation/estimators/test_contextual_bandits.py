@@ -111,6 +111,7 @@ def test_a_verdict_on_decisions_rests_on_weights_and_never_on_a_fitted_q() -> No
     assert "reward-dr or snips" in st.evaluate(policy, small, estimators=("wis",)).verdict.lines[0].seen
 
 
+@pytest.mark.slow
 def test_without_propensities_the_weights_are_fitted_and_nothing_is_shown() -> None:
     world = BanditWorld()
     log = world.read(world.columns(1500, 1), known=False)

@@ -78,6 +78,7 @@ def test_state_and_action_together_need_no_propensity() -> None:
     assert np.abs(counted - visits).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("best", [False, True])
 def test_the_networks_find_the_ratio_of_visits(best: bool) -> None:
     """Averages of zeta by state and action against exact visits of the policy over those in the log, at gamma 1."""
