@@ -8,7 +8,6 @@ algorithm to; scripts/algorithms_compared.md is the text around them and names t
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import importlib
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import stitchrl as st
+from pages_on_disk import bring_up_to_date
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.nn.networks import Network
 
@@ -186,27 +186,7 @@ def compared_row(name: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say which pages are not up to date")
-    check = parser.parse_args().check
-    FOLDER.mkdir(exist_ok=True)
-    wanted = pages()
-    stale = [
-        name
-        for name, content in wanted.items()
-        if not (path := FOLDER / name).exists() or path.read_text(encoding="utf-8") != content
-    ]
-    for path in FOLDER.glob("*.md"):
-        if path.name not in wanted:
-            stale.append(path.name)
-            if not check:
-                path.unlink()
-    if check:
-        sys.exit(f"Not up to date: {', '.join(stale)}." if stale else 0)
-    for name in stale:
-        if name in wanted:
-            (FOLDER / name).write_text(wanted[name], encoding="utf-8")
-    print(f"{len(wanted)} pages, {len(stale)} of them changed")
+    bring_up_to_date(__doc__, FOLDER, pages)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ pages take it. tests/test_estimator_pages.py holds the pages to what this writes
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import pkgutil
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import stitchrl.evaluation.estimators as package
+from pages_on_disk import bring_up_to_date
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.estimators.contextual_bandits import CONTEXTUAL_BANDITS
 from stitchrl.evaluation.registry import ESTIMATORS, primary_names
@@ -144,25 +143,7 @@ def pages() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say which pages are not up to date")
-    check = parser.parse_args().check
-    FOLDER.mkdir(exist_ok=True)
-    wanted = pages()
-    stale = [
-        name
-        for name, content in wanted.items()
-        if not (path := FOLDER / name).exists() or path.read_text(encoding="utf-8") != content
-    ]
-    unknown = [path for path in FOLDER.glob("*.md") if path.name not in wanted]
-    if check:
-        names = [*stale, *(path.name for path in unknown)]
-        sys.exit(f"Not up to date: {', '.join(names)}." if names else 0)
-    for path in unknown:
-        path.unlink()
-    for name in stale:
-        (FOLDER / name).write_text(wanted[name], encoding="utf-8")
-    print(f"{len(wanted)} pages, {len(stale)} of them changed")
+    bring_up_to_date(__doc__, FOLDER, pages)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from page_scripts import page_script
 
 import stitchrl as st
 
@@ -16,12 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("algorithm_pages", ROOT / "scripts" / "algorithm_pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return page_script("algorithm_pages")
 
 
 def test_the_pages_are_up_to_date(writer: ModuleType) -> None:

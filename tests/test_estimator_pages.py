@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from page_scripts import page_script
 
 from stitchrl.evaluation.registry import ESTIMATORS
 
@@ -17,12 +17,7 @@ FOLDER = ROOT / "docs" / "estimators"
 
 @pytest.fixture(scope="module")
 def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("estimator_pages", ROOT / "scripts" / "estimator_pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return page_script("estimator_pages")
 
 
 def test_the_pages_are_up_to_date(writer: ModuleType) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from page_scripts import page_script
 
 from stitchrl.training.flag_rules import RULES
 
@@ -22,13 +21,7 @@ PARTS = ("**Why it harms.** ", "**What to do.** ", "For example:")
 
 @pytest.fixture(scope="module")
 def writer() -> ModuleType:
-    sys.path.append(str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("finding_pages", ROOT / "scripts" / "finding_pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return page_script("finding_pages")
 
 
 def example(page: str) -> str:

@@ -15,7 +15,7 @@ __all__ = ["effective_share", "matching_weights"]
 
 STEPS = 50
 PENALTY = 1e-4
-"""On the squared coefficients, so that they stay finite where the means cannot be matched."""
+"""Weight of the squared coefficients in the loss, so that they stay finite where the means cannot be matched."""
 CLOSE = 1e-6
 
 

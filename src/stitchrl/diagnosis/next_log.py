@@ -236,6 +236,6 @@ def _needed(influence: Float[NumpyArray, " units"], width: float) -> float:
 
 
 def _round(value: float) -> int:
-    """To two digits, upwards."""
+    """A number of episodes rounded up to two significant digits."""
     digits = 10 ** max(int(np.floor(np.log10(max(value, 1.0)))) - 1, 0)
     return int(np.ceil(value / digits) * digits)

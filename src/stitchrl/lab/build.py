@@ -30,7 +30,7 @@ LIBRARIES = (
     *("altair", "math-core", "markdown-it-py", "mdit-py-plugins", "pygments", "jinja2"),
 )
 MADE_BY = '<meta name="generator" content="stitchrl lab">'
-"""By which an exported page is known."""
+"""The line by which an exported page is recognised as one of ours."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,7 @@ def asset(name: str) -> str:
 
         return "(() => {" + vl_convert.javascript_bundle() + "})();\n"  # type: ignore[call-arg]
     if name == "lab.css":
-        # Of the report's style only what a page is made of: its rules for charts would overrule Vega's.
+        # Only the part of the report's style that lays out a page is taken: its rules for charts would overrule Vega's.
         shared, _, _ = SHARED_STYLE.read_text(encoding="utf-8").partition("/* verdict */")
         return shared + (HERE / "assets" / name).read_text(encoding="utf-8")
     return (HERE / "assets" / name).read_text(encoding="utf-8")

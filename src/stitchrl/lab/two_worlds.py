@@ -71,7 +71,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "BCQ": BCQ(threshold=0.3, **CRITIC),
     "DQN": DQN(**CRITIC),
 }
-"""By name, as they are trained here: tables."""
+"""Name -> the algorithm as it is trained here, with a table in place of a network."""
 SCALES = {"BCQ": 0.05}
 """Factor on the rewards while learning. Beyond 1 BCQ's error is absolute, by which a noisy reward is learned as its median."""
 
@@ -111,7 +111,11 @@ def joining_world(length: int, noise: float) -> FiniteMDP:
 
 
 def _routes(length: int) -> tuple[list[list[tuple[int, int, int]]], tuple[float, ...]]:
-    """Of A, B and C the state, the action and what follows, -1 - number for an end; S is 0, T is 1 and X is 2."""
+    """The moves of the routes A, B and C, and what each end pays.
+
+    A move is (state, action, next state), where a next state of -1 - k stands for end k; the
+    states S, T and X have the numbers 0, 1 and 2.
+    """
     free = iter(range(3, 1000))
 
     def stretch(start: int, action: int, steps: int, end: int) -> list[tuple[int, int, int]]:

@@ -397,7 +397,7 @@ class Job:
 
     @property
     def _content_hash(self) -> str:
-        """Of what is learned from."""
+        """Content hash of the log or of the preferences that are learned from."""
         return (self.log.bare() if self.preferences is None else self.preferences).content_hash
 
     @property

@@ -157,5 +157,5 @@ def _estimand(subject: Subject) -> Estimand:
 
 
 def standard_error(values: Float[NumpyArray, " n"]) -> float:
-    """Of the mean of independent values; 0 of a single one, whose spread nobody knows."""
+    """Standard error of the mean of independent values; 0 for a single value, whose spread nobody knows."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

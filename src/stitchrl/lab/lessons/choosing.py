@@ -91,7 +91,7 @@ NUMBERS = (
 
 
 def _conservative() -> Figure:
-    """From greedy to careful."""
+    """Claimed, estimated and true survival of safe policy improvement, from the greedy policy to a careful one."""
     slider = Slider(
         "least",
         "A pair of a state and an action must have been seen",
@@ -99,6 +99,7 @@ def _conservative() -> Figure:
         1,
         ["once", *(f"{k} times" for k in COUNTS[1:])],
     )
+    learning, comparing, _ = (part.num_episodes for part in parts())
     shown, frames = [], []
     for count in COUNTS:
         found, frame = _three({"least": count}, safe(count), _on_validation("safe", count, 25))
@@ -109,9 +110,8 @@ def _conservative() -> Figure:
         title="At 1 the policy believes whatever it saw once. Make it more careful: the claim falls; the truth rises, "
         "then falls.",
         chart=_bars(shown, [slider]),
-        description="Safe policy improvement, learned from 10,000 stays. Dashed: the clinicians' survival. The "
-        "bar about the estimate is its 95% "
-        "interval on 5,000 other stays; it may reach beyond the axis.",
+        description=f"Safe policy improvement, learned from {learning:,} stays. Dashed: the clinicians' survival. The bar "
+        f"about the estimate is its 95% interval on {comparing:,} other stays; it may reach beyond the axis.",
         controls=[slider],
         numbers=NUMBERS,
         frames=frames,

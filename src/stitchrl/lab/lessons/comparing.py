@@ -28,7 +28,7 @@ KIND = {
 }  # fmt: skip
 CAREFUL = tuple(name for name, kind in KIND.items() if kind == KINDS[2])
 HEIGHT, ROOM = 300, 19
-"""Of the inside of the scatter and between two of its names, in pixels."""
+"""Height of the inside of the scatter, and the least distance between two of its names, in pixels."""
 LOWEST, HIGHEST = -6.0, 45.0
 """Ends of the scatter's axis of errors."""
 

@@ -24,7 +24,7 @@ MAP = ("S.....", ".##.#.", "....#.", ".#....", ".#.##.", "...X.G")
 OPERATORS = (0.1, 0.3, 0.5, 0.7)
 """Share of the moves that each of the four people who made the log leaves to chance."""
 EPISODES = 60
-"""Of each of them."""
+"""How many episodes each of the four people contributed to the log."""
 SLIPS = {"sure": 0.0, "slips": 0.2}
 KEPT = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02, 0.01)
 ARROWS = "↑→↓←"
@@ -249,7 +249,7 @@ def rounds_world(chance: float) -> FiniteMDP:
 
 
 def rounds_filtered(chance: float, least: float) -> Filtered:
-    """Of the episodes of a policy that tosses a coin in every round, those with at least this return, and their imitator.
+    """The episodes of at least this return, made by a policy that tosses a coin in every round, and their imitator.
 
     The imitator knows the round only. By Bayes' rule it gambles with the probability P(gamble | return at least g) =
     P(gamble) P(return at least g | gamble) / P(return at least g). The rounds are alike, so the first stands for all.

@@ -36,7 +36,7 @@ SETS = (200, 5000)
 """Weights of the KL divergence, and sizes of the sets of pairs, that are trained for."""
 START = np.array([0.2, 0.2, 0.6])
 UPDATES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 400)
-"""Of the second figure: probabilities of the preferred, the rejected and the third answer at the start, and the updates shown."""
+"""The second figure shows these updates, and starts from these probabilities of the preferred, rejected and third answer."""
 
 
 def lesson() -> Lesson:
