@@ -13,6 +13,7 @@ from stitchrl.algorithms.dpo import preference_loss
 from stitchrl.evaluation.estimators.doubly_robust import doubly_robust
 from stitchrl.evaluation.estimators.importance_sampling import per_decision
 from stitchrl.lab.hospital import best_possible, exact_value
+from stitchrl.lab.lessons import choosing
 from stitchrl.lab.lessons import hidden_confounding as confounding
 from stitchrl.lab.lessons.language_models import JUDGED, REFERENCE, START, optimum, two_answers
 from stitchrl.lab.lessons.off_policy_evaluation import second_moment
@@ -110,3 +111,11 @@ def test_the_hospital_of_the_lesson_is_that_of_the_library() -> None:
     assert exact_value(world.clinicians) == pytest.approx(world.mdp.policy_value(world.clinicians))
     assert best_possible(25) == pytest.approx(0.87514, abs=1e-5)
     assert best_possible(4) < best_possible(9) < best_possible(25)
+
+
+@pytest.mark.slow
+def test_the_verdict_of_the_hospital_lesson_is_what_its_prose_says() -> None:
+    values = choosing.lesson().values
+    assert values["chosen_word"] == "not shown"  # so "CANNOT TELL"
+    assert values["chosen_lower"] < 0 < values["chosen_upper"]
+    assert values["chosen_true"] > 0  # "here the policy is better"
