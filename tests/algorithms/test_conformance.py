@@ -266,7 +266,11 @@ def test_values_are_there_where_there_are_critics(case: Case) -> None:
         assert_finite((value.q(obs, action), value.v(obs)))
 
 
-def test_no_updates_give_the_initial_state(case: Case) -> None:
+@pytest.mark.parametrize(
+    "name", [name if name in FITTED else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_no_updates_give_the_initial_state(name: str) -> None:
+    case = CASES[name]
     run = fitted(case.algorithm, small_log(case.kind), seeds=[5], updates=0)
     expected = case.algorithm.init(jax.random.fold_in(jax.random.key(5), 0), case.spec, run.given)
     assert_trees_equal(run.states[0], expected, rtol=1e-6, atol=1e-7)

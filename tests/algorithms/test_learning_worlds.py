@@ -48,6 +48,12 @@ WITH_CRITICS = [name for name in names() if KINDS[kind_of(name)].values.startswi
 WITHOUT_MEMORY = [name for name in names() if not getattr(st, kind_of(name))().has_memory]
 """Those whose policies are functions of the observation, which exact values are of."""
 
+SOLVING = [
+    pytest.param(name, marks=[] if name in ("BC", "IQL", "AWAC", "CQL", "BCQ", "DQN", "SACN") else [pytest.mark.slow])
+    for name in WITHOUT_MEMORY
+]
+"""The same; those that share a rule with another, or imitate, are slow."""
+
 
 DEAR = "DecisionTransformer"
 """It learns by many more products than the tables of the others; its own file has what it must learn."""
@@ -187,7 +193,7 @@ def test_no_error_grows_elsewhere(name: str, gamma: float) -> None:
 # --- random worlds and a grid ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", WITHOUT_MEMORY)
+@pytest.mark.parametrize("name", SOLVING)
 def test_a_learner_of_values_nears_the_best_policy_among_the_logged_actions(name: str) -> None:
     gone = [improved(name, world).gone for world in WORLDS]
     if not KINDS[kind_of(name)].values.startswith("TD"):
@@ -206,7 +212,7 @@ def test_naive_learners_end_below_the_behaviour_and_claim_more_than_can_be_had(n
     assert all(found.claimed > 1.1 for found in learned)
 
 
-@pytest.mark.parametrize("name", WITHOUT_MEMORY)
+@pytest.mark.parametrize("name", SOLVING)
 def test_who_keeps_to_the_log(name: str) -> None:
     unlogged = np.mean([improved(name, world).unlogged for world in WORLDS])
     if KINDS[kind_of(name)].constraint in (NOTHING, DISAGREEMENT):

@@ -83,7 +83,7 @@ def program_text(case: Case, batch: Any) -> str:
     return str(jax.make_jaxpr(update)(case.state(), batch))
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NOISY])
 def test_the_settings_reach_every_algorithm(name: str) -> None:
     case = CASES[name]
     batch = case.batch()

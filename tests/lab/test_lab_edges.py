@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from stitchrl.errors import ConfigurationError, RunDirectoryError
 from stitchrl.lab import build
 from stitchrl.lab.figures import follows, parameters, rows
 from stitchrl.lab.lesson import Choice, Figure, Lesson, Number, Slider
-from stitchrl.lab.page import body_of, figure_html, lesson_page
+from stitchrl.lab.page import body_of, figure_html, lesson_page, linked
 from stitchrl.lab.text import filled, rounded
 
 NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on PATH")
@@ -109,6 +111,24 @@ def test_names_that_a_page_cannot_tell_apart_are_refused() -> None:
         Slider("x", "X", (1, 1), 1)
 
 
+def test_a_lesson_that_is_named_by_its_number_is_a_link_where_its_page_is_there() -> None:
+    def of(name: str, number: int) -> str:
+        return f'<a href="{name}.html">{number}</a>'
+
+    awr, awac, iql = of("awr", 6), of("awac", 7), of("iql", 8)
+    there = ["awr", "awac", "iql"]
+    for text, expected in (
+        ("<p>(lesson 8).</p>", f"<p>(lesson {iql}).</p>"),
+        ("<p>Lessons 6 and 7</p>", f"<p>Lessons {awr} and {awac}</p>"),
+        ("<li>lessons 5, 6 and 8, 7 rows</li>", f"<li>lessons 5, {awr} and {iql}, 7 rows</li>"),
+        ("<p>lesson 12, lesson 0, lesson 99, 8 lessons</p>", None),
+    ):
+        assert linked(text, there) == (text if expected is None else expected)
+    for held in ("<pre>lesson 8</pre>", '<figure title="lesson 8">lesson 8</figure>', '<p title="lesson 8"></p>'):
+        assert linked(held, there) == held
+    assert linked('<a href="x">lesson 8</a> lesson 8', there) == f'<a href="x">lesson 8</a> lesson {iql}'
+
+
 # --- the cache -----------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +162,18 @@ def test_a_broken_entry_of_the_cache_is_built_again(kept: Path, monkeypatch: pyt
     kept.unlink()
     kept.mkdir()
     assert build.build(["iql"]) == [again]
+
+
+def test_what_old_versions_of_the_code_kept_is_removed_after_a_month(kept: Path) -> None:
+    folder = build.cache_folder()
+    for name, days in (("old", 31), ("recent", 29)):
+        (folder / name).mkdir()
+        (folder / name / "iql.json").write_text("{}")
+        os.utime(folder / name, (time.time() - 86_400 * days,) * 2)
+    os.utime(kept.parent, (0, 0))  # this version's own, however old
+    build._forget_old_versions()
+    assert {place.name for place in folder.iterdir()} == {"recent", kept.parent.name}
+    assert kept.exists()
 
 
 def test_what_the_cache_is_named_by_holds_every_kind_of_file_that_numbers_come_from() -> None:
@@ -185,7 +217,7 @@ def test_exporting_some_lessons_leaves_the_others_in_the_path(kept: Path, tmp_pa
     assert "Title of awr" in index
     assert "Title of iql" in index
     assert 'rel="next" href="iql.html"' in (folder / "awr.html").read_text()
-    assert "2 of 2" in pages[1].read_text()
+    assert "lesson 8 of 15" in pages[1].read_text()
 
 
 def test_no_file_of_somebody_else_is_overwritten(kept: Path, tmp_path: Path) -> None:

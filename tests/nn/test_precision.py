@@ -24,6 +24,8 @@ from stitchrl.nn.precision import BLOCK, NARROWEST, product, products_in
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 MODELS = ("MOPO", "COMBO")
+USUAL = ("BC", "IQL", "CQL", "BCQ", "FQL", "DecisionTransformer")
+"""Of each sort of network and of update one, in the default suite."""
 SHAPES = [(256, 64, 32), (16, 33, 64), (100, 40, 48), (3, 32, 32), (1, 64, 64)]
 
 
@@ -129,7 +131,7 @@ def matrix_products(jaxpr: Any) -> Iterator[tuple[Any, Any]]:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        pytest.param(n, kind, marks=[pytest.mark.slow] if n == "COMBO" else [])
+        pytest.param(n, kind, marks=[] if n in USUAL else [pytest.mark.slow])
         for n in st.ALGORITHMS
         if not getattr(st, n).closed_form
         for kind in getattr(st, n).actions

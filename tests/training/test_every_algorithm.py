@@ -20,10 +20,11 @@ QUICK = {"IQL discrete", "TD3BC continuous"}
 RELATIVES = {
     "SACN discrete", "EDAC continuous", "SAC discrete", "SAC continuous", "TD3 continuous", "DDPG continuous",
     "COMBO continuous", "EQL discrete", "EQL continuous", "XQL discrete", "XQL continuous", "AdvantageBC discrete",
-    "AdvantageBC continuous", "DecisionTransformer continuous",
+    "AdvantageBC continuous", "DecisionTransformer continuous", "IDQL continuous", "SQL continuous", "AWR continuous",
+    "FilteredBC discrete", "FilteredBC continuous", "BCQIQL discrete",
 }  # fmt: skip
-"""Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC, ReBRAC or MOPO; SQL; AWR,
-or DecisionTransformer discrete."""
+"""Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC, ReBRAC or MOPO; SQL or AWR
+discrete; DecisionTransformer discrete; FQL; BC; BCQ discrete."""
 
 
 class Case(NamedTuple):
@@ -126,8 +127,8 @@ STREAMED = """
         print(name)
 """
 HOW_TO_STREAM = [name for name, (algorithm, _) in EVERY.items() if not algorithm.refresh_every_updates]
-STREAMED_QUICKLY = {"DQN discrete", "TD3BC continuous"}
-"""Masks, of the next actions too, in the smallest program that has them; and noise and a delayed actor."""
+STREAMED_QUICKLY = {"DQN discrete"}
+"""Masks, of the next actions too, in the smallest program that has them."""
 STREAMED_SLOWLY = [name for name in HOW_TO_STREAM if name not in STREAMED_QUICKLY]
 
 

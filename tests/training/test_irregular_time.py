@@ -44,7 +44,10 @@ def plain(log: st.Dataset) -> Scaling:
     return Scaling.of(log, standardize=False)
 
 
-@pytest.mark.parametrize("name", BY_TARGETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ("IQL", "CQL", "TD3BC", "DQN") else [pytest.mark.slow]) for n in BY_TARGETS],
+)
 def test_a_target_falls_by_the_time_that_elapses(name: str) -> None:
     """One unit is a step; no time at all is gamma 1; two units are gamma squared."""
     algorithm = ALL[name]

@@ -10,6 +10,8 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +25,7 @@ __all__ = ["Built", "build", "cache_folder", "export"]
 
 NEEDED = ("altair", "vl_convert", "markdown_it", "mdit_py_plugins", "math_core", "pygments")
 WORKERS = 2
+KEPT_DAYS = 30
 SOURCES = (".py", ".md", ".j2", ".npz", ".parquet")
 """Suffixes of the package's files that a lesson's numbers and text can depend on. Styles and scripts are not kept with it."""
 LIBRARIES = (
@@ -79,8 +82,14 @@ def export(
     built = build(path, done=done)
     stage = {name: heading for heading, group in STAGES.items() for name in group}
     order: list[dict[str, Any]] = [
-        {"name": one.name, "title": one.title, "question": one.question, "stage": stage[one.name], "number": at + 1}
-        for at, one in enumerate(built)
+        {
+            "name": one.name,
+            "title": one.title,
+            "question": one.question,
+            "stage": stage[one.name],
+            "number": LESSONS.index(one.name) + 1,
+        }
+        for one in built
     ]
     # The index comes first: by it an interrupted export knows its own files again.
     write_text(folder / "index.html", index_page(order, headings=list(STAGES), single=single))
@@ -168,9 +177,17 @@ def _build_one(name: str) -> Built:
     try:
         make_directory(cache_folder() / _version())
         write_text(_place(name), json.dumps(dataclasses.asdict(built)))
+        _forget_old_versions()
     except Exception:  # a cache that cannot be written costs time, nothing else
         pass
     return built
+
+
+def _forget_old_versions() -> None:
+    """Remove what other versions of the code kept, where it was made more than `KEPT_DAYS` ago."""
+    for other in cache_folder().iterdir():
+        if other.name != _version() and time.time() - other.stat().st_mtime > KEPT_DAYS * 86_400:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _cached(name: str) -> Built | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,14 @@ import jinja2
 from stitchrl.errors import ConfigurationError
 from stitchrl.lab.figures import WIDTH, specification
 from stitchrl.lab.lesson import Control, Figure, Lesson, Slider
+from stitchrl.lab.registry import LESSONS
 from stitchrl.lab.text import filled, rounded, to_html
 
-__all__ = ["asset", "assets", "body_of", "index_page", "lesson_page"]
+__all__ = ["asset", "assets", "body_of", "index_page", "lesson_page", "linked"]
 
 HERE = Path(__file__).parent
+NO_PROSE = re.compile(r"<(script|pre|figure|a)\b.*?</\1>|<[^>]+>", re.DOTALL)
+"""Markup, and what is between tags that hold no prose, or a link already."""
 SHARED_STYLE = HERE.parent / "reporting" / "templates" / "report.css"
 
 
@@ -76,11 +80,31 @@ def lesson_page(
     name: str, title: str, question: str, body: str, order: Sequence[Mapping[str, Any]], *, single: bool
 ) -> str:
     """A whole page. `single`: styles, scripts and fonts stand inside it; else it reads them from a folder `assets`."""
-    at = [entry["name"] for entry in order].index(name)
+    names = [entry["name"] for entry in order]
+    at = names.index(name)
     return _environment().get_template("lesson.html.j2").render(
-        title=title, question=question, body=body, order=order, number=at + 1, single=single, asset=asset,
+        title=title, question=question, body=linked(body, [other for other in names if other != name]),
+        number=order[at]["number"], count=len(LESSONS), single=single, asset=asset,
         before=order[at - 1] if at else None, after=order[at + 1] if at + 1 < len(order) else None,
     )  # fmt: skip
+
+
+def linked(body: str, names: Sequence[str]) -> str:
+    """The body, in which "lesson 8" and "lessons 6 and 7" link to the pages of these lessons where they are among `names`."""
+
+    def link(match: re.Match[str]) -> str:
+        name = LESSONS[int(match[0]) - 1] if 0 < int(match[0]) <= len(LESSONS) else None
+        return f'<a href="{name}.html">{match[0]}</a>' if name in names else match[0]
+
+    def prose(text: str) -> str:
+        # A lesson is named by its number alone; what else is counted does not follow the word "lesson".
+        return re.sub(r"\b[Ll]essons?\s\d+((,\s\d+)*,?\s(and|to)\s\d+)?", lambda found: re.sub(r"\d+", link, found[0]), text)
+
+    parts, done = [], 0
+    for markup in NO_PROSE.finditer(body):
+        parts += [prose(body[done : markup.start()]), markup[0]]
+        done = markup.end()
+    return "".join([*parts, prose(body[done:])])
 
 
 def index_page(order: Sequence[Mapping[str, Any]], *, headings: Sequence[str], single: bool) -> str:
