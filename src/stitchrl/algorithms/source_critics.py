@@ -9,7 +9,8 @@ share(k) is the share of all rows of the log that are of source k and have a TD 
 not known has none. By (1) every critic has the mean loss over its own source's rows with a target, however few they are.
 Rows must be drawn uniformly for that, so that `fit` refuses another rule of `sampling`. One number of them is made as always
 (`CriticSettings`): by their minimum an action is worth what the source that speaks worst of it makes it worth, and by
-`deviations=0` the mean over sources. What a source never tried its critics extrapolate, as all critics do.
+`deviations=0` the mean over sources. What a source never tried its critics extrapolate, as all critics do. Losses of
+critics that are no squared error, as XQL's, and CQL's penalty are weighed in the same way.
 """
 
 from __future__ import annotations
@@ -45,8 +46,18 @@ class SourceCriticSettings(CriticSettings):
     )
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        return self.with_sources(Prepared(log))
+
+    def with_sources(self, ready: Prepared) -> Prepared:
+        """What `prepare` made, with the number of each row's source and the shares of sources where the setting is on.
+
+        Raises:
+            DataError: the log has no column `source`, too many sources, or one whose critics would learn nothing.
+            ConfigurationError: all rows are of one source.
+        """
         if not self.critic_per_source:
-            return Prepared(log)
+            return ready
+        log = ready.log
         if log.source is None:
             raise DataError(
                 f"`critic_per_source` of {self.name} needs the column `source`, which says who or what chose the actions; "
@@ -72,8 +83,8 @@ class SourceCriticSettings(CriticSettings):
                 "Leave its rows out, or leave the setting off."
             )
         share = targets / len(log.source)
-        columns = {"source_number": number.ravel().astype(np.int32)}
-        return Prepared(log, columns, {"source_share": share.astype(np.float32)})
+        columns = {**ready.columns, "source_number": number.ravel().astype(np.int32)}
+        return ready._replace(columns=columns, given={**(ready.given or {}), "source_share": share.astype(np.float32)})
 
     def count_critics(self, given: PyTree, num_critics: int) -> int:
         """How many critics there are in all."""
