@@ -25,7 +25,7 @@ def cells(text: str) -> list[list[str]]:
     [
         "every return is the same",
         "the behaviour is deterministic in most decisions",
-        "states are numbered, and more are",
+        "states are numbered, and more than 30% of the decisions are",
     ],
 )
 def test_the_rules_for_algorithms_are_those_of_the_advice(first: str) -> None:
