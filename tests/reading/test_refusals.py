@@ -62,7 +62,7 @@ def test_a_column_the_schema_names_is_absent(tmp_path: Path) -> None:
 def test_without_a_schema_the_missing_roles_are_named() -> None:
     columns = tiny_columns()
     del columns["reward"], columns["terminated"]
-    with pytest.raises(SchemaError, match=r"must carry the role names; there is no reward, terminated\."):
+    with pytest.raises(SchemaError, match=r"none is named like these: reward, terminated\."):
         st.read(columns)
 
 
@@ -212,7 +212,7 @@ def test_empty_parquet_is_refused(tmp_path: Path) -> None:
             "episode of the dict must name one in every row; row 4 has NaN",
         ),
         ({"action_mask": np.full((6, 3), 0.5)}, "action_mask of the dict must be true or false"),
-        ({"reward": np.zeros((6, 1))}, "reward of the dict must have at most 1 axes"),
+        ({"reward": np.zeros((6, 1))}, "reward of the dict must hold one value a row; got an array of shape"),
         ({"weight": -np.ones(6)}, r"weight of the dict must be in \[0, inf\]; got -1.0 in row 0"),
     ],
 )

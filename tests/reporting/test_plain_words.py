@@ -37,7 +37,10 @@ def test_the_first_table_of_a_race_says_what_its_words_mean() -> None:
         "rows": [row(power=3.0, floor=0.05)],
     }  # fmt: skip
     first = round_table(content)
-    assert "gain at least: what a policy is predicted to be shown to bring more than the log's own policy" in first
+    assert (
+        "gain at least: the lower end of the interval of the gain over the log's own policy, as predicted for the test part."
+        in first
+    )
     assert "ladder 3 from 5%: a policy between the candidate and the log's own." in first
     assert "ladder 3 from 5%: " not in round_table(content | {"number": 2})
     assert "ladder" not in round_table(content | {"rows": [row()]})

@@ -298,7 +298,7 @@ def _why_apart(name: str, column: Column | None) -> str | None:
     if LATER & set(first):
         return "named like what comes next"
     if PROBABILITIES & set(first) and _is_float(column) and _within_one(column):
-        return "named like a probability of the log"
+        return "named like a probability; that of the logged action has the role `propensity`"
     if _is_time(column):
         return "a time"
     if column is None or not (is_number(column) or _is_list(column) or vocabulary(column) is not None):
