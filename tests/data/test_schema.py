@@ -61,6 +61,7 @@ BAD_TOML = {
     "section is no table": ("columns = 3\n", SECTIONS + "'columns'."),
     "unknown role": (COLUMNS + 'obs = "x"\n', "[columns] of the schema may have episode, step, observation"),
     "unknown role, named": (COLUMNS + 'obs = "x"\n', "got 'obs'."),
+    "misspelt role": (COLUMNS + 'truncted = "x"\n', "got 'truncted'. Did you mean truncated?"),
     "unknown action key": (
         COLUMNS + "[action]\nsize = 3\n",
         "[action] of the schema may have kind, count, bins, categories, low, high, unit; got 'size'.",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from stitchrl.messages import likelier, likelier_between
+from stitchrl.messages import likelier, likelier_between, shown
 from stitchrl.reporting.diagnosis import diagnosis_view
 from stitchrl.reporting.race_table import round_table
 
@@ -21,6 +22,12 @@ def test_a_gain_of_log_likelihood_in_words(nats: float, words: str) -> None:
 
 def test_the_ends_of_an_interval_in_words() -> None:
     assert likelier_between(-0.01, 0.02) == "1.0% less likely to 2.0% likelier"
+
+
+def test_a_number_is_shown_with_the_digits_of_its_own_type() -> None:
+    assert shown(np.float32(-0.2)) == "-0.2"
+    assert shown(np.float64(-0.2)) == "-0.2"
+    assert (shown(np.float32(5.4652104)), shown(np.int32(3)), shown(np.float32(np.nan))) == ("5.4652104", "3", "nan")
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -448,9 +448,12 @@ def objects() -> Iterator[tuple[str, Case]]:
     yield "no rows", of({k: v[:0] for k, v in tiny.items()}, "the dict has no rows")
     yield "complex rewards", of(tiny | {"reward": np.ones(6, complex)}, "'reward'", "complex128")
     yield "structured rewards", of(tiny | {"reward": np.zeros(6, [("a", "f4")])}, "'reward'")
-    yield "two-axis rewards", of(tiny | {"reward": np.zeros((6, 2))}, "reward of the dict", "at most 1 axes")
-    yield "three-axis actions", of(tiny | {"action": np.zeros((6, 2, 2))}, "action of the dict", "at most 2 axes")
-    yield "two-axis episodes", of(tiny | {"episode": np.zeros((6, 2))}, "episode of the dict", "at most 1 axes")
+    yield "two-axis rewards", of(tiny | {"reward": np.zeros((6, 2))}, "reward of the dict", "one value a row")
+    yield (
+        "three-axis actions",
+        of(tiny | {"action": np.zeros((6, 2, 2))}, "action of the dict", "one list of values, a row"),
+    )
+    yield "two-axis episodes", of(tiny | {"episode": np.zeros((6, 2))}, "episode of the dict", "one value a row")
     yield "dates as rewards", of(tiny | {"reward": np.zeros(6, "M8[s]")}, "reward of the dict must be numbers")
     yield "NaT times", of(tiny | {"time": np.array(["NaT"] * 6, "M8[s]")}, "time of the dict", "row 0")
     yield "NaT episodes", of(tiny | {"episode": np.array(["NaT"] * 6, "M8[s]")}, "episode of the dict", "row 0")
@@ -526,7 +529,7 @@ def schemas() -> Iterator[tuple[str, Case]]:
         for label, value in (("a number", "1"), ("a list", "[1]"), ("a date", "2026-01-31")):
             yield f"{section} is {label}", toml(f"{section} = {value}\n", f"'{section}'")
         if section != "observation":
-            yield f"{section} with a strange key", toml(f'[{section}]\n"a\\nb\\u001b" = 1\n', "knows")
+            yield f"{section} with a strange key", toml(f'[{section}]\n"a\\nb\\u001b" = 1\n', "may have")
     wrong = {
         "columns/step": ("1", "[[]]", "{}", '["a", 1]', '[""]', '""', "[]", "true", '["step", "step"]'),
         "action/count": ('"3"', "-1", "0", "1", "65537", "1e3", "[]", "[0, 2]", "[300, 300]", "[true]", str(10**30)),

@@ -101,8 +101,8 @@ class HistoryCheck:
     def enough(self) -> bool:
         """Whether the log is large enough for a pass to mean something.
 
-        Where simulated doctors heeded glucose and diabetes and the log hid both, none of 29 logs showed it in 2,300 decisions,
-        and all of 4 in 11,800. Diabetes alone was missed at both sizes, so a pass is evidence and no proof
+        Where simulated doctors acted on glucose and diabetes and the log held neither, none of 29 logs showed it in 2,300
+        decisions, and all of 4 in 11,800. Diabetes alone was missed at both sizes, so a pass is evidence and no proof
         (benchmarks/hidden_causes.py).
         """
         return bool(self.targets) and max(gain.rows for gain in self.targets) >= ENOUGH_DECISIONS

@@ -216,7 +216,8 @@ def _may_be(role: str, column: Column | None) -> bool:
 
 
 def _settle_words(found: Sorted, columns: Mapping[str, Column]) -> None:
-    """Take a column that says in words how few rows ended, named like an outcome or an end, for ends and for the reward."""
+    """Where one column, named like an outcome or an end, says in words how a few rows ended, take it for the ends, and make the
+    reward of it."""
     reward = found.roles.get("reward")
     if isinstance(reward, str) and reward in columns and not is_number(columns[reward]):
         del found.roles["reward"]
