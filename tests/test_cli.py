@@ -150,7 +150,7 @@ def test_bad_logs(damage: Callable[[Path], None], sentence: str, tmp_path: Path,
         (["--tail", "0.2"], "`tail` is a share of the distribution of returns, which was not asked for; got 0.2"),
         (["--set", "IQL.expectile=1.5"], "`expectile` of IQL must be in (0, 1); got 1.5"),
         (["--set", "IQL-2.expectile=0.9"], "the candidates are BC, FilteredBC, IQL"),
-        (["--group", "magic"], "The schema, or an option such as `--group`, says subgroup is in column 'magic'"),
+        (["--group", "magic"], "subgroup is in column 'magic' (or an option such as `--group` does), which"),
         (["--config", "nowhere.toml"], "The configuration 'nowhere.toml' cannot be read: No such file"),
     ],
 )

@@ -374,19 +374,20 @@ def _sentence(gains: tuple[HistoryGain, ...]) -> str:
     )
     failed = [gain for gain in gains if gain.passed is False]
     doubtful = [gain for gain in gains if gain.passed is None]
-    measure = f"Held out, a model that also knows the past finds {numbers}, on average."
+    # A verdict quotes what stands before the colon.
+    measure = f": held out, a model that also knows the past finds {numbers}, on average."
     if failed:
         carried = ", ".join(dict.fromkeys(name for gain in failed for name in gain.columns))
         return (
-            f"The past predicts {_and(gain.target for gain in failed)} beyond what the observation says, through {carried}. "
-            f"{measure}"
+            f"The past predicts {_and(gain.target for gain in failed)} beyond what the observation says, through "
+            f"{carried}{measure}"
         )
     if doubtful:
         return (
             f"The past may predict {_and(gain.target for gain in doubtful)} beyond what the observation says, but the models "
-            f"of the observation are not good enough to tell. {measure}"
+            f"of the observation are not good enough to tell{measure}"
         )
-    return f"The past predicts nothing beyond what the observation says. {measure}"
+    return f"The past predicts nothing beyond what the observation says{measure}"
 
 
 def _and(targets: Iterable[str]) -> str:

@@ -96,7 +96,7 @@ def audit(
 ) -> None:
     """Say what is in a log and what is wrong with it.
 
-    The exit status is 5 where the log is not usable.
+    Findings count rows from 0, in the order of episodes and steps. The exit status is 5 where the log is not usable.
     """
     from stitchrl.command_line.removed import log_and_removed
     from stitchrl.reporting.audit_terminal import print_audit
@@ -118,6 +118,11 @@ def audit(
     if drop is not None and drop < 1:
         raise ConfigurationError(f"`--drop` must be at least 1, the number of episodes of the drop list; got {drop}.")
     data, left_out = log_and_removed(log, schema, format=format, removed=names_in(removed) or ())
+    if drop is not None and 2 * drop >= data.num_episodes:
+        raise ConfigurationError(
+            f"`--drop` must be below half of the episodes, at most {(data.num_episodes - 1) // 2:,} of {data.num_episodes:,}; "
+            f"got {drop:,}."
+        )
     other = None if against is None else stitchrl.read(against, schema, format=format)
     found = stitchrl.audit(data, against=other, removed=left_out, seed=seed)
     if not json and not quiet:
@@ -156,11 +161,6 @@ def _ranking(
 
     from stitchrl.evaluation.episode_ranking import default_drops, rank_episodes
 
-    if drop is not None and 2 * drop >= data.num_episodes:
-        raise ConfigurationError(
-            f"`--drop` must be below half of the episodes, at most {(data.num_episodes - 1) // 2:,} of {data.num_episodes:,}; "
-            f"got {drop:,}."
-        )
     drops = None if drop is None else [*default_drops(data), drop]
     wait = f"ranking {data.num_episodes:,} episodes"
     with nullcontext() if silent else Console(stderr=True).status(wait):

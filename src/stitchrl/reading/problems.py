@@ -50,8 +50,8 @@ def misfits(source: LogSource, encoder: Encoder) -> Iterator[tuple[str, str, Dat
                 role in ("observation", "next_observation") and rule is not None and rule.categories is not None
             )
             if name not in there:
-                who = f"schema, or an option such as `{OPTIONS[role]}`," if role in OPTIONS else "schema"
-                said = f"The {who} says {role} is in column {shown(name)}, which {source.origin} does not have{has}."
+                option = f" (or an option such as `{OPTIONS[role]}` does)" if role in OPTIONS else ""
+                said = f"The schema says {role} is in column {shown(name)}{option}, which {source.origin} does not have{has}."
                 yield role, name, SchemaError(said)
                 has = ""  # once is enough
             elif name in source.doubts and not categories and role not in (*NAMES, *named):
