@@ -42,7 +42,7 @@ def main_job(context: Context, log: Path, out: Path, *, truth: Truth | None = No
     quiet, json, gate, until = given["quiet"], given.get("json", False), given.get("gate", False), given.get("until")
     if gate and until in STAGES[: STAGES.index("verdict")]:
         raise ConfigurationError(
-            f"`--gate` needs a verdict, and with `--until {until}` there is none. Leave one of the two options out."
+            f"`--gate` needs a verdict, and a run until {until!r} has none. Leave one of them out."
         )
     names = {field.name for field in dataclasses.fields(PipelineSettings)} & set(given)
     settings = {name: given[name] for name in names} | {

@@ -79,8 +79,8 @@ def _explained(rows: Sequence[Content]) -> list[str]:
     if rung is not None:
         lines.append(
             f"  ladder {rung['power']:g} from {rung['floor']:.0%}: a policy between the candidate and the log's own. It prefers "
-            f"what the candidate prefers, the more strictly the higher the {rung['power']:g}, and takes only actions that the "
-            f"log's policy takes with a probability of {rung['floor']:.0%} or more."
+            f"what the candidate prefers, the more strictly the higher the first number ({rung['power']:g}), and takes only "
+            f"actions that the log's policy takes with a probability of {rung['floor']:.0%} or more."
         )
     return lines
 
