@@ -697,7 +697,7 @@ def test_stage_by_stage_and_killed_in_training_and_in_selection_it_ends_the_same
     def until(*stages: str) -> None:
         for stage in stages:
             found = run_stages(small_job(log, run), until=stage)
-            assert (found.verdict is None) == (stage in ("audit", "split", "train", "select", "evaluate"))
+            assert (found.verdict is None) == (stage in ("audit", "split", "train", "select", "evaluate", "diagnose"))
 
     def killed(name: str, count: int, updates: int) -> None:
         words = [sys.executable, main_job.__file__, log, run, name, count]
