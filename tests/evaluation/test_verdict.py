@@ -90,7 +90,7 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
         "rests on a fitted behaviour to which the past adds nothing, wdr on other assumptions, and a gain that withstands"
         in verdict.headline
     )
-    assert "hidden odds of 1.80" in verdict.headline
+    assert "a hidden cause with an odds ratio of 1.80" in verdict.headline
     assert any("1.80 times, in the decision at step 2 alone" in caveat for caveat in verdict.caveats)
 
 
@@ -106,7 +106,11 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
             BY_WEIGHTS,
             "Few. In fewer than 10,000 decisions",
         ),
-        (dataclasses.replace(FITTED, sensitivity=Sensitivity(1.4, 0)), BY_WEIGHTS, "hidden odds of 1.40"),
+        (
+            dataclasses.replace(FITTED, sensitivity=Sensitivity(1.4, 0)),
+            BY_WEIGHTS,
+            "a hidden cause with an odds ratio of 1.40",
+        ),
         (dataclasses.replace(FITTED, sensitivity=None), BY_WEIGHTS, "is not known; an odds ratio of 1.5 is needed"),
         (dataclasses.replace(FITTED, minimum_odds_ratio=2.0), BY_WEIGHTS, "2 is needed"),
         (dataclasses.replace(FITTED, calibration=dataclasses.replace(CALIBRATED, passed=False)), BY_WEIGHTS, "calibr"),
@@ -135,8 +139,10 @@ def test_the_strength_of_a_cause_in_every_decision_is_said_and_decides_nothing()
         known = Sensitivity(1.8, 2, weak)
         fitted = decide(gains, audit_verdict="usable", confirmation=dataclasses.replace(FITTED, sensitivity=known))
         assert fitted.decision == "GO"
-        assert f"hidden odds of 1.80 in any single decision and of {weak:.2f} in every decision" in fitted.headline
-        said = f"The gain withstands hidden odds of {weak:.2f} in every decision, if the cause has no memory."
+        strengths = f"odds ratio of 1.80 in any single decision and of {weak:.2f} in every decision"
+        assert f"a hidden cause with an {strengths}" in fitted.headline
+        strength = f"a hidden cause with an odds ratio of {weak:.2f} in every decision"
+        said = f"The gain withstands {strength}, if the cause has no memory."
         assert said in [part.sentence for part in fitted.lines[-1].parts]
         logged = decide(gains, audit_verdict="usable", confirmation=dataclasses.replace(LOGGED, sensitivity=known))
         assert logged.decision == "GO"
@@ -209,8 +215,8 @@ def test_a_headline_gives_each_reason_once_and_counts_the_others() -> None:
     verdict = decide({"fqe": primary}, confirmation=confirmation)
     assert verdict.headline == (
         "the log does not prove the policy better than the behaviour: line (c) failed, the ratios are off (p = 0.001); "
-        "line (e) failed, the gain withstands hidden odds of 1.20 in its worst single decision, and 1.5 is needed "
-        "(and 2 more)."
+        "line (e) failed, the gain withstands a hidden cause with an odds ratio of 1.20 in its worst single decision, and 1.5 is "
+        "needed (and 2 more)."
     )
 
 
