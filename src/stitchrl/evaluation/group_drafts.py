@@ -1,7 +1,7 @@
 """Drafts of one estimate in each of several groups of episodes.
 
-An estimator that weights episodes is right on the episodes of a group alone: the weight of an episode knows nothing of the
-others. One that corrects a fitted Q is not, and says in `by_group` what it does instead.
+An estimator that weights episodes is right on the episodes of a group alone, since the weight of an episode does not depend on
+the others. An estimator that corrects a fitted Q is not, and has a method `by_group` that says what it does instead.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def masked(draft: Draft, member: Float[NumpyArray, " n"], case: Case) -> Draft:
     """The draft of an estimator that weights episodes, on the episodes of a group alone.
 
     Args:
-        draft: of the whole log.
+        draft: the draft on the whole log.
         member: (n,) 1 for each episode of the group, else 0.
         case: what is estimated.
     """
@@ -150,9 +150,9 @@ def _of_behavior(case: Case, found: GroupRefit, g: int, share: float) -> Ratios:
 
 
 def _check_explained(case: Case, found: GroupRefit, member: Float[NumpyArray, " n"], g: int) -> Check:
-    """Whether what the observations say explains the outcomes of a group, so that other episodes may speak for it.
+    """Whether the observations explain the outcomes of a group, so that episodes of other groups may stand for its own.
 
-    The TD errors that the correction leaves average 0 in every group if the observation says all that matters.
+    The TD errors that the correction leaves average 0 in every group if the observation holds all that matters.
     """
     left = np.add.reduceat(found.weights[:, g] * found.residual, case.log.episode_start[:-1]) * member
     sums, counts = case.units.sums(left), case.units.sums(member)
@@ -162,8 +162,9 @@ def _check_explained(case: Case, found: GroupRefit, member: Float[NumpyArray, " 
     p_value = float(2 * stats.t.sf(abs(float(seen.mean())) / (error / np.sqrt(n)), n - 1)) if error > 0 else 1.0
     passed = p_value >= UNLIKELY
     sentence = (
-        f"The outcomes of the group are explained by its observations, as far as chance lets see (p = {p_value:.2g})."
+        f"The observations explain the outcomes of the group, as far as chance lets one see (p = {p_value:.2g})."
         if passed
-        else f"The outcomes of the group are not explained by its observations (p = {p_value:.1g}): put the column among them."
+        else f"The observations do not explain the outcomes of the group (p = {p_value:.1g}): make the column of the groups a "
+        "part of the observation."
     )
     return Check("explained", p_value, UNLIKELY, passed, sentence)
