@@ -90,7 +90,7 @@ def agreement(
 def _pairs(
     logged: Int[NumpyArray, " N"], pieces: Pieces, count: int
 ) -> tuple[Int[NumpyArray, " _"], Float[NumpyArray, "K K"]]:
-    """Which actions are shown, and the sums of probability by logged and policy's action."""
+    """Which actions are shown, and the sums of the policy's probabilities by logged action and by the policy's action."""
     shown = np.arange(count)
     if count > MOST_ACTIONS:
         often = np.bincount(logged, minlength=count).astype(np.float64)

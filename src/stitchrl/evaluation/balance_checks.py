@@ -119,7 +119,7 @@ def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:
 def check_calibration(test: JointTest, *, fitted: bool) -> Check:
     """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log."""
     passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    seen = f"The ratios of the logged actions average away from 1 by {test.size:.1%} over regions of the observations"
+    seen = f"Over regions of the observations the mean ratio of the logged actions differs from 1 by {test.size:.1%}"
     if passed:
         why = (
             f"at most {CALIBRATION_SLACK:.0%}"

@@ -130,11 +130,12 @@ class Confirmation:
 
     def _history(self) -> tuple[bool, str]:
         if self.history is None:
-            return False, "Nobody looked whether the past predicts the logged actions beyond the observation."
+            return False, "It was not checked whether the past predicts the logged actions beyond the observation."
         if self.history.passed is True and not self.history.enough:
+            found = self.history.sentence
             return False, (
-                f"{self.history.sentence} In fewer than {ENOUGH_DECISIONS:,} decisions that have a past it would miss most "
-                "hidden causes."
+                f"In fewer than {ENOUGH_DECISIONS:,} decisions that have a past the history check would miss most hidden causes, "
+                f"though it found none: {found[:1].lower()}{found[1:]}"
             )
         return self.history.passed is True, self.history.sentence
 
@@ -165,18 +166,18 @@ class Confirmation:
             sentence = "The gain is not above the margin, so there is nothing for a hidden cause to overturn."
         elif found >= LARGEST:
             sentence = (
-                f"A hidden cause that changes the odds of the logged action up to {LARGEST:g} times, in any one decision, would "
-                "not overturn the gain."
+                f"A hidden cause that changes the odds of the logged action by a factor of up to {LARGEST:g}, in any one "
+                "decision, would not overturn the gain."
             )
         else:
             sentence = (
-                f"A hidden cause that changes the odds of the logged action {found:.2f} times, in the decision at step "
+                f"A hidden cause that changes the odds of the logged action by a factor of {found:.2f}, in the decision at step "
                 f"{self.sensitivity.step} alone, would overturn the gain. In any other single decision it would have to be "
                 "stronger."
             )
         every = self.sensitivity.every_in_words()
         asked = (
-            f"Since the behaviour is fitted, a gain must withstand {self.minimum_odds_ratio:g}"
+            f"Since the behaviour is fitted, a gain must withstand a factor of {self.minimum_odds_ratio:g}"
             f"{' in its worst single decision' if every else ''}."
             if self.fitted
             else f"Since the propensities are logged, the verdict asks for no strength.{f' {RECORDED}' if every else ''}"

@@ -119,7 +119,7 @@ def projected(
 
     Args:
         probs: (B, K) probabilities of Z at each atom.
-        reward, discount: (B,) of each row; a discount of 0 leaves the reward alone.
+        reward, discount: (B,) reward and discount of each row; a discount of 0 leaves the reward alone.
         low, spacing: the atoms are low + k * spacing for k = 0, ..., K - 1.
     """
     count = probs.shape[1]

@@ -107,9 +107,10 @@ def evaluate(
     Raises:
         ConfigurationError: an unknown estimator, a number outside its range, a group or a cost whose column the log lacks, or
             a `log` that is no log.
-        EvaluationError: fewer than 2 episodes or groups, more rows and actions than fit, or a policy whose `probs` are not
-            probabilities, or whose actions are not finite; a bundle that learned from episodes of this log, from columns with
-            another meaning, or from observations in what looks like another unit.
+        EvaluationError: fewer than 2 episodes or groups, more rows and actions than fit in memory, a horizon below 1, a row that
+            allows no action, or a logged action with propensity 0; a policy whose `probs` are not probabilities, or whose
+            actions are not finite; a bundle that learned from episodes of this log, from columns with another meaning, or from
+            observations in what looks like another unit.
     """
     check_is_log(log, "st.evaluate")
     settings = FitSettings(seed=seed) if settings is None else settings

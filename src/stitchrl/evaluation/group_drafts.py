@@ -17,6 +17,7 @@ from stitchrl.evaluation.attainable import what_untried_actions_may_do
 from stitchrl.evaluation.balance import balance_test
 from stitchrl.evaluation.balance_checks import UNLIKELY, check_balance, check_regional_balance
 from stitchrl.evaluation.contributions import Contributions
+from stitchrl.evaluation.corrected import finite_range
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.group_refit import FitGroups, GroupRefit, RefitOfGroups
 from stitchrl.evaluation.groups import Groups
@@ -103,9 +104,6 @@ def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"
     )
     ratios = _ratios(case, found, g, share)
     untried = ratios.never_tried(case.log.num_episodes)
-    low, high = case.attainable
-    if not np.isfinite([low, high]).all():
-        low, high = float(case.episodes.returns.min()), float(case.episodes.returns.max())
     behavior = None
     if fitted.behavior is not None and fitted.behavior_by_network is not None:
         own = fitted.behavior
@@ -124,7 +122,7 @@ def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"
         per_episode,
         ratios,
         behavior=behavior,
-        unknown=what_untried_actions_may_do(untried, (low, high)),
+        unknown=what_untried_actions_may_do(untried, finite_range(case)),
         behavior_gradient=-weights * found.residual / case.log.num_episodes,
         by_network=tuple((fitted.by_network[:, g] / share).tolist()),
         jointly=jointly,

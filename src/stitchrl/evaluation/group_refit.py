@@ -163,7 +163,7 @@ def _by_group(solved: Solved, members: Float[NumpyArray, "n G"]) -> GroupRefit:
 
 
 def _mean(refits: Sequence[GroupRefit]) -> GroupRefit:
-    """The mean of several networks; the worst of them speaks for the balance of all."""
+    """The mean of several networks; `imbalance` is that of the worst network."""
     contributions, visits, weights, residual, first, imbalance = zip(*refits, strict=True)
     return GroupRefit(
         np.mean(contributions, axis=0),

@@ -1,10 +1,10 @@
 """Health checks of an estimate: what was seen, the limit, and a sentence either way.
 
-The thresholds of balance and calibration are in `balance_checks.py`, those of learned models in `model_health.py`; all others
-are here.
+The thresholds of balance and calibration are in `balance_checks.py`, those of learned models in `model_health.py`, and most of
+the others here.
 
-Two checks ask whether enough of the log speaks about the policy. The effective number of units (Kish 1965) is held
-against a share of the units, since weights seldom drawn are easily not drawn at all; but never less than 100 are
+Two checks ask whether enough of the log tells about the policy. The effective number of units (Kish 1965) must be at least a
+tenth of the units, since large weights that are seldom drawn may easily not be drawn at all; but fewer than 100 are never
 enough, and 1,000 always are. The largest share of one unit is limited as well: it stays large until the sample is large
 enough for its heaviest weights (Chatterjee and Diaconis 2018). See docs/decisions/0014-estimators.md.
 """
@@ -236,7 +236,7 @@ def check_possible_influence(share: float, ratio: float) -> Check:
 
     Args:
         share: share of the variance that the action with the largest weight would carry if it were logged once.
-        ratio: that weight.
+        ratio: the weight of that action.
     """
     passed = share <= MAXIMUM_POSSIBLE_INFLUENCE
     seen = f"A single logged action could weigh {ratio:,.0f}, and carry {min(share, 99.0):.0%} of the variance"
@@ -359,7 +359,7 @@ def at_another_size(check: Check, size: int, other: int) -> Check:
     key, ratio = check.key.removeprefix("baseline-"), other / size
     if key in ("influence", "possible-influence", "largest-share"):
         return dataclasses.replace(check, seen=check.seen / ratio, passed=check.seen / ratio <= check.limit)
-    if key == "networks":  # another part is judged by as many networks as there are
+    if key == "networks":  # how many networks there are does not depend on the sample
         return dataclasses.replace(check, passed=True)
     if key == "effective-units":
         limit = effective_units_needed(other)

@@ -45,7 +45,7 @@ def variance_shares(influence: Float[NumpyArray, " n"], units: Units) -> Varianc
     """The shares of each unit in the sum of squared influence values; None where nothing varies.
 
     Args:
-        influence: (n,) of the episodes.
+        influence: (n,) influence value of each episode.
         units: which episodes are independent.
     """
     squares = np.sort(units.sums(influence) ** 2)[::-1]

@@ -102,7 +102,7 @@ class Resampler:
         expected: Sequence[float | None] | None = None,
         added: Sequence[float] | None = None,
     ) -> list[float]:
-        """The standard errors that `intervals` makes its intervals from; arguments as there."""
+        """The standard errors that `intervals` makes its intervals from; arguments as in that method."""
         known = [None] * len(statistics) if expected is None else list(expected)
         wide = [
             max(self.standard_error(one), 0.0 if variance is None else float(np.sqrt(variance)) * self._grouping(one))

@@ -66,8 +66,8 @@ class Judge:
     Args:
         fits: the policies, their log, and the models that are fitted for them.
         chosen: estimators.
-        rule: by what they are judged.
-        resamples: of the intervals that have no closed form.
+        rule: what they are judged by.
+        resamples: how many bootstrap resamples the intervals that have no closed form are made from.
         over_last: whether the last policy is the baseline of the others' gains.
         notes: caveats of the verdicts.
     """

@@ -50,7 +50,7 @@ class EpisodeInfluence:
         moved: (n,) mean square, over the rows of the log, of the change of the fitted numbers, summed over targets.
         readout: (n,) by how much `direction @ theta` falls when the episode is left out, for the first target; zeros where no
             direction was given.
-        first: (n,) by how much the fitted number at the first row of episode i itself falls then, for the first target.
+        first: (n,) by how much the fitted number at the first row of the episode itself falls then, for the first target.
     """
 
     held_out: Float[NumpyArray, "N K"]

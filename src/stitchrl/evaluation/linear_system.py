@@ -57,13 +57,16 @@ class Solved:
     def visits(self, member: Float[NumpyArray, " n"] | None = None) -> tuple[Float[NumpyArray, " N"], float]:
         """w_t of each transition, and how far the weights fail to carry the features of the first states through the log.
 
+        The second is `Refit.imbalance`; it is 1 where the first states have no features at all, so that nothing is carried.
+
         Args:
             member: how much each episode counts as a start; None: all count once. With 1 for the episodes of a group and 0
                 for the others, w_t is the share of the group among the first states times its ratio of state visits.
         """
         first = self.first_psi.mean(0) if member is None else member @ self.first_psi / len(self.first)
         carry = solved_system(self.matrix.T, first)
-        imbalance = float(np.linalg.norm(first - self.balance.T @ carry) / np.linalg.norm(first))
+        size = float(np.linalg.norm(first))
+        imbalance = float(np.linalg.norm(first - self.balance.T @ carry)) / size if size > 0 else 1.0
         return self.features @ carry, imbalance
 
     def contributions(
@@ -82,14 +85,14 @@ class Solved:
 def solve_with_ratios(
     log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"], *, gamma: float
 ) -> Solved:
-    """The equations of `refit.refit`, solved; arguments as there."""
+    """The equations of `refit.refit`, solved; arguments as in that function."""
     psi = fitted["psi"].astype(np.float64)
     instrument = fitted.get("instrument", psi).astype(np.float64)
     return _solve(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
 
 
 def solve_without_ratios(log: Dataset, fitted: dict[str, Matrix], *, gamma: float) -> Solved:
-    """The equations of `refit.refit_without_ratios`, solved; arguments as there. Features may be sparse."""
+    """The equations of `refit.refit_without_ratios`, solved; arguments as in that function. Features may be sparse."""
     phi = fitted["phi"].astype(np.float64)
     return _solve(log, fitted, phi, phi, log.can_bootstrap.astype(np.float64), gamma=gamma)
 

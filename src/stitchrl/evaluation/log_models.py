@@ -132,7 +132,7 @@ def fit_values(
     """The model of values alone; arguments and errors as in `fit_models`."""
     if gamma == 1 and not log.terminated.any():
         raise ConfigurationError(
-            "No episode of this log ends, so that at a discount of 1 rewards would add up for ever: rank the episodes with a "
+            "No episode of this log ends, so that at a discount of 1 rewards would add up without end: rank the episodes with a "
             "discount below 1, `gamma=0.99` or `--gamma 0.99`."
         )
     here = features.table[log.observation_index]

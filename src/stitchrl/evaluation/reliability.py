@@ -33,7 +33,7 @@ class CalibrationCurve:
     """Bins with pairs in them, least probability first.
 
     Attributes:
-        edges: of each bin, its least and its largest probability.
+        edges: the ends of each bin, a smaller and a larger probability.
         pairs: how many pairs each bin has.
         predicted: mean probability of the pairs of each bin.
         taken: share of the pairs of each bin that was taken.

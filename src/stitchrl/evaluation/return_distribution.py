@@ -172,7 +172,7 @@ def return_distributions(case: Case, *, tail: float, confidence: float, seed: in
         case: a policy on a log.
         tail: which share of the episodes counts as the worst, in (0, 1).
         confidence: two-sided coverage that the intervals aim at.
-        seed: of the resamples.
+        seed: random seed of the resamples.
     """
     policies = [case.policy, *([] if case.baseline is None else [case.baseline.policy])]
     found = {}

@@ -77,8 +77,8 @@ class Sensitivity:
         if self.every_decision is None or self.every_decision <= 1:
             return ""
         if self.every_decision >= LARGEST_EVERY:
-            return f"One that changes them up to {LARGEST_EVERY:g} times in every decision would not overturn it."
-        return f"One that acts in every decision would overturn it by changing them {self.every_decision:.2f} times."
+            return f"One that acts in every decision would not overturn it with a factor of up to {LARGEST_EVERY:g}."
+        return f"One that acts in every decision would overturn it with a factor of {self.every_decision:.2f}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -136,8 +136,8 @@ class OutcomesOf:
     """What hidden causes can do to the value of one policy.
 
     Attributes:
-        spread: for a cause in one decision.
-        robust: for a cause in every decision; None where it was not asked for.
+        spread: what the effect of a cause in one decision is computed from.
+        robust: the values under a cause in every decision; None where they were not asked for.
     """
 
     spread: OutcomeSpread
@@ -335,7 +335,7 @@ def _every_decision(falls: Float[NumpyArray, "n L"], above: _Above) -> float:
 
     Args:
         falls: (n, L) how far the gain falls by each episode, at every strength of `GRID`; 0 at the first.
-        above: of the gain, whose lower end lies above the margin.
+        above: tells how far the lower end of the gain lies above the margin, which it does without a cause.
     """
     before = above.now
     for weaker, odds_ratio, of_episode in zip(GRID[:-1], GRID[1:], falls.T[1:], strict=True):

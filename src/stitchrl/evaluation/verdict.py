@@ -194,7 +194,8 @@ def decide(
 def _reasons(failed: Sequence[Line]) -> str:
     """Why lines failed, for a headline: for each line one reason that no earlier line gave, and how many more it has.
 
-    Of each reason only what stands before its first colon is told; the rest stays in the checklist.
+    Of each reason only what stands before its first colon is told, without a parenthesis that the colon would cut; the rest
+    stays in the checklist.
     """
     said: set[str] = set()
     reasons = []
@@ -203,6 +204,8 @@ def _reasons(failed: Sequence[Line]) -> str:
         first = next((sentence for sentence in sentences if sentence not in said), sentences[0])
         said |= set(sentences)
         words = first.split(":")[0].rstrip(".")
+        if words.count("(") > words.count(")"):
+            words = words[: words.rindex("(")].rstrip()
         if len(words) > 1 and not words[1].isupper():
             words = words[0].lower() + words[1:]
         more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
@@ -312,11 +315,11 @@ def _hidden_cause(confirmation: Confirmation | None) -> list[str]:
     if confirmation is None or found is None or found.odds_ratio <= 1:
         return []
     one = (
-        f"A hidden cause that changes the odds of the logged action up to {LARGEST:g} times, in any one decision, would not "
-        "overturn the gain."
+        f"A hidden cause that changes the odds of the logged action by a factor of up to {LARGEST:g}, in any one decision, would "
+        "not overturn the gain."
         if found.odds_ratio >= LARGEST
-        else f"A hidden cause that changes the odds of the logged action {found.odds_ratio:.2f} times, in the decision at "
-        f"step {found.step} alone, would overturn the gain."
+        else f"A hidden cause that changes the odds of the logged action by a factor of {found.odds_ratio:.2f}, in the decision "
+        f"at step {found.step} alone, would overturn the gain."
     )
     recorded = "" if confirmation.fitted else RECORDED
     return [" ".join(filter(None, (one, found.every_in_words(), NO_MEMORY, recorded)))]

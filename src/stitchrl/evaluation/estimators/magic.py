@@ -89,7 +89,7 @@ class MagicStatistic:
     The columns are the terms of equation (1), each a ratio of means: first w_t (r_t - Q_t), then w_{t-1} V_t, gamma^t included.
 
     Attributes:
-        numerator, denominator: (n, K) of these, K = 2 T, ratios.
+        numerator, denominator: (n, K) numerators and denominators of these ratios, K = 2 T.
         steps: (J,) the steps j, the last of them T - 1.
     """
 

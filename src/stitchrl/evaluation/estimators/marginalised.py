@@ -83,7 +83,8 @@ def refusal_of_visits(name: str, log: Dataset, estimand: Estimand) -> str | None
 
 def _without_mass(name: str, mass: float) -> Check:
     return not_applicable(
-        f"The weights of {name} carry {mass:.2g} of the episodes to an end, where 1 is expected: nothing can be divided by that."
+        f"The weights of {name} carry {mass:.1%} of the episodes to their end, where 100% is expected: the estimate would have "
+        "to divide by that share."
     )
 
 
