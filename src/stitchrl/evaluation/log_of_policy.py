@@ -93,8 +93,8 @@ def check_meaning(log: Dataset, schema: Schema, guard: Guard | None = None, *, f
     """
     if difference := difference_of_meaning(schema, log.schema) or _other_width(schema, guard, log):
         raise EvaluationError(
-            f"The columns of this log mean something else than those that the policy learned from: {difference}. "
-            "`st.read(path, policy=policy)` reads the log by the names that the policy learned."
+            f"The policy learned another meaning than this log has: {difference}. `st.read(path, policy=policy)` reads the log "
+            "by the names that the policy learned."
         )
     notes = _without_names(schema, log)
     try:
