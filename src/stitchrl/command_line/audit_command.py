@@ -43,7 +43,7 @@ def audit(
         str | None,
         typer.Option(
             "--rank-by",
-            help="harm: how badly the other episodes predict it; value: how far it moves the value; fit: how far it moves the "
+            help="harm: how badly the other episodes foretell it; value: how far it moves the value; fit: how far it moves the "
             "fitted values. [default: harm]",
         ),
     ] = None,
