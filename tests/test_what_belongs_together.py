@@ -264,7 +264,7 @@ def test_decisions_that_are_equal_by_coincidence_are_no_leak_and_are_not_left_ou
     known = {name: column[:300] for name, column in columns_of(bandit_policy[1]).items()}
     np.savez(tmp_path / "fresh.npz", **known, behavior_probs=np.full((300, 2), 0.5))
     done = stitchrl(*words)
-    assert (done.status, "Leaving equal episodes out would select by what happened" in done.err) == (2, True)
+    assert (done.status, "Leaving equal episodes out would select episodes by what happened" in done.err) == (2, True)
 
 
 def test_a_log_that_holds_copies_hides_no_leak(trained: tuple[Path, Path]) -> None:

@@ -89,7 +89,7 @@ def test_wrong_logged_propensities_fail_the_verdict_s_line_e_and_c() -> None:
     assert right.verdict.lines[-1].passed
     assert found.verdict.lines[-1].key == "e"
     assert found.verdict.lines[-1].passed is False
-    assert "average away from 1" in found.verdict.lines[-1].seen
+    assert "differs from 1" in found.verdict.lines[-1].seen
     assert not found.gain["fqe"].healthy
 
 

@@ -263,7 +263,7 @@ def test_a_reason_counts_rare_actions_only_where_there_are_any() -> None:
     missed = np.full((len(taken), 5), 0.9)  # each logged action has a probability of 0.1 by the others
     missed[0, taken[0]] = 0.92
     said = of_actions(log, missed, rows, 0)
-    assert said.endswith(f"the least of all {taken[0]} at step 0 (8.0%)")
+    assert said.endswith(f"least of all {taken[0]} at step 0 (8.0%)")
     missed[0, taken[0]] = 0.97
     said = of_actions(log, missed, rows, 0)
     assert said.startswith(f"1 of its {len(taken)} actions has less than 5% probability")

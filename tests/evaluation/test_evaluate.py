@@ -114,7 +114,7 @@ def test_a_baseline_that_cannot_be_estimated_gives_no_gain() -> None:
     found = evaluate(Table(behavior), log, fit_on=log, baseline=Table(baseline), settings=QUICK)
     assert found.verdict.decision == "CANNOT TELL"
     assert found.gain["wis"].value is None
-    assert "Of the baseline" in " ".join(found.gain["fqe"].reasons)
+    assert "For the baseline" in " ".join(found.gain["fqe"].reasons)
 
 
 def test_evaluate_is_near_the_truth_with_and_without_propensities() -> None:

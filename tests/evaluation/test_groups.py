@@ -148,7 +148,7 @@ def test_a_group_that_the_observation_does_not_explain_is_not_judged() -> None:
     assert found.groups is not None
     for gain in found.groups.gains:
         assert gain.state == "not judged"
-        assert "not explained by its observations" in " ".join(gain.reasons)
+        assert "do not explain the outcomes" in " ".join(gain.reasons)
     # What there is lies wholly below 0 for those who lose: it is no proof, and no GO either.
     assert found.verdict.lines[-1].passed is False
     mostly = asked(hidden(1, 0.65), hidden(2, 0.65), policy, estimators=("fqe",))

@@ -97,7 +97,7 @@ def test_each_limit_from_both_sides(check, passed: bool) -> None:
     assert np.isfinite([check.seen, check.limit]).all()
     (other,) = of_baseline([check])
     assert (other.key, other.passed) == (f"baseline-{check.key}", passed)
-    assert other.sentence == f"Of the baseline: {check.sentence}"
+    assert other.sentence == f"For the baseline: {check.sentence}"
     assert uses_episode_weights([check]) is (check.key == "mean-weight")
     assert not uses_episode_weights([other])
 

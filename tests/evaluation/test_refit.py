@@ -37,6 +37,16 @@ def test_refit_solves_the_weighted_bellman_equation_of_the_log() -> None:
     assert abs(found.contributions.mean() - world.policy_value(policy)) < 4 * error
 
 
+def test_first_states_without_any_feature_are_wholly_unbalanced() -> None:
+    world, behavior, _ = small_world()
+    log = draw(world, behavior, 20, 4)
+    fitted = tabular(log, 5)
+    nothing = {name: np.zeros_like(value) for name, value in fitted.items()}
+    found = refit(log, nothing, np.ones(log.num_transitions), gamma=1.0)
+    assert found.imbalance == 1.0
+    assert not found.weights.any()
+
+
 def coverage(way: str, replicates: int, episodes: int) -> tuple[float, float]:
     """Share of 95% intervals of the gain that hold the exact gain, and the mean of (estimate - exact) / SE."""
     world, behavior, policy = small_world()

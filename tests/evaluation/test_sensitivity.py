@@ -177,6 +177,9 @@ def test_a_stronger_cause_costs_no_less_and_one_without_a_value_overturns_all() 
 def test_in_words() -> None:
     assert Sensitivity(1.0, 0, 1.0).every_in_words() == ""
     assert Sensitivity(2.0, 0).every_in_words() == ""
-    assert "by changing them 1.09 times" in Sensitivity(2.0, 0, 1.0912).every_in_words()
-    assert "up to 5 times in every decision would not" in Sensitivity(20.0, 0, LARGEST_EVERY).every_in_words()
+    assert "with a factor of 1.09" in Sensitivity(2.0, 0, 1.0912).every_in_words()
+    assert (
+        "in every decision would not overturn it with a factor of up to 5"
+        in Sensitivity(20.0, 0, LARGEST_EVERY).every_in_words()
+    )
     assert Sensitivity(2.0, 3, 1.5).to_dict() == {"odds_ratio": 2.0, "step": 3, "every_decision": 1.5}

@@ -90,23 +90,28 @@ def test_a_fitted_behaviour_gives_go_only_where_all_three_tests_confirm_it() -> 
         "rests on a fitted behaviour to which the past adds nothing, wdr on other assumptions, and a gain that withstands"
         in verdict.headline
     )
-    assert "hidden odds of 1.80" in verdict.headline
-    assert any("1.80 times, in the decision at step 2 alone" in caveat for caveat in verdict.caveats)
+    assert "a hidden cause with an odds ratio of 1.80" in verdict.headline
+    assert any("by a factor of 1.80, in the decision at step 2 alone" in caveat for caveat in verdict.caveats)
 
 
 @pytest.mark.parametrize(
     ("confirmation", "others", "says"),
     [
         (None, BY_WEIGHTS, "nothing is known about the behaviour"),
-        (dataclasses.replace(FITTED, history=None), BY_WEIGHTS, "Nobody looked whether the past"),
+        (dataclasses.replace(FITTED, history=None), BY_WEIGHTS, "It was not checked whether the past"),
         (dataclasses.replace(FITTED, history=HistoryCheck(False, "The past adds.")), BY_WEIGHTS, "The past adds."),
         (dataclasses.replace(FITTED, history=HistoryCheck(None, "One step.")), BY_WEIGHTS, "One step."),
         (
             dataclasses.replace(FITTED, history=HistoryCheck(True, "Few.", (dataclasses.replace(SEEN, rows=900),))),
             BY_WEIGHTS,
-            "Few. In fewer than 10,000 decisions",
+            "In fewer than 10,000 decisions that have a past the history check would miss most hidden causes, though it found "
+            "none: few.",
         ),
-        (dataclasses.replace(FITTED, sensitivity=Sensitivity(1.4, 0)), BY_WEIGHTS, "hidden odds of 1.40"),
+        (
+            dataclasses.replace(FITTED, sensitivity=Sensitivity(1.4, 0)),
+            BY_WEIGHTS,
+            "a hidden cause with an odds ratio of 1.40",
+        ),
         (dataclasses.replace(FITTED, sensitivity=None), BY_WEIGHTS, "is not known; an odds ratio of 1.5 is needed"),
         (dataclasses.replace(FITTED, minimum_odds_ratio=2.0), BY_WEIGHTS, "2 is needed"),
         (dataclasses.replace(FITTED, calibration=dataclasses.replace(CALIBRATED, passed=False)), BY_WEIGHTS, "calibr"),
@@ -135,15 +140,17 @@ def test_the_strength_of_a_cause_in_every_decision_is_said_and_decides_nothing()
         known = Sensitivity(1.8, 2, weak)
         fitted = decide(gains, audit_verdict="usable", confirmation=dataclasses.replace(FITTED, sensitivity=known))
         assert fitted.decision == "GO"
-        assert f"hidden odds of 1.80 in any single decision and of {weak:.2f} in every decision" in fitted.headline
-        said = f"The gain withstands hidden odds of {weak:.2f} in every decision, if the cause has no memory."
+        strengths = f"odds ratio of 1.80 in any single decision and of {weak:.2f} in every decision"
+        assert f"a hidden cause with an {strengths}" in fitted.headline
+        strength = f"a hidden cause with an odds ratio of {weak:.2f} in every decision"
+        said = f"The gain withstands {strength}, if the cause has no memory."
         assert said in [part.sentence for part in fitted.lines[-1].parts]
         logged = decide(gains, audit_verdict="usable", confirmation=dataclasses.replace(LOGGED, sensitivity=known))
         assert logged.decision == "GO"
         assert said in logged.lines[-1].seen
         for verdict in (fitted, logged):
             caveat = next(one for one in verdict.caveats if "step 2 alone" in one)
-            assert f"One that acts in every decision would overturn it by changing them {weak:.2f} times." in caveat
+            assert f"One that acts in every decision would overturn it with a factor of {weak:.2f}." in caveat
             assert "no memory" in caveat
         assert "Propensities that the acting policy itself recorded leave no room" in " ".join(logged.caveats)
         assert "leave no room" not in " ".join(fitted.caveats)
@@ -209,9 +216,15 @@ def test_a_headline_gives_each_reason_once_and_counts_the_others() -> None:
     verdict = decide({"fqe": primary}, confirmation=confirmation)
     assert verdict.headline == (
         "the log does not prove the policy better than the behaviour: line (c) failed, the ratios are off (p = 0.001); "
-        "line (e) failed, the gain withstands hidden odds of 1.20 in its worst single decision, and 1.5 is needed "
-        "(and 2 more)."
+        "line (e) failed, the gain withstands a hidden cause with an odds ratio of 1.20 in its worst single decision, and 1.5 is "
+        "needed (and 2 more)."
     )
+
+
+def test_a_headline_leaves_out_a_parenthesis_that_it_would_cut() -> None:
+    past = HistoryCheck(False, "The past predicts the action, through glucose (held out: action 3.0% likelier).")
+    verdict = decide({"fqe": gain(0.01, 0.03)}, confirmation=dataclasses.replace(FITTED, history=past))
+    assert "line (e) failed, the past predicts the action, through glucose (and 1 more)." in verdict.headline
 
 
 def test_a_line_of_many_checks_says_what_failed_and_keeps_them_all() -> None:
@@ -251,6 +264,7 @@ def test_a_stored_verdict_is_the_same_and_older_ones_have_no_parts() -> None:
 def test_a_stored_history_check_says_what_the_verdict_makes_of_it() -> None:
     few = HistoryCheck(True, "The past adds nothing.")  # a pass that rests on no decision at all
     stored = dataclasses.replace(FITTED, history=few).to_dict()["history"]
-    assert stored["sentence"].startswith("The past adds nothing. In fewer than 10,000 decisions")
+    assert stored["sentence"].startswith("In fewer than 10,000 decisions that have a past")
+    assert stored["sentence"].endswith("though it found none: the past adds nothing.")
     assert FITTED.to_dict()["hidden_cause"]["needed"] == 1.5
     assert dataclasses.replace(FITTED, sensitivity=None).to_dict()["hidden_cause"] is None

@@ -584,7 +584,7 @@ def test_evaluate_command(finished: tuple[Path, Path], tmp_path: Path, stitchrl:
     for more, sentence in [
         (["--estimators", "spell"], "`estimators` must be names from"),
         (["--baseline", tmp_path], "no policy to load"),
-        (["--cost", "reward<0.5"], "`cost` must say COLUMN<=LIMIT"),
+        (["--cost", "reward<0.5"], "A limit of a cost must say COLUMN<=LIMIT"),
         (["--cost", "hours<=0.5"], "The schema says cost is in column 'hours'"),
         (["--group", "step", "--group", "sex"], "subgroup is in column 'sex'"),
     ]:

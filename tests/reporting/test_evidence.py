@@ -174,9 +174,9 @@ def test_the_hidden_cause_stands_on_a_scale_of_equal_factors(folder: Path) -> No
     assert (scale["seen"], scale["needed"]) == (7.45, 13.53)
     text = text_of(folder)
     assert (
-        "A hidden cause that changes the odds of the logged action 1.25 times, in the decision at step 3 alone, would overturn "
-        "the gain. In any other single decision it would have to be stronger. Since the behaviour is fitted, a gain must "
-        "withstand 1.5."
+        "A hidden cause that changes the odds of the logged action by a factor of 1.25, in the decision at step 3 alone, would "
+        "overturn the gain. In any other single decision it would have to be stronger. Since the behaviour is fitted, a gain "
+        "must withstand a factor of 1.5."
     ) in text
     assert "withstands 1.25" in text
     assert "needed: 1.5" in text
@@ -187,7 +187,12 @@ def test_the_hidden_cause_stands_on_a_scale_of_equal_factors(folder: Path) -> No
     [
         (False, 2.3, "Since the propensities are logged, the verdict asks for no strength.", "withstands 2.30"),
         (True, 1.0, "nothing for a hidden cause to overturn.", "withstands 1.00"),
-        (True, 20.0, "up to 20 times, in any one decision, would not overturn the gain.", "withstands more than 20.00"),
+        (
+            True,
+            20.0,
+            "by a factor of up to 20, in any one decision, would not overturn the gain.",
+            "withstands more than 20.00",
+        ),
     ],
 )
 def test_strengths_at_the_ends_and_without_need(
@@ -210,10 +215,10 @@ def test_strengths_at_the_ends_and_without_need(
         (
             1.1,
             3.18,
-            "One that acts in every decision would overturn it by changing them 1.10 times.",
+            "One that acts in every decision would overturn it with a factor of 1.10.",
             "withstands 1.10 in every",
         ),
-        (5.0, 53.72, "up to 5 times in every decision would not overturn it.", "withstands more than 5.00 in every"),
+        (5.0, 53.72, "would not overturn it with a factor of up to 5.", "withstands more than 5.00 in every"),
     ],
 )
 def test_a_cause_in_every_decision_has_a_strip_of_its_own(

@@ -24,9 +24,9 @@ class ActionShift:
     Attributes:
         distance: (D,) root mean squared distance between the policy's mean action and the logged one, in standard
             deviations of the logged ones; 0 where these do not vary.
-        logged_mean, logged_std: (D,) of the logged actions, in logged units.
-        policy_mean, policy_std: (D,) of the policy's actions at the same states.
-        outside: (D,) share of the policy's actions outside the middle 99% of the logged ones.
+        logged_mean, logged_std: (D,) mean and standard deviation of the logged actions, in logged units.
+        policy_mean, policy_std: (D,) mean and standard deviation of the policy's actions at the same states.
+        outside: (D,) share of the policy's actions that lie outside the middle 99% of the logged ones.
     """
 
     distance: Float[NumpyArray, " D"]
@@ -42,7 +42,12 @@ class ActionShift:
 
 
 def action_shift(log: Dataset, draws: Float[NumpyArray, "N K D"]) -> ActionShift:
-    """Compare a policy's drawn actions with what was logged."""
+    """Compare a policy's drawn actions with what was logged.
+
+    Args:
+        log: N decisions with continuous actions of D numbers.
+        draws: (N, K, D) K actions of the policy at each logged state, in logged units.
+    """
     logged = log.action.astype(np.float64)
     mean, std = logged.mean(0), logged.std(0)
     wide = np.where(std > 0, std, 1.0)

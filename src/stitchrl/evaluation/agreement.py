@@ -17,9 +17,9 @@ __all__ = ["MOST_ACTIONS", "SUPPORT", "Agreement", "agreement"]
 SUPPORT = 0.02
 """Behaviour probability from which an action counts as supported."""
 Pieces = Callable[[], Iterable[tuple[slice, NumpyArray]]]
-"""Gives the probabilities of some rows after others: the rows of a piece, and (rows, A) numbers."""
+"""A function that gives a policy's probabilities piece by piece: the rows of a piece, and their (rows, A) numbers."""
 MOST_ACTIONS = 64
-"""Actions of which every pair is counted; of more only the commonest, the others together."""
+"""The most actions that the matrix of pairs tells apart; where there are more, the rarer ones are counted together."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,12 +27,12 @@ class Agreement:
     """Agreement of a policy with a log of N decisions between A actions.
 
     Attributes:
-        policy: mean probability the policy gives the logged action.
-        behavior: the same of the behaviour itself.
-        supported: share of the policy's decisions on actions the behaviour takes with a probability of at least
+        policy: mean probability that the policy gives the logged action.
+        behavior: mean probability that the behaviour itself gives it.
+        supported: share of the policy's decisions that are actions which the behaviour takes with a probability of at least
             `support`; None where only the logged action's probability is known.
-        matrix: (K, K) joint shares of logged action (row) and the policy's action (column); sums to 1. One row and
-            column an action; of more than `MOST_ACTIONS` the last ones are all that are not in `actions`.
+        matrix: (K, K) joint shares of logged action (row) and the policy's action (column); sums to 1. Each action has a row
+            and a column. Where there are more than `MOST_ACTIONS`, the last row and column hold all that are not in `actions`.
         actions: which actions the matrix has, ascending.
         support: behaviour probability from which an action counts as supported.
     """
@@ -65,9 +65,11 @@ def agreement(
     """Compare a policy's probabilities with what was logged.
 
     Args:
-        log: N decisions.
-        probs: of the policy; or a function that gives them some rows at a time, where all would not fit in memory.
-        behavior_log_prob, behavior_probs: of the behaviour, for the logged action and for every one.
+        log: N decisions between discrete actions.
+        probs: (N, A) the policy's probabilities; or a function that gives them piece by piece, where all would not fit in
+            memory.
+        behavior_log_prob: (N,) logarithm of the behaviour's probability of the logged action.
+        behavior_probs: (N, A) the behaviour's probability of every action; None where it is not known.
     """
     pieces: Pieces = probs if callable(probs) else lambda: [(slice(0, log.num_transitions), probs)]
     chosen, supported = np.empty(log.num_transitions, np.float32), np.empty(log.num_transitions, np.float32)
@@ -88,7 +90,7 @@ def agreement(
 def _pairs(
     logged: Int[NumpyArray, " N"], pieces: Pieces, count: int
 ) -> tuple[Int[NumpyArray, " _"], Float[NumpyArray, "K K"]]:
-    """Which actions are shown, and the sums of probability by logged and policy's action."""
+    """Which actions are shown, and the sums of the policy's probabilities by logged action and by the policy's action."""
     shown = np.arange(count)
     if count > MOST_ACTIONS:
         often = np.bincount(logged, minlength=count).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What a value can be by the rewards of the log alone: its range, and what cuts and untried actions leave unknown of it."""
+"""The range that a value can have by the rewards of the log alone, and what cuts and untried actions leave unknown of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,18 @@ def _of_one_step(log: Dataset, estimand: Estimand) -> float:
 
 
 def what_follows(log: Dataset, estimand: Estimand, lost: float, longest: int) -> tuple[float, float]:
-    """The least and the largest value that may follow the cuts which no other episode runs past; infinite without a discount.
+    """The least and the largest value, over all episodes, of what may follow the cuts that no other episode runs past.
 
-    Bounded by the rewards of the log: lost * gamma^longest * reward / (1 - gamma), with the largest discount of any logged
-    step where the log has a `time_unit`.
+    Each is lost * gamma^longest * reward / (1 - gamma), with the least, or the largest, logged reward, or 0 where that is
+    further out; with a horizon the sum of gamma^t ends there. Where the log has a `time_unit`, gamma is the largest discount
+    of any logged step. Without a horizon and at a discount of 1 nothing bounds it: it is infinite, or 0 where no more than
+    `MAXIMUM_LOST` of the weight is lost, which the health check lets pass.
+
+    Args:
+        log: the episodes.
+        estimand: which quantity is estimated.
+        lost: share of the episodes' weight that ends in such cuts.
+        longest: steps of the longest episode.
     """
     if lost == 0 or (estimand.horizon is not None and longest >= estimand.horizon):
         return 0.0, 0.0
@@ -47,7 +55,14 @@ def what_follows(log: Dataset, estimand: Estimand, lost: float, longest: int) ->
 
 
 def what_untried_actions_may_do(decisions: float, attainable: tuple[float, float]) -> tuple[float, float]:
-    """By how much a value may lie below and above its estimate, since so many decisions an episode are on unknown actions."""
+    """By how much a value may lie below and above its estimate for the actions that the behaviour never takes.
+
+    An episode with such an action may return anything attainable.
+
+    Args:
+        decisions: how many such actions the policy takes in an episode, on average.
+        attainable: the least and the largest return.
+    """
     if decisions <= 0:
         return 0.0, 0.0
     reach = min(decisions, 1.0) * (attainable[1] - attainable[0])

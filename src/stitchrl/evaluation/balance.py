@@ -1,13 +1,14 @@
-"""Tests of ratios on functions that they were not made from: whether they can be those of this policy on this log.
+"""Tests of ratios on functions that they were not made from: could they be the ratios of this policy on this log?
 
 For any function g of the observation, right ratios rho = policy / behaviour and right ratios of state visits w obey
 
     calibration   E[ sum_t (rho_t - 1) g(s_t) ] = 0
     balance       E[ g(s_0) - sum_t w_t rho_t (g(s_t) - gamma (1 - terminated) g(s_{t+1})) ] = 0
 
-Calibration fails where propensities are wrong, logged or fitted; balance fails where the log does not go where the policy
-goes. Weights that were solved for on some features obey balance on these by construction, so g must be others: here
-indicators of regions of the observation space, which sum to 1 and so include the constant.
+Calibration fails where propensities, logged or fitted, are wrong. Balance fails where the log does not go where the policy
+goes (the balance of visits is that of Liu, Li, Tang, Zhou 2018, arXiv 1810.12429). Weights that were solved for on some
+features obey balance on these by construction, so g must be other functions: here indicators of regions of the observation
+space, which sum to 1 and so include the constant.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ __all__ = [
 ]
 
 SAMPLE_ROWS = 32_768
+"""Rows that regions are found on, at most; and rows whose regions are looked up at once."""
 DRAWS_LOOKED_AT = 4
-"""Drawn actions of each state that a test of balance looks at."""
+"""How many of the drawn actions of each state a test of balance uses."""
 
 
 class JointTest(NamedTuple):
     """A test that several expectations are all 0.
 
     Attributes:
-        size: how far from 0 they are together, as a share of what it is compared with.
+        size: how far from 0 they are together, as a share; each test says of what.
         p_value: chance of a deviation as large or larger if all were 0; 1 where nothing can be tested.
     """
 
@@ -67,7 +69,7 @@ class RegionIndex:
         self.first = log.episode_start[:-1]
 
     def sums(self, region: NumpyArray, values: Float[NumpyArray, " N"]) -> Float[NumpyArray, "n K"]:
-        """For each episode, the sum of a number of each transition, by region."""
+        """(n, K) the sums over each episode of the (N,) numbers of its transitions, by the (N,) region of each."""
         n = len(self.first)
         cells = np.bincount(self.episode * self.count + region, values, minlength=n * self.count)
         return cells.reshape(n, self.count)
@@ -102,14 +104,14 @@ def calibration_test(
     units: Units,
     noise: Float[NumpyArray, "K K"] | None = None,
 ) -> JointTest:
-    """Whether the ratios of the logged actions average 1 in every region; `size`: mean |average - 1| over the rows.
+    """Whether the ratios of the logged actions average 1 in every region; `size` is the mean over rows of |average - 1|.
 
     Args:
-        regions: of the log.
-        ratio: of each logged action.
+        regions: the regions of the log's observations.
+        ratio: (N,) policy / behaviour probability of each logged action.
         units: which episodes are independent.
-        noise: covariance of the sums of the ratios over each region that these rows do not show, such as what comes from
-            the fit of the behaviour, or `unseen_spread`.
+        noise: (K, K) covariance, over the regions, of the sums of the ratios that these rows do not show by themselves: the
+            part that comes from the fit of the behaviour, or `unseen_spread`.
     """
     found = regions.sums(regions.here, ratio - 1.0)
     rows = np.bincount(regions.here, minlength=regions.count)
@@ -125,8 +127,15 @@ def balance_of_choices(
 ) -> JointTest:
     """Whether weighted discrete actions are as likely under the policy as the policy's own, in every region.
 
-    Weights W of state and action together obey E[ sum_t W_t (pi(a_t|s_t) - sum_a pi(a|s_t)^2) g(s_t) ] = 0; weights that follow
-    the policy's states and not its actions do not. `size` is the deviation as a share of the second term.
+    Right weights W of state and action together obey E[ sum_t W_t (pi(a_t|s_t) - sum_a pi(a|s_t)^2) g(s_t) ] = 0; weights that
+    follow the policy's states but not its actions do not. `size` is the deviation as a share of the second term.
+
+    Args:
+        regions: the regions of the log's observations.
+        probs: (N, A) the policy's probabilities.
+        action: (N,) the logged actions.
+        weights: (N,) weight of each transition.
+        units: which episodes are independent.
     """
     likely = np.take_along_axis(probs, action[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)
     own = (probs.astype(np.float64) ** 2).sum(1)
@@ -138,14 +147,14 @@ def balance_of_choices(
 def unseen_spread(
     regions: RegionIndex, ratio: Float[NumpyArray, " N"], expected_square: Float[NumpyArray, " N"]
 ) -> Float[NumpyArray, "K K"]:
-    """The variance that the ratios of each region should have, as far as they do not show it.
+    """(K, K) diagonal: the variance that the ratios of each region should have, less what they show.
 
     Where rare actions have large ratios and none of them was drawn, all ratios of a region are a little below 1 and hardly
-    differ: a test by their own spread would call right propensities wrong.
+    differ. A test by their own spread would then call right propensities wrong.
 
     Args:
-        regions: of the log.
-        ratio: of each logged action.
+        regions: the regions of the log's observations.
+        ratio: (N,) policy / behaviour probability of each logged action.
         expected_square: (N,) mean square of the ratio over the actions of the behaviour, sum_a pi(a|s)^2 / b(a|s).
     """
     with np.errstate(over="ignore"):
@@ -162,20 +171,20 @@ def balance_test(
     *,
     start: Float[NumpyArray, " n"] | None = None,
 ) -> JointTest:
-    """Whether the weights carry the first states through the log; `size`: share of them that is gained or lost.
+    """Whether the weights carry the first states through the regions; `size` is the share that is gained or lost on the way.
 
     Args:
-        log: on which the weights are.
-        regions: of the log.
-        weights: of the transitions.
+        log: the log that the weights are on.
+        regions: the regions of its observations.
+        weights: (N,) weight of each transition, gamma^t included.
         gamma: discount.
         units: which episodes are independent.
-        start: how much each first state counts, 1 on average; None: each counts 1.
+        start: (n,) how much each first state counts, 1 on average; None: each counts 1.
     """
     go_on = weights * log.discount(gamma) * log.can_bootstrap
     found = regions.sums(regions.next, go_on) - regions.sums(regions.here, weights)
     found[np.arange(len(found)), regions.here[regions.first]] += 1.0 if start is None else start
-    # Of long episodes more flows through each region: the share is of all that comes there, starts and steps.
+    # In long episodes more flows through each region: the share is that of all arrivals, first states and later ones.
     through = 1.0 + float(np.abs(go_on).sum()) / len(found)
     return JointTest(float(np.abs(found.mean(0)).sum()) / through, joint_p_value(found, units))
 
@@ -183,12 +192,12 @@ def balance_test(
 def mass_test(log: Dataset, weights: Float[NumpyArray, " N"], gamma: float, units: Units) -> JointTest:
     """Whether the weights carry every episode to one end: E[ sum_t W_t (1 - gamma (1 - terminated)) ] = 1, the balance of g = 1.
 
-    The balance in regions is measured against all that flows through them, so that of long episodes it does not see weights
-    that are all too large by a common factor. `size` is the share of the episodes that is gained or lost.
+    `balance_test` compares with all that flows through the regions, so that in long episodes it does not notice weights that
+    are all too large by a common factor. `size` is the share of the episodes that is gained or lost.
 
     Args:
-        log: on which the weights are.
-        weights: of the transitions, gamma^t included.
+        log: the log that the weights are on.
+        weights: (N,) weight of each transition, gamma^t included.
         gamma: discount.
         units: which episodes are independent.
     """
@@ -207,10 +216,12 @@ def balance_of_actions(
 ) -> JointTest:
     """Whether the weights carry the first states and actions through regions of observation and action together.
 
+    `size` is the share that is gained or lost on the way.
+
     Args:
-        log: with continuous actions.
-        draws, next_draws: actions of the policy at the states and at the next states.
-        weights: of the logged transitions, state and action together.
+        log: a log with continuous actions.
+        draws, next_draws: (N, K, D) actions of the policy at the states and at the next states.
+        weights: (N,) weight of each logged transition, state and action together, gamma^t included.
         gamma: discount.
         units: which episodes are independent.
     """
@@ -254,8 +265,17 @@ def _scale(values: Float[NumpyArray, "rows D"]) -> tuple[NumpyArray, NumpyArray]
 def joint_p_value(
     found: Float[NumpyArray, "n K"], units: Units, noise: Float[NumpyArray, "K K"] | None = None
 ) -> float:
-    """Hotelling's test that the means of all columns are 0, over independent units; `noise` is added to the covariance of
-    the sums."""
+    """Hotelling's test (1931) that the means of all columns are 0, over independent units.
+
+    Args:
+        found: (n, K) numbers of each episode.
+        units: which episodes are independent.
+        noise: (K, K) further covariance of the columns' sums over all units; None: no more than the units show.
+
+    Returns:
+        The chance of so large a deviation if all means were 0. It is 1 where there are too few units to tell, and 0 where
+        the numbers are the same in all units and are not 0, or not finite.
+    """
     if not found.shape[1]:
         return 1.0
     sums = units.sums(found)

@@ -1,4 +1,4 @@
-"""Health checks on ratios: whether what is weighed by them balances, and whether they are calibrated."""
+"""Health checks of ratios: whether what they weigh is in balance, and whether they are calibrated."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 TERMINATION_SLACK = 0.1
-"""By how much the chances of ending, each normalised at its own step, may sum away from 1."""
+"""How far the sum of the chances of ending, each normalised at its own step, may be from 1."""
 MAXIMUM_IMBALANCE = 0.2
 """Largest `Refit.imbalance` at which the refitted FQE is trusted."""
 UNLIKELY = 1e-3
-"""Chance below which a deviation of the ratios is not taken to be luck."""
+"""Chance below which a deviation of the ratios is not put down to luck."""
 CALIBRATION_SLACK = 0.02
-"""By how much the ratios of the logged actions may average away from 1 in regions of the observations."""
+"""How far the average of the ratios of logged actions in regions of the observations may be from 1."""
 BALANCE_SLACK = 0.1
 """Share of the first states that the weights may gain or lose on their way through the regions of the observations."""
 MAXIMUM_OUTSIDE = 0.05
@@ -43,13 +43,17 @@ def check_termination_mass(mass: float) -> Check:
     sentence = (
         f"{seen}, where 1 is expected."
         if passed
-        else f"{seen} where 1 is expected: rewards at the end of episodes are counted by that much."
+        else f"{seen} where 1 is expected: a reward at the end of an episode counts {mass:.2f} times."
     )
     return Check("termination-mass", mass, 1.0, passed, sentence)
 
 
 def check_balance(imbalance: float) -> Check:
-    """Where no logged decisions lead the policy's way, no weights can carry the correction there."""
+    """Where no logged decisions lead where the policy goes, no weights can carry the correction there.
+
+    Args:
+        imbalance: `Refit.imbalance`.
+    """
     passed = imbalance <= MAXIMUM_IMBALANCE
     seen = f"The weights leave {imbalance:.0%} of the first states' features unbalanced"
     if passed:
@@ -60,14 +64,14 @@ def check_balance(imbalance: float) -> Check:
 
 
 def check_regional_balance(test: JointTest) -> Check:
-    """Weights that belong to this policy and this log carry what starts an episode to where it ends."""
+    """Right weights lead from the first states of the episodes through every region to their ends."""
     return _balance_of("regional-balance", "of the observations", "where the policy goes", test)
 
 
 def check_carried_mass(test: JointTest) -> Check:
     """Right ratios of visits carry each episode to one end; ratios that are all too large or too small do not."""
     passed = test.p_value >= UNLIKELY or test.size <= BALANCE_SLACK
-    seen = f"Counted by their weights, the episodes end once on average, but for {test.size:.1%}"
+    seen = f"By the weights, each episode should end once on average, which is off by {test.size:.1%}"
     if passed:
         sentence = f"{seen} (at most {BALANCE_SLACK:.0%}, or no more than chance explains)."
     else:
@@ -84,15 +88,13 @@ def check_action_balance(test: JointTest) -> Check:
 
 
 def check_choice_balance(test: JointTest) -> Check:
-    """Weights of state and action that know no propensity must follow the policy's discrete actions."""
+    """Weights of state and action that use no propensities must still follow the policy's discrete actions."""
     passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    seen = f"The weighted actions are as likely under the policy as its own are, but for {test.size:.1%}"
+    seen = f"Under the policy the weighted actions should be as likely as its own, which is off by {test.size:.1%}"
     if passed:
         sentence = f"{seen} (at most {CALIBRATION_SLACK:.0%}, or no more than chance explains)."
     else:
-        sentence = (
-            f"{seen}, more than chance explains (p = {test.p_value:.1g}): the weights do not do what the policy does."
-        )
+        sentence = f"{seen}, more than chance explains (p = {test.p_value:.1g}): the weights do not follow the policy's actions."
     return Check("action-balance", test.size, CALIBRATION_SLACK, passed, sentence)
 
 
@@ -117,7 +119,7 @@ def _balance_of(key: str, regions: str, lacking: str, test: JointTest) -> Check:
 def check_calibration(test: JointTest, *, fitted: bool) -> Check:
     """Ratios to the behaviour's true probabilities average 1 over the logged actions, in every part of the log."""
     passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
-    seen = f"The ratios of the logged actions average away from 1 by {test.size:.1%} over regions of the observations"
+    seen = f"Over regions of the observations the mean ratio of the logged actions differs from 1 by {test.size:.1%}"
     if passed:
         why = (
             f"at most {CALIBRATION_SLACK:.0%}"
@@ -134,11 +136,11 @@ def check_calibration(test: JointTest, *, fitted: bool) -> Check:
 
 
 def check_density_at_atoms(weight: float, share: float) -> Check:
-    """A density of the policy and a probability of the behaviour are in different units: their quotient is no ratio.
+    """On a bound the policy has a density and the behaviour a probability; their quotient is no ratio.
 
     Args:
         weight: share of all weight that logged actions on bounds have.
-        share: of the logged actions that lie on bounds.
+        share: share of the logged actions that lie on bounds.
     """
     passed = weight <= LEAST_SHARE
     seen = f"{share:.1%} of the logged actions lie exactly on a bound, where the policy never is"
@@ -155,7 +157,13 @@ def check_density_at_atoms(weight: float, share: float) -> Check:
 
 
 def check_clipping(test: JointTest, share: float, *, fitted: bool) -> Check:
-    """Weighted actions lie on the bounds they were clipped to as often as the policy's own."""
+    """Actions that are weighted rightly lie on the bounds they were clipped to as often as the policy's own.
+
+    Args:
+        test: the result of `clipping_test`.
+        share: share of the logged actions that lie on bounds.
+        fitted: whether the behaviour is a fitted model.
+    """
     passed = test.p_value >= UNLIKELY or test.size <= CALIBRATION_SLACK
     seen = (
         f"{share:.1%} of the logged actions lie exactly on a bound; weighted, their share differs from the policy's by "
@@ -175,14 +183,18 @@ def check_clipping(test: JointTest, share: float, *, fitted: bool) -> Check:
 
 
 def check_untested_clipping(share: float) -> Check:
-    """Without a policy that can be asked, nothing tells what its numbers on bounds are."""
+    """Where only logged numbers of the policy are known, nothing tells whether those on bounds are probabilities.
+
+    Args:
+        share: share of the logged actions that lie on bounds.
+    """
     return Check(
         "clipping",
         None,
         CALIBRATION_SLACK,
         False,
         f"{share:.1%} of the logged actions lie exactly on a bound, and nothing tells whether the policy's numbers there are "
-        "probabilities or densities. Evaluate a policy that can be asked.",
+        "probabilities or densities. Evaluate a policy that can be asked for actions at any observation.",
     )
 
 
@@ -202,5 +214,5 @@ def check_untested_calibration() -> Check:
         None,
         CALIBRATION_SLACK,
         False,
-        "The policy has no density, so there are no ratios that could test how the logged actions came about.",
+        "The policy has no density, so there are no ratios by which the logged actions could be checked.",
     )

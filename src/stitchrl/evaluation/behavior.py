@@ -26,9 +26,13 @@ __all__ = [
 
 
 class BehaviorProbabilities(NamedTuple):
-    """(N,) log-probability of the logged action under the behaviour, (N, A) of every action, and where they are from.
+    """The behaviour's probabilities of N logged decisions.
 
-    Of continuous actions `log_prob` is the log-density in logged units, and `probs` is None.
+    Attributes:
+        log_prob: (N,) logarithm of the probability of the logged action; over continuous actions that of its density, in
+            logged units.
+        probs: (N, A) probability of every action; None where it is not known, and over continuous actions.
+        fitted: whether they are a fitted model's, and not the log's own.
     """
 
     log_prob: Float[NumpyArray, " N"]
@@ -68,7 +72,8 @@ def join_behavior(parts: Sequence[BehaviorProbabilities], order: Int[NumpyArray,
 
 
 def logged_return(episodes: Episodes) -> Contributions:
-    """The behaviour's own value: the mean return; where episodes were cut, the others take over their weight."""
+    """The behaviour's own value: the mean return. Where episodes were cut, those that run on take over their weight
+    (`evaluation/weights.py`)."""
     if episodes.terminated.all():
         return Contributions.average(episodes.returns)
     unit = cumulative_weights(episodes, np.zeros(int(episodes.index.max()) + 1))

@@ -1,4 +1,4 @@
-"""The contract of a model of the behaviour: what it is fitted to, what a fit is, and what its noise does to an estimate.
+"""The contract of a model of the behaviour: what it is fitted to, what it gives, and what its noise does to an estimate.
 
 A model is an object without state, one a file in `behavior_models/`, listed in `behavior_registry.py`.
 """
@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 HELD_OUT = 0.2
-"""Share of the episodes that choose the settings of a model, and the model."""
+"""Share of the episodes that is held out to choose the settings of a model, and between models."""
 UNIFORM = 0.01
-"""Share of a uniform choice among the allowed actions in every model: one that extrapolates would otherwise call an action
-impossible that was taken, and a single ratio would outweigh all others."""
+"""Share of a uniform choice among the allowed actions that is mixed into every model. A model that extrapolates would otherwise
+call an action that was taken impossible, and the ratio of that single action would outweigh all others."""
 LEAST_PROBABILITY = 1e-8
-"""Floor of the probability of a logged action: far below any that matters, so that no ratio is infinite."""
+"""Least probability of a logged action: far below any that matters, and above 0, so that no ratio is infinite."""
 
 
 @runtime_checkable
@@ -55,7 +55,7 @@ class ProbabilitiesOnly(Protocol):
 
 
 BehaviorPolicy = DiscretePolicy | RescaledPolicy | ProbabilitiesOnly
-"""What a fitted behaviour acts by: probabilities of discrete actions, or a density of continuous ones in logged units."""
+"""The policy of a fitted behaviour: probabilities of discrete actions, or a density of continuous ones in logged units."""
 
 
 class FitEffect(NamedTuple):
@@ -79,7 +79,7 @@ class FitNoise(Protocol):
 
         Args:
             log: the episodes that the numbers are computed from.
-            gradient: derivative of each number by the logarithm of the behaviour's probability of each logged action.
+            gradient: (N, K) derivative of each number by the logarithm of the behaviour's probability of each logged action.
         """
 
 
@@ -88,13 +88,13 @@ class FittedBehavior:
     """A fitted model of the behaviour.
 
     Attributes:
-        name: of the model.
+        name: name of the model, a key of `BEHAVIOR_MODELS`.
         policy: acts as the behaviour does; probabilities of discrete actions, or a density of continuous ones.
         scores: (rows,) log-likelihood of each logged action of the episodes that were held out when it was fitted.
         noise: what the noise of its fit does to estimates; None where that is not known.
         optimism: by how many nats a logged action the fit predicts episodes that it saw better than the same fit without
-            them does; None where the model is not of maximum likelihood on all its episodes.
-        tried: name -> held-out log-likelihood of each model that was tried.
+            them does; None where the model is not fitted by maximum likelihood to all its episodes.
+        tried: name -> mean held-out log-likelihood of each model that was tried.
     """
 
     name: str
@@ -116,7 +116,7 @@ class BehaviorData:
 
     Attributes:
         whole: all of them.
-        settings: of the fits.
+        settings: how models are fitted.
     """
 
     whole: Dataset
@@ -133,12 +133,12 @@ class BehaviorData:
 
     @property
     def train(self) -> Dataset:
-        """The episodes that settings are tried on; all of them where there is but one, or one group of them."""
+        """The episodes that models with each setting are fitted to; all of them where there is one episode, or one group."""
         return self._parts[0]
 
     @property
     def held_out(self) -> Dataset:
-        """The episodes that choose between settings, and between models."""
+        """The episodes that choose between settings and between models; all of them where there is one episode, or one group."""
         return self._parts[1]
 
 
@@ -189,10 +189,12 @@ def by_episode(values: Float[NumpyArray, "N K"], start: Sequence[int] | NumpyArr
 
 
 def first_of_the_best(scores: Sequence[Float[NumpyArray, " rows"]], held_out: Dataset) -> int:
-    """The first of several models whose held-out likelihood is within one standard error of the largest.
+    """The number of the first of several models whose held-out likelihood is within one standard error of the largest.
+
+    The standard error is that of the difference to the best, over independent units (Breiman and others 1984).
 
     Args:
-        scores: log-likelihood of each held-out action under each model.
+        scores: for each model, (rows,) log-likelihood of each held-out action.
         held_out: the episodes of these actions.
     """
     units = Units(held_out.num_episodes, held_out.group)

@@ -1,7 +1,7 @@
 """How a network that models the behaviour is trained: with early stopping on episodes that it does not learn from.
 
-It is looked at a few times in as many updates as FQE gets, and the state that predicts the held-out episodes best is kept.
-One number that says how sure it is of its actions is then chosen on the same episodes (`best_number`).
+The network is judged on the held-out episodes `LOOKS` times in as many updates as FQE makes, and the state that predicts them
+best is kept. One number that says how sure it is of its actions is then chosen on the same episodes (`best_number`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from stitchrl.training.stopping import EarlyStop
 __all__ = ["best_number", "train_on_behavior"]
 
 MOST_TIMES = 5
-"""The network gets at most so many times the updates of FQE."""
+"""The most updates of the network, as a multiple of those of FQE."""
 LOOKS = 4
-"""Looks at the held-out episodes in as many updates as FQE gets; after as many without a better state it stops."""
+"""How often it is judged on the held-out episodes in as many updates as FQE makes; after so many updates without a better state
+it stops."""
 
 
 def train_on_behavior(algorithm: Algorithm, data: BehaviorData, scaling: Scaling) -> DiscretePolicy | RescaledPolicy:
-    """The policy, before raw observations, of the state that predicts held-out episodes best."""
+    """The policy of the state that predicts held-out episodes best, on raw observations and with actions in logged units."""
     settings = data.settings
     best = _Best(algorithm, scaling, data.held_out)
     every = max(1, settings.updates // LOOKS)
@@ -57,13 +58,13 @@ def train_on_behavior(algorithm: Algorithm, data: BehaviorData, scaling: Scaling
 def best_number(
     policy_of: Callable[[float], Any], unchanged: Any, held_out: Dataset, bounds: tuple[float, float]
 ) -> Any:
-    """The policy of the positive number that predicts held-out episodes best; `unchanged` where none is better than it.
+    """The policy whose number predicts held-out episodes best; `unchanged` where no number does better.
 
     Args:
-        policy_of: gives the policy of a number.
+        policy_of: gives the policy with a positive number, such as a temperature.
         unchanged: the policy as it was trained.
         held_out: episodes that it did not learn from.
-        bounds: least and largest number that are tried, on a logarithmic scale.
+        bounds: the least and the largest number that are tried, both positive; the search is on a logarithmic scale.
     """
     found = optimize.minimize_scalar(
         lambda t: -float(log_likelihoods(policy_of(float(np.exp(t))), held_out).mean()),
@@ -76,7 +77,7 @@ def best_number(
 
 
 class _Best:
-    """Looks at the network while it learns, and keeps the state that predicts the held-out episodes best."""
+    """Judges the network while it learns, and keeps the state that predicts the held-out episodes best."""
 
     def __init__(self, algorithm: Algorithm, scaling: Scaling, held_out: Dataset) -> None:
         self._algorithm, self._scaling, self._held_out = algorithm, scaling, held_out

@@ -1,4 +1,4 @@
-"""The models of the behaviour there are, by name, and the choice between them. A new one is listed here and nowhere else."""
+"""The models of the behaviour by name, and the choice between them. A new model is listed here and nowhere else."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def behavior_title(name: str) -> str:
 
 
 def fit_behavior(log: Dataset, settings: FitSettings, *, maximum_likelihood: bool = False) -> FittedBehavior:
-    """Fit the model of the behaviour that the settings name; "auto" fits those that apply and takes the best.
+    """Fit the model of the behaviour that the settings name; "auto" fits all that apply and takes one of them.
 
-    The best one gives the actions of held-out episodes, a part of `log`, the largest likelihood. A simpler model is preferred
-    while it is within one standard error of the best (Breiman and others 1984): the settings of each were chosen on the same
-    episodes, and a richer one has had more to choose from.
+    The best model gives the actions of held-out episodes, a part of `log`, the largest likelihood. The simplest model that is
+    within one standard error of the best is taken (Breiman and others 1984): the settings of each were chosen on the same
+    episodes, and a richer model had more settings to choose from.
 
     Args:
         log: episodes to fit to.
-        settings: of the fit.
-        maximum_likelihood: take only models that are fitted by maximum likelihood to all episodes.
+        settings: how models are fitted, and which model is asked for.
+        maximum_likelihood: whether to take only models that are fitted by maximum likelihood to all episodes.
 
     Raises:
         EvaluationError: the model that was asked for cannot be fitted to such a log, or none can.

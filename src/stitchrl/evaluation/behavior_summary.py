@@ -1,4 +1,4 @@
-"""What is to be said of a fitted behaviour beside the estimates that rest on it."""
+"""A summary of a fitted behaviour: which model it is, how well it predicts, and how well it is calibrated."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class BehaviorSummary:
     """A fitted behaviour.
 
     Attributes:
-        names: the model, or with cross-fitting that of each half.
+        names: name of the model, or with cross-fitting that of each half.
         title: the models in words.
-        held_out: mean log-likelihood of a logged action on episodes that no fit saw, averaged over the fits; these chose
-            the model, and are not the episodes of the estimates.
-        tried: name -> the same for each model that was tried.
-        curve: its calibration on the episodes of the estimates, by probabilities of discrete actions, or by the
+        held_out: mean log-likelihood of a logged action, in nats, on the episodes that were held out to choose the model,
+            averaged over the fits. They are not the episodes of the estimates.
+        tried: name -> the same number for each model that was tried.
+        curve: the calibration on the episodes of the estimates: of the probabilities of discrete actions, or by the
             probability integral transform of continuous ones.
     """
 

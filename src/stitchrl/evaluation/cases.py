@@ -36,12 +36,12 @@ def cases_of(fits: Fits, units: Units, *, over_last: bool = False) -> list[Case]
 
 
 def draft_of(estimator: Estimator, case: Case) -> Draft:
-    """What an estimator makes of a case; where it refuses, why."""
+    """The draft that an estimator makes of a case; where it refuses, a draft without an estimate that says why."""
     refusal = estimator.refusal(case.log, case.estimand, [case.policy])
     if refusal is None and case.estimand.time_unit is not None and not getattr(estimator, "irregular_time", False):
         refusal = (
-            f"{estimator.name} discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
-            f"{case.estimand.time_unit}. Leave `time_unit` out to count steps."
+            f"{estimator.name} discounts by steps, but the schema of this log has a `time_unit`, so that gamma is per "
+            f"{case.estimand.time_unit}. Leave `time_unit` out of the schema to count steps."
         )
     if refusal is None and not getattr(estimator, "logged_actions_suffice", False):
         refusal = refusal_of_unknown_actions(estimator.name, case.log, case.fits.fits.policies)

@@ -1,13 +1,14 @@
-"""A test of ratios where actions lie on bounds that they were clipped to: whether they are quotients of probabilities there.
+"""A test of the ratios of actions that were clipped to bounds: are they quotients of probabilities there, and not of densities?
 
-On an atom k of the actions (`data/atoms.py`) right ratios rho = policy / behaviour obey, at every state,
+An atom is a bound on which many actions lie exactly (`data/atoms.py`). On an atom k right ratios rho = policy / behaviour obey,
+at every state,
 
     E_b[ rho 1{a on k} ] = P_policy(a on k)
 
-whose right side is known from actions that are drawn from the policy. It fails where a density stands for the probability on
-either side: of a policy that is not clipped, of a fit that does not know the bounds, or of propensities that were logged
-before the action was clipped. Wrong ratios may be so large that their own spread hides them: those that are cut off at a
-constant have at most the expectation of the policy's share, and are tested as well.
+whose right side is known from actions that are drawn from the policy. It fails where a density takes the place of a probability
+in the ratio: that of a policy that is not clipped, of a fit that does not know the bounds, or of propensities that were logged
+before the action was clipped. Wrong ratios may be so large that their own spread hides them from the test. So ratios that are
+cut off at a constant are tested as well, whose expectation is at most the policy's share.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ __all__ = ["OnAtoms", "clipping_test", "on_atoms"]
 
 
 CAP = 5.0
-"""Where ratios are cut off for the test that none of them can hide from."""
+"""Where ratios are cut off for the second test."""
 SELDOM = 0.1 * LEAST_SHARE
-"""A policy of which a smaller share of the drawn actions lies on atoms has none: a density near a bound puts a few there."""
+"""Largest share of drawn actions on an atom at which a policy counts as having none: a density near a bound puts a few there."""
 
 
 class OnAtoms(NamedTuple):
     """Which actions lie on each of K atoms.
 
     Attributes:
-        logged: (N, K) of the logged actions.
-        drawn: (N, K) share of the actions that the policy draws at the same states.
+        logged: (N, K) whether each logged action does.
+        drawn: (N, K) share of the actions that the policy draws at the same states which do.
     """
 
     logged: Bool[NumpyArray, "N K"]
@@ -70,14 +71,16 @@ def clipping_test(
     units: Units,
     noise: Float[NumpyArray, "K K"] | None = None,
 ) -> JointTest:
-    """Whether the weighted actions lie on each atom as often as the policy's; `size`: the largest difference of the shares.
+    """Whether the weighted actions lie on each atom as often as the policy's; `size` is the largest difference of the shares.
+
+    The p-value is that of the two tests together (Bonferroni).
 
     Args:
         on: which actions lie on atoms.
-        ratio: of each logged action.
-        start: the first row of each episode.
+        ratio: (N,) policy / behaviour of each logged action.
+        start: (n,) the first row of each episode.
         units: which episodes are independent.
-        noise: covariance of the sums over all rows that comes from the fit of the behaviour.
+        noise: (K, K) covariance of the sums over all rows that comes from the fit of the behaviour; None without one.
     """
     found = np.add.reduceat(ratio[:, None] * on.logged - on.drawn, start, axis=0)
     capped = np.add.reduceat(np.minimum(ratio, CAP)[:, None] * on.logged - on.drawn, start, axis=0)

@@ -1,7 +1,7 @@
-"""A finite horizon: the log of the first H steps, and observations that tell the time.
+"""A finite horizon: the log of the first H steps, and observations that tell the step.
 
 The value of the first H steps of an episode depends on how many of them are left, so a Q of observations alone cannot
-hold it, however long it is fitted. Three changes of the log make the finite horizon an ordinary problem, to which
+represent it, however long it is fitted. Three changes of the log make the finite horizon an ordinary problem, to which
 fitted Q evaluation, its refit and the doubly robust estimates apply as they are (Sutton and Barto 2018, section 3.4):
 
     (1)  rows after the first H steps are dropped: nothing that is estimated depends on them
@@ -9,10 +9,10 @@ fitted Q evaluation, its refit and the doubly robust estimates apply as they are
     (3)  every observation gets columns that tell the step, so that Q(s, t, a) and the weights of (s, t) may differ by step
 
 With t the step and H - t the steps that are left, the columns are t / H and 2^{-(H - t) / h} for h = 1, 2, 4, 8. The
-first is for what changes at the same pace throughout. The others are for the final steps, where the value of a state
-falls to 0 within as many steps as the world takes to forget the state, whatever H is.
+first is for what changes at the same pace throughout. The others are for the final steps, in which the value of a state
+falls to 0 at a pace that depends on the world and not on H.
 
-The policy and a fitted behaviour never see the clock: they are asked with the observations of the log.
+The policy and a fitted behaviour never see these columns: they are asked with the observations of the log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["clock", "first_steps", "with_clock"]
 
 HALVINGS = (1, 2, 4, 8)
-"""Steps in which a column of the final steps doubles."""
+"""h: steps in which a column for the final steps doubles."""
 
 
 def first_steps(log: Dataset, horizon: int | None) -> Dataset:
@@ -58,7 +58,7 @@ def with_clock(log: Dataset, horizon: int | None) -> Dataset:
     None gives the log itself.
 
     Args:
-        log: what `first_steps` gives; observations are vectors.
+        log: a log that `first_steps` gave, whose observations are vectors.
         horizon: H, at least the length of every episode.
     """
     if horizon is None:
@@ -85,6 +85,6 @@ def with_clock(log: Dataset, horizon: int | None) -> Dataset:
 
 
 def clock(step: Int[NumpyArray, " n"], horizon: int) -> Float[NumpyArray, "n columns"]:
-    """(n, 5) float32 columns that tell each step, 0 to H, of a horizon of H steps."""
+    """(n, 5) float32 columns that tell the step, from 0 to H, of a horizon of H steps."""
     final = [np.exp2((step - horizon) / steps) for steps in HALVINGS]
     return np.stack([step / horizon, *final], axis=1).astype(np.float32)

@@ -1,8 +1,8 @@
 """What confirms a primary gain: propensities that were logged and are calibrated, or, with a fitted behaviour, three tests.
 
 A fitted behaviour sees the observations only. Where something else decided the actions as well, its ratios are wrong, the
-fitted Q is wrong in the same direction, and every interval can lie on the wrong side of the truth with all its health
-checks held. So a gain that rests on a fitted behaviour needs evidence that nothing of the kind went on.
+fitted Q is wrong in the same direction, and every interval can lie on the wrong side of the truth although every health check
+passes. So a gain that rests on a fitted behaviour needs evidence that no such hidden cause was at work.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 __all__ = ["NO_MEMORY", "RECORDED", "Confirmation"]
 
 FITTED_COVERED = False
-"""A fitted behaviour gives no GO: where a weak cause acts in every decision of long episodes, all other conditions held for a
-policy that is worse (benchmarks/results/weak_causes.md), although intervals cover (benchmarks/results/coverage.md)."""
+"""Whether a fitted behaviour may give GO. It may not: where a weak cause acted in every decision of long episodes, a policy
+that is worse met all other conditions (benchmarks/results/weak_causes.md). Without a hidden cause its intervals do cover
+(benchmarks/results/coverage.md)."""
 NOT_COVERED = (
     "A fitted behaviour gives no GO: a weak cause that is hidden in every decision can make a worse policy pass every other "
     "condition (benchmarks/results/weak_causes.md), and no log shows it. Log the probability of each action that was taken."
 )
 
 CONTINUOUS_COVERED = False
-"""Continuous actions may give GO once benchmarks/results/continuous.md shows that intervals cover; so far of too few logs."""
+"""Whether continuous actions may give GO: not before benchmarks/results/continuous.md shows on enough logs that intervals
+cover."""
 CONTINUOUS_NOT_COVERED = (
     "Intervals over continuous actions have not been shown to cover on enough logs "
     "(benchmarks/results/continuous.md), so they give no GO yet."
@@ -50,11 +52,12 @@ class Confirmation:
         history: whether the past predicts the logged actions beyond the observation; None where it was not looked at.
         sensitivity: the hidden causes, in one decision and in every one, that would overturn the gain; None where they
             were not computed.
-        minimum_odds_ratio: the least cause in one decision that a gain from a fitted behaviour must withstand.
+        minimum_odds_ratio: the strength of a hidden cause in one decision, as an odds ratio, that a gain from a fitted
+            behaviour must withstand.
         model: what was fitted as the behaviour, in words; "" where it was logged.
-        covered: whether it is published how often intervals with a fitted behaviour cover.
-        continuous: whether the log's actions are.
-        continuous_covered: whether intervals over such actions have been shown to cover.
+        covered: whether published results permit a GO from a fitted behaviour.
+        continuous: whether the log's actions are continuous.
+        continuous_covered: whether published results permit a GO over continuous actions.
     """
 
     fitted: bool
@@ -74,8 +77,8 @@ class Confirmation:
             return [
                 (
                     False,
-                    f"{name} does not weigh actions by their propensities, so that these were logged confirms nothing: what "
-                    "decided the actions and is not in the observations would go unseen.",
+                    f"{name} does not weigh actions by their propensities, so that logged propensities do not confirm it: a "
+                    "cause that decided the actions and is not in the observations would go unnoticed.",
                 ),
                 *uncovered,
             ]
@@ -108,7 +111,7 @@ class Confirmation:
     def _strength(self) -> str:
         assert self.sensitivity is not None
         more = "more than " if self.sensitivity.odds_ratio >= LARGEST else ""
-        return f"hidden odds of {more}{self.sensitivity.odds_ratio:.2f}"
+        return f"a hidden cause with an odds ratio of {more}{self.sensitivity.odds_ratio:.2f}"
 
     def _strength_in_every(self) -> str:
         found = None if self.sensitivity is None else self.sensitivity.every_decision
@@ -117,20 +120,22 @@ class Confirmation:
         return f" and of {'more than ' if found >= LARGEST_EVERY else ''}{found:.2f} in every decision"
 
     def _every_decision(self) -> list[tuple[bool, str]]:
-        """What is known about a hidden cause in every decision; nothing is asked of it."""
+        """What is known about a hidden cause in every decision; it is told, and no strength is required."""
         strength = self._strength_in_every().removeprefix(" and of ")
         if not strength:
             return []
         none = "" if self.fitted else f" {RECORDED}"
-        return [(True, f"The gain withstands hidden odds of {strength}, if the cause has no memory.{none}")]
+        said = f"The gain withstands a hidden cause with an odds ratio of {strength}, if the cause has no memory."
+        return [(True, f"{said}{none}")]
 
     def _history(self) -> tuple[bool, str]:
         if self.history is None:
-            return False, "Nobody looked whether the past predicts the logged actions beyond the observation."
+            return False, "It was not checked whether the past predicts the logged actions beyond the observation."
         if self.history.passed is True and not self.history.enough:
+            found = self.history.sentence
             return False, (
-                f"{self.history.sentence} In fewer than {ENOUGH_DECISIONS:,} decisions that have a past it would miss most "
-                "hidden causes."
+                f"In fewer than {ENOUGH_DECISIONS:,} decisions that have a past the history check would miss most hidden causes, "
+                f"though it found none: {found[:1].lower()}{found[1:]}"
             )
         return self.history.passed is True, self.history.sentence
 
@@ -161,18 +166,18 @@ class Confirmation:
             sentence = "The gain is not above the margin, so there is nothing for a hidden cause to overturn."
         elif found >= LARGEST:
             sentence = (
-                f"A hidden cause that changes the odds of the logged action up to {LARGEST:g} times, in any one decision, would "
-                "not overturn the gain."
+                f"A hidden cause that changes the odds of the logged action by a factor of up to {LARGEST:g}, in any one "
+                "decision, would not overturn the gain."
             )
         else:
             sentence = (
-                f"A hidden cause that changes the odds of the logged action {found:.2f} times, in the decision at step "
+                f"A hidden cause that changes the odds of the logged action by a factor of {found:.2f}, in the decision at step "
                 f"{self.sensitivity.step} alone, would overturn the gain. In any other single decision it would have to be "
                 "stronger."
             )
         every = self.sensitivity.every_in_words()
         asked = (
-            f"Since the behaviour is fitted, a gain must withstand {self.minimum_odds_ratio:g}"
+            f"Since the behaviour is fitted, a gain must withstand a factor of {self.minimum_odds_ratio:g}"
             f"{' in its worst single decision' if every else ''}."
             if self.fitted
             else f"Since the propensities are logged, the verdict asks for no strength.{f' {RECORDED}' if every else ''}"
@@ -191,7 +196,7 @@ class Confirmation:
 
 
 def _others(name: str, gains: Mapping[str, Estimate], margin: float) -> list[str]:
-    """Healthy estimates on assumptions unlike the primary's that show a gain, no further from its own than chance may put it."""
+    """Healthy estimates on other assumptions than the primary's that show a gain too, one that agrees with the primary's."""
     return [
         other
         for other, gain in gains.items()
@@ -206,7 +211,10 @@ def _others(name: str, gains: Mapping[str, Estimate], margin: float) -> list[str
 
 
 def _agree(one: Estimate, other: Estimate) -> bool:
-    """Whether two gains lie within two standard errors of both; they share episodes, so less would be expected."""
+    """Whether two gains differ by no more than two standard errors of a difference of independent estimates.
+
+    The two share episodes, so that their difference is expected to vary less than that.
+    """
     if one.value is None or other.value is None or one.standard_error is None or other.standard_error is None:
         return False
     return abs(one.value - other.value) <= 2.0 * math.hypot(one.standard_error, other.standard_error)
@@ -218,9 +226,10 @@ def _second(name: str, gains: Mapping[str, Estimate], margin: float) -> tuple[bo
         several = len(found) > 1
         return (
             True,
-            f"{_and(found)}, on other assumptions, {'are' if several else 'is'} healthy and not against it.",
+            f"{_and(found)}, on other assumptions, {'are' if several else 'is'} healthy and {'show' if several else 'shows'} a "
+            "gain too.",
         )
-    return False, "No second estimate on other assumptions is healthy and not against it: nothing confirms the first."
+    return False, "No second estimate on other assumptions is healthy and shows a gain too: nothing confirms the first."
 
 
 def _and(names: Sequence[str]) -> str:

@@ -1,17 +1,18 @@
-"""Do the estimates of one value agree with each other, and what holds if only one of them is right?
+"""Do the estimates of one value agree with each other, and where does the gain lie if only one of them is right?
 
 Estimates from the same episodes are dependent, so whether their intervals overlap says little. Their difference is a
 statistic of the same episodes, with the influence values
 
     (1)  influence of (a - b) = influence of a - influence of b,   standard error = its spread / sqrt(n)
 
-in which cancels what both share. A pair differs where the difference is too large for chance, by Student's test at a level
+in which what both share cancels. A pair differs where the difference is too large for chance, by Student's test at a level
 divided by the number of pairs (Bonferroni). Then at least one assumption that the two do not share is wrong.
 
     (2)  combined interval = [least lower end, largest upper end] of the healthy gains
 
-An intersection-union statement (Berger 1982): whichever of the gains is right, the true gain lies below the least lower end no
-more often than below that one's own, so (2) covers as often as the best of them, without any correction for their number.
+This is an intersection-union statement (Berger 1982). Suppose that one of the gains is right. The true gain lies below the least
+lower end no more often than below the lower end of that one, and likewise above. So (2) covers at least as often as the interval
+of the right gain, without any correction for their number.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class Pair:
 
     Attributes:
         name, other: the estimators.
-        difference: the first value less the second.
-        standard_error: of the difference, from the joint influence of each episode.
+        difference: the first value minus the second.
+        standard_error: standard error of the difference, from the joint influence of each episode.
         p_value: how often chance alone makes so large a difference where both are right.
-        differs: whether that is less often than the level, divided by the number of pairs.
+        differs: whether `p_value` is below the level divided by the number of pairs.
     """
 
     name: str
@@ -73,10 +74,10 @@ class Consistency:
     """What the healthy estimates of a policy say together.
 
     Attributes:
-        pairs: every two of them.
+        pairs: every pair of healthy estimates of the value.
         names: the estimators whose gains are healthy and have an interval.
         lower, upper: the combined interval of the gain; None where there is no such gain.
-        confidence: two-sided, of the combined interval if one of the gains is right.
+        confidence: two-sided coverage of the combined interval if one of the gains is right.
     """
 
     pairs: tuple[Pair, ...]
@@ -118,9 +119,9 @@ def consistency_of(
 
     Args:
         values: the drafts of the values of one policy, by estimator.
-        estimates, gains: what they gave.
+        estimates, gains: the estimates of the value and of the gain, by estimator.
         behavior_noise: gives the variance that the fit of the behaviour brings to each of several drafts.
-        resampler: gives the standard errors; its confidence is that of the tests too.
+        resampler: gives the standard errors; the level of the tests is 1 minus its confidence.
     """
     healthy = [name for name, one in estimates.items() if one.healthy and one.lower is not None]
     drafts = [(a, b, values[a].over(values[b])) for a, b in itertools.combinations(healthy, 2)]
@@ -140,7 +141,7 @@ def consistency_of(
 
 
 def _pair(a: str, b: str, draft: Draft, noise: float, resampler: Resampler, count: int) -> Pair:
-    """Student's test of one difference, with the larger of the seen and the expected variance, as intervals have it."""
+    """Student's test of one difference, with the larger of the seen and the expected variance, as for intervals."""
     assert draft.statistic is not None
     value, expected = draft.statistic.value(), expected_variance(draft)
     error = max(resampler.standard_error(draft.statistic), 0.0 if expected is None else float(np.sqrt(expected)))

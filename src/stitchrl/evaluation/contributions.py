@@ -43,7 +43,16 @@ class Estimand:
 
     @classmethod
     def of(cls, log: Dataset, gamma: float | None = None, horizon: int | None = None) -> Estimand:
-        """That of a log: by steps, or by time where its schema has a `time_unit`. `gamma` is the schema's by default."""
+        """The estimand on a log: discounted by steps, or by time where the log's schema has a `time_unit`.
+
+        Args:
+            log: gives the unit of time, and the discount where `gamma` is None.
+            gamma: discount; None takes the schema's.
+            horizon: number of steps, 1 or more; None means until terminated.
+
+        Raises:
+            EvaluationError: a horizon below 1.
+        """
         gamma = log.schema.gamma if gamma is None else float(gamma)
         return cls(gamma, horizon, _unit_of(log))
 
@@ -80,7 +89,12 @@ class Contributions:
 
     @classmethod
     def ratios(cls, numerator: Float[NumpyArray, "n K"], denominator: Float[NumpyArray, "n K"]) -> Contributions:
-        """Columns whose numerators are all 0 add nothing, and columns without weight cannot: both are left out."""
+        """The sum of the ratios of columns that count; a column whose numerators, or whose denominators, are all 0 counts as 0.
+
+        Args:
+            numerator: (n, K).
+            denominator: (n, K), at least 0.
+        """
         used = (numerator != 0).any(0) & (denominator.sum(0) > 0)
         if not used.any():
             return cls.average(np.zeros(len(numerator)))
@@ -124,7 +138,8 @@ class Contributions:
 def influence_of_ratios(
     numerator: Float[NumpyArray, "n K"], denominator: Float[NumpyArray, "n K"]
 ) -> Float[NumpyArray, "n K"]:
-    """(n, K) influence values of mean(numerator) / mean(denominator), column by column; 0 where a denominator is 0."""
+    """(n, K) influence values of mean(numerator) / mean(denominator), column by column, by the delta method; 0 where the mean
+    of a denominator is 0."""
     mean_n, mean_d = numerator.mean(0), denominator.mean(0)
     known = np.where(mean_d != 0, mean_d, 1.0)
     return np.where(mean_d != 0, (numerator - (mean_n / known) * denominator) / known, 0.0)
@@ -153,7 +168,7 @@ class Episodes:
         """Pad a log's episodes, keeping the first `horizon` steps.
 
         Raises:
-            EvaluationError: the estimand counts time in other units than the log, or the one counts steps and the other time.
+            EvaluationError: the estimand and the log count time in different units, or one counts steps and the other time.
         """
         if estimand.time_unit != _unit_of(log):
             raise EvaluationError(
@@ -189,7 +204,7 @@ class Episodes:
     def discounted(
         self, values: Float[NumpyArray, "n T"], scale: Float[NumpyArray, " T"] | float = 1.0
     ) -> Float[NumpyArray, " n"]:
-        """(n,) sums of numbers of each step, discounted, and multiplied by a number of the step."""
+        """(n,) discounted sums of the numbers of each step, each multiplied by `scale`, which may have one number a step."""
         factor = self.discount * scale
         return values @ factor if factor.ndim == 1 else (values * factor).sum(1)
 

@@ -39,12 +39,12 @@ def corrected_draft(
     Args:
         case: what is estimated.
         fitted: the corrected Q.
-        ratios: what the variance of the value is computed from.
-        checks: further ones.
+        ratios: what the expected variance of the value is computed from.
+        checks: further health checks.
         assumes: what must hold beside what every estimate assumes.
-        gradient: derivative of the value by the logarithm of the behaviour's probability of each logged action.
+        gradient: (N,) derivative of the value by the logarithm of the behaviour's probability of each logged action.
+        untried: how many actions that the behaviour never takes the policy takes in an episode, on average.
         weighs_actions: whether the logged actions are weighed by their propensities.
-        untried: decisions of the policy, in each of its episodes, on actions that the behaviour never takes.
     """
     found = fitted.refit
     assert found is not None
@@ -97,7 +97,7 @@ def _of_waits(case: Case) -> tuple[Check, ...]:
 
 
 def _of_actions(case: Case, found: Refit, networks: int) -> tuple[Check, ...]:
-    """Whether the weights carry the policy's actions too, where these are continuous and none can be counted."""
+    """Over continuous actions, which cannot be counted, whether the weights follow the policy's actions as well."""
     if case.log.num_actions is not None:
         return ()
     log = case.fits.fits.timed_log
@@ -121,7 +121,8 @@ def behavior_of(case: Case, fitted: CorrectedQ) -> Draft | None:
     if case.log.num_actions is None:
         ratios = LoggedWeights(found.weights * known, found.residual * known)
     else:
-        # Its own residual holds the choice of the action as well, which the policy's does not: they are not compared.
+        # The behaviour's residual here also holds the choice of the action, which the policy's does not, so the two must not
+        # be compared: without one of its own the policy's is used.
         ratios = VisitRatios(found.visits * known, None, case.fits.fits.behavior_probs)
     return Draft(
         Contributions.average(found.contributions),

@@ -39,8 +39,8 @@ class Limit:
     """The largest expected cost of an episode that is accepted.
 
     Attributes:
-        column: of the cost.
-        limit: in its units.
+        column: name of the cost's column.
+        limit: the limit, in the units of the cost.
     """
 
     column: str
@@ -55,7 +55,9 @@ class Limit:
         except ValueError:
             limit = math.nan
         if found is None or not math.isfinite(limit):
-            raise ConfigurationError(f"`cost` must say COLUMN<=LIMIT, such as 'hours_sedated<=8'; got {text!r}.")
+            raise ConfigurationError(
+                f"A limit of a cost must say COLUMN<=LIMIT, such as 'hours_sedated<=8'; got {text!r}."
+            )
         return cls(found[1], limit)
 
 
@@ -68,7 +70,9 @@ def limits_of(costs: str | Sequence[str]) -> tuple[Limit, ...]:
     found = tuple(Limit.parse(text) for text in ([costs] if isinstance(costs, str) else costs))
     names = [one.column for one in found]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigurationError(f"`cost` must name each column once; {twice[0]!r} has several limits.")
+        raise ConfigurationError(
+            f"The limits of costs must name each column once; {twice[0]!r} has several limits. Keep one."
+        )
     return found
 
 
@@ -85,7 +89,7 @@ def cost_of(log: Dataset, column: str) -> Float[NumpyArray, " N"]:
     if column in names:
         return np.asarray(log.observation_table[log.observation_index, names.index(column)], np.float32)
     raise ConfigurationError(
-        f"`cost` must name a column of numbers that the log was read with; there is no {column!r} among "
+        f"A cost must be a column of numbers that the log was read with; there is no {column!r} among "
         f"{listed([*named, *names], 40)}. Give it the role `cost` in the schema, or `beside={{'cost': [...]}}` to `st.read`."
     )
 
@@ -103,11 +107,12 @@ class CostEstimate:
     """The expected cost of an episode under a policy, against its limit.
 
     Attributes:
-        column, limit: what was asked.
-        estimator: of the cost; None where none that a verdict may rest on has an interval.
-        estimate: the cost by that estimator, with its interval and health; None likewise.
+        column, limit: the cost and its limit, as in `Limit`.
+        estimator: name of the estimator that the judgement rests on; None where no estimator that a verdict may rest on has
+            an interval.
+        estimate: the cost by that estimator, with its interval and health; None where there is no such estimator.
         others: estimator -> the cost by every other one.
-        behavior: the behaviour's own cost, by the log.
+        behavior: the behaviour's own mean cost of an episode in the log.
         state: "shown to hold", "shown to be broken", or "not shown".
     """
 
@@ -167,13 +172,13 @@ class CostLimits:
 def costs_of(
     fits: Fits, chosen: Sequence[Estimator], limits: Sequence[Limit], resampler: Resampler, *, over_last: bool = False
 ) -> list[CostLimits]:
-    """The costs of every policy of `fits`, each limit with fits of its own Q.
+    """The costs of every policy of `fits`; for each limit a Q of the cost is fitted.
 
     Args:
-        fits: of the gain.
-        chosen: the estimators of the gain.
-        limits: what is asked.
-        resampler: of the episodes.
+        fits: what is known about the policies and their log.
+        chosen: the estimators, those of the gain.
+        limits: the limits of the costs.
+        resampler: gives the intervals.
         over_last: whether the last policy is the baseline of the others.
     """
     found: list[list[CostEstimate]] = [[] for _ in fits.policies]

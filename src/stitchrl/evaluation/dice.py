@@ -3,7 +3,7 @@
 zeta(s, a) stands for the ratio of discounted visits of state and action, policy over log, and nu for the multiplier of the
 balance of visits that every such ratio obeys. With E over episodes and sums over their steps,
 
-    (1)  min_nu max_zeta  E[ nu(s_0, a_0) ] - 1/2 E[ sum_t gamma^t zeta_t^2 ]
+    (1)  min_{nu, lambda} max_zeta  E[ nu(s_0, a_0) ] - 1/2 E[ sum_t gamma^t zeta_t^2 ]
              + E[ sum_t gamma^t zeta_t (rewarded r_t + gamma (1 - terminated) nu(s_{t+1}, a') - nu(s_t, a_t)) ]
              + normed lambda (1 - E[ sum_t gamma^t zeta_t (1 - gamma (1 - terminated)) ])
 
@@ -14,11 +14,12 @@ with a_0 and a' drawn from the policy (Nachum, Chow, Dai, Li 2019, arXiv 1906.04
     bestdice   rewarded 1, normed 1, zeta a square: the member of the family that did best in the second paper
 
 The papers multiply the first term by 1 - gamma, so that zeta is a ratio of probabilities; at gamma 1 that term would vanish.
-Here visits of whole episodes are counted instead, which differs by a constant factor below 1 and is right at 1 where episodes
-end. The constraint that probabilities sum to 1 becomes the one that every episode is left as often as it is begun.
+Here visits of whole episodes are counted instead. At a gamma below 1 this differs by a constant factor only, and at gamma 1 it
+is right where episodes end. The constraint that probabilities sum to 1 becomes the constraint that every episode ends as often
+as it begins.
 
-Every network learns from a random half of the episodes. What the networks disagree by says how far the fit is to be trusted:
-the squared distance of an estimate from half of the data to that from all of it is, on average, the variance of the latter.
+Every network learns from a random half of the episodes. How far the networks disagree says how far the fit can be trusted: the
+squared distance between an estimate from half of the data and that from all of it is, on average, the variance of the latter.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ __all__ = ["DICE", "NETWORKS", "FitDICE"]
 NETWORKS = 4
 """Pairs of networks of a policy, each from a random half of the episodes."""
 TIMES = 10
-"""They make so many times the updates of FQE: a saddle point is reached more slowly than a minimum."""
+"""Their updates as a multiple of those of FQE: a saddle point is reached more slowly than a minimum."""
 ROWS_AT_ONCE = 16_384
 
 
@@ -70,7 +71,9 @@ class DICE(Algorithm):
     gamma: float = setting(0.99, "[0, 1]", "Discount of the visits.")
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size of both networks.")
     network: Network = network_setting(Network((128, 128)), "Shape of both networks.")
-    best: bool = flag(False, "Rewards and the constraint in equation (1), and zeta a square; without, DualDICE.")
+    best: bool = flag(
+        False, "BestDICE: rewards and the constraint are in equation (1), and zeta is a square; otherwise DualDICE."
+    )
     start: float = setting(0.0, "(-inf, inf)", "Where nu starts, in scaled units; BestDICE's nu is near the value.")
     start_share: float = setting(1.0, "(0, inf)", "Episodes for each row of the log.")
 
@@ -133,7 +136,7 @@ def _drawn(cdf: Float[Array, "B A"], key: Key) -> Int[Array, " B"]:
 
 
 def _source(data: FitData, scaling: Scaling) -> tuple[Source, float]:
-    """Transitions and first states for all members, and how many episodes there are for each row."""
+    """Transitions and first states for all networks, and the number of episodes divided by the number of rows."""
     log, rng = data.timed_log, np.random.default_rng(data.settings.seed)
     source = transition_source(log, scaling)
     assert data.choices is not None
@@ -144,7 +147,8 @@ def _source(data: FitData, scaling: Scaling) -> tuple[Source, float]:
     for _ in range(NETWORKS):
         half = np.sort(rng.permutation(log.num_episodes)[: max(log.num_episodes // 2, 1)])
         halves.append((np.flatnonzero(np.isin(rows_of, half)), half))
-    # Halves differ in rows; each is repeated up to the number of the longest, and drawn from evenly but for the last round.
+    # Halves differ in their number of rows. Each is repeated until it has as many as the log, so that its rows are drawn about
+    # equally often.
     rows = np.stack([np.resize(one, log.num_transitions) for one, _ in halves])
     arrays = {
         "rows": jnp.asarray(rows, jnp.int32),
@@ -180,7 +184,7 @@ def _sample(arrays: PyTree, index: Int[Array, " B"], member: Int[Array, ""]) -> 
 
 
 class FittedDICE(NamedTuple):
-    """The zeta networks of a policy, and the scaling they live in."""
+    """The zeta networks of a policy, and the scaling of their inputs."""
 
     algorithm: DICE
     networks: tuple[MLP, ...]
@@ -203,7 +207,7 @@ class FitDICE:
     """The request for zeta at each transition by each network, (N, K), fitted on other episodes.
 
     Attributes:
-        best: BestDICE; without, DualDICE.
+        best: whether to fit BestDICE, and not DualDICE.
     """
 
     best: bool

@@ -1,4 +1,4 @@
-"""Distributional fitted Q evaluation: a network of the whole distribution of returns of a policy, not of its mean alone.
+"""Distributional fitted Q evaluation: a network that gives the whole distribution of a policy's returns, not its mean alone.
 
 Z(s, a), the return from taking a in s and following the policy from there, has the categorical distribution p(s, a) on K
 atoms z_k (Bellemare, Dabney, Munos 2017, arXiv 1707.06887; for a fixed policy it converges, Rowland and others 2018):
@@ -6,10 +6,10 @@ atoms z_k (Bellemare, Dabney, Munos 2017, arXiv 1707.06887; for a fixed policy i
     (1)  Z(s, a) = r + gamma (1 - terminated) Z(s', a'),   a' ~ policy(s')        in distribution
     (2)  p <- argmin E[ - sum_k (Projected target)_k log p_k(s, a) ]
 
-The target of (2) has an atom at r + gamma z_k for each k; each is shared between the two nearest atoms of the support in
-proportion to its nearness, which keeps the mean. It adds a little to the spread, and none where gamma is 1 and rewards and
-atoms lie on the same lattice; `support_of` puts the atoms there where it can. After a true end the target is the reward
-itself; after a cut whose next observation is stored it goes on, and without one the row has weight 0.
+The target of (2) has probability p_k at r + gamma z_k for each k. It is divided between the two nearest atoms in proportion to
+nearness, which keeps the mean. This adds a little to the spread, and nothing where gamma is 1 and rewards and atoms lie on
+the same lattice; `support_of` puts the atoms there where it can. After a true end the target is the reward itself. After a cut
+whose next observation is stored the target goes on from there; without one the row has weight 0.
 
 Nothing is known about the error of the fit, so what is read off it has no interval.
 """
@@ -43,9 +43,9 @@ from stitchrl.types import NumpyArray, PyTree
 __all__ = ["ATOMS", "DistributionalFQE", "FitReturns", "ModelledReturns", "projected", "support_of"]
 
 ATOMS = 101
-"""K, atoms of a distribution."""
+"""K, the number of atoms of a distribution."""
 BEYOND = 0.25
-"""The atoms reach beyond the logged returns by this share of their range, where returns there can be."""
+"""How far the atoms reach beyond the logged returns, as a share of their range; they end where no return can be."""
 CELLS_AT_ONCE = 4_000_000
 """Numbers that are computed in one call when first states are read."""
 
@@ -113,12 +113,14 @@ def projected(
     low: float | Float[Array, ""],
     spacing: float | Float[Array, ""],
 ) -> Float[Array, "B K"]:
-    """The distribution of reward + discount Z on the atoms of Z, those between two atoms shared between them.
+    """(B, K) probabilities of reward + discount Z on the atoms of Z; a value between two atoms is divided between them.
+
+    Values beyond the atoms go to the outermost one.
 
     Args:
-        probs: of Z at each atom.
-        reward, discount: of each row; a discount of 0 leaves the reward alone.
-        low, spacing: the atoms are low + k spacing.
+        probs: (B, K) probabilities of Z at each atom.
+        reward, discount: (B,) reward and discount of each row; a discount of 0 leaves the reward alone.
+        low, spacing: the atoms are low + k * spacing for k = 0, ..., K - 1.
     """
     count = probs.shape[1]
     atoms = low + spacing * jnp.arange(count, dtype=probs.dtype)
@@ -132,7 +134,7 @@ def projected(
 
 
 def support_of(log: Dataset, estimand: Estimand) -> tuple[float, float]:
-    """The least of the atoms and their spacing, so that logged returns from any step on, and some beyond, are reached."""
+    """The least atom and the spacing, such that the atoms cover the logged returns from any step on and a margin beyond."""
     logged = _returns_to_go(log, estimand.gamma)
     low, high = float(min(logged.min(), 0.0)), float(max(logged.max(), 0.0))
     reach = BEYOND * max(high - low, 1e-6)
@@ -147,7 +149,7 @@ def support_of(log: Dataset, estimand: Estimand) -> tuple[float, float]:
 
 
 def _lattice(reward: Float[NumpyArray, " N"]) -> float | None:
-    """The largest number of which all rewards are multiples, to 6 decimals; None where it is too small to be meant."""
+    """The largest number of which all rewards are multiples, to 6 decimals; None where it is so small that it means nothing."""
     whole = np.unique(np.round(np.abs(reward.astype(np.float64)) * 1e6).astype(np.int64))
     unit = int(np.gcd.reduce(whole)) / 1e6
     largest = float(np.abs(reward).max(initial=0.0))
@@ -184,7 +186,7 @@ class ModelledReturns:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Fitted:
-    """A fitted network, and the scaling and the atoms that it lives in."""
+    """A fitted network, the scaling of its inputs, and its atoms."""
 
     critic: MLP
     scaling: Scaling
@@ -269,7 +271,7 @@ def _mixture(critic: MLP, obs: Array, actions: Array, weight: Array) -> Array:
 
 
 def _on_atoms(part: ModelledReturns, atoms: Float[NumpyArray, " K"]) -> Float[NumpyArray, "n K"]:
-    """Its probabilities on other atoms, shared between the two nearest."""
+    """Its probabilities on other atoms, each divided between the two nearest."""
     spacing = float(atoms[1] - atoms[0])
     place = np.clip((part.atoms - atoms[0]) / spacing, 0, len(atoms) - 1)
     return part.probs @ np.maximum(1.0 - np.abs(place[:, None] - np.arange(len(atoms))[None, :]), 0.0)

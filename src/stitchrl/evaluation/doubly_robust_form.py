@@ -5,8 +5,8 @@ With Q fitted on other episodes, V(s) = E_{a ~ policy} Q(s, a), w_t the cumulati
     (1)  doubly robust             (1/n) sum_i sum_t gamma^t [ w_t (r_t - Q(s_t, a_t)) + w_{t-1} V(s_t) ]
     (2)  weighted doubly robust    the same with w_t / sum_j w_t^j in place of w_t / n
 
-Q = 0 gives pdis and pdwis; an exact Q leaves only the spread of V(s_0) and of the transitions. Cut episodes leave at
-the cut and hand on their weight as in importance sampling, so no value of an unknown next state is needed.
+Q = 0 gives pdis and pdwis; an exact Q leaves only the spread of V(s_0) and of the transitions. Cut episodes stop counting at
+the cut and hand on their weight as in importance sampling, so that no value of an unknown next state is needed.
 """
 
 from __future__ import annotations
@@ -100,9 +100,10 @@ class DoublyRobust:
         by_weight: derivatives of the estimate by the logarithms of the weights.
         normalised: whether the formula divides by the weights.
         request: what gives Q: the `values` of what it finds are corrected.
-        refuses: why there is no such Q for a log, given this estimator's name, the log and the estimand; None where there is.
+        refuses: gives the reason why there is no such Q, from this estimator's name, the log and the estimand; None where there
+            is one.
         examine: further health checks, from what the request found.
-        refuses_policies: why a policy cannot be judged, beyond having no density; None where it can.
+        refuses_policies: gives the reason why policies cannot be judged, beyond having no density; None where they can.
     """
 
     irregular_time: ClassVar[bool] = True

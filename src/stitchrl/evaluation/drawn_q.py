@@ -32,14 +32,16 @@ def read_drawn(
     *,
     logged: bool,
 ) -> dict[str, NumpyArray]:
-    """Per transition: q, v, next_v (N,) in scaled units; psi, next_psi, instrument and with `logged` phi (N, H + 1).
+    """What a network says of each transition: q, v and next_v, (N,) in scaled units, and features, each (N, H + 1).
+
+    The features are psi and next_psi, `instrument`, which is psi over other draws, and with `logged` phi of the logged action.
 
     Args:
         critic: the network.
-        scaling: it lives in.
-        table: scaled observations, of which the log's indices speak.
-        log: with continuous actions.
-        draws, next_draws: actions of the policy, those at the next state of a row being those of the next row.
+        scaling: the scaling of its inputs.
+        table: the scaled observations that the log's indices point to.
+        log: a log with continuous actions.
+        draws, next_draws: (N, K, D) actions of the policy; those at the next state of a row are those of the next row.
         logged: whether phi is asked for.
     """
     found = _read(critic, scaling, table, log.observation_index, log.action, draws)
@@ -82,7 +84,7 @@ def _read(
 def _drawn(critic: MLP, obs: Array, action: Array, draws: Array) -> Any:
     actions = jnp.concatenate([action[:, None, :], draws], axis=1)
     phi, q = features_and_q(critic, obs, actions @ critic.weights[0][obs.shape[1] :])
-    # Products of two averages over the same draws would hold the variance of the draws: each draw serves one side.
+    # A product of two averages over the same draws would be biased by the variance of the draws: each draw serves one side.
     half = (draws.shape[1] + 1) // 2
     return {
         "q": q[:, 0],

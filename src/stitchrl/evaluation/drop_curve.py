@@ -1,12 +1,12 @@
 """What would change if the worst episodes of a log were dropped: the value, its interval, and the error on other episodes.
 
-The value and its interval are those of the whole log without the worst k. They are no honest estimate: whoever drops
-episodes for their rewards chooses the answer, and the interval does not know of the choice.
+The value and its interval are those of the whole log without the worst k. They are not a valid estimate: whoever drops
+episodes for their rewards chooses the answer, and the interval does not allow for the choice.
 
-The error is honest. The log is cut into two halves. In each the worst share k / n of its own episodes is dropped, chosen
+The error is valid. The log is cut into two halves. In each the worst share k / n of its own episodes is dropped, chosen
 by this half alone; the models are fitted to what remains, and judged on the other half, of which nothing is dropped. The
-change of the error is paired episode by episode. That fits with and without the dropped episodes differ by chance is why
-it comes with a standard error.
+change of the error is paired episode by episode. Fits with and without the dropped episodes also differ by chance, so the
+change comes with a standard error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["ErrorChange", "WithoutWorst", "drop_curve", "halves_of"]
 
 CERTAIN = 4.0
-"""Standard errors by which an error must fall to count as lower: several errors of several lists are looked at."""
+"""Standard errors by which an error must fall to count as lower. It is large since several errors of several lists are tested."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class ErrorChange:
 
     Attributes:
         model: "values", "actions" or "observations".
-        change: of the mean squared error, relative to the error with all episodes: -0.02 is 2% lower.
-        standard_error: of the change, over held-out episodes.
+        change: change of the mean squared error, as a share of the error with all episodes: -0.02 is 2% lower.
+        standard_error: standard error of the change, over held-out episodes.
     """
 
     model: str
@@ -57,7 +57,7 @@ class WithoutWorst:
 
     Attributes:
         dropped: how many episodes are left out.
-        value, lower, upper: value of the behaviour on the others, and its interval, which does not know of the choice.
+        value, lower, upper: value of the behaviour on the others, and its interval, which does not allow for the choice.
         errors: the change of each model's held-out error; empty where nothing is dropped.
     """
 
@@ -88,13 +88,13 @@ def drop_curve(
 
     Args:
         log: the log.
-        features: of the log.
-        scores: of its episodes.
+        features: the features of the log.
+        scores: the scores of its episodes.
         drops: how many of the worst episodes are dropped, each below half of the episodes.
         by: the order of the episodes, one of `ORDERS`.
         halves: the two halves, as `halves_of` draws them.
         gamma: discount of the value.
-        confidence: of the intervals.
+        confidence: two-sided coverage that the intervals aim at.
     """
     order = scores.order(by)
     errors = _held_out(log, features, drops, halves, by=by, gamma=gamma) if drops else []

@@ -32,10 +32,10 @@ class RankedEpisode:
         episode: its identifier in the log.
         steps: how many transitions it has.
         total: its discounted return.
-        expected: how many episodes of the log are expected to be as far out by chance.
-        model: which model foretells it worst: "values", "actions" or "observations".
+        expected: how many episodes of a log of this size are expected to be as far out by chance.
+        model: which model predicts it worst: "values", "actions" or "observations".
         value_change: by how much the fitted value of the behaviour changes when the episode is left out.
-        pull: how far it moves the fitted values, in units of what an episode moves them on average.
+        pull: how far it moves the fitted values, as a multiple of how far an episode moves them on average.
         apart: whether it stands apart from the tail of all other episodes.
         reason: why it stands out, in words.
     """
@@ -58,13 +58,13 @@ class EpisodeRanking:
     Attributes:
         by: what they are ranked by, one of "harm", "value" and "fit".
         gamma: discount of values and returns.
-        confidence: of the intervals.
+        confidence: two-sided coverage that the intervals aim at.
         worst: the worst episodes, described.
         order: the identifiers of all episodes, the worst first.
         apart: the identifiers of those that stand apart, the farthest out first.
         curve: the whole log, and the log without its worst k episodes for several k.
-        recommended: how many of the worst episodes are worth dropping if they prove to be errors: all of them stand apart,
-            and without as large a share of them some fit foretells held-out episodes better. 0: none.
+        recommended: how many of the worst episodes are worth dropping if they prove to be errors. All of them stand apart, and
+            without as large a share of the worst, some fit predicts held-out episodes better. 0: none.
     """
 
     by: str
@@ -109,7 +109,7 @@ class EpisodeRanking:
         """What must be known before anything is dropped."""
         return (
             "Nothing was dropped. Whoever drops episodes for what they say biases the value, and the intervals without them do "
-            "not know of the choice. Rare but true outcomes stand out as errors do: drop an episode only for a fault that you "
+            "not allow for the choice. Rare but true outcomes stand out as errors do: drop an episode only for a fault that you "
             "have seen in its records."
         )
 
@@ -160,24 +160,28 @@ def rank_episodes(
     """Rank the episodes of a log by the harm that they do, and say what leaving out the worst of them changes.
 
     Three linear models are fitted to the log: of the behaviour's values (fitted Q evaluation), of its actions, and of the
-    next observations. Each is known exactly without any one episode. An episode harms where the models without it foretell
-    it much worse than is usual: what it says contradicts the others, and it pulls the fits away from them. No propensities are
-    needed. Nothing is dropped, and the log stays as it is.
+    next observations. What each would be without any one episode is known exactly. An episode does harm where the models
+    without it predict it much worse than is usual: it contradicts the others, and pulls the fits away from them. No
+    propensities are needed. Nothing is dropped, and the log stays as it is.
 
     Args:
-        log: the log, of numbered or continuous actions, and of vectors or numbered states.
+        log: the log, with discrete or continuous actions, and observations that are vectors or numbered states.
         by: "harm", as above; "value", by how far the behaviour's value moves without an episode; "fit", by how far the fitted
             values of all states move.
-        drops: how many of the worst episodes are left out, together, each number below half of the episodes; by default
-            1, 5, 20, 1% and 5% of them. Of a ranking by harm all that stand apart are left out together as well.
-        shown: how many of the worst are described.
-        gamma: discount of the values; by default the schema's.
-        confidence: of the intervals.
-        seed: of the halves between which errors are held out.
+        drops: numbers k of which the effect of leaving out the worst k episodes together is measured, each below half of the
+            episodes; None takes 1, 5, 20, 1% and 5% of them. In a ranking by harm all episodes that stand apart are left out
+            together as well.
+        shown: how many of the worst episodes are described, at least 1.
+        gamma: discount of the values, in [0, 1]; None takes the schema's.
+        confidence: two-sided coverage that the intervals aim at, from 0.5 to 0.999.
+        seed: random seed of the two halves, each of which judges the fits of the other; at least 0.
+
+    Returns:
+        The ranking, the worst episodes with what is odd about each, and what leaving out the worst would change.
 
     Raises:
         ConfigurationError: an argument out of its range, or no episode ends at a discount of 1.
-        DataError: observations that are images or not finite, or a log of fewer than 20 episodes.
+        DataError: observations that are images or not finite, rewards that are not finite, or fewer than 20 episodes.
     """
     gamma = log.schema.gamma if gamma is None else gamma
     counts = _checked(log, by, drops, shown, gamma, confidence, seed)
@@ -204,7 +208,7 @@ def rank_episodes(
 
 
 def default_drops(log: Dataset) -> list[int]:
-    """How many of the worst episodes are left out where nobody says: 1, 5, 20, 1% and 5% of them."""
+    """How many of the worst episodes are left out by default: 1, 5, 20, 1% and 5% of them, as far as these are below half."""
     n = log.num_episodes
     return sorted({k for k in (*DROPS, n // 100, n // 20) if 1 <= k <= (n - 1) // 2})
 

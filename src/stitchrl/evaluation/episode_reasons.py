@@ -1,4 +1,4 @@
-"""Why an episode stands out, in words: the step that the other episodes foretell worst, or a number that no other episode has."""
+"""Why an episode stands out, in words: the step that the other episodes predict worst, or a number that no other episode has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Ranges", "reason"]
 RARE = 0.05
 """Probability below which an action counts as rare."""
 NOTICED = 0.5
-"""Standard deviations outside the range of a column from which on a number is worth telling."""
+"""How many standard deviations outside the range of its column a number must lie to be mentioned."""
 
 
 class Ranges:
@@ -85,7 +85,7 @@ def _of_value(log: Dataset, missed: Float[NumpyArray, "T K"], row: int, step: in
     where = "at the last step" if row + 1 in log.episode_start else f"at step {log.step[row]}"
     return (
         f"{where} the reward {log.reward[row]:.4g}, with the change of state that came with it, is worth "
-        f"{abs(missed[step, 0]):.3g} {'more' if missed[step, 0] > 0 else 'less'} than other episodes foretell"
+        f"{abs(missed[step, 0]):.3g} {'more' if missed[step, 0] > 0 else 'less'} than other episodes predict"
     )
 
 
@@ -96,7 +96,7 @@ def _of_actions(log: Dataset, missed: Float[NumpyArray, "T K"], rows: slice, ste
         given = log.action[rows.start + step, column]
         return (
             f"its action {given:.4g} at step {place} is {abs(missed[step, column]):.2g} standard deviations from what other "
-            "episodes foretell"
+            "episodes predict"
         )
     taken = log.action[rows].astype(np.int64)
     probs = 1.0 - missed[np.arange(len(taken)), taken]
@@ -105,9 +105,9 @@ def _of_actions(log: Dataset, missed: Float[NumpyArray, "T K"], rows: slice, ste
     name = names[taken[step]] if names else taken[step]
     rarest = f"{name} at step {place} ({max(probs[step], 0.0):.1%})"
     if rare == 0:
-        return f"by other episodes its actions are as a whole less probable than usual, the least of all {rarest}"
+        return f"judged by other episodes, its actions as a whole are less probable than usual, least of all {rarest}"
     return (
-        f"{rare} of its {len(taken)} actions {'has' if rare == 1 else 'have'} less than {RARE:.0%} probability by other "
+        f"{rare} of its {len(taken)} actions {'has' if rare == 1 else 'have'} less than {RARE:.0%} probability judged by other "
         f"episodes, such as {rarest}"
     )
 
@@ -118,6 +118,6 @@ def _of_observation(log: Dataset, ranges: Ranges, row: int) -> str:
     after = log.observation_table[log.next_observation_index[row]].astype(np.float64)
     column, name = ranges.steepest(after - here)
     return (
-        f"the observation after step {log.step[row]} is not what other episodes foretell: {name} goes from "
+        f"the observation after step {log.step[row]} is not what other episodes predict: {name} goes from "
         f"{here[column]:.4g} to {after[column]:.4g}"
     )

@@ -1,14 +1,15 @@
 """How far each episode stands out from what all other episodes of its log say, and how hard it pulls at what is fitted.
 
-Of every model of `log_models.py` the fit to the other episodes foretells the rows of an episode. By how much it misses
-them, beyond what is usual, is summed over the T rows of the episode and divided by T^p, with p between 0 and 1/2 such that
-the sums of long episodes spread as far as those of short ones: 1/2 where every row adds its own noise, 0 where only the
-end of an episode decides. How many episodes would be so far out by chance is read off the tail of the log's own
+Each model of `log_models.py`, fitted to the other episodes, predicts the rows of an episode. By how much it misses them,
+beyond what is usual, is summed over the T rows of the episode. The sum is divided by T^p, with p between 0 and 1/2 chosen such
+that the sums of long episodes spread as far as those of short ones: p is 1/2 where every row adds its own noise, and 0 where
+only the end of an episode decides. How many episodes would be so far out by chance is read off the tail of the log's own
 episodes: between their quantiles at 80% and 95% the tail falls off by a factor of 4, and it is continued at this rate,
 
     (1)  expected_i = n (1 - .8) exp(-(s_i - q_80) / beta),   beta = (q_95 - q_80) / log 4
 
-which a few episodes beyond q_95, however wild, do not change. Where fewer than `FEW` are expected, the episode stands apart.
+with s_i the score of episode i. A few episodes beyond q_95, however wild, do not change it. Where fewer than `FEW` are expected,
+the episode stands apart.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from stitchrl.types import NumpyArray
 __all__ = ["FEW", "ORDERS", "EpisodeScores", "score_episodes"]
 
 FEW = 0.05
-"""An episode stands apart where fewer than so many of its log's episodes are expected to be as far out."""
+"""An episode stands apart where fewer than so many episodes of its log are expected to be as far out by chance."""
 NEAR, FAR = 0.80, 0.95
 """Quantiles between which the tail is measured."""
 FEWEST_ALIKE = 50
-"""Short episodes, and long ones, that a comparison of their spreads needs."""
+"""The fewest short episodes, and the fewest long ones, whose spreads are compared."""
 NO_WIDTH = 1e-6
-"""Width of a tail, as a share of the largest score, that is rounding alone."""
+"""Width of a tail, as a share of the largest score, that counts as rounding."""
 ORDERS = {
-    "harm": "how much worse the other episodes foretell an episode than is usual",
+    "harm": "how much worse the other episodes predict an episode than is usual",
     "value": "how far the value of the behaviour moves when an episode is left out",
     "fit": "how far the fitted values move when an episode is left out",
 }
@@ -49,10 +50,10 @@ class EpisodeScores:
 
     Attributes:
         models: the models, fitted to all episodes.
-        influence: of each model, what leaving out each episode changes.
-        values: the model of values with hardly any ridge, which pulls a value to the average; values are read off it.
-        of_values: what leaving out each episode changes in it.
-        excess: (N,) for each model, by how much each row is foretold worse than usual by the other episodes.
+        influence: for each model, what leaving out each episode changes.
+        values: the model of values with the least ridge, off which values are read; a larger ridge pulls them to the average.
+        of_values: what leaving out each episode changes in `values`.
+        excess: (N,) for each model, by how much each row is predicted worse than usual by the other episodes.
         out: (n, models) minus the logarithm of how many episodes are expected to be as far out, equation (1).
     """
 
@@ -77,13 +78,13 @@ class EpisodeScores:
 
     @cached_property
     def value_without(self) -> Float[NumpyArray, " n"]:
-        """(n,) the value where an episode is left out, of the fit and of the first states."""
+        """(n,) the value without each episode: it is left out of the fit and of the average over first states."""
         n, change = len(self.firsts), self.of_values
         return (n * (self.value - change.readout) - (self.firsts - change.first)) / (n - 1)
 
     @property
     def harm(self) -> Float[NumpyArray, " n"]:
-        """(n,) the largest of `out`, less what looking at several models adds: the model that misses it most counts."""
+        """(n,) the largest of `out` over the models, less the logarithm of their number, as there are so many chances."""
         return self.out.max(1) - np.log(self.out.shape[1])
 
     @property
@@ -99,7 +100,7 @@ class EpisodeScores:
 
     @property
     def moved(self) -> Float[NumpyArray, " n"]:
-        """(n,) how far the fitted values move, in units of what an episode moves them on average."""
+        """(n,) how far the fitted values move without each episode, as a multiple of the average over episodes."""
         moved = self.of_values.moved
         return moved * len(moved) / max(float(moved.sum()), 1e-300)
 
@@ -122,8 +123,8 @@ def score_episodes(log: Dataset, features: LogFeatures, gamma: float) -> Episode
 
 
 def _tail(log: Dataset, model: LogModel, excess: Float[NumpyArray, " N"]) -> Float[NumpyArray, " n"]:
-    """Minus the logarithm of equation (1). Where the tail has no width, as in a world without chance, the standard deviation
-    is its width."""
+    """(n,) minus the logarithm of equation (1). Where the tail has no width, as in a world without chance, the standard
+    deviation of the scores takes its place."""
     start = log.episode_start[:-1]
     rows = np.add.reduceat(model.known.astype(np.float64), start)
     total, rows = np.add.reduceat(excess, start), np.maximum(rows, 1.0)
@@ -139,7 +140,8 @@ def _tail(log: Dataset, model: LogModel, excess: Float[NumpyArray, " N"]) -> Flo
 
 
 def _power(total: Float[NumpyArray, " n"], rows: Float[NumpyArray, " n"]) -> float:
-    """By which power of its rows the upper spread of an episode's sum grows, from 0 to 1/2; 1/2 where it cannot be seen."""
+    """p, from 0 to 1/2: the power of its number of rows by which the upper spread of an episode's sum grows; 1/2 where that
+    cannot be told."""
     long = rows > np.median(rows)
     if not FEWEST_ALIKE <= long.sum() <= len(rows) - FEWEST_ALIKE:
         return 0.5

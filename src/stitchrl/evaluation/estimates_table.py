@@ -37,7 +37,7 @@ def estimates_table(estimates: Mapping[str, Estimate], gain: Mapping[str, Estima
     unable = [name for name, one in estimates.items() if any(REMEMBERS in reason for reason in one.reasons)]
     if unable:
         lines.append(
-            f"Not for this policy, which remembers its episode: {', '.join(unable)} ask what it does at an observation alone."
+            f"Not for this policy, which remembers its episode: {', '.join(unable)} ask what a policy does at one observation."
         )
     return lines
 

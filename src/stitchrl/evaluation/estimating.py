@@ -1,4 +1,5 @@
-"""From drafts to estimates: intervals for all at once, what is unknown added to their ends, and the checks that need them."""
+"""From drafts to estimates: intervals for all of them at once, widened by what is unknown, and the checks that need an
+interval."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def _estimate(
         assumptions += ("the noise of the fitted behaviour, which is not in the interval, is small",)
     lower = upper = None
     if interval is not None and draft.interval:
-        # Policies come in float32: a difference of less than its rounding is no gain, however small its error.
+        # Probabilities are float32: a difference smaller than their rounding is no gain, however small its error.
         rounding = ROUNDING * float(np.abs(case.episodes.returns).max(initial=0.0))
         lower = min(interval.lower, interval.value - rounding) + bounded(draft.unknown[0])
         upper = max(interval.upper, interval.value + rounding) + bounded(draft.unknown[1])
@@ -110,8 +111,12 @@ def _estimate(
 
 
 def variance_of_model(draft: Draft, resampler: Resampler) -> float:
-    """The variance of the model: what networks disagree by, as large as Student's quantile of so few asks for beside that of
-    the units, and the square of what traces moved."""
+    """The variance that fitted networks add to a standard error; only the square of `moved` where there are fewer than two.
+
+    An interval multiplies the whole standard error by one quantile, Student's for the number of units. The variance between
+    networks is known from few of them, so it is scaled up by the squared ratio of Student's quantile for so few networks to
+    that for the units. The square of `moved` is added.
+    """
     count = len(draft.by_network)
     if count < 2:
         return draft.moved**2
@@ -121,7 +126,7 @@ def variance_of_model(draft: Draft, resampler: Resampler) -> float:
 
 
 def bounded(unknown: float) -> float:
-    """By how much an end moves: what has no bound fails a check, and does not make the interval infinite."""
+    """By how much an end of an interval moves for what is unknown; 0 where that has no bound, since a check then fails."""
     return unknown if np.isfinite(unknown) else 0.0
 
 

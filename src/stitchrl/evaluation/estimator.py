@@ -99,7 +99,7 @@ class Case:
     def calibration(self) -> Check:
         """Whether the ratios of the logged actions are calibrated.
 
-        Of a policy without a density there are none, and the check says so.
+        A policy without a density has no ratios; the check then fails and says so.
         """
         if self.log.num_actions is None and not has_density(self.policy):
             return check_untested_calibration()
@@ -113,8 +113,9 @@ class Case:
         if not self.behavior.fitted:
             if not self._rare_ratios_are_known:
                 return found
-            # What rare ratios that were not drawn would have added to the spread is no reason to call propensities wrong.
-            # Of longer episodes the test also says that the log does not go where the policy goes, and stays as strict.
+            # Rare large ratios that happened not to be drawn are no reason to call propensities wrong: the spread that they
+            # would have added is added here. Over longer episodes the test must also notice that the log does not go where
+            # the policy goes, so there it stays strict.
             square = expected_square(self.fits.choices, self.fits.fits.behavior_probs)
             return check_calibration(
                 calibration_test(regions, ratio, self.units, unseen_spread(regions, ratio, square)), fitted=False
@@ -162,12 +163,12 @@ class Draft:
 
     Attributes:
         statistic: the estimate as a function of the episodes; None where there is none, and a check says why.
-        checks: its health; each key once.
+        checks: its health checks; each key occurs once.
         assumptions: what must hold for the estimate to mean what it says.
         unit_weight: (n,) weight of each episode, at least 0, on any common scale; None where no weights are involved.
-        ratios: the ratios behind it, from which the variance to be expected is computed, of gains too; None where an
-            estimator cannot say.
-        predictable_variance: that variance, where an estimator computes it in a way of its own.
+        ratios: the ratios behind it, from which its expected variance, and that of its gains, is computed
+            (`evaluation/predictable.py`); None where an estimator cannot say.
+        predictable_variance: the expected variance, where an estimator computes it in a way of its own.
         behavior: the behaviour's own value by the same estimator, to take gains over; None: its mean logged return is on
             the same assumptions.
         unknown: by how much the true value may lie below and above what the log can say, as where episodes were cut; an
@@ -175,13 +176,14 @@ class Draft:
         behavior_gradient: (N,) derivative of the estimate by the logarithm of the behaviour's probability of each logged
             action, from which the error is computed that a fitted behaviour brings; None where an estimator cannot say.
         by_network: the value by each of several networks, of which the statistic is the average; what they disagree by is
-            part of the error.
-        jointly: whether the networks are corrected together, so that `by_network` are the jackknife's pseudo-values of each.
-        moved: by how much traces of ratios move the value, a sign of what they do not reach: part of the error too.
+            part of the standard error.
+        jointly: whether the networks are corrected together, so that `by_network` holds the jackknife's pseudo-value of each.
+        moved: by how much the traces of `evaluation/joint_correction.py` move the value, which hints at the error that they
+            leave; part of the standard error too.
         weighs_actions: whether the logged actions are weighed by their propensities.
         trusts_values: whether the estimate is wrong wherever the fitted values are, even with the right ratios.
         interval: whether the spread over episodes says how wrong it may be; False gives a value without an interval.
-        possible: the least and the largest value that there can be: an interval of a value inside ends there.
+        possible: the least and the largest possible value. Where the estimate lies between them, its interval is cut off there.
     """
 
     statistic: Statistic | None
@@ -205,9 +207,10 @@ class Draft:
     def model_variance(self) -> float:
         """The variance that comes from the networks; 0 where there is but one.
 
-        Of networks that are averaged it is that of one more about the average, and does not shrink with their number: all
-        may be wrong in the same way, which their disagreement only hints at. Of networks that are corrected together it is
-        the jackknife's, and `moved` hints at what they all miss.
+        Where K networks are averaged it is the variance of one further network about their average, (1 + 1/K) times their
+        own. It does not shrink with K, since all may be wrong in the same way, which their disagreement only hints at. Where
+        they are corrected together it is the jackknife's, 1/K times that of the pseudo-values, and `moved` hints at what they
+        all miss.
         """
         count = len(self.by_network)
         if count < 2:
@@ -230,7 +233,7 @@ class Draft:
         if self.statistic is not None and other.statistic is not None:
             paired = minus(self.statistic, other.statistic)
         checks = self.checks + of_baseline(other.checks)
-        # The variance of a difference is not the difference of variances: it is computed for the pair.
+        # The variance of a difference is not the difference of the variances, so it is computed for the pair.
         expected = None
         if paired is not None and self.ratios is not None and other.ratios is not None:
             expected = variance_of_difference(self.ratios, other.ratios, paired.n)
@@ -258,7 +261,14 @@ class Draft:
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Estimates the value of a policy from a log. It keeps no state: equal cases give equal drafts."""
+    """Estimates the value of a policy from a log. It keeps no state: equal cases give equal drafts.
+
+    An estimator may also have these attributes, each of which counts as False where it is absent:
+
+        irregular_time: it applies to logs whose schema has a `time_unit`, by which rewards are discounted.
+        logged_actions_suffice: it needs the policy's probability of the logged action alone, not of every action.
+        row_by_row: it needs no array of all rows by all actions, so that the log may be larger than such an array allows.
+    """
 
     @property
     def name(self) -> str:
@@ -296,7 +306,7 @@ def shared_assumptions(case: Case) -> tuple[str, ...]:
 
 
 def expected_variance(draft: Draft) -> float | None:
-    """The variance that is to be expected of a draft's statistic; None where it is not known."""
+    """The expected variance of a draft's statistic (`evaluation/predictable.py`); None where it is not known."""
     if draft.predictable_variance is not None or draft.ratios is None or draft.statistic is None:
         return draft.predictable_variance
     return variance_of_value(draft.ratios, draft.statistic.n)
@@ -323,11 +333,11 @@ def behavior_variances(case: Case, drafts: Sequence[Draft]) -> list[float | None
 
 
 def influence_checks(draft: Draft, standard_error: float, units: Units) -> tuple[Check, ...]:
-    """Whether one unit carries too much of an estimate, or one logged action could.
+    """Whether one unit carries too much of an estimate's variance, or one logged action could.
 
     Args:
-        draft: of a value or a gain.
-        standard_error: of it, with the variance to be expected.
+        draft: the draft of a value or a gain; it has a statistic.
+        standard_error: its standard error, which is at least the one to be expected from the ratios.
         units: which episodes are independent.
     """
     assert draft.statistic is not None
@@ -355,7 +365,7 @@ def episode_weight_draft(
     Args:
         case: what is estimated.
         contributions: computes the statistic; called only where some episode has weight.
-        by_weight: computes its derivatives by the logarithms of the weights; None where they are not known.
+        by_weight: computes the derivatives of the estimate by the logarithms of the weights; None where they are not known.
         normalised: whether the statistic divides by the weights, so that their scale does not matter.
         weight: the weights, where they are not those of the case.
         assumes: further assumptions.

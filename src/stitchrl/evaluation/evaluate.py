@@ -61,50 +61,56 @@ def evaluate(
 ) -> Evaluation:
     """Estimate how good a policy is from a log it did not learn from.
 
-    Intervals resample episodes; whole groups where the log has the role `group`, whose episodes are then not taken to be
-    independent.
+    Intervals resample episodes. Where the log has a column with the role `group`, they resample whole groups, so that the
+    episodes of one group need not be independent.
 
     Args:
         policy: anything with `probs(obs, action_mask=...)` giving (B, A) NumPy or JAX rows; over continuous actions
             `sample(obs, key=...)`, or `mode(obs)` where it leaves no chance, and `log_prob(obs, action)` where it has a
             density. Exactly this object is judged: pass `policy.greedy()` if that is what will be deployed.
         log: episodes the policy never saw.
-        gamma: discount; the log's own by default. Of one step, or of one `time_unit` where the log's schema states one.
-        horizon: count only the first so many steps of an episode; None counts until it terminates. An episode that the
-            log cut at the horizon or later is then complete, and models of value know the time.
+        gamma: discount in [0, 1], per step, or per `time_unit` where the log's schema states one; None takes the schema's.
+        horizon: how many first steps of an episode count, 1 or more; None counts every step until the episode terminates. An
+            episode that the log cut at the horizon or later is then complete, and models of the value are given the step.
         estimators: names from `registry.ESTIMATORS`, or estimators of your own; None: those that suit the log. Only what they
             ask for is fitted.
-        baseline: what the gain is over; None is the behaviour, by its logged returns.
+        baseline: the policy that the gain is over; None takes the behaviour, by its logged returns.
         fit_on: other episodes for the fitted parts (Q, and the behaviour where propensities are missing), for
             instance training and validation together; None fits on one half of `log` for the other, both ways.
-        settings: of those fits.
-        confidence: two-sided coverage the intervals aim at.
+        settings: how models are fitted; None takes `FitSettings(seed=seed)`.
+        confidence: two-sided coverage that the intervals aim at, in (0, 1).
         margin: the least gain worth having, in return units.
         audit_verdict: the verdict of `st.audit` on the whole log; "not usable" rules out GO and NO-GO. None: the verdict
             says that the log was not audited.
-        history: of `auditing.history.history_check` on the whole log; None: this log is checked where the behaviour has
-            to be fitted.
+        history: the result of `auditing.history.history_check` on the whole log; None: this log is checked where the
+            behaviour has to be fitted.
         minimum_odds_ratio: a gain from a fitted behaviour must withstand a hidden cause of this strength in any single
-            decision; at least 1, and 1 asks for nothing.
-        groups: columns whose value at the first step of an episode tells which group it is of: columns with the role
-            `subgroup`, `source` or `group`, or of the observation. A group in which the gain lies wholly below the margin
-            forbids GO; the intervals of all groups hold together.
-        costs: limits such as "hours_sedated<=8", of columns with the role `cost` or of the observation: a policy whose
-            expected cost of an episode, discounted as rewards are, lies wholly above the limit gets no GO.
-        seed: of the fits and the bootstrap.
+            decision. It is an odds ratio of at least 1, and 1 asks for nothing.
+        groups: columns whose value at the first step of an episode tells which group the episode belongs to. They have the
+            role `subgroup`, `source` or `group`, or are part of the observation. A group in which the gain lies wholly below
+            the margin forbids GO; the intervals of the gains hold for all groups at once.
+        costs: limits such as "hours_sedated<=8", on columns with the role `cost` or of the observation. A policy gets no GO
+            if the interval of its expected cost of an episode, discounted as rewards are, lies wholly above the limit.
+        seed: random seed of the fits and the bootstrap; where `settings` are given, theirs is used instead.
         record_look: remember that these episodes served as test, in the state folder of the user, and say in the verdict
-            how often they did before. For the part that decides, and not for one that you choose candidates on. The
-            commands `stitchrl run` and `stitchrl evaluate`, and `st.run`, always do; STITCHRL_STATE=off keeps nothing.
+            how often they did before. Use it on the part of the log that decides, not on one that candidates are chosen on.
+            The commands `stitchrl run` and `stitchrl evaluate`, and `st.run`, always record; STITCHRL_STATE=off keeps nothing.
         distribution: also estimate how the returns are distributed: their spread, quantiles, and the mean return of the worst
             share of episodes, beside those of the behaviour or the baseline. It fits one more network.
-        tail: that share.
-        force: judge a policy that carries the ranges it learned from also where the log's observations look like another unit.
+        tail: the worst share of episodes that `distribution` reports on, in (0, 1).
+        force: judge the policy even where this log's observations look like another unit than those it learned from, which
+            is known of policies that carry the ranges of their log.
+
+    Returns:
+        The estimates, their gains, the verdict, and what the verdict rests on.
 
     Raises:
-        ConfigurationError: an unknown estimator, a number outside its range, or what is no log.
-        EvaluationError: fewer than 2 episodes or groups, more rows and actions than fit, or a policy whose `probs` are not
-            probabilities, or whose actions are not finite; a bundle that learned from episodes of this log, from columns with
-            another meaning, or from observations in what looks like another unit.
+        ConfigurationError: an unknown estimator, a number outside its range, a group or a cost whose column the log lacks, or
+            a `log` that is no log.
+        EvaluationError: fewer than 2 episodes or groups, more rows and actions than fit in memory, a horizon below 1, a row that
+            allows no action, or a logged action with propensity 0; a policy whose `probs` are not probabilities, or whose
+            actions are not finite; a bundle that learned from episodes of this log, from columns with another meaning, or from
+            observations in what looks like another unit.
     """
     check_is_log(log, "st.evaluate")
     settings = FitSettings(seed=seed) if settings is None else settings
@@ -158,11 +164,22 @@ def evaluate_all(
     tail: float | None = None,
     force: bool = False,
 ) -> list[Evaluation]:
-    """`evaluate` for several policies: one program fits the FQE of all, one set of resamples serves all.
+    """`evaluate` for several policies: one program fits the FQE of all of them, and one set of resamples serves all.
 
-    Arguments as `evaluate`; `over_last=True` takes the last policy as the baseline of the others' gains; with
-    `confirm=False` nothing is looked at that only confirms a gain, and no verdict is GO; `notes` are further caveats of the
-    verdicts; `tail` is the worst share of episodes of the distributions of returns, which None does not estimate.
+    Arguments that `evaluate` has too mean the same here, but for `tail`. Errors are those of `evaluate`.
+
+    Args:
+        policies: what is judged.
+        log: episodes that no policy saw.
+        confirm: whether to compute what only confirms a gain; without it no verdict is GO.
+        resamples: how many bootstrap resamples the intervals that have no closed form are made from.
+        over_last: whether the last policy is the baseline of the others' gains.
+        monitors: shown the progress of long fits.
+        notes: further caveats of the verdicts.
+        tail: the worst share of episodes that the distributions of returns report on; None estimates no distribution.
+
+    Returns:
+        One evaluation a policy, in their order; with `over_last` the baseline's own is the last.
     """
     _check_numbers(margin, minimum_odds_ratio, tail)
     settings = FitSettings() if settings is None else settings
@@ -204,7 +221,8 @@ def evaluate_all(
     )
     if not record_look:
         return found
-    # Recorded when there is something to be seen, and before it can be: what was refused, failed or killed above is no look.
+    # A look is recorded once there are results and before anybody sees them: a run that was refused, failed or was killed
+    # above showed nothing.
     rule = (margin, confidence, minimum_odds_ratio, *settings.numbers())
     looks = look_at(policies, whole, estimand, rule)
     return [one.noted(notes_on(looks, noun=unit_noun(log, horizon))) for one in found]
@@ -222,11 +240,11 @@ def _check_numbers(margin: float, minimum_odds_ratio: float, tail: float | None)
 
 
 def _check_time_units(log: Dataset, fit_on: Dataset | None, estimand: Estimand, tail: float | None) -> None:
-    """Raise ConfigurationError where a distribution is asked for that would not be discounted as the log is, or a fit."""
+    """Raise ConfigurationError where the distribution of returns, or `fit_on`, would be discounted unlike the log."""
     if tail is not None and estimand.time_unit is not None:
         raise ConfigurationError(
-            "`distribution` discounts by steps, and the schema of this log has a `time_unit`, by which gamma is per "
-            f"{estimand.time_unit}. Leave `time_unit` out to count steps, or `distribution`."
+            "`distribution` discounts by steps, but the schema of this log has a `time_unit`, so that gamma is per "
+            f"{estimand.time_unit}. Leave out `distribution`, or leave `time_unit` out of the schema to count steps."
         )
     if fit_on is not None and fit_on.schema.time_unit != log.schema.time_unit:
         raise ConfigurationError(
@@ -252,7 +270,16 @@ def evaluate_fits(
     notes: Sequence[str] = (),
     tail: float | None = None,
 ) -> list[Evaluation]:
-    """`evaluate_all` on what is known already about policies and their log; arguments as there."""
+    """`evaluate_all` with models that may have been fitted already.
+
+    Args:
+        fits: the policies, their log, and whatever was fitted for them so far.
+        chosen: the estimators.
+        groups: the groups that were asked for, as `groups_of` gives them.
+        limits: the limits of costs, as `limits_of` gives them.
+
+    The other arguments are those of `evaluate_all`.
+    """
     rule = Rule(confidence, margin, audit_verdict, history, minimum_odds_ratio, groups, tuple(limits), confirm, tail)
     judge = Judge(fits, chosen, rule, resamples=resamples, over_last=over_last, notes=notes)
     return [judge.evaluation(k) for k in range(len(fits.policies))]

@@ -36,18 +36,21 @@ class Evaluation:
         behavior_fitted: True where the behaviour's probabilities come from a model.
         agreement: how the policy's decisions differ from the logged ones; `ActionShift` where actions are continuous, None where
             the log has the policy's probability of the logged action alone.
-        confirmation: what is known about the behaviour that the primary gain rests on; None where nobody looked.
-        influence: who carries the variance of the primary gain; None where there is none, or nobody looked.
-        behavior_model: the fitted behaviour; None where the log has propensities, or where nobody looked.
-        groups: the primary gain in each group that was asked for; None where none was, or there is no such gain.
-        costs: each cost that was asked for, against its limit; None where none was.
-        lower_bounds: bounds of the value, and of the gain over the behaviour, that rest on no model of the value; none where
-            nobody looked, or where none can be given. No line of the verdict looks at them.
-        distribution: how the returns are distributed, by "weights" and by "fqe"; none where it was not asked for. No line of
-            the verdict looks at it.
-        consistency: whether the healthy estimates agree, and an interval of the gain that holds if one of them is right; None
-            where nobody looked. No line of the verdict looks at it.
+        confirmation: what is known about the behaviour that the primary gain rests on.
+        influence: which episodes carry the variance of the primary gain; None where there is no such gain.
+        behavior_model: the fitted behaviour; None where the log has propensities.
+        groups: the primary gain in each group that was asked for; None where no group was, or there is no such gain.
+        costs: each cost that was asked for, against its limit; None where no cost was.
+        lower_bounds: bounds of the value, and of the gain over the behaviour, that rest on no model of the value; empty where
+            none can be given. The verdict does not use them.
+        distribution: how the returns are distributed, by "weights" and by "fqe"; empty where it was not asked for. The verdict
+            does not use it.
+        consistency: whether the healthy estimates agree, and an interval of the gain that holds if one of them is right. The
+            verdict does not use it.
         described: what was done to the policy, such as "smoothed by normal noise of 0.2"; "" where nothing was.
+
+    `evaluate_all(..., confirm=False)` does not compute `confirmation`, `influence`, `behavior_model`, `lower_bounds` and
+    `consistency`: they are None, or empty, then.
     """
 
     estimates: dict[str, Estimate]

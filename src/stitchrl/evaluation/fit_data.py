@@ -1,4 +1,4 @@
-"""What the fits of an evaluation are asked for, the episodes that they are made on, and the parts they serve."""
+"""What estimators ask to have fitted, the episodes that models are fitted on, and the episodes that they are used on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ __all__ = ["FitData", "FitRequest", "Fold", "Order"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
-    """How arrays of the folds, one after the other, are put in the order of the log."""
+    """How arrays of the folds, one after the other, are put in the order of the log.
+
+    Attributes:
+        rows: (N,) the place of each row of the log among the rows of the folds.
+        episodes: (n,) the place of each episode of the log among the episodes of the folds.
+    """
 
     rows: Int[NumpyArray, " N"]
     episodes: Int[NumpyArray, " n"]
@@ -51,18 +56,18 @@ class FitRequest(Hashable, Protocol):
     """What an estimator wants fitted. Equal requests are fitted once: write it as a frozen dataclass."""
 
     def fit(self, data: FitData) -> Sequence[Any]:
-        """Fit one model a policy, from episodes that no estimate is made on."""
+        """Fit the models, one a policy, on the episodes of `data`, which are not those of the estimates."""
 
     def apply(self, model: Any, fold: Fold, policy: int) -> Any:
-        """Bring one policy's model onto the episodes of a fold."""
+        """What one policy's model says on the episodes of a fold; `policy` is the policy's number."""
 
     def join(self, parts: Sequence[Any], order: Order) -> Any:
-        """What was brought onto the folds, as of the whole log."""
+        """What `apply` gave for each fold, joined to that of the whole log."""
 
 
 @runtime_checkable
 class ManyPolicies(Protocol):
-    """A request whose models are brought onto episodes for several policies at once, for less than one by one."""
+    """A request whose models are applied for several policies at once, which costs less than one by one."""
 
     def apply_many(self, model: Any, fold: Fold, policies: Sequence[int]) -> list[Any]:
         """As `apply`, for each of the policies that one model serves."""
@@ -76,12 +81,13 @@ class FitData:
         log: those episodes.
         next_choices: gives what each policy does at the next states of `log`, one policy after another: (N, A) probabilities,
             or (N, K, D) drawn actions where actions are continuous.
-        policies: how many there are.
+        policies: how many policies there are.
         estimand: which quantity is estimated.
-        settings: of the fits.
+        settings: how models are fitted.
         monitors: shown the progress of long fits.
-        log_policy: gives the (N,) logarithm of a policy's probability of the logged action, by its number; None: nobody asks.
-        choices: gives what each policy does at the states of `log`, as `next_choices` does; None: nobody asks.
+        log_policy: gives the (N,) logarithm of a policy's probability of the logged action, by its number; None where no fit
+            asks for it.
+        choices: gives what each policy does at the states of `log`, as `next_choices` does; None where no fit asks for it.
     """
 
     log: Dataset
@@ -109,7 +115,7 @@ class FitData:
 
     @cached_property
     def timed_log(self) -> Dataset:
-        """The log on which models of value are fitted: with a horizon its observations tell the time."""
+        """The log on which models of the value are fitted: with a horizon its observations tell the step."""
         return with_clock(self.log, self.estimand.horizon)
 
     @cached_property
@@ -131,15 +137,15 @@ class Fold:
 
     Attributes:
         log: the episodes.
-        data: the others.
+        data: the other episodes, and what is fitted on them.
         choices: gives what a policy does at the states of `log`, by its number: (N, A) probabilities, or (N, K, D) drawn
             actions where actions are continuous.
-        next_choices: the same at the next states.
+        next_choices: gives what a policy does at the next states, in the same form.
         log_policy: gives the (N,) logarithm of a policy's probability, or density, of the logged action; None where the policy
             has no density.
         pieces: gives the (N, A) probabilities some rows at a time, where all would not fit in memory.
-        episodes: how many there are in all folds together.
-        policies: the policies themselves, for what is not at a logged state.
+        episodes: how many episodes all folds have together.
+        policies: the policies themselves, to be asked at states that were not logged.
     """
 
     log: Dataset
@@ -153,7 +159,7 @@ class Fold:
 
     @cached_property
     def timed_log(self) -> Dataset:
-        """The log on which models of value are read: with a horizon its observations tell the time."""
+        """The log on which models of the value are read: with a horizon its observations tell the step."""
         return with_clock(self.log, self.data.estimand.horizon)
 
     @cached_property

@@ -1,7 +1,7 @@
 """Fitted models of an evaluation: each fitted once, when first asked for, for all policies together.
 
-No episode meets a model that it helped to fit. Either other episodes are given for the fits, or each half of the log is
-served by models fitted on the other half (cross-fitting; Chernozhukov and others 2018, section 3).
+No episode is judged by a model that it helped to fit. Either other episodes are given for the fits, or each half of the log
+is judged by models that were fitted on the other half (cross-fitting; Chernozhukov and others 2018, section 3).
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Fits:
         log: the episodes that estimates are made on; with a horizon only their first steps are used.
         fit_on: other episodes, for the fits; None cross-fits two halves of `log`.
         estimand: which quantity is estimated.
-        settings: of the fits.
+        settings: how models are fitted.
         monitors: shown the progress of long fits.
-        served_by: for each policy the number of that whose models serve it; None: each has models of its own. Corrected
-            estimates remain right with the Q of a policy that is near.
+        served_by: for each policy, the number of the policy whose models it uses; None: each has models of its own. An
+            estimate that corrects a Q remains right with the Q of a similar policy.
     """
 
     def __init__(
@@ -89,17 +89,29 @@ class Fits:
         return PolicyFits(self, policy)
 
     def on(self, log: Dataset) -> Fits:
-        """The same fitted models brought onto other episodes."""
+        """The same fitted models on other episodes.
+
+        Raises:
+            EvaluationError: the models were cross-fitted, without `fit_on`.
+        """
         if self._fit_on is None:
             raise EvaluationError(
-                "Models that were cross-fitted on a log serve that log only; give `fit_on` to share them with others."
+                "Models that were cross-fitted on a log serve that log only; give `fit_on` to use them on other episodes."
             )
         other = Fits(self.policies, log, self._fit_on, estimand=self.estimand, settings=self.settings)
         other._data_of_others = self._data_of_others
         return other
 
     def with_policies(self, policies: Sequence[PolicyLike], served_by: Sequence[int]) -> Fits:
-        """The same models for further policies on the same log: each is served by that of a policy that is here."""
+        """The same models for other policies on the same log.
+
+        Args:
+            policies: the other policies.
+            served_by: for each of them, the number of the policy of this object whose models it uses.
+
+        Raises:
+            EvaluationError: the models were cross-fitted, without `fit_on`.
+        """
         if self._fit_on is None:
             raise EvaluationError(
                 "Models that were cross-fitted serve the policies that they were fitted for; give `fit_on`."
@@ -110,10 +122,10 @@ class Fits:
         return other
 
     def with_reward(self, reward: Callable[[Dataset], NumpyArray]) -> Fits:
-        """The same policies on the same episodes, whose rewards are another number of each row.
+        """The same policies on the same episodes with other rewards.
 
         Args:
-            reward: gives the numbers of the rows of a log.
+            reward: gives the (N,) new rewards of the rows of a log.
         """
         for k, policy in enumerate(self.policies):
             if isinstance(policy, RememberingPolicy):
@@ -127,7 +139,7 @@ class Fits:
         return other
 
     def get(self, request: FitRequest) -> list[Any]:
-        """What was asked for, for each policy, on the whole log; fitted at the first call."""
+        """What a request asks for, one result a policy, on the whole log; fitted at the first call."""
         if request not in self._found:
             parts = [self._applied(request, fold) for fold in self._folds]
             self._found[request] = [request.join(of_policy, self._order) for of_policy in zip(*parts, strict=True)]
@@ -152,7 +164,7 @@ class Fits:
         return self._choices[policy]
 
     def next_choices(self, policy: int) -> Float[NumpyArray, "N ..."]:
-        """The same at the next states."""
+        """What a policy does at the next states, in the form of `choices`."""
         if policy not in self._next_choices:
             self._next_choices[policy] = self._asked_next(policy, self.log, self.choices(policy))
         return self._next_choices[policy]
@@ -237,11 +249,12 @@ class Fits:
     def behavior_covariance(self, gradient: Float[NumpyArray, "N K"]) -> Float[NumpyArray, "K K"] | None:
         """Covariance of K numbers that comes from the fit of the behaviour; None where it is not known.
 
-        Of what the episodes of the fit show and what the fitted model expects, the larger counts: an action that is rare
-        in the fit may be absent from it. With cross-fitting the two fits are taken to be independent of the estimates.
+        The episodes of the fit show one covariance and the fitted model expects another; for each number the larger variance
+        counts, since a rare action may be absent from the fit by luck. With cross-fitting the two fits are taken to be
+        independent of the estimates.
 
         Args:
-            gradient: derivative of each number by the logarithm of the behaviour's probability of each logged action.
+            gradient: (N, K) derivative of each number by the logarithm of the behaviour's probability of each logged action.
         """
         numbers = gradient.shape[1]
         total = np.zeros((numbers, numbers))
@@ -331,7 +344,7 @@ class Fits:
         )
 
     def _log_policy_on(self, policy: int, log: Dataset) -> Float[NumpyArray, " N"]:
-        """The same as `log_policy` on any log with discrete actions."""
+        """`log_policy`, on any log with discrete actions."""
         if isinstance(one := self.policies[policy], LoggedPolicy):
             return one.log_prob_on(log)
         return _log_of_actions(probability_pieces(self.policies[policy], log), log)

@@ -1,11 +1,12 @@
-"""FQE, fitted Q evaluation (Le, Voloshin, Yue 2019, arXiv 1903.08738): the network, and how it is read on a log.
+"""FQE, fitted Q evaluation (Le, Voloshin, Yue 2019, arXiv 1903.08738): how the network is fitted, and what is read off it.
 
 A network is fitted by repeated regression, all policies in one program:
 
     (1)  Q <- argmin E[ (r + gamma (1 - terminated) Qbar(s', a') - Q(s, a))^2 ],   a' ~ policy(s')
 
-Its value alone, E[V(s0)], has no honest interval: the fitting error is invisible in it (a nominal 95% covered about
-20% in a trial). `refit.py` corrects it on the episodes of the estimate.
+with Qbar a slowly moving copy of Q. Its value alone, E[V(s0)], has no valid interval, since the spread over episodes does not
+show the error of the fit (a nominal 95% interval covered about 20% in a trial). `refit.py` corrects it on the episodes of the
+estimate.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ __all__ = ["FQE", "FittedQ", "evaluation_source", "fit_q", "logged_and_next_acti
 ROWS_AT_ONCE = 4096
 """Rows whose features are computed in one call."""
 KINDS = (("none", 1.0), ("after", 1.0), ("none", 3.0), ("after", 3.0))
-"""Layer normalisation, and by how much smaller a step is, of each kind of network: they extrapolate differently."""
+"""The kinds of networks: where there is layer normalisation, and what the step size is divided by. They extrapolate
+differently."""
 CONTINUOUS_TIMES = 10
-"""Over continuous actions, whose logs have long episodes, FQE makes so many times the updates."""
+"""Updates over continuous actions, whose logs have long episodes, as a multiple of `FitSettings.updates`."""
 
 
 class FQEState(NamedTuple):
@@ -98,7 +100,7 @@ def _q(critic: MLP, obs: Float[Array, "B D"], action: Float[Array, "B action"]) 
 
 
 def logged_and_next_actions(batch: Batch, key: Key) -> tuple[Float[Array, "B action"], Float[Array, "B action"]]:
-    """The logged action and one of the policy's at the next state, as the network sees them."""
+    """The logged action, and an action that the policy draws at the next state, in the form that the network takes."""
     if "next_cdf" in batch:
         next_cdf = batch["next_cdf"]
         drawn = jnp.sum(next_cdf <= jax.random.uniform(key, (next_cdf.shape[0], 1)), axis=-1)
@@ -111,8 +113,15 @@ def logged_and_next_actions(batch: Batch, key: Key) -> tuple[Float[Array, "B act
 def evaluation_source(
     log: Dataset, scaling: Scaling, next_choices: Iterable[Float[NumpyArray, "N ..."]], count: int
 ) -> Source:
-    """Transitions of a log for the FQE of `count` policies at once, member k for the k-th of `next_choices`: (N, A)
-    probabilities, or (N, K, D) drawn actions in logged units."""
+    """Transitions of a log for the FQE of several policies at once; member k of the fit is for the k-th of `next_choices`.
+
+    Args:
+        log: the episodes to fit to.
+        scaling: scaling of observations, rewards and continuous actions.
+        next_choices: what each policy does at the next states: (N, A) probabilities, or (N, K, D) drawn actions in logged
+            units.
+        count: how many policies there are.
+    """
     source = transition_source(log, scaling)
     if log.num_actions is None:
         draws = [scaling.actions(one) for one in next_choices]
@@ -138,11 +147,11 @@ def _sample_with_policy(arrays: PyTree, index: Int[Array, " B"], member: Int[Arr
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FittedQ:
-    """A fitted network and the scaling it lives in.
+    """A fitted network and the scaling of its inputs and outputs.
 
     Attributes:
         critic: the network, on scaled observations, in scaled reward units.
-        scaling: of observations, continuous actions and rewards.
+        scaling: scaling of observations, continuous actions and rewards.
         num_actions: A; None where actions are continuous.
     """
 
@@ -158,9 +167,19 @@ class FittedQ:
         *,
         logged: bool = False,
     ) -> dict[str, NumpyArray]:
-        """Per transition of a log: q, v, next_v (N,) in raw reward units; psi, next_psi (N, H + 1) features of the states,
-        averaged over the policy's actions; with `logged` also phi (N, H + 1), those of the logged action. Of drawn actions
-        also `instrument` (N, H + 1), psi over other draws."""
+        """What the network says of each transition of a log for one policy, by name.
+
+        q, v and next_v are (N,) values in raw reward units: of the logged action, and of the policy here and at the next state.
+        psi and next_psi are (N, H + 1) features of the states, averaged over the policy's actions. With `logged` there is also
+        phi, (N, H + 1) features of the logged action. Where actions are drawn there is also `instrument`, (N, H + 1), which is
+        psi over other draws.
+
+        Args:
+            log: the log.
+            choices, next_choices: what the policy does at its states and at the next ones: (N, A) probabilities, or (N, K, D)
+                drawn actions in logged units.
+            logged: whether phi is asked for.
+        """
         return self.on_many(log, [(choices, next_choices)], logged=logged)[0]
 
     def on_many(
@@ -170,9 +189,9 @@ class FittedQ:
         *,
         logged: bool = False,
     ) -> list[dict[str, NumpyArray]]:
-        """`on` for several policies: their (N, A) probabilities, or (N, K, D) drawn actions, here and next.
+        """`on` for several policies, of each its `choices` and `next_choices`.
 
-        Where actions are discrete the network is read once for all policies.
+        Where actions are discrete the network is evaluated once for all policies.
         """
         table = self.scaling.observations(log.observation_table)
         if self.num_actions is None:
@@ -250,11 +269,18 @@ def fit_q(
     settings: FitSettings,
     monitors: Sequence[LoopMonitor] = (),
 ) -> list[list[FittedQ]]:
-    """FQE of every policy in one program for each kind of network; all members of one share a seed, so a policy's fit does
-    not depend on its place.
+    """The FQE networks of every policy, fitted in one program for each kind of network.
 
-    `next_choices` yields what each of `count` policies does at the next states of `log`: (N, A) probabilities, or (N, K, D)
-    drawn actions. Over discrete actions each policy gets one network, over continuous ones `settings.networks`.
+    All policies share a seed, so that the fit of a policy does not depend on its place among them. Over discrete actions each
+    policy gets one network, over continuous ones `settings.networks`.
+
+    Args:
+        log: the episodes to fit to.
+        next_choices: what each policy does at the next states of `log`: (N, A) probabilities, or (N, K, D) drawn actions.
+        count: how many policies there are.
+        gamma: discount.
+        settings: how networks are fitted.
+        monitors: shown the progress of long fits.
     """
     scaling = Scaling.of(log, reward_scale=unit_return_scale(log, gamma=gamma))
     source, continuous = evaluation_source(log, scaling, next_choices, count), log.num_actions is None

@@ -1,7 +1,7 @@
 """Drafts of one estimate in each of several groups of episodes.
 
-An estimator that weights episodes is right on the episodes of a group alone: the weight of an episode knows nothing of the
-others. One that corrects a fitted Q is not, and says in `by_group` what it does instead.
+An estimator that weights episodes is right on the episodes of a group alone, since the weight of an episode does not depend on
+the others. An estimator that corrects a fitted Q is not, and has a method `by_group` that says what it does instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stitchrl.evaluation.attainable import what_untried_actions_may_do
 from stitchrl.evaluation.balance import balance_test
 from stitchrl.evaluation.balance_checks import UNLIKELY, check_balance, check_regional_balance
 from stitchrl.evaluation.contributions import Contributions
+from stitchrl.evaluation.corrected import finite_range
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.group_refit import FitGroups, GroupRefit, RefitOfGroups
 from stitchrl.evaluation.groups import Groups
@@ -45,7 +46,7 @@ def masked(draft: Draft, member: Float[NumpyArray, " n"], case: Case) -> Draft:
     """The draft of an estimator that weights episodes, on the episodes of a group alone.
 
     Args:
-        draft: of the whole log.
+        draft: the draft on the whole log.
         member: (n,) 1 for each episode of the group, else 0.
         case: what is estimated.
     """
@@ -103,9 +104,6 @@ def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"
     )
     ratios = _ratios(case, found, g, share)
     untried = ratios.never_tried(case.log.num_episodes)
-    low, high = case.attainable
-    if not np.isfinite([low, high]).all():
-        low, high = float(case.episodes.returns.min()), float(case.episodes.returns.max())
     behavior = None
     if fitted.behavior is not None and fitted.behavior_by_network is not None:
         own = fitted.behavior
@@ -124,7 +122,7 @@ def _corrected(case: Case, fitted: RefitOfGroups, member: Float[NumpyArray, " n"
         per_episode,
         ratios,
         behavior=behavior,
-        unknown=what_untried_actions_may_do(untried, (low, high)),
+        unknown=what_untried_actions_may_do(untried, finite_range(case)),
         behavior_gradient=-weights * found.residual / case.log.num_episodes,
         by_network=tuple((fitted.by_network[:, g] / share).tolist()),
         jointly=jointly,
@@ -150,9 +148,9 @@ def _of_behavior(case: Case, found: GroupRefit, g: int, share: float) -> Ratios:
 
 
 def _check_explained(case: Case, found: GroupRefit, member: Float[NumpyArray, " n"], g: int) -> Check:
-    """Whether what the observations say explains the outcomes of a group, so that other episodes may speak for it.
+    """Whether the observations explain the outcomes of a group, so that episodes of other groups may stand for its own.
 
-    The TD errors that the correction leaves average 0 in every group if the observation says all that matters.
+    The TD errors that the correction leaves average 0 in every group if the observation holds all that matters.
     """
     left = np.add.reduceat(found.weights[:, g] * found.residual, case.log.episode_start[:-1]) * member
     sums, counts = case.units.sums(left), case.units.sums(member)
@@ -162,8 +160,9 @@ def _check_explained(case: Case, found: GroupRefit, member: Float[NumpyArray, " 
     p_value = float(2 * stats.t.sf(abs(float(seen.mean())) / (error / np.sqrt(n)), n - 1)) if error > 0 else 1.0
     passed = p_value >= UNLIKELY
     sentence = (
-        f"The outcomes of the group are explained by its observations, as far as chance lets see (p = {p_value:.2g})."
+        f"The observations explain the outcomes of the group, as far as chance lets one see (p = {p_value:.2g})."
         if passed
-        else f"The outcomes of the group are not explained by its observations (p = {p_value:.1g}): put the column among them."
+        else f"The observations do not explain the outcomes of the group (p = {p_value:.1g}): make the column of the groups a "
+        "part of the observation."
     )
     return Check("explained", p_value, UNLIKELY, passed, sentence)

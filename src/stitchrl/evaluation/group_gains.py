@@ -1,7 +1,7 @@
 """The gain in each of several groups of episodes, with intervals that all hold at once.
 
-Of many groups one looks bad by luck alone. The intervals here are wider than those of a single gain by as much as the
-largest of all deviations calls for: with z_g the deviation of group g in standard errors,
+Among many groups one looks bad by luck alone. The intervals here are so much wider than that of a single gain that all of them
+hold at once with the stated confidence. With z_g the deviation of group g in standard errors,
 
     lower, upper = gain_g -+ c s_g,     P(max_g |z_g| <= c) = confidence
 
@@ -39,9 +39,9 @@ from stitchrl.types import NumpyArray
 __all__ = ["GroupGain", "GroupGains", "gains_in_groups", "simultaneous_reach"]
 
 LEAST_UNITS = LEAST_EFFECTIVE_UNITS
-"""Episodes, or groups of them where the log has the role `group`, below which a group is not judged."""
+"""The fewest independent units with which a group is judged: episodes, or groups of them where the log has the role `group`."""
 DRAWS = 100_000
-"""Draws from the joint law of the deviations."""
+"""Draws from the joint distribution of the deviations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +49,15 @@ class GroupGain:
     """The gain in one group.
 
     Attributes:
-        column, label: what tells the group, at the first step of an episode.
+        column, label: the column, and its value at the first step of the group's episodes.
         units: how many independent units have an episode in it.
         noun: what one unit is called.
-        value, lower, upper, standard_error: of the gain, the interval simultaneous with the other groups'; None where there is
-            no estimate.
-        policy, behavior: the values whose difference the gain is.
+        value, standard_error: the gain and its standard error; None where there is no estimate.
+        lower, upper: its interval, which holds together with those of the other groups; None where there is no estimate.
+        policy, behavior: the two values whose difference is the gain.
         reasons: why it is not judged, one sentence each: too few units, or failed checks. Empty where it is judged.
         checks: every health check.
-        state: what is said of it beside a margin: "below", "above", "not decided", "too few" or "not judged".
+        state: where the interval lies: "below" or "above" the margin, or "not decided"; else "too few" or "not judged".
     """
 
     column: str
@@ -80,7 +80,7 @@ class GroupGain:
         return f"{self.column} = {self.label}"
 
     def forbids(self, margin: float) -> bool:
-        """Whether it forbids GO: it lies wholly below the margin, or would if its failed checks were let pass."""
+        """Whether it forbids GO: the gain lies wholly below the margin, or would if its failed checks were ignored."""
         below = self.upper is not None and self.upper < margin
         return self.state == "below" or (self.state == "not judged" and below)
 
@@ -96,7 +96,7 @@ class GroupGain:
                 assert self.upper is not None
                 span = interval_in_words(self.value, self.lower, self.upper)
                 return (
-                    f"For {self.name} the gain cannot be judged, and what there is lies wholly below {margin:g}, {span}: "
+                    f"For {self.name} the gain cannot be judged, and its estimate lies wholly below {margin:g}, {span}: "
                     f"{self.reasons[0]}"
                 )
             return f"For {self.name} the gain cannot be judged: {self.reasons[0]}"
@@ -117,9 +117,9 @@ class GroupGains:
     """The gains in all groups that were asked for.
 
     Attributes:
-        estimator: of the gains.
-        confidence: with which all intervals hold together.
-        reach: standard errors on either side of a gain.
+        estimator: name of the estimator of the gains.
+        confidence: the confidence with which all intervals hold together.
+        reach: c, how many standard errors an interval reaches to either side of its gain.
         margin: the least gain worth having.
         gains: one a group.
     """
@@ -161,13 +161,13 @@ def gains_in_groups(
     """The gains in groups by one estimator.
 
     Args:
-        estimator: of the primary gain.
-        case: of the policy.
-        groups: of the episodes.
+        estimator: the estimator of the primary gain.
+        case: the case of the policy.
+        groups: the groups of episodes.
         whole: the draft of the policy's value on all episodes.
         logged: the draft of the behaviour's value by its logged returns.
         other: case and draft of the baseline; None: gains are over the behaviour.
-        resampler: of the episodes.
+        resampler: gives the standard errors and the confidence.
         margin: the least gain worth having.
     """
     members = groups.members(case.log)
@@ -238,7 +238,7 @@ def _drafts(
 
 
 def _errors(gains: Sequence[Draft], case: Case, resampler: Resampler) -> list[float]:
-    """The standard error of each gain, as that of the gain on all episodes."""
+    """The standard error of each gain, computed as that of the gain on all episodes is."""
     statistics = [gain.statistic for gain in gains if gain.statistic is not None]
     noises = behavior_variances(case, gains)
     added = [(noise or 0.0) + variance_of_model(gain, resampler) for noise, gain in zip(noises, gains, strict=True)]
@@ -246,12 +246,15 @@ def _errors(gains: Sequence[Draft], case: Case, resampler: Resampler) -> list[fl
 
 
 def simultaneous_reach(influence: Float[NumpyArray, "units G"], confidence: float, *, seed: int = 0) -> float:
-    """Standard errors on either side within which all of G estimates lie at once, at least those of a single one.
+    """c: how many standard errors intervals must reach to either side for all of G to hold at once.
+
+    It is never less than a single interval needs, and the normal quantile is scaled by the ratio of Student's to the normal for
+    a single one.
 
     Args:
-        influence: values of each independent unit, summed over its episodes; columns that do not vary are left out.
-        confidence: chance that all lie within.
-        seed: of the draws.
+        influence: (units, G) influence values, summed over the episodes of each unit; columns that do not vary are left out.
+        confidence: chance that all intervals hold.
+        seed: random seed of the draws.
     """
     n = len(influence)
     alone = float(stats.t.ppf((1 + confidence) / 2, max(n - 1, 1)))

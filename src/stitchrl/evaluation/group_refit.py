@@ -3,8 +3,9 @@
     (1)  w_g = E[1_g psi_0]^T A^{-1} psi,    u_ig = 1_g(i) (V(s_0) + psi_0^T theta) + sum_t w_g rho_t (delta_t - ...)
     (2)  value of group g = E[u_g] / E[1_g]
 
-All episodes speak about the states that a group comes to, so the contributions of the whole log must not be masked: those of
-the group's own episodes are not balanced by themselves. The balance is tested for each group.
+with 1_g(i) = 1 for the episodes of group g, and the rest as in `refit.py`. All episodes tell about the states that a group comes
+to, so that masking the contributions of the whole log would be wrong: those of the group's own episodes are not in balance by
+themselves. The balance is tested for each group.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ class RefitOfGroups(NamedTuple):
     """The policy's values in groups, and the behaviour's by the same equations where episodes were cut.
 
     Attributes:
-        policy: of the policy.
-        behavior: of the behaviour.
+        policy: the policy's values.
+        behavior: the behaviour's values; None where no episode was cut.
         by_network: (K, G) as `CorrectedQ.by_network`, each times the share of the group.
-        behavior_by_network: the same of the behaviour.
+        behavior_by_network: the same for the behaviour.
         moved: (G,) by how much traces move each of the policy's values, times the share of the group.
-        behavior_moved: the same of the behaviour.
+        behavior_moved: the same for the behaviour.
     """
 
     policy: GroupRefit
@@ -72,8 +73,8 @@ class FitGroups:
     """The request for the corrected Q in groups, from the networks that `FitQ` fits.
 
     Attributes:
-        groups: of episodes.
-        with_ratios: whether the correction uses ratios, or features of the logged action in their place.
+        groups: the groups of episodes.
+        with_ratios: whether the correction uses ratios; otherwise features of the logged action take their place.
     """
 
     groups: Groups
@@ -162,7 +163,7 @@ def _by_group(solved: Solved, members: Float[NumpyArray, "n G"]) -> GroupRefit:
 
 
 def _mean(refits: Sequence[GroupRefit]) -> GroupRefit:
-    """The mean of several networks; the worst of them speaks for the balance of all."""
+    """The mean of several networks; `imbalance` is that of the worst network."""
     contributions, visits, weights, residual, first, imbalance = zip(*refits, strict=True)
     return GroupRefit(
         np.mean(contributions, axis=0),

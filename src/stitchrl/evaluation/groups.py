@@ -20,7 +20,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["MOST_GROUPS", "Groups", "first_labels", "groups_of"]
 
 MOST_GROUPS = 20
-"""Groups that one column may tell apart: with more of them hardly any could be judged."""
+"""The most groups that one column may tell apart: with more, hardly any would have enough episodes to be judged."""
 MISSING = "none"
 """The label of an episode whose one-hot observation names no category."""
 
@@ -52,7 +52,7 @@ def groups_of(log: Dataset, columns: str | Sequence[str]) -> Groups | None:
         labels = np.unique(first_labels(log, column))
         if len(labels) > MOST_GROUPS:
             raise ConfigurationError(
-                f"`group` needs a column with at most {MOST_GROUPS} different values at the first steps of episodes; "
+                f"A column of groups must have at most {MOST_GROUPS} different values at the first steps of episodes; "
                 f"{column!r} has {len(labels):,}. Give one of few values, such as age bands in place of ages."
             )
         named += [(column, str(label)) for label in labels]
@@ -89,6 +89,6 @@ def first_labels(log: Dataset, column: str) -> Shaped[NumpyArray, " n"]:
         return np.where(seen.max(1) > 0, labels[seen.argmax(1)], MISSING)
     known = [*named, *(name for name in ("source", "group") if getattr(log, name) is not None), *names]
     raise ConfigurationError(
-        f"`group` must be a column that the log was read with; there is no {column!r} among {listed(known, 40)}. Give it the "
-        "role `subgroup` in the schema, or `beside={'subgroup': [...]}` to `st.read`."
+        f"Groups must be told by a column that the log was read with; there is no {column!r} among {listed(known, 40)}. Give "
+        "the column the role `subgroup` in the schema, or `beside={'subgroup': [...]}` to `st.read`."
     )

@@ -1,7 +1,10 @@
-"""Health checks of an estimate: what was seen, the limit, and a sentence either way. Every threshold lives here.
+"""Health checks of an estimate: what was seen, the limit, and a sentence either way.
 
-Two checks ask whether enough of the log speaks about the policy. The effective number of units (Kish 1965) is held
-against a share of the units, since weights seldom drawn are easily not drawn at all; but never less than 100 are
+The thresholds of balance and calibration are in `balance_checks.py`, those of learned models in `model_health.py`, and most of
+the others here.
+
+Two checks ask whether enough of the log tells about the policy. The effective number of units (Kish 1965) must be at least a
+tenth of the units, since large weights that are seldom drawn may easily not be drawn at all; but fewer than 100 are never
 enough, and 1,000 always are. The largest share of one unit is limited as well: it stays large until the sample is large
 enough for its heaviest weights (Chatterjee and Diaconis 2018). See docs/decisions/0014-estimators.md.
 """
@@ -43,31 +46,31 @@ __all__ = [
 ]
 
 MINIMUM_EFFECTIVE_SHARE = 0.1
-"""Effective units, as a share of all, below which weights are not trusted; within the two limits that follow."""
+"""Effective units, as a share of all, that weights must be worth; clipped to the two numbers that follow."""
 LEAST_EFFECTIVE_UNITS = 100
 """Effective units that even a small log needs."""
 ENOUGH_EFFECTIVE_UNITS = 1000
 """Effective units that are enough for a log of any size."""
 MEAN_WEIGHT_SLACK = 0.25
-"""By how much whole-episode weights may average away from 1."""
+"""How far the average of whole-episode weights may be from 1."""
 MAXIMUM_LOST = 0.01
 """Largest share of weight that may end in cuts no other episode runs past."""
 MAXIMUM_OPTIMISM = 0.1
-"""Nats an episode by which a behaviour may predict the episodes that it was fitted to, and is judged on, better than others."""
+"""By how many nats an episode a behaviour model may predict the episodes that it was fitted to better than other episodes."""
 MAXIMUM_INFLUENCE = 0.1
 """Share of the variance of an estimate that one unit may carry."""
 MAXIMUM_POSSIBLE_INFLUENCE = 0.25
-"""Share of the variance that the logged action with the largest weight would carry, whether it was seen or not."""
+"""Share of the variance that the action with the largest weight may carry if it is logged once, whether it was or not."""
 MAXIMUM_NEVER_TRIED = 0.01
-"""Decisions of an episode that may be on actions which the behaviour never takes; the interval is widened by them."""
+"""How many decisions of an episode may be actions that the behaviour never takes; the interval is widened for them."""
 MINIMUM_TAIL_UNITS = 30
-"""Effective units in the worst share of a distribution of returns from which that share is trusted."""
+"""Effective units that the worst share of a distribution of returns must hold to be trusted."""
 MAXIMUM_SHRINKAGE = 0.25
-"""Share of all weight that may be taken away before an estimate rests on what takes its place."""
+"""Largest share of all weight that shrinking may take away."""
 MAXIMUM_UNCORRECTED = 0.05
-"""Share of a policy's discounted weight that may rest on a fitted value which nothing corrects."""
+"""Largest share of a policy's discounted weight that may rest on an uncorrected fitted value."""
 NO_REWARD_SLACK = 1e-3
-"""What a fitted value may be where every reward is 0."""
+"""How far from 0 a value may be where every reward is 0."""
 RANGE_SLACK = 1e-6
 """Rounding allowed at the ends of the attainable range, as a share of its larger end."""
 
@@ -80,7 +83,7 @@ class Check:
         key: what is checked; each key occurs once among the checks of an estimate.
         seen: the number that was seen; None where there is none.
         limit: the number that it is held against; None where there is none.
-        passed: whether the estimate may be leaned on, as far as this check goes.
+        passed: whether the estimate can be trusted, as far as this check goes.
         sentence: what was seen and what it means.
     """
 
@@ -102,11 +105,11 @@ def not_applicable(sentence: str) -> Check:
 
 
 def check_spread(units: Units, weight: Float[NumpyArray, " n"], *, among: int | None = None) -> tuple[Check, Check]:
-    """Whether the weights of n episodes rest on enough independent units, and on none too much.
+    """Whether the weights of n episodes rest on enough independent units, and not too much on any one.
 
     Args:
         units: which episodes are independent.
-        weight: of each episode.
+        weight: (n,) weight of each episode, at least 0.
         among: how many units the estimate is about, where it is about a group of them; None: all.
     """
     count = units.count if among is None else among
@@ -139,10 +142,10 @@ def check_spread(units: Units, weight: Float[NumpyArray, " n"], *, among: int | 
 
 
 def check_mean_weight(weight: Float[NumpyArray, " n"], log_scale: float = 0.0, *, noun: str = "episode") -> Check:
-    """Whole-episode weights average 1 in expectation; far below, the episodes that matter most are missing.
+    """Whole-episode weights average 1 in expectation; where they are far below, the episodes that matter most are missing.
 
     Args:
-        weight: of n episodes, divided by a common scale.
+        weight: (n,) weight of each episode, divided by a common scale.
         log_scale: logarithm of that scale.
         noun: what one episode is called.
     """
@@ -164,7 +167,7 @@ def uses_episode_weights(checks: Iterable[Check]) -> bool:
 
 
 def check_networks(count: int) -> Check:
-    """How wrong a fitted value is shows in what several networks disagree by, and not in one alone."""
+    """Whether there are several networks, whose disagreement shows how wrong a fitted value may be; one alone cannot."""
     passed = count >= 2
     sentence = (
         f"{count} networks of different kinds were fitted; what they disagree by is in the interval."
@@ -175,10 +178,10 @@ def check_networks(count: int) -> Check:
 
 
 def check_unknown_waits(share: float) -> Check:
-    """Where a decision's time is what discounts its value, a cut that hides that time hides the value too.
+    """Where values are discounted by time, a cut that hides the time of the next decision hides its discount too.
 
     Args:
-        share: of the episodes that go on after their last logged decision, to a next one whose time is unknown.
+        share: share of the episodes that go on after their last logged decision to one whose time is unknown.
     """
     passed = share <= MAXIMUM_LOST
     seen = f"In {share:.1%} of the episodes the time of the decision after the last logged one is unknown"
@@ -192,24 +195,28 @@ def check_unknown_waits(share: float) -> Check:
 
 
 def check_own_fit(nats: float) -> Check:
-    """A behaviour that is too rich for the episodes it is fitted to and judged on makes every ratio at most 1.
+    """A behaviour model that is too rich for the episodes it is fitted to, and judged on, makes ratios look closer to 1.
 
     Args:
-        nats: by which it predicts the actions of an episode better than the same model does where it did not see them.
+        nats: by how many nats it predicts the actions of an episode better than the same model fitted without that episode.
     """
     passed = nats <= MAXIMUM_OPTIMISM
     seen = (
-        f"The behaviour predicts the actions of an episode that it was fitted to by {nats:.2f} nats better than others"
+        f"The behaviour model predicts the actions of an episode that it was fitted to {nats:.2f} nats better than those of "
+        "other episodes"
     )
     if passed:
         sentence = f"{seen}, at most {MAXIMUM_OPTIMISM:g}."
     else:
-        sentence = f"{seen}, above {MAXIMUM_OPTIMISM:g}: it has learned these episodes by heart, and its weights look too even."
+        sentence = (
+            f"{seen}, above {MAXIMUM_OPTIMISM:g}: it has learned these episodes by heart, so that the weights look more even "
+            "than they are."
+        )
     return Check("own-fit", nats, MAXIMUM_OPTIMISM, passed, sentence)
 
 
 def check_influence(units: Units, influence: Float[NumpyArray, " n"]) -> Check:
-    """Where one unit carries much of the variance, others like it are missing by luck, and the error is not known."""
+    """Where one unit carries much of the variance, others like it may be missing by luck, so that the error is not known."""
     squares = units.sums(influence) ** 2
     total = float(squares.sum())
     share = float(squares.max()) / total if total > 0 else 0.0
@@ -225,11 +232,11 @@ def check_influence(units: Units, influence: Float[NumpyArray, " n"]) -> Check:
 
 
 def check_possible_influence(share: float, ratio: float) -> Check:
-    """A rare action that was not drawn is not in the sample's influence values, but the policy would take it.
+    """A rare action that the policy prefers may be absent from the sample by luck, and from its influence values with it.
 
     Args:
-        share: of the variance, that the action with the largest weight would carry if it were drawn once.
-        ratio: that weight.
+        share: share of the variance that the action with the largest weight would carry if it were logged once.
+        ratio: the weight of that action.
     """
     passed = share <= MAXIMUM_POSSIBLE_INFLUENCE
     seen = f"A single logged action could weigh {ratio:,.0f}, and carry {min(share, 99.0):.0%} of the variance"
@@ -244,9 +251,14 @@ def check_possible_influence(share: float, ratio: float) -> Check:
 
 
 def check_never_tried(decisions: float, *, noun: str = "episode") -> Check:
-    """Nothing in a log speaks about actions that its behaviour never takes."""
+    """A log says nothing about actions that its behaviour never takes.
+
+    Args:
+        decisions: how many such actions the policy takes in an episode, on average.
+        noun: what one episode is called; "decision" where each is a single decision.
+    """
     passed = decisions <= MAXIMUM_NEVER_TRIED
-    seen = f"In each of its episodes the policy takes {decisions:.3g} actions that the behaviour never takes"
+    seen = f"On average the policy takes {decisions:.3g} actions in an episode that the behaviour never takes"
     if noun == "decision":
         seen = f"In {decisions:.2%} of its decisions the policy takes an action that the behaviour never takes"
     limit = f"{MAXIMUM_NEVER_TRIED:.0%}" if noun == "decision" else f"{MAXIMUM_NEVER_TRIED:g}"
@@ -255,25 +267,33 @@ def check_never_tried(decisions: float, *, noun: str = "episode") -> Check:
 
 
 def check_shrinkage(weight: Float[NumpyArray, " n"], shrunken: Float[NumpyArray, " n"]) -> Check:
-    """What is taken away from the weights, the model of the reward has to make up for."""
+    """How much weight shrinking took away; there the estimate rests on the model of the reward, or on 0 without one.
+
+    Args:
+        weight, shrunken: (n,) weights of the decisions before and after.
+    """
     total = float(weight.sum())
     taken = 1.0 - float(shrunken.sum()) / total if total > 0 else 1.0
     passed = taken <= MAXIMUM_SHRINKAGE
-    seen = f"{taken:.1%} of all weight was taken away to make the estimate steadier"
+    seen = f"Shrinking took away {taken:.1%} of all weight to make the estimate steadier"
     limit = f"{MAXIMUM_SHRINKAGE:.0%}"
-    sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: it rests on what takes its place."
+    sentence = (
+        f"{seen}, at most {limit}."
+        if passed
+        else f"{seen}, above {limit}: too much of the estimate comes from what replaces that weight and not from the log."
+    )
     return Check("shrinkage", taken, MAXIMUM_SHRINKAGE, passed, sentence)
 
 
 def check_uncorrected(share: float, steps: int) -> Check:
-    """The error of a fitted value that nothing corrects is in no interval.
+    """How much of an estimate rests on a fitted value that nothing corrects, whose error no interval contains.
 
     Args:
-        share: of the policy's discounted weight that the value speaks for.
-        steps: after which it does.
+        share: share of the policy's discounted weight that rests on the value.
+        steps: after how many steps the value takes over.
     """
     passed = share <= MAXIMUM_UNCORRECTED
-    seen = f"After {steps} steps a fitted value that nothing corrects speaks for {share:.1%} of the policy's weight"
+    seen = f"After {steps} steps, {share:.1%} of the policy's weight rests on a fitted value that nothing corrects"
     limit = f"{MAXIMUM_UNCORRECTED:.0%}"
     sentence = f"{seen}, at most {limit}." if passed else f"{seen}, above {limit}: its error is in no interval."
     return Check("uncorrected", share, MAXIMUM_UNCORRECTED, passed, sentence)
@@ -282,13 +302,14 @@ def check_uncorrected(share: float, steps: int) -> Check:
 def check_lost_weight(lost: float, *, longest: int, unknown: tuple[float, float]) -> Check:
     """What comes after a cut that no other episode runs past is unknown.
 
-    Only the longest episodes can be cut so. With a horizon of at most their steps they are complete, and every other cut
-    has an episode that runs past it: no weight is lost. With a discount what is lost is bounded, and the interval holds it.
+    Only the longest episodes can be cut like that. With a horizon of at most their steps they are complete, and some episode
+    runs past every other cut, so that no weight is lost. With a discount below 1 what is lost is bounded, and the interval is
+    widened by the bound.
 
     Args:
         lost: share of the episodes' weight that no episode could take over.
         longest: steps of the longest episode.
-        unknown: what `what_follows` gives.
+        unknown: the least and the largest value of what follows these cuts, as `attainable.what_follows` gives them.
     """
     bounded = np.isfinite(unknown).all()
     passed = lost <= MAXIMUM_LOST or bool(bounded)
@@ -309,7 +330,12 @@ def check_lost_weight(lost: float, *, longest: int, unknown: tuple[float, float]
 
 
 def check_range(value: float, attainable: tuple[float, float]) -> Check:
-    """An estimate that no sequence of the logged rewards adds up to is extrapolation, or rests on large weights."""
+    """An estimate that no sequence of the logged rewards adds up to is extrapolation, or rests on too large weights.
+
+    Args:
+        value: the estimate.
+        attainable: the least and the largest return that logged rewards can add up to.
+    """
     low, high = attainable
     largest = max(abs(low), abs(high))
     slack = RANGE_SLACK * largest if largest > 0 else NO_REWARD_SLACK
@@ -323,17 +349,17 @@ def check_range(value: float, attainable: tuple[float, float]) -> Check:
 
 
 def at_another_size(check: Check, size: int, other: int) -> Check:
-    """The check of a sample of `size` independent units, as it is predicted to be on one of `other`.
+    """The check of a sample of `size` independent units, as it is predicted to come out on a sample of `other` units.
 
-    Shares of one unit fall as the sample grows, and effective units grow with it, as does what is needed of them. Everything
-    else stays as it is.
+    The share of one unit falls as the sample grows. The number of effective units grows with it, and so does the number that
+    is needed. The check of the networks passes, since it does not depend on the sample. Everything else stays as it is.
     """
     if check.seen is None or check.limit is None:
         return check
     key, ratio = check.key.removeprefix("baseline-"), other / size
     if key in ("influence", "possible-influence", "largest-share"):
         return dataclasses.replace(check, seen=check.seen / ratio, passed=check.seen / ratio <= check.limit)
-    if key == "networks":  # another part is judged by as many networks as there are
+    if key == "networks":  # how many networks there are does not depend on the sample
         return dataclasses.replace(check, passed=True)
     if key == "effective-units":
         limit = effective_units_needed(other)
@@ -342,7 +368,7 @@ def at_another_size(check: Check, size: int, other: int) -> Check:
 
 
 def effective_units_needed(count: int) -> float:
-    """How many effective units weights must be worth where there are so many units."""
+    """How many effective units the weights of `count` units must be worth."""
     return float(np.clip(MINIMUM_EFFECTIVE_SHARE * count, LEAST_EFFECTIVE_UNITS, ENOUGH_EFFECTIVE_UNITS))
 
 
@@ -360,7 +386,7 @@ def check_tail(effective: float, tail: float, noun: str) -> Check:
 
 
 def check_untested_model() -> Check:
-    """A modelled distribution of which nothing tells how wrong it is."""
+    """The failed check of a modelled distribution whose error is not known."""
     return Check(
         "interval",
         None,
@@ -373,6 +399,6 @@ def check_untested_model() -> Check:
 def of_baseline(checks: Iterable[Check]) -> tuple[Check, ...]:
     """The checks of the baseline's estimate, told apart from those of the policy's."""
     return tuple(
-        dataclasses.replace(check, key=f"baseline-{check.key}", sentence=f"Of the baseline: {check.sentence}")
+        dataclasses.replace(check, key=f"baseline-{check.key}", sentence=f"For the baseline: {check.sentence}")
         for check in checks
     )

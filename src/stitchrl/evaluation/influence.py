@@ -20,14 +20,14 @@ LISTED = 20
 
 @dataclasses.dataclass(frozen=True)
 class VarianceShares:
-    """Who carries the variance of an estimate.
+    """Which units carry the variance of an estimate.
 
     Attributes:
-        noun: what one unit is called, "episode" or "group".
+        noun: what one unit is called, "episode", "decision" or "group".
         count: how many units there are.
         largest: the largest shares of one unit, the largest first; at most `LISTED`.
         half: how many of the units with the largest shares carry half of the variance together.
-        limit: the share that one unit may carry.
+        limit: the largest share that one unit may carry in a healthy estimate.
     """
 
     noun: str
@@ -45,7 +45,7 @@ def variance_shares(influence: Float[NumpyArray, " n"], units: Units) -> Varianc
     """The shares of each unit in the sum of squared influence values; None where nothing varies.
 
     Args:
-        influence: (n,) of the episodes.
+        influence: (n,) influence value of each episode.
         units: which episodes are independent.
     """
     squares = np.sort(units.sums(influence) ** 2)[::-1]

@@ -45,8 +45,11 @@ class Resampler:
     Args:
         units: what is independent: episodes, or whole groups of them.
         resamples: how many bootstrap replicates are drawn of statistics that are not plain averages.
-        confidence: two-sided coverage aimed at, in (0, 1).
-        seed: of the draw.
+        confidence: two-sided coverage that the intervals aim at, in (0, 1).
+        seed: random seed of the resamples.
+
+    Raises:
+        ConfigurationError: `confidence` is not in (0, 1).
     """
 
     def __init__(self, units: Units, *, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0) -> None:
@@ -66,16 +69,15 @@ class Resampler:
     ) -> list[Interval]:
         """Intervals of statistics of the same episodes.
 
-        The standard error is the spread of the influence values, summed by unit, or the root of the variance that is to be
-        expected where that is larger; what other episodes add to it is added.
-        An average gets Student's interval from it. Other statistics get the quantiles of
-        their replicates, all on the same resamples (Efron and Tibshirani 1993, chapter 13), widened about the value where
-        the standard error is larger than their own.
+        The standard error comes from the spread of the influence values, summed by unit, or from the expected variance where
+        that is larger. The variance in `added` is added to its square. An average gets Student's interval from it. Other
+        statistics get the quantiles of their replicates, all on the same resamples (Efron and Tibshirani 1993, chapter 13);
+        these are stretched about the value by the ratio of the standard error to the spread of the influence values alone.
 
         Args:
-            statistics: of the same episodes.
-            expected: the variance to be expected of each if its episodes were independent, where it is known.
-            added: variance of each that has nothing to do with these episodes, such as that of fits to other ones.
+            statistics: statistics of the same episodes.
+            expected: the expected variance of each if its episodes were independent; None where it is not known.
+            added: a further variance of each that does not come from these episodes, such as that of fits to other ones.
         """
         errors = [self.standard_error(one) for one in statistics]
         wide = self.errors(statistics, expected, added)
@@ -100,7 +102,7 @@ class Resampler:
         expected: Sequence[float | None] | None = None,
         added: Sequence[float] | None = None,
     ) -> list[float]:
-        """The standard errors that `intervals` makes its intervals from; arguments as there."""
+        """The standard errors that `intervals` makes its intervals from; arguments as in that method."""
         known = [None] * len(statistics) if expected is None else list(expected)
         wide = [
             max(self.standard_error(one), 0.0 if variance is None else float(np.sqrt(variance)) * self._grouping(one))
@@ -151,7 +153,7 @@ class _Sums:
     """Sums over the episodes of everything that statistics need of each resample, by one product of matrices.
 
     Args:
-        statistics: of the same episodes; those that are no functions of sums are left out.
+        statistics: statistics of the same episodes; those that are not functions of sums over them are left out.
     """
 
     def __init__(self, statistics: Sequence[Statistic]) -> None:

@@ -1,14 +1,15 @@
 """One linear layer over the features of several networks, with traces of ratios: the correction over continuous actions.
 
-The equations are those of `evaluation/refit.py`, with two changes. psi holds the features of all networks, since what one of
-them cannot tell apart another may. And the instruments are traces (off-policy LSTD(lambda), Yu 2010):
+The equations are those of `evaluation/refit.py`, with two changes. psi holds the features of all networks, since one may tell
+apart what another cannot. And the instruments are traces (off-policy LSTD(lambda), Yu 2010):
 
     (1)  z_t = psi_t + lambda gamma_{t-1} rho_{t-1} z_{t-1},   A = E[sum_t rho_t z_t (psi_t - gamma psi_{t+1})^T]
 
-The weights w_t = E[psi_0]^T A^{-1} z_t then know the last 1 / (1 - lambda) actions by their ratios and ask the features only
-for what was before. With lambda = 0 they ask the features for all of it, and where these cannot say where a policy goes, the
-estimate is pulled towards the value of the behaviour; with lambda = 1 they multiply all ratios. lambda is as large as a bounded
-variance of the trace allows. How far the traces move the estimate is a sign of what they do not reach, and enters the error.
+The weights w_t = E[psi_0]^T A^{-1} z_t then account for about the last 1 / (1 - lambda) actions by their ratios, and rely on the
+features only for what came before. With lambda = 0 they rely on the features alone, and where these cannot represent where a
+policy goes, the estimate is pulled towards the value of the behaviour; with lambda = 1 they multiply all ratios. lambda is as
+large as a bounded variance of the trace allows. How far the traces move the estimate hints at the error that they leave, and
+is part of the standard error.
 
 The symmetric part of A is positive definite for the behaviour itself (Tsitsiklis and Van Roy 1997); where that of the sample
 is not, the ridge is raised until it is, for the estimate would otherwise divide by a number near 0.
@@ -29,15 +30,16 @@ from stitchrl.types import NumpyArray
 __all__ = ["Equations", "Joint", "joint_features", "pseudo_values", "solve_jointly", "trace_rate", "traced"]
 
 GROWTH = 0.75
-"""Largest growth of the mean square of a trace from step to step."""
+"""Largest factor by which the mean square of a trace may change from step to step; below 1, so that it stays bounded."""
 LARGEST_RATE = 0.9
+"""The largest lambda."""
 ROWS_AT_ONCE = 32_768
 Columns = slice | Int[NumpyArray, " C"]
 EVERY = slice(None)
 
 
 class Equations(NamedTuple):
-    """A theta = b for any choice of the columns of psi.
+    """The equations A theta = b, which can be solved for any choice of the H columns of psi.
 
     Attributes:
         balance: (H, H) A without its ridge.
@@ -58,8 +60,10 @@ class Equations(NamedTuple):
         return found + (self.ridge * scale + max(0.0, -lowest)) * np.eye(len(found))
 
     def correction(self, first: Float[NumpyArray, " H"], columns: Columns = EVERY) -> float:
-        """What these columns alone add to V(s_0), given E[psi_0]: the mean of the contributions, whose second part is what
-        the ridge keeps theta from adding."""
+        """What these columns alone add to the mean of V(s_0), given E[psi_0].
+
+        It is E[psi_0]^T theta plus the part that the ridge keeps theta from adding, so that it is the mean of the contributions.
+        """
         matrix, balance, moment = self.matrix(columns), self.balance[columns][:, columns], self.moment[columns]
         theta, carry = np.linalg.solve(matrix, moment), np.linalg.solve(matrix.T, first[columns])
         return float(first[columns] @ theta + carry @ (moment - balance @ theta))
@@ -69,11 +73,11 @@ class Joint(NamedTuple):
     """The solved equations of several networks together.
 
     Attributes:
-        solved: with traces.
-        equations: with traces.
-        untraced: without them.
-        first_v: (n,) what the networks say of the first states, uncorrected.
-        blocks: which columns of psi are of each network.
+        solved: the solution with traces.
+        equations: the equations with traces.
+        untraced: the equations without traces.
+        first_v: (n,) the uncorrected value of each first state, averaged over the networks.
+        blocks: for each network, which columns of psi are its features.
     """
 
     solved: Solved
@@ -83,7 +87,7 @@ class Joint(NamedTuple):
     blocks: list[Int[NumpyArray, " H"]]
 
     def by_network(self, member: Float[NumpyArray, " n"] | None = None) -> tuple[float, ...]:
-        """Pseudo-values of the jackknife over networks, of the mean over first states; one where there is one network.
+        """The jackknife's pseudo-value of each network, for the mean over first states; with one network its value.
 
         Args:
             member: (n,) how much each first state counts; None: all count once.
@@ -112,10 +116,12 @@ def pseudo_values(whole: float, without: Sequence[float]) -> tuple[float, ...]:
 
 
 def trace_rate(ratio: Float[NumpyArray, " N"], decay: Float[NumpyArray, " N"]) -> float:
-    """lambda: the largest, up to .9, at which the mean square of a trace grows by at most .75 from step to step.
+    """lambda: the largest, up to .9, at which the mean square of a trace changes by a factor of at most .75 from step to step.
+
+    No reward enters, so that the choice favours no estimate.
 
     Args:
-        ratio: (N,) policy / behaviour, of the logged actions. No reward enters, so the choice favours no estimate.
+        ratio: (N,) policy / behaviour probability, or density, of the logged actions.
         decay: (N,) discount of what follows each transition.
     """
     growth = float(np.mean((ratio * decay) ** 2))
@@ -125,7 +131,13 @@ def trace_rate(ratio: Float[NumpyArray, " N"], decay: Float[NumpyArray, " N"]) -
 def traced(
     log: Dataset, features: Float[NumpyArray, "N H"], decay: Float[NumpyArray, " N"]
 ) -> Float[NumpyArray, "N H"]:
-    """Equation (1): z_t = psi_t + decay_{t-1} z_{t-1} within each episode."""
+    """(N, H) equation (1): z_t = psi_t + decay_{t-1} z_{t-1} within each episode.
+
+    Args:
+        log: the episodes.
+        features: (N, H) psi.
+        decay: (N,) what the trace is multiplied by after each row: lambda times its discount times its ratio.
+    """
     found = features.copy()
     order = np.argsort(-log.episode_lengths, kind="stable")
     start, lengths = log.episode_start[:-1][order], log.episode_lengths[order]
@@ -138,7 +150,7 @@ def traced(
 
 
 def joint_features(of_networks: Sequence[dict[str, NumpyArray]]) -> dict[str, NumpyArray]:
-    """What `FittedQ.on` gives for one network, for several: values averaged, features side by side."""
+    """What `FittedQ.on` gives for each of several networks, put together: values averaged, features side by side."""
     if len(of_networks) == 1:
         return of_networks[0]
     names = of_networks[0].keys()
@@ -201,7 +213,7 @@ def _equations(
     n: int,
     ridge: float,
 ) -> Equations:
-    """Sums over rows in float64, some rows at a time: the features of several networks fill gigabytes."""
+    """The equations from sums in float64 over some rows at a time, since the features of several networks fill gigabytes."""
     size = features.shape[1]
     balance, moment, square = np.zeros((size, size)), np.zeros(size), np.zeros(size)
     for rows in _pieces(len(ratio)):

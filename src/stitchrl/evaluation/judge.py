@@ -42,11 +42,11 @@ __all__ = ["Judge", "Rule"]
 
 
 class Rule(NamedTuple):
-    """By what policies are judged; the arguments of `evaluate` of these names.
+    """By what policies are judged: the arguments of these names of `evaluate` and `evaluate_all`.
 
     Attributes:
-        confirm: whether what only confirms a gain is looked at; else no verdict is GO.
-        tail: the worst share of episodes of the distributions of returns; None: these are not asked for.
+        confirm: whether to compute what only confirms a gain; without it no verdict is GO.
+        tail: the worst share of episodes that the distributions of returns report on; None where none is asked for.
     """
 
     confidence: float
@@ -66,8 +66,8 @@ class Judge:
     Args:
         fits: the policies, their log, and the models that are fitted for them.
         chosen: estimators.
-        rule: by what they are judged.
-        resamples: of the intervals that have no closed form.
+        rule: what they are judged by.
+        resamples: how many bootstrap resamples the intervals that have no closed form are made from.
         over_last: whether the last policy is the baseline of the others' gains.
         notes: caveats of the verdicts.
     """
@@ -270,17 +270,20 @@ def _of_another_policy(policy: object) -> tuple[str, ...]:
     described = _described(policy)
     if not described:
         return ()
-    return (f"Every value here is of the policy {described}, and says nothing about the policy without it.",)
+    return (
+        f"Every value here is that of the policy {described}; none is that of the policy before this was done to it.",
+    )
 
 
 def _notes(logged: Draft, estimand: Estimand, notes: Sequence[str]) -> tuple[str, ...]:
     """What a reader of the verdict must know."""
-    # Fitted values go on past the cuts as before them; who reads the verdict must know, and how to do without.
+    # Fitted values assume that episodes go on after a cut as before it. Who reads the verdict must know that, and how to do
+    # without the assumption.
     found = (*(check.sentence for check in logged.checks if not check.passed), *notes)
     if estimand.time_unit is None:
         return found
     by_time = (
-        f"Rewards are discounted by time, gamma {estimand.gamma:g} per {estimand.time_unit}, from the decisions that they "
-        "follow: these values must not be compared with ones that are discounted by steps."
+        f"Rewards are discounted by the time of the decision that they follow, with gamma {estimand.gamma:g} per "
+        f"{estimand.time_unit}: do not compare these values with ones that are discounted by steps."
     )
     return (*found, by_time)

@@ -1,8 +1,9 @@
 """A learned model of the world, and how far its predictions of held-out episodes are off.
 
-The ensemble of `algorithms/dynamics.py` is fitted to most of the episodes that models are fitted on; the others say how well it
+The ensemble of `algorithms/dynamics.py` is fitted to most of the episodes that models are fitted on; the others show how well it
 predicts. One step of it draws the next observation from the normal distribution of a member, and gives the mean reward and the
-chance of the end. Observations and rewards are kept within the ranges that were seen: beyond them a network says nothing.
+chance that the episode ends. Observations and rewards are kept within the ranges that were seen, since a network knows nothing
+beyond them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class ModelStep(NamedTuple):
     """What follows an action in a model, for C members and B rows each.
 
     Attributes:
-        next_obs: (C, B, D) where the episode goes on.
+        next_obs: (C, B, D) the next observation if the episode goes on.
         reward: (C, B) expected reward.
         end: (C, B) probability that the episode ends here.
     """
@@ -59,7 +60,13 @@ class WorldModel(Protocol):
         """How many members it has; each has rollouts of its own."""
 
     def step(self, obs: Float[Array, "C B D"], action: Shaped[Array, "..."], noise: Float[Array, "C B D"]) -> ModelStep:
-        """One step of every member: observations and actions in logged units, and standard normal noise."""
+        """One step of every member.
+
+        Args:
+            obs: (C, B, D) observations in logged units.
+            action: (C, B) discrete actions, or (C, B, action size) continuous ones in logged units.
+            noise: (C, B, D) standard normal numbers.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +74,13 @@ class ModelError:
     """How well a model predicts episodes that it did not learn from.
 
     Attributes:
-        change: mean squared error of the changes of the observation, divided by their variance, averaged over the columns that
-            change: 0 is perfect, and 1 is no better than the mean change.
-        reward: the same of the reward.
+        change: mean squared error of the predicted changes of the observation, divided by the variance of the changes, averaged
+            over the columns that change: 0 is perfect, and 1 is no better than the mean change.
+        reward: the same for the reward.
         ends_expected: how many rows the model expects to end an episode.
-        ends_seen: how many did.
-        ends_error: standard error of their difference if the model were right.
-        rows: how many rows that is about.
+        ends_seen: how many rows did.
+        ends_error: standard error of the difference of these two if the model were right.
+        rows: how many rows the predictions were compared on.
     """
 
     change: float
@@ -85,12 +92,12 @@ class ModelError:
 
     @property
     def ends_off(self) -> float:
-        """By how many standard errors too many ends, or with a minus too few, are expected."""
+        """By how many standard errors the model expects too many ends, or, where negative, too few."""
         return (self.ends_expected - self.ends_seen) / max(self.ends_error, 0.5)
 
     @classmethod
     def together(cls, errors: Sequence[ModelError]) -> ModelError:
-        """What models of several folds say about their own held-out rows."""
+        """The error of the models of several folds, each on its own held-out rows, taken together."""
         rows = np.array([one.rows for one in errors], float)
         share = rows / max(rows.sum(), 1.0)
         return cls(
@@ -105,14 +112,14 @@ class ModelError:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnedModel:
-    """A fitted ensemble, and the scaling and ranges it lives in.
+    """A fitted ensemble, the scaling of its inputs and outputs, and the ranges that it stays in.
 
     Attributes:
         ensemble: the networks.
-        changes: what their outputs are in units of.
-        scaling: of observations, rewards and continuous actions.
+        changes: mean and spread of the changes of the observation, the units of the networks' outputs.
+        scaling: scaling of observations, rewards and continuous actions.
         low, high: (D,) ranges of the observations that were seen.
-        reward_low, reward_high: range of the rewards.
+        reward_low, reward_high: range of the rewards that were seen.
         error: how well it predicts held-out episodes.
     """
 
@@ -217,7 +224,7 @@ def _key(seed: int) -> Key:
 
 
 def held_out_error(model: LearnedModel, log: Dataset) -> ModelError:
-    """How far the members' average prediction is off on the rows of a log."""
+    """The error of the members' average prediction on the rows of a log."""
     parts = []
     for start in range(0, log.num_transitions, ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
@@ -257,14 +264,14 @@ def _share_unexplained(error: Float[NumpyArray, "N K"], target: Float[NumpyArray
 
 @dataclasses.dataclass(frozen=True)
 class FitDynamics:
-    """The request for a model of the world; one serves all policies. What it brings is the error of the model."""
+    """The request for a model of the world, which serves all policies; `apply` gives the error of the model."""
 
     def fit(self, data: FitData) -> Sequence[LearnedModel]:
         """The same model for every policy."""
         return [fit_dynamics(data)] * data.policies
 
     def apply(self, model: LearnedModel, fold: Fold, policy: int) -> ModelError:
-        """Its error on episodes that it was not fitted to; those of the fold are not touched."""
+        """Its error on held-out episodes of the fit; the episodes of the fold are not used."""
         return model.error
 
     def join(self, parts: Sequence[ModelError], order: Order) -> ModelError:

@@ -1,23 +1,24 @@
 """What a linear fit would be without each of its episodes, exactly and without fitting it again.
 
-A fit of this file solves A theta = b, where every episode i adds its own part to both sides:
+The fit solves A theta = b, where every episode i adds its own part to both sides:
 
     (1)  A = sum_i U_i^T W_i + ridge,   b = sum_i U_i^T y_i
 
 with a row of U, W and y for each transition. Least squares has U = W = psi; the value of a policy by temporal differences
 (LSTD, Bradtke and Barto 1996) has U = ratio psi_t, W = psi_t - gamma psi_{t+1} and y = r_t, which is fitted Q evaluation
-with linear features, iterated to its fixed point. With d_i = y_i - W_i theta, what the fit leaves of the rows of an
-episode, and P_i = W_i A^{-1} U_i^T, a matrix as small as the episode is short, the Woodbury identity gives
+with linear features, iterated to its fixed point. Let d_i = y_i - W_i theta be the residuals of the rows of an episode, and
+P_i = W_i A^{-1} U_i^T, a square matrix with one row for each step of the episode. The Woodbury identity gives
 
     (2)  theta - theta_without_i = A^{-1} U_i^T x_i,   x_i = (I - P_i)^{-1} d_i
 
-so that one inverse serves all episodes. From x_i follow how far the fit moves, equation (3), and any linear readout of it:
+so that one inverse serves all episodes. From x_i follow the change of any number that is linear in theta, and how far the fit
+moves:
 
     (3)  moved_i = (theta - theta_without_i)^T S (theta - theta_without_i)
 
-with S the mean of psi psi^T over the rows of the log: the mean square, over these rows, of the change of the fitted number.
-It is Cook's distance (1977) of an episode, and for least squares the sum of (3) over the episodes is the jackknife's
-estimate of the variance of the fit.
+with S the mean of psi psi^T over the rows of the log. It is the mean square, over these rows, of the change of the fitted number:
+Cook's distance (1977) of an episode. For least squares the sum of (3) over the episodes is the jackknife's estimate of the
+variance of the fit.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class EpisodeInfluence:
     Attributes:
         held_out: (N, K) y - W theta_without_i of every row of episode i: by how much the fit to all other episodes misses it.
         moved: (n,) mean square, over the rows of the log, of the change of the fitted numbers, summed over targets.
-        readout: (n,) by how much `direction @ theta` falls when the episode is left out; zeros where none was asked for.
-        first: (n,) by how much the fitted number at the first row of episode i itself falls then, of the first target.
+        readout: (n,) by how much `direction @ theta` falls when the episode is left out, for the first target; zeros where no
+            direction was given.
+        first: (n,) by how much the fitted number at the first row of the episode itself falls then, for the first target.
     """
 
     held_out: Float[NumpyArray, "N K"]
@@ -106,8 +108,9 @@ class LinearFit:
         """Equations (2) and (3) for every episode.
 
         Args:
-            states: (N, H) psi, at whose rows a change of the fit is measured.
-            direction: (H,) what reads a number off the first target's theta, such as the mean features of first states.
+            states: (N, H) psi, the rows at which a change of the fit is measured.
+            direction: (H,) coefficients of a number that is linear in the first target's theta, such as the mean features of
+                first states; None: no such number is asked for.
         """
         n = len(self.start) - 1
         held_out = self.residual(self.theta)

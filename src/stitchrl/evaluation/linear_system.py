@@ -1,8 +1,9 @@
 """The linear system behind a corrected Q, equations (1) and (2) of `evaluation/refit.py`, solved once for many groups.
 
-The matrix does not know whose value is asked for: that is the right-hand side E[psi_0] alone. For a group g of first states it
-is E[1_g psi_0], and what comes out, divided by the share of the group, is the value of the policy for the episodes that start
-there. Over groups that do not overlap and cover all episodes the contributions add up to those of the whole log.
+The matrix does not depend on which first states the value is asked for; only the right-hand side E[psi_0] does. For a group g
+of first states it is E[1_g psi_0], and the result, divided by the share of the group, is the value of the policy for the
+episodes that start there. Over groups that do not overlap and cover all episodes, the contributions add up to those of the
+whole log.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ Matrix = Any
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
 SHORT = 0.1
-"""Share of a value that is lost from step to step, by the discount and by ends, below which the ridge shrinks with it: the
-eigenvalues of A do, and a ridge of their size would pull the value to the network's."""
+"""Where a smaller share of a value than this is lost from step to step, by the discount and by ends, the ridge shrinks in
+proportion to that share. The eigenvalues of A shrink in the same way, and a ridge of their size would pull the value towards
+the network's."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,10 +37,10 @@ class Solved:
     Attributes:
         matrix: (H, H) A.
         balance: (H, H) A without its ridge.
-        features: (N, H) what the weights of the transitions are linear in.
-        ratio: (N,) what they are multiplied by.
+        features: (N, H) the features in which the weights of the transitions are linear.
+        ratio: (N,) what these weights are multiplied by.
         first_psi: (n, H) features of the first states.
-        first: (n,) their values, V(s_0) + psi_0^T theta.
+        first: (n,) values of the first states, V(s_0) + psi_0^T theta.
         residual: (N,) the TD error that the correction leaves.
         start: (n,) first row of each episode.
     """
@@ -55,19 +57,27 @@ class Solved:
     def visits(self, member: Float[NumpyArray, " n"] | None = None) -> tuple[Float[NumpyArray, " N"], float]:
         """w_t of each transition, and how far the weights fail to carry the features of the first states through the log.
 
+        The second is `Refit.imbalance`; it is 1 where the first states have no features at all, so that nothing is carried.
+
         Args:
             member: how much each episode counts as a start; None: all count once. With 1 for the episodes of a group and 0
                 for the others, w_t is the share of the group among the first states times its ratio of state visits.
         """
         first = self.first_psi.mean(0) if member is None else member @ self.first_psi / len(self.first)
         carry = solved_system(self.matrix.T, first)
-        imbalance = float(np.linalg.norm(first - self.balance.T @ carry) / np.linalg.norm(first))
+        size = float(np.linalg.norm(first))
+        imbalance = float(np.linalg.norm(first - self.balance.T @ carry)) / size if size > 0 else 1.0
         return self.features @ carry, imbalance
 
     def contributions(
         self, visits: Float[NumpyArray, " N"], member: Float[NumpyArray, " n"] | None = None
     ) -> Float[NumpyArray, " n"]:
-        """(n,) c_i of equation (4); `visits` and `member` as above."""
+        """(n,) c_i of equation (4) of `refit.py`.
+
+        Args:
+            visits: (N,) w_t, as `visits(member)` gives it.
+            member: (n,) how much each episode counts as a start; None: all count once.
+        """
         first = self.first if member is None else member * self.first
         return first + np.add.reduceat(visits * self.ratio * self.residual, self.start)
 
@@ -75,14 +85,14 @@ class Solved:
 def solve_with_ratios(
     log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"], *, gamma: float
 ) -> Solved:
-    """The equations of `refit`, solved; arguments as there."""
+    """The equations of `refit.refit`, solved; arguments as in that function."""
     psi = fitted["psi"].astype(np.float64)
     instrument = fitted.get("instrument", psi).astype(np.float64)
     return _solve(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
 
 
 def solve_without_ratios(log: Dataset, fitted: dict[str, Matrix], *, gamma: float) -> Solved:
-    """The equations of `refit_without_ratios`, solved; arguments as there. Features may be sparse."""
+    """The equations of `refit.refit_without_ratios`, solved; arguments as in that function. Features may be sparse."""
     phi = fitted["phi"].astype(np.float64)
     return _solve(log, fitted, phi, phi, log.can_bootstrap.astype(np.float64), gamma=gamma)
 
@@ -114,8 +124,11 @@ def _solve(
 
 
 def solved_system(matrix: Float[NumpyArray, "H H"], target: Float[NumpyArray, " H"]) -> Float[NumpyArray, " H"]:
-    """The solution of matrix @ x = target; the shortest of the nearest ones where one ratio so outweighs all others that in
-    float64 the matrix has no inverse. What rests on such weights fails its checks."""
+    """The solution of matrix @ x = target.
+
+    Where one ratio outweighs all others so much that the matrix has no inverse in float64, it is the shortest least-squares
+    solution; an estimate from such weights fails its health checks.
+    """
     try:
         return np.linalg.solve(matrix, target)
     except np.linalg.LinAlgError:

@@ -1,8 +1,8 @@
 """Features of a log for linear fits: an indicator of each state where states are few, else functions of the columns.
 
-Over vectors they are a constant, the standardised columns, their products, and random cosines, which stand for a Gaussian
-kernel (Rahimi and Recht 2007). They depend on the observations alone, so that leaving an episode out of a fit leaves the
-features what they are.
+Over vectors they are a constant, the standardised columns, their products, and random cosines, which approximate a Gaussian
+kernel (Rahimi and Recht 2007). They depend on the observations alone and are computed once, so that they stay the same where an
+episode is left out of a fit.
 """
 
 from __future__ import annotations
@@ -23,32 +23,34 @@ from stitchrl.types import NumpyArray
 __all__ = ["LogFeatures"]
 
 MOST_STATES, VISITS = 1_000, 10
-"""Different observations that count as finitely many states: at most so many, seen so often on average."""
+"""Observations count as numbered states where at most so many are different, each seen so often on average."""
 LOOKED_AT = 5_000
-"""Observations among which there must not be more states than that, before all are compared."""
+"""Size of a sample of observations that is searched for too many states before all are compared."""
 MOST_COLUMNS = 100
-"""Numbers of an observation that enter; of a longer one, as many random projections."""
+"""The most columns of an observation that are used; a longer one is replaced by as many random projections."""
 MOST_PRODUCTS = 12
-"""Up to so many columns all products of two are features; with more, the squares alone."""
+"""Up to so many columns, all products of two are features; with more, the squares alone."""
 COSINES = 100
+"""Random cosines."""
 MOST_NUMBERS = 2**26
-"""Numbers that the features of all rows may be together; a larger log gets fewer cosines."""
+"""The most numbers that the features of all rows may hold together; a larger log gets fewer cosines."""
 WIDEST = 10.0
-"""Distances from the median, in units of the usual spread, beyond which a number enters as this distance."""
+"""Largest distance from the median, in units of the usual spread, that a number enters with; larger ones are cut off."""
 NORMAL_IQR = 1.349
 """Distance between the quartiles of a normal variable, in standard deviations."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogFeatures:
-    """The features of every stored observation of a log, and of its actions. They hold for parts of it as well.
+    """The features of every stored observation of a log, and of its actions. They serve parts of the log as well.
 
     Attributes:
         table: (M, H) one row for each row of the observation table; sparse where states are numbered.
         columns: (M, D) the observations, standardised by median and quartiles and clipped.
-        numbered: whether each of few states has a feature of its own.
-        action_mean, action_spread: (action size,) of continuous actions; empty where actions are numbered.
-        ridge: name of a model of the log -> its ridge, as a share of the mean diagonal; `chosen_ridges` finds them.
+        numbered: whether states are so few that each has a feature of its own.
+        action_mean, action_spread: (action size,) mean and standard deviation of continuous actions; empty where actions are
+            discrete.
+        ridge: name of a model of the log -> its ridge, as a share of the mean diagonal; `chosen_ridges` chooses them.
     """
 
     table: Any
@@ -94,7 +96,7 @@ class LogFeatures:
         return cls(np.concatenate(parts, axis=1), columns, False, mean, spread)
 
     def actions(self, log: Dataset) -> Float[NumpyArray, "N K"]:
-        """The actions of a log: 1 in the place of the one taken, or continuous ones in standard deviations."""
+        """(N, K) the actions of a log: one-hot, or continuous ones less their mean, in standard deviations."""
         if log.num_actions is None:
             return (log.action.astype(np.float64) - self.action_mean) / self.action_spread
         found = np.zeros((log.num_transitions, log.num_actions))
@@ -111,8 +113,8 @@ def _states(table: Float[NumpyArray, "M D"]) -> Shaped[NumpyArray, " M"] | None:
 
 
 def _standardised(table: Float[NumpyArray, "M D"]) -> Float[NumpyArray, "M D"]:
-    """Each column by its median and quartiles, so that a few wild rows change nothing for the others; constant columns left
-    out, and many columns replaced by projections."""
+    """Columns standardised by their median and quartiles, so that a few wild rows change nothing for the others. Constant
+    columns are left out, and very many columns are replaced by projections."""
     low, middle, high = np.quantile(table, (0.25, 0.5, 0.75), axis=0)
     spread = (high - low) / NORMAL_IQR
     spread = np.where(spread > 0, spread, table.std(0, dtype=np.float64))

@@ -1,10 +1,10 @@
-"""Three linear models of what a log says, each of which an episode can spoil: of values, of actions, of what comes next.
+"""Three linear models of a log, each of which a single bad episode can spoil.
 
-    values        V of the behaviour, by fitted Q evaluation with linear features (LSTD): it misses rewards
-    actions       the probability of each action, or the mean action, at an observation: it misses choices
-    observations  the change from an observation to the next, given the action: it misses what the world did
+    values        V of the behaviour, by fitted Q evaluation with linear features (LSTD): it shows odd rewards
+    actions       the probability of each action, or the mean action, at an observation: it shows odd choices
+    observations  the change from an observation to the next, given the action: it shows odd responses of the world
 
-All are `LinearFit`s, so that each is known exactly without any one of its episodes. None needs propensities.
+All are `LinearFit`s, so that what each would be without any one of its episodes is known exactly. None needs propensities.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ __all__ = ["ACTIONS", "MODELS", "OBSERVATIONS", "VALUES", "LogModel", "chosen_ri
 
 VALUES, ACTIONS, OBSERVATIONS = "values", "actions", "observations"
 MODELS = {
-    VALUES: "how well the rewards that follow are foretold",
-    ACTIONS: "how well the actions are foretold",
-    OBSERVATIONS: "how well the next observation is foretold",
+    VALUES: "how well the rewards that follow are predicted",
+    ACTIONS: "how well the actions are predicted",
+    OBSERVATIONS: "how well the next observation is predicted",
 }
 """Name of a model -> what it is judged by."""
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""What may be added to the diagonal, as shares of its mean: it pulls what was hardly seen to the average."""
+"""Ridges that are tried, as shares of the mean diagonal; a ridge pulls predictions for rare states to the average."""
 LEAST_PROBABILITY = 1e-3
 """No action counts as less likely than this: a linear model cannot tell smaller probabilities from 0."""
 MOST_TARGETS = 16
-"""Numbers of the next observation that are foretold; of a longer one, as many random projections."""
+"""The most columns of the next observation that are predicted; a longer one is replaced by as many random projections."""
 MOST_ACTIONS = 200
+"""The most discrete actions that a model of the actions, and one of the observations, is fitted to."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,9 +51,9 @@ class LogModel:
     Attributes:
         name: one of `MODELS`.
         fit: the system, solved when it is first asked for.
-        states: (N, H) features at whose rows a change of the fit is measured.
+        states: (N, H) features of the rows at which a change of the fit is measured.
         known: (N,) rows that have a target.
-        base: (K,) the average, to which the fit adds: of the return, of the actions, of the change of the observation.
+        base: (K,) the average to which the fit adds: that of the return, of the actions, or of the change of the observation.
     """
 
     name: str
@@ -62,15 +63,15 @@ class LogModel:
     base: Float[NumpyArray, " K"]
 
     def excess(self, log: Dataset, features: LogFeatures, missed: Float[NumpyArray, "N K"]) -> Float[NumpyArray, " N"]:
-        """By how much each row is foretold worse than is usual; 0 where it has no target.
+        """By how much each row is predicted worse than is usual; 0 where it has no target.
 
-        It is the squared error in units of its mean, less 1; of numbered actions minus the logarithm of the probability of
-        the action, less what that is on average by the foretold probabilities.
+        It is the squared error divided by its mean, minus 1. For discrete actions it is minus the logarithm of the probability
+        of the action, less the expectation of that under the predicted probabilities.
 
         Args:
             log: the log of the fit.
-            features: of the log.
-            missed: (N, K) what was logged minus what the fit to the other episodes foretells.
+            features: the features of the log.
+            missed: (N, K) what was logged minus what the fit to the other episodes predicts.
         """
         if self.name == ACTIONS and log.num_actions is not None:
             return _surprise(log, features.actions(log) - missed)
@@ -79,10 +80,15 @@ class LogModel:
         return np.where(self.known, found, 0.0)
 
     def errors(self, log: Dataset, theta: Float[NumpyArray, "H K"], gamma: float) -> Float[NumpyArray, " n"]:
-        """(n,) squared error of what a solution foretells of these episodes, summed over the rows of each.
+        """(n,) squared error of the predictions for these episodes, summed over the rows of each.
 
-        The error of a value is that of the whole return from each row on, up to the end, or up to a cut and with the value
-        there: temporal differences alone would favour values that hardly change.
+        The error of a value is that of the whole return from each row on, up to the end of the episode, or up to a cut with the
+        value there. Temporal differences alone would favour values that hardly change.
+
+        Args:
+            log: the log of the fit.
+            theta: (H, K) the solution whose predictions are judged.
+            gamma: discount.
         """
         missed = self.fit.residual(theta)
         if self.name == VALUES:
@@ -93,16 +99,19 @@ class LogModel:
 def fit_models(
     log: Dataset, features: LogFeatures, gamma: float, base: Mapping[str, Float[NumpyArray, " _"]] | None = None
 ) -> list[LogModel]:
-    """The models of a log; without one of actions, or of observations, where the log has too many of these or none.
+    """The models of a log.
+
+    There is no model of the actions, and none of the observations, where there are more than `MOST_ACTIONS` discrete actions; and
+    none of the observations where they are constant, or no next one is logged.
 
     Args:
-        log: the log, or a part of the log of the features.
-        features: of the log.
+        log: the log, or a part of the log that the features were made of.
+        features: the features.
         gamma: discount of the values.
-        base: the averages of the models of another part, name -> `base`, where these models are to be read on this one.
+        base: name -> `base` of models of another part of the log, where those are to be judged on this part.
 
     Raises:
-        ConfigurationError: rewards would add up for ever.
+        ConfigurationError: the discount is 1 and no episode ends, so that rewards would add up without end.
     """
     given = base or {}
     here = features.table[log.observation_index]
@@ -123,7 +132,7 @@ def fit_values(
     """The model of values alone; arguments and errors as in `fit_models`."""
     if gamma == 1 and not log.terminated.any():
         raise ConfigurationError(
-            "No episode of this log ends, so that at a discount of 1 rewards would add up for ever: rank the episodes with a "
+            "No episode of this log ends, so that at a discount of 1 rewards would add up without end: rank the episodes with a "
             "discount below 1, `gamma=0.99` or `--gamma 0.99`."
         )
     here = features.table[log.observation_index]
@@ -156,7 +165,7 @@ def _observations(
 
 
 def _followed(log: Dataset) -> Bool[NumpyArray, " N"]:
-    """Rows whose next observation is logged and is not that of an end, which may be a mere filling."""
+    """(N,) rows whose next observation is logged and does not follow an end, where it may be a mere filler."""
     return (log.next_observation_index != NO_OBSERVATION) & ~log.terminated
 
 
@@ -173,9 +182,10 @@ def mean_diagonal(rows: Any) -> float:
 def chosen_ridges(
     log: Dataset, features: LogFeatures, halves: Sequence[Int[NumpyArray, " _"]], gamma: float
 ) -> LogFeatures:
-    """The features with the ridge of each model by which one half of the episodes foretells the other half best.
+    """The features with, for each model, the ridge with which one half of the episodes predicts the other half best.
 
-    A model that follows the chance of its episodes is hardly made worse by dropping any of them, whatever these say.
+    With too small a ridge a model follows the noise of its episodes, and predicts others better without some of them, however
+    true these are.
     """
     parts = [log.select_episodes(half) for half in halves]
     total: dict[str, NumpyArray] = {}
@@ -194,7 +204,7 @@ def chosen_ridges(
 
 
 def _surprise(log: Dataset, probs: Float[NumpyArray, "N A"]) -> Float[NumpyArray, " N"]:
-    """Minus the logarithm of the probability of the logged action, less what it is on average by these probabilities."""
+    """(N,) minus the logarithm of the probability of the logged action, less its expectation under these probabilities."""
     probs = np.maximum(probs, LEAST_PROBABILITY)
     if log.action_mask is not None:
         probs = np.where(log.action_mask, probs, LEAST_PROBABILITY)
@@ -206,7 +216,7 @@ def _surprise(log: Dataset, probs: Float[NumpyArray, "N A"]) -> Float[NumpyArray
 def _summed_to_the_end(
     steps: Float[NumpyArray, "N K"], log: Dataset, go_on: Float[NumpyArray, " N"]
 ) -> Float[NumpyArray, "N K"]:
-    """(N, K) the discounted sum of the numbers of a row and of all later rows of its episode, up to a gap."""
+    """(N, K) the discounted sums of the numbers of each row and of all later rows of its episode, up to a gap."""
     found = steps.copy()
     order = np.argsort(log.position, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(log.position[order])) + 1)[::-1]:

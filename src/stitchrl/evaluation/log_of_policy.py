@@ -1,5 +1,6 @@
-"""Whether a log is one that a policy may be judged on: its columns mean the same, the policy did not learn from its episodes,
-and its observations lie where the policy learned. Asked of policies that carry the answers: bundles, and those of `st.fit`."""
+"""Whether a policy may be judged on a log: the columns mean the same as in the policy's own log, the policy did not learn from
+these episodes, and their observations lie where it learned. Only policies that carry this knowledge are checked: bundles, and
+those of `st.fit`."""
 
 from __future__ import annotations
 
@@ -24,21 +25,21 @@ __all__ = ["SAME_LOG", "as_judged", "check_meaning", "check_unseen", "notes_on_p
 
 SAME_LOG = "The policy learned from this very log,"
 FEW_OUTSIDE = 0.01
-"""Up to this share of decisions outside the range of the policy's log nothing is said."""
+"""Share of decisions outside the range of the policy's log up to which the verdict says nothing."""
 
 
 def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, force: bool) -> tuple[str, ...]:
-    """Refuse a log that does not belong to the policies; sentences on what is doubtful and does not forbid.
+    """Refuse a log on which a policy must not be judged; else give a sentence on each thing that is doubtful.
 
     Args:
-        policies: what is judged; only what a policy carries is looked at (`schema`, `learned_from`, `guard`).
+        policies: what is judged; only what a policy carries is checked (`schema`, `learned_from`, `guard`).
         log: what they are judged on.
-        unseen: the first so many policies must not have learned from episodes of the log.
+        unseen: how many of the policies, from the first on, must not have learned from episodes of the log.
         force: whether to go on where the log has, or seems to have, other units.
 
     Raises:
-        EvaluationError: other columns, categories or actions; known episodes, or the very log that a policy learned from;
-            observations as of another unit.
+        EvaluationError: the log has other columns, categories or actions; it holds episodes that a policy learned from, or is
+            the log that it learned from; or its observations look like another unit.
     """
     notes: dict[str, None] = {}
     looked_at = set[int]()
@@ -60,16 +61,18 @@ def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, for
             if count:
                 notes[
                     f"{count:,} of {log.num_episodes:,} episodes are equal to ones that the policy learned from, no more than "
-                    "coincidence explains where observations are so few; leaving them out would select by what happened."
+                    "coincidence explains where there are so few different observations; leaving them out would select episodes "
+                    "by what happened in them."
                 ] = None
     return tuple(notes)
 
 
 def as_judged(policy: Any) -> Any:
-    """What estimates ask: a bundle whose guard refuses has no action where it refuses, so its policy answers there too.
+    """The policy in the form that estimators ask.
 
-    A bundle that is told to do something else outside the range of its log acts everywhere, and is judged as it acts. A policy
-    with memory is asked along the episodes of the log.
+    A bundle whose guard refuses has no action where it refuses, so it is judged without its guard. A bundle that is told to do
+    something else outside the range of its log acts everywhere, and is judged as it acts. A policy with memory is asked along
+    the episodes of the log.
     """
     if isinstance(policy, MemoryPolicy):
         return RememberingPolicy(policy)
@@ -77,11 +80,11 @@ def as_judged(policy: Any) -> Any:
 
 
 def check_meaning(log: Dataset, schema: Schema, guard: Guard | None = None, *, force: bool = False) -> list[str]:
-    """Refuse a log whose numbers mean something else than those a policy learned from; sentences on what names do not tell.
+    """Refuse a log whose numbers mean something else than those a policy learned from; else give a sentence on each doubt.
 
     Args:
         log: what the policy is to be judged on.
-        schema: of the log that it learned from.
+        schema: the schema of the log that it learned from.
         guard: the range of the observations in that log; None where it is not known.
         force: whether to go on where the schemas name other units.
 
@@ -152,15 +155,15 @@ def _numbers(shape: tuple[int, ...]) -> str:
 
 
 def check_unseen(log: Dataset, learned_from: EpisodeMemory, *, content_hash: str, leaving_out: str) -> int:
-    """How many episodes of the log equal one that the policy learned from, as far as coincidence explains it.
+    """How many episodes of the log equal one that the policy learned from, where coincidence explains that many.
 
     An episode is recognised by its rows, in whatever order they stand (`evaluation/seen_episodes.py`).
 
     Args:
         log: what the policy is to be judged on.
         learned_from: what is remembered of the episodes that the policy learned from.
-        content_hash: that of the log which the policy learned from; "" where it is not known.
-        leaving_out: how known episodes are left out, as a sentence.
+        content_hash: content hash of the log that the policy learned from; "" where it is not known.
+        leaving_out: a sentence that says how to leave known episodes out.
 
     Raises:
         EvaluationError: more episodes are known than coincidence explains, or it is the same log.
@@ -179,8 +182,8 @@ def refusal_of_known(found: Overlap, leaving_out: str) -> str:
         way_out = f"Give episodes it never saw; {leaving_out}"
     else:
         way_out = (
-            "Leaving equal episodes out would select by what happened, for fresh ones are equal by coincidence as well: give a "
-            "log of a later time, or split the log by time, group or source before anything is learned from it."
+            "Leaving equal episodes out would select episodes by what happened in them, since new ones are equal by coincidence "
+            "as well: give a log of a later time, or split the log by time, group or source before anything is learned from it."
         )
     return f"{found.seen} so that estimates on it would be too good. {way_out}"
 
@@ -189,7 +192,7 @@ def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
     """A sentence where some decisions lie outside the range of the policy's log, and where a column looks like another unit.
 
     Raises:
-        EvaluationError: a column looks like another unit, and nobody forces.
+        EvaluationError: a column looks like another unit, and `force` is False.
     """
     if log.observation_table.ndim != 2 or log.observation_table.shape[1] != len(guard.low):
         return []
@@ -214,7 +217,7 @@ def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
 
 
 def _spreads(times: float | None) -> str:
-    """How much wider or narrower a column is, where that is what was seen."""
+    """How much wider or narrower the range of a column is, in words; "" where that is not what was noticed."""
     if times is None:
         return ""
     return (
@@ -225,7 +228,7 @@ def _spreads(times: float | None) -> str:
 
 
 def _what_acts(guard: Guard) -> str:
-    """What a bundle with this guard does outside the range of its log, and of what the estimates are."""
+    """What a bundle with this guard does outside the range of its log, and what the estimates are of; "" where it acts."""
     if guard.on_outside != REFUSE:
         return ""
     return (

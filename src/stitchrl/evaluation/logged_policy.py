@@ -1,7 +1,8 @@
 """A policy whose probabilities stand in columns of the log, row by row: nothing is known of it anywhere else.
 
-Where the log has the probability of every action (`policy_probs`), every estimator applies. Where it has the probability, or the
-density, of the logged action alone (`policy_log_prob`), those remain that weigh logged actions and ask nothing else.
+Where the log has the probability of every action (`policy_probs`), every estimator applies that needs no policy at simulated
+states. Where it has the probability, or the density, of the logged action alone (`policy_log_prob`), those remain that weigh
+logged actions and ask nothing else.
 
 The columns are part of the log, so they follow their rows through splits, halves and horizons. They are never looked up by
 observation: two rows with equal observations may have different probabilities, as where the policy remembers.
@@ -32,9 +33,9 @@ __all__ = [
 ]
 
 ROUNDING = 1e-3
-"""How far probabilities may be from a sum of 1, and the two columns from each other."""
+"""How far the sum of probabilities may be from 1, and the two columns from each other."""
 LEAST_MASS = 1e-6
-"""Probability of a forbidden action that counts as none."""
+"""Largest probability of a forbidden action that counts as 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LoggedPolicy:
     has_density: ClassVar[bool] = True
 
     def probs(self, obs: Any, *, action_mask: Any = None) -> NumpyArray:
-        """Refuses: probabilities belong to rows, and an observation does not tell which row it is of."""
+        """Raises EvaluationError: probabilities belong to rows, and an observation does not tell which row it is from."""
         raise EvaluationError(
             "The probabilities of a `LoggedPolicy` belong to the rows of a log: at other observations nothing is known of it."
         )
@@ -131,14 +132,14 @@ class LoggedPolicy:
 
 
 def knows_every_action(policy: Any, log: Dataset) -> bool:
-    """Whether it is known what a policy would do at the states of a log, and not with the logged action alone."""
+    """Whether a policy's probability of every action at the states of a log is known, and not of the logged action alone."""
     if isinstance(policy, LoggedPolicy):
         return policy.knows_every_action(log)
     return not has_memory(policy)
 
 
 def why_no_verdict(policy: Any, log: Dataset) -> str:
-    """Why no estimate of several steps that a verdict may rest on applies to a policy; "" where nothing is against it."""
+    """Why no estimate over several steps that a verdict may rest on applies to a policy; "" where one may apply."""
     if knows_every_action(policy, log):
         return ""
     return (
@@ -160,9 +161,9 @@ def refusal_of_unknown_actions(name: str, log: Dataset, policies: Sequence[Any])
 
 
 def without_unknown_ends(policies: Sequence[Any], log: Dataset) -> Dataset:
-    """The log without the final observations at which a logged policy would have to be asked, and cannot.
+    """The log without the final observations at which a logged policy would have to be asked and cannot be.
 
-    The last row of a cut episode has no target then, as where the log does not have its next observation.
+    The last row of a cut episode then has no target, as if the log lacked its next observation.
     """
     unknown = _unknown_ends(policies, log)
     if not unknown.any():
@@ -172,13 +173,13 @@ def without_unknown_ends(policies: Sequence[Any], log: Dataset) -> Dataset:
 
 
 def note_on_ends(policies: Sequence[Any], log: Dataset) -> tuple[str, ...]:
-    """What a verdict has to say about final observations that are not used; nothing where there are none."""
+    """A sentence for the verdict about final observations that are not used; nothing where there are none."""
     count = int(_unknown_ends(policies, log).sum())
     if not count:
         return ()
     return (
-        f"At {count:,} cuts the log has the next observation, but not what the policy would have done there, so the last rows "
-        "before them tell a fitted value nothing.",
+        f"At {count:,} cuts the log has the next observation, but not what the policy would have done there, so that fitted "
+        "values cannot use the last rows before them.",
     )
 
 

@@ -1,4 +1,4 @@
-"""A look at a test part: records that a policy was estimated on it, and says how often it was looked at before."""
+"""A look at a test part: recording that a policy was estimated on it, and telling how often it was looked at before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["fingerprint", "look_at", "notes_on"]
 
 LEAST_LOG_DENSITY = -1e3
-"""A density of 0 has no finite logarithm."""
+"""Stands for the logarithm of a density of 0, which is not finite."""
 PROJECTIONS = 4
 """Numbers that stand for the probabilities of a policy. Policies that differ anywhere differ in them."""
 
@@ -26,7 +26,7 @@ PROJECTIONS = 4
 def look_at(
     policies: Sequence[PolicyLike], log: Dataset, estimand: Estimand, rule: Sequence[float] = ()
 ) -> EarlierLooks:
-    """Record a look at the episodes of a log, and find the other ones.
+    """Record a look at the episodes of a log, and find the earlier ones.
 
     Args:
         policies: what is judged, followed by the baseline if there is one.
@@ -45,9 +45,10 @@ def look_at(
 
 
 def fingerprint(policy: PolicyLike, log: Dataset) -> NumpyArray:
-    """(PROJECTIONS,) random weighted sums of what a policy does on a log, probabilities or usual actions.
+    """(PROJECTIONS,) random weighted sums of what a policy does on a log: of its probabilities, or of its usual actions.
 
-    Rounding, which differs between machines, moves them by about 1e-7; one action changed in a million rows by about 1e-3.
+    Rounding, which differs between machines, moves them by about 1e-7; another action in one of a million rows moves them by
+    about 1e-3.
     """
     size = log.action.shape[1] + 1 if log.num_actions is None else log.num_actions
     of_action = np.random.default_rng(5).normal(size=(size, PROJECTIONS)).astype(np.float32)
@@ -68,10 +69,10 @@ def fingerprint(policy: PolicyLike, log: Dataset) -> NumpyArray:
 
 
 def notes_on(looks: EarlierLooks, *, noun: str = "episode") -> tuple[str, ...]:
-    """What a verdict has to say about the looks at its test part; nothing where this is the first one.
+    """Sentences for the verdict about earlier looks at its test part; none where this is the first one.
 
     Args:
-        looks: that there were before.
+        looks: the earlier looks.
         noun: what one episode is called.
     """
     notes = []

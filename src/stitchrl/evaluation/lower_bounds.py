@@ -1,14 +1,14 @@
 """Lower bounds of a value that hold with a stated confidence and rest on no model (Thomas, Theocharous, Ghavamzadeh 2015).
 
-With w_t the product of the ratios policy / behaviour up to step t, l the least return there can be and m the least reward
-there can be (at most 0), each episode gives a number that is never negative:
+With w_t the product of the ratios policy / behaviour up to step t, G the discounted return, l the least possible return and m
+the least logged reward, or 0 where all are above it, each episode gives a number that is never negative:
 
     (1)  by episode    X = w_end (G - l),                       value >= l + E[X]
     (2)  by decision   X = sum_t gamma^t w_t (r_t - m),         value >= m sum_t gamma^t + E[X]
 
 In (2) the sum goes on after an episode has ended, with reward 0. Both are equalities where the behaviour may take every
 action of the policy; where it may not, X is too small, and the bound holds all the same. What follows a cut is unknown
-and counts as the least there can be, so that cuts can only lower a bound.
+and counts as the least possible, so that cuts can only lower a bound.
 
 X is cut off at a clip c, which can only lower its mean. Of n independent numbers min(X, c) in a range of width R, with mean M
 and variance S^2 (divided by n - 1), the true mean is below these with a probability of at most d:
@@ -21,8 +21,8 @@ The clip is chosen on a fifth of the episodes, for the highest bound that the ot
 computed on the others alone. A clip chosen on the same episodes would make (3) to (5) wrong, and so would the best of several
 bounds; so which of them is `chosen` is decided on that fifth as well.
 
-The gain over the behaviour is bounded in the same way by X less the same number with weights 1, which cannot be below minus the
-range of returns.
+The gain over the behaviour is bounded in the same way, from X minus the same number with weights 1. This difference cannot be
+below minus the range of returns.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ PROVEN = ("hoeffding", "bernstein")
 CHOOSING = 0.2
 """Share of the independent units on which the clip is chosen."""
 FEWEST = 10
-"""Independent units without which no bound is computed."""
+"""The fewest independent units for which bounds are computed."""
 CLIPS = 60
 """Clips that are compared."""
 LARGEST_LOG_WEIGHT = 300.0
+"""Largest logarithm of a weight; larger ones are set to it, which can only lower a bound."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +62,17 @@ class LowerBound:
     """A number that the true one lies above, with a one-sided confidence.
 
     Attributes:
-        of: "value" of the policy, or its "gain" over the behaviour.
+        of: what is bounded: the "value" of the policy, or its "gain" over the behaviour.
         method: one of `METHODS`.
         weights: "episodes" where whole episodes are weighed, equation (1); "decisions" where each reward is, equation (2).
-        lower: the bound, in return units; never below the least that there can be.
-        confidence: one-sided: the probability that the true number is not below `lower`.
+        lower: the bound, in return units; never below `least`.
+        confidence: how often such a bound is not above the true number.
         clip: what X is cut off at.
         episodes: how many episodes the bound is computed on; the clip was chosen on others.
-        least: the least value, or gain, that there can be: a bound of that size says nothing.
+        least: the least possible value, or gain; a bound of that size says nothing.
         assumptions: what must hold for it.
-        chosen: the bound that is stated: among the proven ones of its kind, that which was predicted to be highest.
+        chosen: whether it is the bound to state: of the proven bounds of this value, or gain, the one that was predicted to be
+            the highest.
         noun: what one episode is called: "episode", or "decision" where each has one step.
     """
 
@@ -88,7 +90,7 @@ class LowerBound:
 
     @property
     def says_something(self) -> bool:
-        """Whether it lies above the least that there can be."""
+        """Whether it lies above the least possible value, or gain."""
         return self.lower > self.least
 
     @property
@@ -102,7 +104,7 @@ class LowerBound:
         whose = "value of the policy" if self.of == "value" else "gain over the behaviour"
         form = "+.4f" if self.of == "gain" else ".4f"
         if not self.says_something:
-            return f"By the weights alone nothing is known about the {whose}: its lower bound is the least that there can be."
+            return f"By the weights alone nothing is known about the {whose}: its lower bound is the least possible."
         weighed = (
             "each reward of" if self.weights == "decisions" else "all" if self.noun == "decision" else "the whole of"
         )
@@ -118,12 +120,12 @@ class LowerBound:
 
 
 class Numbers(NamedTuple):
-    """One number an independent unit whose mean, with `offset` added, is at most the true value or gain.
+    """One number for each independent unit. Their expectation plus `offset` is at most the true value or gain.
 
     Attributes:
         of, weights: as in `LowerBound`.
-        per_unit: the numbers, not cut off.
-        least: no number is below it.
+        per_unit: (units,) the numbers, not cut off.
+        least: a number that none of them is below.
         offset: what is added to their mean.
     """
 
@@ -135,13 +137,14 @@ class Numbers(NamedTuple):
 
 
 def lower_bounds(case: Case, *, confidence: float = 0.95, seed: int = 0) -> tuple[LowerBound, ...]:
-    """Every bound of the value and, where gains are over the behaviour, of the gain; none where there are too few episodes, or
-    returns have no least value.
+    """Every bound of the value and, where gains are over the behaviour, of the gain.
+
+    There is none where there are fewer than `FEWEST` units, or where returns have no least value.
 
     Args:
         case: a policy with a density, on a log.
-        confidence: one-sided.
-        seed: of which units the clip is chosen on.
+        confidence: one-sided confidence, in (0, 1).
+        seed: random seed of the choice of units that the clip is chosen on.
     """
     if case.units.count < FEWEST:
         return ()
@@ -184,10 +187,10 @@ def numbers_of(
     """The numbers of equations (1) and (2) of each independent unit.
 
     Args:
-        episodes: padded.
-        log_ratio: of the logged actions.
+        episodes: the padded episodes.
+        log_ratio: (N,) logarithm of policy / behaviour of the logged actions.
         estimand: which value is bounded.
-        attainable: the least and the largest return there can be.
+        attainable: the least and the largest possible return.
         units: which episodes are independent.
         gain: whether the gain over the behaviour is bounded too.
     """
@@ -195,17 +198,18 @@ def numbers_of(
     weight = np.exp(np.minimum(log_weight, LARGEST_LOG_WEIGHT))
     found = []
     for weights, of_weight in (("episodes", _by_episode), ("decisions", _by_decision)):
-        # By decisions every step has the same discount in all episodes, which it has not where time is what discounts.
+        # Equation (2) needs the same discount at a step in all episodes, which does not hold where rewards are discounted by
+        # time.
         by_decision = episodes.longest > 1 and estimand.time_unit is None
         if not np.isfinite(attainable[0]) or (weights == "decisions" and not by_decision):
             continue
         x, offset, _ = of_weight(episodes, weight, estimand, attainable)
         found.append(Numbers("value", weights, _per_unit(x, units), 0.0, offset))
         same, _, width = of_weight(episodes, np.ones_like(weight), estimand, attainable)
-        # Undiscounted and without a horizon there is no most that could follow a cut.
+        # Undiscounted and without a horizon, nothing bounds what could follow a cut.
         endless = estimand.gamma == 1 and estimand.horizon is None and not episodes.terminated.all()
         if gain and np.isfinite(width) and not endless:
-            # What the behaviour gets after a cut counts as the most there can be, for the gain must not be too large.
+            # What the behaviour gets after a cut counts as the most possible, so that the gain cannot come out too large.
             same = np.where(episodes.terminated, same, width)
             least = -width * float(units.sums(np.ones(units.episodes)).max()) * units.count / units.episodes
             found.append(Numbers("gain", weights, _per_unit(x - same, units), least, 0.0))
@@ -224,7 +228,7 @@ def _by_episode(
 def _by_decision(
     episodes: Episodes, weight: Float[NumpyArray, "n T"], estimand: Estimand, attainable: tuple[float, float]
 ) -> tuple[Float[NumpyArray, " n"], float, float]:
-    """The same of equation (2)."""
+    """X of equation (2), what is added to its mean, and the most that X can be with weights 1."""
     low, high = min(float(episodes.reward.min()), 0.0), max(float(episodes.reward.max()), 0.0)
     steps = episodes.longest if estimand.horizon is None else estimand.horizon
     every = float(np.power(float(estimand.gamma), np.arange(steps)).sum())
@@ -239,7 +243,7 @@ def _by_decision(
 
 
 def _per_unit(x: Float[NumpyArray, " n"], units: Units) -> Float[NumpyArray, " units"]:
-    """Numbers of units whose mean is that of the episodes."""
+    """(units,) sums over the episodes of each unit, scaled so that their mean is that of the episodes."""
     return units.sums(x) * (units.count / units.episodes)
 
 
@@ -247,9 +251,9 @@ def bounds_of(numbers: Sequence[Numbers], choosing: NumpyArray, *, confidence: f
     """A bound by each method from each kind of numbers, of one and the same true number.
 
     Args:
-        numbers: of the same units.
+        numbers: numbers of the same units, all of them of the value or all of the gain.
         choosing: (units,) True where a unit serves to choose clips; the bounds are computed on the others.
-        confidence: one-sided.
+        confidence: one-sided confidence, in (0, 1).
     """
     risk, rest = 1.0 - confidence, int((~choosing).sum())
     found, predicted = [], []
@@ -270,10 +274,10 @@ def bound_of(x: Float[NumpyArray, " n"], clip: float, least: float, risk: float,
     """Equations (3) to (5).
 
     Args:
-        x: numbers, at least `least`.
+        x: (n,) numbers, none below `least`.
         clip: what they are cut off at, chosen without looking at `x`.
         least: the lower end of their range.
-        risk: d, one-sided.
+        risk: d, 1 minus the one-sided confidence.
         method: one of `METHODS`.
     """
     cut = np.minimum(x, clip)
@@ -291,7 +295,7 @@ def _width(spread: float, reach: float, n: int, risk: float, method: str) -> flo
 
 
 def _clips(x: Float[NumpyArray, " n"], least: float, count: int, risk: float) -> dict[str, tuple[float, float]]:
-    """By method the clip that is predicted to give the highest bound on `count` other units, and that prediction."""
+    """For each method, the clip that is predicted to give the highest bound on `count` other units, and that prediction."""
     above = x[x > 0]
     if not len(above):
         return dict.fromkeys(METHODS, (max(-least, 1.0), least))

@@ -1,15 +1,15 @@
-"""Ratios of visits that are linear in features, solved on the episodes of the estimate: what marginalised weights rest on.
+"""Ratios of visits that are linear in features, solved on the episodes of the estimate: the weights of smis and samis.
 
 The linear form of all such methods is one system of equations, that of `evaluation/refit.py` with Q = 0 (Uehara, Huang, Jiang
 2020, arXiv 1910.12809, section 5):
 
-    (1)  W_t = E[psi_0]^T A^{-1} psi_t rho_t                    state and ratio of the action apart
-    (2)  W_t = E[psi_0]^T A^{-1} phi(s_t, a_t)                  state and action together, without any propensity
+    (1)  W_t = E[psi_0]^T A^{-1} psi_t rho_t                    a ratio for the state, times that of the action
+    (2)  W_t = E[psi_0]^T A^{-1} phi(s_t, a_t)                  one for state and action together, without any propensity
 
 with A as there, gamma^t included in the ratio. psi are features of the last layer of the Q network. No ratio tells (2) which
 actions the policy takes, so its features must. Where there are at most `MOST_PAIRS` pairs of an observation and an action, each
 pair is a feature and W is exact in the limit. Where there are more, the features are those of a network that was fitted to Q
-and not to W: what they cannot say of either is a bias that no number of episodes removes and no interval holds. On a world
+and not to W: what they cannot represent of both is a bias that no number of episodes removes and no interval contains. On a world
 of 100 states and 8 actions 65 such features left 34 to 45% of the spread of the exact Q unexplained, and the exact limit of
 (2) was 0.24 to 0.41 below a value of 1.44, with the ridge or without.
 
@@ -18,8 +18,9 @@ Two numbers are read off the same weights: the reward that they carry, and the s
     (3)  R = (1/n) sum W_t r_t,   M = (1/n) sum W_t (1 - gamma (1 - terminated)),   value = R / M
 
 M is 1 in expectation for right weights, at gamma 1 as well, where it is the chance of ending; nothing is divided by 1 - gamma.
-Each is kept as one number an episode, equation (4) of the refit: its spread holds the noise of A, and its mean is corrected for
-the ridge to first order. So (3) is the refit of a Q that is 0 everywhere, divided by the refit of the value 1.
+Each is kept as one number an episode, equation (4) of `refit.py`: its spread contains the noise of A, and its mean is corrected
+for the ridge to first order. So R is the refit of a Q that is 0 everywhere, and M is the same for a reward of
+1 - gamma (1 - terminated), whose value is 1.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Marginal(NamedTuple):
     """Marginal weights on n episodes of N transitions.
 
     Attributes:
-        reward: the refit of Q = 0: its weights are W, its residuals those of the linear value of the rewards.
+        reward: the refit of Q = 0; its weights are W, and its residuals are those of a linear model of the value.
         carried: (n,) contributions to R.
         ended: (n,) contributions to M.
         ended_residual: (N,) residuals of the linear model of M.
@@ -63,7 +64,7 @@ class Marginal(NamedTuple):
 
     @property
     def residual(self) -> Float[NumpyArray, " N"]:
-        """(N,) by which R / M changes with the weight of each transition, times M."""
+        """(N,) derivative of R / M by the weight of each transition, times n M."""
         value = self.carried.mean() / self.ended.mean()
         found: NumpyArray = self.reward.residual - value * self.ended_residual
         return found
@@ -117,7 +118,7 @@ class FitMarginal:
     """The request for marginal weights in the features of the policy's Q.
 
     Attributes:
-        actions: state and action together, equation (2); without, equation (1).
+        actions: whether weights are of state and action together, equation (2), and not of equation (1).
     """
 
     actions: bool

@@ -1,4 +1,4 @@
-"""What a verdict's decision means to a reader: how it is to be taken, for colours and signs, and what must be said with it."""
+"""How a verdict's decision is to be shown to a reader: its tone, for colours and signs, and a note to print with it."""
 
 from __future__ import annotations
 

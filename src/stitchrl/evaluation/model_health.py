@@ -8,11 +8,11 @@ from stitchrl.evaluation.learned_model import ModelError
 __all__ = ["check_model_ends", "check_model_error", "check_rollout_cap", "check_rollouts_alone", "model_checks"]
 
 NO_BETTER = 1.1
-"""Held-out squared error, as a share of the variance, above which a model is worse than knowing nothing."""
+"""Largest held-out squared error, as a share of the variance; at 1 a model predicts no better than the mean."""
 ENDS_OFF = 4.0
-"""Standard errors by which expected and seen ends of held-out rows may differ."""
+"""Standard errors by which the expected and the seen number of ends of held-out rows may differ."""
 MAXIMUM_LEFT = 0.01
-"""Weight that may be left where whole rollouts are cut."""
+"""Largest mean discounted weight that may be left where whole rollouts are cut."""
 
 
 def model_checks(error: ModelError) -> tuple[Check, Check]:
@@ -35,7 +35,7 @@ def check_model_error(error: ModelError) -> Check:
 def check_model_ends(error: ModelError) -> Check:
     """Whether as many held-out rows end their episode as the model expects.
 
-    A chance of the end that is a little too small in each step makes rollouts longer by a multiple of it.
+    If the chance that an episode ends is too small by a tenth in each step, rollouts are longer by about a tenth.
     """
     off = error.ends_off
     passed = abs(off) <= ENDS_OFF
@@ -52,21 +52,28 @@ def check_rollout_cap(left: float, reached: float, cap: int) -> Check:
 
     Args:
         left: discounted weight that was left at the cut, averaged over the rollouts.
-        reached: share of the rollouts that were cut so.
-        cap: steps after which.
+        reached: share of the rollouts that were cut while weight was left.
+        cap: after how many steps they were cut.
     """
     passed = left <= MAXIMUM_LEFT
     sentence = (
         f"{reached:.1%} of the rollouts were cut after {cap:,} steps, with {left:.2%} of the weight still to come"
     )
     sentence += (
-        "." if passed else f", above {MAXIMUM_LEFT:.0%}: their value is not the whole one. A `horizon` ends them."
+        "."
+        if passed
+        else f", above {MAXIMUM_LEFT:.0%}: the value lacks what would have followed. Set `horizon` to {cap:,} or less."
     )
     return Check("rollout-cap", left, MAXIMUM_LEFT, passed, sentence)
 
 
 def check_rollouts_alone(low: float, high: float, members: int) -> Check:
-    """A value that comes from a learned model alone, of which nothing tells how wrong it is: it always fails."""
+    """The check that a value from a learned model alone always fails, since nothing tells how wrong it is.
+
+    Args:
+        low, high: the least and the largest value that a member of the model gives.
+        members: how many members it has.
+    """
     return Check(
         "interval",
         None,

@@ -4,19 +4,19 @@ Every member m of the model has rollouts of its own. The chance of an end is car
 
     (1)  return = sum_t gamma^t L_t r(s_t, a_t),   L_{t+1} = L_t (1 - P(end | s_t, a_t)),   s_{t+1} ~ N_m(s_t, a_t),  a_t ~ policy
 
-which has the expectation of rollouts that end by chance and less noise. With a horizon L is 0 after its last step.
+which has the expectation of rollouts that end by chance, and less noise. With a horizon L is 0 after its last step.
 
-Whole rollouts from the first states go on until all of that has died out (`DEAD`), or `MOST_STEPS` are made. Errors of a model
-add up along a rollout, and at a discount of 1 a chance of the end that is a little wrong in each step moves a long return by
-as much as its length. So Q comes from short rollouts with a fitted value behind them (Feinberg and others 2018, arXiv
-1803.00101):
+Whole rollouts from the first states go on until gamma^t L_t falls below `DEAD` in all of them, or `MOST_STEPS` are made. Errors
+of a model add up along a rollout; at a discount of 1 a chance of the end that is a little wrong in each step changes a long
+return in proportion to its length. So Q comes from short rollouts with a fitted value behind them (Feinberg and others 2018,
+arXiv 1803.00101):
 
     (2)  Q(s, a) = E[ sum_{t < k} gamma^t L_t r_t + gamma^k L_k V(s_k) ],   s_0 = s,  a_0 = a
 
-with V of fitted Q evaluation. V(s) is the average of the same Q over all actions, or over actions drawn from the policy
-where they are continuous, so that a doubly robust correction of (2) stays right whatever the model says. Noise of the
-rollouts depends on the observation alone, so that equal states have equal Q and an estimate does not depend on the order of
-the rows.
+where V(s_k) comes from fitted Q evaluation. The V(s) that goes with (2) is the policy's average of (2) over all actions, or over
+actions drawn from the policy where they are continuous, so that a doubly robust correction of (2) stays right whatever the model
+says. The noise of the rollouts depends on the observation alone, so that equal states have equal Q and an estimate does not
+depend on the order of the rows.
 """
 
 from __future__ import annotations
@@ -60,20 +60,20 @@ STEPS = 5
 MOST_STEPS = 1000
 """Steps after which whole rollouts are cut."""
 DEAD = 1e-3
-"""Share of the first reward's weight, gamma^t L_t, below which nothing more is counted."""
+"""Weight gamma^t L_t, where that of the first reward is 1, below which later rewards are not counted."""
 ROWS_AT_ONCE = 2**16
 """Rollouts of one call, of all members together."""
 DRAWN = 4
-"""Actions over which Q is averaged to V where they are continuous."""
+"""Drawn actions over which Q is averaged to V where actions are continuous."""
 
 
 class Rolled(NamedTuple):
     """Rollouts of C members from B rows.
 
     Attributes:
-        returns: (C, B) equation (1), so far.
-        obs: (C, B, D) where they are.
-        left: (C, B) gamma^t L_t there: the weight of whatever follows.
+        returns: (C, B) the sum of equation (1) so far.
+        obs: (C, B, D) the observations that they have come to.
+        left: (C, B) gamma^t L_t there, the weight of whatever follows.
     """
 
     returns: Float[NumpyArray, "C B"]
@@ -82,7 +82,7 @@ class Rolled(NamedTuple):
 
 
 def row_keys(obs: Float[NumpyArray, "B D"]) -> Int[NumpyArray, " B"]:
-    """(B,) a number of each observation, the same for equal ones, that its noise is drawn from."""
+    """(B,) a number for each observation, the same for equal ones, which its noise is drawn from."""
     whole = np.ascontiguousarray(obs)
     return np.array([zlib.crc32(row.tobytes()) for row in whole], np.uint32).view(np.int32)
 
@@ -102,12 +102,12 @@ class RollOuts:
     """A policy in a model.
 
     Attributes:
-        model: of the world.
-        policy: who acts.
+        model: the model of the world.
+        policy: the policy that acts.
         num_actions: A; None where actions are continuous.
-        action_size: numbers of a continuous action.
+        action_size: how many numbers a continuous action has.
         gamma: discount.
-        seed: of all noise.
+        seed: random seed of all noise.
     """
 
     model: WorldModel
@@ -125,12 +125,12 @@ class RollOuts:
         first_action: NumpyArray | None = None,
         steps_left: Int[NumpyArray, " B"] | None = None,
     ) -> Rolled:
-        """Rollouts of at most so many steps from each observation.
+        """Rollouts of at most `steps` steps from each observation.
 
         Args:
             obs: (B, D) in logged units.
-            steps: at most so many.
-            first_action: (B, ...) what is done first; None: what the policy does.
+            steps: the most steps.
+            first_action: (B, ...) the actions of the first step; None: those of the policy.
             steps_left: (B,) steps until the horizon; None without one.
         """
         members, (rows, size) = self.model.members, obs.shape
@@ -244,7 +244,7 @@ def q_of_actions(
     acting = RollOuts(model.model, fold.policies[policy], *_of_actions(log), estimand.gamma, fold.data.settings.seed)
     position, count = log.position, actions.shape[1]
     found = np.empty((log.num_transitions, count))
-    # Whole multiples of one shape: the last piece repeats its last row.
+    # All pieces have one shape, so that a compiled function compiles once: the last piece repeats its last row.
     at_once = min(max(1, ROWS_AT_ONCE // (model.model.members * count)), log.num_transitions)
     for start in range(0, log.num_transitions, at_once):
         rows = np.minimum(np.arange(start, start + at_once), log.num_transitions - 1)
@@ -313,7 +313,7 @@ class ModelReturns(NamedTuple):
     """Whole rollouts from the first state of each of n episodes.
 
     Attributes:
-        returns: (n, C) by each member of the model.
+        returns: (n, C) the return by each member of the model.
         left: (n, C) gamma^t L_t where rollouts were cut, by the discount or by their number of steps; 0 where they died out.
         error: how far the model is off.
     """

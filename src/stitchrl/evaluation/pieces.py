@@ -1,4 +1,4 @@
-"""Rows asked a piece at a time, all pieces of one shape, so that a compiled function compiles once."""
+"""Rows are handed to a compiled function in pieces of one shape, so that it compiles once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["pieces"]
 
 
 def pieces(count: int, at_once: int) -> Iterator[tuple[int, int, int]]:
-    """(first row asked, first row kept, end) of each piece: the last one reaches back over rows that are known already."""
+    """(first row asked, first row kept, end) of each piece; the last piece begins earlier, with rows that are known already."""
     for start in range(0, count, at_once):
         first = max(0, min(start, count - at_once))
         yield first, start, min(first + at_once, count)

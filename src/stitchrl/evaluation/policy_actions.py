@@ -1,7 +1,8 @@
 """What a policy over continuous actions does at the states of a log: actions drawn from it, and densities of logged ones.
 
 Sums over all actions, which discrete policies permit, become averages over a few drawn actions. They are drawn once, from
-a key that depends on the seed and the row alone: two policies that share a distribution draw alike, and a gain is paired.
+a key that depends on the seed and the row alone. So two policies with the same distribution draw the same actions, and a gain
+is paired.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ __all__ = [
 ]
 
 DRAWS = 16
-"""Actions drawn a state; a policy without chance has one."""
+"""Actions that are drawn at each state; of a deterministic policy one is enough."""
 COSTLY_DRAWS = 4
-"""The same of a policy that asks a network over MANY_PASSES times for one action, such as IDQL by default (320 times). Averages
-over fewer draws are as unbiased, but noisier. The noise at the first states widens the standard error of an estimate, as it
-differs between episodes; by how much has not been measured."""
+"""`DRAWS` for a policy that evaluates its networks more than MANY_PASSES times for one action, such as IDQL by default (320
+times). Averages over fewer draws are unbiased too, but noisier. The noise at the first states widens the standard error of an
+estimate, as it differs between episodes; by how much has not been measured."""
 MANY_PASSES = 128
 ROWS_AT_ONCE = 4096
 COSTLY_ROWS_AT_ONCE = 1024
@@ -65,16 +66,17 @@ def refusal_without_density(name: str, policies: Sequence[Any]) -> str | None:
 
 
 def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) -> Float[NumpyArray, "N K D"]:
-    """(N, K, D) float32 actions that a policy takes at each observation, in logged units; K is 1 where it leaves no chance.
+    """(N, K, D) float32 actions that a policy takes at each observation, in logged units; K is 1 where it is deterministic.
 
     Args:
-        policy: native, or anything with `sample(obs, key=...)`, or `mode(obs)` alone.
+        policy: a policy of this library, or anything with `sample(obs, key=...)`, or with `mode(obs)` alone.
         obs: (N, ...) observations.
-        action_size: D, which the policy must give.
-        seed: of the draws.
+        action_size: D, how many numbers the policy's actions must have.
+        seed: random seed of the draws.
 
     Raises:
-        EvaluationError: neither `sample` nor `mode`, a wrong shape, or actions that are no finite numbers.
+        EvaluationError: neither `sample` nor `mode`, a `sample` that takes no key, `log_prob` without `sample`, a wrong shape,
+            or actions that are not finite.
     """
     chance, most = _may_take_chances(policy), COSTLY_DRAWS if _costly(policy) else DRAWS
     root, at_once, parts = jax.random.key(seed), _rows_at_once(policy), list[NumpyArray]()
@@ -87,7 +89,7 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
             asked += stop - start
             bar(asked)
             alike = chance and piece == 0 and len(found) == 2 and np.array_equal(found[0], found[1])
-            if alike:  # it leaves nothing to chance
+            if alike:  # the policy is deterministic
                 draws, chance = 1, False
                 bar, asked = LateProgress("actions of the policy", len(obs), "rows/s"), stop - start
                 break
@@ -96,14 +98,14 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
 
 
 def one_action(policy: Any, obs: NumpyArray, action_size: int, *, key: Key) -> Float[NumpyArray, "N D"]:
-    """(N, D) float32 one action of a policy at each observation, drawn where it leaves chance.
+    """(N, D) float32 one action of a policy at each observation, drawn where the policy is not deterministic.
 
     Args:
-        policy, obs, action_size: as of `drawn_actions`.
-        key: of the draws; another one gives other draws.
+        policy, obs, action_size: as in `drawn_actions`.
+        key: JAX key of the draws.
 
     Raises:
-        EvaluationError: a wrong shape, or actions that are no finite numbers.
+        EvaluationError: a wrong shape, or actions that are not finite.
     """
     parts = []
     for piece, (first, start, stop) in enumerate(pieces(len(obs), ROWS_AT_ONCE)):
@@ -116,12 +118,12 @@ def log_densities(policy: Any, obs: NumpyArray, action: NumpyArray) -> Float[Num
     """(N,) float64 log-density that a policy gives each action, in logged units.
 
     Raises:
-        EvaluationError: not one number a row, or NaN.
+        EvaluationError: there is no `log_prob`, or it does not give one number a row, or a number is NaN or infinity.
     """
     if not hasattr(policy, "log_prob"):
         raise EvaluationError(
             f"A density of continuous actions needs `log_prob(obs, action)`; {type(policy).__name__} has none. Set its "
-            "has_density to False, and lstdq remains."
+            "has_density to False to be judged by lstdq, which needs no density."
         )
     ask = _compiled_log_prob if isinstance(policy, ContinuousPolicy) else _plain_log_prob
     parts = []
@@ -151,8 +153,8 @@ def following_actions(
 ) -> Float[NumpyArray, "N K D"]:
     """(N, K, D) actions at every next state, given those at the logged states.
 
-    Those of a next state are those of the next row; where that is not the next moment but the observation is stored, they
-    are drawn there; where there is none they are 0, with weight 0.
+    The actions at a next state are those of the next row. Where the next row does not follow but the next observation is stored,
+    they are drawn there. Where there is no next observation they are 0, and have weight 0.
     """
     following = np.zeros_like(here)
     following[log.continues] = here[np.flatnonzero(log.continues) + 1]
@@ -160,7 +162,7 @@ def following_actions(
     if len(known):
         obs = log.observation_table[log.next_observation_index[known]]
         drawn = drawn_actions(policy, obs, here.shape[2], seed=seed + 1)
-        draws = here.shape[1]  # a policy may leave chance in some of its states only
+        draws = here.shape[1]  # a policy may be deterministic in some of its states only
         following[known] = drawn[:, :draws] if drawn.shape[1] >= draws else np.repeat(drawn[:, :1], draws, axis=1)
     return following
 
@@ -169,7 +171,7 @@ def usual_actions(policy: Any, obs: NumpyArray, action_size: int) -> Float[Numpy
     """(N, D) float32 the mode of a policy at each observation; where it has none, one draw.
 
     Raises:
-        EvaluationError: a wrong shape.
+        EvaluationError: a wrong shape, or actions that are not finite.
     """
     if not hasattr(policy, "mode"):
         return drawn_actions(policy, obs, action_size, seed=0)[:, 0]
@@ -184,7 +186,7 @@ def usual_actions(policy: Any, obs: NumpyArray, action_size: int) -> Float[Numpy
 
 
 def _may_take_chances(policy: Any) -> bool:
-    """Whether a policy can be asked to draw; otherwise it has a mode alone, and no density."""
+    """Whether a policy can be asked to draw actions; otherwise it has `mode` alone, and must have no density."""
     if not hasattr(policy, "sample"):
         if not hasattr(policy, "mode"):
             raise EvaluationError(
@@ -193,7 +195,7 @@ def _may_take_chances(policy: Any) -> bool:
             )
         if has_density(policy):
             raise EvaluationError(
-                f"A policy with `log_prob` needs `sample(obs, key=...)` as well, or has_density False if it leaves no chance; "
+                f"A policy with `log_prob` needs `sample(obs, key=...)` as well, or has_density False if it is deterministic; "
                 f"{type(policy).__name__} has `mode` alone, and its values would be of another policy than its weights."
             )
         return False
@@ -201,7 +203,7 @@ def _may_take_chances(policy: Any) -> bool:
 
 
 def _native(policy: Any) -> ContinuousPolicy | None:
-    """The policy of JAX that answers alone, in a bundle or not, which can be compiled; None where there is none."""
+    """The JAX policy, in a bundle or not, that decides alone and so can be compiled; None where there is none."""
     if isinstance(policy, Bundle) and policy.guard.on_outside == ANSWER:
         policy = policy.policy
     return policy if isinstance(policy, ContinuousPolicy) else None

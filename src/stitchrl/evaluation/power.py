@@ -5,12 +5,13 @@ as often as a Poisson number of mean f says. With d the mean of the drawn psi, s
 
     gain = v + d k,    error = max(s, s_expected / sqrt(f)) and the noise of the fits,    GO where gain - t error > margin
 
-s_expected is the error that the ratios of the policy let expect (`evaluation/predictable.py`), and k how many times larger than
-the sample's own error it is: rare large ratios are not among the psi that there are, but a larger log would have some. The health
-checks must hold at that size as well: shares of one unit fall with it, effective units rise, and other checks stay as they are.
+s_expected is the standard error that the ratios of the policy lead one to expect (`evaluation/predictable.py`). k is its ratio
+to the sample's own error, and at least 1: rare large ratios are not among the psi at hand, but a larger log would have some.
+The health checks must pass at that size as well: shares of one unit fall as the log grows, effective units rise, and other
+checks stay as they are.
 
-The estimate is noisy itself, and the curve knows no better: so it is given for a gain of the estimate's size, and for one that
-lies half as far above the margin. Where the estimate is not above the margin there is no curve.
+The estimate of the gain is itself noisy. So the curve is given twice: for a gain of the estimate's size, and for one that lies
+half as far above the margin. Where the estimate is not above the margin there is no curve.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ SIZES = tuple(float(2 ** (k / 2)) for k in range(9))
 LIKELY = 0.8
 """Chance of GO at which a log is called large enough."""
 REPLICATES = 400
+"""Logs that are simulated at each size."""
 CELLS = 2_000_000
 """Numbers that are drawn at once."""
 MANY = 20_000
@@ -49,14 +51,15 @@ class Power:
 
     Attributes:
         noun: what one unit is called.
-        units: how many there are now, of those that the verdict is judged on.
+        units: how many units the verdict is judged on now.
         margin, value: the least gain worth having, and the estimate of the gain.
         sizes: units of each simulated log; empty where nothing was simulated.
         at_estimate, at_half: chance of GO at each size if the gain is what the estimate says, and if it lies half as far above
             the margin.
-        needed, needed_half: units at which the chance is 80%; None where it is not within the sizes.
-        unmended: failed checks that no size mends, one sentence each.
-        besides: letters of the other lines that failed, which have to hold as well.
+        needed, needed_half: units at which the chance of GO reaches 80% for each of the two gains; None where it does not
+            within the sizes.
+        unmended: the health checks that would fail at the largest size too, one sentence each.
+        besides: letters of the other failed lines of the verdict, which have to hold as well.
     """
 
     noun: str
@@ -119,12 +122,12 @@ def power_of(
     """The power curve of a primary gain; None where it has no interval.
 
     Args:
-        draft: of the gain.
-        gain: the same with its interval and checks.
+        draft: the draft of the gain.
+        gain: the estimate of the gain, with its interval and checks.
         units: which episodes are independent.
         margin: the least gain worth having.
         failed: letters of the lines of the verdict that failed.
-        seed: of the draws.
+        seed: random seed of the simulated logs.
     """
     if draft.statistic is None or gain.value is None or gain.standard_error is None:
         return None
@@ -183,7 +186,13 @@ def _chances(
 def drawn(
     influence: Float[NumpyArray, " units"], size: float, rng: np.random.Generator
 ) -> tuple[Float[NumpyArray, " R"], Float[NumpyArray, " R"]]:
-    """Mean and standard error of the influence values of each simulated log."""
+    """(R,) means and standard errors of the influence values of R simulated logs.
+
+    Args:
+        influence: the influence value of each unit of the log at hand.
+        size: how many times as many units a simulated log has.
+        rng: source of randomness.
+    """
     n = len(influence)
     if n > MANY:
         error = float(influence.std(ddof=1) / np.sqrt(size * n))

@@ -1,14 +1,15 @@
 """The variance that an estimate is expected to have from its ratios, rather than the one its sample happened to show.
 
 Rare actions that the policy prefers have large ratios pi / b. Where none of them happens to be in the sample, the sample's
-own spread is too small, and the estimate tends to be high: an interval from that spread says GO too easily. But the
+own spread is too small and the estimate tends to be high, so that an interval from that spread says GO too easily. But the
 ratio's mean square is known without the rare action, since E_b[rho^2 | s] = sum_a pi(a|s)^2 / b(a|s) = chi(s). With w(s)
 the ratio of state visits and e_t the TD error that is left at step t, the difference between the values of two policies
 j and k from the same n episodes has the variance (martingale differences; Kallus and Uehara 2020, arXiv 1908.08526)
 
     (1/n^2) sum_t e_t^2 (w_j^2 chi_jj - 2 w_j w_k chi_jk + w_k^2 chi_kk),   chi_jk(s) = sum_a pi_j(a|s) pi_k(a|s) / b(a|s)
 
-The behaviour itself has w = 1 and chi_jk = 1, which gives w^2 chi - 2 w + 1 for a gain over it.
+plus, for a single value, the variance of the first states' values over n. The behaviour itself has w = 1 and chi_jk = 1, which
+gives w^2 chi - 2 w + 1 for a gain over it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class VisitRatios:
         visits: (N,) w(s), the ratio of state visits.
         probs: (N, A) the policy's probabilities; None: the behaviour's own.
         behavior: (N, A) the behaviour's probabilities.
-        residual: (N,) TD error that is left; None: that of the estimate it is compared with.
+        residual: (N,) e_t, the TD error that is left; None: take that of the estimate it is compared with.
         first: (n,) value of the first state of each episode; None: it is not modelled.
     """
 
@@ -60,7 +61,7 @@ class VisitRatios:
         return np.abs(self.visits) * found
 
     def never_tried(self, n: int) -> float:
-        """Decisions of the policy, in each of its episodes, on actions of behaviour probability 0; n episodes were logged."""
+        """How many actions of behaviour probability 0 the policy takes in an episode, on average; n episodes were logged."""
         if self.probs is None:
             return 0.0
         outside = np.concatenate(
@@ -77,7 +78,7 @@ class LoggedWeights:
 
     Attributes:
         weights: (N,) weight of each transition, state and action together.
-        residual: (N,) TD error that is left; None: that of the estimate it is compared with.
+        residual: (N,) e_t, the TD error that is left; None: take that of the estimate it is compared with.
         first: (n,) value of the first state of each episode; None: it is not modelled.
     """
 
@@ -86,11 +87,11 @@ class LoggedWeights:
     first: Float[NumpyArray, " n"] | None = None
 
     def largest(self) -> Float[NumpyArray, " N"]:
-        """(N,) size of the weights: those of actions that were not logged are not known."""
+        """(N,) absolute values of the logged weights, since those of other actions are not known."""
         return np.abs(self.weights)
 
     def never_tried(self, n: int) -> float:
-        """0: out of a continuum no action is tried twice, and none can be counted as never tried."""
+        """0, since in a continuum no action is taken twice, so that none can be counted as never tried."""
         del n
         return 0.0
 

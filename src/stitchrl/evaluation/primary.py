@@ -10,9 +10,9 @@ __all__ = ["choose_primary"]
 
 
 def choose_primary(estimates: Mapping[str, Estimate]) -> str | None:
-    """Name of the primary estimate: the first with a rank and an interval, healthy or not.
+    """Name of the primary estimate: of those with an interval, healthy or not, the one with the least rank; None without any.
 
-    One that fails a check is not exchanged for the next, which may never have been asked what the first failed.
+    An estimate that fails a check is not exchanged for the next one, which may not have been put to that check at all.
     """
     ranked = [(one.primary_rank, name) for name, one in estimates.items() if one.primary_rank is not None]
     return next((name for _, name in sorted(ranked) if estimates[name].lower is not None), None)

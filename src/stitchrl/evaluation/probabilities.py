@@ -1,4 +1,4 @@
-"""Action probabilities of a policy, native or duck-typed, checked."""
+"""Action probabilities of a policy, of this library or of any other kind, with checks."""
 
 from __future__ import annotations
 
@@ -33,14 +33,20 @@ PolicyLike = Any
 
 ROWS_AT_ONCE = 16384
 CELLS_AT_ONCE = 2**26
-"""Probabilities of one piece, where those of all rows and actions would not fit: 256 MB of them."""
+"""The most probabilities in one piece, 256 MB of them, where those of all rows and actions would not fit in memory."""
 
 
 def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
-    """(B, A) float32 probabilities of a policy, native or duck-typed, checked.
+    """(B, A) float32 probabilities that a policy gives every action, checked.
+
+    Args:
+        policy: anything with `probs(obs, action_mask=...)`.
+        obs: (B, ...) observations.
+        action_mask: (B, A) which actions are allowed; None: all.
 
     Raises:
-        EvaluationError: no `probs`, a wrong shape, rows that are not probabilities, or mass on forbidden actions.
+        EvaluationError: no `probs`, a `LoggedPolicy`, a wrong shape, rows that are not probabilities, or a probability above 0
+            of a forbidden action.
     """
     if not hasattr(policy, "probs"):
         raise EvaluationError(
@@ -62,10 +68,13 @@ def policy_probabilities(policy: PolicyLike, obs: NumpyArray, action_mask: Numpy
     if action_mask is not None and probs.shape != action_mask.shape:
         raise EvaluationError(f"The policy has {probs.shape[1]} actions; the log has {action_mask.shape[1]}.")
     if not np.isfinite(probs).all() or (probs < 0).any() or (np.abs(probs.sum(1) - 1) > 1e-3).any():
-        raise EvaluationError("`probs` must be at least 0 and sum to 1 in every row; they do not.")
+        raise EvaluationError(
+            f"`probs` must be at least 0 and sum to 1 in every row; those of {type(policy).__name__} do not."
+        )
     if action_mask is not None and (np.where(action_mask, 0.0, probs) > 1e-6).any():
         raise EvaluationError(
-            "A policy must give probability 0 to forbidden actions; it does not. Honour `action_mask` in `probs`."
+            f"A policy must give probability 0 to forbidden actions; {type(policy).__name__} does not. Honour `action_mask` in "
+            "`probs`."
         )
     return probs
 
@@ -108,8 +117,9 @@ def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, 
 def next_probabilities(policy: PolicyLike, log: Dataset, here: NumpyArray) -> NumpyArray:
     """A policy's probabilities (N, A) at every next state, given those at the logged states.
 
-    The probabilities of a next state are those of the next row; where that is not the next moment but the observation
-    is stored, they are computed there with every action allowed; where there is none they are uniform, with weight 0.
+    The probabilities at a next state are those of the next row. Where the next row does not follow but the next observation is
+    stored, they are computed there, under `next_action_mask` where the log has it. Where there is no next observation they are
+    uniform, and have weight 0.
     """
     following = np.empty_like(here)
     following[:-1] = here[1:]

@@ -2,11 +2,11 @@
 
 The probability integral transform of action dimension j is F_j(a_j|s), the fitted probability that the dimension is at most
 what was logged. Under the right density it is uniform on [0, 1] in every dimension (Rosenblatt 1952; Diebold, Gunther and Tay
-1998). An action on a bound that actions are clipped to has a probability of its own, over which its value is drawn at random,
-so that it is uniform all the same (Brockwell 2007).
+1998). A bound that actions are clipped to has a probability of its own, across which F_j jumps; the value is drawn at random
+between the two sides of the jump, so that it is uniform all the same (Brockwell 2007).
 
-Too many values near 0 and 1 say that the fit is too sure, too many in the middle that it is not sure enough; one action
-logged again and again, such as a bound, stands out as one bin.
+Too many values near 0 and 1 say that the fitted density is too narrow, too many in the middle that it is too wide. A single
+action that was logged again and again, such as a bound, stands out as one bin.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class TransformCurve:
     """Shares of the transformed actions in equal bins of [0, 1], for each action dimension.
 
     Attributes:
-        bins: how many there are.
-        shares: of each dimension, the share of the actions in each bin; 1 / bins if the density is right.
+        bins: how many bins there are.
+        shares: for each dimension, the share of the actions in each bin; 1 / bins if the density is right.
         error: standard error of each share, by independent units.
-        expected_error: half the sum over the bins of |share - 1 / bins|, the largest of the dimensions: the share of the
-            actions that lies in a wrong bin.
-        by_chance: what that would be on average for a right density, in the same dimension.
+        expected_error: half the sum over the bins of |share - 1 / bins|, in the dimension where it is largest: the share of the
+            actions that lie in a wrong bin.
+        by_chance: what `expected_error` would be on average for a right density, in the same dimension.
     """
 
     bins: int
@@ -57,8 +57,10 @@ class TransformCurve:
 
 
 def probability_transform(policy: RescaledPolicy, log: Dataset) -> Float[NumpyArray, "N action"]:
-    """(N, action) the fitted probability that each dimension of an action is at most what was logged; on an atom a number drawn
-    between that and the probability that it is less."""
+    """(N, action) the fitted probability that each dimension of an action is at most what was logged.
+
+    On an atom it is a number drawn between that and the probability that the dimension is less than what was logged.
+    """
     parts = []
     for start in range(0, log.num_transitions, ROWS_AT_ONCE):
         rows = slice(start, min(start + ROWS_AT_ONCE, log.num_transitions))
@@ -76,9 +78,9 @@ def transform_curve(
     """The curve of transformed actions on the episodes of one log, or of several that have no episode in common.
 
     Args:
-        values: of `probability_transform`, of each log.
-        logs: the episodes that the fitted density did not see.
-        group: what each episode of the logs, one after the other, belongs to; None: they are independent.
+        values: for each log, what `probability_transform` gives.
+        logs: the logs, whose episodes the fitted density did not see.
+        group: the group of each episode of the logs, one log after the other; None: episodes are independent.
     """
     count = sum(len(one) for one in values)
     by_episode = np.concatenate([_counts(one, log) for one, log in zip(values, logs, strict=True)])

@@ -1,14 +1,14 @@
 """Ranking of candidates on validation: by the lower end that the test part is predicted to give to their gain.
 
-The lower end on validation itself would be the wrong number: it punishes noise by the error of a small part, though the
-decision falls on a larger one, so that candidates next to the behaviour win, whose gain is small and sure. On the other
-hand the best of many candidates is also the luckiest of them. Hence
+The lower end on validation itself would be the wrong number. Validation is a small part, so that its error is larger than that
+on the test part, where the decision is made; candidates near the behaviour, whose gain is small and sure, would win. On the other
+hand the best of many candidates is partly the luckiest of them. Hence
 
     predicted lower end = gain - `LUCK` s - z s sqrt(units on validation / units on test)
 
-with s the standard error on validation, the larger of the sample's and the expected one. Pulling all gains towards their
-common mean (empirical Bayes) was tried instead and is worse where gain and error grow together, as they do from the
-behaviour to a learned policy (benchmarks/selection.py).
+with s the standard error on validation, the larger of the sample's and the expected one, and z the normal quantile. Pulling all
+gains towards their common mean (empirical Bayes) was tried instead. It is worse where gain and error grow together, as they do
+the further a policy is from the behaviour (benchmarks/selection.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stitchrl.evaluation.results import Estimate
 __all__ = ["LUCK", "Ranked", "rank"]
 
 LUCK = 0.5
-"""Standard errors by which the best candidate is taken to be lucky."""
+"""How many standard errors of a candidate's gain are put down to luck."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Ranked:
 
     Attributes:
         index: position in the sequence that was ranked.
-        estimator: of the gain it was ranked by; None where none has an interval.
-        eligible: False for candidates kept as a warning, which are never selected.
+        estimator: name of the estimator whose gain it was ranked by; None where none has an interval.
+        eligible: whether it may be selected; a candidate that may not is kept as a warning.
         healthy: whether every check of that gain is predicted to hold on the test part.
         predicted_lower: the lower end of its gain that the test part is predicted to give; None without a gain.
     """
@@ -51,9 +51,10 @@ class Ranked:
 def rank(
     gains: Sequence[Mapping[str, Estimate]], eligible: Sequence[bool], *, size: int = 1, test_size: int = 1
 ) -> list[Ranked]:
-    """Best first: eligible before not, gains predicted to be healthy before others, then by the predicted lower end.
+    """Candidates, the best first.
 
-    Ties keep their order.
+    Eligible ones come before others, then those whose gain is predicted to be healthy, then those with the higher predicted lower
+    end. Ties keep their order.
 
     Args:
         gains: estimator -> gain, of each candidate, on validation.

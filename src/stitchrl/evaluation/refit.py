@@ -1,4 +1,4 @@
-"""A fitted Q corrected on the episodes of the estimate, by one more linear layer: the value with an honest interval.
+"""A fitted Q corrected on the episodes of the estimate, by one more linear layer: the value with a valid interval.
 
 The layer theta acts on the state features psi(s) = E_{a ~ policy} phi(s, a), with phi the last hidden layer of the
 network and a constant (off-policy least-squares temporal differences, Bradtke and Barto 1996, with ratios
@@ -8,16 +8,16 @@ rho = policy / behaviour):
     (2)  A theta = b,  A = E[sum_t rho_t psi_t (psi_t - gamma psi_{t+1})^T] + ridge,  b = E[sum_t rho_t psi_t delta_t]
     (3)  value = E[ V(s_0) + psi_0^T theta ]
 
-By w(s) = E[psi_0]^T A^{-1} psi(s), a linear model of the ratio of state visits, (3) is E[V(s_0)] + E[sum_t w_t rho_t delta_t]:
+With w(s) = E[psi_0]^T A^{-1} psi(s), a linear model of the ratio of state visits, (3) is E[V(s_0)] + E[sum_t w_t rho_t delta_t]:
 a marginalised doubly robust estimate (Kallus and Uehara 2020, arXiv 1908.08526; Uehara, Huang, Jiang 2020), wrong only
-by the PRODUCT of the misfits of Q and w. Each episode contributes
+by the PRODUCT of the errors of Q and w. Each episode contributes
 
     (4)  c_i = V(s_0) + psi_0^T theta + sum_t w_t rho_t (delta_t - (psi_t - gamma psi_{t+1})^T theta)
 
-(its influence value plus the estimate), whose spread is the standard error, the fit of theta included, and which is
-paired with the behaviour's return episode by episode. Without rho in (2) the weights cannot follow the policy's
-actions and a nominal 95% interval covers far less (docs/decisions/0003). The ridge pulls theta to 0, that is to the fitted
-network, where the data cannot tell.
+which is its influence value plus the estimate. The spread of the c_i over sqrt(n) is the standard error, which includes the
+noise of theta, and they are paired with the behaviour's returns episode by episode. Without rho in (2) the weights cannot follow
+the policy's actions, and a nominal 95% interval covers far less (docs/decisions/0003). Where the data say little, the ridge
+pulls theta to 0, which leaves the fitted network as it is.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 LARGEST_LOG_RATIO = 100.0
-"""Logarithm of the largest ratio that is computed with; a larger one fails every check in any case."""
+"""Largest logarithm of a ratio; larger ones are set to it, since an estimate with such a ratio fails its checks in any case."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,9 +58,10 @@ class FittedValues:
     """A fitted Q on a log's transitions, in return units.
 
     Attributes:
-        q: (N,) of the logged action.
-        v: (N,) of the policy.
-        next_v: (N,) of the policy at the next observation, whatever it is where there is none; None: nobody asks.
+        q: (N,) value of the logged action.
+        v: (N,) value of the policy.
+        next_v: (N,) value of the policy at the next observation; where there is none it has no meaning. None where it was not
+            computed.
     """
 
     q: Float[NumpyArray, " N"]
@@ -73,15 +74,15 @@ class Refit:
     """The refitted value of a policy on n episodes of N transitions.
 
     Attributes:
-        contributions: (n,) c_i of equation (4): their mean is the value, their spread its error.
-        network_value: what the fitted network alone claims on these episodes.
+        contributions: (n,) c_i of equation (4): their mean is the value, their spread over sqrt(n) its standard error.
+        network_value: the value by the fitted network alone on these episodes.
         visits: (N,) w_t, how much likelier the policy comes to the state of each transition than the behaviour.
         weights: (N,) marginal weight w_t rho_t of each transition.
         residual: (N,) the TD error that the correction leaves, delta_t - (psi_t - gamma psi_{t+1})^T theta.
         first: (n,) value of the first state, V(s_0) + psi_0^T theta.
         imbalance: how far the weights fail to carry the first states' features through the log, relative to these
-            features: |E[psi_0] - A_0^T w| / |E[psi_0]| with A_0 free of the ridge. Near 0 where the log goes where the
-            policy goes, near 1 where it does not, whatever the effective sample size of what is there.
+            features: |E[psi_0] - A_0^T A^{-T} E[psi_0]| / |E[psi_0]| with A_0 the matrix A without its ridge. It is near 0 where
+            the log goes where the policy goes, and near 1 where it does not, whatever the effective sample size.
     """
 
     contributions: Float[NumpyArray, " n"]
@@ -94,7 +95,7 @@ class Refit:
 
 
 def ratio_of(log_ratio: Float[NumpyArray, " N"]) -> Float[NumpyArray, " N"]:
-    """Ratios from their logarithms, at most e^100: one of that size fails every check, and its square is still a number."""
+    """(N,) ratios from their logarithms, at most e^100, whose square is still a number in float64."""
     return np.exp(np.minimum(log_ratio, LARGEST_LOG_RATIO))
 
 
@@ -116,9 +117,14 @@ def refit_without_ratios(log: Dataset, fitted: dict[str, Matrix], *, gamma: floa
         (5)  A = E[sum_t phi_t (phi_t - gamma psi_{t+1})^T] + ridge,  b = E[sum_t phi_t delta_t],   phi_t = phi(s_t, a_t)
 
     theta corrects Q(s, a) by phi(s, a)^T theta. The weights w(s, a) = E[psi_0]^T A^{-1} phi(s, a) model the ratio of visits
-    of state and action together, so that no propensity is needed, and policies without a density are no exception. The
-    estimate is wrong by the product of the misfits of Q and of this w, and w has less help here: no ratio tells it which
-    actions the policy takes. `visits` are the weights themselves.
+    of state and action together, so that neither propensities nor a density of the policy are needed. The estimate is wrong by
+    the product of the errors of Q and of this w, and w is harder to model here: no ratio tells it which actions the policy
+    takes. `visits` are the weights themselves.
+
+    Args:
+        log: the episodes of the estimate, not those the network was fitted on.
+        fitted: what `FittedQ.on` gives for this log with `logged=True`.
+        gamma: discount.
     """
     return _refit_of(log, fitted, solve_without_ratios(log, fitted, gamma=gamma))
 
@@ -132,10 +138,10 @@ def _refit_of(log: Dataset, fitted: dict[str, Matrix], solved: Solved) -> Refit:
 
 
 def refit_behavior(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float) -> Refit:
-    """The behaviour's own value by the same equations, with the ratio 1 and V in place of Q.
+    """The behaviour's own value by the same equations, with the ratio 1 and V in place of Q; arguments as in `refit`.
 
     It bootstraps at cuts as the policy's value does, so that a gain over it makes one assumption about cuts and not two. It
-    needs no Q of the behaviour: the true weights of its states are 1, which the constant among the features can say.
+    needs no Q of the behaviour: the true weights of its states are 1, which the constant among the features can represent.
     """
     return refit(log, fitted | {"q": fitted["v"]}, np.ones(log.num_transitions), gamma=gamma)
 
@@ -144,13 +150,14 @@ class CorrectedQ(NamedTuple):
     """A policy's fitted Q on the transitions of a log, and its correction on the log's episodes.
 
     Attributes:
-        values: the fitted Q; of several networks their average, as of everything that follows.
+        values: the fitted Q. Where there are several networks, this and all that follows is their average.
         refit: its correction; None where the policy has no density.
-        behavior: the behaviour's value by the same equations; None where no episode was cut, and its mean return says it.
-        by_network: the corrected value of each network; where they are corrected jointly, pseudo-values of each.
-        behavior_by_network: the same of the behaviour; empty where `behavior` is None.
+        behavior: the behaviour's value by the same equations; None where no episode was cut, since its mean return is its value
+            then.
+        by_network: the corrected value of each network; where networks are corrected jointly, the pseudo-value of each.
+        behavior_by_network: the same for the behaviour; empty where `behavior` is None.
         moved: by how much traces of ratios move the value; 0 where there are none.
-        behavior_moved: the same of the behaviour.
+        behavior_moved: the same for the behaviour.
         without_ratios: the same Q corrected without ratios; None over discrete actions.
     """
 
@@ -168,7 +175,7 @@ class CorrectedQ(NamedTuple):
 class FitQ:
     """The request for a policy's Q: fitted on other episodes, then corrected on those of the estimate.
 
-    With a horizon it is the Q of the steps that are left, which knows the time (`evaluation/clock.py`).
+    With a horizon it is the Q of the steps that are left, and its observations tell the step (`evaluation/clock.py`).
     """
 
     def fit(self, data: FitData) -> list[list[FittedQ]]:
@@ -200,7 +207,7 @@ class FitQ:
         return [_corrected(fold, fitted, fold.log_ratio(k)) for k, fitted in zip(policies, found, strict=True)]
 
     def join(self, parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
-        """Folds corrected apart: each keeps its own layer, and the worst balance speaks for all."""
+        """The corrections of all folds, each with a layer of its own; `imbalance` is that of the worst fold."""
         return _joined_q(parts, order)
 
 
@@ -249,7 +256,7 @@ def _without_ratios(log: Dataset, fitted: dict[str, NumpyArray], *, gamma: float
 
 
 def _cut(log: Dataset) -> bool:
-    """Whether some episode was cut, so that the mean return does not say what the behaviour is worth."""
+    """Whether some episode was cut, so that the mean logged return is not the behaviour's value."""
     return not log.terminated[log.episode_start[1:] - 1].all()
 
 
@@ -257,7 +264,7 @@ def _joined_q(parts: Sequence[CorrectedQ], order: Order) -> CorrectedQ:
     refits = [part.refit for part in parts if part.refit is not None]
     behaviors = [part.behavior for part in parts if part.behavior is not None]
     without = [part.without_ratios for part in parts if part.without_ratios is not None]
-    # Where one fold was cut and another was not, the mean return of the second would be another assumption.
+    # Where one fold has cut episodes and another has none, the mean return of the second would make another assumption.
     cut = len(behaviors) == len(parts)
     return CorrectedQ(
         _joined_values([part.values for part in parts], order),
@@ -290,7 +297,7 @@ def _mean_values(values: Sequence[FittedValues]) -> FittedValues:
 
 
 def _averaged(of_networks: Sequence[CorrectedQ]) -> CorrectedQ:
-    """The average of several networks on the same episodes; the worst of them speaks for the balance of all."""
+    """The average of several networks on the same episodes; `imbalance` is that of the worst network."""
     refits = [one.refit for one in of_networks if one.refit is not None]
     behaviors = [one.behavior for one in of_networks if one.behavior is not None]
     return CorrectedQ(
@@ -344,7 +351,7 @@ def refusal_of_q(name: str, log: Dataset, estimand: Estimand) -> str | None:
     if estimand.gamma == 1 and endless and not log.terminated.any():
         return (
             f"{name} needs episodes that end, a discount below 1, or a horizon: no episode of this log ends, and undiscounted "
-            f"rewards would add up for ever. With `horizon` at most {longest} it applies."
+            f"rewards would add up without end. With `horizon` at most {longest} it applies."
         )
     if log.observation_table.ndim != 2:
         return f"{name} fits a Q to vectors; this log's observations are images of shape {log.observation_shape}."

@@ -102,7 +102,7 @@ def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator,
 
 
 def first_primary(log: Dataset, estimand: Estimand) -> Estimator:
-    """The estimator that a verdict on a log rests on where it can."""
+    """The first estimator that a verdict may rest on and that applies to a log; the first of all where none applies."""
     alone = log.num_actions is not None and of_decisions(log, estimand.horizon)
     names = primary_names(decisions=alone)
     return next(
@@ -115,7 +115,7 @@ def primary_names(*, decisions: bool) -> tuple[str, ...]:
     """Names of the estimators that a verdict may rest on, the first choice first.
 
     Args:
-        decisions: those for logs of single decisions, else those for longer episodes.
+        decisions: whether to name those for logs of single decisions, and not those for longer episodes.
     """
     ranked = [(one.primary_rank, name) for name, one in ESTIMATORS.items() if one.primary_rank is not None]
     special = {one.name for one in CONTEXTUAL_BANDITS}

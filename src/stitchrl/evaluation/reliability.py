@@ -5,8 +5,9 @@ b. In a bin, right probabilities average the share that was taken, and the expec
 
     (1)  ECE = sum over bins of |sum over its pairs of (b - taken)| / decisions
 
-the share of the decisions whose probability lies in the wrong bin, twice (Naeini, Cooper and Hauskrecht 2015, for each action
-apart). Chance alone keeps it above 0; `by_chance` is what right probabilities would show.
+(Naeini, Cooper and Hauskrecht 2015, here for every action and not for the likeliest alone). Probability that is given to one
+bin and belongs to another counts in both. Chance alone keeps the error above 0: right probabilities would show about
+`by_chance`, the mean size of a normal deviation, sqrt(2 / pi) times its standard error, summed over the bins.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class CalibrationCurve:
     """Bins with pairs in them, least probability first.
 
     Attributes:
-        edges: of each bin, its least and its largest probability.
-        pairs: how many pairs a bin has.
-        predicted: their mean probability.
-        taken: the share of them that was taken.
-        error: standard error of `taken` less `predicted`, by independent units.
-        expected_error: equation (1).
-        standard_error: of `expected_error`.
+        edges: the ends of each bin, a smaller and a larger probability.
+        pairs: how many pairs each bin has.
+        predicted: mean probability of the pairs of each bin.
+        taken: share of the pairs of each bin that was taken.
+        error: standard error of `taken` minus `predicted` in each bin, by independent units.
+        expected_error: the expected calibration error, equation (1).
+        standard_error: standard error of `expected_error`.
         by_chance: what `expected_error` would be on average if all probabilities were right.
     """
 
@@ -57,7 +58,7 @@ class CalibrationCurve:
 
 
 def calibration_curve(probs: Float[NumpyArray, "N A"], log: Dataset, units: Units) -> CalibrationCurve:
-    """The curve of (N, A) probabilities on the episodes of a log; what a mask forbids is no pair."""
+    """The curve of (N, A) probabilities on the episodes of a log; actions that a mask forbids are left out."""
     count = len(probs)
     bins = np.clip(np.searchsorted(EDGES, probs, side="right") - 1, 0, len(EDGES) - 2)
     counted = np.ones(probs.shape, bool) if log.action_mask is None else np.asarray(log.action_mask)
@@ -79,7 +80,7 @@ def calibration_curve(probs: Float[NumpyArray, "N A"], log: Dataset, units: Unit
     by_unit = np.stack(gaps, axis=1)
     total = by_unit.sum(0)
     spread = np.sqrt(units.count) * by_unit.std(0)
-    # The sign of a gap is as it was seen: an approximation where the gap is no larger than its error.
+    # The sign of each gap is taken as it was seen, which is an approximation where the gap is no larger than its error.
     signed = (by_unit * np.sign(total)).sum(1)
     return CalibrationCurve(
         tuple((EDGES[k], EDGES[k + 1]) for k in used),

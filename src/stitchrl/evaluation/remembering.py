@@ -1,10 +1,10 @@
 """A policy with memory on a log: the probability of every logged action given the history of its own episode.
 
 Importance sampling weighs an episode by the product of pi(a_t | history_t) / b(a_t | s_t). The policy's probabilities are
-exact, for the history is the logged one, and it is known; given logged propensities, the estimates have the properties that
-they have for any policy (Precup, Sutton and Singh 2000, section 3, holds for any policy of histories). Where the behaviour is
-fitted from single observations, it does not describe a logging policy that itself remembered. What fits a value of
-observations, or weighs by ratios of visits to them, takes the policy to be a function of the observation and is refused.
+exact, since the history is the logged one. With logged propensities, the estimates have the properties that they have for any
+policy (Precup, Sutton and Singh 2000, section 3, holds for any policy of histories). A behaviour that is fitted to single
+observations does not describe a logging policy that itself remembered. Estimators that fit a value of observations, or weigh by
+ratios of visits to them, take the policy to be a function of the observation and refuse.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["RememberingPolicy", "check_followable"]
 
 STEPS_AT_ONCE = 65_536
-"""Episodes are followed side by side, so many that their steps, padded to one length, come to about this."""
+"""About how many steps, padded to one length, are computed at once; that many episodes are followed side by side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,24 +34,24 @@ class RememberingPolicy(LoggedPolicy):
     """A policy with memory as estimates ask it: by the logged actions of whole episodes, and nowhere else.
 
     Attributes:
-        policy: on raw observations and rewards, in logged units of action.
+        policy: the policy, which takes raw observations and rewards and acts in logged units.
     """
 
     policy: MemoryPolicy
 
     @property
     def schema(self) -> Any:
-        """That of the log that the policy learned from."""
+        """The schema of the log that the policy learned from."""
         return self.policy.schema
 
     @property
     def guard(self) -> Any:
-        """The range of the observations in that log."""
+        """The guard that holds the range of the observations in that log."""
         return self.policy.guard
 
     def knows_every_action(self, log: Dataset) -> bool:
-        """False: it is a function of histories, and estimators that ask for more than logged actions take it to be one of
-        observations."""
+        """False: the policy depends on histories, and estimators that need more than logged actions assume that it depends on the
+        observation alone."""
         return False
 
     def refusal(self, name: str, log: Dataset, remain: str) -> str:
@@ -62,14 +62,14 @@ class RememberingPolicy(LoggedPolicy):
         )
 
     def probs_on(self, log: Dataset, rows: slice = slice(None)) -> Float[NumpyArray, "n A"]:
-        """Refuses: see `knows_every_action`."""
+        """Raises EvaluationError; see `knows_every_action`."""
         raise EvaluationError(self.refusal("This", log, "is, pdis, wis and pdwis"))
 
     def log_prob_on(self, log: Dataset) -> Float[NumpyArray, " N"]:
         """(N,) float64 log-probability, or log-density, of each logged action, given what came before it in its episode.
 
         Raises:
-            EvaluationError: rows are missing inside an episode, or there is no density.
+            EvaluationError: rows are missing inside an episode, there is no density, or a log-probability is not a number.
         """
         check_followable(self.policy, log)
         found = np.zeros(log.num_transitions)
@@ -94,7 +94,8 @@ class RememberingPolicy(LoggedPolicy):
 
 
 def check_followable(policy: MemoryPolicy, log: Dataset) -> None:
-    """Raise EvaluationError where what a policy with memory would have remembered in a log is not known, or has no density."""
+    """Raise EvaluationError where a policy with memory has no density, or where rows are missing inside episodes of the log, so
+    that it is not known what the policy would have remembered."""
     if not policy.has_density:
         raise EvaluationError(
             "The policy remembers its episode and its actions have no density, so that no estimator can weigh "

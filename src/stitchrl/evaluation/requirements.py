@@ -38,9 +38,10 @@ def check_size(log: Dataset, rows: int, fit_rows: int | None, policies: int) -> 
     """Raise EvaluationError where the probabilities of an evaluation would not fit in memory.
 
     Args:
-        log: for its number of actions.
-        rows, fit_rows: of the episodes of the estimates, and of those fitted on (None: halves of the same).
-        policies: evaluated together.
+        log: gives the number of actions, or the size of a continuous one.
+        rows: how many rows the estimates are made on.
+        fit_rows: how many rows models are fitted on; None: halves of the same.
+        policies: how many policies are evaluated together.
     """
     cells = _held(rows, fit_rows) * _numbers(log) * policies
     if log.num_actions is None:
@@ -79,7 +80,8 @@ def check_requirements(log: Dataset, gamma: float | None, policies: Sequence[Pol
     if log.action_mask is not None and not log.action_mask.any(1).all():
         row = int(np.flatnonzero(~log.action_mask.any(1))[0])
         raise EvaluationError(
-            f"Every row must allow at least one action; the mask of row {row} allows none. Correct it."
+            f"Every row must allow at least one action; the mask of row {row} allows none. Correct `action_mask`, or leave it "
+            "out of the schema."
         )
     for policy in policies:
         if isinstance(policy, RememberingPolicy):
@@ -87,7 +89,7 @@ def check_requirements(log: Dataset, gamma: float | None, policies: Sequence[Pol
         if log.num_actions is not None and not getattr(policy, "has_density", True):
             raise EvaluationError(
                 f"{type(policy).__name__} has no action probabilities (has_density is False), and every estimator here "
-                "weighs logged actions by them. Evaluate a policy that has."
+                "weighs logged actions by them. Evaluate a policy that gives action probabilities."
             )
     if gamma is not None and not 0 <= gamma <= 1:
         raise ConfigurationError(f"`gamma` must be in [0, 1]; got {gamma}. Use 1 to count every reward in full.")

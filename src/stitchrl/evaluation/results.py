@@ -15,23 +15,24 @@ __all__ = ["Estimate"]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """One number with what it is worth.
+    """One estimate: its value, its interval, and how far it can be trusted.
 
     Attributes:
         name: the estimator.
         value: in return units; None where the estimator cannot be applied (see `reasons`).
-        lower, upper: two-sided interval at `confidence`; None where there is no honest one.
+        lower, upper: two-sided interval at `confidence`; None where no interval can be justified.
         standard_error: in return units; None where there is no interval.
         confidence: coverage aimed at, e.g. 0.95.
-        estimand: which quantity.
+        estimand: which quantity it estimates.
         ess: effective sample size in episodes; None where no weights are involved.
-        max_weight_share: largest share of one episode, or group of episodes, in all weight; None likewise.
-        healthy: whether every check holds; False means: do not lean on it.
+        max_weight_share: largest share of all weight that one episode, or one group of episodes, has; None where no weights
+            are involved.
+        healthy: whether every health check holds; do not rely on an estimate for which this is False.
         reasons: why it is not healthy, or not applicable, one sentence each.
         assumptions: what must hold for the interval to mean what it says.
-        weight_based: uses products of probability ratios over whole episodes.
+        weight_based: whether it uses products of probability ratios over whole episodes.
         title: the estimator in words.
-        primary_rank: place among the estimates a verdict may rest on, the least first; None: it rests on none of these.
+        primary_rank: place among the estimates that a verdict may rest on, the least first; None where no verdict may.
         checks: every health check, with what was seen and the limit.
         predictable_error: standard error to be expected from the ratios alone; None where it is not known. The interval
             uses the larger of it and the one that the sample shows.
@@ -39,7 +40,8 @@ class Estimate:
             has propensities, or where it is not known.
         model_error: standard error from what several networks disagree by, part of `standard_error`; None where there is but
             one.
-        trace_shift: by how much traces of ratios move the value, part of `standard_error`; None where there are none.
+        trace_shift: by how much the traces of `evaluation/joint_correction.py` move the value, part of `standard_error`; None
+            where no traces are used.
         weighs_actions: whether it weighs logged actions by their propensities.
         trusts_values: whether it is wrong wherever the fitted values are, even with the right ratios.
     """

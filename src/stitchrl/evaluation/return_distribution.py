@@ -50,7 +50,7 @@ TITLES = {
 
 
 class Span(NamedTuple):
-    """A number and the two-sided interval of it; None where there is no honest one."""
+    """A number and its two-sided interval; None for its ends where no interval can be justified."""
 
     value: float
     lower: float | None = None
@@ -66,9 +66,9 @@ class Reading(NamedTuple):
     """One number of a distribution of returns.
 
     Attributes:
-        policy: of the policy.
-        other: of the behaviour, or of the baseline.
-        difference: the first less the second, on the same resamples.
+        policy: the number for the policy.
+        other: the number for the behaviour, or for the baseline.
+        difference: the first less the second, with its interval from the same resamples.
     """
 
     policy: Span
@@ -85,14 +85,14 @@ class ReturnDistribution:
         title: the method in words.
         other: what the policy is compared with: "the behaviour" or "the baseline".
         confidence: two-sided coverage that the intervals aim at.
-        tail: the share of episodes that are the worst.
+        tail: which share of the episodes counts as the worst, in (0, 1).
         readings: name -> number: "mean", "standard deviation", "worst 10%" (the mean return of the worst tenth of episodes, also
             called CVaR), "quantile 0.05" and others; none where the method does not apply.
         returns: (G,) returns at which the distribution functions are given.
         cdf: (G,) probability that a return of the policy is at most that.
-        cdf_lower, cdf_upper: (G,) its interval at each point; None without one.
-        other_cdf: (G,) the same of the behaviour or the baseline.
-        checks: the health of it.
+        cdf_lower, cdf_upper: (G,) the interval of `cdf` at each point; None where there is no interval.
+        other_cdf: (G,) `cdf` for the behaviour or the baseline.
+        checks: its health checks.
         assumptions: what must hold for it to mean what it says.
         noun: what one episode is called: "episode", or "decision" where each has one step.
     """
@@ -140,7 +140,7 @@ class ReturnDistribution:
         if found.policy.lower is None:
             text += " This comes from a fitted model whose error is not known, so it has no interval and shows nothing by itself."
         elif not self.healthy:
-            text += f" It is not healthy: {' '.join(self.reasons)}"
+            text += f" This estimate is not healthy: {' '.join(self.reasons)}"
         return text
 
     def __str__(self) -> str:
@@ -170,9 +170,9 @@ def return_distributions(case: Case, *, tail: float, confidence: float, seed: in
 
     Args:
         case: a policy on a log.
-        tail: the share of episodes that are the worst.
+        tail: which share of the episodes counts as the worst, in (0, 1).
         confidence: two-sided coverage that the intervals aim at.
-        seed: of the resamples.
+        seed: random seed of the resamples.
     """
     policies = [case.policy, *([] if case.baseline is None else [case.baseline.policy])]
     found = {}
@@ -202,7 +202,7 @@ def _by_weights(case: Case, tail: float, confidence: float, seed: int) -> Return
         checks += of_baseline(of_other)
     if not (policy.weight.any() and other.weight.any()):
         return _empty("weights", case, tail, confidence, checks)
-    # One episode that carries the worst share makes its interval too short: few resamples lack it.
+    # Where one episode carries the worst share, its interval is too short: few resamples lack that episode.
     for influence in (
         policy.influence_on_worst(tail),
         policy.influence_on_worst(tail) - other.influence_on_worst(tail),
@@ -210,7 +210,7 @@ def _by_weights(case: Case, tail: float, confidence: float, seed: int) -> Return
         found = dataclasses.replace(check_influence(case.units, influence), key="tail-influence")
         if not found.passed:
             break
-    checks += (dataclasses.replace(found, sentence=f"Of the worst {tail * 100:g}%: {found.sentence}"),)
+    checks += (dataclasses.replace(found, sentence=f"For the worst {tail * 100:g}%: {found.sentence}"),)
     grid, names = grid_of(case.episodes.returns), names_of(tail)
     value = [read_off(one.x, one.mass(), grid, tail)[0] for one in (policy, other)]
     resampler = Resampler(case.units, resamples=RESAMPLES, confidence=confidence, seed=seed)
@@ -227,7 +227,7 @@ def _by_weights(case: Case, tail: float, confidence: float, seed: int) -> Return
         )
         for k, name in enumerate(names)
     }
-    # Its intervals missed too often in a world of heavy tails in which those of the worst tenth covered.
+    # In a world of heavy tails, intervals of the standard deviation missed too often, where those of the worst tenth covered.
     spread = readings["standard deviation"]
     readings["standard deviation"] = Reading(*(Span(span.value) for span in spread))
     first = len(names)
@@ -300,7 +300,7 @@ def _by_model(case: Case, tail: float, confidence: float) -> ReturnDistribution:
 
 
 def _empty(method: str, case: Case, tail: float, confidence: float, checks: Sequence[Check]) -> ReturnDistribution:
-    """A distribution that there is not."""
+    """The result of a method that gives no distribution: its checks say why."""
     none = np.zeros(0)
     return ReturnDistribution(
         method, TITLES[method], _other(case), confidence, tail, {}, none, none, none, checks=tuple(checks)

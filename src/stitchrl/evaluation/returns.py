@@ -3,11 +3,12 @@
 A distribution has masses p_k at ascending returns x_k. With F its cumulative sum,
 
     (1)  quantile(u) = least x_k with F_k >= u
-    (2)  worst mean (CVaR, expected shortfall; Rockafellar and Uryasev 2000)
-             = (1 / u) (sum over the least returns of their masses, of the last one only what is missing to u)
+    (2)  worst mean(u) = (1 / u) sum_k x_k min(p_k, max(u - F_{k-1}, 0)),   F_0 = 0
+
+(2) is the mean of the worst share u of the returns (CVaR, expected shortfall; Rockafellar and Uryasev 2000).
 
 The masses of logged returns are their episodes' weights (importance weights, or 1), divided by the sum of weights of the
-sample or resample at hand: weights are never negative, so F is ascending and ends at 1 in every resample, and needs
+sample or resample at hand. Weights are never negative, so F is ascending and ends at 1 in every resample, and needs
 neither clipping nor rearrangement.
 """
 
@@ -28,13 +29,13 @@ __all__ = ["QUANTILES", "WeightedReturns", "check_tail_share", "grid_of", "names
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 """Quantiles that are shown."""
 GRID = 41
-"""Returns at which the distribution function is shown, at most."""
+"""The most returns at which the distribution function is shown."""
 ROUNDING = 1e-9
-"""Cumulative masses that fall short of a share by so little reach it."""
+"""A cumulative mass that falls short of a share by no more than this counts as reaching it."""
 
 
 def check_tail_share(tail: float) -> None:
-    """Raise ConfigurationError where it is no share of the episodes."""
+    """Raise ConfigurationError where `tail` is not in (0, 1)."""
     if not 0 < tail < 1:
         raise ConfigurationError(
             f"`tail` must be in (0, 1), the share of the worst episodes; got {tail}. 0.1 is usual."
@@ -42,20 +43,20 @@ def check_tail_share(tail: float) -> None:
 
 
 def names_of(tail: float) -> tuple[str, ...]:
-    """What `read_off` gives, in its order, without the distribution function."""
+    """Names of the numbers that `read_off` gives before the distribution function, in its order."""
     return ("mean", "standard deviation", f"worst {tail * 100:g}%", *(f"quantile {level:g}" for level in QUANTILES))
 
 
 def read_off(
     x: Float[NumpyArray, " K"], mass: Float[NumpyArray, "R K"], grid: Float[NumpyArray, " G"], tail: float
 ) -> Float[NumpyArray, "R Q"]:
-    """The numbers of `names_of` and then the distribution function at each point of a grid, for R distributions.
+    """(R, Q) the numbers of `names_of`, followed by the distribution function at each point of a grid, for R distributions.
 
     Args:
-        x: ascending returns.
-        mass: their masses, each row with sum 1.
-        grid: ascending returns at which the distribution function is read.
-        tail: the share of episodes that are the worst.
+        x: (K,) ascending returns.
+        mass: (R, K) their masses; each row sums to 1.
+        grid: (G,) ascending returns at which the distribution function is read.
+        tail: which share of the episodes counts as the worst, in (0, 1).
     """
     mean, square = mass @ x, mass @ x**2
     until = np.cumsum(mass, axis=1)
@@ -70,7 +71,7 @@ def read_off(
 
 
 def grid_of(returns: Float[NumpyArray, " n"]) -> Float[NumpyArray, " G"]:
-    """The returns themselves where they are few, else points that are equally far apart."""
+    """The distinct returns where they are at most `GRID`, else as many equally spaced points."""
     distinct = np.unique(returns)
     return distinct if len(distinct) <= GRID else np.linspace(float(distinct[0]), float(distinct[-1]), GRID)
 
@@ -80,8 +81,8 @@ class WeightedReturns:
     """The distribution of n logged returns with weights.
 
     Attributes:
-        returns: of each episode.
-        weight: of each, at least 0, some above 0; on any scale.
+        returns: (n,) return of each episode.
+        weight: (n,) weight of each episode, at least 0, some above 0; on any scale.
     """
 
     returns: Float[NumpyArray, " n"]
@@ -103,7 +104,7 @@ class WeightedReturns:
     def mass(self, counts: Float[NumpyArray, "R n"] | None = None) -> Float[NumpyArray, "R K"]:
         """(R, K) masses where episode i counts `counts[r, i]` times; None counts each once.
 
-        A resample without any weight counts its episodes alike.
+        In a resample without any weight all episodes count the same.
         """
         order, _, first = self._sorted
         once = np.ones((1, len(order))) if counts is None else counts
@@ -116,13 +117,15 @@ class WeightedReturns:
         return weighted / total
 
     def worst(self, tail: float) -> Float[NumpyArray, " n"]:
-        """(n,) weights of the episodes that are in the worst share, those at its edge included."""
+        """(n,) weights of the episodes in the worst share, those at its edge included; 0 for the others."""
         edge = self.x[min(int((np.cumsum(self.mass()[0]) < tail - ROUNDING).sum()), len(self.x) - 1)]
         return np.where(self.returns <= edge, self.weight, 0.0)
 
     def influence_on_worst(self, tail: float) -> Float[NumpyArray, " n"]:
-        """(n,) influence value of each episode on the worst mean: w_i / mean(w) times (min(G_i, q) - q) / u + q - worst mean,
-        with q the quantile at the share u."""
+        """(n,) influence value of each episode on the worst mean of a share u.
+
+        It is w_i / mean(w) * ((min(G_i, q) - q) / u + q - worst mean), with G_i the return and q the quantile at u.
+        """
         mass = self.mass()
         until = np.cumsum(mass, axis=1)
         edge = self.x[min(int((until[0] < tail - ROUNDING).sum()), len(self.x) - 1)]

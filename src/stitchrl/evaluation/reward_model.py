@@ -1,17 +1,17 @@
-"""A model of the reward of one decision, q(s, a), by two ridge regressions; no array of rows by actions by features.
+"""A model of the reward of one decision, q(s, a), by two ridge regressions that need no array of rows by actions by features.
 
 With x(s) the standardised observation and 1 the constant, the model is fitted in two steps:
 
     (1)  base(s)    = mean reward + x(s)^T beta                       one regression on all decisions
-    (2)  q(s, a)    = base(s) + z(s)^T theta_a,   z = 1 or (1, x)     one on the decisions of each action, of what (1) leaves
+    (2)  q(s, a)    = base(s) + z(s)^T theta_a,   z = 1 or (1, x)     one for each action, on the residuals of (1)
 
-Both are penalised, (2) with one penalty for all actions, so an action that was seldom tried keeps to the base and one that
-was often tried may differ. The penalties, "no effect at all" among them, and whether the effect of an action depends on the
-observation are chosen by the squared error of every decision predicted without itself, which ridge regressions give in
-closed form. q is kept within the rewards that were fitted to, and an action that was never tried has q = base.
+Both are penalised, (2) with one penalty for all actions, so that an action that was seldom tried stays near the base and one
+that was often tried may differ. The penalties, "no effect at all" among them, and whether the effect of an action depends on
+the observation, are chosen by the leave-one-out squared error, which ridge regressions give in closed form. q is kept within
+the range of the rewards of the fit, and an action that was never tried has q = base.
 
-The value of a policy needs q for every action: it is computed some rows at a time, and only the actions that were fitted
-have an effect of their own.
+The value of a policy needs q for every action. It is computed some rows at a time, and only the actions that were fitted have an
+effect of their own.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from stitchrl.types import NumpyArray
 __all__ = ["FitReward", "RewardModel", "RewardValues", "fit_reward"]
 
 PENALTIES = (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 1e4, np.inf)
-"""Ridge penalties that are tried, in decisions: an effect that rests on so many is halved."""
+"""Ridge penalties that are tried, in decisions: a penalty of 100 halves an effect that rests on 100 decisions."""
 CELLS_AT_ONCE = 2**22
 """Numbers of one piece of rows by actions while q is averaged over a policy: 32 MB of them."""
 MOST_EFFECTS = 2**20
-"""Numbers of all actions' effects above which an effect does not depend on the observation."""
+"""The most numbers that the effects of all actions may hold; beyond it no effect depends on the observation."""
 SMALLEST = 1e-12
-"""Eigenvalues below it, as a share of the largest, are rounding."""
+"""Eigenvalues that are a smaller share of the largest count as rounding."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class RewardValues:
     """A model of the reward on N decisions.
 
     Attributes:
-        q: (N,) of the logged action.
-        v: (N,) averaged over the policy's actions.
+        q: (N,) predicted reward of the logged action.
+        v: (N,) predicted reward averaged over the policy's actions.
     """
 
     q: Float[NumpyArray, " N"]
@@ -57,12 +57,12 @@ class RewardModel:
     """The fitted q.
 
     Attributes:
-        scaling: of the observations.
-        intercept, slope: of equation (1).
+        scaling: scaling of the observations.
+        intercept, slope: the coefficients of equation (1).
         actions: (K,) the actions with an effect of their own, ascending.
         effects: (K, 1) or (K, 1 + D) theta_a of equation (2).
-        low, high: the least and the largest reward that it was fitted to.
-        residual: (M,) reward minus prediction of each decision of the fit, predicted without itself.
+        low, high: the least and the largest reward of the fit.
+        residual: (M,) reward minus prediction of each decision of the fit, each predicted without itself.
     """
 
     scaling: Scaling
@@ -77,7 +77,7 @@ class RewardModel:
     def of_actions(
         self, obs: Float[NumpyArray, "rows D"], action: Int[NumpyArray, " rows"]
     ) -> Float[NumpyArray, " rows"]:
-        """q of one action a row."""
+        """(rows,) q of one action at each row."""
         x = _standardised(self.scaling, obs)
         found = self.intercept + x @ self.slope
         if len(self.actions):
@@ -90,7 +90,7 @@ class RewardModel:
     def average(
         self, obs: Float[NumpyArray, "rows D"], probs: Float[NumpyArray, "rows A"]
     ) -> Float[NumpyArray, " rows"]:
-        """q averaged over the actions of a policy."""
+        """(rows,) q averaged over the actions of a policy."""
         x = _standardised(self.scaling, obs)
         base = self.intercept + x @ self.slope
         plain = np.clip(base, self.low, self.high)
@@ -107,7 +107,7 @@ class RewardModel:
 
 
 def fit_reward(log: Dataset) -> RewardModel:
-    """Equations (1) and (2) on the decisions of a log."""
+    """Fit equations (1) and (2) to the decisions of a log."""
     reward, scaling = log.reward.astype(np.float64), Scaling.fit(log)
     x = _standardised(scaling, log.observation)
     intercept, center = float(reward.mean()), x.mean(0)
@@ -115,7 +115,7 @@ def fit_reward(log: Dataset) -> RewardModel:
     one = int((path.left_out**2).sum(1).argmin())
     slope = path.coefficients[one]
     intercept -= float(center @ slope)
-    base = path.left_out[one]  # what (1) leaves of each decision, predicted without itself
+    base = path.left_out[one]  # residuals of (1), each decision predicted without itself
     actions, effects, residual = _effects(x, log.action.astype(np.int64), base)
     return RewardModel(scaling, intercept, slope, actions, effects, float(reward.min()), float(reward.max()), residual)
 
@@ -123,7 +123,7 @@ def fit_reward(log: Dataset) -> RewardModel:
 def _effects(
     x: Float[NumpyArray, "M D"], action: Int[NumpyArray, " M"], left: Float[NumpyArray, " M"]
 ) -> tuple[Int[NumpyArray, " K"], Float[NumpyArray, "K E"], Float[NumpyArray, " M"]]:
-    """Equation (2): the actions with an effect, their effects, and what is left of each decision, predicted without itself."""
+    """Equation (2): the actions with an effect, their effects, and the residual of each decision, predicted without itself."""
     order = np.argsort(action, kind="stable")
     actions, first = np.unique(action[order], return_index=True)
     groups = np.split(order, first[1:])
@@ -173,7 +173,7 @@ def _ridge(z: Float[NumpyArray, "M E"], target: Float[NumpyArray, " M"]) -> _Pat
 
 
 def _standardised(scaling: Scaling, obs: Float[NumpyArray, "rows D"]) -> Float[NumpyArray, "rows D"]:
-    """Observations with mean 0 and spread 1; what is no number is taken as the mean."""
+    """Observations with mean 0 and standard deviation 1; missing and infinite numbers are set to the mean."""
     with np.errstate(invalid="ignore"):
         scaled = (obs.astype(np.float64) - scaling.mean) / scaling.std
     return np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)

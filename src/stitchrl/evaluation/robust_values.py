@@ -7,7 +7,7 @@ A hidden cause without memory changes the odds of every logged action by a facto
     (1)  Q(s,a) = alpha E[Y] + (1 - alpha) CVaR_tau(Y),   tau = 1 / (Lambda + 1),   Y = r + gamma V(s')
 
 with CVaR_tau the mean of the least share tau. As V = E_{a ~ policy} Q stands on both sides, a cause that acts in every
-decision is worth more than the sum of causes that act in one.
+decision lowers the value by more than the sum of what causes in single decisions do.
 
 The network of FQE stays as it is, and one linear layer theta on its state features psi is refitted for each Lambda, as in
 `refit.py`. With Q(s,a) the network's and psi^T theta its correction, e = Y - Q - psi^T theta is a TD error, k its tau-quantile
@@ -22,7 +22,7 @@ is a difference between members of one computation: it is 0 at 1, and the fit's 
 choice of z moves the value to first order, the influence of an episode is that of a refit with z e in place of e, whose
 weights of states follow the worst cause: A_z^T carry = E[psi_0], A_z = E[sum_t rho_t psi_t (psi_t - gamma z_t psi_{t+1})^T].
 
-A network smooths V, and what it smooths away does not count in the spread of Y: on the hospital log the drop comes out up to 13%
+A network smooths V, and what it smooths away is missing from the spread of Y: on the hospital log the drop comes out up to 13%
 too small (benchmarks/results/hidden_strength.md).
 """
 
@@ -42,15 +42,15 @@ from stitchrl.types import NumpyArray
 __all__ = ["GRID", "GROUPS", "RobustValues", "like_q", "robust_values"]
 
 GRID = (1.0, 1.01, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0)
-"""Strengths of a hidden cause in every decision for which the value is computed; L of them, the first is none."""
+"""Strengths of a hidden cause in every decision for which the value is computed; L of them, of which the first is no cause."""
 GROUPS = 20
-"""Groups of like Q in which the outcomes of an action are taken to be spread alike."""
+"""How many groups transitions with similar Q are put in; within a group outcomes are taken to have the same spread."""
 ITERATIONS = 20
 """Steps of value iteration at most. A strength that needs more is taken to overturn every gain."""
 ENOUGH = 1e-4
-"""A step that changes no value by more than this share of the TD errors' spread is the last."""
+"""Value iteration ends with a step that changes no value by more than this share of the mean size of the TD errors."""
 TIED = 1e-5
-"""TD errors that differ by no more than this share of their mean size are equal; they come from sums in float32."""
+"""TD errors that differ by no more than this share of their mean size count as equal, as they come from sums in float32."""
 ROWS_AT_ONCE = 8192
 
 
@@ -59,8 +59,8 @@ class RobustValues:
     """Values of a policy under the worst hidden cause of each strength of `GRID`, on n episodes.
 
     Attributes:
-        contributions: (n, L) of each episode: their mean is the value, their spread its error; not a number where value
-            iteration found no value.
+        contributions: (n, L) contributions of each episode: their mean is the value, their spread over sqrt(n) its standard
+            error. They are NaN where value iteration did not converge.
     """
 
     contributions: Float[NumpyArray, "n L"]
@@ -77,7 +77,7 @@ class RobustValues:
 
 
 def like_q(q: Float[NumpyArray, " N"]) -> Int[NumpyArray, " N"]:
-    """(N,) groups of like Q, about equally many transitions in each."""
+    """(N,) the group of each transition, of `GROUPS` groups by Q with about equally many transitions in each."""
     edges = np.unique(np.quantile(q, np.linspace(0, 1, GROUPS + 1)[1:-1]))
     return np.searchsorted(edges, q).astype(np.int64)
 
@@ -92,13 +92,13 @@ def robust_values(
     upwards: bool = False,
     grid: Sequence[float] = GRID,
 ) -> RobustValues:
-    """The values under the worst hidden cause of each strength; with `upwards` under the best one.
+    """The values under the worst hidden cause of each strength; with `upwards` under the one that raises the value most.
 
     Args:
         log: the episodes of the estimate, not those the network was fitted on.
         fitted: what `FittedQ.on` gives for this log.
         ratio: (N,) policy / behaviour probability of the logged action.
-        behavior: (N,) the behaviour's probability of it.
+        behavior: (N,) the behaviour's probability of the logged action; 0 over continuous actions.
         gamma: discount.
         upwards: whether the largest value is sought, as for a baseline that the policy is compared with.
         grid: strengths, ascending from 1.
@@ -169,7 +169,7 @@ class _Equations:
         return np.outer(1.0 - self.behavior, 1.0 - 1.0 / self.strengths[of])
 
     def _solve(self) -> tuple[Float[NumpyArray, "H L"], NumpyArray]:
-        """Equation (3), and for which strengths value iteration came to an end."""
+        """theta of equation (3), and for which strengths value iteration converged."""
         start = np.linalg.solve(self.matrix, self._sums(self.instrument, self.delta[:, None]))
         theta = np.repeat(start, len(self.strengths), axis=1)
         enough = ENOUGH * max(float(np.abs(self.delta).mean()), 1e-300)
@@ -186,8 +186,10 @@ class _Equations:
         return theta, settled
 
     def _carry(self, z: Float[NumpyArray, "N L"]) -> Float[NumpyArray, "H L"]:
-        """A_z^T carry = E[psi_0], to second order in z - 1; bootstrapped drops spread as this says, and further orders
-        need not converge."""
+        """The solution of A_z^T carry = E[psi_0], to second order in z - 1.
+
+        With it the standard errors match the spread of the drops over bootstrap resamples. Higher orders need not converge.
+        """
         target = np.repeat(self.first_psi[:, None], z.shape[1], axis=1)
         start = carry = np.linalg.solve(self.matrix.T, target)
         more = (z - 1.0) * self.go_on[:, None]

@@ -7,11 +7,12 @@ with a penalty p on W:
     (1)  I(V) = sum_rows phi E_b[s s^T] V^T phi + p V
 
 whose expectation is over actions drawn from the fitted density at each row. As in `softmax_noise.py`, a number whose
-derivative by log b(a_t|s_t) is g_t has the derivative D = sum_t g_t S_t by W, one row of the fit moves it by
+derivative by log b(a_t|s_t) is g_t has the derivative D = sum_t g_t S_t by W. One row of the fit moves it by
 
     (2)  u = <I^{-1} D, S>
 
-and the variance that the model expects of these is <D, I^{-1} D>. The features' own noise is left out.
+and the expected variance of these effects, if the model is right, is <D, I^{-1} D>. The noise of the features themselves is left
+out.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from stitchrl.types import NumpyArray
 __all__ = ["ScoreNoise"]
 
 ROWS_OF_INFORMATION = 8_192
-"""Rows of a sample that stands for all in equation (1)."""
+"""Size of the sample of rows that equation (1) is computed from."""
 DRAWS = 8
 """Actions drawn at each of these rows."""
 ROWS_AT_ONCE = 16_384
 STEPS, CLOSE = 200, 1e-3
-"""Steps of conjugate gradients at most, and the share of D at which what is left counts as 0."""
+"""The most steps of conjugate gradients, and the size of the residual, as a share of D, at which they end."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class ScoreNoise:
             rows = np.sort(np.random.default_rng(0).choice(count, ROWS_OF_INFORMATION, replace=False))
         obs = fit_on.observation_table[fit_on.observation_index[rows]]
         phi, spread = (np.asarray(one, np.float64) for one in _spreads(self.policy, obs, key=jax.random.key(0)))
-        # Features, outputs and numbers in units of their own: fewer steps are needed, and nothing underflows.
+        # Features, outputs and numbers are scaled to a size of about 1: fewer steps are needed, and nothing underflows.
         by_feature = _or_one(np.sqrt((phi**2).mean(0)))
         by_output = _or_one(np.sqrt(np.einsum("moo->mo", spread).mean(0)))
         unit = np.outer(by_feature, by_output)
@@ -102,7 +103,7 @@ class ScoreNoise:
 
 
 def _or_one(scale: NumpyArray) -> NumpyArray:
-    """The scales, with 1 for what never moves: the logit of a single component has no score."""
+    """The scales, with 1 in place of 0, as for the logit of a single component, whose score is always 0."""
     return np.where(scale > 0, scale, 1.0)
 
 
@@ -152,7 +153,7 @@ def _conjugate_gradients(
     spread: Float[Array, "M O O"],
     ridge: Float[Array, "D O"],
 ) -> Float[Array, "D O K"]:
-    """I^{-1} D by conjugate gradients, each number with steps of its own."""
+    """I^{-1} D by conjugate gradients, solved for each number separately."""
 
     def information(v: Float[Array, "D O"]) -> Float[Array, "D O"]:
         along = jnp.einsum("moi,mi->mo", spread, jnp.matmul(phi, v, precision="highest"), precision="highest")

@@ -1,12 +1,13 @@
 """Whether a log holds episodes that a policy learned from, or only ones that are equal to them by coincidence.
 
-Where observations are few, different episodes can be equal in every row. How often they are is seen inside each of the two
-logs (`_chance`): an episode of the same origin has an equal among E others as often as one of E + 1 has among the others of
-them. It is asked of the episodes with their rewards, of the episodes without them, and of runs of rows, so that episodes are
-also recognised where rewards were changed, rows cut off or episodes joined.
+Where there are few different observations, different episodes can be equal in every row. How often that happens by coincidence
+can be seen inside each of the two logs (`_chance`): an episode of the same origin has an equal one among E others as often as
+one of E + 1 episodes has among the other E. Equality is tested with the rewards of the episodes, without them, and on runs of
+rows, so that episodes are also recognised where rewards were changed, rows were cut off or episodes were joined.
 
-Where nearly every episode has an equal by coincidence, two things still tell: all episodes equal those of the other log, each as
-often as there; and contents that occur more evenly in both logs than two draws do, as in a part of the log that was learned from.
+Where nearly every episode has an equal one by coincidence, two signs remain: all episodes of the log are equal to those of the
+other log, each occurring as often as there; or the contents are spread more evenly over the two logs than in two random draws,
+as happens with a part of the log that was learned from.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from stitchrl.types import NumpyArray
 __all__ = ["Overlap", "overlap_of"]
 
 FEWEST = 3
-"""So many equal episodes at least are more than coincidence, where single rows do not prove more."""
+"""The fewest equal episodes that count as more than coincidence, unless single rows prove it."""
 SAME_BY_CHANCE = 1e-6
-"""Two logs are the same where two draws would hold the same episodes with a smaller probability."""
+"""Two logs count as the same where two random draws would agree as much with a smaller probability than this."""
 AGREEING = 0.8
-"""The chance that an episode agrees with one of equal observations in the rest, where the log itself does not tell it."""
+"""The chance that two episodes with equal observations agree in the rest too, where the log itself does not show it."""
 TOLD = 20.0
-"""The evenness of two logs is looked at where chi-square has at least so many degrees of freedom."""
+"""The evenness of two logs is tested where the expected chi-square is at least this."""
 TOLD_BY = 20
-"""So many episodes with equal observations in one log tell how often the rest agrees by coincidence."""
+"""The fewest episodes with equal observations from which that chance of agreement is computed."""
 EQUAL = "The policy learned from {count:,} of the {episodes:,} episodes of this log,"
 OTHER_REWARDS = EQUAL + " as their observations and actions show though their rewards differ,"
 MOST_ROWS = EQUAL + " as most of their rows show,"
 UNPLANNED = 0.5
 PLANNED_BY_CHANCE = 0.01
-"""Observations were planned, such as every one once, where their counts vary by less than this part of what those of random
-draws do, and so little with less than this probability."""
+"""Observations count as planned, for instance each of them used once, where the variance of their counts is less than the first
+number times that of random draws, and random draws would have so small a variance with less than the second probability."""
 
 
 class Overlap(NamedTuple):
@@ -47,8 +48,8 @@ class Overlap(NamedTuple):
 
     Attributes:
         known: how many episodes are equal to ones that were learned from, or have most of their rows from there.
-        seen: "" where coincidence explains it; else what was seen, as the beginning of a sentence.
-        removable: whether equal episodes can be left out without a choice by what coincidence decides.
+        seen: "" where coincidence explains them; else what was seen, as the beginning of a sentence.
+        removable: whether the equal episodes can be left out without selecting the rest by coincidence.
     """
 
     known: int
@@ -88,7 +89,7 @@ def _known(memory: EpisodeMemory, hashes: NumpyArray, level: int) -> NumpyArray:
 def _equal_episodes(
     memory: EpisodeMemory, mine: EpisodeMemory, hashes: NumpyArray, level: int, log: Dataset
 ) -> tuple[int, float, bool]:
-    """How many episodes are equal at a level, how many coincidence lets expect, and whether that is beyond it."""
+    """How many episodes are equal at a level, how many are expected by coincidence, and whether there are too many for it."""
     known = _known(memory, hashes, level)
     count, episodes = int(known.sum()), len(hashes)
     if not count:
@@ -98,7 +99,7 @@ def _equal_episodes(
     share, variance = max(_chance(theirs[:, level], len(theirs)), _chance(own[:, level], len(theirs)))
     expected = episodes * share
     limit = expected + BEYOND_CHANCE * np.sqrt(expected * (1 - share) + episodes**2 * variance)
-    # The same people or places may come again in a fresh log; then some have another action or reward.
+    # The same people or places may occur again in a new log; some of them then have another action or reward.
     again = hashes[_known(memory, hashes, OBSERVED)] if memory.whole else hashes[known]
     others, odds = len(again) - count, _odds_of_agreement(theirs, again[:, OBSERVED], level)
     agreeing = others * odds
@@ -114,7 +115,7 @@ def _equal_episodes(
 
 
 def _equal_rows(memory: EpisodeMemory, mine: EpisodeMemory, log: Dataset) -> tuple[int, float, bool]:
-    """How many episodes have most rows from remembered ones, how many chance lets expect, and whether it is beyond chance."""
+    """How many episodes have most rows from remembered ones, how many are expected by chance, and whether there are too many."""
     found = memory.known_runs(log)
     count, episodes = int((found > 0).sum()), int((found >= 0).sum())
     if not count:
@@ -128,21 +129,21 @@ def _equal_rows(memory: EpisodeMemory, mine: EpisodeMemory, log: Dataset) -> tup
 
 
 def _proven(memory: EpisodeMemory, mine: EpisodeMemory, count: int, log: Dataset) -> bool:
-    """Whether equal episodes of two rows and more are proof, since single observations hardly ever come again."""
+    """Whether equal episodes of two rows or more are proof, as they are where single observations hardly ever occur again."""
     recurring = max(memory.recurring, mine.recurring, 3 / log.num_transitions)
     expected = log.num_episodes * recurring**2
     return beyond_chance(count, expected)
 
 
 def _once(episodes: NumpyArray, *, copies: bool) -> NumpyArray:
-    """The hashes of episodes, of which copies stand once."""
+    """The hashes of episodes, each copied episode kept once."""
     return episodes[np.unique(episodes[:, CONTENT], return_index=True)[1]] if copies else episodes
 
 
 def _chance(hashes: NumpyArray, others: int) -> tuple[float, float]:
-    """The share of the episodes of one log that has an equal among so many others of the same origin, and its variance.
+    """The share of the episodes of one log that have an equal one among `others` episodes of the same origin, and its variance.
 
-    It is the coverage of Good (1953), with his variance, thinned to the number of the others where there are more here.
+    It is the coverage of Good (1953) with its variance. Where the log has more than `others` episodes, it is thinned to them.
     """
     episodes = len(hashes)
     if episodes < 2:
@@ -155,11 +156,11 @@ def _chance(hashes: NumpyArray, others: int) -> tuple[float, float]:
 
 
 def _odds_of_agreement(theirs: NumpyArray, again: NumpyArray, level: int) -> float:
-    """How many episodes with known observations agree in the rest with a remembered one by coincidence, for each that does not.
+    """The odds that an episode whose observations are known agrees by coincidence with a remembered one in the rest too.
 
     Args:
         theirs: the remembered hashes.
-        again: the hashes by observations of the episodes whose observations are known.
+        again: the observation hashes of the episodes whose observations are known.
         level: what is compared.
     """
     values, group, size = np.unique(theirs[:, OBSERVED], return_inverse=True, return_counts=True)
@@ -168,14 +169,15 @@ def _odds_of_agreement(theirs: NumpyArray, again: NumpyArray, level: int) -> flo
     chance = AGREEING
     if twins.sum() >= TOLD_BY:
         chance = float(((alike[cell] - 1)[twins] / (size[group] - 1)[twins]).mean())
-    # Among several with these observations it is enough that one agrees. Where chances differ, this is an upper bound.
+    # Where several remembered episodes have these observations, it is enough that one of them agrees. Where their chances
+    # differ, this is an upper bound.
     place = np.minimum(np.searchsorted(values, again), len(values) - 1)
     agree = 1 - (1 - chance) ** size[place]
     return float(agree.sum() / max((1 - agree).sum(), 1 / len(theirs)))
 
 
 def _too_alike(theirs: NumpyArray, own: NumpyArray, level: int, *, one_row: bool) -> str:
-    """What two logs have in common that two draws would not have, where nearly every episode has an equal; "" where nothing."""
+    """What two logs share that two random draws would not, where nearly every episode has an equal one; "" if nothing."""
     planned = _planned(theirs[:, OBSERVED]) or _planned(own[:, OBSERVED])
     if planned and level == CHOSEN:
         return ""
@@ -186,12 +188,15 @@ def _too_alike(theirs: NumpyArray, own: NumpyArray, level: int, *, one_row: bool
     if counts.same_by_chance() < np.log(SAME_BY_CHANCE):
         return f"The policy learned from this log: it holds{what} the same episodes, each as often,"
     if not planned and _counts(theirs, own, level, OBSERVED if one_row else None).evenness() < SAME_BY_CHANCE:
-        return f"The policy learned from episodes of this log: it holds{what} nearly as many of each kind as two draws never do,"
+        return (
+            f"The policy learned from episodes of this log: it holds{what} nearly as many of each kind, as two random draws "
+            "never do,"
+        )
     return ""
 
 
 def _planned(hashes: NumpyArray) -> bool:
-    """Whether observations occur more evenly than draws at random do, as where somebody saw to it."""
+    """Whether observations occur more evenly than in random draws, as where somebody planned it."""
     times = np.unique(hashes, return_counts=True)[1]
     if len(times) < 2:
         return False
@@ -207,7 +212,7 @@ class _Counts(NamedTuple):
     group: NumpyArray
 
     def same_by_chance(self) -> float:
-        """The log-probability that two draws have each content equally often, given both together; 0 where they have not."""
+        """The log-probability that two random draws have each content equally often, given both together; 0 if these do not."""
         if (self.theirs != self.own).any():
             return 0.0
         whole = np.bincount(self.group, self.own)
@@ -216,7 +221,7 @@ class _Counts(NamedTuple):
     def evenness(self) -> float:
         """The probability that Pearson's chi-square of the two logs is as small as it is, when episodes are permuted.
 
-        It is that of a gamma distribution with the mean and the variance of chi-square; 1 where too few contents tell.
+        It is computed from a gamma distribution with the mean and the variance of chi-square; 1 where there are too few contents.
         """
         seen, mean, variance = self.chi_square()
         return float(gammainc(mean**2 / variance, seen * mean / variance)) if mean >= TOLD else 1.0
@@ -224,7 +229,7 @@ class _Counts(NamedTuple):
     def chi_square(self) -> tuple[float, float, float]:
         """Pearson's chi-square of the two logs, summed over groups, with its mean and variance over permutations within groups.
 
-        Mean and variance are those of Dawson (1954). Groups of fewer than 4 episodes say nothing.
+        Mean and variance are those of Dawson (1954). Groups of fewer than 4 episodes are left out.
         """
         total = self.theirs + self.own
         number, n, k = (np.bincount(self.group, x) for x in (total, self.own, np.ones_like(total)))

@@ -13,9 +13,9 @@ of the policy falls by at most
     drop_t(Lambda) = gamma^t E_{s ~ policy at t} sum_a pi(a|s) (1 - b(a|s)) (1 - 1/Lambda) (E[Y|s,a] - CVaR_tau(Y|s,a))
 
 and the largest over t is reported. It is estimated from the TD errors that the corrected Q leaves, since the drop does not
-depend on where the outcomes lie; by CVaR_tau(Y) = max_q (q - E(q - Y)_+ / tau) any q gives a drop that is too large rather
-than too small, so a quantile within groups of like Q is enough. The ratio of state visits at each step apart is carried
-forward from the first step (Xie, Ma, Wang 2019, arXiv 1906.03393).
+change when a constant is added to all outcomes. By CVaR_tau(Y) = max_q (q - E(q - Y)_+ / tau), a q that is not the quantile makes
+the drop too large rather than too small, so that a quantile within groups of similar Q is enough. The ratio of state visits at
+each single step is carried forward from the first step (Xie, Ma, Wang 2019, arXiv 1906.03393).
 
 Where the cause acts in every decision, `robust_values.py` gives the fall of the value at each of a grid of strengths, and the
 strength at which the lower end of the gain meets the margin is found between two of them. The behaviour's own value does not
@@ -52,7 +52,7 @@ LARGEST = 20.0
 LARGEST_EVERY = GRID[-1]
 """Odds ratios in every decision are searched up to this one."""
 STEPS_LOOKED_AT = 400
-"""A hidden cause is sought in so many first steps; under a discount later ones weigh less."""
+"""A hidden cause in one decision is sought among the first so many steps; under a discount later ones weigh less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Sensitivity:
     """The hidden cause, in one decision and in every one, at which a gain would no longer be shown.
 
     Attributes:
-        odds_ratio: the smallest Lambda in one decision at which the lower end of the gain falls to the margin; 1 where it
-            is not above it at all, `LARGEST` where none up to that would do.
+        odds_ratio: the smallest Lambda in one decision at which the lower end of the gain falls to the margin. It is 1 where
+            the lower end is not above the margin at all, and `LARGEST` where no Lambda up to that is enough.
         step: the step of the decision in which it would act, counted from 0.
-        every_decision: the smallest Lambda in every decision; 1 and `LARGEST_EVERY` likewise; None where it was not
-            computed, as in files of older versions.
+        every_decision: the smallest Lambda in every decision, from 1 to `LARGEST_EVERY` with the same meaning; None where it
+            was not computed, as in files of older versions.
     """
 
     odds_ratio: float
@@ -77,8 +77,8 @@ class Sensitivity:
         if self.every_decision is None or self.every_decision <= 1:
             return ""
         if self.every_decision >= LARGEST_EVERY:
-            return f"One that changes them up to {LARGEST_EVERY:g} times in every decision would not overturn it."
-        return f"One that acts in every decision would overturn it by changing them {self.every_decision:.2f} times."
+            return f"One that acts in every decision would not overturn it with a factor of up to {LARGEST_EVERY:g}."
+        return f"One that acts in every decision would overturn it with a factor of {self.every_decision:.2f}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -92,7 +92,7 @@ class OutcomeSpread:
     Attributes:
         weight: (N,) gamma^t w_t rho_t (1 - b), with the ratio of state visits of step t alone.
         residual: (N,) outcome minus the corrected Q of the logged action.
-        group: (N,) transitions whose outcomes are taken to be spread alike.
+        group: (N,) the group of each transition; outcomes of one group are taken to have the same spread.
     """
 
     weight: Float[NumpyArray, " N"]
@@ -113,7 +113,7 @@ class OutcomeSpread:
         return found
 
     def drops(self, odds_ratio: float, *, upwards: bool = False) -> Float[NumpyArray, " N"]:
-        """(N,) what each transition adds to the drop of the value, or to its rise, at an odds ratio."""
+        """(N,) what each transition adds to the drop of the value, or with `upwards` to its rise, at an odds ratio."""
         tau = 1.0 / (odds_ratio + 1.0)
         quantile = np.array(
             [
@@ -136,8 +136,8 @@ class OutcomesOf:
     """What hidden causes can do to the value of one policy.
 
     Attributes:
-        spread: for a cause in one decision.
-        robust: for a cause in every decision; None where it was not asked for.
+        spread: what the effect of a cause in one decision is computed from.
+        robust: the values under a cause in every decision; None where they were not asked for.
     """
 
     spread: OutcomeSpread
@@ -149,7 +149,7 @@ class Outcomes:
     """The request for the outcomes' spread about the Q that `FitQ` fits; no further network is fitted for it.
 
     Attributes:
-        every: "falls" and "rises" ask for the least and the largest values under a cause in every decision as well.
+        every: "falls" also asks for the least values under a cause in every decision, "rises" for the largest; "no" for neither.
     """
 
     every: Literal["no", "falls", "rises"] = "no"
@@ -167,7 +167,7 @@ class Outcomes:
             return None
         fitted = model[0].on(log, fold.choices(policy), fold.next_choices(policy))
         ratio = ratio_of(known)
-        # No action out of a continuum has a probability: alpha is 1/Lambda there, and beta Lambda.
+        # An action in a continuum has probability 0: alpha is 1/Lambda there, and beta Lambda.
         behavior = np.zeros(len(ratio)) if log.num_actions is None else np.exp(fold.behavior.log_prob)
         robust = None
         if self.every != "no":
@@ -178,7 +178,7 @@ class Outcomes:
         if log.elapsed is None:
             visits = visits_by_step(log, psi, next_psi, ratio, corrected.visits)
             visits = log.reward_discount(gamma) * visits
-        else:  # how long a state lets wait is part of what the ratio carries on
+        else:  # the discount depends on how long a state makes wait, so the ratio that is carried forward includes it
             start = log.reward_discount(gamma) * corrected.visits
             visits = visits_by_step(log, psi, next_psi, ratio, start, log.discount(gamma))
         weight = visits * ratio * bootstraps * (1.0 - behavior)
@@ -213,11 +213,17 @@ def visits_by_step(
     visits: Float[NumpyArray, " N"],
     discount: Float[NumpyArray, " N"] | None = None,
 ) -> Float[NumpyArray, " N"]:
-    """Ratio of state visits at each step apart, carried forward from the first step.
+    """(N,) ratio of state visits at each single step, carried forward from the first step.
 
-    At each step the weights of the last step, times the ratio of its actions, say which features the policy meets next. A
-    ridge regression gives the weights that reproduce them, starting from `visits`, which remain where rows are few. Steps
-    beyond `STEPS_LOOKED_AT` keep `visits`. With a `discount` (N,) the weights fall by it from each row to the next.
+    At each step the weights of the previous step, times the ratios of its actions, tell which features the policy meets. A ridge
+    regression gives the weights that reproduce these features. It starts from `visits`, which remain where there are few rows.
+
+    Args:
+        log: the episodes.
+        psi, next_psi: (N, H) features of the states and of the next ones.
+        ratio: (N,) policy / behaviour probability of the logged actions.
+        visits: (N,) ratio of state visits over all steps together; steps beyond `STEPS_LOOKED_AT` keep it.
+        discount: (N,) factor by which the weights fall from each row to the next; None: they do not.
     """
     n, position = log.num_episodes, log.position
     found = visits.copy()
@@ -243,12 +249,13 @@ def hidden_cause_sensitivity(
     """The smallest hidden causes, in one decision and in every one, at which the lower end of a gain falls to the margin.
 
     Args:
-        case: of the policy; where it has a baseline policy, the baseline's value rises by what its own falls.
-        gain: of the primary estimate.
-        standard_error: of that gain, with the variance to be expected.
+        case: the case of the policy. Where gains are over a baseline policy, the same cause lowers the policy's value as far as
+            it can and raises the baseline's as far as it can.
+        gain: the gain by the primary estimator.
+        standard_error: standard error of that gain, which is at least the expected one.
         margin: the least gain worth having.
-        confidence: two-sided coverage that the lower end is of.
-        unknown: by how much the lower end is lower for what the log cannot say; at most 0.
+        confidence: two-sided coverage of the interval whose lower end is meant.
+        unknown: at most 0; added to the lower end for what the log cannot say.
     """
     reach = float(stats.t.ppf((1 + confidence) / 2, max(case.units.count - 1, 1)))
     above = _Above(case.units, gain, standard_error, reach, unknown - margin)
@@ -264,9 +271,9 @@ def hidden_cause_sensitivity(
     if other is not None and other.robust is not None:
         falls = falls + other.robust.change
     every = _every_decision(falls, above)
-    # What acts in one decision alone acts in no other: less can never be enough. Over long episodes the drop of one step is
-    # mostly noise, and would say otherwise.
-    # Where the strength decides, of a fitted behaviour, it stays as it was found.
+    # A cause that acts in one decision only must be at least as strong as one that acts in every decision. Over long episodes the
+    # drop of one step is mostly noise and may come out otherwise, so it is corrected here. With a fitted behaviour, where the
+    # verdict depends on the strength, it stays as it was found.
     known = found.odds_ratio if case.behavior.fitted else max(found.odds_ratio, every)
     return dataclasses.replace(found, odds_ratio=known, every_decision=every)
 
@@ -285,10 +292,10 @@ class _Above:
         return float(sums.var()) * self._units.count / self._n**2
 
     def after(self, falls: Float[NumpyArray, " n"], *, narrower: bool = True) -> float:
-        """The same where the gain falls by the mean of what each episode says.
+        """How far the lower end lies above the margin where the gain falls by the mean of `falls`.
 
         Args:
-            falls: (n,) of each episode; their spread, paired with the gain's, widens the interval.
+            falls: (n,) contribution of each episode to the fall; their spread, paired with the gain's, changes the interval.
             narrower: whether the interval may become narrower than it is now.
         """
         error = np.sqrt(max(self._variance(falls) + max(self._widened, 0.0), 0.0))
@@ -322,13 +329,13 @@ def _single_decision(case: Case, spread: OutcomeSpread, other: OutcomeSpread | N
 
 
 def _every_decision(falls: Float[NumpyArray, "n L"], above: _Above) -> float:
-    """The strength at which the lower end meets the margin, between the two of the grid that it lies between.
+    """The strength at which the lower end meets the margin, interpolated between two strengths of the grid.
 
-    The lower end at a stronger cause is not above that at a weaker one, whatever noise says.
+    The lower end at a stronger cause is taken to be no higher than that at a weaker one, even where noise makes it so.
 
     Args:
         falls: (n, L) how far the gain falls by each episode, at every strength of `GRID`; 0 at the first.
-        above: of the gain, whose lower end lies above the margin.
+        above: tells how far the lower end of the gain lies above the margin, which it does without a cause.
     """
     before = above.now
     for weaker, odds_ratio, of_episode in zip(GRID[:-1], GRID[1:], falls.T[1:], strict=True):

@@ -9,11 +9,11 @@ from stitchrl.errors import ConfigurationError
 __all__ = ["BEHAVIORS", "MINIMUM_ODDS_RATIO", "FitSettings", "check_odds_ratio"]
 
 MINIMUM_ODDS_RATIO = 1.5
-"""Hidden cause in the worst single decision, as an odds ratio, that a gain from a fitted behaviour must withstand."""
+"""The odds ratio of a hidden cause in the worst single decision that a gain from a fitted behaviour must withstand."""
 BEHAVIORS = ("auto", "counts", "logistic", "mlp", "knn", "gaussian", "squashed", "mixture")
 """Models of the behaviour that can be asked for; "auto" takes the one that predicts held-out episodes best."""
 MOST_NETWORKS = 4
-"""Kinds of networks of the value there are."""
+"""How many kinds of value networks there are."""
 
 
 def check_odds_ratio(minimum_odds_ratio: float) -> None:
@@ -29,18 +29,18 @@ class FitSettings:
     """How the nuisance models of an evaluation are fitted.
 
     Attributes:
-        updates: gradient updates of FQE; over continuous actions ten times as many, and for a network of the behaviour five
-            times, which stops early.
-        batch_size: rows a batch.
-        hidden_sizes: widths of both networks.
-        learning_rate: Adam's step size of both.
-        seed: of both, and of the episodes that are held out to choose the model of the behaviour.
+        updates: gradient updates of FQE. Over continuous actions it makes ten times as many. A network of the behaviour makes
+            at most five times as many, and stops early.
+        batch_size: rows in a batch.
+        hidden_sizes: widths of the hidden layers, in the network of FQE and in that of the behaviour.
+        learning_rate: Adam's step size for both networks.
+        seed: random seed of the fits, and of the choice of episodes that are held out to choose the model of the behaviour.
         behavior: model of the behaviour where the log lacks propensities. Discrete actions: "counts" of the actions in each
             state, "logistic" regression, an "mlp", or "knn", the nearest neighbours. Continuous actions: a "gaussian", one
-            that is "squashed" by tanh, or a "mixture" of several. "auto" takes whichever predicts the actions of held-out
-            episodes best, "knn" left out, for nothing is known about the noise of its fit.
-        networks: networks of the value over continuous actions, 1 to 4, of different kinds: what they disagree by is part of
-            the standard error.
+            that is "squashed" by tanh, or a "mixture" of several. "auto" takes the simplest that predicts the actions of
+            held-out episodes about as well as the best does; it leaves out "knn", whose noise of the fit is not known.
+        networks: how many value networks are fitted over continuous actions, 1 to 4, each of another kind; what they disagree
+            by is part of the standard error.
 
     Raises:
         ConfigurationError: a model of the behaviour that does not exist, or a number of networks that is not 1 to 4.
@@ -55,7 +55,7 @@ class FitSettings:
     networks: int = 4
 
     def numbers(self) -> tuple[float, ...]:
-        """Everything here as numbers: two evaluations with other numbers are two looks."""
+        """All settings as numbers: evaluations whose numbers differ count as separate looks at a test part."""
         chosen = float(BEHAVIORS.index(self.behavior))
         fits = (self.seed, self.updates, self.batch_size, *self.hidden_sizes, self.learning_rate, self.networks)
         return (*map(float, fits), chosen)
@@ -65,6 +65,6 @@ class FitSettings:
             raise ConfigurationError(f"`behavior` must be one of {', '.join(BEHAVIORS)}; got {self.behavior!r}.")
         if self.networks not in range(1, MOST_NETWORKS + 1):
             raise ConfigurationError(
-                f"`networks` must be 1 to {MOST_NETWORKS}, of so many kinds; got {self.networks!r}. With 1 nothing is known "
-                "about the error of the model."
+                f"`networks` must be 1 to {MOST_NETWORKS}, since there are {MOST_NETWORKS} kinds; got {self.networks!r}. With 1 "
+                "nothing is known about the error of the model."
             )

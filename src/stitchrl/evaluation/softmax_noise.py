@@ -10,7 +10,7 @@ moves W by I^{-1} S (maximum likelihood, to first order), and the number by
 
     (2)  u = <I^{-1} D, S>
 
-These are its influence values; their variance, if the model is right, is <D, I^{-1} D> (the delta method). I is never
+These are its influence values; their variance, if the model is right, is <D, I^{-1} D> (the delta method). The matrix I is never
 formed: I^{-1} D comes from conjugate gradients, for all numbers together.
 """
 
@@ -34,10 +34,10 @@ from stitchrl.types import NumpyArray
 __all__ = ["SoftmaxNoise", "solve_information"]
 
 ROWS_OF_INFORMATION = 8_192
-"""Rows of a sample that stands for all in equation (1)."""
+"""Size of the sample of rows that equation (1) is computed from."""
 ROWS_AT_ONCE = 16_384
 STEPS, CLOSE = 200, 1e-3
-"""Steps of conjugate gradients at most, and the share of D at which what is left counts as 0."""
+"""The most steps of conjugate gradients, and the size of the residual, as a share of D, at which they end."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ def solve_information(
     derivative: Float[NumpyArray, "D A K"],
 ) -> Float[NumpyArray, "D A K"]:
     """I^{-1} D of equation (1), in which each of M rows counts as many times as `count` says."""
-    # Features and numbers in units of their own: conjugate gradients need fewer steps, and nothing underflows.
+    # Features and numbers are scaled to a size of about 1: conjugate gradients need fewer steps, and nothing underflows.
     unit = np.sqrt((phi**2).mean(0))[:, None, None]
     unit = np.where(unit > 0, unit, 1.0)
     rows = max(float(count.sum()), 1.0)
@@ -129,7 +129,7 @@ def _conjugate_gradients(
     share: Float[Array, " M"],
     ridge: Float[Array, "D 1 1"],
 ) -> Float[Array, "D A K"]:
-    """I^{-1} D by conjugate gradients, each number with steps of its own."""
+    """I^{-1} D by conjugate gradients, with a step length of its own for each number."""
 
     def information(v: Array) -> Array:
         along = jnp.einsum("md,dak->mak", phi, v, precision="highest")

@@ -3,8 +3,8 @@
     (1)  log b(a|s) = phi(s)^T W_a - log sum over the allowed actions,   phi(s) = (1, standardised s)
     (2)  L(W) = -sum_rows log b(a|s) + penalty |W|^2 / 2
 
-The minimum is found by L-BFGS (Liu and Nocedal 1989). Rows of one observation with one mask enter together, so
-that a log of few distinct observations takes no longer than these.
+The minimum is found by L-BFGS (Liu and Nocedal 1989). Rows with the same observation and the same mask enter as one, so that
+the time depends on the number of distinct observations and not on that of rows.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from stitchrl.types import NumpyArray
 __all__ = ["MOST_ROWS", "ActionCounts", "action_counts", "regress", "softmax_features"]
 
 MOST_ROWS = 32_768
-"""Rows of a fit; more would not change a model as small as this one by anything that matters."""
+"""The most rows of a fit; more would hardly change a model as small as this one."""
 MOST_STEPS, LEAST_STEP = 300, 1e-9
-"""Steps of the search at most, and the relative gain of a step below which it ends."""
+"""The most steps of the search, and the relative improvement by a step below which it ends."""
 
 
 class ActionCounts(NamedTuple):
@@ -36,8 +36,8 @@ class ActionCounts(NamedTuple):
 
     Attributes:
         phi: (M, D) features.
-        taken: (M, A).
-        allowed: (M, A) what the masks allow; None where the log has none.
+        taken: (M, A) how often each action was taken.
+        allowed: (M, A) which actions the masks allow; None where the log has no masks.
     """
 
     phi: Float[NumpyArray, "M D"]
@@ -72,7 +72,13 @@ def action_counts(log: Dataset, scaling: Scaling) -> ActionCounts:
 def regress(
     data: ActionCounts, penalty: float, start: Float[NumpyArray, "D A"] | None = None
 ) -> Float[NumpyArray, "D A"]:
-    """The weights W at which equation (2) is least."""
+    """(D, A) the weights W that minimise equation (2).
+
+    Args:
+        data: the counts of the actions.
+        penalty: the penalty, at least 0.
+        start: (D, A) where the search starts; None: at 0.
+    """
     shape = (data.phi.shape[1], data.taken.shape[1])
     allowed = np.ones(data.taken.shape, bool) if data.allowed is None else data.allowed
     arrays = (jnp.asarray(data.phi, jnp.float32), jnp.asarray(data.taken, jnp.float32), jnp.asarray(allowed))
@@ -97,7 +103,7 @@ def _loss_and_slope(
     allowed: Bool[Array, "M A"],
     penalty: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """Equation (2), a row, and its gradient."""
+    """Equation (2) divided by the number of rows, and its gradient; `penalty` is divided by that number as well."""
     logs = masked_log_softmax(jnp.matmul(phi, weight, precision="highest"), allowed)
     likelihood = jnp.sum(jnp.where(count > 0, count * logs, 0.0)) / jnp.sum(count)
     return 0.5 * penalty * jnp.sum(weight**2) - likelihood

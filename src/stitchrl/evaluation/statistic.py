@@ -16,8 +16,8 @@ __all__ = ["Difference", "OfSums", "Statistic", "is_linear", "minus"]
 class Statistic(Protocol):
     """A number computed from n episodes.
 
-    Intervals and paired gains are made from these methods alone, so that whatever has them has both. One that is a plain
-    average of one number an episode may say so by a property `linear`; its interval then needs no resampling.
+    Intervals and paired gains need these methods alone. A statistic that is a plain average of one number an episode may say
+    so by a property `linear` that is True; its interval then needs no resampling.
     """
 
     @property
@@ -82,7 +82,7 @@ class Difference:
 
 
 def is_linear(statistic: Statistic) -> bool:
-    """Whether a statistic says that it is a plain average of one number an episode; without a word, it is not."""
+    """Whether a statistic says, by its property `linear`, that it is a plain average of one number an episode."""
     return bool(getattr(statistic, "linear", False))
 
 

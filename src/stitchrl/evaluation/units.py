@@ -1,4 +1,4 @@
-"""The independent units of a log: its episodes, or groups of episodes that share something no column holds."""
+"""The independent units of a log: its episodes, or groups of episodes that are not independent of one another."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Units:
 
     Args:
         episodes: how many episodes there are.
-        group: (episodes,) what each episode belongs to; None: episodes are independent of each other.
+        group: (episodes,) the group of each episode; None: episodes are independent of each other.
         noun: what one episode is called in messages.
 
     Attributes:
         episodes: how many episodes there are.
         count: how many independent units there are.
-        noun: what one unit is called in messages: "group" where there are groups, else as one episode.
+        noun: what one unit is called in messages: "group" where there are groups, else `episode_noun`.
         episode_noun: what one episode is called: "episode", or "decision" where each has one step.
     """
 
@@ -47,11 +47,11 @@ class Units:
         return per_unit if self._unit_of is None else np.take(per_unit, self._unit_of, axis=1)
 
     def effective(self, weight: Float[NumpyArray, " n"]) -> float:
-        """Effective sample size of the episodes' weights, summed by unit: as many units as the weights are worth."""
+        """Effective sample size of the episodes' weights, summed by unit: how many equally weighted units they are worth."""
         return effective_sample_size(self.sums(weight))
 
     def largest_share(self, weight: Float[NumpyArray, " n"]) -> float:
-        """Largest share of one unit in all weight."""
+        """Largest share of all weight that one unit has."""
         per_unit = self.sums(np.abs(weight))
         return float(per_unit.max() / max(per_unit.sum(), 1e-300))
 

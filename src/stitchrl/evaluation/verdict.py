@@ -19,14 +19,14 @@ from stitchrl.messages import first_steps_in_words, interval_in_words
 __all__ = ["Line", "Part", "Verdict", "decide"]
 
 NOT_AUDITED = "not audited"
-"""What line (d) is handed where nobody audited the log."""
+"""The value of `audit_verdict` where the log was not audited; line (d) does not apply then."""
 WIDTH = 100
 """Columns of the terminal that a printed verdict fits into."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One of the things that a line of the checklist asks for, with a sentence that says what was seen."""
+    """One of the conditions that a line of the checklist asks for, with a sentence that says what was seen."""
 
     passed: bool
     sentence: str
@@ -52,7 +52,7 @@ class Line:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Line:
-        """The line of its `dataclasses.asdict`; those of older versions have no parts."""
+        """The line that `dataclasses.asdict` was made of; one that an older version wrote has no parts."""
         return cls(**dict(content) | {"parts": tuple(Part(**part) for part in content.get("parts", ()))})
 
     def __str__(self) -> str:
@@ -72,9 +72,12 @@ class Verdict:
         decision: GO, NO-GO or CANNOT TELL.
         headline: the decision in one sentence.
         lines: the checklist.
-        caveats: what no line can test.
-        primary: name of the estimator of the primary gain; None where none has an interval.
-        power: how large a log would be needed for GO; None but for CANNOT TELL, and where nobody looked.
+        caveats: what no line can test, and whatever else a reader must know.
+        primary: name of the estimator of the primary gain; None where no estimate that a verdict may rest on has an interval.
+        margin: the least gain worth having, in return units.
+        confidence: two-sided coverage that the intervals aim at.
+        power: how large a log would be needed for GO; None where the decision is another than CANNOT TELL, or this was not
+            computed.
     """
 
     decision: str
@@ -92,7 +95,7 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verdict:
-        """The verdict of a `to_dict`, for instance of a stored verdict.json."""
+        """The verdict that `to_dict` wrote, for instance into a verdict.json."""
         lines = tuple(Line.from_dict(line) for line in content["lines"])
         power = content.get("power")
         known = {"power": None if power is None else Power.from_dict(power)}
@@ -137,6 +140,9 @@ def decide(
     nothing to it, by a gain that withstands a hidden cause in any single decision, and by a second healthy estimate on
     other assumptions; (f) of the groups and costs that were asked for, no group lies wholly below the margin, and no cost
     wholly above its limit. NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
+
+    Line (e) also asks for published results that intervals of this kind hold. While `confirmation.FITTED_COVERED` is False a
+    fitted behaviour gives no GO, and while `CONTINUOUS_COVERED` there is False continuous actions give none.
 
     Args:
         gains: estimator -> gain, all of one estimand, on the same episodes.
@@ -186,9 +192,10 @@ def decide(
 
 
 def _reasons(failed: Sequence[Line]) -> str:
-    """Why lines failed, for a headline: one reason a line that no line before it gave, and how many more there are.
+    """Why lines failed, for a headline: for each line one reason that no earlier line gave, and how many more it has.
 
-    What a sentence says after its colon stays in the checklist.
+    Of each reason only what stands before its first colon is told, without a parenthesis that the colon would cut; the rest
+    stays in the checklist.
     """
     said: set[str] = set()
     reasons = []
@@ -197,6 +204,8 @@ def _reasons(failed: Sequence[Line]) -> str:
         first = next((sentence for sentence in sentences if sentence not in said), sentences[0])
         said |= set(sentences)
         words = first.split(":")[0].rstrip(".")
+        if words.count("(") > words.count(")"):
+            words = words[: words.rindex("(")].rstrip()
         if len(words) > 1 and not words[1].isupper():
             words = words[0].lower() + words[1:]
         more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
@@ -287,8 +296,8 @@ def _span(estimate: Estimate) -> str:
 
 def _caveats(confirmation: Confirmation | None, horizon: int | None) -> tuple[str, ...]:
     notes = [
-        "Unmeasured confounding cannot be ruled out by any log: if what decided the logged actions also decided the outcome "
-        "and is not in the observations, every number here can be wrong."
+        "Unmeasured confounding cannot be ruled out by any log: if something that is not in the observations decided both the "
+        "logged actions and the outcome, every number here can be wrong."
     ]
     if horizon is not None:
         steps = first_steps_in_words(horizon)
@@ -306,11 +315,11 @@ def _hidden_cause(confirmation: Confirmation | None) -> list[str]:
     if confirmation is None or found is None or found.odds_ratio <= 1:
         return []
     one = (
-        f"A hidden cause that changes the odds of the logged action up to {LARGEST:g} times, in any one decision, would not "
-        "overturn the gain."
+        f"A hidden cause that changes the odds of the logged action by a factor of up to {LARGEST:g}, in any one decision, would "
+        "not overturn the gain."
         if found.odds_ratio >= LARGEST
-        else f"A hidden cause that changes the odds of the logged action {found.odds_ratio:.2f} times, in the decision at "
-        f"step {found.step} alone, would overturn the gain."
+        else f"A hidden cause that changes the odds of the logged action by a factor of {found.odds_ratio:.2f}, in the decision "
+        f"at step {found.step} alone, would overturn the gain."
     )
     recorded = "" if confirmation.fitted else RECORDED
     return [" ".join(filter(None, (one, found.every_in_words(), NO_MEMORY, recorded)))]

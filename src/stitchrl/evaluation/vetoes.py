@@ -1,4 +1,4 @@
-"""What can forbid a GO though the gain is shown: a group of episodes that loses, and a cost above its limit."""
+"""What can forbid a GO even where the gain is shown: a group of episodes that loses, and a cost above its limit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Vetoes:
     """The groups and the costs that were asked for.
 
     Attributes:
-        groups: the primary gain in each; None where none was asked for, or there is no primary gain.
-        costs: each against its limit; None where none was asked for.
+        groups: the primary gain in each group; None where no group was asked for, or there is no primary gain.
+        costs: each cost against its limit; None where no cost was asked for.
     """
 
     groups: GroupGains | None = None

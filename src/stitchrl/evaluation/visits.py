@@ -1,22 +1,23 @@
-"""The ratio of discounted state visits, fitted apart from any Q: minimax weight learning in closed form.
+"""The ratio of discounted state visits, fitted without any Q: minimax weight learning in closed form.
 
-With gamma^t P(S_t = s) summed over t, w(s) is how much more often a policy comes to s than the behaviour. For every function
-f of the state it obeys the balance of visits (Liu, Li, Tang, Zhou 2018, arXiv 1810.12429)
+The discounted visits of a state s are gamma^t P(S_t = s) summed over t, and w(s) is how many times as often a policy visits s as
+the behaviour does. For every function f of the state it obeys the balance of visits (Liu, Li, Tang, Zhou 2018, arXiv 1810.12429)
 
     (1)  E[ f(s_0) ] = E[ sum_t gamma^t w(s_t) rho_t (f(s_t) - gamma (1 - terminated) f(s_{t+1})) ],   rho = policy / behaviour
 
-Minimax weight learning (Uehara, Huang, Jiang 2020, arXiv 1910.12809) takes the w whose worst violation of (1) over functions
-f of mean square 1 is least. With features phi, w = 1 + phi^T beta and f in the span of phi it has the closed form
+Minimax weight learning (Uehara, Huang, Jiang 2020, arXiv 1910.12809) takes the w whose worst violation of (1), over functions
+f of mean square 1, is least. With features phi, w = 1 + phi^T beta and f in the span of phi, it has the closed form
 
     (2)  beta = argmin (z - A beta)^T D^{-1} (z - A beta) + ridge beta^T D beta
     (3)  A = E[ sum_t gamma^t rho_t (phi_t - gamma (1 - terminated) phi_{t+1}) phi_t^T ],   D = E[ sum_t gamma^t phi_t phi_t^T ]
          z = E[phi_0] - E[ sum_t gamma^t rho_t (phi_t - gamma (1 - terminated) phi_{t+1}) ]
 
 The ridge pulls w to 1, that is to the behaviour's own visits, and is chosen by the violation of (1) on episodes that beta was
-not fitted to. The features are one indicator for each observation where there are few, which makes w exact in the limit, and
-random Fourier features (Rahimi and Recht 2007) otherwise. They share nothing with the network that is fitted for Q.
+not fitted to. Where there are few distinct observations, the features are one indicator for each, which makes w exact in the
+limit; otherwise they are random Fourier features (Rahimi and Recht 2007). They share nothing with the network that is fitted
+for Q.
 
-At gamma 1 the visits of an episode are counted whole, which is finite where episodes end; nothing is divided by 1 - gamma.
+Visits are counted over whole episodes and not divided by 1 - gamma, so that at gamma 1 they are finite where episodes end.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from stitchrl.types import NumpyArray
 __all__ = ["FitVisits", "StateFeatures", "VisitModel", "balance_terms", "solve_visits"]
 
 MOST_INDICATORS = 1000
-"""Distinct observations up to which each gets a feature of its own."""
+"""The most distinct observations of which each gets a feature of its own."""
 FOURIER = 200
-"""Random Fourier features where there are more."""
+"""Random Fourier features where there are more distinct observations."""
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0)
 """Ridges that are tried."""
 FLOOR = 1e-6
-"""Added to the diagonal of D, as a share of its mean, so that features without any visit can be divided by."""
+"""Added to the diagonal of D, as a share of its mean, so that D has an inverse where some feature was never visited."""
 ROWS_AT_ONCE = 16_384
 
 
@@ -54,10 +55,10 @@ class StateFeatures:
     """Features phi of an observation.
 
     Attributes:
-        count: how many.
+        count: how many features there are.
         known: the distinct observations, as bytes, each with its number; empty where features are Fourier features.
         mean, scale: what observations are standardised by for Fourier features.
-        frequency, phase: of the Fourier features; a constant is added to them.
+        frequency, phase: frequencies and phases of the Fourier features, to which a constant is added.
     """
 
     count: int
@@ -69,7 +70,7 @@ class StateFeatures:
 
     @classmethod
     def fit(cls, log: Dataset, *, seed: int) -> StateFeatures:
-        """Indicators of the observations of a log where they are few, else Fourier features of the median distance."""
+        """Indicators of the observations of a log where they are few, else Fourier features with the median distance as width."""
         table = log.observation_table[np.unique(log.observation_index)]
         rng = np.random.default_rng(seed)
         sample = table[rng.choice(len(table), min(len(table), 4 * MOST_INDICATORS), replace=False)]
@@ -89,7 +90,7 @@ class StateFeatures:
     def on(self, log: Dataset) -> tuple[Matrix, Matrix]:
         """(N, K) phi of the observation of each row, and of the next one; 0 where there is no next one that counts.
 
-        An observation that was not among those of the fit has no indicator: its w is 1.
+        Where features are indicators, an observation that was not among those of the fit has none, so that its w is 1.
         """
         following = np.where(log.terminated, NO_OBSERVATION, log.next_observation_index)
         if self.frequency is None:
@@ -129,7 +130,7 @@ class BalanceTerms(NamedTuple):
 def balance_terms(
     log: Dataset, here: Matrix, after: Matrix, ratio: Float[NumpyArray, " N"], *, gamma: float
 ) -> BalanceTerms:
-    """Equation (3); rows whose next observation is unknown count for nothing.
+    """Equation (3); rows whose next observation is unknown are left out.
 
     Args:
         log: the episodes.
@@ -146,9 +147,11 @@ def balance_terms(
 
 
 def solve_visits(whole: BalanceTerms, halves: Sequence[BalanceTerms] = ()) -> Float[NumpyArray, " K"]:
-    """beta of equation (2), with the ridge that violates (1) least on the half that it was not fitted to.
+    """(K,) beta of equation (2), with the ridge whose beta violates (1) least on the half that it was not fitted to.
 
-    Without halves the ridge is the least one that is tried.
+    Args:
+        whole: the terms of all episodes.
+        halves: those of each half; without them the ridge is the least of those that are tried.
     """
     ridge = RIDGES[0]
     if halves:
@@ -187,7 +190,7 @@ class VisitModel(NamedTuple):
     beta: Float[NumpyArray, " K"]
 
     def on(self, log: Dataset) -> Float[NumpyArray, " N"]:
-        """(N,) w of the observation of each row, at least 0: no state is visited less than never."""
+        """(N,) w of the observation of each row; negative ones are set to 0, since no state is visited less often than never."""
         here, _ = self.features.on(log)
         return np.maximum(1.0 + np.asarray(here @ self.beta).reshape(-1), 0.0)
 
@@ -197,7 +200,7 @@ class FitVisits:
     """The request for w(s) at each transition, (N,), fitted on other episodes than those it is used on."""
 
     def fit(self, data: FitData) -> list[VisitModel]:
-        """w of every policy; each half of the episodes says which ridge suits the other."""
+        """w of every policy; two halves of the episodes choose the ridge."""
         log = data.timed_log
         features = StateFeatures.fit(log, seed=data.settings.seed)
         half_of = np.random.default_rng(data.settings.seed).permutation(log.num_episodes) % 2

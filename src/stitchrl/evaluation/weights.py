@@ -1,15 +1,16 @@
-"""Cumulative importance weights of padded episodes, in log space, and what becomes of the weight of cut ones.
+"""Cumulative importance weights of padded episodes, computed from logarithms, and what becomes of the weight of cut episodes.
 
 rho_t = policy / behaviour probability of the logged action, w_t = prod_{u <= t} rho_u.
 
 An episode that terminated keeps its last weight in every later denominator: its later rewards are known to be 0. One
-that was cut leaves at the cut: its later rewards are unknown. Simply dropping the cut ones would over-represent the
+that was cut stops counting at the cut: its later rewards are unknown. Simply dropping the cut ones would over-represent the
 terminated ones, so the episodes that run on past step t take over the weight of those cut there (Kaplan and Meier 1958,
-"redistribution to the right"; Robins and Rotnitzky 1992), assuming that cuts do not depend on what would have come:
+"redistribution to the right"; Robins and Rotnitzky 1992). This assumes that cuts do not depend on what would have followed. The
+factor k_t by which the weights of step t are multiplied starts at k_0 = 1 and grows as
 
-    k_{t+1} = k_t (cut at t + running on past t) / running on past t
+    k_{t+1} = k_t (number cut at t + number running on past t) / number running on past t
 
-Where all that still ran were cut, their weight is lost and the estimates say so.
+Where all episodes that still ran were cut, their weight is lost, and the estimates say so.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from stitchrl.types import NumpyArray
 __all__ = ["ByWeight", "Weights", "behavior_gradient", "by_final_weight", "cumulative_weights", "final_weights"]
 
 ByWeight = tuple[NumpyArray, NumpyArray | None]
-"""Derivatives (n, T) of a number by the logarithms of `Weights.now` and of `Weights.before`; None where it has none of these."""
+"""(n, T) derivatives of a number by the logarithms of `Weights.now` and of `Weights.before`; None where it does not depend on
+these."""
 LARGEST_LOG_WEIGHT = 300.0
-"""Beyond it, above or below, a step's weights are scaled: their squares would soon leave the range of float64 (about e^709
-and e^-709)."""
+"""Where the largest weight of a step is above e^300 or below e^-300, the weights of the step are scaled: their squares would
+leave the range of float64 (about e^-709 to e^709)."""
 
 
 class Weights(NamedTuple):
-    """Weights of n episodes at T steps, a scale a step; 0 from the step after a cut, constant after a true end.
+    """Weights of n episodes at T steps, with a scale for each step; 0 from the step after a cut, constant after a true end.
 
     The true weights are `now * exp(log_scale)`; the scale is 1 unless the largest weight of that step is
     above e^300 or below e^-300.
@@ -40,10 +42,10 @@ class Weights(NamedTuple):
 
     Attributes:
         now: (n, T) w_t, the ratio of step t included, divided by the scale of its step.
-        before: (n, T) w_{t-1}, of the episodes that are there at step t, divided by the scale of step t-1.
-        lost: share of the episodes' weight that no episode could take over.
+        before: (n, T) w_{t-1} of the episodes that count at step t, divided by the scale of step t-1.
+        lost: share of the weight that no episode could take over, with every ratio 1.
         log_scale: (T,) logarithm of the scale of each step.
-        lost_of_policy: the same share in the policy's weights, self-normalised.
+        lost_of_policy: the same share of the policy's self-normalised weights.
     """
 
     now: Float[NumpyArray, "n T"]
@@ -54,7 +56,7 @@ class Weights(NamedTuple):
 
     @property
     def representable(self) -> bool:
-        """Whether the weights fit into float64 without their scale, as averages that do not normalise need."""
+        """Whether the weights fit into float64 without their scale, which averages that do not divide by the weights need."""
         return bool(self.log_scale.max() <= 2 * LARGEST_LOG_WEIGHT)
 
     @property
@@ -69,7 +71,12 @@ class Weights(NamedTuple):
 
 
 def cumulative_weights(episodes: Episodes, log_ratio: Float[NumpyArray, " N"]) -> Weights:
-    """Products of ratios up to and before each step, with the weight of cut episodes handed on."""
+    """Products of ratios up to and before each step, with the weight of cut episodes handed on.
+
+    Args:
+        episodes: the padded episodes.
+        log_ratio: (N,) logarithm of policy / behaviour probability of each logged action.
+    """
     log_product = np.cumsum(episodes.pad(log_ratio), axis=1)
     largest = log_product.max(0)
     log_scale = np.where((np.abs(largest) > LARGEST_LOG_WEIGHT) & np.isfinite(largest), largest, 0.0)
@@ -97,21 +104,26 @@ def _taken_over(episodes: Episodes) -> tuple[Float[NumpyArray, "n T"], float]:
 
 
 def final_weights(episodes: Episodes, weight: Weights) -> Float[NumpyArray, " n"]:
-    """(n,) weight at the end of the episode, on the scale of the last step; 0 where it was cut, in its last step too."""
+    """(n,) weight at the end of each episode, on the scale of the last step; 0 where it was cut, at whatever step."""
     return np.where(episodes.terminated, weight.now[:, -1], 0.0)
 
 
 def by_final_weight(values: Float[NumpyArray, " n"], weight: Weights) -> ByWeight:
-    """Derivatives of a mean of n numbers, each proportional to the weight at the end of its episode."""
+    """Derivatives of the mean of n numbers by the logarithms of the weights, each number being proportional to the weight at the
+    end of its episode."""
     found = np.zeros(weight.now.shape)
     found[:, -1] = values / len(values)
     return found, None
 
 
 def behavior_gradient(episodes: Episodes, by_weight: ByWeight) -> Float[NumpyArray, " N"]:
-    """Derivative of a number by the logarithm of the behaviour's probability of each logged action.
+    """(N,) derivative of a number by the logarithm of the behaviour's probability of each logged action.
 
-    That probability divides the weight of its own step and of every later one.
+    The weights of the action's own step and of every later one are divided by that probability.
+
+    Args:
+        episodes: the padded episodes.
+        by_weight: derivatives of the number by the logarithms of the weights.
     """
     now, before = by_weight
     by_step = now.copy()

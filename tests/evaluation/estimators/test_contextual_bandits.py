@@ -323,7 +323,7 @@ def test_weights_of_any_size_give_a_number_or_one_sentence() -> None:
     for name in ALL:
         assert not found.estimates[name].healthy
     assert found.estimates["ips"].value is None
-    assert "snips divides by them" in " ".join(found.estimates["ips"].reasons)
+    assert "snips, which divides by their sum" in " ".join(found.estimates["ips"].reasons)
     assert 0 <= found.estimates["snips"].value <= 1
 
 

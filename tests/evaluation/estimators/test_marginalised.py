@@ -127,4 +127,4 @@ def test_weights_that_follow_the_states_and_not_the_actions_are_seen() -> None:
     assert check_choice_balance(balance_of_choices(regions, policy[state], log.action, right, units)).passed
     found = check_choice_balance(balance_of_choices(regions, policy[state], log.action, visits, units))
     assert not found.passed
-    assert "do not do what the policy does" in found.sentence
+    assert "do not follow the policy" in found.sentence

@@ -1,13 +1,13 @@
 """Smoothed shares of the actions in each state, for logs whose observations are a finite set that is seen again and again.
 
-With n_sa the times action a was taken in state s, n_s their sum, and m_sa the probabilities of a softmax regression on the
-observation (`evaluation/softmax_regression.py`), which knows what like states have in common, with a small share of a uniform
-choice among the allowed actions:
+Let n_sa be how often action a was taken in state s, n_s their sum, and m_sa the probabilities of a softmax regression on the
+observation (`evaluation/softmax_regression.py`) mixed with a small share of a uniform choice among the allowed actions. The
+regression carries over what similar states have in common:
 
     (1)  b(a|s) = (n_sa + k m_sa) / (n_s + k)
 
 The strength k of the smoothing is the least that is within one standard error of the best on held-out episodes; then all
-episodes are counted. Less smoothing than the likelihood asks for means less bias and more noise, and the noise is known. An
+episodes are counted. Smoothing less than the likelihood asks for means less bias and more noise, and the noise is known. An
 observation that was never seen counts as the nearest one that was.
 
 What the fit does to a number whose derivative by log b(a|s) sums to G_sa over the rows of the estimate: one more row with
@@ -17,8 +17,8 @@ the regression, whose share in b(a|s) is k m_sa / (n_sa + k m_sa). So it moves t
     (2)  u_sa = G_sa / (n_sa + k m_sa) - G_s / (n_s + k) + <I^{-1} D, phi(s) (1{a} - m_s)^T>,   G_s = sum_a G_sa
     (3)  D = sum_sa k m_sa / (n_sa + k m_sa) G_sa phi(s) (1{a} - m_s)^T
 
-with I the information of the regression (`evaluation/softmax_noise.py`). These are the influence values of the fit, and their
-variance under b, actions that the fit never saw included, is what it is expected to cause:
+with I the information of the regression (`evaluation/softmax_noise.py`). These are the influence values of the fit. The
+variance that the fit is expected to cause is their variance under b, actions that the fit never saw included:
 
     (4)  sum_s n_s sum_a b(a|s) u_sa^2
 """
@@ -52,11 +52,11 @@ from stitchrl.types import NumpyArray
 __all__ = ["Counts"]
 
 MOST_STATES, VISITS = 5_000, 10
-"""States that are counted: at most so many, seen so often on average."""
+"""The most states that are counted, and how often each must be seen on average."""
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 20.0, 40.0, 80.0, 150.0, 300.0, 1000.0)
-"""Rows that the smoothing may count as."""
+"""Strengths k that are tried: the smoothing counts as much as k rows of each state."""
 ROWS_LOOKED_AT = 20_000
-"""Rows of a sample that tells logs without repeated observations at little cost."""
+"""Size of a sample of rows that shows at little cost whether observations repeat."""
 PENALTY = 10.0
 """Ridge penalty of the softmax regression that the shares are smoothed towards."""
 ROWS_AT_ONCE = 8_192
@@ -67,8 +67,8 @@ class Tables(NamedTuple):
 
     Attributes:
         taken: (S, A) how often each action was taken.
-        everywhere: (S, A) what the regression gives every action, on a scale on which those that the state allows sum to 1.
-        smooth: (S, A) the same, 0 for actions that the state does not allow: m_sa.
+        everywhere: (S, A) what the regression gives every action, scaled so that the actions that the state allows sum to 1.
+        smooth: (S, A) m_sa: `everywhere`, with 0 for actions that the state does not allow.
     """
 
     taken: Float[NumpyArray, "S A"]
@@ -80,7 +80,7 @@ class Tables(NamedTuple):
         return (self.taken + strength * self.smooth) / (self.taken.sum(1, keepdims=True) + strength)
 
     def scores(self, strength: float) -> Float[NumpyArray, "S A"]:
-        """The same with the actions that the state does not allow, for a like observation that allows them."""
+        """`probs`, also for actions that the state does not allow, for a similar observation that allows them."""
         return (self.taken + strength * self.everywhere) / (self.taken.sum(1, keepdims=True) + strength)
 
 
@@ -136,7 +136,7 @@ class Counts:
     maximum_likelihood: bool = True
 
     def refusal(self, log: Dataset) -> str | None:
-        """It refuses logs whose observations hardly ever repeat."""
+        """It refuses continuous actions, images, and logs whose observations hardly ever repeat."""
         if log.num_actions is None or log.observation_table.ndim != 2:
             return "Counts of actions need discrete actions and observations that are vectors."
         states = min(_least_states(log), log.num_transitions)
@@ -220,7 +220,7 @@ def _distinct(log: Dataset) -> Float[NumpyArray, "S D"]:
 
 
 def _least_states(log: Dataset) -> int:
-    """At least so many distinct observations, from a sample of the rows."""
+    """A number that the distinct observations are no fewer than, from a sample of the rows."""
     rows = np.unique(log.observation_index)
     if len(rows) > ROWS_LOOKED_AT:
         rows = np.random.default_rng(0).choice(rows, ROWS_LOOKED_AT, replace=False)

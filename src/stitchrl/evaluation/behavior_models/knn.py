@@ -1,13 +1,13 @@
 """The k nearest neighbours: at an observation, the shares of the actions among the k most similar ones of the fit.
 
-Similar is near in standardised observations (Euclidean). Among the neighbours' actions that are allowed, with a small share of
-a uniform choice e among the allowed actions A(s):
+Two observations are similar where their Euclidean distance in standardised columns is small. Only the neighbours' actions that
+are allowed count, and a share e of a uniform choice among the allowed actions A(s) is mixed in:
 
     (1)  b(a|s) = (1 - e) #{neighbours that took a} / #{neighbours that took an allowed action} + e / |A(s)|
 
-Rows with the same observation are neighbours together: the nearest distinct observations count with all their rows, until these
-are k or more. k is the largest, which is the smoothest, that is within one standard error of the best on held-out episodes, whose
-neighbours are of other episodes. Then all episodes are searched.
+Rows with the same observation count together: the nearest distinct observations are taken with all their rows, until these are
+k or more. Of the numbers k whose likelihood on held-out episodes is within one standard error of the best, the largest is taken,
+which is the smoothest; the neighbours of held-out episodes are sought among the others. Then all episodes are searched.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class NeighborsPolicy:
     """Equation (1): a policy with `probs` alone, in NumPy. It is no network, so it cannot be compiled or saved.
 
     Args:
-        scaling: of observations.
-        obs: observations of the fit, in raw units.
-        action: what was done at each.
-        actions: how many there are.
+        scaling: scaling of the observations.
+        obs: (N, D) observations of the fit, in raw units.
+        action: (N,) the action that was taken at each.
+        actions: how many actions there are.
         neighbors: k.
     """
 
@@ -62,7 +62,7 @@ class NeighborsPolicy:
         self.neighbors = neighbors
 
     def with_neighbors(self, neighbors: int) -> NeighborsPolicy:
-        """The same with another k; the tree is shared."""
+        """The same policy with another k; the search tree is shared."""
         other = object.__new__(NeighborsPolicy)
         other.__dict__.update(self.__dict__)
         other.neighbors = neighbors
@@ -98,7 +98,7 @@ class NeighborsPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbors:
-    """The k nearest neighbours. Nothing is known about the noise of the fit: `noise` of what is fitted is None."""
+    """The k nearest neighbours. The noise of this fit is not known, so that `FittedBehavior.noise` is None."""
 
     name: str = "knn"
     title: str = "shares of the actions among the nearest observations"

@@ -22,7 +22,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["Logistic", "logistic_policy"]
 
 PENALTIES = (1000.0, 100.0, 10.0, 1.0)
-"""Tried one after the other while held-out episodes are predicted better, each search from where the last one ended."""
+"""Penalties, tried in this order while held-out episodes are predicted better; each search starts where the last one ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Logistic:
 
 
 def logistic_policy(scaling: Scaling, weight: Float[NumpyArray, "D A"]) -> FlooredPolicy:
-    """The behaviour with these weights, the constant's first."""
+    """The behaviour with these weights; the first row is that of the constant."""
     network = MLP((jnp.asarray(weight[1:], jnp.float32),), (jnp.asarray(weight[0], jnp.float32),))
     inner = StandardizedPolicy(jnp.asarray(scaling.mean), jnp.asarray(scaling.std), CategoricalPolicy(network))
     return FlooredPolicy(inner, UNIFORM)

@@ -1,14 +1,13 @@
 """Mixture density networks (Bishop 1994): the density of continuous actions, one normal or five at each observation.
 
 A perceptron on standardised observations gives weights, means and standard deviations of products of normals, in actions
-brought into [-1, 1]; `nn/mixture.py` holds the density. Where every action lies in a known box the normals are truncated to
-it, so that what they say integrates to 1 over the actions that are possible. Behaviours that squash their actions into the
-box by tanh, as SAC does, are fitted better by normals that are squashed as well. Where actions lie on bounds again and again
-(`data/atoms.py`) the normals are clipped instead: they give a bound the probability of their tail.
+brought into [-1, 1]; `nn/mixture.py` holds the density. Where every action lies in a known box, the normals are truncated to
+it, so that the density integrates to 1 over the possible actions. Behaviours that squash their actions into the box by tanh, as
+SAC does, are fitted better by normals that are squashed as well. Where actions lie on bounds again and again
+(`data/atoms.py`), the normals are clipped instead: they give a bound the probability of their tail.
 
-The network maximises the likelihood of the
-logged actions, is stopped on held-out episodes, and there one factor on all standard deviations is chosen that makes it as sure
-as it is right.
+The network maximises the likelihood of the logged actions and is stopped on held-out episodes. On the same episodes one factor
+on all standard deviations is chosen, so that the network is as sure of its actions as it has reason to be.
 """
 
 from __future__ import annotations
@@ -54,12 +53,11 @@ class Mixture:
     """A density of continuous actions: a normal, or a mixture of several.
 
     Attributes:
-        name: of the model.
-        title: in words.
-        components: normals in the mixture.
-        squashed: squash the normals by tanh; otherwise they are clipped where actions lie on bounds, and truncated where the
-            box of actions is known.
-        maximum_likelihood: it is stopped early, and not fitted to all episodes.
+        name, title: as in `BehaviorModel`.
+        components: how many normals the mixture has.
+        squashed: whether the normals are squashed by tanh; otherwise they are clipped where actions lie on bounds, and
+            truncated where the box of actions is known.
+        maximum_likelihood: False, since it is stopped early and not fitted to all episodes.
     """
 
     name: str
@@ -69,7 +67,8 @@ class Mixture:
     maximum_likelihood: bool = False
 
     def refusal(self, log: Dataset) -> str | None:
-        """It refuses discrete actions; where normals are squashed, also those of an unknown box, or often at its bounds."""
+        """It refuses discrete actions. With squashed normals it also refuses actions whose bounds are not known, and those that
+        often lie on the bounds."""
         if log.num_actions is not None:
             return (
                 f"The model {self.name!r} of the behaviour is a density of continuous actions; this log's are discrete."
@@ -117,7 +116,7 @@ def has_box(log: Dataset) -> bool:
 
 
 def _between(scaling: Scaling, atoms: Atoms) -> tuple[Scaling, Ends]:
-    """The scaling that brings what actions are clipped to onto -1 and 1, and where each number of the action is clipped."""
+    """The scaling that maps the bounds that actions are clipped to onto -1 and 1, and which bounds each number has."""
     assert scaling.action_center is not None
     assert scaling.action_half_width is not None
     center, half = scaling.action_center.astype(np.float64), scaling.action_half_width.astype(np.float64)
@@ -176,7 +175,7 @@ class MixtureDensity(Algorithm):
         self, state: MixtureState, batch: Batch, given: PyTree, key: Key, step: Step
     ) -> tuple[MixtureState, Metrics]:
         def loss(network: MLP | ImageNetwork) -> Float[Array, ""]:
-            # Clipped, since what rounding puts outside the box would otherwise have no likelihood.
+            # Clipped, since an action that rounding moves outside the box would otherwise have no likelihood.
             action = batch["action"]
             if self.kind != "plain":
                 ends = bounds_of_ends(self.ends if self.kind == "clipped" else ())

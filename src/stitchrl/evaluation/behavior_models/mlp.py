@@ -1,8 +1,8 @@
 """A network that clones the behaviour, stopped when held-out episodes are no longer predicted better, and calibrated on them.
 
 It is trained as `algorithms/behavior.py` says, and stopped as `evaluation/behavior_network.py` does. A network that was
-stopped too late is too sure of its actions; a temperature T, chosen on the same episodes, makes it as sure as it is right (Guo
-and others 2017, arXiv 1706.04599):
+stopped too late is too sure of its actions. A temperature T, chosen on the same episodes, corrects that (Guo and others 2017,
+arXiv 1706.04599):
 
     (1)  b(a|s) = softmax(logits(s) / T)
 """
@@ -33,6 +33,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["Network"]
 
 TEMPERATURES = (0.5, 5.0)
+"""Bounds of the temperature."""
 PENALTY = 1.0
 """Ridge penalty of the last layer where the noise of the fit is computed: it counts as little as one row."""
 
@@ -63,7 +64,7 @@ class Network:
 
 
 def at_temperature(policy: Any, temperature: float) -> DiscretePolicy:
-    """The policy with its logits divided by a temperature: its last layer is."""
+    """The policy with its logits divided by a temperature, by way of the weights and biases of its last layer."""
 
     def last(one: Any) -> tuple[Any, Any]:
         head = _head(one)

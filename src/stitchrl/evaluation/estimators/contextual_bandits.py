@@ -16,14 +16,14 @@ The others put a smaller weight u(w) in place of w: less variance, and a bias wh
 In (4) and (5) l = 0 leaves the model alone and l = infinity gives (3); in (6) l = 0 gives (3), or (1). The limit l is the one
 with the least estimated squared error, bias^2 + variance, on other decisions than those of the estimate:
 
-    (7)  bias = |mean (w - u)(r - q)| + its standard error,   variance = var u (r - q) / n
+    (7)  bias = |mean (w - u)(r - q)| + its standard error,   variance = var[u (r - q)] / n
 
-with n the decisions of the estimate. Where the squared error is least the bias is about as large as the error, so that an
-interval of the variance alone would miss: the ends of the interval are moved outwards by
+with n the number of decisions of the estimate. Where the squared error is least, the bias is about as large as the standard
+error, so that an interval from the variance alone would miss too often. The ends of the interval are moved outwards by
 
     (8)  |mean (w - u)(r - q)| + 2 standard errors of it
 
-of the other decisions. A verdict rests on (2) and (3), which need no such bound; the others confirm or contradict.
+on the other decisions. A verdict rests on (2) and (3), which need no such bound; the others confirm or contradict.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ __all__ = [
 ]
 
 LARGEST_LOG_WEIGHT = 300.0
-"""Above it weights are scaled down: their squares would soon exceed the range of float64."""
+"""Largest logarithm of a weight: above it weights are scaled down, since their squares would exceed the range of float64."""
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-"""Limits that are tried: these quantiles of the weights that other decisions have."""
+"""Limits of equations (4) and (5) that are tried: these quantiles of the weights of other decisions, or their squares."""
 RATES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)
 """Limits of equation (6) that are tried."""
 
@@ -158,7 +158,7 @@ class _Elsewhere(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The limit l of each decision, and the bound of the bias that it brings, equation (8)."""
+    """The limit l of each decision, and the bound of equation (8) on the bias that it brings."""
 
     limit: Float[NumpyArray, " N"]
     bias: Float[NumpyArray, " N"]
@@ -166,18 +166,18 @@ class Limits(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ChooseLimit:
-    """The request for the limit l of each decision, chosen on others by equation (7).
+    """The request for the limit l of each decision, chosen on other decisions by equation (7).
 
     Attributes:
         shrinkage: a key of `SHRINKAGES`.
-        modelled: whether the residual is r - q rather than r.
+        modelled: whether the residual is r - q and not r.
     """
 
     shrinkage: str
     modelled: bool
 
     def fit(self, data: FitData) -> Sequence[_Elsewhere]:
-        """Weights and residuals of each policy; those of the model are predictions of a decision without itself."""
+        """Weights and residuals for each policy; the model predicts each decision without having seen it."""
         residual = data.log.reward.astype(np.float64)
         if self.modelled:
             models: Sequence[RewardModel] = data.models(FitReward())
@@ -198,7 +198,7 @@ class ChooseLimit:
             bias, noise = abs(float(lost.mean())), float(lost.std()) / np.sqrt(len(lost))
             errors.append((bias + noise) ** 2 + float((used * residual).var()) / fold.episodes)
             bounds.append(bias + 2 * noise)
-        # Of equal limits the one that shrinks least: the first of the rates, the last of the cuts.
+        # Of limits with equal errors the one that shrinks least is taken: the first of the rates, the last of the cuts.
         equal = np.flatnonzero(np.asarray(errors) <= min(errors))
         best = int(equal[0] if self.shrinkage == "sg" else equal[-1])
         n = fold.log.num_episodes
@@ -218,10 +218,10 @@ class BanditEstimator:
 
     Attributes:
         name, title, primary_rank: as in `Estimator`.
-        modelled: whether a model of the reward is corrected, and not the rewards themselves weighted.
+        modelled: whether it corrects a model of the reward; otherwise it weights the rewards themselves.
         normalised: whether the weights are divided by their sum, equation (2).
         shrinkage: how weights are made smaller, a key of `SHRINKAGES`; None: they are not.
-        row_by_row: it needs no array of rows by actions.
+        row_by_row: as in `Estimator`.
     """
 
     irregular_time: ClassVar[bool] = True
@@ -236,11 +236,11 @@ class BanditEstimator:
 
     @property
     def logged_actions_suffice(self) -> bool:
-        """Whether it needs the policy's probability of the logged action alone: a model of the reward is asked for all."""
+        """Whether it needs the policy's probability of the logged action alone; a model of the reward needs that of every one."""
         return not self.modelled
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses continuous actions, episodes of several steps, and with a model of the reward images."""
+        """It refuses continuous actions and episodes of several steps; where it has a model of the reward, also images."""
         if log.num_actions is None:
             return (
                 f"{self.name} weights discrete actions so far; this log's are continuous. is and wis weight densities."
@@ -284,8 +284,8 @@ class BanditEstimator:
             return Draft(None, checks, assumptions, used.weight)
         if log_scale > 0 and not self.normalised:
             sentence = (
-                f"The largest weight is 10^{(log_scale + LARGEST_LOG_WEIGHT) / np.log(10):,.0f}, and no average of such "
-                "weights means anything; snips divides by them and remains."
+                f"The largest weight is 10^{(log_scale + LARGEST_LOG_WEIGHT) / np.log(10):,.0f}, and an average of such "
+                "weights means nothing; snips, which divides by their sum, still applies."
             )
             return Draft(None, (*checks, not_applicable(sentence)), assumptions, used.weight)
         draft = self._draft(case, used, checks, assumptions)
@@ -311,7 +311,7 @@ class BanditEstimator:
             )
             checks += (check_never_tried(ratios.never_tried(len(reward)), noun=case.units.episode_noun),)
         elif self.shrinkage is None and not counted:
-            assumptions += ("the actions that the policy prefers and the log happens to lack are few",)
+            assumptions += ("few of the actions that the policy prefers are absent from the log by chance",)
         checks += (check_range(statistic.value(), case.attainable),)
         return Draft(
             statistic,
@@ -335,7 +335,7 @@ class BanditEstimator:
         if self.shrinkage is None:
             return ()
         return (
-            "what smaller weights leave out is no more than other decisions show, by which the interval is widened",
+            "the bias of the smaller weights is within the bound from other decisions, by which the interval is widened",
         )
 
 

@@ -10,15 +10,16 @@ Ordered by transitions, this is what is computed; an episode ends where it ends,
 
     (2)  value = (1/n) sum_i { V(s_0) + sum_t gamma^t mu_t (r_t + gamma (1 - terminated) V(s_{t+1}) - Q(s_t, a_t)) }
 
-It is wrong only by the product of the misfits of w and Q, and no ratios are multiplied over an episode. Its models are
-cross-fitted: no episode meets a model that it helped to fit, so that its contributions are independent given the models.
+It is wrong only by the product of the errors of w and Q, and no ratios are multiplied over an episode. Its models are
+cross-fitted: no episode is judged by a model that it helped to fit, so that the contributions are independent given the
+models.
 
 The refitted fqe has the same form with a w in the features of its own Q network, solved on the very episodes that it is
 judged on. If drl used that w, the two would coincide. Its w comes from `evaluation/visits.py` instead: other features, other
 episodes, and a ridge towards the behaviour's own visits. So the two fail in different ways. Where the last layer of the
-network cannot say where the policy goes, fqe is wrong and drl need not be; where w needs more episodes than there are, drl is
-wrong and fqe need not be. A bias of drl that comes from both misfits is in no interval, so no verdict rests on it. How large it
-is on worlds that are known exactly is in docs/evaluation.md.
+network cannot represent where the policy goes, fqe is wrong and drl need not be; where w needs more episodes than there are,
+drl is wrong and fqe need not be. A bias of drl that comes from both errors is in no interval, so no verdict rests on it. How
+large it is on worlds that are known exactly is in docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -67,14 +68,14 @@ def by_transitions(
 
 @dataclasses.dataclass(frozen=True)
 class DoubleReinforcementLearning:
-    """A Q and a ratio of visits, fitted apart from one another and from the episodes of the estimate."""
+    """A Q and a ratio of visits, fitted separately from each other and on other episodes than those of the estimate."""
 
     name: str = "drl"
     title: str = "double reinforcement learning: a fitted value, corrected by a separately fitted ratio of visits"
     primary_rank: int | None = None
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses continuous actions, images, and single decisions with propensities, which nothing follows."""
+        """It refuses continuous actions, images, and single decisions with propensities, after which nothing follows."""
         if log.num_actions is None:
             return (
                 f"{self.name} weighs discrete actions so far; this log's are continuous. fqe and lstdq correct a fitted value "

@@ -5,8 +5,8 @@ With Q fitted on other episodes, V(s) = E_{a ~ policy} Q(s, a), w_t the cumulati
     dr    (1/n) sum_i sum_t gamma^t [ w_t (r_t - Q(s_t, a_t)) + w_{t-1} V(s_t) ]
     wdr   the same with w_t / sum_j w_t^j in place of w_t / n
 
-Q = 0 gives pdis and pdwis; an exact Q leaves only the spread of V(s_0) and of the transitions. Cut episodes leave at
-the cut and hand on their weight as in importance sampling, so no value of an unknown next state is needed.
+Q = 0 gives pdis and pdwis; an exact Q leaves only the spread of V(s_0) and of the transitions. Cut episodes stop counting at
+the cut and hand on their weight as in importance sampling, so that no value of an unknown next state is needed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     value = E[ V(s_0) + psi_0^T theta ],   interval from the contributions c_i of each episode
 
-The network alone would have no honest interval. The correction weights each logged transition by how much likelier the
-policy comes to its state and takes its action, without multiplying ratios over the episode.
+with psi_0 the features of the first state, theta the fitted correction, and c_i as in equations (2) to (4) of `refit.py`. The
+network alone would have no valid interval. The correction weights each logged transition by how much likelier than the
+behaviour the policy comes to its state and takes its action, without multiplying ratios over the episode.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["FittedQEvaluation"]
 
 @dataclasses.dataclass(frozen=True)
 class FittedQEvaluation:
-    """Refitted FQE; the estimate that a verdict rests on first."""
+    """Refitted FQE; the first choice of the estimates that a verdict may rest on."""
 
     irregular_time: ClassVar[bool] = True
 
@@ -70,7 +71,7 @@ class FittedQEvaluation:
         )
 
     def by_group(self, case: Case, groups: Groups) -> list[Draft]:
-        """The value in each group of first states, whose right-hand side alone is its own."""
+        """The value in each group of episodes, from one matrix and a right-hand side for each group."""
         return corrected_group_drafts(case, groups)
 
 

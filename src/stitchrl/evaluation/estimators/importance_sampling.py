@@ -1,15 +1,16 @@
 """Importance sampling over episodes (Precup, Sutton, Singh 2000): is, pdis, wis, pdwis.
 
-With the cumulative weights w_t of `evaluation/weights.py`, which also says what becomes of cut episodes:
+With the cumulative weights w_t of `evaluation/weights.py`, which also says what becomes of cut episodes, w_end the weight at
+the end of an episode, and G_i its discounted return:
 
-    is     (1/n) sum_i w_end sum_t gamma^t r_t              unbiased, largest variance
+    is     (1/n) sum_i w_end G_i                             unbiased, largest variance
     pdis   (1/n) sum_i sum_t gamma^t w_t r_t                 unbiased: a reward needs only the ratios up to it
     wis    sum_i w_end G_i / sum_i w_end                     biased, consistent, bounded by the returns seen
-    pdwis  sum_t gamma^t sum_i w_t r_t / sum_i w_t           likewise a step at a time
+    pdwis  sum_t gamma^t sum_i w_t r_t / sum_i w_t           as wis, but one step at a time
 
-Each reward of `pdwis` is divided by the weights of its own step, so the chances of ending at each step need not sum to 1,
-and a constant added to every return does not add that constant to the estimate. Where they are far from 1 it is far off;
-its health check `termination-mass` says how far.
+In pdwis the rewards of each step are divided by the weights of that step. So the weighted chances of ending at each step need
+not sum to 1, and adding a constant to every return does not add that constant to the estimate. The further the sum is from 1,
+the worse is the estimate; its health check `termination-mass` says how far it is.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ __all__ = [
 
 
 def importance_sampling(episodes: Episodes, weight: Weights) -> Contributions:
-    """Ordinary importance sampling (is); episodes that were cut count through those that take over their weight."""
+    """Ordinary importance sampling (is); cut episodes count by way of the episodes that take over their weight."""
     return Contributions.average(final_weights(episodes, weight) * weight.scale[-1] * episodes.returns)
 
 
@@ -51,7 +52,7 @@ def per_decision(episodes: Episodes, weight: Weights) -> Contributions:
 
 
 def weighted_per_decision(episodes: Episodes, weight: Weights) -> Contributions:
-    """Weighted per-decision importance sampling (pdwis); steps at which no reward was seen fall away."""
+    """Weighted per-decision importance sampling (pdwis); steps at which every reward is 0 add nothing and are left out."""
     return Contributions.ratios(weight.now * episodes.reward * episodes.discount, weight.now)
 
 
@@ -90,7 +91,7 @@ class ImportanceSampling:
         contributions: one of the four formulas.
         by_weight: derivatives of the estimate by the logarithms of the weights.
         normalised: whether the formula divides by the weights.
-        by_step: whether it divides at each step by the weights of that step.
+        by_step: whether the formula divides the rewards of each step by the weights of that step.
     """
 
     irregular_time: ClassVar[bool] = True

@@ -2,9 +2,9 @@
 
     value = E[ V(s_0) + psi_0^T theta ],   A theta = b as in `evaluation/refit.py`, equation (5)
 
-It needs no propensities and no density of the policy, so it applies to policies without chance (Lagoudakis and Parr 2003).
-In exchange nothing but its linear features says how much likelier the policy comes to a state and takes an action than the
-behaviour: where these cannot say it, the estimate is as wrong as Q is.
+It needs no propensities and no density of the policy, so it applies to deterministic policies (Lagoudakis and Parr 2003). In
+exchange, how much likelier than the behaviour the policy comes to a state and takes an action is known by the linear features
+alone: where they cannot represent it, the estimate is as wrong as Q is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["LSTDQ"]
 
 @dataclasses.dataclass(frozen=True)
 class LSTDQ:
-    """A corrected Q without ratios; a verdict rests on it where the policy has no density."""
+    """A corrected Q without ratios; a verdict rests on it where no estimate that comes before it has an interval."""
 
     irregular_time: ClassVar[bool] = True
 
@@ -67,5 +67,5 @@ class LSTDQ:
         )
 
     def by_group(self, case: Case, groups: Groups) -> list[Draft]:
-        """The value in each group of first states, whose right-hand side alone is its own."""
+        """The value in each group of episodes, from one matrix and a right-hand side for each group."""
         return corrected_group_drafts(case, groups, with_ratios=False)

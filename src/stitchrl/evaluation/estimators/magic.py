@@ -1,7 +1,7 @@
 """MAGIC, model and guided importance sampling combined (Thomas and Brunskill 2016, arXiv 1604.00923): magic.
 
-With self-normalised weights w_t (the mean over the episodes is 1), a fitted Q and its V, the return that goes by weights up
-to step j and by the model from there is
+With self-normalised weights w_t (the mean over the episodes is 1), a fitted Q and its V, the estimated return that uses weights
+up to step j and the model from there on is
 
     (1)  g_j = mean_i { sum_{t <= j} gamma^t [ w_t (r_t - Q_t) + w_{t-1} V_t ] + gamma^{j+1} w_j V_{j+1} },   j = -1, 0, 1, ...
 
@@ -11,17 +11,17 @@ estimate of its squared error:
     (2)  x = argmin_{x >= 0, sum x = 1}  x^T (Omega + b b^T) x,    value = x^T g
 
     Omega   covariance of the g_j, from their influence values: Omega_jk = (1 / (n (n - 1))) sum_i phi_ij phi_ik
-    b_j     distance of g_j to the 90% interval of wdr; sign kept, 0 inside
+    b_j     signed distance of g_j from the 90% interval of wdr; 0 inside
 
-Deviations. The influence values know that the weights are normalised, which the paper's covariance of the terms does not.
-The interval of wdr is g +- 1.645 standard errors rather than a bootstrap, so that (2) can be solved anew in every resample.
-Where wdr does not vary at all (one of its steps has no weight, or every residual is 0) there is no interval to hold the
-model against, and the estimate is wdr itself. (2) is solved exactly, as a problem of non-negative least squares. Up to twelve
-steps j are looked at, the first, the last, and others evenly in the logarithm.
+Deviations. The covariance comes from influence values, which allow for the normalisation of the weights; the paper's covariance
+of the terms does not. The interval of wdr is g +- 1.645 standard errors and not a bootstrap interval, so that (2) can be solved
+anew in every resample. Where wdr does not vary at all (one of its steps has no weight, or every residual is 0), there is no
+interval to compare the model with, and the estimate is wdr itself. (2) is solved exactly, as a problem of non-negative least
+squares. Up to twelve steps j are used: the first, the last, and others spaced evenly in the logarithm.
 
-Its interval comes from resampled episodes, with x solved for anew in each. A model that is wrong by less than the interval of
-wdr is wide goes unseen by b, and such a bias is in no spread: the interval is therefore widened by the distance of the estimate
-to wdr, which is right whatever the model says. No verdict rests on it.
+Its interval comes from resampled episodes, with x solved for anew in each. Where the model is wrong by less than the width of
+wdr's interval, b does not notice it, and the spread over episodes does not show such a bias. The interval is therefore widened
+by the distance of the estimate from wdr, which is right whatever the model says. No verdict rests on magic.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from stitchrl.types import NumpyArray
 __all__ = ["Magic", "MagicStatistic", "blend", "steps_looked_at"]
 
 MOST_STEPS = 12
-"""Partial returns that are blended."""
+"""The most partial returns that are blended."""
 REACH = 1.6448536269514722
-"""Standard errors that the 90% interval of wdr reaches to each side."""
+"""How many standard errors the 90% interval of wdr reaches to each side."""
 
 
 def steps_looked_at(longest: int) -> Int[NumpyArray, " J"]:
@@ -61,7 +61,12 @@ def steps_looked_at(longest: int) -> Int[NumpyArray, " J"]:
 def blend(
     returns: Float[NumpyArray, " J"], covariance: Float[NumpyArray, "J J"]
 ) -> tuple[Float[NumpyArray, " J"], Float[NumpyArray, " J"]]:
-    """x and b of equation (2); the last of the returns is wdr."""
+    """x and b of equation (2); the last of the returns is wdr.
+
+    Args:
+        returns: (J,) g_j.
+        covariance: (J, J) Omega.
+    """
     error = float(np.sqrt(max(covariance[-1, -1], 0.0)))
     weights, bias = np.zeros(len(returns)), np.zeros(len(returns))
     if not error > 0 or not np.isfinite(covariance).all():
@@ -84,7 +89,7 @@ class MagicStatistic:
     The columns are the terms of equation (1), each a ratio of means: first w_t (r_t - Q_t), then w_{t-1} V_t, gamma^t included.
 
     Attributes:
-        numerator, denominator: (n, K) of these, K = 2 T, ratios.
+        numerator, denominator: (n, K) numerators and denominators of these ratios, K = 2 T.
         steps: (J,) the steps j, the last of them T - 1.
     """
 
@@ -138,9 +143,10 @@ class MagicStatistic:
 
     @cached_property
     def slopes(self) -> Float[NumpyArray, " J"]:
-        """(J,) change of the estimate with each g_j, Omega as it is: x, and what g does to x through b.
+        """(J,) derivative of the estimate by each g_j with Omega held fixed: x, and the effect of g on x by way of b.
 
-        Differences over a quarter of a standard error, since x is not smooth where a weight becomes 0 or a g leaves the interval.
+        It is taken by differences over a quarter of a standard error, since x is not smooth where a weight becomes 0 or a g
+        leaves the interval.
         """
         covariance = self.by_step.T @ self.by_step / (self.n * (self.n - 1))
         step = 0.25 * float(np.sqrt(covariance[-1, -1]))
@@ -155,12 +161,12 @@ class MagicStatistic:
         return np.array([(moved(shift) - moved(-shift)) / (2.0 * step) for shift in every])
 
     def influence(self) -> Float[NumpyArray, " n"]:
-        """(n,) of the blend; what Omega does to x is of a smaller order and left to the resamples."""
+        """(n,) influence values of the blend. The effect of Omega on x is of a smaller order and is left to the resamples."""
         found: NumpyArray = self.by_step @ self.slopes
         return found
 
     def replicate(self, counts: Float[NumpyArray, "R n"]) -> Float[NumpyArray, " R"]:
-        """The estimate of each resample: ratios formed and x solved for anew, from influence values of the whole."""
+        """(R,) the estimate of each resample, with ratios and x anew; Omega uses the influence values of the whole sample."""
         returns = _ratio(counts @ self.numerator, counts @ self.denominator) @ self.sums
         kept, steps = self.by_step, len(self.steps)
         upper = np.triu_indices(steps)
@@ -175,7 +181,7 @@ class MagicStatistic:
         return found
 
     def by_weight(self) -> ByWeight:
-        """Derivatives of the blend by the logarithms of the weights, Omega as it is: near by, within about a fifth."""
+        """Derivatives of the blend by the logarithms of the weights with Omega held fixed, which are right to about a fifth."""
         share = influence_of_ratios(self.numerator, self.denominator) * (self.sums @ self.slopes) / self.n
         now, before = np.split(share, 2, axis=1)
         return now, before

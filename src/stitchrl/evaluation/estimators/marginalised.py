@@ -5,18 +5,18 @@ With W_t the weight of a transition, gamma^t included, every member of the famil
     (1)  value = sum_i sum_t W_t r_t / sum_i sum_t W_t (1 - gamma (1 - terminated_t))
 
 (Liu, Li, Tang, Zhou 2018, arXiv 1810.12429; Xie, Ma, Wang 2019; Yuan, Chandak, Giguere, Thomas, Niekum 2021, arXiv 2111.03936).
-The denominator counts how often the weighted episodes are left; divided by n it is 1 for right weights, at gamma 1 too.
+The denominator counts how often the weighted episodes end; divided by n it is 1 for right weights, at gamma 1 too.
 
     smis       W_t = w(s_t) rho_t     linear in the features of Q, solved on these episodes (`evaluation/marginal.py`)
-    samis      W_t = w(s_t, a_t)      a table of up to 2,000 pairs of state and action, else likewise; uses no propensity
+    samis      W_t = w(s_t, a_t)      one number for each of up to 2,000 pairs of s and a, else linear; no propensity
     dualdice   W_t = gamma^t zeta(s_t, a_t), by networks fitted on other episodes (`evaluation/dice.py`)
-    bestdice   likewise, the member of that family that did best where it was tried
+    bestdice   as dualdice, with the member of its family that did best where the family was tried
 
 In the linear form these weights are those of the refitted fqe with Q = 0, so smis shares the features of fqe and nothing of
-its value: where both agree, it is not the network's Q that speaks. All are wrong to first order in the misfit of their
-weights; where there are more than 2,000 pairs, samis is far off in the limit too (`evaluation/marginal.py`). The linear ones
-have the noise of their solution in their interval; of dualdice and bestdice, what networks that saw different halves of the
-episodes disagree by is added to it. No verdict rests on any of them.
+its value: where both agree, the agreement is not due to the network's Q. All are wrong to first order in the error of their
+weights; where there are more than 2,000 pairs, samis is far off in the limit too (`evaluation/marginal.py`). The intervals of
+the linear ones contain the noise of their solution. To the intervals of dualdice and bestdice is added what networks that saw
+different halves of the episodes disagree by. No verdict rests on any of them.
 """
 
 from __future__ import annotations
@@ -47,13 +47,19 @@ from stitchrl.types import NumpyArray
 __all__ = ["MARGINALISED", "DICEEstimator", "LinearMarginal", "self_normalised"]
 
 LEAST_MASS = 0.1
-"""Share of episodes that weights must carry to an end before anything is divided by it."""
+"""Least share of episodes that weights must carry to an end; dividing by a smaller one would mean nothing."""
 
 
 def self_normalised(
     log: Dataset, weight: Float[NumpyArray, "N K"], *, gamma: float
 ) -> tuple[Float[NumpyArray, "n K"], Float[NumpyArray, "n K"]]:
-    """Numerator and denominator of equation (1) by episode, for K sets of weights."""
+    """(n, K) numerators and denominators of equation (1) by episode, for K sets of weights.
+
+    Args:
+        log: the episodes.
+        weight: (N, K) W_t of each transition, gamma^t included.
+        gamma: discount.
+    """
     start = log.episode_start[:-1]
     ends = 1.0 - gamma * (1.0 - log.terminated)
     reward = log.reward.astype(np.float64)
@@ -69,15 +75,16 @@ def refusal_of_visits(name: str, log: Dataset, estimand: Estimand) -> str | None
         )
     if weights_suffice(log, estimand.horizon):
         return (
-            f"{name} weighs visits of states, and a single decision has one: where propensities are logged, snips weighs it by "
-            "their ratio."
+            f"{name} weighs visits of states, and a single decision visits one: where propensities are logged, snips weighs the "
+            "decision by their ratio."
         )
     return refusal_of_q(name, log, estimand)
 
 
 def _without_mass(name: str, mass: float) -> Check:
     return not_applicable(
-        f"The weights of {name} carry {mass:.2g} of the episodes to an end, where 1 is expected: nothing can be divided by that."
+        f"The weights of {name} carry {mass:.1%} of the episodes to their end, where 100% is expected: the estimate would have "
+        "to divide by that share."
     )
 
 
@@ -93,7 +100,7 @@ class LinearMarginal:
 
     Attributes:
         name, title, primary_rank: as in `Estimator`.
-        actions: weights of state and action together, without propensities.
+        actions: whether the weights are of state and action together, without propensities (samis, and not smis).
     """
 
     name: str
@@ -153,7 +160,7 @@ class DICEEstimator:
 
     Attributes:
         name, title, primary_rank: as in `Estimator`.
-        best: BestDICE; without, DualDICE.
+        best: whether it is BestDICE, and not DualDICE.
     """
 
     name: str

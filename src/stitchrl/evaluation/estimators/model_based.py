@@ -7,10 +7,10 @@ policy is rolled out in it (`evaluation/model_rollouts.py`).
     model-dr    weighted doubly robust estimation with the Q of short rollouts and a fitted value behind them
 
 Why both: errors of the model add up along whole rollouts, and the spread over episodes says nothing about them. So `model` is a
-number without an interval; it never counts as healthy, and no verdict looks at it. Weights correct the Q of `model-dr`, whose
+number without an interval; it never counts as healthy, and no verdict uses it. In `model-dr` weights correct the Q, and the
 interval is that of weighted doubly robust estimation: with right weights it is right whatever the model says, and a good model
-leaves little to correct. Its rollouts are short because the error of a long one, above all that of the chance of the end, grows
-with its length.
+leaves little to correct. Its rollouts are short because the error of a rollout grows with its length, above all the error of the
+chance that the episode has ended.
 
 Where they do not apply: images, logs with action masks (a simulated state has none), and discounts by time.
 
@@ -46,8 +46,8 @@ def refusal_of_logged_policies(name: str, policies: Sequence[PolicyLike]) -> str
     if not any(isinstance(policy, LoggedPolicy) for policy in policies):
         return None
     return (
-        f"{name} asks the policy at simulated states, and the probabilities of a `LoggedPolicy` are known in the rows of the "
-        "log alone. fqe and wdr need none of them."
+        f"{name} asks the policy at simulated states, but the probabilities of a `LoggedPolicy` are known in the rows of the "
+        "log alone. fqe and wdr simulate no states."
     )
 
 
@@ -55,13 +55,13 @@ def refusal_of_model(name: str, log: Dataset, estimand: Estimand) -> str | None:
     """Why an estimator of this name has no model for such a log and estimand; None where it has."""
     if estimand.time_unit is not None:
         return (
-            f"{name} makes one step of its model after another, and this log is discounted by time per {estimand.time_unit}, "
-            "which the model does not predict. fqe does it."
+            f"{name} simulates step by step, but this log is discounted by time, per {estimand.time_unit}, and the model does "
+            "not predict times. fqe applies."
         )
     if log.action_mask is not None:
         return (
-            f"{name} asks the policy at simulated states, and this log has action masks, which a simulated state has not. "
-            "fqe and wdr need none of them."
+            f"{name} asks the policy at simulated states, but this log has action masks, and a simulated state has none. fqe "
+            "and wdr simulate no states."
         )
     return refusal_of_q(name, log, estimand)
 
@@ -83,7 +83,7 @@ class ModelRollouts:
         return (FitModelReturns(),)
 
     def estimate(self, case: Case) -> Draft:
-        """The average return, and everything that tells how little it is worth."""
+        """The average return, with the checks that tell how little it can be trusted."""
         (request,) = self.requests()
         found: ModelReturns = case.fits.get(request)
         value, by_member = Contributions.average(found.returns.mean(1)), found.returns.mean(0)

@@ -5,17 +5,19 @@ not the log has propensities:
 
     (1)  value = sum_i w_i G_i / sum_i w_i,   w_i = prod_t pi(a_t|s_t) / b^(a_t|s_t)
 
-What an action was drawn too often, b^ gives it too much, and the two cancel: with a right model its variance is smaller than
-with the true b. In the influence values that is a projection: what the score of the model explains of them is taken away,
+To an action that was drawn too often by chance b^ gives too large a probability, and the two errors cancel: with a right model
+the variance is smaller than with the true b. In the influence values this is a projection: the part of them that the score of
+the model explains is taken away,
 
     (2)  phi_i + n u_i
 
-with phi_i those of (1) for a given b^, and u_i what episode i did to the estimate through the fit (`FitNoise.effect`).
+with phi_i the influence values of (1) for a given b^, and u_i the effect of episode i on the estimate by way of the fit
+(`FitNoise.effect`).
 
 The trap: a model that is too rich gives every logged action a probability near 1. All ratios fall to 1 or below, the weights
 look even, and the estimate goes to the mean logged return. The health check compares how well b^ predicts the actions it was
 fitted to with how well the same model predicts those of episodes that it did not see. The difference, in nats an episode, is
-about the number of parameters over that of episodes, and so the share of the variance that (2) misses.
+about the number of parameters divided by the number of episodes, which is also the share of the variance that (2) misses.
 
 The model is the one that `FitSettings.behavior` names, of those that are fitted by maximum likelihood to all episodes:
 counts or logistic regression. The network stops early and has no such likelihood.
@@ -46,11 +48,11 @@ __all__ = ["RegressionImportanceSampling"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WithOwnFit:
-    """An estimate whose behaviour is fitted to its own episodes: equation (2), to first order in its resamples.
+    """An estimate whose behaviour is fitted to its own episodes, by equation (2); its resamples are right to first order.
 
     Attributes:
         given: the estimate with the fitted behaviour taken as given.
-        moved: (n,) what each episode did to it through the fit.
+        moved: (n,) u_i, the effect of each episode on it by way of the fit.
     """
 
     given: Statistic
@@ -111,8 +113,8 @@ class RegressionImportanceSampling:
         fits = case.fits.fits
         if fits.settings.behavior in ("mlp", "knn"):
             return Draft.refused(
-                "ris needs a behaviour that is fitted by maximum likelihood; the network stops early. Set `behavior` of the "
-                "fit settings to 'counts', 'logistic' or 'auto'.",
+                f"ris needs a behaviour that is fitted by maximum likelihood, which {fits.settings.behavior!r} is not. Set "
+                "`behavior` of the fit settings to 'counts', 'logistic' or 'auto'.",
                 case,
             )
         fitted = fits.own_behavior

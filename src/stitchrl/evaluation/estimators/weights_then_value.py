@@ -2,20 +2,20 @@
 
     value = sum_{t < k} gamma^t [ sum_i w_t r_t / sum_i w_t ] + gamma^k [ sum_i w_{k-1} V(s_k) / sum_i w_{k-1} ]
 
-with w_t the product of the ratios policy / behaviour up to step t, and V of the policy's fitted Q. It is the hybrid that
-tutorials describe as "weights for the near future, a value function for the rest". With k = 0 it is the fitted value of the
-first states, and with k at least the length of every episode it is pdwis. What k trades is the growth of products of ratios
-against the error of V (the same trade is made by Yuan, Chandak, Giguere, Thomas, Niekum 2021, SOPE, arXiv 2111.03936, which
-after k steps goes on with ratios of visits, and by the partial returns of magic, which correct V on the way).
+with w_t the product of the ratios policy / behaviour up to step t, and V the value of the policy's fitted Q. It is the hybrid
+that tutorials describe as "weights for the near future, a value function for the rest". With k = 0 it is the fitted value of
+the first states, and with k at least the length of every episode it is pdwis. The choice of k trades the growth of products of
+ratios against the error of V. Two other estimators make the same trade: SOPE (Yuan, Chandak, Giguere, Thomas, Niekum 2021,
+arXiv 2111.03936) goes on with ratios of visits after k steps, and the partial returns of magic correct V on the way.
 
-What it is not: it is not regression importance sampling, by which name it goes in some texts; that is ris, which fits the
-behaviour and no value. It is not doubly robust, since nothing corrects V after step k: the estimate is as wrong as V is
-there, by gamma^k times its error, and no spread shows that. And the steps must be those from the first state on: the average
-over all logged transitions of rho_t (r_t + gamma V(s_{t+1})), weights of single steps, is the value at the states that the
-behaviour visits, which is another number.
+What it is not. Some texts call it regression importance sampling; that is ris, which fits the behaviour and no value. It is not
+doubly robust, since nothing corrects V after step k: the estimate is wrong by gamma^k times the error of V there, and no spread
+shows that. And the steps must be counted from the first state on. The average over all logged transitions of
+rho_t (r_t + gamma V(s_{t+1})), with weights of single steps, is the value at the states that the behaviour visits, which is
+another number.
 
-How much of the estimate V carries is a health check, and no verdict rests on it. Rewards of cut episodes leave at the cut,
-as in pdwis.
+A health check limits how much of the estimate V carries, and no verdict rests on the estimate. Cut episodes stop counting at
+the cut, as in pdwis.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ def _terms(episodes: Episodes, weight: Weights, fitted: FittedValues, steps: int
 
 
 def weights_then_value(episodes: Episodes, weight: Weights, fitted: FittedValues, steps: int) -> Contributions:
-    """The estimate as a sum of ratios of means; after a true end V is 0, and the episode keeps its weight."""
+    """The estimate as a sum of ratios of means; after a true end V is 0, and the episode keeps its weight.
+
+    Args:
+        episodes: the padded episodes.
+        weight: their cumulative weights.
+        fitted: the policy's fitted Q.
+        steps: k.
+    """
     return Contributions.ratios(*_terms(episodes, weight, fitted, steps))
 
 
@@ -58,7 +65,7 @@ def _by_weight(episodes: Episodes, weight: Weights, fitted: FittedValues, steps:
 
 
 def uncorrected_share(episodes: Episodes, weight: Weights, steps: int) -> float:
-    """Share of the policy's weight that is still running after so many steps, discounted: what V speaks for."""
+    """Share of the policy's weight on episodes that still run after so many steps, discounted: the part that rests on V."""
     if steps >= episodes.longest:
         return 0.0
     before = weight.before[:, steps]
@@ -71,7 +78,7 @@ class WeightsThenValue:
     """Products of ratios for the first steps, a fitted value for the rest.
 
     Attributes:
-        steps: k, how many steps go by weights; 0 or more.
+        steps: k, how many first steps use weights; 0 or more.
     """
 
     name: str = "weights-then-value"
@@ -88,7 +95,7 @@ class WeightsThenValue:
         return (FitQ(),)
 
     def estimate(self, case: Case) -> Draft:
-        """The formula, with the health of its weights and the share that V speaks for."""
+        """The formula, with the health of its weights and the share that rests on V."""
         (request,) = self.requests()
         fitted: FittedValues = case.fits.get(request).values
         draft = episode_weight_draft(
