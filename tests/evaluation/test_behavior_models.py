@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ def test_the_names_that_can_be_asked_for_are_those_that_there_are() -> None:
     names = "auto, counts, logistic, mlp, knn, gaussian, squashed, mixture"
     with pytest.raises(ConfigurationError, match=f"`behavior` must be one of {names}; got 'forest'"):
         FitSettings(behavior="forest")
+    for setting, value in (("updates", 0), ("batch_size", -3), ("hidden_sizes", (64, 0)), ("learning_rate", 0.0)):
+        with pytest.raises(
+            ConfigurationError, match=rf"`{setting}` of FitSettings must be .*; got {re.escape(str(value))}"
+        ):
+            FitSettings(**{setting: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", MODELS)

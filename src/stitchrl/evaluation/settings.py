@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from numbers import Integral
 
 from stitchrl.errors import ConfigurationError
 
@@ -43,7 +45,8 @@ class FitSettings:
             by is part of the standard error.
 
     Raises:
-        ConfigurationError: a model of the behaviour that does not exist, or a number of networks that is not 1 to 4.
+        ConfigurationError: a number of updates, rows or units below 1, a step size that is not above 0, a model of the
+            behaviour that does not exist, or a number of networks that is not 1 to 4.
     """
 
     updates: int = 2000
@@ -61,6 +64,16 @@ class FitSettings:
         return (*map(float, fits), chosen)
 
     def __post_init__(self) -> None:
+        sizes = tuple(self.hidden_sizes)
+        counts = {"updates": self.updates, "batch_size": self.batch_size} | {"hidden_sizes": min(sizes, default=1)}
+        for name, count in counts.items():
+            if not isinstance(count, Integral) or count < 1:
+                raise ConfigurationError(
+                    f"`{name}` of FitSettings must be {'widths' if name == 'hidden_sizes' else 'a whole number'} of at least 1; "
+                    f"got {getattr(self, name)!r}."
+                )
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigurationError(f"`learning_rate` of FitSettings must be above 0; got {self.learning_rate!r}.")
         if self.behavior not in BEHAVIORS:
             raise ConfigurationError(f"`behavior` must be one of {', '.join(BEHAVIORS)}; got {self.behavior!r}.")
         if self.networks not in range(1, MOST_NETWORKS + 1):
