@@ -300,7 +300,7 @@ FAULTS = {
     PreparesByAnInput: "a setting that `prepare` reads must be static, .* `gamma` changes it",
     GivesByAnInput: "a setting that `prepare` reads must be static, .* `learning_rate` changes it",
     KeepsWhatItSolved: "`prepare` must leave the algorithm as it is and hand on what it solved as `given`",
-    ShortColumn: "a column that `prepare` adds must have one entry a row; `return_to_go` has 32 for 33 rows",
+    ShortColumn: "a column that `prepare` adds must have one entry per row; `return_to_go` has 32 for 33 rows",
     SettingThatIsRefused: "a run that was saved must be there to load, with the same settings",
     SettingThatIsLost: "a run that was saved must have the same settings when it is loaded",
     InitByChance: "`init` must be a function of its arguments alone",

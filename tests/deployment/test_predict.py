@@ -268,7 +268,7 @@ def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundl
             policy.predict(NUMBERS, action_mask=mask)
     with pytest.raises(DataError, match="takes no `action_mask`"):
         other.predict(NUMBERS, action_mask=[True] * 3)
-    for action, said in ((3, "whole numbers from 0 to 2"), (0.5, "whole numbers"), ([1, 2], "one action a row")):
+    for action, said in ((3, "whole numbers from 0 to 2"), (0.5, "whole numbers"), ([1, 2], "one action per row")):
         with pytest.raises(DataError, match=said):
             policy.log_prob(NUMBERS, action)
     np.testing.assert_array_equal(
@@ -280,7 +280,7 @@ def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundl
         ([0.5, np.nan], "must hold finite numbers; got nan"),
         (["a", "b"], "must hold finite numbers; got 'a'"),
         (np.ma.masked_array([0.5, 1.0], [0, 1]), "must hold finite numbers; got a masked value"),
-        ([[0.5, 1.0], [0.5]], "must hold one action a row"),
+        ([[0.5, 1.0], [0.5]], "must hold one action per row"),
     ):
         with pytest.raises(DataError, match=said):
             other.log_prob(NUMBERS, moved)

@@ -39,8 +39,8 @@ INTERVALS = {
 def setting(default: Any, interval: str, meaning: str, *, static: bool = False, kw_only: bool = False) -> Any:
     """A dataclass field with its allowed range and meaning, checked when the algorithm is made.
 
-    Number settings are inputs of the compiled program, so another value compiles nothing and several values train
-    together (`fit_grid`). Whole numbers and tuples are built into it.
+    Settings that are floats are inputs of the compiled program, so that another value compiles nothing and several values
+    train together (`fit_grid`). Whole numbers and tuples are built into it.
 
     Args:
         default: value when not given.

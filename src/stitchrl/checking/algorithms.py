@@ -90,7 +90,7 @@ def _check_prepare(subject: Subject) -> None:
     for name, column in prepared.columns.items():
         if len(column) != prepared.log.num_transitions:
             subject.fail(
-                f"a column that `prepare` adds must have one entry a row; `{name}` has {len(column)} for "
+                f"a column that `prepare` adds must have one entry per row; `{name}` has {len(column)} for "
                 f"{prepared.log.num_transitions} rows."
             )
     for name in algorithm.input_settings():
@@ -203,7 +203,9 @@ def _check_masks(subject: Subject) -> None:
     if not isinstance(policy, DiscretePolicy):
         shape = np.shape(policy.mode(obs))
         if shape != (ROWS, subject.spec.action_size):
-            subject.fail(f"a policy must give one action a row, {(ROWS, subject.spec.action_size)}; it gives {shape}.")
+            subject.fail(
+                f"a policy must give one action per row, {(ROWS, subject.spec.action_size)}; it gives {shape}."
+            )
         return
     best = np.asarray(policy.mode(obs))
     mask = jnp.asarray(~np.eye(subject.spec.discrete_actions, dtype=bool)[best])
@@ -220,12 +222,12 @@ def _check_masks(subject: Subject) -> None:
 
 
 def _check_memory(subject: Subject, policy: MemoryPolicy, obs: Any) -> None:
-    """One step of a policy with memory: one action an episode, none that is forbidden, and carries of independent episodes."""
+    """One step of a policy with memory: one action per episode, none that is forbidden, and carries of independent episodes."""
     start, nothing = policy.initial_carry(ROWS), nothing_yet(policy, ROWS)
     best, carry = policy.step(start, obs, *nothing)
     wanted = (ROWS, *(() if subject.kind == "discrete" else (subject.spec.action_size,)))
     if np.shape(best) != wanted:
-        subject.fail(f"a policy must give one action an episode, {wanted}; it gives {np.shape(best)}.")
+        subject.fail(f"a policy must give one action per episode, {wanted}; it gives {np.shape(best)}.")
     if any(np.shape(leaf)[:1] != (ROWS,) for leaf in jax.tree.leaves(carry)):
         subject.fail("every leaf of a carry must have the episodes on axis 0, so that some can begin anew.")
     if subject.kind == "discrete":

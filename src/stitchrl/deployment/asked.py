@@ -85,10 +85,10 @@ def given_actions(action: Any, asked: Asked, schema: Schema, size: int) -> Numpy
     try:
         given = np.asarray(action)
     except ValueError:
-        raise DataError(f"`action` must hold one action a row; got {shown(action)}.") from None
+        raise DataError(f"`action` must hold one action per row; got {shown(action)}.") from None
     given = given[None] if asked.single and given.ndim == (0 if discrete else 1) else given
     if given.ndim != (1 if discrete else 2) or len(given) != len(asked.rows):
-        raise DataError(f"`action` must hold one action a row; got shape {given.shape} for {len(asked.rows)} rows.")
+        raise DataError(f"`action` must hold one action per row; got shape {given.shape} for {len(asked.rows)} rows.")
     if not discrete:
         if given.shape[1] != size:
             raise DataError(

@@ -66,7 +66,7 @@ class NumpyContinuousPolicy:
 
     @abstractmethod
     def sample(self, obs: NumpyArray, *, rng: np.random.Generator, action_mask: None = None) -> NumpyArray:
-        """(B, action) one action drawn a row."""
+        """(B, action) one action drawn per row."""
 
     @abstractmethod
     def log_prob(self, obs: NumpyArray, action: NumpyArray, *, action_mask: None = None) -> NumpyArray:

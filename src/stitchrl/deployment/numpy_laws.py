@@ -118,7 +118,7 @@ class NumpyMixture:
         return np.tanh(found) if self.kind == "squashed" else found
 
     def sample(self, rng: np.random.Generator) -> NumpyArray:
-        """(B, action) one action drawn a row."""
+        """(B, action) one action drawn per row."""
         rising = np.exp(self.log_weight).cumsum(1)
         chosen = (rng.random((len(rising), 1)) * rising[:, -1:] >= rising).sum(1)[:, None, None]
         mean = np.take_along_axis(self.mean, chosen, 1)[:, 0]

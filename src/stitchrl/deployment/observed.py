@@ -198,7 +198,7 @@ def _named(obs: Any, schema: Schema, width: int) -> tuple[Block, bool] | None:
 
 
 def _vectors(wanted: tuple[str, ...], masks: tuple[str, ...], width: int) -> set[str]:
-    """The columns that hold several numbers a row."""
+    """The columns that hold several numbers per row."""
     return {names[0] for names, several in ((wanted, width > 1), (masks, True)) if len(names) == 1 and several}
 
 
@@ -219,7 +219,7 @@ def _of_dict(columns: dict[str, Any], *, vectors: set[str]) -> tuple[Block, bool
 
     Args:
         columns: the values of each.
-        vectors: the columns that hold several numbers a row.
+        vectors: the columns that hold several numbers per row.
     """
     depth = {name: 0 if isinstance(value, str | bytes) else np.ndim(value) for name, value in columns.items()}
     # A list in a column of vectors is one row, but an empty one is none.

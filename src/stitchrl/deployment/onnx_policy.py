@@ -82,7 +82,7 @@ class OnnxPolicy(OutsidePolicy):
                     f"{self} gives the action alone, so it does not tell how many actions there are: give `num_actions`."
                 )
             if found.shape not in ((len(obs),), (len(obs), 1)):
-                raise DataError(f"{self} must give one action a row; got shape {found.shape} for {len(obs)} rows.")
+                raise DataError(f"{self} must give one action per row; got shape {found.shape} for {len(obs)} rows.")
             return one_hot(found.reshape(-1).astype(np.int64), self.num_actions, str(self))
         if found.ndim != 2 or len(found) != len(obs):
             raise DataError(f"{self} must give one row of {self.meaning} a row; got {found.shape} for {len(obs)} rows.")

@@ -89,7 +89,7 @@ def check_policy(policy: Any, schema: Schema, guard: Guard, called: str) -> int:
     size = count if count is not None else (found.shape[-1] if isinstance(wanted, str) else len(wanted))
     if found.shape != (2, size):
         raise UnsoundError(
-            f"its schema has {size} {'actions' if count is not None else 'numbers an action'}, and {called} gives "
+            f"its schema has {size} {'actions' if count is not None else 'numbers per action'}, and {called} gives "
             f"{found.shape[-1] if found.ndim else 'none'}"
         )
     if not np.isfinite(found).all() or (count is not None and not np.allclose(found.sum(1), 1, atol=ROUNDING)):

@@ -110,7 +110,7 @@ def deployed_gap(estimate: Estimate, returns: Sequence[float] | NumpyArray | Dat
         ) from None
     if len(found) < LEAST_RETURNS or not np.isfinite(found).all():
         raise ConfigurationError(
-            f"`deployed` must hold at least {LEAST_RETURNS} finite returns, one an episode; got {len(found)}, of which "
+            f"`deployed` must hold at least {LEAST_RETURNS} finite returns, one per episode; got {len(found)}, of which "
             f"{int(np.isfinite(found).sum())} are finite. Fewer say nothing about a mean."
         )
     mean = float(found.mean())

@@ -47,7 +47,7 @@ def diagnose(
         log: episodes to look at the policies on, best ones that they did not learn from; None reads the metrics of the run
             alone.
         newer: data logged later: it is held against `log`.
-        evaluations: of the policies of the run, one a seed, or of the policy; none by default.
+        evaluations: of the policies of the run, one per seed, or of the policy; none by default.
         deployed: the return of each episode in which the policy acted after it was deployed, or the log of them: they are held
             against its evaluation. Of several policies, the deployed one is that whose evaluation is given.
         settings: of the behaviour that is fitted where the log has no propensities.

@@ -71,7 +71,7 @@ def similar_states(log: Dataset) -> SimilarStates:
 
 
 def distance_to_nearest(states: SimilarStates, action: Float[NumpyArray, "n A"]) -> Float[NumpyArray, " n"]:
-    """(n,) distance of one action a row to the nearest logged action in similar states, in standard deviations of the logged
+    """(n,) distance of one action per row to the nearest logged action in similar states, in standard deviations of the logged
     ones; infinite where no other row is known.
 
     Args:

@@ -98,7 +98,9 @@ def linked(body: str, names: Sequence[str]) -> str:
 
     def prose(text: str) -> str:
         # A lesson is named by its number alone; what else is counted does not follow the word "lesson".
-        return re.sub(r"\b[Ll]essons?\s\d+((,\s\d+)*,?\s(and|to)\s\d+)?", lambda found: re.sub(r"\d+", link, found[0]), text)
+        return re.sub(
+            r"\b[Ll]essons?\s\d+((,\s\d+)*,?\s(and|to)\s\d+)?", lambda found: re.sub(r"\d+", link, found[0]), text
+        )
 
     parts, done = [], 0
     for markup in NO_PROSE.finditer(body):

@@ -88,7 +88,7 @@ class GridWorld:
         return self._states[row, column]
 
     def on_grid(self, values: Float[NumpyArray, " S"]) -> Float[NumpyArray, "rows columns"]:
-        """One number a state, laid out as the grid is; walls are NaN."""
+        """One number per state, laid out as the grid is; walls are NaN."""
         laid_out = np.full((len(self.rows), len(self.rows[0])), np.nan)
         laid_out[tuple(np.transpose(self.cells))] = values
         return laid_out

@@ -24,7 +24,7 @@ __all__ = ["LinearGaussian"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearGaussian:
-    """A linear system; D numbers observed, U numbers an action.
+    """A linear system; D numbers observed, U numbers per action.
 
     Attributes:
         transition: (D, D) A.

@@ -1,6 +1,6 @@
 """Policies with memory: what they do depends on the episode so far, not on the observation alone.
 
-Such a policy has no `mode(obs)` that means anything. It acts with a carry, which holds what it remembers of each of B episodes
+For such a policy `mode(obs)` has no meaning. It acts with a carry, which holds what it remembers of each of B episodes
 that are played side by side:
 
     carry = policy.initial_carry(B)
@@ -49,7 +49,7 @@ WAY_OUT = (
 
 
 REMEMBERS = "the policy remembers its episode"
-"""What an estimator that does not apply says of such a policy."""
+"""The reason that an estimator gives where it does not apply to such a policy."""
 
 
 class MemoryPolicy(WithOrigin, eqx.Module):

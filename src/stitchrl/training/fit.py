@@ -204,10 +204,10 @@ def fit_members(
     A member that diverges is left out as by `fit_grid`. `run_of` gives the run of one of them.
 
     Args:
-        algorithms: one a member, equal but for their number settings.
+        algorithms: one per member, equal but for their number settings.
         log: the training part.
         updates: of each member, those before `begin` included.
-        seeds: one a member.
+        seeds: one per member.
         named_by: settings by which messages and tables tell the members apart.
         begin: what the very same members learned before on this log (`TrainedMembers.of_members`); None begins anew. In a
             directory `out` that holds a checkpoint, the checkpoint counts.

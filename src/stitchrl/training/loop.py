@@ -41,7 +41,7 @@ from stitchrl.types import PyTree
 __all__ = ["Play", "Trained", "train"]
 
 Play = Callable[[Callable[[int], MemberState], Collection[int]], dict[str, list[float]]]
-"""(member -> its state, members to leave out) -> further metrics, one number a member."""
+"""(member -> its state, members to leave out) -> further metrics, one number per member."""
 
 CALL_SECONDS = 1.0
 """A call takes about so long where it may have several log rows: Ctrl-C waits for it."""
@@ -105,7 +105,7 @@ def train(
     """Train one member a seed, all in one program.
 
     Args:
-        algorithm: one for all members, or one a member; they may differ only in their input settings.
+        algorithm: one for all members, or one per member; they may differ only in their input settings.
         source: arrays and how to draw from them.
         spec: shapes of observations and actions.
         updates: gradient updates of each member; 0 returns the initial state.
@@ -354,7 +354,7 @@ def _reaches_multiple(row: Row, every: int) -> bool:
 
 
 def _means(table: MetricTable, row: int) -> dict[str, list[float]]:
-    """Metric -> its mean over a row, one a member."""
+    """Metric -> its mean over a row, one per member."""
     return {name: table.means[:, row, k].tolist() for k, name in enumerate(table.names)}
 
 

@@ -30,7 +30,7 @@ def playing(
     """A function that plays the mode of every member's policy, the same episodes' seeds each time.
 
     Args:
-        algorithms: one a member.
+        algorithms: one per member.
         environment: id of a Gymnasium environment, or a function that makes one.
         scaling: what the policies were trained in.
         given: what the algorithm's `prepare` gave.

@@ -78,8 +78,8 @@ def program_of(
     """The program of a run on this process's devices.
 
     Args:
-        algorithms: one a member; equal but for their input settings.
-        seeds: one a member.
+        algorithms: one per member; equal but for their input settings.
+        seeds: one per member.
         draw: how a batch is drawn, as of a `Feed`.
         batch_size: rows a batch.
         given: what the algorithm's `prepare` gave, the same for all members.

@@ -45,7 +45,7 @@ class Run:
     Attributes:
         algorithm: with its settings.
         seeds: one member each.
-        members: final states, one a seed, on scaled observations, actions and rewards.
+        members: final states, one per seed, on scaled observations, actions and rewards.
         scaling: of observations, actions and rewards, fitted on the training log.
         metrics: of every logged chunk and seed, in columns.
         updates: gradient updates of each seed, as done.
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def states(self) -> list[PyTree]:
-        """The algorithm's own state, one a seed."""
+        """The algorithm's own state, one per seed."""
         return [member.algorithm for member in self.members]
 
     @cached_property

@@ -65,7 +65,7 @@ class EarlyStopWatch:
         self._now = 0
 
     def see(self, update: int, values: Float[NumpyArray, " members"]) -> None:
-        """Take the metric of the chunk that ends at an update, one number a member."""
+        """Take the metric of the chunk that ends at an update, one number per member."""
         sign = -1.0 if self._rule.rising else 1.0
         value = sign * float(np.mean(values))
         self._now = update

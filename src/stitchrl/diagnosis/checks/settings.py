@@ -79,7 +79,7 @@ def threshold_strict(subjects: Sequence[Subject]) -> Iterator[Finding]:
             f"a threshold of {threshold:g} leaves {likely * allowed:.2f} of {allowed:.1f} allowed actions on average",
             f"at least {ONE:g} actions to choose among",
             "The policy can only do what the behaviour does most (BC with extra steps): lower the threshold, to 0.3 for a start. "
-            "Where the log itself shows nearly one action a state, no threshold helps: log more variety.",
+            "Where the log itself shows nearly one action per state, no threshold helps: log more variety.",
         )
 
 

@@ -42,7 +42,7 @@ class Tracker(Protocol):
 
         Args:
             update: updates done; larger at every call.
-            metrics: name -> one number a member.
+            metrics: name -> one number per member.
             members: a label each, such as "seed 3"; the same at every call.
         """
 
