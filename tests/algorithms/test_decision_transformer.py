@@ -343,7 +343,7 @@ def test_what_does_not_fit_is_refused() -> None:
             ConfigurationError, match="must have one width for each block, all equal and divided by `heads`"
         ):
             st.DecisionTransformer(network=shape, heads=2)
-    with pytest.raises(ConfigurationError, match="has no TD target that `n_steps` of fit, 3, could reach over"):
+    with pytest.raises(ConfigurationError, match="`n_steps` of fit, 3, does nothing for DecisionTransformer"):
         fitted(SMALL, counted(), n_steps=3)
     with pytest.raises(ConfigurationError, match="The policy remembers its episode and cannot answer"):
         fitted(SMALL, counted(), updates=0).policy.mode(jnp.ones((1, 1)))

@@ -94,7 +94,7 @@ class DiffusionPolicy(FromNoisePolicy):
     def create(
         cls, observation_size: int, action_size: int, width: int, blocks: int, steps: int, dropout: float, *, key: Key
     ) -> DiffusionPolicy:
-        """A policy with fresh weights; `width` is also the number of cosines and sines of a step, and of outputs of `condition`."""
+        """A policy with fresh weights; a step becomes `width` / 2 cosines and sines, and `condition` has `width` outputs."""
         frequency_key, condition_key, network_key = jax.random.split(key, 3)
         frequencies = FIRST_FREQUENCY * jax.random.normal(frequency_key, (max(width // 4, 1),))
         condition = MLP.create(2 * frequencies.shape[0], Network((width,), activation="silu"), width, key=condition_key)

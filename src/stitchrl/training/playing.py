@@ -27,7 +27,7 @@ def playing(
     *,
     episodes: int,
 ) -> Play:
-    """A function that plays the mode of every member's policy, the same episodes' seeds each time.
+    """A function that plays the mode of every member's policy in episodes whose seeds are the same each time.
 
     Args:
         algorithms: one per member.
