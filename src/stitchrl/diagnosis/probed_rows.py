@@ -1,4 +1,4 @@
-"""Rows of a log that are looked at again and again while a run learns, in the units of its batches."""
+"""The fixed rows of a log on which a probe measures a run while it learns, in the units of its batches."""
 
 from __future__ import annotations
 

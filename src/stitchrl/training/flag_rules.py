@@ -240,8 +240,8 @@ def _dead_units(rows: Columns, limits: ValueLimits) -> Found | None:
         int(rows["update"][-1]),
         f"{fmean(recent):.0%} of the last hidden layer of a network is 0 on all of {SAMPLE}",
         f"at most {DEAD_SHARE:.0%}",
-        "These units contribute nothing and do not learn: lower the learning rate, use layer normalisation, or another activation "
-        '(`Network(activation="gelu")`), and see whether an observation column has another scale than the rest.',
+        "These units contribute nothing and do not learn: lower the learning rate, use layer normalisation or another "
+        'activation (`Network(activation="gelu")`), and see whether an observation column has another scale than the rest.',
     )
 
 

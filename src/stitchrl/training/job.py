@@ -291,8 +291,8 @@ class Job:
         leave = "Leave `time_unit` out of the schema to count steps"
         if hasattr(algorithm, "gamma") and not algorithm.irregular_time:
             raise ConfigurationError(
-                f"{algorithm.name} discounts by steps, and the schema of this log has a `time_unit`, which makes gamma a discount "
-                f"per unit of time. {leave}, or use IQL or CQL."
+                f"{algorithm.name} discounts by steps, and the schema of this log has a `time_unit`, which makes gamma a "
+                f"discount per unit of time. {leave}, or use IQL or CQL."
             )
         if self.n_steps > 1:
             raise ConfigurationError(
