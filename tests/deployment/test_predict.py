@@ -234,7 +234,7 @@ BAD: dict[str, tuple[Any, str]] = {
         r"has more than one column pulse\. Leave one",
     ),
     "a lazy frame": (pl.DataFrame([ROW | {"lactate": 1.0}]).lazy(), r"lazy frame of Polars.*give `frame\.collect\(\)`"),
-    "words": ("fast", r"asked about numbers, or about named columns; got 'fast'"),
+    "words": ("fast", r"must be numbers, or named columns; got 'fast'"),
     "text in an array": (np.array(["a"] * 6), r"Values such as categories need the names"),
 }
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(name: str, both: tuple[B
 def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundle]) -> None:
     policy, other = both
     for mask, said in (
-        ([True, True], "has 3 actions; the mask has 2"),
+        ([True, True], r"each of the policy's 3 actions; got shape \(1, 2\)"),
         ([[True] * 3] * 2, "one row for each of the 1 observations; got 2"),
         ([False] * 3, "in row 0 it allows none"),
         (["yes", "no", "no"], "True for allowed actions and False for others, or 1 and 0; got 'yes'"),

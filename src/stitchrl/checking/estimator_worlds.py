@@ -38,7 +38,7 @@ class _Table:
 
 class Worlds:
     """Two exact worlds of seven states: in one, every episode has 3 steps, which keeps all shapes equal; in the other,
-    an episode may end at any step. Returns lie well above 0, so that weights which do not sum to 1 are seen. With `single`
+    an episode may end at any step. Returns lie well above 0, so that weights which do not sum to 1 are noticed. With `single`
     every episode of both has one step, in one of two states."""
 
     def __init__(self, *, single: bool = False) -> None:

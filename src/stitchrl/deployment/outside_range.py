@@ -1,4 +1,4 @@
-"""What is said of rows that a guard does not admit, and which action a guard may be told to take there."""
+"""The message for rows that a guard does not admit, and the actions that a guard may take there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["action_outside", "action_range", "refusal"]
 
 ROUNDING = 1e-5
-"""By this share of its range an action may lie outside: float32 does not round further."""
+"""Share of its range by which an action may lie outside, which allows for rounding to float32."""
 
 
 def refusal(rows: NumpyArray, outside: NumpyArray, guard: Guard, names: Sequence[str]) -> DataError:

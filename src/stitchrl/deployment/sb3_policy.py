@@ -1,6 +1,6 @@
 """The policy of a Stable-Baselines3 model, by the methods that its models have; the library itself is not imported.
 
-What acts is what `model.predict` does, and `deterministic` means what it means there. Known are
+The policy is what `model.predict` does, and `deterministic` has the same meaning as there. What is known of its actions:
 
     discrete       PPO, A2C and the like: the probabilities; DQN: its exploration, (1 - e) greedy + e uniform
     continuous     SAC and the like: the density of the squashed normal, in units of the action
@@ -8,8 +8,8 @@ What acts is what `model.predict` does, and `deterministic` means what it means 
                    (the law of `st.ClippedPolicy`); `clip=False` has the density of the normal itself
                    TD3, DDPG, and `deterministic=True`: an action without chance, and no density
 
-Images of a log are bytes of (height, width, channels). A model that was trained on truth values or numbers from 0 to 1 is given
-these again, by the bytes divided by 255, and one whose observation space has its channels first is given them first.
+Images of a log are bytes of (height, width, channels). A model that was trained on truth values or numbers from 0 to 1 gets the
+bytes divided by 255, and one whose observation space has its channels first gets them first.
 """
 
 from __future__ import annotations

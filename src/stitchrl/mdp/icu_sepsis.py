@@ -38,7 +38,7 @@ NUM_STAYS = 20_000
 
 
 class ICUSepsis(NamedTuple):
-    """The world and what belongs to it; S = 716 states (713 of them live), A = 25 actions.
+    """The world, its clinicians and its features; S = 716 states (713 of them live), A = 25 actions.
 
     Attributes:
         mdp: transition, reward (1 on survival), initial distribution, terminal states.
@@ -78,7 +78,7 @@ def draw_log(stays: int = NUM_STAYS, *, seed: int = 0) -> FiniteEpisodes:
 
 
 def compact_table(episodes: FiniteEpisodes) -> pa.Table:
-    """The log as it is shipped: what differs from row to row; features and probabilities are joined on read."""
+    """The log as it is shipped, with only the columns that differ from row to row; reading adds features and probabilities."""
     return pa.table(
         {
             "episode": pa.array(episodes.episode, pa.int32()),
