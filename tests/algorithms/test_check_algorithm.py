@@ -301,7 +301,7 @@ FAULTS = {
     GivesByAnInput: "a setting that `prepare` reads must be static, .* `learning_rate` changes it",
     KeepsWhatItSolved: "`prepare` must leave the algorithm as it is and hand on what it solved as `given`",
     ShortColumn: "a column that `prepare` adds must have one entry per row; `return_to_go` has 32 for 33 rows",
-    SettingThatIsRefused: "a run that was saved must be there to load, with the same settings",
+    SettingThatIsRefused: "a run that was saved must load again",
     SettingThatIsLost: "a run that was saved must have the same settings when it is loaded",
     InitByChance: "`init` must be a function of its arguments alone",
     PythonNumber: r"every leaf of a state must be an array with a dtype of its own; \.count is a Python number",
@@ -313,12 +313,12 @@ FAULTS = {
     MetricOfRows: r"a metric must be a scalar; 'reward' has the shape \(8,\)",
     MetricNotANumber: "a metric must be finite; 'ratio' is nan at update 0",
     Explodes: "a state must stay finite; it is not after update 1",
-    IgnoresTheMask: "a policy must give an action that the mask forbids probability 0",
+    IgnoresTheMask: "an action that the mask forbids must have probability 0",
     BootstrapsThroughTheEnd: "a row that terminated must not bootstrap; `gamma` changes",
     FixedDiscountThroughTheEnd: "a row that terminated must not bootstrap; the next observation changes",
     TakesCutsForEnds: "a truncated row must bootstrap",
     IgnoresTheWeight: "a row of `td_weight` 0 must not move the critics",
-    ForgetsWhenInterrupted: "a run that was interrupted must end as one that was not",
+    ForgetsWhenInterrupted: "a run that was interrupted must end like one that was not",
     ActsByTheClock: "a run that was saved must act the same when it is loaded",
 }
 

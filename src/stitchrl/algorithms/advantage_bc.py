@@ -28,11 +28,11 @@ here.
 
 There is no official code. The defaults are chosen for small networks; they are not the paper's.
 
-Deviations (the paper's way in brackets): V is one number fitted by squared error (a distribution over bins, fitted by
-cross-entropy), and is learned at the same time as the policy (before it); the bit has two inputs of its own, (1, 0) on,
-(0, 1) off and (0, 0) no bit (words of a prompt); the quantile is of a batch, so that it follows V (of a task's rows,
-after V was fitted); where nothing is above it, ties for the largest advantage are good (the paper does not speak of
-ties); no interventions of people, which the paper marks as good; a categorical or normal policy (a flow).
+Deviations: with the paper's way in brackets, V is one number fitted by squared error (a distribution over bins, fitted
+by cross-entropy), and is learned at the same time as the policy (before it); the bit has two inputs of its own, (1, 0)
+on, (0, 1) off and (0, 0) no bit (words of a prompt); the quantile is of a batch, so that it follows V (of a task's
+rows, after V was fitted); where nothing is above it, ties for the largest advantage are good (the paper does not speak
+of ties); no interventions of people, which the paper marks as good; a categorical or normal policy (a flow).
 
 Use: on logs of mixed quality whose returns tell good actions from bad, where a weight would be hard to scale.
 

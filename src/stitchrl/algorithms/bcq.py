@@ -33,7 +33,7 @@ Both terms of (6) are means over the numbers of a vector, as in the official cod
 action. It acts by sampling `acting_candidates` actions x(s, D(s, z)) and taking the best by Q_1. Such actions have no
 density. `greedy()` uses the same z at every observation, so that nothing is left to chance.
 
-Use: a log that tries several actions in most states, and no wish to go beyond what was done.
+Use: a log that tries several actions in most states, where the policy must not go beyond what was done.
 
 Avoid: a log of nearly one action per state, of which it can only be a copy; continuous actions whose choices lie close
 together: the weights in (6) average away what differs by less than a standard deviation of about 0.35, in a box of [-1,

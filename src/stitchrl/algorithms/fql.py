@@ -27,8 +27,8 @@ between, where the log has no actions. These are fewer than under TD3+BC, whose 
 It acts by drawing z; such actions have no density, so weight-based estimators do not apply. `greedy()` has z = 0 in
 every state; no published number was obtained in that way.
 
-The published weights (`presets`) were chosen for each task by scores in its simulator, which nobody has who has only a
-log, so that published scores are better than can be expected from a log alone.
+The published weights (`presets`) were chosen for each task by scores in its simulator. With a log alone there are no
+such scores, and lower ones than the published are to be expected.
 
 Deviations: the official target critics follow the critics as they were before their step, here as they are after it, as
 in TD3. Layer normalisation adds 1e-5 to the variance, as PyTorch does, not 1e-6. First weights are orthogonal, not

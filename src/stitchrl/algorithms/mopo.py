@@ -26,18 +26,18 @@ wrong without knowing it, values are too high.
 Codes: tianheyu927/mopo; OfflineRL-Kit e3ce697, offlinerlkit/policy/model_based/mopo.py, most of whose numbers are the
 defaults.
 
-Deviations: The model ends a rollout by a chance that it learned, where the codes have a rule written for each environment;
-its standard deviations are kept between fixed bounds, where there they are learned; members differ by weights of rows, not
-by resampled ones; episodes are held out, not rows; the model is fitted for at most `model_updates`, where there no number
-ends it; its weights do not decay; and 10,000 rollouts are made at a time, not 50,000 as there and in `presets`. The
-temperature is not kept below 1, (5) comes before (6) on the same actions, and the actor's step size does not fall by default
-(`decay_updates`). First weights are those of SAC-N.
+Deviations: The model ends a rollout with a probability that it learned, where the codes have a rule written for each
+environment; its standard deviations are kept between fixed bounds, which the codes learn; members differ by weights of
+rows, not by resampled rows; episodes are held out, not rows; the model is fitted for at most `model_updates`, which the
+codes do not limit; its weights do not decay; and 10,000 rollouts are made at a time, not 50,000 as there and in
+`presets`. The temperature is not kept below 1, (5) comes before (6) on the same actions, and the actor's step size does
+not fall by default (`decay_updates`). First weights are those of SAC-N.
 
-Use: logs of varied behaviour, such as a replay log, whose dynamics are smooth and of few numbers; `model/change_error` says
-first whether the model predicts at all.
+Use: logs of varied behaviour, such as a replay log, whose dynamics are smooth and have few dimensions. Look at
+`model/change_error` first: it says whether the model predicts at all.
 
-Avoid: narrow logs of one expert, observations that a network predicts badly (many columns, contacts, chance), and
-observations of unlike units with `standardize=False`.
+Avoid: narrow logs of one expert, observations that a network predicts badly (many columns, contacts, randomness), and
+observations in different units with `standardize=False`.
 
 First knob: `penalty_weight`, from 0.5 to 5: larger stays nearer to where the model is certain. Compare `penalty_weight`
 times `model/penalty` with `model/reward`: where the penalty makes rewards negative, ending an episode early looks good

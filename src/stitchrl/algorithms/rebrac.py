@@ -1,5 +1,4 @@
-"""ReBRAC: TD3+BC with its penalty in actor and critic and better network design (Tarasov et al. 2023, arXiv
-2305.09836).
+"""ReBRAC: TD3+BC with the penalty in the actor and in the target (Tarasov et al. 2023, arXiv 2305.09836).
 
 For continuous actions. One update, in the order of the official code (DT6A/ReBRAC; CORL, algorithms/offline/rebrac.py);
 every `actor_every_updates`-th also does (4) to (6):
@@ -17,8 +16,8 @@ dimensions of an action. Lambda is a constant of (4), so that the scale of Q dro
 weight is in units of reward. Q in (4) is the critic just updated. Critics have layer normalisation after each
 activation, the actor has none.
 
-The published pairs of weights (`presets`) were chosen by scores in the simulator, which nobody has who has only a log,
-so that published scores are better than can be expected from a log alone.
+The published pairs of weights (`presets`) were chosen by scores in the simulator. With a log alone there are no such
+scores, and lower ones than the published are to be expected.
 
 Deviations: the official data set takes the first action of the next episode for a'_log where an episode was cut; here
 such rows have no penalty. The official target actor follows the actor as it was before its step, here as it is after

@@ -84,7 +84,7 @@ def small_log(kind: str = "discrete", *, reward: float | None = None) -> Dataset
 
 @cache
 def compiled_update(structure: Algorithm) -> Any:
-    """(input settings, state, batch, given, key, step) -> the update, compiled once a batch shape, as the loop compiles it.
+    """(input settings, state, batch, given, key, step) -> the update, compiled once per batch shape, as the loop compiles it.
 
     Args:
         structure: as `Algorithm.structure` gives it.

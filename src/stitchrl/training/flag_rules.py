@@ -33,8 +33,8 @@ EQUAL_SHARE = 0.999  # of a batch: weights that differ by some 3% change nothing
 DEAD_SHARE = 0.75  # of the last hidden layer; sound deterministic actors lost up to 0.56, ruined networks 0.97
 GENERALISATION = 1.5  # times the error on seen rows: sound runs on small logs stayed below
 RISEN = 1.25  # times its least: held-out errors are noisy
-SEEN_LOST = 0.05  # nats a decision that seen actions may lose in the same time; learned by heart, they gain
-LIKELIHOOD_LOST = 0.2  # nats a decision; a fifth of one is seen in the behaviour's own table
+SEEN_LOST = 0.05  # nats per decision that seen actions may lose in the same time; learned by heart, they gain
+LIKELIHOOD_LOST = 0.2  # nats per decision; a fifth of one is seen in the behaviour's own table
 
 
 class Found(NamedTuple):
