@@ -127,7 +127,7 @@ def test_the_action_mask_is_taken_from_named_columns(both: tuple[Bundle, Bundle]
         numbers = np.stack([NUMBERS, NUMBERS])
         for bare in (rows, numbers):
             with pytest.raises(
-                DataError, match=r"does not say\. Give the columns?, or `action_mask`, which is True everywhere"
+                DataError, match=r"neither these nor `action_mask`\. Give one of them; a mask is True everywhere"
             ):
                 policy.predict(bare)
         assert policy.predict(numbers, action_mask=everything)[0].shape == (2,)
@@ -373,7 +373,7 @@ def test_a_previous_value_is_not_guessed() -> None:
         "lactate": dataclasses.replace(SCHEMA.observations["lactate"], missing="previous")
     }
     bundle = dataclasses.replace(discrete(), schema=dataclasses.replace(LOG.schema, observations=rules))
-    with pytest.raises(DataError, match=r"lactate is missing in row 0, and the policy learned with the last value"):
+    with pytest.raises(DataError, match=r"lactate is missing in row 0, where the policy learned with the last value"):
         bundle.predict(ROW)
     assert bundle.predict(ROW | {"lactate": 1.5})[0].shape == ()
 
