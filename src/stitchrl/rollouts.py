@@ -79,7 +79,7 @@ def rollout(
         episodes: how many, at least 1.
         seed: at least 0; for the resets (see `episode_seeds`) and for sampled actions.
         num_envs: copies that step side by side, at least 1; one call of the policy serves all.
-        max_steps: episodes are cut after so many steps; None leaves ends to the environment.
+        max_steps: episodes are cut after this many steps; None leaves ends to the environment.
         mode: act by `policy.mode`; False acts by `policy.sample`.
 
     Raises:

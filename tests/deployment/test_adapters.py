@@ -109,7 +109,7 @@ def test_models_that_cannot_be_judged_are_refused() -> None:
         st.SB3Policy(Model(spaces.Discrete(2), lstm_actor=None))
     noisy = Model(spaces.Box(-1, 1, (2,)))
     noisy.use_sde = True
-    with pytest.raises(ConfigurationError, match="hangs together from step to step"):
+    with pytest.raises(ConfigurationError, match="depends on earlier steps"):
         st.SB3Policy(noisy)
     st.SB3Policy(noisy, deterministic=True)
 

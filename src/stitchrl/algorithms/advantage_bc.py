@@ -102,7 +102,7 @@ def good_actions(adv: Float[Array, " B"], td_weight: Float[Array, " B"], positiv
 
 
 def conditions(good: Bool[Array, " B"], told: Bool[Array, " B"]) -> Float[Array, "B 2"]:
-    """The inputs that stand for the bit: (1, 0) on, (0, 1) off, and (0, 0) where nothing is told."""
+    """The inputs for the bit: (1, 0) on, (0, 1) off, and (0, 0) where `told` is False: no bit."""
     bit = jnp.stack([good, ~good], axis=-1).astype(jnp.float32)
     return jnp.where(told[:, None], bit, 0.0)
 

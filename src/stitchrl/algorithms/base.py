@@ -203,10 +203,10 @@ class Algorithm(ABC):
         static=True, kw_only=True,
     )  # fmt: skip
     warmup_updates: int = setting(
-        0, "at least 0", "The step size rises linearly from 0 over so many updates; 0 is off.", kw_only=True
+        0, "at least 0", "The step size rises linearly from 0 over this many updates; 0 is off.", kw_only=True
     )
     decay_updates: int = setting(
-        0, "at least 0", "The step size falls to 0 as a cosine over so many updates, warm-up included; 0 is off.",
+        0, "at least 0", "The step size falls to 0 as a cosine over this many updates, warm-up included; 0 is off.",
         kw_only=True,
     )  # fmt: skip
     average_rate: float = setting(

@@ -72,7 +72,7 @@ class CriticSettings(RewardNoise):
 
     deviations: float | None = setting(
         None, "[0, inf)",
-        "Critics are joined by their mean less so many of their standard deviations, larger is more pessimistic; None takes "
+        "Critics are joined by their mean less this many of their standard deviations, larger is more pessimistic; None takes "
         "their minimum.",
         static=True, kw_only=True,
     )  # fmt: skip

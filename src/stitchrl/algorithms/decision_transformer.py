@@ -36,8 +36,8 @@ tasks whose best way has to be pieced together from several episodes; logs of cu
 and actions that are vectors, where the policy must be judged from a log alone: it is deterministic, so that its actions
 have no density and `st.evaluate` cannot judge it. `st.rollout` can play it.
 
-First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` asks for any
-return, also for one that nobody saw, and `policy.towards(return)` for another without training again.
+First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` sets any
+return, even one that is not in the log, and `policy.towards(return)` another one without training again.
 
 Metrics: loss/actor; policy/agreement (share of logged actions that are the mode) and policy/entropy (nats), or
 policy/mode_error (root mean squared distance of the action, per action dimension), over the rows of the pieces.
@@ -124,7 +124,7 @@ class DecisionTransformer(Algorithm):
     learning_rate: float = setting(1e-4, "(0, inf)", "AdamW's step size.")
     weight_decay: float = setting(1e-4, "[0, inf)", "Each step shrinks every weight by this share times the step size.")
     warmup_updates: int = setting(
-        10_000, "at least 0", "The step size rises linearly from 0 over so many updates; 0 is off.", kw_only=True
+        10_000, "at least 0", "The step size rises linearly from 0 over this many updates; 0 is off.", kw_only=True
     )
     max_gradient_norm: float = setting(
         0.25, "[0, inf)", "Gradients longer than this are shortened to it; 0 is off.", static=True, kw_only=True

@@ -5,7 +5,7 @@
     (3)  Qbar  <- Qbar  + target_rate (Q - Qbar)
     (4)  pibar <- pibar + target_rate (pi - pibar)
 
-(2) to (4) are made together, once in so many updates of the critics. Actions are in [-1, 1].
+(2) to (4) are made together, after every `actor_every_updates`-th update of the critics. Actions are in [-1, 1].
 """
 
 from __future__ import annotations

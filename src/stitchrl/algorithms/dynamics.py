@@ -7,7 +7,7 @@ P_m that the episode terminates:
 
 with e = 1 where the episode terminated. Changes are divided by their spread over the log, rewards are scaled. The weights v
 leave out what the log does not show: the change of the observation where the episode ended or the next observation is not
-stored, and the end where an episode was cut without its next observation, of which nobody knows whether it went on. A cut
+stored, and the end where an episode was cut without its next observation, since it may have ended there. A cut
 whose next observation is stored did go on, and counts as such: without these rows the chance of an end would come out too
 large. The weights w_m, exponential with mean 1, fixed for each row and member, make each member a draw of the Bayesian
 bootstrap (Rubin 1981), so that members differ where the log says little.
@@ -80,7 +80,7 @@ def model_inputs(obs: Float[Array, "*b D"], action: Shaped[Array, "..."], inputs
 
 
 def prediction_of(outputs: Float[Array, "*b outputs"]) -> Prediction:
-    """What the outputs of a network stand for; standard deviations stay between their ends."""
+    """The prediction whose parameters are these outputs of a network; standard deviations are kept between their bounds."""
     size = (outputs.shape[-1] - 1) // 2
     raw = outputs[..., size : 2 * size]
     below_most = MOST_LOG_STD - jax.nn.softplus(MOST_LOG_STD - raw)

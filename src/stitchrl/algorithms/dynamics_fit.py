@@ -13,9 +13,9 @@ rewards. In (2) the standard deviations of scaled observations and of the logged
 the reward is, so that a weight of u means the same whatever `reward_scale` is. Where no episode of the log terminated, none ends
 in the model either.
 
-Deviations from MOPO (Yu and others 2020, arXiv 2005.13239; tianheyu927/mopo), beside those of `dynamics`: episodes are held out,
-not rows, for rows of one episode resemble each other; the error is looked at every `LOOK_EVERY` updates, not after each pass over
-the log; errors of columns are in units of their spread; weights do not decay.
+Deviations from MOPO (Yu and others 2020, arXiv 2005.13239; tianheyu927/mopo), beside those of `dynamics`: episodes are
+held out, not rows, for rows of one episode resemble each other; the error is computed every `LOOK_EVERY` updates, not
+after each pass over the log; errors of columns are in units of their spread; weights do not decay.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["fitted_dynamics", "model_remarks", "parts_of", "predicted", "uncerta
 HELD_OUT = 0.1
 """Share of the episodes that only say how well the model predicts."""
 MOST_HELD_OUT = 5000
-"""Rows of them that are looked at, at most."""
+"""The most rows of these episodes that are used."""
 BATCH_SIZE = 256
 LOOK_EVERY = 500
 """Updates between two looks at the held-out rows."""

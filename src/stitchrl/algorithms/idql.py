@@ -142,7 +142,7 @@ class IDQL(CriticSettings):
         0.1, "[0, 1)", "Share of a block's inputs that dropout sets to 0 while it learns.", static=True
     )
     actor_decay_updates: int = setting(
-        0, "at least 0", "Cosine decay of the diffusion's step size over so many updates; 0 is off."
+        0, "at least 0", "Cosine decay of the diffusion's step size over this many updates; 0 is off."
     )
 
     @property

@@ -114,7 +114,7 @@ class IQL(SourceCriticSettings):
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the advantage's Q.")
     actor_decay_updates: int = setting(
-        0, "at least 0", "Cosine decay of the actor's step size over so many updates; 0 is off."
+        0, "at least 0", "Cosine decay of the actor's step size over this many updates; 0 is off."
     )
     actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
 

@@ -47,7 +47,7 @@ def setting(default: Any, interval: str, meaning: str, *, static: bool = False, 
         interval: a key of `INTERVALS`; for tuples every entry must lie in it.
         meaning: one sentence; it ends the error message, so say what larger does.
         static: True where Python code branches on a number or `prepare` reads it, so that it is built into the program.
-        kw_only: as of `dataclasses.field`.
+        kw_only: as for `dataclasses.field`.
     """
     kind = {"interval": interval, "meaning": meaning, "input": isinstance(default, float) and not static}
     return dataclasses.field(default=default, metadata=kind, kw_only=kw_only)

@@ -28,8 +28,8 @@ First knob: `temperature`, from 0.1 to 10, in units of value: smaller takes fewe
 
 Deviations: In the paper SQL's weight is max(t, 0), which follows from (1); the official code, followed here, has max(A,
 0). The actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are taken as
-they come, observations as `fit` scales them. The official commands for AntMaze set a dropout of V's network, but the
-code never switches it on.
+they come, observations as `fit` scales them. The official code has a dropout of V's network for AntMaze, but never
+switches it on.
 
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/effective_share,
 weight/clipped, SQL also weight/zero (share of rows that are not imitated); policy/agreement or policy/mode_error,

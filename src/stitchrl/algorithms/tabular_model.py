@@ -29,7 +29,7 @@ __all__ = ["NEGATIVE", "TabularModel", "log_table", "numbers_states", "policy_va
 
 MOST_SWEEPS = 100_000
 MOST_STATES, VISITS = 5_000, 10
-"""States that `numbers_states` takes for a finite set: at most so many, seen so often on average."""
+"""`numbers_states` takes states for a finite set if there are at most so many and each is seen at least so often on average."""
 TOLERANCE = 1e-10
 """Change of a value in one sweep, relative to the largest value, at which it counts as solved."""
 NEGATIVE = -1e6

@@ -27,7 +27,7 @@ First knob: `temperature`, from 0.5 to 10, in units of value: smaller is more op
 Deviations: The official noise on actions and the random actions beside logged ones in (1), both off by default, are not
 here. Defaults are those of the consistent MuJoCo runs; the code's own temperature is 1. The actor's cosine decay over
 all of training is off unless `actor_decay_updates` is given. Rewards are taken as they come, observations as `fit`
-scales them. The official commands for AntMaze set a dropout of V's network, but the code never switches it on.
+scales them. The official code has a dropout of V's network for AntMaze, but never switches it on.
 
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/effective_share, weight/clipped;
 policy/agreement or policy/mode_error, policy/entropy.

@@ -85,7 +85,7 @@ class Worlds:
         return read(columns, Schema.infer(list(columns), num_actions=2, gamma=GAMMA))
 
     def logs(self, world: FiniteMDP, episodes: int, count: int, seed: int) -> list[Dataset]:
-        """So many logs of so many episodes each: they are read as one, and cut."""
+        """Several logs of equally many episodes, which are read as one log and then cut apart."""
         whole = self.log(self.rows(world, episodes * count, seed=seed))
         return [whole.select_episodes(np.arange(k * episodes, (k + 1) * episodes)) for k in range(count)]
 

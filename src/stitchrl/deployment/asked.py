@@ -15,13 +15,13 @@ __all__ = ["Asked", "allowed", "answer", "given_actions"]
 
 
 class Asked(NamedTuple):
-    """Rows that the policy inside is asked about, after the guard.
+    """The input rows of the policy inside, after the guard.
 
     Attributes:
         rows: (B, D) numbers, all admitted by the guard unless it is set to "answer" everywhere.
         action_mask: (B, A) allowed actions, or None.
         outside: (B,) the rows in which not the policy acts, but what the guard says; None where there is no such row.
-        single: whether the caller asked about one row.
+        single: whether the caller gave a single row.
     """
 
     rows: NumpyArray

@@ -21,7 +21,7 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["AskedEncoder"]
 
-ORIGIN = "what the policy is asked about"
+ORIGIN = "the input of the policy"
 WORDS = {word: 1.0 for word in TRUE_WORDS if len(word) > 1} | {word: 0.0 for word in FALSE_WORDS if len(word) > 1}
 """Words that mean true or false in any column; what a single letter means depends on the other values of its column."""
 

@@ -18,7 +18,7 @@ from stitchrl.types import NumpyArray
 if TYPE_CHECKING:
     from stitchrl.encoding.columns import Block
 
-# PyArrow is imported where columns have names: a policy that is asked about arrays starts without it.
+# PyArrow is imported where columns have names: a policy whose input is arrays starts without it.
 
 __all__ = ["Observed", "encoded", "mask_columns", "observed"]
 

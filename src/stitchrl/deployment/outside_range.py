@@ -23,7 +23,7 @@ def refusal(rows: NumpyArray, outside: NumpyArray, guard: Guard, names: Sequence
     """The error for the first number that is not admitted.
 
     Args:
-        rows: (B, D) what the policy is asked about.
+        rows: (B, D) the input of the policy.
         outside: (B, D) the numbers on which it does not act.
         guard: of the policy.
         names: of the D numbers.
@@ -78,7 +78,7 @@ def _centre(policy: Any) -> tuple[Any, ...]:
 def action_outside(
     asked: Any, schema: Schema, size: int, known_range: tuple[NumpyArray, NumpyArray] | None
 ) -> int | tuple[float, ...]:
-    """The action that a guard is told to take: a discrete one by its number or name, a continuous one by its numbers.
+    """The action that a guard takes: a discrete one by its number or name, a continuous one by its numbers.
 
     Args:
         asked: what the guard was told.

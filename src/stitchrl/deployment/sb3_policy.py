@@ -45,12 +45,12 @@ class SB3Policy(OutsidePolicy):
         deterministic: whether it always takes its preferred action, as with `model.predict(obs, deterministic=True)`.
         normalize: what is done to observations before the model sees them, such as `vec_env.normalize_obs` where it was
             trained in a `VecNormalize`; None: nothing.
-        clip: whether normal actions are clipped to the bounds of the action, as `predict` does. False judges the normal itself,
-            whose actions `rollout_buffer.actions` holds; a log of executed actions has clipped ones.
+        clip: whether normal actions are clipped to the bounds of the action, as `predict` does. False means the normal itself,
+            whose actions are in `rollout_buffer.actions`; a log of executed actions holds clipped ones.
 
     Raises:
         ConfigurationError: actions that are neither discrete, multi-discrete nor a box; a policy with memory; exploration that
-            depends on the state (`use_sde=True`), whose draws hang together from step to step.
+            depends on the state (`use_sde=True`), whose draws depend on each other from step to step.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class SB3Policy(OutsidePolicy):
             )
         if getattr(model, "use_sde", False) and not deterministic:
             raise ConfigurationError(
-                "With `use_sde=True` the noise of a model hangs together from step to step, so its actions have no density of "
-                "their own. Judge it with `deterministic=True`."
+                "With `use_sde=True` the noise of a model depends on earlier steps, so its single actions have no known density. "
+                "Judge it with `deterministic=True`."
             )
         counts = [space.n] if isinstance(space, spaces.Discrete) else getattr(space, "nvec", [])
         self.num_actions = math.prod(int(count) for count in counts) if len(counts) else None

@@ -24,7 +24,7 @@ from stitchrl.diagnosis.statement import Statement
 __all__ = ["Choice", "choices_of"]
 
 MOST = 3
-"""At most so many algorithms are advised."""
+"""The most algorithms that are advised."""
 BENCHMARK = "benchmarks/results/advice.md"
 NEARLY_UNIFORM = 0.9
 """Evenness of the actions, from 0 to 1, at and above which a behaviour counts as nearly uniform."""

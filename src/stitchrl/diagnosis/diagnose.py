@@ -89,7 +89,7 @@ def diagnose(
 
 
 def _check_kinds(run: Run | Any, log: Any, newer: Any) -> None:
-    """Raise ConfigurationError where a path stands in place of what was read from it."""
+    """Raise ConfigurationError for a path in place of the run or log that is read from it."""
     if isinstance(run, str | os.PathLike):
         raise ConfigurationError(
             f"`run` of diagnose must be a run or a policy; got the path {os.fspath(run)!r}. `st.load` reads the run of a folder, "

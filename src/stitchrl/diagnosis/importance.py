@@ -37,7 +37,7 @@ LEAST_ROWS = 64
 PASSES = 16
 """A policy that evaluates its network more often than this for one action is asked about proportionally fewer rows."""
 MOST_COLUMNS = 256
-"""Columns that are looked at, at most: the first ones."""
+"""The most columns that are examined: the first ones."""
 
 
 class Importance(NamedTuple):

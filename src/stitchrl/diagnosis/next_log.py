@@ -27,7 +27,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["next_log_of"]
 
 MOST_REGIONS = 3
-"""At most so many regions are named."""
+"""The most regions that are named."""
 ALLOWED_ROWS = 100
 """How often an action must have been allowed in a region before its absence there says anything."""
 COARSE = 0.1
@@ -35,7 +35,7 @@ COARSE = 0.1
 TEST = 0.4
 """Share of the episodes that the main job evaluates on."""
 LEAST_EFFECTIVE = 10.0
-"""With a smaller effective sample size the contributions at hand say nothing about larger logs."""
+"""With a smaller effective sample size the contributions of this log say nothing about larger logs."""
 POWER = 2
 """The assumed departure from the behaviour: probabilities proportional to this power of the behaviour's own."""
 

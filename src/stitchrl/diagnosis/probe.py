@@ -57,7 +57,7 @@ class Probe:
     Args:
         held_out: a log that the run does not learn from, such as the validation part, or preferences where it learns from these;
             None measures on seen rows alone.
-        rows: how many of each kind are looked at, at least 1; of preferences, how many pairs.
+        rows: how many rows of each kind it measures, at least 1; of preferences, how many pairs.
 
     Raises:
         ConfigurationError: `rows` below 1.

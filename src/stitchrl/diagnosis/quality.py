@@ -12,7 +12,7 @@ from stitchrl.diagnosis.statement import Statement
 __all__ = ["quality_of"]
 
 MOST_FINDINGS = 5
-"""At most so many warnings of the audit are repeated; all errors are."""
+"""The most warnings of the audit that are repeated; all errors are."""
 OF_THE_TREATMENT = ("observation-made-of-action", "observation-leaks-action")
 """Codes of the audit for columns that hold what was done in their own row."""
 VALIDATION = 0.1

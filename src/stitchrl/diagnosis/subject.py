@@ -31,7 +31,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["MOST_ROWS", "NO_RUN", "Member", "NotLookedAtError", "Shared", "Subject", "drawn_episodes"]
 
 MOST_ROWS = 4096
-"""Rows that are looked at, at most: whole episodes drawn at random."""
+"""The most rows that are examined: whole episodes drawn at random."""
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ class Shared:
 
     @cached_property
     def behavior_model(self) -> BehaviorPolicy:
-        """A model of the behaviour fitted to the whole log, which can be asked about actions that were not logged.
+        """A model of the behaviour fitted to the whole log, which gives probabilities of actions that were not logged too.
 
         Raises `NotLookedAtError` where none can be fitted.
         """
@@ -205,7 +205,7 @@ class Subject:
 
     @property
     def rows(self) -> Dataset:
-        """The rows that are looked at."""
+        """The rows that are examined."""
         return self.shared.rows_of
 
     @property

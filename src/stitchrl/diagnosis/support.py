@@ -55,7 +55,7 @@ class Support(NamedTuple):
     """How much of each decision has no support in the log.
 
     Attributes:
-        rows: (n,) numbers of the rows that were looked at, ascending.
+        rows: (n,) numbers of the rows that were examined, ascending.
         off: (n,) share of the policy's decision without support, 0 to 1.
         off_logged: (n,) the same for the behaviour itself.
         distance, usual: of continuous actions (n,) the distance of the policy's action to the nearest logged one in similar

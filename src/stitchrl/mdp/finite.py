@@ -72,7 +72,7 @@ class FiniteMDP:
         Args:
             probs: (S, A) the policy; rows of terminal states are ignored.
             gamma: in [0, 1]; at 1, without a horizon, the policy must reach a terminal state from everywhere.
-            horizon: how many steps are counted, V <- r_pi + gamma P_pi V so many times from 0; None counts them all.
+            horizon: how many steps are counted, by as many sweeps V <- r_pi + gamma P_pi V from 0; None counts them all.
         """
         live = ~self.terminal
         step = np.einsum("sa,sat->st", probs[live], self.transition[live])[:, live]

@@ -159,7 +159,7 @@ def demo_log(
 class ExactValues:
     """The truth about policies in this world, at gamma 1 and with the clinicians' actions as the mask.
 
-    With a horizon it is survival within so many steps: the reward is given where a stay ends in survival.
+    With a horizon it is survival within that many steps: the reward is given where a stay ends in survival.
     """
 
     name = "exact values from the known ICU-Sepsis MDP (linear solve, gamma 1)"

@@ -59,7 +59,7 @@ class ClippedPolicy(ContinuousPolicy):
 
     @property
     def described(self) -> str:
-        """What was done to the policy, for whoever reads its value."""
+        """What was done to the policy, in words, to be shown beside its value."""
         low, high = np.broadcast_arrays(np.asarray(self.low), np.asarray(self.high))
         ends = dict.fromkeys(f"[{a:g}, {b:g}]" for a, b in zip(np.ravel(low), np.ravel(high), strict=True))
         inner = getattr(self.policy, "described", "")

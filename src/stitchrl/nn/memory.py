@@ -82,7 +82,7 @@ class MemoryPolicy(WithOrigin, eqx.Module):
         *,
         action_mask: Bool[AnyArray, "B A"] | None = None,
     ) -> tuple[Distribution, PyTree]:
-        """The distribution of the action that comes now, and the carry after seeing `obs`; arguments as of `step`."""
+        """The distribution of the next action, and the carry after seeing `obs`; arguments as for `step`."""
 
     def step(
         self,

@@ -327,7 +327,7 @@ class Ensemble(eqx.Module):
         final_gain: float = 1.0,
         start: Start = "orthogonal",
     ) -> Ensemble:
-        """Fresh, independent members for observations of the given shape, or with so many inputs."""
+        """Fresh, independent members for observations of the given shape, or with the given number of inputs."""
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         asked = network if isinstance(network, Network) else Network(tuple(network))
 

@@ -69,7 +69,7 @@ class SmoothedPolicy(ContinuousPolicy):
 
     @property
     def described(self) -> str:
-        """What was done to the policy, for whoever reads its value."""
+        """What was done to the policy, in words, to be shown beside its value."""
         return f"smoothed by normal noise of {', '.join(f'{one:g}' for one in np.atleast_1d(np.asarray(self.std)))}"
 
     @property

@@ -32,7 +32,7 @@ ERRORS_APART = 4.0
 
 
 def seeds_differ_in_actions(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """Two seeds of the run choose different actions in so many decisions that chance chose the policy."""
+    """Two seeds of the run choose different actions in so many decisions that the policy is a matter of chance."""
     subjects = _of_one_form(subjects)
     apart = _apart(subjects)
     discrete = subjects[0].rows.num_actions is not None

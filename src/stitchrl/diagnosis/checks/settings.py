@@ -1,4 +1,4 @@
-"""Checks of settings that, on the log at hand, cannot do what they are for."""
+"""Checks of settings that cannot serve their purpose on this log."""
 
 from __future__ import annotations
 
