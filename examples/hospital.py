@@ -4,7 +4,7 @@
 
 The log holds 20,000 simulated stays in intensive care. A stay that ends in survival is worth 1, in death 0, so the value of a
 policy is the share of patients it would keep alive. In the world that the log was drawn from, the clinicians' own share is
-known: 0.7818. The verdict may be CANNOT TELL: so short a training seldom proves anything, and saying so is right.
+known: 0.7818. The verdict may be CANNOT TELL: after so short a training the log seldom shows a gain, and saying so is right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EXACT_CLINICIANS = 0.7818
 
 
 def main(updates: int = 1_000, stays: int = 20_000, seed: int = 0) -> dict[str, Any]:
-    """Run the example with so many gradient updates on so many stays, and return its main numbers."""
+    """Run the example with `updates` gradient updates on `stays` stays, and return its main numbers."""
     # 1. Look at the log before learning anything from it.
     log = st.demo_log().head(stays)
     audit = st.audit(log)

@@ -28,7 +28,7 @@ def main(updates: int = 3_000, pairs: int = 20_000, seed: int = 0) -> dict[str, 
     messages = rng.normal(size=(pairs, FEATURES)).astype(np.float32)
     worth, old = messages @ taste, softmax(0.5 * messages @ habit)
 
-    # Two different replies of the old system (the largest of scores with Gumbel noise are such a draw), and a verdict.
+    # Draw two different replies of the old system (the two largest scores with Gumbel noise), and let the judge decide.
     drawn = np.argsort(np.log(old) + rng.gumbel(size=old.shape), axis=1)[:, -2:]
     first, second = np.take_along_axis(worth, drawn, axis=1).T
     first_wins = rng.random(pairs) < 1 / (1 + np.exp(second - first))
@@ -40,8 +40,8 @@ def main(updates: int = 3_000, pairs: int = 20_000, seed: int = 0) -> dict[str, 
     run = st.fit(dpo, train, updates=updates, batch_size=256, seeds=[seed], probe=st.Probe(held_out, rows=2_000))
     row = run.history[-1]
     best_guess = float(np.mean(1 / (1 + np.exp(-np.abs(first - second)))))
-    print(f"held-out verdicts foretold: {row['held_out/accuracy']:.1%}")
-    print(f"to be expected of one who knows what replies are worth: {best_guess:.1%}, for the judge has doubts")
+    print(f"held-out verdicts predicted rightly: {row['held_out/accuracy']:.1%}")
+    print(f"the best possible share: {best_guess:.1%}, because the judge is not always sure")
 
     probs = {"old system": old, "learned by DPO": np.asarray(run.policy.probs(messages), np.float64)}
     probs["best possible"] = softmax(np.log(old) + worth / KL_WEIGHT)

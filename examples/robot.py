@@ -32,7 +32,7 @@ def simulate(controller: Callable[..., Any], episodes: int, seed: int) -> dict[s
 
 
 def clumsy(obs: np.ndarray, noise: float = 0.0) -> np.ndarray:
-    """The controller behind the log: it pulls too weakly and hardly brakes; in the log it has much noise as well."""
+    """The controller behind the log: it pulls too weakly and hardly brakes; in the log it is also very noisy."""
     return -0.15 * obs[:, :2] - 0.1 * obs[:, 2:] + RNG.normal(0, noise, (len(obs), 2))
 
 
@@ -45,7 +45,7 @@ def main(updates: int = 5_000, episodes: int = 400, seed: int = 0) -> dict[str, 
     bounds = {"action_low": (-1.0, -1.0), "action_high": (1.0, 1.0)}
     log = st.read(made, st.Schema({role: role for role in made}, gamma=0.99, name="point robot", **bounds))
     print(f"{log}\n{st.audit(log)}")
-    # "without noise" is the fair opponent: taking the noise away is an improvement that needs no learning.
+    # "without noise" is the fair comparison: taking the noise away is an improvement that needs no learning.
     controllers: dict[str, Callable[..., Any]] = {"as logged, noisy": noisy, "without noise": clumsy}
     for algorithm in (st.TD3BC(hidden_sizes=(64, 64)), st.IQL(hidden_sizes=(64, 64))):
         controllers[f"learned by {algorithm.name}"] = st.fit(algorithm, log, updates=updates, seeds=[seed]).policy.mode

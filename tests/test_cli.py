@@ -55,6 +55,7 @@ def test_version_and_help(stitchrl: Command) -> None:
     assert json.loads(stitchrl("version", "--json").out) == {"version": st.__version__}
     done = stitchrl("run", "--help")
     assert done.status == 0
+    assert "ten times as many" in " ".join(done.out.split())  # updates of an evaluation over continuous actions
     for option in (
         "--format",
         "--schema",
@@ -149,6 +150,7 @@ def test_bad_logs(damage: Callable[[Path], None], sentence: str, tmp_path: Path,
         (["--tail", "0.2"], "`tail` is a share of the distribution of returns, which was not asked for; got 0.2"),
         (["--set", "IQL.expectile=1.5"], "`expectile` of IQL must be in (0, 1); got 1.5"),
         (["--set", "IQL-2.expectile=0.9"], "the candidates are BC, FilteredBC, IQL"),
+        (["--group", "magic"], "subgroup is in column 'magic' (or an option such as `--group` does), which"),
         (["--config", "nowhere.toml"], "The configuration 'nowhere.toml' cannot be read: No such file"),
     ],
 )
@@ -199,6 +201,13 @@ def test_other_bad_commands(log: Path, tmp_path: Path, stitchrl: Command) -> Non
     done = stitchrl("demo", "--out", tmp_path / "x", "--set", "magic.expectile=0.9")
     assert (done.status, "the candidates are BC" in done.err) == (2, True)
     assert not (tmp_path / "x").exists()
+    for option in ("--out", "--html"):
+        done = stitchrl("audit", log, option, tmp_path / "absent" / "audit.json")
+        assert (done.status, done.out) == (2, "")  # before the log is read, and without advice on space
+        assert done.err == (
+            f"error: `{option}` must be a file in a folder that exists; there is no folder {str(tmp_path / 'absent')!r}. Make it "
+            "first, or choose another place.\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -256,6 +265,8 @@ def test_a_command_stopped_from_the_keyboard_says_how_to_go_on(
     done = stitchrl("train", log, "--out", tmp_path / "x", "--quiet")
     assert (done.status, done.out) == (130, "")
     assert done.err == "stopped; the same command continues where it was\n"
+    monkeypatch.setattr(st, "audit", interrupted)
+    assert stitchrl("audit", log).err == "stopped\n"  # it keeps nothing, and begins again
 
 
 # --- what a log is worth -----------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_settings_of_the_fits_reach_them(
     [
         ([], "needs POLICY and LOG, or LOG with `--policy-columns`"),
         (["LOG", "--policy-log-prob", "logp"], "both were given. Leave one of them out"),
-        (["--policy-log-prob", "logp", "--policy-columns", OF_ALL], "give one."),
+        (["--policy-log-prob", "logp", "--policy-columns", OF_ALL], "both were given. Give one of them."),
         (
             ["--policy-columns", "p_0,p_1"],
             r"policy_probs of stays.parquet must hold one number for each of the 25 actions",

@@ -59,7 +59,7 @@ def test_robot(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_preference_learning(capsys: pytest.CaptureFixture[str]) -> None:
     found = main_of("preference_learning")(updates=150, pairs=3_000)
-    assert "held-out verdicts foretold" in capsys.readouterr().out
+    assert "held-out verdicts predicted rightly" in capsys.readouterr().out
     assert found["old system"] + 0.8 < found["learned by DPO"] < found["best possible"]
     assert 0.7 < found["accuracy"] < found["best accuracy"] + 0.05
 

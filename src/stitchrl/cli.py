@@ -67,6 +67,8 @@ from stitchrl.pipeline.settings import PipelineSettings
 # JAX and NumPy are imported inside the commands: `stitchrl --help` must not wait for them.
 
 STOPPED = 130
+RESUMED = ("demo", "run", "train", "race")
+"""The commands that keep what they have done, and go on from there."""
 
 app = typer.Typer(
     help="From a log file to a policy you can defend.",
@@ -109,7 +111,11 @@ def demo(
     config: Config = None,
     version: Version = False,
 ) -> None:
-    """Write the embedded hospital log as stays.parquet and run the main job on it, with exact values beside every number."""
+    """Run the main job on the embedded hospital log.
+
+    The log is written as OUT/stays.parquet, and the run as OUT/run. Its world is known, so that the exact value stands beside
+    every estimate.
+    """
     from stitchrl.mdp.icu_sepsis import ExactValues
     from stitchrl.pipeline.demo import write_demo_log
 
@@ -157,9 +163,10 @@ def run(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """From a log to a verdict: audit, split, train, select, evaluate, diagnose, verdict, report, bundle.
+    """Run the main job: from a log to a verdict on a new policy.
 
-    Exit status 5 where the audit calls the log not usable and the run stopped there.
+    The stages are audit, split, train, select, evaluate, diagnose, verdict, report and bundle. The exit status is 5 where the
+    audit calls the log not usable and the run stopped there.
     """
     main_job(context, log, out)
 
@@ -176,18 +183,25 @@ def schema(
     format: Format = None,
     against: Annotated[
         Path | None,
-        typer.Option("--check", help="A schema: print what it makes of the first rows, and all that is wrong."),
+        typer.Option(
+            "--check", help="A schema: print what it makes of the first rows of the log, and everything that is wrong."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="A new file to write, such as the log's name with .toml. [default: print it]"),
     ] = None,
     config: Config = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print no remarks, and of a check the answer alone.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print the schema without remarks, and of --check the answer alone.")
+    ] = False,
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Print a first schema for a log, as TOML with remarks: save it beside the log, and correct it."""
+    """Print a first schema for a log, as TOML with remarks.
+
+    Save it beside the log, under the log's name with .toml, and correct it: it is guessed from names and first rows.
+    """
     from stitchrl.command_line.schemas import check, propose
 
     if against is not None:
@@ -199,7 +213,7 @@ def schema(
 @app.command(epilog="Example: stitchrl convert stays.csv stays.store")
 def convert(
     log: Log,
-    out: Annotated[Path, typer.Argument(help="What to make: name.parquet, or a folder.")],
+    out: Annotated[Path, typer.Argument(help="What to write: name.parquet, or a folder for a store.")],
     schema: SchemaFile = None,
     format: Format = None,
     to: Annotated[
@@ -209,7 +223,7 @@ def convert(
     without: Annotated[
         Path | None,
         typer.Option(
-            "--without", help="A drop list, name.json or name.csv: its episodes are left out of what is written."
+            "--without", help="A drop list (name.json or name.csv), whose episodes are left out of what is written."
         ),
     ] = None,
     config: Config = None,
@@ -217,7 +231,10 @@ def convert(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Write a log in another format: a store opens in milliseconds, however large, and trains without being loaded."""
+    """Write a log in another format.
+
+    A store opens in milliseconds, however large it is, and policies learn from it without loading it into memory.
+    """
     unwanted = None if without is None else stitchrl.read_drop_list(without)
     written = stitchrl.convert(log, out, schema=schema, format=format, to=to, without=unwanted)
     if json:
@@ -243,13 +260,15 @@ app.command(epilog="Example: stitchrl predict stitchrl-run/policy today.csv --ou
 @app.command(epilog="Example: stitchrl report runs/stays --out report.html")
 def report(
     folder: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    out: Annotated[Path | None, typer.Option("--out", help="File to write. [default: report.html in it]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write. [default: report.html in the run directory]")
+    ] = None,
     config: Config = None,
     quiet: Quiet = False,
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Render the report of a run directory anew."""
+    """Write the report of a run directory again."""
     written = stitchrl.report(folder, out)
     if json:
         print_json({"out": str(written)})
@@ -293,7 +312,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = STOPPED
     if status == STOPPED:
-        print("stopped; the same command continues where it was", file=sys.stderr)
+        goes_on = sys.argv[1:2] and sys.argv[1] in RESUMED
+        print(f"stopped{'; the same command continues where it was' if goes_on else ''}", file=sys.stderr)
     raise SystemExit(status or 0)
 
 

@@ -80,6 +80,8 @@ def likelier_between(lower: float, upper: float) -> str:
 
 def shown(value: Any) -> str:
     """Any value as a message shows it."""
+    if isinstance(value, np.floating):  # with the digits of its own type: 32 bits hold -0.2, and 64 bits -0.20000000298
+        value = float(str(value))
     try:
         return printable(_SHORT.repr(value.item() if isinstance(value, np.generic) else value))
     except ValueError:  # the integer has more digits than Python prints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from algorithm_cases import ALL, fitted
-from worlds import schema_of
+from algorithm_cases import ALL, CASES, CRITICS, KEY, LEARNERS, fitted
+from worlds import assert_trees_equal, schema_of
 
 import stitchrl as st
+from stitchrl.algorithms.base import Step
 from stitchrl.algorithms.losses import td_loss
-from stitchrl.algorithms.source_critics import MOST_SOURCES
+from stitchrl.algorithms.source_critics import MOST_SOURCES, SourceCriticSettings
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError
 
+ONE = Step(jnp.int32(1), jnp.int32(100))
 PAYS = {"day": (1.0, 0.5), "night": (0.2, 0.5)}
 """Source -> what the two actions pay in its rows. Three rows in four are of the day."""
 
@@ -98,6 +101,56 @@ def test_each_critic_learns_what_its_source_saw(name: str, tmp_path: Path) -> No
     assert [int(run.policy.greedy().mode(obs)[0]) for run in (plain, apart)] == [0, 1]
     again = st.load(tmp_path / "run")
     np.testing.assert_array_equal(again.policy.probs(obs), apart.policy.probs(obs))
+
+
+HAVE = [name for name in LEARNERS if isinstance(CASES[name].algorithm, SourceCriticSettings)]
+USUAL = ("IQL discrete", "CQL discrete", "XQL continuous", "TD3BC continuous")
+
+
+def test_who_has_the_setting() -> None:
+    # Without it: those that join critics by a rule of their own, the naive ones, and those that learn from made-up rows.
+    others = {"BCQ", "BEAR", "FQL", "QChunking", "EDAC", "MOPO", "COMBO", "SAC", "TD3", "DDPG", "DQN"}
+    assert {name.split()[0] for name in HAVE} == {name.split()[0] for name in CRITICS} - others
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in USUAL else [pytest.mark.slow]) for n in HAVE])
+def test_critics_of_a_source_learn_what_they_would_from_its_rows_alone(name: str) -> None:
+    """At gamma 0, where no target is of other critics: by the gradient, which Adam's first moment holds."""
+    case = CASES[name].with_settings(gamma=0.0, num_critics=2)
+    batch = case.batch(td_weight=1.0)
+    number = jnp.asarray([0, 1, 0, 0, 0, 1, 0, 0], jnp.int32)
+    given = {"source_share": jnp.asarray([0.75, 0.25], jnp.float32)}
+    together = dataclasses.replace(case.algorithm, critic_per_source=True)
+    state = together.init(KEY, case.spec, given)
+    after, _ = together.update(state, batch | {"source_number": number}, given, KEY, ONE)
+
+    def part(tree: Any, source: int) -> Any:
+        own = slice(2 * source, 2 * source + 2)
+        return jax.tree.map(lambda leaf: leaf[own] if jnp.ndim(leaf) and len(leaf) == 4 else leaf, tree)
+
+    for source in (0, 1):
+        alone = state._replace(critics=part(state.critics, source), target_critics=part(state.target_critics, source))
+        rows = {field: column[number == source] for field, column in batch.items()}
+        if (
+            name == "CQL continuous"
+        ):  # draws its actions row by row: all rows are there, those of the other source count nothing
+            rows = batch | {"td_weight": jnp.where(number == source, 1 / given["source_share"][source], 0.0)}
+        learned, _ = case.algorithm.update(alone, rows, None, KEY, ONE)
+        moved = part(after.critics.optimizer_state[0].mu, source)
+        if name == "IDQL continuous":  # its loss is the mean over critics, of which there are twice as many
+            moved = jax.tree.map(lambda leaf: 2 * leaf, moved)
+        assert_trees_equal(moved, learned.critics.optimizer_state[0].mu, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["H", "behavior"])
+def test_cql_on_a_log_of_two_sources_with_a_fitted_behaviour(penalty: str) -> None:
+    algorithm = st.CQL(
+        gamma=0.0, cql_weight=0.0, penalty=penalty, behavior_updates=5, learning_rate=0.05, hidden_sizes=(),
+        critic_per_source=True,
+    )  # fmt: skip
+    run = fitted(algorithm, log(), updates=400, log_every_updates=400, standardize=False)
+    q = np.asarray(run.states[0].critics.model(jnp.ones((1, 1))))[:, 0]
+    np.testing.assert_allclose(q, [PAYS["day"]] * 2 + [PAYS["night"]] * 2, atol=0.05)
 
 
 @pytest.mark.slow

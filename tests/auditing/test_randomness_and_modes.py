@@ -79,10 +79,10 @@ def test_randomness_is_put_in_words(numbers: dict[str, float], chance: float | N
 @pytest.mark.parametrize(
     ("numbers", "said", "proven"),
     [
-        ({"random_share": 0.4, "gain": 0.03}, "counts as none", False),
+        ({"random_share": 0.4, "gain": 0.03}, "that is no evidence", False),
         (
             {"random_share": 0.4, "gain": 3.0},
-            "To such a mixture the actions of an episode are 20.1 times as likely",
+            "such a mixture makes the actions of an episode 20.1 times as likely",
             True,
         ),
         ({"random_share": 0.98, "gain": 3.0}, "look like uniformly random actions", False),

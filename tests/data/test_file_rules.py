@@ -61,7 +61,7 @@ def test_everything_round_trips(tmp_path: Path) -> None:
         ({"sheet": 1.5}, "`sheet` of [file] must be the name or the number of a sheet; got 1.5."),
         (
             {"sep": ";"},
-            "[file] of the schema knows delimiter, quotechar, decimal, thousands, encoding, header, skiprows, names",
+            "[file] of the schema may have delimiter, quotechar, decimal, thousands, encoding, header, skiprows, names",
         ),
     ],
 )

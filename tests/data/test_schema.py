@@ -59,15 +59,16 @@ GAMMA = "`gamma` of [task] must be a number in [0, 1]; got "
 BAD_TOML = {
     "unknown section": (COLUMNS + "[colums]\n", SECTIONS + "'colums'."),
     "section is no table": ("columns = 3\n", SECTIONS + "'columns'."),
-    "unknown role": (COLUMNS + 'obs = "x"\n', "[columns] of the schema knows episode, step, observation"),
+    "unknown role": (COLUMNS + 'obs = "x"\n', "[columns] of the schema may have episode, step, observation"),
     "unknown role, named": (COLUMNS + 'obs = "x"\n', "got 'obs'."),
+    "misspelt role": (COLUMNS + 'truncted = "x"\n', "got 'truncted'. Did you mean truncated?"),
     "unknown action key": (
         COLUMNS + "[action]\nsize = 3\n",
-        "[action] of the schema knows kind, count, bins, categories, low, high, unit; got 'size'.",
+        "[action] of the schema may have kind, count, bins, categories, low, high, unit; got 'size'.",
     ),
     "unknown task key": (
         COLUMNS + "[task]\nsize = 3\n",
-        "[task] of the schema knows gamma, name, time_unit; got 'size'.",
+        "[task] of the schema may have gamma, name, time_unit; got 'size'.",
     ),
     "column is a number": (COLUMNS + "step = 3\n", "The column of 'step' " + NO_NAME + "3."),
     "column list of numbers": (COLUMNS + "action_mask = [1, 2]\n", NO_NAME + "[1, 2]."),

@@ -87,6 +87,9 @@ def test_rows_that_the_guard_refuses_are_marked_and_have_no_action(
     ]
     said = command("predict", folders[0], log, "--out", out, "--overwrite")
     assert "3 of them outside the range that the policy learned from, 3 without an action" in said.out
+    assert (
+        "guard_columns. In place of refusing rows outside the range, `--on-outside` can do something else." in said.out
+    )
     for told, acted in (
         ("clip", ["policy, clipped", "nobody", "nobody"]),
         ("behavior", ["behavior", "nobody", "nobody"]),
@@ -255,7 +258,8 @@ def test_masks_are_kept_and_rows_without_one_have_no_action(tmp_path: Path, comm
     out = tmp_path / "out.parquet"
     log = write(tmp_path, **MASKS)
     done = command("predict", tmp_path / "policy", log, "--out", out)
-    assert (done.status, done.out) == (0, f"{out}: 12 rows, 6 without an action\n")
+    why = "Why a row has no action stands in its column guard_columns."
+    assert (done.status, done.out) == (0, f"{out}: 12 rows, 6 without an action\n{why}\n")
     found = pq.read_table(out).to_pydict()
     mask = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1], [1, 1, 1]] * 3, bool)
     probs = discrete().probs(LOG.observation, action_mask=mask)

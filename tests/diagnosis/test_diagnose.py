@@ -219,7 +219,7 @@ def test_the_command_diagnoses_what_is_in_a_folder(tmp_path: Path, stitchrl: Com
             [tmp_path / "bc", "--out", tmp_path / "bc" / "config.json"],
             "must not be what the command reads, or lie in it",
         ),
-        ([tmp_path / "bc", "--newer", tmp_path], "name that one with `--log`"),
+        ([tmp_path / "bc", "--newer", tmp_path], "name it with `--log`"),
     ):
         done = stitchrl("diagnose", *words)
         assert (done.status, done.out) == (2, "")

@@ -112,13 +112,13 @@ def test_names_that_a_page_cannot_tell_apart_are_refused() -> None:
 
 
 def test_a_lesson_that_is_named_by_its_number_is_a_link_where_its_page_is_there() -> None:
-    def of(name: str, number: int) -> str:
-        return f'<a href="{name}.html">{number}</a>'
+    def of(name: str, text: str) -> str:
+        return f'<a href="{name}.html">{text}</a>'
 
-    awr, awac, iql = of("awr", 6), of("awac", 7), of("iql", 8)
+    awr, awac, iql = of("awr", "6"), of("awac", "7"), of("iql", "8")
     there = ["awr", "awac", "iql"]
     for text, expected in (
-        ("<p>(lesson 8).</p>", f"<p>(lesson {iql}).</p>"),
+        ("<p>(lesson 8).</p>", f"<p>({of('iql', 'lesson 8')}).</p>"),
         ("<p>Lessons 6 and 7</p>", f"<p>Lessons {awr} and {awac}</p>"),
         ("<li>lessons 5, 6 and 8, 7 rows</li>", f"<li>lessons 5, {awr} and {iql}, 7 rows</li>"),
         ("<p>lesson 12, lesson 0, lesson 99, 8 lessons</p>", None),
@@ -126,7 +126,7 @@ def test_a_lesson_that_is_named_by_its_number_is_a_link_where_its_page_is_there(
         assert linked(text, there) == (text if expected is None else expected)
     for held in ("<pre>lesson 8</pre>", '<figure title="lesson 8">lesson 8</figure>', '<p title="lesson 8"></p>'):
         assert linked(held, there) == held
-    assert linked('<a href="x">lesson 8</a> lesson 8', there) == f'<a href="x">lesson 8</a> lesson {iql}'
+    assert linked('<a href="x">lesson 8</a> lesson 8', there) == f'<a href="x">lesson 8</a> {of("iql", "lesson 8")}'
 
 
 # --- the cache -----------------------------------------------------------------------------------------------------------

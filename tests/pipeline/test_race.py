@@ -251,7 +251,7 @@ def test_vectors_of_actions_race_as_well() -> None:
     assert {row.title for row in final.rows} == {"BC", "TD3BC q_weight 1", "TD3BC q_weight 4"}
     assert all(row.power is None for row in final.rows)
     assert found.winner.policy is found.policy
-    assert "the error of the model apart" in str(found)
+    assert "not counting the error of the model" in str(found)
 
 
 # --- places --------------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_bounds() -> None:
     roles = {r: r for r in tiny_columns()}
     ages = ColumnRule(low=0, high=4)
     with pytest.raises(
-        DataError, match=r"observation of the dict must be in \[0, 4\]; got 5.0 in row 5 \(1 such\)\. Correct"
+        DataError, match=r"observation of the dict must be in \[0, 4\]; got 5.0 in row 5 \(1 such value\)\. Correct"
     ):
         observed(ages, np.array([0, 1, 2, 3, 4, 5]))
     assert observed(ages, np.array([0, 1, 2, 3, 4, 4.0])).num_transitions == 6

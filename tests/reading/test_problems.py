@@ -52,13 +52,13 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
             "- reward of x.csv must be numbers; got 'much' in row 11.",
             "- Column 'age' (observation) of x.csv must have no missing values; found 1, the first in row 3. Say what "
             "stands for them: `missing` under [observation.age].",
-            "- observation (column 'age') of x.csv must be in [0, 120]; got 500.0 in row 7 (1 such). Correct the log or the "
-            "bounds.",
+            "- observation (column 'age') of x.csv must be in [0, 120]; got 500.0 in row 7 (1 such value). Correct the log or "
+            "the bounds.",
             "- Column 'ward' (observation) of x.csv must hold one of its 2 categories; got 'OR' in row 7. Add it to "
             "`categories` of the schema, or count all such values as one more category: `unknown = true` under "
             "[observation.ward].",
-            "- action (column 'dose') of x.csv must be an integer from 0 to 1; got 2 in row 11 (1 such). Correct `count` under "
-            "[action] or the log.",
+            "- action (column 'dose') of x.csv must be an integer from 0 to 1; got 2 in row 11 (1 such value). Correct `count` "
+            "under [action] or the log.",
         ]
     )
 
@@ -75,7 +75,7 @@ def test_columns_that_are_not_there_come_with_bad_values(tmp_path: Path) -> None
         "- The schema says group is in column 'patient', which x.csv does not have.",
         "- observation (column 'age') of x.csv must be numbers; got 'old' in row 0. If these are names, list them: "
         "`categories` under [observation.age].",
-        "- action (column 'dose') of x.csv must be an integer from 0 to 1; got 5 in row 1 (1 such). Correct `count` under "
+        "- action (column 'dose') of x.csv must be an integer from 0 to 1; got 5 in row 1 (1 such value). Correct `count` under "
         "[action] or the log.",
     ]
 

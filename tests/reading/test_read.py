@@ -45,7 +45,9 @@ def test_read_parquet_with_fixed_size_lists_and_several_row_groups(tmp_path: Pat
 
 def test_schema_beside_the_log_is_picked_up(tmp_path: Path) -> None:
     write_parquet(tmp_path / "stays.parquet", renamed_columns())
-    with pytest.raises(SchemaError, match=r"Without a schema the columns of stays\.parquet must carry the role names"):
+    with pytest.raises(
+        SchemaError, match=r"Without a schema, the names of the columns of stays\.parquet must tell their roles"
+    ):
         st.read(tmp_path / "stays.parquet")
     (tmp_path / "stays.toml").write_text(RENAMED + '[task]\nname = "ward 3"\n')
     log = st.read(tmp_path / "stays.parquet")

@@ -62,7 +62,7 @@ def test_a_column_the_schema_names_is_absent(tmp_path: Path) -> None:
 def test_without_a_schema_the_missing_roles_are_named() -> None:
     columns = tiny_columns()
     del columns["reward"], columns["terminated"]
-    with pytest.raises(SchemaError, match=r"must carry the role names; there is no reward, terminated\."):
+    with pytest.raises(SchemaError, match=r"none is named like these: reward, terminated\."):
         st.read(columns)
 
 
@@ -209,10 +209,14 @@ def test_empty_parquet_is_refused(tmp_path: Path) -> None:
         ({"step": np.array([0, 1, 1, 0, 1, 0])}, "episode 7 of the dict has step 1 twice"),
         (
             {"episode": np.array([7.0, 7, 7, 8, np.nan, 9])},
-            "episode of the dict must name one in every row; row 4 has NaN",
+            "episode of the dict must have an identifier in every row; row 4 has NaN",
         ),
         ({"action_mask": np.full((6, 3), 0.5)}, "action_mask of the dict must be true or false"),
-        ({"reward": np.zeros((6, 1))}, "reward of the dict must have at most 1 axes"),
+        ({"reward": np.zeros((6, 1))}, "reward of the dict must hold one value a row; got an array of shape"),
+        (
+            {"propensity": np.array([0.5, 1.5, -0.2, 1, 1, 1], np.float32)},
+            r"propensity of the dict must be in \[0, 1\]; got 1.5 in row 1 \(2 such values\)\. Correct the log; percentages",
+        ),
         ({"weight": -np.ones(6)}, r"weight of the dict must be in \[0, inf\]; got -1.0 in row 0"),
     ],
 )

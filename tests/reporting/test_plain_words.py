@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from stitchrl.messages import likelier, likelier_between
+from stitchrl.messages import likelier, likelier_between, shown
 from stitchrl.reporting.diagnosis import diagnosis_view
 from stitchrl.reporting.race_table import round_table
 
@@ -23,6 +24,12 @@ def test_the_ends_of_an_interval_in_words() -> None:
     assert likelier_between(-0.01, 0.02) == "1.0% less likely to 2.0% likelier"
 
 
+def test_a_number_is_shown_with_the_digits_of_its_own_type() -> None:
+    assert shown(np.float32(-0.2)) == "-0.2"
+    assert shown(np.float64(-0.2)) == "-0.2"
+    assert (shown(np.float32(5.4652104)), shown(np.int32(3)), shown(np.float32(np.nan))) == ("5.4652104", "3", "nan")
+
+
 def row(**changes: Any) -> dict[str, Any]:
     found = {
         "title": "IQL seed 0", "updates": 500, "value": 1.0, "lower": 0.9, "upper": 1.1, "bound": 0.05, "place": 1,
@@ -37,7 +44,10 @@ def test_the_first_table_of_a_race_says_what_its_words_mean() -> None:
         "rows": [row(power=3.0, floor=0.05)],
     }  # fmt: skip
     first = round_table(content)
-    assert "gain at least: what a policy is predicted to be shown to bring more than the log's own policy" in first
+    assert (
+        "gain at least: the lower end of the interval of the gain over the log's own policy, as predicted for the test part."
+        in first
+    )
     assert "ladder 3 from 5%: a policy between the candidate and the log's own." in first
     assert "ladder 3 from 5%: " not in round_table(content | {"number": 2})
     assert "ladder" not in round_table(content | {"rows": [row()]})

@@ -55,6 +55,29 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.txt"]
 
 
+def test_advice_on_space_is_given_for_a_full_disk_alone(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunDirectoryError, match=r"No such file or directory\. Make the folder '.*absent' first, or choose another"
+    ):
+        write_text(tmp_path / "absent" / "a.txt", "x")
+
+    def full(beside: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(
+        RunDirectoryError, match=r"No space left on device\. Free space, or choose another place; what was there"
+    ):
+        write_atomic(tmp_path / "a.txt", full)
+
+    def forbidden(beside: Path) -> None:
+        raise OSError(13, "Permission denied")
+
+    with pytest.raises(
+        RunDirectoryError, match=r"Permission denied\. Choose another place; what was there is unchanged"
+    ):
+        write_atomic(tmp_path / "a.txt", forbidden)
+
+
 def test_the_file_is_written_beside_its_place(tmp_path: Path) -> None:
     seen = []
     write_atomic(tmp_path / "a.txt", lambda beside: seen.append(beside) or (beside.write_text("x") and None))  # type: ignore[func-returns-value]

@@ -184,15 +184,15 @@ def text_files() -> Iterator[tuple[str, Case]]:
     yield "header only", csv_file(HEAD, "no rows", schema=FLAT_SCHEMA)
     yield "header without its end", csv_file(HEAD.strip(), "no rows", schema=FLAT_SCHEMA)
     yield "no header", csv_file(ROW * 2, schema=FLAT_SCHEMA)
-    yield "no header, no schema", csv_file("7,0,1,2\n8,1,2,3\n", "must carry the role names")
+    yield "no header, no schema", csv_file("7,0,1,2\n8,1,2,3\n", "must tell their roles")
     yield "duplicate columns", csv_file("a,b,a\n1,2,3\n", "'a' stands twice")
     yield "too few values", csv_file(good + "1,2\n", "row 1", "Expected 8 columns, got 2")
     yield "too many values", csv_file(good + ROW.strip() + ",9\n", "row 1", "got 9")
     yield "quote not closed", csv_file(good + '"7,1,1,2,0,1,true,false\n' + ROW, "x.csv")
     yield "quote in the header not closed", csv_file('"' + good)
     yield "mixed separators", csv_file(good + ROW.replace(",", ";"), "row 1", "got 1")
-    yield "semicolons", csv_file(good.replace(",", ";"), "must carry the role names")
-    yield "spaces", csv_file(good.replace(",", " "), "must carry the role names")
+    yield "semicolons", csv_file(good.replace(",", ";"), "must tell their roles")
+    yield "spaces", csv_file(good.replace(",", " "), "must tell their roles")
     yield (
         "decimal commas",
         csv_file(
@@ -363,13 +363,13 @@ def binary_files() -> Iterator[tuple[str, Case]]:
         "pages of zeros",
         file("x.parquet", b"PAR1" + bytes(len(good) - length - 12) + good[-8 - length :], "x.parquet"),
     )
-    yield "Parquet without columns", file("x.parquet", parquet(pa.table({})), "must carry the role names")
+    yield "Parquet without columns", file("x.parquet", parquet(pa.table({})), "must tell their roles")
     yield "Parquet without rows", file("x.parquet", parquet(lists().slice(0, 0)), "has no rows")
     yield (
         "Parquet with a column twice",
         file("x.parquet", parquet(pa.Table.from_arrays([pa.array([1])] * 2, ["a", "a"])), "'a' stands twice"),
     )
-    yield "Parquet of other names", file("x.parquet", parquet(pa.table({"a": [1]})), "must carry the role names")
+    yield "Parquet of other names", file("x.parquet", parquet(pa.table({"a": [1]})), "must tell their roles")
     yield "Arrow of 6 bytes", file("x.arrow", b"ARROW1", "x.arrow")
     yield "Arrow of zeros", file("x.arrow", b"ARROW1" + bytes(1000), "x.arrow")
     yield "Arrow, footer too long", file("x.arrow", arrow(lists())[:-10] + b"\xff\xff\xff\x7fARROW1", "x.arrow")
@@ -430,7 +430,7 @@ def objects() -> Iterator[tuple[str, Case]]:
         return Case(lambda folder: source, says, schema)
 
     tiny = tiny_columns()
-    yield "empty dict", of({}, "the dict", "must carry the role names")
+    yield "empty dict", of({}, "the dict", "must tell their roles")
     yield "None", of(None, "takes a path")
     yield "a number", of(3.5, "takes a path")
     yield "a list of rows", of([tiny], "takes a path")
@@ -448,9 +448,12 @@ def objects() -> Iterator[tuple[str, Case]]:
     yield "no rows", of({k: v[:0] for k, v in tiny.items()}, "the dict has no rows")
     yield "complex rewards", of(tiny | {"reward": np.ones(6, complex)}, "'reward'", "complex128")
     yield "structured rewards", of(tiny | {"reward": np.zeros(6, [("a", "f4")])}, "'reward'")
-    yield "two-axis rewards", of(tiny | {"reward": np.zeros((6, 2))}, "reward of the dict", "at most 1 axes")
-    yield "three-axis actions", of(tiny | {"action": np.zeros((6, 2, 2))}, "action of the dict", "at most 2 axes")
-    yield "two-axis episodes", of(tiny | {"episode": np.zeros((6, 2))}, "episode of the dict", "at most 1 axes")
+    yield "two-axis rewards", of(tiny | {"reward": np.zeros((6, 2))}, "reward of the dict", "one value a row")
+    yield (
+        "three-axis actions",
+        of(tiny | {"action": np.zeros((6, 2, 2))}, "action of the dict", "one list of values, a row"),
+    )
+    yield "two-axis episodes", of(tiny | {"episode": np.zeros((6, 2))}, "episode of the dict", "one value a row")
     yield "dates as rewards", of(tiny | {"reward": np.zeros(6, "M8[s]")}, "reward of the dict must be numbers")
     yield "NaT times", of(tiny | {"time": np.array(["NaT"] * 6, "M8[s]")}, "time of the dict", "row 0")
     yield "NaT episodes", of(tiny | {"episode": np.array(["NaT"] * 6, "M8[s]")}, "episode of the dict", "row 0")
@@ -526,7 +529,7 @@ def schemas() -> Iterator[tuple[str, Case]]:
         for label, value in (("a number", "1"), ("a list", "[1]"), ("a date", "2026-01-31")):
             yield f"{section} is {label}", toml(f"{section} = {value}\n", f"'{section}'")
         if section != "observation":
-            yield f"{section} with a strange key", toml(f'[{section}]\n"a\\nb\\u001b" = 1\n', "knows")
+            yield f"{section} with a strange key", toml(f'[{section}]\n"a\\nb\\u001b" = 1\n', "may have")
     wrong = {
         "columns/step": ("1", "[[]]", "{}", '["a", 1]', '[""]', '""', "[]", "true", '["step", "step"]'),
         "action/count": ('"3"', "-1", "0", "1", "65537", "1e3", "[]", "[0, 2]", "[300, 300]", "[true]", str(10**30)),

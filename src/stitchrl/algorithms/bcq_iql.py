@@ -38,10 +38,10 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.losses import damped_imitation_loss, expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy, likely_actions
 from stitchrl.nn.critics import DiscreteCritics
@@ -77,7 +77,7 @@ def constrained_value_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class BCQIQL(CriticSettings):
+class BCQIQL(SourceCriticSettings):
     """An expectile value over the actions that the log supports, and the best of these actions."""
 
     irregular_time: ClassVar[bool] = True
@@ -104,7 +104,9 @@ class BCQIQL(CriticSettings):
         b_key, v_key, q_key = jax.random.split(key, 3)
         shape, count, optimizer = spec.observation.shape, spec.discrete_actions, self.adam(self.learning_rate)
         body = create_network(shape, self.behavior_network or self.network, count, key=b_key, final_gain=0.01)
-        critics = DiscreteCritics.create(self.num_critics, shape, count, self.network, key=q_key)
+        critics = DiscreteCritics.create(
+            self.count_critics(given, self.num_critics), shape, count, self.network, key=q_key
+        )
         return BCQIQLState(
             Trainable.create(CategoricalPolicy(body), optimizer),
             Trainable.create(create_network(shape, self.network, 1, key=v_key), optimizer),
@@ -135,11 +137,12 @@ class BCQIQL(CriticSettings):
         v, next_v = jnp.split(value.model(jnp.concatenate([obs, batch["next_obs"]]))[:, 0], 2)
 
         reward, discount = self.td_return(batch)
-        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
+        td_target = self.targets(reward + discount * next_v, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: DiscreteCritics) -> tuple[Array, Array]:
             q = critics.every_action(obs)
-            return td_loss(jax.vmap(take_action, (0, None))(q, action), td_target, td_weight), jnp.mean(q, axis=0)
+            return td_loss(jax.vmap(take_action, (0, None))(q, action), td_target, critic_weight), jnp.mean(q, axis=0)
 
         (loss_q, q), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         critics = state.critics.step(optimizer, gradients)

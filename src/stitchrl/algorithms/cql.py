@@ -141,19 +141,21 @@ class CQL(CQLSettings):
     }
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
-        given = None
+        ready = self.prepare_again(log, scaling, None, key=key)
         if self.needs_behavior:
-            given = {"behavior": fitted_behavior(log, scaling, self.network, self.behavior_updates, key=key)}
-        return self.prepare_again(log, scaling, given, key=key)
+            behavior = fitted_behavior(log, scaling, self.network, self.behavior_updates, key=key)
+            ready = ready._replace(given={**(ready.given or {}), "behavior": behavior})
+        return ready
 
     def prepare_again(self, log: Dataset, scaling: Scaling, given: PyTree, *, key: Key) -> Prepared:
         columns = {"return_weight": return_weights(log)} if self.return_weighted else {}
-        return Prepared(log, columns, given)
+        ready = self.with_sources(Prepared(log, columns))
+        return ready if given is None else ready._replace(given=given)
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> State:
         if spec.num_actions is None:
-            return cql_continuous.init(self, spec, key=key)
-        return cql_discrete.init(self, spec, key=key)
+            return cql_continuous.init(self, spec, given, key=key)
+        return cql_discrete.init(self, spec, given, key=key)
 
     def update(self, state: State, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[State, Metrics]:
         if isinstance(state, DiscreteCQLState):

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.cql_settings import CQLSettings
 from stitchrl.algorithms.cql_terms import logged_value, multiplier_of, multiplier_step, rarity
-from stitchrl.algorithms.losses import td_loss
+from stitchrl.algorithms.losses import for_critics, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.soft_actor import ExtraTerm, SoftActor, soft_actor_step
 from stitchrl.jax_types import Array, Batch, Key, Metrics
@@ -49,18 +49,19 @@ def sampled_penalty(
     q: Float[Array, "C K B"],
     log_density: Float[Array, "K B"],
     q_data: Float[Array, "C B"],
-    td_weight: Float[Array, " B"],
+    td_weight: Float[Array, " B"] | Float[Array, "C B"],
 ) -> Float[Array, " C"]:
     """Second term of (1) for each critic, the sum estimated by (7) from K actions of known density."""
-    return jnp.mean(td_weight[None, :] * (jax.nn.logsumexp(q - log_density[None], axis=1) - q_data), axis=1)
+    return jnp.mean(for_critics(td_weight) * (jax.nn.logsumexp(q - log_density[None], axis=1) - q_data), axis=1)
 
 
-def init(settings: CQLSettings, spec: Spec, *, key: Key) -> ContinuousCQLState:
+def init(settings: CQLSettings, spec: Spec, given: PyTree, *, key: Key) -> ContinuousCQLState:
     """Fresh networks; temperature and multiplier start at 1."""
     actor_key, critic_key = jax.random.split(key)
     size, shape = spec.vector_size, settings.actor_network or settings.network
     actor = SquashedGaussianPolicy(MLP.create(size, shape, 2 * spec.action_size, key=actor_key, final_gain=0.01))
-    critics = ContinuousCritics.create(settings.num_critics, size, spec.action_size, settings.network, key=critic_key)
+    count = settings.count_critics(given, settings.num_critics)
+    critics = ContinuousCritics.create(count, size, spec.action_size, settings.network, key=critic_key)
     optimizer = settings.adam(settings.learning_rate)
     return ContinuousCQLState(
         SoftActor.create(actor, settings.adam(settings.actor_learning_rate)),
@@ -75,7 +76,7 @@ def update(
 ) -> tuple[ContinuousCQLState, Metrics]:
     """Equations (4) and (5), (6), (1) with (7), (8) and (2); every gradient at the parameters before the update."""
     actor_key, target_key, penalty_key = jax.random.split(key, 3)
-    obs, action, td_weight = batch["obs"], batch["action"], batch["td_weight"]
+    obs, action = batch["obs"], batch["action"]
 
     critics, actor_optimizer = state.critics.model, settings.adam(settings.actor_learning_rate)
     extra = _near_the_log(settings, batch, given) if settings.bc_weight or settings.kl_weight else None
@@ -86,7 +87,8 @@ def update(
     pi, next_pi = policy(state)(obs), policy(state)(batch["next_obs"])
     next_q = _next_value(settings, state.target_critics, batch["next_obs"], next_pi, key=target_key)
     reward, discount = settings.td_return(batch)
-    td_target = settings.targets(reward + discount * next_q, batch, settings.num_critics)
+    count = settings.count_critics(given, settings.num_critics)
+    td_target = settings.targets(reward + discount * next_q, batch, count)
 
     sampled, log_density = sampled_actions(pi, next_pi, settings.samples, key=penalty_key)
     if settings.penalty == "rho":
@@ -101,19 +103,19 @@ def update(
         "candidates": jnp.swapaxes(sampled, 0, 1),
         "log_density": log_density.T,
         "td_target": td_target.T,  # of all critics, or each critic's own
-        "td_weight": td_weight,
+        "td_weight": settings.critic_weight(batch, given, settings.num_critics).T,
     }
     if settings.return_weighted:
         parts["return_weight"] = batch["return_weight"]
     if settings.gradient_samples:
-        shape = (len(obs), settings.num_critics, settings.gradient_samples)
+        shape = (len(obs), count, settings.gradient_samples)
         parts["uniform"] = jax.random.uniform(jax.random.fold_in(penalty_key, 1), shape)
     multiplier = multiplier_of(state.log_multiplier)
 
     def loss(critics: ContinuousCritics, part: Batch) -> tuple[Array, tuple[Array, Array, Array]]:
         penalties = _sampled_gradient if settings.gradient_samples else _whole_gradient
         q_data, penalty, surrogate = penalties(critics, part)
-        td = td_loss(q_data, part["td_target"].T, part["td_weight"])
+        td = td_loss(q_data, part["td_target"].T, part["td_weight"].T)
         weighted = settings.cql_weight * surrogate
         if settings.lagrange_gap:
             weighted = multiplier * (weighted - settings.lagrange_gap)
@@ -174,7 +176,7 @@ def _whole_gradient(critics: ContinuousCritics, part: Batch) -> Penalties:
     """Equation (7), every candidate differentiated."""
     candidates = jnp.concatenate([part["candidates"], part["action"][:, None]], axis=1)
     q = critics.several(part["obs"], jnp.swapaxes(candidates, 0, 1))
-    penalty = sampled_penalty(q[:, :-1], part["log_density"].T, logged_value(q[:, -1], part), part["td_weight"])
+    penalty = sampled_penalty(q[:, :-1], part["log_density"].T, logged_value(q[:, -1], part), part["td_weight"].T)
     return q[:, -1], penalty, penalty
 
 
@@ -187,9 +189,9 @@ def _sampled_gradient(critics: ContinuousCritics, part: Batch) -> Penalties:
     chosen = jnp.swapaxes(part["candidates"], 0, 1)[drawn, jnp.arange(drawn.shape[-1])[None, None, :]]
     logged = jnp.broadcast_to(part["action"][None, None], (drawn.shape[0], 1, *part["action"].shape))
     q = critics.several_each(part["obs"], jnp.concatenate([chosen, logged], axis=1))
-    q_data, td_weight = q[:, -1], part["td_weight"]
+    q_data, td_weight = q[:, -1], part["td_weight"].T
     pushed_up = logged_value(q_data, part)
-    surrogate = jnp.mean(td_weight[None, :] * (jnp.mean(q[:, :-1], axis=1) - pushed_up), axis=1)
+    surrogate = jnp.mean(for_critics(td_weight) * (jnp.mean(q[:, :-1], axis=1) - pushed_up), axis=1)
     penalty = sampled_penalty(scores, log_density, jax.lax.stop_gradient(pushed_up), td_weight)
     return q_data, penalty, surrogate + jax.lax.stop_gradient(penalty - surrogate)
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.cql_settings import CQLSettings
 from stitchrl.algorithms.cql_terms import multiplier_of, multiplier_step, rarity
-from stitchrl.algorithms.losses import td_loss
+from stitchrl.algorithms.losses import for_critics, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics
@@ -36,7 +36,7 @@ def conservative_penalty(
     q: Float[Array, "C B A"],
     action: Int[Array, " B"],
     action_mask: Bool[Array, "B A"],
-    td_weight: Float[Array, " B"],
+    td_weight: Float[Array, " B"] | Float[Array, "C B"],
     log_weight: Float[Array, "B A"] | None = None,
     return_weight: Float[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
@@ -48,10 +48,10 @@ def conservative_penalty(
     allowed = jax.vmap(mask_logits, (0, None))(q if log_weight is None else q + log_weight[None], action_mask)
     data = jax.vmap(take_action, (0, None))(q, action)
     data = data if return_weight is None else return_weight[None] * data
-    return jnp.sum(jnp.mean(td_weight[None, :] * (jax.nn.logsumexp(allowed, axis=-1) - data), axis=1))
+    return jnp.sum(jnp.mean(for_critics(td_weight) * (jax.nn.logsumexp(allowed, axis=-1) - data), axis=1))
 
 
-def init(settings: CQLSettings, spec: Spec, *, key: Key) -> DiscreteCQLState:
+def init(settings: CQLSettings, spec: Spec, given: PyTree, *, key: Key) -> DiscreteCQLState:
     """Fresh critics with one output per action."""
     if settings.bc_weight:
         raise ConfigurationError(
@@ -59,7 +59,8 @@ def init(settings: CQLSettings, spec: Spec, *, key: Key) -> DiscreteCQLState:
             "penalty itself is the loss of behaviour cloning, of softmax Q. Raise `cql_weight` instead."
         )
     shape = spec.observation.shape
-    critics = Ensemble.create(settings.num_critics, shape, settings.network, spec.discrete_actions, key=key)
+    count = settings.count_critics(given, settings.num_critics)
+    critics = Ensemble.create(count, shape, settings.network, spec.discrete_actions, key=key)
     optimizer = settings.adam(settings.learning_rate)
     multiplier = Trainable.create(jnp.float32(0.0), optimizer) if settings.lagrange_gap else None
     return DiscreteCQLState(Trainable.create(critics, optimizer), jax.tree.map(jnp.copy, critics), multiplier)
@@ -73,18 +74,20 @@ def update(
     next_q = settings.pessimistic(state.target_critics(batch["next_obs"]))
     next_v = jnp.max(mask_logits(next_q, batch["next_action_mask"]), axis=-1)
     reward, discount = settings.td_return(batch)
-    td_target = settings.targets(reward + discount * next_v, batch, settings.num_critics)
+    count = settings.count_critics(given, settings.num_critics)
+    td_target = settings.targets(reward + discount * next_v, batch, count)
+    critic_weight = settings.critic_weight(batch, given, settings.num_critics)
 
     log_weight = _log_weight(settings, state, batch, given)
     multiplier = None if state.log_multiplier is None else multiplier_of(state.log_multiplier)
 
     def loss(critics: Ensemble) -> tuple[Array, tuple[Array, Array, Array, Metrics]]:
         q = critics(batch["obs"])
-        td = td_loss(jax.vmap(take_action, (0, None))(q, action), td_target, td_weight)
-        penalty = conservative_penalty(q, action, mask, td_weight, log_weight, batch.get("return_weight"))
+        td = td_loss(jax.vmap(take_action, (0, None))(q, action), td_target, critic_weight)
+        penalty = conservative_penalty(q, action, mask, critic_weight, log_weight, batch.get("return_weight"))
         weighted = settings.cql_weight * penalty
         if multiplier is not None:
-            weighted = multiplier * (weighted - settings.num_critics * settings.lagrange_gap)
+            weighted = multiplier * (weighted - count * settings.lagrange_gap)
         value, more = td + weighted, {}
         if settings.kl_weight:
             behavior = given["behavior"].log_probs(batch["obs"], action_mask=mask)
@@ -105,7 +108,7 @@ def update(
     }
     log_multiplier = state.log_multiplier
     if log_multiplier is not None and multiplier is not None:
-        of_each = (penalty / settings.num_critics)[None]
+        of_each = (penalty / count)[None]
         log_multiplier = multiplier_step(settings, log_multiplier, multiplier, of_each)
         more = more | {"cql/multiplier": multiplier}
     target_critics = polyak(state.target_critics, critics.model, settings.target_rate)

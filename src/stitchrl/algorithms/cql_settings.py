@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.settings import choice, flag, network_setting, setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.nn.networks import Network
 
 __all__ = ["CQLSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
-class CQLSettings(CriticSettings):
+class CQLSettings(SourceCriticSettings):
     """`actor_learning_rate`, `actor_network`, `samples`, `gradient_samples`, `target_samples` and `bc_weight` are for
     continuous actions only."""
 

@@ -62,11 +62,11 @@ import optax
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.losses import expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.best_of import BestOfPolicy
@@ -97,7 +97,7 @@ class IDQLState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class IDQL(CriticSettings):
+class IDQL(SourceCriticSettings):
     """A diffusion that imitates the log, whose best draw by IQL's critics is taken."""
 
     irregular_time: ClassVar[bool] = True
@@ -165,7 +165,9 @@ class IDQL(CriticSettings):
             size, numbers, self.actor_width, self.actor_blocks, self.diffusion_steps, self.actor_dropout, key=a_key
         )
         value = MLP.create(size, self.network, 1, key=v_key)
-        critics = ContinuousCritics.create(self.num_critics, size, numbers, self.network, key=q_key)
+        critics = ContinuousCritics.create(
+            self.count_critics(given, self.num_critics), size, numbers, self.network, key=q_key
+        )
         return IDQLState(
             Trainable.create(actor, self._actor_optimizer),
             Trainable.create(value, self._optimizer),
@@ -188,11 +190,12 @@ class IDQL(CriticSettings):
 
         v, next_v = jnp.split(value.model(jnp.concatenate([obs, batch["next_obs"]]))[:, 0], 2)
         reward, discount = self.td_return(batch)
-        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
+        td_target = self.targets(reward + discount * next_v, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(obs, action)
-            return td_loss(q, td_target, td_weight) / self.num_critics, jnp.mean(q)
+            return td_loss(q, td_target, critic_weight) / len(q), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         critics = state.critics.step(self._optimizer, gradients)

@@ -23,11 +23,11 @@ import optax
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Actor, Critics, create_actor, create_critics, critic_value
 from stitchrl.algorithms.losses import MAX_WEIGHT, effective_share, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import flag, network_setting, setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.networks import MLP, ImageNetwork, Network, create_network
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
@@ -60,7 +60,7 @@ def exponents(
 
 
 @dataclasses.dataclass(frozen=True)
-class InSample(CriticSettings):
+class InSample(SourceCriticSettings):
     """The common part: equations (1) to (4), of which each algorithm gives its own first three."""
 
     irregular_time: ClassVar[bool] = True
@@ -88,7 +88,10 @@ class InSample(CriticSettings):
         """w of equation (2), before it is capped at 100."""
 
     def critic_loss(
-        self, q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
+        self,
+        q: Float[Array, "C B"],
+        td_target: Float[Array, " B"] | Float[Array, "C B"],
+        td_weight: Float[Array, " B"] | Float[Array, "C B"],
     ) -> Float[Array, ""]:
         """Equation (3), by default the squared error."""
         return td_loss(q, td_target, td_weight)
@@ -117,7 +120,9 @@ class InSample(CriticSettings):
         shape = dataclasses.replace(self.network, layer_norm="before") if self.value_layer_norm else self.network
         value = create_network(spec.observation.shape, shape, 1, key=v_key, final_gain=gain)
         actor = create_actor(spec, self.actor_network or self.network, key=a_key, final_gain=actor_gain)
-        critics = create_critics(spec, self.num_critics, self.network, key=q_key, final_gain=gain)
+        critics = create_critics(
+            spec, self.count_critics(given, self.num_critics), self.network, key=q_key, final_gain=gain
+        )
         return InSampleState(
             Trainable.create(value, self._optimizer),
             Trainable.create(actor, self._actor_optimizer),
@@ -149,11 +154,12 @@ class InSample(CriticSettings):
         actor = state.actor.step(self._actor_optimizer, gradients)
 
         reward, discount = self.td_return(batch)
-        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
+        td_target = self.targets(reward + discount * next_v, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(obs, action)
-            return self.critic_loss(q, td_target, td_weight), jnp.mean(q)
+            return self.critic_loss(q, td_target, critic_weight), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         critics = state.critics.step(self._optimizer, gradients)

@@ -16,6 +16,7 @@ __all__ = [
     "effective_share",
     "expected_soft_actor_loss",
     "expectile_loss",
+    "for_critics",
     "soft_actor_loss",
     "td_loss",
     "temperature_loss",
@@ -70,6 +71,11 @@ def expectile_loss(error: Float[Array, " B"], expectile: Scalar) -> Float[Array,
     return weight * error**2
 
 
+def for_critics(weight: Float[Array, " B"] | Float[Array, "C B"]) -> Float[Array, "c B"]:
+    """Weights of rows as (C, B), each critic's own, or as (1, B), the same for all critics."""
+    return weight if weight.ndim == 2 else weight[None, :]
+
+
 def td_loss(
     q: Float[Array, "C B"],
     td_target: Float[Array, " B"] | Float[Array, "C B"],
@@ -81,8 +87,7 @@ def td_loss(
     """
     fixed = jax.lax.stop_gradient(td_target)
     error = q - (fixed if fixed.ndim == 2 else fixed[None, :])
-    weight = td_weight if td_weight.ndim == 2 else td_weight[None, :]
-    return jnp.sum(jnp.mean(weight * error**2, axis=1))
+    return jnp.sum(jnp.mean(for_critics(td_weight) * error**2, axis=1))
 
 
 def soft_actor_loss(log_prob: Float[Array, " B"], q: Float[Array, " B"], temperature: Scalar) -> Float[Array, ""]:

@@ -50,7 +50,6 @@ import optax
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Prepared, Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.deterministic_actor import (
     DeterministicState,
     actor_optimizer,
@@ -61,6 +60,7 @@ from stitchrl.algorithms.deterministic_actor import (
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
@@ -136,7 +136,7 @@ def penalized_actor_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class ReBRAC(CriticSettings):
+class ReBRAC(SourceCriticSettings):
     """TD3 with a penalty on the distance from logged actions in the actor and, by a weight of its own, in the target."""
 
     irregular_time: ClassVar[bool] = True
@@ -184,7 +184,8 @@ class ReBRAC(CriticSettings):
         known = np.append((np.diff(episode) == 0) & (np.diff(log.step) == 1), [False])
         action = scaling.actions(log.action)
         following = np.where(known[:, None], np.roll(action, -1, axis=0), np.float32(0.0))
-        return Prepared(log, {"next_action": following, "next_action_known": known.astype(np.float32)})
+        columns = {"next_action": following, "next_action_known": known.astype(np.float32)}
+        return self.with_sources(Prepared(log, columns))
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> DeterministicState:
         if spec.num_actions is not None:
@@ -196,7 +197,13 @@ class ReBRAC(CriticSettings):
         shape = self.actor_network or dataclasses.replace(self.network, layer_norm="none")
         actor = MLP.create(size, shape, numbers, key=a_key, start="small", final_gain=1e-3)
         critics = ContinuousCritics.create(
-            self.num_critics, size, numbers, self.network, key=q_key, start="small", final_gain=3e-3
+            self.count_critics(given, self.num_critics),
+            size,
+            numbers,
+            self.network,
+            key=q_key,
+            start="small",
+            final_gain=3e-3,
         )
         return fresh_state(DeterministicPolicy(actor), critics, self._actor_optimizer, self._optimizer)
 
@@ -210,11 +217,12 @@ class ReBRAC(CriticSettings):
         next_q = self.pessimistic(state.target_critics(next_obs, next_action))
         reward, discount = self.td_return(batch)
         td_target = reward + discount * (next_q - self.critic_bc_weight * penalty)
-        td_target = self.targets(td_target, batch, self.num_critics)
+        td_target = self.targets(td_target, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(batch["obs"], action)
-            return td_loss(q, td_target, batch["td_weight"]), jnp.mean(q)
+            return td_loss(q, td_target, critic_weight), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         state = state._replace(critics=state.critics.step(self._optimizer, gradients))

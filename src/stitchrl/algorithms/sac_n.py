@@ -49,7 +49,6 @@ import jax
 import jax.numpy as jnp
 
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.heads import Critics
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.optimizers import polyak
@@ -63,6 +62,7 @@ from stitchrl.algorithms.soft_actor import (
     soft_policy_step,
     soft_value,
 )
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.networks import Network
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
@@ -77,7 +77,7 @@ CRITICS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SACN(CriticSettings):
+class SACN(SourceCriticSettings):
     """Soft actor-critic with many critics, of whose values the smallest counts."""
 
     irregular_time: ClassVar[bool] = True
@@ -113,7 +113,12 @@ class SACN(CriticSettings):
         optimizers = self.adam(self.actor_learning_rate), self.adam(self.learning_rate)
         shapes = self.network, self.actor_network or self.network
         return fresh_soft_state(
-            spec, self.num_critics, *shapes, optimizers, temperature=self.first_temperature, key=key
+            spec,
+            self.count_critics(given, self.num_critics),
+            *shapes,
+            optimizers,
+            temperature=self.first_temperature,
+            key=key,
         )
 
     def update(self, state: SoftState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[SoftState, Metrics]:
@@ -129,11 +134,12 @@ class SACN(CriticSettings):
         )
         reward, discount = self.td_return(batch)
         next_v = soft_value(actor, state.target_critics, batch, self.pessimistic, key=target_key)
-        td_target = self.targets(reward + discount * next_v, batch, self.num_critics)
+        td_target = self.targets(reward + discount * next_v, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: Critics) -> tuple[Array, Array]:
             q = critics(batch["obs"], batch["action"])
-            return td_loss(q, td_target, batch["td_weight"]), q
+            return td_loss(q, td_target, critic_weight), q
 
         (loss_q, q), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         critics = state.critics.step(self.adam(self.learning_rate), gradients)

@@ -10,7 +10,8 @@ is not known has none. By (1) the loss of a critic is the mean over its own sour
 they are. This holds only where rows are drawn uniformly, so that `fit` refuses another rule of `sampling`. The critics
 are joined as always (`CriticSettings`): by their minimum, an action has the value of the source whose critics value it
 least, and with `deviations=0` the mean over sources. Critics extrapolate to what their source never tried, as all
-critics do.
+critics do. Losses of critics that are not a squared error, such as XQL's, and CQL's penalty are weighted in the same
+way.
 """
 
 from __future__ import annotations
@@ -46,8 +47,18 @@ class SourceCriticSettings(CriticSettings):
     )
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
+        return self.with_sources(Prepared(log))
+
+    def with_sources(self, ready: Prepared) -> Prepared:
+        """What `prepare` made, with the number of each row's source and the shares of sources where the setting is on.
+
+        Raises:
+            DataError: the log has no column `source`, too many sources, or one whose critics would learn nothing.
+            ConfigurationError: all rows are of one source.
+        """
         if not self.critic_per_source:
-            return Prepared(log)
+            return ready
+        log = ready.log
         if log.source is None:
             raise DataError(
                 f"`critic_per_source` of {self.name} needs the column `source`, which says who or what chose the actions; "
@@ -73,8 +84,8 @@ class SourceCriticSettings(CriticSettings):
                 "Leave its rows out, or leave the setting off."
             )
         share = targets / len(log.source)
-        columns = {"source_number": number.ravel().astype(np.int32)}
-        return Prepared(log, columns, {"source_share": share.astype(np.float32)})
+        columns = {**ready.columns, "source_number": number.ravel().astype(np.int32)}
+        return ready._replace(columns=columns, given={**(ready.given or {}), "source_share": share.astype(np.float32)})
 
     def count_critics(self, given: PyTree, num_critics: int) -> int:
         """How many critics there are in all."""

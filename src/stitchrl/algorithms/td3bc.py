@@ -42,7 +42,6 @@ import optax
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Spec, Step
-from stitchrl.algorithms.critic_settings import CriticSettings
 from stitchrl.algorithms.deterministic_actor import (
     DeterministicState,
     actor_optimizer,
@@ -52,6 +51,7 @@ from stitchrl.algorithms.deterministic_actor import (
 )
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.settings import network_setting, setting
+from stitchrl.algorithms.source_critics import SourceCriticSettings
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.continuous_policy import DeterministicPolicy
@@ -76,7 +76,7 @@ def regularized_actor_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class TD3BC(CriticSettings):
+class TD3BC(SourceCriticSettings):
     """TD3 whose actor is held to the logged actions by their squared distance."""
 
     irregular_time: ClassVar[bool] = True
@@ -111,7 +111,12 @@ class TD3BC(CriticSettings):
         size, shape = spec.vector_size, self.actor_network or self.network
         actor = DeterministicPolicy(MLP.create(size, shape, spec.action_size, key=a_key, start="uniform"))
         critics = ContinuousCritics.create(
-            self.num_critics, size, spec.action_size, self.network, key=q_key, start="uniform"
+            self.count_critics(given, self.num_critics),
+            size,
+            spec.action_size,
+            self.network,
+            key=q_key,
+            start="uniform",
         )
         return fresh_state(actor, critics, self._actor_optimizer, self._optimizer)
 
@@ -123,11 +128,12 @@ class TD3BC(CriticSettings):
         next_action = smoothed_action(state.target_actor.mode(next_obs), noise, self.target_noise, self.noise_clip)
         next_q = self.pessimistic(state.target_critics(next_obs, next_action))
         reward, discount = self.td_return(batch)
-        td_target = self.targets(reward + discount * next_q, batch, self.num_critics)
+        td_target = self.targets(reward + discount * next_q, batch, self.count_critics(given, self.num_critics))
+        critic_weight = self.critic_weight(batch, given, self.num_critics)
 
         def critic_loss(critics: ContinuousCritics) -> tuple[Array, Array]:
             q = critics(batch["obs"], action)
-            return td_loss(q, td_target, batch["td_weight"]), jnp.mean(q)
+            return td_loss(q, td_target, critic_weight), jnp.mean(q)
 
         (loss_q, q_mean), gradients = jax.value_and_grad(critic_loss, has_aux=True)(state.critics.model)
         state = state._replace(critics=state.critics.step(self._optimizer, gradients))
@@ -138,10 +144,16 @@ class TD3BC(CriticSettings):
 
     def _update_actor(self, state: DeterministicState, batch: Batch) -> DeterministicState:
         """Equations (4) to (6)."""
-        obs, action, first_critic = batch["obs"], batch["action"], state.critics.model.member(0)
+        obs, action = batch["obs"], batch["action"]
+        # Where each source has critics of its own, the first of all is that of one source.
+        critics = state.critics.model if self.critic_per_source else state.critics.model.member(0)
 
         def loss(policy_action: Array) -> tuple[Array, Array]:
-            q = first_critic(obs, policy_action)[0]
+            q = (
+                self.pessimistic(critics(obs, policy_action))
+                if self.critic_per_source
+                else critics(obs, policy_action)[0]
+            )
             return regularized_actor_loss(q, policy_action, action, self.q_weight), q
 
         return actor_step(state, loss, obs, action, self._actor_optimizer, self.target_rate)

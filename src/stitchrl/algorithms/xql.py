@@ -44,6 +44,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from stitchrl.algorithms.in_sample import InSample, exponents
+from stitchrl.algorithms.losses import for_critics
 from stitchrl.algorithms.presets import Preset
 from stitchrl.algorithms.settings import setting
 from stitchrl.jax_types import Array, Scalar
@@ -69,13 +70,15 @@ def gumbel_loss(
 
 
 def huber_td_loss(
-    q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
+    q: Float[Array, "C B"],
+    td_target: Float[Array, " B"] | Float[Array, "C B"],
+    td_weight: Float[Array, " B"] | Float[Array, "C B"],
 ) -> Float[Array, ""]:
     """Equation (3)."""
     fixed = jax.lax.stop_gradient(td_target)
     size = jnp.abs(q - (fixed if fixed.ndim == 2 else fixed[None, :]))
     inside = jnp.minimum(size, HUBER)
-    return jnp.sum(jnp.mean(td_weight[None, :] * (0.5 * inside**2 + HUBER * (size - inside)), axis=1))
+    return jnp.sum(jnp.mean(for_critics(td_weight) * (0.5 * inside**2 + HUBER * (size - inside)), axis=1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +127,9 @@ class XQL(InSample):
         return jnp.exp(self.inverse_temperature * adv)
 
     def critic_loss(
-        self, q: Float[Array, "C B"], td_target: Float[Array, " B"] | Float[Array, "C B"], td_weight: Float[Array, " B"]
+        self,
+        q: Float[Array, "C B"],
+        td_target: Float[Array, " B"] | Float[Array, "C B"],
+        td_weight: Float[Array, " B"] | Float[Array, "C B"],
     ) -> Float[Array, ""]:
         return huber_td_loss(q, td_target, td_weight)

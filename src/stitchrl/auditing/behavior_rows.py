@@ -18,7 +18,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["BehaviorRows", "behavior_rows"]
 
 ROWS, STRETCH = 2**14, 64
-"""About so many rows are looked at, and at most so many of one episode, in a row."""
+"""About this many rows are looked at, and at most this many consecutive ones of one episode."""
 LEAST_ROWS, LEAST_EPISODES = 500, 20
 """Smaller logs are not looked at."""
 MOST_ACTIONS = 50

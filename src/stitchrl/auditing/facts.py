@@ -26,7 +26,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["Facts"]
 
 SEGMENT_EPISODES, SEGMENT_ROWS = 512, 24
-"""`segments` holds at most so many episodes, and at most so many rows of each."""
+"""`segments` holds at most this many episodes, and at most this many rows of each."""
 SHOWN_ACTIONS = 100
 """Pictures show at most this many actions, the commonest."""
 ONE_HOT_ACTIONS = 50

@@ -47,7 +47,7 @@ CONFIDENCE = 0.99
 """Coverage of the two-sided interval of a gain. A gain counts where the lower end is above 0, so that by chance one of three
 gains counts in about 1.5% of logs."""
 LEAST_GAIN = 0.003
-"""Nats a row from which on a gain matters: a correlation of .08 between what is left of the past and of the target."""
+"""Nats per row from which on a gain matters: a correlation of .08 between what is left of the past and of the target."""
 BEYOND_MODEL = 2.0
 """The gain of the past must be this many times what better models of the observation itself gained, and what further functions
 of it would gain. Otherwise the models of the observation may be at fault, and the past only mends them."""
@@ -66,7 +66,7 @@ class HistoryGain:
 
     Attributes:
         target: "action", "reward" or "next observation".
-        gain: gain of held-out log-likelihood, in nats a row.
+        gain: gain of held-out log-likelihood, in nats per row.
         lower, upper: the ends of its 99% interval; its independent units are episodes, or groups.
         rows: how many rows it is the mean of.
         columns: the columns of the past that carry the gain, the strongest first, such as "glucose one step back".
@@ -89,7 +89,7 @@ class HistoryCheck:
 
     Attributes:
         passed: True where the past adds nothing to any target, False where it adds to one, None where this cannot be told.
-        sentence: the answer in one sentence, with its numbers.
+        sentence: the answer in words, with its numbers.
         targets: the gain for each target that varies in the log.
     """
 
@@ -101,8 +101,8 @@ class HistoryCheck:
     def enough(self) -> bool:
         """Whether the log is large enough for a pass to mean something.
 
-        Where simulated doctors heeded glucose and diabetes and the log hid both, none of 29 logs showed it in 2,300 decisions,
-        and all of 4 in 11,800. Diabetes alone was missed at both sizes, so a pass is evidence and no proof
+        Where simulated doctors acted on glucose and diabetes and the log held neither, none of 29 logs showed it in 2,300
+        decisions, and all of 4 in 11,800. Diabetes alone was missed at both sizes, so a pass is evidence and no proof
         (benchmarks/hidden_causes.py).
         """
         return bool(self.targets) and max(gain.rows for gain in self.targets) >= ENOUGH_DECISIONS
@@ -365,27 +365,29 @@ def _fresh(columns: NumpyArray) -> NumpyArray:
 
 
 def _sentence(gains: tuple[HistoryGain, ...]) -> str:
-    """The answer in one sentence."""
+    """The answer and its numbers."""
     if not gains:
         return "The history check needs actions, rewards or observations that vary, and here none does."
     numbers = ", ".join(
-        f"{gain.target} {likelier(gain.gain)} ({likelier_between(gain.lower, gain.upper)})" for gain in gains
+        f"the {gain.target} {likelier(gain.gain)} (99% interval: {likelier_between(gain.lower, gain.upper)})"
+        for gain in gains
     )
     failed = [gain for gain in gains if gain.passed is False]
     doubtful = [gain for gain in gains if gain.passed is None]
-    measure = f"(what happened becomes to a model that also knows the past, held out, with 99% intervals: {numbers})"
+    # A verdict quotes what stands before the colon.
+    measure = f": held out, a model that also knows the past finds {numbers}, on average."
     if failed:
         carried = ", ".join(dict.fromkeys(name for gain in failed for name in gain.columns))
         return (
-            f"The past predicts {_and(gain.target for gain in failed)} beyond what the observation says, through {carried} "
-            f"{measure}."
+            f"The past predicts {_and(gain.target for gain in failed)} beyond what the observation says, through "
+            f"{carried}{measure}"
         )
     if doubtful:
         return (
             f"The past may predict {_and(gain.target for gain in doubtful)} beyond what the observation says, but the models "
-            f"of the observation are not good enough to tell {measure}."
+            f"of the observation are not good enough to tell{measure}"
         )
-    return f"The past predicts nothing beyond what the observation says {measure}."
+    return f"The past predicts nothing beyond what the observation says{measure}"
 
 
 def _and(targets: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["LeftOut", "Revealed", "left_out_columns", "revealed"]
 
 FEW_VALUES = 12
-"""Text that is a number is a number, unless the column has at most so many different values."""
+"""Text that can be read as numbers counts as numbers, unless the column has at most this many different values."""
 MOST_CATEGORIES = 20
 ROWS, LEAST_ROWS, LEAST_EPISODES = 2**13, 300, 20
 WAVES = 100

@@ -24,7 +24,7 @@ LEAST_ROWS, LEAST_CLUSTERS = 300, 20
 ROWS = 2**13
 """Regressions look at at most about this many rows."""
 LEAST_GAIN = 0.1
-"""Nats a decision that the last action must gain over the shares of the actions, before it counts as a habit."""
+"""Nats per decision that the last action must gain over the shares of the actions, before it counts as a habit."""
 LEAST_EXPLAINED = {"action": 0.5, "reward": 0.3}
 """Share of the variance of a number that its last value must explain."""
 AS_GOOD = 0.9
@@ -103,7 +103,7 @@ def _continuous(facts: Facts) -> Persistence | None:
 
 
 def reward_persistence(facts: Facts) -> Persistence | None:
-    """How well the last reward predicts the next one, beside the observation and the action; None as above."""
+    """How well the last reward predicts the next one, beside the observation and the action; None as in `action_persistence`."""
     return facts.once(_reward)
 
 

@@ -30,7 +30,7 @@ near-deterministic."""
 UNEVEN = 0.1
 """Total variation distance from a uniform distribution up to which continuous actions look uniform."""
 LEAST_GAIN = 0.1
-"""Nats an episode by which the mixture must beat a single part before the share of random episodes counts as evidence."""
+"""Nats per episode by which the mixture must beat a single part before the share of random episodes counts as evidence."""
 LEAST_POLICY = 0.03
 """Share of episodes that follow a policy below which the log counts as random throughout."""
 MOSTLY_CERTAIN = 0.5
@@ -55,7 +55,7 @@ class Randomness:
         effective_actions: the exponential of the entropy, averaged over rows or regions.
         allowed_actions: the mean number of allowed actions.
         relative_spread: the spread of continuous actions about their regression, in units of a uniform's spread.
-        gain: by how many nats an episode the mixture beats the better of its parts alone.
+        gain: by how many nats per episode the mixture beats the better of its parts alone.
     """
 
     random_share: float | None = None
@@ -143,8 +143,9 @@ class Randomness:
         text += "; the other episodes follow a policy"
         if self.gain is None:
             return text
-        text += f". To such a mixture the actions of an episode are {likelier(self.gain)}"
-        return text if self.gain >= LEAST_GAIN else f"{text}; under {likelier(LEAST_GAIN)} it counts as none"
+        gain = likelier(self.gain)
+        text += f". Compared with one policy for all episodes, such a mixture makes the actions of an episode {gain}"
+        return text if self.gain >= LEAST_GAIN else f"{text}; below {likelier(LEAST_GAIN)} that is no evidence"
 
 
 def randomness(facts: Facts) -> Randomness:
@@ -336,7 +337,7 @@ def _uniform_part(part: Sample, uniform: NumpyArray, fit: Any, parameters: int) 
 
     Returns:
         The weight of the uniform part; (rows,) the probability that the row's episode belongs to it; by how much
-        log-likelihood an episode the mixture beats the better of the uniform part and one policy alone.
+        log-likelihood per episode the mixture beats the better of the uniform part and one policy alone.
     """
     _, episode = np.unique(part.episode, return_inverse=True)
     even = episode % 2 == 0

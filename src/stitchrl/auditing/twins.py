@@ -24,7 +24,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["expected_with_twin"]
 
 MOST_EPISODES, MOST_ROWS = 2**15, 2**20
-"""The shares come from at most so many episodes, and from about so many rows."""
+"""The shares come from at most this many episodes, and from about this many rows."""
 
 
 def expected_with_twin(log: Dataset, least_length: int) -> float:

@@ -193,7 +193,7 @@ def steps_of(
     purpose: str = "",
     episodes: int | None = None,
 ) -> Iterator[Steps]:
-    """Act without end, or until so many episodes were played.
+    """Act without end, or until this many episodes were played.
 
     Every episode has a reset seed of its own, and each number below `episodes` that was begun is played to its end, so that
     short episodes are not preferred; steps of later episodes are left out.
@@ -203,7 +203,7 @@ def steps_of(
         space: its spaces.
         actor: asked before every step who decides.
         seed: of resets and actions.
-        purpose: makes streams of their own of one seed.
+        purpose: tells the random draws of this use from those of other uses of the same seed.
         episodes: how many; None never ends.
     """
     rng = np.random.default_rng([seed, len(purpose), *purpose.encode()])

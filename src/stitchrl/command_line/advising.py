@@ -34,8 +34,8 @@ def advise(
         float | None,
         typer.Option(
             "--width",
-            help="Width of the 95% interval that you want for a value, in units of the return. [default: a tenth of the standard "
-            "deviation of returns]",
+            help="Width of the 95% interval of a value that would be narrow enough for you, in units of the return. [default: a "
+            "tenth of the standard deviation of returns]",
         ),
     ] = None,
     schema: SchemaFile = None,
@@ -46,7 +46,10 @@ def advise(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Say whether to learn from a log, whether it is good enough, with which algorithms, and what to log next."""
+    """Say what to do with a log.
+
+    That is: whether to learn from it at all, whether it is good enough, with which algorithms, and what to log next.
+    """
     check_output_file("--out", out, ".json", log, schema)
     found = stitchrl.advise(
         stitchrl.read(log, schema, format=format),

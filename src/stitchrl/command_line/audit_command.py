@@ -29,11 +29,19 @@ def audit(
     schema: SchemaFile = None,
     format: Format = None,
     against: Annotated[
-        Path | None, typer.Option("--against", help="Another part of the log, which must share no episode with it.")
+        Path | None,
+        typer.Option(
+            "--against",
+            help="Another part of the log, such as the test part: the audit says whether the two share episodes or rows.",
+        ),
     ] = None,
     removed: Annotated[
         str | None,
-        typer.Option("--removed", help="Columns left out of the observation on purpose, a,b: does it reveal them?"),
+        typer.Option(
+            "--removed",
+            help="Columns that the observation leaves out on purpose, separated by commas: the audit says whether it reveals "
+            "them all the same.",
+        ),
     ] = None,
     rank: Annotated[
         bool,
@@ -43,43 +51,53 @@ def audit(
         str | None,
         typer.Option(
             "--rank-by",
-            help="harm: how badly the other episodes foretell it; value: how far it moves the value; fit: how far it moves the "
-            "fitted values. [default: harm]",
+            help="What episodes are ranked by. harm: how badly the other episodes predict this one; value: how far leaving it "
+            "out moves the estimated value of what is done now; fit: how far leaving it out moves all fitted values. [default: "
+            "harm]",
         ),
     ] = None,
     gamma: Annotated[
-        float | None, typer.Option("--gamma", help="Discount of the values of --rank. [default: the schema's]")
+        float | None, typer.Option("--gamma", help="With --rank: the discount of the values. [default: the schema's]")
     ] = None,
     drop: Annotated[
         int | None,
         typer.Option(
             "--drop",
-            help="How many of the worst episodes the drop list holds; they are left out of the comparison too. [default: those "
-            "that the ranking recommends]",
+            help="How many of the worst episodes go into the drop list; what leaving out so many would change is shown too. "
+            "[default: those that the ranking recommends]",
         ),
     ] = None,
     drop_list: Annotated[
         Path | None,
         typer.Option(
             "--drop-list",
-            help="Write the worst episodes to this new file, name.json or name.csv. Nothing is dropped by that; `convert "
-            "--without` takes the file.",
+            help="Write the worst episodes to this new file, name.json or name.csv. The log stays as it is; `stitchrl convert "
+            "--without` leaves the listed episodes out.",
         ),
     ] = None,
     seed: Annotated[
         int,
         typer.Option(
-            "--seed", help="Seed of the samples that are looked at in a large log, and of random functions in checks."
+            "--seed",
+            help="Seed of the random samples that are taken of a large log, and of the random parts of models in checks.",
         ),
     ] = 0,
     config: Config = None,
     quiet: Quiet = False,
     json: AsJson = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the audit page: one file, with pictures.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", help="Write the audit as a page with pictures to this file: one HTML file that opens offline."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the audit as JSON to this file as well.")] = None,
     version: Version = False,
 ) -> None:
-    """Say what is in a log and what is wrong with it; exit status 5 where it is not usable."""
+    """Say what is in a log and what is wrong with it.
+
+    Findings count rows from 0, in the order of episodes and steps. The exit status is 5 where the log is not usable.
+    """
     from stitchrl.command_line.removed import log_and_removed
     from stitchrl.reporting.audit_terminal import print_audit
 
@@ -100,6 +118,11 @@ def audit(
     if drop is not None and drop < 1:
         raise ConfigurationError(f"`--drop` must be at least 1, the number of episodes of the drop list; got {drop}.")
     data, left_out = log_and_removed(log, schema, format=format, removed=names_in(removed) or ())
+    if drop is not None and 2 * drop >= data.num_episodes:
+        raise ConfigurationError(
+            f"`--drop` must be below half of the episodes, at most {(data.num_episodes - 1) // 2:,} of {data.num_episodes:,}; "
+            f"got {drop:,}."
+        )
     other = None if against is None else stitchrl.read(against, schema, format=format)
     found = stitchrl.audit(data, against=other, removed=left_out, seed=seed)
     if not json and not quiet:
@@ -138,11 +161,6 @@ def _ranking(
 
     from stitchrl.evaluation.episode_ranking import default_drops, rank_episodes
 
-    if drop is not None and 2 * drop >= data.num_episodes:
-        raise ConfigurationError(
-            f"`--drop` must be below half of the episodes, at most {(data.num_episodes - 1) // 2:,} of {data.num_episodes:,}; "
-            f"got {drop:,}."
-        )
     drops = None if drop is None else [*default_drops(data), drop]
     wait = f"ranking {data.num_episodes:,} episodes"
     with nullcontext() if silent else Console(stderr=True).status(wait):
@@ -173,6 +191,6 @@ def _write(data: Dataset, ranking: EpisodeRanking, drop: int | None, file: Path,
     )
     if not silent:
         print(
-            f"\n{file}: the worst {len(episodes):,} episodes. Look them up, delete from the list those that are true, and leave "
-            f"the others out with\n  stitchrl convert LOG NEW --without {file}"
+            f"\n{file} lists the worst {len(episodes):,} episodes. Look each of them up, delete from the list those that are "
+            f"correct, and leave the others out with\n  stitchrl convert LOG NEW --without {file}"
         )

@@ -18,7 +18,7 @@ __all__ = ["collect"]
 
 def collect(
     env: Annotated[str, typer.Option("--env", help="The id of a registered Gymnasium environment.")],
-    out: Annotated[Path, typer.Option("--out", help="What to write: name.parquet, or the folder of a store.")],
+    out: Annotated[Path, typer.Option("--out", help="What to write: name.parquet, or a folder for a store.")],
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", help="random, medium, medium-replay, expert or mixed, as in D4RL. [default: medium]"),
@@ -29,7 +29,7 @@ def collect(
     ] = None,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the log.")] = 200,
     steps: Annotated[
-        int, typer.Option("--steps", min=2000, help="Steps of the environment on which the learner is trained.")
+        int, typer.Option("--steps", min=2000, help="Steps of the environment that the learner is trained for.")
     ] = 20_000,
     epsilon: Annotated[
         float | None,
@@ -48,17 +48,17 @@ def collect(
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load the model although that runs the code pickled into its file.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")] = 0,
     config: Config = None,
     quiet: Quiet = False,
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Collect a log from an environment, with the exact probability of every action.
+    """Collect a log in a Gymnasium environment.
 
-    The policy that acts is a DQN (numbered actions) or an SAC (vectors), trained in the environment: stopped early for
-    `medium`, at the end for `expert`; `medium-replay` is all that it did until then. Or, with `--policy`, a model of
-    Stable-Baselines3.
+    Every action is logged with its exact probability. The policy that acts is a DQN (numbered actions) or an SAC (vectors),
+    trained in the environment: stopped early for `medium`, at the end of its training for `expert`; `medium-replay` is all
+    that it did until the medium policy. With `--policy` a model of Stable-Baselines3 acts instead.
     """
     import numpy as np
 

@@ -29,10 +29,13 @@ def diagnose(
     ],
     log: Annotated[
         Path | None,
-        typer.Option("--log", help="Episodes to look at the policies on, best ones that they did not learn from."),
+        typer.Option(
+            "--log",
+            help="Log on whose episodes the policies are looked at; best are episodes that they did not learn from.",
+        ),
     ] = None,
     newer: Annotated[
-        Path | None, typer.Option("--newer", help="A log of later data, to be held against the one of `--log`.")
+        Path | None, typer.Option("--newer", help="A log of later data, to be compared with the one of `--log`.")
     ] = None,
     schema: SchemaFile = None,
     format: Format = None,
@@ -42,15 +45,16 @@ def diagnose(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Name what went wrong in a run: each failure with its number, the healthy range, the reason and the remedy.
+    """Name what went wrong in a run.
 
-    Without `--log`, what the run itself recorded: the diagnosis of `stitchrl run`, or the metrics of training.
+    Each failure stands with its number, the healthy range, the reason and the remedy. Without `--log` this is what the run
+    itself recorded: the diagnosis of `stitchrl run`, or the metrics of training.
     """
     from stitchrl.progress import ProgressDisplay
     from stitchrl.reporting.diagnosis_terminal import print_diagnosis
 
     if newer is not None and log is None:
-        raise ConfigurationError("`--newer` is held against a log: name that one with `--log`.")
+        raise ConfigurationError("`--newer` is compared with an earlier log, and none was given: name it with `--log`.")
     check_output_file("--out", out, ".json", log, newer, schema, run)
     if not run.exists():
         raise ConfigurationError(f"There is no run to diagnose: {str(run)!r} does not exist.")
@@ -119,8 +123,8 @@ def _nothing_to_read(run: Path) -> str:
 
 
 _NOT_FINISHED = (
-    "The run in '{}' has trained nothing yet, so there is nothing to diagnose. The command that started it "
-    "goes on with it."
+    "The run in '{}' has trained nothing yet, so there is nothing to diagnose. Give the command that started it again: it "
+    "goes on from where it stopped."
 )
 
 

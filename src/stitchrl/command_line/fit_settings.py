@@ -21,8 +21,8 @@ FitAssignments = Annotated[
     typer.Option(
         "--set",
         metavar="fit.SETTING=VALUE",
-        help="Change how the models of values and of the behaviour are fitted: fit.hidden_sizes=64x64, fit.behavior=counts, "
-        "fit.learning_rate=0.0003. May be repeated; wins over --evaluation-updates and --seed.",
+        help="Change how the models of values and of the behaviour are fitted, such as fit.hidden_sizes=64x64, "
+        "fit.behavior=counts or fit.learning_rate=0.0003. May be repeated. It wins over --evaluation-updates and --seed.",
     ),
 ]
 

@@ -28,7 +28,11 @@ def lab(
         Path | None, typer.Option("--export", help="Write the pages to this folder, and open none.")
     ] = None,
     single: Annotated[
-        bool, typer.Option("--single", help="With --export: each page holds all that it needs, and can be sent alone.")
+        bool,
+        typer.Option(
+            "--single",
+            help="With --export: make each page hold everything that it needs, so that it can be sent alone.",
+        ),
     ] = False,
     port: Annotated[
         int | None,
@@ -39,7 +43,10 @@ def lab(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Build the interactive lessons and open them in the browser. They need no network, and are built once for each version."""
+    """Build the interactive lessons and open them in the browser.
+
+    They need no network, and are built once for each version.
+    """
     from stitchrl.lab.registry import LESSONS, check_name
 
     names = lessons or []

@@ -73,7 +73,7 @@ def print_version(wanted: bool) -> bool:
 
 
 def take_config(context: Context, file: Path | None) -> Path | None:
-    """Make the options that a TOML file gives the defaults of this command's."""
+    """Take what a TOML file says as the defaults of this command's options."""
     if file is None:
         return None
     import tomllib
@@ -100,7 +100,7 @@ def take_config(context: Context, file: Path | None) -> Path | None:
     for name in given:
         if name not in options:
             raise ConfigurationError(
-                f"`{name}` in {str(file)!r} is no option of this command; the options are {', '.join(options)}."
+                f"`{name}` in {str(file)!r} is not an option of this command; its options are {', '.join(options)}."
             )
     # As text, so that 2000.5 updates are refused as they are on the command line.
     several = {option.name for option in context.command.params if getattr(option, "multiple", False)}
@@ -131,25 +131,33 @@ def _several(name: str, value: Any, file: Path) -> list[str]:
 Log = Annotated[
     Path,
     typer.Argument(
-        help="A log: a file, a folder or a pattern of files, in any known format, or a store. Its schema is the TOML of "
+        help="A log: a file, a folder of files, a pattern such as 'logs/*.parquet', or a store. Its schema is the TOML file of "
         "the same name beside it."
     ),
 ]
 Format = Annotated[
-    str | None, typer.Option("--format", help="Format of the log, by name. [default: found from its content]")
+    str | None,
+    typer.Option(
+        "--format", help="Format of the log, such as CSV, Parquet or Minari. [default: told from its content]"
+    ),
 ]
-SchemaFile = Annotated[Path | None, typer.Option("--schema", help="Schema of the log, a TOML file not beside it.")]
+SchemaFile = Annotated[
+    Path | None,
+    typer.Option("--schema", help="Schema of the log: a TOML file. [default: the one of the log's name, beside it]"),
+]
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
         is_eager=True,
         callback=take_config,
-        help="A TOML file of options, such as `quiet = true`; where a command trains, also of candidates, each under "
-        "[[candidate]]. What the command line says wins.",
+        help="A TOML file with options of this command, such as `quiet = true`; where a command trains, also with candidates, "
+        "each under [[candidate]]. An option on the command line wins over the file.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Run directory; a run found there continues.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Run directory. A run of the same log and settings that is found there continues.")
+]
 Algorithms = Annotated[
     str | None,
     typer.Option(
@@ -167,38 +175,57 @@ Assignments = Annotated[
         help="Change a setting of a candidate: IQL.expectile=0.9, IQL-2.hidden_sizes=256x256. May be repeated.",
     ),
 ]
-Seeds = Annotated[int, typer.Option("--seeds", help="How many times each candidate is trained, from seeds 0, 1, ...")]
+Seeds = Annotated[int, typer.Option("--seeds", help="How many times each candidate is trained: with seeds 0, 1, ...")]
 Updates = Annotated[int, typer.Option("--updates", help="Gradient updates of each seed of each candidate.")]
 EvaluationUpdates = Annotated[
-    int, typer.Option("--evaluation-updates", help="Gradient updates of each model that the evaluation fits.")
+    int,
+    typer.Option(
+        "--evaluation-updates",
+        help="Gradient updates of each model that the evaluation fits. Networks of values over continuous actions get ten times "
+        "as many, and networks of the behaviour five times as many, which may stop early.",
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Transitions in a batch.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the split, of the evaluation's fits and of its resampling.")]
-Fractions = Annotated[str, typer.Option("--fractions", help="Shares of train, validation and test.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", help="Seed of the split, of the models that the evaluation fits, and of its resampling."),
+]
+Fractions = Annotated[
+    str, typer.Option("--fractions", help="Shares of the episodes for training, validation and test.")
+]
 SplitBy = Annotated[
     str | None,
     typer.Option(
         "--split-by", help="Split by episode, group, time or return. [default: group where the log has groups]"
     ),
 ]
-Confidence = Annotated[float, typer.Option("--confidence", help="Coverage that the two-sided intervals aim at.")]
+Confidence = Annotated[float, typer.Option("--confidence", help="Confidence level of the two-sided intervals.")]
 Gamma = Annotated[
     float | None, typer.Option("--gamma", help="Discount, in [0, 1]. [default: the one of the log's schema]")
 ]
 Estimators = Annotated[
-    str | None, typer.Option("--estimators", help="Names separated by commas. [default: those that suit the log]")
+    str | None,
+    typer.Option("--estimators", help="Names of estimators, separated by commas. [default: those that suit the log]"),
 ]
-Margin = Annotated[float, typer.Option("--margin", help="The least gain worth having, in return units.")]
+Margin = Annotated[
+    float,
+    typer.Option(
+        "--margin",
+        help="The smallest gain worth having, in units of the return: GO needs an interval that lies above it.",
+    ),
+]
 Horizon = Annotated[
     int | None,
-    typer.Option("--horizon", help="Count only so many first steps of an episode. [default: all, until it terminates]"),
+    typer.Option(
+        "--horizon", help="Count only this many first steps of each episode. [default: all, until it terminates]"
+    ),
 ]
 Baseline = Annotated[
     Path | None,
     typer.Option(
         "--baseline",
-        help="Another policy, over which gains are taken: a policy, a run, a folder of `st.fit`, or an ONNX file. "
-        "[default: the log's]",
+        help="A policy that gains are measured against: a policy directory, a run directory, a folder of `st.fit`, or an ONNX "
+        "file. [default: the policy that made the log]",
     ),
 ]
 Group = Annotated[
@@ -206,8 +233,8 @@ Group = Annotated[
     typer.Option(
         "--group",
         metavar="COLUMN",
-        help="Judge the gain in each group of episodes that this column tells apart at their first step, such as sex: a group "
-        "that loses forbids GO. May be repeated.",
+        help="Judge the gain in each group of episodes that this column tells apart at their first step, such as sex: GO "
+        "is ruled out where a group is shown to lose. May be repeated.",
     ),
 ]
 Cost = Annotated[
@@ -215,32 +242,34 @@ Cost = Annotated[
     typer.Option(
         "--cost",
         metavar="COLUMN<=LIMIT",
-        help="Hold the policy's expected sum of this column over an episode against a limit: one that is shown to be broken "
-        "forbids GO. May be repeated.",
+        help="Compare the policy's expected sum of this column over an episode with a limit: GO is ruled out where the limit is "
+        "shown to be broken. May be repeated.",
     ),
 ]
 Distribution = Annotated[
     bool,
     typer.Option(
         "--distribution",
-        help="Estimate how the returns are distributed as well, and what happens to the worst episodes. Decides nothing, and "
-        "fits one more network.",
+        help="Also estimate how the returns are distributed, and what happens in the worst episodes. The verdict does not depend "
+        "on it; it takes the fit of one more network.",
     ),
 ]
-Tail = Annotated[float, typer.Option("--tail", help="With --distribution: the share of episodes that are the worst.")]
+Tail = Annotated[
+    float, typer.Option("--tail", help="With --distribution: the share of episodes that count as the worst.")
+]
 MinimumOddsRatio = Annotated[
     float,
     typer.Option(
         "--minimum-odds-ratio",
-        help="Without logged propensities, GO needs a gain that withstands a hidden cause of this strength in any single "
-        "decision: how many times it changes the odds of an action. 1 asks for nothing.",
+        help="Without logged propensities, GO needs a gain that would withstand a hidden cause of this strength in any single "
+        "decision: the factor by which it changes the odds of an action. 1 asks for nothing.",
     ),
 ]
 Ladder = Annotated[
     bool,
     typer.Option(
         "--ladder/--no-ladder",
-        help="Let policies between each candidate and the behaviour, whose gain is surer, be candidates as well.",
+        help="Also try policies between each candidate and the behaviour, which gain less and more surely.",
     ),
 ]
 Until = Annotated[str, typer.Option("--until", help=f"Stop after this stage: {', '.join(STAGES)}.")]
@@ -248,7 +277,7 @@ Force = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Go on where the audit calls the log not usable, or where it seems to have other units than the baseline's; the "
+        help="Go on although the audit calls the log not usable, or the log seems to have other units than the baseline's. The "
         "verdict then says so.",
     ),
 ]
@@ -256,7 +285,7 @@ Gate = Annotated[
     bool, typer.Option("--gate", help="Let the exit status tell the verdict: 0 GO, 3 NO-GO, 4 CANNOT TELL.")
 ]
 Version = Annotated[
-    bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and do nothing.")
+    bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only: no stages, no progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]

@@ -10,18 +10,25 @@ __all__ = ["check_output_file"]
 
 
 def check_output_file(option: str, file: Path | None, ending: str, *inputs: Path | None) -> None:
-    """Refuse to write over a log, or over anything that no such command wrote, before a long log is read.
+    """Refuse, before a long log is read, what cannot be written and what would replace a log or another kind of file.
 
     Args:
         option: what the command line calls the file, such as "--out".
         file: what is to be written; None where nothing is.
-        ending: of the names of such files. An existing file of this ending is replaced, and no other.
+        ending: of the names of such files. An existing file with this ending is replaced; any other is refused.
         inputs: what the command reads; None where it reads nothing.
 
     Raises:
-        ConfigurationError: the file is a folder, an input, or an existing file of another kind.
+        ConfigurationError: the file is a folder, lies in no folder, is an input, or exists and is of another kind.
     """
-    if file is None or not file.exists():
+    if file is None:
+        return
+    if not file.absolute().parent.is_dir():
+        raise ConfigurationError(
+            f"`{option}` must be a file in a folder that exists; there is no folder {str(file.parent)!r}. Make it first, or "
+            "choose another place."
+        )
+    if not file.exists():
         return
     if file.is_dir():
         raise ConfigurationError(

@@ -25,7 +25,8 @@ def columns_of_the_policy(probs: str | None, log_prob: str | None) -> Mapping[st
     """Role -> columns, of `--policy-columns` and `--policy-log-prob`; empty where neither is given."""
     if probs is not None and log_prob is not None:
         raise ConfigurationError(
-            "`--policy-columns` names the probabilities of all actions and `--policy-log-prob` that of the logged one; give one."
+            "`--policy-columns` names the probabilities of all actions and `--policy-log-prob` that of the logged action alone; "
+            "both were given. Give one of them."
         )
     if probs is not None:
         names = [name.strip() for name in probs.split(",")]
@@ -94,7 +95,7 @@ def policy_of(path: Path, log: Dataset, *, output: str | None = None) -> Any:
         policy = stitchrl.load_policy(where)
         discrete = policy.schema.num_actions is not None  # type: ignore[union-attr]
     if output is not None:
-        raise ConfigurationError(f"`--policy-output` is for files of ONNX, and {str(path)!r} is none. Leave it out.")
+        raise ConfigurationError(f"`--policy-output` is for ONNX files, and {str(path)!r} is not one. Leave it out.")
     if discrete == (log.num_actions is None):
         kinds = ["discrete" if one else "continuous" for one in (discrete, log.num_actions is not None)]
         raise ConfigurationError(
@@ -150,8 +151,9 @@ def unseen_part(path: Path, policy: Any, log: Dataset, *, leave_out: bool) -> Da
         return _without_known(path, known, log)
     if found.known:
         print(
-            f"None of {log.num_episodes:,} episodes is left out: {found.known:,} are equal to ones that the policy learned "
-            "from, no more than coincidence explains, and leaving these out would select by what happened.",
+            f"None of {log.num_episodes:,} episodes is left out: {found.known:,} are equal to episodes that the "
+            "policy learned from, which is no more than coincidence explains. Leaving these out would select episodes by what "
+            "happened in them.",
             file=sys.stderr,
         )
     return log
@@ -166,7 +168,7 @@ def _without_known(path: Path, known: EpisodeMemory, log: Dataset) -> Dataset:
             "too few are left. Give episodes it never saw."
         )
     print(
-        f"{seen.sum():,} of {log.num_episodes:,} episodes are left out, for the policy learned from them.",
+        f"{seen.sum():,} of {log.num_episodes:,} episodes are left out, because the policy learned from them.",
         file=sys.stderr,
     )
     return log.select_episodes(~seen)

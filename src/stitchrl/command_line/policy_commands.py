@@ -55,11 +55,14 @@ def evaluate(
     policy: Annotated[
         Path,
         typer.Argument(
-            help="A policy directory, the run directory it is in, a folder of `st.fit`, or an ONNX file; left out where columns "
-            "of the log are named."
+            help="A policy directory, the run directory it is in, a folder of `st.fit`, or an ONNX file. Leave it out where the "
+            "policy stands in columns of the log (--policy-columns, --policy-log-prob)."
         ),
     ],
-    log: Annotated[Path | None, typer.Argument(help="A file, a folder, a pattern, or a native store.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Argument(help="A log that the policy did not learn from: a file, a folder, a pattern, or a store."),
+    ] = None,
     schema: SchemaFile = None,
     format: Format = None,
     config: Config = None,
@@ -81,7 +84,8 @@ def evaluate(
     policy_output: Annotated[
         str | None,
         typer.Option(
-            "--policy-output", help="What the output of an ONNX file is: probs, logits or action; or NAME:probs."
+            "--policy-output",
+            help="What the output of an ONNX file is: probs, logits or action. Of several outputs, NAME:probs names the one.",
         ),
     ] = None,
     estimators: Estimators = None,
@@ -99,10 +103,17 @@ def evaluate(
     assignments: FitAssignments = None,
     seed: Seed = PipelineSettings.seed,
     leave_out_known: Annotated[
-        bool, typer.Option("--leave-out-known", help="Leave out the episodes that the policy learned from.")
+        bool,
+        typer.Option(
+            "--leave-out-known", help="Judge the policy on the episodes of the log that it did not learn from."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on where the observations look like another unit than the policy's.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Go on although the observations seem to be in other units than those that the policy learned from.",
+        ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the evaluation as JSON to this file as well.")
@@ -112,11 +123,14 @@ def evaluate(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Estimate a policy on a log it did not learn from, and give the verdict."""
+    """Estimate a policy on a log that it did not learn from.
+
+    The verdict is given at the end: GO, NO-GO or CANNOT TELL.
+    """
     columns = columns_of_the_policy(policy_columns, policy_log_prob)
     if columns and policy_output is not None:
         raise ConfigurationError(
-            "`--policy-output` is for files of ONNX, and the policy stands in columns of the log. Leave it out."
+            "`--policy-output` is for ONNX files, and here the policy stands in columns of the log. Leave it out."
         )
     where, log = policy_and_log(policy, log, columns)
     check_output_file("--out", out, ".json", log, schema)
@@ -175,34 +189,40 @@ def predict(
         str | None,
         typer.Option(
             "--on-outside",
-            help="What is done in rows outside the range that the policy learned from: refuse, clip, behavior, or an action: its "
-            "number, its name, or its numbers separated by commas. [default: the policy's own, which is refuse]",
+            help="What to do in rows outside the range that the policy learned from: refuse (give no action), clip (bring the "
+            "row into the range), behavior (act as the fitted behaviour), or one action for all of them, given by its number, "
+            "its name, or its numbers separated by commas. [default: what the policy was saved with, usually refuse]",
         ),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of every action.")
     ] = False,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Draw the actions from their probabilities, by --seed.")
+        bool,
+        typer.Option("--sample", help="Draw the actions by their probabilities, in place of the preferred action."),
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
     without_mask: Annotated[
         bool,
         typer.Option(
             "--without-mask",
-            help="Let every action count as allowed where the log lacks the action mask that the policy's log had.",
+            help="Count every action as allowed where the log lacks the action mask that the policy's log had.",
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --out if it is there. A file of the log is never replaced.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the file of --out if it exists. A file of the log is never replaced."
+        ),
     ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Write what a policy does in every row of a log: the action, its probability, and what the guard says of the row.
+    """Write what a policy does in every row of a log.
 
-    A row that the guard refuses has no action; its columns guard_outside, guard_columns and acted say so.
+    The table has the action of each row, its probability, and what the guard says of the row. A row that the guard refuses has
+    no action; its columns guard_outside, guard_columns and acted say so and why.
     """
     from stitchrl.command_line.predicting import guard_of
     from stitchrl.deployment.numpy_policy import load_policy

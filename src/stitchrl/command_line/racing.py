@@ -55,10 +55,10 @@ def race(
     format: Format = None,
     config: Config = None,
     budget: Annotated[
-        int, typer.Option("--budget", help="Gradient updates of all candidates together; never more are made.")
+        int, typer.Option("--budget", help="Gradient updates of all candidates together; no more than these are made.")
     ] = RaceSettings.budget,
     eta: Annotated[
-        int, typer.Option("--eta", help="One of so many candidates goes on to the next round.")
+        int, typer.Option("--eta", help="One candidate in this many goes on to the next round.")
     ] = RaceSettings.eta,
     algorithms: Algorithms = None,
     assignments: Assignments = None,
@@ -84,10 +84,11 @@ def race(
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Find an algorithm and its most important setting under a budget of updates: all learn a little, the better third goes on.
+    """Find an algorithm and its main setting within a budget.
 
+    All candidates learn a little, one in --eta of them goes on, and so on until one wins; the budget is of gradient updates.
     Candidates are ranked on the validation part. The test part is not looked at: the command that is printed at the end judges
-    the winner, OUT/policy, on it. Exit status 5 where the audit calls the log not usable.
+    the winner, OUT/policy, on it. The exit status is 5 where the audit calls the log not usable.
     """
     wanted = _grid(grid or ())
     data = stitchrl.read(log, schema, format=format)

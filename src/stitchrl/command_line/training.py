@@ -48,14 +48,15 @@ def train(
     seeds: Seeds = 1,
     updates: Updates = PipelineSettings.updates,
     batch_size: BatchSize = PipelineSettings.batch_size,
-    seed: Annotated[int, typer.Option("--seed", help="The first seed; further ones follow it.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="The first seed; with --seeds the next numbers follow it.")] = 0,
     quiet: Quiet = False,
     json: AsJson = False,
     version: Version = False,
 ) -> None:
-    """Train one algorithm on a whole log, with the main job's settings and units; `st.load(OUT)` gives the run.
+    """Train one algorithm on a whole log.
 
-    OUT/policy is the first seed's policy as a bundle, for `evaluate` and `st.load_policy`. Nothing is known yet of its worth.
+    It has the settings and the units of the main job; `st.load(OUT)` gives the run. OUT/policy is the policy of the first seed as
+    a bundle, for `stitchrl evaluate` and `st.load_policy`. Nothing is known yet of how good it is.
     """
     from stitchrl.data.scaling import unit_return_scale
     from stitchrl.pipeline.bundling import check_free, in_words, save_trained

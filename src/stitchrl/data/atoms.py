@@ -17,28 +17,29 @@ from stitchrl.types import Bool, Float, NumpyArray
 __all__ = ["BOUND_ROUNDING", "LEAST_SHARE", "SLACK", "Atoms", "action_atoms", "atoms_and_shares"]
 
 LEAST_SHARE = 0.001
-"""An end of a number of the action is an atom if it is logged in at least this share of the rows. Weights are wrong there
-by a factor without limit, so a share that is small beside the errors of an estimate is the most that may go unsaid."""
+"""An end of a number of the action is an atom if it is logged in at least this share of the rows. On an atom that is missed,
+importance weights can be wrong by any factor, so the share must be small compared with the errors of an estimate."""
 LEAST_ROWS = 5
-"""An atom needs at least so many rows: of a small log each share is large."""
+"""An atom needs at least this many rows, since in a small log even one row is a large share."""
 STANDS_OUT = 2.0
-"""An atom is logged at least this many times as often as the common values inside: numbers that were rounded repeat their
-values too, their ends less often than what is inside, and quotients of densities are right for them."""
+"""An atom is logged at least this many times as often as the common values inside. Rounded numbers repeat values too, but their
+ends less often than values inside, and for them ratios of densities are right."""
 RESTS = 3
-"""So many values inside may be as common as they like, as the value of a pump that is off: an atom is compared with the next
-commonest one."""
+"""This many values inside may be of any frequency, such as 0 of a pump that is off: an atom is compared with the commonest value
+after them."""
 MANY_VALUES = 32
-"""With fewer different values inside there is no telling rests from levels, and an atom is compared with the commonest."""
+"""With fewer different values inside, such resting values cannot be told from the steps of a setting, and an atom is compared
+with the commonest value inside."""
 OUTLIERS = 5
-"""Beyond an atom that no schema declares there are at most so many rows, or the next constant's share of a large log."""
+"""Beyond an atom that no schema declares lie at most this many rows, or `OUTLIERS_SHARE` of the log where that is more."""
 OUTLIERS_SHARE = 1e-4
 OUTWEIGHS = 10
 """An atom that no schema declares is logged at least this many times as often as what lies beyond it."""
 SLACK = 1e-5
-"""An action lies on a bound if it is this share of the box, or of the spread, from it: float32 rounds when actions are
-brought into [-1, 1]."""
+"""An action lies on a bound if it is this share of the box, or of the spread, from it: scaling actions to
+[-1, 1] in float32 rounds them."""
 BOUND_ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""A bound is known up to this share of itself."""
+"""Values and bounds are equal if they differ by at most this share of the bound."""
 SAMPLE_ROWS = 2**16
 ROWS_AT_ONCE = 2**16
 

@@ -63,7 +63,10 @@ class ColumnRule:
                     'Say encoding = "code", or group them.'
                 )
         elif self.unknown is not False:
-            raise SchemaError("`unknown` says what unseen categories count as; this column names no `categories`.")
+            raise SchemaError(
+                "`unknown` says what unseen categories count as, and this column names no `categories`. List them, or leave "
+                "`unknown` out."
+            )
         if self.unknown == "":
             raise SchemaError("`unknown` must be true or the name of a category; got an empty text.")
         for name in ("fill", "low", "high"):

@@ -31,7 +31,7 @@ def with_history(log: Dataset, history: int) -> Dataset:
     `history` times the memory, and more where observations were shared by several rows.
 
     Args:
-        log: its observations are vectors. Named columns are named anew: "pulse" two steps before is "pulse (2 before)".
+        log: its observations are vectors. Named columns get new names: "pulse" two steps before is "pulse (2 before)".
         history: observations in a row, at least 1: the last one and those before it.
 
     Raises:

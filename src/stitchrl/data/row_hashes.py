@@ -72,7 +72,8 @@ def hash_nested(columns: Mapping[str, Any]) -> NumpyArray:
     """(E, 3) hashes of episodes by their rows in any order: by observations; by these and actions; by these and rewards.
 
     Unlike in `hash_episodes` neither the order of the rows counts nor how the episode ends, so that an episode is recognised in a
-    log whose rows were reversed or shuffled, or whose ends were marked anew; and without rewards where these were changed.
+    log whose rows were reversed or shuffled, or whose ends were marked differently. The hashes without rewards recognise it also
+    where rewards were changed.
 
     Args:
         columns: field of a Dataset -> its value.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from stitchrl.data.column_rule import ColumnRule
@@ -125,9 +126,11 @@ SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
 
 
 def _check_entry(section: str, known: Mapping[str, tuple[str, Any]], key: str, value: Any) -> None:
-    """Raise SchemaError where a section does not know the key, or the value is of the wrong kind."""
+    """Raise SchemaError where a section has no such key, or the value is of the wrong kind."""
     if key not in known:
-        raise SchemaError(f"[{section}] of the schema knows {', '.join(known)}; got {shown(key)}.")
+        near = get_close_matches(key, known, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise SchemaError(f"[{section}] of the schema may have {', '.join(known)}; got {shown(key)}.{meant}")
     rule, holds = known[key]
     if not holds(value):
         if section == "columns":

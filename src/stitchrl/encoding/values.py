@@ -13,7 +13,16 @@ from stitchrl.errors import DataError
 from stitchrl.messages import listed, printable, shown
 from stitchrl.types import NumpyArray
 
-__all__ = ["LARGEST_WHOLE", "as_bools", "check_within", "finite_numbers", "float32", "is_rounded", "whole_numbers"]
+__all__ = [
+    "LARGEST_WHOLE",
+    "as_bools",
+    "check_within",
+    "finite_numbers",
+    "float32",
+    "is_rounded",
+    "such_values",
+    "whole_numbers",
+]
 
 LARGEST_WHOLE = 2**24
 """The largest whole number up to which 32-bit floats are exact."""
@@ -47,7 +56,7 @@ def finite_numbers(values: NumpyArray, where: Where, *, gaps: bool = False) -> F
         seen = "NaN" if np.isnan(values[tuple(at)]) else "infinity"
         raise DataError(
             f"{where.called} must be finite; found {seen} in row {where.row + at[0]} "
-            f"({int(bad.sum())} such value{'s' if bad.sum() > 1 else ''}). Mend or drop those episodes first."
+            f"({such_values(int(bad.sum()))}). Correct these episodes, or leave them out of the log, first."
         )
     return values
 
@@ -73,7 +82,7 @@ def whole_numbers(raw: NumpyArray, count: int, where: Where) -> NumpyArray:
         at = int(np.argmax(outside))
         raise DataError(
             f"{where.called} must be an integer from 0 to {count - 1}; got {shown(raw[at])} in row "
-            f"{where.row + at} ({int(outside.sum())} such). Correct `count` under [action] or the log."
+            f"{where.row + at} ({such_values(int(outside.sum()))}). Correct `count` under [action] or the log."
         )
     return values
 
@@ -109,8 +118,15 @@ def _ends_in_words(values: NumpyArray, where: Where) -> str:
     return f" Under [episodes], list those of its words that mark an end: `{where.role}_values`, from {words}."
 
 
-def check_within(values: NumpyArray, low: float | None, high: float | None, where: Where) -> None:
-    """Raise DataError where a value is outside the bounds; None is no bound."""
+def check_within(
+    values: NumpyArray,
+    low: float | None,
+    high: float | None,
+    where: Where,
+    *,
+    way: str = "Correct the log or the bounds.",
+) -> None:
+    """Raise DataError where a value is outside the bounds; None is no bound. `way` is the last sentence, the way out."""
     if low is None and high is None:
         return
     outside = np.zeros(values.shape, bool)
@@ -123,8 +139,13 @@ def check_within(values: NumpyArray, low: float | None, high: float | None, wher
         lower, upper = "-inf" if low is None else f"{low:g}", "inf" if high is None else f"{high:g}"
         raise DataError(
             f"{where.called} must be in [{lower}, {upper}]; got {shown(values[at])} in row {where.row + at[0]} "
-            f"({int(outside.sum())} such). Correct the log or the bounds."
+            f"({such_values(int(outside.sum()))}). {way}"
         )
+
+
+def such_values(count: int) -> str:
+    """How many values of a kind there are: "1 such value", "1,234 such values"."""
+    return f"{count:,} such value{'' if count == 1 else 's'}"
 
 
 def float32(values: Any) -> Any:

@@ -23,7 +23,7 @@ class ShuffledRows:
 
     With weights a pass visits row i about count * weights[i] / sum(weights) times: by systematic resampling, so the
     number is that share rounded down or up, right in the mean over passes, and a pass has `count` positions still.
-    The visits of a block, however many, are cut where a buffer is full.
+    Where a buffer is full, the remaining visits of its last block go into the next buffer.
 
     Attributes:
         count: rows of the log, at least 1.
@@ -74,7 +74,7 @@ class ShuffledRows:
 
     @cached_property
     def _share_before(self) -> Float[NumpyArray, " blocks_plus_1"]:
-        """Visits a pass owes to the rows before each block."""
+        """The visits that a pass makes, before rounding, to the rows before each block."""
         assert self.weights is not None
         starts = np.arange(0, self.count, self.block_rows)
         sums = np.add.reduceat(self.weights, starts, dtype=np.float64)
@@ -82,14 +82,14 @@ class ShuffledRows:
         return share * (self.count / share[-1])
 
     def _visits(self, share: Float[NumpyArray, " _"], epoch: int) -> Int[NumpyArray, " _"]:
-        """Whole visits up to a share: systematic resampling, with one random offset a pass."""
+        """Whole visits up to a share, by systematic resampling with one random offset for each pass."""
         offset = np.random.default_rng([self.seed, epoch, 0, 1]).random()
         visits = np.floor(share + offset).astype(np.int64)
-        visits[share >= self.count * (1 - 1e-12)] = self.count  # whatever rounding and the offset make of the last
+        visits[share >= self.count * (1 - 1e-12)] = self.count  # all of them, however the last one was rounded
         return visits
 
     def _make_pass(self, epoch: int) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-        """Blocks of a pass in their order; positions in the pass where each of them, and where each buffer, starts.
+        """The blocks of a pass in their order, and the positions in the pass at which each block and each buffer starts.
 
         Both kinds of positions end with `count`.
         """
@@ -118,7 +118,7 @@ class ShuffledRows:
         return np.random.default_rng([self.seed, epoch, 1 + number]).permutation(rows)
 
     def _rows_of_block(self, block: int, epoch: int, start: int, stop: int) -> NumpyArray:
-        """The visits [start, stop) of those a pass pays a block."""
+        """The rows of visits start to stop - 1, of all visits that a pass makes to a block."""
         rows = np.arange(block * self.block_rows, min((block + 1) * self.block_rows, self.count))
         if self.weights is None:
             return rows[start:stop]

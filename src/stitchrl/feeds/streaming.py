@@ -103,7 +103,7 @@ def read_transitions(
     n_steps: int = 1,
     columns: Mapping[str, NumpyArray] | None = None,
 ) -> dict[str, NumpyArray]:
-    """The batch fields of these rows, in their order; read in the log's own order, which a disk likes better.
+    """The batch fields of these rows, in their order; read in the log's own order, which is faster on a disk.
 
     Masks of a log without any are one all-True row, (1, A).
     """

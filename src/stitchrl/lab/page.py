@@ -93,14 +93,16 @@ def linked(body: str, names: Sequence[str]) -> str:
     """The body, in which "lesson 8" and "lessons 6 and 7" link to the pages of these lessons where they are among `names`."""
 
     def link(match: re.Match[str]) -> str:
-        name = LESSONS[int(match[0]) - 1] if 0 < int(match[0]) <= len(LESSONS) else None
+        number = int(match["number"])
+        name = LESSONS[number - 1] if 0 < number <= len(LESSONS) else None
         return f'<a href="{name}.html">{match[0]}</a>' if name in names else match[0]
+
+    def links(match: re.Match[str]) -> str:
+        return re.sub(r"(?P<number>\d+)" if match["more"] else r"\w+\s(?P<number>\d+)", link, match[0])
 
     def prose(text: str) -> str:
         # A lesson is named by its number alone; what else is counted does not follow the word "lesson".
-        return re.sub(
-            r"\b[Ll]essons?\s\d+((,\s\d+)*,?\s(and|to)\s\d+)?", lambda found: re.sub(r"\d+", link, found[0]), text
-        )
+        return re.sub(r"\b[Ll]essons?\s\d+(?P<more>(,\s\d+)*,?\s(and|to)\s\d+)?", links, text)
 
     parts, done = [], 0
     for markup in NO_PROSE.finditer(body):

@@ -43,7 +43,7 @@ def diagnosis_content(job: Workspace, selected: Mapping[str, Any]) -> dict[str, 
         found[label] = diagnose_members(title_of(run), members, valid, findings_of_training(run))
         bar(done)
     chosen = job.selected
-    # The critics of a rung speak about another policy.
+    # The critics were learned for the candidate itself, and a rung of its ladder is another policy.
     claims = chosen.value if chosen.rung is None else None
     member = Member(
         chosen.title,

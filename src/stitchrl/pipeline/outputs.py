@@ -35,7 +35,7 @@ def check_new_table(out: Path, source: str | Path, *, overwrite: bool) -> None:
         raise ConfigurationError(f"`--out` cannot be written: there is no folder {str(out.parent)!r}. Make it first.")
     if out.exists() and not overwrite:
         raise ConfigurationError(
-            f"`--out` {str(out)!r} exists; nothing is overwritten unless `--overwrite` is given. Name another file, or say so."
+            f"`--out` {str(out)!r} exists; nothing is overwritten unless `--overwrite` is given. Give it, or name another file."
         )
 
 

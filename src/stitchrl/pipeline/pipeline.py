@@ -148,7 +148,7 @@ def run(
 
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-    """Render the report of a run directory anew.
+    """Write the report of a run directory again.
 
     Args:
         folder: a finished run of the main job, or one that stopped after its audit; or the `policy` folder in it.

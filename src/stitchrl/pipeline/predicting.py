@@ -52,7 +52,7 @@ class Predictions:
     Attributes:
         file: the table.
         rows: how many rows it has.
-        outside: how many of them the guard did not admit.
+        outside: how many of them lie outside the range that the guard admits.
         without_action: how many of them have no action.
         notes: sentences that a user should know.
     """
@@ -69,7 +69,18 @@ class Predictions:
             said += f", {self.outside:,} of them outside the range that the policy learned from"
         if self.without_action:
             said += f", {self.without_action:,} without an action"
-        return "\n".join([said, *self.notes])
+        return "\n".join([said, *self._why_without_action(), *self.notes])
+
+    def _why_without_action(self) -> list[str]:
+        """A sentence on where the table says why rows have no action; none where every row has one."""
+        if not self.without_action:
+            return []
+        way = (
+            " In place of refusing rows outside the range, `--on-outside` can do something else."
+            if self.outside
+            else ""
+        )
+        return [f"Why a row has no action stands in its column guard_columns.{way}"]
 
 
 def predict_log(
@@ -314,7 +325,7 @@ def _write(beside: Path, ending: str, tables: Iterator[pa.Table]) -> None:
         if writer is not None:
             writer.close()
     if writer is None:
-        raise DataError("The log has no rows.")
+        raise DataError("The log has no rows, so that there is nothing to predict. Give a log with at least one row.")
 
 
 def _spread(values: NumpyArray, usable: NumpyArray) -> pa.Array:

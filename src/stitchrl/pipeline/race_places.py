@@ -26,7 +26,7 @@ def place_candidates(order: Sequence[Judged], updates: Mapping[str, int], go_on:
     """A row for each candidate, best first; each has the place of the best of its policies.
 
     A candidate with the very numbers of a better one is the same policy, as where a filter of episodes by their return keeps the
-    same ones: it is dropped, so that it takes nobody's place.
+    same ones: it is dropped, so that it does not take the place of another candidate.
 
     Args:
         order: every policy of every candidate, best first.

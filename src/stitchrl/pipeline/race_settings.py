@@ -20,14 +20,15 @@ class RaceSettings:
 
     Attributes:
         budget: gradient updates of all candidates in all rounds together, at least 1; never more are made.
-        eta: one of so many candidates goes on to the next round, at least 2.
-        evaluation_updates: gradient updates of each model that judges the candidates of a round; not part of the budget.
+        eta: one candidate in this many goes on to the next round, at least 2.
+        evaluation_updates: gradient updates of each model that judges the candidates of a round, as in `PipelineSettings`; not
+            part of the budget.
         seeds: how many times each candidate is trained, at least 1; every one of them is a candidate by itself.
         batch_size: transitions in a batch, at least 1.
         seed: of the split and of the models that judge; candidates are trained from seeds 0, 1, ...
         fractions: shares of train, validation and test, of the episodes; each above 0, together 1.
         split_by: what the split keeps whole, as `by` of `Dataset.split`; None keeps groups whole where the log has them.
-        confidence: two-sided coverage of the intervals, and of the bound that candidates are ranked by.
+        confidence: confidence level of the two-sided intervals, whose predicted lower end ranks the candidates.
         horizon: how many first steps of an episode are judged, at least 1; None counts until it terminates.
         ladder: whether policies between each candidate and the behaviour stand for it as well, as in the main job: a candidate
             is ranked by the best bound that it or one of them has.
@@ -53,7 +54,7 @@ class RaceSettings:
             )
         if isinstance(self.eta, bool) or not isinstance(self.eta, int) or self.eta < 2:
             raise ConfigurationError(
-                f"`eta` must be a whole number of at least 2, since one of so many candidates goes on; got {self.eta!r}. "
+                f"`eta` must be a whole number of at least 2: one candidate in this many goes on; got {self.eta!r}. "
                 f"{RaceSettings.eta} is usual."
             )
         # The main job has the same rules for what both have.

@@ -16,17 +16,17 @@ class PipelineSettings:
 
     Attributes:
         updates: gradient updates of each seed of each candidate, at least 1.
-        evaluation_updates: gradient updates of the fits of the evaluation: of Q, and of the behaviour where the log has
-            no propensities; at least 1.
+        evaluation_updates: gradient updates of each network that the evaluation fits, at least 1. Networks of values over
+            continuous actions get ten times as many, and networks of the behaviour five times as many, which may stop early.
         seeds: how many times each candidate is trained, at least 1.
         batch_size: transitions in a batch, at least 1.
         seed: of the split, of the fits of the evaluation, and of the resampling behind the intervals; at least 0.
         fractions: shares of train, validation and test, of the episodes; each above 0, together 1.
         split_by: what the split keeps whole, as `by` of `Dataset.split`; None keeps groups whole where the log has them.
-        confidence: two-sided coverage that every interval aims at.
-        margin: the least gain worth having, in return units.
-        minimum_odds_ratio: hidden cause in any single decision, as an odds ratio, that a gain from a fitted behaviour must
-            withstand; at least 1, and 1 asks for nothing.
+        confidence: confidence level of every two-sided interval.
+        margin: the smallest gain worth having, in units of the return.
+        minimum_odds_ratio: strength of a hidden cause in any single decision, as an odds ratio, that a gain with a fitted
+            behaviour must withstand; at least 1, and 1 asks for nothing.
         ladder: whether policies between each candidate and the behaviour are candidates as well.
         horizon: how many first steps of an episode the evaluation counts, at least 1; None counts until it terminates.
             What candidates learn from is the whole log in either case.
@@ -35,8 +35,8 @@ class PipelineSettings:
         distribution: whether the evaluation on test also estimates how the returns are distributed; no line of the verdict
             looks at it.
         tail: the share of the worst episodes that it reports on, in (0, 1).
-        gamma: discount of the task, in [0, 1], for learning and for evaluation; None is the one of the log's schema.
-        estimators: what estimates on the test part, by name, as `st.evaluate` takes them; None are those that suit the log.
+        gamma: discount of the task, in [0, 1], for learning and for evaluation; None takes the one of the log's schema.
+        estimators: names of the estimators on the test part, as `st.evaluate` takes them; None takes those that suit the log.
             Candidates are ranked on the validation part by those that suit the log in either case.
     """
 

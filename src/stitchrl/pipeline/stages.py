@@ -115,9 +115,10 @@ def select_stage(job: Workspace) -> None:
     text = "no estimate has an interval"
     if gain is not None:
         predicted = best.get("predicted_lower", gain["lower"])
-        text = f"validation gain{_over(job)} {gain['value']:+.4f}, predicted to be shown above {predicted:+.4f} on test{_of(job)}"
+        lower = f"a predicted lower end of {predicted:+.4f} on test{_of(job)}"
+        text = f"validation gain{_over(job)} {gain['value']:+.4f}, with {lower}"
         if job.log.num_actions is None:
-            text += ", the error of the model apart"
+            text += ", not counting the error of the model"
     job.say("select", f"{candidate['title']}: {text}")
 
 

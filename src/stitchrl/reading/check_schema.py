@@ -164,6 +164,6 @@ def _actions(log: Dataset, schema: Schema) -> str:
         return f"Actions of {log.action.shape[1]} numbers, from {each}."
     counts = np.bincount(log.action, minlength=log.num_actions)
     names = log.schema.action_names
-    shares = [f"{names[k]} {counts[k] / counts.sum():.0%}" for k in np.argsort(-counts)[:8]]
+    shares = [f"{names[k]} ({counts[k] / counts.sum():.0%})" for k in np.argsort(-counts)[:8]]
     never = int((counts == 0).sum())
     return f"{log.num_actions:,} actions: {listed(shares)}{f'; {never:,} are never taken' if never else ''}."

@@ -216,7 +216,8 @@ def _may_be(role: str, column: Column | None) -> bool:
 
 
 def _settle_words(found: Sorted, columns: Mapping[str, Column]) -> None:
-    """Take a column that says in words how few rows ended, named like an outcome or an end, for ends and for the reward."""
+    """Where one column, named like an outcome or an end, says in words how a few rows ended, take it for the ends, and make the
+    reward of it."""
     reward = found.roles.get("reward")
     if isinstance(reward, str) and reward in columns and not is_number(columns[reward]):
         del found.roles["reward"]
@@ -298,7 +299,7 @@ def _why_apart(name: str, column: Column | None) -> str | None:
     if LATER & set(first):
         return "named like what comes next"
     if PROBABILITIES & set(first) and _is_float(column) and _within_one(column):
-        return "named like a probability of the log"
+        return "named like a probability; that of the logged action has the role `propensity`"
     if _is_time(column):
         return "a time"
     if column is None or not (is_number(column) or _is_list(column) or vocabulary(column) is not None):

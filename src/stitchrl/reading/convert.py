@@ -27,11 +27,11 @@ OTHER_FORMATS = frozenset((
     ".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".npz", ".npy", ".pkl", ".pickle", ".h5", ".hdf5", ".arrow",
     ".feather", ".avro", ".orc", ".xlsx", ".zip", ".gz", ".zst", ".toml",
 ))  # fmt: skip
-"""Endings that nobody gives to a folder."""
+"""Endings of other files, which are refused as names of a store: the user most likely wanted such a file."""
 
 
 def target_kind(path: Path) -> str:
-    """What a name asks for where nobody says: "parquet" or "store". Raises ConfigurationError where it ends as other files do."""
+    """What a name asks for by its ending: "parquet" or "store". Raises ConfigurationError for the ending of another format."""
     ending = path.suffix.lower()
     if ending in OTHER_FORMATS:
         raise ConfigurationError(

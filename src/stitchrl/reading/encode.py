@@ -142,7 +142,7 @@ class Encoder(ObservationEncoder):
             return joined_identifiers([(block[each.name], each) for each in self._each(role, row)])
         values = identifiers(block[where.name], where)
         if isinstance(values, np.ndarray) and values.ndim > 1:
-            raise DataError(f"{where.called} must have at most 1 axes; got shape {values.shape}.")
+            raise DataError(f"{where.called} must hold one value a row; got an array of shape {values.shape}.")
         return values
 
     def times(self, block: Block, row: int) -> NumpyArray | pa.Array:
@@ -177,7 +177,8 @@ class Encoder(ObservationEncoder):
             values = columns[0]
         most = 2 if role in VECTOR_ROLES else 1
         if values.ndim > most:
-            raise DataError(f"{role} of {self.origin} must have at most {most} axes; got shape {values.shape}.")
+            held = "one value" if most == 1 else "one value, or one list of values,"
+            raise DataError(f"{role} of {self.origin} must hold {held} a row; got an array of shape {values.shape}.")
         return values
 
     # --- how each role is read ------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ class Encoder(ObservationEncoder):
                 ) from None
         values = plain(column, where)
         if values.ndim > 1:
-            raise DataError(f"{role} of {self.origin} must have at most 1 axes; got shape {values.shape}.")
+            raise DataError(f"{role} of {self.origin} must hold one value a row; got an array of shape {values.shape}.")
         return as_bools(values, where)
 
     def check_words(self, episodes: int) -> None:
@@ -326,7 +327,7 @@ class Encoder(ObservationEncoder):
         """The logarithm of the probability of the logged action."""
         where = self.where("propensity", row)
         values = self._numbers(self.column("propensity", block, row), where)
-        check_within(values, 0.0, 1.0, where)
+        check_within(values, 0.0, 1.0, where, way="Correct the log; percentages must be divided by 100.")
         with np.errstate(divide="ignore"):
             return np.log(values)
 
@@ -402,7 +403,7 @@ class Encoder(ObservationEncoder):
         """Weights, checked not to be negative."""
         where = self.where("weight", row)
         values = self._numbers(self.column("weight", block, row), where)
-        check_within(values, 0.0, None, where)
+        check_within(values, 0.0, None, where, way="Correct the log.")
         return values
 
     def _costs(self, block: Block, row: int) -> Float[NumpyArray, "n K"]:

@@ -51,12 +51,12 @@ def identifiers_of(blocks: list[NumpyArray | pa.DictionaryArray], what: str) -> 
     codes = joined_blocks([np.asarray(block) for block in blocks], what)
     unknown = np.isnat(codes) if codes.dtype.kind in "mM" else codes != codes
     if unknown.any():
-        raise DataError(f"{what} must name one in every row; row {int(np.argmax(unknown))} has NaN.")
+        raise DataError(f"{what} must have an identifier in every row; row {int(np.argmax(unknown))} has NaN.")
     if codes.dtype.kind == "f" and not (np.abs(codes) < LARGEST_EXACT).all():
         row = int(np.argmin(np.abs(codes) < LARGEST_EXACT))
         raise DataError(
-            f"{what} must tell its values apart; {shown(codes[row])} in row {row} is a float too large for that. Write "
-            "them as text or 64-bit integers."
+            f"{what} must have identifiers that differ; {shown(codes[row])} in row {row} is a float so large that neighbouring "
+            "identifiers are rounded to it. Write them as text or 64-bit integers."
         )
     return Identifiers(in_microseconds(codes), None)
 

@@ -112,7 +112,7 @@ def _schema_of(log: LogSource, known: Schema | None) -> Schema:
     absent = [role for role in ("observation", "action") if role not in columns]
     if absent:
         raise SchemaError(
-            f"The columns of {log.origin} must carry the role names, or a schema must say their roles; there is no "
+            f"The columns of {log.origin} must be named by their roles, or a schema must say their roles; there is no "
             f"{listed(absent)} among {listed(log.names)}."
         )
     columns["episode"] = (PAIR, PREFERRED)

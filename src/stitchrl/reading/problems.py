@@ -25,6 +25,13 @@ NAMES = ("episode", "group", "source", "subgroup", "observation_id")
 """Roles whose values are names, so that text needs no further meaning."""
 OF_LAYOUT = ("episode", "group", "step", "time", "terminated", "truncated")
 """Roles that say where rows belong."""
+OPTIONS = {
+    "cost": "--cost",
+    "subgroup": "--group",
+    "policy_probs": "--policy-columns",
+    "policy_log_prob": "--policy-log-prob",
+}
+"""Role -> the option of the command line by which a column may be asked for beside those that the schema names."""
 
 
 def misfits(source: LogSource, encoder: Encoder) -> Iterator[tuple[str, str, DataError]]:
@@ -43,7 +50,8 @@ def misfits(source: LogSource, encoder: Encoder) -> Iterator[tuple[str, str, Dat
                 role in ("observation", "next_observation") and rule is not None and rule.categories is not None
             )
             if name not in there:
-                said = f"The schema says {role} is in column {shown(name)}, which {source.origin} does not have{has}."
+                option = f" (or an option such as `{OPTIONS[role]}` does)" if role in OPTIONS else ""
+                said = f"The schema says {role} is in column {shown(name)}{option}, which {source.origin} does not have{has}."
                 yield role, name, SchemaError(said)
                 has = ""  # once is enough
             elif name in source.doubts and not categories and role not in (*NAMES, *named):

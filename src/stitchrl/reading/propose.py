@@ -50,7 +50,7 @@ def propose(log: LogSource, name: str) -> str:
     if found.observed:
         roles["observation"] = tuple(found.observed)
         remarks.append(
-            "No name says what the observation is: the columns that may be one are taken. Strike out what is not."
+            "No name says what the observation is: the columns that may be part of it are taken. Strike out those that are not."
         )
         free = [n for n in free if n not in found.observed]
     if found.apart:
@@ -61,7 +61,9 @@ def propose(log: LogSource, name: str) -> str:
         remarks.append(
             "No column looks like `terminated`, so that every end is taken for a cut: name one if tasks also end."
         )
-    remarks += [f"No column looks like `{role}`: name one, or see the ways out below." for role in missing]
+    remarks += [
+        f"No column looks like `{role}`: name one, or see the remarks below for logs without it." for role in missing
+    ]
     remarks += [
         f"{text}." for role in ("terminated", "truncated") if (text := DOUBTS.get(str(roles.get(role)).lower()))
     ]
@@ -82,7 +84,7 @@ def propose(log: LogSource, name: str) -> str:
     if longer:
         remarks.append(
             f"The number of actions and the categories are those of the first {ROWS_LOOKED_AT:,} rows or so; the log is "
-            "longer. Add what only later rows hold."
+            "longer. Add the numbers and categories that only later rows hold."
         )
     reward = roles.get("reward")
     if isinstance(reward, str) and (gaps := _gaps(columns.get(reward))):

@@ -185,7 +185,7 @@ def open_log(source: Any, *, format: str | Format | None = None, rules: FileRule
         if of_folder is not None:
             return of_folder.opened(path, rules)
     elif not any(sign in str(path) for sign in "*?["):
-        raise DataError(f"There is no log {shown(str(path))}.")
+        raise DataError(f"There is no log {shown(str(path))}: no file and no folder has this path.")
     files = files_of(path)
     return _opened_alike([(chosen or format_of(file), file) for file in files], path.name, rules)
 
@@ -239,9 +239,9 @@ def schema_of(source: Any, log: LogSource, known: Schema | None) -> tuple[Schema
     missing = [role for role in REQUIRED_ROLES if role not in columns and role not in OPTIONAL]
     if missing:
         raise SchemaError(
-            f"Without a schema the columns of {log.origin} must carry the role names; there is no "
-            f"{', '.join(missing)}. Roles are: {', '.join(ROLES)}. Name your columns ({listed(log.names)}) in a TOML schema; "
-            "`stitchrl schema LOG` writes a first one."
+            f"Without a schema, the names of the columns of {log.origin} must tell their roles, and none is named like these: "
+            f"{', '.join(missing)}. Say in a TOML schema which of the columns ({listed(log.names)}) has which role; "
+            f"`stitchrl schema LOG` writes a first one. The roles are: {', '.join(ROLES)}."
         )
     name = Path(source).stem if isinstance(source, str | os.PathLike) else "log"
     return Schema(columns, name=name), True

@@ -41,12 +41,15 @@ def render_diagnosis(diagnosis: Mapping[str, Any]) -> RenderableType:
     looks_at = columns_and_departures(diagnosis)
     if looks_at["columns"]:
         parts.append(
-            Text("It looks at: " + ", ".join(f"{name} ({share})" for name, _, share in looks_at["columns"]), "dim")
+            Text(
+                "The policy looks at: " + ", ".join(f"{name} ({share})" for name, _, share in looks_at["columns"]),
+                "dim",
+            )
         )
     if looks_at["departures"]:
         commonest = ", ".join(f"{usual} -> {taken} ({share})" for usual, taken, share, _ in looks_at["departures"][:3])
         parts.append(
-            Text(f"It departs from the behaviour in {looks_at['share']} of the decisions: {commonest}.", "dim")
+            Text(f"The policy departs from the behaviour in {looks_at['share']} of the decisions: {commonest}.", "dim")
         )
     if diagnosis["skipped"]:
         parts.append(Text("Not looked at: " + " ".join(dict.fromkeys(diagnosis["skipped"].values())), "dim"))

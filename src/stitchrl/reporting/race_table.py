@@ -52,20 +52,20 @@ def winner_in_words(race: Content) -> str:
     lines = [f"winner: {_titled(won)}, after {won['updates']:,} updates: {_gain(won)}{_of_model(race, won)}."]
     if won["bound"] is not None and won["bound"] <= 0:
         lines.append(
-            "No candidate is predicted to be shown better than the log's own policy: the least gain is not above 0. A larger "
-            "budget, other algorithms or more episodes may change that."
+            "No candidate is predicted to be shown better than the log's own policy on the test part: the predicted lower end of "
+            "its gain is not above 0. A larger budget, other algorithms or more episodes may change that."
         )
     lucky = (
-        f"it was chosen for it among {judged} candidates, on the same {episodes['validation']:,} episodes, so that part of "
-        "it is luck"
+        f"the winner was chosen for this gain among {judged} candidates, by the same {episodes['validation']:,} episodes, so "
+        "that part of it is luck"
         if judged > 1
         else f"it rests on {episodes['validation']:,} episodes"
     )
     lines += [
-        f"The gain on validation is optimistic: {lucky}. What the winner is worth is for the test part to say: "
+        f"The gain on validation is optimistic: {lucky}. Only the test part can say what the winner is worth: "
         f"{episodes['test']:,} episodes that nothing in this race has looked at.",
-        f"Updates: {race['spent']:,} of {race['budget']:,} spent. The models that judged the candidates after each round were "
-        "fitted beside that.",
+        f"Updates: {race['spent']:,} of {race['budget']:,} spent. The updates of the models that judged the candidates "
+        "after each round are not among them.",
     ]
     return "\n".join(lines)
 
@@ -73,14 +73,14 @@ def winner_in_words(race: Content) -> str:
 def _explained(rows: Sequence[Content]) -> list[str]:
     """What the words of the table mean, below the first one."""
     lines = [
-        "  gain at least: what a policy is predicted to be shown to bring more than the log's own policy, on the test part."
+        "  gain at least: the lower end of the interval of the gain over the log's own policy, as predicted for the test part."
     ]
     rung = next((row for row in rows if row["power"] is not None), None)
     if rung is not None:
         lines.append(
             f"  ladder {rung['power']:g} from {rung['floor']:.0%}: a policy between the candidate and the log's own. It prefers "
-            f"what the candidate prefers, the more strictly the higher the {rung['power']:g}, and takes only actions that the "
-            f"log's policy takes with a probability of {rung['floor']:.0%} or more."
+            f"what the candidate prefers, the more strictly the higher the first number ({rung['power']:g}), and takes only "
+            f"actions that the log's policy takes with a probability of {rung['floor']:.0%} or more."
         )
     return lines
 
@@ -132,11 +132,11 @@ def _gain(row: Content) -> str:
     if row["gain_lower"] is None:
         return "no estimate of its gain has an interval"
     gain = interval_in_words(row["gain"], row["gain_lower"], row["gain_upper"])
-    return f"gain on validation {gain}, predicted to be shown above {row['bound']:+.4f} on test"
+    return f"gain on validation {gain}, with a predicted lower end of {row['bound']:+.4f} on test"
 
 
 def _of_model(race: Content, row: Content) -> str:
-    return ", the error of the model apart" if race["continuous"] and row["gain_lower"] is not None else ""
+    return ", not counting the error of the model" if race["continuous"] and row["gain_lower"] is not None else ""
 
 
 def _counted(number: int, noun: str) -> str:

@@ -10,7 +10,7 @@ from stitchrl.reporting.numbers import number, short
 __all__ = ["MODEL_ERRORS", "expected_in_words", "ranking_view", "relative"]
 
 MODEL_ERRORS = {"values": "values", "actions": "actions", "observations": "next observations"}
-"""Name of a model -> what it foretells."""
+"""Name of a model -> what it predicts."""
 SMALLEST = 1e-6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -65,9 +66,14 @@ def append_bytes(path: Path, content: bytes) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> RunDirectoryError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        way = "Free space, or choose another place"
+    elif not path.absolute().parent.is_dir():
+        way = f"Make the folder {str(path.parent)!r} first, or choose another place"
+    else:
+        way = "Choose another place"
     return RunDirectoryError(
-        f"{path} cannot be written: {error.strerror or error}. Free space or choose another --out; "
-        "what was there is unchanged."
+        f"{path} cannot be written: {error.strerror or error}. {way}; what was there is unchanged."
     )
 
 

@@ -36,6 +36,6 @@ def read_learned_from(folder: Path) -> dict[str, NumpyArray] | None:
     except UnreadableError as error:
         raise CheckpointError(
             f"The episodes that the policy in {str(folder)!r} learned from cannot be read, for {EPISODES} is damaged: {error}. "
-            "Delete the folder, and let the command that made it make it anew."
+            "Delete the folder, and run the command that made it again."
         ) from None
     return arrays

@@ -109,7 +109,7 @@ def record_look(episodes: NumpyArray, judged: NumpyArray) -> EarlierLooks:
     if found.unreadable:
         warnings.warn(
             f"{found.unreadable} records of earlier looks at test parts in {str(folder)!r} are damaged and were left out. "
-            "Delete those files, or the folder, to have the warning end.",
+            "Delete those files, or the folder, to end this warning.",
             StitchRLWarning,
             stacklevel=2,
         )

@@ -92,7 +92,7 @@ def test_messages_count_rows_over_blocks(tmp_path: Path, name: str) -> None:
     content = content.set_column(content.column_names.index("action"), "action", pa.array([0, 1, 2, 0, 3, 1]))
     (tmp_path / name).write_bytes(FILES[name](content))
     with pytest.raises(
-        DataError, match=rf"^action of {name} must be an integer from 0 to 2; got 3 in row 4 \(1 such\)"
+        DataError, match=rf"^action of {name} must be an integer from 0 to 2; got 3 in row 4 \(1 such value\)"
     ):
         st.read(tmp_path / name, schema("flat"))
 

@@ -130,7 +130,7 @@ REFUSED_TYPES: dict[str, tuple[str, Any, str]] = {
     "text times": ("time", ["9", "10", "11", "1", "2", "3"], "time of the table must be numbers or dates; got '9'"),
     "infinite step": ("step", [0.0, 1, float("inf"), 0, 1, 0], "step of the table must be whole numbers; got inf in row 2"),
     "steps beyond int64": ("step", pa.array([0, 1, 2**63, 0, 1, 0], pa.uint64()), "got 9223372036854775808 in row 2"),
-    "float identifiers": ("episode", [1e17, 1e17, 1e17, 2e17, 2e17, 3e17], "episode of the table must tell its values apart"),
+    "float identifiers": ("episode", [1e17, 1e17, 1e17, 2e17, 2e17, 3e17], "the table must have identifiers that differ"),
     "long text": ("source", ["a" * 1001, *"aaaaa"], "Text of source of the table may have 1,000 bytes a row; some has 1,001"),
     "bad UTF-8": ("source", pa.array([b"a", b"a", b"a", b"\xff", b"a", b"a"]), "must be UTF-8 text; row 3 is not"),
     "bad UTF-8 episode": ("episode", pa.array([b"a", b"a", b"\xff\xfe", b"b", b"b", b"c"]), "must be UTF-8 text; row 2 is not"),

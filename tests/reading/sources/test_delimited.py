@@ -96,7 +96,7 @@ def test_what_a_cell_may_say_for_missing(tmp_path: Path) -> None:
 
 
 def test_identifiers_beyond_int64_are_not_merged(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"episode of x\.csv must tell its values apart"):
+    with pytest.raises(DataError, match=r"episode of x\.csv must have identifiers that differ"):
         st.read(csv_log(tmp_path, "18446744073709551617,1,1,1,true", "18446744073709551618,1,1,1,true"))
     log = st.read(csv_log(tmp_path, "9223372036854775806,1,1,1,true", "9223372036854775807,1,1,1,true"))
     assert log.num_episodes == 2

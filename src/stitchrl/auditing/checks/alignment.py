@@ -25,11 +25,11 @@ __all__ = ["actions_shuffled"]
 LEAST_EPISODES, LEAST_LENGTH = 50, 3
 """Episodes that are needed, and the length from which on an episode counts."""
 STRETCHES, STRETCH = 256, 32
-"""Continuous actions are looked at in so many stretches of so many rows."""
+"""Continuous actions are looked at in at most this many stretches, each of at most this many rows."""
 SEEN, SURE = 3.0, 5.0
 """Standard errors from which on a sign that actions belong to their rows is seen, and evidence against it is sure."""
 LEAST_GAIN = 0.003
-"""Nats a row that the observation must say about the action."""
+"""Nats per row that the observation must say about the action."""
 PART_WITHIN = 0.2
 """Share of what the observation says that must differ from row to row within an episode."""
 MUCH_LESS = 0.25
@@ -41,7 +41,7 @@ LEAST_VARIED = 0.1
 ENOUGH_ROWS = 2000
 """Rows from which on the absence of every link says something by itself."""
 NOT_UNIFORM = 1e-6
-"""The actions are not uniformly random where chance would make them so uneven more seldom than this."""
+"""The actions are not uniformly random where chance would make them so uneven more seldom than this, as a probability."""
 
 
 class _Signs(NamedTuple):
@@ -125,7 +125,7 @@ def actions_shuffled(log: Dataset, facts: Facts) -> Iterator[Finding]:
             f"{seen}; neighbouring actions are no more alike than others of the episode",
             "actions in the rows in which they were taken",
             "Were actions joined to rows by episode alone, or sorted by another column? Join them by episode and step. A "
-            "behaviour that heeds only what stays the same within an episode, or nothing at all, may look so too.",
+            "behaviour that depends only on what stays the same within an episode, or on nothing at all, may look the same.",
         )
 
 

@@ -25,7 +25,7 @@ def returns_multimodal(log: Dataset, facts: Facts) -> Iterator[Finding]:
         "warning" if drowned else "info",
         "reward",
         f"{modes.share[0]:.0%} of episodes return about {modes.mean[0]:.4g}, the other {modes.share[1]:.0%} about "
-        f"{modes.mean[1]:.4g}{', through the length of the episodes and not what a decision earns' if modes.by_length else ''}",
+        f"{modes.mean[1]:.4g}{', because episodes differ in length and not in what a decision earns' if modes.by_length else ''}",
         f"returns with a single mode, or at least {MINORITY:.0%} of episodes in the better one",
         "See whether long and short episodes are the same task."
         if modes.by_length
@@ -55,8 +55,8 @@ def behavior_random(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "behavior-random",
             "info",
             "action",
-            "the actions look uniformly random throughout",
-            "nothing else, because such a log is good for comparing policies",
+            "the actions look uniformly random throughout, which is good for comparing policies",
+            "actions that follow a policy, where a log is to be imitated",
             "Do not imitate it. In long episodes good outcomes may be too rare to learn from.",
         )
 

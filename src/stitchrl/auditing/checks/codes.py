@@ -32,7 +32,7 @@ MOST_COMPARED = 8
 SURE, AGAINST = 6.0, -1.5
 """Standard errors by which other codes must explain a site better, and by which neither behaviour nor outcomes may object."""
 LEAST_GAIN = 0.02
-"""Nats a row of the codes concerned, by which the exchange must explain them better."""
+"""Nats per row of the codes concerned, by which the exchange must explain them better."""
 LEAST_PROBABILITY = 1e-3
 MOST_NAMED = 8
 """The finding names at most this many codes."""

@@ -26,8 +26,8 @@ by chance once in 500 million places."""
 SHARE_OF_ROWS = 0.05
 """Share of the rows that the places found must hold to do harm."""
 MISSING_MASS = 0.25
-"""A place does harm where the actions that it never takes are this share of the choices elsewhere: any behaviour that heeds
-the state leaves out a treatment or two in some states."""
+"""A place does harm where the actions that it never takes are this share of the choices elsewhere: any behaviour that depends
+on the state leaves out a treatment or two in some states."""
 LEAST_EPISODES_OF_PLACE = 20
 """Episodes that a place needs: many rows of few episodes may well miss an action."""
 ONE = 0.99
@@ -138,8 +138,8 @@ def actions_missing_in_region(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "action-missing-in-region",
             "warning" if harmed >= SHARE_OF_ROWS else "info",
             f"action {numbers[actions[worst]]}, observation: {named[places[worst]]}",
-            f"the action is never taken in {int(inside[places[worst]].sum()):,} rows, where about "
-            f"{expected[places[worst], actions[worst]]:.0f} times were to be expected; {lost} of {common} common actions are "
+            f"the action is never taken in {int(inside[places[worst]].sum()):,} rows, where it was "
+            f"to be expected about {expected[places[worst], actions[worst]]:.0f} times; {lost} of {common} common actions are "
             f"missing from some place, which concerns {share:.0%} of rows; the place that lacks most lacks {mass.max():.0%} of "
             "the choices made elsewhere",
             "common actions tried everywhere they are allowed",

@@ -151,9 +151,9 @@ def observation_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
             severity,
             f"observation: {facts.columns(moved)}",
             f"by {_order(facts)}, column {facts.label(worst)} goes from {change.before[worst]:.4g} to "
-            f"{change.after[worst]:.4g} after {change.cut[worst] / PARTS:.0%} of the log (effect {change.size[worst]:+.2f} sd); "
-            f"columns that move by {SMALL:g} sd or more: {len(moved)}",
-            f"effects of less than {SMALL:g} standard deviations",
+            f"{change.after[worst]:.4g} after {change.cut[worst] / PARTS:.0%} of the log, a change of {change.size[worst]:+.2f} "
+            f"standard deviations; columns that change by {SMALL:g} or more: {len(moved)}",
+            f"changes of less than {SMALL:g} standard deviations",
             "Find out what changed; evaluate on the latest part of the log, or use only that part.",
         )
 
@@ -172,8 +172,8 @@ def action_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
                 facts,
                 severity,
                 f"number {worst} goes from {change.before[worst]:.3g} to {change.after[worst]:.3g} after "
-                f"{change.cut[worst] / PARTS:.0%} of the log (effect {change.size[worst]:+.2f} sd)",
-                f"effects of less than {SMALL:g} standard deviations",
+                f"{change.cut[worst] / PARTS:.0%} of the log, a change of {change.size[worst]:+.2f} standard deviations",
+                f"changes of less than {SMALL:g} standard deviations",
             )
         return
     used, taken = np.unique(sample.action.clip(0, log.num_actions - 1), return_inverse=True)
@@ -231,8 +231,8 @@ def reward_drift(log: Dataset, facts: Facts) -> Iterator[Finding]:
             severity,
             "reward",
             f"by {_order(facts)}, the {what} goes from {change.before[0]:.4g} to {change.after[0]:.4g} after "
-            f"{change.cut[0] / PARTS:.0%} of the log (effect {change.size[0]:+.2f} sd)",
-            f"effects of less than {SMALL:g} standard deviations",
+            f"{change.cut[0] / PARTS:.0%} of the log, a change of {change.size[0]:+.2f} standard deviations",
+            f"changes of less than {SMALL:g} standard deviations",
             "Find out whether the environment, the reward or the behaviour changed; split by time.",
         )
 

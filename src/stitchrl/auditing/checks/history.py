@@ -57,6 +57,6 @@ def _severity(log: Dataset) -> str:
 
 def _seen(gain: HistoryGain) -> str:
     return (
-        f"{'they' if gain.target == 'action' else 'it'} is {likelier(gain.gain)} on average to a model that also knows it (99% "
-        f"interval: {likelier_between(gain.lower, gain.upper)}), held out"
-    ).replace("they is", "they are")
+        f"held out, {'they are' if gain.target == 'action' else 'it is'} {likelier(gain.gain)} on average under a model that "
+        f"also knows the past (99% interval: {likelier_between(gain.lower, gain.upper)})"
+    )

@@ -1,4 +1,4 @@
-"""Checks of how long a log waits from one decision to the next: irregular times that no discount heeds, and long breaks."""
+"""Checks of how long a log waits from one decision to the next: irregular times that the discount ignores, and long breaks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def time_irregular(log: Dataset, facts: Facts) -> Iterator[Finding]:
         "Set `time_unit` under [task] in the schema (an hour, say) and give `gamma` for one unit: learning and estimates then "
         "count time."
         if counts
-        else "With this gamma values stay what they are. See whether the observation says how much time has passed or will pass "
+        else "With this gamma no value changes. See whether the observation says how much time has passed or will pass "
         "until the next decision, since what follows depends on it.",
     )
 

@@ -69,7 +69,7 @@ def observation_jumps(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "observation-jumps",
             "warning",
             f"next_observation: {rows_from(rows[found[0]], len(found))} of {len(rows):,} examined",
-            f"{len(found) / len(rows):.2%} of steps lead {np.median(off[found]):.2g} standard deviations a column away from "
+            f"{len(found) / len(rows):.2%} of steps lead {np.median(off[found]):.2g} standard deviations per column away from "
             f"where the other steps would (the usual distance is {usual:.2g})",
             "steps that follow from the observation and the action, as nearly all others in this log do",
             "Look for lost rows, rows out of order, or two episodes under one identifier.",

@@ -74,7 +74,7 @@ def left_out_common_cause(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def _gains(facts: Facts) -> tuple[HistoryGain, ...]:
-    """What the columns left out add to the predictions of the history check, which they take the place of the past in."""
+    """What the left-out columns add to the predictions of the history check, in which they take the place of the past."""
     columns = left_out_columns(facts)
     if not columns or not facts.has_columns or facts.log.observation_table.shape[1] == 0:
         return ()

@@ -34,7 +34,7 @@ ROUNDING = 1e-5
 SMALL = 1e-4
 """A row with this propensity weighs as much as ten thousand rows with a propensity near 1."""
 BEATEN_BY = 0.05
-"""Nats a row by which a simple model must beat the logged probabilities before it matters."""
+"""Nats per row by which a simple model must beat the logged probabilities before it matters."""
 
 
 def propensities_missing(log: Dataset, facts: Facts) -> Iterator[Finding]:
@@ -201,7 +201,8 @@ def propensities_beaten(log: Dataset, facts: Facts) -> Iterator[Finding]:
             f"a simple model gives the logged actions {np.exp(min(gain.mean(), 50)):.2f} times their logged probability, as a "
             "geometric mean",
             "no model to predict the actions better than the policy that took them",
-            "These are not the probabilities of these actions: look for shifted rows, another policy, or another unit.",
+            "These are not the probabilities of these actions: look for shifted rows, for the "
+            "probabilities of another policy, and for another unit, such as percent.",
         )
 
 
@@ -255,5 +256,5 @@ def propensities_too_small(log: Dataset, facts: Facts) -> Iterator[Finding]:
             f"{count:,} logged action{' has a probability' if count == 1 else 's have probabilities'} below {SMALL:g}, and one "
             f"row holds {largest / total:.0%} of all weight",
             f"no row with more than {MAXIMUM_WEIGHT_SHARE:.0%} of the weight",
-            "Check that these are not zeros in disguise; drop their episodes or the column.",
+            "Check whether these stand for 0 or for an unknown probability; if so, drop their episodes or the column.",
         )

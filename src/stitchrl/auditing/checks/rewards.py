@@ -122,7 +122,7 @@ def reward_scale(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "reward",
             f"the standard deviation of the returns is {spread:.3g}",
             f"a standard deviation from {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}",
-            "Divide the rewards by it for training; values are then in these units.",
+            "Divide the rewards by it for training; learned values are then in units of it.",
         )
 
 

@@ -150,7 +150,7 @@ def few_episodes(log: Dataset, facts: Facts) -> Iterator[Finding]:
             "warning",
             "episode",
             f"the log has {log.num_episodes} episode{'' if log.num_episodes == 1 else 's'}",
-            f"at least {LEAST_EPISODES}, better several hundred, for intervals to hold",
+            f"at least {LEAST_EPISODES}, better several hundred, for reliable intervals",
             "Collect more episodes before deciding anything.",
         )
 

@@ -173,7 +173,7 @@ def _scatter() -> Figure:
         numbers=[
             Number("joined", "Reached in the joining world"),
             Number("trapped", "Reached in the trap"),
-            Number("error", "Claimed there, less reached"),
+            Number("error", "Claimed minus reached there"),
             Number("unlogged", "Treatments nobody gave", 0, percent=True),
         ],
         frames=frames,
@@ -188,7 +188,7 @@ def _picture(points: list[dict[str, Any]]) -> Any:
     )
     up = alt.Scale(type="symlog", constant=1, domain=[LOWEST, HIGHEST])
     up_axis = alt.Axis(values=[-5, -2, 0, 2, 5, 10, 20, 40], format="d", labelOverlap=False)
-    y = alt.Y("y:Q", title="Claimed less exact value in the trap", scale=up, axis=up_axis)
+    y = alt.Y("y:Q", title="Claimed minus exact value in the trap", scale=up, axis=up_axis)
     hues = alt.Scale(domain=list(KINDS), range=[COLORS[0], COLORS[4], COLORS[2], COLORS[1]])
     color = alt.Color("kind:N", title=None, scale=hues, legend=alt.Legend(columns=2))
     shape = alt.Shape("kind:N", title=None, scale=alt.Scale(domain=list(KINDS), range=list(SHAPES[:4])))

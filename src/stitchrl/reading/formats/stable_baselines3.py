@@ -285,7 +285,7 @@ def open_pickle(path: Path) -> LogSource:
     with reading_errors(path.name, "a pickled buffer"):
         root = loaded(path)
         if not isinstance(root, Thing) or any(name not in root.fields for name in NEEDED):
-            raise DataError(f"{path.name} is no replay buffer of Stable-Baselines3; of pickles only those are read.")
+            raise DataError(f"{path.name} is no replay buffer of Stable-Baselines3, and no other pickles are read.")
         return _source(root.fields, path.name, path.stem)
 
 

@@ -34,7 +34,7 @@ OTHER_ENCODING = "windows-1252"
 
 
 class _NotUTF8Error(Exception):
-    """The text is not UTF-8, which nobody had said it is."""
+    """The text is not UTF-8, and the schema names no encoding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _with_types(table: _Table) -> tuple[_Table, dict[str, str], dict[str, str]]:
     """
     rules = table.rules
     found = _styled(table)
-    # Names are no numbers, whatever they look like; only whole numbers are the same name in every spelling.
+    # Names stay text, whatever they look like, except for whole numbers, which have one spelling only.
     types = {
         name: pa.string() if name in rules.text_columns and not _keeps_its_type(kind) else kind
         for name, kind in (found[0].types or {}).items()
@@ -189,7 +189,7 @@ def _keeps_its_type(kind: pa.DataType) -> bool:
 
 
 def _styled(table: _Table) -> tuple[_Table, dict[str, str], dict[str, str]]:
-    """`_with_types`, without regard to columns of names but for the styles of their numbers, which they have not."""
+    """As `_with_types`, but columns of names are not yet made text; only the search for number styles leaves them out."""
     rules = table.rules
     if rules.decimal is not None:
         found, seen = _scan(dataclasses.replace(table, decimal=rules.decimal), commas=False)

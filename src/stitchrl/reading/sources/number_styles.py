@@ -73,7 +73,7 @@ class Seen:
         self.pointed = True
 
     def add(self, column: pa.Array) -> None:
-        """Take in a block, in which only text leaves anything open."""
+        """Look at the next block of the column; where it is not text, how its numbers are written is known."""
         row, self._rows = self._rows, self._rows + len(column)
         self.pointed = self.pointed and (pa.types.is_null(column.type) or _may_be_grouped(column))
         if not self.styles or pa.types.is_null(column.type) or pa.types.is_integer(column.type):
@@ -101,7 +101,7 @@ class Seen:
 
     @property
     def comma(self) -> bool:
-        """Whether all numbers so far may be written with a decimal comma, which has not been taken for certain."""
+        """Whether all numbers so far may be written with a decimal comma; `certain` says whether they must be."""
         return any(style.thousands == "any" for style in self.styles)
 
     def style(self) -> Style | None:

@@ -49,7 +49,7 @@ def write_minari(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a log as a Minari dataset with HDF5 storage.
 
     `minari.load_dataset` finds it if `MINARI_DATASETS_PATH` is the folder above. The identifier of the dataset is the
-    name of its folder, which ends in a version, such as "stays-v0". Episodes are numbered anew, and an episode in which
+    name of its folder, which ends in a version, such as "stays-v0". Episodes are numbered from 0 again, and an episode in which
     rows are missing is cut in two there. Minari wants the observation after the last row of every episode. Where the
     log does not have it, the last known observation is written in its place and marked, so that stitchrl does not take
     it for a real one, and a warning says so.
