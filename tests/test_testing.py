@@ -100,7 +100,7 @@ def test_every_registered_estimator_passes(name: str, shared_worlds: Any, monkey
         (faulty.RefusesEverything, "refuses a plain log"),
         (faulty.AsksForWhatItDidNotName, r"asks for FitQ\(\), but requests\(\) names \(\)"),
         (faulty.ChangesItsCase, "changed the arrays of its case"),
-        (faulty.SaysNothing, "must say a sentence"),
+        (faulty.SaysNothing, "must end with a full stop"),
         (faulty.AlwaysHealthy, "passes every health check"),
         (faulty.InfluenceNotCentred, "must sum to 0"),
         (faulty.ValueBesideItsReplicates, "every episode counted once must give the value"),

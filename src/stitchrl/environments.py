@@ -1,7 +1,7 @@
-"""Gymnasium environments as the rest sees them: copies that step side by side, and what they observe as a log holds it.
+"""Gymnasium environments: copies that step side by side, with their observations in the form in which a log holds them.
 
-An observation is a vector of numbers, or an image: bytes of (height, width, channels). Images of truth values, as MinAtar's,
-and of numbers between 0 and 1 become bytes from 0 to 255, so that a network, which divides bytes by 255, sees them again.
+An observation is a vector of numbers, or an image: bytes of (height, width, channels). Images of truth values, as in MinAtar,
+and of numbers between 0 and 1 become bytes from 0 to 255; a network divides bytes by 255 and so gets the original numbers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ INSTALLS = {
 NAMESPACES = {"ALE": ("run `pip install ale-py`", "ale_py")}
 """The namespace of an id -> how its package is installed, and its module, which registers the environments."""
 MOST_CHANNELS_FIRST, LEAST_SIDE = 4, 16
-"""An image with so few rows and so many "channels" has its channels first."""
+"""An image with at most so many rows, and at least so many entries on its last axis, has its channels first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Observations:
-    """What an environment observes, and how it becomes what a log holds.
+    """The observations of an environment, and their conversion to those of a log.
 
     Attributes:
         shape: (D,) of vectors, (height, width, channels) of images.
@@ -47,11 +47,11 @@ class Observations:
 
     @classmethod
     def of(cls, space: gym.Space[Any], *, whose: str) -> Observations:
-        """What an environment with this observation space shows.
+        """The observations of an environment with this observation space.
 
         Args:
             space: of one copy.
-            whose: what asks for it, as the message calls it.
+            whose: the function that uses the environment, for the message.
 
         Raises:
             ConfigurationError: it is neither a vector nor an image.
@@ -91,7 +91,7 @@ class Observations:
 
 
 def image_scale(space: gym.Space[Any]) -> int | None:
-    """What makes bytes of the numbers of an image; None of other numbers."""
+    """The factor that turns the numbers of an image into bytes; None where there is none."""
     if isinstance(space, gym.spaces.MultiBinary):
         return 255
     if not isinstance(space, gym.spaces.Box):
@@ -126,8 +126,9 @@ def make_copies(environment: str | Callable[[], gym.Env[Any, Any]], copies: int)
         space = name.partition("/")[0]
         install, module = NAMESPACES.get(space, ("install it", "module"))
         raise ConfigurationError(
-            f"Environment {name!r} could not be made, for the namespace {space} belongs to a package that is not installed or "
-            f"not imported: {install}, and put its module before the id, as in '{module}:{name}' (`--env` on the command line)."
+            f"Environment {name!r} could not be made because the namespace {space} belongs to a package that is not installed "
+            f"or not imported: {install}, and put its module before the id, as in '{module}:{name}' (`--env` on the command "
+            "line)."
         ) from error
     except (gym.error.Error, ModuleNotFoundError) as error:
         said = str(error).strip()

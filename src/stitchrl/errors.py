@@ -41,4 +41,4 @@ class RunDirectoryError(StitchRLError):
 
 
 class StitchRLWarning(UserWarning):
-    """Base of every warning stitchrl gives: the work goes on, and something about it should be known."""
+    """Base of every warning stitchrl gives: the work goes on, but the user should know something about it."""

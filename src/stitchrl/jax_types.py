@@ -15,7 +15,7 @@ Array: TypeAlias = jax.Array
 
 
 AnyArray: TypeAlias = jax.Array | np.ndarray
-"""What a policy or value function takes: callers hold NumPy, the graph holds JAX."""
+"""What a policy or value function takes: NumPy arrays from callers, JAX arrays inside compiled programs."""
 
 
 Key: TypeAlias = jax.Array
@@ -30,4 +30,4 @@ Metrics: TypeAlias = dict[str, jax.Array]
 
 
 Scalar: TypeAlias = float | jax.Array
-"""A setting as a loss meets it: a number, or () inside a compiled program."""
+"""A setting as a loss takes it: a number, or an array of shape () inside a compiled program."""

@@ -1,4 +1,4 @@
-"""Values as they are put into messages: on one line, printable and of limited length."""
+"""Formats values for messages: on one line, printable and of limited length."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def interval_in_words(value: float, lower: float, upper: float, *, sign: bool = 
 
 
 def plain_number(value: float) -> str:
-    """A number with four digits; one that is whole but for the rounding of 32 bits with all of them: "100,000"."""
+    """A number with four digits; a whole number, allowing for 32-bit rounding, with all of its digits: "100,000"."""
     whole = abs(value) < 1e9 and abs(value - round(value)) <= 1e-6 * abs(value)
     return f"{round(value):,}" if whole else f"{value:.4g}"
 

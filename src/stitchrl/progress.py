@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FIRST_SHOWN_SECONDS = 2.0
-"""Nothing is shown of what takes less time than this."""
+"""Work that takes less time than this shows no progress."""
 
 
 def with_progress(blocks: Iterable[slice], rows: int, step: str) -> Iterator[slice]:
@@ -199,8 +199,7 @@ _SHOWN: ContextVar[ProgressDisplay | None] = ContextVar("shown_display", default
 
 
 def shown_display() -> ProgressDisplay:
-    """The innermost display that is open and shows anything, for work that is done on behalf of others; else one that shows
-    nothing."""
+    """The innermost open display, for work inside other work; one that shows nothing where none is open."""
     return _SHOWN.get() or ProgressDisplay(enabled=False)
 
 
@@ -234,7 +233,7 @@ class LateProgress:
             self._show(0, total, {})
 
     def __call__(self, done: int) -> None:
-        """Say that so many units are done."""
+        """Report the number of units that are done."""
         if time.monotonic() - self._begun < FIRST_SHOWN_SECONDS:
             return
         if self._show is None:

@@ -5,8 +5,8 @@ episode ends takes the next number not yet begun, and every number below `episod
 So exactly the first `episodes` episodes in order of their START count. (Counting the first to FINISH would prefer
 short episodes, which in most environments are the bad ones.) Autoreset is off: a copy is reset by its number's seed.
 
-A policy with memory (`nn/memory.py`) has a carry for every copy, which begins anew with each of its episodes. It is told the
-action as the environment took it, and the reward.
+A policy with memory (`nn/memory.py`) has a carry for every copy, which is reset at the start of each episode. It gets the last
+action as the environment executed it, and the last reward.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def rollout(
             are (B, D) numbers, or (B, height, width, channels) bytes where the environment shows images.
         environment: the id of a registered environment, or a function that makes one.
         episodes: how many, at least 1.
-        seed: at least 0; of the resets (see `episode_seeds`) and of sampled actions.
+        seed: at least 0; for the resets (see `episode_seeds`) and for sampled actions.
         num_envs: copies that step side by side, at least 1; one call of the policy serves all.
-        max_steps: episodes are cut after so many steps; None leaves ends to the environment.
+        max_steps: episodes are cut after this many steps; None leaves ends to the environment.
         mode: act by `policy.mode`; False acts by `policy.sample`.
 
     Raises:
@@ -166,7 +166,7 @@ class _Forgetful:
         """Takes the actions of this step, as a policy gives them, and its rewards; nothing is kept here."""
 
     def restart(self, ended: NumpyArray) -> None:
-        """Is told which copies begin another episode; there is nothing to forget here."""
+        """Takes which copies begin another episode; there is nothing to forget here."""
 
 
 class _Remembering(_Forgetful):
@@ -219,7 +219,7 @@ def _modes(policy: Any, obs: Any) -> Array:
 
 @eqx.filter_jit
 def _samples(policy: Any, obs: Any, place: Any, key: Key) -> Array:
-    """A key of its own for every place (episode, step), so that no draw depends on what plays beside it."""
+    """Draws with a key of its own for every place (episode, step), so that no draw depends on the other copies."""
 
     def one(row: Any, place: Any) -> Array:
         return policy.sample(row[None], key=jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1]))[0]
@@ -266,7 +266,7 @@ def _check_spaces(envs: SyncVectorEnv, observe: Observations, policy: Any, mode:
     try:
         given = eqx.filter_eval_shape(asked.choose, rows, place)
     except (TypeError, ValueError) as error:
-        # What JAX says of shapes inside a policy of ours tells nobody anything.
+        # JAX's message about shapes inside a policy of this package would not help the user.
         own = type(policy).__module__.startswith("stitchrl.")
         said = "" if own else f"; it failed with {str(error).strip().splitlines()[0]!r}"
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Checks for what you add yourself, as scikit-learn's `check_estimator`: run them in a test suite of your own.
+"""Checks for your own algorithms, estimators and formats, like scikit-learn's `check_estimator`, for use in your test suite.
 
     from stitchrl.testing import check_algorithm, check_estimator, check_format
 

@@ -10,10 +10,10 @@ import numpy as np
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float, Int, Shaped, UInt64
 else:
-    # Annotations are strings, which only a checker of shapes reads, and that imports jaxtyping first. A policy in use does
+    # Annotations are strings, which only a checker of shapes reads, and it imports jaxtyping first. A deployed policy runs
     # without jaxtyping, whose import takes half as long as NumPy's.
     class _Shaped:
-        """Stands for an array with a dtype and a shape, which nobody checks."""
+        """Stands for an array with a dtype and a shape, which are not checked."""
 
         def __class_getitem__(cls, item: Any) -> Any:
             return np.ndarray

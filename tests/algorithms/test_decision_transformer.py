@@ -315,8 +315,8 @@ def test_returns_that_were_cut_short_are_no_target() -> None:
         assert float(given["target"]) == pytest.approx(0.25 * target)
         assert algorithm.remarks(given) == (
             f"The policy acts towards a return of {known}",
-            f"Of 4 episodes {1 if ends else 2} were cut short: what would still have been paid is missing from the returns that "
-            "the policy was told.",
+            f"Of 4 episodes {1 if ends else 2} were cut short: the rewards that would have followed are missing from the returns "
+            "that the policy learned with.",
         )
     told = dataclasses.replace(SMALL, target_return=7.0)
     given = told.prepare(log, Scaling.of(log), key=KEY).given
@@ -343,7 +343,7 @@ def test_what_does_not_fit_is_refused() -> None:
             ConfigurationError, match="must have one width for each block, all equal and divided by `heads`"
         ):
             st.DecisionTransformer(network=shape, heads=2)
-    with pytest.raises(ConfigurationError, match="has no TD target that `n_steps` of fit, 3, could reach over"):
+    with pytest.raises(ConfigurationError, match="`n_steps` of fit, 3, does nothing for DecisionTransformer"):
         fitted(SMALL, counted(), n_steps=3)
     with pytest.raises(ConfigurationError, match="The policy remembers its episode and cannot answer"):
         fitted(SMALL, counted(), updates=0).policy.mode(jnp.ones((1, 1)))

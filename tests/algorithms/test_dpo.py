@@ -239,5 +239,5 @@ def test_what_it_refuses() -> None:
 def test_a_probe_holds_out_pairs_only_for_what_learns_from_pairs() -> None:
     with pytest.raises(ConfigurationError, match="A probe with preferences measures runs of DPO; BC learns from a log"):
         measure_pairs(st.BC(), None, None, {})
-    with pytest.raises(ConfigurationError, match="must say `behavior_log_prob` where"):
+    with pytest.raises(ConfigurationError, match="must have `behavior_log_prob`; these do not"):
         measure_pairs(st.DPO(reference="logged"), None, None, {})

@@ -522,9 +522,7 @@ def test_they_refuse_discrete_actions_streams_and_more_elites_than_members(name:
         ConfigurationError, match=r"needs continuous actions; the log's are discrete\. IQL, CQL or BCQ learn"
     ):
         ALL[name].init(KEY, Spec.vectors(3, 3), None)
-    with pytest.raises(
-        ConfigurationError, match=f"{name} looks at the whole log every 2 updates, which a streamed log"
-    ):
+    with pytest.raises(ConfigurationError, match=f"{name} reads the whole log every 2 updates, which a streamed log"):
         st.fit(ALL[name], log_of("continuous"), updates=1, stream=True, progress=False)
     with pytest.raises(ConfigurationError, match=rf"`elites` of {name} must be at most `members`, 3; got 4\."):
         kind(members=3, elites=4)

@@ -85,7 +85,7 @@ def test_the_share_of_a_source_is_that_of_its_rows_with_a_target() -> None:
 
 @pytest.mark.parametrize("sampling", [st.EpisodeSampling(), st.StratifiedSampling(), st.WeightedSampling()])
 def test_rows_drawn_by_another_rule_are_refused(sampling: Any) -> None:
-    message = rf"`critic_per_source` of IQL weighs rows .* `sampling` of fit, {type(sampling).__name__}\(.*Leave one of them out"
+    message = rf"`critic_per_source` of IQL weights rows .* `sampling` of fit, {type(sampling).__name__}\(.*Leave one of them out"
     with pytest.raises(ConfigurationError, match=message):
         fitted(st.IQL(critic_per_source=True), log(), sampling=sampling)
 

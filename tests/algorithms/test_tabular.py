@@ -236,5 +236,5 @@ def test_a_proved_bound_that_says_something_is_told() -> None:
 def test_a_run_without_what_it_was_given_is_refused(tmp_path: Any) -> None:
     st.fit(st.SPIBB(least_count=1), two_state_log(), updates=0, out=tmp_path)
     (tmp_path / "given.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"is without given\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"lacks the file given\.safetensors"):
         st.load(tmp_path)

@@ -109,7 +109,7 @@ def test_models_that_cannot_be_judged_are_refused() -> None:
         st.SB3Policy(Model(spaces.Discrete(2), lstm_actor=None))
     noisy = Model(spaces.Box(-1, 1, (2,)))
     noisy.use_sde = True
-    with pytest.raises(ConfigurationError, match="hangs together from step to step"):
+    with pytest.raises(ConfigurationError, match="depends on earlier steps"):
         st.SB3Policy(noisy)
     st.SB3Policy(noisy, deterministic=True)
 
@@ -145,7 +145,7 @@ class Algo:
 def test_d3rlpy_discrete_actions_are_taken_without_chance() -> None:
     policy = st.D3RLPyPolicy(Algo(ActionSpace.DISCRETE))
     np.testing.assert_array_equal(policy.probs(OBS), np.eye(3)[(OBS @ WEIGHT).argmax(1)])
-    with pytest.raises(ConfigurationError, match="without telling their probabilities"):
+    with pytest.raises(ConfigurationError, match="without giving their probabilities"):
         st.D3RLPyPolicy(Algo(ActionSpace.DISCRETE), deterministic=False)
     with pytest.raises(ConfigurationError, match="Algo has no network yet"):
         st.D3RLPyPolicy(Algo(ActionSpace.DISCRETE, built=False))

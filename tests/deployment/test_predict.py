@@ -127,7 +127,7 @@ def test_the_action_mask_is_taken_from_named_columns(both: tuple[Bundle, Bundle]
         numbers = np.stack([NUMBERS, NUMBERS])
         for bare in (rows, numbers):
             with pytest.raises(
-                DataError, match=r"does not say\. Give the columns?, or `action_mask`, which is True everywhere"
+                DataError, match=r"neither these nor `action_mask`\. Give one of them; a mask is True everywhere"
             ):
                 policy.predict(bare)
         assert policy.predict(numbers, action_mask=everything)[0].shape == (2,)
@@ -234,7 +234,7 @@ BAD: dict[str, tuple[Any, str]] = {
         r"has more than one column pulse\. Leave one",
     ),
     "a lazy frame": (pl.DataFrame([ROW | {"lactate": 1.0}]).lazy(), r"lazy frame of Polars.*give `frame\.collect\(\)`"),
-    "words": ("fast", r"asked about numbers, or about named columns; got 'fast'"),
+    "words": ("fast", r"must be numbers, or named columns; got 'fast'"),
     "text in an array": (np.array(["a"] * 6), r"Values such as categories need the names"),
 }
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(name: str, both: tuple[B
 def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundle]) -> None:
     policy, other = both
     for mask, said in (
-        ([True, True], "has 3 actions; the mask has 2"),
+        ([True, True], r"each of the policy's 3 actions; got shape \(1, 2\)"),
         ([[True] * 3] * 2, "one row for each of the 1 observations; got 2"),
         ([False] * 3, "in row 0 it allows none"),
         (["yes", "no", "no"], "True for allowed actions and False for others, or 1 and 0; got 'yes'"),
@@ -268,7 +268,7 @@ def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundl
             policy.predict(NUMBERS, action_mask=mask)
     with pytest.raises(DataError, match="takes no `action_mask`"):
         other.predict(NUMBERS, action_mask=[True] * 3)
-    for action, said in ((3, "whole numbers from 0 to 2"), (0.5, "whole numbers"), ([1, 2], "one action a row")):
+    for action, said in ((3, "whole numbers from 0 to 2"), (0.5, "whole numbers"), ([1, 2], "one action per row")):
         with pytest.raises(DataError, match=said):
             policy.log_prob(NUMBERS, action)
     np.testing.assert_array_equal(
@@ -280,7 +280,7 @@ def test_masks_and_actions_that_do_not_fit_are_refused(both: tuple[Bundle, Bundl
         ([0.5, np.nan], "must hold finite numbers; got nan"),
         (["a", "b"], "must hold finite numbers; got 'a'"),
         (np.ma.masked_array([0.5, 1.0], [0, 1]), "must hold finite numbers; got a masked value"),
-        ([[0.5, 1.0], [0.5]], "must hold one action a row"),
+        ([[0.5, 1.0], [0.5]], "must hold one action per row"),
     ):
         with pytest.raises(DataError, match=said):
             other.log_prob(NUMBERS, moved)
@@ -373,7 +373,7 @@ def test_a_previous_value_is_not_guessed() -> None:
         "lactate": dataclasses.replace(SCHEMA.observations["lactate"], missing="previous")
     }
     bundle = dataclasses.replace(discrete(), schema=dataclasses.replace(LOG.schema, observations=rules))
-    with pytest.raises(DataError, match=r"lactate is missing in row 0, and the policy learned with the last value"):
+    with pytest.raises(DataError, match=r"lactate is missing in row 0, where the policy learned with the last value"):
         bundle.predict(ROW)
     assert bundle.predict(ROW | {"lactate": 1.5})[0].shape == ()
 

@@ -120,7 +120,7 @@ def test_ten_percent_below_the_noise_is_said() -> None:
     wide = dataclasses.replace(EXACT, lower=7.0, upper=13.0)
     member = Member("the policy", POLICY, estimate=wide, deployed=around(11.5))
     (finding,) = deployment.estimate_against_deployed(Subject(member, Shared(LOG)))
-    assert finding.action.endswith("10% of the estimate are 1, less than the 3 that chance makes of the gap.")
+    assert finding.action.endswith("10% of the estimate are 1, less than the 3 by which chance may move the gap.")
 
 
 def test_the_gap_is_among_the_numbers_of_a_diagnosis() -> None:

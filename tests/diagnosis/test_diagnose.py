@@ -171,7 +171,7 @@ def test_a_policy_alone_claims_nothing() -> None:
     assert "no values are claimed" in found.skipped["value_impossible"]
     with pytest.raises(ConfigurationError, match="needs a `log`"):
         st.diagnose(Even())
-    with pytest.raises(ConfigurationError, match="one a policy, 1; got 2"):
+    with pytest.raises(ConfigurationError, match="one for each policy, 1; got 2"):
         st.diagnose(Even(), LOG, evaluations=[None, None])
 
 

@@ -184,9 +184,7 @@ def test_a_finished_run_is_trained_further_across_a_refresh(tmp_path: Path) -> N
 
 
 def test_a_streamed_log_cannot_be_looked_at_whole() -> None:
-    with pytest.raises(
-        ConfigurationError, match="Witness looks at the whole log every 20 updates, which a streamed log"
-    ):
+    with pytest.raises(ConfigurationError, match="Witness reads the whole log every 20 updates, which a streamed log"):
         st.fit(Witness(refresh_after=20), random_log(12), **SETTINGS | {"stream": True})
 
 

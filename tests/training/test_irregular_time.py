@@ -125,7 +125,7 @@ def test_a_counted_model_has_the_exact_values() -> None:
 
 def test_spibb_promises_nothing_where_gamma_is_of_time() -> None:
     run = st.fit(st.SPIBB(gamma=GAMMA, least_count=2), timed_log(4, 200), updates=0)
-    assert any("nor for a gamma of time" in remark for remark in run.remarks)
+    assert any("nor for a gamma per unit of time" in remark for remark in run.remarks)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,22 +16,23 @@ and where that is unknown a row has weight 0 in (2) and no bit in (4). G is comp
 `returns_every_updates`, over all rows of the log; with td_lambda 1 and a true end to every episode, without missing rows, it
 is the column `return_to_go`. Discrete and continuous actions.
 
-Bad actions are learned from too, under the bit that is off: unlike a weight of AWR they cost nothing where the bit is on,
-and no exponential has to be scaled. (3) picks the best rows of a batch by what the logging policy was paid, which is not
-always more than V: a `positive_share` of more than half, or a few very bad rows, calls some actions good that were worse
-than expected. G follows the logging policy, so that, as AWR, it takes one step from the behaviour and does not stitch.
+Bad actions are learned from too, with the bit off, and do not disturb what is learned with the bit on. Unlike AWR, it
+has no exponential weight whose temperature must fit the scale of the advantages. (3) picks the rows of a batch with the
+largest advantages, which need not be above 0: with a `positive_share` of more than half, or where a few very bad rows
+pull V down, some actions count as good that were worse than expected. G is a return of the logging policy, so that,
+like AWR, this is one step of improvement on the behaviour, and it does not stitch.
 
 Guidance above 1 goes beyond imitation of the good actions, away from what is done anyway (classifier-free guidance, Ho
 and Salimans 2021). For normals with one standard deviation (5) is a normal again, whose mean is combined before its tanh
 here.
 
-There is no official code; other settings than those of the paper suit small networks.
+There is no official code. The defaults are chosen for small networks; they are not the paper's.
 
-Deviations: V is one number fitted by squared error (there a distribution over bins, by cross-entropy), and is learned
-beside the policy (there before it); the bit has two inputs of its own, (1, 0) on, (0, 1) off and (0, 0) no bit (there
-words of a prompt); the quantile is of a batch, so that it follows V (there of a task's rows, after V was fitted); where
-nothing is above it, ties for the largest advantage are good (the paper does not speak of ties); no interventions of people,
-which the paper marks as good; a categorical or normal policy (there a flow).
+Deviations: with the paper's way in brackets, V is one number fitted by squared error (a distribution over bins, fitted
+by cross-entropy), and is learned at the same time as the policy (before it); the bit has two inputs of its own, (1, 0)
+on, (0, 1) off and (0, 0) no bit (words of a prompt); the quantile is of a batch, so that it follows V (of a task's
+rows, after V was fitted); where nothing is above it, ties for the largest advantage are good (the paper does not speak
+of ties); no interventions of people, which the paper marks as good; a categorical or normal policy (a flow).
 
 Use: on logs of mixed quality whose returns tell good actions from bad, where a weight would be hard to scale.
 
@@ -78,7 +79,7 @@ class AdvantageBCState(NamedTuple):
 
     Attributes:
         value, actor: networks; the actor's has two inputs beside the observation.
-        returns: (N,) G of equation (1) for every row of the log; (0,) where the column `return_to_go` says it all.
+        returns: (N,) G of equation (1) for every row of the log; (0,) where the column `return_to_go` holds the same.
     """
 
     value: Trainable[MLP]
@@ -89,8 +90,8 @@ class AdvantageBCState(NamedTuple):
 def good_actions(adv: Float[Array, " B"], td_weight: Float[Array, " B"], positive_share: Scalar) -> Bool[Array, " B"]:
     """Equation (3): whether each advantage is among the best of those that are known (`td_weight` above 0).
 
-    More than `positive_share` of them may be the largest, as where every return is 0 or 1: all of these are good then.
-    Nothing is good where all are equal.
+    Where nothing is above the quantile, all that share the largest advantage are good, as where every return is 0 or 1:
+    then more than `positive_share` of the rows may be good. Nothing is good where all advantages are equal.
     """
     known = td_weight > 0
     threshold = jnp.nanquantile(jnp.where(known, adv, jnp.nan), 1.0 - positive_share)
@@ -101,7 +102,7 @@ def good_actions(adv: Float[Array, " B"], td_weight: Float[Array, " B"], positiv
 
 
 def conditions(good: Bool[Array, " B"], told: Bool[Array, " B"]) -> Float[Array, "B 2"]:
-    """The inputs that stand for the bit: (1, 0) on, (0, 1) off, and (0, 0) where nothing is told."""
+    """The inputs for the bit: (1, 0) on, (0, 1) off, and (0, 0) where `told` is False: no bit."""
     bit = jnp.stack([good, ~good], axis=-1).astype(jnp.float32)
     return jnp.where(told[:, None], bit, 0.0)
 
@@ -119,7 +120,8 @@ class AdvantageBC(Algorithm):
     )
     bit_dropout: float = setting(0.3, "[0, 1)", "Share of rows that are learned without the bit.")
     guidance: float = setting(
-        1.0, "[0, inf)", "1 acts as told that its actions are good; larger goes further from the log, 0 is behaviour cloning.",
+        1.0, "[0, inf)",
+        "1 acts as if told that its actions are good; larger goes further from the log, 0 is behaviour cloning.",
         static=True,
     )  # fmt: skip
     td_lambda: float = setting(

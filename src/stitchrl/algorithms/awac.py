@@ -8,10 +8,11 @@ One update, in the order of CORL's code (tinkoff-ai/CORL, algorithms/offline/awa
     (4)  L_pi = -E[ w log pi(a | s) ],   w = min(exp(inverse_temperature A), 100)
     (5)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-Q is new in (3); pi is the actor before its step in (1) and (3). Discrete: (1) and (3) take the expectation of min_i Q_i over
-pi(.|s) under the action mask, exactly, where the official code, which has continuous actions only, takes one sample.
-Continuous: pi is a normal with tanh on its mean, as in the authors' rlkit, and samples are clipped to the box of actions, as
-in CORL. Rows without a TD target (cut, what followed unknown) have weight 0 in (2) and weight 1 in (4): imitation.
+Q is new in (3); pi is the actor before its step in (1) and (3). Discrete: (1) and (3) take the exact expectation of
+min_i Q_i over pi(.|s) under the action mask; the official code, which has continuous actions only, takes one sample.
+Continuous: pi is a normal with tanh on its mean, as in the authors' rlkit, and samples are clipped to the box of
+actions, as in CORL. Rows without a TD target (the log was cut there and what followed is unknown) have weight 0 in (2)
+and weight 1 in (4): imitation.
 
 The codes of the literature weigh rows in two ways. With `weighting="batch"`, that of ikostrikov/jaxrl and rlkit,
 
@@ -64,7 +65,7 @@ from stitchrl.types import PyTree
 __all__ = ["AWAC", "AWACState", "batch_weighted_loss"]
 
 Lower = Callable[[Array], Array]
-"""The values of several critics, on axis 0 -> one."""
+"""Joins the values of several critics, on axis 0."""
 SOURCE = "tinkoff-ai/CORL, configs/offline/awac/"
 
 

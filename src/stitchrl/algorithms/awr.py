@@ -20,10 +20,10 @@ temperature): 1 suits standardised advantages (official code); raw ones need a v
 Official code: xbpeng/awr (learning/awr_agent.py, awr_configs.py): td_lambda 0.95, standardised advantages, temperature
 1, weights up to 20, networks of 128 and 64 units.
 
-Deviations: Adam for both networks (there SGD with momentum 0.9, steps
-of 0.01 for V and 5e-5 or so for the actor); one step of each an update (there 200 of V, then 1,000 of the actor, for
-every 2,048 fresh samples: online there, a fixed log here); a normal with tanh on its mean and a learned standard
-deviation (there fixed at 0.4, with a penalty on leaving the box); weights are taken from V before its step.
+Deviations: Adam for both networks (there SGD with momentum 0.9, with steps of 0.01 for V and 2.5e-5 to 5e-4, by task,
+for the actor); one step of each an update (there 200 of V, then 1,000 of the actor, for every 2,048 fresh samples:
+online there, a fixed log here); a normal with tanh on its mean and a learned standard deviation (there fixed at 0.4,
+with a penalty on leaving the box); weights are taken from V before its step.
 
 Use: as a step above imitation that has no Q to go wrong, on logs whose returns tell good actions from bad.
 
@@ -71,8 +71,8 @@ class Returns(NamedTuple):
     """G of equation (1) for every row of the log, and the mean and spread of its advantage.
 
     Attributes:
-        td_lambda: (N,); (0,) where the column `return_to_go` says it all.
-        adv_mean, adv_spread: () of A over the log; 0 and 1 for raw advantages.
+        td_lambda: (N,) G of every row; (0,) where the column `return_to_go` holds the same.
+        adv_mean, adv_spread: () mean and standard deviation of A over the log; 0 and 1 for raw advantages.
     """
 
     td_lambda: Float[Array, " N"]

@@ -82,7 +82,7 @@ class Spec:
 
     @classmethod
     def vectors(cls, observation_size: int, num_actions: int | None = None, action_size: int = 0) -> Spec:
-        """Observations of so many numbers; so many discrete actions, or None and the size of a continuous one."""
+        """Observations are vectors of this size. Give `num_actions` for discrete actions, else `action_size`."""
         action = BoxAction(action_size) if num_actions is None else DiscreteAction((num_actions,))
         return cls(ArraySpec((observation_size,)), action)
 
@@ -152,8 +152,8 @@ class Step(NamedTuple):
 
     Attributes:
         update: its number, from 0.
-        updates: how many the run was asked for. An algorithm that reads it learns otherwise when a finished run is
-            trained further than in one long run.
+        updates: how many the run was asked for. An algorithm that reads it learns something else where a finished run is
+            continued than where all updates are asked for at once.
     """
 
     update: Int[Array, ""]
@@ -185,7 +185,7 @@ class Algorithm(ABC):
     has_critics: ClassVar[bool] = True
     """Whether it learns Q: critics of continuous actions take vectors only."""
     values_hold_entropy: ClassVar[bool] = False
-    """Whether its Q holds the entropy of later decisions beside their rewards, weighed by the metric "temperature"."""
+    """Whether its Q counts the entropy of later decisions as well as their rewards, weighted by the metric "temperature"."""
     closed_form: ClassVar[bool] = False
     """True where `prepare` solves everything: no update is made, whatever number is asked for."""
     presets: ClassVar[Mapping[str, Preset]] = MappingProxyType({})
@@ -194,7 +194,7 @@ class Algorithm(ABC):
     """Whether it discounts by the time that elapses where the log has a `time_unit`, as `td_return` does."""
 
     hidden_sizes: dataclasses.InitVar[tuple[int, ...] | None] = dataclasses.field(default=None, kw_only=True)
-    """Short for `network` with these widths and all else as it is; only the constructor takes it."""
+    """Short for `network` with these widths and its other fields unchanged; only the constructor takes it."""
     network: Network = network_setting(
         Network(), "Widths, activation, normalisation, dropout, and convolutions of an image."
     )
@@ -203,19 +203,21 @@ class Algorithm(ABC):
         static=True, kw_only=True,
     )  # fmt: skip
     warmup_updates: int = setting(
-        0, "at least 0", "The step size rises linearly from 0 over so many updates; 0 is off.", kw_only=True
+        0, "at least 0", "The step size rises linearly from 0 over this many updates; 0 is off.", kw_only=True
     )
     decay_updates: int = setting(
-        0, "at least 0", "The step size falls to 0 as a cosine over so many updates, warm-up included; 0 is off.",
+        0, "at least 0", "The step size falls to 0 as a cosine over this many updates, warm-up included; 0 is off.",
         kw_only=True,
     )  # fmt: skip
     average_rate: float = setting(
-        0.0, "[0, 1]", "Share of the way a running average of the policy moves each update; it then acts instead; 0 is off.",
+        0.0, "[0, 1]",
+        "How far a running average of the policy's weights moves towards them in each update; the average then acts in their "
+        "place; 0 is off.",
         static=True, kw_only=True,
     )  # fmt: skip
     precision: Literal["float32", "bfloat16"] = choice(
         "float32", ("float32", "bfloat16"),
-        'Operands of the products of wide layers while learning; "bfloat16" is faster where the processor has it.',
+        'Number format of what wide layers multiply while learning; "bfloat16" is faster where the processor has it.',
     )  # fmt: skip
 
     def __post_init__(self, hidden_sizes: tuple[int, ...] | None) -> None:
@@ -314,7 +316,7 @@ class Algorithm(ABC):
         Args:
             learning_rate: of the network at hand.
             warmup_updates, decay_updates: of the schedule, where the network has its own.
-            weight_decay: share, times the step size, by which the network's parameters shrink in each step; None is off.
+            weight_decay: each step shrinks the network's parameters by this share times the step size; None is off.
         """
         return adam(
             learning_rate,
@@ -327,11 +329,11 @@ class Algorithm(ABC):
     def td_return(self, batch: Batch) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
         """The two parts of a TD target beside the next value: the reward r, and the discount gamma (1 - terminated).
 
-        Over n steps (`n_steps` of `fit`): sum_k gamma^k r_k and gamma^m (1 - terminated), m <= n the steps that the
-        log has before its end. The actions in between are the log's: for another policy n > 1 is biased. Where the log has
-        a `time_unit` the discount is gamma^elapsed (1 - terminated), and n is 1.
+        Over n steps (`n_steps` of `fit`): sum_k gamma^k r_k and gamma^m (1 - terminated), where m <= n is the number of
+        steps that the log has before its end. The actions in between are the log's, so that for another policy n > 1 is
+        biased. Where the log has a `time_unit` the discount is gamma^elapsed (1 - terminated), and n is 1.
         """
-        gamma: Scalar = getattr(self, "gamma")  # noqa: B009 - the base has none
+        gamma: Scalar = getattr(self, "gamma")  # noqa: B009 - the base class has no such field
         alive = 1.0 - batch["terminated"]
         if "elapsed" in batch:
             return batch["reward"], jnp.asarray(gamma) ** batch["elapsed"] * alive
@@ -355,13 +357,13 @@ class Algorithm(ABC):
         return Prepared(log)
 
     def prepare_again(self, log: Dataset, scaling: Scaling, given: PyTree, *, key: Key) -> Prepared:
-        """What `prepare` makes, where its `given` is at hand from an earlier call with the same arguments.
+        """The result of `prepare`, where its `given` is known from an earlier call with the same arguments.
 
-        An algorithm whose `prepare` takes long overrides this, so that a run that goes on, or is only looked at, does not wait.
+        An algorithm whose `prepare` takes long overrides this, so that continuing or inspecting a run does not repeat it.
 
         Args:
-            log, scaling, key: as of `prepare`.
-            given: what it made.
+            log, scaling, key: as for `prepare`.
+            given: from the earlier call.
         """
         return self.prepare(log, scaling, key=key)._replace(given=given)
 
@@ -378,7 +380,7 @@ class Algorithm(ABC):
         """One gradient update and its metrics, each a scalar."""
 
     def refresh(self, state: PyTree, arrays: PyTree, given: PyTree, key: Key) -> PyTree:
-        """The state after a look at the whole log, `refresh_every_updates` apart, before the update of that number.
+        """The state after a computation over the whole log, made before every `refresh_every_updates`-th update.
 
         Args:
             state: after the last update.

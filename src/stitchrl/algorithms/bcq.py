@@ -1,8 +1,9 @@
 """BCQ: batch-constrained Q-learning, for discrete and for continuous actions.
 
 A model of the behaviour says which actions the log supports; the maximum of Q-learning is taken over those alone. The
-two kinds of action are two algorithms, `bcq_discrete` and `bcq_continuous`; this name picks by the log. Rows without a
-TD target (cut, what followed unknown) have weight 0 in (4) and (8) and full weight in the model of the behaviour.
+two kinds of action have two algorithms, `bcq_discrete` and `bcq_continuous`; `BCQ` picks the one that fits the log.
+Rows without a TD target (the log was cut there and what followed is unknown) have weight 0 in (4) and (8) and full
+weight in the model of the behaviour.
 
 Discrete (Fujimoto, Conti, Ghavamzadeh, Pineau 2019, arXiv 1910.01708; sfujim/BCQ, discrete_BCQ/discrete_BCQ.py), with
 b the model, both gradients at the parameters before the update:
@@ -16,8 +17,8 @@ b the model, both gradients at the parameters before the update:
 It acts by the argmax over A(s) of Q(s, .). The threshold is RELATIVE to the most likely action, so that A(s) is never
 empty; under an action mask b is renormalised over the allowed actions.
 
-Continuous (Fujimoto, Meger, Precup 2019, arXiv 1812.02900; sfujim/BCQ, continuous_BCQ/BCQ.py), each with what was
-updated before it. D decodes latent vectors z to actions, x perturbs an action a to x(s, a) = clip(a +
+Continuous (Fujimoto, Meger, Precup 2019, arXiv 1812.02900; sfujim/BCQ, continuous_BCQ/BCQ.py). Each step uses what the
+steps before it updated. D decodes latent vectors z to actions, x perturbs an action a to x(s, a) = clip(a +
 perturbation_limit tanh net(s, a), +-1):
 
     (6)  L_D    = E[ (D(s, z) - a)^2 ] + KL(N(m, v), N(0, 1)) / 2,   z ~ N(m, v),  (m, v) = encoder(s, a)
@@ -28,20 +29,21 @@ perturbation_limit tanh net(s, a), +-1):
     (10) Qbar  <- Qbar + target_rate (Q - Qbar)
     (11) xbar  <- xbar + target_rate (x - xbar)
 
-It acts by sampling: the best by Q_1 of `acting_candidates` of x(s, D(s, z)). Such actions have no density. `greedy()`
-has the same candidates' z at every observation, and leaves no chance.
+Both terms of (6) are means over the numbers of a vector, as in the official code; z has twice as many numbers as an
+action. It acts by sampling `acting_candidates` actions x(s, D(s, z)) and taking the best by Q_1. Such actions have no
+density. `greedy()` uses the same z at every observation, so that nothing is left to chance.
 
-Use: a log that tries several actions in most states, and no wish to go beyond what was done.
+Use: a log that tries several actions in most states, where the policy must not go beyond what was done.
 
-Avoid: a log of nearly one action a state, of which it can only be a copy; continuous actions whose choices lie close
-together: the weights in (6) average away what differs by less than a standard deviation of about 0.35, in a box of
-[-1, 1]; discrete actions with rewards or targets that scatter by more than 1 about their mean. Beyond 1 the error (4)
-is absolute, and Q learns a number between the mean and the median of its targets: for a reward of 100 one time in
-ten, else 0, it learns 0.11 and not 10. More updates do not mend this bias; smaller rewards do: set `reward_scale` of
+Avoid: a log of nearly one action per state, of which it can only be a copy; continuous actions whose choices lie close
+together: the weights in (6) average away what differs by less than a standard deviation of about 0.35, in a box of [-1,
+1]; discrete actions with rewards or targets that scatter by more than 1 about their mean. Beyond 1 the error (4) is
+absolute, and Q learns a number between the mean and the median of its targets: for a reward of 100 one time in ten,
+else 0, it learns 0.11 and not 10. More updates do not remove this bias, but smaller rewards do: set `reward_scale` of
 `stitchrl.fit` so that the targets scatter by less than 1.
 
-First knob: `threshold`, from 0.1 to 0.5: larger keeps nearer to what the behaviour did most. For continuous actions it is
-`perturbation_limit`, from 0 to 0.2: smaller does.
+First knob: `threshold`, from 0.1 to 0.5: larger keeps nearer to what the behaviour did most. For continuous actions it
+is `perturbation_limit`, from 0 to 0.2: smaller keeps nearer to the log.
 
 Deviations: Discrete: the official code for Atari shares the convolutions of Q and b and copies the target every 8,000
 updates; here the two are apart and the target is an average, as in the official code for other tasks. First weights are
@@ -50,7 +52,7 @@ Continuous: the official widths and step size are the preset "mujoco"; the defau
 
 Metrics: loss/critic, loss/behavior, q/data_mean. Discrete: policy/agreement (share of logged actions that are the
 policy's), behavior/likely (share of the allowed actions that are in A(s): 1 constrains nothing). Continuous: loss/actor
-(9), q/policy_mean, behavior/error (root mean squared distance of D's action from the logged one, an action dimension).
+(9), q/policy_mean, behavior/error (root mean squared distance of D's action from the logged one, per action dimension).
 """
 
 from __future__ import annotations

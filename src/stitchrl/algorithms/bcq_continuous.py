@@ -53,7 +53,7 @@ def init(settings: BCQSettings, spec: Spec, *, key: Key) -> ContinuousBCQState:
 def update(
     settings: BCQSettings, state: ContinuousBCQState, batch: Batch, *, key: Key
 ) -> tuple[ContinuousBCQState, Metrics]:
-    """Equations (6) to (11), each with what was updated before it."""
+    """Equations (6) to (11); each step uses what the steps before it updated."""
     vae_key, target_key, actor_key = jax.random.split(key, 3)
     obs, next_obs, action = batch["obs"], batch["next_obs"], batch["action"]
     optimizer = settings.adam(settings.learning_rate)

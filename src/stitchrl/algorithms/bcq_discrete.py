@@ -51,7 +51,7 @@ def huber_td_loss(
 
 
 def init(settings: BCQSettings, spec: Spec, *, key: Key) -> DiscreteBCQState:
-    """Fresh networks with one output an action."""
+    """Fresh networks with one output per action."""
     critic_key, behavior_key = jax.random.split(key)
     shape, count = spec.observation.shape, spec.discrete_actions
     critics = Ensemble.create(1, shape, settings.network, count, key=critic_key)

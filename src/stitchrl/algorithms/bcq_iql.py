@@ -1,8 +1,8 @@
 """BCQIQL: the constraint of discrete BCQ with the value learning of IQL. A combination of this project, not of a paper.
 
-Meant for logs of rare outcomes, such as treatment and survival: only actions that were taken often enough where they
-were taken may be chosen (BCQ, Fujimoto et al. 2019, arXiv 1910.01708), and no maximum over noisy values stands in a
-target (IQL, Kostrikov et al. 2021, arXiv 2110.06169). One update, with b a model of the behaviour:
+It is meant for logs with rare outcomes, such as treatment and survival. Only actions that the behaviour takes often
+enough in a state may be chosen there (BCQ, Fujimoto et al. 2019, arXiv 1910.01708), and no target has a maximum over
+noisy values (IQL, Kostrikov et al. 2021, arXiv 2110.06169). One update, with b a model of the behaviour:
 
     (1)  L_b = -E[ log b(a | s) ] + 0.01 E[ logit^2 ]
     (2)  A(s) = {a : b(a | s) / max_b b(. | s) > threshold}
@@ -13,11 +13,11 @@ target (IQL, Kostrikov et al. 2021, arXiv 2110.06169). One update, with b a mode
 It acts by the argmax over A(s) of the mean of the critics. V is an expectile of the values of LOGGED actions, as in
 IQL, without those that the policy may not take: with `threshold` 0 it is IQL's V; towards expectile 1 it rises to the
 largest value in A(s), which is BCQ's target. (2) uses the b just updated, (4) the V just updated. Rows without a TD
-target (cut, what followed unknown) have weight 0 in (3) and (4), and full weight in (1).
+target (the log was cut there and what followed is unknown) have weight 0 in (3) and (4), and full weight in (1).
 
-Use: discrete actions, noisy or rare rewards, and a wish never to choose what was hardly tried.
+Use: discrete actions and noisy or rare rewards, where actions that were hardly tried must not be chosen.
 
-Avoid: logs whose policy hardly varies, for then A(s) is what it does.
+Avoid: logs whose policy hardly varies, for then A(s) holds little more than what that policy does.
 
 First knob: `threshold`, from 0.1 to 0.5: larger keeps nearer to what the behaviour did most. Then `expectile`, 0.6 to 0.9.
 
@@ -72,7 +72,7 @@ def constrained_value_loss(
     td_weight: Float[Array, " B"],
     expectile: Scalar,
 ) -> Float[Array, ""]:
-    """Equation (3), of rows whose logged action is likely or not; the mean is over all rows."""
+    """Equation (3); `likely` says whether a row's logged action is in A(s), and the mean is over all rows."""
     return jnp.mean(jnp.where(likely, td_weight, 0.0) * expectile_loss(q_data - v, expectile))
 
 

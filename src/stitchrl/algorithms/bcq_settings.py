@@ -13,7 +13,7 @@ __all__ = ["BCQSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class BCQSettings(Algorithm):
-    """`threshold` is for discrete actions only; what names critics, candidates or perturbation, for continuous ones."""
+    """`threshold` is for discrete actions only; the settings of critics, candidates and perturbation are for continuous ones."""
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     threshold: float = setting(
@@ -28,7 +28,9 @@ class BCQSettings(Algorithm):
         "Largest change of a generated action, whose numbers are in [-1, 1]; 0 keeps to what the log's actions look like.",
     )  # fmt: skip
     min_weight: float = setting(
-        0.75, "[0, 1]", "Weight of the least critic in the target, the rest is the largest's; larger is more cautious."
+        0.75,
+        "[0, 1]",
+        "Weight of the smallest critic in the target; the largest has the rest. Larger is more cautious.",
     )
     candidates: int = setting(10, "at least 1", "Generated actions over which the target takes its maximum.")
     acting_candidates: int = setting(100, "at least 1", "Generated actions among which the policy chooses.")

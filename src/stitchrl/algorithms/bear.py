@@ -1,7 +1,8 @@
 """BEAR: Q-learning held to the support of the log (Kumar, Fu, Tucker, Levine 2019, arXiv 1906.00949).
 
-One update, in the order of the official code (aviralkumar2907/BEAR, algos.py), for continuous actions, each with what was
-updated before it. pi is tanh of a normal; D(s, z) is the decoder of an autoencoder of logged actions, before its tanh:
+For continuous actions. One update, in the order of the official code (aviralkumar2907/BEAR, algos.py); each step uses
+what the steps before it updated. pi is tanh of a normal; D(s, z) is the decoder of an autoencoder of logged actions,
+before its tanh:
 
     (1)  L_D   = E[ (tanh D(s, z) - a)^2 ] + KL(N(m, v), N(0, 1)) / 2,   z ~ N(m, v),  (m, v) = encoder(s, a)
     (2)  y     = r + gamma (1 - terminated) max_k [ w min_i Qbar_i(s', a_k) + (1 - w) max_i Qbar_i(s', a_k) ],
@@ -14,10 +15,11 @@ updated before it. pi is tanh of a normal; D(s, z) is the decoder of an autoenco
     (7)  Qbar <- Qbar + target_rate (Q - Qbar),   pibar <- pibar + target_rate (pi - pibar)
 
 M is the maximum mean discrepancy, of few samples, so that it asks for the same support more than for the same density
-(paper section 5). Kernels: "laplacian" exp(-|x - u|_1 / (2 kernel_width)), "gaussian" exp(-|x - u|^2 / (2 kernel_width)).
-It acts by sampling: the best by Q_1 of `acting_candidates` actions of pi. Such actions have no density. `greedy()` has
-the same candidates' noise at every observation, and leaves no chance. Rows without a TD target (cut, what followed
-unknown) have weight 0 in (3).
+(paper section 5). Kernels: "laplacian" exp(-|x - u|_1 / (2 kernel_width)), "gaussian" exp(-|x - u|^2 / (2
+kernel_width)). Both terms of (1) are means over the numbers of a vector, as in the official code; z has twice as many
+numbers as an action. It acts by sampling `acting_candidates` actions of pi and taking the best by Q_1. Such actions
+have no density. `greedy()` uses the same noise at every observation, so that nothing is left to chance. Rows without a
+TD target (the log was cut there and what followed is unknown) have weight 0 in (3).
 
 Use: continuous actions of mixed quality, where the best of what was done is rare but present.
 
@@ -32,7 +34,8 @@ of its training loop, which are of 1,000 updates each in its published commands.
 variance of the critics is not penalised, as in the published commands. The official widths are the preset "mujoco".
 
 Metrics: loss/critic, loss/behavior (1), loss/actor (5), q/data_mean, q/policy_mean (what the actor maximises), mmd/mean
-(E[M]), mmd/multiplier, behavior/error (root mean squared distance of tanh D from the logged action, an action dimension).
+(E[M]), mmd/multiplier, behavior/error (root mean squared distance of tanh D from the logged action, per action
+dimension).
 """
 
 from __future__ import annotations
@@ -87,7 +90,7 @@ class BEARState(NamedTuple):
 def mean_discrepancy(
     x: Float[Array, "K B action"], u: Float[Array, "K B action"], kernel: str, kernel_width: Scalar
 ) -> Float[Array, " B"]:
-    """Equation (4) of K samples of each of two distributions for every row."""
+    """Equation (4) for every row, from K samples of each of the two distributions."""
 
     def mean_kernel(one: Array, other: Array) -> Float[Array, " B"]:
         difference = one[:, None] - other[None, :]
@@ -111,7 +114,9 @@ class BEAR(Algorithm):
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     mmd_threshold: float = setting(
-        0.05, "(0, inf)", "Discrepancy from the log's actions at which the multiplier rests; larger lets go further."
+        0.05,
+        "(0, inf)",
+        "Discrepancy from the log's actions at which the multiplier stays; larger lets the actor go further from them.",
     )
     kernel_width: float = setting(
         10.0,
@@ -119,7 +124,9 @@ class BEAR(Algorithm):
         "Width of the kernel; larger compares means more than shapes. Official: 10 laplacian, 20 gaussian.",
     )
     min_weight: float = setting(
-        0.75, "[0, 1]", "Weight of the least critic in the target, the rest is the largest's; larger is more cautious."
+        0.75,
+        "[0, 1]",
+        "Weight of the smallest critic in the target; the largest has the rest. Larger is more cautious.",
     )
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size for the critics and the autoencoder.")
     actor_learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size for the actor.")
@@ -133,7 +140,7 @@ class BEAR(Algorithm):
     )
     candidates: int = setting(10, "at least 1", "Actions of the actor over which the target takes its maximum.")
     acting_candidates: int = setting(10, "at least 1", "Actions of the actor among which the policy chooses.")
-    num_critics: int = setting(2, "at least 1", "Critics; the actor maximises the least of them.")
+    num_critics: int = setting(2, "at least 1", "Critics; the actor maximises the smallest of them.")
     kernel: Literal["laplacian", "gaussian"] = choice(
         "laplacian", ("laplacian", "gaussian"), "Kernel of the discrepancy; the official runs differ by robot."
     )

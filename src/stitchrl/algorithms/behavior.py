@@ -4,22 +4,22 @@ Loss, over logged transitions, with the log's action mask:
 
     (1)  L = -E[ log pi(a | s) ]
 
-Source: Pomerleau 1991; maximum likelihood. For discrete actions pi is a categorical distribution; for continuous ones
-a normal with tanh on its mean and one standard deviation an action dimension, so that the mean is fitted by squared
-error, each dimension weighted by its own precision. Observations are vectors or images. Settings follow the common
-offline baseline (256-256 ReLU, Adam 3e-4, batch 256; CORL any_percent_bc.py).
+Source: Pomerleau 1991 (Neural Computation 3); it is maximum likelihood. For discrete actions pi is a categorical
+distribution; for continuous ones a normal with tanh on its mean and one standard deviation per action dimension, so
+that the mean is fitted by squared error, each dimension weighted by its own precision. Observations are vectors or
+images. Settings follow the common offline baseline (256-256 ReLU, Adam 3e-4, batch 256; CORL any_percent_bc.py).
 
 Deviations: that baseline is a deterministic network with the plain squared error; here every policy has a density, for
 the estimators that need one. Its mode, `policy.greedy()`, is what the baseline deploys.
 
-Use: first on every log, as the bar that all others must pass, and as the model of the logging policy.
+Use: first on every log, as the baseline that all others must exceed, and as the model of the logging policy.
 
-Avoid: expecting more than the log's average: where good and bad behaviour are mixed, it imitates the mixture.
+Avoid: where more than the log's average is needed: where good and bad behaviour are mixed, it imitates the mixture.
 
 First knob: `learning_rate`, from 1e-4 to 1e-3: larger learns faster, and overfits a small log sooner.
 
 Metrics: loss/actor; discrete: policy/agreement (share of logged actions that are the policy's mode), policy/entropy
-(nats); continuous: policy/mode_error (root mean squared distance of the mode, an action dimension), policy/entropy.
+(nats); continuous: policy/mode_error (root mean squared distance of the mode, per action dimension), policy/entropy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model of the logging policy that an algorithm needs before it learns: behaviour cloning inside `Algorithm.prepare`."""
+"""Fits the model of the logging policy that an algorithm needs before it learns: behaviour cloning in `Algorithm.prepare`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def fitted_behavior(log: Dataset, scaling: Scaling, network: Network, updates: i
         log: the training part.
         scaling: of the batches that the algorithm itself learns from.
         network: its shape.
-        updates: of Adam, on `BATCH_SIZE` rows each, drawn with replacement.
-        key: of the first weights and of the rows.
+        updates: steps of Adam, on `BATCH_SIZE` rows each, drawn with replacement.
+        key: for the first weights and for drawing rows.
     """
     cloning, source = BC(network=network), transition_source(log, scaling)
     init_key, loop_key = jax.random.split(key)

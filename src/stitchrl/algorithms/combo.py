@@ -1,9 +1,9 @@
 """COMBO: conservative offline model-based policy optimisation (Yu et al. 2021, arXiv 2102.08363), for continuous actions.
 
-Rollouts in a learned model of the world as in MOPO, without a penalty on the reward, for which a model has to know where it
-is wrong. In its place the values of CQL's penalty: those of the policy's and of other actions are pushed down in all states
-of a batch, most of which a model may have made, and those of logged actions are pushed up. One update has `real_share` of
-logged rows:
+It makes rollouts in a learned model of the world, as MOPO does, but does not lower the rewards by the model's
+uncertainty, since a model has to know where it is wrong for that. Instead it has CQL's penalty: values of the policy's
+and of other actions are pushed down in all states of a batch, also in those that the model made, and values of logged
+actions are pushed up. A share `real_share` of a batch is logged rows:
 
     (1)  L_alpha  = -log alpha E[ log pi(a|s) + H ],              a ~ pi(s)
     (2)  L_pi     = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
@@ -13,30 +13,32 @@ logged rows:
          distribution, from pi(s) and from pi(s'), every one valued at s, d_k its own density
     (6)  Qbar    <- Qbar + target_rate (Q - Qbar)
 
-E is the mean over all rows of a batch and E_log that over its logged rows; H is minus the numbers of an action. Rows without
-a TD target have weight 0 in every term of (4). (5) leaves out a constant, log 3K, that has no gradient.
+E is the mean over all rows of a batch and E_log that over its logged rows; H is minus the number of dimensions of an
+action. Rows without a TD target have weight 0 in every term of (4). (5) leaves out the constant log 3K, which has no
+gradient.
 
 Code: OfflineRL-Kit e3ce697, offlinerlkit/policy/model_based/combo.py, most of whose numbers are the defaults; the authors
 published no code.
 
 Deviations: those of MOPO about the model. (5) runs over all 3K actions as the paper has it; in that code a result of
-`reshape` is not kept, so that its sum runs over three actions of each copy of a state. The paper has 1/2 before the squared
-error, which that code leaves out, as here, so that its weight is half of this one. (1) comes before (2) on the same actions;
-there is no Lagrange multiplier and there are no rollouts by uniform actions, both of which are off in that code. First
-weights are those of SAC-N.
+`reshape` is not kept, so that its sum runs over three actions of each copy of a state. The paper has 1/2 before the
+squared error, which that code leaves out, as here: a weight of w in the paper corresponds to 2 w here. (1) comes before
+(2) on the same actions; there is no Lagrange multiplier and there are no rollouts by uniform actions, both of which are
+off in that code. First weights are those of SAC-N.
 
-Use: as MOPO, and where the model's own standard deviations do not show in which states it is wrong, since COMBO does not
-use them.
+Use: where MOPO would do, and also where the model's standard deviations do not show where it is wrong, since COMBO does
+not use them.
 
 Avoid: rewards of unknown scale, since the weight is in their units, and observations that a network predicts badly.
 
 First knob: `cql_weight`, from 0.5 to 5: larger stays nearer to the log's actions and claims less.
 
-Metrics: loss/critic (TD part of (4)), loss/cql (the penalty, unweighted), q/data_mean (at logged rows), q/spread (standard
-deviation over critics, mean of rows); loss/actor, q/policy_mean (of the minimum), policy/entropy (a sample of it, nats),
-policy/mode_error (at logged rows), temperature; of the model: model/change_error and model/reward_error, shares of the
-variance on held-out rows that its mean leaves unexplained, constant; model/reward, model/penalty and model/ends, means of
-the reward, of MOPO's uncertainty, which is not used, and of ends over the rows that it made.
+Metrics: loss/critic (TD part of (4)), loss/cql (the penalty, unweighted), q/data_mean (at logged rows), q/spread
+(standard deviation over critics, averaged over rows); loss/actor, q/policy_mean (of the minimum), policy/entropy (a
+sample of it, nats), policy/mode_error (at logged rows), temperature; of the model: model/change_error and
+model/reward_error, shares of the variance on held-out rows that its mean leaves unexplained, constant; model/reward,
+model/penalty and model/ends, means over the rows that it made of the reward, of MOPO's uncertainty (not used here) and
+of ends.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ class COMBO(ModelSettings):
     real_share: float = setting(
         0.5, "(0, 1]", "Share of every batch that is logged rows; 1 learns from the log alone.", static=True
     )
-    cql_weight: float = setting(5.0, "[0, inf)", "Larger stays nearer to what the log did; 0 believes the model.")
+    cql_weight: float = setting(5.0, "[0, inf)", "Larger stays nearer to what the log did; 0 trusts the model fully.")
     samples: int = setting(10, "at least 1", "Actions from each of the three distributions in the penalty.")
     network: Network = network_setting(Network((256, 256, 256)), "Shape of the critics' networks.")
 

@@ -5,20 +5,20 @@ Both add to the squared TD error a penalty (paper eq. 4, CQL(H)) that pushes dow
     (1)  L = sum_i E[ (y - Q_i(s, a))^2 ] + cql_weight sum_i E[ log sum_b exp Q_i(s, b) - Q_i(s, a) ]
     (2)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-Rows without a TD target (cut, what followed unknown) have weight 0 in both terms: pushing their Q up would have nothing
-to answer to. Both divide by all rows of the batch. The two kinds of action are two algorithms, `cql_discrete` and
-`cql_continuous`; this name picks by the log.
+Rows without a TD target (the log was cut there and what followed is unknown) have weight 0 in both terms, for no TD
+error would limit how far the penalty pushes their Q. Both means are over all rows of the batch. The two kinds of action
+have two algorithms, `cql_discrete` and `cql_continuous`; `CQL` picks the one that fits the log.
 
 The penalty is in the LOSS, at the state of the logged action; the target is ordinary. It is in units of value against
 log-probability, so its strength depends on the reward's scale. The squared error has no factor 1/2, as in the official
-code; the paper has it, so its weight is half of this one.
+code; the paper has it, so that a weight of w in the paper corresponds to 2 w here.
 
 Discrete: the sum of (1) runs over the allowed actions; there is no actor, and
 
     (3)  y = r + gamma (1 - terminated) max_{a' allowed} min_i Qbar_i(s', a')
 
 Continuous, soft actor-critic, every gradient at the parameters before the update, with the temperature alpha just
-updated, H = -(numbers in an action); official code: aviralkumar2907/CQL, d4rl/rlkit/torch/sac/cql.py:
+updated, H = -(number of action dimensions); official code: aviralkumar2907/CQL, d4rl/rlkit/torch/sac/cql.py:
 
     (4)  L_alpha = -log alpha E[ log pi(a|s) + H ],   a ~ pi(s)
     (5)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],   a ~ pi(s)
@@ -45,24 +45,26 @@ Variants, for both kinds of action unless it is said, each off by default; only 
     (13) `bc_weight` and `kl_weight` hold the policy to the log, which (1) alone does not: continuous, L_pi +
          bc_weight E[ -log pi(a|s) ] + kl_weight E[ KL(pi(.|s) || beta(.|s)) ], the divergence by the action of (5); discrete,
          where (1) is already the loss of behaviour cloning of softmax Q, L + kl_weight sum_i E[ KL(softmax Q_i || beta) ]
-    (14) `target_samples` above 1, continuous: the next value of (6) is the largest of so many actions, for each critic (the
+    (14) `target_samples` above 1, continuous: the next value of (6) is the largest over that many actions, for each
+    critic (the
          official `max_q_backup`)
 
-Under (12) a common shift of Q is no longer free: rows of u above 1 pull Q up, the others down. (11) and (12) are not of the
-paper; they are sometimes written with the penalty's sign turned, which would raise the rare actions.
+Under (12) the penalty changes when all Q shift together: rows with u above 1 pull Q up, the others down. (11) and (12)
+are not of the paper; they are sometimes written with the penalty's sign turned, which would raise the rare actions.
 
-(6) has no entropy term (the official `deterministic_backup`). (7) is the official version 3: it leaves out a constant,
-log 3K, that has no gradient.
+(6) has no entropy term (the official `deterministic_backup`). (7) is the official version 3; it leaves out the constant
+log 3K, which has no gradient.
 
 Deviations: Discrete: the official code (atari) is on 200 quantiles with periodic target copies and a Huber loss; here Q
 is an expectation, the loss squared, targets averaged, and the target takes the smaller of two critics. Continuous: the
-official networks have three hidden layers (`hidden_sizes`) and its actor imitates for its first 40,000 updates; here
-two, and never. The official code steps the critics before it takes the actor's gradient through them, which
-PyTorch up to 1.4 let pass with a mixture of old and new weights and later versions refuse; here that gradient is at
-the old weights. Its log-density adds 1e-6 inside log(1 - a^2), which ends the pull on actions at the edge of the box;
-here it is exact. The Lagrange term is off, as the official commands for gym have it (its code's default is on). First
-weights are orthogonal, not the official very small ones (docs/decisions/0011); log standard deviations are kept in
-[-20, 2], not [-5, 2]; the gradient of alpha' goes on beyond its cap of 1e6, where the official one stops.
+official networks have three hidden layers (`hidden_sizes`) and its actor imitates the log for its first 40,000 updates;
+here they have two, and the actor never imitates. The official code updates the critics before it takes the actor's
+gradient through them. PyTorch up to 1.4 allowed this and mixed old and new weights, later versions refuse it; here that
+gradient is at the old weights. Its log-density adds 1e-6 inside log(1 - a^2), so that the gradient vanishes for actions
+at the edge of the box; here the log-density is exact. The Lagrange term is off, as the official commands for gym have
+it (its code's default is on). First weights are orthogonal, not the official very small ones (docs/decisions/0011); log
+standard deviations are kept in [-20, 2], not [-5, 2]; the gradient of alpha' goes on beyond its cap of 1e6, where the
+official one stops.
 
 Use: where values must not exceed the truth, and on discrete actions that the log covers broadly.
 

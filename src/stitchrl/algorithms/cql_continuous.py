@@ -163,7 +163,7 @@ def _near_the_log(settings: CQLSettings, batch: Batch, given: PyTree) -> ExtraTe
 
 
 def _rarities(behavior: GaussianPolicy, obs: Array, action: Float[Array, "K B action"]) -> Float[Array, "K B"]:
-    """log omega of equation (11) of K actions an observation, b relative to the density at the behaviour's mode."""
+    """log omega of equation (11) of K actions per observation, with b the density relative to that at the behaviour's mode."""
     pi = behavior(obs)
     return rarity(jax.vmap(pi.log_prob)(action) - pi.log_prob(pi.mode())[None])
 
@@ -197,7 +197,7 @@ def _sampled_gradient(critics: ContinuousCritics, part: Batch) -> Penalties:
 
 
 def drawn_by_weight(logits: Float[Array, "C K B"], uniform: Float[Array, "C m B"]) -> Int[Array, "C m B"]:
-    """Draws k with probability softmax_k(logits), for each critic and row, by these numbers uniform on [0, 1)."""
+    """Draws k with probability softmax_k(logits), for each critic and row, given numbers uniform on [0, 1)."""
     reached = jnp.cumsum(jax.nn.softmax(logits, axis=1), axis=1)
     k = jnp.sum(reached[:, None] <= uniform[:, :, None], axis=2)
     return jnp.minimum(k, logits.shape[1] - 1)  # the last sum may round below 1
@@ -206,7 +206,7 @@ def drawn_by_weight(logits: Float[Array, "C K B"], uniform: Float[Array, "C m B"
 def sampled_actions(
     pi: TanhNormal, next_pi: TanhNormal, samples: int, *, key: Key
 ) -> tuple[Float[Array, "K B action"], Float[Array, "K B"]]:
-    """The actions b_k of equation (7) and their log-densities, 3 * samples an observation."""
+    """The actions b_k of equation (7) and their log-densities, 3 * samples per observation."""
     uniform_key, pi_key, next_key = jax.random.split(key, 3)
     uniform = jax.random.uniform(uniform_key, (samples, *pi.mean.shape), minval=-1.0, maxval=1.0)
     drawn = [

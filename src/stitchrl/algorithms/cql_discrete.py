@@ -25,7 +25,7 @@ __all__ = ["DiscreteCQLState", "conservative_penalty", "init", "policy", "update
 
 
 class DiscreteCQLState(NamedTuple):
-    """Everything a resume needs; the multiplier is there with `lagrange_gap` alone."""
+    """Everything a resume needs; there is a multiplier only with `lagrange_gap`."""
 
     critics: Trainable[Ensemble]
     target_critics: Ensemble
@@ -40,9 +40,10 @@ def conservative_penalty(
     log_weight: Float[Array, "B A"] | None = None,
     return_weight: Float[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
-    """Second term of equation (1) without its weight: at least 0, and 0 when all mass is on the logged action.
+    """Second term of equation (1) without its weight: at least 0, and 0 where softmax Q has all its mass on the logged action.
 
-    With `log_weight`, that of (10) or (11), actions count by their weights; with `return_weight` the second term is (12)'s.
+    With `log_weight`, the logarithm of rho in (10) or omega in (11), actions count by their weights; `return_weight` is u of
+    (12).
     """
     allowed = jax.vmap(mask_logits, (0, None))(q if log_weight is None else q + log_weight[None], action_mask)
     data = jax.vmap(take_action, (0, None))(q, action)
@@ -51,7 +52,7 @@ def conservative_penalty(
 
 
 def init(settings: CQLSettings, spec: Spec, given: PyTree, *, key: Key) -> DiscreteCQLState:
-    """Fresh critics with one output an action."""
+    """Fresh critics with one output per action."""
     if settings.bc_weight:
         raise ConfigurationError(
             f"`bc_weight` of CQL is for continuous actions; got {settings.bc_weight:g} on a log of discrete ones, where the "
@@ -120,7 +121,7 @@ def divergence(
     action_mask: Bool[Array, "B A"],
     td_weight: Float[Array, " B"],
 ) -> Float[Array, " C"]:
-    """KL(softmax Q_i || b) of equation (13) for each critic, of the log-probabilities of b over allowed actions."""
+    """KL(softmax Q_i || beta) of equation (13) for each critic; `behavior` holds log beta over the allowed actions."""
     log_probs = jax.vmap(masked_log_softmax, (0, None))(q, action_mask)
     apart = jnp.where(action_mask[None], jnp.exp(log_probs) * (log_probs - behavior[None]), 0.0)
     return jnp.mean(td_weight[None] * jnp.sum(apart, axis=-1), axis=-1)

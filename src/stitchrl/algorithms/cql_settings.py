@@ -13,7 +13,8 @@ __all__ = ["CQLSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class CQLSettings(SourceCriticSettings):
-    """Settings that name the actor, samples or cloning are for continuous actions only."""
+    """`actor_learning_rate`, `actor_network`, `samples`, `gradient_samples`, `target_samples` and `bc_weight` are for
+    continuous actions only."""
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.")
     cql_weight: float = setting(
@@ -32,12 +33,12 @@ class CQLSettings(SourceCriticSettings):
     lagrange_gap: float = setting(
         0.0,
         "[0, inf)",
-        "Weighted penalty at which the multiplier rests; 0 leaves the penalty's weight fixed.",
+        "Weighted penalty at which the multiplier of (8) stays as it is; 0 leaves the penalty's weight fixed.",
         static=True,
     )
     actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
     target_samples: int = setting(
-        1, "at least 1", "Actions drawn for a target, of which the best counts; more is less pessimistic.", kw_only=True
+        1, "at least 1", "Actions drawn for each target, which takes the best; more is less pessimistic.", kw_only=True
     )
     penalty: str = choice(
         "H", ("H", "rho", "behavior"),

@@ -29,13 +29,13 @@ def multiplier_of(log_multiplier: Trainable[Array]) -> Float[Array, ""]:
 def multiplier_step(
     settings: CQLSettings, log_multiplier: Trainable[Array], multiplier: Array, penalty: Float[Array, " C"]
 ) -> Trainable[Array]:
-    """Equation (8): one step down -alpha' (cql_weight penalty - lagrange_gap), by log alpha'."""
+    """Equation (8): one gradient step on log alpha' that lowers -alpha' (cql_weight penalty - lagrange_gap)."""
     difference = jnp.mean(settings.cql_weight * penalty) - settings.lagrange_gap
     return log_multiplier.step(settings.adam(settings.learning_rate), -difference * multiplier)
 
 
 def rarity(log_share: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log omega of equation (11), of the logarithm of b: 0 for what the behaviour never does, far below 0 for all it does."""
+    """log omega of equation (11), given log b: 0 where b is 0, and the further below 0 the larger b is."""
     b = jnp.exp(log_share)
     return jnp.log(jnp.maximum((1.0 - b) / (1.0 + b), LEAST_RARITY))
 

@@ -1,15 +1,15 @@
-"""What every algorithm with several critics can be told: how they become one number, and noise on what each is told.
+"""Settings of every algorithm with several critics: how their values are joined, and noise on the rewards of each.
 
     (1)  min_i Q_i                                        by default, as the papers have it
     (2)  mean_i Q_i - k sqrt( mean_i (Q_i - mean Q)^2 )   with `deviations` k; of two critics it is (1) at k 1
     (3)  y_i = y + reward_noise eps_{t i},  eps ~ N(0, 1), drawn once for each row t of the log and each critic i
 
-(2) stands wherever (1) would: in targets, in advantages and in what an actor climbs. (3) makes an ensemble uncertain of
-rewards (Osband et al. 2018, arXiv 1806.03335): each critic fits rewards of its own, noise averages out where an action
-has many rows, and what critics still disagree on is about what the log does not tell: with gamma 0 and n rows of an
-action their standard deviation there is reward_noise / sqrt(n). The value's `spread` tells it.
+(2) replaces (1) everywhere: in targets, in advantages and in what an actor maximises. (3) makes an ensemble show how
+uncertain the rewards are (Osband et al. 2018, arXiv 1806.03335): each critic fits rewards of its own. Where an action
+has many rows the noise averages out, so that critics keep disagreeing where the log says little: with gamma 0 and n
+rows of an action their standard deviation there is reward_noise / sqrt(n). `spread` of the value function gives it.
 
-Both are choices of the program: with the defaults it is the program without them.
+Both are compiled in only where they are set: with the defaults the program is the one without them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stitchrl.jax_types import Array, Batch
 __all__ = ["CriticSettings", "RewardNoise", "mean_less_deviations", "noise_of_rows"]
 
 STREAM = 20181806
-"""Seed of the noise, the same for every run: what a critic is told of a row never changes."""
+"""Seed of the noise, the same for every run: the noise of a critic on a row never changes."""
 
 
 def mean_less_deviations(q: Float[Array, "C *rest"], deviations: float) -> Float[Array, "*rest"]:
@@ -49,18 +49,18 @@ def noise_of_rows(row: Int[Array, " B"], critics: int) -> Float[Array, "C B"]:
 
 @dataclasses.dataclass(frozen=True)
 class RewardNoise(Algorithm):
-    """Base of the algorithms with several critics that join them by a rule of their own: equation (3) alone."""
+    """Base of the algorithms that have several critics and a rule of their own for joining them: equation (3) alone."""
 
     reward_noise: float = setting(
         0.0, "[0, inf)",
-        "Standard deviation of the noise on rewards, as they are scaled, that each critic has for itself; 0 is off.",
+        "Standard deviation of the noise that each critic has on its (scaled) rewards; 0 is off.",
         static=True, kw_only=True,
     )  # fmt: skip
 
     def targets(
         self, td_target: Float[Array, " B"], batch: Batch, critics: int
     ) -> Float[Array, " B"] | Float[Array, "C B"]:
-        """The TD targets as critics are told them: (B,) for all alike, or (C, B) with the noise of (3)."""
+        """The TD targets of the critics: (B,) the same for all, or (C, B) with the noise of (3)."""
         if not self.reward_noise:
             return td_target
         return td_target[None, :] + self.reward_noise * noise_of_rows(batch["row"], critics)
@@ -72,10 +72,11 @@ class CriticSettings(RewardNoise):
 
     deviations: float | None = setting(
         None, "[0, inf)",
-        "Standard deviations that are taken from the mean of the critics; larger is more pessimistic; none is their minimum.",
+        "Critics are joined by their mean less this many of their standard deviations, larger is more pessimistic; None takes "
+        "their minimum.",
         static=True, kw_only=True,
     )  # fmt: skip
 
     def pessimistic(self, q: Float[Array, "C *rest"]) -> Float[Array, "*rest"]:
-        """One number of those of the critics: (1), or (2)."""
+        """The values of the critics joined by (1), or by (2)."""
         return jnp.min(q, axis=0) if self.deviations is None else mean_less_deviations(q, self.deviations)

@@ -1,7 +1,7 @@
 """DDPG: deep deterministic policy gradient (Lillicrap et al. 2016, arXiv 1509.02971), run on a fixed log, where it is known
 to fail.
 
-One update, in the order of the paper's algorithm 1, each step with what the step before it made:
+One update, in the order of the paper's algorithm 1; each step uses what the step before it updated:
 
     (1)  y    = r + gamma (1 - terminated) Qbar(s', pibar(s'))
     (2)  L_Q  = E[ (y - Q(s, a))^2 ]
@@ -9,9 +9,9 @@ One update, in the order of the paper's algorithm 1, each step with what the ste
     (4)  Qbar   <- Qbar   + target_rate (Q - Qbar)
     (5)  pibar  <- pibar  + target_rate (pi - pibar)
 
-It is Q-learning with an actor that stands for the maximum over actions, so it asks for actions the log rarely or never
-took, and the critic's errors that are too high are the ones it finds (Fujimoto, Meger, Precup 2019, who call it so on
-fixed logs). It is here to be seen, and to learn online.
+It is Q-learning with an actor in place of the maximum over actions. So it values actions that the log rarely or never
+took, and the actor moves to those that the critic overestimates (Fujimoto, Meger, Precup 2019, arXiv 1812.02900, who
+show that it fails on fixed logs). It is included so that this failure can be seen, and for learning online.
 
 Deviations: the action enters the critic's first layer, not its second. No batch normalisation, and no decay of the
 critic's weights. Weights start uniform, PyTorch's default, last layers too.
@@ -22,8 +22,8 @@ Avoid: deploying what it learns from a fixed log; online, TD3 and SAC have taken
 
 First knob: `target_rate`, from 0.001 to 0.1: smaller delays the overestimation and does not end it.
 
-Metrics: loss/critic, q/data_mean, loss/actor, q/policy_mean, policy/mode_error (root mean squared distance of the policy's
-action from the logged one, an action dimension).
+Metrics: loss/critic, q/data_mean, loss/actor, q/policy_mean, policy/mode_error (root mean squared distance of the
+policy's action from the logged one, per action dimension).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class DDPG(Algorithm):
     irregular_time: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
     caution: ClassVar[str] = (
-        "Nothing holds its actor to the log: it goes where the critic is too high, and its claims run away from the "
+        "Nothing holds its actor to the log: it goes where the critic is too high, and its claimed values run away from the "
         "truth. It is shown as a warning and is never selected."
     )
 
@@ -69,7 +69,9 @@ class DDPG(Algorithm):
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> DeterministicState:
         if spec.num_actions is not None:
-            raise ConfigurationError("DDPG needs continuous actions; the log's are discrete. DQN is its like for them.")
+            raise ConfigurationError(
+                "DDPG needs continuous actions; the log's are discrete. DQN learns from such logs."
+            )
         a_key, q_key = jax.random.split(key)
         size, shape = spec.vector_size, self.actor_network or self.network
         actor = DeterministicPolicy(MLP.create(size, shape, spec.action_size, key=a_key, start="uniform"))

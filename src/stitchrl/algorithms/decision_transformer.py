@@ -1,7 +1,7 @@
-"""DecisionTransformer: imitation that is told the return to reach (Chen and others 2021, arXiv 2106.01345).
+"""DecisionTransformer: imitation conditioned on the return to reach (Chen and others 2021, arXiv 2106.01345).
 
-A causal transformer reads the last K steps of an episode, each as three tokens, and learns to say the logged action from
-everything before it and the return that the log went on to have:
+A causal transformer reads the last K steps of an episode, each as three tokens, and learns to predict the logged action
+from everything before it and the return that the episode went on to have:
 
     (1)  G_t  = r_t + r_{t+1} + ... + r_T                            undiscounted, to the end of the episode
     (2)  tokens  ..., G_t / scale, s_t, a_t, G_{t+1} / scale, s_{t+1}, a_{t+1}, ...
@@ -14,32 +14,33 @@ Pieces of K rows start at rows that are drawn alike, so that episodes are drawn 
 with their episode; what is missing is padding that nothing attends to and that has no loss. The policy remembers its
 episode (`stitchrl.nn.memory`).
 
-The target is a part of the method: the policy is asked for it, and who asks for less than the best gets less. Without
-`target_return` it is the `target_quantile` of the returns of the log's whole episodes, and `Run.remarks` says which. An
-episode is whole if it truly ended, or was cut at the length of the longest, as by a time limit; where none truly ended, all
-count. Logs in which rows are missing inside an episode are refused.
+The target is a part of the method: a lower target gives a policy with a lower return. Without `target_return` it is the
+`target_quantile` of the returns of the log's whole episodes, and `Run.remarks` says which. An episode is whole if it
+truly ended, or was cut at the length of the longest, as by a time limit; where none truly ended, all count. Logs in
+which rows are missing inside an episode are refused.
 
 Official code: kzl/decision-transformer, gym/ (decision_transformer.py, trajectory_gpt2.py, seq_trainer.py, experiment.py):
 K 20, 3 blocks of width 128 with 1 head, ReLU, dropout 0.1; AdamW with steps of 1e-4, a decay of 1e-4, a warm-up of 10,000
 updates and gradients no longer than 0.25; batches of 64, 100,000 updates; returns divided by 1,000.
 
-Deviations: padding comes after an episode's end (there before its rows; what is valid sees neither); returns are divided by
-the largest of the log (there by 1,000); the target is a quantile of the log's returns (there a number for each task, at
-times above all of the log); numbered actions go through a linear embedding of their one-hot and the same small network
-(the paper's Atari code has an embedding with tanh, images and other sizes).
+Deviations: padding comes after an episode's end (there before its rows; no valid row attends to either); returns are
+divided by the largest of the log (there by 1,000); the target is a quantile of the log's returns (there a number for
+each task, sometimes above every return of the log); numbered actions go through a linear embedding of their one-hot and
+the same small network (the paper's Atari code has an embedding with tanh, images and other sizes).
 
-Use: on logs of nearly deterministic tasks that hold whole good episodes, where the past matters, as where not all is seen.
+Use: on logs of nearly deterministic tasks that hold whole good episodes, and where the past matters because the
+observation does not show everything.
 
-Avoid: noisy outcomes, where it asks for luck (a high return is imitated though no action earned it); tasks whose best
-way has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole; and actions that
-are vectors, where the policy must be judged from a log alone: it leaves no chance, so that its actions have no density
-and `st.evaluate` cannot judge it. `st.rollout` plays it.
+Avoid: noisy outcomes, where it takes luck for skill (it imitates episodes with a high return that no action earned);
+tasks whose best way has to be pieced together from several episodes; logs of cut episodes, whose returns are not whole;
+and actions that are vectors, where the policy must be judged from a log alone: it is deterministic, so that its actions
+have no density and `st.evaluate` cannot judge it. `st.rollout` can play it.
 
-First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` asks for any
-return, also for one that nobody saw, and `policy.towards(return)` for another without training again.
+First knob: `target_quantile`, from 0.5 to 1: larger asks for better episodes, and rarer ones. `target_return` sets any
+return, even one that is not in the log, and `policy.towards(return)` another one without training again.
 
 Metrics: loss/actor; policy/agreement (share of logged actions that are the mode) and policy/entropy (nats), or
-policy/mode_error (root mean squared distance of the action, an action dimension), over the rows of the pieces.
+policy/mode_error (root mean squared distance of the action, per action dimension), over the rows of the pieces.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ from stitchrl.types import PyTree
 
 __all__ = ["DecisionTransformer", "DecisionTransformerState", "sequence_loss"]
 
-SOURCE = "gym/experiment.py of the official code"
+SOURCE = "kzl/decision-transformer, gym/experiment.py"
 
 
 class DecisionTransformerState(NamedTuple):
@@ -104,15 +105,15 @@ class DecisionTransformer(Algorithm):
 
     has_critics: ClassVar[bool] = False
 
-    length: int = setting(20, "at least 1", "Steps that are remembered; more see further back and cost more.")
+    length: int = setting(20, "at least 1", "Steps that it looks back, K; more cost more.")
     heads: int = setting(1, "at least 1", "Attention heads of each block; they divide its width.")
     positions: int = setting(
-        1000, "at least 1", "Steps of an episode that are told apart; later ones count as the last."
+        1000, "at least 1", "Steps of an episode that have an embedding of their own; later steps share the last one."
     )
     target_return: float | None = setting(
         None,
         "(-inf, inf)",
-        "The return that the policy acts towards, in units of the log; None takes a quantile of the log's.",
+        "The return that the policy acts towards, in units of the log; None takes `target_quantile` of the log's returns.",
     )
     target_quantile: float = setting(
         0.95, "[0, 1]", "Which of the log's returns is the target where none is given; 1 is the largest.", static=True
@@ -121,11 +122,9 @@ class DecisionTransformer(Algorithm):
         None, "(0, inf)", "What returns are divided by; None takes the largest of the log, in size."
     )
     learning_rate: float = setting(1e-4, "(0, inf)", "AdamW's step size.")
-    weight_decay: float = setting(
-        1e-4, "[0, inf)", "Share of every weight, times the step size, that a step takes off it."
-    )
+    weight_decay: float = setting(1e-4, "[0, inf)", "Each step shrinks every weight by this share times the step size.")
     warmup_updates: int = setting(
-        10_000, "at least 0", "The step size rises linearly from 0 over so many updates; 0 is off.", kw_only=True
+        10_000, "at least 0", "The step size rises linearly from 0 over this many updates; 0 is off.", kw_only=True
     )
     max_gradient_norm: float = setting(
         0.25, "[0, inf)", "Gradients longer than this are shortened to it; 0 is off.", static=True, kw_only=True
@@ -190,7 +189,7 @@ class DecisionTransformer(Algorithm):
         return Prepared(log, {"return_to_go": returns}, numbers)
 
     def remarks(self, given: PyTree) -> tuple[str, ...]:
-        """Which return the policy acts towards, beside those of the log, and how many of these are not whole."""
+        """Which return the policy acts towards, the range of the log's returns, and how many episodes were cut short."""
         target, least, most = (float(given[name] / given["unit"]) for name in ("target", "least", "most"))
         episodes, cut, counted = (int(given[name]) for name in ("episodes", "cut", "counted"))
         known = "the log's returns" if counted == episodes else "the returns of the log's whole episodes"
@@ -207,8 +206,8 @@ class DecisionTransformer(Algorithm):
             return (found,)
         return (
             found,
-            f"Of {episodes:,} episodes {cut:,} were cut short: what would still have been paid is missing from the returns that "
-            "the policy was told.",
+            f"Of {episodes:,} episodes {cut:,} were cut short: the rewards that would have followed are missing from the returns "
+            "that the policy learned with.",
         )
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> DecisionTransformerState:

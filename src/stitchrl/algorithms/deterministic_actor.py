@@ -1,11 +1,11 @@
 """The deterministic actor of TD3 (Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477), shared by its relatives.
 
     (1)  a'    = clip(pibar(s') + clip(eps, +-noise_clip), +-1),  eps ~ N(0, target_noise^2)    (target smoothing)
-    (2)  pi    <- one step down its loss, which each algorithm has for itself
+    (2)  pi    <- one gradient step on its loss, which each algorithm defines
     (3)  Qbar  <- Qbar  + target_rate (Q - Qbar)
     (4)  pibar <- pibar + target_rate (pi - pibar)
 
-(2) to (4) are made together, once in so many updates of the critics. Actions are in [-1, 1].
+(2) to (4) are made together, after every `actor_every_updates`-th update of the critics. Actions are in [-1, 1].
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def smoothed_action(
 def actor_optimizer(
     settings: Algorithm, learning_rate: Scalar, actor_every_updates: int
 ) -> optax.GradientTransformation:
-    """Adam for the actor, whose schedule counts the actor's updates where the settings count all."""
+    """Adam for the actor. The settings count all updates; the schedule counts the actor's, which are fewer."""
     warmup, decay = (-(-n // actor_every_updates) for n in (settings.warmup_updates, settings.decay_updates))
     return settings.adam(learning_rate, warmup_updates=warmup, decay_updates=decay)
 

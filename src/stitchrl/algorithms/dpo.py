@@ -1,4 +1,4 @@
-"""DPO: direct preference optimisation (Rafailov and others 2023, arXiv 2305.18290), from pairs of segments, not from rewards.
+"""DPO: direct preference optimisation (Rafailov and others 2023, arXiv 2305.18290), which learns from pairs of segments.
 
 Of each pair a judge preferred one segment, w, to the other, l. With pi_ref the reference and beta the setting `kl_weight`:
 
@@ -6,39 +6,40 @@ Of each pair a judge preferred one segment, w, to the other, l. With pi_ref the 
     (2)  m   = beta (R_w - R_l), the margin
     (3)  L   = -E[ (1 - label_smoothing) log sigma(m) + label_smoothing log sigma(-m) ],   sigma(m) = 1 / (1 + exp(-m))
 
-With label_smoothing 0 this is the paper's equation (7), in which a segment is the answer to a prompt and its decisions are
-the tokens. If the judge prefers w to l with probability sigma(u_w - u_l), where u is what a single action is worth to them,
-and every action of pi_ref is compared, then (3) without label_smoothing is least where pi = pi_ref exp(u / beta) / Z. That is
-the policy that maximises E[u] - beta KL(pi || pi_ref). No reward is fitted on the way, and none is read.
+With label_smoothing 0 this is the paper's equation (7), in which a segment is the answer to a prompt and its decisions
+are the tokens. If the judge prefers w to l with probability sigma(u_w - u_l), where u is what a single action is worth
+to them, and every action of pi_ref is compared, then (3) without label_smoothing is least where pi = pi_ref exp(u /
+beta) / Z. That is the policy that maximises E[u] - beta KL(pi || pi_ref). It fits no reward, and reads none.
 
-It is not AWR with other weights, although both aim at that optimum. AWR maximises a likelihood with weights of at least 0:
-no term of it lowers the probability of a logged action, and the mean of a normal policy stays among the logged actions.
-(3) is a logistic loss on a difference: its gradient pushes R_w up and R_l down with the same force, beta sigma(-m). A
-rejected action is so pushed below its probability under the reference, and the mean of a normal policy may move beyond the
-preferred action, away from the rejected one. The difference is all that (3) sees: R_w and R_l may both fall.
+It is not AWR with other weights, although both aim at that optimum. AWR maximises a likelihood with weights of at least
+0: no term of it lowers the probability of a logged action, and the mean of a normal policy stays among the logged
+actions. (3) is a logistic loss on a difference: its gradient pushes R_w up and R_l down with the same force, beta
+sigma(-m). Thus a rejected action is pushed below its probability under the reference, and the mean of a normal policy
+may move beyond the preferred action, away from the rejected one. (3) depends on the difference alone: R_w and R_l may
+both fall.
 
-A sum over the decisions of a segment is the paper's, for tokens, without a discount. Contrastive preference learning (Hejna
-and others 2023, arXiv 2310.13639) derives such a loss for judges who go by the advantages of the best policy under maximum
-entropy; its sums have a discount, and its main form no reference. Where judges go by the rewards of a segment, and chance
-has a part in these, (3) credits the policy with luck. Nothing here looks beyond the last decision of a segment, for nothing
-is bootstrapped: what is stitched is what the judge knew of what would follow.
+A sum over the decisions of a segment is the paper's, for tokens, without a discount. Contrastive preference learning
+(Hejna and others 2023, arXiv 2310.13639) derives such a loss for judges who go by the advantages of the best policy
+under maximum entropy; its sums have a discount, and its main form no reference. Where judges go by the rewards of a
+segment, and these depend on chance, (3) credits the policy with luck. Nothing here looks beyond the last decision of a
+segment, for nothing is bootstrapped: it stitches only as far as the judges knew what would follow.
 
-The reference is the policy that behaviour cloning fits to all segments, each once, in however many pairs it is ("behavior"),
-or what the pairs say in `behavior_log_prob` ("logged"); `preferences.with_reference(policy)` writes there what any policy
-says. Learning starts from the policy that was cloned in both cases.
+The reference is the policy that behaviour cloning fits to all segments, each once, in however many pairs it is
+("behavior"), or what the pairs hold in `behavior_log_prob` ("logged"); `preferences.with_reference(policy)` fills that
+column with the log-probabilities of any policy. Learning starts from the policy that was cloned in both cases.
 
 Official code: eric-mitchell/direct-preference-optimization, trainers.py (preference_loss, _get_batch_logps): beta 0.1,
 batches of 64 pairs, RMSprop with steps of 5e-7 that rise over 150 updates, gradients no longer than 10. `label_smoothing` is
 from there.
 
-Deviations: Adam, with steps for small networks. The policy and the reference are small networks with an action a decision,
-not language models, and each decision has an observation of its own. The reference imitates both sides, since both are taken
-to be drawn from it; where there is none, the paper imitates the preferred side alone.
+Deviations: Adam, with steps for small networks. The policy and the reference are small networks that choose one action
+in each decision, not language models, and each decision has an observation of its own. The reference imitates both
+sides, since both are taken to be drawn from it; where there is none, the paper imitates the preferred side alone.
 
 Use: where people, or a rule, can say which of two actions or pieces of episodes is better, but not how good they are.
 
-Avoid: logs with rewards, which say more; judgements of segments that differ by luck; and hopes to join the first half of one
-segment to the second half of another, unless the judge knows the worth of both halves.
+Avoid: logs with rewards, which say more; judgements of segments that differ by luck; and tasks in which the first half
+of one segment has to be joined to the second half of another, unless the judge knows how good both halves are.
 
 First knob: `kl_weight`, from 0.01 to 1: smaller follows the judge further from the reference, and overfits sooner.
 

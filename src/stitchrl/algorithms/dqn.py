@@ -1,22 +1,23 @@
-"""DQN: Q-learning with a target network (Mnih et al. 2015), run on a fixed log, where it is known to fail.
+"""DQN: Q-learning with a target network (Mnih et al. 2015, Nature 518), run on a fixed log, where it is known to fail.
 
     (1)  L_Q  = E[ (r + gamma (1 - terminated) max_{a' allowed} Qbar(s', a') - Q(s, a))^2 ]
     (2)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-The maximum in (1) asks for actions the log rarely or never took. Online, acting on an overestimate corrects it; on a
-fixed log nothing does, and the maximum prefers the errors that are too high (Fujimoto, Meger, Precup 2019). It is
-here to be seen: compare its claimed value with what it truly gets.
+The maximum in (1) also runs over actions that the log rarely or never took. Online, acting on an overestimate corrects
+it; on a fixed log nothing does, and the maximum picks the values whose errors are too high (Fujimoto, Meger, Precup
+2019, arXiv 1812.02900). It is included so that this can be seen: compare its claimed value with what it truly gets.
 
-Deviations: squared loss instead of the clipped error, Polyak averaging instead of periodic copies, as in the other
-algorithms here, so that only the maximum tells them apart.
+Deviations: a squared loss instead of the clipped error, and an averaged target instead of periodic copies, as in the
+other algorithms here, so that it differs from them by the maximum alone. No double Q-learning.
 
-Use: to see overestimation happen, and online, where it belongs.
+Use: to see overestimation happen, and for learning online, for which it was made.
 
 Avoid: deploying what it learns from a fixed log.
 
 First knob: `target_rate`, from 0.001 to 0.1: smaller delays the overestimation and does not end it.
 
-Metrics: loss/critic, q/data_mean, q/next_max_mean, policy/agreement.
+Metrics: loss/critic, q/data_mean, q/next_max_mean (the maximum in (1), mean over rows), policy/agreement (share of logged
+actions that are the policy's).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class DQN(Algorithm):
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
     caution: ClassVar[str] = (
-        "Naive Q-learning takes the maximum over actions the log hardly tried, so its claims run away from the truth. "
+        "Naive Q-learning takes the maximum over actions the log hardly tried, so its claimed values run away from the truth. "
         "It is shown as a warning and is never selected."
     )
 

@@ -1,13 +1,13 @@
-"""Dynamics: an ensemble of networks that predict what follows an action, for rollouts in place of the world.
+"""Dynamics: an ensemble of networks that predict what follows an action, so that policies can be rolled out in it.
 
-With x = (s, a), each member m has a normal distribution of y = (change of the observation, reward), and a probability of the
-end:
+With x = (s, a), each member m predicts a normal distribution of y = (change of the observation, reward), and the probability
+P_m that the episode terminates:
 
     (1)  L_m = E[ w_m ( sum_j v_j (1/2 ((y_j - mean_j(x)) / std_j(x))^2 + log std_j(x)) - v_e log P_m(e | x) ) ]
 
 with e = 1 where the episode terminated. Changes are divided by their spread over the log, rewards are scaled. The weights v
 leave out what the log does not show: the change of the observation where the episode ended or the next observation is not
-stored, and the end where an episode was cut without its next observation, of which nobody knows whether it went on. A cut
+stored, and the end where an episode was cut without its next observation, since it may have ended there. A cut
 whose next observation is stored did go on, and counts as such: without these rows the chance of an end would come out too
 large. The weights w_m, exponential with mean 1, fixed for each row and member, make each member a draw of the Bayesian
 bootstrap (Rubin 1981), so that members differ where the log says little.
@@ -58,8 +58,8 @@ class Changes(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What members predict of each row: means and log standard deviations of D changes and of the reward, and the logit of
-    the end. Changes are in units of `Changes`, rewards as scaled."""
+    """What members predict for each row: means and log standard deviations of D changes and of the reward, and the logit of
+    the end. Changes are in units of `Changes`, rewards are scaled."""
 
     mean: Float[Array, "*b D1"]
     log_std: Float[Array, "*b D1"]
@@ -80,7 +80,7 @@ def model_inputs(obs: Float[Array, "*b D"], action: Shaped[Array, "..."], inputs
 
 
 def prediction_of(outputs: Float[Array, "*b outputs"]) -> Prediction:
-    """What the outputs of a network stand for; standard deviations stay between their ends."""
+    """The prediction whose parameters are these outputs of a network; standard deviations are kept between their bounds."""
     size = (outputs.shape[-1] - 1) // 2
     raw = outputs[..., size : 2 * size]
     below_most = MOST_LOG_STD - jax.nn.softplus(MOST_LOG_STD - raw)
@@ -107,10 +107,10 @@ def dynamics_losses(
     """The three terms of equation (1) for each member: change, reward, end.
 
     Args:
-        found: what C members predict of B rows.
-        target: changes in units of their spread, then the scaled reward; changes that were not seen are any finite number.
+        found: what C members predict for B rows.
+        target: changes in units of their spread, then the scaled reward; a change that was not seen may be any finite number.
         ended: 1 at a true end.
-        known: 0 where it is not known what followed, as `td_weight` is.
+        known: `td_weight`, 0 where it is not known what followed.
         weight: w of equation (1).
     """
     error = (target[None] - found.mean) * jnp.exp(-found.log_std)
@@ -123,11 +123,11 @@ def dynamics_losses(
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics(Algorithm):
-    """A model of what follows an action. It has no policy: others roll out theirs in it."""
+    """A model of what follows an action. It has no policy of its own; other algorithms roll out theirs in it."""
 
     has_critics: ClassVar[bool] = False
 
-    members: int = setting(4, "at least 1", "Networks; what they disagree by says where the model is a guess.")
+    members: int = setting(4, "at least 1", "Networks; where they disagree the model is a guess.")
     learning_rate: float = setting(1e-3, "(0, inf)", "Adam's step size.")
     network: Network = network_setting(
         Network((200, 200, 200, 200), activation="silu"), "Shape of each network, as in MOPO by default."

@@ -13,9 +13,9 @@ rewards. In (2) the standard deviations of scaled observations and of the logged
 the reward is, so that a weight of u means the same whatever `reward_scale` is. Where no episode of the log terminated, none ends
 in the model either.
 
-Deviations from MOPO (Yu and others 2020, arXiv 2005.13239; tianheyu927/mopo), beside those of `dynamics`: episodes are held out,
-not rows, for rows of one episode resemble each other; the error is looked at every `LOOK_EVERY` updates, not after each pass over
-the log; errors of columns are in units of their spread; weights do not decay.
+Deviations from MOPO (Yu and others 2020, arXiv 2005.13239; tianheyu927/mopo), beside those of `dynamics`: episodes are
+held out, not rows, for rows of one episode resemble each other; the error is computed every `LOOK_EVERY` updates, not
+after each pass over the log; errors of columns are in units of their spread; weights do not decay.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ __all__ = ["fitted_dynamics", "model_remarks", "parts_of", "predicted", "uncerta
 HELD_OUT = 0.1
 """Share of the episodes that only say how well the model predicts."""
 MOST_HELD_OUT = 5000
-"""Rows of them that are looked at, at most."""
+"""The most rows of these episodes that are used."""
 BATCH_SIZE = 256
 LOOK_EVERY = 500
 """Updates between two looks at the held-out rows."""
 PATIENCE = 5
-"""Looks without any member becoming better, after which the fit ends (official code: passes over the log)."""
+"""The fit ends after so many looks in a row at which no member became better (official code: passes over the log)."""
 LEAST_GAIN = 0.01
 """Share by which an error must fall to count as better (official code)."""
 SAYS_LITTLE = 0.9
@@ -58,10 +58,10 @@ SAYS_LITTLE = 0.9
 
 
 class HeldOut(NamedTuple):
-    """What is known of held-out rows, and what members predict of them.
+    """What is known of held-out rows, and what members predict for them.
 
     Attributes:
-        found: of C members about N rows.
+        found: what C members predict for N rows.
         target: (N, D + 1) changes and rewards, in units of their spread.
         shown: (N,) 1 where the log shows the change of the observation.
         known: (N,) 0 where it is not known what followed.
@@ -76,7 +76,7 @@ class HeldOut(NamedTuple):
 
 
 def parts_of(log: Dataset, seed: int, share: float = HELD_OUT) -> tuple[Dataset, Dataset]:
-    """Episodes to fit on, and others to judge the fit by: at least one; the same where there are no two."""
+    """Episodes to fit on, and others, at least one, to judge the fit by; all of them twice where there is only one."""
     units = log.num_episodes if log.group is None else len(np.unique(log.group))
     if units < 2:
         return log, log
@@ -86,7 +86,7 @@ def parts_of(log: Dataset, seed: int, share: float = HELD_OUT) -> tuple[Dataset,
 
 
 def predicted(ensemble: Ensemble, obs: Float[Array, "B D"], action: Array) -> Prediction:
-    """What every member predicts of scaled rows."""
+    """What every member predicts for scaled rows."""
     members = ensemble.members
     assert isinstance(members, MLP)
     return prediction_of(ensemble(model_inputs(obs, action, members.weights[0].shape[-2])))
@@ -100,14 +100,14 @@ def uncertainty(log_std: Float[Array, "C B D1"], unit: Float[Array, " D1"]) -> F
 def fitted_dynamics(
     log: Dataset, scaling: Scaling, dynamics: Dynamics, updates: int, elites: int, *, key: Key
 ) -> dict[str, PyTree]:
-    """The model that `prepare` hands on: its networks, units, and errors on held-out rows.
+    """The fitted model as `prepare` returns it: its networks, units, and errors on held-out rows.
 
     Args:
         log: the training part.
         scaling: of the batches that the algorithm itself learns from.
         dynamics: the settings of the ensemble.
         updates: of Adam, at most.
-        elites: members that the errors are about, the best.
+        elites: how many of the best members the reported errors are of.
         key: of the first weights and of the rows.
 
     Returns:
@@ -228,5 +228,5 @@ def model_remarks(given: Any) -> tuple[str, ...]:
         return (found,)
     return (
         found,
-        "It predicts hardly better than the average change does, so its rollouts say little about the world.",
+        "It predicts hardly better than the average change, so its rollouts say little about the world.",
     )

@@ -1,8 +1,8 @@
 """EDAC: an ensemble-diversified actor-critic (An et al. 2021, arXiv 2110.01548), for continuous actions.
 
-SAC-N whose critics are pushed to disagree on where to go from a logged action, so that far fewer of them suffice. One
-update, in the order of the official code (snu-mllab/EDAC; CORL, algorithms/offline/edac.py), each with what the step
-before it made:
+SAC-N whose critics are pushed to have different gradients by the action at logged actions, so that far fewer of them
+suffice. One update, in the order of the official code (snu-mllab/EDAC; CORL, algorithms/offline/edac.py), in which each
+step uses what the step before it updated:
 
     (1)  L_alpha = -log alpha E[ log pi(a|s) + H ],              a ~ pi(s)
     (2)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
@@ -11,25 +11,26 @@ before it made:
          g_i     = grad_a Q_i(s, a) / |grad_a Q_i(s, a)|
     (5)  Qbar   <- Qbar + target_rate (Q - Qbar)
 
-<g_i, g_j> is the cosine between the slopes of two critics at the logged action: if all slopes agree, so do all critics
-a little further on, and their minimum is no warning. An action of one number has two directions only, so that nothing
-can be turned: there EDAC is SAC-N. The sum in (4) is |sum_i g_i|^2 - sum_i |g_i|^2, which costs N
-products, not N^2. Rows without a TD target (cut, what followed unknown) have weight 0 in both terms of (4). H is minus
-the numbers of an action.
+<g_i, g_j> is the cosine between the gradients of two critics at the logged action. If all gradients agree, so do all
+critics at actions a little further on, and their minimum does not tell that these were not logged. With one action
+dimension g_i can only be 1 or -1, so that the second term of (4) has no gradient: there EDAC is SAC-N. The sum in (4)
+is |sum_i g_i|^2 - sum_i |g_i|^2, which costs N products, not N^2. Rows without a TD target (the log was cut there and
+what followed is unknown) have weight 0 in both terms of (4). H is minus the number of dimensions of an action.
 
 Deviations: those of SAC-N: the temperature's sample serves the actor too, log standard deviations are kept in [-20, 2],
-the log-density is exact, and the critics' first layer starts within 1 / sqrt(inputs). The direction of a slope of exactly
-0, as of a network whose units are all off, is 0. Official runs take observations as they are (`standardize=False`).
+the log-density is exact, and the critics' first layer starts within 1 / sqrt(inputs). g_i is 0 where the gradient is
+exactly 0, as for a network whose units are all off. Official runs take observations as they are (`standardize=False`).
 
-Use: as SAC-N, with a tenth of its critics, where an action has two numbers or more.
+Use: where SAC-N would do, with a tenth of its critics, if an action has at least two dimensions.
 
 Avoid: narrow logs of experts and sparse rewards: all published runs on AntMaze end at 0.
 
-First knob: `diversity_weight`, from 0.1 to 1000: larger is more pessimistic; 1 and 5 on robots that walk, 200 on hands.
+First knob: `diversity_weight`, from 0.1 to 1000: larger is more pessimistic; published runs have 1 and 5 on robots that
+walk, mostly 200 on robot hands.
 
-Metrics: loss/critic (TD part), loss/diversity (the second term of (4), unweighted: from -N / (N - 1) to N), q/data_mean, q/spread
-(standard deviation over critics at logged actions, mean of rows); loss/actor, q/policy_mean (of the minimum),
-policy/entropy (a sample of it, nats), policy/mode_error, temperature.
+Metrics: loss/critic (TD part), loss/diversity (the second term of (4), unweighted: from -N / (N - 1) to N),
+q/data_mean, q/spread (standard deviation over critics at logged actions, averaged over rows); loss/actor, q/policy_mean
+(of the minimum), policy/entropy (a sample of it, nats), policy/mode_error, temperature.
 """
 
 from __future__ import annotations
@@ -75,9 +76,9 @@ PUBLISHED = {
 
 
 def diversity(slope: Float[Array, "C B action"], td_weight: Float[Array, " B"]) -> Float[Array, ""]:
-    """Second term of (4) without its weight, of the slopes of the critics by the action; of 2 critics or more."""
+    """Second term of (4) without its weight, given the gradients of at least 2 critics by the action."""
     squared = jnp.sum(slope**2, axis=-1, keepdims=True)
-    # Where a slope is 0, so that its length has no derivative, it stays 0.
+    # The length of a gradient of 0 has no derivative: such a gradient stays 0.
     length = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
     direction = slope / length
     pairs = jnp.sum(jnp.sum(direction, axis=0) ** 2, axis=-1) - jnp.sum(direction**2, axis=(0, 2))

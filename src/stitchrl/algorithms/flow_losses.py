@@ -34,5 +34,5 @@ def q_loss(q: Float[Array, " B"], normalize_q: bool) -> Float[Array, ""]:
     """-lambda E[ q ], with lambda 1 or 1 / mean |q|, a constant; q = mean_i Q_i(s, mu(s, z))."""
     if not normalize_q:
         return -jnp.mean(q)
-    # A critic that is 0 everywhere says nothing: the floor keeps 0 / 0 out of the policy.
+    # The floor keeps 0 / 0 out of the policy where all values are 0.
     return -jnp.mean(q) / jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8)

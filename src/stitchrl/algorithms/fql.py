@@ -1,8 +1,9 @@
 """FQL: flow Q-learning (Park, Li, Levine 2025, arXiv 2502.02538), for continuous actions.
 
-A flow imitates the log, however many kinds of action it took in a state. A second policy, which makes an action of noise
-in one step, learns what the flow makes of that noise and what the critics value. One update, in the order of the
-official code (seohongpark/fql, agents/fql.py); all gradients are at the parameters before the update:
+A flow imitates the log, however many kinds of action it holds for a state. A second policy turns noise into an action
+in one step; it learns to give the flow's action for the same noise, and an action that the critics value. One update,
+in the order of the official code (seohongpark/fql, agents/fql.py); all gradients are at the parameters before the
+update:
 
     (1)  a'   = clip(mu(s', z'), +-1),   z' ~ N(0, 1)
     (2)  y    = r + gamma (1 - terminated) mean_i Qbar_i(s', a')
@@ -12,38 +13,38 @@ official code (seohongpark/fql, agents/fql.py); all gradients are at the paramet
     (6)  L_mu = distill_weight E[ (mu(s, z) - F(s, z))^2 ] - lambda E[ mean_i Q_i(s, clip(mu(s, z), +-1)) ],  z ~ N(0, 1)
     (7)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-v is the velocity of the flow (`behavior` in the state) and F its action, by K steps of Euler's method; mu is the one-step
-policy, which acts. Squares of (4) and (6) are means over rows AND numbers of an action. F is a constant of (6), so that
-no gradient goes through the K steps. Lambda is 1, or with `normalize_q` 1 / mean |mean_i Q_i|, a constant of (6) that makes
-`distill_weight` free of the rewards' scale. The paper and its code take the mean over critics in (2); with
-`target_aggregation="min"` it is their minimum, which some of the published runs use. Critics have layer normalisation
-after each activation, the two policies have none. Rows without a TD target have weight 0 in (3) alone.
+v is the velocity of the flow (`behavior` in the state) and F its action, by K steps of Euler's method; mu is the
+one-step policy, which acts. Squares of (4) and (6) are means over rows AND action dimensions. F is a constant of (6),
+so that no gradient goes through the K steps. Lambda is 1, or with `normalize_q` 1 / mean |mean_i Q_i|, a constant of
+(6) that makes `distill_weight` free of the rewards' scale. The paper and its code take the mean over critics in (2);
+with `target_aggregation="min"` it is their minimum, which some of the published runs use. Critics have layer
+normalisation after each activation, the two policies have none. Rows without a TD target have weight 0 in (3) alone.
 
-The flow keeps apart what the log did in different ways, but each z holds mu to its own F(s, z) by a squared distance. As
-`distill_weight` falls, the draws of a worse way move towards a better one, and at weights between they stand where nobody
-acted, though fewer of them than under TD3+BC, whose one action is held to all logged ones.
+The flow keeps different ways of acting apart, and for each z a squared distance holds mu to F(s, z) alone. With a
+smaller `distill_weight` actions drawn for a worse way move towards a better one, and at some weights they lie in
+between, where the log has no actions. These are fewer than under TD3+BC, whose one action is held to all logged ones.
 
-It acts by drawing z; such actions have no density, so weight-based estimators do not apply. `greedy()` has z = 0 in every
-state, which no published number does.
+It acts by drawing z; such actions have no density, so weight-based estimators do not apply. `greedy()` has z = 0 in
+every state; no published number was obtained in that way.
 
-The published weights (`presets`) were chosen for each task by scores in its simulator, which a log does not give: they
-flatter the method.
+The published weights (`presets`) were chosen for each task by scores in its simulator. With a log alone there are no
+such scores, and lower ones than the published are to be expected.
 
-Deviations: the official target critics follow the critics of before their step, here those after it, as in TD3. Layer
-normalisation adds 1e-5 to the variance, as PyTorch does, not 1e-6. First weights are orthogonal, not Glorot's uniform
-ones. Official runs take observations as they are (`standardize=False`). Images, for which the official code has
-encoders, are not supported.
+Deviations: the official target critics follow the critics as they were before their step, here as they are after it, as
+in TD3. Layer normalisation adds 1e-5 to the variance, as PyTorch does, not 1e-6. First weights are orthogonal, not
+Glorot's uniform ones. Official runs take observations as they are (`standardize=False`). Images, for which the official
+code has encoders, are not supported.
 
 Use: continuous actions, on logs with several good but different actions in one state, such as those of several people.
 
-Avoid: logs of one kind of action a state, which ReBRAC learns from at a fraction of the time; and wherever the density
-of the policy's actions is needed, as importance weights do.
+Avoid: logs with one kind of action per state, from which ReBRAC learns in a fraction of the time; and wherever the
+density of the policy's actions is needed, as importance weights do.
 
 First knob: `distill_weight`, from 0.03 to 10 with `normalize_q=True` (from 3 to 30,000 without, by the rewards' scale):
 larger stays nearer to the log.
 
 Metrics: loss/critic (3), loss/behavior (4), loss/actor (6), q/data_mean, q/policy_mean, policy/flow_error (root mean
-squared distance of mu from F for the same noise, an action dimension).
+squared distance of mu from F for the same noise, per action dimension).
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class FQLState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FQL(RewardNoise):
-    """A flow that imitates the log, and a one-step policy that is held to it while it climbs the critics."""
+    """A flow that imitates the log, and a one-step policy that is held to it while it maximises the critics."""
 
     irregular_time: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
@@ -146,7 +147,7 @@ class FQL(RewardNoise):
     flow_steps: int = setting(10, "at least 1", "Steps of Euler's method from noise to the flow's action.")
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for all networks.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
-    num_critics: int = setting(2, "at least 1", "Critics; the actor climbs their mean.")
+    num_critics: int = setting(2, "at least 1", "Critics; the actor maximises their mean.")
     network: Network = network_setting(
         Network((512, 512, 512, 512), activation="gelu", layer_norm="after"),
         "Shape of the critics' networks, with layer normalisation.",

@@ -47,5 +47,5 @@ def vae_step(
 
 
 def best_candidate_value(q: Float[Array, "C K B"], min_weight: Scalar) -> Float[Array, " B"]:
-    """max_k [ min_weight min_i Q_i + (1 - min_weight) max_i Q_i ] of K candidates an observation, by C critics."""
+    """max_k [ min_weight min_i Q_i + (1 - min_weight) max_i Q_i ] of K candidates per observation, by C critics."""
     return jnp.max(min_weight * jnp.min(q, axis=0) + (1.0 - min_weight) * jnp.max(q, axis=0), axis=0)

@@ -1,4 +1,4 @@
-"""Networks by the kind of action: what lets one set of equations serve discrete and continuous logs."""
+"""Networks for the kind of action that a log has, so that one set of equations serves discrete and continuous actions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def create_actor(
 def create_critics(
     spec: Spec, count: int, network: Network, *, key: Key, final_gain: float = 1.0, start: Start = "orthogonal"
 ) -> Critics:
-    """Critics with one output an action, or, for continuous actions, with the action as input."""
+    """Critics with one output per action, or, for continuous actions, with the action as input."""
     if spec.num_actions is None:
         sizes = (spec.vector_size, spec.action_size, network)
         return ContinuousCritics.create(count, *sizes, key=key, final_gain=final_gain, start=start)
@@ -41,7 +41,7 @@ def create_critics(
 
 
 def critic_value(critics: Critics, policy: Actor) -> CriticValue | ContinuousCriticValue:
-    """The claims of critics under a policy."""
+    """The value functions that critics give under a policy."""
     if isinstance(critics, DiscreteCritics):
         assert isinstance(policy, DiscretePolicy)
         return CriticValue(critics.ensemble, policy)

@@ -1,9 +1,9 @@
 """IDQL: implicit diffusion Q-learning (Hansen-Estruch and others 2023, arXiv 2304.10573), for continuous actions.
 
-A diffusion imitates the log, however many kinds of action it took in a state; critics are learned as in IQL, from logged
-actions alone; and it acts by the best of many draws. Nothing that is learned depends on the policy. One update, in the
-order of the official code (philippe-eecs/IDQL, jaxrl5/agents/ddpm_iql_simple/ddpm_iql_learner.py), with beta_t, kept_t of
-`nn/diffusion.py`:
+A diffusion model imitates the log, however many kinds of action it holds for a state; critics are learned as in IQL,
+from logged actions alone; and the policy acts by the best of many draws of the diffusion. Nothing that is learned
+depends on the policy. One update, in the order of the official code (philippe-eecs/IDQL,
+jaxrl5/agents/ddpm_iql_simple/ddpm_iql_learner.py), with the kept_t of `nn/diffusion.py`, which falls with t:
 
     (1)  L_e  = E[ sum_j (e(s, x_t, t) - noise)_j^2 ],   x_t = sqrt(kept_t) a + sqrt(1 - kept_t) noise,
                 noise ~ N(0, 1),   t one of 0 .. T - 1, equally often,   T = diffusion_steps
@@ -13,14 +13,14 @@ order of the official code (philippe-eecs/IDQL, jaxrl5/agents/ddpm_iql_simple/dd
     (5)  Qbar <- Qbar + target_rate (Q - Qbar)
     (6)  pi(s) = the a_k with the largest min_i Qbar_i(s, a_k),   a_k drawn by ebar,   k = 1 .. acting_candidates
 
-e is the noise that a network sees in a noisy action (`actor` in the state), a residual network with layer normalisation
-and dropout; a draw starts from noise and takes the noise that ebar sees in it, in T steps. V is new in (4). The sum in
-(1) is over the numbers of an action. Rows without a TD target (cut, what followed unknown) have weight 0 in (3) and (4)
-and full weight in (1). `deviations` changes (3) alone; (6) is by the minimum.
+e is a residual network with layer normalisation and dropout (`actor` in the state) that predicts the noise in a noisy
+action; a draw starts from noise and removes in T steps the noise that ebar predicts. V is new in (4). The sum in (1) is
+over the dimensions of an action. Rows without a TD target (the log was cut there and what followed is unknown) have
+weight 0 in (3) and (4) and full weight in (1). `deviations` changes (3) alone; (6) is by the minimum.
 
-Few steps blur: with 5 of them, the paper's number, and a network that is exactly right, 22% of the draws for a log of two
-actions, -0.7 and 0.7, end more than 0.25 from both; with 20 steps almost none do. Where critics overvalue actions between
-those of the log, more steps help.
+With few steps the draws are inexact: with 5 steps, the paper's number, and a network that is exactly right, 22% of the
+draws for a log of two actions, -0.7 and 0.7, end more than 0.25 from both; with 20 steps almost none do. Where critics
+overvalue actions between those of the log, more steps help.
 
 It acts by sampling: such actions have no density, so weight-based estimators do not apply. `policy.greedy()` makes its
 candidates from the same fixed noise at every observation, so that the same observation always gives the same action.
@@ -28,18 +28,18 @@ candidates from the same fixed noise at every observation, so that the same obse
 `hidden_sizes` and `network` shape the critics and V only. The diffusion's own network has `actor_blocks` residual blocks of
 `actor_width`.
 
-With more candidates it follows the critics further from the log, and their errors too. All that holds it to the log is
+With more candidates it follows the critics further from the log, and their errors too. The log holds it back only in
 that no action is taken more than `acting_candidates` times as often as the diffusion draws it.
 
-Deviations: V's network has no layer normalisation; the official one normalises each observation over its own numbers
-first, which loses its size. Layer normalisation adds 1e-5 to the variance, as PyTorch does, not 1e-6. First weights are
-orthogonal, not Glorot's uniform ones. The cosine decay of the actor's step size is off unless `actor_decay_updates` is
-given. The paper's second way to act, a draw by weights from (3) instead of the best, is not offered. The paper trains
-critics for half as many updates as the actor; the official code updates both each time, as this one does. Images are not
-supported.
+Deviations: V's network has no layer normalisation; the official one first normalises the columns of each observation,
+which loses the observation's size. Layer normalisation adds 1e-5 to the variance, as PyTorch does, not 1e-6. First
+weights are orthogonal, not Glorot's uniform ones. The cosine decay of the actor's step size is off unless
+`actor_decay_updates` is given. The paper's second way to act, a draw by weights from (3) instead of the best, is not
+offered. The paper trains critics for half as many updates as the actor; the official code updates both each time, as
+this one does. Images are not supported.
 
-Use: continuous actions, on logs with several good but different actions in one state, where one wants to choose after
-training how far to follow the critics.
+Use: continuous actions, on logs with several good but different actions in one state, and where how far to follow the
+critics is to be chosen after training.
 
 Avoid: where an action must be computed in little time, as each costs `acting_candidates` draws of `diffusion_steps`
 passes; and wherever the density of the policy's actions is needed.
@@ -131,7 +131,7 @@ class IDQL(SourceCriticSettings):
         0.001, "(0, 1]", "Share of the way the diffusion that acts moves each update to the one that learns."
     )
     actor_weight_decay: float = setting(
-        1e-4, "[0, inf)", "Share, times the step size, by which the diffusion's parameters shrink each update."
+        1e-4, "[0, inf)", "Each update shrinks the diffusion's parameters by this share times the step size."
     )
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the Q of V's loss and of the choice.")
     actor_width: int = setting(
@@ -139,10 +139,10 @@ class IDQL(SourceCriticSettings):
     )
     actor_blocks: int = setting(3, "at least 1", "Residual blocks of the diffusion's network.")
     actor_dropout: float = setting(
-        0.1, "[0, 1)", "Share of a block's inputs that is lost at random while it learns.", static=True
+        0.1, "[0, 1)", "Share of a block's inputs that dropout sets to 0 while it learns.", static=True
     )
     actor_decay_updates: int = setting(
-        0, "at least 0", "Cosine decay of the diffusion's step size over so many updates; 0 is off."
+        0, "at least 0", "Cosine decay of the diffusion's step size over this many updates; 0 is off."
     )
 
     @property

@@ -1,14 +1,14 @@
-"""What the relatives of IQL share that differ from it in three equations: SQL, EQL and XQL.
+"""The common part of SQL, EQL and XQL, which differ from IQL in three equations.
 
-One update, in the order of IQL's official code, from which theirs grew:
+One update, in the order of IQL's official code, on which their codes are based:
 
     (1)  L_V  = E[ value loss of min_i Qbar_i(s, a) and V(s) ]
     (2)  L_pi = -E[ w log pi(a | s) ],  w a function of A = min_i Qbar_i(s, a) - V(s)
     (3)  L_Q  = critic loss of Q_i(s, a) and y = r + gamma (1 - terminated) V(s')
     (4)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-V is new in (2) and (3). Rows without a TD target (cut, what followed unknown) have weight 0 in (1) and (3); in (2) they
-count as rows of advantage 0. Q is only ever asked for logged actions.
+V is new in (2) and (3). Rows without a TD target (the log was cut there and what followed is unknown) have weight 0 in
+(1) and (3); in (2) they count as rows of advantage 0. Q is only ever asked for logged actions.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class InSampleState(NamedTuple):
 def exponents(
     z: Float[Array, " B"], td_weight: Float[Array, " B"], largest: Float[Array, ""] | float
 ) -> tuple[Float[Array, " B"], Float[Array, ""]]:
-    """z, cut off at `largest`, and the largest of these in the batch, at least -1, by which exponentials are divided.
+    """min(z, largest), and the largest of these in the batch, but at least -1: exponentials are divided by its exponential.
 
-    The division keeps steps of a bounded size; rows without a TD target do not count, and no gradient goes through it.
+    The division bounds the steps. Rows without a TD target do not count, and no gradient goes through the divisor.
     """
     cut = jnp.minimum(z, largest)
     highest = jnp.maximum(jnp.max(jnp.where(td_weight > 0, cut, -1.0)), -1.0)
@@ -72,7 +72,7 @@ class InSample(SourceCriticSettings):
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the advantage's Q.")
     actor_decay_updates: int = setting(
-        0, "at least 0", "Cosine decay of the actor's step size over so many updates; 0 is off."
+        0, "at least 0", "Cosine decay of the actor's step size over this many updates; 0 is off."
     )
     value_layer_norm: bool = flag(True, "Layer normalisation in V's network, before each activation.")
     actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
@@ -97,7 +97,7 @@ class InSample(SourceCriticSettings):
         return td_loss(q, td_target, td_weight)
 
     def weight_metrics(self, weight: Float[Array, " B"]) -> Metrics:
-        """What the weights of a batch look like."""
+        """Metrics of the weights of a batch."""
         clipped = jnp.mean((weight >= MAX_WEIGHT).astype(jnp.float32))
         return {
             "weight/mean": jnp.mean(weight),

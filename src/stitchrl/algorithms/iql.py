@@ -7,22 +7,23 @@ One update, in the order of the official code (ikostrikov/implicit_q_learning, l
     (3)  L_Q  = sum_i E[ (r + gamma (1 - terminated) V(s') - Q_i(s, a))^2 ]                         (eq. 6)
     (4)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-Rows without a TD target (cut, what followed unknown) have weight 0 in (1) and (3) and weight 1 in (2): imitation. The
-losses divide by all rows of the batch.
+Rows without a TD target (the log was cut there and what followed is unknown) have weight 0 in (1) and (3) and weight 1
+in (2): imitation. The losses divide by all rows of the batch.
 
 V is new in (2) and (3). Q is only ever asked for logged actions: nothing is extrapolated. A larger expectile lifts V
 towards the best logged action's value (never above it); the inverse temperature MULTIPLIES the advantage.
 
 For continuous actions pi is a normal with tanh on its MEAN only (the distribution is not squashed), whose log standard
-deviation does not depend on the observation and stays in [-5, 2], as the official code has it. For discrete actions,
-which the official repository does not have, Q has one output an action and pi is categorical under the action mask. A draw of the
-normal may leave the box of actions: what an environment then executes is its clipped action, which has no density.
+deviation does not depend on the observation and stays in [-5, 2], as in the official code. A draw may lie outside the
+box of actions; an environment then executes the clipped action, which does not have the density of the normal. For
+discrete actions, which the official repository does not have, Q has one output per action and pi is categorical under
+the action mask.
 
 Deviations: the actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are
-taken as they come (the official runs rescale them per task) and observations as `fit` scales them (the official runs
-do not). Logged actions are not clipped to 1 - 1e-5, which only a squashed distribution needs. With discrete actions
-last layers start with gain 1 (actor: 0.01), not sqrt(2). The actor loses no outputs at random unless
-`actor_network=Network(dropout=0.1)` asks for it, as the official runs on kitchen and adroit do.
+taken as they come (the official runs rescale them per task) and observations as `fit` scales them (the official runs do
+not). Logged actions are not clipped to 1 - 1e-5, which only a squashed distribution needs. With discrete actions last
+layers start with gain 1 (actor: 0.01), not sqrt(2). The actor has no dropout; the official runs on kitchen and adroit
+have `actor_network=Network(dropout=0.1)`.
 
 Use: as the first learner of values on any log, above all where good pieces are spread over many episodes.
 
@@ -113,7 +114,7 @@ class IQL(SourceCriticSettings):
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
     num_critics: int = setting(2, "at least 1", "Critics; their minimum is the advantage's Q.")
     actor_decay_updates: int = setting(
-        0, "at least 0", "Cosine decay of the actor's step size over so many updates; 0 is off."
+        0, "at least 0", "Cosine decay of the actor's step size over this many updates; 0 is off."
     )
     actor_network: Network | None = network_setting(None, "Shape of the actor's network; that of `network` by default.")
 

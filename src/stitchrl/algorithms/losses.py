@@ -36,7 +36,7 @@ def advantage_weighted_loss(
 ) -> tuple[Float[Array, ""], Float[Array, " B"]]:
     """-E[w log pi(a|s)], w = min(exp(inverse_temperature adv), 100), of the logged actions; also w (B,).
 
-    A row without a TD target (td_weight 0) has no advantage that any target anchors: it is imitated with weight 1.
+    A row without a TD target (td_weight 0) has an advantage that nothing was fitted to: it is imitated with weight 1.
     """
     weight = jnp.minimum(jnp.exp(inverse_temperature * jax.lax.stop_gradient(adv)), MAX_WEIGHT)
     weight = jnp.where(td_weight > 0, weight, 1.0)
@@ -98,7 +98,7 @@ def soft_actor_loss(log_prob: Float[Array, " B"], q: Float[Array, " B"], tempera
 def expected_soft_actor_loss(
     log_probs: Float[Array, "B A"], q: Float[Array, "B A"], temperature: Scalar
 ) -> Float[Array, ""]:
-    """The same with the expectation over discrete actions in full (Christodoulou 2019, arXiv 1910.07207)."""
+    """The loss of `soft_actor_loss` with the exact expectation over discrete actions (Christodoulou 2019, arXiv 1910.07207)."""
     return jnp.mean(jnp.sum(jnp.exp(log_probs) * (temperature * log_probs - q), axis=-1))
 
 
@@ -107,7 +107,7 @@ def temperature_loss(
 ) -> Float[Array, ""]:
     """-log_temperature E[log pi(a|s) + entropy_target]: the temperature rises while entropy is below its target.
 
-    Haarnoja et al. 2018 (arXiv 1812.05905) have the temperature itself here; its logarithm is what the official code of
-    CQL has. Only the temperature is moved by it.
+    Haarnoja et al. 2018 (arXiv 1812.05905) have the temperature itself in place of its logarithm, which is what the
+    official code of CQL has. The loss has a gradient by the temperature alone.
     """
     return -log_temperature * jnp.mean(jax.lax.stop_gradient(log_prob) + entropy_target)

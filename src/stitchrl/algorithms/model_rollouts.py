@@ -1,8 +1,9 @@
 """Rollouts of a policy in a learned model: rows that were never logged, in a buffer that forgets the oldest.
 
-Rollouts of k steps begin at observations of the log. In each step the policy draws an action, an elite member of the model
-that is drawn for the step says what follows, and a rollout ends with the chance that this member gives; nothing is made
-after an end. A row has the reward as the model drew it, and beside it the model's uncertainty (see `dynamics_fit`).
+Rollouts of k steps begin at observations of the log. In each step the policy draws an action, an elite member of the
+model, drawn at random for the step, gives the distribution of what follows, and the rollout ends with the probability
+that this member predicts; no rows follow an end. A row holds the reward as the model drew it and the model's
+uncertainty (see `dynamics_fit`).
 
 The buffer has a fixed size and is part of an algorithm's state, so that a run that is resumed has the same rows. Before the
 first rollouts it is empty, and batches consist of logged rows alone.
@@ -50,8 +51,8 @@ class RolloutBuffer(NamedTuple):
     """The last M rows that were made.
 
     Attributes:
-        rows: (M, ...) of which the first `held` mean something.
-        held: how many there are.
+        rows: (M, ...) of which the first `held` are filled.
+        held: how many rows there are.
         place: where the next row goes.
     """
 
@@ -61,7 +62,7 @@ class RolloutBuffer(NamedTuple):
 
 
 def empty_buffer(spec: Spec, size: int) -> RolloutBuffer:
-    """A buffer for so many rows, without any."""
+    """An empty buffer for `size` rows."""
 
     def zeros(*shape: int) -> Array:
         return jnp.zeros((size, *shape), jnp.float32)
@@ -74,14 +75,14 @@ def empty_buffer(spec: Spec, size: int) -> RolloutBuffer:
 def rollouts(
     model: PyTree, policy: ContinuousPolicy, obs: Float[Array, "B D"], steps: int, elites: int, *, key: Key
 ) -> tuple[ModelRows, Bool[Array, "k B"]]:
-    """(k, B) rows of rollouts from B observations, and which of them were made: those after an end were not.
+    """(k, B) rows of rollouts from B observations, and which of them count: those after an end do not.
 
     Args:
         model: what `fitted_dynamics` gives.
-        policy: who acts.
+        policy: chooses the actions.
         obs: where rollouts begin, scaled.
         steps: k.
-        elites: the members, from the first on, of which one draws what follows.
+        elites: how many members, from the first on, what follows is drawn from.
         key: of actions, members, noise and ends.
     """
 
@@ -105,7 +106,7 @@ def rollouts(
 
 
 def added(buffer: RolloutBuffer, rows: ModelRows, made: Bool[Array, " N"]) -> RolloutBuffer:
-    """The buffer with those of N rows that were made, no more than its size, in place of its oldest ones."""
+    """The buffer after those of N rows that count, at most as many as it holds, replaced its oldest rows."""
     size, number = len(buffer.rows.reward), jnp.sum(made, dtype=jnp.int32)
     slot = (buffer.place + jnp.cumsum(made, dtype=jnp.int32) - 1) % size
     slot = jnp.where(made, slot, size)  # which is out of range, and dropped
@@ -128,7 +129,7 @@ def with_rollouts(
 
     Args:
         buffer: of at least `starts` times `steps` rows.
-        model, policy, steps, elites: as of `rollouts`.
+        model, policy, steps, elites: as for `rollouts`.
         arrays: columns of the log, as `transition_arrays` makes them.
         starts: how many rollouts.
         key: of rows and rollouts.
@@ -147,7 +148,7 @@ def with_rollouts(
 
 
 def drawn_rows(buffer: RolloutBuffer, count: int, *, key: Key) -> tuple[ModelRows, Int[Array, " n"]]:
-    """So many rows of the buffer, drawn with replacement, and where they stand."""
+    """`count` rows of the buffer, drawn with replacement, and their places in it."""
     slot = jax.random.randint(key, (count,), 0, jnp.maximum(buffer.held, 1))
     return jax.tree.map(lambda column: column[slot], buffer.rows), slot
 
@@ -162,7 +163,7 @@ def mixed(batch: Batch, td_return: tuple[Array, Array], made: Batch, real_rows: 
         td_return: their reward and discount, as `Algorithm.td_return` gives them.
         made: fields of the same names for the rows after the first.
         real_rows: logged rows that stay.
-        any_made: False keeps every logged row, for there is no other yet.
+        any_made: False keeps every logged row, because the model has made none yet.
     """
     reward, discount = td_return
     fields: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """What algorithms that learn in a model of the world share: its settings, its fit before learning, and its rollouts.
 
-The model is fitted once, before learning, and is the same for every seed (`dynamics_fit`); every `rollouts_every_updates`, and
-before the first update, the policy of the moment makes fresh rollouts in it (`model_rollouts`).
+The model is fitted once, before learning, and is the same for every seed (`dynamics_fit`); before the first update and
+after every `rollouts_every_updates` updates, the current policy makes fresh rollouts in it (`model_rollouts`).
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class ModelSettings(CriticSettings):
         0.05, "(0, 1]", "Share of every batch that is logged rows; 1 learns from the log alone.", static=True
     )
     rollout_length: int = setting(
-        5, "at least 1", "Steps of a rollout; more go further from the log and add up errors."
+        5, "at least 1", "Steps of a rollout; with more, rollouts go further from the log and errors add up."
     )
-    rollouts: int = setting(10_000, "at least 1", "Rollouts that are made at a time; more take more time and memory.")
-    rollouts_every_updates: int = setting(1000, "at least 1", "Updates between two times that rollouts are made.")
-    retained: int = setting(5, "at least 1", "How many times' rollouts are kept; larger takes more memory.")
+    rollouts: int = setting(10_000, "at least 1", "Rollouts in a set, made together; more take more time and memory.")
+    rollouts_every_updates: int = setting(1000, "at least 1", "Updates between two sets of rollouts.")
+    retained: int = setting(5, "at least 1", "Sets of rollouts that are kept, the newest; more take more memory.")
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for the critics.")
     actor_learning_rate: float = setting(1e-4, "(0, inf)", "Adam's step size for the actor and the temperature.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
@@ -130,20 +130,20 @@ class ModelSettings(CriticSettings):
         return state._replace(rollouts=after)
 
     def real_rows(self, batch: Batch) -> int:
-        """Logged rows of a batch that stay, at least one."""
+        """How many logged rows of a batch are kept, at least one."""
         return max(1, int(len(batch["obs"]) * self.real_share))
 
     def mixed_batch(
         self, state: ModelState, batch: Batch, given: PyTree, penalty_weight: Scalar, *, key: Key
     ) -> tuple[Batch, Metrics]:
-        """A batch of which some rows are logged and the others made by the model, and what is told of the model.
+        """A batch in which some rows are logged and the model made the others, and metrics of the model.
 
         Args:
             state: with its rollouts.
-            batch: logged rows, of which the first stay.
+            batch: logged rows; the first of them are kept.
             given: the model.
-            penalty_weight: what the model's uncertainty weighs in the reward of the rows that it made.
-            key: of the rows that are drawn.
+            penalty_weight: how much of the model's uncertainty is taken from the rewards that it made.
+            key: for drawing rows of rollouts.
         """
         real_rows = self.real_rows(batch)
         rows, slot = drawn_rows(state.rollouts, len(batch["obs"]) - real_rows, key=key)
@@ -167,7 +167,7 @@ class ModelSettings(CriticSettings):
         return mixed(batch, self.td_return(batch), made, real_rows, state.rollouts.held > 0), metrics
 
     def at_logged_rows(self, state: ModelState, batch: Batch, q: Array) -> Metrics:
-        """Metrics of the critics, whose values of a mixed batch are `q`, and of the actor, about its logged rows."""
+        """Metrics of critics and actor at the logged rows of a mixed batch; `q` holds the critics' values of all its rows."""
         rows = self.real_rows(batch)
         pi = self.policy(state, None)(batch["obs"][:rows])
         return {

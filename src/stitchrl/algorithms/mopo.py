@@ -1,9 +1,10 @@
 """MOPO: model-based offline policy optimisation (Yu et al. 2020, arXiv 2005.13239), for continuous actions.
 
-Soft actor-critic on rows that a learned model of the world makes, with rewards that are lower where the model is uncertain.
-The model, N networks that each give a normal distribution of what follows, is fitted before learning. Every
-`rollouts_every_updates` the policy of the moment makes `rollouts` of `rollout_length` steps in it from logged observations;
-one update has `real_share` of logged rows, and rows of those rollouts for the rest:
+Soft actor-critic on rows that a learned model of the world makes, with rewards that are lower where the model is
+uncertain. The model consists of networks that each give a normal distribution of what follows; it is fitted before
+learning. Every `rollouts_every_updates` updates the current policy makes `rollouts` rollouts of `rollout_length` steps
+in it, which start at logged observations. A share `real_share` of a batch is logged rows, and the rest is rows of those
+rollouts:
 
     (1)  u(s, a)  = max_m | sigma_m(s, a) |,   sigma_m the standard deviations that network m gives of s' and r
     (2)  r~       = r - penalty_weight u(s, a) in rows of the model;  r~ = r in logged rows
@@ -13,38 +14,40 @@ one update has `real_share` of logged rows, and rows of those rollouts for the r
     (6)  L_pi     = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
     (7)  Qbar    <- Qbar + target_rate (Q - Qbar)
 
-H is minus the numbers of an action. The vector sigma_m holds a standard deviation for each number of the next observation
-and one for the reward, and |.| is its length. Those of the observation are of the standardised observation by default, and of
-the observation as logged with `standardize=False`. `reward_scale` multiplies u as it multiplies
-the reward, so that it does not change which weight is right. The published weights, from 0.5 to 5, were chosen with
-`standardize=False`, and so was the default of `penalty_weight`, 2.5, which is the middle one of them; with standardised
-observations it is only a place to start from. With a true bound on the model's error in place of u, the return in the
-penalised model is a lower bound of the true one (paper, theorem 4.4); a standard deviation is no bound, and where a model is
+H is minus the number of dimensions of an action. The vector sigma_m holds a standard deviation for each number of the
+next observation and one for the reward, and |.| is its length. Those of the observation are of the standardised
+observation by default, and of the observation as logged with `standardize=False`. `reward_scale` multiplies u as it
+multiplies the reward, so that it does not change which weight is right. The published weights, from 0.5 to 5, were
+chosen with `standardize=False`. The default of `penalty_weight`, 2.5, is their median; with standardised observations
+it is only a place to start from. With a true bound on the model's error in place of u, the return in the penalised
+model is a lower bound of the true one (paper, theorem 4.4); a standard deviation is no bound, and where a model is
 wrong without knowing it, values are too high.
 
 Codes: tianheyu927/mopo; OfflineRL-Kit e3ce697, offlinerlkit/policy/model_based/mopo.py, most of whose numbers are the
 defaults.
 
-Deviations: The model ends a rollout by a chance that it learned, where the codes have a rule written for each environment;
-its standard deviations are kept between fixed bounds, where there they are learned; members differ by weights of rows, not
-by resampled ones; episodes are held out, not rows; the model is fitted for at most `model_updates`, where there no number
-ends it; its weights do not decay; and 10,000 rollouts are made at a time, not 50,000 as there and in `presets`. The
-temperature is not kept below 1, (5) comes before (6) on the same actions, and the actor's step size does not fall by default
-(`decay_updates`). First weights are those of SAC-N.
+Deviations: The model ends a rollout with a probability that it learned, where the codes have a rule written for each
+environment; its standard deviations are kept between fixed bounds, which the codes learn; members differ by weights of
+rows, not by resampled rows; episodes are held out, not rows; the model is fitted for at most `model_updates`, which the
+codes do not limit; its weights do not decay; and 10,000 rollouts are made at a time, not 50,000 as there and in
+`presets`. The temperature is not kept below 1, (5) comes before (6) on the same actions, and the actor's step size does
+not fall by default (`decay_updates`). First weights are those of SAC-N.
 
-Use: logs of varied behaviour, such as a replay log, whose dynamics are smooth and of few numbers; `model/change_error` says
-first whether the model predicts at all.
+Use: logs of varied behaviour, such as a replay log, whose dynamics are smooth and have few dimensions. Look at
+`model/change_error` first: it says whether the model predicts at all.
 
-Avoid: narrow logs of one expert, observations that a network predicts badly (many columns, contacts, chance), and
-observations of unlike units with `standardize=False`.
+Avoid: narrow logs of one expert, observations that a network predicts badly (many columns, contacts, randomness), and
+observations in different units with `standardize=False`.
 
-First knob: `penalty_weight`, from 0.5 to 5: larger stays nearer to where the model is certain. Compare its product with
-`model/penalty` to `model/reward`: where rewards become negative by it, ending an episode early looks good.
+First knob: `penalty_weight`, from 0.5 to 5: larger stays nearer to where the model is certain. Compare `penalty_weight`
+times `model/penalty` with `model/reward`: where the penalty makes rewards negative, ending an episode early looks good
+to the policy.
 
-Metrics: loss/critic (4), q/data_mean (at logged rows), q/spread (standard deviation over critics, mean of rows); loss/actor,
-q/policy_mean (of the minimum), policy/entropy (a sample of it, nats), policy/mode_error (at logged rows), temperature; of
-the model: model/change_error and model/reward_error, shares of the variance on held-out rows that its mean leaves
-unexplained, constant; model/reward, model/penalty and model/ends, means of r, u and ends over the rows that it made.
+Metrics: loss/critic (4), q/data_mean (at logged rows), q/spread (standard deviation over critics, averaged over rows);
+loss/actor, q/policy_mean (of the minimum), policy/entropy (a sample of it, nats), policy/mode_error (at logged rows),
+temperature; of the model: model/change_error and model/reward_error, shares of the variance on held-out rows that its
+mean leaves unexplained, constant; model/reward, model/penalty and model/ends, means of r, u and ends over the rows that
+it made.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ class MOPO(ModelSettings):
     )
 
     penalty_weight: float = setting(
-        2.5, "[0, inf)", "Larger stays nearer to where the model is certain; 0 believes the model."
+        2.5, "[0, inf)", "Larger stays nearer to where the model is certain; 0 trusts the model fully."
     )
 
     def update(

@@ -50,10 +50,10 @@ def adam(
 
     Args:
         learning_rate: the step size, above 0.
-        warmup_updates: the step size rises linearly from 0 over so many updates; 0 is off.
-        decay_updates: it falls to 0 as a cosine over so many updates, warm-up included; 0 is off.
+        warmup_updates: the step size rises linearly from 0 over this many updates; 0 is off.
+        decay_updates: it falls to 0 as a cosine over this many updates, warm-up included; 0 is off.
         max_gradient_norm: longer gradients are shortened to it; 0 is off.
-        weight_decay: share, times the step size, by which parameters shrink in each step (Loshchilov and Hutter 2019,
+        weight_decay: each step shrinks the parameters by this share times the step size (Loshchilov and Hutter 2019,
             arXiv 1711.05101); None is off.
     """
 

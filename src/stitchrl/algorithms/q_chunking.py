@@ -1,9 +1,9 @@
 """Q-chunking (Li, Zhou, Levine 2025, arXiv 2507.07969), for continuous actions: FQL over chunks of h actions.
 
-An action is replaced by the next h actions, a chunk c = (a_t, .., a_(t+h-1)), that are all carried out before the policy
-looks again. So a TD target may reach over h steps without a bias, and what people do over several steps, such as a grasp,
-is imitated as a whole. One update, in the order of the official code (ColinQiyangLi/qc, agents/acfql.py); all gradients
-are at the parameters before the update:
+An action is replaced by the next h actions, a chunk c = (a_t, .., a_(t+h-1)), that are all carried out before the
+policy looks again. So a TD target over h steps has no bias from the actions in between, and what people do over several
+steps, such as a grasp, is imitated as a whole. One update, in the order of the official code (ColinQiyangLi/qc,
+agents/acfql.py); all gradients are at the parameters before the update:
 
     (1)  c'   = clip(mu(s_(t+h), z'), +-1),   z' ~ N(0, 1)
     (2)  y    = sum_(k<m) gamma^k r_(t+k) + gamma^h (1 - terminated) mean_i Qbar_i(s_(t+h), c')
@@ -19,27 +19,28 @@ within it, after which nothing is earned. It is 0 where the episode was cut with
 have earned is not known, and the value of fewer actions is not that of the chunk. The actions of a chunk that the log
 does not have are those of F(s, z), in (3) and (4).
 
-With `acting="best of"` there is no mu and no (6): the policy, which also gives c' in (1), takes of `acting_candidates`
-draws of F that with the largest mean_i Q_i, or min_i where (2) has it. The paper calls it QC, and the one with mu QC-FQL.
-Lambda, `normalize_q` and `target_aggregation` are as in FQL, which this is, number by number, with `chunk=1`, but for logs with a
-`time_unit`: a chunk counts steps, whatever time they take, so that this refuses such a log, and FQL discounts by its time.
+With `acting="best of"` there is no mu and no (6): the policy, which also gives c' in (1), takes the best of
+`acting_candidates` draws of F by mean_i Q_i, or by min_i Q_i where (2) has it. The paper calls this QC, and the variant
+with mu QC-FQL. Lambda, `normalize_q` and `target_aggregation` are as in FQL. With `chunk=1` this is FQL, number by
+number, except on logs with a `time_unit`: FQL discounts by the time that elapsed, and Q-chunking, which counts steps,
+refuses such a log.
 
-The policy acts with memory: it chooses a chunk, takes its actions one by one, and only then looks again. `st.rollout`
-plays it. Its actions have no density, and no fitted value of single observations describes it, so that no estimator of
-`st.evaluate` applies, but with `chunk=1`. `run.values` give Q(s, a) of a single action a: it is the critics' Q of a whole
-chunk, the one that the policy would choose in s by its mode, with its first action replaced by a.
+The policy has memory: it chooses a chunk, takes its actions one by one, and only then looks again. `st.rollout` can
+play it. Its actions have no density, and its value is not a function of single observations, so that no estimator of
+`st.evaluate` applies, except with `chunk=1`. `run.values` give Q(s, a) of a single action a: it is the critics' Q of a
+whole chunk, the one that the policy would choose in s by its mode, with its first action replaced by a.
 
-Deviations: the official code leaves out every row whose chunk would reach beyond the end of an episode, also where the
-episode terminated. Then whatever may end an episode within a chunk is not learned, and Q is that of the chunks that
-survived. How right Q is here, where chance ends an episode within a chunk, depends on how well F imitates the log. The
-official code also never starts a chunk at the last h - 1 rows of the whole log; here every row may start one. The other
+Deviations: the official code leaves out every row whose chunk would reach beyond the end of an episode, even where the
+episode terminated. Then nothing is learned of ends within a chunk, and Q is the value of the chunks that survived.
+Here, where chance ends an episode within a chunk, how right Q is depends on how well F imitates the log. The official
+code also never starts a chunk at the last h - 1 rows of the whole log; here every row may start one. The other
 deviations are those of FQL.
 
-Use: continuous actions of high frequency, sparse rewards far ahead, and logs of people, whose actions hang together over
-several steps.
+Use: continuous actions chosen many times a second, sparse rewards far ahead, and logs of people, whose actions belong
+together over several steps.
 
-Avoid: where what happens within a chunk must be answered at once: the policy does not look. And wherever the policy must
-be judged from a log alone.
+Avoid: where the policy must react to what happens within a chunk, since it does not look; and wherever it must be
+judged from a log alone.
 
 First knob: `chunk`, from 1 to 10: larger carries rewards back faster, and reacts later. Then `distill_weight`, as in FQL.
 
@@ -96,7 +97,7 @@ def chunk_columns(log: Dataset, scaling: Scaling, length: int) -> dict[str, Nump
 def target_weight(
     td_weight: Float[Array, " B"], terminated: Float[Array, " B"], steps: Float[Array, " B"], length: int
 ) -> Float[Array, " B"]:
-    """w of equation (3), given how many steps the target sums, and whether it then terminated or cannot bootstrap."""
+    """w of equation (3), given how many steps the target sums, whether the episode then terminated, and `td_weight`."""
     return td_weight * jnp.maximum(terminated, (steps == length).astype(jnp.float32))
 
 
@@ -143,7 +144,7 @@ class QChunking(RewardNoise):
     flow_steps: int = setting(10, "at least 1", "Steps of Euler's method from noise to the flow's chunk.")
     learning_rate: float = setting(3e-4, "(0, inf)", "Adam's step size for all networks.")
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critics move each update.")
-    num_critics: int = setting(2, "at least 1", "Critics; the actor climbs their mean.")
+    num_critics: int = setting(2, "at least 1", "Critics; the actor maximises their mean.")
     network: Network = network_setting(
         Network((512, 512, 512, 512), activation="gelu", layer_norm="after"),
         "Shape of the critics' networks, with layer normalisation.",
@@ -168,7 +169,7 @@ class QChunking(RewardNoise):
         return Prepared(log, chunk_columns(log, scaling, self.chunk))
 
     def _check_length(self, log: Dataset) -> None:
-        """Raise ConfigurationError where no row of the log has a TD target because all that it has is shorter than a chunk."""
+        """Raise ConfigurationError where no row has a TD target because every piece of an episode is shorter than a chunk."""
         known = log.run_end - np.arange(log.num_transitions) + log.can_bootstrap[log.run_end]
         longest = int(known.max(initial=0))
         if longest < self.chunk and not log.terminated.any():

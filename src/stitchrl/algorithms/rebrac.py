@@ -1,7 +1,7 @@
-"""ReBRAC: TD3+BC taken apart and put together again (Tarasov et al. 2023, arXiv 2305.09836), for continuous actions.
+"""ReBRAC: TD3+BC with the penalty in the actor and in the target (Tarasov et al. 2023, arXiv 2305.09836).
 
-One update, in the order of the official code (DT6A/ReBRAC; CORL, algorithms/offline/rebrac.py); every
-`actor_every_updates`-th also does (4) to (6):
+For continuous actions. One update, in the order of the official code (DT6A/ReBRAC; CORL, algorithms/offline/rebrac.py);
+every `actor_every_updates`-th also does (4) to (6):
 
     (1)  a' = clip(pibar(s') + clip(eps, +-noise_clip), +-1),  eps ~ N(0, target_noise^2)
     (2)  y  = r + gamma (1 - terminated) ( min_i Qbar_i(s', a') - critic_bc_weight |a' - a'_log|^2 )
@@ -11,19 +11,19 @@ One update, in the order of the official code (DT6A/ReBRAC; CORL, algorithms/off
     (6)  pibar <- pibar + target_rate (pi - pibar)
 
 a'_log is the action that the log took next. Where the log has none (the episode was cut there, or rows are missing) the
-penalty of (2) is left out of that row; a terminated row has neither value nor penalty. |x|^2 is a sum over the numbers
-of an action. Lambda is a constant of (4): the scale of Q drops out of it, but not of (2), whose weight is in units of
-reward. Q in (4) is the critic just updated. Critics have layer normalisation after each activation, the actor has none.
+penalty of (2) is left out of that row; a terminated row has neither value nor penalty. |x|^2 is a sum over the
+dimensions of an action. Lambda is a constant of (4), so that the scale of Q drops out there, but not in (2), whose
+weight is in units of reward. Q in (4) is the critic just updated. Critics have layer normalisation after each
+activation, the actor has none.
 
-The published pairs of weights (`presets`) were chosen by scores in the simulator, which a log does not give: they flatter
-the method.
+The published pairs of weights (`presets`) were chosen by scores in the simulator. With a log alone there are no such
+scores, and lower ones than the published are to be expected.
 
 Deviations: the official data set takes the first action of the next episode for a'_log where an episode was cut; here
-such rows have no penalty. The official target actor follows the actor of before its step, here the one after it, as in
-TD3. The actor's update is the second of each pair, as in TD3, not the first. Layer normalisation adds 1e-5 to the
-variance, as PyTorch does, not 1e-6. The official defaults of both weights, 1, are used by no published run: here they
-are .01, the pair chosen most often. Official runs take observations as they are (`standardize=False`) and batches of
-1,024 rows.
+such rows have no penalty. The official target actor follows the actor as it was before its step, here as it is after
+it, as in TD3. The actor's update is the second of each pair, as in TD3, not the first. Layer normalisation adds 1e-5 to
+the variance, as PyTorch does, not 1e-6. No published run uses the official default of both weights, 1; here it is 0.01,
+the pair chosen most often. Official runs take observations as they are (`standardize=False`) and batches of 1,024 rows.
 
 Use: continuous actions, dense or sparse rewards, as the strongest of the simple methods where two weights can be tried.
 
@@ -33,7 +33,7 @@ First knob: `actor_bc_weight`, from 0.001 to 0.1: larger stays nearer to the log
 
 Metrics: loss/critic, q/data_mean, bc/next (mean of the penalty of (2), unweighted, over rows that have one); from the
 last actor update: loss/actor, q/policy_mean, policy/mode_error (root mean squared distance of the policy's action from
-the logged one, an action dimension).
+the logged one, per action dimension).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _preset(task: str, log: str) -> Preset:
 
 
 def squared_distance(one: Float[Array, "B action"], two: Float[Array, "B action"]) -> Float[Array, " B"]:
-    """(B,) the penalty of equations (2) and (4): squared distances, summed over the numbers of an action."""
+    """(B,) the penalty of equations (2) and (4): squared distances, summed over the dimensions of an action."""
     return jnp.sum((one - two) ** 2, axis=-1)
 
 
@@ -130,7 +130,7 @@ def penalized_actor_loss(
     actor_bc_weight: Scalar,
 ) -> Float[Array, ""]:
     """Equation (4), with q = min_i Q_i(s, pi(s)) and action the logged one."""
-    # A critic that is 0 everywhere says nothing: the floor keeps 0 / 0 out of the policy.
+    # The floor keeps 0 / 0 out of the policy where all values are 0.
     scale = 1.0 / jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8)
     return jnp.mean(actor_bc_weight * squared_distance(policy_action, action) - scale * q)
 
@@ -179,7 +179,7 @@ class ReBRAC(SourceCriticSettings):
             raise ConfigurationError(
                 "ReBRAC needs continuous actions; the log's are discrete. IQL or CQL learn from it."
             )
-        # By the numbers of episodes and steps: that the next observation equals that of the next row may fail by a rounding.
+        # By the numbers of episodes and steps: comparing the next observation with that of the next row may fail by rounding.
         episode = log.episode_of_transition
         known = np.append((np.diff(episode) == 0) & (np.diff(log.step) == 1), [False])
         action = scaling.actions(log.action)

@@ -49,7 +49,7 @@ def td_lambda_returns(
         td_weight: 0 where what followed is unknown.
         elapsed: time units until the next row, where the log has a `time_unit`; None counts every step as one.
     """
-    # G_t = constant_t + factor_t G_{t+1}: a linear recurrence, solved from the end in logarithmically many steps.
+    # G_t = constant_t + factor_t G_{t+1}: a linear recurrence, solved from the end in a logarithmic number of steps.
     follows = (gamma if elapsed is None else gamma**elapsed) * (1.0 - terminated) * td_weight
     factor = follows * continues * td_lambda
     constant = jnp.where(td_weight > 0, reward + follows * next_v * (1.0 - continues * td_lambda), v)

@@ -1,6 +1,6 @@
 """SAC: soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), run on a fixed log, where it is known to fail.
 
-One update, each step with what the step before it made:
+One update, in which each step uses what the step before it updated:
 
     (1)  y       = r + gamma (1 - terminated) ( min_i Qbar_i(s', a') - alpha log pi(a'|s') ),   a' ~ pi(s')
     (2)  L_Q     = sum_i E[ (y - Q_i(s, a))^2 ]
@@ -8,25 +8,26 @@ One update, each step with what the step before it made:
     (4)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
     (5)  Qbar   <- Qbar + target_rate (Q - Qbar)
 
-H is minus the numbers of a continuous action. Discrete actions are summed over (Christodoulou 2019, arXiv 1910.07207); H
-is then `entropy_share` of the logarithm of the number of allowed actions.
+H is minus the number of dimensions of a continuous action. Discrete actions are summed over (Christodoulou 2019, arXiv
+1910.07207); H is then `entropy_share` of the logarithm of the number of allowed actions.
 
-(4) climbs wherever the critics rise, and (1) believes what they say there. Online, acting corrects an overestimate; on a
-fixed log nothing does, and the minimum of two critics is a weak guard. It is here to be seen, and to learn online.
+(4) moves the actor towards actions that the critics value more, logged or not, and (1) takes their values there as
+targets. Online, acting corrects an overestimate; on a fixed log nothing does, and the minimum of two critics is a weak
+guard. It is included so that this failure can be seen, and for learning online.
 
-Deviations: (3) comes before (4), on the same sampled actions, where official codes have it after. First weights are those
-of SAC-N. Log standard deviations are kept in [-20, 2]. With discrete actions the target takes the smaller of two critics
-in every action, as in Christodoulou's code.
+Deviations: (3) comes before (4), on the same sampled actions; official codes have it after (4). First weights are those
+of SAC-N. Log standard deviations are kept in [-20, 2]. With discrete actions the target takes the smaller of two
+critics in every action, as in Christodoulou's code.
 
-Use: to see overestimation happen over continuous actions too, and online, where it belongs.
+Use: to see overestimation happen over continuous actions too, and for learning online, for which it was made.
 
 Avoid: deploying what it learns from a fixed log.
 
 First knob: `entropy_share`, from 0.1 to 0.98: larger explores more; over continuous actions it has no effect.
 
-Metrics: loss/critic, q/data_mean, q/spread (standard deviation over critics at logged actions, mean of rows); loss/actor,
-q/policy_mean (of the minimum), policy/entropy (continuous: a sample of it, nats), temperature, policy/agreement or
-policy/mode_error.
+Metrics: loss/critic, q/data_mean, q/spread (standard deviation over critics at logged actions, averaged over rows);
+loss/actor, q/policy_mean (of the minimum), policy/entropy (continuous: a sample of it, nats), temperature,
+policy/agreement or policy/mode_error.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class SAC(CriticSettings):
     observations: ClassVar[tuple[str, ...]] = ("vectors", "images")
     acts: ClassVar[str] = "greedy"  # the paper evaluates the mean action
     caution: ClassVar[str] = (
-        "Nothing holds its actor to the log: it goes where the critics are too high, and its claims run away from the "
+        "Nothing holds its actor to the log: it goes where the critics are too high, and its claimed values run away from the "
         "truth. It is shown as a warning and is never selected."
     )
 

@@ -1,7 +1,7 @@
 """SAC-N: soft actor-critic with the minimum over many critics (An et al. 2021, arXiv 2110.01548).
 
-One update, in the order of the official code (snu-mllab/EDAC; CORL, algorithms/offline/sac_n.py), each with what the
-step before it made:
+One update, in the order of the official code (snu-mllab/EDAC; CORL, algorithms/offline/sac_n.py), in which each step
+uses what the step before it updated:
 
     (1)  L_alpha = -log alpha E[ log pi(a|s) + H ],              a ~ pi(s)
     (2)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
@@ -10,21 +10,21 @@ step before it made:
     (5)  Qbar   <- Qbar + target_rate (Q - Qbar)
 
 Nothing holds the actor to the log but the minimum: where the log says little, critics disagree, and the smallest of N
-normal numbers of standard deviation d lies about 1.5 d (N 10), 2.7 d (N 200) or 3 d (N 500) below their mean. Critics
-disagree by what their networks make of the same targets. Of a discrete action that the log never has they have no
-targets at all: only their first weights speak, and the minimum is no protection.
+normal numbers of standard deviation d lies about 1.5 d (N = 10), 2.7 d (N = 200) or 3 d (N = 500) below their mean.
+Critics have the same targets and disagree only by how their networks generalise. For a discrete action that the log
+never has there are no targets at all: its values depend on first weights alone, and the minimum is no protection.
 
 Q contains the entropy to come, alpha times it, by (3): while the temperature is high, or with gamma 1 over long
 episodes, claimed values lie above what returns can be.
 
-H is minus the numbers of a continuous action. Discrete actions, which the official code does not have, are summed over
-(`soft_actor`); H is then `entropy_share` of the logarithm of the number of allowed actions.
+H is minus the number of dimensions of a continuous action. Discrete actions, which the official code does not have, are
+summed over (`soft_actor`); H is then `entropy_share` of the logarithm of the number of allowed actions.
 
 Deviations: the temperature's sample serves the actor too. Log standard deviations are kept in [-20, 2], not [-5, 2];
 the log-density of an action is exact, where the official code adds 1e-6 inside log(1 - a^2). CORL draws the critics'
 first layer within 1 / sqrt(outputs), here within 1 / sqrt(inputs). `entropy_share` is 0.3: the 0.98 of discrete SAC was
-chosen for exploring, and on a log it makes values be mostly entropy. Official runs take observations as they are
-(`standardize=False`).
+chosen for exploring, and on a log values would then consist mostly of entropy. Official runs take observations as they
+are (`standardize=False`).
 
 Use: logs of many different actions, such as replays of a learner, with time for many critics and long training.
 
@@ -33,9 +33,9 @@ some were never logged, which it takes.
 
 First knob: `num_critics`, from 10 to 500: larger is more pessimistic; fewer suffice where the log covers more.
 
-Metrics: loss/critic, q/data_mean, q/spread (standard deviation over critics at logged actions, mean of rows); loss/actor,
-q/policy_mean (of the minimum), policy/entropy (continuous: a sample of it, nats), temperature, policy/agreement or
-policy/mode_error.
+Metrics: loss/critic, q/data_mean, q/spread (standard deviation over critics at logged actions, averaged over rows);
+loss/actor, q/policy_mean (of the minimum), policy/entropy (continuous: a sample of it, nats), temperature,
+policy/agreement or policy/mode_error.
 """
 
 from __future__ import annotations

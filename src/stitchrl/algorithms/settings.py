@@ -39,15 +39,15 @@ INTERVALS = {
 def setting(default: Any, interval: str, meaning: str, *, static: bool = False, kw_only: bool = False) -> Any:
     """A dataclass field with its allowed range and meaning, checked when the algorithm is made.
 
-    Number settings are inputs of the compiled program, so another value compiles nothing and several values train
-    together (`fit_grid`). Whole numbers and tuples are built into it.
+    Settings that are floats are inputs of the compiled program, so that another value compiles nothing and several values
+    train together (`fit_grid`). Whole numbers and tuples are built into it.
 
     Args:
         default: value when not given.
         interval: a key of `INTERVALS`; for tuples every entry must lie in it.
         meaning: one sentence; it ends the error message, so say what larger does.
         static: True where Python code branches on a number or `prepare` reads it, so that it is built into the program.
-        kw_only: as of `dataclasses.field`.
+        kw_only: as for `dataclasses.field`.
     """
     kind = {"interval": interval, "meaning": meaning, "input": isinstance(default, float) and not static}
     return dataclasses.field(default=default, metadata=kind, kw_only=kw_only)

@@ -4,10 +4,11 @@
     (2)  L_pi    = E[ alpha log pi(a|s) - min_i Q_i(s, a) ],     a ~ pi(s)
     (3)  V(s')   = min_i Qbar_i(s', a') - alpha log pi(a'|s'),   a' ~ pi(s')
 
-H is the entropy the actor is held to. Continuous actions: each expectation is one sampled action a row, and H is minus
-the numbers in an action. Discrete actions: each is the sum over the allowed actions (Christodoulou 2019, arXiv
-1910.07207), and H is a share of the largest entropy that the allowed actions of a row permit, the logarithm of their
-number. In (1) the papers have the temperature itself where the logarithm stands; the logarithm is what their code has.
+H is the entropy the actor is held to. Continuous actions: each expectation is one sampled action per row, and H is
+minus the number of dimensions of an action. Discrete actions: each is the sum over the allowed actions (Christodoulou
+2019, arXiv 1910.07207), and H is a share of the largest entropy that the allowed actions of a row permit, the logarithm
+of their number. In (1) the papers have the temperature itself in place of its logarithm; their codes have the
+logarithm.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ __all__ = [
 
 SoftPolicy = SquashedGaussianPolicy | CategoricalPolicy
 Lower = Callable[[Array], Array]
-"""The values of several critics, on axis 0 -> one: their minimum, or what the settings of critics have in its place."""
+"""Joins the values of several critics, on axis 0: by their minimum, or as the settings of critics say."""
 ExtraTerm = Callable[[TanhNormal, Array, Array], tuple[Array, Metrics]]
 """(the distribution of actions, one draw of it, that draw's log-density) -> a term of the actor's loss, and metrics."""
 
@@ -129,11 +130,11 @@ def soft_policy_step(
 
     Args:
         actor: before the step.
-        critics: what `lower` makes of them is maximised.
+        critics: their values, joined by `lower`, are maximised.
         batch: obs and action, and the action mask where actions are discrete.
         optimizer: of the actor and its temperature.
         entropy_share: H of discrete actions, as a share of the largest entropy.
-        lower: the minimum, or what stands in its place.
+        lower: joins the critics, by default by their minimum.
         key: of the sampled actions.
     """
     if isinstance(critics, DiscreteCritics):
@@ -152,7 +153,7 @@ def soft_actor_step(
     key: Key,
     extra: ExtraTerm | None = None,
 ) -> tuple[SoftActor, Metrics]:
-    """As `soft_policy_step`, for continuous actions: one sampled action an observation serves (1) and (2).
+    """As `soft_policy_step`, for continuous actions: one sampled action per observation serves (1) and (2).
 
     `extra` adds a term to the actor's loss, and its metrics.
     """
@@ -224,7 +225,7 @@ def soft_value(
 
 
 def soft_critic_value(critics: Critics, policy: SoftPolicy) -> CriticValue | ContinuousCriticValue:
-    """The claims of critics under a policy: the mean of the critics, without entropy at the state itself."""
+    """The value functions that critics give under a policy: the mean of the critics, without entropy at the state itself."""
     if isinstance(critics, DiscreteCritics):
         assert isinstance(policy, CategoricalPolicy)
         return CriticValue(critics.ensemble, policy)

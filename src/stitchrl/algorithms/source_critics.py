@@ -5,12 +5,13 @@ source i // N alone:
 
     (1)  L_Q = sum_i E[ 1(source = i // N, there is a y) / share(i // N) (y - Q_i(s, a))^2 ]
 
-share(k) is the share of all rows of the log that are of source k and have a TD target y: a row whose next observation is
-not known has none. By (1) every critic has the mean loss over its own source's rows with a target, however few they are.
-Rows must be drawn uniformly for that, so that `fit` refuses another rule of `sampling`. One number of them is made as always
-(`CriticSettings`): by their minimum an action is worth what the source that speaks worst of it makes it worth, and by
-`deviations=0` the mean over sources. What a source never tried its critics extrapolate, as all critics do. Losses of
-critics that are no squared error, as XQL's, and CQL's penalty are weighed in the same way.
+share(k) is the share of all rows of the log that are of source k and have a TD target y: a row whose next observation
+is not known has none. By (1) the loss of a critic is the mean over its own source's rows with a target, however few
+they are. This holds only where rows are drawn uniformly, so that `fit` refuses another rule of `sampling`. The critics
+are joined as always (`CriticSettings`): by their minimum, an action has the value of the source whose critics value it
+least, and with `deviations=0` the mean over sources. Critics extrapolate to what their source never tried, as all
+critics do. Losses of critics that are not a squared error, such as XQL's, and CQL's penalty are weighted in the same
+way.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class SourceCriticSettings(CriticSettings):
         return num_critics * given["source_share"].shape[0] if self.critic_per_source else num_critics
 
     def critic_weight(self, batch: Batch, given: PyTree, num_critics: int) -> Float[Array, " B"] | Float[Array, "C B"]:
-        """The weight of each row in the loss of every critic, or in that of each: equation (1)."""
+        """The weight of each row in the loss: (B,) the same for all critics, or (C, B) that of equation (1)."""
         td_weight: Float[Array, " B"] = batch["td_weight"]
         if not self.critic_per_source:
             return td_weight

@@ -1,7 +1,7 @@
 """SPIBB: safe policy improvement with baseline bootstrapping (Laroche, Trichelair, Tachet des Combes 2019, arXiv 1712.06924).
 
-In the maximum-likelihood model of the log, policy iteration that departs from the behaviour b only where it was tried
-often (Pi_b-SPIBB, their algorithm 1). A pair (s, a) is uncertain if N(s, a) < least_count:
+Policy iteration in the maximum-likelihood model of the log, which departs from the behaviour b only for actions that
+were tried often (Pi_b-SPIBB, their algorithm 1). A pair (s, a) is uncertain if N(s, a) < least_count:
 
     (1)  pi(a | s) = b(a | s)                               on uncertain pairs
     (2)  the rest of the mass goes to the certain action with the largest Q_pi(s, a)
@@ -11,18 +11,19 @@ With probability 1 - delta the policy is no worse than the behaviour by more tha
 
     (4)  zeta = 4 V_max / (1 - gamma) sqrt(2 / least_count log(2 S A 2^S / delta)) - (gain in the model)
 
-which is vacuous for nearly every log, and `remarks` says so. What protects in practice is (1): where the log is thin,
-the policy is the behaviour. b is the log's own probabilities where it has them, else the shares of its actions in each
-state (estimated baselines: Simao, Laroche, Tachet des Combes 2020, arXiv 1909.05236).
+which says nothing for nearly every log (zeta is larger than the range of values), and `remarks` then says so. What
+protects in practice is (1): where the log is thin, the policy is the behaviour. b is the log's own probabilities where
+it has them, else the shares of its actions in each state (estimated baselines: Simao, Laroche, Tachet des Combes 2020,
+arXiv 1909.05236).
 
 Official code: RomainLaroche/SPIBB.
 
-Deviations: behaviour probabilities of a state are averages over its rows; states
-whose every pair is uncertain keep the behaviour whole. There are no updates: `updates` is ignored.
+Deviations: behaviour probabilities of a state are averages over its rows; in states where every pair is uncertain the
+policy is the behaviour. There are no updates: `updates` is ignored.
 
 Acting: an observation that is none of the log's is treated as the nearest one.
 
-Use: logs whose states are numbered and often visited, where no worse than now matters more than the best.
+Use: logs whose states are numbered and often visited, where doing no worse than now matters more than doing best.
 
 Avoid: logs in which few pairs of state and action are tried often: the policy then is the behaviour.
 
@@ -81,7 +82,10 @@ class SPIBB(Algorithm):
 
     gamma: float = setting(0.99, "[0, 1]", "Discount of the return that is maximised.", static=True)
     least_count: int = setting(
-        10, "at least 1", "Times a pair must have been tried to be departed to; larger stays nearer to the behaviour."
+        10,
+        "at least 1",
+        "Times a pair of state and action must have been tried before the policy may choose it more often than the behaviour; "
+        "larger stays nearer to the behaviour.",
     )
 
     def prepare(self, log: Dataset, scaling: Scaling, *, key: Key) -> Prepared:
@@ -109,8 +113,8 @@ class SPIBB(Algorithm):
         return Prepared(log, given=given)
 
     def _zeta(self, model: TabularModel, log: Dataset) -> float:
-        """The first term of equation (4), in scaled units; infinite at gamma 1 and where gamma is of time,
-        for which it is not proved."""
+        """The first term of equation (4), in scaled units; infinite where it is not proved: at gamma 1, and where gamma is per
+        unit of time."""
         if self.gamma >= 1.0 or log.elapsed is not None:
             return math.inf
         states, actions = model.count.shape
@@ -126,13 +130,13 @@ class SPIBB(Algorithm):
         )
         if not math.isfinite(zeta):
             bound = (
-                "Its bound on the loss against the behaviour is proved neither for gamma 1 nor for a gamma of time: it promises "
-                "nothing here."
+                "Its bound on the loss against the behaviour is not proved for gamma 1, nor for a gamma per unit of time: it "
+                "promises nothing here."
             )
         elif zeta >= float(given["value_range"]):
             bound = (
-                f"Its proved bound on the loss against the behaviour is {zeta:.4g}, more than values of this log range "
-                "over: it promises nothing here."
+                f"Its proved bound on the loss against the behaviour is {zeta:.4g}, more than the range of this log's "
+                "values: it promises nothing here."
             )
         else:
             bound = (

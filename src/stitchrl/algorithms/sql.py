@@ -10,24 +10,26 @@ alone. One update, in the order of the official code (ryanxhr/IVR: critic.py, ac
     both (3)  L_Q = sum_i E[ (r + gamma (1 - terminated) V(s') - Q_i(s, a))^2 ]
          (4)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-V is new in (2) and (3). At its minimum SQL's V makes the mean of max(t, 0) over the logged actions 1, and EQL's V is
-T log E[ exp(Q / T) ]: from their mean, for a large temperature, up to the best of them, for a small one. SQL is sparse: actions
-with t below 0 do not move V at all, and those below V are not imitated at all. For EQL z is cut off at 5, and both terms of
-(1) are divided by exp of the batch's largest z (at least -1), as in the official code. Rows without a TD target (cut, what
-followed unknown) have weight 0 in (1) and (3) and count as advantage 0 in (2): weight 0 in SQL and 1 in EQL.
+V is new in (2) and (3). At the minimum of (1) SQL's V is such that the mean of max(t, 0) over the logged actions is 1,
+and EQL's V is T log E[ exp(Q / T) ]. Both lie between the mean of the logged actions' values, for a large temperature,
+and the best of them, for a small one. SQL is sparse: actions with t below 0 do not move V at all, and those below V are
+not imitated at all. For EQL z is cut off at 5, and both terms of (1) are divided by exp of the batch's largest z (at
+least -1), as in the official code. Rows without a TD target (the log was cut there and what followed is unknown) have
+weight 0 in (1) and (3) and count as advantage 0 in (2): weight 0 in SQL and 1 in EQL.
 
-Policies are those of IQL. For discrete actions, which this official repository does not have, Q has one output an action
+Policies are those of IQL. For discrete actions, which this official repository does not have, Q has one output per action
 and pi is categorical under the action mask. `value_layer_norm` normalises V's network, as all official runs do.
 
-Use: As IQL, above all where much of the log is bad: SQL leaves it out altogether.
+Use: Where IQL would do, above all where much of the log is bad: SQL leaves the bad part out altogether.
 
-Avoid: Logs of few rows a state, where V follows the luckiest of them, and rewards of unknown scale.
+Avoid: Logs of few rows per state, where V follows the luckiest of them, and rewards of unknown scale.
 
 First knob: `temperature`, from 0.1 to 10, in units of value: smaller takes fewer of the logged actions.
 
-Deviations: In the paper SQL's weight is max(t, 0), which follows from (1); the official code, followed here, has max(A, 0).
-The actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are taken as they come,
-observations as `fit` scales them. The official code names a dropout of V's network for AntMaze but never switches it on.
+Deviations: In the paper SQL's weight is max(t, 0), which follows from (1); the official code, followed here, has max(A,
+0). The actor's cosine decay over all of training is off unless `actor_decay_updates` is given. Rewards are taken as
+they come, observations as `fit` scales them. The official code has a dropout of V's network for AntMaze, but never
+switches it on.
 
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/effective_share,
 weight/clipped, SQL also weight/zero (share of rows that are not imitated); policy/agreement or policy/mode_error,
@@ -78,7 +80,7 @@ def exponential_value_loss(
 
 
 def _presets(mujoco: float, antmaze: float, diverse: float, kitchen: float) -> Mapping[str, Preset]:
-    """The official runs, of which each algorithm has its own temperatures."""
+    """The official runs, with the temperatures of one of the two algorithms."""
     decay = {"actor_decay_updates": 1_000_000}
     slow = decay | {"learning_rate": 2e-4}
     dropped = decay | {"actor_network": Network(dropout=0.1)}

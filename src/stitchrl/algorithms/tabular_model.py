@@ -1,12 +1,13 @@
-"""The maximum-likelihood model of a log with finitely many states, and dynamic programming in it: NumPy, float64.
+"""The maximum-likelihood model of a log with finitely many states, and dynamic programming in it, in NumPy and float64.
 
 A state is a value of the column with the role `observation_id`. The model counts, for every state and action, how often
 it was taken, the mean reward, and where it led:
 
     (1)  P(s' | s, a) = N(s, a, s') / N(s, a),   r(s, a) = mean of the logged rewards
 
-Rows whose next state is unknown (cut, and what followed is none of the log's observations) are left out. A state seen in
-such rows only has the lowest value that any row of the log was followed by: a cut is no way out.
+Rows whose next state is unknown (the episode was cut, and what followed is none of the log's observations) are left
+out. A state that occurs in such rows only has the lowest value, that of the worst sum of rewards in the log, so that no
+policy gains by being cut off.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ __all__ = ["NEGATIVE", "TabularModel", "log_table", "numbers_states", "policy_va
 
 MOST_SWEEPS = 100_000
 MOST_STATES, VISITS = 5_000, 10
-"""States that `numbers_states` takes for a finite set: at most so many, seen so often on average."""
+"""`numbers_states` takes states for a finite set if there are at most so many and each is seen at least so often on average."""
 TOLERANCE = 1e-10
 """Change of a value in one sweep, relative to the largest value, at which it counts as solved."""
 NEGATIVE = -1e6
-"""Logarithm of a probability of 0: it underflows to exactly 0, yet stays above the -1e9 of an action that a mask forbids."""
+"""Stands for log 0: its exponential is exactly 0, yet it stays above the -1e9 of an action that a mask forbids."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,12 +45,12 @@ class TabularModel:
         table: (S, D) float32 the observation of each state, scaled.
         count: (S, A) float64 how often each action was taken in each state with a known outcome.
         reward: (S, A) mean reward, scaled; 0 where never taken.
-        transition: (S A, S) sparse probabilities of the next state; rows sum to the chance of going on. Where the log has a
-            `time_unit`, each step of them counts gamma^(elapsed - 1).
+        transition: (S A, S) sparse probabilities of the next state; rows sum to the probability of going on. Where the log has
+            a `time_unit`, each counted step is weighted by gamma^(elapsed - 1).
         behavior: (S, A) the behaviour's probabilities: the log's own averaged over a state's rows where it has them,
             else the shares of its actions.
-        lowest, highest: smallest and largest sum of the scaled, discounted rewards that follow any row in its episode,
-            0 after the end among them: the range of what a value was seen to be.
+        lowest, highest: the range of values seen: the smallest and the largest discounted sum of scaled rewards that follow
+            any row in its episode, and 0, the value after an end.
         known: (S,) whether the outcome of any row of the state is known.
         allowed: (S, A) actions that some row of the state allowed; all where the log has no masks.
     """
@@ -110,7 +111,7 @@ class TabularModel:
         goes_on = np.flatnonzero(known & ~log.terminated)
         chance = 1.0 / count[pair[goes_on]]
         if log.elapsed is not None and gamma > 0:
-            # gamma times this is gamma^elapsed, whatever `q` is asked for; with gamma 0 nothing follows anyway.
+            # `q` multiplies this by gamma, which gives gamma^elapsed; with gamma 0 nothing follows anyway.
             chance *= log.discount(gamma)[goes_on] / gamma
         entries = (chance, (pair[goes_on], following[goes_on]))
         transition = sparse.csr_matrix(entries, shape=(states * actions, states))
@@ -200,12 +201,12 @@ def settled(
     what: str,
     reason: str,
 ) -> Float[NumpyArray, " S"]:
-    """(S,) the values that a sweep of a Bellman equation leaves as they are, to `TOLERANCE`.
+    """(S,) the fixed point of sweeps of a Bellman equation, to `TOLERANCE`.
 
     Args:
         sweep: values -> values after a sweep.
         v: where to begin.
-        what, reason: of the message: what did not settle, and why that happens.
+        what, reason: for the message: what did not settle, and why that happens.
 
     Raises:
         DataError: it does not settle in `MOST_SWEEPS` sweeps.

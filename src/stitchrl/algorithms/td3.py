@@ -9,19 +9,19 @@ One update, in the order of the official code (sfujim/TD3, TD3.py); every `actor
     (5)  Qbar   <- Qbar   + target_rate (Q - Qbar)
     (6)  pibar  <- pibar  + target_rate (pi - pibar)
 
-(4) climbs wherever the critic rises, logged or not: TD3+BC is this with one term that holds it to the log. It is here to
-be seen, and to learn online.
+(4) moves the actor towards actions that the critic values more, logged or not. TD3+BC adds one term to (4) that holds
+the actor to the log. It is included so that this failure can be seen, and for learning online.
 
-Deviations: none known beside the log, which the official code fills by acting with noise.
+Deviations: none known, but that it learns from a fixed log, where the official code collects data by acting with noise.
 
-Use: to see what the one term of TD3+BC is for, and online, where it belongs.
+Use: to see what the additional term of TD3+BC is for, and for learning online, for which it was made.
 
 Avoid: deploying what it learns from a fixed log.
 
 First knob: `target_noise`, from 0.1 to 0.5: larger makes critics smoother in the action, and ends no overestimation.
 
 Metrics: loss/critic, q/data_mean; from the last actor update: loss/actor, q/policy_mean, policy/mode_error (root mean
-squared distance of the policy's action from the logged one, an action dimension).
+squared distance of the policy's action from the logged one, per action dimension).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TD3(CriticSettings):
     irregular_time: ClassVar[bool] = True
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
     caution: ClassVar[str] = (
-        "Nothing holds its actor to the log: it goes where the critic is too high, and its claims run away from the "
+        "Nothing holds its actor to the log: it goes where the critic is too high, and its claimed values run away from the "
         "truth. It is shown as a warning and is never selected."
     )
 
@@ -85,7 +85,7 @@ class TD3(CriticSettings):
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> DeterministicState:
         if spec.num_actions is not None:
-            raise ConfigurationError("TD3 needs continuous actions; the log's are discrete. DQN is its like for them.")
+            raise ConfigurationError("TD3 needs continuous actions; the log's are discrete. DQN learns from such logs.")
         a_key, q_key = jax.random.split(key)
         size, shape = spec.vector_size, self.actor_network or self.network
         actor = DeterministicPolicy(MLP.create(size, shape, spec.action_size, key=a_key, start="uniform"))

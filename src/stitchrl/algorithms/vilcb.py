@@ -1,25 +1,25 @@
 """VI-LCB: value iteration with lower confidence bounds (Rashidinejad, Zhu, Ma, Jiao, Russell 2021, arXiv 2103.12021).
 
-In the maximum-likelihood model of the log, value iteration whose rewards are lowered by what they may be wrong by
-(their algorithm 3, for discounted problems):
+Value iteration in the maximum-likelihood model of the log, whose rewards are lowered by a bound on their error (their
+algorithm 3, for discounted problems):
 
     (1)  b(s, a) = penalty_weight V_range sqrt( log(2 S A / failure) / (2 N(s, a)) )
     (2)  Q(s, a) = r(s, a) - b(s, a) + gamma sum_s' P(s' | s, a) V(s'),   no less than V_lowest
     (3)  V(s)    = max over the actions tried in s of Q(s, a)
     (4)  pi(s)   = the action of (3)
 
-Actions never tried in a state have an infinite penalty, and a state of which no outcome is known has the value V_lowest.
-V_lowest is the smallest discounted sum of rewards that followed any row of the log, and V_range the width from there to
-the largest: what a value was seen to be, after an end (0) included. The paper's constants make (1) so
-large that nothing tried less than hundreds of times counts; `penalty_weight` scales it, and 0 is plain value iteration
-in the model, which picks the luckiest actions.
+Actions never tried in a state have an infinite penalty, and a state of which no outcome is known has the value
+V_lowest. V_lowest is the smallest discounted sum of rewards that followed any row of the log, and V_range the distance
+from there to the largest; both count the value 0 after an end. The paper's constants make (1) so large that nothing
+tried less than hundreds of times counts; `penalty_weight` scales it, and 0 is plain value iteration in the model, which
+picks the luckiest actions.
 
 Deviations: Hoeffding's constant in place of the paper's; all of the log in every sweep, where the paper splits it into
 one part a sweep (for its proof). There are no updates: `updates` is ignored.
 
 Acting: an observation that is none of the log's is treated as the nearest one.
 
-Use: logs whose states are numbered, as a fast bar for learners with networks.
+Use: logs whose states are numbered, as a fast baseline for learners with networks.
 
 Avoid: states that cannot be counted, or that hide what decides the outcome.
 
@@ -68,7 +68,7 @@ def pessimistic_values(
     """Q of equations (2) and (3), by sweeps until nothing changes; minus infinity for actions that were not tried.
 
     Raises:
-        DataError: with gamma 1, where a way round in circles pays for ever.
+        DataError: with gamma 1, where going round in a cycle of states pays for ever.
     """
 
     def q(v: Float[NumpyArray, " S"]) -> Float[NumpyArray, "S A"]:
@@ -81,7 +81,7 @@ def pessimistic_values(
             lambda v: q(v).max(1),
             np.full(len(bonus), model.lowest),
             "Value iteration",
-            f"with gamma {gamma:g} some way round in circles pays for ever",
+            f"with gamma {gamma:g} going round in some cycle of states pays for ever",
         )
     )
 

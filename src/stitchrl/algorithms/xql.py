@@ -1,7 +1,7 @@
 """XQL: extreme Q-learning (Garg, Hejna, Geist, Ermon 2023, arXiv 2301.02328).
 
-If errors of Q follow a Gumbel law, as maxima do, the soft value of the logged actions is found by Gumbel regression. One
-update, in the order of the official code (Div99/XQL, offline: critic.py, actor.py), T the temperature:
+If errors of Q follow a Gumbel distribution, as maxima do, Gumbel regression finds the soft value of the logged actions.
+One update, in the order of the official code (Div99/XQL, offline: critic.py, actor.py), T the temperature:
 
     (1)  L_V  = E[ exp z - z - 1 ],  z = min( (min_i Qbar_i(s, a) - V(s)) / T, largest_exponent )
     (2)  L_pi = -E[ min(exp(inverse_temperature (min_i Qbar_i(s, a) - V(s))), 100) log pi(a | s) ]
@@ -9,25 +9,25 @@ update, in the order of the official code (Div99/XQL, offline: critic.py, actor.
          h(x) = x^2 / 2 up to |x| = 20, and straight beyond (Huber)
     (4)  Qbar <- Qbar + target_rate (Q - Qbar)
 
-V is new in (2) and (3). At the minimum of (1) V is T log E[ exp(Q / T) ] over the logged actions: their mean for a large
-temperature, the best of them for a small one, as in EQL, whose loss has the same gradient where nothing is cut off. A row whose z
-is cut off has no gradient in (1), where in EQL it still pulls V down. (1) is divided by exp of the batch's largest z (at
-least -1), as in the official code. Rows without a TD target (cut, what followed unknown) have weight 0 in (1) and (3) and
-weight 1 in (2): imitation.
+V is new in (2) and (3). At the minimum of (1) V is T log E[ exp(Q / T) ] over the logged actions: their mean for a
+large temperature, the best of them for a small one, as in EQL, whose loss has the same gradient where nothing is cut
+off. A row whose z is cut off has no gradient in (1); in EQL it still pulls V down. (1) is divided by exp of the batch's
+largest z (at least -1), as in the official code. Rows without a TD target (the log was cut there and what followed is
+unknown) have weight 0 in (1) and (3) and weight 1 in (2): imitation.
 
-Policies are those of IQL. For discrete actions, which the official code does not have, Q has one output an action and pi is
+Policies are those of IQL. For discrete actions, which the official code does not have, Q has one output per action and pi is
 categorical under the action mask. `value_layer_norm` normalises V's network, as all official runs do.
 
-Use: As IQL, where its expectile would have to be very high, as on long tasks that pay only at their end.
+Use: Where IQL would need a very high expectile, as on long tasks that pay only at their end.
 
-Avoid: Rewards that differ widely by chance: the exponential believes the luckiest. It can run away where T is small.
+Avoid: Rewards that differ widely by chance: the exponential follows the luckiest rows. With a small T it can diverge.
 
 First knob: `temperature`, from 0.5 to 10, in units of value: smaller is more optimistic.
 
-Deviations: The official noise on actions and the random actions beside logged ones in (1), both off by default, are not here.
-Defaults are those of the consistent MuJoCo runs; the code's own temperature is 1. The actor's cosine decay over all of
-training is off unless `actor_decay_updates` is given. Rewards are taken as they come, observations as `fit` scales them. The
-official code names a dropout of V's network for AntMaze but never switches it on.
+Deviations: The official noise on actions and the random actions beside logged ones in (1), both off by default, are not
+here. Defaults are those of the consistent MuJoCo runs; the code's own temperature is 1. The actor's cosine decay over
+all of training is off unless `actor_decay_updates` is given. Rewards are taken as they come, observations as `fit`
+scales them. The official code has a dropout of V's network for AntMaze, but never switches it on.
 
 Metrics: loss/value, loss/actor, loss/critic; q/data_mean, v/mean, adv/mean; weight/mean, weight/effective_share, weight/clipped;
 policy/agreement or policy/mode_error, policy/entropy.

@@ -1,4 +1,4 @@
-"""`check_algorithm`: an algorithm held against its contract, on small logs."""
+"""`check_algorithm`: tests whether an algorithm keeps its contract, on small logs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ __all__ = ["check_algorithm"]
 
 
 def check_algorithm(algorithm: Algorithm, *, kinds: Sequence[str] | None = None) -> None:
-    """Hold an algorithm to what the training loop and its users rely on, as scikit-learn's `check_estimator` does.
+    """Test what the training loop and its users rely on in an algorithm, as scikit-learn's `check_estimator` does.
 
     Settings have a range and a meaning; those that `prepare` reads are static. `init` and `update` are pure; a state
-    keeps its structure, shapes and dtypes; metrics are finite scalars. Solved arrays are handed through `given`. The
-    policy gives forbidden actions probability 0. Rows that terminated do not bootstrap, truncated ones do, and what
-    stands in a row of `td_weight` 0 moves no value. A seed trains alone as it does among others (to the bit on a CPU),
-    a run that was interrupted ends as one that was not, and a run that was saved acts the same when it is loaded.
+    keeps its structure, shapes and dtypes; metrics are finite scalars. Solved arrays are passed on in `given`. The
+    policy gives forbidden actions probability 0. Rows that terminated do not bootstrap, truncated ones do, and the
+    content of a row of `td_weight` 0 does not change any value. A seed trains alone as it does among others (to the bit
+    on a CPU), a run that was interrupted ends as one that was not, and a run that was saved acts the same when it is
+    loaded.
 
     It trains on logs of a few dozen rows. Give it small networks: nothing here depends on their size.
 
@@ -90,7 +91,7 @@ def _check_prepare(subject: Subject) -> None:
     for name, column in prepared.columns.items():
         if len(column) != prepared.log.num_transitions:
             subject.fail(
-                f"a column that `prepare` adds must have one entry a row; `{name}` has {len(column)} for "
+                f"a column that `prepare` adds must have one entry per row; `{name}` has {len(column)} for "
                 f"{prepared.log.num_transitions} rows."
             )
     for name in algorithm.input_settings():
@@ -98,8 +99,7 @@ def _check_prepare(subject: Subject) -> None:
         other = subject.prepare(algorithm.with_inputs({name: 0.5 * value if value else 0.5}))
         if not _prepared_alike(prepared, other):
             subject.fail(
-                f"a setting that `prepare` reads must be static, for seeds and grids share what is prepared; `{name}` "
-                "changes it."
+                f"a setting that `prepare` reads must be static, since seeds and grids share its result; `{name}` changes it."
             )
 
 
@@ -203,7 +203,9 @@ def _check_masks(subject: Subject) -> None:
     if not isinstance(policy, DiscretePolicy):
         shape = np.shape(policy.mode(obs))
         if shape != (ROWS, subject.spec.action_size):
-            subject.fail(f"a policy must give one action a row, {(ROWS, subject.spec.action_size)}; it gives {shape}.")
+            subject.fail(
+                f"a policy must give one action per row, {(ROWS, subject.spec.action_size)}; it gives {shape}."
+            )
         return
     best = np.asarray(policy.mode(obs))
     mask = jnp.asarray(~np.eye(subject.spec.discrete_actions, dtype=bool)[best])
@@ -213,19 +215,19 @@ def _check_masks(subject: Subject) -> None:
     forbidden = probs[rows, best].any() or (drawn == best).any()
     if forbidden or (np.asarray(policy.mode(obs, action_mask=mask)) == best).any():
         subject.fail(
-            "a policy must give an action that the mask forbids probability 0, and neither choose nor draw it."
+            "an action that the mask forbids must have probability 0 under a policy, which must neither choose nor draw it."
         )
     if np.abs(probs.sum(1) - 1.0).max() > 1e-4:
         subject.fail("the probabilities of a policy must sum to 1 under a mask.")
 
 
 def _check_memory(subject: Subject, policy: MemoryPolicy, obs: Any) -> None:
-    """One step of a policy with memory: one action an episode, none that is forbidden, and carries of independent episodes."""
+    """One step of a policy with memory: one action per episode, none that is forbidden, and carries of independent episodes."""
     start, nothing = policy.initial_carry(ROWS), nothing_yet(policy, ROWS)
     best, carry = policy.step(start, obs, *nothing)
     wanted = (ROWS, *(() if subject.kind == "discrete" else (subject.spec.action_size,)))
     if np.shape(best) != wanted:
-        subject.fail(f"a policy must give one action an episode, {wanted}; it gives {np.shape(best)}.")
+        subject.fail(f"a policy must give one action per episode, {wanted}; it gives {np.shape(best)}.")
     if any(np.shape(leaf)[:1] != (ROWS,) for leaf in jax.tree.leaves(carry)):
         subject.fail("every leaf of a carry must have the episodes on axis 0, so that some can begin anew.")
     if subject.kind == "discrete":
@@ -235,7 +237,9 @@ def _check_memory(subject: Subject, policy: MemoryPolicy, obs: Any) -> None:
                 subject.fail("a policy with memory must neither choose nor draw an action that the mask forbids.")
     alone, _ = policy.step(policy.initial_carry(1), obs[:1], *nothing_yet(policy, 1))
     if differ(np.asarray(alone[0]), np.asarray(best[0]), tolerance=1e-4):
-        subject.fail("what is done in one episode must not depend on those that are played beside it.")
+        subject.fail(
+            "the action in one episode must not depend on the other episodes that are played at the same time."
+        )
 
 
 class _InterruptedError(Exception):
@@ -266,11 +270,11 @@ def _check_training(subject: Subject) -> None:
             alone = trained([1]).states[0]
             if differ(among, alone, tolerance=0.0 if exact else 1e-3):
                 subject.fail("a seed must train alone as it does among others; its state differs.")
-            subject.fail("a run that was interrupted must end as one that was not; its state differs.")
+            subject.fail("a run that was interrupted must end like one that was not; its state differs.")
         try:
             loaded: Any = load(Path(folder), {algorithm.name: type(algorithm)})
         except CheckpointError as error:
-            subject.fail(f"a run that was saved must be there to load, with the same settings; {error}")
+            subject.fail(f"a run that was saved must load again; {error}")
     if loaded.algorithm != algorithm:
         subject.fail("a run that was saved must have the same settings when it is loaded.")
     if differ(acts(run.policy, subject.log), acts(loaded.policy, subject.log)):

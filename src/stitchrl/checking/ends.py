@@ -1,4 +1,4 @@
-"""Ends and cuts: whether an algorithm bootstraps where it may and nowhere else, by its updates or in closed form."""
+"""Ends and cuts: tests whether an algorithm bootstraps where it may and nowhere else, by its updates or its closed form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["check_bootstrap", "check_closed_form", "check_padding", "check_rows_
 
 ENDED, CUT = "a row that terminated must not bootstrap", "a truncated row must bootstrap"
 TOLERANCE = 1e-5
-"""Rounding, within which two solutions are the same."""
+"""Two solutions that differ by no more than this, which allows for rounding, count as the same."""
 
 
 def check_bootstrap(subject: Subject) -> None:
@@ -47,7 +47,7 @@ def check_bootstrap(subject: Subject) -> None:
 
 
 def check_padding(subject: Subject) -> None:
-    """What stands beyond the end of an episode, in the place of rows that a piece of it lacks, changes no update."""
+    """The padding of a piece of an episode, beyond the end of the episode, does not change an update."""
     batch = subject.batch
     missing = batch["valid"] == 0
     other = dict(batch)
@@ -62,7 +62,7 @@ def check_padding(subject: Subject) -> None:
 
 
 def check_rows_without_target(subject: Subject) -> None:
-    """What stands in a row of td_weight 0 moves no critic."""
+    """The reward and the next observation of a row of td_weight 0 do not change the critics."""
     if subject.algorithm.closed_form or subject.algorithm.value(subject.state, subject.given) is None:
         return
     batch = subject.with_columns(terminated=0.0, truncated=0.0, td_weight=1.0)
@@ -83,7 +83,7 @@ def check_rows_without_target(subject: Subject) -> None:
 
 
 def check_closed_form(subject: Subject) -> None:
-    """The same of an algorithm in closed form, by what it makes of logs whose rows all terminated, or all were cut."""
+    """The same for an algorithm in closed form, by its solutions of logs whose rows all terminated, or all were cut."""
     algorithm, kind = subject.algorithm, subject.kind
     ended, cut = (_single_steps(kind, terminated=terminated) for terminated in (True, False))
     if differ(_solution(algorithm, ended), _solution(algorithm, _seen_after(ended)), tolerance=TOLERANCE):
@@ -131,7 +131,7 @@ def _seen_after(log: Dataset) -> Dataset:
 
 
 def _solution(algorithm: Algorithm, log: Dataset) -> PyTree:
-    """What a closed form does and claims at the observations of a log, which are not scaled."""
+    """The actions and the values of a closed form at the observations of a log, which are not scaled."""
     given = copy.copy(algorithm).prepare(log, Scaling.of(log, standardize=False), key=jax.random.key(0)).given
     given = jax.tree.map(jnp.asarray, given)
     state = algorithm.init(jax.random.key(0), Spec.of(log), given)

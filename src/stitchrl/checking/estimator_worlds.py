@@ -38,7 +38,7 @@ class _Table:
 
 class Worlds:
     """Two exact worlds of seven states: in one, every episode has 3 steps, which keeps all shapes equal; in the other,
-    an episode may end at any step. Returns lie well above 0, so that weights which do not sum to 1 are seen. With `single`
+    an episode may end at any step. Returns lie well above 0, so that weights which do not sum to 1 are noticed. With `single`
     every episode of both has one step, in one of two states."""
 
     def __init__(self, *, single: bool = False) -> None:
@@ -85,7 +85,7 @@ class Worlds:
         return read(columns, Schema.infer(list(columns), num_actions=2, gamma=GAMMA))
 
     def logs(self, world: FiniteMDP, episodes: int, count: int, seed: int) -> list[Dataset]:
-        """So many logs of so many episodes each: they are read as one, and cut."""
+        """Several logs of equally many episodes, which are read as one log and then cut apart."""
         whole = self.log(self.rows(world, episodes * count, seed=seed))
         return [whole.select_episodes(np.arange(k * episodes, (k + 1) * episodes)) for k in range(count)]
 

@@ -1,4 +1,4 @@
-"""`check_estimator`: an estimator held against its contract and against exact worlds."""
+"""`check_estimator`: tests whether an estimator keeps its contract, and whether it is right in exact worlds."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ REPLICATES = 60
 def check_estimator(estimator: Estimator, *, resample_slack: float = 0.2) -> None:
     """Check an off-policy estimator against its contract and against exact worlds of seven states.
 
-    One whose drafts have no interval (`Draft.interval` False) must never be healthy, and nothing is asked of its error.
+    The checks are: it has all members; it uses only the fits that it names; the identities of its statistic hold (every episode
+    counted once gives the value, influence values sum to 0, a resample gives the estimate of its episodes); the behaviour's own
+    policy has the mean logged return; bias, standard error and interval coverage are right over fresh logs; a horizon is refused
+    or respected; an estimate of a policy that the log never tried is unhealthy; and it keeps no state. This takes some seconds,
+    most of them for the fits.
 
-    One that refuses episodes of several steps, but not single decisions, is checked on worlds whose episodes have one step.
-
-    Checked are its members; that it asks only for the fits it names; the identities of its statistic (every episode
-    counted once gives the value, influence values sum to 0, a resample gives what its episodes give); that the
-    behaviour's own policy is worth the mean logged return; bias, standard error and interval coverage over fresh logs;
-    that a horizon is refused or respected; that a policy the log never tried is called unhealthy; and that it keeps no
-    state. It takes some seconds, most of them for the fits it asks for.
+    An estimator whose drafts have no interval (`Draft.interval` False) must never be healthy, and its error is not checked. One
+    that refuses episodes of several steps, but not single decisions, is checked in worlds whose episodes have one step.
 
     Args:
         estimator: to be checked.
@@ -79,7 +78,7 @@ def _require(holds: bool | np.bool_, estimator: Any, sentence: str) -> None:
 
 
 class _Watched(PolicyFits):
-    """The fits of a case, which refuse what the estimator did not name."""
+    """The fits of a case; they refuse requests that the estimator did not name."""
 
     def __init__(self, inner: PolicyFits, estimator: Estimator) -> None:
         super().__init__(inner.fits, inner.policy)
@@ -129,7 +128,7 @@ def _check_members(estimator: Any) -> None:
     _require(
         requests == estimator.requests(),
         estimator,
-        "two calls of requests() differ; equal requests must be equal, or each is fitted anew.",
+        "two calls of requests() must give equal requests, since unequal ones are fitted again; they differ.",
     )
 
 
@@ -157,7 +156,9 @@ def _check_draft(estimator: Estimator, worlds: Worlds) -> None:
     _require(len(set(keys)) == len(keys), estimator, f"each key of a check must occur once; got {', '.join(keys)}.")
     for check in draft.checks:
         _require(
-            check.sentence.endswith("."), estimator, f"check {check.key} must say a sentence; got {check.sentence!r}."
+            check.sentence.endswith("."),
+            estimator,
+            f"the sentence of check {check.key} must end with a full stop; got {check.sentence!r}.",
         )
     _require(
         bool(draft.assumptions) and all(isinstance(text, str) for text in draft.assumptions),
@@ -167,11 +168,11 @@ def _check_draft(estimator: Estimator, worlds: Worlds) -> None:
     if draft.unit_weight is not None:
         weight = np.asarray(draft.unit_weight)
         right = weight.shape == (case.log.num_episodes,) and np.isfinite(weight).all() and (weight >= 0).all()
-        _require(bool(right), estimator, "`unit_weight` must be one finite number of at least 0 an episode.")
+        _require(bool(right), estimator, "`unit_weight` must be one finite number of at least 0 for each episode.")
 
 
 def _interval(estimator: Estimator, worlds: Worlds) -> bool:
-    """Whether its drafts have intervals; what is no draft is judged elsewhere."""
+    """Whether its drafts have intervals; a result that is no draft is reported by another check."""
     try:
         return bool(getattr(estimator.estimate(worlds.plain()), "interval", True))
     except Exception:  # what raises is reported by the checks that follow
@@ -179,7 +180,7 @@ def _interval(estimator: Estimator, worlds: Worlds) -> bool:
 
 
 def _check_never_healthy(estimator: Estimator, worlds: Worlds) -> None:
-    """A number of whose error nothing is known must say so."""
+    """An estimate whose error is not known must not be healthy."""
     for seed, policy in ((11, worlds.policy), (12, worlds.behavior)):
         case = worlds.case(worlds.log(worlds.rows(worlds.uneven, EPISODES, seed=seed)), policy)
         healthy = all(check.passed for check in _estimate(estimator, case).checks)
@@ -226,7 +227,7 @@ def _check_statistic(estimator: Estimator, worlds: Worlds) -> None:
 
 
 def _check_resamples(estimator: Estimator, worlds: Worlds, *, slack: float) -> None:
-    """A resample's replicate is the estimate from its episodes, with the same fits; linearised ones nearly."""
+    """The replicate of a resample is the estimate from its episodes with the same fits, or close to it where linearised."""
     rows = worlds.rows(worlds.even, EPISODES, seed=2)
     statistic = _statistic(estimator, worlds.case(worlds.log(rows)), "on a plain log")
     error = _error(statistic)
@@ -272,7 +273,7 @@ def _check_truth(estimator: Estimator, worlds: Worlds) -> None:
         found = Resampler(Units(n), resamples=200, seed=k).interval(gain)
         values.append(found.value)
         errors.append(found.standard_error)
-        # All logs share one fit, so what its networks disagree by moves all estimates together.
+        # All logs share one fit, so its error moves all estimates together.
         of_model.append(draft.model_variance)
         unknown.append([bounded(end) for end in draft.unknown])
         more = float(np.hypot(1.0, np.sqrt(of_model[-1]) / max(found.standard_error, 1e-300)))

@@ -1,4 +1,4 @@
-"""`check_format`: a format of files held against its contract, on a sound file and on damaged copies of it."""
+"""`check_format`: tests whether a file format keeps its contract, on a sound file and on damaged copies of it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ OTHERS = {
     "HDF5": b"\x89HDF\r\n\x1a\n\x00\x00",
     "a zip archive": b"PK\x03\x04\x14\x00\x00\x00",
 }
-"""How files of other formats begin."""
+"""The first bytes of files of other formats."""
 CUTS = (0.0, 0.3, 0.9)
-"""Shares of a file that are left of it when it is damaged."""
+"""Shares of a file that are kept in a damaged copy."""
 
 
 def check_format(format: Format, path: str | Path) -> None:
-    """Hold a format against what reading relies on.
+    """Test what reading relies on in a format.
 
-    Its name and endings can be told apart from text; it recognises the file and not the first bytes of other formats; the file
-    opens as columns that can be asked for in part and as often as wanted; and a copy that was cut short is either read or
-    refused with a stitchrl error, never with another one.
+    It has a name, and its endings are well formed; it recognises the file, and not the first bytes of other formats; the file
+    opens as columns that can be read in part and repeatedly; and a copy that was cut short is either read or refused with a
+    stitchrl error, never with another one.
 
     Args:
         format: to be checked.

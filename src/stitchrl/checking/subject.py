@@ -1,4 +1,4 @@
-"""What the checks of an algorithm work on: small logs, one update compiled, and how two results are told apart."""
+"""What the checks of an algorithm use: small logs, one compiled update, and comparisons of two results."""
 
 from __future__ import annotations
 
@@ -43,15 +43,14 @@ __all__ = [
 ROWS = 8
 """Rows of the batch of one update."""
 STEPS = {"update": 1, "updates": 100}
-"""Where in a run single updates are: the second of a hundred, which is also one of those that a delayed actor makes."""
+"""The place in a run of single updates: the second of a hundred, at which a delayed actor is updated too."""
 
 
 def small_log(kind: str = "discrete", *, reward: float | None = None) -> Dataset:
-    """Twelve episodes of 1 to 5 steps with 3 actions, or with 2 numbers in [-1, 1] an action where `kind` is "continuous".
+    """Twelve episodes of 1 to 5 steps with 3 actions, or with actions of 2 numbers in [-1, 1] where `kind` is "continuous".
 
-    There are 8 observations of 3 numbers, numbered by `observation_id`. Every fourth episode is cut, and what was seen
-    then is known. Discrete actions have masks, of which the one after a cut is unknown, so that rows without a target are
-    among them.
+    There are 8 observations of 3 numbers, numbered by `observation_id`. Every fourth episode is cut, and its last observation
+    is known. Discrete actions have masks, of which the one after a cut is unknown, so that some rows have no target.
 
     Args:
         kind: "discrete" or "continuous".
@@ -85,7 +84,7 @@ def small_log(kind: str = "discrete", *, reward: float | None = None) -> Dataset
 
 @cache
 def compiled_update(structure: Algorithm) -> Any:
-    """(input settings, state, batch, given, key, step) -> the update, compiled once a batch shape, as the loop compiles it.
+    """(input settings, state, batch, given, key, step) -> the update, compiled once per batch shape, as the loop compiles it.
 
     Args:
         structure: as `Algorithm.structure` gives it.
@@ -124,16 +123,16 @@ class Subject:
 
     @cached_property
     def prepared(self) -> Prepared:
-        """What the algorithm makes of the log."""
+        """The result of the algorithm's `prepare` on the log."""
         return self.prepare(self.algorithm)
 
     def prepare(self, algorithm: Algorithm) -> Prepared:
-        """What an algorithm makes of the log, by a copy, so that nothing can be kept in the algorithm itself."""
+        """The result of `prepare` on the log, by a copy of the algorithm, so that nothing can be kept in the algorithm itself."""
         return copy.copy(algorithm).prepare(self.log, self.scaling, key=jax.random.key(0))
 
     @cached_property
     def given(self) -> PyTree:
-        """As the loop hands it through."""
+        """What `prepare` solved, as the loop passes it on."""
         return jax.tree.map(jnp.asarray, self.prepared.given)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a bundle is asked, checked: rows, masks and actions; and answers in the shape of the question."""
+"""Checks of the input of a bundle (rows, masks and actions), and outputs in the shape of the input."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Asked", "allowed", "answer", "given_actions"]
 
 
 class Asked(NamedTuple):
-    """Rows that the policy inside is asked about, after the guard.
+    """The input rows of the policy inside, after the guard.
 
     Attributes:
-        rows: (B, D) numbers, of which the guard admits all but where it is told to answer.
+        rows: (B, D) numbers, all admitted by the guard unless it is set to "answer" everywhere.
         action_mask: (B, A) allowed actions, or None.
-        outside: (B,) the rows in which something else acts; None where there is none.
-        single: whether the caller asked about one row.
+        outside: (B,) the rows in which not the policy acts, but what the guard says; None where there is no such row.
+        single: whether the caller gave a single row.
     """
 
     rows: NumpyArray
@@ -38,7 +38,7 @@ def allowed(action_mask: Any, schema: Schema, count: int, *, single: bool) -> Nu
     mask = mask[None] if single and mask.ndim == 1 else mask
     if mask.ndim != 2 or mask.shape[1] != schema.num_actions:
         raise DataError(
-            f"The policy has {schema.num_actions} actions; the mask has {mask.shape[-1] if mask.ndim else 'none'}."
+            f"`action_mask` must have a value for each of the policy's {schema.num_actions} actions; got shape {mask.shape}."
         )
     if len(mask) != count:
         raise DataError(f"`action_mask` must have one row for each of the {count} observations; got {len(mask)}.")
@@ -85,10 +85,10 @@ def given_actions(action: Any, asked: Asked, schema: Schema, size: int) -> Numpy
     try:
         given = np.asarray(action)
     except ValueError:
-        raise DataError(f"`action` must hold one action a row; got {shown(action)}.") from None
+        raise DataError(f"`action` must hold one action per row; got {shown(action)}.") from None
     given = given[None] if asked.single and given.ndim == (0 if discrete else 1) else given
     if given.ndim != (1 if discrete else 2) or len(given) != len(asked.rows):
-        raise DataError(f"`action` must hold one action a row; got shape {given.shape} for {len(asked.rows)} rows.")
+        raise DataError(f"`action` must hold one action per row; got shape {given.shape} for {len(asked.rows)} rows.")
     if not discrete:
         if given.shape[1] != size:
             raise DataError(
@@ -108,5 +108,5 @@ def given_actions(action: Any, asked: Asked, schema: Schema, size: int) -> Numpy
 
 
 def answer(found: NumpyArray, asked: Asked) -> NumpyArray:
-    """One answer for one row, as an array without the axis of rows."""
+    """The output: for a single row without the axis of rows."""
     return found.squeeze(0) if asked.single else found

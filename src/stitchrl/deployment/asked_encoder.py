@@ -1,4 +1,4 @@
-"""The encoder of rows that a policy is asked about: as of a log that is read, but one bad value costs no other row its answer."""
+"""The encoder of a policy's input rows: as for a log that is read, but a bad value makes only its own row unusable."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stitchrl.types import NumpyArray
 
 __all__ = ["AskedEncoder"]
 
-ORIGIN = "what the policy is asked about"
+ORIGIN = "the input of the policy"
 WORDS = {word: 1.0 for word in TRUE_WORDS if len(word) > 1} | {word: 0.0 for word in FALSE_WORDS if len(word) > 1}
-"""Words that stand for a number wherever they are; what a single letter means, the other values of a column tell."""
+"""Words that mean true or false in any column; what a single letter means depends on the other values of its column."""
 
 
 class AskedEncoder(ObservationEncoder):
-    """Turns the named columns that a policy is asked about into the numbers that it learned from.
+    """Turns named columns into the numbers that a policy learned from.
 
     Args:
         schema: of the policy.
@@ -35,8 +35,8 @@ class AskedEncoder(ObservationEncoder):
         width: how many numbers the observation has, where lists that are still text are to be read.
 
     Attributes:
-        unusable: for each column with values that mean nothing to the policy, what is wrong in each of the (n,) rows; "" where
-            nothing is.
+        unusable: for each column with values that the policy cannot use, what is wrong in each of the (n,) rows; "" where the
+            value is right.
     """
 
     def __init__(self, schema: Schema, *, decimal: str = ".", width: int | None = None) -> None:
@@ -58,7 +58,7 @@ class AskedEncoder(ObservationEncoder):
         return np.where((found == 0) | (found == 1), found, np.nan)
 
     def _numbers(self, values: NumpyArray, where: Where, *, gaps: bool = False) -> Float[NumpyArray, "n ..."]:
-        """The values as float32, NaN where a text means no number; what is infinite or NaN stays so, for the guard to see."""
+        """The values as float32, NaN where a text is no number; infinite values and NaN stay, so that the guard sees them."""
         if values.dtype.kind == "U":
             read = self._read(_lists(values, self._size(where)))
             wrong = np.isnan(read) & (np.char.strip(values) != "").reshape(-1, *[1] * (read.ndim - 1))
@@ -80,7 +80,7 @@ class AskedEncoder(ObservationEncoder):
         return (self.width or 1) - bool(rule and rule.indicator)
 
     def _settled(self, column: Column, where: Where) -> Column:
-        """As the encoder of logs does; but a list of another length costs its own row only, where others have the right one."""
+        """As in the encoder of logs, but a list of wrong length makes only its own row unusable where others are right."""
         made = super()._settled(column, where)
         if isinstance(made, np.ndarray) or not is_list(made.type) or pa.types.is_fixed_size_list(made.type):
             return made
@@ -116,7 +116,7 @@ class AskedEncoder(ObservationEncoder):
 
 
 def _lists(values: NumpyArray, size: int) -> NumpyArray:
-    """(n, size) what stands in lists of `size` values that are still text, "" in lists of other lengths; others as given."""
+    """(n, size) the entries of lists that are still text, "" for lists of another length; other values as given."""
     if values.dtype.kind != "U" or values.ndim != 1 or size < 2:
         return values
     rows = [re.split(r"[\s,]+", text.strip(" []")) for text in values.tolist()]

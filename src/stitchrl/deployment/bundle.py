@@ -49,19 +49,19 @@ POLICY, BEHAVIOR_FILE, CARD = "policy.safetensors", "behavior.safetensors", "pol
 class Bundle:
     """A policy that is ready for use.
 
-    It is asked about one row or many, which get one answer or many: D numbers or (B, D) as `log.observation` has them; or named
-    columns with values as in the file of the log, as a dict, a list of dicts, or a frame of pandas, Polars or Arrow. The rules of
-    the schema make their numbers. Columns that the policy does not observe are ignored.
+    Its methods take one row or many, and return one result or many. A row is D numbers as in `log.observation`, many rows are
+    (B, D); or it is named columns with values as in the file of the log, as a dict, a list of dicts, or a frame of pandas, Polars
+    or Arrow, which the rules of the schema turn into numbers. Columns that the policy does not observe are ignored.
 
-    Rows that the guard does not admit are refused with a `DataError`, unless the guard is told otherwise (`guarded`).
+    Rows that the guard does not admit are refused with a `DataError`, unless the guard is set to do something else (`guarded`).
 
     Attributes:
         policy: the policy, with its scaling.
         schema: the meaning of the columns of the log.
         guard: the ranges of the observations in the training log, and what is done outside them.
         provenance: where the policy comes from and what is known of it: algorithm, seed, log, verdict.
-        learned_from: what is remembered of the episodes that it learned from, or was chosen on; None where that is not known,
-            as in bundles of the oldest versions.
+        learned_from: a record of the episodes that it learned from, or was chosen on; None where they are not known, as in
+            bundles of the oldest versions.
         behavior: a model of the log's own behaviour, for `guarded("behavior")`; None where there is none.
     """
 
@@ -73,11 +73,11 @@ class Bundle:
     behavior: Any = None
 
     def knows(self, log: Dataset) -> Bool[NumpyArray, " E"]:
-        """(E,) which episodes of a log equal ones that the policy learned from, in all observations and actions, or have most of
-        their rows from there; all False where it is not known what it learned from.
+        """(E,) which episodes of a log equal ones that the policy learned from, in all observations and actions, or share most of
+        their rows with them; all False where it is not known what it learned from.
 
-        Where observations are few, different episodes are equal by coincidence: then leaving out the equal ones selects by the
-        actions that were taken, and estimates on the others are biased. `st.evaluate` says where that is so.
+        Where there are few different observations, different episodes may be equal by coincidence. Leaving out the equal ones
+        then selects by the actions that were taken, and estimates on the others are biased. `st.evaluate` says where that is so.
         """
         if self.learned_from is None:
             return np.zeros(log.num_episodes, bool)
@@ -98,7 +98,7 @@ class Bundle:
 
     @property
     def described(self) -> str:
-        """What was done to the policy, and what acts where the guard does not let it; "" where that is nothing."""
+        """What was done to the policy, and what acts outside the guard's range; "" where there is neither."""
         inner, act = str(getattr(self.policy, "described", "")), self.guard.on_outside
         if act in (REFUSE, ANSWER):
             return inner
@@ -114,7 +114,7 @@ class Bundle:
         return dataclasses.replace(self, policy=self.policy.greedy())
 
     def clipped(self, low: float | NumpyArray, high: float | NumpyArray) -> Bundle:
-        """A bundle whose policy is clipped to [low, high], by `st.ClippedPolicy`; it knows what this one knows.
+        """A bundle whose policy is clipped to [low, high], by `st.ClippedPolicy`; all else is as in this one.
 
         Raises ConfigurationError where the actions are not normal, or discrete, or the policy is one of NumPy.
         """
@@ -124,7 +124,7 @@ class Bundle:
         return dataclasses.replace(self, policy=ClippedPolicy(self.policy, low, high))
 
     def smoothed(self, std: float | NumpyArray, low: float | NumpyArray, high: float | NumpyArray) -> Bundle:
-        """A bundle whose policy has normal noise, by `st.SmoothedPolicy`; it knows what this one knows.
+        """A bundle whose policy has normal noise, by `st.SmoothedPolicy`; all else is as in this one.
 
         Raises ConfigurationError where actions are discrete, or the policy is one of NumPy.
         """
@@ -136,7 +136,7 @@ class Bundle:
     def guarded(self, on_outside: Any = REFUSE) -> Bundle:
         """A bundle that does something else with rows that its guard does not admit.
 
-        What acts is then another policy, whose value is that of the bundle that this gives: evaluate that one.
+        The bundle returned is another policy with a value of its own: evaluate that one.
 
         Args:
             on_outside: "refuse": a `DataError`. "clip": act as at the nearest values that are admitted. "behavior": act as the
@@ -160,7 +160,7 @@ class Bundle:
         return dataclasses.replace(self, guard=dataclasses.replace(self.guard, on_outside=told))
 
     def unguarded(self) -> Bundle:
-        """A bundle that answers wherever it is asked, as far from its log as that may be: for studying a policy, not for use."""
+        """A bundle that acts on any row, however far from its log: for studying a policy, not for use."""
         return dataclasses.replace(self, guard=dataclasses.replace(self.guard, on_outside=ANSWER))
 
     # --- what it does --------------------------------------------------------------------------------------------------
@@ -175,12 +175,12 @@ class Bundle:
         action_mask: Any = None,
         seed: int | np.random.Generator | None = None,
     ) -> tuple[Shaped[NumpyArray, "..."], Any]:
-        """What to do, as `predict` of Stable-Baselines3 says it: (action, state).
+        """The action to take, in the form of `predict` of Stable-Baselines3: (action, state).
 
         Args:
             observation: one row or many, see the class.
-            state: handed back as it is, for this policy has no memory.
-            episode_start: not looked at, for the same reason.
+            state: returned unchanged, since this policy has no memory.
+            episode_start: not used, for the same reason.
             deterministic: whether to take the preferred action; False draws one. The default of Stable-Baselines3 is False.
             action_mask: the allowed actions, (A,) for one row or (B, A).
             seed: of the draw, as in `sample`.
@@ -203,7 +203,7 @@ class Bundle:
             DataError: the actions are continuous, or as `predict`.
         """
         if not self.discrete:
-            raise DataError("Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`.")
+            raise DataError("Continuous actions have no probabilities: use `sample`, `mode` or `log_prob`.")
         asked = self._asked(obs, action_mask)
         return answer(self._probs(asked), asked)
 
@@ -214,7 +214,7 @@ class Bundle:
             DataError: there is no density, actions that are none, or as `predict`.
         """
         if not self.has_density:
-            raise DataError("The policy has no density of its actions (`has_density` is False): ask for `predict`.")
+            raise DataError("The policy has no density of its actions (`has_density` is False): use `predict`.")
         asked = self._asked(obs, action_mask)
         given = given_actions(action, asked, self.schema, self._action_size)
         if asked.outside is None:
@@ -249,8 +249,8 @@ class Bundle:
 
         Args:
             obs: one row or many, see the class.
-            seed: an int, which gives the same draws each time; a NumPy generator, which goes on; None: other draws each time.
-            key: a key of JAX in the place of a seed.
+            seed: an int, which gives the same draws each time; a NumPy generator to draw from; None: other draws each time.
+            key: a JAX key instead of a seed.
             action_mask: as in `predict`.
 
         Raises:
@@ -305,7 +305,7 @@ class Bundle:
         if told == REFUSE and self._bounded and (error := beyond_bounds(rows, self._bounded)) is not None:
             raise error
         inside = self.guard.inside(rows)
-        # Named columns give categories their numbers; whoever gives numbers may give some that are no category.
+        # From named columns the numbers of categories are always right; numbers given directly may be no category.
         odd = None if given.named or not self._categories else impossible_categories(rows, self._categories)
         if odd is None and inside.all():
             return Asked(rows, mask, None, single)
@@ -317,7 +317,7 @@ class Bundle:
         clipped = self.guard.clipped(np.nan_to_num(rows))
         if told == CLIP:
             return Asked(clipped, mask, None, single)
-        asked = rows if told == BEHAVIOR else clipped  # what is asked where an action is given does not matter
+        asked = rows if told == BEHAVIOR else clipped  # where the guard gives an action, these rows do not matter
         outside: NumpyArray = np.logical_not(inside.all(1))
         return Asked(asked, mask, outside if odd is None else outside | odd.any(1), single)
 
@@ -330,8 +330,8 @@ class Bundle:
             if columns and count:
                 raise DataError(
                     f"The policy learned which actions are allowed from the column{'s' if len(columns) > 1 else ''} "
-                    f"{listed(columns)}, and what it is asked about does not say. Give the columns, or `action_mask`, which is "
-                    "True everywhere if every action is allowed."
+                    f"{listed(columns)}, and the input has neither these nor `action_mask`. Give one of them; a mask is True "
+                    "everywhere if every action is allowed."
                 )
             return None
         unknown = np.isnan(given.mask).any(1)
@@ -373,7 +373,7 @@ class Bundle:
         return np.where(asked.outside[:, None], other, probs)
 
     def _or_else(self, found: NumpyArray, asked: Asked, act: Any) -> NumpyArray:
-        """Continuous actions, with those of the behaviour, or the given one, where the guard does not let the policy act."""
+        """Continuous actions of the policy, replaced by those of the behaviour, or by the guard's action, outside its range."""
         if asked.outside is None:
             return found
         told = self.guard.on_outside
@@ -384,8 +384,8 @@ class Bundle:
 def save_bundle(folder: Path, bundle: Bundle) -> None:
     """Write a bundle: the files of tensors first, then policy.json, which marks it as complete. `docs/bundle.md` describes them.
 
-    A bundle that was there stays as it is until all files of the new one are written; then policy.json goes first and comes last,
-    so that what lies in between is never taken for a bundle. Files of the old one that the new one lacks are removed.
+    A bundle that was there stays unchanged until all files of the new one are written. Then the old policy.json is removed first
+    and the new one put there last, so that a mixture is never taken for a bundle. Files that the new bundle lacks are removed.
 
     Raises:
         ConfigurationError: the policy is one of NumPy, which are read and not written, or remembers its episode.

@@ -1,4 +1,4 @@
-"""Draws of policies, of NumPy and of JAX alike, from a seed, a NumPy generator, or a key of JAX."""
+"""Draws of actions from policies in NumPy and in JAX alike, by a seed, a NumPy generator, or a JAX key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["drawn_discretely", "draws", "generator"]
 
 
 def generator(seed: Any, key: Any = None) -> np.random.Generator:
-    """A NumPy generator from a seed, itself one, or None for other draws each time; or from a key of JAX.
+    """A NumPy generator from a seed, a generator, or None for other draws each time; or from a JAX key.
 
     Raises:
         ConfigurationError: the seed is none of these.
@@ -45,7 +45,7 @@ def draws(policy: Any, rows: NumpyArray, action_mask: NumpyArray | None, chance:
 
     Args:
         policy: of NumPy or of JAX.
-        rows: (B, D) what it is asked about.
+        rows: (B, D) its input.
         action_mask: (B, A) or None.
         chance: a NumPy generator, or a key of JAX.
     """

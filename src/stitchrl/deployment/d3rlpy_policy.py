@@ -1,6 +1,6 @@
 """The policy of a d3rlpy algorithm, by the methods that its algorithms have; the library itself is not imported.
 
-`predict` takes the preferred action and `sample_action` draws one. Neither tells a probability, so what is known is
+`predict` takes the preferred action and `sample_action` draws one. Neither gives a probability, so what is known is
 
     discrete       `predict`: the action that it takes has probability 1
     continuous     `predict`, or draws of `sample_action`: no density
@@ -32,7 +32,7 @@ class D3RLPyPolicy(OutsidePolicy):
         deterministic: whether `predict` acts, as where it is deployed, or `sample_action`.
 
     Raises:
-        ConfigurationError: draws of discrete actions, whose probabilities d3rlpy does not tell; an algorithm that was not built.
+        ConfigurationError: draws of discrete actions, whose probabilities d3rlpy does not give; an algorithm that was not built.
     """
 
     def __init__(self, algo: Any, *, deterministic: bool = True) -> None:
@@ -44,7 +44,7 @@ class D3RLPyPolicy(OutsidePolicy):
             )
         if self._discrete and not deterministic:
             raise ConfigurationError(
-                "d3rlpy draws discrete actions without telling their probabilities, so a policy that draws cannot be judged. "
+                "d3rlpy draws discrete actions without giving their probabilities, so a policy that draws cannot be judged. "
                 "Judge it with `deterministic=True`, as `predict` acts."
             )
         self.num_actions = int(algo.action_size) if self._discrete else None
@@ -80,7 +80,7 @@ class D3RLPyPolicy(OutsidePolicy):
 
 @contextlib.contextmanager
 def _torch_seeded(seed: int) -> Any:
-    """Let PyTorch draw from a seed, and go on afterwards as if it had not drawn. Where it is not loaded, nobody draws from it."""
+    """Let PyTorch draw from a seed, and restore its state afterwards. Where PyTorch is not loaded, nothing draws from it."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield

@@ -1,4 +1,4 @@
-"""The guard: which observations a deployed policy must not be asked about."""
+"""The guard: on which observations a deployed policy must not act."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ANSWER", "BEHAVIOR", "CLIP", "REFUSE", "Guard", "OnOutside", "OtherR
 QUANTILES = (0.01, 0.25, 0.75, 0.99)
 REFUSE, CLIP, BEHAVIOR, ANSWER = "refuse", "clip", "behavior", "answer"
 OnOutside: TypeAlias = str | int | tuple[float, ...]
-"""What a guard is told to do outside: one of the words above, or an action."""
+"""What a guard does outside the range: one of the words above, or an action to take."""
 FEWEST_ROWS = 20
-"""With fewer rows their middle half says little."""
+"""With fewer rows their middle half is too uncertain."""
 MOST_TIMES = 4.0
 """A column whose middle half is wider, or narrower, by more than this factor may have another unit."""
 MOST_BEYOND = 0.5
@@ -27,13 +27,13 @@ MOST_BEYOND = 0.5
 FAR_NARROWER = 0.1
 """A narrower column has another unit only if the middle 98% of its values is within this share of the log's middle half."""
 MOSTLY_ZERO = 0.5
-"""A column with at least this share of zeros, such as a drug that few get, is known by its other values."""
+"""A column with at least this share of zeros, such as a drug that few get, is described by its other values."""
 
 
 class OtherRange(NamedTuple):
     """A column that looks like another unit: its number, its middle half, and the middle half that the policy learned from.
 
-    `times` is how many times as widely it spreads, where its place alone does not tell; None where it does.
+    `times` is how many times as widely it spreads, where the spread shows it; None where its place alone does.
     """
 
     column: int
@@ -49,8 +49,8 @@ class Guard:
     Attributes:
         low, high: (D,) smallest and largest value of each observation column in the training log.
         margin: the share of that range by which a value may lie outside of it.
-        quantiles: (4, D) the values below which 1, 25, 75 and 99% of the rows of each column lie, by which another unit is
-            noticed; None where they are not known, as in bundles of older versions.
+        quantiles: (4, D) the values below which 1, 25, 75 and 99% of the rows of each column lie, which reveal another unit;
+            None where they are not known, as in bundles of older versions.
         on_outside: what a bundle does with such observations: "refuse" them; "clip" them to what is admitted; act as the
             "behavior" does; take an action, a number or a tuple of numbers; or "answer" as if there were no guard.
         of_nonzero: (D,) in which columns, since most of their values are 0, the quantiles are those of the others; None for
@@ -81,7 +81,7 @@ class Guard:
         Args:
             log: what it learned from.
             margin: see the class.
-            most_rows: look at up to so many rows, evenly spaced, where all of them take too long; None looks at all.
+            most_rows: read at most this many rows, evenly spaced, where all of them take too long; None reads all.
         """
         stride = 1 if most_rows is None else max(1, -(-len(log.observation_index) // most_rows))
         seen = log.observation_table[np.unique(log.observation_index[::stride])]
@@ -98,7 +98,7 @@ class Guard:
         return cls(seen.min(0), seen.max(0), margin, quantiles, of_nonzero=mostly)
 
     def admits(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, " B"]:
-        """(B,) True where the policy may be asked.
+        """(B,) True where the policy may act.
 
         Raises:
             DataError: the rows have another width than those of the training log.

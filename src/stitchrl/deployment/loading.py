@@ -1,4 +1,4 @@
-"""`st.load_policy`: a bundle, found sound in all its parts, or the policy of an ONNX file. Nothing here needs JAX."""
+"""`st.load_policy`: reads a bundle and checks all its parts, or reads an ONNX file. Nothing here needs JAX."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ __all__ = ["NumpyBestOfPolicy", "NumpyPerturbedPolicy"]
 LARGEST_LATENT = np.float32(0.5)
 """Latent numbers are cut at this size."""
 AT_ONCE = 4096
-"""Candidates that are computed at once, so that what a network holds of them stays small."""
+"""The most candidates that are computed at once, so that the arrays inside a network stay small."""
 
 
 class _WithoutDensity(NumpyContinuousPolicy):
@@ -39,7 +39,7 @@ class NumpyPerturbedPolicy(_WithoutDensity):
         self.noise_size = decoder.layers[0][0].shape[0] - perturbation.layers[0][0].shape[0] + actions
 
     def candidates(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
-        """(K, B, action) the actions that standard normal noise (K, B, size), cut at +-0.5, stands for."""
+        """(K, B, action) the actions that standard normal noise (K, B, size), clipped to +-0.5, becomes."""
         generated = np.tanh(self.decoder(_beside(obs, np.clip(noise, -LARGEST_LATENT, LARGEST_LATENT))))
         moved = generated + self.limit * np.tanh(self.perturbation(_beside(obs, generated)))
         return np.clip(moved, np.float32(-1), np.float32(1))
@@ -55,7 +55,7 @@ class NumpyPerturbedPolicy(_WithoutDensity):
 
 
 class NumpyBestOfPolicy(_WithoutDensity):
-    """The best of K candidates of another policy, by one critic or the least or the mean of several; the mode has the same
+    """The best of K candidates of another policy, by one critic, or by the smallest or the mean of several. The mode has the same
     noise at every observation."""
 
     def __init__(

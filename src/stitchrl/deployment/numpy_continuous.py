@@ -62,11 +62,11 @@ class NumpyContinuousPolicy:
 
     @abstractmethod
     def mode(self, obs: NumpyArray, *, action_mask: None = None) -> NumpyArray:
-        """(B, action) what is taken without chance."""
+        """(B, action) the action that is taken without chance."""
 
     @abstractmethod
     def sample(self, obs: NumpyArray, *, rng: np.random.Generator, action_mask: None = None) -> NumpyArray:
-        """(B, action) one action drawn a row."""
+        """(B, action) one action drawn per row."""
 
     @abstractmethod
     def log_prob(self, obs: NumpyArray, action: NumpyArray, *, action_mask: None = None) -> NumpyArray:
@@ -78,7 +78,7 @@ class NumpyContinuousPolicy:
 
 
 class _FromLaw(NumpyContinuousPolicy):
-    """A policy that is a distribution at every observation."""
+    """A policy that gives a distribution for every observation."""
 
     @abstractmethod
     def law(self, obs: NumpyArray) -> Any:
@@ -125,7 +125,7 @@ class NumpySquashedGaussianPolicy(_FromLaw):
         return NumpyTanhNormal(mean, np.clip(log_std, np.float32(-20), np.float32(2)))
 
     def candidates(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
-        """(K, B, action) the actions that standard normal noise stands for."""
+        """(K, B, action) the actions that standard normal noise becomes."""
         law = self.law(obs)
         return np.tanh(law.mean + np.exp(law.log_std) * noise)
 
@@ -273,7 +273,7 @@ class NumpySmoothedPolicy(NumpyContinuousPolicy):
 
 
 class NumpyClippedPolicy(NumpyContinuousPolicy):
-    """The actions of a policy with a normal law, clipped to bounds, on which they have a probability."""
+    """The actions of a policy whose distribution is normal, clipped to bounds, on which they have a probability."""
 
     def __init__(self, policy: NumpyContinuousPolicy, low: NumpyArray, high: NumpyArray) -> None:
         self.policy, self.low, self.high = policy, low, high

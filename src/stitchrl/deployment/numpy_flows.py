@@ -1,5 +1,5 @@
-"""Saved policies that make actions of noise, in NumPy alone; `nn/flow.py`, `nn/one_step.py` and `nn/diffusion.py` compute the
-same."""
+"""Saved policies that turn noise into actions, in NumPy alone; `nn/flow.py`, `nn/one_step.py` and `nn/diffusion.py` compute
+the same."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["NumpyDiffusionPolicy", "NumpyFlowPolicy", "NumpyFromNoisePolicy", "N
 
 
 class NumpyFromNoisePolicy(NumpyContinuousPolicy):
-    """A policy that makes an action of standard normal numbers, kept in [-1, 1]; the mode is that of zeros."""
+    """A policy that turns standard normal numbers into an action in [-1, 1]; its mode is the action of zeros."""
 
     noise_size: int
 
     @abstractmethod
     def unbounded(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
-        """(..., action) what becomes of noise (..., noise_size), before it is kept in [-1, 1]."""
+        """(..., action) the actions that noise (..., noise_size) becomes, before they are clipped to [-1, 1]."""
 
     def candidates(self, obs: NumpyArray, noise: NumpyArray) -> NumpyArray:
         """(K, B, action) the actions of K rows of noise for every observation."""
@@ -62,7 +62,7 @@ class NumpyFlowPolicy(NumpyFromNoisePolicy):
 
 
 class NumpyOneStepPolicy(NumpyFromNoisePolicy):
-    """What a network makes of an observation and noise."""
+    """The output of a network for an observation and noise."""
 
     def __init__(self, network: NumpyMLP) -> None:
         self.network = network
@@ -78,7 +78,7 @@ LEAST_RATE, MOST_RATE = 0.1, 10.0
 
 
 class NumpyDiffusionPolicy(NumpyFromNoisePolicy):
-    """Noise from which the noise that a network sees in it is taken, step by step; its equations are in `nn/diffusion.py`."""
+    """Removes from noise, step by step, the noise that a network predicts in it; the equations are in `nn/diffusion.py`."""
 
     def __init__(self, frequencies: NumpyArray, condition: NumpyMLP, network: NumpyResidualNetwork, steps: int) -> None:
         self.frequencies, self.condition, self.network, self.steps = frequencies, condition, network, steps

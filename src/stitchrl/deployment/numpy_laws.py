@@ -28,7 +28,7 @@ __all__ = [
 HALF_LOG_TWO_PI = np.float32(0.5 * math.log(2 * math.pi))
 LOG_TWO = np.float32(math.log(2))
 LARGEST_TANH = np.float32(1 - 1e-6)
-"""Actions are kept this far inside (-1, 1) before atanh."""
+"""The largest size of an action before atanh."""
 ROUNDING = 1e-3
 """An action may lie this far outside the box."""
 UNIFORM_BROAD = ("truncated", "squashed")
@@ -94,7 +94,7 @@ class NumpyMixture:
         self.low, self.high = bounds_of(ends if kind == "clipped" else ())
 
     def log_prob(self, action: NumpyArray) -> NumpyArray:
-        """(B,) the density, on bounds that actions are clipped to the probability; -inf outside the box."""
+        """(B,) the log-density; on bounds that actions are clipped to, that of a probability; -inf outside the box."""
         held = action
         if self.kind == "squashed":
             held = np.clip(action, -LARGEST_TANH, LARGEST_TANH)
@@ -107,7 +107,7 @@ class NumpyMixture:
         return np.where(possible, found, -np.inf)
 
     def mode(self) -> NumpyArray:
-        """The mean of the component at which the density is largest, before it is squashed or clipped."""
+        """The component mean at which the density before squashing or clipping is largest, then squashed or clipped."""
         clipped = self.kind == "clipped"
         at_means = np.stack(
             [self._of_components(self.mean[:, k], clip=not clipped) for k in range(self.mean.shape[1])], 1
@@ -118,7 +118,7 @@ class NumpyMixture:
         return np.tanh(found) if self.kind == "squashed" else found
 
     def sample(self, rng: np.random.Generator) -> NumpyArray:
-        """(B, action) one action drawn a row."""
+        """(B, action) one action drawn per row."""
         rising = np.exp(self.log_weight).cumsum(1)
         chosen = (rng.random((len(rising), 1)) * rising[:, -1:] >= rising).sum(1)[:, None, None]
         mean = np.take_along_axis(self.mean, chosen, 1)[:, 0]

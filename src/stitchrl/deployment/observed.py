@@ -1,4 +1,4 @@
-"""What a policy is asked about, as rows of numbers: arrays as they are, named columns by the rules of the policy's schema."""
+"""The input of a policy as rows of numbers: arrays unchanged, named columns by the rules of the policy's schema."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from stitchrl.types import NumpyArray
 if TYPE_CHECKING:
     from stitchrl.encoding.columns import Block
 
-# PyArrow is imported where columns have names: a policy that is asked about arrays starts without it.
+# PyArrow is imported where columns have names: a policy whose input is arrays starts without it.
 
 __all__ = ["Observed", "encoded", "mask_columns", "observed"]
 
 PLAIN = ColumnRule()
 LARGEST, LARGEST_WHOLE = 1e38, 2**24
-"""Numbers, and whole numbers, up to which float32 has nothing to be said about."""
+"""The largest number, and the largest whole number, that float32 holds without remark."""
 SHOWN_NAMES = 4
-"""So many names of numbers stand in a message."""
+"""The most names of numbers in a message."""
 
 
 class Observed(NamedTuple):
-    """Rows that a policy is asked about.
+    """The input rows of a policy.
 
     Attributes:
         rows: (B, D) float32.
-        single: whether the caller asked about one row, and is to get one answer.
+        single: whether the caller gave a single row, and gets a single result.
         mask: (B, A) the columns of the action mask where they are among named ones: 1, 0, or NaN for anything else.
         named: whether the rows were given by the names of their columns.
     """
@@ -53,7 +53,7 @@ def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Obs
             values or of columns, a list of such dicts, or a frame of pandas, Polars or Arrow.
         schema: of the policy.
         width: D.
-        gaps: whether a value that is missing, or means nothing to the policy, becomes NaN, and is no error.
+        gaps: whether a value that is missing, or that the policy cannot use, becomes NaN instead of an error.
 
     Raises:
         DataError: another width, columns that are not there, values that the schema's rules do not allow.
@@ -78,7 +78,7 @@ def observed(obs: Any, schema: Schema, width: int, *, gaps: bool = False) -> Obs
                 numbers = numbers.astype(np.float32)
     except (TypeError, ValueError):
         raise DataError(
-            f"A policy is asked about numbers, or about named columns; got {shown(obs)}. Values such as categories need the "
+            f"The input of a policy must be numbers, or named columns; got {shown(obs)}. Values such as categories need the "
             "names of their columns: give a dict or a frame."
         ) from None
     single = numbers.ndim == 1
@@ -115,7 +115,7 @@ def _of_names(block: Block, single: bool, schema: Schema, width: int, *, gaps: b
 
 
 def _plain_row(obs: dict[str, Any], schema: Schema, width: int) -> NumpyArray | None:
-    """(1, D) the numbers of one row of named columns where they are plain, as the encoder gives them in more time; else None."""
+    """(1, D) the numbers of one row of named columns where these are plain, faster than by the encoder; else None."""
     values = [obs.get(name) for name in schema.observation_columns]
     if len(values) == 1 and width > 1 and type(values[0]) is list:
         values = values[0]
@@ -131,7 +131,7 @@ def _plain_row(obs: dict[str, Any], schema: Schema, width: int) -> NumpyArray | 
 def encoded(
     block: Block, schema: Schema, *, decimal: str = ".", width: int | None = None
 ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
-    """(B, D) the numbers that the rules of a schema make of named columns, and which values mean nothing to the policy.
+    """(B, D) the numbers that the rules of a schema make of named columns, and which values the policy cannot use.
 
     Args:
         block: the columns of the observation, and perhaps others.
@@ -148,7 +148,7 @@ def encoded(
     """
     from stitchrl.deployment.asked_encoder import AskedEncoder
 
-    # What `previous` leaves open is NaN, and the guard knows NaN; bounds are looked at where rows are refused.
+    # A value that `previous` cannot fill is NaN, which the guard sees; bounds are checked where rows are refused.
     rules = {name: _lenient(schema.observations.get(name, PLAIN)) for name in schema.observation_columns}
     encoder = AskedEncoder(dataclasses.replace(schema, observations=rules), decimal=decimal, width=width)
     made = encoder.observations("observation", block, 0)
@@ -167,7 +167,7 @@ def mask_columns(schema: Schema) -> tuple[str, ...]:
 
 
 def _unmasked(array: np.ma.MaskedArray[Any, Any]) -> NumpyArray:
-    """A masked array of NumPy as a plain one, with NaN for what is masked: what lies beneath is no value."""
+    """A masked array of NumPy as a plain one, with NaN for masked entries, whose values must not be used."""
     if not np.ma.is_masked(array):
         return np.asarray(array.data)
     kind, gap = (np.float64, np.nan) if array.dtype.kind in "biuf" else (object, None)
@@ -198,7 +198,7 @@ def _named(obs: Any, schema: Schema, width: int) -> tuple[Block, bool] | None:
 
 
 def _vectors(wanted: tuple[str, ...], masks: tuple[str, ...], width: int) -> set[str]:
-    """The columns that hold several numbers a row."""
+    """The columns that hold several numbers per row."""
     return {names[0] for names, several in ((wanted, width > 1), (masks, True)) if len(names) == 1 and several}
 
 
@@ -208,8 +208,8 @@ def _given_masks(masks: tuple[str, ...], there: Iterable[str]) -> tuple[str, ...
     absent = [name for name in masks if name not in known]
     if absent and len(absent) < len(masks):
         raise DataError(
-            f"The action mask of the policy is in the columns {listed(masks)}; what it is asked about has no column "
-            f"{listed(absent)}. Give all of them, or `action_mask`."
+            f"The action mask of the policy is in the columns {listed(masks)}; the input has no column {listed(absent)}. Give "
+            "all of them, or `action_mask`."
         )
     return () if absent else masks
 
@@ -219,7 +219,7 @@ def _of_dict(columns: dict[str, Any], *, vectors: set[str]) -> tuple[Block, bool
 
     Args:
         columns: the values of each.
-        vectors: the columns that hold several numbers a row.
+        vectors: the columns that hold several numbers per row.
     """
     depth = {name: 0 if isinstance(value, str | bytes) else np.ndim(value) for name, value in columns.items()}
     # A list in a column of vectors is one row, but an empty one is none.
@@ -228,7 +228,7 @@ def _of_dict(columns: dict[str, Any], *, vectors: set[str]) -> tuple[Block, bool
     made = {name: _array([value] if single else value, name) for name, value in columns.items()}
     lengths = {name: len(column) for name, column in made.items()}
     if len(set(lengths.values())) > 1:
-        raise DataError(f"The columns that a policy is asked about must be equally long; got {shown(lengths)}.")
+        raise DataError(f"The columns of a policy's input must be equally long; got {shown(lengths)}.")
     return made, single
 
 
@@ -250,7 +250,7 @@ def _of_frame(frame: Any, wanted: tuple[str, ...], masks: tuple[str, ...]) -> Bl
         twice = [name for name in names if there.count(name) > 1]
         if twice:
             raise DataError(
-                f"What the policy is asked about has more than one column {listed(twice)}. Leave one, or rename the others."
+                f"The input of the policy has more than one column {listed(twice)}. Leave one, or rename the others."
             )
         if hasattr(frame, "iloc"):
             frame = pa.Table.from_pandas(frame[names], preserve_index=False)
@@ -286,13 +286,12 @@ def _refuse_absent(wanted: tuple[str, ...], there: Iterable[str]) -> None:
     absent = [name for name in wanted if name not in known]
     if absent:
         raise DataError(
-            f"The policy observes {listed(wanted)}; what it is asked about has no column {listed(absent)}. Name the columns as "
-            "its log did."
+            f"The policy observes {listed(wanted)}; the input has no column {listed(absent)}. Name the columns as its log did."
         )
 
 
 def _refuse_unusable(rows: NumpyArray, unusable: dict[str, NumpyArray], schema: Schema) -> None:
-    """Raise DataError for the first value that means nothing to the policy, or is missing and filled by no rule."""
+    """Raise DataError for the first value that the policy cannot use, or that is missing and filled by no rule."""
     way_out = "say which action to take in such rows: `policy.guarded(action)`"
     for name, reasons in unusable.items():
         row = int(np.flatnonzero(reasons != "")[0])
@@ -307,8 +306,8 @@ def _refuse_unusable(rows: NumpyArray, unusable: dict[str, NumpyArray], schema: 
     name = names_of_numbers(schema, rows.shape[1])[number] if place is None or not place.one_hot else place.name
     if place is not None and place.rule.missing == "previous":
         raise DataError(
-            f"{name} is missing in row {row}, and the policy learned with the last value of the episode in its place, which one "
-            "row does not tell. Give that value."
+            f"{name} is missing in row {row}, where the policy learned with the last value of the episode, which a single row "
+            "does not hold. Give that value."
         )
     raise DataError(
         f"{name} is missing in row {row}, and the policy acts on known values only. Give the value, or {way_out}."

@@ -1,7 +1,7 @@
-"""A policy in an ONNX file, run by onnxruntime: its output is read by its name or as it is told, and never guessed.
+"""A policy in an ONNX file, run by onnxruntime. What its output means is read from its name or given, and never guessed.
 
-Inputs: the observations as the log has them, B rows, and perhaps a second one named `action_mask`. Nothing is normalised on the
-way: what the network needs must be in the file. Output, one of
+Inputs: the observations as in the log, B rows, and perhaps a second input named `action_mask`. Nothing is normalised in between:
+all that the network needs must be in the file. The output is one of
 
     probs     (B, A) probabilities of discrete actions
     logits    (B, A) their logarithms up to a constant of the row: a softmax makes them probabilities
@@ -79,13 +79,15 @@ class OnnxPolicy(OutsidePolicy):
         if self.meaning == "action":
             if self.num_actions is None:
                 raise DataError(
-                    f"{self} gives the action alone, so it does not tell how many actions there are: give `num_actions`."
+                    f"{self} gives the action alone, which does not show how many actions there are: give `num_actions`."
                 )
             if found.shape not in ((len(obs),), (len(obs), 1)):
-                raise DataError(f"{self} must give one action a row; got shape {found.shape} for {len(obs)} rows.")
+                raise DataError(f"{self} must give one action per row; got shape {found.shape} for {len(obs)} rows.")
             return one_hot(found.reshape(-1).astype(np.int64), self.num_actions, str(self))
         if found.ndim != 2 or len(found) != len(obs):
-            raise DataError(f"{self} must give one row of {self.meaning} a row; got {found.shape} for {len(obs)} rows.")
+            raise DataError(
+                f"{self} must give {self.meaning} for each row; got shape {found.shape} for {len(obs)} rows."
+            )
         if self.meaning == "probs":
             return found
         logits = found.astype(np.float64)
@@ -109,7 +111,7 @@ class OnnxPolicy(OutsidePolicy):
         return f' If its output is logits, say output="{self.output}:logits".' if self.meaning == "probs" else ""
 
     def _run(self, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
-        """The output for all rows, a piece at a time; a model for a fixed number of rows gets so many each time."""
+        """The output for all rows, computed in parts; a model for a fixed number of rows gets that many each time."""
         shape = list(self._input.shape)
         if len(shape) != obs.ndim or any(
             isinstance(size, int) and size != seen for size, seen in zip(shape[1:], obs.shape[1:], strict=True)
@@ -153,7 +155,7 @@ def load_onnx(path: str | os.PathLike[str], *, output: str | None = None, num_ac
 
     Raises:
         CheckpointError: onnxruntime is not installed, or the file is no model that it can run.
-        ConfigurationError: the output that is meant cannot be told.
+        ConfigurationError: it is not clear which output is meant.
     """
     name = Path(path).name
     try:

@@ -1,4 +1,4 @@
-"""What policies of other libraries have in common here: NumPy in and out, masks, and draws that depend on a key alone."""
+"""The base of policies from other libraries: NumPy in and out, masks, and draws that depend on a key alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OutsidePolicy(ABC):
             DataError: the actions are continuous, the numbers are no probabilities, or only forbidden actions have any.
         """
         self._refuse_if(
-            not self.discrete, "Continuous actions have no probabilities: ask for `sample`, `mode` or `log_prob`."
+            not self.discrete, "Continuous actions have no probabilities: use `sample`, `mode` or `log_prob`."
         )
         probs = np.asarray(self._probs(obs, action_mask), np.float64)
         right = (probs >= 0).all(1) & (np.abs(probs.sum(1) - 1) <= ROUNDING)  # NaN is neither
@@ -129,7 +129,7 @@ class OutsidePolicy(ABC):
 
 
 def one_hot(action: Int[NumpyArray, " B"], count: int, whose: str) -> Float[NumpyArray, "B A"]:
-    """(B, A) probabilities of a policy that leaves no chance.
+    """(B, A) probabilities of a deterministic policy.
 
     Raises:
         DataError: an action that is none of the `count`.

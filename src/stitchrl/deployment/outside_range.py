@@ -1,4 +1,4 @@
-"""What is said of rows that a guard does not admit, and which action a guard may be told to take there."""
+"""The message for rows that a guard does not admit, and the actions that a guard may take there."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stitchrl.types import NumpyArray
 __all__ = ["action_outside", "action_range", "refusal"]
 
 ROUNDING = 1e-5
-"""By this share of its range an action may lie outside: float32 does not round further."""
+"""Share of its range by which an action may lie outside, which allows for rounding to float32."""
 
 
 def refusal(rows: NumpyArray, outside: NumpyArray, guard: Guard, names: Sequence[str]) -> DataError:
     """The error for the first number that is not admitted.
 
     Args:
-        rows: (B, D) what the policy is asked about.
+        rows: (B, D) the input of the policy.
         outside: (B, D) the numbers on which it does not act.
         guard: of the policy.
         names: of the D numbers.
@@ -78,7 +78,7 @@ def _centre(policy: Any) -> tuple[Any, ...]:
 def action_outside(
     asked: Any, schema: Schema, size: int, known_range: tuple[NumpyArray, NumpyArray] | None
 ) -> int | tuple[float, ...]:
-    """The action that a guard is told to take: a discrete one by its number or name, a continuous one by its numbers.
+    """The action that a guard takes: a discrete one by its number or name, a continuous one by its numbers.
 
     Args:
         asked: what the guard was told.

@@ -1,4 +1,4 @@
-"""Which numbers of an observation each column becomes, and which numbers no value of a column gives."""
+"""Which numbers of an observation each column becomes, and which numbers no value of that column can give."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def places_of(schema: Schema, width: int) -> tuple[Place, ...]:
 
 
 def names_of_numbers(schema: Schema, width: int) -> tuple[str, ...]:
-    """What each of the D = `width` numbers of an observation is called."""
+    """The names of the D = `width` numbers of an observation."""
     names = list[str]()
     for name, rule, first, end in (places := places_of(schema, width)):
         if rule.categories is not None and rule.encoding == "one-hot":
@@ -65,7 +65,7 @@ def names_of_numbers(schema: Schema, width: int) -> tuple[str, ...]:
 
 
 def impossible_categories(rows: NumpyArray, places: Sequence[Place]) -> NumpyArray | None:
-    """(B, columns) where the numbers of a column stand for no category; None where they do in all columns.
+    """(B, columns) where the numbers of a column are those of no category; None where all are right.
 
     One number must be 1 and the others 0, or a code must be one of the whole numbers; where a missing value is allowed, its
     numbers are possible as well. What is not finite is left to the guard.
@@ -89,7 +89,7 @@ def impossible_categories(rows: NumpyArray, places: Sequence[Place]) -> NumpyArr
 
 
 def _is_one_of_each(row: list[float], places: Sequence[Place]) -> bool:
-    """Whether every column of categories of one row has exactly one of them: in a tenth of the time that arrays take."""
+    """Whether every column of categories of one row has exactly one category: ten times as fast as with arrays."""
     for _, rule, first, end in places:
         if rule.categories is not None:
             values = row[first:end]
@@ -99,7 +99,7 @@ def _is_one_of_each(row: list[float], places: Sequence[Place]) -> bool:
 
 
 def refuse_impossible(rows: NumpyArray, impossible: NumpyArray, places: Sequence[Place]) -> DataError:
-    """The error for the first row whose numbers stand for no category."""
+    """The error for the first row whose numbers are those of no category."""
     row, column = np.argwhere(impossible)[0]
     place = places[column]
     seen = listed(f"{value:g}" for value in rows[row, place.first : place.end].tolist())

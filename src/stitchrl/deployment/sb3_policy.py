@@ -1,6 +1,6 @@
 """The policy of a Stable-Baselines3 model, by the methods that its models have; the library itself is not imported.
 
-What acts is what `model.predict` does, and `deterministic` means what it means there. Known are
+The policy is what `model.predict` does, and `deterministic` has the same meaning as there. What is known of its actions:
 
     discrete       PPO, A2C and the like: the probabilities; DQN: its exploration, (1 - e) greedy + e uniform
     continuous     SAC and the like: the density of the squashed normal, in units of the action
@@ -8,8 +8,8 @@ What acts is what `model.predict` does, and `deterministic` means what it means 
                    (the law of `st.ClippedPolicy`); `clip=False` has the density of the normal itself
                    TD3, DDPG, and `deterministic=True`: an action without chance, and no density
 
-Images of a log are bytes of (height, width, channels). A model that was trained on truth values or numbers from 0 to 1 is given
-these again, by the bytes divided by 255, and one whose observation space has its channels first is given them first.
+Images of a log are bytes of (height, width, channels). A model that was trained on truth values or numbers from 0 to 1 gets the
+bytes divided by 255, and one whose observation space has its channels first gets them first.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class SB3Policy(OutsidePolicy):
         deterministic: whether it always takes its preferred action, as with `model.predict(obs, deterministic=True)`.
         normalize: what is done to observations before the model sees them, such as `vec_env.normalize_obs` where it was
             trained in a `VecNormalize`; None: nothing.
-        clip: whether normal actions are clipped to the bounds of the action, as `predict` does. False judges the normal itself,
-            whose actions `rollout_buffer.actions` holds; a log of executed actions has clipped ones.
+        clip: whether normal actions are clipped to the bounds of the action, as `predict` does. False means the normal itself,
+            whose actions are in `rollout_buffer.actions`; a log of executed actions holds clipped ones.
 
     Raises:
         ConfigurationError: actions that are neither discrete, multi-discrete nor a box; a policy with memory; exploration that
-            depends on the state (`use_sde=True`), whose draws hang together from step to step.
+            depends on the state (`use_sde=True`), whose draws depend on each other from step to step.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class SB3Policy(OutsidePolicy):
             )
         if getattr(model, "use_sde", False) and not deterministic:
             raise ConfigurationError(
-                "With `use_sde=True` the noise of a model hangs together from step to step, so its actions have no density of "
-                "their own. Judge it with `deterministic=True`."
+                "With `use_sde=True` the noise of a model depends on earlier steps, so its single actions have no known density. "
+                "Judge it with `deterministic=True`."
             )
         counts = [space.n] if isinstance(space, spaces.Discrete) else getattr(space, "nvec", [])
         self.num_actions = math.prod(int(count) for count in counts) if len(counts) else None

@@ -57,16 +57,17 @@ def check_guard(content: dict[str, Any]) -> None:
 
 
 def check_policy(policy: Any, schema: Schema, guard: Guard, called: str) -> int:
-    """Ask a policy of NumPy at both ends of its range, and give how many numbers a continuous action has, 0 if it is discrete.
+    """Evaluate a policy of NumPy at both ends of its range, and return the size of a continuous action, 0 if it is discrete.
 
     Args:
-        policy: what is asked.
+        policy: the policy.
         schema: of the bundle.
         guard: of the bundle, already checked.
-        called: what messages call the policy.
+        called: the name of the policy in messages.
 
     Raises:
-        UnsoundError: its networks do not fit each other, the observation or the actions, or its answers are not finite.
+        UnsoundError: its networks do not fit each other, the observation or the actions, its outputs are not finite, or its
+            probabilities do not sum to 1.
     """
     rows = np.stack([guard.low, guard.high])
     for known in _widths(policy):
@@ -89,11 +90,13 @@ def check_policy(policy: Any, schema: Schema, guard: Guard, called: str) -> int:
     size = count if count is not None else (found.shape[-1] if isinstance(wanted, str) else len(wanted))
     if found.shape != (2, size):
         raise UnsoundError(
-            f"its schema has {size} {'actions' if count is not None else 'numbers an action'}, and {called} gives "
+            f"its schema has {size} {'actions' if count is not None else 'numbers per action'}, and {called} gives "
             f"{found.shape[-1] if found.ndim else 'none'}"
         )
-    if not np.isfinite(found).all() or (count is not None and not np.allclose(found.sum(1), 1, atol=ROUNDING)):
-        raise UnsoundError(f"the answers of {called} are not finite numbers")
+    if not np.isfinite(found).all():
+        raise UnsoundError(f"the outputs of {called} are not finite numbers")
+    if count is not None and not np.allclose(found.sum(1), 1, atol=ROUNDING):
+        raise UnsoundError(f"the probabilities of {called} do not sum to 1")
     return 0 if count is not None else size
 
 
@@ -108,7 +111,7 @@ def _widths(policy: Any) -> Iterator[tuple[int, ...]]:
 
 
 def check_told(guard: Guard, schema: Schema, policy: Any, size: int, *, behavior: bool) -> None:
-    """Raise UnsoundError unless a guard is told something that the bundle can do.
+    """Raise UnsoundError unless the bundle can do what its guard says for rows outside the range.
 
     Args:
         guard: of the bundle.

@@ -57,8 +57,8 @@ class Advice:
 
     @property
     def algorithms(self) -> dict[str, Algorithm]:
-        """Label -> algorithm with its settings, the best first: what `st.fit` and the main job take. Their settings count rewards
-        in units of the spread of returns, as the main job does (`reward_scale`)."""
+        """Label -> algorithm with its settings, the best first, as `st.fit` and the main job take them. The settings suit rewards
+        that are divided by the standard deviation of returns, as the main job divides them (`reward_scale`)."""
         return {choice.label: choice.algorithm for choice in self.choices}
 
     def command(self, log: str = "LOG", out: str = "RUN") -> str:
@@ -127,8 +127,8 @@ def advise(
 ) -> Advice:
     """Say whether to learn from a log, whether it is good enough, with which algorithms, and what to log next.
 
-    Nothing is trained: the advice rests on the numbers of the audit, a few regressions, and the four answers. Benchmarks of this
-    repository say how good it is (`docs/advice.md`).
+    Nothing is trained: the advice rests on the numbers of the audit, a few regressions, and the four answers. How good the advice
+    is was measured on benchmark logs (`docs/advice.md`).
 
     Args:
         log: the log.
@@ -174,7 +174,7 @@ def advise(
 NO_CHOICE = Statement(
     "No algorithm is advised before the log is corrected.",
     "the audit calls the log not usable",
-    "no algorithm mends numbers that are wrong",
+    "no algorithm can correct numbers that are wrong",
     "st.audit",
 )
 

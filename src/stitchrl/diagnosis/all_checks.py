@@ -74,10 +74,10 @@ NUMBERS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "attention": attention.attention_numbers,
     "departures": attention.departure_numbers,
 }
-"""What was measured, by its name among the numbers of a diagnosis."""
+"""Name among the numbers of a diagnosis -> the function that measures them for one policy."""
 
 RUN_NUMBERS: dict[str, Callable[[Sequence[Subject]], dict[str, Any]]] = {
     "seeds": seeds.seed_numbers,
     "shift": shift.shift_numbers,
 }
-"""What was measured of a run as a whole, by its name among the numbers of a diagnosis."""
+"""The same for a run as a whole."""

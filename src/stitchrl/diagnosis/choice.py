@@ -1,7 +1,7 @@
 """Third part of the advice: which algorithms, with which starting settings, and why.
 
-The rules are few, each looks at measured facts only, and each says which of them decided. They were found on the logs that
-`benchmarks/advice.py` calls those of development, and are held against others there.
+The rules are few. Each uses measured facts only, and says which of them decided. They were found on the development logs of
+`benchmarks/advice.py`, which also tests them on other logs.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from stitchrl.diagnosis.statement import Statement
 __all__ = ["Choice", "choices_of"]
 
 MOST = 3
-"""At most so many algorithms are advised."""
+"""The most algorithms that are advised."""
 BENCHMARK = "benchmarks/results/advice.md"
 NEARLY_UNIFORM = 0.9
-"""How much chance there is in the actions, from 0 to 1, from which on a behaviour counts as nearly uniform."""
+"""Evenness of the actions, from 0 to 1, at and above which a behaviour counts as nearly uniform."""
 THIN = 0.3
-"""Share of decisions whose state and action are rare above which counting comes second."""
+"""Share of decisions with a rare pair of state and action, above which the algorithm that counts states comes second."""
 SMALL: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "target_rate": 0.02}
-"""The main job's network and steps, for an algorithm that would otherwise start with its paper's, made for long trainings."""
+"""The main job's network and step sizes, for an algorithm whose defaults are its paper's, which suit long trainings."""
 FAST: dict[str, Any] = {"learning_rate": 1e-3, "target_rate": 0.02}
 """Larger steps than the papers', for the main job's short trainings."""
 TIED = 0.15
-"""Share of the episodes in the best tenth, with those that tie with its last, above which the ties are named."""
+"""Share of episodes in the best tenth, ties with its last included, above which the advice names the ties."""
 LEAST_KEPT = 10
 """Episodes that FilteredBC should keep."""
 KNOBS = ("expectile", "inverse_temperature", "cql_weight", "threshold", "q_weight", "top_fraction")
@@ -132,7 +132,8 @@ def _iql(facts: LogFacts) -> Choice:
             facts, IQL,
             "IQL with a low inverse temperature: its policy then rests on many rows of each action, and not on the luckiest.",
             _evenness(facts),
-            f"from {NEARLY_UNIFORM:g} on no action is favoured by the behaviour, and sharp weights follow the noise of values",
+            f"at an evenness of {NEARLY_UNIFORM:g} or more the behaviour favours no action, and sharp weights follow the noise "
+            "of values",
             BENCHMARK,
             expectile=0.8, inverse_temperature=3.0,
         )  # fmt: skip
@@ -149,9 +150,9 @@ def _iql(facts: LogFacts) -> Choice:
 
 
 def _evenness(facts: LogFacts) -> str:
-    """How much chance there is in the actions, with what the number means."""
+    """How evenly the behaviour tried its actions, with what the number means."""
     if facts.chance is None:
-        return "nobody knows how evenly the behaviour tried its actions"
+        return "it is not known how evenly the behaviour tried its actions"
     return (
         f"the behaviour tried its actions with an evenness of {facts.chance:.2f} (0: always the same action in a state, 1: "
         "all of them equally often)"
@@ -194,7 +195,7 @@ def _filtered(facts: LogFacts) -> Choice:
 
 
 def _best(facts: LogFacts, share: float) -> str:
-    """The episodes that FilteredBC keeps: no tie is broken, so that they can be far more than were asked for."""
+    """The episodes that FilteredBC keeps, in words: it keeps all ties, which can be far more than the share asked for."""
     if facts.best_tenth > max(TIED, share):
         return f"the {facts.best_tenth:.0%} of the episodes that tie for the best return"
     return f"the best {share:.0%} of the episodes"
@@ -277,7 +278,7 @@ def _iql_continuous(facts: LogFacts) -> Choice:
 def _of(
     facts: LogFacts, kind: type[Algorithm], statement: str, number: str, rule: str, source: str, **settings: Any
 ) -> Choice:
-    """An algorithm with the main job's settings but for some."""
+    """An algorithm with the main job's settings, except for those given."""
     start = job_algorithm(kind, facts.gamma, continuous=facts.continuous)
     changed = {name: value for name, value in settings.items() if getattr(start, name, None) != value}
     algorithm = dataclasses.replace(start, **changed)

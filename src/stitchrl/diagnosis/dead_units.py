@@ -1,4 +1,4 @@
-"""The share of hidden units of a network that are 0 on every row: they neither say nor learn anything."""
+"""The share of hidden units of a network that are 0 on every row: these contribute nothing and do not learn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTHING = 1e-6
 def dead_share(networks: Any, batch: Batch) -> Float[Array, ""] | None:
     """The largest share of dead units in the last hidden layer of the perceptrons in a tree; None where there is none.
 
-    Perceptrons on observations, or on observations and actions side by side, are looked at; others are left out.
+    It looks at perceptrons on observations, or on observations and actions side by side; others are left out.
 
     Args:
         networks: policies, value functions, or anything else whose leaves hold perceptrons.

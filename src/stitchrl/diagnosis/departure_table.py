@@ -1,5 +1,5 @@
-"""The most frequent departures of a policy from the behaviour: instead of which action it takes which, how often, and with what
-support. Of continuous actions: by how much it moves each number of the action."""
+"""The most frequent departures of a policy from the behaviour: which action it takes instead of which, how often, and with what
+support. For continuous actions: by how much it moves each dimension of the action."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Departure(NamedTuple):
 
 
 def action_name(log: Dataset, action: int) -> str:
-    """What a finding calls an action: its own name, or its number."""
+    """The name of an action in findings: its own name, or its number."""
     name = log.schema.action_names[action]
     return f"action {name}" if name == str(action) else name
 
@@ -77,7 +77,7 @@ def departure_table(
 
 
 def moved_numbers(log: Dataset, action: Float[NumpyArray, "N D"]) -> list[dict[str, Any]]:
-    """Each number of a continuous action with its logged mean, the policy's, and the difference in standard deviations.
+    """Each dimension of a continuous action: its logged mean, the policy's mean, and the difference in standard deviations.
 
     Args:
         log: N decisions.

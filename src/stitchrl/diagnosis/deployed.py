@@ -1,4 +1,4 @@
-"""The estimate of a policy against the returns that it brought when it was deployed.
+"""Compares the estimate of a policy with the returns that it brought when it was deployed.
 
     gap = mean deployed return - estimate
 
@@ -27,7 +27,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["AS_ESTIMATED", "BAND", "CANNOT_TELL", "OPTIMISTIC", "PESSIMISTIC", "DeployedGap", "deployed_gap"]
 
 BAND = 0.1
-"""Share of the estimate up to which a gap is called small."""
+"""A gap of at most this share of the estimate counts as small."""
 LEAST_RETURNS = 10
 """Deployed episodes below which no interval of their mean can be trusted."""
 AS_ESTIMATED, OPTIMISTIC, PESSIMISTIC, CANNOT_TELL = "as estimated", "optimistic", "pessimistic", "cannot tell"
@@ -82,7 +82,7 @@ class DeployedGap:
 
 
 def deployed_gap(estimate: Estimate, returns: Sequence[float] | NumpyArray | Dataset) -> DeployedGap:
-    """Hold an estimate against deployed returns.
+    """Compare an estimate with deployed returns.
 
     Args:
         estimate: of the policy that was deployed, with an interval.
@@ -94,7 +94,7 @@ def deployed_gap(estimate: Estimate, returns: Sequence[float] | NumpyArray | Dat
     """
     if estimate.value is None or estimate.lower is None or estimate.upper is None:
         raise ConfigurationError(
-            f"The estimate that deployed returns are held against needs an interval; {estimate.name!r} has none. Choose "
+            f"The estimate that deployed returns are compared with needs an interval; {estimate.name!r} has none. Choose "
             "another of the evaluation's estimates."
         )
     cut = 0
@@ -110,7 +110,7 @@ def deployed_gap(estimate: Estimate, returns: Sequence[float] | NumpyArray | Dat
         ) from None
     if len(found) < LEAST_RETURNS or not np.isfinite(found).all():
         raise ConfigurationError(
-            f"`deployed` must hold at least {LEAST_RETURNS} finite returns, one an episode; got {len(found)}, of which "
+            f"`deployed` must hold at least {LEAST_RETURNS} finite returns, one per episode; got {len(found)}, of which "
             f"{int(np.isfinite(found).sum())} are finite. Fewer say nothing about a mean."
         )
     mean = float(found.mean())

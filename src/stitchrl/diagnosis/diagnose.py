@@ -43,14 +43,14 @@ def diagnose(
     """Name what is wrong with a run or a policy, each failure with its number, the healthy range, the reason and the remedy.
 
     Args:
-        run: what `st.fit` gave back; or a policy alone, of which only what it does can be looked at.
-        log: episodes to look at the policies on, best ones that they did not learn from; None reads the metrics of the run
-            alone.
-        newer: data logged later: it is held against `log`.
-        evaluations: of the policies of the run, one a seed, or of the policy; none by default.
-        deployed: the return of each episode in which the policy acted after it was deployed, or the log of them: they are held
-            against its evaluation. Of several policies, the deployed one is that whose evaluation is given.
-        settings: of the behaviour that is fitted where the log has no propensities.
+        run: the result of `st.fit`; or a policy alone, of which only the actions and values can be examined.
+        log: the episodes on which the policies are examined, preferably ones that they did not learn from; with None only the
+            metrics of the run are read.
+        newer: data logged later, which is compared with `log`.
+        evaluations: of the policies of the run, one per seed, or of the policy; none by default.
+        deployed: the return of each episode in which the policy acted after it was deployed, or the log of them; they are
+            compared with its evaluation. Of several policies, the deployed one is the one whose evaluation is given.
+        settings: for fitting the behaviour where the log has no propensities.
         checks: checks of your own, which run after the built-in ones: each takes a `Subject`, one policy on the log, and gives
             findings; one that cannot look raises `NotLookedAtError` with the reason.
 
@@ -80,7 +80,7 @@ def diagnose(
     if evaluations:
         if len(evaluations) != len(members):
             raise ConfigurationError(
-                f"`evaluations` of diagnose must be one a policy, {len(members)}; got {len(evaluations)}."
+                f"`evaluations` of diagnose must be one for each policy, {len(members)}; got {len(evaluations)}."
             )
         members = [dataclasses.replace(m, estimate=_primary(e)) for m, e in zip(members, evaluations, strict=True)]
     if deployed is not None:
@@ -89,7 +89,7 @@ def diagnose(
 
 
 def _check_kinds(run: Run | Any, log: Any, newer: Any) -> None:
-    """Raise ConfigurationError where a path stands in place of what was read from it."""
+    """Raise ConfigurationError for a path in place of the run or log that is read from it."""
     if isinstance(run, str | os.PathLike):
         raise ConfigurationError(
             f"`run` of diagnose must be a run or a policy; got the path {os.fspath(run)!r}. `st.load` reads the run of a folder, "
@@ -101,7 +101,7 @@ def _check_kinds(run: Run | Any, log: Any, newer: Any) -> None:
 
 
 def _without_refusals(policy: Any) -> Any:
-    """The policy inside a bundle whose guard refuses: rows outside the range of its log are for a check to name."""
+    """A bundle without a guard that refuses, since checks report the rows outside the range of its log; others unchanged."""
     return policy.unguarded() if isinstance(policy, Bundle) and policy.guard.on_outside == REFUSE else policy
 
 
@@ -111,7 +111,7 @@ def title_of(run: Run) -> str:
 
 
 def findings_of_training(run: Run) -> list[Finding]:
-    """What the metrics of a run say: its red flags, and the seeds that diverged."""
+    """The findings in the metrics of a run: its red flags, and the seeds that diverged."""
     return [
         *(_of_divergence(seed, message) for seed, message in run.diverged.items()),
         *(_of_flag(flag, f"seed {run.seeds[flag.member]}") for flag in run.red_flags),
@@ -133,9 +133,10 @@ def diagnose_members(
     Args:
         title: of the diagnosis.
         members: the policies.
-        log: what they are looked at on; as `Shared` where other policies are looked at on it too: its behaviour is fitted once.
+        log: the episodes on which they are examined; as `Shared` where other policies are examined on it too, so that its
+            behaviour is fitted once.
         flags: findings about the metrics of their run.
-        newer, settings, checks: as of `diagnose`.
+        newer, settings, checks: as for `diagnose`.
     """
     found = list(flags)
     skipped: dict[str, str] = {}
@@ -193,14 +194,14 @@ def _with_deployed(members: Sequence[Member], deployed: Sequence[float] | NumpyA
     evaluated = sum(member.estimate is not None for member in members)
     if evaluated != 1:
         raise ConfigurationError(
-            "`deployed` of diagnose is held against the estimate of the policy that was deployed: `evaluations` must hold its "
-            f"evaluation, with an estimate that can be believed, and None for other policies; got {evaluated} such evaluations."
+            "`deployed` of diagnose is compared with the estimate of the policy that was deployed: `evaluations` must hold its "
+            f"evaluation, with a healthy estimate, and None for other policies; got {evaluated} such evaluations."
         )
     return [m if m.estimate is None else dataclasses.replace(m, deployed=deployed) for m in members]
 
 
 def _numbers(registry: Mapping[str, Callable[[T], dict[str, Any]]], of: T) -> dict[str, Any]:
-    """What was measured of a subject, or of all of them; what cannot be is left out, and what is not finite is None."""
+    """The measurements of a subject, or of all; those that cannot be made are left out, and what is not finite is None."""
     found = {}
     for name, compute in registry.items():
         try:
@@ -211,7 +212,7 @@ def _numbers(registry: Mapping[str, Callable[[T], dict[str, Any]]], of: T) -> di
 
 
 def _merged(findings: Sequence[Finding]) -> list[Finding]:
-    """One finding a code: the first, which says of how many others the same is true."""
+    """One finding for each code: the first, whose place also names the other members with the same finding."""
     found = []
     for code in dict.fromkeys(finding.code for finding in findings):
         alike = [finding for finding in findings if finding.code == code]

@@ -1,4 +1,4 @@
-"""What a diagnosis of a run says: its findings, and the numbers behind them."""
+"""The result of a diagnosis of a run: its findings, and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stitchrl.auditing.finding import SEVERITIES, Finding, summary_of
 __all__ = ["Diagnosis"]
 
 MEANINGS = {
-    "error": "An error below means that what was learned must not be used: mend its cause and train again.",
+    "error": "An error below means that what was learned must not be used: remove its cause and train again.",
     "warning": "Each warning below names something that may be wrong with what was learned. None of them is a proof.",
     "info": "No check found a failure; the notes below are worth knowing.",
     None: "No check found a failure. That is no proof that the policy is good: an evaluation says how good it is.",

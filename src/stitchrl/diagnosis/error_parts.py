@@ -1,11 +1,11 @@
-"""The error of claimed values on a world that is known exactly, split by where it comes from.
+"""The error of claimed values in a world that is known exactly, split by where it comes from.
 
 With T the Bellman operator of a policy pi, and Q the claimed values of every state and action:
 
-    (1)  Bellman error         e = Q - T Q,  what one backup is off by; the absolute value of it is what training makes small
+    (1)  Bellman error         e = Q - T Q,  the error of one backup, whose size training reduces on logged pairs
     (2)  error of the values   Q - Q^pi = (I - gamma P^pi)^-1 e
-    (3)  approximation error   (2) with the e of logged pairs alone: what the fit to the log leaves
-    (4)  extrapolation error   (2) with the e of all other pairs alone: what nothing in the log could correct
+    (3)  approximation error   (2) with the e of logged pairs alone: the error that the fit to the log leaves
+    (4)  extrapolation error   (2) with the e of all other pairs alone: the error that nothing in the log could correct
 
 (2) is linear in e, so (3) and (4) add up to it. An e of eps at every pair that a policy takes makes (2) eps / (1 - gamma).
 """
@@ -58,7 +58,7 @@ def error_parts(
 
     Args:
         mdp: the world.
-        q: (S, A) what is claimed; of terminal states nothing is read.
+        q: (S, A) the claimed values; those of terminal states are not read.
         probs: (S, A) the policy that the values are claimed for.
         logged: (S, A) which pairs the log shows.
         gamma: the discount; at 1 the policy must reach a terminal state from everywhere.

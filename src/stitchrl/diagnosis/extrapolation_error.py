@@ -5,12 +5,13 @@
     (3)  excess = mean of Q(s, pi(s)) - f(s, pi(s)),   f = (f_1 + f_2) / 2;   the same at the logged actions is close to 0
     (4)  noise = root mean square of (f_1 - f_2) / 2 at (s, pi(s)),   the standard error of f
 
-The features are the columns of the state, with a slope of their own for every action (for every number of a continuous action,
-whose square is a feature too); many columns are projected to fewer at random. The penalty is the one with which each half
-predicts the logged rows of the other half best; it draws f at an action with few rows to what is usual in that state.
+The features are the columns of the state, with a slope of their own for every action (for every number of a continuous
+action, whose square is a feature too); many columns are projected to fewer at random. The penalty is the one with which
+each half predicts the logged rows of the other half best; at an action with few rows it pulls f towards what is usual
+in that state.
 
-(3) is a measurement of the extrapolation error of one backup as far as a log allows one: nobody knows the truth at actions that
-were not logged, and f, a regression without networks, is a guess there too, but one that was not chosen for being high.
+(3) measures the extrapolation error of one backup as far as a log allows: the truth at actions that were not logged is
+unknown, and f, a regression without networks, is a guess there too, but one that was not selected for being high.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["OneStepError", "one_step_error"]
 MOST_FEATURES = 600
 MOST_ACTIONS = 500
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Ridge penalties that are tried, a row and in variances of the features."""
+"""Ridge penalties that are tried, per row and in units of the variances of the features."""
 LEAST_EPISODES = 4
 
 
@@ -42,7 +43,7 @@ class OneStepError(NamedTuple):
         policy, logged: equation (3) at the policy's actions, and at the logged ones.
         noise: equation (4).
         steps: over how many steps it can add up: 1 / (1 - gamma), and no more than the longest episode where none was cut;
-            infinite without a discount where episodes were cut, for nobody knows how long these are.
+            infinite without a discount where episodes were cut, since it is not known how long these would have been.
     """
 
     policy: float
@@ -52,7 +53,7 @@ class OneStepError(NamedTuple):
 
     @property
     def bound(self) -> float:
-        """What the excess comes to where it is made in every step: eps / (1 - gamma) for long episodes; 0 where there is none."""
+        """What the excess adds up to if every step makes it: eps / (1 - gamma) for long episodes; 0 where it is not above 0."""
         return self.policy * self.steps if self.policy > 0 else 0.0
 
 
@@ -62,7 +63,7 @@ def one_step_error(subject: Subject) -> OneStepError:
     log, known = subject.rows, subject.rows.can_bootstrap
     if not known.any():
         raise NotLookedAtError(
-            "The error of one backup needs rows of which it is known what followed them: this log cut every one of them off."
+            "The error of one backup can be measured only on rows whose next observation is known; this log has none."
         )
     halves, target, state = _halves(log), _targets(subject), _state_features(log)
     middle = float(target[known].mean())
@@ -84,7 +85,7 @@ def one_step_error(subject: Subject) -> OneStepError:
 
 
 def _targets(subject: Subject) -> Float[NumpyArray, " N"]:
-    """Equation (1); of rows whose target is unknown the number means nothing."""
+    """Equation (1); for rows whose target is unknown the number means nothing."""
     value, log = subject.member.value, subject.rows
     if value is None:
         raise NotLookedAtError(f"{subject.member.name} has no critics, so it claims no values that could be wrong.")

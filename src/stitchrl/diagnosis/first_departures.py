@@ -15,11 +15,11 @@ from stitchrl.types import NumpyArray
 __all__ = ["ColumnDifference", "FirstDepartures", "column_name", "distinguishing_columns", "first_departures"]
 
 LEAST_ROWS = 20
-"""Rows of each kind from which their columns are compared."""
+"""The fewest rows of each kind with which columns are compared."""
 LEAST_APART = 0.2
-"""By how much the chance that a value at a departure is the larger one differs from one half, where a column is named."""
+"""A column is named if the chance that a value at a departure is the larger one differs from one half by at least this."""
 LEAST_MEDIANS_APART = 0.25
-"""And by how much its two medians differ, in standard deviations of the column."""
+"""And if its two medians differ by at least this, in standard deviations of the column."""
 MOST_NAMED = 3
 MOST_COLUMNS = 2000
 """Columns that are compared, at most: the first ones."""
@@ -78,7 +78,7 @@ class FirstDepartures(NamedTuple):
 
 
 def column_name(log: Dataset, column: int) -> str:
-    """What a finding calls an observation column: its own name, or its number from 0."""
+    """The name of an observation column in findings: its own name, or its number from 0."""
     name = log.observation_names[column] if column < len(log.observation_names) else ""
     return name if name and name != f"observation[{column}]" else f"observation column {column}"
 

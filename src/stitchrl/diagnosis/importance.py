@@ -1,11 +1,12 @@
-"""Permutation importance of observation columns: by how much a policy acts otherwise when a column is shuffled over the rows.
+"""Permutation importance of observation columns: how much a policy's actions change when a column is shuffled over the rows.
 
     (1)  discrete actions     mean over rows of the total variation  (1/2) sum_a |pi(a|s) - pi(a|s')|
     (2)  continuous actions   mean over rows of the distance of the actions, in standard deviations of the logged ones and
-                              divided by the root of how many numbers an action has
+                              divided by the root of the number of action dimensions
 
-s' is s with the values that the column has in another row. Columns of one category ("sex=f", "sex=m") are shuffled together.
-Columns that say the same share their importance, so that each of them may seem to matter less than it does.
+s' is s with the values that the column has in another row. Columns of one category ("sex=f", "sex=m") are shuffled
+together. Columns with the same information share their importance, so that each of them may seem to matter less than it
+does.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ MOST_ROWS = 1024
 """Rows on which a policy is asked again for every column."""
 LEAST_ROWS = 64
 PASSES = 16
-"""A policy that passes its network more often than this for one action is asked about fewer rows, by as much."""
+"""A policy that evaluates its network more often than this for one action is asked about proportionally fewer rows."""
 MOST_COLUMNS = 256
-"""Columns that are looked at, at most: the first ones."""
+"""The most columns that are examined: the first ones."""
 
 
 class Importance(NamedTuple):
-    """The importance of each column, or of each group of columns that tell one category.
+    """The importance of each column, or of each group of columns that encode one category.
 
     Attributes:
         names: of the columns.
@@ -59,12 +60,12 @@ class Importance(NamedTuple):
 
     @property
     def alone(self) -> float:
-        """How far the most important column decides alone, 0 to 1: its importance, over that and the one of all others."""
+        """How far the most important column decides alone, 0 to 1: its importance over the sum of it and that of all others."""
         return float(self.values[self.top] / max(float(self.values[self.top]) + self.others, 1e-12))
 
     @property
     def shares(self) -> Float[NumpyArray, " columns"]:
-        """What each has of the sum; 0 where no column matters."""
+        """The share of each in the sum; 0 where no column matters."""
         return self.values / max(float(self.values.sum()), 1e-12)
 
 
@@ -73,7 +74,7 @@ def importance_of(subject: Subject) -> Importance:
     check_acts_alone(subject)
     if isinstance(subject.member.policy, LoggedPolicy):
         raise NotLookedAtError(
-            "The policy is known at the rows of the log alone, so nothing says which columns it looks at."
+            "The policy is known at the rows of the log alone, so it cannot be found out which columns it uses."
         )
     return _importance(subject.member.policy, subject.rows, subject.member.name)
 
@@ -85,7 +86,7 @@ def importance_of_behavior(shared: Shared) -> Importance:
 
 def _importance(policy: Any, log: Dataset, name: str) -> Importance:
     if log.observation_table.ndim != 2:
-        raise NotLookedAtError("The observations are images, which have no columns whose importance could be told.")
+        raise NotLookedAtError("The observations are images, which have no columns whose importance could be measured.")
     policy = policy.unguarded() if isinstance(policy, Bundle) else policy
     passes = int(getattr(getattr(policy, "policy", policy), "passes_per_action", 1))
     count = min(log.num_transitions, max(MOST_ROWS * PASSES // max(passes, PASSES), LEAST_ROWS))
@@ -121,7 +122,7 @@ class _Asked:
     rows: NumpyArray
 
     def answers(self, obs: NumpyArray) -> NumpyArray:
-        """(n, A) probabilities, or (n, D) actions in which chance is the same whatever the observation."""
+        """(n, A) probabilities, or (n, D) actions, drawn with the same key whatever the observation."""
         mask = self.log.action_mask
         if self.log.num_actions is not None:
             return policy_probabilities(self.policy, obs, None if mask is None else mask[self.rows])

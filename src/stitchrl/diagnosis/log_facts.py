@@ -30,7 +30,7 @@ FEW_TIMES = 10
 
 @dataclasses.dataclass(frozen=True)
 class LogFacts:
-    """What was measured of a log; a number is None where the log is too small, or of another kind, to say.
+    """What was measured of a log; a number is None where the log is too small for it, or of a kind that does not have it.
 
     Attributes:
         episodes, transitions: how many there are.
@@ -42,7 +42,7 @@ class LogFacts:
         return_values: how many different returns there are.
         continuous: whether actions are vectors.
         images: whether observations are images, of which no regression is made.
-        num_actions: how many discrete actions there are; for continuous ones, the numbers of an action.
+        num_actions: how many discrete actions there are; for continuous ones, the number of dimensions of an action.
         chance: of the behaviour, from 0 (always the same action in a state) to 1 (uniform), as the audit estimates it.
         certain_share: the share of decisions that were made with hardly any chance.
         random_share: the share of episodes that look uniformly random.
@@ -51,11 +51,11 @@ class LogFacts:
         modes: (share, mean) of the better and of the worse mode of the returns; None where there is a single one.
         outcome_noise: the share of the variance of what follows a decision (its return to go) that a regression on
             observation and action does not explain.
-        transition_noise: the same of how the observation changes in one step; an upper bound of the chance in the world.
+        transition_noise: the same for the change of the observation in one step; an upper bound of the randomness of the world.
         rewarded_share: the share of decisions with a reward other than the commonest one.
         numbered_states: whether states can be counted.
         thin_share: of numbered states, the share of rows whose state and action occur fewer than ten times.
-        propensities: "logged" or "fitted", as the audit has it.
+        propensities: "logged" or "fitted", as the audit says.
         truncated_share: the share of episodes that were cut rather than ended.
     """
 

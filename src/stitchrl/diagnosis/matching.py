@@ -1,7 +1,7 @@
-"""Weights under which the rows of one log have the means of another: what is compared then differs in nothing but itself.
+"""Weights under which the rows of one log have the means of another, so that the two can be compared as if they were alike.
 
-The weights are exponential in the features, the ones nearest to equal weights that match the means (entropy balancing,
-Hainmueller 2012). Where few rows are left that count, the logs cannot be compared.
+The weights are exponential in the features: of all weights that match the means they are nearest to equal ones (entropy
+balancing, Hainmueller 2012). Where few rows have nearly all the weight, the logs cannot be compared.
 """
 
 from __future__ import annotations

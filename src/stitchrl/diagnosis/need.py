@@ -1,7 +1,7 @@
 """First part of the advice: is learning from the log alone needed, or would learning by trying be better?
 
-The four questions (can more be collected, is that costly, is it dangerous, is there a simulator) are for a person to answer;
-no log says it. Each answer is True, False, or None where nobody knows.
+The four questions (can more be collected, is that costly, is it dangerous, is there a simulator) are for a person to answer,
+since no log holds the answers. Each answer is True, False, or None where it is not known.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def need_of(answers: Answers) -> tuple[str, tuple[Statement, ...]]:
         return "not needed", (
             Statement(
                 "Learn online, by trying: it corrects its own errors, which no log can. Use the log as a warm start and as the "
-                "measure that the new policy has to beat.",
+                "baseline that the new policy has to beat.",
                 a.said("collect_more", "costly", "dangerous"),
                 "where trying is possible, cheap and harmless, online learning is simpler and needs no caution about untried "
                 "actions",
@@ -82,7 +82,7 @@ def _simulated(a: Answers) -> tuple[Statement, ...]:
                 "Before the policy acts for real, evaluate it on the log as well (`stitchrl evaluate`): the log is of the real "
                 "world, and the simulator is not.",
                 a.said("dangerous", "costly"),
-                "where mistakes are dear, a second source of evidence that shares no error with the first is worth having",
+                "where mistakes are costly, a second source of evidence that shares no error with the first is worth having",
                 SURVEY,
             )
         )

@@ -1,7 +1,8 @@
 """Fourth part of the advice: what to log next, so that more can be learned and shown.
 
-Which actions were hardly tried where they are allowed, whether probabilities are logged, and how many episodes make an interval
-of a given width. The last is simulated from the log's own contributions, as the power of a verdict is (`evaluation/power.py`).
+It says which actions were hardly tried where they are allowed, whether probabilities are logged, and how many episodes an
+interval of a given width takes. The last is simulated from the log's own contributions, as the power of a verdict is
+(`evaluation/power.py`).
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from stitchrl.types import NumpyArray
 __all__ = ["next_log_of"]
 
 MOST_REGIONS = 3
-"""At most so many regions are named."""
+"""The most regions that are named."""
 ALLOWED_ROWS = 100
-"""Times an action must have been allowed in a region before its absence there says anything."""
+"""How often an action must have been allowed in a region before its absence there says anything."""
 COARSE = 0.1
-"""The width of an interval that is asked for where nobody says: this share of the standard deviation of returns."""
+"""The default width of the interval that is wanted, as a share of the standard deviation of returns."""
 TEST = 0.4
 """Share of the episodes that the main job evaluates on."""
 LEAST_EFFECTIVE = 10.0
-"""With a smaller effective sample size the contributions at hand say nothing about larger logs."""
+"""With a smaller effective sample size the contributions of this log say nothing about larger logs."""
 POWER = 2
-"""The departure that is supposed: probabilities proportional to this power of the behaviour's own."""
+"""The assumed departure from the behaviour: probabilities proportional to this power of the behaviour's own."""
 
 
 class Departure(NamedTuple):

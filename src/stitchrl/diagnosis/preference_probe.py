@@ -1,4 +1,4 @@
-"""What a probe measures on pairs that are held out: `loss`, `accuracy` and `margin`, as DPO does on those it learns from."""
+"""What a probe measures on held-out pairs: `loss`, `accuracy` and `margin`, which DPO also measures on those it learns from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = {"loss": "loss/actor", "accuracy": "preference/accuracy", "margin": "pre
 
 
 def held_out_pairs(pairs: Preferences, scaling: Scaling, most: int) -> dict[str, NumpyArray]:
-    """Up to so many pairs as one batch: the first ones, or, where pairs have weights, as many drawn by these."""
+    """Up to `most` pairs as one batch: the first ones, or, where pairs have weights, pairs drawn by their weights."""
     chosen = np.arange(min(most, pairs.num_pairs))
     if pairs.weight is not None:
         chosen = np.random.default_rng(0).choice(pairs.num_pairs, most, p=pairs.weight / pairs.weight.sum())
@@ -40,8 +40,8 @@ def measure_pairs(algorithm: Algorithm, state: PyTree, given: PyTree, batch: Bat
         )
     if algorithm.reference == "logged" and REFERENCE not in batch:
         raise ConfigurationError(
-            'The pairs that a probe holds out must say `behavior_log_prob` where DPO(reference="logged") learns; these do not. '
-            "Split them off the others, or write it with `preferences.with_reference(policy)`."
+            'Pairs held out for a probe of DPO(reference="logged") must have `behavior_log_prob`; these do not. Split them off '
+            "the pairs that are learned from, or write it with `preferences.with_reference(policy)`."
         )
     _, found = algorithm.measured(algorithm.policy(state, given), batch, given)
     return {f"{HELD_OUT}/{name}": found[metric] for name, metric in NAMES.items()}

@@ -1,4 +1,4 @@
-"""The probe of the main job: what values and the policy of a state look like on fixed rows, seen and held out.
+"""The probe of the main job: it measures the values and the policy of a state on fixed rows, seen and held-out ones.
 
 On rows that are learned from (`probe/...`):
 
@@ -14,7 +14,7 @@ On both kinds of rows (`probe/...` and `held_out/...`):
     td_error                  root mean square of r + gamma (1 - terminated) V(s') - Q(s, a)
     log_prob                  mean log-probability, or log-density, of the logged action under the policy
 
-Where preferences are held out, `held_out/` has instead what `diagnosis/preference_probe.py` says.
+Where preferences are held out, `held_out/` has the metrics of `diagnosis/preference_probe.py` instead.
 
 All in the units of training: scaled observations, actions and rewards. What an algorithm does not have is left out.
 """
@@ -47,7 +47,7 @@ __all__ = ["HELD_OUT", "SEEN", "Probe"]
 SEEN = "probe"
 """Prefix of metrics on rows that are learned from; those on rows that are not have `HELD_OUT`."""
 LEAST_LOG_PROB = -20.0
-"""Log-probabilities below it count as this: an action that a greedy policy never takes has none that is finite."""
+"""Lower log-probabilities count as this one: an action that a greedy policy never takes has minus infinity."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Probe:
     Args:
         held_out: a log that the run does not learn from, such as the validation part, or preferences where it learns from these;
             None measures on seen rows alone.
-        rows: how many of each kind are looked at, at least 1; of preferences, how many pairs.
+        rows: how many rows of each kind it measures, at least 1; of preferences, how many pairs.
 
     Raises:
         ConfigurationError: `rows` below 1.
@@ -95,7 +95,7 @@ class Probe:
 
     @property
     def measure(self) -> Measure:
-        """The function that every probe of this kind has."""
+        """The function that measures, the same for every probe of this kind."""
         return measure_preferences if isinstance(self.held_out, Preferences) else measure
 
 
@@ -126,7 +126,7 @@ def _named(part: str, metrics: Mapping[str, Array]) -> Metrics:
 
 
 def _likelihood(policy: Any, batch: Batch) -> Metrics:
-    """How probable the logged actions are under the policy; nothing where it has no density, or always takes one action."""
+    """How probable the logged actions are under the policy; empty where it has no density, or always takes one action."""
     if not policy.has_density or not getattr(policy, "leaves_chance", True):
         return {}
     found = policy.log_prob(batch["obs"], batch["action"], action_mask=batch.get("action_mask"))
@@ -163,7 +163,7 @@ def _values(value: DiscreteValue | ContinuousValue, policy: Any, batch: Batch) -
 
 
 def _spread(of: str, value: DiscreteValue | ContinuousValue, obs: Array, action: Array) -> Metrics:
-    """How far critics disagree about actions; nothing where there are none that could."""
+    """How far critics disagree about actions; empty where there are no several critics."""
     try:
         spread: Float[Array, " B"] = value.spread(obs, action)
     except TypeError:

@@ -1,4 +1,4 @@
-"""Rows of a log that are looked at again and again while a run learns, in the units of its batches."""
+"""The fixed rows of a log on which a probe measures a run while it learns, in the units of its batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ __all__ = ["probed_rows"]
 def probed_rows(log: Dataset, scaling: Scaling, count: int, *, seed: int = 0) -> dict[str, NumpyArray]:
     """Up to `count` rows drawn without replacement, as a batch of transitions.
 
-    Rows whose target cannot be computed (cut, what followed unknown) are drawn only where there are no others.
+    Rows whose target cannot be computed (the log was cut there and what followed is unknown) are drawn only where there
+    are no others.
 
     Args:
         log: where the rows are from.

@@ -12,7 +12,7 @@ from stitchrl.diagnosis.statement import Statement
 __all__ = ["quality_of"]
 
 MOST_FINDINGS = 5
-"""At most so many warnings of the audit are repeated; all errors are."""
+"""The most warnings of the audit that are repeated; all errors are."""
 OF_THE_TREATMENT = ("observation-made-of-action", "observation-leaks-action")
 """Codes of the audit for columns that hold what was done in their own row."""
 VALIDATION = 0.1
@@ -48,11 +48,11 @@ def quality_of(facts: LogFacts, verdict: str, findings: Sequence[Mapping[str, An
 
 
 def _to_drop(finding: Mapping[str, Any]) -> Statement:
-    """That a column made of the treatment must go."""
+    """Advice to drop a column that is made of the treatment."""
     return Statement(
         f"Drop {finding['where'].removeprefix('observation: ')} before anything is learned, unless it was known before the "
-        "action was chosen: it is made of the treatment, so that imitation reads the answer there, and a policy in use does not "
-        "have it.",
+        "action was chosen: it is made of the treatment, so that imitation reads the answer there, and when a policy is in use "
+        "the value is not known yet.",
         f"{finding['seen']}; expected {finding['expected']}",
         f"the audit's check {finding['code']!r}",
         "st.audit",
@@ -100,7 +100,7 @@ def _to_gain(facts: LogFacts) -> tuple[Statement, ...]:
     if facts.return_spread == 0:
         found.append(
             Statement(
-                "There is nothing to learn: every episode returned the same. Look whether the reward column is the right one.",
+                "There is nothing to learn: every episode returned the same. Check whether the reward column is the right one.",
                 f"a standard deviation of returns of 0 about {facts.mean_return:.4g}",
                 "without a difference between outcomes no action can be told from another",
                 "arithmetic",

@@ -1,13 +1,14 @@
 """What changed between a log and a newer one: the observations, and what follows from them (actions, rewards, what comes next).
 
-Observations are compared column by column: where the values lie (their mean rank in both logs), and how many lie outside of the
-range that holds 90% of the older ones.
+Observations are compared column by column: by their place (the mean rank in both logs together), and by the share that
+lies outside the range that holds 90% of the older values.
 
-What follows is compared given what it follows from. A ridge regression on linear and quadratic features is fitted to the older
-log, each half of its episodes predicted by the fit to the other half, and newer rows by one fit or the other. If nothing changed
-but the observations, the errors of older rows, weighted so that these rows look like the newer ones (`matching`), and those of
-newer rows have the same mean, the same mean among the rows of each action, the same correlation with observations, and the same
-size. Each of these is a column of the comparison, and all columns of a kind share one rate of false alarms (`two_samples`).
+The rest is compared given what it follows from. A ridge regression on linear and quadratic features is fitted to each
+half of the older episodes; it predicts the other half, and newer rows are predicted by one fit or the other. The older
+rows are weighted so that they look like the newer ones (`matching`). If nothing but the observations changed, the
+errors of both have the same mean, the same mean among the rows of each action, the same correlation with observations,
+and the same size. Each of these is a column of the comparison, and all columns of a kind share one rate of false alarms
+(`two_samples`).
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ CLIPPED = 5.0
 FULL_QUADRATIC = 8
 """With at most this many columns the features hold all products; with more, only the squares."""
 LEAST_SHARE = 0.05
-"""Share of the older rows that must count once they look like the newer ones; with fewer the two are not comparable."""
+"""Effective share of the older rows, weighted to look like the newer ones, below which the two are not comparable."""
 LEAST_EPISODES = 20
-"""Episodes that either log needs; below it nothing can be told from chance."""
+"""The fewest episodes of each log; with fewer, a change cannot be told from chance."""
 ROWS_A_FEATURE = 20
 """Rows that a regression must have for each feature; without them there are no quadratic ones."""
 OUTSIDE, ERRORS = "outside", "errors"
@@ -57,10 +58,11 @@ class ColumnShift:
 
     Attributes:
         target: what changed, such as an observation column.
-        within: where, such as "after action 3"; "" where everywhere; `OUTSIDE` or `ERRORS` where not the mean changed.
+        within: where it changed, such as "after action 3"; "" everywhere; `OUTSIDE` or `ERRORS` if not the mean changed, but
+            the share outside the older range, or the size of a model's errors.
         size: how much, in standard deviations (of the column, or of what a model leaves unexplained of it).
         before, after: means of the column, or of what a model leaves unexplained of it; shares `OUTSIDE` of the older range; or
-            mean squared `ERRORS`, in those of the older log.
+            mean squared `ERRORS`, relative to those of the older log.
     """
 
     target: str
@@ -77,7 +79,7 @@ class Shift:
     Attributes:
         found: the columns that changed, the largest change first.
         compared: how many columns were compared.
-        matched: the share of the older rows that count once they look like the newer ones; 1 where nothing was matched.
+        matched: effective share of the older rows, weighted to look like the newer ones; 1 where nothing was weighted.
         error_ratio: of newer to older squared errors of the model, with its 95% interval; None where there is no model.
     """
 
@@ -116,7 +118,7 @@ class Rows:
 
 
 def observation_shift(old: Rows, new: Rows, names: Sequence[str]) -> Shift:
-    """The observation columns whose values lie elsewhere, or are spread otherwise."""
+    """The observation columns whose values lie elsewhere, or spread differently."""
     both = np.concatenate([old.observation, new.observation])
     rank = (stats.rankdata(both, axis=0) - 0.5) / len(both)
     low, high = np.quantile(old.observation, OUTER, axis=0)

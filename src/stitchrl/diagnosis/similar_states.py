@@ -1,7 +1,7 @@
-"""What was logged in states like each one: how far an action is from the nearest action that was logged there.
+"""The actions that were logged in similar states, and how far an action is from the nearest of them.
 
 Observations and actions are measured in standard deviations of the log. The similar states of a row are its nearest rows among
-the other episodes, so that neighbouring steps of one episode do not vouch for each other.
+the other episodes, so that neighbouring steps of one episode do not count as support for each other.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["Discrepancy", "SimilarStates", "action_discrepancy", "distance_to_ne
 SIMILAR = 20
 """Rows that count as similar to a row."""
 ASKED = 4
-"""So many times `SIMILAR` nearest rows are asked for, of which those of other episodes are taken."""
+"""This many times `SIMILAR` nearest rows are searched for, of which those of other episodes are taken."""
 MOST_ROWS = 4096
 """Rows that are compared with each other, at most, evenly spread over the log."""
 MOST_PAIRED_ROWS = 512
 """The same where every row is compared with every other one."""
 FLIPS = 200
-"""Random exchanges of the policy's and the logged actions of whole episodes, which tell what chance alone would give."""
+"""How often the policy's and the logged actions of whole episodes are exchanged at random, to see what chance alone gives."""
 
 
 class SimilarStates(NamedTuple):
@@ -36,7 +36,7 @@ class SimilarStates(NamedTuple):
         rows: (n,) numbers of the rows, ascending.
         similar: (n, K) positions in `rows` of the similar ones; -1 where there are fewer.
         obs, action: (n, D) and (n, A) in standard deviations of the log.
-        centre, spread: (A,) mean and standard deviation of each number of the logged actions.
+        centre, spread: (A,) mean and standard deviation of each dimension of the logged actions.
         episode: (n,) the episode of each row.
     """
 
@@ -71,7 +71,7 @@ def similar_states(log: Dataset) -> SimilarStates:
 
 
 def distance_to_nearest(states: SimilarStates, action: Float[NumpyArray, "n A"]) -> Float[NumpyArray, " n"]:
-    """(n,) distance of one action a row to the nearest logged action in similar states, in standard deviations of the logged
+    """(n,) distance of one action per row to the nearest logged action in similar states, in standard deviations of the logged
     ones; infinite where no other row is known.
 
     Args:
@@ -96,7 +96,7 @@ class Discrepancy(NamedTuple):
 
 
 def action_discrepancy(states: SimilarStates, action: Float[NumpyArray, "n A"]) -> Discrepancy:
-    """Compare actions over pairs of different rows, each pair weighed by how similar its states are (Gretton et al. 2012).
+    """Compare actions over pairs of different rows, each pair weighted by how similar its states are (Gretton et al. 2012).
 
     With k a Gaussian kernel of width 1 over actions and w one over states, whose width is the median distance to a row's
     similar states: the weighted mean of k(p, p') - k(p, b') - k(b, p') + k(b, b') over pairs, p the policy's action and b the

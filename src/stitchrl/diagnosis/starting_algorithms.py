@@ -18,7 +18,7 @@ from stitchrl.algorithms.vilcb import VILCB
 __all__ = ["FEW_EPISODES", "default_algorithms", "job_algorithm", "why_default"]
 
 FEW_EPISODES = 100
-"""Below so many, the validation part has fewer than ten: it would choose among many candidates by luck."""
+"""With fewer episodes the validation part has fewer than ten, and would choose among many candidates by luck."""
 
 
 def default_algorithms(
@@ -26,14 +26,15 @@ def default_algorithms(
 ) -> tuple[Algorithm, ...]:
     """The candidates of a run: small networks, rewards scaled to unit spread of returns.
 
-    With fewer `episodes` than `FEW_EPISODES`, only imitation and IQL (and TD3+BC over continuous actions).
+    IQL's inverse temperature and CQL's weight are in units of that spread. The mode of a mildly weighted IQL actor keeps to
+    actions that the log supports well, so that its gain can also be shown.
 
-    With `continuous`, for a log of continuous actions, those that learn from such, at the steps of their papers: CQL with a
-    sampled gradient, since it would otherwise take as long as all others together.
-
-    With `numbered_states`, for a log whose states can be counted (`numbers_states`), also the two that count them. IQL's
-    inverse temperature and CQL's weight are in units of that spread. The mode of a mildly weighted IQL actor keeps to
-    actions the log supports well, so that what it gains can also be shown.
+    Args:
+        gamma: the discount of the log.
+        numbered_states: whether states can be counted (`numbers_states`): SPIBB and VILCB, which count them, are then added.
+        continuous: whether actions are continuous: then only algorithms that learn from such are given, with the step sizes of
+            their papers, and CQL with a sampled gradient, since it would otherwise take as long as all others together.
+        episodes: with fewer than `FEW_EPISODES` there is no CQL, so that fewer candidates are compared.
     """
     small: dict[str, Any] = {"hidden_sizes": (128, 128), "learning_rate": 1e-3}
     value = small | {"gamma": gamma, "target_rate": 0.02}
@@ -58,7 +59,7 @@ def default_algorithms(
 
 
 def why_default(*, numbered_states: bool, continuous: bool, episodes: int) -> str:
-    """Why `default_algorithms` gives what it gives, in a sentence."""
+    """The reason for the choice of `default_algorithms`, in a sentence."""
     kind = (
         "actions are vectors, which these learn from"
         if continuous
@@ -74,7 +75,7 @@ def why_default(*, numbered_states: bool, continuous: bool, episodes: int) -> st
 
 
 JOB_SETTINGS: dict[str, Any] = {"first_temperature": 0.01, "critic_bc_weight": 1e-4, "warm_start_updates": 200}
-"""Settings, of whichever algorithm has them, for rewards in units of the spread of returns and for the job's short trainings."""
+"""Settings, for the algorithms that have them, that suit rewards divided by the spread of returns, and short trainings."""
 
 
 def job_algorithm(kind: type[Algorithm], gamma: float, *, continuous: bool = False) -> Algorithm:

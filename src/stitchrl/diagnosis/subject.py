@@ -1,4 +1,4 @@
-"""What the checks of a diagnosis look at: one policy of a run on a log, and the numbers that several checks share."""
+"""The subject of a check of a diagnosis: one policy of a run on a log, and the numbers that several checks share."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from stitchrl.types import NumpyArray
 __all__ = ["MOST_ROWS", "NO_RUN", "Member", "NotLookedAtError", "Shared", "Subject", "drawn_episodes"]
 
 MOST_ROWS = 4096
-"""Rows that are looked at, at most: whole episodes drawn at random."""
+"""The most rows that are examined: whole episodes drawn at random."""
 
 T = TypeVar("T")
 
 
-NO_RUN = "A policy without its run has neither settings nor metrics that could be looked at."
-"""Why a check of a run does not look at a policy that came alone."""
+NO_RUN = "A policy without its run has neither settings nor metrics that could be checked."
+"""Why a check of a run skips a policy that was given without its run."""
 
 
 class NotLookedAtError(Exception):
@@ -45,7 +45,7 @@ class NotLookedAtError(Exception):
 
 
 def drawn_episodes(log: Dataset, most: int) -> Dataset:
-    """Whole episodes of a log, drawn at random, with at most so many rows together (or one episode); a smaller log as it is."""
+    """Whole episodes of a log, drawn at random, with at most `most` rows together (or one episode); a smaller log unchanged."""
     if log.num_transitions <= most:
         return log
     order = np.random.default_rng(0).permutation(log.num_episodes)
@@ -62,14 +62,13 @@ class Member:
         name: how findings call it, such as "seed 0".
         policy: exactly what would act, on raw observations and in logged units.
         value: its claimed values in the log's reward units; None where it has none.
-        algorithm: what it was learned with; None for a policy that came alone.
+        algorithm: what it was learned with; None for a policy that was given without its run.
         estimate: of the value of that policy, where there is one.
-        with_mask: whether it is known to have learned from a log with action masks; a policy that remembers its schema says so
-            itself.
+        with_mask: whether it is known to have learned from a log with action masks; a policy that has its schema shows it.
         deployed: the return of each episode in which that policy acted, or the log of them; None where it was not deployed.
-        run: what it was learned in; None for a policy that came alone.
-        learned_in: that run where its settings and metrics are looked at elsewhere: only what its rewards allow values to be is
-            taken from it.
+        run: the run that it was learned in; None for a policy that was given alone.
+        learned_in: that run, where its settings and metrics are checked elsewhere, so that only the limits that its rewards set
+            for values are taken from it.
         acts: how it acts, such as "greedy", where one seed of a run may act in several ways; "" where there is one.
     """
 
@@ -96,7 +95,7 @@ class Member:
 
 
 class Shared:
-    """What is known of the log, whichever policy is looked at.
+    """What is known of the log, whichever policy is examined.
 
     Attributes:
         log: as it was given.
@@ -104,8 +103,8 @@ class Shared:
         newer: a log of later data, to compare with; None where there is none.
 
     Args:
-        log: what the policies are looked at on.
-        settings: of the behaviour that is fitted where propensities are missing.
+        log: the episodes on which the policies are examined.
+        settings: for fitting the behaviour where propensities are missing.
         newer: see above.
 
     Raises:
@@ -151,7 +150,7 @@ class Shared:
 
     @cached_property
     def behavior_model(self) -> BehaviorPolicy:
-        """A model of the behaviour fitted to the whole log, which can be asked about actions that were not logged.
+        """A model of the behaviour fitted to the whole log, which gives probabilities of actions that were not logged too.
 
         Raises `NotLookedAtError` where none can be fitted.
         """
@@ -167,12 +166,12 @@ class Shared:
 
 
 def _kind(log: Dataset) -> tuple[object, ...]:
-    """What two logs must have in common to be compared."""
+    """The properties that two logs must share to be compared."""
     return log.num_actions, log.observation_shape, log.action.shape[1:]
 
 
 def _meaning(log: Dataset) -> str:
-    """What observations and actions of a log are, in words."""
+    """The observations and actions of a log, in words."""
     actions = f"{log.num_actions} actions"
     if log.num_actions is None:
         actions = f"continuous actions of shape {log.action.shape[1:]}"
@@ -206,17 +205,17 @@ class Subject:
 
     @property
     def rows(self) -> Dataset:
-        """The rows that are looked at."""
+        """The rows that are examined."""
         return self.shared.rows_of
 
     @property
     def gamma(self) -> float:
-        """The discount that the claimed values speak about: that of training, or the schema's where it had none."""
+        """The discount of the claimed values: that of training, or the schema's where training had none."""
         return float(getattr(self.member.algorithm, "gamma", self.shared.log.schema.gamma))
 
     @cached_property
     def limits(self) -> ValueLimits:
-        """What rewards allow values to be: those of the training log where it is known, else those of the log looked at."""
+        """The limits of values that rewards set: those of the training log where they are known, else of the log looked at."""
         run, algorithm = self.member.origin, self.member.algorithm
         if run is not None and run.limits is not None:
             return run.limits
@@ -225,13 +224,13 @@ class Subject:
 
     @property
     def limits_from(self) -> str:
-        """Whose rewards those are, in words."""
+        """Which log's rewards set these limits, in words."""
         run = self.member.origin
         return "the rewards of the " + ("log looked at" if run is None or run.limits is None else "training log")
 
     @cached_property
     def entropy_reach(self) -> tuple[float, float]:
-        """What an entropy bonus may take from a claimed value, and what it may add to it; (0, 0) where values hold none."""
+        """How much an entropy bonus may lower a claimed value, and how much it may raise it; (0, 0) where values hold none."""
         run = self.member.origin
         if run is None or not self.limits.entropy:
             return 0.0, 0.0
@@ -279,7 +278,7 @@ class Subject:
 
     @cached_property
     def drawn(self) -> Float[NumpyArray, "N D"]:
-        """(N, D) one draw of the policy over continuous actions at each row; its mode where it leaves no chance."""
+        """(N, D) one draw of the policy over continuous actions at each row; its mode where it is deterministic."""
         if not hasattr(self.member.policy, "sample"):
             return np.asarray(self.actions, np.float64)
         return np.asarray(self.member.policy.sample(self.obs, key=jax.random.key(0)), np.float64)

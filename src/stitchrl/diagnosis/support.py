@@ -8,8 +8,8 @@ Bits are the Kullback-Leibler divergence of the policy from the behaviour, with 
 One action counts for `MOST_BITS` at most: where the behaviour never takes it the logarithm would be infinite.
 
 A decision between discrete actions has support to the extent that the policy's probability lies on actions which the behaviour
-takes with a probability of at least `SUPPORT`. An action of numbers has support where its nearest logged action in similar
-states is no farther away than 99% of the logged actions are from theirs.
+takes with a probability of at least `SUPPORT`. A continuous action has support where its nearest logged action in similar states
+is no farther away than it is for 99% of the logged actions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["MOST_BITS", "Bits", "Support", "bits_of", "check_acts_alone", "logged_support", "states_of", "support_of"]
 
 MOST_BITS = 20.0
-"""What one action counts for at most; the behaviour takes it once in a million decisions."""
+"""The most bits that one action counts for: those of an action that the behaviour takes once in a million decisions."""
 USUAL = 0.99
 """Share of the logged actions whose distance to the nearest one in similar states counts as usual."""
 LEAST_DISTANCE = 1e-3
@@ -43,8 +43,8 @@ class Bits(NamedTuple):
 
     Attributes:
         of_row: (N,) at each decision.
-        least: (N,) what a policy needs at least that always takes one action, its most usual one: -log2 max_a b(a|s); None
-            for continuous actions, of which there is no such number.
+        least: (N,) the fewest bits of any policy that always takes one action, -log2 max_a b(a|s); None for continuous
+            actions, for which there is no such number.
     """
 
     of_row: Float[NumpyArray, " N"]
@@ -55,9 +55,9 @@ class Support(NamedTuple):
     """How much of each decision has no support in the log.
 
     Attributes:
-        rows: (n,) numbers of the rows that were looked at, ascending.
+        rows: (n,) numbers of the rows that were examined, ascending.
         off: (n,) share of the policy's decision without support, 0 to 1.
-        off_logged: (n,) the same of the behaviour itself.
+        off_logged: (n,) the same for the behaviour itself.
         distance, usual: of continuous actions (n,) the distance of the policy's action to the nearest logged one in similar
             states, in standard deviations, and the distance up to which it has support; None for discrete ones.
     """
@@ -73,8 +73,8 @@ def check_acts_alone(subject: Subject) -> None:
     """Raise `NotLookedAtError` where the policy acts by more than the observation."""
     if has_memory(subject.member.policy):
         raise NotLookedAtError(
-            f"{subject.member.name} acts by its memory of the episode, so single decisions do not say how far it departs from "
-            "the behaviour; `st.evaluate` asks it along whole episodes."
+            f"{subject.member.name} acts by its memory of the episode, so single decisions do not show how far it departs from "
+            "the behaviour; `st.evaluate` runs it along whole episodes."
         )
 
 
@@ -90,7 +90,7 @@ def bits_of(subject: Subject) -> Bits:
 
 
 def support_of(subject: Subject) -> Support:
-    """The support of a policy's decisions. Raises `NotLookedAtError` where it cannot be told."""
+    """The support of a policy's decisions. Raises `NotLookedAtError` where it cannot be found out."""
     check_acts_alone(subject)
     if subject.rows.num_actions is not None:
         behavior = _behavior_probs(subject.shared)
@@ -110,7 +110,7 @@ def states_of(shared: Shared) -> SimilarStates:
     """The similar states of the rows. Raises `NotLookedAtError` for images."""
     if shared.rows_of.observation_table.ndim != 2:
         raise NotLookedAtError(
-            "The observations are images, and which states are similar to each other is told by columns of numbers alone."
+            "The observations are images, and similar states can only be found among observations that are columns of numbers."
         )
     return similar_states(shared.rows_of)
 
@@ -124,7 +124,7 @@ def logged_support(shared: Shared) -> Float[NumpyArray, " n"]:
 def _behavior_probs(shared: Shared) -> Float[NumpyArray, "N A"]:
     probs = shared.behavior.probs
     if probs is None:
-        raise NotLookedAtError("Nothing says how probable the behaviour's other actions were.")
+        raise NotLookedAtError("It is not known how probable the behaviour's other actions were.")
     return probs.astype(np.float64)
 
 
@@ -133,8 +133,8 @@ def _drawn_bits(subject: Subject) -> Float[NumpyArray, " N"]:
     policy = subject.member.policy
     if not has_density(policy):
         raise NotLookedAtError(
-            f"{subject.member.name} gives actions no density, so its distance from the behaviour is not told in bits; the "
-            "distance to the nearest logged actions tells it."
+            f"{subject.member.name} gives actions no density, so its distance from the behaviour cannot be measured in bits, but "
+            "only by the distance to the nearest logged actions."
         )
     model = subject.shared.behavior_model
     try:

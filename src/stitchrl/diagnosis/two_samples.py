@@ -17,16 +17,16 @@ from stitchrl.types import NumpyArray
 __all__ = ["RATE", "Comparison", "Side", "changed", "compare", "interval_of_ratio"]
 
 RATE = 0.01
-"""How often a comparison of a whole family of columns finds a change where there is none."""
+"""The probability that a comparison of a whole family of columns finds a change where there is none."""
 
 
 class Side(NamedTuple):
-    """Rows of one log, whose episodes are neighbours.
+    """Rows of one log, those of an episode next to each other.
 
     Attributes:
         values: (n, k) columns.
         episode: (n,) ascending numbers of episodes.
-        weight: (n,) what each row counts, above 0 somewhere; None counts all alike.
+        weight: (n,) weight of each row, above 0 for some; None weights all alike.
     """
 
     values: Float[NumpyArray, "n k"]
@@ -52,13 +52,13 @@ class Comparison(NamedTuple):
 
 
 def compare(old: Side, new: Side, *, same_spread: bool = False) -> Comparison:
-    """Hold the means of two logs against each other, column by column.
+    """Compare the means of two logs, column by column.
 
     Args:
         old, new: the logs.
-        same_spread: whether the newer columns count as spread at least as far as the older ones, which they are if nothing
-            changed. Columns that are nearly always 0 need it: where a short newer log has a rare event never, its own spread
-            would be about 0, and every such log would look changed.
+        same_spread: whether the newer columns are taken to spread at least as far as the older ones, which is so if nothing
+            changed. Columns that are nearly always 0 need it: where a rare event never occurs in a short newer log, its own
+            spread would be about 0, and every such log would look changed.
     """
     (before, one, few), (after, other, many) = _mean(old), _mean(new)
     if same_spread:

@@ -29,7 +29,7 @@ class FiniteEpisodes:
 
 @dataclasses.dataclass(frozen=True)
 class FiniteMDP:
-    """S states, A actions, everything known, float64.
+    """A world with S states and A actions that is known exactly, in float64.
 
     Attributes:
         transition: (S, A, S) probability of the next state.
@@ -61,7 +61,7 @@ class FiniteMDP:
 
     @property
     def expected_reward(self) -> Float[NumpyArray, "S A"]:
-        """(S, A) mean reward of an action."""
+        """(S, A) mean reward of each action in each state."""
         return np.einsum("sat,sat->sa", self.transition, self.reward)
 
     def state_values(
@@ -72,7 +72,7 @@ class FiniteMDP:
         Args:
             probs: (S, A) the policy; rows of terminal states are ignored.
             gamma: in [0, 1]; at 1, without a horizon, the policy must reach a terminal state from everywhere.
-            horizon: how many steps are counted, V <- r_pi + gamma P_pi V so many times from 0; None counts them all.
+            horizon: how many steps are counted, by as many sweeps V <- r_pi + gamma P_pi V from 0; None counts them all.
         """
         live = ~self.terminal
         step = np.einsum("sa,sat->st", probs[live], self.transition[live])[:, live]
@@ -148,6 +148,6 @@ class FiniteMDP:
 
 
 def _draw_rows(cdf: Float[NumpyArray, "n k"], rng: np.random.Generator) -> Int[NumpyArray, " n"]:
-    """One index a row by inverse CDF; the last index with probability absorbs rounding."""
+    """One index per row by inverse CDF; the last index with a probability above 0 takes up rounding."""
     uniform = rng.random(len(cdf))[:, None] * cdf[:, -1:]
     return (cdf <= uniform).sum(1)

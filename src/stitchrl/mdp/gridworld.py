@@ -1,4 +1,4 @@
-"""A world of cells that is drawn as text and known exactly: values by linear solve, logs by simulation.
+"""A grid world that is drawn as text and known exactly: values by linear solve, logs by simulation.
 
     GridWorld(("S..#", ".#.X", "...G"))
 
@@ -38,7 +38,7 @@ class GridWorld:
     """A grid of cells.
 
     Attributes:
-        rows: one text a row of cells, all of one length; the signs are explained above.
+        rows: one text for each row of cells, all of one length; the signs are explained above.
         slip: probability that a move goes to one of its two sides, in [0, 1].
         gamma: discount of every value below, in [0, 1].
         step_reward: paid for every move, the last one too.
@@ -78,7 +78,7 @@ class GridWorld:
 
     @property
     def num_states(self) -> int:
-        """How many cells are no walls."""
+        """How many cells are not walls."""
         return len(self.cells)
 
     def state_of(self, row: int, column: int) -> int:
@@ -88,7 +88,7 @@ class GridWorld:
         return self._states[row, column]
 
     def on_grid(self, values: Float[NumpyArray, " S"]) -> Float[NumpyArray, "rows columns"]:
-        """One number a state, laid out as the grid is; walls are NaN."""
+        """One number per state, laid out as the grid is; walls are NaN."""
         laid_out = np.full((len(self.rows), len(self.rows[0])), np.nan)
         laid_out[tuple(np.transpose(self.cells))] = values
         return laid_out

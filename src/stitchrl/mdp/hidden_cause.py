@@ -1,15 +1,15 @@
-"""The least value of a policy that a hidden cause in every decision permits, exactly, in a finite world that is known.
+"""The lowest value that a policy may have where a hidden cause affects every decision, exactly, in a known finite world.
 
 A log shows the behaviour b(a|s) and the outcomes of logged actions, p(s'|s,a). Where a hidden cause u without memory
 changed the odds of each action by a factor of at most Lambda in either direction (Tan 2006), the true outcomes of an action
 are those of the log reweighted by z = b(a|s) / b(a|s, u), with alpha = b + (1 - b) / Lambda <= z <= b + Lambda (1 - b) and
-mean 1. The worst such z gives the outcomes Y = r + gamma V(s') that are among the least share tau = 1 / (Lambda + 1) the
-largest weight, and all others the least (Dorn and Guo 2023; Bruns-Smith and Zhou 2023):
+mean 1. The worst such z gives the largest weight to the lowest outcomes Y = r + gamma V(s'), a share tau = 1 / (Lambda + 1)
+of them, and the smallest weight to all others (Dorn and Guo 2023; Bruns-Smith and Zhou 2023):
 
     (1)  V(s) = sum_a pi(a|s) (alpha E[Y|s,a] + (1 - alpha) CVaR_tau(Y|s,a))
 
-It is solved by policy iteration of the adversary: the worst z for the values at hand, then the values under that z, by a
-linear solve. "Without memory": the cause of each decision is drawn anew and depends on the state alone.
+It is solved by policy iteration of the adversary: the worst z for the current values, then the values under that z by a
+linear solve. "Without memory" means that the cause of each decision is drawn anew and depends on the state alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["robust_policy_value", "robust_state_values", "worst_transition"]
 
 ITERATIONS = 100
-"""Policy iterations at most; a handful are enough."""
+"""The most policy iterations; a handful are enough."""
 
 
 def worst_transition(
@@ -36,7 +36,7 @@ def worst_transition(
     """Chances of the next states under the worst hidden cause, for n pairs of a state and an action.
 
     Args:
-        outcome: what each next state is worth, reward on the way included.
+        outcome: the value of each next state, with the reward on the way to it.
         chance: of each next state in the log.
         behavior: probability of the action in the log.
         odds_ratio: Lambda, at least 1.
@@ -101,5 +101,5 @@ def robust_policy_value(
     *,
     gamma: float = 1.0,
 ) -> float:
-    """The least expected return of a policy from the initial distribution; arguments as `robust_state_values`."""
+    """The lowest expected return of a policy from the initial distribution; arguments as for `robust_state_values`."""
     return float(world.initial @ robust_state_values(world, policy, behavior, odds_ratio, gamma=gamma))

@@ -38,7 +38,7 @@ NUM_STAYS = 20_000
 
 
 class ICUSepsis(NamedTuple):
-    """The world and what belongs to it; S = 716 states (713 of them live), A = 25 actions.
+    """The world, its clinicians and its features; S = 716 states (713 of them live), A = 25 actions.
 
     Attributes:
         mdp: transition, reward (1 on survival), initial distribution, terminal states.
@@ -78,7 +78,7 @@ def draw_log(stays: int = NUM_STAYS, *, seed: int = 0) -> FiniteEpisodes:
 
 
 def compact_table(episodes: FiniteEpisodes) -> pa.Table:
-    """The log as it is shipped: what differs from row to row; features and probabilities are joined on read."""
+    """The log as it is shipped, with only the columns that differ from row to row; reading adds features and probabilities."""
     return pa.table(
         {
             "episode": pa.array(episodes.episode, pa.int32()),
@@ -159,7 +159,7 @@ def demo_log(
 class ExactValues:
     """The truth about policies in this world, at gamma 1 and with the clinicians' actions as the mask.
 
-    With a horizon it is survival within so many steps: the reward is given where a stay ends in survival.
+    With a horizon it is survival within that many steps: the reward is given where a stay ends in survival.
     """
 
     name = "exact values from the known ICU-Sepsis MDP (linear solve, gamma 1)"

@@ -24,7 +24,7 @@ __all__ = ["LinearGaussian"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearGaussian:
-    """A linear system; D numbers observed, U numbers an action.
+    """A linear system with observations of D numbers and actions of U numbers.
 
     Attributes:
         transition: (D, D) A.
@@ -43,7 +43,7 @@ class LinearGaussian:
     initial: float = 1.0
 
     def value(self, gain: Float[NumpyArray, "U D"], std: Float[NumpyArray, " U"], *, gamma: float) -> float:
-        """Exact expected discounted sum of rewards without end, over the first observations; `gamma` below 1.
+        """Exact expected discounted sum of rewards over infinitely many steps, from random first observations; `gamma` below 1.
 
         Raises:
             ConfigurationError: the policy lets the costs grow faster than the discount shrinks them.
@@ -51,7 +51,8 @@ class LinearGaussian:
         closed = self.transition + self.control @ gain
         if np.abs(np.linalg.eigvals(closed)).max() * np.sqrt(gamma) >= 1:
             raise ConfigurationError(
-                "The value of a policy that does not hold the system is not finite; it has none here."
+                f"The costs of this policy grow faster than gamma {gamma:g} discounts them, so its value is not finite. Give a "
+                "`gain` that stabilises the system, or a smaller gamma."
             )
         cost = self.state_cost + gain.T @ self.action_cost @ gain
         p = linalg.solve_discrete_lyapunov(np.sqrt(gamma) * closed.T, cost)

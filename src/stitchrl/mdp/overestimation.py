@@ -3,8 +3,8 @@
     A   action 1 leads to B and pays 0
     B   action 0 ends the episode and pays 0; actions 2 and 3 end it and cost 1; action 1 stays in B and pays 0
 
-The best that can be had is 0, so all that a critic claims above 0 is error. In the log action 1 is taken in A only: what it
-is worth in B is not in the log, and a critic extrapolates it from A. The observation is one number, 0 in A and 1 in B, so a
+The best possible return is 0, so all that a critic claims above 0 is error. In the log action 1 is taken in A only: its value
+in B is not in the log, and a critic extrapolates it from A. The observation is one number, 0 in A and 1 in B, so a
 critic without hidden layers is Q(obs, a) = bias_a + weight_a obs, and no row of the log ever moves weight_1:
 
     (1)  Q(B, 1) = Q(A, 1) + eps                        eps = weight_1, the extrapolation error, of either sign
@@ -12,8 +12,8 @@ critic without hidden layers is Q(obs, a) = bias_a + weight_a obs, and no row of
     (3)  E_{k+1} = eps + gamma E_k                      for E = Q(B, 1) and eps > 0: the maximum in (2) is action 1
     (4)  E_k = eps (1 - gamma^k) / (1 - gamma), which tends to eps / (1 - gamma)
 
-A small error is multiplied by the horizon 1 / (1 - gamma). A learner whose target asks only for logged actions has E = 0 for
-every gamma, whatever its critic says of action 1 in B.
+A small error is multiplied by the horizon 1 / (1 - gamma). A learner whose target contains only values of logged actions has
+E = 0 for every gamma, whatever value its critic gives to action 1 in B.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Preferences of a finite world, by a judge of whom everything is known."""
+"""Preferences in a finite world, by a judge whose law is known exactly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def draw_preferences(
             policy visits, as often as it visits them. None draws whole episodes, of at most 1,000 steps, from their start.
         values: (S, A) what the judge takes an action to be worth, such as its advantage; None is the reward received.
         gamma: discount of the sum, in [0, 1].
-        inverse_temperature: how sure the judge is, finite and at least 0; at 0 they judge by a coin.
+        inverse_temperature: how sure the judge is, finite and at least 0; at 0 both segments are preferred equally often.
         observations: what is seen of each state; by default 1 at the number of the state and 0 elsewhere.
 
     Raises:
@@ -54,7 +54,7 @@ def draw_preferences(
             f"{pairs}, {length} and {gamma}."
         )
     _check_judge(mdp, values, inverse_temperature)
-    # Their own streams: which visits are taken must not hang on how the visits were drawn.
+    # Separate streams of random numbers: which visits are taken must not depend on how the visits were drawn.
     seeds = [int(one) for one in np.random.SeedSequence(seed).generate_state(4)]
     walk_seed, judge_seed, visit_seed, rng = seeds[1], seeds[2], seeds[3], np.random.default_rng(seeds[0])
     if length is None:
@@ -79,16 +79,15 @@ def every_preference(
     inverse_temperature: float = 1.0,
     observations: Float[NumpyArray, "S D"] | None = None,
 ) -> Preferences:
-    """What endless pairs of single actions tend to: every pair, both ways round, weighted by how often it comes.
+    """The limit of infinitely many pairs of single actions: every pair, both ways round, weighted by its frequency.
 
-    In every state that is not terminal, alike often, two different actions a and b are drawn from `probs`; the weight of "a
-    rather than b" is probs[a] probs[b] sigma(inverse_temperature (values[a] - values[b])).
+    Every state that is not terminal is equally frequent, and two different actions a and b are drawn from `probs` there; the
+    weight of "a rather than b" is probs[a] probs[b] sigma(inverse_temperature (values[a] - values[b])). Actions that the policy
+    never takes are in no pair.
 
     Args:
         mdp: the world.
-        probs, values, inverse_temperature, observations: as of `draw_preferences`.
-
-    Actions that the policy never takes are in no pair.
+        probs, values, inverse_temperature, observations: as for `draw_preferences`.
 
     Raises:
         ConfigurationError: a number outside its range.
@@ -108,11 +107,11 @@ def every_preference(
 
 
 def _check_judge(mdp: FiniteMDP, values: Float[NumpyArray, "S A"] | None, inverse_temperature: float) -> None:
-    """Raises ConfigurationError where a judge cannot judge."""
+    """Raise ConfigurationError for values or an inverse temperature that a judge cannot use."""
     if not 0 <= inverse_temperature < np.inf:
         raise ConfigurationError(
-            f"`inverse_temperature` of a judge must be finite and at least 0; got {inverse_temperature}. 0 is a coin, "
-            "and a large number hardly ever errs."
+            f"`inverse_temperature` of a judge must be finite and at least 0; got {inverse_temperature}. At 0 the judge decides "
+            "by chance, and with a large number hardly ever errs."
         )
     if values is not None and (values.shape != (mdp.num_states, mdp.num_actions) or not np.isfinite(values).all()):
         raise ConfigurationError(
@@ -134,7 +133,7 @@ def _log_of(
     *,
     what_followed: bool = True,
 ) -> Dataset:
-    """Segments as a log, with the probabilities of the policy that made them; what followed them is left out on demand."""
+    """Segments as a log, with the probabilities of the policy that made them, and next observations if `what_followed`."""
     seen = np.eye(mdp.num_states) if observations is None else observations
     columns = {
         "episode": drawn.episode,

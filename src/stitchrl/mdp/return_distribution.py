@@ -12,9 +12,9 @@ from stitchrl.types import NumpyArray
 __all__ = ["return_distribution"]
 
 EQUAL = 9
-"""Returns that agree in so many decimals are one."""
+"""Returns that agree to this many decimals count as one."""
 MOST = 2_000_000
-"""Pairs of a state and a return so far at which the computation gives up."""
+"""The most pairs of a state and a return so far; beyond it the computation gives up."""
 
 
 def return_distribution(

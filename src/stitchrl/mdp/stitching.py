@@ -7,11 +7,11 @@ The log holds three routes, equally often:
     C   s1 - s2 - s8        pays 7
 
 From s1 the best way is s3 and then s6, which no episode took: the first half of A and the second half of B. A learner that
-looks at whole returns takes C, since what followed s1 - s3 in the log paid 3. With the two routes A and B alone s1 would have one
-logged action, and every learner would arrive at s9; C is what tells them apart.
+goes by whole returns takes C, since what followed s1 - s3 in the log paid 3. With the routes A and B alone s1 would have one
+logged action, and every learner would arrive at s9; C is needed to tell them apart.
 
-What s1 - s3 is worth, by how the two continuations at s3 are joined: 3 by the returns of the episodes that began so, 6.5 by their
-mean (an expectile of 0.5), 7.9 and 9.3 by the expectiles of 0.7 and 0.9, and 10 by the better one.
+The value of going from s1 to s3 depends on how the two continuations at s3 are combined: it is 3 by the returns of the episodes
+that began so, 6.5 by the mean of both (an expectile of 0.5), 7.9 and 9.3 by the expectiles 0.7 and 0.9, and 10 by the better one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def stitching_world() -> FiniteMDP:
 
 
 def stitching_columns(times: int) -> dict[str, Any]:
-    """The columns of a log in which each route was taken so many times; observations are (N, 9), 1 at the number of the state.
+    """The columns of a log in which each route was taken `times` times; observations are (N, 9), 1 at the number of the state.
 
     Args:
         times: episodes of each route.

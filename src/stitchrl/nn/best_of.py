@@ -19,24 +19,25 @@ from stitchrl.nn.networks import MLP, Ensemble
 __all__ = ["BestOfPolicy"]
 
 AT_ONCE = 2**15
-"""Candidates that are computed at once; of more, one for every row after another, so that memory stays small."""
+"""The most candidates that are computed at once. Where there are more, each turn computes one candidate of every row, so that
+memory stays small."""
 
 
 Proposal = FromNoisePolicy | SquashedGaussianPolicy
-"""What candidates come from."""
+"""Policies that can give candidates."""
 
 
 class BestOfPolicy(ContinuousPolicy):
-    """The best of K candidates of another policy, by one critic or several; without a density.
+    """The best of K candidates of another policy, by one critic or several. Its actions have no density.
 
-    `sample` draws the candidates of every row. `mode` is without chance: its candidates come from noise that is a part of
-    the policy, the same for every observation.
+    `sample` draws the candidates of every row. `mode` is deterministic: its candidates come from noise that is a part of the
+    policy, the same for every observation.
 
     Attributes:
-        proposal: where candidates come from.
+        proposal: gives the candidates.
         critic: network of (observation, action) with one output, or an ensemble of such networks.
-        noise: (K, size) standard normal, of the candidates of `mode`; K counts for `sample` as well.
-        joined: whether the least of several critics counts, "min", or their mean, "mean".
+        noise: (K, size) standard normal, for the candidates of `mode`; `sample` draws K candidates as well.
+        joined: how several critics are joined: "min", the smallest, or "mean".
     """
 
     has_density: ClassVar[bool] = False
@@ -56,7 +57,7 @@ class BestOfPolicy(ContinuousPolicy):
         *,
         joined: Literal["min", "mean"] = "min",
     ) -> BestOfPolicy:
-        """The same policy with so many candidates; the noise of `mode` is the same in every policy of these sizes."""
+        """A policy with `count` candidates; the noise of `mode` is the same in every policy of these sizes."""
         noise = np.random.default_rng(0).standard_normal((count, noise_size), np.float32)
         return cls(proposal, critic, jnp.asarray(noise), joined)
 

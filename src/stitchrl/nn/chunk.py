@@ -45,7 +45,7 @@ class ChunkPolicy(MemoryPolicy):
     Attributes:
         planner: gives chunks, (B, length * action).
         length: actions of a chunk.
-        size: numbers in one action.
+        size: dimensions of one action.
     """
 
     has_density: ClassVar[bool] = False
@@ -70,7 +70,7 @@ class ChunkPolicy(MemoryPolicy):
         *,
         action_mask: Bool[AnyArray, "B A"] | None = None,
     ) -> tuple[PointAction, Plan]:
-        """What the mode does: the draw of a new chunk is made by `step` alone, since the rest of the chunk must be remembered."""
+        """The action of the mode. Only `step` draws a new chunk, since the rest of that chunk must be remembered."""
         action, plan = self.step(carry, obs, last_action, last_reward, action_mask=action_mask)
         return PointAction(action), plan
 
@@ -100,10 +100,10 @@ class ChunkPolicy(MemoryPolicy):
 def _where_needed(
     new: Bool[Array, " B"], planned: Callable[[Array], Array], held: Float[Array, "B length action"], *, draws: bool
 ) -> Float[Array, "B length action"]:
-    """The chunks after planning, which is left out where every episode is inside its chunk.
+    """The chunks after planning; there is no planning where every episode is inside its chunk.
 
-    A compiled program in which draws are made plans at every step: `rollout` gives each copy a key by `jax.vmap`, under which
-    both branches of a condition are computed, and rounded otherwise.
+    A compiled program that draws plans at every step: `rollout` gives each copy a key by `jax.vmap`, under which both branches
+    of a condition are computed, and rounded differently.
     """
     if not isinstance(new, jax.core.Tracer):
         return planned(held) if bool(jnp.any(new)) else held
@@ -111,7 +111,7 @@ def _where_needed(
 
 
 class ChunkValue(ContinuousValue):
-    """Mean over critics of chunks; V is Q of the planner's mode; Q of an action is that of the mode with it in the first place.
+    """The mean over critics of chunks. V is Q of the planner's mode; Q of an action is Q of that mode with the action put first.
 
     Attributes:
         critics: of (observation, chunk).

@@ -1,8 +1,8 @@
-"""A policy that is drawn from a normal and then clipped to the bounds of the action, with the law that this gives.
+"""A policy whose actions are drawn from a normal and then clipped to bounds, with the distribution that this gives.
 
 Its actions have a probability at the bounds and a density between them (`nn/clipped_normal.py`), so that a log whose actions
-were clipped to the same bounds can be weighed by them. An environment that clips the actions itself does the same with the
-normal alone; but then the logged action is not the one that the density belongs to.
+were clipped to the same bounds can be weighted by them. An environment that clips actions itself executes the same actions for
+the normal alone, but then the density of the logged, clipped action is not that of the normal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ bound is infinite it is this share of a standard deviation."""
 
 
 class ClippedPolicy(ContinuousPolicy):
-    """Actions of a policy with a normal law, clipped to [low, high], in logged units.
+    """The actions of a policy whose distribution is normal, clipped to [low, high], in logged units.
 
     Attributes:
         policy: what is clipped: a Gaussian policy, as trained by BC or IQL, or an `st.SmoothedPolicy` with infinite bounds.
@@ -59,7 +59,7 @@ class ClippedPolicy(ContinuousPolicy):
 
     @property
     def described(self) -> str:
-        """What was done to the policy, for whoever reads its value."""
+        """What was done to the policy, in words, to be shown beside its value."""
         low, high = np.broadcast_arrays(np.asarray(self.low), np.asarray(self.high))
         ends = dict.fromkeys(f"[{a:g}, {b:g}]" for a, b in zip(np.ravel(low), np.ravel(high), strict=True))
         inner = getattr(self.policy, "described", "")

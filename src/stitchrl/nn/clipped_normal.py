@@ -1,4 +1,4 @@
-"""The law of normals that are drawn and then clipped to the bounds of the action: the censored normal (Tobin 1958).
+"""The distribution of normals that are drawn and then clipped to the bounds of the action: the censored normal (Tobin 1958).
 
 With mean m and standard deviation s of one number of the action, and phi and Phi the density and the distribution function
 of the standard normal,
@@ -7,8 +7,8 @@ of the standard normal,
     (2)  Phi((low - m) / s)          at a = low, a probability
     (3)  Phi((m - high) / s)         at a = high, a probability
 
-Two laws that are clipped to the same bounds have ratios: both have a density at the same actions, and a probability at the
-others. The logarithms of (2) and (3) are finite however far the mean is from the bound.
+Two such distributions with the same bounds have well-defined ratios: both have a density at the same actions, and a
+probability at the others. The logarithms of (2) and (3) are finite however far the mean is from the bound.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def on_bounds(
     *,
     spread: Float[AnyArray, "..."] | None = None,
 ) -> tuple[Bool[Array, "*b action"], Bool[Array, "*b action"]]:
-    """Whether each number of an action lies on its lower, and on its upper bound; an infinite bound is never reached.
+    """Whether each dimension of an action lies on its lower, and on its upper bound; an infinite bound is never reached.
 
-    Without a `spread` actions were brought into [-1, 1], and a box with an infinite bound counts as 2 wide. With the standard
-    deviations of actions in other units only what is very near beside them lies on a bound, however wide the box is.
+    An action lies on a bound if it is within a small tolerance of it. Without a `spread` the actions are those scaled to
+    [-1, 1], and the tolerance is a share of the width of the box, where an infinite box counts as 2 wide. For actions in other
+    units `spread` gives their standard deviations, and the tolerance is a share of these where they are smaller than the box.
     """
     low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))
     width, given = high - low, jnp.asarray(action)
@@ -54,9 +55,10 @@ def clipped_log_prob(
     *,
     spread: Float[AnyArray, "..."] | None = None,
 ) -> Float[Array, "*law action"]:
-    """Logarithm of (1), (2) or (3) for each number of an action; what lies beyond a bound counts as on it.
+    """Logarithm of (1), (2) or (3) for each dimension of an action; an action beyond a bound counts as on it.
 
-    Of several laws, such as those of components, the axes of `action` have length 1 there. `spread` is as in `on_bounds`.
+    For several distributions, such as the components of a mixture, `action` has length 1 on their axes. `spread` is as in
+    `on_bounds`.
     """
     at_low, at_high = on_bounds(action, low, high, spread=spread)
     low, high = (jnp.broadcast_to(end, action.shape) for end in (low, high))

@@ -45,13 +45,13 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
 
     @property
     def passes_per_action(self) -> int:
-        """How many times one action asks the network that proposes actions: a measure of what an action costs."""
+        """How often the network that proposes actions is evaluated for one action: a measure of what an action costs."""
         return int(getattr(getattr(self, "policy", None), "passes_per_action", 1))
 
     @property
     def clipped_to(self) -> tuple[Array, Array] | None:
-        """(action,) or () bounds to which actions are clipped, infinite where there is none; they have a probability there, as
-        `log_prob` says. None where actions are not clipped."""
+        """(action,) or () bounds to which actions are clipped, infinite where there is none: on them `log_prob` is the
+        logarithm of a probability. None where actions are not clipped."""
         return None
 
     def normal(self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None) -> Normal:
@@ -62,13 +62,13 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
-        """(B, action) what is taken without chance."""
+        """(B, action) the action that is taken without chance."""
 
     @abstractmethod
     def sample(
         self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
-        """(B, action) one action drawn a row."""
+        """(B, action) one action drawn per row."""
 
     @abstractmethod
     def log_prob(
@@ -86,7 +86,7 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
 
 
 class _FromDistribution(ContinuousPolicy):
-    """The methods of a policy that is a distribution at every observation."""
+    """The methods of a policy that gives a distribution for every observation."""
 
     @abstractmethod
     def __call__(
@@ -159,7 +159,7 @@ class SquashedGaussianPolicy(_FromDistribution):
     def candidates(
         self, obs: Shaped[AnyArray, "B ..."], noise: Float[Array, "K B action"]
     ) -> Float[Array, "K B action"]:
-        """(K, B, action) the actions that standard normal noise stands for."""
+        """(K, B, action) the actions that standard normal noise becomes."""
         pi = self(obs)
         return jnp.tanh(pi.mean[None] + jnp.exp(pi.log_std)[None] * noise)
 
@@ -177,7 +177,7 @@ class MixturePolicy(_FromDistribution):
         kind: whether the normals are plain, truncated to [-1, 1], squashed into it by tanh or clipped to it, see
             `nn/mixture.py`.
         broad_share: share of a broad density, see `nn/mixture.py`.
-        ends: for each number of the action, whether it is clipped below and above; empty: both, where normals are clipped.
+        ends: for each dimension of the action, whether it is clipped below and above; empty: both, where normals are clipped.
     """
 
     network: MLP | ImageNetwork
@@ -198,7 +198,7 @@ class MixturePolicy(_FromDistribution):
         return self.of_outputs(self.network(obs))
 
     def of_outputs(self, outputs: Float[Array, "B out"]) -> NormalMixture:
-        """The distribution that the outputs of the network stand for."""
+        """The distribution whose parameters are these outputs of the network."""
         k = self.components
         rest = outputs[:, k:].reshape(outputs.shape[0], 2, k, -1)
         mean = jnp.tanh(rest[:, 0]) if self.kind == "truncated" else rest[:, 0]
@@ -211,7 +211,7 @@ class MixturePolicy(_FromDistribution):
     def marginal_cdf(
         self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"], *, below: bool = False
     ) -> Float[Array, "B action"]:
-        """(B, action) the probability that each dimension of the action is at most what is given, or `below` it."""
+        """(B, action) the probability that each dimension of the action is at most the given number; with `below`, less."""
         return self(obs).marginal_cdf(action, below=below)
 
 
@@ -237,7 +237,7 @@ class _WithoutChance(ContinuousPolicy):
 
 
 class DeterministicPolicy(_WithoutChance):
-    """tanh of a network: one action an observation, no density."""
+    """tanh of a network: one action per observation, no density."""
 
     network: MLP | ImageNetwork
 

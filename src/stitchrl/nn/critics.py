@@ -17,7 +17,7 @@ __all__ = ["ContinuousCritics", "DiscreteCritics"]
 
 
 class DiscreteCritics(eqx.Module):
-    """One output an action."""
+    """Critics of discrete actions, with one output per action."""
 
     ensemble: Ensemble
 
@@ -47,7 +47,7 @@ class DiscreteCritics(eqx.Module):
 
 
 class ContinuousCritics(eqx.Module):
-    """The action is an input beside the observation."""
+    """Critics of continuous actions, with the action as an input beside the observation."""
 
     ensemble: Ensemble
 
@@ -76,13 +76,13 @@ class ContinuousCritics(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[index : index + 1], self)
 
     def several(self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "K B action"]) -> Float[Array, "C K B"]:
-        """(C, K, B) Q of K actions an observation, whose share of the first layer is computed once."""
+        """(C, K, B) Q of K actions per observation; the observation's part of the first layer is computed once."""
         return jax.vmap(MLP.several, (0, None, None))(self._perceptrons, obs, action)[..., 0]
 
     def several_each(
         self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "C K B action"]
     ) -> Float[Array, "C K B"]:
-        """Q of K actions an observation, as in `several`, where every critic is asked about actions of its own."""
+        """(C, K, B) Q of K actions per observation, as in `several`, where every critic has actions of its own."""
         return jax.vmap(MLP.several, (0, None, 0))(self._perceptrons, obs, action)[..., 0]
 
     def perceptron(self, index: int) -> MLP:

@@ -1,14 +1,14 @@
-"""A policy that is a diffusion: a network tells the noise in a noisy action, and noise from which it is taken becomes an action.
+"""A diffusion policy: a network predicts the noise in a noisy action, and removing it step by step from noise gives an action.
 
-With beta_t the share of noise of step t = 0 .. T - 1 and kept_t = prod_(u <= t) (1 - beta_u) (Ho, Jain, Abbeel 2020,
-arXiv 2006.11239), and the variance-preserving schedule of Song and others 2021 (arXiv 2011.13456):
+With beta_t the variance of the noise that is added in step t = 0 .. T - 1 and kept_t = prod_(u <= t) (1 - beta_u) (Ho, Jain,
+Abbeel 2020, arXiv 2006.11239), and the variance-preserving schedule of Song and others 2021 (arXiv 2011.13456):
 
     (1)  beta_t = 1 - exp(-0.1 / T - 9.9 (2 t + 1) / (2 T^2))
     (2)  x_t    = sqrt(kept_t) a + sqrt(1 - kept_t) noise                                     the noisy action a
     (3)  x      <- clip((x - beta_t / sqrt(1 - kept_t) predicted noise) / sqrt(1 - beta_t) + sqrt(beta_t) z, +-1)
 
-(3) is done for t = T - 1 down to 0, from x and with z standard normal, but for the last step, which has no z. Other texts
-number the steps from 1.
+(3) is done for t = T - 1 down to 0. It starts from a standard normal x, and z is standard normal too, but 0 in the last
+step. Other texts number the steps from 1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def denoised(
     """The actions at which equation (3) ends.
 
     Args:
-        predicted: the noise in each of some noisy actions, of these actions and their step.
+        predicted: (noisy actions, their step) -> the noise in them.
         noise: standard normal: first x, then z of each step but the last.
     """
     noise = jnp.asarray(noise)
@@ -76,7 +76,7 @@ def denoised(
 
 
 class DiffusionPolicy(FromNoisePolicy):
-    """Standard normal noise from which the noise that a network sees in it is taken, step by step.
+    """Makes actions from standard normal noise by removing, step by step, the noise that a network predicts in it.
 
     Attributes:
         frequencies: (F,) at which a step, times 2 pi, becomes cosines and sines; they are learned.
@@ -94,7 +94,7 @@ class DiffusionPolicy(FromNoisePolicy):
     def create(
         cls, observation_size: int, action_size: int, width: int, blocks: int, steps: int, dropout: float, *, key: Key
     ) -> DiffusionPolicy:
-        """A policy with fresh weights; the step has as many cosines and sines, and numbers of a condition, as `width`."""
+        """A policy with fresh weights; a step becomes `width` / 2 cosines and sines, and `condition` has `width` outputs."""
         frequency_key, condition_key, network_key = jax.random.split(key, 3)
         frequencies = FIRST_FREQUENCY * jax.random.normal(frequency_key, (max(width // 4, 1),))
         condition = MLP.create(2 * frequencies.shape[0], Network((width,), activation="silu"), width, key=condition_key)
@@ -110,7 +110,7 @@ class DiffusionPolicy(FromNoisePolicy):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*batch action"]:
-        """The noise that the network sees in noisy actions; with a key, its dropout is on."""
+        """The noise that the network predicts in noisy actions; with a key, its dropout is on."""
         angle = 2.0 * jnp.pi * jnp.asarray(step) * jnp.broadcast_to(
             self.frequencies, (*step.shape[:-1], self.frequencies.shape[0])
         )  # fmt: skip
@@ -128,6 +128,6 @@ class DiffusionPolicy(FromNoisePolicy):
     def action(
         self, obs: Float[AnyArray, "*batch D"], noise: Float[AnyArray, "*batch noise"]
     ) -> Float[Array, "*batch action"]:
-        """The actions at which noise ends: for each, that of the start, then that of every step but the last."""
+        """The actions that noise becomes: each needs the noise of the start, then that of every step but the last."""
         parts = jnp.asarray(noise).reshape(*noise.shape[:-1], self.steps, -1)
         return denoised(lambda point, step: self.predicted_noise(obs, point, step), parts)

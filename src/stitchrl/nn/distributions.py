@@ -28,7 +28,7 @@ __all__ = [
 NEGATIVE = -1e9
 """Logit of a forbidden action: its probability underflows to exactly 0, and gradients stay finite."""
 LARGEST_TANH = 1.0 - 1e-6
-"""Actions are kept this far inside (-1, 1) before atanh: float32 has no larger tanh that can be undone."""
+"""The largest size of an action before atanh: nearer to 1 float32 cannot undo a tanh."""
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 LOG_TWO = math.log(2.0)
 
@@ -59,11 +59,11 @@ class Distribution(eqx.Module):
 
     @abstractmethod
     def mode(self) -> Shaped[Array, "B ..."]:
-        """The action to take without chance, one a row."""
+        """The action that is taken without chance, one per row."""
 
     @abstractmethod
     def sample(self, *, key: Key) -> Shaped[Array, "B ..."]:
-        """One action drawn a row."""
+        """One action drawn per row."""
 
     @abstractmethod
     def metrics(self, action: Shaped[AnyArray, "B ..."]) -> Metrics:
@@ -112,12 +112,12 @@ class Normal(Distribution):
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
 
     def kl(self, other: Normal) -> Float[Array, " B"]:
-        """(B,) KL(self || other) in nats, at least 0: the sum over the numbers of an action."""
+        """(B,) KL(self || other) in nats, at least 0: the sum over the dimensions of an action."""
         ratio, shift = jnp.exp(2.0 * (self.log_std - other.log_std)), (self.mean - other.mean) * jnp.exp(-other.log_std)
         return jnp.sum(0.5 * (ratio + shift**2 - 1.0) - (self.log_std - other.log_std), axis=-1)
 
     def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
-        """policy/mode_error: root mean squared distance of the mode, an action dimension. policy/entropy: nats."""
+        """policy/mode_error: root mean squared distance of the mode, per action dimension. policy/entropy: nats."""
         entropy = jnp.sum(self.log_std + (0.5 + HALF_LOG_TWO_PI), axis=-1)
         return {"policy/mode_error": _distance(self.mean, action), "policy/entropy": jnp.mean(entropy)}
 
@@ -129,7 +129,7 @@ class TanhNormal(Distribution):
     log_std: Float[Array, "*b action"]
 
     def log_prob(self, action: Shaped[AnyArray, "*b action"]) -> Float[Array, "*b"]:
-        """The exact density of the action; actions beyond 1 - 1e-6 in size count as there."""
+        """The exact log-density of the action; an action larger than 1 - 1e-6 in size counts as one of that size."""
         inner = jnp.arctanh(jnp.clip(action, -LARGEST_TANH, LARGEST_TANH))
         return self._log_prob_of_inner(inner)
 
@@ -151,7 +151,7 @@ class TanhNormal(Distribution):
         return jnp.tanh(inner), _squashed(noise, spread, inner)
 
     def metrics(self, action: Shaped[AnyArray, "*b action"]) -> Metrics:
-        """policy/mode_error: root mean squared distance of the mode, an action dimension."""
+        """policy/mode_error: root mean squared distance of the mode, per action dimension."""
         return {"policy/mode_error": _distance(self.mode(), action)}
 
     def _log_prob_of_inner(self, inner: Float[Array, "*b action"]) -> Float[Array, "*b"]:

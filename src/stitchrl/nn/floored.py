@@ -1,4 +1,4 @@
-"""A policy that gives no allowed action less than a small probability: for models that extrapolate too boldly."""
+"""A policy that gives every allowed action at least a small probability, for models that are too sure where they extrapolate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy that is a flow: a network says which way actions move, and noise that moves along it becomes an action."""
+"""A flow policy: a network gives a velocity, and noise that moves with this velocity becomes an action."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def euler(
     start: Float[AnyArray, "*batch size"],
     steps: int,
 ) -> Float[Array, "*batch size"]:
-    """Where points are at time 1 that start at time 0 and move with a velocity, by Euler's method.
+    """The places at time 1 of points that start at time 0 and move with a velocity, by Euler's method.
 
     x_(k+1) = x_k + velocity(x_k, k / steps) / steps, for k from 0 to steps - 1.
 
@@ -80,7 +80,7 @@ class FlowPolicy(FromNoisePolicy):
     def action(
         self, obs: Float[AnyArray, "*batch D"], noise: Float[AnyArray, "*batch action"]
     ) -> Float[Array, "*batch action"]:
-        """The actions at which standard normal noise ends."""
+        """The actions that standard normal noise becomes."""
         return jnp.clip(euler(lambda point, time: self.velocity(obs, point, time), noise, self.steps), -1.0, 1.0)
 
     @property

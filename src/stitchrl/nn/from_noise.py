@@ -1,4 +1,4 @@
-"""What policies share that make an action of standard normal numbers: flows, diffusions, networks of one step, decoders."""
+"""The base of policies that turn standard normal numbers into actions: flows, diffusions, one-step networks, decoders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FromNoisePolicy"]
 
 
 class FromNoisePolicy(ContinuousPolicy):
-    """A policy that makes an action in [-1, 1] of standard normal numbers. Its actions have no density.
+    """A policy that turns standard normal numbers into an action in [-1, 1]. Its actions have no density.
 
     Its mode is the action of noise 0, which is not always a likely action.
     """
@@ -26,13 +26,13 @@ class FromNoisePolicy(ContinuousPolicy):
     @property
     @abstractmethod
     def noise_size(self) -> int:
-        """How many numbers of noise become one action."""
+        """How many numbers of noise one action needs."""
 
     @abstractmethod
     def action(
         self, obs: Float[AnyArray, "*batch D"], noise: Float[AnyArray, "*batch noise"]
     ) -> Float[Array, "*batch action"]:
-        """The action that becomes of each row of noise."""
+        """The action that each row of noise becomes."""
 
     def candidates(
         self, obs: Float[AnyArray, "B D"], noise: Float[AnyArray, "K B noise"]

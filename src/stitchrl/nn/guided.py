@@ -1,6 +1,6 @@
-"""Networks that are told a condition, folded into plain ones: the condition becomes a part of the first layer's bias.
+"""Networks with a condition as input, turned into plain ones: a fixed condition becomes a part of the first layer's bias.
 
-What acts is then a perceptron of the observation alone, which every policy, bundle and NumPy path knows.
+The result is a perceptron of the observation alone, which every policy, bundle and NumPy path can hold.
 """
 
 from __future__ import annotations

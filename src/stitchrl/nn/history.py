@@ -1,4 +1,4 @@
-"""A policy of the last observations, as one that remembers them: the other half of `stitchrl.data.history`."""
+"""A policy with memory made from one that takes the last observations side by side: the counterpart of `data/history.py`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class HistoryPolicy(MemoryPolicy):
     """Acts by a policy that was trained on a log of `st.with_history`, and remembers the last observations for it.
 
     Attributes:
-        policy: of the last observations side by side, on raw ones and in logged units, as `Run.policy` is.
-        history: how many they are.
-        observation_size: numbers of one observation.
-        action_size: numbers of an action; 0 where actions are numbered.
+        policy: takes the last observations side by side, raw, and gives actions in logged units, as `Run.policy` does.
+        history: how many observations these are.
+        observation_size: columns of one observation.
+        action_size: dimensions of an action; 0 where actions are numbered.
 
     Raises:
         ConfigurationError: a policy of another kind, or numbers that do not fit it.
@@ -79,13 +79,13 @@ class HistoryPolicy(MemoryPolicy):
 
     @property
     def schema(self) -> Schema | None:
-        """That of the log before `st.with_history`."""
+        """The schema of the log before `st.with_history`."""
         inner = self.policy.schema
         return None if inner is None else without_history(inner, self.history)
 
     @property
     def guard(self) -> None:
-        """None: the range that is known is of observations side by side."""
+        """None: the known range is that of several observations side by side, not of one."""
         return None
 
     @property
@@ -120,14 +120,14 @@ class HistoryPolicy(MemoryPolicy):
 
 
 def _size(policy: Any, name: str) -> int:
-    """Numbers in an array of the policy that knows the units, which may be inside another; 0 where there is none."""
+    """The size of an array of the policy that knows the units, which may be inside another one; 0 where there is none."""
     while policy is not None and not hasattr(policy, name):
         policy = getattr(policy, "policy", None)
     return 0 if policy is None else int(getattr(policy, name).size)
 
 
 class _At(Distribution):
-    """What a policy over vectors does at given observations."""
+    """The distribution of a policy over vectors at given observations."""
 
     policy: ContinuousPolicy
     obs: Float[Array, "B D"]
@@ -142,5 +142,5 @@ class _At(Distribution):
         return self.policy.sample(self.obs, key=key)
 
     def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
-        """policy/mode_error: root mean squared distance of the mode, an action dimension."""
+        """policy/mode_error: root mean squared distance of the mode, per action dimension."""
         return {"policy/mode_error": jnp.sqrt(jnp.mean((self.mode() - action) ** 2))}

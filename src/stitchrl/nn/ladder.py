@@ -20,9 +20,9 @@ class LadderPolicy(DiscretePolicy):
 
         probs(a|s) proportional to b(a|s) (pi(a|s) / b(a|s))^power   where b(a|s) >= floor, else 0
 
-    Power 0 is the behaviour, 1 the policy, more goes beyond it; the floor bounds the ratios to the model of the behaviour,
-    and with them the error of every estimate, by 1 / floor. Where the policy has no mass on the actions that remain, or
-    none remains, it acts as the behaviour does.
+    Power 0 is the behaviour, 1 the policy, and more goes beyond the policy. The floor bounds the ratios to the model of
+    the behaviour by 1 / floor, and so the error of estimates. Where the policy has no mass on the actions that remain,
+    or none remains, it acts as the behaviour does.
 
     Attributes:
         policy: the learned policy pi.

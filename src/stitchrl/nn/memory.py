@@ -1,6 +1,6 @@
 """Policies with memory: what they do depends on the episode so far, not on the observation alone.
 
-Such a policy has no `mode(obs)` that means anything. It acts with a carry, which holds what it remembers of each of B episodes
+For such a policy `mode(obs)` has no meaning. It acts with a carry, which holds what it remembers of each of B episodes
 that are played side by side:
 
     carry = policy.initial_carry(B)
@@ -49,7 +49,7 @@ WAY_OUT = (
 
 
 REMEMBERS = "the policy remembers its episode"
-"""What an estimator that does not apply says of such a policy."""
+"""The reason that an estimator gives where it does not apply to such a policy."""
 
 
 class MemoryPolicy(WithOrigin, eqx.Module):
@@ -82,7 +82,7 @@ class MemoryPolicy(WithOrigin, eqx.Module):
         *,
         action_mask: Bool[AnyArray, "B A"] | None = None,
     ) -> tuple[Distribution, PyTree]:
-        """The distribution of the action that comes now, and the carry after seeing `obs`; arguments as of `step`."""
+        """The distribution of the next action, and the carry after seeing `obs`; arguments as for `step`."""
 
     def step(
         self,

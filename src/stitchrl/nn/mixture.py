@@ -8,10 +8,10 @@ and the distribution function of the standard normal,
     (3)  the same / (Phi((1 - m_kj) / s_kj) - Phi((-1 - m_kj) / s_kj)) in [-1, 1], 0 outside             truncated
     (4)  phi((atanh a_j - m_kj) / s_kj) / (s_kj (1 - a_j^2)) in (-1, 1), 0 outside                       squashed by tanh
 
-so that the density integrates to 1 where actions can be. Normals that are clipped have the density (2) between their bounds and
-the probability of the tail on them (`nn/clipped_normal.py`); each number of the action may be clipped at one bound or at both.
-p0 is broad: uniform on the box where normals are truncated or squashed, else a standard normal, clipped as the others are. Its
-share e bounds p from below, and with it what one surprising action can weigh.
+so that the density integrates to 1 where actions can be. Normals that are clipped have the density (2) between their
+bounds and the probability of the tail on them (`nn/clipped_normal.py`); each number of the action may be clipped at one
+bound or at both. p0 is broad: uniform on the box where normals are truncated or squashed, else a standard normal,
+clipped as the others are. Its share e bounds p from below, and so the weight that one surprising action can get.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class NormalMixture(Distribution):
     ends: Ends = eqx.field(static=True, default=())
 
     def log_prob(self, action: Shaped[AnyArray, "B action"]) -> Float[Array, " B"]:
-        """The density of equation (1), on bounds that actions are clipped to the probability; -inf outside the box."""
+        """The logarithm of equation (1): of a probability on bounds that actions are clipped to; -inf outside the box."""
         action = jnp.asarray(action)
         log_density = self._inside(self._held(action))
         if self.kind != "plain":
@@ -83,7 +83,7 @@ class NormalMixture(Distribution):
         return log_density
 
     def mode(self) -> Float[Array, "B action"]:
-        """The mean of the component at which the density is largest before it is squashed or clipped, and then it is."""
+        """The component mean at which the density before squashing or clipping is largest, then squashed or clipped."""
         before = dataclasses.replace(self, kind="plain") if self.kind == "clipped" else self
         at_means = jax.vmap(before._of_components, in_axes=1, out_axes=1)(self.mean)
         best = jnp.argmax(at_means, axis=1)
@@ -112,9 +112,9 @@ class NormalMixture(Distribution):
         return jnp.clip(drawn, *self._bounds(drawn)) if self.kind == "clipped" else drawn
 
     def marginal_cdf(self, action: Shaped[AnyArray, "B action"], *, below: bool = False) -> Float[Array, "B action"]:
-        """(B, action) the probability that each dimension of an action is at most what it is, whatever the others are.
+        """(B, action) the probability that a draw is at most the action in each dimension, whatever it is in the others.
 
-        With `below` that it is less. The two differ on bounds that actions are clipped to, and nowhere else.
+        With `below`, that it is less. The two differ only on bounds that actions are clipped to.
         """
         action = self._held(jnp.asarray(action))
         inner = jnp.arctanh(action) if self.kind == "squashed" else action
@@ -132,17 +132,17 @@ class NormalMixture(Distribution):
         return jnp.where(at_low, 0.0, found) if below else jnp.where(at_high, 1.0, found)
 
     def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
-        """policy/mode_error: root mean squared distance of the mode, an action dimension."""
+        """policy/mode_error: root mean squared distance of the mode, per action dimension."""
         return {"policy/mode_error": jnp.sqrt(jnp.mean((self.mode() - action) ** 2))}
 
     def _held(self, action: Float[Array, "B action"]) -> Float[Array, "B action"]:
-        """The nearest action of the box; before atanh it stays as far inside as float32 asks for."""
+        """The nearest action of the box, and where atanh follows, as far inside as float32 needs."""
         if self.kind == "squashed":
             return jnp.clip(action, -LARGEST_TANH, LARGEST_TANH)
         return action if self.kind == "plain" else jnp.clip(action, *self._bounds(action))
 
     def _bounds(self, action: Float[Array, "*b action"]) -> tuple[Float[Array, "*b action"], Float[Array, "*b action"]]:
-        """The ends of the box where normals are not plain, as many as there are numbers of actions."""
+        """The ends of the box where normals are not plain, one for each number of the actions."""
         low, high = bounds_of_ends(self.ends if self.kind == "clipped" else ())
         return jnp.broadcast_to(low, action.shape), jnp.broadcast_to(high, action.shape)
 

@@ -36,7 +36,7 @@ VARIANCE_FLOOR = 1e-5
 """Added to the variance that layer normalisation divides by (PyTorch's default)."""
 KERNEL, STRIDE = 3, 2
 MOST_UNROLLED = 8
-"""Members of an ensemble that are drawn by a program of their own each; more are drawn in a loop, which compiles once."""
+"""The largest ensemble whose members are initialised one by one; a larger one is initialised in a compiled loop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Network:
         hidden_sizes: width of each hidden layer, at least 1 each.
         activation: "relu", "gelu", "tanh" or "silu", after each hidden layer.
         layer_norm: "none"; or layer normalisation "before" or "after" the activation of each hidden layer.
-        dropout: share of a hidden layer's outputs that an actor loses at random while it learns, in [0, 1).
-        channels: an image first passes through one 3 x 3 convolution of stride 2 for each entry, with so many filters.
+        dropout: share of a hidden layer's outputs that dropout sets to 0 while an actor learns, in [0, 1).
+        channels: an image first passes through one 3 x 3 convolution of stride 2 for each entry, with that many filters.
 
     Raises:
         ConfigurationError: a value outside its range.
@@ -168,7 +168,7 @@ class MLP(eqx.Module):
         return _affine(self.hidden(x, key=key), self.weights[-1], self.biases[-1])
 
     def from_first(self, first: Float[Array, "*batch width"]) -> Float[Array, "*batch out"]:
-        """The output, given what the first layer's product and bias give: for callers that share that product."""
+        """The output, given the first layer's output before its activation: for callers that share that product."""
         if len(self.weights) == 1:
             return first
         return _affine(self._after_first(first, None), self.weights[-1], self.biases[-1])
@@ -176,7 +176,7 @@ class MLP(eqx.Module):
     def several(self, shared: Float[AnyArray, "B inputs"], own: Float[AnyArray, "K B more"]) -> Float[Array, "K B out"]:
         """The outputs for K completions of every row: inputs are (shared, own) side by side.
 
-        The share that the shared inputs have in the first layer's product is computed once.
+        What the shared inputs contribute to the first layer's product is computed once.
         """
         size, weight, bias = shared.shape[1], self.weights[0], self.biases[0]
         narrowest = min(weight.shape)  # as if both were one product
@@ -185,7 +185,7 @@ class MLP(eqx.Module):
         return self.from_first(first)
 
     def hidden_from_first(self, first: Float[Array, "*batch width"]) -> Float[Array, "*batch last"]:
-        """The output of the last hidden layer, given what the first layer's product and bias give."""
+        """The output of the last hidden layer, given the first layer's output before its activation."""
         return self._after_first(first, None)
 
     def _after_first(self, y: Array, key: Key | None) -> Array:
@@ -246,9 +246,9 @@ class ImageNetwork(eqx.Module):
 
 
 def _patches(y: Float[Array, "n height width channels"]) -> Float[Array, "n rows columns seen"]:
-    """What each place of a convolution sees, so that the convolution is a product of matrices.
+    """The pixels under the kernel at each place, with which a convolution is a product of matrices.
 
-    Several members or seeds make a batched product of it, where XLA makes grouped convolutions, several times as slow.
+    With several members or seeds it is then a batched product; XLA would make a grouped convolution, several times as slow.
     """
     rows, columns = (-(-side // STRIDE) for side in y.shape[1:3])
     pads = [
@@ -288,7 +288,7 @@ def create_network(
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _orthogonal(key: Key, rows: int, columns: int) -> Float[Array, "rows columns"]:
-    """Compiled once a shape. Never under vmap: batched QR has been seen to hang XLA's CPU thread pool."""
+    """Compiled once per shape. Never call it under vmap: batched QR has been seen to hang XLA's CPU thread pool."""
     return jax.nn.initializers.orthogonal()(key, (rows, columns), jnp.float32)
 
 
@@ -327,7 +327,7 @@ class Ensemble(eqx.Module):
         final_gain: float = 1.0,
         start: Start = "orthogonal",
     ) -> Ensemble:
-        """Fresh, independent members for observations of the given shape, or with so many inputs."""
+        """Fresh, independent members for observations of the given shape, or with the given number of inputs."""
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         asked = network if isinstance(network, Network) else Network(tuple(network))
 

@@ -13,7 +13,7 @@ __all__ = ["OneStepPolicy"]
 
 
 class OneStepPolicy(FromNoisePolicy):
-    """What a network makes of an observation and standard normal noise, kept in [-1, 1].
+    """The output of a network for an observation and standard normal noise, clipped to [-1, 1].
 
     Attributes:
         network: of (observation, noise) side by side; as many outputs as an action has numbers, which is also the size of
@@ -32,13 +32,13 @@ class OneStepPolicy(FromNoisePolicy):
     def unbounded(
         self, obs: Float[AnyArray, "*batch D"], noise: Float[AnyArray, "*batch action"]
     ) -> Float[Array, "*batch action"]:
-        """The outputs of the network, before they are kept in [-1, 1]."""
+        """The outputs of the network, before they are clipped to [-1, 1]."""
         return self.network(jnp.concatenate([obs, noise], axis=-1))
 
     def action(
         self, obs: Float[AnyArray, "*batch D"], noise: Float[AnyArray, "*batch action"]
     ) -> Float[Array, "*batch action"]:
-        """The actions that standard normal noise stands for."""
+        """The actions that standard normal noise becomes."""
         return jnp.clip(self.unbounded(obs, noise), -1.0, 1.0)
 
     @property

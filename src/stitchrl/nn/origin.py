@@ -1,4 +1,4 @@
-"""What a policy in memory remembers of the log that it learned from: what its numbers mean, and where they lie."""
+"""What a policy object keeps of the log that it learned from: the schema, and the range of the observations."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ORIGIN = "_origin"
 
 
 class WithOrigin:
-    """A policy that may remember its log. The memory stands beside its numbers: programs, files and copies that JAX makes of a
-    policy do not have it. A policy that acts through another one remembers what that one does."""
+    """A policy that may know its log. This is kept outside its arrays: compiled programs, files, and copies that JAX makes of a
+    policy do not have it. A policy that acts through another one knows what that one knows."""
 
     @property
     def schema(self) -> Schema | None:
@@ -22,7 +22,7 @@ class WithOrigin:
 
     @property
     def guard(self) -> Any:
-        """The range of the observations in that log, by which another unit is noticed; None where that is not known."""
+        """The range of the observations in that log, which reveals observations in other units; None where it is not known."""
         return self.__dict__[ORIGIN][1] if ORIGIN in self.__dict__ else getattr(self._inner, "guard", None)
 
     @property
@@ -31,6 +31,6 @@ class WithOrigin:
 
 
 def remember_origin(policy: Any, schema: Schema | None, guard: Any) -> None:
-    """Have a policy remember the log that it learned from. A policy of another kind, such as a user's own, is left as it is."""
+    """Attach to a policy what is known of its log. A policy of another kind, such as a user's own, is left as it is."""
     if isinstance(policy, WithOrigin):
         policy.__dict__[ORIGIN] = (schema, guard)

@@ -12,7 +12,7 @@ __all__ = ["PointAction"]
 
 
 class PointAction(Distribution):
-    """One vector a row, taken for certain; it has no density."""
+    """One vector per row, taken for certain; it has no density."""
 
     action: Float[Array, "B action"]
 
@@ -26,5 +26,5 @@ class PointAction(Distribution):
         return self.action
 
     def metrics(self, action: Shaped[AnyArray, "B action"]) -> Metrics:
-        """policy/mode_error: root mean squared distance of the action, an action dimension."""
+        """policy/mode_error: root mean squared distance of the action, per action dimension."""
         return {"policy/mode_error": jnp.sqrt(jnp.mean((self.action - action) ** 2))}

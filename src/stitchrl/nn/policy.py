@@ -31,10 +31,10 @@ class Policy(Protocol):
         """Whether `log_prob` is a real (log-)probability or density."""
 
     def sample(self, obs: Any, *, key: Key, action_mask: Any = None) -> Array:
-        """One action drawn a row."""
+        """One action drawn per row."""
 
     def mode(self, obs: Any, *, action_mask: Any = None) -> Array:
-        """The action taken without chance, one a row."""
+        """The action taken without chance, one per row."""
 
     def log_prob(self, obs: Any, action: Any, *, action_mask: Any = None) -> Array:
         """(B,) log-probability or log-density of the given actions, in logged units."""
@@ -88,7 +88,7 @@ class DiscretePolicy(WithOrigin, eqx.Module):
     def sample(
         self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B A"] | None = None
     ) -> Int[Array, " B"]:
-        """(B,) one action drawn a row."""
+        """(B,) one action drawn per row."""
         return jax.random.categorical(key, self.log_probs(obs, action_mask=action_mask), axis=-1)
 
     def greedy(self) -> GreedyPolicy:

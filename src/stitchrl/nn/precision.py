@@ -1,8 +1,10 @@
-"""x @ weight, where nearly all arithmetic of an update is, in float32 or of operands rounded to bfloat16.
+"""The product x @ weight of a layer, where nearly all arithmetic of an update is: in float32, or with operands in
+bfloat16.
 
-Rounded are the operands of the three products of a layer (its output, and the gradients by its input and its weight);
-sums, biases, activations between layers, gradients and the weights themselves stay in float32. bfloat16 has the range
-of float32, so no loss is scaled (Micikevicius et al. 2018, arXiv 1710.03740; Kalamkar et al. 2019, arXiv 1905.12322).
+With bfloat16, the operands of the three products of a layer are rounded (its output, and the gradients by its input and
+its weight); sums, biases, activations between layers, gradients and the weights themselves stay in float32. bfloat16
+has the range of float32, so that the loss needs no scaling (Micikevicius et al. 2018, arXiv 1710.03740; Kalamkar et al.
+2019, arXiv 1905.12322).
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from stitchrl.jax_types import Array
 __all__ = ["NARROWEST", "check_supported", "product", "products_in"]
 
 NARROWEST = 32
-"""Layers with fewer inputs or outputs are not rounded: they gain no speed, and what is a few numbers (values, most
-actions, many observations) keeps its digits."""
+"""Layers with fewer inputs or outputs are not rounded: they gain no speed, and small vectors (values, most actions, many
+observations) keep their digits."""
 BLOCK = 16
 
 
 def products_in(precision: str) -> AbstractContextManager[None]:
     """Traced inside it, `product` computes in "bfloat16"; "float32" leaves JAX's own setting as it is."""
-    # JAX's own context is part of what its compiled functions are known by; a variable of ours would not be.
+    # JAX's own context is part of the key by which it caches compiled functions; a variable of ours would not be.
     return nullcontext() if precision == "float32" else jax.default_matmul_precision(precision)
 
 
@@ -51,12 +53,12 @@ def product(
 ) -> Float[Array, "*batch out"]:
     """x @ weight, in the precision of the context it is traced in.
 
-    Rounded, it has reverse-mode derivatives only, and a second one only by `x`.
+    In bfloat16 it has reverse-mode derivatives only, and second derivatives by `x` only.
 
     Args:
         x: rows.
         weight: of a layer, or of a part of its inputs.
-        narrowest: the fewer of the layer's inputs and outputs, where `weight` is only a part of it.
+        narrowest: the smaller of the numbers of inputs and outputs of the layer, where `weight` is only a part of it.
     """
     precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009 - has no type
     if precision != "bfloat16" or x.ndim < 2 or (narrowest or min(weight.shape)) < NARROWEST:
@@ -98,7 +100,7 @@ def _dot(left: Array, right: Array, *, along: int = 0) -> Array:
 
 
 def _transposed(x: Float[Array, "B in"]) -> Float[Array, "in B"]:
-    """x.T as an array of its own. A plain one XLA's CPU compiler folds into the product: half as fast, or refused."""
+    """x.T as an array of its own. XLA's CPU compiler folds a plain transpose into the product, which is half as fast or fails."""
     rows, columns = x.shape
     blocks = x.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
     return jax.lax.optimization_barrier(blocks.transpose(2, 3, 0, 1).reshape(columns, rows))

@@ -1,4 +1,4 @@
-"""A residual network: blocks that each add something to a running sum, as transformers have them without attention."""
+"""A residual network: blocks that each add to a running sum, like the blocks of a transformer without attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies that are told which return to reach: a causal transformer over the last steps of the episode."""
+"""Policies conditioned on the return to reach: a causal transformer over the last steps of the episode."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Steps(NamedTuple):
     """Steps of episodes, (B, K, ...) each, in order.
 
     Attributes:
-        returns: what is still to be paid, from this step on, in the units that the network was told.
-        obs, action: what is seen and what is done; numbered actions as numbers.
+        returns: the return still to reach, from this step on, in the units that the network learned with.
+        obs, action: what is seen and what is done; discrete actions are numbers.
         position: the step in its episode.
         there: False for padding.
     """
@@ -37,7 +37,7 @@ class Steps(NamedTuple):
 
 
 class ReturnConditionedNetwork(eqx.Module):
-    """Three tokens a step: the return to go, the observation and the action; what to do is read off that of the observation.
+    """Three tokens per step: return to go, observation and action; the prediction of the action is read off the second.
 
     Each token has the embedding of its step's position added, and all are normalised before the transformer.
     """
@@ -78,7 +78,7 @@ class ReturnConditionedNetwork(eqx.Module):
         )
 
     def __call__(self, steps: Steps, *, key: Key | None = None) -> Float[Array, "B K out"]:
-        """What is said at each step, knowing it and the steps before it but not its action; with a key, dropout is on."""
+        """The output for each step, from that step without its action and from the steps before; with a key, dropout is on."""
         action = steps.action
         if self.numbered:
             action = jax.nn.one_hot(action, self.embed_action.weight.shape[0], dtype=jnp.float32)
@@ -104,9 +104,9 @@ class Carry(NamedTuple):
 
 
 class ReturnConditionedPolicy(MemoryPolicy):
-    """Acts towards a return: what was paid is taken off what is still to be paid.
+    """Acts towards a return: after each step its reward is taken off the return still to reach.
 
-    Numbered actions are drawn from the network's distribution; vectors are tanh of its output, without chance.
+    Discrete actions are drawn from the network's distribution; continuous ones are tanh of its output, without chance.
 
     Attributes:
         network: of steps whose returns were divided by `scale`.
@@ -165,7 +165,7 @@ class ReturnConditionedPolicy(MemoryPolicy):
         return self.response(self.network(steps)[:, -1], action_mask), Carry(steps, step + 1)
 
     def response(self, out: Float[Array, "*b out"], action_mask: Bool[AnyArray, "*b A"] | None) -> Distribution:
-        """The distribution that outputs of the network stand for."""
+        """The distribution whose parameters are these outputs of the network."""
         if self.network.numbered:
             return Categorical(masked_log_softmax(out, action_mask))
         return PointAction(jnp.tanh(out))

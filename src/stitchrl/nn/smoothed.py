@@ -1,6 +1,7 @@
-"""A policy without a density, given one: normal noise about what it does, cut off at the bounds of the action.
+"""Gives a density to a policy without one: normal noise about its actions, cut off at the bounds of the action.
 
-It is another policy than the one it smooths, with a value of its own; an estimate of the one says nothing about the other.
+The result is another policy than the one it smooths, with a value of its own; an estimate of the one is not an estimate of the
+other.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class SmoothedPolicy(ContinuousPolicy):
 
     @property
     def described(self) -> str:
-        """What was done to the policy, for whoever reads its value."""
+        """What was done to the policy, in words, to be shown beside its value."""
         return f"smoothed by normal noise of {', '.join(f'{one:g}' for one in np.atleast_1d(np.asarray(self.std)))}"
 
     @property

@@ -1,4 +1,4 @@
-"""Policies and values that are tables, found by the observation: for logs whose observations are a finite set.
+"""Policies and values that are tables, looked up by the observation: for logs whose observations are a finite set.
 
 An observation that is none of the table's rows is treated as the nearest row (Euclidean, in the units the table has).
 """

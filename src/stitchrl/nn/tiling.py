@@ -18,8 +18,8 @@ def tiled_value_and_grad(
 ) -> tuple[tuple[Array, Any], Any]:
     """As `jax.value_and_grad(loss, has_aux=True)(parameters, batch)`, computed on one part of the batch after another.
 
-    The same sum in another order: activations of a part stay in the processor's cache, which pays on a CPU where a loss
-    asks for many actions an observation (benchmarks/throughput.py, "parts of a batch").
+    It is the same sum in another order. Activations of a part stay in the processor's cache, which makes it faster on a CPU
+    where a loss values many actions per observation (benchmarks/throughput.py, "parts of a batch").
 
     Args:
         loss: (parameters, part) -> (loss, aux), both means over the rows of the part.
@@ -46,7 +46,8 @@ def tiled_value_and_grad(
 def tile_count(rows: int, evaluations: int, *, at_once: int = 1024) -> int:
     """Parts of equal size for `tiled_value_and_grad`: the fewest with at most `at_once` network evaluations each.
 
-    One part where there is no cache to keep to (not a CPU), and where the rows only divide into slivers.
+    It is one part where the processor is not a CPU, and where the number of rows has no divisor that gives parts of a useful
+    size.
     """
     if jax.default_backend() != "cpu":
         return 1

@@ -19,7 +19,7 @@ __all__ = ["Affine", "CausalTransformer", "Norm", "dropped"]
 FIRST_SPREAD = 0.02
 """Standard deviation of fresh weights inside blocks (GPT-2)."""
 UNSEEN = -1e4
-"""Score of a token that must not be attended to, as in the official code: its share underflows to exactly 0."""
+"""Score of a token that must not be attended to, as in the official code: its weight underflows to exactly 0."""
 WIDER = 4
 """Width of a block's perceptron, in widths of its tokens."""
 
@@ -91,7 +91,7 @@ class Block(eqx.Module):
 
 
 class CausalTransformer(eqx.Module):
-    """Tokens in, tokens out; each attends to itself and to those before it that are there."""
+    """Tokens in, tokens out; each attends to itself and to the tokens before it that are not padding."""
 
     blocks: tuple[Block, ...]
     norm: Norm
@@ -110,10 +110,12 @@ class CausalTransformer(eqx.Module):
     def __call__(
         self, tokens: Float[Array, "B T width"], there: Bool[Array, "B T"], *, key: Key | None = None
     ) -> Float[Array, "B T width"]:
-        """Args:
-        tokens: embedded.
-        there: False for padding, which nothing attends to.
-        key: of dropout; None has none.
+        """(B, T, width) the tokens after all blocks.
+
+        Args:
+            tokens: embedded.
+            there: False for padding, which nothing attends to.
+            key: for dropout; None leaves it off.
         """
         count = tokens.shape[1]
         seen = jnp.tril(jnp.ones((count, count), jnp.bool_))[None, None] & there[:, None, None, :]
@@ -144,7 +146,7 @@ class CausalTransformer(eqx.Module):
 
 
 def dropped(x: Array, share: float, key: Key | None) -> Array:
-    """x with a share of its numbers 0 and the others larger, so that the mean stays; without a key, x."""
+    """x with a share of its numbers set to 0 and the others scaled up, so that the mean stays; without a key, x itself."""
     if key is None or not share:
         return x
     kept = jax.random.bernoulli(key, 1.0 - share, x.shape)

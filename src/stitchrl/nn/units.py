@@ -1,4 +1,4 @@
-"""Policies and value functions put before raw observations and in logged units of action and reward."""
+"""Policies and value functions that take raw observations and speak logged units of action and reward."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ __all__ = [
 class RescaledPolicy(ContinuousPolicy):
     """Raw observations in, logged action units out, around a policy trained on scaled ones.
 
-    Inside, observations are (obs - mean) / std and actions (action - action_center) / action_half_width; the density
-    is that of the logged action, so log_prob subtracts the sum of log half-widths (the Jacobian), but for numbers on a bound
-    that the policy inside clips to: they have a probability, which has no unit.
+    Inside, observations are (obs - mean) / std and actions (action - action_center) / action_half_width; the density is
+    that of the logged action, so log_prob subtracts the sum of log half-widths (the Jacobian), except in dimensions
+    that lie on a bound that the policy inside clips to: they have a probability, which has no unit.
     """
 
     mean: Float[Array, " D"]
@@ -98,7 +98,7 @@ class RescaledPolicy(ContinuousPolicy):
     def marginal_cdf(
         self, obs: Shaped[AnyArray, "B ..."], action: Float[AnyArray, "B action"], *, below: bool = False
     ) -> Float[Array, "B action"]:
-        """(B, action) the probability that each dimension of the action is at most what is given, or `below` it.
+        """(B, action) the probability that each dimension of the action is at most the given number; with `below`, less.
 
         Raises:
             TypeError: the policy inside does not know it.
@@ -287,7 +287,7 @@ class RescaledValue(ContinuousValue):
 def unscaled_policy(
     policy: Policy | MemoryPolicy, scaling: Scaling
 ) -> DiscretePolicy | RescaledPolicy | RescaledMemoryPolicy:
-    """A policy trained on scaled arrays, put before raw observations."""
+    """A policy trained on scaled arrays, as one that takes raw observations and gives actions in logged units."""
     mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)
     if isinstance(policy, DiscretePolicy):
         return StandardizedPolicy(mean, std, policy)
@@ -305,6 +305,8 @@ def unscaled_policy(
 def unscaled_value(
     value: DiscreteValue | ContinuousValue | None, scaling: Scaling
 ) -> DiscreteValue | ContinuousValue | None:
+    """The value function in raw units; None where there is none, or where rewards were shifted: how much of a value is shift
+    depends on how long the episode lasts."""
     if value is None or scaling.reward_shift:
         return None
     mean, std = jnp.asarray(scaling.mean), jnp.asarray(scaling.std)

@@ -1,4 +1,4 @@
-"""A conditional variational autoencoder of actions, and the policy that generates actions by it and moves them a little."""
+"""A conditional variational autoencoder of actions, and the policy that moves the actions it generates by a little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ActionVAE", "PerturbedPolicy"]
 LEAST_LOG_STD, MOST_LOG_STD = -4.0, 15.0
 """Ends of the encoder's log standard deviations (official code of BCQ)."""
 LARGEST_LATENT = 0.5
-"""Latent numbers are cut at this size where actions are generated, so that they are of the likelier ones (official code)."""
+"""Latent numbers are clipped to this size where actions are generated, so that the actions are likely ones (official code)."""
 
 
 class ActionVAE(eqx.Module):
@@ -30,7 +30,7 @@ class ActionVAE(eqx.Module):
 
     @classmethod
     def create(cls, observation_size: int, action_size: int, network: Network, *, key: Key) -> ActionVAE:
-        """Fresh networks; there are twice as many latent numbers as numbers in an action."""
+        """Fresh networks; a latent vector has twice as many numbers as an action."""
         encoder_key, decoder_key = jax.random.split(key)
         latent = 2 * action_size
         return cls(
@@ -85,7 +85,7 @@ class PerturbedPolicy(FromNoisePolicy):
     def candidates(
         self, obs: Float[AnyArray, "B D"], noise: Float[AnyArray, "K B latent"]
     ) -> Float[Array, "K B action"]:
-        """(K, B, action) the actions that standard normal noise, cut at +-0.5, stands for."""
+        """(K, B, action) the actions that standard normal noise, clipped to +-0.5, becomes."""
         generated = jnp.tanh(self.decoder.several(obs, jnp.clip(noise, -LARGEST_LATENT, LARGEST_LATENT)))
         moved = generated + jnp.asarray(self.limit) * jnp.tanh(self.perturbation.several(obs, generated))
         return jnp.clip(moved, -1.0, 1.0)

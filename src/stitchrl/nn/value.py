@@ -1,4 +1,4 @@
-"""Value functions, as returned by `Algorithm.value`: they give the "claimed value" and what diagnosis looks at."""
+"""Value functions, as returned by `Algorithm.value`: they give the "claimed value", and diagnosis reads them."""
 
 from __future__ import annotations
 

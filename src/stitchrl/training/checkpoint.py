@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file holds the arrays of a state and, as JSON in its header, all else but the metrics.
 
-Written beside and renamed, so a reader sees the old file or the whole new one. Never pickle: reading runs no code. The
-header names how many rows of the metrics beside it belong to the checkpoint.
+A checkpoint is written to another file and then renamed, so that a reader sees the old file or the whole new one. Pickle is
+never used: reading runs no code. The header says how many rows of the metrics file beside it belong to the checkpoint.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Arrays = dict[str, NumpyArray]
 
 @cache
 def versions() -> dict[str, str]:
-    """What numbers depend on: the versions of this package, of what it computes with, and of Python."""
+    """The versions that results depend on: of this package, of the packages it computes with, and of Python."""
     packages = ("stitchrl", "jax", "jaxlib", "equinox", "optax", "numpy")
     return {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
@@ -96,10 +96,10 @@ def _restored(path: Path, arrays: Arrays, meta: dict[str, Any], like: PyTree) ->
     if arrays:
         raise CheckpointError(f"The checkpoint {path} holds {sorted(arrays)[0]}, which this algorithm does not have.")
     if not isinstance(meta["update"], int):
-        raise TypeError("its update is no number")
+        raise TypeError("its `update` is not a whole number")
     if history is None:
         if not isinstance(meta["rows"], int) or meta["rows"] < 0:
-            raise TypeError("its number of rows is none")
+            raise TypeError("its `rows` is not a whole number of at least 0")
         history = read_metrics(path.with_name(METRICS_FILE), meta["rows"])
     meta["diverged"] = _diverged(meta.get("diverged", {}), leaves[0][1].shape[0] if leaves else 0)
     return jax.tree_util.tree_unflatten(structure, loaded), history, meta
@@ -109,7 +109,7 @@ def _diverged(content: Any, members: int) -> dict[int, str]:
     """Member -> sentence; JSON has text for keys. Raises as `_restored` catches."""
     found = {int(member): what for member, what in content.items()}
     if not all(0 <= member < members and isinstance(what, str) for member, what in found.items()):
-        raise ValueError("it names a diverged member that is none")
+        raise ValueError("it names a diverged member that it does not have")
     if found and len(found) == members:
         raise ValueError("all its members diverged")
     return found
@@ -189,8 +189,8 @@ def _from_format_1(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -
 
 
 def _from_format_2(arrays: Arrays, meta: dict[str, Any], names: Iterable[str]) -> tuple[Arrays, dict[str, Any]]:
-    """Format 2 had a model and its optimiser's state as two fields of the algorithm's state, which are a pair now, and
-    the history among its arrays, which is in a file of its own now: `_history` finds it."""
+    """In format 2 a model and its optimiser's state were two fields of the algorithm's state, where they are now a pair, and
+    the history was among the arrays, where it is now in a file of its own. `_history` takes it out of the arrays."""
     moved = dict(arrays)
     for name in names:
         old = next((choice for choice in _names_in_format_2(name) if choice in moved), name)

@@ -1,4 +1,4 @@
-"""What `fit` refuses for algorithms that make no updates: arguments that would change what any other one learns."""
+"""Arguments that `fit` refuses for algorithms that make no updates, because they would do nothing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OF_UPDATES = ("max_gradient_norm", "warmup_updates", "decay_updates", "average_r
 
 
 def check_closed_form(algorithm: Algorithm, seeds: int, arguments: Mapping[str, Any]) -> None:
-    """See that nothing is asked of a closed form that it cannot do. `updates` and what paces them do no harm.
+    """Refuse arguments that do nothing for an algorithm in closed form. `updates`, logging and saving do no harm.
 
     Args:
-        algorithm: any; one that makes updates passes.
-        seeds: how many.
+        algorithm: any; one that makes updates is never refused.
+        seeds: how many there are.
         arguments: of `fit`, by name: `n_steps`, `sampling`, `stop` and `environment`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What `fit` takes, and refuses, where an algorithm learns from preferences."""
+"""Checks of `fit` where an algorithm learns from preferences, or preferences are given."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FROM_PREFERENCES = (
     "whose episodes were compared."
 )
 USUAL = {"n_steps": 1, "stream": False, "reward_scale": 1.0, "reward_shift": 0.0}
-"""Arguments of `fit` that pairs have no use for, with the values that ask for nothing."""
+"""Arguments of `fit` that do nothing where pairs are learned from, with their defaults."""
 
 
 def learned_from(algorithm: Algorithm, given: object, function: str) -> dict[str, Any]:
-    """The arguments of a `Job` that say what is learned from: a log, or preferences and the log of their segments.
+    """The arguments of a `Job` for what is learned from: a log, or preferences together with the log of their segments.
 
     Raises:
         ConfigurationError: `function`, as users call it, was given neither.

@@ -1,4 +1,4 @@
-"""Members whose numbers are no longer finite: the end of a run, or, among others, only theirs."""
+"""Divergence: a member whose numbers are no longer finite ends the run, or, where others can go on, is left out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class Diverged:
                 self._found(k, f"{name} of {self._name} must stay finite; got {values[k]} by update {update}")
 
     def see_state(self, state: PyTree, update: int) -> None:
-        """Look at what is saved and given back: metrics are of the state before the last update. Raises as above."""
+        """Look at a state that is saved or returned, since metrics describe the one before the last update.
+
+        Raises DivergenceError.
+        """
         for where, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
             if jnp.issubdtype(leaf.dtype, jnp.floating):
                 finite = np.isfinite(np.asarray(leaf)).reshape(len(self._labels), -1).all(1)

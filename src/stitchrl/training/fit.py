@@ -66,17 +66,17 @@ def fit(
 
     Args:
         algorithm: a settings dataclass such as `st.IQL(expectile=0.8)`.
-        log: the training part; for `st.DPO`, preferences, of which a batch holds so many pairs.
-        updates: gradient updates of each seed; 0 is legal, and algorithms in closed form make none. More of them than a
-            run in `out` has done train it further, to the same bits as one long run (on an accelerator to rounding, where
-            the shorter run ended between two multiples of `log_every_updates`).
-        seeds: n means seeds 0 to n - 1; or the seeds. All train in one program; each draws the same as alone.
-        batch_size: transitions a batch, at least 1.
+        log: the training part; for `st.DPO`, preferences.
+        updates: gradient updates of each seed; 0 is legal, and algorithms in closed form make none. If `out` holds a run of
+            fewer updates, it is trained further, with exactly the result of one long run (on an accelerator up to rounding,
+            where the shorter run ended between two multiples of `log_every_updates`).
+        seeds: n means seeds 0 to n - 1; or the seeds. All train in one program; each draws the same rows as it would alone.
+        batch_size: transitions in a batch, or pairs of preferences; at least 1.
         out: directory of the run; None writes nothing. A run found there continues if its configuration and log are
             the same, is returned if it has as many updates, and is refused with the difference named if not.
         save_every_updates, log_every_updates: in gradient updates, at least 1.
-        callbacks: called after every logged chunk with (updates done, updates, metric -> one mean a member; NaN for one
-            of a grid that diverged).
+        callbacks: called after every logged chunk with (updates done, updates, metric -> one mean per member; NaN for a
+            member of a grid that diverged).
         trackers: where metrics go besides `out`: `st.TensorBoardTracker(folder)`, `st.WandbTracker(project)`,
             `st.MLflowTracker(experiment)`, `st.TrackioTracker(project)`, or any object with their three methods. One
             that fails is left out with a warning; training goes on.
@@ -84,23 +84,23 @@ def fit(
             range in it to [-1, 1]; saved with the policy.
         reward_scale: factor on rewards while learning, above 0; claimed values are divided by it again.
         reward_shift: added to every reward while learning, before that factor, in the log's units. Where episodes end it
-            changes which policy is best: each step then costs or pays so much. `Run.values` has nothing to say then.
-            What ranks episodes (`FilteredBC`, sampling by return) goes by the log's own rewards.
-        sampling: "uniform" draws rows with replacement, for each seed its own; "shuffled" visits every row once a pass,
-            in an order all seeds share; or a rule: `st.EpisodeSampling()`, `st.StratifiedSampling("source")`,
+            changes which policy is best, since each further step then costs or pays this much. `Run.values` are None then.
+            Rules that rank episodes (`FilteredBC`, sampling by return) use the log's own rewards.
+        sampling: "uniform" draws rows with replacement, separately for each seed; "shuffled" visits every row once per pass,
+            in an order that all seeds share; or a rule: `st.EpisodeSampling()`, `st.StratifiedSampling("source")`,
             `st.WeightedSampling("weight")`, `st.TopFractionSampling(0.1)`.
         n_steps: rewards summed before the bootstrap, at least 1; within an episode only. Above 1 the target follows the
             logged actions in between, which is biased for a policy that differs from them.
         stream: read batches from the log's arrays while training, instead of holding them on the device; for logs
-            larger than memory. Implies "shuffled", and gives the same numbers as that.
+            larger than memory. It implies "shuffled", and gives the same numbers.
         stop: a rule such as `st.EarlyStop("loss/actor", patience_updates=5000)`.
         environment: OPTIONAL, and only where one exists: id of a Gymnasium environment, or a function that makes one.
             The mode of every seed's policy is played in it and logged as online/return. Nothing else uses it.
-        evaluate_every_updates, evaluation_episodes: how often, at the first chunk end at or after each multiple, and
-            over how many episodes.
+        evaluate_every_updates, evaluation_episodes: of playing in `environment`: how often (at the end of the first logged
+            chunk that reaches each multiple), and for how many episodes.
         progress: show a bar; None does so when standard error is a terminal.
-        probe: measures every state on fixed rows, in the compiled program, at the end of each log row: `st.Probe(held_out)`
-            gives the metrics probe/... and held_out/... that red flags and `st.diagnose` read. It changes nothing of what is
+        probe: measures the state on fixed rows, in the compiled program, at the end of each logged chunk: `st.Probe(held_out)`
+            gives the metrics probe/... and held_out/... that red flags and `st.diagnose` read. It does not change what is
             learned.
 
     Raises:
@@ -199,18 +199,18 @@ def fit_members(
     begin: TrainedMembers | None = None,
     **settings: Any,
 ) -> TrainedMembers:
-    """Train members that may each have other number settings, in one program, and on from where they were.
+    """Train members that may differ in their number settings, in one program; `begin` lets them go on from where they were.
 
     A member that diverges is left out as by `fit_grid`. `run_of` gives the run of one of them.
 
     Args:
-        algorithms: one a member, equal but for their number settings.
+        algorithms: one per member, equal but for their number settings.
         log: the training part.
-        updates: of each member, those before `begin` included.
-        seeds: one a member.
+        updates: of each member in all, those already made by `begin` included.
+        seeds: one per member.
         named_by: settings by which messages and tables tell the members apart.
-        begin: what the very same members learned before on this log (`TrainedMembers.of_members`); None begins anew. In a
-            directory `out` that holds a checkpoint, the checkpoint counts.
+        begin: what the very same members learned before on this log (`TrainedMembers.of_members`); None begins anew. A
+            checkpoint in the directory `out` takes its place.
         settings: the other arguments of `fit`.
 
     Raises:
@@ -226,7 +226,7 @@ def fit_members(
 
 
 def run_of(algorithm: Algorithm, seed: int, trained: TrainedMembers, member: int) -> Run:
-    """The run of one of several members: one that diverged has no policy, and `Run.diverged` says where."""
+    """The run of one of several members. One that diverged has no policy, and `Run.diverged` says at which update."""
     return _run(algorithm, (seed,), trained, [member])
 
 
@@ -245,8 +245,8 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
         config = upgraded(json.loads((where / CONFIG).read_text(encoding="utf-8")))
         if "members" in config:
             raise CheckpointError(
-                f"The folder {str(where)!r} holds candidates of a race while they learn, which are no run of their own. The "
-                "policy that won is in the folder `policy` of the race: load it with `st.load_policy`."
+                f"The folder {str(where)!r} holds candidates of a race while they learn, which is not a run. The policy that won "
+                "is in the folder `policy` of the race: load it with `st.load_policy`."
             )
         scaling = Scaling.from_dict(config["scaling"])
         kind: Any = algorithms[config["algorithm"]]
@@ -261,7 +261,7 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
     members = [a for a in chosen for _ in seeds]
     if read_meta(where / CHECKPOINT).get("given") and not (where / GIVEN).exists():
         raise CheckpointError(
-            f"The run in {str(where)!r} is without {GIVEN}, which its policy acts by. Train it again in another directory."
+            f"The run in {str(where)!r} lacks the file {GIVEN}, which its policy needs. Train it again in another directory."
         )
     given = load_tree_file(where / GIVEN) if (where / GIVEN).exists() else None
     like = initial_state(members, spec, seeds * len(points), given, shapes_only=True)
@@ -277,18 +277,18 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
 
 
 def _origin(path: Path, meta: Mapping[str, Any]) -> tuple[Schema | None, Guard | None]:
-    """What a checkpoint says of its log: its schema, and where its observations lie; None where an older version did not."""
+    """The schema and the observation range of the log, from a checkpoint; None where an older version did not store them."""
     schema, guard = meta.get("schema"), meta.get("guard")
     try:
         return None if schema is None else Schema.from_dict(schema), None if guard is None else Guard.from_dict(guard)
     except (StitchRLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"What the checkpoint {path} says of its log is damaged: {error!r}. Delete it to start over."
+            f"The schema or the range of observations in the checkpoint {path} is damaged: {error!r}. Delete it to start over."
         ) from None
 
 
 def _learned_from(algorithm: object, log: object, function: str) -> dict[str, Any]:
-    """What `learned_from` gives. Raises ConfigurationError as it does, and where there is no algorithm with its settings."""
+    """The result of `learned_from`. Raises ConfigurationError as it does, and where `algorithm` is not an Algorithm."""
     if not isinstance(algorithm, Algorithm):
         raise ConfigurationError(
             f"`{function}` takes an algorithm with its settings, such as st.IQL(); got {printable(repr(algorithm))}."
@@ -335,5 +335,5 @@ def _grid(
 ) -> Grid:
     n = len(seeds)
     if len({getattr(one, "gamma", None) for one in algorithms}) > 1:
-        outcome = outcome._replace(limits=None)  # they are by the largest gamma
+        outcome = outcome._replace(limits=None)  # they are those of the largest gamma
     return Grid(points, [_run(a, seeds, outcome, range(i * n, (i + 1) * n)) for i, a in enumerate(algorithms)])

@@ -1,7 +1,7 @@
-"""What red flags look for in the metrics of one member: one rule a failure, each with its healthy range. Pure functions.
+"""The rules of red flags on the metrics of one member: one pure function for each failure, with its healthy range.
 
-Thresholds are set so that sound runs raise none; each says why it is where it is. Metrics named probe/... and held_out/... are
-of a probe (`diagnosis.probe`); a rule that needs one says nothing where there is none.
+Thresholds are set so that sound runs raise no flag; a comment at each gives the reason. Metrics named probe/... and
+held_out/... come from a probe (`diagnosis.probe`); a rule that needs one raises no flag where there is none.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ EQUAL_SHARE = 0.999  # of a batch: weights that differ by some 3% change nothing
 DEAD_SHARE = 0.75  # of the last hidden layer; sound deterministic actors lost up to 0.56, ruined networks 0.97
 GENERALISATION = 1.5  # times the error on seen rows: sound runs on small logs stayed below
 RISEN = 1.25  # times its least: held-out errors are noisy
-SEEN_LOST = 0.05  # nats a decision that seen actions may lose in the same time; learned by heart, they gain
-LIKELIHOOD_LOST = 0.2  # nats a decision; a fifth of one is seen in the behaviour's own table
+SEEN_LOST = 0.05  # nats per decision that seen actions may lose in the same time; learned by heart, they gain
+LIKELIHOOD_LOST = 0.2  # nats per decision; a fifth of one is seen in the behaviour's own table
 
 
 class Found(NamedTuple):
-    """What a rule saw: at which update, what, what a sound run would show, and what to do about it."""
+    """What a rule found: at which update, what was seen, what a sound run would show, and what to do about it."""
 
     update: int
     seen: str
@@ -54,7 +54,7 @@ Values, temperatures and TD errors are in the log's unit of reward (`in_logged_u
 
 
 def in_logged_units(columns: Columns, scale: float) -> dict[str, NumpyArray]:
-    """Columns of metrics as training gives them -> as the rules read them; rewards were multiplied by `scale`."""
+    """Columns of metrics in the units of training -> in those of the rules; rewards were multiplied by `scale` in training."""
     rewarded = ("q/", "probe/q_", "probe/spread_")
     named = ("temperature", "probe/td_error", "held_out/td_error")
     return {
@@ -65,7 +65,7 @@ def in_logged_units(columns: Columns, scale: float) -> dict[str, NumpyArray]:
 
 def _impossible_value(rows: Columns, limits: ValueLimits) -> Found | None:
     claimed, bonus = _claimed(rows, np.fmax), _bonus(rows, limits)
-    # Fresh networks overshoot: a claim must last.
+    # Fresh networks overshoot, so the claim must last.
     allowed = np.where(_late(claimed), limits.highest(), limits.highest(fresh=True))
     row = _lasting(claimed > allowed + bonus)
     if row is None:
@@ -104,7 +104,7 @@ def _accelerating_value(rows: Columns, limits: ValueLimits) -> Found | None:
 def _policy_claim(rows: Columns, limits: ValueLimits) -> Found | None:
     gap = _metric(rows, "q/policy_mean") - _metric(rows, "q/data_mean")
     gap = np.where(np.isnan(gap), _metric(rows, "probe/q_gap"), gap)
-    # Fresh networks claim anything, and most among many actions: the claim must last.
+    # Fresh networks claim anything, the more so among many actions, so the claim must last.
     row = _lasting(gap > CLAIM_SHARE * _largest(limits))
     if row is None:
         return None
@@ -113,7 +113,7 @@ def _policy_claim(rows: Columns, limits: ValueLimits) -> Found | None:
         f"the critic values the policy's actions {gap[row]:.3g} above the logged ones, where rewards allow values of "
         f"{_largest(limits):.3g}",
         f"a difference of at most {CLAIM_SHARE:.0%} of that",
-        "It may be praising actions that the log never shows: do not believe its claim, and hold the policy nearer to the log.",
+        "It may overestimate actions that the log never shows: do not trust this value, and hold the policy nearer to the log.",
     )
 
 
@@ -141,8 +141,8 @@ def _constant_value(rows: Columns, limits: ValueLimits) -> Found | None:
         f"the claimed values of {SAMPLE} have a standard deviation of {max(spread):.2g}, where the returns that followed logged "
         f"decisions have one of {limits.spread:.3g}",
         f"a standard deviation of at least {limits.least_spread:.2g}",
-        "The critic tells no state from another: raise the learning rate, look at `probe/dead_units`, and see whether the "
-        "observations say anything (the audit's findings on them).",
+        "The critic gives nearly every state the same value: raise the learning rate, look at `probe/dead_units`, and see "
+        "whether the observations hold any information (the audit's findings on them).",
     )
 
 
@@ -158,7 +158,7 @@ def _entropy_outweighs(rows: Columns, limits: ValueLimits) -> Found | None:
         f"the temperature is {fmean(temperatures):.3g}, at which acting at random adds up to {bonus:.3g} to a value by its "
         f"entropy bonus, where rewards make values differ by {limits.width:.3g} at most",
         f"a bonus of at most {limits.largest_bonus:.3g}",
-        "Claimed values then tell how much chance is left rather than what rewards bring, and the temperature may go on rising. "
+        "Claimed values then tell more of the policy's randomness than of rewards, and the temperature may go on rising. "
         "Lower `entropy_share` (0.3 suits a fixed log), start from a lower `first_temperature`, or scale rewards up.",
     )
 
@@ -198,10 +198,10 @@ def _collapsed_weights(rows: Columns, limits: ValueLimits) -> Found | None:
         return None
     return Found(
         int(rows["update"][-1]),
-        f"the weights leave {fmean(recent):.1%} of a batch that counts (the effective sample size)",
+        f"under the weights only {fmean(recent):.1%} of a batch counts (the effective sample size)",
         f"at least {LEAST_SHARE:.0%}",
-        "A few rows decide every update, and the policy copies them, noise and all: lower the inverse temperature, or use larger "
-        "batches.",
+        "A few rows decide every update, and the policy copies them with their noise: lower the inverse temperature, or use "
+        "larger batches.",
     )
 
 
@@ -240,8 +240,8 @@ def _dead_units(rows: Columns, limits: ValueLimits) -> Found | None:
         int(rows["update"][-1]),
         f"{fmean(recent):.0%} of the last hidden layer of a network is 0 on all of {SAMPLE}",
         f"at most {DEAD_SHARE:.0%}",
-        "These units neither say nor learn anything: lower the learning rate, use layer normalisation, or another activation "
-        '(`Network(activation="gelu")`), and see whether an observation column has another scale than the rest.',
+        "These units contribute nothing and do not learn: lower the learning rate, use layer normalisation or another "
+        'activation (`Network(activation="gelu")`), and see whether an observation column has another scale than the rest.',
     )
 
 
@@ -266,20 +266,20 @@ def _held_out_error(rows: Columns, limits: ValueLimits) -> Found | None:
 
 def _held_out_likelihood(rows: Columns, limits: ValueLimits) -> Found | None:
     held_out, seen = _present(rows, "held_out/log_prob"), _present(rows, "probe/log_prob")
-    # A greedy policy gives what it does not take no probability; its likelihood says nothing.
+    # A greedy policy gives probability 0 to all other actions, so that its likelihood says nothing.
     if len(held_out) < GROWTH_ROWS or len(seen) != len(held_out) or math.isnan(_metric(rows, "loss/actor")[-1]):
         return None
     smooth, known = _smoothed(held_out), _smoothed(seen)
     best = int(smooth.argmax())
     lost = float(smooth[best] - smooth[-1])
-    # Where seen actions become less probable as well, the policy climbs values and leaves the log, seen or not.
+    # Where seen actions become less probable as well, the policy leaves the log for higher values, and does not overfit.
     if lost <= LIKELIHOOD_LOST or known[best] - known[-1] > SEEN_LOST:
         return None
     update = int(rows["update"][~np.isnan(_metric(rows, "held_out/log_prob"))][best])
     return Found(
         int(rows["update"][-1]),
-        f"to the policy held-out actions became {likelier(-lost)} on average since update {update:,}, and seen ones did not: "
-        f"against held-out ones, these are {likelier(known[-1] - smooth[-1])}",
+        f"under the policy held-out actions became {likelier(-lost)} on average since update {update:,}, and seen ones did not: "
+        f"compared with held-out ones, these are {likelier(known[-1] - smooth[-1])}",
         f"held-out actions that become at most {likelier(-LIKELIHOOD_LOST)}",
         f"The policy learns its rows by heart. Stop near update {update:,} (`updates=`, or a stop rule on held_out/log_prob), or "
         "use a smaller network or dropout.",
@@ -317,13 +317,13 @@ RULES: dict[str, Callable[[Columns, ValueLimits], Found | None]] = {
     "held-out-likelihood": _held_out_likelihood,
     "nothing-learned": _nothing_learned,
 }
-"""Code -> what looks for it in the rows of one member."""
+"""Code -> the rule that looks for it in the rows of one member."""
 
 
 def temperature_and_entropy(rows: Columns) -> tuple[float, float]:
-    """The largest temperature of soft actor-critic so far, and the least entropy of its policy of late; 0 without one.
+    """The largest temperature of soft actor-critic, and the least entropy of its policy, over these rows; 0 without one.
 
-    The largest: critics follow a temperature that falls with a delay.
+    The largest temperature, because critics follow a falling temperature with a delay.
     """
     temperature, entropy = _present(rows, "temperature"), _present(rows, "policy/entropy")
     if not len(temperature):
@@ -348,13 +348,13 @@ def _claimed(rows: Columns, of_both: Callable[..., NumpyArray]) -> Float[NumpyAr
 
 
 def _late(claimed: Float[NumpyArray, " N"]) -> Bool[NumpyArray, " N"]:
-    """Which rows count for what has lasted by the twentieth row that has a claim, or later."""
+    """Which rows may be among the last `RECENT_ROWS` at the twentieth row that has a claim, or later."""
     late: Bool[NumpyArray, " N"] = np.cumsum(~np.isnan(claimed)) > GROWTH_ROWS - RECENT_ROWS
     return late
 
 
 def _largest(limits: ValueLimits) -> float:
-    """The largest absolute value that rewards allow; infinite where nobody knows, and where all rewards are 0."""
+    """The largest absolute value that rewards allow; infinite where it is not known, and where all rewards are 0."""
     return max(abs(limits.low), abs(limits.high)) or math.inf
 
 
@@ -384,6 +384,6 @@ def _recent(rows: Columns, name: str) -> list[float]:
 
 
 def _lasting(seen: Bool[NumpyArray, " N"]) -> int | None:
-    """Index of the row in which something has been seen in `RECENT_ROWS` rows on end; None where it has not."""
+    """Index of the first row at the end of `RECENT_ROWS` rows in a row in which something was seen; None without one."""
     lasting = np.convolve(seen, np.ones(RECENT_ROWS))[: len(seen)] == RECENT_ROWS
     return int(np.argmax(lasting)) if lasting.any() else None

@@ -1,8 +1,6 @@
-"""Red flags: what the metrics of a run say is going wrong, read between chunks. Plain numbers, pure functions.
+"""Red flags: signs in the metrics of a run that something is going wrong, found between chunks by pure functions.
 
-A flag is a reason to look, not a proof.
-
-What is looked for stands in `flag_rules`.
+A flag is a reason to look, not a proof. The rules are in `flag_rules`.
 """
 
 from __future__ import annotations
@@ -26,8 +24,8 @@ class RedFlag:
 
     Attributes:
         code: a key of `flag_rules.RULES`.
-        member: its index.
-        update: of the row where it was seen.
+        member: the index of the member.
+        update: the last update of the row in which it was seen.
         seen: what was seen.
         expected: what a sound run would show.
         action: what it may mean, and what to do, in whole sentences.
@@ -49,12 +47,12 @@ class RedFlag:
 def red_flags(
     rows: Iterable[Mapping[str, Any]] | History, limits: ValueLimits, *, reported: Collection[RedFlag] = ()
 ) -> list[RedFlag]:
-    """What is wrong in a history, each flag once a member.
+    """The red flags of a history, each at most once per member.
 
     Args:
         rows: the history: "update", "member" and metrics, in the order of updates; or the history itself.
-        limits: of values.
-        reported: flags of earlier calls, which are not given again.
+        limits: what the rewards allow values to be.
+        reported: flags of earlier calls, which are not returned again.
     """
     columns = in_logged_units((rows if isinstance(rows, History) else History.of_rows(rows)).columns(), limits.scale)
     known = {(flag.code, flag.member) for flag in reported}
@@ -67,11 +65,11 @@ def red_flags(
 
 
 class FlagMonitor:
-    """A monitor of the training loop that tells each red flag once, as it appears.
+    """A monitor of the training loop that reports each red flag once, as it appears.
 
     Args:
-        say: called with a new flag.
-        limits: of values.
+        say: called with each new flag.
+        limits: what the rewards allow values to be.
     """
 
     def __init__(self, say: Callable[[RedFlag], None], limits: ValueLimits) -> None:
@@ -81,8 +79,8 @@ class FlagMonitor:
         self.flags: list[RedFlag] = []
 
     def __call__(self, done: int, total: int, metrics: dict[str, list[float]]) -> None:
-        """Take a chunk's metrics. Looks again once the history is a twentieth longer: the whole of it is read."""
-        # A member that diverged has been told of.
+        """Take a chunk's metrics. The rules read the whole history, so they run again only once it is a twentieth longer."""
+        # A member that diverged has been reported.
         finite = np.isfinite(list(metrics.values())).all(axis=0) if metrics else np.zeros(0, bool)
         self._history.add(done, metrics, np.flatnonzero(finite).tolist())
         if len(self._history) < self._look_at and done < total:

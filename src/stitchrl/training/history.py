@@ -14,7 +14,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["History", "Rows"]
 
 Rows = list[dict[str, Any]]
-"""One row a logged chunk and member: update, member, and each metric's mean over the chunk."""
+"""One row for each logged chunk and member: update, member, and each metric's mean over the chunk."""
 SMALLEST = 64
 OWN = ("update", "member")
 """Columns that every history has."""
@@ -23,7 +23,7 @@ OWN = ("update", "member")
 class History:
     """Metrics in columns. Adding a chunk takes the same time however long the history is.
 
-    Every number in it is finite: NaN stands for a metric that a row does not have.
+    Every metric in it is finite; NaN means that a row does not have the metric.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class History:
             if name not in self._metrics:
                 if name in OWN:
                     raise ConfigurationError(
-                        f"A metric must not be called {name!r}: that is what every row says of itself. Rename it."
+                        f"A metric must not be called {name!r}, which is a column of every row. Rename it."
                     )
                 self._metrics[name] = np.full(len(self._update), np.nan)
             self._metrics[name][start:stop] = np.asarray(values, np.float64)[chosen]
@@ -117,7 +117,7 @@ class History:
         return {name: column[kept] for name, column in columns.items()}
 
     def _grow(self, length: int) -> None:
-        """Make room for so many rows; the room doubles, so that all growing together is linear."""
+        """Make room for `length` rows. The room doubles, so that the cost of growing is linear in all."""
         if length <= len(self._update):
             return
         room = max(length, 2 * len(self._update), SMALLEST)

@@ -1,4 +1,4 @@
-"""Ctrl-C between chunks, not inside one: the work in hand is finished and saved first."""
+"""Ctrl-C takes effect between chunks: the chunk in progress is finished and saved first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["deferred_interrupt"]
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second acts at once. Elsewhere than in the main thread, never set."""
+    """An event that the first Ctrl-C sets; the second one stops at once. Outside the main thread it is never set."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -27,7 +27,7 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         asked.set()
         print("Stopping after this chunk; press Ctrl-C again to stop at once.", file=sys.stderr)
 
-    if before is not signal.default_int_handler:  # someone else's: leave it
+    if before is not signal.default_int_handler:  # another program's handler stays
         yield asked
         return
     signal.signal(signal.SIGINT, note)

@@ -1,4 +1,4 @@
-"""What `fit` and `fit_grid` share: their arguments, checked, and the one way from these to trained members."""
+"""What `fit` and `fit_grid` share: their arguments, checked, and the training of members by them."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ __all__ = ["Environment", "Job", "TrainedMembers"]
 SAMPLING = ("uniform", "shuffled")
 """Names for `UniformSampling` with replacement, and without."""
 ROWS_OF_A_RANGE = 100_000
-"""Up to so many rows of a log are looked at for the range of its observations, which a fit must not wait for."""
+"""The most rows of a log that are read for the range of its observations, so that a fit need not wait for it."""
 MOST_JOINT_ACTIONS = 10_000
-"""Networks have an output for each joint action, and a batch a mask of as many."""
+"""The most joint actions: a network has an output, and a row a mask entry, for each of them."""
 Environment = str | Callable[[], Any]
 """Id of a Gymnasium environment, or a function that makes one."""
 
 
 class TrainedMembers(NamedTuple):
-    """What `Job.train` gives back: trained members, the scaling they live in, what looked wrong, what was given, and what the
-    log means and where its observations lie."""
+    """The result of `Job.train`: trained members, their scaling, red flags, what `prepare` gave, and of the log the schema, the
+    range of observations and the limits of values."""
 
     trained: Trained
     scaling: Scaling
@@ -68,7 +68,7 @@ class TrainedMembers(NamedTuple):
     limits: ValueLimits | None = None
 
     def of_members(self, members: Sequence[int]) -> TrainedMembers:
-        """The same of some members alone, none of which diverged, to be trained further."""
+        """The result for some members alone, none of which diverged, for training these further."""
         place = {member: i for i, member in enumerate(members)}
         flags = [dataclasses.replace(f, member=place[f.member]) for f in self.flags if f.member in place]
         return self._replace(trained=self.trained.of_members(members), flags=flags)
@@ -149,22 +149,22 @@ class Job:
         spare: bool = False,
         begin: TrainedMembers | None = None,
     ) -> TrainedMembers:
-        """Train the members, one an entry of `algorithms` and `labels`; `spare` as of `train`.
+        """Train the members, one for each entry of `algorithms` and `labels`; `spare` is as in `loop.train`.
 
-        They go on from `begin`, which is of the same members on the same log, where it is given and `out` holds no checkpoint.
+        They go on from `begin`, the result of the same members on the same log, if it is given and `out` holds no checkpoint.
         """
         log = self.log
         spec = Spec.of(log)
         self._check_fits(algorithm)
         rule = self._rule(algorithm)
-        # Statistics are of the rows that are learned from.
+        # The scaling is fitted to the rows that are learned from.
         seen = drawn_part(log, rule)
         scaling = Scaling.of(seen, standardize=self.standardize, reward_scale=self.reward_scale)
         scaling = dataclasses.replace(scaling, reward_shift=float(self.reward_shift))
         config = self._config(algorithm, spec) | extra
         if self.out is not None:
             scaling = claim(Path(self.out), config, scaling, default_settings(type(algorithm)))
-            # Before the first checkpoint, what lies there may be of an attempt on another log.
+            # Before the first checkpoint, the files there may come from an attempt on another log.
             if not all((Path(self.out) / name).exists() for name in (EPISODES, CHECKPOINT)):
                 write_learned_from(Path(self.out), EpisodeMemory.of(log).arrays())
         with ProgressDisplay(enabled=self._shown):
@@ -206,7 +206,7 @@ class Job:
 
     @property
     def _schema(self) -> Schema:
-        """The schema that policies remember: without a mask where the log has lost the one that its schema names."""
+        """The schema that policies keep: without the role of a mask where the log no longer has the one that its schema names."""
         schema = self.log.schema
         if self.log.action_mask is not None or "action_mask" not in schema.columns:
             return schema
@@ -215,11 +215,11 @@ class Job:
         )
 
     def _prepared(self, algorithm: Algorithm, scaling: Scaling, known: PyTree = None) -> Prepared:
-        """What `prepare` makes of the log, its `given` on the device and kept in the run directory; a run that goes on takes
-        what it began with, which `known` is where the run began elsewhere."""
+        """The result of `prepare`, its `given` on the device and saved in the run directory. A run that goes on uses the `given`
+        that it began with: from its directory, or `known` where it began elsewhere."""
         key = jax.random.key(0)
         file = None if self.out is None else Path(self.out) / GIVEN
-        # Before the first checkpoint, what lies there is of an attempt that may have had other settings.
+        # Before the first checkpoint, the file there comes from an attempt that may have had other settings.
         if file is not None and file.exists() and (file.parent / CHECKPOINT).exists():
             return algorithm.prepare_again(self.log, scaling, load_tree_file(file), key=key)
         if known is None:
@@ -238,7 +238,7 @@ class Job:
         return jax.tree.map(jnp.asarray, self.probe.arrays(prepared.log, scaling))
 
     def _check_fits(self, algorithm: Algorithm) -> None:
-        """Raise ConfigurationError where the algorithm does not learn from such a log, or with such arguments."""
+        """Raise ConfigurationError where the algorithm cannot learn from this log, or with these arguments."""
         asked = ("n_steps", "sampling", "stream", "reward_scale", "reward_shift")
         check_kind(algorithm, self.preferences, {name: getattr(self, name) for name in asked})
         kind = "continuous" if self.log.num_actions is None else "discrete"
@@ -263,7 +263,7 @@ class Job:
             )
         if algorithm.refresh_every_updates and self.stream:
             raise ConfigurationError(
-                f"{algorithm.name} looks at the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
+                f"{algorithm.name} reads the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
                 "log does not allow. Train without `stream`."
             )
         if algorithm.target_steps and self.n_steps > 1:
@@ -273,13 +273,13 @@ class Job:
             )
         if algorithm.sequence_length and self.n_steps > 1:
             raise ConfigurationError(
-                f"{algorithm.name} learns from pieces of episodes and has no TD target that `n_steps` of fit, {self.n_steps}, "
-                "could reach over. Leave it out."
+                f"`n_steps` of fit, {self.n_steps}, does nothing for {algorithm.name}, which learns from pieces of episodes and "
+                "has no TD target. Leave it out."
             )
         if getattr(algorithm, "critic_per_source", False) and not isinstance(self._rule(algorithm), UniformSampling):
             raise ConfigurationError(
-                f"`critic_per_source` of {algorithm.name} weighs rows by their source's share of the log, which rows drawn by "
-                f"`sampling` of fit, {self.sampling!r}, do not have. Leave one of them out."
+                f"`critic_per_source` of {algorithm.name} weights rows by their source's share of the log, which is wrong where "
+                f"`sampling` of fit, {self.sampling!r}, draws other shares. Leave one of them out."
             )
         if self.log.schema.time_unit is not None:
             self._check_time(algorithm)
@@ -291,8 +291,8 @@ class Job:
         leave = "Leave `time_unit` out of the schema to count steps"
         if hasattr(algorithm, "gamma") and not algorithm.irregular_time:
             raise ConfigurationError(
-                f"{algorithm.name} discounts by steps, and the schema of this log has a `time_unit`, by which gamma is of time. "
-                f"{leave}, or use IQL or CQL."
+                f"{algorithm.name} discounts by steps, and the schema of this log has a `time_unit`, which makes gamma a "
+                f"discount per unit of time. {leave}, or use IQL or CQL."
             )
         if self.n_steps > 1:
             raise ConfigurationError(
@@ -301,7 +301,7 @@ class Job:
             )
 
     def _rule(self, algorithm: Algorithm) -> Sampling:
-        """How rows are drawn: by the algorithm's own rule where it has one."""
+        """The rule that draws rows: the algorithm's own where it has one."""
         own = algorithm.sampling
         if own is None:
             return self.sampling if isinstance(self.sampling, Sampling) else UniformSampling()
@@ -346,7 +346,7 @@ class Job:
         labels: list[dict[str, Any]],
         limits: ValueLimits,
     ) -> tuple[list[LoopMonitor], FlagMonitor]:
-        """What looks on between chunks, and the one that gathers red flags. The stack closes bars and trackers."""
+        """The monitors that are called between chunks, and the one of them that gathers red flags. The stack closes them."""
         names = _names(labels)
         display = stack.enter_context(ProgressDisplay(enabled=self._shown))
         flags = FlagMonitor(
@@ -361,11 +361,11 @@ class Job:
 
     @property
     def _shown(self) -> bool:
-        """Whether progress is shown: on a terminal where nobody said."""
+        """Whether progress is shown: as asked, else where standard error is a terminal."""
         return sys.stderr.isatty() if self.progress is None else bool(self.progress)
 
     def _config(self, algorithm: Algorithm, spec: Spec) -> dict[str, Any]:
-        """What makes a run this run and no other."""
+        """The configuration that identifies a run."""
         content = {
             "algorithm": algorithm.name,
             "settings": dataclasses.asdict(algorithm),
@@ -402,7 +402,7 @@ class Job:
 
     @property
     def _sampling_name(self) -> str:
-        """What tells one way of drawing from another; a streamed log and one in memory fed the same rows are alike."""
+        """A name for the way of drawing rows; it is the same for a streamed log and one in memory that give the same rows."""
         if isinstance(self.sampling, str):
             return "shuffled" if self.stream else self.sampling
         return f"shuffled {self.sampling!r}" if self.stream else repr(self.sampling)
@@ -421,7 +421,7 @@ class Job:
         return transition_source(log, scaling, columns=columns, sampling=rule, n_steps=steps)
 
     def _online(self, algorithms: list[Algorithm], scaling: Scaling, given: PyTree) -> Play | None:
-        """What plays every member's policy in the environment; None without an environment."""
+        """The function that plays every member's policy in the environment; None without an environment."""
         if self.environment is None:
             return None
         from stitchrl.training.playing import playing  # Gymnasium is imported only where there is an environment
@@ -430,14 +430,14 @@ class Job:
 
 
 def range_of(log: Dataset) -> Guard | None:
-    """Where the observations of a log lie, for noticing another unit; None for images. It forbids nothing."""
+    """The range of a log's observations, which reveals observations in other units; None for images. It forbids nothing."""
     if log.observation_table.ndim != 2:
         return None
     return dataclasses.replace(Guard.fit(log, most_rows=ROWS_OF_A_RANGE), on_outside=ANSWER)
 
 
 def _names(labels: list[dict[str, Any]]) -> list[str]:
-    """What messages call the members."""
+    """The names of the members in messages."""
     return [", ".join(f"{name} {value:g}" for name, value in label.items()) for label in labels]
 
 
@@ -453,7 +453,7 @@ def _tracked(tracker: Tracker, config: dict[str, Any], members: list[str]) -> It
 
 
 def _named(function: Any) -> str:
-    """How a stop rule or an environment is told from another: settings and all, or by where it is defined."""
+    """A text that identifies a stop rule or an environment: its settings, or else where it is defined."""
     if dataclasses.is_dataclass(function) and not isinstance(function, type):
         return repr(function)
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -1,12 +1,12 @@
-"""The one compiled loop: log rows of updates in one program, batches drawn in-graph, many members at once.
+"""The one compiled training loop: a program makes the updates of one or more log rows, with batches drawn in-graph.
 
-It knows no algorithm by name. A member is a seed and the number settings of its algorithm. Its randomness is a function
-of its own seed and the update number alone, so it draws the same alone or among others, and a resumed run draws what
-an undisturbed one would have drawn.
+It knows no algorithm by name, and trains many members at once. A member is a seed and the number settings of its
+algorithm. Its randomness is a function of its own seed and the update number alone, so that it draws the same rows
+alone or among others, and a resumed run draws the same as one without a break.
 
-A call of the program makes one or more log rows, and the next call is under way before Python looks at the last one:
-it logs, looks for divergence, evaluates, saves and asks whether to stop while the device computes. No call goes beyond
-an update whose state is needed, so what is saved, evaluated and given back is of exactly that update.
+The next call of the program starts before Python looks at the last one, so that Python logs, looks for divergence,
+evaluates, saves and asks whether to stop while the device computes. No call goes beyond an update whose state is
+needed, so that what is saved, evaluated and returned belongs to exactly that update.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from stitchrl.types import PyTree
 __all__ = ["Play", "Trained", "train"]
 
 Play = Callable[[Callable[[int], MemberState], Collection[int]], dict[str, list[float]]]
-"""(member -> its state, members to leave out) -> further metrics, one number a member."""
+"""(member -> its state, members to leave out) -> further metrics, one number per member."""
 
 CALL_SECONDS = 1.0
-"""A call takes about so long where it may have several log rows: Ctrl-C waits for it."""
+"""How long a call takes, roughly, where it may have several log rows: Ctrl-C waits for its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Trained:
         history: the metrics of every log row.
         updates: done.
         stopped: why it ended before the updates asked for; "" where it did not.
-        diverged: member -> where its numbers ceased to be finite; its state is worth nothing, its rows end there.
+        diverged: member -> a sentence that says where its numbers ceased to be finite; its state is useless, its rows end there.
     """
 
     state: PyTree
@@ -102,24 +102,24 @@ def train(
     probed: PyTree = None,
     begin: Trained | None = None,
 ) -> Trained:
-    """Train one member a seed, all in one program.
+    """Train one member for each seed, all in one program.
 
     Args:
-        algorithm: one for all members, or one a member; they may differ only in their input settings.
+        algorithm: one for all members, or one per member; they may differ only in their input settings.
         source: arrays and how to draw from them.
         spec: shapes of observations and actions.
         updates: gradient updates of each member; 0 returns the initial state.
         seeds: one member each.
         given: what the algorithm's `prepare` gave.
-        batch_size: rows a batch.
+        batch_size: rows in a batch.
         log_every_updates: length of a log row: metrics are averaged over it.
         save_every_updates: a checkpoint at the end of the first log row that reaches each multiple.
         checkpoint: file to resume from and save to; None saves nothing.
         meta: JSON-able content to keep with every checkpoint.
         monitors: called after each log row with host-side numbers.
         on_save: called with the history before each checkpoint is written; it is on disk then.
-        evaluate: what further metrics come from, see `Play`.
-        evaluate_every_updates: `evaluate` is asked at the end of the first log row that reaches each multiple, and at
+        evaluate: gives further metrics, see `Play`.
+        evaluate_every_updates: `evaluate` is called at the end of the first log row that reaches each multiple, and at
             the end of the run.
         stop: asked after each log row, with the history of the members that are left; the run ends at that row.
         spare: let the others go on where some members diverge.
@@ -131,7 +131,7 @@ def train(
         CheckpointError: the checkpoint is damaged or not of this algorithm.
         DivergenceError: a metric is not finite (with `spare`, of every member); the last good checkpoint stays.
         RunDirectoryError: the checkpoint is of more updates than were asked for.
-        KeyboardInterrupt: Ctrl-C; the call in hand was finished and saved.
+        KeyboardInterrupt: Ctrl-C; the call in progress was finished and saved.
     """
     enable_compilation_cache()
     algorithms = [algorithm] * len(seeds) if isinstance(algorithm, Algorithm) else list(algorithm)
@@ -180,7 +180,7 @@ def train(
 def _learn(
     program: Program, source: Feed, state: PyTree, batch_size: int, log_every: int, refresh_every: int, book: _Book
 ) -> Trained:
-    """The loop: begin a call, look at the one before it, and so on to the end of the run."""
+    """The loop: start a call, handle the results of the one before it, and so on to the end of the run."""
     placed = program.place(state)
     del state
     rows = list(_log_rows(book.done, book.updates, log_every, refresh_every))
@@ -225,14 +225,14 @@ class _Call(NamedTuple):
 
 
 class _Pace:
-    """How many log rows the next call has: as many as fit in about a second, by what the calls before it took."""
+    """How many log rows the next call has: as many as fit in about a second, judging by the calls before it."""
 
     def __init__(self, most: int) -> None:
         self._most, self._last = most, 0.0
         self.rows = 1
 
     def entered(self, call: _Call) -> None:
-        """A call was looked at; the first one's time, which is compiling, does not count."""
+        """Take note of a call that has ended; the time of the first one, which is compiling, does not count."""
         now = time.perf_counter()
         if self._last:
             seconds = (now - self._last) / len(call.rows)
@@ -242,7 +242,7 @@ class _Pace:
 
 @dataclasses.dataclass
 class _Book:
-    """The host's side of a run: what is known after the last call looked at, and what is done with it.
+    """The host's side of a run: what is known after the last call that was handled, and what is done with it.
 
     Attributes:
         members: how many there are.
@@ -250,9 +250,9 @@ class _Book:
         done: updates whose metrics were seen.
         stopped: why the run ends here; "" while it does not.
         history, diverged, stopping: so far.
-        write: writes a state with the history and what else there is to say; None where nothing is saved.
+        write: writes a state with the history and further JSON content; None where nothing is saved.
         may_stop: whether there is a rule that may stop the run.
-        save_every, evaluate_every, monitors, evaluate: as of `train`.
+        save_every, evaluate_every, monitors, evaluate: as for `train`.
     """
 
     members: int
@@ -354,14 +354,14 @@ def _reaches_multiple(row: Row, every: int) -> bool:
 
 
 def _means(table: MetricTable, row: int) -> dict[str, list[float]]:
-    """Metric -> its mean over a row, one a member."""
+    """Metric -> its mean over a row, one per member."""
     return {name: table.means[:, row, k].tolist() for k, name in enumerate(table.names)}
 
 
 def _saving(
     checkpoint: Path, meta: dict[str, Any], on_save: Callable[[History], None] | None
 ) -> Callable[[PyTree, History, dict[str, Any]], None]:
-    """What writes a state and its history: the metrics first, then the checkpoint that says how many rows are its own."""
+    """A function that writes a state and its history: first the metrics, then the checkpoint with the number of their rows."""
     metrics = MetricsFile(checkpoint.with_name(METRICS_FILE))
 
     def write(state: PyTree, history: History, content: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """The metrics of a run on disk: one Arrow IPC stream, `metrics.arrows`, that grows at its end.
 
-A checkpoint names how many rows belong to it, and the rows are on disk before the checkpoint is. A process that is
-killed at any moment so leaves a checkpoint and at least its rows; whatever lies beyond them is ignored when the run is
-read, and gone once it continues.
+A checkpoint says how many rows belong to it, and these rows are on disk before the checkpoint is. So a process that is
+killed at any moment leaves a checkpoint and at least its rows. Rows beyond them are ignored when the run is read, and
+removed when it continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METRICS_FILE = "metrics.arrows"
 
 
 class MetricsFile:
-    """Writes a history beside its checkpoint: whole at the first save of a process, what is new at each later one.
+    """Writes a history beside its checkpoint: all of it at the first save of a process, then only what is new.
 
     Args:
         path: of the file.
@@ -50,7 +50,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path, rows: int) -> History:
-    """The first rows of a file written by `MetricsFile`; what follows them is not looked at.
+    """The first rows of a file written by `MetricsFile`; what follows them is not read.
 
     Raises:
         CheckpointError: missing, damaged, or of fewer rows.

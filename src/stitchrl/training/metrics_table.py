@@ -17,15 +17,15 @@ from stitchrl.training.history import History
 __all__ = ["MetricsTable"]
 
 GROWTH = 1.25
-"""The table is written again once the history is so many times as long: all its writing together stays linear."""
+"""The table is written again once the history is this many times as long, so that the cost of writing stays linear in all."""
 
 
 class MetricsTable:
-    """Keeps a Parquet file near the saved history, and brings it up to date when the context ends, whatever ended it.
+    """Keeps a Parquet file close to the saved history, and brings it up to date when the context ends, even by an error.
 
     Args:
         path: of the file.
-        members: what tells each member apart: its seed, its settings of a grid.
+        members: what tells members apart: their seeds, and in a grid their settings.
     """
 
     def __init__(self, path: Path, members: Sequence[dict[str, Any]]) -> None:
@@ -42,11 +42,11 @@ class MetricsTable:
         try:
             self._write()
         except RunDirectoryError:
-            if error is None:  # otherwise that error tells more
+            if error is None:  # otherwise that error says more
                 raise
 
     def save(self, history: History) -> None:
-        """Take note of what is saved, and write it where the file has fallen far enough behind.
+        """Take note of what is saved, and write the file where it has fallen far enough behind.
 
         Raises:
             RunDirectoryError: the disk is full or the directory cannot be written; the file is unchanged.
@@ -56,7 +56,7 @@ class MetricsTable:
             self._write()
 
     def complete(self, history: History) -> None:
-        """See that the file has the whole history of a run that has ended. Raises as `save`."""
+        """Make sure that the file has the whole history of a run that has ended. Raises as `save`."""
         self._history, self._saved = history, len(history)
         if self._saved not in (self._written, _rows_in(self._path)):
             self._write()

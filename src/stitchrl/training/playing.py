@@ -27,10 +27,10 @@ def playing(
     *,
     episodes: int,
 ) -> Play:
-    """A function that plays the mode of every member's policy, the same episodes' seeds each time.
+    """A function that plays the mode of every member's policy in episodes whose seeds are the same each time.
 
     Args:
-        algorithms: one a member.
+        algorithms: one per member.
         environment: id of a Gymnasium environment, or a function that makes one.
         scaling: what the policies were trained in.
         given: what the algorithm's `prepare` gave.

@@ -1,4 +1,4 @@
-"""The contract of a probe: measurements of a member's state on fixed rows, in the compiled program, once a log row."""
+"""The contract of a probe: measurements of a member's state on fixed rows, in the compiled program, once per log row."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ program of the loop, and gives finite numbers where the state is finite."""
 
 @runtime_checkable
 class AnyProbe(Protocol):
-    """What a run is asked beside its own metrics. It changes nothing of what is learned.
+    """Measurements of a run beside its own metrics. They do not change what is learned.
 
-    Its metrics are of the state at the end of a log row, where those of the updates are means over the row.
+    They describe the state at the end of a log row, while the metrics of updates are means over the row.
     """
 
     @property
     def measure(self) -> Measure:
-        """What is measured; the same function for every probe of a kind, so that programs are compiled once."""
+        """The function that measures; the same one for every probe of a kind, so that programs are compiled once."""
 
     def arrays(self, log: Dataset, scaling: Scaling) -> PyTree:
-        """What is measured on: made once a run, on the host.
+        """The arrays to measure on, made once per run on the host.
 
         Args:
             log: the rows that are learned from.

@@ -1,9 +1,9 @@
-"""How the members of a run share the devices: fresh members, and the compiled program that all of them go through.
+"""How the members of a run share the devices: fresh members, and the compiled program that computes all of them.
 
 A member is a seed and the number settings of its algorithm. On a CPU one program of one member serves all of them,
 several at a time in threads (`Apart`); on an accelerator members are a batch axis, split over the devices where there
-are several (`Together`). Both start a call and return at once, and neither changes a state that it was given: the host
-looks at one call while the next is computed.
+are several (`Together`). Both start a call and return at once, and neither changes a state that it was given, so that
+the host can handle one call while the next is computed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from stitchrl.types import PyTree
 __all__ = ["MemberState", "Program", "initial_state", "member_of", "mesh_of", "program_of"]
 
 KEPT_PROGRAMS = 64
-"""Compiled programs of each kind that a process keeps; every one holds memory maps, which are not without end."""
+"""Compiled programs of each kind that a process keeps; every one holds memory maps, whose number is limited."""
 
 Placed = Any
-"""The members' states as a `Program` has them."""
+"""The members' states in the form that a `Program` uses."""
 Fetch = Callable[[], MetricTable]
 """Waits for a call and gives its metrics as NumPy, (members, rows, metrics)."""
 
@@ -45,7 +45,7 @@ class Program(Protocol):
     """Log rows that a call may have."""
 
     def place(self, state: PyTree) -> Placed:
-        """The state of all members, axis 0 of every leaf, where and how the program wants it."""
+        """The states of all members, given on axis 0 of every leaf, on the devices and in the form that the program uses."""
 
     def start(self, placed: Placed, arrays: PyTree, rows: list[Row]) -> tuple[Placed, Fetch]:
         """Begin the updates of these rows; what is returned may still be computed."""
@@ -78,10 +78,10 @@ def program_of(
     """The program of a run on this process's devices.
 
     Args:
-        algorithms: one a member; equal but for their input settings.
-        seeds: one a member.
+        algorithms: one per member; equal but for their input settings.
+        seeds: one per member.
         draw: how a batch is drawn, as of a `Feed`.
-        batch_size: rows a batch.
+        batch_size: rows in a batch.
         given: what the algorithm's `prepare` gave, the same for all members.
         updates: how many the run was asked for.
         log_every_updates: length of most log rows.
@@ -109,7 +109,7 @@ def program_of(
 class Apart:
     """Each member in calls of its own, as many at a time as there are processors, from threads."""
 
-    # Where one member's products leave a core idle, between and around them, another's fill it.
+    # A member's products leave cores idle between them, which another member can use.
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ def _processors() -> int:
 
 
 def _executable(call: Any, *arguments: Any) -> Any:
-    """The call compiled for such arguments: here, not in a thread, where this thread's JAX settings would not hold."""
+    """The call compiled for such arguments. It is compiled here, since this thread's JAX settings do not hold in another."""
     return call if getattr(jax.config, "jax_disable_jit") else call.lower(*arguments).compile()  # noqa: B009
 
 
@@ -279,7 +279,7 @@ def _on_a_batch_axis(function: Any) -> Any:
 
 
 def _split(function: Any, mesh: Mesh) -> Any:
-    """The function of several members, each device doing its share; none waits for another."""
+    """The function of several members, split over the devices; none waits for another."""
 
     def everywhere(state: PyTree, arrays: PyTree, given: PyTree, own: Any, *shared: Array) -> Any:
         specs = (MEMBERS, WHOLE, WHOLE, MEMBERS, *[WHOLE] * len(shared))
@@ -293,14 +293,14 @@ MEMBERS, WHOLE = PartitionSpec("members"), PartitionSpec()
 
 
 def mesh_of(members: int) -> Mesh | None:
-    """The devices to split members over: as many as divide them; None for one."""
+    """The devices to split members over: the most whose number divides that of members; None where that is one."""
     devices = jax.local_devices()
     count = max(d for d in range(1, len(devices) + 1) if members % d == 0)
     return Mesh(np.asarray(devices[:count]), ("members",), axis_types=(AxisType.Auto,)) if count > 1 else None
 
 
 class _Copies:
-    """Arrays copied to every device of a mesh; those of the call before are not copied again."""
+    """Copies arrays to every device of a mesh; those that the call before it copied are not copied again."""
 
     def __init__(self, mesh: Mesh | None) -> None:
         self._mesh = mesh
@@ -311,7 +311,7 @@ class _Copies:
             return arrays
         everywhere = NamedSharding(self._mesh, WHOLE)
         leaves, structure = jax.tree.flatten(arrays)
-        # The original is held beside its copy, so that its id stays its own.
+        # The original is kept beside its copy, so that no other array can get its id.
         found = [self._held.get(id(leaf)) for leaf in leaves]
         copies = [
             jax.device_put(leaf, everywhere) if held is None else held[1]

@@ -1,4 +1,4 @@
-"""What training leaves: the run, its directory, and policies and values put back into the log's own units."""
+"""The result of training: the run, its directory, and its policies and values in the log's own units."""
 
 from __future__ import annotations
 
@@ -40,22 +40,24 @@ CONFIG, CHECKPOINT, METRICS, GIVEN = "config.json", "checkpoint.safetensors", "m
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What `fit` gives back.
+    """The result of `fit`.
 
     Attributes:
         algorithm: with its settings.
         seeds: one member each.
-        members: final states, one a seed, on scaled observations, actions and rewards.
+        members: final states, one per seed, on scaled observations, actions and rewards.
         scaling: of observations, actions and rewards, fitted on the training log.
         metrics: of every logged chunk and seed, in columns.
         updates: gradient updates of each seed, as done.
         stopped: why it ended before the updates asked for; "" where it did not.
         red_flags: what looked wrong in the metrics, each once; `member` counts the seeds.
-        diverged: seed -> where its numbers ceased to be finite. Such seeds of a grid are in none of the lists above.
+        diverged: seed -> a sentence that says where its numbers ceased to be finite. Such seeds of a grid are in none of the
+            lists above.
         given: what the algorithm's `prepare` made of the log, beside its columns.
-        schema: of the log, which its policies remember: they are not judged on a log with another meaning. None where it is not
-            known, as in folders of older versions.
-        guard: where the observations of the log lie, by which another unit is noticed; None for images, or where it is not known.
+        schema: of the log. Its policies keep it, so that they are not judged on a log whose columns mean something else. None
+            where it is not known, as in folders of older versions.
+        guard: the range of the log's observations, which reveals observations in other units; None for images, or where it is
+            not known.
         limits: what the rewards of the log allow values to be; None where it is not known, as in folders of older versions and
             in grids over gamma.
     """
@@ -76,24 +78,24 @@ class Run:
 
     @cached_property
     def history(self) -> Rows:
-        """Metrics, one row a logged chunk and seed: "update", "member" (which of the seeds), and each metric's mean."""
+        """Metrics, one row for each logged chunk and seed: "update", "member" (which of the seeds), and each metric's mean."""
         return self.metrics.rows()
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a person should be told about what was made of the log before training, one sentence each."""
+        """What a person should know of the preparation of the log before training, one sentence each."""
         return self.algorithm.remarks(self.given)
 
     @property
     def states(self) -> list[PyTree]:
-        """The algorithm's own state, one a seed."""
+        """The algorithm's own state, one per seed."""
         return [member.algorithm for member in self.members]
 
     @cached_property
     def policies(self) -> list[DiscretePolicy | RescaledPolicy | RescaledMemoryPolicy]:
-        """One a seed, on raw observations and in logged units of action.
+        """One policy for each seed, on raw observations and in logged units of action.
 
-        As trained; with the algorithm's `average_rate`, the running average of what was trained.
+        They are as trained, or, with the algorithm's `average_rate`, the running average of what was trained.
         """
         inner = [
             self.algorithm.policy(member.algorithm, self.given) if member.average is None else member.average
@@ -106,30 +108,29 @@ class Run:
 
     @property
     def policy(self) -> DiscretePolicy | RescaledPolicy | RescaledMemoryPolicy:
-        """The first seed's. Raises DivergenceError where none is left."""
+        """The policy of the first seed. Raises DivergenceError where every seed diverged."""
         if not self.members:
             raise DivergenceError(next(iter(self.diverged.values())))
         return self.policies[0]
 
     @cached_property
     def values(self) -> list[DiscreteValue | ContinuousValue | None]:
-        """One a seed, on raw observations and in the log's reward units.
+        """One value function for each seed, on raw observations and in the log's reward units.
 
-        None where the algorithm has no critic, and after a reward shift: what it adds to a value depends on how long an
-        episode goes on, which no critic knows.
-
-        Of the policy as trained, also where `average_rate` lets its running average act.
+        It is None where the algorithm has no critic, and after a reward shift: what a shift adds to a value depends on how long
+        an episode goes on, which no critic knows. It is that of the policy as trained, even where `average_rate` lets the running
+        average act.
         """
         return [unscaled_value(self.algorithm.value(state, self.given), self.scaling) for state in self.states]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """What `fit_grid` gives back; iterating gives (point, run). A point whose every seed diverged has a run without.
+    """The result of `fit_grid`; iterating gives (point, run). Where every seed of a point diverged, its run has no seeds.
 
     Attributes:
         points: settings of each run, in the order of the grid, the last setting fastest.
-        runs: one a point, each with all the seeds.
+        runs: one for each point, each with all the seeds.
     """
 
     points: list[dict[str, float]]
@@ -159,10 +160,10 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(folder: Path, config: dict[str, Any], scaling: Scaling, defaults: dict[str, Any]) -> Scaling:
-    """Make the run directory, or see that the run in it is this one. `defaults` are the algorithm's settings.
+    """Make the run directory, or check that the run in it is this one. `defaults` are the algorithm's default settings.
 
     Returns:
-        The scaling of the run: the one it began with, whatever another version would fit today.
+        The scaling that the run began with, even where this version would fit another one.
 
     Raises:
         RunDirectoryError: it cannot be made, is damaged, holds another run (says which setting differs), or holds other files.

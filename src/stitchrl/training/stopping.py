@@ -1,4 +1,4 @@
-"""When to stop before the last update: a pure function of the history, so a resumed run stops where a whole one does."""
+"""When to stop before the last update: a pure function of the history, so that a resumed run stops where an unbroken one does."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ StopRule = Callable[[Rows], str | None]
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStop:
-    """Stop once a metric, averaged over the members, has not fallen below its best for so many updates.
+    """Stop once a metric, averaged over the members, has not improved for a given number of updates.
 
     A training loss says when fitting has ended, not how good the policy is: for that, `evaluate` on episodes the run
     never saw. Online returns (`environment=`) may be watched with `rising=True`.
 
     Attributes:
         metric: as in the history, e.g. "loss/actor".
-        patience_updates: updates without improvement from one measurement to another, at least 1.
+        patience_updates: updates without improvement after which to stop, at least 1.
         least_change: an improvement must be larger than this, at least 0.
         rising: True where larger is better.
 
     Raises:
-        ConfigurationError: a number out of its range; or, when asked, a metric the run does not have.
+        ConfigurationError: a number outside its range; or, when the rule is applied, a metric that the run does not have.
     """
 
     metric: str
@@ -56,7 +56,7 @@ class EarlyStop:
 
 
 class EarlyStopWatch:
-    """What is remembered of a history to apply an `EarlyStop` to it: the best value so far, and when it was."""
+    """What an `EarlyStop` has to know of a history: the best value so far, and at which update it was."""
 
     def __init__(self, rule: EarlyStop) -> None:
         self._rule = rule
@@ -65,7 +65,7 @@ class EarlyStopWatch:
         self._now = 0
 
     def see(self, update: int, values: Float[NumpyArray, " members"]) -> None:
-        """Take the metric of the chunk that ends at an update, one number a member."""
+        """Take the metric of the chunk that ends at an update, one number per member."""
         sign = -1.0 if self._rule.rising else 1.0
         value = sign * float(np.mean(values))
         self._now = update
@@ -76,7 +76,7 @@ class EarlyStopWatch:
 
     @property
     def reason(self) -> str:
-        """To stop now; "" where there is none."""
+        """The reason to stop now; "" where there is none."""
         if self._best_at is None or self._now - self._best_at < self._rule.patience_updates:
             return ""
         best = -self._best if self._rule.rising else self._best
@@ -84,7 +84,7 @@ class EarlyStopWatch:
 
 
 class Stopping:
-    """Asks a rule after each chunk. An `EarlyStop` is told of each chunk once, so a long history costs no more.
+    """Asks a rule after each chunk. An `EarlyStop` sees each chunk only once, so that a long history costs no more.
 
     Args:
         rule: what to ask; None never stops.

@@ -1,4 +1,4 @@
-"""What one member computes in a call: log rows of updates, their batches drawn in-graph, and each row's mean metrics.
+"""What one member computes in a call: the updates of some log rows, with batches drawn in-graph, and each row's mean metrics.
 
 Everything here is traced into one compiled program; `program` says how members share it.
 """
@@ -29,9 +29,9 @@ Draw = Callable[[PyTree, Key, Array, Array, int], Batch]
 """How a batch is drawn, as `Feed.draw` says."""
 
 MOST_ROWS = 16
-"""Log rows that one call makes at most on an accelerator."""
+"""The most log rows of one call on an accelerator."""
 LARGEST_BLOCK = 5
-"""Updates written one after another in the program of an accelerator, at most; each makes compiling longer."""
+"""The most updates that are unrolled in the program of an accelerator; each makes compiling longer."""
 
 
 class MemberState(NamedTuple):
@@ -59,9 +59,9 @@ class Layout(NamedTuple):
     """What the program of a call is compiled for.
 
     Attributes:
-        most_rows: log rows that a call makes at most; how many it makes is an input.
+        most_rows: the most log rows of a call; how many it makes is an input.
         row_updates: the length of a row that is built in; 0 where every length is an input.
-        block: updates written one after another, whose batches are drawn together; it divides `row_updates`.
+        block: how many updates are unrolled, with their batches drawn together; it divides `row_updates`.
     """
 
     most_rows: int = 1
@@ -72,9 +72,9 @@ class Layout(NamedTuple):
     def of_backend(cls, backend: str, row_updates: int) -> Layout:
         """The layout that is fastest on a kind of device.
 
-        On an accelerator an update is a chain of small kernels: a loop of unknown length asks the host before each
-        turn, and every call leaves the device idle until the next. A CPU gains from none of this, and compiles faster
-        without it.
+        On an accelerator an update is a chain of small kernels. A loop of unknown length asks the host before each turn, and
+        the device is idle between two calls: rows of a built-in length, unrolled, and several in a call avoid both. A CPU does
+        not gain from this, and compiles faster without it.
         """
         if backend == "cpu":
             return cls()
@@ -119,7 +119,7 @@ def member_call(
         def measured(state: MemberState) -> Metrics:
             if measure is None:
                 return {}
-            # The barrier keeps the measurements out of how the updates are computed.
+            # Without the barrier the measurements could change how XLA computes the updates.
             return measure(algorithm, jax.lax.optimization_barrier(state.algorithm), given, probed)
 
         seen_names = tuple(sorted(jax.eval_shape(measured, state)))
@@ -157,14 +157,14 @@ def _learn_row(
     """(first update, the one after the last, what is carried) -> what is carried after all of them.
 
     Args:
-        layout: how long a row is as a rule, and how many updates are written one after another.
+        layout: the usual length of a row, and how many updates are unrolled.
         drawn: number of an update -> its batch and its key.
         advance: (carried, number, batch, key) -> carried after one update.
     """
 
     def one(update: Array, carry: Any) -> Any:
         batch, update_key = drawn(update)
-        # The barrier keeps how a batch is fetched out of how it is computed with: a stream gives the same numbers.
+        # Without the barrier XLA could fuse fetching a batch with computing on it, and a stream would give other numbers.
         return advance(carry, update, jax.lax.optimization_barrier(batch), update_key)
 
     def block(carry: Any, first: Array) -> tuple[Any, None]:

@@ -1,10 +1,11 @@
-"""What a claimed value can be, by the rewards of a log: one judgement for red flags in training and for what is diagnosed later.
+"""What a claimed value can be, given the rewards of a log: one judgement for red flags in training and for later diagnosis.
 
     (1)  low <= V <= high                      what logged rewards can add up to (`data.attainable`)
     (2)  alpha H sum_t gamma^t,   t >= 1       what an entropy bonus adds to it at most, H the largest entropy of a decision
 
-(2) is for soft actor-critic and its relatives alone (Haarnoja et al. 2018, arXiv 1812.05905), whose values hold the entropy of
-every later decision, weighed by the temperature alpha; entropies below 0, which densities can have, take as much away.
+(2) is for soft actor-critic and its relatives alone (Haarnoja et al. 2018, arXiv 1812.05905), whose values hold the
+entropy of every later decision, weighted by the temperature alpha. Entropies below 0, which densities can have, lower
+values instead.
 
 A mean of claims may lie outside by a tenth of the range (1): critics are approximate.
 """
@@ -29,12 +30,12 @@ __all__ = ["SLACK", "ValueLimits", "largest_entropy"]
 SLACK = 0.1
 """Share of the attainable range by which a mean value may lie outside of it: critics are approximate."""
 FRESH_SLACK = 0.5
-"""The same while networks are fresh: the mean claims of sound runs rose up to a third of the range beyond it at first."""
+"""The same while networks are fresh: early in sound runs, mean claims were up to a third of the range beyond it."""
 CONSTANT = 0.01
-"""Spread of the claimed values over states, as a share of the spread of the returns that followed, below which nothing is told
-apart."""
+"""Claimed values do not tell states apart where their spread over states is less than this share of the spread of the returns
+that followed."""
 ENTROPY_SHARE = 0.5
-"""Share of the attainable range that an entropy bonus may come to before values tell more of entropy than of rewards."""
+"""Share of the attainable range above which an entropy bonus makes values tell more of entropy than of rewards."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,11 @@ class ValueLimits:
         gamma: discount of one step; with a `time_unit` the largest of any step.
         scale: what rewards were multiplied by for training, above 0.
         reward: the largest absolute reward.
-        low, high: equation (1); infinite where nobody knows.
+        low, high: equation (1); infinite where they are not known.
         seen: the largest return that followed any logged decision; cut episodes count as they are.
         spread: standard deviation of the returns that followed the logged decisions.
         entropy: H of equation (2), nats; 0 where values hold no entropy.
-        steps: the discounted number of later decisions, sum_t gamma^t over t >= 1; infinite where nobody knows.
+        steps: the discounted number of later decisions, sum_t gamma^t over t >= 1; infinite where it is not known.
     """
 
     gamma: float
@@ -72,7 +73,7 @@ class ValueLimits:
             log: at least one row.
             gamma: the discount of training, in [0, 1].
             scale: see the class; it changes no other number.
-            shift: what training added to every reward: what an episode then adds up to depends on its length alone.
+            shift: what training added to every reward; the sum over an episode then depends on its length too.
             entropy: see the class.
         """
         ends = (float(log.reward.min()), float(log.reward.max()))
@@ -120,14 +121,17 @@ class ValueLimits:
 
     @property
     def width(self) -> float:
-        """The attainable range, or what is finite of it; where every return is the same, its size. 0 where all rewards are 0."""
+        """The size of the attainable range, by its finite ends and the largest return; where all returns are equal, their size.
+
+        0 where all rewards are 0.
+        """
         ends = [end for end in (self.low, self.high, self.seen) if math.isfinite(end)]
         return max(ends) - min(ends) or max(map(abs, ends), default=0.0)
 
     def highest(self, bonus: float = 0.0, *, fresh: bool = False) -> float:
-        """The largest mean claim that is possible: (1), what entropy adds, and the slack, which is wider of fresh networks.
+        """The largest mean claim that is possible: the end of (1), what entropy adds, and a slack, wider for fresh networks.
 
-        Infinite where nobody knows, and where all rewards are 0: they have no unit to measure an error in.
+        Infinite where the end is not known, and where all rewards are 0 and give no unit for an error.
         """
         slack = FRESH_SLACK if fresh else SLACK
         return self.high + bonus + slack * self.width if self.width else math.inf
@@ -146,12 +150,12 @@ class ValueLimits:
         return temperature * self.entropy * self.steps if temperature and self.entropy else 0.0
 
     def entropy_loss(self, temperature: float, entropy: float) -> float:
-        """What entropies as low as this take away from a value at most."""
+        """How much a value may be lowered by decisions of this entropy, where it is below 0."""
         return temperature * -entropy * self.steps if temperature and self.entropy and entropy < 0 else 0.0
 
     @property
     def largest_bonus(self) -> float:
-        """The entropy bonus from which values tell more of entropy than of rewards."""
+        """The entropy bonus above which values tell more of entropy than of rewards."""
         return ENTROPY_SHARE * self.width
 
 

@@ -1,4 +1,4 @@
-"""Checks of what a policy looks at: the columns that it follows, the last action, and how it departs from the behaviour."""
+"""Checks of what a policy acts by: the columns that it follows, the last action, and how it departs from the behaviour."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from stitchrl.types import NumpyArray
 __all__ = ["attention_numbers", "departure_numbers", "follows_one_column", "repeats_last_action"]
 
 ONE_COLUMN = 0.7
-"""What a column decides alone from which it decides nearly everything: more than twice as much as all others together. Sound
+"""`Importance.alone` from which one column decides nearly everything: more than twice as much as all others together. Sound
 imitation of the clinicians reaches 0.55 in their most important column."""
 LEAST_COLUMNS = 3
-"""Fewer columns leave little else to look at."""
+"""With fewer columns there is little else to act by."""
 LEAST_IMPORTANCE = 0.05
-"""Importance below which a policy looks at no column: it acts the same everywhere."""
+"""Importance of the most important column below which a policy acts the same everywhere."""
 OF_BEHAVIOR = 0.5
-"""What the column decides alone for the behaviour from which it is natural to follow it, unless it tells the action."""
+"""`Importance.alone` of the same column for the behaviour from which it is natural to follow it, unless it tells the action."""
 TOLD = 0.9
-"""Mean probability of the logged actions under a model of the behaviour from which the observation tells them."""
+"""Mean probability of the logged actions under a model of the behaviour, above which the observation tells the action."""
 TOLD_ABOVE = 0.1
-"""And by how much it exceeds that of the logged propensities, where there are any."""
+"""The same where there are logged propensities: by how much it exceeds their mean."""
 REPEATS = 0.9
 """Share of decisions that repeat the last action from which it is nearly all of them."""
 CHANGES = 0.5
-"""It is natural for a policy whose behaviour repeats itself as well, unless it changes its action at most this much as often."""
+"""Where the behaviour repeats itself too, it is a finding only if the policy changes its action at most this much as often."""
 MORE_OFTEN = 0.25
-"""Difference to the behaviour's share of repeats that is far more often."""
+"""By how much the policy's share of repeats exceeds the behaviour's where it repeats far more often."""
 TELLS = 0.95
 """Correlation of a column with the last action from which it tells it."""
 LEAST_ROWS = 30
@@ -93,8 +93,8 @@ def repeats_last_action(subject: Subject) -> Iterator[Finding]:
         f"the policy takes the last logged action again in {found.policy:.1%} of them, and the behaviour does in "
         f"{found.behavior:.1%}{'' if column is None else f'; it acts almost by {column} alone, which tells the last action'}",
         "about as many repeats as the behaviour has, and a policy that looks at the state",
-        "It may copy what was done where it should look at the state. Leave columns that tell the last action (a running dose, a "
-        "device setting) out of the observation, or compare with a policy that is trained without them.",
+        "It may copy the last action where it should act by the state. Leave columns that tell the last action (a running "
+        "dose, a device setting) out of the observation, or compare with a policy that is trained without them.",
     )
 
 
@@ -122,9 +122,9 @@ def _correlation(a: NumpyArray, b: NumpyArray) -> float:
 
 
 def follows_one_column(subject: Subject) -> Iterator[Finding]:
-    """One column carries nearly all that the policy's actions depend on, which the behaviour's do not.
+    """The policy's actions depend on one column nearly alone, and the behaviour's do not.
 
-    A warning where that column tells the action or the last one; else a note, for one column may truly decide.
+    It is a warning where that column tells the action or the last one; else a note, since one column may truly decide.
     """
     found = subject.once(importance_of)
     top, value = found.names[found.top], float(found.values[found.top])
@@ -203,7 +203,7 @@ def departure_numbers(subject: Subject) -> dict[str, Any]:
         return {"numbers": moved_numbers(log, subject.drawn.astype(np.float64))}
     behavior = subject.shared.behavior.probs
     if behavior is None:
-        raise NotLookedAtError("Nothing says how probable the behaviour's other actions were.")
+        raise NotLookedAtError("It is not known how probable the behaviour's other actions were.")
     usual = np.take_along_axis(subject.probs, behavior.argmax(1)[:, None], 1)[:, 0]
     where = distinguishing_columns(log, np.arange(len(usual)), usual < 0.5, usual >= 0.5)
     return {

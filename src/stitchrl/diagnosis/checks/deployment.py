@@ -1,4 +1,4 @@
-"""The check of an evaluation against what the policy brought once it was deployed."""
+"""The check of an evaluation against the returns of the deployed policy."""
 
 from __future__ import annotations
 
@@ -29,15 +29,13 @@ def deployed_numbers(subject: Subject) -> dict[str, Any]:
 def estimate_against_deployed(subject: Subject) -> Iterator[Finding]:
     """The deployed policy returns more, or less, than its evaluation said."""
     if subject.member.deployed is None:
-        raise NotLookedAtError("No deployed returns were given to hold the estimate against (`deployed=`).")
+        raise NotLookedAtError("No deployed returns were given to compare the estimate with (`deployed=`).")
     gap = subject.once(_gap)
     if gap.verdict == AS_ESTIMATED:
         return
     if gap.verdict == CANNOT_TELL:
         half = (gap.upper - gap.lower) / 2
-        small = (
-            f" {BAND:.0%} of the estimate are {gap.band:.3g}, less than the {half:.3g} that chance makes of the gap."
-        )
+        small = f" {BAND:.0%} of the estimate are {gap.band:.3g}, less than the {half:.3g} by which chance may move the gap."
         yield Finding(
             "deployed-cannot-tell",
             "info",
@@ -54,7 +52,7 @@ def estimate_against_deployed(subject: Subject) -> Iterator[Finding]:
             "deployed returns",
             gap.sentence,
             EXPECTED,
-            "The estimate was optimistic: the policy does worse than it said. Believe the deployed returns. See what changed "
+            "The estimate was optimistic: the policy does worse than it said. Trust the deployed returns. See what changed "
             "since the log was recorded (`newer=` of diagnose), add the deployed episodes to the log, audit, train and evaluate "
             "again, and hold the policy nearer to the log (more pessimism).",
         )
@@ -74,10 +72,10 @@ def _gap(subject: Subject) -> DeployedGap:
     deployed, estimate = subject.member.deployed, subject.member.estimate
     if deployed is None:
         raise NotLookedAtError(
-            "No returns of the deployed policy were given (`deployed=`) to hold its estimate against."
+            "No returns of the deployed policy were given (`deployed=`) to compare its estimate with."
         )
     if estimate is None or estimate.lower is None:
         raise NotLookedAtError(
-            "There is no estimate with an interval to hold deployed returns against; `st.evaluate` makes one."
+            "There is no estimate with an interval to compare deployed returns with; `st.evaluate` makes one."
         )
     return deployed_gap(estimate, deployed)

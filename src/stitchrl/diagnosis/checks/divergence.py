@@ -33,10 +33,10 @@ __all__ = [
 CLOSE, SEVERE = 1.0, 5.0
 """Bits under which a policy is close to the behaviour, and over which it is severely far from it."""
 OVER_LEAST = 1.0
-"""Bits by which a severe divergence exceeds what any policy needs that always takes one action: among many equally usual
-actions no such policy is near to the behaviour, and none can be blamed for it."""
+"""Bits by which a severe divergence exceeds the fewest bits of any deterministic policy: among many equally usual actions no
+such policy is near to the behaviour, and that is no fault of it."""
 UNSUPPORTED = 0.1
-"""Share of decisions without support from which it is a finding, where the behaviour's own share is below half of it."""
+"""Share of decisions without support above which it is a finding, where the behaviour's own share is below half of it."""
 FORBIDDEN = 0.01
 """Mean probability of forbidden actions from which it is a finding."""
 BANDS = "under 1 bit, which is close to the behaviour (1 to 5 bits want watching, and more is severe)"
@@ -94,7 +94,7 @@ def far_from_behavior(subject: Subject) -> Iterator[Finding]:
         f"the policy is {mean:.2g} bits away from the behaviour on average (Kullback-Leibler divergence{needed}): in a "
         f"typical decision it makes its choice about {2**mean:,.0f} times as often as the behaviour does",
         BANDS,
-        f"The log hardly shows what this policy does, so nobody can tell what follows. {nearer_to_log(subject.member.algorithm)}"
+        f"The log hardly shows what follows from what this policy does. {nearer_to_log(subject.member.algorithm)}"
         if severe
         else "Let `st.evaluate` say whether the log suffices to judge a policy this far from the behaviour.",
     )
@@ -192,7 +192,7 @@ def _departures(subject: Subject) -> FirstDepartures:
 
 
 def _only_noisier(subject: Subject) -> bool:
-    """Whether draws of a density lie outside of the log only because it is wider than the behaviour's, which is close to it."""
+    """Whether draws lie outside the log only because the policy's density is wider than the behaviour's, but close to it."""
     if subject.rows.num_actions is not None:
         return False
     try:
@@ -202,7 +202,7 @@ def _only_noisier(subject: Subject) -> bool:
 
 
 def _most_frequent(subject: Subject) -> str:
-    """The most frequent departure that lacks support, as a sentence more; "" where there is none between discrete actions."""
+    """The most frequent departure that lacks support, as a further sentence; "" where there is none between discrete actions."""
     behavior = subject.shared.behavior.probs if subject.rows.num_actions is not None else None
     if behavior is None:
         return ""

@@ -1,4 +1,4 @@
-"""The check of what critics claim for actions that the log does not show, with what an error of one step can add up to."""
+"""The check of the values that critics claim for actions that the log does not show, with what an error of a step adds up to."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from stitchrl.types import NumpyArray
 __all__ = ["claims_without_support", "extrapolation_numbers"]
 
 LEAST_GAP = 0.1
-"""Claimed improvement of one decision, in standard deviations of the logged returns, below which nothing is said."""
+"""Claimed improvement of one decision, in standard deviations of the logged returns, below which there is no finding."""
 WITHOUT_SUPPORT = 0.5
-"""Share of that improvement on actions without support from which it is a finding."""
+"""Share of that improvement on actions without support above which it is a finding."""
 
 
 class Gap(NamedTuple):
@@ -52,7 +52,7 @@ def gap_of(subject: Subject) -> Gap:
     if isinstance(value, DiscreteValue):
         behavior = subject.shared.behavior.probs
         if behavior is None:
-            raise NotLookedAtError("Nothing says how probable the behaviour's other actions were.")
+            raise NotLookedAtError("It is not known how probable the behaviour's other actions were.")
         q = np.asarray(value.q_all(subject.obs), np.float64)
         above = subject.probs * (q - (behavior * q).sum(1, keepdims=True))
         return Gap(above.sum(1), (above * (behavior < SUPPORT)).sum(1))
@@ -107,8 +107,8 @@ def _amplified(subject: Subject) -> str:
     if error.policy <= max(error.noise, error.logged):
         return ""
     return (
-        f". They lie {error.policy:.2g} above what a regression on the logged rows says of the reward and the next value there "
-        f"(at logged actions {error.logged:.2g}); {_added_up(error)}"
+        f". They lie {error.policy:.2g} above what a regression on the logged rows predicts there from the reward and the next "
+        f"value (at logged actions {error.logged:.2g}); {_added_up(error)}"
     )
 
 
@@ -121,7 +121,7 @@ def _added_up(error: OneStepError) -> str:
 
 
 def _scale(subject: Subject) -> float:
-    """What values differ by: the standard deviation of the logged returns, or their size where they do not vary."""
+    """The scale of values: the standard deviation of the logged returns, or their size where they do not vary."""
     log = subject.shared.log
     returns = returns_to_go(log, Scaling.identity(0), subject.gamma).astype(np.float64)
     return float(returns.std()) or float(np.abs(returns).mean()) or 1.0

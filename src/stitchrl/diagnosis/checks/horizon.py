@@ -1,4 +1,4 @@
-"""Checks of the discount: what it makes of the length of the logged episodes, and of where their rewards are."""
+"""Checks of the discount against the length of the logged episodes, and against where their rewards are paid."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stitchrl.diagnosis.subject import NO_RUN, NotLookedAtError, Subject
 __all__ = ["gamma_too_large", "gamma_too_small", "horizon_numbers"]
 
 MOSTLY = 0.5
-"""Share of the episodes that are cut above which the ends are mostly unknown."""
+"""Share of cut episodes above which the ends are mostly unknown."""
 BEYOND = 0.9
-"""Largest share of a value that may lie beyond the end of cut episodes: what is bootstrapped there was seen by nobody. It is
-reached where gamma looks some ten times as far as the episodes go."""
+"""Largest share of a value that may lie beyond the end of cut episodes, where nothing was seen. It is reached where gamma looks
+some ten times as far as the episodes go."""
 FAINT = 0.05
 """Least weight, at its start, of a reward that comes at the end of an episode of mean length."""
 AT_END, LAST_PART = 0.8, 0.1
@@ -38,9 +38,9 @@ def gamma_too_large(subjects: Sequence[Subject]) -> Iterator[Finding]:
         "warning",
         "`gamma`",
         f"gamma {gamma:g} looks {_steps_ahead(gamma)} ahead, but {cut.mean():.0%} of the logged episodes were cut, after "
-        f"{steps:,.0f} steps on average: {after:.0%} of a value at their start is about what nobody saw",
+        f"{steps:,.0f} steps on average: {after:.0%} of a value at their start is about what was never seen",
         f"at most {BEYOND:.0%}",
-        "Values that are learned there rest on other guesses and on no reward that was seen. Lower gamma (to about "
+        "Values that are learned there rest on other guesses and not on rewards that were seen. Lower gamma (to about "
         f"{1 - 1 / max(steps, 2):.3g}, which looks as far as these episodes go), or log longer ones. Where cuts fall at random "
         "places of one unending task, whose later states other episodes show, this is harmless.",
     )
@@ -83,7 +83,7 @@ def horizon_numbers(subject: Subject) -> dict[str, Any]:
 
 
 def _has_gamma(subject: Subject) -> bool:
-    """Whether what was learned has a discount, which imitation has not."""
+    """Whether what was learned has a discount; imitation has none."""
     if subject.member.algorithm is None:
         raise NotLookedAtError(NO_RUN)
     return hasattr(subject.member.algorithm, "gamma")
@@ -103,7 +103,7 @@ def _cut(log: Dataset) -> Any:
 
 
 def _weight_after(log: Dataset, gamma: float) -> float:
-    """gamma to the power of the length of the cut episodes, on average: what a value at their start has beyond them."""
+    """gamma to the power of the length of the cut episodes, on average: the weight of what lies beyond them at their start."""
     last = log.reward_discount(gamma)[log.episode_start[1:] - 1] * gamma
     cut = _cut(log)
     return float(last[cut].mean()) if cut.any() else 0.0

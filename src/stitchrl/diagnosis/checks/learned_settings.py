@@ -15,20 +15,20 @@ from stitchrl.types import NumpyArray
 __all__ = ["expectile_high", "penalty_decides"]
 
 RECENT = 0.1
-"""Share of the updates, the last ones, whose metrics say how things stand."""
+"""Share of the updates, the last ones, whose metrics are read."""
 USUAL = 0.7
-"""An expectile that is not too high anywhere: where V lies high all the same, it follows Q late."""
+"""An expectile that is never too high: where V lies high all the same, that is because it follows Q with a delay."""
 SUPPORTED = 0.05
-"""Probability under the behaviour of actions that a value may be made of, whatever the expectile."""
+"""Probability under the behaviour from which an action may determine V, whatever the expectile."""
 COUNTED = 0.01
-"""Probability of actions whose values are held against their log-probabilities."""
+"""Probability from which the values of actions are compared with their log-probabilities."""
 ALIKE, SLOPE = 0.9, 0.8
 """Correlation of values with log-probabilities, and the rise of one with the other, at which the penalty decides: CQL with weight
 1000 came to 0.96 and 1.0, with weight 1 to 0.89 and 0.5, IQL and BCQ to 0.1 and 0.0."""
 
 
 def expectile_high(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """V lies above the Q of the best supported action: it praises luck, which no policy can repeat."""
+    """V lies above the Q of the best supported action: it counts luck, which no policy can repeat."""
     expectile = getattr(subjects[0].member.algorithm, "expectile", None)
     if expectile is None or expectile <= USUAL:
         return
@@ -71,8 +71,8 @@ def penalty_decides(subjects: Sequence[Subject]) -> Iterator[Finding]:
 def _value_over_logged(subjects: Sequence[Subject]) -> float:
     """Mean V - Q(s, a), a logged, over the batches of the last updates, in the log's units of reward.
 
-    V follows target critics, which follow Q some 1 / target_rate updates late. While Q falls, V therefore lies above it for
-    no other reason; twice what it falls by in that time is taken off.
+    V follows target critics, which follow Q with a delay of some 1 / target_rate updates. While Q falls, V therefore lies above
+    it for that reason alone; twice the fall of Q in that time is subtracted.
     """
     run = subjects[0].member.run
     if run is None or not {"v/mean", "q/data_mean"} <= set(run.metrics.metrics):
@@ -122,7 +122,7 @@ def _against_log_probability(subject: Subject) -> tuple[float, float]:
 def _behavior(subject: Subject) -> Float[NumpyArray, "N A"]:
     probs = subject.shared.behavior.probs
     if probs is None:
-        raise NotLookedAtError("Nothing is known about how probable each action is under the behaviour.")
+        raise NotLookedAtError("It is not known how probable each action is under the behaviour.")
     return np.asarray(probs, np.float64)
 
 

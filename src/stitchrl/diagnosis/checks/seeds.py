@@ -1,7 +1,7 @@
 """Checks of the seeds of a run beside each other: what one seed learned, another should have learned too.
 
-Seeds differ in their first weights and in the batches that they draw. Where the log says what to do, that decides little; where
-seeds choose different actions, or claim different values, it is chance and not the log that chose the policy.
+Seeds differ in their first weights and in the batches that they draw. Where the log shows what to do, that decides little; where
+seeds choose different actions, or claim different values, chance chose the policy and not the log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ERRORS_APART = 4.0
 
 
 def seeds_differ_in_actions(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """Two seeds of the run choose different actions in so many decisions that chance chose the policy."""
+    """Two seeds of the run choose different actions in so many decisions that the policy is a matter of chance."""
     subjects = _of_one_form(subjects)
     apart = _apart(subjects)
     discrete = subjects[0].rows.num_actions is not None
@@ -64,13 +64,13 @@ def seeds_claim_differently(subjects: Sequence[Subject]) -> Iterator[Finding]:
             f"seeds of the same settings claim values from {claims.min():.4g} to {claims.max():.4g} on average (standard "
             f"deviation {claims.std():.3g}), where logged returns have a standard deviation of {spread:.3g}",
             f"a standard deviation of at most {CLAIMS_APART * spread:.3g}",
-            "The critics have no firm ground: no claim of any seed can be believed. Lower the learning rate or the target "
-            "rate, use more pessimism, or an algorithm that asks only for logged actions (IQL).",
+            "The values of the critics depend on chance, and those of no seed can be trusted. Lower the learning rate or the "
+            "target rate, use more pessimism, or an algorithm that values logged actions only (IQL).",
         )
 
 
 def seeds_evaluate_differently(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """The evaluations of two seeds differ by more than the noise of either; where fewer were evaluated nothing is said."""
+    """The evaluations of two seeds differ by more than their noise; with fewer than two evaluations there is no finding."""
     subjects = _of_one_form(subjects)
     found = [(s.member.name, s.member.estimate) for s in subjects if s.member.estimate is not None]
     known = [(name, one) for name, one in found if one.value is not None and one.standard_error is not None]
@@ -105,13 +105,13 @@ def seed_numbers(subjects: Sequence[Subject]) -> dict[str, Any]:
 
 
 def _of_one_form(subjects: Sequence[Subject]) -> Sequence[Subject]:
-    """The seeds that act in the way of the first one: two ways of acting of one seed are no two seeds."""
+    """The subjects that act in the way of the first one, since one seed that acts in two ways counts once."""
     return [subject for subject in subjects if subject.member.acts == subjects[0].member.acts]
 
 
 def _several(subjects: Sequence[Subject]) -> None:
     if len(subjects) < 2:
-        raise NotLookedAtError("One seed alone cannot be held against others; train several (`seeds=4`).")
+        raise NotLookedAtError("One seed alone cannot be compared with others; train several (`seeds=4`).")
 
 
 def _apart(subjects: Sequence[Subject]) -> float:

@@ -1,4 +1,4 @@
-"""Checks of settings that, on the log at hand, cannot do what they are for."""
+"""Checks of settings that cannot serve their purpose on this log."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from stitchrl.training.run import Run
 __all__ = ["actions_scaled", "expectile_low", "shift_changes_order", "threshold_off", "threshold_strict"]
 
 ALL, ONE = 0.95, 1.1
-"""Share of the allowed actions that pass a threshold which rules out nothing, and how many pass one that leaves no choice."""
+"""A threshold that more than the first share of allowed actions pass forbids nothing; one that fewer than the second number of
+actions pass leaves no choice."""
 PAIRS, FLIPPED = 20_000, 0.05
-"""Pairs of episodes that are drawn, and the share of them whose order a reward shift may turn over."""
+"""Pairs of episodes that are drawn, and the share of them whose order a reward shift may reverse."""
 SLIVER, TRIMMED = 0.1, 0.01
-"""Least share of [-1, 1] that the actions of a dimension should take up, without 1% at either end."""
+"""The smallest share of [-1, 1] that the actions of a dimension should span, without 1% at either end."""
 USUAL = 0.3
 """The usual threshold. Where the behaviour takes nearly every allowed action so often that it forbids nothing either, as in a log
 of random actions, there is nothing to forbid."""
@@ -29,7 +30,7 @@ OUTSIDE = 0.01
 
 
 def expectile_low(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """An expectile at which values are those of the behaviour, or below."""
+    """An expectile at which values are those of the behaviour, or lower."""
     expectile = _setting(subjects, "expectile")
     if expectile is not None and expectile <= 0.5:
         whose = "the mean over logged actions" if expectile == 0.5 else "below the mean over logged actions"
@@ -58,8 +59,8 @@ def threshold_off(subjects: Sequence[Subject]) -> Iterator[Finding]:
             "`threshold`",
             f"a threshold of {threshold:g} forbids next to nothing{seen}",
             f"a threshold above 0, which at most {ALL:.0%} of the allowed actions pass",
-            "The constraint on the policy is off, and what is left is plain Q-learning, which believes its overestimates of "
-            "actions that the log hardly shows. Use 0.3, or more on a small log.",
+            "The constraint on the policy is off, and what is left is plain Q-learning, which overestimates actions that the log "
+            "hardly shows. Use 0.3, or more on a small log.",
         )
 
 
@@ -79,7 +80,7 @@ def threshold_strict(subjects: Sequence[Subject]) -> Iterator[Finding]:
             f"a threshold of {threshold:g} leaves {likely * allowed:.2f} of {allowed:.1f} allowed actions on average",
             f"at least {ONE:g} actions to choose among",
             "The policy can only do what the behaviour does most (BC with extra steps): lower the threshold, to 0.3 for a start. "
-            "Where the log itself shows nearly one action a state, no threshold helps: log more variety.",
+            "Where the log itself shows nearly one action per state, no threshold helps: log more variety.",
         )
 
 
@@ -166,7 +167,7 @@ def _last(subjects: Sequence[Subject], name: str) -> float:
 
 
 def _something_to_forbid(subject: Subject) -> bool:
-    """Whether the usual threshold would forbid some of the allowed actions; True where nobody knows the behaviour."""
+    """Whether the usual threshold would forbid some of the allowed actions; True where the behaviour is not known."""
     try:
         probs = subject.shared.behavior.probs
     except NotLookedAtError:

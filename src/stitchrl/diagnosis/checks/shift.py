@@ -31,14 +31,14 @@ __all__ = ["change_in_newer_data", "drift_in_log", "shift_numbers"]
 MOST_ROWS = 2**14
 """Rows of either log that are compared, at most."""
 LEAST_TAKEN, MOST_ACTIONS = 30, 50
-"""Times that an action must be taken in either log to be looked at by itself, and how many actions are."""
+"""How often an action must be taken in each log to be compared by itself, and the most actions that are."""
 SMALL, MEDIUM = 0.2, 0.5
 """Shifts of observations, in standard deviations, called small and medium (Cohen 1988)."""
 MOST_CROSSED = 12
-"""Observation columns up to which each is held against each: with more, what follows is only held against actions."""
+"""With at most this many observation columns errors are correlated with each of them; with more, with actions alone."""
 WEAK = 0.05
-"""Shifts of what follows, in sd of what a model leaves unexplained, below which nothing is said: where observations
-moved too, the model's own faults come to about 0.03."""
+"""Shifts of what follows, in standard deviations of what a model leaves unexplained, below which there is no finding: where
+observations moved too, the model's own errors come to about 0.03."""
 MOST_NAMES = 10
 CHANCE = f"what chance brings (at most {RATE:.0%} of comparisons of unchanged logs show any change)"
 END, TAKEN = "the end of the episode", "action"
@@ -61,11 +61,11 @@ REWARDS = (
 BEHAVIOR = (
     "behavior-shift",
     "the action taken after the same observation",
-    "Whoever acts now acts otherwise than in the log. The policy must now beat this newer behaviour: evaluate it on the newer "
+    "The behaviour is now another one than in the log. The policy must now beat this newer behaviour: evaluate it on the newer "
     "log, with the newer propensities (or a behaviour fitted to that log alone), before it is deployed.",
 )
 """Codes, what changed, and what to do."""
-NO_NEWER = "No newer data was given to hold the log against (`newer=`, or `--newer`)."
+NO_NEWER = "No newer data was given to compare the log with (`newer=`, or `--newer`)."
 
 
 Logs: TypeAlias = tuple[Dataset, Dataset]
@@ -90,7 +90,7 @@ class Shifts:
 
 
 def drift_in_log(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """What the audit says of change from early to late in the log, where newer data asks for it; else `st.audit` says it."""
+    """The audit's findings on change from early to late in the log, where there is newer data; else `st.audit` reports them."""
     if subjects[0].shared.newer is None:
         raise NotLookedAtError(NO_NEWER)
     log = subjects[0].shared.log
@@ -116,8 +116,8 @@ def change_in_newer_data(subjects: Sequence[Subject]) -> Iterator[Finding]:
             "newer-not-comparable",
             "info",
             "newer data",
-            f"no action was taken {LEAST_TAKEN} times in both logs, in {LEAST_EPISODES} episodes of each ({rows}), so nobody "
-            f"can say yet whether {' and '.join(unknown)} are the same",
+            f"no action was taken {LEAST_TAKEN} times in both logs, in {LEAST_EPISODES} episodes of each ({rows}), so it is not "
+            f"known yet whether {' and '.join(unknown)} are the same",
             f"actions that both logs show {LEAST_TAKEN} times or more",
             "Nothing is wrong so far: go on logging, and compare again with more newer episodes.",
         )
@@ -126,11 +126,11 @@ def change_in_newer_data(subjects: Sequence[Subject]) -> Iterator[Finding]:
             "newer-not-comparable",
             "warning",
             "newer data",
-            f"hardly any older decision looks like the newer ones ({rows}), so nobody can say whether {' and '.join(unknown)} "
-            f"{'is' if unknown == ['behaviour'] else 'are'} the same",
+            f"hardly any older decision looks like the newer ones ({rows}), so it cannot be said whether "
+            f"{' and '.join(unknown)} {'is' if unknown == ['behaviour'] else 'are'} the same",
             "older decisions with observations and actions like the newer ones",
-            "Take what was learned for a policy of the old population alone: record a log of the new one, audit it, and train "
-            "and evaluate again.",
+            "What was learned holds for the old population alone: record a log of the new one, audit it, and train and evaluate "
+            "again.",
         )
     for one, code, what, action in parts.values():
         if one is not None:
@@ -261,7 +261,7 @@ def _actions(old: Dataset, new: Dataset) -> tuple[list[int], list[int]]:
 
 
 def _columns(old: Dataset) -> list[str]:
-    """How findings call the observation columns."""
+    """The names of the observation columns in findings."""
     names = Facts(old).observation_names
     return [f"column {j}" if name == f"observation[{j}]" else name for j, name in enumerate(names)]
 
@@ -280,7 +280,7 @@ def _standard(rows: Both, part: str) -> tuple[NumpyArray, NumpyArray]:
 
 
 def _instruments(old: Dataset, rows: Both, actions: Sequence[int]) -> Any:
-    """What errors are correlated with beside their mean: actions, then observations; and how they are called."""
+    """The columns that errors are correlated with, beside their mean: actions, then observations; and their names."""
     acts = (rows[0].action, rows[1].action) if old.num_actions is not None else _standard(rows, "action")
     observed = _standard(rows, "observation")
     names = [f"{PER} {name}" for name in _columns(old)]

@@ -1,4 +1,4 @@
-"""The check of how far critics disagree about the policy's actions, beside how far they disagree about the logged ones."""
+"""The check of how far critics disagree about the policy's actions, compared with the logged ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stitchrl.types import NumpyArray
 __all__ = ["critics_disagree", "uncertainty_numbers"]
 
 TIMES = 3.0
-"""Disagreement about the policy's actions, as a multiple of that about logged ones, from which it is a finding."""
+"""Disagreement about the policy's actions, as a multiple of that about logged ones, above which it is a finding."""
 
 
 class Spread(NamedTuple):
@@ -28,16 +28,16 @@ class Spread(NamedTuple):
 
     @property
     def times(self) -> float:
-        """How many times as large the latter is, on average."""
+        """The mean of `policy` as a multiple of the mean of `logged`."""
         return float(self.policy.mean() / max(float(self.logged.mean()), 1e-12))
 
 
 def spread_of(subject: Subject) -> Spread:
-    """The disagreement. Raises `NotLookedAtError` where there are no several critics."""
+    """The disagreement. Raises `NotLookedAtError` where there are not several critics."""
     value = subject.member.value
     if value is None:
         raise NotLookedAtError(
-            f"{subject.member.heading} has no critics, so nothing says how uncertain its values are."
+            f"{subject.member.heading} has no critics, so it cannot be measured how uncertain its values are."
         )
     check_acts_alone(subject)
     action = subject.actions.astype(np.int32 if subject.rows.num_actions is not None else np.float32)
@@ -46,7 +46,7 @@ def spread_of(subject: Subject) -> Spread:
     except TypeError as why:
         raise NotLookedAtError(str(why)) from None
     if not any(one.any() for one in found):
-        raise NotLookedAtError(f"{subject.member.heading} has one critic, which nothing disagrees with.")
+        raise NotLookedAtError(f"{subject.member.heading} has only one critic, so no disagreement can be measured.")
     return Spread(*found)
 
 
@@ -75,6 +75,6 @@ def critics_disagree(subject: Subject) -> Iterator[Finding]:
         f"the critics disagree by {spread.policy.mean():.2g} (standard deviation) about the policy's actions, {spread.times:.1f} "
         f"times as much as about the logged ones ({spread.logged.mean():.2g}){rows}",
         f"at most {TIMES:g} times as much",
-        "The values of what the policy does are guesses. Take the critics' disagreement off the values (`deviations`, or more "
+        "The values of what the policy does are guesses. Lower the values by the critics' disagreement (`deviations`, or more "
         f"critics). {nearer_to_log(subject.member.algorithm)}",
     )

@@ -1,4 +1,4 @@
-"""Checks of the number of updates, by metrics on rows that are looked at again and again: too few, or more than was needed."""
+"""Checks of the number of updates, by the metrics of a probe: too few, or more than was needed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from stitchrl.types import NumpyArray
 __all__ = ["updates_more_than_enough", "updates_too_few"]
 
 LEAST_ROWS = 20
-"""Logged rows below which no trend is looked for."""
+"""The fewest logged rows in which a trend is looked for."""
 QUARTER = 0.25
 """Share of the updates, the last ones, over which things should have settled."""
 MOVED, SHARE = 0.25, 0.15
 """Largest change of the mean claimed value in that time: in standard deviations of a return, and as a share of all change."""
 GAINED = 0.1
-"""Largest gain of the log-probability of held-out actions over that time, in nats a decision."""
+"""Largest gain of the log-probability of held-out actions over that time, in nats per decision."""
 NEAR = 0.02
 """A held-out signal is settled from where it stays within 2% of its range of its best."""
 EARLY = 0.5
-"""Share of the updates after which nothing more was gained, for that to be worth a note."""
+"""It is worth a note if nothing more was gained after at most this share of the updates."""
 
 
 class Signal(NamedTuple):
@@ -42,7 +42,7 @@ def updates_too_few(subjects: Sequence[Subject]) -> Iterator[Finding]:
     if q is None and likelihood is None:
         raise NotLookedAtError(
             _probed_too_rarely(subjects)
-            or "The run was not probed while it learned, so nobody knows whether it has settled (`probe=`)."
+            or "The run was not probed while it learned, so it is not known whether it has settled (`probe=`)."
         )
     run = subjects[0].member.run
     spread = float(subjects[0].returns.std())
@@ -63,18 +63,18 @@ def updates_too_few(subjects: Sequence[Subject]) -> Iterator[Finding]:
         gained = likelihood.mean[-1] - likelihood.mean[_before_last_quarter(likelihood)]
         if gained > GAINED:
             yield _too_few(
-                f"over the last quarter of the updates held-out actions became {likelier(gained)} to the policy on average",
+                f"over the last quarter of the updates held-out actions became {likelier(gained)} under the policy on average",
                 f"at most {likelier(GAINED)}",
             )
 
 
 def updates_more_than_enough(subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """Nothing that is measured on held-out rows got better in the second half of training."""
+    """No measurement on held-out rows got better in the second half of training."""
     found = {
         "the TD error on held-out rows": _signal(subjects, "held_out/td_error"),
         "the log-probability of held-out actions": _signal(subjects, "held_out/log_prob"),
     }
-    if "loss/actor" not in _metrics(subjects):  # a greedy policy gives what it does not take no probability
+    if "loss/actor" not in _metrics(subjects):  # a greedy policy gives all other actions probability 0
         found.pop("the log-probability of held-out actions")
     known = {name: _settled(signal, rises="log" in name) for name, signal in found.items() if signal is not None}
     q = _signal(subjects, "probe/q_logged")
@@ -134,7 +134,7 @@ def _signal(subjects: Sequence[Subject], name: str) -> Signal | None:
 
 
 def _probed_too_rarely(subjects: Sequence[Subject]) -> str:
-    """That a probed run has too few rows of metrics to see a course in; "" where it was not probed."""
+    """A sentence that a probed run has too few rows of metrics to show a trend; "" where it was not probed."""
     run = subjects[0].member.run
     if run is None or not any(name.startswith(("probe/", "held_out/")) for name in run.metrics.metrics):
         return ""
@@ -150,7 +150,7 @@ def _before_last_quarter(signal: Signal) -> int:
 
 
 def _settled(signal: Signal, *, rises: bool) -> int:
-    """The first update from which on a signal stays within 2% of its range of its best; the last where it got worse again."""
+    """The first update after which a signal stays near its best, within 2% of its range; the last one if it got worse again."""
     values = signal.mean if rises else -signal.mean
     near = values >= values.max() - NEAR * (values.max() - values.min())
     far = np.flatnonzero(~near)

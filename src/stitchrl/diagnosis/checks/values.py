@@ -30,8 +30,8 @@ class Claims(NamedTuple):
 
     Attributes:
         logged, policy: (N,) of the logged action and of the policy's own, at each row.
-        seen: the largest return in the log looked at from any step on, by the discount of the claims; cut episodes count as
-            they are.
+        seen: the largest return from any step on in the log looked at, by the discount of the claims; what would have followed
+            a cut does not count.
     """
 
     logged: Float[NumpyArray, " N"]
@@ -84,7 +84,7 @@ def value_impossible(subject: Subject) -> Iterator[Finding]:
 
 
 def value_too_low(subject: Subject) -> Iterator[Finding]:
-    """The mean claimed value is smaller than rewards can add up to: pessimism without measure."""
+    """The mean claimed value is smaller than rewards can add up to: the critics are too pessimistic."""
     found, limits, loss = subject.once(claims), subject.limits, subject.entropy_reach[0]
     claimed = float(min(found.logged.mean(), found.policy.mean()))
     if claimed < limits.lowest(loss):
@@ -114,8 +114,8 @@ def value_constant(subject: Subject) -> Iterator[Finding]:
             f"the claimed values of the logged actions have a standard deviation of {spread:.3g} over {len(found.logged):,} "
             f"decisions, where the returns that follow a decision have one of {limits.spread:.3g} by {subject.limits_from}",
             f"a standard deviation of at least {limits.least_spread:.3g}",
-            "The critics tell no state from another: they have not learned (too few updates, a step size that is too small, "
-            "dead units), or the observations say nothing about what follows.",
+            "The critics give all states nearly the same value: they have not learned (too few updates, a step size that is too "
+            "small, dead units), or the observations say nothing about what follows.",
         )
 
 
@@ -124,7 +124,7 @@ def claim_against_estimate(subject: Subject) -> Iterator[Finding]:
     estimate = subject.member.estimate
     if estimate is None or estimate.value is None or estimate.lower is None or estimate.upper is None:
         raise NotLookedAtError(
-            "There is no estimate with an interval to hold the claimed values against; `st.evaluate` makes one."
+            "There is no estimate with an interval to compare the claimed values with; `st.evaluate` makes one."
         )
     if estimate.estimand != _estimand(subject):
         raise NotLookedAtError(
@@ -144,18 +144,18 @@ def claim_against_estimate(subject: Subject) -> Iterator[Finding]:
             f"the critics claim {claimed:.4g} for the policy (with a standard error of {error:.2g}, over {len(starts):,} first "
             f"states), where its evaluation estimates {estimate.value:.4g} ({estimate.lower:.4g} to {estimate.upper:.4g})",
             "a claim within one width of that interval, and the error of its own mean",
-            "Believe the evaluation. The policy prefers actions whose value is overestimated: hold it nearer to the log."
+            "Trust the evaluation. The policy prefers actions whose value is overestimated: hold it nearer to the log."
             if above
-            else "Believe the evaluation. The critics are more pessimistic than the policy deserves: a smaller penalty may "
+            else "Trust the evaluation. The critics are more pessimistic than the policy deserves: a smaller penalty may "
             "find a better one.",
         )
 
 
 def _estimand(subject: Subject) -> Estimand:
-    """What the critics speak about: the discount of training, until the end of an episode."""
+    """The estimand of the critics: the discount of training, until the end of an episode."""
     return Estimand.of(subject.shared.log, gamma=subject.gamma)
 
 
 def standard_error(values: Float[NumpyArray, " n"]) -> float:
-    """Standard error of the mean of independent values; 0 for a single value, whose spread nobody knows."""
+    """Standard error of the mean of independent values; 0 for a single value, whose spread is not known."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

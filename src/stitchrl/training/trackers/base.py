@@ -2,8 +2,8 @@
 
 A tracker is given plain numbers between chunks of updates. Wrapped by `guarded`, none can stop a training run.
 
-A run resumed after a crash may log updates that it had logged before, with the same values, for resuming is exact.
-What becomes of them differs:
+A run resumed after a crash may log updates that it had logged before, with the same values, since resuming is exact.
+What a tracker does with them differs:
 
     TensorBoard   same folder, same curve: the new points replace the old ones
     W&B           a new run, unless `id=...` and `resume="allow"` are given; updates below the run's last are dropped,
@@ -42,8 +42,8 @@ class Tracker(Protocol):
 
         Args:
             update: updates done; larger at every call.
-            metrics: name -> one number a member.
-            members: a label each, such as "seed 3"; the same at every call.
+            metrics: name -> one number per member.
+            members: a label for each, such as "seed 3"; the same at every call.
         """
 
     def finish(self) -> None:
@@ -98,7 +98,7 @@ def guarded(tracker: Tracker) -> SafeTracker:
 
 
 def optional_package(tracker: Tracker, name: str, attribute: str, *, extra: str) -> ModuleType:
-    """Import an optional package. A folder of that name is none: W&B leaves a folder `wandb` wherever it ran."""
+    """Import an optional package. A mere folder of that name does not count: W&B leaves a folder `wandb` wherever it ran."""
     who, command = type(tracker).__name__, f'pip install --upgrade "stitchrl[{extra}]"'
     missing = f'`{who}` needs the package {name}; install it with `pip install "stitchrl[{extra}]"`.'
     try:
@@ -115,7 +115,7 @@ def optional_package(tracker: Tracker, name: str, attribute: str, *, extra: str)
 
 
 def mean_over_members(numbers: list[float]) -> float:
-    """Over the members that are left: those that diverged have NaN."""
+    """The mean over the members that did not diverge; the others have NaN."""
     left = [number for number in numbers if math.isfinite(number)]
     return fmean(left) if left else math.nan
 

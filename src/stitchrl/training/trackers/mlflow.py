@@ -20,7 +20,7 @@ MOST_PARAMETERS = 100
 
 
 class MLflowTracker:
-    """MLflow: one run with the settings and every metric's mean, and below it one run a member.
+    """MLflow: one run with the settings and every metric's mean, and below it one run per member.
 
     Args:
         experiment: its name; made if absent.

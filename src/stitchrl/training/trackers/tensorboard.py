@@ -16,7 +16,7 @@ __all__ = ["TensorBoardTracker"]
 
 
 class TensorBoardTracker:
-    """TensorBoard event files: one sub-folder a member, so that seeds are curves of one chart.
+    """TensorBoard event files: one sub-folder per member, so that seeds are curves of one chart.
 
     Args:
         folder: where to write them; made if absent. A run found there is continued.

@@ -12,7 +12,7 @@ __all__ = ["TrackioTracker"]
 
 
 class TrackioTracker:
-    """Trackio, which keeps a local database: one run a member, in one group, so that seeds are curves of one chart.
+    """Trackio, which keeps a local database: one run per member, in one group, so that seeds are curves of one chart.
 
     Args:
         project: its name.
@@ -41,7 +41,7 @@ class TrackioTracker:
         self._runs = {}
 
     def _open(self, member: str) -> Any:
-        # `init` finishes the run that is open in its context: one a member needs a context each.
+        # `init` finishes the run that is open in its context: one per member needs a context each.
         context = contextvars.copy_context()
         name = f"{self._group}, {member}"
         return context.run(self._package.init, self._project, name=name, group=self._group, config=self._config)
