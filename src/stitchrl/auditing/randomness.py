@@ -78,7 +78,7 @@ class Randomness:
 
     @property
     def deterministic(self) -> bool:
-        """Whether most decisions follow from the observation without chance."""
+        """Whether most decisions are determined by the observation."""
         return self.near_deterministic_share is not None and self.near_deterministic_share > MOSTLY_CERTAIN
 
     @property

@@ -62,7 +62,7 @@ class NumpyContinuousPolicy:
 
     @abstractmethod
     def mode(self, obs: NumpyArray, *, action_mask: None = None) -> NumpyArray:
-        """(B, action) the action that is taken without chance."""
+        """(B, action) the deterministic action."""
 
     @abstractmethod
     def sample(self, obs: NumpyArray, *, rng: np.random.Generator, action_mask: None = None) -> NumpyArray:

@@ -5,7 +5,7 @@ all that the network needs must be in the file. The output is one of
 
     probs     (B, A) probabilities of discrete actions
     logits    (B, A) their logarithms up to a constant of the row: a softmax makes them probabilities
-    action    (B,) whole numbers: the discrete action that is taken; (B, D) floats: the continuous one, without chance
+    action    (B,) whole numbers: the discrete action that is taken; (B, D) floats: the continuous one, deterministic
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class OutsidePolicy(ABC):
     def mode(
         self, obs: Shaped[NumpyArray, "B ..."], *, action_mask: Bool[NumpyArray, "B A"] | None = None
     ) -> Shaped[NumpyArray, "B ..."]:
-        """(B,) the most probable allowed action of each row; (B, D) what is done without chance where they are continuous."""
+        """(B,) the most probable allowed action of each row; (B, D) the deterministic action where they are continuous."""
         if self.discrete:
             return self.probs(obs, action_mask=action_mask).argmax(1)
         return self._mode(obs)
@@ -107,11 +107,11 @@ class OutsidePolicy(ABC):
         raise NotImplementedError
 
     def _mode(self, obs: NumpyArray) -> NumpyArray:
-        """(B, D) continuous actions without chance."""
+        """(B, D) deterministic continuous actions."""
         raise NotImplementedError
 
     def _sample(self, obs: NumpyArray, key: Key) -> NumpyArray:
-        """(B, D) continuous actions, drawn; without chance they are the mode."""
+        """(B, D) continuous actions, drawn; those of a deterministic policy are its mode."""
         del key
         return self._mode(obs)
 

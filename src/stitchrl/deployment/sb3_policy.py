@@ -6,7 +6,7 @@ The policy is what `model.predict` does, and `deterministic` has the same meanin
     continuous     SAC and the like: the density of the squashed normal, in units of the action
                    PPO, A2C: a normal that `predict` clips to the bounds, with densities inside and probabilities on a bound
                    (the law of `st.ClippedPolicy`); `clip=False` has the density of the normal itself
-                   TD3, DDPG, and `deterministic=True`: an action without chance, and no density
+                   TD3, DDPG, and `deterministic=True`: a deterministic action, and no density
 
 Images of a log are bytes of (height, width, channels). A model that was trained on truth values or numbers from 0 to 1 gets the
 bytes divided by 255, and one whose observation space has its channels first gets them first.

@@ -186,6 +186,6 @@ def _content(log: Dataset, audit: Audit | Mapping[str, Any] | None) -> Mapping[s
     if seen != (log.num_episodes, log.num_transitions):
         raise ConfigurationError(
             f"`audit` must be of this log, which has {log.num_episodes:,} episodes and {log.num_transitions:,} transitions; it "
-            f"is of one with {seen[0]:,} and {seen[1]:,}. Leave `audit` out to make it anew."
+            f"is of one with {seen[0]:,} and {seen[1]:,}. Leave `audit` out, and the log is audited anew."
         )
     return content

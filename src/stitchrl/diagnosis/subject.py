@@ -271,7 +271,7 @@ class Subject:
 
     @cached_property
     def actions(self) -> Int[NumpyArray, " N"] | Float[NumpyArray, "N D"]:
-        """(N,) or (N, D) the action that the policy takes without chance at each row."""
+        """(N,) or (N, D) the deterministic action of the policy at each row."""
         if self.rows.num_actions is not None:
             return self.probs.argmax(1)
         return np.asarray(self.member.policy.mode(self.obs), np.float64)

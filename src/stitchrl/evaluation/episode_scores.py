@@ -123,7 +123,7 @@ def score_episodes(log: Dataset, features: LogFeatures, gamma: float) -> Episode
 
 
 def _tail(log: Dataset, model: LogModel, excess: Float[NumpyArray, " N"]) -> Float[NumpyArray, " n"]:
-    """(n,) minus the logarithm of equation (1). Where the tail has no width, as in a world without chance, the standard
+    """(n,) minus the logarithm of equation (1). Where the tail has no width, as in a deterministic world, the standard
     deviation of the scores takes its place."""
     start = log.episode_start[:-1]
     rows = np.add.reduceat(model.known.astype(np.float64), start)

@@ -66,7 +66,7 @@ def evaluate(
 
     Args:
         policy: anything with `probs(obs, action_mask=...)` giving (B, A) NumPy or JAX rows; over continuous actions
-            `sample(obs, key=...)`, or `mode(obs)` where it leaves no chance, and `log_prob(obs, action)` where it has a
+            `sample(obs, key=...)`, or `mode(obs)` where it is deterministic, and `log_prob(obs, action)` where it has a
             density. Exactly this object is judged: pass `policy.greedy()` if that is what will be deployed.
         log: episodes the policy never saw.
         gamma: discount in [0, 1], per step, or per `time_unit` where the log's schema states one; None takes the schema's.

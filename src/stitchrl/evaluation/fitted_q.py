@@ -125,7 +125,7 @@ def evaluation_source(
     source = transition_source(log, scaling)
     if log.num_actions is None:
         draws = [scaling.actions(one) for one in next_choices]
-        # A policy without chance has one draw: beside others it is repeated, so that all are of one shape.
+        # A deterministic policy has one draw: beside others it is repeated, so that all are of one shape.
         shape = (count, log.num_transitions, max(one.shape[1] for one in draws), log.action.shape[1])
         held = np.empty(shape, np.float32)
         for k, one in enumerate(draws):

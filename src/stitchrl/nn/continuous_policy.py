@@ -62,7 +62,7 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
     def mode(
         self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
     ) -> Float[Array, "B action"]:
-        """(B, action) the action that is taken without chance."""
+        """(B, action) the deterministic action."""
 
     @abstractmethod
     def sample(

@@ -59,7 +59,7 @@ class Distribution(eqx.Module):
 
     @abstractmethod
     def mode(self) -> Shaped[Array, "B ..."]:
-        """The action that is taken without chance, one per row."""
+        """The deterministic action, one per row."""
 
     @abstractmethod
     def sample(self, *, key: Key) -> Shaped[Array, "B ..."]:
@@ -134,7 +134,7 @@ class TanhNormal(Distribution):
         return self._log_prob_of_inner(inner)
 
     def mode(self) -> Float[Array, "*b action"]:
-        """tanh of the mean: the median, and what is taken without chance (the density's own peak is elsewhere)."""
+        """tanh of the mean: the median, and the deterministic action (the density's own peak is elsewhere)."""
         return jnp.tanh(self.mean)
 
     def sample(self, *, key: Key) -> Float[Array, "*b action"]:

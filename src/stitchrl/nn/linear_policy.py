@@ -15,7 +15,7 @@ __all__ = ["LinearPolicy"]
 
 
 class LinearPolicy(ContinuousPolicy):
-    """a ~ N(K s, std^2), in logged units; with std 0 it leaves no chance and has no density."""
+    """a ~ N(K s, std^2), in logged units; with std 0 it is deterministic and has no density."""
 
     gain: Float[Array, "action D"]
     std: Float[Array, " action"]

@@ -1,4 +1,4 @@
-"""A distribution without chance: one vector, taken for certain."""
+"""The distribution of a deterministic policy: one vector, taken for certain."""
 
 from __future__ import annotations
 

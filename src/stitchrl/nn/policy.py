@@ -34,7 +34,7 @@ class Policy(Protocol):
         """One action drawn per row."""
 
     def mode(self, obs: Any, *, action_mask: Any = None) -> Array:
-        """The action taken without chance, one per row."""
+        """The deterministic action, one per row."""
 
     def log_prob(self, obs: Any, action: Any, *, action_mask: Any = None) -> Array:
         """(B,) log-probability or log-density of the given actions, in logged units."""

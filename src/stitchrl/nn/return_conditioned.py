@@ -106,7 +106,7 @@ class Carry(NamedTuple):
 class ReturnConditionedPolicy(MemoryPolicy):
     """Acts towards a return: after each step its reward is taken off the return still to reach.
 
-    Discrete actions are drawn from the network's distribution; continuous ones are tanh of its output, without chance.
+    Discrete actions are drawn from the network's distribution; continuous ones are tanh of its output, deterministically.
 
     Attributes:
         network: of steps whose returns were divided by `scale`.

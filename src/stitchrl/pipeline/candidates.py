@@ -96,7 +96,7 @@ def labelled(algorithms: Any) -> dict[str, Algorithm]:
 def forms_of(algorithm: Algorithm, policy: Any, atoms: Atoms | None) -> list[tuple[str, Any]]:
     """The ways in which a trained policy may act: as its algorithm says; over continuous actions the others as well.
 
-    A policy that leaves no chance often gains more, and one with a density can be weighed: which can be shown better is
+    A deterministic policy often gains more, and one with a density can be weighed: which can be shown better is
     for the ranking to say. Where logged actions were clipped, what is drawn from a normal is clipped as they were.
 
     Args:

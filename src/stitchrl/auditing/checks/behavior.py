@@ -62,7 +62,7 @@ def behavior_random(log: Dataset, facts: Facts) -> Iterator[Finding]:
 
 
 def behavior_deterministic(log: Dataset, facts: Facts) -> Iterator[Finding]:
-    """Most actions follow from the observation without chance, so the log cannot compare actions."""
+    """Most actions are determined by the observation, so the log cannot compare actions."""
     found = randomness(facts)
     if found.deterministic:
         yield Finding(
