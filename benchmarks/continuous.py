@@ -171,8 +171,13 @@ def measure(name: str, world: World, args: argparse.Namespace, state: State) -> 
     estimand = Estimand(world.gamma)
     labels = list(world.policies)
     for fit in range(args.fits):
-        key: dict[str, Any] = {"world": name, "fit": fit, "episodes": world.episodes, "networks": args.networks}
-        if state.find(**key, log=args.logs - 1):
+        # Another processor rounds otherwise, and trains and rolls out other policies: their gains tell the logs apart.
+        truth = {label: list(one) for label, one in world.truth.items()}
+        key: dict[str, Any] = {
+            "world": name, "fit": fit, "episodes": world.episodes, "networks": args.networks, "truth": truth
+        }  # fmt: skip
+        missing = [number for number in range(args.logs) if not state.find(**key, log=number)]
+        if not missing:
             continue
         settings = st.FitSettings(updates=args.updates, seed=10 * fit, networks=args.networks)
         fit_on = world.draw(world.episodes, fit)
@@ -183,7 +188,7 @@ def measure(name: str, world: World, args: argparse.Namespace, state: State) -> 
             estimand=estimand,
             settings=settings,
         )
-        for number in range(args.logs):
+        for number in missing:
             log = world.draw(world.episodes, 1000 + 100 * fit + number)
             found = evaluate_fits(fits.on(log), [ESTIMATORS[one] for one in NAMES], resamples=100, confirm=False)
             rows = {
@@ -193,7 +198,7 @@ def measure(name: str, world: World, args: argparse.Namespace, state: State) -> 
                 }
                 for label, evaluation in zip(labels, found, strict=True)
             }
-            state.add(**key, log=number, gains=rows, truth=world.truth)
+            state.add(**key, log=number, gains=rows)
             print(name, fit, number, flush=True)
 
 
@@ -204,10 +209,20 @@ def table(state: State) -> list[str]:
         "| lower end above | upper end below | healthy | of these: above | below |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], dict[tuple[int, int], dict[str, Any]]] = {}
+    pools: dict[str, list[Any]] = {}
     for record in state.records:
-        groups.setdefault((record["world"], record["episodes"], record["networks"]), []).append(record)
-    for (world, episodes, networks), records in groups.items():
+        pool = pools.setdefault(record["world"], [])
+        if record["truth"] not in pool:
+            pool.append(record["truth"])
+        group = groups.setdefault(
+            (record["world"], pool.index(record["truth"]), record["episodes"], record["networks"]), {}
+        )
+        group.setdefault((record["fit"], record["log"]), record)  # a log counts once, however often it was measured
+    for (world, pool_number, episodes, networks), by_log in groups.items():
+        records = list(by_log.values())
+        if len(pools[world]) > 1:
+            world = f"{world}, pool {pool_number + 1}"
         for label in records[0]["gains"]:
             truth, error = records[0]["truth"][label]
             for name in NAMES:
