@@ -10,17 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from algorithm_cases import ALL, CASES, CRITICS, KEY, LEARNERS, fitted
+from algorithm_cases import ALL, CASES, CRITICS, KEY, LEARNERS, fitted, updated
 from worlds import assert_trees_equal, schema_of
 
 import stitchrl as st
-from stitchrl.algorithms.base import Step
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.source_critics import MOST_SOURCES, SourceCriticSettings
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError, DataError
 
-ONE = Step(jnp.int32(1), jnp.int32(100))
 PAYS = {"day": (1.0, 0.5), "night": (0.2, 0.5)}
 """Source -> what the two actions pay in its rows. Three rows in four are of the day."""
 
@@ -104,7 +102,7 @@ def test_each_critic_learns_what_its_source_saw(name: str, tmp_path: Path) -> No
 
 
 HAVE = [name for name in LEARNERS if isinstance(CASES[name].algorithm, SourceCriticSettings)]
-USUAL = ("IQL discrete", "CQL discrete", "XQL continuous", "TD3BC continuous")
+USUAL = ("CQL discrete", "XQL continuous", "TD3BC continuous")
 
 
 def test_who_has_the_setting() -> None:
@@ -122,7 +120,7 @@ def test_critics_of_a_source_learn_what_they_would_from_its_rows_alone(name: str
     given = {"source_share": jnp.asarray([0.75, 0.25], jnp.float32)}
     together = dataclasses.replace(case.algorithm, critic_per_source=True)
     state = together.init(KEY, case.spec, given)
-    after, _ = together.update(state, batch | {"source_number": number}, given, KEY, ONE)
+    after, _ = updated(together, state, batch | {"source_number": number}, given, KEY, 1)
 
     def part(tree: Any, source: int) -> Any:
         own = slice(2 * source, 2 * source + 2)
@@ -135,7 +133,7 @@ def test_critics_of_a_source_learn_what_they_would_from_its_rows_alone(name: str
             name == "CQL continuous"
         ):  # draws its actions row by row: all rows are there, those of the other source count nothing
             rows = batch | {"td_weight": jnp.where(number == source, 1 / given["source_share"][source], 0.0)}
-        learned, _ = case.algorithm.update(alone, rows, None, KEY, ONE)
+        learned, _ = updated(case.algorithm, alone, rows, None, KEY, 1)
         moved = part(after.critics.optimizer_state[0].mu, source)
         if name == "IDQL continuous":  # its loss is the mean over critics, of which there are twice as many
             moved = jax.tree.map(lambda leaf: 2 * leaf, moved)

@@ -191,7 +191,7 @@ def test_what_a_model_cannot_serve_is_refused_in_one_sentence() -> None:
         assert "action masks" in said
         timed = ESTIMATORS[name].refusal(log, Estimand(1.0, None, "hour"), [Table(policy)])
         assert timed is not None
-        assert "time per hour" in timed
+        assert "by time, per hour" in timed
     fits = Fits([Table(policy)], masked, masked, estimand=Estimand(1.0), settings=QUICK)
     (case,) = cases_of(fits, Units(masked.num_episodes))
     assert draft_of(ESTIMATORS["model"], case).statistic is None

@@ -68,7 +68,7 @@ def append_bytes(path: Path, content: bytes) -> None:
 def _not_written(path: Path, error: OSError) -> RunDirectoryError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         way = "Free space, or choose another place"
-    elif not path.absolute().parent.is_dir():
+    elif error.errno == errno.ENOENT and not os.path.isdir(path.absolute().parent):
         way = f"Make the folder {str(path.parent)!r} first, or choose another place"
     else:
         way = "Choose another place"
