@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -35,18 +36,29 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.nn.memory import MemoryPolicy, nothing_yet
 from stitchrl.testing import check_algorithm
 
+RELATIVES = {
+    "COMBO continuous", "EDAC continuous", "SAC discrete", "SAC continuous", "TD3 continuous", "DDPG continuous", "EQL discrete",
+    "EQL continuous", "AdvantageBC discrete", "AdvantageBC continuous", "DecisionTransformer continuous", "QChunking continuous",
+}  # fmt: skip
+"""Cases that share their update with one in the default suite: MOPO, SACN, TD3BC, SQL, AWR, DecisionTransformer discrete, FQL."""
 
-@pytest.fixture(params=CASES)
+
+def usual(names: Iterable[str]) -> list[Any]:
+    """The cases as parameters, the relatives slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in RELATIVES else name for name in names]
+
+
+@pytest.fixture(params=usual(CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-@pytest.fixture(params=LEARNERS)
+@pytest.fixture(params=usual(LEARNERS))
 def learner(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-@pytest.fixture(params=CRITICS)
+@pytest.fixture(params=usual(CRITICS))
 def critic(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
@@ -57,7 +69,7 @@ def test_every_registered_algorithm_is_covered_on_every_kind_of_action() -> None
     assert {name.split()[0] for name in LEARNERS} == set(METRICS)
 
 
-ALWAYS_CHECKED = ("BC discrete", "IQL continuous", "CQL continuous", "BCQ discrete")
+ALWAYS_CHECKED = ("BC discrete", "CQL continuous")
 """One of each sort: what the others share with them is checked by them, and each has all other tests of this file."""
 
 
@@ -205,7 +217,7 @@ FITTED = ("BC discrete", "IQL continuous", "CQL discrete", "MOPO continuous")
 from what its model makes up between updates."""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", usual(CASES))
 def test_updates_from_constant_rewards_stay_finite(name: str) -> None:
     case = CASES[name]
     log = small_log(case.kind, reward=0.0)

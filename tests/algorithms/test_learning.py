@@ -29,7 +29,7 @@ def test_filtered_bc_learns_from_the_better_half_of_a_bandit_log() -> None:
     assert float(run.policy.probs(STATE)[0, 1]) > 0.85
 
 
-@pytest.mark.parametrize("name", ["IQL", "CQL", "SACN", "DQN"])
+@pytest.mark.parametrize("name", ["IQL", "CQL", pytest.param("SACN", marks=pytest.mark.slow), "DQN"])
 def test_value_learners_pick_the_better_and_rarer_action(name: str) -> None:
     run = fitted(ALL[name], bandit_log(), updates=300, log_every_updates=300)
     assert int(run.policy.greedy().mode(STATE)[0]) == 1
@@ -77,19 +77,31 @@ def test_bc_learns_the_mean_and_spread_of_a_continuous_bandit_log() -> None:
     assert std == pytest.approx(1 / math.sqrt(3), rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["FilteredBC", "IQL", "EQL", "AWAC", "CQL", "TD3BC", "ReBRAC", "SACN"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FilteredBC",
+        "IQL",
+        "AWAC",
+        "CQL",
+        "TD3BC",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("EQL", "ReBRAC", "SACN")),
+    ],
+)
 def test_learners_find_the_better_actions_that_bc_does_not(name: str) -> None:
     assert abs(bandit_mode(name) - 0.5) < 0.2
     assert abs(bandit_mode(name) - 0.5) < abs(bandit_mode("BC") - 0.5) - 0.2
 
 
-@pytest.mark.parametrize("name", ["TD3BC", "ReBRAC"])
+@pytest.mark.parametrize("name", ["TD3BC", pytest.param("ReBRAC", marks=pytest.mark.slow)])
 def test_it_stands_between_the_best_action_and_imitation_as_by_hand(name: str) -> None:
     # Q = 1 - (a - 1/2)^2, so lambda is about 5/2; lambda Q - a^2 - 1/3 is largest at a = 5/14. ReBRAC's weight is 2/5.
     assert bandit_mode(name) == pytest.approx(5 / 14, abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["IQL", "CQL", "TD3BC", "ReBRAC", "SACN"])
+@pytest.mark.parametrize(
+    "name", ["IQL", "CQL", "TD3BC", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ReBRAC", "SACN"))]
+)
 def test_learned_values_prefer_the_better_action(name: str) -> None:
     value = bandit_run(name).values[0]
     obs = jnp.ones((3, 1), jnp.float32)

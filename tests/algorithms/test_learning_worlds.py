@@ -55,11 +55,15 @@ SOLVING = [
 """The same; those that share a rule with another, or imitate, are slow."""
 
 
-DEAR = "DecisionTransformer"
-"""It learns by many more products than the tables of the others; its own file has what it must learn."""
+DEAR = {
+    "DecisionTransformer", "AdvantageBC", "EQL", "XQL", "SAC", "IQL, expectile 0.5", "IQL, expectile 0.9",
+    "CQL, penalty behavior",
+}  # fmt: skip
+"""Slow: other settings of one that is here, relatives of one that is here, and the one that learns by many more products than the
+tables of the others; its own file has what it must learn."""
 
 
-@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.slow] if n == DEAR else []) for n in names()])
+@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.slow] if n in DEAR else []) for n in names()])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -17,7 +17,7 @@ from stitchrl.auditing.finding import Finding
 from stitchrl.training.flag_rules import RULES
 
 ROOT = Path(__file__).parent.parent.parent
-CHEAP = ("AWR, temperature to 0", "AWR, temperature to infinity", "IQL, expectile 0.999", "gamma too low")
+CHEAP = ("AWR, temperature to infinity", "gamma too low")
 CHEAP_SOUND = ("AWR, hospital", "IQL, hospital")
 MISSED: tuple[str, ...] = ("noise on rewards",)
 """Plantings that are known to be missed, as benchmarks/results/failures.md says."""
