@@ -45,9 +45,8 @@ Variants, for both kinds of action unless it is said, each off by default; only 
     (13) `bc_weight` and `kl_weight` hold the policy to the log, which (1) alone does not: continuous, L_pi +
          bc_weight E[ -log pi(a|s) ] + kl_weight E[ KL(pi(.|s) || beta(.|s)) ], the divergence by the action of (5); discrete,
          where (1) is already the loss of behaviour cloning of softmax Q, L + kl_weight sum_i E[ KL(softmax Q_i || beta) ]
-    (14) `target_samples` above 1, continuous: the next value of (6) is the largest over that many actions, for each
-    critic (the
-         official `max_q_backup`)
+    (14) `target_samples` above 1, continuous: the next value of (6) is the largest over that many actions,
+         for each critic (the official `max_q_backup`)
 
 Under (12) the penalty changes when all Q shift together: rows with u above 1 pull Q up, the others down. (11) and (12)
 are not of the paper; they are sometimes written with the penalty's sign turned, which would raise the rare actions.

@@ -17,7 +17,8 @@ First weights are uniform, PyTorch's default, as in the official code; with orth
 number of updates. Observations are scaled by `fit` (`standardize`), with 1e-3 added to the standard deviation as in the
 official code.
 
-Deviations: none known.
+Deviations: none known. With `critic_per_source` the minimum of all critics stands in the place of Q_1 in (4), since the first
+critic is that of one source.
 
 Use: continuous actions around good behaviour, as a fast and simple baseline.
 
@@ -144,16 +145,15 @@ class TD3BC(SourceCriticSettings):
 
     def _update_actor(self, state: DeterministicState, batch: Batch) -> DeterministicState:
         """Equations (4) to (6)."""
-        obs, action = batch["obs"], batch["action"]
-        # Where each source has critics of its own, the first of all is that of one source.
-        critics = state.critics.model if self.critic_per_source else state.critics.model.member(0)
+        obs, action, critics = batch["obs"], batch["action"], state.critics.model
+
+        def climbed(policy_action: Array) -> Array:
+            if self.critic_per_source:  # the first critic is that of one source
+                return self.pessimistic(critics(obs, policy_action))
+            return critics.member(0)(obs, policy_action)[0]
 
         def loss(policy_action: Array) -> tuple[Array, Array]:
-            q = (
-                self.pessimistic(critics(obs, policy_action))
-                if self.critic_per_source
-                else critics(obs, policy_action)[0]
-            )
+            q = climbed(policy_action)
             return regularized_actor_loss(q, policy_action, action, self.q_weight), q
 
         return actor_step(state, loss, obs, action, self._actor_optimizer, self.target_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ def collect(
     if out.exists():
         raise RunDirectoryError(f"{str(out)!r} exists; nothing is overwritten. Choose another place or remove it.")
     target_kind(out)  # refused before anything is played
-    if not out.absolute().parent.is_dir():
+    if not os.path.isdir(out.absolute().parent):
         raise RunDirectoryError(
             f"The folder {str(out.absolute().parent)!r} is not there, and {out.name!r} would be written into it. Make it, or "
             "choose another --out."

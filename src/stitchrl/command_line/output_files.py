@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from stitchrl.errors import ConfigurationError
@@ -23,7 +24,7 @@ def check_output_file(option: str, file: Path | None, ending: str, *inputs: Path
     """
     if file is None:
         return
-    if not file.absolute().parent.is_dir():
+    if not os.path.isdir(file.absolute().parent):  # also False where it cannot be entered
         raise ConfigurationError(
             f"`{option}` must be a file in a folder that exists; there is no folder {str(file.parent)!r}. Make it first, or "
             "choose another place."
