@@ -25,6 +25,7 @@ from stitchrl.nn.continuous_policy import (
     SquashedGaussianPolicy,
 )
 from stitchrl.nn.diffusion import DiffusionPolicy
+from stitchrl.nn.factored import FactoredNetwork
 from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
@@ -106,6 +107,12 @@ MADE: dict[str, Callable[[], Any]] = {
     "categorical": categorical,
     "categorical gelu, norm before": lambda: categorical(activation="gelu", layer_norm="before", dropout=0.1),
     "categorical tanh, norm after": lambda: categorical(activation="tanh", layer_norm="after"),
+    "factored": lambda: CategoricalPolicy(
+        FactoredNetwork(MLP.create(D, Network((16,)), 2 + 2, key=jax.random.key(1)), (2, 2))
+    ),
+    "value-greedy, factored": lambda: ValueGreedyPolicy(
+        Ensemble(FactoredNetwork(Ensemble.create(3, D, (16,), 2 + 2, key=jax.random.key(5)).members, (2, 2)))
+    ),
     "categorical silu": lambda: categorical(activation="silu"),
     "value-greedy": lambda: ValueGreedyPolicy(Ensemble.create(3, D, (16,), A, key=jax.random.key(5))),
     "constrained": lambda: ConstrainedGreedyPolicy(

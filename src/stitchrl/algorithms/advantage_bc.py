@@ -48,7 +48,7 @@ the batch).
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.errors import ConfigurationError
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
+from stitchrl.nn.factored import FactoredNetwork
 from stitchrl.nn.guided import conditioned, guided
 from stitchrl.nn.networks import MLP, Network
 from stitchrl.types import PyTree
@@ -205,8 +206,11 @@ class AdvantageBC(Algorithm):
 
     def policy(self, state: AdvantageBCState, given: PyTree) -> Actor:
         actor = state.actor.model
-        assert isinstance(actor.network, MLP)
-        network = conditioned(actor.network, jnp.asarray(ON))
+        whole = actor.network
+        body = whole.body if isinstance(whole, FactoredNetwork) else whole
+        assert isinstance(body, MLP)
+        network = conditioned(body, jnp.asarray(ON))
         if self.guidance != 1.0:
-            network = guided(network, conditioned(actor.network, jnp.asarray(NO_BIT)), self.guidance)
-        return dataclasses.replace(actor, network=network)
+            network = guided(network, conditioned(body, jnp.asarray(NO_BIT)), self.guidance)
+        told: Any = FactoredNetwork(network, whole.counts) if isinstance(whole, FactoredNetwork) else network
+        return dataclasses.replace(actor, network=told)

@@ -117,9 +117,14 @@ class Spec:
     @property
     def discrete_actions(self) -> int:
         """Number of discrete actions. Raises ConfigurationError where the action is continuous."""
-        if self.num_actions is None:
+        return math.prod(self.action_counts)
+
+    @property
+    def action_counts(self) -> tuple[int, ...]:
+        """Choices of each component of a discrete action. Raises ConfigurationError where the action is continuous."""
+        if isinstance(self.action, BoxAction):
             raise ConfigurationError("This algorithm needs discrete actions; the log's are continuous.")
-        return self.num_actions
+        return self.action.counts
 
     @property
     def vector_size(self) -> int:

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float
 
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.bcq_settings import BCQSettings
+from stitchrl.algorithms.heads import create_categorical, create_discrete_critics
 from stitchrl.algorithms.losses import damped_imitation_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.jax_types import Array, Batch, Key, Metrics
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy, likely_actions
 from stitchrl.nn.distributions import mask_logits, take_action
-from stitchrl.nn.networks import Ensemble, create_network
+from stitchrl.nn.networks import Ensemble
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.nn.value import CriticValue
 
@@ -53,10 +54,8 @@ def huber_td_loss(
 def init(settings: BCQSettings, spec: Spec, *, key: Key) -> DiscreteBCQState:
     """Fresh networks with one output per action."""
     critic_key, behavior_key = jax.random.split(key)
-    shape, count = spec.observation.shape, spec.discrete_actions
-    critics = Ensemble.create(1, shape, settings.network, count, key=critic_key)
-    network = settings.behavior_network or settings.network
-    behavior = CategoricalPolicy(create_network(shape, network, count, key=behavior_key, final_gain=0.01))
+    critics = create_discrete_critics(spec, 1, settings.network, key=critic_key).ensemble
+    behavior = create_categorical(spec, settings.behavior_network or settings.network, key=behavior_key)
     optimizer = settings.adam(settings.learning_rate)
     return DiscreteBCQState(
         Trainable.create(critics, optimizer), Trainable.create(behavior, optimizer), jax.tree.map(jnp.copy, critics)

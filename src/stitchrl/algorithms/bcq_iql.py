@@ -38,6 +38,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from stitchrl.algorithms.base import Spec, Step
+from stitchrl.algorithms.heads import create_categorical, create_discrete_critics
 from stitchrl.algorithms.losses import damped_imitation_loss, expectile_loss, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import network_setting, setting
@@ -102,14 +103,13 @@ class BCQIQL(SourceCriticSettings):
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> BCQIQLState:
         b_key, v_key, q_key = jax.random.split(key, 3)
-        shape, count, optimizer = spec.observation.shape, spec.discrete_actions, self.adam(self.learning_rate)
-        body = create_network(shape, self.behavior_network or self.network, count, key=b_key, final_gain=0.01)
-        critics = DiscreteCritics.create(
-            self.count_critics(given, self.num_critics), shape, count, self.network, key=q_key
-        )
+        optimizer = self.adam(self.learning_rate)
+        behavior = create_categorical(spec, self.behavior_network or self.network, key=b_key)
+        value = create_network(spec.observation.shape, self.network, 1, key=v_key)
+        critics = create_discrete_critics(spec, self.count_critics(given, self.num_critics), self.network, key=q_key)
         return BCQIQLState(
-            Trainable.create(CategoricalPolicy(body), optimizer),
-            Trainable.create(create_network(shape, self.network, 1, key=v_key), optimizer),
+            Trainable.create(behavior, optimizer),
+            Trainable.create(value, optimizer),
             Trainable.create(critics, optimizer),
             jax.tree.map(jnp.copy, critics),
         )

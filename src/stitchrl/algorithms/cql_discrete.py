@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from stitchrl.algorithms.base import Spec
 from stitchrl.algorithms.cql_settings import CQLSettings
 from stitchrl.algorithms.cql_terms import multiplier_of, multiplier_step, rarity
+from stitchrl.algorithms.heads import create_discrete_critics
 from stitchrl.algorithms.losses import for_critics, td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.errors import ConfigurationError
@@ -58,9 +59,8 @@ def init(settings: CQLSettings, spec: Spec, given: PyTree, *, key: Key) -> Discr
             f"`bc_weight` of CQL is for continuous actions; got {settings.bc_weight:g} on a log of discrete ones, where the "
             "penalty itself is the loss of behaviour cloning, of softmax Q. Raise `cql_weight` instead."
         )
-    shape = spec.observation.shape
     count = settings.count_critics(given, settings.num_critics)
-    critics = Ensemble.create(count, shape, settings.network, spec.discrete_actions, key=key)
+    critics = create_discrete_critics(spec, count, settings.network, key=key).ensemble
     optimizer = settings.adam(settings.learning_rate)
     multiplier = Trainable.create(jnp.float32(0.0), optimizer) if settings.lagrange_gap else None
     return DiscreteCQLState(Trainable.create(critics, optimizer), jax.tree.map(jnp.copy, critics), multiplier)

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from stitchrl.algorithms.base import Algorithm, Spec, Step
+from stitchrl.algorithms.heads import create_discrete_critics
 from stitchrl.algorithms.losses import td_loss
 from stitchrl.algorithms.optimizers import Trainable, polyak
 from stitchrl.algorithms.settings import setting
@@ -77,7 +78,7 @@ class DQN(Algorithm):
     target_rate: float = setting(0.005, "(0, 1]", "Share of the way the target critic moves each update.")
 
     def init(self, key: Key, spec: Spec, given: PyTree) -> DQNState:
-        critics = Ensemble.create(1, spec.observation.shape, self.network, spec.discrete_actions, key=key)
+        critics = create_discrete_critics(spec, 1, self.network, key=key).ensemble
         return DQNState(Trainable.create(critics, self.adam(self.learning_rate)), jax.tree.map(jnp.copy, critics))
 
     def update(self, state: DQNState, batch: Batch, given: PyTree, key: Key, step: Step) -> tuple[DQNState, Metrics]:

@@ -22,14 +22,14 @@ import optax
 from jaxtyping import Float
 
 from stitchrl.algorithms.base import Spec
-from stitchrl.algorithms.heads import Critics, create_critics
+from stitchrl.algorithms.heads import Critics, create_categorical, create_critics
 from stitchrl.algorithms.losses import expected_soft_actor_loss, soft_actor_loss, temperature_loss
 from stitchrl.algorithms.optimizers import Trainable
 from stitchrl.jax_types import Array, Batch, Key, Metrics, Scalar
 from stitchrl.nn.continuous_policy import SquashedGaussianPolicy
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.distributions import TanhNormal
-from stitchrl.nn.networks import MLP, Network, create_network
+from stitchrl.nn.networks import MLP, Network
 from stitchrl.nn.policy import CategoricalPolicy
 from stitchrl.nn.value import ContinuousCriticValue, CriticValue
 
@@ -104,10 +104,7 @@ def fresh_soft_state(
             num_critics, size, numbers, network, key=critic_key, start="small", final_gain=3e-3
         )
     else:
-        shape = spec.observation.shape
-        policy = CategoricalPolicy(
-            create_network(shape, actor_network, spec.num_actions, key=actor_key, final_gain=0.01)
-        )
+        policy = create_categorical(spec, actor_network, key=actor_key)
         critics = create_critics(spec, num_critics, network, key=critic_key)
     return SoftState(
         SoftActor.create(policy, optimizers[0], temperature),

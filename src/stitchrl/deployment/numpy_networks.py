@@ -11,6 +11,7 @@ from stitchrl.types import NumpyArray
 
 __all__ = [
     "NumpyEnsemble",
+    "NumpyFactoredNetwork",
     "NumpyImageNetwork",
     "NumpyMLP",
     "NumpyResidualNetwork",
@@ -152,10 +153,28 @@ class NumpyImageNetwork:
         return NumpyImageNetwork(kernels, biases, self.head.member(index))
 
 
+class NumpyFactoredNetwork:
+    """A network with an output for each choice of each component; a combination takes the sum, the last changing fastest."""
+
+    def __init__(self, body: NumpyMLP | NumpyImageNetwork, counts: Sequence[int]) -> None:
+        self.body, self.counts, self.layers = body, counts, body.layers
+
+    def __call__(self, x: NumpyArray) -> NumpyArray:
+        first, *others = np.split(self.body(x), np.cumsum(self.counts)[:-1], axis=-1)
+        joint: NumpyArray = first
+        for part in others:
+            joint = (joint[..., :, None] + part[..., None, :]).reshape(*joint.shape[:-1], -1)
+        return joint
+
+    def member(self, index: int) -> NumpyFactoredNetwork:
+        """One of several networks whose arrays are stacked on axis 0."""
+        return NumpyFactoredNetwork(self.body.member(index), self.counts)
+
+
 class NumpyEnsemble:
     """C networks of one shape, whose outputs are put on axis 0."""
 
-    def __init__(self, members: NumpyMLP | NumpyImageNetwork) -> None:
+    def __init__(self, members: NumpyMLP | NumpyImageNetwork | NumpyFactoredNetwork) -> None:
         first = members.layers[0][0]
         self.members = [members.member(i) for i in range(len(first))]
 

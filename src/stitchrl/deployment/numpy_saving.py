@@ -31,7 +31,13 @@ from stitchrl.deployment.numpy_discrete import (
     NumpyValueGreedyPolicy,
 )
 from stitchrl.deployment.numpy_flows import NumpyDiffusionPolicy, NumpyFlowPolicy, NumpyOneStepPolicy
-from stitchrl.deployment.numpy_networks import NumpyEnsemble, NumpyImageNetwork, NumpyMLP, NumpyResidualNetwork
+from stitchrl.deployment.numpy_networks import (
+    NumpyEnsemble,
+    NumpyFactoredNetwork,
+    NumpyImageNetwork,
+    NumpyMLP,
+    NumpyResidualNetwork,
+)
 from stitchrl.errors import CheckpointError
 from stitchrl.messages import shown
 from stitchrl.storage.tensors import UnreadableError, read_tensors
@@ -43,6 +49,7 @@ FORMAT_VERSION = 1
 KINDS: dict[str, type] = {
     "MLP": NumpyMLP,
     "ImageNetwork": NumpyImageNetwork,
+    "FactoredNetwork": NumpyFactoredNetwork,
     "Ensemble": NumpyEnsemble,
     "CategoricalPolicy": NumpyCategoricalPolicy,
     "ValueGreedyPolicy": NumpyValueGreedyPolicy,

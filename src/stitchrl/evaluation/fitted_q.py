@@ -215,7 +215,7 @@ class FittedQ:
         logged: bool,
     ) -> list[dict[str, NumpyArray]]:
         """The numbers of each policy over discrete actions, in scaled reward units."""
-        parts: list[list[dict[str, Any]]] = []
+        found: list[dict[str, NumpyArray]] = [{} for _ in of_policies]
         for first, start, stop in pieces(log.num_transitions, ROWS_AT_ONCE):
             rows = slice(first, stop)
             following = np.maximum(log.next_observation_index[rows], 0)
@@ -226,14 +226,15 @@ class FittedQ:
                 jnp.zeros((0, self.num_actions)),
             )
             action = jnp.asarray(log.action[rows])
-            of_piece = [_averaged(read, action, jnp.asarray(p[rows]), jnp.asarray(n[rows])) for p, n in of_policies]
-            parts.append(
-                [{k: np.asarray(out[k])[start - first :] for k in out if k != "phi" or logged} for out in of_piece]
-            )
-        return [
-            {name: np.concatenate([piece[one][name] for piece in parts]) for name in parts[0][one]}
-            for one in range(len(of_policies))
-        ]
+            for whole, (choices, next_choices) in zip(found, of_policies, strict=True):
+                piece = _averaged(read, action, jnp.asarray(choices[rows]), jnp.asarray(next_choices[rows]))
+                for name, numbers in piece.items():
+                    if name == "phi" and not logged:
+                        continue
+                    if name not in whole:
+                        whole[name] = np.empty((log.num_transitions, *numbers.shape[1:]), numbers.dtype)
+                    whole[name][start:stop] = np.asarray(numbers)[start - first :]
+        return found
 
 
 @jax.jit

@@ -24,6 +24,8 @@ Matrix = Any
 
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
+ROWS_AT_ONCE = 16_384
+"""Rows whose products are added at once."""
 SHORT = 0.1
 """Where a smaller share of a value than this is lost from step to step, by the discount and by ends, the ridge shrinks in
 proportion to that share. The eigenvalues of A shrink in the same way, and a ridge of their size would pull the value towards
@@ -87,7 +89,7 @@ def solve_with_ratios(
 ) -> Solved:
     """The equations of `refit.refit`, solved; arguments as in that function."""
     psi = fitted["psi"].astype(np.float64)
-    instrument = fitted.get("instrument", psi).astype(np.float64)
+    instrument = fitted["instrument"].astype(np.float64) if "instrument" in fitted else psi
     return _solve(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
 
 
@@ -109,18 +111,41 @@ def _solve(
     """Equation (2): `features` times `ratio` are the instruments, `here` what theta corrects Q(s_t, a_t) by."""
     n, start = log.num_episodes, log.episode_start[:-1]
     go_on = log.discount(gamma)
-    psi = fitted["psi"].astype(np.float64)
-    change = here - scaled(fitted["next_psi"], go_on)
+    first_psi = fitted["psi"][start].astype(np.float64)
+    change = _change(here, fitted["next_psi"], go_on)
     delta = log.reward + go_on * fitted["next_v"] - fitted["q"]
-    weighted = scaled(features, ratio)
 
-    scale = (features**2).sum() / (n * features.shape[1])
-    balance = dense(weighted.T @ change) / n
+    scale = _sum_of_squares(features) / (n * features.shape[1])
+    balance = _product(features, ratio, change) / n
     ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
     matrix = balance + ridge * scale * np.eye(features.shape[1])
-    theta = solved_system(matrix, weighted.T @ delta / n)
-    first = fitted["v"][start] + psi[start] @ theta
-    return Solved(matrix, balance, features, ratio, psi[start], first, delta - change @ theta, start)
+    theta = solved_system(matrix, features.T @ (ratio * delta) / n)
+    first = fitted["v"][start] + first_psi @ theta
+    return Solved(matrix, balance, features, ratio, first_psi, first, delta - change @ theta, start)
+
+
+# An (N, H) array is most of an evaluation's memory: what follows makes no copy of one that is not kept.
+
+
+def _change(here: Matrix, after: Matrix, go_on: Float[NumpyArray, " N"]) -> Matrix:
+    """here - go_on * after, row by row."""
+    gone = scaled(after, go_on)
+    return np.subtract(here, gone, out=gone) if isinstance(gone, np.ndarray) else here - gone
+
+
+def _sum_of_squares(rows: Matrix) -> float:
+    return float(np.vdot(rows, rows)) if isinstance(rows, np.ndarray) else float((rows**2).sum())
+
+
+def _product(left: Matrix, factor: Float[NumpyArray, " N"], right: Matrix) -> Float[NumpyArray, "H H"]:
+    """The sum over rows of factor * left^T right."""
+    if not isinstance(left, np.ndarray):
+        return dense(scaled(left, factor).T @ right)
+    found = np.zeros((left.shape[1], right.shape[1]))
+    for first in range(0, len(left), ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        found += (left[rows] * factor[rows, None]).T @ right[rows]
+    return found
 
 
 def solved_system(matrix: Float[NumpyArray, "H H"], target: Float[NumpyArray, " H"]) -> Float[NumpyArray, " H"]:

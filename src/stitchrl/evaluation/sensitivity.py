@@ -174,7 +174,7 @@ class Outcomes:
             robust = robust_values(log, fitted, ratio, behavior, gamma=gamma, upwards=self.every == "rises")
         corrected = refit(log, fitted, ratio, gamma=gamma)
         bootstraps = log.can_bootstrap
-        psi, next_psi = fitted["psi"].astype(np.float64), fitted["next_psi"]
+        psi, next_psi = fitted["psi"], fitted["next_psi"]
         if log.elapsed is None:
             visits = visits_by_step(log, psi, next_psi, ratio, corrected.visits)
             visits = log.reward_discount(gamma) * visits
@@ -232,11 +232,12 @@ def visits_by_step(
     last = min(int(position.max()), STEPS_LOOKED_AT)
     ends = np.searchsorted(position[order], np.arange(last + 2))
     go_on = log.can_bootstrap & ~log.terminated if discount is None else log.can_bootstrap * discount
-    ridge = RIDGE * float((psi**2).mean()) * np.eye(psi.shape[1])
+    squares = float(np.einsum("nh,nh->", psi, psi, dtype=np.float64)) / psi.size
+    ridge = RIDGE * squares * np.eye(psi.shape[1])
     for step in range(last):
         before, now = order[ends[step] : ends[step + 1]], order[ends[step + 1] : ends[step + 2]]
         met = next_psi[before].T @ (found[before] * ratio[before] * go_on[before]) / n
-        here = psi[now]
+        here = psi[now].astype(np.float64)
         share = len(now) / n
         change = np.linalg.solve(here.T @ here / n + share * ridge, met - here.T @ visits[now] / n)
         found[now] = np.maximum(visits[now] + here @ change, 0.0)

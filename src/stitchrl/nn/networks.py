@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -32,6 +32,7 @@ Start = Literal["orthogonal", "uniform", "small"]
 """The ways of drawing fresh weights, explained at `MLP`."""
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh, "silu": jax.nn.silu}
 LAYER_NORMS = ("none", "before", "after")
+OUTPUTS = ("joint", "factored")
 VARIANCE_FLOOR = 1e-5
 """Added to the variance that layer normalisation divides by (PyTorch's default)."""
 KERNEL, STRIDE = 3, 2
@@ -49,6 +50,8 @@ class Network:
         layer_norm: "none"; or layer normalisation "before" or "after" the activation of each hidden layer.
         dropout: share of a hidden layer's outputs that dropout sets to 0 while an actor learns, in [0, 1).
         channels: an image first passes through one 3 x 3 convolution of stride 2 for each entry, with that many filters.
+        outputs: for discrete actions of several components, of policies and critics: "joint", one output for each combination;
+            or "factored", one for each choice of each component, of which a combination takes the sum (`nn/factored.py`).
 
     Raises:
         ConfigurationError: a value outside its range.
@@ -59,6 +62,7 @@ class Network:
     layer_norm: str = "none"
     dropout: float = 0.0
     channels: tuple[int, ...] = (32, 32, 32)
+    outputs: str = "joint"
 
     def __post_init__(self) -> None:
         for name in ("hidden_sizes", "channels"):
@@ -68,7 +72,8 @@ class Network:
             whole = isinstance(sizes, tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
             if not whole or any(n < 1 for n in sizes):
                 raise ConfigurationError(f"`{name}` of Network must be at least 1; got {sizes!r}. Widths are counts.")
-        for name, choices in (("activation", tuple(ACTIVATIONS)), ("layer_norm", LAYER_NORMS)):
+        kinds = (("activation", tuple(ACTIVATIONS)), ("layer_norm", LAYER_NORMS), ("outputs", OUTPUTS))
+        for name, choices in kinds:
             if getattr(self, name) not in choices:
                 allowed = ", ".join(f'"{choice}"' for choice in choices)
                 raise ConfigurationError(f"`{name}` of Network must be one of {allowed}; got {getattr(self, name)!r}.")
@@ -313,7 +318,7 @@ def _affine(x: Array, weight: Array, bias: Array) -> Array:
 class Ensemble(eqx.Module):
     """C networks of one shape evaluated as one batched network; members on axis 0."""
 
-    members: MLP | ImageNetwork
+    members: Any  # an MLP or another module of one call, its arrays with a leading axis of networks
 
     @classmethod
     def create(

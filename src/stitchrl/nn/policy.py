@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.distributions import Categorical, mask_logits, masked_log_softmax, take_action
+from stitchrl.nn.factored import FactoredNetwork
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.origin import WithOrigin
 
@@ -99,7 +100,7 @@ class DiscretePolicy(WithOrigin, eqx.Module):
 class CategoricalPolicy(DiscretePolicy):
     """Softmax over the outputs of a network."""
 
-    network: MLP | ImageNetwork
+    network: MLP | ImageNetwork | FactoredNetwork
 
     def __call__(
         self,

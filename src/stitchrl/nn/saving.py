@@ -25,6 +25,7 @@ from stitchrl.nn.continuous_policy import (
 )
 from stitchrl.nn.critics import ContinuousCritics, DiscreteCritics
 from stitchrl.nn.diffusion import DiffusionPolicy
+from stitchrl.nn.factored import FactoredNetwork
 from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
@@ -44,7 +45,7 @@ FORMAT_VERSION = 1
 CLASSES: dict[str, type[eqx.Module]] = {
     kind.__name__: kind
     for kind in (
-        MLP, ImageNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
+        MLP, ImageNetwork, FactoredNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
         LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,

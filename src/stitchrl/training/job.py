@@ -28,6 +28,7 @@ from stitchrl.deployment.guard import ANSWER, Guard
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.feeds.pairs import pair_source, shuffled_pairs
+from stitchrl.nn.networks import Network
 from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay, shown_display
 from stitchrl.storage.learned_from import EPISODES, write_learned_from
@@ -255,6 +256,12 @@ class Job:
                 f"of shape {shape} with {kind} actions. BC learns from images whatever the actions."
             )
         counts = self.log.schema.action_counts
+        shapes = [shape for shape in vars(algorithm).values() if isinstance(shape, Network)]
+        if len(counts or ()) < 2 and any(shape.outputs == "factored" for shape in shapes):
+            raise ConfigurationError(
+                f'`outputs="factored"` of a network of {algorithm.name} needs discrete actions of several components; an action '
+                'of this log has none. Declare them (`count = [5, 5]` or `bins` in the schema), or use "joint".'
+            )
         if counts is not None and math.prod(counts) > MOST_JOINT_ACTIONS:
             raise ConfigurationError(
                 f"An action of this log is a choice in each of {len(counts)} components, {' x '.join(map(str, counts))}: "

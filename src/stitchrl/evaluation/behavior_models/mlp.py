@@ -25,7 +25,7 @@ from stitchrl.evaluation.behavior_model import UNIFORM, BehaviorData, FittedBeha
 from stitchrl.evaluation.behavior_network import best_number, train_on_behavior
 from stitchrl.evaluation.softmax_noise import SoftmaxNoise
 from stitchrl.nn.floored import FlooredPolicy
-from stitchrl.nn.networks import MLP
+from stitchrl.nn.networks import MLP, ImageNetwork
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy
 from stitchrl.nn.units import StandardizedPolicy
 from stitchrl.types import NumpyArray
@@ -80,7 +80,9 @@ def _head(policy: Any) -> MLP:
     """The perceptron that ends a network."""
     inner = policy.policy if isinstance(policy, StandardizedPolicy) else policy
     assert isinstance(inner, CategoricalPolicy)
-    return inner.network if isinstance(inner.network, MLP) else inner.network.head
+    network = inner.network
+    assert isinstance(network, MLP | ImageNetwork)  # the behaviour is fitted with an output for each combination
+    return network if isinstance(network, MLP) else network.head
 
 
 def _last_hidden(policy: DiscretePolicy) -> Callable[[Dataset, slice], NumpyArray]:
