@@ -1,0 +1,172 @@
+"""How often is GO said over continuous actions, of policies that are no better and of policies that are? Whole verdicts.
+
+    python benchmarks/false_go_continuous.py [--episodes 500 2000] [--logs 30] [--out benchmarks/results/false_go_continuous.md]
+
+The world is the linear system of `tests/support/linear_worlds.py`: discounted, every episode cut, gains exact, the density of every
+action logged. Of each log .6 fit the models and .4 make the verdict, as in the main job; every log has fits of its own, so logs are
+independent. Verdicts are the product's, but for the one rule that this page is to decide on: that continuous actions give no GO.
+Each log is kept in `--state`, and the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from scipy import optimize, stats
+
+import stitchrl as st
+from environment import describe
+from scores import State
+from stitchrl.auditing.audit import audit
+from stitchrl.evaluation.evaluate import evaluate_all
+from stitchrl.evaluation.judge import Judge
+from stitchrl.evaluation.verdict import decide
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+import linear_worlds as lw
+
+RESULTS = Path(__file__).parent / "results" / "false_go_continuous.md"
+STEPS = 60
+FITTING = 0.6
+NEAR, FAR, QUIET = "near", "far", "less noise"
+ASIDE = {NEAR: (0.3, 1.0), FAR: (1.0, 1.0), QUIET: (0.3, 0.7)}
+"""Family -> how far its gain matrix lies aside of the behaviour's, and its standard deviation in those of the behaviour."""
+GAINS = {NEAR: (-0.05, -0.025, 0.0, 0.025, 0.05, 0.1), FAR: (-0.025, 0.0, 0.1), QUIET: (-0.025, 0.0)}
+"""True gains of the candidates, in standard deviations of an episode's discounted return; .025 is as hard as .01 of survival is in
+the hospital."""
+RESAMPLES = 1_000
+"""Of the weighted estimates, which only confirm."""
+AUDITED = 2
+"""Logs of a size whose whole audit is made."""
+
+
+def candidates(spread: float) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+    """Name -> gain matrix, standard deviation and exact gain over the behaviour.
+
+    A random direction aside, then towards the better policy, or away from it, until the gain is as wanted.
+    """
+    aside = np.random.default_rng(0).normal(size=lw.BEHAVIOR.shape)
+    aside /= np.linalg.norm(aside)
+    own = lw.value(lw.BEHAVIOR, lw.STD)
+    found = {}
+    for family, gains in GAINS.items():
+        distance, noise = ASIDE[family]
+        for wanted in gains:
+
+            def missing(
+                along: float, wanted: float = wanted, distance: float = distance, noise: float = noise
+            ) -> float:
+                gain = lw.BEHAVIOR + distance * aside + along * (lw.BETTER - lw.BEHAVIOR)
+                return float(lw.value(gain, noise * lw.STD) - own - wanted * spread)
+
+            along = optimize.brentq(missing, -1.0, 1.0)
+            matrix = lw.BEHAVIOR + distance * aside + along * (lw.BETTER - lw.BEHAVIOR)
+            found[f"{wanted:+.3f}, {family}"] = (matrix, noise * lw.STD, lw.value(matrix, noise * lw.STD) - own)
+    return found
+
+
+def judged(policies: list[Any], episodes: int, number: int) -> dict[str, Any]:
+    """The verdict on every candidate on one log, with the lines that failed and the primary gain."""
+    whole = lw.log(episodes, STEPS, 50_000 + number)
+    cut = int(FITTING * episodes)
+    fit_on, log = whole.select_episodes(np.arange(cut)), whole.select_episodes(np.arange(cut, episodes))
+    said = audit(whole).verdict if number < AUDITED else "usable"
+    with mock.patch.object(Judge, "_sensitivity", lambda *_: None):  # decides nothing where densities are logged
+        found = evaluate_all(
+            policies, log, fit_on=fit_on, gamma=lw.GAMMA, audit_verdict=said, resamples=RESAMPLES,
+            settings=st.FitSettings(seed=number),
+        )  # fmt: skip
+    verdicts = []
+    for one in found:
+        assert one.confirmation is not None
+        open_gate = dataclasses.replace(one.confirmation, continuous_covered=True)
+        verdict = decide(one.gain, audit_verdict=said, confirmation=open_gate)
+        gain = None if verdict.primary is None else one.gain[verdict.primary]
+        verdicts.append(
+            {
+                "decision": verdict.decision,
+                "failed": "".join(line.key for line in verdict.lines if line.passed is False),
+                "primary": verdict.primary,
+                "gain": None if gain is None else [gain.value, gain.lower, gain.upper, gain.healthy],
+            }
+        )
+    return {"audit": said, "verdicts": verdicts}
+
+
+def table(records: list[dict[str, Any]], names: dict[str, float], spread: float) -> list[str]:
+    """Counts of a size of log, a row a candidate."""
+    rows = [
+        "| candidate: gain in sd, family | true gain | logs | GO | NO-GO | healthy | lower end above the truth | upper end below | "
+        "of the healthy: above | below |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for place, (name, truth) in enumerate(names.items()):
+        own = [record["verdicts"][place] for record in records]
+        gains = np.array([one["gain"] for one in own if one["gain"] is not None and one["gain"][1] is not None], float)
+        gains = gains.reshape(-1, 4)
+        healthy, above, below = gains[:, 3] > 0, gains[:, 1] > truth, gains[:, 2] < truth
+        counted = [sum(one["decision"] == what for one in own) for what in ("GO", "NO-GO")]
+        rows.append(
+            f"| {name} | {truth:+.3f} | {len(own)} | {counted[0]} | {counted[1]} | {healthy.sum()} | {above.sum()} | {below.sum()} "
+            f"| {(above & healthy).sum()} | {(below & healthy).sum()} |"
+        )
+    return rows
+
+
+def summary(records: list[dict[str, Any]], names: dict[str, float]) -> str:
+    """GO where none is due."""
+    said = {
+        what: [one["verdicts"][k]["decision"] == "GO" for one in records for k, name in enumerate(names) if kind(name)]
+        for what, kind in (("at gain 0", lambda n: n.startswith("+0.000")), ("when worse", lambda n: n.startswith("-")))
+    }
+    upper = {what: stats.beta.ppf(0.95, sum(go) + 1, len(go) - sum(go)) if go else 1.0 for what, go in said.items()}
+    return "; ".join(f"GO {what}: {sum(go)} of {len(go)} (at most {upper[what]:.1%}, 95%)" for what, go in said.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", nargs="+", type=int, default=[500, 2000])
+    parser.add_argument("--logs", type=int, default=30)
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first log, so that two processes may share the work"
+    )
+    parser.add_argument("--state", type=Path, default=RESULTS.with_suffix(".jsonl"))
+    parser.add_argument("--table", action="store_true", help="only write the results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    state = State(args.state)
+    spread = float(lw.log(4000, STEPS, 2).episode_returns(lw.GAMMA).std())
+    found = candidates(spread)
+    names = {name: gain for name, (_, _, gain) in found.items()}
+    policies = [lw.policy(matrix, std) for matrix, std, _ in found.values()]
+    for number in [] if args.table else range(args.first, args.logs):
+        for episodes in args.episodes:
+            if state.find(episodes=episodes, log=number):
+                continue
+            began = time.monotonic()
+            state.add(episodes=episodes, log=number, **judged(policies, episodes, number))
+            own = [record for record in state.records if record["episodes"] == episodes]
+            print(episodes, number, f"{time.monotonic() - began:.0f} s", summary(own, names), flush=True)
+    lines = [
+        "# False GO, and GO when it is due, over continuous actions\n",
+        describe("python benchmarks/false_go_continuous.py"),
+        "",
+        f"Gains are in standard deviations of an episode's discounted return, {spread:.3g}. *Wanted*: at a gain of 0, GO in at most "
+        "2.5% of logs.",
+    ]
+    for episodes in args.episodes:
+        own = sorted((one for one in state.records if one["episodes"] == episodes), key=lambda one: one["log"])
+        if own:
+            lines += ["", f"## {episodes:,} episodes", "", f"{summary(own, names)}.", "", *table(own, names, spread)]
+    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
