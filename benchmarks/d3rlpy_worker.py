@@ -6,7 +6,8 @@ One JSON job on standard input, one JSON result on the last line of standard out
 gymnasium, and nothing of stitchrl: peers pin versions that stitchrl does not.
 
 `rate` times `update(sample_transition_batch(batch))`, what d3rlpy's own `fit` repeats, without its bars and files.
-`score` trains on a log (.npz) and plays the deterministic policy (`predict`) in a Gymnasium environment.
+`score` trains on a log (.npz) and plays the deterministic policy (`predict`) in a Gymnasium environment, or, where the job names
+a file of `states`, tells its action in each of them.
 
 d3rlpy drops the last transition of an episode that was cut short, since it has no place for the observation that
 follows. Here that observation is appended as one more row, whose own action and reward are never drawn: so it learns
@@ -196,11 +197,11 @@ def score(job: dict[str, Any]) -> dict[str, Any]:
     for _ in range(job["updates"]):
         algo.update(dataset.sample_transition_batch(job.get("batch", 256)))
     seconds = time.perf_counter() - start
-    return {
-        "returns": play(algo, job["environment"], job["episode_seeds"]),
-        "seconds": seconds,
-        "transitions": [transitions, dataset.transition_count],
-    }
+    if "states" in job:
+        found: dict[str, Any] = {"actions": algo.predict(as_seen(np.load(job["states"]))).tolist()}
+    else:
+        found = {"returns": play(algo, job["environment"], job["episode_seeds"])}
+    return found | {"seconds": seconds, "transitions": [transitions, dataset.transition_count]}
 
 
 def play(algo: Any, environment: str, seeds: list[int]) -> list[float]:

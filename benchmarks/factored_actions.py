@@ -2,8 +2,8 @@
 
     python benchmarks/factored_actions.py [--seeds 8] [--out benchmarks/results/factored_actions.md]
 
-The treatments of ICU-Sepsis are five levels of fluids times five of a vasopressor. `outputs="factored"` gives policies and critics ten
-outputs in place of 25. Each seed has a log of its own, drawn afresh, which both kinds learn from.
+The treatments of ICU-Sepsis are five levels of fluids times five of a vasopressor. `outputs="factored"` gives policies and
+critics ten outputs in place of 25. Each seed has a log of its own, drawn afresh, which both kinds learn from.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def main() -> None:
         "# Outputs for combinations and for choices\n",
         describe(f"python benchmarks/factored_actions.py --seeds {args.seeds}"),
         "",
-        f"Exact survival under policies learned from fresh hospital logs in {UPDATES:,} updates, means of {args.seeds} logs a row. The",
-        f"clinicians' is {behavior:.4f}. The difference is paired by log; ± is its standard error.",
+        f"Exact survival under policies learned from fresh hospital logs, {UPDATES:,} updates; means of {args.seeds} logs a row.",
+        f"The clinicians' is {behavior:.4f}. The difference is paired by log; ± is its standard error.",
         "",
         "| algorithm | stays | joint | factored | factored - joint | better on |",
         "|---|---|---|---|---|---|",
@@ -68,8 +68,8 @@ def main() -> None:
             change = found[:, 1] - found[:, 0]
             error = change.std(ddof=1) / np.sqrt(len(change))
             lines.append(
-                f"| {name} | {stays:,} | {found[:, 0].mean():.4f} | {found[:, 1].mean():.4f} | {change.mean():+.4f} ± {error:.4f} "
-                f"| {(change > 0).sum()} of {len(change)} |"
+                f"| {name} | {stays:,} | {found[:, 0].mean():.4f} | {found[:, 1].mean():.4f} "
+                f"| {change.mean():+.4f} ± {error:.4f} | {(change > 0).sum()} of {len(change)} |"
             )
             print(lines[-1], f"({time.monotonic() - began:.0f} s)", flush=True)
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

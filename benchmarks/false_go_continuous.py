@@ -1,10 +1,11 @@
 """How often is GO said over continuous actions, of policies that are no better and of policies that are? Whole verdicts.
 
-    python benchmarks/false_go_continuous.py [--episodes 500 2000] [--logs 30] [--out benchmarks/results/false_go_continuous.md]
+    python benchmarks/false_go_continuous.py [--episodes 500 2000] [--logs 30]
 
-The world is the linear system of `tests/support/linear_worlds.py`: discounted, every episode cut, gains exact, the density of every
-action logged. Of each log .6 fit the models and .4 make the verdict, as in the main job; every log has fits of its own, so logs are
-independent. Verdicts are the product's, but for the one rule that this page is to decide on: that continuous actions give no GO.
+The world is the linear system of `tests/support/linear_worlds.py`: discounted, every episode cut, gains exact, the density of
+every action logged. Of each log .6 fit the models and .4 make the verdict, as in the main job; every log has fits of its own, so
+logs are independent. Verdicts are the product's, but for the one rule that this page is to decide on: that continuous actions
+give no GO.
 Each log is kept in `--state`, and the same command goes on where it stopped.
 """
 
@@ -38,9 +39,9 @@ FITTING = 0.6
 NEAR, FAR, QUIET = "near", "far", "less noise"
 ASIDE = {NEAR: (0.3, 1.0), FAR: (1.0, 1.0), QUIET: (0.3, 0.7)}
 """Family -> how far its gain matrix lies aside of the behaviour's, and its standard deviation in those of the behaviour."""
-GAINS = {NEAR: (-0.05, -0.025, 0.0, 0.025, 0.05, 0.1), FAR: (-0.025, 0.0, 0.1), QUIET: (-0.025, 0.0)}
-"""True gains of the candidates, in standard deviations of an episode's discounted return; .025 is as hard as .01 of survival is in
-the hospital."""
+GAINS = {NEAR: (-0.025, 0.0, 0.05), FAR: (0.0, 0.1), QUIET: (0.0,)}
+"""True gains of the candidates, in standard deviations of an episode's discounted return; .025 of them is as hard to see as .01
+of survival in the hospital."""
 RESAMPLES = 1_000
 """Of the weighted estimates, which only confirm."""
 AUDITED = 2
@@ -78,7 +79,7 @@ def judged(policies: list[Any], episodes: int, number: int) -> dict[str, Any]:
     cut = int(FITTING * episodes)
     fit_on, log = whole.select_episodes(np.arange(cut)), whole.select_episodes(np.arange(cut, episodes))
     said = audit(whole).verdict if number < AUDITED else "usable"
-    with mock.patch.object(Judge, "_sensitivity", lambda *_: None):  # decides nothing where densities are logged
+    with mock.patch.object(Judge, "_sensitivity", return_value=None):  # decides nothing where densities are logged
         found = evaluate_all(
             policies, log, fit_on=fit_on, gamma=lw.GAMMA, audit_verdict=said, resamples=RESAMPLES,
             settings=st.FitSettings(seed=number),
@@ -103,8 +104,8 @@ def judged(policies: list[Any], episodes: int, number: int) -> dict[str, Any]:
 def table(records: list[dict[str, Any]], names: dict[str, float], spread: float) -> list[str]:
     """Counts of a size of log, a row a candidate."""
     rows = [
-        "| candidate: gain in sd, family | true gain | logs | GO | NO-GO | healthy | lower end above the truth | upper end below | "
-        "of the healthy: above | below |",
+        "| candidate: gain in sd, family | true gain | logs | GO | NO-GO | healthy | lower end above the truth | upper end below "
+        "| of the healthy: above | below |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for place, (name, truth) in enumerate(names.items()):
@@ -114,8 +115,8 @@ def table(records: list[dict[str, Any]], names: dict[str, float], spread: float)
         healthy, above, below = gains[:, 3] > 0, gains[:, 1] > truth, gains[:, 2] < truth
         counted = [sum(one["decision"] == what for one in own) for what in ("GO", "NO-GO")]
         rows.append(
-            f"| {name} | {truth:+.3f} | {len(own)} | {counted[0]} | {counted[1]} | {healthy.sum()} | {above.sum()} | {below.sum()} "
-            f"| {(above & healthy).sum()} | {(below & healthy).sum()} |"
+            f"| {name} | {truth:+.3f} | {len(own)} | {counted[0]} | {counted[1]} | {healthy.sum()} | {above.sum()} "
+            f"| {below.sum()} | {(above & healthy).sum()} | {(below & healthy).sum()} |"
         )
     return rows
 
@@ -158,8 +159,8 @@ def main() -> None:
         "# False GO, and GO when it is due, over continuous actions\n",
         describe("python benchmarks/false_go_continuous.py"),
         "",
-        f"Gains are in standard deviations of an episode's discounted return, {spread:.3g}. *Wanted*: at a gain of 0, GO in at most "
-        "2.5% of logs.",
+        f"Gains are in standard deviations of an episode's discounted return, {spread:.3g}. *Wanted*: at a gain of 0, GO in at "
+        "most 2.5% of logs.",
     ]
     for episodes in args.episodes:
         own = sorted((one for one in state.records if one["episodes"] == episodes), key=lambda one: one["log"])

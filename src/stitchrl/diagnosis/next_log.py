@@ -86,7 +86,8 @@ def _gaps(log: Dataset, shared: Facts) -> tuple[Statement, ...]:
         missing = (possible >= ALLOWED_ROWS) & (taken < FEW_TIMES)
         if missing.any():
             found.append((float(possible[missing].sum()), named[r], float(rows.mean()), actions[missing]))
-    examined = f"{shared.regions.count} regions of similar observations, {len(actions)} actions"
+    regions = "1 region" if shared.regions.count == 1 else f"{shared.regions.count} regions"
+    examined = f"{regions} of similar observations, {len(actions)} actions"
     rule = (
         f"an action that was allowed at least {ALLOWED_ROWS} times in a region and taken fewer than {FEW_TIMES} times there has "
         "no value that can be trusted"

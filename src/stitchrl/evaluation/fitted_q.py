@@ -40,8 +40,8 @@ from stitchrl.types import NumpyArray, PyTree
 
 __all__ = ["FQE", "FittedQ", "evaluation_source", "fit_q", "logged_and_next_actions"]
 
-ROWS_AT_ONCE = 4096
-"""Rows whose features are computed in one call."""
+ROWS_AT_ONCE, CELLS_AT_ONCE = 4096, 2**16
+"""Rows whose features are computed in one call, and pairs of a row and an action."""
 KINDS = (("none", 1.0), ("after", 1.0), ("none", 3.0), ("after", 3.0))
 """The kinds of networks: where there is layer normalisation, and what the step size is divided by. They extrapolate
 differently."""
@@ -216,15 +216,15 @@ class FittedQ:
     ) -> list[dict[str, NumpyArray]]:
         """The numbers of each policy over discrete actions, in scaled reward units."""
         found: list[dict[str, NumpyArray]] = [{} for _ in of_policies]
-        for first, start, stop in pieces(log.num_transitions, ROWS_AT_ONCE):
+        at_once = max(1, min(ROWS_AT_ONCE, CELLS_AT_ONCE // (self.num_actions or 1)))
+        if len(table) <= at_once:  # each observation goes through the network once, however many rows share it
+            of_table = tuple(map(np.asarray, _read(self.critic, jnp.asarray(table))))
+            here, following = (_RowsOf(index) for index in (log.observation_index, log.next_observation_index))
+            return [_averaged_by_observation(of_table, log, here, following, *p, logged=logged) for p in of_policies]
+        for first, start, stop in pieces(log.num_transitions, at_once):
             rows = slice(first, stop)
             following = np.maximum(log.next_observation_index[rows], 0)
-            read = _read(
-                self.critic,
-                jnp.asarray(table[log.observation_index[rows]]),
-                jnp.asarray(table[following]),
-                jnp.zeros((0, self.num_actions)),
-            )
+            read = [_read(self.critic, jnp.asarray(table[at])) for at in (log.observation_index[rows], following)]
             action = jnp.asarray(log.action[rows])
             for whole, (choices, next_choices) in zip(found, of_policies, strict=True):
                 piece = _averaged(read, action, jnp.asarray(choices[rows]), jnp.asarray(next_choices[rows]))
@@ -238,13 +238,53 @@ class FittedQ:
 
 
 @jax.jit
-def _read(critic: MLP, obs: Array, next_obs: Array, actions: Array) -> Any:
-    """phi (B, A, H + 1) and q (B, A) of every action here and next; the first layer is shared between actions."""
+def _read(critic: MLP, obs: Array) -> tuple[Array, Array]:
+    """phi (B, A, H + 1) and q (B, A) of every action; the first layer is shared between actions."""
+    return features_and_q(critic, obs, critic.weights[0][obs.shape[1] :][None, :, :])
 
-    def everything(rows: Array) -> tuple[Array, Array]:
-        return features_and_q(critic, rows, critic.weights[0][rows.shape[1] :][None, :, :])
 
-    return everything(obs), everything(next_obs)
+class _RowsOf:
+    """The rows of each observation of a table, which share what a network says of it.
+
+    Attributes:
+        index: (N,) place of each row's observation in the table; 0 where there is none.
+        groups: of each observation that occurs, its place and its rows.
+    """
+
+    def __init__(self, index: Int[NumpyArray, " N"]) -> None:
+        self.index = np.maximum(index, 0)
+        order = np.argsort(self.index, kind="stable")
+        places, first = np.unique(self.index[order], return_index=True)
+        self.groups = list(zip(places.tolist(), np.split(order, first[1:]), strict=True))
+
+    def averages(self, choices: Float[NumpyArray, "N A"], phi: Float[NumpyArray, "S A H"]) -> Float[NumpyArray, "N H"]:
+        """(N, H) features averaged over each row's probabilities."""
+        found = np.empty((len(choices), phi.shape[2]), phi.dtype)
+        for place, rows in self.groups:
+            found[rows] = choices[rows] @ phi[place]
+        return found
+
+
+def _averaged_by_observation(
+    of_table: tuple[NumpyArray, ...],
+    log: Dataset,
+    here: _RowsOf,
+    following: _RowsOf,
+    choices: Float[NumpyArray, "N A"],
+    next_choices: Float[NumpyArray, "N A"],
+    *,
+    logged: bool,
+) -> dict[str, NumpyArray]:
+    """What `_averaged` gives, from phi (S, A, H + 1) and q (S, A) of a table of observations."""
+    phi, q = of_table
+    found = {
+        "q": q[here.index, log.action],
+        "psi": here.averages(choices, phi),
+        "v": (choices * q[here.index]).sum(1),
+        "next_psi": following.averages(next_choices, phi),
+        "next_v": (next_choices * q[following.index]).sum(1),
+    }
+    return found | ({"phi": phi[here.index, log.action]} if logged else {})
 
 
 @jax.jit

@@ -32,6 +32,8 @@ PolicyLike = Any
 
 
 ROWS_AT_ONCE = 16384
+SHARED = 4
+"""How many rows an observation must serve on average to be asked about once."""
 CELLS_AT_ONCE = 2**26
 """The most probabilities in one piece, 256 MB of them, where those of all rows and actions would not fit in memory."""
 
@@ -96,16 +98,15 @@ def probability_pieces(policy: PolicyLike, log: Dataset) -> Iterator[tuple[slice
         if isinstance(policy, LoggedPolicy):
             yield rows, policy.probs_on(log, rows)
             continue
-        obs = log.observation_table[log.observation_index[rows]]
         mask = None if log.action_mask is None else log.action_mask[rows]
-        yield rows, policy_probabilities(policy, obs, mask)
+        yield rows, _at(policy, log.observation_table, log.observation_index[rows], mask)
 
 
 def probabilities_on(policy: PolicyLike, log: Dataset) -> NumpyArray:
     """A policy's probabilities (N, A) at every logged state."""
     if isinstance(policy, LoggedPolicy):
         return policy.probs_on(log)
-    return policy_probabilities(policy, log.observation, log.action_mask)
+    return _at(policy, log.observation_table, log.observation_index, log.action_mask)
 
 
 def action_probabilities(policy: PolicyLike, log: Dataset) -> tuple[NumpyArray, NumpyArray]:
@@ -126,10 +127,26 @@ def next_probabilities(policy: PolicyLike, log: Dataset, here: NumpyArray) -> Nu
     following[~log.continues] = 1.0 / here.shape[1]
     known = np.flatnonzero(~log.continues & (log.next_observation_index >= 0) & ~log.terminated)
     if len(known):
-        obs = log.observation_table[log.next_observation_index[known]]
         mask = None if log.next_action_mask is None else log.next_action_mask[known]
-        following[known] = policy_probabilities(policy, obs, mask)
+        following[known] = _at(policy, log.observation_table, log.next_observation_index[known], mask)
     return following
+
+
+def _at(policy: PolicyLike, table: NumpyArray, index: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
+    """(B, A) probabilities at the observations `table[index]`.
+
+    Where rows share observations, a policy of this library is asked once for each observation and mask that differ.
+    """
+    if not isinstance(policy, DiscretePolicy) or SHARED * len(table) > len(index):
+        return policy_probabilities(policy, table[index], action_mask)
+    key = np.ascontiguousarray(index, np.int64).view(np.uint8).reshape(len(index), 8)
+    if action_mask is not None:
+        key = np.concatenate([key, np.packbits(action_mask, axis=1)], axis=1)
+    _, first, place = np.unique(key.view(f"V{key.shape[1]}")[:, 0], return_index=True, return_inverse=True)
+    # As many as the next power of two, so that logs with other numbers of observations need not compile anew.
+    asked = np.concatenate([first, np.repeat(first[:1], 2 ** (len(first) - 1).bit_length() - len(first))])
+    mask = None if action_mask is None else action_mask[asked]
+    return policy_probabilities(policy, table[index[asked]], mask)[place]
 
 
 def taken(probs: NumpyArray, log: Dataset) -> NumpyArray:

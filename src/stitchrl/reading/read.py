@@ -15,6 +15,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.file_rules import FileRules
 from stitchrl.data.same_meaning import difference_of_meaning, whole_schema_of, with_meaning_of
 from stitchrl.data.schema import REQUIRED_ROLES, ROLES, Schema
+from stitchrl.data.shared_observations import with_shared_observations
 from stitchrl.errors import ConfigurationError, DataError, SchemaError
 from stitchrl.messages import listed, printable, shown
 from stitchrl.progress import RowsBar
@@ -88,7 +89,10 @@ def read(
     rules = known or learned
     log = open_log(source, format=format, rules=None if rules is None else rules.file_rules)
     chosen, guessed, notes = schema_for(source, log, known, learned)
-    return as_dataset(dataclasses.replace(log, notes=(*log.notes, *notes)), with_columns(chosen, beside or {}), guessed)
+    found = as_dataset(
+        dataclasses.replace(log, notes=(*log.notes, *notes)), with_columns(chosen, beside or {}), guessed
+    )
+    return with_shared_observations(found)
 
 
 def schema_for(
