@@ -18,6 +18,7 @@ from evaluation_worlds import (
     values,
 )
 
+from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimators.double_reinforcement import by_transitions
@@ -86,8 +87,14 @@ def test_fourier_features_learn_the_ratio_of_many_observations() -> None:
     world, behavior, _ = small_world()
     policy = np.tile([0.05, 0.95], (5, 1))
     log = draw(world, behavior, 6000, 7, last=False)
-    noise = np.random.default_rng(0).normal(size=log.observation_table.shape) * 0.1
-    noisy = dataclasses.replace(log, observation_table=(log.observation_table + noise).astype(np.float32))
+    noise = np.random.default_rng(0).normal(size=log.observation.shape) * 0.1
+    row = np.arange(log.num_transitions)
+    noisy = dataclasses.replace(
+        log,
+        observation_table=(log.observation + noise).astype(np.float32),
+        observation_index=row,
+        next_observation_index=np.where(log.continues, row + 1, NO_OBSERVATION),
+    )
     fits = Fits([Table(policy)], noisy, noisy, estimand=Estimand(1.0), settings=QUICK)
     (visits,) = fits.get(FitVisits())
     assert fits._data_of_others.models(FitVisits())[0].features.frequency is not None

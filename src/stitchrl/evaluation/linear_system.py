@@ -25,7 +25,7 @@ Matrix = Any
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
 ROWS_AT_ONCE = 16_384
-"""Rows whose products are added at once."""
+"""Rows of features that are float64 at once."""
 SHORT = 0.1
 """Where a smaller share of a value than this is lost from step to step, by the discount and by ends, the ridge shrinks in
 proportion to that share. The eigenvalues of A shrink in the same way, and a ridge of their size would pull the value towards
@@ -69,7 +69,8 @@ class Solved:
         carry = solved_system(self.matrix.T, first)
         size = float(np.linalg.norm(first))
         imbalance = float(np.linalg.norm(first - self.balance.T @ carry)) / size if size > 0 else 1.0
-        return self.features @ carry, imbalance
+        weights = [self.features[rows].astype(np.float64) @ carry for rows in _pieces(self.features)]
+        return np.concatenate(weights), imbalance
 
     def contributions(
         self, visits: Float[NumpyArray, " N"], member: Float[NumpyArray, " n"] | None = None
@@ -88,14 +89,13 @@ def solve_with_ratios(
     log: Dataset, fitted: dict[str, NumpyArray], ratio: Float[NumpyArray, " N"], *, gamma: float
 ) -> Solved:
     """The equations of `refit.refit`, solved; arguments as in that function."""
-    psi = fitted["psi"].astype(np.float64)
-    instrument = fitted["instrument"].astype(np.float64) if "instrument" in fitted else psi
-    return _solve(log, fitted, instrument, psi, ratio * log.can_bootstrap, gamma=gamma)
+    features = fitted.get("instrument", fitted["psi"])
+    return _solve(log, fitted, features, fitted["psi"], ratio * log.can_bootstrap, gamma=gamma)
 
 
 def solve_without_ratios(log: Dataset, fitted: dict[str, Matrix], *, gamma: float) -> Solved:
     """The equations of `refit.refit_without_ratios`, solved; arguments as in that function. Features may be sparse."""
-    phi = fitted["phi"].astype(np.float64)
+    phi = fitted["phi"]
     return _solve(log, fitted, phi, phi, log.can_bootstrap.astype(np.float64), gamma=gamma)
 
 
@@ -108,44 +108,38 @@ def _solve(
     *,
     gamma: float,
 ) -> Solved:
-    """Equation (2): `features` times `ratio` are the instruments, `here` what theta corrects Q(s_t, a_t) by."""
-    n, start = log.num_episodes, log.episode_start[:-1]
+    """Equation (2): `features` times `ratio` are the instruments, `here` what theta corrects Q(s_t, a_t) by.
+
+    Features are most of an evaluation's memory: they stay as they are, and become float64 a piece at a time.
+    """
+    n, width, start = log.num_episodes, features.shape[1], log.episode_start[:-1]
     go_on = log.discount(gamma)
-    first_psi = fitted["psi"][start].astype(np.float64)
-    change = _change(here, fitted["next_psi"], go_on)
     delta = log.reward + go_on * fitted["next_v"] - fitted["q"]
 
-    scale = _sum_of_squares(features) / (n * features.shape[1])
-    balance = _product(features, ratio, change) / n
+    def change(rows: slice) -> Matrix:
+        return here[rows].astype(np.float64) - scaled(fitted["next_psi"][rows], go_on[rows])
+
+    balance, moment, squares = np.zeros((width, width)), np.zeros(width), 0.0
+    for rows in _pieces(features):
+        instruments = features[rows].astype(np.float64)
+        squares += (instruments**2).sum()
+        moment += instruments.T @ (ratio[rows] * delta[rows])
+        balance += dense(scaled(instruments, ratio[rows]).T @ change(rows))
+    balance /= n
     ridge = RIDGE * min(1.0, float(1.0 - go_on.mean()) / SHORT)
-    matrix = balance + ridge * scale * np.eye(features.shape[1])
-    theta = solved_system(matrix, features.T @ (ratio * delta) / n)
+    matrix = balance + ridge * (squares / (n * width)) * np.eye(width)
+    theta = solved_system(matrix, moment / n)
+    first_psi = fitted["psi"][start].astype(np.float64)
     first = fitted["v"][start] + first_psi @ theta
-    return Solved(matrix, balance, features, ratio, first_psi, first, delta - change @ theta, start)
+    residual = delta - np.concatenate([change(rows) @ theta for rows in _pieces(features)])
+    return Solved(matrix, balance, features, ratio, first_psi, first, residual, start)
 
 
-# An (N, H) array is most of an evaluation's memory: what follows makes no copy of one that is not kept.
-
-
-def _change(here: Matrix, after: Matrix, go_on: Float[NumpyArray, " N"]) -> Matrix:
-    """here - go_on * after, row by row."""
-    gone = scaled(after, go_on)
-    return np.subtract(here, gone, out=gone) if isinstance(gone, np.ndarray) else here - gone
-
-
-def _sum_of_squares(rows: Matrix) -> float:
-    return float(np.vdot(rows, rows)) if isinstance(rows, np.ndarray) else float((rows**2).sum())
-
-
-def _product(left: Matrix, factor: Float[NumpyArray, " N"], right: Matrix) -> Float[NumpyArray, "H H"]:
-    """The sum over rows of factor * left^T right."""
-    if not isinstance(left, np.ndarray):
-        return dense(scaled(left, factor).T @ right)
-    found = np.zeros((left.shape[1], right.shape[1]))
-    for first in range(0, len(left), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
-        found += (left[rows] * factor[rows, None]).T @ right[rows]
-    return found
+def _pieces(rows: Matrix) -> list[slice]:
+    """Some rows at a time; all of a sparse matrix, which is small."""
+    if not isinstance(rows, np.ndarray):
+        return [slice(0, rows.shape[0])]
+    return [slice(k, k + ROWS_AT_ONCE) for k in range(0, len(rows), ROWS_AT_ONCE)]
 
 
 def solved_system(matrix: Float[NumpyArray, "H H"], target: Float[NumpyArray, " H"]) -> Float[NumpyArray, " H"]:
