@@ -1,11 +1,11 @@
 """How often is GO said over continuous actions, of policies that are no better and of policies that are? Whole verdicts.
 
-    python benchmarks/false_go_continuous.py [--episodes 500 2000] [--logs 30]
+    python benchmarks/false_go_continuous.py [--episodes 500 2000] [--fits 30]
 
 The world is the linear system of `tests/support/linear_worlds.py`: discounted, every episode cut, gains exact, the density of
-every action logged. Of each log .6 fit the models and .4 make the verdict, as in the main job; every log has fits of its own, so
-logs are independent. Verdicts are the product's, but for the one rule that this page is to decide on: that continuous actions
-give no GO.
+every action logged. Of a log .6 of the episodes fit the models and .4 make the verdict, as in the main job; the models of one fit
+serve five fresh test parts, whose verdicts are not independent. Verdicts are the product's, but for the one rule that this page is
+to decide on: that continuous actions give no GO.
 Each log is kept in `--state`, and the same command goes on where it stopped.
 """
 
@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,8 +27,12 @@ import stitchrl as st
 from environment import describe
 from scores import State
 from stitchrl.auditing.audit import audit
-from stitchrl.evaluation.evaluate import evaluate_all
+from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.evaluate import evaluate_fits
+from stitchrl.evaluation.evaluation import Evaluation
+from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.judge import Judge
+from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 from stitchrl.evaluation.verdict import decide
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
@@ -42,10 +47,12 @@ ASIDE = {NEAR: (0.3, 1.0), FAR: (1.0, 1.0), QUIET: (0.3, 0.7)}
 GAINS = {NEAR: (-0.025, 0.0, 0.05), FAR: (0.0, 0.1), QUIET: (0.0,)}
 """True gains of the candidates, in standard deviations of an episode's discounted return; .025 of them is as hard to see as .01
 of survival in the hospital."""
+TESTS = 5
+"""Test parts that the models of one fit serve."""
 RESAMPLES = 1_000
 """Of the weighted estimates, which only confirm."""
 AUDITED = 2
-"""Logs of a size whose whole audit is made."""
+"""Fits of a size whose first test part is audited."""
 
 
 def candidates(spread: float) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
@@ -73,35 +80,38 @@ def candidates(spread: float) -> dict[str, tuple[np.ndarray, np.ndarray, float]]
     return found
 
 
-def judged(policies: list[Any], episodes: int, number: int) -> dict[str, Any]:
-    """The verdict on every candidate on one log, with the lines that failed and the primary gain."""
-    whole = lw.log(episodes, STEPS, 50_000 + number)
+def judged(policies: list[Any], episodes: int, number: int) -> Iterator[dict[str, Any]]:
+    """The verdicts on all candidates on each test part of a fit, with the lines that failed and the primary gain."""
     cut = int(FITTING * episodes)
-    fit_on, log = whole.select_episodes(np.arange(cut)), whole.select_episodes(np.arange(cut, episodes))
-    said = audit(whole).verdict if number < AUDITED else "usable"
-    with mock.patch.object(Judge, "_sensitivity", return_value=None):  # decides nothing where densities are logged
-        found = evaluate_all(
-            policies, log, fit_on=fit_on, gamma=lw.GAMMA, audit_verdict=said, resamples=RESAMPLES,
-            settings=st.FitSettings(seed=number),
-        )  # fmt: skip
-    verdicts = []
-    for one in found:
-        assert one.confirmation is not None
-        open_gate = dataclasses.replace(one.confirmation, continuous_covered=True)
-        verdict = decide(one.gain, audit_verdict=said, confirmation=open_gate)
-        gain = None if verdict.primary is None else one.gain[verdict.primary]
-        verdicts.append(
-            {
-                "decision": verdict.decision,
-                "failed": "".join(line.key for line in verdict.lines if line.passed is False),
-                "primary": verdict.primary,
-                "gain": None if gain is None else [gain.value, gain.lower, gain.upper, gain.healthy],
-            }
-        )
-    return {"audit": said, "verdicts": verdicts}
+    fit_on = lw.log(cut, STEPS, 50_000 + number)
+    tests = [lw.log(episodes - cut, STEPS, 100_000 + TESTS * number + k) for k in range(TESTS)]
+    settings = st.FitSettings(seed=number)
+    fits = Fits(policies, tests[0], fit_on, estimand=Estimand(lw.GAMMA), settings=settings)
+    for k, log in enumerate(tests):
+        said = audit(log).verdict if number < AUDITED and k == 0 else "usable"
+        with mock.patch.object(Judge, "_sensitivity", return_value=None):  # decides nothing where densities are logged
+            found = evaluate_fits(
+                fits if k == 0 else fits.on(log), chosen_estimators(DEFAULT), audit_verdict=said, resamples=RESAMPLES
+            )
+        yield {"test": k, "audit": said, "verdicts": [_plain(one, said) for one in found]}
 
 
-def table(records: list[dict[str, Any]], names: dict[str, float], spread: float) -> list[str]:
+def _plain(found: Evaluation, said: str) -> dict[str, Any]:
+    """The verdict as it were if continuous actions could get GO."""
+    assert found.confirmation is not None
+    open_gate = dataclasses.replace(found.confirmation, continuous_covered=True)
+    verdict = decide(found.gain, audit_verdict=said, confirmation=open_gate)
+    gain = None if verdict.primary is None else found.gain[verdict.primary]
+    return {
+        "decision": verdict.decision,
+        "failed": "".join(line.key for line in verdict.lines if line.passed is False),
+        "primary": verdict.primary,
+        "gain": None if gain is None else [gain.value, gain.lower, gain.upper, gain.healthy],
+        "checks": [] if gain is None else [check.key for check in gain.checks if not check.passed],
+    }
+
+
+def table(records: list[dict[str, Any]], names: dict[str, float]) -> list[str]:
     """Counts of a size of log, a row a candidate."""
     rows = [
         "| candidate: gain in sd, family | true gain | logs | GO | NO-GO | healthy | lower end above the truth | upper end below "
@@ -134,9 +144,9 @@ def summary(records: list[dict[str, Any]], names: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", nargs="+", type=int, default=[500, 2000])
-    parser.add_argument("--logs", type=int, default=30)
+    parser.add_argument("--fits", type=int, default=30)
     parser.add_argument(
-        "--first", type=int, default=0, help="number of the first log, so that two processes may share the work"
+        "--first", type=int, default=0, help="number of the first fit; two processes may share the work"
     )
     parser.add_argument("--state", type=Path, default=RESULTS.with_suffix(".jsonl"))
     parser.add_argument("--table", action="store_true", help="only write the results")
@@ -144,15 +154,16 @@ def main() -> None:
     args = parser.parse_args()
     state = State(args.state)
     spread = float(lw.log(4000, STEPS, 2).episode_returns(lw.GAMMA).std())
-    found = candidates(spread)
-    names = {name: gain for name, (_, _, gain) in found.items()}
-    policies = [lw.policy(matrix, std) for matrix, std, _ in found.values()]
-    for number in [] if args.table else range(args.first, args.logs):
+    chosen = candidates(spread)
+    names = {name: gain for name, (_, _, gain) in chosen.items()}
+    policies = [lw.policy(matrix, std) for matrix, std, _ in chosen.values()]
+    for number in [] if args.table else range(args.first, args.fits):
         for episodes in args.episodes:
-            if state.find(episodes=episodes, log=number):
+            if state.find(episodes=episodes, fit=number, test=TESTS - 1):
                 continue
             began = time.monotonic()
-            state.add(episodes=episodes, log=number, **judged(policies, episodes, number))
+            for found in judged(policies, episodes, number):
+                state.add(episodes=episodes, fit=number, **found)
             own = [record for record in state.records if record["episodes"] == episodes]
             print(episodes, number, f"{time.monotonic() - began:.0f} s", summary(own, names), flush=True)
     lines = [
@@ -163,9 +174,17 @@ def main() -> None:
         "most 2.5% of logs.",
     ]
     for episodes in args.episodes:
-        own = sorted((one for one in state.records if one["episodes"] == episodes), key=lambda one: one["log"])
+        own = [one for one in state.records if one["episodes"] == episodes]
         if own:
-            lines += ["", f"## {episodes:,} episodes", "", f"{summary(own, names)}.", "", *table(own, names, spread)]
+            count = len({one["fit"] for one in own})
+            lines += [
+                "",
+                f"## {episodes:,} episodes, {count} fits",
+                "",
+                f"{summary(own, names)}.",
+                "",
+                *table(own, names),
+            ]
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

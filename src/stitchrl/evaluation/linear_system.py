@@ -24,7 +24,7 @@ Matrix = Any
 
 RIDGE = 1e-2
 """Ridge of (2), as a share of the mean diagonal of E[sum_t psi_t psi_t^T]."""
-ROWS_AT_ONCE = 16_384
+ROWS_AT_ONCE = 8192
 """Rows of features that are float64 at once."""
 SHORT = 0.1
 """Where a smaller share of a value than this is lost from step to step, by the discount and by ends, the ridge shrinks in
