@@ -4,8 +4,8 @@
 
 The world is the linear system of `tests/support/linear_worlds.py`: discounted, every episode cut, gains exact, the density of
 every action logged. Of a log .6 of the episodes fit the models and .4 make the verdict, as in the main job; the models of one fit
-serve five fresh test parts, whose verdicts are not independent. Verdicts are the product's, but for the one rule that this page is
-to decide on: that continuous actions give no GO.
+serve five fresh test parts, whose verdicts are not independent. Verdicts are the product's, but for the one rule that this page
+is to decide on: that continuous actions give no GO.
 Each log is kept in `--state`, and the same command goes on where it stopped.
 """
 

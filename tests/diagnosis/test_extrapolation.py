@@ -121,7 +121,7 @@ def test_the_noise_on_rewards_counts_rows() -> None:
 def test_what_cannot_be_looked_at_is_said() -> None:
     log = two_states(8)
     for check in (claims_without_support, critics_disagree):
-        with pytest.raises(NotLookedAtError, match="has no critics"):
+        with pytest.raises(NotLookedAtError, match="There are no critics"):
             list(check(subject_of(always(0, 0), log)))
     with pytest.raises(NotLookedAtError, match="only one critic, so no disagreement can be measured"):
         list(critics_disagree(subject_of(always(0, 0), log, value(apart=0 * APART))))

@@ -8,7 +8,7 @@ import numpy as np
 
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.row_hashes import hash_words, words
+from stitchrl.data.row_hashes import HASHED_ROWS, hash_words, words
 
 __all__ = ["with_shared_observations"]
 
@@ -31,8 +31,12 @@ def with_shared_observations(log: Dataset) -> Dataset:
     if 2 * len(np.unique(some)) > len(some):
         return log
     _, first, place = np.unique(hash_words(content), return_index=True, return_inverse=True)
-    if SHARED * len(first) > len(table) or not np.array_equal(content[first][place], content):
+    if SHARED * len(first) > len(table):
         return log
+    for start in range(0, len(table), HASHED_ROWS):  # that equal hashes are of equal rows
+        block = slice(start, start + HASHED_ROWS)
+        if not np.array_equal(content[first[place[block]]], content[block]):
+            return log
     order = np.argsort(first)  # as they come in the log
     place = np.argsort(order)[place].astype(log.observation_index.dtype)
     following = log.next_observation_index

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from stitchrl.data.dataset import Dataset
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_CRITICS, NotLookedAtError, Subject
 from stitchrl.diagnosis.support import check_acts_alone
 from stitchrl.types import NumpyArray
 
@@ -88,7 +88,7 @@ def _targets(subject: Subject) -> Float[NumpyArray, " N"]:
     """Equation (1); for rows whose target is unknown the number means nothing."""
     value, log = subject.member.value, subject.rows
     if value is None:
-        raise NotLookedAtError(f"{subject.member.name} has no critics, so it claims no values that could be wrong.")
+        raise NotLookedAtError(NO_CRITICS)
     after = log.observation_table[np.maximum(log.next_observation_index, 0)]
     claimed = np.asarray(value.v(after, action_mask=log.next_action_mask), np.float64)
     return log.reward + log.discount(subject.gamma) * claimed

@@ -44,6 +44,10 @@ class NotLookedAtError(Exception):
     """Raised by a check that cannot look at a subject; its message is the sentence that says why."""
 
 
+NO_CRITICS = "There are no critics, so that no values are claimed that could be checked."
+"""Why everything that asks about claimed values skips a policy: one sentence, which is shown once."""
+
+
 def drawn_episodes(log: Dataset, most: int) -> Dataset:
     """Whole episodes of a log, drawn at random, with at most `most` rows together (or one episode); a smaller log unchanged."""
     if log.num_transitions <= most:

@@ -15,7 +15,7 @@ from stitchrl.data.scaling import Scaling
 from stitchrl.diagnosis.extrapolation_error import OneStepError, one_step_error
 from stitchrl.diagnosis.knobs import nearer_to_log
 from stitchrl.diagnosis.similar_states import distance_to_nearest
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_CRITICS, NotLookedAtError, Subject
 from stitchrl.diagnosis.support import check_acts_alone, states_of, support_of
 from stitchrl.evaluation.agreement import SUPPORT
 from stitchrl.nn.value import DiscreteValue
@@ -46,9 +46,7 @@ def gap_of(subject: Subject) -> Gap:
     check_acts_alone(subject)
     value = subject.member.value
     if value is None or subject.q_logged is None or subject.q_policy is None:
-        raise NotLookedAtError(
-            f"{subject.member.heading} has no critics, so it claims nothing for actions that were not logged."
-        )
+        raise NotLookedAtError(NO_CRITICS)
     if isinstance(value, DiscreteValue):
         behavior = subject.shared.behavior.probs
         if behavior is None:

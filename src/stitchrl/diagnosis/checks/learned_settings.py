@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.auditing.finding import Finding
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_CRITICS, NotLookedAtError, Subject
 from stitchrl.nn.value import DiscreteValue
 from stitchrl.types import NumpyArray
 
@@ -92,7 +92,9 @@ def _value_over_logged(subjects: Sequence[Subject]) -> float:
 def _best_over_logged(subject: Subject) -> float:
     """Mean of max Q over supported actions, less Q(s, a), a logged; over continuous actions, of the better of mode and draw."""
     value, logged = subject.member.value, subject.q_logged
-    if value is None or logged is None or not subject.acts_alone:
+    if value is None:
+        raise NotLookedAtError(NO_CRITICS)
+    if logged is None or not subject.acts_alone:
         raise NotLookedAtError(f"{subject.member.heading} claims no values of actions that could be compared.")
     if isinstance(value, DiscreteValue):
         probs = _behavior(subject)
@@ -107,6 +109,8 @@ def _best_over_logged(subject: Subject) -> float:
 def _against_log_probability(subject: Subject) -> tuple[float, float]:
     """Correlation and slope, within states, of Q(s, .) in units of training against log b(. | s)."""
     value, run = subject.member.value, subject.member.run
+    if value is None:
+        raise NotLookedAtError(NO_CRITICS)
     if not isinstance(value, DiscreteValue) or run is None:
         raise NotLookedAtError(f"{subject.member.heading} claims no values of actions that could be compared.")
     probs = _behavior(subject)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from stitchrl.auditing.finding import Finding
 from stitchrl.diagnosis.knobs import nearer_to_log
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_CRITICS, NotLookedAtError, Subject
 from stitchrl.diagnosis.support import check_acts_alone
 from stitchrl.types import NumpyArray
 
@@ -36,9 +36,7 @@ def spread_of(subject: Subject) -> Spread:
     """The disagreement. Raises `NotLookedAtError` where there are not several critics."""
     value = subject.member.value
     if value is None:
-        raise NotLookedAtError(
-            f"{subject.member.heading} has no critics, so it cannot be measured how uncertain its values are."
-        )
+        raise NotLookedAtError(NO_CRITICS)
     check_acts_alone(subject)
     action = subject.actions.astype(np.int32 if subject.rows.num_actions is not None else np.float32)
     try:

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.auditing.finding import Finding
 from stitchrl.data.scaling import Scaling
-from stitchrl.diagnosis.subject import NotLookedAtError, Subject
+from stitchrl.diagnosis.subject import NO_CRITICS, NotLookedAtError, Subject
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.types import NumpyArray
 
@@ -43,7 +43,7 @@ def claims(subject: Subject) -> Claims:
     """The claims of a subject. Raises `NotLookedAtError` where it claims none."""
     logged, policy = subject.q_logged, subject.q_policy
     if logged is None:
-        raise NotLookedAtError("There are no critics, so that no values are claimed that could be checked.")
+        raise NotLookedAtError(NO_CRITICS)
     seen = returns_to_go(subject.shared.log, Scaling.identity(0), subject.gamma).max()
     return Claims(logged, logged if policy is None else policy, float(seen))
 
