@@ -31,7 +31,7 @@ from environment import describe
 HERE = Path(__file__).parent
 UPDATES = {
     "BC": 3000, "BC discrete": 3000, "IQL": 800, "TD3BC": 1000, "CQL": 60, "AWAC": 600, "BCQ": 60, "BEAR": 60,
-    "ReBRAC": 1000, "SQL": 800, "XQL": 800, "FQL": 200, "SACN": 120, "EDAC": 60, "TD3": 1000, "SAC": 400,
+    "ReBRAC": 1000, "SQL": 800, "XQL": 800, "FQL": 200, "IDQL": 60, "SACN": 120, "EDAC": 60, "TD3": 1000, "SAC": 400,
 }  # fmt: skip
 """Timed updates of ours in a process; a fifth of them of the peer's."""
 BARS = {"BC": 7, "BC discrete": 7, "IQL": 4.5, "TD3BC": 4.5, "CQL": 1.8, "AWAC": 3.5, "BCQ": 2, "BEAR": 2.5}
@@ -41,7 +41,7 @@ PEERS = ("BC", "BC discrete", "IQL", "TD3BC", "CQL", "AWAC", "BCQ", "BEAR", "ReB
 SAME = {"hidden_sizes": [256, 256]}
 SETTINGS: dict[str, dict[str, Any]] = {
     "AWAC": SAME, "ReBRAC": SAME, "SACN": SAME | {"num_critics": 10}, "EDAC": SAME | {"num_critics": 10}, "FQL": SAME,
-    "SQL": SAME, "XQL": SAME, "BEAR": {"warm_start_updates": 0},
+    "SQL": SAME, "XQL": SAME, "IDQL": SAME, "BEAR": {"warm_start_updates": 0},
 }  # fmt: skip
 """What differs from the defaults: the widths of this benchmark, ten critics for ensembles, and no warm start for BEAR."""
 OBSERVATION, ACTION, BATCH = 17, 6, 256
