@@ -201,7 +201,8 @@ class Algorithm(ABC):
     hidden_sizes: dataclasses.InitVar[tuple[int, ...] | None] = dataclasses.field(default=None, kw_only=True)
     """Short for `network` with these widths and its other fields unchanged; only the constructor takes it."""
     network: Network = network_setting(
-        Network(), "Widths, activation, normalisation, dropout, and convolutions of an image."
+        Network(),
+        "Widths, activation, normalisation, dropout, convolutions of an image, and outputs of several components.",
     )
     max_gradient_norm: float = setting(
         0.0, "[0, inf)", "Gradients of a network longer than this are shortened to it; 0 is off.",
