@@ -253,15 +253,15 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
             "|---|---|---|---|---|---|",
         ]
     for name, cells in differences.items():
-        mean, error = np.mean([d for d, _ in cells]), np.sqrt(sum(v for _, v in cells)) / len(cells)
+        mean, of_mean = np.mean([d for d, _ in cells]), np.sqrt(sum(v for _, v in cells)) / len(cells)
         worst = all(d >= -2 * np.sqrt(v) for d, v in cells)
-        answers = ["yes" if fine else "NO" for fine in (mean >= -error, worst)]
-        rows.append(f"| {name} | {len(cells)} | {mean:+.1f} | {error:.1f} | {' | '.join(answers)} |")
+        answers = ["yes" if fine else "NO" for fine in (mean >= -of_mean, worst)]
+        rows.append(f"| {name} | {len(cells)} | {mean:+.1f} | {of_mean:.1f} | {' | '.join(answers)} |")
     if missing:
         rows += ["", f"Not run yet: {', '.join(missing)}."]
     begun = state.find(side="about")
     peer_versions = ", ".join(f"{package} {number}" for package, number in versions.items())
-    shown = ", ".join(f"{floor[d]:,.0f} ± {error[d]:,.0f} in {ENVIRONMENTS[d][0]}" for d in floor)
+    shown = ", ".join(dict.fromkeys(f"{floor[d]:,.0f} ± {error[d]:,.0f} in {ENVIRONMENTS[d][0]}" for d in floor))
     notes = NOTES.format(episodes=args.episodes, seeds=args.seeds, random_episodes=RANDOM_EPISODES, random=shown)
     about = begun["text"] if begun else describe("python benchmarks/scores.py")
     peer = f"- peer: {peer_versions or 'not run yet'}"
