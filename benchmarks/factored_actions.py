@@ -28,6 +28,7 @@ ALGORITHMS = {
     "IQL": st.IQL(gamma=1.0),
     "CQL": st.CQL(gamma=1.0),
     "BCQ": st.BCQ(gamma=1.0),
+    "BCQ, joint model of the behaviour": st.BCQ(gamma=1.0, behavior_network=st.Network()),
 }
 
 
