@@ -173,10 +173,10 @@ def main() -> None:
         f"Gains are in standard deviations of an episode's discounted return, {spread:.3g}. *Wanted*: at a gain of 0, GO in at "
         "most 2.5% of logs.",
         "",
-        "The rule, fixed when the first 21 verdicts at a gain of 0 were known: `CONTINUOUS_COVERED` becomes True once 160 verdicts "
-        "at a gain of 0, of at least 30 fits, hold GO at no more than 2.5% within binomial noise, and no healthy interval of "
-        "[continuous.md](continuous.md) lies above the truth more often than its level allows. Until then these verdicts are "
-        "CANNOT TELL in the product.",
+        "The rule, fixed when the first 21 verdicts at a gain of 0 were known: `CONTINUOUS_COVERED` becomes True once 160 "
+        "verdicts at a gain of 0, of at least 30 fits, hold GO at no more than 2.5% within binomial noise, and no healthy "
+        "interval of [continuous.md](continuous.md) lies above the truth more often than its level allows. Until then these "
+        "verdicts are CANNOT TELL in the product.",
     ]
     for episodes in args.episodes:
         own = [one for one in state.records if one["episodes"] == episodes]
