@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 
 import stitchrl as st
-from environment import describe
 from games import GAMES
-from scores import PLAY_SEED, State, export, report, train_peer
+from scores import PLAY_SEED, State, export, finish, report, train_peer
 from stitchrl.nn.networks import Network
 from stitchrl.rollouts import episode_seeds, rollout
 
@@ -205,14 +204,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing; write the table from the state file")
     parser.add_argument("--out", type=Path, default=here / "results" / "pixels.md")
     args = parser.parse_args()
-    state = State(args.state)
-    if not args.table:
-        if not state.find(side="about"):
-            state.add(side="about", text=describe(f"python benchmarks/pixels.py {' '.join(sys.argv[1:])}".strip()))
-        work(args, state)
-    lines = table(args, state)
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    finish(args, f"python benchmarks/pixels.py {' '.join(sys.argv[1:])}".strip(), work, table)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,23 @@ def work(args: argparse.Namespace, state: State) -> None:
                 report(state.records[-1])
 
 
+def finish(
+    args: argparse.Namespace,
+    command: str,
+    work: Callable[[argparse.Namespace, State], None],
+    table: Callable[[argparse.Namespace, State], list[str]],
+) -> None:
+    """Everything that the state does not hold yet, unless only the table is asked for; then the page from the state."""
+    state = State(args.state)
+    if not args.table:
+        if not state.find(side="about"):
+            state.add(side="about", text=describe(command))
+        work(args, state)
+    lines = table(args, state)
+    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
 def report(record: dict[str, Any]) -> None:
     """One line on what was just finished."""
     names = ("side", "algorithm", "dataset", "seed")
@@ -316,16 +333,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing; write the table from the state file")
     parser.add_argument("--out", type=Path, default=here / "results" / "scores.md")
     args = parser.parse_args()
-    state = State(args.state)
-    if not args.table:
-        if args.data is None:
-            sys.exit("Name the folder of the logs: --data FOLDER")
-        if not state.find(side="about"):
-            state.add(side="about", text=describe("python benchmarks/scores.py --data FOLDER"))
-        work(args, state)
-    lines = table(args, state)
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    if args.data is None and not args.table:
+        sys.exit("Name the folder of the logs: --data FOLDER")
+    finish(args, "python benchmarks/scores.py --data FOLDER", work, table)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 import stitchrl as st
-from environment import describe
-from scores import PLAY_SEED, State, export, train_peer
+from scores import PLAY_SEED, State, export, finish, train_peer
 from stitchrl.mdp.icu_sepsis import DEATH, ExactValues, demo_log, icu_sepsis
 from stitchrl.rollouts import episode_seeds, rollout
 
@@ -192,14 +191,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing; write the table from the state file")
     parser.add_argument("--out", type=Path, default=here / "results" / "scores_discrete.md")
     args = parser.parse_args()
-    state = State(args.state)
-    if not args.table:
-        if not state.find(side="about"):
-            state.add(side="about", text=describe("python benchmarks/scores_discrete.py"))
-        work(args, state)
-    lines = table(args, state)
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    finish(args, "python benchmarks/scores_discrete.py", work, table)
 
 
 if __name__ == "__main__":

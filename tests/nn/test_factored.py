@@ -87,5 +87,7 @@ def test_algorithms_learn_and_save_with_factored_outputs(name: str, tmp_path: An
 def test_factored_outputs_need_several_components() -> None:
     with pytest.raises(ConfigurationError, match=r"needs discrete actions of several components"):
         st.fit(st.IQL(network=FACTORED), log(num_actions=6), updates=1, progress=False)
+    with pytest.raises(ConfigurationError, match=r'`outputs` of the network of DecisionTransformer must be "joint"'):
+        st.DecisionTransformer(network=st.Network((64,), outputs="factored"))
     with pytest.raises(ConfigurationError, match=r'`outputs` of Network must be one of "joint", "factored"'):
         st.Network(outputs="sum")

@@ -150,6 +150,11 @@ class DecisionTransformer(Algorithm):
                 "`network` of DecisionTransformer must have one width for each block, all equal and divided by `heads`; got "
                 f"{widths} and {self.heads} heads. The default is (128, 128, 128) and 1."
             )
+        if self.network.outputs != "joint":
+            raise ConfigurationError(
+                f'`outputs` of the network of DecisionTransformer must be "joint"; got {self.network.outputs!r}. Its head has an '
+                "output for each combination of several components."
+            )
 
     @property
     def has_memory(self) -> bool:

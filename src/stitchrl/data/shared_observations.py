@@ -10,7 +10,7 @@ from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.row_hashes import HASHED_ROWS, hash_words, words
 
-__all__ = ["with_shared_observations"]
+__all__ = ["SHARED", "with_shared_observations"]
 
 SHARED = 4
 """How many rows an observation must serve on average to be worth looking up."""

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.shared_observations import SHARED
 from stitchrl.errors import EvaluationError
 from stitchrl.evaluation.logged_policy import LoggedPolicy
 from stitchrl.evaluation.pieces import pieces
@@ -32,8 +33,6 @@ PolicyLike = Any
 
 
 ROWS_AT_ONCE = 16384
-SHARED = 4
-"""How many rows an observation must serve on average to be asked about once."""
 CELLS_AT_ONCE = 2**26
 """The most probabilities in one piece, 256 MB of them, where those of all rows and actions would not fit in memory."""
 

@@ -34,8 +34,7 @@ def joint_outputs(
     first, *others = jnp.split(outputs, np.cumsum(counts)[:-1].tolist(), axis=-1)
     joint = first
     for part in others:
-        joint = joint[..., :, None] + jnp.expand_dims(part, -2)
-        joint = joint.reshape(*outputs.shape[:-1], -1)
+        joint = (joint[..., :, None] + part[..., None, :]).reshape(*outputs.shape[:-1], -1)
     return joint
 
 
