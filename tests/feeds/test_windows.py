@@ -262,7 +262,7 @@ def test_a_reward_shift_is_training_on_shifted_rewards(stream: bool, tmp_path: o
     # A critic of shifted rewards has nothing to say in the log's units; nor has one that was read back.
     assert shifted.values == [None]
     assert st.load(tmp_path / "a").values == [None]
-    with pytest.raises(RunDirectoryError, match=r"reward_shift is 1\.5, yours None"):
+    with pytest.raises(RunDirectoryError, match=r"reward_shift 1\.5 where yours has None"):
         st.fit(iql, log, out=tmp_path / "a", **settings)
     with pytest.raises(ConfigurationError, match="`reward_shift` of fit must be a finite number; got nan"):
         st.fit(iql, log, reward_shift=float("nan"), **settings)
@@ -284,7 +284,7 @@ def test_rules_and_n_steps_resume_bit_for_bit_and_name_their_run(stream: bool, a
     with pytest.raises(StopHereError):
         st.fit(algorithm, log, updates=30, out=tmp_path, callbacks=[stop_at(10)], **settings)
     for other, named in (({"sampling": "uniform"}, "sampling"), ({"n_steps": 2}, "n_steps")):
-        with pytest.raises(RunDirectoryError, match=f"holds another run: its {named} is "):
+        with pytest.raises(RunDirectoryError, match=f"holds another run, with {named} "):
             st.fit(algorithm, log, updates=30, out=tmp_path, **settings | other)
     assert st.load(tmp_path).updates == 10
     resumed = st.fit(algorithm, log, updates=30, out=tmp_path, **settings)

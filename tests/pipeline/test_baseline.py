@@ -138,18 +138,20 @@ def test_a_run_goes_on_over_the_same_baseline_only(finished: tuple[Path, Path, A
     before = (run / "run.json").read_text()
     run_stages(job(log, run, Renamed(), "the same under another name"))
     assert (run / "run.json").read_text() == before
-    with pytest.raises(RunDirectoryError, match="another run: its baseline is 'the old protocol', yours None"):
+    with pytest.raises(RunDirectoryError, match="another run, with baseline 'the old protocol' where yours has None"):
         run_stages(job(log, run))
-    with pytest.raises(RunDirectoryError, match="another run: its baseline is 'the old protocol', yours 'Sometimes'"):
+    with pytest.raises(
+        RunDirectoryError, match="another run, with baseline 'the old protocol' where yours has 'Sometimes'"
+    ):
         run_stages(job(log, run, Sometimes()))
-    with pytest.raises(RunDirectoryError, match="another run: its baseline_fingerprint is"):
+    with pytest.raises(RunDirectoryError, match="another run, with baseline_fingerprint"):
         run_stages(job(log, run, Sometimes(), "the old protocol"))
     identity = content(run / "run.json")
     shutil.copytree(run, tmp_path / "older")
     older = {key: value for key, value in identity.items() if not key.startswith("baseline")}
     (tmp_path / "older" / "run.json").write_text(json.dumps(older))  # as versions without baselines left it
     run_stages(job(log, tmp_path / "older"), until="split")
-    with pytest.raises(RunDirectoryError, match="another run: its baseline is None, yours 'Uniform'"):
+    with pytest.raises(RunDirectoryError, match="another run, with baseline None where yours has 'Uniform'"):
         run_stages(job(log, tmp_path / "older", Uniform()))
 
 

@@ -195,7 +195,7 @@ def test_run_of_the_face_is_the_same_job(finished: tuple[Path, Path]) -> None:
     shown = inspect.signature(st.run).parameters
     for field in dataclasses.fields(PipelineSettings):
         assert shown[field.name].default == field.default, field.name
-    with pytest.raises(RunDirectoryError, match=r"its margin is 0\.0, yours 0\.1"):
+    with pytest.raises(RunDirectoryError, match=r"with margin 0\.0 where yours has 0\.1"):
         st.run(log, run, algorithms=small_algorithms(), truth=ExactValues(), margin=0.1, **numbers)
 
 
@@ -323,10 +323,10 @@ def other_temperature() -> dict[str, Any]:
     [
         ({"settings": dataclasses.replace(SMALL, updates=601)}, "updates"),
         ({"settings": dataclasses.replace(SMALL, seed=1)}, "seed"),
-        ({"algorithms": small_algorithms()[:2]}, "candidates is 'BC, IQL, IQL-2', yours 'BC, IQL'"),
-        ({"algorithms": other_temperature()}, "candidate 'IQL-2'.settings.inverse_temperature is 1.0, yours 2.0"),
+        ({"algorithms": small_algorithms()[:2]}, "candidates 'BC, IQL, IQL-2' where yours has 'BC, IQL'"),
+        ({"algorithms": other_temperature()}, "candidate 'IQL-2'.settings.inverse_temperature 1.0 where yours has 2.0"),
         ({"truth": None}, "truth"),
-        ({"settings": dataclasses.replace(SMALL, horizon=5)}, "horizon is None, yours 5"),
+        ({"settings": dataclasses.replace(SMALL, horizon=5)}, "horizon None where yours has 5"),
     ],
 )
 def test_another_run_in_the_directory_is_refused(
@@ -336,7 +336,7 @@ def test_another_run_in_the_directory_is_refused(
     before = results(run)
     with pytest.raises(RunDirectoryError) as refused:
         run_stages(small_job(log, run, **change))
-    assert f"another run: its {named}" in str(refused.value)
+    assert f"another run, with {named}" in str(refused.value)
     assert results(run) == before
 
 
@@ -555,8 +555,8 @@ def test_a_command_that_does_not_fit_the_run_is_refused(
     run, words = commanded
     before = results(run)
     for more, sentence in [
-        (["--set", "IQL.expectile=0.9"], "candidate 'IQL'.settings.expectile is 0.7, yours 0.9"),
-        (["--seeds", 3], "holds another run: its seeds is"),
+        (["--set", "IQL.expectile=0.9"], "candidate 'IQL'.settings.expectile 0.7 where yours has 0.9"),
+        (["--seeds", 3], "holds another run, with seeds"),
         (["--set", "IQL-3.expectile=0.9"], "the candidates are BC, IQL, IQL-2"),
         (["--algorithms", "BC"], "Candidates stand in the configuration file and on the command line"),
         (["--gate", "--until", "select"], "`--gate` needs a verdict, and a run until 'select' has none"),

@@ -235,7 +235,7 @@ def test_a_finished_race_is_returned_and_another_one_refused(
     monkeypatch.setattr(Jury, "judge", lambda *_: pytest.fail("judged again"))
     arguments: dict[str, Any] = {"algorithms": algorithms(), "grid": GRID, "out": raced.folder, **SMALL}
     assert content(st.race(log, **arguments)) == content(raced)
-    with pytest.raises(RunDirectoryError, match="holds another run: its budget is 431, yours 432"):
+    with pytest.raises(RunDirectoryError, match="holds another run, with budget 431 where yours has 432"):
         st.race(log, **arguments | {"budget": 432})
     assert raced.folder is not None
     with pytest.raises(CheckpointError, match="candidates of a race while they learn"):

@@ -34,15 +34,15 @@ def test_a_directory_is_taken_and_found_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
-        (changed(updates=11), "holds another run: its updates is 10, yours 11"),
+        (changed(updates=11), "holds another run, with updates 10 where yours has 11"),
         (changed(content_hash="xyz"), "holds a run on another log"),
-        (changed(command="other"), "its command is 'run', yours 'other'"),
-        (changed(more=1), "its more is None, yours 1"),
-        ({key: value for key, value in IDENTITY.items() if key != "updates"}, "its updates is 10, yours None"),
-        (changed(candidates=IDENTITY["candidates"][:1]), "its candidates is 'IQL, BC', yours 'IQL'"),
+        (changed(command="other"), "with command 'run' where yours has 'other'"),
+        (changed(more=1), "with more None where yours has 1"),
+        ({key: value for key, value in IDENTITY.items() if key != "updates"}, "with updates 10 where yours has None"),
+        (changed(candidates=IDENTITY["candidates"][:1]), "with candidates 'IQL, BC' where yours has 'IQL'"),
         (
             changed(candidates=[{"label": "IQL", "settings": {"expectile": 0.9}}, IDENTITY["candidates"][1]]),
-            "its candidate 'IQL'.settings.expectile is 0.7, yours 0.9",
+            "with candidate 'IQL'.settings.expectile 0.7 where yours has 0.9",
         ),
     ],
 )

@@ -57,9 +57,9 @@ def test_grids_that_cannot_be(grid: Any, message: str) -> None:
 def test_a_grid_in_another_order_and_a_run_where_a_grid_is_are_refused(tmp_path: Path) -> None:
     log, iql = random_log(12), st.IQL(**TINY)
     st.fit_grid(iql, log, {"expectile": [0.6, 0.9], "gamma": [0.5, 0.99]}, out=tmp_path, **SETTINGS)
-    with pytest.raises(RunDirectoryError, match="holds another run: its grid is"):
+    with pytest.raises(RunDirectoryError, match="holds another run, with grid"):
         st.fit_grid(iql, log, {"gamma": [0.5, 0.99], "expectile": [0.6, 0.9]}, out=tmp_path, **SETTINGS)
-    with pytest.raises(RunDirectoryError, match=r"holds another run: its grid is .*, yours None"):
+    with pytest.raises(RunDirectoryError, match=r"holds another run, with grid .* where yours has None"):
         st.fit(iql, log, out=tmp_path, **SETTINGS)
     with pytest.raises(ConfigurationError, match="A grid needs at least one setting; IQL has gamma, expectile"):
         st.fit_grid(iql, log, {}, **SETTINGS)
@@ -68,7 +68,7 @@ def test_a_grid_in_another_order_and_a_run_where_a_grid_is_are_refused(tmp_path:
 def test_only_the_settings_that_differ_are_named(tmp_path: Path) -> None:
     log = random_log(12)
     st.fit(st.IQL(**TINY), log, out=tmp_path, **SETTINGS)
-    with pytest.raises(RunDirectoryError, match=r"its settings\.expectile is 0.7, yours 0.8\. Choose"):
+    with pytest.raises(RunDirectoryError, match=r"with settings\.expectile 0.7 where yours has 0.8\. Choose"):
         st.fit(st.IQL(expectile=0.8, **TINY), log, out=tmp_path, **SETTINGS)
 
 

@@ -106,7 +106,7 @@ def test_an_older_run_of_another_configuration_is_refused(tmp_path: Path) -> Non
     out, expected = copied("format_2_iql", tmp_path)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     other = st.IQL(actor_decay_updates=50, warmup_updates=6, learning_rate=1e-2, hidden_sizes=(4,))
-    with pytest.raises(RunDirectoryError, match=r"its settings\.warmup_updates is 5, yours 6"):
+    with pytest.raises(RunDirectoryError, match=r"with settings\.warmup_updates 5 where yours has 6"):
         st.fit(other, log_of_fixture(expected), seeds=[3, 1], out=out, **WHOLE)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 

@@ -55,7 +55,7 @@ def test_a_rule_that_is_a_plain_function_resumes(tmp_path: Path) -> None:
         st.fit(st.BC(**TINY), random_log(12), out=tmp_path, callbacks=[stop_after(1)], **settings)
     resumed = st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **settings)
     assert (resumed.updates, resumed.stopped) == (20, "enough")
-    with pytest.raises(RunDirectoryError, match=r"its stop is .*plain_rule., yours .EarlyStop"):
+    with pytest.raises(RunDirectoryError, match=r"with stop .*plain_rule. where yours has .EarlyStop"):
         st.fit(st.BC(**TINY), random_log(12), out=tmp_path, **settings | {"stop": st.EarlyStop("loss/actor", 5)})
 
 

@@ -63,10 +63,10 @@ def summary_of(fits: Fits, units: Units) -> BehaviorSummary | None:
 def _curve(fits: Fits, units: Units) -> CalibrationCurve | TransformCurve:
     if fits.log.num_actions is not None:
         return calibration_curve(fits.behavior_probs, fits.log, units)
-    values, logs = [], [fold.log for fold in fits._folds]
-    for fold in fits._folds:
-        policy = fold.data.behavior.policy
-        assert isinstance(policy, RescaledPolicy)
-        values.append(probability_transform(policy, fold.log))
+    values, logs = [], []
+    for behavior, log in fits.behavior_and_episodes:
+        assert isinstance(behavior.policy, RescaledPolicy)
+        values.append(probability_transform(behavior.policy, log))
+        logs.append(log)
     groups = None if fits.log.group is None else np.concatenate([log.group for log in logs if log.group is not None])
     return transform_curve(values, logs, groups)

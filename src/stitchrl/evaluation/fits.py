@@ -240,6 +240,11 @@ class Fits:
         """The fitted behaviour of each fold; none where the log has propensities."""
         return [fold.data.behavior for fold in self._folds] if self.behavior.fitted else []
 
+    @property
+    def behavior_and_episodes(self) -> list[tuple[FittedBehavior, Dataset]]:
+        """Each fitted behaviour with the episodes that it serves, none of which it was fitted to."""
+        return [(fold.data.behavior, fold.log) for fold in self._folds] if self.behavior.fitted else []
+
     @cached_property
     def own_behavior(self) -> FittedBehavior:
         """The behaviour, fitted by maximum likelihood to the very episodes that estimates are made on, whatever propensities

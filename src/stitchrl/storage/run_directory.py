@@ -77,7 +77,10 @@ def difference(folder: str, key: str, found: Any, wanted: Any) -> str:
         return f"{folder!r} holds a run on another log. Choose another --out, or give the log it was started with."
     if key == "candidates":
         found, wanted = (", ".join(_labels(entries)) for entries in (found, wanted))
-    return f"{folder!r} holds another run: its {key} is {found!r}, yours {wanted!r}. Choose another --out, or delete that one."
+    return (
+        f"{folder!r} holds another run, with {key} {found!r} where yours has {wanted!r}. Choose another --out, or delete "
+        "that one."
+    )
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,18 +27,16 @@ from stitchrl.deployment.guard import ANSWER, Guard
 from stitchrl.errors import ConfigurationError
 from stitchrl.feeds.feed import Feed, StreamSource, sequence_source, shuffled_source, transition_source
 from stitchrl.feeds.pairs import pair_source, shuffled_pairs
-from stitchrl.nn.networks import Network
 from stitchrl.nn.saving import load_tree_file, save_tree_file
 from stitchrl.progress import LoopMonitor, ProgressDisplay, shown_display
 from stitchrl.storage.learned_from import EPISODES, write_learned_from
-from stitchrl.training.closed_forms import check_closed_form
-from stitchrl.training.comparing import check_kind
 from stitchrl.training.flags import FlagMonitor, RedFlag, red_flags
 from stitchrl.training.loop import Play, Trained, train
 from stitchrl.training.metrics_table import MetricsTable
 from stitchrl.training.probe import AnyProbe
 from stitchrl.training.run import CHECKPOINT, GIVEN, METRICS, claim
 from stitchrl.training.stopping import EarlyStop, StopRule
+from stitchrl.training.suitable import ASKED, check_suits
 from stitchrl.training.trackers.base import Tracker, guarded
 from stitchrl.training.value_limits import ValueLimits
 from stitchrl.types import PyTree
@@ -50,8 +47,6 @@ SAMPLING = ("uniform", "shuffled")
 """Names for `UniformSampling` with replacement, and without."""
 ROWS_OF_A_RANGE = 100_000
 """The most rows of a log that are read for the range of its observations, so that a fit need not wait for it."""
-MOST_JOINT_ACTIONS = 10_000
-"""The most joint actions: a network has an output, and a row a mask entry, for each of them."""
 Environment = str | Callable[[], Any]
 """Id of a Gymnasium environment, or a function that makes one."""
 
@@ -156,7 +151,8 @@ class Job:
         """
         log = self.log
         spec = Spec.of(log)
-        self._check_fits(algorithm)
+        asked = {name: getattr(self, name) for name in ASKED} | {"seeds": len(self.seeds)}
+        check_suits(algorithm, log, self.preferences, asked)
         rule = self._rule(algorithm)
         # The scaling is fitted to the rows that are learned from.
         seen = drawn_part(log, rule)
@@ -238,86 +234,12 @@ class Job:
             return None
         return jax.tree.map(jnp.asarray, self.probe.arrays(prepared.log, scaling))
 
-    def _check_fits(self, algorithm: Algorithm) -> None:
-        """Raise ConfigurationError where the algorithm cannot learn from this log, or with these arguments."""
-        asked = ("n_steps", "sampling", "stream", "reward_scale", "reward_shift")
-        check_kind(algorithm, self.preferences, {name: getattr(self, name) for name in asked})
-        kind = "continuous" if self.log.num_actions is None else "discrete"
-        if kind not in algorithm.actions:
-            raise ConfigurationError(
-                f"{algorithm.name} learns from {' or '.join(algorithm.actions)} actions; this log's are {kind}. BC, IQL and "
-                "CQL learn from both kinds."
-            )
-        shape = self.log.observation_table.shape[1:]
-        seen = "vectors" if len(shape) == 1 else "images"
-        if seen not in algorithm.observations or (seen == "images" and kind == "continuous" and algorithm.has_critics):
-            raise ConfigurationError(
-                f"{algorithm.name} learns from {' or '.join(algorithm.observations)}; this log's observations are {seen} "
-                f"of shape {shape} with {kind} actions. BC learns from images whatever the actions."
-            )
-        counts = self.log.schema.action_counts
-        shapes = [shape for shape in vars(algorithm).values() if isinstance(shape, Network)]
-        if len(counts or ()) < 2 and any(shape.outputs == "factored" for shape in shapes):
-            raise ConfigurationError(
-                f'`outputs="factored"` of a network of {algorithm.name} needs discrete actions of several components; an action '
-                'of this log has none. Declare them (`count = [5, 5]` or `bins` in the schema), or use "joint".'
-            )
-        if counts is not None and math.prod(counts) > MOST_JOINT_ACTIONS:
-            raise ConfigurationError(
-                f"An action of this log is a choice in each of {len(counts)} components, {' x '.join(map(str, counts))}: "
-                f"{math.prod(counts):,} joint actions. Networks have an output for each, and fit takes at most "
-                f"{MOST_JOINT_ACTIONS:,}. Join choices (fewer `bins`), or read the components as continuous actions."
-            )
-        if algorithm.refresh_every_updates and self.stream:
-            raise ConfigurationError(
-                f"{algorithm.name} reads the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
-                "log does not allow. Train without `stream`."
-            )
-        if algorithm.target_steps and self.n_steps > 1:
-            raise ConfigurationError(
-                f"{algorithm.name} has {algorithm.target_steps} steps of reward in its targets by its own settings; `n_steps` of "
-                f"fit gives another number, {self.n_steps}. Leave it out."
-            )
-        if algorithm.sequence_length and self.n_steps > 1:
-            raise ConfigurationError(
-                f"`n_steps` of fit, {self.n_steps}, does nothing for {algorithm.name}, which learns from pieces of episodes and "
-                "has no TD target. Leave it out."
-            )
-        if getattr(algorithm, "critic_per_source", False) and not isinstance(self._rule(algorithm), UniformSampling):
-            raise ConfigurationError(
-                f"`critic_per_source` of {algorithm.name} weights rows by their source's share of the log, which is wrong where "
-                f"`sampling` of fit, {self.sampling!r}, draws other shares. Leave one of them out."
-            )
-        if self.log.schema.time_unit is not None:
-            self._check_time(algorithm)
-        names = ("n_steps", "sampling", "stop", "environment")
-        check_closed_form(algorithm, len(self.seeds), {name: getattr(self, name) for name in names})
-
-    def _check_time(self, algorithm: Algorithm) -> None:
-        """Raise ConfigurationError where the log is discounted by time and the algorithm, or `n_steps`, counts steps."""
-        leave = "Leave `time_unit` out of the schema to count steps"
-        if hasattr(algorithm, "gamma") and not algorithm.irregular_time:
-            raise ConfigurationError(
-                f"{algorithm.name} discounts by steps, and the schema of this log has a `time_unit`, which makes gamma a "
-                f"discount per unit of time. {leave}, or use IQL or CQL."
-            )
-        if self.n_steps > 1:
-            raise ConfigurationError(
-                f"`n_steps` of fit, {self.n_steps}, discounts by steps, and the schema of this log has a `time_unit`. {leave}, "
-                "or leave out `n_steps`."
-            )
-
     def _rule(self, algorithm: Algorithm) -> Sampling:
-        """The rule that draws rows: the algorithm's own where it has one."""
+        """The rule that draws rows: the algorithm's own where it has one. `check_suits` has refused two of them."""
         own = algorithm.sampling
-        if own is None:
-            return self.sampling if isinstance(self.sampling, Sampling) else UniformSampling()
-        if isinstance(self.sampling, Sampling):
-            raise ConfigurationError(
-                f"{algorithm.name} draws rows by its own rule, {own!r}; `sampling` of fit gives another, "
-                f"{self.sampling!r}. Leave it out, or use BC with that rule."
-            )
-        return own
+        if own is not None:
+            return own
+        return self.sampling if isinstance(self.sampling, Sampling) else UniformSampling()
 
     def _saving(
         self,

@@ -82,9 +82,16 @@ class WeightsThenValue:
     """
 
     name: str = "weights-then-value"
-    title: str = "importance sampling for the first 5 steps, then an uncorrected fitted value"
     primary_rank: int | None = None
     steps: int = 5
+
+    @property
+    def title(self) -> str:
+        """What it does, with the number of steps."""
+        if self.steps == 0:
+            return "an uncorrected fitted value"
+        first = "the first step" if self.steps == 1 else f"the first {self.steps} steps"
+        return f"importance sampling for {first}, then an uncorrected fitted value"
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
         """It refuses images, which no Q is fitted to, policies without a density, and logs of which no episode ends."""
