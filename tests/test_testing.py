@@ -71,7 +71,7 @@ def shared_worlds() -> Any:
     return cache(SharedWorlds)
 
 
-DEAR = ("model", "model-dr", "dualdice", "ris", "bestdice", "magic", "samis", "smis", "drl")
+DEAR = ("model", "model-dr", "dualdice", "ris", "bestdice", "magic", "samis", "smis", "drl", "dr")
 """Estimators whose checks take as long as those of many others; each has a file of tests of its own."""
 
 

@@ -205,7 +205,7 @@ def lucky_log() -> st.Dataset:
     return st.read(columns, schema_of(columns, num_actions=3))
 
 
-@pytest.mark.parametrize("name", ["BCQ", "BCQIQL"])
+@pytest.mark.parametrize("name", ["BCQ", pytest.param("BCQIQL", marks=pytest.mark.slow)])
 def test_it_does_not_take_the_lucky_action_that_naive_q_learning_takes(name: str) -> None:
     log, state = lucky_log(), jnp.ones((1, 1), jnp.float32)
     naive, run = (fitted(ALL[one], log, updates=300, log_every_updates=300) for one in ("DQN", name))

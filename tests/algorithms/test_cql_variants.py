@@ -132,7 +132,7 @@ VARIED = {
 }
 
 
-@pytest.mark.parametrize("kind", VARIED)
+@pytest.mark.parametrize("kind", ["continuous", pytest.param("discrete", marks=pytest.mark.slow)])
 def test_all_variants_at_once(kind: str) -> None:
     plain_case = CASES[f"CQL {kind}"]
     case = plain_case.with_settings(**VARIED[kind])

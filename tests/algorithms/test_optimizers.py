@@ -114,7 +114,10 @@ OPTIMISED = ["BC discrete", "IQL discrete", "CQL discrete", "CQL continuous", "T
 """FilteredBC has the update of BC."""
 
 
-@pytest.mark.parametrize("name", OPTIMISED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ("IQL discrete", "TD3BC continuous") else [pytest.mark.slow]) for n in OPTIMISED],
+)
 def test_every_optimiser_warms_up_and_clips(name: str) -> None:
     case = CASES[name]
     gentle = case.with_settings(warmup_updates=10, max_gradient_norm=1e-2)

@@ -60,7 +60,7 @@ def test_of_two_critics_one_deviation_under_the_mean_is_the_minimum() -> None:
     np.testing.assert_allclose(mean_less_deviations(q, 1.0), jnp.min(q, axis=0), rtol=1e-5, atol=1e-6)
 
 
-QUICK = ("IQL discrete", "AWAC discrete", "CQL discrete", "SACN continuous", "ReBRAC continuous")
+QUICK = ("IQL discrete", "SACN continuous")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SEVERAL])

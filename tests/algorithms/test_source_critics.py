@@ -102,7 +102,7 @@ def test_each_critic_learns_what_its_source_saw(name: str, tmp_path: Path) -> No
 
 
 HAVE = [name for name in LEARNERS if isinstance(CASES[name].algorithm, SourceCriticSettings)]
-USUAL = ("CQL discrete", "XQL continuous", "TD3BC continuous")
+USUAL = ("CQL discrete", "TD3BC continuous")
 
 
 def test_who_has_the_setting() -> None:

@@ -72,7 +72,11 @@ CONTINUOUS = (
 )
 
 
-@pytest.mark.parametrize("algorithm", CONTINUOUS, ids=lambda algorithm: algorithm.name)
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(one, marks=[] if one.name in ("BC", "TD3BC") else [pytest.mark.slow]) for one in CONTINUOUS],
+    ids=lambda algorithm: algorithm.name,
+)
 def test_the_bundle_of_a_continuous_policy_acts_and_has_its_guard_on(algorithm: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 3))

@@ -73,7 +73,21 @@ def test_a_run_goes_on_with_a_probe_that_began_without(tmp_path: Any) -> None:
     assert "probe/q_gap" not in longer.history[0]
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+USUAL = (
+    "BC discrete",
+    "IQL discrete",
+    "CQL continuous",
+    "BCQ continuous",
+    "SACN continuous",
+    "DecisionTransformer discrete",
+)
+"""Cases of the default suite: without critics, with V, with penalties, with drawn candidates, with many critics, with memory."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=[] if name in USUAL else [pytest.mark.slow]) for name, case in CASES.items()],
+)
 def test_every_algorithm_can_be_measured(case: Case) -> None:
     log = log_of(case.kind)
     arrays = Probe(log, rows=4).arrays(log, Scaling.of(log, standardize=False))

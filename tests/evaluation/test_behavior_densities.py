@@ -299,7 +299,9 @@ def refitted(
     return RescaledPolicy(jnp.zeros(2), jnp.ones(2), 0 * ones, ones, mixture_of(kind, jnp.asarray(flat))), flat
 
 
-@pytest.mark.parametrize("kind", MIXTURE_KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in ("plain", "clipped") else [pytest.mark.slow]) for k in MIXTURE_KINDS]
+)
 def test_the_effect_of_a_density_is_what_leaving_episodes_out_does(kind: str) -> None:
     obs, action = linear(5, 600)
     if kind == "squashed":

@@ -28,6 +28,8 @@ from stitchrl.reading.read import read
 
 CONTINUOUS = ("gaussian", "squashed", "mixture")
 MODELS = tuple(name for name in BEHAVIOR_MODELS if name not in CONTINUOUS)
+FAST = [pytest.param(name, marks=pytest.mark.slow) if name == "mlp" else name for name in MODELS]
+"""The network takes longest to fit."""
 SAVED = tuple(name for name in MODELS if name != "knn")
 
 
@@ -76,7 +78,7 @@ def test_a_model_finds_known_probabilities_and_the_same_twice(name: str) -> None
     np.testing.assert_array_equal(found, again)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FAST)
 def test_masks_are_honoured_and_an_action_never_taken_stays_possible(name: str) -> None:
     rng = np.random.default_rng(0)
     state = rng.integers(0, 4, 1200)
@@ -98,7 +100,7 @@ def test_masks_are_honoured_and_an_action_never_taken_stays_possible(name: str) 
     assert freed[0, 1] > 1e-6
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FAST)
 def test_where_one_action_is_all_that_was_done_it_is_all_but_certain(name: str) -> None:
     log = bandit(np.zeros(300, int), np.eye(3)[np.arange(300) % 3], actions=2)
     found = policy_probabilities(fitted(log, name).policy, log.observation, None)

@@ -1,4 +1,4 @@
-"""Every lesson has its parts; two are built and driven in a browser here, all of them in the slow suite."""
+"""Every lesson has its parts; one is built and driven in a browser here, all of them in the slow suite."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from stitchrl.lab.page import asset
 from stitchrl.lab.registry import LESSONS, prose_of
 from stitchrl.lab.text import parts_of, snippets, to_html
 
-QUICK = ("iql", "stitching")
-"""Lessons that are built and looked at in the default suite."""
+QUICK = ("stitching",)
+"""The lesson that is built and looked at in the default suite."""
 NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome on PATH")
 SLOWLY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LESSONS]
 

@@ -75,7 +75,10 @@ def test_a_factored_value_knows_a_combination_that_nobody_chose() -> None:
     assert abs(joint[5] - wanted[5]) > 1.0
 
 
-@pytest.mark.parametrize("name", ["AdvantageBC", "AWAC", "BCQ", "BCQIQL", "CQL", "IQL", "SAC"])
+@pytest.mark.parametrize(
+    "name",
+    ["BCQ", "IQL", *(pytest.param(n, marks=pytest.mark.slow) for n in ("AdvantageBC", "AWAC", "BCQIQL", "CQL", "SAC"))],
+)
 def test_algorithms_learn_and_save_with_factored_outputs(name: str, tmp_path: Any) -> None:
     asked = getattr(st, name)(network=st.Network((8,), outputs="factored"))
     run = st.fit(asked, log(), updates=5, progress=False, out=tmp_path / "run")

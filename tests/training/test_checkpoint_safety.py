@@ -212,6 +212,7 @@ ON_A_SMALL_DISK = """
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     # The kernel's own refusal, in the middle of a real write.
     done = python(ON_A_SMALL_DISK, str(tmp_path), "2000")
@@ -241,6 +242,7 @@ IN_A_READ_ONLY_FOLDER = """
 """
 
 
+@pytest.mark.slow
 def test_a_folder_that_turns_read_only_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()

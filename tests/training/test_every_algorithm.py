@@ -15,16 +15,17 @@ import stitchrl as st
 from stitchrl.algorithms.base import Algorithm
 
 COMPILATIONS = Compilations()
-QUICK = {"IQL discrete", "TD3BC continuous"}
-"""Cases whose further programs are compiled in the default suite: with masks, and with noise and a delayed actor."""
+QUICK = {"TD3BC continuous"}
+"""The case whose further programs are compiled in the default suite: with noise and a delayed actor."""
 RELATIVES = {
     "SACN discrete", "EDAC continuous", "SAC discrete", "SAC continuous", "TD3 continuous", "DDPG continuous",
     "COMBO continuous", "EQL discrete", "EQL continuous", "XQL discrete", "XQL continuous", "AdvantageBC discrete",
     "AdvantageBC continuous", "DecisionTransformer continuous", "IDQL continuous", "SQL continuous", "AWR continuous",
-    "FilteredBC discrete", "FilteredBC continuous", "BCQIQL discrete",
+    "FilteredBC discrete", "FilteredBC continuous", "BCQIQL discrete", "FQL continuous", "AWAC discrete", "BEAR continuous",
+    "CQL discrete",
 }  # fmt: skip
 """Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC, ReBRAC or MOPO; SQL or AWR
-discrete; DecisionTransformer discrete; FQL; BC; BCQ discrete."""
+discrete; DecisionTransformer discrete; QChunking; BC; BCQ; AWAC continuous; DQN."""
 
 
 class Case(NamedTuple):
@@ -133,19 +134,16 @@ STREAMED = """
         print(name)
 """
 HOW_TO_STREAM = [name for name, (algorithm, _) in EVERY.items() if not algorithm.refresh_every_updates]
-STREAMED_QUICKLY = {"DQN discrete"}
-"""Masks, of the next actions too, in the smallest program that has them."""
-STREAMED_SLOWLY = [name for name in HOW_TO_STREAM if name not in STREAMED_QUICKLY]
 
 
 @pytest.mark.parametrize(
     "names",
     [
-        [name for name in HOW_TO_STREAM if name in STREAMED_QUICKLY],
-        # A process has five minutes, in which it compiles about ten of them.
-        *(pytest.param(STREAMED_SLOWLY[part::4], marks=pytest.mark.slow) for part in range(4)),
+        # A process has five minutes, in which it compiles about ten of them. tests/feeds compares a few updates of a stream.
+        pytest.param(HOW_TO_STREAM[part::4], marks=pytest.mark.slow)
+        for part in range(4)
     ],
-    ids=["some", *(f"others {part}" for part in range(4))],
+    ids=[f"part {part}" for part in range(4)],
 )
 def test_a_streamed_log_gives_the_numbers_of_the_log_in_memory(names: list[str]) -> None:
     # Two programs that fetch otherwise and compute alike. They are compiled as for users: with the options by which the

@@ -67,7 +67,11 @@ def test_every_fixture_is_tested() -> None:
     assert formats == set(range(1, checkpoint_module.FORMAT_VERSION))
 
 
-@pytest.mark.parametrize("name", NAMES)
+QUICK = ("format_1_iql", "format_2_cql_continuous", "format_2_bc")
+"""Read in the default suite."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES])
 def test_an_older_run_is_read_with_its_numbers_and_continues(name: str, tmp_path: Path) -> None:
     out, expected = copied(name, tmp_path)
     log = log_of_fixture(expected)
