@@ -34,6 +34,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     iql: list[float] = []
+    refused: list[str] = []
     for draw in range(args.draws):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -61,7 +62,10 @@ def main() -> None:
             f"[{gain['lower']:+.4f}, {gain['upper']:+.4f}] | {exact:+.4f} | {covered} | {verdict.decision} "
             f"| {best['exact'] - base:+.4f} ({best['title']}) |"
         )
-        print(lines[-1], flush=True)
+        failed = [f"- Draw {draw}: line ({line.key}): {line.seen}" for line in verdict.lines if line.passed is False]
+        refused += failed
+        print(lines[-1], *failed, sep="\n", flush=True)
+    lines += ["", "What failed:", "", *refused] if refused else []
     lines.append(f"\nIQL over all draws and seeds: mean exact gain {np.mean(iql):+.4f}, lowest {np.min(iql):+.4f}.")
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
