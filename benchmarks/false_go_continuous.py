@@ -269,7 +269,7 @@ def main() -> None:
             count = len({one["fit"] for one in own})
             lines += [
                 "",
-                f"## {rewards.capitalize()} rewards, {episodes:,} episodes, {count} fits",
+                f"## {rewards.capitalize()} rewards, {episodes:,} episodes, {count} fit{'s' if count > 1 else ''}",
                 "",
                 f"{summary(own, names)}. One standard deviation is {spread:.3g}.",
                 "",

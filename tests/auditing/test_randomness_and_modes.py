@@ -8,6 +8,7 @@ from typing import Any
 import audit_corpus as corpus
 import numpy as np
 import pytest
+from sound_worlds import SOUND_WORLDS
 from worlds import schema_of
 
 import stitchrl as st
@@ -42,6 +43,16 @@ def test_randomness_with_masks_by_hand() -> None:
 def test_random_share_of_a_mixed_log() -> None:
     log = corpus.random_torques(corpus.clean_logs()["control"], 0.7)
     assert randomness(Facts(log)).random_share == pytest.approx(0.7, abs=0.15)
+
+
+def test_two_policies_are_not_taken_for_random_actions() -> None:
+    # In a region of many observations their actions look uniform together; at each observation they do not.
+    log = SOUND_WORLDS["100 states, two policies by source"](1500, 3)
+    found = randomness(Facts(log))
+    assert found.random_share == 0.0
+    assert not found.proven_mixture
+    uniform = dataclasses.replace(log, action=np.random.default_rng(0).integers(0, 8, log.num_transitions))
+    assert randomness(Facts(uniform)).random_share == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ NARROW = 0.05
 near-deterministic."""
 UNEVEN = 0.1
 """Total variation distance from a uniform distribution up to which continuous actions look uniform."""
+EVEN = 0.25
+"""Up to this sum over discrete actions of (share - uniform share)^2 / uniform share they look uniform: five actions, one taken
+in 40% of cases and each other in 15%, have .25."""
+LEAST_SEEN = 1
+"""How often each action of an observation must be expected for its shares to count."""
 LEAST_GAIN = 0.1
 """Nats per episode by which the mixture must beat a single part before the share of random episodes counts as evidence."""
 LEAST_POLICY = 0.03
@@ -239,8 +244,33 @@ def _discrete_mixture(facts: Facts) -> dict[str, float]:
         log_share: NumpyArray = np.log(share)
         return log_share
 
-    share, _, gain = _uniform_part(part, uniform, fit, actions * facts.regions.count)
+    share, belongs, gain = _uniform_part(part, uniform, fit, actions * facts.regions.count)
+    if share and not _even_where_seen_often(facts, part, taken, used, belongs):
+        share = 0.0  # several policies, which look uniform together where a region holds many observations
     return {"random_share": share, "gain": gain}
+
+
+def _even_where_seen_often(facts: Facts, part: Sample, taken: NumpyArray, used: NumpyArray, weight: NumpyArray) -> bool:
+    """Whether at single observations too the weighted actions are about as even as uniform ones; True where none came often.
+
+    For counts c of an observation's actions and uniform expectations e, sum (c - e)^2 / e is about the number of actions less one
+    if they are uniform; what is more, by row, is the distance of their shares from uniform ones.
+    """
+    bytes_of = np.ascontiguousarray(part.observation).view(np.dtype((np.void, 8 * part.observation.shape[1])))
+    group = np.unique(bytes_of.ravel(), return_inverse=True)[1]
+    share = weight / np.maximum(facts.allowed_count(part.rows), 1)
+    often = np.bincount(group, share) >= LEAST_SEEN
+    rows = np.flatnonzero(often[group])
+    if not len(rows):
+        return True
+    place = (np.cumsum(often) - 1)[group[rows]]
+    shape = int(often.sum()), len(used)
+    found = np.bincount(place * len(used) + taken[rows], weight[rows], shape[0] * len(used)).reshape(shape)
+    expected = np.zeros(shape)
+    np.add.at(expected, place, share[rows, None] * facts.allowed(part.rows[rows], used))
+    cells = expected > 0
+    excess = ((found - expected)[cells] ** 2 / expected[cells]).sum() - (cells.sum() - shape[0])
+    return bool(excess <= EVEN * weight[rows].sum())
 
 
 def _counts_by_region(
