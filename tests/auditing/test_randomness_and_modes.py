@@ -51,8 +51,10 @@ def test_two_policies_are_not_taken_for_random_actions() -> None:
     found = randomness(Facts(log))
     assert found.random_share == 0.0
     assert not found.proven_mixture
-    uniform = dataclasses.replace(log, action=np.random.default_rng(0).integers(0, 8, log.num_transitions))
-    assert randomness(Facts(uniform)).random_share == pytest.approx(1.0, abs=0.05)
+    rng = np.random.default_rng(0)
+    drawn = np.repeat(rng.random(log.num_episodes) < 0.9, log.episode_lengths)
+    mixed = np.where(drawn, rng.integers(0, 8, log.num_transitions), log.action).astype(log.action.dtype)
+    assert randomness(Facts(dataclasses.replace(log, action=mixed))).random_share == pytest.approx(0.9, abs=0.05)
 
 
 @pytest.mark.parametrize(
