@@ -1,7 +1,7 @@
 """An output for each combination or for each choice? Exact survival on small hospital logs, whose action is two doses.
 
     python benchmarks/factored_actions.py [--seeds 8] [--out benchmarks/results/factored_actions.md]
-    python benchmarks/factored_actions.py --why [--seeds 3]      prints what BCQ claims, and what sums of two can be at best
+    python benchmarks/factored_actions.py --why --seeds 3        prints what BCQ claims, and what sums of two are without error
 
 The treatments of ICU-Sepsis are five levels of fluids times five of a vasopressor. `outputs="factored"` gives policies and
 critics ten outputs in place of 25. Each seed has a log of its own, drawn afresh, which both kinds learn from.
@@ -74,7 +74,8 @@ def claims(seeds: int) -> list[str]:
 
 
 def best_of_sums() -> list[str]:
-    """Exact survival of BCQ's choice, and what it claims, where data have no end and Q is any number, or any sum of two."""
+    """Exact survival of BCQ's choice, and what it claims, where data have no end and Q is any number, or the sum of two that
+    fits the clinicians' actions best."""
     world = icu_sepsis()
     mdp, behavior = world.mdp, world.clinicians
     admitted = behavior / np.maximum(behavior.max(1, keepdims=True), 1e-12) > st.BCQ().threshold

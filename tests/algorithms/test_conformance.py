@@ -69,8 +69,8 @@ def test_every_registered_algorithm_is_covered_on_every_kind_of_action() -> None
     assert {name.split()[0] for name in LEARNERS} == set(METRICS)
 
 
-ALWAYS_CHECKED = ("IQL discrete",)
-"""With a policy, V and critics. tests/algorithms/test_check_algorithm.py has more; each case has all other tests of this file."""
+ALWAYS_CHECKED = ("IQL discrete", "BC continuous")
+"""One with V and critics, and one of each kind of action; each case has all other tests of this file."""
 
 
 @pytest.mark.parametrize(

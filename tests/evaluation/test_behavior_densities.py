@@ -300,7 +300,7 @@ def refitted(
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[] if k in ("plain", "clipped") else [pytest.mark.slow]) for k in MIXTURE_KINDS]
+    "kind", [pytest.param(k, marks=[] if k in ("clipped", "truncated") else [pytest.mark.slow]) for k in MIXTURE_KINDS]
 )
 def test_the_effect_of_a_density_is_what_leaving_episodes_out_does(kind: str) -> None:
     obs, action = linear(5, 600)

@@ -78,7 +78,7 @@ def test_a_model_finds_known_probabilities_and_the_same_twice(name: str) -> None
     np.testing.assert_array_equal(found, again)
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", MODELS)
 def test_masks_are_honoured_and_an_action_never_taken_stays_possible(name: str) -> None:
     rng = np.random.default_rng(0)
     state = rng.integers(0, 4, 1200)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from evaluation_worlds import UNDISCOUNTED, Table, draw, small_world
 from scipy import stats
+from worlds import schema_of
 
 import stitchrl as st
 from stitchrl.data.dataset import Dataset
@@ -152,6 +153,21 @@ def test_atoms_lie_on_the_lattice_of_rewards() -> None:
     assert spacing < 1.0
     world, behavior, _ = small_world()
     assert support_of(draw(world, behavior, 200, 0), UNDISCOUNTED)[1] * (ATOMS - 1) < 60
+
+
+def test_atoms_reach_over_missing_rows() -> None:
+    step = np.tile(np.delete(np.arange(10), 5), 20)  # the sixth row of every episode is missing
+    columns = {
+        "episode": np.repeat(np.arange(20), 9),
+        "step": step,
+        "observation": np.ones((180, 1), np.float32),
+        "action": np.zeros(180, np.int32),
+        "reward": np.ones(180, np.float32),
+        "terminated": step == 9,
+    }
+    log = st.read(columns, schema_of(columns, num_actions=2))
+    low, spacing = support_of(log, Estimand(0.99))
+    assert low + spacing * (ATOMS - 1) > log.episode_returns(0.99).max() > 8.5
 
 
 @pytest.mark.slow

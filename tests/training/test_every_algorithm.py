@@ -139,7 +139,8 @@ HOW_TO_STREAM = [name for name, (algorithm, _) in EVERY.items() if not algorithm
 @pytest.mark.parametrize(
     "names",
     [
-        # A process has five minutes, in which it compiles about ten of them. tests/feeds compares a few updates of a stream.
+        # A process has five minutes, in which it compiles about ten of them. In the default suite tests/feeds compares the
+        # batches of streams with and without masks, and a fit without.
         pytest.param(HOW_TO_STREAM[part::4], marks=pytest.mark.slow)
         for part in range(4)
     ],

@@ -27,7 +27,6 @@ from jaxtyping import Float
 
 from stitchrl.algorithms.base import Algorithm, Spec, Step
 from stitchrl.algorithms.optimizers import Trainable, polyak
-from stitchrl.algorithms.returns import returns_to_go
 from stitchrl.algorithms.settings import network_setting, setting
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
@@ -136,7 +135,7 @@ def projected(
 
 def support_of(log: Dataset, estimand: Estimand) -> tuple[float, float]:
     """The least atom and the spacing, such that the atoms cover the logged returns from any step on and a margin beyond."""
-    logged = returns_to_go(log, Scaling.identity(0), estimand.gamma)
+    logged = _returns_to_go(log, estimand.gamma)
     low, high = float(min(logged.min(), 0.0)), float(max(logged.max(), 0.0))
     reach = BEYOND * max(high - low, 1e-6)
     possible = attainable_range(log, estimand)
@@ -159,6 +158,17 @@ def _lattice(reward: Float[NumpyArray, " N"]) -> float | None:
         if unit > 0 and largest / unit <= ATOMS and np.allclose(whole / 1e6 / unit, np.round(whole / 1e6 / unit))
         else None
     )
+
+
+def _returns_to_go(log: Dataset, gamma: float) -> Float[NumpyArray, " N"]:
+    """(N,) discounted logged return from each row to the end of its episode, over missing rows too, as if they were not there."""
+    lengths = log.episode_lengths
+    found = log.reward.astype(np.float64)
+    last = log.episode_start[1:] - 1
+    for back in range(1, int(lengths.max())):
+        rows = (last - back)[lengths > back]
+        found[rows] += gamma * found[rows + 1]
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,8 +203,7 @@ class FitReturns:
         log, settings, continuous = data.timed_log, data.settings, data.log.num_actions is None
         low, spacing = support_of(log, data.estimand)
         scaling = Scaling.of(log)
-        logged = returns_to_go(log, Scaling.identity(0), data.gamma)
-        place = np.clip(np.round((logged - low) / spacing), 0, ATOMS - 1).astype(np.int64)
+        place = np.clip(np.round((_returns_to_go(log, data.gamma) - low) / spacing), 0, ATOMS - 1).astype(np.int64)
         start = np.log((np.bincount(place, minlength=ATOMS) + 1.0) / (len(place) + ATOMS))
         algorithm = DistributionalFQE(
             gamma=data.gamma,
