@@ -202,8 +202,8 @@ def what_refuses(records: list[dict[str, Any]]) -> str:
     return (
         f"Of {len(better)} verdicts on truly better policies the lower end lies above 0 in {len(shown)}, and "
         f"{len(shown) - len(refused)} of these are GO. Checks of health refuse {by_health} of the other {len(refused)}: of "
-        f"{len(told)} that tell which, {', '.join(named)}. `influence` fails where one episode holds more than 10% of the variance of the "
-        "estimate."
+        f"{len(told)} that tell which, {', '.join(named)}. `influence` fails where one episode holds more than 10% of the "
+        "variance of the estimate."
     )
 
 
