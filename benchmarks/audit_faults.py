@@ -146,7 +146,7 @@ def main() -> None:
         "hospital, all 20,000 stays": st.demo_log()
     }
     if given.open_bandit:
-        clean["bandit"] = open_bandit(given.open_bandit / "bts" / "all.csv")
+        clean["bandit"] = corpus.rowwise(open_bandit(given.open_bandit / "bts" / "all.csv"))
         sound["Open Bandit, Thompson sampling (of the table)"] = clean["bandit"]
         sound["Open Bandit, random"] = open_bandit(given.open_bandit / "random" / "all.csv")
     alarms: list[tuple[str, Dataset, Audit]] = []
