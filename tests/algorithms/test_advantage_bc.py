@@ -96,6 +96,7 @@ def test_guidance_and_layer_normalisation_exclude_each_other() -> None:
         st.AdvantageBC(guidance=2.0, network=Network((8,), layer_norm="after"))
 
 
+@pytest.mark.slow
 def test_bad_actions_are_learned_under_the_other_bit() -> None:
     # Action 0 pays 1 and was taken in half of the rows, more than `positive_share`: told "on" it is taken, told "off" it is not,
     # told nothing as in the log. With guidance 2 probabilities are those of "on" squared over those of the log, renormalised.

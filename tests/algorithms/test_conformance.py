@@ -39,8 +39,11 @@ from stitchrl.testing import check_algorithm
 RELATIVES = {
     "COMBO continuous", "EDAC continuous", "SAC discrete", "SAC continuous", "TD3 continuous", "DDPG continuous", "EQL discrete",
     "EQL continuous", "AdvantageBC discrete", "AdvantageBC continuous", "DecisionTransformer continuous", "QChunking continuous",
+    "BEAR continuous", "AWAC discrete", "BCQIQL discrete", "XQL discrete", "SQL continuous", "XQL continuous",
+    "FilteredBC discrete", "FilteredBC continuous",
 }  # fmt: skip
-"""Cases that share their update with one in the default suite: MOPO, SACN, TD3BC, SQL, AWR, DecisionTransformer discrete, FQL."""
+"""Cases that share their update with one in the default suite: MOPO, SACN, TD3BC, SQL, AWR, DecisionTransformer discrete, FQL,
+BCQ, AWAC continuous, BC."""
 
 
 def usual(names: Iterable[str]) -> list[Any]:

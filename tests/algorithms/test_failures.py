@@ -127,7 +127,9 @@ def short_run(name: str) -> Any:
     return fitted(algorithm, st.read(columns, schema), updates=400, log_every_updates=400)
 
 
-@pytest.mark.parametrize("name", ["SAC", "TD3", "DDPG", "ReBRAC"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("SAC", marks=pytest.mark.slow), "TD3", pytest.param("DDPG", marks=pytest.mark.slow), "ReBRAC"]
+)
 def test_only_what_is_held_to_the_log_stays_in_it_and_tells_the_truth(name: str) -> None:
     run = short_run(name)
     action = np.asarray(run.policy.mode(STATE))

@@ -71,7 +71,7 @@ def chunk_differences(run: str, **changes: Any) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("run", ["one_step", "best_of"])
+@pytest.mark.parametrize("run", [pytest.param("one_step", marks=pytest.mark.slow), "best_of"])
 def test_q_chunking_is_the_official_one(run: str) -> None:
     found = chunk_differences(run)
     assert max(found.values()) <= TOLERANCE, found

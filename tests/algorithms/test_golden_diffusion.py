@@ -86,7 +86,7 @@ def idql_differences(run: str, **changes: Any) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("run", ["idql", "idql_decayed"])
+@pytest.mark.parametrize("run", ["idql", pytest.param("idql_decayed", marks=pytest.mark.slow)])
 def test_idql_is_the_official_one(run: str) -> None:
     found = idql_differences(run)
     assert max(found.values()) <= TOLERANCE, found

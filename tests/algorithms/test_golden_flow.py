@@ -55,7 +55,7 @@ def fql_differences(run: str, **changes: Any) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("run", ["fql", "fql_normalized"])
+@pytest.mark.parametrize("run", [pytest.param("fql", marks=pytest.mark.slow), "fql_normalized"])
 def test_fql_is_the_official_one(run: str) -> None:
     found = fql_differences(run)
     assert max(found.values()) <= TOLERANCE, found

@@ -31,13 +31,13 @@ def test_the_denoising_loss_and_its_gradient_by_hand() -> None:
 
 
 @cache
-def run() -> Any:
+def run(updates: int = UPDATES) -> Any:
     """IDQL on a log of two kinds of action."""
     algorithm = st.IDQL(
         expectile=0.8, learning_rate=1e-2, target_rate=0.05, actor_target_rate=0.05, hidden_sizes=(32,), actor_width=32,
-        actor_blocks=1, actor_dropout=0.0, diffusion_steps=20, acting_candidates=16, decay_updates=UPDATES,
+        actor_blocks=1, actor_dropout=0.0, diffusion_steps=20, acting_candidates=16, decay_updates=updates,
     )  # fmt: skip
-    return fitted(algorithm, two_modes(), updates=UPDATES, log_every_updates=UPDATES, batch_size=128)
+    return fitted(algorithm, two_modes(), updates=updates, log_every_updates=updates, batch_size=128)
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_values_are_the_expectile_and_the_rewards_of_the_log() -> None:
 
 
 def test_it_chooses_by_the_least_of_the_target_critics() -> None:
-    state, policy = run().states[0], run().policy.policy
+    state, policy = run(20).states[0], run(20).policy.policy
     assert isinstance(policy.critic, Ensemble)
     obs = jnp.linspace(-1.0, 1.0, 5)[:, None]
     drawn = policy.proposal.candidates(obs, jnp.broadcast_to(policy.noise[:, None], (16, 5, 20)))

@@ -91,6 +91,7 @@ def test_the_model_of_a_linear_system_is_its_matrices_and_its_error_is_the_noise
     assert float(model["error"]["rows"]) == held.num_transitions
 
 
+@pytest.mark.slow
 def test_members_are_ordered_by_their_error_on_held_out_rows() -> None:
     log, model = linear_fit()
     _, held = parts_of(log, 0)

@@ -131,6 +131,7 @@ def test_the_td_loss_takes_a_target_for_each_critic() -> None:
     np.testing.assert_allclose(gradient, [[1.0, 0.0], [-1.0, 0.0]])
 
 
+@pytest.mark.slow
 def test_critics_disagree_where_an_action_has_few_rows() -> None:
     # One state; action 0 pays 1 in 64 rows, action 1 pays 2 in 16. Least squares of critics without hidden layers.
     action = (np.arange(80) >= 64).astype(np.int32)

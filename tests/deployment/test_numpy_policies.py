@@ -213,6 +213,7 @@ def test_numpy_gives_what_jax_gives(name: str, tmp_path: Path) -> None:
     close(np.maximum(theirs.log_prob(OBS, beyond), -1e3), np.maximum(ours.log_prob(OBS, beyond), -1e3))
 
 
+@pytest.mark.slow
 def test_images_give_the_same(tmp_path: Path) -> None:
     made = ImageNetwork.create((9, 8, 2), Network((8,), channels=(4, 6)), A, key=jax.random.key(0))
     ours, theirs = both(CategoricalPolicy(made), tmp_path)

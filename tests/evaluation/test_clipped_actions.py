@@ -302,7 +302,8 @@ def test_a_fit_of_clipped_draws_recovers_mean_and_spread_where_an_uncensored_one
     assert (action - slope * seen).std() < 0.8 * STD
 
 
-@pytest.mark.parametrize("name", ["gaussian", pytest.param("mixture", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaussian", "mixture"])
 def test_a_fit_predicts_clipped_actions_as_well_as_the_law_that_drew_them(name: str) -> None:
     test = log_of(20_000, 5)
     exact = clipped_law(test.action[:, 0], GAIN * test.observation[:, 0], STD)

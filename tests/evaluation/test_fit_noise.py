@@ -127,6 +127,7 @@ def scattered(episodes: int) -> tuple[Dataset, np.ndarray]:
     return read(columns, Schema.infer(list(columns), num_actions=10, gamma=1.0)), behavior
 
 
+@pytest.mark.slow
 def test_a_behaviour_that_learned_its_episodes_by_heart_is_called_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap of ris: its weights look evener than the true ones, though they are wrong."""
     monkeypatch.setattr(counts, "STRENGTHS", (1e-3,))

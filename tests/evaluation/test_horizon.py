@@ -178,6 +178,7 @@ def test_what_comes_after_the_horizon_changes_nothing() -> None:
     assert verdict["caveats"][0] == "Only the first 8 steps of an episode count: what comes after them is not judged."
 
 
+@pytest.mark.slow
 def test_a_horizon_beyond_every_episode_is_as_good_as_none() -> None:
     _, _, policy = small_world()
     log, other = small_log(11), small_log(12)

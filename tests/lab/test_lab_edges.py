@@ -208,6 +208,7 @@ def test_a_stopped_build_does_not_wait_for_the_other_lessons(tmp_path: Path, mon
 # --- the folder ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exporting_some_lessons_leaves_the_others_in_the_path(kept: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pages"
     assert [page.name for page in build.export(folder, ["awr"])] == ["index.html", "awr.html"]

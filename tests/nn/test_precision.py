@@ -104,6 +104,7 @@ def test_only_what_is_traced_inside_is_rounded() -> None:
     np.testing.assert_allclose(inside, outside, atol=0.05)
 
 
+@pytest.mark.slow
 def test_several_actions_an_observation_are_rounded_too() -> None:
     # Neither part of the first layer is wide, together they are; the layers after it are narrow.
     critics = ContinuousCritics(Ensemble.create(2, 27 + 8, (48, 16), 1, key=KEYS[0]))

@@ -178,6 +178,7 @@ def test_what_cannot_be_a_baseline_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_takes_what_evaluate_takes(
     finished: tuple[Path, Path, Any], tmp_path: Path, stitchrl: Command
 ) -> None:

@@ -99,6 +99,7 @@ def test_the_batch_axis_of_an_accelerator_gives_the_same_numbers(name: str, monk
     assert_trees_equal(together.states, apart.states, rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_without_compilation_it_trains_too() -> None:
     log = random_log(12)
     settings = SETTINGS | {"updates": 1, "log_every_updates": 1, "seeds": 2}
@@ -137,7 +138,7 @@ def test_members_are_split_over_four_devices() -> None:
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("setting_name", ["decay_updates", "warmup_updates"])
+@pytest.mark.parametrize("setting_name", ["warmup_updates", pytest.param("decay_updates", marks=pytest.mark.slow)])
 def test_a_schedule_shorter_than_a_turn_of_the_actor_is_not_off(setting_name: str) -> None:
     log, plain = random_continuous_log(12), st.TD3BC(**TINY)
     runs = [st.fit(a, log, **SETTINGS) for a in (plain, dataclasses.replace(plain, **{setting_name: 1}))]
