@@ -43,6 +43,7 @@ def agreement(policy: object, log: st.Dataset, towards: bool) -> float:
     return float((chosen == (side if towards else 1 - side)).mean())
 
 
+@pytest.mark.slow
 def test_pixels_stay_bytes_until_the_network_scales_them() -> None:
     log = image_log(20)
     assert log.observation_table.dtype == np.uint8

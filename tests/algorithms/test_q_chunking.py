@@ -98,6 +98,7 @@ def test_chunks_of_one_are_fql() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_the_log_does_not_have_of_a_chunk_changes_nothing() -> None:
     case = CASES["QChunking continuous"]
     batch = case.batch()

@@ -98,6 +98,7 @@ def test_the_bundle_of_a_continuous_policy_acts_and_has_its_guard_on(algorithm: 
         st.evaluate(bundle, log, estimators=("fqe",))
 
 
+@pytest.mark.slow
 def test_train_says_what_becomes_of_images(tmp_path: Path, stitchrl: Command) -> None:
     rng, rows = np.random.default_rng(0), 8
     log = tmp_path / "frames.npz"

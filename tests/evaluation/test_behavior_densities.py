@@ -115,6 +115,7 @@ def test_a_linear_gaussian_behaviour_is_recovered_within_a_twentieth_of_a_nat() 
     assert behavior.fitted
 
 
+@pytest.mark.slow
 def test_a_behaviour_squashed_by_tanh_is_recovered_where_a_truncated_normal_is_far_off() -> None:
     logs = []
     for seed in (0, 1):

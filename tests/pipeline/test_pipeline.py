@@ -374,6 +374,7 @@ def test_an_algorithm_for_other_actions_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_warning_example_is_never_selected_and_left_out_where_it_diverges(
     finished: tuple[Path, Path], tmp_path: Path
 ) -> None:

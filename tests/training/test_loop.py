@@ -146,6 +146,7 @@ def test_a_schedule_shorter_than_a_turn_of_the_actor_is_not_off(setting_name: st
     assert counts[1] == counts[0] + 1  # the schedule's own count
 
 
+@pytest.mark.slow
 def test_critics_without_hidden_layers_learn() -> None:
     run = st.fit(st.CQL(hidden_sizes=(), learning_rate=1e-2), random_continuous_log(12), **SETTINGS)
     assert all(np.isfinite(value) for row in run.history for value in row.values())
