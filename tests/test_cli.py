@@ -296,6 +296,7 @@ def test_audit_and_run_end_with_5_where_the_log_is_not_usable(log: Path, tmp_pat
 # --- train -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_learns_in_the_units_of_the_main_job(log: Path, tmp_path: Path, stitchrl: Command) -> None:
     scale = unit_return_scale(st.read(log))
     assert abs(scale - 1) > 0.5

@@ -366,6 +366,7 @@ def test_with_inputs_is_another_algorithm_unchecked() -> None:
     assert algorithm.structure() == st.IQL(hidden_sizes=SIZES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["IQL discrete", "TD3BC continuous"])
 def test_inputs_traced_are_inputs_built_in(name: str) -> None:
     # All tests here give number settings to one program as arguments; built into another they mean the same.

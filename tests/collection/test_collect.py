@@ -116,6 +116,7 @@ def test_the_oldest_transitions_make_way() -> None:
     assert batch["action_mask"].shape == (200, 2)
 
 
+@pytest.mark.slow
 def test_the_command_collects_a_log_whose_learner_got_better(tmp_path: Path, stitchrl: Command) -> None:
     out = tmp_path / "cartpole.parquet"
     words = ["collect", "--env", "CartPole-v1", "--episodes", 12, "--steps", 2500, "--json"]

@@ -178,6 +178,7 @@ def value(policy: Any) -> float:
     return float((probs[0, 1] + probs[1, 0]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BC", pytest.param("IQL", marks=pytest.mark.slow)])
 def test_a_bit_seen_before_is_of_use_to_who_remembers(name: str) -> None:
     expert = name == "BC"

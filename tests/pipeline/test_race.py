@@ -193,6 +193,7 @@ def with_another_test_part(log: st.Dataset) -> st.Dataset:
     return dataclasses.replace(log, reward=np.where(mine, 1e6, log.reward).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_an_interrupted_race_goes_on_and_ends_the_same_whatever_the_test_part_holds(
     raced: Race, log: st.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

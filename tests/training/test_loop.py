@@ -82,6 +82,7 @@ def test_what_a_member_draws_is_bit_identical_alone_and_among_others() -> None:
     assert (np.asarray(together.member(0).algorithm.rows) != np.asarray(together.member(1).algorithm.rows)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
