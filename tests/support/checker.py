@@ -20,7 +20,7 @@ from beartype import BeartypeConf, beartype
 
 __all__ = ["CALLS", "begin_test", "checked", "install"]
 
-CALLS = 10
+CALLS = 100
 """Calls of each function that are checked in one test."""
 
 strict = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))

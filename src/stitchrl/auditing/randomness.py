@@ -253,11 +253,11 @@ def _discrete_mixture(facts: Facts) -> dict[str, float]:
 def _even_where_seen_often(facts: Facts, part: Sample, taken: NumpyArray, used: NumpyArray, weight: NumpyArray) -> bool:
     """Whether at single observations too the weighted actions are about as even as uniform ones; True where none came often.
 
-    For counts c of an observation's actions and uniform expectations e, sum (c - e)^2 / e is about the number of actions less one
-    if they are uniform; what is more, by row, is the distance of their shares from uniform ones.
+    For counts c of the actions at an observation, and the counts e that uniform actions would have, sum (c - e)^2 / e is on
+    average the number of actions less one if they are uniform. What goes beyond that, divided by the rows, is how far their
+    shares are from uniform ones.
     """
-    bytes_of = np.ascontiguousarray(part.observation).view(np.dtype((np.void, 8 * part.observation.shape[1])))
-    group = np.unique(bytes_of.ravel(), return_inverse=True)[1]
+    group = np.unique(part.observation, axis=0, return_inverse=True)[1].ravel()
     share = weight / np.maximum(facts.allowed_count(part.rows), 1)
     often = np.bincount(group, share) >= LEAST_SEEN
     rows = np.flatnonzero(often[group])
