@@ -196,7 +196,8 @@ def main() -> None:
         f"{given.draws * len(worlds)} logs there was a warning or an error that the world does not deserve. The number behind a "
         "code is in how many of the logs it was found. A world deserves a warning where it is right: a behaviour that hardly "
         "hesitates does leave out actions in large parts of the states, and a target that stays where it was put looks like a "
-        "number that is carried forward. The notes (infos) about fixed horizons are questions.",
+        "number that is carried forward. The notes (infos) about fixed horizons are questions. The limits by which "
+        "`mostly-random` tells several policies from random actions were set with these worlds at hand.",
         "",
         *_table(["world", "rows", "false warnings and errors", "deserved warnings", "notes"], worlds),
         "",
