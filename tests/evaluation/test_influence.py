@@ -37,3 +37,23 @@ def test_groups_are_one_unit_and_the_largest_is_what_the_check_sees() -> None:
 
 def test_nothing_that_varies_has_no_shares() -> None:
     assert variance_shares(np.zeros(4), Units(4)) is None
+
+
+def test_what_models_add_to_the_variance_is_carried_by_no_unit() -> None:
+    """Squares 1, 9, 4, 0, 1 of five episodes: sampling has the variance 15 / 25, and models add as much again."""
+    influence, units = np.asarray([1.0, -3.0, 2.0, 0.0, 1.0]), Units(5)
+    found = variance_shares(influence, units, 15 / 25)
+    assert found is not None
+    assert found.largest == pytest.approx([9 / 30, 4 / 30, 1 / 30, 1 / 30, 0.0])
+    assert found.half == 1  # of what the episodes carry
+    assert check_influence(units, influence, 15 / 25).seen == pytest.approx(9 / 30)
+
+
+def test_models_let_an_estimate_pass_only_as_far_as_its_interval_grows_with_them() -> None:
+    influence, units = np.asarray([3.0, *([1.0, -1.0] * 36), -3.0]), Units(74)  # one carries 9 of 90
+    assert check_influence(units, influence).passed
+    heavier = np.asarray([4.0, *([1.0, -1.0] * 36), -4.0])  # 16 of 104
+    assert not check_influence(units, heavier).passed
+    sampling = 104 / 74**2
+    assert not check_influence(units, heavier, 0.5 * sampling).passed  # 16 of 156
+    assert check_influence(units, heavier, 0.6 * sampling).passed  # 16 of 166.4

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from stitchrl.auditing.evenness import even_where_seen_often, looks_uniform
 from stitchrl.auditing.facts import Facts
 from stitchrl.auditing.moments import blocks
 from stitchrl.auditing.regression import features
-from stitchrl.auditing.sample import Sample
+from stitchrl.auditing.uniform_mixture import uniform_part
 from stitchrl.messages import likelier
 from stitchrl.types import NumpyArray
 
@@ -18,8 +19,6 @@ __all__ = ["Randomness", "randomness", "randomness_numbers"]
 
 LEAST_ROWS, LEAST_EPISODES, LEAST_LENGTH = 1000, 50, 3
 """Smaller logs, and mixtures over shorter episodes, are not estimated."""
-ROUNDS = 20
-"""Rounds of expectation-maximisation from each start."""
 ALL = 0.95
 """Effective actions over allowed actions from which on a log of short episodes counts as uniformly random."""
 ONE_ACTION = 0.95
@@ -27,13 +26,6 @@ ONE_ACTION = 0.95
 NARROW = 0.05
 """Spread about the mean action, relative to the spread of uniform actions, below which a region counts as
 near-deterministic."""
-UNEVEN = 0.1
-"""Total variation distance from a uniform distribution up to which continuous actions look uniform."""
-EVEN = 0.25
-"""Up to this sum over discrete actions of (share - uniform share)^2 / uniform share they look uniform: five actions, one taken
-in 40% of cases and each other in 15%, have .25."""
-LEAST_SEEN = 1
-"""How often each action of an observation must be expected for its shares to count."""
 LEAST_GAIN = 0.1
 """Nats per episode by which the mixture must beat a single part before the share of random episodes counts as evidence."""
 LEAST_POLICY = 0.03
@@ -244,33 +236,10 @@ def _discrete_mixture(facts: Facts) -> dict[str, float]:
         log_share: NumpyArray = np.log(share)
         return log_share
 
-    share, belongs, gain = _uniform_part(part, uniform, fit, actions * facts.regions.count)
-    if share and not _even_where_seen_often(facts, part, taken, used, belongs):
+    share, belongs, gain = uniform_part(part, uniform, fit, actions * facts.regions.count)
+    if share and not even_where_seen_often(facts, part, taken, used, belongs):
         share = 0.0  # several policies, which look uniform together where a region holds many observations
     return {"random_share": share, "gain": gain}
-
-
-def _even_where_seen_often(facts: Facts, part: Sample, taken: NumpyArray, used: NumpyArray, weight: NumpyArray) -> bool:
-    """Whether at single observations too the weighted actions are about as even as uniform ones; True where none came often.
-
-    For counts c of the actions at an observation, and the counts e that uniform actions would have, sum (c - e)^2 / e is on
-    average the number of actions less one if they are uniform. What goes beyond that, divided by the rows, is how far their
-    shares are from uniform ones.
-    """
-    group = np.unique(part.observation, axis=0, return_inverse=True)[1].ravel()
-    share = weight / np.maximum(facts.allowed_count(part.rows), 1)
-    often = np.bincount(group, share) >= LEAST_SEEN
-    rows = np.flatnonzero(often[group])
-    if not len(rows):
-        return True
-    place = (np.cumsum(often) - 1)[group[rows]]
-    shape = int(often.sum()), len(used)
-    found = np.bincount(place * len(used) + taken[rows], weight[rows], shape[0] * len(used)).reshape(shape)
-    expected = np.zeros(shape)
-    np.add.at(expected, place, share[rows, None] * facts.allowed(part.rows[rows], used))
-    cells = expected > 0
-    excess = ((found - expected)[cells] ** 2 / expected[cells]).sum() - (cells.sum() - shape[0])
-    return bool(excess <= EVEN * weight[rows].sum())
 
 
 def _counts_by_region(
@@ -339,65 +308,7 @@ def _continuous_mixture(facts: Facts, low: NumpyArray, high: NumpyArray, live: N
         density: NumpyArray = -0.5 * (error**2 / variance + np.log(2 * np.pi * variance)).sum(1)
         return density
 
-    share, belongs, gain = _uniform_part(part, uniform, fit, x.shape[1] * action.shape[1])
-    if share and not _looks_uniform(action, low, high, belongs):
+    share, belongs, gain = uniform_part(part, uniform, fit, x.shape[1] * action.shape[1])
+    if share and not looks_uniform(action, low, high, belongs):
         share = 0.0  # broad but not uniform: a noisy policy
     return {"random_share": share, "gain": gain}
-
-
-def _looks_uniform(action: NumpyArray, low: NumpyArray, high: NumpyArray, weight: NumpyArray) -> bool:
-    """Whether every number of the weighted actions fills ten equal bins evenly, up to `UNEVEN` in total variation."""
-    bins = np.clip((action - low) / (high - low) * 10, 0, 9.999).astype(np.int64)
-    for column in bins.T:
-        share = np.bincount(column, weight, 10) / weight.sum()
-        if 0.5 * np.abs(share - 0.1).sum() > UNEVEN:
-            return False
-    return True
-
-
-def _uniform_part(part: Sample, uniform: NumpyArray, fit: Any, parameters: int) -> tuple[float, NumpyArray, float]:
-    """Fit a mixture, by episode, of uniform actions and one or two policies, from several starts, and keep the best by BIC.
-    Two policies are tried so that a broad policy need not pass for uniform actions.
-
-    Args:
-        part: rows of the episodes.
-        uniform: (rows,) log-density of uniform actions.
-        fit: gives the log-density of the rows of one half under a policy fitted to the weighted rows of the other half.
-        parameters: number of parameters of one policy.
-
-    Returns:
-        The weight of the uniform part; (rows,) the probability that the row's episode belongs to it; by how much
-        log-likelihood per episode the mixture beats the better of the uniform part and one policy alone.
-    """
-    _, episode = np.unique(part.episode, return_inverse=True)
-    even = episode % 2 == 0
-
-    def score(weight: NumpyArray) -> NumpyArray:
-        """(episodes,) log-likelihood under a policy fitted to the weighted rows, each half under the fit to the other."""
-        rows = np.zeros(len(episode))
-        rows[even], rows[~even] = fit(weight, even), fit(weight, ~even)
-        return np.bincount(episode, rows)
-
-    flat = np.bincount(episode, uniform)
-    whole = score(np.ones(len(episode)))
-    single = max(float(flat.sum()), float(whole.sum()))
-    random_first = float(whole.sum() < flat.sum())
-    best, belongs_best = single, np.full(len(flat), random_first)
-    rank = np.argsort(np.argsort((whole - flat) / np.bincount(episode))) / len(flat)
-    for cuts in ((0.9,), (0.5,), (0.2,), (0.33, 0.67)):
-        label = np.searchsorted(cuts, rank)  # 0 is the uniform part, the others are policies
-        belongs = (label[:, None] == np.arange(len(cuts) + 1)).astype(float)
-        last = -np.inf
-        for _ in range(ROUNDS):
-            weight = np.clip(belongs.mean(0), 1e-3, 1)
-            policies = [score(belongs[episode, k]) for k in range(1, len(weight))]
-            logs = np.stack([flat, *policies], 1) + np.log(weight / weight.sum())
-            total = np.logaddexp.reduce(logs, axis=1)
-            belongs = np.exp(logs - total[:, None])
-            if total.sum() < last + 1e-3 * len(flat):
-                break
-            last = total.sum()
-        value = float(total.sum()) - 0.5 * (len(cuts) - 1) * parameters * np.log(len(episode))
-        if value > best:
-            best, belongs_best = value, belongs[:, 0]
-    return float(belongs_best.mean()), belongs_best[episode], float(best - single) / len(flat)

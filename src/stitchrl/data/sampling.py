@@ -20,6 +20,7 @@ __all__ = [
     "UniformSampling",
     "WeightedSampling",
     "alias_table",
+    "drawing_rule",
     "drawn_part",
     "share_of",
 ]
@@ -150,6 +151,18 @@ class TopFractionSampling(Sampling):
 def share_of(fraction: float, count: int) -> int:
     """The smallest whole number that is at least this fraction of a count; 7% of 100 are 7, whatever floats say."""
     return max(1, math.ceil(round(fraction * count, 9)))
+
+
+def drawing_rule(own: Sampling | None, asked: str | Sampling) -> Sampling:
+    """The rule that draws rows.
+
+    Args:
+        own: the algorithm's own rule, which goes first; None where it has none.
+        asked: what `fit` was asked for: a rule, or "uniform" or "shuffled", under both of which rows are equally likely.
+    """
+    if own is not None:
+        return own
+    return asked if isinstance(asked, Sampling) else UniformSampling()
 
 
 def drawn_part(log: Dataset, rule: Sampling | None) -> Dataset:

@@ -217,6 +217,11 @@ class Draft:
             return 0.0
         return float(np.var(self.by_network, ddof=1)) * (1 / count if self.jointly else 1 + 1 / count)
 
+    @property
+    def variance_of_models(self) -> float:
+        """The variance that fitted networks add to that of sampling episodes: what they disagree by, and what traces move."""
+        return self.model_variance + self.moved**2
+
     @classmethod
     def refused(cls, sentence: str, case: Case) -> Draft:
         """The draft of an estimator that does not apply to a case."""
@@ -341,7 +346,7 @@ def influence_checks(draft: Draft, standard_error: float, units: Units) -> tuple
         units: which episodes are independent.
     """
     assert draft.statistic is not None
-    found = [check_influence(units, draft.statistic.influence())]
+    found = [check_influence(units, draft.statistic.influence(), draft.variance_of_models)]
     ratios = draft.ratios
     if ratios is not None and ratios.residual is not None and standard_error > 0:
         largest = float(ratios.largest().max(initial=0.0))

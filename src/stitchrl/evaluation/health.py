@@ -215,10 +215,16 @@ def check_own_fit(nats: float) -> Check:
     return Check("own-fit", nats, MAXIMUM_OPTIMISM, passed, sentence)
 
 
-def check_influence(units: Units, influence: Float[NumpyArray, " n"]) -> Check:
-    """Where one unit carries much of the variance, others like it may be missing by luck, so that the error is not known."""
+def check_influence(units: Units, influence: Float[NumpyArray, " n"], model_variance: float = 0.0) -> Check:
+    """Where one unit carries much of the variance, others like it may be missing by luck, so that the error is not known.
+
+    Args:
+        units: which episodes are independent.
+        influence: (n,) influence value of each episode; the sum of their squares over n^2 is the variance of sampling.
+        model_variance: what fitted models add to the variance of the estimate, which its interval contains.
+    """
     squares = units.sums(influence) ** 2
-    total = float(squares.sum())
+    total = float(squares.sum()) + model_variance * len(influence) ** 2
     share = float(squares.max()) / total if total > 0 else 0.0
     passed = share <= MAXIMUM_INFLUENCE
     if passed:

@@ -26,7 +26,7 @@ class VarianceShares:
         noun: what one unit is called, "episode", "decision" or "group".
         count: how many units there are.
         largest: the largest shares of one unit, the largest first; at most `LISTED`.
-        half: how many of the units with the largest shares carry half of the variance together.
+        half: how many of the units with the largest shares carry half of what all units carry together.
         limit: the largest share that one unit may carry in a healthy estimate.
     """
 
@@ -41,17 +41,20 @@ class VarianceShares:
         return dataclasses.asdict(self)
 
 
-def variance_shares(influence: Float[NumpyArray, " n"], units: Units) -> VarianceShares | None:
-    """The shares of each unit in the sum of squared influence values; None where nothing varies.
+def variance_shares(
+    influence: Float[NumpyArray, " n"], units: Units, model_variance: float = 0.0
+) -> VarianceShares | None:
+    """The shares of each unit in the variance of an estimate, as `check_influence` counts them; None where nothing varies.
 
     Args:
         influence: (n,) influence value of each episode.
         units: which episodes are independent.
+        model_variance: what fitted models add to the variance; no unit carries it.
     """
     squares = np.sort(units.sums(influence) ** 2)[::-1]
     total = float(squares.sum())
     if not total > 0:
         return None
-    shares = squares / total
-    half = int(np.searchsorted(np.cumsum(shares), 0.5 - 1e-12)) + 1
+    half = int(np.searchsorted(np.cumsum(squares / total), 0.5 - 1e-12)) + 1
+    shares = squares / (total + model_variance * len(influence) ** 2)
     return VarianceShares(units.noun, units.count, tuple(float(share) for share in shares[:LISTED]), half)

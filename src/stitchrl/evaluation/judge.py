@@ -176,9 +176,9 @@ class Judge:
     def _influence(self, k: int, gain: Mapping[str, Estimate]) -> VarianceShares | None:
         """Who carries the variance of the primary gain; None where there is no such gain."""
         primary = self._primary(k, gain)
-        if primary is None or primary[1].statistic is None:
+        if primary is None or (statistic := primary[1].statistic) is None:
             return None
-        return variance_shares(primary[1].statistic.influence(), self._resampler.units)
+        return variance_shares(statistic.influence(), self._resampler.units, primary[1].variance_of_models)
 
     def _vetoes(self, k: int, gain: Mapping[str, Estimate]) -> Vetoes | None:
         if self._rule.groups is None and self._costs is None:

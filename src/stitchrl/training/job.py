@@ -20,7 +20,7 @@ from stitchrl.algorithms.settings import default_settings
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.preferences import Preferences
-from stitchrl.data.sampling import Sampling, UniformSampling, drawn_part
+from stitchrl.data.sampling import Sampling, drawing_rule, drawn_part
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import ANSWER, Guard
@@ -153,7 +153,7 @@ class Job:
         spec = Spec.of(log)
         asked = {name: getattr(self, name) for name in ASKED} | {"seeds": len(self.seeds)}
         check_suits(algorithm, log, self.preferences, asked)
-        rule = self._rule(algorithm)
+        rule = drawing_rule(algorithm.sampling, self.sampling)
         # The scaling is fitted to the rows that are learned from.
         seen = drawn_part(log, rule)
         scaling = Scaling.of(seen, standardize=self.standardize, reward_scale=self.reward_scale)
@@ -233,13 +233,6 @@ class Job:
         if self.probe is None:
             return None
         return jax.tree.map(jnp.asarray, self.probe.arrays(prepared.log, scaling))
-
-    def _rule(self, algorithm: Algorithm) -> Sampling:
-        """The rule that draws rows: the algorithm's own where it has one. `check_suits` has refused two of them."""
-        own = algorithm.sampling
-        if own is not None:
-            return own
-        return self.sampling if isinstance(self.sampling, Sampling) else UniformSampling()
 
     def _saving(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 from stitchrl.algorithms.base import Algorithm
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.preferences import Preferences
-from stitchrl.data.sampling import Sampling, UniformSampling
+from stitchrl.data.sampling import Sampling, UniformSampling, drawing_rule
 from stitchrl.errors import ConfigurationError
 from stitchrl.nn.networks import Network
 from stitchrl.training.closed_forms import check_closed_form
@@ -109,17 +109,11 @@ def _check_drawing(algorithm: Algorithm, arguments: Mapping[str, Any]) -> None:
             f"{algorithm.name} reads the whole log every {algorithm.refresh_every_updates} updates, which a streamed "
             "log does not allow. Train without `stream`."
         )
-    if getattr(algorithm, "critic_per_source", False) and not _uniform(sampling, own):
+    if getattr(algorithm, "critic_per_source", False) and not isinstance(drawing_rule(own, sampling), UniformSampling):
         raise ConfigurationError(
             f"`critic_per_source` of {algorithm.name} weights rows by their source's share of the log, which is wrong where "
             f"`sampling` of fit, {sampling!r}, draws other shares. Leave one of them out."
         )
-
-
-def _uniform(sampling: str | Sampling, own: Sampling | None) -> bool:
-    """Whether every row is as likely to be drawn as every other."""
-    rule = sampling if own is None else own
-    return isinstance(rule, str | UniformSampling)
 
 
 def _check_time(algorithm: Algorithm, arguments: Mapping[str, Any]) -> None:
