@@ -169,7 +169,10 @@ def work(args: argparse.Namespace, state: State) -> None:
                 continue
             environment, updates = ENVIRONMENTS[dataset][0], args.updates or full
             key = {"algorithm": name, "dataset": dataset, "updates": updates, "episodes": args.episodes}
-            asked = {"ours": sorted({*range(args.seeds), *args.precision_seeds}), "d3rlpy": list(range(peers))}
+            asked = {
+                "ours": sorted({*range(args.seeds), *args.precision_seeds}),
+                "d3rlpy": list(range(args.peer_seeds or peers)),
+            }
             asked["bfloat16"] = args.precision_seeds
             missing = {
                 side: [s for s in seeds if not state.find(side=side, seed=s, **key)] for side, seeds in asked.items()
@@ -243,6 +246,8 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
     for name, (_, full, datasets, peers) in ALGORITHMS.items():
         for dataset in datasets:
             key = {"algorithm": name, "dataset": dataset, "updates": args.updates or full, "episodes": args.episodes}
+            while state.find(side="d3rlpy", seed=peers, **key):  # more seeds than usual
+                peers += 1
             asked = {"ours": args.seeds, "d3rlpy": peers}
             found = {side: [state.find(side=side, seed=s, **key) for s in range(n)] for side, n in asked.items()}
             if None in found["ours"] or None in found["d3rlpy"]:
@@ -326,6 +331,7 @@ def main() -> None:
     parser.add_argument("--peer-python", type=Path, default=here.parent / ".bench" / "bin" / "python")
     parser.add_argument("--jobs", nargs="*", default=[], metavar="JOB", help="IQL or IQL/hopper_mixed; all by default")
     parser.add_argument("--seeds", type=int, default=8, help="of ours; the peer's are 4, or 3 where an update is dear")
+    parser.add_argument("--peer-seeds", type=int, help="of the peer; all there are enter the table")
     parser.add_argument("--precision-seeds", nargs="*", type=int, default=[], help="of the second table")
     parser.add_argument("--updates", type=int, help="instead of each algorithm's own number (for a trial)")
     parser.add_argument("--episodes", type=int, default=20)

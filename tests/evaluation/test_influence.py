@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from typing import cast
+
 import numpy as np
 import pytest
 
+from stitchrl.evaluation.contributions import Contributions
+from stitchrl.evaluation.estimator import Draft, influence_checks
 from stitchrl.evaluation.health import check_influence
 from stitchrl.evaluation.influence import LISTED, variance_shares
 from stitchrl.evaluation.units import Units
@@ -56,4 +62,14 @@ def test_models_let_an_estimate_pass_only_as_far_as_its_interval_grows_with_them
     assert not check_influence(units, heavier).passed
     sampling = 104 / 74**2
     assert not check_influence(units, heavier, 0.5 * sampling).passed  # 16 of 156
-    assert check_influence(units, heavier, 0.6 * sampling).passed  # 16 of 166.4
+    check = check_influence(units, heavier, np.float64(0.6 * sampling))  # 16 of 166.4
+    assert check.passed is True  # a plain bool, which JSON can hold, whatever the variance is
+
+
+def test_the_evaluation_of_a_policy_with_continuous_actions_can_be_kept_as_json() -> None:
+    """Numbers of NumPy among the checks would stop the main job when it writes its ranking."""
+    draft = Draft(
+        Contributions.average(np.asarray([1.0, 2.0, 4.0])), by_network=(1.0, 2.0), moved=cast(float, np.float64(0.5))
+    )
+    checks = influence_checks(draft, 1.0, Units(3))
+    json.dumps([dataclasses.asdict(check) for check in checks])

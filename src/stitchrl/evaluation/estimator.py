@@ -220,7 +220,7 @@ class Draft:
     @property
     def variance_of_models(self) -> float:
         """The variance that fitted networks add to that of sampling episodes: what they disagree by, and what traces move."""
-        return self.model_variance + self.moved**2
+        return self.model_variance + float(self.moved) ** 2
 
     @classmethod
     def refused(cls, sentence: str, case: Case) -> Draft:

@@ -224,7 +224,7 @@ def check_influence(units: Units, influence: Float[NumpyArray, " n"], model_vari
         model_variance: what fitted models add to the variance of the estimate, which its interval contains.
     """
     squares = units.sums(influence) ** 2
-    total = float(squares.sum()) + model_variance * len(influence) ** 2
+    total = float(squares.sum() + model_variance * len(influence) ** 2)
     share = float(squares.max()) / total if total > 0 else 0.0
     passed = share <= MAXIMUM_INFLUENCE
     if passed:

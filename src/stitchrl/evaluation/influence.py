@@ -56,5 +56,5 @@ def variance_shares(
     if not total > 0:
         return None
     half = int(np.searchsorted(np.cumsum(squares / total), 0.5 - 1e-12)) + 1
-    shares = squares / (total + model_variance * len(influence) ** 2)
+    shares = squares / float(total + model_variance * len(influence) ** 2)
     return VarianceShares(units.noun, units.count, tuple(float(share) for share in shares[:LISTED]), half)

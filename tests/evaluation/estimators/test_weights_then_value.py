@@ -67,3 +67,15 @@ def test_an_estimate_that_rests_on_the_value_is_not_healthy() -> None:
     assert "nothing corrects" in " ".join(found.estimates["one"].reasons)
     assert not found.estimates["one"].healthy
     assert "nothing corrects" not in " ".join(found.estimates["many"].reasons)
+
+
+@pytest.mark.parametrize(
+    ("steps", "title"),
+    [
+        (0, "an uncorrected fitted value"),
+        (1, "importance sampling for the first step, then an uncorrected fitted value"),
+        (2, "importance sampling for the first 2 steps, then an uncorrected fitted value"),
+    ],
+)
+def test_the_title_names_its_own_steps(steps: int, title: str) -> None:
+    assert WeightsThenValue(steps=steps).title == title
