@@ -234,7 +234,8 @@ def compared(records: list[dict[str, Any]], before: list[dict[str, Any]]) -> str
     return (
         f"On {len(both)} logs the verdicts before decision 0052 are known too, when an episode's share was one of the variance "
         f"of sampling alone. Of {len(both) * len(NAMES)} verdicts there {healthy[0]} were healthy then, and {said[0]} GO; "
-        f"{healthy[1]} are healthy now, and {said[1]} GO. All earlier records, of 2,000 episodes and of bounded rewards too, are in "
+        f"{healthy[1]} are healthy now, and {said[1]} GO. The fits are not the same to the last digit, since other changes lie "
+        "between. All earlier records, of 2,000 episodes and of bounded rewards too, are in "
         f"[{BEFORE.name}]({BEFORE.name})."
     )
 
