@@ -246,9 +246,10 @@ def table(args: argparse.Namespace, state: State) -> list[str]:
     for name, (_, full, datasets, peers) in ALGORITHMS.items():
         for dataset in datasets:
             key = {"algorithm": name, "dataset": dataset, "updates": args.updates or full, "episodes": args.episodes}
-            while state.find(side="d3rlpy", seed=peers, **key):  # more seeds than usual
-                peers += 1
-            asked = {"ours": args.seeds, "d3rlpy": peers}
+            of_peer = peers
+            while state.find(side="d3rlpy", seed=of_peer, **key):  # more seeds than usual
+                of_peer += 1
+            asked = {"ours": args.seeds, "d3rlpy": of_peer}
             found = {side: [state.find(side=side, seed=s, **key) for s in range(n)] for side, n in asked.items()}
             if None in found["ours"] or None in found["d3rlpy"]:
                 missing.append(f"{name} on {dataset}")

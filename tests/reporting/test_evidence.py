@@ -258,7 +258,7 @@ def test_the_past_and_who_carries_the_variance_are_shown(folder: Path) -> None:
         "action through dose 2 back 4.4% likelier 99% interval: 3.0% likelier to 5.1% likelier more than the observation",
         "nothing more",
         "One stay carries 20.0% of it, and the 3 with the largest shares 30.0% together.",
-        "61 of 8,000 stays carry half of what all of them carry.",
+        "Half of what all of them carry is carried by 61 of 8,000 stays.",
         "limit for one: 10%",
     ):
         assert said in text, said

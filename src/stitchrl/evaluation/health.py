@@ -357,8 +357,10 @@ def check_range(value: float, attainable: tuple[float, float]) -> Check:
 def at_another_size(check: Check, size: int, other: int) -> Check:
     """The check of a sample of `size` independent units, as it is predicted to come out on a sample of `other` units.
 
-    The share of one unit falls as the sample grows. The number of effective units grows with it, and so does the number that
-    is needed. The check of the networks passes, since it does not depend on the sample. Everything else stays as it is.
+    The share of one unit falls as the sample grows; the variance of fitted models beside it is taken to fall as that of
+    sampling does, which errs towards caution for larger samples. The number of effective units grows with the sample, and so
+    does the number that is needed. The check of the networks passes, since it does not depend on the sample. Everything else
+    stays as it is.
     """
     if check.seen is None or check.limit is None:
         return check
