@@ -17,6 +17,7 @@ from stitchrl.nn import saving
 from stitchrl.nn.best_of import BestOfPolicy
 from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy
+from stitchrl.nn.continuous_ladder import continuous_rung
 from stitchrl.nn.continuous_policy import (
     DeterministicPolicy,
     GaussianPolicy,
@@ -127,6 +128,18 @@ MADE: dict[str, Callable[[], Any]] = {
         GreedyPolicy(tabular()), categorical(), jnp.float32(1.0), jnp.float32(0.3)
     ),
     "ladder of power 0": lambda: LadderPolicy(tabular(), categorical(), jnp.float32(0.0), jnp.float32(0.1)),
+    "continuous ladder": lambda: continuous_rung(
+        rescaled(GaussianPolicy(network(3), jnp.zeros(3))), mixture("plain"), 0.5, 0.8
+    ),
+    "continuous ladder, truncated": lambda: continuous_rung(
+        rescaled(DeterministicPolicy(network(3))), mixture("truncated"), 1.0, 1.0
+    ),
+    "continuous ladder, squashed": lambda: continuous_rung(
+        rescaled(DeterministicPolicy(network(3))), mixture("squashed"), 0.25, 0.8
+    ),
+    "continuous ladder, clipped": lambda: continuous_rung(
+        rescaled(DeterministicPolicy(network(3))), mixture("clipped", ENDS), 0.5, 1.0
+    ),
     "gaussian": lambda: rescaled(GaussianPolicy(network(3), jnp.asarray([-1.0, 0.0, 3.0]))),
     "squashed gaussian": lambda: rescaled(SquashedGaussianPolicy(network(6))),
     "deterministic": lambda: rescaled(DeterministicPolicy(network(3))),

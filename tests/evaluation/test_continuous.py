@@ -19,6 +19,7 @@ from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.looks import look_at
 from stitchrl.evaluation.policy_actions import DRAWS, drawn_actions, following_actions, log_densities
 from stitchrl.evaluation.refit import Refit, refit, refit_behavior, refit_without_ratios
+from stitchrl.evaluation.registry import first_primary
 from stitchrl.evaluation.units import Units
 
 SHAKY = lw.STD * 0.8
@@ -254,3 +255,11 @@ def test_balance_of_actions_fails_where_the_log_lacks_what_the_policy_does() -> 
     assert size < 0.1
     assert test(away, own)[0] > size
     assert test(away, own)[1] < 1e-6
+
+
+def test_what_is_estimated_of_many_policies_is_what_a_verdict_would_rest_on() -> None:
+    known = lw.log(4, 5, 1)
+    estimand = Estimand.of(known)
+    assert first_primary(known, estimand).name == "fqe"
+    # Ratios to a fitted density are asked for by name alone.
+    assert first_primary(dataclasses.replace(known, behavior_log_prob=None), estimand).name == "lstdq"

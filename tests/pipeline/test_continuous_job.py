@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import stitchrl as st
 from stitchrl.deployment.bundle import Bundle
+from stitchrl.pipeline.ladder import REACHES, SPREADS
 from stitchrl.pipeline.pipeline import run_stages
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.workspace import Workspace
@@ -27,6 +29,7 @@ gamma = 0.95
 name = "plant"
 """
 QUICK: dict[str, Any] = {"updates": 20, "evaluation_updates": 4, "seeds": 1}
+ALGORITHMS = [st.BC(hidden_sizes=(8,)), st.TD3BC(hidden_sizes=(8,))]
 
 
 def write(folder: Path, seed: int, name: str) -> Path:
@@ -44,20 +47,48 @@ def write(folder: Path, seed: int, name: str) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("continuous")
     log = write(folder, 1, "plant")
-    small: dict[str, Any] = {"hidden_sizes": (8,)}
-    algorithms = [st.BC(**small), st.TD3BC(**small)]
-    st.run(log, folder / "run", algorithms=algorithms, **QUICK)
+    st.run(log, folder / "run", algorithms=ALGORITHMS, **QUICK)
     return log, folder / "run"
 
 
 def test_candidates_with_a_density_are_ranked_both_ways_and_those_without_by_lstdq(finished: tuple[Path, Path]) -> None:
     _, run = finished
     ranking = json.loads((run / "ranking.json").read_text(encoding="utf-8"))
-    titles = [candidate["title"] for candidate in ranking["candidates"]]
+    titles = [candidate["title"] for candidate in ranking["candidates"] if candidate["rung"] is None]
     assert titles == ["BC seed 0, greedy", "BC seed 0", "TD3BC seed 0, greedy"]
-    estimators = {titles[row["index"]]: row["estimator"] for row in ranking["order"]}
+    estimators = {titles[row["index"]]: row["estimator"] for row in ranking["order"] if row["index"] < len(titles)}
     assert estimators == {"BC seed 0, greedy": "lstdq", "BC seed 0": "fqe", "TD3BC seed 0, greedy": "lstdq"}
-    assert ranking["ladder"] == []
+
+
+def test_the_best_rung_of_each_label_is_ranked_and_is_what_acts(finished: tuple[Path, Path]) -> None:
+    log, run = finished
+    ranking = json.loads((run / "ranking.json").read_text(encoding="utf-8"))
+    rungs = [candidate for candidate in ranking["candidates"] if candidate["rung"]]
+    assert {candidate["label"] for candidate in rungs} == {"BC", "TD3BC"}
+    assert len(ranking["ladder"]) == 2 * len(REACHES) * len(SPREADS)
+    of = {candidate["label"]: ranking["candidates"][candidate["rung"]["of"]] for candidate in rungs}
+    assert all(label == candidate["label"] for label, candidate in of.items())
+    # Rungs have a density, also of a policy that has none, and the best of each label is the one that was estimated so.
+    for candidate in rungs:
+        assert set(candidate["evaluation"]["gain"]) == {"fqe"}
+        own = [step for step in ranking["ladder"] if step["label"] == candidate["label"]]
+        assert candidate["title"] == own[0]["title"]
+    place = ranking["candidates"].index(rungs[-1])
+    first = sorted(ranking["order"], key=lambda row: row["index"] != place)
+    changed = run.parent / "rung"
+    shutil.copytree(run, changed)
+    (changed / "ranking.json").write_text(json.dumps(ranking | {"order": first}), encoding="utf-8")
+    for name in ("estimates.json", "looks.json", "diagnosis.json", "verdict.json", "report.html"):
+        (changed / name).unlink(missing_ok=True)
+    shutil.rmtree(changed / "policy")
+    st.run(log, changed, algorithms=ALGORITHMS, **QUICK)
+    verdict = json.loads((changed / "estimates.json").read_text(encoding="utf-8"))
+    assert verdict["selected"]["title"] == rungs[-1]["title"]
+    page = (changed / "report.html").read_text(encoding="utf-8")
+    assert "80% of the behaviour's standard deviation" in page.replace("&#39;", "'")
+    obs = np.zeros((3, 2), np.float32)
+    acting = [st.load_policy(changed / "policy"), st.load_policy(changed / "policy", backend="numpy")]
+    np.testing.assert_allclose(*(bundle.mode(obs) for bundle in acting), rtol=1e-5)
 
 
 def test_the_report_shows_the_shift_of_each_number_and_the_error_of_the_model(finished: tuple[Path, Path]) -> None:

@@ -252,6 +252,18 @@ def test_vectors_of_actions_race_as_well() -> None:
     assert {row.title for row in final.rows} == {"BC", "TD3BC q_weight 1", "TD3BC q_weight 4"}
     assert all(row.power is None for row in final.rows)
     assert found.winner.policy is found.policy
+    # A row that names a rung is enough to build its policy again, also after a file.
+    settings = RaceSettings(60, evaluation_updates=4)
+    jury = Jury(found.train, found.validation, test_units=20, validation_units=6, settings=settings)
+    row = dataclasses.replace(final.rows[0], acts="as trained", reach=0.5, spread=0.8)
+    (again,) = Round.from_dict(dataclasses.replace(final, rows=(row,)).to_dict()).rows
+    run = st.fit(bc, found.train, updates=3, progress=False)
+    deployed = jury.deployed(Entrant("BC", bc, "", 0), run, again)
+    assert deployed.title == "BC seed 0, ladder 0.5 sd at 80% noise"
+    obs = plant.observation[:50]
+    aim, rung, own = (np.asarray(one.mode(obs)) for one in (run.policy, deployed.policy, jury._behavior))
+    assert (np.abs(rung - own) <= np.abs(aim - own) + 1e-5).all()
+    assert not np.allclose(rung, own)
     assert "not counting the error of the model" in str(found)
 
 

@@ -127,7 +127,7 @@ def test_the_ladder_is_drawn_at_gain_and_standard_error(folder: Path) -> None:
     view = ladder_view(content["ladder"], 0.0, 4)
     assert view is not None
     assert view["reach"] == "2.00"
-    assert view["floors"] == ["5%", "10%"]
+    assert view["lines"] == [f"rungs on actions of at least {n}% behaviour probability" for n in (5, 10)]
     (panel,) = view["panels"]
     dots = {dot["title"].partition(":")[0]: dot for dot in panel["dots"]}
     # The learned policy of the ladder is seed 1; its gain is 0.1 at an error of 0.005.
@@ -317,3 +317,23 @@ def test_the_sections_never_scroll_a_phone_sideways(folder: Path, tmp_path: Path
     assert measured is not None
     client, needed = map(int, measured.groups())
     assert needed <= client == 360
+
+
+def test_rungs_of_continuous_actions_lie_on_a_line_for_each_spread(folder: Path) -> None:
+    steps = [
+        {key: value for key, value in rung(1.0, 0.1, 0.02 * reach, 0.01).items() if key not in ("power", "floor")}
+        | {"title": f"IQL seed 1, ladder {reach:g} sd at {spread:.0%} noise", "reach": reach, "spread": spread}
+        for reach, spread in ((1.0, 0.8), (0.5, 0.8), (0.5, 1.0))
+    ]
+    changed(folder, "ranking.json", ladder=steps)
+    view = ladder_view(build_report(folder, MEANINGS)["ladder"], 0.0, 4)
+    assert view is not None
+    assert view["lines"] == [f"rungs with {n}% of the behaviour's standard deviation" for n in (80, 100)]
+    points = [re.findall(r"[ML]([\d.]+) ([\d.]+)", line) for line in view["panels"][0]["lines"]]
+    assert [len(line) for line in points] == [2, 1]
+    heights = [float(y) for _, y in points[0]]
+    assert heights[1] < heights[0]  # from the smaller reach, and its smaller gain, upwards
+    text = text_of(folder)
+    assert "by at most so many of its standard deviations" in text
+    assert "noise kept" in text
+    assert "the higher their power" not in text

@@ -51,6 +51,13 @@ def test_the_first_table_of_a_race_says_what_its_words_mean() -> None:
     assert "ladder 3 from 5%: a policy between the candidate and the log's own." in first
     assert "ladder 3 from 5%: " not in round_table(content | {"number": 2})
     assert "ladder" not in round_table(content | {"rows": [row()]})
+    # Over continuous actions a rung is described by other numbers.
+    moved = round_table(content | {"rows": [row(reach=0.5, spread=0.8)]})
+    assert "IQL seed 0, ladder 0.5 sd at 80% noise" in moved
+    assert (
+        "moves the action of the log's policy towards that of the candidate, by at most 0.5 of its standard dev"
+        in moved
+    )
 
 
 def test_what_no_candidate_could_be_looked_at_for_is_said_once() -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "NumpyGaussianPolicy",
     "NumpyMixturePolicy",
     "NumpyModePolicy",
+    "NumpyPolicyOfLaw",
     "NumpyRescaledPolicy",
     "NumpySmoothedPolicy",
     "NumpySquashedGaussianPolicy",
@@ -77,7 +78,7 @@ class NumpyContinuousPolicy:
         return NumpyModePolicy(self)
 
 
-class _FromLaw(NumpyContinuousPolicy):
+class NumpyPolicyOfLaw(NumpyContinuousPolicy):
     """A policy that gives a distribution for every observation."""
 
     @abstractmethod
@@ -97,7 +98,7 @@ class _FromLaw(NumpyContinuousPolicy):
         return found
 
 
-class NumpyGaussianPolicy(_FromLaw):
+class NumpyGaussianPolicy(NumpyPolicyOfLaw):
     """Normal, with tanh on its mean, and one standard deviation for all observations."""
 
     def __init__(self, network: Any, log_std: NumpyArray) -> None:
@@ -114,7 +115,7 @@ class NumpyGaussianPolicy(_FromLaw):
         return np.tanh(self.network(obs))
 
 
-class NumpySquashedGaussianPolicy(_FromLaw):
+class NumpySquashedGaussianPolicy(NumpyPolicyOfLaw):
     """tanh of a normal whose mean and log standard deviation are the two halves of one network's output."""
 
     def __init__(self, network: Any) -> None:
@@ -130,7 +131,7 @@ class NumpySquashedGaussianPolicy(_FromLaw):
         return np.tanh(law.mean + np.exp(law.log_std) * noise)
 
 
-class NumpyMixturePolicy(_FromLaw):
+class NumpyMixturePolicy(NumpyPolicyOfLaw):
     """A mixture of normals from one network: K logits, then K means and K log standard deviations for each number."""
 
     def __init__(

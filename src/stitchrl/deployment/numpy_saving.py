@@ -19,6 +19,7 @@ from stitchrl.deployment.numpy_continuous import (
     NumpySmoothedPolicy,
     NumpySquashedGaussianPolicy,
 )
+from stitchrl.deployment.numpy_continuous_ladder import NumpyContinuousLadderPolicy
 from stitchrl.deployment.numpy_discrete import (
     NumpyCategoricalPolicy,
     NumpyConstrainedGreedyPolicy,
@@ -58,6 +59,7 @@ KINDS: dict[str, type] = {
     "StandardizedPolicy": NumpyStandardizedPolicy,
     "TabularPolicy": NumpyTabularPolicy,
     "LadderPolicy": NumpyLadderPolicy,
+    "ContinuousLadderPolicy": NumpyContinuousLadderPolicy,
     "FlooredPolicy": NumpyFlooredPolicy,
     "GaussianPolicy": NumpyGaussianPolicy,
     "SquashedGaussianPolicy": NumpySquashedGaussianPolicy,

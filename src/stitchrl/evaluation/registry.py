@@ -102,11 +102,12 @@ def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator,
 
 
 def first_primary(log: Dataset, estimand: Estimand) -> Estimator:
-    """The first estimator that a verdict may rest on and that applies to a log; the first of all where none applies."""
+    """The first estimator that a verdict may rest on, of those that are used where none is named and that apply to a log; the
+    first of all where none applies."""
     alone = log.num_actions is not None and of_decisions(log, estimand.horizon)
-    names = primary_names(decisions=alone)
+    names, used = primary_names(decisions=alone), default_estimators(log, estimand.horizon)
     return next(
-        (ESTIMATORS[name] for name in names if ESTIMATORS[name].refusal(log, estimand, ()) is None),
+        (ESTIMATORS[name] for name in names if name in used and ESTIMATORS[name].refusal(log, estimand, ()) is None),
         ESTIMATORS[names[0]],
     )
 

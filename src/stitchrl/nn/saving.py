@@ -15,6 +15,7 @@ from stitchrl.errors import CheckpointError
 from stitchrl.nn.best_of import BestOfPolicy
 from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy
+from stitchrl.nn.continuous_ladder import ContinuousLadderPolicy
 from stitchrl.nn.continuous_policy import (
     ContinuousPolicy,
     DeterministicPolicy,
@@ -48,7 +49,7 @@ CLASSES: dict[str, type[eqx.Module]] = {
         MLP, ImageNetwork, FactoredNetwork, Ensemble, DiscreteCritics, ContinuousCritics,
         CategoricalPolicy, ValueGreedyPolicy, GreedyPolicy, StandardizedPolicy,
         GaussianPolicy, SquashedGaussianPolicy, DeterministicPolicy, ModePolicy, RescaledPolicy, TabularPolicy, TabularValue,
-        LadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
+        LadderPolicy, ContinuousLadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
         ConstrainedGreedyPolicy, PerturbedPolicy, BestOfPolicy, FlowPolicy, OneStepPolicy,
         ResidualNetwork, DiffusionPolicy,
     )

@@ -20,10 +20,11 @@ from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.continuous_policy import ContinuousPolicy
 from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.pipeline.rungs import AnyRung
+from stitchrl.reporting.rungs import rung_in_words
 
 __all__ = [
     "Candidate",
-    "Rung",
     "default_algorithms",
     "forms_of",
     "job_algorithm",
@@ -113,19 +114,6 @@ def forms_of(algorithm: Algorithm, policy: Any, atoms: Atoms | None) -> list[tup
     return [("greedy", policy.greedy()), *([("as trained", policy)] if policy.has_density else [])]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rung:
-    """A rung of the ladder between a policy and the behaviour, as in `nn.ladder.LadderPolicy`.
-
-    Attributes:
-        power: of the ratio of their probabilities.
-        floor: least behaviour probability of an action that is taken.
-    """
-
-    power: float
-    floor: float
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
     """A candidate trained with one seed, as it would be deployed.
@@ -147,14 +135,14 @@ class Candidate:
     policy: DiscretePolicy | ContinuousPolicy
     value: DiscreteValue | ContinuousValue | None
     trained: DiscretePolicy | ContinuousPolicy
-    rung: Rung | None = None
+    rung: AnyRung | None = None
     acts: str = "as trained"
 
     @property
     def title(self) -> str:
         """As shown in tables, e.g. "IQL-2 seed 1, greedy" or "IQL seed 0, ladder 3 from 5%"."""
         if self.rung is not None:
-            return f"{self.label} seed {self.seed}, ladder {self.rung.power:g} from {self.rung.floor:.0%}"
+            return f"{self.label} seed {self.seed}, {rung_in_words(dataclasses.asdict(self.rung))}"
         form = "" if self.acts == self.algorithm.acts == "as trained" else f", {self.acts}"
         return f"{self.label} seed {self.seed}{form}"
 

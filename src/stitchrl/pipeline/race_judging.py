@@ -9,7 +9,6 @@ from typing import Any
 
 from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import evaluate_fits
@@ -19,13 +18,13 @@ from stitchrl.evaluation.ranking import Ranked, rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.nn.memory import MemoryPolicy
-from stitchrl.nn.policy import DiscretePolicy
-from stitchrl.pipeline.candidates import Candidate, Rung, forms_of
+from stitchrl.pipeline.candidates import Candidate, forms_of
 from stitchrl.pipeline.knobs import Entrant
-from stitchrl.pipeline.ladder import Step, climb, on_rung
+from stitchrl.pipeline.ladder import FootOfLadder, Step, climb, foot_of_ladder, on_rung
 from stitchrl.pipeline.race_places import Judged
 from stitchrl.pipeline.race_result import Row
 from stitchrl.pipeline.race_settings import RaceSettings
+from stitchrl.pipeline.rungs import rung_from
 from stitchrl.pipeline.validation import RANKING_RESAMPLES, validation_fits
 from stitchrl.progress import ProgressDisplay
 from stitchrl.training.run import Run
@@ -77,7 +76,7 @@ class Jury:
         chosen = chosen_estimators(default_estimators(fits.log, self.settings.horizon))
         evaluations, everyone = evaluated(fits, chosen, confirm=False), list(candidates)
         order = self._order(evaluations)
-        if self.settings.ladder and self.validation.num_actions is not None:
+        if self.settings.ladder:
             best: dict[str, Step] = {}
             sizes = (self.validation_units, self.test_units)
             for step in climb(fits, everyone, order, self._behavior, sizes, evaluated):
@@ -90,9 +89,8 @@ class Jury:
     def deployed(self, entrant: Entrant, run: Run, row: Row) -> Candidate:
         """A candidate in the way of acting that a row of a round says."""
         chosen = next(one for one in self.candidates(entrant, run) if one.acts == row.acts)
-        if row.power is None or row.floor is None:
-            return chosen
-        return on_rung(chosen, Rung(row.power, row.floor), self._behavior)
+        rung = rung_from(dataclasses.asdict(row))
+        return chosen if rung is None else on_rung(chosen, rung, self._behavior)
 
     def _order(self, evaluations: Sequence[Evaluation]) -> list[Ranked]:
         gains = [one.gain for one in evaluations]
@@ -103,11 +101,9 @@ class Jury:
         return action_atoms(self.train)
 
     @cached_property
-    def _behavior(self) -> DiscretePolicy:
-        """The behaviour, fitted to the training part, to act on any observation: the other end of the ladder."""
-        policy = fit_behavior(self.train, self._fit_settings).policy
-        assert isinstance(policy, DiscretePolicy)
-        return policy
+    def _behavior(self) -> FootOfLadder:
+        """The behaviour, fitted to the training part, to act on any observation."""
+        return foot_of_ladder(self.train, self._fit_settings)
 
     @property
     def _fit_settings(self) -> FitSettings:

@@ -10,6 +10,7 @@ from stitchrl.evaluation.ranking import Ranked
 from stitchrl.evaluation.results import Estimate
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.race_result import Row
+from stitchrl.pipeline.rungs import ContinuousRung, Rung
 
 __all__ = ["Judged", "place_candidates"]
 
@@ -78,8 +79,8 @@ def _row(one: Judged, updates: int, place: int, fate: str, why: str) -> Row:
     return Row(
         title=one.candidate.label,
         acts=one.candidate.acts,
-        power=None if rung is None else rung.power,
-        floor=None if rung is None else rung.floor,
+        power=rung.power if isinstance(rung, Rung) else None,
+        floor=rung.floor if isinstance(rung, Rung) else None,
         updates=updates,
         place=place,
         estimator=name,
@@ -93,4 +94,6 @@ def _row(one: Judged, updates: int, place: int, fate: str, why: str) -> Row:
         healthy=one.ranked.healthy,
         fate=fate,
         why=why,
+        reach=rung.reach if isinstance(rung, ContinuousRung) else None,
+        spread=rung.spread if isinstance(rung, ContinuousRung) else None,
     )

@@ -22,7 +22,8 @@ class Row:
     Attributes:
         title: of the candidate, such as "IQL expectile 0.8".
         acts: "greedy" or "as trained", whichever the ranking put first; of a policy on the ladder, how its candidate acts.
-        power, floor: of the rung of the ladder that the ranking put first; None where the candidate itself came first.
+        power, floor: of the rung of the ladder that the ranking put first; None where the candidate itself came first, and over
+            continuous actions.
         updates: gradient updates that it had made by the end of the round, those of earlier rounds included.
         place: among the candidates of the round, from 1; None where it diverged.
         estimator: what its gain was estimated by; None where no estimate has an interval.
@@ -32,6 +33,8 @@ class Row:
         healthy: whether every check of its gain is predicted to hold on the test part; others are ranked behind.
         fate: "goes on", "dropped", "wins" or "loses the final".
         why: in words.
+        reach, spread: of the rung over continuous actions that the ranking put first; None where the candidate itself came first,
+            and over discrete actions.
     """
 
     title: str
@@ -51,6 +54,8 @@ class Row:
     healthy: bool
     fate: str
     why: str
+    reach: float | None = None
+    spread: float | None = None
 
     @classmethod
     def of_failed(cls, title: str, updates: int, why: str) -> Row:

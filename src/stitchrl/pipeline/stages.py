@@ -146,10 +146,7 @@ def _rank(job: Workspace) -> dict[str, Any]:
         evaluations = found[: len(candidates)]
         eligible = [not candidate.algorithm.caution for candidate in candidates]
         order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
-        discrete = valid.num_actions is not None  # there is no ladder of densities
-        steps = (
-            climb(fits, candidates, order, job.behavior_model, sizes, evaluated) if settings.ladder and discrete else []
-        )
+        steps = climb(fits, candidates, order, job.behavior_model, sizes, evaluated) if settings.ladder else []
     shown = [job.describe(candidate, valid) for candidate in candidates]
     shown = [entry | {"evaluation": one.to_dict()} for entry, one in zip(shown, evaluations, strict=True)]
     labels: set[str] = set()

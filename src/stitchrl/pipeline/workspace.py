@@ -22,7 +22,6 @@ from stitchrl.data.scaling import unit_return_scale
 from stitchrl.data.schema import Schema
 from stitchrl.diagnosis.probe import Probe
 from stitchrl.errors import ConfigurationError, DataError, RunDirectoryError
-from stitchrl.evaluation.behavior_registry import fit_behavior
 from stitchrl.evaluation.clock import first_steps
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.costs import check_costs, limits_of
@@ -33,10 +32,10 @@ from stitchrl.evaluation.requirements import check_size
 from stitchrl.evaluation.settings import FitSettings
 from stitchrl.evaluation.units import Units
 from stitchrl.nn.memory import MemoryPolicy
-from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.pipeline.baseline import Baseline, same_baseline
-from stitchrl.pipeline.candidates import Candidate, Rung, default_algorithms, forms_of, labelled, why_default
-from stitchrl.pipeline.ladder import on_rung
+from stitchrl.pipeline.candidates import Candidate, default_algorithms, forms_of, labelled, why_default
+from stitchrl.pipeline.ladder import FootOfLadder, foot_of_ladder, on_rung
+from stitchrl.pipeline.rungs import rung_from
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.versions import installed_versions
 from stitchrl.progress import ProgressDisplay
@@ -310,11 +309,9 @@ class Workspace:
         return action_atoms(self.parts["train"])
 
     @cached_property
-    def behavior_model(self) -> DiscretePolicy:
+    def behavior_model(self) -> FootOfLadder:
         """The behaviour, fitted to the training part, to act on any observation."""
-        policy = fit_behavior(self.parts["train"], self.fit_settings).policy
-        assert isinstance(policy, DiscretePolicy)
-        return policy
+        return foot_of_ladder(self.parts["train"], self.fit_settings)
 
     @property
     def compared(self) -> list[PolicyLike]:
@@ -329,7 +326,8 @@ class Workspace:
         if first < len(self.candidates):
             return self.candidates[first]
         step = ranking["candidates"][first]
-        rung = Rung(step["rung"]["power"], step["rung"]["floor"])
+        rung = rung_from(step["rung"])
+        assert rung is not None
         return on_rung(self.candidates[step["rung"]["of"]], rung, self.behavior_model)
 
     def units_of(self, part: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from stitchrl.reporting.charts import Axis, fit_axis, line_path
 from stitchrl.reporting.numbers import Json, is_number, number, short, signed
+from stitchrl.reporting.rungs import place_on_ladder
 
 __all__ = ["exact_base", "ladder_content", "ladder_view"]
 
@@ -32,7 +33,7 @@ def ladder_content(ranking: Json, selected: str, title_of: Callable[[Json], str]
     base = exact_base(ranking)
     rows = [
         _row(step["title"], step, step["gain"], step["standard_error"], step, base)
-        | {"power": step["power"], "floor": step["floor"]}
+        | {key: step[key] for key in ("power", "floor", "reach", "spread") if key in step}
         for step in steps
     ]
     candidates = ranking["candidates"]
@@ -43,7 +44,7 @@ def ladder_content(ranking: Json, selected: str, title_of: Callable[[Json], str]
         if place["index"] in learned and gain is not None:
             title = title_of(candidate)
             found = _row(title, place, gain["value"], gain["standard_error"], candidate, base)
-            rows.append(found | {"label": candidate["label"], "power": None, "floor": None})
+            rows.append(found | {"label": candidate["label"]})
     return {"rows": [row | {"selected": row["title"] == selected} for row in rows]}
 
 
@@ -65,7 +66,7 @@ def ladder_view(content: Json | None, margin: float, decimals: int) -> dict[str,
     rows = [
         row for row in (content or {"rows": []})["rows"] if is_number(row["gain"]) and is_number(row["standard_error"])
     ]
-    rungs = [row for row in rows if row["power"] is not None]
+    rungs = [row for row in rows if place_on_ladder(row) is not None]
     if not rungs:
         return None
     across = _axis([0.0], rungs, rows, "standard_error")
@@ -77,14 +78,15 @@ def ladder_view(content: Json | None, margin: float, decimals: int) -> dict[str,
         "panels": [
             _panel(label, [row for row in rows if row["label"] == label], across, up, decimals) for label in labels
         ],
-        "floors": [f"{floor:.0%}" for floor in _floors(rungs)],
+        "lines": [_line_named(rungs[0], line) for line in _lines(rungs)],
+        "continuous": rungs[0].get("reach") is not None,
         "x_ticks": across.ticks(3),
         "y_ticks": up.ticks(4, sign=True),
         "zero": up.at(0.0),
         "edge": None if reach is None else _edge(reach, margin, across, up),
         "reach": None if reach is None else number(reach, 2),
         "any_exact": any(is_number(row["exact_gain"]) for row in rows),
-        "rows": sorted(rows, key=lambda row: -_or_least(row["predicted_lower"])),
+        "rows": sorted(map(_in_numbers, rows), key=lambda row: -_or_least(row["predicted_lower"])),
     }
 
 
@@ -102,8 +104,26 @@ def _or_least(value: Any) -> float:
     return float(value) if is_number(value) else -1e300
 
 
-def _floors(rungs: Sequence[Json]) -> list[float]:
-    return sorted({row["floor"] for row in rungs})
+def _lines(rungs: Sequence[Json]) -> list[float]:
+    """The numbers that name the lines on which rungs lie."""
+    return sorted({_place(row)[1] for row in rungs})
+
+
+def _line_named(rung: Json, line: float) -> str:
+    if rung.get("reach") is not None:
+        return f"rungs with {line:.0%} of the behaviour's standard deviation"
+    return f"rungs on actions of at least {line:.0%} behaviour probability"
+
+
+def _in_numbers(row: Json) -> dict[str, Any]:
+    along, line = place_on_ladder(row) or (None, None)
+    return {**row, "along": along, "line": line}
+
+
+def _place(row: Json) -> tuple[float, float]:
+    found = place_on_ladder(row)
+    assert found is not None
+    return found
 
 
 def _reach(rows: Sequence[Json]) -> float | None:
@@ -123,10 +143,10 @@ def _edge(reach: float, margin: float, across: Axis, up: Axis) -> str:
 
 
 def _panel(label: str, rows: Sequence[Json], across: Axis, up: Axis, decimals: int) -> dict[str, Any]:
-    rungs = [row for row in rows if row["power"] is not None]
+    rungs = [row for row in rows if place_on_ladder(row) is not None]
     lines = []
-    for floor in _floors(rungs):
-        on = sorted((row for row in rungs if row["floor"] == floor), key=lambda row: row["power"])
+    for line in _lines(rungs):
+        on = sorted((row for row in rungs if _place(row)[1] == line), key=lambda row: _place(row)[0])
         lines.append(line_path([row["standard_error"] for row in on], [row["gain"] for row in on], across, up, False))
     return {
         "label": label,
@@ -143,7 +163,7 @@ def _dot(row: Json, across: Axis, up: Axis, decimals: int) -> dict[str, Any]:
         "y": round(100.0 - up.at(gain), 2),
         "off": bool(across.side(error) or up.side(gain)),
         "exact": round(100.0 - up.at(row["exact_gain"]), 2) if is_number(row["exact_gain"]) else None,
-        "learned": row["power"] is None,
+        "learned": place_on_ladder(row) is None,
         "healthy": row["healthy"],
         "selected": row["selected"],
         "anchor": "end" if x > 60 else "middle" if x > 30 else "start",

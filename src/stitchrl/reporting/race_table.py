@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stitchrl.messages import interval_in_words
+from stitchrl.reporting.rungs import rung_explained, rung_in_words
 
 __all__ = ["race_in_words", "round_table", "winner_in_words"]
 
@@ -75,13 +76,9 @@ def _explained(rows: Sequence[Content]) -> list[str]:
     lines = [
         "  gain at least: the lower end of the interval of the gain over the log's own policy, as predicted for the test part."
     ]
-    rung = next((row for row in rows if row["power"] is not None), None)
+    rung = next((row for row in rows if rung_in_words(row) is not None), None)
     if rung is not None:
-        lines.append(
-            f"  ladder {rung['power']:g} from {rung['floor']:.0%}: a policy between the candidate and the log's own. It prefers "
-            f"what the candidate prefers, the more strictly the higher the first number ({rung['power']:g}), and takes only "
-            f"actions that the log's policy takes with a probability of {rung['floor']:.0%} or more."
-        )
+        lines.append(f"  {rung_in_words(rung)}: {rung_explained(rung)}")
     return lines
 
 
@@ -123,8 +120,9 @@ def _fate(row: Content) -> str:
 
 
 def _titled(row: Content) -> str:
-    if row["power"] is not None:
-        return f"{row['title']}, ladder {row['power']:g} from {row['floor']:.0%}"
+    rung = rung_in_words(row)
+    if rung is not None:
+        return f"{row['title']}, {rung}"
     return row["title"] + ("" if row["acts"] in ("", "as trained") else f", {row['acts']}")
 
 

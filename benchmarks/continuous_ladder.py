@@ -1,0 +1,146 @@
+"""What the ladder over continuous actions gains, and what of it can be shown, on logs of a system whose values are known.
+
+    python benchmarks/continuous_ladder.py [--fits 4] [--table]
+
+The world and the logs are those of `false_go_continuous.py` with quadratic rewards: 500 episodes, of which .6 train the policies
+and fit the models and .4 make the verdict; each fit is judged on five fresh test parts, whose verdicts are not independent.
+Each fit trains IQL and TD3+BC anew, with the main job's 2,000 updates, and judges them as they act and on rungs of their
+ladders. True gains are means over simulated episodes, the policy's and the behaviour's with the same noise. Verdicts are the
+product's, but for the rule that continuous actions give no GO. Every log is kept in `--state`, and the same command goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import stitchrl as st
+from environment import describe
+from false_go_continuous import FITTING, WORLDS, judged, lw
+from scores import State
+from stitchrl.evaluation.settings import FitSettings
+from stitchrl.pipeline.candidates import Candidate
+from stitchrl.pipeline.ladder import foot_of_ladder, on_rung
+from stitchrl.pipeline.rungs import ContinuousRung
+
+RESULTS = Path(__file__).parent / "results" / "continuous_ladder.md"
+EPISODES, UPDATES = 500, 2_000
+RUNGS = (ContinuousRung(0.25, 1.0), ContinuousRung(0.5, 0.8), ContinuousRung(1.0, 0.8))
+PLAYED, STEPS = 4_000, 200
+"""Simulated episodes, and their steps; what follows is discounted by 4e-5."""
+
+
+def policies_of(train: st.Dataset, number: int) -> dict[str, Any]:
+    """Name -> policy: as trained, greedy, and on some rungs of the ladder."""
+    found: dict[str, Any] = {}
+    behavior = foot_of_ladder(train, FitSettings(seed=number))
+    for algorithm in (st.IQL(gamma=lw.GAMMA), st.TD3BC(gamma=lw.GAMMA)):
+        policy = st.fit(algorithm, train, updates=UPDATES, seeds=[number], progress=False).policy
+        if policy.has_density:
+            found[f"{algorithm.name}, as trained"] = policy
+        found[f"{algorithm.name}, greedy"] = policy.greedy()
+        candidate = Candidate(algorithm.name, algorithm, number, policy, None, policy)
+        for rung in RUNGS:
+            on = on_rung(candidate, rung, behavior)
+            found[on.title.replace(f" seed {number}", "")] = on.policy
+    return found
+
+
+def discounted(policy: Any, seed: int) -> np.ndarray:
+    """(episodes,) simulated returns; the same seed gives the same first states and disturbances to every policy."""
+    world, rng = lw.WORLD, np.random.default_rng(seed)
+    sample = jax.jit(lambda obs, key: policy.sample(obs, key=key))
+    state = world.initial * rng.normal(size=(PLAYED, len(world.transition)))
+    total = np.zeros(PLAYED)
+    for step in range(STEPS):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        action = np.asarray(sample(state.astype(np.float32), key), np.float64)
+        cost = np.einsum("ni,ij,nj->n", state, world.state_cost, state)
+        cost += np.einsum("ni,ij,nj->n", action, world.action_cost, action)
+        total -= lw.GAMMA**step * cost
+        state = state @ world.transition.T + action @ world.control.T + world.noise * rng.normal(size=state.shape)
+    return total
+
+
+def work(args: argparse.Namespace, state: State) -> None:
+    """Every fit that `state` does not hold yet."""
+    world = WORLDS["quadratic"]
+    for number in range(args.fits):
+        if state.find(fit=number):
+            continue
+        policies = policies_of(world.log(int(FITTING * EPISODES), 50_000 + number), number)
+        own = discounted(lw.policy(lw.BEHAVIOR, lw.STD), number)
+        gains = {name: discounted(policy, number) - own for name, policy in policies.items()}
+        state.add(
+            fit=number,
+            names=list(policies),
+            true=[float(gain.mean()) for gain in gains.values()],
+            error=[float(gain.std() / len(gain) ** 0.5) for gain in gains.values()],
+            simulated=[float(own.mean()), lw.value(lw.BEHAVIOR, lw.STD)],
+            tests=list(judged(world, list(policies.values()), EPISODES, number)),
+        )
+        print(
+            json.dumps({"fit": number, "true": dict(zip(policies, state.records[-1]["true"], strict=True))}), flush=True
+        )
+
+
+def table(state: State) -> list[str]:
+    """A row a policy."""
+    fits = [record for record in state.records if "fit" in record]
+    lines = [
+        "| policy | true gain, mean over fits (each) | estimate / its standard error, median | verdicts | lower end above 0 "
+        "| healthy | GO | lower end above the truth | upper end below | of the healthy: above | below | checks that fail |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for place, name in enumerate(fits[0]["names"]):
+        verdicts = [(fit["true"][place], test["verdicts"][place]) for fit in fits for test in fit["tests"]]
+        known = [(truth, one) for truth, one in verdicts if one["gain"] is not None and one["gain"][1] is not None]
+        gain = np.array([one["gain"] for _, one in known], float)
+        truth = np.array([truth for truth, _ in known])
+        healthy, above, below = gain[:, 3] > 0, gain[:, 1] > truth, gain[:, 2] < truth
+        ratio = np.median(gain[:, 0] / ((gain[:, 2] - gain[:, 1]) / (2 * 1.96)))
+        failing = Counter(check for _, one in known for check in one["checks"])
+        each = ", ".join(f"{fit['true'][place]:+.2f}" for fit in fits)
+        lines.append(
+            f"| {name} | {np.mean([fit['true'][place] for fit in fits]):+.2f} ({each}) | {ratio:.1f} | {len(verdicts)} "
+            f"| {(gain[:, 1] > 0).sum()} | {healthy.sum()} | {sum(one['decision'] == 'GO' for _, one in verdicts)} "
+            f"| {above.sum()} | {below.sum()} | {(above & healthy).sum()} | {(below & healthy).sum()} "
+            f"| {', '.join(f'{check} {count}' for check, count in failing.most_common())} |"
+        )
+    error = max(number for fit in fits for number in fit["error"])
+    simulated = [fit["simulated"] for fit in fits]
+    lines += [
+        "",
+        f"The standard error of a true gain is at most {error:.2f}. The behaviour's value is exactly {simulated[0][1]:.2f}; the "
+        f"simulations give {', '.join(f'{own:.2f}' for own, _ in simulated)}.",
+    ]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fits", type=int, default=4)
+    parser.add_argument("--state", type=Path, default=RESULTS.with_suffix(".jsonl"))
+    parser.add_argument("--table", action="store_true", help="judge nothing; write the table from the state file")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    state = State(args.state)
+    if not args.table:
+        if not state.find(side="about"):
+            state.add(side="about", text=describe("python benchmarks/continuous_ladder.py"))
+        work(args, state)
+    about = state.find(side="about")
+    lines = ["# The ladder over continuous actions\n", about["text"] if about else "", "", *table(state)]
+    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
