@@ -23,7 +23,7 @@ from stitchrl.pipeline.candidates import job_algorithm
 from stitchrl.pipeline.knobs import BCQ_KNOBS, KNOBS, Entrant, entrants_of
 from stitchrl.pipeline.race_judging import Jury
 from stitchrl.pipeline.race_places import Judged, place_candidates
-from stitchrl.pipeline.race_result import Race
+from stitchrl.pipeline.race_result import Race, Round
 from stitchrl.pipeline.race_settings import RaceSettings, check_budget, round_sizes, updates_each
 from stitchrl.pipeline.race_training import Group, groups_of
 from stitchrl.progress import ProgressDisplay

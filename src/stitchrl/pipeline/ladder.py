@@ -32,6 +32,7 @@ from stitchrl.nn.policy import DiscretePolicy
 from stitchrl.nn.units import RescaledPolicy
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.rungs import AnyRung, ContinuousRung, Rung
+from stitchrl.progress import LateProgress
 
 __all__ = [
     "FLOORS",
@@ -135,17 +136,19 @@ def climb(
     for row in order:
         if row.eligible:
             best.setdefault(candidates[row.index].label, row.index)
-    rungs = [
-        (of, on_rung(candidates[of], rung, behavior))
-        for of, rung in itertools.product(best.values(), rungs_of(fits.log.num_actions))
-    ]
-    if not rungs:
-        return []
-    baseline = range(len(candidates), len(fits.policies))
-    further = fits.with_policies(
-        [*(candidate.policy for _, candidate in rungs), *(fits.policies[k] for k in baseline)],
-        [*(of for of, _ in rungs), *baseline],
-    )
-    found = evaluate(further, (first_primary(fits.log, fits.estimand),), confirm=False)[: len(rungs)]
+    estimator = first_primary(fits.log, fits.estimand)
+    rungs: list[tuple[int, Candidate]] = []
+    found: list[Evaluation] = []
+    progress = LateProgress("rungs of the ladders", len(best) * len(rungs_of(fits.log.num_actions)), "rungs/s")
+    for of in best.values():
+        own = [on_rung(candidates[of], rung, behavior) for rung in rungs_of(fits.log.num_actions)]
+        baseline = range(len(candidates), len(fits.policies))
+        further = fits.with_policies(
+            [*(candidate.policy for candidate in own), *(fits.policies[k] for k in baseline)],
+            [*(of for _ in own), *baseline],
+        )
+        found += evaluate(further, (estimator,), confirm=False)[: len(own)]
+        rungs += [(of, candidate) for candidate in own]
+        progress(len(rungs))
     places = rank([one.gain for one in found], [True] * len(rungs), size=rank_sizes[0], test_size=rank_sizes[1])
     return [Step(*rungs[place.index], found[place.index], place) for place in places]
