@@ -52,6 +52,12 @@ def test_what_models_add_to_the_variance_is_carried_by_no_unit() -> None:
     assert found is not None
     assert found.largest == pytest.approx([9 / 30, 4 / 30, 1 / 30, 1 / 30, 0.0])
     assert found.half == 1  # of what the episodes carry
+    assert found.models == pytest.approx(0.5)
+    in_pairs = Units(5, np.array([0, 0, 1, 1, 2]))  # sums -2, 2 and 1
+    grouped = variance_shares(influence, in_pairs, 9 / 25)
+    assert grouped is not None
+    assert grouped.largest == pytest.approx([4 / 18, 4 / 18, 1 / 18])
+    assert check_influence(in_pairs, influence, 9 / 25).seen == pytest.approx(4 / 18)
     assert check_influence(units, influence, 15 / 25).seen == pytest.approx(9 / 30)
 
 

@@ -98,7 +98,14 @@ def test_the_report_shows_the_shift_of_each_number_and_the_error_of_the_model(fi
     assert len(estimates["disagreement"]["shift"]["distance"]) == 2
     gains = estimates["selected"]["evaluation"]["gain"]
     assert all(gain["model_error"] > 0 for gain in gains.values() if gain["value"] is not None)
+    # The shares that the report lists are those that the check of the verdict's estimate counted, models and all.
+    evaluation = estimates["selected"]["evaluation"]
+    primary = gains[evaluation["verdict"]["primary"]]
+    (check,) = (check for check in primary["checks"] if check["key"] == "influence")
+    assert evaluation["influence"]["largest"][0] == pytest.approx(check["seen"])
+    assert 0 < evaluation["influence"]["models"] < 1
     page = (run / "report.html").read_text(encoding="utf-8")
+    assert "it comes from the fitted models" in page
     assert "action 1" in page
     assert "outside the logged range" in page
 

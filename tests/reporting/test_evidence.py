@@ -267,6 +267,10 @@ def test_the_past_and_who_carries_the_variance_are_shown(folder: Path) -> None:
     bars = view["influence"]["bars"]
     assert bars[0]["height"] == pytest.approx(4 * bars[1]["height"], abs=0.1)
     assert bars[0]["y"] < view["influence"]["limit"] < bars[1]["y"]  # the first one is above the limit
+    assert view["influence"]["models"] == ""
+    of_models = confirmation_view({"influence": INFLUENCE | {"models": 0.3}})
+    assert of_models is not None
+    assert of_models["influence"]["models"] == "30.0%"
 
 
 def test_files_of_older_versions_have_none_of_it(tmp_path: Path) -> None:

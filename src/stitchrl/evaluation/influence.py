@@ -28,6 +28,7 @@ class VarianceShares:
         largest: the largest shares of one unit, the largest first; at most `LISTED`.
         half: how many of the units with the largest shares carry half of what all units carry together.
         limit: the largest share that one unit may carry in a healthy estimate.
+        models: the share that fitted models have in the variance, which no unit carries; in [0, 1).
     """
 
     noun: str
@@ -35,6 +36,7 @@ class VarianceShares:
     largest: tuple[float, ...]
     half: int
     limit: float = MAXIMUM_INFLUENCE
+    models: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -56,5 +58,6 @@ def variance_shares(
     if not total > 0:
         return None
     half = int(np.searchsorted(np.cumsum(squares / total), 0.5 - 1e-12)) + 1
-    shares = squares / float(total + model_variance * len(influence) ** 2)
-    return VarianceShares(units.noun, units.count, tuple(float(share) for share in shares[:LISTED]), half)
+    whole = float(total + model_variance * len(influence) ** 2)
+    largest = tuple(float(share) for share in squares[:LISTED] / whole)
+    return VarianceShares(units.noun, units.count, largest, half, models=1.0 - total / whole)
