@@ -327,7 +327,8 @@ def _mean_refit(refits: Sequence[Refit]) -> Refit:
 def _mean_by_network(values: Sequence[tuple[float, ...]], refits: Sequence[Refit]) -> tuple[float, ...]:
     """Values by network of several folds, averaged over their episodes."""
     share = np.array([len(one.contributions) for one in refits], float)
-    return tuple((share / share.sum()) @ np.array(values, float).reshape(len(values), -1))
+    mean = (share / share.sum()) @ np.array(values, float).reshape(len(values), -1)
+    return tuple(float(of_network) for of_network in mean)
 
 
 def _joined(refits: Sequence[Refit], order: Order) -> Refit:
