@@ -5,9 +5,10 @@
 The world and the logs are those of `false_go_continuous.py` with quadratic rewards: 500 episodes, of which .6 train the policies
 and fit the models and .4 make the verdict; each fit is judged on five fresh test parts, whose verdicts are not independent.
 Each fit trains IQL and TD3+BC anew, with the main job's 2,000 updates, and judges them as they act and on rungs of their
-ladders. True gains are means over simulated episodes, the policy's and the behaviour's with the same noise. Verdicts are the
-product's, but for the rule that continuous actions give no GO. Every log is kept in `--state`, and the same command goes on
-where it stopped.
+ladders, by the estimators of a log with propensities; greedy policies have no density, hence no estimate among them.
+
+True gains are means over simulated episodes, the policy's and the behaviour's with the same noise. Verdicts are the product's,
+but for the rule that continuous actions give no GO. Every log is kept in `--state`, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -102,14 +103,14 @@ def table(state: State) -> list[str]:
     for place, name in enumerate(fits[0]["names"]):
         verdicts = [(fit["true"][place], test["verdicts"][place]) for fit in fits for test in fit["tests"]]
         known = [(truth, one) for truth, one in verdicts if one["gain"] is not None and one["gain"][1] is not None]
-        gain = np.array([one["gain"] for _, one in known], float)
+        gain = np.array([one["gain"] for _, one in known], float).reshape(-1, 4)
         truth = np.array([truth for truth, _ in known])
         healthy, above, below = gain[:, 3] > 0, gain[:, 1] > truth, gain[:, 2] < truth
-        ratio = np.median(gain[:, 0] / ((gain[:, 2] - gain[:, 1]) / (2 * 1.96)))
+        ratio = f"{np.median(gain[:, 0] / ((gain[:, 2] - gain[:, 1]) / (2 * 1.96))):.1f}" if len(gain) else "none"
         failing = Counter(check for _, one in known for check in one["checks"])
         each = ", ".join(f"{fit['true'][place]:+.2f}" for fit in fits)
         lines.append(
-            f"| {name} | {np.mean([fit['true'][place] for fit in fits]):+.2f} ({each}) | {ratio:.1f} | {len(verdicts)} "
+            f"| {name} | {np.mean([fit['true'][place] for fit in fits]):+.2f} ({each}) | {ratio} | {len(verdicts)} "
             f"| {(gain[:, 1] > 0).sum()} | {healthy.sum()} | {sum(one['decision'] == 'GO' for _, one in verdicts)} "
             f"| {above.sum()} | {below.sum()} | {(above & healthy).sum()} | {(below & healthy).sum()} "
             f"| {', '.join(f'{check} {count}' for check, count in failing.most_common())} |"
