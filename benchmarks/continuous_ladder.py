@@ -7,8 +7,9 @@ and fit the models and .4 make the verdict; each fit is judged on five fresh tes
 Each fit trains IQL and TD3+BC anew, with the main job's 2,000 updates, and judges them as they act and on rungs of their
 ladders, by the estimators of a log with propensities; greedy policies have no density, hence no estimate among them.
 
-True gains are means over simulated episodes, the policy's and the behaviour's with the same noise. Verdicts are the product's,
-but for the rule that continuous actions give no GO. Every log is kept in `--state`; the same command goes on where it stopped.
+True gains are means over simulated episodes, the policy's and the behaviour's with the same first states and disturbances.
+Verdicts are the product's, but for the rule that continuous actions give no GO. Every log is kept in `--state`; the same command
+goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -286,7 +286,8 @@ def _learned_numbers(policy: Any) -> int:
     while type(policy).__module__.startswith("stitchrl."):  # what another class does with observations is not known
         if isinstance(policy, HistoryPolicy):
             return policy.observation_size
-        if isinstance(policy, StandardizedPolicy | RescaledPolicy | RescaledMemoryPolicy):
+        scaled = isinstance(policy, StandardizedPolicy | RescaledPolicy | RescaledMemoryPolicy)
+        if scaled and np.size(policy.mean):  # where it is empty, observations are scaled further inside, or are images
             return int(np.size(policy.mean))
         policy = getattr(policy, "policy", None)
     return 0

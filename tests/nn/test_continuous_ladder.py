@@ -96,14 +96,30 @@ def test_a_rung_of_reach_0_and_full_spread_is_the_behaviour_without_its_broad_sh
     )
 
 
-def test_it_stays_in_the_box_of_a_truncated_behaviour_and_reports_the_bounds_of_a_clipped_one() -> None:
-    far = Aim(jnp.asarray([99.0, 99.0]))
-    found = np.asarray(
-        continuous_rung(far, behaviour("truncated"), 100.0, 1.0).sample(OBS.repeat(500, 0), key=jax.random.key(1))
-    )
+def test_it_goes_to_the_edge_of_the_box_of_a_truncated_behaviour_and_not_beyond() -> None:
+    rung = continuous_rung(Aim(jnp.asarray([99.0, 99.0])), behaviour("truncated"), 100.0, 1.0)
+    found = np.asarray(rung.sample(OBS.repeat(500, 0), key=jax.random.key(1)))
     assert (found <= CENTER + HALF + 1e-5).all()
-    low, high = continuous_rung(far, behaviour("clipped"), 0.5, 1.0).clipped_to
-    assert (np.asarray(low), np.asarray(high)) == (pytest.approx(CENTER - HALF), pytest.approx(CENTER + HALF))
+    assert (found.mean(0) > CENTER + 0.5 * HALF).all()
+    assert np.isfinite(np.asarray(rung.log_prob(OBS.repeat(500, 0), found))).all()
+
+
+def test_a_clipped_behaviour_beyond_its_bound_is_not_moved_back_by_a_policy_on_the_bound() -> None:
+    """A normal about 1.5 that is clipped to 1 is on the bound in 84% of draws; moved to 1 it would be there in half of them."""
+    bias = jnp.asarray([0.0, 1.5, -0.2, float(np.log(0.5)), float(np.log(0.5))])
+    network = MLP((jnp.zeros((3, 5)),), (bias,))
+    scale = (jnp.ones(3), jnp.ones(3), jnp.zeros(2), jnp.ones(2))
+    own = RescaledPolicy(*scale, MixturePolicy(network, jnp.zeros(()), 1, "clipped", 0.0))
+    at = np.array([[1.0, -0.2]], np.float32)
+    rung = continuous_rung(Aim(jnp.asarray([1.0, 0.4])), own, 1.0, 1.0)
+    inner = rung.policy(OBS).mean[0, 0]
+    assert float(inner[0]) == pytest.approx(1.5)
+    assert -0.2 < float(inner[1]) < 0.41
+    assert float(rung.log_prob(OBS, at)[0] - own.log_prob(OBS, at)[0]) < 0  # the second number has left -0.2
+    back = continuous_rung(Aim(jnp.asarray([0.9, -0.2])), own, 100.0, 1.0).policy(OBS).mean[0, 0]
+    assert float(back[0]) == pytest.approx(0.9)  # inside the bounds a policy is followed
+    low, high = rung.clipped_to
+    assert (np.asarray(low), np.asarray(high)) == (pytest.approx(-np.ones(2)), pytest.approx(np.ones(2)))
 
 
 def test_another_model_of_the_behaviour_is_refused() -> None:

@@ -88,6 +88,10 @@ def test_the_best_rung_of_each_label_is_ranked_and_is_what_acts(finished: tuple[
     assert "80% of the behaviour's standard deviation" in page.replace("&#39;", "'")
     obs = np.zeros((3, 2), np.float32)
     acting = [st.load_policy(changed / "policy"), st.load_policy(changed / "policy", backend="numpy")]
+    # The rung holds a model of the behaviour, to which the guard can leave what lies outside the log.
+    far = np.full((2, 2), 1e3, np.float32)
+    outside = np.asarray(acting[0].guarded("behavior").mode(far))
+    np.testing.assert_allclose(outside, np.asarray(acting[0].policy.policy.behavior.mode(far)), rtol=1e-5)
     with_jax, with_numpy = (np.asarray(bundle.mode(obs)) for bundle in acting)
     np.testing.assert_allclose(with_jax, with_numpy, rtol=1e-5)
 

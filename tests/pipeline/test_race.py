@@ -26,6 +26,7 @@ from stitchrl.pipeline.race_places import Judged, place_candidates
 from stitchrl.pipeline.race_result import Race, Round
 from stitchrl.pipeline.race_settings import RaceSettings, check_budget, round_sizes, updates_each
 from stitchrl.pipeline.race_training import Group, groups_of
+from stitchrl.pipeline.rungs import ContinuousRung
 from stitchrl.progress import ProgressDisplay
 from stitchrl.training import program
 
@@ -250,7 +251,6 @@ def test_vectors_of_actions_race_as_well() -> None:
     found = st.race(plant, algorithms=[bc, td3bc], grid={"TD3BC.q_weight": [1.0, 4.0]}, budget=60, evaluation_updates=4)
     (final,) = found.rounds
     assert {row.title for row in final.rows} == {"BC", "TD3BC q_weight 1", "TD3BC q_weight 4"}
-    assert all(row.power is None for row in final.rows)
     assert found.winner.policy is found.policy
     # A row that names a rung is enough to build its policy again, also after a file.
     settings = RaceSettings(60, evaluation_updates=4)
@@ -258,8 +258,10 @@ def test_vectors_of_actions_race_as_well() -> None:
     row = dataclasses.replace(final.rows[0], acts="as trained", reach=0.5, spread=0.8)
     (again,) = Round.from_dict(dataclasses.replace(final, rows=(row,)).to_dict()).rows
     run = st.fit(bc, found.train, updates=3, progress=False)
+    judged_all = jury.judge(jury.candidates(Entrant("BC", bc, "", 0), run), ProgressDisplay(enabled=False))
+    assert {type(one.candidate.rung) for one in judged_all} == {type(None), ContinuousRung}
     deployed = jury.deployed(Entrant("BC", bc, "", 0), run, again)
-    assert deployed.title == "BC seed 0, ladder 0.5 sd at 80% noise"
+    assert deployed.title == "BC seed 0, ladder 0.5 sd with 80% of the noise"
     obs = plant.observation[:50]
     aim, rung, own = (np.asarray(one.mode(obs)) for one in (run.policy, deployed.policy, jury._behavior))
     assert (np.abs(rung - own) <= np.abs(aim - own) + 1e-5).all()

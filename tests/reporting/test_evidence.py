@@ -326,7 +326,7 @@ def test_the_sections_never_scroll_a_phone_sideways(folder: Path, tmp_path: Path
 def test_rungs_of_continuous_actions_lie_on_a_line_for_each_spread(folder: Path) -> None:
     steps = [
         {key: value for key, value in rung(1.0, 0.1, 0.02 * reach, 0.01).items() if key not in ("power", "floor")}
-        | {"title": f"IQL seed 1, ladder {reach:g} sd at {spread:.0%} noise", "reach": reach, "spread": spread}
+        | {"title": f"IQL seed 1, ladder {reach:g} sd with {spread:.0%} of the noise", "reach": reach, "spread": spread}
         for reach, spread in ((1.0, 0.8), (0.5, 0.8), (0.5, 1.0))
     ]
     changed(folder, "ranking.json", ladder=steps)
@@ -340,4 +340,7 @@ def test_rungs_of_continuous_actions_lie_on_a_line_for_each_spread(folder: Path)
     text = text_of(folder)
     assert "by at most so many of its standard deviations" in text
     assert "noise kept" in text
+    assert "the gains of rungs are estimated by" not in text
+    changed(folder, "ranking.json", ladder=[step | {"estimator": "lstdq"} for step in steps])
+    assert "the gains of rungs are estimated by lstdq, those of the learned policies by " in text_of(folder)
     assert "the higher their power" not in text

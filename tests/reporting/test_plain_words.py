@@ -53,7 +53,7 @@ def test_the_first_table_of_a_race_says_what_its_words_mean() -> None:
     assert "ladder" not in round_table(content | {"rows": [row()]})
     # Over continuous actions a rung is described by other numbers.
     moved = round_table(content | {"rows": [row(reach=0.5, spread=0.8)]})
-    assert "IQL seed 0, ladder 0.5 sd at 80% noise" in moved
+    assert "IQL seed 0, ladder 0.5 sd with 80% of the noise" in moved
     assert (
         "moves the action of the log's policy towards that of the candidate, by at most 0.5 of its standard dev"
         in moved

@@ -283,7 +283,7 @@ class Bundle:
         if self.behavior is not None:
             return self.behavior
         policy = self.policy
-        while type(policy).__name__ in ("GreedyPolicy", "NumpyGreedyPolicy"):
+        while type(policy).__name__ in ("GreedyPolicy", "NumpyGreedyPolicy", "RescaledPolicy", "NumpyRescaledPolicy"):
             policy = policy.policy
         return getattr(policy, "behavior", None)
 

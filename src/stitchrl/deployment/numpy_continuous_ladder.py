@@ -18,6 +18,8 @@ __all__ = ["NumpyContinuousLadderPolicy"]
 
 SHORTEST = np.float32(1e-6)
 """A distance of fewer standard deviations than this is none."""
+ON_BOUND = np.float32(1e-5)
+"""An action this near to the bound that actions are clipped to is on it."""
 
 
 class NumpyContinuousLadderPolicy(NumpyPolicyOfLaw):
@@ -42,7 +44,11 @@ class NumpyContinuousLadderPolicy(NumpyPolicyOfLaw):
             aim = np.arctanh(np.clip(aim, -LARGEST_TANH, LARGEST_TANH))
         elif own.kind == "truncated":
             aim = np.clip(aim, np.float32(-1), np.float32(1))
-        way = aim[:, None, :] - own.mean
+        aims = np.broadcast_to(aim[:, None, :], own.mean.shape)
+        if own.kind == "clipped":
+            aims = np.where(aims >= own.high - ON_BOUND, np.maximum(aims, own.mean), aims)
+            aims = np.where(aims <= own.low + ON_BOUND, np.minimum(aims, own.mean), aims)
+        way = aims - own.mean
         distance = np.sqrt(((way * np.exp(-own.log_std)) ** 2).sum(-1, keepdims=True))
         share = np.minimum(np.float32(1), self.reach / np.maximum(distance, SHORTEST))
         log_std = own.log_std + np.log(self.spread)

@@ -127,7 +127,7 @@ def log_densities(policy: Any, obs: NumpyArray, action: NumpyArray) -> Float[Num
         )
     ask = _compiled_log_prob if isinstance(policy, ContinuousPolicy) else _plain_log_prob
     parts = []
-    for first, start, stop in pieces(len(obs), ROWS_AT_ONCE):
+    for first, start, stop in pieces(len(obs), _rows_at_once(policy)):
         found = np.asarray(ask(policy, obs[first:stop], action[first:stop]), np.float64)
         if found.shape != (stop - first,):
             raise EvaluationError(

@@ -9,7 +9,10 @@ action. With the learned policy's action a* (before tanh, where the normals are 
 
 (3) is the second moment of the ratio of two normals that are `reach` standard deviations apart. It holds for mixtures, since it
 is convex in both laws together, and for squashed and clipped normals, since no map of the actions makes it larger; for
-truncated ones only about. The broad share of the model is left out: nobody would act by it.
+truncated ones only about. It is of the ratio to the model b: to logged densities the ratio is larger where the model is off.
+
+The mean of a clipped normal may lie beyond the bound; where a* is on that bound, such a mean stays where it is in (1). The broad
+share of the model is left out, since nobody would act by it; the model with its share e makes (3) larger by 1 / (1 - e).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from jaxtyping import Bool, Float, Shaped
 from stitchrl.jax_types import AnyArray, Array, Key
 from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy, refuse_mask
 from stitchrl.nn.distributions import LARGEST_TANH
-from stitchrl.nn.mixture import NormalMixture
+from stitchrl.nn.mixture import NormalMixture, bounds_of_ends
 from stitchrl.nn.networks import standardized
 from stitchrl.nn.units import RescaledPolicy
 
@@ -30,6 +33,8 @@ __all__ = ["ContinuousLadderPolicy", "continuous_rung"]
 
 SHORTEST = 1e-6
 """A distance of fewer standard deviations than this is none."""
+ON_BOUND = 1e-5
+"""An action this near to the bound that actions are clipped to is on it; scaled actions have bounds of -1 and 1."""
 
 
 class ContinuousLadderPolicy(ContinuousPolicy):
@@ -67,7 +72,12 @@ class ContinuousLadderPolicy(ContinuousPolicy):
             aim = jnp.arctanh(jnp.clip(aim, -LARGEST_TANH, LARGEST_TANH))
         elif law.kind == "truncated":
             aim = jnp.clip(aim, -1.0, 1.0)
-        way = aim[:, None, :] - law.mean
+        aims = jnp.broadcast_to(aim[:, None, :], law.mean.shape)
+        if law.kind == "clipped":
+            low, high = (jnp.broadcast_to(end, aims.shape) for end in bounds_of_ends(law.ends))
+            aims = jnp.where(aims >= high - ON_BOUND, jnp.maximum(aims, law.mean), aims)
+            aims = jnp.where(aims <= low + ON_BOUND, jnp.minimum(aims, law.mean), aims)
+        way = aims - law.mean
         distance = jnp.linalg.norm(way * jnp.exp(-law.log_std), axis=-1, keepdims=True)
         share = jnp.minimum(1.0, self.reach / jnp.maximum(distance, SHORTEST))
         narrower = law.log_std + jnp.log(self.spread)

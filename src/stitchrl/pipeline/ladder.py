@@ -57,11 +57,11 @@ FLOORS = (0.05, 0.1)
 FEW_ACTIONS = 25
 """With more actions than this, floors are lower in proportion: none would be left above them."""
 REACHES = (0.25, 0.5, 1.0)
-"""Over continuous actions: the most standard deviations by which an action is moved. The second moment of the ratio in one
-decision is then at most 1.06, 1.28 and 2.72, with the behaviour's own spread."""
+"""Over continuous actions: the most standard deviations by which an action is moved. With the behaviour's own spread, the second
+moment of the ratio to the model of the behaviour in one decision is then at most 1.07, 1.29 and 2.72."""
 SPREADS = (1.0, 0.8)
-"""Over continuous actions: factors of the behaviour's standard deviation; .8 costs a factor of 1.07 of that moment for each
-number of the action."""
+"""Over continuous actions: factors of the behaviour's standard deviation. At .8, and for actions of two numbers, the moments are
+at most 1.21, 1.39 and 2.40; each further number adds 7%."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -178,6 +178,7 @@ def _step_shown(job: Workspace, step: Step) -> dict[str, Any]:
         **dataclasses.asdict(step.candidate.rung),
         "gain": None if gain is None else gain.value,
         "standard_error": None if gain is None else gain.standard_error,
+        "estimator": step.ranked.estimator,
         "healthy": step.ranked.healthy,
         "predicted_lower": step.ranked.predicted_lower,
         "exact": job.exact(step.candidate.policy),
@@ -359,7 +360,8 @@ def bundle_stage(job: Workspace) -> None:
         }
         learned_from = EpisodeMemory.of(job.parts["train+validation"])
         guard = Guard.fit(job.parts["train"])
-        # On a rung of the ladder the policy holds the behaviour itself; without a ladder none was fitted.
+        # On a rung of the ladder the policy holds the behaviour itself; without a ladder none was fitted. Over continuous
+        # actions a bundle holds it on a rung alone.
         fitted = job.settings.ladder and job.log.num_actions is not None and chosen.rung is None
         behavior = job.behavior_model if fitted else None
         save_bundle(folder, Bundle(chosen.policy, job.log.schema, guard, provenance, learned_from, behavior))

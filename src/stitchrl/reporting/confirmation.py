@@ -85,7 +85,7 @@ def _influence(found: Json | None) -> dict[str, Any] | None:
         "shown": len(shares),
         "together": percent(sum(shares)),
         "half": found["half"],
-        "models": percent(found["models"]) if found.get("models", 0.0) > 0 else "",
+        "models": percent(found["models"]) if found.get("models", 0.0) >= 0.0005 else "",
         "count": found["count"],
         "noun": found["noun"],
     }

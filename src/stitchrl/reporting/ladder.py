@@ -53,6 +53,7 @@ def _row(title: str, place: Json, gain: Any, error: Any, known: Json, base: Any)
     return {
         "title": title,
         "label": known["label"],
+        "estimator": place.get("estimator"),
         "gain": gain,
         "standard_error": error,
         "healthy": bool(place.get("healthy")),
@@ -80,6 +81,7 @@ def ladder_view(content: Json | None, margin: float, decimals: int) -> dict[str,
         ],
         "lines": [_line_named(rungs[0], line) for line in _lines(rungs)],
         "continuous": rungs[0].get("reach") is not None,
+        "estimators": _estimators(rows),
         "x_ticks": across.ticks(3),
         "y_ticks": up.ticks(4, sign=True),
         "zero": up.at(0.0),
@@ -113,6 +115,17 @@ def _line_named(rung: Json, line: float) -> str:
     if rung.get("reach") is not None:
         return f"rungs with {line:.0%} of the behaviour's standard deviation"
     return f"rungs on actions of at least {line:.0%} behaviour probability"
+
+
+def _estimators(rows: Sequence[Json]) -> dict[str, str] | None:
+    """What gains of rungs and of learned policies are estimated by, in words; None where it is the same or not known."""
+    found: dict[str, set[str]] = {"rungs": set(), "learned": set()}
+    for row in rows:
+        if row.get("estimator"):
+            found["learned" if place_on_ladder(row) is None else "rungs"].add(row["estimator"])
+    if len(found["rungs"] | found["learned"]) < 2 or not all(found.values()):
+        return None
+    return {which: " or ".join(sorted(names)) for which, names in found.items()}
 
 
 def _in_numbers(row: Json) -> dict[str, Any]:

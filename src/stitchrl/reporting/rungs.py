@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stitchrl.reporting.numbers import Json
 
 __all__ = ["place_on_ladder", "rung_explained", "rung_in_words"]
@@ -21,7 +19,9 @@ def place_on_ladder(entries: Json) -> tuple[float, float] | None:
 
 
 def rung_in_words(entries: Json) -> str | None:
-    """Such as "ladder 3 from 5%", or, of continuous actions, "ladder 0.5 sd at 80% noise"; None where the entries are of no rung.
+    """Such as "ladder 3 from 5%", or, of continuous actions, "ladder 0.5 sd with 80% of the noise".
+
+    None where the entries are of no rung.
 
     Args:
         entries: `power` and `floor`, or `reach` and `spread`, beside whatever else there is.
@@ -31,12 +31,13 @@ def rung_in_words(entries: Json) -> str | None:
         return None
     if entries.get("power") is not None:
         return f"ladder {found[0]:g} from {found[1]:.0%}"
-    return f"ladder {found[0]:g} sd at {found[1]:.0%} noise"
+    kept = "all" if found[1] == 1 else f"{found[1]:.0%}"
+    return f"ladder {found[0]:g} sd with {kept} of the noise"
 
 
 def rung_explained(entries: Json) -> str:
     """What the words mean, in sentences."""
-    first: Any = "a policy between the candidate and the log's own."
+    first = "a policy between the candidate and the log's own."
     if entries.get("power") is not None:
         return (
             f"{first} It prefers what the candidate prefers, the more strictly the higher the first number "
