@@ -211,6 +211,7 @@ def test_a_deleted_stage_is_done_again_and_so_is_what_rests_on_it(finished: tupl
     assert {name: (copy / name).read_bytes() for name in FILES} == before
 
 
+@pytest.mark.slow
 def test_a_log_without_propensities_takes_the_same_path(tmp_path: Path) -> None:
     log = write_small_log(tmp_path, propensities=False)
     found = run_stages(small_job(log, tmp_path / "run", algorithms=small_algorithms()[:1], settings=ONE, truth=None))

@@ -22,10 +22,11 @@ RELATIVES = {
     "COMBO continuous", "EQL discrete", "EQL continuous", "XQL discrete", "XQL continuous", "AdvantageBC discrete",
     "AdvantageBC continuous", "DecisionTransformer continuous", "IDQL continuous", "SQL continuous", "AWR continuous",
     "FilteredBC discrete", "FilteredBC continuous", "BCQIQL discrete", "FQL continuous", "AWAC discrete", "BEAR continuous",
-    "CQL discrete", "SQL discrete", "ReBRAC continuous",
+    "CQL discrete", "SQL discrete", "ReBRAC continuous", "AWAC continuous", "BCQ discrete", "CQL continuous",
+    "IQL continuous bfloat16",
 }  # fmt: skip
 """Cases whose state and shared code are those of a case in the default suite: SACN continuous, TD3BC or MOPO; IQL or AWR
-discrete; DecisionTransformer discrete; QChunking; BC; BCQ; AWAC continuous; DQN."""
+discrete; DecisionTransformer discrete; QChunking; BC; BCQ or IQL continuous; DQN."""
 
 
 class Case(NamedTuple):
