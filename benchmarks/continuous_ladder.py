@@ -1,6 +1,7 @@
 """What the ladder over continuous actions gains, and what of it can be shown, on logs of a system whose values are known.
 
     python benchmarks/continuous_ladder.py [--fits 4] [--table]
+    python benchmarks/continuous_ladder.py --data FOLDER      # the second table; needs gymnasium[mujoco]
 
 The world and the logs are those of `false_go_continuous.py` with quadratic rewards: 500 episodes, of which .6 train the policies
 and fit the models and .4 make the verdict; each fit is judged on five fresh test parts, whose verdicts are not independent.
@@ -10,6 +11,9 @@ ladders, by the estimators of a log with propensities; greedy policies have no d
 True gains are means over simulated episodes, the policy's and the behaviour's with the same first states and disturbances.
 Verdicts are the product's, but for the rule that continuous actions give no GO. Every log is kept in `--state`; the same command
 goes on where it stopped.
+
+The second table is of hopper_medium.parquet in FOLDER, a log of a robot with the exact density of each action: what the model of
+the behaviour and rungs on it are truly worth, by rollouts, and how large their ratios to the logged densities are.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import jax
 import numpy as np
 
 import stitchrl as st
+from continuous import played
 from environment import describe
 from false_go_continuous import FITTING, WORLDS, judged, lw
 from scores import State
@@ -35,6 +40,7 @@ from stitchrl.pipeline.rungs import ContinuousRung
 RESULTS = Path(__file__).parent / "results" / "continuous_ladder.md"
 EPISODES, UPDATES = 500, 2_000
 RUNGS = (ContinuousRung(0.25, 1.0), ContinuousRung(0.5, 0.8), ContinuousRung(1.0, 0.8))
+ROLLED_OUT = 200
 PLAYED, STEPS = 4_000, 200
 """Simulated episodes, and their steps; what follows is discounted by 4e-5."""
 
@@ -93,6 +99,61 @@ def work(args: argparse.Namespace, state: State) -> None:
         )
 
 
+def work_on_hopper(data: Path, state: State) -> None:
+    """Rollouts of the fitted behaviour and of rungs of behaviour cloning; ratios on the half of the log that fitted neither."""
+    if state.find(side="hopper"):
+        return
+    log = st.read(data / "hopper_medium.parquet")
+    train, held_out = log.split((0.5, 0.5), seed=0)
+    foot = foot_of_ladder(train, FitSettings())
+    cloned = st.fit(st.BC(), train, updates=5_000, progress=False).policy
+    candidate = Candidate("BC", st.BC(), 0, cloned, None, cloned)
+    policies: dict[str, Any] = {"the model of the behaviour": foot}
+    policies |= {on_rung(candidate, rung, foot).title: on_rung(candidate, rung, foot).policy for rung in RUNGS}
+    own = log.episode_returns(0.99)
+    rows = []
+    for name, policy in policies.items():
+        returns = played(policy, "Hopper-v5", ROLLED_OUT, 7)[0]
+        density = np.asarray(policy.log_prob(held_out.observation, held_out.action), np.float64)
+        ratio = np.exp(density - held_out.behavior_log_prob)
+        rows.append(
+            {
+                "name": name,
+                "gain": float(returns.mean() - own.mean()),
+                "error": float(np.hypot(returns.std() / len(returns) ** 0.5, own.std() / len(own) ** 0.5)),
+                "mean_ratio": float(ratio.mean()),
+                "second_moment": float((ratio**2).mean()),
+                "largest": float(ratio.max()),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    short = held_out.behavior_log_prob - np.asarray(foot.log_prob(held_out.observation, held_out.action))
+    inner = foot.policy
+    state.add(
+        side="hopper", text=describe("python benchmarks/continuous_ladder.py --data FOLDER"), rows=rows,
+        own=float(own.mean()), short=float(short.mean()), kind=inner.kind, components=inner.components,
+    )  # fmt: skip
+
+
+def table_of_hopper(found: dict[str, Any]) -> list[str]:
+    """A row a policy."""
+    lines = [
+        "\n## On a robot's log\n",
+        found["text"],
+        f"\nhopper_medium, whose behaviour is worth {found['own']:.1f}, discounted by .99. The model of the behaviour "
+        f"({found['kind']}, {found['components']} component) is {found['short']:.2f} nats an action short of the logged density. "
+        f"{ROLLED_OUT} rollouts each.\n",
+        "| policy | true gain | its SE | mean ratio to the logged density | second moment | largest |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['gain']:+.1f} | {row['error']:.1f} | {row['mean_ratio']:.2f} | {row['second_moment']:,.1f} "
+        f"| {row['largest']:,.0f} |"
+        for row in found["rows"]
+    ]
+    return lines
+
+
 def table(state: State) -> list[str]:
     """A row a policy."""
     fits = [record for record in state.records if "fit" in record]
@@ -129,6 +190,7 @@ def table(state: State) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=int, default=4)
+    parser.add_argument("--data", type=Path, help="folder of hopper_medium.parquet: only the second table is made")
     parser.add_argument("--state", type=Path, default=RESULTS.with_suffix(".jsonl"))
     parser.add_argument("--table", action="store_true", help="judge nothing; write the table from the state file")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -137,9 +199,14 @@ def main() -> None:
     if not args.table:
         if not state.find(side="about"):
             state.add(side="about", text=describe("python benchmarks/continuous_ladder.py"))
-        work(args, state)
+        if args.data is None:
+            work(args, state)
+        else:
+            work_on_hopper(args.data, state)
     about = state.find(side="about")
     lines = ["# The ladder over continuous actions\n", about["text"] if about else "", "", *table(state)]
+    hopper = state.find(side="hopper")
+    lines += table_of_hopper(hopper) if hopper else []
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
