@@ -22,8 +22,8 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Shaped
 
-from stitchrl.jax_types import AnyArray, Array, Key
-from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy, refuse_mask
+from stitchrl.jax_types import AnyArray, Array
+from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy, PolicyOfDistribution, refuse_mask
 from stitchrl.nn.distributions import LARGEST_TANH
 from stitchrl.nn.mixture import NormalMixture, bounds_of_ends
 from stitchrl.nn.networks import standardized
@@ -37,7 +37,7 @@ ON_BOUND = 1e-5
 """An action this near to the bound that actions are clipped to is on it; scaled actions have bounds of -1 and 1."""
 
 
-class ContinuousLadderPolicy(ContinuousPolicy):
+class ContinuousLadderPolicy(PolicyOfDistribution):
     """Moves the behaviour's normals towards the action of a policy, by equations (1) and (2).
 
     Observations are raw; actions are scaled as those of the model of the behaviour are.
@@ -82,25 +82,6 @@ class ContinuousLadderPolicy(ContinuousPolicy):
         share = jnp.minimum(1.0, self.reach / jnp.maximum(distance, SHORTEST))
         narrower = law.log_std + jnp.log(self.spread)
         return dataclasses.replace(law, mean=law.mean + share * way, log_std=narrower, broad_share=0.0)
-
-    def mode(
-        self, obs: Shaped[AnyArray, "B ..."], *, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        return self(obs, action_mask=action_mask).mode()
-
-    def sample(
-        self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None
-    ) -> Float[Array, "B action"]:
-        return self(obs, action_mask=action_mask).sample(key=key)
-
-    def log_prob(
-        self,
-        obs: Shaped[AnyArray, "B ..."],
-        action: Float[AnyArray, "B action"],
-        *,
-        action_mask: Bool[AnyArray, "B _"] | None = None,
-    ) -> Float[Array, " B"]:
-        return self(obs, action_mask=action_mask).log_prob(action)
 
 
 def continuous_rung(policy: ContinuousPolicy, behavior: RescaledPolicy, reach: float, spread: float) -> RescaledPolicy:

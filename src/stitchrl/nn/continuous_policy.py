@@ -23,6 +23,7 @@ __all__ = [
     "GaussianPolicy",
     "MixturePolicy",
     "ModePolicy",
+    "PolicyOfDistribution",
     "SquashedGaussianPolicy",
     "refuse_mask",
 ]
@@ -85,7 +86,7 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
         return ModePolicy(self)
 
 
-class _FromDistribution(ContinuousPolicy):
+class PolicyOfDistribution(ContinuousPolicy):
     """The methods of a policy that gives a distribution for every observation."""
 
     @abstractmethod
@@ -114,7 +115,7 @@ class _FromDistribution(ContinuousPolicy):
         return self(obs, action_mask=action_mask).log_prob(action)
 
 
-class GaussianPolicy(_FromDistribution):
+class GaussianPolicy(PolicyOfDistribution):
     """Normal with tanh on its MEAN only and a standard deviation that does not depend on the observation.
 
     The log standard deviation is kept in [-5, 2] (Kostrikov et al. 2021, official code).
@@ -144,7 +145,7 @@ class GaussianPolicy(_FromDistribution):
         return Normal(mean, jnp.broadcast_to(log_std, mean.shape))
 
 
-class SquashedGaussianPolicy(_FromDistribution):
+class SquashedGaussianPolicy(PolicyOfDistribution):
     """tanh of a normal whose mean and log standard deviation, kept in [-20, 2], come from one network (SAC)."""
 
     network: MLP | ImageNetwork
@@ -164,7 +165,7 @@ class SquashedGaussianPolicy(_FromDistribution):
         return jnp.tanh(pi.mean[None] + jnp.exp(pi.log_std)[None] * noise)
 
 
-class MixturePolicy(_FromDistribution):
+class MixturePolicy(PolicyOfDistribution):
     """A mixture density network (Bishop 1994): one network gives weights, means and log standard deviations of normals.
 
     Normals that are truncated to the box of actions have their means in it. The log standard deviations
