@@ -82,8 +82,8 @@ def test_the_best_rung_of_each_label_is_ranked_and_is_what_acts(finished: tuple[
         (changed / name).unlink(missing_ok=True)
     shutil.rmtree(changed / "policy")
     st.run(log, changed, algorithms=ALGORITHMS, **QUICK)
-    verdict = json.loads((changed / "estimates.json").read_text(encoding="utf-8"))
-    assert verdict["selected"]["title"] == rungs[-1]["title"]
+    estimates = json.loads((changed / "estimates.json").read_text(encoding="utf-8"))
+    assert estimates["selected"]["title"] == rungs[-1]["title"]
     page = (changed / "report.html").read_text(encoding="utf-8")
     assert "80% of the behaviour's standard deviation" in page.replace("&#39;", "'")
     obs = np.zeros((3, 2), np.float32)

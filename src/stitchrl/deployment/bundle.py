@@ -151,7 +151,8 @@ class Bundle:
         elif isinstance(on_outside, str) and on_outside == BEHAVIOR:
             if self._behavior is None:
                 raise ConfigurationError(
-                    "This bundle holds no model of the behaviour, which bundles of `stitchrl run` over discrete actions do. Let "
+                    "This bundle holds no model of the behaviour, which bundles of `stitchrl run` do over discrete actions, and "
+                    "over continuous ones where the policy is a rung of a ladder. Let "
                     'its guard refuse, clip, or take a given action: `policy.guarded("clip")`.'
                 )
             told = BEHAVIOR

@@ -136,6 +136,8 @@ def climb(
     for row in order:
         if row.eligible:
             best.setdefault(candidates[row.index].label, row.index)
+    if not best:
+        return []
     estimator = first_primary(fits.log, fits.estimand)
     rungs: list[tuple[int, Candidate]] = []
     found: list[Evaluation] = []
