@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
-from stitchrl.evaluation.ranking import rank
+from stitchrl.evaluation.ranking import Ranked, passed_over, rank
 from stitchrl.evaluation.results import Estimate
 
 
@@ -74,3 +75,17 @@ def test_what_it_selects_is_shown_better_on_the_test_part_than_what_the_lower_en
         for way, k in (("predicted", predicted[0].index), ("validation", int((seen - 1.96 * error).argmax()))):
             shown[way].append(true[k] - 1.96 * error[k] / 2)
     assert np.mean(shown["predicted"]) > np.mean(shown["validation"]) + 0.0003
+
+
+def test_a_gain_that_propensities_cannot_confirm_stands_behind_those_that_are_predicted_to_be_shown() -> None:
+    greedy = dataclasses.replace(gain(3.0, 0.5), weighs_actions=False)
+    rung, loss = gain(1.0, 0.2), gain(-1.0, 0.2)
+    rows = rank([{"lstdq": greedy}, {"fqe": rung}, {"fqe": loss}], [True] * 3)
+    assert [row.index for row in rows] == [1, 0, 2]  # the loss, which could be confirmed as well, does not go before it
+    assert [row.confirmable for row in rows] == [True, False, True]
+    assert [passed_over(row, rows[:place]) for place, row in enumerate(rows)] == [False, True, False]
+    # A gain below the margin is not worth a place, and one that is predicted to be unhealthy cannot be confirmed either.
+    assert rank([{"lstdq": greedy}, {"fqe": rung}], [True] * 2, margin=0.6)[0].index == 0
+    sick = gain(1.0, 0.2, healthy=False)
+    assert rank([{"lstdq": greedy}, {"fqe": sick}], [True] * 2)[0].index == 0
+    assert not passed_over(Ranked(0, "lstdq", True, True, 1.0), [Ranked(1, "fqe", True, True, 2.0, True)])

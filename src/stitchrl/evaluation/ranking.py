@@ -9,6 +9,9 @@ hand the best of many candidates is partly the luckiest of them. Hence
 with s the standard error on validation, the larger of the sample's and the expected one, and z the normal quantile. Pulling all
 gains towards their common mean (empirical Bayes) was tried instead. It is worse where gain and error grow together, as they do
 the further a policy is from the behaviour (benchmarks/selection.py).
+
+A gain that is not weighed by propensities cannot be confirmed by them, however large it is: over continuous actions that of a
+policy without a density. So where a gain that is weighed by them is predicted to be shown, it comes before such gains.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from stitchrl.evaluation.health import at_another_size
 from stitchrl.evaluation.primary import choose_primary
 from stitchrl.evaluation.results import Estimate
 
-__all__ = ["LUCK", "Ranked", "rank"]
+__all__ = ["LUCK", "Ranked", "passed_over", "rank"]
 
 LUCK = 0.5
 """How many standard errors of a candidate's gain are put down to luck."""
@@ -39,6 +42,7 @@ class Ranked:
         eligible: whether it may be selected; a candidate that may not is kept as a warning.
         healthy: whether every check of that gain is predicted to hold on the test part.
         predicted_lower: the lower end of its gain that the test part is predicted to give; None without a gain.
+        confirmable: whether that gain weighs the logged actions by their propensities, so that these can confirm it.
     """
 
     index: int
@@ -46,20 +50,28 @@ class Ranked:
     eligible: bool
     healthy: bool = False
     predicted_lower: float | None = None
+    confirmable: bool = False
 
 
 def rank(
-    gains: Sequence[Mapping[str, Estimate]], eligible: Sequence[bool], *, size: int = 1, test_size: int = 1
+    gains: Sequence[Mapping[str, Estimate]],
+    eligible: Sequence[bool],
+    *,
+    size: int = 1,
+    test_size: int = 1,
+    margin: float = 0.0,
 ) -> list[Ranked]:
     """Candidates, the best first.
 
-    Eligible ones come before others, then those whose gain is predicted to be healthy, then those with the higher predicted lower
-    end. Ties keep their order.
+    Eligible ones come before others, then those whose gain is predicted to be healthy, then those that a verdict is predicted to
+    confirm: their predicted lower end is above the margin, and their gain is weighed by propensities. Then those with the higher
+    predicted lower end. Ties keep their order.
 
     Args:
         gains: estimator -> gain, of each candidate, on validation.
         eligible: whether a candidate may be selected.
         size, test_size: how many independent units the validation and the test part have.
+        margin: the smallest gain worth having, in units of the return.
     """
     names = [choose_primary(gain) for gain in gains]
     found = [None if name is None else gain[name] for gain, name in zip(gains, names, strict=True)]
@@ -72,8 +84,19 @@ def rank(
         reach = LUCK + float(stats.norm.ppf((1 + estimate.confidence) / 2)) / np.sqrt(ratio)
         healthy = all(at_another_size(check, size, test_size).passed for check in estimate.checks)
         lower = estimate.value - reach * estimate.standard_error
-        rows.append(Ranked(k, name, eligible[k], healthy, float(lower)))
-    return sorted(rows, key=lambda row: (not row.eligible, not row.healthy, -_or_least(row.predicted_lower)))
+        rows.append(Ranked(k, name, eligible[k], healthy, float(lower), estimate.weighs_actions))
+
+    def place(row: Ranked) -> tuple[bool, bool, bool, float]:
+        lower = _or_least(row.predicted_lower)
+        return not row.eligible, not row.healthy, not (row.confirmable and lower > margin), -lower
+
+    return sorted(rows, key=place)
+
+
+def passed_over(row: Ranked, ahead: Sequence[Ranked]) -> bool:
+    """Whether a candidate stands behind one with a lower predicted end, because propensities cannot confirm its gain."""
+    lower = _or_least(row.predicted_lower)
+    return row.healthy and not row.confirmable and any(_or_least(one.predicted_lower) < lower for one in ahead)
 
 
 def _or_least(value: float | None) -> float:

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from stitchrl.evaluation.evaluation import Evaluation
-from stitchrl.evaluation.ranking import Ranked
+from stitchrl.evaluation.ranking import Ranked, passed_over
 from stitchrl.evaluation.results import Estimate
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.race_result import Row
 from stitchrl.pipeline.rungs import ContinuousRung, Rung
 
 __all__ = ["Judged", "place_candidates"]
+
+UNCONFIRMED = "its gain is not weighed by propensities, so that they cannot confirm it"
+"""Why a candidate with a larger bound stands behind."""
 
 
 class Judged(NamedTuple):
@@ -47,7 +50,7 @@ def place_candidates(order: Sequence[Judged], updates: Mapping[str, int], go_on:
         else:
             fate = ("goes on" if go_on else "wins") if places_left > 0 else ("dropped" if go_on else "loses the final")
             ahead = f"; the best {go_on} go on" if go_on else ""
-            why = f"place {place} of {len(best)}{ahead}{_behind(one)}"
+            why = f"place {place} of {len(best)}{ahead}{_behind(one, list(best.values())[: place - 1])}"
             places_left -= 1
         rows.append(_row(one, updates[title], place, fate, why))
     return rows
@@ -62,12 +65,12 @@ def _numbers(one: Judged) -> tuple[object, ...]:
     return name, value.value, value.standard_error, gain.value, gain.standard_error
 
 
-def _behind(one: Judged) -> str:
+def _behind(one: Judged, ahead: Sequence[Judged]) -> str:
     """Why a candidate stands behind others, where it is not by its bound alone."""
     if one.ranked.estimator is None:
         return "; no estimate of its gain has an interval"
     if one.ranked.healthy:
-        return ""
+        return f"; {UNCONFIRMED}" if passed_over(one.ranked, [other.ranked for other in ahead]) else ""
     reasons = one.evaluation.gain[one.ranked.estimator].reasons
     return f"; checks fail: {reasons[0] if reasons else 'one is predicted to fail on the test part'}"
 

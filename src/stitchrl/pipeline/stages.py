@@ -25,7 +25,7 @@ from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.meaning import MEANINGS
-from stitchrl.evaluation.ranking import rank
+from stitchrl.evaluation.ranking import passed_over, rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.messages import first_steps_in_words, interval_in_words
 from stitchrl.pipeline.advising import advised
@@ -145,7 +145,9 @@ def _rank(job: Workspace) -> dict[str, Any]:
         found = evaluated(fits, chosen_estimators(default_estimators(fits.log, fits.estimand.horizon)), confirm=False)
         evaluations = found[: len(candidates)]
         eligible = [not candidate.algorithm.caution for candidate in candidates]
-        order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
+        order = rank(
+            [one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1], margin=settings.margin
+        )
         steps = climb(fits, candidates, order, job.behavior_model, sizes, evaluated) if settings.ladder else []
     shown = [job.describe(candidate, valid) for candidate in candidates]
     shown = [entry | {"evaluation": one.to_dict()} for entry, one in zip(shown, evaluations, strict=True)]
@@ -156,14 +158,17 @@ def _rank(job: Workspace) -> dict[str, Any]:
             evaluations.append(step.evaluation)
             shown.append(job.describe(step.candidate, valid, step.of) | {"evaluation": step.evaluation.to_dict()})
     eligible += [True] * (len(evaluations) - len(eligible))
-    order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1])
+    order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1], margin=settings.margin)
     return {
         "part": "validation",
         "behavior": evaluations[0].behavior.to_dict(),
         "behavior_exact": job.exact(None),
         **_baseline(job, found),
         "candidates": shown,
-        "order": [dataclasses.asdict(row) for row in order],
+        "order": [
+            dataclasses.asdict(row) | {"passed_over": row.eligible and passed_over(row, order[:place])}
+            for place, row in enumerate(order)
+        ],
         "ladder": [_step_shown(job, step) for step in steps],
     }
 

@@ -248,7 +248,7 @@ def _explain(
         "A policy can be evaluated only where the log has tried what the policy would do. The more a policy differs from the "
         "behaviour, the more it can gain, and the fewer logged decisions tell something about it, so its interval is wider. "
         f"Candidates are therefore ranked by the lower end of the interval of their gain{over}{_predicted(ranking)}, not by its "
-        "middle.",
+        f"middle.{_passed_over(ranking)}",
         _agreement_text(estimates["disagreement"]),
     ]
     if (primary := verdict["primary"]) is not None:
@@ -280,6 +280,16 @@ def _predicted(ranking: Mapping[str, Any]) -> str:
     """Which lower end they were ranked by: older versions took that of the validation part itself."""
     known = any(row.get("predicted_lower") is not None for row in ranking["order"])
     return " that the test part, which is larger, is predicted to give" if known else ""
+
+
+def _passed_over(ranking: Mapping[str, Any]) -> str:
+    """Why a larger lower end stands behind a smaller one, where that is so."""
+    if not any(row.get("passed_over") for row in ranking["order"]):
+        return ""
+    return (
+        " Gains that are weighed by the logged propensities come before others where they are predicted to be shown: "
+        "propensities cannot confirm a gain that does not weigh the actions by them."
+    )
 
 
 def _primary_text(name: str, estimate: Mapping[str, Any]) -> str:
