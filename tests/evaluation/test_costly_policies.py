@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
 from stitchrl.evaluation import policy_actions
 from stitchrl.evaluation.policy_actions import COSTLY_DRAWS, DRAWS, MANY_PASSES, drawn_actions
+from stitchrl.nn.continuous_policy import ContinuousPolicy
+
+TRACED: list[tuple[int, ...]] = []
 
 
 class Counting:
@@ -40,3 +46,31 @@ def test_no_draw_is_made_twice_to_find_that_there_is_none_by_chance(monkeypatch:
     policy = Counting(MANY_PASSES + 1, 0.0)
     assert not drawn_actions(policy, np.zeros((24, 3), np.float32), 1, seed=0).any()
     assert policy.asked == 8 * 2 + 8 + 8
+
+
+class Drifting(ContinuousPolicy):
+    """A normal about a mean; `TRACED` holds the shape of the mean each time that it is traced."""
+
+    spread: float = eqx.field(static=True)
+
+    def mode(self, obs: Any, *, action_mask: Any = None) -> Any:
+        mean = jax.numpy.tanh(obs[:, :1])
+        TRACED.append(mean.shape)
+        return mean
+
+    def sample(self, obs: Any, *, key: Any, action_mask: Any = None) -> Any:
+        mean = self.mode(obs)
+        return mean + self.spread * jax.random.normal(key, mean.shape)
+
+    def log_prob(self, obs: Any, action: Any, *, action_mask: Any = None) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("spread", "draws"), [(0.3, DRAWS), (0.0, 1)])
+def test_draws_in_one_call_are_those_of_one_call_each(spread: float, draws: int) -> None:
+    policy, obs = Drifting(spread), np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    TRACED.clear()
+    found = drawn_actions(policy, obs, 1, seed=3)
+    assert TRACED == [(20, 1)]  # once for all draws, and without an axis for them
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(3), 0), DRAWS)
+    np.testing.assert_allclose(found, np.stack([policy.sample(obs, key=key) for key in keys[:draws]], 1), rtol=1e-5)

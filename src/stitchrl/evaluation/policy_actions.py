@@ -78,23 +78,35 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
         EvaluationError: neither `sample` nor `mode`, a `sample` that takes no key, `log_prob` without `sample`, a wrong shape,
             or actions that are not finite.
     """
-    chance, most = _may_take_chances(policy), COSTLY_DRAWS if _costly(policy) else DRAWS
-    root, at_once, parts = jax.random.key(seed), _rows_at_once(policy), list[NumpyArray]()
-    draws = most if chance else 1
-    bar, asked = LateProgress("actions of the policy", draws * len(obs), "rows/s"), 0
+    most = COSTLY_DRAWS if _costly(policy) else DRAWS
+    root, parts = jax.random.key(seed), list[NumpyArray]()
+    draws = most if _may_take_chances(policy) else 1
+    bar = LateProgress("actions of the policy", len(obs), "rows/s")
+    at_once = _rows_at_once(policy)
+    if _costly(policy) and _native(policy) is not None:
+        at_once = max(1, at_once // most)  # all draws are made in one call, of which the memory is to be as large
     for piece, (first, start, stop) in enumerate(pieces(len(obs), at_once)):
-        keys, found = jax.random.split(jax.random.fold_in(root, piece), most), list[NumpyArray]()
-        for key in keys[:draws]:
-            found.append(_asked(policy, obs[first:stop], action_size, key))
-            asked += stop - start
-            bar(asked)
-            alike = chance and piece == 0 and len(found) == 2 and np.array_equal(found[0], found[1])
-            if alike:  # the policy is deterministic
-                draws, chance = 1, False
-                bar, asked = LateProgress("actions of the policy", len(obs), "rows/s"), stop - start
-                break
-        parts.append(np.stack(found[:draws], axis=1)[start - first :])
+        keys = jax.random.split(jax.random.fold_in(root, piece), most)
+        found = _drawn(policy, obs[first:stop], action_size, keys[:draws], doubtful=piece == 0)
+        draws = found.shape[1]
+        parts.append(found[start - first :])
+        bar(stop)
     return np.concatenate(parts)
+
+
+def _drawn(policy: Any, obs: NumpyArray, action_size: int, keys: Key, *, doubtful: bool) -> Float[NumpyArray, "B K D"]:
+    """An action for each key at each observation; a single one where the policy, of which this is doubtful, is deterministic."""
+    if (native := _native(policy)) is not None:
+        several = np.asarray(_compiled_samples(native, obs, keys), np.float32)
+        found = [_checked(one, len(obs), action_size) for one in several]
+        alike = doubtful and len(found) > 1 and np.array_equal(found[0], found[1])
+        return np.stack(found[:1] if alike else found, axis=1)
+    found = []
+    for key in keys:
+        found.append(_asked(policy, obs, action_size, key))
+        if doubtful and len(found) == 2 and np.array_equal(found[0], found[1]):
+            return found[0][:, None]
+    return np.stack(found, axis=1)
 
 
 def one_action(policy: Any, obs: NumpyArray, action_size: int, *, key: Key) -> Float[NumpyArray, "N D"]:
@@ -249,6 +261,12 @@ def _checked(found: Any, rows: int, action_size: int) -> Float[NumpyArray, "B D"
 @eqx.filter_jit
 def _compiled_sample(policy: ContinuousPolicy, obs: AnyArray, key: Key) -> Array:
     return policy.sample(obs, key=key)
+
+
+@eqx.filter_jit
+def _compiled_samples(policy: ContinuousPolicy, obs: AnyArray, keys: Key) -> Array:
+    """(K, B, D) a draw for each key. What does not depend on the key, such as a network's outputs, is computed once."""
+    return jax.vmap(lambda key: policy.sample(obs, key=key))(keys)
 
 
 @eqx.filter_jit
