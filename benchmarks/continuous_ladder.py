@@ -40,6 +40,8 @@ from stitchrl.pipeline.rungs import ContinuousRung
 RESULTS = Path(__file__).parent / "results" / "continuous_ladder.md"
 EPISODES, UPDATES = 500, 2_000
 RUNGS = (ContinuousRung(0.25, 1.0), ContinuousRung(0.5, 0.8), ContinuousRung(1.0, 0.8))
+TESTS = 5
+"""Test parts of a fit."""
 ROLLED_OUT = 200
 PLAYED, STEPS = 4_000, 200
 """Simulated episodes, and their steps; what follows is discounted by 4e-5."""
@@ -92,7 +94,7 @@ def work(args: argparse.Namespace, state: State) -> None:
             true=[float(gain.mean()) for gain in gains.values()],
             error=[float(gain.std() / len(gain) ** 0.5) for gain in gains.values()],
             simulated=[float(own.mean()), lw.value(lw.BEHAVIOR, lw.STD)],
-            tests=list(judged(world, list(policies.values()), EPISODES, number)),
+            tests=list(judged(world, list(policies.values()), EPISODES, number, TESTS)),
         )
         print(
             json.dumps({"fit": number, "true": dict(zip(policies, state.records[-1]["true"], strict=True))}), flush=True
