@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,18 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def load(folder: str | os.PathLike[str]) -> Any:
-    """The run or grid that `fit` or `fit_grid` saved with `out=folder`, as far as its last checkpoint."""
+def load(folder: str | os.PathLike[str], *, algorithms: Sequence[type[Any]] = ()) -> Any:
+    """The run or grid that `fit` or `fit_grid` saved with `out=folder`, as far as its last checkpoint.
+
+    Args:
+        folder: the directory.
+        algorithms: classes of algorithms of your own, where the run is of one of them.
+
+    Raises:
+        CheckpointError: no run there, a damaged one, or one of an algorithm that is not known.
+    """
     from stitchrl.training.fit import load as load_run
 
     known = ALGORITHMS | PREFERENCE_ALGORITHMS
     classes = {name: getattr(importlib.import_module(module), name) for name, module in known.items()}
-    return load_run(folder, classes)
+    return load_run(folder, classes | {one.__name__: one for one in algorithms})

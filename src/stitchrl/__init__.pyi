@@ -1,6 +1,7 @@
 """The public face: the one list of its names, which `__init__.py` reads so as to import each when it is first used."""
 
 import os
+from collections.abc import Sequence
 
 # Verbs
 from stitchrl.auditing.audit import audit as audit
@@ -122,5 +123,5 @@ __version__: str
 ALGORITHMS: dict[str, str]
 PREFERENCE_ALGORITHMS: dict[str, str]
 
-def load(folder: str | os.PathLike[str]) -> Run | Grid:
+def load(folder: str | os.PathLike[str], *, algorithms: Sequence[type[Algorithm]] = ()) -> Run | Grid:
     """The run or grid that `fit` or `fit_grid` saved with `out=folder`, as far as its last checkpoint."""

@@ -11,9 +11,12 @@ import pytest
 
 from stitchrl.evaluation import policy_actions
 from stitchrl.evaluation.policy_actions import COSTLY_DRAWS, DRAWS, MANY_PASSES, drawn_actions
-from stitchrl.nn.continuous_policy import ContinuousPolicy
+from stitchrl.nn.continuous_ladder import continuous_rung
+from stitchrl.nn.continuous_policy import ContinuousPolicy, MixturePolicy
+from stitchrl.nn.networks import MLP
+from stitchrl.nn.units import RescaledPolicy
 
-TRACED: list[tuple[int, ...]] = []
+RUN: list[int] = []
 
 
 class Counting:
@@ -49,14 +52,24 @@ def test_no_draw_is_made_twice_to_find_that_there_is_none_by_chance(monkeypatch:
 
 
 class Drifting(ContinuousPolicy):
-    """A normal about a mean; `TRACED` holds the shape of the mean each time that it is traced."""
+    """A normal about a mean; `RUN` counts how often the mean is computed."""
 
     spread: float = eqx.field(static=True)
+    shared: bool = eqx.field(static=True)
+
+    @property
+    def draws_share_networks(self) -> bool:
+        return self.shared
 
     def mode(self, obs: Any, *, action_mask: Any = None) -> Any:
-        mean = jax.numpy.tanh(obs[:, :1])
-        TRACED.append(mean.shape)
-        return mean
+        def mean(obs: np.ndarray) -> np.ndarray:
+            RUN.append(len(obs))
+            return np.tanh(obs[:, :1])
+
+        shape = jax.ShapeDtypeStruct((len(obs), 1), np.float32)
+        return jax.pure_callback(
+            mean, shape, obs, vmap_method="sequential"
+        )  # once for each key where it depends on one
 
     def sample(self, obs: Any, *, key: Any, action_mask: Any = None) -> Any:
         mean = self.mode(obs)
@@ -66,11 +79,25 @@ class Drifting(ContinuousPolicy):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize(("spread", "draws"), [(0.3, DRAWS), (0.0, 1)])
-def test_draws_in_one_call_are_those_of_one_call_each(spread: float, draws: int) -> None:
-    policy, obs = Drifting(spread), np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
-    TRACED.clear()
+@pytest.mark.parametrize(
+    ("spread", "shared", "draws", "times"),
+    [(0.3, True, DRAWS, 1), (0.0, True, 1, 1), (0.3, False, DRAWS, DRAWS), (0.0, False, 1, 2)],
+)
+def test_draws_that_share_networks_run_them_once(spread: float, shared: bool, draws: int, times: int) -> None:
+    policy, obs = Drifting(spread, shared), np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    RUN.clear()
     found = drawn_actions(policy, obs, 1, seed=3)
-    assert TRACED == [(20, 1)]  # once for all draws, and without an axis for them
+    assert len(RUN) == times
     keys = jax.random.split(jax.random.fold_in(jax.random.key(3), 0), DRAWS)
-    np.testing.assert_allclose(found, np.stack([policy.sample(obs, key=key) for key in keys[:draws]], 1), rtol=1e-5)
+    np.testing.assert_allclose(found, np.stack([policy.sample(obs, key=key) for key in keys[:draws]], 1), atol=1e-6)
+
+
+def test_the_draws_of_a_rung_share_networks_however_costly_its_policy_is() -> None:
+    aim = Drifting(0.3, False)
+    law = MixturePolicy(MLP.create(1, (4,), 3, key=jax.random.key(0)), jax.numpy.float32(0.0), 1, "plain", 0.0)
+    one = jax.numpy.ones(1)
+    behavior = RescaledPolicy(0 * one, one, 0 * one, one, law)
+    RUN.clear()
+    found = drawn_actions(continuous_rung(aim, behavior, 0.5, 1.0), np.zeros((20, 1), np.float32), 1, seed=0)
+    assert found.shape == (20, DRAWS, 1)
+    assert len(RUN) == 1

@@ -8,9 +8,11 @@ import itertools
 import numpy as np
 import pytest
 
+from stitchrl.evaluation import confirmation
+from stitchrl.evaluation.confirmation import can_confirm
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
-from stitchrl.evaluation.ranking import Ranked, passed_over, rank
+from stitchrl.evaluation.ranking import passed_over, rank
 from stitchrl.evaluation.results import Estimate
 
 
@@ -77,15 +79,28 @@ def test_what_it_selects_is_shown_better_on_the_test_part_than_what_the_lower_en
     assert np.mean(shown["predicted"]) > np.mean(shown["validation"]) + 0.0003
 
 
-def test_a_gain_that_propensities_cannot_confirm_stands_behind_those_that_are_predicted_to_be_shown() -> None:
+def test_a_gain_that_no_verdict_could_confirm_stands_behind_those_that_one_could_and_that_are_above_the_margin() -> (
+    None
+):
+    def weighed(estimator: str, one: Estimate) -> bool:
+        return estimator == "fqe" and can_confirm(one, fitted=False, continuous=False)
+
     greedy = dataclasses.replace(gain(3.0, 0.5), weighs_actions=False)
     rung, loss = gain(1.0, 0.2), gain(-1.0, 0.2)
-    rows = rank([{"lstdq": greedy}, {"fqe": rung}, {"fqe": loss}], [True] * 3)
+    rows = rank([{"lstdq": greedy}, {"fqe": rung}, {"fqe": loss}], [True] * 3, confirms=weighed)
     assert [row.index for row in rows] == [1, 0, 2]  # the loss, which could be confirmed as well, does not go before it
     assert [row.confirmable for row in rows] == [True, False, True]
     assert [passed_over(row, rows[:place]) for place, row in enumerate(rows)] == [False, True, False]
     # A gain below the margin is not worth a place, and one that is predicted to be unhealthy cannot be confirmed either.
-    assert rank([{"lstdq": greedy}, {"fqe": rung}], [True] * 2, margin=0.6)[0].index == 0
+    assert rank([{"lstdq": greedy}, {"fqe": rung}], [True] * 2, margin=0.6, confirms=weighed)[0].index == 0
     sick = gain(1.0, 0.2, healthy=False)
-    assert rank([{"lstdq": greedy}, {"fqe": sick}], [True] * 2)[0].index == 0
-    assert not passed_over(Ranked(0, "lstdq", True, True, 1.0), [Ranked(1, "fqe", True, True, 2.0, True)])
+    assert rank([{"lstdq": greedy}, {"fqe": sick}], [True] * 2, confirms=weighed)[0].index == 0
+    assert rank([{"lstdq": greedy}, {"fqe": rung}], [True] * 2)[0].index == 0
+
+
+def test_what_a_verdict_could_confirm() -> None:
+    weighed, other = gain(1.0, 0.2), dataclasses.replace(gain(1.0, 0.2), weighs_actions=False)
+    assert can_confirm(weighed, fitted=False, continuous=False)
+    assert not can_confirm(other, fitted=False, continuous=False)
+    assert can_confirm(weighed, fitted=True, continuous=False) is confirmation.FITTED_COVERED
+    assert can_confirm(weighed, fitted=False, continuous=True) is confirmation.CONTINUOUS_COVERED

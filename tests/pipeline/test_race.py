@@ -19,6 +19,7 @@ from worlds import assert_trees_equal
 import stitchrl as st
 from stitchrl.data.scaling import unit_return_scale
 from stitchrl.errors import CheckpointError, ConfigurationError, EvaluationError, RunDirectoryError
+from stitchrl.evaluation.ranking import Ranked
 from stitchrl.pipeline.candidates import job_algorithm
 from stitchrl.pipeline.knobs import BCQ_KNOBS, KNOBS, Entrant, entrants_of
 from stitchrl.pipeline.race_judging import Jury
@@ -28,6 +29,7 @@ from stitchrl.pipeline.race_settings import RaceSettings, check_budget, round_si
 from stitchrl.pipeline.race_training import Group, groups_of
 from stitchrl.pipeline.rungs import ContinuousRung
 from stitchrl.progress import ProgressDisplay
+from stitchrl.reporting.race_table import _remarks
 from stitchrl.training import program
 
 SMALL: dict[str, Any] = {
@@ -272,7 +274,7 @@ def test_vectors_of_actions_race_as_well() -> None:
 # --- places --------------------------------------------------------------------------------------------------------
 
 
-def judged(title: str, gain: float, error: float, *, healthy: bool = True) -> Judged:
+def judged(title: str, gain: float, error: float, *, healthy: bool = True, confirmable: bool = True) -> Judged:
     """A policy with these numbers."""
     estimate = SimpleNamespace(
         value=gain, standard_error=error, lower=gain - error, upper=gain + error, reasons=("weak.",)
@@ -280,7 +282,7 @@ def judged(title: str, gain: float, error: float, *, healthy: bool = True) -> Ju
     made: Any = Judged(
         SimpleNamespace(label=title, acts="greedy", rung=None),  # type: ignore[arg-type]
         SimpleNamespace(estimates={"fqe": estimate}, gain={"fqe": estimate}),  # type: ignore[arg-type]
-        SimpleNamespace(estimator="fqe", healthy=healthy, predicted_lower=gain - error),  # type: ignore[arg-type]
+        Ranked(0, "fqe", True, healthy, gain - error, confirmable),
     )
     return made  # type: ignore[no-any-return]
 
@@ -297,6 +299,17 @@ def test_twins_take_nobodys_place_and_a_candidate_has_the_place_of_its_best_poli
     assert rows[1].why == "the same policy as a, with the same estimates to the last digit"
     assert rows[3].why == "place 4 of 4; the best 2 go on; checks fail: weak."
     assert rows[0].bound == pytest.approx(0.2)
+
+
+def test_a_candidate_that_stands_behind_a_lower_bound_says_why() -> None:
+    order = [judged("rung", 0.3, 0.1), judged("greedy", 0.9, 0.1, confirmable=False), judged("less", 0.1, 0.1)]
+    rows = place_candidates(order, dict.fromkeys(("rung", "greedy", "less"), 7), 2)
+    assert [row.why for row in rows] == [
+        "place 1 of 3; the best 2 go on",
+        "place 2 of 3; the best 2 go on; a verdict could not confirm its gain",
+        "place 3 of 3; the best 2 go on",
+    ]
+    assert _remarks([dataclasses.asdict(row) for row in rows]) == [f"  greedy: {rows[1].why}."]
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------

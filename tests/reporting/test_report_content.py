@@ -60,6 +60,18 @@ def test_labels_are_those_of_the_stage_files(folder: Path) -> None:
     assert content["verdict"]["candidate"] == "IQL-2 at seed 0"
 
 
+def test_a_candidate_that_a_verdict_could_not_confirm_is_marked_where_it_stands_behind_a_lower_end(
+    folder: Path,
+) -> None:
+    text = Page(render(build_report(folder, MEANINGS))).text
+    assert "cannot be confirmed" not in text
+    order = json.loads((folder / "ranking.json").read_text(encoding="utf-8"))["order"]
+    changed(folder, "ranking.json", order=[order[0], order[1] | {"passed_over": True}])
+    text = Page(render(build_report(folder, MEANINGS))).text
+    assert text.count("healthy, cannot be confirmed") == 1
+    assert "Gains that a verdict could confirm come before others" in text
+
+
 def test_words_of_the_audit_and_caveats_are_drawn(folder: Path) -> None:
     text = Page(render(build_report(folder, MEANINGS))).text
     for said in (

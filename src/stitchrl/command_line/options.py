@@ -163,7 +163,8 @@ Algorithms = Annotated[
     typer.Option(
         "--algorithms",
         help=f"Candidates, separated by commas, from {ALL_NAMES}. A name given twice makes two "
-        "candidates: IQL,IQL are labelled IQL and IQL-2. The word advised stands for those that `stitchrl advise` names. "
+        "candidates: IQL,IQL are labelled IQL and IQL-2. mine.py:Mine is the class Mine of your own file. "
+        "The word advised stands for those that `stitchrl advise` names. "
         "[default: the main job's own]",
     ),
 ]

@@ -38,7 +38,9 @@ def train(
     algorithm: Annotated[
         str | None,
         typer.Option(
-            "--algorithm", help=f"One of {', '.join(sorted(stitchrl.ALGORITHMS, key=str.lower))}. [default: IQL]"
+            "--algorithm",
+            help=f"One of {', '.join(sorted(stitchrl.ALGORITHMS, key=str.lower))}, or mine.py:Mine, the class Mine of your own "
+            "file. [default: IQL]",
         ),
     ] = None,
     assignments: Assignments = None,

@@ -45,7 +45,7 @@ FORMAT_VERSION = 1
 POLICY, BEHAVIOR_FILE, CARD = "policy.safetensors", "behavior.safetensors", "policy.json"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Bundle:
     """A policy that is ready for use.
 
@@ -108,6 +108,20 @@ class Bundle:
         }
         guarded = words[act] if isinstance(act, str) else f"guarded by action {act} outside the range of its log"
         return f"{inner}{', then ' if inner else ''}{guarded}"
+
+    def __repr__(self) -> str:
+        known = self.provenance
+        seed = "" if known.get("seed") is None else f" seed {known['seed']}"
+        acts = f", {known['acts']}" if known.get("acts") else ""
+        actions = f"{self.schema.num_actions} discrete actions" if self.discrete else "continuous actions"
+        log = (known.get("log") or {}).get("name")
+        parts = [
+            f"{known.get('label') or type(self.policy).__name__}{seed}{acts}",
+            *([self.described] if self.described else []),
+            f"{actions}{f' of the log {log!r}' if log else ''}",
+            f"verdict {(known.get('verdict') or {}).get('decision', 'not known')}",
+        ]
+        return f"Bundle({'; '.join(parts)})"
 
     def greedy(self) -> Bundle:
         """A bundle whose policy always takes the most probable action of this one; its provenance is still that of this one."""

@@ -18,7 +18,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST, LARGEST_EVERY, Sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 
-__all__ = ["NO_MEMORY", "RECORDED", "Confirmation"]
+__all__ = ["NO_MEMORY", "RECORDED", "Confirmation", "can_confirm"]
 
 FITTED_COVERED = False
 """Whether a fitted behaviour may give GO. It may not: where a weak cause acted in every decision of long episodes, a policy
@@ -40,6 +40,19 @@ RECORDED = "Propensities that the acting policy itself recorded leave no room fo
 """Why a hidden cause matters less where propensities are logged."""
 NO_MEMORY = "It is assumed to have no memory: it is drawn anew in every decision, so one that lasts can do more harm."
 """What the strength of a hidden cause assumes."""
+
+
+def can_confirm(gain: Estimate, *, fitted: bool, continuous: bool) -> bool:
+    """Whether line (e) of a verdict could hold of a gain, whatever the log shows.
+
+    Args:
+        gain: the estimate of it.
+        fitted: whether the behaviour's probabilities are a model's, and not the log's own.
+        continuous: whether the log's actions are continuous.
+    """
+    if continuous and not CONTINUOUS_COVERED:
+        return False
+    return FITTED_COVERED if fitted else gain.weighs_actions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,35 +78,42 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
         EvaluationError: neither `sample` nor `mode`, a `sample` that takes no key, `log_prob` without `sample`, a wrong shape,
             or actions that are not finite.
     """
-    most = COSTLY_DRAWS if _costly(policy) else DRAWS
-    root, parts = jax.random.key(seed), list[NumpyArray]()
-    draws = most if _may_take_chances(policy) else 1
-    bar = LateProgress("actions of the policy", len(obs), "rows/s")
-    at_once = _rows_at_once(policy)
-    if _costly(policy) and _native(policy) is not None:
-        at_once = max(1, at_once // most)  # all draws are made in one call, of which the memory is to be as large
+    if (native := _native(policy)) is not None and native.draws_share_networks:
+        return _drawn_together(native, obs, action_size, seed)
+    chance, most = _may_take_chances(policy), COSTLY_DRAWS if _costly(policy) else DRAWS
+    root, at_once, parts = jax.random.key(seed), _rows_at_once(policy), list[NumpyArray]()
+    draws = most if chance else 1
+    bar, asked = LateProgress("actions of the policy", draws * len(obs), "rows/s"), 0
     for piece, (first, start, stop) in enumerate(pieces(len(obs), at_once)):
-        keys = jax.random.split(jax.random.fold_in(root, piece), most)
-        found = _drawn(policy, obs[first:stop], action_size, keys[:draws], doubtful=piece == 0)
-        draws = found.shape[1]
-        parts.append(found[start - first :])
-        bar(stop)
+        keys, found = jax.random.split(jax.random.fold_in(root, piece), most), list[NumpyArray]()
+        for key in keys[:draws]:
+            found.append(_asked(policy, obs[first:stop], action_size, key))
+            asked += stop - start
+            bar(asked)
+            alike = chance and piece == 0 and len(found) == 2 and np.array_equal(found[0], found[1])
+            if alike:  # the policy is deterministic
+                draws, chance = 1, False
+                bar, asked = LateProgress("actions of the policy", len(obs), "rows/s"), stop - start
+                break
+        parts.append(np.stack(found[:draws], axis=1)[start - first :])
     return np.concatenate(parts)
 
 
-def _drawn(policy: Any, obs: NumpyArray, action_size: int, keys: Key, *, doubtful: bool) -> Float[NumpyArray, "B K D"]:
-    """An action for each key at each observation; a single one where the policy, of which this is doubtful, is deterministic."""
-    if (native := _native(policy)) is not None:
-        several = np.asarray(_compiled_samples(native, obs, keys), np.float32)
-        found = [_checked(one, len(obs), action_size) for one in several]
-        alike = doubtful and len(found) > 1 and np.array_equal(found[0], found[1])
-        return np.stack(found[:1] if alike else found, axis=1)
-    found = []
-    for key in keys:
-        found.append(_asked(policy, obs, action_size, key))
-        if doubtful and len(found) == 2 and np.array_equal(found[0], found[1]):
-            return found[0][:, None]
-    return np.stack(found, axis=1)
+def _drawn_together(
+    policy: ContinuousPolicy, obs: NumpyArray, action_size: int, seed: int
+) -> Float[NumpyArray, "N K D"]:
+    """The same, all draws of some rows in one call, with the same keys."""
+    root, at_once, parts, draws = jax.random.key(seed), _rows_at_once(policy), list[NumpyArray](), DRAWS
+    bar = LateProgress("actions of the policy", len(obs), "rows/s")
+    for piece, (first, start, stop) in enumerate(pieces(len(obs), at_once)):
+        keys = jax.random.split(jax.random.fold_in(root, piece), DRAWS)
+        several = np.asarray(_compiled_samples(policy, obs[first:stop], keys[:draws]))
+        found = [_checked(one, stop - first, action_size) for one in several]
+        if piece == 0 and np.array_equal(found[0], found[1]):  # the policy is deterministic
+            draws = 1
+        parts.append(np.stack(found[:draws], axis=1)[start - first :])
+        bar(stop)
+    return np.concatenate(parts)
 
 
 def one_action(policy: Any, obs: NumpyArray, action_size: int, *, key: Key) -> Float[NumpyArray, "N D"]:
@@ -221,13 +228,19 @@ def _native(policy: Any) -> ContinuousPolicy | None:
     return policy if isinstance(policy, ContinuousPolicy) else None
 
 
-def _costly(policy: Any) -> bool:
+def _many_passes(policy: Any) -> bool:
     inner = policy.policy if isinstance(policy, Bundle) else policy
     return int(getattr(inner, "passes_per_action", 1)) > MANY_PASSES
 
 
+def _costly(policy: Any) -> bool:
+    """Whether each further draw takes many passes of the policy's networks."""
+    inner = policy.policy if isinstance(policy, Bundle) else policy
+    return _many_passes(policy) and not getattr(inner, "draws_share_networks", False)
+
+
 def _rows_at_once(policy: Any) -> int:
-    return COSTLY_ROWS_AT_ONCE if _costly(policy) else ROWS_AT_ONCE
+    return COSTLY_ROWS_AT_ONCE if _many_passes(policy) else ROWS_AT_ONCE
 
 
 def _asked(policy: Any, obs: NumpyArray, action_size: int, key: Key) -> Float[NumpyArray, "B D"]:
@@ -265,7 +278,7 @@ def _compiled_sample(policy: ContinuousPolicy, obs: AnyArray, key: Key) -> Array
 
 @eqx.filter_jit
 def _compiled_samples(policy: ContinuousPolicy, obs: AnyArray, keys: Key) -> Array:
-    """(K, B, D) a draw for each key. What does not depend on the key, such as a network's outputs, is computed once."""
+    """(K, B, D) a draw for each key; what the networks compute does not depend on it, so that it is computed once."""
     return jax.vmap(lambda key: policy.sample(obs, key=key))(keys)
 
 

@@ -10,14 +10,14 @@ with s the standard error on validation, the larger of the sample's and the expe
 gains towards their common mean (empirical Bayes) was tried instead. It is worse where gain and error grow together, as they do
 the further a policy is from the behaviour (benchmarks/selection.py).
 
-A gain that is not weighed by propensities cannot be confirmed by them, however large it is: over continuous actions that of a
-policy without a density. So where a gain that is weighed by them is predicted to be shown, it comes before such gains.
+Where a verdict can confirm some gains and others not, however large they are, those come first that it can confirm and whose
+predicted lower end is above the margin.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -42,7 +42,7 @@ class Ranked:
         eligible: whether it may be selected; a candidate that may not is kept as a warning.
         healthy: whether every check of that gain is predicted to hold on the test part.
         predicted_lower: the lower end of its gain that the test part is predicted to give; None without a gain.
-        confirmable: whether that gain weighs the logged actions by their propensities, so that these can confirm it.
+        confirmable: whether a verdict could confirm that gain.
     """
 
     index: int
@@ -60,31 +60,33 @@ def rank(
     size: int = 1,
     test_size: int = 1,
     margin: float = 0.0,
+    confirms: Callable[[str, Estimate], bool] = lambda estimator, gain: True,
 ) -> list[Ranked]:
     """Candidates, the best first.
 
-    Eligible ones come before others, then those whose gain is predicted to be healthy, then those that a verdict is predicted to
-    confirm: their predicted lower end is above the margin, and their gain is weighed by propensities. Then those with the higher
-    predicted lower end. Ties keep their order.
+    Eligible ones come before others, then those whose gain is predicted to be healthy, then those whose gain a verdict could
+    confirm and whose predicted lower end is above the margin, then those with the higher predicted lower end. Ties keep their
+    order.
 
     Args:
         gains: estimator -> gain, of each candidate, on validation.
         eligible: whether a candidate may be selected.
         size, test_size: how many independent units the validation and the test part have.
         margin: the smallest gain worth having, in units of the return.
+        confirms: estimator, gain -> whether a verdict could confirm it.
     """
     names = [choose_primary(gain) for gain in gains]
     found = [None if name is None else gain[name] for gain, name in zip(gains, names, strict=True)]
     ratio = test_size / size
     rows = []
     for k, (name, estimate) in enumerate(zip(names, found, strict=True)):
-        if estimate is None or estimate.value is None or estimate.standard_error is None:
+        if name is None or estimate is None or estimate.value is None or estimate.standard_error is None:
             rows.append(Ranked(k, name, eligible[k]))
             continue
         reach = LUCK + float(stats.norm.ppf((1 + estimate.confidence) / 2)) / np.sqrt(ratio)
         healthy = all(at_another_size(check, size, test_size).passed for check in estimate.checks)
         lower = estimate.value - reach * estimate.standard_error
-        rows.append(Ranked(k, name, eligible[k], healthy, float(lower), estimate.weighs_actions))
+        rows.append(Ranked(k, name, eligible[k], healthy, float(lower), confirms(name, estimate)))
 
     def place(row: Ranked) -> tuple[bool, bool, bool, float]:
         lower = _or_least(row.predicted_lower)
@@ -94,7 +96,7 @@ def rank(
 
 
 def passed_over(row: Ranked, ahead: Sequence[Ranked]) -> bool:
-    """Whether a candidate stands behind one with a lower predicted end, because propensities cannot confirm its gain."""
+    """Whether a candidate stands behind one with a lower predicted end, because a verdict could not confirm its gain."""
     lower = _or_least(row.predicted_lower)
     return row.healthy and not row.confirmable and any(_or_least(one.predicted_lower) < lower for one in ahead)
 

@@ -58,6 +58,11 @@ class ClippedPolicy(ContinuousPolicy):
         self.low, self.high = (jnp.asarray(one, jnp.float32) for one in (low, high))
 
     @property
+    def draws_share_networks(self) -> bool:
+        """True: every draw is made from the same normal."""
+        return True
+
+    @property
     def described(self) -> str:
         """What was done to the policy, in words, to be shown beside its value."""
         low, high = np.broadcast_arrays(np.asarray(self.low), np.asarray(self.high))

@@ -50,6 +50,11 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
         return int(getattr(getattr(self, "policy", None), "passes_per_action", 1))
 
     @property
+    def draws_share_networks(self) -> bool:
+        """Whether the networks compute the same for every draw of an action, so that many draws cost little more than one."""
+        return False
+
+    @property
     def clipped_to(self) -> tuple[Array, Array] | None:
         """(action,) or () bounds to which actions are clipped, infinite where there is none: on them `log_prob` is the
         logarithm of a probability. None where actions are not clipped."""
@@ -88,6 +93,11 @@ class ContinuousPolicy(WithOrigin, eqx.Module):
 
 class PolicyOfDistribution(ContinuousPolicy):
     """The methods of a policy that gives a distribution for every observation."""
+
+    @property
+    def draws_share_networks(self) -> bool:
+        """True: a draw is made from the distribution, which the networks give without a key."""
+        return True
 
     @abstractmethod
     def __call__(
@@ -220,6 +230,11 @@ class _WithoutChance(ContinuousPolicy):
     """The methods of a policy that always takes its mode."""
 
     has_density: ClassVar[bool] = False
+
+    @property
+    def draws_share_networks(self) -> bool:
+        """True: every draw is the mode."""
+        return True
 
     def sample(
         self, obs: Shaped[AnyArray, "B ..."], *, key: Key, action_mask: Bool[AnyArray, "B _"] | None = None

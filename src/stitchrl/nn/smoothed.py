@@ -68,6 +68,11 @@ class SmoothedPolicy(ContinuousPolicy):
         self.std, self.low, self.high = (jnp.asarray(one, jnp.float32) for one in (std, low, high))
 
     @property
+    def draws_share_networks(self) -> bool:
+        """True: every draw is made about the same mode."""
+        return True
+
+    @property
     def described(self) -> str:
         """What was done to the policy, in words, to be shown beside its value."""
         return f"smoothed by normal noise of {', '.join(f'{one:g}' for one in np.atleast_1d(np.asarray(self.std)))}"

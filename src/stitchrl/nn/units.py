@@ -53,6 +53,11 @@ class RescaledPolicy(ContinuousPolicy):
         return self.policy.has_density
 
     @property
+    def draws_share_networks(self) -> bool:
+        """That of the policy inside."""
+        return self.policy.draws_share_networks
+
+    @property
     def is_normal(self) -> bool:
         """Whether the actions of the policy inside are normal."""
         return self.policy.is_normal

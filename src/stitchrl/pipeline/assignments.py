@@ -13,6 +13,7 @@ from stitchrl.algorithms.base import Algorithm
 from stitchrl.errors import ConfigurationError
 from stitchrl.messages import printable
 from stitchrl.pipeline.candidates import job_algorithm, unique_labels
+from stitchrl.pipeline.own_algorithms import is_own, own_algorithm
 
 __all__ = ["candidates_of", "candidates_of_tables", "settings_of", "with_assignments", "with_setting"]
 
@@ -24,7 +25,7 @@ def candidates_of(names: str, classes: Classes, gamma: float, *, continuous: boo
     """Label -> algorithm, of names separated by commas, each with the main job's settings.
 
     Args:
-        names: such as "BC,IQL,IQL", whose second IQL gets the label "IQL-2".
+        names: such as "BC,IQL,IQL", whose second IQL gets the label "IQL-2"; "mine.py:Mine" is the class of a file.
         classes: name -> algorithm, of all there are.
         gamma: the log's discount.
         continuous: whether the log's actions are.
@@ -136,11 +137,15 @@ def with_setting(holder: Any, label: str, path: Sequence[str], value: Any) -> An
 
 
 def _class_of(name: str, classes: Classes) -> type[Algorithm]:
-    """The algorithm of a name, whose large and small letters are alike."""
+    """The algorithm of a name, whose large and small letters are alike, or of FILE.py:CLASS."""
+    if is_own(name):
+        return own_algorithm(name)
     for known, kind in classes.items():
         if known.lower() == name.lower():
             return kind
-    raise ConfigurationError(f"There is no algorithm {printable(name)!r}; there are {', '.join(classes)}.")
+    raise ConfigurationError(
+        f"There is no algorithm {printable(name)!r}; there are {', '.join(classes)}. One of your own is named as FILE.py:CLASS."
+    )
 
 
 def settings_of(holder: Any) -> dict[str, tuple[Any, str]]:

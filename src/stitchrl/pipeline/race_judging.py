@@ -9,6 +9,7 @@ from typing import Any
 
 from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.confirmation import can_confirm
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import evaluate_fits
@@ -94,7 +95,11 @@ class Jury:
 
     def _order(self, evaluations: Sequence[Evaluation]) -> list[Ranked]:
         gains = [one.gain for one in evaluations]
-        return rank(gains, [True] * len(gains), size=self.validation_units, test_size=self.test_units)
+        fitted, continuous = self.validation.behavior_log_prob is None, self.validation.num_actions is None
+        return rank(
+            gains, [True] * len(gains), size=self.validation_units, test_size=self.test_units,
+            confirms=lambda _, gain: can_confirm(gain, fitted=fitted, continuous=continuous),
+        )  # fmt: skip
 
     @cached_property
     def _atoms(self) -> Atoms | None:

@@ -14,7 +14,7 @@ from stitchrl.pipeline.rungs import ContinuousRung, Rung
 
 __all__ = ["Judged", "place_candidates"]
 
-UNCONFIRMED = "its gain is not weighed by propensities, so that they cannot confirm it"
+UNCONFIRMED = "a verdict could not confirm its gain"
 """Why a candidate with a larger bound stands behind."""
 
 

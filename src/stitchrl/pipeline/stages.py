@@ -18,6 +18,7 @@ from stitchrl.deployment.guard import Guard
 from stitchrl.errors import DataError
 from stitchrl.evaluation.action_shift import ActionShift
 from stitchrl.evaluation.agreement import Agreement
+from stitchrl.evaluation.confirmation import can_confirm
 from stitchrl.evaluation.decisions import unit_noun
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
@@ -25,7 +26,7 @@ from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.looks import look_at, notes_on
 from stitchrl.evaluation.meaning import MEANINGS
-from stitchrl.evaluation.ranking import passed_over, rank
+from stitchrl.evaluation.ranking import Ranked, passed_over, rank
 from stitchrl.evaluation.registry import chosen_estimators, default_estimators
 from stitchrl.messages import first_steps_in_words, interval_in_words
 from stitchrl.pipeline.advising import advised
@@ -145,9 +146,7 @@ def _rank(job: Workspace) -> dict[str, Any]:
         found = evaluated(fits, chosen_estimators(default_estimators(fits.log, fits.estimand.horizon)), confirm=False)
         evaluations = found[: len(candidates)]
         eligible = [not candidate.algorithm.caution for candidate in candidates]
-        order = rank(
-            [one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1], margin=settings.margin
-        )
+        order = _in_order(job, evaluations, eligible)
         steps = climb(fits, candidates, order, job.behavior_model, sizes, evaluated) if settings.ladder else []
     shown = [job.describe(candidate, valid) for candidate in candidates]
     shown = [entry | {"evaluation": one.to_dict()} for entry, one in zip(shown, evaluations, strict=True)]
@@ -158,7 +157,7 @@ def _rank(job: Workspace) -> dict[str, Any]:
             evaluations.append(step.evaluation)
             shown.append(job.describe(step.candidate, valid, step.of) | {"evaluation": step.evaluation.to_dict()})
     eligible += [True] * (len(evaluations) - len(eligible))
-    order = rank([one.gain for one in evaluations], eligible, size=sizes[0], test_size=sizes[1], margin=settings.margin)
+    order = _in_order(job, evaluations, eligible)
     return {
         "part": "validation",
         "behavior": evaluations[0].behavior.to_dict(),
@@ -171,6 +170,16 @@ def _rank(job: Workspace) -> dict[str, Any]:
         ],
         "ladder": [_step_shown(job, step) for step in steps],
     }
+
+
+def _in_order(job: Workspace, evaluations: Sequence[Evaluation], eligible: Sequence[bool]) -> list[Ranked]:
+    """The order of candidates, as `rank` gives it for the verdict of this run."""
+    fitted, continuous = job.log.behavior_log_prob is None, job.log.num_actions is None
+    return rank(
+        [one.gain for one in evaluations], eligible, size=job.units_of("validation"), test_size=job.units_of("test"),
+        margin=job.settings.margin,
+        confirms=lambda name, gain: name in job.estimators and can_confirm(gain, fitted=fitted, continuous=continuous),
+    )  # fmt: skip
 
 
 def _step_shown(job: Workspace, step: Step) -> dict[str, Any]:

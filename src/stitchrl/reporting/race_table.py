@@ -84,12 +84,18 @@ def _explained(rows: Sequence[Content]) -> list[str]:
 
 def _remarks(rows: Sequence[Content]) -> list[str]:
     """The reasons that need a sentence; of several candidates whose checks fail, that of the best."""
-    lines = [f"  {row['title']}: {row['why']}." for row in rows if row["place"] is None or _is_twin(row)]
+    lines = [
+        f"  {row['title']}: {row['why']}." for row in rows if row["place"] is None or _is_twin(row) or _passed_over(row)
+    ]
     failing = [row for row in rows if row["place"] is not None and not row["healthy"] and not _is_twin(row)]
     if failing:
         others = f" ({len(failing) - 1} more fail; every reason is in the JSON)" if len(failing) > 1 else ""
         lines.append(f"  {failing[0]['title']}: {failing[0]['why']}{others}")
     return [line.replace("..", ".") for line in lines]
+
+
+def _passed_over(row: Content) -> bool:
+    return bool(row["why"].endswith("could not confirm its gain"))
 
 
 def _is_twin(row: Content) -> bool:

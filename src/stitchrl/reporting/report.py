@@ -218,6 +218,7 @@ def _rank(place: int, row: Mapping[str, Any], ranking: Mapping[str, Any], select
         "gain": {"value": None, "lower": None, "upper": None} if gain is None else _span(gain),
         "healthy": bool(row.get("healthy", gain and gain["healthy"])),
         "predicted_lower": row.get("predicted_lower"),
+        "passed_over": bool(row.get("passed_over")),
         "selected": _title(candidate) == selected,
         "exact_gain": None if exact is None else exact - exact_base(ranking),
     }
@@ -287,7 +288,7 @@ def _passed_over(ranking: Mapping[str, Any]) -> str:
     if not any(row.get("passed_over") for row in ranking["order"]):
         return ""
     return (
-        " Gains that are weighed by the logged propensities come before others where they are predicted to be shown: "
+        " Gains that a verdict could confirm come before others where their predicted lower end is above the margin: "
         "propensities cannot confirm a gain that does not weigh the actions by them."
     )
 

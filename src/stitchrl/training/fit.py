@@ -248,6 +248,11 @@ def load(folder: str | os.PathLike[str], algorithms: Mapping[str, type[Algorithm
                 f"The folder {str(where)!r} holds candidates of a race while they learn, which is not a run. The policy that won "
                 "is in the folder `policy` of the race: load it with `st.load_policy`."
             )
+        if config["algorithm"] not in algorithms:
+            raise CheckpointError(
+                f"The run in {str(where)!r} is of the algorithm {config['algorithm']!r}, which is not known here. If it is your "
+                f"own, give its class: `st.load({str(where)!r}, algorithms=[{config['algorithm']}])`."
+            )
         scaling = Scaling.from_dict(config["scaling"])
         kind: Any = algorithms[config["algorithm"]]
         algorithm = kind(**revived_settings(config["settings"], kind))
