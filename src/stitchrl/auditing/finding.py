@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from stitchrl.printing import Shown
+
 __all__ = ["SEVERITIES", "Audit", "Finding", "summary_of"]
 
 SEVERITIES = ("error", "warning", "info")
@@ -49,8 +51,8 @@ def summary_of(findings: Sequence[Finding], checks: Sequence[str]) -> str:
     return f"{len(checks):,} check{'' if len(checks) == 1 else 's'} found {listed or 'nothing to report'}."
 
 
-@dataclasses.dataclass(frozen=True)
-class Audit:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Audit(Shown):
     """All findings, the most harmful first, and the numbers that later stages and pictures use.
 
     Attributes:
@@ -97,7 +99,8 @@ class Audit:
         }
 
     def __str__(self) -> str:
-        lines = [f"log: {self.verdict} ({len(self.checks)} checks, {len(self.findings)} findings)"]
+        count = len(self.findings)
+        lines = [f"log: {self.verdict} ({len(self.checks)} checks, {count} finding{'' if count == 1 else 's'})"]
         lines += [
             f"  {f.severity:<7} {f.code}: {f.where}: {f.seen}; expected {f.expected}. {f.action}" for f in self.findings
         ]

@@ -20,6 +20,7 @@ from stitchrl.diagnosis.next_log import next_log_of
 from stitchrl.diagnosis.quality import quality_of
 from stitchrl.diagnosis.statement import Statement
 from stitchrl.errors import ConfigurationError
+from stitchrl.printing import Shown
 
 __all__ = ["Advice", "advise"]
 
@@ -32,8 +33,8 @@ TITLES = {
 """The four parts of the advice, with the question that each answers."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Advice:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Advice(Shown):
     """What to do with a log. Every sentence carries the number that it rests on, and the rule.
 
     Attributes:

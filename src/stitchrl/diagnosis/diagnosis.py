@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from stitchrl.auditing.finding import SEVERITIES, Finding, summary_of
+from stitchrl.printing import Shown
 
 __all__ = ["Diagnosis"]
 
@@ -18,8 +19,8 @@ MEANINGS = {
 """What a diagnosis means, by the severity of its most harmful finding."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Diagnosis:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """All findings about a run and its policies, the most harmful first.
 
     Attributes:

@@ -15,6 +15,7 @@ from stitchrl.evaluation.episode_reasons import Ranges, reason
 from stitchrl.evaluation.episode_scores import ORDERS, EpisodeScores, score_episodes
 from stitchrl.evaluation.log_features import LogFeatures
 from stitchrl.evaluation.log_models import chosen_ridges
+from stitchrl.printing import Shown
 
 __all__ = ["EpisodeRanking", "RankedEpisode", "default_drops", "rank_episodes"]
 
@@ -51,8 +52,8 @@ class RankedEpisode:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
-class EpisodeRanking:
+@dataclasses.dataclass(frozen=True, repr=False)
+class EpisodeRanking(Shown):
     """The episodes of a log, the worst first. Nothing is dropped: `drop_list` says which episodes would be.
 
     Attributes:

@@ -20,12 +20,13 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.return_distribution import ReturnDistribution
 from stitchrl.evaluation.verdict import Verdict
 from stitchrl.messages import interval_in_words
+from stitchrl.printing import Shown
 
 __all__ = ["Evaluation"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Shown):
     """What `evaluate` found.
 
     Attributes:

@@ -37,6 +37,7 @@ from stitchrl.evaluation.refit import refusal_of_q
 from stitchrl.evaluation.returns import WeightedReturns, grid_of, names_of, read_off, spans
 from stitchrl.evaluation.weights import cumulative_weights, final_weights
 from stitchrl.messages import interval_in_words
+from stitchrl.printing import Shown
 from stitchrl.types import NumpyArray
 
 __all__ = ["Reading", "ReturnDistribution", "Span", "return_distributions"]
@@ -76,8 +77,8 @@ class Reading(NamedTuple):
     difference: Span
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ReturnDistribution:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ReturnDistribution(Shown):
     """The distribution of returns of a policy, and of the behaviour or a baseline, by one method.
 
     Attributes:

@@ -15,6 +15,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST
 from stitchrl.evaluation.vetoes import Vetoes
 from stitchrl.messages import first_steps_in_words, interval_in_words
+from stitchrl.printing import Shown
 
 __all__ = ["Line", "Part", "Verdict", "decide"]
 
@@ -64,8 +65,8 @@ class Line:
         return _wrapped(f"{start}: {self.seen}", 2, 9)
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """The decision and everything it rests on.
 
     Attributes:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from stitchrl.evaluation.verdict import Verdict
+from stitchrl.printing import Shown
 from stitchrl.storage.run_directory import load_json
 
 __all__ = ["Outcome"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Outcome(Shown):
     """What a run of the main job came to.
 
     Attributes:

@@ -30,6 +30,7 @@ from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.messages import listed, printable
 from stitchrl.pipeline.carrying import LastValues
 from stitchrl.pipeline.outputs import check_new_table
+from stitchrl.printing import Shown
 from stitchrl.progress import RowsBar
 from stitchrl.reading.read import known_schema, open_log
 from stitchrl.reading.sources.source import LogSource
@@ -45,8 +46,8 @@ OF_THE_GUARD = ("guard_outside", "guard_columns", "acted")
 """Columns of every table."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Predictions(Shown):
     """What was written.
 
     Attributes:

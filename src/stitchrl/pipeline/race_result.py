@@ -9,6 +9,7 @@ from typing import Any
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.pipeline.candidates import Candidate
+from stitchrl.printing import Shown
 from stitchrl.reporting.race_table import race_in_words
 from stitchrl.training.run import Run
 
@@ -97,8 +98,8 @@ class Round:
         return cls(**{**content, "rows": tuple(Row(**row) for row in content["rows"])})
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Race:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Race(Shown):
     """What `st.race` gives back.
 
     Attributes:

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stitchrl.algorithms.base import Algorithm, Spec
 from stitchrl.data.scaling import Scaling
 from stitchrl.data.schema import Schema
@@ -23,6 +25,7 @@ from stitchrl.nn.units import (
     unscaled_value,
 )
 from stitchrl.nn.value import ContinuousValue, DiscreteValue
+from stitchrl.printing import Shown
 from stitchrl.storage.files import forget_abandoned
 from stitchrl.storage.run_directory import claim as claim_directory
 from stitchrl.training.divergence import DivergenceError
@@ -38,8 +41,8 @@ __all__ = ["CHECKPOINT", "CONFIG", "GIVEN", "METRICS", "Grid", "Run", "claim", "
 CONFIG, CHECKPOINT, METRICS, GIVEN = "config.json", "checkpoint.safetensors", "metrics.parquet", "given.safetensors"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run(Shown):
     """The result of `fit`.
 
     Attributes:
@@ -123,9 +126,26 @@ class Run:
         """
         return [unscaled_value(self.algorithm.value(state, self.given), self.scaling) for state in self.states]
 
+    def __str__(self) -> str:
+        count = len(self.seeds)
+        lines = [
+            f"{self.algorithm.name}: {count} seed{'' if count == 1 else 's'}, {self.updates:,} updates; {self._last()}"
+        ]
+        lines += [f"  stopped: {self.stopped}"] * bool(self.stopped)
+        lines += [f"  seed {seed} diverged: {why}" for seed, why in self.diverged.items()]
+        lines += [f"  {flag.code}, seed {self.seeds[flag.member]}: {flag.sentence}" for flag in self.red_flags]
+        return "\n".join(lines)
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Grid:
+    def _last(self) -> str:
+        """The means of the last losses over the seeds."""
+        rows = [row for row in self.history if row["update"] == self.history[-1]["update"]]
+        names = [name for name in (rows[0] if rows else ()) if name.startswith("loss/")]
+        last = ", ".join(f"{name} {np.mean([row[name] for row in rows]):.4g}" for name in names if name in rows[-1])
+        return last or "no losses were logged"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Grid(Shown):
     """The result of `fit_grid`; iterating gives (point, run). Where every seed of a point diverged, its run has no seeds.
 
     Attributes:
@@ -141,6 +161,13 @@ class Grid:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def __str__(self) -> str:
+        lines = [f"grid of {len(self)} points over {', '.join(self.points[0])}"] if self.points else ["empty grid"]
+        for point, run in self:
+            settings = ", ".join(f"{name}={value:g}" for name, value in point.items())
+            lines += [f"  {settings}: {run}".replace("\n", "\n  ")]
+        return "\n".join(lines)
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
