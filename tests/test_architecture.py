@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "stitchrl"
 FLOORS = (
-    {"errors", "types", "jax_types", "messages", "progress"},
+    {"errors", "types", "jax_types", "messages", "printing", "progress"},
     {"storage"},
     {"reporting"},
     {"data"},

@@ -217,7 +217,7 @@ def test_verdict_is_that_of_the_worst_finding(severities: list[str], verdict: st
     assert list(content["counts"]) == list(SEVERITIES)
     assert content["meaning"].endswith(".")
     text = str(audit)
-    assert text.startswith(f"log: {verdict} (2 checks, {len(severities)} findings)")
+    assert text.startswith(f"log: {verdict} (2 checks, {len(severities)} finding{'' if len(severities) == 1 else 's'})")
     assert all(f"code-{severity}: column x: this; expected that. Do it." in text for severity in severities)
 
 
