@@ -8,7 +8,8 @@ __all__ = ["Shown"]
 
 
 class Shown:
-    """A result that `str` puts into words: notebooks show all of it, and a prompt its first line in place of every field."""
+    """A result whose own `__str__` puts it into words: notebooks show all of them, and a prompt the first line, in place of every
+    field."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {str(self).partition(chr(10))[0]}>"

@@ -102,7 +102,7 @@ def drawn_actions(policy: Any, obs: NumpyArray, action_size: int, *, seed: int) 
 def _drawn_together(
     policy: ContinuousPolicy, obs: NumpyArray, action_size: int, seed: int
 ) -> Float[NumpyArray, "N K D"]:
-    """The same, all draws of some rows in one call, with the same keys."""
+    """`drawn_actions` of a policy whose draws share networks: all draws of some rows are made in one call, with the same keys."""
     root, at_once, parts, draws = jax.random.key(seed), _rows_at_once(policy), list[NumpyArray](), DRAWS
     bar = LateProgress("actions of the policy", len(obs), "rows/s")
     for piece, (first, start, stop) in enumerate(pieces(len(obs), at_once)):
