@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stitchrl.deployment.numpy_memory import NumpyMemoryPolicy
 from stitchrl.deployment.numpy_saving import FORMAT_VERSION, KINDS, NO_PART_OF_A_POLICY, load_numpy_policy_file
 from stitchrl.errors import CheckpointError
 from stitchrl.nn import saving
 from stitchrl.nn.best_of import BestOfPolicy
+from stitchrl.nn.chunk import ChunkPolicy
 from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy
 from stitchrl.nn.continuous_ladder import continuous_rung
@@ -30,12 +32,15 @@ from stitchrl.nn.factored import FactoredNetwork
 from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
+from stitchrl.nn.memory import GreedyMemoryPolicy, MemoryPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork, Network
 from stitchrl.nn.one_step import OneStepPolicy
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
+from stitchrl.nn.return_conditioned import ReturnConditionedNetwork, ReturnConditionedPolicy
 from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy
-from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
+from stitchrl.nn.transformer import CausalTransformer
+from stitchrl.nn.units import RescaledMemoryPolicy, RescaledPolicy, StandardizedPolicy
 from stitchrl.nn.vae import PerturbedPolicy
 
 D, A, ROWS = 5, 4, 64
@@ -167,6 +172,41 @@ MADE: dict[str, Callable[[], Any]] = {
 """One policy or more of every kind."""
 
 
+def return_conditioned(*, numbered: bool) -> ReturnConditionedPolicy:
+    transformer = CausalTransformer.create(12, 2, heads=3, activation="gelu", dropout=0.1, key=jax.random.key(11))
+    made = ReturnConditionedNetwork.create(D, 3, A if numbered else None, 5, transformer, 12, key=jax.random.key(12))
+    # Norms start at 1 and 0, and biases inside at 0: their places would be interchangeable.
+    leaves, tree = jax.tree.flatten(made)
+    shaken = [one + 0.2 * numbers(i, *one.shape) for i, one in enumerate(leaves)]
+    shaken[-2] *= 3.0 if numbered else 1.0  # of the head: the preferred action differs between rows
+    return ReturnConditionedPolicy(jax.tree.unflatten(tree, shaken), jnp.float32(3.0), jnp.float32(2.0), 4)
+
+
+def in_units(policy: Any, *, numbered: bool) -> RescaledMemoryPolicy:
+    units = (None, None) if numbered else (jnp.asarray([0.0, 1.0, -2.0]), jnp.asarray([1.0, 0.5, 3.0]))
+    return RescaledMemoryPolicy(jnp.full(D, 2.0), jnp.full(D, 3.0), *units, jnp.float32(0.5), jnp.float32(0.1), policy)
+
+
+def chunks(planner: Any) -> RescaledMemoryPolicy:
+    return in_units(ChunkPolicy(planner, 3, 3), numbered=False)
+
+
+def flow_of_chunks() -> FlowPolicy:
+    return FlowPolicy(MLP.create(D + 9 + 1, (16,), 9, key=jax.random.key(6)), 4)
+
+
+REMEMBERING: dict[str, Callable[[], Any]] = {
+    "towards a return, numbered": lambda: in_units(return_conditioned(numbered=True), numbered=True),
+    "towards a return, vectors": lambda: in_units(return_conditioned(numbered=False), numbered=False),
+    "greedy": lambda: GreedyMemoryPolicy(in_units(return_conditioned(numbered=True), numbered=True)),
+    "greedy vectors": lambda: GreedyMemoryPolicy(in_units(return_conditioned(numbered=False), numbered=False)),
+    "chunks of a flow": lambda: chunks(flow_of_chunks()),
+    "chunks of the best of several": lambda: chunks(
+        BestOfPolicy.create(flow_of_chunks(), MLP.create(D + 9, (16,), 1, key=jax.random.key(9)), 5, 9)
+    ),
+}
+
+
 def kinds_in(content: Any) -> set[str]:
     if isinstance(content, dict):
         named = {content["class"]} if "class" in content else set()
@@ -189,7 +229,7 @@ def test_every_kind_that_is_saved_is_known_or_is_no_part_of_a_policy() -> None:
     assert not set(KINDS) & set(NO_PART_OF_A_POLICY)
     assert saving.FORMAT_VERSION == FORMAT_VERSION
     tested: set[str] = set()
-    for make in MADE.values():
+    for make in [*MADE.values(), *REMEMBERING.values()]:
         tested |= kinds_in(saving._encode(make(), "policy", {}))
     assert tested | {"ImageNetwork"} == set(KINDS)
 
@@ -224,6 +264,28 @@ def test_numpy_gives_what_jax_gives(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found / scale, wanted / scale, rtol=0, atol=2e-6)
     beyond = drawn + np.float32(1e4)
     close(np.maximum(theirs.log_prob(OBS, beyond), -1e3), np.maximum(ours.log_prob(OBS, beyond), -1e3))
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_numpy_gives_what_jax_gives_step_by_step(name: str, tmp_path: Path) -> None:
+    ours, theirs = both(REMEMBERING[name](), tmp_path)
+    assert isinstance(ours, MemoryPolicy)
+    assert isinstance(theirs, NumpyMemoryPolicy)
+    assert (theirs.has_density, theirs.uses_reward) == (ours.has_density, ours.uses_reward)
+    assert theirs.action_shape == ours.action_shape
+    numbered, rng = not ours.action_shape, np.random.default_rng(2)
+    wanted: Any
+    carry, other = ours.initial_carry(ROWS), theirs.initial_carry(ROWS)
+    last: Any = np.zeros((ROWS, *ours.action_shape), np.int32 if numbered else np.float32)
+    for step in range(7):  # beyond what the policies remember, and beyond their positions
+        obs, paid = RNG.normal(2.0, 3.0, (ROWS, D)).astype(np.float32), rng.normal(0, 5, ROWS).astype(np.float32)
+        mask = MASK if numbered and step % 2 else None
+        found, other = theirs.answer(other, obs, last, paid, action_mask=mask)
+        wanted, carry = ours.respond(carry, obs, jnp.asarray(last), paid, action_mask=mask)
+        close(found, jnp.exp(wanted.log_probs) if numbered else wanted.mode(), 1e-5)
+        differ = np.ptp(found, axis=0).max() > 1e-2
+        assert differ or name == "greedy"  # which may take one action everywhere at a step
+        last = rng.integers(0, A, ROWS) if numbered else rng.uniform(-1, 1, last.shape).astype(np.float32)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import stitchrl as st
 from stitchrl.data.columns import NO_OBSERVATION
 from stitchrl.data.scaling import Scaling
 from stitchrl.deployment.bundle import Bundle, save_bundle
-from stitchrl.errors import ConfigurationError, EvaluationError
+from stitchrl.errors import CheckpointError, ConfigurationError, EvaluationError
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.remembering import RememberingPolicy
@@ -155,15 +155,13 @@ def test_the_main_job_takes_it_neither_as_a_candidate_nor_as_a_baseline(tmp_path
         st.run(st.convert(sticky_log(10), tmp_path / "log"), tmp_path / "run", algorithms=[st.DecisionTransformer()])
 
 
-def test_a_bundle_does_not_hold_it(tmp_path: Path) -> None:
+def test_a_bundle_holds_only_the_kinds_that_this_package_can_read(tmp_path: Path) -> None:
     log = sticky_log(10)
-    bundle = Bundle(STICKY, log.schema, st.Guard.fit(log), {})
-    with pytest.raises(
-        ConfigurationError, match=r"The policy remembers its episode and cannot be put into a bundle.*st\.rollout"
-    ):
-        save_bundle(tmp_path / "policy", bundle)
-    with pytest.raises(ConfigurationError, match=r"cannot answer for a single observation.*policy\.step"):
-        bundle.predict(np.ones(1))
+    with pytest.raises(CheckpointError, match="A Sticky cannot be saved; savable are "):
+        save_bundle(tmp_path / "policy", Bundle(STICKY, log.schema, st.Guard.fit(log), {}))
+
+
+def test_what_one_observation_does_not_say() -> None:
     with pytest.raises(ConfigurationError, match=r"A Sticky acts towards no return. `st\.DecisionTransformer`"):
         GreedyMemoryPolicy(STICKY).towards(1.0)
     for ask in (STICKY.mode, STICKY.sample, lambda obs: STICKY.log_prob(obs, jnp.zeros(1))):

@@ -380,12 +380,17 @@ class Bundle:
             assert isinstance(action, int)
             other = np.zeros_like(probs)
             other[:, action] = 1
-            if asked.action_mask is not None and not asked.action_mask[asked.outside, action].all():
-                raise DataError(
-                    f"The guard takes action {action} outside the range of the policy's log, and `action_mask` "
-                    "forbids it in some such row. Give the guard an action that is always allowed."
-                )
+            self._refuse_forbidden(action, asked)
         return np.where(asked.outside[:, None], other, probs)
+
+    @staticmethod
+    def _refuse_forbidden(action: int, asked: Asked) -> None:
+        """Raise DataError where a mask forbids the guard's action in a row in which it acts."""
+        if asked.action_mask is not None and not asked.action_mask[asked.outside, action].all():
+            raise DataError(
+                f"The guard takes action {action} outside the range of the policy's log, and `action_mask` "
+                "forbids it in some such row. Give the guard an action that is always allowed."
+            )
 
     def _or_else(self, found: NumpyArray, asked: Asked, act: Any) -> NumpyArray:
         """Continuous actions of the policy, replaced by those of the behaviour, or by the guard's action, outside its range."""
@@ -403,17 +408,14 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
     and the new one put there last, so that a mixture is never taken for a bundle. Files that the new bundle lacks are removed.
 
     Raises:
-        ConfigurationError: the policy is one of NumPy, which are read and not written, or remembers its episode.
+        ConfigurationError: the policy is one of NumPy, which are read and not written.
     """
-    from stitchrl.nn.memory import has_memory, refuse_memory
     from stitchrl.nn.saving import save_policy_file
 
     if _is_numpy(bundle.policy):
         raise ConfigurationError(
             'A policy of NumPy is not written: load the bundle with `backend="jax"`, or copy its folder.'
         )
-    if has_memory(bundle.policy):
-        refuse_memory(bundle.policy, "be put into a bundle, which answers row by row")
     card = {
         "format": FORMAT_VERSION,
         "schema": bundle.schema.to_dict(),

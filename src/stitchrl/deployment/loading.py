@@ -12,6 +12,7 @@ from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import BEHAVIOR_FILE, CARD, FORMAT_VERSION, POLICY, Bundle
 from stitchrl.deployment.guard import Guard
+from stitchrl.deployment.memory_bundle import MemoryBundle
 from stitchrl.deployment.numpy_saving import load_numpy_policy_file
 from stitchrl.deployment.soundness import UnsoundError, check_guard, check_learned_from, check_policy, check_told
 from stitchrl.errors import CheckpointError, ConfigurationError
@@ -102,7 +103,8 @@ def _sound_bundle(where: Path) -> Bundle:
     policy = load_numpy_policy_file(where / POLICY)
     behavior = load_numpy_policy_file(where / BEHAVIOR_FILE) if (where / BEHAVIOR_FILE).is_file() else None
     hashes = read_learned_from(where)
-    bundle = Bundle(policy, schema, guard, provenance, None, behavior)
+    kind = MemoryBundle if getattr(policy, "has_memory", False) else Bundle
+    bundle = kind(policy, schema, guard, provenance, None, behavior)
     try:
         size = check_policy(policy, schema, guard, "its policy")
         if behavior is not None:

@@ -20,6 +20,7 @@ __all__ = [
     "NumpyStandardizedPolicy",
     "NumpyTabularPolicy",
     "NumpyValueGreedyPolicy",
+    "masked",
 ]
 
 FORBIDDEN = np.float32(-1e9)
@@ -40,7 +41,7 @@ class NumpyDiscretePolicy:
 
     def log_probs(self, obs: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
         """(B, A) log-probability of every action, renormalised over the allowed ones."""
-        return log_softmax(_masked(self.logits(obs, action_mask), action_mask))
+        return log_softmax(masked(self.logits(obs, action_mask), action_mask))
 
     def probs(self, obs: NumpyArray, *, action_mask: NumpyArray | None = None) -> NumpyArray:
         """(B, A) probability of every action."""
@@ -159,12 +160,13 @@ class NumpyLadderPolicy(NumpyDiscretePolicy):
         return np.where(reached.any(-1, keepdims=True), towards, usual)
 
 
-def _masked(logits: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
+def masked(logits: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
+    """Logits in which those of forbidden actions are so low that these have no probability."""
     return logits if action_mask is None else np.where(action_mask, logits, FORBIDDEN)
 
 
 def _point_mass(scores: NumpyArray, action_mask: NumpyArray | None) -> NumpyArray:
     """Logits with all mass on the best allowed action; the first of equally good ones."""
     made = np.full(scores.shape, FORBIDDEN, np.float32)
-    made[np.arange(len(scores)), _masked(scores, action_mask).argmax(-1)] = 0
+    made[np.arange(len(scores)), masked(scores, action_mask).argmax(-1)] = 0
     return made

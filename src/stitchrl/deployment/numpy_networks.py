@@ -15,6 +15,7 @@ __all__ = [
     "NumpyImageNetwork",
     "NumpyMLP",
     "NumpyResidualNetwork",
+    "layer_normed",
     "log_softmax",
     "softplus",
     "standardized",
@@ -108,7 +109,7 @@ class NumpyMLP:
         return part
 
     def _normed(self, layer: int, x: NumpyArray) -> NumpyArray:
-        return _layer_normed(x, *self.norms[layer])
+        return layer_normed(x, *self.norms[layer])
 
 
 class NumpyResidualNetwork:
@@ -131,7 +132,7 @@ class NumpyResidualNetwork:
     def __call__(self, x: NumpyArray) -> NumpyArray:
         x = self.first(x)
         for block, scale, offset in self.blocks:
-            x = x + block(_layer_normed(x, scale, offset))
+            x = x + block(layer_normed(x, scale, offset))
         return self.last(self.activation(x))
 
 
@@ -182,7 +183,8 @@ class NumpyEnsemble:
         return np.stack([member(x) for member in self.members])
 
 
-def _layer_normed(x: NumpyArray, scale: NumpyArray, offset: NumpyArray) -> NumpyArray:
+def layer_normed(x: NumpyArray, scale: NumpyArray, offset: NumpyArray) -> NumpyArray:
+    """Layer normalisation of the last axis."""
     centred = x - x.mean(-1, keepdims=True)
     spread = np.sqrt((centred**2).mean(-1, keepdims=True) + VARIANCE_FLOOR)
     normed: NumpyArray = centred / spread * scale + offset

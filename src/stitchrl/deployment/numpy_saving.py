@@ -32,12 +32,26 @@ from stitchrl.deployment.numpy_discrete import (
     NumpyValueGreedyPolicy,
 )
 from stitchrl.deployment.numpy_flows import NumpyDiffusionPolicy, NumpyFlowPolicy, NumpyOneStepPolicy
+from stitchrl.deployment.numpy_memory import (
+    NumpyChunkPolicy,
+    NumpyGreedyMemoryPolicy,
+    NumpyMemoryPolicy,
+    NumpyRescaledMemoryPolicy,
+    NumpyReturnConditionedPolicy,
+)
 from stitchrl.deployment.numpy_networks import (
     NumpyEnsemble,
     NumpyFactoredNetwork,
     NumpyImageNetwork,
     NumpyMLP,
     NumpyResidualNetwork,
+)
+from stitchrl.deployment.numpy_transformer import (
+    NumpyAffine,
+    NumpyCausalTransformer,
+    NumpyNorm,
+    NumpyReturnConditionedNetwork,
+    NumpyTransformerBlock,
 )
 from stitchrl.errors import CheckpointError
 from stitchrl.messages import shown
@@ -75,6 +89,15 @@ KINDS: dict[str, type] = {
     "OneStepPolicy": NumpyOneStepPolicy,
     "ResidualNetwork": NumpyResidualNetwork,
     "DiffusionPolicy": NumpyDiffusionPolicy,
+    "Affine": NumpyAffine,
+    "Norm": NumpyNorm,
+    "TransformerBlock": NumpyTransformerBlock,
+    "CausalTransformer": NumpyCausalTransformer,
+    "ReturnConditionedNetwork": NumpyReturnConditionedNetwork,
+    "ReturnConditionedPolicy": NumpyReturnConditionedPolicy,
+    "ChunkPolicy": NumpyChunkPolicy,
+    "RescaledMemoryPolicy": NumpyRescaledMemoryPolicy,
+    "GreedyMemoryPolicy": NumpyGreedyMemoryPolicy,
 }
 """The name of a class in the file -> what computes the same with NumPy."""
 NO_PART_OF_A_POLICY = {
@@ -87,7 +110,7 @@ MAY_BE_INFINITE = ("low", "high", "log_probabilities")
 """Fields in which infinity is no damage: a bound that is none, an action that is never taken."""
 
 
-def load_numpy_policy_file(path: Path) -> NumpyDiscretePolicy | NumpyContinuousPolicy:
+def load_numpy_policy_file(path: Path) -> NumpyDiscretePolicy | NumpyContinuousPolicy | NumpyMemoryPolicy:
     """Read a policy written by `nn.saving.save_policy_file`, without JAX.
 
     Raises:
@@ -106,7 +129,7 @@ def load_numpy_policy_file(path: Path) -> NumpyDiscretePolicy | NumpyContinuousP
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise CheckpointError(f"The policy file {path} does not describe a policy: {reason}.") from None
-    if not isinstance(policy, NumpyDiscretePolicy | NumpyContinuousPolicy):
+    if not isinstance(policy, NumpyDiscretePolicy | NumpyContinuousPolicy | NumpyMemoryPolicy):
         raise CheckpointError(f"The policy file {path} holds a {type(policy).__name__}, not a policy.")
     return policy
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.guard import ANSWER, BEHAVIOR, CLIP, REFUSE, Guard
-from stitchrl.deployment.numpy_discrete import NumpyTabularPolicy
+from stitchrl.deployment.numpy_discrete import NumpyDiscretePolicy, NumpyTabularPolicy
+from stitchrl.deployment.numpy_memory import NumpyMemoryPolicy
 from stitchrl.deployment.outside_range import action_outside, action_range
 from stitchrl.errors import ConfigurationError
 from stitchrl.messages import listed, shown
@@ -77,13 +78,13 @@ def check_policy(policy: Any, schema: Schema, guard: Guard, called: str) -> int:
             )
     try:
         with np.errstate(all="ignore"):
-            found: NumpyArray = np.asarray(policy.probs(rows) if hasattr(policy, "probs") else policy.mode(rows))
+            found, numbered = _answers(policy, rows)
     except (ValueError, TypeError, IndexError, AttributeError, KeyError, ZeroDivisionError):
         raise UnsoundError(
             f"the tensors of {called} do not fit each other, or not the {guard.low.size} numbers of its guard"
         ) from None
     count = schema.num_actions
-    if (count is not None) != hasattr(policy, "probs"):
+    if (count is not None) != numbered:
         kinds = ("discrete", "continuous") if count is not None else ("continuous", "discrete")
         raise UnsoundError(f"its schema has {kinds[0]} actions, and {called} takes {kinds[1]} ones")
     wanted = schema.columns["action"] if count is None else ""
@@ -98,6 +99,18 @@ def check_policy(policy: Any, schema: Schema, guard: Guard, called: str) -> int:
     if count is not None and not np.allclose(found.sum(1), 1, atol=ROUNDING):
         raise UnsoundError(f"the probabilities of {called} do not sum to 1")
     return 0 if count is not None else size
+
+
+def _answers(policy: Any, rows: NumpyArray) -> tuple[NumpyArray, bool]:
+    """(B, A) probabilities, or (B, action) vectors, and which of them; of a policy with memory at its second step."""
+    if isinstance(policy, NumpyMemoryPolicy):
+        numbered, carry, last = not policy.action_shape, policy.initial_carry(len(rows)), np.zeros(len(rows))
+        action = np.zeros((len(rows), *policy.action_shape), np.int64 if numbered else np.float32)
+        for _ in range(2):
+            found, carry = policy.answer(carry, rows, action, last)
+        return found, numbered
+    numbered = isinstance(policy, NumpyDiscretePolicy)
+    return np.asarray(policy.probs(rows) if numbered else policy.mode(rows)), numbered
 
 
 def _widths(policy: Any) -> Iterator[tuple[int, ...]]:

@@ -14,7 +14,8 @@ from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.data.same_meaning import check_units, difference_of_meaning
 from stitchrl.data.schema import Schema
 from stitchrl.deployment.bundle import Bundle
-from stitchrl.deployment.guard import REFUSE, Guard
+from stitchrl.deployment.guard import ANSWER, REFUSE, Guard
+from stitchrl.deployment.memory_bundle import MemoryBundle
 from stitchrl.errors import EvaluationError, SchemaError
 from stitchrl.evaluation.remembering import RememberingPolicy
 from stitchrl.evaluation.seen_episodes import Overlap, overlap_of
@@ -73,7 +74,22 @@ def as_judged(policy: Any) -> Any:
     A bundle whose guard refuses has no action where it refuses, so it is judged without its guard. A bundle that is told to do
     something else outside the range of its log acts everywhere, and is judged as it acts. A policy with memory is asked along
     the episodes of the log.
+
+    Raises:
+        EvaluationError: a bundle of a policy with memory that acts outside the range of its log, or that is one of NumPy.
     """
+    if isinstance(policy, MemoryBundle):
+        if policy.guard.on_outside not in (REFUSE, ANSWER):
+            raise EvaluationError(
+                "A policy that remembers its episode is judged without its guard, and this one's guard acts outside the range of "
+                'its log. Give `policy.guarded("refuse")`, and read the estimate as that of the policy without a guard.'
+            )
+        policy = policy.policy
+        if not isinstance(policy, MemoryPolicy):
+            raise EvaluationError(
+                "A policy of NumPy that remembers its episode does not give the probabilities of whole histories: load the "
+                'bundle with JAX, `st.load_policy(folder, backend="jax")`.'
+            )
     if isinstance(policy, MemoryPolicy):
         return RememberingPolicy(policy)
     return policy.unguarded() if isinstance(policy, Bundle) and policy.guard.on_outside == REFUSE else policy

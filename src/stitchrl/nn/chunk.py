@@ -49,6 +49,7 @@ class ChunkPolicy(MemoryPolicy):
     """
 
     has_density: ClassVar[bool] = False
+    uses_reward: ClassVar[bool] = False
 
     planner: Planner
     length: int = eqx.field(static=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class HistoryPolicy(MemoryPolicy):
     Raises:
         ConfigurationError: a policy of another kind, or numbers that do not fit it.
     """
+
+    uses_reward: ClassVar[bool] = False
 
     policy: DiscretePolicy | ContinuousPolicy
     history: int = eqx.field(static=True)

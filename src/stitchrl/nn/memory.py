@@ -62,6 +62,8 @@ class MemoryPolicy(WithOrigin, eqx.Module):
     """Whether the policy acts with a carry; policies without memory do not have this attribute."""
     has_density: ClassVar[bool] = True
     """True where the probability, or density, of an action given its history is known."""
+    uses_reward: ClassVar[bool] = True
+    """Whether the action depends on the rewards so far, so that whoever acts by the policy must tell them."""
 
     @property
     @abstractmethod
@@ -156,6 +158,11 @@ class GreedyMemoryPolicy(MemoryPolicy):
     def has_density(self) -> bool:  # type: ignore[override]
         """Whether actions are numbered."""
         return not self.action_shape
+
+    @property
+    def uses_reward(self) -> bool:  # type: ignore[override]
+        """Whether the policy inside does."""
+        return self.policy.uses_reward
 
     @property
     def action_shape(self) -> tuple[int, ...]:

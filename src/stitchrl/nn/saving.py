@@ -13,6 +13,7 @@ import numpy as np
 
 from stitchrl.errors import CheckpointError
 from stitchrl.nn.best_of import BestOfPolicy
+from stitchrl.nn.chunk import ChunkPolicy
 from stitchrl.nn.clipped import ClippedPolicy
 from stitchrl.nn.constrained import ConstrainedGreedyPolicy
 from stitchrl.nn.continuous_ladder import ContinuousLadderPolicy
@@ -30,13 +31,16 @@ from stitchrl.nn.factored import FactoredNetwork
 from stitchrl.nn.floored import FlooredPolicy
 from stitchrl.nn.flow import FlowPolicy
 from stitchrl.nn.ladder import LadderPolicy
+from stitchrl.nn.memory import GreedyMemoryPolicy, MemoryPolicy
 from stitchrl.nn.networks import MLP, Ensemble, ImageNetwork
 from stitchrl.nn.one_step import OneStepPolicy
 from stitchrl.nn.policy import CategoricalPolicy, DiscretePolicy, GreedyPolicy, ValueGreedyPolicy
 from stitchrl.nn.residual import ResidualNetwork
+from stitchrl.nn.return_conditioned import ReturnConditionedNetwork, ReturnConditionedPolicy
 from stitchrl.nn.smoothed import SmoothedPolicy
 from stitchrl.nn.tabular import TabularPolicy, TabularValue
-from stitchrl.nn.units import RescaledPolicy, StandardizedPolicy
+from stitchrl.nn.transformer import Affine, CausalTransformer, Norm, TransformerBlock
+from stitchrl.nn.units import RescaledMemoryPolicy, RescaledPolicy, StandardizedPolicy
 from stitchrl.nn.vae import PerturbedPolicy
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
 
@@ -52,18 +56,20 @@ CLASSES: dict[str, type[eqx.Module]] = {
         LadderPolicy, ContinuousLadderPolicy, FlooredPolicy, MixturePolicy, SmoothedPolicy, ClippedPolicy,
         ConstrainedGreedyPolicy, PerturbedPolicy, BestOfPolicy, FlowPolicy, OneStepPolicy,
         ResidualNetwork, DiffusionPolicy,
+        Affine, Norm, TransformerBlock, CausalTransformer, ReturnConditionedNetwork, ReturnConditionedPolicy, ChunkPolicy,
+        RescaledMemoryPolicy, GreedyMemoryPolicy,
     )
 }  # fmt: skip
 
 
-def save_policy_file(path: Path, policy: DiscretePolicy | ContinuousPolicy) -> None:
+def save_policy_file(path: Path, policy: DiscretePolicy | ContinuousPolicy | MemoryPolicy) -> None:
     """Write a policy, atomically."""
     arrays: dict[str, np.ndarray] = {}
     structure = _encode(policy, "policy", arrays)
     write_tensors(path, arrays, {"format": FORMAT_VERSION, "policy": structure})
 
 
-def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy:
+def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy | MemoryPolicy:
     """Read a policy written by `save_policy_file`.
 
     Raises:
@@ -80,7 +86,7 @@ def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy:
         policy = _decode(header["policy"], arrays)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"The policy file {path} does not describe a policy: {error!r}.") from None
-    if not isinstance(policy, DiscretePolicy | ContinuousPolicy):
+    if not isinstance(policy, DiscretePolicy | ContinuousPolicy | MemoryPolicy):
         raise CheckpointError(f"The policy file {path} holds a {type(policy).__name__}, not a policy.")
     return policy
 

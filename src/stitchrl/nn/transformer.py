@@ -14,7 +14,7 @@ from stitchrl.jax_types import Array, Key
 from stitchrl.nn.networks import ACTIVATIONS, VARIANCE_FLOOR
 from stitchrl.nn.precision import product
 
-__all__ = ["Affine", "CausalTransformer", "Norm", "dropped"]
+__all__ = ["Affine", "CausalTransformer", "Norm", "TransformerBlock", "dropped"]
 
 FIRST_SPREAD = 0.02
 """Standard deviation of fresh weights inside blocks (GPT-2)."""
@@ -66,7 +66,7 @@ class Norm(eqx.Module):
         return y * jnp.broadcast_to(self.scale, x.shape) + jnp.broadcast_to(self.offset, x.shape)
 
 
-class Block(eqx.Module):
+class TransformerBlock(eqx.Module):
     """x + attention(norm x), then x + perceptron(norm x)."""
 
     attention_norm: Norm
@@ -77,7 +77,7 @@ class Block(eqx.Module):
     outer: Affine
 
     @classmethod
-    def create(cls, width: int, *, key: Key) -> Block:
+    def create(cls, width: int, *, key: Key) -> TransformerBlock:
         """A fresh block."""
         keys = jax.random.split(key, 4)
         return cls(
@@ -93,7 +93,7 @@ class Block(eqx.Module):
 class CausalTransformer(eqx.Module):
     """Tokens in, tokens out; each attends to itself and to the tokens before it that are not padding."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[TransformerBlock, ...]
     norm: Norm
     heads: int = eqx.field(static=True)
     activation: str = eqx.field(static=True, default="relu")
@@ -104,7 +104,7 @@ class CausalTransformer(eqx.Module):
         cls, width: int, blocks: int, *, heads: int, activation: str, dropout: float, key: Key
     ) -> CausalTransformer:
         """Fresh blocks; `heads` divides `width`."""
-        made = tuple(Block.create(width, key=one) for one in jax.random.split(key, blocks))
+        made = tuple(TransformerBlock.create(width, key=one) for one in jax.random.split(key, blocks))
         return cls(made, Norm.create(width), heads, activation, dropout)
 
     def __call__(

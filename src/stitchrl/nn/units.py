@@ -154,6 +154,11 @@ class RescaledMemoryPolicy(MemoryPolicy):
         return self.policy.has_density
 
     @property
+    def uses_reward(self) -> bool:  # type: ignore[override]
+        """Whether the policy inside does."""
+        return self.policy.uses_reward
+
+    @property
     def action_shape(self) -> tuple[int, ...]:
         """That of the policy inside."""
         return self.policy.action_shape

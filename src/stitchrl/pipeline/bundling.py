@@ -46,10 +46,9 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | Non
         label: what the policy is called.
 
     Returns:
-        The bundle's folder; None where the observations are images, or the policy remembers its episode, neither of which
-        bundles hold yet.
+        The bundle's folder; None where the observations are images, which bundles do not hold yet.
     """
-    if log.observation_table.ndim != 2 or run.algorithm.has_memory:
+    if log.observation_table.ndim != 2:
         return None
     provenance = {
         "label": label,
@@ -104,12 +103,7 @@ def in_words(run: Run, out: Path, bundle: Path | None) -> str:
     """
     if bundle is not None:
         return f"The policy of seed {run.seeds[0]} is a bundle: {bundle}"
-    remembers = run.algorithm.has_memory
-    unheld = "The policy remembers its episode" if remembers else "The observations are images"
-    way = f"`stitchrl evaluate` judges it by the folder {str(out)!r}."
-    if remembers and not run.policy.has_density:
-        way = "`st.rollout` plays it in an environment. Its actions have no density, so that `stitchrl evaluate` cannot judge it."
     return (
-        f"{unheld}, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of seed {run.seeds[0]}, "
-        f"and {way}"
+        f"The observations are images, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of seed "
+        f"{run.seeds[0]}, and `stitchrl evaluate` judges it by the folder {str(out)!r}."
     )

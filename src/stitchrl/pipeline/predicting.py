@@ -23,6 +23,7 @@ from stitchrl.data.schema import Schema
 from stitchrl.deployment.asked_encoder import AskedEncoder
 from stitchrl.deployment.bundle import Bundle
 from stitchrl.deployment.guard import BEHAVIOR, CLIP, REFUSE
+from stitchrl.deployment.memory_bundle import MemoryBundle
 from stitchrl.deployment.observed import encoded, mask_columns
 from stitchrl.deployment.places import names_of_numbers
 from stitchrl.encoding.columns import Block, Column
@@ -115,9 +116,15 @@ def predict_log(
         DataError: a column that the policy observes, or of its action mask, is not there; values that are of another type; a
             column that is carried along has the name of a result.
         SchemaError: the log has a column in another unit than the policy's.
-        ConfigurationError: another ending of `out`, no such folder, a file that is there, or one of the log.
+        ConfigurationError: another ending of `out`, no such folder, a file that is there, or one of the log; a policy that
+            remembers its episode.
         RunDirectoryError: `out` cannot be written.
     """
+    if isinstance(policy, MemoryBundle):
+        raise ConfigurationError(
+            "`stitchrl predict` asks a policy row by row, and this one remembers its episode: what it does depends on what was "
+            "done before. `policy.predict(observation, state)` acts step by step."
+        )
     if out.suffix not in ENDINGS:
         raise ConfigurationError(f"`--out` must end in {' or '.join(ENDINGS)}; got {printable(out.name)!r}.")
     check_new_table(out, source, overwrite=overwrite)
