@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
+from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import confirmation
 from stitchrl.evaluation.confirmation import can_confirm
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.ranking import passed_over, rank
 from stitchrl.evaluation.results import Estimate
+from stitchrl.pipeline import stages
+from stitchrl.pipeline.race_judging import Jury
+from stitchrl.pipeline.race_settings import RaceSettings
+from stitchrl.pipeline.settings import PipelineSettings
+from stitchrl.pipeline.workspace import Workspace
 
 
 def gain(value: float | None, error: float | None, *, healthy: bool = True, checks: tuple[Check, ...] = ()) -> Estimate:
@@ -104,3 +112,52 @@ def test_what_a_verdict_could_confirm() -> None:
     assert not can_confirm(other, fitted=False, continuous=False)
     assert can_confirm(weighed, fitted=True, continuous=False) is confirmation.FITTED_COVERED
     assert can_confirm(weighed, fitted=False, continuous=True) is confirmation.CONTINUOUS_COVERED
+
+
+def planted(kind: type, **attributes: Any) -> Any:
+    """Something of a kind that has these attributes and no others."""
+    return object.__new__(type(f"Planted{kind.__name__}", (kind,), attributes))
+
+
+def evaluation(name: str, one: Estimate) -> Any:
+    return planted(Evaluation, gain={name: one})
+
+
+GREEDY = evaluation("lstdq", dataclasses.replace(gain(3.0, 0.5), weighs_actions=False))
+RUNG = evaluation("fqe", gain(1.0, 0.2))
+
+
+@pytest.mark.parametrize("covered", [True, False])
+@pytest.mark.parametrize(
+    ("logged", "margin", "estimators", "acts"),
+    [
+        (True, 0.0, ("fqe", "lstdq"), True),
+        (True, 0.8, ("fqe", "lstdq"), False),  # the rung's predicted lower end is below the margin
+        (False, 0.0, ("fqe", "lstdq"), False),  # a fitted behaviour confirms nothing
+        (True, 0.0, ("lstdq",), False),  # the verdict would not rest on the estimator that could be confirmed
+    ],
+)
+def test_a_run_ranks_by_what_its_verdict_could_confirm(
+    monkeypatch: pytest.MonkeyPatch, covered: bool, logged: bool, margin: float, estimators: tuple[str, ...], acts: bool
+) -> None:
+    monkeypatch.setattr(confirmation, "CONTINUOUS_COVERED", covered)
+    job = planted(
+        Workspace,
+        log=planted(Dataset, behavior_log_prob=np.zeros(2) if logged else None, num_actions=None),
+        settings=planted(PipelineSettings, margin=margin),
+        estimators=estimators,
+        units_of=lambda _, part: {"validation": 100, "test": 400}[part],
+    )
+    first = stages._in_order(job, [GREEDY, RUNG], [True, True])[0].index
+    assert first == (1 if covered and acts else 0)
+
+
+@pytest.mark.parametrize("covered", [True, False])
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_race_ranks_by_what_a_verdict_could_confirm(
+    monkeypatch: pytest.MonkeyPatch, covered: bool, logged: bool
+) -> None:
+    monkeypatch.setattr(confirmation, "CONTINUOUS_COVERED", covered)
+    validation = planted(Dataset, behavior_log_prob=np.zeros(2) if logged else None, num_actions=None)
+    jury = Jury(validation, validation, 400, 100, RaceSettings())
+    assert jury._order([GREEDY, RUNG])[0].index == (1 if covered and logged else 0)
