@@ -14,6 +14,7 @@ import stitchrl as st
 from stitchrl.data.same_meaning import difference_of_meaning, with_meaning_of
 from stitchrl.errors import DataError, EvaluationError, SchemaError
 from stitchrl.evaluation.log_of_policy import notes_on_policies
+from stitchrl.nn.networks import Network
 from stitchrl.pipeline.bundling import save_trained
 
 
@@ -98,20 +99,66 @@ def test_the_bundle_of_a_continuous_policy_acts_and_has_its_guard_on(algorithm: 
         st.evaluate(bundle, log, estimators=("fqe",))
 
 
-@pytest.mark.slow
-def test_train_says_what_becomes_of_images(tmp_path: Path, stitchrl: Command) -> None:
-    rng, rows = np.random.default_rng(0), 8
-    log = tmp_path / "frames.npz"
+def frames(folder: Path, *, seed: int = 0, most: int = 255) -> Path:
+    """A log of images whose first row of pixels is always 0."""
+    rng, rows = np.random.default_rng(seed), 24
+    images = rng.integers(0, most + 1, (rows, 36, 36, 2)).astype(np.uint8)
+    images[:, 0] = 0
+    log = folder / f"frames{seed}_{most}.npz"
     np.savez(
-        log, episode=np.arange(rows) // 4, observation=rng.integers(0, 255, (rows, 36, 36, 1)).astype(np.uint8),
+        log, episode=np.arange(rows) // 4, observation=images,
         action=np.arange(rows) % 3, reward=rng.normal(size=rows), terminated=np.arange(rows) % 4 == 3,
+        behavior_log_prob=np.full(rows, -np.log(3)),
     )  # fmt: skip
-    out = tmp_path / "run"
-    done = stitchrl("train", log, "--out", out, "--algorithm", "BC", "--updates", 0)
+    return log
+
+
+def test_the_bundle_of_images_acts_on_images(tmp_path: Path, stitchrl: Command) -> None:
+    path, out = frames(tmp_path), tmp_path / "run"
+    done = stitchrl("train", path, "--out", out, "--algorithm", "BC", "--updates", 2, "--batch-size", 8)
     assert done.status == 0, done.err
-    assert "The observations are images, which a bundle does not hold" in done.out
-    assert not (out / "policy").exists()
-    policy = st.load(out).policy  # the way out that it names
-    images = st.read(log)
-    assert policy.mode(images.observation).shape == (rows,)
-    assert notes_on_policies([policy], images, unseen=0, force=False) == ()
+    assert f"The policy of seed 0 is a bundle: {out / 'policy'}" in done.out
+    log, policy = st.read(path), st.load(out).policy
+    wanted = np.asarray(policy.probs(log.observation))
+    assert np.ptp(wanted, axis=0).min() > 0
+    for backend in ("jax", "numpy"):
+        bundle: Any = st.load_policy(out / "policy", backend=backend)
+        np.testing.assert_allclose(bundle.probs(log.observation), wanted, atol=2e-6)
+        np.testing.assert_allclose(bundle.probs(log.observation[3]), wanted[3], atol=2e-6)
+        np.testing.assert_allclose(bundle.probs(log.observation.astype(float)), wanted, atol=2e-6)
+        other = log.observation.copy()
+        other[:, 0] = 9  # pixels that never changed in the log may do so in use
+        assert bundle.predict(other)[0].shape == (24,)
+        assert bundle.knows(log).all()
+    for words, image in (
+        (r"takes images of shape \(36, 36, 2\), or several of them; got shape \(36, 36\)", other[0, :, :, 0]),
+        ("must hold whole numbers from 0 to 255, as the log of the policy does; got 0.5", other[0] * 0.0 + 0.5),
+        ("must hold whole numbers from 0 to 255, as the log of the policy does; got nan", other[0] * np.nan),
+        ("must hold whole numbers from 0 to 255; got values of type <U3", other[0].astype("U3")),
+    ):
+        with pytest.raises(DataError, match=words):
+            bundle.predict(image)
+    done = stitchrl("predict", out / "policy", path, "--out", tmp_path / "actions.csv")
+    assert (done.status, (tmp_path / "actions.csv").exists()) == (2, False)
+    assert "reads tables, and this policy sees images" in done.err
+    fresh = st.read(frames(tmp_path, seed=1))
+    values = [st.evaluate(one, fresh, estimators=("wis",)).estimates["wis"].value for one in (bundle, policy)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_images_on_another_scale_are_outside_the_guard(tmp_path: Path) -> None:
+    log = st.read(frames(tmp_path, most=1))
+    run = st.fit(st.BC(network=Network((4,), channels=(2,))), log, updates=0, progress=False)
+    bundle: Any = st.load_policy(save_trained(run, log, tmp_path, label="BC"), backend="numpy")
+    bright = log.observation[:3].copy()
+    bright[1, 5, 7, 1] = 255
+    with pytest.raises(
+        DataError, match="Channel 1 of image 1 has a 255, and the policy learned from values of 0 to 1 "
+    ):
+        bundle.predict(bright)
+    usual = bundle.predict(log.observation[:3])[0]
+    assert bundle.guarded(2).predict(bright)[0].tolist() == [usual[0], 2, usual[2]]
+    bright[1, 5, 7, 1] = 1
+    beyond = bright.copy()
+    beyond[1, 5, 7, 1] = 200
+    np.testing.assert_array_equal(bundle.guarded("clip").probs(beyond), bundle.probs(bright))

@@ -21,6 +21,7 @@ from stitchrl.deployment.asked import Asked, allowed, answer, given_actions
 from stitchrl.deployment.chance import drawn_discretely, draws, generator
 from stitchrl.deployment.guard import ANSWER, BEHAVIOR, CLIP, REFUSE, Guard, OnOutside
 from stitchrl.deployment.observed import Observed, mask_columns, observed
+from stitchrl.deployment.observed_images import observed_images, refusal_of_image
 from stitchrl.deployment.outside_range import action_outside, action_range, refusal
 from stitchrl.deployment.places import (
     Place,
@@ -51,7 +52,8 @@ class Bundle:
 
     Its methods take one row or many, and return one result or many. A row is D numbers as in `log.observation`, many rows are
     (B, D); or it is named columns with values as in the file of the log, as a dict, a list of dicts, or a frame of pandas, Polars
-    or Arrow, which the rules of the schema turn into numbers. Columns that the policy does not observe are ignored.
+    or Arrow, which the rules of the schema turn into numbers. Columns that the policy does not observe are ignored. Where the
+    policy sees images a row is one of these, (height, width, channels), whole numbers from 0 to 255 as in the log.
 
     Rows that the guard does not admit are refused with a `DataError`, unless the guard is set to do something else (`guarded`).
 
@@ -312,7 +314,10 @@ class Bundle:
     def _asked(self, obs: Any, action_mask: Any) -> Asked:
         """The rows as numbers, and where something else acts than the policy. Raises DataError as `predict`."""
         told = self.guard.on_outside
-        given = observed(obs, self.schema, len(self.guard.low), gaps=not isinstance(told, str))
+        if self._sees_images:
+            given = observed_images(obs, self.guard.low.shape)
+        else:
+            given = observed(obs, self.schema, len(self.guard.low), gaps=not isinstance(told, str))
         rows, single = given.rows, given.single
         mask = self._mask(given, action_mask)
         if told == ANSWER:
@@ -325,6 +330,8 @@ class Bundle:
         if odd is None and inside.all():
             return Asked(rows, mask, None, single)
         unknown = ~inside if told == REFUSE else ~np.isfinite(rows)
+        if isinstance(told, str) and unknown.any() and self._sees_images:
+            raise refusal_of_image(rows, unknown, self.guard)
         if isinstance(told, str) and unknown.any():
             raise refusal(rows, unknown, self.guard, names_of_numbers(self.schema, rows.shape[1]))
         if isinstance(told, str) and odd is not None:
@@ -333,7 +340,7 @@ class Bundle:
         if told == CLIP:
             return Asked(clipped, mask, None, single)
         asked = rows if told == BEHAVIOR else clipped  # where the guard gives an action, these rows do not matter
-        outside: NumpyArray = np.logical_not(inside.all(1))
+        outside: NumpyArray = np.logical_not(inside.reshape(len(inside), -1).all(1))
         return Asked(asked, mask, outside if odd is None else outside | odd.any(1), single)
 
     def _mask(self, given: Observed, action_mask: Any) -> NumpyArray | None:
@@ -357,9 +364,16 @@ class Bundle:
             )
         return allowed(given.mask, self.schema, count, single=False)
 
+    @property
+    def _sees_images(self) -> bool:
+        """Whether an observation is an image."""
+        return self.guard.low.ndim == 3
+
     @cached_property
     def _bounded(self) -> tuple[Place, ...]:
         """The columns whose values the schema bounds."""
+        if self._sees_images:
+            return ()
         return tuple(
             one for one in places_of(self.schema, len(self.guard.low)) if {one.rule.low, one.rule.high} != {None}
         )
@@ -367,6 +381,8 @@ class Bundle:
     @cached_property
     def _categories(self) -> tuple[Place, ...]:
         """The columns of categories."""
+        if self._sees_images:
+            return ()
         return tuple(one for one in places_of(self.schema, len(self.guard.low)) if one.rule.categories is not None)
 
     def _probs(self, asked: Asked) -> NumpyArray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import DataError
-from stitchrl.types import Bool, Float, NumpyArray
+from stitchrl.types import Bool, Float, NumpyArray, Shaped
 
 __all__ = ["ANSWER", "BEHAVIOR", "CLIP", "REFUSE", "Guard", "OnOutside", "OtherRange"]
 
@@ -47,7 +47,8 @@ class Guard:
     """Knows which observations are not finite, or lie outside the range of the training log by more than a margin.
 
     Attributes:
-        low, high: (D,) smallest and largest value of each observation column in the training log.
+        low, high: (D,) smallest and largest value of each observation column in the training log; of images (height, width,
+            channels), the smallest and largest value of each channel anywhere.
         margin: the share of that range by which a value may lie outside of it.
         quantiles: (4, D) the values below which 1, 25, 75 and 99% of the rows of each column lie, which reveal another unit;
             None where they are not known, as in bundles of older versions.
@@ -57,20 +58,20 @@ class Guard:
             none.
     """
 
-    low: Float[NumpyArray, " D"]
-    high: Float[NumpyArray, " D"]
+    low: Float[NumpyArray, " *D"]
+    high: Float[NumpyArray, " *D"]
     margin: float = 0.1
-    quantiles: Float[NumpyArray, "4 D"] | None = None
+    quantiles: Float[NumpyArray, "4 *D"] | None = None
     on_outside: OnOutside = REFUSE
-    of_nonzero: Bool[NumpyArray, " D"] | None = None
+    of_nonzero: Bool[NumpyArray, " *D"] | None = None
 
     @cached_property
-    def least(self) -> Float[NumpyArray, " D"]:
+    def least(self) -> Float[NumpyArray, " *D"]:
         """(D,) the smallest values that are admitted."""
         return np.asarray(self.low - self.margin * (self.high - self.low))
 
     @cached_property
-    def most(self) -> Float[NumpyArray, " D"]:
+    def most(self) -> Float[NumpyArray, " *D"]:
         """(D,) the largest values that are admitted."""
         return np.asarray(self.high + self.margin * (self.high - self.low))
 
@@ -86,7 +87,11 @@ class Guard:
         stride = 1 if most_rows is None else max(1, -(-len(log.observation_index) // most_rows))
         seen = log.observation_table[np.unique(log.observation_index[::stride])]
         if seen.ndim != 2:
-            return cls(seen.min(0), seen.max(0), margin)
+            # A pixel that never changed in the log may do so in use: the range is that of its channel.
+            low, high = (
+                np.broadcast_to(end((0, 1, 2)), seen.shape[1:]).astype(np.float32) for end in (seen.min, seen.max)
+            )
+            return cls(low, high, margin)
         # A column of two values, as of a category, has no unit: it keeps the quantiles of all of its values.
         rest = np.where(seen == 0, np.nan, seen)
         least, most = np.nanmin(rest, 0, initial=np.inf), np.nanmax(rest, 0, initial=-np.inf)
@@ -97,21 +102,22 @@ class Guard:
         quantiles[:, mostly] = np.nanquantile(rest[:, mostly], QUANTILES, axis=0)
         return cls(seen.min(0), seen.max(0), margin, quantiles, of_nonzero=mostly)
 
-    def admits(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, " B"]:
+    def admits(self, obs: Shaped[NumpyArray, "B *D"]) -> Bool[NumpyArray, " B"]:
         """(B,) True where the policy may act.
 
         Raises:
-            DataError: the rows have another width than those of the training log.
+            DataError: the rows have another width, or the images another shape, than those of the training log.
         """
-        if obs.ndim != 2 or obs.shape[1] != len(self.low):
-            raise DataError(f"Observations must be rows of {len(self.low)} numbers; got shape {obs.shape}.")
-        return np.asarray(self.inside(obs).all(1))
+        if obs.shape[1:] != self.low.shape:
+            wanted = f"rows of {len(self.low)} numbers" if self.low.ndim == 1 else f"images of shape {self.low.shape}"
+            raise DataError(f"Observations must be {wanted}; got shape {obs.shape}.")
+        return np.asarray(self.inside(obs).reshape(len(obs), -1).all(1))
 
-    def inside(self, obs: Float[NumpyArray, "B D"]) -> Bool[NumpyArray, "B D"]:
+    def inside(self, obs: Shaped[NumpyArray, "B *D"]) -> Bool[NumpyArray, "B *D"]:
         """(B, D) which numbers are finite and not outside; NaN compares as outside."""
         return np.logical_and((obs >= self.least) & (obs <= self.most), np.isfinite(obs))
 
-    def clipped(self, obs: Float[NumpyArray, "B D"]) -> Float[NumpyArray, "B D"]:
+    def clipped(self, obs: Shaped[NumpyArray, "B *D"]) -> Shaped[NumpyArray, "B *D"]:
         """(B, D) the nearest numbers that are admitted."""
         return np.clip(obs, self.least, self.most).astype(obs.dtype)
 

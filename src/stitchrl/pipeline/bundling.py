@@ -15,7 +15,7 @@ from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.versions import installed_versions
 from stitchrl.training.run import Run
 
-__all__ = ["check_free", "in_words", "save_trained", "save_winner"]
+__all__ = ["check_free", "save_trained", "save_winner"]
 
 NOT_JUDGED = "Nobody has estimated yet how good this policy is: `stitchrl evaluate` does, on episodes it never saw."
 
@@ -36,7 +36,7 @@ def check_free(out: Path) -> None:
         raise RunDirectoryError(f"{str(out)!r} holds a policy that was not trained there. Choose another --out.")
 
 
-def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | None:
+def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path:
     """Write the policy of a run's first seed as the bundle `out`/policy.
 
     Args:
@@ -46,10 +46,8 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | Non
         label: what the policy is called.
 
     Returns:
-        The bundle's folder; None where the observations are images, which bundles do not hold yet.
+        The bundle's folder.
     """
-    if log.observation_table.ndim != 2:
-        return None
     provenance = {
         "label": label,
         "algorithm": run.algorithm.name,
@@ -91,19 +89,3 @@ def save_winner(folder: Path, winner: Candidate, log: Dataset, train: Dataset, l
     }
     memory = EpisodeMemory.of(learned_from)
     save_bundle(folder, Bundle(winner.policy, log.schema, Guard.fit(train), provenance, memory))
-
-
-def in_words(run: Run, out: Path, bundle: Path | None) -> str:
-    """A sentence for a person on where the policy of the first seed is, and how its worth can be known.
-
-    Args:
-        run: what `st.fit` gave.
-        out: the run's directory.
-        bundle: what `save_trained` gave.
-    """
-    if bundle is not None:
-        return f"The policy of seed {run.seeds[0]} is a bundle: {bundle}"
-    return (
-        f"The observations are images, which a bundle does not hold: `st.load({str(out)!r}).policy` is the policy of seed "
-        f"{run.seeds[0]}, and `stitchrl evaluate` judges it by the folder {str(out)!r}."
-    )

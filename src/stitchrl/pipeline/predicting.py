@@ -117,13 +117,17 @@ def predict_log(
             column that is carried along has the name of a result.
         SchemaError: the log has a column in another unit than the policy's.
         ConfigurationError: another ending of `out`, no such folder, a file that is there, or one of the log; a policy that
-            remembers its episode.
+            sees images, or remembers its episode.
         RunDirectoryError: `out` cannot be written.
     """
     if isinstance(policy, MemoryBundle):
         raise ConfigurationError(
             "`stitchrl predict` asks a policy row by row, and this one remembers its episode: what it does depends on what was "
             "done before. `policy.predict(observation, state)` acts step by step."
+        )
+    if policy.guard.low.ndim != 1:
+        raise ConfigurationError(
+            "`stitchrl predict` reads tables, and this policy sees images: `policy.predict(images)` answers for them."
         )
     if out.suffix not in ENDINGS:
         raise ConfigurationError(f"`--out` must end in {' or '.join(ENDINGS)}; got {printable(out.name)!r}.")
