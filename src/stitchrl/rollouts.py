@@ -83,8 +83,9 @@ def rollout(
         mode: act by `policy.mode`; False acts by `policy.sample`.
 
     Raises:
-        ConfigurationError: a number outside its range, an unknown environment, one that needs a package that is not
-            installed, or spaces that are not a vector or an image as observation and a vector or one number as action.
+        ConfigurationError: a number outside its range, a bundle in place of a policy, an unknown environment, one that needs a
+            package that is not installed, or spaces that are not a vector or an image as observation and a vector or one number
+            as action.
     """
     for name, value, least in (
         ("episodes", episodes, 1),
@@ -94,6 +95,11 @@ def rollout(
     ):
         if value < least:
             raise ConfigurationError(f"`{name}` of rollout must be at least {least}; got {value}.")
+    if hasattr(policy, "provenance"):
+        raise ConfigurationError(
+            "`policy` of rollout is a bundle, whose guard cannot act inside a compiled program. Give what is inside, which acts "
+            "without a guard: `st.load_policy(folder).policy`."
+        )
     envs = make_copies(environment, min(num_envs, episodes))
     try:
         observe = Observations.of(envs.single_observation_space, whose="rollout")

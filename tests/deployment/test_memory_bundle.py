@@ -148,23 +148,54 @@ def test_draws_and_masks_of_numbered_actions(made: dict[str, tuple[st.Run, st.Da
         np.testing.assert_array_equal(greedy.predict(rows, deterministic=False)[0], bundle.predict(rows)[0])
 
 
-def test_the_guard_acts_and_is_remembered(made: dict[str, tuple[st.Run, st.Dataset, Path]]) -> None:
+def test_the_guard_refuses_or_clips(made: dict[str, tuple[st.Run, st.Dataset, Path]], tmp_path: Path) -> None:
     _, log, where = made["decision transformer"]
     bundle: Any = st.load_policy(where, backend="numpy")
     rows = log.observation[:2].copy()
     rows[1, 0] = 900.0
     with pytest.raises(DataError, match="pulse is 900 in row 1"):
         bundle.predict(rows)
-    acts = bundle.guarded(2)
-    action, state = acts.predict(rows)
-    assert action[1] == state.last_action[1] == 2
-    assert action[0] == bundle.predict(log.observation[0])[0]
-    with pytest.raises(DataError, match=r"The guard takes action 2 .* and `action_mask` forbids it"):
-        acts.predict(rows, action_mask=np.tile([True, True, False], (2, 1)))
     clipped, _ = bundle.guarded("clip").predict(rows)
     np.testing.assert_array_equal(clipped, bundle.predict(bundle.guard.clipped(rows))[0])
-    vectors: Any = st.load_policy(made["chunks"][2], backend="numpy")
-    np.testing.assert_allclose(vectors.guarded([0.5, 3.0]).predict(rows)[0][1], [0.5, 3.0])
+    np.testing.assert_array_equal(bundle.guarded("clip").guarded().predict(rows[:1])[0], clipped[:1])
+    for other in ("behavior", 2):
+        with pytest.raises(ConfigurationError, match=r'must "refuse" or "clip"; got .* act by other means'):
+            bundle.guarded(other)
+    # A file that was changed by hand says it at once, and not in the middle of an episode.
+    shutil.copytree(where, tmp_path / "policy")
+    card = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    card["guard"]["on_outside"] = 2
+    (tmp_path / "policy" / "policy.json").write_text(json.dumps(card))
+    with pytest.raises(
+        CheckpointError, match="must be refuse, clip, answer, since the policy remembers its episode; got 2"
+    ):
+        st.load_policy(tmp_path / "policy")
+
+
+def test_an_episode_that_begins_ignores_what_was_before(made: dict[str, tuple[st.Run, st.Dataset, Path]]) -> None:
+    _, log, where = made["decision transformer"]
+    bundle: Any = st.load_policy(where, backend="numpy")
+    rows = log.observation[:2]
+    first, state = bundle.predict(rows, last_reward=[np.nan, np.inf], last_action=[9, 9])
+    np.testing.assert_array_equal(first, bundle.predict(rows)[0])
+    told: dict[str, Any] = {"last_reward": [np.nan, 1.0], "last_action": [99, 2]}
+    action, after = bundle.predict(rows, state, [True, False], **told)
+    assert action[0] == first[0]
+    assert after.steps.tolist() == [1, 2]
+    with pytest.raises(DataError, match="`last_reward` must be one finite number"):
+        bundle.predict(rows, state, [False, True], last_reward=[np.nan, 1.0])
+    # What the caller does to its action is not what was answered, unless it says so.
+    kept = state.last_action.copy()
+    first[:] = 7
+    np.testing.assert_array_equal(state.last_action, kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_episodes_at_all(made: dict[str, tuple[st.Run, st.Dataset, Path]], kind: str) -> None:
+    bundle: Any = st.load_policy(made[kind][2], backend="numpy")
+    action, state = bundle.predict([])
+    assert len(action) == len(state) == 0
+    assert repr(state) == "EpisodeState(0 episodes, steps so far: 0)"
 
 
 def test_what_is_refused_and_how_it_is_said(made: dict[str, tuple[st.Run, st.Dataset, Path]]) -> None:
@@ -173,6 +204,8 @@ def test_what_is_refused_and_how_it_is_said(made: dict[str, tuple[st.Run, st.Dat
     _, state = bundle.predict(log.observation[:2])
     assert isinstance(state, EpisodeState)
     two = log.observation[:2]
+    strange = st.load_policy(made["chunks"][2], backend="numpy").predict(two)[1]  # type: ignore[union-attr]
+    of_jax = st.load_policy(where).predict(two)[1]  # type: ignore[union-attr]
     for error, words, ask in (
         (DataError, "`last_reward` is missing: give what the step before paid", lambda: bundle.predict(two, state)),
         (DataError, "`state` is of 2 episodes, and the observation has 1 rows", lambda: bundle.predict(two[0], state)),
@@ -184,18 +217,21 @@ def test_what_is_refused_and_how_it_is_said(made: dict[str, tuple[st.Run, st.Dat
         ),
         (DataError, "`last_reward` must be a number for each", lambda: bundle.predict(two, state, last_reward="much")),
         (DataError, "`episode_start` must be True or False", lambda: bundle.predict(two, state, [True])),
-        (
-            DataError,
-            "Actions must be whole numbers from 0 to 2",
-            lambda: bundle.predict(two, state, last_action=[0, 7]),
-        ),
+        (DataError, "Actions must be whole numbers from 0", lambda: bundle.predict(two, state, last_action=[0, 7])),
+        (DataError, "`last_action` must hold one action per row", lambda: bundle.predict(two, state, last_action=[0])),
+        (DataError, "`state` is of another policy, or of this one with another", lambda: bundle.predict(two, strange)),
+        (DataError, "`state` is of another policy, or of this one with another", lambda: bundle.predict(two, of_jax)),
         (DataError, "an observation alone does not say what it does", lambda: bundle.probs(two)),
         (DataError, "an observation alone does not say what it does", lambda: bundle.mode(two)),
         (DataError, "an observation alone does not say what it does", lambda: bundle.sample(two)),
         (DataError, "an observation alone does not say what it does", lambda: bundle.log_prob(two, [0, 1])),
         (ConfigurationError, "remembers its episode cannot be clipped", lambda: bundle.clipped(0, 1)),
         (ConfigurationError, "remembers its episode cannot be smoothed", lambda: bundle.smoothed(1, 0, 1)),
-        (ConfigurationError, "holds no model of the behaviour", lambda: bundle.guarded("behavior")),
+        (
+            ConfigurationError,
+            "is a bundle, whose guard cannot act",
+            lambda: st.rollout(bundle, "CartPole-v1", episodes=1),
+        ),
     ):
         with pytest.raises(error, match=words):
             ask()
@@ -216,6 +252,11 @@ def test_it_is_judged_as_the_policy_of_its_run(made: dict[str, tuple[st.Run, st.
     assert estimates[0].value == estimates[1].value
     with pytest.raises(EvaluationError, match="learned from this very log"):
         st.evaluate(bundle, log, estimators=("wis",))
+    moved = fresh.observation_table + np.where(np.arange(len(fresh.observation_table)) % 5, 0.0, 90.0)[:, None]
+    far = dataclasses.replace(fresh, observation_table=moved.astype(np.float32))
+    caveats = st.evaluate(bundle, far, estimators=("wis",), force=True).verdict.caveats
+    (outside,) = [one for one in caveats if "outside the range that the policy learned from" in one]
+    assert outside.endswith("the estimates are of the policy without its guard.")  # `guarded` would be refused here
     with pytest.raises(EvaluationError, match="is judged without its guard"):
         st.evaluate(bundle.guarded("clip"), fresh, estimators=("wis",))
     with pytest.raises(EvaluationError, match="load the bundle with JAX"):
@@ -247,7 +288,7 @@ def test_the_command_that_trains_leaves_it(tmp_path: Path, stitchrl: Command) ->
     assert "The policy of seed 0 is a bundle" in done.out
     assert json.loads((out / "policy" / "policy.json").read_text())["provenance"]["algorithm"] == "DecisionTransformer"
     fresh = st.convert(stays(discrete=True, seed=9), tmp_path / "fresh")
-    assert stitchrl("evaluate", out, fresh, "--estimators", "wis").status in (0, 1)
+    assert stitchrl("evaluate", out, fresh, "--estimators", "wis").status == 0
     done = stitchrl("predict", out / "policy", fresh, "--out", tmp_path / "actions.csv")
     assert done.status == 2
     assert "asks a policy row by row, and this one remembers its episode" in done.err

@@ -126,15 +126,24 @@ def test_the_bundle_of_images_acts_on_images(tmp_path: Path, stitchrl: Command) 
         np.testing.assert_allclose(bundle.probs(log.observation), wanted, atol=2e-6)
         np.testing.assert_allclose(bundle.probs(log.observation[3]), wanted[3], atol=2e-6)
         np.testing.assert_allclose(bundle.probs(log.observation.astype(float)), wanted, atol=2e-6)
+        lit = log.observation[:2] > 100  # as the environment of a collected log may show it
+        np.testing.assert_array_equal(bundle.probs(lit), bundle.probs(lit.astype(np.uint8) * np.uint8(255)))
+        assert bundle.probs([]).shape == (0, 3)
         other = log.observation.copy()
         other[:, 0] = 9  # pixels that never changed in the log may do so in use
         assert bundle.predict(other)[0].shape == (24,)
         assert bundle.knows(log).all()
     for words, image in (
         (r"takes images of shape \(36, 36, 2\), or several of them; got shape \(36, 36\)", other[0, :, :, 0]),
-        ("must hold whole numbers from 0 to 255, as the log of the policy does; got 0.5", other[0] * 0.0 + 0.5),
+        ("must hold whole numbers from 0 to 255, as the log of the policy does; got 1.5", other[0] * 0.0 + 1.5),
         ("must hold whole numbers from 0 to 255, as the log of the policy does; got nan", other[0] * np.nan),
         ("must hold whole numbers from 0 to 255; got values of type <U3", other[0].astype("U3")),
+        (
+            "hold numbers from 0 to 1, and those of the policy's log go up to 255. Multiply them by 255",
+            1.0 * (other[0] > 100),
+        ),
+        ("some of its values are masked", np.ma.masked_equal(other[0], 9)),
+        (r"several of them; got \{'a': 1\}", {"a": 1}),
     ):
         with pytest.raises(DataError, match=words):
             bundle.predict(image)
@@ -159,6 +168,8 @@ def test_images_on_another_scale_are_outside_the_guard(tmp_path: Path) -> None:
     usual = bundle.predict(log.observation[:3])[0]
     assert bundle.guarded(2).predict(bright)[0].tolist() == [usual[0], 2, usual[2]]
     bright[1, 5, 7, 1] = 1
+    assert bundle.guard.admits(bundle.guard.clipped(bright + np.uint8(200))).all()
+    assert st.Guard.fit(log).admits(log.observation[:0]).tolist() == []
     beyond = bright.copy()
     beyond[1, 5, 7, 1] = 200
     np.testing.assert_array_equal(bundle.guarded("clip").probs(beyond), bundle.probs(bright))

@@ -61,7 +61,7 @@ def train(
     a bundle, for `stitchrl evaluate` and `st.load_policy`. Nothing is known yet of how good it is.
     """
     from stitchrl.data.scaling import unit_return_scale
-    from stitchrl.pipeline.bundling import check_free, save_trained
+    from stitchrl.pipeline.bundling import check_free, in_words, save_trained
     from stitchrl.pipeline.outputs import check_run_folder
 
     check_free(out)
@@ -94,12 +94,12 @@ def train(
             {
                 "label": label,
                 "out": str(out),
-                "policy": str(where),
+                "policy": None if where is None else str(where),
                 "seeds": list(trained.seeds),
                 "updates": trained.updates,
             }
         )
     else:
         if not quiet:
-            print(f"The policy of seed {trained.seeds[0]} is a bundle: {where}")
+            print(in_words(trained, out, where))
         print(f"{label}: {out}")

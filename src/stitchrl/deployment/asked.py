@@ -69,7 +69,7 @@ def _true_or_false(action_mask: Any) -> NumpyArray:
     return mask.astype(bool)
 
 
-def given_actions(action: Any, asked: Asked, schema: Schema, size: int) -> NumpyArray:
+def given_actions(action: Any, asked: Asked, schema: Schema, size: int, *, called: str = "action") -> NumpyArray:
     """(B,) or (B, action) the actions that a caller asks about, checked.
 
     Args:
@@ -77,6 +77,7 @@ def given_actions(action: Any, asked: Asked, schema: Schema, size: int) -> Numpy
         asked: the rows that it belongs to.
         schema: of the policy.
         size: how many numbers a continuous action has.
+        called: the name of the argument.
 
     Raises:
         DataError: another number of rows or of numbers, text, a missing value, or no action of the policy.
@@ -85,19 +86,19 @@ def given_actions(action: Any, asked: Asked, schema: Schema, size: int) -> Numpy
     try:
         given = np.asarray(action)
     except ValueError:
-        raise DataError(f"`action` must hold one action per row; got {shown(action)}.") from None
+        raise DataError(f"`{called}` must hold one action per row; got {shown(action)}.") from None
     given = given[None] if asked.single and given.ndim == (0 if discrete else 1) else given
     if given.ndim != (1 if discrete else 2) or len(given) != len(asked.rows):
-        raise DataError(f"`action` must hold one action per row; got shape {given.shape} for {len(asked.rows)} rows.")
+        raise DataError(f"`{called}` must hold one action per row; got shape {given.shape} for {len(asked.rows)} rows.")
     if not discrete:
         if given.shape[1] != size:
             raise DataError(
-                f"An action of the policy has {size} numbers; got {given.shape[1]} in each row of `action`."
+                f"An action of the policy has {size} numbers; got {given.shape[1]} in each row of `{called}`."
             )
         if given.dtype.kind not in "iuf" or np.ma.is_masked(action) or not np.isfinite(given).all():
             odd = given.reshape(-1) if given.dtype.kind not in "iuf" else given[~np.isfinite(given)]
             raise DataError(
-                f"`action` must hold finite numbers; got {shown(odd[0]) if len(odd) else 'a masked value'}."
+                f"`{called}` must hold finite numbers; got {shown(odd[0]) if len(odd) else 'a masked value'}."
             )
         return given if given.dtype.kind == "f" else given.astype(np.float32)
     count = schema.num_actions or 0

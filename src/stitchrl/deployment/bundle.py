@@ -10,7 +10,7 @@ import os
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -37,10 +37,7 @@ from stitchrl.storage.files import make_directory, write_json
 from stitchrl.storage.learned_from import EPISODES, write_learned_from
 from stitchrl.types import Bool, Float, NumpyArray, Shaped
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["BEHAVIOR_FILE", "CARD", "FORMAT_VERSION", "POLICY", "Bundle", "save_bundle"]
+__all__ = ["BEHAVIOR_FILE", "CARD", "FORMAT_VERSION", "POLICY", "Bundle", "is_numpy", "save_bundle"]
 
 FORMAT_VERSION = 1
 POLICY, BEHAVIOR_FILE, CARD = "policy.safetensors", "behavior.safetensors", "policy.json"
@@ -286,7 +283,7 @@ class Bundle:
         return answer(self._or_else(found, asked, lambda policy: draws(policy, asked.rows, None, rng)), asked)
 
     def _refuse_numpy(self, done: str) -> None:
-        if _is_numpy(self.policy):
+        if is_numpy(self.policy):
             raise ConfigurationError(
                 f"A policy of NumPy cannot be {done}: load the bundle with JAX, "
                 '`st.load_policy(folder, backend="jax")`.'
@@ -315,7 +312,7 @@ class Bundle:
         """The rows as numbers, and where something else acts than the policy. Raises DataError as `predict`."""
         told = self.guard.on_outside
         if self._sees_images:
-            given = observed_images(obs, self.guard.low.shape)
+            given = observed_images(obs, self.guard)
         else:
             given = observed(obs, self.schema, len(self.guard.low), gaps=not isinstance(told, str))
         rows, single = given.rows, given.single
@@ -340,7 +337,7 @@ class Bundle:
         if told == CLIP:
             return Asked(clipped, mask, None, single)
         asked = rows if told == BEHAVIOR else clipped  # where the guard gives an action, these rows do not matter
-        outside: NumpyArray = np.logical_not(inside.reshape(len(inside), -1).all(1))
+        outside: NumpyArray = np.logical_not(inside.all(axis=tuple(range(1, inside.ndim))))
         return Asked(asked, mask, outside if odd is None else outside | odd.any(1), single)
 
     def _mask(self, given: Observed, action_mask: Any) -> NumpyArray | None:
@@ -396,17 +393,12 @@ class Bundle:
             assert isinstance(action, int)
             other = np.zeros_like(probs)
             other[:, action] = 1
-            self._refuse_forbidden(action, asked)
+            if asked.action_mask is not None and not asked.action_mask[asked.outside, action].all():
+                raise DataError(
+                    f"The guard takes action {action} outside the range of the policy's log, and `action_mask` "
+                    "forbids it in some such row. Give the guard an action that is always allowed."
+                )
         return np.where(asked.outside[:, None], other, probs)
-
-    @staticmethod
-    def _refuse_forbidden(action: int, asked: Asked) -> None:
-        """Raise DataError where a mask forbids the guard's action in a row in which it acts."""
-        if asked.action_mask is not None and not asked.action_mask[asked.outside, action].all():
-            raise DataError(
-                f"The guard takes action {action} outside the range of the policy's log, and `action_mask` "
-                "forbids it in some such row. Give the guard an action that is always allowed."
-            )
 
     def _or_else(self, found: NumpyArray, asked: Asked, act: Any) -> NumpyArray:
         """Continuous actions of the policy, replaced by those of the behaviour, or by the guard's action, outside its range."""
@@ -428,7 +420,7 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
     """
     from stitchrl.nn.saving import save_policy_file
 
-    if _is_numpy(bundle.policy):
+    if is_numpy(bundle.policy):
         raise ConfigurationError(
             'A policy of NumPy is not written: load the bundle with `backend="jax"`, or copy its folder.'
         )
@@ -458,5 +450,6 @@ def save_bundle(folder: Path, bundle: Bundle) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _is_numpy(policy: Any) -> bool:
+def is_numpy(policy: Any) -> bool:
+    """Whether a policy is computed with NumPy alone."""
     return type(policy).__module__.startswith("stitchrl.deployment.numpy_")

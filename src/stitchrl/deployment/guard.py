@@ -26,6 +26,8 @@ MOST_BEYOND = 0.5
 """A wider column has another unit only if more than this share of its values lies outside the middle 98% of the log's."""
 FAR_NARROWER = 0.1
 """A narrower column has another unit only if the middle 98% of its values is within this share of the log's middle half."""
+IMAGES_AT_ONCE = 1024
+"""Images that are read at once, so that a log larger than memory stays on the disk."""
 MOSTLY_ZERO = 0.5
 """A column with at least this share of zeros, such as a drug that few get, is described by its other values."""
 
@@ -85,13 +87,13 @@ class Guard:
             most_rows: read at most this many rows, evenly spaced, where all of them take too long; None reads all.
         """
         stride = 1 if most_rows is None else max(1, -(-len(log.observation_index) // most_rows))
-        seen = log.observation_table[np.unique(log.observation_index[::stride])]
-        if seen.ndim != 2:
-            # A pixel that never changed in the log may do so in use: the range is that of its channel.
-            low, high = (
-                np.broadcast_to(end((0, 1, 2)), seen.shape[1:]).astype(np.float32) for end in (seen.min, seen.max)
-            )
-            return cls(low, high, margin)
+        used = np.unique(log.observation_index[::stride])
+        if log.observation_table.ndim != 2:
+            blocks = [used[i : i + IMAGES_AT_ONCE] for i in range(0, len(used), IMAGES_AT_ONCE)]
+            ends = [(seen.min(0), seen.max(0)) for seen in (log.observation_table[block] for block in blocks)]
+            low, high = (np.stack(end) for end in zip(*ends, strict=True))
+            return cls(*_of_channels(low, high), margin)
+        seen = log.observation_table[used]
         # A column of two values, as of a category, has no unit: it keeps the quantiles of all of its values.
         rest = np.where(seen == 0, np.nan, seen)
         least, most = np.nanmin(rest, 0, initial=np.inf), np.nanmax(rest, 0, initial=-np.inf)
@@ -111,15 +113,18 @@ class Guard:
         if obs.shape[1:] != self.low.shape:
             wanted = f"rows of {len(self.low)} numbers" if self.low.ndim == 1 else f"images of shape {self.low.shape}"
             raise DataError(f"Observations must be {wanted}; got shape {obs.shape}.")
-        return np.asarray(self.inside(obs).reshape(len(obs), -1).all(1))
+        return np.asarray(self.inside(obs).all(axis=tuple(range(1, obs.ndim))))
 
     def inside(self, obs: Shaped[NumpyArray, "B *D"]) -> Bool[NumpyArray, "B *D"]:
         """(B, D) which numbers are finite and not outside; NaN compares as outside."""
         return np.logical_and((obs >= self.least) & (obs <= self.most), np.isfinite(obs))
 
     def clipped(self, obs: Shaped[NumpyArray, "B *D"]) -> Shaped[NumpyArray, "B *D"]:
-        """(B, D) the nearest numbers that are admitted."""
-        return np.clip(obs, self.least, self.most).astype(obs.dtype)
+        """(B, D) the nearest numbers that are admitted; of whole numbers, the nearest whole ones."""
+        least, most = self.least, self.most
+        if obs.dtype.kind in "ui":
+            least, most = np.ceil(least), np.floor(most)
+        return np.clip(obs, least, most).astype(obs.dtype)
 
     def other_ranges(self, rows: Float[NumpyArray, "B D"]) -> list[OtherRange]:
         """The columns of some rows that look like another unit, by the place or by the width of their values.
@@ -159,10 +164,21 @@ class Guard:
         """The guard that `to_dict` described."""
         quantiles = None if "quantiles" not in content else np.asarray(content["quantiles"], np.float64)
         low, high = (np.asarray(content[name], np.float32) for name in ("low", "high"))
+        if low.ndim == 3:  # of older versions the range of each pixel
+            low, high = _of_channels(low[None], high[None])
         of_nonzero = None if "of_nonzero" not in content else np.asarray(content["of_nonzero"], bool)
         on_outside = content.get("on_outside", REFUSE)
         told = tuple(on_outside) if isinstance(on_outside, list) else on_outside
         return cls(low, high, content["margin"], quantiles, told, of_nonzero)
+
+
+def _of_channels(
+    low: Shaped[NumpyArray, "B H W C"], high: Shaped[NumpyArray, "B H W C"]
+) -> tuple[Float[NumpyArray, "H W C"], Float[NumpyArray, "H W C"]]:
+    """The smallest and the largest value of each channel, at each pixel: one that never changed in the log may do so in use."""
+    shape = low.shape[1:]
+    least, most = (np.broadcast_to(end, shape).astype(np.float32) for end in (low.min((0, 1, 2)), high.max((0, 1, 2))))
+    return least, most
 
 
 def _other_range(

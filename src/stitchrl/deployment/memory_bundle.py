@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
 
 from stitchrl.deployment.asked import Asked, answer, given_actions
-from stitchrl.deployment.bundle import Bundle
+from stitchrl.deployment.bundle import Bundle, is_numpy
 from stitchrl.deployment.chance import drawn_discretely, generator
+from stitchrl.deployment.guard import CLIP, REFUSE
 from stitchrl.deployment.stepping import beginning, begun_anew, stepped
 from stitchrl.errors import ConfigurationError, DataError
 from stitchrl.messages import shown
@@ -31,25 +35,30 @@ class EpisodeState:
         carry: what the policy inside remembers.
         last_action: (B,) or (B, action) what `predict` answered last.
         steps: (B,) how many steps there were so far.
+        of: tells the policy that it belongs to from others.
     """
 
     carry: Any
     last_action: Shaped[NumpyArray, "B ..."]
     steps: Int[NumpyArray, " B"]
+    of: str
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __repr__(self) -> str:
-        steps = str(self.steps[0]) if len(self) == 1 else f"{self.steps.min()} to {self.steps.max()}"
-        return f"EpisodeState({len(self)} episode{'s' if len(self) > 1 else ''}, steps so far: {steps})"
+        steps = sorted({int(self.steps.min()), int(self.steps.max())}) if len(self) else [0]
+        return (
+            f"EpisodeState({len(self)} episode{'s' * (len(self) != 1)}, steps so far: {' to '.join(map(str, steps))})"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MemoryBundle(Bundle):
     """A policy that remembers its episode, ready for use; attributes and the forms of a row are those of `Bundle`.
 
-    It acts by `predict` alone, which takes and gives back what is remembered, as recurrent policies of Stable-Baselines3 do.
+    It acts by `predict` alone, which takes and gives back what is remembered, as recurrent policies of Stable-Baselines3 do. Its
+    guard refuses, or clips: where something else acted, the policy would remember an observation that never was.
     """
 
     has_memory = True
@@ -63,6 +72,19 @@ class MemoryBundle(Bundle):
     def has_density(self) -> bool:
         """Whether the probability of an action given its history is known."""
         return bool(self.policy.has_density)
+
+    def guarded(self, on_outside: Any = REFUSE) -> MemoryBundle:
+        """A bundle that does something else with rows that its guard does not admit: "refuse", or "clip".
+
+        Raises:
+            ConfigurationError: anything else.
+        """
+        if not (isinstance(on_outside, str) and on_outside in (REFUSE, CLIP)):
+            raise ConfigurationError(
+                f'The guard of a policy that remembers its episode must "refuse" or "clip"; got {shown(on_outside)}. Where an '
+                "observation is unknown, act by other means, and begin anew with `episode_start=True` when it is known again."
+            )
+        return dataclasses.replace(self, guard=dataclasses.replace(self.guard, on_outside=on_outside))
 
     def towards(self, target_return: float) -> MemoryBundle:
         """A bundle whose policy acts towards another return, the sum of rewards to reach, in units of the log.
@@ -109,62 +131,65 @@ class MemoryBundle(Bundle):
         held, last, paid = self._before(asked, state, episode_start, last_action, last_reward)
         rng = None if deterministic else generator(seed)
         found, carry = stepped(self.policy, held.carry, asked.rows, last, paid, rng=rng, action_mask=asked.action_mask)
-        if asked.outside is not None:
-            found = np.where(asked.outside[:, None], self._told(found, asked), found)
         if self.discrete:
             found = (found.argmax(1) if rng is None else drawn_discretely(found, rng)).astype(np.int64)
-        return answer(found, asked), EpisodeState(carry, found, held.steps + 1)
+        # A copy is given out, so that what is done to it does not change what is remembered.
+        return answer(found.copy(), asked), EpisodeState(carry, found, held.steps + 1, self._fingerprint)
 
     def _before(
         self, asked: Asked, state: Any, episode_start: Any, last_action: Any, last_reward: Any
     ) -> tuple[EpisodeState, NumpyArray, NumpyArray]:
         """What is remembered, done and paid before this step, checked. Raises DataError as `predict`."""
         count = len(asked.rows)
-        begins = np.ones(count, bool)
+        starts = _bools(episode_start, count)
         if state is None:
             held = self._fresh(count)
-        elif not isinstance(state, EpisodeState):
-            raise DataError(
-                f"`state` must be what the step before gave back, or None where the episodes begin; got {shown(state)}."
-            )
-        elif len(state) != count:
-            raise DataError(
-                f"`state` is of {len(state)} episodes, and the observation has {count} rows. Give a row for each episode, in the "
-                "order of the step before."
-            )
         else:
-            begins = _bools(episode_start, count)
-            held = state if not begins.any() else self._begun_anew(state, begins)
+            self._check_state(state, count)
+            held = self._begun_anew(state, starts) if starts.any() else state
         begins = held.steps == 0
-        last = held.last_action if last_action is None else self._given(last_action, asked)
+        last = held.last_action
+        if last_action is not None:
+            given = _where_known(last_action, begins, held.last_action)
+            last = given_actions(given, asked, self.schema, self._action_size, called="last_action")
         if last_reward is None and self.uses_reward and not begins.all():
             raise DataError(
                 "The policy acts by the rewards so far, and `last_reward` is missing: give what the step before paid, in the "
                 "units of the log."
             )
-        paid = np.zeros(count) if last_reward is None else _rewards(last_reward, count)
-        return held, last, np.where(begins, 0.0, paid)
+        return held, last, np.zeros(count) if last_reward is None else _rewards(last_reward, begins)
+
+    def _check_state(self, state: Any, count: int) -> None:
+        """Raise DataError unless a state is of this policy, and of so many episodes."""
+        if not isinstance(state, EpisodeState):
+            raise DataError(
+                f"`state` must be what the step before gave back, or None where the episodes begin; got {shown(state)}."
+            )
+        if state.of != self._fingerprint:
+            raise DataError(
+                "`state` is of another policy, or of this one with another `backend`. Begin the episodes anew with `state=None`, "
+                "or let them end with the policy that began them."
+            )
+        if len(state) != count:
+            raise DataError(
+                f"`state` is of {len(state)} episodes, and the observation has {count} rows. Give a row for each episode, in the "
+                "order of the step before."
+            )
 
     def _fresh(self, count: int) -> EpisodeState:
         shape = self.policy.action_shape
         nothing = np.zeros((count, *shape), np.float32 if shape else np.int64)
-        return EpisodeState(beginning(self.policy, count), nothing, np.zeros(count, np.int64))
+        return EpisodeState(beginning(self.policy, count), nothing, np.zeros(count, np.int64), self._fingerprint)
 
     def _begun_anew(self, state: EpisodeState, begins: NumpyArray) -> EpisodeState:
         carry = begun_anew(self.policy, state.carry, begins)
-        return EpisodeState(carry, state.last_action, np.where(begins, 0, state.steps))
+        return dataclasses.replace(state, carry=carry, steps=np.where(begins, 0, state.steps))
 
-    def _given(self, last_action: Any, asked: Asked) -> NumpyArray:
-        return given_actions(last_action, asked, self.schema, self._action_size)
-
-    def _told(self, found: NumpyArray, asked: Asked) -> NumpyArray:
-        """What the guard's action is in the form of what the policy answers. Raises DataError where a mask forbids it."""
-        told = self.guard.on_outside
-        if not self.discrete:
-            return np.broadcast_to(np.asarray(told, found.dtype), found.shape)
-        assert isinstance(told, int)
-        self._refuse_forbidden(told, asked)
-        return np.broadcast_to((np.arange(found.shape[1]) == told).astype(found.dtype), found.shape)
+    @cached_property
+    def _fingerprint(self) -> str:
+        """A few letters that differ between policies, and between what computes them."""
+        known = {"backend": is_numpy(self.policy), "from": self.provenance, "guard": self.guard.to_dict()["low"]}
+        return hashlib.blake2b(json.dumps(known, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
     @property
     def _action_size(self) -> int:
@@ -212,13 +237,27 @@ def _bools(episode_start: Any, count: int) -> NumpyArray:
     return found.astype(bool)
 
 
-def _rewards(last_reward: Any, count: int) -> NumpyArray:
-    """(B,) rewards. Raises DataError for anything else than finite numbers, one an episode."""
+def _where_known(given: Any, begins: NumpyArray, nothing: NumpyArray) -> Any:
+    """What a caller gave, with what is ignored, since an episode begins, replaced by what is valid; as it is where it is odd."""
+    try:
+        found = np.array(given)
+    except (TypeError, ValueError):
+        return given
+    if found.shape == nothing.shape and begins.any() and found.dtype.kind in "biuf":
+        found[begins] = 0
+    return found if found.dtype.kind in "biuf" and not np.ma.is_masked(given) else given
+
+
+def _rewards(last_reward: Any, begins: NumpyArray) -> NumpyArray:
+    """(B,) rewards, 0 where an episode begins. Raises DataError for anything else than finite numbers, one an episode."""
+    count = len(begins)
     try:
         found = np.asarray(last_reward, np.float64)
     except (TypeError, ValueError):
         raise DataError(f"`last_reward` must be a number for each episode; got {shown(last_reward)}.") from None
     found = found[None] if found.ndim == 0 else found
+    if found.shape == (count,):
+        found = np.where(begins, 0.0, found)
     if found.shape != (count,) or not np.isfinite(found).all():
         raise DataError(
             f"`last_reward` must be one finite number for each of the {count} episodes; got {shown(last_reward)}."

@@ -146,7 +146,7 @@ class NumpyImageNetwork:
         y = x.astype(np.float32) / np.float32(255)
         for kernel, bias in self.layers:
             y = _relu(_convolved(y, kernel) + bias)
-        return self.head(y.reshape(len(y), -1))
+        return self.head(y.reshape(len(y), math.prod(y.shape[1:])))
 
     def member(self, index: int) -> NumpyImageNetwork:
         """One of several networks whose arrays are stacked on axis 0."""

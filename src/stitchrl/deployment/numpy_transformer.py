@@ -85,9 +85,8 @@ class NumpyCausalTransformer:
 
     def _attended(self, joined: NumpyArray, seen: NumpyArray) -> NumpyArray:
         batch, count, wide = joined.shape
-        query, keys, value = (
-            part.reshape(batch, count, self.heads, -1).transpose(0, 2, 1, 3) for part in np.split(joined, 3, axis=-1)
-        )
+        parts = joined.reshape(batch, count, 3, self.heads, wide // 3 // self.heads)
+        query, keys, value = parts.transpose(2, 0, 3, 1, 4)
         scores = np.where(seen, query @ keys.swapaxes(2, 3) / np.sqrt(np.float32(query.shape[-1])), UNSEEN)
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = shares / shares.sum(-1, keepdims=True) @ value

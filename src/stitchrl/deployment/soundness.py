@@ -134,6 +134,11 @@ def check_told(guard: Guard, schema: Schema, policy: Any, size: int, *, behavior
         behavior: whether the bundle holds a model of the behaviour.
     """
     told = guard.on_outside
+    if isinstance(policy, NumpyMemoryPolicy) and told not in (REFUSE, CLIP, ANSWER):
+        raise UnsoundError(
+            f"`on_outside` of its guard must be {listed((REFUSE, CLIP, ANSWER))}, since the policy remembers its episode; got "
+            f"{shown(told)}"
+        )
     if isinstance(told, str):
         words = (REFUSE, CLIP, BEHAVIOR, ANSWER)
         if told not in words:

@@ -20,7 +20,7 @@ from stitchrl.errors import EvaluationError, SchemaError
 from stitchrl.evaluation.remembering import RememberingPolicy
 from stitchrl.evaluation.seen_episodes import Overlap, overlap_of
 from stitchrl.messages import listed, shown
-from stitchrl.nn.memory import MemoryPolicy
+from stitchrl.nn.memory import MemoryPolicy, has_memory
 
 __all__ = ["SAME_LOG", "as_judged", "check_meaning", "check_unseen", "notes_on_policies", "refusal_of_known"]
 
@@ -51,7 +51,7 @@ def notes_on_policies(policies: Sequence[Any], log: Dataset, *, unseen: int, for
             notes |= dict.fromkeys(check_meaning(log, schema, guard if isinstance(guard, Guard) else None, force=force))
         if isinstance(guard, Guard) and id(guard) not in looked_at:
             looked_at.add(id(guard))  # the seeds of a run have one
-            notes |= dict.fromkeys(_ranges(log, guard, force=force))
+            notes |= dict.fromkeys(_ranges(log, guard, force=force, remembers=has_memory(policy)))
         if isinstance(learned_from, EpisodeMemory) and number < unseen:
             count = check_unseen(
                 log,
@@ -204,7 +204,7 @@ def refusal_of_known(found: Overlap, leaving_out: str) -> str:
     return f"{found.seen} so that estimates on it would be too good. {way_out}"
 
 
-def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
+def _ranges(log: Dataset, guard: Guard, *, force: bool, remembers: bool) -> list[str]:
     """A sentence where some decisions lie outside the range of the policy's log, and where a column looks like another unit.
 
     Raises:
@@ -227,7 +227,7 @@ def _ranges(log: Dataset, guard: Guard, *, force: bool) -> list[str]:
     if outside > FEW_OUTSIDE and not notes:
         notes.append(
             f"In {outside:.0%} of the decisions the observation lies outside the range that the policy learned from."
-            f"{_what_acts(guard)}"
+            f"{_what_acts(guard, remembers=remembers)}"
         )
     return notes
 
@@ -243,13 +243,15 @@ def _spreads(times: float | None) -> str:
     )
 
 
-def _what_acts(guard: Guard) -> str:
+def _what_acts(guard: Guard, *, remembers: bool) -> str:
     """What a bundle with this guard does outside the range of its log, and what the estimates are of; "" where it acts."""
     if guard.on_outside != REFUSE:
         return ""
+    bare = " There the policy in use refuses to act, and the estimates are of the policy without its guard"
     return (
-        " There the policy in use refuses to act, and the estimates are of the policy without its guard: "
-        "`policy.guarded(...)` gives one that acts, and can be judged, everywhere."
+        f"{bare}."
+        if remembers
+        else f"{bare}: `policy.guarded(...)` gives one that acts, and can be judged, everywhere."
     )
 
 

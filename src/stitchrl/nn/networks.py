@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -246,7 +247,7 @@ class ImageNetwork(eqx.Module):
             seen = _patches(y)
             y = product(seen, kernel.reshape(-1, kernel.shape[-1]))
             y = jax.nn.relu(y + jnp.broadcast_to(bias, y.shape))
-        out = self.head(y.reshape(y.shape[0], -1), key=key)
+        out = self.head(y.reshape(y.shape[0], math.prod(y.shape[1:])), key=key)
         return out.reshape(*leading, out.shape[-1])
 
 

@@ -44,7 +44,7 @@ from stitchrl.nn.units import RescaledMemoryPolicy, RescaledPolicy, Standardized
 from stitchrl.nn.vae import PerturbedPolicy
 from stitchrl.storage.tensors import UnreadableError, read_tensors, write_tensors
 
-__all__ = ["load_policy_file", "load_tree_file", "save_policy_file", "save_tree_file"]
+__all__ = ["load_policy_file", "load_tree_file", "save_policy_file", "save_tree_file", "unsavable"]
 
 FORMAT_VERSION = 1
 CLASSES: dict[str, type[eqx.Module]] = {
@@ -67,6 +67,16 @@ def save_policy_file(path: Path, policy: DiscretePolicy | ContinuousPolicy | Mem
     arrays: dict[str, np.ndarray] = {}
     structure = _encode(policy, "policy", arrays)
     write_tensors(path, arrays, {"format": FORMAT_VERSION, "policy": structure})
+
+
+def unsavable(value: Any) -> str:
+    """The name of a class in a policy that no file can hold, such as one of a user's own; "" where there is none."""
+    if isinstance(value, eqx.Module):
+        if type(value).__name__ not in CLASSES:
+            return type(value).__name__
+        value = [getattr(value, field.name) for field in dataclasses.fields(value) if not field.metadata.get("static")]
+    parts = list(value.values()) if isinstance(value, dict) else value
+    return next(filter(None, map(unsavable, parts)), "") if isinstance(parts, list | tuple) else ""
 
 
 def load_policy_file(path: Path) -> DiscretePolicy | ContinuousPolicy | MemoryPolicy:

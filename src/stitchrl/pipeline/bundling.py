@@ -11,11 +11,12 @@ from stitchrl.data.episode_memory import EpisodeMemory
 from stitchrl.deployment.bundle import Bundle, save_bundle
 from stitchrl.deployment.guard import Guard
 from stitchrl.errors import RunDirectoryError
+from stitchrl.nn.saving import unsavable
 from stitchrl.pipeline.candidates import Candidate
 from stitchrl.pipeline.versions import installed_versions
 from stitchrl.training.run import Run
 
-__all__ = ["check_free", "save_trained", "save_winner"]
+__all__ = ["check_free", "in_words", "save_trained", "save_winner"]
 
 NOT_JUDGED = "Nobody has estimated yet how good this policy is: `stitchrl evaluate` does, on episodes it never saw."
 
@@ -36,7 +37,7 @@ def check_free(out: Path) -> None:
         raise RunDirectoryError(f"{str(out)!r} holds a policy that was not trained there. Choose another --out.")
 
 
-def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path:
+def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path | None:
     """Write the policy of a run's first seed as the bundle `out`/policy.
 
     Args:
@@ -46,8 +47,10 @@ def save_trained(run: Run, log: Dataset, out: Path, *, label: str) -> Path:
         label: what the policy is called.
 
     Returns:
-        The bundle's folder.
+        The bundle's folder; None where the policy is of a kind that no file can hold, such as one of a user's own.
     """
+    if unsavable(run.policy):
+        return None
     provenance = {
         "label": label,
         "algorithm": run.algorithm.name,
@@ -89,3 +92,20 @@ def save_winner(folder: Path, winner: Candidate, log: Dataset, train: Dataset, l
     }
     memory = EpisodeMemory.of(learned_from)
     save_bundle(folder, Bundle(winner.policy, log.schema, Guard.fit(train), provenance, memory))
+
+
+def in_words(run: Run, out: Path, bundle: Path | None) -> str:
+    """A sentence for a person on where the policy of the first seed of a run is.
+
+    Args:
+        run: what `st.fit` gave.
+        out: the run's directory.
+        bundle: what `save_trained` gave.
+    """
+    if bundle is not None:
+        return f"The policy of seed {run.seeds[0]} is a bundle: {bundle}"
+    kind = unsavable(run.policy)
+    return (
+        f"The policy holds a {kind}, which is none of this package's classes, and a bundle holds no others: "
+        f"`st.load({str(out)!r}, algorithms=[{type(run.algorithm).__name__}]).policy` is the policy of seed {run.seeds[0]}."
+    )
