@@ -91,7 +91,7 @@ def test_a_gain_that_no_verdict_could_confirm_stands_behind_those_that_one_could
     None
 ):
     def weighed(estimator: str, one: Estimate) -> bool:
-        return estimator == "fqe" and can_confirm(one, fitted=False, continuous=False)
+        return estimator == "fqe" and can_confirm(one, fitted=False)
 
     greedy = dataclasses.replace(gain(3.0, 0.5), weighs_actions=False)
     rung, loss = gain(1.0, 0.2), gain(-1.0, 0.2)
@@ -108,10 +108,9 @@ def test_a_gain_that_no_verdict_could_confirm_stands_behind_those_that_one_could
 
 def test_what_a_verdict_could_confirm() -> None:
     weighed, other = gain(1.0, 0.2), dataclasses.replace(gain(1.0, 0.2), weighs_actions=False)
-    assert can_confirm(weighed, fitted=False, continuous=False)
-    assert not can_confirm(other, fitted=False, continuous=False)
-    assert can_confirm(weighed, fitted=True, continuous=False) is confirmation.FITTED_COVERED
-    assert can_confirm(weighed, fitted=False, continuous=True) is confirmation.CONTINUOUS_COVERED
+    assert can_confirm(weighed, fitted=False)
+    assert not can_confirm(other, fitted=False)
+    assert can_confirm(weighed, fitted=True) is confirmation.FITTED_COVERED
 
 
 def planted(kind: type, **attributes: Any) -> Any:
@@ -127,20 +126,19 @@ GREEDY = evaluation("lstdq", dataclasses.replace(gain(3.0, 0.5), weighs_actions=
 RUNG = evaluation("fqe", gain(1.0, 0.2))
 
 
-@pytest.mark.parametrize("covered", [True, False])
 @pytest.mark.parametrize(
     ("logged", "margin", "estimators", "acts"),
     [
         (True, 0.0, ("fqe", "lstdq"), True),
+        (True, 0.65, ("fqe", "lstdq"), True),
         (True, 0.8, ("fqe", "lstdq"), False),  # the rung's predicted lower end is below the margin
         (False, 0.0, ("fqe", "lstdq"), False),  # a fitted behaviour confirms nothing
         (True, 0.0, ("lstdq",), False),  # the verdict would not rest on the estimator that could be confirmed
     ],
 )
 def test_a_run_ranks_by_what_its_verdict_could_confirm(
-    monkeypatch: pytest.MonkeyPatch, covered: bool, logged: bool, margin: float, estimators: tuple[str, ...], acts: bool
+    logged: bool, margin: float, estimators: tuple[str, ...], acts: bool
 ) -> None:
-    monkeypatch.setattr(confirmation, "CONTINUOUS_COVERED", covered)
     job = planted(
         Workspace,
         log=planted(Dataset, behavior_log_prob=np.zeros(2) if logged else None, num_actions=None),
@@ -149,15 +147,11 @@ def test_a_run_ranks_by_what_its_verdict_could_confirm(
         units_of=lambda _, part: {"validation": 100, "test": 400}[part],
     )
     first = stages._in_order(job, [GREEDY, RUNG], [True, True])[0].index
-    assert first == (1 if covered and acts else 0)
+    assert first == (1 if acts else 0)
 
 
-@pytest.mark.parametrize("covered", [True, False])
 @pytest.mark.parametrize("logged", [True, False])
-def test_a_race_ranks_by_what_a_verdict_could_confirm(
-    monkeypatch: pytest.MonkeyPatch, covered: bool, logged: bool
-) -> None:
-    monkeypatch.setattr(confirmation, "CONTINUOUS_COVERED", covered)
+def test_a_race_ranks_by_what_a_verdict_could_confirm(logged: bool) -> None:
     validation = planted(Dataset, behavior_log_prob=np.zeros(2) if logged else None, num_actions=None)
     jury = Jury(validation, validation, 400, 100, RaceSettings())
-    assert jury._order([GREEDY, RUNG])[0].index == (1 if covered and logged else 0)
+    assert jury._order([GREEDY, RUNG])[0].index == (1 if logged else 0)

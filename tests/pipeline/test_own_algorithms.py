@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 import stitchrl as st
 from stitchrl.errors import CheckpointError, ConfigurationError
+from stitchrl.nn.policy import DiscretePolicy
+from stitchrl.nn.saving import unsavable
 from stitchrl.pipeline.assignments import candidates_of, candidates_of_tables, with_assignments
+from stitchrl.pipeline.bundling import in_words, save_trained
 from stitchrl.pipeline.own_algorithms import own_algorithm
 
 CODE = """
@@ -97,3 +101,23 @@ def test_a_run_of_it_is_loaded_with_its_class(file: Path, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"algorithm 'Mine', which is not known here.*algorithms=\[Mine\]"):
         st.load(tmp_path / "run")
     assert st.load(tmp_path / "run", algorithms=[kind]).algorithm == kind(trust=2.0, hidden_sizes=(4,))
+
+
+class Foreign(DiscretePolicy):
+    """A policy of a user's own class, as an algorithm of one's own may give."""
+
+    def logits(self, obs: Any, *, action_mask: Any = None) -> Any:
+        return jnp.zeros((len(obs), 2))
+
+
+def test_what_no_bundle_can_hold_is_said_after_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = st.demo_log().head(20)
+    run = st.fit(st.BC(hidden_sizes=(4,)), log, updates=0, progress=False)
+    assert unsavable(run.policy) == ""
+    assert unsavable({"a": (Foreign(), 1)}) == "Foreign"
+    monkeypatch.setattr(type(run), "policy", Foreign())
+    assert save_trained(run, log, tmp_path, label="mine") is None
+    assert list(tmp_path.iterdir()) == []
+    said = in_words(run, tmp_path, None)
+    assert said.startswith("The policy holds a Foreign, which is none of this package's classes")
+    assert f"`st.load({str(tmp_path)!r}, algorithms=[BC]).policy`" in said

@@ -29,29 +29,19 @@ NOT_COVERED = (
     "condition (benchmarks/results/weak_causes.md), and no log shows it. Log the probability of each action that was taken."
 )
 
-CONTINUOUS_COVERED = False
-"""Whether continuous actions may give GO: not before benchmarks/results/continuous.md shows on enough logs that intervals
-cover."""
-CONTINUOUS_NOT_COVERED = (
-    "Intervals over continuous actions have not been shown to cover on enough logs "
-    "(benchmarks/results/continuous.md), so they give no GO yet."
-)
 RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."
 """Why a hidden cause matters less where propensities are logged."""
 NO_MEMORY = "It is assumed to have no memory: it is drawn anew in every decision, so one that lasts can do more harm."
 """What the strength of a hidden cause assumes."""
 
 
-def can_confirm(gain: Estimate, *, fitted: bool, continuous: bool) -> bool:
+def can_confirm(gain: Estimate, *, fitted: bool) -> bool:
     """Whether line (e) of a verdict could hold of a gain, whatever the log shows.
 
     Args:
         gain: the estimate of it.
         fitted: whether the behaviour's probabilities are a model's, and not the log's own.
-        continuous: whether the log's actions are continuous.
     """
-    if continuous and not CONTINUOUS_COVERED:
-        return False
     return FITTED_COVERED if fitted else gain.weighs_actions
 
 
@@ -69,8 +59,6 @@ class Confirmation:
             behaviour must withstand.
         model: what was fitted as the behaviour, in words; "" where it was logged.
         covered: whether published results permit a GO from a fitted behaviour.
-        continuous: whether the log's actions are continuous.
-        continuous_covered: whether published results permit a GO over continuous actions.
     """
 
     fitted: bool
@@ -80,26 +68,21 @@ class Confirmation:
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO
     model: str = ""
     covered: bool = FITTED_COVERED
-    continuous: bool = False
-    continuous_covered: bool = CONTINUOUS_COVERED
 
     def parts(self, name: str, gains: Mapping[str, Estimate], margin: float) -> list[tuple[bool, str]]:
         """What must hold of the primary gain `name`, each with a sentence that says whether it does, and why."""
-        uncovered = [(False, CONTINUOUS_NOT_COVERED)] if self.continuous and not self.continuous_covered else []
         if not self.fitted and not gains[name].weighs_actions:
             return [
                 (
                     False,
                     f"{name} does not weigh actions by their propensities, so that logged propensities do not confirm it: a "
                     "cause that decided the actions and is not in the observations would go unnoticed.",
-                ),
-                *uncovered,
+                )
             ]
         if not self.fitted:
             return [
                 (self.calibration.passed, f"Propensities are logged. {self.calibration.sentence}"),
                 *self._every_decision(),
-                *uncovered,
             ]
         return [
             (self.calibration.passed, self.calibration.sentence),
@@ -108,7 +91,6 @@ class Confirmation:
             *self._every_decision(),
             _second(name, gains, margin),
             *([] if self.covered else [(False, NOT_COVERED)]),
-            *uncovered,
         ]
 
     def rests_on(self, name: str, gains: Mapping[str, Estimate], margin: float) -> str:

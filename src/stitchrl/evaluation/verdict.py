@@ -142,8 +142,8 @@ def decide(
     other assumptions; (f) of the groups and costs that were asked for, no group lies wholly below the margin, and no cost
     wholly above its limit. NO-GO: the primary's upper end is below the margin, with (c) and (d). Otherwise CANNOT TELL.
 
-    Line (e) also asks for published results that intervals of this kind hold. While `confirmation.FITTED_COVERED` is False a
-    fitted behaviour gives no GO, and while `CONTINUOUS_COVERED` there is False continuous actions give none.
+    Line (e) also asks for published results that intervals of this kind hold: while `confirmation.FITTED_COVERED` is False a
+    fitted behaviour gives no GO.
 
     Args:
         gains: estimator -> gain, all of one estimand, on the same episodes.

@@ -95,10 +95,10 @@ class Jury:
 
     def _order(self, evaluations: Sequence[Evaluation]) -> list[Ranked]:
         gains = [one.gain for one in evaluations]
-        fitted, continuous = self.validation.behavior_log_prob is None, self.validation.num_actions is None
+        fitted = self.validation.behavior_log_prob is None
         return rank(
             gains, [True] * len(gains), size=self.validation_units, test_size=self.test_units,
-            confirms=lambda _, gain: can_confirm(gain, fitted=fitted, continuous=continuous),
+            confirms=lambda _, gain: can_confirm(gain, fitted=fitted),
         )  # fmt: skip
 
     @cached_property

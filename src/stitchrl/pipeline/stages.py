@@ -174,11 +174,11 @@ def _rank(job: Workspace) -> dict[str, Any]:
 
 def _in_order(job: Workspace, evaluations: Sequence[Evaluation], eligible: Sequence[bool]) -> list[Ranked]:
     """The order of candidates, as `rank` gives it for the verdict of this run."""
-    fitted, continuous = job.log.behavior_log_prob is None, job.log.num_actions is None
+    fitted = job.log.behavior_log_prob is None
     return rank(
         [one.gain for one in evaluations], eligible, size=job.units_of("validation"), test_size=job.units_of("test"),
         margin=job.settings.margin,
-        confirms=lambda name, gain: name in job.estimators and can_confirm(gain, fitted=fitted, continuous=continuous),
+        confirms=lambda name, gain: name in job.estimators and can_confirm(gain, fitted=fitted),
     )  # fmt: skip
 
 
