@@ -1,12 +1,15 @@
 """How often is GO said over continuous actions, of policies that are no better and of policies that are? Whole verdicts.
 
-    python benchmarks/false_go_continuous.py [--rewards quadratic bounded] [--episodes 500 2000] [--fits 30]
+    python benchmarks/false_go_continuous.py [--rewards quadratic bounded decisions] [--episodes 500 2000] [--fits 30]
 
 The worlds are the linear system of `tests/support/linear_worlds.py`: discounted, every episode cut, gains exact, the density of
 every action logged. Its rewards are the quadratic -c, of which single episodes may have very large ones, or the bounded
-exp(-c / 2), which were meant to leave more estimates healthy. Of a log .6 of the episodes fit the models and .4 make the
-verdict, as in the main job; the models of one fit serve several fresh test parts, whose verdicts are not independent. Verdicts
-are the product's. Until decision 0057 it gave no GO over continuous actions; verdicts of before were counted without that rule.
+exp(-c / 2), which were meant to leave more estimates healthy. A third world has single decisions: the first states alone, and
+rewards -|a - A s|^2 with A the better matrix, after which the episode is over.
+
+Of a log .6 of the episodes fit the models and .4 make the verdict, as in the main job; the models of one fit serve several fresh
+test parts, whose verdicts are not independent. Verdicts are the product's. Until decision 0057 it gave no GO over continuous
+actions; verdicts of before were counted without that rule.
 Each log is kept in `--state`, and the same command goes on where it stopped.
 """
 
@@ -20,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -41,6 +44,7 @@ from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import linear_worlds as lw
 
+TITLES = {"quadratic": "Quadratic rewards", "bounded": "Bounded rewards", "decisions": "Single decisions"}
 RESULTS = Path(__file__).parent / "results" / "false_go_continuous.md"
 BEFORE = RESULTS.with_name("false_go_continuous_before.jsonl")
 """Records of the verdicts before decision 0052, when an episode's share was one of the variance of sampling alone."""
@@ -54,9 +58,9 @@ ASIDE = {NEAR: (0.3, 1.0), FAR: (1.0, 1.0), QUIET: (0.3, 0.7)}
 GAINS = {NEAR: (-0.025, 0.0, 0.05), FAR: (0.0, 0.1), QUIET: (0.0,)}
 """True gains of the candidates, in standard deviations of an episode's discounted return; .025 of them is as hard to see as .01
 of survival in the hospital."""
-TESTS = 14
-"""Test parts that the models of one fit serve."""
-FULL = (5, 10, TESTS)
+TESTS, TESTS_OF_DECISIONS = 14, 40
+"""Test parts that the models of one fit serve; those of single decisions are small."""
+FULL = (5, 10, TESTS, TESTS_OF_DECISIONS)
 """How many test parts a whole fit has: the first nine have five, the next two ten."""
 RESAMPLES = 1_000
 """Of the weighted estimates, which only confirm."""
@@ -73,6 +77,8 @@ class World:
     """
 
     bounded: bool
+    tests: ClassVar[int] = TESTS
+    nearness: ClassVar[float] = 1.0
 
     def value(self, gain: np.ndarray, std: np.ndarray) -> float:
         """Exact, at the discount of these worlds.
@@ -98,9 +104,30 @@ class World:
         return dataclasses.replace(log, reward=np.exp(0.5 * log.reward)) if self.bounded else log
 
 
+class Decisions(World):
+    """Single decisions about the first states; rewards fall with the squared distance from what the better matrix says.
+
+    Candidates lie less far aside, since aside no action is good here.
+    """
+
+    tests: ClassVar[int] = TESTS_OF_DECISIONS
+    nearness: ClassVar[float] = 0.45
+
+    def value(self, gain: np.ndarray, std: np.ndarray) -> float:
+        """Exact: -E|(K - A) s + noise|^2 = -v tr (K - A)(K - A)^T - sum std^2, v being the variance of each number of s."""
+        return float(-(lw.WORLD.initial**2) * ((gain - lw.BETTER) ** 2).sum() - (std**2).sum())
+
+    def log(self, episodes: int, seed: int) -> Dataset:
+        """Decisions of the behaviour; nothing follows them."""
+        log = lw.log(episodes, 1, seed)
+        away = log.action - log.observation @ lw.BETTER.T
+        over = np.ones(log.num_transitions, bool)
+        return dataclasses.replace(log, reward=-(away**2).sum(1).astype(np.float32), terminated=over, truncated=~over)
+
+
 NAMES = [f"{wanted:+.3f}, {family}" for family, gains in GAINS.items() for wanted in gains]
 """Candidates in the order of a record's verdicts."""
-WORLDS = {"quadratic": World(False), "bounded": World(True)}
+WORLDS = {"quadratic": World(False), "bounded": World(True), "decisions": Decisions(False)}
 
 
 def candidates(world: World, spread: float) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
@@ -113,7 +140,7 @@ def candidates(world: World, spread: float) -> dict[str, tuple[np.ndarray, np.nd
     own = world.value(lw.BEHAVIOR, lw.STD)
     found = {}
     for family, gains in GAINS.items():
-        distance, noise = ASIDE[family]
+        distance, noise = world.nearness * ASIDE[family][0], ASIDE[family][1]
         for wanted in gains:
 
             def missing(
@@ -293,7 +320,7 @@ def main() -> None:
             if len(known) in FULL:
                 continue
             began, (_, policies, names) = time.monotonic(), about[rewards]
-            for found in judged(WORLDS[rewards], policies, episodes, number, TESTS):
+            for found in judged(WORLDS[rewards], policies, episodes, number, WORLDS[rewards].tests):
                 if found["test"] not in known:
                     state.add(rewards=rewards, episodes=episodes, fit=number, **found)
             own = records_of(state, rewards, episodes)
@@ -313,7 +340,7 @@ def main() -> None:
         "that the rule could hardly have failed. "
         f"{how_far(state.records)}",
         "",
-        f"{', '.join(map(str, FULL[:-1]))} or {FULL[-1]} test parts share the models of a fit, and three candidates at a gain "
+        f"{', '.join(map(str, FULL[:-2]))} or {FULL[-2]} test parts share the models of a fit, and three candidates at a gain "
         "of 0 share a log: the bounds below take them for independent, and are too small.",
         "",
         what_refuses(state.records),
@@ -326,7 +353,7 @@ def main() -> None:
             count = len({one["fit"] for one in own})
             lines += [
                 "",
-                f"## {rewards.capitalize()} rewards, {episodes:,} episodes, {count} fit{'s' if count > 1 else ''}",
+                f"## {TITLES[rewards]}, {episodes:,} episodes, {count} fit{'s' if count > 1 else ''}",
                 "",
                 f"{summary(own, names)}. One standard deviation is {spread:.3g}.",
                 "",
