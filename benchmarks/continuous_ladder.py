@@ -9,7 +9,8 @@ Each fit trains IQL and TD3+BC anew, with the main job's 2,000 updates, and judg
 ladders, by the estimators of a log with propensities; greedy policies have no density, hence no estimate among them.
 
 True gains are means over simulated episodes, the policy's and the behaviour's with the same first states and disturbances.
-Verdicts are the product's. Every log is kept in `--state`; the same command goes on where it stopped.
+Verdicts are the product's without `lstdq`, which can only forbid a GO. Every log is kept in `--state`; the same command goes on
+where it stopped.
 
 The second table is of hopper_medium.parquet in FOLDER, a log of a robot with the exact density of each action: what the model of
 the behaviour and rungs on it are truly worth, by rollouts, and how large their ratios to the logged densities are.

@@ -23,6 +23,8 @@ from stitchrl.pipeline.race_settings import RaceSettings
 from stitchrl.pipeline.settings import PipelineSettings
 from stitchrl.pipeline.workspace import Workspace
 
+DISCRETE: dict[str, Any] = {"fitted": False, "continuous": False, "decisions": False}
+
 
 def gain(value: float | None, error: float | None, *, healthy: bool = True, checks: tuple[Check, ...] = ()) -> Estimate:
     checks = checks or (Check("range", 1.0, 2.0, healthy, "Plain."),)
@@ -91,7 +93,7 @@ def test_a_gain_that_no_verdict_could_confirm_stands_behind_those_that_one_could
     None
 ):
     def weighed(estimator: str, one: Estimate) -> bool:
-        return estimator == "fqe" and can_confirm(one, fitted=False)
+        return estimator == "fqe" and can_confirm(estimator, one, **DISCRETE)
 
     greedy = dataclasses.replace(gain(3.0, 0.5), weighs_actions=False)
     rung, loss = gain(1.0, 0.2), gain(-1.0, 0.2)
@@ -108,9 +110,14 @@ def test_a_gain_that_no_verdict_could_confirm_stands_behind_those_that_one_could
 
 def test_what_a_verdict_could_confirm() -> None:
     weighed, other = gain(1.0, 0.2), dataclasses.replace(gain(1.0, 0.2), weighs_actions=False)
-    assert can_confirm(weighed, fitted=False)
-    assert not can_confirm(other, fitted=False)
-    assert can_confirm(weighed, fitted=True) is confirmation.FITTED_COVERED
+    assert can_confirm("fqe", weighed, **DISCRETE)
+    assert not can_confirm("fqe", other, **DISCRETE)
+    assert can_confirm("fqe", weighed, **DISCRETE | {"fitted": True}) is confirmation.FITTED_COVERED
+    assert can_confirm("wdr", weighed, **DISCRETE)
+    continuous = DISCRETE | {"continuous": True}
+    assert can_confirm("fqe", weighed, **continuous)
+    assert not can_confirm("wdr", weighed, **continuous)
+    assert not can_confirm("fqe", weighed, **continuous | {"decisions": True})
 
 
 def planted(kind: type, **attributes: Any) -> Any:
@@ -120,6 +127,11 @@ def planted(kind: type, **attributes: Any) -> Any:
 
 def evaluation(name: str, one: Estimate) -> Any:
     return planted(Evaluation, gain={name: one})
+
+
+def continuous_log(*, logged: bool) -> Any:
+    known = np.zeros(2) if logged else None
+    return planted(Dataset, behavior_log_prob=known, num_actions=None, num_transitions=2, num_episodes=1)
 
 
 GREEDY = evaluation("lstdq", dataclasses.replace(gain(3.0, 0.5), weighs_actions=False))
@@ -141,8 +153,8 @@ def test_a_run_ranks_by_what_its_verdict_could_confirm(
 ) -> None:
     job = planted(
         Workspace,
-        log=planted(Dataset, behavior_log_prob=np.zeros(2) if logged else None, num_actions=None),
-        settings=planted(PipelineSettings, margin=margin),
+        log=continuous_log(logged=logged),
+        settings=planted(PipelineSettings, margin=margin, horizon=None),
         estimators=estimators,
         units_of=lambda _, part: {"validation": 100, "test": 400}[part],
     )
@@ -152,6 +164,6 @@ def test_a_run_ranks_by_what_its_verdict_could_confirm(
 
 @pytest.mark.parametrize("logged", [True, False])
 def test_a_race_ranks_by_what_a_verdict_could_confirm(logged: bool) -> None:
-    validation = planted(Dataset, behavior_log_prob=np.zeros(2) if logged else None, num_actions=None)
+    validation = continuous_log(logged=logged)
     jury = Jury(validation, validation, 400, 100, RaceSettings())
     assert jury._order([GREEDY, RUNG])[0].index == (1 if logged else 0)

@@ -160,6 +160,29 @@ def test_a_fitted_behaviour_gives_no_go_before_its_coverage_is_published() -> No
     assert not Confirmation(True, CALIBRATED, NO_TRACE, Sensitivity(1.8, 2)).covered
 
 
+@pytest.mark.parametrize(
+    ("name", "decisions", "says"),
+    [
+        ("fqe", False, None),
+        ("wdr", False, "verdicts of fqe alone have been counted against the truth"),
+        ("fqe", True, "Verdicts on single decisions with continuous actions have not been counted"),
+    ],
+)
+def test_over_continuous_actions_go_is_for_what_was_counted(name: str, decisions: bool, says: str | None) -> None:
+    confirmation = dataclasses.replace(LOGGED, continuous=True, decisions=decisions)
+    verdict = decide({name: gain(0.01, 0.03, name=name)}, audit_verdict="usable", confirmation=confirmation)
+    if says is None:
+        assert verdict.decision == "GO"
+        return
+    assert verdict.decision == "CANNOT TELL"
+    assert [line.key for line in verdict.lines if line.passed is False] == ["e"]
+    assert says in verdict.lines[-1].seen
+    # Over discrete actions both kinds of logs and both estimators were counted.
+    discrete = dataclasses.replace(confirmation, continuous=False)
+    found = decide({name: gain(0.01, 0.03, name=name)}, audit_verdict="usable", confirmation=discrete)
+    assert found.decision == "GO"
+
+
 def test_no_go_needs_no_confirmation() -> None:
     assert decide({"fqe": gain(-0.03, -0.01)}, audit_verdict="usable").decision == "NO-GO"
 

@@ -155,7 +155,7 @@ def _propensities(facts: LogFacts) -> Statement:
         "Go on logging the probability of every action that is taken."
         if logged
         else "Log the probability with which each action is taken, as the logging policy knows it: without it the behaviour has "
-        "to be fitted, and a gain is harder to confirm.",
+        "to be fitted, and no gain can be confirmed.",
         f"propensities are {'logged' if logged else 'not logged'}",
         "logged propensities that pass calibration confirm a gain; a fitted behaviour gives no GO",
         "docs/verdict.md",

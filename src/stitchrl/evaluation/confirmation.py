@@ -18,7 +18,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST, LARGEST_EVERY, Sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 
-__all__ = ["NO_MEMORY", "RECORDED", "Confirmation", "can_confirm"]
+__all__ = ["NO_MEMORY", "RECORDED", "Confirmation", "can_confirm", "uncounted"]
 
 FITTED_COVERED = False
 """Whether a fitted behaviour may give GO. It may not: where a weak cause acted in every decision of long episodes, a policy
@@ -29,19 +29,44 @@ NOT_COVERED = (
     "condition (benchmarks/results/weak_causes.md), and no log shows it. Log the probability of each action that was taken."
 )
 
+COUNTED = "fqe"
+"""The estimator over continuous actions whose verdicts were counted against the truth."""
 RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."
 """Why a hidden cause matters less where propensities are logged."""
 NO_MEMORY = "It is assumed to have no memory: it is drawn anew in every decision, so one that lasts can do more harm."
 """What the strength of a hidden cause assumes."""
 
 
-def can_confirm(gain: Estimate, *, fitted: bool) -> bool:
+def uncounted(name: str, *, continuous: bool, decisions: bool) -> str:
+    """Why verdicts of this kind give no GO, since nobody has counted how often they are wrong; "" where somebody has.
+
+    Args:
+        name: of the estimator that the gain is of.
+        continuous: whether the log's actions are continuous.
+        decisions: whether every episode is a single decision.
+    """
+    if continuous and decisions:
+        return "Verdicts on single decisions with continuous actions have not been counted against the truth, so they give no GO."
+    if continuous and name != COUNTED:
+        return (
+            f"Over continuous actions verdicts of {COUNTED} alone have been counted against the truth "
+            f"(benchmarks/results/false_go_continuous.md), and this gain is of {name}, so it gives no GO."
+        )
+    return ""
+
+
+def can_confirm(name: str, gain: Estimate, *, fitted: bool, continuous: bool, decisions: bool) -> bool:
     """Whether line (e) of a verdict could hold of a gain, whatever the log shows.
 
     Args:
+        name: of its estimator.
         gain: the estimate of it.
         fitted: whether the behaviour's probabilities are a model's, and not the log's own.
+        continuous: whether the log's actions are continuous.
+        decisions: whether every episode is a single decision.
     """
+    if uncounted(name, continuous=continuous, decisions=decisions):
+        return False
     return FITTED_COVERED if fitted else gain.weighs_actions
 
 
@@ -59,6 +84,8 @@ class Confirmation:
             behaviour must withstand.
         model: what was fitted as the behaviour, in words; "" where it was logged.
         covered: whether published results permit a GO from a fitted behaviour.
+        continuous: whether the log's actions are continuous.
+        decisions: whether every episode is a single decision.
     """
 
     fitted: bool
@@ -68,9 +95,13 @@ class Confirmation:
     minimum_odds_ratio: float = MINIMUM_ODDS_RATIO
     model: str = ""
     covered: bool = FITTED_COVERED
+    continuous: bool = False
+    decisions: bool = False
 
     def parts(self, name: str, gains: Mapping[str, Estimate], margin: float) -> list[tuple[bool, str]]:
         """What must hold of the primary gain `name`, each with a sentence that says whether it does, and why."""
+        reason = uncounted(name, continuous=self.continuous, decisions=self.decisions)
+        not_counted = [(False, reason)] if reason else []
         if not self.fitted and not gains[name].weighs_actions:
             return [
                 (
@@ -83,6 +114,7 @@ class Confirmation:
             return [
                 (self.calibration.passed, f"Propensities are logged. {self.calibration.sentence}"),
                 *self._every_decision(),
+                *not_counted,
             ]
         return [
             (self.calibration.passed, self.calibration.sentence),
@@ -91,6 +123,7 @@ class Confirmation:
             *self._every_decision(),
             _second(name, gains, margin),
             *([] if self.covered else [(False, NOT_COVERED)]),
+            *not_counted,
         ]
 
     def rests_on(self, name: str, gains: Mapping[str, Estimate], margin: float) -> str:

@@ -148,6 +148,8 @@ class Judge:
             self._sensitivity(k, gain),
             self._rule.minimum_odds_ratio,
             "" if summary is None else summary.title,
+            continuous=fits.log.num_actions is None,
+            decisions=of_decisions(fits.log, fits.estimand.horizon),
         )
 
     def _sensitivity(self, k: int, gain: Mapping[str, Estimate]) -> Sensitivity | None:

@@ -11,6 +11,7 @@ from stitchrl.data.atoms import Atoms, action_atoms
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.confirmation import can_confirm
 from stitchrl.evaluation.contributions import Estimand
+from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import evaluate_fits
 from stitchrl.evaluation.evaluation import Evaluation
@@ -95,10 +96,15 @@ class Jury:
 
     def _order(self, evaluations: Sequence[Evaluation]) -> list[Ranked]:
         gains = [one.gain for one in evaluations]
-        fitted = self.validation.behavior_log_prob is None
+        log = self.validation
+        how = {
+            "fitted": log.behavior_log_prob is None,
+            "continuous": log.num_actions is None,
+            "decisions": of_decisions(log, self.settings.horizon),
+        }
         return rank(
             gains, [True] * len(gains), size=self.validation_units, test_size=self.test_units,
-            confirms=lambda _, gain: can_confirm(gain, fitted=fitted),
+            confirms=lambda name, gain: can_confirm(name, gain, **how),
         )  # fmt: skip
 
     @cached_property

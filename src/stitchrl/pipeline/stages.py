@@ -19,7 +19,7 @@ from stitchrl.errors import DataError
 from stitchrl.evaluation.action_shift import ActionShift
 from stitchrl.evaluation.agreement import Agreement
 from stitchrl.evaluation.confirmation import can_confirm
-from stitchrl.evaluation.decisions import unit_noun
+from stitchrl.evaluation.decisions import of_decisions, unit_noun
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.evaluate import evaluate_all, evaluate_fits
 from stitchrl.evaluation.evaluation import Evaluation
@@ -174,11 +174,15 @@ def _rank(job: Workspace) -> dict[str, Any]:
 
 def _in_order(job: Workspace, evaluations: Sequence[Evaluation], eligible: Sequence[bool]) -> list[Ranked]:
     """The order of candidates, as `rank` gives it for the verdict of this run."""
-    fitted = job.log.behavior_log_prob is None
+    how = {
+        "fitted": job.log.behavior_log_prob is None,
+        "continuous": job.log.num_actions is None,
+        "decisions": of_decisions(job.log, job.settings.horizon),
+    }
     return rank(
         [one.gain for one in evaluations], eligible, size=job.units_of("validation"), test_size=job.units_of("test"),
         margin=job.settings.margin,
-        confirms=lambda name, gain: name in job.estimators and can_confirm(gain, fitted=fitted),
+        confirms=lambda name, gain: name in job.estimators and can_confirm(name, gain, **how),
     )  # fmt: skip
 
 
