@@ -266,7 +266,7 @@ def compared(records: list[dict[str, Any]], before: list[dict[str, Any]]) -> str
     healthy = [sum(bool(one["gain"] and one["gain"][3]) for log in both for one in of[log]) for of in (then, now)]
     said = [sum(one["decision"] == "GO" for log in both for one in of[log]) for of in (then, now)]
     return (
-        f"On {len(both)} of these logs, of {len({log[:3] for log in both})} fit, the verdicts before decision 0052 are known as "
+        f"On {len(both)} of these logs, of {len({log[:3] for log in both})} fits, the verdicts before decision 0052 are known as "
         "well, with the same gains, when an episode's share was one of the variance of sampling alone. Of "
         f"{len(both) * len(NAMES)} verdicts {healthy[0]} were healthy then, and {said[0]} GO; {healthy[1]} are healthy now, and "
         f"{said[1]} GO. All earlier records, of 2,000 episodes and of bounded rewards too, are in "
@@ -283,15 +283,19 @@ def how_far(records: list[dict[str, Any]]) -> str:
         if name.startswith("+0.000")
     ]
     healthy = [(fit, one) for fit, one in at_zero if one["gain"] and one["gain"][3]]
-    false, fits = sum(one["decision"] == "GO" for _, one in healthy), len({fit for fit, _ in healthy})
-    most = stats.beta.ppf(0.95, false + 1, max(1, len(healthy) - false))
+    false, fits = [fit for fit, one in healthy if one["decision"] == "GO"], {fit for fit, _ in healthy}
+    if not fits:
+        return f"None of {len(at_zero)} verdicts at a gain of 0 is healthy."
+    most, of_fits = (
+        stats.beta.ppf(0.95, count + 1, total - count)
+        for count, total in ((len(false), len(healthy)), (len(set(false)), len(fits)))
+    )
     shown = [one for _, one in at_zero if one["gain"] and one["gain"][1] is not None and one["gain"][1] > 0]
     unhealthy = sum(not one["gain"][3] for one in shown)
     return (
-        f"Since decision 0052 {len(healthy)} of {len(at_zero)} verdicts at a gain of 0, of {len({fit for fit, _ in at_zero})} "
-        f"fits, are healthy; {fits} fits have such a one. {false} of the healthy ones are GO: at most {most:.1%} (95%), were "
-        f"they independent, and at most {1 - 0.05 ** (1 / fits):.1%} if only fits are. The lower end lies above 0 in "
-        f"{len(shown)} of the {len(at_zero)}, and health refuses {unhealthy} of these."
+        f"{len(healthy)} of {len(at_zero)} verdicts at a gain of 0 are healthy, of {len(fits)} fits; {len(false)} of them "
+        f"{'is' if len(false) == 1 else 'are'} GO: at most {most:.1%} (95%), were they independent, and in at most {of_fits:.1%} "
+        f"of fits. The lower end lies above 0 in {len(shown)} of the {len(at_zero)}, and health refuses {unhealthy} of these."
     )
 
 
@@ -359,8 +363,7 @@ def main() -> None:
         "and then counted all of them. It was changed when 66 were known, of which 1 was healthy: the others cannot be GO, so "
         "that the rule could hardly have failed. After that the share of one episode came to be one of the whole variance "
         "([0052](../../docs/decisions/0052-influence-in-the-whole-variance.md)), by which more verdicts are healthy, and all "
-        "records of this page were made. "
-        f"{how_far(state.records)}",
+        "records of this page were made.",
         "",
         f"{', '.join(map(str, FULL[:-2]))} or {FULL[-2]} test parts share the models of a fit, and three candidates at a gain "
         "of 0 share a log: the bounds below take them for independent, and are too small.",
@@ -377,7 +380,8 @@ def main() -> None:
                 "",
                 f"## {TITLES[rewards]}, {episodes:,} episodes, {count} fit{'s' if count > 1 else ''}",
                 "",
-                f"{summary(own, names)}. One standard deviation is {spread:.3g}. {how_well(own, list(names.values()))}",
+                f"{summary(own, names)}. One standard deviation is {spread:.3g}. {how_far(own)} "
+                f"{how_well(own, list(names.values()))}",
                 "",
                 *table(own, names),
             ]
