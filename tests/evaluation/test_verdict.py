@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from stitchrl.auditing.history import HistoryCheck, HistoryGain
-from stitchrl.evaluation.confirmation import Confirmation
+from stitchrl.evaluation.confirmation import COUNTED_WHERE, Confirmation
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.health import Check
 from stitchrl.evaluation.primary import choose_primary
@@ -171,6 +171,7 @@ def test_a_fitted_behaviour_gives_no_go_before_its_coverage_is_published() -> No
 def test_over_continuous_actions_go_is_for_what_was_counted(name: str, decisions: bool, says: str | None) -> None:
     confirmation = dataclasses.replace(LOGGED, continuous=True, decisions=decisions)
     verdict = decide({name: gain(0.01, 0.03, name=name)}, audit_verdict="usable", confirmation=confirmation)
+    assert (COUNTED_WHERE in verdict.caveats) is (says is None)
     if says is None:
         assert verdict.decision == "GO"
         return

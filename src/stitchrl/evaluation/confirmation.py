@@ -18,7 +18,7 @@ from stitchrl.evaluation.results import Estimate
 from stitchrl.evaluation.sensitivity import LARGEST, LARGEST_EVERY, Sensitivity
 from stitchrl.evaluation.settings import MINIMUM_ODDS_RATIO
 
-__all__ = ["NO_MEMORY", "RECORDED", "Confirmation", "can_confirm", "uncounted"]
+__all__ = ["COUNTED_WHERE", "NO_MEMORY", "RECORDED", "Confirmation", "can_confirm", "uncounted"]
 
 FITTED_COVERED = False
 """Whether a fitted behaviour may give GO. It may not: where a weak cause acted in every decision of long episodes, a policy
@@ -31,6 +31,12 @@ NOT_COVERED = (
 
 COUNTED = "fqe"
 """The estimator over continuous actions whose verdicts were counted against the truth."""
+COUNTED_WHERE = (
+    "How often GO is wrong over continuous actions was counted in one simulated system "
+    "(benchmarks/results/false_go_continuous.md). Far from the behaviour the fitted values may err by more than the interval "
+    "says."
+)
+"""What a GO over continuous actions does not cover."""
 RECORDED = "Propensities that the acting policy itself recorded leave no room for a hidden cause."
 """Why a hidden cause matters less where propensities are logged."""
 NO_MEMORY = "It is assumed to have no memory: it is drawn anew in every decision, so one that lasts can do more harm."
