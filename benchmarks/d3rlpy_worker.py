@@ -173,11 +173,17 @@ def episodes_of(log: Any) -> list[Any]:
 
 
 def as_seen(obs: Any) -> Any:
-    """Observations as d3rlpy takes them: vectors of float32, or images of bytes whose channels come first."""
+    """Observations as d3rlpy takes them: vectors of float32, or images of bytes whose channels come first.
+
+    Images get the border of zeros that stitchrl's convolutions of stride 2 put around them. d3rlpy's put none: of 10 rows they
+    never see the last, in which a player's paddle may be.
+    """
     given = np.asarray(obs)
     if given.ndim < 4:
         return given.astype(np.float32)
-    return np.moveaxis(given.astype(np.uint8) * 255 if given.dtype == bool else given, -1, 1)
+    border = [(0, 1) if size % 2 == 0 else (1, 1) for size in given.shape[1:3]]
+    bytes_ = given.astype(np.uint8) * 255 if given.dtype == bool else given
+    return np.pad(np.moveaxis(bytes_, -1, 1), [(0, 0), (0, 0), *border])
 
 
 def score(job: dict[str, Any]) -> dict[str, Any]:

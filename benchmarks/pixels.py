@@ -44,14 +44,14 @@ steps that takes a uniform action in a tenth of the steps: *mixed* has {log_epis
 of the last one; *medium-replay* is all that the DQN did until it was medium, at first with more uniform actions. Uniform actions
 alone return {random}.
 
-Same on both sides: transitions, bytes divided by 255, updates, batch, one convolution of 16 filters (3 x 3, stride 2), one hidden
-layer of 128, Adam at 3e-4, gamma 0.99, raw rewards. CQL: one critic; weight 2 beside a squared error here, 1 beside half of it
-there, which is the same. BCQ: threshold 0.3, 0.01 of the squared logits, networks of their own for behaviour and critic.
+Same on both sides: transitions, bytes divided by 255, updates, batch, one convolution of 16 filters (3 x 3, stride 2) that keeps
+the border (the peer's images are padded, since its convolutions would not see the last row and column, where the paddle is), one
+hidden layer of 128, Adam at 3e-4, gamma 0.99, raw rewards. CQL: one critic; weight 2 beside a squared error here, 1 beside half
+of it there, which is the same. BCQ: threshold 0.3, 0.01 of the squared logits, networks of their own for behaviour and critic.
 
-Not the same: the convolution keeps the border here (5 x 5 x 16) and not there (4 x 4 x 16); targets move by 0.005 every update
-here and are copied every 200 updates there; first weights are orthogonal here, PyTorch's there; CQL's target is the slow copy's
-maximum here and double Q-learning's there, and its error counts squared here and as a Huber loss there. d3rlpy has no IQL for
-discrete actions.
+Not the same: targets move by 0.005 every update here and are copied every 200 updates there; first weights are orthogonal here,
+PyTorch's there; CQL's target is the slow copy's maximum here and double Q-learning's there, and its error counts squared here and
+as a Huber loss there. d3rlpy has no IQL for discrete actions.
 
 "2 SE" is two standard errors of the difference from the spread of the seeds' means. Verdict: "at or above" where the difference
 is not negative, "within" where it is by less than 2 SE, else "below".
