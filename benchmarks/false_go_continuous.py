@@ -9,7 +9,8 @@ rewards -|a - A s|^2 with A the better matrix, after which the episode is over.
 
 Of a log .6 of the episodes fit the models and .4 make the verdict, as in the main job; the models of one fit serve several fresh
 test parts, whose verdicts are not independent. Verdicts are the product's, but that it also asks `lstdq`, which can only forbid a
-GO. Until decision 0057 it gave no GO over continuous actions; verdicts of before were counted without that rule.
+GO. Until decision 0057 it gave no GO over continuous actions, and on single decisions it gives none still: verdicts are counted
+without these two rules.
 Each log is kept in `--state`, and the same command goes on where it stopped.
 """
 
@@ -40,6 +41,7 @@ from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.judge import Judge
 from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
+from stitchrl.evaluation.verdict import decide
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import linear_worlds as lw
@@ -168,12 +170,14 @@ def judged(world: World, policies: list[Any], episodes: int, number: int, count:
             found = evaluate_fits(
                 fits if k == 0 else fits.on(log), chosen_estimators(DEFAULT), audit_verdict=said, resamples=RESAMPLES
             )
-        yield {"test": k, "audit": said, "verdicts": [_plain(one) for one in found]}
+        yield {"test": k, "audit": said, "verdicts": [_plain(one, said) for one in found]}
 
 
-def _plain(found: Evaluation) -> dict[str, Any]:
-    """What a record keeps of a verdict."""
-    verdict = found.verdict
+def _plain(found: Evaluation, said: str) -> dict[str, Any]:
+    """What a record keeps of a verdict, as it were if single decisions could get GO too."""
+    assert found.confirmation is not None
+    open_gate = dataclasses.replace(found.confirmation, decisions=False)
+    verdict = decide(found.gain, audit_verdict=said, confirmation=open_gate)
     gain = None if verdict.primary is None else found.gain[verdict.primary]
     return {
         "decision": verdict.decision,
