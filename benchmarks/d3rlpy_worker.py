@@ -28,10 +28,11 @@ from typing import Any
 warnings.simplefilter("ignore")
 
 import d3rlpy  # noqa: E402 - its imports warn
-import gymnasium  # noqa: E402
 import numpy as np  # noqa: E402
 import structlog  # noqa: E402 - d3rlpy's own logger
 import torch  # noqa: E402
+
+from playing import play  # noqa: E402
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
@@ -206,25 +207,8 @@ def score(job: dict[str, Any]) -> dict[str, Any]:
     if "states" in job:
         found: dict[str, Any] = {"actions": algo.predict(as_seen(np.load(job["states"]))).tolist()}
     else:
-        found = {"returns": play(algo, job["environment"], job["episode_seeds"])}
+        found = {"returns": play(lambda obs: algo.predict(as_seen(obs)), job["environment"], job["episode_seeds"])}
     return found | {"seconds": seconds, "transitions": [transitions, dataset.transition_count]}
-
-
-def play(algo: Any, environment: str, seeds: list[int]) -> list[float]:
-    """The return of one episode for each reset seed, all side by side, each to its end."""
-    envs = [gymnasium.make(environment) for _ in seeds]
-    space, returns = envs[0].action_space, np.zeros(len(seeds))
-    obs = {k: env.reset(seed=seed)[0] for k, (env, seed) in enumerate(zip(envs, seeds, strict=True))}
-    while obs:
-        actions = algo.predict(as_seen(np.stack(list(obs.values()))))
-        if isinstance(space, gymnasium.spaces.Box):
-            actions = np.clip(actions, space.low, space.high)
-        for k, action in zip(list(obs), actions, strict=True):
-            obs[k], reward, terminated, truncated, _ = envs[k].step(action)
-            returns[k] += reward
-            if terminated or truncated:
-                del obs[k]
-    return returns.tolist()
 
 
 def main() -> None:

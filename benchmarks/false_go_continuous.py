@@ -1,16 +1,16 @@
 """How often is GO said over continuous actions, of policies that are no better and of policies that are? Whole verdicts.
 
-    python benchmarks/false_go_continuous.py [--rewards quadratic bounded decisions] [--episodes 500 2000] [--fits 30]
+    python benchmarks/false_go_continuous.py [--rewards quadratic bounded decisions doses] [--episodes 500 2000] [--fits 30]
 
 The worlds are the linear system of `tests/support/linear_worlds.py`: discounted, every episode cut, gains exact, the density of
 every action logged. Its rewards are the quadratic -c, of which single episodes may have very large ones, or the bounded
-exp(-c / 2), which were meant to leave more estimates healthy. A third world has single decisions: the first states alone, and
-rewards -|a - A s|^2 with A the better matrix, after which the episode is over.
+exp(-c / 2), which were meant to leave more estimates healthy. Two more worlds have single decisions: the first states alone,
+after which the episode is over. With d = |a - A s|^2 and A the better matrix, rewards are -d, which the model of the reward can
+represent, or "doses" that work with a probability of exp(-d / 2), which it cannot.
 
-Of a log .6 of the episodes fit the models and .4 make the verdict, as in the main job; the models of one fit serve several fresh
-test parts, whose verdicts are not independent. Verdicts are the product's, but that it also asks `lstdq`, which can only forbid a
-GO. Until decision 0057 it gave no GO over continuous actions, and on single decisions it gives none still: verdicts are counted
-without these two rules.
+Of a log .6 of the episodes fit the models and .4 make the verdict, as in the main job; the models of one fit serve several
+fresh test parts, whose verdicts are not independent. Verdicts are the product's, but that it also asks `lstdq`, which can only
+forbid a GO. Until decisions 0057 and 0058 it gave no GO over continuous actions: verdicts of then are counted without that rule.
 Each log is kept in `--state`, and the same command goes on where it stopped.
 """
 
@@ -40,13 +40,17 @@ from stitchrl.evaluation.evaluate import evaluate_fits
 from stitchrl.evaluation.evaluation import Evaluation
 from stitchrl.evaluation.fits import Fits
 from stitchrl.evaluation.judge import Judge
-from stitchrl.evaluation.registry import DEFAULT, chosen_estimators
-from stitchrl.evaluation.verdict import decide
+from stitchrl.evaluation.registry import DEFAULT, DEFAULT_OF_DECISIONS, chosen_estimators
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import linear_worlds as lw
 
-TITLES = {"quadratic": "Quadratic rewards", "bounded": "Bounded rewards", "decisions": "Single decisions"}
+TITLES = {
+    "quadratic": "Quadratic rewards",
+    "bounded": "Bounded rewards",
+    "decisions": "Single decisions, quadratic rewards",
+    "doses": "Single decisions, doses that work or do not",
+}
 RESULTS = Path(__file__).parent / "results" / "false_go_continuous.md"
 BEFORE = RESULTS.with_name("false_go_continuous_before.jsonl")
 """Records of the verdicts before decision 0052, when an episode's share was one of the variance of sampling alone."""
@@ -127,9 +131,25 @@ class Decisions(World):
         return dataclasses.replace(log, reward=-(away**2).sum(1).astype(np.float32), terminated=over, truncated=~over)
 
 
+class Doses(Decisions):
+    """Doses that work, a reward of 1, with a probability of exp(-|a - A s|^2 / 2), or do not, 0."""
+
+    def value(self, gain: np.ndarray, std: np.ndarray) -> float:
+        """Exact: a - A s is normal about 0 with a covariance C, and E exp(-|x|^2 / 2) = det(I + C)^(-1/2)."""
+        away = gain - lw.BETTER
+        spread = np.eye(len(std)) + lw.WORLD.initial**2 * away @ away.T + np.diag(std**2)
+        return float(np.linalg.det(spread) ** -0.5)
+
+    def log(self, episodes: int, seed: int) -> Dataset:
+        """Doses of the behaviour."""
+        log = super().log(episodes, seed)
+        works = np.random.default_rng([seed, 1]).random(episodes) < np.exp(0.5 * log.reward.astype(np.float64))
+        return dataclasses.replace(log, reward=works.astype(np.float32))
+
+
 NAMES = [f"{wanted:+.3f}, {family}" for family, gains in GAINS.items() for wanted in gains]
 """Candidates in the order of a record's verdicts."""
-WORLDS = {"quadratic": World(False), "bounded": World(True), "decisions": Decisions(False)}
+WORLDS = {"quadratic": World(False), "bounded": World(True), "decisions": Decisions(False), "doses": Doses(False)}
 
 
 def candidates(world: World, spread: float) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
@@ -163,21 +183,20 @@ def judged(world: World, policies: list[Any], episodes: int, number: int, count:
     fit_on = world.log(cut, 50_000 + number)
     tests = [world.log(episodes - cut, 100_000 + count * number + k) for k in range(count)]
     settings = st.FitSettings(seed=number)
+    names = DEFAULT_OF_DECISIONS if isinstance(world, Decisions) else DEFAULT
     fits = Fits(policies, tests[0], fit_on, estimand=Estimand(lw.GAMMA), settings=settings)
     for k, log in enumerate(tests):
         said = audit(log).verdict if number < AUDITED and k == 0 else "usable"
         with mock.patch.object(Judge, "_sensitivity", return_value=None):  # decides nothing where densities are logged
             found = evaluate_fits(
-                fits if k == 0 else fits.on(log), chosen_estimators(DEFAULT), audit_verdict=said, resamples=RESAMPLES
+                fits if k == 0 else fits.on(log), chosen_estimators(names), audit_verdict=said, resamples=RESAMPLES
             )
         yield {"test": k, "audit": said, "verdicts": [_plain(one, said) for one in found]}
 
 
 def _plain(found: Evaluation, said: str) -> dict[str, Any]:
-    """What a record keeps of a verdict, as it were if single decisions could get GO too."""
-    assert found.confirmation is not None
-    open_gate = dataclasses.replace(found.confirmation, decisions=False)
-    verdict = decide(found.gain, audit_verdict=said, confirmation=open_gate)
+    """What a record keeps of a verdict."""
+    verdict = found.verdict
     gain = None if verdict.primary is None else found.gain[verdict.primary]
     return {
         "decision": verdict.decision,
@@ -320,6 +339,31 @@ def how_well(records: list[dict[str, Any]], truth: list[float]) -> str:
     return f"Of {len(found)} healthy intervals of all candidates {above} lie above the true gain and {below} below it."
 
 
+def how_shared(records: list[dict[str, Any]], names: dict[str, float]) -> str:
+    """How far errors differ between the test parts of one fit, and between fits beyond that, in sentences; "" for one fit.
+
+    A variance between fits above 0 is what the models of a fit do to all of its estimates.
+    """
+    told, fits = [], sorted({fit_of(record) for record in records})
+    for place, (name, truth) in enumerate(names.items()):
+        errors = [
+            [gain[0] - truth for one in records if fit_of(one) == fit and (gain := one["verdicts"][place]["gain"])]
+            for fit in fits
+        ]
+        errors = [of_fit for of_fit in errors if len(of_fit) > 1]
+        if len(errors) < 2 or not name.startswith("+0.000"):
+            continue
+        within = float(np.mean([np.var(of_fit, ddof=1) for of_fit in errors]))
+        means = [np.mean(of_fit) for of_fit in errors]
+        between = float(np.var(means, ddof=1)) - within * float(np.mean([1 / len(of_fit) for of_fit in errors]))
+        bias, noise = np.mean(means), np.std(means, ddof=1) / np.sqrt(len(means))
+        shared = f"{np.sqrt(between):.3f} between fits" if between > 0 else "none between fits"
+        told.append(
+            f"{name.split(', ')[1]} {np.sqrt(within):.3f} within a fit and {shared} (mean error {bias:+.3f}, SE {noise:.3f})"
+        )
+    return f"Standard deviations of the errors at a gain of 0: {'; '.join(told)}." if told else ""
+
+
 def _about(world: World) -> tuple[float, list[Any], dict[str, float]]:
     """Standard deviation of the returns of a world, its candidates, and their names with their exact gains."""
     spread = float(world.log(4000, 2).episode_returns(lw.GAMMA).std())
@@ -385,7 +429,7 @@ def main() -> None:
                 f"## {TITLES[rewards]}, {episodes:,} episodes, {count} fit{'s' if count > 1 else ''}",
                 "",
                 f"{summary(own, names)}. One standard deviation is {spread:.3g}. {how_far(own)} "
-                f"{how_well(own, list(names.values()))}",
+                f"{how_well(own, list(names.values()))} {how_shared(own, names)}",
                 "",
                 *table(own, names),
             ]

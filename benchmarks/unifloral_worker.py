@@ -36,18 +36,18 @@ class Normal:
         return -0.5 * ((value - self.loc) / self.scale) ** 2 - jnp.log(self.scale) - 0.5 * math.log(2.0 * math.pi)
 
 
-def their_module(checkout: Path) -> Any:
-    """`algorithms/iql.py` of the checkout."""
-    for name in ("d4rl", "gym", "tyro", "wandb"):
-        if importlib.util.find_spec(name) is None:
-            sys.modules[name] = ModuleType(name)
+def their_module(checkout: Path, name: str = "iql") -> Any:
+    """`algorithms/NAME.py` of the checkout."""
+    for needed in ("d4rl", "gym", "tyro", "wandb"):
+        if importlib.util.find_spec(needed) is None:
+            sys.modules[needed] = ModuleType(needed)
     if importlib.util.find_spec("distrax") is None:
         sys.modules["distrax"] = SimpleNamespace(Normal=Normal)  # type: ignore[assignment]
-    spec = importlib.util.spec_from_file_location("unifloral_iql", checkout / "algorithms" / "iql.py")
+    spec = importlib.util.spec_from_file_location(f"unifloral_{name}", checkout / "algorithms" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["unifloral_iql"] = module
+    sys.modules[f"unifloral_{name}"] = module
     spec.loader.exec_module(module)
     return module
 

@@ -8,7 +8,8 @@ from bandit_worlds import BanditWorld
 
 import stitchrl as st
 from stitchrl.evaluation import reward_model
-from stitchrl.evaluation.reward_model import PENALTIES, fit_reward
+from stitchrl.evaluation.reward_model import fit_reward
+from stitchrl.evaluation.ridge import PENALTIES, ridge
 
 
 def log_of(seen: np.ndarray, action: np.ndarray, reward: np.ndarray, actions: int) -> st.Dataset:
@@ -21,7 +22,7 @@ def log_of(seen: np.ndarray, action: np.ndarray, reward: np.ndarray, actions: in
 def test_ridge_paths_are_those_of_a_brute_force(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     z, target = rng.normal(size=shape), rng.normal(size=shape[0])
-    path = reward_model._ridge(z, target)
+    path = ridge(z, target)
     for k, penalty in enumerate(PENALTIES[:-1]):
         matrix = z.T @ z + penalty * np.eye(shape[1])
         assert path.coefficients[k] == pytest.approx(np.linalg.solve(matrix, z.T @ target))

@@ -165,7 +165,8 @@ def test_a_fitted_behaviour_gives_no_go_before_its_coverage_is_published() -> No
     [
         ("fqe", False, None),
         ("wdr", False, "verdicts of fqe alone have been counted against the truth"),
-        ("fqe", True, "Verdicts on single decisions with continuous actions have not been counted"),
+        ("reward-dr", True, None),
+        ("snips", True, "verdicts of reward-dr alone have been counted against the truth"),
     ],
 )
 def test_over_continuous_actions_go_is_for_what_was_counted(name: str, decisions: bool, says: str | None) -> None:

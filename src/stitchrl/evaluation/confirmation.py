@@ -29,8 +29,8 @@ NOT_COVERED = (
     "condition (benchmarks/results/weak_causes.md), and no log shows it. Log the probability of each action that was taken."
 )
 
-COUNTED = "fqe"
-"""The estimator over continuous actions whose verdicts were counted against the truth."""
+COUNTED, COUNTED_OF_DECISIONS = "fqe", "reward-dr"
+"""The estimators over continuous actions whose verdicts were counted against the truth; the second on single decisions."""
 COUNTED_WHERE = (
     "How often GO is wrong over continuous actions was counted in one simulated system "
     "(benchmarks/results/false_go_continuous.md). Far from the behaviour the fitted values may err by more than the interval "
@@ -51,11 +51,11 @@ def uncounted(name: str, *, continuous: bool, decisions: bool) -> str:
         continuous: whether the log's actions are continuous.
         decisions: whether every episode is a single decision.
     """
-    if continuous and decisions:
-        return "Verdicts on single decisions with continuous actions have not been counted against the truth, so they give no GO."
-    if continuous and name != COUNTED:
+    counted = COUNTED_OF_DECISIONS if decisions else COUNTED
+    if continuous and name != counted:
+        where = "single decisions with continuous actions" if decisions else "continuous actions"
         return (
-            f"Over continuous actions verdicts of {COUNTED} alone have been counted against the truth "
+            f"Over {where} verdicts of {counted} alone have been counted against the truth "
             f"(benchmarks/results/false_go_continuous.md), and this gain is of {name}, so it gives no GO."
         )
     return ""

@@ -5,14 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from stitchrl.evaluation.action_checks import checks_of_actions
 from stitchrl.evaluation.attainable import what_untried_actions_may_do
-from stitchrl.evaluation.balance import balance_of_actions, balance_test
-from stitchrl.evaluation.balance_checks import (
-    check_action_balance,
-    check_balance,
-    check_outside,
-    check_regional_balance,
-)
+from stitchrl.evaluation.balance import balance_test
+from stitchrl.evaluation.balance_checks import check_balance, check_regional_balance
 from stitchrl.evaluation.contributions import Contributions
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
 from stitchrl.evaluation.health import Check, check_networks, check_range, check_spread, check_unknown_waits
@@ -97,17 +93,10 @@ def _of_waits(case: Case) -> tuple[Check, ...]:
 
 
 def _of_actions(case: Case, found: Refit, networks: int) -> tuple[Check, ...]:
-    """Over continuous actions, which cannot be counted, whether the weights follow the policy's actions as well."""
+    """Over continuous actions, whether weights follow the policy's actions as well, and whether there are several networks."""
     if case.log.num_actions is not None:
         return ()
-    log = case.fits.fits.timed_log
-    next_draws = case.fits.fits.next_choices(case.fits.policy)
-    test = balance_of_actions(log, case.fits.choices, next_draws, found.weights, case.estimand.gamma, case.units)
-    low, high = log.action.min(0), log.action.max(0)
-    slack = 1e-6 * np.maximum(high - low, 1e-12)
-    draws = case.fits.choices
-    outside = float(((draws < low - slack) | (draws > high + slack)).any(2).mean())
-    return check_action_balance(test), check_outside(outside), check_networks(networks)
+    return (*checks_of_actions(case, found.weights), check_networks(networks))
 
 
 def behavior_of(case: Case, fitted: CorrectedQ) -> Draft | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stitchrl.data.dataset import Dataset
 
-__all__ = ["of_decisions", "unit_noun", "weights_suffice"]
+__all__ = ["judged_as_decisions", "of_decisions", "unit_noun", "weights_suffice"]
 
 
 def of_decisions(log: Dataset, horizon: int | None = None) -> bool:
@@ -19,8 +19,16 @@ def of_decisions(log: Dataset, horizon: int | None = None) -> bool:
 
 
 def weights_suffice(log: Dataset, horizon: int | None = None) -> bool:
-    """Whether every episode is one decision between discrete actions whose probability was logged."""
-    return of_decisions(log, horizon) and log.num_actions is not None and log.behavior_log_prob is not None
+    """Whether every episode is one decision, and the probability or the density of its action was logged."""
+    return of_decisions(log, horizon) and log.behavior_log_prob is not None
+
+
+def judged_as_decisions(log: Dataset, horizon: int | None = None) -> bool:
+    """Whether a verdict rests on the estimators of single decisions.
+
+    Over continuous actions they need logged densities: ratios to a fitted one say little.
+    """
+    return of_decisions(log, horizon) and (log.num_actions is not None or log.behavior_log_prob is not None)
 
 
 def unit_noun(log: Dataset, horizon: int | None = None) -> str:

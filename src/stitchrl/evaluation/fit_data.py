@@ -85,8 +85,8 @@ class FitData:
         estimand: which quantity is estimated.
         settings: how models are fitted.
         monitors: shown the progress of long fits.
-        log_policy: gives the (N,) logarithm of a policy's probability of the logged action, by its number; None where no fit
-            asks for it.
+        log_policy: gives the (N,) logarithm of a policy's probability, or density, of the logged action, by its number, or None
+            where the policy has no density; None where no fit asks for it.
         choices: gives what each policy does at the states of `log`, as `next_choices` does; None where no fit asks for it.
     """
 
@@ -96,7 +96,7 @@ class FitData:
     estimand: Estimand
     settings: FitSettings
     monitors: Sequence[LoopMonitor] = ()
-    log_policy: Callable[[int], NumpyArray] | None = None
+    log_policy: Callable[[int], NumpyArray | None] | None = None
     choices: Callable[[], Iterable[NumpyArray]] | None = None
 
     def __post_init__(self) -> None:
@@ -123,12 +123,14 @@ class FitData:
         """The behaviour, fitted to these episodes."""
         return fit_behavior(self.log, self.settings)
 
-    def log_ratio(self, policy: int) -> Float[NumpyArray, " N"]:
-        """(N,) log policy - log behaviour probability of the logged actions of these episodes."""
+    def log_ratio(self, policy: int) -> Float[NumpyArray, " N"] | None:
+        """(N,) log policy - log behaviour probability of the logged actions of these episodes; None without a density."""
         assert self.log_policy is not None
+        if (found := self.log_policy(policy)) is None:
+            return None
         logged = logged_propensities(self.log)
         known = fitted_propensities(self.behavior.policy, self.log) if logged is None else logged
-        return self.log_policy(policy) - known.log_prob
+        return found - known.log_prob
 
 
 @dataclasses.dataclass(eq=False)

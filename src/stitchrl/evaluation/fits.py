@@ -327,7 +327,7 @@ class Fits:
         data = self._data(
             self.log.select_episodes(other),
             lambda: (self.next_choices(k)[other_rows] for k in self._fitted),
-            lambda k: self.log_policy(self._fitted[k])[other_rows],
+            lambda k: None if (found := self._known_log_policy(self._fitted[k])) is None else found[other_rows],
             lambda: (self.choices(k)[other_rows] for k in self._fitted),
         )
         log = self.log.select_episodes(here)
@@ -348,17 +348,19 @@ class Fits:
             self.policies,
         )
 
-    def _log_policy_on(self, policy: int, log: Dataset) -> Float[NumpyArray, " N"]:
-        """`log_policy`, on any log with discrete actions."""
+    def _log_policy_on(self, policy: int, log: Dataset) -> Float[NumpyArray, " N"] | None:
+        """`log_policy` on any log; None where the policy has no density."""
         if isinstance(one := self.policies[policy], LoggedPolicy):
             return one.log_prob_on(log)
+        if log.num_actions is None:
+            return log_densities_on(one, log) if has_density(one) else None
         return _log_of_actions(probability_pieces(self.policies[policy], log), log)
 
     def _data(
         self,
         log: Dataset,
         next_choices: Callable[[], Iterable[NumpyArray]],
-        log_policy: Callable[[int], NumpyArray],
+        log_policy: Callable[[int], NumpyArray | None],
         choices: Callable[[], Iterable[NumpyArray]],
     ) -> FitData:
         count, known = len(self._fitted), (self.estimand, self.settings, self._monitors)

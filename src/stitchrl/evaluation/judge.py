@@ -16,7 +16,7 @@ from stitchrl.evaluation.confirmation import Confirmation
 from stitchrl.evaluation.consistency import Consistency, consistency_of
 from stitchrl.evaluation.contributions import Estimand
 from stitchrl.evaluation.costs import Limit, costs_of
-from stitchrl.evaluation.decisions import of_decisions, unit_noun
+from stitchrl.evaluation.decisions import judged_as_decisions, of_decisions, unit_noun
 from stitchrl.evaluation.estimating import behavior_estimate, bounded, estimates_of
 from stitchrl.evaluation.estimator import Draft, Estimator, behavior_variances
 from stitchrl.evaluation.evaluation import Evaluation
@@ -211,7 +211,7 @@ class Judge:
     ) -> Verdict:
         """The verdict; under CANNOT TELL with how large a log would decide."""
         log, rule = self._fits.log, self._rule
-        decisions = log.num_actions is not None and of_decisions(log, self._fits.estimand.horizon)
+        decisions = judged_as_decisions(log, self._fits.estimand.horizon)
         verdict = decide(
             gain,
             audit_verdict=NOT_AUDITED if rule.audit_verdict is None else rule.audit_verdict,

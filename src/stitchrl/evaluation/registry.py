@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stitchrl.data.dataset import Dataset
 from stitchrl.errors import ConfigurationError
 from stitchrl.evaluation.contributions import Estimand
-from stitchrl.evaluation.decisions import of_decisions
+from stitchrl.evaluation.decisions import judged_as_decisions, of_decisions
 from stitchrl.evaluation.estimator import Estimator
 from stitchrl.evaluation.estimators.contextual_bandits import CONTEXTUAL_BANDITS
 from stitchrl.evaluation.estimators.double_reinforcement import DoubleReinforcementLearning
@@ -54,6 +54,9 @@ DEFAULT_OF_DECISIONS = ("reward-dr", "snips", "dros")
 """The estimators of an evaluation that names none, where every episode is a single decision."""
 CONTINUOUS_DEFAULT = ("wis", "wdr", "fqe", "lstdq")
 """The estimators of an evaluation that names none, over continuous actions with logged propensities."""
+CONTINUOUS_DEFAULT_OF_DECISIONS = (*DEFAULT_OF_DECISIONS, "lstdq")
+"""The estimators of an evaluation that names none, where every episode is a single decision with continuous actions and logged
+propensities; lstdq is for policies without a density."""
 UNKNOWN_DENSITY_DEFAULT = ("lstdq",)
 """The estimators over continuous actions without logged propensities: ratios to a fitted density in many dimensions say
 little, so those that use them must be asked for by name."""
@@ -64,10 +67,11 @@ def default_estimators(log: Dataset, horizon: int | None = None) -> tuple[str, .
 
     On single decisions without logged propensities FQE is added: it alone does not weight by the fitted behaviour.
     """
-    known = log.behavior_log_prob is not None
+    known, alone = log.behavior_log_prob is not None, of_decisions(log, horizon)
     if log.num_actions is None:
-        return CONTINUOUS_DEFAULT if known else UNKNOWN_DENSITY_DEFAULT
-    if not of_decisions(log, horizon):
+        usual = CONTINUOUS_DEFAULT_OF_DECISIONS if alone else CONTINUOUS_DEFAULT
+        return usual if known else UNKNOWN_DENSITY_DEFAULT
+    if not alone:
         return DEFAULT
     return DEFAULT_OF_DECISIONS if known else (*DEFAULT_OF_DECISIONS, "fqe")
 
@@ -104,7 +108,7 @@ def chosen_estimators(estimators: Sequence[str | Estimator]) -> tuple[Estimator,
 def first_primary(log: Dataset, estimand: Estimand) -> Estimator:
     """The first estimator that a verdict may rest on, of those that are used where none is named and that apply to a log; the
     first of all where none applies."""
-    alone = log.num_actions is not None and of_decisions(log, estimand.horizon)
+    alone = judged_as_decisions(log, estimand.horizon)
     names, used = primary_names(decisions=alone), default_estimators(log, estimand.horizon)
     return next(
         (ESTIMATORS[name] for name in names if name in used and ESTIMATORS[name].refusal(log, estimand, ()) is None),

@@ -1,4 +1,5 @@
-"""A model of the reward of one decision, q(s, a), by two ridge regressions that need no array of rows by actions by features.
+"""A model of the reward of one discrete decision, q(s, a), by two ridge regressions that need no array of rows by actions by
+features. (Continuous actions: `evaluation/response_surface.py`.)
 
 With x(s) the standardised observation and 1 the constant, the model is fitted in two steps:
 
@@ -25,18 +26,16 @@ from jaxtyping import Float, Int
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.scaling import Scaling
 from stitchrl.evaluation.fit_data import FitData, Fold, Order
+from stitchrl.evaluation.response_surface import ResponseSurface, fit_surface
+from stitchrl.evaluation.ridge import ridge, standardised
 from stitchrl.types import NumpyArray
 
 __all__ = ["FitReward", "RewardModel", "RewardValues", "fit_reward"]
 
-PENALTIES = (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 1e4, np.inf)
-"""Ridge penalties that are tried, in decisions: a penalty of 100 halves an effect that rests on 100 decisions."""
 CELLS_AT_ONCE = 2**22
 """Numbers of one piece of rows by actions while q is averaged over a policy: 32 MB of them."""
 MOST_EFFECTS = 2**20
 """The most numbers that the effects of all actions may hold; beyond it no effect depends on the observation."""
-SMALLEST = 1e-12
-"""Eigenvalues that are a smaller share of the largest count as rounding."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +77,7 @@ class RewardModel:
         self, obs: Float[NumpyArray, "rows D"], action: Int[NumpyArray, " rows"]
     ) -> Float[NumpyArray, " rows"]:
         """(rows,) q of one action at each row."""
-        x = _standardised(self.scaling, obs)
+        x = standardised(self.scaling, obs)
         found = self.intercept + x @ self.slope
         if len(self.actions):
             place = np.minimum(np.searchsorted(self.actions, action), len(self.actions) - 1)
@@ -91,7 +90,7 @@ class RewardModel:
         self, obs: Float[NumpyArray, "rows D"], probs: Float[NumpyArray, "rows A"]
     ) -> Float[NumpyArray, " rows"]:
         """(rows,) q averaged over the actions of a policy."""
-        x = _standardised(self.scaling, obs)
+        x = standardised(self.scaling, obs)
         base = self.intercept + x @ self.slope
         plain = np.clip(base, self.low, self.high)
         found = probs.sum(1, dtype=np.float64) * plain
@@ -109,9 +108,9 @@ class RewardModel:
 def fit_reward(log: Dataset) -> RewardModel:
     """Fit equations (1) and (2) to the decisions of a log."""
     reward, scaling = log.reward.astype(np.float64), Scaling.fit(log)
-    x = _standardised(scaling, log.observation)
+    x = standardised(scaling, log.observation)
     intercept, center = float(reward.mean()), x.mean(0)
-    path = _ridge(x - center, reward - intercept)
+    path = ridge(x - center, reward - intercept)
     one = int((path.left_out**2).sum(1).argmin())
     slope = path.coefficients[one]
     intercept -= float(center @ slope)
@@ -130,7 +129,7 @@ def _effects(
     best: tuple[float, Float[NumpyArray, "K E"], Float[NumpyArray, " M"]] | None = None
     widths = (1, 1 + x.shape[1]) if len(groups) * (1 + x.shape[1]) <= MOST_EFFECTS else (1,)
     for width in widths:
-        paths = [_ridge(_with_constant(x[rows], width), left[rows]) for rows in groups]
+        paths = [ridge(_with_constant(x[rows], width), left[rows]) for rows in groups]
         errors = np.sum([(path.left_out**2).sum(1) for path in paths], axis=0)
         at = int(errors.argmin())
         if best is not None and errors[at] >= best[0]:
@@ -146,39 +145,6 @@ def _effects(
     return actions, effects, residual
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Path:
-    """Ridge regressions with each of the `PENALTIES`: coefficients (P, E), and (P, M) errors without the row itself."""
-
-    coefficients: Float[NumpyArray, "P E"]
-    left_out: Float[NumpyArray, "P M"]
-
-
-def _ridge(z: Float[NumpyArray, "M E"], target: Float[NumpyArray, " M"]) -> _Path:
-    """Ridge regression without a constant of its own, by the eigenvectors of the smaller of z^T z and z z^T."""
-    penalties = np.asarray(PENALTIES)[:, None]
-    wide = z.shape[1] > z.shape[0]
-    values, vectors = np.linalg.eigh(z @ z.T if wide else z.T @ z)
-    kept = values > SMALLEST * max(float(values[-1]) if len(values) else 0.0, 1e-300)
-    values, vectors = values[kept], vectors[:, kept]
-    # u: (M, r) with orthonormal columns; right: (E, r), so that z = u sqrt(values) right^T.
-    size = np.sqrt(values)
-    u = vectors if wide else (z @ vectors) / size
-    right = (z.T @ vectors) / size if wide else vectors
-    along = u.T @ target
-    shrunk = values / (values + penalties)
-    coefficients = (shrunk * along / size) @ right.T
-    leverage = np.minimum(shrunk @ (u**2).T, 1.0 - 1e-9)
-    return _Path(coefficients, (target - (shrunk * along) @ u.T) / (1.0 - leverage))
-
-
-def _standardised(scaling: Scaling, obs: Float[NumpyArray, "rows D"]) -> Float[NumpyArray, "rows D"]:
-    """Observations with mean 0 and standard deviation 1; missing and infinite numbers are set to the mean."""
-    with np.errstate(invalid="ignore"):
-        scaled = (obs.astype(np.float64) - scaling.mean) / scaling.std
-    return np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def _with_constant(x: Float[NumpyArray, "rows D"], width: int) -> Float[NumpyArray, "rows E"]:
     """z of equation (2): the constant alone (width 1), or the constant and the observation."""
     ones = np.ones((len(x), 1))
@@ -187,15 +153,20 @@ def _with_constant(x: Float[NumpyArray, "rows D"], width: int) -> Float[NumpyArr
 
 @dataclasses.dataclass(frozen=True)
 class FitReward:
-    """The request for a model of the reward; one serves all policies."""
+    """The request for a model of the reward, by the kind of the log's actions; one serves all policies."""
 
-    def fit(self, data: FitData) -> Sequence[RewardModel]:
+    def fit(self, data: FitData) -> Sequence[RewardModel | ResponseSurface]:
         """The same model for every policy."""
-        return [fit_reward(data.log)] * data.policies
+        fitted = fit_surface(data.log) if data.log.num_actions is None else fit_reward(data.log)
+        return [fitted] * data.policies
 
-    def apply(self, model: RewardModel, fold: Fold, policy: int) -> RewardValues:
+    def apply(self, model: RewardModel | ResponseSurface, fold: Fold, policy: int) -> RewardValues:
         """q and v on the decisions of a fold."""
         log, v = fold.log, np.empty(fold.log.num_transitions)
+        if isinstance(model, ResponseSurface):
+            return RewardValues(
+                model.of_actions(log.observation, log.action), model.average(log.observation, fold.choices(policy))
+            )
         for rows, probs in fold.pieces(policy):
             v[rows] = model.average(log.observation_table[log.observation_index[rows]], probs)
         return RewardValues(model.of_actions(log.observation, log.action), v)

@@ -210,7 +210,9 @@ class FitVisits:
         read = [features.on(part) for part in logs]
         found = []
         for policy in range(data.policies):
-            ratio = ratio_of(data.log_ratio(policy))
+            log_ratio = data.log_ratio(policy)
+            assert log_ratio is not None  # actions are discrete
+            ratio = ratio_of(log_ratio)
             terms = [
                 balance_terms(part, *of_part, ratio[of_rows], gamma=data.gamma)
                 for part, of_part, of_rows in zip(logs, read, rows, strict=False)

@@ -1,7 +1,8 @@
 """Estimators for single decisions (contextual bandits): ips, snips, reward-dr, switch-dr, dros, sg-ips, sg-dr.
 
 The log has n decisions (s, a, r), each with the ratio w = policy / behaviour probability of its action; q(s, a) is a model of
-the reward that was fitted on other decisions (`evaluation/reward_model.py`), and v(s) its mean over the policy's actions.
+the reward that was fitted on other decisions (`evaluation/reward_model.py`, `response_surface.py`), and v(s) its mean over the
+policy's actions. Where actions are continuous, w is a ratio of densities.
 
     (1)  ips        (1/n) sum w r                           unbiased (Horvitz and Thompson 1952)
     (2)  snips      sum w r / sum w                         within the rewards seen (Swaminathan and Joachims 2015)
@@ -36,6 +37,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.action_checks import checks_of_actions
 from stitchrl.evaluation.contributions import Contributions, Estimand
 from stitchrl.evaluation.decisions import of_decisions
 from stitchrl.evaluation.estimator import Case, Draft, shared_assumptions
@@ -49,8 +51,10 @@ from stitchrl.evaluation.health import (
     check_spread,
     not_applicable,
 )
-from stitchrl.evaluation.predictable import VisitRatios
+from stitchrl.evaluation.policy_actions import refusal_without_density
+from stitchrl.evaluation.predictable import LoggedWeights, Ratios, VisitRatios
 from stitchrl.evaluation.probabilities import PolicyLike
+from stitchrl.evaluation.response_surface import ResponseSurface
 from stitchrl.evaluation.reward_model import FitReward, RewardModel, RewardValues
 from stitchrl.types import NumpyArray
 
@@ -176,18 +180,23 @@ class ChooseLimit:
     shrinkage: str
     modelled: bool
 
-    def fit(self, data: FitData) -> Sequence[_Elsewhere]:
-        """Weights and residuals for each policy; the model predicts each decision without having seen it."""
+    def fit(self, data: FitData) -> Sequence[_Elsewhere | None]:
+        """Weights and residuals for each policy that has a density; the model predicts each decision without having seen it."""
         residual = data.log.reward.astype(np.float64)
         if self.modelled:
-            models: Sequence[RewardModel] = data.models(FitReward())
+            models: Sequence[RewardModel | ResponseSurface] = data.models(FitReward())
             residual = models[0].residual
         with np.errstate(over="ignore"):
-            weights = [np.minimum(np.exp(data.log_ratio(k)), 1e100) for k in range(data.policies)]
-        return [_Elsewhere(weight, residual) for weight in weights]
+            ratios = [data.log_ratio(k) for k in range(data.policies)]
+            return [
+                None if ratio is None else _Elsewhere(np.minimum(np.exp(ratio), 1e100), residual) for ratio in ratios
+            ]
 
-    def apply(self, model: _Elsewhere, fold: Fold, policy: int) -> Limits:
-        """The limit with the least estimated squared error, the same for every decision of a fold."""
+    def apply(self, model: _Elsewhere | None, fold: Fold, policy: int) -> Limits:
+        """The limit with the least estimated squared error, the same for every decision of a fold; NaN without a density."""
+        if model is None:
+            nothing = np.full(fold.log.num_episodes, np.nan)
+            return Limits(nothing, nothing)
         shrink, limits = SHRINKAGES[self.shrinkage]
         weight, residual = model
         tried = limits(weight)
@@ -240,11 +249,7 @@ class BanditEstimator:
         return not self.modelled
 
     def refusal(self, log: Dataset, estimand: Estimand, policies: Sequence[PolicyLike]) -> str | None:
-        """It refuses continuous actions and episodes of several steps; where it has a model of the reward, also images."""
-        if log.num_actions is None:
-            return (
-                f"{self.name} weights discrete actions so far; this log's are continuous. is and wis weight densities."
-            )
+        """It refuses episodes of several steps, policies without a density, and, with a model of the reward, images."""
         if not of_decisions(log, estimand.horizon):
             longest = int(log.episode_lengths.max())
             seen = f"have up to {longest:,}" if longest > 1 else "were cut after it, so that something may follow"
@@ -252,6 +257,8 @@ class BanditEstimator:
                 f"{self.name} is for logs of single decisions, whose episodes end after one step; this log's {seen}. "
                 "is, wis, dr and wdr weight whole episodes."
             )
+        if (refusal := refusal_without_density(self.name, policies)) is not None:
+            return refusal
         if self.modelled and log.observation_table.ndim != 2:
             return (
                 f"{self.name} fits a model of the reward to vectors; this log's observations are images of shape "
@@ -277,6 +284,8 @@ class BanditEstimator:
             check_mean_weight(weight, log_scale, noun=case.units.episode_noun),
             case.calibration,
         )
+        if case.log.num_actions is None and case.fits.fits.every_action_known:
+            checks += checks_of_actions(case, weight)
         if self.shrinkage is not None:
             checks += (check_shrinkage(weight, used.weight),)
         assumptions = (*shared_assumptions(case), *self._assumes())
@@ -304,13 +313,19 @@ class BanditEstimator:
             statistic = doubly_robust(used.weight, reward, model)
             residual, first = reward - model.q, model.v if self.modelled else None
             by_log_weight = used.slope * residual / len(reward)
-        ratios, counted = None, case.fits.fits.whole and case.fits.fits.every_action_known
-        if (self.normalised or self.modelled) and self.shrinkage is None and counted:
+        ratios: Ratios | None = None
+        discrete = case.log.num_actions is not None
+        counted = discrete and case.fits.fits.whole and case.fits.fits.every_action_known
+        centered = (self.normalised or self.modelled) and self.shrinkage is None
+        if centered and not discrete:
+            scale = len(reward) / total if self.normalised else 1.0
+            ratios = LoggedWeights(scale * used.weight, residual, first)
+        elif centered and counted:
             ratios = VisitRatios(
                 np.ones(len(reward)), case.fits.choices, case.fits.fits.behavior_probs, residual, first
             )
             checks += (check_never_tried(ratios.never_tried(len(reward)), noun=case.units.episode_noun),)
-        elif self.shrinkage is None and not counted:
+        if self.shrinkage is None and not counted:
             assumptions += ("few of the actions that the policy prefers are absent from the log by chance",)
         checks += (check_range(statistic.value(), case.attainable),)
         return Draft(
